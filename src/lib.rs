@@ -19,5 +19,7 @@ pub mod abi;
 pub mod backend;
 pub mod error;
 pub mod handle;
+pub mod limits;
+pub mod stats;
 pub mod sys;
 pub mod units;
