@@ -329,7 +329,7 @@ impl Backend for Simulated {
         let memory = self.make_memory(size, if self.info.iommu { sram } else { size })?;
         let (inode, _) = inode_of(memory.as_fd())?;
         let mut state = self.state();
-        let handle = state.table.insert_with(|handle| Entry {
+        let (handle, entry) = state.table.insert_with(|handle| Entry {
             object: Object {
                 handle,
                 size,
@@ -345,10 +345,10 @@ impl Backend for Simulated {
             inode,
             references: 1,
         });
+        let object = entry.object.clone();
         state.by_inode.insert(inode, handle);
         reservation.settled = true;
-        // The entry was inserted under this very lock.
-        state.table.get(handle).map(|entry| entry.object.clone()).ok_or_else(|| stale_handle("MEM_CREATE"))
+        Ok(object)
     }
 
     fn import(&self, fd: BorrowedFd<'_>, size: Option<u64>) -> Result<Object> {
@@ -381,7 +381,7 @@ impl Backend for Simulated {
             drop(state); // another thread was faster; the reservation takes the lock to go back
             return Ok(object);
         }
-        let handle = state.table.insert_with(|handle| Entry {
+        let (handle, entry) = state.table.insert_with(|handle| Entry {
             object: Object {
                 handle,
                 size: bytes,
@@ -397,9 +397,10 @@ impl Backend for Simulated {
             inode,
             references: 1,
         });
+        let object = entry.object.clone();
         state.by_inode.insert(inode, handle);
         reservation.settled = true;
-        state.table.get(handle).map(|entry| entry.object.clone()).ok_or_else(|| stale_handle("PRIME_FD_TO_HANDLE"))
+        Ok(object)
     }
 
     fn map(&self, object: Handle, alignment: u64) -> Result<Mapping> {

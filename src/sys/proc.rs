@@ -232,6 +232,15 @@ impl Proc {
         names
     }
 
+    /// Bytes of a transparent huge page; `None` where the kernel gives out none.
+    pub fn huge_page_size(&self) -> Option<u64> {
+        let enabled = self.text("sys/kernel/mm/transparent_hugepage/enabled")?;
+        if enabled.contains("[never]") {
+            return None;
+        }
+        self.number("sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
+    }
+
     /// NPU load per core, per cent, where this user may read it (`rknpu.md` §6.1).
     pub fn npu_load(&self) -> Option<Vec<f64>> {
         let text = self.text("proc/rknpu/load").or_else(|| self.text("sys/kernel/debug/rknpu/load"))?;
