@@ -24,6 +24,7 @@ pub mod error;
 pub mod handle;
 pub mod limits;
 pub mod manager;
+pub mod open;
 pub mod stats;
 pub mod sys;
 pub mod units;

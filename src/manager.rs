@@ -143,6 +143,11 @@ impl Manager {
         self.device.info()
     }
 
+    /// SRAM nobody uses, in bytes.
+    pub fn sram_free(&self) -> u64 {
+        self.device.backend().gauges(0).sram_free
+    }
+
     /// Allocates NPU memory: a kernel object of its own.
     ///
     /// Errors: `ERR_OUT_OF_RANGE`, and those of [`Device::create`].
@@ -231,7 +236,7 @@ impl Manager {
         }
     }
 
-    /// The ids of everything that is live.
+    /// Everything that is counted.
     pub fn accounts(&self) -> Accounts {
         self.books.read(Accounts::clone)
     }
@@ -268,7 +273,7 @@ impl Manager {
             lost: self.device.lost(),
             domains,
             process_mapped: self.process_mapped(),
-            sram_free: self.device.backend().gauges(0).sram_free,
+            sram_free: self.sram_free(),
             cma,
             load: match info.kind {
                 Kind::Simulated | Kind::DmaHeap => None,
