@@ -41,6 +41,25 @@ pub struct Cgroup {
     pub current: u64,
 }
 
+/// The folders of the cgroups over this process, its own first.
+#[derive(Clone, Debug, Default)]
+pub struct Groups(Vec<PathBuf>);
+
+impl Groups {
+    /// The tightest limit among them; `None` where no memory controller is.
+    pub fn read(&self) -> Option<Cgroup> {
+        let number = |file: PathBuf| -> Option<u64> { fs::read_to_string(file).ok()?.trim().parse().ok() };
+        let controlled = |folder: &PathBuf| {
+            let current = number(folder.join("memory.current"))?;
+            // "max" does not parse: no limit at this level.
+            Some(Cgroup { limit: number(folder.join("memory.max")), current })
+        };
+        let groups: Vec<Cgroup> = self.0.iter().filter_map(controlled).collect();
+        let limited = groups.iter().filter(|group| group.limit.is_some()).min_by_key(|group| group.limit);
+        limited.or(groups.first()).copied()
+    }
+}
+
 /// Pressure stall information: share of the last 10 s in which tasks waited for memory, per cent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pressure {
@@ -108,30 +127,20 @@ impl Proc {
 
     /// The cgroup v2 memory controller over this process; `None` outside one.
     pub fn cgroup(&self) -> Option<Cgroup> {
+        self.groups().read()
+    }
+
+    /// The cgroups this process lives under. Finding them costs more than reading them.
+    pub fn groups(&self) -> Groups {
+        Groups(self.group_folders().unwrap_or_default())
+    }
+
+    fn group_folders(&self) -> Option<Vec<PathBuf>> {
         let membership = self.text("proc/self/cgroup")?;
         let path = membership.lines().find_map(|line| line.strip_prefix("0::"))?;
         let (mount, root) = self.cgroup2_mount()?;
         let below = Path::new(path).strip_prefix(&root).unwrap_or(Path::new(""));
-        let mut group = Some(below);
-        let mut own = None;
-        let mut tightest: Option<(u64, u64)> = None;
-        while let Some(path) = group {
-            let folder = mount.join(path);
-            if let Some(current) = self.number(folder.join("memory.current")) {
-                own.get_or_insert(current);
-                // "max" does not parse: no limit at this level.
-                if let Some(limit) = self.number(folder.join("memory.max")) {
-                    if tightest.is_none_or(|(least, _)| limit < least) {
-                        tightest = Some((limit, current));
-                    }
-                }
-            }
-            group = path.parent();
-        }
-        match tightest {
-            Some((limit, current)) => Some(Cgroup { limit: Some(limit), current }),
-            None => own.map(|current| Cgroup { limit: None, current }),
-        }
+        Some(below.ancestors().map(|group| self.at(mount.join(group))).collect())
     }
 
     /// Where the v2 hierarchy is mounted, and which of its folders that shows.
