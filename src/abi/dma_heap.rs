@@ -26,7 +26,7 @@ const _: () = {
     assert!(offset_of!(Allocation, heap_flags) == 16);
 };
 
-// SAFETY (both): dma-heap.h and rk-dma-heap.h declare them with this struct. A device that is not a heap answers
+// SAFETY: both: dma-heap.h and rk-dma-heap.h declare them with this struct. A device that is not a heap answers
 // ENOTTY or EINVAL; the backend opens only what lies in a heap directory.
 const ALLOC: Request<Allocation> = unsafe { Request::read_write(b'H', 0) };
 // SAFETY: see above.

@@ -62,7 +62,7 @@ struct PrimeHandle {
 const _: () = assert!(size_of::<PrimeHandle>() == 12 && offset_of!(PrimeHandle, handle) == 0);
 const _: () = assert!(offset_of!(PrimeHandle, flags) == 4 && offset_of!(PrimeHandle, fd) == 8);
 
-// SAFETY (all four): type 'd' with these numbers belongs to the DRM core on every DRM node and takes these structs
+// SAFETY: all four: type 'd' with these numbers belongs to the DRM core on every DRM node and takes these structs
 // (drm.h). A node of another kind that knows 'd' is /dev/rknpu, which must not be asked (`observed.md` §2); probe.rs
 // keeps these calls to /dev/dri and /dev/accel.
 const VERSION: Request<RawVersion> = unsafe { Request::read_write(b'd', 0x00) };
@@ -104,10 +104,7 @@ pub fn version(fd: BorrowedFd<'_>) -> Result<Version, Errno> {
     let length = raw.name_len.min(name.len());
     let text = &name[..length];
     let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
-    Ok(Version {
-        number: (raw.major, raw.minor, raw.patch),
-        name: String::from_utf8_lossy(text).into_owned(),
-    })
+    Ok(Version { number: (raw.major, raw.minor, raw.patch), name: String::from_utf8_lossy(text).into_owned() })
 }
 
 /// `DRM_IOCTL_GEM_CLOSE`.

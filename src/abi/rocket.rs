@@ -53,7 +53,7 @@ struct FiniBo {
 const _: () = assert!(size_of::<FiniBo>() == 8 && offset_of!(FiniBo, handle) == 0);
 const _: () = assert!(offset_of!(FiniBo, reserved) == 4);
 
-// SAFETY (all three): rocket_accel.h declares these numbers with these structs. rknpu uses 0x40 and 0x42 for other
+// SAFETY: all three: rocket_accel.h declares these numbers with these structs. rknpu uses 0x40 and 0x42 for other
 // ones, so the backend is only opened after DRM_IOCTL_VERSION said "rocket" (probe.rs).
 const CREATE_BO: Request<CreateBo> = unsafe { Request::read_write(b'd', 0x40) };
 // SAFETY: see above.
