@@ -2,7 +2,7 @@
 //!
 //! One test in a process of its own, because it counts the process's descriptors and mappings.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::cell::Cell;
 use std::fs;
