@@ -207,7 +207,7 @@ pub trait Backend: Send + Sync + fmt::Debug {
 }
 
 /// `mmap` of `size` bytes failed: ENOMEM is the map count as often as it is memory, and the figures tell which.
-fn mmap_failed(error: &io::Error, size: u64) -> Error {
+pub(crate) fn mmap_failed(error: &io::Error, size: u64) -> Error {
     let errno = error.raw_os_error().unwrap_or(0);
     if errno != libc::ENOMEM {
         let message = format!("mapping {} failed: {error}", human(size));
