@@ -129,7 +129,7 @@ impl<K: Copy + Eq + Hash, T> Objects<K, T> {
 impl<K: Copy + Eq + Hash, T> Book<K, T> {
     fn enter(&mut self, key: Option<K>, native: T, mut object: Object) -> Object {
         let native = Arc::new(RwLock::new(Some(native)));
-        let handle = self.table.insert_with(|handle| {
+        let (handle, _) = self.table.insert_with(|handle| {
             object.handle = handle;
             Entry { object: object.clone(), native, key, references: 1 }
         });
