@@ -16,7 +16,7 @@ import { openFds, serve } from './server.mjs'
 import { bytes, duration, integer, table } from './table.mjs'
 import { generateWorkload, readTrace } from './workload.mjs'
 
-const DEFAULT_REQUESTS = 2000
+const DEFAULT_REQUESTS = 1500
 const DEFAULT_SEED = 1
 
 const HELP = `Serves an LLM workload on the simulated RK3588 and checks every byte that it wrote.

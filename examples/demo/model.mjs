@@ -2,7 +2,8 @@
  * The model whose memory the demo manages: the shape of Qwen2-0.5B, which people run on an RK3588.
  *
  * Buffers have their true sizes. Only a part of each is written and checked, so that the run measures memory
- * management and not how fast JavaScript writes: one layer of every KV block, every 16th embedding row, 64 logits a token.
+ * management and not how fast JavaScript writes: one plane of every KV block, every 32nd embedding row, 64 logits
+ * a token.
  */
 
 const FLOAT32 = 4
@@ -15,18 +16,18 @@ const headDim = 64
 
 /** Tokens whose keys and values share one KV block. */
 export const BLOCK_TOKENS = 128
-/** Keys and values of one token in one layer. */
-export const KV_ROW_BYTES = 2 * kvHeads * headDim * FLOAT16
-/** A block is laid out layer by layer, so that one layer's rows are one run of bytes. */
-export const KV_LAYER_BYTES = KV_ROW_BYTES * BLOCK_TOKENS
-export const KV_BLOCK_BYTES = KV_LAYER_BYTES * layers
-export const KV_LAYERS = layers
+/** The keys of one token in one layer; its values take as much. */
+export const KV_ROW_BYTES = kvHeads * headDim * FLOAT16
+/** A block holds plane after plane, the keys or the values of one layer each: the rows of one plane are one run of bytes. */
+export const KV_PLANE_BYTES = KV_ROW_BYTES * BLOCK_TOKENS
+export const KV_PLANES = 2 * layers
+export const KV_BLOCK_BYTES = KV_PLANE_BYTES * KV_PLANES
 
 /** Prompt tokens that the NPU takes at once. */
 export const CHUNK_TOKENS = 512
 export const EMBEDDING_FLOATS = hiddenSize
 export const EMBEDDING_ROW_BYTES = hiddenSize * FLOAT32
-export const EMBEDDING_ROW_STEP = 16
+export const EMBEDDING_ROW_STEP = 32
 
 export const VOCABULARY = 151_936
 export const LOGITS_BYTES = VOCABULARY * FLOAT32

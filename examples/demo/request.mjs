@@ -133,12 +133,12 @@ export class Request {
     this.wrongBytes += wrongInFloats(new Float32Array(this.#logits), 0, model.LOGITS_CHECKED, seed, LOGITS_STRIDE)
   }
 
-  /** Writes keys and values of the tokens [from, to), taking new blocks as they are needed. */
+  /** Writes the keys of the tokens [from, to), taking new blocks as they are needed. */
   #growKvCache(from, to) {
     for (const { block, first, last } of blocksOf(from, to)) {
       if (block === this.#kvBlocks.length) this.#kvBlocks.push(this.#meter.npu(model.KV_BLOCK_BYTES, 'kv-cache'))
       const buffer = this.#kvBlocks[block]
-      const { words, byteOffset } = checkedLayer(buffer, block)
+      const { words, byteOffset } = checkedPlane(buffer, block)
       fillWords(words, first * WORDS_PER_ROW, last * WORDS_PER_ROW, this.#seed(KV_PART + block))
       const start = byteOffset + first * model.KV_ROW_BYTES
       this.#manager.syncToDevice(buffer, start, (last - first) * model.KV_ROW_BYTES)
@@ -149,7 +149,7 @@ export class Request {
     for (const { block, last } of blocksOf(0, tokens)) {
       const buffer = this.#kvBlocks[block]
       this.#manager.syncFromDevice(buffer)
-      const { words } = checkedLayer(buffer, block)
+      const { words } = checkedPlane(buffer, block)
       this.wrongBytes += wrongInWords(words, 0, last * WORDS_PER_ROW, this.#seed(KV_PART + block))
     }
   }
@@ -157,10 +157,10 @@ export class Request {
 
 const WORDS_PER_ROW = model.KV_ROW_BYTES / 4
 
-/** The layer of a KV block that is written and checked: another one in each block, so that every offset gets its turn. */
-function checkedLayer(buffer, block) {
-  const byteOffset = (block % model.KV_LAYERS) * model.KV_LAYER_BYTES
-  return { words: new Int32Array(buffer, byteOffset, model.KV_LAYER_BYTES / 4), byteOffset }
+/** The plane of a KV block that is written and checked: another one in each block, so that every offset gets its turn. */
+function checkedPlane(buffer, block) {
+  const byteOffset = (block % model.KV_PLANES) * model.KV_PLANE_BYTES
+  return { words: new Int32Array(buffer, byteOffset, model.KV_PLANE_BYTES / 4), byteOffset }
 }
 
 /** The blocks that tokens [from, to) fall into, and which of their rows. */
