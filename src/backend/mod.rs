@@ -7,14 +7,19 @@
 //! Backends are honest and simple: they make one kernel object for one request, undo what they did when a later step
 //! fails, and translate errno by cause. Policy (bounds, zeroing, accounting, retries) lives above.
 
+pub mod simulated;
+
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
 use crate::sys::mapping::Mapping;
+use crate::sys::proc::Proc;
+use crate::units::human;
 
 /// Which kernel interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -185,4 +190,25 @@ pub trait Backend: Send + Sync + fmt::Debug {
 
     /// Kernel objects that exist through this backend.
     fn live(&self) -> usize;
+}
+
+/// `mmap` of `size` bytes failed: ENOMEM is the map count as often as it is memory, and the figures tell which.
+pub(crate) fn mmap_failed(error: &io::Error, size: u64) -> Error {
+    let errno = error.raw_os_error().unwrap_or(0);
+    if errno != libc::ENOMEM {
+        let message = format!("mapping {} failed: {error}", human(size));
+        return Error::new(ErrorCode::DeviceIo, message).requested(size).syscall("mmap", errno);
+    }
+    match Proc::default().maps() {
+        // The kernel counts a mapping or two that `maps` does not show.
+        Some(maps) if maps.used + 4 >= maps.max => Error::new(
+            ErrorCode::TooManyMaps,
+            format!("this process has {} mappings and may have {}", maps.used, maps.max),
+        )
+        .limit("maps", maps.max)
+        .hint("raise vm.max_map_count (sysctl), or make fewer and larger buffers"),
+        _ => Error::new(ErrorCode::OutOfMemory, format!("the kernel has no room to map {}", human(size))),
+    }
+    .requested(size)
+    .syscall("mmap", errno)
 }
