@@ -18,6 +18,8 @@
 //!
 //! Exit status is 1 when `--check` is given and a figure misses its target.
 
+#![allow(clippy::print_stdout)] // printing is what it is for
+
 #[path = "suballoc/workload.rs"]
 mod workload;
 
@@ -59,7 +61,7 @@ impl Player for Ours {
                     self.ids[block as usize] = region.id;
                 }
                 Step::Free { block } => {
-                    black_box(self.arena.free(self.ids[block as usize]).expect("live"));
+                    self.arena.free(self.ids[block as usize]).expect("live");
                 }
             }
         }
@@ -146,6 +148,8 @@ fn measure(workload: &Workload, rounds: usize, targets: (f64, f64)) -> bool {
             reach[which]
         );
     }
+    let least = |which: usize| times[which].iter().copied().fold(f64::INFINITY, f64::min);
+    println!("  ratio of least {:.3}", least(0) / least(1));
     let ratio = median(&mut ratios);
     let met = ratio <= targets.0 && reach[0] <= targets.1;
     println!(

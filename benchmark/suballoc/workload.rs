@@ -149,20 +149,20 @@ pub fn serve(lengths: &[Lengths]) -> Workload {
     record.finish("trace")
 }
 
-/// `count` operations after a ramp to 20,000 live blocks: allocate or free with equal odds, any live block alike, sizes
-/// log-uniform in 64 B..1 MiB.
+/// `count` operations on 40,000 places, half of them full in the long run, so 20,000 live: a place drawn at random is
+/// freed if it is full and filled if it is empty, with sizes log-uniform in 64 B..1 MiB.
 pub fn random(count: usize) -> Workload {
-    const LIVE: usize = 20_000;
     let mut record = Recorder::default();
     let mut seeded = Seeded(1);
-    let mut live = Vec::with_capacity(LIVE + 1);
+    let mut places: Vec<Option<u32>> = vec![None; 40_000];
     while record.steps.len() < count {
-        if live.len() < LIVE {
-            let size = (64.0 * 16384f64.powf(seeded.unit())) as u64;
-            live.push(record.allocate(size));
-        } else {
-            let nth = (seeded.next() % LIVE as u64) as usize;
-            record.free(live.swap_remove(nth));
+        let place = (seeded.next() % places.len() as u64) as usize;
+        match places[place].take() {
+            Some(block) => record.free(block),
+            None => {
+                let size = (64.0 * 16384f64.powf(seeded.unit())) as u64;
+                places[place] = Some(record.allocate(size));
+            }
         }
     }
     record.finish("random")

@@ -3,17 +3,27 @@
 //! Sizes below 128 granules have a bin each. Above, every power of two is cut into 64 bins of equal width, so a bin's
 //! members differ by less than 1.6 per cent. Bins are numbered through: 64 of them make one word of `occupied`, and
 //! `words` has a bit for each word that is not zero. Lists are doubly linked by index; 0 ends them, and node 0, the
-//! boundary, takes the writes that go past an end, which is cheaper than asking first.
+//! boundary, takes the writes that go past an end, which is cheaper than asking first. For the same reason most of the
+//! branches that could be are selections: which list is empty is not something a processor can predict.
+//!
+//! Note: the order of a list. Allocation takes the head. A region that comes free joins at the tail, so that it has the
+//! longest time to merge before it is cut again; but one that lies below `low` joins at the head. The low end of the arena
+//! is thus filled first, the rest gets time to come free in large pieces, and the arena is used less far up: on random
+//! sizes the highest address is 1.04 times the live bytes with `low` at a tenth of the used span, 1.07 without.
 
 use super::tlsf::Node;
+use std::hint::select_unpredictable;
 
 /// log2 of the bins a power of two is cut into.
 const STEP_BITS: u32 = 6;
 
+/// Bins below this hold one size each.
+pub(super) const SINGLE_SIZE: usize = 2 << STEP_BITS;
+
 /// Bin of a size of at least 1 granule: monotone, and one size a bin below 128.
 #[inline(always)]
 pub(super) fn bin_of(size: u64) -> usize {
-    let drop = 63 - STEP_BITS - (size | 1 << STEP_BITS).leading_zeros();
+    let drop = (size | 1 << STEP_BITS).ilog2() - STEP_BITS;
     (u64::from(drop << STEP_BITS) + (size >> drop)) as usize
 }
 
@@ -26,6 +36,8 @@ struct Ends {
 #[derive(Debug)]
 pub(super) struct Bins {
     words: u64,
+    /// Free regions that start below it, in granules, join their list at the head.
+    low: u64,
     occupied: Box<[u64]>,
     ends: Box<[Ends]>,
 }
@@ -36,6 +48,7 @@ impl Bins {
         let words = (bin_of(largest) >> 6) + 1;
         Self {
             words: 0,
+            low: 0,
             occupied: vec![0; words].into_boxed_slice(),
             ends: vec![Ends::default(); words << 6].into_boxed_slice(),
         }
@@ -43,8 +56,15 @@ impl Bins {
 
     pub(super) fn clear(&mut self) {
         self.words = 0;
+        self.low = 0;
         self.occupied.fill(0);
         self.ends.fill(Ends::default());
+    }
+
+    /// Sets the bound below which free regions are used first.
+    #[inline(always)]
+    pub(super) fn set_low(&mut self, low: u64) {
+        self.low = low;
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -86,44 +106,44 @@ impl Bins {
         std::iter::successors(some(self.ends[bin].head), move |&index| some(nodes[index as usize].towards_tail))
     }
 
-    /// Appends a node to the bin of `size`.
+    /// Puts a free node into the bin of `size`.
     #[inline(always)]
     pub(super) fn push(&mut self, nodes: &mut [Node], index: u32, size: u64) {
         let bin = bin_of(size);
         let ends = &mut self.ends[bin];
-        let tail = ends.tail;
-        ends.tail = index;
         let node = &mut nodes[index as usize];
-        node.towards_head = tail;
-        node.towards_tail = 0;
-        nodes[tail as usize].towards_tail = index;
-        if tail == 0 {
+        if node.offset() < self.low {
+            let next = ends.head;
             ends.head = index;
-            self.occupied[bin >> 6] |= 1 << (bin & 63);
-            self.words |= 1 << (bin >> 6);
+            ends.tail = select_unpredictable(next == 0, index, ends.tail);
+            node.towards_head = 0;
+            node.towards_tail = next;
+            nodes[next as usize].towards_head = index;
+        } else {
+            let last = ends.tail;
+            ends.tail = index;
+            ends.head = select_unpredictable(last == 0, index, ends.head);
+            node.towards_head = last;
+            node.towards_tail = 0;
+            nodes[last as usize].towards_tail = select_unpredictable(last == 0, 0, index);
         }
+        self.occupied[bin >> 6] |= 1 << (bin & 63);
+        self.words |= 1 << (bin >> 6);
     }
 
     /// Takes a node out of its bin.
     #[inline(always)]
     pub(super) fn remove(&mut self, nodes: &mut [Node], index: u32, bin: usize) {
         let Node { towards_head, towards_tail, .. } = nodes[index as usize];
-        nodes[towards_head as usize].towards_tail = towards_tail;
+        nodes[towards_head as usize].towards_tail = select_unpredictable(towards_head == 0, 0, towards_tail);
         nodes[towards_tail as usize].towards_head = towards_head;
         let ends = &mut self.ends[bin];
-        if towards_head == 0 {
-            ends.head = towards_tail;
-        }
-        if towards_tail == 0 {
-            ends.tail = towards_head;
-        }
-        if towards_head | towards_tail == 0 {
-            let word = &mut self.occupied[bin >> 6];
-            *word &= !(1 << (bin & 63));
-            if *word == 0 {
-                self.words &= !(1 << (bin >> 6));
-            }
-        }
+        ends.head = select_unpredictable(towards_head == 0, towards_tail, ends.head);
+        ends.tail = select_unpredictable(towards_tail == 0, towards_head, ends.tail);
+        let emptied = u64::from(towards_head | towards_tail == 0);
+        let word = &mut self.occupied[bin >> 6];
+        *word &= !(emptied << (bin & 63));
+        self.words &= !(u64::from(*word == 0) << (bin >> 6));
     }
 
     pub(super) fn len(&self) -> usize {
@@ -153,6 +173,7 @@ mod tests {
         for size in 2..=128 {
             assert_eq!(bin_of(size), bin_of(size - 1) + 1);
         }
+        assert_eq!(bin_of(SINGLE_SIZE as u64), SINGLE_SIZE);
         for drop in 1..42 {
             for step in 0..64 {
                 let first = (64 + step) << drop;
