@@ -125,7 +125,7 @@ impl Bins {
             ends.head = select_unpredictable(last == 0, index, ends.head);
             node.towards_head = last;
             node.towards_tail = 0;
-            nodes[last as usize].towards_tail = select_unpredictable(last == 0, 0, index);
+            nodes[last as usize].towards_tail = index;
         }
         self.occupied[bin >> 6] |= 1 << (bin & 63);
         self.words |= 1 << (bin >> 6);
@@ -135,14 +135,33 @@ impl Bins {
     #[inline(always)]
     pub(super) fn remove(&mut self, nodes: &mut [Node], index: u32, bin: usize) {
         let Node { towards_head, towards_tail, .. } = nodes[index as usize];
-        nodes[towards_head as usize].towards_tail = select_unpredictable(towards_head == 0, 0, towards_tail);
+        nodes[towards_head as usize].towards_tail = towards_tail;
         nodes[towards_tail as usize].towards_head = towards_head;
         let ends = &mut self.ends[bin];
         ends.head = select_unpredictable(towards_head == 0, towards_tail, ends.head);
         ends.tail = select_unpredictable(towards_tail == 0, towards_head, ends.tail);
-        let emptied = u64::from(towards_head | towards_tail == 0);
+        if towards_head | towards_tail == 0 {
+            self.mark_empty(bin);
+        }
+    }
+
+    /// `remove` of the head, which is `index`.
+    #[inline(always)]
+    pub(super) fn pop(&mut self, nodes: &mut [Node], index: u32, bin: usize) {
+        let next = nodes[index as usize].towards_tail;
+        nodes[next as usize].towards_head = 0;
+        let ends = &mut self.ends[bin];
+        ends.head = next;
+        if next == 0 {
+            ends.tail = 0;
+            self.mark_empty(bin);
+        }
+    }
+
+    #[inline(always)]
+    fn mark_empty(&mut self, bin: usize) {
         let word = &mut self.occupied[bin >> 6];
-        *word &= !(emptied << (bin & 63));
+        *word &= !(1 << (bin & 63));
         self.words &= !(u64::from(*word == 0) << (bin >> 6));
     }
 

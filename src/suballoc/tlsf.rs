@@ -255,19 +255,21 @@ impl Tlsf {
         (granules < self.total).then_some(granules + 1)
     }
 
-    /// A free node of at least `need` granules, and its bin.
+    /// Takes a free node of at least `need` granules out of its bin.
     #[inline(always)]
-    fn find(&mut self, need: u64) -> Option<(u32, usize)> {
+    fn find(&mut self, need: u64) -> Option<u32> {
         let own = bin_of(need);
-        let bin = self.bins.occupied_from(own)?;
-        let head = self.bins.head(bin);
-        if self.nodes[head as usize].size() >= need {
-            return Some((head, bin));
+        let mut bin = self.bins.occupied_from(own)?;
+        let mut head = self.bins.head(bin);
+        if self.nodes[head as usize].size() < need {
+            bin = match self.bins.occupied_from(own + 1) {
+                Some(above) => above,
+                None => return self.search_all(own, need),
+            };
+            head = self.bins.head(bin);
         }
-        match self.bins.occupied_from(own + 1) {
-            Some(above) => Some((self.bins.head(above), above)),
-            None => self.search_all(own, need).map(|index| (index, own)),
-        }
+        self.bins.pop(&mut self.nodes, head, bin);
+        Some(head)
     }
 
     /// The last resort: the best of a whole bin, when no bin above it has anything.
@@ -282,8 +284,9 @@ impl Tlsf {
             .members(&self.nodes, bin)
             .filter(|&index| self.nodes[index as usize].size() >= need)
             .min_by_key(|&index| (self.nodes[index as usize].size(), self.nodes[index as usize].offset()));
-        if best.is_none() {
-            self.refused = need;
+        match best {
+            Some(index) => self.bins.remove(&mut self.nodes, index, bin),
+            None => self.refused = need,
         }
         best
     }
@@ -326,11 +329,10 @@ impl Tlsf {
         None
     }
 
-    /// Cuts `need` granules off the front of free node `index`. There is a spare node.
+    /// Cuts `need` granules off the front of free node `index`, which is in no bin. There is a spare node.
     #[inline(always)]
-    fn take(&mut self, index: u32, bin: usize, need: u64, tag: u64) -> Region {
+    fn take(&mut self, index: u32, need: u64, tag: u64) -> Region {
         let whole = self.nodes[index as usize];
-        self.bins.remove(&mut self.nodes, index, bin);
         let rest = whole.size() - need;
         if whole.after == NIL {
             // The used span ends here.
@@ -369,11 +371,10 @@ impl Tlsf {
             return None;
         }
         let whole = self.nodes[index as usize];
-        let bin = bin_of(whole.size());
+        self.bins.remove(&mut self.nodes, index, bin_of(whole.size()));
         if skip == 0 {
-            return Some(self.take(index, bin, need, tag));
+            return Some(self.take(index, need, tag));
         }
-        self.bins.remove(&mut self.nodes, index, bin);
         let cut = self.take_spare();
         self.nodes[whole.after as usize].before = cut;
         let node = &mut self.nodes[cut as usize];
@@ -384,9 +385,8 @@ impl Tlsf {
         self.nodes[index as usize].after = cut;
         self.nodes[index as usize].set_size(skip);
         self.bins.push(&mut self.nodes, index, skip);
-        self.bins.push(&mut self.nodes, cut, whole.size() - skip);
         self.free_regions += 1;
-        Some(self.take(cut, bin_of(whole.size() - skip), need, tag))
+        Some(self.take(cut, need, tag))
     }
 
     #[cold]
@@ -410,8 +410,8 @@ impl SubAllocator for Tlsf {
         if !self.reserve() {
             return None;
         }
-        let (index, bin) = self.find(need)?;
-        Some(self.take(index, bin, need, tag))
+        let index = self.find(need)?;
+        Some(self.take(index, need, tag))
     }
 
     fn allocate_at(&mut self, free: RegionId, size: u64, align: u64, tag: u64) -> Option<Region> {
