@@ -9,6 +9,7 @@
 //! | [`sys`] | address ranges; the figures of `/proc` and `/sys` |
 //! | [`backend`] | one kernel interface each, behind one trait; the simulated one among them |
 //! | [`limits`] [`stats`] | budgets and counters: arithmetic without memory |
+//! | [`suballoc`] | which bytes of an arena are taken: arithmetic without memory |
 //! | [`block`] | one kernel object with its mapping and its place in the ledger |
 //! | [`manager`] | allocations, their owners, their ends |
 //! | `node` | the JavaScript binding, and the only place that names napi |
@@ -26,6 +27,7 @@ pub mod limits;
 pub mod manager;
 pub mod open;
 pub mod stats;
+pub mod suballoc;
 pub mod sys;
 pub mod units;
 

@@ -1,0 +1,195 @@
+//! Suballocator benchmark: nanoseconds an operation, and how far up the arena the blocks reach.
+//!
+//! ```text
+//! cargo bench --no-default-features --bench suballoc
+//! cargo bench --no-default-features --bench suballoc -- --trace AzureLLMInferenceTrace_code.csv --rounds 11
+//! cargo bench --no-default-features --bench suballoc -- --once tlsf --workload random     (for callgrind)
+//! ```
+//!
+//! Two workloads, each recorded once and then replayed on every suballocator, interleaved, on the same operations:
+//!
+//! - `trace`: an LLM server with 8 requests at a time. The lengths come from a CSV with the columns of Azure's LLM
+//!   inference traces (`TIMESTAMP,ContextTokens,GeneratedTokens`; Azure/AzurePublicDataset, CC-BY), or, by default, from
+//!   a generator with the same marginal distributions (see [`workload::lengths`]);
+//! - `random`: 2,000,000 operations, log-uniform 64 B..1 MiB, 20,000 live.
+//!
+//! offset-allocator counts in units of 64 bytes here: its sizes are 32 bits. `reach` is the highest address ever used over
+//! the peak of live bytes, as asked for: 1 would be perfect packing.
+//!
+//! Exit status is 1 when `--check` is given and a figure misses its target.
+
+#![allow(clippy::print_stdout)] // printing is what it is for
+
+#[path = "suballoc/workload.rs"]
+mod workload;
+
+use nix::time::{clock_gettime, ClockId};
+use rkllmjs_memory::suballoc::{RegionId, SubAllocator, Tlsf};
+use std::hint::black_box;
+use workload::{Step, Workload};
+
+const ARENA: u64 = 16 << 30;
+const UNIT: u64 = 64;
+
+/// Replays steps. A block is known by its number in the workload.
+trait Player {
+    /// Returns the highest address used.
+    fn play(&mut self, steps: &[Step]) -> u64;
+}
+
+struct Ours {
+    arena: Tlsf,
+    ids: Vec<RegionId>,
+}
+
+impl Ours {
+    fn new(blocks: usize) -> Self {
+        let arena = Tlsf::new(ARENA, UNIT).expect("valid layout");
+        Self { arena, ids: vec![RegionId::from_raw(0); blocks] }
+    }
+}
+
+impl Player for Ours {
+    #[inline(never)]
+    fn play(&mut self, steps: &[Step]) -> u64 {
+        let mut top = 0;
+        for step in steps {
+            match *step {
+                Step::Allocate { block, size } => {
+                    let region = self.arena.allocate(size, UNIT, u64::from(block)).expect("the arena is large enough");
+                    top = top.max(region.end());
+                    self.ids[block as usize] = region.id;
+                }
+                Step::Free { block } => {
+                    self.arena.free(self.ids[block as usize]).expect("live");
+                }
+            }
+        }
+        top
+    }
+}
+
+struct Theirs {
+    arena: offset_allocator::Allocator,
+    blocks: Vec<Option<offset_allocator::Allocation>>,
+}
+
+impl Theirs {
+    fn new(blocks: usize) -> Self {
+        let arena = offset_allocator::Allocator::with_max_allocs((ARENA / UNIT) as u32, 128 * 1024);
+        Self { arena, blocks: vec![None; blocks] }
+    }
+}
+
+impl Player for Theirs {
+    #[inline(never)]
+    fn play(&mut self, steps: &[Step]) -> u64 {
+        let mut top = 0;
+        for step in steps {
+            match *step {
+                Step::Allocate { block, size } => {
+                    let units = size.div_ceil(UNIT) as u32;
+                    let allocation = self.arena.allocate(units).expect("the arena is large enough");
+                    top = top.max(u64::from(allocation.offset) + u64::from(units));
+                    self.blocks[block as usize] = Some(allocation);
+                }
+                Step::Free { block } => {
+                    self.arena.free(self.blocks[block as usize].expect("live"));
+                }
+            }
+        }
+        top * UNIT
+    }
+}
+
+fn player(name: &str, blocks: usize) -> Box<dyn Player> {
+    match name {
+        "tlsf" => Box::new(Ours::new(blocks)),
+        "offset-allocator" => Box::new(Theirs::new(blocks)),
+        other => panic!("no suballocator {other}: tlsf or offset-allocator"),
+    }
+}
+
+/// Processor time of this thread: what others do to the machine meanwhile counts only through its caches.
+fn now_ns() -> f64 {
+    let now = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("Linux has this clock");
+    now.tv_sec() as f64 * 1e9 + now.tv_nsec() as f64
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Targets: time and reach, the first as a fraction of offset-allocator's.
+fn measure(workload: &Workload, rounds: usize, targets: (f64, f64)) -> bool {
+    const NAMES: [&str; 2] = ["tlsf", "offset-allocator"];
+    let mut times = [vec![], vec![]];
+    let mut ratios = vec![];
+    let mut reach = [0.0; 2];
+    for round in 0..rounds {
+        // Who goes first alternates, so that neither always meets the warmer machine.
+        for turn in 0..2 {
+            let which = (turn + round) % 2;
+            let mut player = player(NAMES[which], workload.blocks);
+            let start = now_ns();
+            let top = black_box(player.play(black_box(&workload.steps)));
+            times[which].push((now_ns() - start) / workload.steps.len() as f64);
+            reach[which] = top as f64 / workload.peak_live as f64;
+        }
+        ratios.push(times[0][round] / times[1][round]);
+    }
+    println!(
+        "{}: {} operations, {} rounds, peak live {} MiB",
+        workload.name,
+        workload.steps.len(),
+        rounds,
+        workload.peak_live >> 20
+    );
+    for (which, name) in NAMES.iter().enumerate() {
+        let least = times[which].iter().copied().fold(f64::INFINITY, f64::min);
+        println!(
+            "  {name:17} {:6.1} ns/op median, {least:6.1} least; reach {:.4}",
+            median(&mut times[which]),
+            reach[which]
+        );
+    }
+    let least = |which: usize| times[which].iter().copied().fold(f64::INFINITY, f64::min);
+    println!("  ratio of least {:.3}", least(0) / least(1));
+    let ratio = median(&mut ratios);
+    let met = ratio <= targets.0 && reach[0] <= targets.1;
+    println!(
+        "  time ratio {ratio:.3} (target {}), reach {:.4} (target {}): {}",
+        targets.0,
+        reach[0],
+        targets.1,
+        if met { "met" } else { "MISSED" }
+    );
+    met
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let value = |name: &str| arguments.iter().position(|a| a == name).and_then(|at| arguments.get(at + 1));
+    let rounds = value("--rounds").map_or(7, |n| n.parse().expect("--rounds takes a number"));
+    let lengths = match value("--trace") {
+        Some(path) => workload::read_lengths(path).unwrap_or_else(|error| panic!("{path}: {error}")),
+        None => workload::lengths(8819),
+    };
+    let only = value("--workload").map(String::as_str);
+    if let Some(name) = value("--once") {
+        let workload = if only == Some("random") { workload::random(2_000_000) } else { workload::serve(&lengths) };
+        println!("{}", black_box(player(name, workload.blocks).play(black_box(&workload.steps))));
+        return;
+    }
+    let mut met = true;
+    if only != Some("random") {
+        met &= measure(&workload::serve(&lengths), rounds, (0.85, 1.008));
+    }
+    if only != Some("trace") {
+        met &= measure(&workload::random(2_000_000), rounds, (0.9, 1.070));
+    }
+    if arguments.iter().any(|a| a == "--check") && !met {
+        std::process::exit(1);
+    }
+}

@@ -1,0 +1,204 @@
+//! The free lists of [`super::tlsf`]: bins by size, and bitmaps over them.
+//!
+//! Sizes below 128 granules have a bin each. Above, every power of two is cut into 64 bins of equal width, so a bin's
+//! members differ by less than 1.6 per cent. Bins are numbered through: 64 of them make one word of `occupied`, and
+//! `words` has a bit for each word that is not zero. Lists are doubly linked by index; 0 ends them, and node 0, the
+//! boundary, takes the writes that go past an end, which is cheaper than asking first. For the same reason most of the
+//! branches that could be are selections: which list is empty is not something a processor can predict.
+//!
+//! Note: the order of a list. Allocation takes the head. A region that comes free joins at the tail, so that it has the
+//! longest time to merge before it is cut again; but one that lies below `low` joins at the head. The low end of the arena
+//! is thus filled first, the rest gets time to come free in large pieces, and the arena is used less far up: on random
+//! sizes the highest address is 1.04 times the live bytes with `low` at a tenth of the used span, 1.07 without.
+
+use super::tlsf::Node;
+use std::hint::select_unpredictable;
+
+/// log2 of the bins a power of two is cut into.
+const STEP_BITS: u32 = 6;
+
+/// Bins below this hold one size each.
+pub(super) const SINGLE_SIZE: usize = 2 << STEP_BITS;
+
+/// Bin of a size of at least 1 granule: monotone, and one size a bin below 128.
+#[inline(always)]
+pub(super) fn bin_of(size: u64) -> usize {
+    let drop = (size | 1 << STEP_BITS).ilog2() - STEP_BITS;
+    (u64::from(drop << STEP_BITS) + (size >> drop)) as usize
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Ends {
+    head: u32,
+    tail: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Bins {
+    words: u64,
+    /// Free regions that start below it, in granules, join their list at the head.
+    low: u64,
+    occupied: Box<[u64]>,
+    ends: Box<[Ends]>,
+}
+
+impl Bins {
+    /// Bins for sizes up to `largest` granules.
+    pub(super) fn new(largest: u64) -> Self {
+        let words = (bin_of(largest) >> 6) + 1;
+        Self {
+            words: 0,
+            low: 0,
+            occupied: vec![0; words].into_boxed_slice(),
+            ends: vec![Ends::default(); words << 6].into_boxed_slice(),
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.words = 0;
+        self.low = 0;
+        self.occupied.fill(0);
+        self.ends.fill(Ends::default());
+    }
+
+    /// Sets the bound below which free regions are used first.
+    #[inline(always)]
+    pub(super) fn set_low(&mut self, low: u64) {
+        self.low = low;
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(&*self.occupied) + size_of_val(&*self.ends)
+    }
+
+    /// The first bin at or above `bin` that has a member.
+    #[inline(always)]
+    pub(super) fn occupied_from(&self, bin: usize) -> Option<usize> {
+        let word = bin >> 6;
+        let here = self.occupied.get(word)? & (!0 << (bin & 63));
+        if here != 0 {
+            return Some(word << 6 | here.trailing_zeros() as usize);
+        }
+        // `word` is at most 42, so the shift is in range.
+        let above = self.words & (!0 << (word + 1));
+        if above == 0 {
+            return None;
+        }
+        let word = above.trailing_zeros() as usize;
+        Some(word << 6 | self.occupied[word].trailing_zeros() as usize)
+    }
+
+    /// The last bin that has a member.
+    pub(super) fn highest(&self) -> Option<usize> {
+        let word = self.words.checked_ilog2()? as usize;
+        Some(word << 6 | self.occupied[word].checked_ilog2()? as usize)
+    }
+
+    /// First member of a bin, 0 if it has none.
+    #[inline(always)]
+    pub(super) fn head(&self, bin: usize) -> u32 {
+        self.ends[bin].head
+    }
+
+    /// Members of a bin, from the head.
+    pub(super) fn members<'a>(&self, nodes: &'a [Node], bin: usize) -> impl Iterator<Item = u32> + 'a {
+        let some = |index: u32| (index != 0).then_some(index);
+        std::iter::successors(some(self.ends[bin].head), move |&index| some(nodes[index as usize].towards_tail))
+    }
+
+    /// Puts a free node into the bin of `size`.
+    #[inline(always)]
+    pub(super) fn push(&mut self, nodes: &mut [Node], index: u32, size: u64) {
+        let bin = bin_of(size);
+        let ends = &mut self.ends[bin];
+        let node = &mut nodes[index as usize];
+        if node.offset() < self.low {
+            let next = ends.head;
+            ends.head = index;
+            ends.tail = select_unpredictable(next == 0, index, ends.tail);
+            node.towards_head = 0;
+            node.towards_tail = next;
+            nodes[next as usize].towards_head = index;
+        } else {
+            let last = ends.tail;
+            ends.tail = index;
+            ends.head = select_unpredictable(last == 0, index, ends.head);
+            node.towards_head = last;
+            node.towards_tail = 0;
+            nodes[last as usize].towards_tail = index;
+        }
+        self.occupied[bin >> 6] |= 1 << (bin & 63);
+        self.words |= 1 << (bin >> 6);
+    }
+
+    /// Takes a node out of its bin.
+    #[inline(always)]
+    pub(super) fn remove(&mut self, nodes: &mut [Node], index: u32, bin: usize) {
+        let Node { towards_head, towards_tail, .. } = nodes[index as usize];
+        nodes[towards_head as usize].towards_tail = towards_tail;
+        nodes[towards_tail as usize].towards_head = towards_head;
+        let ends = &mut self.ends[bin];
+        ends.head = select_unpredictable(towards_head == 0, towards_tail, ends.head);
+        ends.tail = select_unpredictable(towards_tail == 0, towards_head, ends.tail);
+        if towards_head | towards_tail == 0 {
+            self.mark_empty(bin);
+        }
+    }
+
+    /// `remove` of the head, which is `index`.
+    #[inline(always)]
+    pub(super) fn pop(&mut self, nodes: &mut [Node], index: u32, bin: usize) {
+        let next = nodes[index as usize].towards_tail;
+        nodes[next as usize].towards_head = 0;
+        let ends = &mut self.ends[bin];
+        ends.head = next;
+        if next == 0 {
+            ends.tail = 0;
+            self.mark_empty(bin);
+        }
+    }
+
+    #[inline(always)]
+    fn mark_empty(&mut self, bin: usize) {
+        let word = &mut self.occupied[bin >> 6];
+        *word &= !(1 << (bin & 63));
+        self.words &= !(u64::from(*word == 0) << (bin >> 6));
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether ends and bitmaps agree with a list whose last member is `last`.
+    pub(super) fn check(&self, bin: usize, last: u32) -> Result<(), String> {
+        let Ends { head, tail } = self.ends[bin];
+        let bit = self.occupied[bin >> 6] >> (bin & 63) & 1 == 1;
+        let word = self.words >> (bin >> 6) & 1 == 1;
+        if tail != last || (head == 0) != (last == 0) || bit != (last != 0) || word != (self.occupied[bin >> 6] != 0) {
+            return Err(format!("bin {bin}: head {head}, tail {tail}, last {last}, bit {bit}, word {word}"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every bin starts where the one before it ends, is one size wide below 128 and less than 1.6 per cent above.
+    #[test]
+    fn bins_are_gapless_and_narrow() {
+        assert_eq!(bin_of(1), 1);
+        for size in 2..=128 {
+            assert_eq!(bin_of(size), bin_of(size - 1) + 1);
+        }
+        assert_eq!(bin_of(SINGLE_SIZE as u64), SINGLE_SIZE);
+        for drop in 1..42 {
+            for step in 0..64 {
+                let first = (64 + step) << drop;
+                assert_eq!(bin_of(first), bin_of(first - 1) + 1);
+                assert_eq!(bin_of(first + (1 << drop) - 1), bin_of(first));
+            }
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! `Tlsf::check`, behind [`super::SubAllocator::validate`]: every invariant of [`super::tlsf`], spelled out.
+
+use super::bins::bin_of;
+use super::tlsf::{Tlsf, NIL};
+
+impl Tlsf {
+    pub(super) fn check(&self) -> Result<(), String> {
+        let (used, free) = self.check_tiling()?;
+        let listed = self.check_bins()?;
+        if listed != free {
+            return Err(format!("{listed} nodes in bins, {free} free regions by address"));
+        }
+        let spare = self.check_spare()?;
+        let nodes = self.nodes.len() as u64;
+        if 1 + used + free + spare != nodes {
+            return Err(format!("{nodes} nodes, but 1 boundary + {used} used + {free} free + {spare} spare"));
+        }
+        Ok(())
+    }
+
+    /// By address: no gap, no overlap, no two free neighbours, links symmetric, counters true.
+    fn check_tiling(&self) -> Result<(u64, u64), String> {
+        let boundary = &self.nodes[NIL as usize];
+        if !boundary.used() || boundary.size() != 0 {
+            return Err("the boundary node changed".into());
+        }
+        let (mut used, mut free, mut free_granules, mut end, mut largest) = (0, 0, 0, 0, 0);
+        let mut before = NIL;
+        let mut was_free = false;
+        let mut index = boundary.after;
+        while index != NIL {
+            let node =
+                self.nodes.get(index as usize).ok_or_else(|| format!("link to node {index}, which is not there"))?;
+            if node.offset() != end || node.size() == 0 {
+                return Err(format!("node {index} is {}+{}, expected at {end}", node.offset(), node.size()));
+            }
+            if node.before != before {
+                return Err(format!("node {index} has {} before it, not {before}", node.before));
+            }
+            if node.used() {
+                used += 1;
+            } else {
+                if was_free {
+                    return Err(format!("free nodes {before} and {index} touch"));
+                }
+                free += 1;
+                free_granules += node.size();
+                largest = node.size().max(largest);
+            }
+            was_free = !node.used();
+            end += node.size();
+            before = index;
+            index = node.after;
+        }
+        if boundary.before != before {
+            return Err(format!("the last node is {before}, the boundary says {}", boundary.before));
+        }
+        let counted = (end, free_granules, used, free);
+        let kept = (self.total, self.free, self.used_regions, self.free_regions);
+        if counted != kept {
+            return Err(format!("(total, free, used regions, free regions): counted {counted:?}, kept {kept:?}"));
+        }
+        if largest >= self.refused {
+            return Err(format!("{} granules count as refused, {largest} are free", self.refused));
+        }
+        Ok((used, free))
+    }
+
+    /// Every member free, in the bin of its size, linked both ways; bitmaps say what the lists say.
+    fn check_bins(&self) -> Result<u64, String> {
+        let mut listed = 0;
+        for bin in 0..self.bins.len() {
+            let (mut last, mut members) = (NIL, 0);
+            for index in self.bins.members(&self.nodes, bin) {
+                let node = &self.nodes[index as usize];
+                if node.used() || node.size() == 0 || bin_of(node.size()) != bin {
+                    return Err(format!("node {index} does not belong into bin {bin}: {node:?}"));
+                }
+                if node.towards_head != last {
+                    return Err(format!("node {index} in bin {bin} has {} before it, not {last}", node.towards_head));
+                }
+                last = index;
+                members += 1;
+                if members > self.free_regions {
+                    return Err(format!("bin {bin} runs in a circle"));
+                }
+            }
+            self.bins.check(bin, last)?;
+            listed += members;
+        }
+        Ok(listed)
+    }
+
+    fn check_spare(&self) -> Result<u64, String> {
+        let (mut index, mut spare) = (self.spare, 0);
+        while index != NIL {
+            let node = self.nodes.get(index as usize).ok_or_else(|| format!("spare node {index} is not there"))?;
+            if node.used() || node.size() != 0 {
+                return Err(format!("spare node {index} is in use: {node:?}"));
+            }
+            spare += 1;
+            if spare > self.nodes.len() as u64 {
+                return Err("the spare list runs in a circle".into());
+            }
+            index = node.towards_tail;
+        }
+        Ok(spare)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{RegionId, SubAllocator};
+    use super::*;
+
+    /// Three used regions of 2 granules at 0, 4 and 8, free ones between and after.
+    fn arena() -> Tlsf {
+        let mut arena = Tlsf::new(64 * 64, 64).expect("valid layout");
+        let all: Vec<RegionId> = (0..5).filter_map(|tag| arena.allocate(128, 1, tag)).map(|r| r.id).collect();
+        arena.free(all[1]).expect("live");
+        arena.free(all[3]).expect("live");
+        assert_eq!(arena.validate(), Ok(()));
+        arena
+    }
+
+    /// Each line breaks one invariant; a check that cannot fail proves nothing.
+    #[test]
+    fn validate_finds_damage() {
+        let damages: &[fn(&mut Tlsf)] = &[
+            |a| a.free += 1,
+            |a| a.used_regions += 1,
+            |a| a.free_regions -= 1,
+            |a| a.refused = 1,
+            |a| a.spare = NIL,
+            |a| a.nodes[NIL as usize].before = 1,
+            |a| a.nodes[1].set_size(3),
+            |a| a.nodes[2].set_offset(3),
+            |a| a.nodes[3].before = 1,
+            |a| a.nodes[3].after = 3,
+            |a| a.nodes[3].retire(),
+            |a| a.bins.remove(&mut a.nodes, 2, 2),
+            |a| a.bins.push(&mut a.nodes, 1, 2),
+            |a| a.nodes[2].towards_tail = NIL,
+            |a| a.bins.clear(),
+        ];
+        for (number, damage) in damages.iter().enumerate() {
+            let mut arena = arena();
+            damage(&mut arena);
+            assert!(arena.validate().is_err(), "damage {number} went unnoticed");
+        }
+    }
+}
