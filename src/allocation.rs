@@ -18,66 +18,35 @@ use nix::unistd::{gettid, Pid};
 use once_cell::sync::Lazy;
 
 use crate::backend::Object;
-use crate::block::Block;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
-use crate::limits::Charge;
+use crate::memory::{Memory, MemoryKind};
+use crate::pool::{Extent, Pool, Slice};
 use crate::stats::Counters;
-use crate::sys::mapping::{Mapping, Retired};
+use crate::sys::mapping::Retired;
 
-/// Which memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum MemoryKind {
-    /// A kernel object the NPU sees.
-    Npu,
-    /// Anonymous memory of this process.
-    System,
-}
-
-impl MemoryKind {
-    /// The name that JavaScript uses.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            MemoryKind::Npu => "npu",
-            MemoryKind::System => "system",
-        }
-    }
-}
-
-/// The memory itself.
-#[derive(Debug)]
+/// What an allocation is over.
+#[derive(Clone, Debug)]
 pub enum Body {
-    /// A kernel object.
-    Npu(Block),
-    /// Pages of this process, and the RAM they are charged to.
-    System {
-        /// Where they are.
-        mapping: Mapping,
-        /// Comes back when they go.
-        charge: Charge,
+    /// Memory of its own.
+    Whole(Arc<Memory>),
+    /// A part of a pool's.
+    Slice {
+        /// The pool it goes back to.
+        pool: Arc<Pool>,
+        /// Its place there.
+        slice: Slice,
+        /// The chunk's memory and addresses.
+        extent: Arc<Extent>,
     },
 }
 
 impl Body {
-    /// Where it is mapped.
-    pub fn mapping(&self) -> &Mapping {
+    /// The memory and where in it this starts; `None` when the pool took it away (a reset, a destroy).
+    pub fn memory(&self) -> Option<(Arc<Memory>, u64)> {
         match self {
-            Body::Npu(block) => block.mapping(),
-            Body::System { mapping, .. } => mapping,
-        }
-    }
-
-    fn kind(&self) -> MemoryKind {
-        match self {
-            Body::Npu(_) => MemoryKind::Npu,
-            Body::System { .. } => MemoryKind::System,
-        }
-    }
-
-    fn reserved(&self) -> u64 {
-        match self {
-            Body::Npu(block) => block.object().size,
-            Body::System { charge, .. } => charge.bytes(),
+            Body::Whole(memory) => Some((Arc::clone(memory), 0)),
+            Body::Slice { slice, extent, .. } => extent.memory().map(|memory| (memory, slice.offset)),
         }
     }
 }
@@ -99,6 +68,12 @@ pub struct Allocation {
     pub address: usize,
     /// The facts of the kernel object, for NPU memory.
     pub object: Option<Object>,
+    /// Bytes from the kernel object's start.
+    pub offset: u64,
+    /// It is all of its kernel object.
+    pub dedicated: bool,
+    /// The pool it is a slice of. The manager's own slabs are nameless.
+    pub pool: Option<Arc<str>>,
     /// When it was made.
     pub allocated_at: SystemTime,
     /// The thread that made it, as the kernel numbers them.
@@ -110,7 +85,7 @@ pub struct Allocation {
 #[derive(Debug)]
 struct State {
     /// `None` once released.
-    body: Option<Arc<Body>>,
+    body: Option<Body>,
     /// The addresses, between release and finalizer.
     retired: Option<Retired>,
     /// What the finalizer said, once it has run.
@@ -128,26 +103,27 @@ pub enum Reach {
 }
 
 impl Allocation {
-    /// Enters `body` into the directory and into its owner's books.
+    /// Enters `size` bytes of `body` into the directory and into its owner's books.
     ///
     /// Errors: `ERR_MANAGER_DISPOSED` when the owner was disposed meanwhile; `body` is gone then.
     pub fn enter(books: &Arc<Books>, body: Body, size: u64, tag: Option<Arc<str>>) -> Result<Arc<Self>> {
-        let (kind, reserved) = (body.kind(), body.reserved());
-        let address = body.mapping().address() as usize;
-        let object = match &body {
-            Body::Npu(block) => Some(block.object().clone()),
-            Body::System { .. } => None,
+        let Some((memory, offset)) = body.memory() else { return Err(disposed()) };
+        let (reserved, pool) = match &body {
+            Body::Whole(memory) => (memory.reserved(), None),
+            Body::Slice { pool, slice, .. } => (slice.padded, pool.public_name().cloned()),
         };
-        let body = Arc::new(body);
         let make = |id| {
             Arc::new(Self {
                 id,
-                kind,
+                kind: memory.kind(),
                 size,
                 reserved,
                 tag,
-                address,
-                object,
+                address: memory.mapping().address() as usize + offset as usize,
+                object: memory.object().cloned(),
+                offset,
+                dedicated: matches!(body, Body::Whole(_)),
+                pool,
                 allocated_at: SystemTime::now(),
                 thread: gettid(),
                 books: Arc::clone(books),
@@ -178,12 +154,12 @@ impl Allocation {
         Arc::ptr_eq(&self.books, books)
     }
 
-    /// The memory, if it has not been released. Whoever holds the `Arc` keeps the kernel object, not the addresses.
+    /// The memory and where in it this starts. Whoever holds the `Arc` keeps the kernel object, not the addresses.
     ///
     /// Errors: `ERR_BUFFER_FREED`.
-    pub fn body(&self) -> Result<Arc<Body>> {
-        let message = "this buffer was freed";
-        self.state().body.clone().ok_or_else(|| Error::new(ErrorCode::BufferFreed, message))
+    pub fn memory(&self) -> Result<(Arc<Memory>, u64)> {
+        let memory = self.state().body.as_ref().and_then(Body::memory);
+        memory.ok_or_else(|| Error::new(ErrorCode::BufferFreed, "this buffer was freed"))
     }
 
     /// Whether its memory is still there.
@@ -191,36 +167,57 @@ impl Allocation {
         self.state().body.is_some()
     }
 
-    /// Gives the memory back and leaves zeros at its addresses. `false` when that was done before.
+    /// Gives the memory back. Memory of its own leaves zeros at its addresses; a slice's are its pool's to use again, so
+    /// the caller has made sure that nobody reaches them. `false` when that was done before.
     ///
     /// Errors: `ERR_TOO_MANY_MAPS` when the kernel has no mapping left for the zeros: nothing has changed then.
     pub fn release(&self) -> Result<bool> {
+        self.end(Reach::Nobody)
+    }
+
+    /// The runtime's finalizer has run, or never will.
+    pub fn finalize(&self, reach: Reach) {
+        // Where the kernel has no mapping left, the memory stays as it is: leaked, counted as live, and safe.
+        let released = self.end(reach).is_ok();
+        if released {
+            self.settle(|state| state.finalized = Some(reach));
+        }
+    }
+
+    fn end(&self, reach: Reach) -> Result<bool> {
         let Some(body) = self.state().body.take() else { return Ok(false) };
-        let retired = match body.mapping().retire() {
-            Ok(retired) => retired,
-            Err(error) => {
-                self.state().body = Some(body);
-                return Err(Error::new(ErrorCode::TooManyMaps, format!("the memory cannot be taken back: {error}"))
-                    .syscall("mmap", error.raw_os_error().unwrap_or(0))
-                    .requested(self.reserved)
-                    .hint("raise vm.max_map_count (sysctl); the buffer's memory goes when it is collected"));
+        // Forget the record before the memory goes: another thread may be given the same addresses.
+        directory().forget_address(self);
+        let retired = match &body {
+            Body::Whole(memory) => match memory.mapping().retire() {
+                Ok(retired) => retired,
+                Err(error) => {
+                    self.state().body = Some(body);
+                    directory().by_address.insert(self.address, self.id);
+                    return Err(self.not_taken_back(&error));
+                }
+            },
+            Body::Slice { pool, slice, extent } => {
+                match reach {
+                    // A pool that was reset or destroyed has taken it back already.
+                    Reach::Nobody => drop(pool.free(slice.chunk, slice.region)),
+                    // Its place is never used again, and neither are its addresses when the chunk goes.
+                    Reach::Unknown => extent.keep_addresses(),
+                }
+                None
             }
         };
-        // Forget the record before the kernel object goes: another thread may be given the same addresses.
-        directory().forget_address(self);
         drop(body);
         self.books.freed(self);
         self.settle(|state| state.retired = retired);
         Ok(true)
     }
 
-    /// The runtime's finalizer has run, or never will.
-    pub fn finalize(&self, reach: Reach) {
-        // Where the kernel has no mapping left, the memory stays as it is: leaked, counted as live, and safe.
-        let released = self.release().is_ok();
-        if released {
-            self.settle(|state| state.finalized = Some(reach));
-        }
+    fn not_taken_back(&self, error: &std::io::Error) -> Error {
+        Error::new(ErrorCode::TooManyMaps, format!("the memory cannot be taken back: {error}"))
+            .syscall("mmap", error.raw_os_error().unwrap_or(0))
+            .requested(self.reserved)
+            .hint("raise vm.max_map_count (sysctl); the buffer's memory goes when it is collected")
     }
 
     /// Undoes [`enter`](Self::enter) for an allocation of which no runtime was told, or only perhaps.
@@ -341,9 +338,16 @@ impl Books {
         }
     }
 
+    /// Chunks of a pool are memory that is taken, and no allocation of anybody's.
+    pub fn chunked(&self, kind: MemoryKind, change: i64) {
+        self.accounts().kind(kind).resized(change);
+    }
+
     fn allocated(&self, allocation: &Allocation) -> bool {
         let mut accounts = self.accounts();
-        accounts.kind(allocation.kind).allocated(allocation.reserved);
+        if allocation.pool.is_none() {
+            accounts.kind(allocation.kind).allocated(allocation.reserved);
+        }
         if let Some(tag) = &allocation.tag {
             accounts.tag(tag).allocated(allocation.reserved);
         }
@@ -353,7 +357,9 @@ impl Books {
 
     fn freed(&self, allocation: &Allocation) {
         let mut accounts = self.accounts();
-        accounts.kind(allocation.kind).freed(allocation.reserved);
+        if allocation.pool.is_none() {
+            accounts.kind(allocation.kind).freed(allocation.reserved);
+        }
         if let Some(tag) = &allocation.tag {
             accounts.tag(tag).freed(allocation.reserved);
         }

@@ -52,6 +52,16 @@ codes! {
     BufferBusy = "ERR_BUFFER_BUSY",
     /// A system buffer where an NPU buffer is wanted, or the other way round.
     BufferKind = "ERR_BUFFER_KIND",
+    /// There is a pool of that name.
+    PoolExists = "ERR_POOL_EXISTS",
+    /// There is no pool of that name.
+    PoolUnknown = "ERR_POOL_UNKNOWN",
+    /// The pool was destroyed.
+    PoolDestroyed = "ERR_POOL_DESTROYED",
+    /// The pool has no room left.
+    PoolExhausted = "ERR_POOL_EXHAUSTED",
+    /// Allocations of the pool live.
+    PoolBusy = "ERR_POOL_BUSY",
     /// No such device.
     DeviceNotFound = "ERR_DEVICE_NOT_FOUND",
     /// The device is there and this user may not open it.

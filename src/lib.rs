@@ -10,8 +10,11 @@
 //! | [`backend`] | one kernel interface each, behind one trait; the simulated one among them |
 //! | [`limits`] [`stats`] | budgets and counters: arithmetic without memory |
 //! | [`suballoc`] | which bytes of an arena are taken: arithmetic without memory |
-//! | [`block`] | one kernel object with its mapping and its place in the ledger |
-//! | [`manager`] | allocations, their owners, their ends |
+//! | [`device`] [`block`] | an opened device with its ledger; one kernel object with its mapping and its place in the ledger |
+//! | [`memory`] | memory of either kind, mapped, and where it comes from |
+//! | [`pool`] | slices of few large kernel objects in place of many small ones |
+//! | [`allocation`] | what JavaScript holds one ArrayBuffer over, and the directory it is found in |
+//! | [`manager`] [`open`] | the façade, and which device it gets |
 //! | `node` | the JavaScript binding, and the only place that names napi |
 //!
 //! Nothing below `node` knows JavaScript: `cargo test --no-default-features` builds and tests it alone.
@@ -25,7 +28,9 @@ pub mod error;
 pub mod handle;
 pub mod limits;
 pub mod manager;
+pub mod memory;
 pub mod open;
+pub mod pool;
 pub mod stats;
 pub mod suballoc;
 pub mod sys;

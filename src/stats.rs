@@ -34,6 +34,12 @@ impl Counters {
         self.frees += 1;
     }
 
+    /// Bytes were taken or given back without an allocation: a pool's chunks.
+    pub fn resized(&mut self, change: i64) {
+        self.used = self.used.saturating_add_signed(change);
+        self.peak = self.peak.max(self.used);
+    }
+
     /// A request was refused.
     pub fn failed(&mut self) {
         self.failures += 1;

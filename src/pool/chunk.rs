@@ -1,0 +1,98 @@
+//! A chunk: one piece of memory with a suballocator over it, and the end of its addresses.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::memory::Memory;
+use crate::suballoc::SubAllocator;
+use crate::sys::mapping::Retired;
+
+/// The memory of a chunk, kept by the pool and by every ArrayBuffer over a slice of it.
+///
+/// Its memory ends when the pool says so ([`end`](Self::end)); its addresses when the last holder lets go, and only if
+/// every finalizer said that nobody reaches them any more.
+#[derive(Debug)]
+pub struct Extent {
+    base: usize,
+    state: Mutex<State>,
+    /// A finalizer could not say whether somebody still reaches a slice.
+    reachable: AtomicBool,
+}
+
+#[derive(Debug)]
+struct State {
+    /// `None` once ended.
+    memory: Option<Arc<Memory>>,
+    retired: Option<Retired>,
+}
+
+impl Extent {
+    fn new(memory: Memory) -> Arc<Self> {
+        Arc::new(Self {
+            base: memory.mapping().address() as usize,
+            state: Mutex::new(State { memory: Some(Arc::new(memory)), retired: None }),
+            reachable: AtomicBool::new(false),
+        })
+    }
+
+    /// CPU address of the first byte.
+    pub fn base(&self) -> usize {
+        self.base
+    }
+
+    /// The memory, while it is there.
+    pub fn memory(&self) -> Option<Arc<Memory>> {
+        self.state().memory.clone()
+    }
+
+    /// Gives the memory back and leaves zeros at its addresses. Where the kernel has no mapping left for the zeros, it
+    /// stays as it is: leaked, and safe.
+    pub fn end(&self) {
+        let Some(memory) = self.state().memory.take() else { return };
+        match memory.mapping().retire() {
+            Ok(retired) => self.state().retired = retired,
+            Err(_) => std::mem::forget(memory),
+        }
+    }
+
+    /// Somebody may reach a slice of it for as long as the process lives.
+    pub fn keep_addresses(&self) {
+        self.reachable.store(true, Ordering::Relaxed);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Extent {
+    fn drop(&mut self) {
+        self.end();
+        let retired = self.state().retired.take();
+        if let (Some(range), false) = (retired, self.reachable.load(Ordering::Relaxed)) {
+            range.give_back();
+        }
+    }
+}
+
+/// See the module's header.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    pub(super) extent: Arc<Extent>,
+    pub(super) arena: Box<dyn SubAllocator>,
+    /// Bytes from the start that were ever handed out; what lies behind them is as the source gave it.
+    pub(super) touched: u64,
+    /// Address that the NPU sees at the start.
+    pub(super) device_address: Option<u64>,
+}
+
+impl Chunk {
+    pub(super) fn new(memory: Memory, arena: Box<dyn SubAllocator>) -> Self {
+        let device_address = memory.object().and_then(|object| object.device_address);
+        Self { extent: Extent::new(memory), arena, touched: 0, device_address }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.arena.used_regions() == 0
+    }
+}

@@ -1,0 +1,575 @@
+//! Pools: slices of few large kernel objects in place of many small ones.
+//!
+//! A [`Pool`] has chunks, each with a suballocator of its own; it grows by chunks up to a maximum and gives empty ones
+//! back, keeping one so that a load that goes up and down does not ask the driver each time. One mutex covers it: it is
+//! held for arithmetic only, never across a driver's call, a copy or a runtime.
+//!
+//! A slice is named by its chunk's handle and its region's id. Both are generation-checked, so that a name that
+//! outlived its slice is an error value, also after a reset, and when the chunk is gone.
+//!
+//! Bytes: *reserved* (chunks) ≥ *allocated* (regions, padded) ≥ *requested* (asked for).
+#![forbid(unsafe_code)]
+
+mod chunk;
+mod slabs;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::error::{Error, ErrorCode, Result};
+use crate::handle::{Handle, Table};
+use crate::memory::{Memory, MemoryKind, Source};
+use crate::sys::mapping::page_size;
+use crate::suballoc::{Fixed, LayoutError, Region, RegionId, SubAllocator, Tlsf};
+use crate::units::{align_up, human, MAX_SAFE_INTEGER};
+use chunk::Chunk;
+pub use chunk::Extent;
+pub use slabs::{SlabOptions, Slabs};
+
+/// How a pool is laid out; bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Reserved at once, and never given back before the pool ends.
+    pub initial: u64,
+    /// It grows up to here.
+    pub max: u64,
+    /// What it grows by; a request beyond that has a chunk of its own size.
+    pub chunk: u64,
+    /// Fixed-size blocks instead of variable ones.
+    pub block: Option<u64>,
+    /// Of every slice; a power of two, and what sizes are rounded up to.
+    pub alignment: u64,
+}
+
+/// A pool's figures; bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PoolStats {
+    /// Pieces of memory it has.
+    pub chunks: u64,
+    /// Bytes in them.
+    pub reserved: u64,
+    /// Bytes of regions, padded.
+    pub allocated: u64,
+    /// Bytes asked for.
+    pub requested: u64,
+    /// Bytes free in its chunks.
+    pub free: u64,
+    /// The most that was ever allocated.
+    pub peak_allocated: u64,
+    /// The largest slice that its chunks have room for now.
+    pub largest_free: u64,
+    /// Slices that live.
+    pub live: u64,
+    /// Slices that ever lived.
+    pub allocations: u64,
+    /// Requests that were refused.
+    pub failures: u64,
+}
+
+impl PoolStats {
+    /// 1 - largest free / free; 0 when nothing is free.
+    pub fn fragmentation(&self) -> f64 {
+        match self.free {
+            0 => 0.0,
+            free => 1.0 - self.largest_free as f64 / free as f64,
+        }
+    }
+}
+
+/// A slice of a pool, by name and by place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// Its chunk.
+    pub chunk: Handle,
+    /// Its region there.
+    pub region: RegionId,
+    /// Bytes from the chunk's start.
+    pub offset: u64,
+    /// Bytes it really takes.
+    pub padded: u64,
+    /// CPU address.
+    pub address: usize,
+    /// Address that the NPU sees.
+    pub device_address: Option<u64>,
+    /// How many of its first bytes somebody has had before: these may be stale.
+    pub used_before: u64,
+}
+
+/// Told how many bytes a pool took or gave back, outside its lock.
+#[derive(Clone, Default)]
+pub struct Meter(Option<Arc<dyn Fn(i64) + Send + Sync>>);
+
+impl Meter {
+    /// Calls `meter` with the change in bytes.
+    pub fn new(meter: impl Fn(i64) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(meter)))
+    }
+
+    fn took(&self, bytes: u64) {
+        if let Some(meter) = &self.0 {
+            meter(bytes as i64);
+        }
+    }
+
+    fn gave_back(&self, bytes: u64) {
+        if let Some(meter) = &self.0 {
+            meter(-(bytes as i64));
+        }
+    }
+}
+
+impl fmt::Debug for Meter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Meter" } else { "no Meter" })
+    }
+}
+
+/// See the module's header.
+#[derive(Debug)]
+pub struct Pool {
+    /// `None`: the manager's own slabs.
+    name: Option<Arc<str>>,
+    source: Source,
+    layout: Layout,
+    meter: Meter,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    chunks: Table<Chunk>,
+    /// Handles of `chunks`, in the order in which they are tried.
+    order: Vec<Handle>,
+    /// Bytes of chunks, those that are being made included.
+    reserved: u64,
+    requested: u64,
+    allocated: u64,
+    peak_allocated: u64,
+    live: u64,
+    allocations: u64,
+    failures: u64,
+    destroyed: bool,
+}
+
+impl Pool {
+    /// A pool with its initial bytes.
+    ///
+    /// Errors: `ERR_OUT_OF_RANGE` for a layout that cannot be, and those of [`Source::allocate`].
+    pub fn new(name: Option<Arc<str>>, source: Source, layout: Layout, meter: Meter) -> Result<Self> {
+        let layout = layout.checked()?;
+        let pool = Self { name, source, layout, meter, state: Mutex::default() };
+        if layout.initial > 0 {
+            pool.state().reserved = layout.initial;
+            pool.grow(Reservation { pool: &pool, bytes: layout.initial })?;
+        }
+        Ok(pool)
+    }
+
+    /// Its name; `None` for the manager's own slabs.
+    pub fn public_name(&self) -> Option<&Arc<str>> {
+        self.name.as_ref()
+    }
+
+    fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or("slabs")
+    }
+
+    /// Which memory.
+    pub fn kind(&self) -> MemoryKind {
+        self.source.kind()
+    }
+
+    /// How it is laid out.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Takes `size` bytes at a multiple of `alignment`. The bytes are as their last owner left them.
+    ///
+    /// Errors: `ERR_OUT_OF_RANGE` beyond what the pool can ever hold, `ERR_POOL_EXHAUSTED`, `ERR_POOL_DESTROYED`, and
+    /// those of [`Source::allocate`] where it has to grow.
+    pub fn allocate(&self, size: u64, alignment: u64) -> Result<Slice> {
+        let result = self.aligned(size, alignment).and_then(|alignment| self.try_allocate(size, alignment));
+        if result.is_err() {
+            self.state().failures += 1;
+        }
+        result
+    }
+
+    /// The alignment of a slice, no finer than the pool's and no coarser than its chunks'.
+    fn aligned(&self, size: u64, alignment: u64) -> Result<u64> {
+        let coarsest = self.layout.alignment.max(page_size());
+        if alignment <= coarsest {
+            return Ok(alignment.max(self.layout.alignment));
+        }
+        let message =
+            format!("pool \"{}\" aligns to at most {}, not to {}", self.name(), human(coarsest), human(alignment));
+        Err(Error::new(ErrorCode::OutOfRange, message).requested(size).hint("give the pool that alignment"))
+    }
+
+    fn try_allocate(&self, size: u64, alignment: u64) -> Result<Slice> {
+        let mut grown = None;
+        loop {
+            {
+                let mut state = self.state();
+                state.alive(self.name())?;
+                let slice = grown.and_then(|chunk| state.take_from(chunk, size, alignment));
+                if let Some(slice) = slice.or_else(|| state.take(size, alignment)) {
+                    return Ok(slice);
+                }
+            }
+            // Again if other threads used the new chunk up before we had our turn: the maximum ends it.
+            let reserved = self.reserve(self.chunk_for(size, alignment)?, size)?;
+            grown = Some(self.grow(reserved)?);
+        }
+    }
+
+    /// Writes zeros where a slice may hold somebody's bytes.
+    ///
+    /// Errors: `ERR_BUFFER_FREED`, and those of [`Memory::zero`].
+    pub fn zero(&self, slice: &Slice) -> Result<()> {
+        // A source that leaves its bytes as the driver gave them leaves them everywhere.
+        let stale = match self.source {
+            Source::Npu { dirty: true, .. } => slice.padded,
+            _ => slice.used_before,
+        };
+        if stale == 0 {
+            return Ok(());
+        }
+        let memory = self.extent(slice.chunk)?.memory().ok_or_else(freed)?;
+        memory.zero(slice.offset..slice.offset + stale)
+    }
+
+    /// Gives a slice back; what the pool no longer needs goes back to the device.
+    ///
+    /// Errors: `ERR_BUFFER_FREED` for a name that outlived its slice.
+    pub fn free(&self, chunk: Handle, region: RegionId) -> Result<()> {
+        let spare = self.state().give(chunk, region, &self.layout)?;
+        self.end(spare);
+        Ok(())
+    }
+
+    /// The memory of a slice's chunk.
+    ///
+    /// Errors: `ERR_BUFFER_FREED`.
+    pub fn extent(&self, chunk: Handle) -> Result<Arc<Extent>> {
+        self.state().chunks.get(chunk).map(|chunk| Arc::clone(&chunk.extent)).ok_or_else(freed)
+    }
+
+    /// Frees every slice and keeps the memory. Chunks of which `keep` says no end instead: an ArrayBuffer over one of
+    /// their slices could not be taken away.
+    pub fn reset(&self, keep: impl Fn(&Arc<Extent>) -> bool) {
+        let mut gone = Vec::new();
+        {
+            let mut state = self.state();
+            for handle in std::mem::take(&mut state.order) {
+                let Some(chunk) = state.chunks.get_mut(handle) else { continue };
+                if keep(&chunk.extent) {
+                    chunk.arena.reset();
+                    state.order.push(handle);
+                } else if let Some(chunk) = state.chunks.remove(handle) {
+                    state.reserved -= chunk.arena.capacity();
+                    gone.push(chunk);
+                }
+            }
+            (state.live, state.requested, state.allocated) = (0, 0, 0);
+        }
+        self.end(gone);
+    }
+
+    /// Gives empty chunks back to the device, down to the initial size; returns the bytes.
+    pub fn trim(&self) -> u64 {
+        let spare = self.state().spare(&self.layout, 0);
+        self.end(spare)
+    }
+
+    /// Gives everything back, slices that live included; their ArrayBuffers read zeros from here on.
+    ///
+    /// Errors: `ERR_POOL_BUSY` while slices live, unless `force`; `ERR_POOL_DESTROYED` the second time.
+    pub fn destroy(&self, force: bool) -> Result<()> {
+        let gone: Vec<Chunk> = {
+            let mut state = self.state();
+            state.alive(self.name())?;
+            if state.live > 0 && !force {
+                let message = format!("{} allocations of pool \"{}\" live", state.live, self.name());
+                return Err(Error::new(ErrorCode::PoolBusy, message)
+                    .hint("free them, or pass { force: true }, which frees and detaches them"));
+            }
+            state.destroyed = true;
+            let handles = std::mem::take(&mut state.order);
+            (state.live, state.requested, state.allocated, state.reserved) = (0, 0, 0, 0);
+            handles.into_iter().filter_map(|handle| state.chunks.remove(handle)).collect()
+        };
+        self.end(gone);
+        Ok(())
+    }
+
+    /// The driver's turn, outside the lock: the chunks' memory goes back; returns the bytes.
+    fn end(&self, chunks: Vec<Chunk>) -> u64 {
+        let bytes = chunks.iter().map(|chunk| chunk.arena.capacity()).sum();
+        chunks.iter().for_each(|chunk| chunk.extent.end());
+        if bytes > 0 {
+            self.meter.gave_back(bytes);
+        }
+        bytes
+    }
+
+    /// Its figures. Exact: the chunks' largest free regions are looked up.
+    pub fn stats(&self) -> PoolStats {
+        let state = self.state();
+        let reserved = state.chunks.iter().map(|(_, chunk)| chunk.arena.capacity()).sum();
+        PoolStats {
+            chunks: state.chunks.len() as u64,
+            reserved,
+            allocated: state.allocated,
+            requested: state.requested,
+            free: reserved - state.allocated,
+            peak_allocated: state.peak_allocated,
+            largest_free: state.largest_free(),
+            live: state.live,
+            allocations: state.allocations,
+            failures: state.failures,
+        }
+    }
+
+    /// Checks every invariant of the pool and its chunks. For tests and for diagnosis.
+    pub fn validate(&self) -> Result<(), String> {
+        let state = self.state();
+        let (mut live, mut allocated, mut requested) = (0, 0, 0);
+        for (handle, chunk) in state.chunks.iter() {
+            chunk.arena.validate()?;
+            if !state.order.contains(&handle) {
+                return Err(format!("{handle:?} is in no order"));
+            }
+            for region in crate::suballoc::regions(&*chunk.arena).filter(|region| region.used) {
+                (live, allocated, requested) = (live + 1, allocated + region.size, requested + region.tag);
+                if region.end() > chunk.touched || region.tag > region.size {
+                    return Err(format!("{region:?} lies behind {} or holds more than it has", chunk.touched));
+                }
+            }
+        }
+        let counted = (state.live, state.allocated, state.requested);
+        if counted != (live, allocated, requested) || state.order.len() != state.chunks.len() {
+            return Err(format!("{counted:?} are counted, ({live}, {allocated}, {requested}) are there"));
+        }
+        Ok(())
+    }
+
+    /// The least that a chunk must have to serve a request which no chunk has room for.
+    fn chunk_for(&self, size: u64, alignment: u64) -> Result<u64> {
+        let slack = alignment - self.layout.alignment;
+        let needs = align_up(size, self.layout.alignment).and_then(|padded| padded.checked_add(slack));
+        let fits = |needs: &u64| *needs <= self.layout.max && self.layout.block.is_none_or(|block| size <= block);
+        if let Some(needs) = needs.filter(fits) {
+            return Ok(self.layout.block.unwrap_or(needs));
+        }
+        let most = self.layout.block.unwrap_or(self.layout.max);
+        let message = format!("{} is more than pool \"{}\" can ever give: {}", human(size), self.name(), human(most));
+        Err(Error::new(ErrorCode::OutOfRange, message)
+            .requested(size)
+            .limit(format!("pool:{}", self.name()), most))
+    }
+
+    /// Takes a chunk's worth of the pool's maximum, or what is left of it, but at least `least`.
+    fn reserve(&self, least: u64, size: u64) -> Result<Reservation<'_>> {
+        let mut state = self.state();
+        state.alive(self.name())?;
+        let left = self.layout.max.saturating_sub(state.reserved);
+        if least > left {
+            return Err(self.exhausted(&state, size));
+        }
+        let bytes = least.max(self.layout.chunk.min(left));
+        state.reserved += bytes;
+        Ok(Reservation { pool: self, bytes })
+    }
+
+    /// Makes the chunk that was reserved.
+    fn grow(&self, reserved: Reservation<'_>) -> Result<Handle> {
+        let memory = self.source.allocate(reserved.bytes)?;
+        let chunk = self.layout.chunk(memory, reserved.bytes)?;
+        let handle = {
+            let mut state = self.state();
+            state.alive(self.name())?;
+            let handle = state.chunks.insert(chunk);
+            state.order.push(handle);
+            handle
+        };
+        self.meter.took(reserved.bytes);
+        std::mem::forget(reserved); // settled: the chunk stands for it now
+        Ok(handle)
+    }
+
+    fn exhausted(&self, state: &State, size: u64) -> Error {
+        let (max, largest) = (self.layout.max, state.largest_free());
+        let message = format!(
+            "pool \"{}\" has no {} left: {} of its {} are allocated, the largest free piece is {}",
+            self.name(),
+            human(size),
+            human(state.allocated),
+            human(max),
+            human(largest)
+        );
+        Error::new(ErrorCode::PoolExhausted, message)
+            .requested(size)
+            .available(max.saturating_sub(state.allocated))
+            .largest_free(largest)
+            .limit(format!("pool:{}", self.name()), max)
+            .hint("free what is no longer used, or give the pool a larger maxSize")
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Bytes of a pool's maximum, taken before the source is asked for them; they go back unless a chunk stands for them.
+struct Reservation<'a> {
+    pool: &'a Pool,
+    bytes: u64,
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        let mut state = self.pool.state();
+        state.reserved = state.reserved.saturating_sub(self.bytes);
+    }
+}
+
+impl State {
+    fn alive(&self, name: &str) -> Result<()> {
+        match self.destroyed {
+            false => Ok(()),
+            true => Err(Error::new(ErrorCode::PoolDestroyed, format!("pool \"{name}\" was destroyed"))),
+        }
+    }
+
+    /// From the first chunk that has room. The one that had it last is tried first.
+    fn take(&mut self, size: u64, alignment: u64) -> Option<Slice> {
+        for at in 0..self.order.len() {
+            if let Some(slice) = self.take_from(self.order[at], size, alignment) {
+                self.order.swap(0, at);
+                return Some(slice);
+            }
+        }
+        None
+    }
+
+    fn take_from(&mut self, handle: Handle, size: u64, alignment: u64) -> Option<Slice> {
+        let chunk = self.chunks.get_mut(handle)?;
+        let region = chunk.arena.allocate(size, alignment, size)?;
+        let used_before = chunk.touched.saturating_sub(region.offset).min(region.size);
+        chunk.touched = chunk.touched.max(region.end());
+        self.live += 1;
+        self.allocations += 1;
+        self.requested += size;
+        self.allocated += region.size;
+        self.peak_allocated = self.peak_allocated.max(self.allocated);
+        Some(Slice {
+            chunk: handle,
+            region: region.id,
+            offset: region.offset,
+            padded: region.size,
+            address: chunk.extent.base() + region.offset as usize,
+            device_address: chunk.device_address.map(|address| address + region.offset),
+            used_before,
+        })
+    }
+
+    /// Frees a region; the chunks that are spare now come out.
+    fn give(&mut self, handle: Handle, region: RegionId, layout: &Layout) -> Result<Vec<Chunk>> {
+        let chunk = self.chunks.get_mut(handle).ok_or_else(freed)?;
+        let Region { size, tag: requested, .. } = chunk.arena.free(region).map_err(|_stale| freed())?;
+        self.live -= 1;
+        self.requested -= requested;
+        self.allocated -= size;
+        match chunk.is_empty() {
+            // One is kept, so that the next request does not ask the driver again.
+            true => Ok(self.spare(layout, 1)),
+            false => Ok(Vec::new()),
+        }
+    }
+
+    /// Takes out empty chunks but `keep` of them, as long as the initial size stays.
+    fn spare(&mut self, layout: &Layout, keep: usize) -> Vec<Chunk> {
+        let empty: Vec<Handle> =
+            self.order.iter().copied().filter(|h| self.chunks.get(*h).is_some_and(Chunk::is_empty)).collect();
+        let mut gone = Vec::new();
+        for handle in empty.into_iter().skip(keep) {
+            let bytes = self.chunks.get(handle).map_or(0, |chunk| chunk.arena.capacity());
+            if self.reserved - bytes < layout.initial {
+                continue;
+            }
+            self.order.retain(|kept| *kept != handle);
+            self.reserved -= bytes;
+            gone.extend(self.chunks.remove(handle));
+        }
+        gone
+    }
+
+    fn largest_free(&self) -> u64 {
+        self.chunks.iter().map(|(_, chunk)| chunk.arena.largest_free()).max().unwrap_or(0)
+    }
+}
+
+impl Layout {
+    /// The unit of everything: a fixed block, or the alignment.
+    fn granule(&self) -> u64 {
+        self.block.unwrap_or(self.alignment)
+    }
+
+    /// Sizes rounded up to whole granules, and sane.
+    fn checked(self) -> Result<Self> {
+        let bad = |message: String| Err(Error::new(ErrorCode::OutOfRange, message));
+        if !self.alignment.is_power_of_two() {
+            return bad(format!("alignment is {}; it must be a power of two", self.alignment));
+        }
+        // Blocks lie at multiples of their size: rounded up, each of them is aligned.
+        let block = match self.block {
+            Some(0) => return bad("blockSize must be at least 1 byte".to_owned()),
+            Some(block) => Some(rounded("blockSize", block, self.alignment)?),
+            None => None,
+        };
+        let layout = Self { block, ..self };
+        let granule = layout.granule();
+        let layout = Self {
+            initial: rounded("initialSize", self.initial, granule)?,
+            max: rounded("maxSize", self.max, granule)?,
+            chunk: rounded("chunkSize", self.chunk.max(1), granule)?,
+            ..layout
+        };
+        if layout.max < layout.initial {
+            return bad(format!("maxSize ({}) is less than initialSize ({})", human(layout.max), human(layout.initial)));
+        }
+        if layout.max == 0 {
+            return bad("a pool needs an initialSize or a maxSize".to_owned());
+        }
+        Ok(Self { chunk: layout.chunk.min(layout.max), ..layout })
+    }
+
+    /// `capacity` bytes of `memory`, which may have been rounded up to pages.
+    fn chunk(&self, memory: Memory, capacity: u64) -> Result<Chunk> {
+        let granule = self.granule();
+        let arena: std::result::Result<Box<dyn SubAllocator>, LayoutError> = match self.block {
+            Some(block) => Fixed::new(capacity, block).map(|arena| Box::new(arena) as _),
+            None => Tlsf::new(capacity, granule).map(|arena| Box::new(arena) as _),
+        };
+        match arena {
+            Ok(arena) => Ok(Chunk::new(memory, arena)),
+            Err(error @ LayoutError::NoMemory) => Err(Error::new(ErrorCode::OutOfMemory, error.to_string())),
+            Err(error) => Err(Error::new(ErrorCode::OutOfRange, error.to_string())),
+        }
+    }
+}
+
+fn rounded(name: &str, bytes: u64, granule: u64) -> Result<u64> {
+    // A block size is no power of two.
+    bytes
+        .div_ceil(granule)
+        .checked_mul(granule)
+        .filter(|rounded| *rounded <= MAX_SAFE_INTEGER)
+        .ok_or_else(|| Error::new(ErrorCode::OutOfRange, format!("{name} is {bytes}; that is beyond 2^53 - 1 bytes")))
+}
+
+fn freed() -> Error {
+    Error::new(ErrorCode::BufferFreed, "this memory was given back to its pool already")
+}

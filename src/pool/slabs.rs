@@ -1,0 +1,114 @@
+//! Slabs: the pools behind small NPU allocations, one for each class of memory that may not be mixed.
+//!
+//! 100,000 buffers of 16 KiB are a hundred kernel objects and as many descriptors instead of 100,000: the wall that
+//! RKNN users hit at about 1020 buffers is not there. Slices are whole pages, so that no two share one.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Layout, Meter, Pool, PoolStats};
+use crate::backend::{Placement, Request};
+use crate::device::Device;
+use crate::error::Result;
+use crate::memory::Source;
+use crate::sys::mapping::page_size;
+use crate::units::{KIB, MAX_SAFE_INTEGER, MIB};
+
+/// How small allocations share kernel objects; bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlabOptions {
+    /// Allocations up to this size are slices; 0 turns slabs off.
+    pub threshold: u64,
+    /// Of one slab.
+    pub size: u64,
+}
+
+impl Default for SlabOptions {
+    fn default() -> Self {
+        Self { threshold: MIB, size: 16 * MIB }
+    }
+}
+
+/// What slices of one slab have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Class {
+    cacheable: bool,
+    contiguous: bool,
+    domain: u32,
+    core_mask: u32,
+}
+
+/// See the module's header.
+#[derive(Debug)]
+pub struct Slabs {
+    device: Arc<Device>,
+    options: SlabOptions,
+    classes: Mutex<HashMap<Class, Arc<Pool>>>,
+}
+
+impl Slabs {
+    /// No slab yet. A slab takes at most a 32nd of what one domain (or CMA) has, so that small boards keep their room.
+    pub fn new(device: Arc<Device>, options: SlabOptions) -> Self {
+        let most = match device.info().domain_bytes {
+            0 => u64::MAX,
+            bytes => (bytes / 32).max(256 * KIB),
+        };
+        let size = options.size.min(most);
+        let options = SlabOptions { threshold: options.threshold.min(size / 4), size };
+        Self { device, options, classes: Mutex::default() }
+    }
+
+    /// The pool that serves `request`, if it is one for slabs. SRAM is too scarce to be taken by the slab.
+    ///
+    /// Errors: those of [`Pool::new`].
+    pub fn pool_for(&self, request: &Request) -> Result<Option<Arc<Pool>>> {
+        let small = request.size <= self.options.threshold && request.alignment <= page_size();
+        if !small || request.placement != Placement::Dram {
+            return Ok(None);
+        }
+        let class = Class {
+            cacheable: request.cacheable,
+            contiguous: request.contiguous,
+            domain: request.domain,
+            core_mask: request.core_mask,
+        };
+        if let Some(pool) = self.classes().get(&class) {
+            return Ok(Some(Arc::clone(pool)));
+        }
+        let source = Source::Npu { device: Arc::clone(&self.device), request: request.clone(), dirty: false };
+        let layout = Layout {
+            initial: 0,
+            max: MAX_SAFE_INTEGER - page_size(),
+            chunk: self.options.size,
+            block: None,
+            alignment: page_size(),
+        };
+        let pool = Arc::new(Pool::new(None, source, layout, Meter::default())?);
+        // Another thread's, where it was quicker: this one is empty still.
+        Ok(Some(Arc::clone(self.classes().entry(class).or_insert(pool))))
+    }
+
+    /// The figures of every class.
+    pub fn stats(&self) -> Vec<PoolStats> {
+        self.classes().values().map(|pool| pool.stats()).collect()
+    }
+
+    /// Gives empty slabs back; returns the bytes.
+    pub fn trim(&self) -> u64 {
+        let pools: Vec<_> = self.classes().values().cloned().collect();
+        pools.iter().map(|pool| pool.trim()).sum()
+    }
+
+    /// Gives everything back.
+    pub fn destroy(&self) {
+        let pools: Vec<_> = self.classes().drain().map(|(_, pool)| pool).collect();
+        for pool in pools {
+            // It is destroyed once, here.
+            let _ = pool.destroy(true);
+        }
+    }
+
+    fn classes(&self) -> MutexGuard<'_, HashMap<Class, Arc<Pool>>> {
+        self.classes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
