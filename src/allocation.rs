@@ -154,6 +154,19 @@ impl Allocation {
         Arc::ptr_eq(&self.books, books)
     }
 
+    /// Whether it is a live slice of `pool`.
+    pub fn is_of(&self, pool: &Arc<Pool>) -> bool {
+        matches!(&self.state().body, Some(Body::Slice { pool: of, .. }) if Arc::ptr_eq(of, pool))
+    }
+
+    /// The chunk it is a live slice of.
+    pub fn extent(&self) -> Option<Arc<Extent>> {
+        match &self.state().body {
+            Some(Body::Slice { extent, .. }) => Some(Arc::clone(extent)),
+            _ => None,
+        }
+    }
+
     /// The memory and where in it this starts. Whoever holds the `Arc` keeps the kernel object, not the addresses.
     ///
     /// Errors: `ERR_BUFFER_FREED`.

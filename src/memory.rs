@@ -91,8 +91,9 @@ impl Pages {
             let advised = mapping.huge_pages();
             if let (Err(error), HugePages::Must) = (advised, options.huge_pages) {
                 let message = format!("the kernel refuses huge pages: {error}");
-                return Err(Error::new(ErrorCode::Unsupported, message)
-                    .syscall("madvise", error.raw_os_error().unwrap_or(0)));
+                return Err(
+                    Error::new(ErrorCode::Unsupported, message).syscall("madvise", error.raw_os_error().unwrap_or(0))
+                );
             }
         }
         if options.lock {

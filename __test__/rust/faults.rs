@@ -105,7 +105,7 @@ fn every_failure_leaves_everything_as_it_was() {
                     let faulty = Arc::new(FaultInjecting::new(Arc::clone(&simulated) as Arc<dyn Backend>));
                     faulty.fail(Fault::new(call, nth, errno));
                     let device = Device::new(Arc::clone(&faulty) as Arc<dyn Backend>);
-                    let manager = Manager::new(Arc::clone(&device));
+                    let manager = Manager::new(Arc::clone(&device), slabs);
                     let refused = workload(&manager);
                     let hit = faulty.pending() == 0;
                     let what = format!("{call:?} number {nth} failed with errno {errno}");

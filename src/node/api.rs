@@ -11,13 +11,15 @@ use napi_derive::napi;
 use super::buffer;
 use super::realm::{manager, throw, Realm};
 use super::types;
-use crate::allocation::{Allocation, MemoryKind};
+use crate::allocation::Allocation;
 use crate::backend::probe::{self, Probed};
 use crate::backend::{Direction, Kind};
 use crate::error::{Error, ErrorCode};
 use crate::handle::Handle;
 use crate::manager::Manager;
+use crate::memory::MemoryKind;
 use crate::open::{self, Choice};
+use crate::pool::SlabOptions;
 use crate::stats::Counters;
 
 /// Once an environment, before anything else: how errors are made, and whether this runtime's finalizers come for the
@@ -65,6 +67,7 @@ pub fn open_manager(
     backend: String,
     device: Option<String>,
     simulated: Option<types::Simulated>,
+    slabs: Option<types::Slabs>,
 ) -> Result<Opened> {
     let choice = match backend.as_str() {
         "auto" => Choice::Auto,
@@ -73,7 +76,7 @@ pub fn open_manager(
         })?),
     };
     let opened = open::open(choice, device.as_deref().map(Path::new), simulated.map(Into::into)).map_err(throw(env))?;
-    let manager = Manager::new(opened.device);
+    let manager = Manager::new(opened.device, slabs.map_or_else(SlabOptions::default, Into::into));
     let device = types::Device::new(manager.info(), manager.sram_free());
     let handle = Realm::of(env)?.open(manager);
     Ok(Opened { manager: handle.get() as f64, device, warn: opened.fell_back && !WARNED.swap(true, Relaxed) })
@@ -201,7 +204,7 @@ pub struct DmaBuf {
 pub fn export_dma_buf(env: &Env, handle: f64, buffer: Unknown<'_>) -> Result<DmaBuf> {
     let allocation = find(env, handle, &buffer)?;
     let fd = manager(handle).and_then(|manager| manager.export(&allocation)).map_err(throw(env))?;
-    Ok(DmaBuf { fd: fd.into_raw_fd(), offset: 0.0, size: allocation.size as f64 })
+    Ok(DmaBuf { fd: fd.into_raw_fd(), offset: allocation.offset as f64, size: allocation.size as f64 })
 }
 
 /// NPU memory in figures.
@@ -227,6 +230,8 @@ pub fn summary(env: &Env, handle: f64) -> Result<types::Summary> {
         system_used: summary.system.used as f64,
         system_total: summary.system_total as f64,
         system_peak: summary.system.peak as f64,
+        pool_reserved: summary.pool_reserved as f64,
+        pool_allocated: summary.pool_allocated as f64,
         live_allocations: (summary.npu.live + summary.system.live) as f64,
     })
 }
@@ -245,7 +250,10 @@ pub fn process_gauges(env: &Env, handle: f64) -> Result<types::Gauges> {
     manager(handle).map(|manager| types::Gauges::new(manager.process_gauges())).map_err(throw(env))
 }
 
-fn handed_out<'env>(env: &'env Env, allocated: crate::error::Result<Arc<Allocation>>) -> Result<Object<'env>> {
+pub(super) fn handed_out<'env>(
+    env: &'env Env,
+    allocated: crate::error::Result<Arc<Allocation>>,
+) -> Result<Object<'env>> {
     let allocation = allocated.map_err(throw(env))?;
     let buffer = buffer::expose(env, &allocation).map_err(throw(env))?;
     let mut object = Object::new(env)?;

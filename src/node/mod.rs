@@ -5,6 +5,8 @@
 //! | `realm.rs` | what one JavaScript environment lends us: its error class, its `transfer`, its end |
 //! | `buffer.rs` | external ArrayBuffers: made, looked at, detached, finalized |
 //! | `api.rs` | the verbs, for `src/js/` to dress |
+//! | `hot.rs` | numbers in, numbers out: slices of pools |
+//! | `pools.rs` | the rest of pools |
 //! | `types.rs` | the objects that cross |
 //!
 //! Handles are numbers below 2^53, sizes are numbers, addresses are BigInts. `src/js/` has checked types and option
@@ -12,5 +14,7 @@
 
 mod api;
 mod buffer;
+mod hot;
+mod pools;
 mod realm;
 mod types;

@@ -17,12 +17,18 @@ use once_cell::sync::Lazy;
 use crate::error::{Details, Error, ErrorCode};
 use crate::handle::{Handle, Table};
 use crate::manager::Manager;
+use crate::pool::Pool;
+
+/// Numbers in a mailbox.
+pub const MAILBOX: usize = 8;
 
 /// See the module's header.
 pub struct Realm {
     id: Handle,
     /// `(code, message, details) => MemoryError`.
     make_error: sys::napi_ref,
+    /// What numeric calls write their results into; JavaScript sees it as a Float64Array.
+    mailbox: *mut f64,
     /// `ArrayBuffer.prototype.transfer` as it was when we were loaded; null where there is none (Node 20).
     transfer: sys::napi_ref,
 }
@@ -54,7 +60,10 @@ impl Realm {
         FINALIZERS_FOLLOW_MEMORY.store(follow, Ordering::Relaxed);
         pin_addon();
         let id = realms().insert(HashSet::new());
-        let realm = Realm { id, make_error: reference(env, make_error.raw())?, transfer: capture_transfer(env)? };
+        // Leaked: a view of it may outlive the environment, and an environment is a rare thing.
+        let mailbox = Box::leak(Box::new([0.0_f64; MAILBOX])).as_mut_ptr();
+        let make_error = reference(env, make_error.raw())?;
+        let realm = Realm { id, make_error, mailbox, transfer: capture_transfer(env)? };
         env.set_instance_data(realm, (), |_| {})?;
         // SAFETY: `leave` takes an integer for its argument and may be called from any thread at any time.
         let status =
@@ -79,11 +88,17 @@ impl Realm {
         handle
     }
 
+    /// Where numeric calls write their results: [`MAILBOX`] numbers.
+    pub fn mailbox(&self) -> *mut f64 {
+        self.mailbox
+    }
+
     /// Takes the manager out; the caller is the last to hold it.
     pub fn close(&self, handle: Handle) -> Option<Arc<Manager>> {
         if let Some(owned) = realms().get_mut(self.id) {
             owned.remove(&handle);
         }
+        close_pools_of(handle);
         managers().remove(handle)
     }
 
@@ -117,6 +132,47 @@ impl Realm {
         // SAFETY: `value` was made by the call above, in the same environment and scope.
         Ok(unsafe { Unknown::from_raw_unchecked(env.raw(), value) })
     }
+}
+
+/// A pool that JavaScript holds, and the manager it belongs to.
+#[derive(Clone)]
+pub struct OpenPool {
+    pub manager: Handle,
+    pub pool: Arc<Pool>,
+}
+
+/// Pools of open managers.
+static POOLS: Lazy<Mutex<Table<OpenPool>>> = Lazy::new(Mutex::default);
+
+fn pools() -> MutexGuard<'static, Table<OpenPool>> {
+    POOLS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Names a pool for JavaScript, until it or its manager is closed.
+pub fn open_pool(manager: f64, pool: Arc<Pool>) -> f64 {
+    pools().insert(OpenPool { manager: Handle::from_raw(manager as u64), pool }).get() as f64
+}
+
+/// The pool of that handle.
+pub fn pool(handle: f64) -> crate::error::Result<OpenPool> {
+    pools()
+        .get(Handle::from_raw(handle as u64))
+        .cloned()
+        .ok_or_else(|| Error::new(ErrorCode::PoolDestroyed, "this pool was destroyed"))
+}
+
+/// Forgets a pool.
+pub fn close_pool(handle: f64) {
+    pools().remove(Handle::from_raw(handle as u64));
+}
+
+fn close_pools_of(manager: Handle) {
+    let mut pools = pools();
+    let of_manager: Vec<_> =
+        pools.iter().filter(|(_, open)| open.manager == manager).map(|(handle, _)| handle).collect();
+    let closed: Vec<_> = of_manager.into_iter().filter_map(|handle| pools.remove(handle)).collect();
+    drop(pools);
+    drop(closed); // the driver's turn, outside the lock
 }
 
 /// The open manager of that handle.
@@ -170,6 +226,7 @@ unsafe extern "C" fn leave(realm: *mut c_void) {
     let end = || {
         let owned = realms().remove(Handle::from_raw(realm as usize as u64));
         for handle in owned.into_iter().flatten() {
+            close_pools_of(handle);
             let manager = managers().remove(handle);
             if let Some(manager) = manager {
                 manager.dispose();

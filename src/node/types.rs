@@ -5,7 +5,9 @@ use napi_derive::napi;
 
 use crate::allocation::Allocation;
 use crate::backend::{self, simulated, DeviceInfo, Placement};
-use crate::manager::{HugePages, NpuOptions, NpuStats, SystemOptions, SystemStats};
+use crate::manager::{NpuOptions, NpuStats, PoolMemory, PoolOptions, SystemOptions, SystemStats};
+use crate::memory::{HugePages, MemoryKind};
+use crate::pool::{PoolStats, SlabOptions};
 use crate::stats::Counters;
 use crate::sys::proc::Gauge;
 
@@ -77,6 +79,7 @@ pub struct Npu {
     pub sram: Option<bool>,
     pub iommu_domain: Option<u32>,
     pub core_mask: Option<u32>,
+    pub dedicated: Option<bool>,
 }
 
 impl From<Npu> for NpuOptions {
@@ -90,6 +93,7 @@ impl From<Npu> for NpuOptions {
             placement: if options.sram == Some(true) { Placement::TrySram } else { Placement::Dram },
             domain: options.iommu_domain.unwrap_or(0),
             core_mask: options.core_mask.unwrap_or(0),
+            dedicated: options.dedicated == Some(true),
         }
     }
 }
@@ -155,15 +159,17 @@ impl Buffer {
             tag: allocation.tag.as_deref().map(str::to_owned),
             backend: object.map(|_| kind.as_str().to_owned()),
             address: BigInt::from(allocation.address as u64),
-            device_address: object.and_then(|object| object.device_address).map(BigInt::from),
+            device_address: object
+                .and_then(|object| object.device_address)
+                .map(|address| BigInt::from(address + allocation.offset)),
             cacheable: object.is_none_or(|object| object.cacheable),
             contiguous: object.is_some_and(|object| object.contiguous),
             iommu_domain: object.and_then(|object| object.domain),
-            dedicated: object.is_some(),
+            dedicated: allocation.dedicated && object.is_some(),
             imported: object.is_some_and(|object| object.imported),
             shared: false,
-            pool: None,
-            offset: 0.0,
+            pool: allocation.pool.as_deref().map(str::to_owned),
+            offset: allocation.offset as f64,
             allocated_at: since.as_secs_f64() * 1e3,
             stack: None,
         }
@@ -216,6 +222,8 @@ pub struct NpuFigures {
     pub pending_free: f64,
     pub lost_objects: f64,
     pub lost_bytes: f64,
+    pub slab_reserved: f64,
+    pub slab_allocated: f64,
     pub domains: Vec<Domain>,
     pub process_mapped: Option<f64>,
     pub sram_free: f64,
@@ -240,6 +248,8 @@ impl From<NpuStats> for NpuFigures {
             pending_free: stats.pending_free as f64,
             lost_objects: stats.lost.0 as f64,
             lost_bytes: stats.lost.1 as f64,
+            slab_reserved: stats.slabs.0 as f64,
+            slab_allocated: stats.slabs.1 as f64,
             domains: (0..).zip(stats.domains).map(domain).collect(),
             process_mapped: stats.process_mapped.map(|n| n as f64),
             sram_free: stats.sram_free as f64,
@@ -299,7 +309,95 @@ pub struct Summary {
     pub system_used: f64,
     pub system_total: f64,
     pub system_peak: f64,
+    pub pool_reserved: f64,
+    pub pool_allocated: f64,
     pub live_allocations: f64,
+}
+
+/// How small NPU allocations share kernel objects.
+#[napi(object)]
+pub struct Slabs {
+    pub threshold: Option<f64>,
+    pub size: Option<f64>,
+}
+
+impl From<Slabs> for SlabOptions {
+    fn from(options: Slabs) -> Self {
+        let default = Self::default();
+        Self {
+            threshold: options.threshold.map_or(default.threshold, |n| n as u64),
+            size: options.size.map_or(default.size, |n| n as u64),
+        }
+    }
+}
+
+/// A pool to be made.
+#[napi(object)]
+pub struct PoolRequest {
+    pub name: String,
+    pub initial_size: f64,
+    pub max_size: Option<f64>,
+    pub chunk_size: Option<f64>,
+    pub block_size: Option<f64>,
+    pub alignment: Option<f64>,
+    /// For a pool of NPU memory.
+    pub npu: Option<Npu>,
+    /// For a pool of system memory.
+    pub system: Option<System>,
+}
+
+impl From<PoolRequest> for PoolOptions {
+    fn from(request: PoolRequest) -> Self {
+        Self {
+            name: request.name.into(),
+            initial: request.initial_size as u64,
+            max: request.max_size.map(|n| n as u64),
+            chunk: request.chunk_size.map(|n| n as u64),
+            block: request.block_size.map(|n| n as u64),
+            alignment: request.alignment.map(|n| n as u64),
+            memory: match request.system {
+                Some(system) => PoolMemory::System(system.into()),
+                None => PoolMemory::Npu(request.npu.unwrap_or_default().into()),
+            },
+        }
+    }
+}
+
+#[napi(object)]
+pub struct PoolFigures {
+    pub name: String,
+    pub kind: String,
+    pub chunks: f64,
+    pub reserved: f64,
+    pub allocated: f64,
+    pub requested: f64,
+    pub free: f64,
+    pub peak_allocated: f64,
+    pub largest_free: f64,
+    pub live_allocations: f64,
+    pub total_allocations: f64,
+    pub failed_allocations: f64,
+    pub fragmentation: f64,
+}
+
+impl PoolFigures {
+    pub fn new(name: &str, kind: MemoryKind, stats: &PoolStats) -> Self {
+        Self {
+            name: name.to_owned(),
+            kind: kind.as_str().to_owned(),
+            chunks: stats.chunks as f64,
+            reserved: stats.reserved as f64,
+            allocated: stats.allocated as f64,
+            requested: stats.requested as f64,
+            free: stats.free as f64,
+            peak_allocated: stats.peak_allocated as f64,
+            largest_free: stats.largest_free as f64,
+            live_allocations: stats.live as f64,
+            total_allocations: stats.allocations as f64,
+            failed_allocations: stats.failures as f64,
+            fragmentation: stats.fragmentation(),
+        }
+    }
 }
 
 #[napi(object, use_nullable = true)]

@@ -3,8 +3,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::Slice;
+use crate::handle::Handle;
 use crate::memory::Memory;
-use crate::suballoc::SubAllocator;
+use crate::suballoc::{Region, SubAllocator};
 use crate::sys::mapping::Retired;
 
 /// The memory of a chunk, kept by the pool and by every ArrayBuffer over a slice of it.
@@ -90,6 +92,18 @@ impl Chunk {
     pub(super) fn new(memory: Memory, arena: Box<dyn SubAllocator>) -> Self {
         let device_address = memory.object().and_then(|object| object.device_address);
         Self { extent: Extent::new(memory), arena, touched: 0, device_address }
+    }
+
+    pub(super) fn slice(&self, chunk: Handle, region: &Region, used_before: u64) -> Slice {
+        Slice {
+            chunk,
+            region: region.id,
+            offset: region.offset,
+            padded: region.size,
+            address: self.extent.base() + region.offset as usize,
+            device_address: self.device_address.map(|address| address + region.offset),
+            used_before,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {

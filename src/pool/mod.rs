@@ -19,8 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
 use crate::memory::{Memory, MemoryKind, Source};
-use crate::sys::mapping::page_size;
 use crate::suballoc::{Fixed, LayoutError, Region, RegionId, SubAllocator, Tlsf};
+use crate::sys::mapping::page_size;
 use crate::units::{align_up, human, MAX_SAFE_INTEGER};
 use chunk::Chunk;
 pub use chunk::Extent;
@@ -249,6 +249,20 @@ impl Pool {
         Ok(())
     }
 
+    /// A slice by its name, and the bytes that were asked for.
+    ///
+    /// Errors: `ERR_BUFFER_FREED`.
+    pub fn slice(&self, chunk: Handle, region: RegionId) -> Result<(Slice, u64)> {
+        let state = self.state();
+        let found = state.chunks.get(chunk).ok_or_else(freed)?;
+        let region = found.arena.get(region).map_err(|_stale| freed())?;
+        if !region.used {
+            return Err(freed());
+        }
+        // What was there before is not known any more: all of it may be stale.
+        Ok((found.slice(chunk, &region, region.size), region.tag))
+    }
+
     /// The memory of a slice's chunk.
     ///
     /// Errors: `ERR_BUFFER_FREED`.
@@ -258,10 +272,13 @@ impl Pool {
 
     /// Frees every slice and keeps the memory. Chunks of which `keep` says no end instead: an ArrayBuffer over one of
     /// their slices could not be taken away.
-    pub fn reset(&self, keep: impl Fn(&Arc<Extent>) -> bool) {
+    ///
+    /// Errors: `ERR_POOL_DESTROYED`.
+    pub fn reset(&self, keep: impl Fn(&Arc<Extent>) -> bool) -> Result<()> {
         let mut gone = Vec::new();
         {
             let mut state = self.state();
+            state.alive(self.name())?;
             for handle in std::mem::take(&mut state.order) {
                 let Some(chunk) = state.chunks.get_mut(handle) else { continue };
                 if keep(&chunk.extent) {
@@ -275,6 +292,7 @@ impl Pool {
             (state.live, state.requested, state.allocated) = (0, 0, 0);
         }
         self.end(gone);
+        Ok(())
     }
 
     /// Gives empty chunks back to the device, down to the initial size; returns the bytes.
@@ -365,9 +383,7 @@ impl Pool {
         }
         let most = self.layout.block.unwrap_or(self.layout.max);
         let message = format!("{} is more than pool \"{}\" can ever give: {}", human(size), self.name(), human(most));
-        Err(Error::new(ErrorCode::OutOfRange, message)
-            .requested(size)
-            .limit(format!("pool:{}", self.name()), most))
+        Err(Error::new(ErrorCode::OutOfRange, message).requested(size).limit(format!("pool:{}", self.name()), most))
     }
 
     /// Takes a chunk's worth of the pool's maximum, or what is left of it, but at least `least`.
@@ -464,15 +480,7 @@ impl State {
         self.requested += size;
         self.allocated += region.size;
         self.peak_allocated = self.peak_allocated.max(self.allocated);
-        Some(Slice {
-            chunk: handle,
-            region: region.id,
-            offset: region.offset,
-            padded: region.size,
-            address: chunk.extent.base() + region.offset as usize,
-            device_address: chunk.device_address.map(|address| address + region.offset),
-            used_before,
-        })
+        Some(chunk.slice(handle, &region, used_before))
     }
 
     /// Frees a region; the chunks that are spare now come out.
@@ -538,7 +546,11 @@ impl Layout {
             ..layout
         };
         if layout.max < layout.initial {
-            return bad(format!("maxSize ({}) is less than initialSize ({})", human(layout.max), human(layout.initial)));
+            return bad(format!(
+                "maxSize ({}) is less than initialSize ({})",
+                human(layout.max),
+                human(layout.initial)
+            ));
         }
         if layout.max == 0 {
             return bad("a pool needs an initialSize or a maxSize".to_owned());

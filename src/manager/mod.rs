@@ -1,19 +1,25 @@
 //! The façade: allocates, frees, describes and counts, for one opened device.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::Arc;
+mod figures;
+mod pools;
 
-use crate::allocation::{Accounts, Allocation, Body, Books, MemoryKind};
-use crate::backend::simulated::MEMFD_NAME;
+use std::collections::BTreeMap;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+
+use crate::allocation::{Accounts, Allocation, Body, Books};
 use crate::backend::{DeviceInfo, Direction, Kind, Placement, Request};
 use crate::block::Block;
 use crate::device::Device;
 use crate::error::{Error, ErrorCode, Result};
-use crate::stats::Counters;
-use crate::sys::mapping::{page_size, Mapping};
-use crate::sys::proc::{Cgroup, Gauge, MemInfo, Pressure, Proc};
-use crate::sys::ram::{self, Ram};
-use crate::units::{align_up, human, whole_pages, GIB, MIN_ALIGNMENT};
+use crate::memory::{alignment, HugePages, Memory, MemoryKind, PageOptions, Pages};
+use crate::pool::{Pool, SlabOptions, Slabs};
+use crate::sys::mapping::page_size;
+use crate::sys::proc::Proc;
+use crate::sys::ram::Ram;
+use crate::units::whole_pages;
+pub use figures::{NpuStats, Summary, SystemStats};
+pub use pools::{PoolMemory, PoolOptions};
 
 /// How NPU memory is asked for. Sizes are bytes; `None` takes what the device needs.
 #[derive(Clone, Debug, Default)]
@@ -34,18 +40,8 @@ pub struct NpuOptions {
     pub domain: u32,
     /// NPU cores that will use it, as a bit mask.
     pub core_mask: u32,
-}
-
-/// Whether huge pages are wanted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum HugePages {
-    /// No.
-    #[default]
-    No,
-    /// Where there are any.
-    Try,
-    /// Or else nothing.
-    Must,
+    /// A kernel object of its own, however small.
+    pub dedicated: bool,
 }
 
 /// How system memory is asked for.
@@ -63,66 +59,13 @@ pub struct SystemOptions {
     pub prefault: bool,
 }
 
-/// NPU memory in figures; bytes.
-#[derive(Clone, Debug)]
-pub struct NpuStats {
-    /// What was asked for and given.
-    pub counters: Counters,
-    /// What the NPU can address and the machine could give, whichever binds.
-    pub total: u64,
-    /// What of it is free.
-    pub available: u64,
-    /// Kernel objects behind the allocations.
-    pub objects: u64,
-    /// Freed here, not yet given back by the driver.
-    pub pending_free: u64,
-    /// Objects that the driver failed to take back, and their bytes.
-    pub lost: (u64, u64),
-    /// Each IOMMU domain: what it addresses, and what of it this process holds.
-    pub domains: Vec<(u64, u64)>,
-    /// NPU buffers mapped in this process by anyone.
-    pub process_mapped: Option<u64>,
-    /// SRAM nobody uses.
-    pub sram_free: u64,
-    /// Contiguous memory, all and free.
-    pub cma: Option<(u64, u64)>,
-    /// Per cent per core.
-    pub load: Option<Vec<f64>>,
-}
-
-/// System memory in figures; bytes.
-#[derive(Clone, Debug)]
-pub struct SystemStats {
-    /// What was asked for and given.
-    pub counters: Counters,
-    /// The machine's memory.
-    pub memory: MemInfo,
-    /// Resident set of this process.
-    pub rss: u64,
-    /// The container's figures.
-    pub cgroup: Option<Cgroup>,
-    /// How much tasks wait for memory.
-    pub pressure: Option<Pressure>,
-}
-
-/// The one-look summary; bytes. Costs the same however many buffers are live.
-#[derive(Clone, Copy, Debug)]
-pub struct Summary {
-    /// NPU memory.
-    pub npu: Counters,
-    /// What the NPU can address and the machine could give.
-    pub npu_total: u64,
-    /// System memory.
-    pub system: Counters,
-    /// RAM of the machine, or the cgroup's limit where that is less.
-    pub system_total: u64,
-}
-
 /// Memory of one opened device, and of the system beside it, with one set of books.
 #[derive(Debug)]
 pub struct Manager {
     device: Arc<Device>,
     books: Arc<Books>,
+    slabs: Slabs,
+    pools: Mutex<BTreeMap<Arc<str>, Arc<Pool>>>,
     proc: Proc,
     /// Neither changes while the machine runs.
     npu_total: u64,
@@ -131,11 +74,18 @@ pub struct Manager {
 
 impl Manager {
     /// A manager with empty books.
-    pub fn new(device: Arc<Device>) -> Self {
-        let proc = Proc::default();
+    pub fn new(device: Arc<Device>, slabs: SlabOptions) -> Self {
         let ram_total = Ram::read().map_or(0, |ram| ram.total);
-        let npu_total = reach(device.info()).map_or(ram_total, |reach| reach.min(ram_total));
-        Self { device, books: Arc::default(), proc, npu_total, ram_total }
+        let npu_total = figures::reach(device.info()).map_or(ram_total, |reach| reach.min(ram_total));
+        Self {
+            slabs: Slabs::new(Arc::clone(&device), slabs),
+            pools: Mutex::default(),
+            device,
+            books: Arc::default(),
+            proc: Proc::default(),
+            npu_total,
+            ram_total,
+        }
     }
 
     /// What was opened.
@@ -148,25 +98,31 @@ impl Manager {
         self.device.backend().gauges(0).sram_free
     }
 
-    /// Allocates NPU memory: a kernel object of its own.
+    /// Allocates NPU memory: a slice of a slab where that is small enough, else a kernel object of its own.
     ///
     /// Errors: `ERR_OUT_OF_RANGE`, and those of [`Device::create`].
     pub fn allocate_npu(&self, size: u64, options: &NpuOptions) -> Result<Arc<Allocation>> {
         self.counted(MemoryKind::Npu, Some(size), options.tag.as_ref(), || {
             let request = self.request(size, options)?;
-            let block = Block::create(&self.device, &request, !options.dirty)?;
-            self.enter(Body::Npu(block), size, options.tag.clone())
+            let body = match options.dedicated {
+                true => None,
+                false => self.slab_slice(&request, !options.dirty)?,
+            };
+            let body = match body {
+                Some(body) => body,
+                None => whole(Memory::Npu(Block::create(&self.device, &request, !options.dirty)?)),
+            };
+            Allocation::enter(&self.books, body, size, options.tag.clone())
         })
     }
 
     /// Allocates zeroed pages of this process.
     ///
-    /// Errors: `ERR_OUT_OF_RANGE`, `ERR_OUT_OF_MEMORY`, `ERR_TOO_MANY_MAPS`; `ERR_UNSUPPORTED` where huge pages must be
-    /// and are not.
+    /// Errors: those of [`Pages::allocate`].
     pub fn allocate_system(&self, size: u64, options: &SystemOptions) -> Result<Arc<Allocation>> {
         self.counted(MemoryKind::System, Some(size), options.tag.as_ref(), || {
-            let body = self.system_memory(size, options)?;
-            self.enter(body, size, options.tag.clone())
+            let memory = Memory::System(Pages::allocate(size, page_options(options)?)?);
+            Allocation::enter(&self.books, whole(memory), size, options.tag.clone())
         })
     }
 
@@ -177,7 +133,7 @@ impl Manager {
         self.counted(MemoryKind::Npu, size, tag.as_ref(), || {
             let block = Block::import(&self.device, fd, size)?;
             let shown = size.unwrap_or(block.object().size);
-            self.enter(Body::Npu(block), shown, tag.clone())
+            Allocation::enter(&self.books, whole(Memory::Npu(block)), shown, tag.clone())
         })
     }
 
@@ -191,20 +147,15 @@ impl Manager {
         })
     }
 
-    /// Whether `allocation` is this manager's.
-    pub fn owns(&self, allocation: &Allocation) -> bool {
-        allocation.belongs_to(&self.books)
-    }
-
     /// Cache maintenance of `length` bytes from `offset` on; `None` means to the end.
     ///
     /// Errors: `ERR_BUFFER_KIND` for system memory, `ERR_OUT_OF_RANGE`, and those of the driver.
     pub fn sync(&self, allocation: &Allocation, direction: Direction, offset: u64, length: Option<u64>) -> Result<()> {
-        let body = allocation.body()?;
-        let Body::Npu(block) = &*body else { return Err(wrong_kind("cache maintenance is for NPU memory")) };
+        let (memory, start) = allocation.memory()?;
         let end = length.map_or(Some(allocation.size), |length| offset.checked_add(length));
         match end {
-            Some(end) if offset <= end && end <= allocation.size => block.sync(direction, offset..end),
+            Some(end) if offset <= end && end <= allocation.size => memory.sync(direction, start + offset..start + end),
+            _ if allocation.kind == MemoryKind::System => memory.sync(direction, 0..0),
             _ => Err(Error::new(
                 ErrorCode::OutOfRange,
                 format!(
@@ -218,19 +169,19 @@ impl Manager {
         }
     }
 
-    /// A new close-on-exec dma-buf fd over the allocation's kernel object.
+    /// A new close-on-exec dma-buf fd over the allocation's kernel object, in which it lies at
+    /// [`offset`](Allocation::offset).
     ///
     /// Errors: `ERR_BUFFER_KIND` for system memory, and those of the driver.
     pub fn export(&self, allocation: &Allocation) -> Result<OwnedFd> {
-        match &*allocation.body()? {
-            Body::Npu(block) => block.export(),
-            Body::System { .. } => Err(wrong_kind("only NPU memory has a dma-buf")),
-        }
+        allocation.memory()?.0.export()
     }
 
     /// Frees everything, buffers that JavaScript still sees included: those read zeros from here on.
     pub fn dispose(&self) {
-        for allocation in self.books.close().into_iter().filter_map(Allocation::by_id) {
+        let live: Vec<_> = self.books.close().into_iter().filter_map(Allocation::by_id).collect();
+        self.end_pools(&live);
+        for allocation in live {
             // Where the kernel has no mapping left for the zeros, the memory goes when the buffer is collected.
             let _ = allocation.release();
         }
@@ -241,64 +192,8 @@ impl Manager {
         self.books.read(Accounts::clone)
     }
 
-    /// The one-look summary.
-    pub fn summary(&self) -> Summary {
-        let (npu, system) = self.books.read(|accounts| (accounts.npu, accounts.system));
-        Summary { npu, npu_total: self.npu_total, system, system_total: self.ram_total }
-    }
-
-    /// NPU memory in figures. Reads this process's mappings.
-    pub fn npu_stats(&self) -> NpuStats {
-        let info = self.info();
-        let domains: Vec<_> = self.device.domains().iter().map(|domain| (domain.limit(), domain.used())).collect();
-        let memory = self.proc.meminfo().unwrap_or_default();
-        let ram = Ram::read().map_or(0, |ram| ram.available);
-        let gauges = self.device.backend().gauges(0);
-        let cma = match info.kind {
-            // It plays its own area, and never takes from the machine's.
-            Kind::Simulated if !info.iommu => Some(info.domain_bytes).zip(gauges.free),
-            Kind::Simulated | Kind::Rocket => None,
-            _ => memory.cma_total.zip(memory.cma_free),
-        };
-        let counters = self.books.read(|accounts| accounts.npu);
-        let reach = match (info.iommu, cma) {
-            (true, _) => domains.iter().map(|(total, used)| total - used).sum(),
-            (false, Some((_, free))) if info.kind != Kind::DmaHeap => free,
-            (false, _) if info.kind == Kind::DmaHeap => ram,
-            _ => info.domain_bytes.saturating_sub(counters.used),
-        };
-        NpuStats {
-            counters,
-            total: self.npu_total,
-            available: reach.min(ram),
-            objects: counters.live,
-            pending_free: self.device.pending(),
-            lost: self.device.lost(),
-            domains,
-            process_mapped: self.process_mapped(),
-            sram_free: gauges.sram_free,
-            cma,
-            load: match info.kind {
-                Kind::Simulated | Kind::DmaHeap => None,
-                _ => self.proc.npu_load(),
-            },
-        }
-    }
-
-    /// System memory in figures.
-    pub fn system_stats(&self) -> SystemStats {
-        SystemStats {
-            counters: self.books.read(|accounts| accounts.system),
-            memory: self.proc.meminfo().unwrap_or_default(),
-            rss: self.proc.rss().unwrap_or(0),
-            cgroup: self.proc.cgroup(),
-            pressure: self.proc.pressure(),
-        }
-    }
-
-    /// Open file descriptors and mappings of this process, and their bounds.
-    pub fn process_gauges(&self) -> (Option<Gauge>, Option<Gauge>) {
-        (self.proc.fds(), self.proc.maps())
+    fn books(&self) -> &Arc<Books> {
+        &self.books
     }
 
     /// Counts a refusal, and gives it the size that was asked for in place of the one that was rounded up from it.
@@ -318,8 +213,13 @@ impl Manager {
         })
     }
 
-    fn enter(&self, body: Body, size: u64, tag: Option<Arc<str>>) -> Result<Arc<Allocation>> {
-        Allocation::enter(&self.books, body, size, tag)
+    /// A slice for `request`, unless it is not for slabs, or no slab can be had: then there may still be room for an
+    /// object of its own.
+    fn slab_slice(&self, request: &Request, zeroed: bool) -> Result<Option<Body>> {
+        whole_pages(request.size, page_size())?;
+        let Some(pool) = self.slabs.pool_for(request)? else { return Ok(None) };
+        let Ok(slice) = pool.allocate(request.size, page_size()) else { return Ok(None) };
+        pools::body(pool, slice, zeroed).map(Some)
     }
 
     fn request(&self, size: u64, options: &NpuOptions) -> Result<Request> {
@@ -333,7 +233,7 @@ impl Manager {
         }
         Ok(Request {
             size,
-            alignment: alignment(options.alignment)?,
+            alignment: alignment(options.alignment, page_size())?.max(page_size()),
             cacheable: !options.uncached,
             // Rule 7 of the drivers: scattered pages behind an IOMMU, contiguous ones without.
             contiguous: options.contiguous.unwrap_or(!info.iommu && info.kind != Kind::DmaHeap),
@@ -342,96 +242,19 @@ impl Manager {
             core_mask: options.core_mask,
         })
     }
-
-    fn system_memory(&self, size: u64, options: &SystemOptions) -> Result<Body> {
-        let (mut alignment, mut granule) = (alignment(options.alignment)?, page_size());
-        let huge = match options.huge_pages {
-            HugePages::No => None,
-            _ => self.proc.huge_page_size(),
-        };
-        if let Some(huge) = huge {
-            (alignment, granule) = (alignment.max(huge), huge);
-        } else if options.huge_pages == HugePages::Must {
-            return Err(Error::new(ErrorCode::Unsupported, "this kernel gives out no transparent huge pages")
-                .path("/sys/kernel/mm/transparent_hugepage/enabled")
-                .hint("write \"madvise\" into it as root, or use hugePages: 'try'"));
-        }
-        whole_pages(size, page_size())?;
-        let reserved = align_up(size, granule).unwrap_or(size);
-        let charge = ram::admit(reserved)?;
-        let mapping =
-            Mapping::anonymous(reserved, alignment).map_err(|error| crate::backend::mmap_failed(&error, reserved))?;
-        if huge.is_some() {
-            let advised = mapping.huge_pages();
-            if let (Err(error), HugePages::Must) = (advised, options.huge_pages) {
-                let message = format!("the kernel refuses huge pages: {error}");
-                return Err(
-                    Error::new(ErrorCode::Unsupported, message).syscall("madvise", error.raw_os_error().unwrap_or(0))
-                );
-            }
-        }
-        if options.lock {
-            mapping.lock().map_err(|error| lock_failed(&error, reserved))?;
-        }
-        if options.prefault {
-            mapping.prefault().map_err(|error| {
-                Error::new(ErrorCode::OutOfMemory, format!("{} could not be faulted in: {error}", human(reserved)))
-                    .requested(reserved)
-                    .syscall("madvise", error.raw_os_error().unwrap_or(0))
-            })?;
-        }
-        Ok(Body::System { mapping, charge })
-    }
-
-    /// Bytes of NPU buffers mapped here, by this library or any other, recognised by their names.
-    fn process_mapped(&self) -> Option<u64> {
-        let info = self.info();
-        match (info.kind, &info.path) {
-            (Kind::Simulated, _) => {
-                let name = format!("/memfd:{MEMFD_NAME}");
-                self.proc.mapped(|mapped| mapped.starts_with(&name))
-            }
-            (Kind::Rknpu, Some(node)) => {
-                let nodes = self.proc.drm_siblings(node);
-                self.proc.mapped(|mapped| nodes.iter().any(|node| node.as_os_str() == mapped))
-            }
-            _ => self.proc.mapped(|mapped| mapped.starts_with("/dmabuf:")),
-        }
-    }
 }
 
-/// What the device can address in all; `None`: whatever RAM there is.
-fn reach(info: &DeviceInfo) -> Option<u64> {
-    match (info.iommu, info.domain_bytes) {
-        (_, 0) => None,
-        (true, domain) => domain.checked_mul(info.domains.max(1).into()),
-        (false, cma) => Some(cma),
-    }
+fn whole(memory: Memory) -> Body {
+    Body::Whole(Arc::new(memory))
 }
 
-/// Larger alignments have no use and would reserve that many addresses a buffer.
-const MAX_ALIGNMENT: u64 = GIB;
-
-fn alignment(wanted: Option<u64>) -> Result<u64> {
-    let Some(wanted) = wanted else { return Ok(page_size()) };
-    if wanted.is_power_of_two() && (MIN_ALIGNMENT..=MAX_ALIGNMENT).contains(&wanted) {
-        return Ok(wanted.max(page_size()));
-    }
-    let message = format!("alignment is {wanted}; it must be a power of two from {MIN_ALIGNMENT} to {MAX_ALIGNMENT}");
-    Err(Error::new(ErrorCode::OutOfRange, message))
-}
-
-fn wrong_kind(why: &str) -> Error {
-    Error::new(ErrorCode::BufferKind, format!("this buffer is system memory: {why}"))
-}
-
-fn lock_failed(error: &std::io::Error, size: u64) -> Error {
-    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_MEMLOCK).map_or(0, |(soft, _)| soft);
-    Error::new(ErrorCode::OutOfMemory, format!("{} could not be locked in RAM: {error}", human(size)))
-        .requested(size)
-        .limit("memlock", limit)
-        .syscall("mlock", error.raw_os_error().unwrap_or(0))
-        .hint("raise RLIMIT_MEMLOCK (ulimit -l), or leave out `lock`")
+fn page_options(options: &SystemOptions) -> Result<PageOptions> {
+    Ok(PageOptions {
+        alignment: alignment(options.alignment, page_size())?.max(page_size()),
+        huge_pages: options.huge_pages,
+        lock: options.lock,
+        prefault: options.prefault,
+    })
 }
 
 #[cfg(test)]
@@ -445,7 +268,7 @@ mod tests {
     use crate::backend::Backend;
 
     fn manager(options: Options) -> Manager {
-        Manager::new(Device::new(Arc::new(Simulated::new(options).unwrap())))
+        Manager::new(Device::new(Arc::new(Simulated::new(options).unwrap())), SlabOptions::default())
     }
 
     fn end(allocation: &Allocation) {
@@ -458,10 +281,10 @@ mod tests {
         let manager = manager(Options { soc: Some("rk3566".into()), ..Options::default() });
         let mut bytes = [1; 64];
         let clean = manager.allocate_npu(1 << 16, &NpuOptions::default()).unwrap();
-        clean.body().unwrap().mapping().read((1 << 16) - 64, &mut bytes);
+        clean.memory().unwrap().0.mapping().read((1 << 16) - 64, &mut bytes);
         assert_eq!(bytes, [0; 64]);
         let dirty = manager.allocate_npu(1 << 16, &NpuOptions { dirty: true, ..NpuOptions::default() }).unwrap();
-        dirty.body().unwrap().mapping().read(0, &mut bytes);
+        dirty.memory().unwrap().0.mapping().read(0, &mut bytes);
         assert_ne!(bytes, [0; 64], "the simulated CMA area clears nothing");
         end(&clean);
         end(&dirty);
@@ -500,7 +323,7 @@ mod tests {
         let allocate = || manager.allocate_npu(1, &NpuOptions::default()).unwrap();
         let first = allocate();
         first.finalize(Reach::Nobody);
-        assert!(!first.release().unwrap() && first.body().is_err());
+        assert!(!first.release().unwrap() && first.memory().is_err());
         first.finalize(Reach::Nobody);
         let second = allocate();
         assert!(second.release().unwrap());
@@ -529,7 +352,8 @@ mod tests {
             let simulated: Arc<dyn Backend> = Arc::new(Simulated::new(Options::default()).unwrap());
             let faulty = FaultInjecting::new(simulated);
             faulty.fail(Fault::new(call, 1, errno));
-            let manager = Manager::new(Device::new(Arc::new(faulty)));
+            let manager =
+                Manager::new(Device::new(Arc::new(faulty)), SlabOptions { threshold: 0, ..SlabOptions::default() });
             let error = manager.allocate_npu(1, &NpuOptions::default()).unwrap_err();
             assert_eq!(error.errno(), Some(errno));
             assert!(error.details().hint.is_some(), "{error}: no hint");

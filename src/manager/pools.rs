@@ -1,0 +1,186 @@
+//! A manager's named pools.
+
+use std::collections::btree_map::Entry;
+use std::collections::BTreeMap;
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use super::{page_options, Manager, NpuOptions, SystemOptions};
+use crate::allocation::{Allocation, Body};
+use crate::error::{Error, ErrorCode, Result};
+use crate::handle::Handle;
+use crate::memory::{alignment, Source};
+use crate::pool::{Layout, Meter, Pool, Slice};
+use crate::suballoc::RegionId;
+use crate::units::MIN_ALIGNMENT;
+
+/// How a pool is asked for; bytes.
+#[derive(Clone, Debug)]
+pub struct PoolOptions {
+    /// Unique in its manager.
+    pub name: Arc<str>,
+    /// Reserved at once.
+    pub initial: u64,
+    /// It grows up to here; `initial` where `None`.
+    pub max: Option<u64>,
+    /// What it grows by; `initial` where `None`.
+    pub chunk: Option<u64>,
+    /// Fixed-size blocks.
+    pub block: Option<u64>,
+    /// Of every slice; 64 where `None`.
+    pub alignment: Option<u64>,
+    /// What its chunks are made of.
+    pub memory: PoolMemory,
+}
+
+/// What a pool's chunks are made of.
+#[derive(Clone, Debug)]
+pub enum PoolMemory {
+    /// Kernel objects.
+    Npu(NpuOptions),
+    /// Pages of this process.
+    System(SystemOptions),
+}
+
+impl Manager {
+    /// Makes a pool.
+    ///
+    /// Errors: `ERR_POOL_EXISTS`, `ERR_OUT_OF_RANGE`, and those of [`Pool::new`].
+    pub fn create_pool(&self, options: &PoolOptions) -> Result<Arc<Pool>> {
+        let exists = || {
+            Error::new(ErrorCode::PoolExists, format!("there is a pool called \"{}\" already", options.name))
+                .hint("getMemoryPool gives it; destroyMemoryPool makes room for another")
+        };
+        // Before the driver is asked for anything, and again below: two threads may want the same name.
+        if self.registry().contains_key(&options.name) {
+            return Err(exists());
+        }
+        let aligned = alignment(options.alignment, MIN_ALIGNMENT)?;
+        let layout = Layout {
+            initial: options.initial,
+            max: options.max.unwrap_or(options.initial),
+            chunk: options.chunk.unwrap_or(options.initial),
+            block: options.block,
+            alignment: aligned,
+        };
+        let source = match &options.memory {
+            PoolMemory::Npu(npu) => {
+                let mut request = self.request(1, npu)?;
+                request.alignment = request.alignment.max(aligned);
+                Source::Npu { device: Arc::clone(&self.device), request, dirty: npu.dirty }
+            }
+            PoolMemory::System(system) => {
+                let mut pages = page_options(system)?;
+                pages.alignment = pages.alignment.max(aligned);
+                Source::System(pages)
+            }
+        };
+        let (books, kind) = (Arc::clone(&self.books), source.kind());
+        let meter = Meter::new(move |change| books.chunked(kind, change));
+        let pool = Arc::new(Pool::new(Some(Arc::clone(&options.name)), source, layout, meter)?);
+        match self.registry().entry(Arc::clone(&options.name)) {
+            Entry::Vacant(place) => Ok(Arc::clone(place.insert(pool))),
+            Entry::Occupied(_) => Err(exists()),
+        }
+    }
+
+    /// The pool of that name.
+    pub fn pool(&self, name: &str) -> Option<Arc<Pool>> {
+        self.registry().get(name).cloned()
+    }
+
+    /// Every named pool.
+    pub fn pools(&self) -> Vec<Arc<Pool>> {
+        self.registry().values().cloned().collect()
+    }
+
+    /// A slice of `pool` as an allocation of this manager.
+    ///
+    /// Errors: those of [`Pool::allocate`].
+    pub fn allocate_from(
+        &self,
+        pool: &Arc<Pool>,
+        size: u64,
+        align: Option<u64>,
+        zeroed: bool,
+        tag: Option<Arc<str>>,
+    ) -> Result<Arc<Allocation>> {
+        let slice = pool.allocate(size, alignment(align, MIN_ALIGNMENT)?)?;
+        let body = body(Arc::clone(pool), slice, zeroed)?;
+        Allocation::enter(&self.books, body, size, tag)
+    }
+
+    /// A slice that was taken by name, as an allocation of this manager.
+    ///
+    /// Errors: `ERR_BUFFER_FREED`.
+    pub fn adopt(&self, pool: &Arc<Pool>, chunk: Handle, region: RegionId) -> Result<Arc<Allocation>> {
+        let (slice, size) = pool.slice(chunk, region)?;
+        let extent = pool.extent(chunk)?;
+        Allocation::enter(&self.books, Body::Slice { pool: Arc::clone(pool), slice, extent }, size, None)
+    }
+
+    /// Frees every slice of `pool` and keeps the memory, but for chunks that an ArrayBuffer could not be taken from.
+    ///
+    /// Errors: `ERR_POOL_DESTROYED`.
+    pub fn reset_pool(&self, pool: &Arc<Pool>) -> Result<()> {
+        let left = self.left_of(pool);
+        let held: Vec<_> = left.iter().filter_map(|allocation| allocation.extent()).collect();
+        pool.reset(|extent| !held.iter().any(|held| Arc::ptr_eq(held, extent)))?;
+        end(&left);
+        Ok(())
+    }
+
+    /// Ends `pool`.
+    ///
+    /// Errors: `ERR_POOL_BUSY` while slices live, unless `force`; `ERR_POOL_DESTROYED`.
+    pub fn destroy_pool(&self, pool: &Arc<Pool>, force: bool) -> Result<()> {
+        pool.destroy(force)?;
+        if let Some(name) = pool.public_name() {
+            let mut registry = self.registry();
+            if registry.get(name).is_some_and(|of_that_name| Arc::ptr_eq(of_that_name, pool)) {
+                registry.remove(name);
+            }
+        }
+        end(&self.left_of(pool));
+        Ok(())
+    }
+
+    /// Ends every pool and the slabs; `live` are all the allocations there are.
+    pub(super) fn end_pools(&self, live: &[Arc<Allocation>]) {
+        let pools: Vec<_> = std::mem::take(&mut *self.registry()).into_values().collect();
+        for pool in pools {
+            // It is destroyed once, here.
+            let _ = pool.destroy(true);
+        }
+        self.slabs.destroy();
+        end(&live.iter().filter(|allocation| !allocation.dedicated).cloned().collect::<Vec<_>>());
+    }
+
+    fn left_of(&self, pool: &Arc<Pool>) -> Vec<Arc<Allocation>> {
+        let live = self.books.read(|accounts| accounts.live.iter().copied().collect::<Vec<_>>());
+        live.into_iter().filter_map(Allocation::by_id).filter(|allocation| allocation.is_of(pool)).collect()
+    }
+
+    fn registry(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<Pool>>> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Slices whose pool has taken their memory away.
+fn end(allocations: &[Arc<Allocation>]) {
+    for allocation in allocations {
+        // A slice's end cannot fail: there is nothing left to give back.
+        let _ = allocation.release();
+    }
+}
+
+/// `slice`, without stale bytes if it is to be `zeroed`. On failure it is free again.
+pub(super) fn body(pool: Arc<Pool>, slice: Slice, zeroed: bool) -> Result<Body> {
+    let zero = || if zeroed { pool.zero(&slice) } else { Ok(()) };
+    match zero().and_then(|()| pool.extent(slice.chunk)) {
+        Ok(extent) => Ok(Body::Slice { pool, slice, extent }),
+        Err(error) => {
+            pool.free(slice.chunk, slice.region)?;
+            Err(error)
+        }
+    }
+}
