@@ -227,7 +227,8 @@ fn ram_full(at: &Context<'_>) -> Error {
     }
 }
 
-fn domain_busy(at: &Context<'_>) -> Error {
+/// Another process holds the device in another domain; also what an import says that never met domain 0.
+pub(super) fn domain_busy(at: &Context<'_>) -> Error {
     Error::new(
         ErrorCode::DomainBusy,
         format!(

@@ -129,7 +129,7 @@ impl<K: Copy + Eq + Hash, T> Objects<K, T> {
 impl<K: Copy + Eq + Hash, T> Book<K, T> {
     fn enter(&mut self, key: Option<K>, native: T, mut object: Object) -> Object {
         let native = Arc::new(RwLock::new(Some(native)));
-        let handle = self.table.insert_with(|handle| {
+        let (handle, _) = self.table.insert_with(|handle| {
             object.handle = handle;
             Entry { object: object.clone(), native, key, references: 1 }
         });
@@ -152,7 +152,8 @@ pub(super) fn unnamed() -> Handle {
     Handle::from_raw(0)
 }
 
-fn stale(call: &'static str) -> Error {
+/// A handle that names nothing (any more).
+pub(super) fn stale(call: &'static str) -> Error {
     Error::new(ErrorCode::DeviceIo, format!("{call}: this device has no such object"))
         .syscall(call, Errno::EINVAL as i32)
 }

@@ -14,7 +14,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use nix::errno::Errno;
 
-use super::errno::{check, translate, Call, Context};
+use super::errno::{check, domain_busy, translate, Call, Context};
 use super::node::{duplicate, inside, misplaced, open_node, sync_dma_buf, DmaBuf};
 use super::objects::{unnamed, Objects};
 use super::soc::npu_cores;
@@ -263,12 +263,13 @@ impl Backend for RknpuGem {
         let _gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
         let device = self.device.as_fd();
         let failed = |errno| translate(Call::Import, errno, &self.at().bytes(buffer.size));
+        let busy = || domain_busy(&self.at()).syscall("ACTION", Errno::EINVAL as i32);
         // An import is mapped in whatever domain the device is in and counts as domain 0 ever after (§3.4). `gate`
         // stops the switches of this process; those of others show afterwards, and the import is done again.
         for _ in 0..IMPORT_TRIES {
             if self.info.domains > 1 {
                 DRM.action(device, Action::SetIommuDomain, 0).map_err(|errno| match errno {
-                    Errno::EINVAL => translate(Call::Sync, errno, &self.at()),
+                    Errno::EINVAL => busy(),
                     _ => failed(errno),
                 })?;
             }
@@ -281,7 +282,7 @@ impl Backend for RknpuGem {
             }
             let _ = drm::gem_close(device, gem);
         }
-        Err(translate(Call::Sync, Errno::EINVAL, &self.at()))
+        Err(busy())
     }
 
     fn map(&self, object: Handle, alignment: u64) -> Result<Mapping> {
