@@ -64,22 +64,20 @@ impl<T> Table<T> {
 
     /// Puts `value` in and names it.
     pub fn insert(&mut self, value: T) -> Handle {
-        self.insert_with(|_| value)
+        self.insert_with(|_| value).0
     }
 
     /// Puts a value in that knows its own name.
-    pub fn insert_with(&mut self, value: impl FnOnce(Handle) -> T) -> Handle {
+    pub fn insert_with(&mut self, make: impl FnOnce(Handle) -> T) -> (Handle, &T) {
         self.live += 1;
-        if let Some(index) = self.vacant.pop() {
-            let slot = &mut self.slots[index as usize];
-            let handle = Handle::new(index, slot.generation);
-            slot.value = Some(value(handle));
-            return handle;
-        }
         // 2^32 slots of at least 16 bytes are 64 GiB of table: memory ends before the index does.
-        let handle = Handle::new(self.slots.len() as u32, 1);
-        self.slots.push(Slot { generation: 1, value: Some(value(handle)) });
-        handle
+        let index = self.vacant.pop().unwrap_or(self.slots.len() as u32);
+        if index as usize == self.slots.len() {
+            self.slots.push(Slot { generation: 1, value: None });
+        }
+        let slot = &mut self.slots[index as usize];
+        let handle = Handle::new(index, slot.generation);
+        (handle, slot.value.insert(make(handle)))
     }
 
     /// The value that `handle` names, if it is still there.

@@ -17,11 +17,19 @@
 //! Nothing below `node` knows JavaScript: `cargo test --no-default-features` builds and tests it alone.
 
 pub mod abi;
+pub mod allocation;
 pub mod backend;
+pub mod block;
+pub mod device;
 pub mod error;
 pub mod handle;
 pub mod limits;
+pub mod manager;
+pub mod open;
 pub mod stats;
 pub mod suballoc;
 pub mod sys;
 pub mod units;
+
+#[cfg(feature = "napi")]
+mod node;

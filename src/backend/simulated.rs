@@ -21,6 +21,8 @@ use nix::sys::memfd::{memfd_create, MFdFlags};
 use nix::sys::stat::fstat;
 use nix::unistd::ftruncate;
 
+use super::node::{duplicate, inside};
+use super::objects::stale;
 use super::{Backend, DeviceInfo, Direction, Gauges, Kind, Object, Placement, Request};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
@@ -34,7 +36,7 @@ pub const MEMFD_NAME: &str = "rkllm-simulated-npu";
 /// Which board to play, and where it differs. `None` takes the board's own figure.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// "rk3588" where `None`. [`Board::named`] knows the others.
+    /// "rk3588" where `None`. The error for an unknown one lists them.
     pub soc: Option<String>,
     /// Bytes one domain can address, or of the CMA area: whole pages, at most 4 GiB.
     pub domain_bytes: Option<u64>,
@@ -148,7 +150,7 @@ impl Simulated {
         let default = if board.iommu { 4 * GIB } else { 256 * MIB };
         let domain_bytes = options.domain_bytes.unwrap_or(default);
         // Page 0 of a domain is never used, so the smallest one that can hold anything has two pages.
-        if domain_bytes > most || domain_bytes < 2 * page_size() || domain_bytes % page_size() != 0 {
+        if domain_bytes > most || domain_bytes < 2 * page_size() || !domain_bytes.is_multiple_of(page_size()) {
             return Err(out_of_range("domainBytes", domain_bytes, &format!("whole pages, at most {}", human(most))));
         }
         let domains = options.domains.unwrap_or(if board.iommu { MAX_DOMAINS } else { 1 });
@@ -157,7 +159,7 @@ impl Simulated {
             return Err(out_of_range("domains", domains.into(), allowed));
         }
         let sram = options.sram_bytes.unwrap_or(board.sram);
-        if sram % page_size() != 0 || sram > 16 * MIB || (sram > 0 && !board.iommu) {
+        if !sram.is_multiple_of(page_size()) || sram > 16 * MIB || (sram > 0 && !board.iommu) {
             return Err(out_of_range("sramBytes", sram, "whole pages, at most 16 MiB, and 0 without an IOMMU"));
         }
         let space = || match board.iommu {
@@ -280,13 +282,8 @@ impl Simulated {
     }
 
     fn entry<T>(&self, handle: Handle, call: &'static str, read: impl FnOnce(&Entry) -> T) -> Result<T> {
-        self.state().table.get(handle).map(read).ok_or_else(|| stale_handle(call))
+        self.state().table.get(handle).map(read).ok_or_else(|| stale(call))
     }
-}
-
-fn stale_handle(call: &'static str) -> Error {
-    Error::new(ErrorCode::DeviceIo, format!("{call}: this device has no such object"))
-        .syscall(call, Errno::EINVAL as i32)
 }
 
 fn out_of_range(option: &str, value: u64, allowed: &str) -> Error {
@@ -299,19 +296,6 @@ fn inode_of(fd: BorrowedFd<'_>) -> Result<((u64, u64), u64)> {
             .syscall("fstat", errno as i32)
     })?;
     Ok(((stat.st_dev, stat.st_ino), u64::try_from(stat.st_size).unwrap_or(0)))
-}
-
-fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
-    fd.try_clone_to_owned().map_err(|error| {
-        let errno = error.raw_os_error().unwrap_or(0);
-        let code = match Errno::from_raw(errno) {
-            Errno::EMFILE | Errno::ENFILE => ErrorCode::TooManyFds,
-            _ => ErrorCode::DeviceIo,
-        };
-        Error::new(code, format!("duplicating a file descriptor failed: {error}"))
-            .syscall("fcntl(F_DUPFD_CLOEXEC)", errno)
-            .hint("raise RLIMIT_NOFILE (ulimit -n), or free buffers")
-    })
 }
 
 impl Backend for Simulated {
@@ -329,7 +313,7 @@ impl Backend for Simulated {
         let memory = self.make_memory(size, if self.info.iommu { sram } else { size })?;
         let (inode, _) = inode_of(memory.as_fd())?;
         let mut state = self.state();
-        let handle = state.table.insert_with(|handle| Entry {
+        let (handle, entry) = state.table.insert_with(|handle| Entry {
             object: Object {
                 handle,
                 size,
@@ -345,10 +329,10 @@ impl Backend for Simulated {
             inode,
             references: 1,
         });
+        let object = entry.object.clone();
         state.by_inode.insert(inode, handle);
         reservation.settled = true;
-        // The entry was inserted under this very lock.
-        state.table.get(handle).map(|entry| entry.object.clone()).ok_or_else(|| stale_handle("MEM_CREATE"))
+        Ok(object)
     }
 
     fn import(&self, fd: BorrowedFd<'_>, size: Option<u64>) -> Result<Object> {
@@ -366,7 +350,7 @@ impl Backend for Simulated {
             // A file that can shrink under a mapping would be SIGBUS later; udmabuf has the same rule.
             _ => return Err(not_a_buffer("the simulated device takes memfds sealed against shrinking")),
         }
-        if bytes == 0 || bytes % page_size() != 0 {
+        if bytes == 0 || !bytes.is_multiple_of(page_size()) {
             return Err(not_a_buffer("its size is not a whole number of pages"));
         }
         if size.is_some_and(|wanted| wanted > bytes) {
@@ -381,7 +365,7 @@ impl Backend for Simulated {
             drop(state); // another thread was faster; the reservation takes the lock to go back
             return Ok(object);
         }
-        let handle = state.table.insert_with(|handle| Entry {
+        let (handle, entry) = state.table.insert_with(|handle| Entry {
             object: Object {
                 handle,
                 size: bytes,
@@ -397,9 +381,10 @@ impl Backend for Simulated {
             inode,
             references: 1,
         });
+        let object = entry.object.clone();
         state.by_inode.insert(inode, handle);
         reservation.settled = true;
-        state.table.get(handle).map(|entry| entry.object.clone()).ok_or_else(|| stale_handle("PRIME_FD_TO_HANDLE"))
+        Ok(object)
     }
 
     fn map(&self, object: Handle, alignment: u64) -> Result<Mapping> {
@@ -410,13 +395,7 @@ impl Backend for Simulated {
     fn sync(&self, object: Handle, _direction: Direction, range: Range<u64>) -> Result<()> {
         self.switch_domain();
         let size = self.entry(object, "MEM_SYNC", |entry| entry.object.size)?;
-        if range.start > range.end || range.end > size {
-            return Err(Error::new(
-                ErrorCode::OutOfRange,
-                format!("bytes {}..{} are not inside the object's {size}", range.start, range.end),
-            )
-            .syscall("MEM_SYNC", Errno::EINVAL as i32));
-        }
+        inside(range, size, "MEM_SYNC")?;
         // One memory, one view of it: the CPUs that play the NPU here are coherent.
         Ok(())
     }
@@ -429,7 +408,7 @@ impl Backend for Simulated {
     fn destroy(&self, object: Handle) -> Result<()> {
         self.switch_domain();
         let mut state = self.state();
-        let entry = state.table.get_mut(object).ok_or_else(|| stale_handle("MEM_DESTROY"))?;
+        let entry = state.table.get_mut(object).ok_or_else(|| stale("MEM_DESTROY"))?;
         entry.references -= 1;
         if entry.references > 0 {
             return Ok(());
@@ -445,9 +424,11 @@ impl Backend for Simulated {
 
     fn gauges(&self, domain: u32) -> Gauges {
         let state = self.state();
+        let space = state.domains.get(domain as usize);
         Gauges {
             sram_free: state.sram_free,
-            largest_free: state.domains.get(domain as usize).map(AddressSpace::largest),
+            free: space.map(AddressSpace::free),
+            largest_free: space.map(AddressSpace::largest),
         }
     }
 
