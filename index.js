@@ -2,6 +2,7 @@
 
 const { MemoryError } = require('./src/js/errors.js')
 const { MemoryManager } = require('./src/js/manager.js')
+const { MemoryBlock, MemoryPool } = require('./src/js/pool.js')
 const { probeDevices } = require('./src/js/devices.js')
 
-module.exports = { MemoryManager, MemoryError, probeDevices }
+module.exports = { MemoryManager, MemoryPool, MemoryBlock, MemoryError, probeDevices }

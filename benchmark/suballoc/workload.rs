@@ -100,15 +100,15 @@ pub fn read_lengths(path: &str) -> std::io::Result<Vec<Lengths>> {
 
 /// One request in service.
 struct Request {
-    own: Vec<u32>,
+    own: [u32; 3],
     pages: Vec<u32>,
     tokens: u64,
     left: u64,
 }
 
 /// Serves requests in order, 8 at a time, a token each in turn, with a model like Qwen2-1.5B: 1536 wide, 151,936 words,
-/// 28 layers of 2 key-value heads of 128 in half precision. A request holds its token ids and its logits to its end and
-/// its float32 embeddings until they are in the cache, which takes one page a 16 tokens and grows while it decodes.
+/// 28 layers of 2 key-value heads of 128 in half precision. A request holds its token ids, its float32 embeddings and its
+/// logits to its end, and cache pages of 16 tokens whose number grows while it decodes.
 pub fn serve(lengths: &[Lengths]) -> Workload {
     const AT_A_TIME: usize = 8;
     const EMBEDDING: u64 = 1536 * 4;
@@ -127,7 +127,7 @@ pub fn serve(lengths: &[Lengths]) -> Workload {
             let embeddings = record.allocate(prompt * EMBEDDING);
             let pages = (0..prompt.div_ceil(PAGE_TOKENS)).map(|_| record.allocate(PAGE)).collect();
             let logits = record.allocate(LOGITS);
-            serving.push(Request { own: vec![ids, embeddings, logits], pages, tokens: prompt, left: answer });
+            serving.push(Request { own: [ids, embeddings, logits], pages, tokens: prompt, left: answer });
         }
         for request in &mut serving {
             if request.tokens % PAGE_TOKENS == 0 {

@@ -5,8 +5,9 @@ const { inspect } = require('node:util')
 const native = require('./binding.js')
 const { arrayBufferOf, byteLengthOf, goneError, remember } = require('./buffers.js')
 const { memoryError } = require('./errors.js')
-const { check, integer, schemas } = require('./options.js')
 const { human } = require('./human.js')
+const { check, integer, invalid, schemas, shown } = require('./options.js')
+const { MemoryPool, makePool, destroyPool, endPool } = require('./pool.js')
 
 /** A manager that was dropped without `dispose`: its device closes when its last buffer is collected. */
 const dropped = new FinalizationRegistry((handle) => native.abandonManager(handle))
@@ -21,11 +22,21 @@ class MemoryManager extends EventEmitter {
   /** What `dispose` detaches: id → WeakRef of the ArrayBuffer. Collected ones are swept out now and then. */
   #views = new Map()
   #sweepAt = FIRST_SWEEP
+  #pools = new Map()
+  /** What pools and blocks ask of their manager. */
+  #forPools = {
+    handedOut: (made, pool) => this.#handedOut(made, pool),
+    deallocate: (buffer) => this.#deallocate(buffer, undefined),
+    describe: (buffer) => this.describe(buffer),
+    detachAll: (pool) => this.#detachAll(pool),
+    forget: (pool) => this.#pools.delete(pool.name),
+  }
 
   constructor(options) {
     const checked = check('MemoryManager', options, schemas.manager)
     super()
-    const { manager, device, warn } = native.openManager(checked.backend ?? 'auto', checked.device, checked.simulated)
+    const { backend = 'auto', device: node, simulated, slabs } = checked
+    const { manager, device, warn } = native.openManager(backend, node, simulated, slabs)
     this.#handle = manager
     this.#device = Object.freeze(device)
     dropped.register(this, manager, this)
@@ -51,8 +62,7 @@ class MemoryManager extends EventEmitter {
   allocateNPUMemory(size, options) {
     const handle = this.#open()
     integer('size', size, 1)
-    const { placement, dedicated: _always, ...rest } = check('allocateNPUMemory', options, schemas.npuAllocation)
-    return this.#handedOut(native.allocateNpu(handle, size, { ...rest, sram: placement === 'try-sram' }))
+    return this.#handedOut(native.allocateNpu(handle, size, npuRequest('allocateNPUMemory', options)))
   }
 
   deallocateNPUMemory(buffer) {
@@ -60,9 +70,11 @@ class MemoryManager extends EventEmitter {
   }
 
   getNPUMemoryStats() {
-    const { counters, lostObjects, lostBytes, ...figures } = native.npuStats(this.#open())
+    const { counters, lostObjects, lostBytes, slabReserved, slabAllocated, ...figures } = native.npuStats(this.#open())
     const { backend, simulated, sramTotal } = this.#device
-    return { backend, simulated, ...counters, ...figures, limit: null, sramTotal, lost: { objects: lostObjects, bytes: lostBytes } }
+    const lost = { objects: lostObjects, bytes: lostBytes }
+    const slabs = { reserved: slabReserved, allocated: slabAllocated }
+    return { backend, simulated, ...counters, ...figures, limit: null, sramTotal, lost, slabs }
   }
 
   // ── System memory
@@ -70,10 +82,7 @@ class MemoryManager extends EventEmitter {
   allocateSystemMemory(size, options) {
     const handle = this.#open()
     integer('size', size, 1)
-    // Pages come zeroed from the kernel, asked or not.
-    const { hugePages, zeroed: _always, ...rest } = check('allocateSystemMemory', options, schemas.systemAllocation)
-    const huge = { true: true, try: false }[hugePages]
-    return this.#handedOut(native.allocateSystem(handle, size, { ...rest, hugePages: huge }))
+    return this.#handedOut(native.allocateSystem(handle, size, systemRequest('allocateSystemMemory', options)))
   }
 
   deallocateSystemMemory(buffer) {
@@ -122,21 +131,58 @@ class MemoryManager extends EventEmitter {
     return this.#handedOut(native.importDmaBuf(handle, fd, size, tag))
   }
 
+  // ── Pools
+
+  createMemoryPool(options) {
+    const handle = this.#open()
+    if (options === undefined) throw invalid('createMemoryPool needs options')
+    const { name, kind = 'npu', initialSize, tag, allocation, ...sizes } = check('createMemoryPool', options, schemas.pool)
+    if (name === undefined) throw invalid('createMemoryPool: name must be a string')
+    if (initialSize === undefined) throw invalid('createMemoryPool: initialSize must be a number')
+    const memory = kind === 'npu' ? npuRequest : systemRequest
+    const made = native.createPool(handle, {
+      name,
+      initialSize,
+      ...sizes,
+      [kind]: { ...memory('createMemoryPool: allocation', allocation), tag },
+    })
+    const pool = makePool(name, kind, made, this.#forPools)
+    this.#pools.set(name, pool)
+    return pool
+  }
+
+  getMemoryPool(name) {
+    this.#open()
+    if (typeof name !== 'string') throw invalid(`the name of a pool must be a string, not ${shown(name)}`)
+    return this.#pools.get(name)
+  }
+
+  allocateFromPool(pool, size, options) {
+    this.#open()
+    return this.#poolOf(pool).allocateBuffer(size, options)
+  }
+
+  destroyMemoryPool(pool, options) {
+    this.#open()
+    const { force = false } = check('destroyMemoryPool', options, schemas.destroyPool)
+    destroyPool(this.#poolOf(pool), force)
+  }
+
   // ── Monitoring
 
   getMemoryStats() {
-    const summary = native.summary(this.#open())
-    return { ...summary, poolReserved: 0, poolAllocated: 0, simulated: this.#device.simulated }
+    return { ...native.summary(this.#open()), simulated: this.#device.simulated }
   }
 
   getMemoryUsage() {
     const handle = this.#open()
     const { rss, heapUsed, external } = process.memoryUsage()
     const gauges = native.processGauges(handle)
+    const pools = native.poolsStats(handle)
     return {
       npu: this.getNPUMemoryStats(),
       system: this.getSystemMemoryStats(),
-      pools: [],
+      pools,
       tags: Object.fromEntries(native.tags(handle).map(({ tag, counters }) => [tag, counters])),
       reservations: [],
       process: {
@@ -149,7 +195,7 @@ class MemoryManager extends EventEmitter {
         maps: gauges.maps ?? NaN,
         maxMaps: gauges.maxMaps ?? NaN,
       },
-      fragmentation: 0,
+      fragmentation: fragmentationOf(pools),
     }
   }
 
@@ -158,17 +204,11 @@ class MemoryManager extends EventEmitter {
   dispose() {
     const handle = this.#handle
     if (handle === 0) return
-    for (const view of this.#views.values()) {
-      const buffer = view.deref()
-      if (buffer === undefined || byteLengthOf(buffer) === 0) continue
-      try {
-        native.deallocate(handle, buffer)
-      } catch {
-        // Held by the runtime, or marked: it stays attached, and reads zeros once the manager is closed.
-      }
-    }
+    this.#detachAll()
     this.#handle = 0
     this.#views.clear()
+    for (const pool of this.#pools.values()) endPool(pool)
+    this.#pools.clear()
     dropped.unregister(this)
     native.closeManager(handle)
   }
@@ -204,18 +244,44 @@ class MemoryManager extends EventEmitter {
     return buffer
   }
 
-  #handedOut({ buffer, id }) {
+  #handedOut({ buffer, id }, pool) {
     remember(buffer, id)
     if (this.#views.size >= this.#sweepAt) this.#sweep()
-    this.#views.set(id, new WeakRef(buffer))
+    this.#views.set(id, { view: new WeakRef(buffer), pool })
     return buffer
   }
 
   #sweep() {
-    for (const [id, view] of this.#views) {
+    for (const [id, { view }] of this.#views) {
       if (view.deref() === undefined || !native.isLive(id)) this.#views.delete(id)
     }
     this.#sweepAt = Math.max(FIRST_SWEEP, this.#views.size * 2)
+  }
+
+  /** Frees every buffer that can be, or every one of `pool`. */
+  #detachAll(pool) {
+    for (const { view, pool: of } of this.#views.values()) {
+      if (pool !== undefined && of !== pool) continue
+      const buffer = view.deref()
+      if (buffer === undefined || byteLengthOf(buffer) === 0) continue
+      try {
+        native.deallocate(this.#handle, buffer)
+      } catch {
+        // Held by the runtime, or marked: it stays attached, and reads zeros once its memory is taken away.
+      }
+    }
+  }
+
+  #poolOf(pool) {
+    const name = pool instanceof MemoryPool ? pool.name : pool
+    if (typeof name !== 'string') throw invalid(`the pool must be a MemoryPool or its name, not ${shown(pool)}`)
+    const known = this.#pools.get(name)
+    if (known !== undefined && (pool === name || pool === known)) return known
+    if (pool instanceof MemoryPool && pool.destroyed) {
+      throw memoryError('ERR_POOL_DESTROYED', `pool ${JSON.stringify(name)} was destroyed`)
+    }
+    const hint = this.#pools.size === 0 ? 'it has none' : `it has ${[...this.#pools.keys()].map(shown).join(', ')}`
+    throw memoryError('ERR_POOL_UNKNOWN', `this MemoryManager has no such pool ${JSON.stringify(name)}`, { hint })
   }
 
   #deallocate(value, kind) {
@@ -230,6 +296,23 @@ class MemoryManager extends EventEmitter {
     if (length !== undefined) integer('length', length, 0)
     native.sync(handle, buffer, toDevice, offset, length)
   }
+}
+
+function npuRequest(what, options) {
+  const { placement, ...rest } = check(what, options, schemas.npuAllocation)
+  return { ...rest, sram: placement === 'try-sram' }
+}
+
+function systemRequest(what, options) {
+  // Pages come zeroed from the kernel, asked or not.
+  const { hugePages, zeroed: _always, ...rest } = check(what, options, schemas.systemAllocation)
+  return { ...rest, hugePages: { true: true, try: false }[hugePages] }
+}
+
+/** 1 - largest free / free over all pools, weighted by what is free in each; 0 when nothing is. */
+function fragmentationOf(pools) {
+  const free = pools.reduce((sum, pool) => sum + pool.free, 0)
+  return free === 0 ? 0 : pools.reduce((sum, pool) => sum + pool.fragmentation * pool.free, 0) / free
 }
 
 if (Symbol.dispose !== undefined) {

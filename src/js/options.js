@@ -136,6 +136,23 @@ const systemAllocation = {
   prefault: kinds.boolean,
 }
 
+const poolAllocation = allocation
+
+const pool = {
+  name: kinds.string,
+  kind: kinds.oneOf('npu', 'system'),
+  initialSize: kinds.integer(0),
+  maxSize: kinds.integer(1),
+  chunkSize: kinds.integer(1),
+  blockSize: kinds.integer(1),
+  alignment: kinds.integer(1),
+  tag: kinds.string,
+  // Checked with the options of its kind.
+  allocation: (_name, value) => value,
+}
+
+const destroyPool = { force: kinds.boolean }
+
 const dmaBufImport = { size: kinds.integer(1), tag: kinds.string }
 
 const BACKENDS = ['rknpu', 'rknpu-heap', 'rocket', 'dma-heap', 'simulated']
@@ -151,6 +168,9 @@ const manager = {
     maxObjects: kinds.integer(1),
     latencyMs: kinds.milliseconds(60_000),
   }),
+  slabs: kinds.nested({ threshold: kinds.integer(0), size: kinds.integer(1) }),
 }
 
-module.exports = { check, integer, invalid, outOfRange, shown, schemas: { manager, npuAllocation, systemAllocation, dmaBufImport } }
+const schemas = { manager, npuAllocation, systemAllocation, poolAllocation, pool, destroyPool, dmaBufImport }
+
+module.exports = { check, integer, invalid, outOfRange, shown, schemas }

@@ -283,11 +283,71 @@ mod tests {
         let clean = manager.allocate_npu(1 << 16, &NpuOptions::default()).unwrap();
         clean.memory().unwrap().0.mapping().read((1 << 16) - 64, &mut bytes);
         assert_eq!(bytes, [0; 64]);
-        let dirty = manager.allocate_npu(1 << 16, &NpuOptions { dirty: true, ..NpuOptions::default() }).unwrap();
+        let options = NpuOptions { dirty: true, dedicated: true, ..NpuOptions::default() };
+        let dirty = manager.allocate_npu(1 << 16, &options).unwrap();
         dirty.memory().unwrap().0.mapping().read(0, &mut bytes);
         assert_ne!(bytes, [0; 64], "the simulated CMA area clears nothing");
         end(&clean);
         end(&dirty);
+    }
+
+    #[test]
+    fn a_slice_never_shows_its_last_owners_bytes_unless_asked_to() {
+        let manager = manager(Options::default());
+        let write = |allocation: &Allocation| {
+            let (memory, start) = allocation.memory().unwrap();
+            memory.mapping().fill(start..start + allocation.size, 7);
+        };
+        let read = |allocation: &Allocation| {
+            let (memory, start) = allocation.memory().unwrap();
+            let mut bytes = vec![1; allocation.size as usize];
+            memory.mapping().read(start, &mut bytes);
+            bytes
+        };
+        let allocate = |dirty| manager.allocate_npu(10_000, &NpuOptions { dirty, ..NpuOptions::default() }).unwrap();
+        let first = allocate(false);
+        write(&first);
+        end(&first);
+        let second = allocate(true);
+        assert_eq!(second.address, first.address, "the slab's place is used again");
+        assert_eq!(read(&second), vec![7; 10_000]);
+        end(&second);
+        let third = allocate(false);
+        assert_eq!((third.address, read(&third)), (first.address, vec![0; 10_000]));
+        end(&third);
+        assert_eq!(manager.npu_stats().objects, 1, "one empty slab is kept");
+    }
+
+    #[test]
+    fn a_slice_whose_bytes_may_live_on_is_never_used_again() {
+        let manager = manager(Options::default());
+        let moved = manager.allocate_npu(4096, &NpuOptions::default()).unwrap();
+        moved.finalize(Reach::Unknown);
+        let next = manager.allocate_npu(4096, &NpuOptions::default()).unwrap();
+        assert_ne!(next.address, moved.address);
+        end(&next);
+        assert_eq!(manager.summary().npu.live, 0);
+    }
+
+    #[test]
+    fn twenty_thousand_small_buffers_are_twenty_kernel_objects() {
+        let manager = manager(Options { max_objects: Some(20), ..Options::default() });
+        let allocate = |_| manager.allocate_npu(16 << 10, &NpuOptions::default()).unwrap();
+        let buffers: Vec<_> = (0..20_000).map(allocate).collect();
+        assert_eq!(manager.npu_stats().objects, 20);
+        assert_eq!(manager.npu_stats().counters.used, 20_000 * (16 << 10));
+        buffers.iter().for_each(|buffer| end(buffer));
+        assert_eq!((manager.npu_stats().objects, manager.npu_stats().counters.used), (1, 0));
+    }
+
+    #[test]
+    fn where_no_slab_can_be_had_an_object_of_its_own_may_do() {
+        // Room for three pages: a slab asks for more.
+        let options = Options { domain_bytes: Some(4 * page_size()), domains: Some(1), ..Options::default() };
+        let manager = manager(options);
+        let small = manager.allocate_npu(100, &NpuOptions::default()).unwrap();
+        assert!(small.dedicated);
+        end(&small);
     }
 
     #[test]

@@ -466,7 +466,7 @@ impl SubAllocator for Tlsf {
         node.set_size(size);
         node.after = end;
         self.nodes[end as usize].before = merged;
-        self.bins.push(&mut self.nodes, merged, size);
+        self.bins.push_freed(&mut self.nodes, merged, size);
         Ok(region)
     }
 

@@ -1,0 +1,237 @@
+//! Pools against a naive model, and under threads.
+//!
+//! Each slice is filled with its own byte, and looked at before it goes: an overlap, a slice that outlived its chunk or a
+//! slice of somebody else's shows in the bytes, whatever the book says.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use rkllmjs_memory::backend::simulated::{Options, Simulated};
+use rkllmjs_memory::backend::{Backend, Placement, Request};
+use rkllmjs_memory::device::Device;
+use rkllmjs_memory::error::ErrorCode;
+use rkllmjs_memory::memory::{PageOptions, Source};
+use rkllmjs_memory::pool::{Layout, Meter, Pool, Slice};
+use rkllmjs_memory::sys::mapping::page_size;
+use rkllmjs_memory::units::{KIB, MIB};
+
+/// xorshift64*: the same programs on every machine.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
+fn npu(device: &Arc<Device>) -> Source {
+    let request = Request {
+        size: 1,
+        alignment: page_size(),
+        cacheable: true,
+        contiguous: false,
+        placement: Placement::Dram,
+        domain: 0,
+        core_mask: 0,
+    };
+    Source::Npu { device: Arc::clone(device), request, dirty: false }
+}
+
+fn simulated() -> (Arc<Simulated>, Arc<Device>) {
+    let backend = Arc::new(Simulated::new(Options::default()).unwrap());
+    let device = Device::new(Arc::clone(&backend) as Arc<dyn Backend>);
+    (backend, device)
+}
+
+fn pages() -> Source {
+    Source::System(PageOptions { alignment: page_size(), ..PageOptions::default() })
+}
+
+fn layout(initial: u64, max: u64, chunk: u64) -> Layout {
+    Layout { initial, max, chunk, block: None, alignment: 64 }
+}
+
+fn pool(source: Source, layout: Layout) -> Pool {
+    Pool::new(Some("test".into()), source, layout, Meter::default()).unwrap()
+}
+
+fn fill(pool: &Pool, slice: &Slice, size: u64, byte: u8) {
+    let memory = pool.extent(slice.chunk).unwrap().memory().unwrap();
+    memory.mapping().fill(slice.offset..slice.offset + size, byte);
+}
+
+fn holds(pool: &Pool, slice: &Slice, size: u64, byte: u8) -> bool {
+    let memory = pool.extent(slice.chunk).unwrap().memory().unwrap();
+    let mut bytes = vec![!byte; size as usize];
+    memory.mapping().read(slice.offset, &mut bytes);
+    bytes.iter().all(|found| *found == byte)
+}
+
+#[test]
+fn random_programs_keep_every_byte_and_every_figure() {
+    let (_, device) = simulated();
+    for (seed, source, block) in
+        [(1, npu(&device), None), (2, pages(), None), (3, pages(), Some(3000)), (4, npu(&device), Some(4096))]
+    {
+        let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ seed);
+        let pool = pool(source, Layout { block, ..layout(256 * KIB, 4 * MIB, 512 * KIB) });
+        let mut live: Vec<(Slice, u64, u8)> = Vec::new();
+        for step in 0..20_000_u64 {
+            match random.below(100) {
+                0..=54 => {
+                    let most = block.map_or(1 << random.below(17), |_| 3000);
+                    let size = 1 + random.below(most);
+                    let align = 1 << random.below(if block.is_some() { 4 } else { 13 });
+                    match pool.allocate(size, align) {
+                        Ok(slice) => {
+                            let aligned = block.is_some() || slice.address as u64 % align == 0;
+                            assert!(aligned, "{slice:?} for {align}");
+                            assert!(slice.padded >= size && slice.address.is_multiple_of(64));
+                            fill(&pool, &slice, size, step as u8);
+                            live.push((slice, size, step as u8));
+                        }
+                        Err(error) => assert_eq!(error.code(), ErrorCode::PoolExhausted, "{error}"),
+                    }
+                }
+                55..=97 if !live.is_empty() => {
+                    let (slice, size, byte) = live.swap_remove(random.below(live.len() as u64) as usize);
+                    assert!(holds(&pool, &slice, size, byte), "step {step}: {slice:?} lost its bytes");
+                    pool.free(slice.chunk, slice.region).unwrap();
+                    let again = pool.free(slice.chunk, slice.region).unwrap_err();
+                    assert_eq!(again.code(), ErrorCode::BufferFreed);
+                }
+                98 => drop(pool.trim()),
+                _ if random.below(40) == 0 => {
+                    pool.reset(|_| true).unwrap();
+                    for (slice, ..) in live.drain(..) {
+                        assert!(pool.free(slice.chunk, slice.region).is_err(), "freed by the reset");
+                    }
+                }
+                _ => {}
+            }
+            if step % 64 == 0 {
+                pool.validate().unwrap();
+                let stats = pool.stats();
+                assert_eq!(stats.live, live.len() as u64);
+                assert_eq!(stats.requested, live.iter().map(|(_, size, _)| size).sum::<u64>());
+                assert_eq!(stats.allocated, live.iter().map(|(slice, ..)| slice.padded).sum::<u64>());
+                assert!(stats.reserved <= 4 * MIB && stats.largest_free <= stats.free);
+            }
+        }
+        assert!(pool.stats().allocations > 5_000);
+        pool.destroy(true).unwrap();
+        assert_eq!(pool.destroy(true).unwrap_err().code(), ErrorCode::PoolDestroyed);
+    }
+    assert_eq!(device.backend().live(), 0);
+    assert_eq!(device.domains()[0].used(), 0);
+}
+
+#[test]
+fn what_the_figures_promise_can_be_had() {
+    let pool = pool(pages(), layout(MIB, MIB, MIB));
+    let whole = pool.allocate(MIB, 64).unwrap();
+    pool.free(whole.chunk, whole.region).unwrap();
+    let slices: Vec<_> = (0..128).map(|_| pool.allocate(8 * KIB, 64).unwrap()).collect();
+    for slice in slices.iter().step_by(3) {
+        pool.free(slice.chunk, slice.region).unwrap();
+    }
+    let stats = pool.stats();
+    assert_eq!(pool.allocate(stats.largest_free + 1, 64).unwrap_err().code(), ErrorCode::PoolExhausted);
+    assert!(pool.allocate(stats.largest_free, 64).is_ok());
+    assert!(stats.fragmentation() > 0.9);
+}
+
+#[test]
+fn it_grows_to_its_maximum_and_shrinks_to_its_beginning() {
+    let (backend, device) = simulated();
+    let pool = pool(npu(&device), layout(MIB, 4 * MIB + 512 * KIB, MIB));
+    let slices: Vec<_> = std::iter::from_fn(|| pool.allocate(512 * KIB, 64).ok()).collect();
+    assert_eq!((slices.len(), pool.stats().chunks, pool.stats().reserved), (9, 5, 4 * MIB + 512 * KIB));
+    let error = pool.allocate(1, 64).unwrap_err();
+    assert_eq!((error.code(), error.details().limit), (ErrorCode::PoolExhausted, Some(4 * MIB + 512 * KIB)));
+    for slice in &slices {
+        pool.free(slice.chunk, slice.region).unwrap();
+    }
+    // One empty chunk is kept beside what was reserved at once.
+    assert!(backend.live() <= 2, "{} chunks are left", backend.live());
+    pool.trim();
+    assert_eq!((backend.live(), pool.stats().reserved >= MIB), (1, true));
+    let error = pool.allocate(5 * MIB, 64).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::OutOfRange, "never");
+    let large = pool.allocate(3 * MIB, 64).unwrap();
+    assert!(pool.stats().chunks == 2, "a chunk of its own size");
+    assert_eq!(pool.destroy(false).unwrap_err().code(), ErrorCode::PoolBusy);
+    pool.free(large.chunk, large.region).unwrap();
+    pool.destroy(false).unwrap();
+    assert_eq!(backend.live(), 0);
+}
+
+#[test]
+fn a_chunk_whose_slices_are_still_reached_goes_in_a_reset() {
+    let pool = pool(pages(), layout(MIB, 4 * MIB, MIB));
+    let (kept, held) = (pool.allocate(MIB, 64).unwrap(), pool.allocate(MIB, 64).unwrap());
+    let extent = pool.extent(held.chunk).unwrap();
+    fill(&pool, &held, MIB, 9);
+    pool.reset(|other| !Arc::ptr_eq(other, &extent)).unwrap();
+    assert!(extent.memory().is_none(), "its memory is gone, its addresses hold zeros");
+    assert!(pool.extent(held.chunk).is_err() && pool.extent(kept.chunk).is_ok());
+    assert_eq!((pool.stats().chunks, pool.stats().live), (1, 0));
+    pool.validate().unwrap();
+}
+
+#[test]
+fn threads_hammer_one_pool() {
+    let (backend, device) = simulated();
+    let pool = pool(npu(&device), layout(MIB, 32 * MIB, MIB));
+    std::thread::scope(|scope| {
+        for thread in 0..4_u64 {
+            let pool = &pool;
+            scope.spawn(move || {
+                let mut random = Random(thread + 77);
+                let mut live: Vec<(Slice, u64)> = Vec::new();
+                for _ in 0..10_000 {
+                    if random.below(2) == 0 && live.len() < 40 {
+                        let size = 1 + random.below(100 * KIB);
+                        let slice = pool.allocate(size, 64).unwrap();
+                        fill(pool, &slice, size, thread as u8 + 1);
+                        live.push((slice, size));
+                    } else if let Some((slice, size)) = live.pop() {
+                        assert!(holds(pool, &slice, size, thread as u8 + 1), "another thread's bytes");
+                        pool.free(slice.chunk, slice.region).unwrap();
+                    }
+                }
+                for (slice, _) in live {
+                    pool.free(slice.chunk, slice.region).unwrap();
+                }
+            });
+        }
+    });
+    pool.validate().unwrap();
+    assert_eq!((pool.stats().live, pool.stats().allocated, pool.stats().requested), (0, 0, 0));
+    pool.destroy(false).unwrap();
+    assert_eq!((backend.live(), device.domains()[0].used()), (0, 0));
+}
+
+#[test]
+fn layouts_that_cannot_be_are_refused() {
+    let good = layout(MIB, MIB, MIB);
+    for bad in [
+        layout(0, 0, 0),
+        layout(2 * MIB, MIB, MIB),
+        layout(u64::MAX, u64::MAX, 1),
+        Layout { alignment: 48, ..good },
+        Layout { block: Some(0), ..good },
+        Layout { block: Some(u64::MAX), ..good },
+    ] {
+        let error = Pool::new(None, pages(), bad, Meter::default()).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::OutOfRange, "{bad:?}");
+    }
+}

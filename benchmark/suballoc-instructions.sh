@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Instructions that the suballocator's two workloads take, by callgrind, against the committed baseline: a clock would not
+# show a regression of three per cent on a shared machine, this does.
+#
+#   benchmark/suballoc-instructions.sh            check: exit status 1 when a count is off by more than TOLERANCE per cent
+#   benchmark/suballoc-instructions.sh --update   write the baseline anew
+#
+# Counts depend on the architecture and on the compiler: elsewhere than on x86_64 it says so and checks nothing; with
+# another compiler than the baseline's a difference may be the compiler's.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+baseline=benchmark/suballoc-instructions.txt
+tolerance=${TOLERANCE:-3}
+
+[ "$(uname -m)" = x86_64 ] || { echo "the baseline is for x86_64: nothing checked"; exit 0; }
+command -v valgrind >/dev/null || { echo "valgrind is not installed" >&2; exit 2; }
+
+bench=$(cargo bench --locked --no-default-features --bench suballoc --no-run --message-format=json 2>/dev/null |
+  sed -n 's/.*"executable":"\([^"]*suballoc[^"]*\)".*/\1/p' | tail -n 1)
+[ -x "$bench" ] || { echo "the benchmark did not build" >&2; exit 2; }
+
+# count WORKLOAD SUBALLOCATOR
+count() {
+  valgrind --tool=callgrind --callgrind-out-file=/dev/null "$bench" --once "$2" --workload "$1" 2>&1 >/dev/null |
+    sed -n 's/.*Collected : \([0-9]*\).*/\1/p'
+}
+
+compiler=$(rustc --version)
+lines="# compiler: $compiler"
+status=0
+for workload in trace random; do
+  now=$(($(count "$workload" tlsf) - $(count "$workload" none)))
+  lines+=$'\n'"$workload $now"
+  [ "${1:-}" = --update ] && continue
+  was=$(sed -n "s/^$workload //p" "$baseline")
+  verdict=$(awk -v now="$now" -v was="$was" -v most="$tolerance" \
+    'BEGIN { d = 100 * (now / was - 1); printf("%+.2f per cent: %s", d, (d > most) ? "slower" : (d < -most) ? "faster, update the baseline" : "ok") }')
+  echo "$workload: $now instructions, baseline $was, $verdict"
+  case $verdict in *ok) ;; *) status=1 ;; esac
+done
+if [ "${1:-}" = --update ]; then
+  echo "$lines" > "$baseline"
+  cat "$baseline"
+elif [ $status != 0 ]; then
+  sed -n 's/^# compiler: /baseline made with: /p' "$baseline"
+  echo "this is:            $compiler"
+fi
+exit $status

@@ -1,0 +1,274 @@
+'use strict'
+
+const { inspect } = require('node:util')
+const native = require('./binding.js')
+const { arrayBufferOf, byteLengthOf } = require('./buffers.js')
+const { memoryError } = require('./errors.js')
+const { human } = require('./human.js')
+const { check, integer, invalid, schemas } = require('./options.js')
+
+/** What `poolAllocate` writes: chunk, slot, stamp, CPU address, device address (-1: none), padded size. */
+const mailbox = new Float64Array(native.mailboxBuffer())
+
+/** Only `makePool` and pools themselves have it. */
+const ours = Symbol('made by a MemoryManager')
+
+// What this file's classes do for the manager, and nobody else may ask of them.
+let destroyPool, endPool, blockIsOf
+
+/** The finest alignment in a pool, in bytes. */
+const CACHE_LINE = 64
+
+/**
+ * Slices of few large pieces of memory in place of many small ones. Made by `manager.createMemoryPool`.
+ */
+class MemoryPool {
+  #name
+  #kind
+  /** The native pool; 0 once destroyed. */
+  #handle
+  /** What the manager does for its pools: `handedOut`, `deallocate`, `describe`, `detachAll`, `forget`. */
+  #manager
+
+  constructor(made, name, kind, handle, manager) {
+    if (made !== ours) throw invalid('a MemoryPool is made by createMemoryPool')
+    this.#name = name
+    this.#kind = kind
+    this.#handle = handle
+    this.#manager = manager
+  }
+
+  get name() {
+    return this.#name
+  }
+
+  get kind() {
+    return this.#kind
+  }
+
+  get destroyed() {
+    return this.#handle === 0
+  }
+
+  allocate(size, options) {
+    const handle = this.#open()
+    if (options !== undefined) return this.#allocateWith(handle, size, options)
+    // The fast path: a comparison, one call of numbers, one object.
+    if (!Number.isSafeInteger(size) || size < 1) integer('size', size, 1)
+    native.poolAllocate(handle, size, CACHE_LINE)
+    return new MemoryBlock(ours, this.#manager, handle, size)
+  }
+
+  allocateBuffer(size, options) {
+    const handle = this.#open()
+    integer('size', size, 1)
+    const { alignment, zeroed = false, tag } = check('allocateFromPool', options, schemas.poolAllocation)
+    return this.#manager.handedOut(native.allocateFromPool(handle, size, alignment, zeroed, tag), handle)
+  }
+
+  deallocate(memory) {
+    const handle = this.#open()
+    if (memory instanceof MemoryBlock) {
+      if (!blockIsOf(memory, handle)) throw this.#notOurs()
+      memory.free()
+      return
+    }
+    const buffer = arrayBufferOf(memory)
+    if (byteLengthOf(buffer) !== 0 && this.#manager.describe(buffer).pool !== this.#name) throw this.#notOurs()
+    this.#manager.deallocate(buffer)
+  }
+
+  reset() {
+    const handle = this.#open()
+    this.#manager.detachAll(handle)
+    native.poolReset(handle)
+  }
+
+  trim() {
+    return native.poolTrim(this.#open())
+  }
+
+  stats() {
+    return native.poolStats(this.#open())
+  }
+
+  [inspect.custom](depth, options) {
+    // The prototype, and what merely inherits from a pool.
+    if (!(#handle in this)) return inspect(Object.create(null), options)
+    const name = `${options.stylize('MemoryPool', 'special')} ${options.stylize(inspect(this.#name), 'string')}`
+    if (this.destroyed) return `${name} (${this.#kind}, destroyed)`
+    const { allocated, reserved, chunks, liveAllocations, fragmentation } = this.stats()
+    const fill = `${human(allocated)} of ${human(reserved)} in ${chunks} ${chunks === 1 ? 'chunk' : 'chunks'}`
+    return `${name} (${this.#kind}) { ${fill}, ${liveAllocations} live, ${Math.round(fragmentation * 100)} % fragmented }`
+  }
+
+  #allocateWith(handle, size, options) {
+    integer('size', size, 1)
+    const { alignment = CACHE_LINE, zeroed = false, tag } = check('allocate', options, schemas.poolAllocation)
+    if (tag === undefined && !zeroed) {
+      native.poolAllocate(handle, size, alignment)
+      return new MemoryBlock(ours, this.#manager, handle, size)
+    }
+    // What is cleared or counted by a tag is an allocation of its own, with its ArrayBuffer.
+    const made = native.allocateFromPool(handle, size, alignment, zeroed, tag)
+    this.#manager.handedOut(made, handle)
+    return new MemoryBlock(ours, this.#manager, handle, size, made)
+  }
+
+  #notOurs() {
+    return memoryError('ERR_UNKNOWN_BUFFER', `this memory is not of pool ${JSON.stringify(this.#name)}`)
+  }
+
+  #open() {
+    if (this.#handle === 0) {
+      throw memoryError('ERR_POOL_DESTROYED', `pool ${JSON.stringify(this.#name)} was destroyed`)
+    }
+    return this.#handle
+  }
+
+  static {
+    destroyPool = (pool, force) => {
+      const handle = pool.#open()
+      if (force) pool.#manager.detachAll(handle)
+      native.poolDestroy(handle, force)
+      pool.#manager.forget(pool)
+      pool.#handle = 0
+    }
+    endPool = (pool) => {
+      pool.#handle = 0
+    }
+  }
+}
+
+/**
+ * A slice of a pool by name: no ArrayBuffer is made until `buffer` is read. Dropping a block whose buffer was never
+ * read frees nothing: `free` it, or reset its pool.
+ */
+class MemoryBlock {
+  #manager
+  #pool
+  /** Chunk, slot and stamp name the slice. A chunk of -1: it was freed. */
+  #chunk
+  #slot
+  #stamp
+  #address
+  #deviceAddress
+  #size
+  #pins = 0
+  /** The ArrayBuffer, once it was read, and its allocation. */
+  #buffer
+  #id
+
+  constructor(made, manager, pool, size, exposed) {
+    if (made !== ours) throw invalid('a MemoryBlock is made by pool.allocate')
+    this.#manager = manager
+    this.#pool = pool
+    this.#size = size
+    if (exposed === undefined) {
+      this.#chunk = mailbox[0]
+      this.#slot = mailbox[1]
+      this.#stamp = mailbox[2]
+      this.#address = mailbox[3]
+      this.#deviceAddress = mailbox[4]
+    } else {
+      const { address, deviceAddress } = manager.describe(exposed.buffer)
+      this.#chunk = 0
+      this.#address = Number(address)
+      this.#deviceAddress = deviceAddress === null ? -1 : Number(deviceAddress)
+      this.#buffer = exposed.buffer
+      this.#id = exposed.id
+    }
+  }
+
+  /** The slice's place and time in one number; unique among blocks that live. */
+  get id() {
+    return this.#address
+  }
+
+  get size() {
+    return this.#size
+  }
+
+  get movable() {
+    return false
+  }
+
+  get freed() {
+    if (this.#chunk !== -1 && this.#buffer !== undefined && !native.isLive(this.#id)) this.#chunk = -1
+    return this.#chunk === -1
+  }
+
+  get buffer() {
+    if (this.#buffer !== undefined) return this.#buffer
+    if (this.#chunk === -1) throw freedError()
+    const exposed = native.poolExpose(this.#pool, this.#chunk, this.#slot, this.#stamp)
+    this.#id = exposed.id
+    this.#buffer = this.#manager.handedOut(exposed, this.#pool)
+    return this.#buffer
+  }
+
+  get address() {
+    return BigInt(this.#address)
+  }
+
+  get deviceAddress() {
+    return this.#deviceAddress === -1 ? null : BigInt(this.#deviceAddress)
+  }
+
+  pin() {
+    if (this.freed) throw freedError()
+    this.#pins++
+  }
+
+  unpin() {
+    if (this.#pins === 0) throw memoryError('ERR_OUT_OF_RANGE', 'this block is not pinned')
+    this.#pins--
+  }
+
+  free() {
+    if (this.#chunk === -1) throw freedError()
+    if (this.#pins !== 0) {
+      throw memoryError('ERR_BUFFER_BUSY', `this block is pinned ${this.#pins} times: it was not freed`, {
+        hint: 'unpin it as often as it was pinned',
+      })
+    }
+    if (this.#buffer !== undefined) this.#manager.deallocate(this.#buffer)
+    else native.poolFree(this.#pool, this.#chunk, this.#slot, this.#stamp)
+    this.#chunk = -1
+  }
+
+  [inspect.custom](depth, options) {
+    if (!(#chunk in this)) return inspect(Object.create(null), options)
+    const at = this.freed ? 'freed' : `at 0x${this.#address.toString(16)}`
+    return `${options.stylize('MemoryBlock', 'special')} (${human(this.#size)}, ${at})`
+  }
+
+  static {
+    blockIsOf = (block, pool) => block.#pool === pool
+  }
+}
+
+const freedError = () => memoryError('ERR_BUFFER_FREED', 'this block was freed already')
+
+if (Symbol.dispose !== undefined) {
+  const method = (value) => ({ value, configurable: true, writable: true })
+  Object.defineProperty(
+    MemoryPool.prototype,
+    Symbol.dispose,
+    method(function dispose() {
+      if (!this.destroyed) destroyPool(this, true)
+    }),
+  )
+  Object.defineProperty(
+    MemoryBlock.prototype,
+    Symbol.dispose,
+    method(function dispose() {
+      if (!this.freed) this.free()
+    }),
+  )
+}
+
+/** For the manager: the JavaScript face of the native pool `handle`. */
+const makePool = (name, kind, handle, manager) => new MemoryPool(ours, name, kind, handle, manager)
+
+module.exports = { MemoryPool, MemoryBlock, makePool, destroyPool, endPool }
