@@ -24,9 +24,12 @@ export const needsSimulated = simulated ? false : `needs the simulated device; t
 export const needsTransfer =
   typeof ArrayBuffer.prototype.transfer === 'function' ? false : `Node ${process.version} has no ArrayBuffer.prototype.transfer`
 
-/** A manager on the device under test, disposed when the test is over. */
+/**
+ * A manager on the device under test, disposed when the test is over. Every buffer has a kernel object of its own, so that a test can
+ * count objects, descriptors and addresses; tests of slabs say `slabs: {}`.
+ */
 export function open(t, options = {}) {
-  const manager = new MemoryManager({ backend, device, ...options })
+  const manager = new MemoryManager({ backend, device, slabs: { threshold: 0 }, ...options })
   t.after(() => manager.dispose())
   return manager
 }

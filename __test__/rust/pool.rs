@@ -92,7 +92,7 @@ fn random_programs_keep_every_byte_and_every_figure() {
                     let align = 1 << random.below(if block.is_some() { 4 } else { 13 });
                     match pool.allocate(size, align) {
                         Ok(slice) => {
-                            let aligned = block.is_some() || slice.address as u64 % align == 0;
+                            let aligned = block.is_some() || (slice.address as u64).is_multiple_of(align);
                             assert!(aligned, "{slice:?} for {align}");
                             assert!(slice.padded >= size && slice.address.is_multiple_of(64));
                             fill(&pool, &slice, size, step as u8);
