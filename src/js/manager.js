@@ -2,6 +2,7 @@
 
 const { EventEmitter } = require('node:events')
 const { inspect } = require('node:util')
+const { getHeapStatistics } = require('node:v8')
 const native = require('./binding.js')
 const { arrayBufferOf, byteLengthOf, goneError, remember } = require('./buffers.js')
 const { memoryError } = require('./errors.js')
@@ -131,16 +132,18 @@ class MemoryManager extends EventEmitter {
 
   getMemoryUsage() {
     const handle = this.#open()
-    const { rss, heapUsed, external } = process.memoryUsage()
+    // Not process.memoryUsage(): it opens /proc, which it cannot when the process is out of descriptors.
+    const { used_heap_size: heapUsed, external_memory: external } = getHeapStatistics()
+    const system = this.getSystemMemoryStats()
     const gauges = native.processGauges(handle)
     return {
       npu: this.getNPUMemoryStats(),
-      system: this.getSystemMemoryStats(),
+      system,
       pools: [],
       tags: Object.fromEntries(native.tags(handle).map(({ tag, counters }) => [tag, counters])),
       reservations: [],
       process: {
-        rss,
+        rss: system.rss,
         heapUsed,
         external,
         // Where /proc is not mounted these are not known, and not a number.
