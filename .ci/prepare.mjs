@@ -1,0 +1,31 @@
+// Makes a checkout runnable: installs the npm packages and builds the native part, each only when it is needed.
+// In an installed package there is nothing to build: the binary came with it.
+
+import { execFileSync } from 'node:child_process'
+import { existsSync, readdirSync, statSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+const run = (command, ...args) => execFileSync(command, args, { cwd: root, stdio: ['ignore', 'inherit', 'inherit'] })
+
+/** When the newest file under `path` was changed, in ms. */
+function newest(path) {
+  const stat = statSync(path, { throwIfNoEntry: false })
+  if (stat === undefined) return 0
+  if (!stat.isDirectory()) return /\.(rs|toml|lock)$/.test(path) ? stat.mtimeMs : 0
+  return Math.max(0, ...readdirSync(path).map((name) => newest(join(path, name))))
+}
+
+if (!existsSync(join(root, 'node_modules/@napi-rs/cli'))) {
+  // Not `npm ci`: it insists on platform packages of the CLI's dependencies that registries do not all have.
+  run('npm', 'install', '--no-audit', '--no-fund', '--loglevel=error')
+}
+
+const binary = join(root, `src/js/rkllm-memory.linux-${process.arch}-gnu.node`)
+const built = statSync(binary, { throwIfNoEntry: false })?.mtimeMs ?? 0
+const sources = Math.max(...['src', 'build.rs', 'Cargo.toml', 'Cargo.lock'].map((name) => newest(join(root, name))))
+if (built < sources) {
+  console.error('Building the native part: a minute the first time.')
+  run('npm', 'run', '--silent', 'build')
+}

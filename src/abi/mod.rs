@@ -1,0 +1,1 @@
+//! The kernel's structs and ioctls, one file a header.

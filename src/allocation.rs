@@ -1,0 +1,368 @@
+//! An [`Allocation`]: what JavaScript holds one ArrayBuffer over, and the directory in which it is found.
+//!
+//! # Life
+//!
+//! live → released → gone. *Released*: the memory is back with the device, the addresses hold zeros
+//! ([`Mapping::retire`]). *Gone*: the runtime's finalizer has said that no ArrayBuffer is left, and the addresses may
+//! be used again. Either end may come first, from any thread, and the finalizer may never come: the first `release`
+//! wins, the last of the two cleans up, and a handle that is gone finds nothing.
+//!
+//! The directory is process-wide and keyed by the *address* of the bytes: `transfer()` moves the bytes to another
+//! ArrayBuffer object, perhaps in another thread, and the address is all that comes along.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use nix::unistd::{gettid, Pid};
+use once_cell::sync::Lazy;
+
+use crate::backend::Object;
+use crate::block::Block;
+use crate::error::{Error, ErrorCode, Result};
+use crate::handle::{Handle, Table};
+use crate::limits::Charge;
+use crate::stats::Counters;
+use crate::sys::mapping::{Mapping, Retired};
+
+/// Which memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MemoryKind {
+    /// A kernel object the NPU sees.
+    Npu,
+    /// Anonymous memory of this process.
+    System,
+}
+
+impl MemoryKind {
+    /// The name that JavaScript uses.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            MemoryKind::Npu => "npu",
+            MemoryKind::System => "system",
+        }
+    }
+}
+
+/// The memory itself.
+#[derive(Debug)]
+pub enum Body {
+    /// A kernel object.
+    Npu(Block),
+    /// Pages of this process, and the RAM they are charged to.
+    System {
+        /// Where they are.
+        mapping: Mapping,
+        /// Comes back when they go.
+        charge: Charge,
+    },
+}
+
+impl Body {
+    /// Where it is mapped.
+    pub fn mapping(&self) -> &Mapping {
+        match self {
+            Body::Npu(block) => block.mapping(),
+            Body::System { mapping, .. } => mapping,
+        }
+    }
+
+    fn kind(&self) -> MemoryKind {
+        match self {
+            Body::Npu(_) => MemoryKind::Npu,
+            Body::System { .. } => MemoryKind::System,
+        }
+    }
+
+    fn reserved(&self) -> u64 {
+        match self {
+            Body::Npu(block) => block.object().size,
+            Body::System { charge, .. } => charge.bytes(),
+        }
+    }
+}
+
+/// See the module's header.
+#[derive(Debug)]
+pub struct Allocation {
+    /// Unique in this process.
+    pub id: Handle,
+    /// Which memory.
+    pub kind: MemoryKind,
+    /// Bytes asked for: the ArrayBuffer's length.
+    pub size: u64,
+    /// Bytes it really takes.
+    pub reserved: u64,
+    /// Free text for accounting.
+    pub tag: Option<Arc<str>>,
+    /// CPU address of the first byte.
+    pub address: usize,
+    /// The facts of the kernel object, for NPU memory.
+    pub object: Option<Object>,
+    /// When it was made.
+    pub allocated_at: SystemTime,
+    /// The thread that made it, as the kernel numbers them.
+    pub thread: Pid,
+    books: Arc<Books>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// `None` once released.
+    body: Option<Arc<Body>>,
+    /// The addresses, between release and finalizer.
+    retired: Option<Retired>,
+    /// What the finalizer said, once it has run.
+    finalized: Option<Reach>,
+}
+
+/// What a finalizer knows of the addresses it was called for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// No ArrayBuffer over them is left anywhere.
+    Nobody,
+    /// The environment is being torn down, and an ArrayBuffer that was moved out of it may live on elsewhere
+    /// (`runtimes.md` §4, the teardown hole).
+    Unknown,
+}
+
+impl Allocation {
+    /// Enters `body` into the directory and into its owner's books.
+    ///
+    /// Errors: `ERR_MANAGER_DISPOSED` when the owner was disposed meanwhile; `body` is gone then.
+    pub fn enter(books: &Arc<Books>, body: Body, size: u64, tag: Option<Arc<str>>) -> Result<Arc<Self>> {
+        let (kind, reserved) = (body.kind(), body.reserved());
+        let address = body.mapping().address() as usize;
+        let object = match &body {
+            Body::Npu(block) => Some(block.object().clone()),
+            Body::System { .. } => None,
+        };
+        let body = Arc::new(body);
+        let make = |id| {
+            Arc::new(Self {
+                id,
+                kind,
+                size,
+                reserved,
+                tag,
+                address,
+                object,
+                allocated_at: SystemTime::now(),
+                thread: gettid(),
+                books: Arc::clone(books),
+                state: Mutex::new(State { body: Some(body), retired: None, finalized: None }),
+            })
+        };
+        let allocation = directory().insert(make);
+        if !books.allocated(&allocation) {
+            allocation.unseen();
+            return Err(disposed());
+        }
+        Ok(allocation)
+    }
+
+    /// The allocation whose first byte is at `address`, while it is live.
+    pub fn at(address: usize) -> Option<Arc<Self>> {
+        let directory = directory();
+        directory.by_address.get(&address).and_then(|id| directory.table.get(*id)).cloned()
+    }
+
+    /// The allocation of that id, live or released, until its finalizer has run.
+    pub fn by_id(id: Handle) -> Option<Arc<Self>> {
+        directory().table.get(id).cloned()
+    }
+
+    /// Whether `books` are its owner's.
+    pub fn belongs_to(&self, books: &Arc<Books>) -> bool {
+        Arc::ptr_eq(&self.books, books)
+    }
+
+    /// The memory, if it has not been released. Whoever holds the `Arc` keeps the kernel object, not the addresses.
+    ///
+    /// Errors: `ERR_BUFFER_FREED`.
+    pub fn body(&self) -> Result<Arc<Body>> {
+        let message = "this buffer was freed";
+        self.state().body.clone().ok_or_else(|| Error::new(ErrorCode::BufferFreed, message))
+    }
+
+    /// Whether its memory is still there.
+    pub fn is_live(&self) -> bool {
+        self.state().body.is_some()
+    }
+
+    /// Gives the memory back and leaves zeros at its addresses. `false` when that was done before.
+    ///
+    /// Errors: `ERR_TOO_MANY_MAPS` when the kernel has no mapping left for the zeros: nothing has changed then.
+    pub fn release(&self) -> Result<bool> {
+        let Some(body) = self.state().body.take() else { return Ok(false) };
+        let retired = match body.mapping().retire() {
+            Ok(retired) => retired,
+            Err(error) => {
+                self.state().body = Some(body);
+                return Err(Error::new(ErrorCode::TooManyMaps, format!("the memory cannot be taken back: {error}"))
+                    .syscall("mmap", error.raw_os_error().unwrap_or(0))
+                    .requested(self.reserved)
+                    .hint("raise vm.max_map_count (sysctl); the buffer's memory goes when it is collected"));
+            }
+        };
+        // Forget the record before the kernel object goes: another thread may be given the same addresses.
+        directory().forget_address(self);
+        drop(body);
+        self.books.freed(self);
+        self.settle(|state| state.retired = retired);
+        Ok(true)
+    }
+
+    /// The runtime's finalizer has run, or never will.
+    pub fn finalize(&self, reach: Reach) {
+        // Where the kernel has no mapping left, the memory stays as it is: leaked, counted as live, and safe.
+        let released = self.release().is_ok();
+        if released {
+            self.settle(|state| state.finalized = Some(reach));
+        }
+    }
+
+    /// Undoes [`enter`](Self::enter) for an allocation of which no runtime was told, or only perhaps.
+    pub fn unseen(&self) {
+        self.finalize(Reach::Unknown);
+    }
+
+    /// Changes the state; the second of release and finalizer to come here decides what becomes of the addresses.
+    fn settle(&self, change: impl FnOnce(&mut State)) {
+        let (reach, retired) = {
+            let mut state = self.state();
+            change(&mut state);
+            match state.finalized {
+                Some(reach) => (reach, state.retired.take()),
+                None => return,
+            }
+        };
+        directory().table.remove(self.id);
+        match (reach, retired) {
+            (Reach::Nobody, Some(range)) => range.give_back(),
+            // Dropped: never used again.
+            (Reach::Unknown, range) => drop(range),
+            (Reach::Nobody, None) => {}
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn disposed() -> Error {
+    Error::new(ErrorCode::ManagerDisposed, "this MemoryManager was disposed")
+}
+
+/// Every allocation of this process.
+#[derive(Default)]
+struct Directory {
+    table: Table<Arc<Allocation>>,
+    by_address: HashMap<usize, Handle>,
+}
+
+impl Directory {
+    fn insert(&mut self, make: impl FnOnce(Handle) -> Arc<Allocation>) -> Arc<Allocation> {
+        let (id, allocation) = self.table.insert_with(make);
+        self.by_address.insert(allocation.address, id);
+        Arc::clone(allocation)
+    }
+
+    fn forget_address(&mut self, allocation: &Allocation) {
+        if self.by_address.get(&allocation.address) == Some(&allocation.id) {
+            self.by_address.remove(&allocation.address);
+        }
+    }
+}
+
+/// No lock is held across a call into a runtime or a driver, so finalizers may come from anywhere.
+fn directory() -> MutexGuard<'static, Directory> {
+    static DIRECTORY: Lazy<Mutex<Directory>> = Lazy::new(Mutex::default);
+    DIRECTORY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What one manager has handed out. Allocations hold it, so that it outlives the manager until the last of them ends.
+#[derive(Debug, Default)]
+pub struct Books(Mutex<Accounts>);
+
+/// The figures in [`Books`].
+#[derive(Clone, Debug, Default)]
+pub struct Accounts {
+    /// NPU memory.
+    pub npu: Counters,
+    /// System memory.
+    pub system: Counters,
+    /// Both, by tag.
+    pub tags: BTreeMap<Arc<str>, Counters>,
+    /// Every live allocation.
+    pub live: HashSet<Handle>,
+    /// Nothing may be added any more.
+    pub closed: bool,
+}
+
+/// A tag with nothing live is forgotten when there are more than this: a tag per request must not be a leak.
+const IDLE_TAGS: usize = 1024;
+
+impl Accounts {
+    fn kind(&mut self, kind: MemoryKind) -> &mut Counters {
+        match kind {
+            MemoryKind::Npu => &mut self.npu,
+            MemoryKind::System => &mut self.system,
+        }
+    }
+
+    fn tag(&mut self, tag: &Arc<str>) -> &mut Counters {
+        if self.tags.len() > IDLE_TAGS && !self.tags.contains_key(tag) {
+            self.tags.retain(|_, counters| counters.live > 0);
+        }
+        self.tags.entry(Arc::clone(tag)).or_default()
+    }
+}
+
+impl Books {
+    /// Reads the figures. `read` runs under their lock: no calls out of it.
+    pub fn read<T>(&self, read: impl FnOnce(&Accounts) -> T) -> T {
+        read(&self.accounts())
+    }
+
+    /// Lets nothing be added from here on, and says what is live. The second time nothing is.
+    pub fn close(&self) -> Vec<Handle> {
+        let mut accounts = self.accounts();
+        accounts.closed = true;
+        accounts.live.iter().copied().collect()
+    }
+
+    /// A request was refused.
+    pub fn failed(&self, kind: MemoryKind, tag: Option<&Arc<str>>) {
+        let mut accounts = self.accounts();
+        accounts.kind(kind).failed();
+        if let Some(tag) = tag {
+            accounts.tag(tag).failed();
+        }
+    }
+
+    fn allocated(&self, allocation: &Allocation) -> bool {
+        let mut accounts = self.accounts();
+        accounts.kind(allocation.kind).allocated(allocation.reserved);
+        if let Some(tag) = &allocation.tag {
+            accounts.tag(tag).allocated(allocation.reserved);
+        }
+        accounts.live.insert(allocation.id);
+        !accounts.closed
+    }
+
+    fn freed(&self, allocation: &Allocation) {
+        let mut accounts = self.accounts();
+        accounts.kind(allocation.kind).freed(allocation.reserved);
+        if let Some(tag) = &allocation.tag {
+            accounts.tag(tag).freed(allocation.reserved);
+        }
+        accounts.live.remove(&allocation.id);
+    }
+
+    fn accounts(&self) -> MutexGuard<'_, Accounts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,564 @@
+//! A device that is not there: memfd-backed, with the rules, limits and errnos of the vendor's driver.
+//!
+//! It is first-class, for laptops, tests and CI, and never passes for a real one: [`DeviceInfo::kind`] says
+//! [`Kind::Simulated`] and so does every figure in JavaScript. What it plays, from `observed.md`: 16 domains of 4 GiB
+//! that end in EFAULT, or a CMA area that ends in EINVAL and hands out the last user's bytes; SRAM that runs out
+//! silently; kernel objects that run out like file descriptors; a driver that takes its time.
+
+mod address_space;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write as _;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{fcntl, FcntlArg, SealFlag};
+use nix::sys::memfd::{memfd_create, MFdFlags};
+use nix::sys::stat::fstat;
+use nix::unistd::ftruncate;
+
+use super::{Backend, DeviceInfo, Direction, Gauges, Kind, Object, Placement, Request};
+use crate::error::{Error, ErrorCode, Result};
+use crate::handle::{Handle, Table};
+use crate::sys::mapping::{page_size, Mapping};
+use crate::units::{human, whole_pages, GIB, KIB, MIB};
+use address_space::{AddressSpace, Growth};
+
+/// What the kernel shows as the name of a simulated object's mapping in `/proc/self/maps`.
+pub const MEMFD_NAME: &str = "rkllm-simulated-npu";
+
+/// Which board to play, and where it differs. `None` takes the board's own figure.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// "rk3588" where `None`. [`Board::named`] knows the others.
+    pub soc: Option<String>,
+    /// Bytes one domain can address, or of the CMA area: whole pages, at most 4 GiB.
+    pub domain_bytes: Option<u64>,
+    /// IOMMU domains, 1 to 16; without an IOMMU there are none to choose.
+    pub domains: Option<u32>,
+    /// On-chip SRAM, in bytes.
+    pub sram_bytes: Option<u64>,
+    /// Kernel objects that may exist at once.
+    pub max_objects: Option<u64>,
+    /// Added to every create, destroy and sync.
+    pub latency: Duration,
+}
+
+/// What the boards differ in.
+struct Board {
+    soc: &'static str,
+    cores: u32,
+    iommu: bool,
+    sram: u64,
+}
+
+/// `rknpu.md` §6.5; the SRAM is what the vendor's driver reported (`observed.md` §1).
+const BOARDS: &[Board] = &[
+    Board { soc: "rk3588", cores: 3, iommu: true, sram: 944 * KIB },
+    Board { soc: "rk3588s", cores: 3, iommu: true, sram: 944 * KIB },
+    Board { soc: "rk3576", cores: 2, iommu: true, sram: 0 },
+    Board { soc: "rk3562", cores: 1, iommu: true, sram: 0 },
+    Board { soc: "rk3566", cores: 1, iommu: false, sram: 0 },
+    Board { soc: "rk3568", cores: 1, iommu: false, sram: 0 },
+];
+
+impl Board {
+    fn named(soc: &str) -> Result<&'static Board> {
+        BOARDS.iter().find(|board| board.soc == soc).ok_or_else(|| {
+            let known: Vec<_> = BOARDS.iter().map(|board| board.soc).collect();
+            Error::new(ErrorCode::OutOfRange, format!("no simulated board is called \"{soc}\""))
+                .hint(format!("use one of {}", known.join(", ")))
+        })
+    }
+}
+
+/// Where a CMA area begins, as on a board with 4 GiB of RAM (`observed.md` §1.1: 0xace40000).
+const CMA_BASE: u64 = 0xa000_0000;
+const CMA_MAX: u64 = 4 * GIB - CMA_BASE;
+const MAX_DOMAINS: u32 = 16;
+/// What freed memory holds when the kernel does not clear it.
+const STALE: u8 = 0xdb;
+
+/// See the module's header.
+#[derive(Debug)]
+pub struct Simulated {
+    info: DeviceInfo,
+    max_objects: u64,
+    latency: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    domains: Vec<AddressSpace>,
+    sram_free: u64,
+    /// Objects that exist or are being made.
+    objects: u64,
+    table: Table<Entry>,
+    /// Device and inode number of each object's memfd: an fd that comes back is the object it was.
+    by_inode: HashMap<(u64, u64), Handle>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    object: Object,
+    memory: Arc<OwnedFd>,
+    inode: (u64, u64),
+    /// Creates and imports that have not been destroyed.
+    references: u32,
+}
+
+/// Addresses, SRAM and an object's place, taken before the memory is made; goes back unless it is settled.
+struct Reservation<'a> {
+    device: &'a Simulated,
+    domain: u32,
+    address: u64,
+    size: u64,
+    sram: u64,
+    settled: bool,
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.device.state().release(self.domain, self.address, self.size, self.sram);
+        }
+    }
+}
+
+impl State {
+    fn release(&mut self, domain: u32, address: u64, size: u64, sram: u64) {
+        self.domains[domain as usize].give(address, size);
+        self.sram_free += sram;
+        self.objects -= 1;
+    }
+}
+
+impl Simulated {
+    /// Plays the board that `options` describe.
+    ///
+    /// Errors: `ERR_OUT_OF_RANGE` for an unknown board or a figure no board could have.
+    pub fn new(options: Options) -> Result<Self> {
+        let board = Board::named(options.soc.as_deref().unwrap_or("rk3588"))?;
+        let most = if board.iommu { 4 * GIB } else { CMA_MAX };
+        let default = if board.iommu { 4 * GIB } else { 256 * MIB };
+        let domain_bytes = options.domain_bytes.unwrap_or(default);
+        // Page 0 of a domain is never used, so the smallest one that can hold anything has two pages.
+        if domain_bytes > most || domain_bytes < 2 * page_size() || domain_bytes % page_size() != 0 {
+            return Err(out_of_range("domainBytes", domain_bytes, &format!("whole pages, at most {}", human(most))));
+        }
+        let domains = options.domains.unwrap_or(if board.iommu { MAX_DOMAINS } else { 1 });
+        if !(1..=if board.iommu { MAX_DOMAINS } else { 1 }).contains(&domains) {
+            let allowed = if board.iommu { "1 to 16" } else { "1: this board has no IOMMU" };
+            return Err(out_of_range("domains", domains.into(), allowed));
+        }
+        let sram = options.sram_bytes.unwrap_or(board.sram);
+        if sram % page_size() != 0 || sram > 16 * MIB || (sram > 0 && !board.iommu) {
+            return Err(out_of_range("sramBytes", sram, "whole pages, at most 16 MiB, and 0 without an IOMMU"));
+        }
+        let space = || match board.iommu {
+            true => AddressSpace::new(page_size(), domain_bytes - page_size(), Growth::TopDown),
+            false => AddressSpace::new(CMA_BASE, domain_bytes, Growth::BottomUp),
+        };
+        Ok(Self {
+            info: DeviceInfo {
+                kind: Kind::Simulated,
+                path: None,
+                soc: Some(board.soc.to_owned()),
+                driver_version: Some("0.9.8".to_owned()),
+                npu_cores: Some(board.cores),
+                iommu: board.iommu,
+                domains: if board.iommu { domains } else { 0 },
+                domain_bytes,
+                sram_total: sram,
+            },
+            max_objects: options.max_objects.unwrap_or(u64::MAX),
+            latency: options.latency,
+            state: Mutex::new(State {
+                domains: (0..domains).map(|_| space()).collect(),
+                sram_free: sram,
+                objects: 0,
+                table: Table::new(),
+                by_inode: HashMap::new(),
+            }),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing below panics while it holds the lock; were it to, the book is still the best there is.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the driver does before each call that may have to switch the IOMMU domain (`rknpu.md` §3.4).
+    fn switch_domain(&self) {
+        if !self.latency.is_zero() {
+            std::thread::sleep(self.latency);
+        }
+    }
+
+    fn reserve(&self, domain: u32, size: u64, alignment: u64, want_sram: bool) -> Result<Reservation<'_>> {
+        let mut state = self.state();
+        if state.objects >= self.max_objects {
+            return Err(Error::new(
+                ErrorCode::TooManyFds,
+                format!("the simulated device holds {} kernel objects and may hold no more", state.objects),
+            )
+            .limit("fds", self.max_objects)
+            .syscall("MEM_CREATE", Errno::EMFILE as i32)
+            .hint("free buffers, or make fewer and larger ones"));
+        }
+        let Some(space) = state.domains.get_mut(domain as usize) else {
+            return Err(Error::new(
+                ErrorCode::OutOfRange,
+                format!("IOMMU domain {domain} does not exist: the device has {}", self.info.domains),
+            )
+            .syscall("MEM_CREATE", Errno::EINVAL as i32));
+        };
+        let Some(address) = space.take(size, alignment) else {
+            let largest = space.largest();
+            return Err(self.exhausted(domain, size, largest));
+        };
+        let sram = if want_sram { state.sram_free.min(size) } else { 0 };
+        state.sram_free -= sram;
+        state.objects += 1;
+        Ok(Reservation { device: self, domain, address, size, sram, settled: false })
+    }
+
+    fn exhausted(&self, domain: u32, size: u64, largest: u64) -> Error {
+        let total = human(self.info.domain_bytes);
+        let (code, errno, scope, message) = if self.info.iommu {
+            let message = format!("IOMMU domain {domain} ({total}) has no {} left in one piece", human(size));
+            (ErrorCode::IovaExhausted, Errno::EFAULT, format!("domain:{domain}"), message)
+        } else {
+            let message = format!("the CMA area ({total}) has no {} left in one piece", human(size));
+            (ErrorCode::OutOfMemory, Errno::EINVAL, "cma".to_owned(), message)
+        };
+        Error::new(code, message)
+            .requested(size)
+            .largest_free(largest)
+            .limit(scope, self.info.domain_bytes)
+            .syscall("MEM_CREATE", errno as i32)
+            .hint("free buffers, use smaller ones, or another iommuDomain")
+    }
+
+    fn make_memory(&self, size: u64, stale: u64) -> Result<OwnedFd> {
+        let failed = |call: &'static str| {
+            move |errno: Errno| {
+                let code = match errno {
+                    Errno::EMFILE | Errno::ENFILE => ErrorCode::TooManyFds,
+                    Errno::ENOMEM | Errno::ENOSPC => ErrorCode::OutOfMemory,
+                    _ => ErrorCode::DeviceIo,
+                };
+                Error::new(code, format!("{call} of {} failed: {}", human(size), errno.desc()))
+                    .requested(size)
+                    .syscall(call, errno as i32)
+            }
+        };
+        let memory = memfd_create(MEMFD_NAME, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
+            .map_err(failed("memfd_create"))?;
+        ftruncate(&memory, i64::try_from(size).unwrap_or(i64::MAX)).map_err(failed("ftruncate"))?;
+        // Sealed as a dma-buf is: whoever gets the fd may write the bytes and never take them away.
+        fcntl(&memory, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW))
+            .map_err(failed("fcntl"))?;
+        if stale == 0 {
+            return Ok(memory);
+        }
+        let mut file = File::from(memory);
+        let chunk = [STALE; 1 << 16];
+        let mut left = stale;
+        while left > 0 {
+            let count = left.min(chunk.len() as u64);
+            file.write_all(&chunk[..count as usize])
+                .map_err(|error| failed("write")(error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)))?;
+            left -= count;
+        }
+        Ok(file.into())
+    }
+
+    fn entry<T>(&self, handle: Handle, call: &'static str, read: impl FnOnce(&Entry) -> T) -> Result<T> {
+        self.state().table.get(handle).map(read).ok_or_else(|| stale_handle(call))
+    }
+}
+
+fn stale_handle(call: &'static str) -> Error {
+    Error::new(ErrorCode::DeviceIo, format!("{call}: this device has no such object"))
+        .syscall(call, Errno::EINVAL as i32)
+}
+
+fn out_of_range(option: &str, value: u64, allowed: &str) -> Error {
+    Error::new(ErrorCode::OutOfRange, format!("simulated.{option} is {value}; it must be {allowed}"))
+}
+
+fn inode_of(fd: BorrowedFd<'_>) -> Result<((u64, u64), u64)> {
+    let stat = fstat(fd).map_err(|errno| {
+        Error::new(ErrorCode::InvalidArgType, format!("the fd cannot be imported: {}", errno.desc()))
+            .syscall("fstat", errno as i32)
+    })?;
+    Ok(((stat.st_dev, stat.st_ino), u64::try_from(stat.st_size).unwrap_or(0)))
+}
+
+fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+    fd.try_clone_to_owned().map_err(|error| {
+        let errno = error.raw_os_error().unwrap_or(0);
+        let code = match Errno::from_raw(errno) {
+            Errno::EMFILE | Errno::ENFILE => ErrorCode::TooManyFds,
+            _ => ErrorCode::DeviceIo,
+        };
+        Error::new(code, format!("duplicating a file descriptor failed: {error}"))
+            .syscall("fcntl(F_DUPFD_CLOEXEC)", errno)
+            .hint("raise RLIMIT_NOFILE (ulimit -n), or free buffers")
+    })
+}
+
+impl Backend for Simulated {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn create(&self, request: &Request) -> Result<Object> {
+        self.switch_domain();
+        let size = whole_pages(request.size, page_size())?;
+        let want_sram = request.placement == Placement::TrySram;
+        let mut reservation = self.reserve(request.domain, size, request.alignment.max(page_size()), want_sram)?;
+        let sram = reservation.sram;
+        // Without an IOMMU nothing clears the memory; with one, only SRAM keeps its last user's bytes.
+        let memory = self.make_memory(size, if self.info.iommu { sram } else { size })?;
+        let (inode, _) = inode_of(memory.as_fd())?;
+        let mut state = self.state();
+        let (handle, entry) = state.table.insert_with(|handle| Entry {
+            object: Object {
+                handle,
+                size,
+                device_address: Some(reservation.address),
+                sram,
+                domain: self.info.iommu.then_some(request.domain),
+                cacheable: request.cacheable,
+                contiguous: request.contiguous || !self.info.iommu,
+                zeroed: self.info.iommu && sram == 0,
+                imported: false,
+            },
+            memory: Arc::new(memory),
+            inode,
+            references: 1,
+        });
+        let object = entry.object.clone();
+        state.by_inode.insert(inode, handle);
+        reservation.settled = true;
+        Ok(object)
+    }
+
+    fn import(&self, fd: BorrowedFd<'_>, size: Option<u64>) -> Result<Object> {
+        self.switch_domain();
+        let (inode, bytes) = inode_of(fd)?;
+        if let Some(object) = self.state().reference(inode) {
+            return Ok(object);
+        }
+        let not_a_buffer = |why: &str| {
+            Error::new(ErrorCode::InvalidArgType, format!("the fd is not a dma-buf this device can import: {why}"))
+                .syscall("PRIME_FD_TO_HANDLE", Errno::EINVAL as i32)
+        };
+        match fcntl(fd, FcntlArg::F_GET_SEALS).map(SealFlag::from_bits_retain) {
+            Ok(seals) if seals.contains(SealFlag::F_SEAL_SHRINK) => {}
+            // A file that can shrink under a mapping would be SIGBUS later; udmabuf has the same rule.
+            _ => return Err(not_a_buffer("the simulated device takes memfds sealed against shrinking")),
+        }
+        if bytes == 0 || bytes % page_size() != 0 {
+            return Err(not_a_buffer("its size is not a whole number of pages"));
+        }
+        if size.is_some_and(|wanted| wanted > bytes) {
+            return Err(Error::new(ErrorCode::OutOfRange, format!("the dma-buf has only {}", human(bytes)))
+                .available(bytes)
+                .requested(size.unwrap_or(0)));
+        }
+        let memory = duplicate(fd)?;
+        let mut reservation = self.reserve(0, bytes, page_size(), false)?;
+        let mut state = self.state();
+        if let Some(object) = state.reference(inode) {
+            drop(state); // another thread was faster; the reservation takes the lock to go back
+            return Ok(object);
+        }
+        let (handle, entry) = state.table.insert_with(|handle| Entry {
+            object: Object {
+                handle,
+                size: bytes,
+                device_address: Some(reservation.address),
+                sram: 0,
+                domain: self.info.iommu.then_some(0),
+                cacheable: true,
+                contiguous: false,
+                zeroed: false,
+                imported: true,
+            },
+            memory: Arc::new(memory),
+            inode,
+            references: 1,
+        });
+        let object = entry.object.clone();
+        state.by_inode.insert(inode, handle);
+        reservation.settled = true;
+        Ok(object)
+    }
+
+    fn map(&self, object: Handle, alignment: u64) -> Result<Mapping> {
+        let (memory, size) = self.entry(object, "mmap", |entry| (Arc::clone(&entry.memory), entry.object.size))?;
+        Mapping::shared(memory.as_fd(), 0, size, alignment).map_err(|error| super::mmap_failed(&error, size))
+    }
+
+    fn sync(&self, object: Handle, _direction: Direction, range: Range<u64>) -> Result<()> {
+        self.switch_domain();
+        let size = self.entry(object, "MEM_SYNC", |entry| entry.object.size)?;
+        if range.start > range.end || range.end > size {
+            return Err(Error::new(
+                ErrorCode::OutOfRange,
+                format!("bytes {}..{} are not inside the object's {size}", range.start, range.end),
+            )
+            .syscall("MEM_SYNC", Errno::EINVAL as i32));
+        }
+        // One memory, one view of it: the CPUs that play the NPU here are coherent.
+        Ok(())
+    }
+
+    fn export(&self, object: Handle) -> Result<OwnedFd> {
+        let memory = self.entry(object, "PRIME_HANDLE_TO_FD", |entry| Arc::clone(&entry.memory))?;
+        duplicate(memory.as_fd())
+    }
+
+    fn destroy(&self, object: Handle) -> Result<()> {
+        self.switch_domain();
+        let mut state = self.state();
+        let entry = state.table.get_mut(object).ok_or_else(|| stale_handle("MEM_DESTROY"))?;
+        entry.references -= 1;
+        if entry.references > 0 {
+            return Ok(());
+        }
+        let Some(entry) = state.table.remove(object) else { return Ok(()) };
+        state.by_inode.remove(&entry.inode);
+        let gone = &entry.object;
+        state.release(gone.domain.unwrap_or(0), gone.device_address.unwrap_or(0), gone.size, gone.sram);
+        drop(state);
+        drop(entry); // closes the memfd, outside the lock
+        Ok(())
+    }
+
+    fn gauges(&self, domain: u32) -> Gauges {
+        let state = self.state();
+        Gauges {
+            sram_free: state.sram_free,
+            largest_free: state.domains.get(domain as usize).map(AddressSpace::largest),
+        }
+    }
+
+    fn live(&self) -> usize {
+        self.state().table.len()
+    }
+}
+
+impl State {
+    /// The object behind `inode`, with one more reference.
+    fn reference(&mut self, inode: (u64, u64)) -> Option<Object> {
+        let handle = *self.by_inode.get(&inode)?;
+        let entry = self.table.get_mut(handle)?;
+        entry.references += 1;
+        Some(Object { imported: true, ..entry.object.clone() })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn request(size: u64) -> Request {
+        Request {
+            size,
+            alignment: page_size(),
+            cacheable: true,
+            contiguous: false,
+            placement: Placement::Dram,
+            domain: 0,
+            core_mask: 0,
+        }
+    }
+
+    fn device(options: Options) -> Simulated {
+        Simulated::new(options).unwrap()
+    }
+
+    #[test]
+    fn a_4_gib_domain_holds_63_buffers_of_64_mib_as_the_vendor_driver_does() {
+        let device = device(Options::default());
+        let objects: Vec<_> = (0..63).map(|_| device.create(&request(64 * MIB)).unwrap()).collect();
+        let error = device.create(&request(64 * MIB)).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::IovaExhausted);
+        assert_eq!(error.errno(), Some(libc::EFAULT));
+        assert_eq!(error.details().largest_free, Some(64 * MIB - page_size()));
+        // Another domain has room, and its addresses overlap numerically.
+        let other = device.create(&Request { domain: 15, ..request(64 * MIB) }).unwrap();
+        assert_eq!(other.device_address, objects[0].device_address);
+        objects.iter().chain([&other]).for_each(|object| device.destroy(object.handle).unwrap());
+        assert_eq!(device.live(), 0);
+        assert_eq!(device.gauges(0).largest_free, Some(4 * GIB - page_size()));
+    }
+
+    #[test]
+    fn a_cma_area_hands_out_stale_bytes_and_ends_in_einval() {
+        let device = device(Options { soc: Some("rk3566".into()), ..Options::default() });
+        let object = device.create(&request(MIB)).unwrap();
+        assert!(object.contiguous && !object.zeroed && object.domain.is_none());
+        let mut bytes = [0; 16];
+        let mapping = device.map(object.handle, 64).unwrap();
+        mapping.read(MIB - 16, &mut bytes);
+        assert_eq!(bytes, [STALE; 16]);
+        let error = device.create(&request(256 * MIB)).unwrap_err();
+        assert_eq!((error.code(), error.errno()), (ErrorCode::OutOfMemory, Some(libc::EINVAL)));
+        device.destroy(object.handle).unwrap();
+    }
+
+    #[test]
+    fn sram_goes_as_far_as_it_goes() {
+        let device = device(Options { sram_bytes: Some(64 * KIB), ..Options::default() });
+        let wanted = Request { placement: Placement::TrySram, ..request(48 * KIB) };
+        let first = device.create(&wanted).unwrap();
+        let second = device.create(&wanted).unwrap();
+        assert_eq!((first.sram, second.sram), (48 * KIB, 16 * KIB));
+        assert!(!first.zeroed, "SRAM keeps its last user's bytes");
+        assert_eq!(device.gauges(0).sram_free, 0);
+        device.destroy(first.handle).unwrap();
+        device.destroy(second.handle).unwrap();
+        assert_eq!(device.gauges(0).sram_free, 64 * KIB);
+    }
+
+    #[test]
+    fn the_object_limit_is_the_fd_wall() {
+        let device = device(Options { max_objects: Some(2), ..Options::default() });
+        let a = device.create(&request(1)).unwrap();
+        device.create(&request(1)).unwrap();
+        let error = device.create(&request(1)).unwrap_err();
+        assert_eq!((error.code(), error.errno()), (ErrorCode::TooManyFds, Some(libc::EMFILE)));
+        device.destroy(a.handle).unwrap();
+        device.create(&request(1)).unwrap();
+    }
+
+    #[test]
+    fn impossible_boards_are_refused() {
+        let none = Options::default();
+        for options in [
+            Options { soc: Some("rk9999".into()), ..none.clone() },
+            Options { domain_bytes: Some(0), ..none.clone() },
+            Options { domain_bytes: Some(4 * GIB + page_size()), ..none.clone() },
+            Options { domain_bytes: Some(page_size() * 2 + 1), ..none.clone() },
+            Options { domains: Some(0), ..none.clone() },
+            Options { domains: Some(17), ..none.clone() },
+            Options { soc: Some("rk3566".into()), domains: Some(2), ..none.clone() },
+            Options { soc: Some("rk3566".into()), sram_bytes: Some(page_size()), ..none.clone() },
+            Options { sram_bytes: Some(1), ..none },
+        ] {
+            let error = Simulated::new(options.clone()).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::OutOfRange, "{options:?}");
+        }
+    }
+}

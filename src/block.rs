@@ -1,0 +1,95 @@
+//! A [`Block`]: one kernel object, its mapping, its place in the ledger. Its drop is the only close.
+
+use std::ops::Range;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use crate::backend::{Direction, Object, Request};
+use crate::device::{Charges, Device};
+use crate::error::{Error, ErrorCode, Result};
+use crate::sys::mapping::{page_size, Mapping};
+
+/// See the module's header.
+#[derive(Debug)]
+pub struct Block {
+    // Fields drop in this order: a dma-buf's mapping must go before its object does (`rknpu.md` §3.6).
+    mapping: Mapping,
+    owned: Owned,
+}
+
+/// A kernel object that is given back when this drops.
+#[derive(Debug)]
+struct Owned {
+    device: Arc<Device>,
+    object: Object,
+    charges: Option<Arc<Charges>>,
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if let Some(charges) = self.charges.take() {
+            self.device.destroy(&self.object, charges);
+        }
+    }
+}
+
+impl Block {
+    /// Makes and maps a kernel object. With `zeroed`, no stale byte is left in it.
+    ///
+    /// Errors: those of [`Device::create`] and [`Backend::map`](crate::backend::Backend::map).
+    pub fn create(device: &Arc<Device>, request: &Request, zeroed: bool) -> Result<Self> {
+        let (object, charges) = device.create(request)?;
+        let block = Self::map(device, object, charges, request.alignment)?;
+        let object = block.object();
+        if zeroed && !object.zeroed {
+            block.mapping.zero(0..object.size);
+            // The zeros may still sit in the caches; the device must not see what lies under them.
+            block.sync(Direction::ToDevice, 0..object.size)?;
+        }
+        Ok(block)
+    }
+
+    /// Maps somebody else's dma-buf.
+    ///
+    /// Errors: those of [`Device::import`] and [`Backend::map`](crate::backend::Backend::map).
+    pub fn import(device: &Arc<Device>, fd: BorrowedFd<'_>, size: Option<u64>) -> Result<Self> {
+        let (object, charges) = device.import(fd, size)?;
+        Self::map(device, object, charges, page_size())
+    }
+
+    fn map(device: &Arc<Device>, object: Object, charges: Arc<Charges>, alignment: u64) -> Result<Self> {
+        // From here on the object goes back however this ends.
+        let owned = Owned { device: Arc::clone(device), object, charges: Some(charges) };
+        let mapping = device.backend().map(owned.object.handle, alignment)?;
+        Ok(Self { mapping, owned })
+    }
+
+    /// The facts of the kernel object.
+    pub fn object(&self) -> &Object {
+        &self.owned.object
+    }
+
+    /// Where it is mapped.
+    pub fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
+    /// Cache maintenance of `range` (bytes from the start).
+    ///
+    /// Errors: `ERR_OUT_OF_RANGE` outside the object, and those of [`Backend::sync`](crate::backend::Backend::sync).
+    pub fn sync(&self, direction: Direction, range: Range<u64>) -> Result<()> {
+        let size = self.object().size;
+        if range.start > range.end || range.end > size {
+            let message = format!("bytes {}..{} are not inside the {size} there are", range.start, range.end);
+            return Err(Error::new(ErrorCode::OutOfRange, message));
+        }
+        self.owned.device.backend().sync(self.object().handle, direction, range)
+    }
+
+    /// A new close-on-exec dma-buf fd over the whole object.
+    ///
+    /// Errors: those of [`Backend::export`](crate::backend::Backend::export).
+    pub fn export(&self) -> Result<OwnedFd> {
+        self.owned.device.backend().export(self.object().handle)
+    }
+}

@@ -1,0 +1,292 @@
+//! An opened device with its ledger: every size is bounded here before a driver sees it.
+//!
+//! Drivers accept sizes that wrap to zero, crash the kernel, or get the caller killed (`observed.md` §1.2). The ledger
+//! knows what each IOMMU domain holds of ours; a real node is opened once per process, so that two managers share one.
+
+use std::collections::HashMap;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use once_cell::sync::Lazy;
+
+use crate::backend::{Backend, DeviceInfo, Kind, Object, Request};
+use crate::error::{Error, ErrorCode, Result};
+use crate::handle::Handle;
+use crate::limits::{Budget, Charge};
+use crate::sys::mapping::page_size;
+use crate::sys::ram;
+use crate::units::{human, whole_pages, MIB};
+
+/// See the module's header.
+#[derive(Debug)]
+pub struct Device {
+    backend: Arc<dyn Backend>,
+    /// One for each IOMMU domain; a single one without a ceiling where the driver keeps the only book there is.
+    domains: Vec<Arc<Budget>>,
+    /// The charges of live objects by their backend's handle: an object that is imported again is not charged twice.
+    charges: Mutex<HashMap<Handle, Weak<Charges>>>,
+    /// Freed by JavaScript, not yet given back by the driver, in bytes.
+    pending: AtomicU64,
+    /// Objects that the driver failed to take back, and their bytes.
+    lost: (AtomicU64, AtomicU64),
+}
+
+/// What one kernel object takes: addresses in its domain, and RAM.
+#[derive(Debug)]
+pub struct Charges {
+    _domain: Charge,
+    _ram: Option<Charge>,
+}
+
+/// The page allocator, which serves where CMA is full, stops at this size (`observed.md` §1.2: 4 MiB pieces).
+const LARGEST_WITHOUT_CMA: u64 = 4 * MIB;
+
+/// Real nodes open in this process.
+static OPEN: Lazy<Mutex<HashMap<(Kind, PathBuf), Weak<Device>>>> = Lazy::new(Mutex::default);
+
+impl Device {
+    /// A device over `backend`.
+    pub fn new(backend: Arc<dyn Backend>) -> Arc<Self> {
+        let info = backend.info();
+        let domains = match info.iommu {
+            true => (0..info.domains.max(1)).map(|_| Budget::new(info.domain_bytes)).collect(),
+            false => vec![Budget::new(u64::MAX)],
+        };
+        Arc::new(Self {
+            backend,
+            domains,
+            charges: Mutex::default(),
+            pending: AtomicU64::new(0),
+            lost: Default::default(),
+        })
+    }
+
+    /// The one device of this process over the node that `backend` opened, if another manager has it open; else this.
+    pub fn shared(backend: Arc<dyn Backend>) -> Arc<Self> {
+        let info = backend.info();
+        let Some(path) = info.path.clone() else { return Self::new(backend) };
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|_, device| device.strong_count() > 0);
+        let key = (info.kind, path);
+        if let Some(device) = open.get(&key).and_then(Weak::upgrade) {
+            return device;
+        }
+        let device = Self::new(backend);
+        open.insert(key, Arc::downgrade(&device));
+        device
+    }
+
+    /// The device of this process that has `path` open through `kind`, if there is one.
+    pub fn already_open(kind: Kind, path: &Path) -> Option<Arc<Self>> {
+        let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        open.get(&(kind, path.to_owned())).and_then(Weak::upgrade)
+    }
+
+    /// What was opened.
+    pub fn info(&self) -> &DeviceInfo {
+        self.backend.info()
+    }
+
+    /// The kernel interface.
+    pub fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+
+    /// The ledger of each IOMMU domain; empty without an IOMMU.
+    pub fn domains(&self) -> &[Arc<Budget>] {
+        if self.info().iommu {
+            &self.domains
+        } else {
+            &[]
+        }
+    }
+
+    /// Makes a kernel object within bounds.
+    ///
+    /// Errors: `ERR_OUT_OF_RANGE` beyond what the device can ever hold, `ERR_UNSUPPORTED`, `ERR_IOVA_EXHAUSTED` and
+    /// `ERR_OUT_OF_MEMORY` beyond what it can hold now, and those of [`Backend::create`].
+    pub fn create(&self, request: &Request) -> Result<(Object, Arc<Charges>)> {
+        let size = whole_pages(request.size, page_size())?;
+        let domain = self.domain(request.domain)?;
+        self.check_reach(size.max(request.alignment))?;
+        let charges = Charges { _domain: self.charge(domain, request.domain, size)?, _ram: self.charge_ram(size)? };
+        let object = self.backend.create(&Request { size, ..request.clone() })?;
+        Ok((object.clone(), self.enter(object.handle, charges)))
+    }
+
+    /// Makes somebody else's dma-buf visible to the device.
+    ///
+    /// Errors: those of [`Backend::import`], and `ERR_IOVA_EXHAUSTED` where domain 0 has no room in the ledger.
+    pub fn import(&self, fd: BorrowedFd<'_>, size: Option<u64>) -> Result<(Object, Arc<Charges>)> {
+        let object = self.backend.import(fd, size)?;
+        let known = self.book().get(&object.handle).and_then(Weak::upgrade);
+        if let Some(charges) = known {
+            return Ok((object, charges));
+        }
+        // Imported memory is in RAM already: only its addresses are charged.
+        let domain = object.domain.unwrap_or(0);
+        match self.domain(domain).and_then(|budget| self.charge(budget, domain, object.size)) {
+            Ok(charge) => {
+                let charges = self.enter(object.handle, Charges { _domain: charge, _ram: None });
+                Ok((object, charges))
+            }
+            Err(error) => {
+                self.backend.destroy(object.handle)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives an object back, after its mappings are gone. What the driver fails to take back is not retried
+    /// (`rknpu.md` §3.6: the kernel keeps it until a reboot): it stays charged, and [`lost`](Self::lost) counts it.
+    pub fn destroy(&self, object: &Object, charges: Arc<Charges>) {
+        self.pending.fetch_add(object.size, Ordering::Relaxed);
+        let result = self.backend.destroy(object.handle);
+        self.pending.fetch_sub(object.size, Ordering::Relaxed);
+        if result.is_err() {
+            self.lost.0.fetch_add(1, Ordering::Relaxed);
+            self.lost.1.fetch_add(object.size, Ordering::Relaxed);
+            std::mem::forget(charges);
+            return;
+        }
+        let mut book = self.book();
+        drop(charges);
+        // Another holder of the same object keeps the entry.
+        if book.get(&object.handle).is_some_and(|charges| charges.strong_count() == 0) {
+            book.remove(&object.handle);
+        }
+    }
+
+    /// Bytes freed by JavaScript that the driver has not given back yet.
+    pub fn pending(&self) -> u64 {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    /// Objects that the driver failed to take back, and their bytes.
+    pub fn lost(&self) -> (u64, u64) {
+        (self.lost.0.load(Ordering::Relaxed), self.lost.1.load(Ordering::Relaxed))
+    }
+
+    fn book(&self) -> MutexGuard<'_, HashMap<Handle, Weak<Charges>>> {
+        self.charges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, object: Handle, charges: Charges) -> Arc<Charges> {
+        let charges = Arc::new(charges);
+        self.book().insert(object, Arc::downgrade(&charges));
+        charges
+    }
+
+    fn domain(&self, id: u32) -> Result<&Arc<Budget>> {
+        self.domains.get(id as usize).ok_or_else(|| {
+            let info = self.info();
+            let have = match info.iommu {
+                true => format!("this device has domains 0 to {}", self.domains.len() - 1),
+                false => "this device has no IOMMU and only domain 0".to_owned(),
+            };
+            Error::new(ErrorCode::OutOfRange, format!("there is no IOMMU domain {id}: {have}"))
+        })
+    }
+
+    /// Refuses what no amount of freeing would make fit.
+    fn check_reach(&self, size: u64) -> Result<()> {
+        let info = self.info();
+        let reach = match (info.iommu, info.domain_bytes) {
+            (_, 0) => return Ok(()),
+            (true, bytes) => bytes,
+            (false, cma) => cma.max(LARGEST_WITHOUT_CMA),
+        };
+        if size <= reach {
+            return Ok(());
+        }
+        let (what, scope) = if info.iommu { ("one IOMMU domain addresses", "domain") } else { ("CMA has", "cma") };
+        Err(Error::new(ErrorCode::OutOfRange, format!("{} is more than the {} that {what}", human(size), human(reach)))
+            .requested(size)
+            .limit(scope, reach)
+            .hint("split it into several buffers"))
+    }
+
+    fn charge(&self, budget: &Arc<Budget>, domain: u32, size: u64) -> Result<Charge> {
+        budget.reserve(size).map_err(|refused| {
+            let message = format!(
+                "IOMMU domain {domain} holds {} of its {}: {} more do not fit",
+                human(budget.used()),
+                human(refused.limit),
+                human(size)
+            );
+            Error::new(ErrorCode::IovaExhausted, message)
+                .requested(size)
+                .available(refused.available)
+                .limit(format!("domain:{domain}"), refused.limit)
+                .hint(
+                    "deallocate what is no longer used (dropped buffers go when the event loop turns), \
+                     or use another iommuDomain",
+                )
+        })
+    }
+
+    /// CMA was set aside at boot: only what comes out of the common RAM is charged to it.
+    fn charge_ram(&self, size: u64) -> Result<Option<Charge>> {
+        let own_memory = !self.info().iommu && matches!(self.info().kind, Kind::Rknpu | Kind::RknpuHeap);
+        match own_memory {
+            true => Ok(None),
+            false => ram::admit(size).map(Some),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::backend::simulated::{Options, Simulated};
+    use crate::backend::Placement;
+    use crate::units::GIB;
+
+    fn device(options: Options) -> Arc<Device> {
+        Device::new(Arc::new(Simulated::new(options).unwrap()))
+    }
+
+    fn request(size: u64) -> Request {
+        Request {
+            size,
+            alignment: page_size(),
+            cacheable: true,
+            contiguous: false,
+            placement: Placement::Dram,
+            domain: 0,
+            core_mask: 0,
+        }
+    }
+
+    #[test]
+    fn sizes_are_bounded_before_the_driver_sees_them() {
+        let device = device(Options::default());
+        for size in [0, 4 * GIB + 1, 1 << 45, 1 << 62, u64::MAX] {
+            assert_eq!(device.create(&request(size)).unwrap_err().code(), ErrorCode::OutOfRange, "{size}");
+        }
+        let elsewhere = Request { domain: 16, ..request(1) };
+        assert_eq!(device.create(&elsewhere).unwrap_err().code(), ErrorCode::OutOfRange);
+        assert_eq!(device.backend().live(), 0);
+        assert_eq!(device.domains()[0].used(), 0);
+    }
+
+    #[test]
+    fn an_object_that_comes_back_is_charged_once() {
+        let device = device(Options::default());
+        let (object, charges) = device.create(&request(MIB)).unwrap();
+        let fd = device.backend().export(object.handle).unwrap();
+        let (again, shared) = device.import(fd.as_fd(), None).unwrap();
+        assert_eq!((again.handle, again.device_address), (object.handle, object.device_address));
+        assert_eq!(device.domains()[0].used(), MIB);
+        device.destroy(&object, charges);
+        assert_eq!(device.domains()[0].used(), MIB, "the import still holds it");
+        device.destroy(&again, shared);
+        assert_eq!(device.domains()[0].used(), 0);
+        assert!(device.book().is_empty());
+    }
+}

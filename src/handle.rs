@@ -1,0 +1,169 @@
+//! Handles: what crosses a border in place of a pointer.
+//!
+//! A [`Handle`] is an integer below 2^53, so a JavaScript number holds it exactly: the slot's index in the low 32 bits,
+//! the slot's generation in the 21 above. A slot's generation grows each time it is emptied, so a handle that outlived
+//! its value finds nothing; a slot whose generations are used up is retired and never serves again. Zero is no handle.
+
+const INDEX_BITS: u32 = 32;
+const MAX_GENERATION: u32 = (1 << 21) - 1;
+
+/// Names one value in one [`Table`], for as long as the value is there.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Handle(u64);
+
+impl Handle {
+    fn new(index: u32, generation: u32) -> Self {
+        Self(u64::from(generation) << INDEX_BITS | u64::from(index))
+    }
+
+    /// The handle as an integer below 2^53.
+    pub fn get(self) -> u64 {
+        self.0
+    }
+
+    /// What [`get`](Self::get) gave, back again. Any integer is safe: one that names nothing finds nothing.
+    pub fn from_raw(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    fn index(self) -> usize {
+        (self.0 & u64::from(u32::MAX)) as usize
+    }
+
+    fn generation(self) -> u64 {
+        self.0 >> INDEX_BITS
+    }
+}
+
+#[derive(Debug)]
+struct Slot<T> {
+    /// The generation of the value that is here, or of the next one. Starts at 1, so that 0 is never a handle.
+    generation: u32,
+    value: Option<T>,
+}
+
+/// Values by generation-checked [`Handle`]. Insert, look up and remove are O(1).
+#[derive(Debug)]
+pub struct Table<T> {
+    slots: Vec<Slot<T>>,
+    vacant: Vec<u32>,
+    live: usize,
+}
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> Table<T> {
+    /// An empty table.
+    pub const fn new() -> Self {
+        Self { slots: Vec::new(), vacant: Vec::new(), live: 0 }
+    }
+
+    /// Puts `value` in and names it.
+    pub fn insert(&mut self, value: T) -> Handle {
+        self.insert_with(|_| value).0
+    }
+
+    /// Puts a value in that knows its own name.
+    pub fn insert_with(&mut self, make: impl FnOnce(Handle) -> T) -> (Handle, &T) {
+        self.live += 1;
+        // 2^32 slots of at least 16 bytes are 64 GiB of table: memory ends before the index does.
+        let index = self.vacant.pop().unwrap_or(self.slots.len() as u32);
+        if index as usize == self.slots.len() {
+            self.slots.push(Slot { generation: 1, value: None });
+        }
+        let slot = &mut self.slots[index as usize];
+        let handle = Handle::new(index, slot.generation);
+        (handle, slot.value.insert(make(handle)))
+    }
+
+    /// The value that `handle` names, if it is still there.
+    pub fn get(&self, handle: Handle) -> Option<&T> {
+        let slot = self.slots.get(handle.index())?;
+        (u64::from(slot.generation) == handle.generation()).then_some(slot.value.as_ref()).flatten()
+    }
+
+    /// As [`get`](Self::get), to change it.
+    pub fn get_mut(&mut self, handle: Handle) -> Option<&mut T> {
+        let slot = self.slots.get_mut(handle.index())?;
+        (u64::from(slot.generation) == handle.generation()).then_some(slot.value.as_mut()).flatten()
+    }
+
+    /// Takes the value out; `handle` names nothing from here on.
+    pub fn remove(&mut self, handle: Handle) -> Option<T> {
+        let slot = self.slots.get_mut(handle.index())?;
+        if u64::from(slot.generation) != handle.generation() {
+            return None;
+        }
+        let value = slot.value.take()?;
+        self.live -= 1;
+        if slot.generation < MAX_GENERATION {
+            slot.generation += 1;
+            self.vacant.push(handle.index() as u32);
+        } else {
+            slot.generation = 0; // retired: no handle has generation 0
+        }
+        Some(value)
+    }
+
+    /// How many values there are.
+    pub fn len(&self) -> usize {
+        self.live
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.live == 0
+    }
+
+    /// Every value with its handle, in slot order.
+    pub fn iter(&self) -> impl Iterator<Item = (Handle, &T)> {
+        self.slots.iter().enumerate().filter_map(|(index, slot)| {
+            slot.value.as_ref().map(|value| (Handle::new(index as u32, slot.generation), value))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_handle_finds_nothing() {
+        let mut table = Table::new();
+        let first = table.insert("a");
+        assert_eq!(table.remove(first), Some("a"));
+        let second = table.insert("b");
+        assert_eq!(first.index(), second.index());
+        assert_eq!(table.get(first), None);
+        assert_eq!(table.remove(first), None);
+        assert_eq!(table.get(second), Some(&"b"));
+        assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn any_integer_is_a_safe_handle() {
+        let mut table = Table::new();
+        table.insert(1);
+        for raw in [0, 1, u64::from(u32::MAX), 1 << 52, u64::MAX] {
+            assert_eq!(table.get(Handle::from_raw(raw)), None, "{raw}");
+            assert_eq!(table.remove(Handle::from_raw(raw)), None, "{raw}");
+        }
+    }
+
+    #[test]
+    fn a_slot_retires_when_its_generations_are_used_up() {
+        let mut table = Table::new();
+        let mut last = table.insert(());
+        for _ in 0..MAX_GENERATION {
+            assert!(last.get() < 1 << 53);
+            table.remove(last);
+            last = table.insert(());
+        }
+        assert_eq!(last.index(), 1, "slot 0 never serves again");
+        assert_eq!(table.iter().count(), 1);
+    }
+}

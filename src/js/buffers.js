@@ -1,0 +1,58 @@
+'use strict'
+
+// Which ArrayBuffer a caller means, and what became of one that shows nothing any more.
+//
+// Live buffers are found by address, in the native part. A detached ArrayBuffer has no address: what it was is only
+// known by its identity, which is good enough to say what happened to it and for nothing else.
+
+const { types } = require('node:util')
+const { memoryError } = require('./errors.js')
+const { invalid, shown } = require('./options.js')
+
+// Taken before user code can replace them.
+const { apply, getOwnPropertyDescriptor, getPrototypeOf } = Reflect
+const getter = (prototype, name) => {
+  const { get } = getOwnPropertyDescriptor(prototype, name)
+  return (object) => apply(get, object, [])
+}
+const byteLengthOf = getter(ArrayBuffer.prototype, 'byteLength')
+const bufferOfTypedArray = getter(getPrototypeOf(Uint8Array.prototype), 'buffer')
+const bufferOfDataView = getter(DataView.prototype, 'buffer')
+
+/** The native id of every ArrayBuffer that was handed out in this environment. */
+const ids = new WeakMap()
+
+/** The ArrayBuffer that `value` is, or is a view of. */
+function arrayBufferOf(value) {
+  let buffer = value
+  if (ArrayBuffer.isView(value)) buffer = types.isDataView(value) ? bufferOfDataView(value) : bufferOfTypedArray(value)
+  if (types.isArrayBuffer(buffer)) return buffer
+  if (types.isSharedArrayBuffer(buffer)) throw invalid('a SharedArrayBuffer is never memory of a MemoryManager')
+  throw invalid(`the buffer must be an ArrayBuffer or a view of one, not ${shown(value)}`)
+}
+
+/** Remembers that `buffer` was handed out over the allocation `id`. */
+function remember(buffer, id) {
+  ids.set(buffer, id)
+}
+
+/**
+ * Why `buffer`, which is detached or empty, is no buffer of anybody's.
+ *
+ * @param {ArrayBuffer} buffer
+ * @param {(id: number) => boolean} isLive
+ */
+function goneError(buffer, isLive) {
+  const id = ids.get(buffer)
+  if (id === undefined) {
+    return memoryError('ERR_UNKNOWN_BUFFER', 'this ArrayBuffer is empty or detached, and no MemoryManager made it')
+  }
+  if (isLive(id)) {
+    return memoryError('ERR_BUFFER_TRANSFERRED', 'the bytes of this buffer were moved to another ArrayBuffer', {
+      hint: 'deallocate that one, or drop it: the memory goes when it is collected',
+    })
+  }
+  return memoryError('ERR_BUFFER_FREED', 'this buffer was freed already')
+}
+
+module.exports = { arrayBufferOf, byteLengthOf, goneError, remember }

@@ -1,0 +1,66 @@
+'use strict'
+
+// `MemoryError`: every error this package throws.
+//
+// Two of its codes are also what Node's own are: ERR_INVALID_ARG_TYPE is a TypeError, ERR_OUT_OF_RANGE a RangeError.
+// An object has one prototype chain, so those two are classes beside `MemoryError`, which knows them by their brand.
+
+const branded = new WeakSet()
+
+class MemoryError extends Error {
+  /** @param {string} message @param {{code: string, cause?: unknown}} details */
+  constructor(message, details) {
+    super(message)
+    dress(this, details)
+  }
+
+  static [Symbol.hasInstance](value) {
+    if (this !== MemoryError) return Function.prototype[Symbol.hasInstance].call(this, value)
+    return typeof value === 'object' && value !== null && branded.has(value)
+  }
+}
+
+class MemoryTypeError extends TypeError {
+  constructor(message, details) {
+    super(message)
+    dress(this, details)
+  }
+}
+
+class MemoryRangeError extends RangeError {
+  constructor(message, details) {
+    super(message)
+    dress(this, details)
+  }
+}
+
+for (const errorClass of [MemoryError, MemoryTypeError, MemoryRangeError]) {
+  Object.defineProperty(errorClass, 'name', { value: 'MemoryError', configurable: true })
+  Object.defineProperty(errorClass.prototype, 'name', { value: 'MemoryError', configurable: true, writable: true })
+}
+
+function dress(error, details) {
+  branded.add(error)
+  const { cause, ...figures } = details ?? {}
+  Object.assign(error, figures)
+  if (cause !== undefined) Object.defineProperty(error, 'cause', { value: cause, configurable: true, writable: true })
+}
+
+const CLASSES = { ERR_INVALID_ARG_TYPE: MemoryTypeError, ERR_OUT_OF_RANGE: MemoryRangeError }
+
+/**
+ * The error for `code`, with its figures. The native part calls this too.
+ *
+ * @param {string} code
+ * @param {string} message
+ * @param {object} [figures]
+ * @param {{cause?: unknown}} [options]
+ */
+function memoryError(code, message, figures, options) {
+  const errorClass = CLASSES[code] ?? MemoryError
+  const error = new errorClass(message, { code, ...figures, ...options })
+  Error.captureStackTrace?.(error, memoryError)
+  return error
+}
+
+module.exports = { MemoryError, memoryError }

@@ -1,0 +1,147 @@
+'use strict'
+
+// What is checked before anything native is called: types, whole numbers, and the names of options.
+// Ranges that depend on the device are the native part's.
+
+const { memoryError } = require('./errors.js')
+
+const invalid = (message, hint) => memoryError('ERR_INVALID_ARG_TYPE', message, hint && { hint })
+const outOfRange = (message, figures) => memoryError('ERR_OUT_OF_RANGE', message, figures)
+
+/** How `value` is shown in a message. */
+function shown(value) {
+  if (typeof value === 'string') return JSON.stringify(value)
+  if (typeof value === 'bigint') return `${value}n`
+  if (typeof value === 'object' && value !== null) return `an instance of ${value.constructor?.name ?? 'Object'}`
+  return typeof value === 'function' || typeof value === 'symbol' ? `a ${typeof value}` : String(value)
+}
+
+/** A whole number of at least `min` and at most `max` that a JavaScript number holds exactly. */
+function integer(name, value, min, max = Number.MAX_SAFE_INTEGER) {
+  if (typeof value !== 'number') {
+    throw invalid(
+      `${name} must be a number, not ${shown(value)}`,
+      typeof value === 'bigint' ? 'convert it with Number()' : undefined,
+    )
+  }
+  if (!Number.isInteger(value)) throw outOfRange(`${name} is ${value}; it must be a whole number`)
+  if (value < min || value > max) {
+    const bound = max === Number.MAX_SAFE_INTEGER ? `at least ${min} and below 2^53` : `from ${min} to ${max}`
+    throw outOfRange(`${name} is ${value}; it must be ${bound}`, value >= 0 ? { requested: value } : undefined)
+  }
+  return value
+}
+
+// Kinds of options: (name, value) => value to use, or throw.
+const kinds = {
+  boolean(name, value) {
+    if (typeof value !== 'boolean') throw invalid(`${name} must be true or false, not ${shown(value)}`)
+    return value
+  },
+  string(name, value) {
+    if (typeof value !== 'string') throw invalid(`${name} must be a string, not ${shown(value)}`)
+    return value
+  },
+  integer: (min, max) => (name, value) => integer(name, value, min, max),
+  milliseconds: (max) => (name, value) => {
+    if (typeof value !== 'number') throw invalid(`${name} must be a number, not ${shown(value)}`)
+    if (!(value >= 0 && value <= max)) throw outOfRange(`${name} is ${value}; it must be from 0 to ${max} ms`)
+    return value
+  },
+  oneOf: (...allowed) => (name, value) => {
+    if (allowed.includes(value)) return value
+    const list = allowed.map(shown).join(', ')
+    const known = allowed.some((choice) => typeof choice === typeof value)
+    const message = `${name} is ${shown(value)}; it must be one of ${list}`
+    throw known ? outOfRange(message) : invalid(message)
+  },
+  nested: (schema) => (name, value) => check(name, value, schema),
+}
+
+/**
+ * The options of `what`, each read once and checked; those left out, or undefined, are absent.
+ *
+ * @param {string} what whose options these are, for the message
+ * @param {unknown} options
+ * @param {Record<string, (name: string, value: unknown) => unknown>} schema
+ */
+function check(what, options, schema) {
+  if (options === undefined) return {}
+  if (typeof options !== 'object' || options === null || Array.isArray(options)) {
+    throw invalid(`the options of ${what} must be an object, not ${shown(options)}`)
+  }
+  for (const name of Object.keys(options)) {
+    if (!Object.hasOwn(schema, name)) throw unknownOption(what, name, Object.keys(schema))
+  }
+  const checked = {}
+  for (const [name, kind] of Object.entries(schema)) {
+    const value = options[name]
+    if (value !== undefined) checked[name] = kind(`${what}: ${name}`, value)
+  }
+  return checked
+}
+
+function unknownOption(what, name, known) {
+  const distances = known.map((candidate) => [editDistance(name.toLowerCase(), candidate.toLowerCase()), candidate])
+  const [distance, nearest] = distances.sort(([a], [b]) => a - b)[0]
+  const hint =
+    distance <= Math.max(2, name.length / 3)
+      ? `did you mean ${JSON.stringify(nearest)}?`
+      : `it has ${known.map((candidate) => JSON.stringify(candidate)).join(', ')}`
+  return invalid(`${what} has no option ${JSON.stringify(name)}`, hint)
+}
+
+/** How many letters must be put in, taken out or changed (Levenshtein). */
+function editDistance(a, b) {
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j)
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i]
+    for (let j = 1; j <= b.length; j++) {
+      next[j] = Math.min(row[j] + 1, next[j - 1] + 1, row[j - 1] + (a[i - 1] === b[j - 1] ? 0 : 1))
+    }
+    row = next
+  }
+  return row[b.length]
+}
+
+const allocation = {
+  tag: kinds.string,
+  alignment: kinds.integer(1),
+  zeroed: kinds.boolean,
+}
+
+const npuAllocation = {
+  ...allocation,
+  cacheable: kinds.boolean,
+  contiguous: kinds.boolean,
+  placement: kinds.oneOf('dram', 'try-sram'),
+  iommuDomain: kinds.integer(0, 2 ** 31 - 1),
+  coreMask: kinds.integer(0, 2 ** 32 - 1),
+  dedicated: kinds.boolean,
+}
+
+const systemAllocation = {
+  ...allocation,
+  hugePages: kinds.oneOf(true, false, 'try'),
+  lock: kinds.boolean,
+  prefault: kinds.boolean,
+}
+
+const dmaBufImport = { size: kinds.integer(1), tag: kinds.string }
+
+const BACKENDS = ['rknpu', 'rknpu-heap', 'dma-heap', 'simulated']
+
+const manager = {
+  backend: kinds.oneOf('auto', ...BACKENDS),
+  device: kinds.string,
+  simulated: kinds.nested({
+    soc: kinds.string,
+    domainBytes: kinds.integer(1),
+    domains: kinds.integer(0, 2 ** 31 - 1),
+    sramBytes: kinds.integer(0),
+    maxObjects: kinds.integer(1),
+    latencyMs: kinds.milliseconds(60_000),
+  }),
+}
+
+module.exports = { check, integer, invalid, outOfRange, shown, schemas: { manager, npuAllocation, systemAllocation, dmaBufImport } }

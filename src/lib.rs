@@ -1,0 +1,33 @@
+//! The core of `@rkllmjs/memory`: NPU and system memory for LLM apps on Rockchip boards.
+//!
+//! Layers, each importing only from those before it (checked by `__test__/rust/layers.rs`):
+//!
+//! | layer | what lives there |
+//! |---|---|
+//! | [`error`] [`units`] [`handle`] | refusals, byte counts, generation-checked handles |
+//! | [`abi`] | the kernel's structs and ioctls, one file a header |
+//! | [`sys`] | address ranges; the figures of `/proc` and `/sys` |
+//! | [`backend`] | one kernel interface each, behind one trait; the simulated one among them |
+//! | [`limits`] [`stats`] | budgets and counters: arithmetic without memory |
+//! | [`block`] | one kernel object with its mapping and its place in the ledger |
+//! | [`manager`] | allocations, their owners, their ends |
+//! | `node` | the JavaScript binding, and the only place that names napi |
+//!
+//! Nothing below `node` knows JavaScript: `cargo test --no-default-features` builds and tests it alone.
+
+pub mod abi;
+pub mod allocation;
+pub mod backend;
+pub mod block;
+pub mod device;
+pub mod error;
+pub mod handle;
+pub mod limits;
+pub mod manager;
+pub mod open;
+pub mod stats;
+pub mod sys;
+pub mod units;
+
+#[cfg(feature = "napi")]
+mod node;

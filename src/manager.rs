@@ -1,0 +1,424 @@
+//! The façade: allocates, frees, describes and counts, for one opened device.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use crate::allocation::{Accounts, Allocation, Body, Books, MemoryKind};
+use crate::backend::simulated::MEMFD_NAME;
+use crate::backend::{DeviceInfo, Direction, Kind, Placement, Request};
+use crate::block::Block;
+use crate::device::Device;
+use crate::error::{Error, ErrorCode, Result};
+use crate::stats::Counters;
+use crate::sys::mapping::{page_size, Mapping};
+use crate::sys::proc::{Cgroup, Gauge, MemInfo, Pressure, Proc};
+use crate::sys::ram::{self, Ram};
+use crate::units::{align_up, human, whole_pages, GIB, MIN_ALIGNMENT};
+
+/// How NPU memory is asked for. Sizes are bytes; `None` takes what the device needs.
+#[derive(Clone, Debug, Default)]
+pub struct NpuOptions {
+    /// Free text for accounting.
+    pub tag: Option<Arc<str>>,
+    /// Power of two, at least 64; a page where `None`.
+    pub alignment: Option<u64>,
+    /// Leave the bytes as the driver gave them.
+    pub dirty: bool,
+    /// Without a CPU-cached mapping.
+    pub uncached: bool,
+    /// Physically contiguous.
+    pub contiguous: Option<bool>,
+    /// Where the bytes should lie.
+    pub placement: Placement,
+    /// IOMMU domain.
+    pub domain: u32,
+    /// NPU cores that will use it, as a bit mask.
+    pub core_mask: u32,
+}
+
+/// Whether huge pages are wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HugePages {
+    /// No.
+    #[default]
+    No,
+    /// Where there are any.
+    Try,
+    /// Or else nothing.
+    Must,
+}
+
+/// How system memory is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct SystemOptions {
+    /// Free text for accounting.
+    pub tag: Option<Arc<str>>,
+    /// Power of two, at least 64; a page where `None`.
+    pub alignment: Option<u64>,
+    /// Transparent huge pages.
+    pub huge_pages: HugePages,
+    /// Never swapped.
+    pub lock: bool,
+    /// Every page faulted in now.
+    pub prefault: bool,
+}
+
+/// NPU memory in figures; bytes.
+#[derive(Clone, Debug)]
+pub struct NpuStats {
+    /// What was asked for and given.
+    pub counters: Counters,
+    /// What the NPU can address and the machine could give, whichever binds.
+    pub total: u64,
+    /// What of it is free.
+    pub available: u64,
+    /// Kernel objects behind the allocations.
+    pub objects: u64,
+    /// Freed here, not yet given back by the driver.
+    pub pending_free: u64,
+    /// Objects that the driver failed to take back, and their bytes.
+    pub lost: (u64, u64),
+    /// Each IOMMU domain: what it addresses, and what of it this process holds.
+    pub domains: Vec<(u64, u64)>,
+    /// NPU buffers mapped in this process by anyone.
+    pub process_mapped: Option<u64>,
+    /// SRAM nobody uses.
+    pub sram_free: u64,
+    /// Contiguous memory, all and free.
+    pub cma: Option<(u64, u64)>,
+    /// Per cent per core.
+    pub load: Option<Vec<f64>>,
+}
+
+/// System memory in figures; bytes.
+#[derive(Clone, Debug)]
+pub struct SystemStats {
+    /// What was asked for and given.
+    pub counters: Counters,
+    /// The machine's memory.
+    pub memory: MemInfo,
+    /// Resident set of this process.
+    pub rss: u64,
+    /// The container's figures.
+    pub cgroup: Option<Cgroup>,
+    /// How much tasks wait for memory.
+    pub pressure: Option<Pressure>,
+}
+
+/// The one-look summary; bytes. Costs the same however many buffers are live.
+#[derive(Clone, Copy, Debug)]
+pub struct Summary {
+    /// NPU memory.
+    pub npu: Counters,
+    /// What the NPU can address and the machine could give.
+    pub npu_total: u64,
+    /// System memory.
+    pub system: Counters,
+    /// RAM of the machine, or the cgroup's limit where that is less.
+    pub system_total: u64,
+}
+
+/// Memory of one opened device, and of the system beside it, with one set of books.
+#[derive(Debug)]
+pub struct Manager {
+    device: Arc<Device>,
+    books: Arc<Books>,
+    proc: Proc,
+    /// Neither changes while the machine runs.
+    npu_total: u64,
+    ram_total: u64,
+}
+
+impl Manager {
+    /// A manager with empty books.
+    pub fn new(device: Arc<Device>) -> Self {
+        let proc = Proc::default();
+        let ram_total = Ram::read(&proc).map_or(0, |ram| ram.total);
+        let npu_total = reach(device.info()).map_or(ram_total, |reach| reach.min(ram_total));
+        Self { device, books: Arc::default(), proc, npu_total, ram_total }
+    }
+
+    /// What was opened.
+    pub fn info(&self) -> &DeviceInfo {
+        self.device.info()
+    }
+
+    /// SRAM nobody uses, in bytes.
+    pub fn sram_free(&self) -> u64 {
+        self.device.backend().gauges(0).sram_free
+    }
+
+    /// Allocates NPU memory: a kernel object of its own.
+    ///
+    /// Errors: `ERR_OUT_OF_RANGE`, and those of [`Device::create`].
+    pub fn allocate_npu(&self, size: u64, options: &NpuOptions) -> Result<Arc<Allocation>> {
+        self.counted(MemoryKind::Npu, options.tag.as_ref(), || {
+            let request = self.request(size, options)?;
+            let block = Block::create(&self.device, &request, !options.dirty)?;
+            self.enter(Body::Npu(block), size, options.tag.clone())
+        })
+    }
+
+    /// Allocates zeroed pages of this process.
+    ///
+    /// Errors: `ERR_OUT_OF_RANGE`, `ERR_OUT_OF_MEMORY`, `ERR_TOO_MANY_MAPS`; `ERR_UNSUPPORTED` where huge pages must be
+    /// and are not.
+    pub fn allocate_system(&self, size: u64, options: &SystemOptions) -> Result<Arc<Allocation>> {
+        self.counted(MemoryKind::System, options.tag.as_ref(), || {
+            let body = self.system_memory(size, options)?;
+            self.enter(body, size, options.tag.clone())
+        })
+    }
+
+    /// Maps somebody else's dma-buf; `fd` stays the caller's. `size` bounds the bytes shown, else it is all of them.
+    ///
+    /// Errors: `ERR_OUT_OF_RANGE`, and those of [`Device::import`].
+    pub fn import(&self, fd: BorrowedFd<'_>, size: Option<u64>, tag: Option<Arc<str>>) -> Result<Arc<Allocation>> {
+        self.counted(MemoryKind::Npu, tag.as_ref(), || {
+            let block = Block::import(&self.device, fd, size)?;
+            let shown = size.unwrap_or(block.object().size);
+            self.enter(Body::Npu(block), shown, tag.clone())
+        })
+    }
+
+    /// The live allocation of this manager at `address`.
+    ///
+    /// Errors: `ERR_UNKNOWN_BUFFER`.
+    pub fn find(&self, address: usize) -> Result<Arc<Allocation>> {
+        Allocation::at(address).filter(|found| found.belongs_to(&self.books)).ok_or_else(|| {
+            Error::new(ErrorCode::UnknownBuffer, "this buffer was not allocated by this MemoryManager")
+                .hint("pass the ArrayBuffer that it returned, or a view of it")
+        })
+    }
+
+    /// Whether `allocation` is this manager's.
+    pub fn owns(&self, allocation: &Allocation) -> bool {
+        allocation.belongs_to(&self.books)
+    }
+
+    /// Cache maintenance of `length` bytes from `offset` on; `None` means to the end.
+    ///
+    /// Errors: `ERR_BUFFER_KIND` for system memory, `ERR_OUT_OF_RANGE`, and those of the driver.
+    pub fn sync(&self, allocation: &Allocation, direction: Direction, offset: u64, length: Option<u64>) -> Result<()> {
+        let body = allocation.body()?;
+        let Body::Npu(block) = &*body else { return Err(wrong_kind("cache maintenance is for NPU memory")) };
+        let end = length.map_or(Some(allocation.size), |length| offset.checked_add(length));
+        match end {
+            Some(end) if offset <= end && end <= allocation.size => block.sync(direction, offset..end),
+            _ => Err(Error::new(
+                ErrorCode::OutOfRange,
+                format!(
+                    "offset {offset} and length {} pass the buffer's {} bytes",
+                    length.unwrap_or(0),
+                    allocation.size
+                ),
+            )
+            .requested(offset.saturating_add(length.unwrap_or(0)))
+            .limit("buffer", allocation.size)),
+        }
+    }
+
+    /// A new close-on-exec dma-buf fd over the allocation's kernel object.
+    ///
+    /// Errors: `ERR_BUFFER_KIND` for system memory, and those of the driver.
+    pub fn export(&self, allocation: &Allocation) -> Result<OwnedFd> {
+        match &*allocation.body()? {
+            Body::Npu(block) => block.export(),
+            Body::System { .. } => Err(wrong_kind("only NPU memory has a dma-buf")),
+        }
+    }
+
+    /// Frees everything, buffers that JavaScript still sees included: those read zeros from here on.
+    pub fn dispose(&self) {
+        for allocation in self.books.close().into_iter().filter_map(Allocation::by_id) {
+            // Where the kernel has no mapping left for the zeros, the memory goes when the buffer is collected.
+            let _ = allocation.release();
+        }
+    }
+
+    /// Everything that is counted.
+    pub fn accounts(&self) -> Accounts {
+        self.books.read(Accounts::clone)
+    }
+
+    /// The one-look summary.
+    pub fn summary(&self) -> Summary {
+        let (npu, system) = self.books.read(|accounts| (accounts.npu, accounts.system));
+        Summary { npu, npu_total: self.npu_total, system, system_total: self.ram_total }
+    }
+
+    /// NPU memory in figures. Reads this process's mappings.
+    pub fn npu_stats(&self) -> NpuStats {
+        let info = self.info();
+        let domains: Vec<_> = self.device.domains().iter().map(|domain| (domain.limit(), domain.used())).collect();
+        let memory = self.proc.meminfo().unwrap_or_default();
+        let ram = Ram::read(&self.proc).map_or(0, |ram| ram.available);
+        let cma = match info.kind {
+            Kind::Simulated => None,
+            _ => memory.cma_total.zip(memory.cma_free),
+        };
+        let counters = self.books.read(|accounts| accounts.npu);
+        let reach = match (info.iommu, cma) {
+            (true, _) => domains.iter().map(|(total, used)| total - used).sum(),
+            (false, Some((_, free))) if info.kind != Kind::DmaHeap => free,
+            (false, _) if info.kind == Kind::DmaHeap => ram,
+            _ => info.domain_bytes.saturating_sub(counters.used),
+        };
+        NpuStats {
+            counters,
+            total: self.npu_total,
+            available: reach.min(ram),
+            objects: counters.live,
+            pending_free: self.device.pending(),
+            lost: self.device.lost(),
+            domains,
+            process_mapped: self.process_mapped(),
+            sram_free: self.sram_free(),
+            cma,
+            load: match info.kind {
+                Kind::Simulated | Kind::DmaHeap => None,
+                _ => self.proc.npu_load(),
+            },
+        }
+    }
+
+    /// System memory in figures.
+    pub fn system_stats(&self) -> SystemStats {
+        SystemStats {
+            counters: self.books.read(|accounts| accounts.system),
+            memory: self.proc.meminfo().unwrap_or_default(),
+            rss: self.proc.rss().unwrap_or(0),
+            cgroup: self.proc.cgroup(),
+            pressure: self.proc.pressure(),
+        }
+    }
+
+    /// Open file descriptors and mappings of this process, and their bounds.
+    pub fn process_gauges(&self) -> (Option<Gauge>, Option<Gauge>) {
+        (self.proc.fds(), self.proc.maps())
+    }
+
+    fn counted(
+        &self,
+        kind: MemoryKind,
+        tag: Option<&Arc<str>>,
+        allocate: impl FnOnce() -> Result<Arc<Allocation>>,
+    ) -> Result<Arc<Allocation>> {
+        allocate().inspect_err(|_| self.books.failed(kind, tag))
+    }
+
+    fn enter(&self, body: Body, size: u64, tag: Option<Arc<str>>) -> Result<Arc<Allocation>> {
+        Allocation::enter(&self.books, body, size, tag)
+    }
+
+    fn request(&self, size: u64, options: &NpuOptions) -> Result<Request> {
+        let info = self.info();
+        if let Some(cores) = info.npu_cores {
+            if u64::from(options.core_mask) >> cores != 0 {
+                let message =
+                    format!("coreMask {:#b} names cores this NPU does not have: it has {cores}", options.core_mask);
+                return Err(Error::new(ErrorCode::OutOfRange, message));
+            }
+        }
+        Ok(Request {
+            size: whole_pages(size, page_size())?,
+            alignment: alignment(options.alignment)?,
+            cacheable: !options.uncached,
+            // Rule 7 of the drivers: scattered pages behind an IOMMU, contiguous ones without.
+            contiguous: options.contiguous.unwrap_or(!info.iommu && info.kind != Kind::DmaHeap),
+            placement: options.placement,
+            domain: options.domain,
+            core_mask: options.core_mask,
+        })
+    }
+
+    fn system_memory(&self, size: u64, options: &SystemOptions) -> Result<Body> {
+        let (mut alignment, mut granule) = (alignment(options.alignment)?, page_size());
+        let huge = match options.huge_pages {
+            HugePages::No => None,
+            _ => self.proc.huge_page_size(),
+        };
+        if let Some(huge) = huge {
+            (alignment, granule) = (alignment.max(huge), huge);
+        } else if options.huge_pages == HugePages::Must {
+            return Err(Error::new(ErrorCode::Unsupported, "this kernel gives out no transparent huge pages")
+                .path("/sys/kernel/mm/transparent_hugepage/enabled")
+                .hint("write \"madvise\" into it as root, or use hugePages: 'try'"));
+        }
+        whole_pages(size, page_size())?;
+        let reserved = align_up(size, granule).unwrap_or(size);
+        let charge = ram::admit(reserved)?;
+        let mapping =
+            Mapping::anonymous(reserved, alignment).map_err(|error| crate::backend::mmap_failed(&error, reserved))?;
+        if huge.is_some() {
+            let advised = mapping.huge_pages();
+            if let (Err(error), HugePages::Must) = (advised, options.huge_pages) {
+                let message = format!("the kernel refuses huge pages: {error}");
+                return Err(
+                    Error::new(ErrorCode::Unsupported, message).syscall("madvise", error.raw_os_error().unwrap_or(0))
+                );
+            }
+        }
+        if options.lock {
+            mapping.lock().map_err(|error| lock_failed(&error, reserved))?;
+        }
+        if options.prefault {
+            mapping.prefault().map_err(|error| {
+                Error::new(ErrorCode::OutOfMemory, format!("{} could not be faulted in: {error}", human(reserved)))
+                    .requested(reserved)
+                    .syscall("madvise", error.raw_os_error().unwrap_or(0))
+            })?;
+        }
+        Ok(Body::System { mapping, charge })
+    }
+
+    /// Bytes of NPU buffers mapped here, by this library or any other, recognised by their names.
+    fn process_mapped(&self) -> Option<u64> {
+        let info = self.info();
+        match (info.kind, &info.path) {
+            (Kind::Simulated, _) => {
+                let name = format!("/memfd:{MEMFD_NAME}");
+                self.proc.mapped(|mapped| mapped.starts_with(&name))
+            }
+            (Kind::Rknpu, Some(node)) => {
+                let nodes = self.proc.drm_siblings(node);
+                self.proc.mapped(|mapped| nodes.iter().any(|node| node.as_os_str() == mapped))
+            }
+            _ => self.proc.mapped(|mapped| mapped.starts_with("/dmabuf:")),
+        }
+    }
+}
+
+/// What the device can address in all; `None`: whatever RAM there is.
+fn reach(info: &DeviceInfo) -> Option<u64> {
+    match (info.iommu, info.domain_bytes) {
+        (_, 0) => None,
+        (true, domain) => domain.checked_mul(info.domains.max(1).into()),
+        (false, cma) => Some(cma),
+    }
+}
+
+/// Larger alignments have no use and would reserve that many addresses a buffer.
+const MAX_ALIGNMENT: u64 = GIB;
+
+fn alignment(wanted: Option<u64>) -> Result<u64> {
+    let Some(wanted) = wanted else { return Ok(page_size()) };
+    if wanted.is_power_of_two() && (MIN_ALIGNMENT..=MAX_ALIGNMENT).contains(&wanted) {
+        return Ok(wanted.max(page_size()));
+    }
+    let message = format!("alignment is {wanted}; it must be a power of two from {MIN_ALIGNMENT} to {MAX_ALIGNMENT}");
+    Err(Error::new(ErrorCode::OutOfRange, message))
+}
+
+fn wrong_kind(why: &str) -> Error {
+    Error::new(ErrorCode::BufferKind, format!("this buffer is system memory: {why}"))
+}
+
+fn lock_failed(error: &std::io::Error, size: u64) -> Error {
+    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_MEMLOCK).map_or(0, |(soft, _)| soft);
+    Error::new(ErrorCode::OutOfMemory, format!("{} could not be locked in RAM: {error}", human(size)))
+        .requested(size)
+        .limit("memlock", limit)
+        .syscall("mlock", error.raw_os_error().unwrap_or(0))
+        .hint("raise RLIMIT_MEMLOCK (ulimit -l), or leave out `lock`")
+}

@@ -1,0 +1,278 @@
+//! The verbs, for `src/js/` to dress. Cold: each call but the look-ups ends in the kernel.
+
+use std::os::fd::{BorrowedFd, IntoRawFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::Arc;
+
+use napi::bindgen_prelude::*;
+use napi_derive::napi;
+
+use super::buffer;
+use super::realm::{manager, throw, Realm};
+use super::types;
+use crate::allocation::{Allocation, MemoryKind};
+use crate::backend::{Direction, Kind};
+use crate::error::{Error, ErrorCode};
+use crate::handle::Handle;
+use crate::manager::Manager;
+use crate::open::{self, Choice};
+
+/// Once an environment, before anything else: how errors are made, and whether this runtime's finalizers come for the
+/// last ArrayBuffer over the memory whatever thread they come from (Deno).
+#[napi(catch_unwind)]
+pub fn setup(env: &Env, make_error: Unknown<'_>, finalizers_follow_memory: bool) -> Result<()> {
+    Realm::enter(env, &make_error, finalizers_follow_memory)
+}
+
+/// Every device this process can open, best first, then every one it cannot: `{device}` or `{backend, path, error}`.
+#[napi(catch_unwind)]
+pub fn probe_devices(env: &Env) -> Result<Vec<Object<'_>>> {
+    let realm = Realm::of(env)?;
+    let describe = |probed: open::Probed| {
+        let mut object = Object::new(env)?;
+        match probed.outcome {
+            Ok(info) => object.set("device", types::Device::new(&info, info.sram_total))?,
+            Err(error) => {
+                object.set("backend", probed.kind.as_str())?;
+                object.set("path", probed.path.to_string_lossy().as_ref())?;
+                object.set("error", realm.error_value(env, &error)?)?;
+            }
+        }
+        Ok(object)
+    };
+    open::probe().into_iter().map(describe).collect()
+}
+
+/// What [`open_manager`] opened.
+#[napi(object)]
+pub struct Opened {
+    pub manager: f64,
+    pub device: types::Device,
+    /// 'auto' found no NPU on this machine, for the first time in this process.
+    pub warn: bool,
+}
+
+/// Whether this process was told that its NPU is a simulated one: once is enough, however many workers it has.
+static WARNED: AtomicBool = AtomicBool::new(false);
+
+/// Opens a device. `backend` is a name or "auto".
+#[napi(catch_unwind)]
+pub fn open_manager(
+    env: &Env,
+    backend: String,
+    device: Option<String>,
+    simulated: Option<types::Simulated>,
+) -> Result<Opened> {
+    let choice = match backend.as_str() {
+        "auto" => Choice::Auto,
+        name => Choice::Only(Kind::from_name(name).ok_or_else(|| {
+            throw(env)(Error::new(ErrorCode::OutOfRange, format!("there is no backend called \"{name}\"")))
+        })?),
+    };
+    let opened = open::open(choice, device.as_deref().map(Path::new), simulated.map(Into::into)).map_err(throw(env))?;
+    let manager = Manager::new(opened.device);
+    let device = types::Device::new(manager.info(), manager.sram_free());
+    let handle = Realm::of(env)?.open(manager);
+    Ok(Opened { manager: handle.get() as f64, device, warn: opened.fell_back && !WARNED.swap(true, Relaxed) })
+}
+
+/// Frees everything the manager owns and closes it. Nothing happens the second time.
+#[napi(catch_unwind)]
+pub fn close_manager(env: &Env, manager: f64) -> Result<()> {
+    if let Some(manager) = Realm::of(env)?.close(Handle::from_raw(manager as u64)) {
+        manager.dispose();
+    }
+    Ok(())
+}
+
+/// The JavaScript object is gone: the manager closes when its last buffer does.
+#[napi(catch_unwind)]
+pub fn abandon_manager(env: &Env, manager: f64) -> Result<()> {
+    drop(Realm::of(env)?.close(Handle::from_raw(manager as u64)));
+    Ok(())
+}
+
+/// Allocates NPU memory: `{buffer, id}`.
+#[napi(catch_unwind, ts_return_type = "{ buffer: ArrayBuffer, id: number }")]
+pub fn allocate_npu<'env>(env: &'env Env, handle: f64, size: f64, options: Option<types::Npu>) -> Result<Object<'env>> {
+    let options = options.unwrap_or_default().into();
+    let allocated = manager(handle).and_then(|manager| manager.allocate_npu(size as u64, &options));
+    handed_out(env, allocated)
+}
+
+/// Allocates system memory: `{buffer, id}`.
+#[napi(catch_unwind, ts_return_type = "{ buffer: ArrayBuffer, id: number }")]
+pub fn allocate_system<'env>(
+    env: &'env Env,
+    handle: f64,
+    size: f64,
+    options: Option<types::System>,
+) -> Result<Object<'env>> {
+    let options = options.unwrap_or_default().into();
+    let allocated = manager(handle).and_then(|manager| manager.allocate_system(size as u64, &options));
+    handed_out(env, allocated)
+}
+
+/// Maps somebody else's dma-buf: `{buffer, id}`.
+#[napi(catch_unwind, ts_return_type = "{ buffer: ArrayBuffer, id: number }")]
+pub fn import_dma_buf<'env>(
+    env: &'env Env,
+    handle: f64,
+    fd: i32,
+    size: Option<f64>,
+    tag: Option<String>,
+) -> Result<Object<'env>> {
+    let imported = manager(handle).and_then(|manager| {
+        let fd = borrow_fd(fd)?;
+        manager.import(fd, size.map(|size| size as u64), tag.map(Into::into))
+    });
+    handed_out(env, imported)
+}
+
+/// Frees `buffer`; `kind` is the one it must be of ("npu", "system"), if that matters.
+#[napi(catch_unwind)]
+pub fn deallocate(env: &Env, handle: f64, buffer: Unknown<'_>, kind: Option<String>) -> Result<()> {
+    let allocation = find(env, handle, &buffer)?;
+    if let Some(kind) = kind.filter(|kind| kind != allocation.kind.as_str()) {
+        let verb = match allocation.kind {
+            MemoryKind::Npu => "deallocateNPUMemory",
+            MemoryKind::System => "deallocateSystemMemory",
+        };
+        let message = format!("this buffer is {} memory, not {kind} memory", allocation.kind.as_str());
+        return Err(throw(env)(Error::new(ErrorCode::BufferKind, message).hint(format!("use {verb} or deallocate"))));
+    }
+    buffer::detach(env, &buffer, allocation.address).map_err(throw(env))?;
+    // Already released where the runtime ran the finalizer inside the detach: nothing is left to do then.
+    allocation.release().map_err(throw(env))?;
+    Ok(())
+}
+
+/// Everything known of `buffer`.
+#[napi(catch_unwind)]
+pub fn describe(env: &Env, handle: f64, buffer: Unknown<'_>) -> Result<types::Buffer> {
+    let allocation = find(env, handle, &buffer)?;
+    let manager = manager(handle).map_err(throw(env))?;
+    Ok(types::Buffer::new(&allocation, manager.info().kind))
+}
+
+/// Whether `buffer` is a live one of this manager.
+#[napi(catch_unwind)]
+pub fn owns(env: &Env, handle: f64, buffer: Unknown<'_>) -> Result<bool> {
+    let manager = manager(handle).map_err(throw(env))?;
+    Ok(buffer::info(env, &buffer).is_some_and(|(address, _)| manager.find(address).is_ok()))
+}
+
+/// Whether the allocation of that id is live: its ArrayBuffer was detached, but not by us.
+#[napi(catch_unwind)]
+pub fn is_live(id: f64) -> bool {
+    Allocation::by_id(Handle::from_raw(id as u64)).is_some_and(|allocation| allocation.is_live())
+}
+
+/// Cache maintenance of `length` bytes from `offset` on; without a length, to the end.
+#[napi(catch_unwind)]
+pub fn sync(
+    env: &Env,
+    handle: f64,
+    buffer: Unknown<'_>,
+    to_device: bool,
+    offset: f64,
+    length: Option<f64>,
+) -> Result<()> {
+    let allocation = find(env, handle, &buffer)?;
+    let direction = if to_device { Direction::ToDevice } else { Direction::FromDevice };
+    manager(handle)
+        .and_then(|manager| manager.sync(&allocation, direction, offset as u64, length.map(|n| n as u64)))
+        .map_err(throw(env))
+}
+
+/// A dma-buf over a buffer's kernel object.
+#[napi(object)]
+pub struct DmaBuf {
+    pub fd: i32,
+    pub offset: f64,
+    pub size: f64,
+}
+
+/// A new fd that the caller owns.
+#[napi(catch_unwind)]
+pub fn export_dma_buf(env: &Env, handle: f64, buffer: Unknown<'_>) -> Result<DmaBuf> {
+    let allocation = find(env, handle, &buffer)?;
+    let fd = manager(handle).and_then(|manager| manager.export(&allocation)).map_err(throw(env))?;
+    Ok(DmaBuf { fd: fd.into_raw_fd(), offset: 0.0, size: allocation.size as f64 })
+}
+
+/// NPU memory in figures.
+#[napi(catch_unwind)]
+pub fn npu_stats(env: &Env, handle: f64) -> Result<types::NpuFigures> {
+    manager(handle).map(|manager| manager.npu_stats().into()).map_err(throw(env))
+}
+
+/// System memory in figures.
+#[napi(catch_unwind)]
+pub fn system_stats(env: &Env, handle: f64) -> Result<types::SystemFigures> {
+    manager(handle).map(|manager| manager.system_stats().into()).map_err(throw(env))
+}
+
+/// The one-look summary.
+#[napi(catch_unwind)]
+pub fn summary(env: &Env, handle: f64) -> Result<types::Summary> {
+    let summary = manager(handle).map_err(throw(env))?.summary();
+    Ok(types::Summary {
+        npu_used: summary.npu.used as f64,
+        npu_total: summary.npu_total as f64,
+        npu_peak: summary.npu.peak as f64,
+        system_used: summary.system.used as f64,
+        system_total: summary.system_total as f64,
+        system_peak: summary.system.peak as f64,
+        live_allocations: (summary.npu.live + summary.system.live) as f64,
+    })
+}
+
+/// Counters by tag.
+#[napi(catch_unwind, ts_return_type = "Record<string, Count>")]
+pub fn tags<'env>(env: &'env Env, handle: f64) -> Result<Object<'env>> {
+    let accounts = manager(handle).map_err(throw(env))?.accounts();
+    let mut object = Object::new(env)?;
+    for (tag, counters) in &accounts.tags {
+        object.set(&**tag, types::Count::from(*counters))?;
+    }
+    Ok(object)
+}
+
+/// Open file descriptors and mappings of this process, and their bounds.
+#[napi(catch_unwind)]
+pub fn process_gauges(env: &Env, handle: f64) -> Result<types::Gauges> {
+    manager(handle).map(|manager| types::Gauges::new(manager.process_gauges())).map_err(throw(env))
+}
+
+fn handed_out<'env>(env: &'env Env, allocated: crate::error::Result<Arc<Allocation>>) -> Result<Object<'env>> {
+    let allocation = allocated.map_err(throw(env))?;
+    let buffer = buffer::expose(env, &allocation).map_err(throw(env))?;
+    let mut object = Object::new(env)?;
+    object.set("buffer", buffer)?;
+    object.set("id", allocation.id.get() as f64)?;
+    Ok(object)
+}
+
+/// The live allocation that `buffer` is all of.
+fn find(env: &Env, handle: f64, buffer: &Unknown<'_>) -> Result<Arc<Allocation>> {
+    let found = manager(handle).and_then(|manager| {
+        let (address, length) = buffer::info(env, buffer)
+            .ok_or_else(|| Error::new(ErrorCode::InvalidArgType, "the buffer must be an ArrayBuffer"))?;
+        let allocation = manager.find(address)?;
+        if allocation.size == length {
+            return Ok(allocation);
+        }
+        let message = format!("this ArrayBuffer shows {length} bytes of an allocation of {}", allocation.size);
+        Err(Error::new(ErrorCode::UnknownBuffer, message))
+    });
+    found.map_err(throw(env))
+}
+
+fn borrow_fd(fd: i32) -> crate::error::Result<BorrowedFd<'static>> {
+    if fd < 0 {
+        return Err(Error::new(ErrorCode::OutOfRange, format!("fd is {fd}; it must be 0 or more")));
+    }
+    Ok(super::buffer::borrowed(fd))
+}

@@ -1,0 +1,16 @@
+//! The JavaScript binding: the only place that names napi.
+//!
+//! | file | what |
+//! |---|---|
+//! | `realm.rs` | what one JavaScript environment lends us: its error class, its `transfer`, its end |
+//! | `buffer.rs` | external ArrayBuffers: made, looked at, detached, finalized |
+//! | `api.rs` | the verbs, for `src/js/` to dress |
+//! | `types.rs` | the objects that cross |
+//!
+//! Handles are numbers below 2^53, sizes are numbers, addresses are BigInts. `src/js/` has checked types and option
+//! names; ranges are checked here and below. Every export catches panics: none crosses the border.
+
+mod api;
+mod buffer;
+mod realm;
+mod types;

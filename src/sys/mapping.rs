@@ -1,0 +1,346 @@
+//! Address ranges: who owns them, and when they may go back.
+//!
+//! A [`Mapping`] that nobody outside has seen is unmapped when it drops. One that JavaScript has seen must not be:
+//! views, in-flight operations and moved ArrayBuffers may still hold its addresses, and the next `mmap` would hand
+//! those to somebody else (`facts: fs.read into a reused range`). [`Mapping::retire`] gives the *memory* back at once
+//! by putting private zero pages over the range, and leaves a [`Retired`] range: reads there find zeros, writes go
+//! nowhere, nothing faults. Dropping a `Retired` keeps its addresses out of use for ever, which is the safe default;
+//! [`Retired::give_back`] queues them behind a long line of other retired ranges.
+//!
+//! This file is the only one of the core that touches memory by address, besides the ioctls of `abi/`.
+#![allow(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::ffi::c_void;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use memmap2::{Advice, MmapOptions, MmapRaw};
+
+use crate::units::{align_down, align_up};
+
+/// Bytes of a page of this kernel: 4096 on most, 16 KiB or 64 KiB on some arm64 ones.
+pub fn page_size() -> u64 {
+    static SIZE: OnceLock<u64> = OnceLock::new();
+    *SIZE.get_or_init(|| {
+        // SAFETY: sysconf only reads; it has no preconditions.
+        let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        u64::try_from(size).unwrap_or(4096)
+    })
+}
+
+/// A readable and writable range of addresses, owned.
+///
+/// Its bytes are shared with a device, other processes or JavaScript, so they are only reached by raw copies, never
+/// through a `&[u8]`.
+#[derive(Debug)]
+pub struct Mapping {
+    /// Everything mapped, slack for the alignment included.
+    whole: ManuallyDrop<MmapRaw>,
+    /// Where the aligned part starts in `whole`.
+    start: usize,
+    len: usize,
+    retired: AtomicBool,
+}
+
+impl Mapping {
+    /// Private zero pages, `len` bytes at a multiple of `alignment`.
+    pub fn anonymous(len: u64, alignment: u64) -> io::Result<Self> {
+        Self::reserve(len, alignment)
+    }
+
+    /// The first `len` bytes that `fd` shows at `offset`, shared, at a multiple of `alignment`.
+    ///
+    /// `offset` is what the driver gave for the object: always its start. A dma-buf's or rknpu's mmap ignores any other
+    /// (`observed.md` §1.5).
+    pub fn shared(fd: BorrowedFd<'_>, offset: u64, len: u64, alignment: u64) -> io::Result<Self> {
+        let bytes = to_usize(len)?;
+        if alignment <= page_size() {
+            let whole = MmapOptions::new().offset(offset).len(bytes).map_raw(fd.as_raw_fd())?;
+            return Ok(Self { whole: ManuallyDrop::new(whole), start: 0, len: bytes, retired: AtomicBool::new(false) });
+        }
+        let mapping = Self::reserve(len, alignment)?;
+        let offset = libc::off64_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+        // SAFETY: MAP_FIXED replaces exactly the aligned part of the range that `mapping` reserved a moment ago and
+        // nobody else knows. Were the range not ours, this would unmap a stranger's memory.
+        let at = unsafe {
+            libc::mmap64(
+                mapping.address().cast(),
+                mapping.len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_FIXED,
+                fd.as_raw_fd(),
+                offset,
+            )
+        };
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(mapping)
+    }
+
+    fn reserve(len: u64, alignment: u64) -> io::Result<Self> {
+        let page = page_size();
+        let slack = if alignment > page { alignment - page } else { 0 };
+        let total = align_up(len, page)
+            .and_then(|pages| pages.checked_add(slack))
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
+        let whole = MmapRaw::from(MmapOptions::new().len(to_usize(total)?).no_reserve_swap().map_anon()?);
+        let base = whole.as_ptr() as u64;
+        let aligned = align_up(base, alignment.max(page)).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
+        Ok(Self {
+            start: (aligned - base) as usize,
+            len: to_usize(len)?,
+            whole: ManuallyDrop::new(whole),
+            retired: AtomicBool::new(false),
+        })
+    }
+
+    /// The first byte.
+    pub fn address(&self) -> *mut u8 {
+        self.whole.as_mut_ptr().wrapping_add(self.start)
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> u64 {
+        self.len as u64
+    }
+
+    /// Never: there is no empty mapping.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Writes zeros over `range` (bytes from the start; what lies beyond the end is left alone).
+    pub fn zero(&self, range: Range<u64>) {
+        self.fill(range, 0);
+    }
+
+    /// Writes `byte` over `range` (bytes from the start; what lies beyond the end is left alone).
+    pub fn fill(&self, range: Range<u64>, byte: u8) {
+        let end = (range.end.min(self.len as u64)) as usize;
+        let start = (range.start.min(end as u64)) as usize;
+        // SAFETY: start..end lies inside the mapping, which is readable and writable for as long as `self` lives
+        // (retired or not). Other threads and the device may write it too: a plain byte fill has no invariant to break.
+        unsafe { ptr::write_bytes(self.address().add(start), byte, end - start) }
+    }
+
+    /// Copies `bytes` into the mapping at `offset`; what would pass the end is left out.
+    pub fn write(&self, offset: u64, bytes: &[u8]) {
+        let start = (offset.min(self.len as u64)) as usize;
+        let count = bytes.len().min(self.len - start);
+        // SAFETY: the target lies inside the mapping (see `fill`); the source is a slice of other memory.
+        unsafe { ptr::copy(bytes.as_ptr(), self.address().add(start), count) }
+    }
+
+    /// Copies out of the mapping at `offset`; what would pass the end reads as zero.
+    pub fn read(&self, offset: u64, bytes: &mut [u8]) {
+        let start = (offset.min(self.len as u64)) as usize;
+        let count = bytes.len().min(self.len - start);
+        // SAFETY: the source lies inside the mapping (see `fill`); the target is exclusively ours.
+        unsafe { ptr::copy(self.address().add(start), bytes.as_mut_ptr(), count) }
+        bytes[count..].fill(0);
+    }
+
+    /// Asks for transparent huge pages.
+    pub fn huge_pages(&self) -> io::Result<()> {
+        self.whole.advise(Advice::HugePage)
+    }
+
+    /// Faults every page in, writable.
+    pub fn prefault(&self) -> io::Result<()> {
+        match self.whole.advise_range(Advice::PopulateWrite, self.start, self.len) {
+            // Before Linux 5.14 there is no such advice: touch each page instead.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                for offset in (0..self.len).step_by(page_size() as usize) {
+                    let at = self.address().wrapping_add(offset);
+                    // SAFETY: `at` lies inside the mapping; volatile, so that the write-back of the same byte stays.
+                    unsafe { ptr::write_volatile(at, ptr::read_volatile(at)) }
+                }
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Locks the pages in RAM.
+    pub fn lock(&self) -> io::Result<()> {
+        // SAFETY: the range is mapped and ours; mlock changes no byte.
+        match unsafe { libc::mlock(self.address().cast(), self.len) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Gives the memory back now and keeps the addresses: private zero pages take the place of whatever was there.
+    ///
+    /// `None` when it was retired before. When the kernel has no room for one more mapping nothing changes, and the
+    /// mapping may be retired again later.
+    pub fn retire(&self) -> io::Result<Option<Retired>> {
+        if self.retired.swap(true, Ordering::AcqRel) {
+            return Ok(None);
+        }
+        let (base, len) = (self.whole.as_mut_ptr(), self.whole.len());
+        // SAFETY: the range is exactly what `whole` owns, so no stranger's mapping is replaced. It stays mapped and
+        // writable without a gap, so a stale pointer in JavaScript or in an operation under way never faults.
+        let at = unsafe {
+            libc::mmap64(
+                base.cast::<c_void>(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if at == libc::MAP_FAILED {
+            let error = io::Error::last_os_error();
+            self.retired.store(false, Ordering::Release);
+            return Err(error);
+        }
+        RETIRED_BYTES.fetch_add(len as u64, Ordering::Relaxed);
+        Ok(Some(Retired { base: base as usize, len }))
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if !*self.retired.get_mut() {
+            // SAFETY: dropped once, here. Nobody was shown the range, or `retire` would have been called: see the
+            // module's header for what breaks otherwise.
+            unsafe { ManuallyDrop::drop(&mut self.whole) }
+        }
+    }
+}
+
+/// Addresses whose memory is gone. Dropping it keeps them out of use for ever.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Retired {
+    base: usize,
+    len: usize,
+}
+
+impl Retired {
+    /// Lets the addresses be used again, after a long line of others: nothing in JavaScript reaches them any more, and
+    /// only an operation that was under way when they were freed may still hold one.
+    pub fn give_back(self) {
+        let mut line = QUARANTINE.lock().unwrap_or_else(PoisonError::into_inner);
+        line.bytes += self.len as u64;
+        line.ranges.push_back((Instant::now(), self));
+        let limit = quarantine_limit();
+        while line.bytes > limit || line.ranges.len() > MAX_QUARANTINED {
+            match line.ranges.front() {
+                Some((since, _)) if since.elapsed() >= MIN_QUARANTINE => {}
+                _ => break,
+            }
+            if let Some((_, oldest)) = line.ranges.pop_front() {
+                line.bytes -= oldest.len as u64;
+                oldest.unmap();
+            }
+        }
+    }
+
+    fn unmap(self) {
+        RETIRED_BYTES.fetch_sub(self.len as u64, Ordering::Relaxed);
+        // SAFETY: the range was retired, so it holds nothing but our own zero pages; `Retired` is not `Clone`, so it is
+        // unmapped once. What breaks if a pointer into it were still in use: see the module's header.
+        unsafe { libc::munmap(self.base as *mut c_void, self.len) };
+    }
+}
+
+#[derive(Default)]
+struct Quarantine {
+    ranges: VecDeque<(Instant, Retired)>,
+    bytes: u64,
+}
+
+static QUARANTINE: Mutex<Quarantine> = Mutex::new(Quarantine { ranges: VecDeque::new(), bytes: 0 });
+static RETIRED_BYTES: AtomicU64 = AtomicU64::new(0);
+
+/// A range waits at least this long, whatever the pressure: longer than any disk or socket operation should take.
+const MIN_QUARANTINE: Duration = Duration::from_secs(10);
+/// Neighbouring zero pages merge into one mapping, but in the worst case each range is one of `vm.max_map_count`.
+const MAX_QUARANTINED: usize = 8192;
+
+/// Bytes of addresses, not of memory, that this process keeps out of use.
+pub fn retired_bytes() -> u64 {
+    RETIRED_BYTES.load(Ordering::Relaxed)
+}
+
+/// How many bytes of addresses may wait: a 64th of what this kernel gives a process, which is 2 TiB with 47-bit
+/// addresses and 8 GiB with the 39 bits of some arm64 kernels. Where the kernel counts every private page against a
+/// strict commit limit (`vm.overcommit_memory` = 2), waiting addresses would eat it: 256 MiB.
+fn quarantine_limit() -> u64 {
+    static LIMIT: OnceLock<u64> = OnceLock::new();
+    *LIMIT.get_or_init(|| {
+        let strict = std::fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.trim() == "2");
+        if strict {
+            return 256 << 20;
+        }
+        // The stack lies near the top of the address space.
+        let here = 0_u8;
+        let top = &raw const here as u64;
+        align_down(top.next_power_of_two() / 64, page_size())
+    })
+}
+
+fn to_usize(n: u64) -> io::Result<usize> {
+    usize::try_from(n).map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aligned_ranges_hold_their_bytes() {
+        for alignment in [64, page_size(), 1 << 16, 1 << 21] {
+            let mapping = Mapping::anonymous(3 * page_size() + 1, alignment).unwrap();
+            assert_eq!(mapping.address() as u64 % alignment.max(page_size()), 0);
+            mapping.write(10, b"hello");
+            let mut back = [0xff; 8];
+            mapping.read(8, &mut back);
+            assert_eq!(&back, b"\0\0hello\0");
+        }
+    }
+
+    #[test]
+    fn out_of_range_accesses_stay_inside() {
+        let mapping = Mapping::anonymous(page_size(), 64).unwrap();
+        mapping.fill(page_size() - 2..u64::MAX, 7);
+        mapping.write(u64::MAX, b"x");
+        mapping.write(page_size() - 1, b"yz");
+        let mut back = [1; 4];
+        mapping.read(page_size() - 2, &mut back);
+        assert_eq!(back, [7, b'y', 0, 0]);
+    }
+
+    #[test]
+    fn a_retired_range_reads_zero_takes_writes_and_is_retired_once() {
+        let mapping = Mapping::anonymous(page_size(), 64).unwrap();
+        mapping.write(0, b"secret");
+        let retired = mapping.retire().unwrap().unwrap();
+        assert_eq!(mapping.retire().unwrap(), None);
+        let mut back = [1; 6];
+        mapping.read(0, &mut back);
+        assert_eq!(back, [0; 6]);
+        mapping.write(0, b"stale");
+        drop(mapping); // the range stays: no other mapping may land there
+        let elsewhere = Mapping::anonymous(page_size(), 64).unwrap();
+        assert_ne!(elsewhere.address() as usize, retired.base);
+        retired.give_back();
+    }
+
+    #[test]
+    fn the_quarantine_is_a_share_of_the_address_space() {
+        let limit = quarantine_limit();
+        assert!(limit == 256 << 20 || (1 << 32..=1 << 52).contains(&limit), "{limit:#x}");
+    }
+}

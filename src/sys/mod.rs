@@ -1,0 +1,5 @@
+//! What the operating system knows and owns: address ranges, and the figures of `/proc` and `/sys`.
+
+pub mod mapping;
+pub mod proc;
+pub mod ram;

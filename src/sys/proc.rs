@@ -1,0 +1,394 @@
+//! Readers of `/proc` and `/sys`: what the kernel says of memory, this process and its limits.
+//!
+//! A [`Proc`] has a root, so that tests read fixture trees. Whatever a file does not say is `None`; no reader fails
+//! and none guesses.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use nix::sys::resource::{getrlimit, Resource};
+
+/// A `/proc` and `/sys` to read from.
+#[derive(Clone, Debug)]
+pub struct Proc {
+    root: PathBuf,
+}
+
+/// `/proc/meminfo`, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemInfo {
+    /// RAM the kernel manages.
+    pub total: u64,
+    /// What a new allocation could have without swapping.
+    pub available: u64,
+    /// Swap, all of it.
+    pub swap_total: u64,
+    /// Swap nobody uses.
+    pub swap_free: u64,
+    /// Contiguous memory set aside at boot; `None` on kernels without CMA.
+    pub cma_total: Option<u64>,
+    /// What is free of it.
+    pub cma_free: Option<u64>,
+}
+
+/// The memory controller (v2) this process lives under, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cgroup {
+    /// The tightest `memory.max` on the way to the root; `None`: no limit anywhere.
+    pub limit: Option<u64>,
+    /// What the group with that limit uses (without a limit: this process's group).
+    pub current: u64,
+}
+
+/// Pressure stall information: share of the last 10 s in which tasks waited for memory, per cent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pressure {
+    /// Some task waited.
+    pub some_avg10: f64,
+    /// All of them did.
+    pub full_avg10: f64,
+}
+
+/// A count and the bound it runs into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gauge {
+    /// How many there are.
+    pub used: u64,
+    /// How many there may be.
+    pub max: u64,
+}
+
+impl Default for Proc {
+    fn default() -> Self {
+        Self::new("/")
+    }
+}
+
+impl Proc {
+    /// The tree under `root`, which holds `proc` and `sys`.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    fn text(&self, path: impl AsRef<Path>) -> Option<String> {
+        fs::read_to_string(self.at(path)).ok()
+    }
+
+    fn at(&self, path: impl AsRef<Path>) -> PathBuf {
+        let path = path.as_ref();
+        self.root.join(path.strip_prefix("/").unwrap_or(path))
+    }
+
+    fn number(&self, path: impl AsRef<Path>) -> Option<u64> {
+        self.text(path)?.trim().parse().ok()
+    }
+
+    /// `/proc/meminfo`.
+    pub fn meminfo(&self) -> Option<MemInfo> {
+        let text = self.text("proc/meminfo")?;
+        let fields: HashMap<&str, u64> = text
+            .lines()
+            .filter_map(|line| {
+                let (name, rest) = line.split_once(':')?;
+                let kib: u64 = rest.trim().strip_suffix("kB")?.trim().parse().ok()?;
+                Some((name, kib * 1024))
+            })
+            .collect();
+        let field = |name: &str| fields.get(name).copied();
+        Some(MemInfo {
+            total: field("MemTotal")?,
+            available: field("MemAvailable")?,
+            swap_total: field("SwapTotal").unwrap_or(0),
+            swap_free: field("SwapFree").unwrap_or(0),
+            cma_total: field("CmaTotal"),
+            cma_free: field("CmaFree"),
+        })
+    }
+
+    /// The cgroup v2 memory controller over this process; `None` outside one.
+    pub fn cgroup(&self) -> Option<Cgroup> {
+        let membership = self.text("proc/self/cgroup")?;
+        let path = membership.lines().find_map(|line| line.strip_prefix("0::"))?;
+        let (mount, root) = self.cgroup2_mount()?;
+        let below = Path::new(path).strip_prefix(&root).unwrap_or(Path::new(""));
+        let mut group = Some(below);
+        let mut own = None;
+        let mut tightest: Option<(u64, u64)> = None;
+        while let Some(path) = group {
+            let folder = mount.join(path);
+            if let Some(current) = self.number(folder.join("memory.current")) {
+                own.get_or_insert(current);
+                // "max" does not parse: no limit at this level.
+                if let Some(limit) = self.number(folder.join("memory.max")) {
+                    if tightest.is_none_or(|(least, _)| limit < least) {
+                        tightest = Some((limit, current));
+                    }
+                }
+            }
+            group = path.parent();
+        }
+        match tightest {
+            Some((limit, current)) => Some(Cgroup { limit: Some(limit), current }),
+            None => own.map(|current| Cgroup { limit: None, current }),
+        }
+    }
+
+    /// Where the v2 hierarchy is mounted, and which of its folders that shows.
+    fn cgroup2_mount(&self) -> Option<(PathBuf, PathBuf)> {
+        let mounts = self.text("proc/self/mountinfo")?;
+        mounts.lines().find_map(|line| {
+            let (left, right) = line.split_once(" - ")?;
+            let mut fields = left.split(' ').skip(3);
+            let (root, at) = (fields.next()?, fields.next()?);
+            right.starts_with("cgroup2 ").then(|| (PathBuf::from(at), PathBuf::from(root)))
+        })
+    }
+
+    /// `/proc/pressure/memory`; `None` on kernels without PSI.
+    pub fn pressure(&self) -> Option<Pressure> {
+        let text = self.text("proc/pressure/memory")?;
+        let avg10 = |kind: &str| {
+            text.lines()
+                .find_map(|line| line.strip_prefix(kind))?
+                .split_whitespace()
+                .find_map(|field| field.strip_prefix("avg10="))?
+                .parse()
+                .ok()
+        };
+        Some(Pressure { some_avg10: avg10("some")?, full_avg10: avg10("full")? })
+    }
+
+    /// Resident set of this process, in bytes.
+    pub fn rss(&self) -> Option<u64> {
+        let text = self.text("proc/self/status")?;
+        let kib: u64 = text
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))?
+            .trim()
+            .strip_suffix("kB")?
+            .trim()
+            .parse()
+            .ok()?;
+        Some(kib * 1024)
+    }
+
+    /// Open file descriptors of this process and RLIMIT_NOFILE.
+    pub fn fds(&self) -> Option<Gauge> {
+        let (max, _hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+        // Reading the folder opens it: one of those seen is ours.
+        let used = (fs::read_dir(self.at("proc/self/fd")).ok()?.count() as u64).saturating_sub(1);
+        Some(Gauge { used, max })
+    }
+
+    /// Mappings of this process and `vm.max_map_count`. Reads all of `/proc/self/maps`: a few ms at 20,000 mappings.
+    pub fn maps(&self) -> Option<Gauge> {
+        let max = self.number("proc/sys/vm/max_map_count")?;
+        let file = fs::File::open(self.at("proc/self/maps")).ok()?;
+        let used = BufReader::with_capacity(1 << 16, file).split(b'\n').count() as u64;
+        Some(Gauge { used, max })
+    }
+
+    /// Bytes of this process's mappings whose name `wanted` accepts, each object counted once however often it is
+    /// mapped.
+    pub fn mapped(&self, wanted: impl Fn(&str) -> bool) -> Option<u64> {
+        let file = fs::File::open(self.at("proc/self/maps")).ok()?;
+        let mut objects: HashMap<(String, u64, u64), u64> = HashMap::new();
+        for line in BufReader::with_capacity(1 << 16, file).lines() {
+            let line = line.ok()?;
+            // start-end perms offset dev inode name
+            let mut fields = line.splitn(6, ' ');
+            let (Some(range), _, Some(offset), Some(device), Some(inode), Some(name)) =
+                (fields.next(), fields.next(), fields.next(), fields.next(), fields.next(), fields.next())
+            else {
+                continue;
+            };
+            let name = name.trim_start();
+            if name.is_empty() || !wanted(name) {
+                continue;
+            }
+            let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+            let (start, end) = range.split_once('-')?;
+            let size = hex(end)?.saturating_sub(hex(start)?);
+            let key = (device.to_owned(), inode.parse().ok()?, hex(offset)?);
+            let largest = objects.entry(key).or_default();
+            *largest = (*largest).max(size);
+        }
+        Some(objects.values().sum())
+    }
+
+    /// The names under which one DRM device is mapped: its card and its render node.
+    pub fn drm_siblings(&self, node: &Path) -> Vec<PathBuf> {
+        let folder = node
+            .file_name()
+            .map(|name| self.at("sys/class/drm").join(name).join("device/drm"))
+            .and_then(|folder| fs::read_dir(folder).ok());
+        let mut names: Vec<PathBuf> =
+            folder.into_iter().flatten().flatten().map(|entry| Path::new("/dev/dri").join(entry.file_name())).collect();
+        if !names.iter().any(|name| name == node) {
+            names.push(node.to_owned());
+        }
+        names
+    }
+
+    /// Bytes of a transparent huge page; `None` where the kernel gives out none.
+    pub fn huge_page_size(&self) -> Option<u64> {
+        let enabled = self.text("sys/kernel/mm/transparent_hugepage/enabled")?;
+        if enabled.contains("[never]") {
+            return None;
+        }
+        self.number("sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
+    }
+
+    /// NPU load per core, per cent, where this user may read it (`rknpu.md` §6.1).
+    pub fn npu_load(&self) -> Option<Vec<f64>> {
+        let text = self.text("proc/rknpu/load").or_else(|| self.text("sys/kernel/debug/rknpu/load"))?;
+        let figures = text.trim().strip_prefix("NPU load:")?;
+        let loads: Option<Vec<f64>> = figures
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+            .map(|part| part.rsplit(':').next()?.trim().strip_suffix('%')?.trim().parse().ok())
+            .collect();
+        loads.filter(|cores| !cores.is_empty())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// A fixture tree that is gone when the test is.
+    struct Tree(PathBuf);
+
+    impl Tree {
+        fn new(name: &str, files: &[(&str, &str)]) -> (Self, Proc) {
+            let root = std::env::temp_dir().join(format!("rkllm-proc-{}-{name}", std::process::id()));
+            for (path, text) in files {
+                let file = root.join(path);
+                fs::create_dir_all(file.parent().unwrap()).unwrap();
+                fs::write(file, text).unwrap();
+            }
+            let proc = Proc::new(&root);
+            (Self(root), proc)
+        }
+    }
+
+    impl Drop for Tree {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn this_machine_has_memory() {
+        let proc = Proc::default();
+        let memory = proc.meminfo().unwrap();
+        assert!(memory.available > 0 && memory.available <= memory.total);
+        assert!(proc.rss().unwrap() > 0);
+        let (fds, maps) = (proc.fds().unwrap(), proc.maps().unwrap());
+        assert!(fds.used > 0 && fds.used < fds.max);
+        assert!(maps.used > 0 && maps.used < maps.max);
+    }
+
+    #[test]
+    fn an_empty_tree_says_nothing() {
+        let (_tree, proc) = Tree::new("empty", &[]);
+        assert_eq!(proc.meminfo(), None);
+        assert_eq!(proc.cgroup(), None);
+        assert_eq!(proc.pressure(), None);
+        assert_eq!(proc.rss(), None);
+        assert_eq!(proc.fds(), None);
+        assert_eq!(proc.maps(), None);
+        assert_eq!(proc.npu_load(), None);
+        assert_eq!(proc.mapped(|_| true), None);
+    }
+
+    #[test]
+    fn a_board_with_cma() {
+        let text = "MemTotal:        2048 kB\nMemAvailable:    1024 kB\nHugePages_Total:   0\nCmaTotal: 512 kB\nCmaFree: 8 kB\n";
+        let (_tree, proc) = Tree::new("cma", &[("proc/meminfo", text)]);
+        let memory = proc.meminfo().unwrap();
+        assert_eq!((memory.total, memory.available), (2 << 20, 1 << 20));
+        assert_eq!((memory.cma_total, memory.cma_free), (Some(512 << 10), Some(8 << 10)));
+        assert_eq!(memory.swap_total, 0);
+    }
+
+    #[test]
+    fn the_tightest_cgroup_on_the_way_up_binds() {
+        let (_tree, proc) = Tree::new(
+            "cgroup",
+            &[
+                ("proc/self/cgroup", "1:name=systemd:/\n0::/kube/pod/app\n"),
+                ("proc/self/mountinfo", "30 25 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"),
+                ("sys/fs/cgroup/kube/pod/app/memory.max", "max\n"),
+                ("sys/fs/cgroup/kube/pod/app/memory.current", "100\n"),
+                ("sys/fs/cgroup/kube/pod/memory.max", "4096\n"),
+                ("sys/fs/cgroup/kube/pod/memory.current", "300\n"),
+                ("sys/fs/cgroup/kube/memory.max", "8192\n"),
+                ("sys/fs/cgroup/kube/memory.current", "400\n"),
+            ],
+        );
+        assert_eq!(proc.cgroup(), Some(Cgroup { limit: Some(4096), current: 300 }));
+    }
+
+    #[test]
+    fn a_container_sees_its_own_group_as_the_root() {
+        let (_tree, proc) = Tree::new(
+            "container",
+            &[
+                ("proc/self/cgroup", "0::/\n"),
+                ("proc/self/mountinfo", "30 25 0:26 /docker/1 /sys/fs/cgroup ro - cgroup2 cgroup ro\n"),
+                ("sys/fs/cgroup/memory.max", "max\n"),
+                ("sys/fs/cgroup/memory.current", "7\n"),
+            ],
+        );
+        assert_eq!(proc.cgroup(), Some(Cgroup { limit: None, current: 7 }));
+    }
+
+    #[test]
+    fn pressure_and_load_are_parsed() {
+        let (_tree, proc) = Tree::new(
+            "pressure",
+            &[
+                (
+                    "proc/pressure/memory",
+                    "some avg10=1.50 avg60=0.10 avg300=0.00 total=9\nfull avg10=0.25 avg60=0.00 avg300=0.00 total=1\n",
+                ),
+                ("proc/rknpu/load", "NPU load:  Core0:  7%, Core1: 12%, Core2:100%,\n"),
+            ],
+        );
+        assert_eq!(proc.pressure(), Some(Pressure { some_avg10: 1.5, full_avg10: 0.25 }));
+        assert_eq!(proc.npu_load(), Some(vec![7.0, 12.0, 100.0]));
+        let (_tree, single) = Tree::new("single", &[("proc/rknpu/load", "NPU load:  3%\n")]);
+        assert_eq!(single.npu_load(), Some(vec![3.0]));
+    }
+
+    #[test]
+    fn an_object_mapped_twice_counts_once() {
+        let maps = "\
+1000-3000 rw-s 100000000 00:06 12     /dev/dri/renderD129\n\
+5000-7000 rw-s 100000000 00:06 12     /dev/dri/renderD129\n\
+7000-8000 rw-s 100002000 00:06 12     /dev/dri/renderD129\n\
+8000-9000 rw-p 00000000 00:00 0 \n\
+9000-a000 r-xp 00000000 08:01 99      /usr/lib/libc.so.6\n";
+        let (_tree, proc) = Tree::new("mapped", &[("proc/self/maps", maps)]);
+        assert_eq!(proc.mapped(|name| name == "/dev/dri/renderD129"), Some(0x3000));
+    }
+
+    #[test]
+    fn both_nodes_of_a_drm_device_are_found() {
+        let (_tree, proc) = Tree::new(
+            "drm",
+            &[
+                ("sys/class/drm/renderD129/device/drm/card1/dev", ""),
+                ("sys/class/drm/renderD129/device/drm/renderD129/dev", ""),
+            ],
+        );
+        let mut nodes = proc.drm_siblings(Path::new("/dev/dri/renderD129"));
+        nodes.sort();
+        assert_eq!(nodes, [PathBuf::from("/dev/dri/card1"), PathBuf::from("/dev/dri/renderD129")]);
+    }
+}

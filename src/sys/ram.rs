@@ -1,0 +1,139 @@
+//! How much RAM may still be taken before somebody is killed for it.
+//!
+//! Linux says yes to almost any size and kills a process when the pages are touched; the vendor's driver on an IOMMU
+//! board does the same (`observed.md` §1.2: SIGKILL, no errno). So the question is asked before: what the machine has
+//! available, what the cgroup leaves, and what this process was promised but has not touched yet.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use once_cell::sync::Lazy;
+
+use super::proc::Proc;
+use crate::error::{Error, ErrorCode, Result};
+use crate::limits::{Budget, Charge};
+use crate::units::{human, MIB};
+
+/// What RAM there is to give, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ram {
+    /// RAM of the machine, or the cgroup's limit where that is less.
+    pub total: u64,
+    /// What could be taken now without swapping, reserve for the system included.
+    pub available: u64,
+    /// Whose figure binds: "ram" or "cgroup".
+    pub scope: &'static str,
+}
+
+impl Ram {
+    /// Read afresh; `None` where `/proc` says nothing.
+    pub fn read(proc: &Proc) -> Option<Self> {
+        let memory = proc.meminfo()?;
+        let machine = Self { total: memory.total, available: memory.available, scope: "ram" };
+        let Some((limit, current)) = proc.cgroup().and_then(|group| Some((group.limit?, group.current))) else {
+            return Some(machine);
+        };
+        // `current` counts page cache that the kernel would drop first, so this errs to the safe side.
+        let left = limit.saturating_sub(current);
+        Some(Self {
+            total: machine.total.min(limit),
+            available: machine.available.min(left),
+            scope: if left < machine.available { "cgroup" } else { "ram" },
+        })
+    }
+
+    /// Left to the system, so that the last allocation is not the one that wakes the OOM killer.
+    fn reserve(&self) -> u64 {
+        (self.total / 16).min(128 * MIB)
+    }
+}
+
+/// A reading serves this long, minus what was admitted since: /proc/meminfo costs some 20 µs, an allocation fewer.
+const FRESH: Duration = Duration::from_millis(20);
+
+#[derive(Default)]
+struct Reading {
+    at: Option<Instant>,
+    left: u64,
+}
+
+static READING: Mutex<Reading> = Mutex::new(Reading { at: None, left: 0 });
+/// Everything this process holds through this library, touched or not: never more than there is RAM.
+static PROMISED: Lazy<Arc<Budget>> =
+    Lazy::new(|| Budget::new(Ram::read(&Proc::default()).map_or(u64::MAX, |ram| ram.total - ram.reserve())));
+
+/// Takes `bytes` of RAM, or says why there are not so many. The bytes come back when the charge drops.
+///
+/// Errors: `ERR_OUT_OF_MEMORY` with what is available.
+pub fn admit(bytes: u64) -> Result<Charge> {
+    let charge = PROMISED.reserve(bytes).map_err(|refused| {
+        let message = format!(
+            "{} more would promise more memory than this machine has: {} of {} are held already",
+            human(bytes),
+            human(PROMISED.used()),
+            human(refused.limit)
+        );
+        out_of_memory(message, bytes, refused.available, "ram", refused.limit)
+    })?;
+    if bytes <= left_of_last_reading(bytes) {
+        return Ok(charge);
+    }
+    let Some(ram) = Ram::read(&Proc::default()) else { return Ok(charge) };
+    let left = ram.available.saturating_sub(ram.reserve());
+    let mut reading = READING.lock().unwrap_or_else(PoisonError::into_inner);
+    reading.at = Some(Instant::now());
+    reading.left = left.saturating_sub(bytes);
+    if bytes <= left {
+        return Ok(charge);
+    }
+    reading.left = left;
+    let message = format!("{} were asked for and only {} of {} are available", human(bytes), human(left), ram.scope);
+    Err(out_of_memory(message, bytes, left, ram.scope, ram.total))
+}
+
+/// Takes `bytes` off the last reading while it is fresh and has them; else 0.
+fn left_of_last_reading(bytes: u64) -> u64 {
+    let mut reading = READING.lock().unwrap_or_else(PoisonError::into_inner);
+    let fresh = reading.at.is_some_and(|at| at.elapsed() < FRESH);
+    if !fresh || reading.left < bytes {
+        return 0;
+    }
+    reading.left -= bytes;
+    bytes
+}
+
+fn out_of_memory(message: String, requested: u64, available: u64, scope: &str, limit: u64) -> Error {
+    Error::new(ErrorCode::OutOfMemory, message)
+        .requested(requested)
+        .available(available)
+        .limit(scope, limit)
+        .hint("deallocate what is no longer used; dropped buffers are only freed when the event loop turns")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_there_is_is_admitted_and_what_there_is_not_is_refused() {
+        let before = PROMISED.used();
+        let some = admit(MIB).unwrap();
+        assert_eq!(some.bytes(), MIB);
+        let error = admit(1 << 46).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::OutOfMemory);
+        assert!(error.details().available.unwrap() < 1 << 46);
+        drop(some);
+        // Other tests of this process may hold some; a refused request holds nothing.
+        assert!(PROMISED.used() < before + (1 << 46));
+    }
+
+    #[test]
+    fn more_than_is_available_now_is_refused_even_if_the_machine_has_it() {
+        let ram = Ram::read(&Proc::default()).unwrap();
+        assert!(ram.available <= ram.total && ram.reserve() <= 128 * MIB);
+        let error = admit(ram.available).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::OutOfMemory);
+        assert!(error.details().hint.is_some());
+    }
+}
