@@ -84,7 +84,7 @@ function kernelVersion(debian) {
 }
 
 /** Fills `dir` once: a run that was cut short leaves nothing that looks finished. */
-function once(dir, fill) {
+export function once(dir, fill) {
   if (existsSync(dir)) return dir
   const partial = `${dir}.partial`
   rmSync(partial, { recursive: true, force: true })
