@@ -1,0 +1,449 @@
+/**
+ * NPU and system memory for LLM apps on Rockchip boards, as zero-copy ArrayBuffers.
+ *
+ * Sizes are bytes and times are milliseconds unless a name says otherwise. Byte counts are `number` (exact up to 2^53),
+ * addresses are `bigint`. A figure that cannot be known is `null`, never a guess.
+ *
+ * Every method of `MemoryManager` throws {@link MemoryError} and nothing else; each says which codes. All of them throw
+ * `ERR_MANAGER_DISPOSED` after `dispose`, and `ERR_INVALID_ARG_TYPE` for an argument of the wrong type or an option that
+ * does not exist.
+ *
+ * @packageDocumentation
+ */
+
+import { EventEmitter } from 'node:events'
+
+/** An ArrayBuffer, or a view of one: a typed array, a DataView, a Buffer. */
+export type Buf = ArrayBuffer | ArrayBufferView
+
+export type MemoryKind = 'npu' | 'system'
+
+// ─────────────────────────────── devices ───────────────────────────────
+
+/**
+ * - `rknpu`       vendor driver, DRM GEM flavour: `/dev/dri/renderD*` whose DRM name is "rknpu"
+ * - `rknpu-heap`  vendor driver, DMA-heap flavour: `/dev/rknpu`, every buffer is a dma-buf fd
+ * - `dma-heap`    the kernel's DMA-BUF heaps: `/dev/dma_heap/<name>`, `/dev/rk_dma_heap/<name>`
+ * - `simulated`   no NPU: memfd-backed, with the same rules, limits and errors as the real ones
+ */
+export type Backend = 'rknpu' | 'rknpu-heap' | 'dma-heap' | 'simulated'
+
+export interface DeviceInfo {
+  readonly backend: Backend
+  /** Never true for a device that is there. */
+  readonly simulated: boolean
+  /** Device node; null for `simulated`. */
+  readonly path: string | null
+  /** From the device tree, e.g. "rk3588". */
+  readonly soc: string | null
+  /** e.g. "0.9.8". */
+  readonly driverVersion: string | null
+  readonly npuCores: number | null
+  /** Whether the NPU sees memory through an IOMMU. Without one its buffers come from the CMA area. */
+  readonly iommu: boolean
+  /** IOMMU domains that {@link NPUAllocationOptions.iommuDomain} may name; 0 without an IOMMU. */
+  readonly iommuDomains: number
+  /** What one domain can address, or the CMA area's size; 0 where the backend does not say. */
+  readonly domainBytes: number
+  /** On-chip SRAM that the driver hands out. */
+  readonly sramTotal: number
+  /** What was free of it when the device was opened; `getNPUMemoryStats` has the figure of now. */
+  readonly sramFree: number
+}
+
+/** A device that is there and cannot be opened. */
+export interface DeviceRefusal {
+  backend: Backend
+  path: string
+  error: MemoryError
+}
+
+/** Every device this process can open, best first, then every one it cannot and why. Opens each for a moment. */
+export function probeDevices(): Array<DeviceInfo | DeviceRefusal>
+
+/** Which board to play, and where it differs. */
+export interface SimulatedDeviceOptions {
+  /** "rk3588", "rk3588s", "rk3576", "rk3562" (IOMMU, 16 domains of 4 GiB), "rk3566", "rk3568" (no IOMMU, CMA). Default "rk3588". */
+  soc?: string
+  /** What one domain can address, or the CMA area's size: whole pages, at most 4 GiB (CMA: 1.5 GiB). Default 4 GiB / 256 MiB. */
+  domainBytes?: number
+  /** 1 to 16; 1 without an IOMMU. */
+  domains?: number
+  /** Whole pages, at most 16 MiB; 0 without an IOMMU. Default 944 KiB on rk3588, else 0. */
+  sramBytes?: number
+  /** Kernel objects that may exist at once: the file-descriptor wall. Default: none. */
+  maxObjects?: number
+  /** Added to every create, destroy and sync, as a real driver's domain switch does. At most 60,000. */
+  latencyMs?: number
+}
+
+// ─────────────────────────────── manager ───────────────────────────────
+
+export interface MemoryManagerOptions {
+  /**
+   * 'auto' (default) opens the best NPU there is. Where one exists but cannot be opened it throws
+   * (`ERR_DEVICE_PERMISSION` says what to do). Only where there is none does it fall back to 'simulated', with one
+   * process warning, code `RKLLM_SIMULATED_NPU`. A DMA-BUF heap is no NPU: 'auto' does not take one.
+   */
+  backend?: 'auto' | Backend
+  /** Device node or heap name instead of the probe's choice. */
+  device?: string
+  /** For `backend: 'simulated'`, and for 'auto' where it falls back to it. */
+  simulated?: SimulatedDeviceOptions
+}
+
+/**
+ * Memory of one opened device, and of the system beside it, with one set of books.
+ *
+ * All managers of a process that open the same device node share it. A manager belongs to the thread that made it.
+ */
+export class MemoryManager extends EventEmitter {
+  /**
+   * @throws ERR_DEVICE_NOT_FOUND, ERR_DEVICE_PERMISSION, ERR_DEVICE_LOST, ERR_DEVICE_IO; ERR_OUT_OF_RANGE for a
+   * simulated board that no board could be.
+   */
+  constructor(options?: MemoryManagerOptions)
+
+  /** What was opened. */
+  readonly device: DeviceInfo
+  readonly disposed: boolean
+
+  // ── NPU memory
+
+  /**
+   * Allocates `size` bytes that the NPU sees, as an ArrayBuffer over them.
+   *
+   * The memory goes back when it is deallocated, when the manager is disposed, or some time after the ArrayBuffer is
+   * collected: the garbage collector knows its size, but finalizers only run when the event loop turns.
+   *
+   * @throws ERR_OUT_OF_RANGE beyond what the device can ever hold; ERR_IOVA_EXHAUSTED, ERR_OUT_OF_MEMORY,
+   * ERR_TOO_MANY_FDS, ERR_TOO_MANY_MAPS beyond what it can hold now; ERR_DOMAIN_BUSY, ERR_UNSUPPORTED,
+   * ERR_EXTERNAL_BUFFERS_FORBIDDEN, ERR_DEVICE_LOST, ERR_DEVICE_IO.
+   */
+  allocateNPUMemory(size: number, options?: NPUAllocationOptions): ArrayBuffer
+
+  /**
+   * Frees NPU memory now and detaches its ArrayBuffer: views of it have length 0 afterwards.
+   *
+   * @throws ERR_BUFFER_KIND, and those of {@link deallocate}.
+   */
+  deallocateNPUMemory(buffer: Buf): void
+
+  /** NPU memory in figures. Reads this process's mappings: some milliseconds at tens of thousands of them. */
+  getNPUMemoryStats(): NPUMemoryStats
+
+  // ── System memory
+
+  /**
+   * Allocates `size` zeroed bytes of this process outside the JavaScript heap, as an ArrayBuffer over them.
+   *
+   * @throws ERR_OUT_OF_RANGE, ERR_OUT_OF_MEMORY, ERR_TOO_MANY_MAPS, ERR_UNSUPPORTED, ERR_EXTERNAL_BUFFERS_FORBIDDEN.
+   */
+  allocateSystemMemory(size: number, options?: SystemAllocationOptions): ArrayBuffer
+
+  /**
+   * Frees system memory now and detaches its ArrayBuffer.
+   *
+   * @throws ERR_BUFFER_KIND, and those of {@link deallocate}.
+   */
+  deallocateSystemMemory(buffer: Buf): void
+
+  /** System memory in figures. */
+  getSystemMemoryStats(): SystemMemoryStats
+
+  // ── Either kind
+
+  /**
+   * Frees memory of either kind now and detaches its ArrayBuffer.
+   *
+   * @throws ERR_UNKNOWN_BUFFER not this manager's (it is left as it is); ERR_BUFFER_FREED; ERR_BUFFER_TRANSFERRED its
+   * bytes were moved to another ArrayBuffer; ERR_BUFFER_BUSY the runtime does not let go of it: nothing was freed;
+   * ERR_TOO_MANY_MAPS it was detached, and its memory goes when it is collected.
+   */
+  deallocate(buffer: Buf): void
+
+  /**
+   * Everything known of a live buffer.
+   *
+   * @throws ERR_UNKNOWN_BUFFER, ERR_BUFFER_FREED, ERR_BUFFER_TRANSFERRED.
+   */
+  describe(buffer: Buf): BufferInfo
+
+  /** Whether this is a live buffer of this manager, or a view of one. */
+  owns(buffer: Buf): boolean
+
+  // ── Cache maintenance
+
+  /**
+   * The CPU wrote, the device will read. Bytes from `offset` (default 0), `length` of them (default: to the end).
+   * Ranges are rounded outwards to cache lines. Nothing happens where nothing is needed (uncached, simulated).
+   *
+   * @throws ERR_BUFFER_KIND for system memory, ERR_OUT_OF_RANGE, ERR_DOMAIN_BUSY, ERR_DEVICE_IO, and those of
+   * {@link describe}.
+   */
+  syncToDevice(buffer: Buf, offset?: number, length?: number): void
+
+  /** The device wrote, the CPU will read; else as {@link syncToDevice}. */
+  syncFromDevice(buffer: Buf, offset?: number, length?: number): void
+
+  // ── Sharing: librknnrt (rknn_create_mem_from_fd), RGA, MPP, V4L2, other processes
+
+  /**
+   * A new close-on-exec fd that the caller owns and closes. The memory lives as long as any fd, mapping or importer.
+   *
+   * @throws ERR_BUFFER_KIND for system memory, ERR_TOO_MANY_FDS, ERR_UNSUPPORTED, and those of {@link describe}.
+   */
+  exportDmaBuf(buffer: Buf): { fd: number; offset: number; size: number }
+
+  /**
+   * Maps somebody else's dma-buf and makes it visible to the NPU; the fd stays the caller's. Importing the same dma-buf
+   * again, or one that this device exported, gives another view of the same memory, counted once in its domain.
+   * `size` shows only the first bytes.
+   *
+   * @throws ERR_INVALID_ARG_TYPE not an open dma-buf; ERR_OUT_OF_RANGE smaller than `size`; ERR_UNSUPPORTED; and those
+   * of {@link allocateNPUMemory}.
+   */
+  importDmaBuf(fd: number, options?: { size?: number; tag?: string }): ArrayBuffer
+
+  // ── Monitoring
+
+  /** The one-look summary. Costs the same however many buffers are live. */
+  getMemoryStats(): MemoryStats
+
+  /** The full breakdown by kind, tag and IOMMU domain, with the process and the machine around it. */
+  getMemoryUsage(): MemoryUsage
+
+  // ── The end
+
+  /**
+   * Frees everything this manager owns, detaching its buffers, and closes the device. Idempotent. A buffer that the
+   * runtime does not let go of, or whose bytes were moved, reads zeros from here on.
+   */
+  dispose(): void
+  [Symbol.dispose](): void
+}
+
+// ───────────────────────────── allocations ─────────────────────────────
+
+export interface AllocationOptions {
+  /** Free text for accounting: "kv-cache", "vision-input". */
+  tag?: string
+  /** Of the CPU address, and for NPU memory of the device address: a power of two, 64 to 1 GiB. Default: the page size. */
+  alignment?: number
+  /** Zeroed before it is handed out, by this library where the driver does not. Default true. System memory always is. */
+  zeroed?: boolean
+}
+
+export interface NPUAllocationOptions extends AllocationOptions {
+  /** CPU-cached mapping that needs syncToDevice / syncFromDevice. Default true. */
+  cacheable?: boolean
+  /**
+   * Physically contiguous. Default: what the device needs (true where there is no IOMMU). With an IOMMU the vendor's
+   * 0.9.8 leaks address space for it: ERR_UNSUPPORTED.
+   */
+  contiguous?: boolean
+  /** 'try-sram' takes on-chip SRAM as far as it goes, the rest from DRAM. Default 'dram'. */
+  placement?: 'dram' | 'try-sram'
+  /** IOMMU domain. Default 0. */
+  iommuDomain?: number
+  /** NPU cores that will use it, as a bit mask. Default 0: the driver chooses. */
+  coreMask?: number
+  /** A kernel object of its own. So far every buffer has one. */
+  dedicated?: boolean
+}
+
+export interface SystemAllocationOptions extends AllocationOptions {
+  /** Transparent huge pages; 'try' falls back to small ones. Default false. */
+  hugePages?: boolean | 'try'
+  /** mlock: never swapped. Default false. */
+  lock?: boolean
+  /** Fault every page in now. Default false. */
+  prefault?: boolean
+}
+
+export interface BufferInfo {
+  /** Unique in this process. */
+  id: number
+  kind: MemoryKind
+  /** Bytes asked for = buffer.byteLength. */
+  size: number
+  /** Bytes that it really takes: whole pages. */
+  reservedSize: number
+  tag: string | null
+  backend: Backend | null
+  /** CPU address, for native code in this process (rkllm_run, rknn, FFI). Good until the buffer is freed. */
+  address: bigint
+  /** Address that the NPU sees, within `iommuDomain`; null where the backend gives none. */
+  deviceAddress: bigint | null
+  cacheable: boolean
+  contiguous: boolean
+  iommuDomain: number | null
+  dedicated: boolean
+  imported: boolean
+  shared: boolean
+  pool: string | null
+  /** Offset inside its kernel object. */
+  offset: number
+  /** ms since 1970. */
+  allocatedAt: number
+  /** Where it was allocated; null as long as nobody samples. */
+  stack: string | null
+}
+
+// ────────────────────────────── monitoring ─────────────────────────────
+
+/** Bytes are those really taken: whole pages. */
+export interface CounterStats {
+  used: number
+  peak: number
+  liveAllocations: number
+  totalAllocations: number
+  /** However they ended: deallocated, disposed, collected. */
+  totalFrees: number
+  /** Requests that were refused. */
+  failedAllocations: number
+}
+
+/** One IOMMU domain, as far as this process's managers fill it. */
+export interface DomainStats {
+  id: number
+  total: number
+  used: number
+  reservedForOthers: number
+}
+
+export interface NPUMemoryStats extends CounterStats {
+  backend: Backend
+  simulated: boolean
+  /** What the NPU can address and the machine could give (IOMMU reach, CMA, RAM), whichever binds. */
+  total: number
+  available: number
+  limit: number | null
+  /** Kernel objects (and so fds) behind `liveAllocations`. */
+  objects: number
+  /** Freed in JS, not yet given back by the driver. */
+  pendingFree: number
+  /** What the driver failed to take back: it stays with the kernel until a reboot, and is not tried again. */
+  lost: { objects: number; bytes: number }
+  /** Empty without an IOMMU. */
+  domains: DomainStats[]
+  /** NPU buffers mapped in this process by anyone, the RKLLM runtime included. */
+  processMapped: number | null
+  sramTotal: number
+  sramFree: number
+  cmaTotal: number | null
+  cmaFree: number | null
+  /** Per cent per core, where the kernel shows it to this user. */
+  load: number[] | null
+}
+
+export interface SystemMemoryStats extends CounterStats {
+  limit: number | null
+  /** RAM of the machine. */
+  total: number
+  /** What could be taken without swapping. */
+  available: number
+  swapTotal: number
+  swapFree: number
+  /** Resident set of this process. */
+  rss: number
+  /** cgroup v2 (container) figures, of the tightest limit on the way up; null outside one. */
+  cgroup: { limit: number | null; current: number } | null
+  /** PSI: share of the last 10 s in which some / all tasks waited for memory, per cent; null on kernels without. */
+  pressure: { someAvg10: number; fullAvg10: number } | null
+}
+
+export interface MemoryStats {
+  npuUsed: number
+  npuTotal: number
+  npuPeak: number
+  systemUsed: number
+  /** RAM of the machine, or the container's limit where that is less. */
+  systemTotal: number
+  systemPeak: number
+  poolReserved: number
+  poolAllocated: number
+  liveAllocations: number
+  simulated: boolean
+}
+
+export interface MemoryUsage {
+  npu: NPUMemoryStats
+  system: SystemMemoryStats
+  /** Pools are not in this version: always empty. */
+  pools: never[]
+  /** By tag. A tag with nothing live is forgotten when there are more than 1024. */
+  tags: Record<string, CounterStats>
+  /** Reservations are not in this version: always empty. */
+  reservations: never[]
+  /** NaN where /proc is not mounted. */
+  process: {
+    rss: number
+    heapUsed: number
+    external: number
+    openFds: number
+    maxFds: number
+    maps: number
+    maxMaps: number
+  }
+  /** Of pools; 0 without any. */
+  fragmentation: number
+}
+
+// ──────────────────────────────── errors ───────────────────────────────
+
+export type MemoryErrorCode =
+  /** The wrong type, or an option that does not exist. Also a TypeError. */
+  | 'ERR_INVALID_ARG_TYPE'
+  /** Zero, negative, fractional, NaN, or beyond the device. Also a RangeError. */
+  | 'ERR_OUT_OF_RANGE'
+  /** RAM, CMA or the kernel has no more. */
+  | 'ERR_OUT_OF_MEMORY'
+  /** The IOMMU domain's address space is full (the driver says EFAULT). */
+  | 'ERR_IOVA_EXHAUSTED'
+  /** A job held another domain for too long. */
+  | 'ERR_DOMAIN_BUSY'
+  /** EMFILE, ENFILE. */
+  | 'ERR_TOO_MANY_FDS'
+  /** vm.max_map_count. */
+  | 'ERR_TOO_MANY_MAPS'
+  /** Not this manager's. */
+  | 'ERR_UNKNOWN_BUFFER'
+  /** Freed already. */
+  | 'ERR_BUFFER_FREED'
+  /** Its bytes moved to another ArrayBuffer; they go when that one is collected. */
+  | 'ERR_BUFFER_TRANSFERRED'
+  /** The runtime has it pinned under an operation, or it was marked with markAsUntransferable. */
+  | 'ERR_BUFFER_BUSY'
+  /** A system buffer to deallocateNPUMemory, or the other way round. */
+  | 'ERR_BUFFER_KIND'
+  | 'ERR_DEVICE_NOT_FOUND'
+  | 'ERR_DEVICE_PERMISSION'
+  | 'ERR_DEVICE_LOST'
+  | 'ERR_DEVICE_IO'
+  /** This device, kernel or runtime cannot do that. */
+  | 'ERR_UNSUPPORTED'
+  /** Runtimes that cannot do zero-copy (Electron). */
+  | 'ERR_EXTERNAL_BUFFERS_FORBIDDEN'
+  | 'ERR_MANAGER_DISPOSED'
+
+/** Every error this package throws. `message` names cause and figures, `hint` the next thing to try. */
+export class MemoryError extends Error {
+  constructor(message: string, details: { code: MemoryErrorCode; cause?: unknown })
+  code: MemoryErrorCode
+  hint?: string
+  /** Bytes asked for. */
+  requested?: number
+  /** Bytes that were free. */
+  available?: number
+  /** The largest single piece that was free. */
+  largestFree?: number
+  /** The bound that was hit … */
+  limit?: number
+  /** … and what it belongs to: "domain:0", "cma", "ram", "cgroup", "fds", "maps". */
+  scope?: string
+  /** The kernel call that failed, and its errno. */
+  syscall?: string
+  errno?: number
+  path?: string
+}
