@@ -89,8 +89,8 @@ export function conformancePath(arch) {
 export function addonPath(arch) {
   const dir = join(repo, 'src/js')
   const file = join(dir, `${manifest().napi.binaryName}.linux-${arch}-gnu.node`)
-  if (!existsSync(join(repo, 'node_modules'))) run('npm', ['ci', '--silent'], { cwd: repo })
-  if (arch === 'x64' || !existsSync(join(dir, 'native.js'))) run('npm', ['run', '--silent', 'build'], { cwd: repo, stdio: ['ignore', 'ignore', 'inherit'] })
+  // Prepares a checkout for this machine, and does nothing when that is done.
+  run(process.execPath, ['.ci/prepare.mjs'], { cwd: repo, stdio: ['ignore', 'ignore', 'inherit'] })
   if (arch === 'x64') return file
   const { cargo, env } = cross()
   copyFileSync(build(cargo, ['build', '--release', '--lib', '--target', TARGET], env, 'cdylib'), file)
