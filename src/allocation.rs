@@ -239,11 +239,9 @@ impl Allocation {
             }
         };
         directory().table.remove(self.id);
-        match (reach, retired) {
-            (Reach::Nobody, Some(range)) => range.give_back(),
-            // Dropped: never used again.
-            (Reach::Unknown, range) => drop(range),
-            (Reach::Nobody, None) => {}
+        // A range that somebody may still reach is dropped, which keeps it out of use for ever.
+        if let (Reach::Nobody, Some(range)) = (reach, retired) {
+            range.give_back();
         }
     }
 

@@ -44,7 +44,8 @@ pub struct Charges {
 const LARGEST_WITHOUT_CMA: u64 = 4 * MIB;
 
 /// Real nodes open in this process.
-static OPEN: Lazy<Mutex<HashMap<(Kind, PathBuf), Weak<Device>>>> = Lazy::new(Mutex::default);
+static OPEN: Lazy<Mutex<Nodes>> = Lazy::new(Mutex::default);
+type Nodes = HashMap<(Kind, PathBuf), Weak<Device>>;
 
 impl Device {
     /// A device over `backend`.

@@ -133,7 +133,7 @@ impl Manager {
     /// A manager with empty books.
     pub fn new(device: Arc<Device>) -> Self {
         let proc = Proc::default();
-        let ram_total = Ram::read(&proc).map_or(0, |ram| ram.total);
+        let ram_total = Ram::read().map_or(0, |ram| ram.total);
         let npu_total = reach(device.info()).map_or(ram_total, |reach| reach.min(ram_total));
         Self { device, books: Arc::default(), proc, npu_total, ram_total }
     }
@@ -252,7 +252,7 @@ impl Manager {
         let info = self.info();
         let domains: Vec<_> = self.device.domains().iter().map(|domain| (domain.limit(), domain.used())).collect();
         let memory = self.proc.meminfo().unwrap_or_default();
-        let ram = Ram::read(&self.proc).map_or(0, |ram| ram.available);
+        let ram = Ram::read().map_or(0, |ram| ram.available);
         let cma = match info.kind {
             Kind::Simulated => None,
             _ => memory.cma_total.zip(memory.cma_free),

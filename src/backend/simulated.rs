@@ -34,7 +34,7 @@ pub const MEMFD_NAME: &str = "rkllm-simulated-npu";
 /// Which board to play, and where it differs. `None` takes the board's own figure.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// "rk3588" where `None`. [`Board::named`] knows the others.
+    /// "rk3588" where `None`. The error for an unknown one lists them.
     pub soc: Option<String>,
     /// Bytes one domain can address, or of the CMA area: whole pages, at most 4 GiB.
     pub domain_bytes: Option<u64>,
@@ -148,7 +148,7 @@ impl Simulated {
         let default = if board.iommu { 4 * GIB } else { 256 * MIB };
         let domain_bytes = options.domain_bytes.unwrap_or(default);
         // Page 0 of a domain is never used, so the smallest one that can hold anything has two pages.
-        if domain_bytes > most || domain_bytes < 2 * page_size() || domain_bytes % page_size() != 0 {
+        if domain_bytes > most || domain_bytes < 2 * page_size() || !domain_bytes.is_multiple_of(page_size()) {
             return Err(out_of_range("domainBytes", domain_bytes, &format!("whole pages, at most {}", human(most))));
         }
         let domains = options.domains.unwrap_or(if board.iommu { MAX_DOMAINS } else { 1 });
@@ -157,7 +157,7 @@ impl Simulated {
             return Err(out_of_range("domains", domains.into(), allowed));
         }
         let sram = options.sram_bytes.unwrap_or(board.sram);
-        if sram % page_size() != 0 || sram > 16 * MIB || (sram > 0 && !board.iommu) {
+        if !sram.is_multiple_of(page_size()) || sram > 16 * MIB || (sram > 0 && !board.iommu) {
             return Err(out_of_range("sramBytes", sram, "whole pages, at most 16 MiB, and 0 without an IOMMU"));
         }
         let space = || match board.iommu {
@@ -366,7 +366,7 @@ impl Backend for Simulated {
             // A file that can shrink under a mapping would be SIGBUS later; udmabuf has the same rule.
             _ => return Err(not_a_buffer("the simulated device takes memfds sealed against shrinking")),
         }
-        if bytes == 0 || bytes % page_size() != 0 {
+        if bytes == 0 || !bytes.is_multiple_of(page_size()) {
             return Err(not_a_buffer("its size is not a whole number of pages"));
         }
         if size.is_some_and(|wanted| wanted > bytes) {

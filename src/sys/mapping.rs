@@ -87,7 +87,7 @@ impl Mapping {
 
     fn reserve(len: u64, alignment: u64) -> io::Result<Self> {
         let page = page_size();
-        let slack = if alignment > page { alignment - page } else { 0 };
+        let slack = alignment.saturating_sub(page);
         let total = align_up(len, page)
             .and_then(|pages| pages.checked_add(slack))
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;

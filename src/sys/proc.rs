@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{getrlimit, Resource};
@@ -40,6 +39,25 @@ pub struct Cgroup {
     pub limit: Option<u64>,
     /// What the group with that limit uses (without a limit: this process's group).
     pub current: u64,
+}
+
+/// The folders of the cgroups over this process, its own first.
+#[derive(Clone, Debug, Default)]
+pub struct Groups(Vec<PathBuf>);
+
+impl Groups {
+    /// The tightest limit among them; `None` where no memory controller is.
+    pub fn read(&self) -> Option<Cgroup> {
+        let number = |file: PathBuf| -> Option<u64> { fs::read_to_string(file).ok()?.trim().parse().ok() };
+        let controlled = |folder: &PathBuf| {
+            let current = number(folder.join("memory.current"))?;
+            // "max" does not parse: no limit at this level.
+            Some(Cgroup { limit: number(folder.join("memory.max")), current })
+        };
+        let groups: Vec<Cgroup> = self.0.iter().filter_map(controlled).collect();
+        let limited = groups.iter().filter(|group| group.limit.is_some()).min_by_key(|group| group.limit);
+        limited.or(groups.first()).copied()
+    }
 }
 
 /// Pressure stall information: share of the last 10 s in which tasks waited for memory, per cent.
@@ -109,30 +127,20 @@ impl Proc {
 
     /// The cgroup v2 memory controller over this process; `None` outside one.
     pub fn cgroup(&self) -> Option<Cgroup> {
+        self.groups().read()
+    }
+
+    /// The cgroups this process lives under. Finding them costs more than reading them.
+    pub fn groups(&self) -> Groups {
+        Groups(self.group_folders().unwrap_or_default())
+    }
+
+    fn group_folders(&self) -> Option<Vec<PathBuf>> {
         let membership = self.text("proc/self/cgroup")?;
         let path = membership.lines().find_map(|line| line.strip_prefix("0::"))?;
         let (mount, root) = self.cgroup2_mount()?;
         let below = Path::new(path).strip_prefix(&root).unwrap_or(Path::new(""));
-        let mut group = Some(below);
-        let mut own = None;
-        let mut tightest: Option<(u64, u64)> = None;
-        while let Some(path) = group {
-            let folder = mount.join(path);
-            if let Some(current) = self.number(folder.join("memory.current")) {
-                own.get_or_insert(current);
-                // "max" does not parse: no limit at this level.
-                if let Some(limit) = self.number(folder.join("memory.max")) {
-                    if tightest.is_none_or(|(least, _)| limit < least) {
-                        tightest = Some((limit, current));
-                    }
-                }
-            }
-            group = path.parent();
-        }
-        match tightest {
-            Some((limit, current)) => Some(Cgroup { limit: Some(limit), current }),
-            None => own.map(|current| Cgroup { limit: None, current }),
-        }
+        Some(below.ancestors().map(|group| self.at(mount.join(group))).collect())
     }
 
     /// Where the v2 hierarchy is mounted, and which of its folders that shows.
@@ -185,35 +193,26 @@ impl Proc {
     /// Mappings of this process and `vm.max_map_count`. Reads all of `/proc/self/maps`: a few ms at 20,000 mappings.
     pub fn maps(&self) -> Option<Gauge> {
         let max = self.number("proc/sys/vm/max_map_count")?;
-        let file = fs::File::open(self.at("proc/self/maps")).ok()?;
-        let used = BufReader::with_capacity(1 << 16, file).split(b'\n').count() as u64;
+        let used = fs::read(self.at("proc/self/maps")).ok()?.iter().filter(|byte| **byte == b'\n').count() as u64;
         Some(Gauge { used, max })
     }
 
     /// Bytes of this process's mappings whose name `wanted` accepts, each object counted once however often it is
     /// mapped.
     pub fn mapped(&self, wanted: impl Fn(&str) -> bool) -> Option<u64> {
-        let file = fs::File::open(self.at("proc/self/maps")).ok()?;
-        let mut objects: HashMap<(String, u64, u64), u64> = HashMap::new();
-        for line in BufReader::with_capacity(1 << 16, file).lines() {
-            let line = line.ok()?;
-            // start-end perms offset dev inode name
-            let mut fields = line.splitn(6, ' ');
-            let (Some(range), _, Some(offset), Some(device), Some(inode), Some(name)) =
-                (fields.next(), fields.next(), fields.next(), fields.next(), fields.next(), fields.next())
-            else {
+        let maps = fs::read(self.at("proc/self/maps")).ok()?;
+        let mut objects: HashMap<(u64, u64, u64), u64> = HashMap::new();
+        for line in maps.split(|byte| *byte == b'\n') {
+            // start-end perms offset dev inode name; no field before the name has a slash
+            let Some(slash) = line.iter().position(|byte| *byte == b'/') else { continue };
+            let (Ok(fields), Ok(name)) = (str::from_utf8(&line[..slash]), str::from_utf8(&line[slash..])) else {
                 continue;
             };
-            let name = name.trim_start();
-            if name.is_empty() || !wanted(name) {
-                continue;
+            if wanted(name) {
+                let mapping = MappedObject::parse(fields)?;
+                let largest = objects.entry(mapping.identity).or_default();
+                *largest = (*largest).max(mapping.size);
             }
-            let hex = |text: &str| u64::from_str_radix(text, 16).ok();
-            let (start, end) = range.split_once('-')?;
-            let size = hex(end)?.saturating_sub(hex(start)?);
-            let key = (device.to_owned(), inode.parse().ok()?, hex(offset)?);
-            let largest = objects.entry(key).or_default();
-            *largest = (*largest).max(size);
         }
         Some(objects.values().sum())
     }
@@ -252,6 +251,27 @@ impl Proc {
             .map(|part| part.rsplit(':').next()?.trim().strip_suffix('%')?.trim().parse().ok())
             .collect();
         loads.filter(|cores| !cores.is_empty())
+    }
+}
+
+/// One line of `/proc/self/maps` that names a file.
+struct MappedObject {
+    /// Device, inode and offset: objects of one DRM node share the first two and differ in the last.
+    identity: (u64, u64, u64),
+    size: u64,
+}
+
+impl MappedObject {
+    /// Of "start-end perms offset major:minor inode", all but the permissions and the inode in hex.
+    fn parse(fields: &str) -> Option<Self> {
+        let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+        let mut fields = fields.split_ascii_whitespace();
+        let (start, end) = fields.next()?.split_once('-')?;
+        let offset = hex(fields.nth(1)?)?;
+        let (major, minor) = fields.next()?.split_once(':')?;
+        let inode = fields.next()?.parse().ok()?;
+        let device = hex(major)? << 32 | hex(minor)?;
+        Some(Self { identity: (device, inode, offset), size: hex(end)?.saturating_sub(hex(start)?) })
     }
 }
 

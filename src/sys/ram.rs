@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use once_cell::sync::Lazy;
 
-use super::proc::Proc;
+use super::proc::{Groups, Proc};
 use crate::error::{Error, ErrorCode, Result};
 use crate::limits::{Budget, Charge};
 use crate::units::{human, MIB};
@@ -27,10 +27,12 @@ pub struct Ram {
 
 impl Ram {
     /// Read afresh; `None` where `/proc` says nothing.
-    pub fn read(proc: &Proc) -> Option<Self> {
-        let memory = proc.meminfo()?;
+    pub fn read() -> Option<Self> {
+        // A process stays in its cgroup, as good as always: it is looked for once.
+        static GROUPS: Lazy<Groups> = Lazy::new(|| Proc::default().groups());
+        let memory = Proc::default().meminfo()?;
         let machine = Self { total: memory.total, available: memory.available, scope: "ram" };
-        let Some((limit, current)) = proc.cgroup().and_then(|group| Some((group.limit?, group.current))) else {
+        let Some((limit, current)) = GROUPS.read().and_then(|group| Some((group.limit?, group.current))) else {
             return Some(machine);
         };
         // `current` counts page cache that the kernel would drop first, so this errs to the safe side.
@@ -60,7 +62,7 @@ struct Reading {
 static READING: Mutex<Reading> = Mutex::new(Reading { at: None, left: 0 });
 /// Everything this process holds through this library, touched or not: never more than there is RAM.
 static PROMISED: Lazy<Arc<Budget>> =
-    Lazy::new(|| Budget::new(Ram::read(&Proc::default()).map_or(u64::MAX, |ram| ram.total - ram.reserve())));
+    Lazy::new(|| Budget::new(Ram::read().map_or(u64::MAX, |ram| ram.total - ram.reserve())));
 
 /// Takes `bytes` of RAM, or says why there are not so many. The bytes come back when the charge drops.
 ///
@@ -78,7 +80,7 @@ pub fn admit(bytes: u64) -> Result<Charge> {
     if bytes <= left_of_last_reading(bytes) {
         return Ok(charge);
     }
-    let Some(ram) = Ram::read(&Proc::default()) else { return Ok(charge) };
+    let Some(ram) = Ram::read() else { return Ok(charge) };
     let left = ram.available.saturating_sub(ram.reserve());
     let mut reading = READING.lock().unwrap_or_else(PoisonError::into_inner);
     reading.at = Some(Instant::now());
@@ -130,7 +132,7 @@ mod tests {
 
     #[test]
     fn more_than_is_available_now_is_refused_even_if_the_machine_has_it() {
-        let ram = Ram::read(&Proc::default()).unwrap();
+        let ram = Ram::read().unwrap();
         assert!(ram.available <= ram.total && ram.reserve() <= 128 * MIB);
         let error = admit(ram.available).unwrap_err();
         assert_eq!(error.code(), ErrorCode::OutOfMemory);
