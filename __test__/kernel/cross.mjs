@@ -65,7 +65,7 @@ function cross() {
 
 /** Builds and returns the artefact that cargo's messages call by `kind` ("cdylib", "test") and `name`. */
 function build(cargo, args, env, kind, name) {
-  const messages = run(cargo, [...args, '--locked', '--message-format=json-render-diagnostics'], { cwd: repo, env })
+  const messages = run(cargo, [...args, '--locked', '--quiet', '--message-format=json-render-diagnostics'], { cwd: repo, env })
   const artefact = messages.split('\n').filter(Boolean).map(line => JSON.parse(line))
     .findLast(m => m.reason === 'compiler-artifact' && m.target.kind.includes(kind) && (!name || m.target.name === name))
   const file = artefact?.executable ?? artefact?.filenames.find(f => f.endsWith('.so'))

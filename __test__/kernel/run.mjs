@@ -83,7 +83,8 @@ function judge(scenario, out) {
   for (const step of scenario.steps) {
     const status = text(join(dir, `${step.name}.status`)).trim()
     const log = text(join(dir, `${step.name}.log`))
-    const verdict = status === '0' ? 'ok' : status === '' ? 'NOT RUN' : status === '137' ? `KILLED (limit ${step.seconds} s)` : `FAILED (${status})`
+    const idle = (step.js || step.needs === 'conformance') && !/[1-9]\d* passed/.test(summary(log, step))
+    const verdict = status === '0' ? (idle ? 'NOTHING RUN' : 'ok') : status === '' ? 'NOT RUN' : status === '137' ? `KILLED (limit ${step.seconds} s)` : `FAILED (${status})`
     console.log(`  ${step.name.padEnd(12)} ${verdict.padEnd(8)} ${summary(log, step)}`)
     if (verdict === 'ok') continue
     problems.push(`${step.name}: ${verdict}`)

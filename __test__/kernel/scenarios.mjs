@@ -34,6 +34,14 @@ export const scenarios = [
     steps: [js(EVERY_JS_TEST)],
   },
   {
+    name: 'simulated',
+    about: 'the JavaScript suite without a driver, on an arm64 Node',
+    arches: ['arm64'],
+    backend: 'simulated',
+    module: null,
+    steps: [js(EVERY_JS_TEST)],
+  },
+  {
     name: 'rk3566',
     about: 'no IOMMU, 64 MiB of CMA, memory that is not zeroed',
     backend: 'rknpu',
