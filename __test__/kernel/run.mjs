@@ -52,7 +52,7 @@ function plan(scenario) {
   const lines = [['scenario', scenario.name, ...parameters].map(quote).join(' ')]
   for (const step of scenario.steps) {
     const command = step.js
-      ? ['/bin/sh', '-c', `cd /repo && exec /bin/node --test --test-concurrency=2 --test-reporter=spec ${step.js.join(' ')}`]
+      ? ['/bin/sh', '-c', `cd /repo && exec /bin/node --test --test-reporter=spec ${step.js.join(' ')}`]
       : step.run
     const words = [step.name, step.seconds, step.user ?? 'root', ...env, ...command]
     lines.push([step.kill ? 'killed' : 'step', ...words.map(quote)].join(' '))

@@ -1,7 +1,17 @@
 // What is run in the emulated machine. A scenario is a board (module parameters) and a list of steps; each boot runs all the
 // scenarios of its architecture one after the other, with the module loaded afresh for each.
+import { readdirSync } from 'node:fs'
 
 const MiB = 1 << 20
+
+/** The JavaScript suite. Emulation is slow: each file of it is a scenario of its own, named after the board and the file. */
+const suite = readdirSync(new URL('..', import.meta.url)).filter(name => name.endsWith('.test.mjs')).sort()
+const withSuite = board => suite.map(file => ({
+  ...board,
+  name: `${board.name}-${file.replace('.test.mjs', '')}`,
+  about: `${board.about}: ${file}`,
+  steps: [js(`__test__/${file}`)],
+}))
 
 /** Steps that run a program of this folder; the others are built by run.mjs. */
 const smoke = flavour => ({ name: 'smoke', seconds: 30, run: ['/host/smoke', flavour] })
@@ -15,8 +25,6 @@ const script = (name, extra = {}) => ({
 })
 const js = (...files) => ({ name: 'js', seconds: 110, needs: 'addon', js: files })
 
-const EVERY_JS_TEST = '__test__/*.test.mjs'
-
 export const scenarios = [
   {
     name: 'rk3588',
@@ -25,21 +33,6 @@ export const scenarios = [
     module: { flavour: 'gem', version: '0.9.8', sram_bytes: 966656, dirty: 1 },
     steps: [smoke('gem'), sins('gem'), conformance('rknpu'), killed('gem'),
       script('hold', { kill: true }), script('worker'), script('overhead')],
-  },
-  {
-    name: 'rk3588-js',
-    about: 'the JavaScript suite on the same board',
-    backend: 'rknpu',
-    module: { flavour: 'gem', version: '0.9.8', sram_bytes: 966656, dirty: 1 },
-    steps: [js(EVERY_JS_TEST)],
-  },
-  {
-    name: 'simulated',
-    about: 'the JavaScript suite without a driver, on an arm64 Node',
-    arches: ['arm64'],
-    backend: 'simulated',
-    module: null,
-    steps: [js(EVERY_JS_TEST)],
   },
   {
     name: 'rk3566',
@@ -113,4 +106,11 @@ export const scenarios = [
     module: { flavour: 'gem' },
     steps: [script('faults')],
   },
+  ...withSuite({
+    name: 'js',
+    about: 'IOMMU, 0.9.8',
+    backend: 'rknpu',
+    module: { flavour: 'gem', version: '0.9.8', sram_bytes: 966656, dirty: 1 },
+  }),
+  ...withSuite({ name: 'js-simulated', about: 'no driver, arm64 Node', arches: ['arm64'], backend: 'simulated', module: null }),
 ]
