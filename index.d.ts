@@ -23,10 +23,11 @@ export type MemoryKind = 'npu' | 'system'
 /**
  * - `rknpu`       vendor driver, DRM GEM flavour: `/dev/dri/renderD*` whose DRM name is "rknpu"
  * - `rknpu-heap`  vendor driver, DMA-heap flavour: `/dev/rknpu`, every buffer is a dma-buf fd
+ * - `rocket`      mainline driver, Linux >= 6.18: `/dev/accel/accel*`
  * - `dma-heap`    the kernel's DMA-BUF heaps: `/dev/dma_heap/<name>`, `/dev/rk_dma_heap/<name>`
  * - `simulated`   no NPU: memfd-backed, with the same rules, limits and errors as the real ones
  */
-export type Backend = 'rknpu' | 'rknpu-heap' | 'dma-heap' | 'simulated'
+export type Backend = 'rknpu' | 'rknpu-heap' | 'rocket' | 'dma-heap' | 'simulated'
 
 export interface DeviceInfo {
   readonly backend: Backend

@@ -254,7 +254,7 @@ impl Manager {
         let memory = self.proc.meminfo().unwrap_or_default();
         let ram = Ram::read().map_or(0, |ram| ram.available);
         let cma = match info.kind {
-            Kind::Simulated => None,
+            Kind::Simulated | Kind::Rocket => None,
             _ => memory.cma_total.zip(memory.cma_free),
         };
         let counters = self.books.read(|accounts| accounts.npu);
@@ -421,4 +421,121 @@ fn lock_failed(error: &std::io::Error, size: u64) -> Error {
         .limit("memlock", limit)
         .syscall("mlock", error.raw_os_error().unwrap_or(0))
         .hint("raise RLIMIT_MEMLOCK (ulimit -l), or leave out `lock`")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::allocation::Reach;
+    use crate::backend::decorate::{Fault, FaultInjecting};
+    use crate::backend::errno::Call;
+    use crate::backend::simulated::{Options, Simulated};
+    use crate::backend::Backend;
+
+    fn manager(options: Options) -> Manager {
+        Manager::new(Device::new(Arc::new(Simulated::new(options).unwrap())))
+    }
+
+    fn end(allocation: &Allocation) {
+        allocation.release().unwrap();
+        allocation.finalize(Reach::Nobody);
+    }
+
+    #[test]
+    fn memory_is_zeroed_whatever_the_driver_hands_out() {
+        let manager = manager(Options { soc: Some("rk3566".into()), ..Options::default() });
+        let mut bytes = [1; 64];
+        let clean = manager.allocate_npu(1 << 16, &NpuOptions::default()).unwrap();
+        clean.body().unwrap().mapping().read((1 << 16) - 64, &mut bytes);
+        assert_eq!(bytes, [0; 64]);
+        let dirty = manager.allocate_npu(1 << 16, &NpuOptions { dirty: true, ..NpuOptions::default() }).unwrap();
+        dirty.body().unwrap().mapping().read(0, &mut bytes);
+        assert_ne!(bytes, [0; 64], "the simulated CMA area clears nothing");
+        end(&clean);
+        end(&dirty);
+    }
+
+    #[test]
+    fn the_books_follow_kinds_and_tags() {
+        let manager = manager(Options::default());
+        let tag: Arc<str> = "kv".into();
+        let npu = NpuOptions { tag: Some(Arc::clone(&tag)), ..NpuOptions::default() };
+        let system = SystemOptions { tag: Some(Arc::clone(&tag)), ..SystemOptions::default() };
+        let (a, b) = (manager.allocate_npu(1, &npu).unwrap(), manager.allocate_system(1, &system).unwrap());
+        assert!(manager.allocate_npu(1 << 40, &npu).is_err());
+        let accounts = manager.accounts();
+        assert_eq!((accounts.npu.used, accounts.system.used), (page_size(), page_size()));
+        assert_eq!((accounts.npu.failures, accounts.tags[&tag].failures), (1, 1));
+        assert_eq!((accounts.tags[&tag].used, accounts.tags[&tag].live), (2 * page_size(), 2));
+        end(&a);
+        end(&b);
+        assert_eq!((manager.accounts().tags[&tag].used, manager.accounts().tags[&tag].peak), (0, 2 * page_size()));
+    }
+
+    #[test]
+    fn a_tag_per_request_is_no_leak() {
+        let manager = manager(Options::default());
+        for request in 0..5000 {
+            let options = SystemOptions { tag: Some(format!("request {request}").into()), ..SystemOptions::default() };
+            end(&manager.allocate_system(1, &options).unwrap());
+        }
+        assert!(manager.accounts().tags.len() <= 1025);
+    }
+
+    #[test]
+    fn finalizers_may_come_first_twice_or_from_another_thread() {
+        let manager = manager(Options::default());
+        let allocate = || manager.allocate_npu(1, &NpuOptions::default()).unwrap();
+        let first = allocate();
+        first.finalize(Reach::Nobody);
+        assert!(!first.release().unwrap() && first.body().is_err());
+        first.finalize(Reach::Nobody);
+        let second = allocate();
+        assert!(second.release().unwrap());
+        std::thread::scope(|scope| {
+            scope.spawn(|| second.finalize(Reach::Unknown));
+        });
+        assert_eq!(manager.summary().npu.live, 0);
+        assert_eq!(manager.summary().npu.frees, 2);
+    }
+
+    #[test]
+    fn nothing_is_added_after_dispose() {
+        let manager = manager(Options::default());
+        let kept = manager.allocate_npu(1, &NpuOptions::default()).unwrap();
+        manager.dispose();
+        assert!(!kept.is_live());
+        let error = manager.allocate_system(1, &SystemOptions::default()).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::ManagerDisposed);
+        assert_eq!((manager.summary().npu.used, manager.summary().system.used), (0, 0));
+        kept.finalize(Reach::Nobody);
+    }
+
+    #[test]
+    fn errors_name_their_cause() {
+        let cause = |call, errno| {
+            let simulated: Arc<dyn Backend> = Arc::new(Simulated::new(Options::default()).unwrap());
+            let faulty = FaultInjecting::new(simulated);
+            faulty.fail(Fault::new(call, 1, errno));
+            let manager = Manager::new(Device::new(Arc::new(faulty)));
+            let error = manager.allocate_npu(1, &NpuOptions::default()).unwrap_err();
+            assert_eq!(error.errno(), Some(errno));
+            assert!(error.details().hint.is_some(), "{error}: no hint");
+            assert_eq!(manager.summary().npu.failures, 1);
+            error.code()
+        };
+        for (call, errno, code) in [
+            (Call::Create, libc::EFAULT, ErrorCode::IovaExhausted),
+            (Call::Create, libc::EINVAL, ErrorCode::DomainBusy),
+            (Call::Create, libc::ENOMEM, ErrorCode::OutOfMemory),
+            (Call::Create, libc::EMFILE, ErrorCode::TooManyFds),
+            (Call::Create, libc::ENFILE, ErrorCode::TooManyFds),
+            (Call::Create, libc::ENODEV, ErrorCode::DeviceLost),
+            (Call::Create, libc::EIO, ErrorCode::DeviceIo),
+            (Call::Map, libc::ENOTTY, ErrorCode::DeviceIo),
+        ] {
+            assert_eq!(cause(call, errno), code, "{call:?} {errno}");
+        }
+    }
 }

@@ -1,10 +1,11 @@
 //! Which device a manager gets.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
+use crate::backend::probe::{self, Probed};
 use crate::backend::simulated::{Options, Simulated};
-use crate::backend::{DeviceInfo, Kind};
+use crate::backend::Kind;
 use crate::device::Device;
 use crate::error::{Error, ErrorCode, Result};
 
@@ -26,31 +27,84 @@ pub struct Opened {
     pub fell_back: bool,
 }
 
-/// A candidate: what it is, or why it cannot be opened.
-#[derive(Debug)]
-pub struct Probed {
-    /// The kernel interface.
-    pub kind: Kind,
-    /// Its node.
-    pub path: PathBuf,
-    /// What it is, or why not.
-    pub outcome: Result<DeviceInfo>,
-}
-
-/// Every device this process can open, best first, then every one it cannot and why.
-pub fn probe() -> Vec<Probed> {
-    Vec::new()
-}
-
-/// Opens what `choice` asks for.
+/// Opens what `choice` asks for; `node` is a device node or a heap's name instead of the probe's choice, `simulated`
+/// what to play where that is the simulated device.
+///
+/// Errors: `ERR_DEVICE_NOT_FOUND`, `ERR_DEVICE_PERMISSION`, `ERR_DEVICE_IO`, `ERR_TOO_MANY_FDS`; `ERR_OUT_OF_RANGE` for
+/// a simulated board that no board could be; `ERR_INVALID_ARG_TYPE` for a node without a backend.
 pub fn open(choice: Choice, node: Option<&Path>, simulated: Option<Options>) -> Result<Opened> {
     let kind = match choice {
-        Choice::Auto => Kind::Simulated,
         Choice::Only(kind) => kind,
+        Choice::Auto if node.is_some() => {
+            let message = "`device` names a node, and not which backend is to open it";
+            return Err(Error::new(ErrorCode::InvalidArgType, message).hint("give `backend` as well"));
+        }
+        Choice::Auto => choose(probe::probe())?,
     };
-    if kind != Kind::Simulated || node.is_some() {
-        return Err(Error::new(ErrorCode::DeviceNotFound, format!("no {kind} device")));
+    let fell_back = choice == Choice::Auto && kind == Kind::Simulated;
+    if kind != Kind::Simulated {
+        return Ok(Opened { device: open_node(kind, node)?, fell_back });
+    }
+    if let Some(node) = node {
+        return Err(Error::new(ErrorCode::DeviceNotFound, "the simulated device has no node").path(node));
     }
     let device = Device::new(Arc::new(Simulated::new(simulated.unwrap_or_default())?));
-    Ok(Opened { device, fell_back: choice == Choice::Auto })
+    Ok(Opened { device, fell_back })
+}
+
+fn open_node(kind: Kind, node: Option<&Path>) -> Result<Arc<Device>> {
+    if let Some(open) = node.and_then(|node| Device::already_open(kind, node)) {
+        return Ok(open);
+    }
+    probe::open(kind, node).map(|backend| Device::shared(backend.into()))
+}
+
+/// The best NPU of what was probed; one that is there and cannot be opened is an error, not a reason to simulate.
+fn choose(probed: Vec<Probed>) -> Result<Kind> {
+    // A heap's buffers are seen by no NPU unless a driver imports them.
+    let npus = probed.into_iter().filter(|found| !matches!(found.kind, Kind::DmaHeap | Kind::Simulated));
+    let mut refusal = None;
+    for found in npus {
+        match found.outcome {
+            Ok(_) => return Ok(found.kind),
+            Err(error) => refusal = refusal.or(Some(error)),
+        }
+    }
+    refusal.map_or(Ok(Kind::Simulated), Err)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::backend::Backend;
+
+    fn found(kind: Kind) -> Probed {
+        let info = Simulated::new(Options::default()).unwrap().info().clone();
+        Probed { kind, path: None, outcome: Ok(info) }
+    }
+
+    fn refused(kind: Kind) -> Probed {
+        Probed { kind, path: None, outcome: Err(Error::new(ErrorCode::DevicePermission, "no")) }
+    }
+
+    #[test]
+    fn auto_takes_the_best_npu_and_never_passes_a_forbidden_one_by() {
+        assert_eq!(choose(vec![found(Kind::RknpuHeap), found(Kind::DmaHeap)]).unwrap(), Kind::RknpuHeap);
+        assert_eq!(choose(vec![found(Kind::DmaHeap), found(Kind::Simulated)]).unwrap(), Kind::Simulated);
+        assert_eq!(choose(vec![]).unwrap(), Kind::Simulated);
+        let error = choose(vec![found(Kind::Simulated), refused(Kind::Rknpu)]).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::DevicePermission);
+        assert_eq!(choose(vec![found(Kind::Rocket), refused(Kind::Rknpu)]).unwrap(), Kind::Rocket);
+    }
+
+    #[test]
+    fn a_node_needs_a_backend_and_the_simulated_device_has_none() {
+        let node = Path::new("/dev/null");
+        assert_eq!(open(Choice::Auto, Some(node), None).unwrap_err().code(), ErrorCode::InvalidArgType);
+        let simulated = open(Choice::Only(Kind::Simulated), Some(node), None).unwrap_err();
+        assert_eq!(simulated.code(), ErrorCode::DeviceNotFound);
+        let wrong = open(Choice::Only(Kind::RknpuHeap), Some(Path::new("/nonexistent/rknpu")), None).unwrap_err();
+        assert_eq!(wrong.code(), ErrorCode::DeviceNotFound);
+    }
 }

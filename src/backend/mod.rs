@@ -7,7 +7,18 @@
 //! Backends are honest and simple: they make one kernel object for one request, undo what they did when a later step
 //! fails, and translate errno by cause. Policy (bounds, zeroing, accounting, retries) lives above.
 
+pub mod contract;
+pub mod decorate;
+pub mod dma_heap;
+pub mod errno;
+mod node;
+mod objects;
+pub mod probe;
+pub mod rknpu_gem;
+pub mod rknpu_heap;
+pub mod rocket;
 pub mod simulated;
+pub mod soc;
 
 use std::fmt;
 use std::io;
@@ -28,6 +39,8 @@ pub enum Kind {
     Rknpu,
     /// Vendor driver, DMA-heap flavour: `/dev/rknpu`, every buffer is a dma-buf fd.
     RknpuHeap,
+    /// Mainline driver: `/dev/accel/accel*` whose DRM name is `rocket`.
+    Rocket,
     /// The kernel's DMA-BUF heaps: `/dev/dma_heap/<name>`, `/dev/rk_dma_heap/<name>`.
     DmaHeap,
     /// No NPU: memfd-backed, with the same rules, limits and errors as the real ones.
@@ -36,13 +49,14 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, best first.
-    pub const ALL: &'static [Kind] = &[Kind::Rknpu, Kind::RknpuHeap, Kind::DmaHeap, Kind::Simulated];
+    pub const ALL: &'static [Kind] = &[Kind::Rknpu, Kind::RknpuHeap, Kind::Rocket, Kind::DmaHeap, Kind::Simulated];
 
     /// The name that JavaScript uses.
     pub const fn as_str(self) -> &'static str {
         match self {
             Kind::Rknpu => "rknpu",
             Kind::RknpuHeap => "rknpu-heap",
+            Kind::Rocket => "rocket",
             Kind::DmaHeap => "dma-heap",
             Kind::Simulated => "simulated",
         }

@@ -21,6 +21,8 @@ use nix::sys::memfd::{memfd_create, MFdFlags};
 use nix::sys::stat::fstat;
 use nix::unistd::ftruncate;
 
+use super::node::{duplicate, inside};
+use super::objects::stale;
 use super::{Backend, DeviceInfo, Direction, Gauges, Kind, Object, Placement, Request};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
@@ -280,13 +282,8 @@ impl Simulated {
     }
 
     fn entry<T>(&self, handle: Handle, call: &'static str, read: impl FnOnce(&Entry) -> T) -> Result<T> {
-        self.state().table.get(handle).map(read).ok_or_else(|| stale_handle(call))
+        self.state().table.get(handle).map(read).ok_or_else(|| stale(call))
     }
-}
-
-fn stale_handle(call: &'static str) -> Error {
-    Error::new(ErrorCode::DeviceIo, format!("{call}: this device has no such object"))
-        .syscall(call, Errno::EINVAL as i32)
 }
 
 fn out_of_range(option: &str, value: u64, allowed: &str) -> Error {
@@ -299,19 +296,6 @@ fn inode_of(fd: BorrowedFd<'_>) -> Result<((u64, u64), u64)> {
             .syscall("fstat", errno as i32)
     })?;
     Ok(((stat.st_dev, stat.st_ino), u64::try_from(stat.st_size).unwrap_or(0)))
-}
-
-fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
-    fd.try_clone_to_owned().map_err(|error| {
-        let errno = error.raw_os_error().unwrap_or(0);
-        let code = match Errno::from_raw(errno) {
-            Errno::EMFILE | Errno::ENFILE => ErrorCode::TooManyFds,
-            _ => ErrorCode::DeviceIo,
-        };
-        Error::new(code, format!("duplicating a file descriptor failed: {error}"))
-            .syscall("fcntl(F_DUPFD_CLOEXEC)", errno)
-            .hint("raise RLIMIT_NOFILE (ulimit -n), or free buffers")
-    })
 }
 
 impl Backend for Simulated {
@@ -411,13 +395,7 @@ impl Backend for Simulated {
     fn sync(&self, object: Handle, _direction: Direction, range: Range<u64>) -> Result<()> {
         self.switch_domain();
         let size = self.entry(object, "MEM_SYNC", |entry| entry.object.size)?;
-        if range.start > range.end || range.end > size {
-            return Err(Error::new(
-                ErrorCode::OutOfRange,
-                format!("bytes {}..{} are not inside the object's {size}", range.start, range.end),
-            )
-            .syscall("MEM_SYNC", Errno::EINVAL as i32));
-        }
+        inside(range, size, "MEM_SYNC")?;
         // One memory, one view of it: the CPUs that play the NPU here are coherent.
         Ok(())
     }
@@ -430,7 +408,7 @@ impl Backend for Simulated {
     fn destroy(&self, object: Handle) -> Result<()> {
         self.switch_domain();
         let mut state = self.state();
-        let entry = state.table.get_mut(object).ok_or_else(|| stale_handle("MEM_DESTROY"))?;
+        let entry = state.table.get_mut(object).ok_or_else(|| stale("MEM_DESTROY"))?;
         entry.references -= 1;
         if entry.references > 0 {
             return Ok(());

@@ -129,7 +129,7 @@ const systemAllocation = {
 
 const dmaBufImport = { size: kinds.integer(1), tag: kinds.string }
 
-const BACKENDS = ['rknpu', 'rknpu-heap', 'dma-heap', 'simulated']
+const BACKENDS = ['rknpu', 'rknpu-heap', 'rocket', 'dma-heap', 'simulated']
 
 const manager = {
   backend: kinds.oneOf('auto', ...BACKENDS),

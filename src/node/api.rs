@@ -12,6 +12,7 @@ use super::buffer;
 use super::realm::{manager, throw, Realm};
 use super::types;
 use crate::allocation::{Allocation, MemoryKind};
+use crate::backend::probe::{self, Probed};
 use crate::backend::{Direction, Kind};
 use crate::error::{Error, ErrorCode};
 use crate::handle::Handle;
@@ -29,19 +30,19 @@ pub fn setup(env: &Env, make_error: Unknown<'_>, finalizers_follow_memory: bool)
 #[napi(catch_unwind)]
 pub fn probe_devices(env: &Env) -> Result<Vec<Object<'_>>> {
     let realm = Realm::of(env)?;
-    let describe = |probed: open::Probed| {
+    let describe = |probed: Probed| {
         let mut object = Object::new(env)?;
         match probed.outcome {
             Ok(info) => object.set("device", types::Device::new(&info, info.sram_total))?,
             Err(error) => {
                 object.set("backend", probed.kind.as_str())?;
-                object.set("path", probed.path.to_string_lossy().as_ref())?;
+                object.set("path", probed.path.unwrap_or_default().to_string_lossy().as_ref())?;
                 object.set("error", realm.error_value(env, &error)?)?;
             }
         }
         Ok(object)
     };
-    open::probe().into_iter().map(describe).collect()
+    probe::probe().into_iter().map(describe).collect()
 }
 
 /// What [`open_manager`] opened.

@@ -1,0 +1,33 @@
+/** Allocates and exports with at most 128 descriptors (the limit is the shell's: Node raises its own as far as it can). */
+
+import { execFileSync } from 'node:child_process'
+import { closeSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+
+import { open } from './open.mjs'
+
+if (process.argv[2] !== 'limited') {
+  const self = fileURLToPath(import.meta.url)
+  const command = `ulimit -n 128 && exec "$0" "$1" limited`
+  process.stdout.write(execFileSync('/bin/sh', ['-c', command, process.execPath, self], { encoding: 'utf8' }))
+} else {
+  const manager = open()
+  const buffers = []
+  const fds = []
+  let failure
+  try {
+    while (buffers.length < 1000) {
+      buffers.push(manager.allocateNPUMemory(4096))
+      fds.push(manager.exportDmaBuf(buffers.at(-1)).fd)
+    }
+  } catch (error) {
+    failure = error
+  }
+  for (const fd of fds.splice(0)) closeSync(fd)
+  const count = buffers.length
+  for (const buffer of buffers.splice(0)) manager.deallocate(buffer)
+  const again = manager.allocateNPUMemory(4096).byteLength === 4096
+  manager.dispose()
+  const { code, hint, message } = failure ?? {}
+  console.log(JSON.stringify({ code, hint, message, buffers: count, again, left: fds.length + buffers.length }))
+}

@@ -1,0 +1,104 @@
+/**
+ * What every test file shares. RKLLM_TEST_BACKEND and RKLLM_TEST_DEVICE choose the device that the suite runs on; without them it is the
+ * simulated one, which every machine has.
+ */
+
+import assert from 'node:assert/strict'
+import { spawn, spawnSync } from 'node:child_process'
+import { readdirSync, readlinkSync } from 'node:fs'
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+
+import { MemoryError, MemoryManager } from '../index.js'
+
+export const backend = process.env.RKLLM_TEST_BACKEND ?? 'simulated'
+export const device = process.env.RKLLM_TEST_DEVICE || undefined
+export const simulated = backend === 'simulated'
+
+export const KiB = 1024
+export const MiB = 1024 * KiB
+export const GiB = 1024 * MiB
+
+/** For node:test's `skip`: the reason, or false. */
+export const needsSimulated = simulated ? false : `needs the simulated device; this run is on ${backend}`
+export const needsTransfer =
+  typeof ArrayBuffer.prototype.transfer === 'function' ? false : `Node ${process.version} has no ArrayBuffer.prototype.transfer`
+
+/** A manager on the device under test, disposed when the test is over. */
+export function open(t, options = {}) {
+  const manager = new MemoryManager({ backend, device, ...options })
+  t.after(() => manager.dispose())
+  return manager
+}
+
+/** Asserts that `call` throws a MemoryError with that code, of the JavaScript class that belongs to it. Returns it. */
+export function refuses(call, code, what = code) {
+  let error
+  try {
+    call()
+  } catch (thrown) {
+    error = thrown
+  }
+  assert.ok(error, `${what}: expected ${code}, but it was accepted`)
+  assert.equal(error.code, code, `${what}: expected ${code}, got ${error.stack}`)
+  assert.ok(error instanceof MemoryError, `${what}: a ${error.constructor.name}, not a MemoryError`)
+  assert.ok(error instanceof Error)
+  assert.equal(error instanceof TypeError, code === 'ERR_INVALID_ARG_TYPE', `${what}: instanceof TypeError`)
+  assert.equal(error instanceof RangeError, code === 'ERR_OUT_OF_RANGE', `${what}: instanceof RangeError`)
+  return error
+}
+
+/** What must be as before after anything was refused. */
+export function ledger(manager) {
+  const { liveAllocations, npuUsed, systemUsed } = manager.getMemoryStats()
+  const { objects, domains } = manager.getNPUMemoryStats()
+  return { liveAllocations, npuUsed, systemUsed, objects, inDomains: domains.map(({ used }) => used), fds: openFds() }
+}
+
+export function assertNothingLeft(manager) {
+  const { liveAllocations, npuUsed, systemUsed } = manager.getMemoryStats()
+  assert.deepEqual({ liveAllocations, npuUsed, systemUsed }, { liveAllocations: 0, npuUsed: 0, systemUsed: 0 })
+}
+
+/** Open descriptors, the one that reads the directory left out. */
+export function openFds() {
+  return readdirSync('/proc/self/fd').filter((fd) => {
+    try {
+      return !readlinkSync(`/proc/self/fd/${fd}`).endsWith('/fd')
+    } catch {
+      return false
+    }
+  }).length
+}
+
+/** Lets finalizers run until `done()`; they come some turns of the event loop after the collection. */
+export async function turnsUntil(done, turns = 200) {
+  for (let i = 0; i < turns && !done(); i++) await nextTurn()
+  return done()
+}
+
+const CHILDREN = new URL('./child/', import.meta.url)
+
+/** Runs __test__/child/<name> in a process of its own and returns the JSON that it printed last. */
+export function runChild(name, { args = [], flags = [], env = {} } = {}) {
+  const child = spawnSync(process.execPath, [...flags, fileURLToPath(new URL(name, CHILDREN)), ...args], {
+    encoding: 'utf8',
+    env: { ...process.env, NODE_OPTIONS: '', ...env },
+    maxBuffer: 16 * MiB,
+  })
+  assert.equal(child.signal, null, `${name} died of ${child.signal}\n${child.stderr}`)
+  assert.equal(child.status, 0, `${name} exited with ${child.status}\n${child.stderr}\n${child.stdout}`)
+  const result = JSON.parse(child.stdout.trim().split('\n').at(-1) || 'null')
+  return { result, stderr: child.stderr }
+}
+
+/** Starts __test__/child/<name> with `fds` as its descriptors 3, 4, ...; resolves with its exit. */
+export function startChild(name, { args = [], fds = [] } = {}) {
+  const child = spawn(process.execPath, [fileURLToPath(new URL(name, CHILDREN)), ...args], {
+    stdio: ['ignore', 'pipe', 'inherit', ...fds],
+    env: { ...process.env, NODE_OPTIONS: '' },
+  })
+  let stdout = ''
+  child.stdout.on('data', (chunk) => (stdout += chunk))
+  return new Promise((resolve) => child.on('close', (status, signal) => resolve({ status, signal, stdout })))
+}

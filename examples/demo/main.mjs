@@ -1,0 +1,161 @@
+/**
+ * An LLM server's memory, managed: requests of a real trace (or one like it) take token ids, embeddings, logits and a growing
+ * KV cache from a MemoryManager, write, sync, read back and check them, and give them back. It runs on the simulated RK3588,
+ * so it needs no board, and exits with 1 if one byte was wrong or one buffer was lost.
+ *
+ * Read on in request.mjs (what a request does with its memory) and server.mjs (the loop).
+ */
+
+import { parseArgs } from 'node:util'
+
+import { MemoryManager } from '../../index.js'
+import { BATCH } from './model.mjs'
+import { Meter } from './meter.mjs'
+import { Progress } from './progress.mjs'
+import { openFds, serve } from './server.mjs'
+import { bytes, duration, integer, table } from './table.mjs'
+import { generateWorkload, readTrace } from './workload.mjs'
+
+const DEFAULT_REQUESTS = 1500
+const DEFAULT_SEED = 1
+
+const HELP = `Serves an LLM workload on the simulated RK3588 and checks every byte that it wrote.
+
+  npm run demo -- [options]
+
+  --trace FILE    requests from a CSV with the columns TIMESTAMP, ContextTokens, GeneratedTokens: the format of
+                  https://github.com/Azure/AzurePublicDataset (default: a generator fitted to that trace)
+  --requests N    how many (default: ${DEFAULT_REQUESTS}, or the whole trace)
+  --seed N        another run of the generator (default: ${DEFAULT_SEED})
+  --corrupt       flip one byte half-way, to see that the check fails
+  --lose          forget one buffer half-way, to see that the check fails
+  --help          this text
+`
+
+try {
+  process.exitCode = await main()
+} catch (error) {
+  // A MemoryError says what to try next; the stack of anything else is for whoever mends this demo.
+  console.error(error.code ? `${error.code}: ${error.message}` : error)
+  if (error.hint) console.error(`hint: ${error.hint}`)
+  process.exitCode = 1
+}
+
+async function main() {
+  const options = parseOptions()
+  if (options.help) {
+    process.stdout.write(HELP)
+    return 0
+  }
+  const workload = options.trace
+    ? readTrace(options.trace, options.requests)
+    : generateWorkload(options.requests ?? DEFAULT_REQUESTS, options.seed)
+  const source = options.trace ?? `generated, seed ${options.seed}`
+
+  // Printing comes first: a stream opens descriptors of its own at its first write.
+  console.log(`${integer(workload.length)} requests (${source}), ${BATCH} at a time`)
+  const fdsBefore = openFds()
+  const manager = new MemoryManager({ backend: 'simulated' })
+  console.log(`on ${describeDevice(manager.device)}`)
+
+  const meter = new Meter(manager)
+  const progress = new Progress(workload.length)
+  const halfWay = workload[workload.length >> 1].id
+  const startedAt = performance.now()
+  const result = await serve(workload, {
+    manager,
+    meter,
+    corrupt: options.corrupt ? halfWay : null,
+    lose: options.lose ? halfWay : null,
+    onStep: ({ requests, tokens, running }) =>
+      progress.update(requests, () => {
+        const { npuUsed } = manager.getMemoryStats()
+        return `${integer(requests)} served, ${running} running, ${integer(tokens)} tokens, NPU ${bytes(npuUsed)}`
+      }),
+  })
+  const seconds = (performance.now() - startedAt) / 1000
+  progress.clear()
+
+  await settled(manager)
+  const stats = manager.getMemoryStats()
+  const { objects } = manager.getNPUMemoryStats()
+  manager.dispose()
+  const fdsAfter = openFds()
+
+  const counted = meter.allocate.count - meter.deallocate.count
+  const lost = Math.max(counted, stats.liveAllocations) + meter.stillAttached
+  console.log(summary({ result, seconds, meter, stats, objects, fdsBefore, fdsAfter, lost }))
+
+  const faults = []
+  if (result.requests !== workload.length) faults.push(`${workload.length - result.requests} requests were not served`)
+  if (result.wrongBytes > 0) faults.push(`${integer(result.wrongBytes)} bytes were wrong`)
+  if (lost > 0) faults.push(`${integer(lost)} buffers were lost`)
+  if (objects > 0 && lost === 0) faults.push(`${integer(objects)} kernel objects were left`)
+  if (fdsAfter > fdsBefore) faults.push(`${fdsAfter - fdsBefore} file descriptors were left open`)
+  if (faults.length > 0) {
+    console.error(`FAILED: ${faults.join('; ')}`)
+    return 1
+  }
+  console.log('Every byte was right and every buffer came back.')
+  return 0
+}
+
+function parseOptions() {
+  const { values } = parseArgs({
+    options: {
+      trace: { type: 'string' },
+      requests: { type: 'string' },
+      seed: { type: 'string' },
+      corrupt: { type: 'boolean', default: false },
+      lose: { type: 'boolean', default: false },
+      help: { type: 'boolean', default: false },
+    },
+  })
+  const number = (name, least) => {
+    if (values[name] === undefined) return undefined
+    const value = Number(values[name])
+    if (Number.isSafeInteger(value) && value >= least) return value
+    throw Object.assign(new Error(`--${name} must be a whole number from ${least} up, not "${values[name]}"`), {
+      code: 'ERR_PARSE_ARGS_INVALID_OPTION_VALUE',
+    })
+  }
+  return { ...values, requests: number('requests', 1), seed: number('seed', 0) ?? DEFAULT_SEED }
+}
+
+function describeDevice({ soc, backend, simulated, iommuDomains, domainBytes }) {
+  const name = soc?.toUpperCase() ?? backend
+  return `${simulated ? 'a simulated ' : ''}${name} with ${iommuDomains} IOMMU domains of ${bytes(domainBytes)}`
+}
+
+/** A driver may give memory back a little after deallocate() returned. */
+async function settled(manager) {
+  const deadline = Date.now() + 5000
+  while (manager.getNPUMemoryStats().pendingFree > 0 && Date.now() < deadline) {
+    await new Promise((resolve) => setTimeout(resolve, 5))
+  }
+}
+
+function summary({ result, seconds, meter, stats, objects, fdsBefore, fdsAfter, lost }) {
+  const percentiles = (latencies) => latencies.quantiles([0.5, 0.99, 0.999]).map(microseconds).join(' / ')
+  return table([
+    ['Requests served', integer(result.requests)],
+    ['Tokens', integer(result.tokens)],
+    ['Time', `${duration(seconds)} (virtual: ${duration(result.virtualSeconds)})`],
+    null,
+    ['Peak NPU memory', bytes(stats.npuPeak)],
+    ['Peak system memory', bytes(stats.systemPeak)],
+    ['Allocations', integer(meter.allocate.count)],
+    ['Allocations per second', integer(meter.allocate.count / seconds)],
+    ['allocate   p50 / p99 / p99.9', percentiles(meter.allocate)],
+    ['deallocate p50 / p99 / p99.9', percentiles(meter.deallocate)],
+    ['File descriptors: before / max / after', `${fdsBefore} / ${result.maxOpenFds} / ${fdsAfter}`],
+    null,
+    ['Kernel objects left', integer(objects)],
+    ['Bytes wrong', integer(result.wrongBytes)],
+    ['Buffers lost', integer(lost)],
+  ])
+}
+
+function microseconds(value) {
+  return `${value < 100 ? value.toFixed(1) : integer(value)} µs`
+}

@@ -1,0 +1,53 @@
+/**
+ * Serves a workload: up to BATCH requests at a time, each taking one step in turn. Time is virtual: a step costs what a model
+ * would take, and an idle server jumps to the next arrival. Only the memory management is real.
+ */
+
+import { readdirSync } from 'node:fs'
+import { setImmediate as nextTurn } from 'node:timers/promises'
+
+import { BATCH, DECODE_SECONDS_PER_STEP, PREFILL_SECONDS_PER_TOKEN } from './model.mjs'
+import { Request } from './request.mjs'
+
+/** Listing /proc/self/fd costs more than a step of a small request. */
+const STEPS_BETWEEN_FD_COUNTS = 32
+
+export async function serve(workload, { manager, meter, corrupt = null, lose = null, onStep = () => {} }) {
+  const result = { requests: 0, tokens: 0, wrongBytes: 0, virtualSeconds: 0, maxOpenFds: openFds() }
+  const running = new Map()
+  let next = 0
+
+  for (let steps = 0; next < workload.length || running.size > 0; steps++) {
+    if (running.size === 0) result.virtualSeconds = Math.max(result.virtualSeconds, workload[next].arrival)
+    while (running.size < BATCH && next < workload.length && workload[next].arrival <= result.virtualSeconds) {
+      const job = workload[next++]
+      running.set(job.id, new Request(job, manager, meter))
+    }
+
+    let prefilled = 0
+    let decoded = 0
+    for (const [id, request] of running) {
+      if (request.prefilling) prefilled += request.step()
+      else decoded += request.step()
+      if (!request.done) continue
+      if (id === corrupt) request.corruptOneByte()
+      request.finish({ keepOne: id === lose })
+      result.wrongBytes += request.wrongBytes
+      result.requests++
+      running.delete(id)
+    }
+    result.tokens += prefilled + decoded
+    result.virtualSeconds += prefilled * PREFILL_SECONDS_PER_TOKEN + (decoded > 0 ? DECODE_SECONDS_PER_STEP : 0)
+
+    if (steps % STEPS_BETWEEN_FD_COUNTS === 0) result.maxOpenFds = Math.max(result.maxOpenFds, openFds())
+    onStep({ ...result, running: running.size })
+    // Finalizers of ArrayBuffers run when the event loop turns: a server that never yields never gets memory back.
+    await nextTurn()
+  }
+  return result
+}
+
+/** Without the one that reads the directory. */
+export function openFds() {
+  return readdirSync('/proc/self/fd').length - 1
+}

@@ -1,0 +1,103 @@
+//! Every call failed once with each errno it can give: nothing is left behind, and the words have a remedy.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use super::{ensure, mark, open_fds, plain, Case, Check, Rig, HELD};
+use crate::backend::decorate::{Fault, FaultInjecting};
+use crate::backend::errno::Call;
+use crate::backend::{Backend, Direction};
+use crate::error::Error;
+use crate::sys::mapping::page_size;
+
+pub(super) const CASES: &[Case] =
+    &[Case { name: "every call fails with every errno and leaves nothing behind", check: sweep }];
+
+/// Errnos by call, from `rknpu.md` §2.5, §4.2, §5 and §7.
+const ERRNOS: &[(Call, &[i32])] = &[
+    (
+        Call::Create,
+        &[
+            libc::EFAULT,
+            libc::EINVAL,
+            libc::ENOMEM,
+            libc::ENOSPC,
+            libc::EMFILE,
+            libc::ENFILE,
+            libc::ENODEV,
+            libc::ENXIO,
+            libc::ENOTTY,
+            libc::EIO,
+        ],
+    ),
+    (
+        Call::Import,
+        &[libc::EBADF, libc::EINVAL, libc::ENOMEM, libc::EMFILE, libc::EFAULT, libc::EIO, libc::ENODEV, libc::ENOSYS],
+    ),
+    (Call::Map, &[libc::ENOENT, libc::EINVAL, libc::ENODEV]),
+    (Call::Mmap, &[libc::ENOMEM, libc::EACCES, libc::EINVAL, libc::ENXIO, libc::ENODEV, libc::EAGAIN]),
+    (Call::Sync, &[libc::EINVAL, libc::ETIMEDOUT, libc::EBUSY, libc::ENODEV, libc::EIO]),
+    (Call::Export, &[libc::EMFILE, libc::ENFILE, libc::ENOENT, libc::ENOMEM, libc::ENOSYS]),
+    (Call::Destroy, &[libc::EINVAL, libc::ENODEV, libc::EIO]),
+];
+
+/// Mappings of files, which ours all are; the allocator's are private.
+fn shared_mappings() -> usize {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|rights| rights.ends_with('s'))).count()
+}
+
+/// One object's whole life, undone at the first refusal as any caller must.
+fn life(device: &dyn Backend, imports: bool) -> Result<(), Error> {
+    let object = device.create(&plain(2 * page_size()))?;
+    let result = (|| {
+        let mapping = device.map(object.handle, page_size())?;
+        mapping.write(0, &mark(1));
+        device.sync(object.handle, Direction::ToDevice, 0..object.size)?;
+        device.sync(object.handle, Direction::FromDevice, 0..64)?;
+        let fd = device.export(object.handle)?;
+        if imports {
+            let again = device.import(fd.as_fd(), None)?;
+            device.destroy(again.handle)?;
+        }
+        Ok(())
+    })();
+    // The handle is dead afterwards even where this fails: never again.
+    let ended = device.destroy(object.handle);
+    result.and(ended)
+}
+
+fn sweep(rig: &Rig) -> Check {
+    let device = FaultInjecting::new(Arc::clone(&rig.backend));
+    // How often a whole life makes each call.
+    let imports = rig.imports();
+    let before = (device.live(), open_fds(), shared_mappings());
+    let mut failures = 0;
+    for (call, errnos) in ERRNOS {
+        let times = match call {
+            Call::Sync => 2,
+            Call::Destroy if imports => 2,
+            Call::Import if !imports => continue,
+            _ => 1,
+        };
+        for errno in *errnos {
+            for nth in 1..=times {
+                device.fail(Fault::new(*call, nth, *errno));
+                let error = match life(&device, imports) {
+                    Ok(()) => return Err(format!("{call:?} {errno}: nobody was told")),
+                    Err(error) => error,
+                };
+                ensure!(device.pending() == 0, "{call:?} was not made {nth} times");
+                ensure!(error.errno() == Some(*errno), "{call:?} {errno} became {error:?}");
+                ensure!(error.details().syscall.is_some(), "{call:?} {errno} names no call");
+                let now = (device.live(), open_fds(), shared_mappings());
+                ensure!(now == before, "{call:?} {errno}: objects, fds and mappings were {before:?} and are {now:?}");
+                failures += 1;
+            }
+        }
+    }
+    ensure!(failures >= 38, "only {failures} failures were played");
+    life(&device, imports).map_err(|error| format!("afterwards: {error}"))?;
+    HELD
+}

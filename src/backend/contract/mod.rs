@@ -1,0 +1,218 @@
+//! One conformance suite that every backend runs: what the manager relies on, case by case.
+//!
+//! A case is either held, or failed with the figures, or not applicable to this device in words; the last is counted on
+//! its own and never passes for the first. After each case the backend has as many objects and the process as many
+//! file descriptors as before. Run it with `cargo test --no-default-features --test conformance`, one process with
+//! nothing beside it: cases count the process's descriptors and lower its limits.
+
+mod create;
+mod faults;
+mod limits;
+mod map;
+mod share;
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use nix::fcntl::{fcntl, FcntlArg, SealFlag};
+use nix::sys::memfd::{memfd_create, MFdFlags};
+use nix::unistd::ftruncate;
+
+use super::{Backend, Kind, Object, Placement, Request};
+use crate::abi::udmabuf;
+use crate::error::{Error, ErrorCode};
+use crate::handle::Handle;
+use crate::sys::mapping::{page_size, Mapping};
+
+/// How a case ended that did not fail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The backend does as the contract says.
+    Held,
+    /// This device has nothing to ask, and why.
+    NotApplicable(String),
+}
+
+/// What a case returns: the failure in words.
+pub type Check = Result<Outcome, String>;
+
+/// One sentence of the contract.
+#[derive(Clone, Copy)]
+pub struct Case {
+    /// The sentence.
+    pub name: &'static str,
+    check: fn(&Rig) -> Check,
+}
+
+/// Every case, in the order to run them: the gentle ones first.
+pub fn cases() -> Vec<Case> {
+    [create::CASES, map::CASES, share::CASES, limits::CASES, faults::CASES].concat()
+}
+
+impl Case {
+    /// Runs it against a backend that nobody else uses meanwhile.
+    pub fn run(&self, backend: &Arc<dyn Backend>) -> Check {
+        let (live, fds) = (backend.live(), open_fds());
+        let outcome = (self.check)(&Rig { backend: Arc::clone(backend) })?;
+        if backend.live() != live {
+            return Err(format!("{} objects lived before and {} do now", live, backend.live()));
+        }
+        let now = open_fds();
+        if now != fds {
+            return Err(format!("{fds} file descriptors were open before and {now} are now"));
+        }
+        Ok(outcome)
+    }
+}
+
+/// Fails a case unless `$condition` holds.
+macro_rules! ensure {
+    ($condition:expr, $($message:tt)+) => {
+        if !$condition {
+            return Err(format!($($message)+));
+        }
+    };
+}
+use ensure;
+
+const HELD: Check = Ok(Outcome::Held);
+
+fn not_applicable(why: impl Into<String>) -> Check {
+    Ok(Outcome::NotApplicable(why.into()))
+}
+
+/// Open file descriptors of this process.
+fn open_fds() -> usize {
+    // Reading the folder opens it: one of those seen is ours.
+    fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count().saturating_sub(1))
+}
+
+/// The words of an error, for a failed case.
+fn told(error: Error) -> String {
+    format!("{}: {error}", error.code())
+}
+
+/// What a case works with.
+pub(super) struct Rig {
+    backend: Arc<dyn Backend>,
+}
+
+/// An object that is destroyed with its guard.
+struct Owned {
+    backend: Arc<dyn Backend>,
+    object: Object,
+    gone: bool,
+}
+
+impl Owned {
+    fn handle(&self) -> Handle {
+        self.object.handle
+    }
+
+    fn map(&self) -> Result<Mapping, String> {
+        self.backend.map(self.handle(), page_size()).map_err(told)
+    }
+
+    fn export(&self) -> Result<OwnedFd, String> {
+        self.backend.export(self.handle()).map_err(told)
+    }
+
+    fn destroy(mut self) -> Result<(), String> {
+        self.gone = true;
+        self.backend.destroy(self.handle()).map_err(told)
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if !self.gone {
+            // A case that failed half-way: its own words are the ones to tell.
+            let _ = self.backend.destroy(self.object.handle);
+        }
+    }
+}
+
+/// A plain request: cached, in main memory, domain 0.
+fn plain(size: u64) -> Request {
+    Request {
+        size,
+        alignment: page_size(),
+        cacheable: true,
+        contiguous: false,
+        placement: Placement::Dram,
+        domain: 0,
+        core_mask: 0,
+    }
+}
+
+impl Rig {
+    fn kind(&self) -> Kind {
+        self.backend.info().kind
+    }
+
+    fn try_create(&self, request: &Request) -> Result<Owned, Error> {
+        let object = self.backend.create(request)?;
+        Ok(self.own(object))
+    }
+
+    fn create(&self, request: &Request) -> Result<Owned, String> {
+        self.try_create(request).map_err(|error| format!("create of {request:?}: {}", told(error)))
+    }
+
+    /// A plain object of `pages` pages.
+    fn pages(&self, pages: u64) -> Result<Owned, String> {
+        self.create(&plain(pages * page_size()))
+    }
+
+    fn own(&self, object: Object) -> Owned {
+        Owned { backend: Arc::clone(&self.backend), object, gone: false }
+    }
+
+    /// What the device may refuse: `None` if it does, with `ERR_UNSUPPORTED`.
+    fn create_if_supported(&self, request: &Request) -> Result<Option<Owned>, String> {
+        match self.try_create(request) {
+            Ok(owned) => Ok(Some(owned)),
+            Err(error) if error.code() == ErrorCode::Unsupported => Ok(None),
+            Err(error) => Err(told(error)),
+        }
+    }
+
+    /// A dma-buf that some other driver made, and memory that shows its bytes. `None` where this machine has no such
+    /// driver.
+    fn foreign(&self, size: u64) -> Result<Option<(OwnedFd, Mapping)>, String> {
+        let words = |error: nix::errno::Errno| format!("making a memfd: {error}");
+        let memfd =
+            memfd_create("rkllm-conformance", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).map_err(words)?;
+        ftruncate(&memfd, size as i64).map_err(words)?;
+        fcntl(&memfd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK)).map_err(words)?;
+        use std::os::fd::AsFd;
+        let memory = Mapping::shared(memfd.as_fd(), 0, size, page_size()).map_err(|error| error.to_string())?;
+        if self.kind() == Kind::Simulated {
+            return Ok(Some((memfd, memory))); // its dma-bufs are memfds
+        }
+        let Ok(node) = fs::File::open("/dev/udmabuf") else { return Ok(None) };
+        let buffer = udmabuf::create(node.as_fd(), memfd.as_fd(), size).map_err(|error| format!("udmabuf: {error}"))?;
+        Ok(Some((buffer, memory)))
+    }
+
+    fn imports(&self) -> bool {
+        self.kind() != Kind::Rocket
+    }
+}
+
+const NO_IMPORT: &str = "this driver imports nothing";
+
+/// 16 bytes that tell one place from another.
+fn mark(seed: u64) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    bytes[8..].copy_from_slice(&(!seed).to_le_bytes());
+    bytes
+}
+
+fn shows(mapping: &Mapping, offset: u64, seed: u64) -> bool {
+    let mut bytes = [0; 16];
+    mapping.read(offset, &mut bytes);
+    bytes == mark(seed)
+}

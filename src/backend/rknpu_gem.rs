@@ -1,0 +1,363 @@
+//! The vendor's driver, DRM GEM flavour (`rknpu.md` §2 and §3).
+//!
+//! The kernel counts a GEM handle once however often its dma-buf is imported, and hands the *same* handle out for it:
+//! so this backend keeps the count (`objects.rs`), and an import must not run while a handle is being closed, or it
+//! would be given a handle that dies the next moment, or that another buffer then bears. `gate` keeps those two apart:
+//! imports take it alone, destroys share it. It also keeps this process's switches of the IOMMU domain away from an
+//! import (see [`RknpuGem::import`]). It is held across ioctls, which is its purpose, and taken before any other lock.
+
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{fence, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+
+use nix::errno::Errno;
+
+use super::errno::{check, domain_busy, translate, Call, Context};
+use super::node::{duplicate, inside, misplaced, open_node, sync_dma_buf, DmaBuf};
+use super::objects::{unnamed, Objects};
+use super::soc::npu_cores;
+use super::{Backend, DeviceInfo, Direction, Gauges, Kind, Object, Placement, Request};
+use crate::abi::drm;
+use crate::abi::rknpu::{self, Action, MemCreate, MemSync, DRM};
+use crate::error::{Error, ErrorCode, Result};
+use crate::handle::Handle;
+use crate::sys::mapping::{page_size, Mapping};
+use crate::sys::proc::Proc;
+use crate::units::{align_down, align_up, human, GIB};
+
+/// `rknpu.md` §3.4.
+const MAX_DOMAINS: u32 = 16;
+/// A cache line of every core in these SoCs: the driver works on bytes, so a range is rounded outward to lines.
+const CACHE_LINE: u64 = 64;
+/// How often an import is tried while other processes switch the device's domain under it.
+const IMPORT_TRIES: u32 = 8;
+
+/// See the module's header.
+#[derive(Debug)]
+pub struct RknpuGem {
+    info: DeviceInfo,
+    device: OwnedFd,
+    objects: Objects<u32, Gem>,
+    gate: RwLock<()>,
+}
+
+/// What the kernel calls an object.
+#[derive(Debug)]
+struct Gem {
+    handle: u32,
+    /// A kernel pointer, which MEM_SYNC follows unchecked. It stays in here and dies with the handle.
+    obj_addr: u64,
+    /// MEM_SYNC works on it; the driver refuses others.
+    cacheable: bool,
+    origin: Origin,
+}
+
+#[derive(Debug)]
+enum Origin {
+    /// MEM_CREATE made it.
+    Created,
+    /// It came in by PRIME and is this driver's own: another process made it.
+    Sibling,
+    /// It came in by PRIME from another driver, which maps and syncs it through this fd.
+    Foreign(OwnedFd),
+}
+
+impl RknpuGem {
+    /// Opens the node, if its driver is "rknpu".
+    ///
+    /// Errors: `ERR_DEVICE_NOT_FOUND`, `ERR_DEVICE_PERMISSION`, `ERR_TOO_MANY_FDS`, `ERR_DEVICE_IO`.
+    pub fn open(path: &Path, soc: Option<&str>) -> Result<Self> {
+        let device = open_node(Kind::Rknpu, path)?;
+        // No private ioctl before the name is known: on other drivers the same numbers mean something else (§1.2).
+        let version = drm::version(device.as_fd()).ok().filter(|version| version.name == "rknpu").ok_or_else(|| {
+            Error::new(ErrorCode::DeviceNotFound, format!("{} is not an rknpu node", path.display())).path(path)
+        })?;
+        let ask = |action| DRM.action(device.as_fd(), action, 0);
+        let iommu = ask(Action::GetIommuEnabled).map_err(|errno| {
+            Error::new(ErrorCode::DeviceIo, format!("the rknpu driver does not say whether it has an IOMMU: {errno}"))
+                .syscall("ACTION", errno as i32)
+                .path(path)
+        })? != 0;
+        let (major, minor, patch) = version.number;
+        let cma = || Proc::default().meminfo().and_then(|memory| memory.cma_total).unwrap_or(0);
+        let info = DeviceInfo {
+            kind: Kind::Rknpu,
+            path: Some(path.to_owned()),
+            soc: soc.map(str::to_owned),
+            driver_version: Some(format!("{major}.{minor}.{patch}")),
+            npu_cores: soc.and_then(npu_cores),
+            iommu,
+            domains: if iommu { probe_domains(device.as_fd()) } else { 0 },
+            domain_bytes: if iommu { 4 * GIB } else { cma() },
+            // EINVAL: a driver before SRAM.
+            sram_total: ask(Action::GetTotalSram).map_or(0, u64::from),
+        };
+        Ok(Self { info, device, objects: Objects::new(), gate: RwLock::new(()) })
+    }
+
+    fn shared_gate(&self) -> RwLockReadGuard<'_, ()> {
+        self.gate.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn at(&self) -> Context<'_> {
+        Context::of(&self.info, self.objects.held())
+    }
+
+    fn flags(&self, request: &Request) -> u32 {
+        let mut flags = match (self.info.iommu, request.cacheable) {
+            (true, true) => rknpu::NON_CONTIGUOUS | rknpu::CACHEABLE,
+            (true, false) => rknpu::NON_CONTIGUOUS | rknpu::WRITE_COMBINE,
+            (false, true) => rknpu::CACHEABLE,
+            (false, false) => rknpu::WRITE_COMBINE,
+        };
+        if self.info.iommu && request.alignment <= page_size() {
+            flags |= rknpu::IOMMU_LIMIT_IOVA_ALIGNMENT;
+        }
+        if request.placement == Placement::TrySram {
+            flags |= rknpu::TRY_ALLOC_SRAM;
+        }
+        flags
+    }
+
+    /// Enters an import. On any failure the handle is closed again: nobody else has it, as `gate` is held alone.
+    fn adopt(&self, gem: u32, fd: BorrowedFd<'_>, buffer: DmaBuf) -> Result<Object> {
+        let undo = |error: Error| {
+            // Best effort: the import's own error is the one to tell.
+            let _ = drm::gem_close(self.device.as_fd(), gem);
+            error
+        };
+        // With size 0: should the driver not know the handle, it refuses instead of making a new object (§2.5).
+        let mut query = MemCreate { handle: gem, ..MemCreate::default() };
+        DRM.mem_create(self.device.as_fd(), &mut query)
+            .map_err(|errno| undo(translate(Call::Import, errno, &self.at().bytes(buffer.size))))?;
+        let (origin, cacheable) = match DRM.mem_map(self.device.as_fd(), gem) {
+            Ok(_) => {
+                // A cache line of clean is harmless and tells whether the object was made CACHEABLE (§2.5).
+                let probe = MemSync {
+                    flags: rknpu::SYNC_TO_DEVICE,
+                    reserved: 0,
+                    obj_addr: query.obj_addr,
+                    offset: 0,
+                    size: CACHE_LINE,
+                };
+                (Origin::Sibling, DRM.mem_sync(self.device.as_fd(), probe).is_ok())
+            }
+            // Refused for what other drivers made.
+            Err(Errno::EINVAL) => (Origin::Foreign(duplicate(fd).map_err(undo)?), true),
+            Err(errno) => return Err(undo(translate(Call::Map, errno, &self.at()))),
+        };
+        let sibling = matches!(origin, Origin::Sibling);
+        let object = Object {
+            handle: unnamed(),
+            size: buffer.size,
+            device_address: Some(query.dma_addr),
+            sram: if sibling { query.sram_size } else { 0 },
+            // A sibling may live in any domain, and the driver does not say in which.
+            domain: (self.info.iommu && (!sibling || self.info.domains <= 1)).then_some(0),
+            cacheable,
+            contiguous: false,
+            zeroed: false,
+            imported: true,
+        };
+        Ok(self.objects.insert(Some(gem), Gem { handle: gem, obj_addr: query.obj_addr, cacheable, origin }, object))
+    }
+}
+
+/// How many domains there truly are: builds without CONFIG_NO_GKI accept every domain call and do nothing, so a switch
+/// is tried and looked at (§3.4).
+fn probe_domains(device: BorrowedFd<'_>) -> u32 {
+    let ask = |action, value| DRM.action(device, action, value);
+    if ask(Action::GetIommuDomain, 0).is_err() {
+        return 1; // a driver before domains
+    }
+    // More than once: another process may switch between the two calls.
+    let switched = (0..3).any(|_| match ask(Action::SetIommuDomain, 1) {
+        Ok(_) => ask(Action::GetIommuDomain, 0) == Ok(1),
+        // Only a driver that really switches can fail to: a job held the NPU for 6 s.
+        Err(_busy) => true,
+    });
+    let _ = ask(Action::SetIommuDomain, 0); // what comes next switches for itself
+    if switched {
+        MAX_DOMAINS
+    } else {
+        1
+    }
+}
+
+impl Backend for RknpuGem {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn create(&self, request: &Request) -> Result<Object> {
+        check(request, page_size())?;
+        if request.contiguous && self.info.iommu {
+            return Err(Error::new(
+                ErrorCode::Unsupported,
+                "this driver leaks address space when contiguous memory is asked for on a device with an IOMMU",
+            )
+            .requested(request.size)
+            .hint("leave `contiguous` out: with an IOMMU the NPU sees every buffer in one piece"));
+        }
+        if request.domain >= self.info.domains.max(1) {
+            return Err(Error::new(
+                ErrorCode::OutOfRange,
+                format!("IOMMU domain {} does not exist: the device has {}", request.domain, self.info.domains),
+            )
+            .limit("domains", self.info.domains.into()));
+        }
+        // Without the LIMIT bit an address is aligned to the next power of two of the size (§3.3); without an IOMMU
+        // both CMA and the page allocator align likewise. So alignment is bought with size.
+        let size = request.size.max(if request.alignment > page_size() { request.alignment } else { 0 });
+        let mut create = MemCreate {
+            flags: self.flags(request),
+            size,
+            iommu_domain_id: request.domain as i32, // below 16, see above
+            core_mask: request.core_mask,
+            ..MemCreate::default()
+        };
+        {
+            let _gate = self.shared_gate();
+            DRM.mem_create(self.device.as_fd(), &mut create)
+                .map_err(|errno| translate(Call::Create, errno, &self.at().request(request)))?;
+        }
+        let misaligned = !create.dma_addr.is_multiple_of(request.alignment);
+        if create.size < size || misaligned {
+            let _ = DRM.mem_destroy(self.device.as_fd(), create.handle, create.obj_addr);
+            return Err(match misaligned {
+                true => misplaced(create.dma_addr, request.alignment),
+                false => Error::new(
+                    ErrorCode::DeviceIo,
+                    format!("the driver made {} where {} were asked for", human(create.size), human(size)),
+                ),
+            }
+            .requested(request.size));
+        }
+        let object = Object {
+            handle: unnamed(),
+            size: create.size,
+            device_address: Some(create.dma_addr),
+            sram: create.sram_size,
+            domain: self.info.iommu.then_some(request.domain),
+            cacheable: request.cacheable,
+            contiguous: !self.info.iommu,
+            // shmem pages are zero; CMA without an IOMMU and SRAM keep the last user's bytes (`observed.md` §1.1).
+            zeroed: self.info.iommu && create.sram_size == 0,
+            imported: false,
+        };
+        let gem = Gem {
+            handle: create.handle,
+            obj_addr: create.obj_addr,
+            cacheable: request.cacheable,
+            origin: Origin::Created,
+        };
+        Ok(self.objects.insert(Some(create.handle), gem, object))
+    }
+
+    /// Without an IOMMU the driver takes a scattered buffer without a word and its address is that of the first piece
+    /// (`observed.md` §1.5): only contiguous memory (a CMA heap's) is of use there, and nothing here can tell.
+    fn import(&self, fd: BorrowedFd<'_>, size: Option<u64>) -> Result<Object> {
+        let buffer = DmaBuf::of(fd, size)?;
+        let _gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        let device = self.device.as_fd();
+        let failed = |errno| translate(Call::Import, errno, &self.at().bytes(buffer.size));
+        let busy = || domain_busy(&self.at()).syscall("ACTION", Errno::EINVAL as i32);
+        // An import is mapped in whatever domain the device is in and counts as domain 0 ever after (§3.4). `gate`
+        // stops the switches of this process; those of others show afterwards, and the import is done again.
+        for _ in 0..IMPORT_TRIES {
+            if self.info.domains > 1 {
+                DRM.action(device, Action::SetIommuDomain, 0).map_err(|errno| match errno {
+                    Errno::EINVAL => busy(),
+                    _ => failed(errno),
+                })?;
+            }
+            let gem = drm::prime_fd_to_handle(device, fd).map_err(failed)?;
+            if let Some(known) = self.objects.again(&gem) {
+                return Ok(known);
+            }
+            if self.info.domains <= 1 || DRM.action(device, Action::GetIommuDomain, 0) == Ok(0) {
+                return self.adopt(gem, fd, buffer);
+            }
+            let _ = drm::gem_close(device, gem);
+        }
+        Err(busy())
+    }
+
+    fn map(&self, object: Handle, alignment: u64) -> Result<Mapping> {
+        self.objects.with(object, "MEM_MAP", |gem, object| {
+            let failed = |call, errno| translate(call, errno, &self.at().bytes(object.size));
+            let mapping = match &gem.origin {
+                Origin::Foreign(fd) => Mapping::shared(fd.as_fd(), 0, object.size, alignment),
+                Origin::Created | Origin::Sibling => {
+                    let offset =
+                        DRM.mem_map(self.device.as_fd(), gem.handle).map_err(|errno| failed(Call::Map, errno))?;
+                    Mapping::shared(self.device.as_fd(), offset, object.size, alignment)
+                }
+            };
+            mapping.map_err(|error| failed(Call::Mmap, Errno::from_raw(error.raw_os_error().unwrap_or(0))))
+        })
+    }
+
+    fn sync(&self, object: Handle, direction: Direction, range: Range<u64>) -> Result<()> {
+        // Before the object's own lock: see the module's header. MEM_SYNC switches to the object's domain.
+        let _gate = self.shared_gate();
+        self.objects.with(object, "MEM_SYNC", |gem, object| {
+            let range = inside(range, object.size, "MEM_SYNC")?;
+            if range.is_empty() {
+                return Ok(());
+            }
+            let failed = |errno| translate(Call::Sync, errno, &self.at().bytes(range.end - range.start));
+            match &gem.origin {
+                // MEM_SYNC refuses imports; and DMA_BUF_IOCTL_SYNC does nothing for rknpu's own (§3.7).
+                Origin::Foreign(fd) => sync_dma_buf(fd.as_fd(), direction).map_err(failed),
+                Origin::Created | Origin::Sibling if gem.cacheable => {
+                    let start = align_down(range.start, CACHE_LINE);
+                    let end = align_up(range.end, CACHE_LINE).unwrap_or(object.size).min(object.size);
+                    let flags = match direction {
+                        Direction::ToDevice => rknpu::SYNC_TO_DEVICE,
+                        Direction::FromDevice => rknpu::SYNC_FROM_DEVICE,
+                    };
+                    let sync = MemSync { flags, reserved: 0, obj_addr: gem.obj_addr, offset: start, size: end - start };
+                    DRM.mem_sync(self.device.as_fd(), sync).map_err(failed)
+                }
+                Origin::Created | Origin::Sibling => {
+                    // Uncached: the stores only have to leave in order; the job's start does the rest.
+                    fence(Ordering::SeqCst);
+                    Ok(())
+                }
+            }
+        })
+    }
+
+    fn export(&self, object: Handle) -> Result<OwnedFd> {
+        self.objects.with(object, "PRIME_HANDLE_TO_FD", |gem, object| {
+            drm::prime_handle_to_fd(self.device.as_fd(), gem.handle)
+                .map_err(|errno| translate(Call::Export, errno, &self.at().bytes(object.size)))
+        })
+    }
+
+    fn destroy(&self, object: Handle) -> Result<()> {
+        let _gate = self.shared_gate();
+        let Some(gem) = self.objects.release(object, "MEM_DESTROY")? else { return Ok(()) };
+        let result = match &gem.origin {
+            Origin::Created => DRM.mem_destroy(self.device.as_fd(), gem.handle, gem.obj_addr),
+            Origin::Sibling | Origin::Foreign(_) => drm::gem_close(self.device.as_fd(), gem.handle),
+        };
+        // The foreign fd goes with `gem`, after the handle (§3.8).
+        result.map_err(|errno| translate(Call::Destroy, errno, &self.at()))
+    }
+
+    fn gauges(&self, _domain: u32) -> Gauges {
+        let sram_free = match self.info.sram_total {
+            0 => 0,
+            _ => DRM.action(self.device.as_fd(), Action::GetFreeSram, 0).map_or(0, u64::from),
+        };
+        Gauges { sram_free, largest_free: None }
+    }
+
+    fn live(&self) -> usize {
+        self.objects.len()
+    }
+}
