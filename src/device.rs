@@ -113,8 +113,28 @@ impl Device {
         let domain = self.domain(request.domain)?;
         self.check_reach(size.max(request.alignment))?;
         let charges = Charges { _domain: self.charge(domain, request.domain, size)?, _ram: self.charge_ram(size)? };
-        let object = self.backend.create(&Request { size, ..request.clone() })?;
-        Ok((object.clone(), self.enter(object.handle, charges)))
+        match self.backend.create(&Request { size, ..request.clone() }) {
+            Ok(object) => Ok((object.clone(), self.enter(object.handle, charges))),
+            Err(error) => {
+                drop(charges); // so that the figures are those of after the refusal
+                Err(self.with_figures(error, request.domain))
+            }
+        }
+    }
+
+    /// A driver that says that a domain is full does not say how full: the ledger does.
+    fn with_figures(&self, error: Error, domain: u32) -> Error {
+        if error.code() != ErrorCode::IovaExhausted {
+            return error;
+        }
+        let error = match self.domains.get(domain as usize) {
+            Some(budget) => error.available(budget.available()),
+            None => error,
+        };
+        match self.backend.gauges(domain).largest_free {
+            Some(largest) => error.largest_free(largest),
+            None => error,
+        }
     }
 
     /// Makes somebody else's dma-buf visible to the device.

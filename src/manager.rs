@@ -152,7 +152,7 @@ impl Manager {
     ///
     /// Errors: `ERR_OUT_OF_RANGE`, and those of [`Device::create`].
     pub fn allocate_npu(&self, size: u64, options: &NpuOptions) -> Result<Arc<Allocation>> {
-        self.counted(MemoryKind::Npu, options.tag.as_ref(), || {
+        self.counted(MemoryKind::Npu, Some(size), options.tag.as_ref(), || {
             let request = self.request(size, options)?;
             let block = Block::create(&self.device, &request, !options.dirty)?;
             self.enter(Body::Npu(block), size, options.tag.clone())
@@ -164,7 +164,7 @@ impl Manager {
     /// Errors: `ERR_OUT_OF_RANGE`, `ERR_OUT_OF_MEMORY`, `ERR_TOO_MANY_MAPS`; `ERR_UNSUPPORTED` where huge pages must be
     /// and are not.
     pub fn allocate_system(&self, size: u64, options: &SystemOptions) -> Result<Arc<Allocation>> {
-        self.counted(MemoryKind::System, options.tag.as_ref(), || {
+        self.counted(MemoryKind::System, Some(size), options.tag.as_ref(), || {
             let body = self.system_memory(size, options)?;
             self.enter(body, size, options.tag.clone())
         })
@@ -174,7 +174,7 @@ impl Manager {
     ///
     /// Errors: `ERR_OUT_OF_RANGE`, and those of [`Device::import`].
     pub fn import(&self, fd: BorrowedFd<'_>, size: Option<u64>, tag: Option<Arc<str>>) -> Result<Arc<Allocation>> {
-        self.counted(MemoryKind::Npu, tag.as_ref(), || {
+        self.counted(MemoryKind::Npu, size, tag.as_ref(), || {
             let block = Block::import(&self.device, fd, size)?;
             let shown = size.unwrap_or(block.object().size);
             self.enter(Body::Npu(block), shown, tag.clone())
@@ -253,7 +253,10 @@ impl Manager {
         let domains: Vec<_> = self.device.domains().iter().map(|domain| (domain.limit(), domain.used())).collect();
         let memory = self.proc.meminfo().unwrap_or_default();
         let ram = Ram::read().map_or(0, |ram| ram.available);
+        let gauges = self.device.backend().gauges(0);
         let cma = match info.kind {
+            // It plays its own area, and never takes from the machine's.
+            Kind::Simulated if !info.iommu => Some(info.domain_bytes).zip(gauges.free),
             Kind::Simulated | Kind::Rocket => None,
             _ => memory.cma_total.zip(memory.cma_free),
         };
@@ -273,7 +276,7 @@ impl Manager {
             lost: self.device.lost(),
             domains,
             process_mapped: self.process_mapped(),
-            sram_free: self.sram_free(),
+            sram_free: gauges.sram_free,
             cma,
             load: match info.kind {
                 Kind::Simulated | Kind::DmaHeap => None,
@@ -298,13 +301,21 @@ impl Manager {
         (self.proc.fds(), self.proc.maps())
     }
 
+    /// Counts a refusal, and gives it the size that was asked for in place of the one that was rounded up from it.
     fn counted(
         &self,
         kind: MemoryKind,
+        size: Option<u64>,
         tag: Option<&Arc<str>>,
         allocate: impl FnOnce() -> Result<Arc<Allocation>>,
     ) -> Result<Arc<Allocation>> {
-        allocate().inspect_err(|_| self.books.failed(kind, tag))
+        allocate().map_err(|error| {
+            self.books.failed(kind, tag);
+            match size {
+                Some(size) => error.requested(size),
+                None => error,
+            }
+        })
     }
 
     fn enter(&self, body: Body, size: u64, tag: Option<Arc<str>>) -> Result<Arc<Allocation>> {
@@ -321,7 +332,7 @@ impl Manager {
             }
         }
         Ok(Request {
-            size: whole_pages(size, page_size())?,
+            size,
             alignment: alignment(options.alignment)?,
             cacheable: !options.uncached,
             // Rule 7 of the drivers: scattered pages behind an IOMMU, contiguous ones without.

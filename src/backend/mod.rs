@@ -163,6 +163,8 @@ pub enum Direction {
 pub struct Gauges {
     /// SRAM nobody uses.
     pub sram_free: u64,
+    /// What of the domain (of the CMA area) nobody uses, where the backend keeps the book itself.
+    pub free: Option<u64>,
     /// The largest piece that a domain could still give, where the backend keeps the book itself.
     pub largest_free: Option<u64>,
 }

@@ -354,7 +354,7 @@ impl Backend for RknpuGem {
             0 => 0,
             _ => DRM.action(self.device.as_fd(), Action::GetFreeSram, 0).map_or(0, u64::from),
         };
-        Gauges { sram_free, largest_free: None }
+        Gauges { sram_free, ..Gauges::default() }
     }
 
     fn live(&self) -> usize {

@@ -424,9 +424,11 @@ impl Backend for Simulated {
 
     fn gauges(&self, domain: u32) -> Gauges {
         let state = self.state();
+        let space = state.domains.get(domain as usize);
         Gauges {
             sram_free: state.sram_free,
-            largest_free: state.domains.get(domain as usize).map(AddressSpace::largest),
+            free: space.map(AddressSpace::free),
+            largest_free: space.map(AddressSpace::largest),
         }
     }
 

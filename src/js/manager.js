@@ -137,7 +137,7 @@ class MemoryManager extends EventEmitter {
       npu: this.getNPUMemoryStats(),
       system: this.getSystemMemoryStats(),
       pools: [],
-      tags: native.tags(handle),
+      tags: Object.fromEntries(native.tags(handle).map(({ tag, counters }) => [tag, counters])),
       reservations: [],
       process: {
         rss,
@@ -174,6 +174,8 @@ class MemoryManager extends EventEmitter {
   }
 
   [inspect.custom](depth, options, _inspect) {
+    // The prototype, and what merely inherits from a manager.
+    if (!(#device in this)) return inspect(Object.create(null), options)
     const name = options.stylize('MemoryManager', 'special')
     const { backend, simulated, soc, driverVersion, path } = this.#device
     const where = simulated ? `simulated ${soc}` : [backend, soc, driverVersion, path].filter(Boolean).join(' ')
@@ -232,7 +234,9 @@ class MemoryManager extends EventEmitter {
 
 if (Symbol.dispose !== undefined) {
   Object.defineProperty(MemoryManager.prototype, Symbol.dispose, {
-    value: MemoryManager.prototype.dispose,
+    value() {
+      this.dispose() // an heir's, where there is one
+    },
     configurable: true,
     writable: true,
   })

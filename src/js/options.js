@@ -8,12 +8,21 @@ const { memoryError } = require('./errors.js')
 const invalid = (message, hint) => memoryError('ERR_INVALID_ARG_TYPE', message, hint && { hint })
 const outOfRange = (message, figures) => memoryError('ERR_OUT_OF_RANGE', message, figures)
 
-/** How `value` is shown in a message. */
+/** How `value` is shown in a message. Nothing of an object is read: it may be a proxy, or worse. */
 function shown(value) {
-  if (typeof value === 'string') return JSON.stringify(value)
-  if (typeof value === 'bigint') return `${value}n`
-  if (typeof value === 'object' && value !== null) return `an instance of ${value.constructor?.name ?? 'Object'}`
-  return typeof value === 'function' || typeof value === 'symbol' ? `a ${typeof value}` : String(value)
+  switch (typeof value) {
+    case 'string':
+      return JSON.stringify(value)
+    case 'bigint':
+      return `${value}n`
+    case 'object':
+      return value === null ? 'null' : 'an object'
+    case 'function':
+    case 'symbol':
+      return `a ${typeof value}`
+    default:
+      return String(value)
+  }
 }
 
 /** A whole number of at least `min` and at most `max` that a JavaScript number holds exactly. */

@@ -18,6 +18,7 @@ use crate::error::{Error, ErrorCode};
 use crate::handle::Handle;
 use crate::manager::Manager;
 use crate::open::{self, Choice};
+use crate::stats::Counters;
 
 /// Once an environment, before anything else: how errors are made, and whether this runtime's finalizers come for the
 /// last ArrayBuffer over the memory whatever thread they come from (Deno).
@@ -231,14 +232,11 @@ pub fn summary(env: &Env, handle: f64) -> Result<types::Summary> {
 }
 
 /// Counters by tag.
-#[napi(catch_unwind, ts_return_type = "Record<string, Count>")]
-pub fn tags<'env>(env: &'env Env, handle: f64) -> Result<Object<'env>> {
+#[napi(catch_unwind)]
+pub fn tags(env: &Env, handle: f64) -> Result<Vec<types::Tag>> {
     let accounts = manager(handle).map_err(throw(env))?.accounts();
-    let mut object = Object::new(env)?;
-    for (tag, counters) in &accounts.tags {
-        object.set(&**tag, types::Count::from(*counters))?;
-    }
-    Ok(object)
+    let tag = |(tag, counters): (Arc<str>, Counters)| types::Tag { tag: tag.to_string(), counters: counters.into() };
+    Ok(accounts.tags.into_iter().map(tag).collect())
 }
 
 /// Open file descriptors and mappings of this process, and their bounds.

@@ -194,6 +194,12 @@ impl From<Counters> for Count {
 }
 
 #[napi(object)]
+pub struct Tag {
+    pub tag: String,
+    pub counters: Count,
+}
+
+#[napi(object)]
 pub struct Domain {
     pub id: u32,
     pub total: f64,

@@ -71,6 +71,11 @@ impl AddressSpace {
         self.free.insert(start, end - start);
     }
 
+    /// Bytes in free extents.
+    pub fn free(&self) -> u64 {
+        self.free.values().sum()
+    }
+
     /// Bytes of the largest free extent.
     pub fn largest(&self) -> u64 {
         self.free.values().copied().max().unwrap_or(0)
