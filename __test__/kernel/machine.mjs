@@ -102,14 +102,16 @@ export function boot({ arch, kernel, initrd, shares, consoleLog, seconds, quietS
     onLine(line)
   }
   for (const stream of [child.stdout, child.stderr]) createInterface({ input: stream }).on('line', hear)
+  // The machine does not outlive this program.
   const stop = () => child.kill('SIGKILL')
-  process.once('exit', stop)
+  const interrupted = () => process.exit(130)
+  process.once('exit', stop).once('SIGINT', interrupted).once('SIGTERM', interrupted)
   return new Promise(resolve => {
     child.on('error', error => giveUp(String(error)))
     child.on('close', status => {
       clearTimeout(quiet)
       clearTimeout(overall)
-      process.removeListener('exit', stop)
+      process.off('exit', stop).off('SIGINT', interrupted).off('SIGTERM', interrupted)
       log.end()
       if (!ended) problem ??= `the machine stopped before its work was done (QEMU status ${status})`
       resolve({ problem, last })

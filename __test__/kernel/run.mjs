@@ -85,7 +85,9 @@ function judge(scenario, out) {
     const log = text(join(dir, `${step.name}.log`))
     const idle = (step.js || step.needs === 'conformance') && !/[1-9]\d* passed/.test(summary(log, step))
     const verdict = status === '0' ? (idle ? 'NOTHING RUN' : 'ok') : status === '' ? 'NOT RUN' : status === '137' ? `KILLED (limit ${step.seconds} s)` : `FAILED (${status})`
-    console.log(`  ${step.name.padEnd(12)} ${verdict.padEnd(8)} ${summary(log, step)}`)
+    const [from, to] = text(join(dir, `${step.name}.times`)).trim().split('\n')
+    const took = to ? `${Math.round(to - from)} s` : ''
+    console.log(`  ${step.name.padEnd(12)} ${verdict.padEnd(8)} ${took.padStart(5)}  ${summary(log, step)}`)
     if (verdict === 'ok') continue
     problems.push(`${step.name}: ${verdict}`)
     console.log(log.trim().split('\n').slice(-60).map(line => `    | ${line}`).join('\n'))
@@ -100,7 +102,7 @@ function judge(scenario, out) {
     const totals = ['creates', 'destroys', 'syncs', 'exports', 'imports', 'maps'].map(name => `${counters[`total_${name}`]} ${name}`)
     if (scenario.module) console.log(`  driver       ${totals.join(', ')}; undestroyed ${counters.undestroyed}`)
     if (seconds > 120) problems.push(`took ${seconds} s, more than two minutes`)
-    console.log(`  ${seconds} s`)
+    console.log(`  in all       ${' '.repeat(9)}${String(seconds).padStart(3)} s`)
   }
   for (const problem of problems) console.log(`  FAILED: ${problem}`)
   return problems.length === 0
@@ -137,6 +139,11 @@ async function main() {
   const consoleLog = join(work, 'console.log')
   const alarms = []
   let current = 'boot'
+  const judged = new Map()
+  const judgeOne = name => {
+    const scenario = chosen.find(s => s.name === name)
+    if (!judged.has(name)) judged.set(name, judge(scenario, join(share, 'out')))
+  }
   const { problem, last } = await boot({
     arch, kernel, initrd, consoleLog, seconds: limit, quietSeconds: 180,
     shares: [
@@ -144,12 +151,16 @@ async function main() {
     ],
     onLine(line) {
       if (options.console) console.log(`[${arch}] ${line}`)
-      if (line.startsWith('@@ ')) lap(current = line.slice(3))
+      // SeaBIOS leaves the cursor in the middle of a line.
+      const mark = /@@ (.*)/.exec(line)?.[1]
+      if (mark?.startsWith('finished ')) judgeOne(mark.slice(9))
+      else if (mark) lap(current = mark)
       else if (ALARM.test(line) && !current.endsWith(' sins')) alarms.push(`${current}: ${line}`)
     },
   })
 
-  const failed = chosen.filter(scenario => !judge(scenario, join(share, 'out'))).map(s => s.name)
+  chosen.forEach(s => judgeOne(s.name))
+  const failed = chosen.map(s => s.name).filter(name => !judged.get(name))
   if (problem) {
     console.log(`\nFAILED at ${current}: ${problem}. The console's last lines:`)
     console.log(last.map(line => `  | ${line}`).join('\n'))

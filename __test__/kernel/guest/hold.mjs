@@ -10,7 +10,10 @@ function one(size, dedicated) {
   manager.syncToDevice(buffer)
   return buffer
 }
-for (let i = 0; i < 8; i++) kept.push(one(65536, true), one(4096, false), manager.exportDmaBuf(kept[0]))
+for (let i = 0; i < 8; i++) {
+  kept.push(one(65536, true), one(4096, false))
+  manager.exportDmaBuf(kept[0])
+}
 console.log('holding')
 for (let i = 0; ; i++) {
   const buffer = one(16384 + i % 64 * 4096, i % 2 === 0)

@@ -23,20 +23,24 @@ scenario() { # NAME PARAMETERS...; "-" for no module
   mkdir -p "$out"
   echo "@@ scenario $name"
   dmesg -c >/dev/null
-  cut -d' ' -f1 /proc/uptime >"$out/started"
+  uptime >"$out/started"
   [ "$1" = - ] || insmod /host/rknpu_test.ko "$@" 2>"$out/insmod" || echo "insmod failed" >>"$out/failures"
 }
+
+uptime() { cut -d' ' -f1 /proc/uptime; }
 
 # STEP SECONDS USER COMMAND...: one program in the chroot; its output and status.
 step() {
   step=$1; limit=$2; user=$3; shift 3
   echo "@@ step $name $step"
+  uptime >"$out/$step.times"
   if [ "$user" = root ]; then
     timeout -s KILL "$limit" chroot /root "$@" >"$out/$step.log" 2>&1
   else
     timeout -s KILL "$limit" chroot /root /bin/busybox su -s /bin/sh "$user" -c "$*" >"$out/$step.log" 2>&1
   fi
   echo $? >"$out/$step.status"
+  uptime >>"$out/$step.times"
   after "$step"
 }
 
@@ -44,16 +48,18 @@ step() {
 killed() {
   step=$1; limit=$2; shift 3
   echo "@@ step $name $step"
+  uptime >"$out/$step.times"
   chroot /root "$@" >"$out/$step.log" 2>&1 &
   pid=$!
   i=0
   while ! grep -q holding "$out/$step.log" && [ $i -lt $((limit * 5)) ]; do usleep 200000; i=$((i + 1)); done
   usleep 300000
   if grep -q holding "$out/$step.log" && { ! [ -e $counters ] || live; }; then s=0; else s=1; fi
-  kill -9 $pid
+  kill -9 $pid || s=1
   wait $pid 2>/dev/null
   echo "killed while holding" >>"$out/$step.log"
   echo $s >"$out/$step.status"
+  uptime >>"$out/$step.times"
   after "$step"
 }
 
@@ -75,5 +81,6 @@ finish() {
   [ ! -e $counters ] || cat $counters >"$out/counters"
   [ ! -e $counters ] || rmmod rknpu_test || echo "rmmod failed" >>"$out/failures"
   dmesg -c >"$out/dmesg"
-  cut -d' ' -f1 /proc/uptime >"$out/finished"
+  uptime >"$out/finished"
+  echo "@@ finished $name"
 }
