@@ -38,6 +38,8 @@ pub struct Device {
 pub struct Charges {
     _domain: Charge,
     _ram: Option<Charge>,
+    /// What the driver took beyond that: it buys alignment with size.
+    _rest: Option<Charge>,
 }
 
 /// The page allocator, which serves where CMA is full, stops at this size (`observed.md` §1.2: 4 MiB pieces).
@@ -112,9 +114,14 @@ impl Device {
         let size = whole_pages(request.size, page_size())?;
         let domain = self.domain(request.domain)?;
         self.check_reach(size.max(request.alignment))?;
-        let charges = Charges { _domain: self.charge(domain, request.domain, size)?, _ram: self.charge_ram(size)? };
+        let (addresses, ram) = (self.charge(domain, request.domain, size)?, self.charge_ram(size)?);
+        let mut charges = Charges { _domain: addresses, _ram: ram, _rest: None };
         match self.backend.create(&Request { size, ..request.clone() }) {
-            Ok(object) => Ok((object.clone(), self.enter(object.handle, charges))),
+            Ok(object) => {
+                // It has them already: there is nothing to refuse any more.
+                charges._rest = domain.reserve(object.size.saturating_sub(size)).ok();
+                Ok((object.clone(), self.enter(object.handle, charges)))
+            }
             Err(error) => {
                 drop(charges); // so that the figures are those of after the refusal
                 Err(self.with_figures(error, request.domain))
@@ -150,7 +157,7 @@ impl Device {
         let domain = object.domain.unwrap_or(0);
         match self.domain(domain).and_then(|budget| self.charge(budget, domain, object.size)) {
             Ok(charge) => {
-                let charges = self.enter(object.handle, Charges { _domain: charge, _ram: None });
+                let charges = self.enter(object.handle, Charges { _domain: charge, _ram: None, _rest: None });
                 Ok((object, charges))
             }
             Err(error) => {

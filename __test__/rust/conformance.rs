@@ -8,6 +8,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rkllmjs_memory::backend::contract::{cases, Outcome};
 use rkllmjs_memory::backend::probe;
@@ -74,18 +75,25 @@ fn run(name: &str, backend: &Arc<dyn Backend>) -> Count {
         info.sram_total
     );
     for case in cases() {
-        match case.run(backend) {
+        let began = Instant::now();
+        let outcome = case.run(backend);
+        // Only what is worth a thought, so that two runs can be compared.
+        let time = match began.elapsed() {
+            time if time.as_secs() >= 1 => format!(" ({:.1} s)", time.as_secs_f64()),
+            _ => String::new(),
+        };
+        match outcome {
             Ok(Outcome::Held) => {
                 count.passed += 1;
-                println!("  ok    {}", case.name);
+                println!("  ok    {}{time}", case.name);
             }
             Ok(Outcome::NotApplicable(why)) => {
                 count.not_applicable += 1;
-                println!("  n/a   {}: {why}", case.name);
+                println!("  n/a   {}: {why}{time}", case.name);
             }
             Err(why) => {
                 count.failed += 1;
-                println!("  FAIL  {}: {why}", case.name);
+                println!("  FAIL  {}: {why}{time}", case.name);
             }
         }
     }

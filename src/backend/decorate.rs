@@ -18,7 +18,7 @@ use crate::sys::mapping::Mapping;
 /// One failure to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Which call. [`Call::Map`] and [`Call::Mmap`] are both met by [`Backend::map`].
+    /// Which call. [`Backend::map`] meets both [`Call::Map`] and [`Call::Mmap`], [`Backend::sync`] both its kinds.
     pub call: Call,
     /// Which of them, counted from when the fault is added: 1 is the next.
     pub nth: u64,
@@ -121,7 +121,9 @@ impl Backend for FaultInjecting {
     }
 
     fn sync(&self, object: Handle, direction: Direction, range: Range<u64>) -> Result<()> {
-        let Some(fault) = self.due(&[Call::Sync]) else { return self.inner.sync(object, direction, range) };
+        let Some(fault) = self.due(&[Call::Sync, Call::SyncDmaBuf]) else {
+            return self.inner.sync(object, direction, range);
+        };
         if fault.performed {
             self.inner.sync(object, direction, range)?;
         }

@@ -25,8 +25,10 @@ pub enum Call {
     Map,
     /// `mmap` itself.
     Mmap,
-    /// Cache maintenance.
+    /// Cache maintenance of the device's own memory.
     Sync,
+    /// Cache maintenance of a dma-buf, by its exporter.
+    SyncDmaBuf,
     /// Making a dma-buf fd.
     Export,
     /// Giving an object back.
@@ -47,7 +49,7 @@ impl Call {
             (Call::Mmap, _) => "mmap",
             (Call::Sync, Kind::Rknpu | Kind::Simulated) => "MEM_SYNC",
             (Call::Sync, Kind::Rocket) => "PREP_BO",
-            (Call::Sync, _) => "DMA_BUF_IOCTL_SYNC",
+            (Call::Sync | Call::SyncDmaBuf, _) => "DMA_BUF_IOCTL_SYNC",
             (Call::Export, Kind::RknpuHeap) => "fcntl(F_DUPFD_CLOEXEC)",
             (Call::Export, _) => "PRIME_HANDLE_TO_FD",
             (Call::Destroy, Kind::Rocket) => "GEM_CLOSE",
@@ -112,7 +114,7 @@ pub fn translate(call: Call, errno: Errno, at: &Context<'_>) -> Error {
             Call::Create => create_failed(errno, at),
             Call::Import => import_failed(errno, at),
             Call::Sync | Call::Destroy => sync_failed(call, errno, at),
-            Call::Map | Call::Mmap | Call::Export => unexpected(call, errno, at),
+            Call::Map | Call::Mmap | Call::Export | Call::SyncDmaBuf => unexpected(call, errno, at),
         },
     };
     let error = error.syscall(call.name(at.info.kind), errno as i32);
@@ -390,6 +392,7 @@ mod tests {
             (&iommu, Call::Export, Errno::EMFILE, TooManyFds),
             (&iommu, Call::Sync, Errno::EINVAL, DomainBusy),
             (&cma, Call::Sync, Errno::EINVAL, DeviceIo),
+            (&iommu, Call::SyncDmaBuf, Errno::EINVAL, DeviceIo),
             (&iommu, Call::Destroy, Errno::EINVAL, DomainBusy),
             (&iommu, Call::Import, Errno::EINVAL, InvalidArgType),
             (&iommu, Call::Import, Errno::ENOMEM, IovaExhausted),

@@ -92,11 +92,18 @@ impl DmaBuf {
 
 /// DMA_BUF_IOCTL_SYNC for a direction: the device's turn begins where a CPU write ends.
 pub(super) fn sync_dma_buf(fd: BorrowedFd<'_>, direction: Direction) -> Result<(), Errno> {
-    let flags = match direction {
-        Direction::ToDevice => dma_buf::SYNC_END | dma_buf::SYNC_WRITE,
-        Direction::FromDevice => dma_buf::SYNC_START | dma_buf::SYNC_READ,
-    };
-    dma_buf::sync(fd, flags)
+    match direction {
+        Direction::FromDevice => dma_buf::sync(fd, dma_buf::SYNC_START | dma_buf::SYNC_READ),
+        Direction::ToDevice => match dma_buf::sync(fd, dma_buf::SYNC_END | dma_buf::SYNC_WRITE) {
+            // udmabuf wants the bracket (`rknpu.md` §4.5): an access that never began cannot end. Only then, because a
+            // begin could drop CPU writes in an exporter that does not look at its direction.
+            Err(Errno::EINVAL) => {
+                dma_buf::sync(fd, dma_buf::SYNC_START | dma_buf::SYNC_WRITE)?;
+                dma_buf::sync(fd, dma_buf::SYNC_END | dma_buf::SYNC_WRITE)
+            }
+            result => result,
+        },
+    }
 }
 
 /// One more fd of the same file, close-on-exec.

@@ -105,22 +105,6 @@ impl RknpuGem {
         Context::of(&self.info, self.objects.held())
     }
 
-    fn flags(&self, request: &Request) -> u32 {
-        let mut flags = match (self.info.iommu, request.cacheable) {
-            (true, true) => rknpu::NON_CONTIGUOUS | rknpu::CACHEABLE,
-            (true, false) => rknpu::NON_CONTIGUOUS | rknpu::WRITE_COMBINE,
-            (false, true) => rknpu::CACHEABLE,
-            (false, false) => rknpu::WRITE_COMBINE,
-        };
-        if self.info.iommu && request.alignment <= page_size() {
-            flags |= rknpu::IOMMU_LIMIT_IOVA_ALIGNMENT;
-        }
-        if request.placement == Placement::TrySram {
-            flags |= rknpu::TRY_ALLOC_SRAM;
-        }
-        flags
-    }
-
     /// Enters an import. On any failure the handle is closed again: nobody else has it, as `gate` is held alone.
     fn adopt(&self, gem: u32, fd: BorrowedFd<'_>, buffer: DmaBuf) -> Result<Object> {
         let undo = |error: Error| {
@@ -163,6 +147,21 @@ impl RknpuGem {
         };
         Ok(self.objects.insert(Some(gem), Gem { handle: gem, obj_addr: query.obj_addr, cacheable, origin }, object))
     }
+}
+
+/// What to ask for (§2.4). Never neither CACHEABLE nor WRITE_COMBINE, and with an IOMMU always NON_CONTIGUOUS (§3.2).
+fn flags(iommu: bool, request: &Request) -> u32 {
+    let mut flags = if request.cacheable { rknpu::CACHEABLE } else { rknpu::WRITE_COMBINE };
+    if iommu {
+        flags |= rknpu::NON_CONTIGUOUS;
+    }
+    if iommu && request.alignment <= page_size() {
+        flags |= rknpu::IOMMU_LIMIT_IOVA_ALIGNMENT;
+    }
+    if request.placement == Placement::TrySram {
+        flags |= rknpu::TRY_ALLOC_SRAM;
+    }
+    flags
 }
 
 /// How many domains there truly are: builds without CONFIG_NO_GKI accept every domain call and do nothing, so a switch
@@ -212,7 +211,7 @@ impl Backend for RknpuGem {
         // both CMA and the page allocator align likewise. So alignment is bought with size.
         let size = request.size.max(if request.alignment > page_size() { request.alignment } else { 0 });
         let mut create = MemCreate {
-            flags: self.flags(request),
+            flags: flags(self.info.iommu, request),
             size,
             iommu_domain_id: request.domain as i32, // below 16, see above
             core_mask: request.core_mask,
@@ -308,10 +307,10 @@ impl Backend for RknpuGem {
             if range.is_empty() {
                 return Ok(());
             }
-            let failed = |errno| translate(Call::Sync, errno, &self.at().bytes(range.end - range.start));
+            let failed = |call| move |errno| translate(call, errno, &self.at().bytes(range.end - range.start));
             match &gem.origin {
                 // MEM_SYNC refuses imports; and DMA_BUF_IOCTL_SYNC does nothing for rknpu's own (§3.7).
-                Origin::Foreign(fd) => sync_dma_buf(fd.as_fd(), direction).map_err(failed),
+                Origin::Foreign(fd) => sync_dma_buf(fd.as_fd(), direction).map_err(failed(Call::SyncDmaBuf)),
                 Origin::Created | Origin::Sibling if gem.cacheable => {
                     let start = align_down(range.start, CACHE_LINE);
                     let end = align_up(range.end, CACHE_LINE).unwrap_or(object.size).min(object.size);
@@ -320,7 +319,7 @@ impl Backend for RknpuGem {
                         Direction::FromDevice => rknpu::SYNC_FROM_DEVICE,
                     };
                     let sync = MemSync { flags, reserved: 0, obj_addr: gem.obj_addr, offset: start, size: end - start };
-                    DRM.mem_sync(self.device.as_fd(), sync).map_err(failed)
+                    DRM.mem_sync(self.device.as_fd(), sync).map_err(failed(Call::Sync))
                 }
                 Origin::Created | Origin::Sibling => {
                     // Uncached: the stores only have to leave in order; the job's start does the rest.
@@ -359,5 +358,37 @@ impl Backend for RknpuGem {
 
     fn live(&self) -> usize {
         self.objects.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_those_of_rknpu_md_2_4() {
+        let plain = Request {
+            size: page_size(),
+            alignment: page_size(),
+            cacheable: true,
+            contiguous: false,
+            placement: Placement::Dram,
+            domain: 0,
+            core_mask: 0,
+        };
+        let uncached = Request { cacheable: false, ..plain.clone() };
+        let aligned = Request { alignment: 1 << 20, ..plain.clone() };
+        let sram = Request { placement: Placement::TrySram, ..plain.clone() };
+        assert_eq!(
+            [&plain, &uncached, &aligned, &sram].map(|request| flags(true, request)),
+            [0x403, 0x405, 0x3, 0x503]
+        );
+        assert_eq!([&plain, &uncached, &aligned, &sram].map(|request| flags(false, request)), [0x2, 0x4, 0x2, 0x102]);
+    }
+
+    #[test]
+    fn a_node_of_another_kind_is_not_opened() {
+        let error = RknpuGem::open(Path::new("/dev/null"), None).map(drop).map_err(|error| error.code());
+        assert_eq!(error, Err(ErrorCode::DeviceNotFound));
     }
 }

@@ -161,7 +161,7 @@ impl Backend for RknpuHeap {
             if inside(range, object.size, "DMA_BUF_IOCTL_SYNC")?.is_empty() {
                 return Ok(());
             }
-            sync_dma_buf(buffer.fd.as_fd(), direction).map_err(|errno| translate(Call::Sync, errno, &self.at()))
+            sync_dma_buf(buffer.fd.as_fd(), direction).map_err(|errno| translate(Call::SyncDmaBuf, errno, &self.at()))
         })
     }
 

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
 
@@ -19,6 +20,12 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "no free file descriptor is ERR_TOO_MANY_FDS", check: out_of_fds },
     Case { name: "the end of memory is a typed error, and everything is back afterwards", check: exhaustion },
 ];
+
+/// Up to `count` rounds: fewer, but at least five, where a slow driver makes them last beyond a few seconds.
+fn rounds(count: u64) -> impl Iterator<Item = u64> {
+    let end = Instant::now() + Duration::from_secs(4);
+    (0..count).take_while(move |round| *round < 5 || Instant::now() < end)
+}
 
 /// Runs `work` on `count` threads; the first failure of any.
 fn on_threads(count: u64, work: impl Fn(u64) -> Result<(), String> + Sync) -> Result<(), String> {
@@ -38,7 +45,7 @@ fn on_threads(count: u64, work: impl Fn(u64) -> Result<(), String> + Sync) -> Re
 fn threads(rig: &Rig) -> Check {
     let domains = rig.backend.info().domains.max(1);
     on_threads(4, |n| {
-        for round in 0..50 {
+        for round in rounds(50) {
             let request = Request { domain: n as u32 % domains, ..plain(page_size() * (1 + round % 7)) };
             let owned = rig.create(&request)?;
             let mapping = owned.map()?;
@@ -66,7 +73,7 @@ fn threads_share(rig: &Rig) -> Check {
     // both the same handle (`rknpu.md` §2.5).
     owned.destroy()?;
     on_threads(4, |n| {
-        for round in 0..100 {
+        for round in rounds(100) {
             let again = rig.own(rig.backend.import(fd.as_fd(), None).map_err(told)?);
             ensure!(shows(&again.map()?, 0, 11), "thread {n} sees other bytes in round {round}");
             rig.backend.sync(again.handle(), Direction::FromDevice, 0..64).map_err(told)?;
@@ -80,7 +87,7 @@ fn threads_share(rig: &Rig) -> Check {
 }
 
 fn sync_meets_destroy(rig: &Rig) -> Check {
-    for _ in 0..100 {
+    for _ in rounds(100) {
         let owned = rig.pages(16)?;
         let (handle, size) = (owned.handle(), owned.object.size);
         thread::scope(|scope| {
