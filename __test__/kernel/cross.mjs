@@ -11,6 +11,7 @@ const TARGET = 'aarch64-unknown-linux-gnu'
 
 /** The oldest glibc that a board may have. */
 const GLIBC = [2, 28]
+const VERSIONED = `${TARGET}.${GLIBC.join('.')}`
 
 /** Fails when `file` asks for a newer glibc than the boards have; returns the newest it asks for. */
 export function checkGlibc(file) {
@@ -23,16 +24,14 @@ export function checkGlibc(file) {
   return `${major}.${minor}`
 }
 
-/** A gcc whose own C library is old enough: Debian's is not (2.36). */
-function linker() {
-  const dir = once(join(cache, 'gcc-arm64'), into => {
-    console.log('fetching a compiler for arm64 with an old glibc')
-    const tarball = run('npm', ['pack', '--silent', '@napi-rs/cross-toolchain-x64-target-aarch64@1'], { cwd: into }).trim().split('\n').at(-1)
-    run('tar', ['-xf', tarball], { cwd: into })
-    run('tar', ['-xf', 'package/aarch64-unknown-linux-gnu.tar.xz'], { cwd: into })
-    run('rm', ['-r', 'package', tarball], { cwd: into })
+/** A linker that knows the symbols of every glibc: with Debian's own (2.36) the binary would ask for that. */
+function zigbuild() {
+  const dir = once(join(cache, 'zigbuild'), into => {
+    console.log('fetching a linker for arm64 with an old glibc')
+    install({ pip3: ['python3-pip'] })
+    run('python3', ['-m', 'pip', 'install', '--quiet', '--target', into, 'ziglang', 'cargo-zigbuild'])
   })
-  return join(dir, 'bin', `${TARGET}-gcc`)
+  return { command: join(dir, 'bin/cargo-zigbuild'), zig: join(dir, 'ziglang/zig') }
 }
 
 /**
@@ -41,31 +40,33 @@ function linker() {
  */
 function crossCargo() {
   const sysroot = run('rustc', ['--print', 'sysroot'], { cwd: repo }).trim()
-  if (existsSync(join(sysroot, 'lib/rustlib', TARGET))) return { cargo: 'cargo', env: {} }
+  if (existsSync(join(sysroot, 'lib/rustlib', TARGET))) return { dir: null, env: {} }
   if (!existsSync(join('/usr/lib/rustlib', TARGET)) || !existsSync('/usr/bin/cargo')) {
     addArchitecture('arm64')
     install({ [`rustlib/${TARGET}`]: ['rustc-web', 'cargo-web', 'libstd-rust-web-dev:arm64', 'gcc', 'libc6-dev'] })
   }
-  return { cargo: '/usr/bin/cargo', env: { RUSTC: '/usr/bin/rustc', RUSTDOC: '/usr/bin/rustdoc', RUSTUP_TOOLCHAIN: '' } }
+  return { dir: '/usr/bin', env: { CARGO: '/usr/bin/cargo', RUSTC: '/usr/bin/rustc' } }
 }
 
-/** The environment in which `cargo build --target TARGET` works, and that cargo. */
+/** What stands for cargo, and in which environment, to build for `--target aarch64-unknown-linux-gnu.2.28`. */
 function cross() {
   installTools('arm64')
-  const { cargo, env } = crossCargo()
+  const { dir, env } = crossCargo()
+  const { command, zig } = zigbuild()
   return {
-    cargo,
+    command,
     env: {
       ...process.env, ...env,
+      PATH: dir ? `${dir}:${process.env.PATH}` : process.env.PATH,
       CARGO_TARGET_DIR: join(repo, 'target/cross'),
-      CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER: linker(),
+      CARGO_ZIGBUILD_ZIG_PATH: zig,
     },
   }
 }
 
 /** Builds and returns the artefact that cargo's messages call by `kind` ("cdylib", "test") and `name`. */
-function build(cargo, args, env, kind, name) {
-  const messages = run(cargo, [...args, '--locked', '--quiet', '--message-format=json-render-diagnostics'], { cwd: repo, env })
+function build(command, args, env, kind, name) {
+  const messages = run(command, [...args, '--locked', '--quiet', '--message-format=json-render-diagnostics'], { cwd: repo, env })
   const artefact = messages.split('\n').filter(Boolean).map(line => JSON.parse(line))
     .findLast(m => m.reason === 'compiler-artifact' && m.target.kind.includes(kind) && (!name || m.target.name === name))
   const file = artefact?.executable ?? artefact?.filenames.find(f => f.endsWith('.so'))
@@ -79,8 +80,8 @@ const manifest = () => JSON.parse(readFileSync(join(repo, 'package.json'), 'utf8
 export function conformancePath(arch) {
   const args = ['test', '--no-default-features', '--test', 'conformance', '--no-run']
   if (arch === 'x64') return build('cargo', args, process.env, 'test', 'conformance')
-  const { cargo, env } = cross()
-  const file = build(cargo, [...args, '--target', TARGET], env, 'test', 'conformance')
+  const { command, env } = cross()
+  const file = build(command, [...args, '--target', VERSIONED], env, 'test', 'conformance')
   checkGlibc(file)
   return file
 }
@@ -92,8 +93,8 @@ export function addonPath(arch) {
   // Prepares a checkout for this machine, and does nothing when that is done.
   run(process.execPath, ['.ci/prepare.mjs'], { cwd: repo, stdio: ['ignore', 'ignore', 'inherit'] })
   if (arch === 'x64') return file
-  const { cargo, env } = cross()
-  copyFileSync(build(cargo, ['build', '--release', '--lib', '--target', TARGET], env, 'cdylib'), file)
+  const { command, env } = cross()
+  copyFileSync(build(command, ['zigbuild', '--release', '--lib', '--target', VERSIONED], env, 'cdylib'), file)
   checkGlibc(file)
   return file
 }

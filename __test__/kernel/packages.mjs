@@ -1,5 +1,5 @@
 // What the machine is made of, from packages alone: kernels, headers, a root for the tests, Node.
-import { execFileSync } from 'node:child_process'
+import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -33,8 +33,13 @@ const tools = {
   gcc: ['gcc', 'libc6-dev'], make: ['make'], cpio: ['cpio'], xz: ['xz-utils'], modinfo: ['kmod'], bc: ['bc'],
 }
 
-export const run = (command, args, options = {}) =>
-  execFileSync(command, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'], maxBuffer: 1 << 28, ...options })
+export function run(command, args, options = {}) {
+  const { status, signal, error, stdout } =
+    spawnSync(command, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'], maxBuffer: 1 << 28, ...options })
+  if (error) throw error
+  if (status !== 0) throw new Error(`${command} ${args.join(' ')}: ${signal ?? `status ${status}`}`)
+  return stdout
+}
 
 const found = tool =>
   [...(process.env.PATH ?? '').split(':'), '/usr/sbin', '/sbin'].some(dir => existsSync(join(dir, tool)))

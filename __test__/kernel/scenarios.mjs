@@ -18,7 +18,7 @@ const smoke = flavour => ({ name: 'smoke', seconds: 30, run: ['/host/smoke', fla
 const sins = flavour => ({ name: 'sins', seconds: 15, run: ['/host/smoke', 'sins', flavour], sins: true })
 const killed = flavour => ({ name: 'killed', seconds: 20, run: ['/host/smoke', 'hold', flavour], kill: true })
 const conformance = backend => ({
-  name: 'conformance', seconds: 90, needs: 'conformance', run: ['/host/conformance', '--require', '--backend', backend],
+  name: 'conformance', seconds: 110, needs: 'conformance', run: ['/host/conformance', '--require', '--backend', backend],
 })
 const script = (name, extra = {}) => ({
   name, seconds: 90, needs: 'addon', run: ['/bin/node', '--expose-gc', `/repo/__test__/kernel/guest/${name}.mjs`], ...extra,
@@ -96,7 +96,7 @@ export const scenarios = [
     name: 'slow-switch',
     about: 'another process takes the domain away; switches are slow, then time out',
     backend: 'rknpu',
-    module: { flavour: 'gem', rival: 1, switch_ms: 20 },
+    module: { flavour: 'gem', rival: 1, switch_ms: 1 },
     steps: [conformance('rknpu'), script('slow')],
   },
   {

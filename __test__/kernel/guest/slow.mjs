@@ -10,14 +10,18 @@ const buffer = manager.allocateNPUMemory(65536, { dedicated: true })
 if (performance.now() - began < SWITCH_MS) fail('the driver did not switch')
 manager.syncToDevice(buffer)
 
-// Frees are slow in the driver, not for JavaScript.
-const freeing = performance.now()
-for (let i = 0; i < 10; i++) manager.deallocateNPUMemory(manager.allocateNPUMemory(4096, { dedicated: true }))
-const each = (performance.now() - freeing) / 10
-if (each > 1.8 * SWITCH_MS) fail(`allocate + free take ${each.toFixed(0)} ms: the free waits too`)
+let freeing = 0
+for (let i = 0; i < 10; i++) {
+  const short = manager.allocateNPUMemory(4096, { dedicated: true })
+  const start = performance.now()
+  manager.deallocateNPUMemory(short)
+  freeing += (performance.now() - start) / 10
+}
 
-// The loop turns while an asynchronous twin waits.
+// With the asynchronous twins comes the thread that frees: then the driver may be slow, and JavaScript is not; and
+// the loop turns while an allocation waits.
 if (manager.allocateNPUMemoryAsync) {
+  if (freeing > SWITCH_MS / 2) fail(`a free takes ${freeing.toFixed(0)} ms of JavaScript's time`)
   let turns = 0
   const timer = setInterval(() => turns++, 5)
   manager.deallocateNPUMemory(await manager.allocateNPUMemoryAsync(65536, { dedicated: true }))
@@ -41,4 +45,4 @@ set('switch_ms', 0)
 const left = await settled(10)
 if (left) fail(left)
 if (counters().violations) fail('violations')
-console.log(`ok: ${counters().total_switches} switches, allocate + free ${each.toFixed(0)} ms a turn at ${SWITCH_MS} ms a switch`)
+console.log(`ok: ${counters().total_switches} switches, a free takes ${freeing.toFixed(1)} ms at ${SWITCH_MS} ms a switch`)

@@ -203,7 +203,7 @@ int rkt_switch_domain(int id)
 		stat_add(ST_SWITCHES, 1);
 		/* The real one waits for jobs, and cannot be interrupted. */
 		if (board.switch_ms)
-			msleep(board.switch_ms);
+			fsleep(board.switch_ms * 1000UL);
 		if (board.switch_timeout)
 			ret = -EINVAL;
 		else
