@@ -464,6 +464,11 @@ test('methods do not work on what is no manager', (t) => {
   }
 })
 
+test('what was tampered with is seen through', () => {
+  const { result } = runChild('tampered.mjs')
+  assert.deepEqual(result, { wrong: [], live: 0 })
+})
+
 /** Runs `call(manager, fd)` and asserts that neither it nor what it refused left anything behind. */
 function unchanged(t, call, options) {
   const manager = open(t, options)

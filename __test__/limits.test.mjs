@@ -4,7 +4,8 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { totalmem } from 'node:os'
 
-import { assertNothingLeft, KiB, MiB, needsSimulated, open, refuses, runChild } from './helpers.mjs'
+import { MemoryError } from '../index.js'
+import { assertNothingLeft, GiB, KiB, MiB, needsSimulated, open, refuses, runChild } from './helpers.mjs'
 
 /** Allocates until it is refused. */
 function fill(manager, size, options) {
@@ -107,4 +108,18 @@ test('latencyMs delays the simulated driver', { skip: needsSimulated }, (t) => {
   const start = performance.now()
   manager.deallocate(manager.allocateNPUMemory(4096))
   assert.ok(performance.now() - start >= 20)
+})
+
+test('more than 4 GiB in one ArrayBuffer: it works, or says that this runtime has none', { skip: totalmem() < 12 * GiB && 'needs 12 GiB of RAM' }, (t) => {
+  const manager = open(t)
+  try {
+    const buffer = manager.allocateSystemMemory(5 * GiB)
+    assert.equal(buffer.byteLength, 5 * GiB)
+    manager.deallocate(buffer)
+  } catch (error) {
+    assert.ok(error instanceof MemoryError, error.stack)
+    assert.equal(error.code, 'ERR_OUT_OF_RANGE')
+    assert.match(error.hint, /4 GiB/)
+  }
+  assertNothingLeft(manager)
 })

@@ -272,7 +272,7 @@ pub(super) fn too_many_fds(errno: Errno) -> Error {
             .limit("files", max),
             None => Error::new(ErrorCode::TooManyFds, "the system has no room for one more open file"),
         };
-        return error.hint("raise fs.file-max (sysctl), or use pools: they share kernel objects");
+        return error.hint("raise fs.file-max (sysctl), free buffers, or make fewer and larger ones");
     }
     let error = match Proc::default().fds() {
         Some(fds) => Error::new(
@@ -282,7 +282,7 @@ pub(super) fn too_many_fds(errno: Errno) -> Error {
         .limit("fds", fds.max),
         None => Error::new(ErrorCode::TooManyFds, "this process has no free file descriptor (RLIMIT_NOFILE)"),
     };
-    error.hint("raise RLIMIT_NOFILE (ulimit -n), or use pools: they share kernel objects")
+    error.hint("raise RLIMIT_NOFILE (ulimit -n), free buffers, or make fewer and larger ones")
 }
 
 /// A device node could not be opened. `group` is the one that owns the node, where there is such a group.

@@ -21,6 +21,7 @@ use nix::sys::memfd::{memfd_create, MFdFlags};
 use nix::sys::stat::fstat;
 use nix::unistd::ftruncate;
 
+use super::errno::too_many_fds;
 use super::node::{duplicate, inside};
 use super::objects::stale;
 use super::{Backend, DeviceInfo, Direction, Gauges, Kind, Object, Placement, Request};
@@ -250,14 +251,13 @@ impl Simulated {
     fn make_memory(&self, size: u64, stale: u64) -> Result<OwnedFd> {
         let failed = |call: &'static str| {
             move |errno: Errno| {
-                let code = match errno {
-                    Errno::EMFILE | Errno::ENFILE => ErrorCode::TooManyFds,
-                    Errno::ENOMEM | Errno::ENOSPC => ErrorCode::OutOfMemory,
-                    _ => ErrorCode::DeviceIo,
+                let because = |code| Error::new(code, format!("{call} of {} failed: {}", human(size), errno.desc()));
+                let error = match errno {
+                    Errno::EMFILE | Errno::ENFILE => too_many_fds(errno),
+                    Errno::ENOMEM | Errno::ENOSPC => because(ErrorCode::OutOfMemory),
+                    _ => because(ErrorCode::DeviceIo),
                 };
-                Error::new(code, format!("{call} of {} failed: {}", human(size), errno.desc()))
-                    .requested(size)
-                    .syscall(call, errno as i32)
+                error.requested(size).syscall(call, errno as i32)
             }
         };
         let memory = memfd_create(MEMFD_NAME, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)

@@ -5,11 +5,12 @@
 // Live buffers are found by address, in the native part. A detached ArrayBuffer has no address: what it was is only
 // known by its identity, which is good enough to say what happened to it and for nothing else.
 
-const { types } = require('node:util')
+const { isArrayBuffer, isDataView, isSharedArrayBuffer } = require('node:util/types')
 const { memoryError } = require('./errors.js')
 const { invalid, shown } = require('./options.js')
 
 // Taken before user code can replace them.
+const { isView } = ArrayBuffer
 const { apply, getOwnPropertyDescriptor, getPrototypeOf } = Reflect
 const getter = (prototype, name) => {
   const { get } = getOwnPropertyDescriptor(prototype, name)
@@ -25,9 +26,9 @@ const ids = new WeakMap()
 /** The ArrayBuffer that `value` is, or is a view of. */
 function arrayBufferOf(value) {
   let buffer = value
-  if (ArrayBuffer.isView(value)) buffer = types.isDataView(value) ? bufferOfDataView(value) : bufferOfTypedArray(value)
-  if (types.isArrayBuffer(buffer)) return buffer
-  if (types.isSharedArrayBuffer(buffer)) throw invalid('a SharedArrayBuffer is never memory of a MemoryManager')
+  if (isView(value)) buffer = isDataView(value) ? bufferOfDataView(value) : bufferOfTypedArray(value)
+  if (isArrayBuffer(buffer)) return buffer
+  if (isSharedArrayBuffer(buffer)) throw invalid('a SharedArrayBuffer is never memory of a MemoryManager')
   throw invalid(`the buffer must be an ArrayBuffer or a view of one, not ${shown(value)}`)
 }
 

@@ -46,6 +46,8 @@ pub fn expose<'env>(env: &'env Env, allocation: &Allocation) -> Result<Unknown<'
         return Ok(unsafe { Unknown::from_raw_unchecked(env.raw(), value) });
     }
     allocation.unseen();
+    // Node 20 throws an error of its own for a length that it does not make, beside the status.
+    forget_exception(env);
     Err(match status {
         NO_EXTERNAL_BUFFERS_ALLOWED => Error::new(
             ErrorCode::ExternalBuffersForbidden,
@@ -96,19 +98,26 @@ pub fn detach(env: &Env, buffer: &Unknown<'_>, address: usize) -> Result<()> {
 }
 
 fn transfer_away(env: &Env, buffer: &Unknown<'_>, transfer: sys::napi_value) -> bool {
-    let (mut zero, mut result, mut exception) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
+    let (mut zero, mut result) = (ptr::null_mut(), ptr::null_mut());
     // SAFETY: all values belong to `env` and to this native call; `transfer` is the built-in, which runs no user code
-    // for a length of 0. An exception is taken away again, so that the caller's error is the one that is seen.
+    // for a length of 0.
+    let done = unsafe {
+        sys::napi_create_uint32(env.raw(), 0, &mut zero) == sys::Status::napi_ok
+            && sys::napi_call_function(env.raw(), buffer.raw(), transfer, 1, &zero, &mut result) == sys::Status::napi_ok
+    };
+    if !done {
+        forget_exception(env);
+    }
+    done
+}
+
+/// Takes an exception that a failed call left behind away, so that the caller's error is the one that is seen.
+fn forget_exception(env: &Env) {
+    let (mut pending, mut exception) = (false, ptr::null_mut());
+    // SAFETY: both may be called at any time, exception or not, within a native call of `env`.
     unsafe {
-        if sys::napi_create_uint32(env.raw(), 0, &mut zero) != sys::Status::napi_ok {
-            return false;
-        }
-        match sys::napi_call_function(env.raw(), buffer.raw(), transfer, 1, &zero, &mut result) {
-            sys::Status::napi_ok => true,
-            _ => {
-                sys::napi_get_and_clear_last_exception(env.raw(), &mut exception);
-                false
-            }
+        if sys::napi_is_exception_pending(env.raw(), &mut pending) == sys::Status::napi_ok && pending {
+            sys::napi_get_and_clear_last_exception(env.raw(), &mut exception);
         }
     }
 }

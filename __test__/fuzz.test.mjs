@@ -1,0 +1,15 @@
+/** Random programs over the whole API. A failing seed fails again: `node --expose-gc __test__/child/fuzz.mjs SEED STEPS`. */
+
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+
+import { runChild } from './helpers.mjs'
+
+const STEPS = 3000
+
+for (const seed of [1, 2, 3]) {
+  test(`seed ${seed}: no byte, buffer or descriptor is lost in ${STEPS} random steps`, () => {
+    const { result } = runChild('fuzz.mjs', { args: [String(seed), String(STEPS)], flags: ['--expose-gc'] })
+    assert.deepEqual(result, { steps: STEPS, fdsLeft: 0, fresh: [0, 0, 0] })
+  })
+}

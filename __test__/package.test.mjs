@@ -1,0 +1,76 @@
+/** What a user installs and imports. */
+
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+
+import * as esm from '../index.js'
+import memory from '../index.js'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+const require = createRequire(import.meta.url)
+const manifest = require('../package.json')
+
+const EXPORTS = ['MemoryError', 'MemoryManager', 'probeDevices']
+
+test('CommonJS and ESM give the same classes', () => {
+  const cjs = require('../index.js')
+  assert.deepEqual(Object.keys(cjs).sort(), EXPORTS)
+  for (const name of EXPORTS) {
+    assert.equal(esm[name], cjs[name], `import { ${name} }`)
+    assert.equal(memory[name], cjs[name], `import memory: ${name}`)
+  }
+})
+
+test('the package finds itself under its name, its types and its manifest', () => {
+  assert.equal(require(manifest.name), require('../index.js'))
+  assert.equal(require(`${manifest.name}/package.json`), manifest)
+  assert.ok(existsSync(`${root}/${manifest.types}`))
+  assert.throws(() => require(`${manifest.name}/src/js/manager.js`), { code: 'ERR_PACKAGE_PATH_NOT_EXPORTED' })
+})
+
+test('every value that the types export exists, and the other way round', () => {
+  const declared = [...readFileSync(`${root}/index.d.ts`, 'utf8').matchAll(/^export (?:declare )?(?:class|function|const) (\w+)/gm)]
+  assert.deepEqual(declared.map(([, name]) => name).sort(), EXPORTS)
+})
+
+test('every method that the types declare exists, and the other way round', () => {
+  const types = readFileSync(`${root}/index.d.ts`, 'utf8')
+  const body = /export class MemoryManager[^{]*\{([\s\S]*?)\n\}/.exec(types)[1]
+  const declared = new Set([...body.matchAll(/^ {2}(?:readonly )?(\w+)[(:]/gm)].map(([, name]) => name))
+  const { prototype } = esm.MemoryManager
+  for (const name of declared) assert.ok(name in prototype, `${name} is declared and not there`)
+  for (const name of Object.getOwnPropertyNames(prototype)) assert.ok(declared.has(name), `${name} is there and not declared`)
+})
+
+const npm = spawnSync('npm', ['--version'], { encoding: 'utf8' })
+test('npm pack: what a user needs, and no more', { skip: npm.status !== 0 && 'there is no npm here' }, () => {
+  const pack = spawnSync('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], { cwd: root, encoding: 'utf8' })
+  assert.equal(pack.status, 0, pack.stderr)
+  const [{ files }] = JSON.parse(pack.stdout)
+  const sources = readdirSync(`${root}/src/js`).filter((name) => name.endsWith('.js'))
+  assert.deepEqual(
+    files.map(({ path }) => path).sort(),
+    ['CHANGELOG.md', 'LICENSE', 'README.md', 'index.d.ts', 'index.js', 'package.json', ...sources.map((name) => `src/js/${name}`)].sort(),
+  )
+})
+
+test('the manifest: no dependencies at run time but the binaries, which are for arm64 and x64', () => {
+  assert.equal(manifest.license, 'MIT')
+  assert.deepEqual(manifest.dependencies ?? {}, {})
+  assert.equal(manifest.engines.node, '>=20')
+  for (const platform of ['linux-arm64-gnu', 'linux-x64-gnu']) {
+    const binary = require(`../npm/${platform}/package.json`)
+    assert.equal(binary.name, `${manifest.name}-${platform}`)
+    assert.equal(binary.version, manifest.version)
+    assert.ok(binary.main.endsWith('.node'))
+    assert.deepEqual(binary.os, ['linux'])
+  }
+})
+
+test('no scripts run when a user installs it', () => {
+  for (const script of ['preinstall', 'install', 'postinstall', 'prepare']) assert.equal(manifest.scripts[script], undefined)
+})

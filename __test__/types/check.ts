@@ -1,0 +1,76 @@
+/**
+ * index.d.ts against contract.d.ts, the contract of version 1. What is built so far is less than the contract, so only members that
+ * both have are compared: what comes out may be narrower, what goes in may be wider, never the other way round.
+ */
+
+import type { EventEmitter } from 'node:events'
+
+import type * as built from '../../index.js'
+import type * as contract from './contract.js'
+
+type Both<A, B> = keyof A & keyof B
+
+/** What comes out of the library: every common member is assignable to the contract's. */
+type Gives<Built, Contract> = Pick<Built, Both<Built, Contract>> extends Pick<Contract, Both<Built, Contract>>
+  ? true
+  : { [Key in Both<Built, Contract>]: Built[Key] extends Contract[Key] ? never : Key }[Both<Built, Contract>]
+
+/** What goes into it: whatever the contract allows is taken. */
+type Takes<Built, Contract> = Gives<Contract, Built>
+
+/** Parameters are compared on their own: TypeScript is lenient with those of methods. */
+type TakesParameters<Built, Contract> = {
+  [Key in Both<Built, Contract>]: Contract[Key] extends (...args: infer Allowed) => unknown
+    ? Built[Key] extends (...args: infer Accepted) => unknown
+      ? Allowed extends Accepted
+        ? never
+        : Key
+      : Key
+    : never
+}[Both<Built, Contract>] extends infer Wrong
+  ? [Wrong] extends [never]
+    ? true
+    : Wrong
+  : never
+
+/** What the manager itself has. What it inherits returns `this`, which is another type in each of the two. */
+type BuiltManager = Omit<built.MemoryManager, keyof EventEmitter>
+
+/** Fails to compile, and names the members, where T is not `true`. */
+function holds<_T extends true>(): void {}
+
+// Values.
+holds<Gives<built.DeviceInfo, contract.DeviceInfo>>()
+holds<Gives<built.DeviceRefusal, contract.DeviceRefusal>>()
+holds<Gives<built.BufferInfo, contract.BufferInfo>>()
+holds<Gives<built.CounterStats, contract.CounterStats>>()
+holds<Gives<built.DomainStats, contract.DomainStats>>()
+holds<Gives<built.NPUMemoryStats, contract.NPUMemoryStats>>()
+holds<Gives<built.SystemMemoryStats, contract.SystemMemoryStats>>()
+holds<Gives<built.MemoryStats, contract.MemoryStats>>()
+holds<Gives<built.MemoryUsage, contract.MemoryUsage>>()
+holds<Gives<built.MemoryError, contract.MemoryError>>()
+holds<Gives<BuiltManager, contract.MemoryManager>>()
+
+// Options.
+holds<Takes<built.SimulatedDeviceOptions, contract.SimulatedDeviceOptions>>()
+holds<Takes<built.AllocationOptions, contract.AllocationOptions>>()
+holds<Takes<built.NPUAllocationOptions, contract.NPUAllocationOptions>>()
+holds<Takes<built.SystemAllocationOptions, contract.SystemAllocationOptions>>()
+holds<TakesParameters<BuiltManager, contract.MemoryManager>>()
+
+// Names and functions.
+holds<contract.Buf extends built.Buf ? true : 'Buf'>()
+holds<built.MemoryKind extends contract.MemoryKind ? true : 'MemoryKind'>()
+holds<built.Backend extends contract.Backend ? true : 'Backend'>()
+holds<built.MemoryErrorCode extends contract.MemoryErrorCode ? true : Exclude<built.MemoryErrorCode, contract.MemoryErrorCode>>()
+holds<typeof built.probeDevices extends typeof contract.probeDevices ? true : 'probeDevices'>()
+
+// Members that a value of the contract has and ours has not would be promises broken silently; values have all of them.
+holds<Exclude<keyof contract.DeviceInfo, keyof built.DeviceInfo> extends never ? true : false>()
+holds<Exclude<keyof contract.BufferInfo, keyof built.BufferInfo> extends never ? true : false>()
+holds<Exclude<keyof contract.NPUMemoryStats, keyof built.NPUMemoryStats> extends never ? true : false>()
+holds<Exclude<keyof contract.SystemMemoryStats, keyof built.SystemMemoryStats> extends never ? true : false>()
+holds<Exclude<keyof contract.MemoryStats, keyof built.MemoryStats> extends never ? true : false>()
+holds<Exclude<keyof contract.MemoryUsage, keyof built.MemoryUsage> extends never ? true : false>()
+holds<Exclude<keyof contract.MemoryError, keyof built.MemoryError> extends never ? true : false>()

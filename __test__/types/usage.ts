@@ -1,0 +1,88 @@
+/** How people will write it, and what the compiler must not let through. Only compiled, never run. */
+
+import memory = require('../../index.js')
+import { MemoryError, MemoryManager, probeDevices } from '../../index.js'
+import type { BufferInfo, MemoryErrorCode } from '../../index.js'
+
+export function right(): void {
+  const manager = new MemoryManager({ backend: 'simulated', simulated: { soc: 'rk3588', domains: 2 } })
+  new MemoryManager()
+  new memory.MemoryManager({ backend: 'auto' })
+
+  const buffer: ArrayBuffer = manager.allocateNPUMemory(4096, { tag: 'kv-cache', iommuDomain: 1, placement: 'try-sram' })
+  manager.syncToDevice(buffer)
+  manager.syncToDevice(new Float32Array(buffer), 0, 64)
+  const system: ArrayBuffer = manager.allocateSystemMemory(4096, { hugePages: 'try', lock: true, prefault: true, alignment: 64 })
+  manager.deallocate(Buffer.from(system))
+
+  const info: BufferInfo = manager.describe(buffer)
+  const address: bigint = info.address
+  const deviceAddress: bigint | null = info.deviceAddress
+  const { fd, offset, size } = manager.exportDmaBuf(buffer)
+  const twin: ArrayBuffer = manager.importDmaBuf(fd, { size: size - offset, tag: 'twin' })
+  const owned: boolean = manager.owns(twin)
+  const { domains, cmaFree } = manager.getNPUMemoryStats()
+  const used: number[] = domains.map((domain) => domain.used)
+  const free: number | null = cmaFree
+  const tagged: number | undefined = manager.getMemoryUsage().tags['kv-cache']?.peak
+  manager.on('warning', () => {})
+  manager.dispose()
+  manager[Symbol.dispose]()
+  void [address, deviceAddress, owned, used, free, tagged]
+
+  for (const found of probeDevices()) {
+    if ('error' in found) console.log(found.path, found.error.hint)
+    else console.log(found.soc, found.iommuDomains)
+  }
+
+  try {
+    manager.allocateNPUMemory(1)
+  } catch (error) {
+    if (!(error instanceof MemoryError)) throw error
+    const code: MemoryErrorCode = error.code
+    const largest: number | undefined = error.largestFree
+    void [code, largest]
+  }
+}
+
+export function wrong(manager: MemoryManager, buffer: ArrayBuffer): void {
+  // @ts-expect-error sizes are numbers
+  manager.allocateNPUMemory('4096')
+  // @ts-expect-error sizes are numbers, not bigints
+  manager.allocateSystemMemory(4096n)
+  // @ts-expect-error a size is needed
+  manager.allocateNPUMemory()
+  // @ts-expect-error misspelt
+  manager.allocateNPUMemory(1, { tga: 'x' })
+  // @ts-expect-error an option of the other kind of memory
+  manager.allocateSystemMemory(1, { iommuDomain: 0 })
+  // @ts-expect-error no such placement
+  manager.allocateNPUMemory(1, { placement: 'sram' })
+  // @ts-expect-error neither true, false nor 'try'
+  manager.allocateSystemMemory(1, { hugePages: 'always' })
+  // @ts-expect-error options are an object
+  manager.allocateNPUMemory(1, null)
+  // @ts-expect-error not a buffer
+  manager.deallocate({})
+  // @ts-expect-error not a buffer
+  manager.deallocate('buffer')
+  // @ts-expect-error a buffer is needed
+  manager.deallocate()
+  // @ts-expect-error offsets are numbers
+  manager.syncToDevice(buffer, '0')
+  // @ts-expect-error there is no such backend
+  new MemoryManager({ backend: 'cuda' })
+  // @ts-expect-error misspelt
+  new MemoryManager({ bakend: 'simulated' })
+  // @ts-expect-error it is read-only
+  manager.disposed = true
+  // @ts-expect-error what was opened does not change
+  manager.device.soc = 'rk3576'
+  // @ts-expect-error an address is a bigint
+  const address: number = manager.describe(buffer).address
+  // @ts-expect-error it may be null
+  const deviceAddress: bigint = manager.describe(buffer).deviceAddress
+  // @ts-expect-error there is no such code
+  const never = (error: MemoryError) => error.code === 'ERR_NO_SUCH_CODE'
+  void [address, deviceAddress, never]
+}

@@ -1,0 +1,117 @@
+/**
+ * What memory management costs, each figure beside a peer measured in the same run, turn by turn, so that whatever else the machine
+ * does meanwhile hits both. Prints medians and their ratio; it judges nothing.
+ *
+ *   node --expose-gc benchmark/memory.mjs [--rounds N]
+ */
+
+import { cpus } from 'node:os'
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import { parseArgs } from 'node:util'
+
+import { MemoryManager } from '../index.js'
+
+const MiB = 1024 * 1024
+const { values } = parseArgs({ options: { rounds: { type: 'string', default: '300' } } })
+const ROUNDS = Number(values.rounds)
+const WARM_UP = Math.ceil(ROUNDS / 10)
+
+const manager = new MemoryManager({ backend: 'simulated' })
+
+console.log(`Node ${process.version}, ${process.arch}, ${cpus().length} × ${cpus()[0]?.model.trim()}, ${ROUNDS} rounds`)
+console.log(`node ${process.execArgv.join(' ')} benchmark/memory.mjs --rounds ${ROUNDS}\n`)
+
+// V8 gives the memory of the peers back when it collects: here between the rounds, so that neither side pays for the other.
+const collect = globalThis.gc ?? (() => {})
+
+await compare('NPU memory of 16 MiB', {
+  'allocateNPUMemory + deallocate': () => manager.deallocate(manager.allocateNPUMemory(16 * MiB)),
+  'new Uint8Array(16 MiB).fill(0)': () => new Uint8Array(16 * MiB).fill(0),
+})
+
+await compare('NPU memory of 16 MiB, every byte written', {
+  'allocateNPUMemory + fill(1) + deallocate': () => {
+    const buffer = manager.allocateNPUMemory(16 * MiB)
+    new Uint8Array(buffer).fill(1)
+    manager.deallocate(buffer)
+  },
+  'new Uint8Array(16 MiB).fill(1)': () => new Uint8Array(16 * MiB).fill(1),
+})
+
+await compare('system memory of 1 MiB', {
+  'allocateSystemMemory + deallocate': () => manager.deallocate(manager.allocateSystemMemory(MiB)),
+  'new ArrayBuffer(1 MiB)': () => new ArrayBuffer(MiB),
+})
+
+await compare('system memory of 1 MiB, every byte written', {
+  'allocateSystemMemory + fill(1) + deallocate': () => {
+    const buffer = manager.allocateSystemMemory(MiB)
+    new Uint8Array(buffer).fill(1)
+    manager.deallocate(buffer)
+  },
+  'new Uint8Array(1 MiB).fill(1)': () => new Uint8Array(MiB).fill(1),
+})
+
+await compare('NPU memory of 4 KiB', {
+  'allocateNPUMemory + deallocate': () => manager.deallocate(manager.allocateNPUMemory(4096)),
+  'new ArrayBuffer(4 KiB)': () => new ArrayBuffer(4096),
+})
+
+const [few, many] = [holding(1_000), holding(20_000)]
+await compare('getMemoryStats', {
+  'with 20,000 live buffers': repeated(() => many.getMemoryStats()),
+  'with 1,000 live buffers': repeated(() => few.getMemoryStats()),
+})
+few.dispose()
+many.dispose()
+manager.dispose()
+
+/** Times the two against each other and prints them; the second is the peer. */
+async function compare(title, contestants) {
+  const samples = Object.values(contestants).map(() => [])
+  const functions = Object.values(contestants).map((run) => run.calls ?? run)
+  for (let round = -WARM_UP; round < ROUNDS; round++) {
+    // Who goes first takes turns too.
+    for (let i = 0; i < functions.length; i++) {
+      const which = (i + round + WARM_UP) % functions.length
+      const start = process.hrtime.bigint()
+      functions[which]()
+      const nanoseconds = Number(process.hrtime.bigint() - start)
+      if (round >= 0) samples[which].push(nanoseconds)
+      // Finalizers run now and not inside the next measurement.
+      await nextTurn()
+    }
+    if (round % 50 === 0) collect()
+  }
+
+  const batch = Object.values(contestants)[0].batch ?? 1
+  const results = samples.map((each) => {
+    each.sort((a, b) => a - b)
+    return { median: each[each.length >> 1] / batch, p99: each[Math.floor(each.length * 0.99)] / batch }
+  })
+  console.log(title)
+  Object.keys(contestants).forEach((name, i) => {
+    const { median, p99 } = results[i]
+    console.log(`  ${name.padEnd(42)} median ${microseconds(median)}   p99 ${microseconds(p99)}`)
+  })
+  console.log(`  ratio of the medians${' '.repeat(29)}${(results[0].median / results[1].median).toFixed(3)}\n`)
+}
+
+/** One call is too short for the clock: times 100 and divides. */
+function repeated(call) {
+  const calls = () => {
+    for (let i = 0; i < 100; i++) call()
+  }
+  return { calls, batch: 100 }
+}
+
+/** A manager with that many live buffers. System memory: it takes no file descriptor each. */
+function holding(count) {
+  const holder = new MemoryManager({ backend: 'simulated' })
+  holder.buffers = Array.from({ length: count }, (_, i) => holder.allocateSystemMemory(4096, { tag: `tag ${i % 10}` }))
+  return holder
+}
+
+function microseconds(nanoseconds) {
+  return `${(nanoseconds / 1000).toFixed(nanoseconds < 100_000 ? 2 : 0)} µs`.padStart(11)
+}
