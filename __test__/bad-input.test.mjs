@@ -12,7 +12,7 @@ import { runInNewContext } from 'node:vm'
 
 import { MemoryError, MemoryManager, probeDevices } from '../index.js'
 import {
-  assertNothingLeft, backend, device, GiB, KiB, ledger, MiB, needsSimulated, needsTransfer, open, refuses, runChild, simulated,
+  assertNothingLeft, backend, device, GiB, KiB, ledger, MiB, needsCommand, needsSimulated, needsTransfer, open, refuses, runChild, simulated,
 } from './helpers.mjs'
 
 const TYPE = 'ERR_INVALID_ARG_TYPE'
@@ -343,6 +343,9 @@ describe('options of the constructor', () => {
   test('MemoryManager is a class', () => assert.throws(() => MemoryManager(), TypeError))
 })
 
+const withoutPermission =
+  process.getuid() !== 0 ? 'only root can become somebody without permission' : needsCommand('mknod')
+
 describe('devices that are not there, or not for us', () => {
   const path = '/dev/dri/renderD-no-such-node'
   for (const name of ['rknpu', 'rknpu-heap', 'dma-heap']) {
@@ -376,7 +379,7 @@ describe('devices that are not there, or not for us', () => {
       }
     }))
 
-  test('a node without permission says what to do', { skip: process.getuid() !== 0 && 'only root can become somebody without permission' }, () => {
+  test('a node without permission says what to do', { skip: withoutPermission }, () => {
     const { result } = runChild('no-permission.mjs')
     assert.equal(result.code, 'ERR_DEVICE_PERMISSION')
     assert.ok(result.hint)

@@ -5,7 +5,7 @@
 
 import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
-import { readdirSync, readlinkSync } from 'node:fs'
+import { existsSync, readdirSync, readlinkSync } from 'node:fs'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 
@@ -23,6 +23,12 @@ export const GiB = 1024 * MiB
 export const needsSimulated = simulated ? false : `needs the simulated device; this run is on ${backend}`
 export const needsTransfer =
   typeof ArrayBuffer.prototype.transfer === 'function' ? false : `Node ${process.version} has no ArrayBuffer.prototype.transfer`
+
+/** For `skip`: a test machine may be a kernel, Node and little else. */
+export function needsCommand(name) {
+  const found = (process.env.PATH ?? '').split(':').some((directory) => existsSync(`${directory}/${name}`))
+  return found ? false : `needs the command "${name}"`
+}
 
 /**
  * A manager on the device under test, disposed when the test is over. Every buffer has a kernel object of its own, so that a test can
@@ -55,7 +61,9 @@ export function refuses(call, code, what = code) {
 export function ledger(manager) {
   const { liveAllocations, npuUsed, systemUsed } = manager.getMemoryStats()
   const { objects, domains } = manager.getNPUMemoryStats()
-  return { liveAllocations, npuUsed, systemUsed, objects, inDomains: domains.map(({ used }) => used), fds: openFds() }
+  // Managers of one real device share its domains; each simulated one has its own.
+  const inDomains = simulated ? domains.map(({ used }) => used) : null
+  return { liveAllocations, npuUsed, systemUsed, objects, inDomains, fds: openFds() }
 }
 
 export function assertNothingLeft(manager) {

@@ -2,10 +2,10 @@
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { totalmem } from 'node:os'
+import os from 'node:os'
 
 import { MemoryError } from '../index.js'
-import { assertNothingLeft, GiB, KiB, MiB, needsSimulated, open, refuses, runChild } from './helpers.mjs'
+import { assertNothingLeft, GiB, KiB, MiB, needsCommand, needsSimulated, open, refuses, runChild } from './helpers.mjs'
 
 /** Allocates until it is refused. */
 function fill(manager, size, options) {
@@ -87,20 +87,25 @@ test('a failed allocation is counted and changes nothing else', { skip: needsSim
 
 test('more RAM than there is: an error, and the process lives', (t) => {
   const manager = open(t)
-  const error = refuses(() => manager.allocateSystemMemory(totalmem()), 'ERR_OUT_OF_MEMORY')
-  assert.ok(error.requested >= totalmem())
+  const error = refuses(() => manager.allocateSystemMemory(os.totalmem()), 'ERR_OUT_OF_MEMORY')
+  assert.ok(error.requested >= os.totalmem())
   assert.ok(error.available >= 0)
   assert.ok(error.hint)
   assertNothingLeft(manager)
 })
 
-test('the real limit of descriptors: an error, and room again after a free', () => {
+test('the real limit of descriptors: an error, and room again after a free', { skip: needsCommand('sh') }, () => {
   const { result } = runChild('few-descriptors.mjs')
   assert.equal(result.code, 'ERR_TOO_MANY_FDS')
   assert.ok(result.buffers > 20 && result.buffers < 200, `${result.buffers} buffers with 128 descriptors`)
   assert.ok(result.hint)
   assert.equal(result.again, true)
   assert.equal(result.left, 0)
+  assert.equal(result.figures.total, os.totalmem())
+  assert.ok(result.figures.rss > MiB)
+  assert.equal(result.figures.maxFds, 128)
+  // Descriptors that were inherited may lie above the limit.
+  assert.ok(result.figures.openFds >= 128 && result.figures.openFds < 140, `${result.figures.openFds}`)
 })
 
 test('latencyMs delays the simulated driver', { skip: needsSimulated }, (t) => {
@@ -110,7 +115,7 @@ test('latencyMs delays the simulated driver', { skip: needsSimulated }, (t) => {
   assert.ok(performance.now() - start >= 20)
 })
 
-test('more than 4 GiB in one ArrayBuffer: it works, or says that this runtime has none', { skip: totalmem() < 12 * GiB && 'needs 12 GiB of RAM' }, (t) => {
+test('more than 4 GiB in one ArrayBuffer: it works, or says that this runtime has none', { skip: os.totalmem() < 12 * GiB && 'needs 12 GiB of RAM' }, (t) => {
   const manager = open(t)
   try {
     const buffer = manager.allocateSystemMemory(5 * GiB)

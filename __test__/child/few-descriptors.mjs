@@ -23,11 +23,14 @@ if (process.argv[2] !== 'limited') {
   } catch (error) {
     failure = error
   }
+  // What tells a user what is wrong must not need a descriptor itself.
+  const { system, process: gauges } = manager.getMemoryUsage()
+  const figures = { total: system.total, rss: system.rss, openFds: gauges.openFds, maxFds: gauges.maxFds }
   for (const fd of fds.splice(0)) closeSync(fd)
   const count = buffers.length
   for (const buffer of buffers.splice(0)) manager.deallocate(buffer)
   const again = manager.allocateNPUMemory(4096).byteLength === 4096
   manager.dispose()
   const { code, hint, message } = failure ?? {}
-  console.log(JSON.stringify({ code, hint, message, buffers: count, again, left: fds.length + buffers.length }))
+  console.log(JSON.stringify({ code, hint, message, buffers: count, figures, again, left: fds.length + buffers.length }))
 }

@@ -1,81 +1,89 @@
 /**
  * Frees buffers while an operation of the runtime still reads or writes them. The runtime keeps only a pointer: if the address were given
- * back it would crash, or write into memory that somebody else got since.
+ * back it would crash, or write into memory that somebody else got since. argv names the operations to try.
  */
 
 import { execFileSync } from 'node:child_process'
 import { randomFill } from 'node:crypto'
-import { constants, mkdtempSync, open as openFile, openSync, read, rmSync, write, writeSync } from 'node:fs'
+import { constants, mkdtempSync, openSync, read, rmSync, write, writeSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as wait } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { brotliCompress, deflate } from 'node:zlib'
 
 import { open } from './open.mjs'
 
-const SIZE = 4 * 1024 * 1024
-// Node 20 asserts inside zlib when the buffer of a running operation is detached by whomever: nothing that memory management can mend.
-const zlibSurvives = Number(process.versions.node.split('.')[0]) > 20
-
 const manager = open()
-const directory = mkdtempSync(join(tmpdir(), 'rkllm-'))
-const fifo = join(directory, 'fifo')
-execFileSync('mkfifo', [fifo])
-const sink = openSync('/dev/null', 'w')
-
-const operations = [
-  (bytes) => promisify(randomFill)(bytes),
-  (bytes) => promisify(write)(sink, bytes),
-  ...(zlibSurvives ? [(bytes) => promisify(deflate)(bytes), (bytes) => promisify(brotliCompress)(bytes)] : []),
-]
-
+let neighbourIntact = true
 let rounds = 0
-for (let i = 0; i < 3; i++) {
-  for (const operation of operations) {
-    for (const allocate of ['allocateNPUMemory', 'allocateSystemMemory']) {
-      const bytes = new Uint8Array(manager[allocate](SIZE))
-      const pending = operation(bytes)
-      // Bun pins buffers under an operation and says ERR_BUFFER_BUSY; Node lets go of them.
-      const freed = attempt(() => manager.deallocate(bytes))
-      const neighbour = new Uint8Array(manager[allocate](SIZE)).fill(0x77)
-      await pending.catch(() => {})
-      if (!neighbour.every((byte) => byte === 0x77)) fail()
-      manager.deallocate(neighbour)
-      if (freed !== undefined) manager.deallocate(bytes)
-      rounds++
+
+if (process.argv[2] === 'waiting-read') await waitingRead()
+else await runningOperations()
+console.log(JSON.stringify({ neighbourIntact, rounds }))
+
+async function runningOperations() {
+  const size = 4 * 1024 * 1024
+  const sink = openSync('/dev/null', 'w')
+  // Node 20 asserts inside zlib when the buffer of a running operation is detached, by whomever: no memory manager can mend that.
+  const zlibSurvives = Number(process.versions.node.split('.')[0]) > 20
+  const operations = [
+    (bytes) => promisify(randomFill)(bytes),
+    (bytes) => promisify(write)(sink, bytes),
+    ...(zlibSurvives ? [(bytes) => promisify(deflate)(bytes), (bytes) => promisify(brotliCompress)(bytes)] : []),
+  ]
+  for (let i = 0; i < 3; i++) {
+    for (const operation of operations) {
+      for (const allocate of ['allocateNPUMemory', 'allocateSystemMemory']) {
+        const bytes = new Uint8Array(manager[allocate](size))
+        const pending = operation(bytes)
+        const freed = free(bytes)
+        const neighbour = new Uint8Array(manager[allocate](size)).fill(0x77)
+        await pending.catch(() => {})
+        look(neighbour)
+        manager.deallocate(neighbour)
+        if (!freed) manager.deallocate(bytes)
+        rounds++
+      }
     }
   }
 }
 
-// A read that waits for data while its buffer goes, and somebody else comes.
-const reader = await promisify(openFile)(fifo, constants.O_RDWR)
-for (const allocate of ['allocateNPUMemory', 'allocateSystemMemory']) {
-  const bytes = new Uint8Array(manager[allocate](65536))
-  const pending = promisify(read)(reader, bytes, 0, 4096, null)
-  await new Promise((resolve) => setTimeout(resolve, 50))
-  attempt(() => manager.deallocate(bytes))
-  const neighbours = Array.from({ length: 16 }, () => new Uint8Array(manager[allocate](65536)).fill(0x77))
-  writeSync(reader, Buffer.alloc(4096, 0xee))
-  await pending.catch(() => {})
-  for (const neighbour of neighbours) {
-    if (!neighbour.every((byte) => byte === 0x77)) fail()
-    manager.deallocate(neighbour)
+/** A read that waits for data while its buffer goes and others come. */
+async function waitingRead() {
+  const directory = mkdtempSync(join(tmpdir(), 'rkllm-'))
+  const fifo = join(directory, 'fifo')
+  execFileSync('mkfifo', [fifo])
+  const fd = openSync(fifo, constants.O_RDWR)
+  for (const allocate of ['allocateNPUMemory', 'allocateSystemMemory']) {
+    const bytes = new Uint8Array(manager[allocate](65536))
+    const pending = promisify(read)(fd, bytes, 0, 4096, null)
+    // Until a thread of the pool hangs in read().
+    await wait(50)
+    free(bytes)
+    const neighbours = Array.from({ length: 16 }, () => new Uint8Array(manager[allocate](65536)).fill(0x77))
+    writeSync(fd, Buffer.alloc(4096, 0xee))
+    await pending.catch(() => {})
+    for (const neighbour of neighbours) {
+      look(neighbour)
+      manager.deallocate(neighbour)
+    }
+    rounds++
   }
-  rounds++
+  rmSync(directory, { recursive: true })
 }
 
-rmSync(directory, { recursive: true })
-console.log(JSON.stringify({ neighbourIntact: true, rounds }))
-
-function attempt(call) {
+/** Node lets go of a buffer under an operation; Bun pins it and refuses. */
+function free(bytes) {
   try {
-    call()
+    manager.deallocate(bytes)
+    return true
   } catch (error) {
-    return error
+    if (error.code !== 'ERR_BUFFER_BUSY') throw error
+    return false
   }
 }
 
-function fail() {
-  console.log(JSON.stringify({ neighbourIntact: false, rounds }))
-  process.exit(0)
+function look(neighbour) {
+  neighbourIntact &&= neighbour.every((byte) => byte === 0x77)
 }

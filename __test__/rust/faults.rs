@@ -99,7 +99,7 @@ fn every_failure_leaves_everything_as_it_was() {
     let boards = [Options::default(), Options { soc: Some("rk3566".into()), ..Options::default() }];
     let (mut runs, mut failures) = (0, 0);
     // With and without slabs: a slab's making fails over to an object of its own.
-    let slabs = [0, 256 * KIB].map(|threshold| SlabOptions { threshold, size: MIB });
+    let slabs = [0, 256 * KIB].map(|threshold| SlabOptions { threshold, size: MIB, delay: 0 });
     for (board, slabs) in boards.iter().flat_map(|board| slabs.iter().map(move |slabs| (board, *slabs))) {
         for &call in CALLS {
             for &errno in ERRNOS {

@@ -56,7 +56,7 @@ fn pages() -> Source {
 }
 
 fn layout(initial: u64, max: u64, chunk: u64) -> Layout {
-    Layout { initial, max, chunk, block: None, alignment: 64 }
+    Layout { initial, max, chunk, block: None, alignment: 64, delay: 0 }
 }
 
 fn pool(source: Source, layout: Layout) -> Pool {
@@ -234,4 +234,28 @@ fn layouts_that_cannot_be_are_refused() {
         let error = Pool::new(None, pages(), bad, Meter::default()).unwrap_err();
         assert_eq!(error.code(), ErrorCode::OutOfRange, "{bad:?}");
     }
+}
+
+#[test]
+fn delayed_frees_wait_and_late_writes_are_found() {
+    let pool = pool(pages(), Layout { delay: 2, ..layout(MIB, MIB, MIB) });
+    let first = pool.allocate(10_000, 64).unwrap();
+    let extent = pool.extent(first.chunk).unwrap();
+    pool.free(first.chunk, first.region).unwrap();
+    assert_eq!(pool.free(first.chunk, first.region).unwrap_err().code(), ErrorCode::BufferFreed);
+    assert_eq!((pool.stats().live, pool.stats().requested), (0, 0));
+    let second = pool.allocate(10_000, 64).unwrap();
+    assert_ne!(second.address, first.address, "the first one waits");
+    // Somebody who did not hear of the free.
+    extent.memory().unwrap().mapping().write(first.offset + 9_999, b"!");
+    for _ in 0..3 {
+        let next = pool.allocate(64, 64).unwrap();
+        pool.free(next.chunk, next.region).unwrap();
+    }
+    assert_eq!(pool.stats().late_writes, 1);
+    pool.validate().unwrap();
+    // What waits is no reason to refuse.
+    pool.free(second.chunk, second.region).unwrap();
+    assert!(pool.allocate(MIB, 64).is_ok());
+    pool.validate().unwrap();
 }

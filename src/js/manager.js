@@ -2,6 +2,7 @@
 
 const { EventEmitter } = require('node:events')
 const { inspect } = require('node:util')
+const { getHeapStatistics } = require('node:v8')
 const native = require('./binding.js')
 const { arrayBufferOf, byteLengthOf, goneError, remember } = require('./buffers.js')
 const { memoryError } = require('./errors.js')
@@ -35,8 +36,8 @@ class MemoryManager extends EventEmitter {
   constructor(options) {
     const checked = check('MemoryManager', options, schemas.manager)
     super()
-    const { backend = 'auto', device: node, simulated, slabs } = checked
-    const { manager, device, warn } = native.openManager(backend, node, simulated, slabs)
+    const { backend = 'auto', device: node, simulated, slabs, debug } = checked
+    const { manager, device, warn } = native.openManager(backend, node, simulated, { ...slabs, ...debug })
     this.#handle = manager
     this.#device = Object.freeze(device)
     dropped.register(this, manager, this)
@@ -70,10 +71,12 @@ class MemoryManager extends EventEmitter {
   }
 
   getNPUMemoryStats() {
-    const { counters, lostObjects, lostBytes, slabReserved, slabAllocated, ...figures } = native.npuStats(this.#open())
+    const { counters, lostObjects, lostBytes, slabReserved, slabAllocated, slabLateWrites, ...figures } = native.npuStats(
+      this.#open(),
+    )
     const { backend, simulated, sramTotal } = this.#device
     const lost = { objects: lostObjects, bytes: lostBytes }
-    const slabs = { reserved: slabReserved, allocated: slabAllocated }
+    const slabs = { reserved: slabReserved, allocated: slabAllocated, lateWrites: slabLateWrites }
     return { backend, simulated, ...counters, ...figures, limit: null, sramTotal, lost, slabs }
   }
 
@@ -176,17 +179,19 @@ class MemoryManager extends EventEmitter {
 
   getMemoryUsage() {
     const handle = this.#open()
-    const { rss, heapUsed, external } = process.memoryUsage()
+    // Not process.memoryUsage(): it opens /proc, which it cannot when the process is out of descriptors.
+    const { used_heap_size: heapUsed, external_memory: external } = getHeapStatistics()
+    const system = this.getSystemMemoryStats()
     const gauges = native.processGauges(handle)
     const pools = native.poolsStats(handle)
     return {
       npu: this.getNPUMemoryStats(),
-      system: this.getSystemMemoryStats(),
+      system,
       pools,
       tags: Object.fromEntries(native.tags(handle).map(({ tag, counters }) => [tag, counters])),
       reservations: [],
       process: {
-        rss,
+        rss: system.rss,
         heapUsed,
         external,
         // Where /proc is not mounted these are not known, and not a number.

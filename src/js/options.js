@@ -169,6 +169,7 @@ const manager = {
     latencyMs: kinds.milliseconds(60_000),
   }),
   slabs: kinds.nested({ threshold: kinds.integer(0), size: kinds.integer(1) }),
+  debug: kinds.nested({ delayReuse: kinds.integer(0, 1_000_000) }),
 }
 
 const schemas = { manager, npuAllocation, systemAllocation, poolAllocation, pool, destroyPool, dmaBufImport }

@@ -22,8 +22,8 @@ pub struct NpuStats {
     pub available: u64,
     /// Kernel objects behind the allocations, those of pools and slabs included.
     pub objects: u64,
-    /// Bytes in slabs, and of them in slices that live.
-    pub slabs: (u64, u64),
+    /// All slabs together: bytes in them, bytes in slices that live, writes after a free.
+    pub slabs: SlabStats,
     /// Freed here, not yet given back by the driver.
     pub pending_free: u64,
     /// Objects that the driver failed to take back, and their bytes.
@@ -38,6 +38,17 @@ pub struct NpuStats {
     pub cma: Option<(u64, u64)>,
     /// Per cent per core.
     pub load: Option<Vec<f64>>,
+}
+
+/// All slabs together; bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SlabStats {
+    /// In slabs.
+    pub reserved: u64,
+    /// In slices that live.
+    pub allocated: u64,
+    /// Slices that were written to after they were freed; only with a delay can anybody tell.
+    pub late_writes: u64,
 }
 
 /// System memory in figures; bytes.
@@ -123,7 +134,11 @@ impl Manager {
             total: self.npu_total,
             available: reach.min(ram),
             objects: own.live - slices.min(own.live) + chunks.chain(&slabs).map(|stats| stats.chunks).sum::<u64>(),
-            slabs: (slabs.iter().map(|stats| stats.reserved).sum(), slabs.iter().map(|stats| stats.allocated).sum()),
+            slabs: SlabStats {
+                reserved: slabs.iter().map(|stats| stats.reserved).sum(),
+                allocated: slabs.iter().map(|stats| stats.allocated).sum(),
+                late_writes: slabs.iter().map(|stats| stats.late_writes).sum(),
+            },
             pending_free: self.device.pending(),
             lost: self.device.lost(),
             domains,

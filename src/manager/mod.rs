@@ -18,7 +18,7 @@ use crate::sys::mapping::page_size;
 use crate::sys::proc::Proc;
 use crate::sys::ram::Ram;
 use crate::units::whole_pages;
-pub use figures::{NpuStats, Summary, SystemStats};
+pub use figures::{NpuStats, SlabStats, Summary, SystemStats};
 pub use pools::{PoolMemory, PoolOptions};
 
 /// How NPU memory is asked for. Sizes are bytes; `None` takes what the device needs.

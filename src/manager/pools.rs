@@ -61,6 +61,7 @@ impl Manager {
             chunk: options.chunk.unwrap_or(options.initial),
             block: options.block,
             alignment: aligned,
+            delay: self.slabs.delay(),
         };
         let source = match &options.memory {
             PoolMemory::Npu(npu) => {

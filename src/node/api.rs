@@ -21,11 +21,13 @@ use crate::memory::MemoryKind;
 use crate::open::{self, Choice};
 use crate::pool::SlabOptions;
 use crate::stats::Counters;
+use crate::sys::spare;
 
 /// Once an environment, before anything else: how errors are made, and whether this runtime's finalizers come for the
 /// last ArrayBuffer over the memory whatever thread they come from (Deno).
 #[napi(catch_unwind)]
 pub fn setup(env: &Env, make_error: Unknown<'_>, finalizers_follow_memory: bool) -> Result<()> {
+    spare::hold();
     Realm::enter(env, &make_error, finalizers_follow_memory)
 }
 

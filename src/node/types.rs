@@ -224,6 +224,7 @@ pub struct NpuFigures {
     pub lost_bytes: f64,
     pub slab_reserved: f64,
     pub slab_allocated: f64,
+    pub slab_late_writes: f64,
     pub domains: Vec<Domain>,
     pub process_mapped: Option<f64>,
     pub sram_free: f64,
@@ -248,8 +249,9 @@ impl From<NpuStats> for NpuFigures {
             pending_free: stats.pending_free as f64,
             lost_objects: stats.lost.0 as f64,
             lost_bytes: stats.lost.1 as f64,
-            slab_reserved: stats.slabs.0 as f64,
-            slab_allocated: stats.slabs.1 as f64,
+            slab_reserved: stats.slabs.reserved as f64,
+            slab_allocated: stats.slabs.allocated as f64,
+            slab_late_writes: stats.slabs.late_writes as f64,
             domains: (0..).zip(stats.domains).map(domain).collect(),
             process_mapped: stats.process_mapped.map(|n| n as f64),
             sram_free: stats.sram_free as f64,
@@ -319,6 +321,7 @@ pub struct Summary {
 pub struct Slabs {
     pub threshold: Option<f64>,
     pub size: Option<f64>,
+    pub delay_reuse: Option<u32>,
 }
 
 impl From<Slabs> for SlabOptions {
@@ -327,6 +330,7 @@ impl From<Slabs> for SlabOptions {
         Self {
             threshold: options.threshold.map_or(default.threshold, |n| n as u64),
             size: options.size.map_or(default.size, |n| n as u64),
+            delay: options.delay_reuse.unwrap_or(0) as usize,
         }
     }
 }
@@ -378,6 +382,7 @@ pub struct PoolFigures {
     pub total_allocations: f64,
     pub failed_allocations: f64,
     pub fragmentation: f64,
+    pub late_writes: f64,
 }
 
 impl PoolFigures {
@@ -396,6 +401,7 @@ impl PoolFigures {
             total_allocations: stats.allocations as f64,
             failed_allocations: stats.failures as f64,
             fragmentation: stats.fragmentation(),
+            late_writes: stats.late_writes as f64,
         }
     }
 }

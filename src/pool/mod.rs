@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod chunk;
+mod delay;
 mod slabs;
 
 use std::fmt;
@@ -24,6 +25,7 @@ use crate::sys::mapping::page_size;
 use crate::units::{align_up, human, MAX_SAFE_INTEGER};
 use chunk::Chunk;
 pub use chunk::Extent;
+use delay::Waiting;
 pub use slabs::{SlabOptions, Slabs};
 
 /// How a pool is laid out; bytes.
@@ -39,6 +41,8 @@ pub struct Layout {
     pub block: Option<u64>,
     /// Of every slice; a power of two, and what sizes are rounded up to.
     pub alignment: u64,
+    /// Debugging: this many frees wait, poisoned, before their bytes are used again. 0: none does.
+    pub delay: usize,
 }
 
 /// A pool's figures; bytes.
@@ -64,6 +68,8 @@ pub struct PoolStats {
     pub allocations: u64,
     /// Requests that were refused.
     pub failures: u64,
+    /// Slices that were written to after they were freed; only a pool that delays their reuse can tell.
+    pub late_writes: u64,
 }
 
 impl PoolStats {
@@ -148,6 +154,7 @@ struct State {
     live: u64,
     allocations: u64,
     failures: u64,
+    waiting: Waiting,
     destroyed: bool,
 }
 
@@ -218,6 +225,9 @@ impl Pool {
                     return Ok(slice);
                 }
             }
+            if self.layout.delay > 0 && self.end_waiting(0) {
+                continue;
+            }
             // Again if other threads used the new chunk up before we had our turn: the maximum ends it.
             let reserved = self.reserve(self.chunk_for(size, alignment)?, size)?;
             grown = Some(self.grow(reserved)?);
@@ -244,6 +254,9 @@ impl Pool {
     ///
     /// Errors: `ERR_BUFFER_FREED` for a name that outlived its slice.
     pub fn free(&self, chunk: Handle, region: RegionId) -> Result<()> {
+        if self.layout.delay > 0 {
+            return self.free_late(chunk, region);
+        }
         let spare = self.state().give(chunk, region, &self.layout)?;
         self.end(spare);
         Ok(())
@@ -256,7 +269,7 @@ impl Pool {
         let state = self.state();
         let found = state.chunks.get(chunk).ok_or_else(freed)?;
         let region = found.arena.get(region).map_err(|_stale| freed())?;
-        if !region.used {
+        if !region.used || state.waiting.has(chunk, region.id) {
             return Err(freed());
         }
         // What was there before is not known any more: all of it may be stale.
@@ -290,6 +303,7 @@ impl Pool {
                 }
             }
             (state.live, state.requested, state.allocated) = (0, 0, 0);
+            state.waiting.clear();
         }
         self.end(gone);
         Ok(())
@@ -297,6 +311,7 @@ impl Pool {
 
     /// Gives empty chunks back to the device, down to the initial size; returns the bytes.
     pub fn trim(&self) -> u64 {
+        self.end_waiting(0);
         let spare = self.state().spare(&self.layout, 0);
         self.end(spare)
     }
@@ -316,6 +331,7 @@ impl Pool {
             state.destroyed = true;
             let handles = std::mem::take(&mut state.order);
             (state.live, state.requested, state.allocated, state.reserved) = (0, 0, 0, 0);
+            state.waiting.clear();
             handles.into_iter().filter_map(|handle| state.chunks.remove(handle)).collect()
         };
         self.end(gone);
@@ -347,6 +363,7 @@ impl Pool {
             live: state.live,
             allocations: state.allocations,
             failures: state.failures,
+            late_writes: state.waiting.late_writes,
         }
     }
 
@@ -367,6 +384,8 @@ impl Pool {
             }
         }
         let counted = (state.live, state.allocated, state.requested);
+        let waiting = state.waiting.figures();
+        let (live, requested) = (live - waiting.0, requested - waiting.1);
         if counted != (live, allocated, requested) || state.order.len() != state.chunks.len() {
             return Err(format!("{counted:?} are counted, ({live}, {allocated}, {requested}) are there"));
         }

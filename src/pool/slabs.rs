@@ -21,11 +21,13 @@ pub struct SlabOptions {
     pub threshold: u64,
     /// Of one slab.
     pub size: u64,
+    /// Debugging: see [`Layout::delay`].
+    pub delay: usize,
 }
 
 impl Default for SlabOptions {
     fn default() -> Self {
-        Self { threshold: MIB, size: 16 * MIB }
+        Self { threshold: MIB, size: 16 * MIB, delay: 0 }
     }
 }
 
@@ -54,7 +56,7 @@ impl Slabs {
             bytes => (bytes / 32).max(256 * KIB),
         };
         let size = options.size.min(most);
-        let options = SlabOptions { threshold: options.threshold.min(size / 4), size };
+        let options = SlabOptions { threshold: options.threshold.min(size / 4), size, ..options };
         Self { device, options, classes: Mutex::default() }
     }
 
@@ -82,10 +84,16 @@ impl Slabs {
             chunk: self.options.size,
             block: None,
             alignment: page_size(),
+            delay: self.options.delay,
         };
         let pool = Arc::new(Pool::new(None, source, layout, Meter::default())?);
         // Another thread's, where it was quicker: this one is empty still.
         Ok(Some(Arc::clone(self.classes().entry(class).or_insert(pool))))
+    }
+
+    /// Debugging: how many frees wait, in every pool of the manager.
+    pub fn delay(&self) -> usize {
+        self.options.delay
     }
 
     /// The figures of every class.

@@ -3,3 +3,4 @@
 pub mod mapping;
 pub mod proc;
 pub mod ram;
+pub mod spare;

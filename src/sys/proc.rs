@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{getrlimit, Resource};
 
+use super::spare::lend;
+
 /// A `/proc` and `/sys` to read from.
 #[derive(Clone, Debug)]
 pub struct Proc {
@@ -48,7 +50,7 @@ pub struct Groups(Vec<PathBuf>);
 impl Groups {
     /// The tightest limit among them; `None` where no memory controller is.
     pub fn read(&self) -> Option<Cgroup> {
-        let number = |file: PathBuf| -> Option<u64> { fs::read_to_string(file).ok()?.trim().parse().ok() };
+        let number = |file: PathBuf| -> Option<u64> { lend(|_| fs::read_to_string(&file))?.trim().parse().ok() };
         let controlled = |folder: &PathBuf| {
             let current = number(folder.join("memory.current"))?;
             // "max" does not parse: no limit at this level.
@@ -91,7 +93,8 @@ impl Proc {
     }
 
     fn text(&self, path: impl AsRef<Path>) -> Option<String> {
-        fs::read_to_string(self.at(path)).ok()
+        let path = self.at(path);
+        lend(|_| fs::read_to_string(&path))
     }
 
     fn at(&self, path: impl AsRef<Path>) -> PathBuf {
@@ -185,22 +188,26 @@ impl Proc {
     /// Open file descriptors of this process and RLIMIT_NOFILE.
     pub fn fds(&self) -> Option<Gauge> {
         let (max, _hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
-        // Reading the folder opens it: one of those seen is ours.
-        let used = (fs::read_dir(self.at("proc/self/fd")).ok()?.count() as u64).saturating_sub(1);
+        let folder = self.at("proc/self/fd");
+        let used = lend(|spared| {
+            let seen = fs::read_dir(&folder)?.count() as u64;
+            // Reading the folder opens it: one of those seen is ours. It stands for the spare one where that was lent.
+            Ok(if spared { seen } else { seen.saturating_sub(1) })
+        })?;
         Some(Gauge { used, max })
     }
 
     /// Mappings of this process and `vm.max_map_count`. Reads all of `/proc/self/maps`: a few ms at 20,000 mappings.
     pub fn maps(&self) -> Option<Gauge> {
         let max = self.number("proc/sys/vm/max_map_count")?;
-        let used = fs::read(self.at("proc/self/maps")).ok()?.iter().filter(|byte| **byte == b'\n').count() as u64;
+        let used = lend(|_| fs::read(self.at("proc/self/maps")))?.iter().filter(|byte| **byte == b'\n').count() as u64;
         Some(Gauge { used, max })
     }
 
     /// Bytes of this process's mappings whose name `wanted` accepts, each object counted once however often it is
     /// mapped.
     pub fn mapped(&self, wanted: impl Fn(&str) -> bool) -> Option<u64> {
-        let maps = fs::read(self.at("proc/self/maps")).ok()?;
+        let maps = lend(|_| fs::read(self.at("proc/self/maps")))?;
         let mut objects: HashMap<(u64, u64, u64), u64> = HashMap::new();
         for line in maps.split(|byte| *byte == b'\n') {
             // start-end perms offset dev inode name; no field before the name has a slash

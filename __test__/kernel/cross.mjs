@@ -1,0 +1,109 @@
+#!/usr/bin/env node
+// node cross.mjs [addon|conformance]: builds for linux-arm64-gnu on an x64 machine, from packages alone, so that it runs on boards
+// with glibc 2.28; then reads the binary to see that it does. run.mjs takes what it boots with from here, for x64 too.
+import { copyFileSync, existsSync, readFileSync, realpathSync } from 'node:fs'
+import { dirname, join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { addArchitecture, install, installTools, once, cache, run } from './packages.mjs'
+
+const repo = resolve(dirname(fileURLToPath(import.meta.url)), '../..')
+const TARGET = 'aarch64-unknown-linux-gnu'
+
+/** The oldest glibc that a board may have. */
+const GLIBC = [2, 28]
+const VERSIONED = `${TARGET}.${GLIBC.join('.')}`
+
+/** Fails when `file` asks for a newer glibc than the boards have; returns the newest it asks for. */
+export function checkGlibc(file) {
+  const versions = [...run('readelf', ['-V', '--wide', file]).matchAll(/Name: GLIBC_(\d+)\.(\d+)/g)]
+    .map(([, major, minor]) => [Number(major), Number(minor)])
+    .sort((a, b) => b[0] - a[0] || b[1] - a[1])
+  const [major, minor] = versions[0] ?? [0, 0]
+  if (major > GLIBC[0] || (major === GLIBC[0] && minor > GLIBC[1]))
+    throw new Error(`${file} needs GLIBC_${major}.${minor}; boards have ${GLIBC.join('.')}`)
+  return `${major}.${minor}`
+}
+
+/** A linker that knows the symbols of every glibc: with Debian's own (2.36) the binary would ask for that. */
+function zigbuild() {
+  const dir = once(join(cache, 'zigbuild'), into => {
+    console.log('fetching a linker for arm64 with an old glibc')
+    install({ pip3: ['python3-pip'] })
+    run('python3', ['-m', 'pip', 'install', '--quiet', '--target', into, 'ziglang', 'cargo-zigbuild'])
+  })
+  return { command: join(dir, 'bin/cargo-zigbuild'), zig: join(dir, 'ziglang/zig') }
+}
+
+/**
+ * A cargo that has Rust's library for arm64. rustup's own network is not everywhere, so Debian's: called by its path, beside the
+ * rustup toolchain that everything else uses, and with a target directory of its own.
+ */
+function crossCargo() {
+  const sysroot = run('rustc', ['--print', 'sysroot'], { cwd: repo }).trim()
+  if (existsSync(join(sysroot, 'lib/rustlib', TARGET))) return { dir: null, env: {} }
+  if (!existsSync(join('/usr/lib/rustlib', TARGET)) || !existsSync('/usr/bin/cargo')) {
+    addArchitecture('arm64')
+    install({ [`rustlib/${TARGET}`]: ['rustc-web', 'cargo-web', 'libstd-rust-web-dev:arm64', 'gcc', 'libc6-dev'] })
+  }
+  return { dir: '/usr/bin', env: { CARGO: '/usr/bin/cargo', RUSTC: '/usr/bin/rustc' } }
+}
+
+/** What stands for cargo, and in which environment, to build for `--target aarch64-unknown-linux-gnu.2.28`. */
+function cross() {
+  installTools('arm64')
+  const { dir, env } = crossCargo()
+  const { command, zig } = zigbuild()
+  return {
+    command,
+    env: {
+      ...process.env, ...env,
+      PATH: dir ? `${dir}:${process.env.PATH}` : process.env.PATH,
+      CARGO_TARGET_DIR: join(repo, 'target/cross'),
+      CARGO_ZIGBUILD_ZIG_PATH: zig,
+    },
+  }
+}
+
+/** Builds and returns the artefact that cargo's messages call by `kind` ("cdylib", "test") and `name`. */
+function build(command, args, env, kind, name) {
+  const messages = run(command, [...args, '--locked', '--quiet', '--message-format=json-render-diagnostics'], { cwd: repo, env })
+  const artefact = messages.split('\n').filter(Boolean).map(line => JSON.parse(line))
+    .findLast(m => m.reason === 'compiler-artifact' && m.target.kind.includes(kind) && (!name || m.target.name === name))
+  const file = artefact?.executable ?? artefact?.filenames.find(f => f.endsWith('.so'))
+  if (!file) throw new Error(`cargo built no ${kind} ${name ?? ''}`)
+  return file
+}
+
+const manifest = () => JSON.parse(readFileSync(join(repo, 'package.json'), 'utf8'))
+
+/** The Rust conformance suite as a program. */
+export function conformancePath(arch) {
+  const args = ['test', '--no-default-features', '--test', 'conformance', '--no-run']
+  if (arch === 'x64') return build('cargo', args, process.env, 'test', 'conformance')
+  const { command, env } = cross()
+  const file = build(command, [...args, '--target', VERSIONED], env, 'test', 'conformance')
+  checkGlibc(file)
+  return file
+}
+
+/** The addon, where index.js finds it. The x64 build also writes its private loader, which arm64 shares. */
+export function addonPath(arch) {
+  const dir = join(repo, 'src/js')
+  const file = join(dir, `${manifest().napi.binaryName}.linux-${arch}-gnu.node`)
+  // Prepares a checkout for this machine, and does nothing when that is done.
+  run(process.execPath, ['.ci/prepare.mjs'], { cwd: repo, stdio: ['ignore', 'ignore', 'inherit'] })
+  if (arch === 'x64') return file
+  const { command, env } = cross()
+  copyFileSync(build(command, ['zigbuild', '--release', '--lib', '--target', VERSIONED], env, 'cdylib'), file)
+  checkGlibc(file)
+  return file
+}
+
+if (process.argv[1] && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) {
+  const wanted = process.argv.slice(2)
+  for (const what of wanted.length ? wanted : ['addon']) {
+    const file = { addon: addonPath, conformance: conformancePath }[what]?.('arm64')
+    if (!file) throw new Error(`cross.mjs [addon] [conformance], not ${what}`)
+    console.log(`${what}: ${file}, GLIBC_${checkGlibc(file)}`)
+  }
+}

@@ -1,0 +1,159 @@
+// What the machine is made of, from packages alone: kernels, headers, a root for the tests, Node.
+import { spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { homedir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const here = dirname(fileURLToPath(import.meta.url))
+
+/** Downloads and what is built from them. Kept between runs, never committed. */
+export const cache = process.env.XDG_CACHE_HOME
+  ? join(process.env.XDG_CACHE_HOME, 'rkllmjs-memory-kernel')
+  : join(here, '.cache')
+
+export const arches = {
+  x64: {
+    debian: 'amd64', triplet: 'x86_64-linux-gnu', gcc: 'gcc', make: [],
+    qemu: ['qemu-system-x86_64', '-M', 'q35', '-cpu', 'max'], console: 'ttyS0',
+    packages: { 'qemu-system-x86_64': ['qemu-system-x86', 'seabios', 'ipxe-qemu'] },
+  },
+  arm64: {
+    debian: 'arm64', triplet: 'aarch64-linux-gnu', gcc: 'aarch64-linux-gnu-gcc',
+    make: ['ARCH=arm64', 'CROSS_COMPILE=aarch64-linux-gnu-'],
+    qemu: ['qemu-system-aarch64', '-M', 'virt', '-cpu', 'cortex-a72'], console: 'ttyAMA0',
+    packages: {
+      'qemu-system-aarch64': ['qemu-system-arm', 'ipxe-qemu'],
+      'aarch64-linux-gnu-gcc': ['gcc-aarch64-linux-gnu', 'libc6-dev-arm64-cross'],
+    },
+  },
+}
+
+const tools = {
+  gcc: ['gcc', 'libc6-dev'], make: ['make'], cpio: ['cpio'], xz: ['xz-utils'], modinfo: ['kmod'], bc: ['bc'],
+}
+
+export function run(command, args, options = {}) {
+  const { status, signal, error, stdout } =
+    spawnSync(command, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'], maxBuffer: 1 << 28, ...options })
+  if (error) throw error
+  if (status !== 0) throw new Error(`${command} ${args.join(' ')}: ${signal ?? `status ${status}`}`)
+  return stdout
+}
+
+const found = tool =>
+  [...(process.env.PATH ?? '').split(':'), '/usr/sbin', '/sbin'].some(dir => existsSync(join(dir, tool)))
+
+let updated = false
+function aptUpdate() {
+  if (!updated && process.getuid() === 0) run('apt-get', ['-qq', 'update'])
+  updated = true
+}
+
+/** Installs what is missing where that is allowed, and says what to install where it is not. */
+export function install(wanted) {
+  const missing = Object.entries(wanted).filter(([tool]) => !found(tool)).flatMap(([, names]) => names)
+  if (missing.length === 0) return
+  if (process.getuid() !== 0) throw new Error(`please install: apt-get install ${missing.join(' ')}`)
+  console.log(`installing ${missing.join(' ')}`)
+  aptUpdate()
+  run('apt-get', ['-y', '-qq', 'install', '--no-install-recommends', ...missing], {
+    env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' }, stdio: ['ignore', 'ignore', 'inherit'],
+  })
+}
+
+export function installTools(arch) {
+  install({ ...tools, ...arches[arch].packages })
+}
+
+/** apt only knows packages of an architecture that it was told about. */
+export function addArchitecture(debian) {
+  const own = run('dpkg', ['--print-architecture']).trim()
+  const known = run('dpkg', ['--print-foreign-architectures']).split('\n')
+  if (own === debian || known.includes(debian)) return
+  if (process.getuid() !== 0) throw new Error(`please run: dpkg --add-architecture ${debian} && apt-get update`)
+  run('dpkg', ['--add-architecture', debian])
+  aptUpdate()
+}
+
+/** The newest 6.12 that the index offers for this architecture, e.g. "6.12.117+deb12". */
+function kernelVersion(debian) {
+  const pattern = new RegExp(`^linux-image-(6\\.12\\.(\\d+)\\+deb12)-${debian}-unsigned `)
+  for (let again = false; ; again = true) {
+    const list = run('apt-cache', ['search', '--names-only', `^linux-image-6\\.12\\.[0-9]+\\+deb12-${debian}-unsigned$`])
+    const best = list.split('\n').map(line => pattern.exec(line)).filter(Boolean).sort((a, b) => b[2] - a[2])[0]
+    if (best) return best[1]
+    if (again) throw new Error(`the package index has no linux-image-6.12.*+deb12-${debian}-unsigned: is this Debian 12 with its security suite?`)
+    aptUpdate()
+  }
+}
+
+/** Fills `dir` once: a run that was cut short leaves nothing that looks finished. */
+export function once(dir, fill) {
+  if (existsSync(dir)) return dir
+  const partial = `${dir}.partial`
+  rmSync(partial, { recursive: true, force: true })
+  mkdirSync(partial, { recursive: true })
+  fill(partial)
+  renameSync(partial, dir)
+  return dir
+}
+
+function unpack(into, names) {
+  const debs = join(into, 'debs')
+  mkdirSync(debs, { recursive: true })
+  // The sandbox user of apt cannot write here; as root it would only warn about that.
+  run('apt-get', ['-qq', '-o', 'APT::Sandbox::User=root', 'download', ...names], { cwd: debs })
+  for (const deb of readdirSync(debs)) run('dpkg-deb', ['-x', join(debs, deb), into])
+  rmSync(debs, { recursive: true })
+}
+
+/** Kernel, modules and headers of one architecture, unpacked and not installed. */
+export function kernel(arch) {
+  const { debian } = arches[arch]
+  addArchitecture(debian)
+  const version = kernelVersion(debian)
+  const foreign = debian === 'amd64' ? '' : `:${debian}`
+  const dir = once(join(cache, `linux-${version}-${arch}`), into => {
+    console.log(`fetching Linux ${version} for ${arch}`)
+    unpack(into, [
+      `linux-image-${version}-${debian}-unsigned${foreign}`, `linux-headers-${version}-${debian}${foreign}`,
+      `linux-headers-${version}-common`, `linux-kbuild-${version}`,
+    ])
+    // Without it no step asks for pahole.
+    rmSync(join(into, `usr/src/linux-headers-${version}-${debian}/vmlinux`), { force: true })
+  })
+  const sources = join(dir, 'usr/src')
+  const headers = join(sources, `linux-headers-${version}-${debian}`)
+  // Headers that were only unpacked include the common ones by an absolute path; the cache may also have been moved.
+  const makefile = join(headers, 'Makefile')
+  writeFileSync(makefile, readFileSync(makefile, 'utf8').replace(
+    /^include .*-common\/Makefile$/m, `include ${join(sources, `linux-headers-${version}-common`)}/Makefile`))
+  const boot = join(dir, 'boot')
+  return {
+    version, headers,
+    image: join(boot, readdirSync(boot).find(name => name.startsWith('vmlinuz'))),
+    modules: join(dir, existsSync(join(dir, 'lib/modules')) ? 'lib/modules' : 'usr/lib/modules', `${version}-${debian}`),
+  }
+}
+
+const NODE = 22
+
+/** A root to chroot into: libc, libstdc++, busybox, Node. */
+export function root(arch) {
+  const { debian } = arches[arch]
+  addArchitecture(debian)
+  return once(join(cache, `root-node${NODE}-${arch}`), into => {
+    console.log(`fetching Node ${NODE} and its libraries for ${arch}`)
+    unpack(into, ['libc6', 'libstdc++6', 'libgcc-s1', 'libatomic1', 'busybox-static'].map(name => `${name}:${debian}`))
+    const tarball = run('npm', ['pack', '--silent', `node-linux-${arch}@${NODE}`], { cwd: into }).trim().split('\n').at(-1)
+    run('tar', ['-xf', tarball, '--strip-components=2', 'package/bin/node'], { cwd: into })
+    rmSync(join(into, tarball))
+    mkdirSync(join(into, 'bin'), { recursive: true })
+    renameSync(join(into, 'node'), join(into, 'bin/node'))
+    for (const applet of ['sh', 'env', 'cat', 'ls', 'sleep']) run('ln', ['-sf', 'busybox', join(into, 'bin', applet)])
+    for (const dir of ['proc', 'sys', 'dev', 'tmp', 'host', 'repo', 'etc']) mkdirSync(join(into, dir), { recursive: true })
+    writeFileSync(join(into, 'etc/passwd'), 'root:x:0:0::/tmp:/bin/sh\nnobody:x:65534:65534::/tmp:/bin/sh\n')
+    writeFileSync(join(into, 'etc/group'), 'root:x:0:\nnogroup:x:65534:\n')
+  })
+}

@@ -1,0 +1,175 @@
+#!/usr/bin/env node
+// npm run test:kernel [x64|arm64] [scenario...] [--steps smoke,js,...] [--console]
+// Boots a stock Debian kernel in QEMU, plays the boards of scenarios.mjs to the library, and says what came of it.
+import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { dirname, join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { addonPath, conformancePath } from './cross.mjs'
+import { boot, buildInitramfs, buildModule, buildProgram } from './machine.mjs'
+import { cache, installTools, kernel as fetchKernel, root as fetchRoot } from './packages.mjs'
+import { scenarios } from './scenarios.mjs'
+
+const here = dirname(fileURLToPath(import.meta.url))
+const repo = resolve(here, '../..')
+
+/** Console or dmesg lines that no scenario may leave behind. */
+const ALARM = /VIOLATION|Oops|BUG:|WARNING:|Call [Tt]race|general protection|Unable to handle|Kernel panic|refcount_t|use-after-free|soft lockup|hung task|rcu: INFO/
+
+function usage(message) {
+  console.error(`${message}\nusage: test:kernel [x64|arm64] [scenario...] [--steps NAME,...] [--console]\nscenarios: ${scenarios.map(s => s.name).join(' ')}`)
+  process.exit(2)
+}
+
+function parse(argv) {
+  const options = { arch: null, names: [], steps: null, console: false }
+  for (let i = 0; i < argv.length; i++) {
+    const arg = argv[i]
+    if (arg === 'x64' || arg === 'arm64') options.arch = arg
+    else if (arg === '--console') options.console = true
+    else if (arg === '--steps') options.steps = (argv[++i] ?? usage('--steps wants names')).split(',')
+    else if (scenarios.some(s => s.name === arg)) options.names.push(arg)
+    else usage(`unknown: ${arg}`)
+  }
+  options.arch ??= 'x64'
+  return options
+}
+
+function choose({ arch, names, steps }) {
+  return scenarios
+    .filter(s => !s.arches || s.arches.includes(arch))
+    .filter(s => names.length === 0 || names.includes(s.name))
+    .map(s => ({ ...s, steps: s.steps.filter(step => !steps || steps.includes(step.name)) }))
+    .filter(s => s.steps.length > 0)
+}
+
+const quote = word => `'${String(word).replaceAll("'", "'\\''")}'`
+
+/** One scenario as the lines of shell that guest/lib.sh understands. */
+function plan(scenario) {
+  const parameters = scenario.module ? Object.entries(scenario.module).map(([k, v]) => `${k}=${v}`) : ['-']
+  const env = ['/bin/env', '-i', 'PATH=/bin', 'HOME=/tmp', 'TMPDIR=/tmp', 'RUST_BACKTRACE=1', `RKLLM_TEST_BACKEND=${scenario.backend}`,
+    `RKLLM_TEST_SCENARIO=${scenario.name}`]
+  const lines = [['scenario', scenario.name, ...parameters].map(quote).join(' ')]
+  for (const step of scenario.steps) {
+    const command = step.js
+      ? ['/bin/sh', '-c', `cd /repo && exec /bin/node --test --test-reporter=spec ${step.js.join(' ')}`]
+      : step.run
+    const words = [step.name, step.seconds, step.user ?? 'root', ...env, ...command]
+    lines.push([step.kill ? 'killed' : 'step', ...words.map(quote)].join(' '))
+    if (step.sins) lines.push('sinned')
+  }
+  lines.push('finish')
+  return lines
+}
+
+const text = path => existsSync(path) ? readFileSync(path, 'utf8') : ''
+
+/** The line of a log that sums it up, for the table. */
+function summary(log, step) {
+  const lines = log.trim().split('\n')
+  if (step.js) {
+    const figure = name => Number(new RegExp(`^ℹ ${name} (\\d+)$`, 'm').exec(log)?.[1] ?? 0)
+    return `${figure('pass')} passed, ${figure('fail')} failed, ${figure('skipped')} skipped`
+  }
+  return (lines.findLast(line => /passed|failed|ok|ratio/.test(line)) ?? lines.at(-1) ?? '').slice(0, 160)
+}
+
+/** Reads what a scenario left in the share: printed, and true when all is well. */
+function judge(scenario, out) {
+  const dir = join(out, scenario.name)
+  const problems = text(join(dir, 'failures')).split('\n').filter(Boolean)
+  const seconds = Math.round(Number(text(join(dir, 'finished'))) - Number(text(join(dir, 'started'))))
+  console.log(`\n${scenario.name}: ${scenario.about}`)
+  for (const step of scenario.steps) {
+    const status = text(join(dir, `${step.name}.status`)).trim()
+    const log = text(join(dir, `${step.name}.log`))
+    const idle = (step.js || step.needs === 'conformance') && !/[1-9]\d* passed/.test(summary(log, step))
+    const verdict = status === '0' ? (idle ? 'NOTHING RUN' : 'ok') : status === '' ? 'NOT RUN' : status === '137' ? `KILLED (limit ${step.seconds} s)` : `FAILED (${status})`
+    const [from, to] = text(join(dir, `${step.name}.times`)).trim().split('\n')
+    const took = to ? `${Math.round(to - from)} s` : ''
+    console.log(`  ${step.name.padEnd(12)} ${verdict.padEnd(8)} ${took.padStart(5)}  ${summary(log, step)}`)
+    if (verdict === 'ok') continue
+    problems.push(`${step.name}: ${verdict}`)
+    console.log(log.trim().split('\n').slice(-60).map(line => `    | ${line}`).join('\n'))
+  }
+  if (!existsSync(join(dir, 'finished'))) {
+    problems.push('not finished')
+  } else {
+    problems.push(...text(join(dir, 'dmesg')).split('\n').filter(line => ALARM.test(line)).slice(0, 10))
+    const counters = Object.fromEntries(text(join(dir, 'counters')).split('\n').filter(Boolean).map(line => line.split(' ')))
+    for (const [name, value] of Object.entries(counters))
+      if ((name.startsWith('live_') || name === 'violations') && value !== '0') problems.push(`${name} is ${value} at the end`)
+    const totals = ['creates', 'destroys', 'syncs', 'exports', 'imports', 'maps'].map(name => `${counters[`total_${name}`]} ${name}`)
+    if (scenario.module) console.log(`  driver       ${totals.join(', ')}; undestroyed ${counters.undestroyed}`)
+    if (seconds > 120) problems.push(`took ${seconds} s, more than two minutes`)
+    console.log(`  in all       ${' '.repeat(9)}${String(seconds).padStart(3)} s`)
+  }
+  for (const problem of problems) console.log(`  FAILED: ${problem}`)
+  return problems.length === 0
+}
+
+async function main() {
+  const options = parse(process.argv.slice(2))
+  const { arch } = options
+  const chosen = choose(options)
+  if (chosen.length === 0) usage('nothing to run')
+  const began = Date.now()
+  const lap = what => console.log(`${((Date.now() - began) / 1000).toFixed(1).padStart(6)} s  ${what}`)
+
+  installTools(arch)
+  const kernel = fetchKernel(arch)
+  const root = fetchRoot(arch)
+  lap(`Linux ${kernel.version}, ${arch}`)
+  const work = join(cache, `run-${arch}`)
+  const share = join(work, 'share')
+  rmSync(share, { recursive: true, force: true })
+  mkdirSync(join(share, 'out'), { recursive: true })
+  copyFileSync(buildModule(arch, kernel, work), join(share, 'rknpu_test.ko'))
+  for (const name of ['smoke', 'bare']) copyFileSync(buildProgram(arch, name, work), join(share, name))
+  const initrd = buildInitramfs(kernel, root, work)
+  lap('module and programs built')
+  const needs = new Set(chosen.flatMap(s => s.steps.map(step => step.needs)))
+  if (needs.has('conformance')) copyFileSync(conformancePath(arch), join(share, 'conformance'))
+  if (needs.has('addon')) addonPath(arch)
+  lap('library built')
+
+  copyFileSync(join(here, 'guest/lib.sh'), join(share, 'lib.sh'))
+  writeFileSync(join(share, 'run.sh'), ['. /host/lib.sh', ...chosen.flatMap(plan), ''].join('\n'))
+  const limit = chosen.flatMap(s => s.steps).reduce((sum, step) => sum + step.seconds, 120)
+  const consoleLog = join(work, 'console.log')
+  const alarms = []
+  let current = 'boot'
+  const judged = new Map()
+  const judgeOne = name => {
+    const scenario = chosen.find(s => s.name === name)
+    if (!judged.has(name)) judged.set(name, judge(scenario, join(share, 'out')))
+  }
+  const { problem, last } = await boot({
+    arch, kernel, initrd, consoleLog, seconds: limit, quietSeconds: 180,
+    shares: [
+      { tag: 'host', path: share }, { tag: 'root', path: root, readonly: true }, { tag: 'repo', path: repo, readonly: true },
+    ],
+    onLine(line) {
+      if (options.console) console.log(`[${arch}] ${line}`)
+      // SeaBIOS leaves the cursor in the middle of a line.
+      const mark = /@@ (.*)/.exec(line)?.[1]
+      if (mark?.startsWith('finished ')) judgeOne(mark.slice(9))
+      else if (mark) lap(current = mark)
+      else if (ALARM.test(line) && !current.endsWith(' sins')) alarms.push(`${current}: ${line}`)
+    },
+  })
+
+  chosen.forEach(s => judgeOne(s.name))
+  const failed = chosen.map(s => s.name).filter(name => !judged.get(name))
+  if (problem) {
+    console.log(`\nFAILED at ${current}: ${problem}. The console's last lines:`)
+    console.log(last.map(line => `  | ${line}`).join('\n'))
+  }
+  for (const alarm of alarms) console.log(`FAILED: console: ${alarm}`)
+  console.log('')
+  lap(failed.length || problem || alarms.length
+    ? `${arch}: FAILED: ${failed.join(', ') || 'the machine'}` : `${arch}: all ${chosen.length} scenarios passed`)
+  process.exitCode = failed.length || problem || alarms.length ? 1 : 0
+}
+
+await main()

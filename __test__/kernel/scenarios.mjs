@@ -1,0 +1,116 @@
+// What is run in the emulated machine. A scenario is a board (module parameters) and a list of steps; each boot runs all the
+// scenarios of its architecture one after the other, with the module loaded afresh for each.
+import { readdirSync } from 'node:fs'
+
+const MiB = 1 << 20
+
+/** The JavaScript suite. Emulation is slow: each file of it is a scenario of its own, named after the board and the file. */
+const suite = readdirSync(new URL('..', import.meta.url)).filter(name => name.endsWith('.test.mjs')).sort()
+const withSuite = board => suite.map(file => ({
+  ...board,
+  name: `${board.name}-${file.replace('.test.mjs', '')}`,
+  about: `${board.about}: ${file}`,
+  steps: [js(`__test__/${file}`)],
+}))
+
+/** Steps that run a program of this folder; the others are built by run.mjs. */
+const smoke = flavour => ({ name: 'smoke', seconds: 30, run: ['/host/smoke', flavour] })
+const sins = flavour => ({ name: 'sins', seconds: 15, run: ['/host/smoke', 'sins', flavour], sins: true })
+const killed = flavour => ({ name: 'killed', seconds: 20, run: ['/host/smoke', 'hold', flavour], kill: true })
+const conformance = backend => ({
+  name: 'conformance', seconds: 110, needs: 'conformance', run: ['/host/conformance', '--require', '--backend', backend],
+})
+const script = (name, extra = {}) => ({
+  name, seconds: 90, needs: 'addon', run: ['/bin/node', '--expose-gc', `/repo/__test__/kernel/guest/${name}.mjs`], ...extra,
+})
+const js = (...files) => ({ name: 'js', seconds: 110, needs: 'addon', js: files })
+
+export const scenarios = [
+  {
+    name: 'rk3588',
+    about: 'IOMMU with 16 domains, SRAM, driver 0.9.8',
+    backend: 'rknpu',
+    module: { flavour: 'gem', version: '0.9.8', sram_bytes: 966656, dirty: 1 },
+    steps: [smoke('gem'), sins('gem'), conformance('rknpu'), killed('gem'),
+      script('hold', { kill: true }), script('worker'), script('overhead')],
+  },
+  {
+    name: 'rk3566',
+    about: 'no IOMMU, 64 MiB of CMA, memory that is not zeroed',
+    backend: 'rknpu',
+    module: { flavour: 'gem', version: '0.9.8', soc: 'fde40000.npu', iommu: 0, cma_bytes: 64 * MiB, dirty: 1 },
+    steps: [smoke('gem'), sins('gem'), conformance('rknpu'), killed('gem'), script('hold', { kill: true })],
+  },
+  {
+    name: 'driver-0.8',
+    about: 'MEM_CREATE of 40 bytes, no domains, addresses aligned to powers of two',
+    backend: 'rknpu',
+    module: { flavour: 'gem', version: '0.8.3', sram_bytes: 393216 },
+    steps: [smoke('gem'), conformance('rknpu')],
+  },
+  {
+    name: 'driver-0.7',
+    about: 'MEM_CREATE of 32 bytes, no SRAM',
+    backend: 'rknpu',
+    module: { flavour: 'gem', version: '0.7.2' },
+    steps: [smoke('gem'), conformance('rknpu')],
+  },
+  {
+    name: 'narrow',
+    about: 'a domain of 64 MiB that fills up; domain ids ignored, as in the mainline port',
+    backend: 'rknpu',
+    module: { flavour: 'gem', version: '0.9.8', domain_bytes: 64 * MiB, domains: 0 },
+    steps: [smoke('gem'), conformance('rknpu')],
+  },
+  {
+    name: 'heap',
+    about: '/dev/rknpu: buffers are dma-buf fds',
+    backend: 'rknpu-heap',
+    module: { flavour: 'heap', version: '0.9.8', iommu: 0, cma_bytes: 64 * MiB },
+    steps: [smoke('heap'), sins('heap'), conformance('rknpu-heap'), killed('heap'), script('hold', { kill: true })],
+  },
+  {
+    name: 'dma-heap',
+    about: "the stock kernel's /dev/dma_heap/system and udmabuf",
+    arches: ['x64'],
+    backend: 'dma-heap',
+    module: null,
+    steps: [conformance('dma-heap')],
+  },
+  {
+    name: 'rocket',
+    about: 'the mainline accel driver',
+    arches: ['x64'],
+    backend: 'rocket',
+    module: { flavour: 'rocket' },
+    steps: [smoke('rocket'), conformance('rocket'), killed('rocket')],
+  },
+  {
+    name: 'permission',
+    about: 'a user who may not open the node',
+    backend: 'rknpu',
+    module: { flavour: 'gem' },
+    steps: [script('permission', { user: 'nobody' })],
+  },
+  {
+    name: 'slow-switch',
+    about: 'another process takes the domain away; switches are slow, then time out',
+    backend: 'rknpu',
+    module: { flavour: 'gem', rival: 1, switch_ms: 1 },
+    steps: [conformance('rknpu'), script('slow')],
+  },
+  {
+    name: 'faults',
+    about: 'every kind of call fails once, at every turn',
+    backend: 'rknpu',
+    module: { flavour: 'gem' },
+    steps: [script('faults')],
+  },
+  ...withSuite({
+    name: 'js',
+    about: 'IOMMU, 0.9.8',
+    backend: 'rknpu',
+    module: { flavour: 'gem', version: '0.9.8', sram_bytes: 966656, dirty: 1 },
+  }),
+  ...withSuite({ name: 'js-simulated', about: 'no driver, arm64 Node', arches: ['arm64'], backend: 'simulated', module: null }),
+]

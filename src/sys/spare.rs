@@ -1,0 +1,53 @@
+//! A file descriptor held back: a process that has used up all of its own can still read how many those are, and how
+//! much RAM there is to give.
+
+use std::fs::File;
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nix::errno::Errno;
+
+struct Spare {
+    held: bool,
+    /// `None` while it is lent, or when somebody else was quicker to take it.
+    file: Option<File>,
+}
+
+static SPARE: Mutex<Spare> = Mutex::new(Spare { held: false, file: None });
+
+fn spare() -> MutexGuard<'static, Spare> {
+    SPARE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Spare {
+    fn refill(&mut self) {
+        if self.held && self.file.is_none() {
+            self.file = File::open("/dev/null").ok();
+        }
+    }
+}
+
+/// Holds a descriptor back from here on.
+pub fn hold() {
+    let mut spare = spare();
+    spare.held = true;
+    spare.refill();
+}
+
+/// What `read` reads. Where there is no descriptor for it, it is called once more, with `true` and without the spare.
+pub fn lend<T>(read: impl Fn(bool) -> io::Result<T>) -> Option<T> {
+    match read(false) {
+        Err(error) if error.raw_os_error() == Some(Errno::EMFILE as i32) => {
+            let mut spare = spare();
+            drop(spare.file.take()?);
+            let result = read(true).ok();
+            spare.refill();
+            result
+        }
+        result => {
+            // One that was lost comes back as soon as there are descriptors again.
+            spare().refill();
+            result.ok()
+        }
+    }
+}
