@@ -223,7 +223,9 @@ class MemoryManager extends EventEmitter {
 
   #deallocate(value, kind) {
     const handle = this.#open()
-    native.deallocate(handle, this.#alive(value), kind)
+    const buffer = this.#alive(value)
+    // One that transfer() made is seen here for the first time: a second deallocate shall say that it was freed.
+    remember(buffer, native.deallocate(handle, buffer, kind))
   }
 
   #sync(value, toDevice, offset = 0, length) {
