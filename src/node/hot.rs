@@ -11,7 +11,9 @@ use napi::sys;
 use napi_derive::napi;
 
 use super::realm::{check, pool, throw, Realm, MAILBOX};
+use crate::error::{Error, ErrorCode};
 use crate::handle::Handle;
+use crate::memory::alignment as checked;
 use crate::pool::Slice;
 use crate::suballoc::RegionId;
 use crate::units::MIN_ALIGNMENT;
@@ -51,7 +53,7 @@ pub fn mailbox_buffer(env: &Env) -> Result<Unknown<'_>> {
 #[napi(catch_unwind)]
 pub fn pool_allocate(env: &Env, handle: f64, size: f64, alignment: f64) -> Result<()> {
     let slice = pool(handle)
-        .and_then(|open| open.pool.allocate(size as u64, (alignment as u64).max(MIN_ALIGNMENT)))
+        .and_then(|open| open.pool.allocate(size as u64, checked(Some(alignment as u64), MIN_ALIGNMENT)?))
         .map_err(throw(env))?;
     let Slice { chunk, region, padded, address, device_address, .. } = slice;
     let device_address = device_address.map_or(-1.0, |address| address as f64);
@@ -75,8 +77,14 @@ pub fn pool_allocate(env: &Env, handle: f64, size: f64, alignment: f64) -> Resul
 #[napi(catch_unwind)]
 pub fn pool_free(env: &Env, handle: f64, chunk: f64, slot: f64, stamp: f64) -> Result<()> {
     pool(handle)
+        .map_err(gone)
         .and_then(|open| open.pool.free(Handle::from_raw(chunk as u64), region(slot, stamp)))
         .map_err(throw(env))
+}
+
+/// A block whose pool was destroyed went with it.
+pub fn gone(_destroyed: Error) -> Error {
+    Error::new(ErrorCode::BufferFreed, "this block was freed with its pool")
 }
 
 /// What [`pool_allocate`] wrote, back again. Any numbers are safe: those that name nothing find nothing.

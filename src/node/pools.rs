@@ -4,7 +4,7 @@ use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
 use super::api::handed_out;
-use super::hot::region;
+use super::hot::{gone, region};
 use super::realm::{close_pool, manager, open_pool, pool, throw};
 use super::types;
 use crate::handle::Handle;
@@ -37,22 +37,17 @@ pub fn allocate_from_pool<'env>(
 /// The ArrayBuffer of a slice that `poolAllocate` took: `{buffer, id}`.
 #[napi(catch_unwind, ts_return_type = "{ buffer: ArrayBuffer, id: number }")]
 pub fn pool_expose<'env>(env: &'env Env, handle: f64, chunk: f64, slot: f64, stamp: f64) -> Result<Object<'env>> {
-    let adopted = pool(handle).and_then(|open| {
+    let adopted = pool(handle).map_err(gone).and_then(|open| {
         let manager = manager(open.manager.get() as f64)?;
         manager.adopt(&open.pool, Handle::from_raw(chunk as u64), region(slot, stamp))
     });
     handed_out(env, adopted)
 }
 
-/// Writes zeros over a slice that `poolAllocate` took.
+/// Whether a slice that `poolAllocate` took is still its block's.
 #[napi(catch_unwind)]
-pub fn pool_zero(env: &Env, handle: f64, chunk: f64, slot: f64, stamp: f64) -> Result<()> {
-    pool(handle)
-        .and_then(|open| {
-            let (slice, _) = open.pool.slice(Handle::from_raw(chunk as u64), region(slot, stamp))?;
-            open.pool.zero(&slice)
-        })
-        .map_err(throw(env))
+pub fn pool_holds(handle: f64, chunk: f64, slot: f64, stamp: f64) -> bool {
+    pool(handle).is_ok_and(|open| open.pool.slice(Handle::from_raw(chunk as u64), region(slot, stamp)).is_ok())
 }
 
 /// A pool's figures.
