@@ -155,7 +155,7 @@ class MemoryManager extends EventEmitter {
       name,
       initialSize,
       ...sizes,
-      [kind]: { ...memory('createMemoryPool: allocation', allocation), tag },
+      [kind]: { ...memory('createMemoryPool: allocation', allocation), ...(tag === undefined ? {} : { tag }) },
     })
     const pool = makePool(name, kind, made, this.#forPools)
     this.#pools.set(name, pool)
