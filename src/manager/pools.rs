@@ -66,6 +66,10 @@ impl Manager {
             alignment: aligned,
             delay: self.slabs.delay(),
         };
+        let tag = match &options.memory {
+            PoolMemory::Npu(npu) => npu.tag.clone(),
+            PoolMemory::System(system) => system.tag.clone(),
+        };
         let source = match &options.memory {
             PoolMemory::Npu(npu) => {
                 let mut request = self.request(1, npu)?;
@@ -77,10 +81,6 @@ impl Manager {
                 pages.alignment = pages.alignment.max(aligned);
                 Source::System(pages)
             }
-        };
-        let tag = match &options.memory {
-            PoolMemory::Npu(npu) => npu.tag.clone(),
-            PoolMemory::System(system) => system.tag.clone(),
         };
         let (books, kind) = (Arc::clone(&self.books), source.kind());
         let meter = Meter::new(move |change| books.chunked(kind, tag.as_ref(), change));
