@@ -4,10 +4,9 @@ use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
 use super::api::handed_out;
-use super::hot::region;
+use super::hot::name;
 use super::realm::{close_pool, manager, open_pool, pool, throw};
 use super::types;
-use crate::handle::Handle;
 
 /// Makes a pool; its handle.
 #[napi(catch_unwind)]
@@ -34,25 +33,21 @@ pub fn allocate_from_pool<'env>(
     handed_out(env, allocated)
 }
 
-/// The ArrayBuffer of a slice that `poolAllocate` took: `{buffer, id}`.
+/// The ArrayBuffer of a slice that the hot `allocate` took, by its name: `{buffer, id}`.
 #[napi(catch_unwind, ts_return_type = "{ buffer: ArrayBuffer, id: number }")]
-pub fn pool_expose<'env>(env: &'env Env, handle: f64, chunk: f64, slot: f64, stamp: f64) -> Result<Object<'env>> {
+pub fn pool_expose<'env>(
+    env: &'env Env,
+    handle: f64,
+    index: i32,
+    generation: i32,
+    slot: i32,
+    stamp: i32,
+) -> Result<Object<'env>> {
     let adopted = pool(handle).and_then(|open| {
-        let manager = manager(open.manager.get() as f64)?;
-        manager.adopt(&open.pool, Handle::from_raw(chunk as u64), region(slot, stamp))
+        let (chunk, region) = name(index, generation, slot, stamp);
+        manager(open.manager.get() as f64)?.adopt(&open.pool, chunk, region)
     });
     handed_out(env, adopted)
-}
-
-/// Writes zeros over a slice that `poolAllocate` took.
-#[napi(catch_unwind)]
-pub fn pool_zero(env: &Env, handle: f64, chunk: f64, slot: f64, stamp: f64) -> Result<()> {
-    pool(handle)
-        .and_then(|open| {
-            let (slice, _) = open.pool.slice(Handle::from_raw(chunk as u64), region(slot, stamp))?;
-            open.pool.zero(&slice)
-        })
-        .map_err(throw(env))
 }
 
 /// A pool's figures.

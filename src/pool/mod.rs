@@ -509,8 +509,8 @@ impl State {
         self.live -= 1;
         self.requested -= requested;
         self.allocated -= size;
-        match chunk.is_empty() {
-            // One is kept, so that the next request does not ask the driver again.
+        // One is kept, so that the next request does not ask the driver again.
+        match chunk.is_empty() && self.order.len() > 1 {
             true => Ok(self.spare(layout, 1)),
             false => Ok(Vec::new()),
         }
