@@ -188,12 +188,13 @@ class MemoryBlock {
       this.#address = numbers[ADDRESS]
       this.#deviceAddress = numbers[DEVICE_ADDRESS]
     } else {
-      const { address, deviceAddress } = manager.describe(exposed.buffer)
+      const [buffer, id] = exposed
+      const { address, deviceAddress } = manager.describe(buffer)
       this.#chunk = 0
       this.#address = Number(address)
       this.#deviceAddress = deviceAddress === null ? -1 : Number(deviceAddress)
-      this.#buffer = exposed.buffer
-      this.#id = exposed.id
+      this.#buffer = buffer
+      this.#id = id
     }
   }
 
@@ -225,7 +226,7 @@ class MemoryBlock {
       this.#slot,
       this.#stamp,
     )
-    this.#id = exposed.id
+    this.#id = exposed[1]
     this.#buffer = this.#manager.handedOut(exposed, this.#pool)
     return this.#buffer
   }

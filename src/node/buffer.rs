@@ -15,10 +15,9 @@ use std::ptr;
 
 use napi::bindgen_prelude::*;
 use napi::{sys, JsValue};
-use nix::unistd::gettid;
 
 use super::realm::{finalizers_follow_memory, Realm};
-use crate::allocation::{Allocation, Reach};
+use crate::allocation::{this_thread, Allocation, Reach};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
 use crate::units::human;
@@ -142,7 +141,7 @@ unsafe extern "C" fn finalize(env: sys::napi_env, _data: *mut c_void, hint: *mut
 
 /// Whether an ArrayBuffer over the same bytes may be left somewhere.
 fn reach(env: sys::napi_env, allocation: &Allocation) -> Reach {
-    if gettid() != allocation.thread {
+    if this_thread() != allocation.thread {
         return if finalizers_follow_memory() { Reach::Nobody } else { Reach::Unknown };
     }
     let (mut global, mut has) = (ptr::null_mut(), false);

@@ -15,8 +15,8 @@ pub fn create_pool(env: &Env, handle: f64, request: types::PoolRequest) -> Resul
     Ok(open_pool(handle, made))
 }
 
-/// A slice as an ArrayBuffer: `{buffer, id}`.
-#[napi(catch_unwind, ts_return_type = "{ buffer: ArrayBuffer, id: number }")]
+/// A slice as an ArrayBuffer: `[buffer, id]`.
+#[napi(catch_unwind, ts_return_type = "[buffer: ArrayBuffer, id: number]")]
 pub fn allocate_from_pool<'env>(
     env: &'env Env,
     handle: f64,
@@ -24,7 +24,7 @@ pub fn allocate_from_pool<'env>(
     alignment: Option<f64>,
     zeroed: bool,
     tag: Option<String>,
-) -> Result<Object<'env>> {
+) -> Result<Array<'env>> {
     let allocated = pool(handle).and_then(|open| {
         let alignment = alignment.map(|alignment| alignment as u64);
         let manager = manager(open.manager.get() as f64)?;
@@ -33,8 +33,8 @@ pub fn allocate_from_pool<'env>(
     handed_out(env, allocated)
 }
 
-/// The ArrayBuffer of a slice that the hot `allocate` took, by its name: `{buffer, id}`.
-#[napi(catch_unwind, ts_return_type = "{ buffer: ArrayBuffer, id: number }")]
+/// The ArrayBuffer of a slice that the hot `allocate` took, by its name: `[buffer, id]`.
+#[napi(catch_unwind, ts_return_type = "[buffer: ArrayBuffer, id: number]")]
 pub fn pool_expose<'env>(
     env: &'env Env,
     handle: f64,
@@ -42,7 +42,7 @@ pub fn pool_expose<'env>(
     generation: i32,
     slot: i32,
     stamp: i32,
-) -> Result<Object<'env>> {
+) -> Result<Array<'env>> {
     let adopted = pool(handle).and_then(|open| {
         let (chunk, region) = name(index, generation, slot, stamp);
         manager(open.manager.get() as f64)?.adopt(&open.pool, chunk, region)

@@ -258,7 +258,9 @@ impl Pool {
             return self.free_late(chunk, region);
         }
         let spare = self.state().give(chunk, region, &self.layout)?;
-        self.end(spare);
+        if !spare.is_empty() {
+            self.end(spare);
+        }
         Ok(())
     }
 
@@ -471,6 +473,7 @@ impl Drop for Reservation<'_> {
 }
 
 impl State {
+    #[inline]
     fn alive(&self, name: &str) -> Result<()> {
         match self.destroyed {
             false => Ok(()),
