@@ -91,6 +91,25 @@ export interface MemoryManagerOptions {
   device?: string
   /** For `backend: 'simulated'`, and for 'auto' where it falls back to it. */
   simulated?: SimulatedDeviceOptions
+  /** How small NPU allocations share kernel objects (and so file descriptors). */
+  slabs?: SlabOptions
+  /** For finding mistakes; costs time and memory. */
+  debug?: DebugOptions
+}
+
+export interface SlabOptions {
+  /** NPU allocations up to this size are cut from shared slabs. Default 1 MiB, at most a quarter of a slab; 0 turns slabs off. */
+  threshold?: number
+  /** Size of one slab. Default 16 MiB, at most a 32nd of what one IOMMU domain (or CMA) has. */
+  size?: number
+}
+
+export interface DebugOptions {
+  /**
+   * This many frees of slices (of pools and slabs) wait, filled with 0xdd, before their bytes are used again. A slice that
+   * holds anything else when its turn comes was written to after it was freed: counted as `lateWrites`. Default 0.
+   */
+  delayReuse?: number
 }
 
 /**
@@ -206,12 +225,40 @@ export class MemoryManager extends EventEmitter {
    */
   importDmaBuf(fd: number, options?: { size?: number; tag?: string }): ArrayBuffer
 
+  // ── Pools
+
+  /**
+   * Makes a pool: few large pieces of memory, cut into slices.
+   *
+   * @throws ERR_POOL_EXISTS; ERR_OUT_OF_RANGE; and those of {@link allocateNPUMemory} or {@link allocateSystemMemory}.
+   */
+  createMemoryPool(options: MemoryPoolOptions): MemoryPool
+
+  /** The pool of that name, if there is one. */
+  getMemoryPool(name: string): MemoryPool | undefined
+
+  /**
+   * A slice of a pool as an ArrayBuffer, which may be deallocated, described, synced and exported like any other.
+   *
+   * @throws ERR_POOL_UNKNOWN, ERR_POOL_DESTROYED; ERR_POOL_EXHAUSTED; ERR_OUT_OF_RANGE beyond what the pool can ever
+   * give; and where it has to grow, those of {@link allocateNPUMemory}.
+   */
+  allocateFromPool(pool: MemoryPool | string, size: number, options?: PoolAllocationOptions): ArrayBuffer
+
+  /**
+   * Gives a pool's memory back.
+   *
+   * @throws ERR_POOL_BUSY while allocations live, unless `force`, which frees (and detaches) them; ERR_POOL_UNKNOWN,
+   * ERR_POOL_DESTROYED.
+   */
+  destroyMemoryPool(pool: MemoryPool | string, options?: { force?: boolean }): void
+
   // ── Monitoring
 
   /** The one-look summary. Costs the same however many buffers are live. */
   getMemoryStats(): MemoryStats
 
-  /** The full breakdown by kind, tag and IOMMU domain, with the process and the machine around it. */
+  /** The full breakdown by kind, tag, pool and IOMMU domain, with the process and the machine around it. */
   getMemoryUsage(): MemoryUsage
 
   // ── The end
@@ -222,6 +269,20 @@ export class MemoryManager extends EventEmitter {
    */
   dispose(): void
   [Symbol.dispose](): void
+
+  /** The process nears its limit of file descriptors or mappings: at 70 and at 90 per cent, once per crossing upwards. */
+  on(event: 'warning', listener: (warning: MemoryWarning) => void): this
+}
+
+/** Looked for now and then while kernel objects are made, and emitted from `process.nextTick`. */
+export interface MemoryWarning {
+  scope: 'fds' | 'maps'
+  used: number
+  max: number
+  /** used / max */
+  ratio: number
+  /** What to do about it, with the figures. */
+  message: string
 }
 
 // ───────────────────────────── allocations ─────────────────────────────
@@ -249,7 +310,7 @@ export interface NPUAllocationOptions extends AllocationOptions {
   iommuDomain?: number
   /** NPU cores that will use it, as a bit mask. Default 0: the driver chooses. */
   coreMask?: number
-  /** A kernel object of its own. So far every buffer has one. */
+  /** A kernel object of its own, never a slab slice. Default: by size (see {@link SlabOptions}). */
   dedicated?: boolean
 }
 
@@ -291,9 +352,114 @@ export interface BufferInfo {
   stack: string | null
 }
 
+// ──────────────────────────────── pools ────────────────────────────────
+
+export interface MemoryPoolOptions {
+  /** Unique in its manager. */
+  name: string
+  /** Default 'npu'. */
+  kind?: MemoryKind
+  /** Reserved at once, and kept until the pool ends. */
+  initialSize: number
+  /** Grows by chunks up to here. Default: initialSize (a fixed pool). */
+  maxSize?: number
+  /** What it grows by; a larger request has a chunk of its own size. Default: initialSize. */
+  chunkSize?: number
+  /** Fixed-size blocks instead of variable ones; a request takes one of them. Rounded up to the alignment. */
+  blockSize?: number
+  /** Of every slice: a power of two, 64 to 1 GiB. Default 64. */
+  alignment?: number
+  /** Accounts the bytes of its chunks. A slice may name a tag of its own, which accounts the slice. */
+  tag?: string
+  /** How its chunks are made. `zeroed: false` leaves them as the driver gave them. */
+  allocation?: NPUAllocationOptions | SystemAllocationOptions
+}
+
+/** `alignment`: at most the page size, or the pool's own. `zeroed`: default false, the last owner's bytes are there. */
+export type PoolAllocationOptions = AllocationOptions
+
+/** Slices of few large pieces of memory. Made by {@link MemoryManager.createMemoryPool}. Every method throws ERR_POOL_DESTROYED after its end. */
+export class MemoryPool {
+  private constructor()
+  readonly name: string
+  readonly kind: MemoryKind
+  readonly destroyed: boolean
+
+  /**
+   * The fast path: a handle; no ArrayBuffer is made until `.buffer` is read. Free it: a block whose buffer was never read
+   * is not freed by the garbage collector.
+   *
+   * @throws those of {@link MemoryManager.allocateFromPool}.
+   */
+  allocate(size: number, options?: PoolAllocationOptions): MemoryBlock
+
+  /** The same as {@link MemoryManager.allocateFromPool}. */
+  allocateBuffer(size: number, options?: PoolAllocationOptions): ArrayBuffer
+
+  /** @throws ERR_UNKNOWN_BUFFER for another pool's, and those of {@link MemoryManager.deallocate}. */
+  deallocate(memory: MemoryBlock | Buf): void
+
+  /** Frees (and detaches) everything in the pool at once; keeps the memory. */
+  reset(): void
+
+  /** Gives empty chunks back to the device, down to initialSize; returns the bytes. By itself a pool keeps one. */
+  trim(): number
+
+  /** Exact, whatever its state. */
+  stats(): PoolStats
+
+  /** Destroys it by force. */
+  [Symbol.dispose](): void
+}
+
+/** A slice of a pool. Made by {@link MemoryPool.allocate}. */
+export class MemoryBlock {
+  private constructor()
+  /** Unique among the blocks that live. */
+  readonly id: number
+  /** Bytes asked for. */
+  readonly size: number
+  /** Nothing moves in this version. */
+  readonly movable: boolean
+  readonly freed: boolean
+  /** Made when it is first read. @throws ERR_BUFFER_FREED */
+  readonly buffer: ArrayBuffer
+  /** CPU address; pins are the caller's duty while native code holds it. */
+  readonly address: bigint
+  readonly deviceAddress: bigint | null
+  /** While pinned it can be neither freed nor moved. Pins nest. @throws ERR_BUFFER_FREED */
+  pin(): void
+  /** @throws ERR_OUT_OF_RANGE when it is not pinned. */
+  unpin(): void
+  /** @throws ERR_BUFFER_FREED, ERR_BUFFER_BUSY while it is pinned, and those of {@link MemoryManager.deallocate}. */
+  free(): void
+  [Symbol.dispose](): void
+}
+
+export interface PoolStats {
+  name: string
+  kind: MemoryKind
+  chunks: number
+  /** Bytes: reserved (chunks) >= allocated (regions, padded) >= requested (asked for). */
+  reserved: number
+  allocated: number
+  requested: number
+  free: number
+  peakAllocated: number
+  /** Exact, not a size-class floor. */
+  largestFree: number
+  liveAllocations: number
+  totalAllocations: number
+  failedAllocations: number
+  /** 1 - largestFree / free, over the whole pool; 0 when nothing is free. */
+  fragmentation: number
+  /** Slices that were written to after they were freed, with {@link DebugOptions.delayReuse}. */
+  lateWrites: number
+}
+
 // ────────────────────────────── monitoring ─────────────────────────────
 
-/** Bytes are those really taken: whole pages. */
+/** Bytes are those really taken: whole pages, and the chunks of named pools. */
 export interface CounterStats {
   used: number
   peak: number
@@ -305,7 +471,7 @@ export interface CounterStats {
   failedAllocations: number
 }
 
-/** One IOMMU domain, as far as this process's managers fill it. */
+/** One IOMMU domain, as far as this process's managers fill it, slabs and chunks included. */
 export interface DomainStats {
   id: number
   total: number
@@ -320,8 +486,10 @@ export interface NPUMemoryStats extends CounterStats {
   total: number
   available: number
   limit: number | null
-  /** Kernel objects (and so fds) behind `liveAllocations`. */
+  /** Kernel objects (and so fds) behind `liveAllocations`, empty ones that are kept included. */
   objects: number
+  /** All slabs together: bytes in them, bytes in slices that live, writes after a free ({@link DebugOptions.delayReuse}). */
+  slabs: { reserved: number; allocated: number; lateWrites: number }
   /** Freed in JS, not yet given back by the driver. */
   pendingFree: number
   /** What the driver failed to take back: it stays with the kernel until a reboot, and is not tried again. */
@@ -371,8 +539,7 @@ export interface MemoryStats {
 export interface MemoryUsage {
   npu: NPUMemoryStats
   system: SystemMemoryStats
-  /** Pools are not in this version: always empty. */
-  pools: never[]
+  pools: PoolStats[]
   /** By tag. A tag with nothing live is forgotten when there are more than 1024. */
   tags: Record<string, CounterStats>
   /** Reservations are not in this version: always empty. */
@@ -387,7 +554,7 @@ export interface MemoryUsage {
     maps: number
     maxMaps: number
   }
-  /** Of pools; 0 without any. */
+  /** Of all pools, weighted by what is free in each; 0 without any. */
   fragmentation: number
 }
 
@@ -418,6 +585,12 @@ export type MemoryErrorCode =
   | 'ERR_BUFFER_BUSY'
   /** A system buffer to deallocateNPUMemory, or the other way round. */
   | 'ERR_BUFFER_KIND'
+  | 'ERR_POOL_EXISTS'
+  | 'ERR_POOL_UNKNOWN'
+  | 'ERR_POOL_DESTROYED'
+  | 'ERR_POOL_EXHAUSTED'
+  /** Allocations of it live. */
+  | 'ERR_POOL_BUSY'
   | 'ERR_DEVICE_NOT_FOUND'
   | 'ERR_DEVICE_PERMISSION'
   | 'ERR_DEVICE_LOST'
@@ -441,7 +614,7 @@ export class MemoryError extends Error {
   largestFree?: number
   /** The bound that was hit … */
   limit?: number
-  /** … and what it belongs to: "domain:0", "cma", "ram", "cgroup", "fds", "maps". */
+  /** … and what it belongs to: "domain:0", "cma", "ram", "cgroup", "fds", "maps", "pool:kv". */
   scope?: string
   /** The kernel call that failed, and its errno. */
   syscall?: string

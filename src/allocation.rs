@@ -332,7 +332,7 @@ impl Accounts {
 
     fn tag(&mut self, tag: &Arc<str>) -> &mut Counters {
         if self.tags.len() > IDLE_TAGS && !self.tags.contains_key(tag) {
-            self.tags.retain(|_, counters| counters.live > 0);
+            self.tags.retain(|_, counters| counters.used > 0);
         }
         self.tags.entry(Arc::clone(tag)).or_default()
     }
@@ -360,9 +360,13 @@ impl Books {
         }
     }
 
-    /// Chunks of a pool are memory that is taken, and no allocation of anybody's.
-    pub fn chunked(&self, kind: MemoryKind, change: i64) {
-        self.accounts().kind(kind).resized(change);
+    /// Chunks of a pool are memory that is taken, under the pool's tag, and no allocation of anybody's.
+    pub fn chunked(&self, kind: MemoryKind, tag: Option<&Arc<str>>, change: i64) {
+        let mut accounts = self.accounts();
+        accounts.kind(kind).resized(change);
+        if let Some(tag) = tag {
+            accounts.tag(tag).resized(change);
+        }
     }
 
     fn allocated(&self, allocation: &Allocation) -> bool {

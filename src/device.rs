@@ -272,32 +272,19 @@ mod tests {
 
     use super::*;
     use crate::backend::simulated::{Options, Simulated};
-    use crate::backend::Placement;
     use crate::units::GIB;
 
     fn device(options: Options) -> Arc<Device> {
         Device::new(Arc::new(Simulated::new(options).unwrap()))
     }
 
-    fn request(size: u64) -> Request {
-        Request {
-            size,
-            alignment: page_size(),
-            cacheable: true,
-            contiguous: false,
-            placement: Placement::Dram,
-            domain: 0,
-            core_mask: 0,
-        }
-    }
-
     #[test]
     fn sizes_are_bounded_before_the_driver_sees_them() {
         let device = device(Options::default());
         for size in [0, 4 * GIB + 1, 1 << 45, 1 << 62, u64::MAX] {
-            assert_eq!(device.create(&request(size)).unwrap_err().code(), ErrorCode::OutOfRange, "{size}");
+            assert_eq!(device.create(&Request::plain(size)).unwrap_err().code(), ErrorCode::OutOfRange, "{size}");
         }
-        let elsewhere = Request { domain: 16, ..request(1) };
+        let elsewhere = Request { domain: 16, ..Request::plain(1) };
         assert_eq!(device.create(&elsewhere).unwrap_err().code(), ErrorCode::OutOfRange);
         assert_eq!(device.backend().live(), 0);
         assert_eq!(device.domains()[0].used(), 0);
@@ -306,7 +293,7 @@ mod tests {
     #[test]
     fn an_object_that_comes_back_is_charged_once() {
         let device = device(Options::default());
-        let (object, charges) = device.create(&request(MIB)).unwrap();
+        let (object, charges) = device.create(&Request::plain(MIB)).unwrap();
         let fd = device.backend().export(object.handle).unwrap();
         let (again, shared) = device.import(fd.as_fd(), None).unwrap();
         assert_eq!((again.handle, again.device_address), (object.handle, object.device_address));

@@ -111,6 +111,11 @@ impl Pages {
 }
 
 fn lock_failed(error: &std::io::Error, size: u64) -> Error {
+    // Locking a part of a mapping splits it: ENOMEM is the map count here as well.
+    let refused = mmap_failed(error, size);
+    if refused.code() == ErrorCode::TooManyMaps {
+        return refused;
+    }
     let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_MEMLOCK).map_or(0, |(soft, _)| soft);
     Error::new(ErrorCode::OutOfMemory, format!("{} could not be locked in RAM: {error}", human(size)))
         .requested(size)

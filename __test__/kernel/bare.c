@@ -1,7 +1,7 @@
 // What one 1 MiB buffer costs without any library: create, map, mmap, zero, munmap, destroy; the median of many rounds in ns.
 #include "device.h"
 
-enum { ROUNDS = 400, WARM = 50, BYTES = 1 << 20 };
+enum { ROUNDS = 120, WARM = 20, BYTES = 1 << 20 };
 
 static int ascending(const void *a, const void *b) {
   int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;

@@ -143,7 +143,7 @@ const NODE = 22
 export function root(arch) {
   const { debian } = arches[arch]
   addArchitecture(debian)
-  return once(join(cache, `root-node${NODE}-${arch}`), into => {
+  const dir = once(join(cache, `root-node${NODE}-${arch}`), into => {
     console.log(`fetching Node ${NODE} and its libraries for ${arch}`)
     unpack(into, ['libc6', 'libstdc++6', 'libgcc-s1', 'libatomic1', 'busybox-static'].map(name => `${name}:${debian}`))
     const tarball = run('npm', ['pack', '--silent', `node-linux-${arch}@${NODE}`], { cwd: into }).trim().split('\n').at(-1)
@@ -151,9 +151,11 @@ export function root(arch) {
     rmSync(join(into, tarball))
     mkdirSync(join(into, 'bin'), { recursive: true })
     renameSync(join(into, 'node'), join(into, 'bin/node'))
-    for (const applet of ['sh', 'env', 'cat', 'ls', 'sleep']) run('ln', ['-sf', 'busybox', join(into, 'bin', applet)])
-    for (const dir of ['proc', 'sys', 'dev', 'tmp', 'host', 'repo', 'etc']) mkdirSync(join(into, dir), { recursive: true })
+    for (const name of ['proc', 'sys', 'dev', 'tmp', 'host', 'repo', 'etc']) mkdirSync(join(into, name), { recursive: true })
     writeFileSync(join(into, 'etc/passwd'), 'root:x:0:0::/tmp:/bin/sh\nnobody:x:65534:65534::/tmp:/bin/sh\n')
     writeFileSync(join(into, 'etc/group'), 'root:x:0:\nnogroup:x:65534:\n')
   })
+  // What the tests and their children call by name.
+  for (const applet of ['sh', 'env', 'cat', 'ls', 'sleep', 'mknod', 'id']) run('ln', ['-sf', 'busybox', join(dir, 'bin', applet)])
+  return dir
 }

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use rkllmjs_memory::backend::simulated::{Options, Simulated};
-use rkllmjs_memory::backend::{Backend, Placement, Request};
+use rkllmjs_memory::backend::{Backend, Request};
 use rkllmjs_memory::device::Device;
 use rkllmjs_memory::error::ErrorCode;
 use rkllmjs_memory::memory::{PageOptions, Source};
@@ -33,16 +33,7 @@ impl Random {
 }
 
 fn npu(device: &Arc<Device>) -> Source {
-    let request = Request {
-        size: 1,
-        alignment: page_size(),
-        cacheable: true,
-        contiguous: false,
-        placement: Placement::Dram,
-        domain: 0,
-        core_mask: 0,
-    };
-    Source::Npu { device: Arc::clone(device), request, dirty: false }
+    Source::Npu { device: Arc::clone(device), request: Request::plain(1), dirty: false }
 }
 
 fn simulated() -> (Arc<Simulated>, Arc<Device>) {

@@ -34,7 +34,13 @@ type TakesParameters<Built, Contract> = {
   : never
 
 /** What the manager itself has. What it inherits returns `this`, which is another type in each of the two. */
-type BuiltManager = Omit<built.MemoryManager, keyof EventEmitter>
+type BuiltManager = Omit<built.MemoryManager, keyof EventEmitter | PoolVerbs>
+
+/**
+ * Pools are compared below, by what is built of them: as long as the contract's pool can do more (compaction), neither pool is assignable
+ * to the other.
+ */
+type PoolVerbs = 'createMemoryPool' | 'getMemoryPool' | 'allocateFromPool' | 'destroyMemoryPool'
 
 /** Fails to compile, and names the members, where T is not `true`. */
 function holds<_T extends true>(): void {}
@@ -51,13 +57,22 @@ holds<Gives<built.MemoryStats, contract.MemoryStats>>()
 holds<Gives<built.MemoryUsage, contract.MemoryUsage>>()
 holds<Gives<built.MemoryError, contract.MemoryError>>()
 holds<Gives<BuiltManager, contract.MemoryManager>>()
+holds<Gives<built.MemoryPool, contract.MemoryPool>>()
+holds<Gives<built.MemoryBlock, contract.MemoryBlock>>()
+holds<Gives<built.PoolStats, contract.PoolStats>>()
+holds<Gives<built.MemoryWarning, contract.MemoryWarning>>()
 
 // Options.
 holds<Takes<built.SimulatedDeviceOptions, contract.SimulatedDeviceOptions>>()
 holds<Takes<built.AllocationOptions, contract.AllocationOptions>>()
 holds<Takes<built.NPUAllocationOptions, contract.NPUAllocationOptions>>()
 holds<Takes<built.SystemAllocationOptions, contract.SystemAllocationOptions>>()
+holds<Takes<built.SlabOptions, contract.SlabOptions>>()
+holds<Takes<built.MemoryPoolOptions, contract.MemoryPoolOptions>>()
+holds<Takes<built.PoolAllocationOptions, contract.PoolAllocationOptions>>()
 holds<TakesParameters<BuiltManager, contract.MemoryManager>>()
+holds<TakesParameters<built.MemoryPool, contract.MemoryPool>>()
+holds<PoolVerbs extends keyof built.MemoryManager ? true : Exclude<PoolVerbs, keyof built.MemoryManager>>()
 
 // Names and functions.
 holds<contract.Buf extends built.Buf ? true : 'Buf'>()
@@ -74,3 +89,5 @@ holds<Exclude<keyof contract.SystemMemoryStats, keyof built.SystemMemoryStats> e
 holds<Exclude<keyof contract.MemoryStats, keyof built.MemoryStats> extends never ? true : false>()
 holds<Exclude<keyof contract.MemoryUsage, keyof built.MemoryUsage> extends never ? true : false>()
 holds<Exclude<keyof contract.MemoryError, keyof built.MemoryError> extends never ? true : false>()
+holds<Exclude<keyof contract.PoolStats, keyof built.PoolStats> extends never ? true : false>()
+holds<Exclude<keyof contract.MemoryBlock, keyof built.MemoryBlock> extends never ? true : false>()

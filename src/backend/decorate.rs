@@ -160,21 +160,7 @@ impl Backend for FaultInjecting {
 mod tests {
     use super::*;
     use crate::backend::simulated::{Options, Simulated};
-    use crate::backend::Placement;
     use crate::error::ErrorCode;
-    use crate::sys::mapping::page_size;
-
-    fn request() -> Request {
-        Request {
-            size: page_size(),
-            alignment: page_size(),
-            cacheable: true,
-            contiguous: false,
-            placement: Placement::Dram,
-            domain: 0,
-            core_mask: 0,
-        }
-    }
 
     fn device() -> FaultInjecting {
         FaultInjecting::new(Arc::new(Simulated::new(Options::default()).unwrap()))
@@ -184,7 +170,7 @@ mod tests {
     fn the_nth_call_fails_and_no_other() {
         let device = device();
         device.fail(Fault::new(Call::Create, 3, libc::EFAULT));
-        let results: Vec<_> = (0..4).map(|_| device.create(&request())).collect();
+        let results: Vec<_> = (0..4).map(|_| device.create(&Request::plain(1))).collect();
         assert_eq!(results.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, true, false, true]);
         let error = results[2].as_ref().unwrap_err();
         assert_eq!((error.code(), error.errno()), (ErrorCode::IovaExhausted, Some(libc::EFAULT)));
@@ -194,7 +180,7 @@ mod tests {
     #[test]
     fn a_failed_destroy_has_happened_or_not_as_told() {
         let device = device();
-        let (a, b) = (device.create(&request()).unwrap(), device.create(&request()).unwrap());
+        let (a, b) = (device.create(&Request::plain(1)).unwrap(), device.create(&Request::plain(1)).unwrap());
         device.fail(Fault::new(Call::Destroy, 1, libc::EINVAL));
         device.fail(Fault { performed: false, ..Fault::new(Call::Destroy, 2, libc::EIO) });
         assert_eq!(device.destroy(a.handle).unwrap_err().code(), ErrorCode::DomainBusy);
@@ -206,7 +192,7 @@ mod tests {
     #[test]
     fn two_faults_due_at_once_follow_each_other() {
         let device = device();
-        let object = device.create(&request()).unwrap().handle;
+        let object = device.create(&Request::plain(1)).unwrap().handle;
         device.fail(Fault::new(Call::Map, 1, libc::ENODEV));
         device.fail(Fault::new(Call::Mmap, 1, libc::ENOMEM));
         assert_eq!(device.map(object, 64).unwrap_err().code(), ErrorCode::DeviceLost);

@@ -183,8 +183,14 @@ fn domain_full(at: &Context<'_>) -> Error {
         at.here()
     );
     let hint = match at.info.domains {
-        0 | 1 => "free buffers, use smaller ones, or stop other users of the NPU: they share its addresses",
-        _ => "free buffers, use smaller ones, take another iommuDomain, or stop other users of the NPU",
+        0 | 1 => {
+            "deallocate buffers (dropped ones go when the event loop turns), use smaller ones, or stop other users of \
+             the NPU: they share its addresses"
+        }
+        _ => {
+            "deallocate buffers (dropped ones go when the event loop turns), use smaller ones or another iommuDomain, \
+             or stop other users of the NPU"
+        }
     };
     Error::new(ErrorCode::IovaExhausted, message).limit(format!("domain:{}", at.domain), total).hint(hint)
 }

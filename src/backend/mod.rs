@@ -28,7 +28,7 @@ use std::path::PathBuf;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
-use crate::sys::mapping::Mapping;
+use crate::sys::mapping::{page_size, Mapping};
 use crate::sys::proc::Proc;
 use crate::units::human;
 
@@ -124,6 +124,21 @@ pub struct Request {
     pub domain: u32,
     /// NPU cores that will use it, as a bit mask; 0 leaves it to the driver.
     pub core_mask: u32,
+}
+
+impl Request {
+    /// `size` cached bytes from anywhere, in domain 0.
+    pub fn plain(size: u64) -> Self {
+        Self {
+            size,
+            alignment: page_size(),
+            cacheable: true,
+            contiguous: false,
+            placement: Placement::Dram,
+            domain: 0,
+            core_mask: 0,
+        }
+    }
 }
 
 /// A kernel object as its backend describes it.

@@ -245,7 +245,7 @@ impl Simulated {
             .largest_free(largest)
             .limit(scope, self.info.domain_bytes)
             .syscall("MEM_CREATE", errno as i32)
-            .hint("free buffers, use smaller ones, or another iommuDomain")
+            .hint("deallocate buffers (dropped ones go when the event loop turns), use smaller ones, or another iommuDomain")
     }
 
     fn make_memory(&self, size: u64, stale: u64) -> Result<OwnedFd> {
@@ -452,18 +452,6 @@ impl State {
 mod tests {
     use super::*;
 
-    fn request(size: u64) -> Request {
-        Request {
-            size,
-            alignment: page_size(),
-            cacheable: true,
-            contiguous: false,
-            placement: Placement::Dram,
-            domain: 0,
-            core_mask: 0,
-        }
-    }
-
     fn device(options: Options) -> Simulated {
         Simulated::new(options).unwrap()
     }
@@ -471,13 +459,13 @@ mod tests {
     #[test]
     fn a_4_gib_domain_holds_63_buffers_of_64_mib_as_the_vendor_driver_does() {
         let device = device(Options::default());
-        let objects: Vec<_> = (0..63).map(|_| device.create(&request(64 * MIB)).unwrap()).collect();
-        let error = device.create(&request(64 * MIB)).unwrap_err();
+        let objects: Vec<_> = (0..63).map(|_| device.create(&Request::plain(64 * MIB)).unwrap()).collect();
+        let error = device.create(&Request::plain(64 * MIB)).unwrap_err();
         assert_eq!(error.code(), ErrorCode::IovaExhausted);
         assert_eq!(error.errno(), Some(libc::EFAULT));
         assert_eq!(error.details().largest_free, Some(64 * MIB - page_size()));
         // Another domain has room, and its addresses overlap numerically.
-        let other = device.create(&Request { domain: 15, ..request(64 * MIB) }).unwrap();
+        let other = device.create(&Request { domain: 15, ..Request::plain(64 * MIB) }).unwrap();
         assert_eq!(other.device_address, objects[0].device_address);
         objects.iter().chain([&other]).for_each(|object| device.destroy(object.handle).unwrap());
         assert_eq!(device.live(), 0);
@@ -487,13 +475,13 @@ mod tests {
     #[test]
     fn a_cma_area_hands_out_stale_bytes_and_ends_in_einval() {
         let device = device(Options { soc: Some("rk3566".into()), ..Options::default() });
-        let object = device.create(&request(MIB)).unwrap();
+        let object = device.create(&Request::plain(MIB)).unwrap();
         assert!(object.contiguous && !object.zeroed && object.domain.is_none());
         let mut bytes = [0; 16];
         let mapping = device.map(object.handle, 64).unwrap();
         mapping.read(MIB - 16, &mut bytes);
         assert_eq!(bytes, [STALE; 16]);
-        let error = device.create(&request(256 * MIB)).unwrap_err();
+        let error = device.create(&Request::plain(256 * MIB)).unwrap_err();
         assert_eq!((error.code(), error.errno()), (ErrorCode::OutOfMemory, Some(libc::EINVAL)));
         device.destroy(object.handle).unwrap();
     }
@@ -501,7 +489,7 @@ mod tests {
     #[test]
     fn sram_goes_as_far_as_it_goes() {
         let device = device(Options { sram_bytes: Some(64 * KIB), ..Options::default() });
-        let wanted = Request { placement: Placement::TrySram, ..request(48 * KIB) };
+        let wanted = Request { placement: Placement::TrySram, ..Request::plain(48 * KIB) };
         let first = device.create(&wanted).unwrap();
         let second = device.create(&wanted).unwrap();
         assert_eq!((first.sram, second.sram), (48 * KIB, 16 * KIB));
@@ -515,12 +503,12 @@ mod tests {
     #[test]
     fn the_object_limit_is_the_fd_wall() {
         let device = device(Options { max_objects: Some(2), ..Options::default() });
-        let a = device.create(&request(1)).unwrap();
-        device.create(&request(1)).unwrap();
-        let error = device.create(&request(1)).unwrap_err();
+        let a = device.create(&Request::plain(1)).unwrap();
+        device.create(&Request::plain(1)).unwrap();
+        let error = device.create(&Request::plain(1)).unwrap_err();
         assert_eq!((error.code(), error.errno()), (ErrorCode::TooManyFds, Some(libc::EMFILE)));
         device.destroy(a.handle).unwrap();
-        device.create(&request(1)).unwrap();
+        device.create(&Request::plain(1)).unwrap();
     }
 
     #[test]

@@ -9,6 +9,7 @@ const { memoryError } = require('./errors.js')
 const { human } = require('./human.js')
 const { check, integer, invalid, schemas, shown } = require('./options.js')
 const { MemoryPool, makePool, destroyPool, endPool } = require('./pool.js')
+const { Walls } = require('./walls.js')
 
 /** A manager that was dropped without `dispose`: its device closes when its last buffer is collected. */
 const dropped = new FinalizationRegistry((handle) => native.abandonManager(handle))
@@ -24,6 +25,11 @@ class MemoryManager extends EventEmitter {
   #views = new Map()
   #sweepAt = FIRST_SWEEP
   #pools = new Map()
+  #walls = new Walls(
+    () => native.processGauges(this.#handle),
+    // Not from inside an allocation: a listener may call anything.
+    (warning) => process.nextTick(() => this.emit('warning', warning)),
+  )
   /** What pools and blocks ask of their manager. */
   #forPools = {
     handedOut: (made, pool) => this.#handedOut(made, pool),
@@ -124,7 +130,9 @@ class MemoryManager extends EventEmitter {
   // ── Sharing
 
   exportDmaBuf(buffer) {
-    return native.exportDmaBuf(this.#open(), this.#alive(buffer))
+    const exported = native.exportDmaBuf(this.#open(), this.#alive(buffer))
+    this.#walls.allocated()
+    return exported
   }
 
   importDmaBuf(fd, options) {
@@ -147,7 +155,7 @@ class MemoryManager extends EventEmitter {
       name,
       initialSize,
       ...sizes,
-      [kind]: { ...memory('createMemoryPool: allocation', allocation), tag },
+      [kind]: { ...memory('createMemoryPool: allocation', allocation), ...(tag === undefined ? {} : { tag }) },
     })
     const pool = makePool(name, kind, made, this.#forPools)
     this.#pools.set(name, pool)
@@ -253,6 +261,7 @@ class MemoryManager extends EventEmitter {
     remember(buffer, id)
     if (this.#views.size >= this.#sweepAt) this.#sweep()
     this.#views.set(id, { view: new WeakRef(buffer), pool })
+    if (pool === undefined) this.#walls.allocated()
     return buffer
   }
 
@@ -291,7 +300,9 @@ class MemoryManager extends EventEmitter {
 
   #deallocate(value, kind) {
     const handle = this.#open()
-    native.deallocate(handle, this.#alive(value), kind)
+    const buffer = this.#alive(value)
+    // One that transfer() made is seen here for the first time: a second deallocate shall say that it was freed.
+    remember(buffer, native.deallocate(handle, buffer, kind))
   }
 
   #sync(value, toDevice, offset = 0, length) {

@@ -63,6 +63,10 @@ impl Manager {
             alignment: aligned,
             delay: self.slabs.delay(),
         };
+        let tag = match &options.memory {
+            PoolMemory::Npu(npu) => npu.tag.clone(),
+            PoolMemory::System(system) => system.tag.clone(),
+        };
         let source = match &options.memory {
             PoolMemory::Npu(npu) => {
                 let mut request = self.request(1, npu)?;
@@ -76,7 +80,7 @@ impl Manager {
             }
         };
         let (books, kind) = (Arc::clone(&self.books), source.kind());
-        let meter = Meter::new(move |change| books.chunked(kind, change));
+        let meter = Meter::new(move |change| books.chunked(kind, tag.as_ref(), change));
         let pool = Arc::new(Pool::new(Some(Arc::clone(&options.name)), source, layout, meter)?);
         match self.registry().entry(Arc::clone(&options.name)) {
             Entry::Vacant(place) => Ok(Arc::clone(place.insert(pool))),

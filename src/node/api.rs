@@ -137,9 +137,9 @@ pub fn import_dma_buf<'env>(
     handed_out(env, imported)
 }
 
-/// Frees `buffer`; `kind` is the one it must be of ("npu", "system"), if that matters.
+/// Frees `buffer`; `kind` is the one it must be of ("npu", "system"), if that matters. Returns the allocation's id.
 #[napi(catch_unwind)]
-pub fn deallocate(env: &Env, handle: f64, buffer: Unknown<'_>, kind: Option<String>) -> Result<()> {
+pub fn deallocate(env: &Env, handle: f64, buffer: Unknown<'_>, kind: Option<String>) -> Result<f64> {
     let allocation = find(env, handle, &buffer)?;
     if let Some(kind) = kind.filter(|kind| kind != allocation.kind.as_str()) {
         let verb = match allocation.kind {
@@ -152,7 +152,7 @@ pub fn deallocate(env: &Env, handle: f64, buffer: Unknown<'_>, kind: Option<Stri
     buffer::detach(env, &buffer, allocation.address).map_err(throw(env))?;
     // Already released where the runtime ran the finalizer inside the detach: nothing is left to do then.
     allocation.release().map_err(throw(env))?;
-    Ok(())
+    Ok(allocation.id.get() as f64)
 }
 
 /// Everything known of `buffer`.

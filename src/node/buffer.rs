@@ -141,12 +141,17 @@ unsafe extern "C" fn finalize(env: sys::napi_env, _data: *mut c_void, hint: *mut
 
 /// Whether an ArrayBuffer over the same bytes may be left somewhere.
 fn reach(env: sys::napi_env, allocation: &Allocation) -> Reach {
+    if finalizers_follow_memory() {
+        // Deno: there is none left, and perhaps no environment either, so nothing of it is touched.
+        return Reach::Nobody;
+    }
     if this_thread() != allocation.thread {
-        return if finalizers_follow_memory() { Reach::Nobody } else { Reach::Unknown };
+        return Reach::Unknown;
     }
     let (mut global, mut has) = (ptr::null_mut(), false);
-    // SAFETY: we are on the thread that made the ArrayBuffer, so `env` is its environment. In teardown the second call
-    // answers "pending exception" instead of ok, and does nothing else (`runtimes.md` §4).
+    // SAFETY: we are on the thread that made the ArrayBuffer, on a runtime that finalizes before it takes the
+    // environment down, so `env` is alive. In teardown the second call answers "pending exception" instead of ok, and
+    // does nothing else (`runtimes.md` §4).
     let alive = unsafe {
         sys::napi_get_global(env, &mut global) == sys::Status::napi_ok
             && sys::napi_has_named_property(env, global, c"Object".as_ptr(), &mut has) == sys::Status::napi_ok

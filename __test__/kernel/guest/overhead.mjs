@@ -4,8 +4,8 @@ import { execFileSync } from 'node:child_process'
 import { MemoryManager, backend, fail, settled } from './driver.mjs'
 
 const LIMIT = 1.10
-const ROUNDS = 400
-const WARM = 50
+const ROUNDS = 120
+const WARM = 20
 const BYTES = 1 << 20
 
 const bare = () => Number(execFileSync('/host/bare', { encoding: 'utf8' }))

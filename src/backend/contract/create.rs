@@ -1,6 +1,6 @@
 //! Making and ending objects.
 
-use super::{ensure, not_applicable, plain, told, Case, Check, Owned, Rig, HELD};
+use super::{ensure, not_applicable, told, Case, Check, Owned, Rig, HELD};
 use crate::backend::{Direction, Kind, Placement, Request};
 use crate::error::ErrorCode;
 use crate::handle::Handle;
@@ -60,14 +60,14 @@ fn one_page(rig: &Rig) -> Check {
 fn small_sizes(rig: &Rig) -> Check {
     let page = page_size();
     for size in [page, 2 * page, 3 * page, 31 * page, 33 * page, MIB, MIB + page] {
-        has_its_size(rig.create(&plain(size))?, size)?;
+        has_its_size(rig.create(&Request::plain(size))?, size)?;
     }
     HELD
 }
 
 fn large_sizes(rig: &Rig) -> Check {
     for size in [16 * MIB, 64 * MIB] {
-        match rig.try_create(&plain(size)) {
+        match rig.try_create(&Request::plain(size)) {
             Ok(owned) => has_its_size(owned, size)?,
             Err(error) if matches!(error.code(), ErrorCode::IovaExhausted | ErrorCode::OutOfMemory) => {
                 return not_applicable(format!("this device is too small for {}: {error}", human(size)));
@@ -91,10 +91,10 @@ fn has_its_size(owned: Owned, size: u64) -> Result<(), String> {
 
 fn senseless_sizes(rig: &Rig) -> Check {
     for size in [0, 1 << 41, 1 << 45, 1 << 46, 1 << 62, 1 << 63, u64::MAX - 4095, u64::MAX] {
-        ensure!(rig.try_create(&plain(size)).is_err(), "an object of {size} bytes was made");
+        ensure!(rig.try_create(&Request::plain(size)).is_err(), "an object of {size} bytes was made");
     }
     // Not whole pages: rounded up or refused, never cut.
-    if let Ok(owned) = rig.try_create(&plain(page_size() + 1)) {
+    if let Ok(owned) = rig.try_create(&Request::plain(page_size() + 1)) {
         ensure!(owned.object.size >= 2 * page_size(), "cut to {}", owned.object.size);
     }
     HELD
@@ -105,7 +105,7 @@ fn senseless_alignments(rig: &Rig) -> Check {
         return not_applicable("the simulated device leaves alignments to its caller");
     }
     for alignment in [0, 3, 4097, 1 << 41, u64::MAX] {
-        let request = Request { alignment, ..plain(page_size()) };
+        let request = Request { alignment, ..Request::plain(page_size()) };
         ensure!(rig.try_create(&request).is_err(), "an object aligned to {alignment} was made");
     }
     HELD
@@ -136,7 +136,7 @@ fn comes_back(rig: &Rig) -> Check {
     // 4.5 GiB in all, more than any domain has; a real kernel takes a tenth of a second for each, so 384 MiB there,
     // which is more than a CMA area has.
     for round in 0..if rig.kind() == Kind::Simulated { 288 } else { 24 } {
-        match rig.try_create(&plain(size)) {
+        match rig.try_create(&Request::plain(size)) {
             Ok(owned) => owned.destroy()?,
             Err(error) if round == 0 => return not_applicable(format!("too small for {}: {error}", human(size))),
             Err(error) => return Err(format!("in round {round}: {}", told(error))),
@@ -150,7 +150,7 @@ fn alignment(rig: &Rig) -> Check {
     for alignment in [64 * KIB, MIB, 2 * MIB] {
         // Something small before it, so that the next free address is not aligned by luck.
         let _odd = rig.pages(1)?;
-        let request = Request { alignment, ..plain(page_size()) };
+        let request = Request { alignment, ..Request::plain(page_size()) };
         let Some(owned) = rig.create_if_supported(&request)? else { continue };
         if let Some(address) = owned.object.device_address {
             ensure!(address.is_multiple_of(alignment), "{address:#x} is no multiple of {}", human(alignment));
@@ -166,7 +166,7 @@ fn alignment(rig: &Rig) -> Check {
 }
 
 fn uncached(rig: &Rig) -> Check {
-    let request = Request { cacheable: false, ..plain(MIB) };
+    let request = Request { cacheable: false, ..Request::plain(MIB) };
     let Some(owned) = rig.create_if_supported(&request)? else {
         return not_applicable("refused: ERR_UNSUPPORTED");
     };
@@ -183,7 +183,7 @@ fn uncached(rig: &Rig) -> Check {
 }
 
 fn contiguous(rig: &Rig) -> Check {
-    let request = Request { contiguous: true, ..plain(MIB) };
+    let request = Request { contiguous: true, ..Request::plain(MIB) };
     let Some(owned) = rig.create_if_supported(&request)? else {
         return not_applicable("refused: ERR_UNSUPPORTED");
     };
@@ -195,7 +195,7 @@ fn contiguous(rig: &Rig) -> Check {
 fn sram(rig: &Rig) -> Check {
     let total = rig.backend.info().sram_total;
     let size = 64 * KIB;
-    let request = Request { placement: Placement::TrySram, ..plain(size) };
+    let request = Request { placement: Placement::TrySram, ..Request::plain(size) };
     let before = rig.backend.gauges(0).sram_free;
     let owned = rig.create(&request)?;
     let got = owned.object.sram;
@@ -220,7 +220,7 @@ fn domains(rig: &Rig) -> Check {
     }
     let mut objects = Vec::new();
     for domain in [0, 1, count / 2, count - 1] {
-        let owned = rig.create(&Request { domain, ..plain(MIB) })?;
+        let owned = rig.create(&Request { domain, ..Request::plain(MIB) })?;
         ensure!(owned.object.domain == Some(domain), "asked for {domain}, got {:?}", owned.object.domain);
         let mapping = owned.map()?;
         mapping.write(4096, &super::mark(u64::from(domain)));
@@ -238,7 +238,8 @@ fn domains(rig: &Rig) -> Check {
 
 fn senseless_domains(rig: &Rig) -> Check {
     for domain in [rig.backend.info().domains.max(1), 16, 1000, u32::MAX] {
-        let refused = rig.try_create(&Request { domain, ..plain(page_size()) }).err().map(|error| error.code());
+        let refused =
+            rig.try_create(&Request { domain, ..Request::plain(page_size()) }).err().map(|error| error.code());
         ensure!(
             matches!(refused, Some(ErrorCode::OutOfRange | ErrorCode::Unsupported)),
             "domain {domain}: {refused:?}"
@@ -249,7 +250,7 @@ fn senseless_domains(rig: &Rig) -> Check {
 
 fn core_masks(rig: &Rig) -> Check {
     for core_mask in [0, 1, 2, 3, 4, 7] {
-        rig.create(&Request { core_mask, ..plain(page_size()) })?.destroy()?;
+        rig.create(&Request { core_mask, ..Request::plain(page_size()) })?.destroy()?;
     }
     HELD
 }
@@ -258,7 +259,7 @@ fn zeroed(rig: &Rig) -> Check {
     let mut zero = false;
     for size in [page_size(), MIB, 3 * MIB] {
         for _ in 0..4 {
-            let owned = rig.create(&plain(size))?;
+            let owned = rig.create(&Request::plain(size))?;
             let mapping = owned.map()?;
             if owned.object.zeroed {
                 zero = true;

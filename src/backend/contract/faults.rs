@@ -4,10 +4,10 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::{ensure, mark, open_fds, plain, Case, Check, Rig, HELD};
+use super::{ensure, mark, open_fds, Case, Check, Rig, HELD};
 use crate::backend::decorate::{Fault, FaultInjecting};
 use crate::backend::errno::Call;
-use crate::backend::{Backend, Direction};
+use crate::backend::{Backend, Direction, Request};
 use crate::error::Error;
 use crate::sys::mapping::page_size;
 
@@ -51,7 +51,7 @@ fn shared_mappings() -> usize {
 
 /// One object's whole life, undone at the first refusal as any caller must.
 fn life(device: &dyn Backend, imports: bool) -> Result<(), Error> {
-    let object = device.create(&plain(2 * page_size()))?;
+    let object = device.create(&Request::plain(2 * page_size()))?;
     let result = (|| {
         let mapping = device.map(object.handle, page_size())?;
         mapping.write(0, &mark(1));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
 
-use super::{ensure, mark, not_applicable, open_fds, plain, shows, told, Case, Check, Owned, Rig, HELD, NO_IMPORT};
+use super::{ensure, mark, not_applicable, open_fds, shows, told, Case, Check, Owned, Rig, HELD, NO_IMPORT};
 use crate::backend::{Direction, Kind, Request};
 use crate::error::ErrorCode;
 use crate::sys::mapping::page_size;
@@ -46,7 +46,7 @@ fn threads(rig: &Rig) -> Check {
     let domains = rig.backend.info().domains.max(1);
     on_threads(4, |n| {
         for round in rounds(50) {
-            let request = Request { domain: n as u32 % domains, ..plain(page_size() * (1 + round % 7)) };
+            let request = Request { domain: n as u32 % domains, ..Request::plain(page_size() * (1 + round % 7)) };
             let owned = rig.create(&request)?;
             let mapping = owned.map()?;
             mapping.fill(0..mapping.len(), n as u8);
@@ -138,7 +138,7 @@ fn out_of_fds(rig: &Rig) -> Check {
         };
         ensure!(refused.code() == ErrorCode::TooManyFds, "export: {}", told(refused));
         ensure!(refused.details().hint.is_some(), "it has no remedy");
-        match rig.try_create(&plain(page_size())) {
+        match rig.try_create(&Request::plain(page_size())) {
             Ok(other) => other.destroy()?, // this backend's objects are no fds
             Err(error) => ensure!(error.code() == ErrorCode::TooManyFds, "create: {}", told(error)),
         }
@@ -166,7 +166,7 @@ fn exhaustion(rig: &Rig) -> Check {
                 let held = human(bound);
                 return not_applicable(format!("it holds more than the {held} that are safe to take here"));
             }
-            match rig.try_create(&plain(chunk)) {
+            match rig.try_create(&Request::plain(chunk)) {
                 Ok(owned) => objects.push(owned),
                 Err(error) => break error,
             }

@@ -1,7 +1,7 @@
 //! Mappings and cache maintenance.
 
-use super::{ensure, mark, plain, shows, told, Case, Check, Rig, HELD};
-use crate::backend::Direction;
+use super::{ensure, mark, shows, told, Case, Check, Rig, HELD};
+use crate::backend::{Direction, Request};
 use crate::sys::mapping::page_size;
 use crate::units::MIB;
 
@@ -21,7 +21,7 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 fn bytes_survive(rig: &Rig) -> Check {
-    let owned = rig.create(&plain(4 * MIB))?;
+    let owned = rig.create(&Request::plain(4 * MIB))?;
     let mapping = owned.map()?;
     for n in 0..1024 {
         mapping.write(n * page_size().min(4096), &mark(n));
@@ -109,7 +109,7 @@ fn outlives(rig: &Rig) -> Check {
 
 fn sync_all(rig: &Rig) -> Check {
     for size in [page_size(), MIB, 16 * MIB] {
-        let owned = rig.create(&plain(size))?;
+        let owned = rig.create(&Request::plain(size))?;
         let mapping = owned.map()?;
         mapping.fill(0..size, 2);
         for direction in [Direction::ToDevice, Direction::FromDevice, Direction::FromDevice, Direction::ToDevice] {

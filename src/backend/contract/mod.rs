@@ -19,7 +19,7 @@ use nix::fcntl::{fcntl, FcntlArg, SealFlag};
 use nix::sys::memfd::{memfd_create, MFdFlags};
 use nix::unistd::ftruncate;
 
-use super::{Backend, Kind, Object, Placement, Request};
+use super::{Backend, Kind, Object, Request};
 use crate::abi::udmabuf;
 use crate::error::{Error, ErrorCode};
 use crate::handle::Handle;
@@ -133,19 +133,6 @@ impl Drop for Owned {
     }
 }
 
-/// A plain request: cached, in main memory, domain 0.
-fn plain(size: u64) -> Request {
-    Request {
-        size,
-        alignment: page_size(),
-        cacheable: true,
-        contiguous: false,
-        placement: Placement::Dram,
-        domain: 0,
-        core_mask: 0,
-    }
-}
-
 impl Rig {
     fn kind(&self) -> Kind {
         self.backend.info().kind
@@ -162,7 +149,7 @@ impl Rig {
 
     /// A plain object of `pages` pages.
     fn pages(&self, pages: u64) -> Result<Owned, String> {
-        self.create(&plain(pages * page_size()))
+        self.create(&Request::plain(pages * page_size()))
     }
 
     fn own(&self, object: Object) -> Owned {

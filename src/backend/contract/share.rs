@@ -9,8 +9,8 @@ use nix::sys::memfd::{memfd_create, MFdFlags};
 use nix::sys::stat::Mode;
 use nix::unistd::{ftruncate, lseek, pipe, Whence};
 
-use super::{ensure, mark, not_applicable, plain, shows, told, Case, Check, Outcome, Owned, Rig, HELD, NO_IMPORT};
-use crate::backend::Direction;
+use super::{ensure, mark, not_applicable, shows, told, Case, Check, Outcome, Owned, Rig, HELD, NO_IMPORT};
+use crate::backend::{Direction, Request};
 use crate::error::ErrorCode;
 use crate::sys::mapping::{page_size, Mapping};
 use crate::units::MIB;
@@ -51,7 +51,7 @@ fn export_is_an_fd(rig: &Rig) -> Check {
 }
 
 fn export_shows_bytes(rig: &Rig) -> Check {
-    let owned = rig.create(&plain(MIB))?;
+    let owned = rig.create(&Request::plain(MIB))?;
     let here = owned.map()?;
     here.write(0, &mark(1));
     here.write(MIB - 16, &mark(2));
@@ -85,7 +85,7 @@ fn own_import(rig: &Rig) -> Check {
     if !rig.imports() {
         return not_applicable(NO_IMPORT);
     }
-    let owned = rig.create(&plain(MIB))?;
+    let owned = rig.create(&Request::plain(MIB))?;
     let live = rig.backend.live();
     let again = import(rig, &owned.export()?)?;
     ensure!(again.handle() == owned.handle(), "{:?} is not {:?}", again.handle(), owned.handle());

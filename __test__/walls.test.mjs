@@ -1,0 +1,70 @@
+/** File descriptors and mappings: 'warning' fires before the wall, once per crossing, and not again until it was left. */
+
+import assert from 'node:assert/strict'
+import { createRequire } from 'node:module'
+import { test } from 'node:test'
+import { setImmediate as nextTurn } from 'node:timers/promises'
+
+import { needsSimulated, open, runChild } from './helpers.mjs'
+
+const { Walls } = createRequire(import.meta.url)('../src/js/walls.js')
+
+function walls(figures) {
+  const warnings = []
+  let counts = 0
+  const count = () => (counts++, { openFds: null, maxFds: null, maps: null, maxMaps: null, ...figures })
+  const wall = new Walls(count, (warning) => warnings.push(warning))
+  return { wall, warnings, counts: () => counts, allocate: (times) => { for (let i = 0; i < times; i++) wall.allocated() } }
+}
+
+test('a crossing upwards warns once; a step back below it arms it again', () => {
+  const figures = { openFds: 100, maxFds: 1000 }
+  const { warnings, allocate } = walls(figures)
+  const at = (openFds) => {
+    figures.openFds = openFds
+    allocate(4096)
+    return warnings.splice(0).map(({ scope, ratio }) => `${scope} ${ratio}`)
+  }
+  assert.deepEqual(at(699), [])
+  assert.deepEqual(at(700), ['fds 0.7'])
+  assert.deepEqual(at(710), [])
+  assert.deepEqual(at(690), [], 'not yet left')
+  assert.deepEqual(at(700), [])
+  assert.deepEqual(at(950), ['fds 0.95'])
+  assert.deepEqual(at(800), [])
+  assert.deepEqual(at(900), ['fds 0.9'])
+  assert.deepEqual(at(100), [])
+  assert.deepEqual(at(1000), ['fds 1'])
+})
+
+test('a wall that is far away is not counted at every allocation', () => {
+  const { counts, allocate } = walls({ openFds: 20, maxFds: 1_000_000, maps: 100, maxMaps: 65_530 })
+  allocate(10_000)
+  assert.ok(counts() <= 4, `${counts()} counts for 10,000 allocations`)
+})
+
+test('what is not known warns of nothing', () => {
+  const { warnings, allocate } = walls({})
+  allocate(10_000)
+  assert.deepEqual(warnings, [])
+})
+
+test('a process that uses up its descriptors is warned at 70 and at 90 per cent', { skip: needsSimulated }, () => {
+  const { result } = runChild('few-warnings.mjs')
+  assert.deepEqual(result.scopes, ['fds', 'fds'])
+  assert.ok(result.ratios[0] >= 0.7 && result.ratios[0] < 0.9, `${result.ratios}`)
+  assert.ok(result.ratios[1] >= 0.9, `${result.ratios}`)
+  assert.match(result.message, /RLIMIT_NOFILE/)
+  assert.equal(result.code, 'ERR_TOO_MANY_FDS')
+})
+
+test('a listener is not called inside an allocation', { skip: needsSimulated }, async (t) => {
+  const manager = open(t)
+  let inside = false
+  manager.on('warning', () => assert.equal(inside, false))
+  inside = true
+  const buffers = Array.from({ length: 200 }, () => manager.allocateNPUMemory(4096))
+  inside = false
+  await nextTurn()
+  buffers.forEach((buffer) => manager.deallocate(buffer))
+})
