@@ -19,6 +19,18 @@ const ROUNDS: usize = 101;
 const CALLS: u32 = 10_000;
 const MANY: usize = 1_000_000;
 
+struct Contestant {
+    name: &'static str,
+    call: Box<dyn FnMut()>,
+    times: Vec<f64>,
+}
+
+impl Contestant {
+    fn new(name: &'static str, call: impl FnMut() + 'static) -> Self {
+        Self { name, call: Box::new(call), times: Vec::new() }
+    }
+}
+
 fn main() {
     let (tlsf, fixed) = (pool(ARENA, None), pool(ARENA, Some(SIZE)));
     let mut bare_tlsf = Tlsf::new(ARENA, 64).expect("valid layout");
@@ -29,16 +41,16 @@ fn main() {
         bare_tlsf.allocate(SIZE, 64, 0).expect("room");
         bare_fixed.allocate(SIZE, 64, 0).expect("room");
     }
-    let mut contestants: [(&str, Box<dyn FnMut()>, Vec<f64>); 4] = [
-        ("Pool", Box::new(move || give(&tlsf, &take(&tlsf))), vec![]),
-        ("Tlsf alone", Box::new(move || turn(&mut bare_tlsf)), vec![]),
-        ("Pool, fixed blocks", Box::new(move || give(&fixed, &take(&fixed))), vec![]),
-        ("Fixed alone", Box::new(move || turn(&mut bare_fixed)), vec![]),
+    let mut contestants = [
+        Contestant::new("Pool", move || give(&tlsf, &take(&tlsf))),
+        Contestant::new("Tlsf alone", move || turn(&mut bare_tlsf)),
+        Contestant::new("Pool, fixed blocks", move || give(&fixed, &take(&fixed))),
+        Contestant::new("Fixed alone", move || turn(&mut bare_fixed)),
     ];
     for round in 0..ROUNDS {
         for at in 0..contestants.len() {
             let count = contestants.len();
-            let (_, call, times) = &mut contestants[(at + round) % count];
+            let Contestant { call, times, .. } = &mut contestants[(at + round) % count];
             let start = now_ns();
             for _ in 0..CALLS {
                 call();
@@ -47,7 +59,7 @@ fn main() {
         }
     }
     println!("allocate(64 KiB) + free, median of {ROUNDS} rounds");
-    for (name, _, times) in &mut contestants {
+    for Contestant { name, times, .. } in &mut contestants {
         times.sort_by(f64::total_cmp);
         println!("  {name:20} {:6.1} ns", times[times.len() / 2]);
     }
