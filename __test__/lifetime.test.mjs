@@ -1,6 +1,6 @@
 /**
  * When memory lives and where: explicit frees, moves between ArrayBuffers and threads, other processes. How it ends otherwise is in
- * ends.test.mjs.
+ * exits.test.mjs and collected.test.mjs.
  */
 
 import assert from 'node:assert/strict'
@@ -9,7 +9,7 @@ import { test } from 'node:test'
 import { MessageChannel, receiveMessageOnPort } from 'node:worker_threads'
 
 import {
-  assertNothingLeft, KiB, needsSimulated, needsTransfer, open, refuses, startChild, turnsUntil,
+  assertNothingLeft, KiB, MiB, needsSimulated, needsTransfer, open, refuses, startChild, turnsUntil,
 } from './helpers.mjs'
 
 const major = Number(process.versions.node.split('.')[0])
