@@ -1,16 +1,15 @@
 /**
- * When memory lives and when it goes: explicit frees, moves between ArrayBuffers and threads, the garbage collector, the end of a
- * worker or the process, and operations of the runtime that still hold a pointer. What might take the process down runs in a child.
+ * When memory lives and where: explicit frees, moves between ArrayBuffers and threads, other processes. How it ends otherwise is in
+ * exits.test.mjs and collected.test.mjs.
  */
 
 import assert from 'node:assert/strict'
-import { spawnSync } from 'node:child_process'
 import { closeSync, ftruncateSync, readSync, writeSync } from 'node:fs'
 import { test } from 'node:test'
 import { MessageChannel, receiveMessageOnPort } from 'node:worker_threads'
 
 import {
-  assertNothingLeft, KiB, MiB, needsCommand, needsSimulated, needsTransfer, open, refuses, runChild, startChild, turnsUntil,
+  assertNothingLeft, KiB, MiB, needsSimulated, needsTransfer, open, refuses, startChild, turnsUntil,
 } from './helpers.mjs'
 
 const major = Number(process.versions.node.split('.')[0])
@@ -119,82 +118,6 @@ test('structuredClone and postMessage with a transfer list neither lose nor doub
     assertNothingLeft(manager)
   }
 })
-
-test('memory that moved to a worker lives there, and goes when the worker lets go', { skip: needsTransfer }, () => {
-  const { result } = runChild('to-worker.mjs', { flags: ['--expose-gc'] })
-  assert.deepEqual(result, {
-    sumInWorker: 4096 * 11,
-    shell: 'ERR_BUFFER_TRANSFERRED',
-    liveWhileInWorker: 1,
-    usedWhileInWorker: 4096,
-    liveAfterwards: 0,
-    usedAfterwards: 0,
-  })
-})
-
-for (const end of ['natural', 'exit', 'throw', 'terminate']) {
-  test(`a worker that ends (${end}) takes its memory with it and nobody else's`, () => {
-    const { result } = runChild('worker-end.mjs', { args: [end] })
-    assert.equal(result.mineIntact, true)
-    assert.deepEqual(result.fds, [])
-    assert.equal(result.workers, 8)
-  })
-}
-
-test('the garbage collector frees: buffers dropped by the program are gone after the event loop turned', () => {
-  const { result } = runChild('collected.mjs', { flags: ['--expose-gc'] })
-  assert.equal(result.liveBefore, 200)
-  assert.deepEqual(result.after, { liveAllocations: 0, npuUsed: 0, systemUsed: 0 })
-  assert.equal(result.frees, 200)
-  assert.equal(result.objects, 0)
-  assert.equal(result.fdsLeft, 0)
-  assert.equal(result.keptByView, true, 'a view keeps its buffer alive')
-  assert.equal(result.outlivedManager, true, 'a buffer outlives a manager that was dropped')
-})
-
-test('a loop that allocates 64 MiB buffers and drops them meets a clear error', { skip: needsSimulated }, () => {
-  const { result } = runChild('drop-loop.mjs', { flags: ['--expose-gc'] })
-  // 64 buffers of 64 MiB would fill a domain of 4 GiB if its first page could be used. None of them came back meanwhile: the loop
-  // never let the event loop turn.
-  assert.equal(result.code, 'ERR_IOVA_EXHAUSTED')
-  assert.equal(result.allocated, 63)
-  assert.match(result.message, /64 MiB/)
-  assert.match(result.hint, /deallocate/)
-  assert.equal(result.afterTurning, 'allocated', 'once the loop turned there is room again')
-})
-
-test('freeing memory under an operation of the runtime harms nobody', () => {
-  const { result } = runChild('in-flight.mjs', { args: ['operations'] })
-  assert.equal(result.neighbourIntact, true, 'memory allocated afterwards was written by a stale operation')
-  assert.ok(result.rounds > 0)
-})
-
-test('freeing memory under a read that still waits harms nobody', { skip: needsCommand('mkfifo') }, () => {
-  const { result } = runChild('in-flight.mjs', { args: ['waiting-read'] })
-  assert.equal(result.neighbourIntact, true, 'memory allocated afterwards got the data of a stale read')
-  assert.equal(result.rounds, 2)
-})
-
-test('a buffer that must not be detached is refused, not forced', () => {
-  const { result } = runChild('untransferable.mjs')
-  if (result.attached) {
-    assert.equal(result.code, 'ERR_BUFFER_BUSY')
-    assert.equal(result.intact, true)
-    assert.equal(result.live, 1)
-  } else {
-    // Node before 24 sets no detach key: there deallocate just works.
-    assert.ok(major < 24)
-    assert.equal(result.live, 0)
-  }
-})
-
-for (const way of ['return', 'exit', 'uncaught', 'dispose-late']) {
-  test(`the process ends with live buffers (${way})`, () => {
-    const child = spawnSync(process.execPath, [new URL('./child/process-end.mjs', import.meta.url).pathname, way], { encoding: 'utf8' })
-    assert.equal(child.signal, null, child.stderr)
-    assert.equal(child.status, way === 'uncaught' ? 1 : 0, child.stderr)
-  })
-}
 
 test('another process sees the same bytes through an exported descriptor', async (t) => {
   const manager = open(t)

@@ -25,6 +25,9 @@ const pick = (list) => list[below(list.length)]
 
 /** What must be: buffer → { manager, kind, mark, group }. Imports and their origins are one group and share their bytes. */
 let live = new Map()
+// Before the first manager: those of one device share its descriptor.
+await nextTurn()
+const fdsBefore = fds()
 let managers = [open(), open()]
 let nextMark = 1
 /** { pool, manager, kind, name } */
@@ -260,8 +263,6 @@ const actions = {
 }
 const weighted = Object.entries(actions).flatMap(([name, act]) => Array({ allocate: 5, poolAllocate: 8 }[name] ?? 1).fill(act))
 
-await nextTurn()
-const fdsBefore = fds() - fdsOfManagers()
 for (let i = 0; i < steps; i++) {
   await pick(weighted)()
   if (i % 50 === 0) check()
@@ -340,11 +341,3 @@ function endBlocks(ended) {
   }
 }
 
-/** Nothing is allocated yet: what the managers hold open is their own. */
-function fdsOfManagers() {
-  const before = fds()
-  const another = open()
-  const own = fds() - before
-  another.dispose()
-  return own * managers.length
-}

@@ -156,6 +156,7 @@ export function root(arch) {
     writeFileSync(join(into, 'etc/group'), 'root:x:0:\nnogroup:x:65534:\n')
   })
   // What the tests and their children call by name.
-  for (const applet of ['sh', 'env', 'cat', 'ls', 'sleep', 'mknod', 'id']) run('ln', ['-sf', 'busybox', join(dir, 'bin', applet)])
+  for (const applet of ['sh', 'env', 'cat', 'ls', 'sleep', 'mknod', 'mkfifo', 'id', 'ps', 'kill', 'dd', 'stat', 'rm', 'true'])
+    run('ln', ['-sf', 'busybox', join(dir, 'bin', applet)])
   return dir
 }
