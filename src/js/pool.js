@@ -1,11 +1,12 @@
 'use strict'
 
+const { MAX_LENGTH } = require('node:buffer').constants
 const { inspect } = require('node:util')
 const native = require('./binding.js')
 const { arrayBufferOf, byteLengthOf } = require('./buffers.js')
 const { memoryError } = require('./errors.js')
 const { human } = require('./human.js')
-const { check, integer, invalid, schemas } = require('./options.js')
+const { check, integer, invalid, outOfRange, schemas } = require('./options.js')
 
 /** What `poolAllocate` writes: chunk, slot, stamp, CPU address, device address (-1: none), padded size. */
 const mailbox = new Float64Array(native.mailboxBuffer())
@@ -210,6 +211,13 @@ class MemoryBlock {
   get buffer() {
     if (this.#buffer !== undefined) return this.#buffer
     if (this.#chunk === -1) throw freedError()
+    // Asked for all the same, the runtime would say so by running the finalizer, which frees the block.
+    if (this.#size > MAX_LENGTH) {
+      throw outOfRange(`this runtime makes no ArrayBuffer of ${human(this.#size)}; the block stays as it was`, {
+        requested: this.#size,
+        hint: 'use smaller blocks, or Node 22 or later',
+      })
+    }
     const exposed = native.poolExpose(this.#pool, this.#chunk, this.#slot, this.#stamp)
     this.#id = exposed.id
     this.#buffer = this.#manager.handedOut(exposed, this.#pool)
