@@ -8,9 +8,9 @@ import { runChild, simulated } from './helpers.mjs'
 // Real backends run under an emulator, ten times slower.
 const STEPS = simulated ? 3000 : 500
 
-for (const seed of [1, 2, 3]) {
-  test(`seed ${seed}: no byte, buffer or descriptor is lost in ${STEPS} random steps`, () => {
-    const { result } = runChild('fuzz.mjs', { args: [String(seed), String(STEPS)], flags: ['--expose-gc'] })
+for (const [seed, slabs] of [[1, {}], [2, { threshold: 0 }], [3, { threshold: 65536, size: 1 << 20 }]]) {
+  test(`seed ${seed}, slabs ${JSON.stringify(slabs)}: no byte, buffer or descriptor is lost in ${STEPS} random steps`, () => {
+    const { result } = runChild('fuzz.mjs', { args: [String(seed), String(STEPS), JSON.stringify(slabs)], flags: ['--expose-gc'] })
     assert.deepEqual(result, { steps: STEPS, fdsLeft: 0, fresh: [0, 0, 0] })
   })
 }

@@ -159,7 +159,7 @@ test('a loop that allocates 64 MiB buffers and drops them meets a clear error', 
   assert.equal(result.code, 'ERR_IOVA_EXHAUSTED')
   assert.equal(result.allocated, 63)
   assert.match(result.message, /64 MiB/)
-  assert.match(result.hint, /free/)
+  assert.match(result.hint, /deallocate/)
   assert.equal(result.afterTurning, 'allocated', 'once the loop turned there is room again')
 })
 

@@ -14,7 +14,7 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 const require = createRequire(import.meta.url)
 const manifest = require('../package.json')
 
-const EXPORTS = ['MemoryError', 'MemoryManager', 'probeDevices']
+const EXPORTS = ['MemoryBlock', 'MemoryError', 'MemoryManager', 'MemoryPool', 'probeDevices']
 
 test('CommonJS and ESM give the same classes', () => {
   const cjs = require('../index.js')

@@ -21,7 +21,7 @@ use crate::backend::Object;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
 use crate::memory::{Memory, MemoryKind};
-use crate::pool::{Extent, Pool, Slice};
+use crate::pool::{Extent, Pool, PoolStats, Slice};
 use crate::stats::Counters;
 use crate::sys::mapping::Retired;
 
@@ -88,6 +88,8 @@ struct State {
     body: Option<Body>,
     /// The addresses, between release and finalizer.
     retired: Option<Retired>,
+    /// The same for a slice: its pool may take the chunk away under an ArrayBuffer that cannot be detached.
+    extent: Option<Arc<Extent>>,
     /// What the finalizer said, once it has run.
     finalized: Option<Reach>,
 }
@@ -127,7 +129,7 @@ impl Allocation {
                 allocated_at: SystemTime::now(),
                 thread: this_thread(),
                 books: Arc::clone(books),
-                state: Mutex::new(State { body: Some(body), retired: None, finalized: None }),
+                state: Mutex::new(State { body: Some(body), retired: None, extent: None, finalized: None }),
             })
         };
         let allocation = directory().insert(make);
@@ -220,9 +222,12 @@ impl Allocation {
                 None
             }
         };
-        drop(body);
+        let extent = match body {
+            Body::Whole(_) => None,
+            Body::Slice { extent, .. } => Some(extent),
+        };
         self.books.freed(self);
-        self.settle(|state| state.retired = retired);
+        self.settle(|state| (state.retired, state.extent) = (retired, extent));
         Ok(true)
     }
 
@@ -240,11 +245,11 @@ impl Allocation {
 
     /// Changes the state; the second of release and finalizer to come here decides what becomes of the addresses.
     fn settle(&self, change: impl FnOnce(&mut State)) {
-        let (reach, retired) = {
+        let (reach, retired, extent) = {
             let mut state = self.state();
             change(&mut state);
             match state.finalized {
-                Some(reach) => (reach, state.retired.take()),
+                Some(reach) => (reach, state.retired.take(), state.extent.take()),
                 None => return,
             }
         };
@@ -252,6 +257,9 @@ impl Allocation {
         // A range that somebody may still reach is dropped, which keeps it out of use for ever.
         if let (Reach::Nobody, Some(range)) = (reach, retired) {
             range.give_back();
+        }
+        if let (Reach::Unknown, Some(extent)) = (reach, extent) {
+            extent.keep_addresses();
         }
     }
 
@@ -367,6 +375,15 @@ impl Books {
         if let Some(tag) = tag {
             accounts.tag(tag).resized(change);
         }
+    }
+
+    /// A pool ended: what its slices were counts on.
+    pub fn pool_ended(&self, kind: MemoryKind, last: &PoolStats) {
+        let mut accounts = self.accounts();
+        let counters = accounts.kind(kind);
+        counters.allocations += last.allocations;
+        counters.frees += last.allocations;
+        counters.failures += last.failures;
     }
 
     fn allocated(&self, allocation: &Allocation) -> bool {

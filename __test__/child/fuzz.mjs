@@ -1,6 +1,6 @@
 /**
  * A random program over the whole API, seeded by argv: whatever it does, every live buffer keeps its bytes, the counters agree with
- * a model, and nothing is left at the end. Needs --expose-gc.
+ * a model, and nothing is left at the end. A third argument is the options of slabs. Needs --expose-gc.
  */
 
 import assert from 'node:assert/strict'
@@ -8,9 +8,11 @@ import { randomFill } from 'node:crypto'
 import { closeSync, readdirSync } from 'node:fs'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 
-import { open } from './open.mjs'
+import { open as openDevice } from './open.mjs'
 
-const [seed, steps] = process.argv.slice(2).map(Number)
+const [seed, steps] = process.argv.slice(2, 4).map(Number)
+const slabs = JSON.parse(process.argv[4] ?? '{}')
+const open = () => openDevice({ slabs })
 const fds = () => readdirSync('/proc/self/fd').length
 const canTransfer = typeof ArrayBuffer.prototype.transfer === 'function'
 
@@ -25,12 +27,16 @@ const pick = (list) => list[below(list.length)]
 let live = new Map()
 let managers = [open(), open()]
 let nextMark = 1
+/** { pool, manager, kind, name } */
+let pools = []
+/** Blocks of which no buffer was read: block → its pool. Others are known by their buffer. */
+let blocks = new Map()
 /** Buffers that only the collector can free: the model no longer knows how many of them live. */
 let adrift = 0
 
 const write = (buffer, mark) => new Uint8Array(buffer).fill(mark)
-const holds = (buffer, mark) => {
-  const bytes = new Uint8Array(buffer)
+const holds = (buffer, mark, offset = 0) => {
+  const bytes = new Uint8Array(buffer, offset)
   return bytes[0] === mark && bytes[bytes.length >> 1] === mark && bytes[bytes.length - 1] === mark
 }
 /** ArrayBuffers that the library never handed out: when they are moved on, it cannot know that they were its own. */
@@ -55,10 +61,12 @@ const actions = {
   deallocate() {
     const buffer = take()
     if (!buffer) return
-    const { manager, kind } = live.get(buffer)
+    const { manager, kind, pool, block } = live.get(buffer)
     live.delete(buffer)
     pick([
       () => manager.deallocate(buffer),
+      ...(pool ? [() => pool.deallocate(buffer)] : []),
+      ...(block && !block.freed && block.buffer === buffer ? [() => block.free(), () => pool.deallocate(block)] : []),
       () => manager.deallocate(new DataView(buffer)),
       () => (kind === 'npu' ? manager.deallocateNPUMemory(buffer) : manager.deallocateSystemMemory(buffer)),
     ])()
@@ -108,10 +116,12 @@ const actions = {
     if (!buffer || live.get(buffer).kind !== 'npu') return
     const { manager, group } = live.get(buffer)
     const importer = pick(managers)
-    const { fd, size } = manager.exportDmaBuf(buffer)
-    const twin = importer.importDmaBuf(fd, { size })
+    const { fd, offset, size } = manager.exportDmaBuf(buffer)
+    const twin = importer.importDmaBuf(fd, { size: offset + size })
     closeSync(fd)
-    assert.ok(holds(twin, group.mark))
+    assert.ok(holds(twin, group.mark, offset))
+    // Whoever imports a slab or a chunk sees all of it, also what its next owners write there.
+    if (!manager.describe(buffer).dedicated) return importer.deallocate(twin)
     group.mark = 1 + (nextMark++ % 255)
     write(twin, group.mark)
     add(twin, { manager: importer, kind: 'npu', group })
@@ -132,7 +142,10 @@ const actions = {
   freeUnderOperation() {
     const buffer = take()
     if (!buffer) return
-    const { manager, group } = live.get(buffer)
+    const { manager, group, kind } = live.get(buffer)
+    // Nor may a slice be freed under an operation: its place is the next one's at once.
+    const { pool, dedicated } = manager.describe(buffer)
+    if (pool !== null || (kind === 'npu' && !dedicated)) return
     // The operation writes into memory that others may still see through an import: they must not mind.
     if ([...live.values()].some((other) => other.group === group && other !== live.get(buffer))) return
     live.delete(buffer)
@@ -143,6 +156,84 @@ const actions = {
       assert.equal(error.code, 'ERR_BUFFER_BUSY')
       adrift++
     }
+  },
+  createPool() {
+    if (pools.length > 5) return
+    const manager = pick(managers)
+    const [name, kind] = [`pool ${nextMark++}`, pick(['npu', 'system'])]
+    const initialSize = pick([0, 4096, 10_000, 65536, 1_000_000])
+    const options = {
+      maxSize: Math.max(initialSize, pick([initialSize, 300_000, 8_000_000])) || 65536, chunkSize: pick([undefined, 64, 4096, 100_000]),
+      blockSize: pick([undefined, undefined, 1000, 4096]), alignment: pick([undefined, 64, 256, 4096]), tag: pick([undefined, 'c']),
+    }
+    pools.push({ manager, kind, name, pool: manager.createMemoryPool({ name, kind, initialSize, ...options }) })
+    assert.throws(() => manager.createMemoryPool({ name, initialSize }), { code: 'ERR_POOL_EXISTS' })
+  },
+  poolAllocate() {
+    const one = pools.length && pick(pools)
+    if (!one) return
+    const { manager, kind, pool } = one
+    const size = pick([1, 64, 100, 1000, 1024, 4096, 5000, 65536])
+    const options = pick([undefined, undefined, { zeroed: true }, { tag: 'd' }, { alignment: 4096 }, { zeroed: true, alignment: 128 }])
+    const made = within(() => pick([() => pool.allocate(size, options), () => pool.allocateBuffer(size, options), () => pool.allocate(size)])())
+    if (made === undefined) return
+    if (made instanceof ArrayBuffer) return mark(made, one, undefined, options?.zeroed)
+    assert.deepEqual([made.size, made.freed], [size, false])
+    blocks.set(made, one)
+    if (below(3) === 0) mark(made.buffer, one, made, false)
+    else assert.equal(kind === 'system', made.deviceAddress === null && manager.device.iommu)
+  },
+  readBlock() {
+    const block = blocks.size && pick([...blocks.keys()])
+    if (block) mark(block.buffer, blocks.get(block), block, false)
+  },
+  freeBlock() {
+    const block = blocks.size && pick([...blocks.keys()])
+    if (!block) return
+    const { pool } = blocks.get(block)
+    blocks.delete(block)
+    block.pin()
+    assert.throws(() => block.free(), { code: 'ERR_BUFFER_BUSY' })
+    block.unpin()
+    pick([() => block.free(), () => pool.deallocate(block)])()
+    for (const use of [() => block.free(), () => block.pin(), () => pool.deallocate(block)]) assert.throws(use, { code: 'ERR_BUFFER_FREED' })
+  },
+  dropBlock() {
+    // Only its pool can free it now.
+    const block = blocks.size && below(5) === 0 && pick([...blocks.keys()])
+    if (!block) return
+    blocks.delete(block)
+    adrift++
+  },
+  wrongPool() {
+    const buffer = take()
+    const other = pools.find(({ pool }) => pool !== live.get(buffer)?.pool)
+    if (buffer && other) assert.throws(() => other.pool.deallocate(buffer), { code: 'ERR_UNKNOWN_BUFFER' })
+  },
+  trim() {
+    const one = pools.length && pick(pools)
+    if (!one) return
+    const before = one.pool.stats()
+    const given = one.pool.trim()
+    assert.equal(one.pool.stats().reserved, before.reserved - given)
+    assert.equal(one.pool.stats().allocated, before.allocated)
+  },
+  resetPool() {
+    const one = pools.length && below(4) === 0 && pick(pools)
+    if (!one) return
+    one.pool.reset()
+    endSlices(one)
+    assert.equal(one.pool.stats().liveAllocations, 0)
+  },
+  destroyPool() {
+    const one = pools.length && below(4) === 0 && pick(pools)
+    if (!one) return
+    const { manager, pool, name } = one
+    if (pool.stats().liveAllocations > 0) assert.throws(() => manager.destroyMemoryPool(name), { code: 'ERR_POOL_BUSY' })
+    manager.destroyMemoryPool(pick([name, pool]), { force: true })
+    endSlices(one)
+    pools = pools.filter((other) => other !== one)
+    assert.throws(() => pool.allocate(1), { code: 'ERR_POOL_DESTROYED' })
   },
   async turn() {
     await nextTurn()
@@ -157,6 +248,8 @@ const actions = {
     const mine = [...live].filter(([, info]) => info.manager === manager).map(([buffer]) => buffer)
     const moved = mine.map((buffer) => buffer.byteLength)
     manager.dispose()
+    endBlocks(pools.filter((one) => one.manager === manager))
+    pools = pools.filter((one) => one.manager !== manager)
     for (const [i, buffer] of mine.entries()) {
       live.delete(buffer)
       // One that came out of transfer() is not known to dispose: it stays, and reads zeros.
@@ -165,7 +258,7 @@ const actions = {
     managers = [managers[1], open()]
   },
 }
-const weighted = Object.entries(actions).flatMap(([name, act]) => Array(name === 'allocate' ? 5 : 1).fill(act))
+const weighted = Object.entries(actions).flatMap(([name, act]) => Array({ allocate: 5, poolAllocate: 8 }[name] ?? 1).fill(act))
 
 await nextTurn()
 const fdsBefore = fds() - fdsOfManagers()
@@ -175,7 +268,9 @@ for (let i = 0; i < steps; i++) {
 }
 check()
 live = new Map()
+blocks = new Map()
 for (const manager of managers) manager.dispose()
+pools = []
 for (let i = 0; i < 20; i++) {
   gc()
   await nextTurn()
@@ -192,7 +287,57 @@ function check() {
     assert.ok(manager.owns(buffer))
   }
   const counted = managers.reduce((sum, manager) => sum + manager.getMemoryStats().liveAllocations, 0)
-  assert.ok(counted >= live.size && counted <= live.size + adrift, `${counted} live, ${live.size} known, ${adrift} adrift`)
+  const known = live.size + blocks.size
+  assert.ok(counted >= known && counted <= known + adrift, `${counted} live, ${known} known, ${adrift} adrift`)
+  for (const one of pools) {
+    const { reserved, allocated, requested, free, largestFree, liveAllocations } = one.pool.stats()
+    assert.ok(reserved >= allocated && allocated >= requested && free === reserved - allocated && largestFree <= free)
+    const mine = [...live.values()].filter(({ pool }) => pool === one.pool).length + [...blocks.values()].filter((of) => of === one).length
+    assert.ok(liveAllocations >= mine && liveAllocations <= mine + adrift)
+  }
+  for (const manager of managers) {
+    const { poolReserved, npuUsed, systemUsed } = manager.getMemoryStats()
+    assert.ok(poolReserved <= npuUsed + systemUsed)
+  }
+}
+
+/** A slice that JavaScript now sees. */
+function mark(buffer, { manager, kind, pool, name }, block, zeroed) {
+  if (zeroed) assert.ok(holds(buffer, 0), 'zeroed was asked for')
+  assert.equal(manager.describe(buffer).pool, name)
+  const group = { mark: 1 + (nextMark++ % 255) }
+  write(buffer, group.mark)
+  blocks.delete(block)
+  add(buffer, { manager, kind, group, pool, block })
+}
+
+/** The result, unless the pool is full or too small for it. */
+function within(allocate) {
+  try {
+    return allocate()
+  } catch (error) {
+    assert.match(error.code, /^ERR_(POOL_EXHAUSTED|OUT_OF_RANGE)$/, error.stack)
+  }
+}
+
+/** A pool that was reset or destroyed has taken everything back. */
+function endSlices(one) {
+  endBlocks([one])
+  for (const [buffer, { pool, block }] of live) {
+    if (pool !== one.pool) continue
+    live.delete(buffer)
+    assert.ok(buffer.byteLength === 0 || (movedOnes.has(buffer) && holds(buffer, 0)))
+    if (block) assert.equal(block.freed, true)
+  }
+}
+
+function endBlocks(ended) {
+  for (const [block, one] of blocks) {
+    if (!ended.includes(one)) continue
+    blocks.delete(block)
+    assert.equal(block.freed, true)
+    assert.throws(() => block.free(), { code: 'ERR_BUFFER_FREED' })
+  }
 }
 
 /** Nothing is allocated yet: what the managers hold open is their own. */

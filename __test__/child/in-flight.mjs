@@ -14,7 +14,8 @@ import { brotliCompress, deflate } from 'node:zlib'
 
 import { open } from './open.mjs'
 
-const manager = open()
+// Each buffer an object of its own: a slice under an operation is what the README warns of.
+const manager = open({ slabs: { threshold: 0 } })
 let neighbourIntact = true
 let rounds = 0
 

@@ -8,7 +8,7 @@ const { arrayBufferOf, byteLengthOf, goneError, remember } = require('./buffers.
 const { memoryError } = require('./errors.js')
 const { human } = require('./human.js')
 const { check, integer, invalid, schemas, shown } = require('./options.js')
-const { MemoryPool, makePool, destroyPool, endPool } = require('./pool.js')
+const { makePool, isPool, destroyPool, endPool } = require('./pool.js')
 const { Walls } = require('./walls.js')
 
 /** A manager that was dropped without `dispose`: its device closes when its last buffer is collected. */
@@ -150,12 +150,12 @@ class MemoryManager extends EventEmitter {
     const { name, kind = 'npu', initialSize, tag, allocation, ...sizes } = check('createMemoryPool', options, schemas.pool)
     if (name === undefined) throw invalid('createMemoryPool: name must be a string')
     if (initialSize === undefined) throw invalid('createMemoryPool: initialSize must be a number')
-    const memory = kind === 'npu' ? npuRequest : systemRequest
+    const memory = (kind === 'npu' ? npuRequest : systemRequest)('createMemoryPool: allocation', allocation)
     const made = native.createPool(handle, {
       name,
       initialSize,
       ...sizes,
-      [kind]: { ...memory('createMemoryPool: allocation', allocation), ...(tag === undefined ? {} : { tag }) },
+      [kind]: { ...memory, tag: tag ?? memory.tag },
     })
     const pool = makePool(name, kind, made, this.#forPools)
     this.#pools.set(name, pool)
@@ -287,11 +287,12 @@ class MemoryManager extends EventEmitter {
   }
 
   #poolOf(pool) {
-    const name = pool instanceof MemoryPool ? pool.name : pool
+    const given = isPool(pool)
+    const name = given ? pool.name : pool
     if (typeof name !== 'string') throw invalid(`the pool must be a MemoryPool or its name, not ${shown(pool)}`)
     const known = this.#pools.get(name)
     if (known !== undefined && (pool === name || pool === known)) return known
-    if (pool instanceof MemoryPool && pool.destroyed) {
+    if (given && pool.destroyed) {
       throw memoryError('ERR_POOL_DESTROYED', `pool ${JSON.stringify(name)} was destroyed`)
     }
     const hint = this.#pools.size === 0 ? 'it has none' : `it has ${[...this.#pools.keys()].map(shown).join(', ')}`

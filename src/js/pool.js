@@ -29,7 +29,7 @@ function take(pool, size, alignment) {
 const ours = Symbol('made by a MemoryManager')
 
 // What this file's classes do for the manager, and nobody else may ask of them.
-let destroyPool, endPool, blockIsOf
+let isPool, destroyPool, endPool, isBlock, blockIsOf
 
 /** The finest alignment in a pool, in bytes. */
 const CACHE_LINE = 64
@@ -83,7 +83,7 @@ class MemoryPool {
 
   deallocate(memory) {
     const handle = this.#open()
-    if (memory instanceof MemoryBlock) {
+    if (isBlock(memory)) {
       if (!blockIsOf(memory, handle)) throw this.#notOurs()
       memory.free()
       return
@@ -142,6 +142,8 @@ class MemoryPool {
   }
 
   static {
+    // Not instanceof: what merely inherits from a pool is none.
+    isPool = (value) => typeof value === 'object' && value !== null && #handle in value
     destroyPool = (pool, force) => {
       const handle = pool.#open()
       if (force) pool.#manager.detachAll(handle)
@@ -212,20 +214,18 @@ class MemoryBlock {
   }
 
   get freed() {
-    if (this.#chunk !== -1 && this.#buffer !== undefined && !native.isLive(this.#id)) this.#chunk = -1
+    if (this.#chunk !== -1) {
+      // A reset, the pool's end or `deallocate(block.buffer)` may have been there before.
+      const lives = this.#buffer === undefined ? this.#ask(native.poolHolds) : native.isLive(this.#id)
+      if (!lives) this.#chunk = -1
+    }
     return this.#chunk === -1
   }
 
   get buffer() {
     if (this.#buffer !== undefined) return this.#buffer
     if (this.#chunk === -1) throw freedError()
-    const exposed = native.poolExpose(
-      this.#pool,
-      this.#chunk,
-      this.#chunkGeneration,
-      this.#slot,
-      this.#stamp,
-    )
+    const exposed = this.#ask(native.poolExpose)
     this.#id = exposed[1]
     this.#buffer = this.#manager.handedOut(exposed, this.#pool)
     return this.#buffer
@@ -251,6 +251,7 @@ class MemoryBlock {
 
   free() {
     if (this.#chunk === -1) throw freedError()
+    if ((this.#pins !== 0 || this.#buffer !== undefined) && this.freed) throw freedError()
     if (this.#pins !== 0) {
       throw memoryError('ERR_BUFFER_BUSY', `this block is pinned ${this.#pins} times: it was not freed`, {
         hint: 'unpin it as often as it was pinned',
@@ -267,6 +268,11 @@ class MemoryBlock {
     return `${options.stylize('MemoryBlock', 'special')} (${human(this.#size)}, ${at})`
   }
 
+  /** A cold call with the slice's name. */
+  #ask(verb) {
+    return verb(this.#pool, this.#chunk, this.#chunkGeneration, this.#slot, this.#stamp)
+  }
+
   #give() {
     numbers[POOL] = this.#pool
     words[CHUNK] = this.#chunk
@@ -277,6 +283,7 @@ class MemoryBlock {
   }
 
   static {
+    isBlock = (value) => typeof value === 'object' && value !== null && #pool in value
     blockIsOf = (block, pool) => block.#pool === pool
   }
 }
@@ -304,4 +311,4 @@ if (Symbol.dispose !== undefined) {
 /** For the manager: the JavaScript face of the native pool `handle`. */
 const makePool = (name, kind, handle, manager) => new MemoryPool(ours, name, kind, handle, manager)
 
-module.exports = { MemoryPool, MemoryBlock, makePool, destroyPool, endPool }
+module.exports = { MemoryPool, MemoryBlock, makePool, isPool, destroyPool, endPool }

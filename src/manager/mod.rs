@@ -110,7 +110,7 @@ impl Manager {
             };
             let body = match body {
                 Some(body) => body,
-                None => whole(Memory::Npu(Block::create(&self.device, &request, !options.dirty)?)),
+                None => whole(Memory::Npu(self.block(&request, !options.dirty)?)),
             };
             Allocation::enter(&self.books, body, size, options.tag.clone())
         })
@@ -220,6 +220,16 @@ impl Manager {
         let Some(pool) = self.slabs.pool_for(request)? else { return Ok(None) };
         let Ok(slice) = pool.allocate(request.size, page_size()) else { return Ok(None) };
         pools::body(pool, slice, zeroed).map(Some)
+    }
+
+    /// A kernel object. The empty slabs that are kept go back before a request fails for want of what they hold.
+    fn block(&self, request: &Request, zeroed: bool) -> Result<Block> {
+        let create = || Block::create(&self.device, request, zeroed);
+        let wanting = [ErrorCode::OutOfMemory, ErrorCode::IovaExhausted, ErrorCode::TooManyFds, ErrorCode::TooManyMaps];
+        match create() {
+            Err(error) if wanting.contains(&error.code()) && self.slabs.trim() > 0 => create(),
+            result => result,
+        }
     }
 
     fn request(&self, size: u64, options: &NpuOptions) -> Result<Request> {

@@ -9,7 +9,7 @@ use crate::allocation::{Allocation, Body};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
 use crate::memory::{alignment, Source};
-use crate::pool::{Layout, Meter, Pool, Slice};
+use crate::pool::{Layout, Meter, Pool, SlabOptions, Slice};
 use crate::suballoc::RegionId;
 use crate::units::MIN_ALIGNMENT;
 
@@ -22,7 +22,7 @@ pub struct PoolOptions {
     pub initial: u64,
     /// It grows up to here; `initial` where `None`.
     pub max: Option<u64>,
-    /// What it grows by; `initial` where `None`.
+    /// What it grows by; `initial` where `None`, or as much as a slab where that is 0.
     pub chunk: Option<u64>,
     /// Fixed-size blocks.
     pub block: Option<u64>,
@@ -58,7 +58,10 @@ impl Manager {
         let layout = Layout {
             initial: options.initial,
             max: options.max.unwrap_or(options.initial),
-            chunk: options.chunk.unwrap_or(options.initial),
+            chunk: options.chunk.unwrap_or(match options.initial {
+                0 => SlabOptions::default().size,
+                initial => initial,
+            }),
             block: options.block,
             alignment: aligned,
             delay: self.slabs.delay(),
@@ -139,6 +142,7 @@ impl Manager {
     /// Errors: `ERR_POOL_BUSY` while slices live, unless `force`; `ERR_POOL_DESTROYED`.
     pub fn destroy_pool(&self, pool: &Arc<Pool>, force: bool) -> Result<()> {
         pool.destroy(force)?;
+        self.books.pool_ended(pool.kind(), &pool.stats());
         if let Some(name) = pool.public_name() {
             let mut registry = self.registry();
             if registry.get(name).is_some_and(|of_that_name| Arc::ptr_eq(of_that_name, pool)) {
@@ -186,6 +190,50 @@ pub(super) fn body(pool: Arc<Pool>, slice: Slice, zeroed: bool) -> Result<Body> 
         Err(error) => {
             pool.free(slice.chunk, slice.region)?;
             Err(error)
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Weak;
+
+    use super::*;
+    use crate::allocation::Reach;
+    use crate::backend::simulated::{Options, Simulated};
+    use crate::device::Device;
+    use crate::pool::Extent;
+
+    /// What takes a pool's memory away while somebody still reaches a slice: an ArrayBuffer that was moved, or marked.
+    #[test]
+    fn addresses_of_a_slice_outlive_its_pool_until_the_finalizer_has_run() {
+        let ways: [fn(&Manager, &Arc<Pool>); 3] = [
+            |manager, pool| manager.reset_pool(pool).unwrap(),
+            |manager, pool| manager.destroy_pool(pool, true).unwrap(),
+            |manager, _| manager.dispose(),
+        ];
+        for end in ways {
+            let device = Device::new(Arc::new(Simulated::new(Options::default()).unwrap()));
+            let manager = Manager::new(device, SlabOptions::default());
+            let options = PoolOptions {
+                name: "p".into(),
+                initial: 1 << 16,
+                max: None,
+                chunk: None,
+                block: None,
+                alignment: None,
+                memory: PoolMemory::System(SystemOptions::default()),
+            };
+            let pool = manager.create_pool(&options).unwrap();
+            let slice = manager.allocate_from(&pool, 100, None, false, None).unwrap();
+            let extent: Weak<Extent> = Arc::downgrade(&slice.extent().unwrap());
+            end(&manager, &pool);
+            drop((pool, manager));
+            assert!(!slice.is_live());
+            assert!(extent.upgrade().is_some_and(|extent| extent.memory().is_none()), "no memory, but its addresses");
+            slice.finalize(Reach::Nobody);
+            assert!(extent.upgrade().is_none());
         }
     }
 }

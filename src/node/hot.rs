@@ -26,8 +26,9 @@ use napi::sys;
 use napi_derive::napi;
 
 use super::realm::{check, pool, Realm};
-use crate::error::Error;
+use crate::error::{Error, ErrorCode};
 use crate::handle::Handle;
+use crate::memory::alignment as checked;
 use crate::pool::{Pool, Slice};
 use crate::suballoc::RegionId;
 use crate::units::MIN_ALIGNMENT;
@@ -100,7 +101,7 @@ unsafe extern "C" fn allocate(env: sys::napi_env, info: sys::napi_callback_info)
     unsafe {
         answer(env, info, |desk| {
             let letter = desk.read();
-            let alignment = (letter.alignment as u64).max(MIN_ALIGNMENT);
+            let alignment = checked(Some(letter.alignment as u64), MIN_ALIGNMENT)?;
             let Slice { chunk, region, address, device_address, .. } =
                 desk.pool(letter.pool)?.allocate(letter.size as u64, alignment)?;
             desk.write(Letter {
@@ -122,7 +123,7 @@ unsafe extern "C" fn free(env: sys::napi_env, info: sys::napi_callback_info) -> 
         answer(env, info, |desk| {
             let Letter { pool, chunk: [index, generation], region: [slot, stamp], .. } = desk.read();
             let (chunk, region) = name(index, generation, slot, stamp);
-            desk.pool(pool)?.free(chunk, region)
+            desk.pool(pool).map_err(gone)?.free(chunk, region)
         })
     }
 }
@@ -221,6 +222,11 @@ fn mailbox_buffer(env: &Env, mailbox: *mut Letter) -> Result<Unknown<'_>> {
     check(status, "napi_create_external_arraybuffer")?;
     // SAFETY: just made, in this environment and scope.
     Ok(unsafe { Unknown::from_raw_unchecked(env.raw(), value) })
+}
+
+/// A block whose pool was destroyed went with it.
+pub fn gone(_destroyed: Error) -> Error {
+    Error::new(ErrorCode::BufferFreed, "this block was freed with its pool")
 }
 
 /// 64 bits as two numbers that a runtime keeps without allocating.

@@ -4,7 +4,7 @@ use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
 use super::api::handed_out;
-use super::hot::name;
+use super::hot::{gone, name};
 use super::realm::{close_pool, manager, open_pool, pool, throw};
 use super::types;
 
@@ -43,11 +43,18 @@ pub fn pool_expose<'env>(
     slot: i32,
     stamp: i32,
 ) -> Result<Array<'env>> {
-    let adopted = pool(handle).and_then(|open| {
+    let adopted = pool(handle).map_err(gone).and_then(|open| {
         let (chunk, region) = name(index, generation, slot, stamp);
         manager(open.manager.get() as f64)?.adopt(&open.pool, chunk, region)
     });
     handed_out(env, adopted)
+}
+
+/// Whether a slice that the hot `allocate` took is still its block's.
+#[napi(catch_unwind)]
+pub fn pool_holds(handle: f64, index: i32, generation: i32, slot: i32, stamp: i32) -> bool {
+    let (chunk, region) = name(index, generation, slot, stamp);
+    pool(handle).is_ok_and(|open| open.pool.slice(chunk, region).is_ok())
 }
 
 /// A pool's figures.

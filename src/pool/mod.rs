@@ -146,6 +146,8 @@ struct State {
     chunks: Table<Chunk>,
     /// Handles of `chunks`, in the order in which they are tried.
     order: Vec<Handle>,
+    /// The initial one, which stays.
+    first: Option<Handle>,
     /// Bytes of chunks, those that are being made included.
     reserved: u64,
     requested: u64,
@@ -167,7 +169,8 @@ impl Pool {
         let pool = Self { name, source, layout, meter, state: Mutex::default() };
         if layout.initial > 0 {
             pool.state().reserved = layout.initial;
-            pool.grow(Reservation { pool: &pool, bytes: layout.initial })?;
+            let first = pool.grow(Reservation { pool: &pool, bytes: layout.initial })?;
+            pool.state().first = Some(first);
         }
         Ok(pool)
     }
@@ -206,6 +209,10 @@ impl Pool {
     /// The alignment of a slice, no finer than the pool's and no coarser than its chunks'.
     fn aligned(&self, size: u64, alignment: u64) -> Result<u64> {
         let coarsest = self.layout.alignment.max(page_size());
+        if !alignment.is_power_of_two() {
+            let message = format!("alignment is {alignment}; it must be a power of two");
+            return Err(Error::new(ErrorCode::OutOfRange, message).requested(size));
+        }
         if alignment <= coarsest {
             return Ok(alignment.max(self.layout.alignment));
         }
@@ -229,7 +236,7 @@ impl Pool {
                 continue;
             }
             // Again if other threads used the new chunk up before we had our turn: the maximum ends it.
-            let reserved = self.reserve(self.chunk_for(size, alignment)?, size)?;
+            let reserved = self.reserve(self.chunk_for(size)?, size)?;
             grown = Some(self.grow(reserved)?);
         }
     }
@@ -395,9 +402,9 @@ impl Pool {
     }
 
     /// The least that a chunk must have to serve a request which no chunk has room for.
-    fn chunk_for(&self, size: u64, alignment: u64) -> Result<u64> {
-        let slack = alignment - self.layout.alignment;
-        let needs = align_up(size, self.layout.alignment).and_then(|padded| padded.checked_add(slack));
+    fn chunk_for(&self, size: u64) -> Result<u64> {
+        // Its start is aligned to whatever a slice may ask for.
+        let needs = align_up(size, self.layout.alignment);
         let fits = |needs: &u64| *needs <= self.layout.max && self.layout.block.is_none_or(|block| size <= block);
         if let Some(needs) = needs.filter(fits) {
             return Ok(self.layout.block.unwrap_or(needs));
@@ -521,11 +528,21 @@ impl State {
 
     /// Takes out empty chunks but `keep` of them, as long as the initial size stays.
     fn spare(&mut self, layout: &Layout, keep: usize) -> Vec<Chunk> {
-        let empty: Vec<Handle> =
-            self.order.iter().copied().filter(|h| self.chunks.get(*h).is_some_and(Chunk::is_empty)).collect();
+        let mut empty: Vec<Handle> = self
+            .order
+            .iter()
+            .copied()
+            .filter(|handle| Some(*handle) != self.first)
+            .filter(|handle| self.chunks.get(*handle).is_some_and(Chunk::is_empty))
+            .collect();
+        let bytes_of = |state: &Self, handle| state.chunks.get(handle).map_or(0, |chunk| chunk.arena.capacity());
+        if keep == 0 {
+            // Small ones last: one large chunk must not stand for all of the initial size.
+            empty.sort_by_key(|handle| std::cmp::Reverse(bytes_of(self, *handle)));
+        }
         let mut gone = Vec::new();
         for handle in empty.into_iter().skip(keep) {
-            let bytes = self.chunks.get(handle).map_or(0, |chunk| chunk.arena.capacity());
+            let bytes = bytes_of(self, handle);
             if self.reserved - bytes < layout.initial {
                 continue;
             }
