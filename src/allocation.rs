@@ -11,10 +11,10 @@
 //! ArrayBuffer object, perhaps in another thread, and the address is all that comes along.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use nix::unistd::{gettid, Pid};
 use once_cell::sync::Lazy;
 
 use crate::backend::Object;
@@ -76,8 +76,8 @@ pub struct Allocation {
     pub pool: Option<Arc<str>>,
     /// When it was made.
     pub allocated_at: SystemTime,
-    /// The thread that made it, as the kernel numbers them.
-    pub thread: Pid,
+    /// The thread that made it, as [`this_thread`] numbers them.
+    pub thread: u64,
     books: Arc<Books>,
     state: Mutex<State>,
 }
@@ -127,7 +127,7 @@ impl Allocation {
                 dedicated: matches!(body, Body::Whole(_)),
                 pool,
                 allocated_at: SystemTime::now(),
-                thread: gettid(),
+                thread: this_thread(),
                 books: Arc::clone(books),
                 state: Mutex::new(State { body: Some(body), retired: None, extent: None, finalized: None }),
             })
@@ -266,6 +266,15 @@ impl Allocation {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A number of this thread's own. Unlike the kernel's it is never given to another one, and asking is no system call.
+pub fn this_thread() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    thread_local! {
+        static MINE: u64 = NEXT.fetch_add(1, Ordering::Relaxed);
+    }
+    MINE.with(|mine| *mine)
 }
 
 fn disposed() -> Error {

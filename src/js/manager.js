@@ -259,7 +259,7 @@ class MemoryManager extends EventEmitter {
     return buffer
   }
 
-  #handedOut({ buffer, id }, pool) {
+  #handedOut([buffer, id], pool) {
     remember(buffer, id)
     if (this.#views.size >= this.#sweepAt) this.#sweep()
     this.#views.set(id, { view: new WeakRef(buffer), pool })

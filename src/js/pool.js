@@ -8,8 +8,23 @@ const { memoryError } = require('./errors.js')
 const { human } = require('./human.js')
 const { check, integer, invalid, outOfRange, schemas } = require('./options.js')
 
-/** What `poolAllocate` writes: chunk, slot, stamp, CPU address, device address (-1: none), padded size. */
-const mailbox = new Float64Array(native.mailboxBuffer())
+/** Calls without arguments: what is asked and what is answered lies in the mailbox (`src/node/hot.rs`). */
+const hot = native.hotFunctions()
+const { allocate, free } = hot
+const numbers = new Float64Array(hot.mailbox)
+const words = new Int32Array(hot.mailbox)
+// Places in `numbers`: a request, and the answer to `allocate`.
+const [POOL, SIZE, ALIGNMENT, ADDRESS, DEVICE_ADDRESS] = [0, 1, 2, 3, 4]
+// Places in `words`: a slice's name.
+const [CHUNK, CHUNK_GENERATION, SLOT, STAMP] = [10, 11, 12, 13]
+
+/** Takes a slice: its place and its name are in the mailbox afterwards. */
+function take(pool, size, alignment) {
+  numbers[POOL] = pool
+  numbers[SIZE] = size
+  numbers[ALIGNMENT] = alignment
+  allocate()
+}
 
 /** Only `makePool` and pools themselves have it. */
 const ours = Symbol('made by a MemoryManager')
@@ -56,7 +71,7 @@ class MemoryPool {
     if (options !== undefined) return this.#allocateWith(handle, size, options)
     // The fast path: a comparison, one call of numbers, one object.
     if (!Number.isSafeInteger(size) || size < 1) integer('size', size, 1)
-    native.poolAllocate(handle, size, CACHE_LINE)
+    take(handle, size, CACHE_LINE)
     return new MemoryBlock(ours, this.#manager, handle, size)
   }
 
@@ -107,7 +122,7 @@ class MemoryPool {
     integer('size', size, 1)
     const { alignment = CACHE_LINE, zeroed = false, tag } = check('allocate', options, schemas.poolAllocation)
     if (tag === undefined && !zeroed) {
-      native.poolAllocate(handle, size, alignment)
+      take(handle, size, alignment)
       return new MemoryBlock(ours, this.#manager, handle, size)
     }
     // What is cleared or counted by a tag is an allocation of its own, with its ArrayBuffer.
@@ -150,8 +165,9 @@ class MemoryPool {
 class MemoryBlock {
   #manager
   #pool
-  /** Chunk, slot and stamp name the slice. A chunk of -1: it was freed. */
+  /** The slice's name. A chunk of -1: it was freed. */
   #chunk
+  #chunkGeneration
   #slot
   #stamp
   #address
@@ -168,18 +184,20 @@ class MemoryBlock {
     this.#pool = pool
     this.#size = size
     if (exposed === undefined) {
-      this.#chunk = mailbox[0]
-      this.#slot = mailbox[1]
-      this.#stamp = mailbox[2]
-      this.#address = mailbox[3]
-      this.#deviceAddress = mailbox[4]
+      this.#chunk = words[CHUNK]
+      this.#chunkGeneration = words[CHUNK_GENERATION]
+      this.#slot = words[SLOT]
+      this.#stamp = words[STAMP]
+      this.#address = numbers[ADDRESS]
+      this.#deviceAddress = numbers[DEVICE_ADDRESS]
     } else {
-      const { address, deviceAddress } = manager.describe(exposed.buffer)
+      const [buffer, id] = exposed
+      const { address, deviceAddress } = manager.describe(buffer)
       this.#chunk = 0
       this.#address = Number(address)
       this.#deviceAddress = deviceAddress === null ? -1 : Number(deviceAddress)
-      this.#buffer = exposed.buffer
-      this.#id = exposed.id
+      this.#buffer = buffer
+      this.#id = id
     }
   }
 
@@ -199,10 +217,7 @@ class MemoryBlock {
   get freed() {
     if (this.#chunk !== -1) {
       // A reset, the pool's end or `deallocate(block.buffer)` may have been there before.
-      const lives =
-        this.#buffer === undefined
-          ? native.poolHolds(this.#pool, this.#chunk, this.#slot, this.#stamp)
-          : native.isLive(this.#id)
+      const lives = this.#buffer === undefined ? this.#ask(native.poolHolds) : native.isLive(this.#id)
       if (!lives) this.#chunk = -1
     }
     return this.#chunk === -1
@@ -218,8 +233,8 @@ class MemoryBlock {
         hint: 'use smaller blocks, or Node 22 or later',
       })
     }
-    const exposed = native.poolExpose(this.#pool, this.#chunk, this.#slot, this.#stamp)
-    this.#id = exposed.id
+    const exposed = this.#ask(native.poolExpose)
+    this.#id = exposed[1]
     this.#buffer = this.#manager.handedOut(exposed, this.#pool)
     return this.#buffer
   }
@@ -251,7 +266,7 @@ class MemoryBlock {
       })
     }
     if (this.#buffer !== undefined) this.#manager.deallocate(this.#buffer)
-    else native.poolFree(this.#pool, this.#chunk, this.#slot, this.#stamp)
+    else this.#give()
     this.#chunk = -1
   }
 
@@ -259,6 +274,20 @@ class MemoryBlock {
     if (!(#chunk in this)) return inspect(Object.create(null), options)
     const at = this.freed ? 'freed' : `at 0x${this.#address.toString(16)}`
     return `${options.stylize('MemoryBlock', 'special')} (${human(this.#size)}, ${at})`
+  }
+
+  /** A cold call with the slice's name. */
+  #ask(verb) {
+    return verb(this.#pool, this.#chunk, this.#chunkGeneration, this.#slot, this.#stamp)
+  }
+
+  #give() {
+    numbers[POOL] = this.#pool
+    words[CHUNK] = this.#chunk
+    words[CHUNK_GENERATION] = this.#chunkGeneration
+    words[SLOT] = this.#slot
+    words[STAMP] = this.#stamp
+    free()
   }
 
   static {

@@ -100,36 +100,36 @@ pub fn abandon_manager(env: &Env, manager: f64) -> Result<()> {
     Ok(())
 }
 
-/// Allocates NPU memory: `{buffer, id}`.
-#[napi(catch_unwind, ts_return_type = "{ buffer: ArrayBuffer, id: number }")]
-pub fn allocate_npu<'env>(env: &'env Env, handle: f64, size: f64, options: Option<types::Npu>) -> Result<Object<'env>> {
+/// Allocates NPU memory: `[buffer, id]`.
+#[napi(catch_unwind, ts_return_type = "[buffer: ArrayBuffer, id: number]")]
+pub fn allocate_npu<'env>(env: &'env Env, handle: f64, size: f64, options: Option<types::Npu>) -> Result<Array<'env>> {
     let options = options.unwrap_or_default().into();
     let allocated = manager(handle).and_then(|manager| manager.allocate_npu(size as u64, &options));
     handed_out(env, allocated)
 }
 
-/// Allocates system memory: `{buffer, id}`.
-#[napi(catch_unwind, ts_return_type = "{ buffer: ArrayBuffer, id: number }")]
+/// Allocates system memory: `[buffer, id]`.
+#[napi(catch_unwind, ts_return_type = "[buffer: ArrayBuffer, id: number]")]
 pub fn allocate_system<'env>(
     env: &'env Env,
     handle: f64,
     size: f64,
     options: Option<types::System>,
-) -> Result<Object<'env>> {
+) -> Result<Array<'env>> {
     let options = options.unwrap_or_default().into();
     let allocated = manager(handle).and_then(|manager| manager.allocate_system(size as u64, &options));
     handed_out(env, allocated)
 }
 
-/// Maps somebody else's dma-buf: `{buffer, id}`.
-#[napi(catch_unwind, ts_return_type = "{ buffer: ArrayBuffer, id: number }")]
+/// Maps somebody else's dma-buf: `[buffer, id]`.
+#[napi(catch_unwind, ts_return_type = "[buffer: ArrayBuffer, id: number]")]
 pub fn import_dma_buf<'env>(
     env: &'env Env,
     handle: f64,
     fd: i32,
     size: Option<f64>,
     tag: Option<String>,
-) -> Result<Object<'env>> {
+) -> Result<Array<'env>> {
     let imported = manager(handle).and_then(|manager| {
         let fd = borrow_fd(fd)?;
         manager.import(fd, size.map(|size| size as u64), tag.map(Into::into))
@@ -252,16 +252,17 @@ pub fn process_gauges(env: &Env, handle: f64) -> Result<types::Gauges> {
     manager(handle).map(|manager| types::Gauges::new(manager.process_gauges())).map_err(throw(env))
 }
 
+/// An array: its elements have no names that would have to be made into strings at each call.
 pub(super) fn handed_out<'env>(
     env: &'env Env,
     allocated: crate::error::Result<Arc<Allocation>>,
-) -> Result<Object<'env>> {
+) -> Result<Array<'env>> {
     let allocation = allocated.map_err(throw(env))?;
     let buffer = buffer::expose(env, &allocation).map_err(throw(env))?;
-    let mut object = Object::new(env)?;
-    object.set("buffer", buffer)?;
-    object.set("id", allocation.id.get() as f64)?;
-    Ok(object)
+    let mut pair = env.create_array(2)?;
+    pair.set(0, buffer)?;
+    pair.set(1, allocation.id.get() as f64)?;
+    Ok(pair)
 }
 
 /// The live allocation that `buffer` is all of.

@@ -15,10 +15,9 @@ use std::ptr;
 
 use napi::bindgen_prelude::*;
 use napi::{sys, JsValue};
-use nix::unistd::gettid;
 
 use super::realm::{finalizers_follow_memory, Realm};
-use crate::allocation::{Allocation, Reach};
+use crate::allocation::{this_thread, Allocation, Reach};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
 use crate::units::human;
@@ -146,7 +145,7 @@ fn reach(env: sys::napi_env, allocation: &Allocation) -> Reach {
         // Deno: there is none left, and perhaps no environment either, so nothing of it is touched.
         return Reach::Nobody;
     }
-    if gettid() != allocation.thread {
+    if this_thread() != allocation.thread {
         return Reach::Unknown;
     }
     let (mut global, mut has) = (ptr::null_mut(), false);

@@ -1,85 +1,227 @@
-//! Numbers in, numbers out: what `pool.allocate` and `block.free` call. No object crosses the border in either
-//! direction; results are written into the environment's mailbox, which JavaScript reads as a Float64Array.
+//! What `pool.allocate` and `block.free` call: no object crosses the border, and no argument either. A request lies in
+//! the environment's mailbox, which JavaScript sees as typed arrays, and so does the answer.
+//!
+//! These are callbacks of N-API itself: an argument costs 10 ns to read, and what `#[napi]` keeps around a call with
+//! arguments 75 ns (`runtimes.md` §6), which is more than the pool's whole work.
+//!
+//! The mailbox:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 0, 8, 16 | f64: pool, size, alignment |
+//! | 24, 32 | f64: CPU address, device address (-1: none) |
+//! | 40, 44, 48, 52 | i32: chunk (index, generation) and region (slot, stamp): a slice's name |
+//!
+//! Any bytes are a safe request: numbers that name nothing find nothing.
 #![allow(unsafe_code)]
 
-use std::cell::Cell;
-use std::ffi::c_void;
+use std::cell::RefCell;
+use std::ffi::{c_void, CStr};
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr;
+use std::sync::{Arc, Weak};
 
 use napi::bindgen_prelude::*;
 use napi::sys;
 use napi_derive::napi;
 
-use super::realm::{check, pool, throw, Realm, MAILBOX};
+use super::realm::{check, pool, Realm};
 use crate::error::{Error, ErrorCode};
 use crate::handle::Handle;
 use crate::memory::alignment as checked;
-use crate::pool::Slice;
+use crate::pool::{Pool, Slice};
 use crate::suballoc::RegionId;
 use crate::units::MIN_ALIGNMENT;
 
-thread_local! {
-    /// The last environment that called on this thread, and its mailbox.
-    static LAST: Cell<(sys::napi_env, *mut f64)> = const { Cell::new((ptr::null_mut(), ptr::null_mut())) };
+/// What the calls of one environment share. Leaked: an environment is a rare thing.
+struct Desk {
+    mailbox: *mut Letter,
+    /// The pool that was asked for last, so that the next call need not look it up. Weak: it keeps nothing open.
+    last: RefCell<(f64, Weak<Pool>)>,
 }
 
-fn mailbox(env: &Env) -> Result<*mut f64> {
-    let (last, mailbox) = LAST.get();
-    if last == env.raw() {
-        return Ok(mailbox);
+/// The mailbox as the header's table says.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+struct Letter {
+    pool: f64,
+    size: f64,
+    alignment: f64,
+    address: f64,
+    device_address: f64,
+    chunk: [i32; 2],
+    region: [i32; 2],
+}
+
+impl Desk {
+    fn read(&self) -> Letter {
+        // SAFETY: the mailbox is as large as a letter, aligned for it, never freed, and any bytes are a letter. It is read
+        // and written by this environment's thread only: by JavaScript, and by its native calls.
+        unsafe { self.mailbox.read() }
     }
-    let mailbox = Realm::of(env)?.mailbox();
-    LAST.set((env.raw(), mailbox));
-    Ok(mailbox)
+
+    fn write(&self, letter: Letter) {
+        // SAFETY: as in `read`. No Rust reference to the mailbox exists.
+        unsafe { self.mailbox.write(letter) }
+    }
+
+    fn pool(&self, handle: f64) -> crate::error::Result<Arc<Pool>> {
+        let mut last = self.last.borrow_mut();
+        if last.0 == handle {
+            if let Some(pool) = last.1.upgrade() {
+                return Ok(pool);
+            }
+        }
+        let pool = pool(handle)?.pool;
+        *last = (handle, Arc::downgrade(&pool));
+        Ok(pool)
+    }
 }
 
-/// The environment's mailbox. Asked for once; whoever takes the bytes away from the ArrayBuffer only harms itself.
-#[napi(catch_unwind, ts_return_type = "ArrayBuffer")]
-pub fn mailbox_buffer(env: &Env) -> Result<Unknown<'_>> {
-    unsafe extern "C" fn nothing(_: sys::napi_env, _: *mut c_void, _: *mut c_void) {}
-    let mut value = ptr::null_mut();
-    let bytes = MAILBOX * size_of::<f64>();
-    // SAFETY: the mailbox is leaked, so its bytes are good for as long as the process lives.
-    let status = unsafe {
-        let mailbox = Realm::of(env)?.mailbox().cast();
-        sys::napi_create_external_arraybuffer(env.raw(), mailbox, bytes, Some(nothing), ptr::null_mut(), &mut value)
+/// The hot functions of this environment; `mailbox` is what they read and write.
+#[napi(
+    catch_unwind,
+    ts_return_type = "{ mailbox: ArrayBuffer, allocate(): void, free(): void, idle(...numbers: number[]): void }"
+)]
+pub fn hot_functions(env: &Env) -> Result<Object<'_>> {
+    let mailbox: *mut Letter = Box::leak(Box::default());
+    let desk = Desk { mailbox, last: RefCell::default() };
+    let desk: *const Desk = Box::leak(Box::new(desk));
+    let mut object = Object::new(env)?;
+    object.set("mailbox", mailbox_buffer(env, mailbox)?)?;
+    object.set("allocate", function(env, c"allocate", allocate, desk)?)?;
+    object.set("free", function(env, c"free", free, desk)?)?;
+    object.set("idle", function(env, c"idle", idle_raw, desk)?)?;
+    Ok(object)
+}
+
+/// Takes a slice of `size` bytes at `alignment`: its name and its place are in the mailbox afterwards.
+unsafe extern "C" fn allocate(env: sys::napi_env, info: sys::napi_callback_info) -> sys::napi_value {
+    // SAFETY: this is a callback that `function` registered, called with its `env` and `info`.
+    unsafe {
+        answer(env, info, |desk| {
+            let letter = desk.read();
+            let alignment = checked(Some(letter.alignment as u64), MIN_ALIGNMENT)?;
+            let Slice { chunk, region, address, device_address, .. } =
+                desk.pool(letter.pool)?.allocate(letter.size as u64, alignment)?;
+            desk.write(Letter {
+                address: address as f64,
+                device_address: device_address.map_or(-1.0, |address| address as f64),
+                chunk: halves(chunk.get()),
+                region: halves(region.to_raw()),
+                ..letter
+            });
+            Ok(())
+        })
+    }
+}
+
+/// Gives the slice back whose name is in the mailbox.
+unsafe extern "C" fn free(env: sys::napi_env, info: sys::napi_callback_info) -> sys::napi_value {
+    // SAFETY: this is a callback that `function` registered, called with its `env` and `info`.
+    unsafe {
+        answer(env, info, |desk| {
+            let Letter { pool, chunk: [index, generation], region: [slot, stamp], .. } = desk.read();
+            let (chunk, region) = name(index, generation, slot, stamp);
+            desk.pool(pool).map_err(gone)?.free(chunk, region)
+        })
+    }
+}
+
+/// The yardstick of `benchmark/pools.mjs`: reads three numbers and does nothing.
+unsafe extern "C" fn idle_raw(env: sys::napi_env, info: sys::napi_callback_info) -> sys::napi_value {
+    let (mut count, mut arguments, mut number) = (3, [ptr::null_mut(); 3], 0.0);
+    // SAFETY: `env` and `info` are those of this call; there is room for as many arguments as `count` says, and the
+    // missing ones are undefined, which is no number and changes nothing.
+    unsafe {
+        sys::napi_get_cb_info(env, info, &mut count, arguments.as_mut_ptr(), ptr::null_mut(), ptr::null_mut());
+        for argument in arguments {
+            sys::napi_get_value_double(env, argument, &mut number);
+        }
+    }
+    ptr::null_mut()
+}
+
+/// The other yardstick: the same as this package's other functions are made.
+#[napi(catch_unwind)]
+pub fn idle(_first: f64, _second: f64, _third: f64) {}
+
+/// Runs the body of a callback: a refusal is thrown as the `MemoryError` it is, and a panic as an error.
+///
+/// # Safety
+///
+/// `env` and `info` are those of a call of a function that [`function`] made.
+unsafe fn answer(
+    env: sys::napi_env,
+    info: sys::napi_callback_info,
+    body: impl FnOnce(&Desk) -> crate::error::Result<()>,
+) -> sys::napi_value {
+    let mut desk = ptr::null_mut();
+    // SAFETY: the caller's word; no argument is asked for.
+    let status =
+        unsafe { sys::napi_get_cb_info(env, info, ptr::null_mut(), ptr::null_mut(), ptr::null_mut(), &mut desk) };
+    if status != sys::Status::napi_ok || desk.is_null() {
+        return ptr::null_mut();
+    }
+    // SAFETY: `function` registered a leaked desk; it is used by this environment's thread only.
+    let desk = unsafe { &*desk.cast::<Desk>() };
+    match catch_unwind(AssertUnwindSafe(|| body(desk))) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => throw(env, Some(&error)),
+        Err(_panic) => throw(env, None),
+    }
+    ptr::null_mut() // undefined
+}
+
+/// Throws `error`; without one, a panic was caught.
+#[cold]
+fn throw(raw: sys::napi_env, error: Option<&Error>) {
+    let env = Env::from_raw(raw);
+    let value = match error {
+        Some(error) => Realm::of(&env).and_then(|realm| realm.error_value(&env, error)),
+        None => Err(napi::Error::from_reason("the native part panicked: please report it")),
     };
-    check(status, "napi_create_external_arraybuffer")?;
+    // SAFETY: `raw` is the environment of the call that we are in, and `value` was made in its scope.
+    unsafe {
+        match value {
+            Ok(value) => drop(sys::napi_throw(raw, value.raw())),
+            Err(failure) => napi::JsError::from(failure).throw_into(raw),
+        }
+    }
+}
+
+/// A function of this environment that is called with `desk`.
+fn function<'env>(
+    env: &'env Env,
+    name: &CStr,
+    callback: unsafe extern "C" fn(sys::napi_env, sys::napi_callback_info) -> sys::napi_value,
+    desk: *const Desk,
+) -> Result<Unknown<'env>> {
+    let mut value = ptr::null_mut();
+    let length = name.to_bytes().len() as isize;
+    // SAFETY: name, callback and desk live as long as the process does.
+    let status = unsafe {
+        let data = desk.cast_mut().cast();
+        sys::napi_create_function(env.raw(), name.as_ptr(), length, Some(callback), data, &mut value)
+    };
+    check(status, "napi_create_function")?;
     // SAFETY: just made, in this environment and scope.
     Ok(unsafe { Unknown::from_raw_unchecked(env.raw(), value) })
 }
 
-/// Takes a slice: chunk, slot, stamp, address, device address (-1: none) and padded size are in the mailbox afterwards.
-#[napi(catch_unwind)]
-pub fn pool_allocate(env: &Env, handle: f64, size: f64, alignment: f64) -> Result<()> {
-    let slice = pool(handle)
-        .and_then(|open| open.pool.allocate(size as u64, checked(Some(alignment as u64), MIN_ALIGNMENT)?))
-        .map_err(throw(env))?;
-    let Slice { chunk, region, padded, address, device_address, .. } = slice;
-    let device_address = device_address.map_or(-1.0, |address| address as f64);
-    let numbers = [
-        chunk.get() as f64,
-        f64::from(region.to_raw() as u32),
-        (region.to_raw() >> 32) as f64,
-        address as f64,
-        device_address,
-        padded as f64,
-        0.0,
-        0.0,
-    ];
-    // SAFETY: the mailbox is `MAILBOX` numbers that are never freed. JavaScript reads them on this very thread, after
-    // this call; were it to write them too, it would only read its own numbers back.
-    unsafe { ptr::copy_nonoverlapping(numbers.as_ptr(), mailbox(env)?, MAILBOX) };
-    Ok(())
-}
-
-/// Gives a slice back.
-#[napi(catch_unwind)]
-pub fn pool_free(env: &Env, handle: f64, chunk: f64, slot: f64, stamp: f64) -> Result<()> {
-    pool(handle)
-        .map_err(gone)
-        .and_then(|open| open.pool.free(Handle::from_raw(chunk as u64), region(slot, stamp)))
-        .map_err(throw(env))
+/// The mailbox for JavaScript. Whoever takes the bytes away from the ArrayBuffer only harms itself.
+fn mailbox_buffer(env: &Env, mailbox: *mut Letter) -> Result<Unknown<'_>> {
+    unsafe extern "C" fn nothing(_: sys::napi_env, _: *mut c_void, _: *mut c_void) {}
+    let mut value = ptr::null_mut();
+    let bytes = size_of::<Letter>();
+    // SAFETY: the mailbox is leaked, so its bytes are good for as long as the process lives.
+    let status = unsafe {
+        let (data, hint) = (mailbox.cast(), ptr::null_mut());
+        sys::napi_create_external_arraybuffer(env.raw(), data, bytes, Some(nothing), hint, &mut value)
+    };
+    check(status, "napi_create_external_arraybuffer")?;
+    // SAFETY: just made, in this environment and scope.
+    Ok(unsafe { Unknown::from_raw_unchecked(env.raw(), value) })
 }
 
 /// A block whose pool was destroyed went with it.
@@ -87,7 +229,13 @@ pub fn gone(_destroyed: Error) -> Error {
     Error::new(ErrorCode::BufferFreed, "this block was freed with its pool")
 }
 
-/// What [`pool_allocate`] wrote, back again. Any numbers are safe: those that name nothing find nothing.
-pub fn region(slot: f64, stamp: f64) -> RegionId {
-    RegionId::from_raw((stamp as u64) << 32 | u64::from(slot as u32))
+/// 64 bits as two numbers that a runtime keeps without allocating.
+fn halves(raw: u64) -> [i32; 2] {
+    [raw as i32, (raw >> 32) as i32]
+}
+
+/// A slice's name, out of its [`halves`].
+pub fn name(index: i32, generation: i32, slot: i32, stamp: i32) -> (Handle, RegionId) {
+    let whole = |low: i32, high: i32| u64::from(high as u32) << 32 | u64::from(low as u32);
+    (Handle::from_raw(whole(index, generation)), RegionId::from_raw(whole(slot, stamp)))
 }

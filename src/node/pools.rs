@@ -4,10 +4,9 @@ use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
 use super::api::handed_out;
-use super::hot::{gone, region};
+use super::hot::{gone, name};
 use super::realm::{close_pool, manager, open_pool, pool, throw};
 use super::types;
-use crate::handle::Handle;
 
 /// Makes a pool; its handle.
 #[napi(catch_unwind)]
@@ -16,8 +15,8 @@ pub fn create_pool(env: &Env, handle: f64, request: types::PoolRequest) -> Resul
     Ok(open_pool(handle, made))
 }
 
-/// A slice as an ArrayBuffer: `{buffer, id}`.
-#[napi(catch_unwind, ts_return_type = "{ buffer: ArrayBuffer, id: number }")]
+/// A slice as an ArrayBuffer: `[buffer, id]`.
+#[napi(catch_unwind, ts_return_type = "[buffer: ArrayBuffer, id: number]")]
 pub fn allocate_from_pool<'env>(
     env: &'env Env,
     handle: f64,
@@ -25,7 +24,7 @@ pub fn allocate_from_pool<'env>(
     alignment: Option<f64>,
     zeroed: bool,
     tag: Option<String>,
-) -> Result<Object<'env>> {
+) -> Result<Array<'env>> {
     let allocated = pool(handle).and_then(|open| {
         let alignment = alignment.map(|alignment| alignment as u64);
         let manager = manager(open.manager.get() as f64)?;
@@ -34,20 +33,28 @@ pub fn allocate_from_pool<'env>(
     handed_out(env, allocated)
 }
 
-/// The ArrayBuffer of a slice that `poolAllocate` took: `{buffer, id}`.
-#[napi(catch_unwind, ts_return_type = "{ buffer: ArrayBuffer, id: number }")]
-pub fn pool_expose<'env>(env: &'env Env, handle: f64, chunk: f64, slot: f64, stamp: f64) -> Result<Object<'env>> {
+/// The ArrayBuffer of a slice that the hot `allocate` took, by its name: `[buffer, id]`.
+#[napi(catch_unwind, ts_return_type = "[buffer: ArrayBuffer, id: number]")]
+pub fn pool_expose<'env>(
+    env: &'env Env,
+    handle: f64,
+    index: i32,
+    generation: i32,
+    slot: i32,
+    stamp: i32,
+) -> Result<Array<'env>> {
     let adopted = pool(handle).map_err(gone).and_then(|open| {
-        let manager = manager(open.manager.get() as f64)?;
-        manager.adopt(&open.pool, Handle::from_raw(chunk as u64), region(slot, stamp))
+        let (chunk, region) = name(index, generation, slot, stamp);
+        manager(open.manager.get() as f64)?.adopt(&open.pool, chunk, region)
     });
     handed_out(env, adopted)
 }
 
-/// Whether a slice that `poolAllocate` took is still its block's.
+/// Whether a slice that the hot `allocate` took is still its block's.
 #[napi(catch_unwind)]
-pub fn pool_holds(handle: f64, chunk: f64, slot: f64, stamp: f64) -> bool {
-    pool(handle).is_ok_and(|open| open.pool.slice(Handle::from_raw(chunk as u64), region(slot, stamp)).is_ok())
+pub fn pool_holds(handle: f64, index: i32, generation: i32, slot: i32, stamp: i32) -> bool {
+    let (chunk, region) = name(index, generation, slot, stamp);
+    pool(handle).is_ok_and(|open| open.pool.slice(chunk, region).is_ok())
 }
 
 /// A pool's figures.

@@ -19,16 +19,11 @@ use crate::handle::{Handle, Table};
 use crate::manager::Manager;
 use crate::pool::Pool;
 
-/// Numbers in a mailbox.
-pub const MAILBOX: usize = 8;
-
 /// See the module's header.
 pub struct Realm {
     id: Handle,
     /// `(code, message, details) => MemoryError`.
     make_error: sys::napi_ref,
-    /// What numeric calls write their results into; JavaScript sees it as a Float64Array.
-    mailbox: *mut f64,
     /// `ArrayBuffer.prototype.transfer` as it was when we were loaded; null where there is none (Node 20).
     transfer: sys::napi_ref,
 }
@@ -60,10 +55,8 @@ impl Realm {
         FINALIZERS_FOLLOW_MEMORY.store(follow, Ordering::Relaxed);
         pin_addon();
         let id = realms().insert(HashSet::new());
-        // Leaked: a view of it may outlive the environment, and an environment is a rare thing.
-        let mailbox = Box::leak(Box::new([0.0_f64; MAILBOX])).as_mut_ptr();
         let make_error = reference(env, make_error.raw())?;
-        let realm = Realm { id, make_error, mailbox, transfer: capture_transfer(env)? };
+        let realm = Realm { id, make_error, transfer: capture_transfer(env)? };
         env.set_instance_data(realm, (), |_| {})?;
         // SAFETY: `leave` takes an integer for its argument and may be called from any thread at any time.
         let status =
@@ -86,11 +79,6 @@ impl Realm {
             owned.insert(handle);
         }
         handle
-    }
-
-    /// Where numeric calls write their results: [`MAILBOX`] numbers.
-    pub fn mailbox(&self) -> *mut f64 {
-        self.mailbox
     }
 
     /// Takes the manager out; the caller is the last to hold it.

@@ -266,7 +266,9 @@ impl Pool {
             return self.free_late(chunk, region);
         }
         let spare = self.state().give(chunk, region, &self.layout)?;
-        self.end(spare);
+        if !spare.is_empty() {
+            self.end(spare);
+        }
         Ok(())
     }
 
@@ -479,6 +481,7 @@ impl Drop for Reservation<'_> {
 }
 
 impl State {
+    #[inline]
     fn alive(&self, name: &str) -> Result<()> {
         match self.destroyed {
             false => Ok(()),
@@ -517,8 +520,8 @@ impl State {
         self.live -= 1;
         self.requested -= requested;
         self.allocated -= size;
-        match chunk.is_empty() {
-            // One is kept, so that the next request does not ask the driver again.
+        // One is kept, so that the next request does not ask the driver again.
+        match chunk.is_empty() && self.order.len() > 1 {
             true => Ok(self.spare(layout, 1)),
             false => Ok(Vec::new()),
         }

@@ -1,0 +1,109 @@
+//! Pool benchmark: what the lock and the counters add to the suballocator, and what a million live slices keep.
+//!
+//! ```text
+//! cargo bench --no-default-features --bench pool
+//! ```
+
+#![allow(clippy::print_stdout)] // printing is what it is for
+
+use nix::time::{clock_gettime, ClockId};
+use rkllmjs_memory::memory::{PageOptions, Source};
+use rkllmjs_memory::pool::{Layout, Meter, Pool, Slice};
+use rkllmjs_memory::suballoc::{Fixed, SubAllocator, Tlsf};
+use rkllmjs_memory::sys::mapping::page_size;
+use std::hint::black_box;
+
+const ARENA: u64 = 64 << 20;
+const SIZE: u64 = 64 << 10;
+const ROUNDS: usize = 101;
+const CALLS: u32 = 10_000;
+const MANY: usize = 1_000_000;
+
+struct Contestant {
+    name: &'static str,
+    call: Box<dyn FnMut()>,
+    times: Vec<f64>,
+}
+
+impl Contestant {
+    fn new(name: &'static str, call: impl FnMut() + 'static) -> Self {
+        Self { name, call: Box::new(call), times: Vec::new() }
+    }
+}
+
+fn main() {
+    let (tlsf, fixed) = (pool(ARENA, None), pool(ARENA, Some(SIZE)));
+    let mut bare_tlsf = Tlsf::new(ARENA, 64).expect("valid layout");
+    let mut bare_fixed = Fixed::new(ARENA, SIZE).expect("valid layout");
+    for _ in 0..50 {
+        take(&tlsf);
+        take(&fixed);
+        bare_tlsf.allocate(SIZE, 64, 0).expect("room");
+        bare_fixed.allocate(SIZE, 64, 0).expect("room");
+    }
+    let mut contestants = [
+        Contestant::new("Pool", move || give(&tlsf, &take(&tlsf))),
+        Contestant::new("Tlsf alone", move || turn(&mut bare_tlsf)),
+        Contestant::new("Pool, fixed blocks", move || give(&fixed, &take(&fixed))),
+        Contestant::new("Fixed alone", move || turn(&mut bare_fixed)),
+    ];
+    for round in 0..ROUNDS {
+        for at in 0..contestants.len() {
+            let count = contestants.len();
+            let Contestant { call, times, .. } = &mut contestants[(at + round) % count];
+            let start = now_ns();
+            for _ in 0..CALLS {
+                call();
+            }
+            times.push((now_ns() - start) / f64::from(CALLS));
+        }
+    }
+    println!("allocate(64 KiB) + free, median of {ROUNDS} rounds");
+    for Contestant { name, times, .. } in &mut contestants {
+        times.sort_by(f64::total_cmp);
+        println!("  {name:20} {:6.1} ns", times[times.len() / 2]);
+    }
+    drop(contestants);
+
+    println!("{MANY} live slices, growth of this process");
+    for (name, block) in [("Pool", None), ("Pool, fixed blocks", Some(64))] {
+        let before = resident();
+        let pool = pool(64 * MANY as u64, block);
+        for _ in 0..MANY {
+            black_box(pool.allocate(64, 64).expect("room"));
+        }
+        println!("  {name:20} {:6.1} bytes a slice", (resident() - before) as f64 / MANY as f64);
+    }
+}
+
+fn pool(bytes: u64, block: Option<u64>) -> Pool {
+    let layout = Layout { initial: bytes, max: bytes, chunk: bytes, block, alignment: 64, delay: 0 };
+    let pages = Source::System(PageOptions { alignment: page_size(), ..PageOptions::default() });
+    Pool::new(None, pages, layout, Meter::default()).expect("memory for a pool")
+}
+
+fn take(pool: &Pool) -> Slice {
+    black_box(pool.allocate(black_box(SIZE), 64).expect("room"))
+}
+
+fn give(pool: &Pool, slice: &Slice) {
+    pool.free(slice.chunk, slice.region).expect("live");
+}
+
+fn turn(arena: &mut impl SubAllocator) {
+    let region = black_box(arena.allocate(black_box(SIZE), 64, SIZE).expect("room"));
+    arena.free(region.id).expect("live");
+}
+
+/// Bytes of this process that lie in memory. The pool's own pages do not: nobody writes to them.
+fn resident() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux has this file");
+    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("a number");
+    pages * page_size()
+}
+
+/// Processor time of this thread: what others do to the machine meanwhile counts only through its caches.
+fn now_ns() -> f64 {
+    let now = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("Linux has this clock");
+    now.tv_sec() as f64 * 1e9 + now.tv_nsec() as f64
+}

@@ -1,0 +1,137 @@
+/**
+ * What pools and slabs cost, each figure beside a peer measured in the same run, turn by turn, so that whatever else the machine
+ * does meanwhile hits both. Prints medians, their ratios and what those should be at most; the exit status says nothing of them.
+ *
+ *   node benchmark/pools.mjs [--rounds N]
+ *
+ * The first peer, two native calls of three numbers each that do nothing, is there twice: made as the other functions of this package
+ * are (`#[napi]`), and as bare as Node-API has them. `new ArrayBuffer` has two speeds, whether its memory was used before or comes
+ * from the kernel; which of them a process sees is luck, so run it more than once.
+ */
+
+import { readdirSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { cpus } from 'node:os'
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import { parseArgs } from 'node:util'
+
+import { MemoryManager } from '../index.js'
+
+// The yardsticks only: no application has reason to reach behind index.js.
+const native = createRequire(import.meta.url)('../src/js/binding.js')
+const { idle } = native.hotFunctions()
+
+const [KiB, MiB] = [1024, 1024 * 1024]
+const { values } = parseArgs({ options: { rounds: { type: 'string', default: '300' } } })
+const ROUNDS = Number(values.rounds)
+const WARM_UP = Math.ceil(ROUNDS / 5)
+
+console.log(`Node ${process.version}, ${process.arch}, ${cpus().length} × ${cpus()[0]?.model.trim()}, ${ROUNDS} rounds\n`)
+
+const manager = new MemoryManager({ backend: 'simulated' })
+const pool = filled({ name: 'variable', initialSize: 64 * MiB })
+const blocks = filled({ name: 'fixed', initialSize: 64 * MiB, blockSize: 64 * KiB })
+
+const calls = await measure({
+  'pool.allocate(64 KiB) + free()': [1000, () => pool.allocate(64 * KiB).free()],
+  'the same, blocks of a fixed size': [1000, () => blocks.allocate(64 * KiB).free()],
+  'two #[napi] calls of three numbers': [1000, () => (native.idle(1, 65536, 64), native.idle(1, 2, 3))],
+  'two bare calls of three numbers': [1000, () => (idle(1, 65536, 64), idle(1, 2, 3))],
+  'allocateFromPool(64 KiB) + deallocate': [20, () => manager.deallocate(manager.allocateFromPool(pool, 64 * KiB))],
+  'new ArrayBuffer(64 KiB)': [20, () => new ArrayBuffer(64 * KiB)],
+  'new ArrayBuffer(1 MiB)': [5, () => new ArrayBuffer(MiB)],
+})
+const [variable, fixed, wrapped, bare, fromPool, arrayBuffer, largeArrayBuffer] = Object.entries(calls)
+compare(variable, wrapped, 1.6)
+compare(variable, bare)
+compare(fixed, wrapped, 1)
+compare(fixed, bare)
+compare(variable, arrayBuffer, 0.05)
+compare(variable, largeArrayBuffer, 0.01)
+compare(fromPool, arrayBuffer, 0.3)
+console.log()
+
+const unshared = new MemoryManager({ backend: 'simulated', slabs: { threshold: 0 } })
+const npu = await measure({
+  'allocateNPUMemory(16 KiB) + deallocate': [20, () => manager.deallocate(manager.allocateNPUMemory(16 * KiB))],
+  'the same, a kernel object each': [20, () => unshared.deallocate(unshared.allocateNPUMemory(16 * KiB))],
+})
+compare(...Object.entries(npu))
+manager.dispose()
+unshared.dispose()
+
+console.log('\n20,000 NPU buffers of 16 KiB')
+const many = held(20_000)
+// Without slabs as many as the limit of descriptors allows.
+const few = held(Math.min(20_000, descriptorLimit() - openDescriptors() - 50), { threshold: 0 })
+for (const what of ['descriptors', 'objects']) {
+  const oneEach = few[what] / few.count
+  print(`${what}: ${many[what]}, and ${few[what]} for ${few.count} without slabs`, many[what] / 20_000 / oneEach, 0.01)
+}
+
+/** A pool of the benchmark's manager in which a few blocks live already. */
+function filled(options) {
+  const made = manager.createMemoryPool(options)
+  for (let i = 0; i < 50; i++) made.allocate(64 * KiB)
+  return made
+}
+
+/** Descriptors and kernel objects that so many live buffers take. */
+function held(count, slabs) {
+  const holder = new MemoryManager({ backend: 'simulated', slabs })
+  const before = openDescriptors()
+  const live = Array.from({ length: count }, () => holder.allocateNPUMemory(16 * KiB))
+  const descriptors = openDescriptors() - before
+  const { objects } = holder.getNPUMemoryStats()
+  holder.dispose()
+  return { count: live.length, descriptors, objects }
+}
+
+/** `{name: [calls a round, what to call]}` → `{name: median nanoseconds a call}`. */
+async function measure(contestants) {
+  const all = Object.entries(contestants).map(([name, [calls, call]]) => ({ name, calls, run: loop(call), samples: [] }))
+  for (let round = -WARM_UP; round < ROUNDS; round++) {
+    // Who goes first takes turns too.
+    for (let i = 0; i < all.length; i++) {
+      const { calls, run, samples } = all[(i + round + WARM_UP) % all.length]
+      const start = process.hrtime.bigint()
+      run(calls)
+      const nanoseconds = Number(process.hrtime.bigint() - start)
+      if (round >= 0) samples.push(nanoseconds / calls)
+      // Finalizers run now and not inside the next measurement.
+      await nextTurn()
+    }
+  }
+  const medians = {}
+  for (const { name, samples } of all) {
+    samples.sort((a, b) => a - b)
+    medians[name] = samples[samples.length >> 1]
+    console.log(`${name.padEnd(42)} ${medians[name].toFixed(0).padStart(9)} ns`)
+  }
+  console.log()
+  return medians
+}
+
+/** A loop of its own for each, so that no contestant's types slow another's down. */
+function loop(call) {
+  return new Function('call', 'return (calls) => { for (let i = 0; i < calls; i++) call() }')(call)
+}
+
+/** Two of `measure`'s results, the second being the peer. */
+function compare([name, nanoseconds], [peer, itsNanoseconds], reach) {
+  print(`${name} : ${peer}`, nanoseconds / itsNanoseconds, reach)
+}
+
+function print(title, ratio, reach) {
+  const target = reach === undefined ? '' : `  at most ${reach}${ratio <= reach ? '' : ': MISSED'}`
+  console.log(`  ${title.padEnd(82)} ${ratio.toFixed(4)}${target}`)
+}
+
+function openDescriptors() {
+  return readdirSync('/proc/self/fd').length
+}
+
+function descriptorLimit() {
+  const { soft } = process.report.getReport().userLimits.open_files
+  return soft === 'unlimited' ? Infinity : Number(soft)
+}
