@@ -8,9 +8,11 @@ import { runChild, simulated } from './helpers.mjs'
 // Real backends run under an emulator, ten times slower.
 const STEPS = simulated ? 3000 : 500
 
-for (const [seed, slabs] of [[1, {}], [2, { threshold: 0 }], [3, { threshold: 65536, size: 1 << 20 }]]) {
-  test(`seed ${seed}, slabs ${JSON.stringify(slabs)}: no byte, buffer or descriptor is lost in ${STEPS} random steps`, () => {
-    const { result } = runChild('fuzz.mjs', { args: [String(seed), String(STEPS), JSON.stringify(slabs)], flags: ['--expose-gc'] })
+const OPTIONS = [{}, { slabs: { threshold: 0 } }, { slabs: { threshold: 65536, size: 1 << 20 } }, { debug: { delayReuse: 20 } }]
+
+for (const [seed, options] of OPTIONS.entries()) {
+  test(`seed ${seed}, ${JSON.stringify(options)}: no byte, buffer or descriptor is lost in ${STEPS} random steps`, () => {
+    const { result } = runChild('fuzz.mjs', { args: [String(seed), String(STEPS), JSON.stringify(options)], flags: ['--expose-gc'] })
     assert.deepEqual(result, { steps: STEPS, fdsLeft: 0, fresh: [0, 0, 0] })
   })
 }

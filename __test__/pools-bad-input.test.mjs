@@ -43,6 +43,7 @@ describe('createMemoryPool', () => {
         RANGE, create({ [option]: value }), `${option}: ${inspect(value)}`, option,
       ]),
     ]),
+    ...['\ud800', 'p\udfff', '\udc00\ud800'].map((name) => [RANGE, create({ name }), `name: ${JSON.stringify(name)}`, 'name']),
     [RANGE, create({ initialSize: 0 }), 'neither an initialSize nor a maxSize'],
     [RANGE, create({ initialSize: 8192, maxSize: 4096 }), 'maxSize below initialSize', 'maxSize'],
     ...[1, 32, 63, 65, 96, 100, 2 ** 40, 2 ** 52].map((alignment) => [RANGE, create({ alignment }), `alignment: ${alignment}`, 'alignment']),

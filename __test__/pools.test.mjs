@@ -6,7 +6,7 @@ import { describe, test } from 'node:test'
 import { inspect } from 'node:util'
 
 import { MemoryBlock, MemoryManager, MemoryPool } from '../index.js'
-import { assertNothingLeft, backend, device, KiB, ledger, MiB, needsSimulated, needsTransfer, open, refuses } from './helpers.mjs'
+import { assertNothingLeft, backend, device, GiB, KiB, ledger, MiB, needsSimulated, needsTransfer, open, refuses } from './helpers.mjs'
 
 const KINDS = ['npu', 'system']
 
@@ -301,6 +301,18 @@ describe('figures', () => {
     assert.equal(pool.stats().failedAllocations, 2)
   })
 
+  test('growth that the device refuses: in terms of the request', { skip: needsSimulated }, (t) => {
+    const { manager, pool } = pooled(t, { maxSize: 128 * MiB, chunkSize: 100 * MiB }, { simulated: { domainBytes: 64 * MiB, domains: 1 } })
+    pool.allocate(MiB)
+    const before = ledger(manager)
+    for (const allocate of [() => pool.allocate(1000), () => pool.allocateBuffer(1000)]) {
+      const error = refuses(allocate, 'ERR_OUT_OF_RANGE')
+      assert.deepEqual([error.requested, pool.stats().reserved, pool.stats().chunks], [1000, MiB, 1])
+    }
+    assert.equal(pool.stats().failedAllocations, 2)
+    assert.deepEqual(ledger(manager), before)
+  })
+
   test('the counters of a kind count slices too, and go on when their pool ends', (t) => {
     for (const kind of KINDS) {
       const { manager, pool } = pooled(t, { kind })
@@ -417,6 +429,27 @@ describe('blocks', () => {
     refuses(() => block.buffer, 'ERR_BUFFER_FREED', 'and is not shown to the old one')
     refuses(() => block.free(), 'ERR_BUFFER_FREED')
     assert.equal(next.freed, false)
+  })
+
+  test('a block that is too large for an ArrayBuffer of this runtime stays a block', (t) => {
+    const size = 5 * GiB
+    const { pool } = pooled(t, { kind: 'system', initialSize: size })
+    const block = pool.allocate(size)
+    try {
+      assert.equal(block.buffer.byteLength, size)
+    } catch (error) {
+      assert.equal(error.code, 'ERR_OUT_OF_RANGE')
+      assert.equal(error.requested, size)
+      assert.equal(block.freed, false)
+      assert.equal(pool.stats().liveAllocations, 1)
+    }
+    block.free()
+    try {
+      pool.deallocate(pool.allocateBuffer(size))
+    } catch (error) {
+      assert.equal(error.code, 'ERR_OUT_OF_RANGE')
+    }
+    assert.equal(pool.stats().liveAllocations, 0)
   })
 
   test('ids of live blocks differ', (t) => {

@@ -125,7 +125,7 @@ const ways = {
          new Uint8Array(last).fill(0x33)
          const moved = typeof last.transfer === 'function' ? last.transfer() : new ArrayBuffer(0)
          parentPort.postMessage(moved, [moved])
-         setInterval(() => { for (const block of kept) if (block.pin) block.pin() }, 1)`,
+         setInterval(() => { for (const block of kept) try { block.pin?.() } catch {} }, 1)`,
         { eval: true },
       )
       const received = await new Promise((resolve, reject) => worker.once('message', resolve).once('error', reject))

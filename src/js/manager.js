@@ -7,7 +7,7 @@ const native = require('./binding.js')
 const { arrayBufferOf, byteLengthOf, goneError, remember } = require('./buffers.js')
 const { memoryError } = require('./errors.js')
 const { human } = require('./human.js')
-const { check, integer, invalid, schemas, shown } = require('./options.js')
+const { check, integer, invalid, outOfRange, schemas, shown } = require('./options.js')
 const { makePool, isPool, destroyPool, endPool } = require('./pool.js')
 const { Walls } = require('./walls.js')
 
@@ -149,6 +149,8 @@ class MemoryManager extends EventEmitter {
     if (options === undefined) throw invalid('createMemoryPool needs options')
     const { name, kind = 'npu', initialSize, tag, allocation, ...sizes } = check('createMemoryPool', options, schemas.pool)
     if (name === undefined) throw invalid('createMemoryPool: name must be a string')
+    // Its native twin would be another name, and might be another pool's.
+    if (!name.isWellFormed()) throw outOfRange('createMemoryPool: name has half a surrogate pair in it')
     if (initialSize === undefined) throw invalid('createMemoryPool: initialSize must be a number')
     const memory = (kind === 'npu' ? npuRequest : systemRequest)('createMemoryPool: allocation', allocation)
     const made = native.createPool(handle, {

@@ -1,11 +1,12 @@
 'use strict'
 
+const { MAX_LENGTH } = require('node:buffer').constants
 const { inspect } = require('node:util')
 const native = require('./binding.js')
 const { arrayBufferOf, byteLengthOf } = require('./buffers.js')
 const { memoryError } = require('./errors.js')
 const { human } = require('./human.js')
-const { check, integer, invalid, schemas } = require('./options.js')
+const { check, integer, invalid, outOfRange, schemas } = require('./options.js')
 
 /** Calls without arguments: what is asked and what is answered lies in the mailbox (`src/node/hot.rs`). */
 const hot = native.hotFunctions()
@@ -216,10 +217,7 @@ class MemoryBlock {
   get freed() {
     if (this.#chunk !== -1) {
       // A reset, the pool's end or `deallocate(block.buffer)` may have been there before.
-      const lives =
-        this.#buffer === undefined
-          ? native.poolHolds(this.#pool, this.#chunk, this.#chunkGeneration, this.#slot, this.#stamp)
-          : native.isLive(this.#id)
+      const lives = this.#buffer === undefined ? this.#ask(native.poolHolds) : native.isLive(this.#id)
       if (!lives) this.#chunk = -1
     }
     return this.#chunk === -1
@@ -228,13 +226,14 @@ class MemoryBlock {
   get buffer() {
     if (this.#buffer !== undefined) return this.#buffer
     if (this.#chunk === -1) throw freedError()
-    const exposed = native.poolExpose(
-      this.#pool,
-      this.#chunk,
-      this.#chunkGeneration,
-      this.#slot,
-      this.#stamp,
-    )
+    // Asked for all the same, the runtime would say so by running the finalizer, which frees the block.
+    if (this.#size > MAX_LENGTH) {
+      throw outOfRange(`this runtime makes no ArrayBuffer of ${human(this.#size)}; the block stays as it was`, {
+        requested: this.#size,
+        hint: 'use smaller blocks, or Node 22 or later',
+      })
+    }
+    const exposed = this.#ask(native.poolExpose)
     this.#id = exposed[1]
     this.#buffer = this.#manager.handedOut(exposed, this.#pool)
     return this.#buffer
@@ -275,6 +274,11 @@ class MemoryBlock {
     if (!(#chunk in this)) return inspect(Object.create(null), options)
     const at = this.freed ? 'freed' : `at 0x${this.#address.toString(16)}`
     return `${options.stylize('MemoryBlock', 'special')} (${human(this.#size)}, ${at})`
+  }
+
+  /** A cold call with the slice's name. */
+  #ask(verb) {
+    return verb(this.#pool, this.#chunk, this.#chunkGeneration, this.#slot, this.#stamp)
   }
 
   #give() {

@@ -200,10 +200,11 @@ impl Pool {
     /// those of [`Source::allocate`] where it has to grow.
     pub fn allocate(&self, size: u64, alignment: u64) -> Result<Slice> {
         let result = self.aligned(size, alignment).and_then(|alignment| self.try_allocate(size, alignment));
-        if result.is_err() {
+        result.map_err(|error| {
             self.state().failures += 1;
-        }
-        result
+            // What the driver refused may have been a whole chunk.
+            error.requested(size)
+        })
     }
 
     /// The alignment of a slice, no finer than the pool's and no coarser than its chunks'.
