@@ -3,7 +3,7 @@
 //! # Life
 //!
 //! live → released → gone. *Released*: the memory is back with the device, the addresses hold zeros
-//! ([`Mapping::retire`]). *Gone*: the runtime's finalizer has said that no ArrayBuffer is left, and the addresses may
+//! ([`Mapping::retire`](crate::sys::mapping::Mapping::retire)). *Gone*: the runtime's finalizer has said that no ArrayBuffer is left, and the addresses may
 //! be used again. Either end may come first, from any thread, and the finalizer may never come: the first `release`
 //! wins, the last of the two cleans up, and a handle that is gone finds nothing.
 //!
