@@ -233,3 +233,16 @@ fn a_million_live_blocks_cost_64_bytes_each() {
     assert!(blocks.metadata_bytes() <= 13 * LIVE, "{} bytes", blocks.metadata_bytes());
     blocks.validate().expect("valid");
 }
+
+#[test]
+fn nothing_is_no_request_at_any_granularity() {
+    for granularity in [1, 64, 4096] {
+        let mut arena = Tlsf::new(16 * granularity, granularity).unwrap();
+        let whole = arena.first().id;
+        for size in [0, 16 * granularity + 1, u64::MAX] {
+            assert_eq!(arena.allocate(size, 1, 0), None);
+            assert_eq!(arena.allocate_at(whole, size, 1, 0), None);
+        }
+        assert!(arena.allocate_at(whole, 16 * granularity, 1, 0).is_some());
+    }
+}

@@ -252,7 +252,7 @@ impl Tlsf {
     fn granules(&self, bytes: u64) -> Option<u64> {
         let granules = bytes.wrapping_sub(1) >> self.shift;
         // 0 bytes wrapped to the largest number there is, which with a granularity of 1 must not come back to 0.
-        (granules < self.total).then_some(granules + 1)
+        (granules < self.total).then_some(granules.wrapping_add(1))
     }
 
     /// Takes a free node of at least `need` granules out of its bin.
