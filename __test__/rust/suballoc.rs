@@ -237,7 +237,7 @@ fn a_million_live_blocks_cost_64_bytes_each() {
 #[test]
 fn nothing_is_no_request_at_any_granularity() {
     for granularity in [1, 64, 4096] {
-        let mut arena = Tlsf::new(16 * granularity, granularity).unwrap();
+        let Ok(mut arena) = Tlsf::new(16 * granularity, granularity) else { panic!("it is a layout") };
         let whole = arena.first().id;
         for size in [0, 16 * granularity + 1, u64::MAX] {
             assert_eq!(arena.allocate(size, 1, 0), None);

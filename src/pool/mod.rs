@@ -12,6 +12,7 @@
 
 mod chunk;
 mod delay;
+mod layout;
 mod slabs;
 
 use std::fmt;
@@ -19,31 +20,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
-use crate::memory::{Memory, MemoryKind, Source};
-use crate::suballoc::{Fixed, LayoutError, Region, RegionId, SubAllocator, Tlsf};
+use crate::memory::{MemoryKind, Source};
+use crate::suballoc::{Region, RegionId};
 use crate::sys::mapping::page_size;
-use crate::units::{align_up, human, MAX_SAFE_INTEGER};
+use crate::units::{align_up, human};
 use chunk::Chunk;
 pub use chunk::Extent;
 use delay::Waiting;
+pub use layout::Layout;
 pub use slabs::{SlabOptions, Slabs};
-
-/// How a pool is laid out; bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layout {
-    /// Reserved at once, and never given back before the pool ends.
-    pub initial: u64,
-    /// It grows up to here.
-    pub max: u64,
-    /// What it grows by; a request beyond that has a chunk of its own size.
-    pub chunk: u64,
-    /// Fixed-size blocks instead of variable ones.
-    pub block: Option<u64>,
-    /// Of every slice; a power of two, and what sizes are rounded up to.
-    pub alignment: u64,
-    /// Debugging: this many frees wait, poisoned, before their bytes are used again. 0: none does.
-    pub delay: usize,
-}
 
 /// A pool's figures; bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -557,69 +542,6 @@ impl State {
     fn largest_free(&self) -> u64 {
         self.chunks.iter().map(|(_, chunk)| chunk.arena.largest_free()).max().unwrap_or(0)
     }
-}
-
-impl Layout {
-    /// The unit of everything: a fixed block, or the alignment.
-    fn granule(&self) -> u64 {
-        self.block.unwrap_or(self.alignment)
-    }
-
-    /// Sizes rounded up to whole granules, and sane.
-    fn checked(self) -> Result<Self> {
-        let bad = |message: String| Err(Error::new(ErrorCode::OutOfRange, message));
-        if !self.alignment.is_power_of_two() {
-            return bad(format!("alignment is {}; it must be a power of two", self.alignment));
-        }
-        // Blocks lie at multiples of their size: rounded up, each of them is aligned.
-        let block = match self.block {
-            Some(0) => return bad("blockSize must be at least 1 byte".to_owned()),
-            Some(block) => Some(rounded("blockSize", block, self.alignment)?),
-            None => None,
-        };
-        let layout = Self { block, ..self };
-        let granule = layout.granule();
-        let layout = Self {
-            initial: rounded("initialSize", self.initial, granule)?,
-            max: rounded("maxSize", self.max, granule)?,
-            chunk: rounded("chunkSize", self.chunk.max(1), granule)?,
-            ..layout
-        };
-        if layout.max < layout.initial {
-            return bad(format!(
-                "maxSize ({}) is less than initialSize ({})",
-                human(layout.max),
-                human(layout.initial)
-            ));
-        }
-        if layout.max == 0 {
-            return bad("a pool needs an initialSize or a maxSize".to_owned());
-        }
-        Ok(Self { chunk: layout.chunk.min(layout.max), ..layout })
-    }
-
-    /// `capacity` bytes of `memory`, which may have been rounded up to pages.
-    fn chunk(&self, memory: Memory, capacity: u64) -> Result<Chunk> {
-        let granule = self.granule();
-        let arena: std::result::Result<Box<dyn SubAllocator>, LayoutError> = match self.block {
-            Some(block) => Fixed::new(capacity, block).map(|arena| Box::new(arena) as _),
-            None => Tlsf::new(capacity, granule).map(|arena| Box::new(arena) as _),
-        };
-        match arena {
-            Ok(arena) => Ok(Chunk::new(memory, arena)),
-            Err(error @ LayoutError::NoMemory) => Err(Error::new(ErrorCode::OutOfMemory, error.to_string())),
-            Err(error) => Err(Error::new(ErrorCode::OutOfRange, error.to_string())),
-        }
-    }
-}
-
-fn rounded(name: &str, bytes: u64, granule: u64) -> Result<u64> {
-    // A block size is no power of two.
-    bytes
-        .div_ceil(granule)
-        .checked_mul(granule)
-        .filter(|rounded| *rounded <= MAX_SAFE_INTEGER)
-        .ok_or_else(|| Error::new(ErrorCode::OutOfRange, format!("{name} is {bytes}; that is beyond 2^53 - 1 bytes")))
 }
 
 fn freed() -> Error {
