@@ -229,7 +229,7 @@ impl Pool {
 
     /// Writes zeros where a slice may hold somebody's bytes.
     ///
-    /// Errors: `ERR_BUFFER_FREED`, and those of [`Memory::zero`].
+    /// Errors: `ERR_BUFFER_FREED`, and those of [`Memory::zero`](crate::memory::Memory::zero).
     pub fn zero(&self, slice: &Slice) -> Result<()> {
         // A source that leaves its bytes as the driver gave them leaves them everywhere.
         let stale = match self.source {
