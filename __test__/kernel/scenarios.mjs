@@ -112,7 +112,7 @@ export const scenarios = [
     backend: 'rknpu',
     module: { flavour: 'gem', version: '0.9.8', sram_bytes: 966656, dirty: 1 },
   }, ['demo.test.mjs']), // it brings its own, simulated device
-  // The rest of the suite on an arm64 Node: what the board above has to skip. The two that take longest skip little there.
+  // The rest of the suite on an arm64 Node: what the board above has to skip. Those that take longest skip little there.
   ...withSuite({ name: 'js-simulated', about: 'no driver, arm64 Node', arches: ['arm64'], backend: 'simulated', module: null },
-    ['fuzz.test.mjs', 'lifetime.test.mjs']),
+    ['collected', 'exits', 'fuzz', 'lifetime', 'pools-bad-input', 'pools-lifetime'].map(name => `${name}.test.mjs`)),
 ]
