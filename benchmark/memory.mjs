@@ -52,8 +52,8 @@ await compare('system memory of 1 MiB, every byte written', {
   'new Uint8Array(1 MiB).fill(1)': () => new Uint8Array(MiB).fill(1),
 })
 
-await compare('NPU memory of 4 KiB', {
-  'allocateNPUMemory + deallocate': () => manager.deallocate(manager.allocateNPUMemory(4096)),
+await compare('NPU memory of 4 KiB, an object of its own', {
+  'allocateNPUMemory + deallocate': () => manager.deallocate(manager.allocateNPUMemory(4096, { dedicated: true })),
   'new ArrayBuffer(4 KiB)': () => new ArrayBuffer(4096),
 })
 
