@@ -4,9 +4,10 @@
  */
 
 import assert from 'node:assert/strict'
+import { totalmem } from 'node:os'
 import { test } from 'node:test'
 
-import { MiB, needsCommand, needsSimulated, runChild } from './helpers.mjs'
+import { GiB, needsCommand, needsSimulated, runChild } from './helpers.mjs'
 
 const major = Number(process.versions.node.split('.')[0])
 
@@ -25,8 +26,14 @@ test('a loop that allocates 64 MiB buffers and drops them meets a clear error', 
   const { result } = runChild('drop-loop.mjs', { flags: ['--expose-gc'] })
   // 64 buffers of 64 MiB would fill a domain of 4 GiB if its first page could be used. None of them came back meanwhile: the loop
   // never let the event loop turn.
-  assert.equal(result.code, 'ERR_IOVA_EXHAUSTED')
-  assert.equal(result.allocated, 63)
+  if (totalmem() > 6 * GiB) {
+    assert.equal(result.code, 'ERR_IOVA_EXHAUSTED')
+    assert.equal(result.allocated, 63)
+  } else {
+    // A small machine has less RAM than a domain has addresses.
+    assert.equal(result.code, 'ERR_OUT_OF_MEMORY')
+    assert.ok(result.allocated < 63)
+  }
   assert.match(result.message, /64 MiB/)
   assert.match(result.hint, /deallocate/)
   assert.equal(result.afterTurning, 'allocated', 'once the loop turned there is room again')
