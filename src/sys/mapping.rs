@@ -17,7 +17,7 @@ use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -204,7 +204,6 @@ impl Mapping {
             self.retired.store(false, Ordering::Release);
             return Err(error);
         }
-        RETIRED_BYTES.fetch_add(len as u64, Ordering::Relaxed);
         Ok(Some(Retired { base: base as usize, len }))
     }
 }
@@ -247,7 +246,6 @@ impl Retired {
     }
 
     fn unmap(self) {
-        RETIRED_BYTES.fetch_sub(self.len as u64, Ordering::Relaxed);
         // SAFETY: the range was retired, so it holds nothing but our own zero pages; `Retired` is not `Clone`, so it is
         // unmapped once. What breaks if a pointer into it were still in use: see the module's header.
         unsafe { libc::munmap(self.base as *mut c_void, self.len) };
@@ -261,17 +259,11 @@ struct Quarantine {
 }
 
 static QUARANTINE: Mutex<Quarantine> = Mutex::new(Quarantine { ranges: VecDeque::new(), bytes: 0 });
-static RETIRED_BYTES: AtomicU64 = AtomicU64::new(0);
 
 /// A range waits at least this long, whatever the pressure: longer than any disk or socket operation should take.
 const MIN_QUARANTINE: Duration = Duration::from_secs(10);
 /// Neighbouring zero pages merge into one mapping, but in the worst case each range is one of `vm.max_map_count`.
 const MAX_QUARANTINED: usize = 8192;
-
-/// Bytes of addresses, not of memory, that this process keeps out of use.
-pub fn retired_bytes() -> u64 {
-    RETIRED_BYTES.load(Ordering::Relaxed)
-}
 
 /// How many bytes of addresses may wait: a 64th of what this kernel gives a process, which is 2 TiB with 47-bit
 /// addresses and 8 GiB with the 39 bits of some arm64 kernels. Where the kernel counts every private page against a
