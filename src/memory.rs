@@ -9,29 +9,11 @@ use crate::block::Block;
 use crate::device::Device;
 use crate::error::{Error, ErrorCode, Result};
 use crate::limits::Charge;
+pub use crate::stats::MemoryKind;
 use crate::sys::mapping::{page_size, Mapping};
 use crate::sys::proc::Proc;
 use crate::sys::ram;
 use crate::units::{align_up, human, whole_pages, GIB, MIN_ALIGNMENT};
-
-/// Which memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum MemoryKind {
-    /// A kernel object the NPU sees.
-    Npu,
-    /// Anonymous memory of this process.
-    System,
-}
-
-impl MemoryKind {
-    /// The name that JavaScript uses.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            MemoryKind::Npu => "npu",
-            MemoryKind::System => "system",
-        }
-    }
-}
 
 /// Whether huge pages are wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -15,11 +15,12 @@ mod delay;
 mod layout;
 mod slabs;
 
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::books::Account;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
+use crate::limits::{Ceiling, Scope, Warning, WARN_AT};
 use crate::memory::{MemoryKind, Source};
 use crate::suballoc::{Region, RegionId};
 use crate::sys::mapping::page_size;
@@ -86,35 +87,6 @@ pub struct Slice {
     pub used_before: u64,
 }
 
-/// Told how many bytes a pool took or gave back, outside its lock.
-#[derive(Clone, Default)]
-pub struct Meter(Option<Arc<dyn Fn(i64) + Send + Sync>>);
-
-impl Meter {
-    /// Calls `meter` with the change in bytes.
-    pub fn new(meter: impl Fn(i64) + Send + Sync + 'static) -> Self {
-        Self(Some(Arc::new(meter)))
-    }
-
-    fn took(&self, bytes: u64) {
-        if let Some(meter) = &self.0 {
-            meter(bytes as i64);
-        }
-    }
-
-    fn gave_back(&self, bytes: u64) {
-        if let Some(meter) = &self.0 {
-            meter(-(bytes as i64));
-        }
-    }
-}
-
-impl fmt::Debug for Meter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "Meter" } else { "no Meter" })
-    }
-}
-
 /// See the module's header.
 #[derive(Debug)]
 pub struct Pool {
@@ -122,7 +94,8 @@ pub struct Pool {
     name: Option<Arc<str>>,
     source: Source,
     layout: Layout,
-    meter: Meter,
+    /// Where its chunks are counted; `None`: the manager's own slabs, whose slices are.
+    account: Option<Account>,
     state: Mutex<State>,
 }
 
@@ -143,15 +116,19 @@ struct State {
     failures: u64,
     waiting: Waiting,
     destroyed: bool,
+    /// Warns when little of the maximum is left.
+    near: Ceiling,
 }
 
 impl Pool {
     /// A pool with its initial bytes.
     ///
     /// Errors: `ERR_OUT_OF_RANGE` for a layout that cannot be, and those of [`Source::allocate`].
-    pub fn new(name: Option<Arc<str>>, source: Source, layout: Layout, meter: Meter) -> Result<Self> {
+    pub fn new(name: Option<Arc<str>>, source: Source, layout: Layout, account: Option<Account>) -> Result<Self> {
         let layout = layout.checked()?;
-        let pool = Self { name, source, layout, meter, state: Mutex::default() };
+        let near = Ceiling::new(Some(layout.max), &WARN_AT);
+        let state = Mutex::new(State { near, ..State::default() });
+        let pool = Self { name, source, layout, account, state };
         if layout.initial > 0 {
             pool.state().reserved = layout.initial;
             let first = pool.grow(Reservation { pool: &pool, bytes: layout.initial })?;
@@ -210,13 +187,17 @@ impl Pool {
     fn try_allocate(&self, size: u64, alignment: u64) -> Result<Slice> {
         let mut grown = None;
         loop {
-            {
+            let taken = {
                 let mut state = self.state();
                 state.alive(self.name())?;
                 let slice = grown.and_then(|chunk| state.take_from(chunk, size, alignment));
-                if let Some(slice) = slice.or_else(|| state.take(size, alignment)) {
-                    return Ok(slice);
-                }
+                let slice = slice.or_else(|| state.take(size, alignment));
+                let used = state.allocated;
+                slice.map(|slice| (slice, state.near.observe(used).then_some(used)))
+            };
+            if let Some((slice, near)) = taken {
+                near.into_iter().for_each(|used| self.warn(used));
+                return Ok(slice);
             }
             if self.layout.delay > 0 && self.end_waiting(0) {
                 continue;
@@ -337,8 +318,8 @@ impl Pool {
     fn end(&self, chunks: Vec<Chunk>) -> u64 {
         let bytes = chunks.iter().map(|chunk| chunk.arena.capacity()).sum();
         chunks.iter().for_each(|chunk| chunk.extent.end());
-        if bytes > 0 {
-            self.meter.gave_back(bytes);
+        if let (Some(account), true) = (&self.account, bytes > 0) {
+            account.gave_back(bytes);
         }
         bytes
     }
@@ -415,6 +396,7 @@ impl Pool {
 
     /// Makes the chunk that was reserved.
     fn grow(&self, reserved: Reservation<'_>) -> Result<Handle> {
+        let admission = self.account.as_ref().map(|account| account.admit(reserved.bytes)).transpose()?;
         let memory = self.source.allocate(reserved.bytes)?;
         let chunk = self.layout.chunk(memory, reserved.bytes)?;
         let handle = {
@@ -424,9 +406,20 @@ impl Pool {
             state.order.push(handle);
             handle
         };
-        self.meter.took(reserved.bytes);
+        if let Some(admission) = admission {
+            admission.chunked();
+        }
         std::mem::forget(reserved); // settled: the chunk stands for it now
         Ok(handle)
+    }
+
+    /// `used` of the maximum are allocated, which is nearly all of it.
+    #[cold]
+    fn warn(&self, used: u64) {
+        if let (Some(account), Some(name)) = (&self.account, &self.name) {
+            let scope = Scope::Pool(Arc::clone(name));
+            account.books.warn(Warning { scope, used, max: self.layout.max });
+        }
     }
 
     fn exhausted(&self, state: &State, size: u64) -> Error {
