@@ -8,11 +8,9 @@
 //! Nothing is called and nothing is formatted under the lock.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, HashSet};
-use std::fmt;
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use once_cell::sync::OnceCell;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
@@ -20,14 +18,22 @@ use crate::limits::{Budget, Ceiling, Ceilings, Scope, Warning, WARN_AT};
 use crate::stats::{Counters, MemoryKind};
 use crate::units::human;
 
-/// Told of every warning, outside all locks, on whatever thread caused it.
-type Listener = Box<dyn Fn(Warning) + Send + Sync>;
+/// Warnings that were ever raised in this process: as long as it stands still, nobody has to look for any.
+static RAISED: AtomicU32 = AtomicU32::new(0);
+
+/// Warnings that wait for somebody to take them; the oldest go first when nobody does.
+const WAITING: usize = 256;
+
+/// See [`RAISED`].
+pub fn raised() -> &'static AtomicU32 {
+    &RAISED
+}
 
 /// See the module's header. What a manager handed out holds its books, so that they outlive it until the last of it ends.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Books {
     state: Mutex<State>,
-    listener: OnceCell<Listener>,
+    warnings: Mutex<VecDeque<Warning>>,
 }
 
 #[derive(Debug, Default)]
@@ -186,14 +192,13 @@ impl Books {
         let domains = domains.iter().map(watched).collect();
         Arc::new(Self {
             state: Mutex::new(State { domains, ..State::default() }),
-            listener: OnceCell::new(),
+            warnings: Mutex::default(),
         })
     }
 
-    /// Who is told of warnings. Only the first one is.
-    pub fn listen(&self, listener: impl Fn(Warning) + Send + Sync + 'static) {
-        // A second listener would be a second face of the same manager, and there is none.
-        let _ = self.listener.set(Box::new(listener));
+    /// The warnings since the last time.
+    pub fn take_warnings(&self) -> Vec<Warning> {
+        self.warnings().drain(..).collect()
     }
 
     /// Reads the figures. `read` runs under their lock: no calls out of it.
@@ -203,13 +208,13 @@ impl Books {
 
     /// Changes ceilings, and warns of those that are near already. `change` runs under the lock: no calls out of it.
     pub fn set_ceilings(&self, change: impl FnOnce(&mut Ceilings)) {
-        let warnings: Vec<_> = {
+        let warnings = {
             let mut state = self.state();
             change(&mut state.ceilings);
             let tags: Vec<_> = state.ceilings.tags.keys().cloned().map(Some).collect();
             let kinds = [(Some(MemoryKind::Npu), None), (Some(MemoryKind::System), None)].into_iter();
             let all = kinds.chain(tags.into_iter().map(|tag| (None, tag)));
-            all.flat_map(|(kind, tag)| state.observe(kind, tag.as_ref())).collect()
+            all.flat_map(|(kind, tag)| state.observe(kind, tag.as_ref())).collect::<Vec<_>>()
         };
         self.tell(warnings);
     }
@@ -234,7 +239,7 @@ impl Books {
 
     /// Something came near its maximum.
     pub fn warn(&self, warning: Warning) {
-        self.tell([warning]);
+        self.tell(vec![warning]);
     }
 
     /// A pool ended: what its slices were counts on.
@@ -246,20 +251,23 @@ impl Books {
         counters.failures += failures;
     }
 
-    fn tell(&self, warnings: impl IntoIterator<Item = Warning>) {
-        if let Some(listener) = self.listener.get() {
-            warnings.into_iter().for_each(listener);
+    fn tell(&self, warnings: Vec<Warning>) {
+        if warnings.is_empty() {
+            return;
         }
+        let mut waiting = self.warnings();
+        waiting.extend(warnings);
+        let surplus = waiting.len().saturating_sub(WAITING);
+        waiting.drain(..surplus);
+        RAISED.fetch_add(1, Ordering::Release);
+    }
+
+    fn warnings(&self) -> MutexGuard<'_, VecDeque<Warning>> {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl fmt::Debug for Books {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Books").field(&self.state().accounts).finish()
     }
 }
 

@@ -7,8 +7,9 @@ const native = require('./binding.js')
 const { arrayBufferOf, byteLengthOf, goneError, remember } = require('./buffers.js')
 const { memoryError } = require('./errors.js')
 const { human } = require('./human.js')
+const { Limits, makeReservation } = require('./limits.js')
 const { check, integer, invalid, outOfRange, schemas, shown } = require('./options.js')
-const { makePool, isPool, destroyPool, endPool } = require('./pool.js')
+const { makePool, isPool, destroyPool, endPool, raised } = require('./pool.js')
 const { Walls } = require('./walls.js')
 
 /** A manager that was dropped without `dispose`: its device closes when its last buffer is collected. */
@@ -25,10 +26,15 @@ class MemoryManager extends EventEmitter {
   #views = new Map()
   #sweepAt = FIRST_SWEEP
   #pools = new Map()
+  /** How many warnings there had been in this process when this manager last took its own. */
+  #heard = raised[0]
+  #limits = new Limits((limits) => {
+    native.setLimits(this.#handle, limits)
+    this.#listen()
+  })
   #walls = new Walls(
     () => native.processGauges(this.#handle),
-    // Not from inside an allocation: a listener may call anything.
-    (warning) => process.nextTick(() => this.emit('warning', warning)),
+    (warning) => this.#warned(warning),
   )
   /** What pools and blocks ask of their manager. */
   #forPools = {
@@ -36,6 +42,7 @@ class MemoryManager extends EventEmitter {
     deallocate: (buffer) => this.#deallocate(buffer, undefined),
     describe: (buffer) => this.describe(buffer),
     detachAll: (pool) => this.#detachAll(pool),
+    listen: () => this.#listen(),
     forget: (pool) => this.#pools.delete(pool.name),
   }
 
@@ -43,10 +50,12 @@ class MemoryManager extends EventEmitter {
     const checked = check('MemoryManager', options, schemas.manager)
     super()
     const { backend = 'auto', device: node, simulated, slabs, debug } = checked
+    const limits = Limits.check('MemoryManager: limits', checked.limits)
     const { manager, device, warn } = native.openManager(backend, node, simulated, { ...slabs, ...debug })
     this.#handle = manager
     this.#device = Object.freeze(device)
     dropped.register(this, manager, this)
+    this.#limits.apply(limits)
     if (warn) {
       process.emitWarning(
         'No NPU on this machine: @rkllmjs/memory runs on a simulated one. ' +
@@ -83,7 +92,7 @@ class MemoryManager extends EventEmitter {
     const { backend, simulated, sramTotal } = this.#device
     const lost = { objects: lostObjects, bytes: lostBytes }
     const slabs = { reserved: slabReserved, allocated: slabAllocated, lateWrites: slabLateWrites }
-    return { backend, simulated, ...counters, ...figures, limit: null, sramTotal, lost, slabs }
+    return { backend, simulated, ...counters, ...figures, sramTotal, lost, slabs }
   }
 
   // ── System memory
@@ -100,7 +109,7 @@ class MemoryManager extends EventEmitter {
 
   getSystemMemoryStats() {
     const { counters, ...figures } = native.systemStats(this.#open())
-    return { ...counters, limit: null, ...figures }
+    return { ...counters, ...figures }
   }
 
   // ── Either kind
@@ -161,6 +170,7 @@ class MemoryManager extends EventEmitter {
     })
     const pool = makePool(name, kind, made, this.#forPools)
     this.#pools.set(name, pool)
+    this.#listen()
     return pool
   }
 
@@ -199,7 +209,7 @@ class MemoryManager extends EventEmitter {
       system,
       pools,
       tags: Object.fromEntries(native.tags(handle).map(({ tag, counters }) => [tag, counters])),
-      reservations: [],
+      reservations: native.reservations(handle),
       process: {
         rss: system.rss,
         heapUsed,
@@ -212,6 +222,28 @@ class MemoryManager extends EventEmitter {
       },
       fragmentation: fragmentationOf(pools),
     }
+  }
+
+  // ── Limits
+
+  setMemoryLimits(limits) {
+    this.#open()
+    if (limits === undefined) throw invalid('setMemoryLimits needs limits')
+    this.#limits.apply(Limits.check('setMemoryLimits', limits))
+  }
+
+  getMemoryLimits() {
+    this.#open()
+    return this.#limits.get()
+  }
+
+  reserve(size, options) {
+    const handle = this.#open()
+    integer('size', size, 1)
+    const { kind = 'npu', tag, iommuDomain } = check('reserve', options, schemas.reservation)
+    const id = native.reserve(handle, kind === 'npu', size, tag, iommuDomain)
+    this.#listen()
+    return makeReservation(size, tag, () => native.releaseReservation(handle, id))
   }
 
   // ── The end
@@ -247,6 +279,20 @@ class MemoryManager extends EventEmitter {
     ].join('\n')
   }
 
+  /** Passes warnings on: not from inside an allocation, for a listener may call anything. */
+  #warned(warning) {
+    process.nextTick(() => this.emit('warning', warning))
+  }
+
+  /** Takes what the native part has to warn of: after whatever may have taken memory. Returns what `raised` says. */
+  #listen() {
+    if (raised[0] !== this.#heard) {
+      this.#heard = raised[0]
+      native.takeWarnings(this.#handle).forEach((warning) => this.#warned(warning))
+    }
+    return this.#heard
+  }
+
   #open() {
     if (this.#handle === 0) throw memoryError('ERR_MANAGER_DISPOSED', 'this MemoryManager was disposed')
     return this.#handle
@@ -264,6 +310,7 @@ class MemoryManager extends EventEmitter {
     if (this.#views.size >= this.#sweepAt) this.#sweep()
     this.#views.set(id, { view: new WeakRef(buffer), pool })
     if (pool === undefined) this.#walls.allocated()
+    this.#listen()
     return buffer
   }
 

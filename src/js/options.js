@@ -155,6 +155,12 @@ const destroyPool = { force: kinds.boolean }
 
 const dmaBufImport = { size: kinds.integer(1), tag: kinds.string }
 
+const reservation = {
+  kind: kinds.oneOf('npu', 'system'),
+  tag: kinds.string,
+  iommuDomain: kinds.integer(0, 2 ** 31 - 1),
+}
+
 const BACKENDS = ['rknpu', 'rknpu-heap', 'rocket', 'dma-heap', 'simulated']
 
 const manager = {
@@ -169,9 +175,11 @@ const manager = {
     latencyMs: kinds.milliseconds(60_000),
   }),
   slabs: kinds.nested({ threshold: kinds.integer(0), size: kinds.integer(1) }),
+  // Checked by limits.js.
+  limits: (_name, value) => value,
   debug: kinds.nested({ delayReuse: kinds.integer(0, 1_000_000) }),
 }
 
-const schemas = { manager, npuAllocation, systemAllocation, poolAllocation, pool, destroyPool, dmaBufImport }
+const schemas = { manager, npuAllocation, systemAllocation, poolAllocation, pool, destroyPool, dmaBufImport, reservation }
 
 module.exports = { check, integer, invalid, outOfRange, shown, schemas }

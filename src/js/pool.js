@@ -13,6 +13,8 @@ const hot = native.hotFunctions()
 const { allocate, free } = hot
 const numbers = new Float64Array(hot.mailbox)
 const words = new Int32Array(hot.mailbox)
+/** How many warnings there have been in this process. */
+const raised = new Uint32Array(hot.raised)
 // Places in `numbers`: a request, and the answer to `allocate`.
 const [POOL, SIZE, ALIGNMENT, ADDRESS, DEVICE_ADDRESS] = [0, 1, 2, 3, 4]
 // Places in `words`: a slice's name.
@@ -43,8 +45,10 @@ class MemoryPool {
   #kind
   /** The native pool; 0 once destroyed. */
   #handle
-  /** What the manager does for its pools: `handedOut`, `deallocate`, `describe`, `detachAll`, `forget`. */
+  /** What the manager does for its pools: `handedOut`, `deallocate`, `describe`, `detachAll`, `listen`, `forget`. */
   #manager
+  /** What `raised` said when the manager last listened. */
+  #heard = raised[0]
 
   constructor(made, name, kind, handle, manager) {
     if (made !== ours) throw invalid('a MemoryPool is made by createMemoryPool')
@@ -72,6 +76,7 @@ class MemoryPool {
     // The fast path: a comparison, one call of numbers, one object.
     if (!Number.isSafeInteger(size) || size < 1) integer('size', size, 1)
     take(handle, size, CACHE_LINE)
+    if (raised[0] !== this.#heard) this.#heard = this.#manager.listen()
     return new MemoryBlock(ours, this.#manager, handle, size)
   }
 
@@ -123,6 +128,7 @@ class MemoryPool {
     const { alignment = CACHE_LINE, zeroed = false, tag } = check('allocate', options, schemas.poolAllocation)
     if (tag === undefined && !zeroed) {
       take(handle, size, alignment)
+      this.#heard = this.#manager.listen()
       return new MemoryBlock(ours, this.#manager, handle, size)
     }
     // What is cleared or counted by a tag is an allocation of its own, with its ArrayBuffer.
@@ -319,4 +325,4 @@ if (Symbol.dispose !== undefined) {
 /** For the manager: the JavaScript face of the native pool `handle`. */
 const makePool = (name, kind, handle, manager) => new MemoryPool(ours, name, kind, handle, manager)
 
-module.exports = { MemoryPool, MemoryBlock, makePool, isPool, destroyPool, endPool }
+module.exports = { MemoryPool, MemoryBlock, makePool, isPool, destroyPool, endPool, raised }

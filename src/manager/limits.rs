@@ -37,9 +37,10 @@ impl Manager {
         self.books.set_ceilings(change);
     }
 
-    /// `listener` is told when a limit, a pool or a domain comes near its end; from any thread, without locks held.
-    pub fn on_warning(&self, listener: impl Fn(Warning) + Send + Sync + 'static) {
-        self.books.listen(listener);
+    /// What came near its end since the last time: a limit, a pool, a domain.
+    /// [`raised`](crate::books::raised) tells when it is worth asking.
+    pub fn take_warnings(&self) -> Vec<Warning> {
+        self.books.take_warnings()
     }
 
     /// Keeps `size` bytes free for somebody else, until [`release`](Self::release).
@@ -89,8 +90,6 @@ impl Manager {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
     use crate::allocation::Reach;
     use crate::backend::simulated::{Options, Simulated};
@@ -249,10 +248,7 @@ mod tests {
             Simulated::new(Options { domain_bytes: Some(10 * MIB), domains: Some(1), ..Options::default() }).unwrap(),
         ));
         let manager = Manager::new(device, SlabOptions { threshold: 0, ..SlabOptions::default() });
-        let told: Arc<Mutex<Vec<String>>> = Arc::default();
-        let list = Arc::clone(&told);
-        manager.on_warning(move |warning| list.lock().unwrap().push(warning.scope.to_string()));
-        let heard = || std::mem::take(&mut *told.lock().unwrap());
+        let heard = || manager.take_warnings().iter().map(|warning| warning.scope.to_string()).collect::<Vec<_>>();
         bound(&manager, Scope::Tag("kv".into()), 4 * MIB);
         bound(&manager, Scope::Total, 5 * MIB);
         let first = manager.allocate_npu(4 * MIB, &tagged("kv")).unwrap();

@@ -15,6 +15,7 @@
 mod api;
 mod buffer;
 mod hot;
+mod limits;
 mod pools;
 mod realm;
 mod types;
