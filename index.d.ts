@@ -93,6 +93,8 @@ export interface MemoryManagerOptions {
   simulated?: SimulatedDeviceOptions
   /** How small NPU allocations share kernel objects (and so file descriptors). */
   slabs?: SlabOptions
+  /** What may be held; `setMemoryLimits` changes it later. Default: no limits. */
+  limits?: MemoryLimits
   /** For finding mistakes; costs time and memory. */
   debug?: DebugOptions
 }
@@ -260,6 +262,22 @@ export class MemoryManager extends EventEmitter {
 
   /** The full breakdown by kind, tag, pool and IOMMU domain, with the process and the machine around it. */
   getMemoryUsage(): MemoryUsage
+  /**
+   * Bounds what this manager may hold. Scopes that are not named keep their limits; `max: null` lifts one. A limit may be
+   * below what is held already: nothing is taken away, and nothing is added until enough has gone.
+   * @throws ERR_INVALID_ARG_TYPE, ERR_OUT_OF_RANGE; nothing has changed then.
+   */
+  setMemoryLimits(limits: MemoryLimits): void
+  /** The limits as they are, with nothing left out. A copy. */
+  getMemoryLimits(): Required<MemoryLimits>
+  /**
+   * Sets memory aside for somebody else's allocations, the RKLLM runtime's weights first of all: counted under limits, in
+   * its IOMMU domain (default 0) and in the statistics. What the kernel says is available (RAM, CMA) is not touched: it
+   * sees what the others take by itself. `kind` is 'npu' unless it says otherwise.
+   * @throws ERR_MEMORY_LIMIT; ERR_IOVA_EXHAUSTED where the domain has no room; ERR_OUT_OF_RANGE beyond what the device or
+   * the machine can ever hold.
+   */
+  reserve(size: number, options?: { kind?: MemoryKind; tag?: string; iommuDomain?: number }): Reservation
 
   // ── The end
 
@@ -270,13 +288,50 @@ export class MemoryManager extends EventEmitter {
   dispose(): void
   [Symbol.dispose](): void
 
-  /** The process nears its limit of file descriptors or mappings: at 70 and at 90 per cent, once per crossing upwards. */
+  /** A limit, a pool, an IOMMU domain, the process's descriptors or its mappings come near their end. */
   on(event: 'warning', listener: (warning: MemoryWarning) => void): this
 }
 
-/** Looked for now and then while kernel objects are made, and emitted from `process.nextTick`. */
+/** How much of something there may be. */
+export interface Limit {
+  /** Hard, in bytes: what would pass it throws `ERR_MEMORY_LIMIT`. null or left out: none. */
+  max?: number | null
+  /** Soft: shares of `max` (above 0, at most 1) at which 'warning' fires, once per crossing upwards. Default [0.8, 0.95]. */
+  warnAt?: number[]
+}
+
+/**
+ * Bytes that are really taken are counted: page rounding, the chunks of pools, and reservations included. The unused rest of slabs
+ * is not (`getNPUMemoryStats().slabs` tells it).
+ */
+export interface MemoryLimits {
+  npu?: Limit
+  system?: Limit
+  /** npu + system. */
+  total?: Limit
+  /** What carries the tag, of either kind; a pool's tag counts its chunks. */
+  tags?: Record<string, Limit>
+}
+
+/** Made by `manager.reserve`. Dropped without `release`, it is released when collected, with a process warning. */
+export interface Reservation {
+  readonly size: number
+  readonly released: boolean
+  /** Idempotent. */
+  release(): void
+  [Symbol.dispose](): void
+}
+
+/**
+ * Something comes near its end. Looked for when memory is taken, emitted from `process.nextTick`; each share once per crossing
+ * upwards, and again only after it was left by 5 per cent.
+ *
+ * `npu`, `system`, `total`, `tag:...`: a limit, at its `warnAt`. `pool:...`: what is allocated of its `maxSize`, at 80 and 95 per cent.
+ * `domain:...`: the addresses of an IOMMU domain, at 80 and 95 per cent. `fds`, `maps`: descriptors and mappings of this process, at 70
+ * and 90 per cent; they are counted now and then. `used` and `max` are bytes, but for the last two.
+ */
 export interface MemoryWarning {
-  scope: 'fds' | 'maps'
+  scope: 'npu' | 'system' | 'total' | 'fds' | 'maps' | `tag:${string}` | `pool:${string}` | `domain:${number}`
   used: number
   max: number
   /** used / max */
@@ -543,7 +598,8 @@ export interface MemoryUsage {
   /** By tag. A tag with nothing live is forgotten when there are more than 1024. */
   tags: Record<string, CounterStats>
   /** Reservations are not in this version: always empty. */
-  reservations: never[]
+  /** What `reserve` set aside and nobody has released. */
+  reservations: Array<{ tag: string | null; kind: MemoryKind; size: number }>
   /** NaN where /proc is not mounted. */
   process: {
     rss: number
@@ -566,6 +622,7 @@ export type MemoryErrorCode =
   /** Zero, negative, fractional, NaN, or beyond the device. Also a RangeError. */
   | 'ERR_OUT_OF_RANGE'
   /** RAM, CMA or the kernel has no more. */
+  | 'ERR_MEMORY_LIMIT'
   | 'ERR_OUT_OF_MEMORY'
   /** The IOMMU domain's address space is full (the driver says EFAULT). */
   | 'ERR_IOVA_EXHAUSTED'

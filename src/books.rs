@@ -18,13 +18,12 @@ use crate::limits::{Budget, Ceiling, Ceilings, Scope, Warning, WARN_AT};
 use crate::stats::{Counters, MemoryKind};
 use crate::units::human;
 
-/// Warnings that were ever raised in this process: as long as it stands still, nobody has to look for any.
 static RAISED: AtomicU32 = AtomicU32::new(0);
 
 /// Warnings that wait for somebody to take them; the oldest go first when nobody does.
 const WAITING: usize = 256;
 
-/// See [`RAISED`].
+/// Warnings that were ever raised in this process: as long as it stands still, nobody has to look for any.
 pub fn raised() -> &'static AtomicU32 {
     &RAISED
 }
@@ -117,7 +116,11 @@ impl Accounts {
 
 impl State {
     /// Every ceiling that the account's bytes are under, and what is counted against it.
-    fn ceilings(&mut self, kind: Option<MemoryKind>, tag: Option<&Arc<str>>) -> impl Iterator<Item = (Scope, &mut Ceiling, Usage)> {
+    fn ceilings(
+        &mut self,
+        kind: Option<MemoryKind>,
+        tag: Option<&Arc<str>>,
+    ) -> impl Iterator<Item = (Scope, &mut Ceiling, Usage)> {
         let (npu, system) = (Usage::of(&self.accounts.npu), Usage::of(&self.accounts.system));
         let of_kind = match kind {
             Some(MemoryKind::Npu) => Some((Scope::Npu, &mut self.ceilings.npu, npu)),
@@ -190,10 +193,7 @@ impl Books {
     pub fn new(domains: &[Arc<Budget>]) -> Arc<Self> {
         let watched = |budget: &Arc<Budget>| (Arc::clone(budget), Ceiling::new(Some(budget.limit()), &WARN_AT));
         let domains = domains.iter().map(watched).collect();
-        Arc::new(Self {
-            state: Mutex::new(State { domains, ..State::default() }),
-            warnings: Mutex::default(),
-        })
+        Arc::new(Self { state: Mutex::new(State { domains, ..State::default() }), warnings: Mutex::default() })
     }
 
     /// The warnings since the last time.

@@ -91,6 +91,9 @@ mod tests {
         counters.freed(10);
         counters.allocated(1);
         counters.failed();
-        assert_eq!(counters, Counters { used: 6, peak: 15, live: 2, allocations: 3, frees: 1, failures: 1, ..Counters::default() });
+        assert_eq!(
+            counters,
+            Counters { used: 6, peak: 15, live: 2, allocations: 3, frees: 1, failures: 1, ..Counters::default() }
+        );
     }
 }

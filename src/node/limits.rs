@@ -5,7 +5,7 @@ use napi_derive::napi;
 
 use super::realm::{manager, throw};
 use crate::handle::Handle;
-use crate::limits::{Ceiling, Ceilings, Warning};
+use crate::limits::{Ceiling, Ceilings, Scope, Warning};
 use crate::stats::MemoryKind;
 use crate::units::human;
 
@@ -75,7 +75,14 @@ impl From<Warning> for WarningNews {
     fn from(Warning { scope, used, max }: Warning) -> Self {
         let ratio = used as f64 / max as f64;
         let percent = (ratio * 100.0).floor();
-        let message = format!("{scope}: {} of {} are in use ({percent} %)", human(used), human(max));
+        let remedy = match scope {
+            Scope::Npu | Scope::System | Scope::Total | Scope::Tag(_) => {
+                "deallocate what is no longer used, or raise the limit with setMemoryLimits"
+            }
+            Scope::Pool(_) => "free what is no longer used, or give the pool a larger maxSize",
+            Scope::Domain(_) => "deallocate what is no longer used, or use another iommuDomain",
+        };
+        let message = format!("{scope}: {} of {} are in use ({percent} %): {remedy}", human(used), human(max));
         Self { scope: scope.to_string(), used: used as f64, max: max as f64, ratio, message }
     }
 }
@@ -89,14 +96,7 @@ pub fn take_warnings(env: &Env, handle: f64) -> Result<Vec<WarningNews>> {
 
 /// Keeps memory free for somebody else; the reservation's handle.
 #[napi(catch_unwind)]
-pub fn reserve(
-    env: &Env,
-    handle: f64,
-    npu: bool,
-    size: f64,
-    tag: Option<String>,
-    domain: Option<u32>,
-) -> Result<f64> {
+pub fn reserve(env: &Env, handle: f64, npu: bool, size: f64, tag: Option<String>, domain: Option<u32>) -> Result<f64> {
     let kind = if npu { MemoryKind::Npu } else { MemoryKind::System };
     let reserved = manager(handle).and_then(|manager| manager.reserve(kind, size as u64, tag.map(Into::into), domain));
     reserved.map(|reservation| reservation.get() as f64).map_err(throw(env))
