@@ -181,6 +181,25 @@ impl Memory {
     }
 }
 
+impl Memory {
+    /// Copies `size` bytes at `from` of `source`, which may be this memory and overlap, to `offset`: what the CPU wrote there
+    /// and what the device wrote, for the CPU and for the device.
+    ///
+    /// Errors: those of [`Block::sync`]; then nothing was copied, or the copy is not visible to the device.
+    pub fn copy(&self, offset: u64, source: &Self, from: u64, size: u64) -> Result<()> {
+        if let Memory::Npu(block) = source {
+            // Lines that the CPU has written go out first: throwing the rest away must not take them along.
+            block.sync(Direction::ToDevice, from..from + size)?;
+            block.sync(Direction::FromDevice, from..from + size)?;
+        }
+        self.mapping().copy(offset, source.mapping(), from, size);
+        match self {
+            Memory::Npu(block) => block.sync(Direction::ToDevice, offset..offset + size),
+            Memory::System(_) => Ok(()),
+        }
+    }
+}
+
 fn wrong_kind(why: &str) -> Error {
     Error::new(ErrorCode::BufferKind, format!("this buffer is system memory: {why}"))
 }

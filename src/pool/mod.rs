@@ -11,8 +11,10 @@
 #![forbid(unsafe_code)]
 
 mod chunk;
+mod compact;
 mod delay;
 mod layout;
+mod movable;
 mod slabs;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,8 +29,10 @@ use crate::sys::mapping::page_size;
 use crate::units::{align_up, human};
 use chunk::Chunk;
 pub use chunk::Extent;
+pub use compact::{Move, Moved, Pass, Spot};
 use delay::Waiting;
 pub use layout::Layout;
+use movable::Movables;
 pub use slabs::{SlabOptions, Slabs};
 
 /// A pool's figures; bytes.
@@ -115,6 +119,10 @@ struct State {
     allocations: u64,
     failures: u64,
     waiting: Waiting,
+    /// Slices that compaction may move.
+    movables: Movables,
+    /// Chunks that there ever were.
+    grown: u64,
     destroyed: bool,
     /// Warns when little of the maximum is left.
     near: Ceiling,
@@ -252,6 +260,51 @@ impl Pool {
         Ok((found.slice(chunk, &region, region.size), region.tag))
     }
 
+    /// As [`allocate`](Self::allocate), for a slice that compaction may move: the name is its own, and stays.
+    ///
+    /// Errors: those of [`allocate`](Self::allocate).
+    pub fn allocate_movable(&self, size: u64, alignment: u64) -> Result<(Handle, Slice)> {
+        let slice = self.allocate(size, alignment)?;
+        let alignment = alignment.max(self.layout.alignment);
+        let id = self.state().movables.insert((slice.chunk, slice.region), alignment);
+        Ok((id, slice))
+    }
+
+    /// Where a movable slice is now, and the bytes that were asked for.
+    ///
+    /// Errors: `ERR_BUFFER_FREED`.
+    pub fn movable(&self, id: Handle) -> Result<(Slice, u64)> {
+        let (chunk, region) = self.state().movables.get(id)?.place;
+        self.slice(chunk, region)
+    }
+
+    /// Keeps a movable slice where it is, until it was unpinned as often.
+    ///
+    /// Errors: `ERR_BUFFER_FREED`; `ERR_BUFFER_BUSY` while another thread moves it.
+    pub fn pin(&self, id: Handle) -> Result<()> {
+        self.state().movables.pin(id)
+    }
+
+    /// Undoes one [`pin`](Self::pin).
+    ///
+    /// Errors: `ERR_BUFFER_FREED`; `ERR_OUT_OF_RANGE` for one that is not pinned.
+    pub fn unpin(&self, id: Handle) -> Result<()> {
+        self.state().movables.unpin(id)
+    }
+
+    /// Gives a movable slice back.
+    ///
+    /// Errors: `ERR_BUFFER_FREED`; `ERR_BUFFER_BUSY` while it is pinned or being moved.
+    pub fn free_movable(&self, id: Handle) -> Result<()> {
+        let (chunk, region) = self.state().movables.freeable(id)?;
+        self.free(chunk, region)
+    }
+
+    /// How many movable slices there are.
+    pub fn movables(&self) -> usize {
+        self.state().movables.len()
+    }
+
     /// The memory of a slice's chunk.
     ///
     /// Errors: `ERR_BUFFER_FREED`.
@@ -280,6 +333,7 @@ impl Pool {
             }
             (state.live, state.requested, state.allocated) = (0, 0, 0);
             state.waiting.clear();
+            state.movables.clear();
         }
         self.end(gone);
         Ok(())
@@ -308,6 +362,7 @@ impl Pool {
             let handles = std::mem::take(&mut state.order);
             (state.live, state.requested, state.allocated, state.reserved) = (0, 0, 0, 0);
             state.waiting.clear();
+            state.movables.clear();
             handles.into_iter().filter_map(|handle| state.chunks.remove(handle)).collect()
         };
         self.end(gone);
@@ -346,6 +401,7 @@ impl Pool {
     /// Checks every invariant of the pool and its chunks. For tests and for diagnosis.
     pub fn validate(&self) -> Result<(), String> {
         let state = self.state();
+        state.movables.check()?;
         let (mut live, mut allocated, mut requested) = (0, 0, 0);
         for (handle, chunk) in state.chunks.iter() {
             chunk.arena.validate()?;
@@ -398,10 +454,11 @@ impl Pool {
     fn grow(&self, reserved: Reservation<'_>) -> Result<Handle> {
         let admission = self.account.as_ref().map(|account| account.admit(reserved.bytes)).transpose()?;
         let memory = self.source.allocate(reserved.bytes)?;
-        let chunk = self.layout.chunk(memory, reserved.bytes)?;
+        let mut chunk = self.layout.chunk(memory, reserved.bytes)?;
         let handle = {
             let mut state = self.state();
             state.alive(self.name())?;
+            (chunk.number, state.grown) = (state.grown, state.grown + 1);
             let handle = state.chunks.insert(chunk);
             state.order.push(handle);
             handle
@@ -495,6 +552,7 @@ impl State {
     fn give(&mut self, handle: Handle, region: RegionId, layout: &Layout) -> Result<Vec<Chunk>> {
         let chunk = self.chunks.get_mut(handle).ok_or_else(freed)?;
         let Region { size, tag: requested, .. } = chunk.arena.free(region).map_err(|_stale| freed())?;
+        self.movables.forget((handle, region));
         self.live -= 1;
         self.requested -= requested;
         self.allocated -= size;
