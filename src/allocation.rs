@@ -109,7 +109,15 @@ impl Allocation {
     ///
     /// Errors: `ERR_MANAGER_DISPOSED` when their manager was disposed meanwhile, `ERR_MEMORY_LIMIT` when the driver took
     /// more than was admitted and that does not fit; `body` is gone then.
-    pub fn enter(mut admission: Admission, body: Body, size: u64) -> Result<Arc<Self>> {
+    pub fn enter(admission: Admission, body: Body, size: u64) -> Result<Arc<Self>> {
+        let tag = admission.account().tag.clone();
+        Self::enter_as(admission, body, size, tag)
+    }
+
+    /// As [`enter`](Self::enter), for bytes whose tag is counted elsewhere.
+    ///
+    /// Errors: those of [`enter`](Self::enter).
+    pub fn enter_as(mut admission: Admission, body: Body, size: u64, tag: Option<Arc<str>>) -> Result<Arc<Self>> {
         let Some((memory, offset)) = body.memory() else { return Err(disposed()) };
         let (reserved, pool) = match &body {
             Body::Whole(memory) => (memory.reserved(), None),
@@ -128,7 +136,7 @@ impl Allocation {
                 kind: memory.kind(),
                 size,
                 reserved,
-                tag: account.tag.clone(),
+                tag,
                 address: memory.mapping().address() as usize + offset as usize,
                 object: memory.object().cloned(),
                 offset,
@@ -239,6 +247,16 @@ impl Allocation {
         Ok(true)
     }
 
+    /// Takes a slice's place away from it, so that its end, should it come now, leaves the place alone: it is about to be
+    /// somebody else's. `None` for one that ended already, and for memory of its own.
+    pub fn lift(&self) -> Option<Lifted<'_>> {
+        let mut state = self.state();
+        match state.body {
+            Some(Body::Slice { .. }) => Some(Lifted { allocation: self, body: state.body.take() }),
+            _ => None,
+        }
+    }
+
     fn not_taken_back(&self, error: &std::io::Error) -> Error {
         Error::new(ErrorCode::TooManyMaps, format!("the memory cannot be taken back: {error}"))
             .syscall("mmap", error.raw_os_error().unwrap_or(0))
@@ -273,6 +291,32 @@ impl Allocation {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An allocation without its place ([`Allocation::lift`]). Dropped, it has its place back.
+#[derive(Debug)]
+#[must_use]
+pub struct Lifted<'a> {
+    allocation: &'a Allocation,
+    body: Option<Body>,
+}
+
+impl Lifted<'_> {
+    /// Its ArrayBuffer was taken away: it has ended, and its place lives on without it.
+    pub fn ended(mut self) {
+        let Some(Body::Slice { extent, .. }) = self.body.take() else { return };
+        directory().forget_address(self.allocation);
+        self.allocation.account.freed(self.allocation.id, self.allocation.reserved);
+        self.allocation.settle(|state| state.extent = Some(extent));
+    }
+}
+
+impl Drop for Lifted<'_> {
+    fn drop(&mut self) {
+        if let Some(body) = self.body.take() {
+            self.allocation.state().body = Some(body);
+        }
     }
 }
 

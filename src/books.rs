@@ -77,6 +77,19 @@ pub struct Admission {
     bytes: u64,
 }
 
+/// Bytes that are counted until this drops.
+#[derive(Debug)]
+pub struct Counted {
+    account: Account,
+    bytes: u64,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.account.books.state().accounts.each(&self.account, |counters| counters.freed(self.bytes));
+    }
+}
+
 /// A ceiling that a request does not fit under.
 struct Refused {
     scope: Scope,
@@ -346,6 +359,13 @@ impl Admission {
     pub fn chunked(self) {
         let bytes = self.bytes;
         self.settle(|accounts, account| accounts.each(account, |counters| counters.resized(bytes as i64)));
+    }
+
+    /// The bytes are there, for as long as what is returned.
+    pub fn counted(self) -> Counted {
+        let counted = Counted { account: self.account.clone(), bytes: self.bytes };
+        self.settle(|accounts, account| accounts.each(account, |counters| counters.allocated(counted.bytes)));
+        counted
     }
 
     /// The bytes are somebody else's to take.

@@ -86,7 +86,7 @@ fn follow(pool: &Pool, live: &mut HashMap<Handle, Known>, moves: &[Moved]) {
     }
     for (id, offset) in now {
         let known = live.get_mut(&id).unwrap();
-        (known.slice, _) = pool.movable(id).unwrap();
+        (known.slice, ..) = pool.movable(id).unwrap();
         assert_eq!(known.slice.offset, offset);
         assert!((known.slice.address as u64).is_multiple_of(known.align), "{:?} for {}", known.slice, known.align);
         assert!(holds(pool, &known.slice, known.size, known.byte), "{:?} lost its bytes", known.slice);
@@ -96,7 +96,7 @@ fn follow(pool: &Pool, live: &mut HashMap<Handle, Known>, moves: &[Moved]) {
 fn check(pool: &Pool, live: &HashMap<Handle, Known>, fixed: &[(Slice, u64, u8)]) {
     pool.validate().unwrap();
     for (id, known) in live {
-        let (slice, size) = pool.movable(*id).unwrap();
+        let (slice, size, _) = pool.movable(*id).unwrap();
         assert_eq!((slice.address, size), (known.slice.address, known.size));
         assert!(holds(pool, &slice, size, known.byte), "{slice:?} lost its bytes");
     }
@@ -130,7 +130,7 @@ fn random_programs_keep_every_byte_wherever_it_goes() {
             match random.below(100) {
                 0..=39 => {
                     let align = if block.is_some() { 1 } else { 64 << random.below(5) };
-                    if let Ok((id, slice)) = pool.allocate_movable(size, align) {
+                    if let Ok((id, slice)) = pool.allocate_movable(size, align, None) {
                         fill(&pool, &slice, size, step as u8);
                         live.insert(id, Known { slice, size, byte: step as u8, align, pins: 0 });
                     }
@@ -197,7 +197,7 @@ fn every_second_of_ten_thousand_freed_is_one_piece_again_for_the_least_bytes() {
     let size = 4 * KIB;
     for block in [None, Some(size)] {
         let pool = pool(Layout { block, ..layout(10_000 * size, 10_000 * size) });
-        let ids: Vec<_> = (0..10_000).map(|_| pool.allocate_movable(size, 64).unwrap().0).collect();
+        let ids: Vec<_> = (0..10_000).map(|_| pool.allocate_movable(size, 64, None).unwrap().0).collect();
         ids.iter().step_by(2).for_each(|id| pool.free_movable(*id).unwrap());
         let moves = defragment(&pool, usize::MAX, || true);
         match block {
@@ -215,7 +215,7 @@ fn every_second_of_ten_thousand_freed_is_one_piece_again_for_the_least_bytes() {
 fn what_fits_into_no_hole_slides_down_over_its_own_bytes() {
     let pool = pool(layout(MIB, MIB));
     let slices: Vec<_> = (0..)
-        .map_while(|at| pool.allocate_movable(if at % 2 == 0 { 2 * KIB } else { 6 * KIB }, 64).ok())
+        .map_while(|at| pool.allocate_movable(if at % 2 == 0 { 2 * KIB } else { 6 * KIB }, 64, None).ok())
         .collect();
     let kept: Vec<_> = slices.iter().skip(1).step_by(2).map(|(id, slice)| (*id, *slice)).collect();
     slices.iter().step_by(2).for_each(|(id, _)| pool.free_movable(*id).unwrap());
@@ -227,7 +227,7 @@ fn what_fits_into_no_hole_slides_down_over_its_own_bytes() {
     let moves = defragment(&pool, usize::MAX, || true);
     assert_eq!(moves.len(), kept.len());
     for (at, (id, _)) in kept.iter().enumerate() {
-        let (slice, size) = pool.movable(*id).unwrap();
+        let (slice, size, _) = pool.movable(*id).unwrap();
         assert!(holds(&pool, &slice, size, at as u8), "{at}");
     }
     assert_eq!(pool.stats().fragmentation(), 0.0);
@@ -238,7 +238,7 @@ fn what_fits_into_no_hole_slides_down_over_its_own_bytes() {
 #[test]
 fn chunks_become_empty_and_go_back() {
     let pool = pool(layout(64 * KIB, MIB));
-    let ids: Vec<_> = (0..64).map(|_| pool.allocate_movable(16 * KIB, 64).unwrap().0).collect();
+    let ids: Vec<_> = (0..64).map(|_| pool.allocate_movable(16 * KIB, 64, None).unwrap().0).collect();
     assert_eq!(pool.stats().chunks, 16);
     ids.iter().enumerate().filter(|(at, _)| at % 4 != 1).for_each(|(_, id)| pool.free_movable(*id).unwrap());
     assert_eq!(pool.stats().chunks, 16, "one block in each");
@@ -251,8 +251,8 @@ fn chunks_become_empty_and_go_back() {
 #[test]
 fn what_is_pinned_or_moving_stays() {
     let pool = pool(layout(64 * KIB, 64 * KIB));
-    let (low, _) = pool.allocate_movable(KIB, 64).unwrap();
-    let (high, slice) = pool.allocate_movable(KIB, 64).unwrap();
+    let (low, _) = pool.allocate_movable(KIB, 64, None).unwrap();
+    let (high, slice) = pool.allocate_movable(KIB, 64, None).unwrap();
     pool.free_movable(low).unwrap();
     pool.pin(high).unwrap();
     pool.pin(high).unwrap();
@@ -278,8 +278,8 @@ fn what_is_pinned_or_moving_stays() {
 fn a_pool_that_ends_in_the_middle_of_a_move_takes_it_along() {
     for end in [|pool: &Pool| pool.reset(|_| true).unwrap(), |pool: &Pool| pool.destroy(true).unwrap()] {
         let pool = pool(layout(64 * KIB, 64 * KIB));
-        let (low, _) = pool.allocate_movable(KIB, 64).unwrap();
-        let (high, _) = pool.allocate_movable(KIB, 64).unwrap();
+        let (low, _) = pool.allocate_movable(KIB, 64, None).unwrap();
+        let (high, _) = pool.allocate_movable(KIB, 64, None).unwrap();
         pool.free_movable(low).unwrap();
         let mut pass = pool.start_pass().unwrap();
         let (first, second) = (pool.next_move(&mut pass).unwrap(), pool.movable(high).unwrap());
@@ -302,7 +302,7 @@ fn a_pass_that_stops_at_any_point_leaves_the_pool_valid() {
         let mut ids = Vec::new();
         while let Ok((id, slice)) = {
             let size = 1 + random.below(6 * KIB);
-            pool.allocate_movable(size, 64)
+            pool.allocate_movable(size, 64, None)
         } {
             let size = pool.movable(id).unwrap().1;
             fill(&pool, &slice, size, ids.len() as u8);

@@ -4,12 +4,14 @@ const { EventEmitter } = require('node:events')
 const { inspect } = require('node:util')
 const { getHeapStatistics } = require('node:v8')
 const native = require('./binding.js')
-const { arrayBufferOf, byteLengthOf, goneError, remember } = require('./buffers.js')
+const { arrayBufferOf, byteLengthOf, goneError, idOf, remember } = require('./buffers.js')
+const { Cleanup } = require('./cleanup.js')
 const { memoryError } = require('./errors.js')
 const { human } = require('./human.js')
 const { Limits, makeReservation } = require('./limits.js')
+const { MovableBlock } = require('./movable.js')
 const { check, integer, invalid, outOfRange, schemas, shown } = require('./options.js')
-const { makePool, isPool, destroyPool, endPool, raised } = require('./pool.js')
+const { makePool, isPool, destroyPool, endPool, handleOf, raised } = require('./pool.js')
 const { Walls } = require('./walls.js')
 
 /** A manager that was dropped without `dispose`: its device closes when its last buffer is collected. */
@@ -26,6 +28,7 @@ class MemoryManager extends EventEmitter {
   #views = new Map()
   #sweepAt = FIRST_SWEEP
   #pools = new Map()
+  #cleanup
   /** How many warnings there had been in this process when this manager last took its own. */
   #heard = raised[0]
   #limits = new Limits((limits) => {
@@ -43,6 +46,12 @@ class MemoryManager extends EventEmitter {
     describe: (buffer) => this.describe(buffer),
     detachAll: (pool) => this.#detachAll(pool),
     listen: () => this.#listen(),
+    isLive: (buffer) => native.isLive(idOf(buffer)),
+    insist: (pool, allocate) => this.#insist(allocate, pool),
+    rescue: (pool, refusal, allocate) => this.#rescue(refusal, allocate, pool),
+    movable: (pool, ...request) => this.#movable(pool, request),
+    defragment: (pool, caps) => this.#cleanup.defragment(pool, caps),
+    gap: (pool) => this.#cleanup.gap(pool),
     forget: (pool) => this.#pools.delete(pool.name),
   }
 
@@ -51,6 +60,11 @@ class MemoryManager extends EventEmitter {
     super()
     const { backend = 'auto', device: node, simulated, slabs, debug } = checked
     const limits = Limits.check('MemoryManager: limits', checked.limits)
+    this.#cleanup = new Cleanup(
+      checked.cleanup ?? {},
+      (id) => this.#views.get(id)?.view.deref(),
+      (moves) => process.nextTick(() => this.emit('relocated', moves)),
+    )
     const { manager, device, warn } = native.openManager(backend, node, simulated, { ...slabs, ...debug })
     this.#handle = manager
     this.#device = Object.freeze(device)
@@ -78,7 +92,8 @@ class MemoryManager extends EventEmitter {
   allocateNPUMemory(size, options) {
     const handle = this.#open()
     integer('size', size, 1)
-    return this.#handedOut(native.allocateNpu(handle, size, npuRequest('allocateNPUMemory', options)))
+    const request = npuRequest('allocateNPUMemory', options)
+    return this.#handedOut(this.#insist(() => native.allocateNpu(handle, size, request)))
   }
 
   deallocateNPUMemory(buffer) {
@@ -100,7 +115,8 @@ class MemoryManager extends EventEmitter {
   allocateSystemMemory(size, options) {
     const handle = this.#open()
     integer('size', size, 1)
-    return this.#handedOut(native.allocateSystem(handle, size, systemRequest('allocateSystemMemory', options)))
+    const request = systemRequest('allocateSystemMemory', options)
+    return this.#handedOut(this.#insist(() => native.allocateSystem(handle, size, request)))
   }
 
   deallocateSystemMemory(buffer) {
@@ -162,12 +178,8 @@ class MemoryManager extends EventEmitter {
     if (!name.isWellFormed()) throw outOfRange('createMemoryPool: name has half a surrogate pair in it')
     if (initialSize === undefined) throw invalid('createMemoryPool: initialSize must be a number')
     const memory = (kind === 'npu' ? npuRequest : systemRequest)('createMemoryPool: allocation', allocation)
-    const made = native.createPool(handle, {
-      name,
-      initialSize,
-      ...sizes,
-      [kind]: { ...memory, tag: tag ?? memory.tag },
-    })
+    const request = { name, initialSize, ...sizes, [kind]: { ...memory, tag: tag ?? memory.tag } }
+    const made = this.#insist(() => native.createPool(handle, request))
     const pool = makePool(name, kind, made, this.#forPools)
     this.#pools.set(name, pool)
     this.#listen()
@@ -224,6 +236,28 @@ class MemoryManager extends EventEmitter {
     }
   }
 
+  // ── Optimization
+
+  optimizeMemory(options) {
+    const handle = this.#open()
+    const { trim = true, defragment = true } = check('optimizeMemory', options, schemas.optimize)
+    const began = performance.now()
+    // What it finds is given back when the event loop turns: until then nothing here can.
+    globalThis.gc?.()
+    const pools = {}
+    let [bytesFreed, bytesMoved] = [trim ? native.trimSlabs(handle) : 0, 0]
+    for (const [name, pool] of this.#pools) {
+      if (defragment !== false) {
+        pools[name] = pool.defragment(defragment === true ? {} : defragment)
+        bytesFreed += pools[name].bytesFreed
+        bytesMoved += pools[name].bytesMoved
+      } else if (trim) {
+        bytesFreed += pool.trim()
+      }
+    }
+    return { bytesFreed, bytesMoved, pools, durationMs: performance.now() - began }
+  }
+
   // ── Limits
 
   setMemoryLimits(limits) {
@@ -251,6 +285,7 @@ class MemoryManager extends EventEmitter {
   dispose() {
     const handle = this.#handle
     if (handle === 0) return
+    this.#cleanup.end()
     this.#detachAll()
     this.#handle = 0
     this.#views.clear()
@@ -312,6 +347,26 @@ class MemoryManager extends EventEmitter {
     if (pool === undefined) this.#walls.allocated()
     this.#listen()
     return buffer
+  }
+
+  /** Calls `allocate`, and before it fails for want of memory gives back what can be; `pool` is the one it is for. */
+  #insist(allocate, pool) {
+    try {
+      return allocate()
+    } catch (refusal) {
+      return this.#rescue(refusal, allocate, pool)
+    }
+  }
+
+  #rescue(refusal, allocate, pool) {
+    const others = [...this.#pools.values()].map(handleOf).filter((handle) => handle !== pool)
+    return this.#cleanup.rescue(refusal, allocate, this.#handle, pool === undefined ? others : [pool, ...others])
+  }
+
+  #movable(pool, request) {
+    const [id] = this.#insist(() => native.movableAllocate(pool, ...request), pool)
+    this.#listen()
+    return new MovableBlock(this.#forPools, pool, request[0], id)
   }
 
   #sweep() {

@@ -128,6 +128,42 @@ impl Manager {
         Allocation::enter(admission, Body::Slice { pool: Arc::clone(pool), slice, extent }, size)
     }
 
+    /// A slice that compaction may move: its name and its place.
+    ///
+    /// Errors: those of [`Pool::allocate_movable`] and [`Pool::zero`].
+    pub fn allocate_movable(
+        &self,
+        pool: &Arc<Pool>,
+        size: u64,
+        align: Option<u64>,
+        zeroed: bool,
+        tag: Option<Arc<str>>,
+    ) -> Result<(Handle, Slice)> {
+        let align = alignment(align, MIN_ALIGNMENT)?;
+        let account = tag.map(|tag| self.slice_account(Some(tag)));
+        let (id, slice) = pool.allocate_movable(size, align, account.as_ref())?;
+        if zeroed {
+            if let Err(error) = pool.zero(&slice) {
+                pool.free_movable(id)?;
+                return Err(error);
+            }
+        }
+        Ok((id, slice))
+    }
+
+    /// A movable slice as an allocation of this manager.
+    ///
+    /// Errors: `ERR_BUFFER_FREED`.
+    pub fn adopt_movable(&self, pool: &Arc<Pool>, id: Handle) -> Result<Arc<Allocation>> {
+        let (slice, size, tag) = pool.movable(id)?;
+        let extent = pool.extent(slice.chunk)?;
+        let admission = self.slice_account(None).admit(size)?;
+        let body = Body::Slice { pool: Arc::clone(pool), slice, extent };
+        let allocation = Allocation::enter_as(admission, body, size, tag)?;
+        pool.set_view(id, Some(allocation.id));
+        Ok(allocation)
+    }
+
     /// The memory of a slice is counted with its pool's chunks.
     fn slice_account(&self, tag: Option<Arc<str>>) -> Account {
         Account { books: Arc::clone(&self.books), kind: None, tag }
@@ -159,6 +195,11 @@ impl Manager {
         }
         end(&self.left_of(pool));
         Ok(())
+    }
+
+    /// Gives the empty slabs that are kept back to the device; returns the bytes.
+    pub fn trim_slabs(&self) -> u64 {
+        self.slabs.trim()
     }
 
     /// Ends every pool and the slabs; `live` are all the allocations there are.

@@ -80,6 +80,7 @@ pub struct Moved {
 pub struct Move<'a> {
     pool: &'a Pool,
     id: Handle,
+    view: Option<Handle>,
     from: End,
     to: End,
     /// Bytes to copy.
@@ -120,7 +121,7 @@ impl Pool {
             for region in regions(&*chunk.arena) {
                 match state.movables.at((*handle, region.id)) {
                     _ if !region.used => holes.push((Hole { rank, id: region.id, offset: region.offset }, region.size)),
-                    Some((id, _)) => candidates.push(Candidate { id, rank, offset: region.offset }),
+                    Some(id) => candidates.push(Candidate { id, rank, offset: region.offset }),
                     None => {}
                 }
             }
@@ -189,14 +190,14 @@ impl Pool {
                 extent: Arc::clone(&of.extent),
             };
             let to = end(state.chunks.get(chunk)?, (chunk, target.id), target.offset);
-            Some((end(source, movable.place, region.offset), to, region.tag))
+            Some((end(source, movable.place, region.offset), to, region.tag, movable.view))
         });
-        let Some((from, to, size)) = ends else {
+        let Some((from, to, size, view)) = ends else {
             state.uncut((chunk, target.id));
             return None;
         };
         state.movables.set_moving(id, true);
-        Some(Move { pool: self, id, from, to, size, slide, done: false })
+        Some(Move { pool: self, id, view, from, to, size, slide, done: false })
     }
 }
 
@@ -204,6 +205,11 @@ impl Move<'_> {
     /// Whose. Its owner takes the views away before [`commit`](Self::commit), for nobody may write to the old place any more.
     pub fn id(&self) -> Handle {
         self.id
+    }
+
+    /// What JavaScript's ArrayBuffer over it is found by, if there is one.
+    pub fn view(&self) -> Option<Handle> {
+        self.view
     }
 
     /// Bytes that will be copied.
@@ -220,7 +226,9 @@ impl Move<'_> {
     ///
     /// Errors: those of [`Memory::copy`](crate::memory::Memory::copy); nothing has changed then.
     pub fn commit(mut self) -> Result<Option<Moved>> {
-        let (Some(source), Some(target)) = (self.from.extent.memory(), self.to.extent.memory()) else { return Ok(None) };
+        let (Some(source), Some(target)) = (self.from.extent.memory(), self.to.extent.memory()) else {
+            return Ok(None);
+        };
         target.copy(self.to.spot.offset, &source, self.from.spot.offset, self.size)?;
         let moved = Moved { id: self.id, from: self.from.spot, to: self.to.spot, size: self.size };
         let mut state = self.pool.state();
@@ -294,7 +302,7 @@ impl State {
                 continue;
             }
             let above = arena.next(next.id).ok()??;
-            if let Some((id, _)) = self.movables.at((handle, above.id)).filter(|(id, _)| !slides.tried.contains(id)) {
+            if let Some(id) = self.movables.at((handle, above.id)).filter(|id| !slides.tried.contains(id)) {
                 let fits = |(_, alignment): &(Region, u64)| next.offset.is_multiple_of(*alignment);
                 if self.unpinned(id).is_some_and(|slice| fits(&slice)) {
                     return Some(Slide { id, before: slides.settled, gap: next });

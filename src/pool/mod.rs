@@ -260,51 +260,6 @@ impl Pool {
         Ok((found.slice(chunk, &region, region.size), region.tag))
     }
 
-    /// As [`allocate`](Self::allocate), for a slice that compaction may move: the name is its own, and stays.
-    ///
-    /// Errors: those of [`allocate`](Self::allocate).
-    pub fn allocate_movable(&self, size: u64, alignment: u64) -> Result<(Handle, Slice)> {
-        let slice = self.allocate(size, alignment)?;
-        let alignment = alignment.max(self.layout.alignment);
-        let id = self.state().movables.insert((slice.chunk, slice.region), alignment);
-        Ok((id, slice))
-    }
-
-    /// Where a movable slice is now, and the bytes that were asked for.
-    ///
-    /// Errors: `ERR_BUFFER_FREED`.
-    pub fn movable(&self, id: Handle) -> Result<(Slice, u64)> {
-        let (chunk, region) = self.state().movables.get(id)?.place;
-        self.slice(chunk, region)
-    }
-
-    /// Keeps a movable slice where it is, until it was unpinned as often.
-    ///
-    /// Errors: `ERR_BUFFER_FREED`; `ERR_BUFFER_BUSY` while another thread moves it.
-    pub fn pin(&self, id: Handle) -> Result<()> {
-        self.state().movables.pin(id)
-    }
-
-    /// Undoes one [`pin`](Self::pin).
-    ///
-    /// Errors: `ERR_BUFFER_FREED`; `ERR_OUT_OF_RANGE` for one that is not pinned.
-    pub fn unpin(&self, id: Handle) -> Result<()> {
-        self.state().movables.unpin(id)
-    }
-
-    /// Gives a movable slice back.
-    ///
-    /// Errors: `ERR_BUFFER_FREED`; `ERR_BUFFER_BUSY` while it is pinned or being moved.
-    pub fn free_movable(&self, id: Handle) -> Result<()> {
-        let (chunk, region) = self.state().movables.freeable(id)?;
-        self.free(chunk, region)
-    }
-
-    /// How many movable slices there are.
-    pub fn movables(&self) -> usize {
-        self.state().movables.len()
-    }
-
     /// The memory of a slice's chunk.
     ///
     /// Errors: `ERR_BUFFER_FREED`.
