@@ -135,10 +135,10 @@ impl Pool {
         if state.destroyed {
             return None;
         }
-        self.into_hole(&mut state, pass).or_else(|| self.slide_down(&mut state, pass))
+        self.fill_hole(&mut state, pass).or_else(|| self.slide_down(&mut state, pass))
     }
 
-    fn into_hole<'a>(&'a self, state: &mut State, pass: &mut Pass) -> Option<Move<'a>> {
+    fn fill_hole<'a>(&'a self, state: &mut State, pass: &mut Pass) -> Option<Move<'a>> {
         while let Some(candidate) = pass.candidates.pop() {
             let Some((source, alignment)) = state.unpinned(candidate.id) else { continue };
             while let Some((at, hole)) = pass.holes.first_of(source.size) {
