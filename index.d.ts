@@ -93,6 +93,10 @@ export interface MemoryManagerOptions {
   simulated?: SimulatedDeviceOptions
   /** How small NPU allocations share kernel objects (and so file descriptors). */
   slabs?: SlabOptions
+  /** What may be held; `setMemoryLimits` changes it later. Default: no limits. */
+  limits?: MemoryLimits
+  /** What the manager does by itself about scattered and scarce memory. */
+  cleanup?: CleanupOptions
   /** For finding mistakes; costs time and memory. */
   debug?: DebugOptions
 }
@@ -260,6 +264,27 @@ export class MemoryManager extends EventEmitter {
 
   /** The full breakdown by kind, tag, pool and IOMMU domain, with the process and the machine around it. */
   getMemoryUsage(): MemoryUsage
+  /**
+   * Gives empty slabs and chunks back, compacts movable blocks, and says what it gained. With `--expose-gc` it collects garbage buffers as
+   * well; their memory goes when the event loop turns, so it is not part of the result.
+   */
+  optimizeMemory(options?: OptimizeOptions): OptimizeResult
+  /**
+   * Bounds what this manager may hold. Scopes that are not named keep their limits; `max: null` lifts one. A limit may be
+   * below what is held already: nothing is taken away, and nothing is added until enough has gone.
+   * @throws ERR_INVALID_ARG_TYPE, ERR_OUT_OF_RANGE; nothing has changed then.
+   */
+  setMemoryLimits(limits: MemoryLimits): void
+  /** The limits as they are, with nothing left out. A copy. */
+  getMemoryLimits(): Required<MemoryLimits>
+  /**
+   * Sets memory aside for somebody else's allocations, the RKLLM runtime's weights first of all: counted under limits, in
+   * its IOMMU domain (default 0) and in the statistics. What the kernel says is available (RAM, CMA) is not touched: it
+   * sees what the others take by itself. `kind` is 'npu' unless it says otherwise.
+   * @throws ERR_MEMORY_LIMIT; ERR_IOVA_EXHAUSTED where the domain has no room; ERR_OUT_OF_RANGE beyond what the device or
+   * the machine can ever hold.
+   */
+  reserve(size: number, options?: { kind?: MemoryKind; tag?: string; iommuDomain?: number }): Reservation
 
   // ── The end
 
@@ -270,13 +295,52 @@ export class MemoryManager extends EventEmitter {
   dispose(): void
   [Symbol.dispose](): void
 
-  /** The process nears its limit of file descriptors or mappings: at 70 and at 90 per cent, once per crossing upwards. */
+  /** A limit, a pool, an IOMMU domain, the process's descriptors or its mappings come near their end. */
   on(event: 'warning', listener: (warning: MemoryWarning) => void): this
+  /** Blocks were moved, by `defragment` or by itself. Emitted from `process.nextTick`, after the moves. */
+  on(event: 'relocated', listener: (moves: BlockMove[]) => void): this
 }
 
-/** Looked for now and then while kernel objects are made, and emitted from `process.nextTick`. */
+/** How much of something there may be. */
+export interface Limit {
+  /** Hard, in bytes: what would pass it throws `ERR_MEMORY_LIMIT`. null or left out: none. */
+  max?: number | null
+  /** Soft: shares of `max` (above 0, at most 1) at which 'warning' fires, once per crossing upwards. Default [0.8, 0.95]. */
+  warnAt?: number[]
+}
+
+/**
+ * Bytes that are really taken are counted: page rounding, the chunks of pools, and reservations included. The unused rest of slabs
+ * is not (`getNPUMemoryStats().slabs` tells it).
+ */
+export interface MemoryLimits {
+  npu?: Limit
+  system?: Limit
+  /** npu + system. */
+  total?: Limit
+  /** What carries the tag, of either kind; a pool's tag counts its chunks. */
+  tags?: Record<string, Limit>
+}
+
+/** Made by `manager.reserve`. Dropped without `release`, it is released when collected, with a process warning. */
+export interface Reservation {
+  readonly size: number
+  readonly released: boolean
+  /** Idempotent. */
+  release(): void
+  [Symbol.dispose](): void
+}
+
+/**
+ * Something comes near its end. Looked for when memory is taken, emitted from `process.nextTick`; each share once per crossing
+ * upwards, and again only after it was left by 5 per cent.
+ *
+ * `npu`, `system`, `total`, `tag:...`: a limit, at its `warnAt`. `pool:...`: what is allocated of its `maxSize`, at 80 and 95 per cent.
+ * `domain:...`: the addresses of an IOMMU domain, at 80 and 95 per cent. `fds`, `maps`: descriptors and mappings of this process, at 70
+ * and 90 per cent; they are counted now and then. `used` and `max` are bytes, but for the last two.
+ */
 export interface MemoryWarning {
-  scope: 'fds' | 'maps'
+  scope: 'npu' | 'system' | 'total' | 'fds' | 'maps' | `tag:${string}` | `pool:${string}` | `domain:${number}`
   used: number
   max: number
   /** used / max */
@@ -376,7 +440,13 @@ export interface MemoryPoolOptions {
 }
 
 /** `alignment`: at most the page size, or the pool's own. `zeroed`: default false, the last owner's bytes are there. */
-export type PoolAllocationOptions = AllocationOptions
+export interface PoolAllocationOptions extends AllocationOptions {
+  /**
+   * Compaction may move it: read `block.buffer` afresh each time. Default false. Only {@link MemoryPool.allocate} takes it: whoever
+   * has an ArrayBuffer and nothing else could not know where its bytes went (`ERR_INVALID_ARG_TYPE`).
+   */
+  movable?: boolean
+}
 
 /** Slices of few large pieces of memory. Made by {@link MemoryManager.createMemoryPool}. Every method throws ERR_POOL_DESTROYED after its end. */
 export class MemoryPool {
@@ -405,6 +475,13 @@ export class MemoryPool {
   /** Gives empty chunks back to the device, down to initialSize; returns the bytes. By itself a pool keeps one. */
   trim(): number
 
+  /**
+   * Moves movable blocks together, from the last chunks into the first holes, then gives empty chunks back. Views of a block
+   * that was moved are detached: `block.buffer` gives the next one. Blocks that are pinned, and those whose bytes were moved to
+   * another ArrayBuffer (`transfer()`), stay. Nothing else has to stand still meanwhile, and stopping half-way leaves the pool valid.
+   */
+  defragment(options?: DefragmentOptions): DefragmentResult
+
   /** Exact, whatever its state. */
   stats(): PoolStats
 
@@ -415,16 +492,16 @@ export class MemoryPool {
 /** A slice of a pool. Made by {@link MemoryPool.allocate}. */
 export class MemoryBlock {
   private constructor()
-  /** Unique among the blocks that live. */
+  /** Unique among the movable blocks of a pool that live, or among the others. It stays when the block is moved. */
   readonly id: number
   /** Bytes asked for. */
   readonly size: number
-  /** Nothing moves in this version. */
+  /** Compaction may move it: then read `buffer` and `address` afresh each time, or pin it. */
   readonly movable: boolean
   readonly freed: boolean
   /** Made when it is first read. @throws ERR_BUFFER_FREED */
   readonly buffer: ArrayBuffer
-  /** CPU address; pins are the caller's duty while native code holds it. */
+  /** CPU address; pins are the caller's duty while native code holds it. @throws ERR_BUFFER_FREED when it is movable and freed. */
   readonly address: bigint
   readonly deviceAddress: bigint | null
   /** While pinned it can be neither freed nor moved. Pins nest. @throws ERR_BUFFER_FREED */
@@ -434,6 +511,62 @@ export class MemoryBlock {
   /** @throws ERR_BUFFER_FREED, ERR_BUFFER_BUSY while it is pinned, and those of {@link MemoryManager.deallocate}. */
   free(): void
   [Symbol.dispose](): void
+}
+
+/** Where to stop; by default only when there is nothing left to gain. */
+export interface DefragmentOptions {
+  maxBytes?: number
+  maxMoves?: number
+  maxMs?: number
+}
+
+/** A block that was moved. Chunks are counted from 0 as the pool grew; offsets are bytes from a chunk's start. */
+export interface BlockMove {
+  /** `MemoryBlock.id`. */
+  id: number
+  from: { chunk: number; offset: number }
+  to: { chunk: number; offset: number }
+  /** Bytes asked for. */
+  size: number
+}
+
+export interface DefragmentResult {
+  moves: BlockMove[]
+  bytesMoved: number
+  /** Given back to the device, in chunks that were empty afterwards. */
+  bytesFreed: number
+  fragmentationBefore: number
+  fragmentationAfter: number
+  durationMs: number
+}
+
+export interface OptimizeOptions {
+  /** Give empty slabs, and empty chunks of pools, back. Default true; compacting a pool trims it in any case. */
+  trim?: boolean
+  /** Compact every pool that has movable blocks. Default true. */
+  defragment?: boolean | DefragmentOptions
+}
+
+export interface OptimizeResult {
+  bytesFreed: number
+  bytesMoved: number
+  /** By pool. */
+  pools: Record<string, DefragmentResult>
+  durationMs: number
+}
+
+/** What a manager does by itself. */
+export interface CleanupOptions {
+  /**
+   * Before an allocation fails for want of memory: give empty slabs and chunks back, compact, and try once more. The error that
+   * comes after all says in its `hint` what was tried. Default true.
+   */
+  onExhaustion?: boolean
+  /**
+   * Compact a pool whose fragmentation passes this share, some time after one of its movable blocks was freed, in slices of about 1 ms.
+   * Default 0.5; null: never by itself.
+   */
+  defragmentAbove?: number | null
 }
 
 export interface PoolStats {
@@ -543,7 +676,8 @@ export interface MemoryUsage {
   /** By tag. A tag with nothing live is forgotten when there are more than 1024. */
   tags: Record<string, CounterStats>
   /** Reservations are not in this version: always empty. */
-  reservations: never[]
+  /** What `reserve` set aside and nobody has released. */
+  reservations: Array<{ tag: string | null; kind: MemoryKind; size: number }>
   /** NaN where /proc is not mounted. */
   process: {
     rss: number
@@ -566,6 +700,7 @@ export type MemoryErrorCode =
   /** Zero, negative, fractional, NaN, or beyond the device. Also a RangeError. */
   | 'ERR_OUT_OF_RANGE'
   /** RAM, CMA or the kernel has no more. */
+  | 'ERR_MEMORY_LIMIT'
   | 'ERR_OUT_OF_MEMORY'
   /** The IOMMU domain's address space is full (the driver says EFAULT). */
   | 'ERR_IOVA_EXHAUSTED'

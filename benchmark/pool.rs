@@ -8,7 +8,7 @@
 
 use nix::time::{clock_gettime, ClockId};
 use rkllmjs_memory::memory::{PageOptions, Source};
-use rkllmjs_memory::pool::{Layout, Meter, Pool, Slice};
+use rkllmjs_memory::pool::{Layout, Pool, Slice};
 use rkllmjs_memory::suballoc::{Fixed, SubAllocator, Tlsf};
 use rkllmjs_memory::sys::mapping::page_size;
 use std::hint::black_box;
@@ -79,7 +79,7 @@ fn main() {
 fn pool(bytes: u64, block: Option<u64>) -> Pool {
     let layout = Layout { initial: bytes, max: bytes, chunk: bytes, block, alignment: 64, delay: 0 };
     let pages = Source::System(PageOptions { alignment: page_size(), ..PageOptions::default() });
-    Pool::new(None, pages, layout, Meter::default()).expect("memory for a pool")
+    Pool::new(None, pages, layout, None).expect("memory for a pool")
 }
 
 fn take(pool: &Pool) -> Slice {

@@ -10,7 +10,7 @@
 //! The directory is process-wide and keyed by the *address* of the bytes: `transfer()` moves the bytes to another
 //! ArrayBuffer object, perhaps in another thread, and the address is all that comes along.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -18,11 +18,11 @@ use std::time::SystemTime;
 use once_cell::sync::Lazy;
 
 use crate::backend::Object;
+use crate::books::{Account, Admission, Books};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
 use crate::memory::{Memory, MemoryKind};
-use crate::pool::{Extent, Pool, PoolStats, Slice};
-use crate::stats::Counters;
+use crate::pool::{Extent, Pool, Slice};
 use crate::sys::mapping::Retired;
 
 /// What an allocation is over.
@@ -78,7 +78,7 @@ pub struct Allocation {
     pub allocated_at: SystemTime,
     /// The thread that made it, as [`this_thread`] numbers them.
     pub thread: u64,
-    books: Arc<Books>,
+    account: Account,
     state: Mutex<State>,
 }
 
@@ -105,15 +105,31 @@ pub enum Reach {
 }
 
 impl Allocation {
-    /// Enters `size` bytes of `body` into the directory and into its owner's books.
+    /// Enters `size` bytes of `body` into the directory and into the books that admitted them.
     ///
-    /// Errors: `ERR_MANAGER_DISPOSED` when the owner was disposed meanwhile; `body` is gone then.
-    pub fn enter(books: &Arc<Books>, body: Body, size: u64, tag: Option<Arc<str>>) -> Result<Arc<Self>> {
+    /// Errors: `ERR_MANAGER_DISPOSED` when their manager was disposed meanwhile, `ERR_MEMORY_LIMIT` when the driver took
+    /// more than was admitted and that does not fit; `body` is gone then.
+    pub fn enter(admission: Admission, body: Body, size: u64) -> Result<Arc<Self>> {
+        let tag = admission.account().tag.clone();
+        Self::enter_as(admission, body, size, tag)
+    }
+
+    /// As [`enter`](Self::enter), for bytes whose tag is counted elsewhere.
+    ///
+    /// Errors: those of [`enter`](Self::enter).
+    pub fn enter_as(mut admission: Admission, body: Body, size: u64, tag: Option<Arc<str>>) -> Result<Arc<Self>> {
         let Some((memory, offset)) = body.memory() else { return Err(disposed()) };
         let (reserved, pool) = match &body {
             Body::Whole(memory) => (memory.reserved(), None),
             Body::Slice { pool, slice, .. } => (slice.padded, pool.public_name().cloned()),
         };
+        if let Err(error) = admission.cover(reserved) {
+            if let Body::Slice { pool, slice, .. } = &body {
+                pool.free(slice.chunk, slice.region)?;
+            }
+            return Err(error);
+        }
+        let account = admission.account().clone();
         let make = |id| {
             Arc::new(Self {
                 id,
@@ -128,12 +144,12 @@ impl Allocation {
                 pool,
                 allocated_at: SystemTime::now(),
                 thread: this_thread(),
-                books: Arc::clone(books),
+                account,
                 state: Mutex::new(State { body: Some(body), retired: None, extent: None, finalized: None }),
             })
         };
         let allocation = directory().insert(make);
-        if !books.allocated(&allocation) {
+        if !admission.allocated(allocation.id, reserved) {
             allocation.unseen();
             return Err(disposed());
         }
@@ -153,7 +169,7 @@ impl Allocation {
 
     /// Whether `books` are its owner's.
     pub fn belongs_to(&self, books: &Arc<Books>) -> bool {
-        Arc::ptr_eq(&self.books, books)
+        Arc::ptr_eq(&self.account.books, books)
     }
 
     /// Whether it is a live slice of `pool`.
@@ -226,9 +242,19 @@ impl Allocation {
             Body::Whole(_) => None,
             Body::Slice { extent, .. } => Some(extent),
         };
-        self.books.freed(self);
+        self.account.freed(self.id, self.reserved);
         self.settle(|state| (state.retired, state.extent) = (retired, extent));
         Ok(true)
+    }
+
+    /// Takes a slice's place away from it, so that its end, should it come now, leaves the place alone: it is about to be
+    /// somebody else's. `None` for one that ended already, and for memory of its own.
+    pub fn lift(&self) -> Option<Lifted<'_>> {
+        let mut state = self.state();
+        match state.body {
+            Some(Body::Slice { .. }) => Some(Lifted { allocation: self, body: state.body.take() }),
+            _ => None,
+        }
     }
 
     fn not_taken_back(&self, error: &std::io::Error) -> Error {
@@ -265,6 +291,32 @@ impl Allocation {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An allocation without its place ([`Allocation::lift`]). Dropped, it has its place back.
+#[derive(Debug)]
+#[must_use]
+pub struct Lifted<'a> {
+    allocation: &'a Allocation,
+    body: Option<Body>,
+}
+
+impl Lifted<'_> {
+    /// Its ArrayBuffer was taken away: it has ended, and its place lives on without it.
+    pub fn ended(mut self) {
+        let Some(Body::Slice { extent, .. }) = self.body.take() else { return };
+        directory().forget_address(self.allocation);
+        self.allocation.account.freed(self.allocation.id, self.allocation.reserved);
+        self.allocation.settle(|state| state.extent = Some(extent));
+    }
+}
+
+impl Drop for Lifted<'_> {
+    fn drop(&mut self) {
+        if let Some(body) = self.body.take() {
+            self.allocation.state().body = Some(body);
+        }
     }
 }
 
@@ -306,110 +358,4 @@ impl Directory {
 fn directory() -> MutexGuard<'static, Directory> {
     static DIRECTORY: Lazy<Mutex<Directory>> = Lazy::new(Mutex::default);
     DIRECTORY.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What one manager has handed out. Allocations hold it, so that it outlives the manager until the last of them ends.
-#[derive(Debug, Default)]
-pub struct Books(Mutex<Accounts>);
-
-/// The figures in [`Books`].
-#[derive(Clone, Debug, Default)]
-pub struct Accounts {
-    /// NPU memory.
-    pub npu: Counters,
-    /// System memory.
-    pub system: Counters,
-    /// Both, by tag.
-    pub tags: BTreeMap<Arc<str>, Counters>,
-    /// Every live allocation.
-    pub live: HashSet<Handle>,
-    /// Nothing may be added any more.
-    pub closed: bool,
-}
-
-/// A tag with nothing live is forgotten when there are more than this: a tag per request must not be a leak.
-const IDLE_TAGS: usize = 1024;
-
-impl Accounts {
-    fn kind(&mut self, kind: MemoryKind) -> &mut Counters {
-        match kind {
-            MemoryKind::Npu => &mut self.npu,
-            MemoryKind::System => &mut self.system,
-        }
-    }
-
-    fn tag(&mut self, tag: &Arc<str>) -> &mut Counters {
-        if self.tags.len() > IDLE_TAGS && !self.tags.contains_key(tag) {
-            self.tags.retain(|_, counters| counters.used > 0);
-        }
-        self.tags.entry(Arc::clone(tag)).or_default()
-    }
-}
-
-impl Books {
-    /// Reads the figures. `read` runs under their lock: no calls out of it.
-    pub fn read<T>(&self, read: impl FnOnce(&Accounts) -> T) -> T {
-        read(&self.accounts())
-    }
-
-    /// Lets nothing be added from here on, and says what is live. The second time nothing is.
-    pub fn close(&self) -> Vec<Handle> {
-        let mut accounts = self.accounts();
-        accounts.closed = true;
-        accounts.live.iter().copied().collect()
-    }
-
-    /// A request was refused.
-    pub fn failed(&self, kind: MemoryKind, tag: Option<&Arc<str>>) {
-        let mut accounts = self.accounts();
-        accounts.kind(kind).failed();
-        if let Some(tag) = tag {
-            accounts.tag(tag).failed();
-        }
-    }
-
-    /// Chunks of a pool are memory that is taken, under the pool's tag, and no allocation of anybody's.
-    pub fn chunked(&self, kind: MemoryKind, tag: Option<&Arc<str>>, change: i64) {
-        let mut accounts = self.accounts();
-        accounts.kind(kind).resized(change);
-        if let Some(tag) = tag {
-            accounts.tag(tag).resized(change);
-        }
-    }
-
-    /// A pool ended: what its slices were counts on.
-    pub fn pool_ended(&self, kind: MemoryKind, last: &PoolStats) {
-        let mut accounts = self.accounts();
-        let counters = accounts.kind(kind);
-        counters.allocations += last.allocations;
-        counters.frees += last.allocations;
-        counters.failures += last.failures;
-    }
-
-    fn allocated(&self, allocation: &Allocation) -> bool {
-        let mut accounts = self.accounts();
-        if allocation.pool.is_none() {
-            accounts.kind(allocation.kind).allocated(allocation.reserved);
-        }
-        if let Some(tag) = &allocation.tag {
-            accounts.tag(tag).allocated(allocation.reserved);
-        }
-        accounts.live.insert(allocation.id);
-        !accounts.closed
-    }
-
-    fn freed(&self, allocation: &Allocation) {
-        let mut accounts = self.accounts();
-        if allocation.pool.is_none() {
-            accounts.kind(allocation.kind).freed(allocation.reserved);
-        }
-        if let Some(tag) = &allocation.tag {
-            accounts.tag(tag).freed(allocation.reserved);
-        }
-        accounts.live.remove(&allocation.id);
-    }
-
-    fn accounts(&self) -> MutexGuard<'_, Accounts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }

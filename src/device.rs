@@ -25,12 +25,21 @@ pub struct Device {
     backend: Arc<dyn Backend>,
     /// One for each IOMMU domain; a single one without a ceiling where the driver keeps the only book there is.
     domains: Vec<Arc<Budget>>,
+    /// What of each is set aside for others.
+    for_others: Vec<Arc<Budget>>,
     /// The charges of live objects by their backend's handle: an object that is imported again is not charged twice.
     charges: Mutex<HashMap<Handle, Weak<Charges>>>,
     /// Freed by JavaScript, not yet given back by the driver, in bytes.
     pending: AtomicU64,
     /// Objects that the driver failed to take back, and their bytes.
     lost: (AtomicU64, AtomicU64),
+}
+
+/// Room of a domain that somebody else's memory will take; given back when dropped.
+#[derive(Debug)]
+pub struct SetAside {
+    _domain: Charge,
+    _for_others: Option<Charge>,
 }
 
 /// What one kernel object takes: addresses in its domain, and RAM.
@@ -59,6 +68,7 @@ impl Device {
         };
         Arc::new(Self {
             backend,
+            for_others: domains.iter().map(|_| Budget::new(u64::MAX)).collect(),
             domains,
             charges: Mutex::default(),
             pending: AtomicU64::new(0),
@@ -104,6 +114,23 @@ impl Device {
         } else {
             &[]
         }
+    }
+
+    /// What of each IOMMU domain is set aside for others, in bytes; empty without an IOMMU.
+    pub fn for_others(&self) -> Vec<u64> {
+        let domains = self.for_others.iter().take(self.domains().len());
+        domains.map(|budget| budget.used()).collect()
+    }
+
+    /// Keeps room in `domain` for memory that somebody else takes through the same device.
+    ///
+    /// Errors: `ERR_OUT_OF_RANGE`, `ERR_IOVA_EXHAUSTED`.
+    pub fn set_aside(&self, domain: u32, size: u64) -> Result<SetAside> {
+        let budget = self.domain(domain)?;
+        self.check_reach(size)?;
+        let charge = self.charge(budget, domain, size)?;
+        let for_others = self.for_others.get(domain as usize).and_then(|budget| budget.reserve(size).ok());
+        Ok(SetAside { _domain: charge, _for_others: for_others })
     }
 
     /// Makes a kernel object within bounds.

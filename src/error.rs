@@ -32,6 +32,8 @@ codes! {
     InvalidArgType = "ERR_INVALID_ARG_TYPE",
     /// Zero, negative, fractional, NaN, or beyond what the device can hold.
     OutOfRange = "ERR_OUT_OF_RANGE",
+    /// A hard limit that the user set.
+    MemoryLimit = "ERR_MEMORY_LIMIT",
     /// RAM, CMA or the kernel has no more.
     OutOfMemory = "ERR_OUT_OF_MEMORY",
     /// The IOMMU domain's 4 GiB of addresses are used up; the driver says EFAULT.

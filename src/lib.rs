@@ -9,6 +9,7 @@
 //! | [`sys`] | address ranges; the figures of `/proc` and `/sys` |
 //! | [`backend`] | one kernel interface each, behind one trait; the simulated one among them |
 //! | [`limits`] [`stats`] | budgets and counters: arithmetic without memory |
+//! | [`books`] | what one manager holds, what it may hold, and who wants to know |
 //! | [`suballoc`] | which bytes of an arena are taken: arithmetic without memory |
 //! | [`device`] [`block`] | an opened device with its ledger; one kernel object with its mapping and its place in the ledger |
 //! | [`memory`] | memory of either kind, mapped, and where it comes from |
@@ -23,6 +24,7 @@ pub mod abi;
 pub mod allocation;
 pub mod backend;
 pub mod block;
+pub mod books;
 pub mod device;
 pub mod error;
 pub mod handle;

@@ -9,29 +9,11 @@ use crate::block::Block;
 use crate::device::Device;
 use crate::error::{Error, ErrorCode, Result};
 use crate::limits::Charge;
+pub use crate::stats::MemoryKind;
 use crate::sys::mapping::{page_size, Mapping};
 use crate::sys::proc::Proc;
 use crate::sys::ram;
 use crate::units::{align_up, human, whole_pages, GIB, MIN_ALIGNMENT};
-
-/// Which memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum MemoryKind {
-    /// A kernel object the NPU sees.
-    Npu,
-    /// Anonymous memory of this process.
-    System,
-}
-
-impl MemoryKind {
-    /// The name that JavaScript uses.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            MemoryKind::Npu => "npu",
-            MemoryKind::System => "system",
-        }
-    }
-}
 
 /// Whether huge pages are wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -194,6 +176,25 @@ impl Memory {
         match self {
             // The zeros may still sit in the caches; the device must not see what lies under them.
             Memory::Npu(block) => block.sync(Direction::ToDevice, range),
+            Memory::System(_) => Ok(()),
+        }
+    }
+}
+
+impl Memory {
+    /// Copies `size` bytes at `from` of `source`, which may be this memory and overlap, to `offset`: what the CPU wrote there
+    /// and what the device wrote, for the CPU and for the device.
+    ///
+    /// Errors: those of [`Block::sync`]; then nothing was copied, or the copy is not visible to the device.
+    pub fn copy(&self, offset: u64, source: &Self, from: u64, size: u64) -> Result<()> {
+        if let Memory::Npu(block) = source {
+            // Lines that the CPU has written go out first: throwing the rest away must not take them along.
+            block.sync(Direction::ToDevice, from..from + size)?;
+            block.sync(Direction::FromDevice, from..from + size)?;
+        }
+        self.mapping().copy(offset, source.mapping(), from, size);
+        match self {
+            Memory::Npu(block) => block.sync(Direction::ToDevice, offset..offset + size),
             Memory::System(_) => Ok(()),
         }
     }

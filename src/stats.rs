@@ -1,6 +1,25 @@
 //! Counters: plain numbers, owned by the state they describe and changed under the lock that is already held.
 #![forbid(unsafe_code)]
 
+/// Which memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MemoryKind {
+    /// A kernel object the NPU sees.
+    Npu,
+    /// Anonymous memory of this process.
+    System,
+}
+
+impl MemoryKind {
+    /// The name that JavaScript uses.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            MemoryKind::Npu => "npu",
+            MemoryKind::System => "system",
+        }
+    }
+}
+
 /// What one kind of memory, or one tag, has seen. Bytes are those really taken: page rounding included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -16,9 +35,23 @@ pub struct Counters {
     pub frees: u64,
     /// Requests that were refused.
     pub failures: u64,
+    /// Bytes admitted for allocations that are under way.
+    pub under_way: u64,
+    /// Bytes set aside for somebody else's allocations.
+    pub set_aside: u64,
 }
 
 impl Counters {
+    /// Bytes that a ceiling counts as taken.
+    pub fn committed(&self) -> u64 {
+        self.used + self.under_way + self.set_aside
+    }
+
+    /// Bytes that a warning speaks of.
+    pub fn in_use(&self) -> u64 {
+        self.used + self.set_aside
+    }
+
     /// An allocation of `bytes` succeeded.
     pub fn allocated(&mut self, bytes: u64) {
         self.used += bytes;
@@ -58,6 +91,9 @@ mod tests {
         counters.freed(10);
         counters.allocated(1);
         counters.failed();
-        assert_eq!(counters, Counters { used: 6, peak: 15, live: 2, allocations: 3, frees: 1, failures: 1 });
+        assert_eq!(
+            counters,
+            Counters { used: 6, peak: 15, live: 2, allocations: 3, frees: 1, failures: 1, ..Counters::default() }
+        );
     }
 }

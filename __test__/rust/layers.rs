@@ -13,6 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["error"],
     &["units"],
     &["handle", "limits", "stats", "suballoc"],
+    &["books"],
     &["abi"],
     &["sys"],
     &["backend"],
@@ -26,7 +27,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Pure data and arithmetic: no descriptor, no pointer, no binding.
-const PURE: &[&str] = &["limits", "stats", "suballoc"];
+const PURE: &[&str] = &["books", "limits", "stats", "suballoc"];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();

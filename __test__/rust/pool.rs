@@ -12,7 +12,7 @@ use rkllmjs_memory::backend::{Backend, Request};
 use rkllmjs_memory::device::Device;
 use rkllmjs_memory::error::ErrorCode;
 use rkllmjs_memory::memory::{PageOptions, Source};
-use rkllmjs_memory::pool::{Layout, Meter, Pool, Slice};
+use rkllmjs_memory::pool::{Layout, Pool, Slice};
 use rkllmjs_memory::sys::mapping::page_size;
 use rkllmjs_memory::units::{KIB, MIB};
 
@@ -51,7 +51,7 @@ fn layout(initial: u64, max: u64, chunk: u64) -> Layout {
 }
 
 fn pool(source: Source, layout: Layout) -> Pool {
-    Pool::new(Some("test".into()), source, layout, Meter::default()).unwrap()
+    Pool::new(Some("test".into()), source, layout, None).unwrap()
 }
 
 fn fill(pool: &Pool, slice: &Slice, size: u64, byte: u8) {
@@ -222,7 +222,7 @@ fn layouts_that_cannot_be_are_refused() {
         Layout { block: Some(0), ..good },
         Layout { block: Some(u64::MAX), ..good },
     ] {
-        let error = Pool::new(None, pages(), bad, Meter::default()).unwrap_err();
+        let error = Pool::new(None, pages(), bad, None).unwrap_err();
         assert_eq!(error.code(), ErrorCode::OutOfRange, "{bad:?}");
     }
 }

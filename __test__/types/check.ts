@@ -36,10 +36,7 @@ type TakesParameters<Built, Contract> = {
 /** What the manager itself has. What it inherits returns `this`, which is another type in each of the two. */
 type BuiltManager = Omit<built.MemoryManager, keyof EventEmitter | PoolVerbs>
 
-/**
- * Pools are compared below, by what is built of them: as long as the contract's pool can do more (compaction), neither pool is assignable
- * to the other.
- */
+/** Pools are compared below: their constructors are private, so that neither class is assignable to the other. */
 type PoolVerbs = 'createMemoryPool' | 'getMemoryPool' | 'allocateFromPool' | 'destroyMemoryPool'
 
 /** Fails to compile, and names the members, where T is not `true`. */
@@ -61,6 +58,10 @@ holds<Gives<built.MemoryPool, contract.MemoryPool>>()
 holds<Gives<built.MemoryBlock, contract.MemoryBlock>>()
 holds<Gives<built.PoolStats, contract.PoolStats>>()
 holds<Gives<built.MemoryWarning, contract.MemoryWarning>>()
+holds<Gives<built.Reservation, contract.Reservation>>()
+holds<Gives<built.BlockMove, contract.BlockMove>>()
+holds<Gives<built.DefragmentResult, contract.DefragmentResult>>()
+holds<Gives<built.OptimizeResult, contract.OptimizeResult>>()
 
 // Options.
 holds<Takes<built.SimulatedDeviceOptions, contract.SimulatedDeviceOptions>>()
@@ -68,6 +69,11 @@ holds<Takes<built.AllocationOptions, contract.AllocationOptions>>()
 holds<Takes<built.NPUAllocationOptions, contract.NPUAllocationOptions>>()
 holds<Takes<built.SystemAllocationOptions, contract.SystemAllocationOptions>>()
 holds<Takes<built.SlabOptions, contract.SlabOptions>>()
+holds<Takes<built.Limit, contract.Limit>>()
+holds<Takes<built.CleanupOptions, contract.CleanupOptions>>()
+holds<Takes<built.DefragmentOptions, contract.DefragmentOptions>>()
+holds<Takes<built.OptimizeOptions, contract.OptimizeOptions>>()
+holds<Takes<built.MemoryLimits, contract.MemoryLimits>>()
 holds<Takes<built.MemoryPoolOptions, contract.MemoryPoolOptions>>()
 holds<Takes<built.PoolAllocationOptions, contract.PoolAllocationOptions>>()
 holds<TakesParameters<BuiltManager, contract.MemoryManager>>()

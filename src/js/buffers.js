@@ -37,6 +37,9 @@ function remember(buffer, id) {
   ids.set(buffer, id)
 }
 
+/** The native id of a buffer that was handed out; 0 for any other. */
+const idOf = (buffer) => ids.get(buffer) ?? 0
+
 /**
  * Why `buffer`, which is detached or empty, is no buffer of anybody's.
  *
@@ -56,4 +59,4 @@ function goneError(buffer, isLive) {
   return memoryError('ERR_BUFFER_FREED', 'this buffer was freed already')
 }
 
-module.exports = { arrayBufferOf, byteLengthOf, goneError, remember }
+module.exports = { arrayBufferOf, byteLengthOf, goneError, idOf, remember }

@@ -4,11 +4,14 @@ const { EventEmitter } = require('node:events')
 const { inspect } = require('node:util')
 const { getHeapStatistics } = require('node:v8')
 const native = require('./binding.js')
-const { arrayBufferOf, byteLengthOf, goneError, remember } = require('./buffers.js')
+const { arrayBufferOf, byteLengthOf, goneError, idOf, remember } = require('./buffers.js')
+const { Cleanup } = require('./cleanup.js')
 const { memoryError } = require('./errors.js')
 const { human } = require('./human.js')
+const { Limits, makeReservation } = require('./limits.js')
+const { MovableBlock } = require('./movable.js')
 const { check, integer, invalid, outOfRange, schemas, shown } = require('./options.js')
-const { makePool, isPool, destroyPool, endPool } = require('./pool.js')
+const { makePool, isPool, destroyPool, endPool, handleOf, raised } = require('./pool.js')
 const { Walls } = require('./walls.js')
 
 /** A manager that was dropped without `dispose`: its device closes when its last buffer is collected. */
@@ -25,10 +28,16 @@ class MemoryManager extends EventEmitter {
   #views = new Map()
   #sweepAt = FIRST_SWEEP
   #pools = new Map()
+  #cleanup
+  /** How many warnings there had been in this process when this manager last took its own. */
+  #heard = raised[0]
+  #limits = new Limits((limits) => {
+    native.setLimits(this.#handle, limits)
+    this.#listen()
+  })
   #walls = new Walls(
     () => native.processGauges(this.#handle),
-    // Not from inside an allocation: a listener may call anything.
-    (warning) => process.nextTick(() => this.emit('warning', warning)),
+    (warning) => this.#warned(warning),
   )
   /** What pools and blocks ask of their manager. */
   #forPools = {
@@ -36,6 +45,13 @@ class MemoryManager extends EventEmitter {
     deallocate: (buffer) => this.#deallocate(buffer, undefined),
     describe: (buffer) => this.describe(buffer),
     detachAll: (pool) => this.#detachAll(pool),
+    listen: () => this.#listen(),
+    isLive: (buffer) => native.isLive(idOf(buffer)),
+    insist: (pool, allocate) => this.#insist(allocate, pool),
+    rescue: (pool, refusal, allocate) => this.#rescue(refusal, allocate, pool),
+    movable: (pool, ...request) => this.#movable(pool, request),
+    defragment: (pool, caps) => this.#cleanup.defragment(pool, caps),
+    gap: (pool) => this.#cleanup.gap(pool),
     forget: (pool) => this.#pools.delete(pool.name),
   }
 
@@ -43,10 +59,17 @@ class MemoryManager extends EventEmitter {
     const checked = check('MemoryManager', options, schemas.manager)
     super()
     const { backend = 'auto', device: node, simulated, slabs, debug } = checked
+    const limits = Limits.check('MemoryManager: limits', checked.limits)
+    this.#cleanup = new Cleanup(
+      checked.cleanup ?? {},
+      (id) => this.#views.get(id)?.view.deref(),
+      (moves) => process.nextTick(() => this.emit('relocated', moves)),
+    )
     const { manager, device, warn } = native.openManager(backend, node, simulated, { ...slabs, ...debug })
     this.#handle = manager
     this.#device = Object.freeze(device)
     dropped.register(this, manager, this)
+    this.#limits.apply(limits)
     if (warn) {
       process.emitWarning(
         'No NPU on this machine: @rkllmjs/memory runs on a simulated one. ' +
@@ -69,7 +92,8 @@ class MemoryManager extends EventEmitter {
   allocateNPUMemory(size, options) {
     const handle = this.#open()
     integer('size', size, 1)
-    return this.#handedOut(native.allocateNpu(handle, size, npuRequest('allocateNPUMemory', options)))
+    const request = npuRequest('allocateNPUMemory', options)
+    return this.#handedOut(this.#insist(() => native.allocateNpu(handle, size, request)))
   }
 
   deallocateNPUMemory(buffer) {
@@ -83,7 +107,7 @@ class MemoryManager extends EventEmitter {
     const { backend, simulated, sramTotal } = this.#device
     const lost = { objects: lostObjects, bytes: lostBytes }
     const slabs = { reserved: slabReserved, allocated: slabAllocated, lateWrites: slabLateWrites }
-    return { backend, simulated, ...counters, ...figures, limit: null, sramTotal, lost, slabs }
+    return { backend, simulated, ...counters, ...figures, sramTotal, lost, slabs }
   }
 
   // ── System memory
@@ -91,7 +115,8 @@ class MemoryManager extends EventEmitter {
   allocateSystemMemory(size, options) {
     const handle = this.#open()
     integer('size', size, 1)
-    return this.#handedOut(native.allocateSystem(handle, size, systemRequest('allocateSystemMemory', options)))
+    const request = systemRequest('allocateSystemMemory', options)
+    return this.#handedOut(this.#insist(() => native.allocateSystem(handle, size, request)))
   }
 
   deallocateSystemMemory(buffer) {
@@ -100,7 +125,7 @@ class MemoryManager extends EventEmitter {
 
   getSystemMemoryStats() {
     const { counters, ...figures } = native.systemStats(this.#open())
-    return { ...counters, limit: null, ...figures }
+    return { ...counters, ...figures }
   }
 
   // ── Either kind
@@ -153,14 +178,11 @@ class MemoryManager extends EventEmitter {
     if (!name.isWellFormed()) throw outOfRange('createMemoryPool: name has half a surrogate pair in it')
     if (initialSize === undefined) throw invalid('createMemoryPool: initialSize must be a number')
     const memory = (kind === 'npu' ? npuRequest : systemRequest)('createMemoryPool: allocation', allocation)
-    const made = native.createPool(handle, {
-      name,
-      initialSize,
-      ...sizes,
-      [kind]: { ...memory, tag: tag ?? memory.tag },
-    })
+    const request = { name, initialSize, ...sizes, [kind]: { ...memory, tag: tag ?? memory.tag } }
+    const made = this.#insist(() => native.createPool(handle, request))
     const pool = makePool(name, kind, made, this.#forPools)
     this.#pools.set(name, pool)
+    this.#listen()
     return pool
   }
 
@@ -199,7 +221,7 @@ class MemoryManager extends EventEmitter {
       system,
       pools,
       tags: Object.fromEntries(native.tags(handle).map(({ tag, counters }) => [tag, counters])),
-      reservations: [],
+      reservations: native.reservations(handle),
       process: {
         rss: system.rss,
         heapUsed,
@@ -214,11 +236,56 @@ class MemoryManager extends EventEmitter {
     }
   }
 
+  // ── Optimization
+
+  optimizeMemory(options) {
+    const handle = this.#open()
+    const { trim = true, defragment = true } = check('optimizeMemory', options, schemas.optimize)
+    const began = performance.now()
+    // What it finds is given back when the event loop turns: until then nothing here can.
+    globalThis.gc?.()
+    const pools = {}
+    let [bytesFreed, bytesMoved] = [trim ? native.trimSlabs(handle) : 0, 0]
+    for (const [name, pool] of this.#pools) {
+      if (defragment !== false) {
+        pools[name] = pool.defragment(defragment === true ? {} : defragment)
+        bytesFreed += pools[name].bytesFreed
+        bytesMoved += pools[name].bytesMoved
+      } else if (trim) {
+        bytesFreed += pool.trim()
+      }
+    }
+    return { bytesFreed, bytesMoved, pools, durationMs: performance.now() - began }
+  }
+
+  // ── Limits
+
+  setMemoryLimits(limits) {
+    this.#open()
+    if (limits === undefined) throw invalid('setMemoryLimits needs limits')
+    this.#limits.apply(Limits.check('setMemoryLimits', limits))
+  }
+
+  getMemoryLimits() {
+    this.#open()
+    return this.#limits.get()
+  }
+
+  reserve(size, options) {
+    const handle = this.#open()
+    integer('size', size, 1)
+    const { kind = 'npu', tag, iommuDomain } = check('reserve', options, schemas.reservation)
+    const id = native.reserve(handle, kind === 'npu', size, tag, iommuDomain)
+    this.#listen()
+    return makeReservation(size, tag, () => native.releaseReservation(handle, id))
+  }
+
   // ── The end
 
   dispose() {
     const handle = this.#handle
     if (handle === 0) return
+    this.#cleanup.end()
     this.#detachAll()
     this.#handle = 0
     this.#views.clear()
@@ -247,6 +314,20 @@ class MemoryManager extends EventEmitter {
     ].join('\n')
   }
 
+  /** Passes warnings on: not from inside an allocation, for a listener may call anything. */
+  #warned(warning) {
+    process.nextTick(() => this.emit('warning', warning))
+  }
+
+  /** Takes what the native part has to warn of: after whatever may have taken memory. Returns what `raised` says. */
+  #listen() {
+    if (raised[0] !== this.#heard) {
+      this.#heard = raised[0]
+      native.takeWarnings(this.#handle).forEach((warning) => this.#warned(warning))
+    }
+    return this.#heard
+  }
+
   #open() {
     if (this.#handle === 0) throw memoryError('ERR_MANAGER_DISPOSED', 'this MemoryManager was disposed')
     return this.#handle
@@ -264,7 +345,28 @@ class MemoryManager extends EventEmitter {
     if (this.#views.size >= this.#sweepAt) this.#sweep()
     this.#views.set(id, { view: new WeakRef(buffer), pool })
     if (pool === undefined) this.#walls.allocated()
+    this.#listen()
     return buffer
+  }
+
+  /** Calls `allocate`, and before it fails for want of memory gives back what can be; `pool` is the one it is for. */
+  #insist(allocate, pool) {
+    try {
+      return allocate()
+    } catch (refusal) {
+      return this.#rescue(refusal, allocate, pool)
+    }
+  }
+
+  #rescue(refusal, allocate, pool) {
+    const others = [...this.#pools.values()].map(handleOf).filter((handle) => handle !== pool)
+    return this.#cleanup.rescue(refusal, allocate, this.#handle, pool === undefined ? others : [pool, ...others])
+  }
+
+  #movable(pool, request) {
+    const [id] = this.#insist(() => native.movableAllocate(pool, ...request), pool)
+    this.#listen()
+    return new MovableBlock(this.#forPools, pool, request[0], id)
   }
 
   #sweep() {

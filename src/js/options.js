@@ -136,7 +136,28 @@ const systemAllocation = {
   prefault: kinds.boolean,
 }
 
-const poolAllocation = allocation
+const poolAllocation = { ...allocation, movable: kinds.boolean }
+
+const defragment = {
+  maxBytes: kinds.integer(0),
+  maxMoves: kinds.integer(0),
+  maxMs: kinds.milliseconds(Number.MAX_SAFE_INTEGER),
+}
+
+const optimize = {
+  trim: kinds.boolean,
+  defragment: (name, value) => (typeof value === 'boolean' ? value : check(name, value, defragment)),
+}
+
+const cleanup = {
+  onExhaustion: kinds.boolean,
+  defragmentAbove: (name, value) => {
+    if (value === null) return value
+    if (typeof value !== 'number') throw invalid(`${name} must be a number or null, not ${shown(value)}`)
+    if (!(value >= 0 && value <= 1)) throw outOfRange(`${name} is ${value}; it must be from 0 to 1`)
+    return value
+  },
+}
 
 const pool = {
   name: kinds.string,
@@ -155,6 +176,12 @@ const destroyPool = { force: kinds.boolean }
 
 const dmaBufImport = { size: kinds.integer(1), tag: kinds.string }
 
+const reservation = {
+  kind: kinds.oneOf('npu', 'system'),
+  tag: kinds.string,
+  iommuDomain: kinds.integer(0, 2 ** 31 - 1),
+}
+
 const BACKENDS = ['rknpu', 'rknpu-heap', 'rocket', 'dma-heap', 'simulated']
 
 const manager = {
@@ -169,9 +196,12 @@ const manager = {
     latencyMs: kinds.milliseconds(60_000),
   }),
   slabs: kinds.nested({ threshold: kinds.integer(0), size: kinds.integer(1) }),
+  cleanup: kinds.nested(cleanup),
+  // Checked by limits.js.
+  limits: (_name, value) => value,
   debug: kinds.nested({ delayReuse: kinds.integer(0, 1_000_000) }),
 }
 
-const schemas = { manager, npuAllocation, systemAllocation, poolAllocation, pool, destroyPool, dmaBufImport }
+const schemas = { defragment, manager, optimize, npuAllocation, systemAllocation, poolAllocation, pool, destroyPool, dmaBufImport, reservation }
 
 module.exports = { check, integer, invalid, outOfRange, shown, schemas }

@@ -13,6 +13,8 @@ const hot = native.hotFunctions()
 const { allocate, free } = hot
 const numbers = new Float64Array(hot.mailbox)
 const words = new Int32Array(hot.mailbox)
+/** How many warnings there have been in this process. */
+const raised = new Uint32Array(hot.raised)
 // Places in `numbers`: a request, and the answer to `allocate`.
 const [POOL, SIZE, ALIGNMENT, ADDRESS, DEVICE_ADDRESS] = [0, 1, 2, 3, 4]
 // Places in `words`: a slice's name.
@@ -29,8 +31,11 @@ function take(pool, size, alignment) {
 /** Only `makePool` and pools themselves have it. */
 const ours = Symbol('made by a MemoryManager')
 
+/** The same, for a block whose place nobody may remember. */
+const unplaced = Symbol('made by a MemoryManager, and movable')
+
 // What this file's classes do for the manager, and nobody else may ask of them.
-let isPool, destroyPool, endPool, isBlock, blockIsOf
+let isPool, destroyPool, endPool, handleOf, isBlock, blockIsOf
 
 /** The finest alignment in a pool, in bytes. */
 const CACHE_LINE = 64
@@ -43,8 +48,10 @@ class MemoryPool {
   #kind
   /** The native pool; 0 once destroyed. */
   #handle
-  /** What the manager does for its pools: `handedOut`, `deallocate`, `describe`, `detachAll`, `forget`. */
+  /** What the manager does for its pools: what `#forPools` there says. */
   #manager
+  /** What `raised` said when the manager last listened. */
+  #heard = raised[0]
 
   constructor(made, name, kind, handle, manager) {
     if (made !== ours) throw invalid('a MemoryPool is made by createMemoryPool')
@@ -71,15 +78,20 @@ class MemoryPool {
     if (options !== undefined) return this.#allocateWith(handle, size, options)
     // The fast path: a comparison, one call of numbers, one object.
     if (!Number.isSafeInteger(size) || size < 1) integer('size', size, 1)
-    take(handle, size, CACHE_LINE)
+    this.#take(handle, size, CACHE_LINE)
+    if (raised[0] !== this.#heard) this.#heard = this.#manager.listen()
     return new MemoryBlock(ours, this.#manager, handle, size)
   }
 
   allocateBuffer(size, options) {
     const handle = this.#open()
     integer('size', size, 1)
-    const { alignment, zeroed = false, tag } = check('allocateFromPool', options, schemas.poolAllocation)
-    return this.#manager.handedOut(native.allocateFromPool(handle, size, alignment, zeroed, tag), handle)
+    const checked = check('allocateFromPool', options, schemas.poolAllocation)
+    const { alignment, zeroed = false, movable = false, tag } = checked
+    // Whoever has an ArrayBuffer and nothing else could not know where its bytes went.
+    if (movable) throw invalid('an ArrayBuffer cannot be movable', 'pool.allocate(size, { movable: true }) gives a block that is')
+    const allocate = () => native.allocateFromPool(handle, size, alignment, zeroed, tag)
+    return this.#manager.handedOut(this.#manager.insist(handle, allocate), handle)
   }
 
   deallocate(memory) {
@@ -104,6 +116,11 @@ class MemoryPool {
     return native.poolTrim(this.#open())
   }
 
+  defragment(options) {
+    const handle = this.#open()
+    return this.#manager.defragment(handle, check('defragment', options, schemas.defragment))
+  }
+
   stats() {
     return native.poolStats(this.#open())
   }
@@ -120,15 +137,26 @@ class MemoryPool {
 
   #allocateWith(handle, size, options) {
     integer('size', size, 1)
-    const { alignment = CACHE_LINE, zeroed = false, tag } = check('allocate', options, schemas.poolAllocation)
+    const checked = check('allocate', options, schemas.poolAllocation)
+    const { alignment = CACHE_LINE, zeroed = false, movable = false, tag } = checked
+    if (movable) return this.#manager.movable(handle, size, alignment, zeroed, tag)
     if (tag === undefined && !zeroed) {
-      take(handle, size, alignment)
+      this.#take(handle, size, alignment)
+      this.#heard = this.#manager.listen()
       return new MemoryBlock(ours, this.#manager, handle, size)
     }
     // What is cleared or counted by a tag is an allocation of its own, with its ArrayBuffer.
-    const made = native.allocateFromPool(handle, size, alignment, zeroed, tag)
+    const made = this.#manager.insist(handle, () => native.allocateFromPool(handle, size, alignment, zeroed, tag))
     this.#manager.handedOut(made, handle)
     return new MemoryBlock(ours, this.#manager, handle, size, made)
+  }
+
+  #take(handle, size, alignment) {
+    try {
+      take(handle, size, alignment)
+    } catch (refusal) {
+      this.#manager.rescue(handle, refusal, () => take(handle, size, alignment))
+    }
   }
 
   #notOurs() {
@@ -152,6 +180,7 @@ class MemoryPool {
       pool.#manager.forget(pool)
       pool.#handle = 0
     }
+    handleOf = (pool) => pool.#handle
     endPool = (pool) => {
       pool.#handle = 0
     }
@@ -179,10 +208,11 @@ class MemoryBlock {
   #id
 
   constructor(made, manager, pool, size, exposed) {
-    if (made !== ours) throw invalid('a MemoryBlock is made by pool.allocate')
+    if (made !== ours && made !== unplaced) throw invalid('a MemoryBlock is made by pool.allocate')
     this.#manager = manager
     this.#pool = pool
     this.#size = size
+    if (made === unplaced) return
     if (exposed === undefined) {
       this.#chunk = words[CHUNK]
       this.#chunkGeneration = words[CHUNK_GENERATION]
@@ -272,7 +302,7 @@ class MemoryBlock {
 
   [inspect.custom](depth, options) {
     if (!(#chunk in this)) return inspect(Object.create(null), options)
-    const at = this.freed ? 'freed' : `at 0x${this.#address.toString(16)}`
+    const at = this.freed ? 'freed' : `at 0x${this.address.toString(16)}`
     return `${options.stylize('MemoryBlock', 'special')} (${human(this.#size)}, ${at})`
   }
 
@@ -319,4 +349,4 @@ if (Symbol.dispose !== undefined) {
 /** For the manager: the JavaScript face of the native pool `handle`. */
 const makePool = (name, kind, handle, manager) => new MemoryPool(ours, name, kind, handle, manager)
 
-module.exports = { MemoryPool, MemoryBlock, makePool, isPool, destroyPool, endPool }
+module.exports = { MemoryPool, MemoryBlock, makePool, isPool, destroyPool, endPool, freedError, handleOf, raised, unplaced }

@@ -28,8 +28,10 @@ pub struct NpuStats {
     pub pending_free: u64,
     /// Objects that the driver failed to take back, and their bytes.
     pub lost: (u64, u64),
-    /// Each IOMMU domain: what it addresses, and what of it this process holds.
-    pub domains: Vec<(u64, u64)>,
+    /// The most there may be.
+    pub limit: Option<u64>,
+    /// Each IOMMU domain.
+    pub domains: Vec<DomainStats>,
     /// NPU buffers mapped in this process by anyone.
     pub process_mapped: Option<u64>,
     /// SRAM nobody uses.
@@ -38,6 +40,24 @@ pub struct NpuStats {
     pub cma: Option<(u64, u64)>,
     /// Per cent per core.
     pub load: Option<Vec<f64>>,
+}
+
+/// An IOMMU domain; bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DomainStats {
+    /// What it addresses.
+    pub total: u64,
+    /// What of it this process holds.
+    pub used: u64,
+    /// What of it is set aside for others.
+    pub for_others: u64,
+}
+
+impl DomainStats {
+    /// What nobody holds.
+    pub fn free(&self) -> u64 {
+        self.total.saturating_sub(self.used + self.for_others)
+    }
 }
 
 /// All slabs together; bytes.
@@ -56,6 +76,8 @@ pub struct SlabStats {
 pub struct SystemStats {
     /// What was asked for and given.
     pub counters: Counters,
+    /// The most there may be.
+    pub limit: Option<u64>,
     /// The machine's memory.
     pub memory: MemInfo,
     /// Resident set of this process.
@@ -87,7 +109,7 @@ impl Manager {
     /// The one-look summary.
     pub fn summary(&self) -> Summary {
         let pools: Vec<_> = self.pools().into_iter().map(|pool| (pool.kind(), pool.stats())).collect();
-        let (npu, system) = self.books().read(|accounts| (accounts.npu, accounts.system));
+        let (npu, system) = self.books.read(|accounts| (accounts.npu, accounts.system));
         Summary {
             npu: with_pools(npu, MemoryKind::Npu, &pools),
             npu_total: self.npu_total,
@@ -104,10 +126,20 @@ impl Manager {
         named.map(|(name, pool)| (name, pool.kind(), pool.stats())).collect()
     }
 
+    fn domains(&self) -> Vec<DomainStats> {
+        let all = self.device.domains().iter().zip(self.device.for_others());
+        all.map(|(domain, for_others)| DomainStats {
+            total: domain.limit(),
+            used: domain.used().saturating_sub(for_others),
+            for_others,
+        })
+        .collect()
+    }
+
     /// NPU memory in figures. Reads this process's mappings.
     pub fn npu_stats(&self) -> NpuStats {
         let info = self.info();
-        let domains: Vec<_> = self.device.domains().iter().map(|domain| (domain.limit(), domain.used())).collect();
+        let domains: Vec<_> = self.domains();
         let memory = self.proc.meminfo().unwrap_or_default();
         let ram = Ram::read().map_or(0, |ram| ram.available);
         let gauges = self.device.backend().gauges(0);
@@ -119,10 +151,11 @@ impl Manager {
         };
         let pools: Vec<_> = self.pools().into_iter().map(|pool| (pool.kind(), pool.stats())).collect();
         let slabs = self.slabs.stats();
-        let own = self.books().read(|accounts| accounts.npu);
+        let (limit, room) = self.books.bounds(MemoryKind::Npu);
+        let own = self.books.read(|accounts| accounts.npu);
         let counters = with_pools(own, MemoryKind::Npu, &pools);
         let reach = match (info.iommu, cma) {
-            (true, _) => domains.iter().map(|(total, used)| total - used).sum(),
+            (true, _) => domains.iter().map(DomainStats::free).sum(),
             (false, Some((_, free))) if info.kind != Kind::DmaHeap => free,
             (false, _) if info.kind == Kind::DmaHeap => ram,
             _ => info.domain_bytes.saturating_sub(counters.used),
@@ -132,7 +165,8 @@ impl Manager {
         NpuStats {
             counters,
             total: self.npu_total,
-            available: reach.min(ram),
+            available: reach.min(ram).min(room),
+            limit,
             objects: own.live - slices.min(own.live) + chunks.chain(&slabs).map(|stats| stats.chunks).sum::<u64>(),
             slabs: SlabStats {
                 reserved: slabs.iter().map(|stats| stats.reserved).sum(),
@@ -156,7 +190,8 @@ impl Manager {
     pub fn system_stats(&self) -> SystemStats {
         let pools: Vec<_> = self.pools().into_iter().map(|pool| (pool.kind(), pool.stats())).collect();
         SystemStats {
-            counters: with_pools(self.books().read(|accounts| accounts.system), MemoryKind::System, &pools),
+            counters: with_pools(self.books.read(|accounts| accounts.system), MemoryKind::System, &pools),
+            limit: self.books.bounds(MemoryKind::System).0,
             memory: self.proc.meminfo().unwrap_or_default(),
             rss: self.proc.rss().unwrap_or(0),
             cgroup: self.proc.cgroup(),

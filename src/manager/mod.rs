@@ -1,24 +1,28 @@
 //! The façade: allocates, frees, describes and counts, for one opened device.
 
 mod figures;
+mod limits;
 mod pools;
 
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
-use crate::allocation::{Accounts, Allocation, Body, Books};
+use crate::allocation::{Allocation, Body};
 use crate::backend::{DeviceInfo, Direction, Kind, Placement, Request};
 use crate::block::Block;
+use crate::books::{Account, Accounts, Books};
 use crate::device::Device;
 use crate::error::{Error, ErrorCode, Result};
+use crate::handle::Table;
 use crate::memory::{alignment, HugePages, Memory, MemoryKind, PageOptions, Pages};
 use crate::pool::{Pool, SlabOptions, Slabs};
 use crate::sys::mapping::page_size;
 use crate::sys::proc::Proc;
 use crate::sys::ram::Ram;
 use crate::units::whole_pages;
-pub use figures::{NpuStats, SlabStats, Summary, SystemStats};
+pub use figures::{DomainStats, NpuStats, SlabStats, Summary, SystemStats};
+pub use limits::Reservation;
 pub use pools::{PoolMemory, PoolOptions};
 
 /// How NPU memory is asked for. Sizes are bytes; `None` takes what the device needs.
@@ -66,6 +70,7 @@ pub struct Manager {
     books: Arc<Books>,
     slabs: Slabs,
     pools: Mutex<BTreeMap<Arc<str>, Arc<Pool>>>,
+    reservations: Mutex<Table<Reservation>>,
     proc: Proc,
     /// Neither changes while the machine runs.
     npu_total: u64,
@@ -77,11 +82,13 @@ impl Manager {
     pub fn new(device: Arc<Device>, slabs: SlabOptions) -> Self {
         let ram_total = Ram::read().map_or(0, |ram| ram.total);
         let npu_total = figures::reach(device.info()).map_or(ram_total, |reach| reach.min(ram_total));
+        let books = Books::new(device.domains());
         Self {
             slabs: Slabs::new(Arc::clone(&device), slabs),
             pools: Mutex::default(),
+            reservations: Mutex::default(),
             device,
-            books: Arc::default(),
+            books,
             proc: Proc::default(),
             npu_total,
             ram_total,
@@ -102,8 +109,9 @@ impl Manager {
     ///
     /// Errors: `ERR_OUT_OF_RANGE`, and those of [`Device::create`].
     pub fn allocate_npu(&self, size: u64, options: &NpuOptions) -> Result<Arc<Allocation>> {
-        self.counted(MemoryKind::Npu, Some(size), options.tag.as_ref(), || {
+        self.counted(MemoryKind::Npu, Some(size), options.tag.clone(), |account| {
             let request = self.request(size, options)?;
+            let admission = account.admit(whole_pages(size, page_size())?)?;
             let body = match options.dedicated {
                 true => None,
                 false => self.slab_slice(&request, !options.dirty)?,
@@ -112,7 +120,7 @@ impl Manager {
                 Some(body) => body,
                 None => whole(Memory::Npu(self.block(&request, !options.dirty)?)),
             };
-            Allocation::enter(&self.books, body, size, options.tag.clone())
+            Allocation::enter(admission, body, size)
         })
     }
 
@@ -120,9 +128,11 @@ impl Manager {
     ///
     /// Errors: those of [`Pages::allocate`].
     pub fn allocate_system(&self, size: u64, options: &SystemOptions) -> Result<Arc<Allocation>> {
-        self.counted(MemoryKind::System, Some(size), options.tag.as_ref(), || {
-            let memory = Memory::System(Pages::allocate(size, page_options(options)?)?);
-            Allocation::enter(&self.books, whole(memory), size, options.tag.clone())
+        self.counted(MemoryKind::System, Some(size), options.tag.clone(), |account| {
+            let page_options = page_options(options)?;
+            let admission = account.admit(whole_pages(size, page_size())?)?;
+            let memory = Memory::System(Pages::allocate(size, page_options)?);
+            Allocation::enter(admission, whole(memory), size)
         })
     }
 
@@ -130,10 +140,12 @@ impl Manager {
     ///
     /// Errors: `ERR_OUT_OF_RANGE`, and those of [`Device::import`].
     pub fn import(&self, fd: BorrowedFd<'_>, size: Option<u64>, tag: Option<Arc<str>>) -> Result<Arc<Allocation>> {
-        self.counted(MemoryKind::Npu, size, tag.as_ref(), || {
+        self.counted(MemoryKind::Npu, size, tag, |account| {
+            // How large it is, only the driver says; what passes a limit goes back.
+            let admission = account.admit(0)?;
             let block = Block::import(&self.device, fd, size)?;
             let shown = size.unwrap_or(block.object().size);
-            Allocation::enter(&self.books, whole(Memory::Npu(block)), shown, tag.clone())
+            Allocation::enter(admission, whole(Memory::Npu(block)), shown)
         })
     }
 
@@ -180,6 +192,7 @@ impl Manager {
     /// Frees everything, buffers that JavaScript still sees included: those read zeros from here on.
     pub fn dispose(&self) {
         let live: Vec<_> = self.books.close().into_iter().filter_map(Allocation::by_id).collect();
+        self.release_all();
         self.end_pools(&live);
         for allocation in live {
             // Where the kernel has no mapping left for the zeros, the memory goes when the buffer is collected.
@@ -192,20 +205,17 @@ impl Manager {
         self.books.read(Accounts::clone)
     }
 
-    fn books(&self) -> &Arc<Books> {
-        &self.books
-    }
-
     /// Counts a refusal, and gives it the size that was asked for in place of the one that was rounded up from it.
     fn counted(
         &self,
         kind: MemoryKind,
         size: Option<u64>,
-        tag: Option<&Arc<str>>,
-        allocate: impl FnOnce() -> Result<Arc<Allocation>>,
+        tag: Option<Arc<str>>,
+        allocate: impl FnOnce(&Account) -> Result<Arc<Allocation>>,
     ) -> Result<Arc<Allocation>> {
-        allocate().map_err(|error| {
-            self.books.failed(kind, tag);
+        let account = Account { books: Arc::clone(&self.books), kind: Some(kind), tag };
+        allocate(&account).map_err(|error| {
+            account.failed();
             match size {
                 Some(size) => error.requested(size),
                 None => error,

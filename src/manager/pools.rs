@@ -6,10 +6,11 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::{page_options, Manager, NpuOptions, SystemOptions};
 use crate::allocation::{Allocation, Body};
+use crate::books::Account;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
 use crate::memory::{alignment, Source};
-use crate::pool::{Layout, Meter, Pool, SlabOptions, Slice};
+use crate::pool::{Layout, Pool, PoolStats, SlabOptions, Slice};
 use crate::suballoc::RegionId;
 use crate::units::MIN_ALIGNMENT;
 
@@ -82,9 +83,8 @@ impl Manager {
                 Source::System(pages)
             }
         };
-        let (books, kind) = (Arc::clone(&self.books), source.kind());
-        let meter = Meter::new(move |change| books.chunked(kind, tag.as_ref(), change));
-        let pool = Arc::new(Pool::new(Some(Arc::clone(&options.name)), source, layout, meter)?);
+        let account = Account { kind: Some(source.kind()), ..self.slice_account(tag) };
+        let pool = Arc::new(Pool::new(Some(Arc::clone(&options.name)), source, layout, Some(account))?);
         match self.registry().entry(Arc::clone(&options.name)) {
             Entry::Vacant(place) => Ok(Arc::clone(place.insert(pool))),
             Entry::Occupied(_) => Err(exists()),
@@ -112,9 +112,10 @@ impl Manager {
         zeroed: bool,
         tag: Option<Arc<str>>,
     ) -> Result<Arc<Allocation>> {
-        let slice = pool.allocate(size, alignment(align, MIN_ALIGNMENT)?)?;
-        let body = body(Arc::clone(pool), slice, zeroed)?;
-        Allocation::enter(&self.books, body, size, tag)
+        let align = alignment(align, MIN_ALIGNMENT)?;
+        let admission = self.slice_account(tag).admit(size)?;
+        let body = body(Arc::clone(pool), pool.allocate(size, align)?, zeroed)?;
+        Allocation::enter(admission, body, size)
     }
 
     /// A slice that was taken by name, as an allocation of this manager.
@@ -123,7 +124,49 @@ impl Manager {
     pub fn adopt(&self, pool: &Arc<Pool>, chunk: Handle, region: RegionId) -> Result<Arc<Allocation>> {
         let (slice, size) = pool.slice(chunk, region)?;
         let extent = pool.extent(chunk)?;
-        Allocation::enter(&self.books, Body::Slice { pool: Arc::clone(pool), slice, extent }, size, None)
+        let admission = self.slice_account(None).admit(size)?;
+        Allocation::enter(admission, Body::Slice { pool: Arc::clone(pool), slice, extent }, size)
+    }
+
+    /// A slice that compaction may move: its name and its place.
+    ///
+    /// Errors: those of [`Pool::allocate_movable`] and [`Pool::zero`].
+    pub fn allocate_movable(
+        &self,
+        pool: &Arc<Pool>,
+        size: u64,
+        align: Option<u64>,
+        zeroed: bool,
+        tag: Option<Arc<str>>,
+    ) -> Result<(Handle, Slice)> {
+        let align = alignment(align, MIN_ALIGNMENT)?;
+        let account = tag.map(|tag| self.slice_account(Some(tag)));
+        let (id, slice) = pool.allocate_movable(size, align, account.as_ref())?;
+        if zeroed {
+            if let Err(error) = pool.zero(&slice) {
+                pool.free_movable(id)?;
+                return Err(error);
+            }
+        }
+        Ok((id, slice))
+    }
+
+    /// A movable slice as an allocation of this manager.
+    ///
+    /// Errors: `ERR_BUFFER_FREED`.
+    pub fn adopt_movable(&self, pool: &Arc<Pool>, id: Handle) -> Result<Arc<Allocation>> {
+        let (slice, size, tag) = pool.movable(id)?;
+        let extent = pool.extent(slice.chunk)?;
+        let admission = self.slice_account(None).admit(size)?;
+        let body = Body::Slice { pool: Arc::clone(pool), slice, extent };
+        let allocation = Allocation::enter_as(admission, body, size, tag)?;
+        pool.set_view(id, Some(allocation.id));
+        Ok(allocation)
+    }
+
+    /// The memory of a slice is counted with its pool's chunks.
+    fn slice_account(&self, tag: Option<Arc<str>>) -> Account {
+        Account { books: Arc::clone(&self.books), kind: None, tag }
     }
 
     /// Frees every slice of `pool` and keeps the memory, but for chunks that an ArrayBuffer could not be taken from.
@@ -142,7 +185,8 @@ impl Manager {
     /// Errors: `ERR_POOL_BUSY` while slices live, unless `force`; `ERR_POOL_DESTROYED`.
     pub fn destroy_pool(&self, pool: &Arc<Pool>, force: bool) -> Result<()> {
         pool.destroy(force)?;
-        self.books.pool_ended(pool.kind(), &pool.stats());
+        let PoolStats { allocations, failures, .. } = pool.stats();
+        self.books.pool_ended(pool.kind(), allocations, failures);
         if let Some(name) = pool.public_name() {
             let mut registry = self.registry();
             if registry.get(name).is_some_and(|of_that_name| Arc::ptr_eq(of_that_name, pool)) {
@@ -151,6 +195,11 @@ impl Manager {
         }
         end(&self.left_of(pool));
         Ok(())
+    }
+
+    /// Gives the empty slabs that are kept back to the device; returns the bytes.
+    pub fn trim_slabs(&self) -> u64 {
+        self.slabs.trim()
     }
 
     /// Ends every pool and the slabs; `live` are all the allocations there are.

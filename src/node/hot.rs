@@ -26,6 +26,7 @@ use napi::sys;
 use napi_derive::napi;
 
 use super::realm::{check, pool, Realm};
+use crate::books::raised;
 use crate::error::{Error, ErrorCode};
 use crate::handle::Handle;
 use crate::memory::alignment as checked;
@@ -78,17 +79,18 @@ impl Desk {
     }
 }
 
-/// The hot functions of this environment; `mailbox` is what they read and write.
+/// The hot functions of this environment; `mailbox` is what they read and write, `raised` counts warnings.
 #[napi(
     catch_unwind,
-    ts_return_type = "{ mailbox: ArrayBuffer, allocate(): void, free(): void, idle(...numbers: number[]): void }"
+    ts_return_type = "{ mailbox: ArrayBuffer, raised: ArrayBuffer, allocate(): void, free(): void, idle(...numbers: number[]): void }"
 )]
 pub fn hot_functions(env: &Env) -> Result<Object<'_>> {
     let mailbox: *mut Letter = Box::leak(Box::default());
     let desk = Desk { mailbox, last: RefCell::default() };
     let desk: *const Desk = Box::leak(Box::new(desk));
     let mut object = Object::new(env)?;
-    object.set("mailbox", mailbox_buffer(env, mailbox)?)?;
+    object.set("mailbox", lent(env, mailbox)?)?;
+    object.set("raised", lent(env, raised().as_ptr())?)?;
     object.set("allocate", function(env, c"allocate", allocate, desk)?)?;
     object.set("free", function(env, c"free", free, desk)?)?;
     object.set("idle", function(env, c"idle", idle_raw, desk)?)?;
@@ -209,15 +211,16 @@ fn function<'env>(
     Ok(unsafe { Unknown::from_raw_unchecked(env.raw(), value) })
 }
 
-/// The mailbox for JavaScript. Whoever takes the bytes away from the ArrayBuffer only harms itself.
-fn mailbox_buffer(env: &Env, mailbox: *mut Letter) -> Result<Unknown<'_>> {
+/// Memory of ours that JavaScript looks into. Whoever takes the bytes away from the ArrayBuffer only harms itself.
+///
+/// `data` lives as long as the process does.
+fn lent<T>(env: &Env, data: *mut T) -> Result<Unknown<'_>> {
     unsafe extern "C" fn nothing(_: sys::napi_env, _: *mut c_void, _: *mut c_void) {}
     let mut value = ptr::null_mut();
-    let bytes = size_of::<Letter>();
-    // SAFETY: the mailbox is leaked, so its bytes are good for as long as the process lives.
+    // SAFETY: what `data` points to is leaked or static, and is plain numbers: JavaScript may write any bytes there.
     let status = unsafe {
-        let (data, hint) = (mailbox.cast(), ptr::null_mut());
-        sys::napi_create_external_arraybuffer(env.raw(), data, bytes, Some(nothing), hint, &mut value)
+        let (data, hint) = (data.cast(), ptr::null_mut());
+        sys::napi_create_external_arraybuffer(env.raw(), data, size_of::<T>(), Some(nothing), hint, &mut value)
     };
     check(status, "napi_create_external_arraybuffer")?;
     // SAFETY: just made, in this environment and scope.

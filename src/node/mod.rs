@@ -7,6 +7,8 @@
 //! | `api.rs` | the verbs, for `src/js/` to dress |
 //! | `hot.rs` | numbers in, numbers out: slices of pools |
 //! | `pools.rs` | the rest of pools |
+//! | `compact.rs` | slices that move, and moving them |
+//! | `limits.rs` | limits, reservations, warnings |
 //! | `types.rs` | the objects that cross |
 //!
 //! Handles are numbers below 2^53, sizes are numbers, addresses are BigInts. `src/js/` has checked types and option
@@ -14,7 +16,9 @@
 
 mod api;
 mod buffer;
+mod compact;
 mod hot;
+mod limits;
 mod pools;
 mod realm;
 mod types;

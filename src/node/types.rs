@@ -5,7 +5,7 @@ use napi_derive::napi;
 
 use crate::allocation::Allocation;
 use crate::backend::{self, simulated, DeviceInfo, Placement};
-use crate::manager::{NpuOptions, NpuStats, PoolMemory, PoolOptions, SystemOptions, SystemStats};
+use crate::manager::{DomainStats, NpuOptions, NpuStats, PoolMemory, PoolOptions, SystemOptions, SystemStats};
 use crate::memory::{HugePages, MemoryKind};
 use crate::pool::{PoolStats, SlabOptions};
 use crate::stats::Counters;
@@ -218,6 +218,7 @@ pub struct NpuFigures {
     pub counters: Count,
     pub total: f64,
     pub available: f64,
+    pub limit: Option<f64>,
     pub objects: f64,
     pub pending_free: f64,
     pub lost_objects: f64,
@@ -235,16 +236,17 @@ pub struct NpuFigures {
 
 impl From<NpuStats> for NpuFigures {
     fn from(stats: NpuStats) -> Self {
-        let domain = |(id, (total, used)): (u32, (u64, u64))| Domain {
+        let domain = |(id, domain): (u32, DomainStats)| Domain {
             id,
-            total: total as f64,
-            used: used as f64,
-            reserved_for_others: 0.0,
+            total: domain.total as f64,
+            used: domain.used as f64,
+            reserved_for_others: domain.for_others as f64,
         };
         Self {
             counters: stats.counters.into(),
             total: stats.total as f64,
             available: stats.available as f64,
+            limit: stats.limit.map(|n| n as f64),
             objects: stats.objects as f64,
             pending_free: stats.pending_free as f64,
             lost_objects: stats.lost.0 as f64,
@@ -277,6 +279,7 @@ pub struct Stall {
 #[napi(object, use_nullable = true)]
 pub struct SystemFigures {
     pub counters: Count,
+    pub limit: Option<f64>,
     pub total: f64,
     pub available: f64,
     pub swap_total: f64,
@@ -290,6 +293,7 @@ impl From<SystemStats> for SystemFigures {
     fn from(stats: SystemStats) -> Self {
         Self {
             counters: stats.counters.into(),
+            limit: stats.limit.map(|n| n as f64),
             total: stats.memory.total as f64,
             available: stats.memory.available as f64,
             swap_total: stats.memory.swap_total as f64,

@@ -80,6 +80,8 @@ impl Drop for Extent {
 /// See the module's header.
 #[derive(Debug)]
 pub(super) struct Chunk {
+    /// Counted from 0 as the pool grew.
+    pub(super) number: u64,
     pub(super) extent: Arc<Extent>,
     pub(super) arena: Box<dyn SubAllocator>,
     /// Bytes from the start that were ever handed out; what lies behind them is as the source gave it.
@@ -91,7 +93,7 @@ pub(super) struct Chunk {
 impl Chunk {
     pub(super) fn new(memory: Memory, arena: Box<dyn SubAllocator>) -> Self {
         let device_address = memory.object().and_then(|object| object.device_address);
-        Self { extent: Extent::new(memory), arena, touched: 0, device_address }
+        Self { number: 0, extent: Extent::new(memory), arena, touched: 0, device_address }
     }
 
     pub(super) fn slice(&self, chunk: Handle, region: &Region, used_before: u64) -> Slice {

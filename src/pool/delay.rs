@@ -55,6 +55,7 @@ impl Pool {
                 return Err(freed());
             }
             state.chunks.get(chunk).ok_or_else(freed)?.arena.get(region).map_err(|_stale| freed())?;
+            state.movables.forget((chunk, region));
             state.live -= 1;
             state.requested -= requested;
             state.waiting.slices.push_back((slice, requested));

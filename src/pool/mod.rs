@@ -11,23 +11,28 @@
 #![forbid(unsafe_code)]
 
 mod chunk;
+mod compact;
 mod delay;
 mod layout;
+mod movable;
 mod slabs;
 
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::books::Account;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
+use crate::limits::{Ceiling, Scope, Warning, WARN_AT};
 use crate::memory::{MemoryKind, Source};
 use crate::suballoc::{Region, RegionId};
 use crate::sys::mapping::page_size;
 use crate::units::{align_up, human};
 use chunk::Chunk;
 pub use chunk::Extent;
+pub use compact::{Move, Moved, Pass, Spot};
 use delay::Waiting;
 pub use layout::Layout;
+use movable::Movables;
 pub use slabs::{SlabOptions, Slabs};
 
 /// A pool's figures; bytes.
@@ -86,35 +91,6 @@ pub struct Slice {
     pub used_before: u64,
 }
 
-/// Told how many bytes a pool took or gave back, outside its lock.
-#[derive(Clone, Default)]
-pub struct Meter(Option<Arc<dyn Fn(i64) + Send + Sync>>);
-
-impl Meter {
-    /// Calls `meter` with the change in bytes.
-    pub fn new(meter: impl Fn(i64) + Send + Sync + 'static) -> Self {
-        Self(Some(Arc::new(meter)))
-    }
-
-    fn took(&self, bytes: u64) {
-        if let Some(meter) = &self.0 {
-            meter(bytes as i64);
-        }
-    }
-
-    fn gave_back(&self, bytes: u64) {
-        if let Some(meter) = &self.0 {
-            meter(-(bytes as i64));
-        }
-    }
-}
-
-impl fmt::Debug for Meter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "Meter" } else { "no Meter" })
-    }
-}
-
 /// See the module's header.
 #[derive(Debug)]
 pub struct Pool {
@@ -122,7 +98,8 @@ pub struct Pool {
     name: Option<Arc<str>>,
     source: Source,
     layout: Layout,
-    meter: Meter,
+    /// Where its chunks are counted; `None`: the manager's own slabs, whose slices are.
+    account: Option<Account>,
     state: Mutex<State>,
 }
 
@@ -142,16 +119,24 @@ struct State {
     allocations: u64,
     failures: u64,
     waiting: Waiting,
+    /// Slices that compaction may move.
+    movables: Movables,
+    /// Chunks that there ever were.
+    grown: u64,
     destroyed: bool,
+    /// Warns when little of the maximum is left.
+    near: Ceiling,
 }
 
 impl Pool {
     /// A pool with its initial bytes.
     ///
     /// Errors: `ERR_OUT_OF_RANGE` for a layout that cannot be, and those of [`Source::allocate`].
-    pub fn new(name: Option<Arc<str>>, source: Source, layout: Layout, meter: Meter) -> Result<Self> {
+    pub fn new(name: Option<Arc<str>>, source: Source, layout: Layout, account: Option<Account>) -> Result<Self> {
         let layout = layout.checked()?;
-        let pool = Self { name, source, layout, meter, state: Mutex::default() };
+        let near = Ceiling::new(Some(layout.max), &WARN_AT);
+        let state = Mutex::new(State { near, ..State::default() });
+        let pool = Self { name, source, layout, account, state };
         if layout.initial > 0 {
             pool.state().reserved = layout.initial;
             let first = pool.grow(Reservation { pool: &pool, bytes: layout.initial })?;
@@ -210,13 +195,17 @@ impl Pool {
     fn try_allocate(&self, size: u64, alignment: u64) -> Result<Slice> {
         let mut grown = None;
         loop {
-            {
+            let taken = {
                 let mut state = self.state();
                 state.alive(self.name())?;
                 let slice = grown.and_then(|chunk| state.take_from(chunk, size, alignment));
-                if let Some(slice) = slice.or_else(|| state.take(size, alignment)) {
-                    return Ok(slice);
-                }
+                let slice = slice.or_else(|| state.take(size, alignment));
+                let used = state.allocated;
+                slice.map(|slice| (slice, state.near.observe(used).then_some(used)))
+            };
+            if let Some((slice, near)) = taken {
+                near.into_iter().for_each(|used| self.warn(used));
+                return Ok(slice);
             }
             if self.layout.delay > 0 && self.end_waiting(0) {
                 continue;
@@ -299,6 +288,7 @@ impl Pool {
             }
             (state.live, state.requested, state.allocated) = (0, 0, 0);
             state.waiting.clear();
+            state.movables.clear();
         }
         self.end(gone);
         Ok(())
@@ -327,6 +317,7 @@ impl Pool {
             let handles = std::mem::take(&mut state.order);
             (state.live, state.requested, state.allocated, state.reserved) = (0, 0, 0, 0);
             state.waiting.clear();
+            state.movables.clear();
             handles.into_iter().filter_map(|handle| state.chunks.remove(handle)).collect()
         };
         self.end(gone);
@@ -337,8 +328,8 @@ impl Pool {
     fn end(&self, chunks: Vec<Chunk>) -> u64 {
         let bytes = chunks.iter().map(|chunk| chunk.arena.capacity()).sum();
         chunks.iter().for_each(|chunk| chunk.extent.end());
-        if bytes > 0 {
-            self.meter.gave_back(bytes);
+        if let (Some(account), true) = (&self.account, bytes > 0) {
+            account.gave_back(bytes);
         }
         bytes
     }
@@ -365,6 +356,7 @@ impl Pool {
     /// Checks every invariant of the pool and its chunks. For tests and for diagnosis.
     pub fn validate(&self) -> Result<(), String> {
         let state = self.state();
+        state.movables.check()?;
         let (mut live, mut allocated, mut requested) = (0, 0, 0);
         for (handle, chunk) in state.chunks.iter() {
             chunk.arena.validate()?;
@@ -415,18 +407,31 @@ impl Pool {
 
     /// Makes the chunk that was reserved.
     fn grow(&self, reserved: Reservation<'_>) -> Result<Handle> {
+        let admission = self.account.as_ref().map(|account| account.admit(reserved.bytes)).transpose()?;
         let memory = self.source.allocate(reserved.bytes)?;
-        let chunk = self.layout.chunk(memory, reserved.bytes)?;
+        let mut chunk = self.layout.chunk(memory, reserved.bytes)?;
         let handle = {
             let mut state = self.state();
             state.alive(self.name())?;
+            (chunk.number, state.grown) = (state.grown, state.grown + 1);
             let handle = state.chunks.insert(chunk);
             state.order.push(handle);
             handle
         };
-        self.meter.took(reserved.bytes);
+        if let Some(admission) = admission {
+            admission.chunked();
+        }
         std::mem::forget(reserved); // settled: the chunk stands for it now
         Ok(handle)
+    }
+
+    /// `used` of the maximum are allocated, which is nearly all of it.
+    #[cold]
+    fn warn(&self, used: u64) {
+        if let (Some(account), Some(name)) = (&self.account, &self.name) {
+            let scope = Scope::Pool(Arc::clone(name));
+            account.books.warn(Warning { scope, used, max: self.layout.max });
+        }
     }
 
     fn exhausted(&self, state: &State, size: u64) -> Error {
@@ -502,6 +507,7 @@ impl State {
     fn give(&mut self, handle: Handle, region: RegionId, layout: &Layout) -> Result<Vec<Chunk>> {
         let chunk = self.chunks.get_mut(handle).ok_or_else(freed)?;
         let Region { size, tag: requested, .. } = chunk.arena.free(region).map_err(|_stale| freed())?;
+        self.movables.forget((handle, region));
         self.live -= 1;
         self.requested -= requested;
         self.allocated -= size;

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Layout, Meter, Pool, PoolStats};
+use super::{Layout, Pool, PoolStats};
 use crate::backend::{Placement, Request};
 use crate::device::Device;
 use crate::error::Result;
@@ -86,7 +86,7 @@ impl Slabs {
             alignment: page_size(),
             delay: self.options.delay,
         };
-        let pool = Arc::new(Pool::new(None, source, layout, Meter::default())?);
+        let pool = Arc::new(Pool::new(None, source, layout, None)?);
         // Another thread's, where it was quicker: this one is empty still.
         Ok(Some(Arc::clone(self.classes().entry(class).or_insert(pool))))
     }

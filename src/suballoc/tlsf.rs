@@ -367,7 +367,8 @@ impl Tlsf {
 
     /// Cuts the first `skip` granules off free node `index` as a free region of their own, and takes from what follows.
     fn take_after(&mut self, index: u32, skip: u64, need: u64, tag: u64) -> Option<Region> {
-        if !self.reserve_two() {
+        // Cutting nothing off in front takes one node, which whoever has just freed a neighbour is sure to have.
+        if !(if skip == 0 { self.reserve() } else { self.reserve_two() }) {
             return None;
         }
         let whole = self.nodes[index as usize];

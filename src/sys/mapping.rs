@@ -139,6 +139,16 @@ impl Mapping {
         unsafe { ptr::copy(bytes.as_ptr(), self.address().add(start), count) }
     }
 
+    /// Copies `count` bytes at `from` of `source`, which may be this mapping and overlap, to `offset`. What passes either
+    /// end is left out.
+    pub fn copy(&self, offset: u64, source: &Self, from: u64, count: u64) {
+        let start = (offset as usize).min(self.len);
+        let at = (from as usize).min(source.len);
+        let count = (count as usize).min(self.len - start).min(source.len - at);
+        // SAFETY: both ranges lie inside their mappings (see `fill`), and `copy` allows them to overlap.
+        unsafe { ptr::copy(source.address().add(at), self.address().add(start), count) }
+    }
+
     /// Copies out of the mapping at `offset`; what would pass the end reads as zero.
     pub fn read(&self, offset: u64, bytes: &mut [u8]) {
         let start = (offset.min(self.len as u64)) as usize;

@@ -1,0 +1,335 @@
+//! Compaction against a naive model: whatever is moved, freed, pinned, stopped half-way or taken away, every slice keeps
+//! its bytes and the pool its figures.
+//!
+//! `COMPACTION_STEPS` says how many steps the random programs have in all; CI asks for a million.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::HashMap;
+
+use rkllmjs_memory::error::ErrorCode;
+use rkllmjs_memory::handle::Handle;
+use rkllmjs_memory::memory::{PageOptions, Source};
+use rkllmjs_memory::pool::{Layout, Moved, Pool, Slice};
+use rkllmjs_memory::sys::mapping::page_size;
+use rkllmjs_memory::units::{KIB, MIB};
+
+/// xorshift64*: the same programs on every machine.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
+fn pool(layout: Layout) -> Pool {
+    let source = Source::System(PageOptions { alignment: page_size(), ..PageOptions::default() });
+    Pool::new(Some("test".into()), source, layout, None).unwrap()
+}
+
+fn layout(initial: u64, max: u64) -> Layout {
+    Layout { initial, max, chunk: initial, block: None, alignment: 64, delay: 0 }
+}
+
+fn fill(pool: &Pool, slice: &Slice, size: u64, byte: u8) {
+    let memory = pool.extent(slice.chunk).unwrap().memory().unwrap();
+    memory.mapping().fill(slice.offset..slice.offset + size, byte);
+}
+
+fn holds(pool: &Pool, slice: &Slice, size: u64, byte: u8) -> bool {
+    let memory = pool.extent(slice.chunk).unwrap().memory().unwrap();
+    let mut bytes = vec![!byte; size as usize];
+    memory.mapping().read(slice.offset, &mut bytes);
+    bytes.iter().all(|found| *found == byte)
+}
+
+/// A slice that the model knows.
+struct Known {
+    slice: Slice,
+    size: u64,
+    byte: u8,
+    align: u64,
+    pins: u32,
+}
+
+/// Makes all moves there are, or the first `limit`; each one for which `keep` says no is dropped after it has begun.
+fn defragment(pool: &Pool, limit: usize, mut keep: impl FnMut() -> bool) -> Vec<Moved> {
+    let mut pass = pool.start_pass().unwrap();
+    let mut moves = Vec::new();
+    for _ in 0..limit {
+        let Some(step) = pool.next_move(&mut pass) else { break };
+        if keep() {
+            moves.extend(step.commit().unwrap());
+        }
+    }
+    moves
+}
+
+/// Tells the model where things went, and checks each that was moved.
+fn follow(pool: &Pool, live: &mut HashMap<Handle, Known>, moves: &[Moved]) {
+    // Into a hole first, and then down with it: a slice may be moved twice.
+    let mut now = HashMap::new();
+    for moved in moves {
+        let known = live.get(&moved.id).expect("only what lives is moved");
+        assert_eq!((moved.size, known.pins), (known.size, 0));
+        let from = *now.entry(moved.id).or_insert(known.slice.offset);
+        assert!(from == moved.from.offset && moved.from != moved.to, "{moved:?} after {from}");
+        now.insert(moved.id, moved.to.offset);
+    }
+    for (id, offset) in now {
+        let known = live.get_mut(&id).unwrap();
+        (known.slice, ..) = pool.movable(id).unwrap();
+        assert_eq!(known.slice.offset, offset);
+        assert!((known.slice.address as u64).is_multiple_of(known.align), "{:?} for {}", known.slice, known.align);
+        assert!(holds(pool, &known.slice, known.size, known.byte), "{:?} lost its bytes", known.slice);
+    }
+}
+
+fn check(pool: &Pool, live: &HashMap<Handle, Known>, fixed: &[(Slice, u64, u8)]) {
+    pool.validate().unwrap();
+    for (id, known) in live {
+        let (slice, size, _) = pool.movable(*id).unwrap();
+        assert_eq!((slice.address, size), (known.slice.address, known.size));
+        assert!(holds(pool, &slice, size, known.byte), "{slice:?} lost its bytes");
+    }
+    for (slice, size, byte) in fixed {
+        assert!(holds(pool, slice, *size, *byte), "{slice:?} lost its bytes");
+    }
+    let stats = pool.stats();
+    assert_eq!(stats.live as usize, live.len() + fixed.len());
+    let requested: u64 = live.values().map(|known| known.size).chain(fixed.iter().map(|(_, size, _)| *size)).sum();
+    assert_eq!(stats.requested, requested);
+    assert_eq!(pool.movables(), live.len());
+}
+
+#[test]
+fn random_programs_keep_every_byte_wherever_it_goes() {
+    let all: u64 = std::env::var("COMPACTION_STEPS").ok().and_then(|steps| steps.parse().ok()).unwrap_or(8_000);
+    for (seed, block) in [(1, None), (2, Some(1000)), (3, None), (4, None)] {
+        let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ seed);
+        let pool = pool(Layout { block, ..layout(16 * KIB, 128 * KIB) });
+        let mut live: HashMap<Handle, Known> = HashMap::new();
+        let mut fixed: Vec<(Slice, u64, u8)> = Vec::new();
+        let mut moved = 0;
+        for step in 0..all / 4 {
+            let some = |live: &HashMap<Handle, Known>, random: &mut Random| {
+                let mut ids: Vec<_> = live.keys().copied().collect();
+                ids.sort();
+                (!ids.is_empty()).then(|| ids[random.below(ids.len() as u64) as usize])
+            };
+            let most = 1 << random.below(12);
+            let size = 1 + random.below(block.unwrap_or(most));
+            match random.below(100) {
+                0..=39 => {
+                    let align = if block.is_some() { 1 } else { 64 << random.below(5) };
+                    if let Ok((id, slice)) = pool.allocate_movable(size, align, None) {
+                        fill(&pool, &slice, size, step as u8);
+                        live.insert(id, Known { slice, size, byte: step as u8, align, pins: 0 });
+                    }
+                }
+                40..=44 => {
+                    if let Ok(slice) = pool.allocate(size, 1) {
+                        fill(&pool, &slice, size, step as u8);
+                        fixed.push((slice, size, step as u8));
+                    }
+                }
+                45..=79 => {
+                    if let Some(id) = some(&live, &mut random) {
+                        let result = pool.free_movable(id);
+                        if live[&id].pins > 0 {
+                            assert_eq!(result.unwrap_err().code(), ErrorCode::BufferBusy);
+                        } else {
+                            result.unwrap();
+                            live.remove(&id);
+                            assert_eq!(pool.free_movable(id).unwrap_err().code(), ErrorCode::BufferFreed);
+                        }
+                    }
+                }
+                80..=83 if !fixed.is_empty() => {
+                    let (slice, ..) = fixed.swap_remove(random.below(fixed.len() as u64) as usize);
+                    pool.free(slice.chunk, slice.region).unwrap();
+                }
+                84..=88 => {
+                    if let Some(id) = some(&live, &mut random) {
+                        pool.pin(id).unwrap();
+                        live.get_mut(&id).unwrap().pins += 1;
+                    }
+                }
+                89..=94 => {
+                    if let Some(id) = some(&live, &mut random) {
+                        let known = live.get_mut(&id).unwrap();
+                        assert_eq!(pool.unpin(id).is_ok(), known.pins > 0);
+                        known.pins = known.pins.saturating_sub(1);
+                    }
+                }
+                95..=98 => {
+                    let limit = if random.below(2) == 0 { usize::MAX } else { random.below(8) as usize };
+                    let odds = 1 + random.below(4);
+                    let moves = defragment(&pool, limit, || random.below(4) < odds);
+                    moved += moves.len();
+                    follow(&pool, &mut live, &moves);
+                    pool.trim();
+                }
+                _ if random.below(20) == 0 => {
+                    pool.reset(|_| true).unwrap();
+                    live.clear();
+                    fixed.clear();
+                }
+                _ => {}
+            }
+            check(&pool, &live, &fixed);
+        }
+        check(&pool, &live, &fixed);
+        assert!(moved as u64 > all / 100, "only {moved} moves");
+    }
+}
+
+#[test]
+fn every_second_of_ten_thousand_freed_is_one_piece_again_for_the_least_bytes() {
+    let size = 4 * KIB;
+    for block in [None, Some(size)] {
+        let pool = pool(Layout { block, ..layout(10_000 * size, 10_000 * size) });
+        let ids: Vec<_> = (0..10_000).map(|_| pool.allocate_movable(size, 64, None).unwrap().0).collect();
+        ids.iter().step_by(2).for_each(|id| pool.free_movable(*id).unwrap());
+        let moves = defragment(&pool, usize::MAX, || true);
+        match block {
+            None => assert!(pool.stats().fragmentation() < 0.02, "{}", pool.stats().fragmentation()),
+            // What is free is never in one piece for a pool of fixed blocks: a block is all that it gives.
+            Some(_) => assert!(moves.iter().all(|moved| moved.to.offset < 5_000 * size)),
+        }
+        // The 5,000 that live fill the lower half; those 2,500 of them that are there already need not move.
+        assert_eq!(moves.iter().map(|moved| moved.size).sum::<u64>(), 2_500 * size);
+        pool.validate().unwrap();
+    }
+}
+
+#[test]
+fn what_fits_into_no_hole_slides_down_over_its_own_bytes() {
+    let pool = pool(layout(MIB, MIB));
+    let slices: Vec<_> = (0..)
+        .map_while(|at| pool.allocate_movable(if at % 2 == 0 { 2 * KIB } else { 6 * KIB }, 64, None).ok())
+        .collect();
+    let kept: Vec<_> = slices.iter().skip(1).step_by(2).map(|(id, slice)| (*id, *slice)).collect();
+    slices.iter().step_by(2).for_each(|(id, _)| pool.free_movable(*id).unwrap());
+    for (at, (_, slice)) in kept.iter().enumerate() {
+        fill(&pool, slice, 6 * KIB, at as u8);
+    }
+    let before = pool.stats();
+    assert!(pool.allocate(before.free / 2, 64).is_err(), "half of what is free is in no piece");
+    let moves = defragment(&pool, usize::MAX, || true);
+    assert_eq!(moves.len(), kept.len());
+    for (at, (id, _)) in kept.iter().enumerate() {
+        let (slice, size, _) = pool.movable(*id).unwrap();
+        assert!(holds(&pool, &slice, size, at as u8), "{at}");
+    }
+    assert_eq!(pool.stats().fragmentation(), 0.0);
+    assert!(pool.allocate(before.free, 64).is_ok());
+    pool.validate().unwrap();
+}
+
+#[test]
+fn chunks_become_empty_and_go_back() {
+    let pool = pool(layout(64 * KIB, MIB));
+    let ids: Vec<_> = (0..64).map(|_| pool.allocate_movable(16 * KIB, 64, None).unwrap().0).collect();
+    assert_eq!(pool.stats().chunks, 16);
+    ids.iter().enumerate().filter(|(at, _)| at % 4 != 1).for_each(|(_, id)| pool.free_movable(*id).unwrap());
+    assert_eq!(pool.stats().chunks, 16, "one block in each");
+    defragment(&pool, usize::MAX, || true);
+    pool.trim();
+    assert_eq!((pool.stats().chunks, pool.stats().free), (4, 0));
+    pool.validate().unwrap();
+}
+
+#[test]
+fn what_is_pinned_or_moving_stays() {
+    let pool = pool(layout(64 * KIB, 64 * KIB));
+    let (low, _) = pool.allocate_movable(KIB, 64, None).unwrap();
+    let (high, slice) = pool.allocate_movable(KIB, 64, None).unwrap();
+    pool.free_movable(low).unwrap();
+    pool.pin(high).unwrap();
+    pool.pin(high).unwrap();
+    pool.unpin(high).unwrap();
+    assert!(pool.next_move(&mut pool.start_pass().unwrap()).is_none());
+    assert_eq!(pool.free_movable(high).unwrap_err().code(), ErrorCode::BufferBusy);
+    pool.unpin(high).unwrap();
+    assert_eq!(pool.unpin(high).unwrap_err().code(), ErrorCode::OutOfRange);
+    let mut pass = pool.start_pass().unwrap();
+    let step = pool.next_move(&mut pass).unwrap();
+    assert_eq!((step.id(), step.address(), step.size()), (high, slice.address, KIB));
+    assert_eq!(pool.pin(high).unwrap_err().code(), ErrorCode::BufferBusy);
+    assert_eq!(pool.free_movable(high).unwrap_err().code(), ErrorCode::BufferBusy);
+    assert!(pool.next_move(&mut pool.start_pass().unwrap()).is_none(), "it is moving already");
+    drop(step);
+    pool.pin(high).unwrap();
+    pool.unpin(high).unwrap();
+    assert_eq!(pool.movable(high).unwrap().0.address, slice.address);
+    pool.validate().unwrap();
+}
+
+#[test]
+fn a_pool_that_ends_in_the_middle_of_a_move_takes_it_along() {
+    for end in [|pool: &Pool| pool.reset(|_| true).unwrap(), |pool: &Pool| pool.destroy(true).unwrap()] {
+        let pool = pool(layout(64 * KIB, 64 * KIB));
+        let (low, _) = pool.allocate_movable(KIB, 64, None).unwrap();
+        let (high, _) = pool.allocate_movable(KIB, 64, None).unwrap();
+        pool.free_movable(low).unwrap();
+        let mut pass = pool.start_pass().unwrap();
+        let (first, second) = (pool.next_move(&mut pass).unwrap(), pool.movable(high).unwrap());
+        end(&pool);
+        assert_eq!(first.commit().unwrap(), None);
+        assert!(pool.next_move(&mut pass).is_none());
+        assert_eq!(pool.movable(high).unwrap_err().code(), ErrorCode::BufferFreed);
+        assert_eq!(second.1, KIB);
+        assert_eq!((pool.stats().live, pool.stats().allocated), (0, 0));
+        pool.validate().unwrap();
+    }
+}
+
+#[test]
+fn a_pass_that_stops_at_any_point_leaves_the_pool_valid() {
+    let build = || {
+        let pool = pool(layout(64 * KIB, 256 * KIB));
+        let mut random = Random(4711);
+        let mut live = HashMap::new();
+        let mut ids = Vec::new();
+        while let Ok((id, slice)) = {
+            let size = 1 + random.below(6 * KIB);
+            pool.allocate_movable(size, 64, None)
+        } {
+            let size = pool.movable(id).unwrap().1;
+            fill(&pool, &slice, size, ids.len() as u8);
+            live.insert(id, Known { slice, size, byte: ids.len() as u8, align: 64, pins: 0 });
+            ids.push(id);
+        }
+        for id in ids.iter().step_by(2) {
+            pool.free_movable(*id).unwrap();
+            live.remove(id);
+        }
+        (pool, live)
+    };
+    let (whole, mut live) = build();
+    let moves = defragment(&whole, usize::MAX, || true);
+    follow(&whole, &mut live, &moves);
+    assert!(moves.len() > 10);
+    for stop in 0..=moves.len() {
+        // After `stop` moves; and after as many, with one more begun and dropped.
+        for begun in [false, true] {
+            let (pool, mut live) = build();
+            let mut made = 0;
+            let moves = defragment(&pool, stop + usize::from(begun), || {
+                made += 1;
+                made <= stop
+            });
+            follow(&pool, &mut live, &moves);
+            check(&pool, &live, &[]);
+        }
+    }
+}

@@ -1,0 +1,141 @@
+'use strict'
+
+// Memory that looks after itself: compaction on demand, in the background, and before an allocation fails.
+
+const native = require('./binding.js')
+
+/** A pool whose free bytes are more scattered than this is compacted by itself. */
+const DEFRAGMENT_ABOVE = 0.5
+/** After the last free, so that a burst of them is one compaction. */
+const SETTLE_MS = 50
+/** One slice of it: what the event loop may wait for. */
+const SLICE = Object.freeze({ maxMs: 1, maxBytes: 2 ** 21 })
+
+/** What an allocation is refused for that other memory of ours might have. */
+const WANTING = new Set([
+  'ERR_POOL_EXHAUSTED',
+  'ERR_OUT_OF_MEMORY',
+  'ERR_IOVA_EXHAUSTED',
+  'ERR_MEMORY_LIMIT',
+  'ERR_TOO_MANY_FDS',
+  'ERR_TOO_MANY_MAPS',
+])
+
+class Cleanup {
+  #above
+  #onExhaustion
+  /** The ArrayBuffer over an allocation, if anybody still has it. */
+  #viewOf
+  /** Told of the moves that were made. */
+  #relocated
+  /** Pools that wait for their turn in the background. */
+  #waiting = new Set()
+  #timer
+
+  /**
+   * @param {{ onExhaustion?: boolean, defragmentAbove?: number | null }} options
+   * @param {(id: number) => ArrayBuffer | undefined} viewOf
+   * @param {(moves: object[]) => void} relocated
+   */
+  constructor({ onExhaustion = true, defragmentAbove = DEFRAGMENT_ABOVE }, viewOf, relocated) {
+    this.#above = defragmentAbove
+    this.#onExhaustion = onExhaustion
+    this.#viewOf = viewOf
+    this.#relocated = relocated
+  }
+
+  /** Compacts the native pool `handle`, as far as `caps` allow. */
+  defragment(handle, caps) {
+    return this.#compact(handle, caps).result
+  }
+
+  /** A movable block of the pool was freed: there may be something to compact soon. */
+  gap(handle) {
+    if (this.#above === null) return
+    this.#waiting.add(handle)
+    // A timer that holds no event loop open. It is set once: the burst that goes on is not waited for.
+    this.#timer ??= setTimeout(() => this.#slice(), SETTLE_MS).unref()
+  }
+
+  /** Nothing happens in the background any more. */
+  end() {
+    clearTimeout(this.#timer)
+    this.#waiting.clear()
+    this.#above = null
+  }
+
+  /**
+   * An allocation was refused: where that is for want of memory, gives back what can be and tries once more.
+   *
+   * @template T
+   * @param {unknown} refusal
+   * @param {() => T} allocate
+   * @param {number} manager its native handle
+   * @param {number[]} pools native handles of those that may have something to give, the one concerned first
+   * @returns {T}
+   */
+  rescue(refusal, allocate, manager, pools) {
+    if (!this.#onExhaustion || !WANTING.has(refusal?.code)) throw refusal
+    const tried = this.#giveBack(manager, pools, refusal)
+    if (tried === undefined) throw refusal
+    try {
+      return allocate()
+    } catch (error) {
+      if (WANTING.has(error?.code)) error.hint = [error.hint, `tried already: ${tried}`].filter(Boolean).join('; ')
+      throw error
+    }
+  }
+
+  /** What was done, in words; `undefined` when there was nothing to do. */
+  #giveBack(manager, pools, { code }) {
+    // Only its own pool has room for a slice.
+    const concerned = code === 'ERR_POOL_EXHAUSTED' ? pools.slice(0, 1) : pools
+    let [moved, freed] = [0, code === 'ERR_POOL_EXHAUSTED' ? 0 : native.trimSlabs(manager)]
+    for (const pool of concerned) {
+      if (native.poolMovables(pool) > 0) {
+        const { bytesMoved, bytesFreed } = this.#compact(pool, {}).result
+        moved += bytesMoved
+        freed += bytesFreed
+      } else if (code !== 'ERR_POOL_EXHAUSTED') {
+        freed += native.poolTrim(pool)
+      }
+    }
+    if (moved === 0 && freed === 0) return undefined
+    return `compacting (${moved} bytes moved) and trimming (${freed} bytes given back)`
+  }
+
+  #slice() {
+    this.#timer = undefined
+    for (const handle of this.#waiting) {
+      if (!this.#worthwhile(handle)) {
+        this.#waiting.delete(handle)
+        continue
+      }
+      const { stopped, result } = this.#compact(handle, SLICE)
+      // With nothing left to move, and with a block that is too large for a slice, this pool waits for its next gap.
+      if (!stopped || result.moves.length === 0) this.#waiting.delete(handle)
+      break
+    }
+    if (this.#waiting.size > 0 && this.#above !== null) this.#timer = setTimeout(() => this.#slice(), 1).unref()
+  }
+
+  #worthwhile(handle) {
+    if (native.poolMovables(handle) === 0) return false
+    const { fragmentation } = native.poolStats(handle)
+    return fragmentation > this.#above
+  }
+
+  #compact(handle, caps) {
+    const began = performance.now()
+    const { moves: numbers, stopped, ...figures } = native.poolDefragment(handle, caps, (id) => this.#viewOf(id))
+    const moves = []
+    for (let at = 0; at < numbers.length; at += 6) {
+      const [id, fromChunk, fromOffset, toChunk, toOffset, size] = numbers.slice(at, at + 6)
+      moves.push({ id, from: { chunk: fromChunk, offset: fromOffset }, to: { chunk: toChunk, offset: toOffset }, size })
+    }
+    if (moves.length > 0) this.#relocated(moves)
+    return { stopped, result: { moves, ...figures, durationMs: performance.now() - began } }
+  }
+}
+
+module.exports = { Cleanup }

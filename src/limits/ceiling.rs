@@ -1,0 +1,146 @@
+//! What a user sets: ceilings that refuse, and shares of them that warn.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// Whose memory a ceiling is over.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// NPU memory.
+    Npu,
+    /// System memory.
+    System,
+    /// Both.
+    Total,
+    /// What carries that tag, of either kind.
+    Tag(Arc<str>),
+    /// A pool that comes near the most it may have.
+    Pool(Arc<str>),
+    /// An IOMMU domain that fills up.
+    Domain(u32),
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Scope::Npu => f.write_str("npu"),
+            Scope::System => f.write_str("system"),
+            Scope::Total => f.write_str("total"),
+            Scope::Tag(tag) => write!(f, "tag:{tag}"),
+            Scope::Pool(name) => write!(f, "pool:{name}"),
+            Scope::Domain(id) => write!(f, "domain:{id}"),
+        }
+    }
+}
+
+/// A share of a ceiling was passed upwards; bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Warning {
+    /// Whose.
+    pub scope: Scope,
+    /// In use.
+    pub used: u64,
+    /// The ceiling.
+    pub max: u64,
+}
+
+/// Shares at which a ceiling warns unless it is told others.
+pub const WARN_AT: [f64; 2] = [0.8, 0.95];
+
+/// A crossing is over when the share is this much below it again.
+const HYSTERESIS: f64 = 0.05;
+
+/// How much there may be, and when to say that it is nearly so much. Costs two comparisons as long as nothing happens.
+#[derive(Clone, Debug)]
+pub struct Ceiling {
+    max: Option<u64>,
+    /// Bytes at which to warn, rising, and below which each warning is over.
+    levels: Vec<(u64, u64)>,
+    /// How many of them have been warned of.
+    warned: usize,
+}
+
+impl Default for Ceiling {
+    /// None.
+    fn default() -> Self {
+        Self::new(None, &[])
+    }
+}
+
+impl Ceiling {
+    /// A ceiling of `max` bytes that warns at these shares of it (above 0, up to 1, in any order).
+    pub fn new(max: Option<u64>, warn_at: &[f64]) -> Self {
+        let bytes = |share: f64| (max.unwrap_or(0) as f64 * share).ceil() as u64;
+        let mut levels: Vec<_> = match max {
+            // Nothing fits under 0, so nothing comes near it.
+            None | Some(0) => Vec::new(),
+            Some(_) => warn_at.iter().map(|share| (bytes(*share), bytes(share - HYSTERESIS))).collect(),
+        };
+        levels.sort_unstable();
+        levels.dedup();
+        Self { max, levels, warned: 0 }
+    }
+
+    /// The most there may be.
+    pub fn max(&self) -> Option<u64> {
+        self.max
+    }
+
+    /// What still fits beside `used`.
+    pub fn room(&self, used: u64) -> u64 {
+        self.max.map_or(u64::MAX, |max| max.saturating_sub(used))
+    }
+
+    /// Tells it what is in use now; true when that is the first time above one of its levels, or above it again.
+    #[inline]
+    pub fn observe(&mut self, used: u64) -> bool {
+        while self.warned > 0 && used < self.levels[self.warned - 1].1 {
+            self.warned -= 1;
+        }
+        let before = self.warned;
+        while self.levels.get(self.warned).is_some_and(|(level, _)| used >= *level) {
+            self.warned += 1;
+        }
+        self.warned > before
+    }
+}
+
+/// Everything a user may bound.
+#[derive(Clone, Debug, Default)]
+pub struct Ceilings {
+    /// NPU memory.
+    pub npu: Ceiling,
+    /// System memory.
+    pub system: Ceiling,
+    /// Both.
+    pub total: Ceiling,
+    /// By tag, of either kind.
+    pub tags: BTreeMap<Arc<str>, Ceiling>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_crossing_upwards_is_told_once() {
+        let mut ceiling = Ceiling::new(Some(100), &[0.95, 0.8]);
+        let told: Vec<u64> = (0..=100).filter(|used| ceiling.observe(*used)).collect();
+        assert_eq!(told, [80, 95]);
+        // Up and down around a level is one crossing, until it is 5 % below.
+        assert!(![94, 96, 90, 99].iter().any(|used| ceiling.observe(*used)));
+        assert!(!ceiling.observe(89) && ceiling.observe(95));
+        assert!(!ceiling.observe(10) && ceiling.observe(100), "two levels at once are one warning");
+        assert!(!ceiling.observe(100));
+    }
+
+    #[test]
+    fn no_ceiling_and_one_of_nothing_never_warn() {
+        for mut ceiling in [Ceiling::default(), Ceiling::new(None, &WARN_AT), Ceiling::new(Some(0), &WARN_AT)] {
+            assert!(![0, 1, u64::MAX, 0, u64::MAX].iter().any(|used| ceiling.observe(*used)));
+        }
+        assert_eq!(Ceiling::default().room(u64::MAX), u64::MAX);
+        assert_eq!((Ceiling::new(Some(5), &[]).room(3), Ceiling::new(Some(5), &[]).room(7)), (2, 0));
+    }
+}

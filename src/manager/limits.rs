@@ -1,0 +1,266 @@
+//! What a manager may hold, and what it keeps free for others.
+
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use super::Manager;
+use crate::books::Account;
+use crate::device::SetAside;
+use crate::error::{Error, ErrorCode, Result};
+use crate::handle::{Handle, Table};
+use crate::limits::{Ceilings, Warning};
+use crate::stats::MemoryKind;
+use crate::units::human;
+
+/// Memory that somebody else will take, or has taken: the RKLLM runtime's weights first of all. Counted under limits and
+/// in its IOMMU domain; what the kernel says is available is not touched, for it sees whatever the others take.
+#[derive(Debug)]
+pub struct Reservation {
+    /// Which memory.
+    pub kind: MemoryKind,
+    /// Free text for accounting.
+    pub tag: Option<Arc<str>>,
+    /// Bytes.
+    pub size: u64,
+    account: Account,
+    _domain: Option<SetAside>,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.account.set_free(self.size);
+    }
+}
+
+impl Manager {
+    /// Changes what may be held. Limits may be below what is: then nothing is added until enough has gone.
+    pub fn set_limits(&self, change: impl FnOnce(&mut Ceilings)) {
+        self.books.set_ceilings(change);
+    }
+
+    /// What came near its end since the last time: a limit, a pool, a domain.
+    /// [`raised`](crate::books::raised) tells when it is worth asking.
+    pub fn take_warnings(&self) -> Vec<Warning> {
+        self.books.take_warnings()
+    }
+
+    /// Keeps `size` bytes free for somebody else, until [`release`](Self::release).
+    ///
+    /// Errors: `ERR_MEMORY_LIMIT`; for NPU memory `ERR_OUT_OF_RANGE` beyond what the device can ever hold and
+    /// `ERR_IOVA_EXHAUSTED` where the domain has no room.
+    pub fn reserve(&self, kind: MemoryKind, size: u64, tag: Option<Arc<str>>, domain: Option<u32>) -> Result<Handle> {
+        if let (MemoryKind::System, Some(id)) = (kind, domain) {
+            let message = format!("system memory is in no IOMMU domain, and so not in domain {id}");
+            return Err(Error::new(ErrorCode::OutOfRange, message).hint("leave iommuDomain out"));
+        }
+        let account = Account { books: Arc::clone(&self.books), kind: Some(kind), tag: tag.clone() };
+        let admission = account.admit(size)?;
+        let set_aside = match kind {
+            MemoryKind::Npu => Some(self.device.set_aside(domain.unwrap_or(0), size)?),
+            MemoryKind::System if size > self.ram_total => {
+                let message = format!("{} is more than the {} this machine has", human(size), human(self.ram_total));
+                return Err(Error::new(ErrorCode::OutOfRange, message).requested(size).limit("ram", self.ram_total));
+            }
+            MemoryKind::System => None,
+        };
+        admission.set_aside();
+        Ok(self.reserved().insert(Reservation { kind, tag, size, account, _domain: set_aside }))
+    }
+
+    /// Ends a reservation; false when it was ended before.
+    pub fn release(&self, reservation: Handle) -> bool {
+        let ended = self.reserved().remove(reservation);
+        ended.is_some()
+    }
+
+    /// Every reservation: its kind, its tag and its bytes.
+    pub fn reservations(&self) -> Vec<(MemoryKind, Option<Arc<str>>, u64)> {
+        self.reserved().iter().map(|(_, held)| (held.kind, held.tag.clone(), held.size)).collect()
+    }
+
+    pub(super) fn release_all(&self) {
+        let all = std::mem::take(&mut *self.reserved());
+        drop(all); // with the lock open
+    }
+
+    fn reserved(&self) -> MutexGuard<'_, Table<Reservation>> {
+        self.reservations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::allocation::Reach;
+    use crate::backend::simulated::{Options, Simulated};
+    use crate::device::Device;
+    use crate::limits::{Ceiling, Scope, WARN_AT};
+    use crate::manager::{NpuOptions, PoolMemory, PoolOptions, SystemOptions};
+    use crate::pool::SlabOptions;
+    use crate::sys::mapping::page_size;
+    use crate::units::{GIB, MIB};
+
+    fn manager() -> Arc<Manager> {
+        let device = Device::new(Arc::new(Simulated::new(Options::default()).unwrap()));
+        Arc::new(Manager::new(device, SlabOptions { threshold: 0, ..SlabOptions::default() }))
+    }
+
+    fn bound(manager: &Manager, scope: Scope, max: u64) {
+        manager.set_limits(|ceilings| {
+            let ceiling = Ceiling::new(Some(max), &WARN_AT);
+            match scope {
+                Scope::Npu => ceilings.npu = ceiling,
+                Scope::System => ceilings.system = ceiling,
+                Scope::Total => ceilings.total = ceiling,
+                Scope::Tag(tag) => drop(ceilings.tags.insert(tag, ceiling)),
+                Scope::Pool(_) | Scope::Domain(_) => unreachable!(),
+            }
+        });
+    }
+
+    fn tagged(tag: &str) -> NpuOptions {
+        NpuOptions { tag: Some(tag.into()), ..NpuOptions::default() }
+    }
+
+    #[test]
+    fn the_tightest_limit_refuses_with_its_figures() {
+        let manager = manager();
+        bound(&manager, Scope::Npu, 8 * MIB);
+        bound(&manager, Scope::Total, 6 * MIB);
+        bound(&manager, Scope::Tag("kv".into()), 2 * MIB);
+        let first = manager.allocate_npu(MIB, &tagged("kv")).unwrap();
+        for (size, options, scope, available, limit) in [
+            (MIB + 1, tagged("kv"), "tag:kv", MIB, 2 * MIB),
+            (5 * MIB + 1, NpuOptions::default(), "total", 5 * MIB, 6 * MIB),
+            (9 * MIB, tagged("kv"), "tag:kv", MIB, 2 * MIB),
+        ] {
+            let error = manager.allocate_npu(size, &options).unwrap_err();
+            let details = error.details();
+            assert_eq!((error.code(), details.requested), (ErrorCode::MemoryLimit, Some(size)));
+            assert_eq!((details.scope.as_deref(), details.available), (Some(scope), Some(available)));
+            assert_eq!((details.limit, details.hint.is_some()), (Some(limit), true));
+        }
+        assert_eq!(manager.npu_stats().counters.failures, 3);
+        let rest = manager.allocate_system(5 * MIB, &SystemOptions::default()).unwrap();
+        assert_eq!(manager.allocate_npu(1, &NpuOptions::default()).unwrap_err().code(), ErrorCode::MemoryLimit);
+        rest.finalize(Reach::Nobody);
+        manager.allocate_npu(5 * MIB, &NpuOptions::default()).unwrap().finalize(Reach::Nobody);
+        first.finalize(Reach::Nobody);
+        let left = manager.accounts();
+        assert_eq!((left.npu.committed(), left.system.committed(), left.tags["kv"].committed()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_limit_below_what_is_in_use_takes_nothing_away() {
+        let manager = manager();
+        let held = manager.allocate_npu(4 * MIB, &NpuOptions::default()).unwrap();
+        bound(&manager, Scope::Npu, MIB);
+        assert_eq!(manager.allocate_npu(1, &NpuOptions::default()).unwrap_err().details().available, Some(0));
+        assert!(held.is_live());
+        held.finalize(Reach::Nobody);
+        manager.allocate_npu(MIB, &NpuOptions::default()).unwrap().finalize(Reach::Nobody);
+        manager.set_limits(|ceilings| ceilings.npu = Ceiling::default());
+        manager.allocate_npu(4 * MIB, &NpuOptions::default()).unwrap().finalize(Reach::Nobody);
+    }
+
+    #[test]
+    fn eight_threads_never_pass_a_limit_by_a_byte_and_are_never_refused_for_nothing() {
+        let manager = manager();
+        let page = page_size();
+        // Seven threads hold at most one page each, and so does the limit; an eighth asks for more than there ever is.
+        bound(&manager, Scope::Total, 7 * page);
+        std::thread::scope(|scope| {
+            for at in 0..7 {
+                let manager = &manager;
+                scope.spawn(move || {
+                    for round in 0..2_000 {
+                        let allocation = match (at + round) % 2 {
+                            0 => manager.allocate_npu(1, &tagged("mine")).unwrap(),
+                            _ => manager.allocate_system(1, &SystemOptions::default()).unwrap(),
+                        };
+                        let accounts = manager.accounts();
+                        assert!(accounts.npu.committed() + accounts.system.committed() <= 7 * page);
+                        allocation.finalize(Reach::Nobody);
+                    }
+                });
+            }
+            scope.spawn(|| {
+                for _ in 0..4_000 {
+                    let error = manager.allocate_npu(7 * page + 1, &tagged("doomed")).unwrap_err();
+                    assert_eq!(error.code(), ErrorCode::MemoryLimit);
+                }
+            });
+        });
+        assert_eq!(manager.accounts().npu.committed() + manager.accounts().system.committed(), 0);
+    }
+
+    #[test]
+    fn pools_are_counted_by_their_chunks_and_cannot_grow_past_a_limit() {
+        let manager = manager();
+        bound(&manager, Scope::Npu, 3 * MIB);
+        let options = PoolOptions {
+            name: "p".into(),
+            initial: MIB,
+            max: Some(GIB),
+            chunk: Some(MIB),
+            block: None,
+            alignment: None,
+            memory: PoolMemory::Npu(tagged("pool")),
+        };
+        let pool = manager.create_pool(&options).unwrap();
+        let slices: Vec<_> = (0..3).map(|_| pool.allocate(MIB, 64).unwrap()).collect();
+        let error = pool.allocate(MIB, 64).unwrap_err();
+        assert_eq!((error.code(), error.details().scope.as_deref()), (ErrorCode::MemoryLimit, Some("npu")));
+        assert_eq!(manager.accounts().tags["pool"].used, 3 * MIB);
+        pool.free(slices[0].chunk, slices[0].region).unwrap();
+        pool.allocate(MIB, 64).unwrap();
+        manager.destroy_pool(&pool, true).unwrap();
+        assert_eq!(manager.accounts().npu.committed(), 0);
+    }
+
+    #[test]
+    fn a_reservation_counts_wherever_memory_does() {
+        let manager = manager();
+        bound(&manager, Scope::Npu, 5 * GIB);
+        let weights = manager.reserve(MemoryKind::Npu, 3 * GIB, Some("weights".into()), None).unwrap();
+        let error = manager.allocate_npu(2 * GIB, &NpuOptions::default()).unwrap_err();
+        assert_eq!((error.code(), error.details().available), (ErrorCode::IovaExhausted, Some(GIB)));
+        let error = manager.reserve(MemoryKind::Npu, 2 * GIB + 1, None, Some(1)).unwrap_err();
+        assert_eq!((error.code(), error.details().available), (ErrorCode::MemoryLimit, Some(2 * GIB)));
+        let domain = &manager.npu_stats().domains[0];
+        assert_eq!((domain.used, domain.for_others), (0, 3 * GIB));
+        assert_eq!(manager.accounts().tags["weights"].in_use(), 3 * GIB);
+        assert_eq!(manager.reservations(), [(MemoryKind::Npu, Some("weights".into()), 3 * GIB)]);
+        assert!(manager.release(weights) && !manager.release(weights));
+        let too_much = manager.reserve(MemoryKind::System, 1 << 50, None, None).unwrap_err();
+        assert_eq!(too_much.code(), ErrorCode::OutOfRange);
+        assert!(manager.reserve(MemoryKind::Npu, 1, None, Some(99)).is_err());
+        manager.reserve(MemoryKind::System, MIB, None, None).unwrap();
+        manager.dispose();
+        let accounts = manager.accounts();
+        assert_eq!((accounts.npu.committed(), accounts.system.committed()), (0, 0));
+        assert_eq!(manager.reserve(MemoryKind::Npu, 1, None, None).unwrap_err().code(), ErrorCode::ManagerDisposed);
+    }
+
+    #[test]
+    fn warnings_name_whatever_comes_near_its_end() {
+        let device = Device::new(Arc::new(
+            Simulated::new(Options { domain_bytes: Some(10 * MIB), domains: Some(1), ..Options::default() }).unwrap(),
+        ));
+        let manager = Manager::new(device, SlabOptions { threshold: 0, ..SlabOptions::default() });
+        let heard = || manager.take_warnings().iter().map(|warning| warning.scope.to_string()).collect::<Vec<_>>();
+        bound(&manager, Scope::Tag("kv".into()), 4 * MIB);
+        bound(&manager, Scope::Total, 5 * MIB);
+        let first = manager.allocate_npu(4 * MIB, &tagged("kv")).unwrap();
+        assert_eq!(heard(), ["total", "tag:kv"]);
+        manager.allocate_npu(page_size(), &NpuOptions::default()).unwrap().finalize(Reach::Nobody);
+        assert!(heard().is_empty(), "once per crossing");
+        first.finalize(Reach::Nobody);
+        manager.set_limits(|ceilings| *ceilings = Ceilings::default());
+        let full = manager.allocate_npu(8 * MIB, &NpuOptions::default()).unwrap();
+        assert_eq!(heard(), ["domain:0"]);
+        bound(&manager, Scope::Npu, 8 * MIB);
+        assert_eq!(heard(), ["npu"], "a limit that is reached already says so at once");
+        full.finalize(Reach::Nobody);
+    }
+}

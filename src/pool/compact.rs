@@ -1,0 +1,427 @@
+//! Compaction: moves slices together, so that what is free lies in one piece and chunks become empty.
+//!
+//! A [`Pass`] goes one [`Move`] at a time: the target is reserved, the owner of the slice takes its view away, the bytes
+//! are copied, and [`Move::commit`] makes the new place the slice's own. A move that is dropped instead leaves everything as
+//! it was, so a pass can stop at any point. Nothing that others do to the pool between two moves can hurt it: what a pass
+//! remembers is looked at again before it is used. A slice that is being moved can be neither pinned nor freed.
+//!
+//! First the movable slices of the last chunks, from the top, go into the first holes that are large enough; where all slices
+//! have one size, no order of moves needs fewer bytes. What is too large for any hole then slides down, over its own bytes if it
+//! has to, in those chunks where that helps.
+
+use std::cmp::Reverse;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::chunk::Chunk;
+use super::movable::Place;
+use super::{Extent, Pool, State};
+use crate::error::Result;
+use crate::handle::Handle;
+use crate::suballoc::{regions, Region, RegionId};
+
+/// A chunk whose free bytes are in one piece but for this share needs no sliding.
+const SETTLED: f64 = 0.02;
+
+/// One compaction of a pool, as far as it has come.
+#[derive(Debug)]
+pub struct Pass {
+    /// Chunks, from those that fill up to those that empty.
+    chunks: Vec<Handle>,
+    holes: Holes,
+    /// Slices that may still go into a hole; the last one is next.
+    candidates: Vec<Candidate>,
+    slides: Slides,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    id: Handle,
+    rank: usize,
+    offset: u64,
+}
+
+/// How far sliding has come.
+#[derive(Debug, Default)]
+struct Slides {
+    /// The chunk it is in.
+    rank: usize,
+    /// The last region there that stays where it is; `None` at the chunk's start.
+    settled: Option<RegionId>,
+    /// Each slice is tried once.
+    tried: HashSet<Handle>,
+}
+
+/// Where a slice is or was, for the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spot {
+    /// The chunk's number: counted from 0 as the pool grew.
+    pub chunk: u64,
+    /// Bytes from the chunk's start.
+    pub offset: u64,
+}
+
+/// A slice that was moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Its name.
+    pub id: Handle,
+    /// Where it was.
+    pub from: Spot,
+    /// Where it is.
+    pub to: Spot,
+    /// Bytes that were asked for.
+    pub size: u64,
+}
+
+/// A move that is under way; dropped, it never was.
+#[derive(Debug)]
+#[must_use]
+pub struct Move<'a> {
+    pool: &'a Pool,
+    id: Handle,
+    view: Option<Handle>,
+    from: End,
+    to: End,
+    /// Bytes to copy.
+    size: u64,
+    /// What lies before the hole, where the target is the hole right below the source and may overlap it.
+    slide: Option<Option<RegionId>>,
+    done: bool,
+}
+
+#[derive(Debug)]
+struct End {
+    place: Place,
+    spot: Spot,
+    extent: Arc<Extent>,
+}
+
+/// A slice above a hole, and what lies before that.
+struct Slide {
+    id: Handle,
+    before: Option<RegionId>,
+    gap: Region,
+}
+
+impl Pool {
+    /// Starts a compaction. Others may use the pool all the while.
+    ///
+    /// Errors: `ERR_POOL_DESTROYED`.
+    pub fn start_pass(&self) -> Result<Pass> {
+        let state = self.state();
+        state.alive(self.name())?;
+        let mut chunks = state.order.clone();
+        let filled = |handle: &Handle| state.chunks.get(*handle).map_or(0, |chunk| chunk.arena.allocated());
+        // The initial chunk stays in any case, so it is filled first; then the fullest, which would cost most to empty.
+        chunks.sort_by_key(|handle| (Some(*handle) != state.first, Reverse(filled(handle)), handle.get()));
+        let (mut holes, mut candidates) = (Vec::new(), Vec::new());
+        for (rank, handle) in chunks.iter().enumerate() {
+            let Some(chunk) = state.chunks.get(*handle) else { continue };
+            for region in regions(&*chunk.arena) {
+                match state.movables.at((*handle, region.id)) {
+                    _ if !region.used => holes.push((Hole { rank, id: region.id, offset: region.offset }, region.size)),
+                    Some(id) => candidates.push(Candidate { id, rank, offset: region.offset }),
+                    None => {}
+                }
+            }
+        }
+        Ok(Pass { chunks, holes: Holes::new(holes), candidates, slides: Slides::default() })
+    }
+
+    /// The next move of `pass`, with its target reserved; `None` when there is nothing left to gain.
+    pub fn next_move<'a>(&'a self, pass: &mut Pass) -> Option<Move<'a>> {
+        let mut state = self.state();
+        if state.destroyed {
+            return None;
+        }
+        self.fill_hole(&mut state, pass).or_else(|| self.slide_down(&mut state, pass))
+    }
+
+    fn fill_hole<'a>(&'a self, state: &mut State, pass: &mut Pass) -> Option<Move<'a>> {
+        while let Some(candidate) = pass.candidates.pop() {
+            let Some((source, alignment)) = state.unpinned(candidate.id) else { continue };
+            while let Some((at, hole)) = pass.holes.first_of(source.size) {
+                if (hole.rank, hole.offset) >= (candidate.rank, candidate.offset) {
+                    break;
+                }
+                let chunk = pass.chunks[hole.rank];
+                let Some(target) = state.cut(chunk, hole.id, source.tag, alignment) else {
+                    // Somebody else was faster, or it is too small once it is aligned: no hole for this time.
+                    pass.holes.shrink(at, None);
+                    continue;
+                };
+                pass.holes.shrink(at, state.free_after(chunk, target.id));
+                return self.begin(state, candidate.id, (chunk, target), None);
+            }
+        }
+        None
+    }
+
+    fn slide_down<'a>(&'a self, state: &mut State, pass: &mut Pass) -> Option<Move<'a>> {
+        while let Some(&chunk) = pass.chunks.get(pass.slides.rank) {
+            let Some(Slide { id, before, gap }) = state.next_slide(chunk, &mut pass.slides) else {
+                pass.slides.rank += 1;
+                pass.slides.settled = None;
+                continue;
+            };
+            pass.slides.tried.insert(id);
+            if let Some(target) = state.cut(chunk, gap.id, gap.size, 1) {
+                return self.begin(state, id, (chunk, target), Some(before));
+            }
+        }
+        None
+    }
+
+    /// A move of `id` to the reserved region `target`.
+    fn begin<'a>(
+        &'a self,
+        state: &mut State,
+        id: Handle,
+        (chunk, target): (Handle, Region),
+        slide: Option<Option<RegionId>>,
+    ) -> Option<Move<'a>> {
+        let ends = state.movables.get(id).ok().and_then(|movable| {
+            let source = state.chunks.get(movable.place.0)?;
+            let region = source.arena.get(movable.place.1).ok()?;
+            let end = |of: &Chunk, place: Place, offset: u64| End {
+                place,
+                spot: Spot { chunk: of.number, offset },
+                extent: Arc::clone(&of.extent),
+            };
+            let to = end(state.chunks.get(chunk)?, (chunk, target.id), target.offset);
+            Some((end(source, movable.place, region.offset), to, region.tag, movable.view))
+        });
+        let Some((from, to, size, view)) = ends else {
+            state.uncut((chunk, target.id));
+            return None;
+        };
+        state.movables.set_moving(id, true);
+        Some(Move { pool: self, id, view, from, to, size, slide, done: false })
+    }
+}
+
+impl Move<'_> {
+    /// Whose. Its owner takes the views away before [`commit`](Self::commit), for nobody may write to the old place any more.
+    pub fn id(&self) -> Handle {
+        self.id
+    }
+
+    /// What JavaScript's ArrayBuffer over it is found by, if there is one.
+    pub fn view(&self) -> Option<Handle> {
+        self.view
+    }
+
+    /// Bytes that will be copied.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// CPU address where it still is.
+    pub fn address(&self) -> usize {
+        self.from.extent.base() + self.from.spot.offset as usize
+    }
+
+    /// Copies, and makes the new place the slice's own. `None` when the pool was reset or destroyed meanwhile.
+    ///
+    /// Errors: those of [`Memory::copy`](crate::memory::Memory::copy); nothing has changed then.
+    pub fn commit(mut self) -> Result<Option<Moved>> {
+        let (Some(source), Some(target)) = (self.from.extent.memory(), self.to.extent.memory()) else {
+            return Ok(None);
+        };
+        target.copy(self.to.spot.offset, &source, self.from.spot.offset, self.size)?;
+        let moved = Moved { id: self.id, from: self.from.spot, to: self.to.spot, size: self.size };
+        let mut state = self.pool.state();
+        let place = match state.movables.get(self.id) {
+            Ok(movable) if movable.place == self.from.place => match self.slide {
+                None => state.swap(self.from.place, self.to.place),
+                Some(before) => state.swap_down(self.from.place, self.to.place, before),
+            },
+            _ => None,
+        };
+        let Some(place) = place else { return Ok(None) };
+        state.movables.moved(self.id, place);
+        state.movables.set_moving(self.id, false);
+        drop(state);
+        self.done = true;
+        Ok(Some(moved))
+    }
+}
+
+impl Drop for Move<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            let mut state = self.pool.state();
+            state.movables.set_moving(self.id, false);
+            state.uncut(self.to.place);
+        }
+    }
+}
+
+impl State {
+    /// The region of a slice that may be moved now, and its alignment.
+    fn unpinned(&self, id: Handle) -> Option<(Region, u64)> {
+        let movable = self.movables.get(id).ok().filter(|movable| !movable.pinned() && !movable.moving)?;
+        let region = self.chunks.get(movable.place.0)?.arena.get(movable.place.1).ok()?;
+        Some((region, movable.alignment))
+    }
+
+    /// Takes `size` bytes of a hole. No slice is counted: what moves is counted already.
+    fn cut(&mut self, chunk: Handle, hole: RegionId, size: u64, alignment: u64) -> Option<Region> {
+        let chunk = self.chunks.get_mut(chunk)?;
+        let target = chunk.arena.allocate_at(hole, size, alignment, size)?;
+        chunk.touched = chunk.touched.max(target.end());
+        Some(target)
+    }
+
+    fn uncut(&mut self, (chunk, region): Place) {
+        // Where the pool was reset or destroyed, it has gone already.
+        let _ = self.chunks.get_mut(chunk).map(|chunk| chunk.arena.free(region));
+    }
+
+    /// The free region right after `region`.
+    fn free_after(&self, chunk: Handle, region: RegionId) -> Option<Region> {
+        let after = self.chunks.get(chunk)?.arena.next(region).ok().flatten();
+        after.filter(|region| !region.used)
+    }
+
+    /// The next slice above a hole, after the regions that are settled.
+    fn next_slide(&self, handle: Handle, slides: &mut Slides) -> Option<Slide> {
+        let arena = &self.chunks.get(handle)?.arena;
+        if slides.settled.is_none() && arena.fragmentation() <= SETTLED {
+            return None;
+        }
+        loop {
+            let next = match slides.settled {
+                None => Some(arena.first()),
+                // Freed meanwhile: the rest of this chunk is for another time.
+                Some(settled) => arena.next(settled).ok()?,
+            }?;
+            if next.used {
+                slides.settled = Some(next.id);
+                continue;
+            }
+            let above = arena.next(next.id).ok()??;
+            if let Some(id) = self.movables.at((handle, above.id)).filter(|id| !slides.tried.contains(id)) {
+                let fits = |(_, alignment): &(Region, u64)| next.offset.is_multiple_of(*alignment);
+                if self.unpinned(id).is_some_and(|slice| fits(&slice)) {
+                    return Some(Slide { id, before: slides.settled, gap: next });
+                }
+            }
+            slides.settled = Some(above.id);
+        }
+    }
+
+    /// The source of a move goes, and its target stays.
+    fn swap(&mut self, from: Place, to: Place) -> Option<Place> {
+        self.chunks.get_mut(from.0)?.arena.free(from.1).ok()?;
+        Some(to)
+    }
+
+    /// The hole below a slice and the slice change places. `before` is what lies before the hole.
+    fn swap_down(&mut self, from: Place, hole: Place, before: Option<RegionId>) -> Option<Place> {
+        let arena = &mut self.chunks.get_mut(from.0)?.arena;
+        let requested = arena.get(from.1).ok()?.tag;
+        // Nothing is given up before it is known that all of it is there.
+        arena.get(hole.1).ok()?;
+        let first = |arena: &dyn crate::suballoc::SubAllocator| match before {
+            None => Some(arena.first()),
+            Some(before) => arena.next(before).ok().flatten(),
+        };
+        if first(&**arena).is_none_or(|region| region.id != hole.1) {
+            return None;
+        }
+        arena.free(hole.1).ok()?;
+        arena.free(from.1).ok()?;
+        // The two are one free region now, and its front is as large as the slice, with nothing to cut off before it: that
+        // needs no memory of the suballocator's.
+        let merged = first(&**arena)?;
+        let target = arena.allocate_at(merged.id, requested, 1, requested)?;
+        Some((from.0, target.id))
+    }
+}
+
+/// Holes in the order in which they are filled, and a tree of maxima over their sizes: the first that is large enough is
+/// found in as many steps as the number of holes has bits.
+#[derive(Debug)]
+struct Holes {
+    list: Vec<Hole>,
+    /// Node 1 is the root, node n has children 2n and 2n + 1, leaves start at `leaves`.
+    tree: Vec<u64>,
+    leaves: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Hole {
+    rank: usize,
+    id: RegionId,
+    offset: u64,
+}
+
+impl Holes {
+    fn new(holes: Vec<(Hole, u64)>) -> Self {
+        let leaves = holes.len().next_power_of_two();
+        let mut tree = vec![0; 2 * leaves];
+        for (at, (_, size)) in holes.iter().enumerate() {
+            tree[leaves + at] = *size;
+        }
+        for node in (1..leaves).rev() {
+            tree[node] = tree[2 * node].max(tree[2 * node + 1]);
+        }
+        Self { list: holes.into_iter().map(|(hole, _)| hole).collect(), tree, leaves }
+    }
+
+    /// The first hole of at least `size` bytes.
+    fn first_of(&self, size: u64) -> Option<(usize, Hole)> {
+        if self.tree[1] < size.max(1) {
+            return None;
+        }
+        let mut node = 1;
+        while node < self.leaves {
+            node *= 2;
+            if self.tree[node] < size {
+                node += 1;
+            }
+        }
+        let at = node - self.leaves;
+        Some((at, self.list[at]))
+    }
+
+    /// What is left of hole `at`.
+    fn shrink(&mut self, at: usize, rest: Option<Region>) {
+        if let Some(rest) = rest {
+            (self.list[at].id, self.list[at].offset) = (rest.id, rest.offset);
+        }
+        let mut node = self.leaves + at;
+        self.tree[node] = rest.map_or(0, |rest| rest.size);
+        while node > 1 {
+            node /= 2;
+            self.tree[node] = self.tree[2 * node].max(self.tree[2 * node + 1]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_hole_that_is_large_enough_is_found() {
+        for count in 1..20_u64 {
+            let size = |at: u64| at * 7919 % 13;
+            let hole = |at| Hole { rank: 0, id: RegionId::from_raw(at), offset: at };
+            let mut sizes: Vec<u64> = (0..count).map(size).collect();
+            let mut holes = Holes::new((0..count).map(|at| (hole(at), size(at))).collect());
+            for round in 0..60 {
+                let wanted = 1 + round % 13;
+                let expected = sizes.iter().position(|size| *size >= wanted);
+                assert_eq!(holes.first_of(wanted).map(|(at, _)| at), expected, "{wanted} of {sizes:?}");
+                if let Some(at) = expected {
+                    sizes[at] -= wanted;
+                    let rest = Region { id: RegionId::from_raw(0), offset: 0, size: sizes[at], tag: 0, used: false };
+                    holes.shrink(at, (sizes[at] > 0).then_some(rest));
+                }
+            }
+        }
+    }
+}

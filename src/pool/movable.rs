@@ -1,0 +1,238 @@
+//! Slices that compaction may move: a name that stays, whatever place it has.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::{Pool, Slice};
+use crate::books::{Account, Admission, Counted};
+use crate::error::{Error, ErrorCode, Result};
+use crate::handle::{Handle, Table};
+use crate::suballoc::RegionId;
+
+impl Pool {
+    /// As [`allocate`](Self::allocate), for a slice that compaction may move: the name is its own, and stays. With an
+    /// account, the bytes are counted there for as long as it lives.
+    ///
+    /// Errors: those of [`allocate`](Self::allocate) and [`Account::admit`].
+    pub fn allocate_movable(&self, size: u64, alignment: u64, account: Option<&Account>) -> Result<(Handle, Slice)> {
+        let mut admission = account.map(|account| account.admit(size)).transpose()?;
+        let slice = self.allocate(size, alignment)?;
+        let covered = admission.as_mut().map_or(Ok(()), |admission| admission.cover(slice.padded));
+        if let Err(error) = covered {
+            self.free(slice.chunk, slice.region)?;
+            return Err(error);
+        }
+        let tag = account.and_then(|account| account.tag.clone());
+        let tagged = tag.zip(admission.map(Admission::counted));
+        let alignment = alignment.max(self.layout.alignment);
+        let id = self.state().movables.insert((slice.chunk, slice.region), alignment, tagged);
+        Ok((id, slice))
+    }
+
+    /// Where a movable slice is now, the bytes that were asked for, and its tag.
+    ///
+    /// Errors: `ERR_BUFFER_FREED`.
+    pub fn movable(&self, id: Handle) -> Result<(Slice, u64, Option<Arc<str>>)> {
+        let ((chunk, region), tag) = {
+            let state = self.state();
+            let movable = state.movables.get(id)?;
+            (movable.place, movable.tag())
+        };
+        self.slice(chunk, region).map(|(slice, size)| (slice, size, tag))
+    }
+
+    /// An ArrayBuffer over a movable slice was made, or is gone: whoever moves it takes that away first.
+    pub fn set_view(&self, id: Handle, view: Option<Handle>) {
+        self.state().movables.set_view(id, view);
+    }
+
+    /// Keeps a movable slice where it is, until it was unpinned as often.
+    ///
+    /// Errors: `ERR_BUFFER_FREED`; `ERR_BUFFER_BUSY` while another thread moves it.
+    pub fn pin(&self, id: Handle) -> Result<()> {
+        self.state().movables.pin(id)
+    }
+
+    /// Undoes one [`pin`](Self::pin).
+    ///
+    /// Errors: `ERR_BUFFER_FREED`; `ERR_OUT_OF_RANGE` for one that is not pinned.
+    pub fn unpin(&self, id: Handle) -> Result<()> {
+        self.state().movables.unpin(id)
+    }
+
+    /// Gives a movable slice back.
+    ///
+    /// Errors: `ERR_BUFFER_FREED`; `ERR_BUFFER_BUSY` while it is pinned or being moved.
+    pub fn free_movable(&self, id: Handle) -> Result<()> {
+        let (chunk, region) = self.state().movables.freeable(id)?;
+        self.free(chunk, region)
+    }
+
+    /// Whether a movable slice could be freed now.
+    ///
+    /// Errors: those of [`free_movable`](Self::free_movable).
+    pub fn check_freeable(&self, id: Handle) -> Result<()> {
+        self.state().movables.freeable(id).map(drop)
+    }
+
+    /// Gives a movable slice back unless somebody has an ArrayBuffer over it.
+    ///
+    /// Errors: those of [`free_movable`](Self::free_movable).
+    pub fn free_dropped(&self, id: Handle) -> Result<()> {
+        let viewed = self.state().movables.get(id)?.view.is_some();
+        match viewed {
+            true => Ok(()),
+            false => self.free_movable(id),
+        }
+    }
+
+    /// How many movable slices there are.
+    pub fn movables(&self) -> usize {
+        self.state().movables.len()
+    }
+}
+
+/// Where a slice is: its chunk, and its region there.
+pub(super) type Place = (Handle, RegionId);
+
+/// A slice that may be moved.
+#[derive(Debug)]
+pub(super) struct Movable {
+    pub(super) place: Place,
+    /// That a new place has to have as well.
+    pub(super) alignment: u64,
+    pins: u32,
+    /// Its bytes are on their way.
+    pub(super) moving: bool,
+    /// What JavaScript's ArrayBuffer over it is found by, while there is one.
+    pub(super) view: Option<Handle>,
+    /// Its tag, and its bytes under it.
+    tagged: Option<(Arc<str>, Counted)>,
+}
+
+impl Movable {
+    pub(super) fn pinned(&self) -> bool {
+        self.pins > 0
+    }
+
+    pub(super) fn tag(&self) -> Option<Arc<str>> {
+        self.tagged.as_ref().map(|(tag, _)| Arc::clone(tag))
+    }
+}
+
+/// Every movable slice of a pool, by its name and by its place. Both agree.
+#[derive(Debug, Default)]
+pub(super) struct Movables {
+    table: Table<Movable>,
+    by_place: HashMap<Place, Handle>,
+}
+
+impl Movables {
+    pub(super) fn insert(&mut self, place: Place, alignment: u64, tagged: Option<(Arc<str>, Counted)>) -> Handle {
+        let id = self.table.insert(Movable { place, alignment, pins: 0, moving: false, view: None, tagged });
+        self.by_place.insert(place, id);
+        id
+    }
+
+    pub(super) fn get(&self, id: Handle) -> Result<&Movable> {
+        self.table.get(id).ok_or_else(super::freed)
+    }
+
+    /// The movable slice at that place.
+    pub(super) fn at(&self, place: Place) -> Option<Handle> {
+        // Most pools have none.
+        if self.by_place.is_empty() {
+            return None;
+        }
+        self.by_place.get(&place).copied()
+    }
+
+    /// The slice at that place was freed.
+    pub(super) fn forget(&mut self, place: Place) {
+        if self.by_place.is_empty() {
+            return;
+        }
+        if let Some(id) = self.by_place.remove(&place) {
+            self.table.remove(id);
+        }
+    }
+
+    /// It is somewhere else from here on. Whoever says so has looked that it exists.
+    pub(super) fn moved(&mut self, id: Handle, to: Place) {
+        if let Some(movable) = self.table.get_mut(id) {
+            self.by_place.remove(&movable.place);
+            movable.place = to;
+            self.by_place.insert(to, id);
+        }
+    }
+
+    pub(super) fn pin(&mut self, id: Handle) -> Result<()> {
+        let movable = self.still(id)?;
+        movable.pins = movable.pins.checked_add(1).ok_or_else(|| {
+            Error::new(ErrorCode::OutOfRange, format!("this block is pinned {} times already", u32::MAX))
+        })?;
+        Ok(())
+    }
+
+    /// An ArrayBuffer over it was made, or is gone.
+    pub(super) fn set_view(&mut self, id: Handle, view: Option<Handle>) {
+        if let Some(movable) = self.table.get_mut(id) {
+            movable.view = view;
+        }
+    }
+
+    pub(super) fn set_moving(&mut self, id: Handle, moving: bool) {
+        if let Some(movable) = self.table.get_mut(id) {
+            movable.moving = moving;
+        }
+    }
+
+    /// One that is not being moved by another thread at this moment.
+    fn still(&mut self, id: Handle) -> Result<&mut Movable> {
+        match self.table.get_mut(id) {
+            None => Err(super::freed()),
+            Some(movable) if movable.moving => {
+                Err(Error::new(ErrorCode::BufferBusy, "this block is being moved").hint("try again"))
+            }
+            Some(movable) => Ok(movable),
+        }
+    }
+
+    /// The place of one that may be freed.
+    pub(super) fn freeable(&mut self, id: Handle) -> Result<Place> {
+        let movable = self.still(id)?;
+        match movable.pins {
+            0 => Ok(movable.place),
+            pins => {
+                Err(Error::new(ErrorCode::BufferBusy, format!("this block is pinned {pins} times: it was not freed"))
+                    .hint("unpin it as often as it was pinned"))
+            }
+        }
+    }
+
+    pub(super) fn unpin(&mut self, id: Handle) -> Result<()> {
+        let movable = self.table.get_mut(id).ok_or_else(super::freed)?;
+        let unpinned = movable.pins.checked_sub(1);
+        movable.pins = unpinned.ok_or_else(|| Error::new(ErrorCode::OutOfRange, "this block is not pinned"))?;
+        Ok(())
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_place.len()
+    }
+
+    pub(super) fn clear(&mut self) {
+        // Not a new table: names of before must not name anything again.
+        for id in self.by_place.drain().map(|(_, id)| id) {
+            self.table.remove(id);
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<(), String> {
+        let agree = |(place, id): (&Place, &Handle)| self.table.get(*id).is_some_and(|movable| movable.place == *place);
+        match self.table.len() == self.by_place.len() && self.by_place.iter().all(agree) {
+            true => Ok(()),
+            false => Err("movable slices have places that they do not have".to_owned()),
+        }
+    }
+}
