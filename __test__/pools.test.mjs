@@ -7,7 +7,7 @@ import { describe, test } from 'node:test'
 import { inspect } from 'node:util'
 
 import { MemoryBlock, MemoryManager, MemoryPool } from '../index.js'
-import { assertNothingLeft, backend, device, GiB, KiB, ledger, MiB, needsSimulated, needsTransfer, open, refuses } from './helpers.mjs'
+import { assertNothingLeft, backend, device, GiB, KiB, ledger, MiB, needsSimulated, needsTransfer, open, refuses, settle } from './helpers.mjs'
 
 const KINDS = ['npu', 'system']
 
