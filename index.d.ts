@@ -147,6 +147,14 @@ export class MemoryManager extends EventEmitter {
   allocateNPUMemory(size: number, options?: NPUAllocationOptions): ArrayBuffer
 
   /**
+   * As {@link allocateNPUMemory}, off the JavaScript thread: a driver may make a caller wait for seconds. Everything that is wrong rejects,
+   * nothing throws. Where memory, addresses or descriptors are used up or a limit is reached, it gives back what can be, lets the finalizers of
+   * dropped buffers run, and tries again before it rejects. Aborted, it rejects at once with the signal's reason, and what the driver gives
+   * afterwards goes back. It keeps the event loop running.
+   */
+  allocateNPUMemoryAsync(size: number, options?: NPUAllocationOptions & { signal?: AbortSignal }): Promise<ArrayBuffer>
+
+  /**
    * Frees NPU memory now and detaches its ArrayBuffer: views of it have length 0 afterwards.
    *
    * @throws ERR_BUFFER_KIND, and those of {@link deallocate}.
@@ -209,6 +217,11 @@ export class MemoryManager extends EventEmitter {
 
   /** The device wrote, the CPU will read; else as {@link syncToDevice}. */
   syncFromDevice(buffer: Buf, offset?: number, length?: number): void
+
+  /** As {@link syncToDevice}, off the JavaScript thread. The memory stays until it is done, also when the buffer is freed meanwhile. */
+  syncToDeviceAsync(buffer: Buf, offset?: number, length?: number): Promise<void>
+  /** As {@link syncFromDevice}, in the same way. */
+  syncFromDeviceAsync(buffer: Buf, offset?: number, length?: number): Promise<void>
 
   // ── Sharing: librknnrt (rknn_create_mem_from_fd), RGA, MPP, V4L2, other processes
 
@@ -289,7 +302,8 @@ export class MemoryManager extends EventEmitter {
   // ── The end
 
   /**
-   * Frees everything this manager owns, detaching its buffers, and closes the device. Idempotent. A buffer that the
+   * Frees everything this manager owns, detaching its buffers, and closes the device, for which it waits at most 2 s: what a slow driver has not
+   * taken back by then goes on by itself. Promises that are pending reject. Idempotent. A buffer that the
    * runtime does not let go of, or whose bytes were moved, reads zeros from here on.
    */
   dispose(): void

@@ -11,9 +11,7 @@ import { describe, test } from 'node:test'
 import { runInNewContext } from 'node:vm'
 
 import { MemoryError, MemoryManager, probeDevices } from '../index.js'
-import {
-  assertNothingLeft, backend, device, GiB, KiB, ledger, MiB, needsCommand, needsSimulated, needsTransfer, open, refuses, runChild, simulated,
-} from './helpers.mjs'
+import { assertNothingLeft, backend, device, GiB, KiB, ledger, MiB, needsCommand, needsSimulated, needsTransfer, open, refuses, runChild, settle, simulated } from './helpers.mjs'
 
 const TYPE = 'ERR_INVALID_ARG_TYPE'
 const RANGE = 'ERR_OUT_OF_RANGE'
@@ -134,6 +132,7 @@ describe('ArrayBuffers of others stay untouched', () => {
         assert.ok(new Uint8Array(theirs).every((byte) => byte === 9))
         assert.deepEqual(other.getMemoryStats(), size)
         other.deallocate(theirs)
+        settle(other)
       }
       assert.deepEqual(ledger(mine), before)
     })

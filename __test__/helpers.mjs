@@ -57,8 +57,14 @@ export function refuses(call, code, what = code) {
   return error
 }
 
+/** Waits until the driver has taken back what was freed. */
+export function settle(manager) {
+  manager.optimizeMemory({ trim: false, defragment: false })
+}
+
 /** What must be as before after anything was refused. */
 export function ledger(manager) {
+  settle(manager)
   const { liveAllocations, npuUsed, systemUsed } = manager.getMemoryStats()
   const { objects, domains } = manager.getNPUMemoryStats()
   // Managers of one real device share its domains; each simulated one has its own.

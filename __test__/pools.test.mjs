@@ -7,7 +7,7 @@ import { describe, test } from 'node:test'
 import { inspect } from 'node:util'
 
 import { MemoryBlock, MemoryManager, MemoryPool } from '../index.js'
-import { assertNothingLeft, backend, device, GiB, KiB, ledger, MiB, needsSimulated, needsTransfer, open, refuses } from './helpers.mjs'
+import { assertNothingLeft, backend, device, GiB, KiB, ledger, MiB, needsSimulated, needsTransfer, open, refuses, settle } from './helpers.mjs'
 
 const KINDS = ['npu', 'system']
 
@@ -336,6 +336,7 @@ describe('figures', () => {
   test('the device\'s ledger agrees with the figures', { skip: needsSimulated }, (t) => {
     const { manager, pool } = pooled(t, { initialSize: 256 * KiB, maxSize: 4 * MiB, chunkSize: 512 * KiB })
     const agrees = () => {
+      settle(manager)
       const { domains, used, objects } = manager.getNPUMemoryStats()
       assert.deepEqual([domains[0].used, used, objects], [pool.stats().reserved, pool.stats().reserved, pool.stats().chunks])
     }

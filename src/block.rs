@@ -28,7 +28,7 @@ struct Owned {
 impl Drop for Owned {
     fn drop(&mut self) {
         if let Some(charges) = self.charges.take() {
-            self.device.destroy(&self.object, charges);
+            self.device.bury(self.object.clone(), charges);
         }
     }
 }

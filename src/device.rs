@@ -5,13 +5,16 @@
 
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use once_cell::sync::Lazy;
 
 use crate::backend::{Backend, DeviceInfo, Kind, Object, Request};
+use crate::crew::Crew;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
 use crate::limits::{Budget, Charge};
@@ -29,8 +32,10 @@ pub struct Device {
     for_others: Vec<Arc<Budget>>,
     /// The charges of live objects by their backend's handle: an object that is imported again is not charged twice.
     charges: Mutex<HashMap<Handle, Weak<Charges>>>,
-    /// Freed by JavaScript, not yet given back by the driver, in bytes.
-    pending: AtomicU64,
+    /// Freed by JavaScript, not yet given back by the driver.
+    graves: Mutex<Graves>,
+    /// Told when there are none left.
+    settled: Condvar,
     /// Objects that the driver failed to take back, and their bytes.
     lost: (AtomicU64, AtomicU64),
 }
@@ -50,6 +55,22 @@ pub struct Charges {
     /// What the driver took beyond that: it buys alignment with size.
     _rest: Option<Charge>,
 }
+
+/// Objects that wait for their end.
+#[derive(Debug, Default)]
+struct Graves {
+    objects: Vec<(Object, Arc<Charges>)>,
+    /// Bytes of them, and of those that the driver has in hand.
+    bytes: u64,
+    /// Somebody is at it.
+    digging: bool,
+}
+
+/// Destroys objects: a driver may make each caller wait for seconds.
+static REAPERS: Crew = Crew::new("rkllm-reaper", 2);
+
+/// An allocation that finds nothing left waits this long for what has been freed already.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The page allocator, which serves where CMA is full, stops at this size (`observed.md` §1.2: 4 MiB pieces).
 const LARGEST_WITHOUT_CMA: u64 = 4 * MIB;
@@ -71,7 +92,8 @@ impl Device {
             for_others: domains.iter().map(|_| Budget::new(u64::MAX)).collect(),
             domains,
             charges: Mutex::default(),
-            pending: AtomicU64::new(0),
+            graves: Mutex::default(),
+            settled: Condvar::new(),
             lost: Default::default(),
         })
     }
@@ -133,11 +155,22 @@ impl Device {
         Ok(SetAside { _domain: charge, _for_others: for_others })
     }
 
-    /// Makes a kernel object within bounds.
+    /// Makes a kernel object within bounds. Before it is refused for want of what was freed already, that is waited for.
     ///
     /// Errors: `ERR_OUT_OF_RANGE` beyond what the device can ever hold, `ERR_UNSUPPORTED`, `ERR_IOVA_EXHAUSTED` and
     /// `ERR_OUT_OF_MEMORY` beyond what it can hold now, and those of [`Backend::create`].
     pub fn create(&self, request: &Request) -> Result<(Object, Arc<Charges>)> {
+        let wanting = [ErrorCode::OutOfMemory, ErrorCode::IovaExhausted, ErrorCode::TooManyFds, ErrorCode::TooManyMaps];
+        match self.try_create(request) {
+            Err(error) if wanting.contains(&error.code()) && self.pending() > 0 => {
+                self.settle(PATIENCE);
+                self.try_create(request)
+            }
+            result => result,
+        }
+    }
+
+    fn try_create(&self, request: &Request) -> Result<(Object, Arc<Charges>)> {
         let size = whole_pages(request.size, page_size())?;
         let domain = self.domain(request.domain)?;
         self.check_reach(size.max(request.alignment))?;
@@ -194,15 +227,58 @@ impl Device {
         }
     }
 
-    /// Gives an object back, after its mappings are gone. What the driver fails to take back is not retried
-    /// (`rknpu.md` §3.6: the kernel keeps it until a reboot): it stays charged, and [`lost`](Self::lost) counts it.
-    pub fn destroy(&self, object: &Object, charges: Arc<Charges>) {
-        self.pending.fetch_add(object.size, Ordering::Relaxed);
-        let result = self.backend.destroy(object.handle);
-        self.pending.fetch_sub(object.size, Ordering::Relaxed);
-        if result.is_err() {
-            self.lost.0.fetch_add(1, Ordering::Relaxed);
-            self.lost.1.fetch_add(object.size, Ordering::Relaxed);
+    /// Gives an object back, after its mappings are gone: some time soon, on a thread of its own.
+    pub fn bury(self: &Arc<Self>, object: Object, charges: Arc<Charges>) {
+        let mut graves = self.graves();
+        graves.bytes += object.size;
+        graves.objects.push((object, charges));
+        if graves.digging {
+            return;
+        }
+        graves.digging = true;
+        drop(graves);
+        let device = Arc::clone(self);
+        REAPERS.run(move || device.reap());
+    }
+
+    /// Destroys what waits for it, until nothing does. What comes meanwhile is one batch, and objects of one IOMMU domain go
+    /// one after the other: changing the domain costs a driver tens of milliseconds.
+    fn reap(&self) {
+        loop {
+            let mut batch = {
+                let mut graves = self.graves();
+                if graves.objects.is_empty() {
+                    graves.digging = false;
+                    break;
+                }
+                std::mem::take(&mut graves.objects)
+            };
+            batch.sort_by_key(|(object, _)| object.domain);
+            for (object, charges) in batch {
+                let bytes = object.size;
+                let done = catch_unwind(AssertUnwindSafe(|| self.destroy(&object, charges)));
+                self.graves().bytes -= bytes;
+                if done.is_err() {
+                    self.count_lost(bytes);
+                }
+            }
+        }
+        self.settled.notify_all();
+    }
+
+    /// Waits until everything that was freed is back with the driver, at most `patience`. Whether it is.
+    pub fn settle(&self, patience: Duration) -> bool {
+        let graves = self.graves();
+        let waited = self.settled.wait_timeout_while(graves, patience, |graves| graves.digging);
+        let (graves, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        !graves.digging
+    }
+
+    /// What the driver fails to take back is not retried (`rknpu.md` §3.6: the kernel keeps it until a reboot): it stays
+    /// charged, and [`lost`](Self::lost) counts it.
+    fn destroy(&self, object: &Object, charges: Arc<Charges>) {
+        if self.backend.destroy(object.handle).is_err() {
+            self.count_lost(object.size);
             std::mem::forget(charges);
             return;
         }
@@ -214,9 +290,18 @@ impl Device {
         }
     }
 
+    fn count_lost(&self, bytes: u64) {
+        self.lost.0.fetch_add(1, Ordering::Relaxed);
+        self.lost.1.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Bytes freed by JavaScript that the driver has not given back yet.
     pub fn pending(&self) -> u64 {
-        self.pending.load(Ordering::Relaxed)
+        self.graves().bytes
+    }
+
+    fn graves(&self) -> MutexGuard<'_, Graves> {
+        self.graves.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Objects that the driver failed to take back, and their bytes.
@@ -325,9 +410,11 @@ mod tests {
         let (again, shared) = device.import(fd.as_fd(), None).unwrap();
         assert_eq!((again.handle, again.device_address), (object.handle, object.device_address));
         assert_eq!(device.domains()[0].used(), MIB);
-        device.destroy(&object, charges);
+        device.bury(object, charges);
+        device.settle(PATIENCE);
         assert_eq!(device.domains()[0].used(), MIB, "the import still holds it");
-        device.destroy(&again, shared);
+        device.bury(again, shared);
+        assert!(device.settle(PATIENCE));
         assert_eq!(device.domains()[0].used(), 0);
         assert!(device.book().is_empty());
     }

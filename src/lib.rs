@@ -11,6 +11,7 @@
 //! | [`limits`] [`stats`] | budgets and counters: arithmetic without memory |
 //! | [`books`] | what one manager holds, what it may hold, and who wants to know |
 //! | [`suballoc`] | which bytes of an arena are taken: arithmetic without memory |
+//! | [`crew`] | threads for calls that may block for seconds |
 //! | [`device`] [`block`] | an opened device with its ledger; one kernel object with its mapping and its place in the ledger |
 //! | [`memory`] | memory of either kind, mapped, and where it comes from |
 //! | [`pool`] | slices of few large kernel objects in place of many small ones |
@@ -25,6 +26,7 @@ pub mod allocation;
 pub mod backend;
 pub mod block;
 pub mod books;
+pub mod crew;
 pub mod device;
 pub mod error;
 pub mod handle;

@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::fs;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rkllmjs_memory::allocation::{Allocation, Reach};
 use rkllmjs_memory::backend::decorate::{Fault, FaultInjecting};
@@ -94,6 +95,12 @@ fn workload(manager: &Manager) -> usize {
     refused.get()
 }
 
+/// Lets other threads do something; false, for a condition that is not met yet.
+fn pause() -> bool {
+    std::thread::sleep(Duration::from_millis(1));
+    false
+}
+
 #[test]
 fn every_failure_leaves_everything_as_it_was() {
     let boards = [Options::default(), Options { soc: Some("rk3566".into()), ..Options::default() }];
@@ -112,6 +119,7 @@ fn every_failure_leaves_everything_as_it_was() {
                     let manager = Manager::new(Arc::clone(&device), slabs);
                     let refused = workload(&manager);
                     manager.dispose(); // the empty slab that is kept
+                    assert!(manager.settle(Duration::from_secs(60)));
                     let hit = faulty.pending() == 0;
                     let what = format!("{call:?} number {nth} failed with errno {errno}");
                     let lost = device.lost();
@@ -129,7 +137,13 @@ fn every_failure_leaves_everything_as_it_was() {
                     // What the driver did not take back stays charged: its addresses are gone.
                     let charged: u64 = device.domains().iter().map(|domain| domain.used()).sum();
                     assert!(charged <= lost.1, "{what}: {charged} bytes are still charged");
-                    drop((manager, device, faulty, simulated));
+                    drop(manager);
+                    // The reaper lets go of the device a moment after its last grave.
+                    assert!(
+                        (0..10_000).any(|_| Arc::strong_count(&device) == 1 || pause()),
+                        "{what}: the device is held"
+                    );
+                    drop((device, faulty, simulated));
                     assert_eq!(open_fds(), fds, "{what}: a descriptor is left");
                     runs += 1;
                     failures += usize::from(hit);

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["error"],
     &["units"],
-    &["handle", "limits", "stats", "suballoc"],
+    &["crew", "handle", "limits", "stats", "suballoc"],
     &["books"],
     &["abi"],
     &["sys"],

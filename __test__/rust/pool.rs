@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rkllmjs_memory::backend::simulated::{Options, Simulated};
 use rkllmjs_memory::backend::{Backend, Request};
@@ -40,6 +41,11 @@ fn simulated() -> (Arc<Simulated>, Arc<Device>) {
     let backend = Arc::new(Simulated::new(Options::default()).unwrap());
     let device = Device::new(Arc::clone(&backend) as Arc<dyn Backend>);
     (backend, device)
+}
+
+/// Waits for the reaper.
+fn settle(device: &Device) {
+    assert!(device.settle(Duration::from_secs(60)));
 }
 
 fn pages() -> Source {
@@ -121,6 +127,7 @@ fn random_programs_keep_every_byte_and_every_figure() {
         pool.destroy(true).unwrap();
         assert_eq!(pool.destroy(true).unwrap_err().code(), ErrorCode::PoolDestroyed);
     }
+    settle(&device);
     assert_eq!(device.backend().live(), 0);
     assert_eq!(device.domains()[0].used(), 0);
 }
@@ -152,8 +159,10 @@ fn it_grows_to_its_maximum_and_shrinks_to_its_beginning() {
         pool.free(slice.chunk, slice.region).unwrap();
     }
     // One empty chunk is kept beside what was reserved at once.
+    settle(&device);
     assert!(backend.live() <= 2, "{} chunks are left", backend.live());
     pool.trim();
+    settle(&device);
     assert_eq!((backend.live(), pool.stats().reserved >= MIB), (1, true));
     let error = pool.allocate(5 * MIB, 64).unwrap_err();
     assert_eq!(error.code(), ErrorCode::OutOfRange, "never");
@@ -162,6 +171,7 @@ fn it_grows_to_its_maximum_and_shrinks_to_its_beginning() {
     assert_eq!(pool.destroy(false).unwrap_err().code(), ErrorCode::PoolBusy);
     pool.free(large.chunk, large.region).unwrap();
     pool.destroy(false).unwrap();
+    settle(&device);
     assert_eq!(backend.live(), 0);
 }
 
@@ -208,6 +218,7 @@ fn threads_hammer_one_pool() {
     pool.validate().unwrap();
     assert_eq!((pool.stats().live, pool.stats().allocated, pool.stats().requested), (0, 0, 0));
     pool.destroy(false).unwrap();
+    settle(&device);
     assert_eq!((backend.live(), device.domains()[0].used()), (0, 0));
 }
 

@@ -44,6 +44,11 @@ class Cleanup {
     this.#relocated = relocated
   }
 
+  /** Whether an allocation was refused for something that other memory of ours might have. */
+  static isWant(refusal) {
+    return WANTING.has(refusal?.code)
+  }
+
   /** Compacts the native pool `handle`, as far as `caps` allow. */
   defragment(handle, caps) {
     return this.#compact(handle, caps).result
@@ -75,13 +80,13 @@ class Cleanup {
    * @returns {T}
    */
   rescue(refusal, allocate, manager, pools) {
-    if (!this.#onExhaustion || !WANTING.has(refusal?.code)) throw refusal
+    if (!this.#onExhaustion || !Cleanup.isWant(refusal)) throw refusal
     const tried = this.#giveBack(manager, pools, refusal)
     if (tried === undefined) throw refusal
     try {
       return allocate()
     } catch (error) {
-      if (WANTING.has(error?.code)) error.hint = [error.hint, `tried already: ${tried}`].filter(Boolean).join('; ')
+      if (Cleanup.isWant(error)) error.hint = [error.hint, `tried already: ${tried}`].filter(Boolean).join('; ')
       throw error
     }
   }

@@ -7,6 +7,7 @@ const native = require('./binding.js')
 const { arrayBufferOf, byteLengthOf, goneError, idOf, remember } = require('./buffers.js')
 const { Cleanup } = require('./cleanup.js')
 const { memoryError } = require('./errors.js')
+const { Errands } = require('./errands.js')
 const { human } = require('./human.js')
 const { Limits, makeReservation } = require('./limits.js')
 const { MovableBlock } = require('./movable.js')
@@ -16,6 +17,12 @@ const { Walls } = require('./walls.js')
 
 /** A manager that was dropped without `dispose`: its device closes when its last buffer is collected. */
 const dropped = new FinalizationRegistry((handle) => native.abandonManager(handle))
+
+/** How often an asynchronous allocation is tried before want of memory is an error. */
+const ASYNC_TRIES = 3
+
+/** What `optimizeMemory` waits for a driver that is slow to take memory back. */
+const SETTLE_MS = 2000
 
 /** Views are swept when there are twice as many as were alive the last time, and never before there are this many. */
 const FIRST_SWEEP = 256
@@ -29,6 +36,7 @@ class MemoryManager extends EventEmitter {
   #sweepAt = FIRST_SWEEP
   #pools = new Map()
   #cleanup
+  #errands = new Errands()
   /** How many warnings there had been in this process when this manager last took its own. */
   #heard = raised[0]
   #limits = new Limits((limits) => {
@@ -96,6 +104,22 @@ class MemoryManager extends EventEmitter {
     return this.#handedOut(this.#insist(() => native.allocateNpu(handle, size, request)))
   }
 
+  async allocateNPUMemoryAsync(size, options) {
+    this.#open()
+    integer('size', size, 1)
+    const { signal, ...request } = npuRequest('allocateNPUMemoryAsync', options, schemas.npuAllocationAsync)
+    for (let tries = 1; ; tries++) {
+      signal?.throwIfAborted()
+      try {
+        const made = await this.#errands.wait(() => native.allocateNpuAsync(this.#open(), size, request), signal)
+        return this.#arrived(made, signal)
+      } catch (error) {
+        if (tries === ASYNC_TRIES || !this.#wanting(error)) throw error
+        await finalizers()
+      }
+    }
+  }
+
   deallocateNPUMemory(buffer) {
     this.#deallocate(buffer, 'npu')
   }
@@ -150,6 +174,14 @@ class MemoryManager extends EventEmitter {
 
   syncFromDevice(buffer, offset, length) {
     this.#sync(buffer, false, offset, length)
+  }
+
+  async syncToDeviceAsync(buffer, offset, length) {
+    await this.#syncAsync(buffer, true, offset, length)
+  }
+
+  async syncFromDeviceAsync(buffer, offset, length) {
+    await this.#syncAsync(buffer, false, offset, length)
   }
 
   // ── Sharing
@@ -244,6 +276,7 @@ class MemoryManager extends EventEmitter {
     const began = performance.now()
     // What it finds is given back when the event loop turns: until then nothing here can.
     globalThis.gc?.()
+    native.settle(handle, SETTLE_MS)
     const pools = {}
     let [bytesFreed, bytesMoved] = [trim ? native.trimSlabs(handle) : 0, 0]
     for (const [name, pool] of this.#pools) {
@@ -286,6 +319,7 @@ class MemoryManager extends EventEmitter {
     const handle = this.#handle
     if (handle === 0) return
     this.#cleanup.end()
+    this.#errands.end(disposedError())
     this.#detachAll()
     this.#handle = 0
     this.#views.clear()
@@ -329,7 +363,7 @@ class MemoryManager extends EventEmitter {
   }
 
   #open() {
-    if (this.#handle === 0) throw memoryError('ERR_MANAGER_DISPOSED', 'this MemoryManager was disposed')
+    if (this.#handle === 0) throw disposedError()
     return this.#handle
   }
 
@@ -410,17 +444,56 @@ class MemoryManager extends EventEmitter {
     remember(buffer, native.deallocate(handle, buffer, kind))
   }
 
-  #sync(value, toDevice, offset = 0, length) {
+  #sync(value, toDevice, offset, length) {
+    native.sync(...this.#syncRequest(value, toDevice, offset, length))
+  }
+
+  async #syncAsync(value, toDevice, offset, length) {
+    const request = this.#syncRequest(value, toDevice, offset, length)
+    await this.#errands.wait(() => native.syncAsync(...request))
+  }
+
+  #syncRequest(value, toDevice, offset = 0, length) {
     const handle = this.#open()
     const buffer = this.#alive(value)
     integer('offset', offset, 0)
     if (length !== undefined) integer('length', length, 0)
-    native.sync(handle, buffer, toDevice, offset, length)
+    return [handle, buffer, toDevice, offset, length]
+  }
+
+  /** A buffer that another thread's work ended in. Between that and here the caller may have changed its mind. */
+  #arrived(made, signal) {
+    if (this.#handle === 0) throw disposedError()
+    const buffer = this.#handedOut(made)
+    if (signal?.aborted) {
+      this.deallocate(buffer)
+      throw signal.reason
+    }
+    return buffer
+  }
+
+  /** Whether an allocation that was refused with `error` may succeed later; gives back what can be. */
+  #wanting(error) {
+    if (!Cleanup.isWant(error) || this.#handle === 0) return false
+    try {
+      this.#rescue(error, () => {})
+    } catch {
+      // There was nothing to give back: the finalizers may have something.
+    }
+    return true
   }
 }
 
-function npuRequest(what, options) {
-  const { placement, ...rest } = check(what, options, schemas.npuAllocation)
+/** Lets the finalizers of dropped buffers run: they come some turns of the event loop after a collection. */
+async function finalizers() {
+  globalThis.gc?.()
+  for (let turn = 0; turn < 3; turn++) await new Promise((resolve) => setImmediate(resolve))
+}
+
+const disposedError = () => memoryError('ERR_MANAGER_DISPOSED', 'this MemoryManager was disposed')
+
+function npuRequest(what, options, schema = schemas.npuAllocation) {
+  const { placement, ...rest } = check(what, options, schema)
   return { ...rest, sram: placement === 'try-sram' }
 }
 

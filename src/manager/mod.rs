@@ -7,11 +7,12 @@ mod pools;
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::allocation::{Allocation, Body};
 use crate::backend::{DeviceInfo, Direction, Kind, Placement, Request};
 use crate::block::Block;
-use crate::books::{Account, Accounts, Books};
+use crate::books::{Account, Accounts, Admission, Books};
 use crate::device::Device;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Table;
@@ -109,6 +110,13 @@ impl Manager {
     ///
     /// Errors: `ERR_OUT_OF_RANGE`, and those of [`Device::create`].
     pub fn allocate_npu(&self, size: u64, options: &NpuOptions) -> Result<Arc<Allocation>> {
+        self.prepare_npu(size, options)?.enter()
+    }
+
+    /// The part of [`allocate_npu`](Self::allocate_npu) that waits for the driver, for any thread.
+    ///
+    /// Errors: as there.
+    pub fn prepare_npu(&self, size: u64, options: &NpuOptions) -> Result<Prepared> {
         self.counted(MemoryKind::Npu, Some(size), options.tag.clone(), |account| {
             let request = self.request(size, options)?;
             let admission = account.admit(whole_pages(size, page_size())?)?;
@@ -120,7 +128,7 @@ impl Manager {
                 Some(body) => body,
                 None => whole(Memory::Npu(self.block(&request, !options.dirty)?)),
             };
-            Allocation::enter(admission, body, size)
+            Ok(Prepared { admission, body: Unseen(Some(body)), size })
         })
     }
 
@@ -163,22 +171,34 @@ impl Manager {
     ///
     /// Errors: `ERR_BUFFER_KIND` for system memory, `ERR_OUT_OF_RANGE`, and those of the driver.
     pub fn sync(&self, allocation: &Allocation, direction: Direction, offset: u64, length: Option<u64>) -> Result<()> {
+        self.prepare_sync(allocation, direction, offset, length)?()
+    }
+
+    /// The part of [`sync`](Self::sync) that waits for the driver, for any thread: it keeps the memory until then.
+    ///
+    /// Errors: `ERR_OUT_OF_RANGE`, `ERR_BUFFER_KIND`.
+    pub fn prepare_sync(
+        &self,
+        allocation: &Allocation,
+        direction: Direction,
+        offset: u64,
+        length: Option<u64>,
+    ) -> Result<impl FnOnce() -> Result<()> + Send + 'static> {
         let (memory, start) = allocation.memory()?;
         let end = length.map_or(Some(allocation.size), |length| offset.checked_add(length));
-        match end {
-            Some(end) if offset <= end && end <= allocation.size => memory.sync(direction, start + offset..start + end),
-            _ if allocation.kind == MemoryKind::System => memory.sync(direction, 0..0),
-            _ => Err(Error::new(
-                ErrorCode::OutOfRange,
-                format!(
-                    "offset {offset} and length {} pass the buffer's {} bytes",
-                    length.unwrap_or(0),
-                    allocation.size
-                ),
-            )
-            .requested(offset.saturating_add(length.unwrap_or(0)))
-            .limit("buffer", allocation.size)),
-        }
+        let range = match end {
+            Some(end) if offset <= end && end <= allocation.size => start + offset..start + end,
+            _ if allocation.kind == MemoryKind::System => 0..0,
+            _ => {
+                let length = length.unwrap_or(0);
+                let message =
+                    format!("offset {offset} and length {length} pass the buffer's {} bytes", allocation.size);
+                return Err(Error::new(ErrorCode::OutOfRange, message)
+                    .requested(offset.saturating_add(length))
+                    .limit("buffer", allocation.size));
+            }
+        };
+        Ok(move || memory.sync(direction, range))
     }
 
     /// A new close-on-exec dma-buf fd over the allocation's kernel object, in which it lies at
@@ -200,19 +220,29 @@ impl Manager {
         }
     }
 
+    /// Waits until what was freed is back with the driver, at most `patience`. Whether it is.
+    pub fn settle(&self, patience: Duration) -> bool {
+        self.device.settle(patience)
+    }
+
+    /// Bytes that were freed and are not back with the driver yet.
+    pub fn pending(&self) -> u64 {
+        self.device.pending()
+    }
+
     /// Everything that is counted.
     pub fn accounts(&self) -> Accounts {
         self.books.read(Accounts::clone)
     }
 
     /// Counts a refusal, and gives it the size that was asked for in place of the one that was rounded up from it.
-    fn counted(
+    fn counted<T>(
         &self,
         kind: MemoryKind,
         size: Option<u64>,
         tag: Option<Arc<str>>,
-        allocate: impl FnOnce(&Account) -> Result<Arc<Allocation>>,
-    ) -> Result<Arc<Allocation>> {
+        allocate: impl FnOnce(&Account) -> Result<T>,
+    ) -> Result<T> {
         let account = Account { books: Arc::clone(&self.books), kind: Some(kind), tag };
         allocate(&account).map_err(|error| {
             account.failed();
@@ -261,6 +291,40 @@ impl Manager {
             domain: options.domain,
             core_mask: options.core_mask,
         })
+    }
+}
+
+/// Memory that is there and that JavaScript has not seen yet; dropped, it goes back.
+#[derive(Debug)]
+pub struct Prepared {
+    admission: Admission,
+    body: Unseen,
+    size: u64,
+}
+
+impl Prepared {
+    /// An allocation of this thread.
+    ///
+    /// Errors: those of [`Allocation::enter`].
+    pub fn enter(self) -> Result<Arc<Allocation>> {
+        let Self { admission, mut body, size } = self;
+        match body.0.take() {
+            Some(body) => Allocation::enter(admission, body, size),
+            None => Err(Error::new(ErrorCode::BufferFreed, "this memory was given back")),
+        }
+    }
+}
+
+/// A body that no allocation has taken yet.
+#[derive(Debug)]
+struct Unseen(Option<Body>);
+
+impl Drop for Unseen {
+    fn drop(&mut self) {
+        if let Some(Body::Slice { pool, slice, .. }) = &self.0 {
+            // The slab may have gone with its manager.
+            let _ = pool.free(slice.chunk, slice.region);
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::os::fd::{BorrowedFd, IntoRawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::Arc;
+use std::time::Duration;
 
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
@@ -84,11 +85,15 @@ pub fn open_manager(
     Ok(Opened { manager: handle.get() as f64, device, warn: opened.fell_back && !WARNED.swap(true, Relaxed) })
 }
 
+/// What `dispose` waits for a driver that is slow to take memory back. What is left goes on by itself.
+const DISPOSE_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Frees everything the manager owns and closes it. Nothing happens the second time.
 #[napi(catch_unwind)]
 pub fn close_manager(env: &Env, manager: f64) -> Result<()> {
     if let Some(manager) = Realm::of(env)?.close(Handle::from_raw(manager as u64)) {
         manager.dispose();
+        manager.settle(DISPOSE_PATIENCE);
     }
     Ok(())
 }
@@ -266,7 +271,7 @@ pub(super) fn handed_out<'env>(
 }
 
 /// The live allocation that `buffer` is all of.
-fn find(env: &Env, handle: f64, buffer: &Unknown<'_>) -> Result<Arc<Allocation>> {
+pub(super) fn find(env: &Env, handle: f64, buffer: &Unknown<'_>) -> Result<Arc<Allocation>> {
     let found = manager(handle).and_then(|manager| {
         let (address, length) = buffer::info(env, buffer)
             .ok_or_else(|| Error::new(ErrorCode::InvalidArgType, "the buffer must be an ArrayBuffer"))?;

@@ -109,6 +109,15 @@ pub fn trim_slabs(env: &Env, handle: f64) -> Result<f64> {
     manager(handle).map(|manager| manager.trim_slabs() as f64).map_err(throw(env))
 }
 
+/// Waits until what was freed is back with the driver, at most `patience` ms; the bytes that were pending.
+#[napi(catch_unwind)]
+pub fn settle(env: &Env, handle: f64, patience: f64) -> Result<f64> {
+    let manager = manager(handle).map_err(throw(env))?;
+    let before = manager.pending();
+    manager.settle(Duration::from_secs_f64(patience.clamp(0.0, 60_000.0) / 1e3));
+    Ok(before.saturating_sub(manager.pending()) as f64)
+}
+
 /// How far a compaction may go.
 #[napi(object)]
 pub struct CompactionCaps {

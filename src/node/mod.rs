@@ -8,6 +8,7 @@
 //! | `hot.rs` | numbers in, numbers out: slices of pools |
 //! | `pools.rs` | the rest of pools |
 //! | `compact.rs` | slices that move, and moving them |
+//! | `errands.rs` | what waits for a driver off the JavaScript thread |
 //! | `limits.rs` | limits, reservations, warnings |
 //! | `types.rs` | the objects that cross |
 //!
@@ -17,6 +18,7 @@
 mod api;
 mod buffer;
 mod compact;
+mod errands;
 mod hot;
 mod limits;
 mod pools;

@@ -64,6 +64,11 @@ impl Realm {
         check(status, "napi_add_env_cleanup_hook")
     }
 
+    /// Its name in this process.
+    pub fn id(&self) -> Handle {
+        self.id
+    }
+
     /// This environment's realm.
     pub fn of(env: &Env) -> Result<&'static Realm> {
         match env.get_instance_data::<Realm>()? {
@@ -212,7 +217,9 @@ fn figures<'env>(env: &'env Env, details: &Details) -> Result<Object<'env>> {
 /// The environment ends: nothing of it runs any more, so everything it still holds goes back.
 unsafe extern "C" fn leave(realm: *mut c_void) {
     let end = || {
-        let owned = realms().remove(Handle::from_raw(realm as usize as u64));
+        let realm = Handle::from_raw(realm as usize as u64);
+        super::errands::abandon(realm);
+        let owned = realms().remove(realm);
         for handle in owned.into_iter().flatten() {
             close_pools_of(handle);
             let manager = managers().remove(handle);

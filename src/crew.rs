@@ -1,0 +1,147 @@
+//! A [`Crew`]: a few threads for calls that may block for seconds, started when there is work and gone soon after it.
+//!
+//! Not a runtime's own thread pool: a driver that keeps four callers waiting would keep every `fs` and `dns` call of the
+//! process waiting with them.
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// See the module's header.
+#[derive(Debug)]
+pub struct Crew {
+    name: &'static str,
+    most: usize,
+    state: Mutex<State>,
+    work: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    threads: usize,
+    idle: usize,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} jobs, {} threads, {} idle", self.jobs.len(), self.threads, self.idle)
+    }
+}
+
+/// A thread without work waits this long for some.
+const LINGER: Duration = Duration::from_secs(2);
+
+impl Crew {
+    /// Up to `most` threads called `name`.
+    pub const fn new(name: &'static str, most: usize) -> Self {
+        let state = State { jobs: VecDeque::new(), threads: 0, idle: 0 };
+        Self { name, most, state: Mutex::new(state), work: Condvar::new() }
+    }
+
+    /// Has `job` done, in the order in which jobs came as far as there are threads. Where the system has no thread for it, it is done
+    /// here and now. A job that panics ends alone.
+    pub fn run(&'static self, job: impl FnOnce() + Send + 'static) {
+        let mut state = self.state();
+        state.jobs.push_back(Box::new(job));
+        if state.idle >= state.jobs.len() {
+            drop(state);
+            self.work.notify_one();
+            return;
+        }
+        if state.threads >= self.most {
+            return;
+        }
+        state.threads += 1;
+        drop(state);
+        let started = thread::Builder::new().name(self.name.to_owned()).spawn(|| self.toil());
+        if started.is_err() {
+            let mut state = self.state();
+            state.threads -= 1;
+            // Others will come to it, or nobody.
+            let alone = state.threads == 0;
+            let left: Vec<Job> = if alone { state.jobs.drain(..).collect() } else { Vec::new() };
+            drop(state);
+            left.into_iter().for_each(done);
+        }
+    }
+
+    fn toil(&self) {
+        let mut state = self.state();
+        loop {
+            if let Some(job) = state.jobs.pop_front() {
+                drop(state);
+                done(job);
+                state = self.state();
+                continue;
+            }
+            state.idle += 1;
+            let (woken, timeout) = self.work.wait_timeout(state, LINGER).unwrap_or_else(PoisonError::into_inner);
+            state = woken;
+            state.idle -= 1;
+            if timeout.timed_out() && state.jobs.is_empty() {
+                state.threads -= 1;
+                return;
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A panic is a mistake of ours; the job's owner sees what it did not do, and the thread goes on with the next one.
+fn done(job: Job) {
+    let _ = catch_unwind(AssertUnwindSafe(job));
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::mpsc::{channel, sync_channel};
+
+    use super::*;
+
+    #[test]
+    fn every_job_is_done_also_after_one_that_panics() {
+        static CREW: Crew = Crew::new("test crew", 2);
+        let (done, doing) = channel();
+        for at in 0..100 {
+            let done = done.clone();
+            CREW.run(move || {
+                assert!(at % 10 != 3, "this one panics");
+                done.send(at).unwrap();
+            });
+        }
+        drop(done);
+        let mut all: Vec<_> = doing.iter().collect();
+        all.sort_unstable();
+        assert_eq!(all, (0..100).filter(|at| at % 10 != 3).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn as_many_as_there_are_threads_wait_side_by_side() {
+        static CREW: Crew = Crew::new("waiting crew", 3);
+        // Each job waits until the others have begun: with fewer threads none would end.
+        let (begun, all) = channel();
+        let gates: Vec<_> = (0..3)
+            .map(|at| {
+                let (open, gate) = sync_channel::<()>(1);
+                let begun = begun.clone();
+                CREW.run(move || {
+                    begun.send(at).unwrap();
+                    gate.recv().unwrap();
+                });
+                open
+            })
+            .collect();
+        assert_eq!(all.iter().take(3).count(), 3);
+        gates.iter().for_each(|gate| gate.send(()).unwrap());
+    }
+}
