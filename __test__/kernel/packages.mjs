@@ -45,8 +45,8 @@ const found = tool =>
   [...(process.env.PATH ?? '').split(':'), '/usr/sbin', '/sbin'].some(dir => existsSync(join(dir, tool)))
 
 let updated = false
-function aptUpdate() {
-  if (!updated && process.getuid() === 0) run('apt-get', ['-qq', 'update'])
+function aptUpdate({ again = false } = {}) {
+  if ((again || !updated) && process.getuid() === 0) run('apt-get', ['-qq', 'update'])
   updated = true
 }
 
@@ -73,7 +73,8 @@ export function addArchitecture(debian) {
   if (own === debian || known.includes(debian)) return
   if (process.getuid() !== 0) throw new Error(`please run: dpkg --add-architecture ${debian} && apt-get update`)
   run('dpkg', ['--add-architecture', debian])
-  aptUpdate()
+  // Lists fetched before, to install the emulator perhaps, have nothing for it.
+  aptUpdate({ again: true })
 }
 
 /** The newest 6.12 that the index offers for this architecture, e.g. "6.12.117+deb12". */
@@ -84,7 +85,7 @@ function kernelVersion(debian) {
     const best = list.split('\n').map(line => pattern.exec(line)).filter(Boolean).sort((a, b) => b[2] - a[2])[0]
     if (best) return best[1]
     if (again) throw new Error(`the package index has no linux-image-6.12.*+deb12-${debian}-unsigned: is this Debian 12 with its security suite?`)
-    aptUpdate()
+    aptUpdate({ again: true })
   }
 }
 
