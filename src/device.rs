@@ -161,8 +161,10 @@ impl Device {
     /// `ERR_OUT_OF_MEMORY` beyond what it can hold now, and those of [`Backend::create`].
     pub fn create(&self, request: &Request) -> Result<(Object, Arc<Charges>)> {
         let wanting = [ErrorCode::OutOfMemory, ErrorCode::IovaExhausted, ErrorCode::TooManyFds, ErrorCode::TooManyMaps];
+        // Asked before: what is given back while the driver refuses is room that the refusal knows nothing of.
+        let freeing = self.graves().digging;
         match self.try_create(request) {
-            Err(error) if wanting.contains(&error.code()) && self.pending() > 0 => {
+            Err(error) if wanting.contains(&error.code()) && (freeing || self.graves().digging) => {
                 self.settle(PATIENCE);
                 self.try_create(request)
             }
@@ -417,5 +419,61 @@ mod tests {
         assert!(device.settle(PATIENCE));
         assert_eq!(device.domains()[0].used(), 0);
         assert!(device.book().is_empty());
+    }
+    /// Full while it is being emptied: it refuses, and by the time the caller hears of it there is room.
+    #[derive(Debug)]
+    struct FullUntilSettled {
+        inner: Simulated,
+        device: Mutex<Weak<Device>>,
+    }
+
+    impl Backend for FullUntilSettled {
+        fn create(&self, request: &Request) -> Result<Object> {
+            let refused = self.inner.create(request);
+            if refused.is_err() {
+                let device = self.device.lock().unwrap().upgrade().unwrap();
+                assert!(device.settle(PATIENCE));
+            }
+            refused
+        }
+        fn destroy(&self, object: Handle) -> Result<()> {
+            std::thread::sleep(Duration::from_millis(50));
+            self.inner.destroy(object)
+        }
+        fn info(&self) -> &DeviceInfo {
+            self.inner.info()
+        }
+        fn import(&self, fd: BorrowedFd<'_>, size: Option<u64>) -> Result<Object> {
+            self.inner.import(fd, size)
+        }
+        fn map(&self, object: Handle, alignment: u64) -> Result<crate::sys::mapping::Mapping> {
+            self.inner.map(object, alignment)
+        }
+        fn sync(&self, object: Handle, to: crate::backend::Direction, range: std::ops::Range<u64>) -> Result<()> {
+            self.inner.sync(object, to, range)
+        }
+        fn export(&self, object: Handle) -> Result<std::os::fd::OwnedFd> {
+            self.inner.export(object)
+        }
+        fn gauges(&self, domain: u32) -> crate::backend::Gauges {
+            self.inner.gauges(domain)
+        }
+        fn live(&self) -> usize {
+            self.inner.live()
+        }
+    }
+
+    #[test]
+    fn what_is_given_back_while_the_driver_refuses_is_tried_for() {
+        let options = Options { max_objects: Some(1), ..Options::default() };
+        let backend = FullUntilSettled { inner: Simulated::new(options).unwrap(), device: Mutex::default() };
+        let backend = Arc::new(backend);
+        let device = Device::new(Arc::clone(&backend) as Arc<dyn Backend>);
+        *backend.device.lock().unwrap() = Arc::downgrade(&device);
+        let (object, charges) = device.create(&Request::plain(MIB)).unwrap();
+        device.bury(object, charges);
+        let (object, charges) = device.create(&Request::plain(MIB)).unwrap();
+        device.bury(object, charges);
+        assert!(device.settle(PATIENCE));
     }
 }
