@@ -311,8 +311,23 @@ export class MemoryManager extends EventEmitter {
 
   /** A limit, a pool, an IOMMU domain, the process's descriptors or its mappings come near their end. */
   on(event: 'warning', listener: (warning: MemoryWarning) => void): this
+  /**
+   * The kernel reports that memory is short, of the machine or of this process's cgroup: at most every 2 s while it lasts. Emitted
+   * after the cleanup that answers it (`cleanup.onPressure`).
+   */
+  on(event: 'pressure', listener: (pressure: MemoryPressure) => void): this
   /** Blocks were moved, by `defragment` or by itself. Emitted from `process.nextTick`, after the moves. */
   on(event: 'relocated', listener: (moves: BlockMove[]) => void): this
+}
+
+/** Memory is short. */
+export interface MemoryPressure {
+  /** As PSI says it: some tasks waited for memory, or all that could run did. Without PSI: below a tenth of RAM, or a 32nd, is available. */
+  level: 'some' | 'full'
+  /** Bytes that could still be taken, before the cleanup. */
+  available: number
+  /** Bytes that the cleanup gave back in answer. */
+  released: number
 }
 
 /** How much of something there may be. */
@@ -571,6 +586,11 @@ export interface OptimizeResult {
 
 /** What a manager does by itself. */
 export interface CleanupOptions {
+  /**
+   * When the kernel reports memory pressure: give empty slabs and chunks back, and compact pools of which a chunk can be emptied, in
+   * slices of about 1 ms. Default true. `'pressure'` is emitted either way.
+   */
+  onPressure?: boolean
   /**
    * Before an allocation fails for want of memory: give empty slabs and chunks back, compact, and try once more. The error that
    * comes after all says in its `hint` what was tried. Default true.

@@ -106,6 +106,13 @@ export const scenarios = [
     module: { flavour: 'gem' },
     steps: [script('faults')],
   },
+  {
+    name: 'pressure',
+    about: 'a cgroup that is short of memory',
+    backend: 'rknpu',
+    module: { flavour: 'gem' },
+    steps: [script('pressure')],
+  },
   ...withSuite({
     name: 'js',
     about: 'IOMMU, 0.9.8',

@@ -9,7 +9,7 @@ const DEFRAGMENT_ABOVE = 0.5
 /** After the last free, so that a burst of them is one compaction. */
 const SETTLE_MS = 50
 /** One slice of it: what the event loop may wait for. */
-const SLICE = Object.freeze({ maxMs: 1, maxBytes: 2 ** 21 })
+const SLICE = Object.freeze({ maxMs: 1, maxBytes: 2 ** 21, slice: true })
 
 /** What an allocation is refused for that other memory of ours might have. */
 const WANTING = new Set([
@@ -24,6 +24,7 @@ const WANTING = new Set([
 class Cleanup {
   #above
   #onExhaustion
+  #onPressure
   /** The ArrayBuffer over an allocation, if anybody still has it. */
   #viewOf
   /** Told of the moves that were made. */
@@ -31,15 +32,19 @@ class Cleanup {
   /** Pools that wait for their turn in the background. */
   #waiting = new Set()
   #timer
+  /** What memory being short is answered with, while that is going on. */
+  #relief
+  #ended = false
 
   /**
-   * @param {{ onExhaustion?: boolean, defragmentAbove?: number | null }} options
+   * @param {{ onPressure?: boolean, onExhaustion?: boolean, defragmentAbove?: number | null }} options
    * @param {(id: number) => ArrayBuffer | undefined} viewOf
    * @param {(moves: object[]) => void} relocated
    */
-  constructor({ onExhaustion = true, defragmentAbove = DEFRAGMENT_ABOVE }, viewOf, relocated) {
+  constructor({ onPressure = true, onExhaustion = true, defragmentAbove = DEFRAGMENT_ABOVE }, viewOf, relocated) {
     this.#above = defragmentAbove
     this.#onExhaustion = onExhaustion
+    this.#onPressure = onPressure
     this.#viewOf = viewOf
     this.#relocated = relocated
   }
@@ -65,8 +70,48 @@ class Cleanup {
   /** Nothing happens in the background any more. */
   end() {
     clearTimeout(this.#timer)
+    clearImmediate(this.#relief?.turn)
     this.#waiting.clear()
     this.#above = null
+    this.#ended = true
+  }
+
+  /**
+   * Memory is short: gives back what can be, in slices, and calls `done` with the bytes. While that is going on it is not begun
+   * again.
+   *
+   * @param {number} manager its native handle
+   * @param {number[]} pools native handles
+   * @param {(released: number) => void} done
+   */
+  relieve(manager, pools, done) {
+    if (!this.#onPressure) return void done(0)
+    if (this.#relief !== undefined) return
+    let released = native.trimSlabs(manager)
+    const scattered = pools.filter(canEmptyChunk)
+    for (const pool of pools) if (!scattered.includes(pool)) released += native.poolTrim(pool)
+    const turn = () => {
+      if (this.#ended) return
+      if (scattered.length === 0) {
+        this.#relief = undefined
+        done(released)
+        return
+      }
+      const { finished, bytesFreed } = this.#compactUnlessGone(scattered[0])
+      released += bytesFreed
+      if (finished) scattered.shift()
+      this.#relief.turn = setImmediate(turn).unref()
+    }
+    this.#relief = { turn: setImmediate(turn).unref() }
+  }
+
+  #compactUnlessGone(pool) {
+    try {
+      const { stopped, result } = this.#compact(pool, SLICE)
+      return { finished: !stopped && result.moves.length === 0, bytesFreed: result.bytesFreed }
+    } catch {
+      return { finished: true, bytesFreed: 0 } // destroyed between two slices
+    }
   }
 
   /**
@@ -117,8 +162,8 @@ class Cleanup {
         continue
       }
       const { stopped, result } = this.#compact(handle, SLICE)
-      // With nothing left to move, and with a block that is too large for a slice, this pool waits for its next gap.
-      if (!stopped || result.moves.length === 0) this.#waiting.delete(handle)
+      // With nothing left to move this pool waits for its next gap.
+      if (!stopped && result.moves.length === 0) this.#waiting.delete(handle)
       break
     }
     if (this.#waiting.size > 0 && this.#above !== null) this.#timer = setTimeout(() => this.#slice(), 1).unref()
@@ -141,6 +186,13 @@ class Cleanup {
     if (moves.length > 0) this.#relocated(moves)
     return { stopped, result: { moves, ...figures, durationMs: performance.now() - began } }
   }
+}
+
+/** Whether moving blocks may give the device a chunk back. */
+function canEmptyChunk(pool) {
+  if (native.poolMovables(pool) === 0) return false
+  const { chunks, free, reserved } = native.poolStats(pool)
+  return chunks > 1 && free >= reserved / chunks
 }
 
 module.exports = { Cleanup }

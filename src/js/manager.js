@@ -12,6 +12,7 @@ const { human } = require('./human.js')
 const { Limits, makeReservation } = require('./limits.js')
 const { MovableBlock } = require('./movable.js')
 const { check, integer, invalid, outOfRange, schemas, shown } = require('./options.js')
+const pressure = require('./pressure.js')
 const { makePool, isPool, destroyPool, endPool, handleOf, raised } = require('./pool.js')
 const { Walls } = require('./walls.js')
 
@@ -77,6 +78,7 @@ class MemoryManager extends EventEmitter {
     this.#handle = manager
     this.#device = Object.freeze(device)
     dropped.register(this, manager, this)
+    pressure.watch(this, manager, MemoryManager.#pressed)
     this.#limits.apply(limits)
     if (warn) {
       process.emitWarning(
@@ -346,6 +348,13 @@ class MemoryManager extends EventEmitter {
       `  live:   ${options.stylize(String(stats.liveAllocations), 'number')}`,
       '}',
     ].join('\n')
+  }
+
+  /** Memory is short. */
+  static #pressed(manager, level, available) {
+    const pools = [...manager.#pools.values()].map(handleOf)
+    const told = (released) => manager.emit('pressure', { level, available, released })
+    if (!manager.disposed) manager.#cleanup.relieve(manager.#handle, pools, told)
   }
 
   /** Passes warnings on: not from inside an allocation, for a listener may call anything. */

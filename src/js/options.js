@@ -158,6 +158,7 @@ const optimize = {
 }
 
 const cleanup = {
+  onPressure: kinds.boolean,
   onExhaustion: kinds.boolean,
   defragmentAbove: (name, value) => {
     if (value === null) return value

@@ -1,5 +1,6 @@
 //! Slices that compaction may move, and compaction itself: it takes views away, so it runs on their thread.
 
+use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use napi::bindgen_prelude::*;
@@ -124,6 +125,9 @@ pub struct CompactionCaps {
     pub max_bytes: Option<f64>,
     pub max_moves: Option<f64>,
     pub max_ms: Option<f64>,
+    /// One slice of a compaction that goes on with the next one. It takes one step at least, and leaves blocks larger than
+    /// `max_bytes` where they are.
+    pub slice: Option<bool>,
 }
 
 /// What a compaction did.
@@ -154,18 +158,34 @@ pub fn pool_defragment(
     let most = |cap: Option<f64>| cap.map_or(u64::MAX, |cap| cap as u64);
     let (max_bytes, max_moves) = (most(caps.max_bytes), most(caps.max_moves));
     let max_time = caps.max_ms.map_or(Duration::MAX, |ms| Duration::from_secs_f64(ms.clamp(0.0, 1e9) / 1e3));
+    let slice = caps.slice == Some(true);
     let fragmentation_before = open.pool.stats().fragmentation();
-    let mut pass: Pass = open.pool.start_pass().map_err(throw(env))?;
-    let (mut moves, mut bytes, mut stopped) = (Vec::new(), 0, false);
-    while let Some(step) = open.pool.next_move(&mut pass) {
-        stopped = moves.len() as u64 >= max_moves || bytes + step.size() > max_bytes || began.elapsed() >= max_time;
-        if stopped {
-            break;
+    // Not while it is worked on: taking a view away may run the user's code, and that may compact.
+    let resumed = if slice { pass_of(&open).take() } else { None };
+    let mut pass = match resumed {
+        Some(pass) => pass,
+        None => open.pool.start_pass().map_err(throw(env))?,
+    };
+    let (mut moves, mut steps, mut bytes) = (Vec::new(), 0, 0);
+    let stopped = loop {
+        if (!slice || steps > 0) && (bytes >= max_bytes && slice || began.elapsed() >= max_time) {
+            break true;
+        }
+        let Some(step) = open.pool.next_move(&mut pass) else { break false };
+        steps += 1;
+        if slice && step.size() > max_bytes {
+            continue;
+        }
+        if !slice && (moves.len() as u64 >= max_moves || bytes + step.size() > max_bytes) {
+            break true;
         }
         if let Some(moved) = carry_out(env, &open, step, &view_of)? {
             bytes += moved.size;
             moves.push(moved);
         }
+    };
+    if slice && stopped {
+        *pass_of(&open) = Some(pass);
     }
     let bytes_freed = open.pool.trim();
     Ok(Compaction {
@@ -176,6 +196,10 @@ pub fn pool_defragment(
         fragmentation_after: open.pool.stats().fragmentation(),
         stopped,
     })
+}
+
+fn pass_of(open: &OpenPool) -> MutexGuard<'_, Option<Pass>> {
+    open.pass.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Takes the view away, then moves. `None`, and all is as it was, where the view has escaped or is held.

@@ -10,6 +10,7 @@
 //! | `compact.rs` | slices that move, and moving them |
 //! | `errands.rs` | what waits for a driver off the JavaScript thread |
 //! | `limits.rs` | limits, reservations, warnings |
+//! | `pressure.rs` | who is told that memory is short |
 //! | `types.rs` | the objects that cross |
 //!
 //! Handles are numbers below 2^53, sizes are numbers, addresses are BigInts. `src/js/` has checked types and option
@@ -22,5 +23,6 @@ mod errands;
 mod hot;
 mod limits;
 mod pools;
+mod pressure;
 mod realm;
 mod types;

@@ -17,7 +17,7 @@ use once_cell::sync::Lazy;
 use crate::error::{Details, Error, ErrorCode};
 use crate::handle::{Handle, Table};
 use crate::manager::Manager;
-use crate::pool::Pool;
+use crate::pool::{Pass, Pool};
 
 /// See the module's header.
 pub struct Realm {
@@ -91,6 +91,7 @@ impl Realm {
         if let Some(owned) = realms().get_mut(self.id) {
             owned.remove(&handle);
         }
+        super::pressure::unwatch(handle);
         close_pools_of(handle);
         managers().remove(handle)
     }
@@ -132,6 +133,8 @@ impl Realm {
 pub struct OpenPool {
     pub manager: Handle,
     pub pool: Arc<Pool>,
+    /// A compaction that goes on with the next slice.
+    pub pass: Arc<Mutex<Option<Pass>>>,
 }
 
 /// Pools of open managers.
@@ -143,7 +146,7 @@ fn pools() -> MutexGuard<'static, Table<OpenPool>> {
 
 /// Names a pool for JavaScript, until it or its manager is closed.
 pub fn open_pool(manager: f64, pool: Arc<Pool>) -> f64 {
-    pools().insert(OpenPool { manager: Handle::from_raw(manager as u64), pool }).get() as f64
+    pools().insert(OpenPool { manager: Handle::from_raw(manager as u64), pool, pass: Arc::default() }).get() as f64
 }
 
 /// The pool of that handle.
@@ -221,6 +224,7 @@ unsafe extern "C" fn leave(realm: *mut c_void) {
         super::errands::abandon(realm);
         let owned = realms().remove(realm);
         for handle in owned.into_iter().flatten() {
+            super::pressure::unwatch(handle);
             close_pools_of(handle);
             let manager = managers().remove(handle);
             if let Some(manager) = manager {

@@ -1,6 +1,7 @@
 //! What the operating system knows and owns: address ranges, and the figures of `/proc` and `/sys`.
 
 pub mod mapping;
+pub mod pressure;
 pub mod proc;
 pub mod ram;
 pub mod spare;

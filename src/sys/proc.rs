@@ -41,6 +41,15 @@ pub struct Cgroup {
     pub limit: Option<u64>,
     /// What the group with that limit uses (without a limit: this process's group).
     pub current: u64,
+    /// Page cache in that, which the kernel drops before it refuses anything: a model file that was read stays in it.
+    pub cache: u64,
+}
+
+impl Cgroup {
+    /// What may still be taken; `None` without a limit.
+    pub fn left(&self) -> Option<u64> {
+        self.limit.map(|limit| limit.saturating_sub(self.current.saturating_sub(self.cache)))
+    }
 }
 
 /// The folders of the cgroups over this process, its own first.
@@ -50,16 +59,34 @@ pub struct Groups(Vec<PathBuf>);
 impl Groups {
     /// The tightest limit among them; `None` where no memory controller is.
     pub fn read(&self) -> Option<Cgroup> {
-        let number = |file: PathBuf| -> Option<u64> { lend(|_| fs::read_to_string(&file))?.trim().parse().ok() };
-        let controlled = |folder: &PathBuf| {
-            let current = number(folder.join("memory.current"))?;
-            // "max" does not parse: no limit at this level.
-            Some(Cgroup { limit: number(folder.join("memory.max")), current })
-        };
-        let groups: Vec<Cgroup> = self.0.iter().filter_map(controlled).collect();
-        let limited = groups.iter().filter(|group| group.limit.is_some()).min_by_key(|group| group.limit);
-        limited.or(groups.first()).copied()
+        let folder = self.binding()?;
+        let file = |name: &str| lend(|_| fs::read_to_string(folder.join(name)));
+        let number = |name: &str| -> Option<u64> { file(name)?.trim().parse().ok() };
+        let cache = file("memory.stat").map_or(0, |stat| {
+            let counted = ["active_file", "inactive_file"].map(|name| field(&stat, name));
+            counted.into_iter().flatten().sum()
+        });
+        Some(Cgroup { limit: number("memory.max"), current: number("memory.current")?, cache })
     }
+
+    /// This process's own folder.
+    pub fn own(&self) -> Option<&Path> {
+        self.0.first().map(PathBuf::as_path)
+    }
+
+    /// The folder with the tightest limit; without any, the first that has a memory controller.
+    pub fn binding(&self) -> Option<&Path> {
+        let text = |folder: &PathBuf, name| lend(|_| fs::read_to_string(folder.join(name)));
+        let controlled = self.0.iter().filter(|folder| text(folder, "memory.current").is_some());
+        // "max" does not parse: no limit at this level.
+        let limit = |folder: &PathBuf| text(folder, "memory.max")?.trim().parse::<u64>().ok();
+        controlled.min_by_key(|folder| limit(folder).unwrap_or(u64::MAX)).map(PathBuf::as_path)
+    }
+}
+
+/// The number behind `name` in lines of "name number".
+pub fn field(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
 /// Pressure stall information: share of the last 10 s in which tasks waited for memory, per cent.
@@ -69,6 +96,10 @@ pub struct Pressure {
     pub some_avg10: f64,
     /// All of them did.
     pub full_avg10: f64,
+    /// The same since the machine started, in µs.
+    pub some_total: u64,
+    /// All of them.
+    pub full_total: u64,
 }
 
 /// A count and the bound it runs into.
@@ -160,15 +191,16 @@ impl Proc {
     /// `/proc/pressure/memory`; `None` on kernels without PSI.
     pub fn pressure(&self) -> Option<Pressure> {
         let text = self.text("proc/pressure/memory")?;
-        let avg10 = |kind: &str| {
-            text.lines()
-                .find_map(|line| line.strip_prefix(kind))?
-                .split_whitespace()
-                .find_map(|field| field.strip_prefix("avg10="))?
-                .parse()
-                .ok()
+        let field = |kind: &str, name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(kind))?;
+            line.split_whitespace().find_map(|field| field.strip_prefix(name))
         };
-        Some(Pressure { some_avg10: avg10("some")?, full_avg10: avg10("full")? })
+        Some(Pressure {
+            some_avg10: field("some", "avg10=")?.parse().ok()?,
+            full_avg10: field("full", "avg10=")?.parse().ok()?,
+            some_total: field("some", "total=")?.parse().ok()?,
+            full_total: field("full", "total=")?.parse().ok()?,
+        })
     }
 
     /// Resident set of this process, in bytes.
@@ -354,11 +386,12 @@ mod tests {
                 ("sys/fs/cgroup/kube/pod/app/memory.current", "100\n"),
                 ("sys/fs/cgroup/kube/pod/memory.max", "4096\n"),
                 ("sys/fs/cgroup/kube/pod/memory.current", "300\n"),
+                ("sys/fs/cgroup/kube/pod/memory.stat", "anon 170\nfile 130\ninactive_file 100\nactive_file 20\n"),
                 ("sys/fs/cgroup/kube/memory.max", "8192\n"),
                 ("sys/fs/cgroup/kube/memory.current", "400\n"),
             ],
         );
-        assert_eq!(proc.cgroup(), Some(Cgroup { limit: Some(4096), current: 300 }));
+        assert_eq!(proc.cgroup(), Some(Cgroup { limit: Some(4096), current: 300, cache: 120 }));
     }
 
     #[test]
@@ -372,7 +405,7 @@ mod tests {
                 ("sys/fs/cgroup/memory.current", "7\n"),
             ],
         );
-        assert_eq!(proc.cgroup(), Some(Cgroup { limit: None, current: 7 }));
+        assert_eq!(proc.cgroup(), Some(Cgroup { limit: None, current: 7, cache: 0 }));
     }
 
     #[test]
@@ -387,7 +420,7 @@ mod tests {
                 ("proc/rknpu/load", "NPU load:  Core0:  7%, Core1: 12%, Core2:100%,\n"),
             ],
         );
-        assert_eq!(proc.pressure(), Some(Pressure { some_avg10: 1.5, full_avg10: 0.25 }));
+        assert_eq!(proc.pressure(), Some(Pressure { some_avg10: 1.5, full_avg10: 0.25, some_total: 9, full_total: 1 }));
         assert_eq!(proc.npu_load(), Some(vec![7.0, 12.0, 100.0]));
         let (_tree, single) = Tree::new("single", &[("proc/rknpu/load", "NPU load:  3%\n")]);
         assert_eq!(single.npu_load(), Some(vec![3.0]));

@@ -30,17 +30,18 @@ impl Ram {
     pub fn read() -> Option<Self> {
         // A process stays in its cgroup, as good as always: it is looked for once.
         static GROUPS: Lazy<Groups> = Lazy::new(|| Proc::default().groups());
-        let memory = Proc::default().meminfo()?;
-        let machine = Self { total: memory.total, available: memory.available, scope: "ram" };
-        let Some((limit, current)) = GROUPS.read().and_then(|group| Some((group.limit?, group.current))) else {
-            return Some(machine);
-        };
-        // `current` counts page cache that the kernel would drop first, so this errs to the safe side.
-        let left = limit.saturating_sub(current);
+        Self::of(&Proc::default(), &GROUPS)
+    }
+
+    /// As `proc` and `groups` tell.
+    pub fn of(proc: &Proc, groups: &Groups) -> Option<Self> {
+        let memory = proc.meminfo()?;
+        let group = groups.read().and_then(|group| Some((group.limit?, group.left()?)));
+        let (limit, left) = group.unwrap_or((u64::MAX, u64::MAX));
         Some(Self {
-            total: machine.total.min(limit),
-            available: machine.available.min(left),
-            scope: if left < machine.available { "cgroup" } else { "ram" },
+            total: memory.total.min(limit),
+            available: memory.available.min(left),
+            scope: if left < memory.available { "cgroup" } else { "ram" },
         })
     }
 

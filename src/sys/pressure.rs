@@ -1,0 +1,454 @@
+//! Who waits for the kernel to say that memory is short: a thread of this process, while somebody wants to know.
+//!
+//! What tells, best first: PSI triggers (a share of two seconds in which tasks waited for memory), of the machine and of
+//! this process's own cgroup; events of the cgroup that has a limit. Where no trigger may be set (before Linux 6.4 that
+//! takes CAP_SYS_RESOURCE) the same figures are read every two seconds; without PSI it is MemAvailable, every second.
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use once_cell::sync::Lazy;
+
+use super::proc::{field, Groups, Pressure, Proc};
+use super::ram::Ram;
+
+/// How short memory is, in PSI's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Some tasks wait for it.
+    Some,
+    /// All do: nothing else is done in that time.
+    Full,
+}
+
+impl Level {
+    /// PSI's word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Level::Some => "some",
+            Level::Full => "full",
+        }
+    }
+}
+
+/// Memory is short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shortage {
+    /// How short.
+    pub level: Level,
+    /// What could still be taken, in bytes.
+    pub available: u64,
+}
+
+/// In µs of [`WINDOW`]: what of it tasks have waited.
+const STALLS: [(Level, &str, u64); 2] = [(Level::Some, "some", 200_000), (Level::Full, "full", 100_000)];
+/// Two seconds: who is not privileged may set triggers over multiples of that only (Linux 6.4, `Documentation/accounting/psi.rst`).
+const WINDOW: Duration = Duration::from_secs(2);
+/// How often MemAvailable is read where there is no PSI.
+const LOOK: Duration = Duration::from_secs(1);
+/// It is said again after this long while memory stays short.
+const AGAIN: Duration = Duration::from_secs(10);
+/// One part in so many is available: that is short.
+const SHORT: [(Level, u64); 2] = [(Level::Full, 32), (Level::Some, 10)];
+
+/// An open PSI trigger.
+struct Trigger {
+    level: Level,
+    file: File,
+}
+
+impl Trigger {
+    fn set(path: &Path, (level, word, stall): (Level, &str, u64)) -> Option<Self> {
+        let open = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path);
+        let mut file = open.ok()?;
+        // What has a length is a file of a test: the kernel's have none.
+        if file.metadata().ok()?.len() > 0 {
+            return None;
+        }
+        // The kernel wants it in one write, with its NUL.
+        let text = format!("{word} {stall} {}\0", WINDOW.as_micros());
+        (file.write(text.as_bytes()).ok()? == text.len()).then_some(Self { level, file })
+    }
+}
+
+/// `memory.events` of the cgroup whose limit binds: it can be polled, and is read to be polled again.
+struct Events {
+    file: File,
+    /// Times that its limit was met, and that it was killed for it.
+    seen: (u64, u64),
+}
+
+impl Events {
+    fn open(groups: &Groups) -> Option<Self> {
+        groups.read()?.limit?;
+        let file = File::open(groups.binding()?.join("memory.events")).ok()?;
+        let mut events = Self { file, seen: (0, 0) };
+        events.seen = events.read().ok()?;
+        Some(events)
+    }
+
+    fn read(&mut self) -> io::Result<(u64, u64)> {
+        let mut text = String::new();
+        self.file.rewind()?;
+        self.file.read_to_string(&mut text)?;
+        let sum = |names: &[&str]| names.iter().filter_map(|name| field(&text, name)).sum();
+        Ok((sum(&["high", "max"]), sum(&["oom"])))
+    }
+
+    /// What is new. A group that is full of page cache meets its limit all the time, and that is no shortage.
+    fn news(&mut self, ram: Option<Ram>) -> io::Result<Option<Level>> {
+        let (met, killed) = self.read()?;
+        let before = std::mem::replace(&mut self.seen, (met, killed));
+        let short = ram.is_some_and(|ram| ram.available < ram.total / SHORT[1].1);
+        Ok(match () {
+            () if killed > before.1 => Some(Level::Full),
+            () if met > before.0 && short => Some(Level::Some),
+            () => None,
+        })
+    }
+}
+
+/// What is asked, where nothing tells by itself.
+enum Asked {
+    Nothing,
+    Stalls { before: Pressure },
+    Available { said: Option<(Level, Instant)> },
+}
+
+/// Everything that may say that memory is short.
+struct Sources {
+    proc: Proc,
+    groups: Groups,
+    triggers: Vec<Trigger>,
+    events: Option<Events>,
+    asked: Asked,
+}
+
+impl Sources {
+    fn open(root: &Path) -> Self {
+        let proc = Proc::new(root);
+        let groups = proc.groups();
+        let machine = root.join("proc/pressure/memory");
+        let own = groups.own().map(|folder| folder.join("memory.pressure"));
+        let of_machine = STALLS.iter().filter_map(|stall| Trigger::set(&machine, *stall));
+        let of_group = own.iter().flat_map(|own| STALLS.iter().filter_map(|stall| Trigger::set(own, *stall)));
+        let triggers: Vec<_> = of_machine.chain(of_group).collect();
+        let asked = match (triggers.is_empty(), proc.pressure()) {
+            (false, _) => Asked::Nothing,
+            (true, Some(before)) => Asked::Stalls { before },
+            (true, None) => Asked::Available { said: None },
+        };
+        let events = Events::open(&groups);
+        Self { proc, groups, triggers, events, asked }
+    }
+
+    fn ram(&self) -> Option<Ram> {
+        Ram::of(&self.proc, &self.groups)
+    }
+
+    /// Waits until memory is short or `wake` is written to (`None`).
+    fn wait(&mut self, wake: &EventFd) -> Option<Shortage> {
+        loop {
+            let (woken, told) = match self.poll(wake) {
+                Ok(result) => result,
+                Err(Errno::EINTR) => continue,
+                Err(_) => return None,
+            };
+            if woken {
+                return None;
+            }
+            let level = told.max(self.ask());
+            if let Some(level) = level {
+                return Some(Shortage { level, available: self.ram().map_or(0, |ram| ram.available) });
+            }
+        }
+    }
+
+    fn poll(&mut self, wake: &EventFd) -> nix::Result<(bool, Option<Level>)> {
+        let mut all: Vec<PollFd<'_>> = vec![PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
+        let urgent = |fd| PollFd::new(fd, PollFlags::POLLPRI);
+        let fds: Vec<BorrowedFd<'_>> = self.triggers.iter().map(|trigger| trigger.file.as_fd()).collect();
+        all.extend(fds.into_iter().map(urgent));
+        all.extend(self.events.as_ref().map(|events| urgent(events.file.as_fd())));
+        let patience = match self.asked {
+            Asked::Nothing => PollTimeout::NONE,
+            Asked::Stalls { .. } => poll_timeout(WINDOW),
+            Asked::Available { .. } => poll_timeout(LOOK),
+        };
+        poll(&mut all, patience)?;
+        let seen: Vec<PollFlags> = all.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
+        drop(all);
+        if !seen[0].is_empty() {
+            return Ok((true, None));
+        }
+        let (of_triggers, of_events) = seen[1..].split_at(self.triggers.len());
+        let mut of_triggers = of_triggers.iter();
+        let mut level = None;
+        self.triggers.retain(|trigger| {
+            let seen = of_triggers.next().copied().unwrap_or(PollFlags::empty());
+            if seen.contains(PollFlags::POLLPRI) {
+                level = level.max(Some(trigger.level));
+            }
+            // Its cgroup is gone.
+            !seen.intersects(PollFlags::POLLERR | PollFlags::POLLNVAL)
+        });
+        if of_events.iter().any(|seen| !seen.is_empty()) {
+            let ram = self.ram();
+            match self.events.as_mut().map(|events| events.news(ram)) {
+                Some(Ok(news)) => level = level.max(news),
+                _ => self.events = None,
+            }
+        }
+        Ok((false, level))
+    }
+
+    fn ask(&mut self) -> Option<Level> {
+        let now = self.ram();
+        match &mut self.asked {
+            Asked::Nothing => None,
+            Asked::Stalls { before } => {
+                let now = self.proc.pressure()?;
+                let last = std::mem::replace(before, now);
+                stalled(last, now)
+            }
+            Asked::Available { said } => {
+                let ram = now?;
+                let level = SHORT.iter().find(|(_, part)| ram.available < ram.total / part).map(|(level, _)| *level);
+                let news = match (level, *said) {
+                    (Some(level), Some((before, at))) => level > before || at.elapsed() >= AGAIN,
+                    (level, _) => level.is_some(),
+                };
+                match level {
+                    None => *said = None,
+                    Some(level) if news => *said = Some((level, Instant::now())),
+                    Some(_) => {}
+                }
+                level.filter(|_| news)
+            }
+        }
+    }
+}
+
+fn stalled(last: Pressure, now: Pressure) -> Option<Level> {
+    let [(some, _, some_stall), (full, _, full_stall)] = STALLS;
+    match () {
+        () if now.full_total.saturating_sub(last.full_total) >= full_stall => Some(full),
+        () if now.some_total.saturating_sub(last.some_total) >= some_stall => Some(some),
+        () => None,
+    }
+}
+
+fn poll_timeout(after: Duration) -> PollTimeout {
+    PollTimeout::try_from(after).unwrap_or(PollTimeout::MAX)
+}
+
+type Told = Box<dyn Fn(Shortage) + Send>;
+
+/// One thread, and whom it tells.
+struct Watch {
+    told: Arc<Mutex<HashMap<u64, Told>>>,
+    wake: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Watch {
+    fn start(root: PathBuf) -> io::Result<Self> {
+        let told = Arc::<Mutex<HashMap<u64, Told>>>::default();
+        let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
+        let (listeners, woken) = (Arc::clone(&told), Arc::clone(&wake));
+        let thread = thread::Builder::new().name("rkllm-pressure".to_owned()).spawn(move || {
+            let mut sources = Sources::open(&root);
+            while let Some(shortage) = sources.wait(&woken) {
+                lock(&listeners).values().for_each(|tell| tell(shortage));
+            }
+        })?;
+        Ok(Self { told, wake, thread: Some(thread) })
+    }
+}
+
+impl Drop for Watch {
+    /// The thread's descriptors are gone afterwards.
+    fn drop(&mut self) {
+        let _ = self.wake.write(1);
+        if let Some(thread) = self.thread.take().filter(|thread| thread.thread().id() != thread::current().id()) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Until it is dropped, somebody is told.
+#[derive(Debug)]
+pub struct Subscription {
+    watch: Option<Arc<Watch>>,
+    id: u64,
+}
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watch").finish_non_exhaustive()
+    }
+}
+
+/// The watches of this process, by the tree that they read; and the last subscription's number.
+static WATCHES: Lazy<Mutex<(HashMap<PathBuf, Weak<Watch>>, u64)>> = Lazy::new(Mutex::default);
+
+/// Has `told` called, on a thread of ours, whenever memory is short by the figures under `root`. It must not wait, nor
+/// drop its own subscription.
+///
+/// Errors: the system has no thread or no descriptor for it.
+pub fn watch(root: &Path, told: impl Fn(Shortage) + Send + 'static) -> io::Result<Subscription> {
+    let mut watches = lock(&WATCHES);
+    watches.0.retain(|_, watch| watch.strong_count() > 0);
+    let running = watches.0.get(root).and_then(Weak::upgrade);
+    let watch = match running {
+        Some(watch) => watch,
+        None => {
+            let watch = Arc::new(Watch::start(root.to_owned())?);
+            watches.0.insert(root.to_owned(), Arc::downgrade(&watch));
+            watch
+        }
+    };
+    watches.1 += 1;
+    let id = watches.1;
+    lock(&watch.told).insert(id, Box::new(told));
+    Ok(Subscription { watch: Some(watch), id })
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let Some(watch) = self.watch.take() else { return };
+        let told = lock(&watch.told).remove(&self.id);
+        drop(told);
+        drop(watch); // the last one waits for the thread, outside the locks
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    fn tree(name: &str) -> PathBuf {
+        let root = std::env::temp_dir().join(format!("rkllm-pressure-{}-{name}", std::process::id()));
+        fs::create_dir_all(root.join("proc/pressure")).unwrap();
+        root
+    }
+
+    fn put(root: &Path, path: &str, text: &str) {
+        // Renamed into place: it is never read by halves.
+        fs::write(root.join("new"), text).unwrap();
+        fs::rename(root.join("new"), root.join(path)).unwrap();
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn without_psi_available_memory_is_looked_at() {
+        let root = tree("available");
+        put(&root, "proc/meminfo", "MemTotal: 1000 kB\nMemAvailable: 500 kB\n");
+        let (tell, told) = channel();
+        let subscription = watch(&root, move |shortage| tell.send(shortage).unwrap()).unwrap();
+        assert!(told.recv_timeout(LOOK * 2).is_err(), "half of it is available");
+        put(&root, "proc/meminfo", "MemTotal: 1000 kB\nMemAvailable: 90 kB\n");
+        assert_eq!(told.recv_timeout(PATIENCE).unwrap(), Shortage { level: Level::Some, available: 90 << 10 });
+        put(&root, "proc/meminfo", "MemTotal: 1000 kB\nMemAvailable: 9 kB\n");
+        assert_eq!(told.recv_timeout(PATIENCE).unwrap(), Shortage { level: Level::Full, available: 9 << 10 });
+        drop(subscription);
+        assert!(told.recv().is_err(), "the sender went with the subscription");
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn where_no_trigger_may_be_set_the_stalls_are_read() {
+        let root = tree("stalls");
+        put(&root, "proc/meminfo", "MemTotal: 1000 kB\nMemAvailable: 9 kB\n");
+        let psi = |some: u64, full: u64| {
+            let line = |kind, total| format!("{kind} avg10=0.00 avg60=0.00 avg300=0.00 total={total}\n");
+            put(&root, "proc/pressure/memory", &(line("some", some) + &line("full", full)));
+        };
+        psi(5, 5);
+        let mut sources = Sources::open(&root);
+        assert_eq!(sources.ask(), None);
+        psi(200_005, 5);
+        assert_eq!(sources.ask(), Some(Level::Some));
+        psi(300_005, 100_005);
+        assert_eq!(sources.ask(), Some(Level::Full));
+        psi(300_006, 100_006);
+        assert_eq!(sources.ask(), None);
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn a_group_that_meets_its_limit_is_short_only_without_page_cache() {
+        let root = tree("events");
+        fs::create_dir_all(root.join("sys/fs/cgroup")).unwrap();
+        fs::create_dir_all(root.join("proc/self")).unwrap();
+        put(&root, "proc/meminfo", "MemTotal: 1000 kB\nMemAvailable: 900 kB\n");
+        put(&root, "proc/self/cgroup", "0::/\n");
+        put(&root, "proc/self/mountinfo", "30 25 0:26 / /sys/fs/cgroup ro - cgroup2 cgroup ro\n");
+        put(&root, "sys/fs/cgroup/memory.max", "102400\n");
+        put(&root, "sys/fs/cgroup/memory.current", "102400\n");
+        put(&root, "sys/fs/cgroup/memory.stat", "active_file 51200\ninactive_file 10240\n");
+        let event = |max, oom| {
+            // Not replaced: it is open.
+            fs::write(root.join("sys/fs/cgroup/memory.events"), format!("low 0\nhigh 0\nmax {max}\noom {oom}\n")).unwrap();
+        };
+        event(3, 0);
+        let mut sources = Sources::open(&root);
+        let mut news = || {
+            let ram = sources.ram();
+            sources.events.as_mut().unwrap().news(ram).unwrap()
+        };
+        event(4, 0);
+        assert_eq!(news(), None, "page cache");
+        put(&root, "sys/fs/cgroup/memory.stat", "active_file 0\ninactive_file 1024\n");
+        assert_eq!(news(), None, "nothing happened since");
+        event(5, 0);
+        assert_eq!(news(), Some(Level::Some));
+        event(5, 1);
+        assert_eq!(news(), Some(Level::Full));
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn a_watch_ends_with_its_last_subscription() {
+        let root = tree("ends");
+        put(&root, "proc/meminfo", "MemTotal: 1000 kB\nMemAvailable: 900 kB\n");
+        let (first, second) = (watch(&root, |_| {}).unwrap(), watch(&root, |_| {}).unwrap());
+        let running = Arc::downgrade(first.watch.as_ref().unwrap());
+        assert!(Arc::ptr_eq(first.watch.as_ref().unwrap(), second.watch.as_ref().unwrap()), "one thread for both");
+        drop(first);
+        assert!(running.upgrade().is_some());
+        drop(second);
+        assert!(running.upgrade().is_none());
+        drop(watch(&root, |_| {}).unwrap());
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn this_machines_kernel_takes_a_trigger_or_can_be_asked() {
+        let sources = Sources::open(Path::new("/"));
+        let asks = !matches!(sources.asked, Asked::Nothing);
+        assert_ne!(sources.triggers.is_empty(), !asks);
+        // Whatever it is, it can be waited for, and woken from.
+        drop(watch(Path::new("/"), |_| {}).unwrap());
+    }
+}
