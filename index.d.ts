@@ -278,7 +278,7 @@ export class MemoryManager extends EventEmitter {
   /** The full breakdown by kind, tag, pool and IOMMU domain, with the process and the machine around it. */
   getMemoryUsage(): MemoryUsage
   /**
-   * Gives empty slabs and chunks back, compacts movable blocks, and says what it gained. With `--expose-gc` it collects garbage buffers as
+   * Gives empty slabs and chunks back, compacts movable blocks, and says what it gained. Garbage buffers are collected as
    * well; their memory goes when the event loop turns, so it is not part of the result.
    */
   optimizeMemory(options?: OptimizeOptions): OptimizeResult

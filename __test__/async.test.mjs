@@ -145,7 +145,7 @@ test('what was freed is waited for before an allocation fails', { skip: needsSim
 })
 
 test('at a limit, dropped buffers are let go before an allocation is refused', () => {
-  const { result } = runChild('async-at-the-limit.mjs', { flags: ['--expose-gc'], args: [backend, device ?? ''] })
+  const { result } = runChild('async-at-the-limit.mjs', { args: [backend, device ?? ''] })
   assert.deepEqual(result, { refused: 'ERR_MEMORY_LIMIT', allocated: 20 })
 })
 

@@ -1,4 +1,5 @@
-//! Pool benchmark: what the lock and the counters add to the suballocator, and what a million live slices keep.
+//! Pool benchmark: what the lock and the counters add to the suballocator, what limits add to the books, and what a million live
+//! slices keep.
 //!
 //! ```text
 //! cargo bench --no-default-features --bench pool
@@ -6,12 +7,18 @@
 
 #![allow(clippy::print_stdout)] // printing is what it is for
 
+use std::hint::black_box;
+use std::sync::Arc;
+
 use nix::time::{clock_gettime, ClockId};
+use rkllmjs_memory::books::{Account, Books};
+use rkllmjs_memory::handle::Handle;
+use rkllmjs_memory::limits::{Ceiling, WARN_AT};
 use rkllmjs_memory::memory::{PageOptions, Source};
 use rkllmjs_memory::pool::{Layout, Pool, Slice};
+use rkllmjs_memory::stats::MemoryKind;
 use rkllmjs_memory::suballoc::{Fixed, SubAllocator, Tlsf};
 use rkllmjs_memory::sys::mapping::page_size;
-use std::hint::black_box;
 
 const ARENA: u64 = 64 << 20;
 const SIZE: u64 = 64 << 10;
@@ -64,6 +71,10 @@ fn main() {
         println!("  {name:20} {:6.1} ns", times[times.len() / 2]);
     }
     drop(contestants);
+    let [without, with] = [false, true].map(books);
+    println!("admitted, allocated and freed, in the books of a manager, median of {ROUNDS} rounds");
+    println!("  without limits       {without:6.1} ns");
+    println!("  npu, total, a tag    {with:6.1} ns");
 
     println!("{MANY} live slices, growth of this process");
     for (name, block) in [("Pool", None), ("Pool, fixed blocks", Some(64))] {
@@ -80,6 +91,33 @@ fn pool(bytes: u64, block: Option<u64>) -> Pool {
     let layout = Layout { initial: bytes, max: bytes, chunk: bytes, block, alignment: 64, delay: 0 };
     let pages = Source::System(PageOptions { alignment: page_size(), ..PageOptions::default() });
     Pool::new(None, pages, layout, None).expect("memory for a pool")
+}
+
+/// What one allocation and its end cost in the books, with limits for all that it counts under or without.
+fn books(limited: bool) -> f64 {
+    let books = Books::new(&[]);
+    let tag: Arc<str> = "kv".into();
+    if limited {
+        books.set_ceilings(|ceilings| {
+            let ceiling = || Ceiling::new(Some(1 << 40), &WARN_AT);
+            (ceilings.npu, ceilings.total) = (ceiling(), ceiling());
+            ceilings.tags.insert(Arc::clone(&tag), ceiling());
+        });
+    }
+    let account = Account { books, kind: Some(MemoryKind::Npu), tag: Some(tag) };
+    let id = Handle::from_raw(1);
+    let mut times: Vec<f64> = (0..ROUNDS)
+        .map(|_| {
+            let start = now_ns();
+            for _ in 0..CALLS {
+                black_box(account.admit(black_box(SIZE)).expect("room").allocated(id, SIZE));
+                account.freed(id, SIZE);
+            }
+            (now_ns() - start) / f64::from(CALLS)
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
 }
 
 fn take(pool: &Pool) -> Slice {

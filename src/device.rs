@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use once_cell::sync::Lazy;
 
-use crate::backend::{Backend, DeviceInfo, Kind, Object, Request};
+use crate::backend::{Backend, DeviceInfo, Kind, Object, Placement, Request};
 use crate::crew::Crew;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
@@ -161,6 +161,9 @@ impl Device {
     /// `ERR_OUT_OF_MEMORY` beyond what it can hold now, and those of [`Backend::create`].
     pub fn create(&self, request: &Request) -> Result<(Object, Arc<Charges>)> {
         let wanting = [ErrorCode::OutOfMemory, ErrorCode::IovaExhausted, ErrorCode::TooManyFds, ErrorCode::TooManyMaps];
+        if request.placement == Placement::TrySram && self.backend.gauges(request.domain).sram_free < request.size {
+            self.settle(PATIENCE);
+        }
         // Asked before: what is given back while the driver refuses is room that the refusal knows nothing of.
         let freeing = self.graves().digging;
         match self.try_create(request) {

@@ -185,7 +185,7 @@ impl Memory {
     /// Copies `size` bytes at `from` of `source`, which may be this memory and overlap, to `offset`: what the CPU wrote there
     /// and what the device wrote, for the CPU and for the device.
     ///
-    /// Errors: those of [`Block::sync`]; then nothing was copied, or the copy is not visible to the device.
+    /// Errors: those of [`Block::sync`]; the source has its bytes then, also where both overlap.
     pub fn copy(&self, offset: u64, source: &Self, from: u64, size: u64) -> Result<()> {
         if let Memory::Npu(block) = source {
             // Lines that the CPU has written go out first: throwing the rest away must not take them along.
@@ -193,10 +193,14 @@ impl Memory {
             block.sync(Direction::FromDevice, from..from + size)?;
         }
         self.mapping().copy(offset, source.mapping(), from, size);
-        match self {
-            Memory::Npu(block) => block.sync(Direction::ToDevice, offset..offset + size),
-            Memory::System(_) => Ok(()),
-        }
+        let Memory::Npu(block) = self else { return Ok(()) };
+        block.sync(Direction::ToDevice, offset..offset + size).inspect_err(|_| {
+            source.mapping().copy(from, self.mapping(), offset, size);
+            if let Memory::Npu(block) = source {
+                // What failed once will most likely fail again; the CPU has the right bytes in any case.
+                let _ = block.sync(Direction::ToDevice, from..from + size);
+            }
+        })
     }
 }
 

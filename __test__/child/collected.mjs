@@ -21,6 +21,7 @@ function dropThem() {
 }
 const liveBefore = dropThem()
 await settle(() => manager.getMemoryStats().liveAllocations === 0)
+while (manager.getNPUMemoryStats().pendingFree > 0) await nextTurn()
 
 const { liveAllocations, npuUsed, systemUsed } = manager.getMemoryStats()
 const { npu, tags } = manager.getMemoryUsage()

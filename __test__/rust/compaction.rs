@@ -6,7 +6,13 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
+use rkllmjs_memory::backend::decorate::{Fault, FaultInjecting};
+use rkllmjs_memory::backend::errno::Call;
+use rkllmjs_memory::backend::simulated::{Options, Simulated};
+use rkllmjs_memory::backend::{Backend, Request};
+use rkllmjs_memory::device::Device;
 use rkllmjs_memory::error::ErrorCode;
 use rkllmjs_memory::handle::Handle;
 use rkllmjs_memory::memory::{PageOptions, Source};
@@ -39,16 +45,21 @@ fn layout(initial: u64, max: u64) -> Layout {
     Layout { initial, max, chunk: initial, block: None, alignment: 64, delay: 0 }
 }
 
+/// What a slice holds: another byte every 16, so that bytes that moved inside a slice show.
+fn pattern(size: u64, byte: u8) -> Vec<u8> {
+    (0..size).map(|at| byte.wrapping_add((at / 16) as u8)).collect()
+}
+
 fn fill(pool: &Pool, slice: &Slice, size: u64, byte: u8) {
     let memory = pool.extent(slice.chunk).unwrap().memory().unwrap();
-    memory.mapping().fill(slice.offset..slice.offset + size, byte);
+    memory.mapping().write(slice.offset, &pattern(size, byte));
 }
 
 fn holds(pool: &Pool, slice: &Slice, size: u64, byte: u8) -> bool {
     let memory = pool.extent(slice.chunk).unwrap().memory().unwrap();
     let mut bytes = vec![!byte; size as usize];
     memory.mapping().read(slice.offset, &mut bytes);
-    bytes.iter().all(|found| *found == byte)
+    bytes == pattern(size, byte)
 }
 
 /// A slice that the model knows.
@@ -331,5 +342,41 @@ fn a_pass_that_stops_at_any_point_leaves_the_pool_valid() {
             follow(&pool, &mut live, &moves);
             check(&pool, &live, &[]);
         }
+    }
+}
+
+#[test]
+fn a_driver_that_fails_in_the_middle_of_a_move_costs_no_byte() {
+    for nth in 1.. {
+        let simulated = Simulated::new(Options::default()).unwrap();
+        let faulty = Arc::new(FaultInjecting::new(Arc::new(simulated)));
+        let device = Device::new(Arc::clone(&faulty) as Arc<dyn Backend>);
+        let source = Source::Npu { device, request: Request::plain(64 * KIB), dirty: true };
+        let pool = Pool::new(Some("test".into()), source, layout(64 * KIB, 64 * KIB), None).unwrap();
+        // Two that go into holes, and one that slides down over its own bytes.
+        let sizes = [2, 6, 2, 6, 1, 1, 2].map(|kib| kib * KIB);
+        let made = sizes.map(|size| pool.allocate_movable(size, 64, None).unwrap());
+        for (at, ((_, slice), size)) in made.iter().zip(sizes).enumerate() {
+            fill(&pool, slice, size, at as u8);
+        }
+        [0, 2, 4].into_iter().for_each(|at: usize| pool.free_movable(made[at].0).unwrap());
+        faulty.fail(Fault::new(Call::Sync, nth, libc::EIO));
+        let mut pass = pool.start_pass().unwrap();
+        let mut failures = 0;
+        while let Some(step) = pool.next_move(&mut pass) {
+            failures += usize::from(step.commit().is_err());
+        }
+        pool.validate().unwrap();
+        for at in [1, 3, 5, 6] {
+            let (slice, size, _) = pool.movable(made[at].0).unwrap();
+            assert!(holds(&pool, &slice, size, at as u8), "slice {at}, sync {nth}");
+        }
+        defragment(&pool, usize::MAX, || true);
+        assert_eq!(pool.stats().fragmentation(), 0.0, "what could not be moved then is moved now");
+        if faulty.pending() > 0 {
+            assert!(nth > 9 && failures == 0, "{nth}");
+            return;
+        }
+        assert_eq!(failures, 1, "sync {nth}");
     }
 }

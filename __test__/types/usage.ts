@@ -26,6 +26,7 @@ export function right(): void {
   const free: number | null = cmaFree
   const tagged: number | undefined = manager.getMemoryUsage().tags['kv-cache']?.peak
   manager.on('warning', () => {})
+  manager.on('pressure', ({ level, available, released }) => void [level === 'full', available + released])
   manager.dispose()
   manager[Symbol.dispose]()
   void [address, deviceAddress, owned, used, free, tagged]

@@ -131,7 +131,7 @@ function describeDevice({ soc, backend, simulated, iommuDomains, domainBytes }) 
 
 /** A driver may give memory back a little after deallocate() returned. */
 async function settled(manager) {
-  const deadline = Date.now() + 5000
+  const deadline = Date.now() + 30_000
   while (manager.getNPUMemoryStats().pendingFree > 0 && Date.now() < deadline) {
     await new Promise((resolve) => setTimeout(resolve, 5))
   }

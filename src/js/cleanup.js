@@ -97,21 +97,12 @@ class Cleanup {
         done(released)
         return
       }
-      const { finished, bytesFreed } = this.#compactUnlessGone(scattered[0])
+      const { finished, bytesFreed } = this.#step(scattered[0])
       released += bytesFreed
       if (finished) scattered.shift()
       this.#relief.turn = setImmediate(turn).unref()
     }
     this.#relief = { turn: setImmediate(turn).unref() }
-  }
-
-  #compactUnlessGone(pool) {
-    try {
-      const { stopped, result } = this.#compact(pool, SLICE)
-      return { finished: !stopped && result.moves.length === 0, bytesFreed: result.bytesFreed }
-    } catch {
-      return { finished: true, bytesFreed: 0 } // destroyed between two slices
-    }
   }
 
   /**
@@ -161,12 +152,21 @@ class Cleanup {
         this.#waiting.delete(handle)
         continue
       }
-      const { stopped, result } = this.#compact(handle, SLICE)
       // With nothing left to move this pool waits for its next gap.
-      if (!stopped && result.moves.length === 0) this.#waiting.delete(handle)
+      if (this.#step(handle).finished) this.#waiting.delete(handle)
       break
     }
     if (this.#waiting.size > 0 && this.#above !== null) this.#timer = setTimeout(() => this.#slice(), 1).unref()
+  }
+
+  /** One slice, of which nobody is there to hear that it failed: that pool is left alone then. */
+  #step(handle) {
+    try {
+      const { stopped, result } = this.#compact(handle, SLICE)
+      return { finished: !stopped && result.moves.length === 0, bytesFreed: result.bytesFreed }
+    } catch {
+      return { finished: true, bytesFreed: 0 } // destroyed between two slices, or the driver failed
+    }
   }
 
   #worthwhile(handle) {
@@ -177,13 +177,15 @@ class Cleanup {
 
   #compact(handle, caps) {
     const began = performance.now()
-    const { moves: numbers, stopped, ...figures } = native.poolDefragment(handle, caps, (id) => this.#viewOf(id))
+    const { moves: told, stopped, failure, ...figures } = native.poolDefragment(handle, caps, (id) => this.#viewOf(id))
     const moves = []
-    for (let at = 0; at < numbers.length; at += 6) {
-      const [id, fromChunk, fromOffset, toChunk, toOffset, size] = numbers.slice(at, at + 6)
-      moves.push({ id, from: { chunk: fromChunk, offset: fromOffset }, to: { chunk: toChunk, offset: toOffset }, size })
+    for (let at = 0; at < told.length; at += 6) {
+      const from = { chunk: told[at + 1], offset: told[at + 2] }
+      const to = { chunk: told[at + 3], offset: told[at + 4] }
+      moves.push({ id: told[at], from, to, size: told[at + 5] })
     }
     if (moves.length > 0) this.#relocated(moves)
+    if (failure) throw failure
     return { stopped, result: { moves, ...figures, durationMs: performance.now() - began } }
   }
 }

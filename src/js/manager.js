@@ -8,6 +8,7 @@ const { arrayBufferOf, byteLengthOf, goneError, idOf, remember } = require('./bu
 const { Cleanup } = require('./cleanup.js')
 const { memoryError } = require('./errors.js')
 const { Errands } = require('./errands.js')
+const { collectGarbage } = require('./garbage.js')
 const { human } = require('./human.js')
 const { Limits, makeReservation } = require('./limits.js')
 const { MovableBlock } = require('./movable.js')
@@ -277,7 +278,7 @@ class MemoryManager extends EventEmitter {
     const { trim = true, defragment = true } = check('optimizeMemory', options, schemas.optimize)
     const began = performance.now()
     // What it finds is given back when the event loop turns: until then nothing here can.
-    globalThis.gc?.()
+    collectGarbage()
     native.settle(handle, SETTLE_MS)
     const pools = {}
     let [bytesFreed, bytesMoved] = [trim ? native.trimSlabs(handle) : 0, 0]
@@ -495,7 +496,7 @@ class MemoryManager extends EventEmitter {
 
 /** Lets the finalizers of dropped buffers run: they come some turns of the event loop after a collection. */
 async function finalizers() {
-  globalThis.gc?.()
+  collectGarbage()
   for (let turn = 0; turn < 3; turn++) await new Promise((resolve) => setImmediate(resolve))
 }
 

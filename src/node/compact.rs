@@ -9,7 +9,7 @@ use napi_derive::napi;
 use super::api::handed_out;
 use super::buffer;
 use super::hot::gone;
-use super::realm::{manager, pool, throw, OpenPool};
+use super::realm::{manager, pool, throw, OpenPool, Realm};
 use crate::allocation::Allocation;
 use crate::handle::Handle;
 use crate::pool::{Move, Moved, Pass, Slice, Spot};
@@ -125,16 +125,16 @@ pub struct CompactionCaps {
     pub max_bytes: Option<f64>,
     pub max_moves: Option<f64>,
     pub max_ms: Option<f64>,
-    /// One slice of a compaction that goes on with the next one. It takes one step at least, and leaves blocks larger than
+    /// One slice of a compaction that goes on with the next one. It begins one or takes a step at least, and leaves blocks larger than
     /// `max_bytes` where they are.
     pub slice: Option<bool>,
 }
 
 /// What a compaction did.
-#[napi(object)]
-pub struct Compaction {
+#[napi(object, object_from_js = false)]
+pub struct Compaction<'env> {
     /// Six numbers a move: id, from (chunk, offset), to (chunk, offset), size.
-    pub moves: Vec<f64>,
+    pub moves: Float64Array,
     pub bytes_moved: f64,
     /// Given back to the device afterwards.
     pub bytes_freed: f64,
@@ -142,17 +142,20 @@ pub struct Compaction {
     pub fragmentation_after: f64,
     /// A cap stopped it.
     pub stopped: bool,
+    /// The driver failed, and that ended it; what was moved before has moved.
+    #[napi(ts_type = "Error")]
+    pub failure: Option<Unknown<'env>>,
 }
 
 /// Moves movable slices together, then gives empty chunks back. `view_of` gives the ArrayBuffer that was handed out over an
 /// allocation, if JavaScript still has it.
 #[napi(catch_unwind)]
-pub fn pool_defragment(
-    env: &Env,
+pub fn pool_defragment<'env>(
+    env: &'env Env,
     handle: f64,
     caps: CompactionCaps,
     view_of: Function<'_, f64, Unknown<'static>>,
-) -> Result<Compaction> {
+) -> Result<Compaction<'env>> {
     let open = pool(handle).map_err(throw(env))?;
     let began = Instant::now();
     let most = |cap: Option<f64>| cap.map_or(u64::MAX, |cap| cap as u64);
@@ -162,13 +165,15 @@ pub fn pool_defragment(
     let fragmentation_before = open.pool.stats().fragmentation();
     // Not while it is worked on: taking a view away may run the user's code, and that may compact.
     let resumed = if slice { pass_of(&open).take() } else { None };
+    let fresh = resumed.is_none();
     let mut pass = match resumed {
         Some(pass) => pass,
         None => open.pool.start_pass().map_err(throw(env))?,
     };
-    let (mut moves, mut steps, mut bytes) = (Vec::new(), 0, 0);
+    let (mut moves, mut steps, mut bytes, mut failure) = (Vec::new(), 0, 0, None);
     let stopped = loop {
-        if (!slice || steps > 0) && (bytes >= max_bytes && slice || began.elapsed() >= max_time) {
+        // Looking at a large pool is a slice's work by itself.
+        if (!slice || fresh || steps > 0) && (bytes >= max_bytes && slice || began.elapsed() >= max_time) {
             break true;
         }
         let Some(step) = open.pool.next_move(&mut pass) else { break false };
@@ -179,9 +184,16 @@ pub fn pool_defragment(
         if !slice && (moves.len() as u64 >= max_moves || bytes + step.size() > max_bytes) {
             break true;
         }
-        if let Some(moved) = carry_out(env, &open, step, &view_of)? {
-            bytes += moved.size;
-            moves.push(moved);
+        match carry_out(env, &open, step, &view_of)? {
+            Ok(Some(moved)) => {
+                bytes += moved.size;
+                moves.push(moved);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                failure = Some(Realm::of(env)?.error_value(env, &error)?);
+                break false;
+            }
         }
     };
     if slice && stopped {
@@ -189,12 +201,13 @@ pub fn pool_defragment(
     }
     let bytes_freed = open.pool.trim();
     Ok(Compaction {
-        moves: moves.iter().flat_map(numbers).collect(),
+        moves: moves.iter().flat_map(numbers).collect::<Vec<f64>>().into(),
         bytes_moved: bytes as f64,
         bytes_freed: bytes_freed as f64,
         fragmentation_before,
         fragmentation_after: open.pool.stats().fragmentation(),
         stopped,
+        failure,
     })
 }
 
@@ -202,24 +215,25 @@ fn pass_of(open: &OpenPool) -> MutexGuard<'_, Option<Pass>> {
     open.pass.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Takes the view away, then moves. `None`, and all is as it was, where the view has escaped or is held.
+/// Takes the view away, then moves. `None`, and all is as it was, where the view has escaped or is held. Where the driver fails, the
+/// view is gone and the block is not.
 fn carry_out(
     env: &Env,
     open: &OpenPool,
     step: Move<'_>,
     view_of: &Function<'_, f64, Unknown<'static>>,
-) -> Result<Option<Moved>> {
+) -> Result<crate::error::Result<Option<Moved>>> {
     let (id, address) = (step.id(), step.address());
     let allocation = step.view().and_then(Allocation::by_id).filter(|allocation| allocation.is_live());
     let lifted = match &allocation {
         None => None,
         Some(allocation) => {
             // On some runtimes its finalizer runs inside the detach: it must not free what is about to move.
-            let Some(lifted) = allocation.lift() else { return Ok(None) };
+            let Some(lifted) = allocation.lift() else { return Ok(Ok(None)) };
             let view = view_of.call(allocation.id.get() as f64)?;
             let whole = (address, allocation.size);
             if buffer::info(env, &view) != Some(whole) || buffer::detach(env, &view, address).is_err() {
-                return Ok(None);
+                return Ok(Ok(None));
             }
             Some(lifted)
         }
@@ -230,7 +244,7 @@ fn carry_out(
         lifted.ended();
         open.pool.set_view(id, None);
     }
-    moved.map_err(throw(env))
+    Ok(moved)
 }
 
 fn numbers(moved: &Moved) -> [f64; 6] {

@@ -28,7 +28,8 @@ pub fn watch_pressure(
     told: Function<'_, FnArgs<(String, f64)>, Unknown<'static>>,
 ) -> Result<bool> {
     // Two at most wait for a busy event loop: they say the same.
-    let told = told.build_threadsafe_function::<Shortage>().weak::<true>().callee_handled::<false>().max_queue_size::<2>();
+    let told =
+        told.build_threadsafe_function::<Shortage>().weak::<true>().callee_handled::<false>().max_queue_size::<2>();
     let told = told.build_callback(|call| {
         let Shortage { level, available } = call.value;
         Ok(FnArgs::from((level.as_str().to_owned(), available as f64)))

@@ -118,8 +118,9 @@ impl Pool {
         let (mut holes, mut candidates) = (Vec::new(), Vec::new());
         for (rank, handle) in chunks.iter().enumerate() {
             let Some(chunk) = state.chunks.get(*handle) else { continue };
+            let movables = state.movables.of(*handle);
             for region in regions(&*chunk.arena) {
-                match state.movables.at((*handle, region.id)) {
+                match movables.and_then(|movables| movables.at(region.id)) {
                     _ if !region.used => holes.push((Hole { rank, id: region.id, offset: region.offset }, region.size)),
                     Some(id) => candidates.push(Candidate { id, rank, offset: region.offset }),
                     None => {}

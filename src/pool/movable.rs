@@ -124,14 +124,62 @@ impl Movable {
 #[derive(Debug, Default)]
 pub(super) struct Movables {
     table: Table<Movable>,
-    by_place: HashMap<Place, Handle>,
+    by_place: HashMap<Handle, InChunk>,
+}
+
+/// The movable slices of one chunk, each at its region's slot: a walk over the regions finds them without a search.
+#[derive(Debug, Default)]
+pub(super) struct InChunk {
+    slots: Vec<Option<(RegionId, Handle)>>,
+    live: usize,
+}
+
+impl InChunk {
+    /// The movable slice of that region.
+    pub(super) fn at(&self, region: RegionId) -> Option<Handle> {
+        let (id, handle) = (*self.slots.get(region.slot() as usize)?)?;
+        (id == region).then_some(handle)
+    }
+
+    fn put(&mut self, region: RegionId, id: Handle) {
+        let slot = region.slot() as usize;
+        if slot >= self.slots.len() {
+            self.slots.resize(slot + 1, None);
+        }
+        self.live += usize::from(self.slots[slot].replace((region, id)).is_none());
+    }
+
+    fn take(&mut self, region: RegionId) -> Option<Handle> {
+        let id = self.at(region)?;
+        self.slots[region.slot() as usize] = None;
+        self.live -= 1;
+        Some(id)
+    }
 }
 
 impl Movables {
     pub(super) fn insert(&mut self, place: Place, alignment: u64, tagged: Option<(Arc<str>, Counted)>) -> Handle {
         let id = self.table.insert(Movable { place, alignment, pins: 0, moving: false, view: None, tagged });
-        self.by_place.insert(place, id);
+        self.put(place, id);
         id
+    }
+
+    fn put(&mut self, (chunk, region): Place, id: Handle) {
+        self.by_place.entry(chunk).or_default().put(region, id);
+    }
+
+    fn take(&mut self, (chunk, region): Place) -> Option<Handle> {
+        let in_chunk = self.by_place.get_mut(&chunk)?;
+        let id = in_chunk.take(region);
+        if in_chunk.live == 0 {
+            self.by_place.remove(&chunk);
+        }
+        id
+    }
+
+    /// Those of one chunk, if it has any.
+    pub(super) fn of(&self, chunk: Handle) -> Option<&InChunk> {
+        self.by_place.get(&chunk)
     }
 
     pub(super) fn get(&self, id: Handle) -> Result<&Movable> {
@@ -139,20 +187,17 @@ impl Movables {
     }
 
     /// The movable slice at that place.
-    pub(super) fn at(&self, place: Place) -> Option<Handle> {
-        // Most pools have none.
-        if self.by_place.is_empty() {
-            return None;
-        }
-        self.by_place.get(&place).copied()
+    pub(super) fn at(&self, (chunk, region): Place) -> Option<Handle> {
+        self.of(chunk)?.at(region)
     }
 
     /// The slice at that place was freed.
     pub(super) fn forget(&mut self, place: Place) {
+        // Most pools have none.
         if self.by_place.is_empty() {
             return;
         }
-        if let Some(id) = self.by_place.remove(&place) {
+        if let Some(id) = self.take(place) {
             self.table.remove(id);
         }
     }
@@ -160,9 +205,9 @@ impl Movables {
     /// It is somewhere else from here on. Whoever says so has looked that it exists.
     pub(super) fn moved(&mut self, id: Handle, to: Place) {
         if let Some(movable) = self.table.get_mut(id) {
-            self.by_place.remove(&movable.place);
-            movable.place = to;
-            self.by_place.insert(to, id);
+            let from = std::mem::replace(&mut movable.place, to);
+            self.take(from);
+            self.put(to, id);
         }
     }
 
@@ -218,19 +263,27 @@ impl Movables {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.by_place.len()
+        self.table.len()
     }
 
     pub(super) fn clear(&mut self) {
         // Not a new table: names of before must not name anything again.
-        for id in self.by_place.drain().map(|(_, id)| id) {
-            self.table.remove(id);
+        for (_, chunk) in self.by_place.drain() {
+            for (_, id) in chunk.slots.into_iter().flatten() {
+                self.table.remove(id);
+            }
         }
     }
 
     pub(super) fn check(&self) -> Result<(), String> {
-        let agree = |(place, id): (&Place, &Handle)| self.table.get(*id).is_some_and(|movable| movable.place == *place);
-        match self.table.len() == self.by_place.len() && self.by_place.iter().all(agree) {
+        let placed =
+            |(chunk, region): Place, id| self.table.get(id).is_some_and(|movable| movable.place == (chunk, region));
+        let agree = |(chunk, in_chunk): (&Handle, &InChunk)| {
+            let mut live = in_chunk.slots.iter().flatten();
+            live.clone().count() == in_chunk.live && live.all(|(region, id)| placed((*chunk, *region), *id))
+        };
+        let places: usize = self.by_place.values().map(|chunk| chunk.live).sum();
+        match self.table.len() == places && self.by_place.iter().all(agree) {
             true => Ok(()),
             false => Err("movable slices have places that they do not have".to_owned()),
         }

@@ -11,6 +11,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -70,7 +71,8 @@ struct Trigger {
 
 impl Trigger {
     fn set(path: &Path, (level, word, stall): (Level, &str, u64)) -> Option<Self> {
-        let open = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path);
+        let open =
+            OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path);
         let mut file = open.ok()?;
         // What has a length is a file of a test: the kernel's have none.
         if file.metadata().ok()?.len() > 0 {
@@ -267,12 +269,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Watch {
-    fn start(root: PathBuf) -> io::Result<Self> {
+    /// Its descriptors are open when it returns: who counts them does not see them come later.
+    fn start(root: &Path) -> io::Result<Self> {
         let told = Arc::<Mutex<HashMap<u64, Told>>>::default();
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let (listeners, woken) = (Arc::clone(&told), Arc::clone(&wake));
+        let mut sources = Sources::open(root);
         let thread = thread::Builder::new().name("rkllm-pressure".to_owned()).spawn(move || {
-            let mut sources = Sources::open(&root);
             while let Some(shortage) = sources.wait(&woken) {
                 lock(&listeners).values().for_each(|tell| tell(shortage));
             }
@@ -304,8 +307,10 @@ impl std::fmt::Debug for Watch {
     }
 }
 
-/// The watches of this process, by the tree that they read; and the last subscription's number.
-static WATCHES: Lazy<Mutex<(HashMap<PathBuf, Weak<Watch>>, u64)>> = Lazy::new(Mutex::default);
+/// The watches of this process, by the tree that they read.
+static WATCHES: Lazy<Mutex<HashMap<PathBuf, Weak<Watch>>>> = Lazy::new(Mutex::default);
+/// Numbers subscriptions.
+static LAST: AtomicU64 = AtomicU64::new(0);
 
 /// Has `told` called, on a thread of ours, whenever memory is short by the figures under `root`. It must not wait, nor
 /// drop its own subscription.
@@ -313,18 +318,17 @@ static WATCHES: Lazy<Mutex<(HashMap<PathBuf, Weak<Watch>>, u64)>> = Lazy::new(Mu
 /// Errors: the system has no thread or no descriptor for it.
 pub fn watch(root: &Path, told: impl Fn(Shortage) + Send + 'static) -> io::Result<Subscription> {
     let mut watches = lock(&WATCHES);
-    watches.0.retain(|_, watch| watch.strong_count() > 0);
-    let running = watches.0.get(root).and_then(Weak::upgrade);
+    watches.retain(|_, watch| watch.strong_count() > 0);
+    let running = watches.get(root).and_then(Weak::upgrade);
     let watch = match running {
         Some(watch) => watch,
         None => {
-            let watch = Arc::new(Watch::start(root.to_owned())?);
-            watches.0.insert(root.to_owned(), Arc::downgrade(&watch));
+            let watch = Arc::new(Watch::start(root)?);
+            watches.insert(root.to_owned(), Arc::downgrade(&watch));
             watch
         }
     };
-    watches.1 += 1;
-    let id = watches.1;
+    let id = LAST.fetch_add(1, Ordering::Relaxed);
     lock(&watch.told).insert(id, Box::new(told));
     Ok(Subscription { watch: Some(watch), id })
 }
@@ -409,7 +413,8 @@ mod tests {
         put(&root, "sys/fs/cgroup/memory.stat", "active_file 51200\ninactive_file 10240\n");
         let event = |max, oom| {
             // Not replaced: it is open.
-            fs::write(root.join("sys/fs/cgroup/memory.events"), format!("low 0\nhigh 0\nmax {max}\noom {oom}\n")).unwrap();
+            fs::write(root.join("sys/fs/cgroup/memory.events"), format!("low 0\nhigh 0\nmax {max}\noom {oom}\n"))
+                .unwrap();
         };
         event(3, 0);
         let mut sources = Sources::open(&root);
