@@ -533,7 +533,10 @@ export class MemoryBlock {
   /** CPU address; pins are the caller's duty while native code holds it. @throws ERR_BUFFER_FREED when it is movable and freed. */
   readonly address: bigint
   readonly deviceAddress: bigint | null
-  /** While pinned it can be neither freed nor moved. Pins nest. @throws ERR_BUFFER_FREED */
+  /**
+   * While pinned it can be neither freed nor moved, not by `deallocate(block.buffer)` either. Pins nest. They do not keep it from `reset`,
+   * `destroyMemoryPool(..., { force: true })` and `dispose`. @throws ERR_BUFFER_FREED
+   */
   pin(): void
   /** @throws ERR_OUT_OF_RANGE when it is not pinned. */
   unpin(): void

@@ -109,6 +109,7 @@ test('what is pinned stays, pins nest, and a pinned block is not freed', (t) => 
   assert.deepEqual(kv.defragment().moves, [])
   high.unpin()
   refuses(() => high.free(), 'ERR_BUFFER_BUSY')
+  refuses(() => manager.deallocate(view), 'ERR_BUFFER_BUSY')
   assert.equal(view.byteLength, 4 * KiB)
   high.unpin()
   refuses(() => high.unpin(), 'ERR_OUT_OF_RANGE')

@@ -469,18 +469,22 @@ describe('blocks', () => {
   })
 
   test('pins nest, and keep a block from being freed', (t) => {
-    const { pool } = pooled(t)
-    for (const expose of [false, true]) {
+    const { manager, pool } = pooled(t)
+    for (const expose of ['never', 'before', 'after']) {
       const block = pool.allocate(100)
-      if (expose) fill(block.buffer, 3)
+      if (expose === 'before') fill(block.buffer, 3)
       block.pin()
       block.pin()
+      if (expose === 'after') fill(block.buffer, 3)
+      if (expose !== 'never') {
+        for (const free of [manager, pool]) refuses(() => free.deallocate(block.buffer), 'ERR_BUFFER_BUSY')
+      }
       for (const free of [() => block.free(), () => pool.deallocate(block), ...(Symbol.dispose ? [() => block[Symbol.dispose]()] : [])]) {
         const error = refuses(free, 'ERR_BUFFER_BUSY')
         assert.match(error.message, /2 times/)
         assert.ok(error.hint)
       }
-      if (expose) assert.ok(all(block.buffer, 3))
+      if (expose !== 'never') assert.ok(all(block.buffer, 3))
       block.unpin()
       refuses(() => block.free(), 'ERR_BUFFER_BUSY')
       block.unpin()

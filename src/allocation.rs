@@ -11,7 +11,7 @@
 //! ArrayBuffer object, perhaps in another thread, and the address is all that comes along.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -79,6 +79,7 @@ pub struct Allocation {
     /// The thread that made it, as [`this_thread`] numbers them.
     pub thread: u64,
     account: Account,
+    pinned: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -145,6 +146,7 @@ impl Allocation {
                 allocated_at: SystemTime::now(),
                 thread: this_thread(),
                 account,
+                pinned: AtomicBool::new(false),
                 state: Mutex::new(State { body: Some(body), retired: None, extent: None, finalized: None }),
             })
         };
@@ -191,6 +193,26 @@ impl Allocation {
     pub fn memory(&self) -> Result<(Arc<Memory>, u64)> {
         let memory = self.state().body.as_ref().and_then(Body::memory);
         memory.ok_or_else(|| Error::new(ErrorCode::BufferFreed, "this buffer was freed"))
+    }
+
+    /// Somebody has its address, or nobody has it any more.
+    pub fn set_pinned(&self, pinned: bool) {
+        self.pinned.store(pinned, Ordering::Relaxed);
+    }
+
+    /// Whether it may be freed by the one who asks for it.
+    ///
+    /// Errors: `ERR_BUFFER_BUSY` while it, or the movable slice that it shows, is pinned.
+    pub fn check_freeable(&self) -> Result<()> {
+        if self.pinned.load(Ordering::Relaxed) {
+            return Err(Error::new(ErrorCode::BufferBusy, "this block is pinned: it was not freed")
+                .hint("unpin it as often as it was pinned"));
+        }
+        let slice = match &self.state().body {
+            Some(Body::Slice { pool, slice, .. }) => Some((Arc::clone(pool), *slice)),
+            _ => None,
+        };
+        slice.map_or(Ok(()), |(pool, slice)| pool.check_unpinned(&slice))
     }
 
     /// Whether its memory is still there.

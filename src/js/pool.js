@@ -266,6 +266,7 @@ class MemoryBlock {
     const exposed = this.#ask(native.poolExpose)
     this.#id = exposed[1]
     this.#buffer = this.#manager.handedOut(exposed, this.#pool)
+    if (this.#pins !== 0) native.pinAllocation(this.#id, true)
     return this.#buffer
   }
 
@@ -280,11 +281,13 @@ class MemoryBlock {
   pin() {
     if (this.freed) throw freedError()
     this.#pins++
+    if (this.#pins === 1 && this.#id !== undefined) native.pinAllocation(this.#id, true)
   }
 
   unpin() {
     if (this.#pins === 0) throw memoryError('ERR_OUT_OF_RANGE', 'this block is not pinned')
     this.#pins--
+    if (this.#pins === 0 && this.#id !== undefined) native.pinAllocation(this.#id, false)
   }
 
   free() {

@@ -154,10 +154,19 @@ pub fn deallocate(env: &Env, handle: f64, buffer: Unknown<'_>, kind: Option<Stri
         let message = format!("this buffer is {} memory, not {kind} memory", allocation.kind.as_str());
         return Err(throw(env)(Error::new(ErrorCode::BufferKind, message).hint(format!("use {verb} or deallocate"))));
     }
+    allocation.check_freeable().map_err(throw(env))?;
     buffer::detach(env, &buffer, allocation.address).map_err(throw(env))?;
     // Already released where the runtime ran the finalizer inside the detach: nothing is left to do then.
     allocation.release().map_err(throw(env))?;
     Ok(allocation.id.get() as f64)
+}
+
+/// Keeps an allocation from being deallocated, or lets it.
+#[napi(catch_unwind)]
+pub fn pin_allocation(id: f64, pinned: bool) {
+    if let Some(allocation) = Allocation::by_id(Handle::from_raw(id as u64)) {
+        allocation.set_pinned(pinned);
+    }
 }
 
 /// Everything known of `buffer`.

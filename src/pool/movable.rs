@@ -75,6 +75,17 @@ impl Pool {
         self.state().movables.freeable(id).map(drop)
     }
 
+    /// Whether the slice at that place, if it is a movable one, could be freed now.
+    ///
+    /// Errors: `ERR_BUFFER_BUSY`.
+    pub fn check_unpinned(&self, slice: &Slice) -> Result<()> {
+        let mut state = self.state();
+        match state.movables.at((slice.chunk, slice.region)) {
+            Some(id) => state.movables.freeable(id).map(drop),
+            None => Ok(()),
+        }
+    }
+
     /// Gives a movable slice back unless somebody has an ArrayBuffer over it.
     ///
     /// Errors: those of [`free_movable`](Self::free_movable).
