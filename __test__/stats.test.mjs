@@ -1,11 +1,12 @@
 /** Figures: counters by kind and tag, domains, and what the kernel says of the machine and the process. */
 
 import assert from 'node:assert/strict'
-import { closeSync, existsSync, readFileSync } from 'node:fs'
+import { closeSync, existsSync, readdirSync, readFileSync } from 'node:fs'
 import { totalmem } from 'node:os'
 import { test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 
-import { KiB, MiB, needsSimulated, open, openFds, refuses, simulated } from './helpers.mjs'
+import { KiB, MiB, needsSimulated, open, refuses, simulated } from './helpers.mjs'
 
 const COUNTERS = ['used', 'peak', 'liveAllocations', 'totalAllocations', 'totalFrees', 'failedAllocations']
 const counters = (stats) => Object.fromEntries(COUNTERS.map((name) => [name, stats[name]]))
@@ -128,16 +129,19 @@ test('the process: rss, descriptors, mappings', (t) => {
   assert.ok(rss > own / 2 && rss < own * 2, `${rss} against ${own}`)
 
   const usage = manager.getMemoryUsage().process
-  assert.ok(Math.abs(usage.openFds - openFds()) <= 2, `${usage.openFds} against ${openFds()}`)
+  const all = readdirSync('/proc/self/fd').length
+  assert.ok(Math.abs(usage.openFds - all) <= 3, `${usage.openFds} against ${all}`)
   assert.ok(usage.maxFds >= usage.openFds)
   assert.ok(usage.maps > 10 && usage.maps < usage.maxMaps)
   assert.equal(usage.maxMaps, Number(readFileSync('/proc/sys/vm/max_map_count', 'utf8')))
   assert.ok(usage.heapUsed > 0 && usage.external > 0)
 })
 
-test('openFds follows what is opened', (t) => {
+test('openFds follows what is opened', async (t) => {
   const manager = open(t)
   const fdsNow = () => manager.getMemoryUsage().process.openFds
+  // The kernel still has triggers for memory pressure of managers before in hand.
+  await sleep(500)
   const buffer = manager.allocateNPUMemory(4096)
   const before = fdsNow()
   const fds = Array.from({ length: 10 }, () => manager.exportDmaBuf(buffer).fd)

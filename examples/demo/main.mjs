@@ -82,6 +82,8 @@ async function main() {
   const { objects: left, slabs } = manager.getNPUMemoryStats()
   const objects = left - (slabs.reserved > 0 && slabs.allocated === 0 ? 1 : 0)
   manager.dispose()
+  // The kernel takes a moment to give up its triggers for memory pressure.
+  for (let waited = 0; openFds() > fdsBefore && waited < 1000; waited += 10) await new Promise((resolve) => setTimeout(resolve, 10))
   const fdsAfter = openFds()
 
   const counted = meter.allocate.count - meter.deallocate.count

@@ -12,8 +12,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{channel, Receiver};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -160,7 +161,7 @@ impl Sources {
     }
 
     /// Waits until memory is short or `wake` is written to (`None`).
-    fn wait(&mut self, wake: &EventFd) -> Option<Shortage> {
+    fn wait(&mut self, wake: BorrowedFd<'_>) -> Option<Shortage> {
         loop {
             let (woken, told) = match self.poll(wake) {
                 Ok(result) => result,
@@ -177,8 +178,8 @@ impl Sources {
         }
     }
 
-    fn poll(&mut self, wake: &EventFd) -> nix::Result<(bool, Option<Level>)> {
-        let mut all: Vec<PollFd<'_>> = vec![PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
+    fn poll(&mut self, wake: BorrowedFd<'_>) -> nix::Result<(bool, Option<Level>)> {
+        let mut all: Vec<PollFd<'_>> = vec![PollFd::new(wake, PollFlags::POLLIN)];
         let urgent = |fd| PollFd::new(fd, PollFlags::POLLPRI);
         let fds: Vec<BorrowedFd<'_>> = self.triggers.iter().map(|trigger| trigger.file.as_fd()).collect();
         all.extend(fds.into_iter().map(urgent));
@@ -260,8 +261,9 @@ type Told = Box<dyn Fn(Shortage) + Send>;
 /// One thread, and whom it tells.
 struct Watch {
     told: Arc<Mutex<HashMap<u64, Told>>>,
-    wake: Arc<EventFd>,
-    thread: Option<JoinHandle<()>>,
+    wake: EventFd,
+    /// Closed by the thread when it tells nobody any more.
+    ended: Mutex<Receiver<()>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -272,24 +274,27 @@ impl Watch {
     /// Its descriptors are open when it returns: who counts them does not see them come later.
     fn start(root: &Path) -> io::Result<Self> {
         let told = Arc::<Mutex<HashMap<u64, Told>>>::default();
-        let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
-        let (listeners, woken) = (Arc::clone(&told), Arc::clone(&wake));
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let (listeners, woken) = (Arc::clone(&told), wake.as_fd().try_clone_to_owned()?);
+        let (ending, ended) = channel();
         let mut sources = Sources::open(root);
-        let thread = thread::Builder::new().name("rkllm-pressure".to_owned()).spawn(move || {
-            while let Some(shortage) = sources.wait(&woken) {
+        thread::Builder::new().name("rkllm-pressure".to_owned()).spawn(move || {
+            while let Some(shortage) = sources.wait(woken.as_fd()) {
                 lock(&listeners).values().for_each(|tell| tell(shortage));
             }
+            drop((woken, listeners, ending));
+            // The kernel takes some 50 ms to give up a trigger: nobody waits for that.
+            drop(sources);
         })?;
-        Ok(Self { told, wake, thread: Some(thread) })
+        Ok(Self { told, wake, ended: Mutex::new(ended) })
     }
 }
 
 impl Drop for Watch {
-    /// The thread's descriptors are gone afterwards.
+    /// Nobody is told anything afterwards. The kernel's triggers go a little later.
     fn drop(&mut self) {
-        let _ = self.wake.write(1);
-        if let Some(thread) = self.thread.take().filter(|thread| thread.thread().id() != thread::current().id()) {
-            let _ = thread.join();
+        if self.wake.write(1).is_ok() {
+            let _ = lock(&self.ended).recv();
         }
     }
 }
@@ -338,7 +343,7 @@ impl Drop for Subscription {
         let Some(watch) = self.watch.take() else { return };
         let told = lock(&watch.told).remove(&self.id);
         drop(told);
-        drop(watch); // the last one waits for the thread, outside the locks
+        drop(watch); // the last one waits for the thread's last word, outside the locks
     }
 }
 
@@ -346,7 +351,6 @@ impl Drop for Subscription {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::fs;
-    use std::sync::mpsc::channel;
 
     use super::*;
 
