@@ -5,7 +5,7 @@ import { closeSync, fstatSync } from 'node:fs'
 import { test } from 'node:test'
 
 import { MemoryManager, probeDevices } from '../index.js'
-import { assertNothingLeft, backend, device, KiB, ledger, MiB, needsSimulated, open, openFds, settle, simulated } from './helpers.mjs'
+import { assertNothingLeft, backend, device, KiB, ledger, MiB, needsForeignFds, needsSimulated, open, openFds, settle, simulated } from './helpers.mjs'
 
 const isZero = (buffer) => Buffer.compare(Buffer.from(buffer), Buffer.alloc(buffer.byteLength)) === 0
 
@@ -259,7 +259,7 @@ test('sync takes whole buffers, ranges and views', (t) => {
   }
 })
 
-test('export and import are the same memory', (t) => {
+test('export and import are the same memory', { skip: needsForeignFds }, (t) => {
   const manager = open(t)
   const fds = openFds()
   const original = manager.allocateNPUMemory(3 * 4096)
@@ -292,7 +292,7 @@ test('export and import are the same memory', (t) => {
   assert.ok(openFds() <= fds)
 })
 
-test('an import without a size is all of the dma-buf', (t) => {
+test('an import without a size is all of the dma-buf', { skip: needsForeignFds }, (t) => {
   const manager = open(t)
   const { fd } = manager.exportDmaBuf(manager.allocateNPUMemory(8192))
   t.after(() => closeSync(fd))
@@ -301,7 +301,7 @@ test('an import without a size is all of the dma-buf', (t) => {
   assert.equal(manager.importDmaBuf(fd, { size: 100 }).byteLength, 100)
 })
 
-test('memory and its imports count once in the domain', { skip: needsSimulated }, (t) => {
+test('memory and its imports count once in the domain', { skip: needsSimulated || needsForeignFds }, (t) => {
   const manager = open(t)
   const used = () => manager.getNPUMemoryStats().domains[0].used
   const original = manager.allocateNPUMemory(MiB)
@@ -318,7 +318,7 @@ test('memory and its imports count once in the domain', { skip: needsSimulated }
   assert.equal(used(), 0)
 })
 
-test('each export is a descriptor of its own, closed on exec', (t) => {
+test('each export is a descriptor of its own, closed on exec', { skip: needsForeignFds }, (t) => {
   const manager = open(t)
   const buffer = manager.allocateNPUMemory(4096)
   const [a, b] = [manager.exportDmaBuf(buffer).fd, manager.exportDmaBuf(buffer).fd]
@@ -328,7 +328,7 @@ test('each export is a descriptor of its own, closed on exec', (t) => {
   closeSync(b)
 })
 
-test('the memory outlives its manager object through an exported descriptor', (t) => {
+test('the memory outlives its manager object through an exported descriptor', { skip: needsForeignFds }, (t) => {
   const first = new MemoryManager({ backend, device })
   const buffer = first.allocateNPUMemory(4096)
   new Uint8Array(buffer)[7] = 77

@@ -5,11 +5,15 @@
 
 import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
-import { existsSync, readdirSync, readlinkSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import { markAsUntransferable } from 'node:worker_threads'
 
 import { MemoryError, MemoryManager } from '../index.js'
+import { openFds } from './child/open.mjs'
+
+export { openFds }
 
 export const backend = process.env.RKLLM_TEST_BACKEND ?? 'simulated'
 export const device = process.env.RKLLM_TEST_DEVICE || undefined
@@ -21,6 +25,27 @@ export const GiB = 1024 * MiB
 
 /** For node:test's `skip`: the reason, or false. */
 export const needsSimulated = simulated ? false : `needs the simulated device; this run is on ${backend}`
+/** Whose tests these are: "node", "bun" or "deno". */
+export const runtime = ['bun', 'deno'].find((name) => process.versions[name] !== undefined) ?? 'node'
+
+/** For `skip` on runtimes that cannot do what a test is about: `notOn({ deno: 'why' })`. */
+export const notOn = (reasons) => (reasons[runtime] === undefined ? false : `not on ${runtime}: ${reasons[runtime]}`)
+
+/** For `skip`: tests that use a descriptor which the library made. */
+export const needsForeignFds = notOn({ deno: 'its fs knows only descriptors that it opened itself' })
+
+/** Whether what was marked with markAsUntransferable cannot be detached (Node 24 and later). */
+export const hasDetachKeys = (() => {
+  const probe = new ArrayBuffer(8)
+  markAsUntransferable(probe)
+  try {
+    probe.transfer?.()
+    return false
+  } catch {
+    return true
+  }
+})()
+
 export const needsTransfer =
   typeof ArrayBuffer.prototype.transfer === 'function' ? false : `Node ${process.version} has no ArrayBuffer.prototype.transfer`
 
@@ -75,20 +100,6 @@ export function ledger(manager) {
 export function assertNothingLeft(manager) {
   const { liveAllocations, npuUsed, systemUsed } = manager.getMemoryStats()
   assert.deepEqual({ liveAllocations, npuUsed, systemUsed }, { liveAllocations: 0, npuUsed: 0, systemUsed: 0 })
-}
-
-/**
- * Open descriptors, without the one that reads the directory, and without triggers for memory pressure: the kernel takes some 50 ms to
- * take those back, and nobody waits for it.
- */
-export function openFds() {
-  return readdirSync('/proc/self/fd').filter((fd) => {
-    try {
-      return !/\/fd$|\/pressure\/memory$|\/memory\.(pressure|events)$/.test(readlinkSync(`/proc/self/fd/${fd}`))
-    } catch {
-      return false
-    }
-  }).length
 }
 
 /** Lets finalizers run until `done()`; they come some turns of the event loop after the collection. */

@@ -8,9 +8,7 @@ import { closeSync, ftruncateSync, readSync, writeSync } from 'node:fs'
 import { test } from 'node:test'
 import { MessageChannel, receiveMessageOnPort } from 'node:worker_threads'
 
-import {
-  assertNothingLeft, KiB, MiB, needsSimulated, needsTransfer, open, refuses, startChild, turnsUntil,
-} from './helpers.mjs'
+import { assertNothingLeft, KiB, MiB, needsForeignFds, needsSimulated, needsTransfer, open, refuses, startChild, turnsUntil } from './helpers.mjs'
 
 const major = Number(process.versions.node.split('.')[0])
 
@@ -119,7 +117,7 @@ test('structuredClone and postMessage with a transfer list neither lose nor doub
   }
 })
 
-test('another process sees the same bytes through an exported descriptor', async (t) => {
+test('another process sees the same bytes through an exported descriptor', { skip: needsForeignFds }, async (t) => {
   const manager = open(t)
   const buffer = manager.allocateNPUMemory(64 * KiB)
   new Uint32Array(buffer)[0] = 0xc0ffee
@@ -133,7 +131,7 @@ test('another process sees the same bytes through an exported descriptor', async
   assert.equal(new Uint32Array(buffer)[1], 0xbeef)
 })
 
-test('the descriptor is the memory: reads and writes through it are seen', { skip: needsSimulated }, (t) => {
+test('the descriptor is the memory: reads and writes through it are seen', { skip: needsSimulated || needsForeignFds }, (t) => {
   const manager = open(t)
   const buffer = manager.allocateNPUMemory(4096)
   const bytes = new Uint8Array(buffer)
@@ -147,7 +145,7 @@ test('the descriptor is the memory: reads and writes through it are seen', { ski
   assert.equal(bytes[101], 45)
 })
 
-test('nobody can cut an exported buffer short', { skip: needsSimulated }, (t) => {
+test('nobody can cut an exported buffer short', { skip: needsSimulated || needsForeignFds }, (t) => {
   const manager = open(t)
   const bytes = new Uint8Array(manager.allocateNPUMemory(4096))
   const { fd } = manager.exportDmaBuf(bytes)
@@ -157,7 +155,7 @@ test('nobody can cut an exported buffer short', { skip: needsSimulated }, (t) =>
   assert.equal(bytes[4095], 1)
 })
 
-test('an import keeps the memory when its exporter is disposed', (t) => {
+test('an import keeps the memory when its exporter is disposed', { skip: needsForeignFds }, (t) => {
   const exporter = open(t)
   const importer = open(t)
   const buffer = exporter.allocateNPUMemory(MiB)

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict'
 import { closeSync } from 'node:fs'
 import { describe, test } from 'node:test'
 
-import { assertNothingLeft, GiB, KiB, MiB, needsSimulated, open, openFds, refuses, settle } from './helpers.mjs'
+import { assertNothingLeft, GiB, KiB, MiB, needsForeignFds, needsSimulated, open, openFds, refuses, settle } from './helpers.mjs'
 
 const withSlabs = (t, options = {}) => open(t, { slabs: {}, ...options })
 const objects = (manager) => manager.getNPUMemoryStats().objects
@@ -53,7 +53,7 @@ test('a slice in words', (t) => {
   assert.deepEqual([objects(manager), manager.getMemoryUsage().pools], [1, []])
 })
 
-test('exportDmaBuf: the bytes are at the offset it says', (t) => {
+test('exportDmaBuf: the bytes are at the offset it says', { skip: needsForeignFds }, (t) => {
   const manager = withSlabs(t)
   manager.allocateNPUMemory(100)
   const buffer = manager.allocateNPUMemory(5000)
@@ -73,7 +73,7 @@ test('exportDmaBuf: the bytes are at the offset it says', (t) => {
 describe('what is no slice', () => {
   const isSlice = (manager, size, options) => !manager.describe(manager.allocateNPUMemory(size, options)).dedicated
 
-  test('dedicated: true has an object of its own', (t) => {
+  test('dedicated: true has an object of its own', { skip: needsForeignFds }, (t) => {
     const manager = withSlabs(t)
     assert.equal(isSlice(manager, 4096), true)
     const buffer = manager.allocateNPUMemory(4096, { dedicated: true })

@@ -6,7 +6,7 @@ import { totalmem } from 'node:os'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import { KiB, MiB, needsSimulated, open, refuses, simulated } from './helpers.mjs'
+import { KiB, MiB, needsForeignFds, needsSimulated, open, refuses, simulated } from './helpers.mjs'
 
 const COUNTERS = ['used', 'peak', 'liveAllocations', 'totalAllocations', 'totalFrees', 'failedAllocations']
 const counters = (stats) => Object.fromEntries(COUNTERS.map((name) => [name, stats[name]]))
@@ -137,7 +137,7 @@ test('the process: rss, descriptors, mappings', (t) => {
   assert.ok(usage.heapUsed > 0 && usage.external > 0)
 })
 
-test('openFds follows what is opened', async (t) => {
+test('openFds follows what is opened', { skip: needsForeignFds }, async (t) => {
   const manager = open(t)
   const fdsNow = () => manager.getMemoryUsage().process.openFds
   // The kernel still has triggers for memory pressure of managers before in hand.

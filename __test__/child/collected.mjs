@@ -1,16 +1,15 @@
 /** Drops buffers and lets the garbage collector have them. Needs --expose-gc. */
 
-import { readdirSync } from 'node:fs'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 
-import { open } from './open.mjs'
+import { open, openFds } from './open.mjs'
 
 const BUFFERS = 200
 
 // Objects are counted: no slab is kept.
 const manager = open({ slabs: { threshold: 0 } })
 await settle(() => false, 5)
-const fds = readdirSync('/proc/self/fd').length
+const fds = openFds()
 
 function dropThem() {
   for (let i = 0; i < BUFFERS; i++) {
@@ -30,7 +29,7 @@ const result = {
   after: { liveAllocations, npuUsed, systemUsed },
   frees: tags.dropped?.totalFrees ?? npu.totalFrees + manager.getSystemMemoryStats().totalFrees,
   objects: npu.objects,
-  fdsLeft: readdirSync('/proc/self/fd').length - fds,
+  fdsLeft: openFds() - fds,
 }
 
 const view = new Uint8Array(manager.allocateNPUMemory(4096), 1000, 10).fill(6)

@@ -8,8 +8,9 @@ import { MemoryManager } from '../../index.js'
 
 if (process.argv[2] !== 'limited') {
   const self = fileURLToPath(import.meta.url)
-  const command = `ulimit -n 256 && exec "$0" "$1" limited`
-  process.stdout.write(execFileSync('/bin/sh', ['-c', command, process.execPath, self], { encoding: 'utf8' }))
+  const command = `ulimit -n 256 && exec "$0" "$@" limited`
+  const run = process.versions.deno ? ['run', '-A', self] : [self]
+  process.stdout.write(execFileSync('/bin/sh', ['-c', command, process.execPath, ...run], { encoding: 'utf8' }))
 } else {
   const manager = new MemoryManager({ backend: 'simulated', slabs: { threshold: 0 } })
   const warnings = []

@@ -28,8 +28,10 @@ async function runningOperations() {
   const sink = openSync('/dev/null', 'w')
   // Node 20 asserts inside zlib when the buffer of a running operation is detached, by whomever: no memory manager can mend that.
   const zlibSurvives = Number(process.versions.node.split('.')[0]) > 20
+  // Deno fills in steps, and throws where nobody can catch it when the buffer is gone at the next one.
+  const fillSurvives = process.versions.deno === undefined
   const operations = [
-    (bytes) => promisify(randomFill)(bytes),
+    ...(fillSurvives ? [(bytes) => promisify(randomFill)(bytes)] : []),
     (bytes) => promisify(write)(sink, bytes),
     ...(zlibSurvives ? [(bytes) => promisify(deflate)(bytes), (bytes) => promisify(brotliCompress)(bytes)] : []),
   ]

@@ -54,6 +54,8 @@ async function main() {
 
   // Printing comes first: a stream opens descriptors of its own at its first write.
   console.log(`${integer(workload.length)} requests (${source}), ${BATCH} at a time`)
+  // So do timers on Bun.
+  await new Promise((resolve) => setTimeout(resolve, 1))
   const fdsBefore = openFds()
   const manager = new MemoryManager({ backend: 'simulated' })
   console.log(`on ${describeDevice(manager.device)}`)

@@ -4,9 +4,7 @@
 
 const { MAX_LENGTH } = require('node:buffer').constants
 const native = require('./binding.js')
-const { human } = require('./human.js')
-const { outOfRange } = require('./options.js')
-const { MemoryBlock, freedError, unplaced } = require('./pool.js')
+const { MemoryBlock, freedError, tooLong, unplaced } = require('./pool.js')
 
 /** The block of an ArrayBuffer that is over one: whoever has the bytes in hand keeps the block. */
 const blocks = new WeakMap()
@@ -49,12 +47,7 @@ class MovableBlock extends MemoryBlock {
     // A move takes the view away, and the next one is made here. What the user moved elsewhere stays gone.
     if (this.#buffer !== undefined && this.#manager.isLive(this.#buffer)) return this.#buffer
     if (this.freed) throw freedError()
-    if (this.#size > MAX_LENGTH) {
-      throw outOfRange(`this runtime makes no ArrayBuffer of ${human(this.#size)}; the block stays as it was`, {
-        requested: this.#size,
-        hint: 'use smaller blocks, or Node 22 or later',
-      })
-    }
+    if (this.#size > MAX_LENGTH) throw tooLong(this.#size, 'the block stays as it was')
     this.#buffer = this.#manager.handedOut(native.movableExpose(this.#pool, this.#id), this.#pool)
     blocks.set(this.#buffer, this)
     return this.#buffer

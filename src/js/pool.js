@@ -90,6 +90,7 @@ class MemoryPool {
     const { alignment, zeroed = false, movable = false, tag } = checked
     // Whoever has an ArrayBuffer and nothing else could not know where its bytes went.
     if (movable) throw invalid('an ArrayBuffer cannot be movable', 'pool.allocate(size, { movable: true }) gives a block that is')
+    if (size > MAX_LENGTH) throw tooLong(size, 'nothing was allocated')
     const allocate = () => native.allocateFromPool(handle, size, alignment, zeroed, tag)
     return this.#manager.handedOut(this.#manager.insist(handle, allocate), handle)
   }
@@ -146,6 +147,7 @@ class MemoryPool {
       return new MemoryBlock(ours, this.#manager, handle, size)
     }
     // What is cleared or counted by a tag is an allocation of its own, with its ArrayBuffer.
+    if (size > MAX_LENGTH) throw tooLong(size, 'nothing was allocated')
     const made = this.#manager.insist(handle, () => native.allocateFromPool(handle, size, alignment, zeroed, tag))
     this.#manager.handedOut(made, handle)
     return new MemoryBlock(ours, this.#manager, handle, size, made)
@@ -257,12 +259,7 @@ class MemoryBlock {
     if (this.#buffer !== undefined) return this.#buffer
     if (this.#chunk === -1) throw freedError()
     // Asked for all the same, the runtime would say so by running the finalizer, which frees the block.
-    if (this.#size > MAX_LENGTH) {
-      throw outOfRange(`this runtime makes no ArrayBuffer of ${human(this.#size)}; the block stays as it was`, {
-        requested: this.#size,
-        hint: 'use smaller blocks, or Node 22 or later',
-      })
-    }
+    if (this.#size > MAX_LENGTH) throw tooLong(this.#size, 'the block stays as it was')
     const exposed = this.#ask(native.poolExpose)
     this.#id = exposed[1]
     this.#buffer = this.#manager.handedOut(exposed, this.#pool)
@@ -329,6 +326,14 @@ class MemoryBlock {
   }
 }
 
+/** No place is lost to an ArrayBuffer that this runtime would not make. */
+function tooLong(size, outcome) {
+  return outOfRange(`this runtime makes no ArrayBuffer of ${human(size)}; ${outcome}`, {
+    requested: size,
+    hint: 'use smaller blocks, or Node 22 or later',
+  })
+}
+
 const freedError = () => memoryError('ERR_BUFFER_FREED', 'this block was freed already')
 
 if (Symbol.dispose !== undefined) {
@@ -352,4 +357,4 @@ if (Symbol.dispose !== undefined) {
 /** For the manager: the JavaScript face of the native pool `handle`. */
 const makePool = (name, kind, handle, manager) => new MemoryPool(ours, name, kind, handle, manager)
 
-module.exports = { MemoryPool, MemoryBlock, makePool, isPool, destroyPool, endPool, freedError, handleOf, raised, unplaced }
+module.exports = { MemoryPool, MemoryBlock, makePool, isPool, destroyPool, endPool, freedError, handleOf, raised, tooLong, unplaced }

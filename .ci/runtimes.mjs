@@ -1,0 +1,90 @@
+// The JavaScript suite on every runtime that is supported, each from its npm package, with the addon of this checkout:
+//   node .ci/runtimes.mjs [node22 node24 node26 bun deno] [-- suite...]
+// What a runtime cannot do is skipped in the tests by name, with the reason.
+
+import { execFileSync, spawn } from 'node:child_process'
+import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs'
+import { homedir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+const cache = join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'rkllmjs-memory', 'runtimes')
+const { arch } = process
+const AT_ONCE = 2
+
+const node = (major) => ({ spec: `node-linux-${arch}@${major}`, binary: 'bin/node', command: (file) => ['--test', '--test-reporter=tap', file] })
+const runtimes = {
+  node22: node(22),
+  node24: node(24),
+  node26: node(26),
+  bun: {
+    spec: `@oven/bun-linux-${arch === 'arm64' ? 'aarch64' : arch}@1`,
+    binary: 'bin/bun',
+    // Its timeout of 5 s a test is for others.
+    command: (file) => ['test', '--timeout', '120000', `./${file}`],
+  },
+  deno: { spec: `@deno/linux-${arch}-glibc@2`, binary: 'deno', command: (file) => ['test', '--allow-all', '--no-check', file] },
+}
+
+const split = process.argv.indexOf('--')
+const names = process.argv.slice(2, split < 0 ? undefined : split)
+const only = split < 0 ? [] : process.argv.slice(split + 1)
+for (const name of names) if (!(name in runtimes)) throw new Error(`no runtime "${name}": ${Object.keys(runtimes).join(' ')}`)
+const suites = readdirSync(join(root, '__test__'))
+  .filter((name) => name.endsWith('.test.mjs') && (only.length === 0 || only.includes(name.replace('.test.mjs', ''))))
+  .map((name) => `__test__/${name}`)
+
+const jobs = (names.length > 0 ? names : Object.keys(runtimes)).flatMap((name) => {
+  const binary = fetched(name)
+  const [version] = execFileSync(binary, ['--version'], { encoding: 'utf8' }).trim().split('\n')
+  console.log(`${name}: ${version}`)
+  return suites.map((file) => ({ name, file, binary, args: runtimes[name].command(file) }))
+})
+const failed = []
+await Promise.all(Array.from({ length: AT_ONCE }, work))
+console.log(failed.length === 0 ? `all ${jobs.total} passed` : `FAILED: ${failed.join(', ')}`)
+process.exit(failed.length === 0 ? 0 : 1)
+
+async function work() {
+  jobs.total ??= jobs.length
+  for (let job; (job = jobs.shift()) !== undefined; ) {
+    const began = performance.now()
+    const { status, output } = await run(job)
+    const title = `${job.name} ${job.file.replace(/__test__\/(.*)\.test\.mjs/, '$1')}`
+    console.log(`${title.padEnd(28)} ${status === 0 ? 'ok' : 'FAILED'} ${((performance.now() - began) / 1000).toFixed(1)} s  ${counts(output)}`)
+    if (status === 0) continue
+    failed.push(title)
+    console.log(output.replace(/^/gm, '  | '))
+  }
+}
+
+function run({ binary, args }) {
+  const child = spawn(binary, args, { cwd: root, env: { ...process.env, NO_COLOR: '1' }, stdio: ['ignore', 'pipe', 'pipe'] })
+  let output = ''
+  for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => (output += chunk))
+  const patience = setTimeout(() => child.kill('SIGKILL'), 180_000)
+  return new Promise((resolve) => child.on('close', (status) => (clearTimeout(patience), resolve({ status, output }))))
+}
+
+/** How many passed and were skipped, in the words of whichever runtime. */
+function counts(output) {
+  const find = (...patterns) => patterns.map((pattern) => pattern.exec(output)?.[1]).find(Boolean) ?? '0'
+  const passed = find(/^# pass (\d+)/m, /^ *(\d+) pass$/m, /\| (\d+) passed/)
+  const skipped = find(/^# skipped (\d+)/m, /^ *(\d+) skip$/m, /(\d+) ignored/)
+  return `${passed} passed, ${skipped} skipped`
+}
+
+/** The binary of a runtime, fetched once. */
+function fetched(name) {
+  const { spec, binary } = runtimes[name]
+  const folder = join(cache, `${name}-${arch}`)
+  const path = join(folder, 'package', binary)
+  if (existsSync(path)) return path
+  rmSync(folder, { recursive: true, force: true })
+  mkdirSync(folder, { recursive: true })
+  const packed = execFileSync('npm', ['pack', '--silent', spec], { cwd: folder, encoding: 'utf8' }).trim().split('\n').at(-1)
+  execFileSync('tar', ['xzf', packed], { cwd: folder })
+  rmSync(join(folder, packed))
+  return path
+}
