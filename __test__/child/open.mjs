@@ -9,9 +9,11 @@ export function open(options = {}) {
   return new MemoryManager({ backend, device: process.env.RKLLM_TEST_DEVICE || undefined, ...options })
 }
 
-/** What is open without being ours, or not for long: the directory that is read, what Deno keeps about modules, and triggers for
- *  memory pressure, which the kernel takes some 50 ms to take back. */
-const OTHERS = /\/fd$|\/deno\/|\/pressure\/memory$|\/memory\.(pressure|events)$/
+/**
+ * What is open without being ours, or not for long: the directory that is read, sockets and notes about modules of Deno's own, and
+ * triggers for memory pressure, which the kernel takes some 50 ms to take back.
+ */
+const OTHERS = /\/fd$|^socket:|\/deno\/|\/pressure\/memory$|\/memory\.(pressure|events)$/
 
 /** "descriptor target" of each. */
 export function openFiles() {
