@@ -8,7 +8,8 @@
 //! wins, the last of the two cleans up, and a handle that is gone finds nothing.
 //!
 //! The directory is process-wide and keyed by the *address* of the bytes: `transfer()` moves the bytes to another
-//! ArrayBuffer object, perhaps in another thread, and the address is all that comes along.
+//! ArrayBuffer object, perhaps in another thread, and the address is all that comes along. Memory that is shared has several
+//! allocations at one address.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,38 +19,14 @@ use std::time::SystemTime;
 use once_cell::sync::Lazy;
 
 use crate::backend::Object;
+pub use crate::body::Body;
+use crate::body::{Facts, Share};
 use crate::books::{Account, Admission, Books};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
 use crate::memory::{Memory, MemoryKind};
-use crate::pool::{Extent, Pool, Slice};
+use crate::pool::{Extent, Pool};
 use crate::sys::mapping::Retired;
-
-/// What an allocation is over.
-#[derive(Clone, Debug)]
-pub enum Body {
-    /// Memory of its own.
-    Whole(Arc<Memory>),
-    /// A part of a pool's.
-    Slice {
-        /// The pool it goes back to.
-        pool: Arc<Pool>,
-        /// Its place there.
-        slice: Slice,
-        /// The chunk's memory and addresses.
-        extent: Arc<Extent>,
-    },
-}
-
-impl Body {
-    /// The memory and where in it this starts; `None` when the pool took it away (a reset, a destroy).
-    pub fn memory(&self) -> Option<(Arc<Memory>, u64)> {
-        match self {
-            Body::Whole(memory) => Some((Arc::clone(memory), 0)),
-            Body::Slice { slice, extent, .. } => extent.memory().map(|memory| (memory, slice.offset)),
-        }
-    }
-}
 
 /// See the module's header.
 #[derive(Debug)]
@@ -89,10 +66,32 @@ struct State {
     body: Option<Body>,
     /// The addresses, between release and finalizer.
     retired: Option<Retired>,
-    /// The same for a slice: its pool may take the chunk away under an ArrayBuffer that cannot be detached.
-    extent: Option<Arc<Extent>>,
+    /// The same where they are not its own.
+    ground: Ground,
     /// What the finalizer said, once it has run.
     finalized: Option<Reach>,
+}
+
+/// Whose addresses an allocation leaves to its finalizer.
+#[derive(Debug, Default)]
+enum Ground {
+    /// Its own, or nobody's.
+    #[default]
+    Own,
+    /// A chunk's: its pool may take it away under an ArrayBuffer that cannot be detached.
+    Chunk(Arc<Extent>),
+    /// Of all who share the memory.
+    Share(Arc<Share>),
+}
+
+impl Ground {
+    fn keep_addresses(&self) {
+        match self {
+            Ground::Own => {}
+            Ground::Chunk(extent) => extent.keep_addresses(),
+            Ground::Share(share) => share.keep_addresses(),
+        }
+    }
 }
 
 /// What a finalizer knows of the addresses it was called for.
@@ -120,13 +119,12 @@ impl Allocation {
     /// Errors: those of [`enter`](Self::enter).
     pub fn enter_as(mut admission: Admission, body: Body, size: u64, tag: Option<Arc<str>>) -> Result<Arc<Self>> {
         let Some((memory, offset)) = body.memory() else { return Err(disposed()) };
-        let (reserved, pool) = match &body {
-            Body::Whole(memory) => (memory.reserved(), None),
-            Body::Slice { pool, slice, .. } => (slice.padded, pool.public_name().cloned()),
-        };
+        let Facts { reserved, pool, dedicated } = body.facts();
         if let Err(error) = admission.cover(reserved) {
-            if let Body::Slice { pool, slice, .. } = &body {
-                pool.free(slice.chunk, slice.region)?;
+            match &body {
+                Body::Whole(_) => {}
+                Body::Slice { pool, slice, .. } => pool.free(slice.chunk, slice.region)?,
+                Body::Shared(share) => share.let_go().map_err(|error| not_taken_back(&error, reserved))?,
             }
             return Err(error);
         }
@@ -141,27 +139,33 @@ impl Allocation {
                 address: memory.mapping().address() as usize + offset as usize,
                 object: memory.object().cloned(),
                 offset,
-                dedicated: matches!(body, Body::Whole(_)),
+                dedicated,
                 pool,
                 allocated_at: SystemTime::now(),
                 thread: this_thread(),
                 account,
                 pinned: AtomicBool::new(false),
-                state: Mutex::new(State { body: Some(body), retired: None, extent: None, finalized: None }),
+                state: Mutex::new(State { body: Some(body), retired: None, ground: Ground::Own, finalized: None }),
             })
         };
         let allocation = directory().insert(make);
         if !admission.allocated(allocation.id, reserved) {
-            allocation.unseen();
+            // No runtime was told of it.
+            allocation.finalize(Reach::Nobody);
             return Err(disposed());
         }
         Ok(allocation)
     }
 
-    /// The allocation whose first byte is at `address`, while it is live.
-    pub fn at(address: usize) -> Option<Arc<Self>> {
+    /// The live allocations whose first byte is at `address`: more than one where the memory is shared.
+    pub fn at(address: usize) -> impl Iterator<Item = Arc<Self>> {
         let directory = directory();
-        directory.by_address.get(&address).and_then(|id| directory.table.get(*id)).cloned()
+        let first = directory.by_address.get(&address).copied();
+        let others = directory.others.get(&address).cloned().unwrap_or_default();
+        let found = |id: Handle| directory.table.get(id).cloned();
+        let first = first.and_then(found);
+        let others: Vec<_> = others.into_iter().filter_map(found).collect();
+        first.into_iter().chain(others)
     }
 
     /// The allocation of that id, live or released, until its finalizer has run.
@@ -176,15 +180,30 @@ impl Allocation {
 
     /// Whether it is a live slice of `pool`.
     pub fn is_of(&self, pool: &Arc<Pool>) -> bool {
-        matches!(&self.state().body, Some(Body::Slice { pool: of, .. }) if Arc::ptr_eq(of, pool))
+        let body = self.state().body.clone();
+        body.and_then(|body| body.place()).is_some_and(|(of, _, _)| Arc::ptr_eq(&of, pool))
     }
 
     /// The chunk it is a live slice of.
     pub fn extent(&self) -> Option<Arc<Extent>> {
-        match &self.state().body {
-            Some(Body::Slice { extent, .. }) => Some(Arc::clone(extent)),
-            _ => None,
-        }
+        let body = self.state().body.clone();
+        body.and_then(|body| body.place()).map(|(_, _, extent)| extent)
+    }
+
+    /// The same memory for others to join.
+    ///
+    /// Errors: `ERR_BUFFER_FREED`, and those of [`Body::share`].
+    pub fn share(&self) -> Result<Arc<Share>> {
+        let mut state = self.state();
+        let body = state.body.as_ref().ok_or_else(freed)?;
+        let share = body.share(self.size, self.tag.clone())?;
+        state.body = Some(Body::Shared(Arc::clone(&share)));
+        Ok(share)
+    }
+
+    /// Whether others may hold the same memory.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.state().body, Some(Body::Shared(_)))
     }
 
     /// The memory and where in it this starts. Whoever holds the `Arc` keeps the kernel object, not the addresses.
@@ -192,7 +211,7 @@ impl Allocation {
     /// Errors: `ERR_BUFFER_FREED`.
     pub fn memory(&self) -> Result<(Arc<Memory>, u64)> {
         let memory = self.state().body.as_ref().and_then(Body::memory);
-        memory.ok_or_else(|| Error::new(ErrorCode::BufferFreed, "this buffer was freed"))
+        memory.ok_or_else(freed)
     }
 
     /// Somebody has its address, or nobody has it any more.
@@ -210,6 +229,7 @@ impl Allocation {
         }
         let slice = match &self.state().body {
             Some(Body::Slice { pool, slice, .. }) => Some((Arc::clone(pool), *slice)),
+            // What is shared is not movable.
             _ => None,
         };
         slice.map_or(Ok(()), |(pool, slice)| pool.check_unpinned(&slice))
@@ -241,15 +261,8 @@ impl Allocation {
         let Some(body) = self.state().body.take() else { return Ok(false) };
         // Forget the record before the memory goes: another thread may be given the same addresses.
         directory().forget_address(self);
-        let retired = match &body {
-            Body::Whole(memory) => match memory.mapping().retire() {
-                Ok(retired) => retired,
-                Err(error) => {
-                    self.state().body = Some(body);
-                    directory().by_address.insert(self.address, self.id);
-                    return Err(self.not_taken_back(&error));
-                }
-            },
+        let taken = match &body {
+            Body::Whole(memory) => memory.mapping().retire(),
             Body::Slice { pool, slice, extent } => {
                 match reach {
                     // A pool that was reset or destroyed has taken it back already.
@@ -257,15 +270,30 @@ impl Allocation {
                     // Its place is never used again, and neither are its addresses when the chunk goes.
                     Reach::Unknown => extent.keep_addresses(),
                 }
-                None
+                Ok(None)
+            }
+            Body::Shared(share) => {
+                if reach == Reach::Unknown {
+                    share.keep_addresses();
+                }
+                share.let_go().map(|()| None)
             }
         };
-        let extent = match body {
-            Body::Whole(_) => None,
-            Body::Slice { extent, .. } => Some(extent),
+        let retired = match taken {
+            Ok(retired) => retired,
+            Err(error) => {
+                self.state().body = Some(body);
+                directory().remember_address(self.address, self.id);
+                return Err(not_taken_back(&error, self.reserved));
+            }
+        };
+        let ground = match body {
+            Body::Whole(_) => Ground::Own,
+            Body::Slice { extent, .. } => Ground::Chunk(extent),
+            Body::Shared(share) => Ground::Share(share),
         };
         self.account.freed(self.id, self.reserved);
-        self.settle(|state| (state.retired, state.extent) = (retired, extent));
+        self.settle(|state| (state.retired, state.ground) = (retired, ground));
         Ok(true)
     }
 
@@ -279,13 +307,6 @@ impl Allocation {
         }
     }
 
-    fn not_taken_back(&self, error: &std::io::Error) -> Error {
-        Error::new(ErrorCode::TooManyMaps, format!("the memory cannot be taken back: {error}"))
-            .syscall("mmap", error.raw_os_error().unwrap_or(0))
-            .requested(self.reserved)
-            .hint("raise vm.max_map_count (sysctl); the buffer's memory goes when it is collected")
-    }
-
     /// Undoes [`enter`](Self::enter) for an allocation of which no runtime was told, or only perhaps.
     pub fn unseen(&self) {
         self.finalize(Reach::Unknown);
@@ -293,11 +314,11 @@ impl Allocation {
 
     /// Changes the state; the second of release and finalizer to come here decides what becomes of the addresses.
     fn settle(&self, change: impl FnOnce(&mut State)) {
-        let (reach, retired, extent) = {
+        let (reach, retired, ground) = {
             let mut state = self.state();
             change(&mut state);
             match state.finalized {
-                Some(reach) => (reach, state.retired.take(), state.extent.take()),
+                Some(reach) => (reach, state.retired.take(), std::mem::take(&mut state.ground)),
                 None => return,
             }
         };
@@ -306,8 +327,8 @@ impl Allocation {
         if let (Reach::Nobody, Some(range)) = (reach, retired) {
             range.give_back();
         }
-        if let (Reach::Unknown, Some(extent)) = (reach, extent) {
-            extent.keep_addresses();
+        if reach == Reach::Unknown {
+            ground.keep_addresses();
         }
     }
 
@@ -330,7 +351,7 @@ impl Lifted<'_> {
         let Some(Body::Slice { extent, .. }) = self.body.take() else { return };
         directory().forget_address(self.allocation);
         self.allocation.account.freed(self.allocation.id, self.allocation.reserved);
-        self.allocation.settle(|state| state.extent = Some(extent));
+        self.allocation.settle(|state| state.ground = Ground::Chunk(extent));
     }
 }
 
@@ -355,23 +376,64 @@ fn disposed() -> Error {
     Error::new(ErrorCode::ManagerDisposed, "this MemoryManager was disposed")
 }
 
+fn freed() -> Error {
+    Error::new(ErrorCode::BufferFreed, "this buffer was freed")
+}
+
+fn not_taken_back(error: &std::io::Error, bytes: u64) -> Error {
+    Error::new(ErrorCode::TooManyMaps, format!("the memory cannot be taken back: {error}"))
+        .syscall("mmap", error.raw_os_error().unwrap_or(0))
+        .requested(bytes)
+        .hint("raise vm.max_map_count (sysctl); the buffer's memory goes when it is collected")
+}
+
 /// Every allocation of this process.
 #[derive(Default)]
 struct Directory {
     table: Table<Arc<Allocation>>,
     by_address: HashMap<usize, Handle>,
+    /// Where memory is shared, all but one of those at its address.
+    others: HashMap<usize, Vec<Handle>>,
 }
 
 impl Directory {
     fn insert(&mut self, make: impl FnOnce(Handle) -> Arc<Allocation>) -> Arc<Allocation> {
         let (id, allocation) = self.table.insert_with(make);
-        self.by_address.insert(allocation.address, id);
-        Arc::clone(allocation)
+        let allocation = Arc::clone(allocation);
+        self.remember_address(allocation.address, id);
+        allocation
+    }
+
+    fn remember_address(&mut self, address: usize, id: Handle) {
+        if let Some(shares_with) = self.by_address.insert(address, id) {
+            self.others.entry(address).or_default().push(shares_with);
+        }
     }
 
     fn forget_address(&mut self, allocation: &Allocation) {
-        if self.by_address.get(&allocation.address) == Some(&allocation.id) {
-            self.by_address.remove(&allocation.address);
+        let (address, id) = (&allocation.address, allocation.id);
+        let is_first = self.by_address.get(address) == Some(&id);
+        if self.others.is_empty() {
+            if is_first {
+                self.by_address.remove(address);
+            }
+            return;
+        }
+        let next = self.others.get_mut(address).and_then(|others| {
+            others.retain(|other| *other != id);
+            if is_first {
+                others.pop()
+            } else {
+                None
+            }
+        });
+        if self.others.get(address).is_some_and(Vec::is_empty) {
+            self.others.remove(address);
+        }
+        match next {
+            Some(next) => drop(self.by_address.insert(*address, next)),
+            None if is_first => drop(self.by_address.remove(address)),
+            None => {}
         }
     }
 }

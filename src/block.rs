@@ -69,6 +69,11 @@ impl Block {
         &self.owned.object
     }
 
+    /// Whose it is.
+    pub fn device(&self) -> &Arc<Device> {
+        &self.owned.device
+    }
+
     /// Where it is mapped.
     pub fn mapping(&self) -> &Mapping {
         &self.mapping

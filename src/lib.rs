@@ -15,6 +15,7 @@
 //! | [`device`] [`block`] | an opened device with its ledger; one kernel object with its mapping and its place in the ledger |
 //! | [`memory`] | memory of either kind, mapped, and where it comes from |
 //! | [`pool`] | slices of few large kernel objects in place of many small ones |
+//! | [`body`] | what an allocation is over, alone or together with others |
 //! | [`allocation`] | what JavaScript holds one ArrayBuffer over, and the directory it is found in |
 //! | [`manager`] [`open`] | the façade, and which device it gets |
 //! | `node` | the JavaScript binding, and the only place that names napi |
@@ -25,6 +26,7 @@ pub mod abi;
 pub mod allocation;
 pub mod backend;
 pub mod block;
+pub mod body;
 pub mod books;
 pub mod crew;
 pub mod device;

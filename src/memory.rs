@@ -148,6 +148,14 @@ impl Memory {
         }
     }
 
+    /// The device it is memory of.
+    pub fn device(&self) -> Option<&Arc<Device>> {
+        match self {
+            Memory::Npu(block) => Some(block.device()),
+            Memory::System(_) => None,
+        }
+    }
+
     /// Cache maintenance of `range` (bytes from the start).
     ///
     /// Errors: `ERR_BUFFER_KIND` for system memory, and those of [`Block::sync`].

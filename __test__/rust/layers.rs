@@ -21,6 +21,7 @@ const LAYERS: &[&[&str]] = &[
     &["block"],
     &["memory"],
     &["pool"],
+    &["body"],
     &["allocation"],
     &["manager", "open"],
     &["node"],

@@ -15,6 +15,7 @@ const { MovableBlock } = require('./movable.js')
 const { check, integer, invalid, outOfRange, schemas, shown } = require('./options.js')
 const pressure = require('./pressure.js')
 const { makePool, isPool, destroyPool, endPool, handleOf, raised } = require('./pool.js')
+const { disposeAtExit, tokenOf } = require('./sharing.js')
 const { Walls } = require('./walls.js')
 
 /** A manager that was dropped without `dispose`: its device closes when its last buffer is collected. */
@@ -37,6 +38,8 @@ class MemoryManager extends EventEmitter {
   #views = new Map()
   #sweepAt = FIRST_SWEEP
   #pools = new Map()
+  /** Whether an address may be that of several buffers. */
+  #sharing = false
   #cleanup
   #errands = new Errands()
   /** How many warnings there had been in this process when this manager last took its own. */
@@ -162,7 +165,8 @@ class MemoryManager extends EventEmitter {
   }
 
   describe(buffer) {
-    return native.describe(this.#open(), this.#alive(buffer))
+    const [handle, alive] = [this.#open(), this.#alive(buffer)]
+    return native.describe(handle, alive, this.#which(alive))
   }
 
   owns(buffer) {
@@ -200,6 +204,23 @@ class MemoryManager extends EventEmitter {
     integer('fd', fd, 0, 2 ** 31 - 1)
     const { size, tag } = check('importDmaBuf', options, schemas.dmaBufImport)
     return this.#handedOut(native.importDmaBuf(handle, fd, size, tag))
+  }
+
+  share(buffer) {
+    const handle = this.#open()
+    const alive = this.#alive(buffer)
+    const token = native.share(handle, alive, this.#which(alive))
+    this.#sharing = true
+    return Object.freeze({ token, size: byteLengthOf(alive) })
+  }
+
+  adopt(token) {
+    const handle = this.#open()
+    const name = tokenOf(token)
+    const buffer = this.#handedOut(this.#insist(() => native.adopt(handle, name)))
+    this.#sharing = true
+    disposeAtExit(this)
+    return buffer
   }
 
   // ── Pools
@@ -427,11 +448,27 @@ class MemoryManager extends EventEmitter {
       const buffer = view.deref()
       if (buffer === undefined || byteLengthOf(buffer) === 0) continue
       try {
-        native.deallocate(this.#handle, buffer)
+        native.deallocate(this.#handle, buffer, undefined, idOf(buffer))
       } catch {
         // Held by the runtime, or marked: it stays attached, and reads zeros once its memory is taken away.
       }
     }
+  }
+
+  /** Which allocation `buffer` is of, where several may be at its address. */
+  #which(buffer) {
+    if (!this.#sharing) return undefined
+    const id = idOf(buffer)
+    if (id !== 0) return id
+    const views = native.sharedAt(this.#handle, buffer)
+    // transfer() made it: the ArrayBuffer that its bytes were in shows none any more.
+    return views.length === 0 ? undefined : (views.find((id) => !this.#shows(id)) ?? 0)
+  }
+
+  /** Whether the ArrayBuffer that was handed out over the allocation `id` has its bytes. */
+  #shows(id) {
+    const view = this.#views.get(id)?.view.deref()
+    return view !== undefined && byteLengthOf(view) > 0
   }
 
   #poolOf(pool) {
@@ -451,7 +488,7 @@ class MemoryManager extends EventEmitter {
     const handle = this.#open()
     const buffer = this.#alive(value)
     // One that transfer() made is seen here for the first time: a second deallocate shall say that it was freed.
-    remember(buffer, native.deallocate(handle, buffer, kind))
+    remember(buffer, native.deallocate(handle, buffer, kind, this.#which(buffer)))
   }
 
   #sync(value, toDevice, offset, length) {

@@ -12,10 +12,11 @@ use std::time::Duration;
 use crate::allocation::{Allocation, Body};
 use crate::backend::{DeviceInfo, Direction, Kind, Placement, Request};
 use crate::block::Block;
+use crate::body::Share;
 use crate::books::{Account, Accounts, Admission, Books};
 use crate::device::Device;
 use crate::error::{Error, ErrorCode, Result};
-use crate::handle::Table;
+use crate::handle::{Handle, Table};
 use crate::memory::{alignment, HugePages, Memory, MemoryKind, PageOptions, Pages};
 use crate::pool::{Pool, SlabOptions, Slabs};
 use crate::sys::mapping::page_size;
@@ -157,13 +158,42 @@ impl Manager {
         })
     }
 
-    /// The live allocation of this manager at `address`.
+    /// The live allocation of this manager at `address`. Where the memory is shared there may be several: then it is the one of
+    /// that `id`.
     ///
     /// Errors: `ERR_UNKNOWN_BUFFER`.
-    pub fn find(&self, address: usize) -> Result<Arc<Allocation>> {
-        Allocation::at(address).filter(|found| found.belongs_to(&self.books)).ok_or_else(|| {
+    pub fn find(&self, address: usize, id: Option<Handle>) -> Result<Arc<Allocation>> {
+        let is_it = |found: &Arc<Allocation>| {
+            found.belongs_to(&self.books) && (!found.is_shared() || id.is_none_or(|id| id == found.id))
+        };
+        Allocation::at(address).find(is_it).ok_or_else(|| {
             Error::new(ErrorCode::UnknownBuffer, "this buffer was not allocated by this MemoryManager")
                 .hint("pass the ArrayBuffer that it returned, or a view of it")
+        })
+    }
+
+    /// Those of its allocations at `address` that others may hold as well.
+    pub fn shared_at(&self, address: usize) -> impl Iterator<Item = Arc<Allocation>> + '_ {
+        Allocation::at(address).filter(|found| found.belongs_to(&self.books) && found.is_shared())
+    }
+
+    /// Memory that another manager of this process shares, as an allocation of this one.
+    ///
+    /// Errors: those of [`Share::find`] and [`Share::join`]; `ERR_UNSUPPORTED` for memory of another kind of device.
+    pub fn adopt(&self, token: &str) -> Result<Arc<Allocation>> {
+        let share = Share::find(token)?;
+        let body = Body::Shared(Arc::clone(&share));
+        let (memory, _) = body.memory().ok_or_else(|| Error::new(ErrorCode::BufferFreed, "this buffer was freed"))?;
+        if let Some(theirs) = memory.device().map(|device| device.info().kind).filter(|kind| *kind != self.info().kind)
+        {
+            let message =
+                format!("this buffer is memory of \"{theirs}\", and this manager is one of \"{}\"", self.info().kind);
+            return Err(Error::new(ErrorCode::Unsupported, message).hint("open both managers on one backend"));
+        }
+        self.counted(memory.kind(), Some(share.size), share.tag.clone(), |account| {
+            let admission = account.admit(body.facts().reserved)?;
+            share.join()?;
+            Allocation::enter(admission, body.clone(), share.size)
         })
     }
 

@@ -121,7 +121,7 @@ impl Manager {
     /// A slice that was taken by name, as an allocation of this manager.
     ///
     /// Errors: `ERR_BUFFER_FREED`.
-    pub fn adopt(&self, pool: &Arc<Pool>, chunk: Handle, region: RegionId) -> Result<Arc<Allocation>> {
+    pub fn adopt_slice(&self, pool: &Arc<Pool>, chunk: Handle, region: RegionId) -> Result<Arc<Allocation>> {
         let (slice, size) = pool.slice(chunk, region)?;
         let extent = pool.extent(chunk)?;
         let admission = self.slice_account(None).admit(size)?;

@@ -144,8 +144,14 @@ pub fn import_dma_buf<'env>(
 
 /// Frees `buffer`; `kind` is the one it must be of ("npu", "system"), if that matters. Returns the allocation's id.
 #[napi(catch_unwind)]
-pub fn deallocate(env: &Env, handle: f64, buffer: Unknown<'_>, kind: Option<String>) -> Result<f64> {
-    let allocation = find(env, handle, &buffer)?;
+pub fn deallocate(
+    env: &Env,
+    handle: f64,
+    buffer: Unknown<'_>,
+    kind: Option<String>,
+    which: Option<f64>,
+) -> Result<f64> {
+    let allocation = find(env, handle, &buffer, which)?;
     if let Some(kind) = kind.filter(|kind| kind != allocation.kind.as_str()) {
         let verb = match allocation.kind {
             MemoryKind::Npu => "deallocateNPUMemory",
@@ -171,8 +177,8 @@ pub fn pin_allocation(id: f64, pinned: bool) {
 
 /// Everything known of `buffer`.
 #[napi(catch_unwind)]
-pub fn describe(env: &Env, handle: f64, buffer: Unknown<'_>) -> Result<types::Buffer> {
-    let allocation = find(env, handle, &buffer)?;
+pub fn describe(env: &Env, handle: f64, buffer: Unknown<'_>, which: Option<f64>) -> Result<types::Buffer> {
+    let allocation = find(env, handle, &buffer, which)?;
     let manager = manager(handle).map_err(throw(env))?;
     Ok(types::Buffer::new(&allocation, manager.info().kind))
 }
@@ -181,7 +187,7 @@ pub fn describe(env: &Env, handle: f64, buffer: Unknown<'_>) -> Result<types::Bu
 #[napi(catch_unwind)]
 pub fn owns(env: &Env, handle: f64, buffer: Unknown<'_>) -> Result<bool> {
     let manager = manager(handle).map_err(throw(env))?;
-    Ok(buffer::info(env, &buffer).is_some_and(|(address, _)| manager.find(address).is_ok()))
+    Ok(buffer::info(env, &buffer).is_some_and(|(address, _)| manager.find(address, None).is_ok()))
 }
 
 /// Whether the allocation of that id is live: its ArrayBuffer was detached, but not by us.
@@ -200,7 +206,7 @@ pub fn sync(
     offset: f64,
     length: Option<f64>,
 ) -> Result<()> {
-    let allocation = find(env, handle, &buffer)?;
+    let allocation = find(env, handle, &buffer, None)?;
     let direction = if to_device { Direction::ToDevice } else { Direction::FromDevice };
     manager(handle)
         .and_then(|manager| manager.sync(&allocation, direction, offset as u64, length.map(|n| n as u64)))
@@ -218,9 +224,29 @@ pub struct DmaBuf {
 /// A new fd that the caller owns.
 #[napi(catch_unwind)]
 pub fn export_dma_buf(env: &Env, handle: f64, buffer: Unknown<'_>) -> Result<DmaBuf> {
-    let allocation = find(env, handle, &buffer)?;
+    let allocation = find(env, handle, &buffer, None)?;
     let fd = manager(handle).and_then(|manager| manager.export(&allocation)).map_err(throw(env))?;
     Ok(DmaBuf { fd: fd.into_raw_fd(), offset: allocation.offset as f64, size: allocation.size as f64 })
+}
+
+/// Lets others join the holders of a buffer: a token, for [`adopt`].
+#[napi(catch_unwind)]
+pub fn share(env: &Env, handle: f64, buffer: Unknown<'_>, which: Option<f64>) -> Result<String> {
+    find(env, handle, &buffer, which)?.share().map(|share| share.token()).map_err(throw(env))
+}
+
+/// Another ArrayBuffer over memory that is shared: `[buffer, id]`.
+#[napi(catch_unwind, ts_return_type = "[buffer: ArrayBuffer, id: number]")]
+pub fn adopt<'env>(env: &'env Env, handle: f64, token: String) -> Result<Array<'env>> {
+    handed_out(env, manager(handle).and_then(|manager| manager.adopt(&token)))
+}
+
+/// The ids of a manager's allocations at the address of `buffer` that others may hold as well.
+#[napi(catch_unwind)]
+pub fn shared_at(env: &Env, handle: f64, buffer: Unknown<'_>) -> Result<Vec<f64>> {
+    let manager = manager(handle).map_err(throw(env))?;
+    let address = buffer::info(env, &buffer).map_or(0, |(address, _)| address);
+    Ok(manager.shared_at(address).map(|allocation| allocation.id.get() as f64).collect())
 }
 
 /// NPU memory in figures.
@@ -279,12 +305,12 @@ pub(super) fn handed_out<'env>(
     Ok(pair)
 }
 
-/// The live allocation that `buffer` is all of.
-pub(super) fn find(env: &Env, handle: f64, buffer: &Unknown<'_>) -> Result<Arc<Allocation>> {
+/// The live allocation that `buffer` is all of; the one of the id `which` where several are at its address.
+pub(super) fn find(env: &Env, handle: f64, buffer: &Unknown<'_>, which: Option<f64>) -> Result<Arc<Allocation>> {
     let found = manager(handle).and_then(|manager| {
         let (address, length) = buffer::info(env, buffer)
             .ok_or_else(|| Error::new(ErrorCode::InvalidArgType, "the buffer must be an ArrayBuffer"))?;
-        let allocation = manager.find(address)?;
+        let allocation = manager.find(address, which.map(|id| Handle::from_raw(id as u64)))?;
         if allocation.size == length {
             return Ok(allocation);
         }

@@ -140,7 +140,7 @@ pub fn sync_async<'env>(
     offset: f64,
     length: Option<f64>,
 ) -> Result<Errand<'env>> {
-    let allocation: std::sync::Arc<Allocation> = find(env, handle, &buffer)?;
+    let allocation: std::sync::Arc<Allocation> = find(env, handle, &buffer, None)?;
     let direction = if to_device { Direction::ToDevice } else { Direction::FromDevice };
     let manager = manager(handle).map_err(throw(env))?;
     let job =

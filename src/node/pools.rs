@@ -45,7 +45,7 @@ pub fn pool_expose<'env>(
 ) -> Result<Array<'env>> {
     let adopted = pool(handle).map_err(gone).and_then(|open| {
         let (chunk, region) = name(index, generation, slot, stamp);
-        manager(open.manager.get() as f64)?.adopt(&open.pool, chunk, region)
+        manager(open.manager.get() as f64)?.adopt_slice(&open.pool, chunk, region)
     });
     handed_out(env, adopted)
 }

@@ -167,7 +167,7 @@ impl Buffer {
             iommu_domain: object.and_then(|object| object.domain),
             dedicated: allocation.dedicated && object.is_some(),
             imported: object.is_some_and(|object| object.imported),
-            shared: false,
+            shared: allocation.is_shared(),
             pool: allocation.pool.as_deref().map(str::to_owned),
             offset: allocation.offset as f64,
             allocated_at: since.as_secs_f64() * 1e3,

@@ -26,13 +26,17 @@ struct State {
     /// `None` once ended.
     memory: Option<Arc<Memory>>,
     retired: Option<Retired>,
+    /// Slices that others than the pool's owner hold as well: the memory stays for them.
+    holds: usize,
+    /// The pool has said that the memory is to end.
+    ending: bool,
 }
 
 impl Extent {
     fn new(memory: Memory) -> Arc<Self> {
         Arc::new(Self {
             base: memory.mapping().address() as usize,
-            state: Mutex::new(State { memory: Some(Arc::new(memory)), retired: None }),
+            state: Mutex::new(State { memory: Some(Arc::new(memory)), retired: None, holds: 0, ending: false }),
             reachable: AtomicBool::new(false),
         })
     }
@@ -47,14 +51,47 @@ impl Extent {
         self.state().memory.clone()
     }
 
-    /// Gives the memory back and leaves zeros at its addresses. Where the kernel has no mapping left for the zeros, it
-    /// stays as it is: leaked, and safe.
+    /// Gives the memory back and leaves zeros at its addresses; not before the last [`hold`](Self::hold) is over. Where the
+    /// kernel has no mapping left for the zeros, it stays as it is: leaked, and safe.
     pub fn end(&self) {
-        let Some(memory) = self.state().memory.take() else { return };
+        let memory = {
+            let mut state = self.state();
+            state.ending = true;
+            match state.holds {
+                0 => state.memory.take(),
+                _ => None,
+            }
+        };
+        let Some(memory) = memory else { return };
         match memory.mapping().retire() {
             Ok(retired) => self.state().retired = retired,
             Err(_) => std::mem::forget(memory),
         }
+    }
+
+    /// Keeps the memory for somebody who shares a slice, whatever becomes of the pool. False when it is too late.
+    pub fn hold(&self) -> bool {
+        let mut state = self.state();
+        let there = !state.ending;
+        state.holds += usize::from(there);
+        there
+    }
+
+    /// Undoes one [`hold`](Self::hold).
+    pub fn unhold(&self) {
+        let over = {
+            let mut state = self.state();
+            state.holds = state.holds.saturating_sub(1);
+            state.ending && state.holds == 0
+        };
+        if over {
+            self.end();
+        }
+    }
+
+    /// Whether somebody holds it.
+    pub fn is_held(&self) -> bool {
+        self.state().holds > 0
     }
 
     /// Somebody may reach a slice of it for as long as the process lives.

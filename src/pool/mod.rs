@@ -268,7 +268,7 @@ impl Pool {
     }
 
     /// Frees every slice and keeps the memory. Chunks of which `keep` says no end instead: an ArrayBuffer over one of
-    /// their slices could not be taken away.
+    /// their slices could not be taken away. So do those of which others share a slice.
     ///
     /// Errors: `ERR_POOL_DESTROYED`.
     pub fn reset(&self, keep: impl Fn(&Arc<Extent>) -> bool) -> Result<()> {
@@ -278,7 +278,7 @@ impl Pool {
             state.alive(self.name())?;
             for handle in std::mem::take(&mut state.order) {
                 let Some(chunk) = state.chunks.get_mut(handle) else { continue };
-                if keep(&chunk.extent) {
+                if keep(&chunk.extent) && !chunk.extent.is_held() {
                     chunk.arena.reset();
                     state.order.push(handle);
                 } else if let Some(chunk) = state.chunks.remove(handle) {

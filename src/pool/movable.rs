@@ -86,6 +86,11 @@ impl Pool {
         }
     }
 
+    /// Whether the slice at that place is a movable one.
+    pub fn is_movable(&self, slice: &Slice) -> bool {
+        self.state().movables.at((slice.chunk, slice.region)).is_some()
+    }
+
     /// Gives a movable slice back unless somebody has an ArrayBuffer over it.
     ///
     /// Errors: those of [`free_movable`](Self::free_movable).
