@@ -59,6 +59,44 @@ export interface DeviceRefusal {
   error: MemoryError
 }
 
+/**
+ * A Unix socket at which this process receives dma-bufs from others (`SCM_RIGHTS`, unix(7)). Who may send is a matter of the
+ * permissions of `path` and its directory. A socket that a dead process left at `path` is taken over.
+ */
+export class DmaBufInbox {
+  /** @throws ERR_DEVICE_IO with errno: somebody listens there, another file is there, no such directory, no permission. */
+  constructor(path: string)
+  readonly path: string
+  readonly closed: boolean
+  /**
+   * The next dma-buf, in the order in which they were sent; keeps the process alive while it waits. `fd` is close-on-exec and yours to
+   * close ({@link closeDmaBuf}).
+   *
+   * @throws the signal's reason; ERR_BUFFER_FREED the inbox was closed.
+   */
+  receive(options?: { signal?: AbortSignal }): Promise<{ fd: number; message: string }>
+  /** Ends what waits, and removes the socket. Idempotent. */
+  close(): void
+  [Symbol.dispose](): void
+}
+
+/**
+ * Sends a dma-buf to whoever has a {@link DmaBufInbox} at `path`, with a message of at most 64 KiB. `fd` stays yours, and may be closed as soon as this
+ * returns its promise.
+ *
+ * @throws ERR_INVALID_ARG_TYPE not an open dma-buf; ERR_OUT_OF_RANGE the message is too long; ERR_DEVICE_IO with errno: nobody listens
+ * there, or has not received for 5 s.
+ */
+export function sendDmaBuf(path: string, fd: number, message?: string): Promise<void>
+
+/**
+ * Closes an fd of {@link MemoryManager.exportDmaBuf} or {@link DmaBufInbox.receive}. `fs.closeSync` does so too, but not on Deno, whose `fs` knows
+ * only descriptors that it opened itself.
+ *
+ * @throws ERR_INVALID_ARG_TYPE not an open dma-buf.
+ */
+export function closeDmaBuf(fd: number): void
+
 /** Every device this process can open, best first, then every one it cannot and why. Opens each for a moment. */
 export function probeDevices(): Array<DeviceInfo | DeviceRefusal>
 
@@ -242,6 +280,25 @@ export class MemoryManager extends EventEmitter {
    */
   importDmaBuf(fd: number, options?: { size?: number; tag?: string }): ArrayBuffer
 
+  /**
+   * Lets others in this process have the same memory, NPU or system, slices included: a token for {@link adopt}, to be posted
+   * to another thread. The token keeps nothing: hold the buffer until the other side has adopted. The same memory has the same token.
+   *
+   * @throws ERR_UNKNOWN_BUFFER, ERR_BUFFER_FREED, ERR_BUFFER_TRANSFERRED; ERR_UNSUPPORTED a movable block.
+   */
+  share(buffer: Buf): SharedBufferToken
+
+  /**
+   * Another zero-copy ArrayBuffer at the same address, in whichever thread calls. It is a buffer of this manager like any
+   * other: counted here too (once only in the device's domain), freed by {@link deallocate} or collected; the memory goes when the last holder lets
+   * go, in whatever order, and outlives the manager, pool or thread that it came from. Nothing orders the accesses of two threads: use
+   * messages, or Atomics on a SharedArrayBuffer.
+   *
+   * @throws ERR_BUFFER_FREED every holder has let go; ERR_UNKNOWN_BUFFER no token of this process; ERR_MEMORY_LIMIT;
+   * ERR_UNSUPPORTED memory of another kind of device.
+   */
+  adopt(token: SharedBufferToken): ArrayBuffer
+
   // ── Pools
 
   /**
@@ -416,6 +473,13 @@ export interface SystemAllocationOptions extends AllocationOptions {
   prefault?: boolean
 }
 
+/** Names shared memory within its process. Structured-cloneable. */
+export interface SharedBufferToken {
+  readonly token: string
+  /** Bytes. */
+  readonly size: number
+}
+
 export interface BufferInfo {
   /** Unique in this process. */
   id: number
@@ -435,6 +499,7 @@ export interface BufferInfo {
   iommuDomain: number | null
   dedicated: boolean
   imported: boolean
+  /** {@link MemoryManager.share} was called for it, or it was adopted: others may hold the same memory. */
   shared: boolean
   pool: string | null
   /** Offset inside its kernel object. */

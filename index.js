@@ -1,8 +1,22 @@
 'use strict'
 
-const { MemoryError } = require('./src/js/errors.js')
-const { MemoryManager } = require('./src/js/manager.js')
-const { MemoryBlock, MemoryPool } = require('./src/js/pool.js')
-const { probeDevices } = require('./src/js/devices.js')
+const { version } = require('./package.json')
 
-module.exports = { MemoryManager, MemoryPool, MemoryBlock, MemoryError, probeDevices }
+// Copies of one version in one thread are one: an error of either is an instance of the other's class.
+const copies = Symbol.for(`@rkllmjs/memory ${version}`)
+if (globalThis[copies] === undefined) Object.defineProperty(globalThis, copies, { value: load(), configurable: true })
+
+const { MemoryManager, MemoryPool, MemoryBlock, MemoryError, DmaBufInbox, probeDevices, sendDmaBuf, closeDmaBuf } = globalThis[copies]
+
+function load() {
+  return {
+    ...require('./src/js/errors.js'),
+    ...require('./src/js/manager.js'),
+    ...require('./src/js/pool.js'),
+    ...require('./src/js/devices.js'),
+    ...require('./src/js/inbox.js'),
+  }
+}
+
+// Spelt out: this is how `import { MemoryManager }` finds the names.
+module.exports = { MemoryManager, MemoryPool, MemoryBlock, MemoryError, DmaBufInbox, probeDevices, sendDmaBuf, closeDmaBuf }

@@ -5,7 +5,7 @@ import { test } from 'node:test'
 import os from 'node:os'
 
 import { MemoryError } from '../index.js'
-import { assertNothingLeft, GiB, KiB, MiB, needsCommand, needsForeignFds, needsSimulated, open, refuses, runChild } from './helpers.mjs'
+import { assertNothingLeft, GiB, KiB, MiB, needsCommand, needsSimulated, open, refuses, runChild } from './helpers.mjs'
 
 /** Allocates until it is refused. */
 function fill(manager, size, options) {
@@ -94,7 +94,7 @@ test('more RAM than there is: an error, and the process lives', (t) => {
   assertNothingLeft(manager)
 })
 
-test('the real limit of descriptors: an error, and room again after a free', { skip: needsForeignFds || needsCommand('sh') }, () => {
+test('the real limit of descriptors: an error, and room again after a free', { skip: needsCommand('sh') }, () => {
   const { result } = runChild('few-descriptors.mjs')
   assert.equal(result.code, 'ERR_TOO_MANY_FDS')
   assert.ok(result.buffers > 20 && result.buffers < 200, `${result.buffers} buffers with 128 descriptors`)

@@ -2,10 +2,14 @@
 
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { once } from 'node:events'
+import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { createRequire } from 'node:module'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
+import { Worker } from 'node:worker_threads'
 
 import * as esm from '../index.js'
 import memory from '../index.js'
@@ -15,7 +19,7 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 const require = createRequire(import.meta.url)
 const manifest = require('../package.json')
 
-const EXPORTS = ['MemoryBlock', 'MemoryError', 'MemoryManager', 'MemoryPool', 'probeDevices']
+const EXPORTS = ['DmaBufInbox', 'MemoryBlock', 'MemoryError', 'MemoryManager', 'MemoryPool', 'closeDmaBuf', 'probeDevices', 'sendDmaBuf']
 
 test('CommonJS and ESM give the same classes', () => {
   const cjs = require('../index.js')
@@ -77,4 +81,37 @@ test('the manifest: no dependencies at run time but the binaries, which are for 
 
 test('no scripts run when a user installs it', () => {
   for (const script of ['preinstall', 'install', 'postinstall', 'prepare']) assert.equal(manifest.scripts[script], undefined)
+})
+
+/** What npm makes of two packages that each bring their own. */
+function anotherCopy(t) {
+  const copy = mkdtempSync(join(tmpdir(), 'rkllm-copy-'))
+  t.after(() => rmSync(copy, { recursive: true }))
+  for (const name of ['index.js', 'package.json', 'src/js']) cpSync(join(root, name), join(copy, name), { recursive: true })
+  return join(copy, 'index.js')
+}
+
+test('two copies in one thread are one', (t) => {
+  const { MemoryManager } = esm
+  const copy = require(anotherCopy(t))
+  for (const name of EXPORTS) assert.equal(copy[name], esm[name])
+  new MemoryManager({ backend: 'simulated' }).dispose()
+})
+
+test('two copies in two threads have one native part, and share memory', async (t) => {
+  const manager = new esm.MemoryManager({ backend: 'simulated' })
+  const buffer = manager.allocateNPUMemory(4096)
+  const source = `
+    const { parentPort, workerData } = require('node:worker_threads')
+    const { MemoryManager } = require(workerData.copy)
+    const buffer = new MemoryManager({ backend: 'simulated' }).adopt(workerData.token)
+    new Uint8Array(buffer).fill(6)
+    parentPort.postMessage(Object.keys(require.cache).filter((path) => path.endsWith('.node')))`
+  const workerData = { copy: anotherCopy(t), token: manager.share(buffer) }
+  const worker = new Worker(source, { eval: true, workerData })
+  const [message] = await Promise.race([once(worker, 'message'), once(worker, 'error').then(([error]) => Promise.reject(error))])
+  assert.ok(message.every((path) => path.startsWith(root)), String(message))
+  assert.deepEqual([...new Set(new Uint8Array(buffer))], [6])
+  await worker.terminate()
+  manager.dispose()
 })

@@ -1,9 +1,9 @@
 /** Allocates and exports with at most 128 descriptors (the limit is the shell's: Node raises its own as far as it can). */
 
 import { execFileSync } from 'node:child_process'
-import { closeSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 
+import { closeDmaBuf } from '../../index.js'
 import { open } from './open.mjs'
 
 if (process.argv[2] !== 'limited') {
@@ -27,7 +27,7 @@ if (process.argv[2] !== 'limited') {
   // What tells a user what is wrong must not need a descriptor itself.
   const { system, process: gauges } = manager.getMemoryUsage()
   const figures = { total: system.total, rss: system.rss, openFds: gauges.openFds, maxFds: gauges.maxFds }
-  for (const fd of fds.splice(0)) closeSync(fd)
+  for (const fd of fds.splice(0)) closeDmaBuf(fd)
   const count = buffers.length
   for (const buffer of buffers.splice(0)) manager.deallocate(buffer)
   const again = manager.allocateNPUMemory(4096).byteLength === 4096

@@ -5,9 +5,9 @@
 
 import assert from 'node:assert/strict'
 import { randomFill } from 'node:crypto'
-import { closeSync } from 'node:fs'
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 
+import { closeDmaBuf } from '../../index.js'
 import { open as openDevice, openFiles } from './open.mjs'
 
 const [seed, steps] = process.argv.slice(2, 4).map(Number)
@@ -115,13 +115,12 @@ const actions = {
   },
   shareByFd() {
     const buffer = take()
-    // Deno's fs cannot close what it has not opened.
-    if (!buffer || live.get(buffer).kind !== 'npu' || process.versions.deno) return
+    if (!buffer || live.get(buffer).kind !== 'npu') return
     const { manager, group } = live.get(buffer)
     const importer = pick(managers)
     const { fd, offset, size } = manager.exportDmaBuf(buffer)
     const twin = importer.importDmaBuf(fd, { size: offset + size })
-    closeSync(fd)
+    closeDmaBuf(fd)
     assert.ok(holds(twin, group.mark, offset))
     // Whoever imports a slab or a chunk sees all of it, also what its next owners write there.
     if (!manager.describe(buffer).dedicated) return importer.deallocate(twin)

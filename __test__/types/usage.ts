@@ -1,8 +1,16 @@
 /** How people will write it, and what the compiler must not let through. Only compiled, never run. */
 
 import memory = require('../../index.js')
-import { MemoryError, MemoryManager, probeDevices } from '../../index.js'
-import type { BufferInfo, MemoryErrorCode } from '../../index.js'
+import { closeDmaBuf, DmaBufInbox, MemoryError, MemoryManager, probeDevices, sendDmaBuf } from '../../index.js'
+import type { BufferInfo, MemoryErrorCode, SharedBufferToken } from '../../index.js'
+
+export async function acrossProcesses(fd: number): Promise<void> {
+  const inbox = new DmaBufInbox('/run/app/frames')
+  await sendDmaBuf(inbox.path, fd, 'frame 7')
+  const letter: { fd: number; message: string } = await inbox.receive({ signal: AbortSignal.timeout(100) })
+  closeDmaBuf(letter.fd)
+  inbox.close()
+}
 
 export function right(): void {
   const manager = new MemoryManager({ backend: 'simulated', simulated: { soc: 'rk3588', domains: 2 } })
@@ -20,7 +28,9 @@ export function right(): void {
   const deviceAddress: bigint | null = info.deviceAddress
   const { fd, offset, size } = manager.exportDmaBuf(buffer)
   const twin: ArrayBuffer = manager.importDmaBuf(fd, { size: size - offset, tag: 'twin' })
-  const owned: boolean = manager.owns(twin)
+  const token: SharedBufferToken = manager.share(buffer)
+  const adopted: ArrayBuffer = manager.adopt(structuredClone(token))
+  const owned: boolean = manager.owns(twin) && manager.describe(adopted).shared
   const { domains, cmaFree } = manager.getNPUMemoryStats()
   const used: number[] = domains.map((domain) => domain.used)
   const free: number | null = cmaFree

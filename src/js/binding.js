@@ -2,11 +2,13 @@
 
 // The native part, told once what it needs of this environment.
 
+const { readFileSync } = require('node:fs')
+const { version } = require('../../package.json')
 const { memoryError } = require('./errors.js')
 
 let native
 try {
-  native = require('./native.js')
+  native = ofAnotherCopy() ?? require('./native.js')
 } catch (cause) {
   const here = `${process.platform}-${process.arch}`
   throw memoryError(
@@ -26,3 +28,26 @@ try {
 native.setup(memoryError, process.versions.deno !== undefined)
 
 module.exports = native
+
+/**
+ * The native part that another copy of this version has brought into the process, perhaps in another thread: devices, ledgers and
+ * shared memory are one for the process.
+ */
+function ofAnotherCopy() {
+  if (process.env.NAPI_RS_NATIVE_LIBRARY_PATH) return undefined
+  let maps = ''
+  try {
+    maps = readFileSync('/proc/self/maps', 'utf8')
+  } catch {
+    // Not mounted: then each copy has its own.
+  }
+  for (const path of new Set(maps.match(/\/.*\/rkllm-memory\.linux-[^/\n]*\.node$/gm))) {
+    try {
+      const other = require(path)
+      if (other.version() === version) return other
+    } catch {
+      // It was replaced or removed since.
+    }
+  }
+  return undefined
+}

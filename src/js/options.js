@@ -129,13 +129,14 @@ const npuAllocation = {
   dedicated: kinds.boolean,
 }
 
-const npuAllocationAsync = {
-  ...npuAllocation,
+const receive = {
   signal: (name, value) => {
     if (value instanceof AbortSignal) return value
     throw invalid(`${name} must be an AbortSignal, not ${shown(value)}`)
   },
 }
+
+const npuAllocationAsync = { ...npuAllocation, ...receive }
 
 const systemAllocation = {
   ...allocation,
@@ -211,6 +212,6 @@ const manager = {
   debug: kinds.nested({ delayReuse: kinds.integer(0, 1_000_000) }),
 }
 
-const schemas = { defragment, manager, optimize, npuAllocation, npuAllocationAsync, systemAllocation, poolAllocation, pool, destroyPool, dmaBufImport, reservation }
+const schemas = { defragment, manager, optimize, npuAllocation, npuAllocationAsync, systemAllocation, poolAllocation, pool, destroyPool, dmaBufImport, receive, reservation }
 
 module.exports = { check, integer, invalid, outOfRange, shown, schemas }

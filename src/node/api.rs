@@ -32,6 +32,12 @@ pub fn setup(env: &Env, make_error: Unknown<'_>, finalizers_follow_memory: bool)
     Realm::enter(env, &make_error, finalizers_follow_memory)
 }
 
+/// Of this native part: copies of the package use one, where their versions are the same.
+#[napi(catch_unwind)]
+pub fn version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
+}
+
 /// Every device this process can open, best first, then every one it cannot: `{device}` or `{backend, path, error}`.
 #[napi(catch_unwind)]
 pub fn probe_devices(env: &Env) -> Result<Vec<Object<'_>>> {

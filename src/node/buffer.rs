@@ -10,7 +10,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
 use napi::bindgen_prelude::*;
@@ -126,6 +126,13 @@ pub fn borrowed(fd: i32) -> BorrowedFd<'static> {
     // SAFETY: `fd` is not -1 (the caller has checked). It is the caller's and is only used within one synchronous native
     // call, during which JavaScript cannot close it; were it no open file, each use is EBADF.
     unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
+/// Closes a descriptor that JavaScript owns.
+pub fn close(fd: i32) {
+    // SAFETY: the caller has looked that it is an open dma-buf, and JavaScript says that it is its own; somebody else's would be
+    // closed under them, as by `fs.closeSync`.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
 }
 
 /// The runtime is done with an ArrayBuffer: soon or late, on this thread or another, inside a detach, or never.

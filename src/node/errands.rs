@@ -28,7 +28,7 @@ use crate::manager::Prepared;
 static DRIVERS: Crew = Crew::new("rkllm-driver", 4);
 
 /// What comes of an errand.
-enum Outcome {
+pub enum Outcome {
     Memory(Box<Prepared>),
     Done,
 }
@@ -63,14 +63,15 @@ pub fn abandon(realm: Handle) {
     drop(orphans); // the driver's turn, outside the lock
 }
 
-/// Has `work` done on another thread: the promise, and the errand's number.
-fn send<'env>(
+/// Has `work` done by `crew`: the promise, and the errand's number.
+pub fn send<'env>(
     env: &'env Env,
+    crew: &'static Crew,
     work: impl FnOnce() -> crate::error::Result<Outcome> + Send + 'static,
-) -> Result<(Object<'env>, Handle)> {
+) -> Result<Errand<'env>> {
     let (deferred, promise) = env.create_deferred()?;
     let id = slots().insert(Slot { realm: Realm::of(env)?.id(), result: None });
-    DRIVERS.run(move || {
+    crew.run(move || {
         let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_panic| {
             Err(Error::new(ErrorCode::DeviceIo, "the native part panicked: please report it"))
         });
@@ -87,7 +88,7 @@ fn send<'env>(
         drop(late);
         deferred.resolve(move |env| deliver(&env, id));
     });
-    Ok((promise, id))
+    Ok(Errand { promise, errand: id.get() as f64 })
 }
 
 /// On the JavaScript thread: the end of an errand's promise.
@@ -117,17 +118,13 @@ pub struct Errand<'env> {
     pub errand: f64,
 }
 
-fn errand<'env>((promise, id): (Object<'env>, Handle)) -> Errand<'env> {
-    Errand { promise, errand: id.get() as f64 }
-}
-
 /// As `allocateNpu`, on another thread: a promise of `[buffer, id]`, or of nothing once it was called off.
 #[napi(catch_unwind)]
 pub fn allocate_npu_async(env: &Env, handle: f64, size: f64, options: Option<types::Npu>) -> Result<Errand<'_>> {
     let options = options.unwrap_or_default().into();
     let manager = manager(handle).map_err(throw(env))?;
     let work = move || Ok(Outcome::Memory(Box::new(manager.prepare_npu(size as u64, &options)?)));
-    send(env, work).map(errand)
+    send(env, &DRIVERS, work)
 }
 
 /// As `sync`, on another thread. The memory stays until it is done, whoever frees it meanwhile.
@@ -145,7 +142,7 @@ pub fn sync_async<'env>(
     let manager = manager(handle).map_err(throw(env))?;
     let job =
         manager.prepare_sync(&allocation, direction, offset as u64, length.map(|n| n as u64)).map_err(throw(env))?;
-    send(env, move || job().map(|()| Outcome::Done)).map(errand)
+    send(env, &DRIVERS, move || job().map(|()| Outcome::Done))
 }
 
 /// Nobody waits for that errand any more.

@@ -9,6 +9,7 @@
 //! | `pools.rs` | the rest of pools |
 //! | `compact.rs` | slices that move, and moving them |
 //! | `errands.rs` | what waits for a driver off the JavaScript thread |
+//! | `inbox.rs` | dma-bufs from process to process |
 //! | `limits.rs` | limits, reservations, warnings |
 //! | `pressure.rs` | who is told that memory is short |
 //! | `types.rs` | the objects that cross |
@@ -21,6 +22,7 @@ mod buffer;
 mod compact;
 mod errands;
 mod hot;
+mod inbox;
 mod limits;
 mod pools;
 mod pressure;

@@ -222,6 +222,7 @@ unsafe extern "C" fn leave(realm: *mut c_void) {
     let end = || {
         let realm = Handle::from_raw(realm as usize as u64);
         super::errands::abandon(realm);
+        super::inbox::abandon(realm);
         let owned = realms().remove(realm);
         for handle in owned.into_iter().flatten() {
             super::pressure::unwatch(handle);

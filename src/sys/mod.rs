@@ -1,5 +1,6 @@
 //! What the operating system knows and owns: address ranges, and the figures of `/proc` and `/sys`.
 
+pub mod inbox;
 pub mod mapping;
 pub mod pressure;
 pub mod proc;

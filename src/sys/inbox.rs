@@ -1,0 +1,255 @@
+//! File descriptors from process to process: datagrams on a Unix socket, each with one descriptor and a few words
+//! (`SCM_RIGHTS`, unix(7)). Neither Node, Bun nor Deno can send or receive them.
+#![allow(unsafe_code)]
+
+use std::fs;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::sys::socket::sockopt::SendTimeout;
+use nix::sys::socket::{
+    bind, connect, recvmsg, sendmsg, setsockopt, socket, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags,
+    SockFlag, SockType, UnixAddr,
+};
+use nix::sys::time::TimeVal;
+
+/// The most bytes of a message. The kernel bounds datagrams by the socket's buffer, 200 KiB where nobody changed it.
+pub const LONGEST: usize = 64 << 10;
+
+/// A receiver that has ten messages waiting takes no more; one that takes none for so long is not there.
+const PATIENCE_S: i64 = 5;
+
+/// A descriptor that arrived, and the words with it.
+#[derive(Debug)]
+pub struct Letter {
+    /// Close-on-exec, and the receiver's.
+    pub fd: OwnedFd,
+    /// What the sender said.
+    pub words: Vec<u8>,
+}
+
+/// A Unix socket at a path of its own, which is removed with it.
+#[derive(Debug)]
+pub struct Inbox {
+    socket: OwnedFd,
+    path: PathBuf,
+}
+
+impl Inbox {
+    /// Binds `path`, also where a process that died has left its socket there.
+    ///
+    /// Errors: those of socket(2) and bind(2); EADDRINUSE while somebody listens there.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        let socket = datagrams(SockFlag::SOCK_NONBLOCK)?;
+        let address = UnixAddr::new(path)?;
+        let mut bound = bind(socket.as_raw_fd(), &address);
+        if bound == Err(Errno::EADDRINUSE) && is_left_over(path, &address)? {
+            fs::remove_file(path)?;
+            bound = bind(socket.as_raw_fd(), &address);
+        }
+        bound?;
+        Ok(Self { socket, path: path.to_owned() })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The next letter, if there is one; never waits. What comes without a descriptor is no letter.
+    ///
+    /// Errors: those of recvmsg(2).
+    pub fn take(&self) -> io::Result<Option<Letter>> {
+        let mut words = vec![0; LONGEST];
+        loop {
+            let (length, fds) = {
+                let mut room = cmsg_space!([RawFd; 1]);
+                let mut parts = [IoSliceMut::new(&mut words)];
+                let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+                let message = match recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut room), flags) {
+                    Ok(message) => message,
+                    Err(Errno::EAGAIN) => return Ok(None),
+                    Err(Errno::EINTR) => continue,
+                    Err(errno) => return Err(errno.into()),
+                };
+                let fds: Vec<OwnedFd> = message.cmsgs()?.flat_map(descriptors).collect();
+                (message.bytes, fds)
+            };
+            // A second descriptor, for which there was no room to ask, was closed by the kernel; one by alignment's grace drops here.
+            if let Some(fd) = fds.into_iter().next() {
+                words.truncate(length);
+                return Ok(Some(Letter { fd, words }));
+            }
+        }
+    }
+
+    /// Waits until something is there, a [`nudge`](Self::nudge) included.
+    ///
+    /// Errors: those of poll(2).
+    pub fn wait(&self) -> io::Result<()> {
+        loop {
+            match poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Ends every [`wait`](Self::wait): a datagram that is no letter.
+    pub fn nudge(&self) {
+        // Where there is no room for it there are letters, and nobody waits.
+        let _ = UnixAddr::new(&self.path).map_err(io::Error::from).and_then(|to| {
+            let socket = datagrams(SockFlag::SOCK_NONBLOCK)?;
+            Ok(sendmsg(socket.as_raw_fd(), &[IoSlice::new(&[0])], &[], MsgFlags::MSG_NOSIGNAL, Some(&to))?)
+        });
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Sends `fd` with `words` to whoever has bound `path`; waits some seconds for room there.
+///
+/// Errors: ENOENT and ECONNREFUSED where nobody has, EAGAIN where the other takes nothing, and those of sendmsg(2).
+pub fn send(path: &Path, fd: BorrowedFd<'_>, words: &[u8]) -> io::Result<()> {
+    let socket = datagrams(SockFlag::empty())?;
+    setsockopt(&socket, SendTimeout, &TimeVal::new(PATIENCE_S, 0))?;
+    let to = UnixAddr::new(path)?;
+    let fds = [fd.as_raw_fd()];
+    loop {
+        let rights = [ControlMessage::ScmRights(&fds)];
+        match sendmsg(socket.as_raw_fd(), &[IoSlice::new(words)], &rights, MsgFlags::MSG_NOSIGNAL, Some(&to)) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Whether the file behind `fd` is one that devices share memory by, and not any other of this process's.
+pub fn is_dma_buf(fd: RawFd) -> bool {
+    let link = fs::read_link(format!("/proc/self/fd/{fd}")).unwrap_or_default();
+    let name = link.to_string_lossy();
+    // The simulated device's are memfds.
+    name.starts_with("/dmabuf:") || name.starts_with("anon_inode:dmabuf") || name.starts_with("/memfd:")
+}
+
+fn datagrams(flags: SockFlag) -> nix::Result<OwnedFd> {
+    socket(AddressFamily::Unix, SockType::Datagram, flags | SockFlag::SOCK_CLOEXEC, None)
+}
+
+/// Whether `path` is a socket that nobody has bound any more, and not somebody's file.
+fn is_left_over(path: &Path, address: &UnixAddr) -> io::Result<bool> {
+    if !fs::symlink_metadata(path)?.file_type().is_socket() {
+        return Ok(false);
+    }
+    let probe = datagrams(SockFlag::empty())?;
+    Ok(connect(probe.as_raw_fd(), address) == Err(Errno::ECONNREFUSED))
+}
+
+fn descriptors(message: ControlMessageOwned) -> Vec<OwnedFd> {
+    match message {
+        // SAFETY: the kernel has just made these for this process, and nobody else knows them. Were they not taken, or taken
+        // twice, descriptors would leak or strangers' be closed.
+        ControlMessageOwned::ScmRights(fds) => fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs::File;
+    use std::io::{Read, Write};
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn path(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("rkllm-inbox-{}-{name}", std::process::id()))
+    }
+
+    #[test]
+    fn a_descriptor_and_its_words_arrive_and_the_path_goes_with_the_inbox() {
+        let path = path("arrive");
+        let inbox = Arc::new(Inbox::bind(&path).unwrap());
+        assert!(inbox.take().unwrap().is_none());
+        let (read, write) = nix::unistd::pipe().unwrap();
+        let waiter = {
+            let inbox = Arc::clone(&inbox);
+            std::thread::spawn(move || inbox.wait().unwrap())
+        };
+        send(&path, write.as_fd(), b"seven").unwrap();
+        waiter.join().unwrap();
+        drop(write);
+        let letter = inbox.take().unwrap().unwrap();
+        assert_eq!(letter.words, b"seven");
+        File::from(letter.fd).write_all(b"through").unwrap();
+        let mut through = String::new();
+        File::from(read).read_to_string(&mut through).unwrap();
+        assert_eq!(through, "through");
+        assert_eq!(Inbox::bind(&path).unwrap_err().raw_os_error(), Some(libc::EADDRINUSE));
+        drop(inbox);
+        let nobody = send(&path, File::open("/dev/null").unwrap().as_fd(), b"").unwrap_err();
+        assert_eq!(nobody.raw_os_error(), Some(libc::ENOENT));
+    }
+
+    #[test]
+    fn what_a_dead_process_left_is_taken_over_and_a_file_is_not() {
+        let path = path("stale");
+        let dead = Inbox::bind(&path).unwrap();
+        nix::unistd::close(dup_and_forget(dead)).unwrap();
+        assert!(Inbox::bind(&path).unwrap().take().unwrap().is_none());
+        fs::write(&path, "somebody's").unwrap();
+        assert!(Inbox::bind(&path).is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "somebody's");
+        fs::remove_file(&path).unwrap();
+    }
+
+    /// The socket closes without its path being removed.
+    fn dup_and_forget(inbox: Inbox) -> RawFd {
+        let fd = inbox.socket.as_raw_fd();
+        std::mem::forget(inbox);
+        fd
+    }
+
+    #[test]
+    fn nudges_are_no_letters_and_a_full_inbox_is_an_error() {
+        let path = path("full");
+        let inbox = Inbox::bind(&path).unwrap();
+        inbox.nudge();
+        inbox.wait().unwrap();
+        assert!(inbox.take().unwrap().is_none());
+        let fd = File::open("/dev/null").unwrap();
+        let mut sent = 0;
+        // Ten or so (net.unix.max_dgram_qlen); a socket that does not wait says so at once.
+        let socket = datagrams(SockFlag::SOCK_NONBLOCK).unwrap();
+        let to = UnixAddr::new(&path).unwrap();
+        let fds = [fd.as_raw_fd()];
+        while sendmsg(
+            socket.as_raw_fd(),
+            &[IoSlice::new(b"x")],
+            &[ControlMessage::ScmRights(&fds)],
+            MsgFlags::empty(),
+            Some(&to),
+        )
+        .is_ok()
+        {
+            sent += 1;
+        }
+        let mut taken = 0;
+        while inbox.take().unwrap().is_some() {
+            taken += 1;
+        }
+        assert!(sent > 0 && sent == taken);
+    }
+}
