@@ -162,18 +162,24 @@ test('a movable block is not shared', (t) => {
 test('of several buffers at one address each is freed by itself, moved ones too', { skip: needsTransfer }, async (t) => {
   const manager = open(t)
   const first = manager.allocateNPUMemory(2 * MiB)
-  const second = manager.adopt(manager.share(first))
-  const moved = second.transfer()
   fill(first, 3)
-  manager.deallocate(moved)
-  assert.deepEqual([moved.byteLength, bytes(first)], [0, [3]])
-  assert.throws(() => manager.deallocate(second), { code: 'ERR_BUFFER_FREED' })
-  const third = manager.adopt(manager.share(first)).transfer()
+  const token = manager.share(first)
+  const views = Array.from({ length: 6 }, () => manager.adopt(token))
+  const moved = views.map((view) => view.transfer())
+  for (const [i, view] of moved.entries()) {
+    manager.deallocate(view)
+    assert.throws(() => manager.deallocate(view), { code: 'ERR_BUFFER_FREED' })
+    for (const rest of [first, ...moved.slice(i + 1)]) assert.deepEqual(bytes(rest), [3])
+    // Its finalizer says which it was.
+    assert.ok(await collected(manager, () => manager.getMemoryStats().liveAllocations === 6 - i))
+  }
+  for (const view of views) assert.throws(() => manager.deallocate(view), { code: 'ERR_BUFFER_FREED' })
+  const last = manager.adopt(token).transfer()
   manager.deallocate(first)
-  assert.deepEqual(bytes(third), [3])
   await collected(manager, () => false)
-  assert.deepEqual(bytes(third), [3])
-  manager.deallocate(third)
+  assert.deepEqual(bytes(last), [3])
+  manager.deallocate(last)
+  assert.ok(await collected(manager, () => manager.getMemoryStats().liveAllocations === 0))
   assertNothingLeft(manager)
 })
 

@@ -455,20 +455,9 @@ class MemoryManager extends EventEmitter {
     }
   }
 
-  /** Which allocation `buffer` is of, where several may be at its address. */
+  /** Which allocation `buffer` is of, where several may be at its address. Of one that transfer() made, nobody can say. */
   #which(buffer) {
-    if (!this.#sharing) return undefined
-    const id = idOf(buffer)
-    if (id !== 0) return id
-    const views = native.sharedAt(this.#handle, buffer)
-    // transfer() made it: the ArrayBuffer that its bytes were in shows none any more.
-    return views.length === 0 ? undefined : (views.find((id) => !this.#shows(id)) ?? 0)
-  }
-
-  /** Whether the ArrayBuffer that was handed out over the allocation `id` has its bytes. */
-  #shows(id) {
-    const view = this.#views.get(id)?.view.deref()
-    return view !== undefined && byteLengthOf(view) > 0
+    return this.#sharing ? idOf(buffer) || undefined : undefined
   }
 
   #poolOf(pool) {

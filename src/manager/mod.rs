@@ -172,11 +172,6 @@ impl Manager {
         })
     }
 
-    /// Those of its allocations at `address` that others may hold as well.
-    pub fn shared_at(&self, address: usize) -> impl Iterator<Item = Arc<Allocation>> + '_ {
-        Allocation::at(address).filter(|found| found.belongs_to(&self.books) && found.is_shared())
-    }
-
     /// Memory that another manager of this process shares, as an allocation of this one.
     ///
     /// Errors: those of [`Share::find`] and [`Share::join`]; `ERR_UNSUPPORTED` for memory of another kind of device.

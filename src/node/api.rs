@@ -148,7 +148,8 @@ pub fn import_dma_buf<'env>(
     handed_out(env, imported)
 }
 
-/// Frees `buffer`; `kind` is the one it must be of ("npu", "system"), if that matters. Returns the allocation's id.
+/// Frees `buffer`; `kind` is the one it must be of ("npu", "system"), if that matters. Returns the allocation's id, or 0 where the
+/// finalizer says which of several that share the memory it was.
 #[napi(catch_unwind)]
 pub fn deallocate(
     env: &Env,
@@ -168,6 +169,10 @@ pub fn deallocate(
     }
     allocation.check_freeable().map_err(throw(env))?;
     buffer::detach(env, &buffer, allocation.address).map_err(throw(env))?;
+    if which.is_none() && allocation.is_shared() {
+        // Its bytes were moved to an ArrayBuffer that we never saw: which of those over them it was, its finalizer knows.
+        return Ok(0.0);
+    }
     // Already released where the runtime ran the finalizer inside the detach: nothing is left to do then.
     allocation.release().map_err(throw(env))?;
     Ok(allocation.id.get() as f64)
@@ -245,14 +250,6 @@ pub fn share(env: &Env, handle: f64, buffer: Unknown<'_>, which: Option<f64>) ->
 #[napi(catch_unwind, ts_return_type = "[buffer: ArrayBuffer, id: number]")]
 pub fn adopt<'env>(env: &'env Env, handle: f64, token: String) -> Result<Array<'env>> {
     handed_out(env, manager(handle).and_then(|manager| manager.adopt(&token)))
-}
-
-/// The ids of a manager's allocations at the address of `buffer` that others may hold as well.
-#[napi(catch_unwind)]
-pub fn shared_at(env: &Env, handle: f64, buffer: Unknown<'_>) -> Result<Vec<f64>> {
-    let manager = manager(handle).map_err(throw(env))?;
-    let address = buffer::info(env, &buffer).map_or(0, |(address, _)| address);
-    Ok(manager.shared_at(address).map(|allocation| allocation.id.get() as f64).collect())
 }
 
 /// NPU memory in figures.
