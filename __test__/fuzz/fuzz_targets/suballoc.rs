@@ -2,7 +2,7 @@
 
 #![no_main]
 
-#[path = "../../__test__/rust/suballoc/model.rs"]
+#[path = "../../rust/suballoc/model.rs"]
 mod model;
 
 use libfuzzer_sys::fuzz_target;
