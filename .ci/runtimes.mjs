@@ -1,31 +1,16 @@
-// The JavaScript suite on every runtime that is supported, each from its npm package, with the addon of this checkout:
+// The JavaScript suite on every runtime that is supported, with the addon of this checkout:
 //   node .ci/runtimes.mjs [node22 node24 node26 bun deno] [-- suite...]
 // What a runtime cannot do is skipped in the tests by name, with the reason.
 
 import { execFileSync, spawn } from 'node:child_process'
-import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs'
-import { homedir } from 'node:os'
+import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
-const root = fileURLToPath(new URL('..', import.meta.url))
-const cache = join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'rkllmjs-memory', 'runtimes')
-const { arch } = process
-const AT_ONCE = 2
+import { fetched, runtimes } from './fetch-runtimes.mjs'
 
-const node = (major) => ({ spec: `node-linux-${arch}@${major}`, binary: 'bin/node', command: (file) => ['--test', '--test-reporter=tap', file] })
-const runtimes = {
-  node22: node(22),
-  node24: node(24),
-  node26: node(26),
-  bun: {
-    spec: `@oven/bun-linux-${arch === 'arm64' ? 'aarch64' : arch}@1`,
-    binary: 'bin/bun',
-    // Its timeout of 5 s a test is for others.
-    command: (file) => ['test', '--timeout', '120000', `./${file}`],
-  },
-  deno: { spec: `@deno/linux-${arch}-glibc@2`, binary: 'deno', command: (file) => ['test', '--allow-all', '--no-check', file] },
-}
+const root = fileURLToPath(new URL('..', import.meta.url))
+const AT_ONCE = 2
 
 const split = process.argv.indexOf('--')
 const names = process.argv.slice(2, split < 0 ? undefined : split)
@@ -39,7 +24,7 @@ const jobs = (names.length > 0 ? names : Object.keys(runtimes)).flatMap((name) =
   const binary = fetched(name)
   const [version] = execFileSync(binary, ['--version'], { encoding: 'utf8' }).trim().split('\n')
   console.log(`${name}: ${version}`)
-  return suites.map((file) => ({ name, file, binary, args: runtimes[name].command(file) }))
+  return suites.map((file) => ({ name, file, binary, args: runtimes[name].test(file) }))
 })
 const failed = []
 await Promise.all(Array.from({ length: AT_ONCE }, work))
@@ -73,18 +58,4 @@ function counts(output) {
   const passed = find(/^# pass (\d+)/m, /^ *(\d+) pass$/m, /\| (\d+) passed/)
   const skipped = find(/^# skipped (\d+)/m, /^ *(\d+) skip$/m, /(\d+) ignored/)
   return `${passed} passed, ${skipped} skipped`
-}
-
-/** The binary of a runtime, fetched once. */
-function fetched(name) {
-  const { spec, binary } = runtimes[name]
-  const folder = join(cache, `${name}-${arch}`)
-  const path = join(folder, 'package', binary)
-  if (existsSync(path)) return path
-  rmSync(folder, { recursive: true, force: true })
-  mkdirSync(folder, { recursive: true })
-  const packed = execFileSync('npm', ['pack', '--silent', spec], { cwd: folder, encoding: 'utf8' }).trim().split('\n').at(-1)
-  execFileSync('tar', ['xzf', packed], { cwd: folder })
-  rmSync(join(folder, packed))
-  return path
 }
