@@ -139,19 +139,25 @@ export function kernel(arch) {
 }
 
 const NODE = 22
+const BUN = '1.4'
 
-/** A root to chroot into: libc, libstdc++, busybox, Node. */
+/** A root to chroot into: libc, libstdc++, busybox, Node, and on arm64 Bun. */
 export function root(arch) {
   const { debian } = arches[arch]
   addArchitecture(debian)
-  const dir = once(join(cache, `root-node${NODE}-${arch}`), into => {
-    console.log(`fetching Node ${NODE} and its libraries for ${arch}`)
+  const withBun = arch === 'arm64'
+  const dir = once(join(cache, `root-node${NODE}${withBun ? `-bun${BUN}` : ''}-${arch}`), into => {
+    console.log(`fetching Node ${NODE}${withBun ? `, Bun ${BUN}` : ''} and libraries for ${arch}`)
     unpack(into, ['libc6', 'libstdc++6', 'libgcc-s1', 'libatomic1', 'busybox-static'].map(name => `${name}:${debian}`))
-    const tarball = run('npm', ['pack', '--silent', `node-linux-${arch}@${NODE}`], { cwd: into }).trim().split('\n').at(-1)
-    run('tar', ['-xf', tarball, '--strip-components=2', 'package/bin/node'], { cwd: into })
-    rmSync(join(into, tarball))
     mkdirSync(join(into, 'bin'), { recursive: true })
-    renameSync(join(into, 'node'), join(into, 'bin/node'))
+    const binary = (name, spec) => {
+      const tarball = run('npm', ['pack', '--silent', spec], { cwd: into }).trim().split('\n').at(-1)
+      run('tar', ['-xf', tarball, '--strip-components=2', `package/bin/${name}`], { cwd: into })
+      rmSync(join(into, tarball))
+      renameSync(join(into, name), join(into, 'bin', name))
+    }
+    binary('node', `node-linux-${arch}@${NODE}`)
+    if (withBun) binary('bun', `@oven/bun-linux-aarch64@${BUN}`)
     for (const name of ['proc', 'sys', 'dev', 'tmp', 'host', 'repo', 'etc']) mkdirSync(join(into, name), { recursive: true })
     writeFileSync(join(into, 'etc/passwd'), 'root:x:0:0::/tmp:/bin/sh\nnobody:x:65534:65534::/tmp:/bin/sh\n')
     writeFileSync(join(into, 'etc/group'), 'root:x:0:\nnogroup:x:65534:\n')

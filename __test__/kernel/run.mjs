@@ -44,6 +44,8 @@ function choose({ arch, names, steps }) {
 
 const quote = word => `'${String(word).replaceAll("'", "'\\''")}'`
 
+const runners = { node: '/bin/node --test --test-reporter=spec', bun: '/bin/bun test --timeout 120000' }
+
 /** One scenario as the lines of shell that guest/lib.sh understands. */
 function plan(scenario) {
   const parameters = scenario.module ? Object.entries(scenario.module).map(([k, v]) => `${k}=${v}`) : ['-']
@@ -51,9 +53,7 @@ function plan(scenario) {
     `RKLLM_TEST_SCENARIO=${scenario.name}`]
   const lines = [['scenario', scenario.name, ...parameters].map(quote).join(' ')]
   for (const step of scenario.steps) {
-    const command = step.js
-      ? ['/bin/sh', '-c', `cd /repo && exec /bin/node --test --test-reporter=spec ${step.js.join(' ')}`]
-      : step.run
+    const command = step.js ? ['/bin/sh', '-c', `cd /repo && exec ${runners[step.runtime]} ${step.js.join(' ')}`] : step.run
     const words = [step.name, step.seconds, step.user ?? 'root', ...env, ...command]
     lines.push([step.kill ? 'killed' : 'step', ...words.map(quote)].join(' '))
     if (step.sins) lines.push('sinned')
@@ -68,8 +68,8 @@ const text = path => existsSync(path) ? readFileSync(path, 'utf8') : ''
 function summary(log, step) {
   const lines = log.trim().split('\n')
   if (step.js) {
-    const figure = name => Number(new RegExp(`^ℹ ${name} (\\d+)$`, 'm').exec(log)?.[1] ?? 0)
-    return `${figure('pass')} passed, ${figure('fail')} failed, ${figure('skipped')} skipped`
+    const figure = name => Number(new RegExp(`^ℹ ${name}(?:ped)? (\\d+)$|^ *(\\d+) ${name}$`, 'm').exec(log)?.slice(1).find(Boolean) ?? 0)
+    return `${figure('pass')} passed, ${figure('fail')} failed, ${figure('skip')} skipped`
   }
   return (lines.findLast(line => /passed|failed|ok|ratio/.test(line)) ?? lines.at(-1) ?? '').slice(0, 160)
 }

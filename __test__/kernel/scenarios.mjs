@@ -6,11 +6,11 @@ const MiB = 1 << 20
 
 /** The JavaScript suite. Emulation is slow: each file of it is a scenario of its own, named after the board and the file. */
 const suite = readdirSync(new URL('..', import.meta.url)).filter(name => name.endsWith('.test.mjs')).sort()
-const withSuite = (board, except) => suite.filter(file => !except.includes(file)).map(file => ({
+const withSuite = (board, except, runtime = 'node') => suite.filter(file => !except.includes(file)).map(file => ({
   ...board,
   name: `${board.name}-${file.replace('.test.mjs', '')}`,
   about: `${board.about}: ${file}`,
-  steps: [js(`__test__/${file}`)],
+  steps: [{ ...js(`__test__/${file}`), runtime }],
 }))
 
 /** Steps that run a program of this folder; the others are built by run.mjs. */
@@ -122,4 +122,5 @@ export const scenarios = [
   // The rest of the suite on an arm64 Node: what the board above has to skip. Those that take longest skip little there.
   ...withSuite({ name: 'js-simulated', about: 'no driver, arm64 Node', arches: ['arm64'], backend: 'simulated', module: null },
     ['collected', 'exits', 'fuzz', 'lifetime', 'pools-bad-input', 'pools-lifetime'].map(name => `${name}.test.mjs`)),
+  ...withSuite({ name: 'bun', about: 'no driver, Bun', arches: ['arm64'], backend: 'simulated', module: null }, [], 'bun'),
 ]

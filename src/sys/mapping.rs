@@ -11,18 +11,16 @@
 #![allow(unsafe_code)]
 
 use std::collections::VecDeque;
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 use std::io;
-use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use memmap2::{Advice, MmapOptions, MmapRaw};
-
+use super::places::{top_of_addresses, Place};
 use crate::units::{align_down, align_up};
 
 /// Bytes of a page of this kernel: 4096 on most, 16 KiB or 64 KiB on some arm64 ones.
@@ -41,18 +39,78 @@ pub fn page_size() -> u64 {
 /// through a `&[u8]`.
 #[derive(Debug)]
 pub struct Mapping {
-    /// Everything mapped, slack for the alignment included.
-    whole: ManuallyDrop<MmapRaw>,
-    /// Where the aligned part starts in `whole`.
-    start: usize,
+    /// Everything mapped, slack for the alignment included. Taken when it is retired.
+    whole: Mutex<Option<Whole>>,
+    /// The first byte's address.
+    address: usize,
     len: usize,
     retired: AtomicBool,
+}
+
+/// A mapped range, and the place that was asked for it. Not unmapped by itself.
+#[derive(Debug, PartialEq, Eq)]
+struct Whole {
+    base: usize,
+    len: usize,
+    /// `None` where the kernel chose.
+    place: Option<Place>,
+}
+
+impl Whole {
+    /// `bytes` of `fd`, or of nothing, at a multiple of `alignment` if that can be had.
+    fn map(bytes: usize, alignment: u64, flags: c_int, fd: c_int, offset: i64) -> io::Result<Self> {
+        let len =
+            usize::try_from(align_up(bytes as u64, page_size()).ok_or_else(no_memory)?).map_err(|_| no_memory())?;
+        let place = Place::find(len as u64, alignment);
+        let hint = place.as_ref().map_or(0, Place::address);
+        // SAFETY: without MAP_FIXED nothing that is mapped is replaced, wherever the hint points.
+        let at =
+            unsafe { libc::mmap64(hint as *mut c_void, len, libc::PROT_READ | libc::PROT_WRITE, flags, fd, offset) };
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = at as usize;
+        let place = match place {
+            Some(place) if place.address() == base => Some(place),
+            Some(taken) => {
+                // Somebody is there, and may stay.
+                taken.keep();
+                None
+            }
+            None => None,
+        };
+        Ok(Self { base, len, place })
+    }
+
+    /// Unmaps it; the place may be asked for again.
+    fn unmap(self) {
+        // SAFETY: the range is mapped and ours, whoever has `Whole` has it alone and gives it up here. What breaks if a pointer into
+        // it were still in use: see the module's header.
+        unsafe { libc::munmap(self.base as *mut c_void, self.len) };
+    }
+}
+
+fn no_memory() -> io::Error {
+    io::Error::from_raw_os_error(libc::ENOMEM)
 }
 
 impl Mapping {
     /// Private zero pages, `len` bytes at a multiple of `alignment`.
     pub fn anonymous(len: u64, alignment: u64) -> io::Result<Self> {
-        Self::reserve(len, alignment)
+        // Not MAP_NORESERVE, which sets retired ranges apart: merged with one of those, pages that were written to would keep it from
+        // being one mapping with the next.
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let bytes = to_usize(len)?;
+        let aligned = Whole::map(bytes, alignment, flags, -1, 0)?;
+        if (aligned.base as u64).is_multiple_of(alignment.max(page_size())) {
+            return Ok(Self::over(aligned, 0, bytes));
+        }
+        aligned.unmap();
+        let slack = alignment.checked_add(len).ok_or_else(no_memory)?;
+        let whole = Whole::map(to_usize(slack)?, page_size(), flags, -1, 0)?;
+        let first = align_up(whole.base as u64, alignment).ok_or_else(no_memory)?;
+        let start = first as usize - whole.base;
+        Ok(Self::over(whole, start, bytes))
     }
 
     /// The first `len` bytes that `fd` shows at `offset`, shared, at a multiple of `alignment`.
@@ -61,12 +119,13 @@ impl Mapping {
     /// (`observed.md` §1.5).
     pub fn shared(fd: BorrowedFd<'_>, offset: u64, len: u64, alignment: u64) -> io::Result<Self> {
         let bytes = to_usize(len)?;
-        if alignment <= page_size() {
-            let whole = MmapOptions::new().offset(offset).len(bytes).map_raw(fd.as_raw_fd())?;
-            return Ok(Self { whole: ManuallyDrop::new(whole), start: 0, len: bytes, retired: AtomicBool::new(false) });
-        }
-        let mapping = Self::reserve(len, alignment)?;
         let offset = libc::off64_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+        let whole = Whole::map(bytes, alignment, libc::MAP_SHARED, fd.as_raw_fd(), offset)?;
+        if (whole.base as u64).is_multiple_of(alignment.max(page_size())) {
+            return Ok(Self::over(whole, 0, bytes));
+        }
+        whole.unmap();
+        let mapping = Self::anonymous(len, alignment)?;
         // SAFETY: MAP_FIXED replaces exactly the aligned part of the range that `mapping` reserved a moment ago and
         // nobody else knows. Were the range not ours, this would unmap a stranger's memory.
         let at = unsafe {
@@ -85,26 +144,14 @@ impl Mapping {
         Ok(mapping)
     }
 
-    fn reserve(len: u64, alignment: u64) -> io::Result<Self> {
-        let page = page_size();
-        let slack = alignment.saturating_sub(page);
-        let total = align_up(len, page)
-            .and_then(|pages| pages.checked_add(slack))
-            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
-        let whole = MmapRaw::from(MmapOptions::new().len(to_usize(total)?).no_reserve_swap().map_anon()?);
-        let base = whole.as_ptr() as u64;
-        let aligned = align_up(base, alignment.max(page)).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
-        Ok(Self {
-            start: (aligned - base) as usize,
-            len: to_usize(len)?,
-            whole: ManuallyDrop::new(whole),
-            retired: AtomicBool::new(false),
-        })
+    fn over(whole: Whole, start: usize, len: usize) -> Self {
+        let address = whole.base + start;
+        Self { whole: Mutex::new(Some(whole)), address, len, retired: AtomicBool::new(false) }
     }
 
     /// The first byte.
     pub fn address(&self) -> *mut u8 {
-        self.whole.as_mut_ptr().wrapping_add(self.start)
+        ptr::with_exposed_provenance_mut(self.address)
     }
 
     /// Bytes.
@@ -160,12 +207,20 @@ impl Mapping {
 
     /// Asks for transparent huge pages.
     pub fn huge_pages(&self) -> io::Result<()> {
-        self.whole.advise(Advice::HugePage)
+        self.advise(libc::MADV_HUGEPAGE)
+    }
+
+    fn advise(&self, advice: c_int) -> io::Result<()> {
+        // SAFETY: the range is mapped and ours, and none of the advice given here takes bytes away.
+        match unsafe { libc::madvise(self.address().cast(), self.len, advice) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
     /// Faults every page in, writable.
     pub fn prefault(&self) -> io::Result<()> {
-        match self.whole.advise_range(Advice::PopulateWrite, self.start, self.len) {
+        match self.advise(libc::MADV_POPULATE_WRITE) {
             // Before Linux 5.14 there is no such advice: touch each page instead.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                 for offset in (0..self.len).step_by(page_size() as usize) {
@@ -196,13 +251,14 @@ impl Mapping {
         if self.retired.swap(true, Ordering::AcqRel) {
             return Ok(None);
         }
-        let (base, len) = (self.whole.as_mut_ptr(), self.whole.len());
+        let mut held = self.whole();
+        let Some(whole) = held.take() else { return Ok(None) };
         // SAFETY: the range is exactly what `whole` owns, so no stranger's mapping is replaced. It stays mapped and
         // writable without a gap, so a stale pointer in JavaScript or in an operation under way never faults.
         let at = unsafe {
             libc::mmap64(
-                base.cast::<c_void>(),
-                len,
+                whole.base as *mut c_void,
+                whole.len,
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
                 -1,
@@ -211,37 +267,38 @@ impl Mapping {
         };
         if at == libc::MAP_FAILED {
             let error = io::Error::last_os_error();
+            *held = Some(whole);
             self.retired.store(false, Ordering::Release);
             return Err(error);
         }
-        Ok(Some(Retired { base: base as usize, len }))
+        Ok(Some(Retired(Some(whole))))
+    }
+
+    fn whole(&self) -> MutexGuard<'_, Option<Whole>> {
+        self.whole.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        if !*self.retired.get_mut() {
-            // SAFETY: dropped once, here. Nobody was shown the range, or `retire` would have been called: see the
-            // module's header for what breaks otherwise.
-            unsafe { ManuallyDrop::drop(&mut self.whole) }
-        }
+        // Nobody was shown the range, or `retire` would have been called: see the module's header for what breaks otherwise.
+        let whole = self.whole().take();
+        whole.into_iter().for_each(Whole::unmap);
     }
 }
 
 /// Addresses whose memory is gone. Dropping it keeps them out of use for ever.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Retired {
-    base: usize,
-    len: usize,
-}
+pub struct Retired(Option<Whole>);
 
 impl Retired {
     /// Lets the addresses be used again, after a long line of others: nothing in JavaScript reaches them any more, and
     /// only an operation that was under way when they were freed may still hold one.
-    pub fn give_back(self) {
+    pub fn give_back(mut self) {
+        let Some(whole) = self.0.take() else { return };
         let mut line = QUARANTINE.lock().unwrap_or_else(PoisonError::into_inner);
-        line.bytes += self.len as u64;
-        line.ranges.push_back((Instant::now(), self));
+        line.bytes += whole.len as u64;
+        line.ranges.push_back((Instant::now(), whole));
         let limit = quarantine_limit();
         while line.bytes > limit || line.ranges.len() > MAX_QUARANTINED {
             match line.ranges.front() {
@@ -254,17 +311,18 @@ impl Retired {
             }
         }
     }
+}
 
-    fn unmap(self) {
-        // SAFETY: the range was retired, so it holds nothing but our own zero pages; `Retired` is not `Clone`, so it is
-        // unmapped once. What breaks if a pointer into it were still in use: see the module's header.
-        unsafe { libc::munmap(self.base as *mut c_void, self.len) };
+impl Drop for Retired {
+    fn drop(&mut self) {
+        let place = self.0.take().and_then(|whole| whole.place);
+        place.into_iter().for_each(Place::keep);
     }
 }
 
 #[derive(Default)]
 struct Quarantine {
-    ranges: VecDeque<(Instant, Retired)>,
+    ranges: VecDeque<(Instant, Whole)>,
     bytes: u64,
 }
 
@@ -285,10 +343,7 @@ fn quarantine_limit() -> u64 {
         if strict {
             return 256 << 20;
         }
-        // The stack lies near the top of the address space.
-        let here = 0_u8;
-        let top = &raw const here as u64;
-        align_down(top.next_power_of_two() / 64, page_size())
+        align_down(top_of_addresses() / 64, page_size())
     })
 }
 
@@ -336,8 +391,22 @@ mod tests {
         mapping.write(0, b"stale");
         drop(mapping); // the range stays: no other mapping may land there
         let elsewhere = Mapping::anonymous(page_size(), 64).unwrap();
-        assert_ne!(elsewhere.address() as usize, retired.base);
+        assert_ne!(elsewhere.address() as usize, retired.0.as_ref().unwrap().base);
         retired.give_back();
+    }
+
+    #[test]
+    fn what_is_retired_for_good_is_one_mapping_and_not_many() {
+        let maps = || std::fs::read_to_string("/proc/self/maps").unwrap().lines().count();
+        let retire = || drop(Mapping::anonymous(page_size(), 64).unwrap().retire().unwrap());
+        retire();
+        let before = maps();
+        for _ in 0..1000 {
+            retire();
+            // Others map meanwhile, and unmap.
+            drop(vec![0_u8; 1 << 20]);
+        }
+        assert!(maps() < before + 100, "{before} → {}", maps());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub mod inbox;
 pub mod mapping;
+pub mod places;
 pub mod pressure;
 pub mod proc;
 pub mod ram;

@@ -1,0 +1,109 @@
+// Hours of use in half a minute: what is open, mapped and resident afterwards is what was before.
+//   node --expose-gc .ci/soak.mjs [cycles] [workers]      1,000,000 and 500 where nothing is said
+
+import { readdirSync, readFileSync } from 'node:fs'
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
+import { Worker } from 'node:worker_threads'
+
+import { MemoryManager } from '../index.js'
+
+const [cycles = 1_000_000, workers = 500] = process.argv.slice(2).map(Number)
+const MiB = 1 << 20
+
+/** Everything that was given out is back, and so is what the runtime made beside it. */
+async function footprint() {
+  for (let i = 0; i < 20; i++) {
+    gc()
+    await nextTurn()
+  }
+  await sleep(200)
+  const status = readFileSync('/proc/self/status', 'utf8')
+  return {
+    fds: readdirSync('/proc/self/fd').length,
+    maps: readFileSync('/proc/self/maps', 'utf8').split('\n').length - 1,
+    rss: Number(/^VmRSS:\s+(\d+) kB/m.exec(status)[1]) * 1024,
+  }
+}
+
+/** `count` cycles of whatever there is, some hundred buffers alive at a time. */
+async function mixed(count, seed) {
+  let state = seed
+  const below = (limit) => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
+    return Math.floor((state / 2 ** 32) * limit)
+  }
+  const manager = new MemoryManager({ backend: 'simulated' })
+  const pool = manager.createMemoryPool({ name: 'pool', initialSize: 4 * MiB, maxSize: 64 * MiB })
+  const live = new Array(200).fill(undefined)
+  for (let i = 0; i < count; i++) {
+    const at = below(live.length)
+    const old = live[at]
+    if (old !== undefined) {
+      if (old.free) old.free()
+      else if (i % 16 > 0) manager.deallocate(old)
+      // else it is the collector's
+    }
+    const size = 1 << (6 + below(11))
+    const kind = below(20)
+    if (kind < 10) live[at] = pool.allocate(size, { movable: kind === 0 })
+    else if (kind < 15) live[at] = manager.allocateNPUMemory(size)
+    else if (kind < 16) live[at] = manager.allocateNPUMemory(size, { dedicated: true })
+    else if (kind < 17) live[at] = manager.allocateSystemMemory(size)
+    else if (kind < 18) live[at] = manager.allocateFromPool(pool, size)
+    else if (kind < 19) live[at] = old && !old.free && old.byteLength > 0 ? manager.adopt(manager.share(old)) : undefined
+    else live[at] = undefined
+    if (i % 1000 === 0) await nextTurn()
+    if (i % 100_000 === 0) pool.defragment()
+  }
+  const { liveAllocations } = manager.getMemoryStats()
+  manager.dispose()
+  return liveAllocations
+}
+
+const SOURCE = `
+  const { parentPort, workerData } = require('node:worker_threads')
+  import(workerData.index).then(({ MemoryManager }) => {
+    const manager = new MemoryManager({ backend: 'simulated' })
+    globalThis.kept = Array.from({ length: 20 }, (_, i) => (i % 2 ? manager.allocateNPUMemory(5000 * (i + 1)) : manager.allocateSystemMemory(5000 * (i + 1))))
+    kept.forEach((buffer) => new Uint8Array(buffer).fill(1))
+    kept.push(manager.adopt(workerData.token))
+    parentPort.postMessage('ready')
+    if (workerData.end === 'exit') process.exit(0)
+    if (workerData.end === 'terminate') setInterval(() => {}, 1000)
+  })`
+
+/** `count` threads that end with live buffers: by themselves, by process.exit, terminated. */
+async function threads(count) {
+  const manager = new MemoryManager({ backend: 'simulated' })
+  const token = manager.share((globalThis.shared = manager.allocateNPUMemory(65536, { dedicated: true })))
+  const one = async (end) => {
+    const worker = new Worker(SOURCE, { eval: true, workerData: { index: new URL('../index.js', import.meta.url).href, token, end } })
+    const ended = new Promise((resolve, reject) => worker.once('exit', resolve).once('error', reject))
+    await new Promise((resolve, reject) => worker.once('message', resolve).once('error', reject))
+    if (end === 'terminate') await worker.terminate()
+    await ended
+  }
+  for (let i = 0; i < count; i += 4) await Promise.all(['exit', 'terminate', 'ends', 'terminate'].slice(0, count - i).map(one))
+  manager.dispose()
+}
+
+let failed = false
+async function soak(what, warm, run, tolerance) {
+  await warm()
+  const before = await footprint()
+  const began = performance.now()
+  await run()
+  const seconds = (performance.now() - began) / 1000
+  let after = await footprint()
+  // A thread that lingers, a trigger that the kernel is slow to take back.
+  for (let i = 0; i < 20 && (after.fds > before.fds || after.maps > before.maps + tolerance.maps); i++) after = await footprint()
+  const line = (name, unit) => `${name} ${(before[name] / unit).toFixed(0)} → ${(after[name] / unit).toFixed(0)}`
+  console.log(`${what}: ${seconds.toFixed(1)} s; ${line('fds', 1)}, ${line('maps', 1)}, ${line('rss', MiB)} MiB`)
+  const grown = after.fds > before.fds || after.maps > before.maps + tolerance.maps || after.rss > before.rss + tolerance.rss
+  if (grown) console.log(`FAILED: ${what}`)
+  failed ||= grown
+}
+
+await soak(`${cycles} cycles`, () => mixed(cycles / 10, 1), () => mixed(cycles, 2), { maps: 50, rss: 32 * MiB })
+await soak(`${workers} threads`, () => threads(20), () => threads(workers), { maps: 50, rss: 64 * MiB })
+process.exit(failed ? 1 : 0)
