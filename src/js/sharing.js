@@ -15,7 +15,8 @@ let listening = false
  * adopted slices would be out of use for as long as their pool lives.
  */
 function disposeAtExit(manager) {
-  if (references.has(manager)) return
+  // Deno's finalizers come for the last ArrayBuffer there is: they can say.
+  if (process.versions.deno !== undefined || references.has(manager)) return
   const reference = new WeakRef(manager)
   references.set(manager, reference)
   adopters.add(reference)

@@ -206,20 +206,14 @@ mod tests {
     #[test]
     fn what_a_dead_process_left_is_taken_over_and_a_file_is_not() {
         let path = path("stale");
-        let dead = Inbox::bind(&path).unwrap();
-        nix::unistd::close(dup_and_forget(dead)).unwrap();
+        let dead = datagrams(SockFlag::empty()).unwrap();
+        bind(dead.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        drop(dead);
         assert!(Inbox::bind(&path).unwrap().take().unwrap().is_none());
         fs::write(&path, "somebody's").unwrap();
         assert!(Inbox::bind(&path).is_err());
         assert_eq!(fs::read_to_string(&path).unwrap(), "somebody's");
         fs::remove_file(&path).unwrap();
-    }
-
-    /// The socket closes without its path being removed.
-    fn dup_and_forget(inbox: Inbox) -> RawFd {
-        let fd = inbox.socket.as_raw_fd();
-        std::mem::forget(inbox);
-        fd
     }
 
     #[test]
