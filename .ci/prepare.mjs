@@ -2,7 +2,7 @@
 // In an installed package there is nothing to build: the binary came with it.
 
 import { execFileSync } from 'node:child_process'
-import { existsSync, readdirSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -17,7 +17,8 @@ function newest(path) {
   return Math.max(0, ...readdirSync(path).map((name) => newest(join(path, name))))
 }
 
-if (!existsSync(join(root, 'node_modules/@napi-rs/cli'))) {
+const { devDependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+if (Object.keys(devDependencies).some((name) => !existsSync(join(root, 'node_modules', name)))) {
   // Not `npm ci`: it insists on platform packages of the CLI's dependencies that registries do not all have.
   run('npm', 'install', '--no-audit', '--no-fund', '--loglevel=error')
 }

@@ -59,7 +59,7 @@ test('npm pack: what a user needs, and no more', { skip: npm.status !== 0 && 'th
   const pack = spawnSync('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], { cwd: root, encoding: 'utf8' })
   assert.equal(pack.status, 0, pack.stderr)
   const [{ files }] = JSON.parse(pack.stdout)
-  const sources = readdirSync(`${root}/src/js`).filter((name) => name.endsWith('.js'))
+  const sources = readdirSync(`${root}/src/js`, { recursive: true }).filter((name) => /\.js(on)?$/.test(name))
   assert.deepEqual(
     files.map(({ path }) => path).sort(),
     ['CHANGELOG.md', 'LICENSE', 'README.md', 'index.d.ts', 'index.js', 'package.json', ...sources.map((name) => `src/js/${name}`)].sort(),
