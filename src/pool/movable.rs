@@ -118,6 +118,9 @@ impl Pool {
 /// Where a slice is: its chunk, and its region there.
 pub(super) type Place = (Handle, RegionId);
 
+/// What a movable slice is called, and what it is counted under.
+pub(super) type Name = (Handle, Option<Arc<str>>);
+
 /// A slice that may be moved.
 #[derive(Debug)]
 pub(super) struct Movable {
@@ -214,15 +217,15 @@ impl Movables {
         self.of(chunk)?.at(region)
     }
 
-    /// The slice at that place was freed; its name and what it was, if it was a movable one.
+    /// The slice at that place was freed; its name and its tag, if it was a movable one.
     #[inline]
-    pub(super) fn forget(&mut self, place: Place) -> Option<(Handle, Movable)> {
+    pub(super) fn forget(&mut self, place: Place) -> Option<Name> {
         // Most pools have none.
         if self.by_place.is_empty() {
             return None;
         }
         let id = self.take(place)?;
-        self.table.remove(id).map(|movable| (id, movable))
+        self.table.remove(id).map(|movable| (id, movable.tag()))
     }
 
     /// It is somewhere else from here on. Whoever says so has looked that it exists.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::chunk::Chunk;
-use super::movable::{Movable, Place};
+use super::movable::{Movable, Name, Place};
 use super::{Events, Pool, Slice, State};
 use crate::error::Result;
 use crate::handle::Handle;
@@ -16,7 +16,7 @@ use crate::profile::{Action, Key, Profiler, Recorder, Recording};
 use crate::suballoc::{regions, Region, RegionId};
 
 /// One allocation in so many is timed: reading the clock twice costs as much as the allocation.
-const TIMED: u32 = 64;
+const TIMED: u32 = 256;
 
 /// A chunk and its regions, by address.
 #[derive(Clone, Debug)]
@@ -198,13 +198,7 @@ impl State {
         true
     }
 
-    pub(super) fn record_ended(
-        &mut self,
-        handle: Handle,
-        region: &Region,
-        movable: Option<(Handle, Movable)>,
-        how: Action,
-    ) {
+    pub(super) fn record_ended(&mut self, handle: Handle, region: &Region, movable: Option<Name>, how: Action) {
         if let (Some(recorder), Some(chunk)) = (&mut self.recorder, self.chunks.get_mut(handle)) {
             ended(recorder, chunk, handle, region, movable, how);
         }
@@ -252,13 +246,13 @@ impl State {
 }
 
 /// A slice ended.
-#[inline]
+#[inline(always)]
 pub(super) fn ended(
     recorder: &mut Recorder,
     chunk: &mut Chunk,
     handle: Handle,
     region: &Region,
-    movable: Option<(Handle, Movable)>,
+    movable: Option<Name>,
     how: Action,
 ) {
     let slot = region.id.slot();
@@ -268,7 +262,7 @@ pub(super) fn ended(
     }
     let (id, label) = match movable {
         None => (chunk.extent.base() as u64 + region.offset, recorder.own_label()),
-        Some((id, movable)) => (id.get(), recorder.label_of(movable.tag().as_ref())),
+        Some((id, tag)) => (id.get(), recorder.label_of(tag.as_ref())),
     };
     recorder.ended(how, id, region.tag, label, key);
 }
