@@ -25,7 +25,7 @@ use crate::books::{Account, Admission, Books, Event};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
 use crate::memory::{Memory, MemoryKind};
-use crate::pool::{Extent, Pool};
+use crate::pool::{Extent, Pool, Slice};
 use crate::profile::Action;
 use crate::sys::mapping::Retired;
 
@@ -202,6 +202,12 @@ impl Allocation {
     pub fn is_of(&self, pool: &Arc<Pool>) -> bool {
         let body = self.state().body.clone();
         body.and_then(|body| body.place()).is_some_and(|(of, _, _)| Arc::ptr_eq(&of, pool))
+    }
+
+    /// Its pool and its place there, if it is a live slice.
+    pub fn place(&self) -> Option<(Arc<Pool>, Slice)> {
+        let body = self.state().body.clone();
+        body.and_then(|body| body.place()).map(|(pool, slice, _)| (pool, slice))
     }
 
     /// The chunk it is a live slice of.

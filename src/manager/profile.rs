@@ -129,22 +129,12 @@ impl Manager {
         Some(profiler.profile(recordings.chain(self.books.recording()).collect()))
     }
 
-    /// Samples that this thread took for this manager, and of which it has to tell the stack.
-    pub fn pending_samples(&self) -> Vec<Handle> {
-        self.profiling.recording().map_or_else(Vec::new, |profiler| profiler.pending())
-    }
-
-    /// Where in the program samples were taken.
-    pub fn attribute(&self, samples: &[Handle], stack: &str) {
-        if let Some(profiler) = self.profiling.recording() {
-            samples.iter().for_each(|sample| profiler.sites().attribute(*sample, stack));
-        }
-    }
-
     /// Where in the program that allocation was made, if it is sampled.
-    pub fn stack_of(&self, id: Handle) -> Option<Arc<str>> {
-        let sample = self.books.sample(id)?;
-        self.profiling.recording()?.sites().stack(sample)
+    pub fn stack_of(&self, allocation: &Allocation) -> Option<Arc<str>> {
+        let profiler = self.profiling.recording()?;
+        let sample = self.books.sample(allocation.id).or_else(|| block_sample(allocation))?;
+        let stack = profiler.sites().stack(sample);
+        stack
     }
 
     /// What lives.
@@ -156,7 +146,9 @@ impl Manager {
         let mut buffers: Vec<_> = Allocation::by_ids(&live)
             .into_iter()
             .map(|allocation| {
-                let stack = samples.get(&allocation.id).and_then(|sample| stack(*sample));
+                let sample = samples.get(&allocation.id).copied();
+                let sample = sample.or_else(|| profiler.as_ref().and_then(|_| block_sample(&allocation)));
+                let stack = sample.and_then(stack);
                 (allocation, stack)
             })
             .collect();
@@ -202,10 +194,31 @@ impl Manager {
         (buffers, blocks.collect())
     }
 
+    /// How many samples this thread took for this manager, of which it has to tell the stack.
+    pub fn pending_samples(&self) -> usize {
+        self.profiling.recording().map_or(0, |profiler| profiler.pending())
+    }
+
+    /// Where in the program they were taken.
+    pub fn attribute(&self, stack: &str) {
+        if let Some(profiler) = self.profiling.recording() {
+            let samples = profiler.take_pending();
+            let mut sites = profiler.sites();
+            samples.into_iter().for_each(|sample| sites.attribute(sample, stack));
+        }
+    }
+
     /// A new pool is recorded like the others.
     pub(super) fn record_pool(&self, pool: &Pool) {
         if let Some(profiler) = self.profiling.recording() {
             pool.record(Some(&profiler));
         }
     }
+}
+
+/// As what the block is sampled that the allocation is the ArrayBuffer of.
+fn block_sample(allocation: &Allocation) -> Option<Handle> {
+    allocation.pool.as_ref()?;
+    let (pool, slice) = allocation.place()?;
+    pool.sample_of(&slice)
 }

@@ -191,7 +191,8 @@ pub fn pin_allocation(id: f64, pinned: bool) {
 pub fn describe(env: &Env, handle: f64, buffer: Unknown<'_>, which: Option<f64>) -> Result<types::Buffer> {
     let allocation = find(env, handle, &buffer, which)?;
     let manager = manager(handle).map_err(throw(env))?;
-    Ok(types::Buffer::new(&allocation, manager.info().kind))
+    let stack = manager.stack_of(&allocation);
+    Ok(types::Buffer::new(&allocation, manager.info().kind, stack.as_deref()))
 }
 
 /// Whether `buffer` is a live one of this manager.

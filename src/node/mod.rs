@@ -11,6 +11,7 @@
 //! | `errands.rs` | what waits for a driver off the JavaScript thread |
 //! | `inbox.rs` | dma-bufs from process to process |
 //! | `limits.rs` | limits, reservations, warnings |
+//! | `profile.rs` | what was recorded, and what lives |
 //! | `pressure.rs` | who is told that memory is short |
 //! | `types.rs` | the objects that cross |
 //!
@@ -26,5 +27,6 @@ mod inbox;
 mod limits;
 mod pools;
 mod pressure;
+mod profile;
 mod realm;
 mod types;

@@ -148,7 +148,7 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    pub fn new(allocation: &Allocation, kind: backend::Kind) -> Self {
+    pub fn new(allocation: &Allocation, kind: backend::Kind, stack: Option<&str>) -> Self {
         let object = allocation.object.as_ref();
         let since = allocation.allocated_at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Self {
@@ -171,7 +171,7 @@ impl Buffer {
             pool: allocation.pool.as_deref().map(str::to_owned),
             offset: allocation.offset as f64,
             allocated_at: since.as_secs_f64() * 1e3,
-            stack: None,
+            stack: stack.map(str::to_owned),
         }
     }
 }

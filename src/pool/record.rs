@@ -10,8 +10,10 @@ use std::time::Instant;
 use super::chunk::Chunk;
 use super::movable::{Movable, Name, Place};
 use super::{Events, Pool, Slice, State};
+use crate::backend::Request;
 use crate::error::Result;
 use crate::handle::Handle;
+use crate::memory::Source;
 use crate::profile::{Action, Key, Profiler, Recorder, Recording};
 use crate::suballoc::{regions, Region, RegionId};
 
@@ -104,6 +106,20 @@ impl Pool {
                 blocks: regions(&*chunk.arena).map(|region| block(handle, chunk, region)).collect(),
             })
             .collect()
+    }
+
+    /// How its kernel objects are asked for; `None` for pages of this process.
+    pub fn facts(&self) -> Option<&Request> {
+        match &self.source {
+            Source::Npu { request, .. } => Some(request),
+            Source::System(_) => None,
+        }
+    }
+
+    /// As what the slice at that place is sampled.
+    pub fn sample_of(&self, slice: &Slice) -> Option<Handle> {
+        let state = self.state();
+        state.recorder.as_ref()?.sample(key((slice.chunk, slice.region)))
     }
 
     /// The blocks that live and are sampled.

@@ -5,7 +5,7 @@
 //! subtraction for the sampler. Off, it is one comparison with nothing. What few samples need, their stack and their lifetime,
 //! is kept in the [`Profiler`] that the recorders of one manager share.
 //!
-//! A sample's stack is JavaScript's to tell: [`pending`] says on the thread that allocated what there is to tell of.
+//! A sample's stack is JavaScript's to tell: [`Profiler::pending`] says on the thread that allocated what there is to tell of.
 #![forbid(unsafe_code)]
 
 pub mod clock;
@@ -96,8 +96,13 @@ impl Profiler {
         self.options
     }
 
-    /// Samples that this thread took, and of which it has to tell the stack.
-    pub fn pending(&self) -> Vec<Handle> {
+    /// How many samples this thread took, of which it has to tell the stack.
+    pub fn pending(&self) -> usize {
+        PENDING.with_borrow(|pending| pending.iter().filter(|(of, _)| *of == self.number).count())
+    }
+
+    /// Those samples; they are told of from here on.
+    pub fn take_pending(&self) -> Vec<Handle> {
         PENDING.with_borrow_mut(|pending| {
             let (own, others) = pending.iter().partition(|(of, _)| *of == self.number);
             let own: Vec<(u64, Handle)> = own;

@@ -1,0 +1,329 @@
+//! Profiles and snapshots: many rows, which cross the border as columns of numbers and a list of the texts that they name.
+//! Objects would cost microseconds each; `src/js/columns.js` makes them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use napi::bindgen_prelude::*;
+use napi_derive::napi;
+
+use super::realm::{manager, throw};
+use super::types;
+use crate::allocation::Allocation;
+use crate::handle::Handle;
+use crate::manager::{Sampled, SnapshotPool};
+use crate::memory::MemoryKind;
+use crate::pool::BlockMap;
+use crate::profile::{Event, Figures, Options, Profile, Site};
+
+/// Rows of numbers, all in one line; some of them are places in `texts`, where -1 is none.
+#[napi(object)]
+pub struct Columns {
+    pub rows: Float64Array,
+    pub texts: Vec<String>,
+}
+
+/// Texts, each once.
+#[derive(Default)]
+struct Texts {
+    list: Vec<String>,
+    index: HashMap<Arc<str>, f64>,
+}
+
+impl Texts {
+    fn of(&mut self, text: Option<&Arc<str>>) -> f64 {
+        let Some(text) = text else { return -1.0 };
+        if let Some(at) = self.index.get(text) {
+            return *at;
+        }
+        self.list.push(text.to_string());
+        let at = (self.list.len() - 1) as f64;
+        self.index.insert(Arc::clone(text), at);
+        at
+    }
+}
+
+/// Begins to record.
+#[napi(catch_unwind)]
+pub fn start_profiling(env: &Env, handle: f64, sample_interval: f64, event_capacity: f64) -> Result<()> {
+    let options = Options { sample_interval: sample_interval as u64, event_capacity: event_capacity as usize };
+    manager(handle).map(|manager| manager.start_profiling(options)).map_err(throw(env))
+}
+
+/// Records nothing any more; what was recorded stays.
+#[napi(catch_unwind)]
+pub fn stop_profiling(env: &Env, handle: f64) -> Result<()> {
+    manager(handle).map(|manager| manager.stop_profiling()).map_err(throw(env))
+}
+
+/// How many samples this thread took, of which it has to tell the stack.
+#[napi(catch_unwind)]
+pub fn pending_samples(handle: f64) -> u32 {
+    manager(handle).map_or(0, |manager| manager.pending_samples() as u32)
+}
+
+/// The stack of all of them.
+#[napi(catch_unwind)]
+pub fn attribute_samples(handle: f64, stack: String) {
+    if let Ok(manager) = manager(handle) {
+        manager.attribute(&stack);
+    }
+}
+
+/// How numbers are spread.
+#[napi(object)]
+pub struct Spread {
+    pub count: f64,
+    pub min: f64,
+    pub p50: f64,
+    pub p90: f64,
+    pub p99: f64,
+    pub p999: f64,
+    pub max: f64,
+    pub mean: f64,
+    /// Pairs: up to, how many.
+    pub buckets: Vec<f64>,
+}
+
+impl From<Figures> for Spread {
+    fn from(figures: Figures) -> Self {
+        Self {
+            count: figures.count as f64,
+            min: figures.min as f64,
+            p50: figures.p50 as f64,
+            p90: figures.p90 as f64,
+            p99: figures.p99 as f64,
+            p999: figures.p999 as f64,
+            max: figures.max as f64,
+            mean: figures.mean,
+            buckets: figures.buckets.into_iter().flat_map(|(upto, count)| [upto as f64, count as f64]).collect(),
+        }
+    }
+}
+
+/// A place in the program.
+#[napi(object, use_nullable = true)]
+pub struct CallSite {
+    pub stack: String,
+    pub tag: Option<String>,
+    pub live_bytes: f64,
+    pub live_count: f64,
+    pub total_bytes: f64,
+    pub total_count: f64,
+}
+
+impl From<Site> for CallSite {
+    fn from(site: Site) -> Self {
+        Self {
+            stack: site.stack.to_string(),
+            tag: site.tag.map(|tag| tag.to_string()),
+            live_bytes: site.live_bytes,
+            live_count: site.live_count,
+            total_bytes: site.total_bytes,
+            total_count: site.total_count,
+        }
+    }
+}
+
+/// What was recorded.
+#[napi(object)]
+pub struct Recorded {
+    pub started_at: f64,
+    pub duration_ms: f64,
+    pub allocations: f64,
+    pub frees: f64,
+    pub bytes_allocated: f64,
+    pub bytes_freed: f64,
+    pub sizes: Spread,
+    pub lifetimes_us: Spread,
+    pub latency_ns: Spread,
+    pub call_sites: Vec<CallSite>,
+    /// Absent where they were not asked for.
+    pub events: Option<Columns>,
+    pub dropped_events: f64,
+}
+
+/// What was recorded, now or last; nothing before the first time.
+#[napi(catch_unwind)]
+pub fn profile(env: &Env, handle: f64, with_events: bool) -> Result<Option<Recorded>> {
+    let profile = manager(handle).map_err(throw(env))?.profile();
+    Ok(profile.map(|Profile { began, lasted, recording, lifetimes, latencies, sites }| Recorded {
+        started_at: calendar(began),
+        duration_ms: lasted as f64 / 1e3,
+        allocations: recording.totals.allocations as f64,
+        frees: recording.totals.frees as f64,
+        bytes_allocated: recording.totals.bytes_allocated as f64,
+        bytes_freed: recording.totals.bytes_freed as f64,
+        sizes: recording.sizes.figures().into(),
+        lifetimes_us: lifetimes.figures().into(),
+        latency_ns: latencies.figures().into(),
+        call_sites: sites.into_iter().map(Into::into).collect(),
+        events: with_events.then(|| events(&recording.events)),
+        dropped_events: recording.dropped as f64,
+    }))
+}
+
+/// Action, time, id, kind, size, tag, pool.
+fn events(events: &[Event]) -> Columns {
+    let mut texts = Texts::default();
+    let mut rows = Vec::with_capacity(events.len() * 7);
+    for event in events {
+        rows.extend([
+            f64::from(event.action as u8),
+            event.time as f64,
+            event.id as f64,
+            is_npu(event.kind),
+            event.size as f64,
+            texts.of(event.tag.as_ref()),
+            texts.of(event.pool.as_ref()),
+        ]);
+    }
+    Columns { rows: rows.into(), texts: texts.list }
+}
+
+/// What lives.
+#[napi(object)]
+pub struct Living {
+    /// Id, kind, size, reserved, tag, address, device address (-1: none), facts (bits: see `FACTS`), domain (-1: none),
+    /// pool, offset, allocated at, stack.
+    pub buffers: Columns,
+    pub pools: Vec<LivingPool>,
+}
+
+/// A pool and its chunks.
+#[napi(object)]
+pub struct LivingPool {
+    pub figures: types::PoolFigures,
+    /// Bytes of each chunk, and how many of the blocks are its.
+    pub chunks: Vec<f64>,
+    /// Offset, size, id (-1: free), tag, stack.
+    pub blocks: Columns,
+}
+
+/// What lives.
+#[napi(catch_unwind)]
+pub fn snapshot(env: &Env, handle: f64) -> Result<Living> {
+    let snapshot = manager(handle).map_err(throw(env))?.snapshot();
+    let mut texts = Texts::default();
+    let mut rows = Vec::with_capacity(snapshot.buffers.len() * 13);
+    for (allocation, stack) in &snapshot.buffers {
+        rows.extend(buffer(allocation, stack.as_ref(), &mut texts));
+    }
+    // A block with an ArrayBuffer is called what its buffer is.
+    let slices: HashMap<usize, &Allocation> = snapshot
+        .buffers
+        .iter()
+        .filter(|(allocation, _)| allocation.pool.is_some())
+        .map(|(allocation, _)| (allocation.address, &**allocation))
+        .collect();
+    let pools = snapshot.pools.iter().map(|pool| living_pool(pool, &slices)).collect();
+    Ok(Living { buffers: Columns { rows: rows.into(), texts: texts.list }, pools })
+}
+
+fn buffer(allocation: &Allocation, stack: Option<&Arc<str>>, texts: &mut Texts) -> [f64; 13] {
+    let object = allocation.object.as_ref();
+    // FACTS: cacheable, contiguous, dedicated, imported, shared, of the device.
+    let facts = [
+        object.is_none_or(|object| object.cacheable),
+        object.is_some_and(|object| object.contiguous),
+        allocation.dedicated && object.is_some(),
+        object.is_some_and(|object| object.imported),
+        allocation.is_shared(),
+        object.is_some(),
+    ];
+    let facts: u32 = facts.iter().enumerate().map(|(bit, fact)| u32::from(*fact) << bit).sum();
+    let device_address = object.and_then(|object| object.device_address);
+    [
+        allocation.id.get() as f64,
+        is_npu(allocation.kind),
+        allocation.size as f64,
+        allocation.reserved as f64,
+        texts.of(allocation.tag.as_ref()),
+        allocation.address as f64,
+        device_address.map_or(-1.0, |address| (address + allocation.offset) as f64),
+        f64::from(facts),
+        object.and_then(|object| object.domain).map_or(-1.0, f64::from),
+        texts.of(allocation.pool.as_ref()),
+        allocation.offset as f64,
+        calendar(allocation.allocated_at),
+        texts.of(stack),
+    ]
+}
+
+fn living_pool(pool: &SnapshotPool, slices: &HashMap<usize, &Allocation>) -> LivingPool {
+    let mut texts = Texts::default();
+    let mut rows = Vec::new();
+    let mut block = |address: usize, block: &BlockMap| {
+        let at = address + block.offset as usize;
+        let buffer = slices.get(&at).filter(|_| block.used);
+        let id = match (block.used, block.movable, buffer) {
+            (false, ..) => -1.0,
+            (_, Some(id), _) => id.get() as f64,
+            (_, _, Some(buffer)) => buffer.id.get() as f64,
+            _ => at as f64,
+        };
+        let tag = block.tag.as_ref().or_else(|| buffer.and_then(|buffer| buffer.tag.as_ref()));
+        let stack = block.sample.and_then(|sample: Handle| pool.stacks.get(&sample));
+        rows.extend([block.offset as f64, block.size as f64, id, texts.of(tag), texts.of(stack)]);
+    };
+    for chunk in &pool.chunks {
+        chunk.blocks.iter().for_each(|of| block(chunk.address, of));
+    }
+    let chunks = pool.chunks.iter().flat_map(|chunk| [chunk.size as f64, chunk.blocks.len() as f64]).collect();
+    LivingPool {
+        figures: types::PoolFigures::new(&pool.name, pool.kind, &pool.stats),
+        chunks,
+        blocks: Columns { rows: rows.into(), texts: texts.list },
+    }
+}
+
+/// Buffers, and sampled blocks of pools, that are older than `age` ms and that nobody was told of: each once.
+#[napi(catch_unwind)]
+pub fn leaks(env: &Env, handle: f64, age: f64) -> Result<Vec<types::Buffer>> {
+    let manager = manager(handle).map_err(throw(env))?;
+    let backend = manager.info().kind;
+    let (buffers, blocks) = manager.leaks(Duration::from_secs_f64(age / 1e3));
+    let mut leaks: Vec<_> = buffers
+        .iter()
+        .map(|allocation| types::Buffer::new(allocation, backend, manager.stack_of(allocation).as_deref()))
+        .collect();
+    let iommu = manager.info().iommu;
+    leaks.extend(blocks.iter().map(|block| leaked_block(block, backend.as_str(), iommu)));
+    Ok(leaks)
+}
+
+fn leaked_block(sampled: &Sampled, backend: &str, iommu: bool) -> types::Buffer {
+    let Sampled { pool, block, at, stack } = sampled;
+    let facts = pool.facts();
+    let text = |text: Option<&Arc<str>>| text.map(|text| text.to_string());
+    types::Buffer {
+        id: block.id as f64,
+        kind: pool.kind().as_str().to_owned(),
+        size: block.size as f64,
+        reserved_size: block.slice.padded as f64,
+        tag: text(block.tag.as_ref()),
+        backend: (pool.kind() == MemoryKind::Npu).then(|| backend.to_owned()),
+        address: BigInt::from(block.slice.address as u64),
+        device_address: block.slice.device_address.map(BigInt::from),
+        cacheable: facts.is_none_or(|facts| facts.cacheable),
+        contiguous: facts.is_some_and(|facts| facts.contiguous),
+        iommu_domain: facts.filter(|_| iommu).map(|facts| facts.domain),
+        dedicated: false,
+        imported: false,
+        shared: false,
+        pool: text(pool.public_name()),
+        offset: block.slice.offset as f64,
+        allocated_at: calendar(*at),
+        stack: text(stack.as_ref()),
+    }
+}
+
+fn is_npu(kind: MemoryKind) -> f64 {
+    f64::from(u8::from(kind == MemoryKind::Npu))
+}
+
+/// Milliseconds since 1970.
+fn calendar(time: SystemTime) -> f64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64() * 1e3
+}
