@@ -21,6 +21,7 @@ const LAYERS: &[&[&str]] = &[
     &["block"],
     &["memory"],
     &["pool"],
+    &["replay"],
     &["body"],
     &["allocation"],
     &["manager", "open"],
@@ -28,7 +29,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Pure data and arithmetic: no descriptor, no pointer, no binding.
-const PURE: &[&str] = &["books", "limits", "stats", "suballoc"];
+const PURE: &[&str] = &["books", "limits", "replay", "stats", "suballoc"];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();

@@ -12,6 +12,7 @@
 //! | `inbox.rs` | dma-bufs from process to process |
 //! | `limits.rs` | limits, reservations, warnings |
 //! | `pressure.rs` | who is told that memory is short |
+//! | `replay.rs` | what pools would have made of a log |
 //! | `types.rs` | the objects that cross |
 //!
 //! Handles are numbers below 2^53, sizes are numbers, addresses are BigInts. `src/js/` has checked types and option
@@ -27,4 +28,5 @@ mod limits;
 mod pools;
 mod pressure;
 mod realm;
+mod replay;
 mod types;
