@@ -244,13 +244,12 @@ impl Replay {
 
     /// Empty chunks but one go, as long as the initial size stays.
     fn give_back(&mut self) {
-        let empty: Vec<(Handle, u64)> = self
-            .order
-            .iter()
-            .filter(|handle| Some(**handle) != self.first)
-            .filter_map(|handle| Some((*handle, self.chunks.get(*handle)?)))
-            .filter_map(|(handle, chunk)| (chunk.used_regions() == 0).then(|| (handle, chunk.capacity())))
-            .collect();
+        let capacity_of = |handle: &Handle| {
+            let chunk = self.chunks.get(*handle).filter(|chunk| chunk.used_regions() == 0)?;
+            Some((*handle, chunk.capacity()))
+        };
+        let empty: Vec<(Handle, u64)> =
+            self.order.iter().filter(|handle| Some(**handle) != self.first).filter_map(capacity_of).collect();
         for (handle, bytes) in empty.into_iter().skip(1) {
             if self.reserved - bytes >= self.layout.initial {
                 self.order.retain(|kept| *kept != handle);

@@ -5,12 +5,15 @@ const { inspect } = require('node:util')
 const { getHeapStatistics } = require('node:v8')
 const native = require('./binding.js')
 const { arrayBufferOf, byteLengthOf, goneError, idOf, remember } = require('./buffers.js')
+const { channels, ofBlock, ofBuffer, ofRefusal } = require('./channels.js')
 const { Cleanup } = require('./cleanup.js')
 const { memoryError } = require('./errors.js')
 const { Errands } = require('./errands.js')
 const { collectGarbage } = require('./garbage.js')
 const { human } = require('./human.js')
 const { Limits, makeReservation } = require('./limits.js')
+const { exposition } = require('./metrics/openmetrics.js')
+const { profileOf } = require('./metrics/reader.js')
 const { MovableBlock } = require('./movable.js')
 const { check, integer, invalid, outOfRange, schemas, shown } = require('./options.js')
 const pressure = require('./pressure.js')
@@ -34,7 +37,7 @@ class MemoryManager extends EventEmitter {
   /** The native manager; 0 once disposed. */
   #handle = 0
   #device
-  /** What `dispose` detaches: id → WeakRef of the ArrayBuffer. Collected ones are swept out now and then. */
+  /** What `dispose` detaches: id → WeakRef of the ArrayBuffer, and whose it is. Collected ones are swept out now and then. */
   #views = new Map()
   #sweepAt = FIRST_SWEEP
   #pools = new Map()
@@ -54,14 +57,16 @@ class MemoryManager extends EventEmitter {
   )
   /** What pools and blocks ask of their manager. */
   #forPools = {
-    handedOut: (made, pool) => this.#handedOut(made, pool),
+    handedOut: (made, pool, block) => this.#handedOut(made, pool, block),
+    allocated: (made, pool, block) => this.#allocated(made, pool, block),
+    tell: (channel, pool, block, tag) => channel.publish(ofBlock(this, this.#poolAt(pool), block, tag)),
     deallocate: (buffer) => this.#deallocate(buffer, undefined),
     describe: (buffer) => this.describe(buffer),
     detachAll: (pool) => this.#detachAll(pool),
     listen: () => this.#listen(),
     isLive: (buffer) => native.isLive(idOf(buffer)),
-    insist: (pool, allocate) => this.#insist(allocate, pool),
-    rescue: (pool, refusal, allocate) => this.#rescue(refusal, allocate, pool),
+    insist: (pool, allocate, wanted) => this.#insist(allocate, wanted, pool),
+    rescue: (pool, refusal, allocate, wanted) => this.#retry(refusal, allocate, wanted, pool),
     movable: (pool, ...request) => this.#movable(pool, request),
     defragment: (pool, caps) => this.#cleanup.defragment(pool, caps),
     gap: (pool) => this.#cleanup.gap(pool),
@@ -107,7 +112,7 @@ class MemoryManager extends EventEmitter {
     const handle = this.#open()
     integer('size', size, 1)
     const request = npuRequest('allocateNPUMemory', options)
-    return this.#handedOut(this.#insist(() => native.allocateNpu(handle, size, request)))
+    return this.#allocated(this.#insist(() => native.allocateNpu(handle, size, request), { kind: 'npu', size, tag: request.tag }))
   }
 
   async allocateNPUMemoryAsync(size, options) {
@@ -120,7 +125,7 @@ class MemoryManager extends EventEmitter {
         const made = await this.#errands.wait(() => native.allocateNpuAsync(this.#open(), size, request), signal)
         return this.#arrived(made, signal)
       } catch (error) {
-        if (tries === ASYNC_TRIES || !this.#wanting(error)) throw error
+        if (tries === ASYNC_TRIES || !this.#wanting(error)) throw this.#refused(error, { kind: 'npu', size, tag: request.tag })
         await finalizers()
       }
     }
@@ -146,7 +151,7 @@ class MemoryManager extends EventEmitter {
     const handle = this.#open()
     integer('size', size, 1)
     const request = systemRequest('allocateSystemMemory', options)
-    return this.#handedOut(this.#insist(() => native.allocateSystem(handle, size, request)))
+    return this.#allocated(this.#insist(() => native.allocateSystem(handle, size, request), { kind: 'system', size, tag: request.tag }))
   }
 
   deallocateSystemMemory(buffer) {
@@ -203,7 +208,11 @@ class MemoryManager extends EventEmitter {
     const handle = this.#open()
     integer('fd', fd, 0, 2 ** 31 - 1)
     const { size, tag } = check('importDmaBuf', options, schemas.dmaBufImport)
-    return this.#handedOut(native.importDmaBuf(handle, fd, size, tag))
+    try {
+      return this.#allocated(native.importDmaBuf(handle, fd, size, tag))
+    } catch (error) {
+      throw this.#refused(error, { kind: 'npu', size, tag })
+    }
   }
 
   share(buffer) {
@@ -217,7 +226,7 @@ class MemoryManager extends EventEmitter {
   adopt(token) {
     const handle = this.#open()
     const name = tokenOf(token)
-    const buffer = this.#handedOut(this.#insist(() => native.adopt(handle, name)))
+    const buffer = this.#allocated(this.#insist(() => native.adopt(handle, name), { kind: null, size: token.size }))
     this.#sharing = true
     disposeAtExit(this)
     return buffer
@@ -235,7 +244,7 @@ class MemoryManager extends EventEmitter {
     if (initialSize === undefined) throw invalid('createMemoryPool: initialSize must be a number')
     const memory = (kind === 'npu' ? npuRequest : systemRequest)('createMemoryPool: allocation', allocation)
     const request = { name, initialSize, ...sizes, [kind]: { ...memory, tag: tag ?? memory.tag } }
-    const made = this.#insist(() => native.createPool(handle, request))
+    const made = this.#insist(() => native.createPool(handle, request), { kind, size: initialSize, tag: tag ?? memory.tag, pool: name })
     const pool = makePool(name, kind, made, this.#forPools)
     this.#pools.set(name, pool)
     this.#listen()
@@ -292,6 +301,11 @@ class MemoryManager extends EventEmitter {
     }
   }
 
+  metrics(options) {
+    const { format = 'openmetrics' } = check('metrics', options, schemas.metrics)
+    return exposition(this.getMemoryUsage(), this.#device, profileOf(this), format)
+  }
+
   // ── Optimization
 
   optimizeMemory(options) {
@@ -344,13 +358,14 @@ class MemoryManager extends EventEmitter {
     if (handle === 0) return
     this.#cleanup.end()
     this.#errands.end(disposedError())
-    this.#detachAll()
+    const tell = this.#detachAll()
     this.#handle = 0
     this.#views.clear()
     for (const pool of this.#pools.values()) endPool(pool)
     this.#pools.clear()
     dropped.unregister(this)
     native.closeManager(handle)
+    tell()
   }
 
   [inspect.custom](depth, options, _inspect) {
@@ -381,7 +396,10 @@ class MemoryManager extends EventEmitter {
 
   /** Passes warnings on: not from inside an allocation, for a listener may call anything. */
   #warned(warning) {
-    process.nextTick(() => this.emit('warning', warning))
+    process.nextTick(() => {
+      if (channels.warning.hasSubscribers) channels.warning.publish({ manager: this, ...warning })
+      this.emit('warning', warning)
+    })
   }
 
   /** Takes what the native part has to warn of: after whatever may have taken memory. Returns what `raised` says. */
@@ -405,22 +423,55 @@ class MemoryManager extends EventEmitter {
     return buffer
   }
 
-  #handedOut([buffer, id], pool) {
+  /** A buffer that was not there before. */
+  #allocated(made, pool, block) {
+    const buffer = this.#handedOut(made, pool, block)
+    if (channels.allocate.hasSubscribers) channels.allocate.publish(this.#messageOf(buffer))
+    return buffer
+  }
+
+  /** A buffer, or the one of a block that had none; `block` is what channels.js needs to know of it. */
+  #handedOut([buffer, id], pool, block) {
     remember(buffer, id)
     if (this.#views.size >= this.#sweepAt) this.#sweep()
-    this.#views.set(id, { view: new WeakRef(buffer), pool })
+    this.#views.set(id, { view: new WeakRef(buffer), pool, block })
     if (pool === undefined) this.#walls.allocated()
     this.#listen()
     return buffer
   }
 
   /** Calls `allocate`, and before it fails for want of memory gives back what can be; `pool` is the one it is for. */
-  #insist(allocate, pool) {
+  #insist(allocate, wanted, pool) {
     try {
       return allocate()
     } catch (refusal) {
-      return this.#rescue(refusal, allocate, pool)
+      return this.#retry(refusal, allocate, wanted, pool)
     }
+  }
+
+  #retry(refusal, allocate, wanted, pool) {
+    try {
+      return this.#rescue(refusal, allocate, pool)
+    } catch (error) {
+      const of = pool === undefined ? undefined : this.#poolAt(pool)
+      throw this.#refused(error, of === undefined ? wanted : { kind: of.kind, pool: of.name, ...wanted })
+    }
+  }
+
+  /** Tells subscribers of a refusal; returns it. */
+  #refused(error, wanted) {
+    const message = channels.fail.hasSubscribers ? ofRefusal(this, wanted, error) : null
+    if (message !== null) channels.fail.publish(message)
+    return error
+  }
+
+  #poolAt(handle) {
+    return [...this.#pools.values()].find((pool) => handleOf(pool) === handle)
+  }
+
+  #messageOf(buffer) {
+    const info = this.describe(buffer)
+    return ofBuffer(this, info, this.#views.get(info.id)?.block)
   }
 
   #rescue(refusal, allocate, pool) {
@@ -429,9 +480,12 @@ class MemoryManager extends EventEmitter {
   }
 
   #movable(pool, request) {
-    const [id] = this.#insist(() => native.movableAllocate(pool, ...request), pool)
+    const [size, , , tag] = request
+    const [id] = this.#insist(() => native.movableAllocate(pool, ...request), { size, tag }, pool)
     this.#listen()
-    return new MovableBlock(this.#forPools, pool, request[0], id)
+    const block = new MovableBlock(this.#forPools, pool, size, id, tag)
+    if (channels.allocate.hasSubscribers) this.#forPools.tell(channels.allocate, pool, block, tag)
+    return block
   }
 
   #sweep() {
@@ -441,18 +495,22 @@ class MemoryManager extends EventEmitter {
     this.#sweepAt = Math.max(FIRST_SWEEP, this.#views.size * 2)
   }
 
-  /** Frees every buffer that can be, or every one of `pool`. */
+  /** Frees every buffer that can be, or every one of `pool`. Returns what tells subscribers, once all is done. */
   #detachAll(pool) {
+    const messages = []
     for (const { view, pool: of } of this.#views.values()) {
       if (pool !== undefined && of !== pool) continue
       const buffer = view.deref()
       if (buffer === undefined || byteLengthOf(buffer) === 0) continue
       try {
+        const message = channels.free.hasSubscribers ? this.#messageOf(buffer) : null
         native.deallocate(this.#handle, buffer, undefined, idOf(buffer))
+        if (message !== null) messages.push(message)
       } catch {
         // Held by the runtime, or marked: it stays attached, and reads zeros once its memory is taken away.
       }
     }
+    return () => messages.forEach((message) => channels.free.publish(message))
   }
 
   /** Which allocation `buffer` is of, where several may be at its address. Of one that transfer() made, nobody can say. */
@@ -476,8 +534,10 @@ class MemoryManager extends EventEmitter {
   #deallocate(value, kind) {
     const handle = this.#open()
     const buffer = this.#alive(value)
+    const message = channels.free.hasSubscribers && this.owns(buffer) ? this.#messageOf(buffer) : null
     // One that transfer() made is seen here for the first time: a second deallocate shall say that it was freed.
     remember(buffer, native.deallocate(handle, buffer, kind, this.#which(buffer)))
+    if (message !== null) channels.free.publish(message)
   }
 
   #sync(value, toDevice, offset, length) {

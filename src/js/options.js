@@ -212,6 +212,30 @@ const manager = {
   debug: kinds.nested({ delayReuse: kinds.integer(0, 1_000_000) }),
 }
 
-const schemas = { defragment, manager, optimize, npuAllocation, npuAllocationAsync, systemAllocation, poolAllocation, pool, destroyPool, dmaBufImport, receive, reservation }
+/** A list of names; null stands for what has none. */
+const names = (name, value) => {
+  if (!Array.isArray(value)) throw invalid(`${name} must be an array, not ${shown(value)}`)
+  const wrong = value.find((item) => item !== null && typeof item !== 'string')
+  if (wrong !== undefined || value.includes(undefined)) throw invalid(`${name} must hold strings and null, not ${shown(wrong)}`)
+  return [...value]
+}
+
+const replay = {
+  capacity: kinds.integer(1),
+  suballocator: kinds.oneOf('tlsf', 'fixed'),
+  blockSize: kinds.integer(1),
+  chunkSize: kinds.integer(1),
+  initialSize: kinds.integer(0),
+  maxSize: kinds.integer(1),
+  alignment: kinds.integer(1),
+  kinds: names,
+  pools: names,
+  tags: names,
+  smallestCapacity: kinds.boolean,
+}
+
+const metrics = { format: kinds.oneOf('openmetrics', 'prometheus') }
+
+const schemas = { defragment, manager, optimize, npuAllocation, npuAllocationAsync, systemAllocation, poolAllocation, pool, destroyPool, dmaBufImport, receive, reservation, replay, metrics }
 
 module.exports = { check, integer, invalid, outOfRange, shown, schemas }
