@@ -18,19 +18,59 @@ const channels = {
 /** What a buffer is the buffer of: a block whose id is its address. Of a movable one it is `{ id, movable: true }`. */
 const PLACED = Object.freeze({ movable: false })
 
-/** Of a buffer, as `describe` has it; `block`: the MemoryBlock that it is the buffer of, if it is. */
-function ofBuffer(manager, { kind, size, tag, pool, id, address }, block) {
-  return { manager, kind, size, tag, pool, id: block ? (block.id ?? Number(address)) : id, movable: block?.movable ?? false }
+/** What one manager tells. */
+class Teller {
+  #manager
+  #poolAt
+  #blockOf
+
+  /**
+   * @param {object} manager
+   * @param {(handle: number) => { name: string, kind: string } | undefined} poolAt its pool by the native handle
+   * @param {(id: number) => { id?: number, movable: boolean } | undefined} blockOf what a buffer, by its id, is the buffer of
+   */
+  constructor(manager, poolAt, blockOf) {
+    this.#manager = manager
+    this.#poolAt = poolAt
+    this.#blockOf = blockOf
+  }
+
+  /** A buffer that was not there before. */
+  allocated(buffer) {
+    if (channels.allocate.hasSubscribers) channels.allocate.publish(this.#messageOf(buffer))
+  }
+
+  /** What `freed` will tell of a buffer: it has to be asked before. null where nobody wants to know. */
+  freeing(buffer) {
+    return channels.free.hasSubscribers && this.#manager.owns(buffer) ? this.#messageOf(buffer) : null
+  }
+
+  freed(message) {
+    if (message !== null) channels.free.publish(message)
+  }
+
+  /** Of a block that has no buffer. */
+  block(channel, pool, { size, id, movable }, tag = null) {
+    const { kind, name } = this.#poolAt(pool)
+    channel.publish({ manager: this.#manager, kind, size, tag, pool: name, id, movable })
+  }
+
+  /** Of a request that was refused; returns the error. What is wrong with the call itself is the caller's affair. */
+  refused(error, wanted, handle) {
+    if (channels.fail.hasSubscribers && error?.code !== undefined && error.code !== 'ERR_INVALID_ARG_TYPE') {
+      const of = handle === undefined ? undefined : this.#poolAt(handle)
+      const { kind = of?.kind ?? null, size = null, tag = null, pool = of?.name ?? null } = wanted
+      channels.fail.publish({ manager: this.#manager, kind, size, tag, pool, error })
+    }
+    return error
+  }
+
+  #messageOf(buffer) {
+    const { kind, size, tag, pool, id, address } = this.#manager.describe(buffer)
+    const block = this.#blockOf(id)
+    const name = block === undefined ? id : (block.id ?? Number(address))
+    return { manager: this.#manager, kind, size, tag, pool, id: name, movable: block?.movable ?? false }
+  }
 }
 
-/** Of a block that has no buffer. */
-function ofBlock(manager, pool, { size, id, movable }, tag = null) {
-  return { manager, kind: pool.kind, size, tag, pool: pool.name, id, movable }
-}
-
-/** Of a request that was refused. What is wrong with the call itself is the caller's affair, and no message. */
-function ofRefusal(manager, { kind, size = null, tag = null, pool = null }, error) {
-  return error?.code === undefined || error.code === 'ERR_INVALID_ARG_TYPE' ? null : { manager, kind, size, tag, pool, error }
-}
-
-module.exports = { PLACED, channels, ofBlock, ofBuffer, ofRefusal }
+module.exports = { PLACED, Teller, channels }

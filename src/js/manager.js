@@ -5,7 +5,7 @@ const { inspect } = require('node:util')
 const { getHeapStatistics } = require('node:v8')
 const native = require('./binding.js')
 const { arrayBufferOf, byteLengthOf, goneError, idOf, remember } = require('./buffers.js')
-const { channels, ofBlock, ofBuffer, ofRefusal } = require('./channels.js')
+const { Teller, channels } = require('./channels.js')
 const { Cleanup } = require('./cleanup.js')
 const { memoryError } = require('./errors.js')
 const { Errands } = require('./errands.js')
@@ -55,11 +55,16 @@ class MemoryManager extends EventEmitter {
     () => native.processGauges(this.#handle),
     (warning) => this.#warned(warning),
   )
+  #teller = new Teller(
+    this,
+    (handle) => [...this.#pools.values()].find((pool) => handleOf(pool) === handle),
+    (id) => this.#views.get(id)?.block,
+  )
   /** What pools and blocks ask of their manager. */
   #forPools = {
     handedOut: (made, pool, block) => this.#handedOut(made, pool, block),
     allocated: (made, pool, block) => this.#allocated(made, pool, block),
-    tell: (channel, pool, block, tag) => channel.publish(ofBlock(this, this.#poolAt(pool), block, tag)),
+    tell: (channel, pool, block, tag) => this.#teller.block(channel, pool, block, tag),
     deallocate: (buffer) => this.#deallocate(buffer, undefined),
     describe: (buffer) => this.describe(buffer),
     detachAll: (pool) => this.#detachAll(pool),
@@ -125,7 +130,7 @@ class MemoryManager extends EventEmitter {
         const made = await this.#errands.wait(() => native.allocateNpuAsync(this.#open(), size, request), signal)
         return this.#arrived(made, signal)
       } catch (error) {
-        if (tries === ASYNC_TRIES || !this.#wanting(error)) throw this.#refused(error, { kind: 'npu', size, tag: request.tag })
+        if (tries === ASYNC_TRIES || !this.#wanting(error)) throw this.#teller.refused(error, { kind: 'npu', size, tag: request.tag })
         await finalizers()
       }
     }
@@ -211,7 +216,7 @@ class MemoryManager extends EventEmitter {
     try {
       return this.#allocated(native.importDmaBuf(handle, fd, size, tag))
     } catch (error) {
-      throw this.#refused(error, { kind: 'npu', size, tag })
+      throw this.#teller.refused(error, { kind: 'npu', size, tag })
     }
   }
 
@@ -426,7 +431,7 @@ class MemoryManager extends EventEmitter {
   /** A buffer that was not there before. */
   #allocated(made, pool, block) {
     const buffer = this.#handedOut(made, pool, block)
-    if (channels.allocate.hasSubscribers) channels.allocate.publish(this.#messageOf(buffer))
+    this.#teller.allocated(buffer)
     return buffer
   }
 
@@ -453,25 +458,8 @@ class MemoryManager extends EventEmitter {
     try {
       return this.#rescue(refusal, allocate, pool)
     } catch (error) {
-      const of = pool === undefined ? undefined : this.#poolAt(pool)
-      throw this.#refused(error, of === undefined ? wanted : { kind: of.kind, pool: of.name, ...wanted })
+      throw this.#teller.refused(error, wanted, pool)
     }
-  }
-
-  /** Tells subscribers of a refusal; returns it. */
-  #refused(error, wanted) {
-    const message = channels.fail.hasSubscribers ? ofRefusal(this, wanted, error) : null
-    if (message !== null) channels.fail.publish(message)
-    return error
-  }
-
-  #poolAt(handle) {
-    return [...this.#pools.values()].find((pool) => handleOf(pool) === handle)
-  }
-
-  #messageOf(buffer) {
-    const info = this.describe(buffer)
-    return ofBuffer(this, info, this.#views.get(info.id)?.block)
   }
 
   #rescue(refusal, allocate, pool) {
@@ -484,7 +472,7 @@ class MemoryManager extends EventEmitter {
     const [id] = this.#insist(() => native.movableAllocate(pool, ...request), { size, tag }, pool)
     this.#listen()
     const block = new MovableBlock(this.#forPools, pool, size, id, tag)
-    if (channels.allocate.hasSubscribers) this.#forPools.tell(channels.allocate, pool, block, tag)
+    if (channels.allocate.hasSubscribers) this.#teller.block(channels.allocate, pool, block, tag)
     return block
   }
 
@@ -503,14 +491,14 @@ class MemoryManager extends EventEmitter {
       const buffer = view.deref()
       if (buffer === undefined || byteLengthOf(buffer) === 0) continue
       try {
-        const message = channels.free.hasSubscribers ? this.#messageOf(buffer) : null
+        const message = this.#teller.freeing(buffer)
         native.deallocate(this.#handle, buffer, undefined, idOf(buffer))
-        if (message !== null) messages.push(message)
+        messages.push(message)
       } catch {
         // Held by the runtime, or marked: it stays attached, and reads zeros once its memory is taken away.
       }
     }
-    return () => messages.forEach((message) => channels.free.publish(message))
+    return () => messages.forEach((message) => this.#teller.freed(message))
   }
 
   /** Which allocation `buffer` is of, where several may be at its address. Of one that transfer() made, nobody can say. */
@@ -534,10 +522,10 @@ class MemoryManager extends EventEmitter {
   #deallocate(value, kind) {
     const handle = this.#open()
     const buffer = this.#alive(value)
-    const message = channels.free.hasSubscribers && this.owns(buffer) ? this.#messageOf(buffer) : null
+    const message = this.#teller.freeing(buffer)
     // One that transfer() made is seen here for the first time: a second deallocate shall say that it was freed.
     remember(buffer, native.deallocate(handle, buffer, kind, this.#which(buffer)))
-    if (message !== null) channels.free.publish(message)
+    this.#teller.freed(message)
   }
 
   #sync(value, toDevice, offset, length) {
@@ -560,7 +548,7 @@ class MemoryManager extends EventEmitter {
   /** A buffer that another thread's work ended in. Between that and here the caller may have changed its mind. */
   #arrived(made, signal) {
     if (this.#handle === 0) throw disposedError()
-    const buffer = this.#handedOut(made)
+    const buffer = this.#allocated(made)
     if (signal?.aborted) {
       this.deallocate(buffer)
       throw signal.reason
