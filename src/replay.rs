@@ -242,20 +242,13 @@ impl Replay {
         }
     }
 
-    /// Empty chunks but one go, as long as the initial size stays.
+    /// Empty chunks but one go. The initial one stays, and so the initial size does.
     fn give_back(&mut self) {
-        let capacity_of = |handle: &Handle| {
-            let chunk = self.chunks.get(*handle).filter(|chunk| chunk.used_regions() == 0)?;
-            Some((*handle, chunk.capacity()))
-        };
-        let empty: Vec<(Handle, u64)> =
-            self.order.iter().filter(|handle| Some(**handle) != self.first).filter_map(capacity_of).collect();
-        for (handle, bytes) in empty.into_iter().skip(1) {
-            if self.reserved - bytes >= self.layout.initial {
-                self.order.retain(|kept| *kept != handle);
-                self.reserved -= bytes;
-                self.chunks.remove(handle);
-            }
+        let is_empty = |handle: &Handle| self.chunks.get(*handle).is_some_and(|chunk| chunk.used_regions() == 0);
+        let others = self.order.iter().copied().filter(|handle| Some(*handle) != self.first);
+        for handle in others.filter(is_empty).skip(1).collect::<Vec<_>>() {
+            self.order.retain(|kept| *kept != handle);
+            self.reserved -= self.chunks.remove(handle).map_or(0, |chunk| chunk.capacity());
         }
     }
 

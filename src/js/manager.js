@@ -15,7 +15,7 @@ const { Limits, makeReservation } = require('./limits.js')
 const { exposition } = require('./metrics/openmetrics.js')
 const { profileOf } = require('./metrics/reader.js')
 const { MovableBlock } = require('./movable.js')
-const { check, integer, invalid, outOfRange, schemas, shown } = require('./options.js')
+const { check, integer, invalid, npuRequest, outOfRange, schemas, shown, systemRequest } = require('./options.js')
 const pressure = require('./pressure.js')
 const { makePool, isPool, destroyPool, endPool, handleOf, raised } = require('./pool.js')
 const { disposeAtExit, tokenOf } = require('./sharing.js')
@@ -575,17 +575,6 @@ async function finalizers() {
 }
 
 const disposedError = () => memoryError('ERR_MANAGER_DISPOSED', 'this MemoryManager was disposed')
-
-function npuRequest(what, options, schema = schemas.npuAllocation) {
-  const { placement, ...rest } = check(what, options, schema)
-  return { ...rest, sram: placement === 'try-sram' }
-}
-
-function systemRequest(what, options) {
-  // Pages come zeroed from the kernel, asked or not.
-  const { hugePages, zeroed: _always, ...rest } = check(what, options, schemas.systemAllocation)
-  return { ...rest, hugePages: { true: true, try: false }[hugePages] }
-}
 
 /** 1 - largest free / free over all pools, weighted by what is free in each; 0 when nothing is. */
 function fragmentationOf(pools) {

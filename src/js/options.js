@@ -238,4 +238,16 @@ const metrics = { format: kinds.oneOf('openmetrics', 'prometheus') }
 
 const schemas = { defragment, manager, optimize, npuAllocation, npuAllocationAsync, systemAllocation, poolAllocation, pool, destroyPool, dmaBufImport, receive, reservation, replay, metrics }
 
-module.exports = { check, integer, invalid, outOfRange, shown, schemas }
+/** The options of an allocation, as the native part has them. */
+function npuRequest(what, options, schema = schemas.npuAllocation) {
+  const { placement, ...rest } = check(what, options, schema)
+  return { ...rest, sram: placement === 'try-sram' }
+}
+
+function systemRequest(what, options) {
+  // Pages come zeroed from the kernel, asked or not.
+  const { hugePages, zeroed: _always, ...rest } = check(what, options, schemas.systemAllocation)
+  return { ...rest, hugePages: { true: true, try: false }[hugePages] }
+}
+
+module.exports = { check, integer, invalid, npuRequest, outOfRange, shown, schemas, systemRequest }
