@@ -25,6 +25,24 @@ function listen(t, manager, ...names) {
 
 const plain = { kind: 'npu', tag: null, pool: null, movable: false }
 
+// The first: nothing else in this process has subscribed yet.
+test('nobody subscribing, nothing is described', (t) => {
+  class Watched extends MemoryManager {
+    described = 0
+    describe(buffer) {
+      this.described++
+      return super.describe(buffer)
+    }
+  }
+  const manager = new Watched({ backend, device })
+  t.after(() => manager.dispose())
+  manager.deallocate(manager.allocateNPUMemory(4096))
+  assert.equal(manager.described, 0)
+  const heard = listen(t, manager, 'allocate')
+  manager.deallocate(manager.allocateNPUMemory(4096))
+  assert.deepEqual([manager.described, heard.length], [1, 1])
+})
+
 describe('buffers', () => {
   test('of either kind, with their tags and ids, from allocation to free', async (t) => {
     const manager = open(t)
@@ -215,21 +233,4 @@ test('a subscriber may allocate and free, and end the manager', (t) => {
 test('a subscriber that throws breaks no allocation: the runtime reports it', () => {
   const { result } = runChild('throwing-subscriber.mjs')
   assert.deepEqual(result, { lengths: [4096, 64], live: 0, reported: ['allocate', 'allocate', 'free', 'free'] })
-})
-
-test('nobody subscribing, nothing is described', (t) => {
-  class Watched extends MemoryManager {
-    described = 0
-    describe(buffer) {
-      this.described++
-      return super.describe(buffer)
-    }
-  }
-  const manager = new Watched({ backend, device })
-  t.after(() => manager.dispose())
-  manager.deallocate(manager.allocateNPUMemory(4096))
-  assert.equal(manager.described, 0)
-  const heard = listen(t, manager, 'allocate')
-  manager.deallocate(manager.allocateNPUMemory(4096))
-  assert.deepEqual([manager.described, heard.length], [1, 1])
 })

@@ -14,12 +14,15 @@ const { exposition } = require('../src/js/metrics/openmetrics.js')
 /** What no label should have to carry, and does. */
 const AWKWARD = 'a "quoted" \\ back\\nslash,\nnew line = {x} é ☃'
 
+/** Buffers that must not be collected between two looks at the figures. */
+const held = []
+
 /** A manager with something of everything. */
 function busy(t) {
   const manager = open(t, { slabs: {}, limits: { npu: { max: 512 * MiB } } })
-  manager.allocateNPUMemory(MiB, { tag: 'weights' })
-  manager.allocateNPUMemory(4 * KiB, { tag: AWKWARD })
-  manager.allocateSystemMemory(3 * MiB)
+  held.push(manager.allocateNPUMemory(MiB, { tag: 'weights' }))
+  held.push(manager.allocateNPUMemory(4 * KiB, { tag: AWKWARD }))
+  held.push(manager.allocateSystemMemory(3 * MiB))
   manager.deallocate(manager.allocateSystemMemory(MiB))
   refuses(() => manager.allocateNPUMemory(1024 * MiB), 'ERR_MEMORY_LIMIT')
   const pool = manager.createMemoryPool({ name: AWKWARD, initialSize: 4 * MiB })
