@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
+import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { describe, test } from 'node:test'
 
@@ -9,6 +10,7 @@ import { KiB, MiB, needsCommand, needsSimulated, open, refuses } from './helpers
 import { parse } from './openmetrics.mjs'
 
 const require = createRequire(import.meta.url)
+const { families: table } = require('../src/js/metrics/families.js')
 const { exposition } = require('../src/js/metrics/openmetrics.js')
 
 /** What no label should have to carry, and does. */
@@ -151,6 +153,13 @@ describe('metrics()', () => {
     manager.dispose()
     refuses(() => manager.metrics(), 'ERR_MANAGER_DISPOSED')
   })
+})
+
+test('docs/metrics.md lists every metric there is, and no other', () => {
+  const page = readFileSync(new URL('../docs/metrics.md', import.meta.url), 'utf8')
+  const listed = [...page.matchAll(/^\| `(rkllm_memory_\w+)` \| (\w+) \| (.*?) \| (.*) \|$/gm)].map(([, ...cells]) => cells)
+  const labels = (names) => names.map((name) => `\`${name}\``).join(', ')
+  assert.deepEqual(listed, table.map(({ name, type, labels: names, help }) => [name, type, labels(names), help]))
 })
 
 test('the parser of these tests refuses what OpenMetrics does', () => {
