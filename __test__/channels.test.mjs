@@ -182,6 +182,15 @@ describe('refusals', () => {
     refuses(() => manager.allocateNPUMemory('1'), 'ERR_INVALID_ARG_TYPE')
     refuses(() => pool.allocate(1, { tga: 'x' }), 'ERR_INVALID_ARG_TYPE')
     await assert.rejects(manager.allocateNPUMemoryAsync(4096, { signal: AbortSignal.abort() }))
+    const controller = new AbortController()
+    const pending = manager.allocateNPUMemoryAsync(4096, { signal: controller.signal })
+    controller.abort()
+    await assert.rejects(pending, { name: 'AbortError' })
+    const late = open(t)
+    const [unheard, toolate] = [listen(t, late), late.allocateNPUMemoryAsync(4096)]
+    late.dispose()
+    await assert.rejects(toolate, { code: 'ERR_MANAGER_DISPOSED' })
+    assert.deepEqual(unheard, [])
     const block = pool.allocate(64)
     block.free()
     heard.length = 0

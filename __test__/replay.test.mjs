@@ -206,12 +206,18 @@ describe('options', () => {
         { suballocator: 'buddy' },
         { blockSize: 4096 },
         { capacity: 2 ** 53 },
-        { capacity: 2 ** 50, blockSize: 64 },
+        { capacity: 2 ** 40, blockSize: 64 },
       ],
     }
     for (const [code, list] of Object.entries(bad)) {
       for (const options of list) refuses(() => replayEventLog(log, options), code, JSON.stringify(options))
     }
+  })
+
+  test('what no capacity holds', () => {
+    const { message, requested } = refuses(() => replayEventLog(rmm(['allocate', '0x1', 2 ** 51])), 'ERR_OUT_OF_RANGE')
+    assert.match(message, /no capacity is enough/)
+    assert.equal(requested, 2 ** 51)
   })
 
   test('blocks of one size need no more than are there at once', () => {

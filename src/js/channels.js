@@ -7,6 +7,7 @@
 // reports it as an uncaught exception.
 
 const { channel } = require('node:diagnostics_channel')
+const { MemoryError } = require('./errors.js')
 
 const channels = {
   allocate: channel('rkllm-memory:allocate'),
@@ -17,6 +18,9 @@ const channels = {
 
 /** What a buffer is the buffer of: a block whose id is its address. Of a movable one it is `{ id, movable: true }`. */
 const PLACED = Object.freeze({ movable: false })
+
+/** Not for want of anything: the call was wrong in itself, or came too late. */
+const OWN_FAULTS = new Set(['ERR_INVALID_ARG_TYPE', 'ERR_MANAGER_DISPOSED'])
 
 /** What one manager tells. */
 class Teller {
@@ -55,9 +59,9 @@ class Teller {
     channel.publish({ manager: this.#manager, kind, size, tag, pool: name, id, movable })
   }
 
-  /** Of a request that was refused; returns the error. What is wrong with the call itself is the caller's affair. */
+  /** Of a request that was refused, and not called off; returns the error. */
   refused(error, wanted, handle) {
-    if (channels.fail.hasSubscribers && error?.code !== undefined && error.code !== 'ERR_INVALID_ARG_TYPE') {
+    if (channels.fail.hasSubscribers && error instanceof MemoryError && !OWN_FAULTS.has(error.code)) {
       const of = handle === undefined ? undefined : this.#poolAt(handle)
       const { kind = of?.kind ?? null, size = null, tag = null, pool = of?.name ?? null } = wanted
       channels.fail.publish({ manager: this.#manager, kind, size, tag, pool, error })

@@ -16,6 +16,9 @@ const UNLIMITED = 2 ** 50
 
 const ALIGNMENT = 64
 
+/** Each takes 12 bytes of table, whether it is used or not. */
+const MAX_BLOCKS = 2 ** 26
+
 /** Which of a log's entries do what. RMM says "allocate failure", we say "fail". */
 const TAKES = 'allocate'
 const GIVES = new Set(['free', 'collect'])
@@ -56,6 +59,12 @@ function poolOf({ capacity, maxSize, suballocator, blockSize, chunkSize, initial
   // Tables of fixed blocks are as long as the pool is large: no longer than there are blocks at once.
   const block = blockSize === undefined ? 0 : Math.ceil(blockSize / alignment) * alignment
   const all = Math.max(slots, 1) * block
+  if (limit !== null && limit > block * MAX_BLOCKS && block > 0) {
+    throw outOfRange(`replayEventLog: ${human(limit)} are more blocks of ${human(block)} than a replay keeps tables of`, {
+      requested: limit,
+      hint: `no more than ${slots} live at once: ${human(all)} are as good`,
+    })
+  }
   if (chunkSize === undefined && initialSize === undefined) {
     const at = (size) => ({ ...layout, initial: size, max: size, chunk: size })
     return { capacity: limit, roomy: at(all || UNLIMITED), of: at }
@@ -173,9 +182,10 @@ function filter(lists) {
 
 function neverFits({ sizes }, { blockSize }) {
   const largest = sizes.reduce((most, size) => Math.max(most, size), 0)
-  return memoryError('ERR_OUT_OF_RANGE', `replayEventLog: no capacity is enough for ${human(largest)} in blocks of ${human(blockSize)}`, {
+  const blocks = blockSize === undefined ? '' : ` in blocks of ${human(blockSize)}`
+  return memoryError('ERR_OUT_OF_RANGE', `replayEventLog: no capacity is enough for ${human(largest)}${blocks}`, {
     requested: largest,
-    hint: 'give larger blocks, or leave blockSize out',
+    hint: blockSize === undefined ? 'is this size what the log means?' : 'give larger blocks, or leave blockSize out',
   })
 }
 
