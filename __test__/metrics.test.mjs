@@ -135,6 +135,13 @@ describe('metrics()', () => {
     }
   })
 
+  test('promtool reads the OpenMetrics text as well, and misses nothing but the help of counters', { skip }, (t) => {
+    const input = busy(t).metrics()
+    const { status, stdout, stderr } = spawnSync('promtool', ['check', 'metrics'], { input, encoding: 'utf8' })
+    const counters = [...parse(input).values()].filter(({ type }) => type === 'counter').map(({ name }) => `${name}_total no help text`)
+    assert.deepEqual({ status, stdout, lines: stderr.trim().split('\n') }, { status: 3, stdout: '', lines: counters.sort() })
+  })
+
   test('the two formats differ in the names of families of counters, and in nothing else', (t) => {
     const manager = busy(t)
     const usage = manager.getMemoryUsage()
