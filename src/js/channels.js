@@ -41,12 +41,13 @@ class Teller {
 
   /** A buffer that was not there before. */
   allocated(buffer) {
-    if (channels.allocate.hasSubscribers) channels.allocate.publish(this.#messageOf(buffer))
+    const message = channels.allocate.hasSubscribers ? this.#messageOf(buffer) : null
+    if (message !== null) channels.allocate.publish(message)
   }
 
   /** What `freed` will tell of a buffer: it has to be asked before. null where nobody wants to know. */
   freeing(buffer) {
-    return channels.free.hasSubscribers && this.#manager.owns(buffer) ? this.#messageOf(buffer) : null
+    return channels.free.hasSubscribers ? this.#messageOf(buffer) : null
   }
 
   freed(message) {
@@ -70,7 +71,14 @@ class Teller {
   }
 
   #messageOf(buffer) {
-    const { kind, size, tag, pool, id, address } = this.#manager.describe(buffer)
+    let info
+    try {
+      info = this.#manager.describe(buffer)
+    } catch {
+      // Not this manager's, say: whoever frees it will be told. A message that cannot be made is no reason to fail.
+      return null
+    }
+    const { kind, size, tag, pool, id, address } = info
     const block = this.#blockOf(id)
     const name = block === undefined ? id : (block.id ?? Number(address))
     return { manager: this.#manager, kind, size, tag, pool, id: name, movable: block?.movable ?? false }

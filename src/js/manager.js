@@ -231,10 +231,10 @@ class MemoryManager extends EventEmitter {
   adopt(token) {
     const handle = this.#open()
     const name = tokenOf(token)
-    const buffer = this.#allocated(this.#insist(() => native.adopt(handle, name), { kind: null, size: token.size }))
+    const made = this.#insist(() => native.adopt(handle, name), { kind: null, size: token.size })
     this.#sharing = true
     disposeAtExit(this)
-    return buffer
+    return this.#allocated(made)
   }
 
   // ── Pools
@@ -307,6 +307,7 @@ class MemoryManager extends EventEmitter {
   }
 
   metrics(options) {
+    this.#open()
     const { format = 'openmetrics' } = check('metrics', options, schemas.metrics)
     return exposition(this.getMemoryUsage(), this.#device, profileOf(this), format)
   }

@@ -158,8 +158,10 @@ class MemoryPool {
     if (size > MAX_LENGTH) throw tooLong(size, 'nothing was allocated')
     const allocate = () => native.allocateFromPool(handle, size, alignment, zeroed, tag)
     const made = this.#manager.insist(handle, allocate, { size, tag })
-    this.#manager.allocated(made, handle, PLACED)
-    return new MemoryBlock(ours, this.#manager, handle, size, made)
+    this.#manager.handedOut(made, handle, PLACED)
+    const block = new MemoryBlock(ours, this.#manager, handle, size, made)
+    if (taken.hasSubscribers) this.#manager.tell(taken, handle, block, tag)
+    return block
   }
 
   #take(handle, size, alignment) {
