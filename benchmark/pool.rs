@@ -11,11 +11,12 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use nix::time::{clock_gettime, ClockId};
-use rkllmjs_memory::books::{Account, Books};
+use rkllmjs_memory::books::{Account, Books, Event};
 use rkllmjs_memory::handle::Handle;
 use rkllmjs_memory::limits::{Ceiling, WARN_AT};
 use rkllmjs_memory::memory::{PageOptions, Source};
 use rkllmjs_memory::pool::{Layout, Pool, Slice};
+use rkllmjs_memory::profile::{Action, Options, Profiler};
 use rkllmjs_memory::stats::MemoryKind;
 use rkllmjs_memory::suballoc::{Fixed, SubAllocator, Tlsf};
 use rkllmjs_memory::sys::mapping::page_size;
@@ -48,8 +49,14 @@ fn main() {
         bare_tlsf.allocate(SIZE, 64, 0).expect("room");
         bare_fixed.allocate(SIZE, 64, 0).expect("room");
     }
+    let (plain, profiled) = (pool(ARENA, None), pool(ARENA, None));
+    profiled.record(Some(&Profiler::new(Options { sample_interval: 512 << 10, event_capacity: 1 << 16 })));
     let mut contestants = [
         Contestant::new("Pool", move || give(&tlsf, &take(&tlsf))),
+        Contestant::new("Pool, 4 KiB", move || drop(plain.allocate(4096, 64).map(|slice| give(&plain, &slice)))),
+        Contestant::new("the same, profiled", move || {
+            drop(profiled.allocate(4096, 64).map(|slice| give(&profiled, &slice)))
+        }),
         Contestant::new("Tlsf alone", move || turn(&mut bare_tlsf)),
         Contestant::new("Pool, fixed blocks", move || give(&fixed, &take(&fixed))),
         Contestant::new("Fixed alone", move || turn(&mut bare_fixed)),
@@ -106,12 +113,13 @@ fn books(limited: bool) -> f64 {
     }
     let account = Account { books, kind: Some(MemoryKind::Npu), tag: Some(tag) };
     let id = Handle::from_raw(1);
+    let event = Some(Event { size: SIZE, kind: MemoryKind::Npu, tag: account.tag.as_ref(), pool: None });
     let mut times: Vec<f64> = (0..ROUNDS)
         .map(|_| {
             let start = now_ns();
             for _ in 0..CALLS {
-                black_box(account.admit(black_box(SIZE)).expect("room").allocated(id, SIZE));
-                account.freed(id, SIZE);
+                black_box(account.admit(black_box(SIZE)).expect("room").allocated(id, SIZE, event));
+                account.freed(id, SIZE, event.map(|event| (Action::Free, event)));
             }
             (now_ns() - start) / f64::from(CALLS)
         })

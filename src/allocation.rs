@@ -21,11 +21,12 @@ use once_cell::sync::Lazy;
 use crate::backend::Object;
 pub use crate::body::Body;
 use crate::body::{Facts, Share};
-use crate::books::{Account, Admission, Books};
+use crate::books::{Account, Admission, Books, Event};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
 use crate::memory::{Memory, MemoryKind};
 use crate::pool::{Extent, Pool};
+use crate::profile::Action;
 use crate::sys::mapping::Retired;
 
 /// See the module's header.
@@ -56,6 +57,8 @@ pub struct Allocation {
     /// The thread that made it, as [`this_thread`] numbers them.
     pub thread: u64,
     account: Account,
+    /// Its events are recorded as its own, and not as its pool's of a block.
+    recorded: bool,
     pinned: AtomicBool,
     state: Mutex<State>,
 }
@@ -111,13 +114,23 @@ impl Allocation {
     /// more than was admitted and that does not fit; `body` is gone then.
     pub fn enter(admission: Admission, body: Body, size: u64) -> Result<Arc<Self>> {
         let tag = admission.account().tag.clone();
-        Self::enter_as(admission, body, size, tag)
+        Self::register(admission, body, size, tag, true)
     }
 
-    /// As [`enter`](Self::enter), for bytes whose tag is counted elsewhere.
+    /// As [`enter`](Self::enter), for a block of a pool: its tag is counted there, and its events are recorded there.
     ///
     /// Errors: those of [`enter`](Self::enter).
-    pub fn enter_as(mut admission: Admission, body: Body, size: u64, tag: Option<Arc<str>>) -> Result<Arc<Self>> {
+    pub fn enter_block(admission: Admission, body: Body, size: u64, tag: Option<Arc<str>>) -> Result<Arc<Self>> {
+        Self::register(admission, body, size, tag, false)
+    }
+
+    fn register(
+        mut admission: Admission,
+        body: Body,
+        size: u64,
+        tag: Option<Arc<str>>,
+        recorded: bool,
+    ) -> Result<Arc<Self>> {
         let Some((memory, offset)) = body.memory() else { return Err(disposed()) };
         let Facts { reserved, pool, dedicated } = body.facts();
         if let Err(error) = admission.cover(reserved) {
@@ -144,12 +157,13 @@ impl Allocation {
                 allocated_at: SystemTime::now(),
                 thread: this_thread(),
                 account,
+                recorded,
                 pinned: AtomicBool::new(false),
                 state: Mutex::new(State { body: Some(body), retired: None, ground: Ground::Own, finalized: None }),
             })
         };
         let allocation = directory().insert(make);
-        if !admission.allocated(allocation.id, reserved) {
+        if !admission.allocated(allocation.id, reserved, allocation.event()) {
             // No runtime was told of it.
             allocation.finalize(Reach::Nobody);
             return Err(disposed());
@@ -171,6 +185,12 @@ impl Allocation {
     /// The allocation of that id, live or released, until its finalizer has run.
     pub fn by_id(id: Handle) -> Option<Arc<Self>> {
         directory().table.get(id).cloned()
+    }
+
+    /// Those of the ids that are not gone.
+    pub fn by_ids(ids: &[Handle]) -> Vec<Arc<Self>> {
+        let directory = directory();
+        ids.iter().filter_map(|id| directory.table.get(*id).cloned()).collect()
     }
 
     /// Whether `books` are its owner's.
@@ -245,19 +265,19 @@ impl Allocation {
     ///
     /// Errors: `ERR_TOO_MANY_MAPS` when the kernel has no mapping left for the zeros: nothing has changed then.
     pub fn release(&self) -> Result<bool> {
-        self.end(Reach::Nobody)
+        self.end(Reach::Nobody, Action::Free)
     }
 
     /// The runtime's finalizer has run, or never will.
     pub fn finalize(&self, reach: Reach) {
         // Where the kernel has no mapping left, the memory stays as it is: leaked, counted as live, and safe.
-        let released = self.end(reach).is_ok();
+        let released = self.end(reach, Action::Collect).is_ok();
         if released {
             self.settle(|state| state.finalized = Some(reach));
         }
     }
 
-    fn end(&self, reach: Reach) -> Result<bool> {
+    fn end(&self, reach: Reach, how: Action) -> Result<bool> {
         let Some(body) = self.state().body.take() else { return Ok(false) };
         // Forget the record before the memory goes: another thread may be given the same addresses.
         directory().forget_address(self);
@@ -266,7 +286,7 @@ impl Allocation {
             Body::Slice { pool, slice, extent } => {
                 match reach {
                     // A pool that was reset or destroyed has taken it back already.
-                    Reach::Nobody => drop(pool.free(slice.chunk, slice.region)),
+                    Reach::Nobody => drop(pool.free_as(slice.chunk, slice.region, how)),
                     // Its place is never used again, and neither are its addresses when the chunk goes.
                     Reach::Unknown => extent.keep_addresses(),
                 }
@@ -292,9 +312,19 @@ impl Allocation {
             Body::Slice { extent, .. } => Ground::Chunk(extent),
             Body::Shared(share) => Ground::Share(share),
         };
-        self.account.freed(self.id, self.reserved);
+        self.forget(how);
         self.settle(|state| (state.retired, state.ground) = (retired, ground));
         Ok(true)
+    }
+
+    /// Takes it out of the books.
+    fn forget(&self, how: Action) {
+        self.account.freed(self.id, self.reserved, self.event().map(|event| (how, event)));
+    }
+
+    fn event(&self) -> Option<Event<'_>> {
+        let (tag, pool) = (self.tag.as_ref(), self.pool.as_ref());
+        self.recorded.then_some(Event { size: self.size, kind: self.kind, tag, pool })
     }
 
     /// Takes a slice's place away from it, so that its end, should it come now, leaves the place alone: it is about to be
@@ -350,7 +380,7 @@ impl Lifted<'_> {
     pub fn ended(mut self) {
         let Some(Body::Slice { extent, .. }) = self.body.take() else { return };
         directory().forget_address(self.allocation);
-        self.allocation.account.freed(self.allocation.id, self.allocation.reserved);
+        self.allocation.forget(Action::Free);
         self.allocation.settle(|state| state.ground = Ground::Chunk(extent));
     }
 }

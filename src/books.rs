@@ -8,13 +8,14 @@
 //! Nothing is called and nothing is formatted under the lock.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
 use crate::limits::{Budget, Ceiling, Ceilings, Scope, Warning, WARN_AT};
+use crate::profile::{Action, Key, Profiler, Recorder, Recording};
 use crate::stats::{Counters, MemoryKind};
 use crate::units::human;
 
@@ -26,6 +27,11 @@ const WAITING: usize = 256;
 /// Warnings that were ever raised in this process: as long as it stands still, nobody has to look for any.
 pub fn raised() -> &'static AtomicU32 {
     &RAISED
+}
+
+/// Somebody has something to look for: a warning, a sample.
+pub fn raise() {
+    RAISED.fetch_add(1, Ordering::Release);
 }
 
 /// See the module's header. What a manager handed out holds its books, so that they outlive it until the last of it ends.
@@ -41,6 +47,7 @@ struct State {
     ceilings: Ceilings,
     /// The device's, whoever fills them up.
     domains: Vec<(Arc<Budget>, Ceiling)>,
+    recorder: Option<Box<Recorder>>,
 }
 
 /// The figures in [`Books`].
@@ -67,6 +74,19 @@ pub struct Account {
     pub kind: Option<MemoryKind>,
     /// Under that tag.
     pub tag: Option<Arc<str>>,
+}
+
+/// What is recorded of an allocation.
+#[derive(Clone, Copy, Debug)]
+pub struct Event<'a> {
+    /// Bytes that were asked for.
+    pub size: u64,
+    /// Of which memory.
+    pub kind: MemoryKind,
+    /// Under which tag.
+    pub tag: Option<&'a Arc<str>>,
+    /// In which pool.
+    pub pool: Option<&'a Arc<str>>,
 }
 
 /// Bytes that an allocation may take; forgotten when dropped.
@@ -209,6 +229,33 @@ impl Books {
         Arc::new(Self { state: Mutex::new(State { domains, ..State::default() }), warnings: Mutex::default() })
     }
 
+    /// Records what happens from here on, or nothing any more. What was recorded goes to its profiler.
+    pub fn record(&self, profiler: Option<&Arc<Profiler>>) {
+        // Every event says of which memory it is.
+        let recorder = profiler.map(|profiler| Box::new(Recorder::new(profiler, MemoryKind::Npu, None, None)));
+        let before = std::mem::replace(&mut self.state().recorder, recorder);
+        if let Some(recorder) = before {
+            recorder.profiler().absorb(&recorder);
+        }
+    }
+
+    /// What was recorded since.
+    pub fn recording(&self) -> Option<Recording> {
+        self.state().recorder.as_ref().map(|recorder| recorder.recording())
+    }
+
+    /// The samples of what lives, by allocation.
+    pub fn samples(&self) -> HashMap<Handle, Handle> {
+        let state = self.state();
+        let samples = state.recorder.iter().flat_map(|recorder| recorder.samples());
+        samples.map(|((_, id), sample)| (Handle::from_raw(id), sample)).collect()
+    }
+
+    /// The sample of that allocation.
+    pub fn sample(&self, id: Handle) -> Option<Handle> {
+        self.state().recorder.as_ref().and_then(|recorder| recorder.sample(key(id)))
+    }
+
     /// The warnings since the last time.
     pub fn take_warnings(&self) -> Vec<Warning> {
         self.warnings().drain(..).collect()
@@ -272,7 +319,8 @@ impl Books {
         waiting.extend(warnings);
         let surplus = waiting.len().saturating_sub(WAITING);
         waiting.drain(..surplus);
-        RAISED.fetch_add(1, Ordering::Release);
+        drop(waiting);
+        raise();
     }
 
     fn warnings(&self) -> MutexGuard<'_, VecDeque<Warning>> {
@@ -293,11 +341,15 @@ impl Account {
         Ok(Admission { account: self.clone(), bytes })
     }
 
-    /// Bytes of an allocation went.
-    pub fn freed(&self, id: Handle, bytes: u64) {
+    /// Bytes of an allocation went. How it came to that is recorded, unless that is somebody else's to do.
+    pub fn freed(&self, id: Handle, bytes: u64, event: Option<(Action, Event<'_>)>) {
         let mut state = self.books.state();
         state.accounts.each(self, |counters| counters.freed(bytes));
         state.accounts.live.remove(&id);
+        if let (Some(recorder), Some((how, event))) = (&mut state.recorder, event) {
+            let label = recorder.label(event.kind, event.tag, event.pool);
+            recorder.ended(how, id.get(), event.size, label, Some(key(id)));
+        }
     }
 
     /// Bytes that stood for no allocation went: a pool's chunk.
@@ -310,9 +362,14 @@ impl Account {
         self.books.state().accounts.each(self, |counters| counters.set_aside -= bytes);
     }
 
-    /// A request was refused.
-    pub fn failed(&self) {
-        self.books.state().accounts.each(self, Counters::failed);
+    /// A request for `size` bytes was refused.
+    pub fn failed(&self, size: u64) {
+        let mut state = self.books.state();
+        state.accounts.each(self, Counters::failed);
+        if let (Some(recorder), Some(kind)) = (&mut state.recorder, self.kind) {
+            let label = recorder.label(kind, self.tag.as_ref(), None);
+            recorder.note(Action::Fail, 0, size, label);
+        }
     }
 
     fn take_room(&self, bytes: u64) -> Result<()> {
@@ -346,32 +403,45 @@ impl Admission {
         Ok(())
     }
 
-    /// The bytes are there, as the allocation `id`. False when the books were closed meanwhile: it has to end at once.
-    pub fn allocated(self, id: Handle, bytes: u64) -> bool {
-        self.settle(|accounts, account| {
+    /// The bytes are there, as the allocation `id`, and are recorded unless that is somebody else's to do. False when the books
+    /// were closed meanwhile: it has to end at once.
+    pub fn allocated(self, id: Handle, bytes: u64, event: Option<Event<'_>>) -> bool {
+        let (open, sampled) = self.settle(|State { accounts, recorder, .. }, account| {
             accounts.each(account, |counters| counters.allocated(bytes));
             accounts.live.insert(id);
-            !accounts.closed
-        })
+            let sampled = recorder.as_mut().zip(event).is_some_and(|(recorder, event)| {
+                let label = recorder.label(event.kind, event.tag, event.pool);
+                let hit = recorder.allocated(id.get(), event.size, label);
+                if hit {
+                    recorder.sampled(key(id), event.size, event.tag.cloned());
+                }
+                hit
+            });
+            (!accounts.closed, sampled)
+        });
+        if sampled {
+            raise();
+        }
+        open
     }
 
     /// The bytes are there and stand for no allocation: a pool's chunk.
     pub fn chunked(self) {
         let bytes = self.bytes;
-        self.settle(|accounts, account| accounts.each(account, |counters| counters.resized(bytes as i64)));
+        self.settle(|state, account| state.accounts.each(account, |counters| counters.resized(bytes as i64)));
     }
 
     /// The bytes are there, for as long as what is returned.
     pub fn counted(self) -> Counted {
         let counted = Counted { account: self.account.clone(), bytes: self.bytes };
-        self.settle(|accounts, account| accounts.each(account, |counters| counters.allocated(counted.bytes)));
+        self.settle(|state, account| state.accounts.each(account, |counters| counters.allocated(counted.bytes)));
         counted
     }
 
     /// The bytes are somebody else's to take.
     pub fn set_aside(self) {
         let bytes = self.bytes;
-        self.settle(|accounts, account| accounts.each(account, |counters| counters.set_aside += bytes));
+        self.settle(|state, account| state.accounts.each(account, |counters| counters.set_aside += bytes));
     }
 
     /// Whose.
@@ -379,12 +449,12 @@ impl Admission {
         &self.account
     }
 
-    fn settle<T>(mut self, settle: impl FnOnce(&mut Accounts, &Account) -> T) -> T {
+    fn settle<T>(mut self, settle: impl FnOnce(&mut State, &Account) -> T) -> T {
         let (result, warnings) = {
             let bytes = std::mem::take(&mut self.bytes);
             let mut state = self.account.books.state();
             state.accounts.each(&self.account, |counters| counters.under_way -= bytes);
-            let result = settle(&mut state.accounts, &self.account);
+            let result = settle(&mut state, &self.account);
             (result, state.observe(self.account.kind, self.account.tag.as_ref()))
         };
         self.account.books.tell(warnings);
@@ -399,6 +469,10 @@ impl Drop for Admission {
             state.accounts.each(&self.account, |counters| counters.under_way -= self.bytes);
         }
     }
+}
+
+fn key(id: Handle) -> Key {
+    (0, id.get())
 }
 
 impl Refused {

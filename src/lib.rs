@@ -9,6 +9,7 @@
 //! | [`sys`] | address ranges; the figures of `/proc` and `/sys` |
 //! | [`backend`] | one kernel interface each, behind one trait; the simulated one among them |
 //! | [`limits`] [`stats`] | budgets and counters: arithmetic without memory |
+//! | [`profile`] | what is recorded of allocations, for those who ask who did it |
 //! | [`books`] | what one manager holds, what it may hold, and who wants to know |
 //! | [`suballoc`] | which bytes of an arena are taken: arithmetic without memory |
 //! | [`crew`] | threads for calls that may block for seconds |
@@ -38,6 +39,7 @@ pub mod manager;
 pub mod memory;
 pub mod open;
 pub mod pool;
+pub mod profile;
 pub mod replay;
 pub mod stats;
 pub mod suballoc;

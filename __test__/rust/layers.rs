@@ -13,6 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["error"],
     &["units"],
     &["crew", "handle", "limits", "stats", "suballoc"],
+    &["profile"],
     &["books"],
     &["abi"],
     &["sys"],
@@ -29,7 +30,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Pure data and arithmetic: no descriptor, no pointer, no binding.
-const PURE: &[&str] = &["books", "limits", "replay", "stats", "suballoc"];
+const PURE: &[&str] = &["books", "limits", "profile", "replay", "stats", "suballoc"];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();

@@ -3,6 +3,7 @@
 mod figures;
 mod limits;
 mod pools;
+mod profile;
 
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -26,6 +27,8 @@ use crate::units::whole_pages;
 pub use figures::{DomainStats, NpuStats, SlabStats, Summary, SystemStats};
 pub use limits::Reservation;
 pub use pools::{PoolMemory, PoolOptions};
+use profile::Profiling;
+pub use profile::{Sampled, Snapshot, SnapshotPool};
 
 /// How NPU memory is asked for. Sizes are bytes; `None` takes what the device needs.
 #[derive(Clone, Debug, Default)]
@@ -73,6 +76,7 @@ pub struct Manager {
     slabs: Slabs,
     pools: Mutex<BTreeMap<Arc<str>, Arc<Pool>>>,
     reservations: Mutex<Table<Reservation>>,
+    profiling: Profiling,
     proc: Proc,
     /// Neither changes while the machine runs.
     npu_total: u64,
@@ -89,6 +93,7 @@ impl Manager {
             slabs: Slabs::new(Arc::clone(&device), slabs),
             pools: Mutex::default(),
             reservations: Mutex::default(),
+            profiling: Profiling::default(),
             device,
             books,
             proc: Proc::default(),
@@ -269,8 +274,8 @@ impl Manager {
         allocate: impl FnOnce(&Account) -> Result<T>,
     ) -> Result<T> {
         let account = Account { books: Arc::clone(&self.books), kind: Some(kind), tag };
-        allocate(&account).map_err(|error| {
-            account.failed();
+        self.profiling.timed(|| allocate(&account)).map_err(|error| {
+            account.failed(size.unwrap_or(0));
             match size {
                 Some(size) => error.requested(size),
                 None => error,

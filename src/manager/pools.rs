@@ -85,6 +85,7 @@ impl Manager {
         };
         let account = Account { kind: Some(source.kind()), ..self.slice_account(tag) };
         let pool = Arc::new(Pool::new(Some(Arc::clone(&options.name)), source, layout, Some(account))?);
+        self.record_pool(&pool);
         match self.registry().entry(Arc::clone(&options.name)) {
             Entry::Vacant(place) => Ok(Arc::clone(place.insert(pool))),
             Entry::Occupied(_) => Err(exists()),
@@ -114,7 +115,7 @@ impl Manager {
     ) -> Result<Arc<Allocation>> {
         let align = alignment(align, MIN_ALIGNMENT)?;
         let admission = self.slice_account(tag).admit(size)?;
-        let body = body(Arc::clone(pool), pool.allocate(size, align)?, zeroed)?;
+        let body = body(Arc::clone(pool), pool.allocate_held(size, align)?, zeroed)?;
         Allocation::enter(admission, body, size)
     }
 
@@ -125,7 +126,7 @@ impl Manager {
         let (slice, size) = pool.slice(chunk, region)?;
         let extent = pool.extent(chunk)?;
         let admission = self.slice_account(None).admit(size)?;
-        Allocation::enter(admission, Body::Slice { pool: Arc::clone(pool), slice, extent }, size)
+        Allocation::enter_block(admission, Body::Slice { pool: Arc::clone(pool), slice, extent }, size, None)
     }
 
     /// A slice that compaction may move: its name and its place.
@@ -159,7 +160,7 @@ impl Manager {
         let extent = pool.extent(slice.chunk)?;
         let admission = self.slice_account(None).admit(size)?;
         let body = Body::Slice { pool: Arc::clone(pool), slice, extent };
-        let allocation = Allocation::enter_as(admission, body, size, tag)?;
+        let allocation = Allocation::enter_block(admission, body, size, tag)?;
         pool.set_view(id, Some(allocation.id));
         Ok(allocation)
     }

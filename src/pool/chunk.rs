@@ -125,12 +125,13 @@ pub(super) struct Chunk {
     pub(super) touched: u64,
     /// Address that the NPU sees at the start.
     pub(super) device_address: Option<u64>,
+    pub(super) marks: Marks,
 }
 
 impl Chunk {
     pub(super) fn new(memory: Memory, arena: Box<dyn SubAllocator>) -> Self {
         let device_address = memory.object().and_then(|object| object.device_address);
-        Self { number: 0, extent: Extent::new(memory), arena, touched: 0, device_address }
+        Self { number: 0, extent: Extent::new(memory), arena, touched: 0, device_address, marks: Marks::default() }
     }
 
     pub(super) fn slice(&self, chunk: Handle, region: &Region, used_before: u64) -> Slice {
@@ -147,5 +148,41 @@ impl Chunk {
 
     pub(super) fn is_empty(&self) -> bool {
         self.arena.used_regions() == 0
+    }
+}
+
+/// What profiling has to know of a slice when it ends, by its region's slot. Empty unless something is recorded.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    /// It is sampled.
+    pub(super) sampled: Slots,
+    /// Its events are somebody else's to record.
+    pub(super) silent: Slots,
+}
+
+/// A set of small numbers.
+#[derive(Debug, Default)]
+pub(super) struct Slots(Vec<u64>);
+
+impl Slots {
+    pub(super) fn put(&mut self, slot: u32) {
+        let at = slot as usize / 64;
+        if at >= self.0.len() {
+            self.0.resize(at + 1, 0);
+        }
+        self.0[at] |= 1 << (slot % 64);
+    }
+
+    pub(super) fn has(&self, slot: u32) -> bool {
+        self.0.get(slot as usize / 64).is_some_and(|word| word >> (slot % 64) & 1 == 1)
+    }
+
+    /// Takes it out. Whether it was in.
+    #[inline]
+    pub(super) fn take(&mut self, slot: u32) -> bool {
+        let Some(word) = self.0.get_mut(slot as usize / 64) else { return false };
+        let was = *word >> (slot % 64) & 1 == 1;
+        *word &= !(1 << (slot % 64));
+        was
     }
 }

@@ -243,6 +243,7 @@ impl Move<'_> {
         let Some(place) = place else { return Ok(None) };
         state.movables.moved(self.id, place);
         state.movables.set_moving(self.id, false);
+        state.record_move(self.id, self.from.place, place, self.size);
         drop(state);
         self.done = true;
         Ok(Some(moved))

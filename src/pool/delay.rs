@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use super::{freed, Pool, Slice};
 use crate::error::Result;
 use crate::handle::Handle;
+use crate::profile::Action;
 use crate::suballoc::RegionId;
 
 /// What freed bytes hold while they wait.
@@ -44,7 +45,7 @@ impl Waiting {
 
 impl Pool {
     /// As `free`, with a delay.
-    pub(super) fn free_late(&self, chunk: Handle, region: RegionId) -> Result<()> {
+    pub(super) fn free_late(&self, chunk: Handle, region: RegionId, how: Action) -> Result<()> {
         let (slice, requested) = self.slice(chunk, region)?;
         // Before it joins the others: whoever takes it out expects the poison.
         self.poison(&slice);
@@ -54,8 +55,9 @@ impl Pool {
             if state.waiting.has(chunk, region) {
                 return Err(freed());
             }
-            state.chunks.get(chunk).ok_or_else(freed)?.arena.get(region).map_err(|_stale| freed())?;
-            state.movables.forget((chunk, region));
+            let region = state.chunks.get(chunk).ok_or_else(freed)?.arena.get(region).map_err(|_stale| freed())?;
+            let movable = state.movables.forget((chunk, region.id));
+            state.record_ended(chunk, &region, movable, how);
             state.live -= 1;
             state.requested -= requested;
             state.waiting.slices.push_back((slice, requested));
@@ -83,7 +85,7 @@ impl Pool {
                 // It was counted as gone when it was freed.
                 state.live += 1;
                 state.requested += requested;
-                state.give(slice.chunk, slice.region, &self.layout).unwrap_or_default()
+                state.give(slice.chunk, slice.region, &self.layout, None).unwrap_or_default()
             };
             self.end(spare);
         }

@@ -15,16 +15,19 @@ mod compact;
 mod delay;
 mod layout;
 mod movable;
+mod record;
 mod slabs;
 
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::books::Account;
+use crate::books::{raise, Account};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
 use crate::limits::{Ceiling, Scope, Warning, WARN_AT};
 use crate::memory::{MemoryKind, Source};
-use crate::suballoc::{Region, RegionId};
+use crate::profile::{Action, Recorder};
+use crate::suballoc::RegionId;
 use crate::sys::mapping::page_size;
 use crate::units::human;
 use chunk::Chunk;
@@ -33,6 +36,7 @@ pub use compact::{Move, Moved, Pass, Spot};
 use delay::Waiting;
 pub use layout::Layout;
 use movable::Movables;
+pub use record::{BlockMap, ChunkMap, SampledBlock};
 pub use slabs::{SlabOptions, Slabs};
 
 /// A pool's figures; bytes.
@@ -100,6 +104,8 @@ pub struct Pool {
     layout: Layout,
     /// Where its chunks are counted; `None`: the manager's own slabs, whose slices are.
     account: Option<Account>,
+    /// Allocations until one is timed; 0: none is.
+    timer: AtomicU32,
     state: Mutex<State>,
 }
 
@@ -126,6 +132,16 @@ struct State {
     destroyed: bool,
     /// Warns when little of the maximum is left.
     near: Ceiling,
+    recorder: Option<Box<Recorder>>,
+}
+
+/// Who records the events of a slice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Events {
+    /// Its pool, by its address.
+    Own,
+    /// Whoever holds it.
+    Others,
 }
 
 impl Pool {
@@ -136,7 +152,7 @@ impl Pool {
         let layout = layout.checked()?;
         let near = Ceiling::new(Some(layout.max), &WARN_AT);
         let state = Mutex::new(State { near, ..State::default() });
-        let pool = Self { name, source, layout, account, state };
+        let pool = Self { name, source, layout, account, timer: AtomicU32::new(0), state };
         if layout.initial > 0 {
             pool.state().reserved = layout.initial;
             let first = pool.grow(Reservation { pool: &pool, bytes: layout.initial })?;
@@ -169,9 +185,22 @@ impl Pool {
     /// Errors: `ERR_OUT_OF_RANGE` beyond what the pool can ever hold, `ERR_POOL_EXHAUSTED`, `ERR_POOL_DESTROYED`, and
     /// those of [`Source::allocate`] where it has to grow.
     pub fn allocate(&self, size: u64, alignment: u64) -> Result<Slice> {
-        let result = self.aligned(size, alignment).and_then(|alignment| self.try_allocate(size, alignment));
+        self.timed(|| self.place(size, alignment, Events::Own))
+    }
+
+    /// As [`allocate`](Self::allocate), for a holder who records what happens to the slice.
+    ///
+    /// Errors: those of [`allocate`](Self::allocate).
+    pub fn allocate_held(&self, size: u64, alignment: u64) -> Result<Slice> {
+        self.timed(|| self.place(size, alignment, Events::Others))
+    }
+
+    fn place(&self, size: u64, alignment: u64, events: Events) -> Result<Slice> {
+        let result = self.aligned(size, alignment).and_then(|alignment| self.try_allocate(size, alignment, events));
         result.map_err(|error| {
-            self.state().failures += 1;
+            let mut state = self.state();
+            state.failures += 1;
+            state.note(Action::Fail, 0, size);
             // What the driver refused may have been a whole chunk.
             error.requested(size)
         })
@@ -192,7 +221,7 @@ impl Pool {
         Err(Error::new(ErrorCode::OutOfRange, message).requested(size).hint("give the pool that alignment"))
     }
 
-    fn try_allocate(&self, size: u64, alignment: u64) -> Result<Slice> {
+    fn try_allocate(&self, size: u64, alignment: u64, events: Events) -> Result<Slice> {
         let mut grown = None;
         loop {
             let taken = {
@@ -201,10 +230,16 @@ impl Pool {
                 let slice = grown.and_then(|chunk| state.take_from(chunk, size, alignment));
                 let slice = slice.or_else(|| state.take(size, alignment));
                 let used = state.allocated;
-                slice.map(|slice| (slice, state.near.observe(used).then_some(used)))
+                slice.map(|slice| {
+                    let sampled = state.record_slice(&slice, size, events);
+                    (slice, state.near.observe(used).then_some(used), sampled)
+                })
             };
-            if let Some((slice, near)) = taken {
+            if let Some((slice, near, sampled)) = taken {
                 near.into_iter().for_each(|used| self.warn(used));
+                if sampled {
+                    raise();
+                }
                 return Ok(slice);
             }
             if self.layout.delay > 0 && self.end_waiting(0) {
@@ -236,10 +271,17 @@ impl Pool {
     ///
     /// Errors: `ERR_BUFFER_FREED` for a name that outlived its slice.
     pub fn free(&self, chunk: Handle, region: RegionId) -> Result<()> {
+        self.free_as(chunk, region, Action::Free)
+    }
+
+    /// As [`free`](Self::free), saying how it came to that.
+    ///
+    /// Errors: those of [`free`](Self::free).
+    pub fn free_as(&self, chunk: Handle, region: RegionId, how: Action) -> Result<()> {
         if self.layout.delay > 0 {
-            return self.free_late(chunk, region);
+            return self.free_late(chunk, region, how);
         }
-        let spare = self.state().give(chunk, region, &self.layout)?;
+        let spare = self.state().give(chunk, region, &self.layout, Some(how))?;
         if !spare.is_empty() {
             self.end(spare);
         }
@@ -276,6 +318,7 @@ impl Pool {
         {
             let mut state = self.state();
             state.alive(self.name())?;
+            state.record_all_freed();
             for handle in std::mem::take(&mut state.order) {
                 let Some(chunk) = state.chunks.get_mut(handle) else { continue };
                 if keep(&chunk.extent) && !chunk.extent.is_held() {
@@ -283,6 +326,7 @@ impl Pool {
                     state.order.push(handle);
                 } else if let Some(chunk) = state.chunks.remove(handle) {
                     state.reserved -= chunk.arena.capacity();
+                    state.note(Action::Trim, chunk.number, chunk.arena.capacity());
                     gone.push(chunk);
                 }
             }
@@ -305,7 +349,7 @@ impl Pool {
     ///
     /// Errors: `ERR_POOL_BUSY` while slices live, unless `force`; `ERR_POOL_DESTROYED` the second time.
     pub fn destroy(&self, force: bool) -> Result<()> {
-        let gone: Vec<Chunk> = {
+        let (gone, recorder): (Vec<Chunk>, _) = {
             let mut state = self.state();
             state.alive(self.name())?;
             if state.live > 0 && !force {
@@ -314,12 +358,18 @@ impl Pool {
                     .hint("free them, or pass { force: true }, which frees and detaches them"));
             }
             state.destroyed = true;
+            state.record_all_freed();
             let handles = std::mem::take(&mut state.order);
             (state.live, state.requested, state.allocated, state.reserved) = (0, 0, 0, 0);
             state.waiting.clear();
             state.movables.clear();
-            handles.into_iter().filter_map(|handle| state.chunks.remove(handle)).collect()
+            let gone: Vec<_> = handles.into_iter().filter_map(|handle| state.chunks.remove(handle)).collect();
+            gone.iter().for_each(|chunk| state.note(Action::Trim, chunk.number, chunk.arena.capacity()));
+            (gone, state.recorder.take())
         };
+        if let Some(recorder) = recorder {
+            recorder.profiler().absorb(&recorder);
+        }
         self.end(gone);
         Ok(())
     }
@@ -409,6 +459,7 @@ impl Pool {
             let mut state = self.state();
             state.alive(self.name())?;
             (chunk.number, state.grown) = (state.grown, state.grown + 1);
+            state.note(Action::Grow, chunk.number, chunk.arena.capacity());
             let handle = state.chunks.insert(chunk);
             state.order.push(handle);
             handle
@@ -498,16 +549,20 @@ impl State {
         Some(chunk.slice(handle, &region, used_before))
     }
 
-    /// Frees a region; the chunks that are spare now come out.
-    fn give(&mut self, handle: Handle, region: RegionId, layout: &Layout) -> Result<Vec<Chunk>> {
+    /// Frees a region; the chunks that are spare now come out. How it came to that is recorded, unless it was before.
+    fn give(&mut self, handle: Handle, id: RegionId, layout: &Layout, how: Option<Action>) -> Result<Vec<Chunk>> {
         let chunk = self.chunks.get_mut(handle).ok_or_else(freed)?;
-        let Region { size, tag: requested, .. } = chunk.arena.free(region).map_err(|_stale| freed())?;
-        self.movables.forget((handle, region));
+        let region = chunk.arena.free(id).map_err(|_stale| freed())?;
+        let movable = self.movables.forget((handle, id));
         self.live -= 1;
-        self.requested -= requested;
-        self.allocated -= size;
+        self.requested -= region.tag;
+        self.allocated -= region.size;
+        let is_empty = chunk.is_empty();
+        if let (Some(recorder), Some(how)) = (&mut self.recorder, how) {
+            record::ended(recorder, chunk, handle, &region, movable, how);
+        }
         // One is kept, so that the next request does not ask the driver again.
-        match chunk.is_empty() && self.order.len() > 1 {
+        match is_empty && self.order.len() > 1 {
             true => Ok(self.spare(layout, 1)),
             false => Ok(Vec::new()),
         }
@@ -535,7 +590,10 @@ impl State {
             }
             self.order.retain(|kept| *kept != handle);
             self.reserved -= bytes;
-            gone.extend(self.chunks.remove(handle));
+            if let Some(chunk) = self.chunks.remove(handle) {
+                self.note(Action::Trim, chunk.number, bytes);
+                gone.push(chunk);
+            }
         }
         gone
     }

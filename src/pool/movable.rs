@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Pool, Slice};
-use crate::books::{Account, Admission, Counted};
+use super::{Events, Pool, Slice};
+use crate::books::{raise, Account, Admission, Counted};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
 use crate::suballoc::RegionId;
@@ -16,16 +16,23 @@ impl Pool {
     /// Errors: those of [`allocate`](Self::allocate) and [`Account::admit`].
     pub fn allocate_movable(&self, size: u64, alignment: u64, account: Option<&Account>) -> Result<(Handle, Slice)> {
         let mut admission = account.map(|account| account.admit(size)).transpose()?;
-        let slice = self.allocate(size, alignment)?;
+        let slice = self.timed(|| self.place(size, alignment, Events::Others))?;
         let covered = admission.as_mut().map_or(Ok(()), |admission| admission.cover(slice.padded));
         if let Err(error) = covered {
             self.free(slice.chunk, slice.region)?;
             return Err(error);
         }
         let tag = account.and_then(|account| account.tag.clone());
-        let tagged = tag.zip(admission.map(Admission::counted));
+        let tagged = tag.clone().zip(admission.map(Admission::counted));
         let alignment = alignment.max(self.layout.alignment);
-        let id = self.state().movables.insert((slice.chunk, slice.region), alignment, tagged);
+        let (id, sampled) = {
+            let mut state = self.state();
+            let id = state.movables.insert((slice.chunk, slice.region), alignment, tagged);
+            (id, state.record_movable(id, &slice, size, tag))
+        };
+        if sampled {
+            raise();
+        }
         Ok((id, slice))
     }
 
@@ -207,15 +214,15 @@ impl Movables {
         self.of(chunk)?.at(region)
     }
 
-    /// The slice at that place was freed.
-    pub(super) fn forget(&mut self, place: Place) {
+    /// The slice at that place was freed; its name and what it was, if it was a movable one.
+    #[inline]
+    pub(super) fn forget(&mut self, place: Place) -> Option<(Handle, Movable)> {
         // Most pools have none.
         if self.by_place.is_empty() {
-            return;
+            return None;
         }
-        if let Some(id) = self.take(place) {
-            self.table.remove(id);
-        }
+        let id = self.take(place)?;
+        self.table.remove(id).map(|movable| (id, movable))
     }
 
     /// It is somewhere else from here on. Whoever says so has looked that it exists.

@@ -1,0 +1,211 @@
+//! A manager's profile, and snapshots of what lives.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::Manager;
+use crate::allocation::Allocation;
+use crate::error::Result;
+use crate::handle::Handle;
+use crate::memory::MemoryKind;
+use crate::pool::{ChunkMap, Pool, PoolStats, SampledBlock};
+use crate::profile::{Options, Profile, Profiler};
+
+/// The profiler that records, or that did last.
+#[derive(Debug, Default)]
+pub(super) struct Profiling {
+    /// One records.
+    on: AtomicBool,
+    profiler: Mutex<Option<Arc<Profiler>>>,
+    /// Leaks that were told of.
+    told: Mutex<Told>,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    buffers: HashSet<Handle>,
+    /// By sample.
+    blocks: HashSet<Handle>,
+}
+
+impl Profiling {
+    /// Measures how long `allocate` takes, if anybody wants to know.
+    pub(super) fn timed<T>(&self, allocate: impl FnOnce() -> Result<T>) -> Result<T> {
+        if !self.on.load(Ordering::Relaxed) {
+            return allocate();
+        }
+        let began = Instant::now();
+        let allocated = allocate();
+        if let (Some(profiler), true) = (self.recording(), allocated.is_ok()) {
+            profiler.took(began.elapsed().as_nanos() as u64, 1);
+        }
+        allocated
+    }
+
+    /// The profiler that records.
+    fn recording(&self) -> Option<Arc<Profiler>> {
+        self.on.load(Ordering::Relaxed).then(|| self.profiler().clone()).flatten()
+    }
+
+    fn profiler(&self) -> MutexGuard<'_, Option<Arc<Profiler>>> {
+        self.profiler.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What lives, all at (nearly) one time.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Every buffer, with the stack it was made at where it is sampled.
+    pub buffers: Vec<(Arc<Allocation>, Option<Arc<str>>)>,
+    /// Every named pool.
+    pub pools: Vec<SnapshotPool>,
+}
+
+/// A pool in a [`Snapshot`].
+#[derive(Debug)]
+pub struct SnapshotPool {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Of which memory.
+    pub kind: MemoryKind,
+    /// Its figures.
+    pub stats: PoolStats,
+    /// Its chunks and their blocks.
+    pub chunks: Vec<ChunkMap>,
+    /// Stacks of blocks, by their sample.
+    pub stacks: HashMap<Handle, Arc<str>>,
+}
+
+/// A block of a pool that lives, and where it was made.
+#[derive(Debug)]
+pub struct Sampled {
+    /// Its pool.
+    pub pool: Arc<Pool>,
+    /// What and where it is.
+    pub block: SampledBlock,
+    /// When it was made.
+    pub at: SystemTime,
+    /// Where in the program.
+    pub stack: Option<Arc<str>>,
+}
+
+impl Manager {
+    /// Begins to record; what was recorded before is forgotten.
+    pub fn start_profiling(&self, options: Options) {
+        let profiler = Profiler::new(options);
+        *self.profiling.profiler() = Some(Arc::clone(&profiler));
+        *self.profiling.told() = Told::default();
+        self.profiling.on.store(true, Ordering::Relaxed);
+        self.books.record(Some(&profiler));
+        self.pools().iter().for_each(|pool| pool.record(Some(&profiler)));
+    }
+
+    /// Records nothing any more; the profile stays.
+    pub fn stop_profiling(&self) {
+        self.profiling.on.store(false, Ordering::Relaxed);
+        self.books.record(None);
+        self.pools().iter().for_each(|pool| pool.record(None));
+        if let Some(profiler) = &*self.profiling.profiler() {
+            profiler.end();
+        }
+    }
+
+    /// Whether it records.
+    pub fn is_profiling(&self) -> bool {
+        self.profiling.on.load(Ordering::Relaxed)
+    }
+
+    /// What was recorded, now or last; `None` before the first time.
+    pub fn profile(&self) -> Option<Profile> {
+        let profiler = self.profiling.profiler().clone()?;
+        let pools = self.pools();
+        let recordings = pools.iter().filter_map(|pool| pool.recording());
+        Some(profiler.profile(recordings.chain(self.books.recording()).collect()))
+    }
+
+    /// Samples that this thread took for this manager, and of which it has to tell the stack.
+    pub fn pending_samples(&self) -> Vec<Handle> {
+        self.profiling.recording().map_or_else(Vec::new, |profiler| profiler.pending())
+    }
+
+    /// Where in the program samples were taken.
+    pub fn attribute(&self, samples: &[Handle], stack: &str) {
+        if let Some(profiler) = self.profiling.recording() {
+            samples.iter().for_each(|sample| profiler.sites().attribute(*sample, stack));
+        }
+    }
+
+    /// Where in the program that allocation was made, if it is sampled.
+    pub fn stack_of(&self, id: Handle) -> Option<Arc<str>> {
+        let sample = self.books.sample(id)?;
+        self.profiling.recording()?.sites().stack(sample)
+    }
+
+    /// What lives.
+    pub fn snapshot(&self) -> Snapshot {
+        let profiler = self.profiling.recording();
+        let stack = |sample: Handle| profiler.as_ref()?.sites().stack(sample);
+        let samples = self.books.samples();
+        let live = self.books.read(|accounts| accounts.live.iter().copied().collect::<Vec<_>>());
+        let mut buffers: Vec<_> = Allocation::by_ids(&live)
+            .into_iter()
+            .map(|allocation| {
+                let stack = samples.get(&allocation.id).and_then(|sample| stack(*sample));
+                (allocation, stack)
+            })
+            .collect();
+        buffers.sort_by_key(|(allocation, _)| (allocation.allocated_at, allocation.id));
+        let pools = self.pools().into_iter().filter_map(|pool| {
+            let chunks = pool.map();
+            let sampled = chunks.iter().flat_map(|chunk| chunk.blocks.iter().filter_map(|block| block.sample));
+            let stacks = sampled.filter_map(|sample| Some((sample, stack(sample)?))).collect();
+            let name = Arc::clone(pool.public_name()?);
+            Some(SnapshotPool { name, kind: pool.kind(), stats: pool.stats(), chunks, stacks })
+        });
+        Snapshot { buffers, pools: pools.collect() }
+    }
+
+    /// Buffers, and sampled blocks, that are older than `age` and that nobody has been told of: each of them once.
+    pub fn leaks(&self, age: Duration) -> (Vec<Arc<Allocation>>, Vec<Sampled>) {
+        let Some(profiler) = self.profiling.recording() else { return Default::default() };
+        let Some(latest) = SystemTime::now().checked_sub(age) else { return Default::default() };
+        let live = self.books.read(|accounts| accounts.live.clone());
+        let mut told = self.profiling.told();
+        told.buffers.retain(|id| live.contains(id));
+        let news: Vec<_> = live.into_iter().filter(|id| !told.buffers.contains(id)).collect();
+        let mut buffers = Allocation::by_ids(&news);
+        buffers.retain(|allocation| allocation.allocated_at <= latest);
+        told.buffers.extend(buffers.iter().map(|allocation| allocation.id));
+
+        let sampled = self.pools().into_iter().flat_map(|pool| {
+            let blocks = pool.sampled();
+            blocks.into_iter().map(move |block| (Arc::clone(&pool), block))
+        });
+        let sampled: Vec<_> = sampled
+            .filter_map(|(pool, block)| {
+                let (at, _, stack) = profiler.sites().sample(block.sample)?;
+                Some(Sampled { pool, block, at: profiler.calendar(at), stack })
+            })
+            .collect();
+        let alive: HashSet<_> = sampled.iter().map(|sampled| sampled.block.sample).collect();
+        told.blocks.retain(|sample| alive.contains(sample));
+        let blocks = sampled.into_iter().filter(|sampled| sampled.at <= latest);
+        let blocks: Vec<_> = blocks.filter(|sampled| told.blocks.insert(sampled.block.sample)).collect();
+        // A block whose ArrayBuffer was made is a buffer too, and told of as that.
+        let blocks = blocks.into_iter().filter(|sampled| Allocation::at(sampled.block.slice.address).next().is_none());
+        (buffers, blocks.collect())
+    }
+
+    /// A new pool is recorded like the others.
+    pub(super) fn record_pool(&self, pool: &Pool) {
+        if let Some(profiler) = self.profiling.recording() {
+            pool.record(Some(&profiler));
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! What a pool records when it is profiled, and what it shows of its chunks.
+//!
+//! A block is known by its address, a movable one by its own name, as JavaScript knows it (`block.id`). A slice that somebody
+//! holds an ArrayBuffer over from the start is recorded by whoever counts that, under its name.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::chunk::Chunk;
+use super::movable::{Movable, Place};
+use super::{Events, Pool, Slice, State};
+use crate::error::Result;
+use crate::handle::Handle;
+use crate::profile::{Action, Key, Profiler, Recorder, Recording};
+use crate::suballoc::{regions, Region, RegionId};
+
+/// One allocation in so many is timed: reading the clock twice costs as much as the allocation.
+const TIMED: u32 = 64;
+
+/// A chunk and its regions, by address.
+#[derive(Clone, Debug)]
+pub struct ChunkMap {
+    /// Bytes.
+    pub size: u64,
+    /// CPU address.
+    pub address: usize,
+    /// Used and free.
+    pub blocks: Vec<BlockMap>,
+}
+
+/// A region of a chunk.
+#[derive(Clone, Debug)]
+pub struct BlockMap {
+    /// Bytes from the chunk's start.
+    pub offset: u64,
+    /// Bytes, padded.
+    pub size: u64,
+    /// Whether it is allocated.
+    pub used: bool,
+    /// Its name, if it may be moved.
+    pub movable: Option<Handle>,
+    /// Its tag, if it has one of its own and may be moved.
+    pub tag: Option<Arc<str>>,
+    /// It is sampled as this.
+    pub sample: Option<Handle>,
+}
+
+/// A block that lives and is sampled.
+#[derive(Clone, Debug)]
+pub struct SampledBlock {
+    /// What JavaScript calls it.
+    pub id: u64,
+    /// Where it is.
+    pub slice: Slice,
+    /// Bytes that were asked for.
+    pub size: u64,
+    /// Free text for accounting, if it has its own.
+    pub tag: Option<Arc<str>>,
+    /// As what it is sampled.
+    pub sample: Handle,
+}
+
+impl Pool {
+    /// Records what happens from here on, or nothing any more. What was recorded goes to its profiler.
+    pub fn record(&self, profiler: Option<&Arc<Profiler>>) {
+        let tag = self.account.as_ref().and_then(|account| account.tag.as_ref());
+        let recorder = profiler.map(|profiler| Box::new(Recorder::new(profiler, self.kind(), tag, self.public_name())));
+        self.timer.store(u32::from(recorder.is_some()), Relaxed);
+        let before = std::mem::replace(&mut self.state().recorder, recorder);
+        if let Some(recorder) = before {
+            recorder.profiler().absorb(&recorder);
+        }
+    }
+
+    /// What was recorded since.
+    pub fn recording(&self) -> Option<Recording> {
+        self.state().recorder.as_ref().map(|recorder| recorder.recording())
+    }
+
+    /// Its chunks and their regions.
+    pub fn map(&self) -> Vec<ChunkMap> {
+        let state = self.state();
+        let block = |handle: Handle, chunk: &Chunk, region: Region| {
+            let place = (handle, region.id);
+            let movable = state.movables.at(place);
+            let sampled = region.used && chunk.marks.sampled.has(region.id.slot());
+            BlockMap {
+                offset: region.offset,
+                size: region.size,
+                used: region.used,
+                movable,
+                tag: movable.and_then(|id| state.movables.get(id).ok()?.tag()),
+                sample: state.recorder.as_ref().filter(|_| sampled).and_then(|recorder| recorder.sample(key(place))),
+            }
+        };
+        let mut chunks: Vec<_> = state.chunks.iter().collect();
+        chunks.sort_by_key(|(_, chunk)| chunk.number);
+        chunks
+            .into_iter()
+            .map(|(handle, chunk)| ChunkMap {
+                size: chunk.arena.capacity(),
+                address: chunk.extent.base(),
+                blocks: regions(&*chunk.arena).map(|region| block(handle, chunk, region)).collect(),
+            })
+            .collect()
+    }
+
+    /// The blocks that live and are sampled.
+    pub fn sampled(&self) -> Vec<SampledBlock> {
+        let state = self.state();
+        let Some(recorder) = &state.recorder else { return Vec::new() };
+        let block = |((chunk, region), sample): (Key, Handle)| {
+            let place = (Handle::from_raw(chunk), RegionId::from_raw(region));
+            let of = state.chunks.get(place.0)?;
+            let region = of.arena.get(place.1).ok().filter(|region| region.used)?;
+            let slice = of.slice(place.0, &region, region.size);
+            let movable = state.movables.at(place);
+            Some(SampledBlock {
+                id: movable.map_or(slice.address as u64, Handle::get),
+                slice,
+                size: region.tag,
+                tag: movable.and_then(|id| state.movables.get(id).ok()?.tag()),
+                sample,
+            })
+        };
+        recorder.samples().filter_map(block).collect()
+    }
+
+    /// Times one call in so many, if it is recorded.
+    #[inline]
+    pub(super) fn timed<T>(&self, allocate: impl FnOnce() -> Result<T>) -> Result<T> {
+        match self.timer.load(Relaxed) {
+            0 => allocate(),
+            1 => self.time(allocate),
+            // Two threads may count one step together: it is about one in so many.
+            left => {
+                self.timer.store(left - 1, Relaxed);
+                allocate()
+            }
+        }
+    }
+
+    #[cold]
+    fn time<T>(&self, allocate: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.timer.store(TIMED, Relaxed);
+        let began = Instant::now();
+        let result = allocate();
+        let took = began.elapsed();
+        let profiler = self.state().recorder.as_ref().map(|recorder| Arc::clone(recorder.profiler()));
+        match profiler {
+            Some(profiler) if result.is_ok() => profiler.took(took.as_nanos() as u64, TIMED.into()),
+            Some(_) => {}
+            // Profiling ended in between.
+            None => self.timer.store(0, Relaxed),
+        }
+        result
+    }
+}
+
+impl State {
+    /// A slice was taken. Whether it is sampled.
+    #[inline]
+    pub(super) fn record_slice(&mut self, slice: &Slice, size: u64, events: Events) -> bool {
+        match &mut self.recorder {
+            None => false,
+            Some(recorder) if events == Events::Own => {
+                let label = recorder.own_label();
+                recorder.allocated(slice.address as u64, size, label)
+                    && self.sample((slice.chunk, slice.region), size, None)
+            }
+            Some(_) => {
+                if let Some(chunk) = self.chunks.get_mut(slice.chunk) {
+                    chunk.marks.silent.put(slice.region.slot());
+                }
+                false
+            }
+        }
+    }
+
+    /// A slice that may be moved has its name. Whether it is sampled.
+    pub(super) fn record_movable(&mut self, id: Handle, slice: &Slice, size: u64, tag: Option<Arc<str>>) -> bool {
+        let Some(recorder) = &mut self.recorder else { return false };
+        let label = recorder.label_of(tag.as_ref());
+        let hit = recorder.allocated(id.get(), size, label);
+        if let Some(chunk) = self.chunks.get_mut(slice.chunk) {
+            chunk.marks.silent.take(slice.region.slot());
+        }
+        hit && self.sample((slice.chunk, slice.region), size, tag)
+    }
+
+    #[cold]
+    fn sample(&mut self, place: Place, size: u64, tag: Option<Arc<str>>) -> bool {
+        if let (Some(recorder), Some(chunk)) = (&mut self.recorder, self.chunks.get_mut(place.0)) {
+            recorder.sampled(key(place), size, tag);
+            chunk.marks.sampled.put(place.1.slot());
+        }
+        true
+    }
+
+    pub(super) fn record_ended(
+        &mut self,
+        handle: Handle,
+        region: &Region,
+        movable: Option<(Handle, Movable)>,
+        how: Action,
+    ) {
+        if let (Some(recorder), Some(chunk)) = (&mut self.recorder, self.chunks.get_mut(handle)) {
+            ended(recorder, chunk, handle, region, movable, how);
+        }
+    }
+
+    /// Everything is about to be taken away from whoever has it.
+    pub(super) fn record_all_freed(&mut self) {
+        let Some(mut recorder) = self.recorder.take() else { return };
+        let places: Vec<(Handle, Region)> = self
+            .chunks
+            .iter()
+            .flat_map(|(handle, chunk)| regions(&*chunk.arena).map(move |region| (handle, region)))
+            .filter(|(handle, region)| region.used && !self.waiting.has(*handle, region.id))
+            .collect();
+        for (handle, region) in places {
+            let movable = self.movables.forget((handle, region.id));
+            if let Some(chunk) = self.chunks.get_mut(handle) {
+                ended(&mut recorder, chunk, handle, &region, movable, Action::Free);
+            }
+        }
+        self.recorder = Some(recorder);
+    }
+
+    /// A slice has another place.
+    pub(super) fn record_move(&mut self, id: Handle, from: Place, to: Place, size: u64) {
+        let Some(recorder) = &mut self.recorder else { return };
+        let tag = self.movables.get(id).ok().and_then(Movable::tag);
+        let label = recorder.label_of(tag.as_ref());
+        recorder.note(Action::Move, id.get(), size, label);
+        if self.chunks.get_mut(from.0).is_some_and(|chunk| chunk.marks.sampled.take(from.1.slot())) {
+            recorder.renamed(key(from), key(to));
+            if let Some(chunk) = self.chunks.get_mut(to.0) {
+                chunk.marks.sampled.put(to.1.slot());
+            }
+        }
+    }
+
+    /// Something else happened.
+    pub(super) fn note(&mut self, action: Action, id: u64, size: u64) {
+        if let Some(recorder) = &mut self.recorder {
+            let label = recorder.own_label();
+            recorder.note(action, id, size, label);
+        }
+    }
+}
+
+/// A slice ended.
+#[inline]
+pub(super) fn ended(
+    recorder: &mut Recorder,
+    chunk: &mut Chunk,
+    handle: Handle,
+    region: &Region,
+    movable: Option<(Handle, Movable)>,
+    how: Action,
+) {
+    let slot = region.id.slot();
+    let key = chunk.marks.sampled.take(slot).then(|| key((handle, region.id)));
+    if chunk.marks.silent.take(slot) {
+        return;
+    }
+    let (id, label) = match movable {
+        None => (chunk.extent.base() as u64 + region.offset, recorder.own_label()),
+        Some((id, movable)) => (id.get(), recorder.label_of(movable.tag().as_ref())),
+    };
+    recorder.ended(how, id, region.tag, label, key);
+}
+
+fn key((chunk, region): Place) -> Key {
+    (chunk.get(), region.to_raw())
+}

@@ -1,0 +1,177 @@
+//! A [`Recorder`]: what is recorded of one source of allocations, a pool or a manager's books, under the lock that its
+//! source holds anyway.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::ring::{Action, Event, Label, Names, Ring};
+use super::sampler::Sampler;
+use super::spectrum::{Spectrum, Tally};
+use super::{clock, Profiler};
+use crate::handle::Handle;
+use crate::stats::MemoryKind;
+
+/// Counts since profiling began. Bytes are those that were asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Allocations that succeeded.
+    pub allocations: u64,
+    /// Allocations that ended.
+    pub frees: u64,
+    /// Bytes allocated.
+    pub bytes_allocated: u64,
+    /// Bytes freed.
+    pub bytes_freed: u64,
+}
+
+/// See the module's header.
+#[derive(Debug)]
+pub struct Recorder {
+    profiler: Arc<Profiler>,
+    ring: Ring,
+    names: Names,
+    sizes: Tally,
+    totals: Totals,
+    sampler: Sampler,
+    /// What is sampled and lives, by what its source calls it.
+    samples: HashMap<Key, Handle>,
+    /// What is said of an event of which nothing else is.
+    label: Label,
+}
+
+/// How a source names an allocation: two numbers.
+pub type Key = (u64, u64);
+
+impl Recorder {
+    /// What `profiler` records of a source whose events are of `kind`, with that tag and pool unless they say otherwise.
+    pub fn new(profiler: &Arc<Profiler>, kind: MemoryKind, tag: Option<&Arc<str>>, pool: Option<&Arc<str>>) -> Self {
+        let mut names = Names::default();
+        let label = Label::new(names.of(tag), names.of(pool), kind);
+        Self {
+            ring: Ring::new(profiler.options.event_capacity),
+            sampler: Sampler::new(profiler.options.sample_interval, profiler.seed()),
+            profiler: Arc::clone(profiler),
+            sizes: Tally::default(),
+            totals: Totals::default(),
+            samples: HashMap::new(),
+            names,
+            label,
+        }
+    }
+
+    /// What an event is of that is not of the source's own.
+    pub fn label(&mut self, kind: MemoryKind, tag: Option<&Arc<str>>, pool: Option<&Arc<str>>) -> Label {
+        Label::new(self.names.of(tag), self.names.of(pool), kind)
+    }
+
+    /// As [`own_label`](Self::own_label), under that tag if there is one.
+    pub fn label_of(&mut self, tag: Option<&Arc<str>>) -> Label {
+        match tag {
+            Some(_) => self.label.tagged(self.names.of(tag)),
+            None => self.label,
+        }
+    }
+
+    /// Whose it is.
+    pub fn profiler(&self) -> &Arc<Profiler> {
+        &self.profiler
+    }
+
+    /// What the source's own events are of.
+    pub fn own_label(&self) -> Label {
+        self.label
+    }
+
+    /// An allocation succeeded. Whether it is one to look at more closely: then [`sampled`](Self::sampled) is called.
+    #[inline]
+    pub fn allocated(&mut self, id: u64, size: u64, label: Label) -> bool {
+        self.ring.push(Action::Allocate, clock::now(), id, size, label);
+        self.sizes.count(size);
+        self.totals.allocations += 1;
+        self.totals.bytes_allocated += size;
+        self.sampler.passes_mark(size)
+    }
+
+    /// The allocation that just succeeded is sampled, under the name `key`. JavaScript is to say where in the program it was.
+    #[cold]
+    pub fn sampled(&mut self, key: Key, size: u64, tag: Option<Arc<str>>) {
+        let stands_for = self.sampler.hit(size, clock::exact());
+        let tag = tag.or_else(|| self.names.text(self.label.tag()).cloned());
+        let id = self.profiler.sampled(size, stands_for, tag);
+        self.samples.insert(key, id);
+    }
+
+    /// An allocation ended; `key` names it where it may have been sampled.
+    #[inline]
+    pub fn ended(&mut self, action: Action, id: u64, size: u64, label: Label, key: Option<Key>) {
+        self.ring.push(action, clock::now(), id, size, label);
+        self.totals.frees += 1;
+        self.totals.bytes_freed += size;
+        if let Some(sample) = key.and_then(|key| self.samples.remove(&key)) {
+            self.profiler.sites().freed(sample);
+        }
+    }
+
+    /// Something else happened.
+    pub fn note(&mut self, action: Action, id: u64, size: u64, label: Label) {
+        self.ring.push(action, clock::now(), id, size, label);
+    }
+
+    /// A sampled allocation has another name from here on. Whether it is sampled.
+    pub fn renamed(&mut self, from: Key, to: Key) -> bool {
+        match self.samples.remove(&from) {
+            Some(sample) => self.samples.insert(to, sample).is_none(),
+            None => false,
+        }
+    }
+
+    /// The sample that is called `key`.
+    pub fn sample(&self, key: Key) -> Option<Handle> {
+        self.samples.get(&key).copied()
+    }
+
+    /// Everything that is sampled and lives.
+    pub fn samples(&self) -> impl Iterator<Item = (Key, Handle)> + '_ {
+        self.samples.iter().map(|(key, sample)| (*key, *sample))
+    }
+
+    /// What was recorded until now.
+    pub fn recording(&self) -> Recording {
+        Recording {
+            events: self.ring.read(&self.names).collect(),
+            dropped: self.ring.dropped(),
+            sizes: self.sizes.read(),
+            totals: self.totals,
+        }
+    }
+}
+
+/// What was recorded of one source, or of several.
+#[derive(Clone, Debug, Default)]
+pub struct Recording {
+    /// By time.
+    pub events: Vec<Event>,
+    /// Events that are not among them.
+    pub dropped: u64,
+    /// Sizes of all allocations, in bytes.
+    pub sizes: Spectrum,
+    /// Counts.
+    pub totals: Totals,
+}
+
+impl Recording {
+    /// Adds another one; of the events the latest `capacity` stay.
+    pub fn merge(&mut self, other: Self, capacity: usize) {
+        self.events.extend(other.events);
+        // Stable: events of one source stay in their order where the clock did not go on between them.
+        self.events.sort_by_key(|event| event.time);
+        let surplus = self.events.len().saturating_sub(capacity);
+        self.events.drain(..surplus);
+        self.dropped += other.dropped + surplus as u64;
+        self.sizes.merge(&other.sizes);
+        self.totals.allocations += other.totals.allocations;
+        self.totals.frees += other.totals.frees;
+        self.totals.bytes_allocated += other.totals.bytes_allocated;
+        self.totals.bytes_freed += other.totals.bytes_freed;
+    }
+}

@@ -1,0 +1,235 @@
+//! The last so many events, three words each, and how many fell out.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::stats::MemoryKind;
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Action {
+    /// An allocation succeeded.
+    Allocate,
+    /// It was freed by somebody.
+    Free,
+    /// A request was refused.
+    Fail,
+    /// A pool took a chunk.
+    Grow,
+    /// A pool gave a chunk back.
+    Trim,
+    /// Compaction moved a block.
+    Move,
+    /// It was freed by the garbage collector, or with its thread.
+    Collect,
+}
+
+impl Action {
+    const ALL: [Self; 7] = [Self::Allocate, Self::Free, Self::Fail, Self::Grow, Self::Trim, Self::Move, Self::Collect];
+
+    /// The name that JavaScript uses.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allocate => "allocate",
+            Self::Free => "free",
+            Self::Fail => "fail",
+            Self::Grow => "grow",
+            Self::Trim => "trim",
+            Self::Move => "move",
+            Self::Collect => "collect",
+        }
+    }
+}
+
+/// A name of a [`Names`]; 0 is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Name(u16);
+
+/// Tags and pools, each once.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    list: Vec<Arc<str>>,
+    index: HashMap<Arc<str>, Name>,
+}
+
+impl Names {
+    /// The name of `text`; none where there are 65,535 others already, which is no way to use tags.
+    pub fn of(&mut self, text: Option<&Arc<str>>) -> Name {
+        let Some(text) = text else { return Name::default() };
+        if let Some(name) = self.index.get(text) {
+            return *name;
+        }
+        let Ok(next) = u16::try_from(self.list.len() + 1) else { return Name::default() };
+        self.list.push(Arc::clone(text));
+        self.index.insert(Arc::clone(text), Name(next));
+        Name(next)
+    }
+
+    /// What `name` stands for.
+    pub fn text(&self, name: Name) -> Option<&Arc<str>> {
+        self.list.get(usize::from(name.0).checked_sub(1)?)
+    }
+}
+
+/// An event, as it is kept: 24 bytes.
+#[derive(Clone, Copy, Debug)]
+struct Packed {
+    /// µs (48 bits: nine years), tag.
+    time_tag: u64,
+    /// Bytes (48 bits), pool.
+    size_pool: u64,
+    /// A handle or an address (both below 2^53), action, kind.
+    id_action: u64,
+}
+
+const LOW: u64 = (1 << 48) - 1;
+const ID: u64 = (1 << 53) - 1;
+
+/// An event, as it is read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// What happened.
+    pub action: Action,
+    /// When, in µs of the profile's clock.
+    pub time: u64,
+    /// To what: an allocation's or a block's id, a chunk's number; 0 for what never was.
+    pub id: u64,
+    /// Bytes that were asked for; those of a chunk.
+    pub size: u64,
+    /// Of which memory.
+    pub kind: MemoryKind,
+    /// Under which tag.
+    pub tag: Option<Arc<str>>,
+    /// In which pool.
+    pub pool: Option<Arc<str>>,
+}
+
+/// See the module's header.
+#[derive(Clone, Debug)]
+pub struct Ring {
+    events: Vec<Packed>,
+    capacity: usize,
+    /// Where the next one goes once all places are taken: the oldest is there.
+    next: usize,
+    total: u64,
+}
+
+/// What does not change from event to event of one source: a tag, a pool, a kind of memory. As they lie in an event.
+#[derive(Clone, Copy, Debug)]
+pub struct Label {
+    tag: u64,
+    pool: u64,
+    kind: u64,
+}
+
+impl Label {
+    /// Of those three.
+    pub fn new(tag: Name, pool: Name, kind: MemoryKind) -> Self {
+        let kind = u64::from(kind == MemoryKind::Npu) << 56;
+        Self { tag: u64::from(tag.0) << 48, pool: u64::from(pool.0) << 48, kind }
+    }
+
+    /// The same under another tag.
+    pub fn tagged(self, tag: Name) -> Self {
+        Self { tag: u64::from(tag.0) << 48, ..self }
+    }
+
+    /// Its tag.
+    pub fn tag(self) -> Name {
+        Name((self.tag >> 48) as u16)
+    }
+}
+
+impl Ring {
+    /// A ring with that many places; they are taken when they are needed.
+    pub fn new(capacity: usize) -> Self {
+        Self { events: Vec::new(), capacity, next: 0, total: 0 }
+    }
+
+    /// Puts an event in; the oldest falls out where there is no place.
+    #[inline]
+    pub fn push(&mut self, action: Action, time: u64, id: u64, size: u64, label: Label) {
+        let event = Packed {
+            time_tag: time & LOW | label.tag,
+            size_pool: size.min(LOW) | label.pool,
+            id_action: id & ID | (action as u64) << 53 | label.kind,
+        };
+        self.total += 1;
+        if self.events.len() < self.capacity {
+            self.events.push(event);
+        } else if let Some(oldest) = self.events.get_mut(self.next) {
+            *oldest = event;
+            self.next = if self.next + 1 == self.capacity { 0 } else { self.next + 1 };
+        }
+    }
+
+    /// Events that fell out.
+    pub fn dropped(&self) -> u64 {
+        self.total - self.events.len() as u64
+    }
+
+    /// The events, oldest first, with what `names` calls them.
+    pub fn read<'a>(&'a self, names: &'a Names) -> impl Iterator<Item = Event> + 'a {
+        let (newer, older) = self.events.split_at(self.next);
+        older.iter().chain(newer).map(|event| Event {
+            action: Action::ALL[(event.id_action >> 53 & 7) as usize % Action::ALL.len()],
+            time: event.time_tag & LOW,
+            id: event.id_action & ID,
+            size: event.size_pool & LOW,
+            kind: if event.id_action >> 56 & 1 == 1 { MemoryKind::Npu } else { MemoryKind::System },
+            tag: names.text(Name((event.time_tag >> 48) as u16)).cloned(),
+            pool: names.text(Name((event.size_pool >> 48) as u16)).cloned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_in_comes_out_and_the_oldest_falls_out() {
+        let mut names = Names::default();
+        let mut ring = Ring::new(5);
+        let event = |at: u64| Event {
+            action: Action::ALL[at as usize % 7],
+            time: at * 1_000_003,
+            id: (1 << 53) - 1 - at,
+            size: (1 << 48) - 1 - at,
+            kind: if at.is_multiple_of(2) { MemoryKind::Npu } else { MemoryKind::System },
+            tag: (!at.is_multiple_of(3)).then(|| Arc::from(format!("tag {}", at % 4))),
+            pool: (at % 3 != 1).then(|| Arc::from("pool")),
+        };
+        for at in 0..23 {
+            let Event { action, time, id, size, kind, tag, pool } = event(at);
+            let label = Label::new(names.of(tag.as_ref()), names.of(pool.as_ref()), kind);
+            ring.push(action, time, id, size, label);
+            let expected: Vec<_> = ((at + 1).saturating_sub(5)..=at).map(event).collect();
+            assert_eq!(ring.read(&names).collect::<Vec<_>>(), expected);
+            assert_eq!(ring.dropped(), (at + 1).saturating_sub(5));
+        }
+    }
+
+    #[test]
+    fn a_ring_without_places_counts() {
+        let mut ring = Ring::new(0);
+        let label = Label::new(Name::default(), Name::default(), MemoryKind::Npu);
+        ring.push(Action::Fail, 1, 2, 3, label);
+        assert_eq!((ring.read(&Names::default()).count(), ring.dropped()), (0, 1));
+    }
+
+    #[test]
+    fn more_names_than_there_are_numbers_are_none() {
+        let mut names = Names::default();
+        for at in 0..70_000 {
+            names.of(Some(&Arc::from(at.to_string())));
+        }
+        let text = |names: &mut Names, text: &str| {
+            let name = names.of(Some(&Arc::from(text)));
+            names.text(name).map(|text| text.to_string())
+        };
+        assert_eq!(text(&mut names, "65534").as_deref(), Some("65534"));
+        assert_eq!(text(&mut names, "69999"), None);
+    }
+}

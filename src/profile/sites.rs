@@ -1,0 +1,162 @@
+//! Who allocates: samples that live, and the places in the program that they came from.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::clock;
+use super::spectrum::Spectrum;
+use crate::handle::{Handle, Table};
+
+/// More places than this are one: a stack that is never the same twice must not be a leak.
+const MOST: usize = 10_000;
+const OTHERS: &str = "(other call sites)";
+
+/// An allocation that was looked at more closely.
+#[derive(Clone, Debug)]
+struct Sample {
+    /// Bytes that were asked for.
+    size: u64,
+    /// How many of its like it stands for.
+    stands_for: f64,
+    /// When, in µs.
+    at: u64,
+    tag: Option<Arc<str>>,
+    /// Its place in the program, once that is known.
+    site: Option<usize>,
+}
+
+/// A place in the program, for one tag. Estimates, without bias.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Site {
+    /// Frames, one a line, the innermost first.
+    pub stack: Arc<str>,
+    /// Free text for accounting.
+    pub tag: Option<Arc<str>>,
+    /// Bytes of it that live.
+    pub live_bytes: f64,
+    /// Allocations of it that live.
+    pub live_count: f64,
+    /// Bytes of it that there ever were.
+    pub total_bytes: f64,
+    /// Allocations of it that there ever were.
+    pub total_count: f64,
+}
+
+/// A stack for one tag.
+type SiteKey = (Arc<str>, Option<Arc<str>>);
+
+/// See the module's header.
+#[derive(Debug, Default)]
+pub struct Sites {
+    samples: Table<Sample>,
+    sites: Vec<Site>,
+    index: HashMap<SiteKey, usize>,
+    /// How long samples lived, in µs.
+    lifetimes: Spectrum,
+}
+
+impl Sites {
+    /// A sample of `size` bytes that stands for so many of its like.
+    pub fn sampled(&mut self, size: u64, stands_for: f64, tag: Option<Arc<str>>) -> Handle {
+        self.samples.insert(Sample { size, stands_for, at: clock::exact(), tag, site: None })
+    }
+
+    /// Where in the program the sample was taken. Nothing happens the second time, and when it was freed already.
+    pub fn attribute(&mut self, id: Handle, stack: &str) {
+        let Some(sample) = self.samples.get_mut(id).filter(|sample| sample.site.is_none()) else { return };
+        let key = (Arc::from(stack), sample.tag.clone());
+        let known = self.index.get(&key).copied();
+        let at = known.unwrap_or_else(|| {
+            let full = self.sites.len() >= MOST;
+            let key = if full { (Arc::from(OTHERS), None) } else { key };
+            *self.index.entry(key).or_insert_with_key(|(stack, tag)| {
+                self.sites.push(Site::new(Arc::clone(stack), tag.clone()));
+                self.sites.len() - 1
+            })
+        });
+        sample.site = Some(at);
+        let (count, bytes) = (sample.stands_for, sample.stands_for * sample.size as f64);
+        let site = &mut self.sites[at];
+        site.live_bytes += bytes;
+        site.live_count += count;
+        site.total_bytes += bytes;
+        site.total_count += count;
+    }
+
+    /// A sample's allocation ended.
+    pub fn freed(&mut self, id: Handle) {
+        let Some(sample) = self.samples.remove(id) else { return };
+        let lived = clock::exact().saturating_sub(sample.at).max(1);
+        self.lifetimes.count_many(lived, (sample.stands_for.round() as u64).max(1));
+        if let Some(site) = sample.site.and_then(|at| self.sites.get_mut(at)) {
+            // Never below nothing, whatever is lost in adding up numbers of such different sizes.
+            site.live_bytes = (site.live_bytes - sample.stands_for * sample.size as f64).max(0.0);
+            site.live_count = (site.live_count - sample.stands_for).max(0.0);
+        }
+    }
+
+    /// Where in the program a sample was taken.
+    pub fn stack(&self, id: Handle) -> Option<Arc<str>> {
+        let site = self.samples.get(id)?.site?;
+        self.sites.get(site).map(|site| Arc::clone(&site.stack))
+    }
+
+    /// When a sample was taken, in µs, its bytes, and where.
+    pub fn sample(&self, id: Handle) -> Option<(u64, u64, Option<Arc<str>>)> {
+        self.samples.get(id).map(|sample| (sample.at, sample.size, self.stack(id)))
+    }
+
+    /// Every place there is.
+    pub fn list(&self) -> &[Site] {
+        &self.sites
+    }
+
+    /// How long samples lived, in µs.
+    pub fn lifetimes(&self) -> &Spectrum {
+        &self.lifetimes
+    }
+}
+
+impl Site {
+    fn new(stack: Arc<str>, tag: Option<Arc<str>>) -> Self {
+        Self { stack, tag, live_bytes: 0.0, live_count: 0.0, total_bytes: 0.0, total_count: 0.0 }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lives_and_what_ever_was_is_counted_by_place_and_tag() {
+        let mut sites = Sites::default();
+        let tag: Option<Arc<str>> = Some("kv".into());
+        let ids: Vec<_> = [None, tag.clone(), None].into_iter().map(|tag| sites.sampled(100, 2.0, tag)).collect();
+        ids.iter().for_each(|id| sites.attribute(*id, "at f"));
+        sites.attribute(ids[0], "at g"); // it has its place
+        sites.freed(ids[0]);
+        sites.freed(ids[0]);
+        sites.freed(ids[1]);
+        let figures: Vec<_> =
+            sites.list().iter().map(|site| (site.live_bytes, site.total_bytes, site.total_count)).collect();
+        assert_eq!(figures, [(200.0, 400.0, 4.0), (0.0, 200.0, 2.0)]);
+        assert_eq!(sites.list()[1].tag, tag);
+        assert_eq!(sites.stack(ids[2]).as_deref(), Some("at f"));
+        assert_eq!(sites.stack(ids[1]), None);
+        assert_eq!(sites.lifetimes().figures().count, 4);
+    }
+
+    #[test]
+    fn stacks_that_are_never_the_same_twice_are_no_leak() {
+        let mut sites = Sites::default();
+        for at in 0..MOST + 500 {
+            let id = sites.sampled(1, 1.0, None);
+            sites.attribute(id, &format!("at f{at}"));
+            sites.freed(id);
+        }
+        assert_eq!(sites.list().len(), MOST + 1);
+        let others = sites.list().iter().find(|site| &*site.stack == OTHERS).unwrap();
+        assert_eq!((others.total_count, others.live_count), (500.0, 0.0));
+    }
+}

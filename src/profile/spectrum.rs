@@ -1,0 +1,174 @@
+//! How numbers are spread: counted in buckets of one per cent.
+
+use hdrhistogram::Histogram;
+
+/// What is beyond counts as this: 4 TiB, 73 minutes in nanoseconds, 50 days in microseconds.
+const MOST: u64 = 1 << 42;
+
+/// Counts of numbers, which are at least 1.
+#[derive(Clone, Debug)]
+pub struct Spectrum(Histogram<u64>);
+
+/// What a [`Spectrum`] says. Quantiles are exact to one per cent.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Figures {
+    /// How many there were.
+    pub count: u64,
+    /// The least.
+    pub min: u64,
+    /// Half of them are at most this.
+    pub p50: u64,
+    /// Nine of ten are.
+    pub p90: u64,
+    /// 99 of 100 are.
+    pub p99: u64,
+    /// 999 of 1000 are.
+    pub p999: u64,
+    /// The greatest.
+    pub max: u64,
+    /// Their mean.
+    pub mean: f64,
+    /// `(up to, how many)` by powers of two, without the empty ones.
+    pub buckets: Vec<(u64, u64)>,
+}
+
+impl Default for Spectrum {
+    fn default() -> Self {
+        // These bounds are valid ones, whatever happens.
+        Self(Histogram::new_with_bounds(1, MOST, 2).expect("valid bounds"))
+    }
+}
+
+impl Spectrum {
+    /// Counts `value`.
+    #[inline]
+    pub fn count(&mut self, value: u64) {
+        self.0.saturating_record(value);
+    }
+
+    /// Counts `value` for as many of its like.
+    pub fn count_many(&mut self, value: u64, times: u64) {
+        if times > 0 {
+            self.0.saturating_record_n(value, times);
+        }
+    }
+
+    /// Adds what `other` counted.
+    pub fn merge(&mut self, other: &Self) {
+        // Both have the same bounds.
+        let _ = self.0.add(&other.0);
+    }
+
+    /// See [`Figures`].
+    pub fn figures(&self) -> Figures {
+        let count = self.0.len();
+        if count == 0 {
+            return Figures::default();
+        }
+        // A bucket is named by the largest number that is counted in it; no quantile is beyond the greatest.
+        let quantile = |share| self.0.value_at_quantile(share).min(self.0.max());
+        let buckets = self.0.iter_log(1, 2.0).map(|step| (step.value_iterated_to(), step.count_since_last_iteration()));
+        Figures {
+            count,
+            min: self.0.min(),
+            p50: quantile(0.5),
+            p90: quantile(0.9),
+            p99: quantile(0.99),
+            p999: quantile(0.999),
+            max: self.0.max(),
+            mean: self.0.mean(),
+            buckets: buckets.filter(|(_, count)| *count > 0).collect(),
+        }
+    }
+}
+
+/// A [`Spectrum`] for numbers of which few are the same again and again, as sizes are: most counts are one addition.
+#[derive(Clone, Debug)]
+pub struct Tally {
+    spectrum: Spectrum,
+    /// Numbers, and how often they came since they were last put into the spectrum.
+    lately: [(u64, u64); LATELY],
+}
+
+const LATELY: usize = 32;
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self { spectrum: Spectrum::default(), lately: [(0, 0); LATELY] }
+    }
+}
+
+impl Tally {
+    /// Counts `value`.
+    #[inline]
+    pub fn count(&mut self, value: u64) {
+        // Sizes are often powers of two: the upper bits of a product differ where the lower ones of the numbers do not.
+        let (last, times) = &mut self.lately[(value.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 59) as usize];
+        if *last != value {
+            self.spectrum.count_many(*last, *times);
+            (*last, *times) = (value, 0);
+        }
+        *times += 1;
+    }
+
+    /// Everything that was counted.
+    pub fn read(&self) -> Spectrum {
+        let mut spectrum = self.spectrum.clone();
+        self.lately.iter().for_each(|(value, times)| spectrum.count_many(*value, *times));
+        spectrum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_those_of_the_sorted_numbers() {
+        let mut state = 1_u64;
+        let mut numbers: Vec<u64> = (0..50_000)
+            .map(|_| {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                (f64::from((state >> 40) as u32) / f64::from(1 << 24) * 20.0).exp2() as u64 + 1
+            })
+            .collect();
+        let mut spectrum = Spectrum::default();
+        numbers.iter().for_each(|number| spectrum.count(*number));
+        numbers.sort_unstable();
+        let figures = spectrum.figures();
+        for (share, found) in [(0.5, figures.p50), (0.9, figures.p90), (0.99, figures.p99), (0.999, figures.p999)] {
+            let exact = numbers[(numbers.len() as f64 * share).ceil() as usize - 1] as f64;
+            assert!((found as f64 - exact).abs() <= exact * 0.01 + 1.0, "{share}: {found}, not {exact}");
+        }
+        let mean = numbers.iter().sum::<u64>() as f64 / numbers.len() as f64;
+        assert!((figures.mean - mean).abs() <= mean * 0.01, "{} is not {mean}", figures.mean);
+        assert_eq!(figures.count, 50_000);
+        let mut tally = Tally::default();
+        numbers.iter().for_each(|number| tally.count(*number));
+        assert_eq!(tally.read().figures(), figures);
+        assert_eq!(figures.buckets.iter().map(|(_, count)| count).sum::<u64>(), 50_000);
+        let (mut from, mut at) = (0, 0);
+        for (upto, count) in figures.buckets {
+            let exact = numbers[at..].iter().take_while(|number| **number <= upto).count() as i64;
+            // Those in a bucket of one per cent that lies across the bound may count on either side.
+            assert!(
+                (exact - count as i64).unsigned_abs() <= numbers.len() as u64 / 200,
+                "{from}..{upto}: {count}, not {exact}"
+            );
+            (from, at) = (upto, at + count as usize);
+        }
+    }
+
+    #[test]
+    fn nothing_counted_says_nothing_and_too_much_is_the_most() {
+        assert_eq!(Spectrum::default().figures(), Figures::default());
+        let mut spectrum = Spectrum::default();
+        spectrum.count_many(u64::MAX, 3);
+        let mut other = Spectrum::default();
+        other.count(7);
+        spectrum.merge(&other);
+        let figures = spectrum.figures();
+        assert_eq!((figures.count, figures.min), (4, 7));
+        assert!(figures.max >= MOST);
+    }
+}
