@@ -19,7 +19,7 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 const require = createRequire(import.meta.url)
 const manifest = require('../package.json')
 
-const EXPORTS = ['DmaBufInbox', 'MemoryBlock', 'MemoryError', 'MemoryManager', 'MemoryPool', 'closeDmaBuf', 'probeDevices', 'sendDmaBuf']
+const EXPORTS = ['DmaBufInbox', 'MemoryBlock', 'MemoryError', 'MemoryManager', 'MemoryPool', 'closeDmaBuf', 'probeDevices', 'replayEventLog', 'sendDmaBuf']
 
 test('CommonJS and ESM give the same classes', () => {
   const cjs = require('../index.js')
@@ -34,6 +34,10 @@ test('the package finds itself under its name, its types and its manifest', () =
   assert.equal(require(manifest.name), require('../index.js'))
   assert.equal(require(`${manifest.name}/package.json`), manifest)
   assert.ok(existsSync(`${root}/${manifest.types}`))
+  for (const [name, { types, default: source }] of Object.entries(manifest.exports).filter(([, { types }]) => types !== undefined)) {
+    assert.equal(require(`${manifest.name}${name.slice(1)}`), require(`${root}/${source}`))
+    assert.ok(existsSync(`${root}/${types}`), types)
+  }
 })
 
 test('what is not exported cannot be reached', { skip: notOn({ bun: 'it shows a package all of itself' }) }, () => {
@@ -59,7 +63,7 @@ test('npm pack: what a user needs, and no more', { skip: npm.status !== 0 && 'th
   const pack = spawnSync('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], { cwd: root, encoding: 'utf8' })
   assert.equal(pack.status, 0, pack.stderr)
   const [{ files }] = JSON.parse(pack.stdout)
-  const sources = readdirSync(`${root}/src/js`, { recursive: true }).filter((name) => /\.js(on)?$/.test(name))
+  const sources = readdirSync(`${root}/src/js`, { recursive: true }).filter((name) => /\.js(on)?$|^metrics\/.*\.d\.ts$/.test(name))
   assert.deepEqual(
     files.map(({ path }) => path).sort(),
     ['CHANGELOG.md', 'LICENSE', 'README.md', 'index.d.ts', 'index.js', 'package.json', ...sources.map((name) => `src/js/${name}`)].sort(),

@@ -16,6 +16,7 @@
 //! | [`device`] [`block`] | an opened device with its ledger; one kernel object with its mapping and its place in the ledger |
 //! | [`memory`] | memory of either kind, mapped, and where it comes from |
 //! | [`pool`] | slices of few large kernel objects in place of many small ones |
+//! | [`replay`] | what a pool would have made of a recorded log: a pool's policy without memory |
 //! | [`body`] | what an allocation is over, alone or together with others |
 //! | [`allocation`] | what JavaScript holds one ArrayBuffer over, and the directory it is found in |
 //! | [`manager`] [`open`] | the façade, and which device it gets |
@@ -39,6 +40,7 @@ pub mod memory;
 pub mod open;
 pub mod pool;
 pub mod profile;
+pub mod replay;
 pub mod stats;
 pub mod suballoc;
 pub mod sys;

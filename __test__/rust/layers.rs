@@ -22,6 +22,7 @@ const LAYERS: &[&[&str]] = &[
     &["block"],
     &["memory"],
     &["pool"],
+    &["replay"],
     &["body"],
     &["allocation"],
     &["manager", "open"],
@@ -29,7 +30,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Pure data and arithmetic: no descriptor, no pointer, no binding.
-const PURE: &[&str] = &["books", "limits", "profile", "stats", "suballoc"];
+const PURE: &[&str] = &["books", "limits", "profile", "replay", "stats", "suballoc"];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();

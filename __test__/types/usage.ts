@@ -1,8 +1,37 @@
 /** How people will write it, and what the compiler must not let through. Only compiled, never run. */
 
 import memory = require('../../index.js')
-import { closeDmaBuf, DmaBufInbox, MemoryError, MemoryManager, probeDevices, sendDmaBuf } from '../../index.js'
-import type { BufferInfo, MemoryErrorCode, SharedBufferToken } from '../../index.js'
+import { closeDmaBuf, DmaBufInbox, MemoryError, MemoryManager, probeDevices, replayEventLog, sendDmaBuf } from '../../index.js'
+import type { AllocationMessage, BufferInfo, MemoryErrorCode, ReplayResult, SharedBufferToken } from '../../index.js'
+import promClient = require('prom-client')
+import { metrics as openTelemetry } from '@opentelemetry/api'
+import { MeterProvider } from '@opentelemetry/sdk-metrics'
+import { channel } from 'node:diagnostics_channel'
+import { registerMetrics as inOpenTelemetry } from '../../src/js/metrics/opentelemetry.js'
+import { registerMetrics as inPrometheus } from '../../src/js/metrics/prom-client.js'
+
+export function observed(manager: MemoryManager): Array<() => void> {
+  const text: string = manager.metrics() + manager.metrics({ format: 'prometheus' })
+  // @ts-expect-error no such format
+  manager.metrics({ format: 'json' })
+  channel('rkllm-memory:free').subscribe((message) => console.log((message as AllocationMessage).size, text.length))
+  const registry = new promClient.Registry()
+  return [
+    inPrometheus(promClient, manager),
+    inPrometheus(registry, manager, { prefix: 'my_npu_' }),
+    inPrometheus(promClient, manager, { registry, prefix: 'other_' }),
+    inOpenTelemetry(openTelemetry, manager),
+    inOpenTelemetry(new MeterProvider().getMeter('mine'), manager, { attributes: { model: 'qwen' } }),
+  ]
+}
+
+export function replayed(csv: string): number | null {
+  const result: ReplayResult = replayEventLog(csv, { capacity: 2 ** 31, pools: ['kv', null], smallestCapacity: true })
+  replayEventLog([{ type: 'allocate', id: 1, size: 4096 }])
+  // @ts-expect-error a text or events
+  replayEventLog(1)
+  return result.firstFailure?.line ?? result.smallestCapacity
+}
 
 export async function acrossProcesses(fd: number): Promise<void> {
   const inbox = new DmaBufInbox('/run/app/frames')

@@ -5,14 +5,17 @@ const { inspect } = require('node:util')
 const { getHeapStatistics } = require('node:v8')
 const native = require('./binding.js')
 const { arrayBufferOf, byteLengthOf, goneError, idOf, remember } = require('./buffers.js')
+const { Teller, channels } = require('./channels.js')
 const { Cleanup } = require('./cleanup.js')
 const { memoryError } = require('./errors.js')
 const { Errands } = require('./errands.js')
 const { collectGarbage } = require('./garbage.js')
 const { human } = require('./human.js')
 const { Limits, makeReservation } = require('./limits.js')
+const { exposition } = require('./metrics/openmetrics.js')
+const { profileOf } = require('./metrics/reader.js')
 const { MovableBlock } = require('./movable.js')
-const { check, integer, invalid, outOfRange, schemas, shown } = require('./options.js')
+const { check, integer, invalid, npuRequest, outOfRange, schemas, shown, systemRequest } = require('./options.js')
 const pressure = require('./pressure.js')
 const { makePool, isPool, destroyPool, endPool, handleOf, raised } = require('./pool.js')
 const { disposeAtExit, tokenOf } = require('./sharing.js')
@@ -34,7 +37,7 @@ class MemoryManager extends EventEmitter {
   /** The native manager; 0 once disposed. */
   #handle = 0
   #device
-  /** What `dispose` detaches: id → WeakRef of the ArrayBuffer. Collected ones are swept out now and then. */
+  /** What `dispose` detaches: id → WeakRef of the ArrayBuffer, and whose it is. Collected ones are swept out now and then. */
   #views = new Map()
   #sweepAt = FIRST_SWEEP
   #pools = new Map()
@@ -52,16 +55,23 @@ class MemoryManager extends EventEmitter {
     () => native.processGauges(this.#handle),
     (warning) => this.#warned(warning),
   )
+  #teller = new Teller(
+    this,
+    (handle) => [...this.#pools.values()].find((pool) => handleOf(pool) === handle),
+    (id) => this.#views.get(id)?.block,
+  )
   /** What pools and blocks ask of their manager. */
   #forPools = {
-    handedOut: (made, pool) => this.#handedOut(made, pool),
+    handedOut: (made, pool, block) => this.#handedOut(made, pool, block),
+    allocated: (made, pool, block) => this.#allocated(made, pool, block),
+    tell: (channel, pool, block, tag) => this.#teller.block(channel, pool, block, tag),
     deallocate: (buffer) => this.#deallocate(buffer, undefined),
     describe: (buffer) => this.describe(buffer),
     detachAll: (pool) => this.#detachAll(pool),
     listen: () => this.#listen(),
     isLive: (buffer) => native.isLive(idOf(buffer)),
-    insist: (pool, allocate) => this.#insist(allocate, pool),
-    rescue: (pool, refusal, allocate) => this.#rescue(refusal, allocate, pool),
+    insist: (pool, allocate, wanted) => this.#insist(allocate, wanted, pool),
+    rescue: (pool, refusal, allocate, wanted) => this.#retry(refusal, allocate, wanted, pool),
     movable: (pool, ...request) => this.#movable(pool, request),
     defragment: (pool, caps) => this.#cleanup.defragment(pool, caps),
     gap: (pool) => this.#cleanup.gap(pool),
@@ -107,7 +117,7 @@ class MemoryManager extends EventEmitter {
     const handle = this.#open()
     integer('size', size, 1)
     const request = npuRequest('allocateNPUMemory', options)
-    return this.#handedOut(this.#insist(() => native.allocateNpu(handle, size, request)))
+    return this.#allocated(this.#insist(() => native.allocateNpu(handle, size, request), { kind: 'npu', size, tag: request.tag }))
   }
 
   async allocateNPUMemoryAsync(size, options) {
@@ -120,7 +130,7 @@ class MemoryManager extends EventEmitter {
         const made = await this.#errands.wait(() => native.allocateNpuAsync(this.#open(), size, request), signal)
         return this.#arrived(made, signal)
       } catch (error) {
-        if (tries === ASYNC_TRIES || !this.#wanting(error)) throw error
+        if (tries === ASYNC_TRIES || !this.#wanting(error)) throw this.#teller.refused(error, { kind: 'npu', size, tag: request.tag })
         await finalizers()
       }
     }
@@ -146,7 +156,7 @@ class MemoryManager extends EventEmitter {
     const handle = this.#open()
     integer('size', size, 1)
     const request = systemRequest('allocateSystemMemory', options)
-    return this.#handedOut(this.#insist(() => native.allocateSystem(handle, size, request)))
+    return this.#allocated(this.#insist(() => native.allocateSystem(handle, size, request), { kind: 'system', size, tag: request.tag }))
   }
 
   deallocateSystemMemory(buffer) {
@@ -203,7 +213,11 @@ class MemoryManager extends EventEmitter {
     const handle = this.#open()
     integer('fd', fd, 0, 2 ** 31 - 1)
     const { size, tag } = check('importDmaBuf', options, schemas.dmaBufImport)
-    return this.#handedOut(native.importDmaBuf(handle, fd, size, tag))
+    try {
+      return this.#allocated(native.importDmaBuf(handle, fd, size, tag))
+    } catch (error) {
+      throw this.#teller.refused(error, { kind: 'npu', size, tag })
+    }
   }
 
   share(buffer) {
@@ -217,10 +231,10 @@ class MemoryManager extends EventEmitter {
   adopt(token) {
     const handle = this.#open()
     const name = tokenOf(token)
-    const buffer = this.#handedOut(this.#insist(() => native.adopt(handle, name)))
+    const made = this.#insist(() => native.adopt(handle, name), { kind: null, size: token.size })
     this.#sharing = true
     disposeAtExit(this)
-    return buffer
+    return this.#allocated(made)
   }
 
   // ── Pools
@@ -235,7 +249,7 @@ class MemoryManager extends EventEmitter {
     if (initialSize === undefined) throw invalid('createMemoryPool: initialSize must be a number')
     const memory = (kind === 'npu' ? npuRequest : systemRequest)('createMemoryPool: allocation', allocation)
     const request = { name, initialSize, ...sizes, [kind]: { ...memory, tag: tag ?? memory.tag } }
-    const made = this.#insist(() => native.createPool(handle, request))
+    const made = this.#insist(() => native.createPool(handle, request), { kind, size: initialSize, tag: tag ?? memory.tag, pool: name })
     const pool = makePool(name, kind, made, this.#forPools)
     this.#pools.set(name, pool)
     this.#listen()
@@ -292,6 +306,12 @@ class MemoryManager extends EventEmitter {
     }
   }
 
+  metrics(options) {
+    this.#open()
+    const { format = 'openmetrics' } = check('metrics', options, schemas.metrics)
+    return exposition(this.getMemoryUsage(), this.#device, profileOf(this), format)
+  }
+
   // ── Optimization
 
   optimizeMemory(options) {
@@ -344,13 +364,14 @@ class MemoryManager extends EventEmitter {
     if (handle === 0) return
     this.#cleanup.end()
     this.#errands.end(disposedError())
-    this.#detachAll()
+    const tell = this.#detachAll()
     this.#handle = 0
     this.#views.clear()
     for (const pool of this.#pools.values()) endPool(pool)
     this.#pools.clear()
     dropped.unregister(this)
     native.closeManager(handle)
+    tell()
   }
 
   [inspect.custom](depth, options, _inspect) {
@@ -381,7 +402,10 @@ class MemoryManager extends EventEmitter {
 
   /** Passes warnings on: not from inside an allocation, for a listener may call anything. */
   #warned(warning) {
-    process.nextTick(() => this.emit('warning', warning))
+    process.nextTick(() => {
+      if (channels.warning.hasSubscribers) channels.warning.publish({ manager: this, ...warning })
+      this.emit('warning', warning)
+    })
   }
 
   /** Takes what the native part has to warn of: after whatever may have taken memory. Returns what `raised` says. */
@@ -405,21 +429,37 @@ class MemoryManager extends EventEmitter {
     return buffer
   }
 
-  #handedOut([buffer, id], pool) {
+  /** A buffer that was not there before. */
+  #allocated(made, pool, block) {
+    const buffer = this.#handedOut(made, pool, block)
+    this.#teller.allocated(buffer)
+    return buffer
+  }
+
+  /** A buffer, or the one of a block that had none; `block` is what channels.js needs to know of it. */
+  #handedOut([buffer, id], pool, block) {
     remember(buffer, id)
     if (this.#views.size >= this.#sweepAt) this.#sweep()
-    this.#views.set(id, { view: new WeakRef(buffer), pool })
+    this.#views.set(id, { view: new WeakRef(buffer), pool, block })
     if (pool === undefined) this.#walls.allocated()
     this.#listen()
     return buffer
   }
 
   /** Calls `allocate`, and before it fails for want of memory gives back what can be; `pool` is the one it is for. */
-  #insist(allocate, pool) {
+  #insist(allocate, wanted, pool) {
     try {
       return allocate()
     } catch (refusal) {
+      return this.#retry(refusal, allocate, wanted, pool)
+    }
+  }
+
+  #retry(refusal, allocate, wanted, pool) {
+    try {
       return this.#rescue(refusal, allocate, pool)
+    } catch (error) {
+      throw this.#teller.refused(error, wanted, pool)
     }
   }
 
@@ -429,9 +469,12 @@ class MemoryManager extends EventEmitter {
   }
 
   #movable(pool, request) {
-    const [id] = this.#insist(() => native.movableAllocate(pool, ...request), pool)
+    const [size, , , tag] = request
+    const [id] = this.#insist(() => native.movableAllocate(pool, ...request), { size, tag }, pool)
     this.#listen()
-    return new MovableBlock(this.#forPools, pool, request[0], id)
+    const block = new MovableBlock(this.#forPools, pool, size, id, tag)
+    if (channels.allocate.hasSubscribers) this.#teller.block(channels.allocate, pool, block, tag)
+    return block
   }
 
   #sweep() {
@@ -441,18 +484,22 @@ class MemoryManager extends EventEmitter {
     this.#sweepAt = Math.max(FIRST_SWEEP, this.#views.size * 2)
   }
 
-  /** Frees every buffer that can be, or every one of `pool`. */
+  /** Frees every buffer that can be, or every one of `pool`. Returns what tells subscribers, once all is done. */
   #detachAll(pool) {
+    const messages = []
     for (const { view, pool: of } of this.#views.values()) {
       if (pool !== undefined && of !== pool) continue
       const buffer = view.deref()
       if (buffer === undefined || byteLengthOf(buffer) === 0) continue
       try {
+        const message = this.#teller.freeing(buffer)
         native.deallocate(this.#handle, buffer, undefined, idOf(buffer))
+        messages.push(message)
       } catch {
         // Held by the runtime, or marked: it stays attached, and reads zeros once its memory is taken away.
       }
     }
+    return () => messages.forEach((message) => this.#teller.freed(message))
   }
 
   /** Which allocation `buffer` is of, where several may be at its address. Of one that transfer() made, nobody can say. */
@@ -476,8 +523,10 @@ class MemoryManager extends EventEmitter {
   #deallocate(value, kind) {
     const handle = this.#open()
     const buffer = this.#alive(value)
+    const message = this.#teller.freeing(buffer)
     // One that transfer() made is seen here for the first time: a second deallocate shall say that it was freed.
     remember(buffer, native.deallocate(handle, buffer, kind, this.#which(buffer)))
+    this.#teller.freed(message)
   }
 
   #sync(value, toDevice, offset, length) {
@@ -500,7 +549,7 @@ class MemoryManager extends EventEmitter {
   /** A buffer that another thread's work ended in. Between that and here the caller may have changed its mind. */
   #arrived(made, signal) {
     if (this.#handle === 0) throw disposedError()
-    const buffer = this.#handedOut(made)
+    const buffer = this.#allocated(made)
     if (signal?.aborted) {
       this.deallocate(buffer)
       throw signal.reason
@@ -527,17 +576,6 @@ async function finalizers() {
 }
 
 const disposedError = () => memoryError('ERR_MANAGER_DISPOSED', 'this MemoryManager was disposed')
-
-function npuRequest(what, options, schema = schemas.npuAllocation) {
-  const { placement, ...rest } = check(what, options, schema)
-  return { ...rest, sram: placement === 'try-sram' }
-}
-
-function systemRequest(what, options) {
-  // Pages come zeroed from the kernel, asked or not.
-  const { hugePages, zeroed: _always, ...rest } = check(what, options, schemas.systemAllocation)
-  return { ...rest, hugePages: { true: true, try: false }[hugePages] }
-}
 
 /** 1 - largest free / free over all pools, weighted by what is free in each; 0 when nothing is. */
 function fragmentationOf(pools) {

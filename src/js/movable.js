@@ -4,6 +4,7 @@
 
 const { MAX_LENGTH } = require('node:buffer').constants
 const native = require('./binding.js')
+const { channels } = require('./channels.js')
 const { MemoryBlock, freedError, tooLong, unplaced } = require('./pool.js')
 
 /** The block of an ArrayBuffer that is over one: whoever has the bytes in hand keeps the block. */
@@ -17,16 +18,18 @@ class MovableBlock extends MemoryBlock {
   #pool
   #id
   #size
+  #tag
   #freed = false
   /** The ArrayBuffer, if it was read since the block was moved last. */
   #buffer
 
-  constructor(manager, pool, size, id) {
+  constructor(manager, pool, size, id, tag) {
     super(unplaced, manager, pool, size)
     this.#manager = manager
     this.#pool = pool
     this.#id = id
     this.#size = size
+    this.#tag = tag
     dropped.register(this, { pool, id }, this)
   }
 
@@ -48,7 +51,7 @@ class MovableBlock extends MemoryBlock {
     if (this.#buffer !== undefined && this.#manager.isLive(this.#buffer)) return this.#buffer
     if (this.freed) throw freedError()
     if (this.#size > MAX_LENGTH) throw tooLong(this.#size, 'the block stays as it was')
-    this.#buffer = this.#manager.handedOut(native.movableExpose(this.#pool, this.#id), this.#pool)
+    this.#buffer = this.#manager.handedOut(native.movableExpose(this.#pool, this.#id), this.#pool, { id: this.#id, movable: true })
     blocks.set(this.#buffer, this)
     return this.#buffer
   }
@@ -75,10 +78,12 @@ class MovableBlock extends MemoryBlock {
     if (this.#buffer !== undefined && this.#manager.isLive(this.#buffer)) {
       native.movableFreeable(this.#pool, this.#id)
       this.#manager.deallocate(this.#buffer)
+      this.#end()
     } else {
       native.movableFree(this.#pool, this.#id)
+      this.#end()
+      if (channels.free.hasSubscribers) this.#manager.tell(channels.free, this.#pool, this, this.#tag)
     }
-    this.#end()
   }
 
   #end() {

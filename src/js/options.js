@@ -212,6 +212,42 @@ const manager = {
   debug: kinds.nested({ delayReuse: kinds.integer(0, 1_000_000) }),
 }
 
-const schemas = { defragment, manager, optimize, npuAllocation, npuAllocationAsync, systemAllocation, poolAllocation, pool, destroyPool, dmaBufImport, receive, reservation }
+/** A list of names; null stands for what has none. */
+const names = (name, value) => {
+  if (!Array.isArray(value)) throw invalid(`${name} must be an array, not ${shown(value)}`)
+  const wrong = value.find((item) => item !== null && typeof item !== 'string')
+  if (wrong !== undefined || value.includes(undefined)) throw invalid(`${name} must hold strings and null, not ${shown(wrong)}`)
+  return [...value]
+}
 
-module.exports = { check, integer, invalid, outOfRange, shown, schemas }
+const replay = {
+  capacity: kinds.integer(1),
+  suballocator: kinds.oneOf('tlsf', 'fixed'),
+  blockSize: kinds.integer(1),
+  chunkSize: kinds.integer(1),
+  initialSize: kinds.integer(0),
+  maxSize: kinds.integer(1),
+  alignment: kinds.integer(1),
+  kinds: names,
+  pools: names,
+  tags: names,
+  smallestCapacity: kinds.boolean,
+}
+
+const metrics = { format: kinds.oneOf('openmetrics', 'prometheus') }
+
+const schemas = { defragment, manager, optimize, npuAllocation, npuAllocationAsync, systemAllocation, poolAllocation, pool, destroyPool, dmaBufImport, receive, reservation, replay, metrics }
+
+/** The options of an allocation, as the native part has them. */
+function npuRequest(what, options, schema = schemas.npuAllocation) {
+  const { placement, ...rest } = check(what, options, schema)
+  return { ...rest, sram: placement === 'try-sram' }
+}
+
+function systemRequest(what, options) {
+  // Pages come zeroed from the kernel, asked or not.
+  const { hugePages, zeroed: _always, ...rest } = check(what, options, schemas.systemAllocation)
+  return { ...rest, hugePages: { true: true, try: false }[hugePages] }
+}
+
+module.exports = { check, integer, invalid, npuRequest, outOfRange, shown, schemas, systemRequest }

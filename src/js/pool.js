@@ -4,6 +4,7 @@ const { MAX_LENGTH } = require('node:buffer').constants
 const { inspect } = require('node:util')
 const native = require('./binding.js')
 const { arrayBufferOf, byteLengthOf } = require('./buffers.js')
+const { PLACED, channels } = require('./channels.js')
 const { memoryError } = require('./errors.js')
 const { human } = require('./human.js')
 const { check, integer, invalid, outOfRange, schemas } = require('./options.js')
@@ -11,6 +12,8 @@ const { check, integer, invalid, outOfRange, schemas } = require('./options.js')
 /** Calls without arguments: what is asked and what is answered lies in the mailbox (`src/node/hot.rs`). */
 const hot = native.hotFunctions()
 const { allocate, free } = hot
+/** Their own names: on the fast path even a property costs. */
+const { allocate: taken, free: given } = channels
 const numbers = new Float64Array(hot.mailbox)
 const words = new Int32Array(hot.mailbox)
 /** How many warnings there have been in this process. */
@@ -80,7 +83,9 @@ class MemoryPool {
     if (!Number.isSafeInteger(size) || size < 1) integer('size', size, 1)
     this.#take(handle, size, CACHE_LINE)
     if (raised[0] !== this.#heard) this.#heard = this.#manager.listen()
-    return new MemoryBlock(ours, this.#manager, handle, size)
+    const block = new MemoryBlock(ours, this.#manager, handle, size)
+    if (taken.hasSubscribers) this.#manager.tell(taken, handle, block)
+    return block
   }
 
   allocateBuffer(size, options) {
@@ -92,7 +97,7 @@ class MemoryPool {
     if (movable) throw invalid('an ArrayBuffer cannot be movable', 'pool.allocate(size, { movable: true }) gives a block that is')
     if (size > MAX_LENGTH) throw tooLong(size, 'nothing was allocated')
     const allocate = () => native.allocateFromPool(handle, size, alignment, zeroed, tag)
-    return this.#manager.handedOut(this.#manager.insist(handle, allocate), handle)
+    return this.#manager.allocated(this.#manager.insist(handle, allocate, { size, tag }), handle)
   }
 
   deallocate(memory) {
@@ -109,8 +114,9 @@ class MemoryPool {
 
   reset() {
     const handle = this.#open()
-    this.#manager.detachAll(handle)
+    const tell = this.#manager.detachAll(handle)
     native.poolReset(handle)
+    tell()
   }
 
   trim() {
@@ -144,20 +150,25 @@ class MemoryPool {
     if (tag === undefined && !zeroed) {
       this.#take(handle, size, alignment)
       this.#heard = this.#manager.listen()
-      return new MemoryBlock(ours, this.#manager, handle, size)
+      const block = new MemoryBlock(ours, this.#manager, handle, size)
+      if (taken.hasSubscribers) this.#manager.tell(taken, handle, block)
+      return block
     }
     // What is cleared or counted by a tag is an allocation of its own, with its ArrayBuffer.
     if (size > MAX_LENGTH) throw tooLong(size, 'nothing was allocated')
-    const made = this.#manager.insist(handle, () => native.allocateFromPool(handle, size, alignment, zeroed, tag))
-    this.#manager.handedOut(made, handle)
-    return new MemoryBlock(ours, this.#manager, handle, size, made)
+    const allocate = () => native.allocateFromPool(handle, size, alignment, zeroed, tag)
+    const made = this.#manager.insist(handle, allocate, { size, tag })
+    this.#manager.handedOut(made, handle, PLACED)
+    const block = new MemoryBlock(ours, this.#manager, handle, size, made)
+    if (taken.hasSubscribers) this.#manager.tell(taken, handle, block, tag)
+    return block
   }
 
   #take(handle, size, alignment) {
     try {
       take(handle, size, alignment)
     } catch (refusal) {
-      this.#manager.rescue(handle, refusal, () => take(handle, size, alignment))
+      this.#manager.rescue(handle, refusal, () => take(handle, size, alignment), { size })
     }
   }
 
@@ -177,10 +188,11 @@ class MemoryPool {
     isPool = (value) => typeof value === 'object' && value !== null && #handle in value
     destroyPool = (pool, force) => {
       const handle = pool.#open()
-      if (force) pool.#manager.detachAll(handle)
+      const tell = force ? pool.#manager.detachAll(handle) : () => {}
       native.poolDestroy(handle, force)
       pool.#manager.forget(pool)
       pool.#handle = 0
+      tell()
     }
     handleOf = (pool) => pool.#handle
     endPool = (pool) => {
@@ -262,7 +274,7 @@ class MemoryBlock {
     if (this.#size > MAX_LENGTH) throw tooLong(this.#size, 'the block stays as it was')
     const exposed = this.#ask(native.poolExpose)
     this.#id = exposed[1]
-    this.#buffer = this.#manager.handedOut(exposed, this.#pool)
+    this.#buffer = this.#manager.handedOut(exposed, this.#pool, PLACED)
     if (this.#pins !== 0) native.pinAllocation(this.#id, true)
     return this.#buffer
   }
@@ -295,9 +307,14 @@ class MemoryBlock {
         hint: 'unpin it as often as it was pinned',
       })
     }
-    if (this.#buffer !== undefined) this.#manager.deallocate(this.#buffer)
-    else this.#give()
+    if (this.#buffer !== undefined) {
+      this.#manager.deallocate(this.#buffer)
+      this.#chunk = -1
+      return
+    }
+    this.#give()
     this.#chunk = -1
+    if (given.hasSubscribers) this.#manager.tell(given, this.#pool, this)
   }
 
   [inspect.custom](depth, options) {

@@ -13,6 +13,7 @@
 //! | `limits.rs` | limits, reservations, warnings |
 //! | `profile.rs` | what was recorded, and what lives |
 //! | `pressure.rs` | who is told that memory is short |
+//! | `replay.rs` | what pools would have made of a log |
 //! | `types.rs` | the objects that cross |
 //!
 //! Handles are numbers below 2^53, sizes are numbers, addresses are BigInts. `src/js/` has checked types and option
@@ -29,4 +30,5 @@ mod pools;
 mod pressure;
 mod profile;
 mod realm;
+mod replay;
 mod types;

@@ -4,7 +4,7 @@ use super::chunk::Chunk;
 use crate::error::{Error, ErrorCode, Result};
 use crate::memory::Memory;
 use crate::suballoc::{Fixed, LayoutError, SubAllocator, Tlsf};
-use crate::units::{human, MAX_SAFE_INTEGER};
+use crate::units::{align_up, human, MAX_SAFE_INTEGER};
 
 /// How a pool is laid out; bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,12 +25,14 @@ pub struct Layout {
 
 impl Layout {
     /// The unit of everything: a fixed block, or the alignment.
-    pub(super) fn granule(&self) -> u64 {
+    pub fn granule(&self) -> u64 {
         self.block.unwrap_or(self.alignment)
     }
 
     /// Sizes rounded up to whole granules, and sane.
-    pub(super) fn checked(self) -> Result<Self> {
+    ///
+    /// Errors: `ERR_OUT_OF_RANGE`.
+    pub fn checked(self) -> Result<Self> {
         let bad = |message: String| Err(Error::new(ErrorCode::OutOfRange, message));
         if !self.alignment.is_power_of_two() {
             return bad(format!("alignment is {}; it must be a power of two", self.alignment));
@@ -62,18 +64,39 @@ impl Layout {
         Ok(Self { chunk: layout.chunk.min(layout.max), ..layout })
     }
 
-    /// `capacity` bytes of `memory`, which may have been rounded up to pages.
-    pub(super) fn chunk(&self, memory: Memory, capacity: u64) -> Result<Chunk> {
-        let granule = self.granule();
+    /// The least that a chunk must have to serve a request which no chunk has room for; `None` beyond what a pool can ever
+    /// give.
+    pub fn least_chunk(&self, size: u64) -> Option<u64> {
+        // Its start is aligned to whatever a slice may ask for.
+        let needs = align_up(size, self.alignment)?;
+        let fits = needs <= self.max && self.block.is_none_or(|block| size <= block);
+        fits.then(|| self.block.unwrap_or(needs))
+    }
+
+    /// What a pool that has `reserved` bytes grows by where it needs `least`: a chunk, or what is left of its maximum;
+    /// `None` where less than `least` is.
+    pub fn growth(&self, reserved: u64, least: u64) -> Option<u64> {
+        let left = self.max.saturating_sub(reserved);
+        (least <= left).then(|| least.max(self.chunk.min(left)))
+    }
+
+    /// An empty arena of `capacity` bytes.
+    ///
+    /// Errors: `ERR_OUT_OF_RANGE`, `ERR_OUT_OF_MEMORY`.
+    pub fn arena(&self, capacity: u64) -> Result<Box<dyn SubAllocator>> {
         let arena: std::result::Result<Box<dyn SubAllocator>, LayoutError> = match self.block {
             Some(block) => Fixed::new(capacity, block).map(|arena| Box::new(arena) as _),
-            None => Tlsf::new(capacity, granule).map(|arena| Box::new(arena) as _),
+            None => Tlsf::new(capacity, self.granule()).map(|arena| Box::new(arena) as _),
         };
-        match arena {
-            Ok(arena) => Ok(Chunk::new(memory, arena)),
-            Err(error @ LayoutError::NoMemory) => Err(Error::new(ErrorCode::OutOfMemory, error.to_string())),
-            Err(error) => Err(Error::new(ErrorCode::OutOfRange, error.to_string())),
-        }
+        arena.map_err(|error| match error {
+            LayoutError::NoMemory => Error::new(ErrorCode::OutOfMemory, error.to_string()),
+            _ => Error::new(ErrorCode::OutOfRange, error.to_string()),
+        })
+    }
+
+    /// `capacity` bytes of `memory`, which may have been rounded up to pages.
+    pub(super) fn chunk(&self, memory: Memory, capacity: u64) -> Result<Chunk> {
+        Ok(Chunk::new(memory, self.arena(capacity)?))
     }
 }
 

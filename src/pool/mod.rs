@@ -29,7 +29,7 @@ use crate::memory::{MemoryKind, Source};
 use crate::profile::{Action, Recorder};
 use crate::suballoc::RegionId;
 use crate::sys::mapping::page_size;
-use crate::units::{align_up, human};
+use crate::units::human;
 use chunk::Chunk;
 pub use chunk::Extent;
 pub use compact::{Move, Moved, Pass, Spot};
@@ -431,11 +431,8 @@ impl Pool {
 
     /// The least that a chunk must have to serve a request which no chunk has room for.
     fn chunk_for(&self, size: u64) -> Result<u64> {
-        // Its start is aligned to whatever a slice may ask for.
-        let needs = align_up(size, self.layout.alignment);
-        let fits = |needs: &u64| *needs <= self.layout.max && self.layout.block.is_none_or(|block| size <= block);
-        if let Some(needs) = needs.filter(fits) {
-            return Ok(self.layout.block.unwrap_or(needs));
+        if let Some(least) = self.layout.least_chunk(size) {
+            return Ok(least);
         }
         let most = self.layout.block.unwrap_or(self.layout.max);
         let message = format!("{} is more than pool \"{}\" can ever give: {}", human(size), self.name(), human(most));
@@ -446,11 +443,9 @@ impl Pool {
     fn reserve(&self, least: u64, size: u64) -> Result<Reservation<'_>> {
         let mut state = self.state();
         state.alive(self.name())?;
-        let left = self.layout.max.saturating_sub(state.reserved);
-        if least > left {
+        let Some(bytes) = self.layout.growth(state.reserved, least) else {
             return Err(self.exhausted(&state, size));
-        }
-        let bytes = least.max(self.layout.chunk.min(left));
+        };
         state.reserved += bytes;
         Ok(Reservation { pool: self, bytes })
     }

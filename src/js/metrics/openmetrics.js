@@ -1,0 +1,57 @@
+'use strict'
+
+// Figures as text: OpenMetrics 1.0, or the older text format of Prometheus.
+//
+// The two differ in one thing that no text can have both ways: OpenMetrics names a counter's family without `_total`, Prometheus with it,
+// and a tool that expects the one sees a counter without type and help in the other.
+
+const { families, samplesOf } = require('./families.js')
+
+/**
+ * @param {object} usage what `getMemoryUsage` gives
+ * @param {object} device
+ * @param {object | null} profile what `getMemoryProfile` gives, while profiling
+ * @param {'openmetrics' | 'prometheus'} [format]
+ */
+function exposition(usage, device, profile, format = 'openmetrics') {
+  const lines = []
+  for (const family of families) {
+    const samples = samplesOf(family, { usage, device, profile })
+    if (samples.length === 0) continue
+    const { name, type, unit, help, labels } = family
+    const named = type === 'counter' && format === 'openmetrics' ? name.replace(/_total$/, '') : name
+    lines.push(`# TYPE ${named} ${type}`)
+    if (unit !== '') lines.push(`# UNIT ${named} ${unit}`)
+    lines.push(`# HELP ${named} ${escaped(help)}`)
+    for (const [value, values] of samples) {
+      const pairs = labels.map((label, i) => `${label}="${escaped(values[i])}"`)
+      if (type === 'histogram') lines.push(...histogram(name, pairs, value))
+      else lines.push(`${name}${braced(pairs)} ${number(value)}`)
+    }
+  }
+  return `${lines.join('\n')}\n# EOF\n`
+}
+
+function histogram(name, pairs, { count, sum, buckets }) {
+  return [
+    ...buckets.map(([bound, upTo]) => `${name}_bucket${braced([...pairs, `le="${bucketBound(bound)}"`])} ${number(upTo)}`),
+    `${name}_sum${braced(pairs)} ${number(sum)}`,
+    `${name}_count${braced(pairs)} ${number(count)}`,
+  ]
+}
+
+const braced = (pairs) => (pairs.length === 0 ? '' : `{${pairs.join(',')}}`)
+
+/** Half a surrogate pair has no UTF-8: it would make the whole text unreadable. */
+const escaped = (text) => text.toWellFormed().replace(/[\\"\n]/g, (letter) => (letter === '\n' ? '\\n' : `\\${letter}`))
+
+const number = (value) => (value === Infinity ? '+Inf' : String(value))
+
+/** Bounds are labels, so that one has one spelling: that of Go, which is what scrapers compare with. */
+function bucketBound(bound) {
+  if (bound === Infinity) return '+Inf'
+  const text = bound >= 1e-4 && bound < 1e21 ? String(bound) : bound.toExponential().replace(/e([+-])(\d)$/, 'e$10$2')
+  return /[.e]/.test(text) ? text : `${text}.0`
+}
+
+module.exports = { exposition }

@@ -1,0 +1,57 @@
+'use strict'
+
+// `@rkllmjs/memory/opentelemetry`: a manager's figures as observable instruments, read when they are collected.
+
+const { version } = require('../../../package.json')
+const { check, invalid, shown } = require('../options.js')
+const { PREFIX, families, samplesOf } = require('./families.js')
+const { readerOf } = require('./reader.js')
+
+/** Units are those of UCUM. */
+const UNITS = { bytes: 'By', ratio: '1', seconds: 's', '': undefined }
+
+function registerMetrics(target, manager, options) {
+  const read = readerOf(manager)
+  const { attributes = {} } = check('registerMetrics', options, schema)
+  const meter = meterOf(target)
+  const instruments = new Map()
+  for (const family of families) {
+    // OpenTelemetry has no histogram that somebody else has observed.
+    if (family.type === 'histogram') continue
+    const create = family.type === 'counter' ? 'createObservableCounter' : 'createObservableGauge'
+    instruments.set(family, meter[create](nameOf(family), { description: family.help, unit: UNITS[family.unit] }))
+  }
+  const observed = [...instruments.values()]
+  const observe = (result) => {
+    const from = read()
+    if (from === null) return
+    for (const [family, instrument] of instruments) {
+      for (const [value, values] of samplesOf(family, from)) {
+        const own = Object.fromEntries(family.labels.map((label, i) => [label, values[i]]))
+        result.observe(instrument, value, { ...attributes, ...own })
+      }
+    }
+  }
+  meter.addBatchObservableCallback(observe, observed)
+  return function unregister() {
+    meter.removeBatchObservableCallback(observe, observed)
+  }
+}
+
+const schema = {
+  attributes: (name, value) => {
+    if (typeof value === 'object' && value !== null && !Array.isArray(value)) return { ...value }
+    throw invalid(`${name} must be an object, not ${shown(value)}`)
+  },
+}
+
+/** Without unit and `_total`, which exporters to Prometheus add: there it has the same name as in `metrics()`. */
+const nameOf = ({ name, unit }) => `rkllm.memory.${name.slice(PREFIX.length).replace(new RegExp(`(_${unit || 'total'}|_total)$`), '')}`
+
+function meterOf(target) {
+  const meter = typeof target?.getMeter === 'function' ? target.getMeter('@rkllmjs/memory', version) : target
+  if (typeof meter?.addBatchObservableCallback === 'function' && typeof meter.createObservableGauge === 'function') return meter
+  throw invalid(`registerMetrics needs a Meter or a MeterProvider of OpenTelemetry, not ${shown(target)}`)
+}
+
+module.exports = { registerMetrics }

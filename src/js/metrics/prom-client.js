@@ -1,0 +1,88 @@
+'use strict'
+
+// `@rkllmjs/memory/prom-client`: a manager's figures in a registry of prom-client, read when it is scraped.
+
+const { memoryError } = require('../errors.js')
+const { check, invalid, shown } = require('../options.js')
+const { PREFIX, families, samplesOf } = require('./families.js')
+const { readerOf } = require('./reader.js')
+
+function registerMetrics(target, manager, options) {
+  const read = readerOf(manager)
+  const { prefix = PREFIX, registry: chosen } = check('registerMetrics', options, schema)
+  const { client, registry } = libraryOf(target, chosen)
+  const named = families.map((family) => ({ ...family, name: prefix + family.name.slice(PREFIX.length) }))
+  const taken = named.find(({ name }) => registry.getSingleMetric(name) !== undefined)
+  if (taken !== undefined) {
+    throw memoryError('ERR_UNSUPPORTED', `this registry has a metric ${JSON.stringify(taken.name)} already`, {
+      hint: 'give each manager a prefix of its own, or call what registerMetrics returned before',
+    })
+  }
+  const metrics = named.map((family) => [family.name, metricOf(client, registry, family, read)])
+  return function unregister() {
+    // What somebody has registered under the same name since is not ours.
+    for (const [name, metric] of metrics) if (registry.getSingleMetric(name) === metric) registry.removeSingleMetric(name)
+  }
+}
+
+const schema = {
+  prefix: (name, value) => {
+    if (typeof value === 'string' && /^[a-zA-Z_:][\w:]*$/.test(value)) return value
+    throw invalid(`${name} is ${shown(value)}; it must be letters, digits and _, and begin with no digit`)
+  },
+  registry: (name, value) => {
+    if (isRegistry(value)) return value
+    throw invalid(`${name} must be a Registry of prom-client, not ${shown(value)}`)
+  },
+}
+
+const isRegistry = (value) => typeof value?.registerMetric === 'function' && typeof value.getSingleMetric === 'function'
+
+/** `target` is the module, whose default registry it is then, or a registry. */
+function libraryOf(target, chosen) {
+  const client = [target, target?.default].find((module) => typeof module?.Gauge === 'function' && typeof module.Counter === 'function')
+  if (client !== undefined) return { client, registry: chosen ?? client.register }
+  if (!isRegistry(target)) throw invalid(`registerMetrics needs prom-client, or a Registry of it, not ${shown(target)}`)
+  try {
+    return { client: require('prom-client'), registry: chosen ?? target }
+  } catch (cause) {
+    const hint = 'pass the module itself: registerMetrics(require("prom-client"), manager, { registry })'
+    throw memoryError('ERR_UNSUPPORTED', 'prom-client is not found from here', { hint }, { cause })
+  }
+}
+
+function metricOf(client, registry, family, read) {
+  const { name, type, help, labels, bounds } = family
+  const samples = () => {
+    const from = read()
+    return from === null ? [] : samplesOf(family, from)
+  }
+  const config = { name, help, labelNames: labels, registers: [registry] }
+  if (type === 'histogram') return histogramOf(new client.Histogram({ ...config, buckets: bounds }), samples)
+  const [Metric, put] = type === 'counter' ? [client.Counter, 'inc'] : [client.Gauge, 'set']
+  return new Metric({
+    ...config,
+    collect() {
+      this.reset()
+      // A reset metric without labels is 0, which is not what an unknown figure is.
+      if (labels.length === 0) this.remove()
+      for (const [value, values] of samples()) this[put](Object.fromEntries(labels.map((label, i) => [label, values[i]])), value)
+    },
+  })
+}
+
+/** prom-client's histograms can only be observed into; this one says what another has observed. */
+function histogramOf(metric, samples) {
+  const { name, help } = metric
+  metric.get = metric.getForPromString = async () => {
+    const values = samples().flatMap(([{ count, sum, buckets }]) => [
+      ...buckets.map(([le, value]) => ({ labels: { le: le === Infinity ? '+Inf' : le }, value, metricName: `${name}_bucket` })),
+      { labels: {}, value: sum, metricName: `${name}_sum` },
+      { labels: {}, value: count, metricName: `${name}_count` },
+    ])
+    return { name, help, type: 'histogram', values, aggregator: metric.aggregator }
+  }
+  return metric
+}
+
+module.exports = { registerMetrics }
