@@ -6,7 +6,7 @@ const { version } = require('./package.json')
 const copies = Symbol.for(`@rkllmjs/memory ${version}`)
 if (globalThis[copies] === undefined) Object.defineProperty(globalThis, copies, { value: load(), configurable: true })
 
-const { MemoryManager, MemoryPool, MemoryBlock, MemoryError, DmaBufInbox, probeDevices, sendDmaBuf, closeDmaBuf } = globalThis[copies]
+const { MemoryManager, MemoryPool, MemoryBlock, MemoryError, DmaBufInbox, probeDevices, sendDmaBuf, closeDmaBuf, diffSnapshots } = globalThis[copies]
 
 function load() {
   return {
@@ -15,8 +15,9 @@ function load() {
     ...require('./src/js/pool.js'),
     ...require('./src/js/devices.js'),
     ...require('./src/js/inbox.js'),
+    ...require('./src/js/report/diff.js'),
   }
 }
 
 // Spelt out: this is how `import { MemoryManager }` finds the names.
-module.exports = { MemoryManager, MemoryPool, MemoryBlock, MemoryError, DmaBufInbox, probeDevices, sendDmaBuf, closeDmaBuf }
+module.exports = { MemoryManager, MemoryPool, MemoryBlock, MemoryError, DmaBufInbox, probeDevices, sendDmaBuf, closeDmaBuf, diffSnapshots }

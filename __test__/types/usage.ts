@@ -2,7 +2,7 @@
 
 import memory = require('../../index.js')
 import { closeDmaBuf, DmaBufInbox, MemoryError, MemoryManager, probeDevices, sendDmaBuf } from '../../index.js'
-import type { BufferInfo, MemoryErrorCode, SharedBufferToken } from '../../index.js'
+import type { BufferInfo, MemoryErrorCode, MemorySnapshot, SharedBufferToken, SnapshotDiff } from '../../index.js'
 
 export async function acrossProcesses(fd: number): Promise<void> {
   const inbox = new DmaBufInbox('/run/app/frames')
@@ -54,6 +54,11 @@ export function right(): void {
     const largest: number | undefined = error.largestFree
     void [code, largest]
   }
+}
+
+export function whatGrew(a: MemorySnapshot, b: MemorySnapshot): string[] {
+  const diff: SnapshotDiff = memory.diffSnapshots(a, b)
+  return diff.byTag.filter(({ growth }) => growth > 0).map(({ tag, growth }) => `${tag ?? 'untagged'}: ${growth}`)
 }
 
 export function wrong(manager: MemoryManager, buffer: ArrayBuffer): void {

@@ -24,7 +24,7 @@ function card(name, extra, value, exact, meter, of) {
 /** A bar of `used` in `total`, with a mark where the peak was. */
 function meter(used, total, peak, shade) {
   const share = (part) => `${total > 0 ? Math.min(100, (part / total) * 100) : 0}%`
-  const mark = peak === null ? null : el('b', { style: { left: `min(${share(peak)}, 100% - 2px)` } })
+  const mark = !peak ? null : el('b', { style: { left: `min(${share(peak)}, 100% - 2px)` } })
   return el('div', { class: 'meter', style: { '--colour': `var(--${shade})` } }, used > 0 ? el('i', { style: { width: share(used) } }) : null, mark)
 }
 

@@ -123,7 +123,7 @@ function drawPools() {
           figure('largest free', bytes(pool.largestFree)),
           figure('peak', bytes(pool.peakAllocated)),
           figure('failed', count(pool.failedAllocations)),
-          el('span', { 'data-fragmentation': pool.fragmentation }, 'fragmentation ', el('b', {}, percent(pool.fragmentation))),
+          el('span', { 'data-fragmentation': pool.fragmentation, class: pool.fragmentation > 0.5 && 'high' }, 'fragmentation ', el('b', {}, percent(pool.fragmentation))),
         ),
         maps,
         more > 0 ? button : null,

@@ -63,8 +63,8 @@ a { color: inherit; }
 .chart canvas { display: block; width: 100%; height: 240px; border-radius: 6px; }
 .pool { padding: 14px 0 4px; border-top: 1px solid var(--line); } .pool:first-child { border-top: 0; padding-top: 0; }
 .pool-head { display: flex; flex-wrap: wrap; gap: 2px 14px; align-items: baseline; margin-bottom: 4px; }
-.figures { display: flex; flex-wrap: wrap; gap: 2px 18px; color: var(--soft); font-size: 13px; margin-bottom: 10px; } .figures b { color: var(--text); font-weight: 600; }
-.map { margin-bottom: 10px; } .map canvas { display: block; width: 100%; border-radius: 4px; background: var(--free); cursor: crosshair; }
+.figures { display: flex; flex-wrap: wrap; gap: 2px 18px; color: var(--soft); font-size: 13px; margin-bottom: 10px; } .figures b { color: var(--text); font-weight: 600; } .figures .high b { color: var(--bad); }
+.map { margin-bottom: 10px; } .map canvas { display: block; width: 100%; border-radius: 4px; cursor: crosshair; }
 .map figcaption { color: var(--soft); font-size: 12px; margin-bottom: 3px; } figure { margin: 0; }
 .tools { display: flex; flex-wrap: wrap; gap: 8px 10px; align-items: center; margin-bottom: 12px; }
 .search { flex: 1 1 220px; max-width: 380px; } .search input { width: 100%; font: inherit; font-size: 13px; padding: 5px 10px; color: var(--text); background: var(--panel); border: 1px solid var(--strong); border-radius: 7px; }
@@ -76,7 +76,7 @@ a { color: inherit; }
 #flame button { position: absolute; height: 20px; font: 12px/18px var(--mono); text-align: left; padding: 0 5px; border: 0; border-right: 1px solid var(--panel); border-bottom: 1px solid var(--panel);
   border-radius: 3px; color: #14161b; overflow: hidden; white-space: nowrap; text-overflow: ellipsis; cursor: pointer; }
 #flame button:hover, #flame button:focus-visible { filter: brightness(1.08); outline-offset: -2px; } #flame button.dim { opacity: .28; }
-.detail-line { min-height: 21px; margin-top: 8px; font: 12.5px/1.6 var(--mono); color: var(--soft); overflow-wrap: anywhere; }
+.detail-line:empty { display: none; } .detail-line { min-height: 21px; margin-top: 8px; font: 12.5px/1.6 var(--mono); color: var(--soft); overflow-wrap: anywhere; }
 .table { border: 1px solid var(--line); border-radius: 8px; overflow: hidden; font-size: 13px; }
 .table .tr { display: grid; grid-template-columns: var(--columns); align-items: center; }
 .table .thead { background: var(--sunk); border-bottom: 1px solid var(--line); padding-right: var(--bar, 0px); }
@@ -103,7 +103,7 @@ pre { margin: 12px 0 0; font: 12px/1.6 var(--mono); white-space: pre-wrap; overf
 footer { color: var(--soft); font-size: 12.5px; padding: 8px 0 36px; }
 @media (max-width: 900px) { .cards { grid-template-columns: repeat(2, minmax(0, 1fr)); } .bar nav { display: none; } .bar .button { margin-left: auto; } .spreads { grid-template-columns: 1fr; } }
 @media (max-width: 560px) { .wrap { padding: 0 12px; } .panel { padding: 14px 14px 16px; } .cards { gap: 10px; margin-bottom: 10px; } .card { padding: 11px 12px; } .card .value { font-size: 19px; } .card .of { font-size: 12px; }
-  .bars .row { grid-template-columns: minmax(70px, 1fr) 1.2fr 70px; } .bars .row > :last-child { display: none; } .search { max-width: none; flex-basis: 100%; } .panel { margin-bottom: 10px; } }
+  .bars .row { grid-template-columns: minmax(70px, 1fr) 1.2fr 70px; } .bars .row > :last-child { display: none; } .search { max-width: none; flex-basis: 100%; } .panel { margin-bottom: 10px; } .td { padding: 0 8px; } .table .th button, .table .th > span { padding: 7px 8px; } }
 @media print { .top { position: static; } .tools, nav, #theme { display: none; } }
 `
 
