@@ -72,6 +72,7 @@ function drawFlame() {
       bar.addEventListener('click', () => {
         zoom = node
         draw()
+        $('flame').children[node.depth].focus({ preventScroll: true })
       })
       for (const event of ['pointerenter', 'focus']) bar.addEventListener(event, () => ($('flame-detail').textContent = label))
       bars.push(bar)

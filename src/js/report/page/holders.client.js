@@ -33,11 +33,11 @@ function holderDetail(held, row) {
 }
 
 const HOLDER_COLUMNS = [
-  { key: 'size', label: 'Size', width: 'minmax(84px, 104px)', end: true },
-  { key: 'tag', label: 'Tag', width: 'minmax(84px, 1.4fr)' },
+  { key: 'size', label: 'Size', width: '104px', narrow: '86px', end: true },
+  { key: 'tag', label: 'Tag', width: 'minmax(60px, 1.4fr)' },
   { key: 'kind', label: 'Kind', width: '84px', wide: true },
   { key: 'pool', label: 'Pool', width: 'minmax(90px, 1fr)', wide: true },
-  { key: 'age', label: 'Age', width: 'minmax(92px, 118px)', end: true },
+  { key: 'age', label: 'Age', width: '118px', narrow: '104px', end: true },
   { key: 'id', label: 'Id', width: '160px', end: true, mono: true, wide: true },
 ]
 

@@ -103,7 +103,8 @@ pre { margin: 12px 0 0; font: 12px/1.6 var(--mono); white-space: pre-wrap; overf
 footer { color: var(--soft); font-size: 12.5px; padding: 8px 0 36px; }
 @media (max-width: 900px) { .cards { grid-template-columns: repeat(2, minmax(0, 1fr)); } .bar nav { display: none; } .bar .button { margin-left: auto; } .spreads { grid-template-columns: 1fr; } }
 @media (max-width: 560px) { .wrap { padding: 0 12px; } .panel { padding: 14px 14px 16px; } .cards { gap: 10px; margin-bottom: 10px; } .card { padding: 11px 12px; } .card .value { font-size: 19px; } .card .of { font-size: 12px; }
-  .bars .row { grid-template-columns: minmax(70px, 1fr) 1.2fr 70px; } .bars .row > :last-child { display: none; } .search { max-width: none; flex-basis: 100%; } .panel { margin-bottom: 10px; } .td { padding: 0 8px; } .table .th button, .table .th > span { padding: 7px 8px; } }
+  .bars .row { grid-template-columns: minmax(70px, 1fr) 1.2fr 70px; } .bars .row > :last-child { display: none; } .search { max-width: none; flex-basis: 100%; } .panel { margin-bottom: 10px; } .bar { gap: 8px; } .brand { gap: 8px; min-width: 0; } .brand h1 { overflow: hidden; text-overflow: ellipsis; } .badge { padding: 2px 8px; font-size: 11.5px; } .switch { gap: 5px; } .switch button, .switch button:first-child, .switch button:last-child { border-radius: 7px; margin: 0; padding: 3px 9px; }
+  .td { padding: 0 8px; } .table .th button, .table .th > span { padding: 7px 8px; } }
 @media print { .top { position: static; } .tools, nav, #theme { display: none; } }
 `
 

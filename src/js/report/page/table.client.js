@@ -15,12 +15,13 @@ function table({ label, columns, cells, onSort, onPick, rows: most }) {
   const body = el('div', { class: 'body', role: 'rowgroup' })
   const scroll = el('div', { class: 'scroll', tabindex: 0, role: 'presentation', 'aria-label': `${label}: rows` }, body)
   const root = el('div', { class: `table${onPick ? ' pick' : ''}`, role: 'grid', 'aria-label': label }, el('div', { role: 'rowgroup' }, head), scroll)
-  const shownColumns = () => columns.filter(({ wide }) => !wide || root.clientWidth >= NARROW)
+  const isNarrow = () => root.clientWidth < NARROW
+  const shownColumns = () => columns.filter(({ wide }) => !wide || !isNarrow())
   let sorted = null
 
   function drawHead() {
     const shown = shownColumns()
-    root.style.setProperty('--columns', shown.map(({ width }) => width).join(' '))
+    root.style.setProperty('--columns', shown.map(({ width, narrow }) => (isNarrow() && narrow) || width).join(' '))
     const headings = shown.map(({ key, label, end }) => {
       const content = onSort ? el('button', { type: 'button', 'data-sort': key, onclick: () => onSort(key) }, label) : el('span', {}, label)
       const direction = sorted?.key === key ? (sorted.descending ? 'descending' : 'ascending') : null
