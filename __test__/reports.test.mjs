@@ -42,8 +42,13 @@ async function written(t, name, source = FULL) {
 
 /** Asserts that the promise is refused with a MemoryError of that code; gives it. */
 async function rejects(promise, code) {
-  const error = await promise.then(() => assert.fail(`expected ${code}`), (error) => error)
-  return refuses(() => { throw error }, code)
+  const error = await promise.then(
+    () => assert.fail(`expected ${code}`),
+    (error) => error,
+  )
+  return refuses(() => {
+    throw error
+  }, code)
 }
 
 test('every format is written whole, over what was there, and nothing else is left', async (t) => {
@@ -60,13 +65,20 @@ test('a format asks only for what it needs, and a bad path for nothing', async (
   const path = directory(t)
   const asked = []
   const source = Object.fromEntries(Object.entries(sourceOf(FULL)).map(([name, ask]) => [name, () => (asked.push(name), ask())]))
-  for (const [extension, needs] of [['.prom', ['metrics']], ['.csv', ['profile']], ['.pb.gz', ['profile']], ['.trace.json', ['profile']], ['.JSON', ['snapshot', 'profile']]]) {
+  for (const [extension, needs] of [
+    ['.prom', ['metrics']],
+    ['.csv', ['profile']],
+    ['.pb.gz', ['profile']],
+    ['.trace.json', ['profile']],
+    ['.JSON', ['snapshot', 'profile']],
+  ]) {
     asked.length = 0
     await writeReport(join(path, `report${extension}`), source)
     assert.deepEqual(asked, needs, extension)
   }
   asked.length = 0
-  for (const bad of [undefined, null, 7, {}, ['a.json'], '', 'a\0.json']) await rejects(writeReport(bad, source), 'ERR_INVALID_ARG_TYPE')
+  for (const bad of [undefined, null, 7, {}, ['a.json'], '', 'a\0.json'])
+    await rejects(writeReport(bad, source), 'ERR_INVALID_ARG_TYPE')
   for (const unknown of ['report', 'report.txt', 'report.jsonl', 'html', '.gz']) {
     const { hint, message } = await rejects(writeReport(unknown, source), 'ERR_OUT_OF_RANGE')
     for (const extension of REPORT_FORMATS) assert.ok(hint.includes(extension), hint)
@@ -91,7 +103,12 @@ test('a report that fails leaves the old file, and passes the error on', async (
   const path = join(directory(t), 'report.json')
   writeFileSync(path, 'old')
   const failure = new MemoryError('disposed', { code: 'ERR_MANAGER_DISPOSED' })
-  const source = { ...sourceOf(FULL), profile: () => { throw failure } }
+  const source = {
+    ...sourceOf(FULL),
+    profile: () => {
+      throw failure
+    },
+  }
   await assert.rejects(writeReport(path, source), (error) => error === failure)
   assert.equal(readFileSync(path, 'utf8'), 'old')
 })
@@ -119,7 +136,10 @@ test('.json: as the published schema says, with addresses as text', async (t) =>
     const parsed = JSON.parse(await written(t, 'report.json', source))
     assert.ok(validate(parsed), JSON.stringify(validate.errors))
     const addresses = source.snapshot.buffers.map(({ address }) => `0x${address.toString(16)}`)
-    assert.deepEqual(parsed.snapshot.buffers.map(({ address }) => address), addresses)
+    assert.deepEqual(
+      parsed.snapshot.buffers.map(({ address }) => address),
+      addresses,
+    )
     assert.deepEqual(parsed.profile.callSites, source.profile.callSites)
   }
   const wrong = JSON.parse(await written(t, 'report.json'))
@@ -141,7 +161,10 @@ test('.csv: read back, every event is what it was', async (t) => {
 })
 
 test('.csv: what RMM replays gives back just what it took', async (t) => {
-  const rows = String(await written(t, 'report.csv')).trimEnd().split('\n').slice(1)
+  const rows = String(await written(t, 'report.csv'))
+    .trimEnd()
+    .split('\n')
+    .slice(1)
   const live = new Map()
   for (const [at, row] of rows.entries()) {
     // The first six columns hold no quotes: this is what RMM's tools read of a row.
@@ -158,14 +181,22 @@ test('.csv: what RMM replays gives back just what it took', async (t) => {
     assert.equal(action, { allocate: 'allocate', free: 'free', collect: 'free' }[type] ?? 'allocate failure')
   }
   // The allocation fell out of the ring: nothing to give back.
-  const orphan = { ...nothing().profile, events: [{ type: 'free', timeUs: 5, id: 9, kind: 'npu', size: 64, tag: '', pool: null }] }
+  const orphan = {
+    ...nothing().profile,
+    events: [{ type: 'free', timeUs: 5, id: 9, kind: 'npu', size: 64, tag: '', pool: null }],
+  }
   const [, row] = String(await written(t, 'report.csv', { ...FULL, profile: { ...orphan, startedAt: 0 } })).split('\n')
   assert.equal(row, '0,00:00:00.000005,allocate failure,0x9,64,0,free,5,npu,"",,9')
 })
 
 test('.csv: logs of RMM itself, and bad ones by their line', () => {
   const header = 'Thread,Time,Action,Pointer,Size,Stream'
-  const log = [header, '1979932,23:59:59.900000,allocate,0x30a000000,1024,0x2', '7,23:59:59:999999,allocate failure,(nil),999,0', '1979932,00:00:00.100000,free,0x30a000000,1024,0x2']
+  const log = [
+    header,
+    '1979932,23:59:59.900000,allocate,0x30a000000,1024,0x2',
+    '7,23:59:59:999999,allocate failure,(nil),999,0',
+    '1979932,00:00:00.100000,free,0x30a000000,1024,0x2',
+  ]
   const rest = { kind: 'npu', tag: null, pool: null }
   assert.deepEqual(parseEventLog(log.join('\n')), [
     { type: 'allocate', timeUs: 0, id: 0x30a000000, size: 1024, thread: 1979932, ...rest },
@@ -202,7 +233,15 @@ test('.pb.gz: pprof reads every call site, its frames, values and tag', async (t
   const { stringTable, ...decoded } = Profile.decode(gunzipSync(await written(t, 'report.pb.gz')))
   const text = (at) => stringTable.strings[Number(at)]
   assert.equal(text(0), '')
-  assert.deepEqual(decoded.sampleType.map(({ type, unit }) => [text(type), text(unit)]), [['inuse_space', 'bytes'], ['inuse_objects', 'count'], ['alloc_space', 'bytes'], ['alloc_objects', 'count']])
+  assert.deepEqual(
+    decoded.sampleType.map(({ type, unit }) => [text(type), text(unit)]),
+    [
+      ['inuse_space', 'bytes'],
+      ['inuse_objects', 'count'],
+      ['alloc_space', 'bytes'],
+      ['alloc_objects', 'count'],
+    ],
+  )
   const functions = new Map(decoded.function.map((each) => [Number(each.id), each]))
   const locations = new Map(decoded.location.map((each) => [Number(each.id), each]))
   const sites = decoded.sample.map(({ locationId, value, label }) => {
@@ -216,18 +255,45 @@ test('.pb.gz: pprof reads every call site, its frames, values and tag', async (t
     return { stack: frames.join('\n'), tag, liveBytes, liveCount, totalBytes, totalCount }
   })
   assert.deepEqual(sites, profile.callSites)
-  assert.deepEqual([text(decoded.periodType.type), Number(decoded.period), text(decoded.defaultSampleType)], ['space', 524_288, 'inuse_space'])
+  assert.deepEqual(
+    [text(decoded.periodType.type), Number(decoded.period), text(decoded.defaultSampleType)],
+    ['space', 524_288, 'inuse_space'],
+  )
   assert.equal(Number(decoded.timeNanos / 1_000_000n), profile.startedAt)
   assert.equal(Number(decoded.durationNanos), 36e9)
 })
 
 test('.pb.gz: stacks of all kinds, and figures beyond 32 bits', async (t) => {
-  const stacks = ['at new Foo (file:///a%20b/c.mjs:1:2)', 'at async /x/y.js:3:4\nat node:internal/main:10:11', 'at Array.map (<anonymous>)', '(other call sites)', '', 'at eval (eval at f (/e.js:5:6), <anonymous>:7:8)']
-  const callSites = stacks.map((stack) => ({ stack, tag: null, liveBytes: 2 ** 45 + 0.4, liveCount: 0, totalBytes: 2 ** 53 - 1, totalCount: 1 }))
-  const { stringTable, ...decoded } = Profile.decode(gunzipSync(await written(t, 'r.pb.gz', { ...FULL, profile: { ...profile, callSites } })))
+  const stacks = [
+    'at new Foo (file:///a%20b/c.mjs:1:2)',
+    'at async /x/y.js:3:4\nat node:internal/main:10:11',
+    'at Array.map (<anonymous>)',
+    '(other call sites)',
+    '',
+    'at eval (eval at f (/e.js:5:6), <anonymous>:7:8)',
+  ]
+  const callSites = stacks.map((stack) => ({
+    stack,
+    tag: null,
+    liveBytes: 2 ** 45 + 0.4,
+    liveCount: 0,
+    totalBytes: 2 ** 53 - 1,
+    totalCount: 1,
+  }))
+  const { stringTable, ...decoded } = Profile.decode(
+    gunzipSync(await written(t, 'r.pb.gz', { ...FULL, profile: { ...profile, callSites } })),
+  )
   const text = (at) => stringTable.strings[Number(at)]
   const named = decoded.function.map(({ name, filename }) => `${text(name)} ${text(filename)}`)
-  const expected = ['new Foo /a%20b/c.mjs', '(anonymous) /x/y.js', '(anonymous) node:internal/main', 'Array.map <anonymous>', '(other call sites) ', '(unknown) ', 'eval eval at f (/e.js:5:6), <anonymous>']
+  const expected = [
+    'new Foo /a%20b/c.mjs',
+    '(anonymous) /x/y.js',
+    '(anonymous) node:internal/main',
+    'Array.map <anonymous>',
+    '(other call sites) ',
+    '(unknown) ',
+    'eval eval at f (/e.js:5:6), <anonymous>',
+  ]
   assert.deepEqual(named, expected)
   assert.deepEqual(decoded.sample[0].value.map(Number), [2 ** 45, 0, 2 ** 53 - 1, 1])
 })
@@ -246,7 +312,12 @@ test('.trace.json: counters, lives that begin and end in order, names', async (t
   assert.equal(otherData.droppedEvents, 120)
   const of = (phase) => traceEvents.filter(({ ph }) => ph === phase)
   assert.equal(of('C').length, profile.timeline.length * 3)
-  assert.deepEqual(of('C').filter(({ name }) => name === 'NPU used').map(({ ts, args }) => [ts, args.bytes]), profile.timeline.map(({ timeMs, npuUsed }) => [timeMs * 1000, npuUsed]))
+  assert.deepEqual(
+    of('C')
+      .filter(({ name }) => name === 'NPU used')
+      .map(({ ts, args }) => [ts, args.bytes]),
+    profile.timeline.map(({ timeMs, npuUsed }) => [timeMs * 1000, npuUsed]),
+  )
   const count = (...types) => profile.events.filter(({ type }) => types.includes(type)).length
   assert.equal(of('b').length, count('allocate'))
   assert.equal(of('e').length, count('free', 'collect'))
@@ -259,7 +330,8 @@ test('.trace.json: counters, lives that begin and end in order, names', async (t
     begun.delete(id)
   }
   assert.deepEqual([...new Set(of('M').map(({ name }) => name))], ['process_name', 'thread_name'])
-  for (const event of traceEvents) assert.ok(Number.isInteger(event.pid) && Number.isInteger(event.tid) && (event.ph === 'M' || event.ts >= 0))
+  for (const event of traceEvents)
+    assert.ok(Number.isInteger(event.pid) && Number.isInteger(event.tid) && (event.ph === 'M' || event.ts >= 0))
 })
 
 test('.trace.json: an id that is given again is another life', async (t) => {
@@ -267,7 +339,12 @@ test('.trace.json: an id that is given again is another life', async (t) => {
   const events = ['free', 'allocate', 'free', 'allocate'].map((type, timeUs) => ({ ...event, type, timeUs }))
   const { traceEvents } = JSON.parse(await written(t, 'r.trace.json', { ...FULL, profile: { ...profile, events, timeline: [] } }))
   const lives = traceEvents.filter(({ ph }) => ph !== 'M').map(({ ph, id }) => [ph, id])
-  assert.deepEqual(lives, [['i', undefined], ['b', '0x1'], ['e', '0x1'], ['b', '0x2']])
+  assert.deepEqual(lives, [
+    ['i', undefined],
+    ['b', '0x1'],
+    ['e', '0x1'],
+    ['b', '0x2'],
+  ])
 })
 
 test('.html: one file that loads nothing, and names stay names', async (t) => {
@@ -281,17 +358,41 @@ test('.html: one file that loads nothing, and names stay names', async (t) => {
   assert.doesNotMatch(policy, /unsafe|http|\*/)
   const embedded = JSON.parse(/<script type="application\/json" id="data">(.*?)<\/script>/s.exec(html)[1])
   assert.ok(embedded.strings.includes(HOSTILE))
-  const blocks = snapshot.pools.flatMap(({ chunkMaps }) => chunkMaps.flatMap(({ blocks }) => blocks.filter(({ id }) => id !== null)))
+  const blocks = snapshot.pools.flatMap(({ chunkMaps }) =>
+    chunkMaps.flatMap(({ blocks }) => blocks.filter(({ id }) => id !== null)),
+  )
   assert.equal(embedded.holders.id.length, snapshot.buffers.length + blocks.length)
 })
 
 test('diffSnapshots names what grew, by tag, place, pool and kind', () => {
-  const buffer = (id, size, tag, stack = null, pool = null, kind = 'npu') => ({ ...snapshot.buffers[0], id, size, tag, stack, pool, kind })
+  const buffer = (id, size, tag, stack = null, pool = null, kind = 'npu') => ({
+    ...snapshot.buffers[0],
+    id,
+    size,
+    tag,
+    stack,
+    pool,
+    kind,
+  })
   const base = { ...snapshot, pools: [] }
-  const a = { ...base, takenAt: 1000, buffers: [buffer(1, 100, 'kv', STACKS[0]), buffer(2, 50, null), buffer(3, 70, 'logits', null, null, 'system')] }
+  const a = {
+    ...base,
+    takenAt: 1000,
+    buffers: [buffer(1, 100, 'kv', STACKS[0]), buffer(2, 50, null), buffer(3, 70, 'logits', null, null, 'system')],
+  }
   const block = { offset: 0, size: 30, id: 9, tag: 'kv', stack: STACKS[0] }
-  const pool = { ...snapshot.pools[0], name: 'p', chunkMaps: [{ size: 64, blocks: [block, { offset: 30, size: 34, id: null, tag: null }] }] }
-  const b = { ...base, takenAt: 4000, stats: { ...base.stats, npuUsed: base.stats.npuUsed + 4096 }, pools: [pool], buffers: [a.buffers[0], a.buffers[1], buffer(4, 500, 'kv', STACKS[0]), buffer(5, 5, 'new', STACKS[1])] }
+  const pool = {
+    ...snapshot.pools[0],
+    name: 'p',
+    chunkMaps: [{ size: 64, blocks: [block, { offset: 30, size: 34, id: null, tag: null }] }],
+  }
+  const b = {
+    ...base,
+    takenAt: 4000,
+    stats: { ...base.stats, npuUsed: base.stats.npuUsed + 4096 },
+    pools: [pool],
+    buffers: [a.buffers[0], a.buffers[1], buffer(4, 500, 'kv', STACKS[0]), buffer(5, 5, 'new', STACKS[1])],
+  }
   const diff = diffSnapshots(a, b)
   assert.equal(diff.elapsedMs, 3000)
   assert.equal(diff.npuUsed, 4096)
@@ -301,18 +402,44 @@ test('diffSnapshots names what grew, by tag, place, pool and kind', () => {
     { tag: null, before: 50, after: 50, growth: 0, countBefore: 1, countAfter: 1 },
     { tag: 'logits', before: 70, after: 0, growth: -70, countBefore: 1, countAfter: 0 },
   ])
-  assert.deepEqual(diff.bySite.map(({ stack, growth }) => [stack, growth]), [[STACKS[0], 530], [STACKS[1], 5], [null, -70]])
-  assert.deepEqual(diff.byPool.map(({ pool, growth }) => [pool, growth]), [[null, 435], ['p', 30]])
-  assert.deepEqual(diff.byKind.map(({ kind, growth }) => [kind, growth]), [['npu', 535], ['system', -70]])
-  assert.deepEqual(diff.added.map(({ id }) => id), [4, 9, 5])
-  assert.deepEqual(diff.gone.map(({ id }) => id), [3])
+  assert.deepEqual(
+    diff.bySite.map(({ stack, growth }) => [stack, growth]),
+    [
+      [STACKS[0], 530],
+      [STACKS[1], 5],
+      [null, -70],
+    ],
+  )
+  assert.deepEqual(
+    diff.byPool.map(({ pool, growth }) => [pool, growth]),
+    [
+      [null, 435],
+      ['p', 30],
+    ],
+  )
+  assert.deepEqual(
+    diff.byKind.map(({ kind, growth }) => [kind, growth]),
+    [
+      ['npu', 535],
+      ['system', -70],
+    ],
+  )
+  assert.deepEqual(
+    diff.added.map(({ id }) => id),
+    [4, 9, 5],
+  )
+  assert.deepEqual(
+    diff.gone.map(({ id }) => id),
+    [3],
+  )
   assert.deepEqual(Object.keys(diff.added[0]).sort(), ['allocatedAt', 'id', 'kind', 'pool', 'size', 'stack', 'tag'])
 })
 
 test('diffSnapshots: nothing against itself, reports from files, and no snapshots', async (t) => {
   const same = diffSnapshots(snapshot, JSON.parse(await written(t, 'report.json')).snapshot)
   assert.deepEqual([same.added, same.gone, same.elapsedMs], [[], [], 0])
-  for (const list of [same.byTag, same.bySite, same.byPool, same.byKind]) assert.ok(list.length > 0 && list.every(({ growth }) => growth === 0))
+  for (const list of [same.byTag, same.bySite, same.byPool, same.byKind])
+    assert.ok(list.length > 0 && list.every(({ growth }) => growth === 0))
   for (const bad of [undefined, null, 7, 'x', {}, [], { version: 1 }, { ...snapshot, buffers: {} }]) {
     refuses(() => diffSnapshots(bad, snapshot), 'ERR_INVALID_ARG_TYPE')
     refuses(() => diffSnapshots(snapshot, bad), 'ERR_INVALID_ARG_TYPE')

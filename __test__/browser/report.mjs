@@ -25,7 +25,13 @@ const shots = process.argv.includes('--shots') ? process.argv[process.argv.index
 if (shots !== null) mkdirSync(shots, { recursive: true })
 
 const directory = mkdtempSync(join(tmpdir(), 'rkllm-report-'))
-const quiet = ['--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
+const quiet = [
+  '--disable-quic',
+  '--no-first-run',
+  '--disable-background-networking',
+  '--disable-component-update',
+  '--disable-sync',
+]
 const browser = await chromium.launch({ executablePath, args: ['--no-sandbox', '--disable-gpu', ...quiet] })
 const heard = []
 
@@ -35,7 +41,10 @@ async function open(name, { width = 1280, colorScheme = 'light' } = {}) {
   const url = pathToFileURL(join(directory, name)).href
   page.on('console', (message) => heard.push(`${name}: ${message.text()}`))
   page.on('pageerror', (error) => heard.push(`${name}: ${error.stack}`))
-  page.on('request', (request) => request.url() !== url && !request.url().startsWith('data:') && heard.push(`${name}: asked for ${request.url()}`))
+  page.on(
+    'request',
+    (request) => request.url() !== url && !request.url().startsWith('data:') && heard.push(`${name}: asked for ${request.url()}`),
+  )
   await page.goto(url)
   await page.waitForSelector('html[data-ready]')
   return page
@@ -72,11 +81,19 @@ try {
     for (const { tag, size } of holders) tags.set(tag, tags.get(tag) + size)
     const bars = await page.$$eval('#tag-bars .row', (rows) => rows.map(({ dataset }) => [dataset.tag, Number(dataset.value)]))
     assert.deepEqual(new Map(bars), new Map([...tags].map(([tag, total]) => [tag ?? '(no tag)', total])))
-    const fragmentation = await page.$$eval('[data-fragmentation]', (all) => all.map(({ dataset }) => Number(dataset.fragmentation)))
-    assert.deepEqual(fragmentation, snapshot.pools.map((pool) => pool.fragmentation))
+    const fragmentation = await page.$$eval('[data-fragmentation]', (all) =>
+      all.map(({ dataset }) => Number(dataset.fragmentation)),
+    )
+    assert.deepEqual(
+      fragmentation,
+      snapshot.pools.map((pool) => pool.fragmentation),
+    )
     assert.equal(await page.getAttribute('#holders-note', 'data-bytes'), String(sum(holders)))
     const roots = await page.$$eval('#flame button', ([root]) => Number(root.dataset.value))
-    assert.equal(roots, profile.callSites.reduce((total, { liveBytes }) => total + liveBytes, 0))
+    assert.equal(
+      roots,
+      profile.callSites.reduce((total, { liveBytes }) => total + liveBytes, 0),
+    )
   })
 
   await check('a hostile tag is only a name', async () => {
@@ -158,7 +175,10 @@ try {
 
   await check('the flame graph zooms, measures and finds', async () => {
     const bar = (name) => page.locator(`#flame button[data-name^="${name} "]`)
-    const live = (name) => profile.callSites.filter(({ stack }) => stack.includes(`at ${name} `)).reduce((total, { liveBytes }) => total + liveBytes, 0)
+    const live = (name) =>
+      profile.callSites
+        .filter(({ stack }) => stack.includes(`at ${name} `))
+        .reduce((total, { liveBytes }) => total + liveBytes, 0)
     assert.equal(Number(await bar('Decoder.step').getAttribute('data-value')), live('Decoder.step'))
     await bar('Session.open').click()
     assert.equal(await bar('Decoder.step').count(), 0)
@@ -213,7 +233,9 @@ try {
     }
     await narrow.setViewportSize({ width: 400, height: 900 })
     const beyond = await narrow.$$eval('main *, header *', (all) =>
-      all.filter((one) => one.getBoundingClientRect().right > innerWidth + 1 && !one.closest('#flame, .skip')).map((one) => one.outerHTML.slice(0, 120)),
+      all
+        .filter((one) => one.getBoundingClientRect().right > innerWidth + 1 && !one.closest('#flame, .skip'))
+        .map((one) => one.outerHTML.slice(0, 120)),
     )
     assert.deepEqual(beyond, [])
     if (shots !== null) await narrow.screenshot({ path: join(shots, '400px.png'), fullPage: true })

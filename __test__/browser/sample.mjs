@@ -14,7 +14,8 @@ export function random(seed) {
 }
 
 const TAGS = ['kv-cache', 'weights', 'logits', 'embeddings', 'vision-input', 'scratch', null]
-const frames = (...names) => names.map((name) => `at ${name} (/srv/llm/src/${name.toLowerCase().split('.')[0]}.js:${name.length * 7}:11)`).join('\n')
+const frames = (...names) =>
+  names.map((name) => `at ${name} (/srv/llm/src/${name.toLowerCase().split('.')[0]}.js:${name.length * 7}:11)`).join('\n')
 export const STACKS = [
   frames('KvCache.grow', 'Decoder.step', 'Session.generate', 'Server.handle'),
   frames('KvCache.append', 'Decoder.step', 'Session.generate', 'Server.handle'),
@@ -54,11 +55,24 @@ export function sample({ more = 0, tag } = {}) {
     buffers.push({ ...manager.describe(buffer), stack: at % 2 === 0 ? of(STACKS) : null })
   }
   const pools = []
-  for (const [name, kind, blocks] of [['kv-cache', 'npu', 900], ['scratch', 'system', 60]]) {
+  for (const [name, kind, blocks] of [
+    ['kv-cache', 'npu', 900],
+    ['scratch', 'system', 60],
+  ]) {
     const pool = manager.createMemoryPool({ name, kind, initialSize: 16 * MiB })
-    const all = Array.from({ length: blocks }, () => ({ block: pool.allocate(Math.ceil(next() * 14) * 1024), tag: of(TAGS), stack: of(STACKS) }))
+    const all = Array.from({ length: blocks }, () => ({
+      block: pool.allocate(Math.ceil(next() * 14) * 1024),
+      tag: of(TAGS),
+      stack: of(STACKS),
+    }))
     const live = all.filter(({ block }) => next() < 0.7 || void block.free())
-    const described = live.map(({ block, tag, stack }) => ({ id: block.id, address: block.address, size: Math.ceil(block.size / 64) * 64, tag, stack }))
+    const described = live.map(({ block, tag, stack }) => ({
+      id: block.id,
+      address: block.address,
+      size: Math.ceil(block.size / 64) * 64,
+      tag,
+      stack,
+    }))
     pools.push({ ...pool.stats(), chunkMaps: [chunkMap(16 * MiB, described)] })
   }
   const { device } = manager
@@ -68,14 +82,29 @@ export function sample({ more = 0, tag } = {}) {
   for (let at = 0; at < more; at++) {
     const size = Math.ceil(2 ** (6 + next() * 14))
     const like = buffers[at % 40]
-    buffers.push({ ...like, id: 10_000_000 + at, size, reservedSize: size, tag: of(TAGS), stack: of(STACKS), allocatedAt: takenAt - next() * 3.6e6 })
+    buffers.push({
+      ...like,
+      id: 10_000_000 + at,
+      size,
+      reservedSize: size,
+      tag: of(TAGS),
+      stack: of(STACKS),
+      allocatedAt: takenAt - next() * 3.6e6,
+    })
   }
   const events = []
   const live = []
   for (let at = 0; at < 4000; at++) {
     const timeUs = at * 9000
-    const common = { timeUs, kind: at % 5 === 0 ? 'system' : 'npu', tag: of(TAGS), pool: at % 3 === 0 ? 'kv-cache' : null, thread: at % 2 }
-    if (live.length > 0 && next() < 0.45) events.push({ ...live.splice(Math.floor(next() * live.length), 1)[0], timeUs, type: next() < 0.1 ? 'collect' : 'free' })
+    const common = {
+      timeUs,
+      kind: at % 5 === 0 ? 'system' : 'npu',
+      tag: of(TAGS),
+      pool: at % 3 === 0 ? 'kv-cache' : null,
+      thread: at % 2,
+    }
+    if (live.length > 0 && next() < 0.45)
+      events.push({ ...live.splice(Math.floor(next() * live.length), 1)[0], timeUs, type: next() < 0.1 ? 'collect' : 'free' })
     else if (next() < 0.03) events.push({ ...common, type: of(['fail', 'grow', 'trim', 'move']), id: 0, size: MiB })
     else {
       const event = { ...common, type: 'allocate', id: 500 + at, size: Math.ceil(next() * 65536) }
@@ -139,7 +168,15 @@ export function nothing() {
   const { device } = manager
   const stats = manager.getMemoryStats()
   manager.dispose()
-  const figures = { durationMs: 0, allocations: 0, frees: 0, bytesAllocated: 0, bytesFreed: 0, allocationRate: 0, droppedEvents: 0 }
+  const figures = {
+    durationMs: 0,
+    allocations: 0,
+    frees: 0,
+    bytesAllocated: 0,
+    bytesFreed: 0,
+    allocationRate: 0,
+    droppedEvents: 0,
+  }
   const lists = { callSites: [], events: [], timeline: [] }
   return {
     snapshot: { version: 1, takenAt: Date.now(), device, stats, buffers: [], pools: [] },
@@ -148,4 +185,8 @@ export function nothing() {
 }
 
 /** What `writeReport` asks. */
-export const sourceOf = ({ snapshot, profile }) => ({ snapshot: () => snapshot, profile: () => profile, metrics: () => '# EOF\n' })
+export const sourceOf = ({ snapshot, profile }) => ({
+  snapshot: () => snapshot,
+  profile: () => profile,
+  metrics: () => '# EOF\n',
+})

@@ -58,7 +58,7 @@ const FIELD = /(?:"((?:[^"]|"")*)"|([^",]*))(,|$)/y
 /** The fields of one line, and which of them are empty and not in quotes; null where a quote is out of place. */
 function fieldsOf(line) {
   const fields = []
-  for (FIELD.lastIndex = 0; ; ) {
+  for (FIELD.lastIndex = 0; ;) {
     const match = FIELD.exec(line)
     if (match === null) return null
     const [, inQuotes, bare, end] = match

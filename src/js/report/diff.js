@@ -8,8 +8,17 @@ const { holders } = require('./holders.js')
 function checkSnapshot(name, value) {
   if (typeof value !== 'object' || value === null) throw invalid(`diffSnapshots: ${name} must be a snapshot, not ${shown(value)}`)
   const { version, takenAt, stats, buffers, pools } = value
-  if (!Array.isArray(buffers) || !Array.isArray(pools) || typeof takenAt !== 'number' || typeof stats !== 'object' || stats === null) {
-    throw invalid(`diffSnapshots: ${name} is no snapshot`, 'take one with manager.takeSnapshot(), or read the "snapshot" of a .json report')
+  if (
+    !Array.isArray(buffers) ||
+    !Array.isArray(pools) ||
+    typeof takenAt !== 'number' ||
+    typeof stats !== 'object' ||
+    stats === null
+  ) {
+    throw invalid(
+      `diffSnapshots: ${name} is no snapshot`,
+      'take one with manager.takeSnapshot(), or read the "snapshot" of a .json report',
+    )
   }
   if (version !== 1) throw outOfRange(`diffSnapshots: ${name} is of version ${shown(version)}; this package knows version 1`)
   return value
@@ -22,7 +31,8 @@ function growth(name, keyOf, before, after) {
     for (const holder of list) {
       const key = keyOf(holder)
       let group = groups.get(key)
-      if (group === undefined) groups.set(key, (group = { [name]: key, before: 0, after: 0, growth: 0, countBefore: 0, countAfter: 0 }))
+      if (group === undefined)
+        groups.set(key, (group = { [name]: key, before: 0, after: 0, growth: 0, countBefore: 0, countAfter: 0 }))
       group[bytes] += holder.size
       group[number]++
     }

@@ -42,7 +42,13 @@ function trace({ events, timeline, startedAt, droppedEvents }) {
 
   const names = [
     { name: 'process_name', ph: 'M', pid, tid: 0, args: { name: '@rkllmjs/memory' } },
-    ...[...threads].map((tid) => ({ name: 'thread_name', ph: 'M', pid, tid, args: { name: tid === 0 ? 'memory' : `thread ${tid}` } })),
+    ...[...threads].map((tid) => ({
+      name: 'thread_name',
+      ph: 'M',
+      pid,
+      tid,
+      args: { name: tid === 0 ? 'memory' : `thread ${tid}` },
+    })),
   ]
   const otherData = { startedAt: new Date(startedAt).toISOString(), droppedEvents }
   return JSON.stringify({ displayTimeUnit: 'ms', otherData, traceEvents: [...names, ...traceEvents] })

@@ -27,9 +27,14 @@ function failed(path, error) {
   if (syscall === undefined && errno === undefined) return error
   const figures = { path, syscall, errno: typeof errno === 'number' ? Math.abs(errno) : undefined, hint: HINTS[code] }
   for (const [name, figure] of Object.entries(figures)) if (figure === undefined) delete figures[name]
-  return memoryError(CODES[code] ?? 'ERR_DEVICE_IO', `the report ${shown(path)} cannot be written: ${code ?? error.message}`, figures, {
-    cause: error,
-  })
+  return memoryError(
+    CODES[code] ?? 'ERR_DEVICE_IO',
+    `the report ${shown(path)} cannot be written: ${code ?? error.message}`,
+    figures,
+    {
+      cause: error,
+    },
+  )
 }
 
 /**

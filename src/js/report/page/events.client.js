@@ -11,7 +11,12 @@ function drawEvents() {
   const off = new Set()
   let needles = []
   const latest = Array.from({ length: all }, (_, at) => all - 1 - at)
-  const words = (at) => [events.tag, events.pool, events.kind].map((column) => text(column[at]) ?? '').concat(events.id[at]).join('\n').toLowerCase()
+  const words = (at) =>
+    [events.tag, events.pool, events.kind]
+      .map((column) => text(column[at]) ?? '')
+      .concat(events.id[at])
+      .join('\n')
+      .toLowerCase()
   const grid = table({
     label: 'Events',
     rows: 12,

@@ -1,6 +1,11 @@
 // Call sites as a flame graph: outermost frames above, what they called below, as wide as the bytes that they hold.
 
-const METRICS = [['liveBytes', 'Live bytes', bytes], ['liveCount', 'Live count', count], ['totalBytes', 'Total bytes', bytes], ['totalCount', 'Total count', count]]
+const METRICS = [
+  ['liveBytes', 'Live bytes', bytes],
+  ['liveCount', 'Live count', count],
+  ['totalBytes', 'Total bytes', bytes],
+  ['totalCount', 'Total count', count],
+]
 const FLAME_ROW = 21
 /** Narrower ones are not drawn: nobody could hit them. */
 const FLAME_MIN = 2
@@ -11,7 +16,11 @@ function flameTree() {
   const root = node('all call sites')
   const { sites } = data
   sites.stack.forEach((stack, index) => {
-    const frames = (text(stack) || '(unknown)').split('\n').map((line) => line.trim().replace(/^at /, '')).filter(Boolean).reverse()
+    const frames = (text(stack) || '(unknown)')
+      .split('\n')
+      .map((line) => line.trim().replace(/^at /, ''))
+      .filter(Boolean)
+      .reverse()
     const tag = sites.tag[index]
     const path = tag < 0 ? frames : [...frames, `[${tagName(tag)}]`]
     let current = root
@@ -34,7 +43,9 @@ function flameTree() {
 function flameHue(name) {
   let hash = 0
   for (let at = 0; at < name.length; at++) hash = (hash * 31 + name.charCodeAt(at)) | 0
-  return name.startsWith('[') ? 'hsl(215 60% 76%)' : `hsl(${28 + (Math.abs(hash) % 26)} ${72 + (Math.abs(hash >> 8) % 16)}% ${70 + (Math.abs(hash >> 4) % 9)}%)`
+  return name.startsWith('[')
+    ? 'hsl(215 60% 76%)'
+    : `hsl(${28 + (Math.abs(hash) % 26)} ${72 + (Math.abs(hash >> 8) % 16)}% ${70 + (Math.abs(hash >> 4) % 9)}%)`
 }
 
 const shortFrame = (name) => name.replace(/\(?(?:file:\/\/)?(?:[^\s()]*\/)([^/\s()]+)\)?$/, '($1)').replace(/^\((.+)\)$/, '$1')
@@ -43,7 +54,11 @@ function drawFlame() {
   const { profile } = data
   if (data.sites.stack.length === 0) {
     document.querySelector('#sites .tools').remove()
-    return $('flame').append(profile.enabled ? empty('No allocation was sampled yet. A smaller ', code('sampleInterval'), ' samples more of them.') : profilingOff('No call site is known.'))
+    return $('flame').append(
+      profile.enabled
+        ? empty('No allocation was sampled yet. A smaller ', code('sampleInterval'), ' samples more of them.')
+        : profilingOff('No call site is known.'),
+    )
   }
   const sampled = profile.sampleInterval > 1 ? `, estimated from a sample every ${bytes(profile.sampleInterval)}` : ''
   $('sites-note').textContent = `${count(data.sites.stack.length)} places in the program${sampled}`
@@ -61,12 +76,28 @@ function drawFlame() {
     const width = $('flame').clientWidth
     const bars = []
     let deepest = 0
+    /** Calls that are too narrow each, as one. */
+    const others = (number, left, wide, row) => {
+      deepest = Math.max(deepest, row)
+      const label = `${count(number)} narrower ${number === 1 ? 'one' : 'ones'}`
+      const bar = el('div', { class: 'others', title: label }, wide > 60 ? label : '')
+      Object.assign(bar.style, { left: `${left}px`, width: `${wide}px`, top: `${row * FLAME_ROW}px` })
+      bars.push(bar)
+    }
     const place = (node, left, wide, row) => {
-      if (wide < FLAME_MIN) return
       deepest = Math.max(deepest, row)
       const label = say(node)
-      const bar = el('button', { type: 'button', 'aria-label': label, 'data-name': node.name, 'data-value': node.sums[metric] }, wide > 30 ? shortFrame(node.name) : '')
-      Object.assign(bar.style, { left: `${left}px`, width: `${wide}px`, top: `${row * FLAME_ROW}px`, background: node === root ? 'var(--strong)' : flameHue(node.name) })
+      const bar = el(
+        'button',
+        { type: 'button', 'aria-label': label, 'data-name': node.name, 'data-value': node.sums[metric] },
+        wide > 30 ? shortFrame(node.name) : '',
+      )
+      Object.assign(bar.style, {
+        left: `${left}px`,
+        width: `${wide}px`,
+        top: `${row * FLAME_ROW}px`,
+        background: node === root ? 'var(--strong)' : flameHue(node.name),
+      })
       if (node === root) bar.style.color = 'var(--text)'
       bar.classList.toggle('dim', needle !== '' && !node.name.toLowerCase().includes(needle))
       bar.addEventListener('click', () => {
@@ -78,12 +109,18 @@ function drawFlame() {
       bars.push(bar)
       if (row < above.length) return
       let at = left
+      let narrow = 0
       const children = [...node.children.values()].sort((a, b) => b.sums[metric] - a.sums[metric])
       for (const child of children) {
         const part = node.sums[metric] > 0 ? (child.sums[metric] / node.sums[metric]) * wide : 0
+        if (part < FLAME_MIN) {
+          narrow++
+          continue
+        }
         place(child, at, part, row + 1)
         at += part
       }
+      if (narrow > 0 && left + wide - at >= FLAME_MIN) others(narrow, at, left + wide - at, row + 1)
     }
     const above = []
     for (let node = zoom.parent; node !== null; node = node.parent) above.unshift(node)

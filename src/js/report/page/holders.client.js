@@ -15,21 +15,45 @@ function ordered(held, key, descending) {
 }
 
 /** What a row's words are, for the filter. */
-const wordsOf = (held, row) => [held.tag, held.pool, held.kind, held.stack].map((column) => text(column[row]) ?? '').concat(held.id[row]).join('\n').toLowerCase()
+const wordsOf = (held, row) =>
+  [held.tag, held.pool, held.kind, held.stack]
+    .map((column) => text(column[row]) ?? '')
+    .concat(held.id[row])
+    .join('\n')
+    .toLowerCase()
 
 const age = (at) => (at === null ? '–' : duration(Math.max(0, data.takenAt - at)))
 
 function holderDetail(held, row) {
   const facts = held.facts[row]
-  const fact = (name, value) => el('div', {}, el('dt', {}, name), el('dd', { class: /address|id/.test(name) ? 'mono' : null }, value))
-  const known = [fact('size', `${bytes(held.size[row])} (${count(held.size[row])})`), fact('id', String(held.id[row])), fact('tag', tagName(held.tag[row])), fact('kind', text(held.kind[row])), fact('pool', text(held.pool[row]) ?? '–'), fact('age', age(held.at[row]))]
+  const fact = (name, value) =>
+    el('div', {}, el('dt', {}, name), el('dd', { class: /address|id/.test(name) ? 'mono' : null }, value))
+  const known = [
+    fact('size', `${bytes(held.size[row])} (${count(held.size[row])})`),
+    fact('id', String(held.id[row])),
+    fact('tag', tagName(held.tag[row])),
+    fact('kind', text(held.kind[row])),
+    fact('pool', text(held.pool[row]) ?? '–'),
+    fact('age', age(held.at[row])),
+  ]
   if (facts !== null) {
     const [address, deviceAddress, reserved, domain, dedicated, imported, shared, cacheable] = facts
-    const traits = [cacheable && 'cacheable', dedicated && 'dedicated', imported && 'imported', shared && 'shared'].filter(Boolean)
-    known.push(fact('really takes', bytes(reserved)), fact('address', address), fact('NPU address', deviceAddress ?? '–'), fact('IOMMU domain', domain === null ? '–' : String(domain)), fact('traits', traits.join(', ') || '–'))
+    const traits = [cacheable && 'cacheable', dedicated && 'dedicated', imported && 'imported', shared && 'shared'].filter(
+      Boolean,
+    )
+    known.push(
+      fact('really takes', bytes(reserved)),
+      fact('address', address),
+      fact('NPU address', deviceAddress ?? '–'),
+      fact('IOMMU domain', domain === null ? '–' : String(domain)),
+      fact('traits', traits.join(', ') || '–'),
+    )
   }
   const stack = text(held.stack[row])
-  return [el('dl', {}, ...known), stack === null ? el('p', { class: 'note' }, 'Its stack was not sampled.') : el('pre', {}, stack)]
+  return [
+    el('dl', {}, ...known),
+    stack === null ? el('p', { class: 'note' }, 'Its stack was not sampled.') : el('pre', {}, stack),
+  ]
 }
 
 const HOLDER_COLUMNS = [
@@ -76,7 +100,10 @@ function holderTable(host, label, held, detail, told) {
   function show() {
     const shown = needles.length === 0 ? rows : rows.filter(matches)
     grid.show(shown, sort)
-    told?.(shown.length, shown.reduce((sum, row) => sum + held.size[row], 0))
+    told?.(
+      shown.length,
+      shown.reduce((sum, row) => sum + held.size[row], 0),
+    )
   }
   host.append(grid.root)
   rows = ordered(held, sort.key, sort.descending)
@@ -96,7 +123,8 @@ function drawHolders() {
   }
   const told = (number, sum) => {
     const note = $('holders-note')
-    note.textContent = number === all ? `${count(all)} buffers and blocks, ${bytes(sum)}` : `${count(number)} of ${count(all)}, ${bytes(sum)}`
+    note.textContent =
+      number === all ? `${count(all)} buffers and blocks, ${bytes(sum)}` : `${count(number)} of ${count(all)}, ${bytes(sum)}`
     Object.assign(note.dataset, { count: number, bytes: sum })
   }
   const filter = holderTable($('holder-table'), 'Holders of memory', held, $('holder-detail'), told)
@@ -107,10 +135,15 @@ function drawLeaks() {
   const { leaks } = data
   if (leaks === null || leaks.id.length === 0) {
     const known = leaks !== null && data.profile.enabled
-    const how = [known ? 'None was reported. ' : 'Nobody looks for leaks. ', code('manager.enableMemoryProfiling({ leakAfterMs: 60_000 })'), ' reports what lives longer than that.']
+    const how = [
+      known ? 'None was reported. ' : 'Nobody looks for leaks. ',
+      code('manager.enableMemoryProfiling({ leakAfterMs: 60_000 })'),
+      ' reports what lives longer than that.',
+    ]
     return $('leak-table').append(empty(...how))
   }
-  $('leaks-note').textContent = `${count(leaks.id.length)} allocations that outlived leakAfterMs, ${bytes(leaks.size.reduce((a, b) => a + b, 0))}`
+  $('leaks-note').textContent =
+    `${count(leaks.id.length)} allocations that outlived leakAfterMs, ${bytes(leaks.size.reduce((a, b) => a + b, 0))}`
   const detail = el('div', { class: 'detail', 'aria-live': 'polite', hidden: true })
   holderTable($('leak-table'), 'Leaks', leaks, detail)
   $('leak-table').append(detail)

@@ -73,8 +73,9 @@ a { color: inherit; }
 .switch button:first-child { border-radius: 7px 0 0 7px; margin-left: 0; } .switch button:last-child { border-radius: 0 7px 7px 0; }
 .switch button[aria-pressed="true"] { color: var(--text); background: var(--sunk); font-weight: 600; }
 #flame { position: relative; overflow: hidden; }
-#flame button { position: absolute; height: 20px; font: 12px/18px var(--mono); text-align: left; padding: 0 5px; border: 0; border-right: 1px solid var(--panel); border-bottom: 1px solid var(--panel);
+#flame button, #flame .others { position: absolute; height: 20px; font: 12px/18px var(--mono); text-align: left; padding: 0 5px; border: 0; border-right: 1px solid var(--panel); border-bottom: 1px solid var(--panel);
   border-radius: 3px; color: #14161b; overflow: hidden; white-space: nowrap; text-overflow: ellipsis; cursor: pointer; }
+#flame .others { background: var(--free); color: var(--soft); cursor: default; }
 #flame button:hover, #flame button:focus-visible { filter: brightness(1.08); outline-offset: -2px; } #flame button.dim { opacity: .28; }
 .detail-line:empty { display: none; } .detail-line { min-height: 21px; margin-top: 8px; font: 12.5px/1.6 var(--mono); color: var(--soft); overflow-wrap: anywhere; }
 .table { border: 1px solid var(--line); border-radius: 8px; overflow: hidden; font-size: 13px; }

@@ -11,10 +11,16 @@ function table({ label, columns, cells, onSort, onPick, rows: most }) {
   let order = []
   let chosen = -1
   let drawn = ''
+  const name = label.toLowerCase().replaceAll(' ', '-')
   const head = el('div', { class: 'tr thead', role: 'row', 'aria-rowindex': 1 })
-  const body = el('div', { class: 'body', role: 'rowgroup' })
-  const scroll = el('div', { class: 'scroll', tabindex: 0, role: 'presentation', 'aria-label': `${label}: rows` }, body)
-  const root = el('div', { class: `table${onPick ? ' pick' : ''}`, role: 'grid', 'aria-label': label }, el('div', { role: 'rowgroup' }, head), scroll)
+  const body = el('div', { class: 'body', role: 'presentation' })
+  const scroll = el('div', { class: 'scroll', tabindex: 0, role: 'rowgroup', 'aria-label': `${label}: rows` }, body)
+  const root = el(
+    'div',
+    { class: `table${onPick ? ' pick' : ''}`, role: 'grid', 'aria-label': label },
+    el('div', { role: 'rowgroup' }, head),
+    scroll,
+  )
   const isNarrow = () => root.clientWidth < NARROW
   const shownColumns = () => columns.filter(({ wide }) => !wide || !isNarrow())
   let sorted = null
@@ -23,7 +29,9 @@ function table({ label, columns, cells, onSort, onPick, rows: most }) {
     const shown = shownColumns()
     root.style.setProperty('--columns', shown.map(({ width, narrow }) => (isNarrow() && narrow) || width).join(' '))
     const headings = shown.map(({ key, label, end }) => {
-      const content = onSort ? el('button', { type: 'button', 'data-sort': key, onclick: () => onSort(key) }, label) : el('span', {}, label)
+      const content = onSort
+        ? el('button', { type: 'button', 'data-sort': key, onclick: () => onSort(key) }, label)
+        : el('span', {}, label)
       const direction = sorted?.key === key ? (sorted.descending ? 'descending' : 'ascending') : null
       return el('div', { class: `th${end ? ' right' : ''}`, role: 'columnheader', 'aria-sort': direction }, content)
     })
@@ -42,8 +50,25 @@ function table({ label, columns, cells, onSort, onPick, rows: most }) {
     const lines = []
     for (let at = first; at < last; at++) {
       const content = cells(order[at])
-      const fields = shown.map(({ key, end, mono }) => el('div', { class: `td${end ? ' right' : ''}${mono ? ' mono' : ''}`, role: 'gridcell', 'data-key': key }, ...[content[key]].flat()))
-      const line = el('div', { class: 'tr', role: 'row', 'aria-rowindex': at + 2, 'aria-selected': onPick ? String(at === chosen) : null, 'data-at': at }, ...fields)
+      const fields = shown.map(({ key, end, mono }) =>
+        el(
+          'div',
+          { class: `td${end ? ' right' : ''}${mono ? ' mono' : ''}`, role: 'gridcell', 'data-key': key },
+          ...[content[key]].flat(),
+        ),
+      )
+      const line = el(
+        'div',
+        {
+          class: 'tr',
+          role: 'row',
+          'aria-rowindex': at + 2,
+          'aria-selected': onPick ? String(at === chosen) : null,
+          'data-at': at,
+          id: `${name}-${at}`,
+        },
+        ...fields,
+      )
       line.style.top = `${at * ROW}px`
       lines.push(line)
     }
@@ -57,11 +82,19 @@ function table({ label, columns, cells, onSort, onPick, rows: most }) {
     if (top < scroll.scrollTop) scroll.scrollTop = top
     else if (top + ROW > scroll.scrollTop + scroll.clientHeight) scroll.scrollTop = top + ROW - scroll.clientHeight
     draw(true)
+    scroll.setAttribute('aria-activedescendant', `${name}-${chosen}`)
     onPick?.(order[chosen])
   }
 
   const page = () => Math.max(1, Math.floor(scroll.clientHeight / ROW) - 1)
-  const STEPS = { ArrowDown: () => chosen + 1, ArrowUp: () => chosen - 1, PageDown: () => chosen + page(), PageUp: () => chosen - page(), Home: () => 0, End: () => order.length - 1 }
+  const STEPS = {
+    ArrowDown: () => chosen + 1,
+    ArrowUp: () => chosen - 1,
+    PageDown: () => chosen + page(),
+    PageUp: () => chosen - page(),
+    Home: () => 0,
+    End: () => order.length - 1,
+  }
   scroll.addEventListener('scroll', () => draw(false), { passive: true })
   if (onPick) {
     scroll.addEventListener('keydown', (event) => {
@@ -89,6 +122,7 @@ function table({ label, columns, cells, onSort, onPick, rows: most }) {
       order = rows
       sorted = sort
       chosen = -1
+      scroll.removeAttribute('aria-activedescendant')
       body.style.height = `${rows.length * ROW}px`
       scroll.style.height = `${Math.max(1, Math.min(rows.length, most)) * ROW}px`
       scroll.scrollTop = 0
