@@ -12,17 +12,14 @@ import { gunzipSync } from 'node:zlib'
 import Ajv from 'ajv'
 import { Profile } from 'pprof-format'
 
-import { diffSnapshots, MemoryError } from '../index.js'
-import csv from '../src/js/report/csv.js'
+import { MemoryError } from '../index.js'
 import report from '../src/js/report/index.js'
-import { nothing, sample, sourceOf, STACKS } from './browser/sample.mjs'
+import { HOSTILE, nothing, sample, sourceOf } from './browser/sample.mjs'
 import { needsCommand, refuses } from './helpers.mjs'
 
-const { parseEventLog } = csv
 const { REPORT_FORMATS, writeReport } = report
 const require = createRequire(import.meta.url)
 
-const HOSTILE = '</script><script>alert(1)</script><!--\u2028"quoted", \\n not a line\nbut this\r\n=1+1 ü 🎈'
 const FULL = sample({ tag: HOSTILE })
 const { snapshot, profile } = FULL
 profile.events[0] = { ...profile.events[0], tag: HOSTILE }
@@ -148,85 +145,6 @@ test('.json: as the published schema says, with addresses as text', async (t) =>
   wrong.snapshot.pools[0].kind = 'gpu'
   assert.equal(validate(wrong), false)
   assert.equal(new Set(validate.errors.map(({ instancePath }) => instancePath)).size, 3)
-})
-
-test('.csv: read back, every event is what it was', async (t) => {
-  const text = String(await written(t, 'report.csv'))
-  assert.ok(text.startsWith('Thread,Time,Action,Pointer,Size,Stream,Type,TimeUs,Kind,Tag,Pool,Id\n'))
-  const lines = text.trimEnd().split('\n')
-  assert.equal(lines.length, profile.events.length + 1, 'one line an event, whatever its tag')
-  assert.doesNotMatch(text, /\r/)
-  assert.deepEqual(parseEventLog(text), profile.events)
-  assert.deepEqual(parseEventLog(`\uFEFF${text.replaceAll('\n', '\r\n')}`), profile.events)
-})
-
-test('.csv: what RMM replays gives back just what it took', async (t) => {
-  const rows = String(await written(t, 'report.csv'))
-    .trimEnd()
-    .split('\n')
-    .slice(1)
-  const live = new Map()
-  for (const [at, row] of rows.entries()) {
-    // The first six columns hold no quotes: this is what RMM's tools read of a row.
-    const [thread, time, action, pointer, size, stream] = row.split(',')
-    assert.match(thread, /^\d+$/)
-    assert.match(time, /^\d\d:\d\d:\d\d\.\d{6}$/)
-    assert.match(pointer, /^0x[\da-f]+$/)
-    assert.equal(stream, '0')
-    const { type } = profile.events[at]
-    if (action === 'allocate') live.set(pointer, size)
-    else if (action === 'free') assert.equal(live.get(pointer), size)
-    else assert.equal(action, 'allocate failure')
-    if (action === 'free') live.delete(pointer)
-    assert.equal(action, { allocate: 'allocate', free: 'free', collect: 'free' }[type] ?? 'allocate failure')
-  }
-  // The allocation fell out of the ring: nothing to give back.
-  const orphan = {
-    ...nothing().profile,
-    events: [{ type: 'free', timeUs: 5, id: 9, kind: 'npu', size: 64, tag: '', pool: null }],
-  }
-  const [, row] = String(await written(t, 'report.csv', { ...FULL, profile: { ...orphan, startedAt: 0 } })).split('\n')
-  assert.equal(row, '0,00:00:00.000005,allocate failure,0x9,64,0,free,5,npu,"",,9')
-})
-
-test('.csv: logs of RMM itself, and bad ones by their line', () => {
-  const header = 'Thread,Time,Action,Pointer,Size,Stream'
-  const log = [
-    header,
-    '1979932,23:59:59.900000,allocate,0x30a000000,1024,0x2',
-    '7,23:59:59:999999,allocate failure,(nil),999,0',
-    '1979932,00:00:00.100000,free,0x30a000000,1024,0x2',
-  ]
-  const rest = { kind: 'npu', tag: null, pool: null }
-  assert.deepEqual(parseEventLog(log.join('\n')), [
-    { type: 'allocate', timeUs: 0, id: 0x30a000000, size: 1024, thread: 1979932, ...rest },
-    { type: 'fail', timeUs: 99_999, id: 0, size: 999, thread: 7, ...rest },
-    { type: 'free', timeUs: 200_000, id: 0x30a000000, size: 1024, thread: 1979932, ...rest },
-  ])
-  assert.deepEqual(parseEventLog(`${header}\n`), [])
-  const ours = `${header},Type,TimeUs,Kind,Tag,Pool,Id`
-  for (const [line, bad, heading] of [
-    [1, '', ''],
-    [1, '', 'Thread,Time,Action,Pointer,Size'],
-    [3, '1,00:00:00.000000,deallocate,0x1,1,0'],
-    [3, '1,00:00:00.000000,allocate,0x1,1'],
-    [3, '1,00:00:00.000000,allocate,0x1,1,0,9'],
-    [3, '1,00:00:00.000000,allocate,0x1,-1,0'],
-    [3, '1,00:00:00.000000,allocate,0x1,1e3,0'],
-    [3, '1,00:00:00.000000,allocate,zz,1,0'],
-    [3, '1,00:00:00.000000,allocate,0xffffffffffffffff,1,0'],
-    [3, '1,yesterday,allocate,0x1,1,0'],
-    [3, '1,00:00:00.000000,"allocate,0x1,1,0'],
-    [3, ''],
-    [3, '1,00:00:00.000000,allocate,0x1,1,0,gone,1,npu,,,1', ours],
-    [3, '1,00:00:00.000000,allocate,0x1,1,0,free,1,gpu,,,1', ours],
-    [3, '1,00:00:00.000000,allocate,0x1,1,0,free,1,npu,a"b,,1', ours],
-  ]) {
-    const good = heading === ours ? '1,00:00:00.000000,allocate,0x1,1,0,allocate,1,npu,,,1' : '1,00:00:00.000000,allocate,0x1,1,0'
-    const error = refuses(() => parseEventLog([heading ?? header, good, bad, good].join('\n')), 'ERR_OUT_OF_RANGE', bad)
-    assert.ok(error.message.startsWith(`line ${line} of the event log: `), error.message)
-  }
-  for (const bad of [undefined, null, 7, Buffer.from(header)]) refuses(() => parseEventLog(bad), 'ERR_INVALID_ARG_TYPE')
 })
 
 test('.pb.gz: pprof reads every call site, its frames, values and tag', async (t) => {
@@ -362,88 +280,4 @@ test('.html: one file that loads nothing, and names stay names', async (t) => {
     chunkMaps.flatMap(({ blocks }) => blocks.filter(({ id }) => id !== null)),
   )
   assert.equal(embedded.holders.id.length, snapshot.buffers.length + blocks.length)
-})
-
-test('diffSnapshots names what grew, by tag, place, pool and kind', () => {
-  const buffer = (id, size, tag, stack = null, pool = null, kind = 'npu') => ({
-    ...snapshot.buffers[0],
-    id,
-    size,
-    tag,
-    stack,
-    pool,
-    kind,
-  })
-  const base = { ...snapshot, pools: [] }
-  const a = {
-    ...base,
-    takenAt: 1000,
-    buffers: [buffer(1, 100, 'kv', STACKS[0]), buffer(2, 50, null), buffer(3, 70, 'logits', null, null, 'system')],
-  }
-  const block = { offset: 0, size: 30, id: 9, tag: 'kv', stack: STACKS[0] }
-  const pool = {
-    ...snapshot.pools[0],
-    name: 'p',
-    chunkMaps: [{ size: 64, blocks: [block, { offset: 30, size: 34, id: null, tag: null }] }],
-  }
-  const b = {
-    ...base,
-    takenAt: 4000,
-    stats: { ...base.stats, npuUsed: base.stats.npuUsed + 4096 },
-    pools: [pool],
-    buffers: [a.buffers[0], a.buffers[1], buffer(4, 500, 'kv', STACKS[0]), buffer(5, 5, 'new', STACKS[1])],
-  }
-  const diff = diffSnapshots(a, b)
-  assert.equal(diff.elapsedMs, 3000)
-  assert.equal(diff.npuUsed, 4096)
-  assert.deepEqual(diff.byTag, [
-    { tag: 'kv', before: 100, after: 630, growth: 530, countBefore: 1, countAfter: 3 },
-    { tag: 'new', before: 0, after: 5, growth: 5, countBefore: 0, countAfter: 1 },
-    { tag: null, before: 50, after: 50, growth: 0, countBefore: 1, countAfter: 1 },
-    { tag: 'logits', before: 70, after: 0, growth: -70, countBefore: 1, countAfter: 0 },
-  ])
-  assert.deepEqual(
-    diff.bySite.map(({ stack, growth }) => [stack, growth]),
-    [
-      [STACKS[0], 530],
-      [STACKS[1], 5],
-      [null, -70],
-    ],
-  )
-  assert.deepEqual(
-    diff.byPool.map(({ pool, growth }) => [pool, growth]),
-    [
-      [null, 435],
-      ['p', 30],
-    ],
-  )
-  assert.deepEqual(
-    diff.byKind.map(({ kind, growth }) => [kind, growth]),
-    [
-      ['npu', 535],
-      ['system', -70],
-    ],
-  )
-  assert.deepEqual(
-    diff.added.map(({ id }) => id),
-    [4, 9, 5],
-  )
-  assert.deepEqual(
-    diff.gone.map(({ id }) => id),
-    [3],
-  )
-  assert.deepEqual(Object.keys(diff.added[0]).sort(), ['allocatedAt', 'id', 'kind', 'pool', 'size', 'stack', 'tag'])
-})
-
-test('diffSnapshots: nothing against itself, reports from files, and no snapshots', async (t) => {
-  const same = diffSnapshots(snapshot, JSON.parse(await written(t, 'report.json')).snapshot)
-  assert.deepEqual([same.added, same.gone, same.elapsedMs], [[], [], 0])
-  for (const list of [same.byTag, same.bySite, same.byPool, same.byKind])
-    assert.ok(list.length > 0 && list.every(({ growth }) => growth === 0))
-  for (const bad of [undefined, null, 7, 'x', {}, [], { version: 1 }, { ...snapshot, buffers: {} }]) {
-    refuses(() => diffSnapshots(bad, snapshot), 'ERR_INVALID_ARG_TYPE')
-    refuses(() => diffSnapshots(snapshot, bad), 'ERR_INVALID_ARG_TYPE')
-  }
-  const { message } = refuses(() => diffSnapshots(snapshot, { ...snapshot, version: 2 }), 'ERR_OUT_OF_RANGE')
-  assert.match(message, /second argument/)
 })

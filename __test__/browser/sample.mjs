@@ -4,6 +4,9 @@ import { MemoryManager } from '../../index.js'
 
 const MiB = 1024 * 1024
 
+/** A tag that wants to be something else: HTML, a line, a formula. */
+export const HOSTILE = '</script><script>alert(1)</script><!--\u2028"quoted", \\n not a line\nbut this\r\n=1+1 ü 🎈'
+
 /** Numbers in [0, 1) that are the same every time. */
 export function random(seed) {
   let state = seed >>> 0
