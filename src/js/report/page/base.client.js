@@ -72,7 +72,8 @@ const tagColours = new Map(
     .slice(0, PALETTE.length)
     .map(({ tag }, at) => [tag, PALETTE[at]]),
 )
-const tagColour = (at) => tagColours.get(at) ?? OTHERS
+/** The others are pale, by their place in the table of strings: neighbours in a map still differ. */
+const tagColour = (at) => tagColours.get(at) ?? (at < 0 ? OTHERS : `hsl(${(at * 47) % 360} 24% 64%)`)
 const tagName = (at) => text(at) ?? '(no tag)'
 const dot = (background) => el('i', { class: 'dot', style: { background } })
 
