@@ -6,7 +6,18 @@ const { version } = require('./package.json')
 const copies = Symbol.for(`@rkllmjs/memory ${version}`)
 if (globalThis[copies] === undefined) Object.defineProperty(globalThis, copies, { value: load(), configurable: true })
 
-const { MemoryManager, MemoryPool, MemoryBlock, MemoryError, DmaBufInbox, probeDevices, replayEventLog, sendDmaBuf, closeDmaBuf } = globalThis[copies]
+const {
+  MemoryManager,
+  MemoryPool,
+  MemoryBlock,
+  MemoryError,
+  DmaBufInbox,
+  closeDmaBuf,
+  diffSnapshots,
+  probeDevices,
+  replayEventLog,
+  sendDmaBuf,
+} = globalThis[copies]
 
 function load() {
   return {
@@ -16,8 +27,20 @@ function load() {
     ...require('./src/js/devices.js'),
     ...require('./src/js/inbox.js'),
     ...require('./src/js/replay.js'),
+    ...require('./src/js/report/diff.js'),
   }
 }
 
 // Spelt out: this is how `import { MemoryManager }` finds the names.
-module.exports = { MemoryManager, MemoryPool, MemoryBlock, MemoryError, DmaBufInbox, probeDevices, replayEventLog, sendDmaBuf, closeDmaBuf }
+module.exports = {
+  MemoryManager,
+  MemoryPool,
+  MemoryBlock,
+  MemoryError,
+  DmaBufInbox,
+  closeDmaBuf,
+  diffSnapshots,
+  probeDevices,
+  replayEventLog,
+  sendDmaBuf,
+}

@@ -19,7 +19,18 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 const require = createRequire(import.meta.url)
 const manifest = require('../package.json')
 
-const EXPORTS = ['DmaBufInbox', 'MemoryBlock', 'MemoryError', 'MemoryManager', 'MemoryPool', 'closeDmaBuf', 'probeDevices', 'replayEventLog', 'sendDmaBuf']
+const EXPORTS = [
+  'DmaBufInbox',
+  'MemoryBlock',
+  'MemoryError',
+  'MemoryManager',
+  'MemoryPool',
+  'closeDmaBuf',
+  'diffSnapshots',
+  'probeDevices',
+  'replayEventLog',
+  'sendDmaBuf',
+]
 
 test('CommonJS and ESM give the same classes', () => {
   const cjs = require('../index.js')

@@ -62,6 +62,7 @@ holds<Gives<built.Reservation, contract.Reservation>>()
 holds<Gives<built.BlockMove, contract.BlockMove>>()
 holds<Gives<built.DefragmentResult, contract.DefragmentResult>>()
 holds<Gives<built.OptimizeResult, contract.OptimizeResult>>()
+holds<Gives<built.MemorySnapshot, contract.MemorySnapshot>>()
 
 // Options.
 holds<Takes<built.SimulatedDeviceOptions, contract.SimulatedDeviceOptions>>()

@@ -2,7 +2,7 @@
 
 import memory = require('../../index.js')
 import { closeDmaBuf, DmaBufInbox, MemoryError, MemoryManager, probeDevices, replayEventLog, sendDmaBuf } from '../../index.js'
-import type { AllocationMessage, BufferInfo, MemoryErrorCode, ReplayResult, SharedBufferToken } from '../../index.js'
+import type { AllocationMessage, BufferInfo, MemoryErrorCode, MemorySnapshot, ReplayResult, SharedBufferToken, SnapshotDiff } from '../../index.js'
 import promClient = require('prom-client')
 import { metrics as openTelemetry } from '@opentelemetry/api'
 import { MeterProvider } from '@opentelemetry/sdk-metrics'
@@ -83,6 +83,11 @@ export function right(): void {
     const largest: number | undefined = error.largestFree
     void [code, largest]
   }
+}
+
+export function whatGrew(a: MemorySnapshot, b: MemorySnapshot): string[] {
+  const diff: SnapshotDiff = memory.diffSnapshots(a, b)
+  return diff.byTag.filter(({ growth }) => growth > 0).map(({ tag, growth }) => `${tag ?? 'untagged'}: ${growth}`)
 }
 
 export function wrong(manager: MemoryManager, buffer: ArrayBuffer): void {

@@ -1,0 +1,153 @@
+'use strict'
+
+// The event log: a CSV whose first six columns are those that RAPIDS Memory Manager (RMM) writes and replays, ours after them.
+//
+// RMM's parser knows three actions and refuses a file with any other; its replay ignores "allocate failure". So what it cannot do
+// is written as that: growing, trimming and moving, and a free whose allocation is not in the log (it would give memory back that
+// it never took). `Type` has the truth. Its reader takes every line break for the end of a row: ours are escaped in names.
+
+const { memoryError } = require('../errors.js')
+const { invalid, shown } = require('../options.js')
+
+const RMM_COLUMNS = ['Thread', 'Time', 'Action', 'Pointer', 'Size', 'Stream']
+const OUR_COLUMNS = ['Type', 'TimeUs', 'Kind', 'Tag', 'Pool', 'Id']
+
+const TYPES = ['allocate', 'free', 'fail', 'grow', 'trim', 'move', 'collect']
+const TYPE_OF_ACTION = { allocate: 'allocate', free: 'free', 'allocate failure': 'fail' }
+
+const DAY_US = 24 * 3600e6
+
+const ESCAPES = { '\\': '\\\\', '\n': '\\n', '\r': '\\r' }
+const UNESCAPES = { '\\\\': '\\', '\\n': '\n', '\\r': '\r' }
+
+/** Nothing for none, quotes for a name that is empty or would be taken apart. */
+function quoted(name) {
+  if (name === null || name === undefined) return ''
+  const line = name.replace(/[\\\n\r]/g, (character) => ESCAPES[character])
+  return line === '' || /[",\s]/.test(line) ? `"${line.replaceAll('"', '""')}"` : line
+}
+
+/** The time of day, UTC, as RMM writes it: "14:03:07.000250". */
+function timeOfDay(us) {
+  const two = (number) => String(Math.floor(number)).padStart(2, '0')
+  const time = Math.floor(us) % DAY_US
+  return `${two(time / 3600e6)}:${two((time / 60e6) % 60)}:${two((time / 1e6) % 60)}.${String(time % 1e6).padStart(6, '0')}`
+}
+
+/** The events of a profile, as a log. */
+function eventLog({ events, startedAt }) {
+  const startUs = Math.round(startedAt * 1000)
+  const live = new Set()
+  const actionOf = ({ type, id }) => {
+    if (type === 'allocate') {
+      live.add(id)
+      return 'allocate'
+    }
+    return (type === 'free' || type === 'collect') && live.delete(id) ? 'free' : 'allocate failure'
+  }
+  const rows = events.map((event) => {
+    const { type, timeUs, id, kind, size, tag, pool, thread = 0 } = event
+    const theirs = [thread, timeOfDay(startUs + timeUs), actionOf(event), `0x${id.toString(16)}`, size, 0]
+    return [...theirs, type, timeUs, kind, quoted(tag), quoted(pool), id].join()
+  })
+  return `${[[...RMM_COLUMNS, ...OUR_COLUMNS].join(), ...rows].join('\n')}\n`
+}
+
+const FIELD = /(?:"((?:[^"]|"")*)"|([^",]*))(,|$)/y
+
+/** The fields of one line, and which of them are empty and not in quotes; null where a quote is out of place. */
+function fieldsOf(line) {
+  const fields = []
+  for (FIELD.lastIndex = 0; ;) {
+    const match = FIELD.exec(line)
+    if (match === null) return null
+    const [, inQuotes, bare, end] = match
+    fields.push(inQuotes === undefined ? bare || null : inQuotes.replaceAll('""', '"'))
+    if (end === '') return fields
+  }
+}
+
+const unescaped = (name) => name?.replace(/\\[\\nr]/g, (escape) => UNESCAPES[escape]) ?? null
+
+/** A whole number, decimal or "0x...", or undefined. */
+function whole(text) {
+  const number = /^(?:0x[\da-f]+|\d+)$/i.test(text ?? '') ? Number(text) : NaN
+  return Number.isSafeInteger(number) ? number : undefined
+}
+
+/** RMM's are "HH:MM:SS.micros" (older ones: a colon before the micros); µs since midnight, or undefined. */
+function clockUs(text) {
+  const parts = /^(\d\d?):(\d\d):(\d\d)[.:](\d{6})$/.exec(text ?? '')
+  if (parts === null) return undefined
+  const [hours, minutes, seconds, us] = parts.slice(1).map(Number)
+  return ((hours * 60 + minutes) * 60 + seconds) * 1e6 + us
+}
+
+/**
+ * Reads an event log, RMM's or ours. Times are µs since the first event where the log has only times of day.
+ *
+ * @param {string} text
+ * @returns {object[]} MemoryEvents
+ */
+function parseEventLog(text) {
+  if (typeof text !== 'string') throw invalid(`parseEventLog: the log must be a string, not ${shown(text)}`)
+  const lines = text.replace(/^\uFEFF/, '').split(/\r?\n/)
+  while (lines.at(-1) === '') lines.pop()
+  const bad = (at, what) =>
+    memoryError('ERR_OUT_OF_RANGE', `line ${at + 1} of the event log: ${what}`, {
+      hint: `a log starts with ${RMM_COLUMNS.join()}, as RMM's logging adaptor and a .csv report write it`,
+    })
+
+  const header = fieldsOf(lines[0] ?? '') ?? []
+  const columns = Object.fromEntries([...RMM_COLUMNS, ...OUR_COLUMNS].map((name) => [name, header.indexOf(name)]))
+  for (const name of RMM_COLUMNS) if (columns[name] === -1) throw bad(0, `there is no column ${name}`)
+
+  const clock = dayClock()
+  return lines.slice(1).map((line, index) => {
+    const at = index + 1
+    const fields = fieldsOf(line)
+    if (fields === null) throw bad(at, 'a quote is out of place')
+    if (fields.length !== header.length) throw bad(at, `${fields.length} fields, not ${header.length}`)
+    const field = (name) => (columns[name] === -1 ? null : fields[columns[name]])
+    const number = (name, fallback) => {
+      const value = fallback !== undefined && field(name) === null ? fallback : whole(field(name))
+      if (value === undefined) throw bad(at, `${name} is ${shown(field(name))}; it must be a whole number below 2^53`)
+      return value
+    }
+    const oneOf = (name, allowed, value) => {
+      if (!allowed.includes(value)) throw bad(at, `${name} is ${shown(value)}; it must be one of ${allowed.join(', ')}`)
+      return value
+    }
+    const action = oneOf('Action', Object.keys(TYPE_OF_ACTION), field('Action'))
+    const day = clockUs(field('Time'))
+    if (day === undefined) throw bad(at, `Time is ${shown(field('Time'))}; it must be like 14:03:07.000250`)
+    const elapsed = clock(day)
+    return {
+      type: oneOf('Type', TYPES, field('Type') ?? TYPE_OF_ACTION[action]),
+      timeUs: number('TimeUs', elapsed),
+      id: number('Id', field('Pointer') === '(nil)' ? 0 : number('Pointer')),
+      // RMM's memory is a device's.
+      kind: oneOf('Kind', ['npu', 'system'], field('Kind') ?? 'npu'),
+      size: number('Size'),
+      tag: unescaped(field('Tag')),
+      pool: unescaped(field('Pool')),
+      thread: number('Thread'),
+    }
+  })
+}
+
+/** Times of day → µs since the first. A log may pass midnight; threads may be a little out of order. */
+function dayClock() {
+  let first
+  let last
+  let days = 0
+  return (time) => {
+    first ??= time
+    last ??= time
+    if (last - time > DAY_US / 2) days++
+    last = time
+    return Math.max(0, time - first + days * DAY_US)
+  }
+}
+
+module.exports = { eventLog, parseEventLog }

@@ -1,0 +1,28 @@
+'use strict'
+
+// What a line of a JavaScript stack says.
+
+const PLACE = /^(.*?)(?::(\d+))?(?::(\d+))?$/
+
+/**
+ * "at load (/app/model.js:12:7)" → { name: 'load', file: '/app/model.js', line: 12 }. A line that is no frame is a name.
+ *
+ * @param {string} text
+ * @returns {{name: string, file: string, line: number}}
+ */
+function frame(text) {
+  const line = text.trim().replace(/^at /, '')
+  const called = /^(.+?) \((.*)\)$/.exec(line)
+  const isPlace = /:\d+$/.test(line)
+  if (called === null && !isPlace) return { name: line, file: '', line: 0 }
+  const [, file, row = '0'] = PLACE.exec((called?.[2] ?? line).replace(/^async /, '').replace(/^file:\/\//, ''))
+  return { name: called?.[1] ?? '(anonymous)', file, line: Number(row) }
+}
+
+/** The lines of a stack, innermost first; one that is not known is one frame that says so. */
+function framesOf(stack) {
+  const lines = (stack ?? '').split('\n').filter((line) => line.trim() !== '')
+  return lines.length === 0 ? [{ name: '(unknown)', file: '', line: 0 }] : lines.map(frame)
+}
+
+module.exports = { framesOf }

@@ -1,0 +1,28 @@
+'use strict'
+
+// Everything that holds memory in a snapshot, once: buffers, and the blocks of pools that have no ArrayBuffer.
+
+/**
+ * @typedef {{id: number, kind: string, size: number, tag: string | null, pool: string | null, stack: string | null,
+ *   allocatedAt: number | null, buffer: object | null}} Holder
+ */
+
+/** @returns {Holder[]} */
+function holders({ buffers, pools }) {
+  const all = buffers.map((buffer) => {
+    const { id, kind, size, tag, pool, stack = null, allocatedAt } = buffer
+    return { id, kind, size, tag, pool, stack, allocatedAt, buffer }
+  })
+  const known = new Set(buffers.map(({ id }) => id))
+  for (const { name, kind, chunkMaps } of pools) {
+    for (const { blocks } of chunkMaps) {
+      for (const { id, size, tag, stack = null } of blocks) {
+        if (id === null || known.has(id)) continue
+        all.push({ id, kind, size, tag, pool: name, stack, allocatedAt: null, buffer: null })
+      }
+    }
+  }
+  return all
+}
+
+module.exports = { holders }

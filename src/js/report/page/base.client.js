@@ -1,0 +1,122 @@
+// What all parts of the page use: the data, elements, figures, colours, and the box beside the pointer.
+
+const data = JSON.parse(document.getElementById('data').textContent)
+const { strings } = data
+
+/** The string at that place of the table; null for none. */
+const text = (at) => (at < 0 ? null : strings[at])
+const $ = (id) => document.getElementById(id)
+
+/** An element. What is not an element is text, never HTML. */
+function el(name, attributes = {}, ...children) {
+  const element = document.createElement(name)
+  for (const [key, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue
+    if (key.startsWith('on')) element.addEventListener(key.slice(2), value)
+    else if (key === 'style') for (const [property, of] of Object.entries(value)) element.style.setProperty(property, of)
+    else element.setAttribute(key, value === true ? '' : value)
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined))
+  return element
+}
+
+const count = (number) => Math.round(number).toLocaleString('en-US')
+
+/** "1.5 MiB". */
+function bytes(number) {
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB']
+  let unit = 0
+  let scaled = Math.abs(number)
+  while (scaled >= 1024 && unit < units.length - 1) {
+    scaled /= 1024
+    unit++
+  }
+  const figure = unit === 0 || scaled >= 100 || scaled % 1 === 0 ? Math.floor(scaled) : Math.floor(scaled * 10) / 10
+  return `${number < 0 ? '−' : ''}${figure} ${units[unit]}`
+}
+
+/** "340 ms", "12.4 s", "3 min 5 s", "2 h 10 min", "3 d 4 h". */
+function duration(ms) {
+  if (ms < 1) return `${Math.round(ms * 1000)} µs`
+  if (ms < 1000) return `${Math.round(ms)} ms`
+  const seconds = ms / 1000
+  if (seconds < 60) return `${seconds.toFixed(1)} s`
+  const pair = (large, largeUnit, small, smallUnit) => `${Math.floor(large)} ${largeUnit} ${Math.floor(small)} ${smallUnit}`
+  if (seconds < 3600) return pair(seconds / 60, 'min', seconds % 60, 's')
+  if (seconds < 86400) return pair(seconds / 3600, 'h', (seconds / 60) % 60, 'min')
+  return pair(seconds / 86400, 'd', (seconds / 3600) % 24, 'h')
+}
+
+const nanoseconds = (ns) => (ns < 1000 ? `${Math.round(ns)} ns` : duration(ns / 1e6))
+const percent = (share) => `${(share * 100).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %`
+const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim()
+
+const PALETTE = ['#5b86e5', '#2fb39c', '#e09f3e', '#b878d6', '#e0708d', '#8fae3f', '#46acd2', '#c98a63', '#8a8fe0']
+const OTHERS = '#98a2b3'
+
+/** Tags by the bytes that they hold, largest first; the first have colours of their own. */
+const tagTotals = (() => {
+  const totals = new Map()
+  const { tag, size } = data.holders
+  tag.forEach((at, index) => {
+    const total = totals.get(at) ?? { tag: at, bytes: 0, count: 0 }
+    totals.set(at, total)
+    total.bytes += size[index]
+    total.count++
+  })
+  return [...totals.values()].sort((a, b) => b.bytes - a.bytes)
+})()
+const tagColours = new Map(
+  tagTotals
+    .filter(({ tag }) => tag >= 0)
+    .slice(0, PALETTE.length)
+    .map(({ tag }, at) => [tag, PALETTE[at]]),
+)
+/** The others are pale, by their place in the table of strings: neighbours in a map still differ. */
+const tagColour = (at) => tagColours.get(at) ?? (at < 0 ? OTHERS : `hsl(${(at * 47) % 360} 24% 64%)`)
+const tagName = (at) => text(at) ?? '(no tag)'
+const dot = (background) => el('i', { class: 'dot', style: { background } })
+
+const empty = (...content) => el('p', { class: 'empty' }, ...content)
+const code = (source) => el('code', {}, source)
+/** What to say where a profile would tell more. */
+const profilingOff = (what) =>
+  empty(`${what} `, code('manager.enableMemoryProfiling()'), ' starts recording; write the report again after a while.')
+
+const pair = (name, value) => el('div', { class: 'pair' }, el('span', { class: 'soft' }, name), el('span', {}, value))
+
+const tip = {
+  show(x, y, ...content) {
+    const box = $('tip')
+    box.replaceChildren(...content.filter(Boolean))
+    box.hidden = false
+    const { width, height } = box.getBoundingClientRect()
+    const left = x + 14 + width > innerWidth - 8 ? x - 14 - width : x + 14
+    const top = y + 14 + height > innerHeight - 8 ? y - 14 - height : y + 14
+    box.style.transform = `translate(${Math.max(8, Math.min(left, innerWidth - width - 8))}px, ${Math.max(8, top)}px)`
+  },
+  hide() {
+    $('tip').hidden = true
+  },
+}
+
+/** A canvas whose `draw(context, width, height)` is called again when its size or the theme changes. */
+const drawings = new Set()
+function drawing(attributes, height, draw) {
+  const canvas = el('canvas', attributes)
+  const redraw = () => {
+    const width = canvas.clientWidth
+    if (width === 0) return
+    const tall = height(width)
+    const ratio = devicePixelRatio
+    canvas.style.height = `${tall}px`
+    canvas.width = Math.round(width * ratio)
+    canvas.height = Math.round(tall * ratio)
+    const context = canvas.getContext('2d')
+    context.scale(ratio, ratio)
+    draw(context, width, tall)
+  }
+  new ResizeObserver(redraw).observe(canvas)
+  drawings.add(redraw)
+  return { canvas, redraw }
+}

@@ -1,0 +1,35 @@
+'use strict'
+
+// The page's frame. The scripts fill it.
+
+const section = (id, title, note, content) => `<section id="${id}" class="panel" aria-labelledby="${id}-title">
+<div class="panel-head"><h2 id="${id}-title">${title}</h2><p class="note" id="${id}-note">${note}</p></div>
+${content}
+</section>`
+
+const search = (id, label) => `<label class="search"><span class="hidden">${label}</span><input id="${id}" type="search" placeholder="${label}" autocomplete="off" spellcheck="false"></label>`
+
+const body = `<body>
+<a class="skip" href="#holders">Skip to the holders of memory</a>
+<header class="top"><div class="wrap bar">
+<div class="brand"><h1>Memory report</h1><span id="simulated" class="badge" hidden>Simulated NPU</span></div>
+<nav aria-label="Sections"><a href="#timeline">Timeline</a><a href="#pools">Pools</a><a href="#sites">Call sites</a><a href="#holders">Holders</a><a href="#leaks">Leaks</a><a href="#events">Events</a></nav>
+<button id="theme" type="button" class="button" aria-pressed="false">Dark</button>
+</div></header>
+<main class="wrap">
+<p id="device" class="device"></p>
+<div id="summary" class="cards"></div>
+${section('tags', 'Who holds it', 'Live bytes by tag', '<div id="tag-bars" class="bars"></div>')}
+${section('timeline', 'Memory over time', '', '<div id="timeline-legend" class="legend"></div><div id="timeline-chart" class="chart"></div>')}
+${section('pools', 'Pools', 'Every block where it lies. Hover, or focus a map and use the arrow keys.', '<div id="pool-list"></div>')}
+${section('sites', 'Call sites', '', `<div class="tools"><div id="flame-metric" class="switch" role="group" aria-label="What the widths show"></div>${search('flame-search', 'Highlight a function or file')}<button id="flame-reset" type="button" class="button" disabled>Reset zoom</button></div><div id="flame"></div><p id="flame-detail" class="detail-line" aria-live="polite"></p>`)}
+${section('holders', 'Largest holders', '', `<div class="tools">${search('holder-filter', 'Filter by tag, pool, kind, id or stack')}</div><div id="holder-table"></div><div id="holder-detail" class="detail" aria-live="polite" hidden></div>`)}
+${section('leaks', 'Leaks', 'Allocations that outlived leakAfterMs', '<div id="leak-table"></div>')}
+${section('spread', 'Sizes, lifetimes, latencies', '', '<div id="spread-list" class="spreads"></div>')}
+${section('events', 'Events', '', `<div class="tools"><div id="event-types" class="switch" role="group" aria-label="Types of event"></div>${search('event-filter', 'Filter by tag, pool, kind or id')}</div><div id="event-table"></div>`)}
+<footer id="foot"></footer>
+</main>
+<div id="tip" role="status" hidden></div>
+<noscript><p class="wrap">This report draws itself with JavaScript, which is switched off here. The .json report has the same figures.</p></noscript>`
+
+module.exports = { body }

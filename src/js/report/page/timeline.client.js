@@ -1,0 +1,151 @@
+// Memory over time: three lines, a crosshair that tells their figures.
+
+const SERIES = [
+  ['npuUsed', 'NPU used', 'npu'],
+  ['systemUsed', 'System used', 'system'],
+  ['poolReserved', 'Pools reserved', 'pool'],
+]
+
+/** Round steps of bytes: powers of two, at most five of them up to `most`. */
+function byteSteps(most) {
+  let step = 1024
+  while (most / step > 5) step *= 2
+  return Array.from({ length: Math.floor(most / step) + 1 }, (_, at) => at * step)
+}
+
+function drawTimeline() {
+  const { time, ...lines } = data.timeline
+  if (time.length < 2) {
+    $('timeline-legend').remove()
+    return $('timeline-chart').append(
+      data.profile.enabled
+        ? empty('The profile is too young: it has not two points yet.')
+        : profilingOff('Nothing was recorded.'),
+    )
+  }
+  const [start, end] = [time[0], time.at(-1)]
+  $('timeline-note').textContent = `${count(time.length)} points over ${duration(end - start)}`
+  const off = new Set()
+  const shownSeries = () => SERIES.filter(([key]) => !off.has(key))
+  const edges = (width) => ({ left: 62, right: width - 8, top: 10, bottom: 214 })
+  let cursor = -1
+
+  const { canvas, redraw } = drawing(
+    { tabindex: 0, role: 'img', 'aria-label': 'Memory over time. The arrow keys move along it.' },
+    () => 240,
+    (context, width) => {
+      const { left, right, top, bottom } = edges(width)
+      const most = Math.max(4096, ...shownSeries().map(([key]) => lines[key].reduce((a, b) => Math.max(a, b), 0))) * 1.05
+      const x = (ms) => left + ((ms - start) / (end - start)) * (right - left)
+      const y = (value) => bottom - (value / most) * (bottom - top)
+      context.font = `12px ${getComputedStyle(document.body).fontFamily}`
+      context.fillStyle = colour('soft')
+      context.strokeStyle = colour('line')
+      context.textAlign = 'right'
+      context.textBaseline = 'middle'
+      for (const step of byteSteps(most)) {
+        context.fillText(bytes(step), left - 8, y(step))
+        context.beginPath()
+        context.moveTo(left, Math.round(y(step)) + 0.5)
+        context.lineTo(right, Math.round(y(step)) + 0.5)
+        context.stroke()
+      }
+      const marks = width < 500 ? 3 : 6
+      context.textBaseline = 'alphabetic'
+      for (let mark = 0; mark <= marks; mark++) {
+        const ms = start + ((end - start) * mark) / marks
+        context.textAlign = mark === 0 ? 'left' : mark === marks ? 'right' : 'center'
+        context.fillText(mark === 0 ? '0' : duration(ms - start), x(ms), bottom + 20)
+      }
+      context.lineJoin = 'round'
+      for (const [key, , shade] of shownSeries()) {
+        // It steps: what was used stays so until the next point.
+        context.beginPath()
+        context.moveTo(x(start), y(lines[key][0]))
+        for (let at = 1; at < time.length; at++) {
+          context.lineTo(x(time[at]), y(lines[key][at - 1]))
+          context.lineTo(x(time[at]), y(lines[key][at]))
+        }
+        context.strokeStyle = colour(shade)
+        context.lineWidth = 1.75
+        context.stroke()
+        context.lineTo(x(end), bottom)
+        context.lineTo(x(start), bottom)
+        context.globalAlpha = 0.08
+        context.fillStyle = colour(shade)
+        context.fill()
+        context.globalAlpha = 1
+      }
+      if (cursor < 0) return
+      context.lineWidth = 1
+      context.strokeStyle = colour('soft')
+      context.beginPath()
+      context.moveTo(x(time[cursor]), top)
+      context.lineTo(x(time[cursor]), bottom)
+      context.stroke()
+      for (const [key, , shade] of shownSeries()) {
+        context.beginPath()
+        context.arc(x(time[cursor]), y(lines[key][cursor]), 3.5, 0, 7)
+        context.fillStyle = colour(shade)
+        context.fill()
+      }
+    },
+  )
+
+  function point(at) {
+    cursor = Math.max(0, Math.min(time.length - 1, at))
+    redraw()
+    const box = canvas.getBoundingClientRect()
+    const { left, right } = edges(box.width)
+    const x = box.left + left + ((time[cursor] - start) / (end - start)) * (right - left)
+    tip.show(
+      x,
+      box.top + 30,
+      el('b', {}, `after ${duration(time[cursor] - start)}`),
+      ...shownSeries().map(([key, name]) => pair(name, bytes(lines[key][cursor]))),
+    )
+  }
+  const leave = () => {
+    cursor = -1
+    redraw()
+    tip.hide()
+  }
+  canvas.addEventListener('pointermove', (event) => {
+    const { left, right } = edges(canvas.clientWidth)
+    const ms = start + ((event.offsetX - left) / (right - left)) * (end - start)
+    // The last point that is not after the pointer.
+    let low = 0
+    let high = time.length - 1
+    while (low < high) {
+      const middle = (low + high + 1) >> 1
+      if (time[middle] <= ms) low = middle
+      else high = middle - 1
+    }
+    point(low)
+  })
+  canvas.addEventListener('keydown', (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1, PageUp: -20, PageDown: 20 }[event.key]
+    if (event.key === 'Escape') leave()
+    if (step === undefined) return
+    event.preventDefault()
+    point(cursor + step)
+  })
+  canvas.addEventListener('pointerleave', leave)
+  canvas.addEventListener('blur', leave)
+
+  for (const [key, name, shade] of SERIES) {
+    const button = el(
+      'button',
+      { type: 'button', 'aria-pressed': 'true' },
+      el('i', { style: { background: `var(--${shade})` } }),
+      name,
+    )
+    button.addEventListener('click', () => {
+      if (!off.delete(key)) off.add(key)
+      button.setAttribute('aria-pressed', String(!off.has(key)))
+      redraw()
+    })
+    $('timeline-legend').append(button)
+  }
+  $('timeline-chart').append(canvas)
+}

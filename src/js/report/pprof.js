@@ -1,0 +1,84 @@
+'use strict'
+
+// Call sites as a pprof profile: what `go tool pprof`, Pyroscope, Parca and speedscope read. The message is perftools.profiles.Profile
+// of profile.proto; this is as much of protobuf's encoding as it needs: varints, and fields with a length.
+
+const { promisify } = require('node:util')
+const gzip = promisify(require('node:zlib').gzip)
+const { framesOf } = require('./frames.js')
+
+const SAMPLE_TYPES = [
+  ['inuse_space', 'bytes', 'liveBytes'],
+  ['inuse_objects', 'count', 'liveCount'],
+  ['alloc_space', 'bytes', 'totalBytes'],
+  ['alloc_objects', 'count', 'totalCount'],
+]
+
+/** Seven bits a byte, the lowest first. */
+function varint(value) {
+  const bytes = []
+  let rest = BigInt(value)
+  for (; rest > 127n; rest >>= 7n) bytes.push(Number(rest & 127n) | 128)
+  return [...bytes, Number(rest)]
+}
+
+const number = (field, value) => (value === 0 ? [] : [...varint(field << 3), ...varint(value)])
+const bytes = (field, content) => [...varint((field << 3) | 2), ...varint(content.length), ...content]
+const packed = (field, values) => bytes(field, values.flatMap(varint))
+
+/** Things by their key, numbered from 1 in the order of their coming. */
+function numbered() {
+  const numbers = new Map()
+  const list = []
+  return {
+    list,
+    of(key, make) {
+      let found = numbers.get(key)
+      if (found === undefined) {
+        found = numbers.size + 1
+        numbers.set(key, found)
+        list.push(make(found))
+      }
+      return found
+    },
+  }
+}
+
+/** @returns {Promise<Buffer>} gzipped, as the format demands */
+function pprof({ callSites, startedAt, durationMs, sampleInterval = 0 }) {
+  const strings = new Map([['', 0]])
+  const text = (value) => {
+    if (!strings.has(value)) strings.set(value, strings.size)
+    return strings.get(value)
+  }
+  const valueType = (type, unit) => [...number(1, text(type)), ...number(2, text(unit))]
+  const functions = numbered()
+  const locations = numbered()
+
+  const location = ({ name, file, line }) =>
+    locations.of(`${name}\n${file}\n${line}`, (id) => {
+      const functionId = functions.of(`${name}\n${file}`, (id) =>
+        bytes(5, [...number(1, id), ...number(2, text(name)), ...number(3, text(name)), ...number(4, text(file))]),
+      )
+      return bytes(4, [...number(1, id), ...bytes(4, [...number(1, functionId), ...number(2, line)])])
+    })
+
+  const types = SAMPLE_TYPES.map(([type, unit]) => bytes(1, valueType(type, unit)))
+  const samples = callSites.map((site) => {
+    const values = SAMPLE_TYPES.map(([, , figure]) => Math.round(site[figure]))
+    const label = site.tag === null ? [] : bytes(3, [...number(1, text('tag')), ...number(2, text(site.tag))])
+    return bytes(2, [...packed(1, framesOf(site.stack).map(location)), ...packed(2, values), ...label])
+  })
+  const facts = [
+    number(9, BigInt(Math.round(startedAt * 1000)) * 1000n),
+    number(10, Math.round(durationMs * 1e6)),
+    bytes(11, valueType('space', 'bytes')),
+    number(12, sampleInterval),
+    number(14, text('inuse_space')),
+  ]
+  const table = () => [...strings.keys()].map((string) => bytes(6, Buffer.from(string)))
+  const message = [types, samples, locations.list, functions.list, table(), facts]
+  return gzip(Buffer.concat(message.flat().map((part) => Buffer.from(part))))
+}
+
+module.exports = { pprof }

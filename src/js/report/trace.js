@@ -1,0 +1,57 @@
+'use strict'
+
+// The trace event format, which Perfetto and chrome://tracing open: counters, and a bar for every allocation's life.
+
+const COUNTERS = [
+  ['NPU used', 'npuUsed'],
+  ['System used', 'systemUsed'],
+  ['Pools reserved', 'poolReserved'],
+]
+
+/** @returns {string} */
+function trace({ events, timeline, startedAt, droppedEvents }) {
+  const pid = process.pid
+  const threads = new Set([0])
+  const traceEvents = []
+  const emit = (event) => traceEvents.push({ pid, ...event })
+
+  for (const point of timeline) {
+    for (const [name, figure] of COUNTERS) {
+      emit({ name, ph: 'C', ts: point.timeMs * 1000, tid: 0, args: { bytes: point[figure] } })
+    }
+  }
+
+  // Ids of blocks are given again: each life has a number of its own.
+  const lives = new Map()
+  let born = 0
+  for (const { type, timeUs: ts, id, kind, size, tag, pool, thread: tid = 0 } of events) {
+    threads.add(tid)
+    const args = { id, kind, size, tag, pool }
+    const name = tag ?? `${kind} memory`
+    if (type === 'allocate') {
+      const life = { name, cat: 'allocation', id: `0x${(++born).toString(16)}`, tid }
+      lives.set(id, life)
+      emit({ ...life, ph: 'b', ts, args })
+    } else if ((type === 'free' || type === 'collect') && lives.has(id)) {
+      emit({ ...lives.get(id), ph: 'e', ts, args: { by: type } })
+      lives.delete(id)
+    } else {
+      emit({ name: type, cat: 'event', ph: 'i', s: 't', ts, tid, args })
+    }
+  }
+
+  const names = [
+    { name: 'process_name', ph: 'M', pid, tid: 0, args: { name: '@rkllmjs/memory' } },
+    ...[...threads].map((tid) => ({
+      name: 'thread_name',
+      ph: 'M',
+      pid,
+      tid,
+      args: { name: tid === 0 ? 'memory' : `thread ${tid}` },
+    })),
+  ]
+  const otherData = { startedAt: new Date(startedAt).toISOString(), droppedEvents }
+  return JSON.stringify({ displayTimeUnit: 'ms', otherData, traceEvents: [...names, ...traceEvents] })
+}
+
+module.exports = { trace }

@@ -1,0 +1,64 @@
+'use strict'
+
+// A file that is there as a whole or not at all.
+
+const { randomBytes } = require('node:crypto')
+const { open, rename, unlink } = require('node:fs/promises')
+const { dirname, join } = require('node:path')
+const { memoryError } = require('../errors.js')
+const { shown } = require('../options.js')
+
+const CODES = { EMFILE: 'ERR_TOO_MANY_FDS', ENFILE: 'ERR_TOO_MANY_FDS', ENOMEM: 'ERR_OUT_OF_MEMORY' }
+
+const HINTS = {
+  ENOENT: 'make its directory first',
+  ENOTDIR: 'a part of the path is a file, not a directory',
+  EISDIR: 'there is a directory of that name',
+  EACCES: 'this process may not write there',
+  EPERM: 'this process may not write there',
+  EROFS: 'the file system is read-only',
+  ENOSPC: 'the file system is full',
+  EDQUOT: "this user's quota is used up",
+  EMFILE: 'close descriptors, or raise the limit (ulimit -n)',
+}
+
+function failed(path, error) {
+  const { code, errno, syscall } = error
+  if (syscall === undefined && errno === undefined) return error
+  const figures = { path, syscall, errno: typeof errno === 'number' ? Math.abs(errno) : undefined, hint: HINTS[code] }
+  for (const [name, figure] of Object.entries(figures)) if (figure === undefined) delete figures[name]
+  return memoryError(
+    CODES[code] ?? 'ERR_DEVICE_IO',
+    `the report ${shown(path)} cannot be written: ${code ?? error.message}`,
+    figures,
+    {
+      cause: error,
+    },
+  )
+}
+
+/**
+ * Puts `content` at `path`, by way of a file beside it that is renamed when it is complete and on its disk.
+ *
+ * @param {string} path
+ * @param {string | Uint8Array} content
+ */
+async function replaceFile(path, content) {
+  const draft = join(dirname(path), `.rkllm-report-${randomBytes(8).toString('hex')}`)
+  let file
+  try {
+    file = await open(draft, 'wx')
+    await file.writeFile(content)
+    await file.sync()
+    await file.close()
+    await rename(draft, path)
+  } catch (error) {
+    if (file !== undefined) {
+      await file.close().catch(() => {})
+      await unlink(draft).catch(() => {})
+    }
+    throw failed(path, error)
+  }
+}
+
+module.exports = { replaceFile }
