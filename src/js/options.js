@@ -214,4 +214,4 @@ const manager = {
 
 const schemas = { defragment, manager, optimize, npuAllocation, npuAllocationAsync, systemAllocation, poolAllocation, pool, destroyPool, dmaBufImport, receive, reservation }
 
-module.exports = { check, integer, invalid, outOfRange, shown, schemas }
+module.exports = { check, integer, invalid, kinds, outOfRange, shown, schemas }
