@@ -7,9 +7,10 @@ import { createRequire } from 'node:module'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 
-import { assertNothingLeft, needsCommand, needsTransfer, open, refuses, runtime, turnsUntil } from './helpers.mjs'
+import { assertNothingLeft, needsCommand, needsTransfer, open, refuses, runtime } from './helpers.mjs'
 
 const require = createRequire(import.meta.url)
+const { collectGarbage } = require('../src/js/garbage.js')
 const { headers, rknn } = require('../src/js/inference/layouts.js')
 
 const SPEC = {
@@ -186,17 +187,21 @@ test('what was moved elsewhere is not pointed to', { skip: needsTransfer }, (t) 
   buffers.reset()
 })
 
-test('dropped with all its arrays it goes; one array keeps it', { skip: typeof globalThis.gc !== 'function' && 'needs --expose-gc' }, async (t) => {
+test('dropped with all its arrays it goes; one array keeps it', async (t) => {
   const manager = open(t)
-  let { tokens } = manager.createInferenceBuffers({ maxTokens: 8, name: 'dropped' })
-  globalThis.gc()
-  await turnsUntil(() => false, 20)
-  assert.notEqual(manager.getMemoryPool('dropped'), undefined)
+  const there = () => Array.from({ length: 20 }, (_, n) => n).filter((n) => manager.getMemoryPool(`dropped ${n}`) !== undefined)
+  const drop = (n) => void manager.createInferenceBuffers({ maxTokens: 8, name: `dropped ${n}` }).tokens.fill(n)
+  const { tokens } = manager.createInferenceBuffers({ maxTokens: 8, name: 'dropped 0' })
+  for (let n = 1; n < 20; n++) drop(n)
+  assert.equal(there().length, 20)
+  // Not all: engines that look for pointers on the stack may find some.
+  for (let i = 0; i < 100 && there().length > 5; i++) {
+    collectGarbage()
+    await new Promise((resolve) => setTimeout(resolve, 10))
+  }
+  assert.ok(there().length <= 5, `${there().length} of 20 are left`)
+  assert.equal(there()[0], 0)
   tokens[0] = 1
-  tokens = undefined
-  const gone = () => (globalThis.gc(), manager.getMemoryPool('dropped') === undefined)
-  for (let i = 0; i < 50 && !gone(); i++) await new Promise((resolve) => setTimeout(resolve, 20))
-  assert.equal(gone(), true)
 })
 
 // ── What C sees

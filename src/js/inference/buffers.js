@@ -144,6 +144,7 @@ class InferenceBuffers {
     set.structs.reset()
     for (const { name, group, shape } of this.#spec.parts) {
       const array = find(set, group, name)
+      if (array.length === 0) continue // freed, or moved elsewhere
       const rows = tokens !== undefined && group === '' && BY_TOKEN.has(name) ? Math.min(tokens, shape[0]) : shape[0]
       array.fill(dtypeZero(array), 0, (array.length / shape[0]) * rows)
     }
