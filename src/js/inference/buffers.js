@@ -223,8 +223,9 @@ class InferenceBuffers {
     return front
   }
 
+  /** Of both sets, but for those whose array the user freed. */
   #blocks() {
-    return [...this.#front.blocks, ...(this.#back?.blocks ?? [])]
+    return [...this.#front.blocks, ...(this.#back?.blocks ?? [])].filter((block) => !block.freed)
   }
 
   #sync(written, names, sync) {
