@@ -131,3 +131,25 @@ export function wrong(manager: MemoryManager, buffer: ArrayBuffer): void {
   const never = (error: MemoryError) => error.code === 'ERR_NO_SUCH_CODE'
   void [address, deviceAddress, never]
 }
+
+export function session(manager: MemoryManager, run: (input: bigint, param: bigint) => void): void {
+  const buffers = manager.createInferenceBuffers({
+    contextLength: 4096,
+    hiddenSize: 1536,
+    vocabSize: 151_936,
+    image: { tokens: 196, count: 2 },
+    rknnInputs: [{ name: 'pixels', shape: [1, 392, 392, 3], dtype: 'uint8' }],
+    doubleBuffered: true,
+  })
+  buffers.back?.tokens?.set([1, 2, 3])
+  buffers.swap()
+  run(buffers.tokenInput(3, { role: 'user' }), buffers.inferParam({ mode: 'logits' }))
+  buffers.reset({ tokens: 3 })
+  const address: bigint | null = buffers.addresses.logits
+  buffers.dispose()
+  void address
+  // @ts-expect-error no such header
+  manager.createInferenceBuffers({ header: '1.0', maxTokens: 1 })
+  // @ts-expect-error misspelt
+  manager.createInferenceBuffers({ maxToken: 1 })
+}

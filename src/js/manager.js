@@ -11,6 +11,7 @@ const { memoryError } = require('./errors.js')
 const { Errands } = require('./errands.js')
 const { collectGarbage } = require('./garbage.js')
 const { human } = require('./human.js')
+const { makeInferenceBuffers } = require('./inference/buffers.js')
 const { Limits, makeReservation } = require('./limits.js')
 const { exposition } = require('./metrics/openmetrics.js')
 const { profileOf } = require('./metrics/reader.js')
@@ -271,6 +272,13 @@ class MemoryManager extends EventEmitter {
     this.#open()
     const { force = false } = check('destroyMemoryPool', options, schemas.destroyPool)
     destroyPool(this.#poolOf(pool), force)
+  }
+
+  // ── Sessions
+
+  createInferenceBuffers(spec) {
+    this.#open()
+    return makeInferenceBuffers(this, spec)
   }
 
   // ── Monitoring

@@ -236,7 +236,30 @@ const replay = {
 
 const metrics = { format: kinds.oneOf('openmetrics', 'prometheus') }
 
-const schemas = { defragment, manager, optimize, npuAllocation, npuAllocationAsync, systemAllocation, poolAllocation, pool, destroyPool, dmaBufImport, receive, reservation, replay, metrics }
+const profiling = {
+  sampleInterval: kinds.integer(1),
+  eventCapacity: kinds.integer(0, 2 ** 24),
+  stackDepth: kinds.integer(1, 200),
+  leakAfterMs: kinds.milliseconds(2 ** 31 - 1),
+}
+
+const schemas = {
+  defragment,
+  destroyPool,
+  dmaBufImport,
+  manager,
+  metrics,
+  npuAllocation,
+  npuAllocationAsync,
+  optimize,
+  pool,
+  poolAllocation,
+  profiling,
+  receive,
+  replay,
+  reservation,
+  systemAllocation,
+}
 
 /** The options of an allocation, as the native part has them. */
 function npuRequest(what, options, schema = schemas.npuAllocation) {
@@ -250,4 +273,4 @@ function systemRequest(what, options) {
   return { ...rest, hugePages: { true: true, try: false }[hugePages] }
 }
 
-module.exports = { check, integer, invalid, npuRequest, outOfRange, shown, schemas, systemRequest }
+module.exports = { check, integer, invalid, kinds, npuRequest, outOfRange, shown, schemas, systemRequest }

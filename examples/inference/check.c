@@ -1,0 +1,277 @@
+/*
+ * What a runtime like librkllmrt or librknnrt does with the pointers it is given, in small: it reads the structs by declarations of its
+ * own, follows their pointers, tells what it found, and writes answers where it is told to.
+ *
+ * The structs are declared here a second time, apart from the library's tables: the C compiler decides where their fields lie.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ---- rkllm.h: what the versions have in common ---- */
+
+struct embed { float *embed; size_t n_tokens; };
+struct token { int32_t *input_ids; size_t n_tokens; };
+struct cross_attn { float *encoder_k_cache, *encoder_v_cache, *encoder_mask; int32_t *encoder_pos; int num_tokens; };
+struct infer { int mode; void *lora_params, *prompt_cache_params; int keep_history; };
+
+/* ---- and where they differ ---- */
+
+struct one_image { char *prompt; float *image_embed; size_t n_image_tokens; };
+struct images { char *prompt; float *image_embed; size_t n_image_tokens, n_image, image_width, image_height; };
+struct images_videos {
+    char *prompt;
+    struct {
+        float *image_embed;
+        size_t n_image_tokens, n_image;
+        const char *image_start, *image_end, *image_content;
+        size_t image_width, image_height;
+    } image;
+    struct {
+        float *video_embed;
+        size_t n_frame_tokens, n_frame_per_video, n_video;
+        const char *video_start, *video_end, *video_content;
+        size_t frame_width, frame_height;
+    } video;
+};
+
+#define CONTENT(multimodal) \
+    union { const char *prompt_input; struct embed embed_input; struct token token_input; struct multimodal multimodal_input; }
+enum input_type { PROMPT, TOKEN, EMBED, MULTIMODAL };
+
+struct input_1_1 { enum input_type input_type; CONTENT(one_image); };
+struct input_1_2_0 { enum input_type input_type; CONTENT(images); };
+struct input_1_2 { const char *role; bool enable_thinking; enum input_type input_type; CONTENT(images); };
+struct input_1_3 { const char *role; bool enable_thinking; enum input_type input_type; CONTENT(images_videos); };
+
+struct infer_1_3 {
+    int mode;
+    void *lora_params, *prompt_cache_params, *sampling_params;
+    int keep_history;
+    int32_t max_new_tokens;
+};
+
+/* ---- rknn_api.h ---- */
+
+struct rknn_in { uint32_t index; void *buf; uint32_t size; uint8_t pass_through; int type, fmt; };
+struct rknn_out { uint8_t want_float, is_prealloc; uint32_t index; void *buf; uint32_t size; };
+
+/* ---- where the fields lie, as JSON ---- */
+
+static char json[16384];
+static size_t used;
+
+static void put(const char *format, const char *name, size_t value) {
+    used += (size_t)snprintf(json + used, sizeof json - used, format, name, value);
+}
+
+#define BEGIN(name, type) (put("\"%s\":{\"size\":%zu", name, sizeof(type)), put(",\"%s\":%zu,\"fields\":{", "align", _Alignof(type)))
+#define FIELD(type, field) put("\"%s\":%zu,", #field, offsetof(type, field))
+#define END(type, field) (put("\"%s\":%zu}}", #field, offsetof(type, field)))
+#define COMMA put("%.0s,%.0zu", "", 0)
+
+#define CONTENT_FIELDS(type) \
+    FIELD(type, input_type); FIELD(type, prompt_input); FIELD(type, embed_input.embed); FIELD(type, embed_input.n_tokens); \
+    FIELD(type, token_input.input_ids); FIELD(type, token_input.n_tokens); FIELD(type, multimodal_input.prompt)
+#define IMAGE_FIELDS(type) \
+    FIELD(type, multimodal_input.image_embed); FIELD(type, multimodal_input.n_image_tokens); FIELD(type, multimodal_input.n_image); \
+    FIELD(type, multimodal_input.image_width); END(type, multimodal_input.image_height)
+#define ROLE_FIELDS(type) FIELD(type, role); FIELD(type, enable_thinking)
+#define INFER_FIELDS(type) FIELD(type, mode); FIELD(type, lora_params); FIELD(type, prompt_cache_params)
+
+static void infer(void) {
+    BEGIN("RKLLMInferParam", struct infer); INFER_FIELDS(struct infer); END(struct infer, keep_history);
+}
+
+static void cross_attn(void) {
+    typedef struct cross_attn S;
+    BEGIN("RKLLMCrossAttnParam", S);
+    FIELD(S, encoder_k_cache); FIELD(S, encoder_v_cache); FIELD(S, encoder_mask); FIELD(S, encoder_pos); END(S, num_tokens);
+}
+
+static void input_1_3(void) {
+    typedef struct input_1_3 S;
+    BEGIN("RKLLMInput", S); ROLE_FIELDS(S); CONTENT_FIELDS(S);
+    FIELD(S, multimodal_input.image.image_embed); FIELD(S, multimodal_input.image.n_image_tokens);
+    FIELD(S, multimodal_input.image.n_image); FIELD(S, multimodal_input.image.image_start);
+    FIELD(S, multimodal_input.image.image_end); FIELD(S, multimodal_input.image.image_content);
+    FIELD(S, multimodal_input.image.image_width); FIELD(S, multimodal_input.image.image_height);
+    FIELD(S, multimodal_input.video.video_embed); FIELD(S, multimodal_input.video.n_frame_tokens);
+    FIELD(S, multimodal_input.video.n_frame_per_video); FIELD(S, multimodal_input.video.n_video);
+    FIELD(S, multimodal_input.video.video_start); FIELD(S, multimodal_input.video.video_end);
+    FIELD(S, multimodal_input.video.video_content); FIELD(S, multimodal_input.video.frame_width);
+    END(S, multimodal_input.video.frame_height);
+}
+
+/** Every struct and field, with its place. */
+const char *layouts(void) {
+    used = 0;
+    put("{\"%s\":{%.0zu", "1.1", 0);
+    BEGIN("RKLLMInput", struct input_1_1); CONTENT_FIELDS(struct input_1_1);
+    FIELD(struct input_1_1, multimodal_input.image_embed); END(struct input_1_1, multimodal_input.n_image_tokens); COMMA;
+    infer();
+    put("},\"%s\":{%.0zu", "1.2.0", 0);
+    BEGIN("RKLLMInput", struct input_1_2_0); CONTENT_FIELDS(struct input_1_2_0); IMAGE_FIELDS(struct input_1_2_0); COMMA;
+    infer();
+    put("},\"%s\":{%.0zu", "1.2", 0);
+    BEGIN("RKLLMInput", struct input_1_2); ROLE_FIELDS(struct input_1_2); CONTENT_FIELDS(struct input_1_2); IMAGE_FIELDS(struct input_1_2);
+    COMMA; infer(); COMMA; cross_attn();
+    put("},\"%s\":{%.0zu", "1.3", 0);
+    input_1_3(); COMMA;
+    BEGIN("RKLLMInferParam", struct infer_1_3); INFER_FIELDS(struct infer_1_3); FIELD(struct infer_1_3, sampling_params);
+    FIELD(struct infer_1_3, keep_history); END(struct infer_1_3, max_new_tokens); COMMA;
+    cross_attn();
+    put("},\"%s\":{%.0zu", "rknn", 0);
+    BEGIN("rknn_input", struct rknn_in);
+    FIELD(struct rknn_in, index); FIELD(struct rknn_in, buf); FIELD(struct rknn_in, size); FIELD(struct rknn_in, pass_through);
+    FIELD(struct rknn_in, type); END(struct rknn_in, fmt); COMMA;
+    BEGIN("rknn_output", struct rknn_out);
+    FIELD(struct rknn_out, want_float); FIELD(struct rknn_out, is_prealloc); FIELD(struct rknn_out, index);
+    FIELD(struct rknn_out, buf); END(struct rknn_out, size);
+    put("}%.0s}%.0zu", "", 0);
+    return json;
+}
+
+/* ---- what a call finds ---- */
+
+/** FNV-1a over 32-bit words, which is what all the arrays are made of, or over the bytes of a text. */
+static uint32_t words(uint32_t hash, const void *from, size_t count) {
+    const unsigned char *bytes = from;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t word;
+        memcpy(&word, bytes + 4 * i, 4);
+        hash = (hash ^ word) * 16777619u;
+    }
+    return hash;
+}
+
+static uint32_t text(const char *of) {
+    uint32_t hash = 2166136261u;
+    if (of == NULL) return 0;
+    for (; *of != '\0'; of++) hash = (hash ^ (unsigned char)*of) * 16777619u;
+    return hash;
+}
+
+#define START 2166136261u
+
+enum { TYPE, COUNT, DATA, PROMPT_TEXT, ROLE, THINKING, IMAGES, WIDTH, HEIGHT, IMAGE_START, IMAGE_END, IMAGE_CONTENT, VIDEO, FOUND };
+
+/** What lies in an RKLLMInput of the version (110, 120, 121, 130); `hidden` floats are one embedding. */
+int read_input(int version, const void *input, uint32_t hidden, uint32_t *found) {
+    memset(found, 0, FOUND * sizeof *found);
+    const struct embed *embed = NULL;
+    const struct token *token = NULL;
+    const char *prompt = NULL, *multimodal_prompt = NULL;
+    const float *image = NULL;
+    size_t n_image = 1, n_image_tokens = 0;
+    if (version == 110) {
+        const struct input_1_1 *in = input;
+        found[TYPE] = in->input_type;
+        prompt = in->prompt_input, embed = &in->embed_input, token = &in->token_input;
+        multimodal_prompt = in->multimodal_input.prompt, image = in->multimodal_input.image_embed;
+        n_image_tokens = in->multimodal_input.n_image_tokens;
+    } else if (version == 120 || version == 121) {
+        const struct images *of;
+        if (version == 120) {
+            const struct input_1_2_0 *in = input;
+            found[TYPE] = in->input_type;
+            prompt = in->prompt_input, embed = &in->embed_input, token = &in->token_input, of = &in->multimodal_input;
+        } else {
+            const struct input_1_2 *in = input;
+            found[TYPE] = in->input_type, found[ROLE] = text(in->role), found[THINKING] = in->enable_thinking;
+            prompt = in->prompt_input, embed = &in->embed_input, token = &in->token_input, of = &in->multimodal_input;
+        }
+        multimodal_prompt = of->prompt, image = of->image_embed, n_image_tokens = of->n_image_tokens, n_image = of->n_image;
+        if (found[TYPE] == MULTIMODAL) found[WIDTH] = (uint32_t)of->image_width, found[HEIGHT] = (uint32_t)of->image_height;
+    } else if (version == 130) {
+        const struct input_1_3 *in = input;
+        found[TYPE] = in->input_type, found[ROLE] = text(in->role), found[THINKING] = in->enable_thinking;
+        prompt = in->prompt_input, embed = &in->embed_input, token = &in->token_input;
+        multimodal_prompt = in->multimodal_input.prompt, image = in->multimodal_input.image.image_embed;
+        n_image_tokens = in->multimodal_input.image.n_image_tokens, n_image = in->multimodal_input.image.n_image;
+        if (found[TYPE] == MULTIMODAL) {
+            found[WIDTH] = (uint32_t)in->multimodal_input.image.image_width;
+            found[HEIGHT] = (uint32_t)in->multimodal_input.image.image_height;
+            found[IMAGE_START] = text(in->multimodal_input.image.image_start);
+            found[IMAGE_END] = text(in->multimodal_input.image.image_end);
+            found[IMAGE_CONTENT] = text(in->multimodal_input.image.image_content);
+            found[VIDEO] = in->multimodal_input.video.video_embed != NULL || in->multimodal_input.video.n_video != 0;
+        }
+    } else {
+        return -1;
+    }
+    switch (found[TYPE]) {
+        case PROMPT:
+            found[PROMPT_TEXT] = text(prompt);
+            return 0;
+        case TOKEN:
+            found[COUNT] = (uint32_t)token->n_tokens;
+            found[DATA] = words(START, token->input_ids, token->n_tokens);
+            return 0;
+        case EMBED:
+            found[COUNT] = (uint32_t)embed->n_tokens;
+            found[DATA] = words(START, embed->embed, embed->n_tokens * hidden);
+            return 0;
+        case MULTIMODAL:
+            found[IMAGES] = (uint32_t)n_image;
+            found[COUNT] = (uint32_t)n_image_tokens;
+            found[DATA] = words(START, image, n_image * n_image_tokens * hidden);
+            found[PROMPT_TEXT] = text(multimodal_prompt);
+            return 0;
+        default:
+            return -2;
+    }
+}
+
+/** Mode, history and tokens of an RKLLMInferParam, as one number; what must be null is. */
+int64_t read_infer(int version, const void *param) {
+    if (version == 130) {
+        const struct infer_1_3 *p = param;
+        if (p->lora_params || p->prompt_cache_params || p->sampling_params) return -1;
+        return p->mode + 10 * p->keep_history + 100LL * p->max_new_tokens;
+    }
+    const struct infer *p = param;
+    return p->lora_params || p->prompt_cache_params ? -1 : p->mode + 10 * p->keep_history;
+}
+
+/** Goes through both caches in the same order: each has a layout of its own. */
+uint32_t read_cross_attn(const struct cross_attn *p, int layers, int heads, int dim, int *tokens) {
+    uint32_t hash = START;
+    *tokens = p->num_tokens;
+    for (int l = 0; l < layers; l++)
+        for (int t = 0; t < p->num_tokens; t++)
+            for (int h = 0; h < heads; h++)
+                for (int d = 0; d < dim; d++) {
+                    hash = words(hash, &p->encoder_k_cache[((l * p->num_tokens + t) * heads + h) * dim + d], 1);
+                    hash = words(hash, &p->encoder_v_cache[((l * heads + h) * dim + d) * p->num_tokens + t], 1);
+                }
+    hash = words(hash, p->encoder_mask, (size_t)p->num_tokens);
+    return words(hash, p->encoder_pos, (size_t)p->num_tokens);
+}
+
+/** What a callback does that keeps logits or hidden states: copies them out of the runtime. Here they are made up. */
+void write_floats(float *to, uint64_t count, uint32_t seed) {
+    for (uint64_t i = 0; i < count; i++) to[i] = (float)(((uint32_t)i * 2654435761u + seed) >> 8);
+}
+
+/** rknn_inputs_set, rknn_run and rknn_outputs_get in one: every output byte is made from the inputs and its place. */
+uint32_t run_rknn(const struct rknn_in *in, uint32_t n_in, const struct rknn_out *out, uint32_t n_out) {
+    uint32_t hash = START;
+    for (uint32_t i = 0; i < n_in; i++) {
+        if (in[i].index != i) return 0;
+        const unsigned char *bytes = in[i].buf;
+        for (uint32_t at = 0; at < in[i].size; at++) hash = (hash ^ bytes[at]) * 16777619u;
+        hash = (hash ^ (uint32_t)in[i].type) * 16777619u;
+        hash = (hash ^ (uint32_t)in[i].fmt) * 16777619u;
+        hash = (hash ^ in[i].pass_through) * 16777619u;
+    }
+    for (uint32_t i = 0; i < n_out; i++) {
+        if (out[i].index != i || out[i].is_prealloc != 1) return 0;
+        unsigned char *bytes = out[i].buf;
+        for (uint32_t at = 0; at < out[i].size; at++) bytes[at] = (unsigned char)(hash + at * 31 + i + out[i].want_float);
+    }
+    return hash;
+}

@@ -1,0 +1,157 @@
+'use strict'
+
+// Where the fields of the C structs of rkllm.h and rknn_api.h lie, worked out as a 64-bit C compiler does.
+//
+// The structs of rkllm.h changed with the versions; of each one only what a session passes in is here. `RKLLMInput` is handed over by
+// pointer, so that a longer one of a later version does no harm to a library that reads a shorter one.
+
+/** Bytes of what fields are made of; each is aligned to its size. An enum and an int are `int`, a bool is `byte`. */
+const SCALARS = { pointer: 8, size: 8, int: 4, byte: 1 }
+
+/**
+ * @typedef {{ size: number, align: number, fields: Record<string, { offset: number, type: string }> }} Layout
+ * Fields of nested structs are named as in C: `image.n_image`. Those of what has no name of its own have no prefix.
+ */
+
+/** @returns {Layout} */
+function lay(members, together) {
+  const fields = {}
+  let [end, align] = [0, 1]
+  for (const [name, type] of members) {
+    const nested = typeof type === 'object'
+    const size = nested ? type.size : SCALARS[type]
+    const alignment = nested ? type.align : size
+    const offset = together ? 0 : roundUp(end, alignment)
+    end = Math.max(end, offset + size)
+    align = Math.max(align, alignment)
+    if (!nested) fields[name] = { offset, type }
+    else {
+      for (const [inner, field] of Object.entries(type.fields)) {
+        fields[name === '' ? inner : `${name}.${inner}`] = { ...field, offset: offset + field.offset }
+      }
+    }
+  }
+  return { size: roundUp(end, align), align, fields }
+}
+
+const struct = (...members) => lay(members, false)
+const union = (...members) => lay(members, true)
+const roundUp = (value, to) => Math.ceil(value / to) * to
+
+const embedInput = struct(['embed', 'pointer'], ['n_tokens', 'size'])
+const tokenInput = struct(['input_ids', 'pointer'], ['n_tokens', 'size'])
+
+const oneImage = struct(['prompt', 'pointer'], ['image_embed', 'pointer'], ['n_image_tokens', 'size'])
+const images = struct(
+  ['prompt', 'pointer'],
+  ['image_embed', 'pointer'],
+  ['n_image_tokens', 'size'],
+  ['n_image', 'size'],
+  ['image_width', 'size'],
+  ['image_height', 'size'],
+)
+const imagesAndVideos = struct(
+  ['prompt', 'pointer'],
+  [
+    'image',
+    struct(
+      ['image_embed', 'pointer'],
+      ['n_image_tokens', 'size'],
+      ['n_image', 'size'],
+      ['image_start', 'pointer'],
+      ['image_end', 'pointer'],
+      ['image_content', 'pointer'],
+      ['image_width', 'size'],
+      ['image_height', 'size'],
+    ),
+  ],
+  [
+    'video',
+    struct(
+      ['video_embed', 'pointer'],
+      ['n_frame_tokens', 'size'],
+      ['n_frame_per_video', 'size'],
+      ['n_video', 'size'],
+      ['video_start', 'pointer'],
+      ['video_end', 'pointer'],
+      ['video_content', 'pointer'],
+      ['frame_width', 'size'],
+      ['frame_height', 'size'],
+    ),
+  ],
+)
+
+const content = (multimodal) =>
+  union(['prompt_input', 'pointer'], ['embed_input', embedInput], ['token_input', tokenInput], ['multimodal_input', multimodal])
+
+const plainInput = (multimodal) => struct(['input_type', 'int'], ['', content(multimodal)])
+const roleInput = (multimodal) =>
+  struct(['role', 'pointer'], ['enable_thinking', 'byte'], ['input_type', 'int'], ['', content(multimodal)])
+
+const inferParam = struct(['mode', 'int'], ['lora_params', 'pointer'], ['prompt_cache_params', 'pointer'], ['keep_history', 'int'])
+const inferParamWithSampling = struct(
+  ['mode', 'int'],
+  ['lora_params', 'pointer'],
+  ['prompt_cache_params', 'pointer'],
+  ['sampling_params', 'pointer'],
+  ['keep_history', 'int'],
+  ['max_new_tokens', 'int'],
+)
+
+const crossAttnParam = struct(
+  ['encoder_k_cache', 'pointer'],
+  ['encoder_v_cache', 'pointer'],
+  ['encoder_mask', 'pointer'],
+  ['encoder_pos', 'pointer'],
+  ['num_tokens', 'int'],
+)
+
+/**
+ * By version of rkllm.h. 1.2.0 is for itself: its headers have no role yet, and count images in some copies and not in others; what is
+ * written for it can be read by both.
+ */
+const headers = {
+  '1.1': { RKLLMInput: plainInput(oneImage), RKLLMInferParam: inferParam },
+  '1.2.0': { RKLLMInput: plainInput(images), RKLLMInferParam: inferParam },
+  '1.2': { RKLLMInput: roleInput(images), RKLLMInferParam: inferParam, RKLLMCrossAttnParam: crossAttnParam },
+  '1.3': { RKLLMInput: roleInput(imagesAndVideos), RKLLMInferParam: inferParamWithSampling, RKLLMCrossAttnParam: crossAttnParam },
+}
+
+/** rknn_api.h, all versions of librknnrt. */
+const rknn = {
+  rknn_input: struct(
+    ['index', 'int'],
+    ['buf', 'pointer'],
+    ['size', 'int'],
+    ['pass_through', 'byte'],
+    ['type', 'int'],
+    ['fmt', 'int'],
+  ),
+  rknn_output: struct(['want_float', 'byte'], ['is_prealloc', 'byte'], ['index', 'int'], ['buf', 'pointer'], ['size', 'int']),
+}
+
+const HOST_IS_LITTLE = true // arm64 and x64 are
+
+const setters = {
+  pointer: (view, at, value) => view.setBigUint64(at, value, HOST_IS_LITTLE),
+  size: (view, at, value) => view.setBigUint64(at, BigInt(value), HOST_IS_LITTLE),
+  int: (view, at, value) => view.setInt32(at, value, HOST_IS_LITTLE),
+  byte: (view, at, value) => view.setUint8(at, value),
+}
+
+/**
+ * Writes `values` by the names of their fields; the others stay as they are.
+ *
+ * @param {DataView} view
+ * @param {number} at where the struct begins
+ * @param {Layout} layout
+ * @param {Record<string, number | bigint | boolean>} values
+ */
+function write(view, at, { fields }, values) {
+  for (const [name, value] of Object.entries(values)) {
+    const { offset, type } = fields[name]
+    setters[type](view, at + offset, value)
+  }
+}
+
+module.exports = { headers, rknn, roundUp, write }
