@@ -137,6 +137,12 @@ export interface MemoryManagerOptions {
   cleanup?: CleanupOptions
   /** For finding mistakes; costs time and memory. */
   debug?: DebugOptions
+  /**
+   * Opens a Unix socket at which `rkllm-memory top`, `snapshot` and `report` can read this manager's figures: only for processes of the
+   * same user (and root), in `$XDG_RUNTIME_DIR/rkllm-memory/` or `/tmp/rkllm-memory-UID/`. It changes nothing, keeps no process alive, and
+   * goes with the manager. Where it cannot be opened safely there is a process warning (`RKLLM_INSPECT`) and none. Default false: nothing listens.
+   */
+  inspect?: boolean
 }
 
 export interface SlabOptions {

@@ -91,13 +91,19 @@ function check(what, options, schema) {
 }
 
 function unknownOption(what, name, known) {
-  const distances = known.map((candidate) => [editDistance(name.toLowerCase(), candidate.toLowerCase()), candidate])
-  const [distance, nearest] = distances.sort(([a], [b]) => a - b)[0]
+  const meant = nearest(name, known)
   const hint =
-    distance <= Math.max(2, name.length / 3)
-      ? `did you mean ${JSON.stringify(nearest)}?`
-      : `it has ${known.map((candidate) => JSON.stringify(candidate)).join(', ')}`
+    meant === undefined
+      ? `it has ${known.map((candidate) => JSON.stringify(candidate)).join(', ')}`
+      : `did you mean ${JSON.stringify(meant)}?`
   return invalid(`${what} has no option ${JSON.stringify(name)}`, hint)
+}
+
+/** The one of `known` that `name` is a slip of, if any is near enough. */
+function nearest(name, known) {
+  const distances = known.map((candidate) => [editDistance(name.toLowerCase(), candidate.toLowerCase()), candidate])
+  const [distance, candidate] = distances.sort(([a], [b]) => a - b)[0]
+  return distance <= Math.max(2, name.length / 3) ? candidate : undefined
 }
 
 /** How many letters must be put in, taken out or changed (Levenshtein). */
@@ -210,8 +216,9 @@ const manager = {
   // Checked by limits.js.
   limits: (_name, value) => value,
   debug: kinds.nested({ delayReuse: kinds.integer(0, 1_000_000) }),
+  inspect: kinds.boolean,
 }
 
 const schemas = { defragment, manager, optimize, npuAllocation, npuAllocationAsync, systemAllocation, poolAllocation, pool, destroyPool, dmaBufImport, receive, reservation }
 
-module.exports = { check, integer, invalid, outOfRange, shown, schemas }
+module.exports = { check, integer, invalid, nearest, outOfRange, shown, schemas }
