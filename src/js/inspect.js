@@ -58,7 +58,7 @@ function listen(directory, reference) {
   let [server, path, closed] = [undefined, undefined, false]
   const bind = (serial) => {
     path = join(directory, socketName(process.pid, serial))
-    server = net.createServer((socket) => converse(socket, reference))
+    server = net.createServer((socket) => converse(socket, reference, serial))
     server.maxConnections = MAX_CONNECTIONS
     server.on('error', (error) => {
       if (error.code === 'EADDRINUSE' && serial < MAX_SOCKETS && !closed) bind(serial + 1)
@@ -98,7 +98,7 @@ function atExit() {
 }
 
 /** Answers what one connection asks, one request after the other. */
-function converse(socket, reference) {
+function converse(socket, reference, serial) {
   let heard = ''
   let answering = false
   socket.unref?.()
@@ -123,7 +123,7 @@ function converse(socket, reference) {
     answering = true
     // A reader that is slow gets its next answer when it has taken this one: no more than one is ever kept for it.
     socket.pause()
-    socket.write(line(answer(request, reference.deref())), () => {
+    socket.write(line(answer(request, reference.deref(), serial)), () => {
       answering = false
       socket.resume()
       next()
@@ -132,7 +132,7 @@ function converse(socket, reference) {
 }
 
 /** What to say to `request`, a line of JSON. */
-function answer(request, manager) {
+function answer(request, manager, serial) {
   try {
     if (manager === undefined || manager.disposed) return refusal('ERR_MANAGER_DISPOSED', 'the manager was disposed')
     const { want } = JSON.parse(request) ?? {}
@@ -142,7 +142,7 @@ function answer(request, manager) {
       return refusal('ERR_INVALID_ARG_TYPE', `nothing is called ${JSON.stringify(unknown)}; there are ${Object.keys(ANSWERS).join(', ')}`)
     }
     const answers = Object.fromEntries(want.map((name) => [name, ANSWERS[name](manager)]))
-    return { version: 1, about: about(manager), ...answers }
+    return { version: 1, about: about(manager, serial), ...answers }
   } catch (error) {
     if (error instanceof SyntaxError) return refusal('ERR_INVALID_ARG_TYPE', 'a request is one line of JSON')
     return refusal(error.code ?? null, error.message)
@@ -151,11 +151,12 @@ function answer(request, manager) {
 
 const refusal = (code, message) => ({ version: 1, error: { code, message } })
 
-function about(manager) {
+function about(manager, serial) {
   const runtime = ['bun', 'deno'].find((name) => process.versions[name] !== undefined) ?? 'node'
   return {
     pid: process.pid,
     thread: threadId,
+    manager: serial,
     program: process.argv[1] ?? null,
     runtime: `${runtime} ${process.versions[runtime]}`,
     package: version,

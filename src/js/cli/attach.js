@@ -14,7 +14,12 @@ const MAX_ANSWER = 1 << 30
 const ADDRESSES = ['address', 'deviceAddress']
 
 /** Why a manager cannot be asked, in words for the user. */
-class AttachError extends Error {}
+class AttachError extends Error {
+  /** It is there, and does not answer. */
+  busy = false
+}
+
+const busyError = () => Object.assign(new AttachError('it does not answer: its event loop is busy'), { busy: true })
 
 /**
  * Every socket there is, of the process `pid` or of all processes of this user, the oldest process first. Root sees another user's
@@ -56,7 +61,7 @@ function ask(path, want, patience = PATIENCE_MS) {
       if (error === undefined) resolve(answer)
       else reject(error)
     }
-    const timer = setTimeout(() => end(new AttachError('it does not answer: its event loop is busy')), patience)
+    const timer = setTimeout(() => end(busyError()), patience)
     socket.on('error', (error) => end(new AttachError(wordsFor(error))))
     socket.on('close', () => end(new AttachError('it closed the connection')))
     socket.on('data', (piece) => {

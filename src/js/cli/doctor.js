@@ -2,7 +2,7 @@
 
 // `rkllm-memory doctor`: is this machine fit for RKLLM, and what to do where it is not.
 
-const { expectWords } = require('./args.js')
+const { UsageError, expectWords } = require('./args.js')
 const { examine } = require('./doctor/examine.js')
 const { makeReader, save } = require('./doctor/reader.js')
 const { pad, wrap } = require('./style.js')
@@ -28,7 +28,7 @@ module.exports = {
     expectWords(words, [])
     const reader = makeReader(values.root)
     if (values.root !== undefined && reader.list('/') === undefined) {
-      throw Object.assign(new Error(`${values.root} is no folder that can be read`), { code: 'ENOENT' })
+      throw new UsageError(`--root: ${values.root} is no folder that can be read`)
     }
     const result = examine(reader, reader.live ? () => require('../../../index.js').probeDevices() : undefined)
     if (values.save !== undefined) save(reader, values.save)

@@ -7,7 +7,7 @@
 const { version } = require('../../../package.json')
 const { COMMON, UsageError, parse, unknown } = require('./args.js')
 const { AttachError } = require('./attach.js')
-const { columns, pad, painter, wantsColor, widthOf, wrap } = require('./style.js')
+const { columns, jsonText, pad, painter, wantsColor, widthOf, wrap } = require('./style.js')
 
 const NAMES = ['doctor', 'top', 'snapshot', 'report', 'plan', 'estimate', 'explain', 'replay', 'bench']
 const STATUS = { ok: 0, finding: 1, usage: 2, attach: 3, broken: 4 }
@@ -32,8 +32,8 @@ async function run(argv, io) {
     io,
     paint,
     width: widthOf(io.stdout),
-    print: (text) => io.stdout.write(`${text}\n`),
-    json: (value) => io.stdout.write(`${JSON.stringify(value, (_, of) => (typeof of === 'bigint' ? `0x${of.toString(16)}` : of), 2)}\n`),
+    print: (text) => void io.stdout.write(`${text}\n`),
+    json: (value) => void io.stdout.write(jsonText(value)),
     STATUS,
   }
   const [first, ...rest] = argv

@@ -76,4 +76,7 @@ const bytes = (count) => (count === null || count === undefined ? '–' : human(
 /** 1234567 → "1,234,567". */
 const grouped = (number) => String(number).replace(/\B(?=(\d{3})+$)/g, ',')
 
-module.exports = { bar, bytes, clip, columns, grouped, pad, padLeft, painter, visible, wantsColor, widthOf, wrap }
+/** Addresses are bigints, which JSON has none of: hexadecimal strings. */
+const jsonText = (value, indent = 2) => `${JSON.stringify(value, (_, of) => (typeof of === 'bigint' ? `0x${of.toString(16)}` : of), indent)}\n`
+
+module.exports = { bar, bytes, clip, columns, grouped, jsonText, pad, padLeft, painter, visible, wantsColor, widthOf, wrap }
