@@ -61,6 +61,13 @@ function lines({ id, status, message, remedy }, paint, width) {
   const indent = ' '.repeat(MARK + ID)
   const room = width - MARK - ID
   const text = wrap(message, room).map((line, at) => (at === 0 ? `${pad(paint[color](word), MARK)}${pad(id, ID)}${line}` : indent + line))
-  const advice = remedy === null ? [] : wrap(`→ ${remedy}`, room, 2).map((line) => indent + paint.cyan(line))
+  const advice = remedy === null ? [] : adviceLines(remedy, width).map((line) => paint.cyan(line))
   return [...text, ...advice]
+}
+
+/** Remedies of several lines are for copying: further left, where a line stays one. */
+function adviceLines(remedy, width) {
+  const [first, ...more] = remedy.split('\n')
+  const indent = ' '.repeat(more.length > 0 ? MARK : MARK + ID)
+  return [...wrap(`→ ${first}`, width - indent.length, 2), ...more.map((line) => `  ${line}`)].map((line) => indent + line)
 }

@@ -14,8 +14,9 @@ const ok = (id, message) => ({ id, status: 'ok', message, remedy: null })
 const warn = (id, message, remedy) => ({ id, status: 'warn', message, remedy })
 const fail = (id, message, remedy) => ({ id, status: 'fail', message, remedy })
 
-/** What RKLLM 1.3.0's guide asks for; what its runtime's log asks for, at the least, in any version. */
+/** What RKLLM 1.3.0's guide asks for, what its runtime's log asks for, and what that of older versions did. */
 const WANTED = [0, 9, 8]
+const ASKED = [0, 9, 7]
 const LOWEST = [0, 9, 6]
 /** The mainline driver is in Linux from here on. */
 const ROCKET_KERNEL = [6, 18]
@@ -46,13 +47,14 @@ function driver({ driver: { name, version }, npus, nodes, soc, kernelVersion, co
   if (name === 'rocket') {
     return warn('driver', 'rocket, the mainline driver: this package works, the RKNN and RKLLM runtimes do not', 'for RKLLM boot a vendor kernel with rknpu 0.9.8')
   }
-  if (version === undefined) return warn('driver', 'rknpu, of a version that this user may not see', 'sudo cat /sys/kernel/debug/rknpu/version')
+  if (version === undefined) return warn('driver', 'rknpu; its version cannot be read here', 'sudo cat /sys/kernel/debug/rknpu/version')
   const parts = versionOf(version)
-  const update = `update the kernel: RKLLM's guide asks for rknpu ${WANTED.join('.')}`
+  const wanted = `RKLLM 1.3.0's guide asks for ${WANTED.join('.')}, its runtime for ${ASKED.join('.')}`
+  const update = `update the board's kernel to one with rknpu ${WANTED.join('.')}`
   if (compareVersions(parts, LOWEST) < 0) {
-    return fail('driver', `rknpu ${version}: RKLLM wants ${WANTED.join('.')}, and no version of it runs below ${LOWEST.join('.')}; RKNN works`, update)
+    return fail('driver', `rknpu ${version}: ${wanted}, older ones for ${LOWEST.join('.')}; RKNN works`, update)
   }
-  if (compareVersions(parts, WANTED) < 0) return warn('driver', `rknpu ${version}: older versions of RKLLM run, 1.3.0 wants ${WANTED.join('.')}`, update)
+  if (compareVersions(parts, WANTED) < 0) return warn('driver', `rknpu ${version}: ${wanted}`, update)
   return ok('driver', `rknpu ${version}, as RKLLM wants it`)
 }
 
@@ -99,7 +101,12 @@ const UDEV = {
 
 function udevRule({ backend }, who) {
   const group = /GROUP="(\w+)"/.exec(UDEV[backend])[1]
-  return `write ${UDEV[backend]} to /etc/udev/rules.d/99-npu.rules; sudo udevadm control --reload; sudo udevadm trigger; sudo usermod -aG ${group} ${who}, then log in again`
+  return [
+    'put this line into /etc/udev/rules.d/99-npu.rules:',
+    UDEV[backend],
+    'sudo udevadm control --reload; sudo udevadm trigger',
+    `sudo usermod -aG ${group} ${who}, then log in again`,
+  ].join('\n')
 }
 
 function containerFlags(container, all, groups) {
@@ -138,6 +145,7 @@ function cma({ memory, npus, nodes: all }) {
   }
   const figures = `${human(cmaFree)} of ${human(cmaTotal)} free`
   if (!needed) return ok('cma', `${figures}; not needed with an IOMMU`)
+  if (cmaTotal < 64 * MiB && cmaFree > cmaTotal / 2) return fail('cma', `too small: ${figures}`, kernelArgument('cma=512M'))
   if (cmaFree < 16 * MiB) {
     return fail('cma', `used up: ${figures}`, `stop what holds it (sudo cat /sys/kernel/debug/dma_buf/bufinfo), or make it larger: ${kernelArgument('cma=512M')}`)
   }

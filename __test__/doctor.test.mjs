@@ -1,0 +1,114 @@
+/** `rkllm-memory doctor` on six boards and four broken set-ups, and on this machine. */
+
+import assert from 'node:assert/strict'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { test } from 'node:test'
+
+import doctor from '../src/js/cli/doctor/examine.js'
+import reading from '../src/js/cli/doctor/reader.js'
+import { command, visibleWidth } from './command.mjs'
+import { machines } from './doctor/machines.mjs'
+
+const { examine } = doctor
+const { makeReader } = reading
+const expected = (name) => new URL(`./doctor/${name}.txt`, import.meta.url)
+
+function folder(t) {
+  const made = mkdtempSync(join(tmpdir(), 'rkllm-doctor-'))
+  t.after(() => rmSync(made, { recursive: true }))
+  return made
+}
+
+/** The machine's files under a folder. */
+function materialise(t, { files, nodes }) {
+  const root = folder(t)
+  const write = (path, text) => {
+    mkdirSync(dirname(join(root, path)), { recursive: true })
+    writeFileSync(join(root, path), text)
+  }
+  for (const [path, text] of Object.entries(files)) if (text !== undefined) write(path, text)
+  write('nodes', nodes.map((line) => `${line}\n`).join(''))
+  return root
+}
+
+for (const [name, machine] of Object.entries(machines)) {
+  test(`${name}: every finding, its remedy, and the exit status`, async (t) => {
+    const root = materialise(t, machine)
+    const { status, stdout, stderr } = await command(['doctor', '--root', root])
+    // RKLLM_TEST_UPDATE=1 writes what it says now, to be read before it is committed.
+    if (process.env.RKLLM_TEST_UPDATE) writeFileSync(expected(name), stdout)
+    assert.equal(stdout, readFileSync(expected(name), 'utf8'))
+    assert.equal(stderr, '')
+    assert.ok(stdout.split('\n').every((line) => visibleWidth(line) <= 80), stdout)
+
+    const { counts, findings } = JSON.parse((await command(['doctor', '--root', root, '--json'])).stdout)
+    assert.equal(status, counts.fail > 0 ? 1 : 0)
+    assert.equal(status, name.startsWith('broken') || ['orangepi5-5.10', 'rk3568-heap'].includes(name) ? 1 : 0)
+    for (const { id, status: level, message, remedy } of findings) {
+      assert.ok(['ok', 'warn', 'fail'].includes(level) && message.length > 0, id)
+      assert.equal(remedy === null, level === 'ok', `${id}: what is not well has a remedy`)
+    }
+  })
+}
+
+const levels = ({ findings }) => Object.fromEntries(findings.map(({ id, status }) => [id, status]))
+
+test('each broken set-up fails for what is broken in it', (t) => {
+  const failing = (name) =>
+    Object.entries(levels(examine(makeReader(materialise(t, machines[name]))))).filter(([, status]) => status === 'fail').map(([id]) => id)
+  assert.deepEqual(failing('broken-permission'), ['permission'])
+  assert.deepEqual(failing('broken-container'), ['nodes'])
+  assert.deepEqual(failing('broken-old'), ['driver', 'fds', 'files'])
+  assert.deepEqual(failing('broken-cma'), ['cma', 'ram'])
+})
+
+test('a support bundle gives the findings of the machine it was saved on', async (t) => {
+  for (const name of ['rock5b-6.1', 'rk3568-heap', 'broken-container']) {
+    const [root, bundle] = [materialise(t, machines[name]), join(folder(t), 'bundle')]
+    const { stdout, stderr } = await command(['doctor', '--root', root, '--save', bundle])
+    assert.equal(stderr, `saved to ${bundle}\n`)
+    assert.equal((await command(['doctor', '--root', bundle])).stdout, stdout)
+  }
+})
+
+test('an empty tree is no crash: what cannot be known is not claimed', (t) => {
+  const { findings, machine } = examine(makeReader(folder(t)))
+  assert.deepEqual(machine, { board: null, soc: null, kernel: null, container: null })
+  assert.deepEqual(findings.filter(({ status }) => status === 'fail'), [])
+  assert.ok(!JSON.stringify(findings).match(/undefined|NaN/))
+})
+
+test('garbage in the files is no crash', (t) => {
+  const { files, nodes } = machines['rock5b-6.1']
+  for (const text of ['', '\0\xff', 'Max open files', '::::\n= =\n', '9'.repeat(400)]) {
+    const root = materialise(t, { files: Object.fromEntries(Object.keys(files).map((path) => [path, text])), nodes })
+    assert.ok(!JSON.stringify(examine(makeReader(root))).match(/undefined|NaN/), JSON.stringify(text))
+  }
+})
+
+test('what opening the devices says is among the findings', (t) => {
+  const reader = makeReader(materialise(t, { ...machines['rock5b-6.1'], files: { ...machines['rock5b-6.1'].files, '/proc/rknpu/version': undefined } }))
+  const opened = { backend: 'rknpu', path: '/dev/dri/renderD129', driverVersion: '0.9.8', npuCores: 3, iommuDomains: 16 }
+  const refused = { backend: 'rocket', path: '/dev/accel/accel0', error: Object.assign(new Error('it is lost'), { code: 'ERR_DEVICE_LOST', hint: 'reboot' }) }
+  const { findings } = examine(reader, () => [opened, refused])
+  const of = (id) => findings.filter((finding) => finding.id === id)
+  assert.equal(of('driver')[0].status, 'ok', 'the version that only opening tells')
+  assert.deepEqual(of('opened').map(({ status, message, remedy }) => [status, message, remedy]), [
+    ['ok', '/dev/dri/renderD129: 3 cores, 16 IOMMU domains', null],
+    ['fail', '/dev/accel/accel0: it is lost', 'reboot'],
+  ])
+  const broken = examine(reader, () => {
+    throw Object.assign(new Error('no binary for linux-riscv64'), { code: 'ERR_UNSUPPORTED', hint: 'use another machine' })
+  })
+  assert.deepEqual(broken.findings.filter(({ id }) => id === 'package').map(({ status, remedy }) => [status, remedy]), [['fail', 'use another machine']])
+})
+
+test('this machine: every finding is well formed, and the status is that of the failures', async () => {
+  const { status, stdout } = await command(['doctor', '--json'])
+  const { findings, counts } = JSON.parse(stdout)
+  assert.equal(status, counts.fail > 0 ? 1 : 0)
+  assert.equal(findings.length, counts.ok + counts.warn + counts.fail)
+  assert.ok(findings.some(({ id }) => id === 'ram'))
+})
