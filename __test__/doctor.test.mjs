@@ -1,7 +1,7 @@
 /** `rkllm-memory doctor` on six boards and four broken set-ups, and on this machine. */
 
 import assert from 'node:assert/strict'
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { test } from 'node:test'
@@ -71,6 +71,23 @@ test('a support bundle gives the findings of the machine it was saved on', async
     assert.equal(stderr, `saved to ${bundle}\n`)
     assert.equal((await command(['doctor', '--root', bundle])).stdout, stdout)
   }
+})
+
+test('a support bundle carries no secrets', async (t) => {
+  const secret = {
+    '/proc/1/environ': 'API_KEY=hunter2\0container=podman\0TOKEN=hunter2\0',
+    '/proc/cmdline': 'root=/dev/mapper/x cryptkey=hunter2 cma=64M',
+    '/etc/passwd': 'bob:hunter2:1001:1001:hunter2:/home/bob:/bin/sh\nradxa:x:1000:1000::/home/radxa:/bin/sh\n',
+    '/etc/group': 'render:x:104:hunter2\n',
+  }
+  const { files, nodes } = machines['rock5b-6.1']
+  const [root, bundle] = [materialise(t, { files: { ...files, ...secret }, nodes }), join(folder(t), 'bundle')]
+  const { stdout } = await command(['doctor', '--root', root, '--save', bundle])
+  assert.match(stdout, /inside podman/)
+  assert.equal((await command(['doctor', '--root', bundle])).stdout, stdout)
+  const saved = readdirSync(bundle, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile())
+  assert.ok(saved.length > 20)
+  for (const { parentPath, path, name } of saved) assert.doesNotMatch(readFileSync(join(parentPath ?? path, name), 'utf8'), /hunter2/, name)
 })
 
 test('an empty tree is no crash: what cannot be known is not claimed', (t) => {

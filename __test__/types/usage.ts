@@ -13,7 +13,7 @@ export async function acrossProcesses(fd: number): Promise<void> {
 }
 
 export function right(): void {
-  const manager = new MemoryManager({ backend: 'simulated', simulated: { soc: 'rk3588', domains: 2 } })
+  const manager = new MemoryManager({ backend: 'simulated', simulated: { soc: 'rk3588', domains: 2 }, inspect: true })
   new MemoryManager()
   new memory.MemoryManager({ backend: 'auto' })
 

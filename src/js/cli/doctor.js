@@ -2,6 +2,7 @@
 
 // `rkllm-memory doctor`: is this machine fit for RKLLM, and what to do where it is not.
 
+const { existsSync } = require('node:fs')
 const { UsageError, expectWords } = require('./args.js')
 const { examine } = require('./doctor/examine.js')
 const { makeReader, save } = require('./doctor/reader.js')
@@ -22,12 +23,12 @@ module.exports = {
   },
   notes: [
     'Exit status 1 if any check fails; warnings are none.',
-    'A support bundle holds the parts of /proc, /sys and /etc that were read (board, kernel, limits, users and groups), no contents of memory. Look at it before you send it.',
+    'A support bundle holds what was read of /proc, /sys and /etc: board, kernel, limits, your name and the names of groups; no environment, no other kernel arguments, nothing of memory. Look at it before you send it.',
   ],
   run({ values, words, io, paint, print, json, width, STATUS }) {
     expectWords(words, [])
     const reader = makeReader(values.root)
-    if (values.root !== undefined && reader.list('/') === undefined) {
+    if (values.root !== undefined && !existsSync(values.root)) {
       throw new UsageError(`--root: ${values.root} is no folder that can be read`)
     }
     const result = examine(reader, reader.live ? () => require('../../../index.js').probeDevices() : undefined)

@@ -4,6 +4,9 @@
 
 const SOCS = ['rk3588', 'rk3588s', 'rk3583', 'rk3576', 'rk3566', 'rk3568', 'rk3562', 'rv1126b', 'rv1103', 'rv1106']
 const KiB = 1024
+/** Kernel arguments that change how memory is had. */
+const ARGUMENTS =
+  /(?<=^|\s)(?:(?:cma|iommu|iommu\.\w+|arm-smmu\.\w+|mem|psi|swiotlb|coherent_pool|hugepages|default_hugepagesz|transparent_hugepage|cgroup_disable|cgroup_enable)=\S+)/g
 
 /** @param {ReturnType<import('./reader.js').makeReader>} reader */
 function factsOf(reader) {
@@ -15,7 +18,7 @@ function factsOf(reader) {
     soc: socOf(reader, npus),
     kernel,
     kernelVersion: kernel === undefined ? undefined : versionOf(kernel),
-    commandLine: reader.text('/proc/cmdline')?.trim().split(/\s+/),
+    commandLine: reader.only('/proc/cmdline', ARGUMENTS),
     npus,
     nodes,
     driver: driverOf(reader, npus),
@@ -55,14 +58,14 @@ function socOf(reader, npus) {
 /** NPUs on the platform bus, whether a driver has them or not. */
 function platformDevices(reader) {
   const folder = '/sys/bus/platform/devices'
-  return (reader.list(folder) ?? []).filter((name) => name.endsWith('.npu')).map((name) => {
+  return (reader.list(folder, /\.npu$/) ?? []).map((name) => {
     const uevent = fields(reader.text(`${folder}/${name}/uevent`) ?? '', '=')
-    return { name, driver: uevent.DRIVER, compatible: uevent.OF_COMPATIBLE_0, iommu: (reader.list(`${folder}/${name}`) ?? []).includes('iommu_group') }
+    return { name, driver: uevent.DRIVER, compatible: uevent.OF_COMPATIBLE_0, iommu: reader.has(`${folder}/${name}/iommu_group`) }
   })
 }
 
 const nodesIn = (reader, folder, pattern, driver) =>
-  (reader.list(folder) ?? []).filter((name) => pattern.test(name) && driverAt(reader, `${folder}/${name}`) === driver)
+  (reader.list(folder, pattern) ?? []).filter((name) => driverAt(reader, `${folder}/${name}`) === driver)
 
 const driverAt = (reader, path) => fields(reader.text(`${path}/device/uevent`) ?? '', '=').DRIVER?.toLowerCase()
 
@@ -74,7 +77,7 @@ function drmNodes(reader) {
 }
 
 function heapFlavour(reader) {
-  if (!(reader.list('/sys/class/misc') ?? []).includes('rknpu')) return []
+  if (!reader.has('/sys/class/misc/rknpu')) return []
   return [{ path: '/dev/rknpu', backend: 'rknpu-heap', role: 'only', ...reader.node('/dev/rknpu') }]
 }
 
@@ -116,13 +119,13 @@ function userOf(reader) {
   const [, gid] = numbers(status.Gid)
   const capabilities = BigInt(`0x${status.CapEff ?? '0'}`)
   const has = (bit) => (capabilities >> BigInt(bit)) & 1n
-  const name = (reader.text('/etc/passwd') ?? '').split('\n').map((line) => line.split(':')).find((of) => of[2] === String(uid))?.[0]
+  const name = reader.only('/etc/passwd', new RegExp(`^[^:\\n]+:[^:\\n]*:${uid}:`, 'gm'))?.[0]?.split(':')[0]
   return { uid, name, groups: [...new Set([gid, ...numbers(status.Groups)])], overrides: has(1) === 1n, resources: has(24) === 1n }
 }
 
 /** gid → name, and back. */
 function groupsOf(reader) {
-  const lines = (reader.text('/etc/group') ?? '').split('\n').map((line) => line.split(':')).filter((of) => of.length >= 3)
+  const lines = (reader.only('/etc/group', /^[^:\n]+:[^:\n]*:\d+:/gm) ?? []).map((line) => line.split(':'))
   return { names: new Map(lines.map(([name, , gid]) => [Number(gid), name])), ids: new Map(lines.map(([name, , gid]) => [name, Number(gid)])) }
 }
 
@@ -145,9 +148,9 @@ function limitsOf(reader) {
 /** The memory controller (v2) with the tightest limit over this process: { limit, current } of bytes. */
 function cgroupOf(reader) {
   const path = /^0::(.*)$/m.exec(reader.text('/proc/self/cgroup') ?? '')?.[1]
-  const mount = /^\d+ \d+ \S+ (\S+) (\S+) .* - cgroup2 /m.exec(reader.text('/proc/self/mountinfo') ?? '')
-  if (path === undefined || mount === null) return undefined
-  const [, root, at] = mount
+  const mount = reader.only('/proc/self/mountinfo', /^\d+ \d+ \S+ \S+ \S+ .* - cgroup2 /gm)?.[0]
+  if (path === undefined || mount === undefined) return undefined
+  const [, , , root, at] = mount.split(' ')
   const below = path.startsWith(root) ? path.slice(root.length) : ''
   const names = below.split('/').filter(Boolean)
   const folders = Array.from({ length: names.length + 1 }, (_, up) => [at, ...names.slice(0, names.length - up)].join('/'))
@@ -174,12 +177,11 @@ function loadOf(reader) {
 }
 
 function containerOf(reader) {
-  const manager = /(?:^|\0)container=([\w-]+)/.exec(reader.text('/proc/1/environ') ?? '')?.[1]
+  const manager = reader.only('/proc/1/environ', /(?<=^|\0)container=[\w-]+/g)?.[0]?.slice('container='.length)
   const groups = reader.text('/proc/1/cgroup') ?? ''
-  if (groups.includes('kubepods') || (reader.list('/var/run/secrets') ?? []).includes('kubernetes.io')) return 'kubernetes'
-  const marks = [...(reader.list('/') ?? []), ...(reader.list('/run') ?? [])]
-  if (marks.includes('.containerenv') || manager === 'podman') return 'podman'
-  if (marks.includes('.dockerenv') || /\/docker[/-]/.test(groups)) return 'docker'
+  if (groups.includes('kubepods') || reader.has('/var/run/secrets/kubernetes.io')) return 'kubernetes'
+  if (reader.has('/run/.containerenv') || manager === 'podman') return 'podman'
+  if (reader.has('/.dockerenv') || /\/docker[/-]/.test(groups)) return 'docker'
   return manager
 }
 

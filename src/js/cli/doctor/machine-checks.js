@@ -102,8 +102,7 @@ function hugePages({ hugePages: setting }) {
   return ok('hugepages', `transparent huge pages: ${setting}`)
 }
 
-/** Words of the kernel command line that change how memory is had, and those among them that harm. */
-const RELEVANT = /^(cma|iommu|iommu\.\w+|arm-smmu\.\w+|mem|psi|swiotlb|coherent_pool|hugepages|default_hugepagesz|transparent_hugepage|cgroup_disable|cgroup_enable)(=|$)/
+/** Kernel arguments that harm, and how. */
 const HARMFUL = [
   [/^cma=0\D?$/, 'takes the CMA area away'],
   [/^mem=/, 'hides RAM beyond it'],
@@ -114,10 +113,9 @@ const HARMFUL = [
 
 function commandLine({ commandLine: words, npus }) {
   if (words === undefined) return []
-  const relevant = words.filter((word) => RELEVANT.test(word))
-  const harmful = relevant.flatMap((word) => HARMFUL.filter(([pattern]) => pattern.test(word)).map(([, why]) => `${word} ${why}`))
+  const harmful = words.flatMap((word) => HARMFUL.filter(([pattern]) => pattern.test(word)).map(([, why]) => `${word} ${why}`))
   if (harmful.length > 0 && npus.length > 0) return warn('cmdline', harmful.join('; '), 'take it out of the kernel command line (extlinux.conf, armbianEnv.txt) and reboot')
-  return ok('cmdline', relevant.length === 0 ? 'nothing about memory' : relevant.join(' '))
+  return ok('cmdline', words.length === 0 ? 'nothing about memory' : words.join(' '))
 }
 
 function container({ container: kind }) {

@@ -6,7 +6,7 @@
 // Device nodes do not survive copying. What matters of them, mode and owners, is in a bundle's file `nodes`, a line each:
 // "crw-rw---- 0 44 /dev/dri/card1".
 
-const { lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, writeFileSync } = require('node:fs')
+const { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, writeFileSync } = require('node:fs')
 const { dirname, join } = require('node:path')
 
 const NODES = 'nodes'
@@ -24,8 +24,16 @@ function makeReader(root = '/') {
     live: root === '/',
     /** The file's text; undefined where there is none that we may read. */
     text: (path) => noted('texts', path, attempt(() => readFileSync(at(path), 'utf8'))),
-    /** What lies in a folder, sorted; undefined where there is none that we may read. */
-    list: (path) => noted('folders', path, attempt(() => readdirSync(at(path)).sort())),
+    /** What of the file's text matches: for files with more in them than a bundle should carry. Undefined where there is none. */
+    only(path, pattern) {
+      const found = attempt(() => readFileSync(at(path), 'utf8'))?.match(pattern) ?? []
+      noted('texts', path, found.length === 0 && !existsSync(at(path)) ? undefined : found.join('\n'))
+      return seen.texts.get(path) === undefined ? undefined : [...found]
+    },
+    /** What lies in a folder and has such a name, sorted; undefined where there is none that we may read. */
+    list: (path, pattern = /./) => noted('folders', path, attempt(() => readdirSync(at(path)).filter((name) => pattern.test(name)).sort())),
+    /** Whether there is anything at `path`. */
+    has: (path) => noted('texts', path, attempt(() => lstatSync(at(path)) && '')) !== undefined,
     link: (path) => attempt(() => readlinkSync(at(path))),
     number(path) {
       const text = reader.text(path)?.trim()
