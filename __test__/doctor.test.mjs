@@ -10,6 +10,7 @@ import doctor from '../src/js/cli/doctor/examine.js'
 import reading from '../src/js/cli/doctor/reader.js'
 import { command, visibleWidth } from './command.mjs'
 import { machines } from './doctor/machines.mjs'
+import { backend, device, simulated } from './helpers.mjs'
 
 const { examine } = doctor
 const { makeReader } = reading
@@ -116,6 +117,15 @@ test('what opening the devices says is among the findings', (t) => {
     ['ok', '/dev/dri/renderD129: 3 cores, 16 IOMMU domains', null],
     ['fail', '/dev/accel/accel0: it is lost', 'reboot'],
   ])
+  const denied = { backend: 'rknpu', path: opened.path, error: Object.assign(new Error('EPERM'), { code: 'ERR_DEVICE_PERMISSION', hint: 'join a group' }) }
+  const saysOf = (name, extra = {}) => {
+    const { files, nodes } = machines[name]
+    const { findings } = examine(makeReader(materialise(t, { files: { ...files, ...extra }, nodes })), () => [denied])
+    return findings.filter(({ id }) => id === 'opened').map(({ status, remedy, path }) => [status, remedy, path])
+  }
+  assert.deepEqual(saysOf('broken-permission'), [], 'its mode has been told of already')
+  assert.deepEqual(saysOf('rock5b-6.1'), [['fail', 'join a group', undefined]])
+  assert.deepEqual(saysOf('rock5b-6.1', { '/.dockerenv': '' }), [['fail', 'docker run --device /dev/dri --group-add 104 …', undefined]])
   const broken = examine(reader, () => {
     throw Object.assign(new Error('no binary for linux-riscv64'), { code: 'ERR_UNSUPPORTED', hint: 'use another machine' })
   })
@@ -128,4 +138,7 @@ test('this machine: every finding is well formed, and the status is that of the 
   assert.equal(status, counts.fail > 0 ? 1 : 0)
   assert.equal(findings.length, counts.ok + counts.warn + counts.fail)
   assert.ok(findings.some(({ id }) => id === 'ram'))
+  if (simulated || backend === 'dma-heap') return
+  const opened = findings.filter(({ id, status: level }) => id === 'opened' && level === 'ok')
+  assert.ok(opened.some(({ message }) => message.startsWith(device ?? '/dev/')), stdout)
 })

@@ -13,7 +13,8 @@ import { fileURLToPath } from 'node:url'
 
 import { MemoryManager } from '../index.js'
 import attach from '../src/js/cli/attach.js'
-import { MiB, needsCommand, refuses } from './helpers.mjs'
+import garbage from '../src/js/garbage.js'
+import { MiB, needsCommand, notOn, refuses } from './helpers.mjs'
 
 const { ask, askProcess, sockets } = attach
 const NOBODY = 65534
@@ -28,7 +29,7 @@ const here = () => (existsSync(folder) ? readdirSync(folder).sort() : [])
 const mode = (path) => lstatSync(path).mode & 0o777
 
 async function until(done) {
-  for (let tries = 0; tries < 500 && !done(); tries++) await sleep(10)
+  for (let tries = 0; tries < 3000 && !done(); tries++) await sleep(10)
   assert.ok(done(), String(done))
 }
 
@@ -166,6 +167,22 @@ test('it keeps no process alive, and is removed when one ends', async () => {
   const { status, stdout, stderr } = spawnSync(process.execPath, [CHILD, '1', 'alone'], { encoding: 'utf8', timeout: 20_000 })
   assert.deepEqual([stdout.trim(), status], ['ready', 0], stderr)
   assert.deepEqual(here(), [])
+})
+
+test('nor does a connection', async (t) => {
+  const { pid, stdin, closed } = await child(t)
+  const { socket, answers } = talk(t, sockets(pid)[0].path)
+  socket.write('{"want":["stats"]}\n')
+  await answers(1)
+  stdin.end()
+  assert.deepEqual(await closed, [0, null])
+})
+
+test('a manager that is collected takes its socket along', { skip: notOn({ bun: 'it collects conservatively' }) }, async () => {
+  const make = () => void new MemoryManager({ backend: 'simulated', inspect: true })
+  make()
+  await until(() => here().length === 1)
+  await until(() => (garbage.collectGarbage(), here().length === 0))
 })
 
 test('process.exit removes it too', async (t) => {

@@ -29,7 +29,7 @@ export function terminal(t, words, env = {}) {
     closed,
     /** Waits until the terminal shows what `pattern` matches, behind what it had shown `from` characters ago. */
     async shows(pattern, from = 0) {
-      for (let tries = 0; tries < 1000 && !pattern.test(screen.slice(from)); tries++) await sleep(10)
+      for (let tries = 0; tries < 6000 && !pattern.test(screen.slice(from)); tries++) await sleep(10)
       if (!pattern.test(screen.slice(from))) throw new Error(`${pattern} never came:\n${screen.slice(from)}`)
       return screen.length
     },

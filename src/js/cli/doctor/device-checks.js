@@ -66,7 +66,7 @@ function nodes(facts) {
   if (missing.length === all.length) {
     const names = missing.map(({ path }) => path).join(', ')
     const message = `the kernel has ${names}, but ${container === undefined ? '/dev' : 'this container'} has not`
-    return fail('nodes', message, container === undefined ? 'sudo udevadm trigger' : containerFlags(container, all, facts.groups))
+    return fail('nodes', message, deviceFlags(facts) ?? 'sudo udevadm trigger')
   }
   return all.filter(({ mode }) => mode !== undefined).map((node) => permission(node, user, facts.groups))
 }
@@ -86,7 +86,8 @@ function permission(node, user, groups) {
   return fail('permission', message, remedy)
 }
 
-function mayOpen({ mode, uid, gid }, user) {
+function mayOpen({ mode, uid, gid, access }, user) {
+  if (access !== undefined) return access
   if (user === undefined || user.overrides) return true
   const shift = user.uid === uid ? 6 : user.groups.includes(gid) ? 3 : 0
   return ((mode >> shift) & 0o6) === 0o6
@@ -108,6 +109,9 @@ function udevRule({ backend }, who) {
     `sudo usermod -aG ${group} ${who}, then log in again`,
   ].join('\n')
 }
+
+/** How this container would be given its NPU; undefined outside one. */
+const deviceFlags = ({ container, nodes: all, groups }) => (container === undefined ? undefined : containerFlags(container, all, groups))
 
 function containerFlags(container, all, groups) {
   const folders = [...new Set(all.map(({ path }) => path.replace(/^(\/dev\/\w+)\/.*/, '$1')))]
@@ -176,4 +180,4 @@ function load({ load: cores, npus }) {
   return ok('load', cores.map((share, core) => `core ${core}: ${share} %`).join(', '))
 }
 
-module.exports = { checks: [board, driver, nodes, iommu, cma, sram, heaps, load], fail, kernelArgument, mayOpen, ok, warn }
+module.exports = { checks: [board, driver, nodes, iommu, cma, sram, heaps, load], deviceFlags, fail, kernelArgument, mayOpen, ok, warn }

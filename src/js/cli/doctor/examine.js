@@ -2,7 +2,7 @@
 
 // All checks over one machine.
 
-const { checks: deviceChecks, ok, fail } = require('./device-checks.js')
+const { checks: deviceChecks, deviceFlags, ok, fail } = require('./device-checks.js')
 const { factsOf } = require('./facts.js')
 const { checks: machineChecks } = require('./machine-checks.js')
 
@@ -15,7 +15,8 @@ const LEVELS = ['ok', 'warn', 'fail']
 function examine(reader, probe) {
   const facts = { ...factsOf(reader), heaps: heapsOf(reader), sram: sramOf(reader), hugePages: hugePagesOf(reader) }
   const opened = probe === undefined ? { findings: [] } : probed(probe, facts)
-  const npu = [...run(deviceChecks, opened.facts ?? facts), ...opened.findings]
+  const checked = run(deviceChecks, opened.facts ?? facts)
+  const npu = [...checked, ...opened.findings.filter(({ path }) => !explained(checked, path)).map(({ path: _, ...finding }) => finding)]
   const machine = run(machineChecks, facts)
   const count = (status) => [...npu, ...machine].filter((finding) => finding.status === status).length
   return {
@@ -27,7 +28,10 @@ function examine(reader, probe) {
 
 const run = (checks, facts) => checks.flatMap((check) => check(facts))
 
-/** What opening every device says: the versions that files do not tell, and refusals that permissions do not explain. */
+/** Whether a check has said already why `path` cannot be opened. */
+const explained = (findings, path) => findings.some(({ id, status, message }) => id === 'permission' && status !== 'ok' && message.startsWith(`${path} `))
+
+/** What opening every device says: the versions that files do not tell, and refusals. `path` is of a refusal for want of permission. */
 function probed(probe, facts) {
   let found
   try {
@@ -42,8 +46,12 @@ function probed(probe, facts) {
     return ok('opened', [path, what].filter(Boolean).join(': '))
   })
   for (const { path, backend, error } of found.filter(({ error }) => error !== undefined)) {
-    // Permissions have a finding of their own; a heap is no NPU.
-    if (error.code !== 'ERR_DEVICE_PERMISSION' && backend !== 'dma-heap') findings.push(fail('opened', `${path}: ${error.message}`, error.hint ?? null))
+    // A heap is no NPU.
+    if (backend === 'dma-heap') continue
+    const refused = fail('opened', `${path}: ${error.message}`, error.hint ?? null)
+    if (error.code !== 'ERR_DEVICE_PERMISSION') findings.push(refused)
+    // A mode that allows it, and a kernel that does not: the container has the node without the right to it.
+    else findings.push({ ...refused, path, remedy: deviceFlags(facts) ?? refused.remedy })
   }
   return { facts: { ...facts, driver: { ...facts.driver, version } }, findings }
 }

@@ -4,9 +4,9 @@
 // of those files, a support bundle, is examined exactly as the machine itself.
 //
 // Device nodes do not survive copying. What matters of them, mode and owners, is in a bundle's file `nodes`, a line each:
-// "crw-rw---- 0 44 /dev/dri/card1".
+// "crw-rw---- 0 44 /dev/dri/card1". A "+" behind the mode says that the user may open it, a "!" that not, whatever the mode says (ACLs).
 
-const { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, writeFileSync } = require('node:fs')
+const { accessSync, constants, existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, writeFileSync } = require('node:fs')
 const { dirname, join } = require('node:path')
 
 const NODES = 'nodes'
@@ -39,8 +39,8 @@ function makeReader(root = '/') {
       const text = reader.text(path)?.trim()
       return text !== undefined && /^\d+$/.test(text) ? Number(text) : undefined
     },
-    /** A device node's mode and owners: { mode, uid, gid }. */
-    node: (path) => noted('nodes', path, listed?.get(path) ?? attempt(() => ownersOf(lstatSync(at(path))))),
+    /** A device node's mode and owners, and whether this user may open it, if that is known: { mode, uid, gid, access }. */
+    node: (path) => noted('nodes', path, listed === undefined ? attempt(() => nodeAt(path)) : listed.get(path)),
     seen,
   }
   return reader
@@ -54,11 +54,16 @@ function attempt(read) {
   }
 }
 
-const ownersOf = ({ mode, uid, gid }) => ({ mode: mode & 0o777, uid, gid })
+function nodeAt(path) {
+  const { mode, uid, gid } = lstatSync(path)
+  return { mode: mode & 0o777, uid, gid, access: attempt(() => (accessSync(path, constants.R_OK | constants.W_OK), true)) ?? false }
+}
+
+const MARKS = { '+': true, '!': false }
 
 function readNodes(text = '') {
-  const lines = [...text.matchAll(/^.([rwx-]{9}) (\d+) (\d+) (\/\S+)$/gm)]
-  return new Map(lines.map(([, mode, uid, gid, path]) => [path, { mode: parseMode(mode), uid: Number(uid), gid: Number(gid) }]))
+  const lines = [...text.matchAll(/^.([rwx-]{9})([+!]?) (\d+) (\d+) (\/\S+)$/gm)]
+  return new Map(lines.map(([, mode, mark, uid, gid, path]) => [path, { mode: parseMode(mode), uid: Number(uid), gid: Number(gid), access: MARKS[mark] }]))
 }
 
 const parseMode = (letters) => [...letters].reduce((mode, letter) => mode * 2 + (letter === '-' ? 0 : 1), 0)
@@ -83,8 +88,9 @@ function save(reader, to) {
     }
   }
   for (const [path, text] of known) write(path, text)
+  const mark = (access) => Object.keys(MARKS).find((of) => MARKS[of] === access) ?? ''
   const lines = [...nodes].filter(([, node]) => node !== undefined)
-  write(NODES, lines.map(([path, { mode, uid, gid }]) => `c${showMode(mode)} ${uid} ${gid} ${path}\n`).join(''))
+  write(NODES, lines.map(([path, { mode, uid, gid, access }]) => `c${showMode(mode)}${mark(access)} ${uid} ${gid} ${path}\n`).join(''))
 }
 
 module.exports = { makeReader, save, showMode }
