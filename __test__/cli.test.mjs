@@ -24,7 +24,8 @@ after(() => rmSync(folder, { recursive: true }))
 const file = (name, text) => (writeFileSync(join(folder, name), text), join(folder, name))
 const model = file('qwen.rkllm', 'weights')
 const colored = (text) => /\x1b\[/.test(text)
-const narrow = (text, width = 80) => text.split('\n').forEach((line) => assert.ok(visibleWidth(line) <= width, `${visibleWidth(line)} columns: ${line}`))
+const narrow = (text, width = 80) =>
+  text.split('\n').forEach((line) => assert.ok(visibleWidth(line) <= width, `${visibleWidth(line)} columns: ${line}`))
 
 /** Puts `fakes` in the place of the package's functions for one test, and keeps what they were called with. */
 function instead(t, fakes) {
@@ -46,7 +47,8 @@ test('the manifest names an executable script', () => {
 })
 
 test('--version, --help, and nothing at all', async () => {
-  for (const words of [['--version'], ['-V']]) assert.deepEqual(await command(words), { status: 0, stdout: `${version}\n`, stderr: '' })
+  for (const words of [['--version'], ['-V']])
+    assert.deepEqual(await command(words), { status: 0, stdout: `${version}\n`, stderr: '' })
   const { stdout } = await command([])
   for (const words of [['--help'], ['-h'], ['help']]) assert.deepEqual(await command(words), { status: 0, stdout, stderr: '' })
   for (const name of NAMES) assert.match(stdout, new RegExp(`^  ${name} `, 'm'))
@@ -108,11 +110,24 @@ test('what is wrong with the words: status 2, and what would be right', async ()
 })
 
 test('sizes: bytes, and binary units with and without a blank or a point', async (t) => {
-  const result = { fits: true, capacity: null, smallestCapacity: null, allocations: 0, frees: 0, peakLive: 0, peakAllocated: 0, peakReserved: 0, fragmentationAtPeak: 0 }
+  const result = {
+    fits: true,
+    capacity: null,
+    smallestCapacity: null,
+    allocations: 0,
+    frees: 0,
+    peakLive: 0,
+    peakAllocated: 0,
+    peakReserved: 0,
+    fragmentationAtPeak: 0,
+  }
   const calls = instead(t, { replayEventLog: () => result })
   const log = file('log.csv', 'Thread,Time,Action,Pointer,Size,Stream\n')
   for (const word of ['512MiB', '2GiB', '1.5 gib', '4096', '64KiB']) await command(['replay', log, '--capacity', word])
-  assert.deepEqual(calls.map(([, { capacity }]) => capacity), [512 * MiB, 2048 * MiB, 1536 * MiB, 4096, 65536])
+  assert.deepEqual(
+    calls.map(([, { capacity }]) => capacity),
+    [512 * MiB, 2048 * MiB, 1536 * MiB, 4096, 65536],
+  )
 })
 
 // ── looks
@@ -132,7 +147,15 @@ test('colour: only on a terminal, not with NO_COLOR, with FORCE_COLOR always', a
 
 // ── commands over functions of the package
 
-const ESTIMATE = { weights: 1600 * MiB, kvCache: 224 * MiB, activations: 64 * MiB, hostBuffers: 32 * MiB, npuTotal: 1888 * MiB, total: 1920 * MiB, uncertainty: 0.08 }
+const ESTIMATE = {
+  weights: 1600 * MiB,
+  kvCache: 224 * MiB,
+  activations: 64 * MiB,
+  hostBuffers: 32 * MiB,
+  npuTotal: 1888 * MiB,
+  total: 1920 * MiB,
+  uncertainty: 0.08,
+}
 
 test('estimate: what it asks, and what it shows', async (t) => {
   const calls = instead(t, { estimateModelMemory: () => ESTIMATE })
@@ -149,8 +172,14 @@ test('estimate: what it asks, and what it shows', async (t) => {
 
 const PLAN = {
   fits: true,
-  placements: [{ model: 'chat', domain: 0, bytes: 1888 * MiB }, { model: 'vision', domain: 1, bytes: 300 * MiB }],
-  domains: [{ id: 0, total: 4096 * MiB, used: 1888 * MiB, reservedForOthers: 0 }, { id: 1, total: 4096 * MiB, used: 0, reservedForOthers: 300 * MiB }],
+  placements: [
+    { model: 'chat', domain: 0, bytes: 1888 * MiB },
+    { model: 'vision', domain: 1, bytes: 300 * MiB },
+  ],
+  domains: [
+    { id: 0, total: 4096 * MiB, used: 1888 * MiB, reservedForOthers: 0 },
+    { id: 1, total: 4096 * MiB, used: 0, reservedForOthers: 300 * MiB },
+  ],
   reason: null,
 }
 
@@ -160,24 +189,39 @@ test('plan: names and contexts, the board, and status 1 where it does not fit', 
   const { status, stdout } = await command(['plan', `${model}:chat@8192`, vision, '--soc', 'rk3576', '--context', '512'])
   assert.equal(status, 0)
   const [models, device] = calls[0]
-  assert.deepEqual(models, [{ path: model, name: 'chat', contextLength: 8192 }, { path: vision, name: 'vision:2@5', contextLength: 512 }])
+  assert.deepEqual(models, [
+    { path: model, name: 'chat', contextLength: 8192 },
+    { path: vision, name: 'vision:2@5', contextLength: 512 },
+  ])
   assert.deepEqual([device.soc, device.iommuDomains], ['rk3576', 16])
   assert.match(stdout, /^They fit on rk3576, 16 domain/)
   assert.match(stdout, /chat +0 +1\.8 GiB\n/)
   narrow(stdout)
 
-  instead(t, { planModels: () => ({ ...PLAN, fits: false, reason: 'chat needs 5 GiB in one domain, which has 4; a context of 2048 would fit' }) })
+  instead(t, {
+    planModels: () => ({
+      ...PLAN,
+      fits: false,
+      reason: 'chat needs 5 GiB in one domain, which has 4; a context of 2048 would fit',
+    }),
+  })
   const refused = await command(['plan', model, '--soc', 'rk3588'])
   assert.equal(refused.status, STATUS.finding)
   assert.match(refused.stdout, /^They do not fit[^]*context of 2048/)
   assert.equal((await command(['plan', model, '--soc', 'rk3588', '--json'])).status, STATUS.finding)
 })
 
-const known = (line) => (line.includes('errno: 24') ? { cause: 'The process has no file descriptor left.', remedy: 'ulimit -n 65536', code: 'ERR_TOO_MANY_FDS' } : null)
+const known = (line) =>
+  line.includes('errno: 24')
+    ? { cause: 'The process has no file descriptor left.', remedy: 'ulimit -n 65536', code: 'ERR_TOO_MANY_FDS' }
+    : null
 
 test('explain: a line, or standard input, each cause once', async (t) => {
   instead(t, { explainError: known })
-  const { status, stdout } = await command(['explain', 'failed to convert handle(1020) to fd, ret: -1, errno: 24, errstr: Too many open files'])
+  const { status, stdout } = await command([
+    'explain',
+    'failed to convert handle(1020) to fd, ret: -1, errno: 24, errstr: Too many open files',
+  ])
   assert.equal(status, 0)
   assert.match(stdout, /no file descriptor left[^]*ERR_TOO_MANY_FDS[^]*→ ulimit/)
   narrow(stdout)
@@ -190,9 +234,19 @@ test('explain: a line, or standard input, each cause once', async (t) => {
 
 test('replay: the options it knows, the first failure, and status 1', async (t) => {
   const failed = {
-    fits: false, capacity: 64 * MiB, smallestCapacity: 96 * MiB, operations: 12345, allocations: 8000, frees: 4000, failures: 1345, failedBytes: 9 * MiB,
+    fits: false,
+    capacity: 64 * MiB,
+    smallestCapacity: 96 * MiB,
+    operations: 12345,
+    allocations: 8000,
+    frees: 4000,
+    failures: 1345,
+    failedBytes: 9 * MiB,
     firstFailure: { line: 77, size: MiB, live: 60 * MiB, reserved: 64 * MiB, free: 3 * MiB, largestFree: 65536 },
-    peakLive: 61 * MiB, peakAllocated: 62 * MiB, peakReserved: 64 * MiB, fragmentationAtPeak: 0.42,
+    peakLive: 61 * MiB,
+    peakAllocated: 62 * MiB,
+    peakReserved: 64 * MiB,
+    fragmentationAtPeak: 0.42,
   }
   const calls = instead(t, { replayEventLog: () => failed })
   const log = file('log.csv', 'Thread,Time,Action,Pointer,Size,Stream\n')
@@ -233,7 +287,10 @@ test('bench: medians and ratios to new ArrayBuffer in the same run', async () =>
 const has = (name) => (name in memory ? false : `needs ${name}`)
 
 test('explain, for real', { skip: has('explainError') }, async () => {
-  const { status, stdout } = await command(['explain', 'E RKNN: failed to convert handle(1020) to fd, ret: -1, errno: 24, errstr: Too many open files'])
+  const { status, stdout } = await command([
+    'explain',
+    'E RKNN: failed to convert handle(1020) to fd, ret: -1, errno: 24, errstr: Too many open files',
+  ])
   assert.equal(status, 0, stdout)
   assert.match(stdout, /→ /)
 })
@@ -246,7 +303,10 @@ test('estimate and plan, for real', { skip: has('planModels') }, async () => {
 })
 
 test('replay, for real', { skip: has('replayEventLog') }, async () => {
-  const log = file('real.csv', 'Thread,Time,Action,Pointer,Size,Stream\n1,0.1,allocate,0x10,1048576,0\n1,0.2,allocate,0x20,1048576,0\n1,0.3,free,0x10,1048576,0\n')
+  const log = file(
+    'real.csv',
+    'Thread,Time,Action,Pointer,Size,Stream\n1,0.1,allocate,0x10,1048576,0\n1,0.2,allocate,0x20,1048576,0\n1,0.3,free,0x10,1048576,0\n',
+  )
   assert.equal((await command(['replay', log, '--capacity', '4MiB'])).status, 0)
   const { status, stdout } = await command(['replay', log, '--capacity', '1MiB'])
   assert.equal(status, STATUS.finding)
@@ -256,7 +316,9 @@ test('replay, for real', { skip: has('replayEventLog') }, async () => {
 // ── attached
 
 async function inspected(t, ...words) {
-  const child = spawn(process.execPath, [join(root, '__test__/child/inspected.mjs'), ...words], { stdio: ['pipe', 'pipe', 'inherit'] })
+  const child = spawn(process.execPath, [join(root, '__test__/child/inspected.mjs'), ...words], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  })
   t.after(() => child.kill('SIGKILL'))
   await once(child.stdout, 'data')
   return child
@@ -273,25 +335,36 @@ test('snapshot: as JSON, to a file, of the manager that is meant', async (t) => 
   assert.equal(snapshot.version, 1)
   assert.match(snapshot.buffers[0].address, /^0x[\da-f]+$/)
   const out = join(folder, 'snapshot.json')
-  assert.deepEqual(await command(['snapshot', String(pid), '--manager', '0', '--out', out]), { status: 0, stdout: '', stderr: `wrote ${out}\n` })
+  assert.deepEqual(await command(['snapshot', String(pid), '--manager', '0', '--out', out]), {
+    status: 0,
+    stdout: '',
+    stderr: `wrote ${out}\n`,
+  })
   assert.equal(JSON.parse(readFileSync(out, 'utf8')).version, 1)
   assert.equal((await command(['snapshot', String(pid), '--manager', '2'])).status, STATUS.usage)
 })
 
 const needsReports = existsSync(join(root, 'src/js/report/index.js')) ? false : 'needs src/js/report'
-test('report: rendered here, in the format that the extension names', { skip: needsReports || has('replayEventLog') }, async (t) => {
-  const { pid } = await inspected(t)
-  for (const name of ['report.html', 'report.json', 'report.prom']) {
-    const out = join(folder, name)
-    const { status, stderr } = await command(['report', String(pid), out])
-    assert.equal(status, 0, stderr)
-    assert.ok(statSync(out).size > 0, name)
-  }
-  assert.equal((await command(['report', String(pid), join(folder, 'report.docx')])).status, STATUS.broken)
-})
+test(
+  'report: rendered here, in the format that the extension names',
+  { skip: needsReports || has('replayEventLog') },
+  async (t) => {
+    const { pid } = await inspected(t)
+    for (const name of ['report.html', 'report.json', 'report.prom']) {
+      const out = join(folder, name)
+      const { status, stderr } = await command(['report', String(pid), out])
+      assert.equal(status, 0, stderr)
+      assert.ok(statSync(out).size > 0, name)
+    }
+    assert.equal((await command(['report', String(pid), join(folder, 'report.docx')])).status, STATUS.broken)
+  },
+)
 
 test('nobody to attach to: status 3, and why', async () => {
-  for (const [pid, why] of [['4194303', /no process 4194303/], [String(process.pid), /inspect: true/]]) {
+  for (const [pid, why] of [
+    ['4194303', /no process 4194303/],
+    [String(process.pid), /inspect: true/],
+  ]) {
     const { status, stdout, stderr } = await command(['snapshot', pid])
     assert.deepEqual([status, stdout], [STATUS.attach, ''])
     assert.match(stderr.replace(/\n +/g, ' '), why)
@@ -301,7 +374,8 @@ test('nobody to attach to: status 3, and why', async () => {
 // ── as a process
 
 test('as a process: status, streams, a pipe that closes early', { skip: needsCommand('sh') }, () => {
-  const run = (script, input) => spawnSync('sh', ['-c', script], { encoding: 'utf8', input, env: { ...process.env, NODE_OPTIONS: '' } })
+  const run = (script, input) =>
+    spawnSync('sh', ['-c', script], { encoding: 'utf8', input, env: { ...process.env, NODE_OPTIONS: '' } })
   assert.deepEqual([run(shell('--version')).stdout, run(shell('nothing')).status], [`${version}\n`, STATUS.usage])
   const piped = run(`${shell('doctor')} | head -n 1`)
   assert.deepEqual([piped.status, piped.stderr, piped.stdout.split('\n').length], [0, '', 2])

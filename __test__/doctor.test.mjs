@@ -42,7 +42,10 @@ for (const [name, machine] of Object.entries(machines)) {
     if (process.env.RKLLM_TEST_UPDATE) writeFileSync(expected(name), stdout)
     assert.equal(stdout, readFileSync(expected(name), 'utf8'))
     assert.equal(stderr, '')
-    assert.ok(stdout.split('\n').every((line) => visibleWidth(line) <= 80), stdout)
+    assert.ok(
+      stdout.split('\n').every((line) => visibleWidth(line) <= 80),
+      stdout,
+    )
 
     const { counts, findings } = JSON.parse((await command(['doctor', '--root', root, '--json'])).stdout)
     assert.equal(status, counts.fail > 0 ? 1 : 0)
@@ -58,7 +61,9 @@ const levels = ({ findings }) => Object.fromEntries(findings.map(({ id, status }
 
 test('each broken set-up fails for what is broken in it', (t) => {
   const failing = (name) =>
-    Object.entries(levels(examine(makeReader(materialise(t, machines[name]))))).filter(([, status]) => status === 'fail').map(([id]) => id)
+    Object.entries(levels(examine(makeReader(materialise(t, machines[name])))))
+      .filter(([, status]) => status === 'fail')
+      .map(([id]) => id)
   assert.deepEqual(failing('broken-permission'), ['permission'])
   assert.deepEqual(failing('broken-container'), ['nodes'])
   assert.deepEqual(failing('broken-old'), ['driver', 'fds', 'files'])
@@ -88,13 +93,17 @@ test('a support bundle carries no secrets', async (t) => {
   assert.equal((await command(['doctor', '--root', bundle])).stdout, stdout)
   const saved = readdirSync(bundle, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile())
   assert.ok(saved.length > 20)
-  for (const { parentPath, path, name } of saved) assert.doesNotMatch(readFileSync(join(parentPath ?? path, name), 'utf8'), /hunter2/, name)
+  for (const { parentPath, path, name } of saved)
+    assert.doesNotMatch(readFileSync(join(parentPath ?? path, name), 'utf8'), /hunter2/, name)
 })
 
 test('an empty tree is no crash: what cannot be known is not claimed', (t) => {
   const { findings, machine } = examine(makeReader(folder(t)))
   assert.deepEqual(machine, { board: null, soc: null, kernel: null, container: null })
-  assert.deepEqual(findings.filter(({ status }) => status === 'fail'), [])
+  assert.deepEqual(
+    findings.filter(({ status }) => status === 'fail'),
+    [],
+  )
   assert.ok(!JSON.stringify(findings).match(/undefined|NaN/))
 })
 
@@ -107,17 +116,30 @@ test('garbage in the files is no crash', (t) => {
 })
 
 test('what opening the devices says is among the findings', (t) => {
-  const reader = makeReader(materialise(t, { ...machines['rock5b-6.1'], files: { ...machines['rock5b-6.1'].files, '/proc/rknpu/version': undefined } }))
+  const reader = makeReader(
+    materialise(t, { ...machines['rock5b-6.1'], files: { ...machines['rock5b-6.1'].files, '/proc/rknpu/version': undefined } }),
+  )
   const opened = { backend: 'rknpu', path: '/dev/dri/renderD129', driverVersion: '0.9.8', npuCores: 3, iommuDomains: 16 }
-  const refused = { backend: 'rocket', path: '/dev/accel/accel0', error: Object.assign(new Error('it is lost'), { code: 'ERR_DEVICE_LOST', hint: 'reboot' }) }
+  const refused = {
+    backend: 'rocket',
+    path: '/dev/accel/accel0',
+    error: Object.assign(new Error('it is lost'), { code: 'ERR_DEVICE_LOST', hint: 'reboot' }),
+  }
   const { findings } = examine(reader, () => [opened, refused])
   const of = (id) => findings.filter((finding) => finding.id === id)
   assert.equal(of('driver')[0].status, 'ok', 'the version that only opening tells')
-  assert.deepEqual(of('opened').map(({ status, message, remedy }) => [status, message, remedy]), [
-    ['ok', '/dev/dri/renderD129: 3 cores, 16 IOMMU domains', null],
-    ['fail', '/dev/accel/accel0: it is lost', 'reboot'],
-  ])
-  const denied = { backend: 'rknpu', path: opened.path, error: Object.assign(new Error('EPERM'), { code: 'ERR_DEVICE_PERMISSION', hint: 'join a group' }) }
+  assert.deepEqual(
+    of('opened').map(({ status, message, remedy }) => [status, message, remedy]),
+    [
+      ['ok', '/dev/dri/renderD129: 3 cores, 16 IOMMU domains', null],
+      ['fail', '/dev/accel/accel0: it is lost', 'reboot'],
+    ],
+  )
+  const denied = {
+    backend: 'rknpu',
+    path: opened.path,
+    error: Object.assign(new Error('EPERM'), { code: 'ERR_DEVICE_PERMISSION', hint: 'join a group' }),
+  }
   const saysOf = (name, extra = {}) => {
     const { files, nodes } = machines[name]
     const { findings } = examine(makeReader(materialise(t, { files: { ...files, ...extra }, nodes })), () => [denied])
@@ -125,11 +147,16 @@ test('what opening the devices says is among the findings', (t) => {
   }
   assert.deepEqual(saysOf('broken-permission'), [], 'its mode has been told of already')
   assert.deepEqual(saysOf('rock5b-6.1'), [['fail', 'join a group', undefined]])
-  assert.deepEqual(saysOf('rock5b-6.1', { '/.dockerenv': '' }), [['fail', 'docker run --device /dev/dri --group-add 104 …', undefined]])
+  assert.deepEqual(saysOf('rock5b-6.1', { '/.dockerenv': '' }), [
+    ['fail', 'docker run --device /dev/dri --group-add 104 …', undefined],
+  ])
   const broken = examine(reader, () => {
     throw Object.assign(new Error('no binary for linux-riscv64'), { code: 'ERR_UNSUPPORTED', hint: 'use another machine' })
   })
-  assert.deepEqual(broken.findings.filter(({ id }) => id === 'package').map(({ status, remedy }) => [status, remedy]), [['fail', 'use another machine']])
+  assert.deepEqual(
+    broken.findings.filter(({ id }) => id === 'package').map(({ status, remedy }) => [status, remedy]),
+    [['fail', 'use another machine']],
+  )
 })
 
 test('this machine: every finding is well formed, and the status is that of the failures', async () => {
@@ -140,5 +167,8 @@ test('this machine: every finding is well formed, and the status is that of the 
   assert.ok(findings.some(({ id }) => id === 'ram'))
   if (simulated || backend === 'dma-heap') return
   const opened = findings.filter(({ id, status: level }) => id === 'opened' && level === 'ok')
-  assert.ok(opened.some(({ message }) => message.startsWith(device ?? '/dev/')), stdout)
+  assert.ok(
+    opened.some(({ message }) => message.startsWith(device ?? '/dev/')),
+    stdout,
+  )
 })

@@ -3,7 +3,18 @@
 import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, chownSync, existsSync, lstatSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, utimesSync } from 'node:fs'
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  symlinkSync,
+  utimesSync,
+} from 'node:fs'
 import net from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -59,7 +70,11 @@ function talk(t, path) {
   let heard = ''
   socket.setEncoding('utf8').on('data', (text) => (heard += text))
   socket.on('error', () => {})
-  const lines = () => heard.split('\n').slice(0, -1).map((line) => JSON.parse(line))
+  const lines = () =>
+    heard
+      .split('\n')
+      .slice(0, -1)
+      .map((line) => JSON.parse(line))
   return { socket, lines, answers: async (count) => (await until(() => lines().length >= count), lines()) }
 }
 
@@ -71,7 +86,7 @@ test('nothing listens unless it is asked to', async (t) => {
   refuses(() => new MemoryManager({ backend: 'simulated', inspect: 'yes' }), 'ERR_INVALID_ARG_TYPE')
 })
 
-test('the directory and the socket are the user\'s alone, and go with the manager', async (t) => {
+test("the directory and the socket are the user's alone, and go with the manager", async (t) => {
   const manager = await inspected(t)
   assert.deepEqual(here(), [`${process.pid}-0.sock`])
   await until(() => mode(join(folder, here()[0])) === 0o600)
@@ -110,7 +125,10 @@ test('a bad request is answered with an error, and the next one is served', asyn
   assert.equal(all.at(-1).stats.simulated, true)
 })
 
-for (const [what, text] of [['a line', `${'x'.repeat(5000)}\n`], ['what never becomes one', 'x'.repeat(5000)]]) {
+for (const [what, text] of [
+  ['a line', `${'x'.repeat(5000)}\n`],
+  ['what never becomes one', 'x'.repeat(5000)],
+]) {
   test(`a request has an end: ${what} of 5000 bytes closes the connection`, async (t) => {
     await inspected(t)
     const { socket, answers } = talk(t, sockets()[0].path)

@@ -13,12 +13,16 @@ const quoted = (word) => `'${word.replaceAll("'", "'\\''")}'`
 export const needsTerminal = needsCommand('script') || needsCommand('stty')
 
 /** The shell command that runs the command line with `words` on this runtime. */
-export const shell = (...words) => [process.execPath, ...(runtime === 'deno' ? ['run', '--allow-all', '--no-check'] : []), MAIN, ...words].map(quoted).join(' ')
+export const shell = (...words) =>
+  [process.execPath, ...(runtime === 'deno' ? ['run', '--allow-all', '--no-check'] : []), MAIN, ...words].map(quoted).join(' ')
 
 /** Runs `words` in a terminal; at the end the shell tells the exit status and whether the terminal is as it was. */
 export function terminal(t, words, env = {}) {
   const command = `stty cols 80 rows 24; before=$(stty -g); ${shell(...words)}; echo "status=$?"; [ "$before" = "$(stty -g)" ] && echo restored`
-  const started = spawn('script', ['-qfc', command, '/dev/null'], { env: { ...process.env, TERM: 'xterm', NODE_OPTIONS: '', ...env }, stdio: ['pipe', 'pipe', 'inherit'] })
+  const started = spawn('script', ['-qfc', command, '/dev/null'], {
+    env: { ...process.env, TERM: 'xterm', NODE_OPTIONS: '', ...env },
+    stdio: ['pipe', 'pipe', 'inherit'],
+  })
   t.after(() => started.kill('SIGKILL'))
   let screen = ''
   started.stdout.setEncoding('utf8').on('data', (text) => (screen += text))

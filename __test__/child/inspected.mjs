@@ -24,7 +24,8 @@ const MiB = 1 << 20
 const words = isMainThread ? process.argv.slice(2) : workerData
 const count = isMainThread ? Number(words[0] ?? 1) : 1
 const sockets = join(process.env.XDG_RUNTIME_DIR, 'rkllm-memory')
-const listening = () => (existsSync(sockets) ? readdirSync(sockets).filter((name) => name.startsWith(`${process.pid}-`)).length : 0)
+const listening = () =>
+  existsSync(sockets) ? readdirSync(sockets).filter((name) => name.startsWith(`${process.pid}-`)).length : 0
 
 const managers = Array.from({ length: count }, (_, at) => {
   const manager = new MemoryManager({ backend: 'simulated', inspect: true })
@@ -39,7 +40,10 @@ if (isMainThread) {
   for (let tries = 0; listening() < expected && tries < 500; tries++) await sleep(10)
   console.log(listening() >= expected ? 'ready' : 'no socket')
   if (words.includes('busy')) for (;;);
-  if (!words.includes('alone')) process.stdin.on('end', () => (words.includes('exit') ? process.exit(0) : process.exitCode = managers.length > 0 ? 0 : 1)).resume()
+  if (!words.includes('alone'))
+    process.stdin
+      .on('end', () => (words.includes('exit') ? process.exit(0) : (process.exitCode = managers.length > 0 ? 0 : 1)))
+      .resume()
 } else {
   // A thread that has nothing else to do would end, and its socket with it.
   setInterval(() => managers.length, 1000)

@@ -47,12 +47,23 @@ function memory({ total, available = total * 0.8, swap = 0, swapFree = swap, cma
   const line = (name, kib) => `${`${name}:`.padEnd(16)}${String(Math.floor(kib)).padStart(8)} kB\n`
   return {
     '/proc/meminfo':
-      line('MemTotal', total) + line('MemFree', available / 2) + line('MemAvailable', available) + line('SwapTotal', swap) +
-      line('SwapFree', swapFree) + 'HugePages_Total:       0\n' + (cma === undefined ? '' : line('CmaTotal', cma) + line('CmaFree', cmaFree)),
+      line('MemTotal', total) +
+      line('MemFree', available / 2) +
+      line('MemAvailable', available) +
+      line('SwapTotal', swap) +
+      line('SwapFree', swapFree) +
+      'HugePages_Total:       0\n' +
+      (cma === undefined ? '' : line('CmaTotal', cma) + line('CmaFree', cmaFree)),
   }
 }
 
-const limits = ({ soft = 1048576, hard = 1048576, locked = 8388608, maps = 65530, files = '3104\t0\t9223372036854775807' } = {}) => ({
+const limits = ({
+  soft = 1048576,
+  hard = 1048576,
+  locked = 8388608,
+  maps = 65530,
+  files = '3104\t0\t9223372036854775807',
+} = {}) => ({
   '/proc/self/limits':
     'Limit                     Soft Limit           Hard Limit           Units     \n' +
     `Max open files            ${String(soft).padEnd(20)} ${String(hard).padEnd(20)} files     \n` +
@@ -66,7 +77,8 @@ const psi = (some = '0.00', full = '0.00') => ({
 })
 
 const hugePages = (setting) => ({
-  '/sys/kernel/mm/transparent_hugepage/enabled': ['always', 'madvise', 'never'].map((word) => (word === setting ? `[${word}]` : word)).join(' ') + '\n',
+  '/sys/kernel/mm/transparent_hugepage/enabled':
+    ['always', 'madvise', 'never'].map((word) => (word === setting ? `[${word}]` : word)).join(' ') + '\n',
 })
 
 /** cgroup v2, as systemd lays it out, with or without a limit. */
@@ -84,11 +96,16 @@ function cgroup(path, { max = 'max', current, file = 0, mountRoot = '/' }) {
 const SESSION = '/user.slice/user-1000.slice/session-3.scope'
 const session = cgroup(SESSION, { current: 220 << 20 })
 
-const sram = (total, free) => ({ '/proc/rknpu/mm': `SRAM bitmap: "*" - used, "." - free (1bit = 4KB)\n[000] [................................]\nSRAM total size: ${total}, used: ${total - free}, free: ${free}\n` })
+const sram = (total, free) => ({
+  '/proc/rknpu/mm': `SRAM bitmap: "*" - used, "." - free (1bit = 4KB)\n[000] [................................]\nSRAM total size: ${total}, used: ${total - free}, free: ${free}\n`,
+})
 
 const rock5b = {
   ...board('Radxa ROCK 5B', 'radxa,rock-5b', 'rockchip,rk3588'),
-  ...kernel('6.1.84-8-rk2410', 'root=UUID=1234 console=ttyFIQ0,1500000n8 coherent_pool=2M irqchip.gicv3_pseudo_nmi=0 cgroup_enable=cpuset cgroup_enable=memory'),
+  ...kernel(
+    '6.1.84-8-rk2410',
+    'root=UUID=1234 console=ttyFIQ0,1500000n8 coherent_pool=2M irqchip.gicv3_pseudo_nmi=0 cgroup_enable=cpuset cgroup_enable=memory',
+  ),
   ...npu('fdab0000.npu', 'RKNPU', 'rockchip,rk3588-rknpu', { iommu: true }),
   ...drm,
   ...version('0.9.8'),
@@ -104,7 +121,8 @@ const rock5b = {
 }
 const rock5bNodes = [...drmNodes, 'crw-rw---- 0 44 /dev/dma_heap/system', 'crw-rw---- 0 44 /dev/dma_heap/cma']
 
-const without = (files, ...patterns) => Object.fromEntries(Object.entries(files).filter(([path]) => !patterns.some((pattern) => path.startsWith(pattern))))
+const without = (files, ...patterns) =>
+  Object.fromEntries(Object.entries(files).filter(([path]) => !patterns.some((pattern) => path.startsWith(pattern))))
 
 /** name → { files, nodes } */
 export const machines = {
@@ -174,7 +192,11 @@ export const machines = {
       ...memory({ total: 3.8 * GiB, cma: 16 * 1024, cmaFree: 12 * 1024 + 300 }),
       ...limits({ soft: 1024, hard: 4096, locked: 65536 }),
     },
-    nodes: ['crw------- 0 0 /dev/rknpu', 'crw------- 0 0 /dev/rk_dma_heap/rk-dma-heap-cma', 'crw------- 0 0 /dev/dma_heap/system'],
+    nodes: [
+      'crw------- 0 0 /dev/rknpu',
+      'crw------- 0 0 /dev/rk_dma_heap/rk-dma-heap-cma',
+      'crw------- 0 0 /dev/dma_heap/system',
+    ],
   },
 
   'rk3588-rocket': {
@@ -193,17 +215,34 @@ export const machines = {
       ...hugePages('madvise'),
       ...session,
     },
-    nodes: ['crw-rw---- 0 104 /dev/accel/accel0', 'crw------- 0 0 /dev/dma_heap/system', 'crw------- 0 0 /dev/dma_heap/default_cma_region'],
+    nodes: [
+      'crw-rw---- 0 104 /dev/accel/accel0',
+      'crw------- 0 0 /dev/dma_heap/system',
+      'crw------- 0 0 /dev/dma_heap/default_cma_region',
+    ],
   },
 
   'broken-permission': {
     files: { ...rock5b, ...user('alice', 1001, [1001]), ...limits() },
-    nodes: ['crw-rw---- 0 44 /dev/dri/card1', 'crw------- 0 0 /dev/dri/renderD129', 'crw------- 0 0 /dev/dma_heap/system', 'crw------- 0 0 /dev/dma_heap/cma'],
+    nodes: [
+      'crw-rw---- 0 44 /dev/dri/card1',
+      'crw------- 0 0 /dev/dri/renderD129',
+      'crw------- 0 0 /dev/dma_heap/system',
+      'crw------- 0 0 /dev/dma_heap/cma',
+    ],
   },
 
   'broken-container': {
     files: {
-      ...without(rock5b, '/proc/device-tree', '/proc/rknpu', '/dev/', '/proc/self/cgroup', '/proc/self/mountinfo', '/sys/fs/cgroup'),
+      ...without(
+        rock5b,
+        '/proc/device-tree',
+        '/proc/rknpu',
+        '/dev/',
+        '/proc/self/cgroup',
+        '/proc/self/mountinfo',
+        '/sys/fs/cgroup',
+      ),
       ...root,
       '/.dockerenv': '',
       ...cgroup('/', { max: 512 << 20, current: 505 << 20, file: 60 << 20, mountRoot: '/docker/0123abcd' }),

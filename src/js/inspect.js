@@ -139,7 +139,10 @@ function answer(request, manager, serial) {
     if (!Array.isArray(want)) return refusal('ERR_INVALID_ARG_TYPE', 'a request is {"want": [...]}')
     const unknown = want.find((name) => typeof name !== 'string' || !Object.hasOwn(ANSWERS, name))
     if (unknown !== undefined) {
-      return refusal('ERR_INVALID_ARG_TYPE', `nothing is called ${JSON.stringify(unknown)}; there are ${Object.keys(ANSWERS).join(', ')}`)
+      return refusal(
+        'ERR_INVALID_ARG_TYPE',
+        `nothing is called ${JSON.stringify(unknown)}; there are ${Object.keys(ANSWERS).join(', ')}`,
+      )
     }
     const answers = Object.fromEntries(want.map((name) => [name, ANSWERS[name](manager)]))
     return { version: 1, about: about(manager, serial), ...answers }
@@ -172,7 +175,11 @@ const line = (value) => `${JSON.stringify(value, (_key, of) => (typeof of === 'b
 function sweep(directory) {
   for (const name of readdirSync(directory)) {
     const path = join(directory, name)
-    if (parseName(name) === undefined || Date.now() - (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? Infinity) < SETTLED_MS) continue
+    if (
+      parseName(name) === undefined ||
+      Date.now() - (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? Infinity) < SETTLED_MS
+    )
+      continue
     // Whether somebody listens is the only proof: a process of another container has a pid that says nothing here.
     const probe = net.connect(path, () => probe.destroy())
     probe.unref?.()

@@ -24,14 +24,21 @@ const COMMON = {
  */
 function parse(args, options) {
   const all = { ...options, ...COMMON }
-  const plain = Object.fromEntries(Object.entries(all).map(([name, { type, short }]) => [name, short === undefined ? { type } : { type, short }]))
+  const plain = Object.fromEntries(
+    Object.entries(all).map(([name, { type, short }]) => [name, short === undefined ? { type } : { type, short }]),
+  )
   const { tokens } = parseArgs({ args, options: plain, strict: false, allowPositionals: true, tokens: true })
   const [values, words] = [{}, []]
   for (const token of tokens) {
     if (token.kind === 'positional') words.push(token.value)
     if (token.kind !== 'option') continue
     const { name, rawName, value } = token
-    if (!Object.hasOwn(all, name)) throw unknown(`there is no option ${rawName}`, rawName, Object.keys(all).map((known) => `--${known}`))
+    if (!Object.hasOwn(all, name))
+      throw unknown(
+        `there is no option ${rawName}`,
+        rawName,
+        Object.keys(all).map((known) => `--${known}`),
+      )
     if (all[name].type === 'boolean') {
       if (value !== undefined) throw new UsageError(`${rawName} takes no value`)
       values[name] = true
@@ -59,20 +66,26 @@ function size(name, word) {
   const factor = Object.entries(UNITS).find(([known]) => known.toLowerCase() === unit?.toLowerCase())?.[1]
   const bytes = Number(digits) * factor
   if (Number.isSafeInteger(bytes) && bytes > 0) return bytes
-  const meant = /^[kmgt]b?$/i.test(unit ?? '') ? `did you mean ${digits}${unit[0].toUpperCase()}iB?` : 'sizes are whole bytes: 512MiB, 2GiB, 4096'
+  const meant = /^[kmgt]b?$/i.test(unit ?? '')
+    ? `did you mean ${digits}${unit[0].toUpperCase()}iB?`
+    : 'sizes are whole bytes: 512MiB, 2GiB, 4096'
   throw new UsageError(`${name} is no size: ${JSON.stringify(word)}`, meant)
 }
 
-const whole = (min, max = Number.MAX_SAFE_INTEGER) => (name, word) => {
-  const number = Number(word)
-  if (/^\d+$/.test(word) && number >= min && number <= max) return number
-  throw new UsageError(`${name} is ${JSON.stringify(word)}; it must be a whole number of at least ${min}`)
-}
+const whole =
+  (min, max = Number.MAX_SAFE_INTEGER) =>
+  (name, word) => {
+    const number = Number(word)
+    if (/^\d+$/.test(word) && number >= min && number <= max) return number
+    throw new UsageError(`${name} is ${JSON.stringify(word)}; it must be a whole number of at least ${min}`)
+  }
 
-const oneOf = (...choices) => (name, word) => {
-  if (choices.includes(word)) return word
-  throw unknown(`${name} is ${JSON.stringify(word)}; it must be one of ${choices.join(', ')}`, word, choices)
-}
+const oneOf =
+  (...choices) =>
+  (name, word) => {
+    if (choices.includes(word)) return word
+    throw unknown(`${name} is ${JSON.stringify(word)}; it must be one of ${choices.join(', ')}`, word, choices)
+  }
 
 /** The words after a command, as many as it takes. */
 function expectWords(words, names, atLeast = names.length) {

@@ -100,7 +100,8 @@ async function askProcess(pid, want) {
   if (good.length > 0) return good
   if (answers.length > 0) throw new AttachError(`process ${pid}: ${answers[0].reason.message}`)
   if (ownerOf(pid) === undefined) throw new AttachError(`there is no process ${pid}`)
-  if (process.geteuid() !== 0 && ownerOf(pid) !== process.geteuid()) throw new AttachError(`process ${pid} belongs to another user`)
+  if (process.geteuid() !== 0 && ownerOf(pid) !== process.geteuid())
+    throw new AttachError(`process ${pid} belongs to another user`)
   throw new AttachError(`process ${pid} has no manager that can be inspected: make it with new MemoryManager({ inspect: true })`)
 }
 

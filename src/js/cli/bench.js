@@ -74,13 +74,15 @@ async function measure(cases, rounds, progress) {
       await new Promise((resolve) => setImmediate(resolve))
     }
   }
-  return cases.map(({ name, size }, at) => {
-    const sorted = times[at].sort((a, b) => a - b)
-    return { name, size, medianNs: median(sorted), minNs: sorted[0], maxNs: sorted.at(-1) }
-  }).map((result, _, all) => {
-    const yardstick = all.find(({ name, size }) => name === YARDSTICK && size === result.size)
-    return { ...result, ratio: result.medianNs / yardstick.medianNs }
-  })
+  return cases
+    .map(({ name, size }, at) => {
+      const sorted = times[at].sort((a, b) => a - b)
+      return { name, size, medianNs: median(sorted), minNs: sorted[0], maxNs: sorted.at(-1) }
+    })
+    .map((result, _, all) => {
+      const yardstick = all.find(({ name, size }) => name === YARDSTICK && size === result.size)
+      return { ...result, ratio: result.medianNs / yardstick.medianNs }
+    })
 }
 
 function median(sorted) {
@@ -89,11 +91,14 @@ function median(sorted) {
 }
 
 function show(results, device, { paint, print }) {
-  print(`${paint.bold('µs for one, median')}; in brackets times ${YARDSTICK}; on ${device.simulated ? 'the simulated ' : ''}${device.soc ?? device.backend}\n`)
+  print(
+    `${paint.bold('µs for one, median')}; in brackets times ${YARDSTICK}; on ${device.simulated ? 'the simulated ' : ''}${device.soc ?? device.backend}\n`,
+  )
   const names = [...new Set(results.map(({ name }) => name))]
   const cell = (name, size) => {
     const { medianNs, ratio } = results.find((result) => result.name === name && result.size === size)
-    const times = name === YARDSTICK ? '' : ` (${ratio >= 10 ? Math.round(ratio) : ratio >= 0.1 ? ratio.toFixed(1) : ratio.toPrecision(1)})`
+    const times =
+      name === YARDSTICK ? '' : ` (${ratio >= 10 ? Math.round(ratio) : ratio >= 0.1 ? ratio.toFixed(1) : ratio.toPrecision(1)})`
     return [(medianNs / 1000).toFixed(2), times]
   }
   const rows = names.map((name) => [name, ...SIZES.flatMap((size) => cell(name, size))])

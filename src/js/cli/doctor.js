@@ -41,7 +41,11 @@ module.exports = {
 }
 
 function show({ machine, findings, counts }, { paint, print, width }) {
-  print(paint.bold([machine.board ?? 'This machine', machine.soc, machine.kernel && `Linux ${machine.kernel}`].filter(Boolean).join(' · ')))
+  print(
+    paint.bold(
+      [machine.board ?? 'This machine', machine.soc, machine.kernel && `Linux ${machine.kernel}`].filter(Boolean).join(' · '),
+    ),
+  )
   for (const [area, title] of Object.entries(AREAS)) {
     print(`\n${paint.bold(title)}`)
     for (const finding of findings.filter((of) => of.area === area)) print(lines(finding, paint, width).join('\n'))
@@ -61,7 +65,9 @@ function lines({ id, status, message, remedy }, paint, width) {
   const [word, color] = MARKS[status]
   const indent = ' '.repeat(MARK + ID)
   const room = width - MARK - ID
-  const text = wrap(message, room).map((line, at) => (at === 0 ? `${pad(paint[color](word), MARK)}${pad(id, ID)}${line}` : indent + line))
+  const text = wrap(message, room).map((line, at) =>
+    at === 0 ? `${pad(paint[color](word), MARK)}${pad(id, ID)}${line}` : indent + line,
+  )
   const advice = remedy === null ? [] : adviceLines(remedy, width).map((line) => paint.cyan(line))
   return [...text, ...advice]
 }

@@ -20,10 +20,13 @@ module.exports = {
   summary: 'how much memory a model will need',
   words: '[MODEL]',
   options: { ...SHAPE, json: { type: 'boolean', text: 'as JSON' } },
-  notes: ['MODEL is a .rkllm or .rknn file, or is left out where --weights or --config tell enough. Example: rkllm-memory estimate --config config.json --weights 1.6GiB --context 8192'],
+  notes: [
+    'MODEL is a .rkllm or .rknn file, or is left out where --weights or --config tell enough. Example: rkllm-memory estimate --config config.json --weights 1.6GiB --context 8192',
+  ],
   run({ values, words, paint, print, json }) {
     const [word] = expectWords(words, ['MODEL'], 0)
-    if (word === undefined && values.weights === undefined && values.config === undefined) throw new UsageError('MODEL is missing')
+    if (word === undefined && values.weights === undefined && values.config === undefined)
+      throw new UsageError('MODEL is missing')
     const { name, ...model } = word === undefined ? {} : parseModel(word)
     const spec = { ...specOf(values), ...model }
     const estimate = require('../../../index.js').estimateModelMemory(spec)
@@ -32,6 +35,8 @@ module.exports = {
     const rows = columns(PARTS.map(([key, what]) => [`  ${what}`, bytes(estimate[key])]))
     rows.forEach((row, at) => print(at >= PARTS.length - 2 ? paint.bold(row) : row))
     const half = estimate.total * estimate.uncertainty
-    print(`\n  9 of 10 are between ${bytes(Math.max(0, estimate.total - half))} and ${bytes(estimate.total + half)} (± ${Math.round(estimate.uncertainty * 100)} %)`)
+    print(
+      `\n  9 of 10 are between ${bytes(Math.max(0, estimate.total - half))} and ${bytes(estimate.total + half)} (± ${Math.round(estimate.uncertainty * 100)} %)`,
+    )
   },
 }

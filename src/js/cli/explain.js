@@ -18,7 +18,10 @@ module.exports = {
   run({ values, words, io, paint, print, json, width, STATUS }) {
     const [word] = expectWords(words, ['LOG LINE'], 0)
     const { explainError } = require('../../../index.js')
-    const lines = (word ?? input(io)).split('\n').map((line) => line.trim()).filter(Boolean)
+    const lines = (word ?? input(io))
+      .split('\n')
+      .map((line) => line.trim())
+      .filter(Boolean)
     const known = explained(lines, explainError)
     if (values.json) json(known)
     else if (known.length === 0) print('Nothing is known about that.')
@@ -44,7 +47,11 @@ function show({ line, count, cause, remedy, code }, at, { paint, print, width })
   if (at > 0) print('')
   print(paint.dim(clip(line, width - 8)) + (count > 1 ? `  × ${count}` : ''))
   print(wrap(`  ${cause}`, width, 2).join('\n') + (code === null ? '' : paint.dim(` (${code})`)))
-  print(wrap(`→ ${remedy}`, width - 2, 2).map((text) => `  ${paint.cyan(text)}`).join('\n'))
+  print(
+    wrap(`→ ${remedy}`, width - 2, 2)
+      .map((text) => `  ${paint.cyan(text)}`)
+      .join('\n'),
+  )
 }
 
 function input(io) {

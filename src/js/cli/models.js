@@ -36,7 +36,10 @@ const FIELDS = {
 /** The ModelSpec that the options tell; what they leave out is absent. */
 function specOf(values) {
   const told = Object.entries(FIELDS).filter(([option]) => values[option] !== undefined)
-  return { contextLength: values.context ?? DEFAULT_CONTEXT, ...Object.fromEntries(told.map(([option, field]) => [field, values[option]])) }
+  return {
+    contextLength: values.context ?? DEFAULT_CONTEXT,
+    ...Object.fromEntries(told.map(([option, field]) => [field, values[option]])),
+  }
 }
 
 /** "path[:name][@context]" → { path, name, contextLength? }. A file that is called so as a whole is that file. */

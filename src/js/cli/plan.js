@@ -15,7 +15,12 @@ module.exports = {
   words: 'MODEL[:NAME][@CONTEXT]…',
   options: {
     context: SHAPE.context,
-    soc: { type: 'string', value: 'SOC', text: `for such a board, instead of this one: ${BOARDS.join(', ')}`, parse: oneOf(...BOARDS) },
+    soc: {
+      type: 'string',
+      value: 'SOC',
+      text: `for such a board, instead of this one: ${BOARDS.join(', ')}`,
+      parse: oneOf(...BOARDS),
+    },
     json: { type: 'boolean', text: 'as JSON' },
   },
   notes: [
@@ -49,7 +54,9 @@ function deviceOf({ MemoryManager, probeDevices }, soc) {
 
 function show({ fits, placements, domains, reason }, device, { paint, print, width }) {
   const verdict = fits ? paint.green('They fit') : paint.red('They do not fit')
-  print(`${paint.bold(verdict)} on ${device.soc ?? device.backend}, ${device.iommuDomains} domain(s) of ${bytes(device.domainBytes)}`)
+  print(
+    `${paint.bold(verdict)} on ${device.soc ?? device.backend}, ${device.iommuDomains} domain(s) of ${bytes(device.domainBytes)}`,
+  )
   if (reason) print(`\n${wrap(reason, width).join('\n')}`)
   if (placements.length > 0) {
     const rows = placements.map(({ model, domain, bytes: taken }) => [`  ${model}`, String(domain), bytes(taken)])

@@ -19,7 +19,9 @@ module.exports = {
   summary: 'replays an event log against a pool of another size',
   words: 'LOG.csv',
   options: {
-    ...Object.fromEntries(Object.entries(SIZES).map(([option, [, text]]) => [option, { type: 'string', value: 'SIZE', text, parse: size }])),
+    ...Object.fromEntries(
+      Object.entries(SIZES).map(([option, [, text]]) => [option, { type: 'string', value: 'SIZE', text, parse: size }]),
+    ),
     smallest: { type: 'boolean', text: 'look for the smallest capacity that serves everything as well' },
     json: { type: 'boolean', text: 'as JSON' },
   },
@@ -29,7 +31,9 @@ module.exports = {
   ],
   run({ values, words, paint, print, json, width, STATUS }) {
     const [path] = expectWords(words, ['LOG.csv'])
-    const options = Object.fromEntries(Object.entries(SIZES).flatMap(([option, [field]]) => (values[option] === undefined ? [] : [[field, values[option]]])))
+    const options = Object.fromEntries(
+      Object.entries(SIZES).flatMap(([option, [field]]) => (values[option] === undefined ? [] : [[field, values[option]]])),
+    )
     if (values.smallest) options.smallestCapacity = true
     const text = readFileSync(path, 'utf8')
     const result = require('../../../index.js').replayEventLog(text, options)
@@ -42,10 +46,21 @@ module.exports = {
 function show(result, { paint, print, width }) {
   const { fits, capacity, firstFailure, failures, failedBytes } = result
   const room = capacity === null ? 'without a limit' : `in ${bytes(capacity)}`
-  print(paint.bold(fits ? paint.green(`Everything fits ${room}`) : paint.red(`${grouped(failures)} allocations (${bytes(failedBytes)}) do not fit ${room}`)))
+  print(
+    paint.bold(
+      fits
+        ? paint.green(`Everything fits ${room}`)
+        : paint.red(`${grouped(failures)} allocations (${bytes(failedBytes)}) do not fit ${room}`),
+    ),
+  )
   if (firstFailure) {
     const { line, size: wanted, free, largestFree } = firstFailure
-    print(wrap(`The first is line ${line}: ${bytes(wanted)}, when ${bytes(free)} were free, ${bytes(largestFree)} of them in one piece.`, width).join('\n'))
+    print(
+      wrap(
+        `The first is line ${line}: ${bytes(wanted)}, when ${bytes(free)} were free, ${bytes(largestFree)} of them in one piece.`,
+        width,
+      ).join('\n'),
+    )
   }
   print('')
   const rows = [

@@ -39,7 +39,7 @@ async function run(argv, io) {
   const [first, ...rest] = argv
   try {
     if (first === undefined || first === 'help' || first === '--help' || first === '-h') return overview(context, rest)
-    if (first === '--version' || first === '-V') return context.print(version), STATUS.ok
+    if (first === '--version' || first === '-V') return (context.print(version), STATUS.ok)
     const command = find(first)
     const { values, words } = parse(rest, command.options)
     if (values.help) return help(context, command)
@@ -94,13 +94,16 @@ function help({ paint, print, width }, { name, summary, words, options, notes = 
   print(`${paint.bold(`rkllm-memory ${name}`)}: ${wrap(summary, width - 15 - name.length, 2).join('\n')}\n`)
   print(`${paint.bold('Usage')}  rkllm-memory ${[name, words, '[OPTIONS]'].filter(Boolean).join(' ')}\n`)
   const all = Object.entries({ ...options, ...COMMON })
-  const forms = columns(all.map(([option, { short, value }]) => [`${short ? `-${short}, ` : ''}--${option}${value ? ` ${value}` : ''}`]))
+  const forms = columns(
+    all.map(([option, { short, value }]) => [`${short ? `-${short}, ` : ''}--${option}${value ? ` ${value}` : ''}`]),
+  )
   const widest = Math.max(...forms.map((form) => form.length)) + 2
   all.forEach(([, { text }], at) => print(entry(forms[at], widest, text, width)))
   for (const note of notes) print(`\n${wrap(note, width).join('\n')}`)
   return STATUS.ok
 }
 
-const entry = (name, column, text, width) => `  ${pad(name, column)} ${wrap(text, width - column - 3).join(`\n${' '.repeat(column + 3)}`)}`
+const entry = (name, column, text, width) =>
+  `  ${pad(name, column)} ${wrap(text, width - column - 3).join(`\n${' '.repeat(column + 3)}`)}`
 
 module.exports = { NAMES, STATUS, run }

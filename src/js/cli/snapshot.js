@@ -7,14 +7,22 @@ const { UsageError, expectWords, whole } = require('./args.js')
 const { askProcess } = require('./attach.js')
 const { jsonText } = require('./style.js')
 
-const MANAGER = { type: 'string', value: 'N', text: 'which of its managers: the number behind its name in `top`, or 0', parse: whole(0) }
+const MANAGER = {
+  type: 'string',
+  value: 'N',
+  text: 'which of its managers: the number behind its name in `top`, or 0',
+  parse: whole(0),
+}
 
 /** The answer of the one manager of `pid` that is meant. */
 async function askOne(word, index, want) {
   const answers = await askProcess(whole(1)('PID', word), want)
   const numbers = answers.map(({ about }) => about.manager)
   if (index === undefined && answers.length > 1) {
-    throw new UsageError(`process ${word} has ${answers.length} managers`, `say which: ${numbers.map((number) => `--manager ${number}`).join(' or ')}`)
+    throw new UsageError(
+      `process ${word} has ${answers.length} managers`,
+      `say which: ${numbers.map((number) => `--manager ${number}`).join(' or ')}`,
+    )
   }
   const chosen = index === undefined ? answers[0] : answers.find(({ about }) => about.manager === index)
   if (chosen === undefined) throw new UsageError(`process ${word} has no manager ${index}`, `it has ${numbers.join(', ')}`)

@@ -17,7 +17,10 @@ function wantsColor(stream, env) {
 /** `paint.red('text')`, and so on. */
 function painter(colored) {
   return Object.fromEntries(
-    Object.entries(CODES).map(([name, [on, off]]) => [name, (text) => (colored ? `\x1b[${on}m${text}\x1b[${off}m` : String(text))]),
+    Object.entries(CODES).map(([name, [on, off]]) => [
+      name,
+      (text) => (colored ? `\x1b[${on}m${text}\x1b[${off}m` : String(text)),
+    ]),
   )
 }
 
@@ -77,6 +80,7 @@ const bytes = (count) => (count === null || count === undefined ? '–' : human(
 const grouped = (number) => String(number).replace(/\B(?=(\d{3})+$)/g, ',')
 
 /** Addresses are bigints, which JSON has none of: hexadecimal strings. */
-const jsonText = (value, indent = 2) => `${JSON.stringify(value, (_, of) => (typeof of === 'bigint' ? `0x${of.toString(16)}` : of), indent)}\n`
+const jsonText = (value, indent = 2) =>
+  `${JSON.stringify(value, (_, of) => (typeof of === 'bigint' ? `0x${of.toString(16)}` : of), indent)}\n`
 
 module.exports = { bar, bytes, clip, columns, grouped, jsonText, pad, padLeft, painter, visible, wantsColor, widthOf, wrap }

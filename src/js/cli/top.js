@@ -59,7 +59,9 @@ function live(io, paint, sort) {
       if (state.data === undefined) return
       const { columns: width = 80, rows: height = 24 } = io.stdout
       state.chosen = Math.max(0, Math.min(state.chosen, state.data.managers.length - 1))
-      screen.draw(frame(state.data, { sort: state.sort, chosen: state.chosen, width, height, paint, interactive: true, time: clock() }))
+      screen.draw(
+        frame(state.data, { sort: state.sort, chosen: state.chosen, width, height, paint, interactive: true, time: clock() }),
+      )
     }
     const end = (settle, value) => {
       clearTimeout(timer)
@@ -69,12 +71,14 @@ function live(io, paint, sort) {
     }
     let ended = false
     const refresh = () =>
-      gather().then((data) => {
-        if (ended) return
-        state.data = data
-        draw()
-        timer = setTimeout(refresh, REFRESH_MS)
-      }).catch((error) => ended || end(reject, error))
+      gather()
+        .then((data) => {
+          if (ended) return
+          state.data = data
+          draw()
+          timer = setTimeout(refresh, REFRESH_MS)
+        })
+        .catch((error) => ended || end(reject, error))
     const keys = {
       q: () => end(resolve, 0),
       quit: () => end(resolve, 0),

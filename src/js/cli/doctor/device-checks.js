@@ -26,13 +26,23 @@ const WITH_IOMMU = ['rk3588', 'rk3588s', 'rk3583', 'rk3576', 'rk3562']
 function board({ board: model, soc, container }) {
   if (soc !== undefined) return ok('board', [model, soc].filter(Boolean).join(', '))
   if (container !== undefined) {
-    return warn('board', 'the device tree is hidden in this container: the RKNN runtime may not recognise its board', deviceTreeFlag(container))
+    return warn(
+      'board',
+      'the device tree is hidden in this container: the RKNN runtime may not recognise its board',
+      deviceTreeFlag(container),
+    )
   }
-  return warn('board', 'this is no Rockchip board with an NPU that is known', "nothing to do: backend 'auto' plays a simulated NPU here")
+  return warn(
+    'board',
+    'this is no Rockchip board with an NPU that is known',
+    "nothing to do: backend 'auto' plays a simulated NPU here",
+  )
 }
 
 const deviceTreeFlag = (container) =>
-  container === 'kubernetes' ? 'mount hostPath /proc/device-tree at /proc/device-tree, read-only' : 'add: -v /proc/device-tree:/proc/device-tree:ro'
+  container === 'kubernetes'
+    ? 'mount hostPath /proc/device-tree at /proc/device-tree, read-only'
+    : 'add: -v /proc/device-tree:/proc/device-tree:ro'
 
 function driver({ driver: { name, version }, npus, nodes, soc, kernelVersion, container }) {
   if (name === undefined && nodes.length === 0) {
@@ -45,9 +55,14 @@ function driver({ driver: { name, version }, npus, nodes, soc, kernelVersion, co
     return fail('driver', npus.length === 0 ? 'the kernel knows no NPU' : 'no driver has taken the NPU', remedy)
   }
   if (name === 'rocket') {
-    return warn('driver', 'rocket, the mainline driver: this package works, the RKNN and RKLLM runtimes do not', 'for RKLLM boot a vendor kernel with rknpu 0.9.8')
+    return warn(
+      'driver',
+      'rocket, the mainline driver: this package works, the RKNN and RKLLM runtimes do not',
+      'for RKLLM boot a vendor kernel with rknpu 0.9.8',
+    )
   }
-  if (version === undefined) return warn('driver', 'rknpu; its version cannot be read here', 'sudo cat /sys/kernel/debug/rknpu/version')
+  if (version === undefined)
+    return warn('driver', 'rknpu; its version cannot be read here', 'sudo cat /sys/kernel/debug/rknpu/version')
   const parts = versionOf(version)
   const wanted = `RKLLM 1.3.0's guide asks for ${WANTED.join('.')}, its runtime for ${ASKED.join('.')}`
   const update = `update the board's kernel to one with rknpu ${WANTED.join('.')}`
@@ -111,7 +126,8 @@ function udevRule({ backend }, who) {
 }
 
 /** How this container would be given its NPU; undefined outside one. */
-const deviceFlags = ({ container, nodes: all, groups }) => (container === undefined ? undefined : containerFlags(container, all, groups))
+const deviceFlags = ({ container, nodes: all, groups }) =>
+  container === undefined ? undefined : containerFlags(container, all, groups)
 
 function containerFlags(container, all, groups) {
   const folders = [...new Set(all.map(({ path }) => path.replace(/^(\/dev\/\w+)\/.*/, '$1')))]
@@ -120,7 +136,8 @@ function containerFlags(container, all, groups) {
   }
   const devices = folders.map((path) => `--device ${path}`).join(' ')
   if (container === 'podman') return `podman run ${devices} --group-add keep-groups …`
-  if (container === 'docker') return `docker run ${devices} --group-add ${groups.ids.get('render') ?? '"$(getent group render | cut -d: -f3)"'} …`
+  if (container === 'docker')
+    return `docker run ${devices} --group-add ${groups.ids.get('render') ?? '"$(getent group render | cut -d: -f3)"'} …`
   return `give the container ${folders.join(', ')}`
 }
 
@@ -132,10 +149,15 @@ function iommu({ npus, soc, driver: { name, version } }) {
     const many = version === undefined ? undefined : compareVersions(versionOf(version), LOWEST) >= 0
     if (many === undefined) return ok('iommu', 'on: 4 GiB of NPU addresses in each domain')
     if (many) return ok('iommu', 'on: up to 16 domains of 4 GiB of NPU addresses')
-    return warn('iommu', `on, with one domain of 4 GiB: rknpu ${version} knows no others`, 'rknpu 0.9.6 and later have 16: with them several large models fit')
+    return warn(
+      'iommu',
+      `on, with one domain of 4 GiB: rknpu ${version} knows no others`,
+      'rknpu 0.9.6 and later have 16: with them several large models fit',
+    )
   }
   const remedy = 'enable the rknpu_mmu node in the device tree (the vendor kernel does), or make the CMA area larger: cma=512M'
-  if (WITH_IOMMU.includes(soc)) return warn('iommu', `off on ${soc}, which has one: NPU memory must be contiguous, from the CMA area`, remedy)
+  if (WITH_IOMMU.includes(soc))
+    return warn('iommu', `off on ${soc}, which has one: NPU memory must be contiguous, from the CMA area`, remedy)
   return ok('iommu', 'off: NPU memory is contiguous, from the CMA area')
 }
 
@@ -151,7 +173,11 @@ function cma({ memory, npus, nodes: all }) {
   if (!needed) return ok('cma', `${figures}; not needed with an IOMMU`)
   if (cmaTotal < 64 * MiB && cmaFree > cmaTotal / 2) return fail('cma', `too small: ${figures}`, kernelArgument('cma=512M'))
   if (cmaFree < 16 * MiB) {
-    return fail('cma', `used up: ${figures}`, `stop what holds it (sudo cat /sys/kernel/debug/dma_buf/bufinfo), or make it larger: ${kernelArgument('cma=512M')}`)
+    return fail(
+      'cma',
+      `used up: ${figures}`,
+      `stop what holds it (sudo cat /sys/kernel/debug/dma_buf/bufinfo), or make it larger: ${kernelArgument('cma=512M')}`,
+    )
   }
   if (cmaTotal < 256 * MiB) return warn('cma', `${figures}: enough for small models only`, kernelArgument('cma=512M'))
   return ok('cma', figures)
@@ -161,11 +187,15 @@ const kernelArgument = (argument) => `add ${argument} to the kernel command line
 
 /** The heaps that MPP, RGA and backend 'dma-heap' allocate from. */
 function heaps({ heaps: all = [], user, groups, npus }) {
-  if (all.length === 0) return npus.length === 0 ? [] : ok('heaps', 'no DMA-BUF heaps; MPP and RGA may want them, this package does not')
+  if (all.length === 0)
+    return npus.length === 0 ? [] : ok('heaps', 'no DMA-BUF heaps; MPP and RGA may want them, this package does not')
   const names = all.map(({ path }) => path.split('/').at(-1)).join(', ')
   const closed = all.filter((heap) => !mayOpen(heap, user))
   if (closed.length === 0) return ok('heaps', `${names}: all may be opened`)
-  const which = closed.length === all.length ? `${names}: none may be opened` : `${names}: not ${closed.map(({ path }) => path.split('/').at(-1)).join(', ')}`
+  const which =
+    closed.length === all.length
+      ? `${names}: none may be opened`
+      : `${names}: not ${closed.map(({ path }) => path.split('/').at(-1)).join(', ')}`
   return warn('heaps', which, permission(closed[0], user, groups).remedy)
 }
 
@@ -176,8 +206,16 @@ function sram({ sram: found, npus }) {
 
 function load({ load: cores, npus }) {
   if (npus.length === 0) return []
-  if (cores === undefined) return ok('load', 'not shown to this user (/sys/kernel/debug is root\'s)')
+  if (cores === undefined) return ok('load', "not shown to this user (/sys/kernel/debug is root's)")
   return ok('load', cores.map((share, core) => `core ${core}: ${share} %`).join(', '))
 }
 
-module.exports = { checks: [board, driver, nodes, iommu, cma, sram, heaps, load], deviceFlags, fail, kernelArgument, mayOpen, ok, warn }
+module.exports = {
+  checks: [board, driver, nodes, iommu, cma, sram, heaps, load],
+  deviceFlags,
+  fail,
+  kernelArgument,
+  mayOpen,
+  ok,
+  warn,
+}

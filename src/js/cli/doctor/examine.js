@@ -16,12 +16,23 @@ function examine(reader, probe) {
   const facts = { ...factsOf(reader), heaps: heapsOf(reader), sram: sramOf(reader), hugePages: hugePagesOf(reader) }
   const opened = probe === undefined ? { findings: [] } : probed(probe, facts)
   const checked = run(deviceChecks, opened.facts ?? facts)
-  const npu = [...checked, ...opened.findings.filter(({ path }) => !explained(checked, path)).map(({ path: _, ...finding }) => finding)]
+  const npu = [
+    ...checked,
+    ...opened.findings.filter(({ path }) => !explained(checked, path)).map(({ path: _, ...finding }) => finding),
+  ]
   const machine = run(machineChecks, facts)
   const count = (status) => [...npu, ...machine].filter((finding) => finding.status === status).length
   return {
-    machine: { board: facts.board ?? null, soc: facts.soc ?? null, kernel: facts.kernel ?? null, container: facts.container ?? null },
-    findings: [...npu.map((finding) => ({ area: 'npu', ...finding })), ...machine.map((finding) => ({ area: 'machine', ...finding }))],
+    machine: {
+      board: facts.board ?? null,
+      soc: facts.soc ?? null,
+      kernel: facts.kernel ?? null,
+      container: facts.container ?? null,
+    },
+    findings: [
+      ...npu.map((finding) => ({ area: 'npu', ...finding })),
+      ...machine.map((finding) => ({ area: 'machine', ...finding })),
+    ],
     counts: Object.fromEntries(LEVELS.map((status) => [status, count(status)])),
   }
 }
@@ -29,7 +40,8 @@ function examine(reader, probe) {
 const run = (checks, facts) => checks.flatMap((check) => check(facts))
 
 /** Whether a check has said already why `path` cannot be opened. */
-const explained = (findings, path) => findings.some(({ id, status, message }) => id === 'permission' && status !== 'ok' && message.startsWith(`${path} `))
+const explained = (findings, path) =>
+  findings.some(({ id, status, message }) => id === 'permission' && status !== 'ok' && message.startsWith(`${path} `))
 
 /** What opening every device says: the versions that files do not tell, and refusals. `path` is of a refusal for want of permission. */
 function probed(probe, facts) {
@@ -58,7 +70,12 @@ function probed(probe, facts) {
 
 function heapsOf(reader) {
   return ['/dev/dma_heap', '/dev/rk_dma_heap'].flatMap((folder) =>
-    (reader.list(folder) ?? []).map((name) => ({ path: `${folder}/${name}`, backend: 'dma-heap', role: 'heap', ...reader.node(`${folder}/${name}`) })),
+    (reader.list(folder) ?? []).map((name) => ({
+      path: `${folder}/${name}`,
+      backend: 'dma-heap',
+      role: 'heap',
+      ...reader.node(`${folder}/${name}`),
+    })),
   )
 }
 

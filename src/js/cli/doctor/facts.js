@@ -46,7 +46,9 @@ function compareVersions(a, b) {
 }
 
 const fields = (text, separator) =>
-  Object.fromEntries(text.split('\n').flatMap((line) => (line.includes(separator) ? [line.split(separator, 2).map((part) => part.trim())] : [])))
+  Object.fromEntries(
+    text.split('\n').flatMap((line) => (line.includes(separator) ? [line.split(separator, 2).map((part) => part.trim())] : [])),
+  )
 
 function socOf(reader, npus) {
   const entries = reader.text('/proc/device-tree/compatible')?.split('\0') ?? []
@@ -120,13 +122,22 @@ function userOf(reader) {
   const capabilities = BigInt(`0x${status.CapEff ?? '0'}`)
   const has = (bit) => (capabilities >> BigInt(bit)) & 1n
   const name = reader.only('/etc/passwd', new RegExp(`^[^:\\n]+:[^:\\n]*:${uid}:`, 'gm'))?.[0]?.split(':')[0]
-  return { uid, name, groups: [...new Set([gid, ...numbers(status.Groups)])], overrides: has(1) === 1n, resources: has(24) === 1n }
+  return {
+    uid,
+    name,
+    groups: [...new Set([gid, ...numbers(status.Groups)])],
+    overrides: has(1) === 1n,
+    resources: has(24) === 1n,
+  }
 }
 
 /** gid → name, and back. */
 function groupsOf(reader) {
   const lines = (reader.only('/etc/group', /^[^:\n]+:[^:\n]*:\d+:/gm) ?? []).map((line) => line.split(':'))
-  return { names: new Map(lines.map(([name, , gid]) => [Number(gid), name])), ids: new Map(lines.map(([name, , gid]) => [name, Number(gid)])) }
+  return {
+    names: new Map(lines.map(([name, , gid]) => [Number(gid), name])),
+    ids: new Map(lines.map(([name, , gid]) => [name, Number(gid)])),
+  }
 }
 
 function limitsOf(reader) {
@@ -157,7 +168,10 @@ function cgroupOf(reader) {
   const groups = folders.map((folder) => ({
     limit: reader.number(`${folder}/memory.max`) ?? Infinity,
     current: reader.number(`${folder}/memory.current`),
-    cache: ['active_file', 'inactive_file'].reduce((sum, name) => sum + Number(new RegExp(`^${name} (\\d+)$`, 'm').exec(reader.text(`${folder}/memory.stat`) ?? '')?.[1] ?? 0), 0),
+    cache: ['active_file', 'inactive_file'].reduce(
+      (sum, name) => sum + Number(new RegExp(`^${name} (\\d+)$`, 'm').exec(reader.text(`${folder}/memory.stat`) ?? '')?.[1] ?? 0),
+      0,
+    ),
   }))
   return groups.filter(({ current }) => current !== undefined).sort((a, b) => a.limit - b.limit)[0]
 }

@@ -21,7 +21,8 @@ const MOST = 8
 const liveOf = ({ usage }) => usage.npu.liveAllocations + usage.system.liveAllocations
 
 /** The managers as they are listed. */
-const sorted = (managers, sort) => [...managers].sort((a, b) => SORTS[sort](a, b) || a.about.pid - b.about.pid || a.about.manager - b.about.manager)
+const sorted = (managers, sort) =>
+  [...managers].sort((a, b) => SORTS[sort](a, b) || a.about.pid - b.about.pid || a.about.manager - b.about.manager)
 
 /**
  * @param {{ machine: object, managers: object[], silent: number, holders: object[] }} data
@@ -40,7 +41,10 @@ function frame(data, view) {
   ]
   const lines = parts.flat()
   const room = view.interactive ? view.height - 1 : Infinity
-  const fitting = lines.length > room ? [...lines.slice(0, room - 1), view.paint.dim(`… ${lines.length - room + 1} more lines: make the window higher`)] : lines
+  const fitting =
+    lines.length > room
+      ? [...lines.slice(0, room - 1), view.paint.dim(`… ${lines.length - room + 1} more lines: make the window higher`)]
+      : lines
   return view.interactive ? [...fitting, ...Array(Math.max(0, room - fitting.length)).fill(''), view.paint.dim(KEYS)] : fitting
 }
 
@@ -63,7 +67,9 @@ function machineLines({ memory, pressure, load }, { paint }) {
   }
   if (load !== null) {
     const width = load.length === 1 ? BAR : 8
-    lines.push(`NPU  ${load.map((share, core) => `${load.length === 1 ? '' : `${core} `}${gauge(share / 100, width, paint)} ${String(share).padStart(3)} %`).join('   ')}`)
+    lines.push(
+      `NPU  ${load.map((share, core) => `${load.length === 1 ? '' : `${core} `}${gauge(share / 100, width, paint)} ${String(share).padStart(3)} %`).join('   ')}`,
+    )
   }
   if (pressure !== null) lines.push(`PSI  some ${pressure.some} %, full ${pressure.full} % of the last 10 s waited for memory`)
   return lines
@@ -77,7 +83,9 @@ function gauge(share, width, paint) {
 
 function managerLines(listed, chosen, silent, { paint, sort, interactive, width }) {
   if (listed.length === 0 && silent === 0) {
-    return wrap('No manager of yours can be inspected. Make it with new MemoryManager({ inspect: true }).', width).map((line) => paint.dim(line))
+    return wrap('No manager of yours can be inspected. Make it with new MemoryManager({ inspect: true }).', width).map((line) =>
+      paint.dim(line),
+    )
   }
   const heads = { npu: 'NPU', system: 'SYSTEM', live: 'LIVE', pid: 'PID' }
   const mark = (name) => (name === sort && interactive ? '▾' : ' ')
@@ -92,12 +100,15 @@ function managerLines(listed, chosen, silent, { paint, sort, interactive, width 
     String(liveOf({ usage })),
     usage.process.openFds === null ? '–' : String(usage.process.openFds),
   ])
-  const table = columns([[head('pid'), 'MANAGER', head('npu'), 'PEAK', head('system'), 'POOLS', head('live'), 'FDS'], ...rows], { left: 2 })
+  const table = columns([[head('pid'), 'MANAGER', head('npu'), 'PEAK', head('system'), 'POOLS', head('live'), 'FDS'], ...rows], {
+    left: 2,
+  })
   const lines = table.map((row, at) => {
     if (at === 0) return paint.dim(row)
     return listed[at - 1] === chosen && interactive ? paint.inverse(row + ' '.repeat(Math.max(0, width - visible(row)))) : row
   })
-  if (silent > 0) lines.push(paint.yellow(`${silent} more ${silent === 1 ? 'does' : 'do'} not answer: an event loop that is busy`))
+  if (silent > 0)
+    lines.push(paint.yellow(`${silent} more ${silent === 1 ? 'does' : 'do'} not answer: an event loop that is busy`))
   return lines
 }
 
@@ -114,8 +125,15 @@ function detail({ about, usage }, { paint, width }) {
     ...(npu.sramTotal > 0 ? [`SRAM ${bytes(npu.sramTotal - npu.sramFree)} of ${bytes(npu.sramTotal)}`] : []),
     ...(npu.limit === null ? [] : [`limit ${bytes(npu.limit)}`]),
   ]
-  const sections = [poolLines(usage), tagLines(usage), domainLines(usage, paint), reservationLines(usage)].filter((lines) => lines.length > 0)
-  return ['', paint.bold(clip(`${about.pid} ${nameOf(about)}`, width - device.length - 5)) + `  on ${device}`, clip(`  ${facts.join(', ')}`, width), ...sections.flatMap(([head, ...rows]) => [paint.dim(head), ...rows])]
+  const sections = [poolLines(usage), tagLines(usage), domainLines(usage, paint), reservationLines(usage)].filter(
+    (lines) => lines.length > 0,
+  )
+  return [
+    '',
+    paint.bold(clip(`${about.pid} ${nameOf(about)}`, width - device.length - 5)) + `  on ${device}`,
+    clip(`  ${facts.join(', ')}`, width),
+    ...sections.flatMap(([head, ...rows]) => [paint.dim(head), ...rows]),
+  ]
 }
 
 function few(rows) {
@@ -131,16 +149,28 @@ function table(head, rows) {
 function poolLines({ pools }) {
   const byte = [...pools].sort((a, b) => b.reserved - a.reserved)
   const rows = byte.map((pool) => [
-    `  ${clip(pool.name, 20)}`, bytes(pool.reserved), bytes(pool.allocated), bytes(pool.largestFree), pool.fragmentation.toFixed(2), String(pool.liveAllocations),
+    `  ${clip(pool.name, 20)}`,
+    bytes(pool.reserved),
+    bytes(pool.allocated),
+    bytes(pool.largestFree),
+    pool.fragmentation.toFixed(2),
+    String(pool.liveAllocations),
   ])
   return table(['  POOL', 'RESERVED', 'ALLOCATED', 'LARGEST FREE', 'FRAGM.', 'LIVE'], rows)
 }
 
 function tagLines({ tags }) {
   const entries = Object.entries(tags).sort(([, a], [, b]) => b.used - a.used)
-  return table(['  TAG', 'USED', 'PEAK', 'LIVE', 'FAILED'], entries.map(([tag, of]) => [
-    `  ${clip(plain(tag), 30)}`, bytes(of.used), bytes(of.peak), String(of.liveAllocations), String(of.failedAllocations),
-  ]))
+  return table(
+    ['  TAG', 'USED', 'PEAK', 'LIVE', 'FAILED'],
+    entries.map(([tag, of]) => [
+      `  ${clip(plain(tag), 30)}`,
+      bytes(of.used),
+      bytes(of.peak),
+      String(of.liveAllocations),
+      String(of.failedAllocations),
+    ]),
+  )
 }
 
 function domainLines({ npu: { domains } }, paint) {
@@ -155,7 +185,10 @@ function domainLines({ npu: { domains } }, paint) {
 }
 
 function reservationLines({ reservations }) {
-  return table(['  RESERVED FOR', 'KIND', 'SIZE'], reservations.map(({ tag, kind, size }) => [`  ${clip(plain(tag ?? 'somebody'), 30)}`, kind, bytes(size)]))
+  return table(
+    ['  RESERVED FOR', 'KIND', 'SIZE'],
+    reservations.map(({ tag, kind, size }) => [`  ${clip(plain(tag ?? 'somebody'), 30)}`, kind, bytes(size)]),
+  )
 }
 
 /** A tag is any text, escapes for the terminal included. */
@@ -163,7 +196,12 @@ const plain = (text) => text.replace(/[\x00-\x1f\x7f-\x9f]/g, '�')
 
 function holderLines(holders, { paint }) {
   const rows = holders.map(({ pid, name, buffers, bytes: held, mapped, exporters }) => [
-    String(pid), clip(plain(name), 16), clip(plain(exporters.join(', ')), 16), String(buffers), bytes(held), bytes(mapped),
+    String(pid),
+    clip(plain(name), 16),
+    clip(plain(exporters.join(', ')), 16),
+    String(buffers),
+    bytes(held),
+    bytes(mapped),
   ])
   const [head, ...lines] = columns([['PID', 'PROCESS', 'EXPORTERS', 'DMA-BUFS', 'BYTES', 'NPU MAPPED'], ...rows], { left: 3 })
   return [paint.dim(head), ...few(lines)]

@@ -13,7 +13,8 @@ function machineOf(reader) {
     board: board ?? null,
     soc: soc ?? null,
     driver: driver.name === undefined ? null : [driver.name, driver.version].filter(Boolean).join(' '),
-    memory: memory === undefined ? null : Object.fromEntries(Object.entries(memory).map(([name, bytes]) => [name, bytes ?? null])),
+    memory:
+      memory === undefined ? null : Object.fromEntries(Object.entries(memory).map(([name, bytes]) => [name, bytes ?? null])),
     pressure: pressure ?? null,
     load: load ?? null,
     nodes: nodes.map(({ path }) => path),
