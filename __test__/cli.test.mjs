@@ -347,7 +347,7 @@ test('snapshot: as JSON, to a file, of the manager that is meant', async (t) => 
 const needsReports = existsSync(join(root, 'src/js/report/index.js')) ? false : 'needs src/js/report'
 test(
   'report: rendered here, in the format that the extension names',
-  { skip: needsReports || has('replayEventLog') },
+  { skip: needsReports },
   async (t) => {
     const { pid } = await inspected(t)
     for (const name of ['report.html', 'report.json', 'report.prom']) {

@@ -12,13 +12,33 @@ import { isMainThread, Worker, workerData } from 'node:worker_threads'
 import { MemoryManager } from '../../index.js'
 
 // For as long as the manager has no such methods of its own.
-for (const [name, answer] of Object.entries({
-  takeSnapshot: () => ({ version: 1, takenAt: 1, buffers: [{ id: 1, address: 0x7f0000000000n, deviceAddress: null }] }),
-  getMemoryProfile: () => ({ enabled: false, events: [] }),
+const nothing = { count: 0, min: 0, p50: 0, p90: 0, p99: 0, p999: 0, max: 0, mean: 0 }
+const standIns = {
+  takeSnapshot() {
+    const buffers = managers.filter(({ manager }) => manager === this).map(({ kept: [buffer] }) => this.describe(buffer))
+    const pools = this.getMemoryUsage().pools.map((pool) => ({ ...pool, chunkMaps: [] }))
+    return { version: 1, takenAt: Date.now(), device: this.device, stats: this.getMemoryStats(), buffers, pools }
+  },
+  getMemoryProfile: () => ({
+    enabled: false,
+    startedAt: 0,
+    durationMs: 0,
+    allocations: 0,
+    frees: 0,
+    bytesAllocated: 0,
+    bytesFreed: 0,
+    allocationRate: 0,
+    sizes: nothing,
+    lifetimesMs: nothing,
+    latencyNs: nothing,
+    callSites: [],
+    events: [],
+    droppedEvents: 0,
+    timeline: [],
+  }),
   metrics: () => '# EOF\n',
-})) {
-  if (!(name in MemoryManager.prototype)) MemoryManager.prototype[name] = answer
 }
+for (const [name, answer] of Object.entries(standIns)) MemoryManager.prototype[name] ??= answer
 
 const MiB = 1 << 20
 const words = isMainThread ? process.argv.slice(2) : workerData
