@@ -6,7 +6,7 @@ const { version } = require('./package.json')
 const copies = Symbol.for(`@rkllmjs/memory ${version}`)
 if (globalThis[copies] === undefined) Object.defineProperty(globalThis, copies, { value: load(), configurable: true })
 
-const { MemoryManager, MemoryPool, MemoryBlock, MemoryError, DmaBufInbox, probeDevices, sendDmaBuf, closeDmaBuf } = globalThis[copies]
+const { MemoryManager, MemoryPool, MemoryBlock, MemoryError, DmaBufInbox, probeDevices, diagnose, sendDmaBuf, closeDmaBuf } = globalThis[copies]
 
 function load() {
   return {
@@ -14,9 +14,10 @@ function load() {
     ...require('./src/js/manager.js'),
     ...require('./src/js/pool.js'),
     ...require('./src/js/devices.js'),
+    ...require('./src/js/diagnose.js'),
     ...require('./src/js/inbox.js'),
   }
 }
 
 // Spelt out: this is how `import { MemoryManager }` finds the names.
-module.exports = { MemoryManager, MemoryPool, MemoryBlock, MemoryError, DmaBufInbox, probeDevices, sendDmaBuf, closeDmaBuf }
+module.exports = { MemoryManager, MemoryPool, MemoryBlock, MemoryError, DmaBufInbox, probeDevices, diagnose, sendDmaBuf, closeDmaBuf }

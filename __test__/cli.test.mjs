@@ -253,7 +253,7 @@ test('replay: the options it knows, the first failure, and status 1', async (t) 
   const { status, stdout } = await command(['replay', log, '--capacity', '64MiB', '--chunk-size', '4MiB', '--smallest'])
   assert.equal(status, STATUS.finding)
   assert.deepEqual(calls[0], [readFileSync(log, 'utf8'), { capacity: 64 * MiB, chunkSize: 4 * MiB, smallestCapacity: true }])
-  assert.match(stdout, /^1,345 allocations \(9 MiB\) do not fit in 64 MiB\nThe first is line 77: 1 MiB/)
+  assert.match(stdout, /^1,345 allocations do not fit in 64 MiB \(9 MiB\)\nThe first is line 77: 1 MiB/)
   narrow(stdout)
   assert.deepEqual(JSON.parse((await command(['replay', log, '--json'])).stdout), failed)
 })
@@ -345,20 +345,16 @@ test('snapshot: as JSON, to a file, of the manager that is meant', async (t) => 
 })
 
 const needsReports = existsSync(join(root, 'src/js/report/index.js')) ? false : 'needs src/js/report'
-test(
-  'report: rendered here, in the format that the extension names',
-  { skip: needsReports },
-  async (t) => {
-    const { pid } = await inspected(t)
-    for (const name of ['report.html', 'report.json', 'report.prom']) {
-      const out = join(folder, name)
-      const { status, stderr } = await command(['report', String(pid), out])
-      assert.equal(status, 0, stderr)
-      assert.ok(statSync(out).size > 0, name)
-    }
-    assert.equal((await command(['report', String(pid), join(folder, 'report.docx')])).status, STATUS.broken)
-  },
-)
+test('report: rendered here, in the format that the extension names', { skip: needsReports }, async (t) => {
+  const { pid } = await inspected(t)
+  for (const name of ['report.html', 'report.json', 'report.prom']) {
+    const out = join(folder, name)
+    const { status, stderr } = await command(['report', String(pid), out])
+    assert.equal(status, 0, stderr)
+    assert.ok(statSync(out).size > 0, name)
+  }
+  assert.equal((await command(['report', String(pid), join(folder, 'report.docx')])).status, STATUS.broken)
+})
 
 test('nobody to attach to: status 3, and why', async () => {
   for (const [pid, why] of [

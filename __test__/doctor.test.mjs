@@ -6,11 +6,12 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { test } from 'node:test'
 
+import { diagnose } from '../index.js'
 import doctor from '../src/js/cli/doctor/examine.js'
 import reading from '../src/js/cli/doctor/reader.js'
 import { command, visibleWidth } from './command.mjs'
 import { machines } from './doctor/machines.mjs'
-import { backend, device, simulated } from './helpers.mjs'
+import { backend, device, refuses, simulated } from './helpers.mjs'
 
 const { examine } = doctor
 const { makeReader } = reading
@@ -95,6 +96,40 @@ test('a support bundle carries no secrets', async (t) => {
   assert.ok(saved.length > 20)
   for (const { parentPath, path, name } of saved)
     assert.doesNotMatch(readFileSync(join(parentPath ?? path, name), 'utf8'), /hunter2/, name)
+})
+
+test('diagnose: the same for programs', async (t) => {
+  const root = materialise(t, machines['broken-cma'])
+  assert.deepEqual(diagnose({ root }), JSON.parse((await command(['doctor', '--root', root, '--json'])).stdout))
+  const { findings, counts } = diagnose()
+  assert.equal(counts.fail, findings.filter(({ status }) => status === 'fail').length)
+  refuses(() => diagnose({ root: join(root, 'nowhere') }), 'ERR_OUT_OF_RANGE')
+  refuses(() => diagnose({ rot: root }), 'ERR_INVALID_ARG_TYPE')
+  refuses(() => diagnose({ root: 7 }), 'ERR_INVALID_ARG_TYPE')
+})
+
+test('what a container is told depends on what runs it', (t) => {
+  const { files, nodes } = machines['broken-container']
+  const advice = (extra) => {
+    const { findings, machine } = examine(
+      makeReader(materialise(t, { files: { ...files, '/.dockerenv': undefined, ...extra }, nodes })),
+    )
+    return [machine.container, ...['board', 'nodes'].map((id) => findings.find((finding) => finding.id === id).remedy)]
+  }
+  assert.deepEqual(advice({ '/run/.containerenv': '' }), [
+    'podman',
+    'podman run --security-opt unmask=/sys/firmware …',
+    'podman run --device /dev/dri --group-add keep-groups …',
+  ])
+  const [kind, board, allow] = advice({ '/proc/1/cgroup': '0::/kubepods/besteffort/pod1\n' })
+  assert.deepEqual([kind, board], ['kubernetes', 'securityContext.procMount: Unmasked'])
+  assert.match(allow, /^mount hostPath \/dev\/dri /)
+  assert.deepEqual(advice({ '/proc/1/environ': 'container=lxc\0' }), [
+    'lxc',
+    'show the container /sys/firmware',
+    'give the container /dev/dri',
+  ])
+  assert.deepEqual(advice({}), [null, null, 'sudo udevadm trigger'])
 })
 
 test('an empty tree is no crash: what cannot be known is not claimed', (t) => {

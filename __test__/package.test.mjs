@@ -19,7 +19,7 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 const require = createRequire(import.meta.url)
 const manifest = require('../package.json')
 
-const EXPORTS = ['DmaBufInbox', 'MemoryBlock', 'MemoryError', 'MemoryManager', 'MemoryPool', 'closeDmaBuf', 'probeDevices', 'sendDmaBuf']
+const EXPORTS = ['DmaBufInbox', 'MemoryBlock', 'MemoryError', 'MemoryManager', 'MemoryPool', 'closeDmaBuf', 'diagnose', 'probeDevices', 'sendDmaBuf']
 
 test('CommonJS and ESM give the same classes', () => {
   const cjs = require('../index.js')

@@ -1,7 +1,7 @@
 /** How people will write it, and what the compiler must not let through. Only compiled, never run. */
 
 import memory = require('../../index.js')
-import { closeDmaBuf, DmaBufInbox, MemoryError, MemoryManager, probeDevices, sendDmaBuf } from '../../index.js'
+import { closeDmaBuf, diagnose, DmaBufInbox, MemoryError, MemoryManager, probeDevices, sendDmaBuf } from '../../index.js'
 import type { BufferInfo, MemoryErrorCode, SharedBufferToken } from '../../index.js'
 
 export async function acrossProcesses(fd: number): Promise<void> {
@@ -40,6 +40,10 @@ export function right(): void {
   manager.dispose()
   manager[Symbol.dispose]()
   void [address, deviceAddress, owned, used, free, tagged]
+
+  const { findings, counts } = diagnose({ root: '/tmp/bundle' })
+  const remedies: Array<string | null> = findings.filter(({ status }) => status === 'fail').map(({ remedy }) => remedy)
+  void [remedies, counts.fail === 0]
 
   for (const found of probeDevices()) {
     if ('error' in found) console.log(found.path, found.error.hint)

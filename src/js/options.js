@@ -219,6 +219,8 @@ const manager = {
   inspect: kinds.boolean,
 }
 
-const schemas = { defragment, manager, optimize, npuAllocation, npuAllocationAsync, systemAllocation, poolAllocation, pool, destroyPool, dmaBufImport, receive, reservation }
+const diagnose = { root: kinds.string }
+
+const schemas = { defragment, diagnose, manager, optimize, npuAllocation, npuAllocationAsync, systemAllocation, poolAllocation, pool, destroyPool, dmaBufImport, receive, reservation }
 
 module.exports = { check, integer, invalid, nearest, outOfRange, shown, schemas }

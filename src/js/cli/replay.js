@@ -46,21 +46,13 @@ module.exports = {
 function show(result, { paint, print, width }) {
   const { fits, capacity, firstFailure, failures, failedBytes } = result
   const room = capacity === null ? 'without a limit' : `in ${bytes(capacity)}`
-  print(
-    paint.bold(
-      fits
-        ? paint.green(`Everything fits ${room}`)
-        : paint.red(`${grouped(failures)} allocations (${bytes(failedBytes)}) do not fit ${room}`),
-    ),
-  )
+  const refused = failures === 1 ? '1 allocation does' : `${grouped(failures)} allocations do`
+  const verdict = fits ? paint.green(`Everything fits ${room}`) : paint.red(`${refused} not fit ${room} (${bytes(failedBytes)})`)
+  print(paint.bold(verdict))
   if (firstFailure) {
     const { line, size: wanted, free, largestFree } = firstFailure
-    print(
-      wrap(
-        `The first is line ${line}: ${bytes(wanted)}, when ${bytes(free)} were free, ${bytes(largestFree)} of them in one piece.`,
-        width,
-      ).join('\n'),
-    )
+    const left = free === 0 ? 'nothing was free' : `${bytes(free)} were free, ${bytes(largestFree)} of them in one piece`
+    print(wrap(`The first is line ${line}: ${bytes(wanted)}, when ${left}.`, width).join('\n'))
   }
   print('')
   const rows = [

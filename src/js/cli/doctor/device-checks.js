@@ -23,26 +23,27 @@ const ROCKET_KERNEL = [6, 18]
 /** SoCs whose vendor kernels have the IOMMU on. */
 const WITH_IOMMU = ['rk3588', 'rk3588s', 'rk3583', 'rk3576', 'rk3562']
 
-function board({ board: model, soc, container }) {
-  if (soc !== undefined) return ok('board', [model, soc].filter(Boolean).join(', '))
-  if (container !== undefined) {
+function board({ board: model, soc, deviceTree, container }) {
+  if (soc === undefined) {
     return warn(
       'board',
-      'the device tree is hidden in this container: the RKNN runtime may not recognise its board',
-      deviceTreeFlag(container),
+      'this is no Rockchip board with an NPU that is known',
+      "nothing to do: backend 'auto' plays a simulated NPU here",
     )
   }
-  return warn(
-    'board',
-    'this is no Rockchip board with an NPU that is known',
-    "nothing to do: backend 'auto' plays a simulated NPU here",
-  )
+  const name = [model, soc].filter(Boolean).join(', ')
+  if (deviceTree || container === undefined) return ok('board', name)
+  // sysfs tells the SoC in there too; the RKNN runtime looks at the device tree only.
+  const message = `${name}; the device tree is hidden in this container, and the RKNN runtime may not recognise its board`
+  return warn('board', message, UNMASK[container] ?? 'show the container /sys/firmware')
 }
 
-const deviceTreeFlag = (container) =>
-  container === 'kubernetes'
-    ? 'mount hostPath /proc/device-tree at /proc/device-tree, read-only'
-    : 'add: -v /proc/device-tree:/proc/device-tree:ro'
+/** How a container sees /sys/firmware, where the device tree is. */
+const UNMASK = {
+  docker: 'docker run --security-opt systempaths=unconfined --security-opt apparmor=unconfined …',
+  podman: 'podman run --security-opt unmask=/sys/firmware …',
+  kubernetes: 'securityContext.procMount: Unmasked',
+}
 
 function driver({ driver: { name, version }, npus, nodes, soc, kernelVersion, container }) {
   if (name === undefined && nodes.length === 0) {

@@ -16,6 +16,7 @@ function factsOf(reader) {
   return {
     board: reader.text('/proc/device-tree/model')?.replaceAll('\0', '').trim(),
     soc: socOf(reader, npus),
+    deviceTree: reader.text('/proc/device-tree/compatible') !== undefined,
     kernel,
     kernelVersion: kernel === undefined ? undefined : versionOf(kernel),
     commandLine: reader.only('/proc/cmdline', ARGUMENTS),

@@ -136,9 +136,7 @@ function hugePages({ hugePages: setting }) {
 const HARMFUL = [
   [/^cma=0\D?$/, 'takes the CMA area away'],
   [/^mem=/, 'hides RAM beyond it'],
-  [/^iommu=off$/, 'switches IOMMUs off'],
   [/^iommu\.passthrough=1$/, "takes the NPU's IOMMU out of use"],
-  [/^swiotlb=noforce$/, 'leaves no bounce buffers'],
 ]
 
 function commandLine({ commandLine: words, npus }) {
