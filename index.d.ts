@@ -100,6 +100,32 @@ export function closeDmaBuf(fd: number): void
 /** Every device this process can open, best first, then every one it cannot and why. Opens each for a moment. */
 export function probeDevices(): Array<DeviceInfo | DeviceRefusal>
 
+/** One check of {@link diagnose}: `id` names it ("driver", "permission", "cma", "fds", ...; docs/command-line.md has them all). */
+export interface Finding {
+  area: 'npu' | 'machine'
+  id: string
+  status: 'ok' | 'warn' | 'fail'
+  /** What was found, with the figures. */
+  message: string
+  /** What to do about it, in lines; null where all is well. */
+  remedy: string | null
+}
+
+export interface Diagnosis {
+  machine: { board: string | null; soc: string | null; kernel: string | null; container: string | null }
+  findings: Finding[]
+  counts: { ok: number; warn: number; fail: number }
+}
+
+/**
+ * What `npx rkllm-memory doctor` shows, as data: whether devices, permissions, the driver, IOMMU, CMA, limits, cgroup, kernel arguments and
+ * container are fit for RKLLM. Reads /proc and /sys and opens each device for a moment. With `root` it reads a support bundle (`doctor --save`) instead,
+ * and opens nothing.
+ *
+ * @throws ERR_OUT_OF_RANGE there is no such folder.
+ */
+export function diagnose(options?: { root?: string }): Diagnosis
+
 /** Which board to play, and where it differs. */
 export interface SimulatedDeviceOptions {
   /** "rk3588", "rk3588s", "rk3576", "rk3562" (IOMMU, 16 domains of 4 GiB), "rk3566", "rk3568" (no IOMMU, CMA). Default "rk3588". */
@@ -137,6 +163,12 @@ export interface MemoryManagerOptions {
   cleanup?: CleanupOptions
   /** For finding mistakes; costs time and memory. */
   debug?: DebugOptions
+  /**
+   * Opens a Unix socket at which `rkllm-memory top`, `snapshot` and `report` can read this manager's figures: only for processes of the
+   * same user (and root), in `$XDG_RUNTIME_DIR/rkllm-memory/` or `/tmp/rkllm-memory-UID/`. It changes nothing, keeps no process alive, and
+   * goes with the manager. Where it cannot be opened safely there is a process warning (`RKLLM_INSPECT`) and none. Default false: nothing listens.
+   */
+  inspect?: boolean
 }
 
 export interface SlabOptions {

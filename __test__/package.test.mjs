@@ -26,6 +26,7 @@ const EXPORTS = [
   'MemoryManager',
   'MemoryPool',
   'closeDmaBuf',
+  'diagnose',
   'diffSnapshots',
   'probeDevices',
   'replayEventLog',

@@ -1,7 +1,7 @@
 /** How people will write it, and what the compiler must not let through. Only compiled, never run. */
 
 import memory = require('../../index.js')
-import { closeDmaBuf, DmaBufInbox, MemoryError, MemoryManager, probeDevices, replayEventLog, sendDmaBuf } from '../../index.js'
+import { closeDmaBuf, diagnose, DmaBufInbox, MemoryError, MemoryManager, probeDevices, replayEventLog, sendDmaBuf } from '../../index.js'
 import type { AllocationMessage, BufferInfo, MemoryErrorCode, MemorySnapshot, ReplayResult, SharedBufferToken, SnapshotDiff } from '../../index.js'
 import promClient = require('prom-client')
 import { metrics as openTelemetry } from '@opentelemetry/api'
@@ -42,7 +42,7 @@ export async function acrossProcesses(fd: number): Promise<void> {
 }
 
 export function right(): void {
-  const manager = new MemoryManager({ backend: 'simulated', simulated: { soc: 'rk3588', domains: 2 } })
+  const manager = new MemoryManager({ backend: 'simulated', simulated: { soc: 'rk3588', domains: 2 }, inspect: true })
   new MemoryManager()
   new memory.MemoryManager({ backend: 'auto' })
 
@@ -69,6 +69,10 @@ export function right(): void {
   manager.dispose()
   manager[Symbol.dispose]()
   void [address, deviceAddress, owned, used, free, tagged]
+
+  const { findings, counts } = diagnose({ root: '/tmp/bundle' })
+  const remedies: Array<string | null> = findings.filter(({ status }) => status === 'fail').map(({ remedy }) => remedy)
+  void [remedies, counts.fail === 0]
 
   for (const found of probeDevices()) {
     if ('error' in found) console.log(found.path, found.error.hint)

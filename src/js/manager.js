@@ -46,6 +46,8 @@ class MemoryManager extends EventEmitter {
   #sharing = false
   #cleanup
   #errands = new Errands()
+  /** Closes the inspect socket, where one was asked for. */
+  #closeInspector = () => {}
   /** How many warnings there had been in this process when this manager last took its own. */
   #heard = raised[0]
   #limits = new Limits((limits) => {
@@ -102,6 +104,8 @@ class MemoryManager extends EventEmitter {
         { code: 'RKLLM_SIMULATED_NPU' },
       )
     }
+    // Loaded only when asked for: nothing else here needs the network modules.
+    if (checked.inspect) this.#closeInspector = require('./inspect.js').openInspector(this)
   }
 
   get device() {
@@ -370,6 +374,7 @@ class MemoryManager extends EventEmitter {
   dispose() {
     const handle = this.#handle
     if (handle === 0) return
+    this.#closeInspector()
     this.#cleanup.end()
     this.#errands.end(disposedError())
     const tell = this.#detachAll()

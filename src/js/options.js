@@ -91,13 +91,19 @@ function check(what, options, schema) {
 }
 
 function unknownOption(what, name, known) {
-  const distances = known.map((candidate) => [editDistance(name.toLowerCase(), candidate.toLowerCase()), candidate])
-  const [distance, nearest] = distances.sort(([a], [b]) => a - b)[0]
+  const meant = nearest(name, known)
   const hint =
-    distance <= Math.max(2, name.length / 3)
-      ? `did you mean ${JSON.stringify(nearest)}?`
-      : `it has ${known.map((candidate) => JSON.stringify(candidate)).join(', ')}`
+    meant === undefined
+      ? `it has ${known.map((candidate) => JSON.stringify(candidate)).join(', ')}`
+      : `did you mean ${JSON.stringify(meant)}?`
   return invalid(`${what} has no option ${JSON.stringify(name)}`, hint)
+}
+
+/** The one of `known` that `name` is a slip of, if any is near enough. */
+function nearest(name, known) {
+  const distances = known.map((candidate) => [editDistance(name.toLowerCase(), candidate.toLowerCase()), candidate])
+  const [distance, candidate] = distances.sort(([a], [b]) => a - b)[0]
+  return distance <= Math.max(2, name.length / 3) ? candidate : undefined
 }
 
 /** How many letters must be put in, taken out or changed (Levenshtein). */
@@ -210,6 +216,7 @@ const manager = {
   // Checked by limits.js.
   limits: (_name, value) => value,
   debug: kinds.nested({ delayReuse: kinds.integer(0, 1_000_000) }),
+  inspect: kinds.boolean,
 }
 
 /** A list of names; null stands for what has none. */
@@ -243,9 +250,12 @@ const profiling = {
   leakAfterMs: kinds.milliseconds(2 ** 31 - 1),
 }
 
+const diagnose = { root: kinds.string }
+
 const schemas = {
   defragment,
   destroyPool,
+  diagnose,
   dmaBufImport,
   manager,
   metrics,
@@ -273,4 +283,4 @@ function systemRequest(what, options) {
   return { ...rest, hugePages: { true: true, try: false }[hugePages] }
 }
 
-module.exports = { check, integer, invalid, kinds, npuRequest, outOfRange, shown, schemas, systemRequest }
+module.exports = { check, integer, invalid, kinds, nearest, npuRequest, outOfRange, shown, schemas, systemRequest }

@@ -1,0 +1,80 @@
+'use strict'
+
+// `rkllm-memory doctor`: is this machine fit for RKLLM, and what to do where it is not.
+
+const { existsSync } = require('node:fs')
+const { UsageError, expectWords } = require('./args.js')
+const { examine } = require('./doctor/examine.js')
+const { makeReader, save } = require('./doctor/reader.js')
+const { pad, wrap } = require('./style.js')
+
+const AREAS = { npu: 'NPU', machine: 'Machine' }
+const MARKS = { ok: ['ok', 'green'], warn: ['warn', 'yellow'], fail: ['FAIL', 'red'] }
+const [MARK, ID] = [6, 12]
+
+module.exports = {
+  name: 'doctor',
+  summary: 'looks for what keeps the NPU from working, and tells the remedy',
+  words: '',
+  options: {
+    json: { type: 'boolean', text: 'the findings as JSON' },
+    root: { type: 'string', value: 'DIR', text: 'examine the files under DIR instead of this machine: a support bundle' },
+    save: { type: 'string', value: 'DIR', text: 'also write all that was read to DIR: a support bundle for --root' },
+  },
+  notes: [
+    'Exit status 1 if any check fails; warnings are none.',
+    'A support bundle holds what was read of /proc, /sys and /etc: board, kernel, limits, your name and the names of groups; no environment, no other kernel arguments, nothing of memory. Look at it before you send it.',
+  ],
+  run({ values, words, io, paint, print, json, width, STATUS }) {
+    expectWords(words, [])
+    const reader = makeReader(values.root)
+    if (values.root !== undefined && !existsSync(values.root)) {
+      throw new UsageError(`--root: ${values.root} is no folder that can be read`)
+    }
+    const result = examine(reader, reader.live ? () => require('../../../index.js').probeDevices() : undefined)
+    if (values.save !== undefined) save(reader, values.save)
+    if (values.json) json(result)
+    else show(result, { paint, print, width })
+    if (values.save !== undefined) io.stderr.write(`saved to ${values.save}\n`)
+    return result.counts.fail > 0 ? STATUS.finding : STATUS.ok
+  },
+}
+
+function show({ machine, findings, counts }, { paint, print, width }) {
+  print(
+    paint.bold(
+      [machine.board ?? 'This machine', machine.soc, machine.kernel && `Linux ${machine.kernel}`].filter(Boolean).join(' · '),
+    ),
+  )
+  for (const [area, title] of Object.entries(AREAS)) {
+    print(`\n${paint.bold(title)}`)
+    for (const finding of findings.filter((of) => of.area === area)) print(lines(finding, paint, width).join('\n'))
+  }
+  const parts = [
+    [counts.fail, 'failure', paint.red],
+    [counts.warn, 'warning', paint.yellow],
+    [counts.ok, 'ok', paint.green],
+  ].map(([count, what, color]) => {
+    const text = what === 'ok' ? `${count} ok` : `${count} ${what}${count === 1 ? '' : 's'}`
+    return count > 0 ? color(text) : text
+  })
+  print(`\n${parts.join(', ')}`)
+}
+
+function lines({ id, status, message, remedy }, paint, width) {
+  const [word, color] = MARKS[status]
+  const indent = ' '.repeat(MARK + ID)
+  const room = width - MARK - ID
+  const text = wrap(message, room).map((line, at) =>
+    at === 0 ? `${pad(paint[color](word), MARK)}${pad(id, ID)}${line}` : indent + line,
+  )
+  const advice = remedy === null ? [] : adviceLines(remedy, width).map((line) => paint.cyan(line))
+  return [...text, ...advice]
+}
+
+/** Remedies of several lines are for copying: further left, where a line stays one. */
+function adviceLines(remedy, width) {
+  const [first, ...more] = remedy.split('\n')
+  const indent = ' '.repeat(more.length > 0 ? MARK : MARK + ID)
+  return [...wrap(`→ ${first}`, width - indent.length, 2), ...more.map((line) => `  ${line}`)].map((line) => indent + line)
+}

@@ -1,0 +1,222 @@
+'use strict'
+
+// Checks of the NPU: its driver, its nodes, who may open them, and how it sees memory.
+//
+// A check takes facts and returns findings: { id, status: 'ok' | 'warn' | 'fail', message, remedy }. It reads and prints nothing.
+
+const { human } = require('../../human.js')
+const { compareVersions, versionOf } = require('./facts.js')
+const { showMode } = require('./reader.js')
+
+const MiB = 2 ** 20
+
+const ok = (id, message) => ({ id, status: 'ok', message, remedy: null })
+const warn = (id, message, remedy) => ({ id, status: 'warn', message, remedy })
+const fail = (id, message, remedy) => ({ id, status: 'fail', message, remedy })
+
+/** What RKLLM 1.3.0's guide asks for, what its runtime's log asks for, and what that of older versions did. */
+const WANTED = [0, 9, 8]
+const ASKED = [0, 9, 7]
+const LOWEST = [0, 9, 6]
+/** The mainline driver is in Linux from here on. */
+const ROCKET_KERNEL = [6, 18]
+/** SoCs whose vendor kernels have the IOMMU on. */
+const WITH_IOMMU = ['rk3588', 'rk3588s', 'rk3583', 'rk3576', 'rk3562']
+
+function board({ board: model, soc, deviceTree, container }) {
+  if (soc === undefined) {
+    return warn(
+      'board',
+      'this is no Rockchip board with an NPU that is known',
+      "nothing to do: backend 'auto' plays a simulated NPU here",
+    )
+  }
+  const name = [model, soc].filter(Boolean).join(', ')
+  if (deviceTree || container === undefined) return ok('board', name)
+  // sysfs tells the SoC in there too; the RKNN runtime looks at the device tree only.
+  const message = `${name}; the device tree is hidden in this container, and the RKNN runtime may not recognise its board`
+  return warn('board', message, UNMASK[container] ?? 'show the container /sys/firmware')
+}
+
+/** How a container sees /sys/firmware, where the device tree is. */
+const UNMASK = {
+  docker: 'docker run --security-opt systempaths=unconfined --security-opt apparmor=unconfined …',
+  podman: 'podman run --security-opt unmask=/sys/firmware …',
+  kubernetes: 'securityContext.procMount: Unmasked',
+}
+
+function driver({ driver: { name, version }, npus, nodes, soc, kernelVersion, container }) {
+  if (name === undefined && nodes.length === 0) {
+    if (npus.length === 0 && soc === undefined) return []
+    if (npus.length === 0 && container !== undefined) return []
+    const mainline = kernelVersion !== undefined && compareVersions(kernelVersion, ROCKET_KERNEL) >= 0
+    const remedy = mainline
+      ? 'load it: sudo modprobe rocket (RK3588 only), or boot a vendor kernel with rknpu for RKLLM'
+      : "boot the board vendor's kernel (5.10 or 6.1), or Linux 6.18 and later for rocket (RK3588 only)"
+    return fail('driver', npus.length === 0 ? 'the kernel knows no NPU' : 'no driver has taken the NPU', remedy)
+  }
+  if (name === 'rocket') {
+    return warn(
+      'driver',
+      'rocket, the mainline driver: this package works, the RKNN and RKLLM runtimes do not',
+      'for RKLLM boot a vendor kernel with rknpu 0.9.8',
+    )
+  }
+  if (version === undefined)
+    return warn('driver', 'rknpu; its version cannot be read here', 'sudo cat /sys/kernel/debug/rknpu/version')
+  const parts = versionOf(version)
+  const wanted = `RKLLM 1.3.0's guide asks for ${WANTED.join('.')}, its runtime for ${ASKED.join('.')}`
+  const update = `update the board's kernel to one with rknpu ${WANTED.join('.')}`
+  if (compareVersions(parts, LOWEST) < 0) {
+    return fail('driver', `rknpu ${version}: ${wanted}, older ones for ${LOWEST.join('.')}; RKNN works`, update)
+  }
+  if (compareVersions(parts, WANTED) < 0) return warn('driver', `rknpu ${version}: ${wanted}`, update)
+  return ok('driver', `rknpu ${version}, as RKLLM wants it`)
+}
+
+/** Whether the nodes that the kernel announces are there, and whether this user may open them. */
+function nodes(facts) {
+  const { nodes: all, user, container } = facts
+  if (all.length === 0) return []
+  const missing = all.filter(({ mode }) => mode === undefined)
+  if (missing.length === all.length) {
+    const names = missing.map(({ path }) => path).join(', ')
+    const message = `the kernel has ${names}, but ${container === undefined ? '/dev' : 'this container'} has not`
+    return fail('nodes', message, deviceFlags(facts) ?? 'sudo udevadm trigger')
+  }
+  return all.filter(({ mode }) => mode !== undefined).map((node) => permission(node, user, facts.groups))
+}
+
+function permission(node, user, groups) {
+  const { path, mode, uid, gid, role } = node
+  const group = groups.names.get(gid) ?? String(gid)
+  const owners = `${uid === 0 ? 'root' : uid}:${group} ${showMode(mode)}`
+  if (mayOpen(node, user)) return ok('permission', `${path} (${owners}) may be opened`)
+  const who = user?.name ?? '$USER'
+  // A group helps that may open the node, and that is not root's own.
+  const remedy =
+    gid !== 0 && (mode & 0o060) === 0o060 ? `sudo usermod -aG ${group} ${who}, then log in again` : udevRule(node, who)
+  const message = `${path} (${owners}) may not be opened by ${user?.name ?? `user ${user?.uid}`}`
+  // A render node is enough for this package; librknnrt was seen to open the card.
+  if (role === 'card') return warn('permission', `${message}; librknnrt may want it`, remedy)
+  return fail('permission', message, remedy)
+}
+
+function mayOpen({ mode, uid, gid, access }, user) {
+  if (access !== undefined) return access
+  if (user === undefined || user.overrides) return true
+  const shift = user.uid === uid ? 6 : user.groups.includes(gid) ? 3 : 0
+  return ((mode >> shift) & 0o6) === 0o6
+}
+
+const UDEV = {
+  rknpu: 'KERNEL=="renderD*", SUBSYSTEM=="drm", GROUP="render", MODE="0660"',
+  'rknpu-heap': 'KERNEL=="rknpu", SUBSYSTEM=="misc", GROUP="render", MODE="0660"',
+  rocket: 'SUBSYSTEM=="accel", GROUP="render", MODE="0660"',
+  'dma-heap': 'SUBSYSTEM=="dma_heap", GROUP="video", MODE="0660"',
+}
+
+function udevRule({ backend }, who) {
+  const group = /GROUP="(\w+)"/.exec(UDEV[backend])[1]
+  return [
+    'put this line into /etc/udev/rules.d/99-npu.rules:',
+    UDEV[backend],
+    'sudo udevadm control --reload; sudo udevadm trigger',
+    `sudo usermod -aG ${group} ${who}, then log in again`,
+  ].join('\n')
+}
+
+/** How this container would be given its NPU; undefined outside one. */
+const deviceFlags = ({ container, nodes: all, groups }) =>
+  container === undefined ? undefined : containerFlags(container, all, groups)
+
+function containerFlags(container, all, groups) {
+  const folders = [...new Set(all.map(({ path }) => path.replace(/^(\/dev\/\w+)\/.*/, '$1')))]
+  if (container === 'kubernetes') {
+    return `mount hostPath ${folders.join(', ')} and allow the devices (a device plugin, or securityContext.privileged: true); supplementalGroups: the node's render group`
+  }
+  const devices = folders.map((path) => `--device ${path}`).join(' ')
+  if (container === 'podman') return `podman run ${devices} --group-add keep-groups …`
+  if (container === 'docker')
+    return `docker run ${devices} --group-add ${groups.ids.get('render') ?? '"$(getent group render | cut -d: -f3)"'} …`
+  return `give the container ${folders.join(', ')}`
+}
+
+function iommu({ npus, soc, driver: { name, version } }) {
+  const driven = npus.filter(({ driver: of }) => of !== undefined)
+  if (driven.length === 0) return []
+  if (driven.some((npu) => npu.iommu)) {
+    if (name === 'rocket') return ok('iommu', 'on: every open file has 4 GiB of NPU addresses of its own')
+    const many = version === undefined ? undefined : compareVersions(versionOf(version), LOWEST) >= 0
+    if (many === undefined) return ok('iommu', 'on: 4 GiB of NPU addresses in each domain')
+    if (many) return ok('iommu', 'on: up to 16 domains of 4 GiB of NPU addresses')
+    return warn(
+      'iommu',
+      `on, with one domain of 4 GiB: rknpu ${version} knows no others`,
+      'rknpu 0.9.6 and later have 16: with them several large models fit',
+    )
+  }
+  const remedy = 'enable the rknpu_mmu node in the device tree (the vendor kernel does), or make the CMA area larger: cma=512M'
+  if (WITH_IOMMU.includes(soc))
+    return warn('iommu', `off on ${soc}, which has one: NPU memory must be contiguous, from the CMA area`, remedy)
+  return ok('iommu', 'off: NPU memory is contiguous, from the CMA area')
+}
+
+function cma({ memory, npus, nodes: all }) {
+  if (memory === undefined || (all.length === 0 && npus.length === 0)) return []
+  const { cmaTotal, cmaFree } = memory
+  const needed = all.some(({ backend }) => backend === 'rknpu-heap') || (npus.length > 0 && npus.every((npu) => !npu.iommu))
+  if (cmaTotal === undefined || cmaTotal === 0) {
+    if (!needed) return ok('cma', 'none, and none needed with an IOMMU')
+    return fail('cma', 'there is no CMA area, and without an IOMMU all NPU memory comes from it', kernelArgument('cma=512M'))
+  }
+  const figures = `${human(cmaFree)} of ${human(cmaTotal)} free`
+  if (!needed) return ok('cma', `${figures}; not needed with an IOMMU`)
+  if (cmaTotal < 64 * MiB && cmaFree > cmaTotal / 2) return fail('cma', `too small: ${figures}`, kernelArgument('cma=512M'))
+  if (cmaFree < 16 * MiB) {
+    return fail(
+      'cma',
+      `used up: ${figures}`,
+      `stop what holds it (sudo cat /sys/kernel/debug/dma_buf/bufinfo), or make it larger: ${kernelArgument('cma=512M')}`,
+    )
+  }
+  if (cmaTotal < 256 * MiB) return warn('cma', `${figures}: enough for small models only`, kernelArgument('cma=512M'))
+  return ok('cma', figures)
+}
+
+const kernelArgument = (argument) => `add ${argument} to the kernel command line (extlinux.conf, armbianEnv.txt) and reboot`
+
+/** The heaps that MPP, RGA and backend 'dma-heap' allocate from. */
+function heaps({ heaps: all = [], user, groups, npus }) {
+  if (all.length === 0)
+    return npus.length === 0 ? [] : ok('heaps', 'no DMA-BUF heaps; MPP and RGA may want them, this package does not')
+  const names = all.map(({ path }) => path.split('/').at(-1)).join(', ')
+  const closed = all.filter((heap) => !mayOpen(heap, user))
+  if (closed.length === 0) return ok('heaps', `${names}: all may be opened`)
+  const which =
+    closed.length === all.length
+      ? `${names}: none may be opened`
+      : `${names}: not ${closed.map(({ path }) => path.split('/').at(-1)).join(', ')}`
+  return warn('heaps', which, permission(closed[0], user, groups).remedy)
+}
+
+function sram({ sram: found, npus }) {
+  if (npus.length === 0 || found === undefined) return []
+  return ok('sram', found.total === 0 ? 'none is given to the NPU' : `${human(found.free)} of ${human(found.total)} free`)
+}
+
+function load({ load: cores, npus }) {
+  if (npus.length === 0) return []
+  if (cores === undefined) return ok('load', "not shown to this user (/sys/kernel/debug is root's)")
+  return ok('load', cores.map((share, core) => `core ${core}: ${share} %`).join(', '))
+}
+
+module.exports = {
+  checks: [board, driver, nodes, iommu, cma, sram, heaps, load],
+  deviceFlags,
+  fail,
+  kernelArgument,
+  mayOpen,
+  ok,
+  warn,
+}

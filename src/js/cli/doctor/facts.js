@@ -1,0 +1,203 @@
+'use strict'
+
+// What the files say, parsed once. A fact that they do not tell is undefined.
+
+const SOCS = ['rk3588', 'rk3588s', 'rk3583', 'rk3576', 'rk3566', 'rk3568', 'rk3562', 'rv1126b', 'rv1103', 'rv1106']
+const KiB = 1024
+/** Kernel arguments that change how memory is had. */
+const ARGUMENTS =
+  /(?<=^|\s)(?:(?:cma|iommu|iommu\.\w+|arm-smmu\.\w+|mem|psi|swiotlb|coherent_pool|hugepages|default_hugepagesz|transparent_hugepage|cgroup_disable|cgroup_enable)=\S+)/g
+
+/** @param {ReturnType<import('./reader.js').makeReader>} reader */
+function factsOf(reader) {
+  const npus = platformDevices(reader)
+  const nodes = [...drmNodes(reader), ...heapFlavour(reader), ...rocketNodes(reader)]
+  const kernel = reader.text('/proc/sys/kernel/osrelease')?.trim()
+  return {
+    board: reader.text('/proc/device-tree/model')?.replaceAll('\0', '').trim(),
+    soc: socOf(reader, npus),
+    deviceTree: reader.text('/proc/device-tree/compatible') !== undefined,
+    kernel,
+    kernelVersion: kernel === undefined ? undefined : versionOf(kernel),
+    commandLine: reader.only('/proc/cmdline', ARGUMENTS),
+    npus,
+    nodes,
+    driver: driverOf(reader, npus),
+    memory: memoryOf(reader),
+    user: userOf(reader),
+    groups: groupsOf(reader),
+    limits: limitsOf(reader),
+    cgroup: cgroupOf(reader),
+    pressure: pressureOf(reader),
+    load: loadOf(reader),
+    container: containerOf(reader),
+  }
+}
+
+/** [6, 1, 75] of "6.1.75-vendor". */
+const versionOf = (text) => /\d+(?:\.\d+)*/.exec(text)?.[0].split('.').map(Number)
+
+/** Negative, zero, positive: as for sort. */
+function compareVersions(a, b) {
+  for (let i = 0; i < Math.max(a.length, b.length); i++) {
+    const difference = (a[i] ?? 0) - (b[i] ?? 0)
+    if (difference !== 0) return difference
+  }
+  return 0
+}
+
+const fields = (text, separator) =>
+  Object.fromEntries(
+    text.split('\n').flatMap((line) => (line.includes(separator) ? [line.split(separator, 2).map((part) => part.trim())] : [])),
+  )
+
+function socOf(reader, npus) {
+  const entries = reader.text('/proc/device-tree/compatible')?.split('\0') ?? []
+  const named = entries.map((entry) => entry.replace(/^rockchip,/, '')).find((name) => SOCS.includes(name))
+  // The NPU's own entry is in sysfs too, which containers do not hide.
+  return named ?? npus.map(({ compatible }) => /^rockchip,(rk\w+|rv\w+)-rkn/.exec(compatible ?? '')?.[1]).find(Boolean)
+}
+
+/** NPUs on the platform bus, whether a driver has them or not. */
+function platformDevices(reader) {
+  const folder = '/sys/bus/platform/devices'
+  return (reader.list(folder, /\.npu$/) ?? []).map((name) => {
+    const uevent = fields(reader.text(`${folder}/${name}/uevent`) ?? '', '=')
+    return { name, driver: uevent.DRIVER, compatible: uevent.OF_COMPATIBLE_0, iommu: reader.has(`${folder}/${name}/iommu_group`) }
+  })
+}
+
+const nodesIn = (reader, folder, pattern, driver) =>
+  (reader.list(folder, pattern) ?? []).filter((name) => driverAt(reader, `${folder}/${name}`) === driver)
+
+const driverAt = (reader, path) => fields(reader.text(`${path}/device/uevent`) ?? '', '=').DRIVER?.toLowerCase()
+
+function drmNodes(reader) {
+  return nodesIn(reader, '/sys/class/drm', /^(card|renderD)\d+$/, 'rknpu').map((name) => {
+    const role = name.startsWith('card') ? 'card' : 'render'
+    return { path: `/dev/dri/${name}`, backend: 'rknpu', role, ...reader.node(`/dev/dri/${name}`) }
+  })
+}
+
+function heapFlavour(reader) {
+  if (!reader.has('/sys/class/misc/rknpu')) return []
+  return [{ path: '/dev/rknpu', backend: 'rknpu-heap', role: 'only', ...reader.node('/dev/rknpu') }]
+}
+
+function rocketNodes(reader) {
+  return nodesIn(reader, '/sys/class/accel', /^accel\d+$/, 'rocket').map((name) => {
+    return { path: `/dev/accel/${name}`, backend: 'rocket', role: 'only', ...reader.node(`/dev/accel/${name}`) }
+  })
+}
+
+function driverOf(reader, npus) {
+  const name = npus.map(({ driver }) => driver?.toLowerCase()).find(Boolean)
+  const places = ['/proc/rknpu/version', '/sys/kernel/debug/rknpu/version', '/sys/module/rknpu/version']
+  const texts = places.map((path) => reader.text(path))
+  const version = texts.map((text) => /(\d+\.\d+\.\d+)/.exec(text ?? '')?.[1]).find(Boolean)
+  return { name, version }
+}
+
+function memoryOf(reader) {
+  const text = reader.text('/proc/meminfo')
+  if (text === undefined) return undefined
+  const of = fields(text, ':')
+  const bytes = (name) => (/^\d+ kB$/.test(of[name] ?? '') ? parseInt(of[name], 10) * KiB : undefined)
+  return {
+    total: bytes('MemTotal'),
+    available: bytes('MemAvailable'),
+    swapTotal: bytes('SwapTotal'),
+    swapFree: bytes('SwapFree'),
+    cmaTotal: bytes('CmaTotal'),
+    cmaFree: bytes('CmaFree'),
+  }
+}
+
+/** Who asks: this process, in the words of its own status. */
+function userOf(reader) {
+  const status = fields(reader.text('/proc/self/status') ?? '', ':')
+  if (status.Uid === undefined) return undefined
+  const numbers = (text = '') => text.split(/\s+/).filter(Boolean).map(Number)
+  const [, uid] = numbers(status.Uid)
+  const [, gid] = numbers(status.Gid)
+  const capabilities = BigInt(`0x${status.CapEff ?? '0'}`)
+  const has = (bit) => (capabilities >> BigInt(bit)) & 1n
+  const name = reader.only('/etc/passwd', new RegExp(`^[^:\\n]+:[^:\\n]*:${uid}:`, 'gm'))?.[0]?.split(':')[0]
+  return {
+    uid,
+    name,
+    groups: [...new Set([gid, ...numbers(status.Groups)])],
+    overrides: has(1) === 1n,
+    resources: has(24) === 1n,
+  }
+}
+
+/** gid → name, and back. */
+function groupsOf(reader) {
+  const lines = (reader.only('/etc/group', /^[^:\n]+:[^:\n]*:\d+:/gm) ?? []).map((line) => line.split(':'))
+  return {
+    names: new Map(lines.map(([name, , gid]) => [Number(gid), name])),
+    ids: new Map(lines.map(([name, , gid]) => [name, Number(gid)])),
+  }
+}
+
+function limitsOf(reader) {
+  const text = reader.text('/proc/self/limits') ?? ''
+  const number = (word) => (word === 'unlimited' ? Infinity : Number(word))
+  const limit = (name) => {
+    const [, soft, hard] = new RegExp(`^${name} +(\\w+) +(\\w+)`, 'm').exec(text) ?? []
+    return soft === undefined ? undefined : { soft: number(soft), hard: number(hard) }
+  }
+  const [openFiles, , maxFiles] = (reader.text('/proc/sys/fs/file-nr') ?? '').trim().split(/\s+/).map(Number)
+  return {
+    fds: limit('Max open files'),
+    locked: limit('Max locked memory'),
+    maps: reader.number('/proc/sys/vm/max_map_count'),
+    files: maxFiles > 0 ? { open: openFiles, max: maxFiles } : undefined,
+  }
+}
+
+/** The memory controller (v2) with the tightest limit over this process: { limit, current } of bytes. */
+function cgroupOf(reader) {
+  const path = /^0::(.*)$/m.exec(reader.text('/proc/self/cgroup') ?? '')?.[1]
+  const mount = reader.only('/proc/self/mountinfo', /^\d+ \d+ \S+ \S+ \S+ .* - cgroup2 /gm)?.[0]
+  if (path === undefined || mount === undefined) return undefined
+  const [, , , root, at] = mount.split(' ')
+  const below = path.startsWith(root) ? path.slice(root.length) : ''
+  const names = below.split('/').filter(Boolean)
+  const folders = Array.from({ length: names.length + 1 }, (_, up) => [at, ...names.slice(0, names.length - up)].join('/'))
+  const groups = folders.map((folder) => ({
+    limit: reader.number(`${folder}/memory.max`) ?? Infinity,
+    current: reader.number(`${folder}/memory.current`),
+    cache: ['active_file', 'inactive_file'].reduce(
+      (sum, name) => sum + Number(new RegExp(`^${name} (\\d+)$`, 'm').exec(reader.text(`${folder}/memory.stat`) ?? '')?.[1] ?? 0),
+      0,
+    ),
+  }))
+  return groups.filter(({ current }) => current !== undefined).sort((a, b) => a.limit - b.limit)[0]
+}
+
+/** Shares of the last 10 s in which tasks waited for memory, per cent; undefined without PSI. */
+function pressureOf(reader) {
+  const text = reader.text('/proc/pressure/memory') ?? ''
+  const [some, full] = ['some', 'full'].map((kind) => new RegExp(`^${kind} avg10=([\\d.]+)`, 'm').exec(text)?.[1])
+  return some === undefined || full === undefined ? undefined : { some: Number(some), full: Number(full) }
+}
+
+/** Load of each NPU core, per cent, where this user may read it. */
+function loadOf(reader) {
+  const text = reader.text('/proc/rknpu/load') ?? reader.text('/sys/kernel/debug/rknpu/load')
+  const figures = /^NPU load:(.*)/.exec(text ?? '')?.[1]
+  return figures?.match(/\d+(?=%)/g)?.map(Number)
+}
+
+function containerOf(reader) {
+  const manager = reader.only('/proc/1/environ', /(?<=^|\0)container=[\w-]+/g)?.[0]?.slice('container='.length)
+  const groups = reader.text('/proc/1/cgroup') ?? ''
+  if (groups.includes('kubepods') || reader.has('/var/run/secrets/kubernetes.io')) return 'kubernetes'
+  if (reader.has('/run/.containerenv') || manager === 'podman') return 'podman'
+  if (reader.has('/.dockerenv') || /\/docker[/-]/.test(groups)) return 'docker'
+  return manager
+}
+
+module.exports = { compareVersions, factsOf, versionOf }

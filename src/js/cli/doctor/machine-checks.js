@@ -1,0 +1,158 @@
+'use strict'
+
+// Checks of what is around the NPU: RAM, limits of the process, containers, the kernel's settings.
+
+const { human } = require('../../human.js')
+const { fail, kernelArgument, ok, warn } = require('./device-checks.js')
+const { compareVersions } = require('./facts.js')
+
+const [MiB, GiB] = [2 ** 20, 2 ** 30]
+
+/** RKNN takes one descriptor a buffer and ends at the usual limit of 1024. */
+const FDS_ENOUGH = 4096
+const FDS_USUAL = 1024
+const MAPS_USUAL = 65530
+/** From here on PSI triggers need no CAP_SYS_RESOURCE. */
+const OPEN_TRIGGERS = [6, 4]
+
+const percent = (share) => `${Math.floor(share * 100)} %`
+
+function ram({ memory }) {
+  if (memory?.total === undefined || memory.available === undefined)
+    return warn('ram', '/proc/meminfo cannot be read', 'mount /proc')
+  const figures = `${human(memory.available)} of ${human(memory.total)} available`
+  const share = memory.available / memory.total
+  const remedy = 'end what holds it (rkllm-memory top), or use a smaller or 4-bit model'
+  if (share < 0.05) return fail('ram', figures, remedy)
+  return share < 0.15 ? warn('ram', figures, remedy) : ok('ram', figures)
+}
+
+function swap({ memory }) {
+  if (memory?.swapTotal === undefined) return []
+  const { swapTotal, swapFree } = memory
+  if (swapTotal === 0) return ok('swap', 'none')
+  const used = 1 - swapFree / swapTotal
+  const figures = `${human(swapTotal - swapFree)} of ${human(swapTotal)} used`
+  return used > 0.5
+    ? warn('swap', `${figures}: the machine is short of RAM`, 'NPU memory is never swapped, everything else is: make room')
+    : ok('swap', figures)
+}
+
+function pressure({ pressure: psi, kernelVersion, commandLine = [], user }) {
+  if (psi === undefined) {
+    const off = commandLine.includes('psi=0') ? 'switched off (psi=0)' : 'not in this kernel, or switched off'
+    return warn(
+      'pressure',
+      `PSI is ${off}: MemAvailable is read every second instead`,
+      `${kernelArgument('psi=1')}, if the kernel has CONFIG_PSI`,
+    )
+  }
+  const figures = `some ${psi.some} %, full ${psi.full} % of the last 10 s`
+  if (psi.full > 5 || psi.some > 10)
+    return warn('pressure', `tasks wait for memory: ${figures}`, 'see who holds it: rkllm-memory top')
+  const polled = kernelVersion !== undefined && compareVersions(kernelVersion, OPEN_TRIGGERS) < 0 && user?.resources === false
+  return ok('pressure', polled ? `${figures}; read every 2 s (triggers need CAP_SYS_RESOURCE before Linux 6.4)` : figures)
+}
+
+function cgroup({ cgroup: group, commandLine = [] }) {
+  if (group === undefined) {
+    const off = commandLine.includes('cgroup_disable=memory') ? ' (cgroup_disable=memory)' : ''
+    return ok('cgroup', `no memory controller (v2) over this process${off}`)
+  }
+  const { limit, current, cache } = group
+  if (limit === Infinity) return ok('cgroup', `no limit; ${human(current)} used`)
+  // The kernel drops page cache before it refuses anything.
+  const held = Math.max(0, current - cache)
+  const figures = `memory.max is ${human(limit)}, ${human(held)} held (${percent(held / limit)})`
+  const remedy =
+    'raise it (MemoryMax=, docker run --memory): with an IOMMU NPU memory counts, and the process is killed at the limit'
+  if (held / limit > 0.95) return fail('cgroup', figures, remedy)
+  return held / limit > 0.8 || limit < GiB ? warn('cgroup', figures, remedy) : ok('cgroup', figures)
+}
+
+function fds({ limits: { fds: limit, files } }) {
+  const findings = []
+  if (limit !== undefined) {
+    const { soft, hard } = limit
+    const figures =
+      soft === hard ? `up to ${shown(soft)} open files` : `up to ${shown(soft)} open files, ${shown(hard)} when raised`
+    const remedy =
+      hard >= FDS_ENOUGH
+        ? 'ulimit -n 65536 in the shell that starts it, LimitNOFILE=65536 in a systemd unit'
+        : 'LimitNOFILE=65536 in a systemd unit, docker run --ulimit nofile=65536, or "* hard nofile 65536" in /etc/security/limits.conf'
+    const why = 'RKNN takes one for each buffer'
+    if (soft < FDS_USUAL) findings.push(fail('fds', `${figures}: ${why}`, remedy))
+    else if (soft < FDS_ENOUGH) findings.push(warn('fds', `${figures}: ${why}, and ends at about 1020`, remedy))
+    else findings.push(ok('fds', figures))
+  }
+  if (files !== undefined && files.open / files.max > 0.9) {
+    findings.push(
+      fail(
+        'files',
+        `${files.open} of ${files.max} open files on this machine: others than root get ENFILE`,
+        `sudo sysctl fs.file-max=${files.max * 4}`,
+      ),
+    )
+  }
+  return findings
+}
+
+const shown = (number) => (number === Infinity ? 'unlimited' : number)
+
+function maps({ limits: { maps: most } }) {
+  if (most === undefined) return []
+  if (most < MAPS_USUAL)
+    return warn(
+      'maps',
+      `vm.max_map_count is ${most}, below the usual ${MAPS_USUAL}`,
+      `sudo sysctl vm.max_map_count=${4 * (MAPS_USUAL + 6)}`,
+    )
+  return ok('maps', `up to ${most} mappings`)
+}
+
+function locked({ limits: { locked: limit } }) {
+  if (limit === undefined) return []
+  if (limit.soft === Infinity) return ok('locked', 'any amount of memory may be locked')
+  if (limit.soft >= MiB) return ok('locked', `up to ${human(limit.soft)} may be locked (allocateSystemMemory with lock: true)`)
+  return warn(
+    'locked',
+    `only ${human(limit.soft)} may be locked (allocateSystemMemory with lock: true)`,
+    'ulimit -l unlimited, LimitMEMLOCK=infinity in a systemd unit',
+  )
+}
+
+function hugePages({ hugePages: setting }) {
+  if (setting === undefined) return ok('hugepages', 'this kernel has no transparent huge pages')
+  if (setting === 'never')
+    return warn(
+      'hugepages',
+      'transparent huge pages are switched off: hugePages: true fails',
+      'echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled',
+    )
+  return ok('hugepages', `transparent huge pages: ${setting}`)
+}
+
+/** Kernel arguments that harm, and how. */
+const HARMFUL = [
+  [/^cma=0\D?$/, 'takes the CMA area away'],
+  [/^mem=/, 'hides RAM beyond it'],
+  [/^iommu\.passthrough=1$/, "takes the NPU's IOMMU out of use"],
+]
+
+function commandLine({ commandLine: words, npus }) {
+  if (words === undefined) return []
+  const harmful = words.flatMap((word) => HARMFUL.filter(([pattern]) => pattern.test(word)).map(([, why]) => `${word} ${why}`))
+  if (harmful.length > 0 && npus.length > 0)
+    return warn(
+      'cmdline',
+      harmful.join('; '),
+      'take it out of the kernel command line (extlinux.conf, armbianEnv.txt) and reboot',
+    )
+  return ok('cmdline', words.length === 0 ? 'nothing about memory' : words.join(' '))
+}
+
+function container({ container: kind }) {
+  return ok('container', kind === undefined ? 'none' : `this is inside ${kind}`)
+}
+
+module.exports = { checks: [ram, swap, pressure, cgroup, fds, maps, locked, hugePages, commandLine, container] }

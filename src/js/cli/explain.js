@@ -1,0 +1,62 @@
+'use strict'
+
+// `rkllm-memory explain LINE`: what a line of a log means, and what to do about it.
+
+const { readFileSync } = require('node:fs')
+const { UsageError, expectWords } = require('./args.js')
+const { clip, wrap } = require('./style.js')
+
+/** More than anybody pastes; less than what fills memory. */
+const MOST = 64 << 20
+
+module.exports = {
+  name: 'explain',
+  summary: 'what a log line of the RKNN or RKLLM runtime or the kernel means',
+  words: '["LOG LINE"]',
+  options: { json: { type: 'boolean', text: 'as JSON, one entry for each line that is known' } },
+  notes: ['Without a line it reads standard input: dmesg | rkllm-memory explain. Exit status 1 if it knows none of the lines.'],
+  run({ values, words, io, paint, print, json, width, STATUS }) {
+    const [word] = expectWords(words, ['LOG LINE'], 0)
+    const { explainError } = require('../../../index.js')
+    const lines = (word ?? input(io))
+      .split('\n')
+      .map((line) => line.trim())
+      .filter(Boolean)
+    const known = explained(lines, explainError)
+    if (values.json) json(known)
+    else if (known.length === 0) print('Nothing is known about that.')
+    else known.forEach((each, at) => show(each, at, { paint, print, width }))
+    return known.length > 0 ? STATUS.ok : STATUS.finding
+  },
+}
+
+/** The lines that something is known of; a cause that comes again is counted. */
+function explained(lines, explainError) {
+  const causes = new Map()
+  for (const line of lines) {
+    const found = explainError(line)
+    if (found === null) continue
+    const before = causes.get(found.cause)
+    if (before === undefined) causes.set(found.cause, { line, count: 1, ...found })
+    else before.count++
+  }
+  return [...causes.values()]
+}
+
+function show({ line, count, cause, remedy, code }, at, { paint, print, width }) {
+  if (at > 0) print('')
+  print(paint.dim(clip(line, width - 8)) + (count > 1 ? `  × ${count}` : ''))
+  print(wrap(`  ${cause}`, width, 2).join('\n') + (code === null ? '' : paint.dim(` (${code})`)))
+  print(
+    wrap(`→ ${remedy}`, width - 2, 2)
+      .map((text) => `  ${paint.cyan(text)}`)
+      .join('\n'),
+  )
+}
+
+function input(io) {
+  if (io.stdin?.isTTY) throw new UsageError('LOG LINE is missing', 'quote it, or pipe a log into this command')
+  const text = readFileSync(io.stdin?.fd ?? 0, 'utf8')
+  if (text.length > MOST) throw new UsageError('that is more log than can be read', 'grep for rknn, rkllm or rknpu first')
+  return text
+}

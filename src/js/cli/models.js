@@ -1,0 +1,57 @@
+'use strict'
+
+// What `plan` and `estimate` have in common: how a model is named, and what is known of it.
+
+const { existsSync } = require('node:fs')
+const { basename } = require('node:path')
+const { UsageError, size, whole } = require('./args.js')
+
+const DEFAULT_CONTEXT = 4096
+
+const SHAPE = {
+  context: { type: 'string', value: 'N', text: `tokens of context; default ${DEFAULT_CONTEXT}`, parse: whole(1) },
+  config: { type: 'string', value: 'FILE', text: "the model's config.json from Hugging Face" },
+  weights: { type: 'string', value: 'SIZE', text: 'bytes of weights, where there is no file', parse: size },
+  layers: { type: 'string', value: 'N', text: 'layers, where there is no config', parse: whole(1) },
+  hidden: { type: 'string', value: 'N', text: 'hidden size', parse: whole(1) },
+  'kv-heads': { type: 'string', value: 'N', text: 'key/value heads', parse: whole(1) },
+  'head-dim': { type: 'string', value: 'N', text: 'dimension of a head', parse: whole(1) },
+  vocab: { type: 'string', value: 'N', text: 'size of the vocabulary', parse: whole(1) },
+  batch: { type: 'string', value: 'N', text: 'sequences at once', parse: whole(1) },
+  'kv-bytes': { type: 'string', value: 'N', text: 'bytes of an element of the KV cache', parse: whole(1) },
+}
+
+const FIELDS = {
+  config: 'config',
+  weights: 'weightBytes',
+  layers: 'layers',
+  hidden: 'hiddenSize',
+  'kv-heads': 'kvHeads',
+  'head-dim': 'headDim',
+  vocab: 'vocabSize',
+  batch: 'batch',
+  'kv-bytes': 'kvBytesPerElement',
+}
+
+/** The ModelSpec that the options tell; what they leave out is absent. */
+function specOf(values) {
+  const told = Object.entries(FIELDS).filter(([option]) => values[option] !== undefined)
+  return {
+    contextLength: values.context ?? DEFAULT_CONTEXT,
+    ...Object.fromEntries(told.map(([option, field]) => [field, values[option]])),
+  }
+}
+
+/** "path[:name][@context]" → { path, name, contextLength? }. A file that is called so as a whole is that file. */
+function parseModel(word) {
+  if (existsSync(word)) return { path: word, name: nameOf(word) }
+  const [, rest, context] = /^(.+?)(?:@(\d+))?$/.exec(word) ?? [undefined, word]
+  const [, path, name] = /^(.+):([^:/]+)$/.exec(rest) ?? [undefined, rest]
+  const found = existsSync(rest) ? { path: rest, name: nameOf(rest) } : { path, name: name ?? nameOf(path) }
+  if (!existsSync(found.path)) throw new UsageError(`there is no file ${found.path}`)
+  return context === undefined ? found : { ...found, contextLength: whole(1)('the context', context) }
+}
+
+const nameOf = (path) => basename(path).replace(/\.(rkllm|rknn)$/, '')
+
+module.exports = { DEFAULT_CONTEXT, SHAPE, parseModel, specOf }

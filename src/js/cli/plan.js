@@ -1,0 +1,73 @@
+'use strict'
+
+// `rkllm-memory plan MODEL…`: whether models fit together, and which IOMMU domain each goes to.
+
+const { UsageError, oneOf } = require('./args.js')
+const { DEFAULT_CONTEXT, SHAPE, parseModel } = require('./models.js')
+const { bar, bytes, columns, wrap } = require('./style.js')
+
+const BOARDS = ['rk3588', 'rk3588s', 'rk3576', 'rk3562', 'rk3566', 'rk3568']
+const BAR = 24
+
+module.exports = {
+  name: 'plan',
+  summary: 'whether models fit together, and in which IOMMU domains',
+  words: 'MODEL[:NAME][@CONTEXT]…',
+  options: {
+    context: SHAPE.context,
+    soc: {
+      type: 'string',
+      value: 'SOC',
+      text: `for such a board, instead of this one: ${BOARDS.join(', ')}`,
+      parse: oneOf(...BOARDS),
+    },
+    json: { type: 'boolean', text: 'as JSON' },
+  },
+  notes: [
+    'MODEL is a .rkllm or .rknn file. Example: rkllm-memory plan qwen.rkllm:chat@8192 vision.rknn',
+    'The domain is what goes into RKLLMExtendParam.base_domain_id. Exit status 1 if they do not fit.',
+  ],
+  run({ values, words, paint, print, json, width, STATUS }) {
+    if (words.length === 0) throw new UsageError('MODEL is missing')
+    const models = words.map((word) => ({ contextLength: values.context ?? DEFAULT_CONTEXT, ...parseModel(word) }))
+    const memory = require('../../../index.js')
+    const device = deviceOf(memory, values.soc)
+    const plan = memory.planModels(models, device)
+    if (values.json) json({ device, ...plan })
+    else show(plan, device, { paint, print, width })
+    return plan.fits ? STATUS.ok : STATUS.finding
+  },
+}
+
+/** The board that the plan is for: the one named, or the best NPU here. */
+function deviceOf({ MemoryManager, probeDevices }, soc) {
+  if (soc === undefined) {
+    const here = probeDevices().find(({ backend, error }) => error === undefined && !['dma-heap', 'simulated'].includes(backend))
+    if (here !== undefined) return here
+    throw new UsageError('there is no NPU here to plan for', `say for which board: --soc ${BOARDS[0]}`)
+  }
+  const manager = new MemoryManager({ backend: 'simulated', simulated: { soc } })
+  const { device } = manager
+  manager.dispose()
+  return device
+}
+
+function show({ fits, placements, domains, reason }, device, { paint, print, width }) {
+  const verdict = fits ? paint.green('They fit') : paint.red('They do not fit')
+  print(
+    `${paint.bold(verdict)} on ${device.soc ?? device.backend}, ${device.iommuDomains} domain(s) of ${bytes(device.domainBytes)}`,
+  )
+  if (reason) print(`\n${wrap(reason, width).join('\n')}`)
+  if (placements.length > 0) {
+    const rows = placements.map(({ model, domain, bytes: taken }) => [`  ${model}`, String(domain), bytes(taken)])
+    print('')
+    columns([['  MODEL', 'DOMAIN', 'MEMORY'], ...rows]).forEach((row, at) => print(at === 0 ? paint.dim(row) : row))
+  }
+  const used = domains.filter((domain) => domain.used + domain.reservedForOthers > 0)
+  if (used.length === 0) return
+  print('')
+  for (const { id, total, used: own, reservedForOthers } of used) {
+    const share = (own + reservedForOthers) / total
+    print(`  domain ${String(id).padEnd(2)} ${bar(share, BAR)} ${bytes(own + reservedForOthers)} of ${bytes(total)}`)
+  }
+}

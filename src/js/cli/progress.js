@@ -1,0 +1,30 @@
+'use strict'
+
+// A progress bar on standard error, where that is a terminal. Elsewhere nothing: a log is no place for it.
+
+const { bar, widthOf } = require('./style.js')
+
+const WIDTH = 30
+const MS_BETWEEN_DRAWS = 100
+
+/** @param {{ isTTY?: boolean, columns?: number, write(text: string): void }} stream */
+function makeProgress(stream, total) {
+  let drawnAt = 0
+  const shown = stream.isTTY === true
+  return {
+    update(done, what = '') {
+      const now = Date.now()
+      if (!shown || now - drawnAt < MS_BETWEEN_DRAWS) return
+      drawnAt = now
+      const share = Math.min(1, done / total)
+      const line = `${bar(share, WIDTH)} ${`${Math.floor(share * 100)} %`.padStart(5)}  ${what}`
+      stream.write(`\r${line.slice(0, widthOf(stream) - 1)}\x1b[K`)
+    },
+    /** Leaves the line to what is printed next. */
+    clear() {
+      if (shown) stream.write('\r\x1b[K')
+    },
+  }
+}
+
+module.exports = { makeProgress }

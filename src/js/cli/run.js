@@ -1,0 +1,109 @@
+'use strict'
+
+// Finds the command, reads its options, and turns what goes wrong into words and an exit status.
+//
+// A command is { name, summary, words, options, notes, run }: what `--help` shows and what is accepted are the same data.
+
+const { version } = require('../../../package.json')
+const { COMMON, UsageError, parse, unknown } = require('./args.js')
+const { AttachError } = require('./attach.js')
+const { columns, jsonText, pad, painter, wantsColor, widthOf, wrap } = require('./style.js')
+
+const NAMES = ['doctor', 'top', 'snapshot', 'report', 'plan', 'estimate', 'explain', 'replay', 'bench']
+const STATUS = { ok: 0, finding: 1, usage: 2, attach: 3, broken: 4 }
+const STATUS_TEXT = [
+  ['0', 'all is well'],
+  ['1', 'it found something: a failed check, a model that does not fit, a line that nobody knows'],
+  ['2', 'wrong use'],
+  ['3', 'no manager to attach to'],
+  ['4', 'it could not do its work: a file, a device, memory'],
+]
+
+const load = (name) => require(`./${name}.js`)
+
+/**
+ * @param {string[]} argv
+ * @param {{ stdout: any, stderr: any, stdin?: any, env: Record<string, string | undefined> }} io a process, or what stands for one
+ * @returns {Promise<number>} the exit status
+ */
+async function run(argv, io) {
+  const paint = painter(wantsColor(io.stdout, io.env))
+  const context = {
+    io,
+    paint,
+    width: widthOf(io.stdout),
+    print: (text) => void io.stdout.write(`${text}\n`),
+    json: (value) => void io.stdout.write(jsonText(value)),
+    STATUS,
+  }
+  const [first, ...rest] = argv
+  try {
+    if (first === undefined || first === 'help' || first === '--help' || first === '-h') return overview(context, rest)
+    if (first === '--version' || first === '-V') return (context.print(version), STATUS.ok)
+    const command = find(first)
+    const { values, words } = parse(rest, command.options)
+    if (values.help) return help(context, command)
+    return (await command.run({ ...context, values, words })) ?? STATUS.ok
+  } catch (error) {
+    return explain(error, io, NAMES.includes(first) ? first : undefined)
+  }
+}
+
+function find(name) {
+  if (NAMES.includes(name)) return load(name)
+  const what = name.startsWith('-') ? 'option' : 'command'
+  throw unknown(`there is no ${what} ${name}`, name, what === 'option' ? ['--help', '--version'] : NAMES)
+}
+
+function explain(error, io, command) {
+  const paint = painter(wantsColor(io.stderr, io.env))
+  const told = (message, hint) => {
+    const width = widthOf(io.stderr)
+    io.stderr.write(`${paint.red('rkllm-memory:')} ${wrap(message, width - 14, 2).join('\n')}\n`)
+    if (hint) io.stderr.write(`  ${wrap(hint, width - 2, 2).join('\n')}\n`)
+  }
+  if (error instanceof UsageError) {
+    told(error.message, error.hint ?? `rkllm-memory ${command === undefined ? '' : `${command} `}--help tells what there is`)
+    return STATUS.usage
+  }
+  if (error instanceof AttachError) {
+    told(error.message)
+    return STATUS.attach
+  }
+  // The package's own errors and the kernel's say all there is to say; anything else is a mistake of ours and needs its stack.
+  if (error?.code === undefined) throw error
+  told(error.message, error.hint)
+  return STATUS.broken
+}
+
+function overview(context, [name]) {
+  if (name !== undefined) return help(context, find(name))
+  const { paint, print, width } = context
+  print(`${paint.bold('rkllm-memory')} ${version}: NPU memory on Rockchip boards, looked at and looked after\n`)
+  print(`${paint.bold('Usage')}  rkllm-memory COMMAND [OPTIONS]\n`)
+  for (const each of NAMES.map(load)) print(entry(paint.cyan(each.name), 10, each.summary, width))
+  print(`\n${entry('--version', 10, 'of this package', width)}`)
+  print(entry('--help', 10, 'this text; COMMAND --help for each command', width))
+  print(`\n${paint.bold('Exit status')}`)
+  for (const [status, text] of STATUS_TEXT) print(entry(status, 3, text, width))
+  print(`\n${wrap('Sizes are bytes, or 512MiB, 2GiB. NO_COLOR and FORCE_COLOR are honoured.', width).join('\n')}`)
+  return STATUS.ok
+}
+
+function help({ paint, print, width }, { name, summary, words, options, notes = [] }) {
+  print(`${paint.bold(`rkllm-memory ${name}`)}: ${wrap(summary, width - 15 - name.length, 2).join('\n')}\n`)
+  print(`${paint.bold('Usage')}  rkllm-memory ${[name, words, '[OPTIONS]'].filter(Boolean).join(' ')}\n`)
+  const all = Object.entries({ ...options, ...COMMON })
+  const forms = columns(
+    all.map(([option, { short, value }]) => [`${short ? `-${short}, ` : ''}--${option}${value ? ` ${value}` : ''}`]),
+  )
+  const widest = Math.max(...forms.map((form) => form.length)) + 2
+  all.forEach(([, { text }], at) => print(entry(forms[at], widest, text, width)))
+  for (const note of notes) print(`\n${wrap(note, width).join('\n')}`)
+  return STATUS.ok
+}
+
+const entry = (name, column, text, width) =>
+  `  ${pad(name, column)} ${wrap(text, width - column - 3).join(`\n${' '.repeat(column + 3)}`)}`
+
+module.exports = { NAMES, STATUS, run }

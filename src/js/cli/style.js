@@ -1,0 +1,86 @@
+'use strict'
+
+// Text for people: colour where somebody looks, lines that fit, tables, bars.
+
+const { human } = require('../human.js')
+
+const WIDEST = 100
+const CODES = { bold: [1, 22], dim: [2, 22], red: [31, 39], green: [32, 39], yellow: [33, 39], cyan: [36, 39], inverse: [7, 27] }
+
+/** Whether to colour what goes to `stream`: FORCE_COLOR, then NO_COLOR, then whether it is a terminal. */
+function wantsColor(stream, env) {
+  if (env.FORCE_COLOR !== undefined && env.FORCE_COLOR !== '') return env.FORCE_COLOR !== '0' && env.FORCE_COLOR !== 'false'
+  if (env.NO_COLOR !== undefined && env.NO_COLOR !== '') return false
+  return stream.isTTY === true && env.TERM !== 'dumb'
+}
+
+/** `paint.red('text')`, and so on. */
+function painter(colored) {
+  return Object.fromEntries(
+    Object.entries(CODES).map(([name, [on, off]]) => [
+      name,
+      (text) => (colored ? `\x1b[${on}m${text}\x1b[${off}m` : String(text)),
+    ]),
+  )
+}
+
+const widthOf = (stream) => Math.max(40, Math.min(stream.columns ?? 80, WIDEST))
+
+/** How many columns `text` takes: colours take none. */
+const ESCAPES = /\x1b\[[\d;?]*[a-zA-Z]/g
+const visible = (text) => text.replace(ESCAPES, '').length
+
+const pad = (text, width) => text + ' '.repeat(Math.max(0, width - visible(text)))
+const padLeft = (text, width) => ' '.repeat(Math.max(0, width - visible(text))) + text
+
+/** `text` without colours, cut to `width`. */
+const clip = (text, width) => (text.length <= width ? text : `${text.slice(0, Math.max(0, width - 1))}…`)
+
+/** `text` in lines of at most `width`, the ones after the first behind `indent` blanks. Words that are too long are left whole. */
+function wrap(text, width, indent = 0) {
+  const lines = []
+  let line = ''
+  for (const word of text.split(' ')) {
+    if (line !== '' && line.length + 1 + word.length > width - (lines.length === 0 ? 0 : indent)) {
+      lines.push(line)
+      line = word
+    } else {
+      line = line === '' ? word : `${line} ${word}`
+    }
+  }
+  lines.push(line)
+  return lines.map((each, at) => (at === 0 ? each : ' '.repeat(indent) + each))
+}
+
+/**
+ * Rows in columns. The first `left` columns are text, the others figures.
+ *
+ * @param {string[][]} rows
+ */
+function columns(rows, { left = 1, gap = 2 } = {}) {
+  const widths = rows[0].map((_, column) => Math.max(...rows.map((row) => visible(row[column]))))
+  return rows.map((row) =>
+    row
+      .map((cell, column) => (column < left ? pad(cell, widths[column]) : padLeft(cell, widths[column])))
+      .join(' '.repeat(gap))
+      .trimEnd(),
+  )
+}
+
+/** A share from 0 to 1 as a bar. */
+function bar(share, width) {
+  const filled = Math.max(0, Math.min(width, Math.round(share * width)))
+  return '█'.repeat(filled) + '░'.repeat(width - filled)
+}
+
+/** Bytes, or a dash where they are not known. */
+const bytes = (count) => (count === null || count === undefined ? '–' : human(count).replace(' bytes', ' B'))
+
+/** 1234567 → "1,234,567". */
+const grouped = (number) => String(number).replace(/\B(?=(\d{3})+$)/g, ',')
+
+/** Addresses are bigints, which JSON has none of: hexadecimal strings. */
+const jsonText = (value, indent = 2) =>
+  `${JSON.stringify(value, (_, of) => (typeof of === 'bigint' ? `0x${of.toString(16)}` : of), indent)}\n`
+
+module.exports = { bar, bytes, clip, columns, grouped, jsonText, pad, padLeft, painter, visible, wantsColor, widthOf, wrap }

@@ -1,0 +1,96 @@
+'use strict'
+
+// `rkllm-memory top`: the machine, your managers, and who else holds NPU memory, once a second.
+
+const { expectWords, oneOf } = require('./args.js')
+const { AttachError, ask, sockets } = require('./attach.js')
+const { makeReader } = require('./doctor/reader.js')
+const { ORDER, frame } = require('./top/frame.js')
+const { holders, machineOf } = require('./top/machine.js')
+const { openScreen } = require('./top/screen.js')
+
+const REFRESH_MS = 1000
+/** A manager that has not answered by then is counted as silent in this frame. */
+const PATIENCE_MS = 800
+
+module.exports = {
+  name: 'top',
+  summary: 'a live view of NPU and system memory, by manager and process',
+  words: '',
+  options: {
+    once: { type: 'boolean', text: 'print one frame; so it is where standard output is no terminal' },
+    sort: { type: 'string', value: 'BY', text: `${ORDER.join(', ')}; default npu`, parse: oneOf(...ORDER) },
+    json: { type: 'boolean', text: 'one frame as JSON' },
+  },
+  notes: [
+    'Keys: q ends, the arrows choose a manager, s changes the order.',
+    'Managers are those of your processes that were made with { inspect: true }. Other processes are shown as far as you may read /proc/PID/fdinfo: as root, all.',
+  ],
+  async run({ values, words, io, paint, print, json, width }) {
+    expectWords(words, [])
+    const sort = values.sort ?? 'npu'
+    if (values.json) return json({ takenAt: Date.now(), ...(await gather()) })
+    if (values.once || io.stdout.isTTY !== true) {
+      const view = { sort, chosen: 0, width, height: Infinity, paint, interactive: false, time: clock() }
+      return frame(await gather(), view).forEach((line) => print(line))
+    }
+    return live(io, paint, sort)
+  },
+}
+
+const clock = () => new Date().toTimeString().slice(0, 8)
+
+async function gather() {
+  const reader = makeReader()
+  const machine = machineOf(reader)
+  const answers = await Promise.allSettled(sockets().map(({ path }) => ask(path, ['usage'], PATIENCE_MS)))
+  // One that went away meanwhile is gone; one that is busy is still there.
+  const silent = answers.filter(({ reason }) => reason instanceof AttachError && reason.busy).length
+  const managers = answers.filter(({ status }) => status === 'fulfilled').map(({ value }) => value)
+  return { machine, managers, silent, holders: holders(reader, machine.nodes) }
+}
+
+/** Until the user has seen enough; the exit status. */
+function live(io, paint, sort) {
+  const state = { sort, chosen: 0, data: undefined }
+  return new Promise((resolve, reject) => {
+    let timer
+    const draw = () => {
+      if (state.data === undefined) return
+      const { columns: width = 80, rows: height = 24 } = io.stdout
+      state.chosen = Math.max(0, Math.min(state.chosen, state.data.managers.length - 1))
+      screen.draw(
+        frame(state.data, { sort: state.sort, chosen: state.chosen, width, height, paint, interactive: true, time: clock() }),
+      )
+    }
+    const end = (settle, value) => {
+      clearTimeout(timer)
+      ended = true
+      screen.close()
+      settle(value)
+    }
+    let ended = false
+    const refresh = () =>
+      gather()
+        .then((data) => {
+          if (ended) return
+          state.data = data
+          draw()
+          timer = setTimeout(refresh, REFRESH_MS)
+        })
+        .catch((error) => ended || end(reject, error))
+    const keys = {
+      q: () => end(resolve, 0),
+      quit: () => end(resolve, 0),
+      up: () => state.chosen--,
+      down: () => state.chosen++,
+      s: () => (state.sort = ORDER[(ORDER.indexOf(state.sort) + 1) % ORDER.length]),
+    }
+    const screen = openScreen(io, {
+      key: (name) => (keys[name]?.(), ended || draw()),
+      resized: draw,
+      ended: (status) => end(resolve, status),
+    })
+    refresh()
+  })
+}

@@ -1,0 +1,210 @@
+'use strict'
+
+// One frame of `top`: lines of text for a width and a height. Reads nothing, knows no terminal.
+
+const { basename } = require('node:path')
+const { bar, bytes, clip, columns, padLeft, visible, wrap } = require('../style.js')
+
+const SORTS = {
+  npu: (a, b) => b.usage.npu.used - a.usage.npu.used,
+  system: (a, b) => b.usage.system.used - a.usage.system.used,
+  live: (a, b) => liveOf(b) - liveOf(a),
+  pid: (a, b) => a.about.pid - b.about.pid,
+}
+const ORDER = Object.keys(SORTS)
+const BAR = 30
+const NAME = 24
+const KEYS = 'q quit   ↑↓ choose   s sort'
+/** How many lines of each table there may be before the rest is only counted. */
+const MOST = 8
+
+const liveOf = ({ usage }) => usage.npu.liveAllocations + usage.system.liveAllocations
+
+/** The managers as they are listed. */
+const sorted = (managers, sort) =>
+  [...managers].sort((a, b) => SORTS[sort](a, b) || a.about.pid - b.about.pid || a.about.manager - b.about.manager)
+
+/**
+ * @param {{ machine: object, managers: object[], silent: number, holders: object[] }} data
+ * @param {{ sort: string, chosen: number, width: number, height: number, paint: object, interactive: boolean, time: string }} view
+ */
+function frame(data, view) {
+  const { managers, holders, silent } = data
+  const listed = sorted(managers, view.sort)
+  const chosen = listed[Math.min(view.chosen, listed.length - 1)]
+  const parts = [
+    title(data, view),
+    [...machineLines(data.machine, view), ''],
+    managerLines(listed, chosen, silent, view),
+    chosen === undefined ? [] : detail(chosen, view),
+    holders.length === 0 ? [] : ['', ...holderLines(holders, view)],
+  ]
+  const lines = parts.flat()
+  const room = view.interactive ? view.height - 1 : Infinity
+  const fitting =
+    lines.length > room
+      ? [...lines.slice(0, room - 1), view.paint.dim(`… ${lines.length - room + 1} more lines: make the window higher`)]
+      : lines
+  return view.interactive ? [...fitting, ...Array(Math.max(0, room - fitting.length)).fill(''), view.paint.dim(KEYS)] : fitting
+}
+
+function title({ machine }, { paint, width, time }) {
+  const what = [machine.board, machine.soc, machine.driver].filter(Boolean).join(' · ') || 'no NPU on this machine'
+  const left = `rkllm-memory top   ${clip(what, width - 20 - time.length - 2)}`
+  return [paint.bold(left) + padLeft(time, width - left.length)]
+}
+
+function machineLines({ memory, pressure, load }, { paint }) {
+  const lines = []
+  if (memory?.total != null) {
+    const used = memory.total - memory.available
+    const swap = memory.swapTotal > 0 ? `   swap ${bytes(memory.swapTotal - memory.swapFree)} of ${bytes(memory.swapTotal)}` : ''
+    lines.push(`RAM  ${gauge(used / memory.total, BAR, paint)}  ${bytes(used)} of ${bytes(memory.total)}${swap}`)
+  }
+  if (memory?.cmaTotal > 0) {
+    const used = memory.cmaTotal - memory.cmaFree
+    lines.push(`CMA  ${gauge(used / memory.cmaTotal, BAR, paint)}  ${bytes(used)} of ${bytes(memory.cmaTotal)}`)
+  }
+  if (load !== null) {
+    const width = load.length === 1 ? BAR : 8
+    lines.push(
+      `NPU  ${load.map((share, core) => `${load.length === 1 ? '' : `${core} `}${gauge(share / 100, width, paint)} ${String(share).padStart(3)} %`).join('   ')}`,
+    )
+  }
+  if (pressure !== null) lines.push(`PSI  some ${pressure.some} %, full ${pressure.full} % of the last 10 s waited for memory`)
+  return lines
+}
+
+/** A bar that turns yellow, then red. */
+function gauge(share, width, paint) {
+  const color = share > 0.95 ? paint.red : share > 0.8 ? paint.yellow : paint.green
+  return color(bar(share, width))
+}
+
+function managerLines(listed, chosen, silent, { paint, sort, interactive, width }) {
+  if (listed.length === 0 && silent === 0) {
+    return wrap('No manager of yours can be inspected. Make it with new MemoryManager({ inspect: true }).', width).map((line) =>
+      paint.dim(line),
+    )
+  }
+  const heads = { npu: 'NPU', system: 'SYSTEM', live: 'LIVE', pid: 'PID' }
+  const mark = (name) => (name === sort && interactive ? '▾' : ' ')
+  const head = (name) => (name === 'pid' ? heads[name] + mark(name) : mark(name) + heads[name])
+  const rows = listed.map(({ about, usage }) => [
+    String(about.pid),
+    clip(nameOf(about), NAME).padEnd(NAME),
+    bytes(usage.npu.used),
+    bytes(usage.npu.peak),
+    bytes(usage.system.used),
+    bytes(usage.pools.reduce((sum, { reserved }) => sum + reserved, 0)),
+    String(liveOf({ usage })),
+    usage.process.openFds === null ? '–' : String(usage.process.openFds),
+  ])
+  const table = columns([[head('pid'), 'MANAGER', head('npu'), 'PEAK', head('system'), 'POOLS', head('live'), 'FDS'], ...rows], {
+    left: 2,
+  })
+  const lines = table.map((row, at) => {
+    if (at === 0) return paint.dim(row)
+    return listed[at - 1] === chosen && interactive ? paint.inverse(row + ' '.repeat(Math.max(0, width - visible(row)))) : row
+  })
+  if (silent > 0)
+    lines.push(paint.yellow(`${silent} more ${silent === 1 ? 'does' : 'do'} not answer: an event loop that is busy`))
+  return lines
+}
+
+/** "server.mjs", "server.mjs 1" for its second manager. */
+const nameOf = ({ program, manager }) => (program === null ? '?' : basename(program)) + (manager > 0 ? ` ${manager}` : '')
+
+function detail({ about, usage }, { paint, width }) {
+  const { npu } = usage
+  const device = [about.device.backend, about.device.soc, about.device.driverVersion].filter(Boolean).join(' ')
+  const facts = [
+    ...(about.thread > 0 ? [`thread ${about.thread}`] : []),
+    `${npu.objects} kernel objects`,
+    ...(npu.pendingFree > 0 ? [`${bytes(npu.pendingFree)} being freed`] : []),
+    ...(npu.sramTotal > 0 ? [`SRAM ${bytes(npu.sramTotal - npu.sramFree)} of ${bytes(npu.sramTotal)}`] : []),
+    ...(npu.limit === null ? [] : [`limit ${bytes(npu.limit)}`]),
+  ]
+  const sections = [poolLines(usage), tagLines(usage), domainLines(usage, paint), reservationLines(usage)].filter(
+    (lines) => lines.length > 0,
+  )
+  return [
+    '',
+    paint.bold(clip(`${about.pid} ${nameOf(about)}`, width - device.length - 5)) + `  on ${device}`,
+    clip(`  ${facts.join(', ')}`, width),
+    ...sections.flatMap(([head, ...rows]) => [paint.dim(head), ...rows]),
+  ]
+}
+
+function few(rows) {
+  return rows.length <= MOST ? rows : [...rows.slice(0, MOST - 1), `  … and ${rows.length - MOST + 1} more`]
+}
+
+function table(head, rows) {
+  if (rows.length === 0) return []
+  const [first, ...rest] = columns([head, ...rows])
+  return [first, ...few(rest)]
+}
+
+function poolLines({ pools }) {
+  const byte = [...pools].sort((a, b) => b.reserved - a.reserved)
+  const rows = byte.map((pool) => [
+    `  ${clip(pool.name, 20)}`,
+    bytes(pool.reserved),
+    bytes(pool.allocated),
+    bytes(pool.largestFree),
+    pool.fragmentation.toFixed(2),
+    String(pool.liveAllocations),
+  ])
+  return table(['  POOL', 'RESERVED', 'ALLOCATED', 'LARGEST FREE', 'FRAGM.', 'LIVE'], rows)
+}
+
+function tagLines({ tags }) {
+  const entries = Object.entries(tags).sort(([, a], [, b]) => b.used - a.used)
+  return table(
+    ['  TAG', 'USED', 'PEAK', 'LIVE', 'FAILED'],
+    entries.map(([tag, of]) => [
+      `  ${clip(plain(tag), 30)}`,
+      bytes(of.used),
+      bytes(of.peak),
+      String(of.liveAllocations),
+      String(of.failedAllocations),
+    ]),
+  )
+}
+
+function domainLines({ npu: { domains } }, paint) {
+  const used = domains.filter((domain) => domain.used + domain.reservedForOthers > 0)
+  if (used.length === 0) return []
+  const rows = used.map(({ id, total, used: own, reservedForOthers }) => {
+    const taken = own + reservedForOthers
+    const others = reservedForOthers > 0 ? `, ${bytes(reservedForOthers)} for others` : ''
+    return `  ${String(id).padStart(2)}  ${gauge(taken / total, BAR - 4, paint)}  ${bytes(taken)} of ${bytes(total)}${others}`
+  })
+  return ['  IOMMU DOMAIN', ...few(rows)]
+}
+
+function reservationLines({ reservations }) {
+  return table(
+    ['  RESERVED FOR', 'KIND', 'SIZE'],
+    reservations.map(({ tag, kind, size }) => [`  ${clip(plain(tag ?? 'somebody'), 30)}`, kind, bytes(size)]),
+  )
+}
+
+/** A tag is any text, escapes for the terminal included. */
+const plain = (text) => text.replace(/[\x00-\x1f\x7f-\x9f]/g, '�')
+
+function holderLines(holders, { paint }) {
+  const rows = holders.map(({ pid, name, buffers, bytes: held, mapped, exporters }) => [
+    String(pid),
+    clip(plain(name), 16),
+    clip(plain(exporters.join(', ')), 16),
+    String(buffers),
+    bytes(held),
+    bytes(mapped),
+  ])
+  const [head, ...lines] = columns([['PID', 'PROCESS', 'EXPORTERS', 'DMA-BUFS', 'BYTES', 'NPU MAPPED'], ...rows], { left: 3 })
+  return [paint.dim(head), ...few(lines)]
+}
+
+module.exports = { ORDER, frame, sorted }

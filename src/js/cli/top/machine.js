@@ -1,0 +1,74 @@
+'use strict'
+
+// What `top` shows beside the managers: the machine's memory, and who else holds NPU memory.
+
+const { factsOf } = require('../doctor/facts.js')
+
+const NPU_NODE = /^\/dev\/(?:dri\/(?:card|renderD)\d+|rknpu|accel\/accel\d+)$/
+
+/** @param {ReturnType<import('../doctor/reader.js').makeReader>} reader */
+function machineOf(reader) {
+  const { board, soc, driver, memory, pressure, load, nodes } = factsOf(reader)
+  return {
+    board: board ?? null,
+    soc: soc ?? null,
+    driver: driver.name === undefined ? null : [driver.name, driver.version].filter(Boolean).join(' '),
+    memory:
+      memory === undefined ? null : Object.fromEntries(Object.entries(memory).map(([name, bytes]) => [name, bytes ?? null])),
+    pressure: pressure ?? null,
+    load: load ?? null,
+    nodes: nodes.map(({ path }) => path),
+  }
+}
+
+/**
+ * Processes that hold dma-bufs or mapped NPU memory, as far as this user may look, the largest first. A dma-buf that several hold is
+ * counted for each; one that a process holds twice, once.
+ *
+ * @param {string[]} nodes the NPU's device nodes
+ */
+function holders(reader, nodes) {
+  const pids = (reader.list('/proc') ?? []).filter((name) => /^\d+$/.test(name))
+  return pids
+    .flatMap((pid) => holder(reader, pid, nodes))
+    .sort((a, b) => b.bytes + b.mapped - a.bytes - a.mapped || a.pid - b.pid)
+}
+
+function holder(reader, pid, nodes) {
+  const folder = `/proc/${pid}`
+  const links = (reader.list(`${folder}/fd`) ?? []).map((fd) => [fd, reader.link(`${folder}/fd/${fd}`) ?? ''])
+  const buffers = new Map()
+  for (const [fd] of links.filter(([, target]) => target.startsWith('/dmabuf:'))) {
+    const info = reader.text(`${folder}/fdinfo/${fd}`) ?? ''
+    const field = (name) => new RegExp(`^${name}:\\s*(.*)$`, 'm').exec(info)?.[1]
+    if (field('size') === undefined) continue
+    // Kernels before 5.14 do not tell the inode: then every descriptor counts.
+    buffers.set(field('ino') ?? `fd ${fd}`, { size: Number(field('size')), exporter: field('exp_name') ?? '?' })
+  }
+  const usesNpu = links.some(([, target]) => NPU_NODE.test(target) && nodes.includes(target))
+  if (buffers.size === 0 && !usesNpu) return []
+  const all = [...buffers.values()]
+  return [
+    {
+      pid: Number(pid),
+      name: reader.text(`${folder}/comm`)?.trim() ?? '?',
+      buffers: all.length,
+      bytes: all.reduce((sum, { size }) => sum + size, 0),
+      exporters: [...new Set(all.map(({ exporter }) => exporter))].sort(),
+      mapped: usesNpu ? mapped(reader.text(`${folder}/maps`) ?? '', nodes) : 0,
+    },
+  ]
+}
+
+/** Bytes of the NPU's memory in a process's mappings, each object once. */
+function mapped(maps, nodes) {
+  const objects = new Map()
+  for (const [, start, end, offset, node] of maps.matchAll(/^([\da-f]+)-([\da-f]+) \S+ ([\da-f]+) \S+ \d+ +(\/dev\/\S+)$/gm)) {
+    if (!nodes.includes(node)) continue
+    const size = Number(BigInt(`0x${end}`) - BigInt(`0x${start}`))
+    objects.set(offset, Math.max(size, objects.get(offset) ?? 0))
+  }
+  return [...objects.values()].reduce((sum, size) => sum + size, 0)
+}
+
+module.exports = { holders, machineOf }

@@ -1,0 +1,20 @@
+'use strict'
+
+// `doctor` for programs: the same checks, as data.
+
+const { existsSync } = require('node:fs')
+const { memoryError } = require('./errors.js')
+const { check, schemas } = require('./options.js')
+
+function diagnose(options) {
+  const { root } = check('diagnose', options, schemas.diagnose)
+  if (root !== undefined && !existsSync(root)) {
+    throw memoryError('ERR_OUT_OF_RANGE', `diagnose: there is no folder ${JSON.stringify(root)}`, { path: root })
+  }
+  // Loaded only when asked for: a program that allocates needs none of it.
+  const { examine } = require('./cli/doctor/examine.js')
+  const { makeReader } = require('./cli/doctor/reader.js')
+  return examine(makeReader(root), root === undefined ? require('./devices.js').probeDevices : undefined)
+}
+
+module.exports = { diagnose }
