@@ -239,9 +239,9 @@ impl Books {
         }
     }
 
-    /// What was recorded since.
-    pub fn recording(&self) -> Option<Recording> {
-        self.state().recorder.as_ref().map(|recorder| recorder.recording())
+    /// What was recorded since, with the events if they are wanted.
+    pub fn recording(&self, with_events: bool) -> Option<Recording> {
+        self.state().recorder.as_ref().map(|recorder| recorder.recording(with_events))
     }
 
     /// The samples of what lives, by allocation.

@@ -11,35 +11,6 @@ import { isMainThread, Worker, workerData } from 'node:worker_threads'
 
 import { MemoryManager } from '../../index.js'
 
-// For as long as the manager has no such methods of its own.
-const nothing = { count: 0, min: 0, p50: 0, p90: 0, p99: 0, p999: 0, max: 0, mean: 0 }
-const standIns = {
-  takeSnapshot() {
-    const buffers = managers.filter(({ manager }) => manager === this).map(({ kept: [buffer] }) => this.describe(buffer))
-    const pools = this.getMemoryUsage().pools.map((pool) => ({ ...pool, chunkMaps: [] }))
-    return { version: 1, takenAt: Date.now(), device: this.device, stats: this.getMemoryStats(), buffers, pools }
-  },
-  getMemoryProfile: () => ({
-    enabled: false,
-    startedAt: 0,
-    durationMs: 0,
-    allocations: 0,
-    frees: 0,
-    bytesAllocated: 0,
-    bytesFreed: 0,
-    allocationRate: 0,
-    sizes: nothing,
-    lifetimesMs: nothing,
-    latencyNs: nothing,
-    callSites: [],
-    events: [],
-    droppedEvents: 0,
-    timeline: [],
-  }),
-  metrics: () => '# EOF\n',
-}
-for (const [name, answer] of Object.entries(standIns)) MemoryManager.prototype[name] ??= answer
-
 const MiB = 1 << 20
 const words = isMainThread ? process.argv.slice(2) : workerData
 const count = isMainThread ? Number(words[0] ?? 1) : 1

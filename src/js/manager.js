@@ -2,7 +2,6 @@
 
 const { EventEmitter } = require('node:events')
 const { inspect } = require('node:util')
-const { getHeapStatistics } = require('node:v8')
 const native = require('./binding.js')
 const { arrayBufferOf, byteLengthOf, goneError, idOf, remember } = require('./buffers.js')
 const { Teller, channels } = require('./channels.js')
@@ -10,16 +9,17 @@ const { Cleanup } = require('./cleanup.js')
 const { memoryError } = require('./errors.js')
 const { Errands } = require('./errands.js')
 const { collectGarbage } = require('./garbage.js')
-const { human } = require('./human.js')
 const { makeInferenceBuffers } = require('./inference/buffers.js')
 const { Limits, makeReservation } = require('./limits.js')
 const { exposition } = require('./metrics/openmetrics.js')
-const { profileOf } = require('./metrics/reader.js')
+const { offerProfile, profileOf } = require('./metrics/reader.js')
 const { MovableBlock } = require('./movable.js')
 const { check, integer, invalid, npuRequest, outOfRange, schemas, shown, systemRequest } = require('./options.js')
 const pressure = require('./pressure.js')
 const { makePool, isPool, destroyPool, endPool, handleOf, raised } = require('./pool.js')
+const { Profiling, snapshotOf } = require('./profiling.js')
 const { disposeAtExit, tokenOf } = require('./sharing.js')
+const { inspected, inspectedHeir, npuStats, systemStats, usageOf } = require('./usage.js')
 const { Walls } = require('./walls.js')
 
 /** A manager that was dropped without `dispose`: its device closes when its last buffer is collected. */
@@ -57,6 +57,11 @@ class MemoryManager extends EventEmitter {
   #walls = new Walls(
     () => native.processGauges(this.#handle),
     (warning) => this.#warned(warning),
+  )
+  #profiling = new Profiling(
+    () => this.#handle,
+    () => native.summary(this.#handle),
+    (leak) => this.emit('leak', leak),
   )
   #teller = new Teller(
     this,
@@ -96,6 +101,7 @@ class MemoryManager extends EventEmitter {
     this.#device = Object.freeze(device)
     dropped.register(this, manager, this)
     pressure.watch(this, manager, MemoryManager.#pressed)
+    offerProfile(this, () => this.#profiling.profile(false))
     this.#limits.apply(limits)
     if (warn) {
       process.emitWarning(
@@ -104,6 +110,8 @@ class MemoryManager extends EventEmitter {
         { code: 'RKLLM_SIMULATED_NPU' },
       )
     }
+    const { profiling = false } = checked
+    if (profiling !== false) this.#profiling.start(profiling === true ? {} : profiling)
     // Loaded only when asked for: nothing else here needs the network modules.
     if (checked.inspect) this.#closeInspector = require('./inspect.js').openInspector(this)
   }
@@ -146,13 +154,7 @@ class MemoryManager extends EventEmitter {
   }
 
   getNPUMemoryStats() {
-    const { counters, lostObjects, lostBytes, slabReserved, slabAllocated, slabLateWrites, ...figures } = native.npuStats(
-      this.#open(),
-    )
-    const { backend, simulated, sramTotal } = this.#device
-    const lost = { objects: lostObjects, bytes: lostBytes }
-    const slabs = { reserved: slabReserved, allocated: slabAllocated, lateWrites: slabLateWrites }
-    return { backend, simulated, ...counters, ...figures, sramTotal, lost, slabs }
+    return npuStats(this.#open(), this.#device)
   }
 
   // ── System memory
@@ -169,8 +171,7 @@ class MemoryManager extends EventEmitter {
   }
 
   getSystemMemoryStats() {
-    const { counters, ...figures } = native.systemStats(this.#open())
-    return { ...counters, ...figures }
+    return systemStats(this.#open())
   }
 
   // ── Either kind
@@ -292,30 +293,36 @@ class MemoryManager extends EventEmitter {
   }
 
   getMemoryUsage() {
-    const handle = this.#open()
-    // Not process.memoryUsage(): it opens /proc, which it cannot when the process is out of descriptors.
-    const { used_heap_size: heapUsed, external_memory: external } = getHeapStatistics()
-    const system = this.getSystemMemoryStats()
-    const gauges = native.processGauges(handle)
-    const pools = native.poolsStats(handle)
-    return {
-      npu: this.getNPUMemoryStats(),
-      system,
-      pools,
-      tags: Object.fromEntries(native.tags(handle).map(({ tag, counters }) => [tag, counters])),
-      reservations: native.reservations(handle),
-      process: {
-        rss: system.rss,
-        heapUsed,
-        external,
-        // Where /proc is not mounted these are not known, and not a number.
-        openFds: gauges.openFds ?? NaN,
-        maxFds: gauges.maxFds ?? NaN,
-        maps: gauges.maps ?? NaN,
-        maxMaps: gauges.maxMaps ?? NaN,
-      },
-      fragmentation: fragmentationOf(pools),
-    }
+    return usageOf(this.#open(), this.getNPUMemoryStats(), this.getSystemMemoryStats())
+  }
+
+  enableMemoryProfiling(options) {
+    this.#open()
+    this.#profiling.start(check('enableMemoryProfiling', options, schemas.profiling))
+  }
+
+  disableMemoryProfiling() {
+    this.#open()
+    this.#profiling.stop()
+  }
+
+  getMemoryProfile() {
+    this.#open()
+    return this.#profiling.profile(true)
+  }
+
+  takeSnapshot() {
+    return snapshotOf(this.#open(), this.#device, this.getMemoryStats())
+  }
+
+  async writeReport(path) {
+    this.#open()
+    // Loaded only when asked for: nothing else here writes files.
+    await require('./report/index.js').writeReport(path, {
+      snapshot: () => this.takeSnapshot(),
+      profile: () => this.getMemoryProfile(),
+      metrics: () => this.metrics({ format: 'prometheus' }),
+    })
   }
 
   metrics(options) {
@@ -375,6 +382,7 @@ class MemoryManager extends EventEmitter {
     const handle = this.#handle
     if (handle === 0) return
     this.#closeInspector()
+    this.#profiling.end()
     this.#cleanup.end()
     this.#errands.end(disposedError())
     const tell = this.#detachAll()
@@ -389,21 +397,8 @@ class MemoryManager extends EventEmitter {
 
   [inspect.custom](depth, options, _inspect) {
     // The prototype, and what merely inherits from a manager.
-    if (!(#device in this)) return inspect(Object.create(null), options)
-    const name = options.stylize('MemoryManager', 'special')
-    const { backend, simulated, soc, driverVersion, path } = this.#device
-    const where = simulated ? `simulated ${soc}` : [backend, soc, driverVersion, path].filter(Boolean).join(' ')
-    if (this.disposed) return `${name} (${where}, disposed)`
-    if (depth < 0) return `${name} (${where})`
-    const stats = this.getMemoryStats()
-    const line = (used, total, peak) => options.stylize(`${human(used)} of ${human(total)}, peak ${human(peak)}`, 'number')
-    return [
-      `${name} (${where}) {`,
-      `  npu:    ${line(stats.npuUsed, stats.npuTotal, stats.npuPeak)}`,
-      `  system: ${line(stats.systemUsed, stats.systemTotal, stats.systemPeak)}`,
-      `  live:   ${options.stylize(String(stats.liveAllocations), 'number')}`,
-      '}',
-    ].join('\n')
+    if (!(#device in this)) return inspectedHeir(options)
+    return inspected(this, depth, options, () => this.getMemoryStats())
   }
 
   /** Memory is short. */
@@ -426,6 +421,7 @@ class MemoryManager extends EventEmitter {
     if (raised[0] !== this.#heard) {
       this.#heard = raised[0]
       native.takeWarnings(this.#handle).forEach((warning) => this.#warned(warning))
+      this.#profiling.sampled()
     }
     return this.#heard
   }
@@ -589,12 +585,6 @@ async function finalizers() {
 }
 
 const disposedError = () => memoryError('ERR_MANAGER_DISPOSED', 'this MemoryManager was disposed')
-
-/** 1 - largest free / free over all pools, weighted by what is free in each; 0 when nothing is. */
-function fragmentationOf(pools) {
-  const free = pools.reduce((sum, pool) => sum + pool.free, 0)
-  return free === 0 ? 0 : pools.reduce((sum, pool) => sum + pool.fragmentation * pool.free, 0) / free
-}
 
 if (Symbol.dispose !== undefined) {
   Object.defineProperty(MemoryManager.prototype, Symbol.dispose, {

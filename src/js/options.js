@@ -217,6 +217,7 @@ const manager = {
   limits: (_name, value) => value,
   debug: kinds.nested({ delayReuse: kinds.integer(0, 1_000_000) }),
   inspect: kinds.boolean,
+  profiling: (name, value) => (typeof value === 'boolean' ? value : check(name, value, profiling)),
 }
 
 /** A list of names; null stands for what has none. */

@@ -121,12 +121,13 @@ impl Manager {
         self.profiling.on.load(Ordering::Relaxed)
     }
 
-    /// What was recorded, now or last; `None` before the first time.
-    pub fn profile(&self) -> Option<Profile> {
+    /// What was recorded, now or last, with the events if they are wanted; `None` before the first time.
+    pub fn profile(&self, with_events: bool) -> Option<Profile> {
         let profiler = self.profiling.profiler().clone()?;
         let pools = self.pools();
-        let recordings = pools.iter().filter_map(|pool| pool.recording());
-        Some(profiler.profile(recordings.chain(self.books.recording()).collect()))
+        let recordings = pools.iter().filter_map(|pool| pool.recording(with_events));
+        let recordings = recordings.chain(self.books.recording(with_events)).collect();
+        Some(profiler.profile(recordings, with_events))
     }
 
     /// Where in the program that allocation was made, if it is sampled.

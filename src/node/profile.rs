@@ -147,7 +147,7 @@ pub struct Recorded {
 /// What was recorded, now or last; nothing before the first time.
 #[napi(catch_unwind)]
 pub fn profile(env: &Env, handle: f64, with_events: bool) -> Result<Option<Recorded>> {
-    let profile = manager(handle).map_err(throw(env))?.profile();
+    let profile = manager(handle).map_err(throw(env))?.profile(with_events);
     Ok(profile.map(|Profile { began, lasted, recording, lifetimes, latencies, sites }| Recorded {
         started_at: calendar(began),
         duration_ms: lasted as f64 / 1e3,
@@ -211,12 +211,8 @@ pub fn snapshot(env: &Env, handle: f64) -> Result<Living> {
         rows.extend(buffer(allocation, stack.as_ref(), &mut texts));
     }
     // A block with an ArrayBuffer is called what its buffer is.
-    let slices: HashMap<usize, &Allocation> = snapshot
-        .buffers
-        .iter()
-        .filter(|(allocation, _)| allocation.pool.is_some())
-        .map(|(allocation, _)| (allocation.address, &**allocation))
-        .collect();
+    let in_pools = snapshot.buffers.iter().filter(|(allocation, _)| allocation.pool.is_some());
+    let slices = in_pools.map(|slice| (slice.0.address, slice)).collect();
     let pools = snapshot.pools.iter().map(|pool| living_pool(pool, &slices)).collect();
     Ok(Living { buffers: Columns { rows: rows.into(), texts: texts.list }, pools })
 }
@@ -251,7 +247,10 @@ fn buffer(allocation: &Allocation, stack: Option<&Arc<str>>, texts: &mut Texts) 
     ]
 }
 
-fn living_pool(pool: &SnapshotPool, slices: &HashMap<usize, &Allocation>) -> LivingPool {
+/// A buffer and its stack.
+type Held = (Arc<Allocation>, Option<Arc<str>>);
+
+fn living_pool(pool: &SnapshotPool, slices: &HashMap<usize, &Held>) -> LivingPool {
     let mut texts = Texts::default();
     let mut rows = Vec::new();
     let mut block = |address: usize, block: &BlockMap| {
@@ -260,11 +259,12 @@ fn living_pool(pool: &SnapshotPool, slices: &HashMap<usize, &Allocation>) -> Liv
         let id = match (block.used, block.movable, buffer) {
             (false, ..) => -1.0,
             (_, Some(id), _) => id.get() as f64,
-            (_, _, Some(buffer)) => buffer.id.get() as f64,
+            (_, _, Some((buffer, _))) => buffer.id.get() as f64,
             _ => at as f64,
         };
-        let tag = block.tag.as_ref().or_else(|| buffer.and_then(|buffer| buffer.tag.as_ref()));
+        let tag = block.tag.as_ref().or_else(|| buffer.and_then(|(buffer, _)| buffer.tag.as_ref()));
         let stack = block.sample.and_then(|sample: Handle| pool.stacks.get(&sample));
+        let stack = stack.or_else(|| buffer.and_then(|(_, stack)| stack.as_ref()));
         rows.extend([block.offset as f64, block.size as f64, id, texts.of(tag), texts.of(stack)]);
     };
     for chunk in &pool.chunks {

@@ -75,9 +75,9 @@ impl Pool {
         }
     }
 
-    /// What was recorded since.
-    pub fn recording(&self) -> Option<Recording> {
-        self.state().recorder.as_ref().map(|recorder| recorder.recording())
+    /// What was recorded since, with the events if they are wanted.
+    pub fn recording(&self, with_events: bool) -> Option<Recording> {
+        self.state().recorder.as_ref().map(|recorder| recorder.recording(with_events))
     }
 
     /// Its chunks and their regions.

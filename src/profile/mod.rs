@@ -118,12 +118,12 @@ impl Profiler {
 
     /// An allocation took `ns`, and `times` of its like were not measured.
     pub fn took(&self, ns: u64, times: u64) {
-        self.latencies.lock().unwrap_or_else(PoisonError::into_inner).count_many(ns.max(1), times);
+        self.latencies.lock().unwrap_or_else(PoisonError::into_inner).count(ns.max(1), times);
     }
 
     /// A source is gone, or is not recorded any more.
     pub fn absorb(&self, recorder: &Recorder) {
-        let recording = recorder.recording();
+        let recording = recorder.recording(true);
         self.past.lock().unwrap_or_else(PoisonError::into_inner).merge(recording, self.options.event_capacity);
     }
 
@@ -132,9 +132,12 @@ impl Profiler {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(clock::exact);
     }
 
-    /// Everything that was recorded, with what the sources still have.
-    pub fn profile(&self, sources: Vec<Recording>) -> Profile {
+    /// Everything that was recorded, with what the sources still have, and with the events if those have theirs.
+    pub fn profile(&self, sources: Vec<Recording>, with_events: bool) -> Profile {
         let mut recording = self.past.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if !with_events {
+            recording.events.clear();
+        }
         for source in sources {
             recording.merge(source, self.options.event_capacity);
         }

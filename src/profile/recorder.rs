@@ -135,10 +135,11 @@ impl Recorder {
         self.samples.iter().map(|(key, sample)| (*key, *sample))
     }
 
-    /// What was recorded until now.
-    pub fn recording(&self) -> Recording {
+    /// What was recorded until now, with the events if they are wanted.
+    pub fn recording(&self, with_events: bool) -> Recording {
         Recording {
-            events: self.ring.read(&self.names).collect(),
+            events: if with_events { self.ring.read(&self.names).collect() } else { Vec::new() },
+            kept: self.ring.kept(),
             dropped: self.ring.dropped(),
             sizes: self.sizes.read(),
             totals: self.totals,
@@ -149,9 +150,11 @@ impl Recorder {
 /// What was recorded of one source, or of several.
 #[derive(Clone, Debug, Default)]
 pub struct Recording {
-    /// By time.
+    /// By time; empty where they were not wanted.
     pub events: Vec<Event>,
-    /// Events that are not among them.
+    /// How many there are.
+    pub kept: u64,
+    /// Events that fell out.
     pub dropped: u64,
     /// Sizes of all allocations, in bytes.
     pub sizes: Spectrum,
@@ -167,7 +170,9 @@ impl Recording {
         self.events.sort_by_key(|event| event.time);
         let surplus = self.events.len().saturating_sub(capacity);
         self.events.drain(..surplus);
-        self.dropped += other.dropped + surplus as u64;
+        let all = self.kept + self.dropped + other.kept + other.dropped;
+        self.kept = (self.kept + other.kept).min(capacity as u64);
+        self.dropped = all - self.kept;
         self.sizes.merge(&other.sizes);
         self.totals.allocations += other.totals.allocations;
         self.totals.frees += other.totals.frees;

@@ -164,6 +164,11 @@ impl Ring {
         }
     }
 
+    /// Events that are there.
+    pub fn kept(&self) -> u64 {
+        self.events.len() as u64
+    }
+
     /// Events that fell out.
     pub fn dropped(&self) -> u64 {
         self.total - self.events.len() as u64

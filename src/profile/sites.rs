@@ -87,7 +87,7 @@ impl Sites {
     pub fn freed(&mut self, id: Handle) {
         let Some(sample) = self.samples.remove(id) else { return };
         let lived = clock::exact().saturating_sub(sample.at).max(1);
-        self.lifetimes.count_many(lived, (sample.stands_for.round() as u64).max(1));
+        self.lifetimes.count(lived, (sample.stands_for.round() as u64).max(1));
         if let Some(site) = sample.site.and_then(|at| self.sites.get_mut(at)) {
             // Never below nothing, whatever is lost in adding up numbers of such different sizes.
             site.live_bytes = (site.live_bytes - sample.stands_for * sample.size as f64).max(0.0);

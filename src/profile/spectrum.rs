@@ -7,7 +7,13 @@ const MOST: u64 = 1 << 42;
 
 /// Counts of numbers, which are at least 1.
 #[derive(Clone, Debug)]
-pub struct Spectrum(Histogram<u64>);
+pub struct Spectrum {
+    /// Of each number less one: so a power of two, which many sizes are, is the last of its bucket and not the first of the next.
+    less_one: Histogram<u64>,
+    sum: f64,
+    min: u64,
+    max: u64,
+}
 
 /// What a [`Spectrum`] says. Quantiles are exact to one per cent.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -35,48 +41,49 @@ pub struct Figures {
 impl Default for Spectrum {
     fn default() -> Self {
         // These bounds are valid ones, whatever happens.
-        Self(Histogram::new_with_bounds(1, MOST, 2).expect("valid bounds"))
+        let less_one = Histogram::new_with_bounds(1, MOST, 2).expect("valid bounds");
+        Self { less_one, sum: 0.0, min: u64::MAX, max: 0 }
     }
 }
 
 impl Spectrum {
-    /// Counts `value`.
-    #[inline]
-    pub fn count(&mut self, value: u64) {
-        self.0.saturating_record(value);
-    }
-
-    /// Counts `value` for as many of its like.
-    pub fn count_many(&mut self, value: u64, times: u64) {
+    /// Counts `value` as often as it came.
+    pub fn count(&mut self, value: u64, times: u64) {
         if times > 0 {
-            self.0.saturating_record_n(value, times);
+            self.less_one.saturating_record_n(value.saturating_sub(1), times);
+            self.sum += value as f64 * times as f64;
+            (self.min, self.max) = (self.min.min(value), self.max.max(value));
         }
     }
 
     /// Adds what `other` counted.
     pub fn merge(&mut self, other: &Self) {
         // Both have the same bounds.
-        let _ = self.0.add(&other.0);
+        let _ = self.less_one.add(&other.less_one);
+        self.sum += other.sum;
+        (self.min, self.max) = (self.min.min(other.min), self.max.max(other.max));
     }
 
     /// See [`Figures`].
     pub fn figures(&self) -> Figures {
-        let count = self.0.len();
+        let Self { less_one, sum, min, max } = self;
+        let count = less_one.len();
         if count == 0 {
             return Figures::default();
         }
         // A bucket is named by the largest number that is counted in it; no quantile is beyond the greatest.
-        let quantile = |share| self.0.value_at_quantile(share).min(self.0.max());
-        let buckets = self.0.iter_log(1, 2.0).map(|step| (step.value_iterated_to(), step.count_since_last_iteration()));
+        let quantile = |share| (less_one.value_at_quantile(share) + 1).clamp(*min, *max);
+        let buckets =
+            less_one.iter_log(1, 2.0).map(|step| (step.value_iterated_to() + 1, step.count_since_last_iteration()));
         Figures {
             count,
-            min: self.0.min(),
+            min: *min,
             p50: quantile(0.5),
             p90: quantile(0.9),
             p99: quantile(0.99),
             p999: quantile(0.999),
-            max: self.0.max(),
-            mean: self.0.mean(),
+            max: *max,
+            mean: sum / count as f64,
             buckets: buckets.filter(|(_, count)| *count > 0).collect(),
         }
     }
@@ -105,7 +112,7 @@ impl Tally {
         // Sizes are often powers of two: the upper bits of a product differ where the lower ones of the numbers do not.
         let (last, times) = &mut self.lately[(value.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 59) as usize];
         if *last != value {
-            self.spectrum.count_many(*last, *times);
+            self.spectrum.count(*last, *times);
             (*last, *times) = (value, 0);
         }
         *times += 1;
@@ -114,7 +121,7 @@ impl Tally {
     /// Everything that was counted.
     pub fn read(&self) -> Spectrum {
         let mut spectrum = self.spectrum.clone();
-        self.lately.iter().for_each(|(value, times)| spectrum.count_many(*value, *times));
+        self.lately.iter().for_each(|(value, times)| spectrum.count(*value, *times));
         spectrum
     }
 }
@@ -133,7 +140,7 @@ mod tests {
             })
             .collect();
         let mut spectrum = Spectrum::default();
-        numbers.iter().for_each(|number| spectrum.count(*number));
+        numbers.iter().for_each(|number| spectrum.count(*number, 1));
         numbers.sort_unstable();
         let figures = spectrum.figures();
         for (share, found) in [(0.5, figures.p50), (0.9, figures.p90), (0.99, figures.p99), (0.999, figures.p999)] {
@@ -141,7 +148,8 @@ mod tests {
             assert!((found as f64 - exact).abs() <= exact * 0.01 + 1.0, "{share}: {found}, not {exact}");
         }
         let mean = numbers.iter().sum::<u64>() as f64 / numbers.len() as f64;
-        assert!((figures.mean - mean).abs() <= mean * 0.01, "{} is not {mean}", figures.mean);
+        assert!((figures.mean / mean - 1.0).abs() < 1e-9, "{} is not {mean}", figures.mean);
+        assert_eq!((figures.min, figures.max), (numbers[0], numbers[numbers.len() - 1]));
         assert_eq!(figures.count, 50_000);
         let mut tally = Tally::default();
         numbers.iter().for_each(|number| tally.count(*number));
@@ -163,9 +171,9 @@ mod tests {
     fn nothing_counted_says_nothing_and_too_much_is_the_most() {
         assert_eq!(Spectrum::default().figures(), Figures::default());
         let mut spectrum = Spectrum::default();
-        spectrum.count_many(u64::MAX, 3);
+        spectrum.count(u64::MAX, 3);
         let mut other = Spectrum::default();
-        other.count(7);
+        other.count(7, 1);
         spectrum.merge(&other);
         let figures = spectrum.figures();
         assert_eq!((figures.count, figures.min), (4, 7));

@@ -31,10 +31,16 @@ function read(manager) {
   }
 }
 
+/** Manager → its profile without the events, which are many and of no use here. */
+const profiles = new WeakMap()
+
+const offerProfile = (manager, profile) => profiles.set(manager, profile)
+
 /** What a manager's profile says, if one is going on. */
 function profileOf(manager) {
-  const profile = typeof manager.getMemoryProfile === 'function' ? manager.getMemoryProfile() : null
+  // A manager of another copy of the package offered its profile there.
+  const profile = profiles.has(manager) ? profiles.get(manager)() : manager.getMemoryProfile?.()
   return profile?.enabled ? profile : null
 }
 
-module.exports = { profileOf, readerOf }
+module.exports = { offerProfile, profileOf, readerOf }

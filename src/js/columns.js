@@ -1,0 +1,82 @@
+'use strict'
+
+// Rows that the native part gives as columns of numbers and a list of the texts they name (`src/node/profile.rs`), as objects.
+
+const KINDS = ['system', 'npu']
+const ACTIONS = ['allocate', 'free', 'fail', 'grow', 'trim', 'move', 'collect']
+const BUFFER = 13
+const EVENT = 7
+const BLOCK = 5
+
+/** `make(at)` for each row, which begins at `at`. */
+const rows = ({ length }, width, make) => Array.from({ length: length / width }, (_, row) => make(row * width))
+
+const textOf = (texts, at) => (at < 0 ? null : texts[at])
+
+function buffersOf({ rows: column, texts }, backend) {
+  return rows(column, BUFFER, (at) => {
+    const facts = column[at + 7]
+    const onDevice = (facts & 32) !== 0
+    const [device, domain] = [column[at + 6], column[at + 8]]
+    return {
+      id: column[at],
+      kind: KINDS[column[at + 1]],
+      size: column[at + 2],
+      reservedSize: column[at + 3],
+      tag: textOf(texts, column[at + 4]),
+      backend: onDevice ? backend : null,
+      address: BigInt(column[at + 5]),
+      deviceAddress: device < 0 ? null : BigInt(device),
+      cacheable: (facts & 1) !== 0,
+      contiguous: (facts & 2) !== 0,
+      iommuDomain: domain < 0 ? null : domain,
+      dedicated: (facts & 4) !== 0,
+      imported: (facts & 8) !== 0,
+      shared: (facts & 16) !== 0,
+      pool: textOf(texts, column[at + 9]),
+      offset: column[at + 10],
+      allocatedAt: column[at + 11],
+      stack: textOf(texts, column[at + 12]),
+    }
+  })
+}
+
+function eventsOf({ rows: column, texts }, thread) {
+  return rows(column, EVENT, (at) => ({
+    type: ACTIONS[column[at]],
+    timeUs: column[at + 1],
+    id: column[at + 2],
+    kind: KINDS[column[at + 3]],
+    size: column[at + 4],
+    tag: textOf(texts, column[at + 5]),
+    pool: textOf(texts, column[at + 6]),
+    thread,
+  }))
+}
+
+/** A pool of a snapshot: its figures, and each chunk with the blocks and gaps in it. */
+function poolOf({ figures, chunks, blocks: { rows: column, texts } }) {
+  const blocks = rows(column, BLOCK, (at) => ({
+    offset: column[at],
+    size: column[at + 1],
+    id: column[at + 2] < 0 ? null : column[at + 2],
+    tag: textOf(texts, column[at + 3]),
+    stack: textOf(texts, column[at + 4]),
+  }))
+  const chunkMaps = []
+  for (let chunk = 0, from = 0; chunk < chunks.length; chunk += 2) {
+    const to = from + chunks[chunk + 1]
+    chunkMaps.push({ size: chunks[chunk], blocks: blocks.slice(from, to) })
+    from = to
+  }
+  return { ...figures, chunkMaps }
+}
+
+/** A histogram; `scale` makes its unit out of the native part's. */
+function histogramOf({ buckets, count, ...figures }, scale = 1) {
+  const scaled = Object.fromEntries(Object.entries(figures).map(([name, value]) => [name, value / scale]))
+  const pairs = Array.from({ length: buckets.length / 2 }, (_, at) => [buckets[2 * at] / scale, buckets[2 * at + 1]])
+  return { count, ...scaled, buckets: pairs }
+}
+
+module.exports = { buffersOf, eventsOf, histogramOf, poolOf }
