@@ -7,6 +7,7 @@ const copies = Symbol.for(`@rkllmjs/memory ${version}`)
 if (globalThis[copies] === undefined) Object.defineProperty(globalThis, copies, { value: load(), configurable: true })
 
 const { MemoryManager, MemoryPool, MemoryBlock, MemoryError, DmaBufInbox, probeDevices, sendDmaBuf, closeDmaBuf } = globalThis[copies]
+const { estimateModelMemory, planModels, explainError } = globalThis[copies]
 
 function load() {
   return {
@@ -15,8 +16,23 @@ function load() {
     ...require('./src/js/pool.js'),
     ...require('./src/js/devices.js'),
     ...require('./src/js/inbox.js'),
+    ...require('./src/js/models/estimate.js'),
+    ...require('./src/js/models/plan.js'),
+    ...require('./src/js/explain/explain.js'),
   }
 }
 
 // Spelt out: this is how `import { MemoryManager }` finds the names.
-module.exports = { MemoryManager, MemoryPool, MemoryBlock, MemoryError, DmaBufInbox, probeDevices, sendDmaBuf, closeDmaBuf }
+module.exports = {
+  MemoryManager,
+  MemoryPool,
+  MemoryBlock,
+  MemoryError,
+  DmaBufInbox,
+  probeDevices,
+  sendDmaBuf,
+  closeDmaBuf,
+  estimateModelMemory,
+  planModels,
+  explainError,
+}

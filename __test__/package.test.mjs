@@ -19,7 +19,10 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 const require = createRequire(import.meta.url)
 const manifest = require('../package.json')
 
-const EXPORTS = ['DmaBufInbox', 'MemoryBlock', 'MemoryError', 'MemoryManager', 'MemoryPool', 'closeDmaBuf', 'probeDevices', 'sendDmaBuf']
+const EXPORTS = [
+  ...['DmaBufInbox', 'MemoryBlock', 'MemoryError', 'MemoryManager', 'MemoryPool'],
+  ...['closeDmaBuf', 'estimateModelMemory', 'explainError', 'planModels', 'probeDevices', 'sendDmaBuf'],
+]
 
 test('CommonJS and ESM give the same classes', () => {
   const cjs = require('../index.js')

@@ -66,7 +66,6 @@ function estimateModelMemory(spec) {
 }
 
 function estimate(spec) {
-  if (spec.contextLength === undefined) throw invalid('contextLength is missing', 'it is what RKLLMParam.max_context_len will be')
   const { contextLength, batch = 1, kvBytesPerElement = 2, soc = 'rk3588', dtype } = spec
   const warnings = []
   const file = spec.path === undefined ? null : inspect(spec.path)
@@ -76,6 +75,7 @@ function estimate(spec) {
     throw invalid('a ModelSpec needs path, weightBytes or config', 'e.g. { path: "model.rkllm", contextLength: 4096 }')
   }
   const vision = spec.type === 'vision' || file?.kind === 'rknn'
+  if (!vision && contextLength === undefined) throw invalid('contextLength is missing', 'it is what RKLLMParam.max_context_len will be')
   const { shape, missing } = vision ? { shape: {}, missing: [] } : shapeFrom(spec, warnings)
   if (!CHIPS.includes(soc)) warnings.push(`no measurement is of ${soc}: counted as rk3588`)
 
