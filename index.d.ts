@@ -865,8 +865,8 @@ export interface DomainPlan {
   fits: boolean
   /** Which IOMMU domain each model goes to (RKLLMExtendParam.base_domain_id), and the upper end of what it takes there. */
   placements: Array<{ model: string; domain: number; bytes: number }>
-  /** Every domain as it would be then; as it is where nothing fits. Without an IOMMU one entry: the CMA area (total null: not known). */
-  domains: Array<Omit<DomainStats, 'total'> & { total: number }>
+  /** Every domain as it would be then; as it is where nothing fits. Without an IOMMU one entry: the CMA area (total 0: not known, RAM is the bound). */
+  domains: DomainStats[]
   /** Why they do not fit, and what would. */
   reason: string | null
   estimates: Record<string, ModelEstimate>

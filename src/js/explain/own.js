@@ -12,6 +12,18 @@ module.exports = [
     'Free buffers, use smaller ones or another iommuDomain; buffers that were only dropped go when the event loop turns.',
   ),
   own(
+    'ERR_IOVA_EXHAUSTED',
+    /IOMMU domain (\d+) holds (.+?) of its (.+?): (.+?) more do not fit/,
+    ([, domain, used, total, more]) => `IOMMU domain ${domain} holds ${used} of ${total}, and ${more} more were asked for.`,
+    'Free buffers or end reservations, or use another iommuDomain; buffers that were only dropped go when the event loop turns.',
+  ),
+  own(
+    'ERR_OUT_OF_MEMORY',
+    /(.+?) more would promise more memory than this machine has: (.+?) of (.+?) are held already/,
+    ([, more, held, total]) => `${more.trim()} were asked for, and this process holds ${held} of ${total} already.`,
+    'Free memory, or ask for less.',
+  ),
+  own(
     'ERR_OUT_OF_MEMORY',
     /(?:no (.+?) of contiguous memory are left in one piece|the CMA area \((.+?)\) has no (.+?) left in one piece)/,
     (m) => `CMA has no ${m[1] ?? m[3]} in one piece.`,

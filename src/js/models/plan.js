@@ -48,6 +48,9 @@ function placesOf(device, domains) {
 // A device that does not say how much there is has RAM as its only bound.
 const roomOf = ({ total, used, reservedForOthers }) => (total === null ? Number.MAX_SAFE_INTEGER : Math.max(0, total - used - reservedForOthers))
 
+/** As DeviceInfo has it: 0 where nobody says how much there is. */
+const told = (place) => ({ ...place, total: place.total ?? 0 })
+
 /** Models of one group count as one item: a vision encoder and the language model that reads it. */
 function groupsOf(demands) {
   const groups = new Map()
@@ -136,7 +139,7 @@ function planModels(models, device, options) {
   const before = placesOf(device, domains)
   const estimates = Object.fromEntries(demands.map(({ name, figures }) => [name, figures]))
   const warnings = demands.flatMap(({ name, figures }) => figures.warnings.map((warning) => `${name}: ${warning}`))
-  const refuse = (reason) => ({ fits: false, placements: [], domains: before, reason, estimates, warnings })
+  const refuse = (reason) => ({ fits: false, placements: [], domains: before.map(told), reason, estimates, warnings })
 
   const ram = demands.reduce((sum, demand) => sum + demand.ram, 0)
   if (ramAvailable !== undefined && ram > 0 && ram + keepFree > ramAvailable) {
@@ -173,7 +176,7 @@ function planModels(models, device, options) {
   })
   const order = new Map(demands.map(({ name }, i) => [name, i]))
   placements.sort((a, b) => order.get(a.model) - order.get(b.model) || a.domain - b.domain)
-  return { fits: true, placements, domains: places, reason: null, estimates, warnings }
+  return { fits: true, placements, domains: places.map(told), reason: null, estimates, warnings }
 }
 
 module.exports = { planModels }
