@@ -811,8 +811,8 @@ export interface ModelSpec {
   kvHeads?: number
   headDim?: number
   vocabSize?: number
-  /** RKLLMParam.max_context_len, tokens. Not needed of a vision model. */
-  contextLength: number
+  /** RKLLMParam.max_context_len, tokens. Needed of every language model, not of a vision model. */
+  contextLength?: number
   /** Sequences at once. Default 1. */
   batch?: number
   /** Default 2 (float16). */

@@ -152,6 +152,8 @@ test('config.json: by path, and what is wrong with one', (t) => {
   refuses(() => estimateModelMemory({ config: file('c.json', '[]'), contextLength: 1 }), 'ERR_INVALID_ARG_TYPE')
   const error = refuses(() => estimateModelMemory({ config: { model_type: 'llama' }, contextLength: 1 }), 'ERR_INVALID_ARG_TYPE')
   assert.match(error.message, /num_hidden_layers/)
+  refuses(() => estimateModelMemory({ config: { ...configOf('Qwen2 0.5B'), num_hidden_layers: 1e9 }, contextLength: 1 }), 'ERR_OUT_OF_RANGE')
+  refuses(() => estimateModelMemory({ config: { ...configOf('Qwen2 0.5B'), intermediate_size: 0 }, contextLength: 1 }), 'ERR_INVALID_ARG_TYPE')
 })
 
 test('bad input', () => {

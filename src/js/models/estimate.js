@@ -3,7 +3,7 @@
 // How much memory a model will take, before it is loaded.
 
 const fs = require('node:fs')
-const { check, invalid, schemas, shown } = require('../options.js')
+const { check, invalid, outOfRange, schemas, shown } = require('../options.js')
 const fit = require('./fit.json')
 const { inspect, openError } = require('./file.js')
 const { kindOfModel } = require('./parameters.js')
@@ -15,6 +15,9 @@ const UNKNOWN_ARCHITECTURE = 0.3
 const SIZE_ONLY = 0.35
 /** Where a vocabulary is not known: the middle of those in the table. */
 const TYPICAL_VOCABULARY = 128_000
+
+/** Layers are counted one by one. */
+const MOST_LAYERS = 4096
 
 const CHIPS = Object.keys(fit.coefficients.chips)
 const NUMBERS = ['layers', 'hiddenSize', 'kvHeads', 'headDim', 'vocabSize']
@@ -48,6 +51,7 @@ function shapeFrom(spec, warnings) {
     const names = missing.map((name) => (namesOf(name) ?? [name])[0]).join(', ')
     throw invalid(`the configuration has no ${names}`, `give ${missing.join(', ')} in the spec, or the language model's own config.json`)
   }
+  if (shape.layers > MOST_LAYERS) throw outOfRange(`the configuration has ${shape.layers} layers; at most ${MOST_LAYERS} are believed`)
   if (spec.config !== undefined && shape.family === null) {
     const name = shape.architecture === null ? 'the configuration names no model_type' : `the architecture ${shown(shape.architecture)} is not known`
     warnings.push(`${name}: counted as gated layers, with a wider band`)
@@ -80,7 +84,7 @@ function estimate(spec) {
   if (!CHIPS.includes(soc)) warnings.push(`no measurement is of ${soc}: counted as rk3588`)
 
   if (vision) return sizeOnly({ weights: needsWeights(given), kv: 0, host: 0, warnings, architecture: 'rknn', file })
-  if (missing.length > 0 || (given !== undefined && spec.config === undefined && !(shape.heads > 0 || spec.hiddenSize > 0))) {
+  if (missing.length > 0) {
     return fromSize(needsWeights(given), shape, { contextLength, batch, kvBytesPerElement, soc, warnings, file })
   }
   return fromShape(shape, given, { contextLength, batch, kvBytesPerElement, soc, dtype, warnings, file, config: spec.config !== undefined })
@@ -93,7 +97,8 @@ function needsWeights(bytes) {
 
 /** The whole shape is known: the calibrated sum of terms. */
 function fromShape(shape, given, { contextLength, batch, kvBytesPerElement, soc, dtype, warnings, file, config }) {
-  if (given === undefined && (!config || !(shape.intermediateSize > 0 || shape.experts > 0 || shape.family === 'rwkv'))) {
+  const countable = shape.family === 'rwkv' || (shape.heads > 0 && (shape.intermediateSize > 0 || shape.experts > 0))
+  if (given === undefined && !(config && countable)) {
     throw invalid('the weights are not known', 'give weightBytes, path, or a config.json with the sizes of all layers')
   }
   const terms = termsOf(shape, { context: contextLength, batch, kvBytes: kvBytesPerElement })
