@@ -67,6 +67,18 @@ test('eight models in 16 domains', () => {
   assert.deepEqual(scoreOf([9, 8, 7, 6, 5, 4, 3, 2], new Array(16).fill(11), bins), [4, 0])
 })
 
+test('the search ends soon in domains that all differ', () => {
+  const next = random(11)
+  for (let round = 0; round < 20; round++) {
+    const rooms = Array.from({ length: 16 }, () => 300 + next(100))
+    const sizes = Array.from({ length: EXACT }, () => 80 + next(90))
+    const bins = pack(sizes, rooms)
+    const [used, least] = scoreOf(sizes, rooms, bins)
+    const total = sizes.reduce((a, b) => a + b)
+    assert.ok(least >= 0 && used >= Math.ceil(total / Math.max(...rooms)))
+  }
+})
+
 test('above eight: within 11/9 of the fewest, plus one', () => {
   const next = random(3)
   for (let round = 0; round < 100; round++) {

@@ -27,37 +27,47 @@ function packGreedily(sizes, rooms) {
   return bins
 }
 
-/** Depth first over the largest items first; bins that are equal so far are tried once. */
+/**
+ * The fewest bins are looked for among the roomiest: a plan that leaves out a roomier bin than one it uses can only gain by swapping
+ * the two.
+ */
 function packExactly(sizes, rooms) {
+  const roomiest = byFalling(rooms)
+  for (let count = Math.min(1, sizes.length); count <= Math.min(sizes.length, rooms.length); count++) {
+    const chosen = roomiest.slice(0, count)
+    const bins = packInto(sizes, chosen.map((bin) => rooms[bin]))
+    if (bins !== null) return bins.map((bin) => chosen[bin])
+  }
+  return null
+}
+
+/** The plan that leaves most room in the fullest bin: depth first, the largest items first; bins that are alike are tried once. */
+function packInto(sizes, rooms) {
   const order = byFalling(sizes)
   const left = [...rooms]
-  const held = rooms.map(() => 0)
   const bins = new Array(sizes.length)
   let best = null
 
-  const headroom = () => Math.min(...left.filter((_, bin) => held[bin] > 0))
-  const visit = (depth, used) => {
-    if (best !== null && used > best.used) return
+  const visit = (depth, room) => {
+    // Room in the fullest bin only shrinks from here on.
+    if (best !== null && room <= best.room) return
     if (depth === order.length) {
-      const room = headroom()
-      if (best === null || used < best.used || room > best.room) best = { used, room, bins: [...bins] }
+      best = { room, bins: [...bins] }
       return
     }
     const item = order[depth]
     const tried = new Set()
-    for (let bin = 0; bin < rooms.length; bin++) {
-      const likeness = `${left[bin]} ${held[bin] > 0}`
-      if (sizes[item] > left[bin] || tried.has(likeness)) continue
-      tried.add(likeness)
+    for (const bin of byFalling(left)) {
+      const before = left[bin]
+      if (sizes[item] > before || tried.has(before)) continue
+      tried.add(before)
       bins[item] = bin
       left[bin] -= sizes[item]
-      held[bin]++
-      visit(depth + 1, used + (held[bin] === 1 ? 1 : 0))
-      held[bin]--
-      left[bin] += sizes[item]
+      visit(depth + 1, Math.min(room, left[bin]))
+      left[bin] = before
     }
   }
-  visit(0, 0)
+  if (sizes.reduce((a, b) => a + b, 0) <= rooms.reduce((a, b) => a + b, 0)) visit(0, Infinity)
   return best?.bins ?? null
 }
 
