@@ -15,6 +15,9 @@ const {
   closeDmaBuf,
   diagnose,
   diffSnapshots,
+  estimateModelMemory,
+  explainError,
+  planModels,
   probeDevices,
   replayEventLog,
   sendDmaBuf,
@@ -30,6 +33,9 @@ function load() {
     ...require('./src/js/inbox.js'),
     ...require('./src/js/replay.js'),
     ...require('./src/js/report/diff.js'),
+    ...require('./src/js/models/estimate.js'),
+    ...require('./src/js/models/plan.js'),
+    ...require('./src/js/explain/explain.js'),
   }
 }
 
@@ -43,6 +49,9 @@ module.exports = {
   closeDmaBuf,
   diagnose,
   diffSnapshots,
+  estimateModelMemory,
+  explainError,
+  planModels,
   probeDevices,
   replayEventLog,
   sendDmaBuf,

@@ -101,3 +101,13 @@ holds<Exclude<keyof contract.MemoryUsage, keyof built.MemoryUsage> extends never
 holds<Exclude<keyof contract.MemoryError, keyof built.MemoryError> extends never ? true : false>()
 holds<Exclude<keyof contract.PoolStats, keyof built.PoolStats> extends never ? true : false>()
 holds<Exclude<keyof contract.MemoryBlock, keyof built.MemoryBlock> extends never ? true : false>()
+
+// Model planning.
+holds<Gives<built.ModelEstimate, contract.ModelEstimate>>()
+holds<Gives<built.DomainPlan, contract.DomainPlan>>()
+holds<Takes<built.ModelSpec, contract.ModelSpec>>()
+holds<Exclude<keyof contract.ModelEstimate, keyof built.ModelEstimate> extends never ? true : false>()
+holds<Exclude<keyof contract.DomainPlan, keyof built.DomainPlan> extends never ? true : false>()
+holds<typeof built.estimateModelMemory extends typeof contract.estimateModelMemory ? true : 'estimateModelMemory'>()
+holds<typeof built.planModels extends typeof contract.planModels ? true : 'planModels'>()
+holds<typeof built.explainError extends typeof contract.explainError ? true : 'explainError'>()

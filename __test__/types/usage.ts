@@ -157,3 +157,18 @@ export function session(manager: MemoryManager, run: (input: bigint, param: bigi
   // @ts-expect-error misspelt
   manager.createInferenceBuffers({ maxToken: 1 })
 }
+
+export function planning(config: Record<string, unknown>): void {
+  const estimate: memory.ModelEstimate = memory.estimateModelMemory({ config, contextLength: 4096, dtype: 'w4a16', soc: 'rk3576' })
+  const [device] = probeDevices()
+  if (device === undefined || 'error' in device) return
+  const plan: memory.DomainPlan = memory.planModels(
+    [{ name: 'chat', config, contextLength: 4096, group: 'vl' }, { name: 'eyes', path: 'vision.rknn', contextLength: 1, group: 'vl' }],
+    device,
+    { ramAvailable: 4e9, domains: [{ id: 0, used: 1 << 20 }] },
+  )
+  const code: MemoryErrorCode | null | undefined = memory.explainError('errno: 14')?.code
+  void [estimate.total * (1 + estimate.uncertainty), plan.placements[0]?.domain, code]
+  // @ts-expect-error no such quantisation
+  memory.estimateModelMemory({ config, contextLength: 1, dtype: 'w2' })
+}

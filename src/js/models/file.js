@@ -1,0 +1,76 @@
+'use strict'
+
+// What can be said of a model file without the vendor's closed libraries: its size, and whether it is one.
+//
+// The head of a .rknn file is documented by public readers of the format (Netron): "RKNN", four zeros, a version and the length
+// of what follows, 64 bits each. That of a .rkllm file is not, so nothing is read there but what plainly is something else.
+
+const fs = require('node:fs')
+const { memoryError } = require('../errors.js')
+const { human } = require('../human.js')
+
+const HEAD = 64
+/** No language or vision model is smaller; a download that was cut off, or a page of an error, is. */
+const SMALLEST = 1024
+
+const OTHERS = [
+  [/^version https:\/\/git-lfs/, 'a Git LFS pointer, not the model itself', 'fetch it with "git lfs pull"'],
+  [/^\s*<(!doctype|html|\?xml)/i, 'a web page', 'download the file itself, not the page that shows it'],
+  [/^GGUF/, 'a GGUF model', 'the runtime takes .rkllm files: convert the original model with rkllm-toolkit'],
+  [/^PK\x03\x04/, 'a zip archive (or a PyTorch checkpoint)', 'unpack or convert it first'],
+  [/^\x7fELF/, 'a program or library', 'name the model file'],
+  [/^\x1f\x8b/, 'a gzip archive', 'unpack it first'],
+]
+
+const refuse = (path, message, hint) => memoryError('ERR_UNSUPPORTED', `${path} ${message}`, { hint, path })
+
+function openError(path, error) {
+  const denied = error.code === 'EACCES' || error.code === 'EPERM'
+  const message = denied ? 'may not be read by this user' : error.code === 'ENOENT' ? 'does not exist' : `cannot be read: ${error.code}`
+  return memoryError(denied ? 'ERR_DEVICE_PERMISSION' : 'ERR_DEVICE_IO', `${path} ${message}`, { path }, { cause: error })
+}
+
+function readHead(path) {
+  let fd
+  try {
+    fd = fs.openSync(path, 'r')
+    const status = fs.fstatSync(fd)
+    if (!status.isFile()) throw refuse(path, 'is no file', 'name the model file')
+    const head = Buffer.alloc(HEAD)
+    return { size: status.size, head: head.subarray(0, fs.readSync(fd, head, 0, HEAD, 0)) }
+  } catch (error) {
+    throw error.syscall === undefined ? error : openError(path, error)
+  } finally {
+    if (fd !== undefined) fs.closeSync(fd)
+  }
+}
+
+/**
+ * @param {string} path
+ * @returns {{kind: 'rkllm' | 'rknn' | 'unknown', size: number, warnings: string[]}}
+ */
+function inspect(path) {
+  const { size, head } = readHead(path)
+  if (size === 0) throw refuse(path, 'is empty', 'download or convert it again')
+  const text = head.toString('latin1')
+  for (const [pattern, what, hint] of OTHERS) if (pattern.test(text)) throw refuse(path, `is ${what}`, hint)
+  if (head.every((byte) => byte === 0)) throw refuse(path, 'begins with zeros: it was never written in full', 'download or convert it again')
+  if (size < SMALLEST) throw refuse(path, `has ${human(size)}: no model is that small`, 'download or convert it again')
+
+  if (/\.rknn$/i.test(path) || text.startsWith('RKNN')) return { kind: 'rknn', size, warnings: checkRknn(path, size, head) }
+  if (/\.rkllm$/i.test(path)) return { kind: 'rkllm', size, warnings: [] }
+  return { kind: 'unknown', size, warnings: [`${path} ends neither in .rkllm nor in .rknn: its size is taken for the weights`] }
+}
+
+function checkRknn(path, size, head) {
+  const text = head.toString('latin1')
+  if (text.startsWith('CYPTRKNN')) return ['the model is encrypted: its head tells nothing']
+  if (!text.startsWith('RKNN')) throw refuse(path, 'does not begin as .rknn files do', 'was it downloaded in full, and is it a .rknn?')
+  const length = head.readBigUInt64LE(16)
+  if (length + 24n > BigInt(size)) {
+    throw refuse(path, `was cut off: it has ${human(size)}, and its head tells of ${human(Number(length))}`, 'download or copy it again')
+  }
+  return []
+}
+
+module.exports = { inspect, openError }

@@ -1,0 +1,127 @@
+'use strict'
+
+// How many numbers a model of some shape has, by where they end up: pure arithmetic over a shape of shape.js.
+//
+// The matrices that the NPU multiplies by are quantised and sit in NPU memory; that the output head is one of them, tied or
+// not, and the table of input embeddings is not, is what the vendor's table of measurements shows (docs/planning.md).
+
+/** Whether layer `i` keeps keys and values (of its own or not), as all do unless the shape says otherwise. */
+function kindOf(shape, i) {
+  if (shape.layerTypes !== null) {
+    const type = shape.layerTypes[i]
+    if (/linear|delta|mamba|recurrent/.test(type)) return 'linear'
+    return type === 'full_attention' ? 'full' : 'sliding'
+  }
+  if (shape.attentionInterval > 1) return (i + 1) % shape.attentionInterval === 0 ? 'full' : 'linear'
+  return 'full'
+}
+
+const ownsCache = (shape, i) => i < shape.layers - (shape.sharedKvLayers ?? 0)
+
+/** Heads and their width in layer `i`: Gemma 4 has wider ones where attention is global. */
+function attentionOf(shape, i) {
+  const global = kindOf(shape, i) === 'full'
+  return {
+    headDim: (global && shape.globalHeadDim) || shape.headDim,
+    kvHeads: (global && shape.globalKvHeads) || shape.kvHeads,
+  }
+}
+
+const isLatent = (shape) => shape.latentRank > 0
+const latentQueryDim = (shape) => (shape.noRopeDim ?? 0) + (shape.ropeDim ?? 0)
+
+function attentionMatrices(shape, i) {
+  const { hiddenSize: hidden, heads } = shape
+  if (isLatent(shape)) {
+    const query = heads * latentQueryDim(shape)
+    const value = heads * (shape.valueDim ?? shape.noRopeDim ?? shape.headDim)
+    const queries = shape.queryRank > 0 ? shape.queryRank * (hidden + query) : hidden * query
+    const keys = hidden * (shape.latentRank + (shape.ropeDim ?? 0)) + shape.latentRank * (heads * (shape.noRopeDim ?? 0) + value)
+    return queries + keys + value * hidden
+  }
+  const { headDim, kvHeads } = attentionOf(shape, i)
+  // The attention of hybrid models has an output gate as wide as the queries.
+  const queries = heads * headDim * (shape.linearKeyHeads > 0 ? 2 : 1)
+  const keys = ownsCache(shape, i) ? 2 * kvHeads * headDim : 0
+  return hidden * (queries + keys) + heads * headDim * hidden
+}
+
+function linearMatrices(shape) {
+  const key = (shape.linearKeyHeads ?? 0) * (shape.linearKeyDim ?? 0)
+  const value = (shape.linearValueHeads ?? 0) * (shape.linearValueDim ?? 0)
+  return shape.hiddenSize * (2 * key + 2 * value + 2 * (shape.linearValueHeads ?? 0)) + value * shape.hiddenSize
+}
+
+function feedForward(shape, i) {
+  const gated = (width) => 3 * shape.hiddenSize * width
+  if (!(shape.experts > 0) || i < (shape.denseLayers ?? 0)) {
+    const wide = shape.doubleWide && !ownsCache(shape, i)
+    return gated((shape.intermediateSize ?? 0) * (wide ? 2 : 1))
+  }
+  const width = shape.expertSize ?? shape.intermediateSize ?? 0
+  const shared = shape.sharedExpertSize ?? (shape.sharedExperts ?? 0) * width
+  return gated(shape.experts * width + shared) + shape.hiddenSize * shape.experts
+}
+
+/** What Gemma 3n and 4 add to each layer: the gate and projection of the layer's own embedding, and a low-rank bypass. */
+function extras(shape) {
+  const { hiddenSize: hidden } = shape
+  const ownEmbedding = shape.perLayerSize > 0 ? 3 * hidden * shape.perLayerSize : 0
+  return ownEmbedding + 2 * hidden * (shape.laurelRank ?? 0)
+}
+
+/** RWKV-7: four square matrices, a feed-forward pair, and low-rank pairs whose ranks go with the square root of the width. */
+function rwkvLayer({ hiddenSize: hidden, intermediateSize }) {
+  const rank = (factor) => Math.max(32, Math.round((factor * Math.sqrt(hidden)) / 32) * 32)
+  const ranks = 2 * rank(1.8) + rank(1.3) + Math.max(32, Math.round((0.6 * hidden ** 0.8) / 32) * 32)
+  return 4 * hidden ** 2 + 2 * hidden * (intermediateSize ?? 4 * hidden) + 2 * hidden * ranks
+}
+
+const sum = (count, of) => Array.from({ length: count }, (_, i) => of(i)).reduce((a, b) => a + b, 0)
+
+/**
+ * @param {object} shape of shape.js, with nothing missing
+ * @returns {{matrices: number, embedding: number, perLayerEmbedding: number, kvPerToken: number, state: number}} counts of numbers
+ */
+function parametersOf(shape) {
+  const { layers, hiddenSize, vocabSize } = shape
+  const table = vocabSize * hiddenSize
+  if (shape.family === 'rwkv') {
+    // One 64 by 64 state for each head.
+    const state = layers * hiddenSize * 64
+    return { matrices: layers * rwkvLayer(shape) + table, embedding: table, perLayerEmbedding: 0, kvPerToken: 0, state }
+  }
+  const body = sum(layers, (i) => {
+    const mixing = kindOf(shape, i) === 'linear' ? linearMatrices(shape) : attentionMatrices(shape, i)
+    return mixing + feedForward(shape, i) + extras(shape)
+  })
+  const mixers = Math.max(0, (shape.alternatives ?? 0) - 1) * 2 * hiddenSize ** 2
+  return {
+    matrices: body + mixers + table,
+    embedding: table,
+    perLayerEmbedding: layers * (shape.perLayerSize ?? 0) * (shape.perLayerVocab ?? 0),
+    kvPerToken: sum(layers, (i) => kvOf(shape, i)),
+    state: sum(layers, (i) => (kindOf(shape, i) === 'linear' ? stateOf(shape) : 0)),
+  }
+}
+
+function kvOf(shape, i) {
+  if (kindOf(shape, i) === 'linear' || !ownsCache(shape, i)) return 0
+  // Counted as full keys and values: that the runtime keeps only the latent is not documented.
+  if (isLatent(shape)) return shape.heads * (latentQueryDim(shape) + (shape.valueDim ?? shape.noRopeDim ?? shape.headDim))
+  const { headDim, kvHeads } = attentionOf(shape, i)
+  return 2 * kvHeads * headDim
+}
+
+const stateOf = (shape) => (shape.linearValueHeads ?? 0) * (shape.linearKeyDim ?? 0) * (shape.linearValueDim ?? 0)
+
+/** What kind of model it is, as far as the calibration tells kinds apart. */
+function kindOfModel(shape) {
+  if (shape.experts > 0) return 'experts'
+  if (isLatent(shape)) return 'latent'
+  if (shape.perLayerSize > 0) return 'per-layer-embedding'
+  if (shape.attentionInterval > 1) return 'hybrid'
+  return shape.family === 'rwkv' ? 'rwkv' : 'dense'
+}
+
+module.exports = { parametersOf, kindOfModel }

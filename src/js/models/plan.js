@@ -1,0 +1,182 @@
+'use strict'
+
+// Which IOMMU domain each model goes to, or why they do not all fit and what would.
+
+const { human } = require('../human.js')
+const { check, invalid, schemas, shown } = require('../options.js')
+const { estimate } = require('./estimate.js')
+const { pack } = require('./pack.js')
+
+/** Without a larger wish so much RAM is left to the rest of the machine. */
+const KEEP_FREE = 256 * 2 ** 20
+const GIB4 = 4 * 2 ** 30
+
+function demandsOf(models) {
+  if (!Array.isArray(models)) throw invalid(`models must be an array of ModelSpec, not ${shown(models)}`)
+  const names = new Set()
+  return models.map((model, i) => {
+    const { name, group, ...spec } = check(`models[${i}]`, model ?? null, schemas.plannedModel)
+    if (name === undefined) throw invalid(`models[${i}] has no name`)
+    if (names.has(name)) throw invalid(`two models are called ${JSON.stringify(name)}`, 'give each a name of its own')
+    names.add(name)
+    const figures = estimate(spec)
+    // The upper end of the band: a plan that is right half of the time is none.
+    const margin = 1 + figures.uncertainty
+    return { name, group: group ?? null, spec, figures, bytes: Math.ceil(figures.npuTotal * margin), ram: Math.ceil(figures.total * margin) }
+  })
+}
+
+/** The places there are: IOMMU domains, or one area where the device has none. */
+function placesOf(device, domains) {
+  if (typeof device !== 'object' || device === null) throw invalid(`device must be a DeviceInfo, not ${shown(device)}`)
+  const { iommu, iommuDomains, domainBytes } = device
+  for (const [name, value] of Object.entries({ iommuDomains, domainBytes })) {
+    if (!Number.isSafeInteger(value) || value < 0) throw invalid(`device.${name} must be a whole number, not ${shown(value)}`)
+  }
+  if (typeof iommu !== 'boolean') throw invalid(`device.iommu must be true or false, not ${shown(iommu)}`)
+  const count = iommu ? Math.max(1, iommuDomains) : 1
+  const total = domainBytes > 0 ? domainBytes : iommu ? GIB4 : null
+  const places = Array.from({ length: count }, (_, id) => ({ id, total, used: 0, reservedForOthers: 0 }))
+  for (const { id, total: own, used = 0, reservedForOthers = 0 } of domains ?? []) {
+    if (id === undefined) throw invalid('an entry of domains has no id')
+    if (places[id] === undefined) throw invalid(`domains names domain ${id}, and the device has ${count}`)
+    places[id] = { id, total: own ?? places[id].total, used, reservedForOthers }
+  }
+  return places
+}
+
+// A device that does not say how much there is has RAM as its only bound.
+const roomOf = ({ total, used, reservedForOthers }) => (total === null ? Number.MAX_SAFE_INTEGER : Math.max(0, total - used - reservedForOthers))
+
+/** As DeviceInfo has it: 0 where nobody says how much there is. */
+const told = (place) => ({ ...place, total: place.total ?? 0 })
+
+/** Models of one group count as one item: a vision encoder and the language model that reads it. */
+function groupsOf(demands) {
+  const groups = new Map()
+  for (const demand of demands) {
+    const key = demand.group === null ? demand : demand.group
+    groups.set(key, [...(groups.get(key) ?? []), demand])
+  }
+  return [...groups.values()].map((members) => ({ members, bytes: members.reduce((sum, { bytes }) => sum + bytes, 0) }))
+}
+
+const called = (members) => members.map(({ name }) => JSON.stringify(name)).join(' + ')
+
+/** What would make it smaller by at least `over` bytes, from the least painful on. */
+function remediesOf(members, over) {
+  const remedies = []
+  for (const { name, spec, figures } of members) {
+    const margin = 1 + figures.uncertainty
+    const perToken = (figures.kvCache * margin) / spec.contextLength
+    const fewer = perToken > 0 ? Math.floor(spec.contextLength - over / perToken) : 0
+    if (fewer >= 256) remedies.push(`a context of ${fewer} instead of ${spec.contextLength} for ${JSON.stringify(name)}`)
+    const eightBits = spec.config !== undefined && spec.weightBytes === undefined && spec.path === undefined && (spec.dtype ?? 'w8a8') === 'w8a8'
+    if (eightBits) {
+      const saved = (figures.npuTotal - estimate({ ...spec, dtype: 'w4a16' }).npuTotal) * margin
+      if (saved >= over) remedies.push(`4-bit weights (w4a16) for ${JSON.stringify(name)}, which save ${human(saved)}`)
+    }
+  }
+  return remedies
+}
+
+const orElse = (remedies, otherwise) => (remedies.length > 0 ? `it would fit with ${remedies.join(', or ')}` : otherwise)
+
+function whyNot(groups, places, device) {
+  const largest = [...groups].sort((a, b) => b.bytes - a.bytes)[0]
+  const rooms = places.map(roomOf)
+  const most = Math.max(...rooms)
+  const where = device.iommu ? 'IOMMU domain' : 'CMA area'
+  const sentence = (text) => `${text}.`
+  if (largest.bytes > most) {
+    const empty = Math.max(...places.map(({ total }) => total ?? 0))
+    const over = largest.bytes - most
+    const parts = [`${called(largest.members)} may need ${human(largest.bytes)} of NPU memory, and no ${where} has more than ${human(most)} free (of ${human(empty)})`]
+    const apart = largest.members.length > 1 && device.iommu && places.length > 1 ? ['apart, in domains of their own (leave group out)'] : []
+    parts.push(orElse([...apart, ...remediesOf(largest.members, over)], 'a smaller model, or memory freed by others, is needed'))
+    if (device.iommu && places.length > 1 && largest.members.length === 1 && largest.bytes > empty) {
+      parts.push(
+        'the vendor documents base_domain_id as the domain a model starts from, and measured models above 4 GiB with runtime 1.3.0: spread: true plans on its going on in the next domains',
+      )
+    }
+    return sentence(parts.join('; '))
+  }
+  const sum = groups.reduce((total, { bytes }) => total + bytes, 0)
+  const free = rooms.reduce((total, room) => total + room, 0)
+  const needs = `together the models may need ${human(sum)} of NPU memory, and ${places.length === 1 ? `the ${where} has` : `${places.length} domains have`} ${human(free)} free`
+  const over = Math.max(1, sum - free)
+  const members = groups.flatMap((group) => group.members)
+  return sentence(`${needs}${sum <= free ? ' but in pieces that are too small' : ''}; ${orElse(remediesOf(members, over), 'load fewer models at once, or smaller ones')}`)
+}
+
+/** Takes whole neighbouring domains for a model that none holds alone; changes `places`. */
+function spreadOut(group, places) {
+  for (let first = 0; first < places.length; first++) {
+    const pieces = []
+    let rest = group.bytes
+    for (let id = first; id < places.length && rest > 0; id++) {
+      const bytes = Math.min(rest, roomOf(places[id]))
+      if (bytes === 0) break
+      pieces.push({ id, bytes })
+      rest -= bytes
+    }
+    if (rest > 0) continue
+    for (const { id, bytes } of pieces) places[id].used += bytes
+    return pieces.map(({ id, bytes }) => ({ model: group.members[0].name, domain: id, bytes }))
+  }
+  return null
+}
+
+/**
+ * @param {object[]} models
+ * @param {object} device DeviceInfo
+ * @param {object} [options] domains, ramAvailable, keepFree, spread
+ * @returns {object} DomainPlan of index.d.ts
+ */
+function planModels(models, device, options) {
+  const { domains, ramAvailable, keepFree = KEEP_FREE, spread = false } = check('planModels', options, schemas.plan)
+  const demands = demandsOf(models)
+  const before = placesOf(device, domains)
+  const estimates = Object.fromEntries(demands.map(({ name, figures }) => [name, figures]))
+  const warnings = demands.flatMap(({ name, figures }) => figures.warnings.map((warning) => `${name}: ${warning}`))
+  const refuse = (reason) => ({ fits: false, placements: [], domains: before.map(told), reason, estimates, warnings })
+
+  const ram = demands.reduce((sum, demand) => sum + demand.ram, 0)
+  if (ramAvailable !== undefined && ram > 0 && ram + keepFree > ramAvailable) {
+    const over = ram + keepFree - ramAvailable
+    return refuse(
+      `the models may need ${human(ram)} of RAM, and ${human(ramAvailable)} are available, of which ${human(keepFree)} stay free; ` +
+        `${orElse(remediesOf(demands, over), 'load fewer models at once, or smaller ones')}.`,
+    )
+  }
+
+  const places = before.map((place) => ({ ...place }))
+  const placements = []
+  const groups = groupsOf(demands)
+  const whole = []
+  for (const group of groups) {
+    const alone = places.some((place) => group.bytes <= (place.total ?? Number.MAX_SAFE_INTEGER))
+    if (alone || !spread || !device.iommu || group.members.length > 1) {
+      whole.push(group)
+      continue
+    }
+    const pieces = spreadOut(group, places)
+    if (pieces === null) return refuse(whyNot([group], places, device))
+    placements.push(...pieces)
+    warnings.push(`${group.members[0].name}: spread over domains from ${pieces[0].domain} on; where the runtime goes on after base_domain_id is not documented`)
+  }
+
+  const bins = pack(whole.map(({ bytes }) => bytes), places.map(roomOf))
+  if (bins === null) return refuse(whyNot(whole, places, device))
+  whole.forEach(({ members }, i) => {
+    for (const { name, bytes } of members) {
+      placements.push({ model: name, domain: bins[i], bytes })
+      places[bins[i]].used += bytes
+    }
+  })
+  const order = new Map(demands.map(({ name }, i) => [name, i]))
+  placements.sort((a, b) => order.get(a.model) - order.get(b.model) || a.domain - b.domain)
+  return { fits: true, placements, domains: places.map(told), reason: null, estimates, warnings }
+}
+
+module.exports = { planModels }

@@ -1,0 +1,113 @@
+'use strict'
+
+// The numbers of a Hugging Face config.json that memory depends on, under one name each.
+//
+// Families name the same number differently, and vision-language models keep the language model's numbers in an object
+// of their own. What a family does not say is null, never assumed here.
+
+/** Where vision-language and speech models keep the language model's configuration, outermost first. */
+const NESTED = ['thinker_config', 'text_config', 'language_config', 'llm_config', 'lm_config']
+
+const ALIASES = {
+  layers: ['num_hidden_layers', 'n_layer', 'num_layers', 'n_layers'],
+  hiddenSize: ['hidden_size', 'n_embd', 'd_model'],
+  heads: ['num_attention_heads', 'n_head', 'num_heads'],
+  kvHeads: ['num_key_value_heads', 'multi_query_group_num', 'num_kv_heads', 'n_head_kv'],
+  headDim: ['head_dim', 'kv_channels'],
+  intermediateSize: ['intermediate_size', 'ffn_hidden_size', 'n_inner'],
+  vocabSize: ['padded_vocab_size', 'vocab_size'],
+  // Mixture of experts.
+  experts: ['n_routed_experts', 'num_experts', 'num_local_experts'],
+  expertSize: ['moe_intermediate_size', 'expert_ffn_hidden_size'],
+  sharedExperts: ['n_shared_experts'],
+  sharedExpertSize: ['shared_expert_intermediate_size'],
+  denseLayers: ['first_k_dense_replace'],
+  // Latent attention.
+  queryRank: ['q_lora_rank'],
+  latentRank: ['kv_lora_rank'],
+  ropeDim: ['qk_rope_head_dim'],
+  noRopeDim: ['qk_nope_head_dim'],
+  valueDim: ['v_head_dim'],
+  // Layers with a state of fixed size between those with a cache.
+  attentionInterval: ['full_attention_interval'],
+  linearKeyHeads: ['linear_num_key_heads'],
+  linearValueHeads: ['linear_num_value_heads'],
+  linearKeyDim: ['linear_key_head_dim'],
+  linearValueDim: ['linear_value_head_dim'],
+  // Gemma 3n and 4: embeddings of their own for each layer, and layers that read another one's cache.
+  perLayerSize: ['hidden_size_per_layer_input'],
+  perLayerVocab: ['vocab_size_per_layer_input'],
+  sharedKvLayers: ['num_kv_shared_layers'],
+  globalHeadDim: ['global_head_dim'],
+  globalKvHeads: ['num_global_key_value_heads'],
+  alternatives: ['altup_num_inputs'],
+  laurelRank: ['laurel_rank'],
+}
+
+/** Numbers that are zero or null where a family has the field and a model does not use it. */
+const REQUIRED = ['layers', 'hiddenSize', 'vocabSize']
+
+/** Families whose arithmetic `parameters.js` knows, by the kind of their layers. */
+const FAMILIES = {
+  gated: [
+    'llama', 'mistral', 'qwen2', 'qwen3', 'qwen2_vl', 'qwen2_vl_text', 'qwen2_5_vl', 'qwen2_5_vl_text', 'qwen3_vl', 'qwen3_vl_text',
+    'gemma', 'gemma2', 'gemma3', 'gemma3_text', 'phi3', 'minicpm', 'minicpm3', 'minicpmv', 'chatglm', 'internlm2', 'internlm3',
+    'telechat', 'telechat2', 'exaone', 'exaone4', 'granite', 'smollm3', 'stablelm', 'yi', 'baichuan', 'deepseek_v2', 'deepseek_vl_v2',
+    'qwen2_moe', 'qwen3_moe', 'mixtral', 'gemma3n', 'gemma3n_text', 'gemma4', 'gemma4_text', 'qwen3_next', 'qwen3_5', 'qwen3_5_text',
+  ],
+  rwkv: ['rwkv7'],
+}
+
+/** Of this kind the linear layers are three in four unless the configuration says otherwise. */
+const DEFAULT_INTERVAL = { qwen3_next: 4, qwen3_5: 4, qwen3_5_text: 4 }
+
+const isObject = (value) => typeof value === 'object' && value !== null && !Array.isArray(value)
+const isCount = (value) => Number.isSafeInteger(value) && value >= 0
+
+/** The language model's own configuration within a model's. */
+function languageConfig(config) {
+  let inner = config
+  for (const name of NESTED) if (isObject(inner[name])) inner = inner[name]
+  return inner
+}
+
+function read(config, names) {
+  for (const name of names) {
+    const value = config[name]
+    if (isCount(value)) return value
+    // Gemma 3n gives a width for each layer.
+    if (Array.isArray(value) && value.length > 0 && value.every(isCount)) return value.reduce((a, b) => a + b) / value.length
+  }
+  return null
+}
+
+/**
+ * @param {Record<string, unknown>} config of a whole model, or of a language model
+ * @returns {{shape: object, missing: string[]}} with what is needed and was not found
+ */
+function shapeOf(config) {
+  const language = languageConfig(config)
+  const shape = {}
+  for (const [name, names] of Object.entries(ALIASES)) shape[name] = read(language, names) ?? read(config, names)
+
+  const architecture = language.model_type ?? config.model_type
+  shape.architecture = typeof architecture === 'string' ? architecture : null
+  shape.family = Object.keys(FAMILIES).find((family) => FAMILIES[family].includes(shape.architecture)) ?? null
+  const tied = language.tie_word_embeddings ?? config.tie_word_embeddings
+  shape.tied = typeof tied === 'boolean' ? tied : null
+  shape.doubleWide = language.use_double_wide_mlp === true
+
+  shape.kvHeads ??= shape.heads
+  if (shape.headDim === null && shape.heads > 0) shape.headDim = Math.floor(shape.hiddenSize / shape.heads)
+  shape.attentionInterval ??= DEFAULT_INTERVAL[shape.architecture] ?? null
+  shape.layerTypes = Array.isArray(language.layer_types) && language.layer_types.length === shape.layers ? language.layer_types : null
+
+  const attention = shape.family === 'rwkv' ? [] : ['kvHeads', 'headDim']
+  const missing = [...REQUIRED, ...attention].filter((name) => !(shape[name] > 0))
+  return { shape, missing }
+}
+
+/** The names that a configuration may have for it, for messages. */
+const namesOf = (field) => ALIASES[field]
+
+module.exports = { shapeOf, namesOf, isObject }
