@@ -45,7 +45,7 @@ pub fn abandon(realm: Handle) {
 fn close(id: Handle) {
     let closed = inboxes().remove(id);
     // Those who wait for it keep it until they have heard.
-    closed.into_iter().for_each(|(_, inbox)| inbox.nudge());
+    closed.into_iter().for_each(|(_, inbox)| inbox.close());
 }
 
 /// Binds a Unix socket.

@@ -7,6 +7,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::cmsg_space;
 use nix::errno::Errno;
@@ -38,6 +39,8 @@ pub struct Letter {
 pub struct Inbox {
     socket: OwnedFd,
     path: PathBuf,
+    /// The path is gone, and may be somebody else's by now.
+    closed: AtomicBool,
 }
 
 impl Inbox {
@@ -53,7 +56,7 @@ impl Inbox {
             bound = bind(socket.as_raw_fd(), &address);
         }
         bound?;
-        Ok(Self { socket, path: path.to_owned() })
+        Ok(Self { socket, path: path.to_owned(), closed: AtomicBool::new(false) })
     }
 
     /// Where it is.
@@ -101,6 +104,18 @@ impl Inbox {
         }
     }
 
+    /// Ends every [`wait`](Self::wait), and frees the path; the socket goes when the last of those has returned.
+    pub fn close(&self) {
+        self.nudge();
+        self.remove();
+    }
+
+    fn remove(&self) {
+        if !self.closed.swap(true, Ordering::Relaxed) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+
     /// Ends every [`wait`](Self::wait): a datagram that is no letter.
     pub fn nudge(&self) {
         // Where there is no room for it there are letters, and nobody waits.
@@ -113,7 +128,7 @@ impl Inbox {
 
 impl Drop for Inbox {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
+        self.remove();
     }
 }
 
