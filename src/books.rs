@@ -348,7 +348,8 @@ impl Account {
         state.accounts.live.remove(&id);
         if let (Some(recorder), Some((how, event))) = (&mut state.recorder, event) {
             let label = recorder.label(event.kind, event.tag, event.pool);
-            recorder.ended(how, id.get(), event.size, label, Some(key(id)));
+            recorder.ended(how, id.get(), event.size, Some(label));
+            recorder.sample_ended(key(id));
         }
     }
 
@@ -368,7 +369,7 @@ impl Account {
         state.accounts.each(self, Counters::failed);
         if let (Some(recorder), Some(kind)) = (&mut state.recorder, self.kind) {
             let label = recorder.label(kind, self.tag.as_ref(), None);
-            recorder.note(Action::Fail, 0, size, label);
+            recorder.note(Action::Fail, 0, size, Some(label));
         }
     }
 
@@ -411,7 +412,7 @@ impl Admission {
             accounts.live.insert(id);
             let sampled = recorder.as_mut().zip(event).is_some_and(|(recorder, event)| {
                 let label = recorder.label(event.kind, event.tag, event.pool);
-                let hit = recorder.allocated(id.get(), event.size, label);
+                let hit = recorder.allocated(id.get(), event.size, Some(label));
                 if hit {
                     recorder.sampled(key(id), event.size, event.tag.cloned());
                 }

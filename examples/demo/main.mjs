@@ -27,6 +27,7 @@ const HELP = `Serves an LLM workload on the simulated RK3588 and checks every by
                   https://github.com/Azure/AzurePublicDataset (default: a generator fitted to that trace)
   --requests N    how many (default: ${DEFAULT_REQUESTS}, or the whole trace)
   --seed N        another run of the generator (default: ${DEFAULT_SEED})
+  --report FILE   profile it, and write a report: .html .json .csv .pb.gz .trace.json .prom
   --corrupt       flip one byte half-way, to see that the check fails
   --lose          forget one buffer half-way, to see that the check fails
   --help          this text
@@ -57,7 +58,7 @@ async function main() {
   // So do timers on Bun.
   await new Promise((resolve) => setTimeout(resolve, 1))
   const fdsBefore = openFds()
-  const manager = new MemoryManager({ backend: 'simulated' })
+  const manager = new MemoryManager({ backend: 'simulated', profiling: options.report !== undefined })
   console.log(`on ${describeDevice(manager.device)}`)
 
   const meter = new Meter(manager)
@@ -78,6 +79,10 @@ async function main() {
   const seconds = (performance.now() - startedAt) / 1000
   progress.clear()
 
+  if (options.report) {
+    await manager.writeReport(options.report)
+    console.log(`Report: ${options.report}`)
+  }
   await settled(manager)
   const stats = manager.getMemoryStats()
   // One empty slab is kept for the next small allocations; what is left beside it is lost.
@@ -112,6 +117,7 @@ function parseOptions() {
       trace: { type: 'string' },
       requests: { type: 'string' },
       seed: { type: 'string' },
+      report: { type: 'string' },
       corrupt: { type: 'boolean', default: false },
       lose: { type: 'boolean', default: false },
       help: { type: 'boolean', default: false },

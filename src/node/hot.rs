@@ -55,15 +55,46 @@ struct Letter {
 }
 
 impl Desk {
-    fn read(&self) -> Letter {
+    // Word by word, as JavaScript writes and reads them: where several words that were just written are read as one, the processor
+    // waits until they have reached its cache, a tenth of all that an allocation takes. Volatile, or the compiler makes one of them.
+
+    /// What `allocate` is asked for: pool, size, alignment.
+    fn request(&self) -> (f64, u64, u64) {
+        let letter = self.mailbox;
         // SAFETY: the mailbox is as large as a letter, aligned for it, never freed, and any bytes are a letter. It is read
         // and written by this environment's thread only: by JavaScript, and by its native calls.
-        unsafe { self.mailbox.read() }
+        unsafe {
+            (
+                (&raw const (*letter).pool).read_volatile(),
+                (&raw const (*letter).size).read_volatile() as u64,
+                (&raw const (*letter).alignment).read_volatile() as u64,
+            )
+        }
     }
 
-    fn write(&self, letter: Letter) {
-        // SAFETY: as in `read`. No Rust reference to the mailbox exists.
-        unsafe { self.mailbox.write(letter) }
+    /// What `free` is asked for: pool, chunk, region.
+    fn named(&self) -> (f64, Handle, RegionId) {
+        let letter = self.mailbox;
+        // SAFETY: as in `request`.
+        unsafe {
+            let pool = (&raw const (*letter).pool).read_volatile();
+            let half = |of: *const [i32; 2], at: usize| of.cast::<i32>().add(at).read_volatile();
+            let (chunk, region) = (&raw const (*letter).chunk, &raw const (*letter).region);
+            let (chunk, region) = name(half(chunk, 0), half(chunk, 1), half(region, 0), half(region, 1));
+            (pool, chunk, region)
+        }
+    }
+
+    /// The answer of `allocate`.
+    fn answer(&self, slice: &Slice) {
+        let letter = self.mailbox;
+        // SAFETY: as in `request`. No Rust reference to the mailbox exists.
+        unsafe {
+            (&raw mut (*letter).address).write(slice.address as f64);
+            (&raw mut (*letter).device_address).write(slice.device_address.map_or(-1.0, |address| address as f64));
+            (&raw mut (*letter).chunk).write(halves(slice.chunk.get()));
+            (&raw mut (*letter).region).write(halves(slice.region.to_raw()));
+        }
     }
 
     fn pool(&self, handle: f64) -> crate::error::Result<Arc<Pool>> {
@@ -102,17 +133,9 @@ unsafe extern "C" fn allocate(env: sys::napi_env, info: sys::napi_callback_info)
     // SAFETY: this is a callback that `function` registered, called with its `env` and `info`.
     unsafe {
         answer(env, info, |desk| {
-            let letter = desk.read();
-            let alignment = checked(Some(letter.alignment as u64), MIN_ALIGNMENT)?;
-            let Slice { chunk, region, address, device_address, .. } =
-                desk.pool(letter.pool)?.allocate(letter.size as u64, alignment)?;
-            desk.write(Letter {
-                address: address as f64,
-                device_address: device_address.map_or(-1.0, |address| address as f64),
-                chunk: halves(chunk.get()),
-                region: halves(region.to_raw()),
-                ..letter
-            });
+            let (pool, size, alignment) = desk.request();
+            let alignment = checked(Some(alignment), MIN_ALIGNMENT)?;
+            desk.answer(&desk.pool(pool)?.allocate(size, alignment)?);
             Ok(())
         })
     }
@@ -123,8 +146,7 @@ unsafe extern "C" fn free(env: sys::napi_env, info: sys::napi_callback_info) -> 
     // SAFETY: this is a callback that `function` registered, called with its `env` and `info`.
     unsafe {
         answer(env, info, |desk| {
-            let Letter { pool, chunk: [index, generation], region: [slot, stamp], .. } = desk.read();
-            let (chunk, region) = name(index, generation, slot, stamp);
+            let (pool, chunk, region) = desk.named();
             desk.pool(pool).map_err(gone)?.free(chunk, region)
         })
     }

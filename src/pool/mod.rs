@@ -27,7 +27,7 @@ use crate::handle::{Handle, Table};
 use crate::limits::{Ceiling, Scope, Warning, WARN_AT};
 use crate::memory::{MemoryKind, Source};
 use crate::profile::{Action, Recorder};
-use crate::suballoc::RegionId;
+use crate::suballoc::{Region, RegionId};
 use crate::sys::mapping::page_size;
 use crate::units::human;
 use chunk::Chunk;
@@ -552,14 +552,15 @@ impl State {
     /// Frees a region; the chunks that are spare now come out. How it came to that is recorded, unless it was before.
     fn give(&mut self, handle: Handle, id: RegionId, layout: &Layout, how: Option<Action>) -> Result<Vec<Chunk>> {
         let chunk = self.chunks.get_mut(handle).ok_or_else(freed)?;
-        let region = chunk.arena.free(id).map_err(|_stale| freed())?;
+        // By its fields: what was written as several words and is read as one block makes the processor wait.
+        let Region { offset, size, tag: requested, .. } = chunk.arena.free(id).map_err(|_stale| freed())?;
         let movable = self.movables.forget((handle, id));
         self.live -= 1;
-        self.requested -= region.tag;
-        self.allocated -= region.size;
+        self.requested -= requested;
+        self.allocated -= size;
         let is_empty = chunk.is_empty();
         if let (Some(recorder), Some(how)) = (&mut self.recorder, how) {
-            record::ended(recorder, chunk, handle, &region, movable, how);
+            record::ended(recorder, chunk, (handle, id), offset, requested, movable, how);
         }
         // One is kept, so that the next request does not ask the driver again.
         match is_empty && self.order.len() > 1 {

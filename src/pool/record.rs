@@ -181,8 +181,7 @@ impl State {
         match &mut self.recorder {
             None => false,
             Some(recorder) if events == Events::Own => {
-                let label = recorder.own_label();
-                recorder.allocated(slice.address as u64, size, label)
+                recorder.allocated(slice.address as u64, size, None)
                     && self.sample((slice.chunk, slice.region), size, None)
             }
             Some(_) => {
@@ -198,7 +197,7 @@ impl State {
     pub(super) fn record_movable(&mut self, id: Handle, slice: &Slice, size: u64, tag: Option<Arc<str>>) -> bool {
         let Some(recorder) = &mut self.recorder else { return false };
         let label = recorder.label_of(tag.as_ref());
-        let hit = recorder.allocated(id.get(), size, label);
+        let hit = recorder.allocated(id.get(), size, Some(label));
         if let Some(chunk) = self.chunks.get_mut(slice.chunk) {
             chunk.marks.silent.take(slice.region.slot());
         }
@@ -216,7 +215,7 @@ impl State {
 
     pub(super) fn record_ended(&mut self, handle: Handle, region: &Region, movable: Option<Name>, how: Action) {
         if let (Some(recorder), Some(chunk)) = (&mut self.recorder, self.chunks.get_mut(handle)) {
-            ended(recorder, chunk, handle, region, movable, how);
+            ended(recorder, chunk, (handle, region.id), region.offset, region.tag, movable, how);
         }
     }
 
@@ -232,7 +231,7 @@ impl State {
         for (handle, region) in places {
             let movable = self.movables.forget((handle, region.id));
             if let Some(chunk) = self.chunks.get_mut(handle) {
-                ended(&mut recorder, chunk, handle, &region, movable, Action::Free);
+                ended(&mut recorder, chunk, (handle, region.id), region.offset, region.tag, movable, Action::Free);
             }
         }
         self.recorder = Some(recorder);
@@ -243,7 +242,7 @@ impl State {
         let Some(recorder) = &mut self.recorder else { return };
         let tag = self.movables.get(id).ok().and_then(Movable::tag);
         let label = recorder.label_of(tag.as_ref());
-        recorder.note(Action::Move, id.get(), size, label);
+        recorder.note(Action::Move, id.get(), size, Some(label));
         if self.chunks.get_mut(from.0).is_some_and(|chunk| chunk.marks.sampled.take(from.1.slot())) {
             recorder.renamed(key(from), key(to));
             if let Some(chunk) = self.chunks.get_mut(to.0) {
@@ -255,32 +254,36 @@ impl State {
     /// Something else happened.
     pub(super) fn note(&mut self, action: Action, id: u64, size: u64) {
         if let Some(recorder) = &mut self.recorder {
-            let label = recorder.own_label();
-            recorder.note(action, id, size, label);
+            recorder.note(action, id, size, None);
         }
     }
 }
 
-/// A slice ended.
+/// A slice ended that was at that place and at `offset` of its chunk.
 #[inline(always)]
 pub(super) fn ended(
     recorder: &mut Recorder,
     chunk: &mut Chunk,
-    handle: Handle,
-    region: &Region,
+    place: Place,
+    offset: u64,
+    size: u64,
     movable: Option<Name>,
     how: Action,
 ) {
-    let slot = region.id.slot();
-    let key = chunk.marks.sampled.take(slot).then(|| key((handle, region.id)));
+    let slot = place.1.slot();
+    if chunk.marks.sampled.take(slot) {
+        recorder.sample_ended(key(place));
+    }
     if chunk.marks.silent.take(slot) {
         return;
     }
-    let (id, label) = match movable {
-        None => (chunk.extent.base() as u64 + region.offset, recorder.own_label()),
-        Some((id, tag)) => (id.get(), recorder.label_of(tag.as_ref())),
-    };
-    recorder.ended(how, id, region.tag, label, key);
+    match movable {
+        None => recorder.ended(how, chunk.extent.base() as u64 + offset, size, None),
+        Some((id, tag)) => {
+            let label = recorder.label_of(tag.as_ref());
+            recorder.ended(how, id.get(), size, Some(label));
+        }
+    }
 }
 
 fn key((chunk, region): Place) -> Key {

@@ -31,7 +31,8 @@ pub struct Recorder {
     ring: Ring,
     names: Names,
     sizes: Tally,
-    totals: Totals,
+    frees: u64,
+    bytes_freed: u64,
     sampler: Sampler,
     /// What is sampled and lives, by what its source calls it.
     samples: HashMap<Key, Handle>,
@@ -52,7 +53,8 @@ impl Recorder {
             sampler: Sampler::new(profiler.options.sample_interval, profiler.seed()),
             profiler: Arc::clone(profiler),
             sizes: Tally::default(),
-            totals: Totals::default(),
+            frees: 0,
+            bytes_freed: 0,
             samples: HashMap::new(),
             names,
             label,
@@ -64,7 +66,7 @@ impl Recorder {
         Label::new(self.names.of(tag), self.names.of(pool), kind)
     }
 
-    /// As [`own_label`](Self::own_label), under that tag if there is one.
+    /// What the source's own events are of, under that tag if there is one.
     pub fn label_of(&mut self, tag: Option<&Arc<str>>) -> Label {
         match tag {
             Some(_) => self.label.tagged(self.names.of(tag)),
@@ -77,18 +79,11 @@ impl Recorder {
         &self.profiler
     }
 
-    /// What the source's own events are of.
-    pub fn own_label(&self) -> Label {
-        self.label
-    }
-
     /// An allocation succeeded. Whether it is one to look at more closely: then [`sampled`](Self::sampled) is called.
     #[inline]
-    pub fn allocated(&mut self, id: u64, size: u64, label: Label) -> bool {
-        self.ring.push(Action::Allocate, clock::now(), id, size, label);
+    pub fn allocated(&mut self, id: u64, size: u64, label: Option<Label>) -> bool {
+        self.push(Action::Allocate, id, size, label);
         self.sizes.count(size);
-        self.totals.allocations += 1;
-        self.totals.bytes_allocated += size;
         self.sampler.passes_mark(size)
     }
 
@@ -101,20 +96,31 @@ impl Recorder {
         self.samples.insert(key, id);
     }
 
-    /// An allocation ended; `key` names it where it may have been sampled.
-    #[inline]
-    pub fn ended(&mut self, action: Action, id: u64, size: u64, label: Label, key: Option<Key>) {
-        self.ring.push(action, clock::now(), id, size, label);
-        self.totals.frees += 1;
-        self.totals.bytes_freed += size;
-        if let Some(sample) = key.and_then(|key| self.samples.remove(&key)) {
+    /// An allocation ended.
+    #[inline(always)]
+    pub fn ended(&mut self, action: Action, id: u64, size: u64, label: Option<Label>) {
+        self.push(action, id, size, label);
+        self.frees += 1;
+        self.bytes_freed += size;
+    }
+
+    /// What is called `key` ended, if it is sampled.
+    #[cold]
+    pub fn sample_ended(&mut self, key: Key) {
+        if let Some(sample) = self.samples.remove(&key) {
             self.profiler.sites().freed(sample);
         }
     }
 
     /// Something else happened.
-    pub fn note(&mut self, action: Action, id: u64, size: u64, label: Label) {
-        self.ring.push(action, clock::now(), id, size, label);
+    pub fn note(&mut self, action: Action, id: u64, size: u64, label: Option<Label>) {
+        self.push(action, id, size, label);
+    }
+
+    /// Without a label it is the source's own.
+    #[inline(always)]
+    fn push(&mut self, action: Action, id: u64, size: u64, label: Option<Label>) {
+        self.ring.push(action, clock::now(), id, size, label.as_ref().unwrap_or(&self.label));
     }
 
     /// A sampled allocation has another name from here on. Whether it is sampled.
@@ -137,12 +143,20 @@ impl Recorder {
 
     /// What was recorded until now, with the events if they are wanted.
     pub fn recording(&self, with_events: bool) -> Recording {
+        let sizes = self.sizes.read();
+        let totals = Totals {
+            allocations: sizes.len(),
+            frees: self.frees,
+            // Exact: a sum of whole numbers, below 2^53.
+            bytes_allocated: sizes.sum() as u64,
+            bytes_freed: self.bytes_freed,
+        };
         Recording {
             events: if with_events { self.ring.read(&self.names).collect() } else { Vec::new() },
             kept: self.ring.kept(),
             dropped: self.ring.dropped(),
-            sizes: self.sizes.read(),
-            totals: self.totals,
+            sizes,
+            totals,
         }
     }
 }

@@ -110,9 +110,11 @@ pub struct Event {
 pub struct Ring {
     events: Vec<Packed>,
     capacity: usize,
+    full: bool,
     /// Where the next one goes once all places are taken: the oldest is there.
     next: usize,
-    total: u64,
+    /// Events that fell out the last time around, and before.
+    dropped_before: u64,
 }
 
 /// What does not change from event to event of one source: a tag, a pool, a kind of memory. As they lie in an event.
@@ -144,24 +146,40 @@ impl Label {
 impl Ring {
     /// A ring with that many places; they are taken when they are needed.
     pub fn new(capacity: usize) -> Self {
-        Self { events: Vec::new(), capacity, next: 0, total: 0 }
+        Self { events: Vec::new(), capacity, full: false, next: 0, dropped_before: 0 }
     }
 
     /// Puts an event in; the oldest falls out where there is no place.
-    #[inline]
-    pub fn push(&mut self, action: Action, time: u64, id: u64, size: u64, label: Label) {
-        let event = Packed {
-            time_tag: time & LOW | label.tag,
-            size_pool: size.min(LOW) | label.pool,
-            id_action: id & ID | (action as u64) << 53 | label.kind,
-        };
-        self.total += 1;
-        if self.events.len() < self.capacity {
-            self.events.push(event);
-        } else if let Some(oldest) = self.events.get_mut(self.next) {
-            *oldest = event;
-            self.next = if self.next + 1 == self.capacity { 0 } else { self.next + 1 };
+    #[inline(always)]
+    pub fn push(&mut self, action: Action, time: u64, id: u64, size: u64, label: &Label) {
+        let time_tag = time & LOW | label.tag;
+        let size_pool = size.min(LOW) | label.pool;
+        let id_action = id & ID | (action as u64) << 53 | label.kind;
+        match self.events.get_mut(self.next) {
+            Some(oldest) if self.full => {
+                // Word by word: made elsewhere and copied, the processor waits for it to be written before it is read.
+                oldest.time_tag = time_tag;
+                oldest.size_pool = size_pool;
+                oldest.id_action = id_action;
+                self.next += 1;
+                if self.next == self.capacity {
+                    self.next = 0;
+                    self.dropped_before += self.capacity as u64;
+                }
+            }
+            _ => self.fill(Packed { time_tag, size_pool, id_action }),
         }
+    }
+
+    /// There is room, or none at all.
+    #[cold]
+    fn fill(&mut self, event: Packed) {
+        if self.capacity == 0 {
+            self.dropped_before += 1;
+            return;
+        }
+        self.events.push(event);
+        self.full = self.events.len() == self.capacity;
     }
 
     /// Events that are there.
@@ -171,7 +189,7 @@ impl Ring {
 
     /// Events that fell out.
     pub fn dropped(&self) -> u64 {
-        self.total - self.events.len() as u64
+        self.dropped_before + self.next as u64
     }
 
     /// The events, oldest first, with what `names` calls them.
@@ -209,7 +227,7 @@ mod tests {
         for at in 0..23 {
             let Event { action, time, id, size, kind, tag, pool } = event(at);
             let label = Label::new(names.of(tag.as_ref()), names.of(pool.as_ref()), kind);
-            ring.push(action, time, id, size, label);
+            ring.push(action, time, id, size, &label);
             let expected: Vec<_> = ((at + 1).saturating_sub(5)..=at).map(event).collect();
             assert_eq!(ring.read(&names).collect::<Vec<_>>(), expected);
             assert_eq!(ring.dropped(), (at + 1).saturating_sub(5));
@@ -220,7 +238,7 @@ mod tests {
     fn a_ring_without_places_counts() {
         let mut ring = Ring::new(0);
         let label = Label::new(Name::default(), Name::default(), MemoryKind::Npu);
-        ring.push(Action::Fail, 1, 2, 3, label);
+        ring.push(Action::Fail, 1, 2, 3, &label);
         assert_eq!((ring.read(&Names::default()).count(), ring.dropped()), (0, 1));
     }
 

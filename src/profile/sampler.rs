@@ -9,7 +9,7 @@
 //! any sample, and each sample stands for what it stood for when it was taken.
 
 /// Samples a second that there may be for long.
-const RATE: f64 = 1000.0;
+const RATE: f64 = 200.0;
 /// Samples that there may be at once before that counts.
 const BURST: f64 = 10_000.0;
 /// What the mean changes by: little, so that samples of one time stand for about as much each.

@@ -56,6 +56,21 @@ impl Spectrum {
         }
     }
 
+    /// How many numbers were counted.
+    pub fn len(&self) -> u64 {
+        self.less_one.len()
+    }
+
+    /// Whether none was.
+    pub fn is_empty(&self) -> bool {
+        self.less_one.is_empty()
+    }
+
+    /// Their sum.
+    pub fn sum(&self) -> f64 {
+        self.sum
+    }
+
     /// Adds what `other` counted.
     pub fn merge(&mut self, other: &Self) {
         // Both have the same bounds.
