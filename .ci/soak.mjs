@@ -104,6 +104,7 @@ async function soak(what, warm, run, tolerance) {
   failed ||= grown
 }
 
-await soak(`${cycles} cycles`, () => mixed(cycles / 10, 1), () => mixed(cycles, 2), { maps: 50, rss: 32 * MiB })
+// Retired addresses between live ones are mappings that come and go by hundreds; one lost in a hundred of the 50,000 objects would be 500.
+await soak(`${cycles} cycles`, () => mixed(cycles / 10, 1), () => mixed(cycles, 2), { maps: 400, rss: 32 * MiB })
 await soak(`${workers} threads`, () => threads(20), () => threads(workers), { maps: 50, rss: 64 * MiB })
 process.exit(failed ? 1 : 0)

@@ -69,6 +69,9 @@ struct Graves {
 /// Destroys objects: a driver may make each caller wait for seconds.
 static REAPERS: Crew = Crew::new("rkllm-reaper", 2);
 
+/// What drivers failed to take back stays charged for as long as the process lives.
+static LOST: Mutex<Vec<Arc<Charges>>> = Mutex::new(Vec::new());
+
 /// An allocation that finds nothing left waits this long for what has been freed already.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -284,7 +287,7 @@ impl Device {
     fn destroy(&self, object: &Object, charges: Arc<Charges>) {
         if self.backend.destroy(object.handle).is_err() {
             self.count_lost(object.size);
-            std::mem::forget(charges);
+            LOST.lock().unwrap_or_else(PoisonError::into_inner).push(charges);
             return;
         }
         let mut book = self.book();

@@ -194,7 +194,8 @@ impl Replay {
                 return Ok(Some(taken));
             }
         }
-        let growth = self.layout.least_chunk(size).and_then(|least| self.layout.growth(self.reserved, least));
+        let growth =
+            self.layout.least_chunk(size).and_then(|least| self.layout.growth(self.reserved, least, self.layout.chunk));
         let Some(bytes) = growth else { return Ok(None) };
         let chunk = self.grow(bytes)?;
         Ok(self.take_from(chunk, size))

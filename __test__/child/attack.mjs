@@ -8,6 +8,7 @@ import assert from 'node:assert/strict'
 import { Blob } from 'node:buffer'
 import { createHash, randomFill, subtle } from 'node:crypto'
 import { openSync, read, write } from 'node:fs'
+import { createServer } from 'node:http'
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 import { inspect, promisify, types } from 'node:util'
 import { MessageChannel, markAsUntransferable, Worker } from 'node:worker_threads'
@@ -191,6 +192,41 @@ const attacks = {
       }
     }
     await Promise.all(pending)
+  },
+  async fetchBodies() {
+    // A request's body under way, and an answer that arrives in memory that goes meanwhile.
+    if (!objects) return
+    const server = createServer((request, response) => {
+      request.on('data', () => {})
+      request.on('end', () => response.end(Buffer.alloc(200_000, 3)))
+      request.on('error', () => {})
+    })
+    await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve))
+    const url = `http://127.0.0.1:${server.address().port}/`
+    const pending = []
+    for (let round = 0; round < 3; round++) {
+      for (const size of SIZES) {
+        const body = new Uint8Array(fresh(size))
+        const streamed = new Uint8Array(fresh(size))
+        const stream = new ReadableStream({
+          start(controller) {
+            controller.enqueue(streamed)
+            controller.close()
+          },
+        })
+        pending.push(fetch(url, { method: 'POST', body }).then((answer) => answer.arrayBuffer()).catch(() => {}))
+        pending.push(fetch(url, { method: 'POST', body: stream, duplex: 'half' }).then((answer) => answer.arrayBuffer()).catch(() => {}))
+        const controller = new AbortController()
+        const aborted = new Uint8Array(fresh(size))
+        pending.push(fetch(url, { method: 'POST', body: aborted, signal: controller.signal }).catch(() => {}))
+        await nextTurn()
+        for (const bytes of [body, streamed, aborted]) free(bytes, 'ERR_UNKNOWN_BUFFER')
+        controller.abort()
+      }
+    }
+    await Promise.all(pending)
+    server.closeAllConnections?.()
+    await new Promise((resolve) => server.close(resolve))
   },
   viewsAfterFree() {
     for (const size of SIZES) {
@@ -394,6 +430,36 @@ const attacks = {
     inspect(manager)
     manager.setMemoryLimits({ npu: { max: null } })
     manager.removeAllListeners()
+  },
+  async listeners() {
+    // Told of moves, warnings and pressure, they compact, free and end what the manager is about to look at.
+    const own = open(objects ? { slabs: { threshold: 0 } } : {})
+    const pool = own.createMemoryPool({ name: 'p', initialSize: 1 << 20, maxSize: 1 << 21 })
+    let blocks = Array.from({ length: 60 }, () => pool.allocate(16384, { movable: true }))
+    let heard = 0
+    own.on('relocated', (moves) => {
+      heard += moves.length
+      for (const block of blocks.splice(0, 8)) block.free()
+      pool.defragment()
+      own.optimizeMemory()
+      blocks.push(...Array.from({ length: 4 }, () => pool.allocate(16384, { movable: true })))
+    })
+    own.on('warning', () => may(['ERR_POOL_EXHAUSTED', 'ERR_MANAGER_DISPOSED', 'ERR_POOL_DESTROYED'], () => blocks.push(pool.allocate(1000, { movable: true }))))
+    blocks.forEach((block) => fill(block.buffer, 4))
+    blocks = blocks.filter((block, at) => at % 2 || (block.free(), false))
+    // A conversion of a cap that comes back, and frees what is about to move.
+    pool.defragment({ get maxMoves() { return blocks.pop().free(), pool.defragment(), 20 } })
+    for (let i = 0; i < 20; i++) await nextTurn()
+    assert.ok(heard > 0)
+    own.once('relocated', () => {
+      own.destroyMemoryPool(pool, { force: true })
+      own.dispose()
+    })
+    own.removeAllListeners('warning')
+    blocks = blocks.filter((block, at) => at % 2 || (block.free(), false))
+    pool.defragment()
+    for (let i = 0; i < 20; i++) await nextTurn()
+    own.dispose()
   },
   proxies() {
     const buffer = fresh()

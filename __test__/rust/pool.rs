@@ -148,6 +148,32 @@ fn what_the_figures_promise_can_be_had() {
 }
 
 #[test]
+fn where_the_device_has_no_whole_chunk_left_a_smaller_one_does() {
+    for (block, alignment) in [(None, 64), (Some(96 * KIB), 64)] {
+        let options = Options { domain_bytes: Some(8 * MIB), ..Options::default() };
+        let backend = Arc::new(Simulated::new(options).unwrap());
+        let device = Device::new(Arc::clone(&backend) as Arc<dyn Backend>);
+        // Others have most of what the domain addresses.
+        let (object, charges) = device.create(&Request::plain(3 * MIB)).unwrap();
+        let pool = pool(npu(&device), Layout { block, alignment, ..layout(0, 64 * MIB, 4 * MIB) });
+        let size = 90 * KIB;
+        let slices: Vec<_> = std::iter::from_fn(|| pool.allocate(size, 64).ok()).collect();
+        for (at, slice) in slices.iter().enumerate() {
+            fill(&pool, slice, size, at as u8);
+        }
+        let stats = pool.stats();
+        assert!(stats.reserved > 9 * MIB / 2 && stats.chunks > 1, "{stats:?} of 5 MiB");
+        assert_eq!(pool.allocate(size, 64).unwrap_err().code(), ErrorCode::IovaExhausted);
+        assert!(slices.iter().enumerate().all(|(at, slice)| holds(&pool, slice, size, at as u8)));
+        pool.validate().unwrap();
+        pool.destroy(true).unwrap();
+        device.bury(object, charges);
+        settle(&device);
+        assert_eq!(backend.live(), 0);
+    }
+}
+
+#[test]
 fn it_grows_to_its_maximum_and_shrinks_to_its_beginning() {
     let (backend, device) = simulated();
     let pool = pool(npu(&device), layout(MIB, 4 * MIB + 512 * KIB, MIB));

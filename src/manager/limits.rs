@@ -98,7 +98,7 @@ mod tests {
     use crate::manager::{NpuOptions, PoolMemory, PoolOptions, SystemOptions};
     use crate::pool::SlabOptions;
     use crate::sys::mapping::page_size;
-    use crate::units::{GIB, MIB};
+    use crate::units::{GIB, KIB, MIB};
 
     fn manager() -> Arc<Manager> {
         let device = Device::new(Arc::new(Simulated::new(Options::default()).unwrap()));
@@ -214,6 +214,10 @@ mod tests {
         assert_eq!(manager.accounts().tags["pool"].used, 3 * MIB);
         pool.free(slices[0].chunk, slices[0].region).unwrap();
         pool.allocate(MIB, 64).unwrap();
+        // A whole chunk would pass the limit; what is asked for does not.
+        bound(&manager, Scope::Npu, 3 * MIB + 256 * KIB);
+        pool.allocate(200 * KIB, 64).unwrap();
+        assert_eq!(pool.stats().reserved, 3 * MIB + 256 * KIB);
         manager.destroy_pool(&pool, true).unwrap();
         assert_eq!(manager.accounts().npu.committed(), 0);
     }

@@ -73,11 +73,11 @@ impl Layout {
         fits.then(|| self.block.unwrap_or(needs))
     }
 
-    /// What a pool that has `reserved` bytes grows by where it needs `least`: a chunk, or what is left of its maximum;
-    /// `None` where less than `least` is.
-    pub fn growth(&self, reserved: u64, least: u64) -> Option<u64> {
+    /// What a pool that has `reserved` bytes grows by where it needs `least` and would like `most`, a chunk at first: that, or what is
+    /// left of its maximum; `None` where less than `least` is.
+    pub fn growth(&self, reserved: u64, least: u64, most: u64) -> Option<u64> {
         let left = self.max.saturating_sub(reserved);
-        (least <= left).then(|| least.max(self.chunk.min(left)))
+        (least <= left).then(|| least.max(most.min(left)))
     }
 
     /// An empty arena of `capacity` bytes.

@@ -76,6 +76,9 @@ impl PoolStats {
     }
 }
 
+/// What a smaller chunk may not meet.
+const WANTING: [ErrorCode; 3] = [ErrorCode::MemoryLimit, ErrorCode::OutOfMemory, ErrorCode::IovaExhausted];
+
 /// A slice of a pool, by name and by place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slice {
@@ -246,8 +249,7 @@ impl Pool {
                 continue;
             }
             // Again if other threads used the new chunk up before we had our turn: the maximum ends it.
-            let reserved = self.reserve(self.chunk_for(size)?, size)?;
-            grown = Some(self.grow(reserved)?);
+            grown = Some(self.grow_for(size)?);
         }
     }
 
@@ -439,11 +441,27 @@ impl Pool {
         Err(Error::new(ErrorCode::OutOfRange, message).requested(size).limit(format!("pool:{}", self.name()), most))
     }
 
-    /// Takes a chunk's worth of the pool's maximum, or what is left of it, but at least `least`.
-    fn reserve(&self, least: u64, size: u64) -> Result<Reservation<'_>> {
+    /// A chunk that serves a request of `size`. Where there is no room for a whole one, half of that may do, and so on.
+    fn grow_for(&self, size: u64) -> Result<Handle> {
+        let least = self.chunk_for(size)?;
+        let mut most = self.layout.chunk;
+        loop {
+            let reserved = self.reserve(least, most, size)?;
+            let bytes = reserved.bytes;
+            match self.grow(reserved) {
+                Err(error) if bytes > least && self.name.is_some() && WANTING.contains(&error.code()) => {
+                    most = bytes / 2 / self.layout.granule() * self.layout.granule();
+                }
+                grown => return grown,
+            }
+        }
+    }
+
+    /// Takes `most` of the pool's maximum, or what is left of it, but at least `least`.
+    fn reserve(&self, least: u64, most: u64, size: u64) -> Result<Reservation<'_>> {
         let mut state = self.state();
         state.alive(self.name())?;
-        let Some(bytes) = self.layout.growth(state.reserved, least) else {
+        let Some(bytes) = self.layout.growth(state.reserved, least, most) else {
             return Err(self.exhausted(&state, size));
         };
         state.reserved += bytes;
