@@ -60,6 +60,8 @@ pub struct Allocation {
     /// Its events are recorded as its own, and not as its pool's of a block.
     recorded: bool,
     pinned: AtomicBool,
+    /// Somebody frees it: on some runtimes the finalizer comes while they are at it.
+    freeing: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -159,6 +161,7 @@ impl Allocation {
                 account,
                 recorded,
                 pinned: AtomicBool::new(false),
+                freeing: AtomicBool::new(false),
                 state: Mutex::new(State { body: Some(body), retired: None, ground: Ground::Own, finalized: None }),
             })
         };
@@ -245,6 +248,11 @@ impl Allocation {
         self.pinned.store(pinned, Ordering::Relaxed);
     }
 
+    /// Somebody is about to free it, or could not.
+    pub fn set_freeing(&self, freeing: bool) {
+        self.freeing.store(freeing, Ordering::Relaxed);
+    }
+
     /// Whether it may be freed by the one who asks for it.
     ///
     /// Errors: `ERR_BUFFER_BUSY` while it, or the movable slice that it shows, is pinned.
@@ -277,7 +285,8 @@ impl Allocation {
     /// The runtime's finalizer has run, or never will.
     pub fn finalize(&self, reach: Reach) {
         // Where the kernel has no mapping left, the memory stays as it is: leaked, counted as live, and safe.
-        let released = self.end(reach, Action::Collect).is_ok();
+        let how = if self.freeing.load(Ordering::Relaxed) { Action::Free } else { Action::Collect };
+        let released = self.end(reach, how).is_ok();
         if released {
             self.settle(|state| state.finalized = Some(reach));
         }

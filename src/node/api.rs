@@ -168,7 +168,11 @@ pub fn deallocate(
         return Err(throw(env)(Error::new(ErrorCode::BufferKind, message).hint(format!("use {verb} or deallocate"))));
     }
     allocation.check_freeable().map_err(throw(env))?;
-    buffer::detach(env, &buffer, allocation.address).map_err(throw(env))?;
+    allocation.set_freeing(true);
+    if let Err(error) = buffer::detach(env, &buffer, allocation.address) {
+        allocation.set_freeing(false);
+        return Err(throw(env)(error));
+    }
     if which.is_none() && allocation.is_shared() {
         // Its bytes were moved to an ArrayBuffer that we never saw: which of those over them it was, its finalizer knows.
         return Ok(0.0);
