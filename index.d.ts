@@ -1181,7 +1181,7 @@ export function replayEventLog(log: string | Iterable<ReplayEvent>, options?: Re
 export interface ProfilingOptions {
   /**
    * Mean bytes between two samples, whose stack and lifetime are recorded (a Poisson process, as tcmalloc and V8 have it). 1 samples
-   * every allocation. Otherwise, where there would be more than a thousand samples a second for longer than ten thousand of them, it
+   * every allocation. Otherwise, where there would be more than 200 samples a second for longer than ten thousand of them, it
    * grows so that there are not; the estimates that come from samples stay without bias. Default 524288.
    */
   sampleInterval?: number
