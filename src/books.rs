@@ -148,49 +148,65 @@ impl Accounts {
 }
 
 impl State {
-    /// Every ceiling that the account's bytes are under, and what is counted against it.
-    fn ceilings(
+    /// Shows `visit` every ceiling that is set and that the bytes are under, and what is counted against it.
+    #[inline(always)]
+    fn each_ceiling(
         &mut self,
         kind: Option<MemoryKind>,
         tag: Option<&Arc<str>>,
-    ) -> impl Iterator<Item = (Scope, &mut Ceiling, Usage)> {
-        let (npu, system) = (Usage::of(&self.accounts.npu), Usage::of(&self.accounts.system));
-        let of_kind = match kind {
-            Some(MemoryKind::Npu) => Some((Scope::Npu, &mut self.ceilings.npu, npu)),
-            Some(MemoryKind::System) => Some((Scope::System, &mut self.ceilings.system, system)),
-            None => None,
+        mut visit: impl FnMut(&mut Ceiling, Over, Usage),
+    ) {
+        let (accounts, ceilings) = (&self.accounts, &mut self.ceilings);
+        let mut show = |ceiling: &mut Ceiling, over: Over, usage: Usage| {
+            if ceiling.max().is_some() {
+                visit(ceiling, over, usage);
+            }
         };
-        let total = kind.map(|_| (Scope::Total, &mut self.ceilings.total, npu.and(system)));
-        let (tags, ceilings) = (&self.accounts.tags, &mut self.ceilings.tags);
-        let of_tag = tag.and_then(|tag| {
-            let usage = tags.get(tag).map_or(Usage::default(), Usage::of);
-            Some((Scope::Tag(Arc::clone(tag)), ceilings.get_mut(tag)?, usage))
-        });
-        [of_kind, total, of_tag].into_iter().flatten()
+        if let Some(kind) = kind {
+            let (npu, system) = (Usage::of(&accounts.npu), Usage::of(&accounts.system));
+            match kind {
+                MemoryKind::Npu => show(&mut ceilings.npu, Over::Npu, npu),
+                MemoryKind::System => show(&mut ceilings.system, Over::System, system),
+            }
+            show(&mut ceilings.total, Over::Total, npu.and(system));
+        }
+        if let (Some(tag), false) = (tag, ceilings.tags.is_empty()) {
+            if let Some(ceiling) = ceilings.tags.get_mut(tag) {
+                show(ceiling, Over::Tag, accounts.tags.get(tag).map_or(Usage::default(), Usage::of));
+            }
+        }
     }
 
-    /// The tightest ceiling that `bytes` more do not fit under.
-    fn refusal(&mut self, account: &Account, bytes: u64) -> Option<Refused> {
-        let refused = self.ceilings(account.kind, account.tag.as_ref()).filter_map(|(scope, ceiling, usage)| {
-            let (max, room) = (ceiling.max()?, ceiling.room(usage.committed));
-            (bytes > room).then_some(Refused { scope, used: usage.committed, room, max })
+    /// Shows the ceilings what is in use; those that came near it say so. And the tightest that `bytes` more do not fit under.
+    #[inline(always)]
+    fn look(
+        &mut self,
+        kind: Option<MemoryKind>,
+        tag: Option<&Arc<str>>,
+        bytes: u64,
+    ) -> (Option<Refused>, Vec<Warning>) {
+        let mut warnings = Vec::new();
+        let mut tightest: Option<(Over, u64, u64, u64)> = None;
+        self.each_ceiling(kind, tag, |ceiling, over, usage| {
+            if ceiling.observe(usage.in_use) {
+                let max = ceiling.max().unwrap_or(u64::MAX);
+                warnings.push(Warning { scope: over.scope(tag), used: usage.in_use, max });
+            }
+            let room = ceiling.room(usage.committed);
+            if bytes > room && tightest.is_none_or(|(_, least, ..)| room < least) {
+                tightest = Some((over, room, usage.committed, ceiling.max().unwrap_or(u64::MAX)));
+            }
         });
-        refused.min_by_key(|refused| refused.room)
+        if kind == Some(MemoryKind::Npu) {
+            warnings.extend(self.full_domains());
+        }
+        let refused = |(over, room, used, max): (Over, _, _, _)| Refused { scope: over.scope(tag), used, room, max };
+        (tightest.map(refused), warnings)
     }
 
     /// Shows the ceilings what is in use; those that came near it say so.
     fn observe(&mut self, kind: Option<MemoryKind>, tag: Option<&Arc<str>>) -> Vec<Warning> {
-        let mut warnings: Vec<_> = self
-            .ceilings(kind, tag)
-            .filter_map(|(scope, ceiling, usage)| {
-                let max = ceiling.max()?;
-                ceiling.observe(usage.in_use).then_some(Warning { scope, used: usage.in_use, max })
-            })
-            .collect();
-        if kind == Some(MemoryKind::Npu) {
-            warnings.extend(self.full_domains());
-        }
-        warnings
+        self.look(kind, tag, 0).1
     }
 
     fn full_domains(&mut self) -> impl Iterator<Item = Warning> + '_ {
@@ -199,6 +215,27 @@ impl State {
             let scope = Scope::Domain(id as u32);
             ceiling.observe(used).then(|| Warning { scope, used, max: budget.limit() })
         })
+    }
+}
+
+/// Which ceiling.
+#[derive(Clone, Copy)]
+enum Over {
+    Npu,
+    System,
+    Total,
+    /// The account's tag.
+    Tag,
+}
+
+impl Over {
+    fn scope(self, tag: Option<&Arc<str>>) -> Scope {
+        match (self, tag) {
+            (Over::Npu, _) => Scope::Npu,
+            (Over::System, _) => Scope::System,
+            (Over::Tag, Some(tag)) => Scope::Tag(Arc::clone(tag)),
+            (Over::Total | Over::Tag, _) => Scope::Total,
+        }
     }
 }
 
@@ -286,8 +323,9 @@ impl Books {
             MemoryKind::Npu => state.ceilings.npu.max(),
             MemoryKind::System => state.ceilings.system.max(),
         };
-        let room = state.ceilings(Some(kind), None).map(|(_, ceiling, usage)| ceiling.room(usage.committed)).min();
-        (own, room.unwrap_or(u64::MAX))
+        let mut room = u64::MAX;
+        state.each_ceiling(Some(kind), None, |ceiling, _, usage| room = room.min(ceiling.room(usage.committed)));
+        (own, room)
     }
 
     /// Lets nothing be added from here on, and says what is live. The second time nothing is.
@@ -377,8 +415,8 @@ impl Account {
         let (outcome, warnings) = {
             let mut state = self.books.state();
             // What others took or gave back since the last time is news too.
-            let warnings = state.observe(self.kind, self.tag.as_ref());
-            match state.refusal(self, bytes) {
+            let (refused, warnings) = state.look(self.kind, self.tag.as_ref(), bytes);
+            match refused {
                 Some(refused) => (Err(Some(refused)), warnings),
                 None if state.accounts.closed => (Err(None), warnings),
                 None => {

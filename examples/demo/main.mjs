@@ -27,7 +27,7 @@ const HELP = `Serves an LLM workload on the simulated RK3588 and checks every by
                   https://github.com/Azure/AzurePublicDataset (default: a generator fitted to that trace)
   --requests N    how many (default: ${DEFAULT_REQUESTS}, or the whole trace)
   --seed N        another run of the generator (default: ${DEFAULT_SEED})
-  --report FILE   profile it, and write a report: .html .json .csv .pb.gz .trace.json .prom
+  --report FILE   profile it, and write a report when nine of ten requests were served: .html .json .csv .pb.gz .trace.json .prom
   --corrupt       flip one byte half-way, to see that the check fails
   --lose          forget one buffer half-way, to see that the check fails
   --help          this text
@@ -64,25 +64,26 @@ async function main() {
   const meter = new Meter(manager)
   const progress = new Progress(workload.length)
   const halfWay = workload[workload.length >> 1].id
+  let report
   const startedAt = performance.now()
   const result = await serve(workload, {
     manager,
     meter,
     corrupt: options.corrupt ? halfWay : null,
     lose: options.lose ? halfWay : null,
-    onStep: ({ requests, tokens, running }) =>
+    onStep: ({ requests, tokens, running }) => {
       progress.update(requests, () => {
         const { npuUsed } = manager.getMemoryStats()
         return `${integer(requests)} served, ${running} running, ${integer(tokens)} tokens, NPU ${bytes(npuUsed)}`
-      }),
+      })
+      if (options.report && requests >= workload.length * 0.9) report ??= manager.writeReport(options.report)
+    },
   })
   const seconds = (performance.now() - startedAt) / 1000
   progress.clear()
 
-  if (options.report) {
-    await manager.writeReport(options.report)
-    console.log(`Report: ${options.report}`)
-  }
+  await report
+  if (report) console.log(`Report: ${options.report}`)
   await settled(manager)
   const stats = manager.getMemoryStats()
   // One empty slab is kept for the next small allocations; what is left beside it is lost.

@@ -13,6 +13,7 @@
 mod chunk;
 mod compact;
 mod delay;
+mod growth;
 mod layout;
 mod movable;
 mod record;
@@ -34,6 +35,7 @@ use chunk::Chunk;
 pub use chunk::Extent;
 pub use compact::{Move, Moved, Pass, Spot};
 use delay::Waiting;
+use growth::Reservation;
 pub use layout::Layout;
 use movable::Movables;
 pub use record::{BlockMap, ChunkMap, SampledBlock};
@@ -75,9 +77,6 @@ impl PoolStats {
         }
     }
 }
-
-/// What a smaller chunk may not meet.
-const WANTING: [ErrorCode; 3] = [ErrorCode::MemoryLimit, ErrorCode::OutOfMemory, ErrorCode::IovaExhausted];
 
 /// A slice of a pool, by name and by place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -431,64 +430,6 @@ impl Pool {
         Ok(())
     }
 
-    /// The least that a chunk must have to serve a request which no chunk has room for.
-    fn chunk_for(&self, size: u64) -> Result<u64> {
-        if let Some(least) = self.layout.least_chunk(size) {
-            return Ok(least);
-        }
-        let most = self.layout.block.unwrap_or(self.layout.max);
-        let message = format!("{} is more than pool \"{}\" can ever give: {}", human(size), self.name(), human(most));
-        Err(Error::new(ErrorCode::OutOfRange, message).requested(size).limit(format!("pool:{}", self.name()), most))
-    }
-
-    /// A chunk that serves a request of `size`. Where there is no room for a whole one, half of that may do, and so on.
-    fn grow_for(&self, size: u64) -> Result<Handle> {
-        let least = self.chunk_for(size)?;
-        let mut most = self.layout.chunk;
-        loop {
-            let reserved = self.reserve(least, most, size)?;
-            let bytes = reserved.bytes;
-            match self.grow(reserved) {
-                Err(error) if bytes > least && self.name.is_some() && WANTING.contains(&error.code()) => {
-                    most = bytes / 2 / self.layout.granule() * self.layout.granule();
-                }
-                grown => return grown,
-            }
-        }
-    }
-
-    /// Takes `most` of the pool's maximum, or what is left of it, but at least `least`.
-    fn reserve(&self, least: u64, most: u64, size: u64) -> Result<Reservation<'_>> {
-        let mut state = self.state();
-        state.alive(self.name())?;
-        let Some(bytes) = self.layout.growth(state.reserved, least, most) else {
-            return Err(self.exhausted(&state, size));
-        };
-        state.reserved += bytes;
-        Ok(Reservation { pool: self, bytes })
-    }
-
-    /// Makes the chunk that was reserved.
-    fn grow(&self, reserved: Reservation<'_>) -> Result<Handle> {
-        let admission = self.account.as_ref().map(|account| account.admit(reserved.bytes)).transpose()?;
-        let memory = self.source.allocate(reserved.bytes)?;
-        let mut chunk = self.layout.chunk(memory, reserved.bytes)?;
-        let handle = {
-            let mut state = self.state();
-            state.alive(self.name())?;
-            (chunk.number, state.grown) = (state.grown, state.grown + 1);
-            state.note(Action::Grow, chunk.number, chunk.arena.capacity());
-            let handle = state.chunks.insert(chunk);
-            state.order.push(handle);
-            handle
-        };
-        if let Some(admission) = admission {
-            admission.chunked();
-        }
-        std::mem::forget(reserved); // settled: the chunk stands for it now
-        Ok(handle)
-    }
-
     /// `used` of the maximum are allocated, which is nearly all of it.
     #[cold]
     fn warn(&self, used: u64) {
@@ -498,39 +439,8 @@ impl Pool {
         }
     }
 
-    fn exhausted(&self, state: &State, size: u64) -> Error {
-        let (max, largest) = (self.layout.max, state.largest_free());
-        let message = format!(
-            "pool \"{}\" has no {} left: {} of its {} are allocated, the largest free piece is {}",
-            self.name(),
-            human(size),
-            human(state.allocated),
-            human(max),
-            human(largest)
-        );
-        Error::new(ErrorCode::PoolExhausted, message)
-            .requested(size)
-            .available(max.saturating_sub(state.allocated))
-            .largest_free(largest)
-            .limit(format!("pool:{}", self.name()), max)
-            .hint("free what is no longer used, or give the pool a larger maxSize")
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Bytes of a pool's maximum, taken before the source is asked for them; they go back unless a chunk stands for them.
-struct Reservation<'a> {
-    pool: &'a Pool,
-    bytes: u64,
-}
-
-impl Drop for Reservation<'_> {
-    fn drop(&mut self) {
-        let mut state = self.pool.state();
-        state.reserved = state.reserved.saturating_sub(self.bytes);
     }
 }
 

@@ -50,6 +50,8 @@ type SiteKey = (Arc<str>, Option<Arc<str>>);
 pub struct Sites {
     samples: Table<Sample>,
     sites: Vec<Site>,
+    /// Samples of each of them that live.
+    living: Vec<u64>,
     index: HashMap<SiteKey, usize>,
     /// How long samples lived, in µs.
     lifetimes: Spectrum,
@@ -71,10 +73,12 @@ impl Sites {
             let key = if full { (Arc::from(OTHERS), None) } else { key };
             *self.index.entry(key).or_insert_with_key(|(stack, tag)| {
                 self.sites.push(Site::new(Arc::clone(stack), tag.clone()));
+                self.living.push(0);
                 self.sites.len() - 1
             })
         });
         sample.site = Some(at);
+        self.living[at] += 1;
         let (count, bytes) = (sample.stands_for, sample.stands_for * sample.size as f64);
         let site = &mut self.sites[at];
         site.live_bytes += bytes;
@@ -88,10 +92,15 @@ impl Sites {
         let Some(sample) = self.samples.remove(id) else { return };
         let lived = clock::exact().saturating_sub(sample.at).max(1);
         self.lifetimes.count(lived, (sample.stands_for.round() as u64).max(1));
-        if let Some(site) = sample.site.and_then(|at| self.sites.get_mut(at)) {
-            // Never below nothing, whatever is lost in adding up numbers of such different sizes.
-            site.live_bytes = (site.live_bytes - sample.stands_for * sample.size as f64).max(0.0);
-            site.live_count = (site.live_count - sample.stands_for).max(0.0);
+        let Some(at) = sample.site else { return };
+        let site = &mut self.sites[at];
+        self.living[at] -= 1;
+        if self.living[at] == 0 {
+            // Exactly nothing, whatever was lost in adding up numbers of such different sizes.
+            (site.live_bytes, site.live_count) = (0.0, 0.0);
+        } else {
+            site.live_bytes -= sample.stands_for * sample.size as f64;
+            site.live_count -= sample.stands_for;
         }
     }
 
