@@ -6,6 +6,9 @@ const MiB = 1 << 20
 
 /** The JavaScript suite. Emulation is slow: each file of it is a scenario of its own, named after the board and the file. */
 const suite = readdirSync(new URL('..', import.meta.url)).filter(name => name.endsWith('.test.mjs')).sort()
+/** Suites that ask nothing of a driver: once an architecture and runtime is enough. */
+const driverless = ['adapters', 'channels', 'cli', 'doctor', 'estimate', 'event-log', 'explain', 'inspect-socket', 'metrics', 'plan',
+  'replay', 'reports', 'snapshot-diff', 'top'].map(name => `${name}.test.mjs`)
 const withSuite = (board, except, runtime = 'node') => suite.filter(file => !except.includes(file)).map(file => ({
   ...board,
   name: `${board.name}-${file.replace('.test.mjs', '')}`,
@@ -118,7 +121,7 @@ export const scenarios = [
     about: 'IOMMU, 0.9.8',
     backend: 'rknpu',
     module: { flavour: 'gem', version: '0.9.8', sram_bytes: 966656, dirty: 1 },
-  }, ['demo.test.mjs']), // it brings its own, simulated device
+  }, ['demo.test.mjs', ...driverless]), // the demo brings its own, simulated device
   // The rest of the suite on an arm64 Node: what the board above has to skip. Those that take longest skip little there.
   ...withSuite({ name: 'js-simulated', about: 'no driver, arm64 Node', arches: ['arm64'], backend: 'simulated', module: null },
     ['collected', 'exits', 'fuzz', 'lifetime', 'pools-bad-input', 'pools-lifetime'].map(name => `${name}.test.mjs`)),
