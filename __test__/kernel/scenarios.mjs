@@ -9,6 +9,9 @@ const suite = readdirSync(new URL('..', import.meta.url)).filter(name => name.en
 /** Suites that ask nothing of a driver: once an architecture and runtime is enough. */
 const driverless = ['adapters', 'channels', 'cli', 'doctor', 'estimate', 'event-log', 'explain', 'inspect-socket', 'metrics', 'plan',
   'replay', 'reports', 'snapshot-diff', 'top'].map(name => `${name}.test.mjs`)
+/** Suites that skip much unless the device is simulated. */
+const needingSimulated = ['api', 'async', 'bad-input', 'errors', 'inbox', 'limits', 'memory-limits', 'pools', 'slabs', 'stats', 'walls']
+  .map(name => `${name}.test.mjs`)
 const withSuite = (board, except, runtime = 'node') => suite.filter(file => !except.includes(file)).map(file => ({
   ...board,
   name: `${board.name}-${file.replace('.test.mjs', '')}`,
@@ -122,8 +125,9 @@ export const scenarios = [
     backend: 'rknpu',
     module: { flavour: 'gem', version: '0.9.8', sram_bytes: 966656, dirty: 1 },
   }, ['demo.test.mjs', ...driverless]), // the demo brings its own, simulated device
-  // The rest of the suite on an arm64 Node: what the board above has to skip. Those that take longest skip little there.
+  // The rest of the suite on an arm64 Node: what the board above has to skip, and what asks nothing of it. Those that take longest skip
+  // little there.
   ...withSuite({ name: 'js-simulated', about: 'no driver, arm64 Node', arches: ['arm64'], backend: 'simulated', module: null },
-    ['collected', 'exits', 'fuzz', 'lifetime', 'pools-bad-input', 'pools-lifetime'].map(name => `${name}.test.mjs`)),
+    suite.filter(file => !needingSimulated.includes(file) && !driverless.includes(file) && file !== 'demo.test.mjs')),
   ...withSuite({ name: 'bun', about: 'no driver, Bun', arches: ['arm64'], backend: 'simulated', module: null }, [], 'bun'),
 ]
