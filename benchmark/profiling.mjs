@@ -9,7 +9,9 @@
  */
 
 import { spawnSync } from 'node:child_process'
-import { cpus } from 'node:os'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { cpus, tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 
@@ -64,7 +66,8 @@ print(`takeSnapshot of ${kept.length} buffers, ms`, '', median(snapshots), 100)
 many.dispose()
 
 const demo = fileURLToPath(new URL('../examples/demo/main.mjs', import.meta.url))
-const report = `/tmp/rkllm-benchmark-${process.pid}.prom`
+const directory = mkdtempSync(join(tmpdir(), 'rkllm-benchmark-'))
+const report = join(directory, 'report.prom')
 const run = (...options) => {
   const { status, stderr } = spawnSync(process.execPath, [demo, ...(values.trace ? ['--trace', values.trace] : []), ...options], { encoding: 'utf8' })
   if (status !== 0) throw new Error(stderr)
@@ -79,6 +82,8 @@ for (let at = 0; at < Number(values.runs); at++) {
 }
 print('the demo', `${median(seconds.plain).toFixed(2)} s`)
 print('the demo, profiled, with a report', `${median(seconds.profiled).toFixed(2)} s`, median(seconds.profiled) / median(seconds.plain), 1.02)
+
+rmSync(directory, { recursive: true })
 
 function median(numbers) {
   return [...numbers].sort((a, b) => a - b)[numbers.length >> 1]
