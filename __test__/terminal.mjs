@@ -20,7 +20,8 @@ export const shell = (...words) =>
 export function terminal(t, words, env = {}) {
   const command = `stty cols 80 rows 24; before=$(stty -g); ${shell(...words)}; echo "status=$?"; [ "$before" = "$(stty -g)" ] && echo restored`
   const started = spawn('script', ['-qfc', command, '/dev/null'], {
-    env: { ...process.env, TERM: 'xterm', NODE_OPTIONS: '', ...env },
+    // Coloured unless the test says otherwise, whatever whoever runs the tests prefers.
+    env: { ...process.env, TERM: 'xterm', NODE_OPTIONS: '', NO_COLOR: '', FORCE_COLOR: '', ...env },
     stdio: ['pipe', 'pipe', 'inherit'],
   })
   t.after(() => started.kill('SIGKILL'))
