@@ -447,7 +447,7 @@ export class MemoryManager extends EventEmitter {
   on(event: 'pressure', listener: (pressure: MemoryPressure) => void): this
   /** Blocks were moved, by `defragment` or by itself. Emitted from `process.nextTick`, after the moves. */
   on(event: 'relocated', listener: (moves: BlockMove[]) => void): this
-  /** While profiling with `leakAfterMs`: something is older than that. Each buffer, and each sampled block of a pool, once. */
+  /** While profiling with `leakAfterMs`: something is older than that. Each buffer, and each sampled block of a pool, once; from `process.nextTick`. */
   on(event: 'leak', listener: (leak: BufferInfo) => void): this
 }
 

@@ -61,7 +61,7 @@ class MemoryManager extends EventEmitter {
   #profiling = new Profiling(
     () => this.#handle,
     () => native.summary(this.#handle),
-    (leak) => this.emit('leak', leak),
+    (leak) => process.nextTick(() => this.emit('leak', leak)),
   )
   #teller = new Teller(
     this,

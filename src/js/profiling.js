@@ -90,7 +90,8 @@ class Profiling {
     const { sampleInterval } = this.#options ?? DEFAULTS
     if (recorded == null) return { ...NEVER, sampleInterval, callSites: [], events: [], timeline: [], leaks: [] }
     const { sizes, lifetimesUs, latencyNs, callSites, events, droppedEvents, ...figures } = recorded
-    if (this.enabled) this.#point()
+    // Whoever only scrapes figures does not make the time line denser.
+    if (this.enabled && withEvents) this.#point()
     return {
       enabled: this.enabled,
       ...figures,
