@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
 use crate::limits::{Budget, Ceiling, Ceilings, Scope, Warning, WARN_AT};
-use crate::profile::{Action, Key, Profiler, Recorder, Recording};
+use crate::profile::{Action, Key, Profiler, Recorder, Recording, Unread};
 use crate::stats::{Counters, MemoryKind};
 use crate::units::human;
 
@@ -278,7 +278,8 @@ impl Books {
 
     /// What was recorded since, with the events if they are wanted.
     pub fn recording(&self, with_events: bool) -> Option<Recording> {
-        self.state().recorder.as_ref().map(|recorder| recorder.recording(with_events))
+        let copy = self.state().recorder.as_ref().map(|recorder| recorder.copy(with_events));
+        copy.map(Unread::read)
     }
 
     /// The samples of what lives, by allocation.

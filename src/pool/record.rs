@@ -14,7 +14,7 @@ use crate::backend::Request;
 use crate::error::Result;
 use crate::handle::Handle;
 use crate::memory::Source;
-use crate::profile::{Action, Key, Profiler, Recorder, Recording};
+use crate::profile::{Action, Key, Profiler, Recorder, Recording, Unread};
 use crate::suballoc::{regions, Region, RegionId};
 
 /// One allocation in so many is timed: reading the clock twice costs as much as the allocation.
@@ -77,7 +77,8 @@ impl Pool {
 
     /// What was recorded since, with the events if they are wanted.
     pub fn recording(&self, with_events: bool) -> Option<Recording> {
-        self.state().recorder.as_ref().map(|recorder| recorder.recording(with_events))
+        let copy = self.state().recorder.as_ref().map(|recorder| recorder.copy(with_events));
+        copy.map(Unread::read)
     }
 
     /// Its chunks and their regions.

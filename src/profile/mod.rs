@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use crate::handle::Handle;
-pub use recorder::{Key, Recorder, Recording, Totals};
+pub use recorder::{Key, Recorder, Recording, Totals, Unread};
 pub use ring::{Action, Event, Label};
 pub use sites::{Site, Sites};
 pub use spectrum::{Figures, Spectrum};
@@ -123,7 +123,7 @@ impl Profiler {
 
     /// A source is gone, or is not recorded any more.
     pub fn absorb(&self, recorder: &Recorder) {
-        let recording = recorder.recording(true);
+        let recording = recorder.copy(true).read();
         self.past.lock().unwrap_or_else(PoisonError::into_inner).merge(recording, self.options.event_capacity);
     }
 

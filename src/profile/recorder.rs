@@ -141,8 +141,8 @@ impl Recorder {
         self.samples.iter().map(|(key, sample)| (*key, *sample))
     }
 
-    /// What was recorded until now, with the events if they are wanted.
-    pub fn recording(&self, with_events: bool) -> Recording {
+    /// What was recorded until now, with the events if they are wanted: copied, for whoever holds its source's lock.
+    pub fn copy(&self, with_events: bool) -> Unread {
         let sizes = self.sizes.read();
         let totals = Totals {
             allocations: sizes.len(),
@@ -151,13 +151,24 @@ impl Recorder {
             bytes_allocated: sizes.sum() as u64,
             bytes_freed: self.bytes_freed,
         };
-        Recording {
-            events: if with_events { self.ring.read(&self.names).collect() } else { Vec::new() },
-            kept: self.ring.kept(),
-            dropped: self.ring.dropped(),
-            sizes,
-            totals,
-        }
+        let figures =
+            Recording { events: Vec::new(), kept: self.ring.kept(), dropped: self.ring.dropped(), sizes, totals };
+        Unread { events: with_events.then(|| (self.ring.clone(), self.names.clone())), figures }
+    }
+}
+
+/// A [`Recording`] whose events lie as the ring has them.
+#[derive(Debug)]
+pub struct Unread {
+    events: Option<(Ring, Names)>,
+    figures: Recording,
+}
+
+impl Unread {
+    /// With the events as they are read.
+    pub fn read(self) -> Recording {
+        let events = self.events.map_or_else(Vec::new, |(ring, names)| ring.read(&names).collect());
+        Recording { events, ..self.figures }
     }
 }
 
