@@ -10,7 +10,7 @@ const tooLong = ['attacks.test.mjs']
 /** The JavaScript suite. Emulation is slow: each file of it is a scenario of its own, named after the board and the file. */
 const suite = readdirSync(new URL('..', import.meta.url)).filter(name => name.endsWith('.test.mjs') && !tooLong.includes(name)).sort()
 /** Suites that ask nothing of a driver: once an architecture and runtime is enough. */
-const driverless = ['adapters', 'channels', 'cli', 'doctor', 'estimate', 'event-log', 'explain', 'inspect-socket', 'metrics', 'plan',
+const driverless = ['adapters', 'channels', 'cli', 'estimate', 'event-log', 'explain', 'inspect-socket', 'metrics', 'plan',
   'replay', 'reports', 'snapshot-diff', 'top'].map(name => `${name}.test.mjs`)
 /** Suites that skip much unless the device is simulated. */
 const needingSimulated = ['api', 'async', 'bad-input', 'errors', 'inbox', 'limits', 'memory-limits', 'pools', 'slabs', 'stats', 'walls']
