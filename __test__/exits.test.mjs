@@ -23,7 +23,7 @@ for (const end of ['natural', 'exit', 'throw', 'terminate']) {
     const { result } = runChild('worker-end.mjs', { args: [end] })
     assert.equal(result.mineIntact, true)
     assert.deepEqual(result.fds, [])
-    assert.equal(result.workers, 8)
+    assert.equal(result.workers, 4)
   })
 }
 

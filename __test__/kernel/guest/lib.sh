@@ -17,6 +17,10 @@ strays() { # processes left in the chroot
   done
 }
 
+claim() { # NAME: true for the first machine that asks; the folder is the host's, and so its mkdir is every machine's
+  mkdir "/host/claimed/$1" 2>/dev/null
+}
+
 scenario() { # NAME PARAMETERS...; "-" for no module
   name=$1; shift
   out=/host/out/$name

@@ -85,6 +85,11 @@ async function measure(cases, rounds, progress) {
     })
 }
 
+/** Three figures or more: slow machines have a line of 80 columns too. */
+function micros(us) {
+  return us.toFixed(us >= 100 ? 0 : us >= 10 ? 1 : 2)
+}
+
 function median(sorted) {
   const middle = sorted.length >> 1
   return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2
@@ -99,7 +104,7 @@ function show(results, device, { paint, print }) {
     const { medianNs, ratio } = results.find((result) => result.name === name && result.size === size)
     const times =
       name === YARDSTICK ? '' : ` (${ratio >= 10 ? Math.round(ratio) : ratio >= 0.1 ? ratio.toFixed(1) : ratio.toPrecision(1)})`
-    return [(medianNs / 1000).toFixed(2), times]
+    return [micros(medianNs / 1000), times]
   }
   const rows = names.map((name) => [name, ...SIZES.flatMap((size) => cell(name, size))])
   const heads = ['', ...SIZES.flatMap((size) => [bytes(size), ''])]
