@@ -1036,7 +1036,6 @@ export interface MemoryUsage {
   pools: PoolStats[]
   /** By tag. A tag with nothing live is forgotten when there are more than 1024. */
   tags: Record<string, CounterStats>
-  /** Reservations are not in this version: always empty. */
   /** What `reserve` set aside and nobody has released. */
   reservations: Array<{ tag: string | null; kind: MemoryKind; size: number }>
   /** NaN where /proc is not mounted. */

@@ -1,13 +1,23 @@
 /** File descriptors and mappings: 'warning' fires before the wall, once per crossing, and not again until it was left. */
 
 import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { test } from 'node:test'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 
-import { needsSimulated, open, runChild } from './helpers.mjs'
+import { needsSimulated, open, runChild, runtime } from './helpers.mjs'
 
 const { Walls } = createRequire(import.meta.url)('../src/js/walls.js')
+
+const maxMaps = Number(readFileSync('/proc/sys/vm/max_map_count', 'utf8'))
+
+/** For `skip`: what keeps a test from filling a process with mappings. */
+function needsFewMappings() {
+  if (process.env.RKLLM_TEST_SCENARIO) return 'takes minutes on an emulated machine'
+  if (runtime === 'bun') return 'not on bun: so many buffers take it minutes'
+  return maxMaps > 100_000 ? `vm.max_map_count is ${maxMaps}: too many to fill` : false
+}
 
 function walls(figures) {
   const warnings = []
@@ -56,6 +66,19 @@ test('a process that uses up its descriptors is warned at 70 and at 90 per cent'
   assert.ok(result.ratios[1] >= 0.9, `${result.ratios}`)
   assert.match(result.message, /RLIMIT_NOFILE/)
   assert.equal(result.code, 'ERR_TOO_MANY_FDS')
+})
+
+test('a process that uses up its mappings is warned at 70 and at 90 per cent', { skip: needsSimulated || needsFewMappings() }, () => {
+  const { result } = runChild('many-maps.mjs')
+  const [early, first, second] = result.told
+  assert.deepEqual(early, [])
+  for (const [told, least, below] of [[first, 0.7, 0.9], [second, 0.9, 1]]) {
+    assert.deepEqual(told.map(({ scope }) => scope), ['maps'])
+    const [{ used, max, ratio, message }] = told
+    assert.ok(ratio >= least && ratio < below, `${ratio}`)
+    assert.deepEqual([max, ratio], [maxMaps, used / max])
+    assert.match(message, /max_map_count/)
+  }
 })
 
 test('a listener is not called inside an allocation', { skip: needsSimulated }, async (t) => {
