@@ -48,6 +48,11 @@ const quote = word => `'${String(word).replaceAll("'", "'\\''")}'`
 
 const runners = { node: '/bin/node --test --test-reporter=spec', bun: '/bin/bun test --timeout 120000' }
 
+/** The command line for test files, or for those of their tests whose names match. */
+function runTests({ runtime, js, only }) {
+  return [runners[runtime], ...(only ? [`--test-name-pattern=${quote(only)}`] : []), ...js].join(' ')
+}
+
 /** One scenario as the lines of shell that guest/lib.sh understands. */
 function plan(scenario) {
   const parameters = scenario.module ? Object.entries(scenario.module).map(([k, v]) => `${k}=${v}`) : ['-']
@@ -55,7 +60,7 @@ function plan(scenario) {
     `RKLLM_TEST_SCENARIO=${scenario.name}`]
   const lines = [`if claim ${quote(scenario.name)}; then`, ['scenario', scenario.name, ...parameters].map(quote).join(' ')]
   for (const step of scenario.steps) {
-    const command = step.js ? ['/bin/sh', '-c', `cd /repo && exec ${runners[step.runtime]} ${step.js.join(' ')}`] : step.run
+    const command = step.js ? ['/bin/sh', '-c', `cd /repo && exec ${runTests(step)}`] : step.run
     const words = [step.name, step.seconds, step.user ?? 'root', ...env, ...command]
     lines.push([step.kill ? 'killed' : 'step', ...words.map(quote)].join(' '))
     if (step.sins) lines.push('sinned')

@@ -4,11 +4,11 @@ import { readdirSync } from 'node:fs'
 
 const MiB = 1 << 20
 
-/** Not in here: a process for each attack, which take minutes at this speed; x64 runs them on every runtime (.ci/runtimes.mjs). */
-const tooLong = ['attacks.test.mjs']
+/** A process for each attack: so many that they are scenarios of their own, below, and only where nothing else emulates the processor. */
+const attacks = 'attacks.test.mjs'
 
 /** The JavaScript suite. Emulation is slow: each file of it is a scenario of its own, named after the board and the file. */
-const suite = readdirSync(new URL('..', import.meta.url)).filter(name => name.endsWith('.test.mjs') && !tooLong.includes(name)).sort()
+const suite = readdirSync(new URL('..', import.meta.url)).filter(name => name.endsWith('.test.mjs') && name !== attacks).sort()
 /** Suites that ask nothing of a driver: once an architecture and runtime is enough. */
 const driverless = ['adapters', 'channels', 'cli', 'estimate', 'event-log', 'explain', 'inspect-socket', 'metrics', 'plan',
   'replay', 'reports', 'snapshot-diff', 'top'].map(name => `${name}.test.mjs`)
@@ -133,4 +133,12 @@ export const scenarios = [
   ...withSuite({ name: 'js-simulated', about: 'no driver, arm64 Node', arches: ['arm64'], backend: 'simulated', module: null },
     suite.filter(file => !needingSimulated.includes(file) && !driverless.includes(file) && file !== 'demo.test.mjs')),
   ...withSuite({ name: 'bun', about: 'no driver, Bun', arches: ['arm64'], backend: 'simulated', module: null }, [], 'bun'),
+  ...['node', 'bun'].flatMap(runtime => ['objects', 'slices'].flatMap(how => ['a-m', 'n-z'].map(letters => ({
+    name: `${runtime}-attacks-${letters}-${how}`,
+    about: `no driver, arm64 ${runtime === 'bun' ? 'Bun' : 'Node'}: ${attacks}, a part`,
+    arches: ['arm64'],
+    backend: 'simulated',
+    module: null,
+    steps: [{ ...js(`__test__/${attacks}`), runtime, only: `^[${letters}].*, ${how}$` }],
+  })))),
 ]
