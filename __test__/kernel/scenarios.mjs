@@ -27,12 +27,12 @@ const smoke = flavour => ({ name: 'smoke', seconds: 30, run: ['/host/smoke', fla
 const sins = flavour => ({ name: 'sins', seconds: 15, run: ['/host/smoke', 'sins', flavour], sins: true })
 const killed = flavour => ({ name: 'killed', seconds: 20, run: ['/host/smoke', 'hold', flavour], kill: true })
 const conformance = backend => ({
-  name: 'conformance', seconds: 160, needs: 'conformance', run: ['/host/conformance', '--require', '--backend', backend],
+  name: 'conformance', seconds: 240, needs: 'conformance', run: ['/host/conformance', '--require', '--backend', backend],
 })
 const script = (name, extra = {}) => ({
   name, seconds: 120, needs: 'addon', run: ['/bin/node', '--expose-gc', `/repo/__test__/kernel/guest/${name}.mjs`], ...extra,
 })
-const js = (...files) => ({ name: 'js', seconds: 160, needs: 'addon', js: files })
+const js = (...files) => ({ name: 'js', seconds: 240, needs: 'addon', js: files })
 
 export const scenarios = [
   {
