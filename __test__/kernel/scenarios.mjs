@@ -133,13 +133,12 @@ export const scenarios = [
   ...withSuite({ name: 'js-simulated', about: 'no driver, arm64 Node', arches: ['arm64'], backend: 'simulated', module: null },
     suite.filter(file => !needingSimulated.includes(file) && !driverless.includes(file) && file !== 'demo.test.mjs')),
   ...withSuite({ name: 'bun', about: 'no driver, Bun', arches: ['arm64'], backend: 'simulated', module: null }, [], 'bun'),
-  // Those on slices of slabs, as is the default; x64 has the others too, on every runtime (.ci/runtimes.mjs), without an emulator's slowness.
-  ...['node', 'bun'].flatMap(runtime => ['a-m', 'n-s', 't-z'].map(letters => ({
-    name: `${runtime}-attacks-${letters}`,
-    about: `no driver, arm64 ${runtime === 'bun' ? 'Bun' : 'Node'}: ${attacks}, those from ${letters}`,
+  ...['node', 'bun'].flatMap(runtime => ['objects', 'slices'].flatMap(how => ['a-m', 'n-s', 't-z'].map(letters => ({
+    name: `${runtime}-attacks-${how}-${letters}`,
+    about: `no driver, arm64 ${runtime === 'bun' ? 'Bun' : 'Node'}: ${attacks}, those from ${letters} on ${how}`,
     arches: ['arm64'],
     backend: 'simulated',
     module: null,
-    steps: [{ ...js(`__test__/${attacks}`), runtime, only: `^[${letters}].*, slices$` }],
-  }))),
+    steps: [{ ...js(`__test__/${attacks}`), runtime, only: `^[${letters}].*, ${how}$` }],
+  })))),
 ]
