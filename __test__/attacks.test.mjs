@@ -7,7 +7,7 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import test from 'node:test'
 
-import { runChild } from './helpers.mjs'
+import { inPiece, runChild } from './helpers.mjs'
 
 const source = readFileSync(new URL('child/attack.mjs', import.meta.url), 'utf8')
 const [, table] = /\nconst attacks = \{\n([\s\S]*?)\n\}\n/.exec(source)
@@ -15,11 +15,9 @@ const names = [...table.matchAll(/^ {2}(?:async )?(\w+)\(\) \{$/gm)].map(([, nam
 
 test('the table of attacks was found', () => assert.ok(names.length >= 20, names.join()))
 
-for (const name of names) {
-  for (const how of ['objects', 'slices']) {
-    test(`${name}, ${how}`, () => {
-      const { result } = runChild('attack.mjs', { args: [name, how], flags: ['--expose-gc'] })
-      assert.deepEqual(result.left, [])
-    })
-  }
+for (const [name, how] of inPiece(names.flatMap((name) => ['objects', 'slices'].map((how) => [name, how])))) {
+  test(`${name}, ${how}`, () => {
+    const { result } = runChild('attack.mjs', { args: [name, how], flags: ['--expose-gc'] })
+    assert.deepEqual(result.left, [])
+  })
 }

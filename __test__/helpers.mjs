@@ -23,6 +23,12 @@ export const KiB = 1024
 export const MiB = 1024 * KiB
 export const GiB = 1024 * MiB
 
+/** Of a list of tests those of this run: all, or with RKLLM_TEST_PIECE=2/5 the second of five pieces. */
+export function inPiece(list) {
+  const [piece, pieces] = (process.env.RKLLM_TEST_PIECE ?? '1/1').split('/').map(Number)
+  return list.filter((_, at) => at % pieces === piece - 1)
+}
+
 /** For node:test's `skip`: the reason, or false. */
 export const needsSimulated = simulated ? false : `needs the simulated device; this run is on ${backend}`
 /** Whose tests these are: "node", "bun" or "deno". */

@@ -6,7 +6,7 @@ import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promi
 
 import { open } from './open.mjs'
 
-const WORKERS = 4
+const WORKERS = 8
 
 if (isMainThread) {
   const manager = open()

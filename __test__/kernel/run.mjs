@@ -24,13 +24,15 @@ function usage(message) {
   process.exit(2)
 }
 
+const whole = word => (/^[1-9]\d?$/.test(word) ? Number(word) : undefined)
+
 function parse(argv) {
   const options = { arch: null, names: [], steps: null, console: false, machines: MACHINES }
   for (let i = 0; i < argv.length; i++) {
     const arg = argv[i]
     if (arg === 'x64' || arg === 'arm64') options.arch = arg
     else if (arg === '--console') options.console = true
-    else if (arg === '--machines') options.machines = Number(argv[++i]) || usage('--machines wants a number')
+    else if (arg === '--machines') options.machines = whole(argv[++i]) ?? usage('--machines wants a number')
     else if (arg === '--steps') options.steps = (argv[++i] ?? usage('--steps wants names')).split(',')
     else if (scenarios.some(s => s.name === arg)) options.names.push(arg)
     else usage(`unknown: ${arg}`)
@@ -51,19 +53,14 @@ const quote = word => `'${String(word).replaceAll("'", "'\\''")}'`
 
 const runners = { node: '/bin/node --test --test-reporter=spec', bun: '/bin/bun test --timeout 120000' }
 
-/** The command line for test files, or for those of their tests whose names match. */
-function runTests({ runtime, js, only }) {
-  return [runners[runtime], ...(only ? [`--test-name-pattern=${quote(only)}`] : []), ...js].join(' ')
-}
-
 /** One scenario as the lines of shell that guest/lib.sh understands. */
 function plan(scenario) {
   const parameters = scenario.module ? Object.entries(scenario.module).map(([k, v]) => `${k}=${v}`) : ['-']
   const env = ['/bin/env', '-i', 'PATH=/bin', 'HOME=/tmp', 'TMPDIR=/tmp', 'RUST_BACKTRACE=1', `RKLLM_TEST_BACKEND=${scenario.backend}`,
-    `RKLLM_TEST_SCENARIO=${scenario.name}`]
+    `RKLLM_TEST_SCENARIO=${scenario.name}`, `RKLLM_TEST_PIECE=${scenario.piece ?? '1/1'}`]
   const lines = [`if claim ${quote(scenario.name)}; then`, ['scenario', scenario.name, ...parameters].map(quote).join(' ')]
   for (const step of scenario.steps) {
-    const command = step.js ? ['/bin/sh', '-c', `cd /repo && exec ${runTests(step)}`] : step.run
+    const command = step.js ? ['/bin/sh', '-c', `cd /repo && exec ${runners[step.runtime]} ${step.js.join(' ')}`] : step.run
     const words = [step.name, step.seconds, step.user ?? 'root', ...env, ...command]
     lines.push([step.kill ? 'killed' : 'step', ...words.map(quote)].join(' '))
     if (step.sins) lines.push('sinned')
@@ -111,7 +108,7 @@ function judge(scenario, out) {
       if ((name.startsWith('live_') || name === 'violations') && value !== '0') problems.push(`${name} is ${value} at the end`)
     const totals = ['creates', 'destroys', 'syncs', 'exports', 'imports', 'maps'].map(name => `${counters[`total_${name}`]} ${name}`)
     if (scenario.module) console.log(`  driver       ${totals.join(', ')}; undestroyed ${counters.undestroyed}`)
-    if (seconds > 300) problems.push(`took ${seconds} s, more than five minutes`)
+    if (seconds > 120) problems.push(`took ${seconds} s, more than two minutes`)
     console.log(`  in all       ${' '.repeat(9)}${String(seconds).padStart(3)} s`)
   }
   for (const problem of problems) console.log(`  FAILED: ${problem}`)
@@ -158,7 +155,7 @@ async function main() {
     let current = 'boot'
     const who = machines > 1 ? `${number}  ` : ''
     const { problem, last } = await boot({
-      arch, kernel, initrd, consoleLog: join(work, `console-${number}.log`), seconds: limit, quietSeconds: 330,
+      arch, kernel, initrd, consoleLog: join(work, `console-${number}.log`), seconds: limit, quietSeconds: 180,
       shares: [
         { tag: 'host', path: share }, { tag: 'root', path: root, readonly: true }, { tag: 'repo', path: repo, readonly: true },
       ],

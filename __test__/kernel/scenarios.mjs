@@ -4,35 +4,38 @@ import { readdirSync } from 'node:fs'
 
 const MiB = 1 << 20
 
-/** A process for each attack: so many that they are scenarios of their own, below. */
-const attacks = 'attacks.test.mjs'
-
 /** The JavaScript suite. Emulation is slow: each file of it is a scenario of its own, named after the board and the file. */
-const suite = readdirSync(new URL('..', import.meta.url)).filter(name => name.endsWith('.test.mjs') && name !== attacks).sort()
+const suite = readdirSync(new URL('..', import.meta.url)).filter(name => name.endsWith('.test.mjs')).sort()
 /** Suites that ask nothing of a driver: once an architecture and runtime is enough. */
-const driverless = ['adapters', 'channels', 'cli', 'estimate', 'event-log', 'explain', 'inspect-socket', 'metrics', 'plan',
+const driverless = ['adapters', 'attacks', 'channels', 'cli', 'estimate', 'event-log', 'explain', 'inspect-socket', 'metrics', 'plan',
   'replay', 'reports', 'snapshot-diff', 'top'].map(name => `${name}.test.mjs`)
 /** Suites that skip much unless the device is simulated. */
 const needingSimulated = ['api', 'async', 'bad-input', 'errors', 'inbox', 'limits', 'memory-limits', 'pools', 'slabs', 'stats', 'walls']
   .map(name => `${name}.test.mjs`)
-const withSuite = (board, except, runtime = 'node') => suite.filter(file => !except.includes(file)).map(file => ({
-  ...board,
-  name: `${board.name}-${file.replace('.test.mjs', '')}`,
-  about: `${board.about}: ${file}`,
-  steps: [{ ...js(`__test__/${file}`), runtime }],
-}))
+/** Suites that take emulation too long in one scenario, and in how many they are run (`inPiece` of ../helpers.mjs). */
+const pieces = { 'attacks.test.mjs': 8, 'exits.test.mjs': 2 }
+const withSuite = (board, except, runtime = 'node') => suite.filter(file => !except.includes(file)).flatMap(file => {
+  const { [file]: count = 1 } = pieces
+  return Array.from({ length: count }, (_, at) => ({
+    ...board,
+    name: `${board.name}-${file.replace('.test.mjs', '')}${count > 1 ? `-${at + 1}` : ''}`,
+    about: `${board.about}: ${file}${count > 1 ? `, ${at + 1} of ${count}` : ''}`,
+    steps: [{ ...js(`__test__/${file}`), runtime }],
+    piece: `${at + 1}/${count}`,
+  }))
+})
 
 /** Steps that run a program of this folder; the others are built by run.mjs. */
 const smoke = flavour => ({ name: 'smoke', seconds: 30, run: ['/host/smoke', flavour] })
 const sins = flavour => ({ name: 'sins', seconds: 15, run: ['/host/smoke', 'sins', flavour], sins: true })
 const killed = flavour => ({ name: 'killed', seconds: 20, run: ['/host/smoke', 'hold', flavour], kill: true })
 const conformance = backend => ({
-  name: 'conformance', seconds: 240, needs: 'conformance', run: ['/host/conformance', '--require', '--backend', backend],
+  name: 'conformance', seconds: 110, needs: 'conformance', run: ['/host/conformance', '--require', '--backend', backend],
 })
 const script = (name, extra = {}) => ({
-  name, seconds: 120, needs: 'addon', run: ['/bin/node', '--expose-gc', `/repo/__test__/kernel/guest/${name}.mjs`], ...extra,
+  name, seconds: 90, needs: 'addon', run: ['/bin/node', '--expose-gc', `/repo/__test__/kernel/guest/${name}.mjs`], ...extra,
 })
-const js = (...files) => ({ name: 'js', seconds: 240, needs: 'addon', js: files })
+const js = (...files) => ({ name: 'js', seconds: 110, needs: 'addon', js: files })
 
 export const scenarios = [
   {
@@ -133,12 +136,4 @@ export const scenarios = [
   ...withSuite({ name: 'js-simulated', about: 'no driver, arm64 Node', arches: ['arm64'], backend: 'simulated', module: null },
     suite.filter(file => !needingSimulated.includes(file) && !driverless.includes(file) && file !== 'demo.test.mjs')),
   ...withSuite({ name: 'bun', about: 'no driver, Bun', arches: ['arm64'], backend: 'simulated', module: null }, [], 'bun'),
-  ...['node', 'bun'].flatMap(runtime => ['objects', 'slices'].flatMap(how => ['a-m', 'n-s', 't-z'].map(letters => ({
-    name: `${runtime}-attacks-${how}-${letters}`,
-    about: `no driver, arm64 ${runtime === 'bun' ? 'Bun' : 'Node'}: ${attacks}, those from ${letters} on ${how}`,
-    arches: ['arm64'],
-    backend: 'simulated',
-    module: null,
-    steps: [{ ...js(`__test__/${attacks}`), runtime, only: `^[${letters}].*, ${how}$` }],
-  })))),
 ]
