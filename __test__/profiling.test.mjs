@@ -11,9 +11,10 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import Ajv from 'ajv'
 
 import { diffSnapshots, MemoryManager, replayEventLog } from '../index.js'
-import { backend, device, KiB, MiB, notOn, open, refuses, runChild, turnsUntil } from './helpers.mjs'
+import { backend, device, KiB, MiB, notOn, open, refuses, runChild, runtime, turnsUntil } from './helpers.mjs'
 
 const require = createRequire(import.meta.url)
+const { stackHere } = require('../src/js/stack.js')
 
 /** Numbers that differ and are always the same. */
 function generator(seed) {
@@ -263,6 +264,39 @@ describe('who allocated', () => {
     }
     blocks.forEach((block, at) => at % 2 === 1 && block.free())
     for (const { liveCount, totalCount } of manager.getMemoryProfile().callSites) assert.deepEqual([liveCount, totalCount], [0, 1])
+  })
+
+  test('places that were seen before are told apart, and said as whoever prepares stacks wants it now', () => {
+    // Not in the place of a tail call: those have no frame on Bun.
+    const one = () => `${stackHere(2)}`
+    const other = () => `${stackHere(2)}`
+    const seen = (call) => Array.from({ length: 3 }, () => call())
+    const [ones, others] = [seen(one), seen(other)]
+    assert.deepEqual([new Set(ones).size, new Set(others).size], [1, 1])
+    assert.notEqual(ones[0].split('\n')[0], others[0].split('\n')[0])
+    assert.deepEqual([2, 1, 2].map((depth) => `${stackHere(depth)}`.split('\n').length), [2, 1, 2])
+    // Evaluated code, of which several pieces have the same positions.
+    const evaluated = ['Alpha', 'Gamma'].map((name) => new Function('stackHere', `return class ${name} { go() { return \`\${stackHere(1)}\` } }`)(stackHere))
+    for (const Class of [...evaluated, ...evaluated]) {
+      const said = new Class().go()
+      assert.ok(said.includes(runtime === 'bun' ? 'go' : `${Class.name}.go`), said)
+    }
+
+    const { prepareStackTrace } = Error
+    const builtIn = Array.from({ length: 2 }, () => [0].map(one)[0])
+    assert.equal(builtIn[0], builtIn[1])
+    const mine = () => 'Error\n    at mine (mine.js:1:1)'
+    const prepared = []
+    try {
+      for (const prepare of [prepareStackTrace, mine, mine, prepareStackTrace]) {
+        Error.prepareStackTrace = prepare
+        prepared.push(one().includes('mine.js'))
+        assert.equal(Error.prepareStackTrace, prepare)
+      }
+    } finally {
+      Error.prepareStackTrace = prepareStackTrace
+    }
+    assert.deepEqual(prepared, [false, true, true, false])
   })
 
   test('asynchronous allocations know who awaited them', async (t) => {

@@ -15,6 +15,10 @@ const isOurs = (frame) => here.some((folder) => frame.includes(folder))
  */
 const said = new Map()
 const MOST_SAID = 4096
+/** A number for each script: short texts are compared quickly. */
+const scripts = new Map()
+/** The user's Error.prepareStackTrace that was in force. */
+let saidBy
 
 let capturing = false
 
@@ -30,7 +34,6 @@ function stackHere(depth) {
     const known = said.get(place)
     if (known?.depth === depth) return known.text
     const text = textHere(depth)
-    if (said.size >= MOST_SAID) said.clear()
     if (place !== undefined) said.set(place, { depth, text })
     return text
   } catch {
@@ -57,27 +60,33 @@ function textHere(depth) {
     .join('\n')
 }
 
-/** The same places, the same text; undefined on engines other than V8. */
+/** Where the frames are: for the same text the words are the same. Undefined where that cannot be told. */
 function placeHere() {
   const { prepareStackTrace } = Error
-  Error.prepareStackTrace = places
+  if (said.size >= MOST_SAID || prepareStackTrace !== saidBy) {
+    said.clear()
+    scripts.clear()
+    saidBy = prepareStackTrace
+  }
+  // Not an assignment, which throws where Error is frozen in part.
+  if (!Reflect.set(Error, 'prepareStackTrace', places)) return undefined
   try {
     const { stack } = new Error()
     return typeof stack === 'string' && stack.startsWith(MARK) ? stack : undefined
   } finally {
-    Error.prepareStackTrace = prepareStackTrace
+    Reflect.set(Error, 'prepareStackTrace', prepareStackTrace)
   }
 }
 
 const MARK = 'places'
-/** A number for each script: short texts are compared quickly. */
-const scripts = new Map()
 
+/** V8's frames only: others do not know their positions. Evaluated code has positions, and no name to tell it from other such code. */
 function places(_error, frames) {
   let text = MARK
   for (const frame of frames) {
-    if (typeof frame.getPosition !== 'function') return undefined
-    const script = frame.getScriptNameOrSourceURL()
+    if (typeof frame.getPosition !== 'function' || frame.isEval()) return undefined
+    // What is built in has no script, but a name.
+    const script = frame.getScriptNameOrSourceURL() || frame.getFunctionName()
     let number = scripts.get(script)
     if (number === undefined) scripts.set(script, (number = scripts.size))
     text += ` ${number}:${frame.getPosition()}`
