@@ -17,13 +17,15 @@ manager.on('warning', (warning) => warnings.push(warning))
 // Neighbours are one mapping in the kernel's books, until what lies between two of them goes.
 const kept = []
 const between = []
-for (let i = 0; i < most / 2; i++) {
+for (let i = 0; i < most; i++) {
   kept.push(manager.allocateSystemMemory(2 * PAGE))
   between.push(manager.allocateSystemMemory(PAGE))
 }
 const told = []
 for (const share of [0.6, 0.75, 0.92]) {
-  while (manager.getMemoryUsage().process.maps < most * share) for (const buffer of between.splice(-500)) manager.deallocate(buffer)
+  while (manager.getMemoryUsage().process.maps < most * share && between.length > 0) {
+    for (const buffer of between.splice(-500)) manager.deallocate(buffer)
+  }
   for (let i = 0; i < UNTIL_COUNTED; i++) kept.push(manager.allocateSystemMemory(2 * PAGE))
   await nextTurn()
   told.push(warnings.splice(0).map(({ scope, used, max, ratio, message }) => ({ scope, used, max, ratio, message })))
