@@ -13,7 +13,7 @@ use std::sync::Arc;
 use nix::time::{clock_gettime, ClockId};
 use rkllmjs_memory::books::{Account, Books, Event};
 use rkllmjs_memory::handle::Handle;
-use rkllmjs_memory::limits::{Ceiling, WARN_AT};
+use rkllmjs_memory::limits::{Ceiling, Ceilings, WARN_AT};
 use rkllmjs_memory::memory::{PageOptions, Source};
 use rkllmjs_memory::pool::{Layout, Pool, Slice};
 use rkllmjs_memory::profile::{Action, Options, Profiler};
@@ -105,11 +105,9 @@ fn books(limited: bool) -> f64 {
     let books = Books::new(&[]);
     let tag: Arc<str> = "kv".into();
     if limited {
-        books.set_ceilings(|ceilings| {
-            let ceiling = || Ceiling::new(Some(1 << 40), &WARN_AT);
-            (ceilings.npu, ceilings.total) = (ceiling(), ceiling());
-            ceilings.tags.insert(Arc::clone(&tag), ceiling());
-        });
+        let ceiling = || Ceiling::new(Some(1 << 40), &WARN_AT);
+        let tags = vec![(Arc::clone(&tag), ceiling())];
+        books.set_ceilings(Ceilings { npu: Some(ceiling()), system: None, total: Some(ceiling()), tags });
     }
     let account = Account { books, kind: Some(MemoryKind::Npu), tag: Some(tag) };
     let id = Handle::from_raw(1);

@@ -5,10 +5,11 @@
  *   node benchmark/profiling.mjs [--rounds N] [--trace FILE] [--runs N]
  *
  * The pool's pairs come first, once more samples were taken than a burst has (src/profile/sampler.rs), so that what is measured lasts.
- * Then the demo, as whole processes.
+ * Then the demo, as whole processes, a pair of them at a time: two alike, for what chance makes of it, and two of which one is profiled.
  */
 
-import { spawnSync } from 'node:child_process'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { cpus, tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -68,20 +69,25 @@ many.dispose()
 const demo = fileURLToPath(new URL('../examples/demo/main.mjs', import.meta.url))
 const directory = mkdtempSync(join(tmpdir(), 'rkllm-benchmark-'))
 const report = join(directory, 'report.prom')
-const run = (...options) => {
-  const { status, stderr } = spawnSync(process.execPath, [demo, ...(values.trace ? ['--trace', values.trace] : []), ...options], { encoding: 'utf8' })
-  if (status !== 0) throw new Error(stderr)
+/** Seconds that a demo takes. */
+async function run(...options) {
+  const began = performance.now()
+  const child = spawn(process.execPath, [demo, ...(values.trace ? ['--trace', values.trace] : []), ...options], { stdio: ['ignore', 'ignore', 'inherit'] })
+  const [status] = await once(child, 'exit')
+  if (status !== 0) throw new Error(`the demo ended with ${status}`)
+  return (performance.now() - began) / 1000
 }
-const seconds = { plain: [], profiled: [] }
+// Two at once: a machine's speed changes by more from minute to minute than this costs.
+const twoOf = (...options) => Promise.all([run(), run(...options)])
+const seconds = { same: [], profiled: [] }
 for (let at = 0; at < Number(values.runs); at++) {
-  for (const [name, options] of at % 2 ? [['profiled', ['--report', report]], ['plain', []]] : [['plain', []], ['profiled', ['--report', report]]]) {
-    const began = performance.now()
-    run(...options)
-    seconds[name].push((performance.now() - began) / 1000)
-  }
+  seconds.same.push(await twoOf())
+  seconds.profiled.push(await twoOf('--report', report))
 }
-print('the demo', `${median(seconds.plain).toFixed(2)} s`)
-print('the demo, profiled, with a report', `${median(seconds.profiled).toFixed(2)} s`, median(seconds.profiled) / median(seconds.plain), 1.02)
+const of = (pairs, which) => median(pairs.map((pair) => pair[which]))
+const ratio = (pairs) => median(pairs.map(([plain, other]) => other / plain))
+print('two demos at once, neither profiled', `${of(seconds.same, 1).toFixed(2)} s`, ratio(seconds.same))
+print('one of them profiled, with a report', `${of(seconds.profiled, 1).toFixed(2)} s`, ratio(seconds.profiled), 1.02)
 
 rmSync(directory, { recursive: true })
 

@@ -44,7 +44,7 @@ pub struct Books {
 #[derive(Debug, Default)]
 struct State {
     accounts: Accounts,
-    ceilings: Ceilings,
+    bounds: Bounds,
     /// The device's, whoever fills them up.
     domains: Vec<(Arc<Budget>, Ceiling)>,
     recorder: Option<Box<Recorder>>,
@@ -58,11 +58,36 @@ pub struct Accounts {
     /// System memory.
     pub system: Counters,
     /// Both, by tag.
-    pub tags: BTreeMap<Arc<str>, Counters>,
+    pub tags: BTreeMap<Arc<str>, Tagged>,
     /// Every live allocation.
     pub live: HashSet<Handle>,
     /// Nothing may be added any more.
     pub closed: bool,
+}
+
+/// What carries one tag. Its ceiling lies beside its figures, so that both are looked up at once.
+#[derive(Clone, Debug, Default)]
+pub struct Tagged {
+    /// The figures.
+    pub counters: Counters,
+    ceiling: Ceiling,
+}
+
+/// What an account counts under, looked up once for all that is done to it under the lock.
+struct View<'a> {
+    kind: Option<MemoryKind>,
+    npu: &'a mut Counters,
+    system: &'a mut Counters,
+    tagged: Option<(&'a Arc<str>, &'a mut Tagged)>,
+    bounds: &'a mut Bounds,
+}
+
+/// The ceilings that no tag has.
+#[derive(Debug, Default)]
+struct Bounds {
+    npu: Ceiling,
+    system: Ceiling,
+    total: Ceiling,
 }
 
 /// Where bytes are counted. A slice of a pool is only counted by its tag: its pool's chunk counts the memory.
@@ -106,7 +131,7 @@ pub struct Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.account.books.state().accounts.each(&self.account, |counters| counters.freed(self.bytes));
+        self.account.books.state().of(&self.account).each(|counters| counters.freed(self.bytes));
     }
 }
 
@@ -129,65 +154,56 @@ impl Accounts {
         }
     }
 
-    fn tag(&mut self, tag: &Arc<str>) -> &mut Counters {
-        if self.tags.len() > IDLE_TAGS && !self.tags.contains_key(tag) {
-            self.tags.retain(|_, counters| counters.committed() > 0);
+    fn tag<'a>(tags: &'a mut BTreeMap<Arc<str>, Tagged>, tag: &Arc<str>) -> &'a mut Tagged {
+        if tags.len() > IDLE_TAGS && !tags.contains_key(tag) {
+            tags.retain(|_, Tagged { counters, ceiling }| counters.committed() > 0 || ceiling.max().is_some());
         }
-        self.tags.entry(Arc::clone(tag)).or_default()
-    }
-
-    /// Changes every counter that the account has.
-    fn each(&mut self, account: &Account, change: impl Fn(&mut Counters)) {
-        if let Some(kind) = account.kind {
-            change(self.kind(kind));
-        }
-        if let Some(tag) = &account.tag {
-            change(self.tag(tag));
-        }
+        tags.entry(Arc::clone(tag)).or_default()
     }
 }
 
-impl State {
-    /// Shows `visit` every ceiling that is set and that the bytes are under, and what is counted against it.
+impl View<'_> {
+    /// Changes every counter that the account has.
     #[inline(always)]
-    fn each_ceiling(
-        &mut self,
-        kind: Option<MemoryKind>,
-        tag: Option<&Arc<str>>,
-        mut visit: impl FnMut(&mut Ceiling, Over, Usage),
-    ) {
-        let (accounts, ceilings) = (&self.accounts, &mut self.ceilings);
+    fn each(&mut self, change: impl Fn(&mut Counters)) {
+        match self.kind {
+            Some(MemoryKind::Npu) => change(self.npu),
+            Some(MemoryKind::System) => change(self.system),
+            None => {}
+        }
+        if let Some((_, tagged)) = &mut self.tagged {
+            change(&mut tagged.counters);
+        }
+    }
+
+    /// Shows `visit` every ceiling that is set and that the account is under, and what is counted against it.
+    #[inline(always)]
+    fn each_ceiling(&mut self, mut visit: impl FnMut(&mut Ceiling, Over, Usage)) {
         let mut show = |ceiling: &mut Ceiling, over: Over, usage: Usage| {
             if ceiling.max().is_some() {
                 visit(ceiling, over, usage);
             }
         };
-        if let Some(kind) = kind {
-            let (npu, system) = (Usage::of(&accounts.npu), Usage::of(&accounts.system));
+        if let Some(kind) = self.kind {
+            let (npu, system) = (Usage::of(self.npu), Usage::of(self.system));
             match kind {
-                MemoryKind::Npu => show(&mut ceilings.npu, Over::Npu, npu),
-                MemoryKind::System => show(&mut ceilings.system, Over::System, system),
+                MemoryKind::Npu => show(&mut self.bounds.npu, Over::Npu, npu),
+                MemoryKind::System => show(&mut self.bounds.system, Over::System, system),
             }
-            show(&mut ceilings.total, Over::Total, npu.and(system));
+            show(&mut self.bounds.total, Over::Total, npu.and(system));
         }
-        if let (Some(tag), false) = (tag, ceilings.tags.is_empty()) {
-            if let Some(ceiling) = ceilings.tags.get_mut(tag) {
-                show(ceiling, Over::Tag, accounts.tags.get(tag).map_or(Usage::default(), Usage::of));
-            }
+        if let Some((_, Tagged { counters, ceiling })) = &mut self.tagged {
+            show(ceiling, Over::Tag, Usage::of(counters));
         }
     }
 
     /// Shows the ceilings what is in use; those that came near it say so. And the tightest that `bytes` more do not fit under.
     #[inline(always)]
-    fn look(
-        &mut self,
-        kind: Option<MemoryKind>,
-        tag: Option<&Arc<str>>,
-        bytes: u64,
-    ) -> (Option<Refused>, Vec<Warning>) {
+    fn look(&mut self, bytes: u64) -> (Option<Refused>, Vec<Warning>) {
         let mut warnings = Vec::new();
         let mut tightest: Option<(Over, u64, u64, u64)> = None;
-        self.each_ceiling(kind, tag, |ceiling, over, usage| {
+        let tag = self.tagged.as_ref().map(|(tag, _)| *tag);
+        self.each_ceiling(|ceiling, over, usage| {
             if ceiling.observe(usage.in_use) {
                 let max = ceiling.max().unwrap_or(u64::MAX);
                 warnings.push(Warning { scope: over.scope(tag), used: usage.in_use, max });
@@ -197,24 +213,34 @@ impl State {
                 tightest = Some((over, room, usage.committed, ceiling.max().unwrap_or(u64::MAX)));
             }
         });
-        if kind == Some(MemoryKind::Npu) {
-            warnings.extend(self.full_domains());
-        }
         let refused = |(over, room, used, max): (Over, _, _, _)| Refused { scope: over.scope(tag), used, room, max };
         (tightest.map(refused), warnings)
     }
+}
 
-    /// Shows the ceilings what is in use; those that came near it say so.
-    fn observe(&mut self, kind: Option<MemoryKind>, tag: Option<&Arc<str>>) -> Vec<Warning> {
-        self.look(kind, tag, 0).1
+impl State {
+    #[inline(always)]
+    fn view<'a>(&'a mut self, kind: Option<MemoryKind>, tag: Option<&'a Arc<str>>) -> View<'a> {
+        let Self { accounts: Accounts { npu, system, tags, .. }, bounds, .. } = self;
+        View { kind, npu, system, tagged: tag.map(|tag| (tag, Accounts::tag(tags, tag))), bounds }
     }
 
-    fn full_domains(&mut self) -> impl Iterator<Item = Warning> + '_ {
-        self.domains.iter_mut().enumerate().filter_map(|(id, (budget, ceiling))| {
+    #[inline(always)]
+    fn of<'a>(&'a mut self, account: &'a Account) -> View<'a> {
+        self.view(account.kind, account.tag.as_ref())
+    }
+
+    /// Shows the ceilings over the device's domains what is in use, where NPU memory changed.
+    fn full_domains(&mut self, kind: Option<MemoryKind>, warnings: &mut Vec<Warning>) {
+        if kind != Some(MemoryKind::Npu) {
+            return;
+        }
+        for (id, (budget, ceiling)) in self.domains.iter_mut().enumerate() {
             let used = budget.used();
-            let scope = Scope::Domain(id as u32);
-            ceiling.observe(used).then(|| Warning { scope, used, max: budget.limit() })
-        })
+            if ceiling.observe(used) {
+                warnings.push(Warning { scope: Scope::Domain(id as u32), used, max: budget.limit() });
+            }
+        }
     }
 }
 
@@ -304,15 +330,26 @@ impl Books {
         read(&self.state().accounts)
     }
 
-    /// Changes ceilings, and warns of those that are near already. `change` runs under the lock: no calls out of it.
-    pub fn set_ceilings(&self, change: impl FnOnce(&mut Ceilings)) {
+    /// Changes ceilings, and warns of those that are near already.
+    pub fn set_ceilings(&self, change: Ceilings) {
+        let Ceilings { npu, system, total, tags } = change;
         let warnings = {
             let mut state = self.state();
-            change(&mut state.ceilings);
-            let tags: Vec<_> = state.ceilings.tags.keys().cloned().map(Some).collect();
+            let Bounds { npu: own_npu, system: own_system, total: own_total } = &mut state.bounds;
+            for (ceiling, change) in [(own_npu, npu), (own_system, system), (own_total, total)] {
+                if let Some(change) = change {
+                    *ceiling = change;
+                }
+            }
+            for (tag, ceiling) in tags {
+                Accounts::tag(&mut state.accounts.tags, &tag).ceiling = ceiling;
+            }
+            let tags: Vec<_> = state.accounts.tags.keys().cloned().map(Some).collect();
             let kinds = [(Some(MemoryKind::Npu), None), (Some(MemoryKind::System), None)].into_iter();
             let all = kinds.chain(tags.into_iter().map(|tag| (None, tag)));
-            all.flat_map(|(kind, tag)| state.observe(kind, tag.as_ref())).collect::<Vec<_>>()
+            let mut warnings: Vec<_> = all.flat_map(|(kind, tag)| state.view(kind, tag.as_ref()).look(0).1).collect();
+            state.full_domains(Some(MemoryKind::Npu), &mut warnings);
+            warnings
         };
         self.tell(warnings);
     }
@@ -321,11 +358,11 @@ impl Books {
     pub fn bounds(&self, kind: MemoryKind) -> (Option<u64>, u64) {
         let mut state = self.state();
         let own = match kind {
-            MemoryKind::Npu => state.ceilings.npu.max(),
-            MemoryKind::System => state.ceilings.system.max(),
+            MemoryKind::Npu => state.bounds.npu.max(),
+            MemoryKind::System => state.bounds.system.max(),
         };
         let mut room = u64::MAX;
-        state.each_ceiling(Some(kind), None, |ceiling, _, usage| room = room.min(ceiling.room(usage.committed)));
+        state.view(Some(kind), None).each_ceiling(|ceiling, _, usage| room = room.min(ceiling.room(usage.committed)));
         (own, room)
     }
 
@@ -383,7 +420,7 @@ impl Account {
     /// Bytes of an allocation went. How it came to that is recorded, unless that is somebody else's to do.
     pub fn freed(&self, id: Handle, bytes: u64, event: Option<(Action, Event<'_>)>) {
         let mut state = self.books.state();
-        state.accounts.each(self, |counters| counters.freed(bytes));
+        state.of(self).each(|counters| counters.freed(bytes));
         state.accounts.live.remove(&id);
         if let (Some(recorder), Some((how, event))) = (&mut state.recorder, event) {
             let label = recorder.label(event.kind, event.tag, event.pool);
@@ -394,18 +431,18 @@ impl Account {
 
     /// Bytes that stood for no allocation went: a pool's chunk.
     pub fn gave_back(&self, bytes: u64) {
-        self.books.state().accounts.each(self, |counters| counters.resized(-(bytes as i64)));
+        self.books.state().of(self).each(|counters| counters.resized(-(bytes as i64)));
     }
 
     /// Bytes that were set aside are not any more.
     pub fn set_free(&self, bytes: u64) {
-        self.books.state().accounts.each(self, |counters| counters.set_aside -= bytes);
+        self.books.state().of(self).each(|counters| counters.set_aside -= bytes);
     }
 
     /// A request for `size` bytes was refused.
     pub fn failed(&self, size: u64) {
         let mut state = self.books.state();
-        state.accounts.each(self, Counters::failed);
+        state.of(self).each(Counters::failed);
         if let (Some(recorder), Some(kind)) = (&mut state.recorder, self.kind) {
             let label = recorder.label(kind, self.tag.as_ref(), None);
             recorder.note(Action::Fail, 0, size, Some(label));
@@ -415,16 +452,20 @@ impl Account {
     fn take_room(&self, bytes: u64) -> Result<()> {
         let (outcome, warnings) = {
             let mut state = self.books.state();
+            let closed = state.accounts.closed;
+            let mut view = state.of(self);
             // What others took or gave back since the last time is news too.
-            let (refused, warnings) = state.look(self.kind, self.tag.as_ref(), bytes);
-            match refused {
-                Some(refused) => (Err(Some(refused)), warnings),
-                None if state.accounts.closed => (Err(None), warnings),
+            let (refused, mut warnings) = view.look(bytes);
+            let outcome = match refused {
+                Some(refused) => Err(Some(refused)),
+                None if closed => Err(None),
                 None => {
-                    state.accounts.each(self, |counters| counters.under_way += bytes);
-                    (Ok(()), warnings)
+                    view.each(|counters| counters.under_way += bytes);
+                    Ok(())
                 }
-            }
+            };
+            state.full_domains(self.kind, &mut warnings);
+            (outcome, warnings)
         };
         self.books.tell(warnings);
         outcome.map_err(|refused| refused.map_or_else(disposed, |refused| refused.error(bytes)))
@@ -446,19 +487,21 @@ impl Admission {
     /// The bytes are there, as the allocation `id`, and are recorded unless that is somebody else's to do. False when the books
     /// were closed meanwhile: it has to end at once.
     pub fn allocated(self, id: Handle, bytes: u64, event: Option<Event<'_>>) -> bool {
-        let (open, sampled) = self.settle(|State { accounts, recorder, .. }, account| {
-            accounts.each(account, |counters| counters.allocated(bytes));
-            accounts.live.insert(id);
-            let sampled = recorder.as_mut().zip(event).is_some_and(|(recorder, event)| {
-                let label = recorder.label(event.kind, event.tag, event.pool);
-                let hit = recorder.allocated(id.get(), event.size, Some(label));
-                if hit {
-                    recorder.sampled(key(id), event.size, event.tag.cloned());
-                }
-                hit
-            });
-            (!accounts.closed, sampled)
-        });
+        let (open, sampled) = self.settle(
+            |counters| counters.allocated(bytes),
+            |State { accounts, recorder, .. }| {
+                accounts.live.insert(id);
+                let sampled = recorder.as_mut().zip(event).is_some_and(|(recorder, event)| {
+                    let label = recorder.label(event.kind, event.tag, event.pool);
+                    let hit = recorder.allocated(id.get(), event.size, Some(label));
+                    if hit {
+                        recorder.sampled(key(id), event.size, event.tag.cloned());
+                    }
+                    hit
+                });
+                (!accounts.closed, sampled)
+            },
+        );
         if sampled {
             raise();
         }
@@ -467,21 +510,21 @@ impl Admission {
 
     /// The bytes are there and stand for no allocation: a pool's chunk.
     pub fn chunked(self) {
-        let bytes = self.bytes;
-        self.settle(|state, account| state.accounts.each(account, |counters| counters.resized(bytes as i64)));
+        let bytes = self.bytes as i64;
+        self.settle(|counters| counters.resized(bytes), |_| {});
     }
 
     /// The bytes are there, for as long as what is returned.
     pub fn counted(self) -> Counted {
         let counted = Counted { account: self.account.clone(), bytes: self.bytes };
-        self.settle(|state, account| state.accounts.each(account, |counters| counters.allocated(counted.bytes)));
+        self.settle(|counters| counters.allocated(counted.bytes), |_| {});
         counted
     }
 
     /// The bytes are somebody else's to take.
     pub fn set_aside(self) {
         let bytes = self.bytes;
-        self.settle(|state, account| state.accounts.each(account, |counters| counters.set_aside += bytes));
+        self.settle(|counters| counters.set_aside += bytes, |_| {});
     }
 
     /// Whose.
@@ -489,13 +532,19 @@ impl Admission {
         &self.account
     }
 
-    fn settle<T>(mut self, settle: impl FnOnce(&mut State, &Account) -> T) -> T {
+    /// What was admitted is under way no more, `count` says what it is now, and `then` what else is to be done under the lock.
+    fn settle<T>(mut self, count: impl Fn(&mut Counters), then: impl FnOnce(&mut State) -> T) -> T {
         let (result, warnings) = {
             let bytes = std::mem::take(&mut self.bytes);
             let mut state = self.account.books.state();
-            state.accounts.each(&self.account, |counters| counters.under_way -= bytes);
-            let result = settle(&mut state, &self.account);
-            (result, state.observe(self.account.kind, self.account.tag.as_ref()))
+            let mut view = state.of(&self.account);
+            view.each(|counters| {
+                counters.under_way -= bytes;
+                count(counters);
+            });
+            let (_, mut warnings) = view.look(0);
+            state.full_domains(self.account.kind, &mut warnings);
+            (then(&mut state), warnings)
         };
         self.account.books.tell(warnings);
         result
@@ -506,7 +555,7 @@ impl Drop for Admission {
     fn drop(&mut self) {
         if self.bytes > 0 {
             let mut state = self.account.books.state();
-            state.accounts.each(&self.account, |counters| counters.under_way -= self.bytes);
+            state.of(&self.account).each(|counters| counters.under_way -= self.bytes);
         }
     }
 }

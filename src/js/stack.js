@@ -15,8 +15,9 @@ const isOurs = (frame) => here.some((folder) => frame.includes(folder))
  */
 const said = new Map()
 const MOST_SAID = 4096
-/** A number for each script: short texts are compared quickly. */
+/** A number for each script, short texts are compared quickly; OWN for this package's. */
 const scripts = new Map()
+const OWN = 0
 /** The user's Error.prepareStackTrace that was in force. */
 let saidBy
 
@@ -88,8 +89,9 @@ function places(_error, frames) {
     // What is built in has no script, but a name.
     const script = frame.getScriptNameOrSourceURL() || frame.getFunctionName()
     let number = scripts.get(script)
-    if (number === undefined) scripts.set(script, (number = scripts.size))
-    text += ` ${number}:${frame.getPosition()}`
+    if (number === undefined) scripts.set(script, (number = isOurs(`${script}`) ? OWN : scripts.size + 1))
+    // What is left out of the text need not be told apart, and finding a position takes a microsecond.
+    if (number !== OWN) text += ` ${number}:${frame.getPosition()}`
   }
   return text
 }

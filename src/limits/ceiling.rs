@@ -1,6 +1,5 @@
 //! What a user sets: ceilings that refuse, and shares of them that warn.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -106,17 +105,17 @@ impl Ceiling {
     }
 }
 
-/// Everything a user may bound.
-#[derive(Clone, Debug, Default)]
+/// Ceilings to be set; the others stay.
+#[derive(Debug, Default)]
 pub struct Ceilings {
-    /// NPU memory.
-    pub npu: Ceiling,
-    /// System memory.
-    pub system: Ceiling,
-    /// Both.
-    pub total: Ceiling,
-    /// By tag, of either kind.
-    pub tags: BTreeMap<Arc<str>, Ceiling>,
+    /// Over NPU memory.
+    pub npu: Option<Ceiling>,
+    /// Over system memory.
+    pub system: Option<Ceiling>,
+    /// Over both.
+    pub total: Option<Ceiling>,
+    /// Over what carries a tag, of either kind.
+    pub tags: Vec<(Arc<str>, Ceiling)>,
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ impl Drop for Reservation {
 
 impl Manager {
     /// Changes what may be held. Limits may be below what is: then nothing is added until enough has gone.
-    pub fn set_limits(&self, change: impl FnOnce(&mut Ceilings)) {
+    pub fn set_limits(&self, change: Ceilings) {
         self.books.set_ceilings(change);
     }
 
@@ -106,16 +106,19 @@ mod tests {
     }
 
     fn bound(manager: &Manager, scope: Scope, max: u64) {
-        manager.set_limits(|ceilings| {
-            let ceiling = Ceiling::new(Some(max), &WARN_AT);
-            match scope {
-                Scope::Npu => ceilings.npu = ceiling,
-                Scope::System => ceilings.system = ceiling,
-                Scope::Total => ceilings.total = ceiling,
-                Scope::Tag(tag) => drop(ceilings.tags.insert(tag, ceiling)),
-                Scope::Pool(_) | Scope::Domain(_) => unreachable!(),
-            }
+        let ceiling = Ceiling::new(Some(max), &WARN_AT);
+        manager.set_limits(match scope {
+            Scope::Npu => Ceilings { npu: Some(ceiling), ..Ceilings::default() },
+            Scope::System => Ceilings { system: Some(ceiling), ..Ceilings::default() },
+            Scope::Total => Ceilings { total: Some(ceiling), ..Ceilings::default() },
+            Scope::Tag(tag) => Ceilings { tags: vec![(tag, ceiling)], ..Ceilings::default() },
+            Scope::Pool(_) | Scope::Domain(_) => unreachable!(),
         });
+    }
+
+    fn unbound(manager: &Manager) {
+        let [npu, system, total] = std::array::from_fn(|_| Some(Ceiling::default()));
+        manager.set_limits(Ceilings { npu, system, total, tags: vec![("kv".into(), Ceiling::default())] });
     }
 
     fn tagged(tag: &str) -> NpuOptions {
@@ -147,7 +150,7 @@ mod tests {
         manager.allocate_npu(5 * MIB, &NpuOptions::default()).unwrap().finalize(Reach::Nobody);
         first.finalize(Reach::Nobody);
         let left = manager.accounts();
-        assert_eq!((left.npu.committed(), left.system.committed(), left.tags["kv"].committed()), (0, 0, 0));
+        assert_eq!((left.npu.committed(), left.system.committed(), left.tags["kv"].counters.committed()), (0, 0, 0));
     }
 
     #[test]
@@ -159,7 +162,7 @@ mod tests {
         assert!(held.is_live());
         held.finalize(Reach::Nobody);
         manager.allocate_npu(MIB, &NpuOptions::default()).unwrap().finalize(Reach::Nobody);
-        manager.set_limits(|ceilings| ceilings.npu = Ceiling::default());
+        unbound(&manager);
         manager.allocate_npu(4 * MIB, &NpuOptions::default()).unwrap().finalize(Reach::Nobody);
     }
 
@@ -211,7 +214,7 @@ mod tests {
         let slices: Vec<_> = (0..3).map(|_| pool.allocate(MIB, 64).unwrap()).collect();
         let error = pool.allocate(MIB, 64).unwrap_err();
         assert_eq!((error.code(), error.details().scope.as_deref()), (ErrorCode::MemoryLimit, Some("npu")));
-        assert_eq!(manager.accounts().tags["pool"].used, 3 * MIB);
+        assert_eq!(manager.accounts().tags["pool"].counters.used, 3 * MIB);
         pool.free(slices[0].chunk, slices[0].region).unwrap();
         pool.allocate(MIB, 64).unwrap();
         // A whole chunk would pass the limit; what is asked for does not.
@@ -233,7 +236,7 @@ mod tests {
         assert_eq!((error.code(), error.details().available), (ErrorCode::MemoryLimit, Some(2 * GIB)));
         let domain = &manager.npu_stats().domains[0];
         assert_eq!((domain.used, domain.for_others), (0, 3 * GIB));
-        assert_eq!(manager.accounts().tags["weights"].in_use(), 3 * GIB);
+        assert_eq!(manager.accounts().tags["weights"].counters.in_use(), 3 * GIB);
         assert_eq!(manager.reservations(), [(MemoryKind::Npu, Some("weights".into()), 3 * GIB)]);
         assert!(manager.release(weights) && !manager.release(weights));
         let too_much = manager.reserve(MemoryKind::System, 1 << 50, None, None).unwrap_err();
@@ -260,7 +263,7 @@ mod tests {
         manager.allocate_npu(page_size(), &NpuOptions::default()).unwrap().finalize(Reach::Nobody);
         assert!(heard().is_empty(), "once per crossing");
         first.finalize(Reach::Nobody);
-        manager.set_limits(|ceilings| *ceilings = Ceilings::default());
+        unbound(&manager);
         let full = manager.allocate_npu(8 * MIB, &NpuOptions::default()).unwrap();
         assert_eq!(heard(), ["domain:0"]);
         bound(&manager, Scope::Npu, 8 * MIB);

@@ -474,11 +474,14 @@ mod tests {
         assert!(manager.allocate_npu(1 << 40, &npu).is_err());
         let accounts = manager.accounts();
         assert_eq!((accounts.npu.used, accounts.system.used), (page_size(), page_size()));
-        assert_eq!((accounts.npu.failures, accounts.tags[&tag].failures), (1, 1));
-        assert_eq!((accounts.tags[&tag].used, accounts.tags[&tag].live), (2 * page_size(), 2));
+        assert_eq!((accounts.npu.failures, accounts.tags[&tag].counters.failures), (1, 1));
+        assert_eq!((accounts.tags[&tag].counters.used, accounts.tags[&tag].counters.live), (2 * page_size(), 2));
         end(&a);
         end(&b);
-        assert_eq!((manager.accounts().tags[&tag].used, manager.accounts().tags[&tag].peak), (0, 2 * page_size()));
+        assert_eq!(
+            (manager.accounts().tags[&tag].counters.used, manager.accounts().tags[&tag].counters.peak),
+            (0, 2 * page_size())
+        );
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::types;
 use crate::allocation::Allocation;
 use crate::backend::probe::{self, Probed};
 use crate::backend::{Direction, Kind};
+use crate::books::Tagged;
 use crate::error::{Error, ErrorCode};
 use crate::handle::Handle;
 use crate::manager::Manager;
@@ -290,8 +291,13 @@ pub fn summary(env: &Env, handle: f64) -> Result<types::Summary> {
 #[napi(catch_unwind)]
 pub fn tags(env: &Env, handle: f64) -> Result<Vec<types::Tag>> {
     let accounts = manager(handle).map_err(throw(env))?.accounts();
-    let tag = |(tag, counters): (Arc<str>, Counters)| types::Tag { tag: tag.to_string(), counters: counters.into() };
-    Ok(accounts.tags.into_iter().map(tag).collect())
+    // Of some nothing is known but their limit.
+    let seen = accounts.tags.into_iter().filter(|(_, tagged)| tagged.counters != Counters::default());
+    let tag = |(tag, Tagged { counters, .. }): (Arc<str>, Tagged)| types::Tag {
+        tag: tag.to_string(),
+        counters: counters.into(),
+    };
+    Ok(seen.map(tag).collect())
 }
 
 /// Open file descriptors and mappings of this process, and their bounds.

@@ -42,21 +42,11 @@ pub struct TagLimitRequest {
 #[napi(catch_unwind)]
 pub fn set_limits(env: &Env, handle: f64, limits: LimitsRequest) -> Result<()> {
     let LimitsRequest { npu, system, total, tags } = limits;
-    let change = |ceilings: &mut Ceilings| {
-        let set = |ceiling: &mut Ceiling, limit: Option<LimitRequest>| {
-            if let Some(limit) = limit {
-                *ceiling = limit.into();
-            }
-        };
-        set(&mut ceilings.npu, npu);
-        set(&mut ceilings.system, system);
-        set(&mut ceilings.total, total);
-        for TagLimitRequest { tag, limit } in tags {
-            match limit.max {
-                Some(_) => drop(ceilings.tags.insert(tag.into(), limit.into())),
-                None => drop(ceilings.tags.remove(tag.as_str())),
-            }
-        }
+    let change = Ceilings {
+        npu: npu.map(Into::into),
+        system: system.map(Into::into),
+        total: total.map(Into::into),
+        tags: tags.into_iter().map(|TagLimitRequest { tag, limit }| (tag.into(), limit.into())).collect(),
     };
     manager(handle).map(|manager| manager.set_limits(change)).map_err(throw(env))
 }

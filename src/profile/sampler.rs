@@ -4,16 +4,25 @@
 //! is with a probability of p = 1 - exp(-size / mean), so it stands for 1 / p of its like, and sums over samples are sums over
 //! everything, without a bias towards small or large ones.
 //!
-//! What a sample costs is not in proportion to its bytes: a pool can give out 30 GB/s, and a stack costs microseconds. Beyond
-//! [`RATE`] samples a second, for longer than [`BURST`] of them, the mean grows. Since marks have no memory it may change after
-//! any sample, and each sample stands for what it stood for when it was taken.
+//! What a sample costs is not in proportion to its bytes: a pool can give out 30 GB/s, and a stack costs tens of microseconds.
+//! Beyond [`RATE`] samples a second, for longer than [`BURST`] of them, the mean grows, though to no more than one part in
+//! [`PARTS`] of what there was so far. Since marks have no memory it may change after any sample, and each sample stands for
+//! what it stood for when it was taken.
+//!
+//! How many bytes there were is known, so what the samples' sum is off by is known too. Each sample makes good one part in
+//! [`AMENDS`] of it, a control variate. What the sum is off by before an allocation says nothing of whether that has a mark, and
+//! is 0 on average, so that this adds no bias; and the sum stays within a few means of the truth, for ever.
 
 /// Samples a second that there may be for long.
-const RATE: f64 = 200.0;
+const RATE: f64 = 100.0;
 /// Samples that there may be at once before that counts.
-const BURST: f64 = 10_000.0;
+const BURST: f64 = 2000.0;
 /// What the mean changes by: little, so that samples of one time stand for about as much each.
 const STEP: f64 = 1.1;
+/// The mean is at most one part in so many of all bytes: a storm that is over in no time still has samples enough.
+const PARTS: f64 = 500.0;
+/// A sample makes good one part in so many of what the sum is off by.
+const AMENDS: f64 = 16.0;
 
 /// See the module's header.
 #[derive(Debug)]
@@ -24,6 +33,11 @@ pub struct Sampler {
     mean: f64,
     /// What was asked for; at most 1: everything is sampled.
     base: f64,
+    /// Bytes that went by up to the mark that `left` was drawn after, and how many those were to the next one.
+    passed: f64,
+    drawn: i64,
+    /// Bytes that the samples stand for.
+    told: f64,
     /// Samples that may be taken before the mean grows.
     tokens: f64,
     /// When tokens were last added, in µs.
@@ -35,8 +49,17 @@ impl Sampler {
     /// One mark in `mean` bytes; 1 samples everything.
     pub fn new(mean: u64, seed: u64) -> Self {
         let mean = mean as f64;
-        // Not 0, which this generator would stay at.
-        let mut sampler = Self { left: 0, mean, base: mean, tokens: BURST, refilled: 0, random: seed | 1 };
+        let mut sampler = Self {
+            left: 0,
+            mean,
+            base: mean,
+            passed: 0.0,
+            drawn: 0,
+            told: 0.0,
+            tokens: BURST,
+            refilled: 0,
+            random: seed | 1, // not 0, which this generator would stay at
+        };
         sampler.draw();
         sampler
     }
@@ -54,10 +77,15 @@ impl Sampler {
             self.left = 0;
             return 1.0;
         }
-        let stands_for = 1.0 / -(-(size as f64) / self.mean).exp_m1();
+        self.passed += (self.drawn - self.left) as f64;
+        let bytes = size as f64;
+        let alike = bytes / -(-bytes / self.mean).exp_m1();
+        // At most half of it, so that no sample stands for nothing; the rest is left to those that come.
+        let amends = ((self.passed - bytes - self.told) / AMENDS).clamp(-alike / 2.0, alike / 2.0);
+        self.told += alike + amends;
         self.govern(now);
         self.draw();
-        stands_for
+        (alike + amends) / bytes
     }
 
     fn govern(&mut self, now: u64) {
@@ -66,7 +94,7 @@ impl Sampler {
         self.refilled = now;
         if self.tokens < 0.0 {
             self.tokens = 0.0;
-            self.mean *= STEP;
+            self.mean = (self.mean * STEP).min(self.passed / PARTS).max(self.mean);
         } else if self.tokens > BURST / 2.0 && self.mean > self.base {
             self.mean = (self.mean / STEP).max(self.base);
         }
@@ -80,6 +108,7 @@ impl Sampler {
         let bits = self.random.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11;
         let uniform = (bits + 1) as f64 / (1_u64 << 53) as f64;
         self.left = (-uniform.ln() * self.mean) as i64;
+        self.drawn = self.left;
     }
 }
 
@@ -87,19 +116,44 @@ impl Sampler {
 mod tests {
     use super::*;
 
-    /// `count` allocations of those sizes, `gap` µs apart: the sum that the samples say, the sum that it is, and the samples.
-    fn estimate(mean: u64, gap: f64, count: u64, size: impl Fn(u64) -> u64) -> (f64, f64, u64) {
-        let mut sampler = Sampler::new(mean, 42);
-        let (mut estimated, mut exact, mut samples) = (0.0, 0.0, 0);
+    const MEAN: u64 = 524_288;
+
+    /// What the samples of some allocations say of them.
+    #[derive(Default)]
+    struct Estimate {
+        /// All bytes: what the samples' sum is, to one.
+        sum: f64,
+        /// The same of some of the allocations.
+        part: f64,
+        samples: f64,
+    }
+
+    /// `count` allocations of those sizes, `gap` µs apart; `part` says which are in the part.
+    fn estimate(
+        mean: u64,
+        gap: f64,
+        count: u64,
+        size: impl Fn(u64) -> u64,
+        part: impl Fn(u64) -> bool,
+        seed: u64,
+    ) -> Estimate {
+        let mut sampler = Sampler::new(mean, seed);
+        let (mut exact, mut exact_part) = (0.0, 0.0);
+        let mut said = Estimate::default();
         for at in 0..count {
             let size = size(at);
+            let part = f64::from(u8::from(part(at)));
             exact += size as f64;
+            exact_part += size as f64 * part;
             if sampler.passes_mark(size) {
-                estimated += sampler.hit(size, (at as f64 * gap) as u64) * size as f64;
-                samples += 1;
+                let bytes = sampler.hit(size, (at as f64 * gap) as u64) * size as f64;
+                assert!(bytes > 0.0, "a sample stands for something");
+                said.sum += bytes;
+                said.part += bytes * part;
+                said.samples += 1.0;
             }
         }
-        (estimated, exact, samples)
+        Estimate { sum: said.sum / exact, part: said.part / exact_part, ..said }
     }
 
     fn mixed(at: u64) -> u64 {
@@ -108,26 +162,77 @@ mod tests {
 
     #[test]
     fn the_sum_over_samples_is_the_sum_over_everything() {
-        for (mean, gap) in [(524_288, 1.0), (4096, 100.0), (1 << 22, 1.0)] {
-            let (estimated, exact, samples) = estimate(mean, gap, 100_000, mixed);
-            assert!((estimated / exact - 1.0).abs() < 0.05, "{mean}: {estimated}, not {exact}, from {samples} samples");
+        for (mean, gap) in [(MEAN, 1.0), (4096, 100.0), (1 << 22, 1.0)] {
+            for seed in 0..20 {
+                let Estimate { sum, samples, .. } = estimate(mean, gap, 100_000, mixed, |_| true, seed << 32);
+                assert!((sum - 1.0).abs() < 0.025, "{mean}, seed {seed}: {sum} of the truth, from {samples} samples");
+            }
         }
+    }
+
+    /// Whether the part that `part` says is estimated right, on average over many seeds.
+    fn has_no_bias(name: &str, gap: f64, size: impl Fn(u64) -> u64, part: impl Fn(u64) -> bool) {
+        const SEEDS: u64 = 200;
+        let parts =
+            (0..SEEDS).map(|seed| estimate(MEAN, gap, 20_000, &size, &part, seed << 32).part).collect::<Vec<_>>();
+        let mean = parts.iter().sum::<f64>() / SEEDS as f64;
+        let variance = parts.iter().map(|part| (part - mean).powi(2)).sum::<f64>() / (SEEDS - 1) as f64;
+        let error = (variance / SEEDS as f64).sqrt();
+        assert!((mean - 1.0).abs() < 4.0 * error + 1e-6, "{name}: {mean} ± {error} of the truth");
+        assert!(error < 0.02, "{name}: nothing can be told from this: {error}");
+    }
+
+    #[test]
+    fn a_part_of_the_allocations_is_estimated_without_bias() {
+        let large_and_small = |at| if at % 2 == 0 { 50 * MEAN } else { MEAN / 10 };
+        let (rare, storm) = (1e4, 0.1);
+        has_no_bias("small ones among large ones", rare, large_and_small, |at| at % 2 == 1);
+        has_no_bias("the large ones", rare, large_and_small, |at| at % 2 == 0);
+        has_no_bias("half of the large ones, in a storm", storm, large_and_small, |at| at % 4 == 0);
+        has_no_bias("some of one size", rare, |_| 100_000, |at| at % 16 == 3);
+        has_no_bias("the same, in a storm", storm, |_| 100_000, |at| at % 16 == 3);
     }
 
     #[test]
     fn everything_is_sampled_where_that_is_asked_for() {
-        let (estimated, exact, samples) = estimate(1, 0.1, 20_000, mixed);
-        assert_eq!((estimated, samples), (exact, 20_000));
+        let Estimate { sum, samples, .. } = estimate(1, 0.1, 20_000, mixed, |_| true, 42);
+        assert_eq!((sum, samples), (1.0, 20_000.0));
     }
 
     #[test]
     fn a_storm_has_few_samples_and_the_sum_is_right_all_the_same() {
         // 4 KiB every 100 ns are 80,000 marks a second.
         let count = 100_000_000;
-        let (estimated, exact, samples) = estimate(524_288, 0.1, count, |_| 4096);
-        assert!((estimated / exact - 1.0).abs() < 0.05, "{estimated}, not {exact}, from {samples} samples");
+        let Estimate { sum, samples, .. } = estimate(MEAN, 0.1, count, |_| 4096, |_| true, 42);
+        assert!((sum - 1.0).abs() < 0.02, "{sum} of the truth, from {samples} samples");
+        let marks = count as f64 * 4096.0 / MEAN as f64;
         let seconds = count as f64 * 0.1 / 1e6;
-        assert!((samples as f64) < BURST + 2.0 * RATE * seconds, "{samples} samples in {seconds} s");
-        assert!(samples as f64 > BURST, "{samples}: a burst is not held back");
+        let most = BURST + RATE * seconds + PARTS * (marks / BURST).ln();
+        assert!(samples < 1.1 * most, "{samples} samples in {seconds} s, not {most}");
+        assert!(samples > BURST, "{samples}: a burst is not held back");
+    }
+
+    #[test]
+    fn samples_are_as_dense_as_before_once_a_storm_is_over() {
+        let mut sampler = Sampler::new(MEAN, 42);
+        let mut now = 0.0;
+        let mut run = |gap: f64, count: u64| {
+            let mut samples = 0;
+            for _ in 0..count {
+                now += gap;
+                if sampler.passes_mark(4096) {
+                    sampler.hit(4096, now as u64);
+                    samples += 1;
+                }
+            }
+            (samples, sampler.mean)
+        };
+        let (_, mean) = run(0.1, 10_000_000);
+        assert!(mean > 20.0 * MEAN as f64, "{mean}");
+        // Ten marks a second, for long.
+        run(781.0, 1_000_000);
+        let (samples, mean) = run(781.0, 100_000);
+        assert_eq!(mean, MEAN as f64);
+        assert!((700..860).contains(&samples), "{samples}");
     }
 }
