@@ -21,7 +21,7 @@ function needsFewMappings() {
 function walls(figures) {
   const warnings = []
   let counts = 0
-  const count = () => (counts++, { openFds: null, maxFds: null, maps: null, maxMaps: null, ...figures })
+  const count = () => (counts++, ['openFds', 'maxFds', 'maps', 'maxMaps'].map((name) => figures[name] ?? NaN))
   const wall = new Walls(count, (warning) => warnings.push(warning))
   return { wall, warnings, counts: () => counts, allocate: (times) => { for (let i = 0; i < times; i++) wall.allocated() } }
 }

@@ -25,7 +25,7 @@ function systemStats(handle) {
 function usageOf(handle, npu, system) {
   // Not process.memoryUsage(): it opens /proc, which it cannot when the process is out of descriptors.
   const { used_heap_size: heapUsed, external_memory: external } = getHeapStatistics()
-  const gauges = native.processGauges(handle)
+  const [openFds, maxFds, maps, maxMaps] = native.processGauges(handle)
   const pools = native.poolsStats(handle)
   return {
     npu,
@@ -38,10 +38,10 @@ function usageOf(handle, npu, system) {
       heapUsed,
       external,
       // Where /proc is not mounted these are not known, and not a number.
-      openFds: gauges.openFds ?? NaN,
-      maxFds: gauges.maxFds ?? NaN,
-      maps: gauges.maps ?? NaN,
-      maxMaps: gauges.maxMaps ?? NaN,
+      openFds,
+      maxFds,
+      maps,
+      maxMaps,
     },
     fragmentation: fragmentationOf(pools),
   }

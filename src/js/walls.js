@@ -29,7 +29,7 @@ class Walls {
   #warned = { fds: 0, maps: 0 }
 
   /**
-   * @param {() => {openFds: number | null, maxFds: number | null, maps: number | null, maxMaps: number | null}} count
+   * @param {() => number[]} count open descriptors and their limit, mappings and theirs; not a number where that is not known
    * @param {(warning: object) => void} warn
    */
   constructor(count, warn) {
@@ -40,15 +40,15 @@ class Walls {
   /** A kernel object may have been made. */
   allocated() {
     if (--this.#wait > 0) return
-    const { openFds, maxFds, maps, maxMaps } = this.#count()
+    const [openFds, maxFds, maps, maxMaps] = this.#count()
     const room = Math.min(this.#look('fds', openFds, maxFds), this.#look('maps', maps, maxMaps) / MAPS_PER_OBJECT)
     this.#wait = Math.max(SHORTEST_WAIT, Math.min(Math.floor(room / 2), LONGEST_WAIT))
   }
 
   /** Warns if a wall came near; returns how many more there may be before it next has to. */
   #look(scope, used, max) {
-    if (used === null || max === null || max === 0) return Infinity
     const ratio = used / max
+    if (!Number.isFinite(ratio)) return Infinity
     const reached = WARN_AT.findLast((share) => ratio >= share) ?? 0
     if (reached > this.#warned[scope]) {
       this.#warned[scope] = reached

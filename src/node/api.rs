@@ -23,6 +23,7 @@ use crate::memory::MemoryKind;
 use crate::open::{self, Choice};
 use crate::pool::SlabOptions;
 use crate::stats::Counters;
+use crate::sys::proc::Gauge;
 use crate::sys::spare;
 
 /// Once an environment, before anything else: how errors are made, and whether this runtime's finalizers come for the
@@ -300,10 +301,15 @@ pub fn tags(env: &Env, handle: f64) -> Result<Vec<types::Tag>> {
     Ok(seen.map(tag).collect())
 }
 
-/// Open file descriptors and mappings of this process, and their bounds.
-#[napi(catch_unwind)]
-pub fn process_gauges(env: &Env, handle: f64) -> Result<types::Gauges> {
-    manager(handle).map(|manager| types::Gauges::new(manager.process_gauges())).map_err(throw(env))
+/// Open file descriptors of this process and their bound, its mappings and theirs; not a number where that cannot be told.
+///
+/// An array: the engine forgets the shape of an object that native code makes now and then, and with it the code that was optimized
+/// for it, allocations' own.
+#[napi(catch_unwind, ts_return_type = "[openFds: number, maxFds: number, maps: number, maxMaps: number]")]
+pub fn process_gauges(env: &Env, handle: f64) -> Result<Vec<f64>> {
+    let (fds, maps) = manager(handle).map_err(throw(env))?.process_gauges();
+    let figures = |gauge: Option<Gauge>| gauge.map_or([f64::NAN; 2], |Gauge { used, max }| [used as f64, max as f64]);
+    Ok([figures(fds), figures(maps)].concat())
 }
 
 /// An array: its elements have no names that would have to be made into strings at each call.

@@ -9,7 +9,6 @@ use crate::manager::{DomainStats, NpuOptions, NpuStats, PoolMemory, PoolOptions,
 use crate::memory::{HugePages, MemoryKind};
 use crate::pool::{PoolStats, SlabOptions};
 use crate::stats::Counters;
-use crate::sys::proc::Gauge;
 
 #[napi(object, use_nullable = true)]
 pub struct Device {
@@ -407,21 +406,5 @@ impl PoolFigures {
             fragmentation: stats.fragmentation(),
             late_writes: stats.late_writes as f64,
         }
-    }
-}
-
-#[napi(object, use_nullable = true)]
-pub struct Gauges {
-    pub open_fds: Option<f64>,
-    pub max_fds: Option<f64>,
-    pub maps: Option<f64>,
-    pub max_maps: Option<f64>,
-}
-
-impl Gauges {
-    pub fn new((fds, maps): (Option<Gauge>, Option<Gauge>)) -> Self {
-        let used = |gauge: Option<Gauge>| gauge.map(|gauge| gauge.used as f64);
-        let max = |gauge: Option<Gauge>| gauge.map(|gauge| gauge.max as f64);
-        Self { open_fds: used(fds), max_fds: max(fds), maps: used(maps), max_maps: max(maps) }
     }
 }
