@@ -730,7 +730,7 @@ export interface OptimizeResult {
 export interface CleanupOptions {
   /**
    * When the kernel reports memory pressure: give empty slabs and chunks back, and compact pools of which a chunk can be emptied, in
-   * slices of about 1 ms. Default true. `'pressure'` is emitted either way.
+   * slices of half a millisecond. Default true. `'pressure'` is emitted either way.
    */
   onPressure?: boolean
   /**
@@ -739,7 +739,7 @@ export interface CleanupOptions {
    */
   onExhaustion?: boolean
   /**
-   * Compact a pool whose fragmentation passes this share, some time after one of its movable blocks was freed, in slices of about 1 ms.
+   * Compact a pool whose fragmentation passes this share, some time after one of its movable blocks was freed, in slices of half a millisecond.
    * Default 0.5; null: never by itself.
    */
   defragmentAbove?: number | null

@@ -16,7 +16,7 @@ use rkllmjs_memory::device::Device;
 use rkllmjs_memory::error::ErrorCode;
 use rkllmjs_memory::handle::Handle;
 use rkllmjs_memory::memory::{PageOptions, Source};
-use rkllmjs_memory::pool::{Layout, Moved, Pool, Slice};
+use rkllmjs_memory::pool::{Layout, Moved, Pass, Pool, Slice};
 use rkllmjs_memory::sys::mapping::page_size;
 use rkllmjs_memory::units::{KIB, MIB};
 
@@ -72,8 +72,12 @@ struct Known {
 }
 
 /// Makes all moves there are, or the first `limit`; each one for which `keep` says no is dropped after it has begun.
-fn defragment(pool: &Pool, limit: usize, mut keep: impl FnMut() -> bool) -> Vec<Moved> {
-    let mut pass = pool.start_pass().unwrap();
+fn defragment(pool: &Pool, limit: usize, keep: impl FnMut() -> bool) -> Vec<Moved> {
+    go_on(pool, pool.start_pass().unwrap(), limit, keep)
+}
+
+/// The same for a pass that was begun some time ago.
+fn go_on(pool: &Pool, mut pass: Pass, limit: usize, mut keep: impl FnMut() -> bool) -> Vec<Moved> {
     let mut moves = Vec::new();
     for _ in 0..limit {
         let Some(step) = pool.next_move(&mut pass) else { break };
@@ -130,6 +134,7 @@ fn random_programs_keep_every_byte_wherever_it_goes() {
         let mut live: HashMap<Handle, Known> = HashMap::new();
         let mut fixed: Vec<(Slice, u64, u8)> = Vec::new();
         let mut moved = 0;
+        let mut begun: Option<Pass> = None;
         for step in 0..all / 4 {
             let some = |live: &HashMap<Handle, Known>, random: &mut Random| {
                 let mut ids: Vec<_> = live.keys().copied().collect();
@@ -184,7 +189,9 @@ fn random_programs_keep_every_byte_wherever_it_goes() {
                 95..=98 => {
                     let limit = if random.below(2) == 0 { usize::MAX } else { random.below(8) as usize };
                     let odds = 1 + random.below(4);
-                    let moves = defragment(&pool, limit, || random.below(4) < odds);
+                    let fresh = begun.is_none() || random.below(2) == 0;
+                    let pass = if fresh { pool.start_pass().unwrap() } else { begun.take().unwrap() };
+                    let moves = go_on(&pool, pass, limit, || random.below(4) < odds);
                     moved += moves.len();
                     follow(&pool, &mut live, &moves);
                     pool.trim();
@@ -195,6 +202,10 @@ fn random_programs_keep_every_byte_wherever_it_goes() {
                     fixed.clear();
                 }
                 _ => {}
+            }
+            // A pass that others get in the way of, for as long as it takes.
+            if random.below(3) == 0 {
+                pool.survey(begun.get_or_insert_with(|| pool.start_pass().unwrap()), random.below(3) as usize);
             }
             check(&pool, &live, &fixed);
         }
@@ -257,6 +268,31 @@ fn chunks_become_empty_and_go_back() {
     pool.trim();
     assert_eq!((pool.stats().chunks, pool.stats().free), (4, 0));
     pool.validate().unwrap();
+}
+
+#[test]
+fn a_pool_that_is_looked_at_in_pieces_is_compacted_like_one_that_is_looked_at_at_once() {
+    let scattered = || {
+        let pool = pool(layout(64 * KIB, 256 * KIB));
+        let mut random = Random(99);
+        let sizes = (0..).map(|_| 64 + random.below(2 * KIB));
+        let ids: Vec<_> =
+            sizes.map_while(|size| pool.allocate_movable(size, 64, None).ok()).map(|(id, _)| id).collect();
+        ids.iter().step_by(2).for_each(|id| pool.free_movable(*id).unwrap());
+        (pool, ids.len().div_ceil(2))
+    };
+    let (whole, _) = scattered();
+    let moves = defragment(&whole, usize::MAX, || true);
+    assert!(moves.len() > 50 && whole.stats().chunks == 4);
+    for most in [1, 2, 7, 100] {
+        let (pool, live) = scattered();
+        let mut pass = pool.start_pass().unwrap();
+        let looks = 1 + std::iter::repeat_with(|| pool.survey(&mut pass, most)).take_while(|all| !all).count();
+        assert!(looks.abs_diff(live.div_ceil(most)) <= 1, "{looks} looks at {most} of {live}");
+        let same = |(a, b): (&Moved, &Moved)| (a.from, a.to, a.size) == (b.from, b.to, b.size);
+        let sliced = go_on(&pool, pass, usize::MAX, || true);
+        assert!(sliced.len() == moves.len() && sliced.iter().zip(&moves).all(same), "{most} at a time");
+    }
 }
 
 #[test]

@@ -8,8 +8,8 @@ const native = require('./binding.js')
 const DEFRAGMENT_ABOVE = 0.5
 /** After the last free, so that a burst of them is one compaction. */
 const SETTLE_MS = 50
-/** One slice of it: what the event loop may wait for. */
-const SLICE = Object.freeze({ maxMs: 1, maxBytes: 2 ** 21, slice: true })
+/** One slice of it: what the event loop may wait for, beside V8's own collections. */
+const SLICE = Object.freeze({ maxMs: 0.5, maxBytes: 2 ** 21, slice: true })
 
 /** What an allocation is refused for that other memory of ours might have. */
 const WANTING = new Set([

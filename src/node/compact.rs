@@ -125,8 +125,8 @@ pub struct CompactionCaps {
     pub max_bytes: Option<f64>,
     pub max_moves: Option<f64>,
     pub max_ms: Option<f64>,
-    /// One slice of a compaction that goes on with the next one. It begins one or takes a step at least, and leaves blocks larger than
-    /// `max_bytes` where they are.
+    /// One slice of a compaction that goes on with the next one. It takes a step at least, and leaves blocks larger than `max_bytes`
+    /// where they are.
     pub slice: Option<bool>,
 }
 
@@ -147,6 +147,9 @@ pub struct Compaction<'env> {
     pub failure: Option<Unknown<'env>>,
 }
 
+/// Slices of a pool that are looked at in one step.
+const SURVEYED: usize = 256;
+
 /// Moves movable slices together, then gives empty chunks back. `view_of` gives the ArrayBuffer that was handed out over an
 /// allocation, if JavaScript still has it.
 #[napi(catch_unwind)]
@@ -165,19 +168,20 @@ pub fn pool_defragment<'env>(
     let fragmentation_before = open.pool.stats().fragmentation();
     // Not while it is worked on: taking a view away may run the user's code, and that may compact.
     let resumed = if slice { pass_of(&open).take() } else { None };
-    let fresh = resumed.is_none();
     let mut pass = match resumed {
         Some(pass) => pass,
         None => open.pool.start_pass().map_err(throw(env))?,
     };
     let (mut moves, mut steps, mut bytes, mut failure) = (Vec::new(), 0, 0, None);
     let stopped = loop {
-        // Looking at a large pool is a slice's work by itself.
-        if (!slice || fresh || steps > 0) && (bytes >= max_bytes && slice || began.elapsed() >= max_time) {
+        if (!slice || steps > 0) && (bytes >= max_bytes && slice || began.elapsed() >= max_time) {
             break true;
         }
-        let Some(step) = open.pool.next_move(&mut pass) else { break false };
         steps += 1;
+        if !open.pool.survey(&mut pass, SURVEYED) {
+            continue;
+        }
+        let Some(step) = open.pool.next_move(&mut pass) else { break false };
         if slice && step.size() > max_bytes {
             continue;
         }

@@ -5,7 +5,8 @@
 //! it was, so a pass can stop at any point. Nothing that others do to the pool between two moves can hurt it: what a pass
 //! remembers is looked at again before it is used. A slice that is being moved can be neither pinned nor freed.
 //!
-//! First the movable slices of the last chunks, from the top, go into the first holes that are large enough; where all slices
+//! A pass first looks at every region there is, a number at a time: a slice of a compaction must not take long, however large the
+//! pool. Then the movable slices of the last chunks, from the top, go into the first holes that are large enough; where all slices
 //! have one size, no order of moves needs fewer bytes. What is too large for any hole then slides down, over its own bytes if it
 //! has to, in those chunks where that helps.
 
@@ -18,7 +19,7 @@ use super::movable::Place;
 use super::{Extent, Pool, State};
 use crate::error::Result;
 use crate::handle::Handle;
-use crate::suballoc::{regions, Region, RegionId};
+use crate::suballoc::{regions_from, Region, RegionId, SubAllocator};
 
 /// A chunk whose free bytes are in one piece but for this share needs no sliding.
 const SETTLED: f64 = 0.02;
@@ -28,6 +29,7 @@ const SETTLED: f64 = 0.02;
 pub struct Pass {
     /// Chunks, from those that fill up to those that empty.
     chunks: Vec<Handle>,
+    survey: Survey,
     holes: Holes,
     /// Slices that may still go into a hole; the last one is next.
     candidates: Vec<Candidate>,
@@ -39,6 +41,26 @@ struct Candidate {
     id: Handle,
     rank: usize,
     offset: u64,
+}
+
+/// How far looking at what there is has come.
+#[derive(Debug, Default)]
+struct Survey {
+    /// The chunk it is in.
+    rank: usize,
+    /// The slice that was seen last there; `None` at the chunk's start.
+    seen: Option<RegionId>,
+    holes: Vec<(Hole, u64)>,
+}
+
+/// What was not seen yet of a chunk.
+fn unseen(arena: &dyn SubAllocator, seen: Option<RegionId>) -> impl Iterator<Item = Region> + '_ {
+    let first = match seen {
+        None => Some(arena.first()),
+        // Freed meanwhile: the rest of this chunk is for another time.
+        Some(seen) => arena.next(seen).ok().flatten(),
+    };
+    first.into_iter().flat_map(|first| regions_from(arena, first))
 }
 
 /// How far sliding has come.
@@ -115,23 +137,51 @@ impl Pool {
         let filled = |handle: &Handle| state.chunks.get(*handle).map_or(0, |chunk| chunk.arena.allocated());
         // The initial chunk stays in any case, so it is filled first; then the fullest, which would cost most to empty.
         chunks.sort_by_key(|handle| (Some(*handle) != state.first, Reverse(filled(handle)), handle.get()));
-        let (mut holes, mut candidates) = (Vec::new(), Vec::new());
-        for (rank, handle) in chunks.iter().enumerate() {
-            let Some(chunk) = state.chunks.get(*handle) else { continue };
-            let movables = state.movables.of(*handle);
-            for region in regions(&*chunk.arena) {
-                match movables.and_then(|movables| movables.at(region.id)) {
-                    _ if !region.used => holes.push((Hole { rank, id: region.id, offset: region.offset }, region.size)),
-                    Some(id) => candidates.push(Candidate { id, rank, offset: region.offset }),
-                    None => {}
-                }
-            }
-        }
-        Ok(Pass { chunks, holes: Holes::new(holes), candidates, slides: Slides::default() })
+        Ok(Pass {
+            chunks,
+            survey: Survey::default(),
+            holes: Holes::default(),
+            candidates: Vec::new(),
+            slides: Slides::default(),
+        })
     }
 
-    /// The next move of `pass`, with its target reserved; `None` when there is nothing left to gain.
+    /// Looks at `most` more slices of the pool and the holes between them; true when all have been seen. What others do meanwhile may
+    /// be missed, or be seen as it was: every move looks again.
+    pub fn survey(&self, pass: &mut Pass, most: usize) -> bool {
+        let Pass { chunks, survey, candidates, .. } = pass;
+        if survey.rank == chunks.len() {
+            return true;
+        }
+        let state = self.state();
+        let mut left = most;
+        while let Some(&handle) = chunks.get(survey.rank) {
+            let (rank, seen) = (survey.rank, survey.seen);
+            let movables = state.movables.of(handle);
+            for region in state.chunks.get(handle).into_iter().flat_map(|chunk| unseen(&*chunk.arena, seen)) {
+                if left == 0 {
+                    return false;
+                }
+                if !region.used {
+                    survey.holes.push((Hole { rank, id: region.id, offset: region.offset }, region.size));
+                    continue;
+                }
+                left -= 1;
+                survey.seen = Some(region.id);
+                if let Some(id) = movables.and_then(|movables| movables.at(region.id)) {
+                    candidates.push(Candidate { id, rank, offset: region.offset });
+                }
+            }
+            (survey.rank, survey.seen) = (rank + 1, None);
+        }
+        pass.holes = Holes::new(std::mem::take(&mut survey.holes));
+        true
+    }
+
+    /// The next move of `pass`, with its target reserved; `None` when there is nothing left to gain. What was not
+    /// [surveyed](Self::survey) yet is now.
     pub fn next_move<'a>(&'a self, pass: &mut Pass) -> Option<Move<'a>> {
+        self.survey(pass, usize::MAX);
         let mut state = self.state();
         if state.destroyed {
             return None;
@@ -326,7 +376,7 @@ impl State {
         let requested = arena.get(from.1).ok()?.tag;
         // Nothing is given up before it is known that all of it is there.
         arena.get(hole.1).ok()?;
-        let first = |arena: &dyn crate::suballoc::SubAllocator| match before {
+        let first = |arena: &dyn SubAllocator| match before {
             None => Some(arena.first()),
             Some(before) => arena.next(before).ok().flatten(),
         };
@@ -345,7 +395,7 @@ impl State {
 
 /// Holes in the order in which they are filled, and a tree of maxima over their sizes: the first that is large enough is
 /// found in as many steps as the number of holes has bits.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Holes {
     list: Vec<Hole>,
     /// Node 1 is the root, node n has children 2n and 2n + 1, leaves start at `leaves`.
@@ -375,7 +425,7 @@ impl Holes {
 
     /// The first hole of at least `size` bytes.
     fn first_of(&self, size: u64) -> Option<(usize, Hole)> {
-        if self.tree[1] < size.max(1) {
+        if self.tree.get(1).is_none_or(|largest| *largest < size.max(1)) {
             return None;
         }
         let mut node = 1;

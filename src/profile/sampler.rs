@@ -14,9 +14,9 @@
 //! is 0 on average, so that this adds no bias; and the sum stays within a few means of the truth, for ever.
 
 /// Samples a second that there may be for long.
-const RATE: f64 = 100.0;
+const RATE: f64 = 50.0;
 /// Samples that there may be at once before that counts.
-const BURST: f64 = 2000.0;
+const BURST: f64 = 1000.0;
 /// What the mean changes by: little, so that samples of one time stand for about as much each.
 const STEP: f64 = 1.1;
 /// The mean is at most one part in so many of all bytes: a storm that is over in no time still has samples enough.

@@ -194,5 +194,10 @@ pub trait SubAllocator: Send + fmt::Debug {
 
 /// All regions of `arena`, used and free, by ascending address.
 pub fn regions(arena: &dyn SubAllocator) -> impl Iterator<Item = Region> + '_ {
-    std::iter::successors(Some(arena.first()), |region| arena.next(region.id).ok().flatten())
+    regions_from(arena, arena.first())
+}
+
+/// `first`, which is one of `arena`, and all regions above it.
+pub fn regions_from(arena: &dyn SubAllocator, first: Region) -> impl Iterator<Item = Region> + '_ {
+    std::iter::successors(Some(first), |region| arena.next(region.id).ok().flatten())
 }
