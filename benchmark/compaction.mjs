@@ -72,9 +72,9 @@ async function memcpy(bytes, size) {
   return bytes / (performance.now() - began)
 }
 
-/** The same pool, compacted by itself: how long a turn of the event loop takes in which there is a slice of it. */
+/** The same pool, compacted by itself: how long a turn of the event loop takes in which there is a slice of it, and one that only computes. */
 async function inTheBackground() {
-  const slices = []
+  const [slices, peers] = [[], []]
   for (let round = 0; round < ROUNDS; round++) {
     const { manager, pool } = await scattered({ backend: 'simulated' }, 16 * KiB)
     let moves = 0
@@ -89,12 +89,22 @@ async function inTheBackground() {
       }
       slices.push(took)
       idle = 0
+      peers.push(await busy(0.5))
     }
     manager.dispose()
   }
   const ms = (value) => value.toFixed(2)
   console.log(`\nThe same in the background, ${(slices.length / ROUNDS).toFixed(0)} slices a pool`)
+  console.log(`  a turn that computes for 0.5 ms: p50 ${ms(quantile(peers, 0.5))}, p99 ${ms(quantile(peers, 0.99))}, max ${ms(Math.max(...peers))}: the machine's part`)
   print(`  a turn with a slice, ms: p50 ${ms(quantile(slices, 0.5))}, max ${ms(Math.max(...slices))}; p99`, quantile(slices, 0.99), 2)
+}
+
+/** A turn of the event loop in which somebody computes for so long. */
+async function busy(ms) {
+  const began = performance.now()
+  await nextTurn()
+  for (const from = performance.now(); performance.now() - from < ms; );
+  return performance.now() - began
 }
 
 /** Allocate + free with and without limits for all that can have one; `cargo bench --bench pool` has what an allocation outside pools pays. */
