@@ -78,7 +78,7 @@ fn main() {
         println!("  {name:20} {:6.1} ns", times[times.len() / 2]);
     }
     drop(contestants);
-    let [without, with] = [false, true].map(books);
+    let [without, with] = books();
     println!("admitted, allocated and freed, in the books of a manager, median of {ROUNDS} rounds");
     println!("  without limits       {without:6.1} ns");
     println!("  npu, total, a tag    {with:6.1} ns");
@@ -100,30 +100,34 @@ fn pool(bytes: u64, block: Option<u64>) -> Pool {
     Pool::new(None, pages, layout, None).expect("memory for a pool")
 }
 
-/// What one allocation and its end cost in the books, with limits for all that it counts under or without.
-fn books(limited: bool) -> f64 {
-    let books = Books::new(&[]);
+/// What one allocation and its end cost in the books, without limits and with some for all that it counts under, turn by turn.
+fn books() -> [f64; 2] {
     let tag: Arc<str> = "kv".into();
-    if limited {
-        let ceiling = || Ceiling::new(Some(1 << 40), &WARN_AT);
-        let tags = vec![(Arc::clone(&tag), ceiling())];
-        books.set_ceilings(Ceilings { npu: Some(ceiling()), system: None, total: Some(ceiling()), tags });
-    }
-    let account = Account { books, kind: Some(MemoryKind::Npu), tag: Some(tag) };
+    let accounts = [false, true].map(|limited| {
+        let books = Books::new(&[]);
+        if limited {
+            let ceiling = || Ceiling::new(Some(1 << 40), &WARN_AT);
+            let tags = vec![(Arc::clone(&tag), ceiling())];
+            books.set_ceilings(Ceilings { npu: Some(ceiling()), system: None, total: Some(ceiling()), tags });
+        }
+        Account { books, kind: Some(MemoryKind::Npu), tag: Some(Arc::clone(&tag)) }
+    });
     let id = Handle::from_raw(1);
-    let event = Some(Event { size: SIZE, kind: MemoryKind::Npu, tag: account.tag.as_ref(), pool: None });
-    let mut times: Vec<f64> = (0..ROUNDS)
-        .map(|_| {
-            let start = now_ns();
-            for _ in 0..CALLS {
-                black_box(account.admit(black_box(SIZE)).expect("room").allocated(id, SIZE, event));
-                account.freed(id, SIZE, event.map(|event| (Action::Free, event)));
-            }
-            (now_ns() - start) / f64::from(CALLS)
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
+    let event = Some(Event { size: SIZE, kind: MemoryKind::Npu, tag: Some(&tag), pool: None });
+    let mut times = [Vec::new(), Vec::new()];
+    for round in 0..2 * ROUNDS {
+        let (account, times) = (&accounts[round % 2], &mut times[round % 2]);
+        let start = now_ns();
+        for _ in 0..CALLS {
+            black_box(account.admit(black_box(SIZE)).expect("room").allocated(id, SIZE, event));
+            account.freed(id, SIZE, event.map(|event| (Action::Free, event)));
+        }
+        times.push((now_ns() - start) / f64::from(CALLS));
+    }
+    times.map(|mut times| {
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
+    })
 }
 
 fn take(pool: &Pool) -> Slice {

@@ -176,41 +176,46 @@ impl View<'_> {
         }
     }
 
-    /// Shows `visit` every ceiling that is set and that the account is under, and what is counted against it.
+    /// Shows `visit` every ceiling that the account is under, and what is counted against it.
     #[inline(always)]
     fn each_ceiling(&mut self, mut visit: impl FnMut(&mut Ceiling, Over, Usage)) {
-        let mut show = |ceiling: &mut Ceiling, over: Over, usage: Usage| {
-            if ceiling.max().is_some() {
-                visit(ceiling, over, usage);
-            }
-        };
         if let Some(kind) = self.kind {
             let (npu, system) = (Usage::of(self.npu), Usage::of(self.system));
             match kind {
-                MemoryKind::Npu => show(&mut self.bounds.npu, Over::Npu, npu),
-                MemoryKind::System => show(&mut self.bounds.system, Over::System, system),
+                MemoryKind::Npu => visit(&mut self.bounds.npu, Over::Npu, npu),
+                MemoryKind::System => visit(&mut self.bounds.system, Over::System, system),
             }
-            show(&mut self.bounds.total, Over::Total, npu.and(system));
+            visit(&mut self.bounds.total, Over::Total, npu.and(system));
         }
         if let Some((_, Tagged { counters, ceiling })) = &mut self.tagged {
-            show(ceiling, Over::Tag, Usage::of(counters));
+            visit(ceiling, Over::Tag, Usage::of(counters));
         }
     }
 
     /// Shows the ceilings what is in use; those that came near it say so. And the tightest that `bytes` more do not fit under.
     #[inline(always)]
     fn look(&mut self, bytes: u64) -> (Option<Refused>, Vec<Warning>) {
+        let mut quiet = true;
+        self.each_ceiling(|ceiling, _, usage| quiet &= ceiling.is_quiet(usage.in_use, usage.committed, bytes));
+        match quiet {
+            true => (None, Vec::new()),
+            false => self.look_closely(bytes),
+        }
+    }
+
+    #[cold]
+    fn look_closely(&mut self, bytes: u64) -> (Option<Refused>, Vec<Warning>) {
         let mut warnings = Vec::new();
         let mut tightest: Option<(Over, u64, u64, u64)> = None;
         let tag = self.tagged.as_ref().map(|(tag, _)| *tag);
         self.each_ceiling(|ceiling, over, usage| {
+            let max = ceiling.max().unwrap_or(u64::MAX);
             if ceiling.observe(usage.in_use) {
-                let max = ceiling.max().unwrap_or(u64::MAX);
                 warnings.push(Warning { scope: over.scope(tag), used: usage.in_use, max });
             }
             let room = ceiling.room(usage.committed);
             if bytes > room && tightest.is_none_or(|(_, least, ..)| room < least) {
-                tightest = Some((over, room, usage.committed, ceiling.max().unwrap_or(u64::MAX)));
+                tightest = Some((over, room, usage.committed, max));
             }
         });
         let refused = |(over, room, used, max): (Over, _, _, _)| Refused { scope: over.scope(tag), used, room, max };

@@ -50,10 +50,14 @@ pub const WARN_AT: [f64; 2] = [0.8, 0.95];
 /// A crossing is over when the share is this much below it again.
 const HYSTERESIS: f64 = 0.05;
 
-/// How much there may be, and when to say that it is nearly so much. Costs two comparisons as long as nothing happens.
+/// How much there may be, and when to say that it is nearly so much. Costs three comparisons as long as nothing happens.
 #[derive(Clone, Debug)]
 pub struct Ceiling {
-    max: Option<u64>,
+    /// `u64::MAX` is none.
+    max: u64,
+    /// From here on the next warning is due, and below here the last one is over: between them nothing happens.
+    due: u64,
+    over: u64,
     /// Bytes at which to warn, rising, and below which each warning is over.
     levels: Vec<(u64, u64)>,
     /// How many of them have been warned of.
@@ -78,21 +82,32 @@ impl Ceiling {
         };
         levels.sort_unstable();
         levels.dedup();
-        Self { max, levels, warned: 0 }
+        let mut ceiling = Self { max: max.unwrap_or(u64::MAX), due: 0, over: 0, levels, warned: 0 };
+        ceiling.wait();
+        ceiling
     }
 
     /// The most there may be.
     pub fn max(&self) -> Option<u64> {
-        self.max
+        Some(self.max).filter(|max| *max != u64::MAX)
     }
 
     /// What still fits beside `used`.
+    #[inline(always)]
     pub fn room(&self, used: u64) -> u64 {
-        self.max.map_or(u64::MAX, |max| max.saturating_sub(used))
+        if self.max == u64::MAX {
+            return u64::MAX;
+        }
+        self.max.saturating_sub(used)
+    }
+
+    /// Whether [`observe`](Self::observe) would change nothing, and `bytes` more fit.
+    #[inline(always)]
+    pub fn is_quiet(&self, used: u64, committed: u64, bytes: u64) -> bool {
+        (self.over..self.due).contains(&used) && bytes <= self.room(committed)
     }
 
     /// Tells it what is in use now; true when that is the first time above one of its levels, or above it again.
-    #[inline]
     pub fn observe(&mut self, used: u64) -> bool {
         while self.warned > 0 && used < self.levels[self.warned - 1].1 {
             self.warned -= 1;
@@ -101,7 +116,14 @@ impl Ceiling {
         while self.levels.get(self.warned).is_some_and(|(level, _)| used >= *level) {
             self.warned += 1;
         }
+        self.wait();
         self.warned > before
+    }
+
+    /// For what is next.
+    fn wait(&mut self) {
+        self.due = self.levels.get(self.warned).map_or(u64::MAX, |(level, _)| *level);
+        self.over = self.warned.checked_sub(1).map_or(0, |last| self.levels[last].1);
     }
 }
 
@@ -132,6 +154,28 @@ mod tests {
         assert!(!ceiling.observe(89) && ceiling.observe(95));
         assert!(!ceiling.observe(10) && ceiling.observe(100), "two levels at once are one warning");
         assert!(!ceiling.observe(100));
+    }
+
+    #[test]
+    fn where_it_is_quiet_nothing_would_have_happened() {
+        for warn_at in [&[0.95, 0.8][..], &[], &[1.0], &[0.02, 0.5]] {
+            let mut ceiling = Ceiling::new(Some(100), warn_at);
+            let mut heard = 0;
+            // Up and down, in steps of every size.
+            for step in 0..40_000_u64 {
+                let used = step * step % 7919 % 101;
+                let (quiet, before) = (ceiling.is_quiet(used, used, 3), ceiling.clone());
+                let warned = ceiling.observe(used);
+                assert!(
+                    !quiet || (!warned && before.warned == ceiling.warned && used + 3 <= 100),
+                    "{used}: {before:?}"
+                );
+                // And the other way round, but for a crossing downwards and up again at once.
+                assert!(quiet || warned || before.warned != ceiling.warned || used + 3 > 100, "{used}: {before:?}");
+                heard += u64::from(warned);
+            }
+            assert_eq!(heard > 0, !warn_at.is_empty());
+        }
     }
 
     #[test]
