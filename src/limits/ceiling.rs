@@ -104,11 +104,22 @@ impl Ceiling {
     /// Whether [`observe`](Self::observe) would change nothing, and `bytes` more fit.
     #[inline(always)]
     pub fn is_quiet(&self, used: u64, committed: u64, bytes: u64) -> bool {
-        (self.over..self.due).contains(&used) && bytes <= self.room(committed)
+        self.is_between(used) && bytes <= self.room(committed)
+    }
+
+    #[inline(always)]
+    fn is_between(&self, used: u64) -> bool {
+        (self.over..self.due).contains(&used)
     }
 
     /// Tells it what is in use now; true when that is the first time above one of its levels, or above it again.
+    #[inline(always)]
     pub fn observe(&mut self, used: u64) -> bool {
+        !self.is_between(used) && self.cross(used)
+    }
+
+    #[cold]
+    fn cross(&mut self, used: u64) -> bool {
         while self.warned > 0 && used < self.levels[self.warned - 1].1 {
             self.warned -= 1;
         }
@@ -165,7 +176,7 @@ mod tests {
             for step in 0..40_000_u64 {
                 let used = step * step % 7919 % 101;
                 let (quiet, before) = (ceiling.is_quiet(used, used, 3), ceiling.clone());
-                let warned = ceiling.observe(used);
+                let warned = ceiling.cross(used);
                 assert!(
                     !quiet || (!warned && before.warned == ceiling.warned && used + 3 <= 100),
                     "{used}: {before:?}"
