@@ -1,5 +1,5 @@
-//! Pool benchmark: what the lock and the counters add to the suballocator, what limits add to the books, and what a million live
-//! slices keep.
+//! Pool benchmark: what the lock and the counters add to the suballocator, what limits add to the books, how fast compaction
+//! copies, and what a million live slices keep.
 //!
 //! ```text
 //! cargo bench --no-default-features --bench pool
@@ -26,6 +26,7 @@ const SIZE: u64 = 64 << 10;
 const ROUNDS: usize = 101;
 const CALLS: u32 = 10_000;
 const MANY: usize = 1_000_000;
+const BLOCKS: u64 = 10_000;
 
 struct Contestant {
     name: &'static str,
@@ -83,6 +84,12 @@ fn main() {
     println!("  without limits       {without:6.1} ns");
     println!("  npu, total, a tag    {with:6.1} ns");
 
+    println!("{BLOCKS} blocks, every second freed, compacted: speed of the whole pass, and of its copying, to that of memcpy");
+    for size in [64 << 10, 16 << 10] {
+        let [pass, copying] = compaction(size);
+        println!("  {:2} KiB               {pass:6.2} {copying:6.2}", size >> 10);
+    }
+
     println!("{MANY} live slices, growth of this process");
     for (name, block) in [("Pool", None), ("Pool, fixed blocks", Some(64))] {
         let before = resident();
@@ -127,6 +134,42 @@ fn books() -> [f64; 2] {
     times.map(|mut times| {
         times.sort_by(f64::total_cmp);
         times[times.len() / 2]
+    })
+}
+
+/// A pass, and the commits of its moves, against memcpy of as many blocks from one end of an equally large memory to the other.
+fn compaction(size: u64) -> [f64; 2] {
+    let mut ratios = [Vec::new(), Vec::new()];
+    let mut memory = vec![1_u8; (BLOCKS * size) as usize];
+    for _ in 0..11 {
+        let bytes = BLOCKS * size;
+        let layout = Layout { initial: bytes, max: bytes, chunk: bytes, block: None, alignment: 64, delay: 0 };
+        let pages = PageOptions { alignment: page_size(), prefault: true, ..PageOptions::default() };
+        let pool = Pool::new(None, Source::System(pages), layout, None).expect("memory for a pool");
+        let blocks: Vec<_> = (0..BLOCKS).map(|_| pool.allocate_movable(size, 64, None).expect("room").0).collect();
+        blocks.iter().step_by(2).for_each(|id| pool.free_movable(*id).expect("live"));
+        let (began, mut copying, mut moves) = (now_ns(), 0.0, 0);
+        let mut pass = pool.start_pass().expect("a pool");
+        while let Some(step) = pool.next_move(&mut pass) {
+            let began = now_ns();
+            black_box(step.commit().expect("pages can be copied"));
+            copying += now_ns() - began;
+            moves += 1;
+        }
+        let pass = now_ns() - began;
+        let began = now_ns();
+        for at in 0..moves {
+            let (from, to) = (memory.len() - (2 * at + 1) * size as usize, 2 * at * size as usize);
+            memory.copy_within(from..from + size as usize, to);
+        }
+        let memcpy = now_ns() - began;
+        black_box(&memory);
+        ratios[0].push(memcpy / pass);
+        ratios[1].push(memcpy / copying);
+    }
+    ratios.map(|mut ratios| {
+        ratios.sort_by(f64::total_cmp);
+        ratios[ratios.len() / 2]
     })
 }
 
