@@ -2,10 +2,10 @@
 //!
 //! Reading the kernel's takes 25 to 40 ns. That is nothing for somebody who looks a thousand times a second, and a third of what a
 //! pool needs to allocate and free for somebody who does that in a loop. So whoever looks asks the kernel, until there were
-//! [`BUSY`] looks within a millisecond: then a thread writes the time down for a while, and sleeps again. It is not there for
+//! `BUSY` looks within a millisecond: then a thread writes the time down for a while, and sleeps again. It is not there for
 //! the others because being woken that often costs more than their looks do: 7 % of a processor, as measured on a virtual one.
 //!
-//! [`now`] is exact below so many looks, and good to [`TICK`] and what the scheduler makes of that above. [`exact`] is exact.
+//! [`now`] is exact below so many looks, and good to `TICK` and what the scheduler makes of that above. [`exact`] is exact.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::{self, Thread};
