@@ -739,8 +739,8 @@ export interface CleanupOptions {
    */
   onExhaustion?: boolean
   /**
-   * Compact a pool whose fragmentation passes this share, some time after one of its movable blocks was freed, in slices of half a millisecond.
-   * Default 0.5; null: never by itself.
+   * Compact a pool whose fragmentation passes this share, some time after one of its movable blocks was freed, in slices of half a
+   * millisecond. Default 0.5; null: never by itself.
    */
   defragmentAbove?: number | null
 }
@@ -1220,7 +1220,10 @@ export interface CallSite {
 export interface MemoryEvent {
   /** `collect`: freed by the garbage collector or at the end of its thread. `grow`, `trim`: a pool took or gave back a chunk. */
   type: 'allocate' | 'free' | 'fail' | 'grow' | 'trim' | 'move' | 'collect'
-  /** Since profiling began; to about 4 ms where there are many at once. The order is that in which things happened in each pool, and outside pools. */
+  /**
+   * Since profiling began; to about 4 ms where there are many at once. The order is that in which things happened in each pool, and
+   * outside pools.
+   */
   timeUs: number
   /**
    * {@link BufferInfo.id}, or `MemoryBlock.id` for what `pool.allocate` took; a chunk's number for `grow` and `trim`; 0 for `fail`.

@@ -86,10 +86,12 @@ for (let at = 0; at < Number(values.runs); at++) {
   seconds.same.push(await twoOf())
   seconds.profiled.push(await twoOf('--report', report))
 }
-const of = (pairs, which) => median(pairs.map((pair) => pair[which]))
-const ratio = (pairs) => median(pairs.map(([plain, other]) => other / plain))
-print('two demos at once, neither profiled', `${of(seconds.same, 1).toFixed(2)} s`, ratio(seconds.same))
-print('one of them profiled, with a report', `${of(seconds.profiled, 1).toFixed(2)} s`, ratio(seconds.profiled), 1.02)
+if (seconds.same.length > 0) {
+  const of = (pairs, which) => median(pairs.map((pair) => pair[which]))
+  const ratio = (pairs) => median(pairs.map(([plain, other]) => other / plain))
+  print('two demos at once, neither profiled', `${of(seconds.same, 1).toFixed(2)} s`, ratio(seconds.same))
+  print('one of them profiled, with a report', `${of(seconds.profiled, 1).toFixed(2)} s`, ratio(seconds.profiled), 1.02)
+}
 
 rmSync(directory, { recursive: true })
 

@@ -3,7 +3,7 @@
 //! Reading the kernel's takes 25 to 40 ns. That is nothing for somebody who looks a thousand times a second, and a third of what a
 //! pool needs to allocate and free for somebody who does that in a loop. So whoever looks asks the kernel, until there were
 //! `BUSY` looks within a millisecond: then a thread writes the time down for a while, and sleeps again. It is not there for
-//! the others because being woken that often costs more than their looks do: 7 % of a processor, as measured on a virtual one.
+//! the others because being woken that often costs more than their looks do.
 //!
 //! [`now`] is exact below so many looks, and good to `TICK` and what the scheduler makes of that above. [`exact`] is exact.
 
@@ -63,7 +63,8 @@ fn write_down(time: u64) {
         started.ok().map(|handle| handle.thread().clone())
     });
     if let Some(ticker) = ticker {
-        STAMP.store(time, Relaxed);
+        // Not over what is written down already: time does not go back.
+        let _ = STAMP.compare_exchange(0, time, Relaxed, Relaxed);
         ticker.unpark();
     }
 }

@@ -33,7 +33,7 @@ pub struct Sampler {
     mean: f64,
     /// What was asked for; at most 1: everything is sampled.
     base: f64,
-    /// Bytes that went by up to the mark that `left` was drawn after, and how many those were to the next one.
+    /// Bytes that had gone by when `left` was drawn, and what it was drawn as.
     passed: f64,
     drawn: i64,
     /// Bytes that the samples stand for.
