@@ -12,7 +12,7 @@ import { MemoryManager } from '../../index.js'
 import { BATCH } from './model.mjs'
 import { Meter } from './meter.mjs'
 import { Progress } from './progress.mjs'
-import { openFds, serve } from './server.mjs'
+import { accountableFds, openFds, serve } from './server.mjs'
 import { bytes, duration, integer, table } from './table.mjs'
 import { generateWorkload, readTrace } from './workload.mjs'
 
@@ -58,6 +58,7 @@ async function main() {
   // So do timers on Bun.
   await new Promise((resolve) => setTimeout(resolve, 1))
   const fdsBefore = openFds()
+  const accountable = accountableFds()
   const manager = new MemoryManager({ backend: 'simulated', profiling: options.report !== undefined })
   console.log(`on ${describeDevice(manager.device)}`)
 
@@ -91,8 +92,9 @@ async function main() {
   const objects = left - (slabs.reserved > 0 && slabs.allocated === 0 ? 1 : 0)
   manager.dispose()
   // The kernel takes a moment to give up its triggers for memory pressure.
-  for (let waited = 0; openFds() > fdsBefore && waited < 1000; waited += 10) await new Promise((resolve) => setTimeout(resolve, 10))
+  for (let waited = 0; accountableFds() > accountable && waited < 1000; waited += 10) await new Promise((resolve) => setTimeout(resolve, 10))
   const fdsAfter = openFds()
+  const fdsLeft = accountableFds() - accountable
 
   const counted = meter.allocate.count - meter.deallocate.count
   const lost = Math.max(counted, stats.liveAllocations) + meter.stillAttached
@@ -103,7 +105,7 @@ async function main() {
   if (result.wrongBytes > 0) faults.push(`${integer(result.wrongBytes)} bytes were wrong`)
   if (lost > 0) faults.push(`${integer(lost)} buffers were lost`)
   if (objects > 0 && lost === 0) faults.push(`${integer(objects)} kernel objects were left`)
-  if (fdsAfter > fdsBefore) faults.push(`${fdsAfter - fdsBefore} file descriptors were left open`)
+  if (fdsLeft > 0) faults.push(`${fdsLeft} file descriptors were left open`)
   if (faults.length > 0) {
     console.error(`FAILED: ${faults.join('; ')}`)
     return 1

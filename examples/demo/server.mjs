@@ -3,7 +3,7 @@
  * would take, and an idle server jumps to the next arrival. Only the memory management is real.
  */
 
-import { readdirSync } from 'node:fs'
+import { readdirSync, readlinkSync } from 'node:fs'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 
 import { BATCH, DECODE_SECONDS_PER_STEP, PREFILL_SECONDS_PER_TOKEN } from './model.mjs'
@@ -50,4 +50,18 @@ export async function serve(workload, { manager, meter, corrupt = null, lose = n
 /** Without the one that reads the directory. */
 export function openFds() {
   return readdirSync('/proc/self/fd').length - 1
+}
+
+/** What a runtime opens for itself, whenever it wants: pipes and sockets for signals, Deno's caches. The library opens none of these. */
+const OF_THE_RUNTIME = /^(socket|pipe):|\/deno\//
+
+/** Those that the library can have opened: what must be as before at the end. */
+export function accountableFds() {
+  return readdirSync('/proc/self/fd').filter((fd) => {
+    try {
+      return !OF_THE_RUNTIME.test(readlinkSync(`/proc/self/fd/${fd}`))
+    } catch {
+      return false // The one that read the directory.
+    }
+  }).length
 }
