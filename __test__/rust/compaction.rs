@@ -16,7 +16,7 @@ use rkllmjs_memory::device::Device;
 use rkllmjs_memory::error::ErrorCode;
 use rkllmjs_memory::handle::Handle;
 use rkllmjs_memory::memory::{PageOptions, Source};
-use rkllmjs_memory::pool::{Layout, Moved, Pass, Pool, Slice};
+use rkllmjs_memory::pool::{Haul, Layout, Moved, Pass, Pool, Slice};
 use rkllmjs_memory::sys::mapping::page_size;
 use rkllmjs_memory::units::{KIB, MIB};
 
@@ -86,6 +86,36 @@ fn go_on(pool: &Pool, mut pass: Pass, limit: usize, mut keep: impl FnMut() -> bo
         }
     }
     moves
+}
+
+/// All moves there are, or the first `limit`, with a second thread that copies; each one for which `keep` says no is dropped. The
+/// failures beside them.
+fn defragment_aided(pool: &Pool, limit: usize, mut keep: impl FnMut() -> bool) -> (Vec<Moved>, usize) {
+    let mut pass = pool.start_pass().unwrap();
+    let (mut haul, mut moves, mut failures) = (Haul::new(true), Vec::new(), 0);
+    let mut arrived = |haul: &mut Haul<'_>| {
+        while let Some(arrival) = haul.arrival() {
+            match arrival {
+                Ok(moved) => moves.extend(moved),
+                Err(_) => failures += 1,
+            }
+        }
+    };
+    for _ in 0..limit {
+        let step = pool.next_fill(&mut pass).or_else(|| {
+            haul.finish();
+            pool.next_slide(&mut pass)
+        });
+        let Some(step) = step else { break };
+        if keep() {
+            haul.add(step);
+        }
+        arrived(&mut haul);
+    }
+    haul.finish();
+    arrived(&mut haul);
+    assert_eq!((haul.moves(), haul.bytes()), (moves.len() as u64, moves.iter().map(|moved| moved.size).sum()));
+    (moves, failures)
 }
 
 /// Tells the model where things went, and checks each that was moved.
@@ -341,6 +371,37 @@ fn a_pool_that_ends_in_the_middle_of_a_move_takes_it_along() {
 }
 
 #[test]
+fn a_slide_keeps_its_bytes_whatever_happens_around_it_meanwhile() {
+    // Slices a to e with holes between them; what is freed while c slides down over its own bytes.
+    for mask in 0..16_u32 {
+        let pool = pool(layout(64 * KIB, 64 * KIB));
+        let sizes = [6, 2, 9, 3, 10, 5].map(|kib| kib * KIB);
+        let made = sizes.map(|size| pool.allocate_movable(size, 64, None).unwrap());
+        for (at, ((_, slice), size)) in made.iter().zip(sizes).enumerate() {
+            fill(&pool, slice, size, at as u8);
+        }
+        pool.free_movable(made[1].0).unwrap();
+        let mut pass = pool.start_pass().unwrap();
+        let step =
+            std::iter::repeat_with(|| pool.next_slide(&mut pass).unwrap()).find(|step| step.id() == made[2].0).unwrap();
+        let freed: Vec<usize> =
+            [0, 3, 4, 5].into_iter().enumerate().filter(|(bit, _)| mask & 1 << bit != 0).map(|(_, at)| at).collect();
+        for at in &freed {
+            pool.free_movable(made[*at].0).unwrap();
+        }
+        let moved = step.commit().unwrap().unwrap();
+        assert_eq!((moved.from.offset, moved.to.offset), (8 * KIB, 6 * KIB), "{freed:?}");
+        pool.validate().unwrap();
+        for at in [0, 2, 3, 4, 5].into_iter().filter(|at| !freed.contains(at)) {
+            let (slice, size, _) = pool.movable(made[at].0).unwrap();
+            assert!(holds(&pool, &slice, size, at as u8), "slice {at} after {freed:?}");
+            pool.free_movable(made[at].0).unwrap();
+        }
+        assert_eq!((pool.stats().allocated, pool.stats().largest_free), (0, 64 * KIB));
+    }
+}
+
+#[test]
 fn a_pass_that_stops_at_any_point_leaves_the_pool_valid() {
     let build = || {
         let pool = pool(layout(64 * KIB, 256 * KIB));
@@ -414,5 +475,188 @@ fn a_driver_that_fails_in_the_middle_of_a_move_costs_no_byte() {
             return;
         }
         assert_eq!(failures, 1, "sync {nth}");
+    }
+}
+
+/// Chunks of 4 MiB with slices of up to 300 KiB and every second freed: enough to be copied by a second thread.
+fn large() -> (Pool, HashMap<Handle, Known>) {
+    let pool = pool(layout(4 * MIB, 16 * MIB));
+    let mut random = Random(31);
+    let mut live = HashMap::new();
+    let mut made = 0_usize;
+    while let Ok((id, slice)) = pool.allocate_movable(1 + random.below(300 * KIB), 64, None) {
+        let (size, byte) = (pool.movable(id).unwrap().1, made as u8);
+        fill(&pool, &slice, size, byte);
+        live.insert(id, Known { slice, size, byte, align: 64, pins: 0 });
+        made += 1;
+    }
+    let mut ids: Vec<_> = live.keys().copied().collect();
+    ids.sort_unstable_by_key(|id| id.get());
+    for id in ids.iter().step_by(2) {
+        pool.free_movable(*id).unwrap();
+        live.remove(id);
+    }
+    (pool, live)
+}
+
+#[test]
+fn with_a_second_thread_everything_goes_to_the_same_places() {
+    let (alone, mut live) = large();
+    let moves = defragment(&alone, usize::MAX, || true);
+    follow(&alone, &mut live, &moves);
+    let (pool, mut live) = large();
+    let (aided, failures) = defragment_aided(&pool, usize::MAX, || true);
+    follow(&pool, &mut live, &aided);
+    check(&pool, &live, &[]);
+    let bytes: u64 = aided.iter().map(|moved| moved.size).sum();
+    assert!(bytes > 3 * MIB, "{bytes} bytes are hardly worth a second thread");
+    let spots = |moves: &[Moved]| {
+        let mut spots: Vec<_> = moves.iter().map(|moved| (moved.from, moved.to, moved.size)).collect();
+        spots.sort_unstable_by_key(|(from, to, _)| (from.chunk, from.offset, to.chunk, to.offset));
+        spots
+    };
+    assert_eq!((spots(&aided), failures), (spots(&moves), 0));
+}
+
+#[test]
+fn with_a_second_thread_a_pass_can_stop_and_moves_can_be_dropped_at_any_point() {
+    let mut random = Random(77);
+    for stop in (0..60).chain([usize::MAX]) {
+        let (pool, mut live) = large();
+        let (moves, _) = defragment_aided(&pool, stop, || random.below(5) > 0);
+        follow(&pool, &mut live, &moves);
+        check(&pool, &live, &[]);
+        // What was left goes where it should have gone, now.
+        let (moves, _) = defragment_aided(&pool, usize::MAX, || true);
+        follow(&pool, &mut live, &moves);
+        check(&pool, &live, &[]);
+    }
+}
+
+#[test]
+fn a_haul_that_is_dropped_has_moved_slices_or_left_them_alone() {
+    for taken in [1, 5, 20, 40, usize::MAX] {
+        let (pool, live) = large();
+        let mut pass = pool.start_pass().unwrap();
+        let mut haul = Haul::new(true);
+        while haul.moves() < taken as u64 {
+            let Some(step) = pool.next_move(&mut pass) else { break };
+            haul.add(step);
+        }
+        drop(haul);
+        pool.validate().unwrap();
+        for (id, known) in &live {
+            let (slice, size, _) = pool.movable(*id).unwrap();
+            assert!(size == known.size && holds(&pool, &slice, size, known.byte), "{slice:?} lost its bytes");
+            pool.free_movable(*id).unwrap();
+        }
+        assert_eq!((pool.stats().live, pool.stats().allocated), (0, 0), "nothing is reserved any more");
+    }
+}
+
+#[test]
+fn with_a_second_thread_a_pool_that_ends_takes_its_moves_along() {
+    for end in [|pool: &Pool| pool.reset(|_| true).unwrap(), |pool: &Pool| pool.destroy(true).unwrap()] {
+        let (pool, _) = large();
+        let mut pass = pool.start_pass().unwrap();
+        let mut haul = Haul::new(true);
+        while let Some(step) = pool.next_fill(&mut pass) {
+            haul.add(step);
+            if haul.bytes() > 2 * MIB {
+                break;
+            }
+        }
+        end(&pool);
+        haul.finish();
+        assert!(haul.moves() > 0, "those that had arrived before");
+        while let Some(arrival) = haul.arrival() {
+            arrival.unwrap();
+        }
+        assert_eq!((pool.stats().live, pool.stats().allocated), (0, 0));
+        pool.validate().unwrap();
+    }
+}
+
+#[test]
+fn with_a_second_thread_others_use_the_pool_meanwhile() {
+    let (pool, mut live) = large();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            let mut random = Random(5);
+            let mut mine: Vec<(Handle, u64, u8)> = Vec::new();
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                if mine.len() < 20 && random.below(2) == 0 {
+                    let (size, byte) = (1 + random.below(40 * KIB), random.next() as u8);
+                    let Ok((id, slice)) = pool.allocate_movable(size, 64, None) else { continue };
+                    // Nobody moves it while it is written.
+                    if pool.pin(id).is_ok() {
+                        let (slice, ..) = pool.movable(id).map_or((slice, 0, None), |found| found);
+                        fill(&pool, &slice, size, byte);
+                        pool.unpin(id).unwrap();
+                        mine.push((id, size, byte));
+                    } else {
+                        while pool.free_movable(id).is_err() {
+                            std::thread::yield_now();
+                        }
+                    }
+                } else if let Some(at) = (!mine.is_empty()).then(|| random.below(mine.len() as u64) as usize) {
+                    let (id, size, byte) = mine[at];
+                    if pool.pin(id).is_err() {
+                        continue;
+                    }
+                    let (slice, ..) = pool.movable(id).unwrap();
+                    assert!(holds(&pool, &slice, size, byte), "{slice:?} lost its bytes");
+                    pool.unpin(id).unwrap();
+                    if pool.free_movable(id).is_ok() {
+                        mine.swap_remove(at);
+                    }
+                }
+            }
+            mine
+        });
+        for _ in 0..8 {
+            let (moves, _) = defragment_aided(&pool, usize::MAX, || true);
+            for moved in moves {
+                if let Some(known) = live.get_mut(&moved.id) {
+                    (known.slice, ..) = pool.movable(moved.id).unwrap();
+                }
+            }
+            // Something to move for the next one.
+            let lowest: Vec<_> = live.keys().copied().take(live.len() / 8).collect();
+            for id in lowest {
+                pool.free_movable(id).unwrap();
+                live.remove(&id);
+            }
+        }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        for (id, ..) in other.join().unwrap() {
+            pool.free_movable(id).unwrap();
+        }
+    });
+    check(&pool, &live, &[]);
+}
+
+#[test]
+fn a_driver_that_fails_a_second_thread_costs_no_byte() {
+    for nth in [1, 95, 96, 97, 98, 120, 150, 200, 250] {
+        let simulated = Simulated::new(Options::default()).unwrap();
+        let faulty = Arc::new(FaultInjecting::new(Arc::new(simulated)));
+        let device = Device::new(Arc::clone(&faulty) as Arc<dyn Backend>);
+        let source = Source::Npu { device, request: Request::plain(12 * MIB), dirty: true };
+        let pool = Pool::new(Some("test".into()), source, layout(12 * MIB, 12 * MIB), None).unwrap();
+        let made: Vec<_> = std::iter::from_fn(|| pool.allocate_movable(32 * KIB, 64, None).ok()).collect();
+        for (at, (_, slice)) in made.iter().enumerate() {
+            fill(&pool, slice, 32 * KIB, at as u8);
+        }
+        made.iter().step_by(2).for_each(|(id, _)| pool.free_movable(*id).unwrap());
+        faulty.fail(Fault::new(Call::Sync, nth, libc::EIO));
+        let (_, failures) = defragment_aided(&pool, usize::MAX, || true);
+        assert_eq!(failures, 1, "sync {nth}");
+        pool.validate().unwrap();
+        for (at, (id, _)) in made.iter().enumerate().skip(1).step_by(2) {
+            let (slice, size, _) = pool.movable(*id).unwrap();
+            assert!(holds(&pool, &slice, size, at as u8), "slice {at}, sync {nth}");
+        }
     }
 }

@@ -9,7 +9,11 @@ const DEFRAGMENT_ABOVE = 0.5
 /** After the last free, so that a burst of them is one compaction. */
 const SETTLE_MS = 50
 /** One slice of it: what the event loop may wait for, beside V8's own collections. */
-const SLICE = Object.freeze({ maxMs: 0.5, maxBytes: 2 ** 21, slice: true })
+const SLICE_MS = 0.5
+const SLICE_BYTES = 2 ** 21
+/** Numbers that tell of a move, and the moves of a slice at most. */
+const NUMBERS = 6
+const SLICE_MOVES = 128
 
 /** What an allocation is refused for that other memory of ours might have. */
 const WANTING = new Set([
@@ -35,6 +39,8 @@ class Cleanup {
   /** What memory being short is answered with, while that is going on. */
   #relief
   #ended = false
+  /** The moves of a slice. */
+  #told = new Float64Array(NUMBERS * SLICE_MOVES)
 
   /**
    * @param {{ onPressure?: boolean, onExhaustion?: boolean, defragmentAbove?: number | null }} options
@@ -56,7 +62,7 @@ class Cleanup {
 
   /** Compacts the native pool `handle`, as far as `caps` allow. */
   defragment(handle, caps) {
-    return this.#compact(handle, caps).result
+    return this.#compact(handle, caps)
   }
 
   /** A movable block of the pool was freed: there may be something to compact soon. */
@@ -71,6 +77,7 @@ class Cleanup {
   end() {
     clearTimeout(this.#timer)
     clearImmediate(this.#relief?.turn)
+    clearTimeout(this.#relief?.turn)
     this.#waiting.clear()
     this.#above = null
     this.#ended = true
@@ -97,10 +104,11 @@ class Cleanup {
         done(released)
         return
       }
-      const { finished, bytesFreed } = this.#step(scattered[0])
+      const { finished, bytesFreed, idle } = this.#step(scattered[0])
       released += bytesFreed
       if (finished) scattered.shift()
-      this.#relief.turn = setImmediate(turn).unref()
+      // While others look at the pool there is nothing to do but wait.
+      this.#relief.turn = idle ? setTimeout(turn, 1).unref() : setImmediate(turn).unref()
     }
     this.#relief = { turn: setImmediate(turn).unref() }
   }
@@ -134,7 +142,7 @@ class Cleanup {
     let [moved, freed] = [0, code === 'ERR_POOL_EXHAUSTED' ? 0 : native.trimSlabs(manager)]
     for (const pool of concerned) {
       if (native.poolMovables(pool) > 0) {
-        const { bytesMoved, bytesFreed } = this.#compact(pool, {}).result
+        const { bytesMoved, bytesFreed } = this.#compact(pool, {})
         moved += bytesMoved
         freed += bytesFreed
       } else if (code !== 'ERR_POOL_EXHAUSTED') {
@@ -162,10 +170,12 @@ class Cleanup {
   /** One slice, of which nobody is there to hear that it failed: that pool is left alone then. */
   #step(handle) {
     try {
-      const { stopped, result } = this.#compact(handle, SLICE)
-      return { finished: !stopped && result.moves.length === 0, bytesFreed: result.bytesFreed }
+      const viewOf = (id) => this.#viewOf(id)
+      const { moved, stopped, bytesFreed, failure } = native.poolDefragmentSlice(handle, SLICE_MS, SLICE_BYTES, this.#told, viewOf)
+      if (moved > 0) this.#relocated(movesOf(this.#told, moved))
+      return { finished: failure !== undefined || (!stopped && moved === 0), bytesFreed, idle: stopped && moved === 0 }
     } catch {
-      return { finished: true, bytesFreed: 0 } // destroyed between two slices, or the driver failed
+      return { finished: true, bytesFreed: 0, idle: false } // destroyed between two slices
     }
   }
 
@@ -177,17 +187,23 @@ class Cleanup {
 
   #compact(handle, caps) {
     const began = performance.now()
-    const { moves: told, stopped, failure, ...figures } = native.poolDefragment(handle, caps, (id) => this.#viewOf(id))
-    const moves = []
-    for (let at = 0; at < told.length; at += 6) {
-      const from = { chunk: told[at + 1], offset: told[at + 2] }
-      const to = { chunk: told[at + 3], offset: told[at + 4] }
-      moves.push({ id: told[at], from, to, size: told[at + 5] })
-    }
-    if (moves.length > 0) this.#relocated(moves)
+    const { moves: told, moved, stopped: _, failure, ...figures } = native.poolDefragment(handle, caps, (id) => this.#viewOf(id))
+    const moves = movesOf(told, moved)
+    if (moved > 0) this.#relocated(moves)
     if (failure) throw failure
-    return { stopped, result: { moves, ...figures, durationMs: performance.now() - began } }
+    return { moves, ...figures, durationMs: performance.now() - began }
   }
+}
+
+/** What the numbers tell of the first `count` moves. */
+function movesOf(told, count) {
+  const moves = []
+  for (let at = 0; at < NUMBERS * count; at += NUMBERS) {
+    const from = { chunk: told[at + 1], offset: told[at + 2] }
+    const to = { chunk: told[at + 3], offset: told[at + 4] }
+    moves.push({ id: told[at], from, to, size: told[at + 5] })
+  }
+  return moves
 }
 
 /** Whether moving blocks may give the device a chunk back. */

@@ -22,6 +22,7 @@
 mod api;
 mod buffer;
 mod compact;
+mod defragment;
 mod errands;
 mod hot;
 mod inbox;

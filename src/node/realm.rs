@@ -14,10 +14,11 @@ use napi::bindgen_prelude::*;
 use napi::{sys, JsValue};
 use once_cell::sync::Lazy;
 
+use super::defragment::Compacting;
 use crate::error::{Details, Error, ErrorCode};
 use crate::handle::{Handle, Table};
 use crate::manager::Manager;
-use crate::pool::{Pass, Pool};
+use crate::pool::Pool;
 
 /// See the module's header.
 pub struct Realm {
@@ -134,7 +135,7 @@ pub struct OpenPool {
     pub manager: Handle,
     pub pool: Arc<Pool>,
     /// A compaction that goes on with the next slice.
-    pub pass: Arc<Mutex<Option<Pass>>>,
+    pub compacting: Arc<Mutex<Compacting>>,
 }
 
 /// Pools of open managers.
@@ -146,7 +147,8 @@ fn pools() -> MutexGuard<'static, Table<OpenPool>> {
 
 /// Names a pool for JavaScript, until it or its manager is closed.
 pub fn open_pool(manager: f64, pool: Arc<Pool>) -> f64 {
-    pools().insert(OpenPool { manager: Handle::from_raw(manager as u64), pool, pass: Arc::default() }).get() as f64
+    pools().insert(OpenPool { manager: Handle::from_raw(manager as u64), pool, compacting: Arc::default() }).get()
+        as f64
 }
 
 /// The pool of that handle.

@@ -19,6 +19,7 @@ use super::movable::Place;
 use super::{Extent, Pool, State};
 use crate::error::Result;
 use crate::handle::Handle;
+use crate::memory::Memory;
 use crate::suballoc::{regions_from, Region, RegionId, SubAllocator};
 
 /// A chunk whose free bytes are in one piece but for this share needs no sliding.
@@ -107,8 +108,8 @@ pub struct Move<'a> {
     to: End,
     /// Bytes to copy.
     size: u64,
-    /// What lies before the hole, where the target is the hole right below the source and may overlap it.
-    slide: Option<Option<RegionId>>,
+    /// The target is the hole right below the source, which goes over its own bytes where it is the larger one.
+    slide: bool,
     done: bool,
 }
 
@@ -119,10 +120,9 @@ struct End {
     extent: Arc<Extent>,
 }
 
-/// A slice above a hole, and what lies before that.
+/// A slice above a hole.
 struct Slide {
     id: Handle,
-    before: Option<RegionId>,
     gap: Region,
 }
 
@@ -179,14 +179,29 @@ impl Pool {
     }
 
     /// The next move of `pass`, with its target reserved; `None` when there is nothing left to gain. What was not
-    /// [surveyed](Self::survey) yet is now.
+    /// [surveyed](Self::survey) yet is now. Where moves are under way meanwhile ([`Haul`](super::Haul)), they are over before
+    /// [`next_slide`](Self::next_slide) is asked: it finds what their ends have made of the pool.
     pub fn next_move<'a>(&'a self, pass: &mut Pass) -> Option<Move<'a>> {
+        self.next_fill(pass).or_else(|| self.next_slide(pass))
+    }
+
+    /// The next move into a hole. Those that were found before may still be under way.
+    pub fn next_fill<'a>(&'a self, pass: &mut Pass) -> Option<Move<'a>> {
         self.survey(pass, usize::MAX);
         let mut state = self.state();
-        if state.destroyed {
-            return None;
+        match state.destroyed {
+            true => None,
+            false => self.fill_hole(&mut state, pass),
         }
-        self.fill_hole(&mut state, pass).or_else(|| self.slide_down(&mut state, pass))
+    }
+
+    /// The next move down, over the slice's own bytes if it has to; when no hole can be filled any more, and all that was begun is over.
+    pub fn next_slide<'a>(&'a self, pass: &mut Pass) -> Option<Move<'a>> {
+        let mut state = self.state();
+        match state.destroyed {
+            true => None,
+            false => self.slide_down(&mut state, pass),
+        }
     }
 
     fn fill_hole<'a>(&'a self, state: &mut State, pass: &mut Pass) -> Option<Move<'a>> {
@@ -203,7 +218,7 @@ impl Pool {
                     continue;
                 };
                 pass.holes.shrink(at, state.free_after(chunk, target.id));
-                return self.begin(state, candidate.id, (chunk, target), None);
+                return self.begin(state, candidate.id, (chunk, target), false);
             }
         }
         None
@@ -211,14 +226,14 @@ impl Pool {
 
     fn slide_down<'a>(&'a self, state: &mut State, pass: &mut Pass) -> Option<Move<'a>> {
         while let Some(&chunk) = pass.chunks.get(pass.slides.rank) {
-            let Some(Slide { id, before, gap }) = state.next_slide(chunk, &mut pass.slides) else {
+            let Some(Slide { id, gap }) = state.next_slide(chunk, &mut pass.slides) else {
                 pass.slides.rank += 1;
                 pass.slides.settled = None;
                 continue;
             };
             pass.slides.tried.insert(id);
             if let Some(target) = state.cut(chunk, gap.id, gap.size, 1) {
-                return self.begin(state, id, (chunk, target), Some(before));
+                return self.begin(state, id, (chunk, target), true);
             }
         }
         None
@@ -230,7 +245,7 @@ impl Pool {
         state: &mut State,
         id: Handle,
         (chunk, target): (Handle, Region),
-        slide: Option<Option<RegionId>>,
+        slide: bool,
     ) -> Option<Move<'a>> {
         let ends = state.movables.get(id).ok().and_then(|movable| {
             let source = state.chunks.get(movable.place.0)?;
@@ -275,28 +290,54 @@ impl Move<'_> {
 
     /// Copies, and makes the new place the slice's own. `None` when the pool was reset or destroyed meanwhile.
     ///
-    /// Errors: those of [`Memory::copy`](crate::memory::Memory::copy); nothing has changed then.
-    pub fn commit(mut self) -> Result<Option<Moved>> {
-        let (Some(source), Some(target)) = (self.from.extent.memory(), self.to.extent.memory()) else {
-            return Ok(None);
-        };
-        target.copy(self.to.spot.offset, &source, self.from.spot.offset, self.size)?;
+    /// Errors: those of [`Memory::copy`]; nothing has changed then.
+    pub fn commit(self) -> Result<Option<Moved>> {
+        match self.load() {
+            Some(load) => load.carry().map(|()| self.arrived()),
+            None => Ok(None),
+        }
+    }
+
+    /// What has to be copied, by whichever thread. `None` when the pool was reset or destroyed meanwhile.
+    pub(super) fn load(&self) -> Option<Load> {
+        let (source, target) = (self.from.extent.memory()?, self.to.extent.memory()?);
+        Some(Load { source, from: self.from.spot.offset, target, to: self.to.spot.offset, size: self.size })
+    }
+
+    /// Makes the new place the slice's own, now that its bytes are there. `None` as for [`load`](Self::load).
+    pub(super) fn arrived(mut self) -> Option<Moved> {
         let moved = Moved { id: self.id, from: self.from.spot, to: self.to.spot, size: self.size };
         let mut state = self.pool.state();
         let place = match state.movables.get(self.id) {
             Ok(movable) if movable.place == self.from.place => match self.slide {
-                None => state.swap(self.from.place, self.to.place),
-                Some(before) => state.swap_down(self.from.place, self.to.place, before),
+                false => state.swap(self.from.place, self.to.place),
+                true => state.swap_down(self.from.place, self.to.place),
             },
             _ => None,
         };
-        let Some(place) = place else { return Ok(None) };
+        let place = place?;
         state.movables.moved(self.id, place);
         state.movables.set_moving(self.id, false);
         state.record_move(self.id, self.from.place, place, self.size);
         drop(state);
         self.done = true;
-        Ok(Some(moved))
+        Some(moved)
+    }
+}
+
+/// The bytes of a [`Move`]. It keeps their memory, whatever becomes of the pool.
+#[derive(Debug)]
+pub(super) struct Load {
+    source: Arc<Memory>,
+    from: u64,
+    target: Arc<Memory>,
+    to: u64,
+    size: u64,
+}
+
+impl Load {
+    pub(super) fn carry(&self) -> Result<()> {
+        self.target.copy(self.to, &self.source, self.from, self.size)
     }
 }
 
@@ -357,7 +398,7 @@ impl State {
             if let Some(id) = self.movables.at((handle, above.id)).filter(|id| !slides.tried.contains(id)) {
                 let fits = |(_, alignment): &(Region, u64)| next.offset.is_multiple_of(*alignment);
                 if self.unpinned(id).is_some_and(|slice| fits(&slice)) {
-                    return Some(Slide { id, before: slides.settled, gap: next });
+                    return Some(Slide { id, gap: next });
                 }
             }
             slides.settled = Some(above.id);
@@ -370,25 +411,39 @@ impl State {
         Some(to)
     }
 
-    /// The hole below a slice and the slice change places. `before` is what lies before the hole.
-    fn swap_down(&mut self, from: Place, hole: Place, before: Option<RegionId>) -> Option<Place> {
+    /// The hole below a slice and the slice change places. What lies around them may have changed since the move began.
+    fn swap_down(&mut self, from: Place, hole: Place) -> Option<Place> {
         let arena = &mut self.chunks.get_mut(from.0)?.arena;
-        let requested = arena.get(from.1).ok()?.tag;
-        // Nothing is given up before it is known that all of it is there.
-        arena.get(hole.1).ok()?;
-        let first = |arena: &dyn SubAllocator| match before {
-            None => Some(arena.first()),
-            Some(before) => arena.next(before).ok().flatten(),
-        };
-        if first(&**arena).is_none_or(|region| region.id != hole.1) {
-            return None;
+        // Nothing is given up before it is known that all of it is there: the bytes have moved already.
+        let (source, gap) = (arena.get(from.1).ok()?, arena.get(hole.1).ok()?);
+        if gap.size == source.size {
+            arena.set_tag(hole.1, source.tag).ok()?;
+            arena.free(from.1).ok()?;
+            return Some(hole);
         }
+        // The two become one free region, together with what is free around them. What lies below that stays.
+        let below = match arena.previous(hole.1).ok()? {
+            Some(free) if !free.used => arena.previous(free.id).ok()?,
+            below => below,
+        };
         arena.free(hole.1).ok()?;
         arena.free(from.1).ok()?;
-        // The two are one free region now, and its front is as large as the slice, with nothing to cut off before it: that
-        // needs no memory of the suballocator's.
-        let merged = first(&**arena)?;
-        let target = arena.allocate_at(merged.id, requested, 1, requested)?;
+        let mut merged = match below {
+            None => arena.first(),
+            Some(below) => arena.next(below.id).ok()??,
+        };
+        // None of this needs memory of the suballocator's: three regions have become one.
+        let lower = match gap.offset - merged.offset {
+            0 => None,
+            bytes => Some(arena.allocate_at(merged.id, bytes, 1, 0)?.id),
+        };
+        if let Some(lower) = lower {
+            merged = arena.next(lower).ok()??;
+        }
+        let target = arena.allocate_at(merged.id, source.tag, 1, source.tag)?;
+        if let Some(lower) = lower {
+            arena.free(lower).ok()?;
+        }
         Some((from.0, target.id))
     }
 }

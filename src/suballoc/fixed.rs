@@ -261,6 +261,13 @@ impl SubAllocator for Fixed {
         Ok((next < self.slots.len()).then(|| self.view(next)))
     }
 
+    fn previous(&self, id: RegionId) -> Result<Option<Region>, StaleRegion> {
+        let block = self.resolve(id)?;
+        let Some(last) = block.checked_sub(1) else { return Ok(None) };
+        let free = self.slots[..block].iter().rev().take_while(|slot| !slot.used()).count();
+        Ok(Some(self.view(last.min(block - free))))
+    }
+
     fn capacity(&self) -> u64 {
         self.slots.len() as u64 * self.block
     }

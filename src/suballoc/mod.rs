@@ -154,6 +154,9 @@ pub trait SubAllocator: Send + fmt::Debug {
     /// The region after `id` by address, `None` after the last. Constant time.
     fn next(&self, id: RegionId) -> Result<Option<Region>, StaleRegion>;
 
+    /// The region before `id` by address, `None` before the first. Constant time, but for a run of free blocks of one size.
+    fn previous(&self, id: RegionId) -> Result<Option<Region>, StaleRegion>;
+
     /// Bytes of the whole arena.
     fn capacity(&self) -> u64;
 

@@ -494,6 +494,11 @@ impl SubAllocator for Tlsf {
         Ok((after != NIL).then(|| self.view(after)))
     }
 
+    fn previous(&self, id: RegionId) -> Result<Option<Region>, StaleRegion> {
+        let before = self.nodes[self.resolve(id)? as usize].before;
+        Ok((before != NIL).then(|| self.view(before)))
+    }
+
     fn capacity(&self) -> u64 {
         self.total << self.shift
     }

@@ -122,6 +122,7 @@ impl Model {
                     assert_eq!(arena.get(id), Err(StaleRegion(id)));
                     assert_eq!(arena.set_tag(id, 1), Err(StaleRegion(id)));
                     assert_eq!(arena.next(id), Err(StaleRegion(id)));
+                    assert_eq!(arena.previous(id), Err(StaleRegion(id)));
                     assert_eq!(arena.allocate_at(id, 1, 1, 1), None);
                 }
             }
@@ -149,6 +150,10 @@ impl Model {
         assert!(walked.iter().filter(|region| region.used).eq(self.used.values()));
         let free: Vec<(u64, u64)> = walked.iter().filter(|r| !r.used).map(|r| (r.offset, r.end())).collect();
         assert_eq!(free, holes);
+        for (at, region) in walked.iter().enumerate() {
+            let before = at.checked_sub(1).map(|before| walked[before]);
+            assert_eq!(arena.previous(region.id), Ok(before));
+        }
         for region in walked.iter().filter(|region| !region.used) {
             assert_eq!(arena.get(region.id), Ok(*region));
         }
