@@ -688,6 +688,10 @@ export class MemoryBlock {
 export interface DefragmentOptions {
   maxBytes?: number
   maxMoves?: number
+  /**
+   * Milliseconds, and a move beyond. The next call with a time goes on where this one stopped, so that many short ones get there. Without a time a
+   * second thread copies, where there is a processor for it.
+   */
   maxMs?: number
 }
 

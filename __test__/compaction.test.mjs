@@ -148,6 +148,43 @@ test('blocks move across chunks, and empty chunks go back', (t) => {
   blocks.forEach((block, at) => at % 4 === 1 && assert.ok(holds(block, at % 251), at))
 })
 
+test('more than a thread alone copies: every byte arrives', (t) => {
+  const manager = open(t)
+  const kv = pool(manager, { kind: 'npu', initialSize: 12 * MiB })
+  const blocks = fill(kv, 16 * KiB, 768)
+  const views = blocks.map((block) => block.buffer)
+  everySecond(blocks)
+  const { moves, bytesMoved, fragmentationAfter } = kv.defragment()
+  assert.deepEqual([moves.length, bytesMoved], [192, 3 * MiB])
+  assert.equal(fragmentationAfter, 0)
+  const moved = new Set(moves.map(({ id }) => id))
+  blocks.forEach((block, at) => {
+    if (at % 2 === 0) return
+    assert.equal(views[at].byteLength, moved.has(block.id) ? 0 : 16 * KiB)
+    assert.ok(holds(block, at % 251), `block ${at}`)
+    block.free()
+  })
+  assert.equal(kv.stats().liveAllocations, 0)
+})
+
+test('however little time each call has, the pool is compacted in the end', (t) => {
+  const manager = open(t, { cleanup: { defragmentAbove: null } })
+  const kv = pool(manager, { initialSize: 8 * MiB })
+  const blocks = Array.from({ length: 2048 }, () => kv.allocate(4 * KiB, { movable: true }))
+  everySecond(blocks)
+  let moves = 0
+  for (let call = 0; call < 2000 && kv.stats().fragmentation > 0; call++) {
+    const some = kv.defragment({ maxMs: 0 }).moves.length
+    assert.ok(some <= 1)
+    moves += some
+  }
+  assert.equal(moves, 512)
+  // What was freed since is seen by a call that goes on with what was looked at earlier.
+  blocks.slice(0, 100).forEach((block, at) => at % 2 && block.free())
+  kv.defragment({ maxMs: 1000 })
+  assert.ok(kv.stats().fragmentation < 0.01)
+})
+
 test('caps stop a compaction, and the next one goes on', (t) => {
   const manager = open(t)
   const kv = pool(manager)

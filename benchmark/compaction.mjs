@@ -3,6 +3,7 @@
  * of them.
  *
  *   node --expose-gc benchmark/compaction.mjs [--rounds N]
+ *   taskset -c 1 node ...    without a second thread that copies
  */
 
 import { cpus } from 'node:os'
@@ -23,8 +24,7 @@ const quantile = (list, share) => list.slice().sort((a, b) => a - b)[Math.min(li
 const quiet = { backend: 'simulated', cleanup: { defragmentAbove: null } }
 
 await onDemand()
-await inTheBackground(false)
-await inTheBackground(true)
+await inTheBackground()
 await limits()
 
 /** 10,000 blocks, every second one freed; then all that is left goes together. The least that any order of moves needs is a quarter of them. */
@@ -74,14 +74,12 @@ async function memcpy(bytes, size) {
 }
 
 /**
- * The same pool, compacted by itself: how long a turn of the event loop takes in which there is a slice of it, and one that only computes. `tidy`: after
- * an allocation that makes glibc put together what thousands of frees left behind, so that the first slice's does not.
+ * The same pool, compacted by itself: how long a turn of the event loop takes in which there is a slice of it, and one that only computes.
  */
-async function inTheBackground(tidy) {
+async function inTheBackground() {
   const [slices, peers] = [[], []]
   for (let round = 0; round < ROUNDS; round++) {
     const { manager, pool } = await scattered({ backend: 'simulated' }, 16 * KiB)
-    if (tidy) Buffer.allocUnsafeSlow(4 * KiB)
     let moves = 0
     manager.on('relocated', () => moves++)
     for (let idle = 0; idle < 100; ) {
@@ -99,7 +97,7 @@ async function inTheBackground(tidy) {
     manager.dispose()
   }
   const ms = (value) => value.toFixed(2)
-  console.log(`\nThe same in the background${tidy ? ', once glibc has tidied up' : ''}, ${(slices.length / ROUNDS).toFixed(0)} slices a pool`)
+  console.log(`\nThe same in the background, ${(slices.length / ROUNDS).toFixed(0)} slices a pool`)
   console.log(`  a turn that computes for 0.5 ms: p50 ${ms(quantile(peers, 0.5))}, p99 ${ms(quantile(peers, 0.99))}, max ${ms(Math.max(...peers))}: the machine's part`)
   print(`  a turn with a slice, ms: p50 ${ms(quantile(slices, 0.5))}, max ${ms(Math.max(...slices))}; p99`, quantile(slices, 0.99), 2)
 }

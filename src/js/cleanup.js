@@ -33,8 +33,8 @@ class Cleanup {
   #viewOf
   /** Told of the moves that were made. */
   #relocated
-  /** Pools that wait for their turn in the background. */
-  #waiting = new Set()
+  /** Pools that wait for their turn in the background, and whether it was looked whether they are worth it. */
+  #waiting = new Map()
   #timer
   /** What memory being short is answered with, while that is going on. */
   #relief
@@ -68,7 +68,7 @@ class Cleanup {
   /** A movable block of the pool was freed: there may be something to compact soon. */
   gap(handle) {
     if (this.#above === null) return
-    this.#waiting.add(handle)
+    if (!this.#waiting.has(handle)) this.#waiting.set(handle, false)
     // A timer that holds no event loop open. It is set once: the burst that goes on is not waited for.
     this.#timer ??= setTimeout(() => this.#slice(), SETTLE_MS).unref()
   }
@@ -155,13 +155,15 @@ class Cleanup {
 
   #slice() {
     this.#timer = undefined
-    for (const handle of this.#waiting) {
-      if (!this.#worthwhile(handle)) {
+    for (const [handle, worthwhile] of this.#waiting) {
+      if (!worthwhile && !this.#worthwhile(handle)) {
         this.#waiting.delete(handle)
         continue
       }
+      const { finished, fragmentation } = this.#step(handle)
       // With nothing left to move this pool waits for its next gap.
-      if (this.#step(handle).finished) this.#waiting.delete(handle)
+      if (finished || fragmentation <= this.#above) this.#waiting.delete(handle)
+      else this.#waiting.set(handle, true)
       break
     }
     if (this.#waiting.size > 0 && this.#above !== null) this.#timer = setTimeout(() => this.#slice(), 1).unref()
@@ -171,11 +173,13 @@ class Cleanup {
   #step(handle) {
     try {
       const viewOf = (id) => this.#viewOf(id)
-      const { moved, stopped, bytesFreed, failure } = native.poolDefragmentSlice(handle, SLICE_MS, SLICE_BYTES, this.#told, viewOf)
+      const done = native.poolDefragmentSlice(handle, SLICE_MS, SLICE_BYTES, this.#told, viewOf)
+      const { moved, stopped, bytesFreed, failure, fragmentationAfter: fragmentation } = done
       if (moved > 0) this.#relocated(movesOf(this.#told, moved))
-      return { finished: failure !== undefined || (!stopped && moved === 0), bytesFreed, idle: stopped && moved === 0 }
+      const idle = moved === 0
+      return { finished: failure !== undefined || (idle && !stopped), bytesFreed, fragmentation, idle: idle && stopped }
     } catch {
-      return { finished: true, bytesFreed: 0, idle: false } // destroyed between two slices
+      return { finished: true, bytesFreed: 0, fragmentation: 0, idle: false } // destroyed between two slices
     }
   }
 

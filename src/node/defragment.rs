@@ -65,6 +65,7 @@ pub struct Compaction<'env> {
     pub bytes_moved: f64,
     /// Given back to the device afterwards.
     pub bytes_freed: f64,
+    /// 0 for a slice: it is not cheap where many holes are of about one size.
     pub fragmentation_before: f64,
     pub fragmentation_after: f64,
     /// A cap stopped it, or it has not begun yet.
@@ -89,6 +90,7 @@ pub fn pool_defragment<'env>(
     let most = |cap: Option<f64>| cap.map_or(u64::MAX, |cap| cap as u64);
     let max_time = caps.max_ms.map(duration);
     let mut work = Work {
+        fragmentation_before: open.pool.stats().fragmentation(),
         max_bytes: most(caps.max_bytes),
         max_moves: most(caps.max_moves),
         max_time,
@@ -246,7 +248,7 @@ impl<'w, 'env> Work<'w, 'env> {
             open,
             view_of,
             began: Instant::now(),
-            fragmentation_before: open.pool.stats().fragmentation(),
+            fragmentation_before: 0.0,
             max_bytes: u64::MAX,
             max_moves: u64::MAX,
             max_time: None,
@@ -261,7 +263,8 @@ impl<'w, 'env> Work<'w, 'env> {
         // Whoever gives a time wants no more than a move beyond it.
         let mut haul = Haul::new(self.max_time.is_none());
         let (had, had_bytes) = (self.moves.len() as u64, self.bytes);
-        let mut first = self.slice;
+        // With however little time, whoever asks often enough gets there.
+        let mut first = self.max_time.is_some();
         let mut end = loop {
             let (moves, bytes) = (had + haul.moves(), had_bytes + haul.bytes());
             let spent =

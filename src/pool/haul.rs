@@ -22,7 +22,7 @@ static ANY: Lazy<bool> = Lazy::new(|| available_parallelism().map_or(1, NonZero:
 /// Bytes that are copied before anybody is woken for the rest: starting a thread takes as long.
 const ALONE: u64 = 1 << 20;
 /// Bytes that a thread is woken for.
-const BATCH: u64 = 1 << 18;
+const BATCH: u64 = 1 << 20;
 /// Batches that wait for it or are being copied; with as many, one more is copied here.
 const AHEAD: usize = 2;
 
@@ -47,7 +47,7 @@ struct Away<'a> {
 }
 
 impl<'a> Haul<'a> {
-    /// With a second thread or without: with one, up to a MiB or three moves are under way when one more could be refused.
+    /// With a second thread or without: with one, up to four MiB, or as many larger moves, are under way when no more is taken on.
     pub fn new(aided: bool) -> Self {
         let mut haul = Self::default();
         haul.aided = aided && *ANY;
