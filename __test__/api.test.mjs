@@ -5,7 +5,7 @@ import { fstatSync } from 'node:fs'
 import { test } from 'node:test'
 
 import { closeDmaBuf, MemoryManager, probeDevices } from '../index.js'
-import { assertNothingLeft, backend, device, KiB, ledger, MiB, needsForeignFds, needsSimulated, open, openFds, settle, simulated } from './helpers.mjs'
+import { assertNothingLeft, backend, device, KiB, ledger, MiB, needsForeignFds, needsOwnKernel, needsSimulated, open, openFds, settle, simulated } from './helpers.mjs'
 
 const isZero = (buffer) => Buffer.compare(Buffer.from(buffer), Buffer.alloc(buffer.byteLength)) === 0
 
@@ -183,7 +183,7 @@ test('system memory: lock, prefault and hugePages "try"', (t) => {
   assertNothingLeft(manager)
 })
 
-test('prefault: the pages are there before the first write', { skip: needsSimulated }, (t) => {
+test('prefault: the pages are there before the first write', { skip: needsSimulated || needsOwnKernel }, (t) => {
   const manager = open(t)
   const before = manager.getSystemMemoryStats().rss
   manager.allocateSystemMemory(64 * MiB, { prefault: true })

@@ -31,6 +31,8 @@ export function inPiece(list) {
 
 /** For node:test's `skip`: the reason, or false. */
 export const needsSimulated = simulated ? false : `needs the simulated device; this run is on ${backend}`
+/** QEMU's user-mode emulation makes up what a process is told of itself, and gives pages when they are written. */
+export const needsOwnKernel = process.env.RKLLM_TEST_EMULATION === 'user' ? 'needs the kernel to itself; this is user-mode emulation' : false
 /** Whose tests these are: "node", "bun" or "deno". */
 export const runtime = ['bun', 'deno'].find((name) => process.versions[name] !== undefined) ?? 'node'
 

@@ -7,7 +7,7 @@ import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import { closeDmaBuf } from '../index.js'
-import { KiB, MiB, needsSimulated, open, refuses, simulated } from './helpers.mjs'
+import { KiB, MiB, needsOwnKernel, needsSimulated, open, refuses, simulated } from './helpers.mjs'
 
 const COUNTERS = ['used', 'peak', 'liveAllocations', 'totalAllocations', 'totalFrees', 'failedAllocations']
 const counters = (stats) => Object.fromEntries(COUNTERS.map((name) => [name, stats[name]]))
@@ -123,7 +123,7 @@ test('the machine: meminfo', (t) => {
   assert.equal(stats.limit, null)
 })
 
-test('the process: rss, descriptors, mappings', (t) => {
+test('the process: rss, descriptors, mappings', { skip: needsOwnKernel }, (t) => {
   const manager = open(t)
   const { rss } = manager.getSystemMemoryStats()
   const own = process.memoryUsage.rss()

@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// npm run test:kernel [x64|arm64] [scenario...] [--steps smoke,js,...] [--machines N] [--console]
+// npm run test:kernel [x64|arm64] [scenario...] [--steps smoke,js,...] [--machines N] [--user-mode] [--console]
 // Boots a stock Debian kernel in QEMU, plays the boards of scenarios.mjs to the library, and says what came of it.
 import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
@@ -9,6 +9,7 @@ import { addonPath, conformancePath } from './cross.mjs'
 import { boot, buildInitramfs, buildModule, buildProgram } from './machine.mjs'
 import { cache, installTools, kernel as fetchKernel, root as fetchRoot } from './packages.mjs'
 import { scenarios } from './scenarios.mjs'
+import * as user from './user.mjs'
 
 const here = dirname(fileURLToPath(import.meta.url))
 const repo = resolve(here, '../..')
@@ -20,18 +21,19 @@ const ALARM = /VIOLATION|Oops|BUG:|WARNING:|Call [Tt]race|general protection|Una
 const MACHINES = Math.min(4, Math.max(1, availableParallelism() >> 1))
 
 function usage(message) {
-  console.error(`${message}\nusage: test:kernel [x64|arm64] [scenario...] [--steps NAME,...] [--machines N] [--console]\nscenarios: ${scenarios.map(s => s.name).join(' ')}`)
+  console.error(`${message}\nusage: test:kernel [x64|arm64] [scenario...] [--steps NAME,...] [--machines N] [--user-mode] [--console]\nscenarios: ${scenarios.map(s => s.name).join(' ')}`)
   process.exit(2)
 }
 
 const whole = word => (/^[1-9]\d?$/.test(word) ? Number(word) : undefined)
 
 function parse(argv) {
-  const options = { arch: null, names: [], steps: null, console: false, machines: MACHINES }
+  const options = { arch: null, names: [], steps: null, console: false, userMode: false, machines: MACHINES }
   for (let i = 0; i < argv.length; i++) {
     const arg = argv[i]
     if (arg === 'x64' || arg === 'arm64') options.arch = arg
     else if (arg === '--console') options.console = true
+    else if (arg === '--user-mode') options.userMode = true
     else if (arg === '--machines') options.machines = whole(argv[++i]) ?? usage('--machines wants a number')
     else if (arg === '--steps') options.steps = (argv[++i] ?? usage('--steps wants names')).split(',')
     else if (scenarios.some(s => s.name === arg)) options.names.push(arg)
@@ -53,15 +55,19 @@ const quote = word => `'${String(word).replaceAll("'", "'\\''")}'`
 
 const runners = { node: '/bin/node --test --test-reporter=spec', bun: '/bin/bun test --timeout 120000' }
 
+/** The words of a step, to be run in the root. */
+function commandOf(scenario, step, ...variables) {
+  const env = ['/bin/env', '-i', 'PATH=/bin', 'HOME=/tmp', 'TMPDIR=/tmp', 'RUST_BACKTRACE=1', `RKLLM_TEST_BACKEND=${scenario.backend}`,
+    `RKLLM_TEST_SCENARIO=${scenario.name}`, `RKLLM_TEST_PIECE=${scenario.piece ?? '1/1'}`, ...variables]
+  return [...env, ...step.js ? ['/bin/sh', '-c', `cd /repo && exec ${runners[step.runtime]} ${step.js.join(' ')}`] : step.run]
+}
+
 /** One scenario as the lines of shell that guest/lib.sh understands. */
 function plan(scenario) {
   const parameters = scenario.module ? Object.entries(scenario.module).map(([k, v]) => `${k}=${v}`) : ['-']
-  const env = ['/bin/env', '-i', 'PATH=/bin', 'HOME=/tmp', 'TMPDIR=/tmp', 'RUST_BACKTRACE=1', `RKLLM_TEST_BACKEND=${scenario.backend}`,
-    `RKLLM_TEST_SCENARIO=${scenario.name}`, `RKLLM_TEST_PIECE=${scenario.piece ?? '1/1'}`]
   const lines = [`if claim ${quote(scenario.name)}; then`, ['scenario', scenario.name, ...parameters].map(quote).join(' ')]
   for (const step of scenario.steps) {
-    const command = step.js ? ['/bin/sh', '-c', `cd /repo && exec ${runners[step.runtime]} ${step.js.join(' ')}`] : step.run
-    const words = [step.name, step.seconds, step.user ?? 'root', ...env, ...command]
+    const words = [step.name, step.seconds, step.user ?? 'root', ...commandOf(scenario, step)]
     lines.push([step.kill ? 'killed' : 'step', ...words.map(quote)].join(' '))
     if (step.sins) lines.push('sinned')
   }
@@ -82,7 +88,7 @@ function summary(log, step) {
 }
 
 /** Reads what a scenario left in the share: printed, and true when all is well. */
-function judge(scenario, out) {
+function judge(scenario, out, limit) {
   const dir = join(out, scenario.name)
   const problems = text(join(dir, 'failures')).split('\n').filter(Boolean)
   const seconds = Math.round(Number(text(join(dir, 'finished'))) - Number(text(join(dir, 'started'))))
@@ -91,7 +97,7 @@ function judge(scenario, out) {
     const status = text(join(dir, `${step.name}.status`)).trim()
     const log = text(join(dir, `${step.name}.log`))
     const idle = (step.js || step.needs === 'conformance') && !/[1-9]\d* passed/.test(summary(log, step))
-    const verdict = status === '0' ? (idle ? 'NOTHING RUN' : 'ok') : status === '' ? 'NOT RUN' : status === '137' ? `KILLED (limit ${step.seconds} s)` : `FAILED (${status})`
+    const verdict = status === '0' ? (idle ? 'NOTHING RUN' : 'ok') : status === '' ? 'NOT RUN' : status === '137' ? `KILLED (limit ${limit ?? step.seconds} s)` : `FAILED (${status})`
     const [from, to] = text(join(dir, `${step.name}.times`)).trim().split('\n')
     const took = to ? `${Math.round(to - from)} s` : ''
     console.log(`  ${step.name.padEnd(12)} ${verdict.padEnd(8)} ${took.padStart(5)}  ${summary(log, step)}`)
@@ -108,7 +114,7 @@ function judge(scenario, out) {
       if ((name.startsWith('live_') || name === 'violations') && value !== '0') problems.push(`${name} is ${value} at the end`)
     const totals = ['creates', 'destroys', 'syncs', 'exports', 'imports', 'maps'].map(name => `${counters[`total_${name}`]} ${name}`)
     if (scenario.module) console.log(`  driver       ${totals.join(', ')}; undestroyed ${counters.undestroyed}`)
-    if (seconds > 120) problems.push(`took ${seconds} s, more than two minutes`)
+    if (limit === undefined && seconds > 120) problems.push(`took ${seconds} s, more than two minutes`)
     console.log(`  in all       ${' '.repeat(9)}${String(seconds).padStart(3)} s`)
   }
   for (const problem of problems) console.log(`  FAILED: ${problem}`)
@@ -140,16 +146,28 @@ async function main() {
   if (needs.has('addon')) addonPath(arch)
   lap('library built')
 
-  copyFileSync(join(here, 'guest/lib.sh'), join(share, 'lib.sh'))
-  writeFileSync(join(share, 'run.sh'), ['. /host/lib.sh', ...chosen.flatMap(plan), ''].join('\n'))
-  const limit = chosen.flatMap(s => s.steps).reduce((sum, step) => sum + step.seconds, 120)
-  const machines = Math.min(options.machines, chosen.length)
+  const driverless = options.userMode ? chosen.filter(s => s.module === null && s.steps.every(step => step.js)) : []
+  const without = driverless.length === 0 ? 'nothing to run there' : user.prepare(root, repo)
+  const inUserMode = without === null ? driverless : []
+  if (options.userMode && without !== null) lap(`no user-mode emulation: ${without}`)
+  const booted = chosen.filter(s => !inUserMode.includes(s))
   const alarms = []
   const judged = new Map()
   const judgeOne = name => {
     const scenario = chosen.find(s => s.name === name)
-    if (!judged.has(name)) judged.set(name, judge(scenario, join(share, 'out')))
+    const limit = inUserMode.includes(scenario) ? user.seconds : undefined
+    if (!judged.has(name)) judged.set(name, judge(scenario, join(share, 'out'), limit))
   }
+  if (inUserMode.length > 0) {
+    const inIt = (scenario, step) => commandOf(scenario, step, 'RKLLM_TEST_EMULATION=user')
+    await user.runAll(inUserMode, { root, repo, out: join(share, 'out'), commandOf: inIt, judge: judgeOne })
+    lap('user-mode emulation done')
+  }
+
+  copyFileSync(join(here, 'guest/lib.sh'), join(share, 'lib.sh'))
+  writeFileSync(join(share, 'run.sh'), ['. /host/lib.sh', ...booted.flatMap(plan), ''].join('\n'))
+  const limit = booted.flatMap(s => s.steps).reduce((sum, step) => sum + step.seconds, 120)
+  const machines = Math.min(options.machines, booted.length)
   /** One machine, which does what no other has begun. Its problem, in words, or null. */
   const machine = async number => {
     let current = 'boot'

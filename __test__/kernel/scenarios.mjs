@@ -9,17 +9,23 @@ const suite = readdirSync(new URL('..', import.meta.url)).filter(name => name.en
 /** Suites that ask nothing of a driver: once an architecture and runtime is enough. */
 const driverless = ['adapters', 'attacks', 'channels', 'cli', 'estimate', 'event-log', 'explain', 'inspect-socket', 'metrics', 'plan',
   'replay', 'reports', 'snapshot-diff', 'top'].map(name => `${name}.test.mjs`)
+/** Of these, those that call nothing native either, or no more than others do: JavaScript is the same on every processor. */
+const pure = driverless.filter(name => name !== 'attacks.test.mjs')
+/** Suites whose part below JavaScript others have as well: against the driver they are run on one architecture. */
+const onceWithDriver = ['bad-input', 'compaction-trace', 'doctor', 'errors', 'estimate', 'fuzz', 'inspect', 'limits', 'memory-limits', 'package',
+  'pools-bad-input', 'pressure', 'profiling', 'stats', 'walls'].map(name => `${name}.test.mjs`)
 /** Suites that skip much unless the device is simulated. */
 const needingSimulated = ['api', 'async', 'bad-input', 'errors', 'inbox', 'limits', 'memory-limits', 'pools', 'slabs', 'stats', 'walls']
   .map(name => `${name}.test.mjs`)
 /** Suites that take emulation too long in one scenario, and in how many they are run (`inPiece` of ../helpers.mjs). */
-const pieces = { 'attacks.test.mjs': 8, 'exits.test.mjs': 2 }
+const pieces = { 'attacks.test.mjs': 8, 'exits.test.mjs': 4 }
 const withSuite = (board, except, runtime = 'node') => suite.filter(file => !except.includes(file)).flatMap(file => {
   const { [file]: count = 1 } = pieces
   return Array.from({ length: count }, (_, at) => ({
     ...board,
     name: `${board.name}-${file.replace('.test.mjs', '')}${count > 1 ? `-${at + 1}` : ''}`,
     about: `${board.about}: ${file}${count > 1 ? `, ${at + 1} of ${count}` : ''}`,
+    ...(board.module && onceWithDriver.includes(file) ? { arches: ['x64'] } : {}),
     steps: [{ ...js(`__test__/${file}`), runtime }],
     piece: `${at + 1}/${count}`,
   }))
@@ -134,6 +140,6 @@ export const scenarios = [
   // The rest of the suite on an arm64 Node: what the board above has to skip, and what asks nothing of it. Those that take longest skip
   // little there.
   ...withSuite({ name: 'js-simulated', about: 'no driver, arm64 Node', arches: ['arm64'], backend: 'simulated', module: null },
-    suite.filter(file => !needingSimulated.includes(file) && !driverless.includes(file) && file !== 'demo.test.mjs')),
-  ...withSuite({ name: 'bun', about: 'no driver, Bun', arches: ['arm64'], backend: 'simulated', module: null }, [], 'bun'),
+    suite.filter(file => ![...needingSimulated, ...driverless, ...onceWithDriver, 'demo.test.mjs'].includes(file))),
+  ...withSuite({ name: 'bun', about: 'no driver, Bun', arches: ['arm64'], backend: 'simulated', module: null }, pure, 'bun'),
 ]
