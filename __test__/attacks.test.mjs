@@ -16,7 +16,7 @@ const names = [...table.matchAll(/^ {2}(?:async )?(\w+)\(\) \{$/gm)].map(([, nam
 test('the table of attacks was found', () => assert.ok(names.length >= 20, names.join()))
 
 for (const [name, how] of inPiece(names.flatMap((name) => ['objects', 'slices'].map((how) => [name, how])))) {
-  // QEMU refuses the mprotect by which Bun's SharedArrayBuffers grow.
+  // QEMU refuses an mprotect that Bun does for resizable ArrayBuffers.
   const skip = runtime === 'bun' && name === 'sharedBuffers' && needsOwnKernel
   test(`${name}, ${how}`, { skip }, () => {
     const { result } = runChild('attack.mjs', { args: [name, how], flags: ['--expose-gc'] })

@@ -141,7 +141,7 @@ export const scenarios = [
   // little there.
   ...withSuite({ name: 'js-simulated', about: 'no driver, arm64 Node', arches: ['arm64'], backend: 'simulated', module: null },
     suite.filter(file => ![...needingSimulated, ...driverless, ...onceWithDriver, 'demo.test.mjs'].includes(file))),
-  // User-mode emulation refuses the mprotect by which Bun's SharedArrayBuffers grow: bad input has one in every other test.
+  // User-mode emulation refuses an mprotect that Bun does for resizable ArrayBuffers, which are bad input too.
   ...withSuite({ name: 'bun', about: 'no driver, Bun', arches: ['arm64'], backend: 'simulated', module: null },
     ['bad-input.test.mjs', ...pure], 'bun'),
 ]
