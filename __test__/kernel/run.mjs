@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// npm run test:kernel [x64|arm64] [scenario...] [--steps smoke,js,...] [--machines N] [--user-mode] [--console]
+// npm run test:kernel [x64|arm64] [scenario...] [--steps smoke,js,...] [--machines N] [--user-mode] [--once] [--console]
 // Boots a stock Debian kernel in QEMU, plays the boards of scenarios.mjs to the library, and says what came of it.
 import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
@@ -21,19 +21,20 @@ const ALARM = /VIOLATION|Oops|BUG:|WARNING:|Call [Tt]race|general protection|Una
 const MACHINES = Math.min(4, Math.max(1, availableParallelism() >> 1))
 
 function usage(message) {
-  console.error(`${message}\nusage: test:kernel [x64|arm64] [scenario...] [--steps NAME,...] [--machines N] [--user-mode] [--console]\nscenarios: ${scenarios.map(s => s.name).join(' ')}`)
+  console.error(`${message}\nusage: test:kernel [x64|arm64] [scenario...] [--steps NAME,...] [--machines N] [--user-mode] [--once] [--console]\nscenarios: ${scenarios.map(s => s.name).join(' ')}`)
   process.exit(2)
 }
 
 const whole = word => (/^[1-9]\d?$/.test(word) ? Number(word) : undefined)
 
 function parse(argv) {
-  const options = { arch: null, names: [], steps: null, console: false, userMode: false, machines: MACHINES }
+  const options = { arch: null, names: [], steps: null, console: false, userMode: false, once: false, machines: MACHINES }
   for (let i = 0; i < argv.length; i++) {
     const arg = argv[i]
     if (arg === 'x64' || arg === 'arm64') options.arch = arg
     else if (arg === '--console') options.console = true
     else if (arg === '--user-mode') options.userMode = true
+    else if (arg === '--once') options.once = true
     else if (arg === '--machines') options.machines = whole(argv[++i]) ?? usage('--machines wants a number')
     else if (arg === '--steps') options.steps = (argv[++i] ?? usage('--steps wants names')).split(',')
     else if (scenarios.some(s => s.name === arg)) options.names.push(arg)
@@ -43,9 +44,10 @@ function parse(argv) {
   return options
 }
 
-function choose({ arch, names, steps }) {
+function choose({ arch, names, steps, once }) {
   return scenarios
     .filter(s => !s.arches || s.arches.includes(arch))
+    .filter(s => !once || s.repeats !== arch)
     .filter(s => names.length === 0 || names.includes(s.name))
     .map(s => ({ ...s, steps: s.steps.filter(step => !steps || steps.includes(step.name)) }))
     .filter(s => s.steps.length > 0)

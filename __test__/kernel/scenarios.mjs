@@ -11,9 +11,11 @@ const driverless = ['adapters', 'attacks', 'channels', 'cli', 'estimate', 'event
   'replay', 'reports', 'snapshot-diff', 'top'].map(name => `${name}.test.mjs`)
 /** Of these, those that call nothing native either, or no more than others do: JavaScript is the same on every processor. */
 const pure = driverless.filter(name => name !== 'attacks.test.mjs')
-/** Suites whose part below JavaScript others have as well: against the driver they are run on one architecture. */
-const onceWithDriver = ['bad-input', 'compaction-trace', 'doctor', 'errors', 'estimate', 'fuzz', 'inspect', 'limits', 'memory-limits', 'package',
+/** Suites that `--once` runs against the driver on x64, which is faster; the others on arm64. */
+const onX64 = ['bad-input', 'compaction-trace', 'doctor', 'errors', 'estimate', 'fuzz', 'inspect', 'limits', 'memory-limits', 'package',
   'pools-bad-input', 'pressure', 'profiling', 'stats', 'walls'].map(name => `${name}.test.mjs`)
+/** Long ones that Node has on arm64, and Bun on x64. */
+const onceOnArm64 = ['attacks', 'compaction-trace', 'demo', 'fuzz', 'pools-bad-input'].map(name => `${name}.test.mjs`)
 /** Suites that skip much unless the device is simulated. */
 const needingSimulated = ['api', 'async', 'bad-input', 'errors', 'inbox', 'limits', 'memory-limits', 'pools', 'slabs', 'stats', 'walls']
   .map(name => `${name}.test.mjs`)
@@ -25,7 +27,8 @@ const withSuite = (board, except, runtime = 'node') => suite.filter(file => !exc
     ...board,
     name: `${board.name}-${file.replace('.test.mjs', '')}${count > 1 ? `-${at + 1}` : ''}`,
     about: `${board.about}: ${file}${count > 1 ? `, ${at + 1} of ${count}` : ''}`,
-    ...(board.module && onceWithDriver.includes(file) ? { arches: ['x64'] } : {}),
+    ...(board.module ? { repeats: onX64.includes(file) ? 'arm64' : 'x64' } : {}),
+    ...(board.name === 'bun' && onceOnArm64.includes(file) ? { repeats: 'arm64' } : {}),
     steps: [{ ...js(`__test__/${file}`), runtime }],
     piece: `${at + 1}/${count}`,
   }))
@@ -140,7 +143,7 @@ export const scenarios = [
   // The rest of the suite on an arm64 Node: what the board above has to skip, and what asks nothing of it. Those that take longest skip
   // little there.
   ...withSuite({ name: 'js-simulated', about: 'no driver, arm64 Node', arches: ['arm64'], backend: 'simulated', module: null },
-    suite.filter(file => ![...needingSimulated, ...driverless, ...onceWithDriver, 'demo.test.mjs'].includes(file))),
+    suite.filter(file => ![...needingSimulated, ...driverless, ...onX64, 'demo.test.mjs'].includes(file))),
   // User-mode emulation refuses an mprotect that Bun does for resizable ArrayBuffers, which are bad input too.
   ...withSuite({ name: 'bun', about: 'no driver, Bun', arches: ['arm64'], backend: 'simulated', module: null },
     ['bad-input.test.mjs', ...pure], 'bun'),
