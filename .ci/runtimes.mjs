@@ -48,7 +48,7 @@ function run({ binary, args }) {
   const child = spawn(binary, args, { cwd: root, env: { ...process.env, NO_COLOR: '1' }, stdio: ['ignore', 'pipe', 'pipe'] })
   let output = ''
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => (output += chunk))
-  const patience = setTimeout(() => child.kill('SIGKILL'), 300_000)
+  const patience = setTimeout(() => child.kill('SIGKILL'), 180_000)
   return new Promise((resolve) => child.on('close', (status) => (clearTimeout(patience), resolve({ status, output }))))
 }
 

@@ -7,11 +7,13 @@ import assert from 'node:assert/strict'
 import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir, totalmem } from 'node:os'
 import { join } from 'node:path'
-import { describe, test } from 'node:test'
+import { describe as group, test } from 'node:test'
 import { runInNewContext } from 'node:vm'
 
 import { MemoryError, MemoryManager, probeDevices } from '../index.js'
-import { assertNothingLeft, backend, device, GiB, KiB, ledger, MiB, needsCommand, needsSimulated, needsTransfer, open, refuses, runChild, settle, simulated } from './helpers.mjs'
+import { assertNothingLeft, backend, device, GiB, inPieces, KiB, ledger, MiB, needsCommand, needsSimulated, needsTransfer, open, refuses, runChild, settle, simulated } from './helpers.mjs'
+
+const describe = inPieces(group)
 
 const TYPE = 'ERR_INVALID_ARG_TYPE'
 const RANGE = 'ERR_OUT_OF_RANGE'

@@ -23,10 +23,19 @@ export const KiB = 1024
 export const MiB = 1024 * KiB
 export const GiB = 1024 * MiB
 
+const PIECE = (process.env.RKLLM_TEST_PIECE ?? '1/1').split('/').map(Number)
+
 /** Of a list of tests those of this run: all, or with RKLLM_TEST_PIECE=2/5 the second of five pieces. */
 export function inPiece(list) {
-  const [piece, pieces] = (process.env.RKLLM_TEST_PIECE ?? '1/1').split('/').map(Number)
+  const [piece, pieces] = PIECE
   return list.filter((_, at) => at % pieces === piece - 1)
+}
+
+/** `describe` for a suite that is run in pieces: some of its groups, in turn. */
+export function inPieces(describe) {
+  let at = 0
+  const [piece, pieces] = PIECE
+  return (...group) => at++ % pieces === piece - 1 && describe(...group)
 }
 
 /** For node:test's `skip`: the reason, or false. */

@@ -90,7 +90,7 @@ function summary(log, step) {
 }
 
 /** Reads what a scenario left in the share: printed, and true when all is well. */
-function judge(scenario, out, limit) {
+function judge(scenario, out) {
   const dir = join(out, scenario.name)
   const problems = text(join(dir, 'failures')).split('\n').filter(Boolean)
   const seconds = Math.round(Number(text(join(dir, 'finished'))) - Number(text(join(dir, 'started'))))
@@ -99,7 +99,7 @@ function judge(scenario, out, limit) {
     const status = text(join(dir, `${step.name}.status`)).trim()
     const log = text(join(dir, `${step.name}.log`))
     const idle = (step.js || step.needs === 'conformance') && !/[1-9]\d* passed/.test(summary(log, step))
-    const verdict = status === '0' ? (idle ? 'NOTHING RUN' : 'ok') : status === '' ? 'NOT RUN' : status === '137' ? `KILLED (limit ${limit ?? step.seconds} s)` : `FAILED (${status})`
+    const verdict = status === '0' ? (idle ? 'NOTHING RUN' : 'ok') : status === '' ? 'NOT RUN' : status === '137' ? `KILLED (limit ${step.seconds} s)` : `FAILED (${status})`
     const [from, to] = text(join(dir, `${step.name}.times`)).trim().split('\n')
     const took = to ? `${Math.round(to - from)} s` : ''
     console.log(`  ${step.name.padEnd(12)} ${verdict.padEnd(8)} ${took.padStart(5)}  ${summary(log, step)}`)
@@ -116,7 +116,7 @@ function judge(scenario, out, limit) {
       if ((name.startsWith('live_') || name === 'violations') && value !== '0') problems.push(`${name} is ${value} at the end`)
     const totals = ['creates', 'destroys', 'syncs', 'exports', 'imports', 'maps'].map(name => `${counters[`total_${name}`]} ${name}`)
     if (scenario.module) console.log(`  driver       ${totals.join(', ')}; undestroyed ${counters.undestroyed}`)
-    if (limit === undefined && seconds > 120) problems.push(`took ${seconds} s, more than two minutes`)
+    if (seconds > 120) problems.push(`took ${seconds} s, more than two minutes`)
     console.log(`  in all       ${' '.repeat(9)}${String(seconds).padStart(3)} s`)
   }
   for (const problem of problems) console.log(`  FAILED: ${problem}`)
@@ -157,8 +157,7 @@ async function main() {
   const judged = new Map()
   const judgeOne = name => {
     const scenario = chosen.find(s => s.name === name)
-    const limit = inUserMode.includes(scenario) ? user.seconds : undefined
-    if (!judged.has(name)) judged.set(name, judge(scenario, join(share, 'out'), limit))
+    if (!judged.has(name)) judged.set(name, judge(scenario, join(share, 'out')))
   }
   if (inUserMode.length > 0) {
     const inIt = (scenario, step) => commandOf(scenario, step, 'RKLLM_TEST_EMULATION=user')

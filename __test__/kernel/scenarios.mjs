@@ -20,7 +20,7 @@ const onceOnArm64 = ['attacks', 'compaction-trace', 'demo', 'fuzz', 'pools-bad-i
 const needingSimulated = ['api', 'async', 'bad-input', 'errors', 'inbox', 'limits', 'memory-limits', 'pools', 'slabs', 'stats', 'walls']
   .map(name => `${name}.test.mjs`)
 /** Suites that take emulation too long in one scenario, and in how many they are run (`inPiece` of ../helpers.mjs). */
-const pieces = { 'attacks.test.mjs': 14, 'exits.test.mjs': 4 }
+const pieces = { 'attacks.test.mjs': 14, 'bad-input.test.mjs': 3, 'exits.test.mjs': 4 }
 const withSuite = (board, except, runtime = 'node') => suite.filter(file => !except.includes(file)).flatMap(file => {
   const { [file]: count = 1 } = pieces
   return Array.from({ length: count }, (_, at) => ({

@@ -6,8 +6,6 @@ import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { install } from './packages.mjs'
 
-/** A step's limit: more than in a machine, for as many run at once as there are processors, and one may have less than its own. */
-export const seconds = 240
 const BINFMT = '/proc/sys/fs/binfmt_misc'
 const NAME = 'rkllm-test-arm64'
 const INTERPRETER = '/usr/bin/qemu-aarch64-static'
@@ -32,10 +30,13 @@ export function prepare(root, repo) {
   if (process.arch === 'arm64') return 'this is an arm64 machine'
   try {
     install({ 'qemu-aarch64-static': ['qemu-user-static'] })
-    if (!existsSync(join(BINFMT, 'register'))) spawnSync('mount', ['-t', 'binfmt_misc', 'none', BINFMT])
+    if (!existsSync(join(BINFMT, 'register'))) {
+      spawnSync('mount', ['-t', 'binfmt_misc', 'none', BINFMT])
+      process.once('exit', () => spawnSync('umount', [BINFMT]))
+    }
     if (!existsSync(join(BINFMT, NAME))) {
       writeFileSync(join(BINFMT, 'register'), `:${NAME}:M::${MAGIC}:${MASK}:${INTERPRETER}:F`)
-      process.once('exit', () => writeFileSync(join(BINFMT, NAME), '-1'))
+      process.prependOnceListener('exit', () => writeFileSync(join(BINFMT, NAME), '-1'))
       for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(130))
     }
   } catch (error) {
@@ -58,7 +59,7 @@ export async function runAll(scenarios, { root, repo, out, commandOf, judge }) {
       const [step] = scenario.steps
       const now = () => `${performance.now() / 1000}\n`
       const began = now()
-      const status = await finished(inside(root, repo, commandOf(scenario, step)), join(dir, `${step.name}.log`))
+      const status = await finished(inside(root, repo, commandOf(scenario, step)), step.seconds, join(dir, `${step.name}.log`))
       writeFileSync(join(dir, 'started'), began)
       writeFileSync(join(dir, `${step.name}.times`), began + now())
       writeFileSync(join(dir, `${step.name}.status`), `${status}\n`)
@@ -69,7 +70,7 @@ export async function runAll(scenarios, { root, repo, out, commandOf, judge }) {
   await Promise.all(Array.from({ length: Math.min(availableParallelism(), scenarios.length) }, worker))
 }
 
-function finished(args, log) {
+function finished(args, seconds, log) {
   const file = createWriteStream(log)
   // A group of its own: what outlives its limit is killed with its children.
   const child = spawn('unshare', args, { stdio: ['ignore', 'pipe', 'pipe'], detached: true })

@@ -52,7 +52,7 @@ export function openFds() {
   return readdirSync('/proc/self/fd').length - 1
 }
 
-/** What a runtime opens for itself, whenever it wants: pipes and sockets for signals, Deno's caches. The library opens none of these. */
+/** What a runtime opens for itself, whenever it wants: pipes and sockets for signals, Deno's caches. Nothing that the demo uses opens one. */
 const OF_THE_RUNTIME = /^(socket|pipe):|\/deno\//
 
 /** Those that the library can have opened: what must be as before at the end. */

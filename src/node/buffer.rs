@@ -126,6 +126,16 @@ fn forget_exception(env: &Env) {
     }
 }
 
+/// Writes rows of numbers into an array of ours, as many as have room there.
+pub fn write<const N: usize>(array: &mut Float64ArraySlice<'_>, rows: impl Iterator<Item = [f64; N]>) {
+    // SAFETY: nobody else reads or writes it meanwhile: it is this thread's, and no JavaScript runs before we return. Were it shared with
+    // another thread, a number could be torn.
+    let room = unsafe { array.as_mut() };
+    for (row, place) in rows.zip(room.chunks_exact_mut(N)) {
+        place.copy_from_slice(&row);
+    }
+}
+
 /// A number that JavaScript calls a file descriptor. Whether it is an open one, the kernel says.
 pub fn borrowed(fd: i32) -> BorrowedFd<'static> {
     // SAFETY: `fd` is not -1 (the caller has checked). It is the caller's and is only used within one synchronous native

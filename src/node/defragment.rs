@@ -117,7 +117,6 @@ pub fn pool_defragment<'env>(
 /// blocks stay where they are. The moves are written to `told`, and are no more than have room there. The first slice moves nothing: it
 /// has somebody look at what there is.
 #[napi(catch_unwind)]
-#[allow(unsafe_code)]
 pub fn pool_defragment_slice<'env>(
     env: &'env Env,
     handle: f64,
@@ -141,12 +140,7 @@ pub fn pool_defragment_slice<'env>(
     let Begun { mut pass, room } = *begun;
     work.moves = room;
     let end = work.go_on(&mut pass)?;
-    // SAFETY: nobody else reads or writes it meanwhile: it is this thread's, and no JavaScript runs before the loop is over. Shared
-    // with another thread, a number could be torn.
-    let told = unsafe { told.as_mut() };
-    for (moved, told) in work.moves.iter().zip(told.chunks_exact_mut(NUMBERS)) {
-        told.copy_from_slice(&numbers(moved));
-    }
+    buffer::write(&mut told, work.moves.iter().map(numbers));
     let mut room = std::mem::take(&mut work.moves);
     let moved = room.len();
     if matches!(end, End::Stopped) {
