@@ -59,13 +59,21 @@ test('what is not exported cannot be reached', { skip: notOn({ bun: 'it shows a 
   assert.throws(() => require(`${manifest.name}/src/js/manager.js`), { code: 'ERR_PACKAGE_PATH_NOT_EXPORTED' })
 })
 
+/** The chapters that index.d.ts re-exports. */
+const types = readdirSync(`${root}/src/js/types`).map((name) => readFileSync(`${root}/src/js/types/${name}`, 'utf8')).join('')
+
+test('index.d.ts re-exports every chapter of the types', () => {
+  const chapters = [...readFileSync(`${root}/index.d.ts`, 'utf8').matchAll(/^export \* from '\.\/src\/js\/types\/([\w-]+)\.js'/gm)]
+  const files = readdirSync(`${root}/src/js/types`)
+  assert.deepEqual(chapters.map(([, name]) => `${name}.d.ts`).sort(), files.sort())
+})
+
 test('every value that the types export exists, and the other way round', () => {
-  const declared = [...readFileSync(`${root}/index.d.ts`, 'utf8').matchAll(/^export (?:declare )?(?:class|function|const) (\w+)/gm)]
+  const declared = [...types.matchAll(/^export (?:declare )?(?:class|function|const) (\w+)/gm)]
   assert.deepEqual(declared.map(([, name]) => name).sort(), EXPORTS)
 })
 
 test('every method that the types declare exists, and the other way round', () => {
-  const types = readFileSync(`${root}/index.d.ts`, 'utf8')
   const body = /export class MemoryManager[^{]*\{([\s\S]*?)\n\}/.exec(types)[1]
   const declared = new Set([...body.matchAll(/^ {2}(?:readonly )?(\w+)[(:]/gm)].map(([, name]) => name))
   const { prototype } = esm.MemoryManager
@@ -78,7 +86,7 @@ test('npm pack: what a user needs, and no more', { skip: npm.status !== 0 && 'th
   const pack = spawnSync('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], { cwd: root, encoding: 'utf8' })
   assert.equal(pack.status, 0, pack.stderr)
   const [{ files }] = JSON.parse(pack.stdout)
-  const sources = readdirSync(`${root}/src/js`, { recursive: true }).filter((name) => /\.js(on)?$|^metrics\/.*\.d\.ts$/.test(name))
+  const sources = readdirSync(`${root}/src/js`, { recursive: true }).filter((name) => /\.js(on)?$|^(metrics|types)\/.*\.d\.ts$/.test(name))
   assert.deepEqual(
     files.map(({ path }) => path).sort(),
     ['CHANGELOG.md', 'LICENSE', 'README.md', 'index.d.ts', 'index.js', 'package.json', ...sources.map((name) => `src/js/${name}`)].sort(),
