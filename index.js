@@ -25,13 +25,13 @@ const {
 
 function load() {
   return {
-    ...require('./src/js/errors.js'),
+    ...require('./src/js/core/errors.js'),
     ...require('./src/js/manager.js'),
-    ...require('./src/js/pool.js'),
-    ...require('./src/js/devices.js'),
-    ...require('./src/js/diagnose.js'),
-    ...require('./src/js/inbox.js'),
-    ...require('./src/js/replay.js'),
+    ...require('./src/js/pools/pool.js'),
+    ...require('./src/js/devices/probe.js'),
+    ...require('./src/js/devices/diagnose.js'),
+    ...require('./src/js/sharing/inbox.js'),
+    ...require('./src/js/replay/replay.js'),
     ...require('./src/js/report/diff.js'),
     ...require('./src/js/models/estimate.js'),
     ...require('./src/js/models/plan.js'),

@@ -14,7 +14,7 @@ import { parse } from './openmetrics.mjs'
 const require = createRequire(import.meta.url)
 const prometheus = require('@rkllmjs/memory/prom-client')
 const openTelemetry = require('@rkllmjs/memory/opentelemetry')
-const { collectGarbage } = require('../src/js/garbage.js')
+const { collectGarbage } = require('../src/js/core/gc.js')
 
 /** Samples of the text by name and labels; figures that are another one at each look are left out. */
 function steady(text) {

@@ -10,7 +10,7 @@ import { fileURLToPath } from 'node:url'
 import { assertNothingLeft, needsCommand, needsTransfer, open, refuses, runtime } from './helpers.mjs'
 
 const require = createRequire(import.meta.url)
-const { collectGarbage } = require('../src/js/garbage.js')
+const { collectGarbage } = require('../src/js/core/gc.js')
 const { headers, rknn } = require('../src/js/inference/layouts.js')
 
 const SPEC = {

@@ -24,7 +24,7 @@ import { fileURLToPath } from 'node:url'
 
 import { MemoryManager } from '../index.js'
 import attach from '../src/js/cli/attach.js'
-import garbage from '../src/js/garbage.js'
+import garbage from '../src/js/core/gc.js'
 import { MiB, needsCommand, notOn, refuses } from './helpers.mjs'
 
 const { ask, askProcess, sockets } = attach

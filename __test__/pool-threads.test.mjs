@@ -8,7 +8,7 @@ import { Worker } from 'node:worker_threads'
 
 import { KiB, MiB } from './helpers.mjs'
 
-const native = createRequire(import.meta.url)('../src/js/binding.js')
+const native = createRequire(import.meta.url)('../src/js/core/binding.js')
 
 test('workers hammer one pool: no byte is had twice, and all come back', async () => {
   const { manager } = native.openManager('simulated', undefined, undefined, {})

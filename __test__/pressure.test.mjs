@@ -11,7 +11,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 
 import { KiB, MiB, open, openFds, refuses, runChild } from './helpers.mjs'
 
-const { tree } = createRequire(import.meta.url)('../src/js/pressure.js')
+const { tree } = createRequire(import.meta.url)('../src/js/reclaim/pressure.js')
 const root = mkdtempSync(join(tmpdir(), 'rkllm-pressure-'))
 
 function available(kib) {

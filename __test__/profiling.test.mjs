@@ -14,7 +14,7 @@ import { diffSnapshots, MemoryManager, replayEventLog } from '../index.js'
 import { backend, device, KiB, MiB, notOn, open, refuses, runChild, runtime, turnsUntil } from './helpers.mjs'
 
 const require = createRequire(import.meta.url)
-const { stackHere } = require('../src/js/stack.js')
+const { stackHere } = require('../src/js/profiling/stack.js')
 
 /** Numbers that differ and are always the same. */
 function generator(seed) {

@@ -10,7 +10,7 @@ import { after, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 
 import { MemoryManager } from '../index.js'
-import reading from '../src/js/cli/doctor/reader.js'
+import reading from '../src/js/devices/doctor/reader.js'
 import styling from '../src/js/cli/style.js'
 import framing from '../src/js/cli/top/frame.js'
 import machines from '../src/js/cli/top/machine.js'

@@ -8,7 +8,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises'
 
 import { needsSimulated, open, runChild } from './helpers.mjs'
 
-const { Walls } = createRequire(import.meta.url)('../src/js/walls.js')
+const { Walls } = createRequire(import.meta.url)('../src/js/limits/process-limits.js')
 
 const maxMaps = Number(readFileSync('/proc/sys/vm/max_map_count', 'utf8'))
 

@@ -18,7 +18,7 @@ import { parseArgs } from 'node:util'
 import { MemoryManager } from '../index.js'
 
 // The yardsticks only: no application has reason to reach behind index.js.
-const native = createRequire(import.meta.url)('../src/js/binding.js')
+const native = createRequire(import.meta.url)('../src/js/core/binding.js')
 const { idle } = native.hotFunctions()
 
 const [KiB, MiB] = [1024, 1024 * 1024]

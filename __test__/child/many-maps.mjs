@@ -7,7 +7,7 @@ import { MemoryManager } from '../../index.js'
 
 const most = Number(readFileSync('/proc/sys/vm/max_map_count', 'utf8'))
 const PAGE = 4096
-/** Counted at least once in so many allocations (src/js/walls.js). */
+/** Counted at least once in so many allocations (src/js/limits/process-limits.js). */
 const UNTIL_COUNTED = 4096
 
 const manager = new MemoryManager({ backend: 'simulated' })

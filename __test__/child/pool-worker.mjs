@@ -5,7 +5,7 @@ import { createRequire } from 'node:module'
 import { parentPort, workerData } from 'node:worker_threads'
 
 // A MemoryPool belongs to its thread; what lies below does not.
-const native = createRequire(import.meta.url)('../../src/js/binding.js')
+const native = createRequire(import.meta.url)('../../src/js/core/binding.js')
 const { manager, pool, base, cells, mark, steps, largest } = workerData
 const hot = native.hotFunctions()
 const [numbers, words] = [new Float64Array(hot.mailbox), new Int32Array(hot.mailbox)]

@@ -2,25 +2,25 @@
 
 const { EventEmitter } = require('node:events')
 const { inspect } = require('node:util')
-const native = require('./binding.js')
-const { arrayBufferOf, byteLengthOf, goneError, idOf, remember } = require('./buffers.js')
-const { Teller, channels } = require('./channels.js')
-const { Cleanup } = require('./cleanup.js')
-const { memoryError } = require('./errors.js')
-const { Errands } = require('./errands.js')
-const { collectGarbage } = require('./garbage.js')
+const native = require('./core/binding.js')
+const { arrayBufferOf, byteLengthOf, goneError, idOf, remember } = require('./core/buffers.js')
+const { Teller, channels } = require('./core/diagnostics-channels.js')
+const { Cleanup } = require('./reclaim/reclaimer.js')
+const { memoryError } = require('./core/errors.js')
+const { Errands } = require('./core/async-tasks.js')
+const { collectGarbage } = require('./core/gc.js')
 const { makeInferenceBuffers } = require('./inference/buffers.js')
-const { Limits, makeReservation } = require('./limits.js')
+const { Limits, makeReservation } = require('./limits/limits.js')
 const { exposition } = require('./metrics/openmetrics.js')
 const { offerProfile, profileOf } = require('./metrics/reader.js')
-const { MovableBlock } = require('./movable.js')
-const { check, integer, invalid, npuRequest, outOfRange, schemas, shown, systemRequest } = require('./options.js')
-const pressure = require('./pressure.js')
-const { makePool, isPool, destroyPool, endPool, handleOf, raised } = require('./pool.js')
-const { Profiling, snapshotOf } = require('./profiling.js')
-const { disposeAtExit, tokenOf } = require('./sharing.js')
-const { inspected, inspectedHeir, npuStats, systemStats, usageOf } = require('./usage.js')
-const { Walls } = require('./walls.js')
+const { MovableBlock } = require('./pools/movable-block.js')
+const { check, integer, invalid, npuRequest, outOfRange, schemas, shown, systemRequest } = require('./core/options.js')
+const pressure = require('./reclaim/pressure.js')
+const { makePool, isPool, destroyPool, endPool, handleOf, raised } = require('./pools/pool.js')
+const { Profiling, snapshotOf } = require('./profiling/profiling.js')
+const { disposeAtExit, tokenOf } = require('./sharing/sharing.js')
+const { inspected, inspectedHeir, npuStats, systemStats, usageOf } = require('./stats/usage.js')
+const { Walls } = require('./limits/process-limits.js')
 
 /** A manager that was dropped without `dispose`: its device closes when its last buffer is collected. */
 const dropped = new FinalizationRegistry((handle) => native.abandonManager(handle))
@@ -113,7 +113,7 @@ class MemoryManager extends EventEmitter {
     const { profiling = false } = checked
     if (profiling !== false) this.#profiling.start(profiling === true ? {} : profiling)
     // Loaded only when asked for: nothing else here needs the network modules.
-    if (checked.inspect) this.#closeInspector = require('./inspect.js').openInspector(this)
+    if (checked.inspect) this.#closeInspector = require('./inspect/inspector.js').openInspector(this)
   }
 
   get device() {
@@ -445,7 +445,7 @@ class MemoryManager extends EventEmitter {
     return buffer
   }
 
-  /** A buffer, or the one of a block that had none; `block` is what channels.js needs to know of it. */
+  /** A buffer, or the one of a block that had none; `block` is what the channels need to know of it. */
   #handedOut([buffer, id], pool, block) {
     remember(buffer, id)
     if (this.#views.size >= this.#sweepAt) this.#sweep()

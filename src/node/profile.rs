@@ -1,5 +1,5 @@
 //! Profiles and snapshots: many rows, which cross the border as columns of numbers and a list of the texts that they name.
-//! Objects would cost microseconds each; `src/js/columns.js` makes them.
+//! Objects would cost microseconds each; `src/js/profiling/columns.js` makes them.
 
 use std::collections::HashMap;
 use std::sync::Arc;

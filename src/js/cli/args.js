@@ -3,7 +3,7 @@
 // The words after a command: options, sizes, numbers. What is wrong with them is a UsageError that names the nearest right one.
 
 const { parseArgs } = require('node:util')
-const { nearest } = require('../options.js')
+const { nearest } = require('../core/options.js')
 
 /** The user's words are wrong: exit status 2. */
 class UsageError extends Error {

@@ -5,7 +5,7 @@
 const { lstatSync, readdirSync, statSync } = require('node:fs')
 const net = require('node:net')
 const { join } = require('node:path')
-const { directoriesOf, isPrivate, parseName } = require('../inspect-places.js')
+const { directoriesOf, isPrivate, parseName } = require('../inspect/socket-path.js')
 
 /** What an event loop may need to come round to answering. */
 const PATIENCE_MS = 5000

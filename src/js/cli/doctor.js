@@ -4,8 +4,8 @@
 
 const { existsSync } = require('node:fs')
 const { UsageError, expectWords } = require('./args.js')
-const { examine } = require('./doctor/examine.js')
-const { makeReader, save } = require('./doctor/reader.js')
+const { examine } = require('../devices/doctor/examine.js')
+const { makeReader, save } = require('../devices/doctor/reader.js')
 const { pad, wrap } = require('./style.js')
 
 const AREAS = { npu: 'NPU', machine: 'Machine' }

@@ -2,7 +2,7 @@
 
 // Text for people: colour where somebody looks, lines that fit, tables, bars.
 
-const { human } = require('../human.js')
+const { human } = require('../core/format-bytes.js')
 
 const WIDEST = 100
 const CODES = { bold: [1, 22], dim: [2, 22], red: [31, 39], green: [32, 39], yellow: [33, 39], cyan: [36, 39], inverse: [7, 27] }

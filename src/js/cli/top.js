@@ -4,7 +4,7 @@
 
 const { expectWords, oneOf } = require('./args.js')
 const { AttachError, ask, sockets } = require('./attach.js')
-const { makeReader } = require('./doctor/reader.js')
+const { makeReader } = require('../devices/doctor/reader.js')
 const { ORDER, frame } = require('./top/frame.js')
 const { holders, machineOf } = require('./top/machine.js')
 const { openScreen } = require('./top/screen.js')

@@ -2,10 +2,10 @@
 
 // What a log line means: the tables of patterns, the most telling line of a text first.
 
-const { invalid, shown } = require('../options.js')
+const { invalid, shown } = require('../core/options.js')
 
 // Own messages quote the kernel's words, so they are looked at first.
-const TABLE = [...require('./own.js'), ...require('./runtime.js'), ...require('./kernel.js')]
+const TABLE = [...require('./memory-errors.js'), ...require('./runtime-errors.js'), ...require('./kernel-errors.js')]
 
 /** Nobody's log line is longer; patterns need not look at megabytes. */
 const LONGEST_LINE = 4096

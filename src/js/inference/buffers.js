@@ -3,10 +3,10 @@
 // The memory of one RKLLM or RKNN session: all arrays that cross its API, from one pool, and the structs that point to them.
 
 const { inspect } = require('node:util')
-const { memoryError } = require('../errors.js')
-const { human } = require('../human.js')
-const { check, invalid, kinds, outOfRange, shown } = require('../options.js')
-const { destroyPool } = require('../pool.js')
+const { memoryError } = require('../core/errors.js')
+const { human } = require('../core/format-bytes.js')
+const { check, invalid, kinds, outOfRange, shown } = require('../core/options.js')
+const { destroyPool } = require('../pools/pool.js')
 const { roundUp } = require('./layouts.js')
 const { dtypes, readSpec } = require('./spec.js')
 const { Structs, placeStructs } = require('./structs.js')

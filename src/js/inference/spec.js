@@ -2,8 +2,8 @@
 
 // What a session asks for, checked, as the list of arrays that it comes to. Nothing is allocated here.
 
-const { memoryError } = require('../errors.js')
-const { check, integer, invalid, kinds, outOfRange, schemas, shown } = require('../options.js')
+const { memoryError } = require('../core/errors.js')
+const { check, integer, invalid, kinds, outOfRange, schemas, shown } = require('../core/options.js')
 const { headers } = require('./layouts.js')
 
 const WHAT = 'createInferenceBuffers'

@@ -2,8 +2,8 @@
 
 // The C structs of one request, and the texts that they point to, in memory of the session's pool: FFI passes one pointer.
 
-const { memoryError } = require('../errors.js')
-const { check, integer, invalid, kinds, outOfRange, shown } = require('../options.js')
+const { memoryError } = require('../core/errors.js')
+const { check, integer, invalid, kinds, outOfRange, shown } = require('../core/options.js')
 const { headers, rknn, roundUp, write } = require('./layouts.js')
 const { dtypes, formats } = require('./spec.js')
 

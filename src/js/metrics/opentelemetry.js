@@ -3,7 +3,7 @@
 // `@rkllmjs/memory/opentelemetry`: a manager's figures as observable instruments, read when they are collected.
 
 const { version } = require('../../../package.json')
-const { check, invalid, shown } = require('../options.js')
+const { check, invalid, shown } = require('../core/options.js')
 const { PREFIX, families, samplesOf } = require('./families.js')
 const { readerOf } = require('./reader.js')
 

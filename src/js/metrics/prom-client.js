@@ -2,8 +2,8 @@
 
 // `@rkllmjs/memory/prom-client`: a manager's figures in a registry of prom-client, read when it is scraped.
 
-const { memoryError } = require('../errors.js')
-const { check, invalid, shown } = require('../options.js')
+const { memoryError } = require('../core/errors.js')
+const { check, invalid, shown } = require('../core/options.js')
 const { PREFIX, families, samplesOf } = require('./families.js')
 const { readerOf } = require('./reader.js')
 

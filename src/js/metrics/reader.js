@@ -3,7 +3,7 @@
 // Where adapters have their figures from. A metrics library outlives managers and must not keep one alive, and what goes wrong with
 // one must not cost a scrape the figures of everything else.
 
-const { invalid, shown } = require('../options.js')
+const { invalid, shown } = require('../core/options.js')
 
 /**
  * Reads `{ usage, device, profile }` of a manager; null once it is disposed or collected, or where it cannot say. Libraries ask for one

@@ -3,7 +3,7 @@
 // How much memory a model will take, before it is loaded.
 
 const fs = require('node:fs')
-const { check, invalid, outOfRange, schemas, shown } = require('../options.js')
+const { check, invalid, outOfRange, schemas, shown } = require('../core/options.js')
 const fit = require('./fit.json')
 const { inspect, openError } = require('./file.js')
 const { kindOfModel } = require('./parameters.js')

@@ -6,8 +6,8 @@
 // of what follows, 64 bits each. That of a .rkllm file is not, so nothing is read there but what plainly is something else.
 
 const fs = require('node:fs')
-const { memoryError } = require('../errors.js')
-const { human } = require('../human.js')
+const { memoryError } = require('../core/errors.js')
+const { human } = require('../core/format-bytes.js')
 
 const HEAD = 64
 /** No language or vision model is smaller; a download that was cut off, or a page of an error, is. */

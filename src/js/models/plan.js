@@ -2,8 +2,8 @@
 
 // Which IOMMU domain each model goes to, or why they do not all fit and what would.
 
-const { human } = require('../human.js')
-const { check, invalid, schemas, shown } = require('../options.js')
+const { human } = require('../core/format-bytes.js')
+const { check, invalid, schemas, shown } = require('../core/options.js')
 const { estimate } = require('./estimate.js')
 const { pack } = require('./pack.js')
 

@@ -6,8 +6,8 @@
 // is written as that: growing, trimming and moving, and a free whose allocation is not in the log (it would give memory back that
 // it never took). `Type` has the truth. Its reader takes every line break for the end of a row: ours are escaped in names.
 
-const { memoryError } = require('../errors.js')
-const { invalid, shown } = require('../options.js')
+const { memoryError } = require('../core/errors.js')
+const { invalid, shown } = require('../core/options.js')
 
 const RMM_COLUMNS = ['Thread', 'Time', 'Action', 'Pointer', 'Size', 'Stream']
 const OUR_COLUMNS = ['Type', 'TimeUs', 'Kind', 'Tag', 'Pool', 'Id']

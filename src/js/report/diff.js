@@ -2,7 +2,7 @@
 
 // What grew between two snapshots, and what grew most.
 
-const { invalid, outOfRange, shown } = require('../options.js')
+const { invalid, outOfRange, shown } = require('../core/options.js')
 const { holders } = require('./holders.js')
 
 function checkSnapshot(name, value) {

@@ -3,8 +3,8 @@
 // Reports: what holds memory and how it came to that, in the format that a path's extension names. Nothing is asked of the
 // manager before the path is found good, and only what the format needs.
 
-const { memoryError } = require('../errors.js')
-const { invalid, shown } = require('../options.js')
+const { memoryError } = require('../core/errors.js')
+const { invalid, shown } = require('../core/options.js')
 const { eventLog } = require('./csv.js')
 const { diffSnapshots } = require('./diff.js')
 const { json } = require('./json.js')

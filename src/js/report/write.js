@@ -5,8 +5,8 @@
 const { randomBytes } = require('node:crypto')
 const { open, rename, unlink } = require('node:fs/promises')
 const { dirname, join } = require('node:path')
-const { memoryError } = require('../errors.js')
-const { shown } = require('../options.js')
+const { memoryError } = require('../core/errors.js')
+const { shown } = require('../core/options.js')
 
 const CODES = { EMFILE: 'ERR_TOO_MANY_FDS', ENFILE: 'ERR_TOO_MANY_FDS', ENOMEM: 'ERR_OUT_OF_MEMORY' }
 

@@ -2,11 +2,11 @@
 
 // What `top` shows beside the managers: the machine's memory, and who else holds NPU memory.
 
-const { factsOf } = require('../doctor/facts.js')
+const { factsOf } = require('../../devices/doctor/facts.js')
 
 const NPU_NODE = /^\/dev\/(?:dri\/(?:card|renderD)\d+|rknpu|accel\/accel\d+)$/
 
-/** @param {ReturnType<import('../doctor/reader.js').makeReader>} reader */
+/** @param {ReturnType<import('../../devices/doctor/reader.js').makeReader>} reader */
 function machineOf(reader) {
   const { board, soc, driver, memory, pressure, load, nodes } = factsOf(reader)
   return {

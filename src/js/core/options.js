@@ -250,7 +250,7 @@ const manager = {
   }),
   slabs: kinds.nested({ threshold: kinds.integer(0), size: kinds.integer(1) }),
   cleanup: kinds.nested(cleanup),
-  // Checked by limits.js.
+  // Checked by limits/limits.js.
   limits: (_name, value) => value,
   debug: kinds.nested({ delayReuse: kinds.integer(0, 1_000_000) }),
   inspect: kinds.boolean,

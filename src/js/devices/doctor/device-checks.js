@@ -4,7 +4,7 @@
 //
 // A check takes facts and returns findings: { id, status: 'ok' | 'warn' | 'fail', message, remedy }. It reads and prints nothing.
 
-const { human } = require('../../human.js')
+const { human } = require('../../core/format-bytes.js')
 const { compareVersions, versionOf } = require('./facts.js')
 const { showMode } = require('./reader.js')
 

@@ -2,7 +2,7 @@
 
 // Checks of what is around the NPU: RAM, limits of the process, containers, the kernel's settings.
 
-const { human } = require('../../human.js')
+const { human } = require('../../core/format-bytes.js')
 const { fail, kernelArgument, ok, warn } = require('./device-checks.js')
 const { compareVersions } = require('./facts.js')
 

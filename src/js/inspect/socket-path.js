@@ -4,7 +4,7 @@
 
 const { lstatSync, mkdirSync } = require('node:fs')
 const { join } = require('node:path')
-const { memoryError } = require('./errors.js')
+const { memoryError } = require('../core/errors.js')
 
 const NAME = 'rkllm-memory'
 /** What a socket's address holds, less the name of a socket. */

@@ -2,7 +2,7 @@
 
 // Memory with holders in several threads.
 
-const { invalid, shown } = require('./options.js')
+const { invalid, shown } = require('../core/options.js')
 
 /** Managers that have adopted something and are not disposed, weakly. */
 const adopters = new Set()

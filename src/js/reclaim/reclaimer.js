@@ -2,7 +2,7 @@
 
 // Memory that looks after itself: compaction on demand, in the background, and before an allocation fails.
 
-const native = require('./binding.js')
+const native = require('../core/binding.js')
 
 /** A pool whose free bytes are more scattered than this is compacted by itself. */
 const DEFRAGMENT_ABOVE = 0.5

@@ -2,12 +2,12 @@
 
 const { MAX_LENGTH } = require('node:buffer').constants
 const { inspect } = require('node:util')
-const native = require('./binding.js')
-const { arrayBufferOf, byteLengthOf } = require('./buffers.js')
-const { PLACED, channels } = require('./channels.js')
-const { memoryError } = require('./errors.js')
-const { human } = require('./human.js')
-const { check, integer, invalid, outOfRange, schemas } = require('./options.js')
+const native = require('../core/binding.js')
+const { arrayBufferOf, byteLengthOf } = require('../core/buffers.js')
+const { PLACED, channels } = require('../core/diagnostics-channels.js')
+const { memoryError } = require('../core/errors.js')
+const { human } = require('../core/format-bytes.js')
+const { check, integer, invalid, outOfRange, schemas } = require('../core/options.js')
 
 /** Calls without arguments: what is asked and what is answered lies in the mailbox (`src/node/hot.rs`). */
 const hot = native.hotFunctions()

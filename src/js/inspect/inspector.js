@@ -9,9 +9,9 @@ const { readdirSync, rmSync, statSync, chmodSync } = require('node:fs')
 const net = require('node:net')
 const { join } = require('node:path')
 const { threadId } = require('node:worker_threads')
-const { human } = require('./human.js')
-const { ownDirectory, parseName, socketName } = require('./inspect-places.js')
-const { version } = require('../../package.json')
+const { human } = require('../core/format-bytes.js')
+const { ownDirectory, parseName, socketName } = require('./socket-path.js')
+const { version } = require('../../../package.json')
 
 const MAX_REQUEST = 4096
 const MAX_CONNECTIONS = 16

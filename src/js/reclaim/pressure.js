@@ -2,7 +2,7 @@
 
 // The kernel says that memory is short.
 
-const native = require('./binding.js')
+const native = require('../core/binding.js')
 
 /** Where `/proc` and `/sys` are read. Tests put a tree of their own here. */
 const tree = { root: '/' }

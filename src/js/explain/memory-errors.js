@@ -1,6 +1,6 @@
 'use strict'
 
-// This package's own messages, so that a line from a server's log can be read without the error object. As in runtime.js.
+// This package's own messages, so that a line from a server's log can be read without the error object. As in runtime-errors.js.
 
 const own = (code, pattern, cause, remedy) => ({ code, pattern, cause, remedy, weight: 3, source: 'this package' })
 

@@ -1,8 +1,8 @@
 'use strict'
 
-// Lines of the kernel, and of the libraries around the NPU: rknpu, IOMMU, CMA, DMA heaps, RGA, MPP. As in runtime.js.
+// Lines of the kernel, and of the libraries around the NPU: rknpu, IOMMU, CMA, DMA heaps, RGA, MPP. As in runtime-errors.js.
 
-const { human } = require('../human.js')
+const { human } = require('../core/format-bytes.js')
 
 const PAGE = 4096
 

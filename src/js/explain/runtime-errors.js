@@ -5,7 +5,7 @@
 // weight: how much a line tells among others of the same log (3 the cause itself, 2 a consequence that narrows it, 1 a mere
 // "it failed"). source: the issue whose log has the line.
 
-const { human } = require('../human.js')
+const { human } = require('../core/format-bytes.js')
 
 const bytes = (text) => human(Number(text))
 

@@ -5,11 +5,11 @@
 // The log is brought down to two arrays of numbers, who takes how much and who gives it back, and the native part runs the real
 // suballocators over them, without memory.
 
-const native = require('./binding.js')
-const { memoryError } = require('./errors.js')
-const { human } = require('./human.js')
-const { check, invalid, outOfRange, schemas, shown } = require('./options.js')
-const { readLog } = require('./replay-log.js')
+const native = require('../core/binding.js')
+const { memoryError } = require('../core/errors.js')
+const { human } = require('../core/format-bytes.js')
+const { check, invalid, outOfRange, schemas, shown } = require('../core/options.js')
+const { readLog } = require('./event-log.js')
 
 /** Enough for everything, and still a whole number of anything. */
 const UNLIMITED = 2 ** 50

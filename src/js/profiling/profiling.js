@@ -4,7 +4,7 @@
 // tell, stacks, it tells here, and it keeps the time line.
 
 const { threadId } = require('node:worker_threads')
-const native = require('./binding.js')
+const native = require('../core/binding.js')
 const { buffersOf, eventsOf, histogramOf, poolOf } = require('./columns.js')
 const { stackHere } = require('./stack.js')
 

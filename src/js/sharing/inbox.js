@@ -2,10 +2,10 @@
 
 // Dma-bufs from process to process.
 
-const native = require('./binding.js')
-const { memoryError } = require('./errors.js')
-const { Errands } = require('./errands.js')
-const { check, integer, invalid, schemas, shown } = require('./options.js')
+const native = require('../core/binding.js')
+const { memoryError } = require('../core/errors.js')
+const { Errands } = require('../core/async-tasks.js')
+const { check, integer, invalid, schemas, shown } = require('../core/options.js')
 
 /** Inboxes that were dropped without `close`. */
 const dropped = new FinalizationRegistry((handle) => native.closeInbox(handle))

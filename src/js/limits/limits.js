@@ -3,8 +3,8 @@
 // What a user bounds, and what is kept free for others.
 
 const { inspect } = require('node:util')
-const { human } = require('./human.js')
-const { check, integer, invalid, outOfRange, shown } = require('./options.js')
+const { human } = require('../core/format-bytes.js')
+const { check, integer, invalid, outOfRange, shown } = require('../core/options.js')
 
 /** Shares of a limit at which 'warning' fires unless others are named. */
 const WARN_AT = Object.freeze([0.8, 0.95])

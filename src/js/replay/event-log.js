@@ -3,7 +3,7 @@
 // What a replay reads: RMM's event log (Thread,Time,Action,Pointer,Size,Stream), ours, which has the same six columns and then
 // its own, or events as `getMemoryProfile` gives them. Columns are found by name, so that others may stand between them.
 
-const { invalid, outOfRange, shown } = require('./options.js')
+const { invalid, outOfRange, shown } = require('../core/options.js')
 
 /** An entry is `{ type, kind, pool, tag, id, size, line }`; what a log does not tell is null. */
 function readLog(log) {

@@ -2,11 +2,13 @@
 
 // Where in the program something is called: the frames above this package's own.
 
+const { join } = require('node:path')
 const { pathToFileURL } = require('node:url')
 
 /** Frames of this package that may lie between its user and here. */
 const OURS = 12
-const here = [`${__dirname}/`, `${pathToFileURL(__dirname)}/`]
+const root = join(__dirname, '..')
+const here = [`${root}/`, `${pathToFileURL(root)}/`]
 const isOurs = (frame) => here.some((folder) => frame.includes(folder))
 
 /**

@@ -3,12 +3,12 @@
 // The native part, told once what it needs of this environment.
 
 const { readFileSync } = require('node:fs')
-const { version } = require('../../package.json')
+const { version } = require('../../../package.json')
 const { memoryError } = require('./errors.js')
 
 let native
 try {
-  native = ofAnotherCopy() ?? require('./native.js')
+  native = ofAnotherCopy() ?? require('../native.js')
 } catch (cause) {
   const here = `${process.platform}-${process.arch}`
   throw memoryError(

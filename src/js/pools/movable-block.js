@@ -3,8 +3,8 @@
 // Blocks that compaction may move. Everything about them is looked up: they have a name that stays, and no place.
 
 const { MAX_LENGTH } = require('node:buffer').constants
-const native = require('./binding.js')
-const { channels } = require('./channels.js')
+const native = require('../core/binding.js')
+const { channels } = require('../core/diagnostics-channels.js')
 const { MemoryBlock, freedError, tooLong, unplaced } = require('./pool.js')
 
 /** The block of an ArrayBuffer that is over one: whoever has the bytes in hand keeps the block. */

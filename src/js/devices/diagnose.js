@@ -3,8 +3,8 @@
 // `doctor` for programs: the same checks, as data.
 
 const { existsSync } = require('node:fs')
-const { memoryError } = require('./errors.js')
-const { check, schemas } = require('./options.js')
+const { memoryError } = require('../core/errors.js')
+const { check, schemas } = require('../core/options.js')
 
 function diagnose(options) {
   const { root } = check('diagnose', options, schemas.diagnose)
@@ -12,9 +12,9 @@ function diagnose(options) {
     throw memoryError('ERR_OUT_OF_RANGE', `diagnose: there is no folder ${JSON.stringify(root)}`, { path: root })
   }
   // Loaded only when asked for: a program that allocates needs none of it.
-  const { examine } = require('./cli/doctor/examine.js')
-  const { makeReader } = require('./cli/doctor/reader.js')
-  return examine(makeReader(root), root === undefined ? require('./devices.js').probeDevices : undefined)
+  const { examine } = require('./doctor/examine.js')
+  const { makeReader } = require('./doctor/reader.js')
+  return examine(makeReader(root), root === undefined ? require('./probe.js').probeDevices : undefined)
 }
 
 module.exports = { diagnose }

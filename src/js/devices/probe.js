@@ -1,6 +1,6 @@
 'use strict'
 
-const native = require('./binding.js')
+const native = require('../core/binding.js')
 
 /**
  * Every device this process can open, best first, then every one it cannot and why.

@@ -4,8 +4,8 @@
 
 const { inspect } = require('node:util')
 const { getHeapStatistics } = require('node:v8')
-const native = require('./binding.js')
-const { human } = require('./human.js')
+const native = require('../core/binding.js')
+const { human } = require('../core/format-bytes.js')
 
 /** What `getNPUMemoryStats` says. */
 function npuStats(handle, { backend, simulated, sramTotal }) {
