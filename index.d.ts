@@ -4,9 +4,9 @@
  * Sizes are bytes and times are milliseconds unless a name says otherwise. Byte counts are `number` (exact up to 2^53),
  * addresses are `bigint`. A figure that cannot be known is `null`, never a guess.
  *
- * Every method of `MemoryManager` throws {@link MemoryError} and nothing else; each says which codes. All of them throw
- * `ERR_MANAGER_DISPOSED` after `dispose`, and `ERR_INVALID_ARG_TYPE` for an argument of the wrong type or an option that
- * does not exist.
+ * The methods of `MemoryManager` throw only `MemoryError`; each method lists its codes. All methods also throw
+ * `ERR_MANAGER_DISPOSED` after `dispose`, and `ERR_INVALID_ARG_TYPE` for an argument of the wrong type or an unknown
+ * option.
  *
  * @packageDocumentation
  */

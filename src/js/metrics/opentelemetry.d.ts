@@ -2,20 +2,22 @@ import type { Attributes, Meter, MeterProvider } from '@opentelemetry/api'
 import type { MemoryManager } from '../../../index.js'
 
 /**
- * Makes observable instruments of the figures of {@link MemoryManager.metrics}: `rkllm_memory_pool_reserved_bytes` there is
- * `rkllm.memory.pool_reserved` here, with the unit By. They are read once a collection; histograms are left out, since OpenTelemetry
- * has none that somebody else observed. A figure that is not known, a manager that was disposed and one that was collected are not
- * observed. The meter does not keep the manager alive.
+ * Registers the figures of {@link MemoryManager.metrics} as observable instruments of OpenTelemetry. The metric
+ * `rkllm_memory_pool_reserved_bytes` becomes the instrument `rkllm.memory.pool_reserved` with the unit By.
  *
- * @param target A meter, or a provider, which is asked for the meter `@rkllmjs/memory`.
- * @returns Ends the observations. Idempotent.
+ * The figures are read once per collection. Histograms are left out: OpenTelemetry has no instrument for a histogram
+ * that another party recorded. Unknown figures, disposed managers and collected managers are not observed. The meter
+ * does not keep the manager alive.
+ *
+ * @param target A meter, or a provider, from which the meter `@rkllmjs/memory` is taken.
+ * @returns A function that ends the observations. Idempotent.
  * @throws MemoryError ERR_INVALID_ARG_TYPE.
  */
 export function registerMetrics(
   target: Meter | MeterProvider,
   manager: MemoryManager,
   options?: {
-    /** Added to every observation: what tells several managers apart. */
+    /** Attributes of every observation, which tell several managers apart. */
     attributes?: Attributes
   },
 ): () => void

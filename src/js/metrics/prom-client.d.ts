@@ -4,20 +4,23 @@ import type { MemoryManager } from '../../../index.js'
 type AnyRegistry = Pick<Registry, 'registerMetric' | 'getSingleMetric' | 'removeSingleMetric'>
 
 /**
- * Puts the figures of {@link MemoryManager.metrics} into a registry of prom-client, under the same names. They are read when the registry
- * is scraped, once a scrape. A figure that is not known, a manager that was disposed and one that was collected have no samples. The
+ * Registers the figures of {@link MemoryManager.metrics} in a registry of prom-client, under the same names.
+ *
+ * The figures are read once per scrape. Unknown figures, disposed managers and collected managers have no samples. The
  * registry does not keep the manager alive.
  *
- * @param target The module `prom-client`, whose default registry is taken unless `options.registry` names one, or a registry.
- * @returns Takes the metrics out again. Idempotent.
- * @throws MemoryError ERR_INVALID_ARG_TYPE; ERR_UNSUPPORTED a metric of that name is there already, or prom-client is not found.
+ * @param target The module `prom-client`, or a registry. The module stands for its default registry, unless
+ * `options.registry` names another.
+ * @returns A function that removes the metrics. Idempotent.
+ * @throws MemoryError ERR_INVALID_ARG_TYPE; ERR_UNSUPPORTED: the registry already has a metric of that name, or
+ * prom-client is not installed.
  */
 export function registerMetrics(
   target: typeof import('prom-client') | AnyRegistry,
   manager: MemoryManager,
   options?: {
     registry?: AnyRegistry
-    /** In place of `rkllm_memory_`: two managers in one registry need one each. */
+    /** Prefix in place of `rkllm_memory_`. Two managers in one registry need two prefixes. */
     prefix?: string
   },
 ): () => void

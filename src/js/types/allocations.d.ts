@@ -1,75 +1,86 @@
-/** Memory that a program holds: the options of an allocation, and what is known of a buffer. */
+/** Allocations: the options that they take, and the description of a live buffer. */
 
-import type { Backend } from './devices.js'
+import type { Backend, DeviceInfo } from './devices.js'
 import type { MemoryManager, SlabOptions } from './manager.js'
 
 /** An ArrayBuffer, or a view of one: a typed array, a DataView, a Buffer. */
 export type Buf = ArrayBuffer | ArrayBufferView
 
+/** The kind of memory: `npu` is visible to the NPU, `system` is ordinary memory of the process. */
 export type MemoryKind = 'npu' | 'system'
 
+/** Options of allocations of either kind. */
 export interface AllocationOptions {
   /** Free text for accounting: "kv-cache", "vision-input". */
   tag?: string
-  /** Of the CPU address, and for NPU memory of the device address: a power of two, 64 to 1 GiB. Default: the page size. */
+  /**
+   * Alignment of the CPU address, and for NPU memory also of the device address. A power of two, 64 bytes to 1 GiB.
+   * Default: the page size.
+   */
   alignment?: number
-  /** Zeroed before it is handed out, by this library where the driver does not. Default true. System memory always is. */
+  /**
+   * Zeroes the memory before the caller gets it. This library zeroes it where the driver does not. System memory is
+   * always zeroed. Default true.
+   */
   zeroed?: boolean
 }
 
+/** Options of {@link MemoryManager.allocateNPUMemory}. */
 export interface NPUAllocationOptions extends AllocationOptions {
-  /** CPU-cached mapping that needs syncToDevice / syncFromDevice. Default true. */
+  /** Maps the memory CPU-cached. A cached mapping needs `syncToDevice` and `syncFromDevice`. Default true. */
   cacheable?: boolean
   /**
-   * Physically contiguous. Default: what the device needs (true where there is no IOMMU). With an IOMMU the vendor's
-   * 0.9.8 leaks address space for it: ERR_UNSUPPORTED.
+   * Requests physically contiguous memory. Default: what the device needs (true without an IOMMU). The vendor driver
+   * 0.9.8 leaks address space for contiguous memory behind an IOMMU, so that combination throws ERR_UNSUPPORTED.
    */
   contiguous?: boolean
-  /** 'try-sram' takes on-chip SRAM as far as it goes, the rest from DRAM. Default 'dram'. */
+  /** 'try-sram' takes on-chip SRAM first and the rest from DRAM. Default 'dram'. */
   placement?: 'dram' | 'try-sram'
-  /** IOMMU domain. Default 0. */
+  /** IOMMU domain, below {@link DeviceInfo.iommuDomains}. Default 0. */
   iommuDomain?: number
-  /** NPU cores that will use it, as a bit mask. Default 0: the driver chooses. */
+  /** Bit mask of the NPU cores that will use the memory. Default 0: the driver chooses. */
   coreMask?: number
-  /** A kernel object of its own, never a slab slice. Default: by size (see {@link SlabOptions}). */
+  /** Requests a kernel object of its own in place of a slab slice. Default: by size (see {@link SlabOptions}). */
   dedicated?: boolean
 }
 
+/** Options of {@link MemoryManager.allocateSystemMemory}. */
 export interface SystemAllocationOptions extends AllocationOptions {
-  /** Transparent huge pages; 'try' falls back to small ones. Default false. */
+  /** Requests transparent huge pages. 'try' falls back to small pages. Default false. */
   hugePages?: boolean | 'try'
-  /** mlock: never swapped. Default false. */
+  /** Locks the memory in RAM (mlock), so that it is never swapped. Default false. */
   lock?: boolean
-  /** Fault every page in now. Default false. */
+  /** Faults every page in at once. Default false. */
   prefault?: boolean
 }
 
+/** Description of a live buffer. */
 export interface BufferInfo {
   /** Unique in this process. */
   id: number
   kind: MemoryKind
-  /** Bytes asked for = buffer.byteLength. */
+  /** Requested bytes: the `byteLength` of the ArrayBuffer. */
   size: number
-  /** Bytes that it really takes: whole pages. */
+  /** Bytes that the buffer occupies: whole pages. */
   reservedSize: number
   tag: string | null
   backend: Backend | null
-  /** CPU address, for native code in this process (rkllm_run, rknn, FFI). Good until the buffer is freed. */
+  /** CPU address, for native code in this process (rkllm_run, rknn, FFI). Valid until the buffer is freed. */
   address: bigint
-  /** Address that the NPU sees, within `iommuDomain`; null where the backend gives none. */
+  /** Device address within `iommuDomain`; null where the backend reports none. */
   deviceAddress: bigint | null
   cacheable: boolean
   contiguous: boolean
   iommuDomain: number | null
   dedicated: boolean
   imported: boolean
-  /** {@link MemoryManager.share} was called for it, or it was adopted: others may hold the same memory. */
+  /** True after {@link MemoryManager.share} or {@link MemoryManager.adopt}: there may be other holders. */
   shared: boolean
   pool: string | null
-  /** Offset inside its kernel object. */
+  /** Offset inside the kernel object, in bytes. */
   offset: number
-  /** ms since 1970. */
+  /** Time of the allocation, in ms since 1970. */
   allocatedAt: number
-  /** Where it was allocated; null as long as nobody samples. */
+  /** Stack of the allocation; null unless profiling sampled it. */
   stack: string | null
 }

@@ -1,4 +1,4 @@
-/** Blocks: handles of the slices of a pool. */
+/** Blocks: the handles of slices of a pool. */
 
 import type { MemoryManager } from './manager.js'
 import type { MemoryPool } from './pools.js'
@@ -6,26 +6,44 @@ import type { MemoryPool } from './pools.js'
 /** A slice of a pool. Made by {@link MemoryPool.allocate}. */
 export class MemoryBlock {
   private constructor()
-  /** Unique among the movable blocks of a pool that live, or among the others. It stays when the block is moved. */
+  /** Unique among the live movable blocks of a pool, or among its other live blocks. A move keeps it. */
   readonly id: number
-  /** Bytes asked for. */
+  /** Requested bytes. */
   readonly size: number
-  /** Compaction may move it: then read `buffer` and `address` afresh each time, or pin it. */
+  /** Whether compaction may move the block. If so, read `buffer` and `address` afresh each time, or pin the block. */
   readonly movable: boolean
   readonly freed: boolean
-  /** Made when it is first read. @throws ERR_BUFFER_FREED */
+  /**
+   * The block's ArrayBuffer, made when it is first read.
+   *
+   * @throws ERR_BUFFER_FREED.
+   */
   readonly buffer: ArrayBuffer
-  /** CPU address; pins are the caller's duty while native code holds it. @throws ERR_BUFFER_FREED when it is movable and freed. */
+  /**
+   * CPU address. The caller must pin the block while native code holds the address.
+   *
+   * @throws ERR_BUFFER_FREED: the block is movable and was freed.
+   */
   readonly address: bigint
   readonly deviceAddress: bigint | null
   /**
-   * While pinned it can be neither freed nor moved, not by `deallocate(block.buffer)` either. Pins nest. They do not keep it from `reset`,
-   * `destroyMemoryPool(..., { force: true })` and `dispose`. @throws ERR_BUFFER_FREED
+   * Pins the block: neither `free`, nor `deallocate(block.buffer)`, nor compaction touches it. Pins nest. `reset`,
+   * `destroyMemoryPool(..., { force: true })` and `dispose` free pinned blocks too.
+   *
+   * @throws ERR_BUFFER_FREED.
    */
   pin(): void
-  /** @throws ERR_OUT_OF_RANGE when it is not pinned. */
+  /**
+   * Removes one pin.
+   *
+   * @throws ERR_OUT_OF_RANGE: the block is not pinned.
+   */
   unpin(): void
-  /** @throws ERR_BUFFER_FREED, ERR_BUFFER_BUSY while it is pinned, and those of {@link MemoryManager.deallocate}. */
+  /**
+   * Frees the block and detaches its ArrayBuffer.
+   *
+   * @throws ERR_BUFFER_FREED; ERR_BUFFER_BUSY: the block is pinned; and the errors of {@link MemoryManager.deallocate}.
+   */
   free(): void
   [Symbol.dispose](): void
 }

@@ -1,30 +1,36 @@
 /** Compaction of pools. */
 
-/** Where to stop; by default only when there is nothing left to gain. */
+import type { MemoryBlock } from './blocks.js'
+
+/** Bounds of one call of `MemoryPool.defragment`. Without bounds it runs until there is nothing left to gain. */
 export interface DefragmentOptions {
+  /** Most bytes to move. */
   maxBytes?: number
+  /** Most blocks to move. */
   maxMoves?: number
   /**
-   * Milliseconds, and a move beyond. The next call with a time goes on where this one stopped, so that many short ones get there. Without a time a
-   * second thread copies, where there is a processor for it.
+   * Time in milliseconds; the move in progress may exceed it. The next call with a time resumes where this one
+   * stopped, so that many short calls finish the work. Without a time a second thread copies, where there is a
+   * processor for it.
    */
   maxMs?: number
 }
 
-/** A block that was moved. Chunks are counted from 0 as the pool grew; offsets are bytes from a chunk's start. */
+/** One moved block. Chunks are numbered from 0 in order of growth; offsets are bytes from the start of a chunk. */
 export interface BlockMove {
-  /** `MemoryBlock.id`. */
+  /** The block's {@link MemoryBlock.id}. */
   id: number
   from: { chunk: number; offset: number }
   to: { chunk: number; offset: number }
-  /** Bytes asked for. */
+  /** Requested bytes. */
   size: number
 }
 
+/** Result of `MemoryPool.defragment`. */
 export interface DefragmentResult {
   moves: BlockMove[]
   bytesMoved: number
-  /** Given back to the device, in chunks that were empty afterwards. */
+  /** Bytes of empty chunks that were released to the device afterwards. */
   bytesFreed: number
   fragmentationBefore: number
   fragmentationAfter: number

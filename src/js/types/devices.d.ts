@@ -1,62 +1,75 @@
-/** NPU devices: probing, device properties and the simulated board. */
+/** NPU devices: probing, properties, and the simulated board. */
 
 import type { NPUAllocationOptions } from './allocations.js'
 import type { MemoryError } from './errors.js'
+import type { MemoryManager } from './manager.js'
 
 /**
+ * The kernel interface behind a device.
+ *
  * - `rknpu`       vendor driver, DRM GEM flavour: `/dev/dri/renderD*` whose DRM name is "rknpu"
  * - `rknpu-heap`  vendor driver, DMA-heap flavour: `/dev/rknpu`, every buffer is a dma-buf fd
  * - `rocket`      mainline driver, Linux >= 6.18: `/dev/accel/accel*`
  * - `dma-heap`    the kernel's DMA-BUF heaps: `/dev/dma_heap/<name>`, `/dev/rk_dma_heap/<name>`
- * - `simulated`   no NPU: memfd-backed, with the same rules, limits and errors as the real ones
+ * - `simulated`   no NPU: memfd-backed, with the rules, limits and errors of the real devices
  */
 export type Backend = 'rknpu' | 'rknpu-heap' | 'rocket' | 'dma-heap' | 'simulated'
 
+/** Properties of an opened or probed device. */
 export interface DeviceInfo {
   readonly backend: Backend
-  /** Never true for a device that is there. */
+  /** True for the simulated board only. */
   readonly simulated: boolean
   /** Device node; null for `simulated`. */
   readonly path: string | null
-  /** From the device tree, e.g. "rk3588". */
+  /** Name of the chip in the device tree, e.g. "rk3588". */
   readonly soc: string | null
-  /** e.g. "0.9.8". */
+  /** Version of the driver, e.g. "0.9.8". */
   readonly driverVersion: string | null
   readonly npuCores: number | null
-  /** Whether the NPU sees memory through an IOMMU. Without one its buffers come from the CMA area. */
+  /** Whether the NPU sees memory through an IOMMU. Without one, its buffers come from the CMA area. */
   readonly iommu: boolean
-  /** IOMMU domains that {@link NPUAllocationOptions.iommuDomain} may name; 0 without an IOMMU. */
+  /** Number of IOMMU domains for {@link NPUAllocationOptions.iommuDomain}; 0 without an IOMMU. */
   readonly iommuDomains: number
-  /** What one domain can address, or the CMA area's size; 0 where the backend does not say. */
+  /** Bytes that one domain can address, or the size of the CMA area; 0 where the backend does not report it. */
   readonly domainBytes: number
-  /** On-chip SRAM that the driver hands out. */
+  /** Bytes of on-chip SRAM that the driver offers. */
   readonly sramTotal: number
-  /** What was free of it when the device was opened; `getNPUMemoryStats` has the figure of now. */
+  /** Bytes of free SRAM at opening; {@link MemoryManager.getNPUMemoryStats} has the current figure. */
   readonly sramFree: number
 }
 
-/** A device that is there and cannot be opened. */
+/** A device that exists but cannot be opened. */
 export interface DeviceRefusal {
   backend: Backend
   path: string
   error: MemoryError
 }
 
-/** Every device this process can open, best first, then every one it cannot and why. Opens each for a moment. */
+/**
+ * Lists every device that this process can open, best first, then every device that it cannot open, with the reason.
+ * Opens each device for a moment.
+ */
 export function probeDevices(): Array<DeviceInfo | DeviceRefusal>
 
-/** Which board to play, and where it differs. */
+/** Properties of the simulated board; the defaults are those of the chip in `soc`. */
 export interface SimulatedDeviceOptions {
-  /** "rk3588", "rk3588s", "rk3576", "rk3562" (IOMMU, 16 domains of 4 GiB), "rk3566", "rk3568" (no IOMMU, CMA). Default "rk3588". */
+  /**
+   * Chip: "rk3588", "rk3588s", "rk3576", "rk3562" (IOMMU, 16 domains of 4 GiB), "rk3566", "rk3568" (no IOMMU, CMA).
+   * Default "rk3588".
+   */
   soc?: string
-  /** What one domain can address, or the CMA area's size: whole pages, at most 4 GiB (CMA: 1.5 GiB). Default 4 GiB / 256 MiB. */
+  /**
+   * Bytes that one domain can address, or the size of the CMA area: whole pages, at most 4 GiB (CMA: 1.5 GiB).
+   * Default 4 GiB, or 256 MiB of CMA.
+   */
   domainBytes?: number
-  /** 1 to 16; 1 without an IOMMU. */
+  /** Number of IOMMU domains: 1 to 16, and 1 without an IOMMU. */
   domains?: number
-  /** Whole pages, at most 16 MiB; 0 without an IOMMU. Default 944 KiB on rk3588, else 0. */
+  /** Bytes of SRAM: whole pages, at most 16 MiB, and 0 without an IOMMU. Default 944 KiB on rk3588, else 0. */
   sramBytes?: number
-  /** Kernel objects that may exist at once: the file-descriptor wall. Default: none. */
+  /** Most kernel objects that may exist at once, as a limit on file descriptors would have it. Default: none. */
   maxObjects?: number
-  /** Added to every create, destroy and sync, as a real driver's domain switch does. At most 60,000. */
+  /** Delay of each create, destroy and sync, in ms, as of a real driver's domain switch. At most 60,000. */
   latencyMs?: number
 }

@@ -1,16 +1,18 @@
-/** Checks of the machine: the findings of `rkllm-memory doctor`, as data. */
+/** Checks of the machine: the findings of `rkllm-memory doctor` as data. */
 
-/** One check of {@link diagnose}: `id` names it ("driver", "permission", "cma", "fds", ...; docs/command-line.md has them all). */
+/** Result of one check of {@link diagnose}. */
 export interface Finding {
   area: 'npu' | 'machine'
+  /** Name of the check: "driver", "permission", "cma", "fds", ...; docs/command-line.md lists them all. */
   id: string
   status: 'ok' | 'warn' | 'fail'
-  /** What was found, with the figures. */
+  /** The finding, with its figures. */
   message: string
-  /** What to do about it, in lines; null where all is well. */
+  /** The suggested fix, in lines; null where the check passed. */
   remedy: string | null
 }
 
+/** Result of {@link diagnose}. */
 export interface Diagnosis {
   machine: { board: string | null; soc: string | null; kernel: string | null; container: string | null }
   findings: Finding[]
@@ -18,10 +20,12 @@ export interface Diagnosis {
 }
 
 /**
- * What `npx rkllm-memory doctor` shows, as data: whether devices, permissions, the driver, IOMMU, CMA, limits, cgroup, kernel arguments and
- * container are fit for RKLLM. Reads /proc and /sys and opens each device for a moment. With `root` it reads a support bundle (`doctor --save`) instead,
- * and opens nothing.
+ * Checks whether devices, permissions, the driver, IOMMU, CMA, limits, cgroup, kernel arguments and container are fit
+ * for RKLLM. Returns as data what `npx rkllm-memory doctor` prints.
  *
- * @throws ERR_OUT_OF_RANGE there is no such folder.
+ * Reads /proc and /sys, and opens each device for a moment. With `root` it reads a support bundle (`doctor --save`)
+ * in place of the machine, and opens nothing.
+ *
+ * @throws ERR_OUT_OF_RANGE: the folder `root` does not exist.
  */
 export function diagnose(options?: { root?: string }): Diagnosis

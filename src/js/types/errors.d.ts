@@ -1,63 +1,67 @@
 /** Errors and their codes. */
 
+/** Code of a {@link MemoryError}. */
 export type MemoryErrorCode =
-  /** The wrong type, or an option that does not exist. Also a TypeError. */
+  /** An argument has the wrong type, or an option does not exist. The error is also a TypeError. */
   | 'ERR_INVALID_ARG_TYPE'
-  /** Zero, negative, fractional, NaN, or beyond the device. Also a RangeError. */
+  /** A number is zero, negative, fractional, NaN, or beyond the device. The error is also a RangeError. */
   | 'ERR_OUT_OF_RANGE'
-  /** RAM, CMA or the kernel has no more. */
+  /** The allocation would exceed a limit of `setMemoryLimits`. */
   | 'ERR_MEMORY_LIMIT'
+  /** RAM, CMA or the kernel has no memory left. */
   | 'ERR_OUT_OF_MEMORY'
-  /** The IOMMU domain's address space is full (the driver says EFAULT). */
+  /** The address space of the IOMMU domain is full (the driver reports EFAULT). */
   | 'ERR_IOVA_EXHAUSTED'
-  /** A job held another domain for too long. */
+  /** A job held another IOMMU domain for too long. */
   | 'ERR_DOMAIN_BUSY'
-  /** EMFILE, ENFILE. */
+  /** The process or the system has no file descriptors left (EMFILE, ENFILE). */
   | 'ERR_TOO_MANY_FDS'
-  /** vm.max_map_count. */
+  /** The process has reached vm.max_map_count. */
   | 'ERR_TOO_MANY_MAPS'
-  /** Not this manager's. */
+  /** The buffer does not belong to this manager. */
   | 'ERR_UNKNOWN_BUFFER'
-  /** Freed already. */
+  /** The buffer has already been freed. */
   | 'ERR_BUFFER_FREED'
-  /** Its bytes moved to another ArrayBuffer; they go when that one is collected. */
+  /** The bytes moved to another ArrayBuffer; they are freed when that one is collected. */
   | 'ERR_BUFFER_TRANSFERRED'
-  /** The runtime has it pinned under an operation, or it was marked with markAsUntransferable. */
+  /** An operation of the runtime pins the buffer, or markAsUntransferable marked it. */
   | 'ERR_BUFFER_BUSY'
-  /** A system buffer to deallocateNPUMemory, or the other way round. */
+  /** The buffer is of the other kind: system memory for deallocateNPUMemory, or the reverse. */
   | 'ERR_BUFFER_KIND'
   | 'ERR_POOL_EXISTS'
   | 'ERR_POOL_UNKNOWN'
   | 'ERR_POOL_DESTROYED'
   | 'ERR_POOL_EXHAUSTED'
-  /** Allocations of it live. */
+  /** The pool has live allocations. */
   | 'ERR_POOL_BUSY'
   | 'ERR_DEVICE_NOT_FOUND'
   | 'ERR_DEVICE_PERMISSION'
   | 'ERR_DEVICE_LOST'
   | 'ERR_DEVICE_IO'
-  /** This device, kernel or runtime cannot do that. */
+  /** This device, kernel or runtime does not support the operation. */
   | 'ERR_UNSUPPORTED'
-  /** Runtimes that cannot do zero-copy (Electron). */
+  /** The runtime forbids external ArrayBuffers, so that zero-copy is impossible (Electron). */
   | 'ERR_EXTERNAL_BUFFERS_FORBIDDEN'
   | 'ERR_MANAGER_DISPOSED'
 
-/** Every error this package throws. `message` names cause and figures, `hint` the next thing to try. */
+/**
+ * The error that this package throws. `message` names the cause and its figures; `hint` suggests a fix.
+ */
 export class MemoryError extends Error {
   constructor(message: string, details: { code: MemoryErrorCode; cause?: unknown })
   code: MemoryErrorCode
   hint?: string
-  /** Bytes asked for. */
+  /** Requested bytes. */
   requested?: number
-  /** Bytes that were free. */
+  /** Free bytes. */
   available?: number
-  /** The largest single piece that was free. */
+  /** Bytes of the largest free piece. */
   largestFree?: number
-  /** The bound that was hit … */
+  /** The limit that was reached. */
   limit?: number
-  /** … and what it belongs to: "domain:0", "cma", "ram", "cgroup", "fds", "maps", "pool:kv". */
+  /** The scope of `limit`: "domain:0", "cma", "ram", "cgroup", "fds", "maps", "pool:kv". */
   scope?: string
-  /** The kernel call that failed, and its errno. */
+  /** The system call that failed. */
   syscall?: string
   errno?: number
   path?: string

@@ -1,11 +1,11 @@
-/** Explanation of error messages. */
+/** Explanations of error messages. */
 
 import type { MemoryErrorCode } from './errors.js'
 
 /**
- * Reads a line (or several: the most telling one counts) of a log of the RKNN / RKLLM runtime, the kernel, RGA, MPP or this package.
- * null where it knows nothing.
+ * Explains a line from a log of the RKNN / RKLLM runtime, the kernel, RGA, MPP or this package. Of several lines, the
+ * most specific match counts. Returns null without a match in the table of known errors.
  *
- * Errors: `ERR_INVALID_ARG_TYPE` (not a string).
+ * @throws ERR_INVALID_ARG_TYPE: `line` is not a string.
  */
 export function explainError(line: string): { cause: string; remedy: string; code: MemoryErrorCode | null } | null

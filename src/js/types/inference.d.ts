@@ -1,20 +1,24 @@
-/** Inference buffers: the memory of one RKLLM or RKNN session. */
+/** Inference buffers: the memory that one RKLLM or RKNN session passes across its API. */
 
 import type { MemoryKind, NPUAllocationOptions, SystemAllocationOptions } from './allocations.js'
 import type { MemoryManager } from './manager.js'
 
 /**
- * The version of rkllm.h that the runtime was built with: 1.1 (all of 1.1.x), 1.2.0, 1.2 (1.2.1 to 1.2.3), 1.3. What differs is where the
- * fields of RKLLMInput and RKLLMInferParam lie.
+ * Version of rkllm.h that the runtime was built with: 1.1 (all of 1.1.x), 1.2.0, 1.2 (1.2.1 to 1.2.3), 1.3. The
+ * versions differ in the offsets of the fields of RKLLMInput and RKLLMInferParam.
  */
 export type RKLLMHeader = '1.1' | '1.2.0' | '1.2' | '1.3'
 
-/** Element types of rknn_api.h. float16 and bfloat16 come as their bits (Uint16Array), bool as bytes (Uint8Array), int64 as BigInt64Array. */
+/**
+ * Element types of rknn_api.h. float16 and bfloat16 arrays hold the bits (Uint16Array), bool arrays hold bytes
+ * (Uint8Array), and int64 arrays are BigInt64Arrays.
+ */
 export type RKNNDataType =
   | 'float32' | 'float16' | 'bfloat16' | 'int8' | 'uint8' | 'int16' | 'uint16' | 'int32' | 'uint32' | 'int64' | 'bool'
 
+/** Description of one RKNN tensor. */
 export interface RKNNTensorSpec {
-  /** Unique among the inputs, or the outputs. */
+  /** Name, unique among the inputs, or among the outputs. */
   name: string
   /** 1 to 16 dimensions, the slowest first. */
   shape: readonly number[]
@@ -23,48 +27,57 @@ export interface RKNNTensorSpec {
   format?: 'nchw' | 'nhwc' | 'undefined'
 }
 
-/** What a session needs. Sizes are counts of elements unless they say bytes; whatever is left out is not allocated. */
+/**
+ * Needs of one session. Sizes count elements unless the name says bytes. An array is allocated only if its fields are
+ * present.
+ */
 export interface InferenceSpec {
-  /** Default 'npu'. The RKLLM runtime reads its inputs with the CPU: 'system' does for it. */
+  /** Kind of memory. The RKLLM runtime reads its inputs with the CPU, so 'system' suffices for it. Default 'npu'. */
   kind?: MemoryKind
   /** Default '1.3'. */
   header?: RKLLMHeader
-  /** The longest input, in tokens. Default: contextLength. */
+  /** Length of the longest input, in tokens. Default: `contextLength`. */
   maxTokens?: number
-  /** The model's, in tokens. */
+  /** Context length of the model, in tokens. */
   contextLength?: number
   /** Floats of one embedding. */
   hiddenSize?: number
   /** Floats of one row of logits. */
   vocabSize?: number
-  /** Default: whether hiddenSize and maxTokens are known. */
+  /** Allocates `embeddings`. Default: true if `hiddenSize` and `maxTokens` are known. */
   embeddings?: boolean
-  /** Room for a prompt, in bytes of UTF-8 with its end. Default: 8 for each token, at least 4096; 0 for RKNN alone. */
+  /**
+   * Room for a prompt, in bytes of UTF-8 with the terminating NUL. Default: 8 for each token and at least 4096; 0 for
+   * RKNN alone.
+   */
   promptBytes?: number
-  /** Tokens of one image; floats of one of them (default: hiddenSize); images at once (default 1); pixels, for multimodalInput. */
+  /**
+   * Images: tokens of each, floats of one token (default: `hiddenSize`), number of images (default 1), and their size
+   * in pixels, for `multimodalInput`.
+   */
   image?: { tokens: number; hiddenSize?: number; count?: number; width?: number; height?: number }
-  /** `heads` are those of keys and values. From header 1.2. */
+  /** Cross-attention, from header 1.2. `heads` counts the heads of keys and values. */
   crossAttention?: { layers: number; heads: number; headDim: number; tokens: number }
-  /** Default: one row where vocabSize is known. Needs vocabSize. */
+  /** Rows of logits. Requires `vocabSize`. Default: one row if `vocabSize` is known. */
   logits?: boolean | { tokens: number }
-  /** `true`: a row for each of maxTokens. Default false. Needs hiddenSize. */
+  /** Rows of hidden states. `true` is one row for each of `maxTokens`. Requires `hiddenSize`. Default false. */
   hiddenStates?: boolean | { tokens: number }
   rknnInputs?: ReadonlyArray<RKNNTensorSpec & { /** Default false. */ passThrough?: boolean }>
   rknnOutputs?: ReadonlyArray<RKNNTensorSpec>
-  /** Two sets of everything: one is filled while the other is read. Default false. */
+  /** Allocates two sets of everything: the program fills one while the runtime reads the other. Default false. */
   doubleBuffered?: boolean
-  /** The pool's. Default: 'inference ' and a number. */
+  /** Name of the pool. Default: 'inference ' and a number. */
   name?: string
   tag?: string
-  /** How the pool's memory is made. */
+  /** Allocation options of the pool's memory. */
   allocation?: NPUAllocationOptions | SystemAllocationOptions
 }
 
-/** An array of an RKNN tensor, by its {@link RKNNDataType}. */
+/** The array of an RKNN tensor, by its {@link RKNNDataType}. */
 export type RKNNArray =
   | Float32Array | Uint16Array | Int8Array | Uint8Array | Int16Array | Int32Array | Uint32Array | BigInt64Array
 
-/** Plain addresses (CPU, for FFI) of arrays and structs; null for what the spec did not ask for. */
+/** CPU addresses of arrays and structs, for FFI; null for those that the spec does not include. */
 export interface InferenceAddresses {
   readonly tokens: bigint | null
   readonly embeddings: bigint | null
@@ -77,18 +90,19 @@ export interface InferenceAddresses {
   readonly hiddenStates: bigint | null
   readonly inputs: Readonly<Record<string, bigint>>
   readonly outputs: Readonly<Record<string, bigint>>
-  /** RKLLMInput, as the last of promptInput, tokenInput, embedInput and multimodalInput wrote it. */
+  /** RKLLMInput, as the last call of promptInput, tokenInput, embedInput or multimodalInput wrote it. */
   readonly rkllmInput: bigint
-  /** The RKLLMEmbedInput, RKLLMTokenInput or RKLLMMultiModalInput inside of it. */
+  /** The RKLLMEmbedInput, RKLLMTokenInput or RKLLMMultiModalInput inside RKLLMInput. */
   readonly rkllmInputUnion: bigint
   readonly rkllmInferParam: bigint
   readonly rkllmCrossAttnParam: bigint | null
-  /** rknn_input[], rknn_output[]: filled from the start. */
+  /** rknn_input[], filled from the start. */
   readonly rknnInputs: bigint | null
+  /** rknn_output[], filled from the start. */
   readonly rknnOutputs: bigint | null
 }
 
-/** The arrays of one set; null for what the spec did not ask for. Each begins at a cache line (64 bytes). */
+/** The arrays of one set; null for those that the spec does not include. Each starts at a cache line (64 bytes). */
 export interface InferenceArrays {
   /** [maxTokens] */
   readonly tokens: Int32Array | null
@@ -100,9 +114,9 @@ export interface InferenceArrays {
   readonly encoderKeys: Float32Array | null
   /** [layers, heads, headDim, tokens] */
   readonly encoderValues: Float32Array | null
-  /** [tokens] of the encoder */
+  /** [tokens of the encoder] */
   readonly encoderMask: Float32Array | null
-  /** [tokens] of the encoder */
+  /** [tokens of the encoder] */
   readonly encoderPositions: Int32Array | null
   /** [tokens, vocabSize] */
   readonly logits: Float32Array | null
@@ -113,46 +127,64 @@ export interface InferenceArrays {
   readonly addresses: InferenceAddresses
 }
 
+/** Options of one request. */
 export interface RKLLMTalkOptions {
-  /** Default 'user'. From header 1.2; at most 63 bytes. */
+  /** Role of the input, at most 63 bytes, from header 1.2. Default 'user'. */
   role?: string
-  /** Default false. From header 1.2. */
+  /** Enables thinking, from header 1.2. Default false. */
   enableThinking?: boolean
 }
 
 /**
- * The memory of one session. Made by {@link MemoryManager.createInferenceBuffers}. Requests allocate nothing: they write into the arrays, and one of the
- * `...Input` methods fills RKLLMInput and returns its address. The arrays are those of the front set.
+ * The memory of one session. Made by {@link MemoryManager.createInferenceBuffers}. The arrays are those of the front
+ * set.
  *
- * Nothing is freed while any of its arrays is in use; dropped altogether, it is freed some time after it is collected. Everything but
- * `disposed`, `bytes`, `kind`, `header` and `shapes` throws ERR_BUFFER_FREED after `dispose`, ERR_MANAGER_DISPOSED after the manager's.
+ * Requests allocate nothing: the program writes into the arrays, and a `...Input` method fills RKLLMInput and returns
+ * its address.
+ *
+ * Nothing is freed while any of the arrays is reachable; unreachable buffers are freed some time after they are
+ * collected. After `dispose`, everything but `disposed`, `bytes`, `kind`, `header` and `shapes` throws
+ * ERR_BUFFER_FREED; after the manager's `dispose`, ERR_MANAGER_DISPOSED.
  */
 export interface InferenceBuffers extends InferenceArrays {
   readonly kind: MemoryKind
   readonly header: RKLLMHeader
-  /** Of all sets, alignment and structs included. */
+  /** Bytes of all sets, with alignment and structs. */
   readonly bytes: number
   readonly disposed: boolean
-  /** Dimensions by name, those of tensors under `inputs` and `outputs`. */
+  /** Dimensions by name; those of tensors are under `inputs` and `outputs`. */
   readonly shapes: Readonly<Record<string, any>>
-  /** The other set, to be filled while the front is read; null unless doubleBuffered. */
+  /** The other set, to be filled while the runtime reads the front set; null unless doubleBuffered. */
   readonly back: InferenceArrays | null
-  /** Front and back change places. @throws ERR_UNSUPPORTED unless doubleBuffered. */
+  /**
+   * Swaps front and back.
+   *
+   * @throws ERR_UNSUPPORTED: not doubleBuffered.
+   */
   swap(): void
   /**
-   * Zeroes what the next request must not see: all arrays, texts and request structs of one set. `tokens`: your word that no more rows than this were
-   * written of tokens, embeddings and hiddenStates; the rest of those is left. What lies behind rknnInputs and rknnOutputs stays good.
+   * Zeroes all data of the last request in one set: arrays, texts and request structs. The structs behind rknnInputs
+   * and rknnOutputs stay valid.
+   *
+   * `tokens` is the caller's promise that at most that many rows of tokens, embeddings and hiddenStates were written;
+   * `reset` leaves the other rows.
    */
   reset(options?: { tokens?: number; side?: 'front' | 'back' }): void
-  /** RKLLM_INPUT_PROMPT. @throws ERR_OUT_OF_RANGE for more than promptBytes, or a NUL. */
+  /**
+   * Writes RKLLM_INPUT_PROMPT and returns the address of RKLLMInput.
+   *
+   * @throws ERR_OUT_OF_RANGE: more than promptBytes, or a NUL in the prompt.
+   */
   promptInput(prompt: string, options?: RKLLMTalkOptions): bigint
-  /** RKLLM_INPUT_TOKEN: the first `count` of `tokens`. */
+  /** Writes RKLLM_INPUT_TOKEN, with the first `count` of `tokens`, and returns the address of RKLLMInput. */
   tokenInput(count: number, options?: RKLLMTalkOptions): bigint
-  /** RKLLM_INPUT_EMBED: the first `count` rows of `embeddings`. */
+  /** Writes RKLLM_INPUT_EMBED, with the first `count` rows of `embeddings`, and returns the address of RKLLMInput. */
   embedInput(count: number, options?: RKLLMTalkOptions): bigint
   /**
-   * RKLLM_INPUT_MULTIMODAL: images, tokens of each, and pixels as the spec says unless given here. The markers are of header 1.3 (before, they are
-   * parameters of rkllm_init), at most 63 bytes each.
+   * Writes RKLLM_INPUT_MULTIMODAL and returns the address of RKLLMInput.
+   *
+   * The number of images, the tokens of each and their pixels are the spec's unless given here. The markers are of
+   * header 1.3 (earlier, they are parameters of rkllm_init), at most 63 bytes each.
    */
   multimodalInput(
     prompt: string,
@@ -166,22 +198,43 @@ export interface InferenceBuffers extends InferenceArrays {
       imageContent?: string
     },
   ): bigint
-  /** RKLLMInferParam, without LoRA or prompt cache. Default mode 'generate'; maxNewTokens from header 1.3. */
-  inferParam(options?: { mode?: 'generate' | 'hiddenStates' | 'logits'; keepHistory?: boolean; maxNewTokens?: number }): bigint
   /**
-   * RKLLMCrossAttnParam, for rkllm_set_cross_attn_params. Where `count` is less than the spec's tokens, it takes the place of tokens in the
-   * shapes of encoderKeys and encoderValues.
+   * Writes RKLLMInferParam, without LoRA or prompt cache, and returns its address. Default mode 'generate';
+   * maxNewTokens from header 1.3.
+   */
+  inferParam(options?: {
+    mode?: 'generate' | 'hiddenStates' | 'logits'
+    keepHistory?: boolean
+    maxNewTokens?: number
+  }): bigint
+  /**
+   * Writes RKLLMCrossAttnParam, for rkllm_set_cross_attn_params, and returns its address. If `count` is less than the
+   * tokens of the spec, it replaces them in the shapes of encoderKeys and encoderValues.
    */
   crossAttention(count?: number): bigint
-  /** `manager.syncToDevice` for the arrays named ('tokens', 'inputs.NAME'), or all that the host writes. Nothing for system memory. */
+  /**
+   * Calls `manager.syncToDevice` for the named arrays ('tokens', 'inputs.NAME'), or for all that the host writes. Does
+   * nothing for system memory.
+   */
   syncToDevice(...names: string[]): void
-  /** `manager.syncFromDevice` for the arrays named ('logits', 'outputs.NAME'), or all that the device writes. Nothing for system memory. */
+  /**
+   * Calls `manager.syncFromDevice` for the named arrays ('logits', 'outputs.NAME'), or for all that the device writes.
+   * Does nothing for system memory.
+   */
   syncFromDevice(...names: string[]): void
-  /** While pinned, `dispose` refuses (ERR_BUFFER_BUSY): for as long as native code runs. Pins nest. */
+  /** Makes `dispose` throw ERR_BUFFER_BUSY until `unpin`, for as long as native code runs. Pins nest. */
   pin(): void
-  /** @throws ERR_OUT_OF_RANGE when they are not pinned. */
+  /**
+   * Removes one pin.
+   *
+   * @throws ERR_OUT_OF_RANGE: not pinned.
+   */
   unpin(): void
-  /** Frees all of it, detaching the arrays. Idempotent. @throws ERR_BUFFER_BUSY while pinned. */
+  /**
+   * Frees all of the memory and detaches the arrays. Idempotent.
+   *
+   * @throws ERR_BUFFER_BUSY: pinned.
+   */
   dispose(): void
   [Symbol.dispose](): void
 }

@@ -1,49 +1,62 @@
 /** Limits, reservations and warnings. */
 
-/** How much of something there may be. */
+import type { MemoryManager } from './manager.js'
+
+/** Limit of one scope. */
 export interface Limit {
-  /** Hard, in bytes: what would pass it throws `ERR_MEMORY_LIMIT`. null or left out: none. */
+  /**
+   * Hard limit in bytes. An allocation that would exceed it throws `ERR_MEMORY_LIMIT`. null or absent: no limit.
+   */
   max?: number | null
-  /** Soft: shares of `max` (above 0, at most 1) at which 'warning' fires, once per crossing upwards. Default [0.8, 0.95]. */
+  /**
+   * Soft limits, as shares of `max` (above 0, at most 1). 'warning' fires once per upward crossing of a share.
+   * Default [0.8, 0.95].
+   */
   warnAt?: number[]
 }
 
 /**
- * Bytes that are really taken are counted: page rounding, the chunks of pools, and reservations included. The unused rest of slabs
- * is not (`getNPUMemoryStats().slabs` tells it).
+ * Limits by scope. They count the bytes that memory occupies, with page rounding, the chunks of pools, and
+ * reservations. They do not count the unused rest of slabs (`slabs` of {@link MemoryManager.getNPUMemoryStats} does).
  */
 export interface MemoryLimits {
   npu?: Limit
   system?: Limit
-  /** npu + system. */
+  /** Limit of npu + system. */
   total?: Limit
-  /** What carries the tag, of either kind; a pool's tag counts its chunks. */
+  /** Limits by tag, over both kinds of memory. The tag of a pool counts its chunks. */
   tags?: Record<string, Limit>
 }
 
-/** Made by `manager.reserve`. Dropped without `release`, it is released when collected, with a process warning. */
+/**
+ * Memory set aside by {@link MemoryManager.reserve}. A reservation that is garbage-collected without `release` is
+ * released then, with a process warning.
+ */
 export interface Reservation {
   readonly size: number
   readonly released: boolean
-  /** Idempotent. */
+  /** Ends the reservation. Idempotent. */
   release(): void
   [Symbol.dispose](): void
 }
 
 /**
- * Something comes near its end. Looked for when memory is taken, emitted from `process.nextTick`; each share once per crossing
- * upwards, and again only after it was left by 5 per cent.
+ * A resource is nearly used up. The check runs when memory is allocated, and the event is emitted from
+ * `process.nextTick`. Each share fires once per upward crossing, and again only after usage fell 5 per cent below it.
  *
- * `npu`, `system`, `total`, `tag:...`: a limit, at its `warnAt`. `pool:...`: what is allocated of its `maxSize`, at 80 and 95 per cent.
- * `domain:...`: the addresses of an IOMMU domain, at 80 and 95 per cent. `fds`, `maps`: descriptors and mappings of this process, at 70
- * and 90 per cent; they are counted now and then. `used` and `max` are bytes, but for the last two.
+ * - `npu`, `system`, `total`, `tag:...`: a limit, at its `warnAt`
+ * - `pool:...`: allocated bytes of the pool's `maxSize`, at 80 and 95 per cent
+ * - `domain:...`: the addresses of an IOMMU domain, at 80 and 95 per cent
+ * - `fds`, `maps`: file descriptors and mappings of this process, at 70 and 90 per cent; counted now and then
  */
 export interface MemoryWarning {
   scope: 'npu' | 'system' | 'total' | 'fds' | 'maps' | `tag:${string}` | `pool:${string}` | `domain:${number}`
+  /** Usage in bytes; a count for `fds` and `maps`. */
   used: number
+  /** Limit in bytes; a count for `fds` and `maps`. */
   max: number
   /** used / max */
   ratio: number
-  /** What to do about it, with the figures. */
+  /** The suggested fix, with the figures. */
   message: string
 }

@@ -14,309 +14,357 @@ import type { MemorySnapshot } from './report.js'
 import type { SharedBufferToken } from './sharing.js'
 import type { MemoryStats, MemoryUsage, NPUMemoryStats, SystemMemoryStats } from './stats.js'
 
+/** Options of the constructor of {@link MemoryManager}. */
 export interface MemoryManagerOptions {
   /**
-   * 'auto' (default) opens the best NPU there is. Where one exists but cannot be opened it throws
-   * (`ERR_DEVICE_PERMISSION` says what to do). Only where there is none does it fall back to 'simulated', with one
-   * process warning, code `RKLLM_SIMULATED_NPU`. A DMA-BUF heap is no NPU: 'auto' does not take one.
+   * Backend to open. 'auto' opens the best NPU. If an NPU exists but cannot be opened, 'auto' throws
+   * (`ERR_DEVICE_PERMISSION` suggests a fix). If there is no NPU, 'auto' falls back to 'simulated', with one process
+   * warning, code `RKLLM_SIMULATED_NPU`. 'auto' never opens a DMA-BUF heap, which is not an NPU. Default 'auto'.
    */
   backend?: 'auto' | Backend
-  /** Device node or heap name instead of the probe's choice. */
+  /** Device node or heap name, in place of the probe's choice. */
   device?: string
-  /** For `backend: 'simulated'`, and for 'auto' where it falls back to it. */
+  /** The simulated board, for `backend: 'simulated'` and for the fallback of 'auto'. */
   simulated?: SimulatedDeviceOptions
-  /** How small NPU allocations share kernel objects (and so file descriptors). */
+  /** Sizes of slabs, in which small NPU allocations share kernel objects (and so file descriptors). */
   slabs?: SlabOptions
-  /** What may be held; `setMemoryLimits` changes it later. Default: no limits. */
+  /** Limits of this manager; `setMemoryLimits` changes them later. Default: no limits. */
   limits?: MemoryLimits
-  /** What the manager does by itself about scattered and scarce memory. */
+  /** Automatic cleanup of fragmented and scarce memory. */
   cleanup?: CleanupOptions
-  /** For finding mistakes; costs time and memory. */
+  /** Debugging aids, which cost time and memory. */
   debug?: DebugOptions
   /**
-   * Opens a Unix socket at which `rkllm-memory top`, `snapshot` and `report` can read this manager's figures: only for processes of the
-   * same user (and root), in `$XDG_RUNTIME_DIR/rkllm-memory/` or `/tmp/rkllm-memory-UID/`. It changes nothing, keeps no process alive, and
-   * goes with the manager. Where it cannot be opened safely there is a process warning (`RKLLM_INSPECT`) and none. Default false: nothing listens.
+   * Opens a Unix socket at which `rkllm-memory top`, `snapshot` and `report` read this manager's figures. Only
+   * processes of the same user (and root) can connect.
+   *
+   * The socket is in `$XDG_RUNTIME_DIR/rkllm-memory/` or `/tmp/rkllm-memory-UID/`. It is read-only, keeps no process
+   * alive, and is removed with the manager. If it cannot be opened safely, a process warning (`RKLLM_INSPECT`) says so
+   * and there is no socket. Default false.
    */
   inspect?: boolean
-  /** `true` is {@link MemoryManager.enableMemoryProfiling} with its defaults. Default false. */
+  /** Starts profiling. `true` is {@link MemoryManager.enableMemoryProfiling} with its defaults. Default false. */
   profiling?: boolean | ProfilingOptions
 }
 
+/** Sizes of slabs. */
 export interface SlabOptions {
-  /** NPU allocations up to this size are cut from shared slabs. Default 1 MiB, at most a quarter of a slab; 0 turns slabs off. */
+  /**
+   * Largest NPU allocation in bytes that is cut from a shared slab. At most a quarter of a slab; 0 turns slabs off.
+   * Default 1 MiB.
+   */
   threshold?: number
-  /** Size of one slab. Default 16 MiB, at most a 32nd of what one IOMMU domain (or CMA) has. */
+  /** Bytes of one slab. At most a 32nd of one IOMMU domain (or of CMA). Default 16 MiB. */
   size?: number
 }
 
+/** Debugging aids. */
 export interface DebugOptions {
   /**
-   * This many frees of slices (of pools and slabs) wait, filled with 0xdd, before their bytes are used again. A slice that
-   * holds anything else when its turn comes was written to after it was freed: counted as `lateWrites`. Default 0.
+   * Number of freed slices (of pools and slabs) that are kept, filled with 0xdd, before their bytes are reused. A slice
+   * that holds other bytes at its reuse was written to after its free, and counts in `lateWrites`. Default 0.
    */
   delayReuse?: number
 }
 
 /**
- * Memory of one opened device, and of the system beside it, with one set of books.
+ * Manages the memory of one opened device, and system memory beside it, with common accounting.
  *
- * All managers of a process that open the same device node share it. A manager belongs to the thread that made it.
+ * All managers of a process that open the same device node share the device. A manager belongs to the thread that made
+ * it.
  */
 export class MemoryManager extends EventEmitter {
   /**
-   * @throws ERR_DEVICE_NOT_FOUND, ERR_DEVICE_PERMISSION, ERR_DEVICE_LOST, ERR_DEVICE_IO; ERR_OUT_OF_RANGE for a
-   * simulated board that no board could be.
+   * Opens a device.
+   *
+   * @throws ERR_DEVICE_NOT_FOUND, ERR_DEVICE_PERMISSION, ERR_DEVICE_LOST, ERR_DEVICE_IO; ERR_OUT_OF_RANGE: the
+   * simulated board is impossible.
    */
   constructor(options?: MemoryManagerOptions)
 
-  /** What was opened. */
+  /** The opened device. */
   readonly device: DeviceInfo
   readonly disposed: boolean
 
   // ── NPU memory
 
   /**
-   * Allocates `size` bytes that the NPU sees, as an ArrayBuffer over them.
+   * Allocates `size` bytes of NPU-visible memory as an ArrayBuffer.
    *
-   * The memory goes back when it is deallocated, when the manager is disposed, or some time after the ArrayBuffer is
-   * collected: the garbage collector knows its size, but finalizers only run when the event loop turns.
+   * The memory is freed by `deallocate`, by `dispose`, or some time after the ArrayBuffer is collected. The garbage
+   * collector knows the size of the memory, but finalizers only run when the event loop turns.
    *
-   * @throws ERR_OUT_OF_RANGE beyond what the device can ever hold; ERR_IOVA_EXHAUSTED, ERR_OUT_OF_MEMORY,
-   * ERR_TOO_MANY_FDS, ERR_TOO_MANY_MAPS beyond what it can hold now; ERR_DOMAIN_BUSY, ERR_UNSUPPORTED,
+   * @throws ERR_OUT_OF_RANGE: more than the device can ever hold; ERR_IOVA_EXHAUSTED, ERR_OUT_OF_MEMORY,
+   * ERR_TOO_MANY_FDS, ERR_TOO_MANY_MAPS: more than it can hold now; ERR_DOMAIN_BUSY, ERR_UNSUPPORTED,
    * ERR_EXTERNAL_BUFFERS_FORBIDDEN, ERR_DEVICE_LOST, ERR_DEVICE_IO.
    */
   allocateNPUMemory(size: number, options?: NPUAllocationOptions): ArrayBuffer
 
   /**
-   * As {@link allocateNPUMemory}, off the JavaScript thread: a driver may make a caller wait for seconds. Everything that is wrong rejects,
-   * nothing throws. Where memory, addresses or descriptors are used up or a limit is reached, it gives back what can be, lets the finalizers of
-   * dropped buffers run, and tries again before it rejects. Aborted, it rejects at once with the signal's reason, and what the driver gives
-   * afterwards goes back. It keeps the event loop running.
+   * Allocates like {@link allocateNPUMemory}, off the JavaScript thread, since a driver may block for seconds. Keeps
+   * the event loop running. Every error rejects the promise; the call itself never throws.
+   *
+   * If memory, addresses or descriptors run out, or a limit is reached, the manager reclaims memory, lets the
+   * finalizers of dropped buffers run, and retries before it rejects. An abort rejects at once with the reason of
+   * `signal`; memory that the driver returns afterwards is freed.
    */
   allocateNPUMemoryAsync(size: number, options?: NPUAllocationOptions & { signal?: AbortSignal }): Promise<ArrayBuffer>
 
   /**
-   * Frees NPU memory now and detaches its ArrayBuffer: views of it have length 0 afterwards.
+   * Frees NPU memory at once and detaches its ArrayBuffer. Views of it have length 0 afterwards.
    *
-   * @throws ERR_BUFFER_KIND, and those of {@link deallocate}.
+   * @throws ERR_BUFFER_KIND, and the errors of {@link deallocate}.
    */
   deallocateNPUMemory(buffer: Buf): void
 
-  /** NPU memory in figures. Reads this process's mappings: some milliseconds at tens of thousands of them. */
+  /**
+   * Returns the figures of NPU memory. Reads this process's mappings, which takes some milliseconds at tens of
+   * thousands of mappings.
+   */
   getNPUMemoryStats(): NPUMemoryStats
 
   // ── System memory
 
   /**
-   * Allocates `size` zeroed bytes of this process outside the JavaScript heap, as an ArrayBuffer over them.
+   * Allocates `size` zeroed bytes of this process, outside the JavaScript heap, as an ArrayBuffer.
    *
    * @throws ERR_OUT_OF_RANGE, ERR_OUT_OF_MEMORY, ERR_TOO_MANY_MAPS, ERR_UNSUPPORTED, ERR_EXTERNAL_BUFFERS_FORBIDDEN.
    */
   allocateSystemMemory(size: number, options?: SystemAllocationOptions): ArrayBuffer
 
   /**
-   * Frees system memory now and detaches its ArrayBuffer.
+   * Frees system memory at once and detaches its ArrayBuffer.
    *
-   * @throws ERR_BUFFER_KIND, and those of {@link deallocate}.
+   * @throws ERR_BUFFER_KIND, and the errors of {@link deallocate}.
    */
   deallocateSystemMemory(buffer: Buf): void
 
-  /** System memory in figures. */
+  /** Returns the figures of system memory. */
   getSystemMemoryStats(): SystemMemoryStats
 
   // ── Either kind
 
   /**
-   * Frees memory of either kind now and detaches its ArrayBuffer.
+   * Frees memory of either kind at once and detaches its ArrayBuffer.
    *
-   * @throws ERR_UNKNOWN_BUFFER not this manager's (it is left as it is); ERR_BUFFER_FREED; ERR_BUFFER_TRANSFERRED its
-   * bytes were moved to another ArrayBuffer; ERR_BUFFER_BUSY the runtime does not let go of it: nothing was freed;
-   * ERR_TOO_MANY_MAPS it was detached, and its memory goes when it is collected.
+   * @throws ERR_UNKNOWN_BUFFER: the buffer belongs to another owner, and stays as it is; ERR_BUFFER_FREED;
+   * ERR_BUFFER_TRANSFERRED: the bytes were moved to another ArrayBuffer; ERR_BUFFER_BUSY: the runtime refuses to
+   * detach the buffer, and nothing was freed; ERR_TOO_MANY_MAPS: the buffer was detached, and its memory is freed when
+   * it is collected.
    */
   deallocate(buffer: Buf): void
 
   /**
-   * Everything known of a live buffer.
+   * Describes a live buffer.
    *
    * @throws ERR_UNKNOWN_BUFFER, ERR_BUFFER_FREED, ERR_BUFFER_TRANSFERRED.
    */
   describe(buffer: Buf): BufferInfo
 
-  /** Whether this is a live buffer of this manager, or a view of one. */
+  /** Returns whether `buffer` is a live buffer of this manager, or a view of one. */
   owns(buffer: Buf): boolean
 
   // ── Cache maintenance
 
   /**
-   * The CPU wrote, the device will read. Bytes from `offset` (default 0), `length` of them (default: to the end).
-   * Ranges are rounded outwards to cache lines. Nothing happens where nothing is needed (uncached, simulated).
+   * Makes CPU writes visible to the device: `length` bytes (default: to the end) from `offset` (default 0). Call it
+   * between the last CPU write and the device's read.
    *
-   * @throws ERR_BUFFER_KIND for system memory, ERR_OUT_OF_RANGE, ERR_DOMAIN_BUSY, ERR_DEVICE_IO, and those of
+   * Ranges are rounded outwards to cache lines. Does nothing for memory that needs no maintenance (uncached,
+   * simulated).
+   *
+   * @throws ERR_BUFFER_KIND: system memory; ERR_OUT_OF_RANGE, ERR_DOMAIN_BUSY, ERR_DEVICE_IO, and the errors of
    * {@link describe}.
    */
   syncToDevice(buffer: Buf, offset?: number, length?: number): void
 
-  /** The device wrote, the CPU will read; else as {@link syncToDevice}. */
+  /**
+   * Makes device writes visible to the CPU. Call it between the device's write and the first CPU read. Arguments and
+   * errors are those of {@link syncToDevice}.
+   */
   syncFromDevice(buffer: Buf, offset?: number, length?: number): void
 
-  /** As {@link syncToDevice}, off the JavaScript thread. The memory stays until it is done, also when the buffer is freed meanwhile. */
+  /**
+   * Syncs like {@link syncToDevice}, off the JavaScript thread. The memory stays until the sync has ended, even if the
+   * buffer is freed meanwhile.
+   */
   syncToDeviceAsync(buffer: Buf, offset?: number, length?: number): Promise<void>
-  /** As {@link syncFromDevice}, in the same way. */
+  /** Syncs like {@link syncFromDevice}, off the JavaScript thread, as {@link syncToDeviceAsync} does. */
   syncFromDeviceAsync(buffer: Buf, offset?: number, length?: number): Promise<void>
 
   // ── Sharing: librknnrt (rknn_create_mem_from_fd), RGA, MPP, V4L2, other processes
 
   /**
-   * A new close-on-exec fd that the caller owns and closes. The memory lives as long as any fd, mapping or importer.
+   * Exports a buffer as a dma-buf: a new close-on-exec fd that the caller owns and closes. The memory lives as long as
+   * any fd, mapping or importer.
    *
-   * @throws ERR_BUFFER_KIND for system memory, ERR_TOO_MANY_FDS, ERR_UNSUPPORTED, and those of {@link describe}.
+   * @throws ERR_BUFFER_KIND: system memory; ERR_TOO_MANY_FDS, ERR_UNSUPPORTED, and the errors of {@link describe}.
    */
   exportDmaBuf(buffer: Buf): { fd: number; offset: number; size: number }
 
   /**
-   * Maps somebody else's dma-buf and makes it visible to the NPU; the fd stays the caller's. Importing the same dma-buf
-   * again, or one that this device exported, gives another view of the same memory, counted once in its domain.
-   * `size` shows only the first bytes.
+   * Maps a dma-buf of another owner and makes it visible to the NPU. The caller still owns `fd`. `size` maps only the
+   * first bytes.
    *
-   * @throws ERR_INVALID_ARG_TYPE not an open dma-buf; ERR_OUT_OF_RANGE smaller than `size`; ERR_UNSUPPORTED; and those
-   * of {@link allocateNPUMemory}.
+   * A dma-buf that is imported again, or that this device exported, yields another view of the same memory, which
+   * counts once in its domain.
+   *
+   * @throws ERR_INVALID_ARG_TYPE: not an open dma-buf; ERR_OUT_OF_RANGE: smaller than `size`; ERR_UNSUPPORTED; and the
+   * errors of {@link allocateNPUMemory}.
    */
   importDmaBuf(fd: number, options?: { size?: number; tag?: string }): ArrayBuffer
 
   /**
-   * Lets others in this process have the same memory, NPU or system, slices included: a token for {@link adopt}, to be posted
-   * to another thread. The token keeps nothing: hold the buffer until the other side has adopted. The same memory has the same token.
+   * Returns a token with which {@link adopt} maps the same memory elsewhere in this process. Takes NPU and system
+   * memory, slices included. Post the token to another thread.
    *
-   * @throws ERR_UNKNOWN_BUFFER, ERR_BUFFER_FREED, ERR_BUFFER_TRANSFERRED; ERR_UNSUPPORTED a movable block.
+   * The token does not keep the memory: hold the buffer until the other side has adopted it. The same memory has the
+   * same token.
+   *
+   * @throws ERR_UNKNOWN_BUFFER, ERR_BUFFER_FREED, ERR_BUFFER_TRANSFERRED; ERR_UNSUPPORTED: a movable block.
    */
   share(buffer: Buf): SharedBufferToken
 
   /**
-   * Another zero-copy ArrayBuffer at the same address, in whichever thread calls. It is a buffer of this manager like any
-   * other: counted here too (once only in the device's domain), freed by {@link deallocate} or collected; the memory goes when the last holder lets
-   * go, in whatever order, and outlives the manager, pool or thread that it came from. Nothing orders the accesses of two threads: use
+   * Returns another zero-copy ArrayBuffer at the same address, in the calling thread.
+   *
+   * The buffer belongs to this manager, which counts it too (the device's domain counts the memory once), and
+   * {@link deallocate} or the garbage collector frees it. The memory lives until its last holder releases it, in any
+   * order, and outlives the manager, pool or thread that allocated it. Accesses of two threads are not ordered: use
    * messages, or Atomics on a SharedArrayBuffer.
    *
-   * @throws ERR_BUFFER_FREED every holder has let go; ERR_UNKNOWN_BUFFER no token of this process; ERR_MEMORY_LIMIT;
-   * ERR_UNSUPPORTED memory of another kind of device.
+   * @throws ERR_BUFFER_FREED: every holder has released the memory; ERR_UNKNOWN_BUFFER: not a token of this process;
+   * ERR_MEMORY_LIMIT; ERR_UNSUPPORTED: memory of another kind of device.
    */
   adopt(token: SharedBufferToken): ArrayBuffer
 
   // ── Pools
 
   /**
-   * Makes a pool: few large pieces of memory, cut into slices.
+   * Creates a pool: few large pieces of memory, cut into slices.
    *
-   * @throws ERR_POOL_EXISTS; ERR_OUT_OF_RANGE; and those of {@link allocateNPUMemory} or {@link allocateSystemMemory}.
+   * @throws ERR_POOL_EXISTS; ERR_OUT_OF_RANGE; and the errors of {@link allocateNPUMemory} or
+   * {@link allocateSystemMemory}.
    */
   createMemoryPool(options: MemoryPoolOptions): MemoryPool
 
-  /** The pool of that name, if there is one. */
+  /** Returns the pool with that name, or undefined. */
   getMemoryPool(name: string): MemoryPool | undefined
 
   /**
-   * A slice of a pool as an ArrayBuffer, which may be deallocated, described, synced and exported like any other.
+   * Allocates a slice of a pool as an ArrayBuffer. The buffer can be deallocated, described, synced and exported like
+   * any other.
    *
-   * @throws ERR_POOL_UNKNOWN, ERR_POOL_DESTROYED; ERR_POOL_EXHAUSTED; ERR_OUT_OF_RANGE beyond what the pool can ever
-   * give; and where it has to grow, those of {@link allocateNPUMemory}.
+   * @throws ERR_POOL_UNKNOWN, ERR_POOL_DESTROYED; ERR_POOL_EXHAUSTED; ERR_OUT_OF_RANGE: more than the pool can ever
+   * hold; and, if the pool must grow, the errors of {@link allocateNPUMemory}.
    */
   allocateFromPool(pool: MemoryPool | string, size: number, options?: PoolAllocationOptions): ArrayBuffer
 
   /**
-   * Gives a pool's memory back.
+   * Destroys a pool and frees its memory. `force` frees (and detaches) live allocations too.
    *
-   * @throws ERR_POOL_BUSY while allocations live, unless `force`, which frees (and detaches) them; ERR_POOL_UNKNOWN,
-   * ERR_POOL_DESTROYED.
+   * @throws ERR_POOL_BUSY: there are live allocations, and `force` is not set; ERR_POOL_UNKNOWN, ERR_POOL_DESTROYED.
    */
   destroyMemoryPool(pool: MemoryPool | string, options?: { force?: boolean }): void
 
   // ── Sessions
 
   /**
-   * All memory that one RKLLM or RKNN session passes across its API, from one pool: typed arrays, their addresses, and the C structs that
-   * point to them. All of it, or nothing is taken.
+   * Allocates, from one pool, all memory that one RKLLM or RKNN session passes across its API: typed arrays, their
+   * addresses, and the C structs that point to them. If any part fails, nothing stays allocated.
    *
-   * @throws ERR_INVALID_ARG_TYPE, ERR_OUT_OF_RANGE, ERR_UNSUPPORTED for cross-attention before 1.2.1; and those of {@link createMemoryPool}.
+   * @throws ERR_INVALID_ARG_TYPE, ERR_OUT_OF_RANGE; ERR_UNSUPPORTED: cross-attention before 1.2.1; and the errors of
+   * {@link createMemoryPool}.
    */
   createInferenceBuffers(spec: InferenceSpec): InferenceBuffers
 
   // ── Monitoring
 
-  /** The one-look summary. Costs the same however many buffers are live. */
+  /** Returns a summary, at the same cost for any number of live buffers. */
   getMemoryStats(): MemoryStats
 
-  /** The full breakdown by kind, tag, pool and IOMMU domain, with the process and the machine around it. */
+  /** Returns the full breakdown by kind, tag, pool and IOMMU domain, with figures of the process and the machine. */
   getMemoryUsage(): MemoryUsage
 
   /**
-   * All of {@link getMemoryUsage} as OpenMetrics 1.0 text (content type `application/openmetrics-text; version=1.0.0; charset=utf-8`), with
-   * histograms while profiling. A figure that is not known has no sample. `format: 'prometheus'` gives the older text format
-   * (`text/plain; version=0.0.4`), which differs in how counters are declared and is what `promtool check metrics` and node_exporter's
-   * textfile collector read. docs/metrics.md lists the metrics.
+   * Returns all of {@link getMemoryUsage} as OpenMetrics 1.0 text (content type
+   * `application/openmetrics-text; version=1.0.0; charset=utf-8`), with histograms while profiling. An unknown figure
+   * has no sample.
+   *
+   * `format: 'prometheus'` returns the older text format (`text/plain; version=0.0.4`), which declares counters
+   * differently. `promtool check metrics` and node_exporter's textfile collector read that one. docs/metrics.md lists
+   * the metrics.
    */
   metrics(options?: { format?: 'openmetrics' | 'prometheus' }): string
 
   /**
-   * Records what happens from here on, and forgets what was recorded before. Costs a pool some nanoseconds an allocation
-   * (benchmark/README.md). The option `profiling` does the same when the manager is made.
+   * Starts profiling, and discards the profile of an earlier run. Profiling costs a pool some nanoseconds an allocation
+   * (benchmark/README.md). The option `profiling` starts it with the manager.
    */
   enableMemoryProfiling(options?: ProfilingOptions): void
-  /** Records nothing any more; the profile stays. Nothing happens when it is off. */
+  /** Stops profiling and keeps the profile. Does nothing if profiling is off. */
   disableMemoryProfiling(): void
-  /** What was recorded, now or last; an empty profile before the first time. A copy. */
+  /** Returns a copy of the current or last profile; an empty profile before the first start. */
   getMemoryProfile(): MemoryProfile
-  /** Everything that lives: each buffer, and each block and gap of each pool. */
+  /** Returns everything live: each buffer, and each block and gap of each pool. */
   takeSnapshot(): MemorySnapshot
   /**
-   * Writes a report in the format that the extension names: `.html` `.json` `.csv` (event log) `.pb.gz` (pprof) `.trace.json` (Perfetto)
-   * `.prom`. The file is there when all of it is. docs/reports.md describes the formats.
+   * Writes a report, in the format that the extension names: `.html` `.json` `.csv` (event log) `.pb.gz` (pprof)
+   * `.trace.json` (Perfetto) `.prom`. The file appears once it is complete. docs/reports.md describes the formats.
    *
-   * @throws (rejects) ERR_INVALID_ARG_TYPE, ERR_OUT_OF_RANGE for another extension, ERR_DEVICE_IO with errno and path.
+   * @throws (rejects) ERR_INVALID_ARG_TYPE; ERR_OUT_OF_RANGE: another extension; ERR_DEVICE_IO with errno and path.
    */
   writeReport(path: string): Promise<void>
 
   /**
-   * Gives empty slabs and chunks back, compacts movable blocks, and says what it gained. Garbage buffers are collected as
-   * well; their memory goes when the event loop turns, so it is not part of the result.
+   * Releases empty slabs and chunks, compacts movable blocks, and returns the gain. Also collects garbage buffers,
+   * whose memory is freed when the event loop turns and so is not part of the result.
    */
   optimizeMemory(options?: OptimizeOptions): OptimizeResult
   /**
-   * Bounds what this manager may hold. Scopes that are not named keep their limits; `max: null` lifts one. A limit may be
-   * below what is held already: nothing is taken away, and nothing is added until enough has gone.
-   * @throws ERR_INVALID_ARG_TYPE, ERR_OUT_OF_RANGE; nothing has changed then.
+   * Sets limits on this manager's memory. Scopes that are not named keep their limits; `max: null` removes one. A limit
+   * may be below current usage: the memory stays, and allocations fail until usage is below the limit.
+   *
+   * @throws ERR_INVALID_ARG_TYPE, ERR_OUT_OF_RANGE; then no limit has changed.
    */
   setMemoryLimits(limits: MemoryLimits): void
-  /** The limits as they are, with nothing left out. A copy. */
+  /** Returns a copy of the limits, with every field present. */
   getMemoryLimits(): Required<MemoryLimits>
   /**
-   * Sets memory aside for somebody else's allocations, the RKLLM runtime's weights first of all: counted under limits, in
-   * its IOMMU domain (default 0) and in the statistics. What the kernel says is available (RAM, CMA) is not touched: it
-   * sees what the others take by itself. `kind` is 'npu' unless it says otherwise.
-   * @throws ERR_MEMORY_LIMIT; ERR_IOVA_EXHAUSTED where the domain has no room; ERR_OUT_OF_RANGE beyond what the device or
-   * the machine can ever hold.
+   * Reserves memory for allocations that other code makes, such as the weights of the RKLLM runtime. Counts it under
+   * limits, in its IOMMU domain (default 0) and in the statistics. `kind` is 'npu' by default.
+   *
+   * Does not change the kernel's figures of available RAM and CMA, which already reflect the other allocations.
+   *
+   * @throws ERR_MEMORY_LIMIT; ERR_IOVA_EXHAUSTED: the domain has no room; ERR_OUT_OF_RANGE: more than the device or the
+   * machine can ever hold.
    */
   reserve(size: number, options?: { kind?: MemoryKind; tag?: string; iommuDomain?: number }): Reservation
 
   // ── The end
 
   /**
-   * Frees everything this manager owns, detaching its buffers, and closes the device, for which it waits at most 2 s: what a slow driver has not
-   * taken back by then goes on by itself. Promises that are pending reject. Idempotent. A buffer that the
-   * runtime does not let go of, or whose bytes were moved, reads zeros from here on.
+   * Frees all memory of this manager, detaches its buffers, and closes the device. Rejects pending promises.
+   * Idempotent.
+   *
+   * Waits at most 2 s for the device; a slow driver completes the remaining frees in the background. A buffer that the
+   * runtime refuses to detach, or whose bytes were moved, reads zeros afterwards.
    */
   dispose(): void
   [Symbol.dispose](): void
 
-  /** A limit, a pool, an IOMMU domain, the process's descriptors or its mappings come near their end. */
+  /** Emitted when a limit, a pool, an IOMMU domain, or the process's descriptors or mappings are nearly used up. */
   on(event: 'warning', listener: (warning: MemoryWarning) => void): this
   /**
-   * The kernel reports that memory is short, of the machine or of this process's cgroup: at most every 2 s while it lasts. Emitted
-   * after the cleanup that answers it (`cleanup.onPressure`).
+   * Emitted when the kernel reports memory pressure of the machine or of this process's cgroup, at most every 2 s while
+   * it lasts, and after the cleanup that answers it ({@link CleanupOptions.onPressure}).
    */
   on(event: 'pressure', listener: (pressure: MemoryPressure) => void): this
-  /** Blocks were moved, by `defragment` or by itself. Emitted from `process.nextTick`, after the moves. */
+  /** Emitted when `defragment` or automatic cleanup moved blocks; from `process.nextTick`, after the moves. */
   on(event: 'relocated', listener: (moves: BlockMove[]) => void): this
-  /** While profiling with `leakAfterMs`: something is older than that. Each buffer, and each sampled block of a pool, once; from `process.nextTick`. */
+  /**
+   * Emitted while profiling with `leakAfterMs`, for an allocation older than that: once for each buffer, and for each
+   * sampled block of a pool; from `process.nextTick`.
+   */
   on(event: 'leak', listener: (leak: BufferInfo) => void): this
 }

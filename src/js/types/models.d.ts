@@ -1,45 +1,46 @@
-/** Model planning: memory estimates and IOMMU domain placement. */
+/** Model planning: memory estimates, and placement in IOMMU domains. Sizes are bytes. */
 
 import type { DeviceInfo } from './devices.js'
 import type { DomainStats } from './stats.js'
 
-/** How weights are quantised, in rkllm-toolkit's words. */
+/** Quantisation of weights, in the terms of rkllm-toolkit. */
 export type QuantizedType = 'w8a8' | 'w4a16' | 'w4a16_g128'
 
+/** Description of a model. */
 export interface ModelSpec {
-  /** A .rkllm or .rknn file: its size is the weights. */
+  /** Path of a .rkllm or .rknn file. The size of the file is the size of the weights. */
   path?: string
-  /** Bytes of weights; goes before the size of `path`. */
+  /** Bytes of the weights; overrides the size of `path`. */
   weightBytes?: number
-  /** A Hugging Face config.json, its path or its contents, beside or instead of the five below. */
+  /** A Hugging Face config.json, as a path or as contents. Used beside or in place of the five fields below. */
   config?: string | Record<string, unknown>
   layers?: number
   hiddenSize?: number
   kvHeads?: number
   headDim?: number
   vocabSize?: number
-  /** RKLLMParam.max_context_len, tokens. Needed of every language model, not of a vision model. */
+  /** RKLLMParam.max_context_len, in tokens. Required for language models, not for vision models. */
   contextLength?: number
-  /** Sequences at once. Default 1. */
+  /** Number of concurrent sequences. Default 1. */
   batch?: number
-  /** Default 2 (float16). */
+  /** Bytes of one element of the KV cache. Default 2 (float16). */
   kvBytesPerElement?: number
-  /** For weights that `config` tells the number of. Default "w8a8". */
+  /** Quantisation of the weights whose number `config` tells. Default "w8a8". */
   dtype?: QuantizedType
-  /** The chip: "rk3588" (default), "rk3576", "rk3562", "rv1126b". */
+  /** Chip: "rk3588" (default), "rk3576", "rk3562", "rv1126b". */
   soc?: string
-  /** "vision" is a .rknn model: its weights, and no KV cache. Default: by the file. */
+  /** "vision" is a .rknn model: weights without a KV cache. Default: by the file. */
   type?: 'language' | 'vision'
 }
 
-/** Bytes. What is measured, and what only follows from the model's shape, is told in `measured` and `derived`. */
+/** Estimate of a model's memory, in bytes. `measured` and `derived` list the source of each figure. */
 export interface ModelEstimate {
   weights: number
   kvCache: number
   activations: number
-  /** The runtime's own memory: tokenizer, logits, libraries. */
+  /** Memory of the runtime itself: tokenizer, logits, libraries. */
   hostBuffers: number
-  /** weights + kvCache + activations: what takes addresses in the NPU's IOMMU domain or CMA. */
+  /** weights + kvCache + activations: the part that takes addresses in the NPU's IOMMU domain or CMA. */
   npuTotal: number
   /** npuTotal + hostBuffers: peak resident memory of the process. */
   total: number
@@ -48,50 +49,63 @@ export interface ModelEstimate {
   /** `model_type` of the configuration. */
   architecture: string | null
   source: 'file' | 'config' | 'numbers'
+  /** Figures that were measured. */
   measured: string[]
+  /** Figures that only follow from the model's shape. */
   derived: string[]
-  /** What was assumed, and why the band is wide. */
+  /** Assumptions, and reasons for a wide band. */
   warnings: string[]
 }
 
+/** Options of {@link planModels}. */
 export interface PlanOptions {
-  /** Domains with something in them already, e.g. `manager.getNPUMemoryStats().domains`. */
+  /** Domains that are already in use, e.g. `manager.getNPUMemoryStats().domains`. */
   domains?: Array<Partial<DomainStats> & { id: number }>
-  /** RAM that can be taken. Default: not looked at. */
+  /** RAM that the models may take. Default: RAM is not checked. */
   ramAvailable?: number
-  /** RAM to leave to others. Default 256 MiB. */
+  /** RAM to leave to other processes. Default 256 MiB. */
   keepFree?: number
   /**
-   * Plan a model that no domain holds alone on going on in the next ones. The vendor documents `base_domain_id` as the domain a model
-   * *starts* from, not where it goes on. Default false.
+   * Lets a model that exceeds every domain continue in the next ones. The vendor documents `base_domain_id` as the
+   * domain where a model *starts*, not where it continues. Default false.
    */
   spread?: boolean
 }
 
+/** Result of {@link planModels}. */
 export interface DomainPlan {
   fits: boolean
-  /** Which IOMMU domain each model goes to (RKLLMExtendParam.base_domain_id), and the upper end of what it takes there. */
+  /** IOMMU domain of each model (RKLLMExtendParam.base_domain_id), and the upper bound of its bytes there. */
   placements: Array<{ model: string; domain: number; bytes: number }>
-  /** Every domain as it would be then; as it is where nothing fits. Without an IOMMU one entry: the CMA area (total 0: not known, RAM is the bound). */
+  /**
+   * Every domain with the models placed, or unchanged if they do not fit. Without an IOMMU there is one entry, the CMA
+   * area; its total is 0 if unknown, and then RAM is the bound.
+   */
   domains: DomainStats[]
-  /** Why they do not fit, and what would. */
+  /** The reason why the models do not fit, and a set-up that would. */
   reason: string | null
   estimates: Record<string, ModelEstimate>
   warnings: string[]
 }
 
 /**
- * How much memory a model will take. Calibrated on the vendor's measurements; see docs/planning.md for the error.
+ * Estimates the memory of a model. Calibrated on the vendor's measurements; docs/planning.md states the error.
  *
- * Errors: `ERR_INVALID_ARG_TYPE` and `ERR_OUT_OF_RANGE` (what is missing or wrong in the spec), `ERR_UNSUPPORTED` (the file is empty, cut off, or no model),
- * `ERR_DEVICE_IO` and `ERR_DEVICE_PERMISSION` (it cannot be read).
+ * @throws ERR_INVALID_ARG_TYPE, ERR_OUT_OF_RANGE: a part of the spec is missing or wrong; ERR_UNSUPPORTED: the file is
+ * empty, truncated, or not a model; ERR_DEVICE_IO, ERR_DEVICE_PERMISSION: the file cannot be read.
  */
 export function estimateModelMemory(spec: ModelSpec): ModelEstimate
 
 /**
- * Which IOMMU domain each model goes to. Models of one `group` (a vision encoder and its language model) go together. Up to eight groups: the fewest domains,
- * and of those plans the one that leaves most room in its fullest domain; above, first fit of the largest first.
+ * Places each model in an IOMMU domain. Models of one `group` (a vision encoder and its language model) share a domain.
  *
- * Errors: those of {@link estimateModelMemory}.
+ * For up to eight groups, the plan uses the fewest domains; among such plans it leaves the most room in the fullest
+ * domain. For more groups, it places the largest group first, in the first domain that fits.
+ *
+ * @throws the errors of {@link estimateModelMemory}.
  */
-export function planModels(models: Array<ModelSpec & { name: string; group?: string }>, device: DeviceInfo, options?: PlanOptions): DomainPlan
+export function planModels(
+  models: Array<ModelSpec & { name: string; group?: string }>,
+  device: DeviceInfo,
+  options?: PlanOptions,
+): DomainPlan

@@ -12,37 +12,48 @@ import type { DefragmentOptions, DefragmentResult } from './compaction.js'
 import type { MemoryManager } from './manager.js'
 import type { PoolStats } from './stats.js'
 
+/** Options of {@link MemoryManager.createMemoryPool}. */
 export interface MemoryPoolOptions {
-  /** Unique in its manager. */
+  /** Name, unique in its manager. */
   name: string
   /** Default 'npu'. */
   kind?: MemoryKind
-  /** Reserved at once, and kept until the pool ends. */
+  /** Bytes that the pool reserves at once and keeps until its end. */
   initialSize: number
-  /** Grows by chunks up to here. Default: initialSize (a fixed pool). */
+  /** Most bytes that the pool grows to, chunk by chunk. Default: `initialSize` (a fixed pool). */
   maxSize?: number
-  /** What it grows by; a larger request has a chunk of its own size. Default: initialSize. */
+  /** Bytes of a further chunk. A larger request gets a chunk of its own size. Default: `initialSize`. */
   chunkSize?: number
-  /** Fixed-size blocks instead of variable ones; a request takes one of them. Rounded up to the alignment. */
+  /**
+   * Bytes of a block, for a pool of fixed-size blocks in place of variable ones. Each request takes one block. Rounded
+   * up to the alignment.
+   */
   blockSize?: number
-  /** Of every slice: a power of two, 64 to 1 GiB. Default 64. */
+  /** Alignment of every slice: a power of two, 64 bytes to 1 GiB. Default 64. */
   alignment?: number
-  /** Accounts the bytes of its chunks. A slice may name a tag of its own, which accounts the slice. */
+  /** Tag that accounts the bytes of the pool's chunks. A slice may have its own tag, which accounts the slice. */
   tag?: string
-  /** How its chunks are made. `zeroed: false` leaves them as the driver gave them. */
+  /** Allocation options of the chunks. `zeroed: false` leaves the chunks as the driver returned them. */
   allocation?: NPUAllocationOptions | SystemAllocationOptions
 }
 
-/** `alignment`: at most the page size, or the pool's own. `zeroed`: default false, the last owner's bytes are there. */
+/**
+ * Options of an allocation from a pool. `alignment` is at most the page size, or the pool's own. `zeroed` is false by
+ * default: the slice holds the bytes of its last owner.
+ */
 export interface PoolAllocationOptions extends AllocationOptions {
   /**
-   * Compaction may move it: read `block.buffer` afresh each time. Default false. Only {@link MemoryPool.allocate} takes it: whoever
-   * has an ArrayBuffer and nothing else could not know where its bytes went (`ERR_INVALID_ARG_TYPE`).
+   * Lets compaction move the block. The caller must read `block.buffer` afresh each time. Only
+   * {@link MemoryPool.allocate} takes this option: a bare ArrayBuffer could not tell its holder where the bytes went
+   * (`ERR_INVALID_ARG_TYPE`). Default false.
    */
   movable?: boolean
 }
 
-/** Slices of few large pieces of memory. Made by {@link MemoryManager.createMemoryPool}. Every method throws ERR_POOL_DESTROYED after its end. */
+/**
+ * A pool of slices. Made by {@link MemoryManager.createMemoryPool}. Every method throws ERR_POOL_DESTROYED once the
+ * pool is destroyed.
+ */
 export class MemoryPool {
   private constructor()
   readonly name: string
@@ -50,35 +61,45 @@ export class MemoryPool {
   readonly destroyed: boolean
 
   /**
-   * The fast path: a handle; no ArrayBuffer is made until `.buffer` is read. Free it: a block whose buffer was never read
-   * is not freed by the garbage collector.
+   * Allocates a slice as a handle. This is the fast path: it makes no ArrayBuffer until `.buffer` is read.
    *
-   * @throws those of {@link MemoryManager.allocateFromPool}.
+   * The caller must free the block. The garbage collector does not free a block whose buffer was never read.
+   *
+   * @throws the errors of {@link MemoryManager.allocateFromPool}.
    */
   allocate(size: number, options?: PoolAllocationOptions): MemoryBlock
 
-  /** The same as {@link MemoryManager.allocateFromPool}. */
+  /** Allocates a slice as an ArrayBuffer, as {@link MemoryManager.allocateFromPool} does. */
   allocateBuffer(size: number, options?: PoolAllocationOptions): ArrayBuffer
 
-  /** @throws ERR_UNKNOWN_BUFFER for another pool's, and those of {@link MemoryManager.deallocate}. */
+  /**
+   * Frees a slice of this pool.
+   *
+   * @throws ERR_UNKNOWN_BUFFER: the slice belongs to another pool; and the errors of {@link MemoryManager.deallocate}.
+   */
   deallocate(memory: MemoryBlock | Buf): void
 
-  /** Frees (and detaches) everything in the pool at once; keeps the memory. */
+  /** Frees all slices of the pool and detaches their ArrayBuffers. The pool keeps its chunks. */
   reset(): void
 
-  /** Gives empty chunks back to the device, down to initialSize; returns the bytes. By itself a pool keeps one. */
+  /**
+   * Releases empty chunks to the device, down to `initialSize`, and returns the bytes. Without this call a pool keeps
+   * one empty chunk.
+   */
   trim(): number
 
   /**
-   * Moves movable blocks together, from the last chunks into the first holes, then gives empty chunks back. Views of a block
-   * that was moved are detached: `block.buffer` gives the next one. Blocks that are pinned, and those whose bytes were moved to
-   * another ArrayBuffer (`transfer()`), stay. Nothing else has to stand still meanwhile, and stopping half-way leaves the pool valid.
+   * Compacts the pool: moves movable blocks from the last chunks into the first gaps, then releases empty chunks.
+   *
+   * A move detaches the views of its block, and `block.buffer` returns the new ArrayBuffer. Pinned blocks stay, and so
+   * do blocks whose bytes were moved to another ArrayBuffer (`transfer()`). The pool stays usable meanwhile, and valid
+   * when compaction stops half-way.
    */
   defragment(options?: DefragmentOptions): DefragmentResult
 
-  /** Exact, whatever its state. */
+  /** Returns the exact figures of the pool, in any state. */
   stats(): PoolStats
 
-  /** Destroys it by force. */
+  /** Destroys the pool by force. */
   [Symbol.dispose](): void
 }

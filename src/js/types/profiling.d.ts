@@ -1,23 +1,29 @@
 /** Profiling: samples, histograms, events and leaks. */
 
 import type { BufferInfo, MemoryKind } from './allocations.js'
+import type { MemoryBlock } from './blocks.js'
+import type { MemoryManager } from './manager.js'
 
+/** Options of {@link MemoryManager.enableMemoryProfiling}. */
 export interface ProfilingOptions {
   /**
-   * Mean bytes between two samples, whose stack and lifetime are recorded (a Poisson process, as tcmalloc and V8 have it). 1 samples
-   * every allocation. Otherwise, where there would be more than 200 samples a second for longer than ten thousand of them, it
-   * grows so that there are not; the estimates that come from samples stay without bias. Default 524288.
+   * Mean bytes between two samples. Each sample records stack and lifetime (a Poisson process, as in tcmalloc and V8).
+   * 1 samples every allocation. A larger interval grows when there are more than 200 samples a second for longer than
+   * ten thousand samples; the estimates stay unbiased. Default 524288.
    */
   sampleInterval?: number
-  /** Events kept, for each pool and in all; older ones fall out and are counted. 24 bytes each. At most 2^24. Default 65536. */
+  /**
+   * Number of events kept, for each pool and in total, at 24 bytes each. Older events are dropped and counted. At most
+   * 2^24. Default 65536.
+   */
   eventCapacity?: number
   /** Frames of a stack, 1 to 200. Default 16. */
   stackDepth?: number
-  /** What is older than this and was not freed is reported once by 'leak'. Default: never. */
+  /** Age in ms at which 'leak' reports a live allocation, once. Default: never. */
   leakAfterMs?: number
 }
 
-/** Quantiles are exact to one per cent. All 0 where nothing was counted. */
+/** Distribution of a figure. Quantiles are exact to one per cent. All fields are 0 if nothing was counted. */
 export interface Histogram {
   count: number
   min: number
@@ -27,13 +33,13 @@ export interface Histogram {
   p999: number
   max: number
   mean: number
-  /** By powers of two, without the empty ones; counts are not cumulative. */
+  /** Counts by powers of two, without empty buckets; not cumulative. */
   buckets: Array<[upTo: number, count: number]>
 }
 
-/** A place in the program, for one tag. Estimates from samples, without bias. */
+/** One call site and tag. The figures are unbiased estimates from samples. */
 export interface CallSite {
-  /** `at ...` lines, the innermost frame first, without this package's own; '' where no JavaScript was there. */
+  /** `at ...` lines, innermost first, without frames of this package; '' if no JavaScript was on the stack. */
   stack: string
   tag: string | null
   liveBytes: number
@@ -42,55 +48,63 @@ export interface CallSite {
   totalCount: number
 }
 
+/** One entry of the event log. */
 export interface MemoryEvent {
-  /** `collect`: freed by the garbage collector or at the end of its thread. `grow`, `trim`: a pool took or gave back a chunk. */
+  /**
+   * `collect`: freed by the garbage collector, or at the end of its thread. `grow`, `trim`: a pool gained or released a
+   * chunk.
+   */
   type: 'allocate' | 'free' | 'fail' | 'grow' | 'trim' | 'move' | 'collect'
   /**
-   * Since profiling began; to about 4 ms where there are many at once. The order is that in which things happened in each pool, and
-   * outside pools.
+   * Time since profiling began, exact to about 4 ms under heavy load. Events are in order within each pool, and among
+   * those outside pools.
    */
   timeUs: number
   /**
-   * {@link BufferInfo.id}, or `MemoryBlock.id` for what `pool.allocate` took; a chunk's number for `grow` and `trim`; 0 for `fail`.
+   * {@link BufferInfo.id}; {@link MemoryBlock.id} for an allocation by `pool.allocate`; the number of the chunk for
+   * `grow` and `trim`; 0 for `fail`.
    */
   id: number
   kind: MemoryKind
-  /** Bytes asked for; those of the chunk. */
+  /** Requested bytes, or the bytes of the chunk. */
   size: number
-  /** Its own tag, else its pool's. */
+  /** Tag of the allocation, else of its pool. */
   tag: string | null
   pool: string | null
   /** `worker_threads.threadId` of the manager's thread. */
   thread: number
 }
 
+/** Result of {@link MemoryManager.getMemoryProfile}. Counts and bytes are exact; bytes are requested bytes. */
 export interface MemoryProfile {
   enabled: boolean
-  /** ms since 1970; 0 before the first time. */
+  /** Start of profiling, in ms since 1970; 0 before the first start. */
   startedAt: number
   durationMs: number
-  /** Exact, as are the three that follow. Bytes are those asked for. */
   allocations: number
   frees: number
   bytesAllocated: number
   bytesFreed: number
-  /** Per second. */
+  /** Allocations per second. */
   allocationRate: number
-  /** As it was asked for. */
+  /** The interval of {@link ProfilingOptions.sampleInterval}, as requested. */
   sampleInterval: number
-  /** Bytes asked for, of every allocation. */
+  /** Requested bytes of every allocation. */
   sizes: Histogram
-  /** Estimated from samples that were freed. */
+  /** Lifetimes, estimated from samples that were freed. */
   lifetimesMs: Histogram
-  /** Of allocations that succeeded, in the native part: all outside pools, one in 256 within. */
+  /** Native time of allocations that succeeded: of all outside pools, and of one in 256 within. */
   latencyNs: Histogram
-  /** What holds most comes first. */
+  /** Call sites, those with the most live bytes first. */
   callSites: CallSite[]
-  /** Oldest first. */
+  /** Events, oldest first. */
   events: MemoryEvent[]
   droppedEvents: number
-  /** Every 250 ms at first, later more rarely; `timeMs` since it began. Only while the event loop turns. */
+  /**
+   * Usage over time, every 250 ms at first and less often later. `timeMs` counts from the start. Points are recorded
+   * only while the event loop turns.
+   */
   timeline: Array<{ timeMs: number; npuUsed: number; systemUsed: number; poolReserved: number }>
-  /** What 'leak' told of, the first thousand. */
+  /** The first thousand reports of 'leak'. */
   leaks: BufferInfo[]
 }

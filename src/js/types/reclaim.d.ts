@@ -1,47 +1,52 @@
-/** Reclaiming memory: memory pressure, cleanup and optimization. */
+/** Reclaiming memory: memory pressure, automatic cleanup and optimization. */
 
 import type { DefragmentOptions, DefragmentResult } from './compaction.js'
 
-/** Memory is short. */
+/** Memory pressure, as the kernel reports it. */
 export interface MemoryPressure {
-  /** As PSI says it: some tasks waited for memory, or all that could run did. Without PSI: below a tenth of RAM, or a 32nd, is available. */
+  /**
+   * Level in PSI's terms: `some` tasks waited for memory, or all runnable tasks did (`full`). Without PSI the level
+   * follows from available RAM: less than a tenth of it, or less than a 32nd.
+   */
   level: 'some' | 'full'
-  /** Bytes that could still be taken, before the cleanup. */
+  /** Bytes that were available before the cleanup. */
   available: number
-  /** Bytes that the cleanup gave back in answer. */
+  /** Bytes that the cleanup released. */
   released: number
 }
 
-/** What a manager does by itself. */
+/** Settings of automatic cleanup. */
 export interface CleanupOptions {
   /**
-   * When the kernel reports memory pressure: give empty slabs and chunks back, and compact pools of which a chunk can be emptied, in
-   * slices of half a millisecond. Default true. `'pressure'` is emitted either way.
+   * On memory pressure, releases empty slabs and chunks, and compacts the pools from which a chunk can be emptied, in
+   * slices of half a millisecond. 'pressure' is emitted either way. Default true.
    */
   onPressure?: boolean
   /**
-   * Before an allocation fails for want of memory: give empty slabs and chunks back, compact, and try once more. The error that
-   * comes after all says in its `hint` what was tried. Default true.
+   * Before an allocation fails for lack of memory, releases empty slabs and chunks, compacts, and retries once. If the
+   * retry fails too, the `hint` of the error names the attempts. Default true.
    */
   onExhaustion?: boolean
   /**
-   * Compact a pool whose fragmentation passes this share, some time after one of its movable blocks was freed, in slices of half a
-   * millisecond. Default 0.5; null: never by itself.
+   * Compacts a pool whose fragmentation exceeds this share, some time after one of its movable blocks was freed, in
+   * slices of half a millisecond. null turns this off. Default 0.5.
    */
   defragmentAbove?: number | null
 }
 
+/** Options of `MemoryManager.optimizeMemory`. */
 export interface OptimizeOptions {
-  /** Give empty slabs, and empty chunks of pools, back. Default true; compacting a pool trims it in any case. */
+  /** Releases empty slabs and empty chunks of pools. Compaction trims its pool in any case. Default true. */
   trim?: boolean
-  /** Compact every pool that has movable blocks. Default true. */
+  /** Compacts every pool that has movable blocks. Default true. */
   defragment?: boolean | DefragmentOptions
 }
 
+/** Result of `MemoryManager.optimizeMemory`. */
 export interface OptimizeResult {
   bytesFreed: number
   bytesMoved: number
-  /** By pool. */
+  /** Results by name of pool. */
   pools: Record<string, DefragmentResult>
   durationMs: number
 }

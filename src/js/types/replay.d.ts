@@ -1,93 +1,108 @@
-/** Replay of recorded event logs. */
+/** Replay of recorded event logs against pools of other sizes. */
 
 import type { MemoryKind } from './allocations.js'
 
-/** What a replay needs of an event; `kind`, `pool` and `tag` may be missing. */
+/** The part of an event that a replay reads. `kind`, `pool` and `tag` are optional. */
 export interface ReplayEvent {
-  /** 'allocate'; 'free' or 'collect'; 'fail' is counted, everything else is passed over. */
+  /** 'allocate', 'free' or 'collect'. 'fail' is counted; other types are skipped. */
   type: string
-  /** Unique among what lives of the same kind and pool. */
+  /** Unique among the live allocations of the same kind and pool. */
   id: number | string
-  /** Bytes asked for. */
+  /** Requested bytes. */
   size: number
   kind?: MemoryKind | null
   pool?: string | null
   tag?: string | null
 }
 
-/** Sizes are bytes, rounded up to the alignment or to blocks as those of a pool are. */
+/** Options of {@link replayEventLog}. Sizes are bytes, rounded up to the alignment or to whole blocks as in a pool. */
 export interface ReplayOptions {
   /**
-   * What the pool may have. All of it at once, unless `chunkSize` or `initialSize` says that it grows. Default: the smallest capacity that
-   * serves everything, or as much as it grows to.
+   * Size limit of the pool. The pool reserves all of it at once, unless `chunkSize` or `initialSize` lets it grow.
+   * Default: the smallest capacity that serves every request; for a pool that grows, no limit.
    */
   capacity?: number
-  /** Another name of `capacity`. */
+  /** Alias of `capacity`. */
   maxSize?: number
   /** Default 'tlsf', or 'fixed' with a `blockSize`. */
   suballocator?: 'tlsf' | 'fixed'
-  /** Blocks of one size. */
+  /** Size of every block, for a pool of fixed-size blocks. */
   blockSize?: number
-  /** What it grows by. Default: `initialSize`. */
+  /** Bytes that the pool grows by. Default: `initialSize`. */
   chunkSize?: number
-  /** Default 0 with a `chunkSize`. */
+  /** Bytes that the pool starts with. Default 0 with a `chunkSize`. */
   initialSize?: number
-  /** A power of two. Default 64. */
+  /** Alignment in bytes, a power of two. Default 64. */
   alignment?: number
-  /** Only what is of these kinds, pools and tags; null stands for no pool and no tag. Default: everything. */
+  /** Replays only these kinds; null stands for none. Default: all. */
   kinds?: Array<MemoryKind | null>
+  /** Replays only these pools; null stands for no pool. Default: all. */
   pools?: Array<string | null>
+  /** Replays only these tags; null stands for no tag. Default: all. */
   tags?: Array<string | null>
-  /** Look for the smallest capacity as well. */
+  /** Searches for the smallest capacity too. */
   smallestCapacity?: boolean
 }
 
+/** Result of {@link replayEventLog}. */
 export interface ReplayResult {
-  /** Every request was served. */
+  /** Whether every request was served. */
   fits: boolean
-  /** What the pool had; null where it grew without a limit. */
+  /** Capacity of the pool; null if it grew without a limit. */
   capacity: number | null
   /**
-   * Found by bisection, to 4 KiB or a block: it serves everything, and one step less does not. null where none does, or none was looked
-   * for.
+   * The smallest capacity that serves every request, found by bisection to 4 KiB or one block: one step less fails.
+   * null if no capacity serves every request, or if none was searched for.
    */
   smallestCapacity: number | null
-  /** Allocations and frees that were replayed. */
+  /** Number of replayed allocations and frees. */
   operations: number
-  /** Requests that were served. */
+  /** Number of served requests. */
   allocations: number
   frees: number
-  /** Requests that were refused, and their bytes. */
+  /** Number of refused requests. */
   failures: number
+  /** Bytes of the refused requests. */
   failedBytes: number
-  /** `line` is the line of the text (the header is 1), or the number of the event (the first is 1). */
-  firstFailure: { line: number; size: number; live: number; reserved: number; free: number; largestFree: number } | null
-  /** The most that was live: as asked for, as padded; and the most that its chunks took. */
+  /** The first refusal. `line` is the line of the text (the header is 1), or the number of the event (from 1). */
+  firstFailure: {
+    line: number
+    size: number
+    live: number
+    reserved: number
+    free: number
+    largestFree: number
+  } | null
+  /** Peak of the live bytes, as requested. */
   peakLive: number
+  /** Peak of the live bytes, as padded. */
   peakAllocated: number
+  /** Peak of the bytes of the chunks. */
   peakReserved: number
-  /** 1 - largest free / free, when most was allocated. */
+  /** 1 - largest free region / free bytes, at the peak of the allocated bytes. */
   fragmentationAtPeak: number
-  /** One past the last byte that was ever used; null where there was more than one chunk. */
+  /** One past the last byte that was used; null if there was more than one chunk. */
   highestAddress: number | null
-  /** How often the device was asked for memory. */
+  /** Number of chunks that the pool requested from the device. */
   chunksMade: number
   liveAtEnd: number
   reservedAtEnd: number
   largestFreeAtEnd: number
   /**
-   * What of the log was not replayed: allocations that the options leave out, requests that were refused when it was recorded, frees
-   * of what the log never allocated; and places that were given out twice, which are freed in between.
+   * Counts of skipped entries: `filtered` by the options, `refused` when the log was recorded, `unmatchedFrees` without
+   * an allocation in the log, and `lostFrees`, implied where the log allocates a live place a second time.
    */
   skipped: { filtered: number; refused: number; unmatchedFrees: number; lostFrees: number }
 }
 
 /**
- * Would that pool have been enough? Runs a recorded log through the real suballocators and the growth of pools, without memory and without
- * a device. Blocks the event loop: a million entries take about a second, most of it reading text.
+ * Replays a recorded log against a pool of another size, to tell whether that pool would have been enough. Runs the
+ * real suballocators and the growth of pools, without memory and without a device.
+ *
+ * Blocks the event loop: a million entries take about a second, most of it to read the text.
  *
  * @param log The text of a .csv of `writeReport` or of RMM (`Thread,Time,Action,Pointer,Size,Stream`), or events.
- * @throws ERR_INVALID_ARG_TYPE; ERR_OUT_OF_RANGE not a log, a pool that cannot be, nothing left by `kinds`, `pools` and `tags`, or no
- * capacity that is enough; ERR_OUT_OF_MEMORY.
+ * @throws ERR_INVALID_ARG_TYPE; ERR_OUT_OF_RANGE: the text is not a log, the pool is impossible, `kinds`, `pools` and
+ * `tags` leave nothing to replay, or no capacity is enough; ERR_OUT_OF_MEMORY.
  */
 export function replayEventLog(log: string | Iterable<ReplayEvent>, options?: ReplayOptions): ReplayResult

@@ -2,19 +2,20 @@
 
 import type { BufferInfo, MemoryKind } from './allocations.js'
 import type { DeviceInfo } from './devices.js'
+import type { MemoryManager } from './manager.js'
 import type { MemoryStats, PoolStats } from './stats.js'
 
-/** Everything that lives, at one moment. */
+/** Everything live at one moment. Made by {@link MemoryManager.takeSnapshot}. */
 export interface MemorySnapshot {
   version: 1
-  /** ms since 1970. */
+  /** Time of the snapshot, in ms since 1970. */
   takenAt: number
   device: DeviceInfo
   stats: MemoryStats
   buffers: BufferInfo[]
   pools: Array<
     PoolStats & {
-      /** Chunks as they lie: every block and every gap, in order. An `id` of null is free space. */
+      /** Maps of the chunks: every block and every gap, in order of offset. A gap has the `id` null. */
       chunkMaps: Array<{
         size: number
         blocks: Array<{ offset: number; size: number; id: number | null; tag: string | null; stack?: string | null }>
@@ -23,12 +24,13 @@ export interface MemorySnapshot {
   >
 }
 
-/** Bytes and numbers of holders, before and after. */
+/** Bytes and counts of holders, before and after. */
 export interface Growth {
-  /** Bytes. */
+  /** Bytes before. */
   before: number
+  /** Bytes after. */
   after: number
-  /** `after - before`; negative for what shrank. */
+  /** `after - before` in bytes; negative if it shrank. */
   growth: number
   countBefore: number
   countAfter: number
@@ -42,35 +44,38 @@ export interface MemoryHolder {
   tag: string | null
   pool: string | null
   stack: string | null
-  /** ms since 1970; null for blocks. */
+  /** Time of the allocation, in ms since 1970; null for blocks. */
   allocatedAt: number | null
 }
 
-/** What changed between two snapshots. Lists of growth have what grew most first. */
+/** Result of {@link diffSnapshots}. Lists of growth have the largest growth first. */
 export interface SnapshotDiff {
   elapsedMs: number
-  /** Bytes, `b - a`. */
+  /** Growth of used NPU memory in bytes, `b - a`. */
   npuUsed: number
+  /** Growth of used system memory in bytes, `b - a`. */
   systemUsed: number
+  /** Growth of the chunks of pools in bytes, `b - a`. */
   poolReserved: number
   byTag: Array<Growth & { tag: string | null }>
-  /** By the stack that allocated; null: not sampled. */
+  /** Growth by stack of the allocation; null for those that were not sampled. */
   bySite: Array<Growth & { stack: string | null }>
-  /** null: in no pool. */
+  /** Growth by pool; null for memory outside pools. */
   byPool: Array<Growth & { pool: string | null }>
   byKind: Array<Growth & { kind: MemoryKind }>
-  /** In `b` and not in `a`, largest first. */
+  /** Holders in `b` that are not in `a`, largest first. */
   added: MemoryHolder[]
-  /** In `a` and not in `b`, largest first. */
+  /** Holders in `a` that are not in `b`, largest first. */
   gone: MemoryHolder[]
 }
 
 /**
- * What grew from snapshot `a` to snapshot `b`: by tag, call site, pool and kind. Snapshots may also be those of `.json` reports.
+ * Compares snapshot `a` with snapshot `b`: growth by tag, call site, pool and kind. Also takes the snapshots of
+ * `.json` reports.
  *
- * A block of a pool is known by its id and size; one that was freed and replaced by another of the same size at the same place
- * counts as the same.
+ * Identifies a block of a pool by its id and size. A block that replaced a freed one of the same size, at the same
+ * place, counts as the same block.
  *
- * @throws {MemoryError} ERR_INVALID_ARG_TYPE for what is no snapshot, ERR_OUT_OF_RANGE for one of another version.
+ * @throws {MemoryError} ERR_INVALID_ARG_TYPE: not a snapshot; ERR_OUT_OF_RANGE: a snapshot of another version.
  */
 export function diffSnapshots(a: MemorySnapshot, b: MemorySnapshot): SnapshotDiff

@@ -1,22 +1,22 @@
-/** Statistics of a manager, its pools, the process and the machine. */
+/** Statistics of a manager, its pools, the process and the machine. Sizes are bytes. */
 
 import type { MemoryKind } from './allocations.js'
 import type { Backend } from './devices.js'
-import type { DebugOptions } from './manager.js'
+import type { DebugOptions, MemoryManager } from './manager.js'
 
-/** Bytes are those really taken: whole pages, and the chunks of named pools. */
+/** Usage counters. Bytes are those that memory occupies: whole pages, and the chunks of named pools. */
 export interface CounterStats {
   used: number
   peak: number
   liveAllocations: number
   totalAllocations: number
-  /** However they ended: deallocated, disposed, collected. */
+  /** Number of allocations that ended: deallocated, disposed or collected. */
   totalFrees: number
-  /** Requests that were refused. */
+  /** Number of refused requests. */
   failedAllocations: number
 }
 
-/** One IOMMU domain, as far as this process's managers fill it, slabs and chunks included. */
+/** Usage of one IOMMU domain by this process's managers, with slabs and chunks. */
 export interface DomainStats {
   id: number
   total: number
@@ -24,76 +24,84 @@ export interface DomainStats {
   reservedForOthers: number
 }
 
+/** Result of {@link MemoryManager.getNPUMemoryStats}. */
 export interface NPUMemoryStats extends CounterStats {
   backend: Backend
   simulated: boolean
-  /** What the NPU can address and the machine could give (IOMMU reach, CMA, RAM), whichever binds. */
+  /** The tightest of the bounds on NPU memory: IOMMU reach, CMA and RAM. */
   total: number
   available: number
   limit: number | null
-  /** Kernel objects (and so fds) behind `liveAllocations`, empty ones that are kept included. */
+  /** Number of kernel objects (and so fds) behind `liveAllocations`, with the empty ones that the manager keeps. */
   objects: number
-  /** All slabs together: bytes in them, bytes in slices that live, writes after a free ({@link DebugOptions.delayReuse}). */
+  /** All slabs: their bytes, the bytes of live slices, and writes after a free ({@link DebugOptions.delayReuse}). */
   slabs: { reserved: number; allocated: number; lateWrites: number }
-  /** Freed in JS, not yet given back by the driver. */
+  /** Bytes that JavaScript freed and the driver has not yet released. */
   pendingFree: number
-  /** What the driver failed to take back: it stays with the kernel until a reboot, and is not tried again. */
+  /** Memory that the driver failed to release. The kernel keeps it until a reboot; the release is not retried. */
   lost: { objects: number; bytes: number }
-  /** Empty without an IOMMU. */
+  /** Usage by IOMMU domain; empty without an IOMMU. */
   domains: DomainStats[]
-  /** NPU buffers mapped in this process by anyone, the RKLLM runtime included. */
+  /** Bytes of all NPU buffers mapped in this process, with those of the RKLLM runtime. */
   processMapped: number | null
   sramTotal: number
   sramFree: number
   cmaTotal: number | null
   cmaFree: number | null
-  /** Per cent per core, where the kernel shows it to this user. */
+  /** Load of each core in per cent; null unless the kernel shows it to this user. */
   load: number[] | null
 }
 
+/** Result of {@link MemoryManager.getSystemMemoryStats}. */
 export interface SystemMemoryStats extends CounterStats {
   limit: number | null
   /** RAM of the machine. */
   total: number
-  /** What could be taken without swapping. */
+  /** RAM that can be allocated without swapping. */
   available: number
   swapTotal: number
   swapFree: number
   /** Resident set of this process. */
   rss: number
-  /** cgroup v2 (container) figures, of the tightest limit on the way up; null outside one. */
+  /**
+   * Figures of cgroup v2 (container): the tightest limit on the way up the hierarchy; null outside a cgroup.
+   */
   cgroup: { limit: number | null; current: number } | null
-  /** PSI: share of the last 10 s in which some / all tasks waited for memory, per cent; null on kernels without. */
+  /**
+   * PSI: per cent of the last 10 s in which some or all tasks waited for memory; null on kernels without PSI.
+   */
   pressure: { someAvg10: number; fullAvg10: number } | null
 }
 
+/** Statistics of one pool: reserved (chunks) >= allocated (padded regions) >= requested bytes. */
 export interface PoolStats {
   name: string
   kind: MemoryKind
+  /** Number of chunks. */
   chunks: number
-  /** Bytes: reserved (chunks) >= allocated (regions, padded) >= requested (asked for). */
   reserved: number
   allocated: number
   requested: number
   free: number
   peakAllocated: number
-  /** Exact, not a size-class floor. */
+  /** Bytes of the largest free region: exact, not the floor of a size class. */
   largestFree: number
   liveAllocations: number
   totalAllocations: number
   failedAllocations: number
-  /** 1 - largestFree / free, over the whole pool; 0 when nothing is free. */
+  /** 1 - largestFree / free, over the whole pool; 0 if nothing is free. */
   fragmentation: number
-  /** Slices that were written to after they were freed, with {@link DebugOptions.delayReuse}. */
+  /** Number of slices that were written to after they were freed, with {@link DebugOptions.delayReuse}. */
   lateWrites: number
 }
 
+/** Result of {@link MemoryManager.getMemoryStats}. */
 export interface MemoryStats {
   npuUsed: number
   npuTotal: number
   npuPeak: number
   systemUsed: number
-  /** RAM of the machine, or the container's limit where that is less. */
+  /** RAM of the machine, or the container's limit if that is lower. */
   systemTotal: number
   systemPeak: number
   poolReserved: number
@@ -102,15 +110,16 @@ export interface MemoryStats {
   simulated: boolean
 }
 
+/** Result of {@link MemoryManager.getMemoryUsage}. */
 export interface MemoryUsage {
   npu: NPUMemoryStats
   system: SystemMemoryStats
   pools: PoolStats[]
-  /** By tag. A tag with nothing live is forgotten when there are more than 1024. */
+  /** Usage by tag. Above 1024 tags, those without live allocations are dropped. */
   tags: Record<string, CounterStats>
-  /** What `reserve` set aside and nobody has released. */
+  /** Reservations of `reserve` that have not been released. */
   reservations: Array<{ tag: string | null; kind: MemoryKind; size: number }>
-  /** NaN where /proc is not mounted. */
+  /** Figures of the process; NaN where /proc is not mounted. */
   process: {
     rss: number
     heapUsed: number
@@ -120,6 +129,6 @@ export interface MemoryUsage {
     maps: number
     maxMaps: number
   }
-  /** Of all pools, weighted by what is free in each; 0 without any. */
+  /** Mean fragmentation of all pools, weighted by their free bytes; 0 without pools. */
   fragmentation: number
 }
