@@ -9,7 +9,7 @@ import { fetched, runtimes } from './fetch-runtimes.mjs'
 
 const [seeds = 20, seconds = 12, first = 1] = process.argv.slice(2).map(Number)
 const root = fileURLToPath(new URL('..', import.meta.url))
-const program = '__test__/child/attack-fuzz.mjs'
+const program = '__test__/support/child/attack-fuzz.mjs'
 const AT_ONCE = 2
 
 const all = {

@@ -1,4 +1,7 @@
 // Makes a checkout runnable: installs the npm packages and builds the native part, each only when it is needed.
+//   node .ci/prepare.mjs            the addon, of whichever profile, is as new as its sources
+//   node .ci/prepare.mjs release    the addon is the one that ships: benchmarks and packages take no other
+//   node .ci/prepare.mjs packages   the npm packages alone
 // In an installed package there is nothing to build: the binary came with it.
 
 import { execFileSync } from 'node:child_process'
@@ -17,16 +20,30 @@ function newest(path) {
   return Math.max(0, ...readdirSync(path).map((name) => newest(join(path, name))))
 }
 
+/** Whether the addon is the release build: the CLI copies the library that cargo made. */
+function isRelease(binary) {
+  const library = join(process.env.CARGO_TARGET_DIR ?? join(root, 'target'), 'release/librkllmjs_memory.so')
+  return existsSync(library) && readFileSync(library).equals(readFileSync(binary))
+}
+
+const [wanted = 'addon'] = process.argv.slice(2)
+if (!['addon', 'release', 'packages'].includes(wanted)) {
+  console.error(`prepare.mjs: no "${wanted}"; there are addon, release, packages`)
+  process.exit(2)
+}
+
 const { devDependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
 if (Object.keys(devDependencies).some((name) => !existsSync(join(root, 'node_modules', name)))) {
-  // Not `npm ci`: it insists on platform packages of the CLI's dependencies that registries do not all have.
+  // `npm ci` would insist on platform packages of the CLI's dependencies that registries do not all have.
   run('npm', 'install', '--no-audit', '--no-fund', '--loglevel=error')
 }
 
-const binary = join(root, `src/js/rkllm-memory.linux-${process.arch}-gnu.node`)
-const built = statSync(binary, { throwIfNoEntry: false })?.mtimeMs ?? 0
-const sources = Math.max(...['src', 'build.rs', 'Cargo.toml', 'Cargo.lock'].map((name) => newest(join(root, name))))
-if (built < sources) {
-  console.error('Building the native part: a minute the first time.')
-  run('npm', 'run', '--silent', 'build')
+if (wanted !== 'packages') {
+  const binary = join(root, `src/js/rkllm-memory.linux-${process.arch}-gnu.node`)
+  const built = statSync(binary, { throwIfNoEntry: false })?.mtimeMs ?? 0
+  const sources = Math.max(...['src', 'build.rs', 'Cargo.toml', 'Cargo.lock'].map((name) => newest(join(root, name))))
+  if (built < sources || (wanted === 'release' && !isRelease(binary))) {
+    console.error('Building the native part: a minute the first time.')
+    run('npm', 'run', '--silent', wanted === 'release' ? 'build' : 'build:dev')
+  }
 }

@@ -3,10 +3,9 @@
 // What a runtime cannot do is skipped in the tests by name, with the reason.
 
 import { execFileSync, spawn } from 'node:child_process'
-import { readdirSync } from 'node:fs'
-import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
+import { pathOf, suites } from '../__test__/support/suites.mjs'
 import { fetched, runtimes } from './fetch-runtimes.mjs'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
@@ -16,15 +15,13 @@ const split = process.argv.indexOf('--')
 const names = process.argv.slice(2, split < 0 ? undefined : split)
 const only = split < 0 ? [] : process.argv.slice(split + 1)
 for (const name of names) if (!(name in runtimes)) throw new Error(`no runtime "${name}": ${Object.keys(runtimes).join(' ')}`)
-const suites = readdirSync(join(root, '__test__'))
-  .filter((name) => name.endsWith('.test.mjs') && (only.length === 0 || only.includes(name.replace('.test.mjs', ''))))
-  .map((name) => `__test__/${name}`)
+const files = (only.length > 0 ? only : [...suites.keys()]).map(pathOf)
 
 const jobs = (names.length > 0 ? names : Object.keys(runtimes)).flatMap((name) => {
   const binary = fetched(name)
   const [version] = execFileSync(binary, ['--version'], { encoding: 'utf8' }).trim().split('\n')
   console.log(`${name}: ${version}`)
-  return suites.map((file) => ({ name, file, binary, args: runtimes[name].test(file) }))
+  return files.map((file) => ({ name, file, binary, args: runtimes[name].test(file) }))
 })
 const failed = []
 await Promise.all(Array.from({ length: AT_ONCE }, work))
@@ -36,7 +33,7 @@ async function work() {
   for (let job; (job = jobs.shift()) !== undefined; ) {
     const began = performance.now()
     const { status, output } = await run(job)
-    const title = `${job.name} ${job.file.replace(/__test__\/(.*)\.test\.mjs/, '$1')}`
+    const title = `${job.name} ${job.file.replace(/.*\/(.*)\.test\.mjs/, '$1')}`
     console.log(`${title.padEnd(28)} ${status === 0 ? 'ok' : 'FAILED'} ${((performance.now() - began) / 1000).toFixed(1)} s  ${counts(output)}`)
     if (status === 0) continue
     failed.push(title)

@@ -1,11 +1,11 @@
 // What is run in the emulated machine. A scenario is a board (module parameters) and a list of steps; each boot runs all the
 // scenarios of its architecture one after the other, with the module loaded afresh for each.
-import { readdirSync } from 'node:fs'
+import { pathOf, suites } from '../support/suites.mjs'
 
 const MiB = 1 << 20
 
 /** The JavaScript suite. Emulation is slow: each file of it is a scenario of its own, named after the board and the file. */
-const suite = readdirSync(new URL('..', import.meta.url)).filter(name => name.endsWith('.test.mjs')).sort()
+const suite = [...suites.keys()].map(name => `${name}.test.mjs`)
 /** Suites that ask nothing of a driver: once an architecture and runtime is enough. */
 const driverless = ['adapters', 'attacks', 'channels', 'cli', 'estimate', 'event-log', 'explain', 'inspect-socket', 'metrics', 'plan',
   'replay', 'reports', 'snapshot-diff', 'top'].map(name => `${name}.test.mjs`)
@@ -29,7 +29,7 @@ const withSuite = (board, except, runtime = 'node') => suite.filter(file => !exc
     about: `${board.about}: ${file}${count > 1 ? `, ${at + 1} of ${count}` : ''}`,
     ...(board.module ? { repeats: onX64.includes(file) ? 'arm64' : 'x64' } : {}),
     ...(board.name === 'bun' && onceOnArm64.includes(file) ? { repeats: 'arm64' } : {}),
-    steps: [{ ...js(`__test__/${file}`), runtime }],
+    steps: [{ ...js(pathOf(file.replace('.test.mjs', ''))), runtime }],
     piece: `${at + 1}/${count}`,
   }))
 })

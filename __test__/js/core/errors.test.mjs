@@ -1,0 +1,55 @@
+/** MemoryError: its classes, its fields, its words. */
+
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { inspect } from 'node:util'
+
+import { MemoryError } from '../../../index.js'
+import { GiB, needsSimulated, open, refuses } from '../../support/helpers.mjs'
+
+test('the codes that are also TypeErrors and RangeErrors are both', (t) => {
+  const manager = open(t)
+  const type = refuses(() => manager.allocateNPUMemory('1'), 'ERR_INVALID_ARG_TYPE')
+  assert.ok(type instanceof TypeError && type instanceof MemoryError && type instanceof Error)
+  const range = refuses(() => manager.allocateNPUMemory(-1), 'ERR_OUT_OF_RANGE')
+  assert.ok(range instanceof RangeError && range instanceof MemoryError && range instanceof Error)
+  const other = refuses(() => manager.deallocate(new ArrayBuffer(1)), 'ERR_UNKNOWN_BUFFER')
+  assert.ok(!(other instanceof TypeError) && !(other instanceof RangeError) && other instanceof MemoryError)
+})
+
+test('instanceof MemoryError is true of nothing else', () => {
+  for (const value of [new Error('x'), new TypeError('x'), Object.assign(new Error('x'), { code: 'ERR_OUT_OF_RANGE' }), {}, null, undefined, 1, Object.create(MemoryError.prototype)]) {
+    assert.equal(value instanceof MemoryError, false, inspect(value))
+  }
+  class Mine extends MemoryError {}
+  const mine = new Mine('mine', { code: 'ERR_DEVICE_IO' })
+  assert.ok(mine instanceof Mine && mine instanceof MemoryError)
+  assert.equal(new MemoryError('x', { code: 'ERR_DEVICE_IO' }) instanceof Mine, false)
+})
+
+test('an error names its code, its figures and its stack', { skip: needsSimulated }, (t) => {
+  const manager = open(t)
+  const error = refuses(() => manager.allocateNPUMemory(5 * GiB), 'ERR_OUT_OF_RANGE')
+  assert.equal(error.name, 'MemoryError')
+  assert.equal(error.requested, 5 * GiB)
+  assert.equal(error.limit, 4 * GiB)
+  assert.match(error.message, /5 GiB/)
+  assert.match(error.message, /4 GiB/)
+  assert.match(error.stack, /errors\.test\.mjs/)
+  assert.match(inspect(error), /ERR_OUT_OF_RANGE/)
+  assert.deepEqual(JSON.parse(JSON.stringify(error)).code, 'ERR_OUT_OF_RANGE')
+})
+
+test('fields that are not known are absent', (t) => {
+  const manager = open(t)
+  const error = refuses(() => manager.allocateNPUMemory('1'), 'ERR_INVALID_ARG_TYPE')
+  assert.deepEqual(Object.entries(error).filter(([, value]) => value === undefined || value === null), [])
+  assert.equal('errno' in error, false)
+})
+
+test('messages show what was given', (t) => {
+  const manager = open(t)
+  for (const [value, shown] of [['4096', /"4096"/], [4096n, /4096n/], [NaN, /NaN/], [-5, /-5/], [1.5, /1\.5/], [null, /null/], [{}, /[Oo]bject/]]) {
+    assert.throws(() => manager.allocateNPUMemory(value), (error) => shown.test(error.message) || assert.fail(error.message))
+  }
+})

@@ -1,0 +1,209 @@
+/** `rkllm-memory doctor` on six boards and four broken set-ups, and on this machine. */
+
+import assert from 'node:assert/strict'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { test } from 'node:test'
+
+import { diagnose } from '../../../index.js'
+import doctor from '../../../src/js/devices/doctor/examine.js'
+import reading from '../../../src/js/devices/doctor/reader.js'
+import { command, visibleWidth } from '../../support/command.mjs'
+import { machines } from './machines.mjs'
+import { backend, device, refuses, simulated } from '../../support/helpers.mjs'
+
+const { examine } = doctor
+const { makeReader } = reading
+const expected = (name) => new URL(`./machines/${name}.txt`, import.meta.url)
+
+function folder(t) {
+  const made = mkdtempSync(join(tmpdir(), 'rkllm-doctor-'))
+  t.after(() => rmSync(made, { recursive: true }))
+  return made
+}
+
+/** The machine's files under a folder. */
+function materialise(t, { files, nodes }) {
+  const root = folder(t)
+  const write = (path, text) => {
+    mkdirSync(dirname(join(root, path)), { recursive: true })
+    writeFileSync(join(root, path), text)
+  }
+  for (const [path, text] of Object.entries(files)) if (text !== undefined) write(path, text)
+  write('nodes', nodes.map((line) => `${line}\n`).join(''))
+  return root
+}
+
+for (const [name, machine] of Object.entries(machines)) {
+  test(`${name}: every finding, its remedy, and the exit status`, async (t) => {
+    const root = materialise(t, machine)
+    const { status, stdout, stderr } = await command(['doctor', '--root', root])
+    // RKLLM_TEST_UPDATE=1 writes what it says now, to be read before it is committed.
+    if (process.env.RKLLM_TEST_UPDATE) writeFileSync(expected(name), stdout)
+    assert.equal(stdout, readFileSync(expected(name), 'utf8'))
+    assert.equal(stderr, '')
+    assert.ok(
+      stdout.split('\n').every((line) => visibleWidth(line) <= 80),
+      stdout,
+    )
+
+    const { counts, findings } = JSON.parse((await command(['doctor', '--root', root, '--json'])).stdout)
+    assert.equal(status, counts.fail > 0 ? 1 : 0)
+    assert.equal(status, name.startsWith('broken') || ['orangepi5-5.10', 'rk3568-heap'].includes(name) ? 1 : 0)
+    for (const { id, status: level, message, remedy } of findings) {
+      assert.ok(['ok', 'warn', 'fail'].includes(level) && message.length > 0, id)
+      assert.equal(remedy === null, level === 'ok', `${id}: what is not well has a remedy`)
+    }
+  })
+}
+
+const levels = ({ findings }) => Object.fromEntries(findings.map(({ id, status }) => [id, status]))
+
+test('each broken set-up fails for what is broken in it', (t) => {
+  const failing = (name) =>
+    Object.entries(levels(examine(makeReader(materialise(t, machines[name])))))
+      .filter(([, status]) => status === 'fail')
+      .map(([id]) => id)
+  assert.deepEqual(failing('broken-permission'), ['permission'])
+  assert.deepEqual(failing('broken-container'), ['nodes'])
+  assert.deepEqual(failing('broken-old'), ['driver', 'fds', 'files'])
+  assert.deepEqual(failing('broken-cma'), ['cma', 'ram'])
+})
+
+test('a support bundle gives the findings of the machine it was saved on', async (t) => {
+  for (const name of ['rock5b-6.1', 'rk3568-heap', 'broken-container']) {
+    const [root, bundle] = [materialise(t, machines[name]), join(folder(t), 'bundle')]
+    const { stdout, stderr } = await command(['doctor', '--root', root, '--save', bundle])
+    assert.equal(stderr, `saved to ${bundle}\n`)
+    assert.equal((await command(['doctor', '--root', bundle])).stdout, stdout)
+  }
+})
+
+test('a support bundle carries no secrets', async (t) => {
+  const secret = {
+    '/proc/1/environ': 'API_KEY=hunter2\0container=podman\0TOKEN=hunter2\0',
+    '/proc/cmdline': 'root=/dev/mapper/x cryptkey=hunter2 cma=64M',
+    '/etc/passwd': 'bob:hunter2:1001:1001:hunter2:/home/bob:/bin/sh\nradxa:x:1000:1000::/home/radxa:/bin/sh\n',
+    '/etc/group': 'render:x:104:hunter2\n',
+  }
+  const { files, nodes } = machines['rock5b-6.1']
+  const [root, bundle] = [materialise(t, { files: { ...files, ...secret }, nodes }), join(folder(t), 'bundle')]
+  const { stdout } = await command(['doctor', '--root', root, '--save', bundle])
+  assert.match(stdout, /inside podman/)
+  assert.equal((await command(['doctor', '--root', bundle])).stdout, stdout)
+  const saved = readdirSync(bundle, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile())
+  assert.ok(saved.length > 20)
+  for (const { parentPath, path, name } of saved)
+    assert.doesNotMatch(readFileSync(join(parentPath ?? path, name), 'utf8'), /hunter2/, name)
+})
+
+test('diagnose: the same for programs', async (t) => {
+  const root = materialise(t, machines['broken-cma'])
+  assert.deepEqual(diagnose({ root }), JSON.parse((await command(['doctor', '--root', root, '--json'])).stdout))
+  const { findings, counts } = diagnose()
+  assert.equal(counts.fail, findings.filter(({ status }) => status === 'fail').length)
+  refuses(() => diagnose({ root: join(root, 'nowhere') }), 'ERR_OUT_OF_RANGE')
+  refuses(() => diagnose({ rot: root }), 'ERR_INVALID_ARG_TYPE')
+  refuses(() => diagnose({ root: 7 }), 'ERR_INVALID_ARG_TYPE')
+})
+
+test('what a container is told depends on what runs it', (t) => {
+  const { files, nodes } = machines['broken-container']
+  const advice = (extra) => {
+    const { findings, machine } = examine(
+      makeReader(materialise(t, { files: { ...files, '/.dockerenv': undefined, ...extra }, nodes })),
+    )
+    return [machine.container, ...['board', 'nodes'].map((id) => findings.find((finding) => finding.id === id).remedy)]
+  }
+  assert.deepEqual(advice({ '/run/.containerenv': '' }), [
+    'podman',
+    'podman run --security-opt unmask=/sys/firmware …',
+    'podman run --device /dev/dri --group-add keep-groups …',
+  ])
+  const [kind, board, allow] = advice({ '/proc/1/cgroup': '0::/kubepods/besteffort/pod1\n' })
+  assert.deepEqual([kind, board], ['kubernetes', 'securityContext.procMount: Unmasked'])
+  assert.match(allow, /^mount hostPath \/dev\/dri /)
+  assert.deepEqual(advice({ '/proc/1/environ': 'container=lxc\0' }), [
+    'lxc',
+    'show the container /sys/firmware',
+    'give the container /dev/dri',
+  ])
+  assert.deepEqual(advice({}), [null, null, 'sudo udevadm trigger'])
+})
+
+test('an empty tree is no crash: what cannot be known is not claimed', (t) => {
+  const { findings, machine } = examine(makeReader(folder(t)))
+  assert.deepEqual(machine, { board: null, soc: null, kernel: null, container: null })
+  assert.deepEqual(
+    findings.filter(({ status }) => status === 'fail'),
+    [],
+  )
+  assert.ok(!JSON.stringify(findings).match(/undefined|NaN/))
+})
+
+test('garbage in the files is no crash', (t) => {
+  const { files, nodes } = machines['rock5b-6.1']
+  for (const text of ['', '\0\xff', 'Max open files', '::::\n= =\n', '9'.repeat(400)]) {
+    const root = materialise(t, { files: Object.fromEntries(Object.keys(files).map((path) => [path, text])), nodes })
+    assert.ok(!JSON.stringify(examine(makeReader(root))).match(/undefined|NaN/), JSON.stringify(text))
+  }
+})
+
+test('what opening the devices says is among the findings', (t) => {
+  const reader = makeReader(
+    materialise(t, { ...machines['rock5b-6.1'], files: { ...machines['rock5b-6.1'].files, '/proc/rknpu/version': undefined } }),
+  )
+  const opened = { backend: 'rknpu', path: '/dev/dri/renderD129', driverVersion: '0.9.8', npuCores: 3, iommuDomains: 16 }
+  const refused = {
+    backend: 'rocket',
+    path: '/dev/accel/accel0',
+    error: Object.assign(new Error('it is lost'), { code: 'ERR_DEVICE_LOST', hint: 'reboot' }),
+  }
+  const { findings } = examine(reader, () => [opened, refused])
+  const of = (id) => findings.filter((finding) => finding.id === id)
+  assert.equal(of('driver')[0].status, 'ok', 'the version that only opening tells')
+  assert.deepEqual(
+    of('opened').map(({ status, message, remedy }) => [status, message, remedy]),
+    [
+      ['ok', '/dev/dri/renderD129: 3 cores, 16 IOMMU domains', null],
+      ['fail', '/dev/accel/accel0: it is lost', 'reboot'],
+    ],
+  )
+  const denied = {
+    backend: 'rknpu',
+    path: opened.path,
+    error: Object.assign(new Error('EPERM'), { code: 'ERR_DEVICE_PERMISSION', hint: 'join a group' }),
+  }
+  const saysOf = (name, extra = {}) => {
+    const { files, nodes } = machines[name]
+    const { findings } = examine(makeReader(materialise(t, { files: { ...files, ...extra }, nodes })), () => [denied])
+    return findings.filter(({ id }) => id === 'opened').map(({ status, remedy, path }) => [status, remedy, path])
+  }
+  assert.deepEqual(saysOf('broken-permission'), [], 'its mode has been told of already')
+  assert.deepEqual(saysOf('rock5b-6.1'), [['fail', 'join a group', undefined]])
+  assert.deepEqual(saysOf('rock5b-6.1', { '/.dockerenv': '' }), [
+    ['fail', 'docker run --device /dev/dri --group-add 104 …', undefined],
+  ])
+  const broken = examine(reader, () => {
+    throw Object.assign(new Error('no binary for linux-riscv64'), { code: 'ERR_UNSUPPORTED', hint: 'use another machine' })
+  })
+  assert.deepEqual(
+    broken.findings.filter(({ id }) => id === 'package').map(({ status, remedy }) => [status, remedy]),
+    [['fail', 'use another machine']],
+  )
+})
+
+test('this machine: every finding is well formed, and the status is that of the failures', async () => {
+  const { status, stdout } = await command(['doctor', '--json'])
+  const { findings, counts } = JSON.parse(stdout)
+  assert.equal(status, counts.fail > 0 ? 1 : 0)
+  assert.equal(findings.length, counts.ok + counts.warn + counts.fail)
+  assert.ok(findings.some(({ id }) => id === 'ram'))
+  if (simulated || backend === 'dma-heap') return
+  const opened = findings.filter(({ id, status: level }) => id === 'opened' && level === 'ok')
+  assert.ok(
+    opened.some(({ message }) => message.startsWith(device ?? '/dev/')),
+    stdout,
+  )
+})

@@ -1,0 +1,157 @@
+/** Allocation and cache maintenance off the JavaScript thread, and frees that nobody waits for. */
+
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
+
+import { MemoryError } from '../../../index.js'
+import { assertNothingLeft, backend, device, GiB, KiB, MiB, needsSimulated, open, runChild, settle } from '../../support/helpers.mjs'
+
+/** Asserts that `promise` rejects with a MemoryError of that code. Returns it. */
+async function rejects(promise, code, what = code) {
+  const error = await promise.then(
+    () => assert.fail(`${what}: expected ${code}, but it was accepted`),
+    (error) => error,
+  )
+  assert.equal(error.code, code, `${what}: ${error.stack}`)
+  assert.ok(error instanceof MemoryError)
+  return error
+}
+
+const slow = (latencyMs, options) => ({ simulated: { latencyMs, ...options } })
+
+test('what is allocated asynchronously is like what is not', async (t) => {
+  const manager = open(t, { slabs: {} })
+  const before = manager.getMemoryStats().liveAllocations
+  const buffers = await Promise.all([1, 100, 4096, MiB, 3 * MiB].map((size) => manager.allocateNPUMemoryAsync(size, { tag: 'a' })))
+  for (const buffer of buffers) {
+    assert.ok(buffer instanceof ArrayBuffer)
+    assert.ok(new Uint8Array(buffer).every((byte) => byte === 0))
+    new Uint8Array(buffer).fill(7)
+    assert.equal(manager.describe(buffer).tag, 'a')
+    await manager.syncToDeviceAsync(buffer)
+    await manager.syncFromDeviceAsync(new Uint8Array(buffer), 0, 1)
+  }
+  assert.equal(manager.getMemoryStats().liveAllocations, before + 5)
+  assert.deepEqual(buffers.map((buffer) => buffer.byteLength), [1, 100, 4096, MiB, 3 * MiB])
+  for (const buffer of buffers) manager.deallocateNPUMemory(buffer)
+  assertNothingLeft(manager)
+})
+
+test('bad input rejects, and nothing is allocated', async (t) => {
+  const manager = open(t)
+  for (const size of [0, -1, 1.5, NaN]) await rejects(manager.allocateNPUMemoryAsync(size), 'ERR_OUT_OF_RANGE', size)
+  for (const size of ['1', null, undefined]) await rejects(manager.allocateNPUMemoryAsync(size), 'ERR_INVALID_ARG_TYPE', size)
+  assert.match((await rejects(manager.allocateNPUMemoryAsync(1, { sgnal: 1 }), 'ERR_INVALID_ARG_TYPE')).hint, /"signal"/)
+  for (const signal of [null, 1, {}, { aborted: false }]) {
+    await rejects(manager.allocateNPUMemoryAsync(1, { signal }), 'ERR_INVALID_ARG_TYPE')
+  }
+  await rejects(manager.allocateNPUMemoryAsync(64 * GiB), 'ERR_OUT_OF_RANGE')
+  await rejects(manager.syncToDeviceAsync(new ArrayBuffer(8)), 'ERR_UNKNOWN_BUFFER')
+  await rejects(manager.syncToDeviceAsync(8), 'ERR_INVALID_ARG_TYPE')
+  const buffer = manager.allocateNPUMemory(4096)
+  await rejects(manager.syncToDeviceAsync(buffer, 4000, 97), 'ERR_OUT_OF_RANGE')
+  await rejects(manager.syncFromDeviceAsync(buffer, -1), 'ERR_OUT_OF_RANGE')
+  await rejects(manager.syncToDeviceAsync(manager.allocateSystemMemory(1)), 'ERR_BUFFER_KIND')
+  manager.deallocate(buffer)
+  await rejects(manager.syncToDeviceAsync(buffer), 'ERR_BUFFER_FREED')
+  assert.equal(manager.getNPUMemoryStats().liveAllocations, 0)
+  manager.dispose()
+  await rejects(manager.allocateNPUMemoryAsync(1), 'ERR_MANAGER_DISPOSED')
+})
+
+test('an event loop turns while a driver makes callers wait', { skip: needsSimulated }, async (t) => {
+  const manager = open(t, slow(500))
+  const order = []
+  const allocated = manager.allocateNPUMemoryAsync(MiB).then((buffer) => (order.push('allocated'), buffer))
+  await sleep(1)
+  order.push('timer')
+  manager.deallocate(manager.allocateSystemMemory(4096))
+  manager.getMemoryStats()
+  order.push('other work')
+  const buffer = await allocated
+  const synced = manager.syncToDeviceAsync(buffer).then(() => order.push('synced'))
+  await nextTurn()
+  order.push('turn')
+  await synced
+  assert.deepEqual(order, ['timer', 'other work', 'allocated', 'turn', 'synced'])
+  manager.deallocate(buffer)
+  assert.equal(manager.getNPUMemoryStats().pendingFree, MiB, 'the driver still has it in hand')
+  assert.equal(manager.getNPUMemoryStats().objects, 0)
+  assert.equal(manager.getMemoryStats().npuUsed, 0)
+  settle(manager)
+  assert.equal(manager.getNPUMemoryStats().pendingFree, 0)
+})
+
+test('an abort rejects at once, and what comes too late goes back', { skip: needsSimulated }, async (t) => {
+  const manager = open(t, slow(100))
+  const reason = new Error('changed my mind')
+  assert.equal(await manager.allocateNPUMemoryAsync(1, { signal: AbortSignal.abort(reason) }).catch((error) => error), reason)
+  assert.equal(manager.getNPUMemoryStats().totalAllocations, 0)
+  const controller = new AbortController()
+  const allocations = [1, 2, 3].map(() => manager.allocateNPUMemoryAsync(MiB, { signal: controller.signal }).catch((error) => error))
+  setTimeout(() => controller.abort(reason), 5)
+  assert.deepEqual(await Promise.all(allocations), [reason, reason, reason])
+  assert.equal(manager.getMemoryStats().liveAllocations, 0)
+  const left = () => manager.getNPUMemoryStats().domains[0].used
+  for (let i = 0; i < 1000 && left() > 0; i++) await sleep(5)
+  assert.equal(left(), 0)
+  // One that has ended is not touched by a later abort.
+  const late = new AbortController()
+  const buffer = await manager.allocateNPUMemoryAsync(1, { signal: late.signal })
+  late.abort()
+  assert.equal(buffer.byteLength, 1)
+})
+
+test('dispose ends what is under way', { skip: needsSimulated }, async (t) => {
+  const manager = open(t, slow(100))
+  const buffer = manager.allocateNPUMemory(MiB)
+  const pending = [manager.allocateNPUMemoryAsync(MiB), manager.allocateNPUMemoryAsync(MiB), manager.syncToDeviceAsync(buffer)]
+  const settled = Promise.all(pending.map((promise) => rejects(promise, 'ERR_MANAGER_DISPOSED')))
+  await sleep(1)
+  manager.dispose()
+  await settled
+})
+
+test('a buffer that is freed while it is synced stays with the driver until that is done', { skip: needsSimulated }, async (t) => {
+  const manager = open(t, slow(50))
+  const buffer = await manager.allocateNPUMemoryAsync(MiB)
+  const synced = manager.syncToDeviceAsync(buffer)
+  manager.deallocate(buffer)
+  await synced
+  settle(manager)
+  assert.equal(manager.getNPUMemoryStats().domains[0].used, 0)
+})
+
+test('many at once, in any order', { skip: needsSimulated }, async (t) => {
+  const manager = open(t, { ...slow(1), slabs: {} })
+  const sizes = Array.from({ length: 200 }, (_, at) => 1 + ((at * 7919) % (2 * MiB)))
+  const buffers = await Promise.all(sizes.map((size) => manager.allocateNPUMemoryAsync(size)))
+  assert.deepEqual(buffers.map((buffer) => buffer.byteLength), sizes)
+  const addresses = new Set(buffers.map((buffer) => manager.describe(buffer).address))
+  assert.equal(addresses.size, 200)
+  for (const buffer of buffers) manager.deallocate(buffer)
+  assertNothingLeft(manager)
+})
+
+test('what was freed is waited for before an allocation fails', { skip: needsSimulated }, async (t) => {
+  const manager = open(t, slow(20, { domainBytes: 64 * MiB, domains: 1 }))
+  for (let round = 0; round < 5; round++) {
+    const buffer = round % 2 ? manager.allocateNPUMemory(60 * MiB) : await manager.allocateNPUMemoryAsync(60 * MiB)
+    manager.deallocate(buffer)
+  }
+  const few = open(t, slow(20, { maxObjects: 2 }))
+  for (let round = 0; round < 10; round++) few.deallocate(few.allocateNPUMemory(4096))
+})
+
+test('at a limit, dropped buffers are let go before an allocation is refused', () => {
+  const { result } = runChild('async-at-the-limit.mjs', { args: [backend, device ?? ''] })
+  assert.deepEqual(result, { refused: 'ERR_MEMORY_LIMIT', allocated: 20 })
+})
+
+test('workers and processes may end while drivers are busy', { skip: needsSimulated }, () => {
+  for (const end of ['terminate', 'exit', 'throw', 'process-exit', 'process-end']) {
+    const { result } = runChild('async-end.mjs', { args: [end] })
+    assert.deepEqual(result, { end })
+  }
+})

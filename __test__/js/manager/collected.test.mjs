@@ -1,0 +1,63 @@
+/**
+ * How memory ends when nobody frees it, or frees it at a bad moment: the garbage collector, and operations of the runtime that still
+ * hold a pointer. Each in a child: what is wrong here may take the process down.
+ */
+
+import assert from 'node:assert/strict'
+import { totalmem } from 'node:os'
+import { test } from 'node:test'
+
+import { GiB, hasDetachKeys, needsCommand, needsSimulated, runChild } from '../../support/helpers.mjs'
+
+test('the garbage collector frees: buffers dropped by the program are gone after the event loop turned', () => {
+  const { result } = runChild('collected.mjs', { flags: ['--expose-gc'] })
+  assert.equal(result.liveBefore, 200)
+  assert.deepEqual(result.after, { liveAllocations: 0, npuUsed: 0, systemUsed: 0 })
+  assert.equal(result.frees, 200)
+  assert.equal(result.objects, 0)
+  assert.equal(result.fdsLeft, 0)
+  assert.equal(result.keptByView, true, 'a view keeps its buffer alive')
+  assert.equal(result.outlivedManager, true, 'a buffer outlives a manager that was dropped')
+})
+
+test('a loop that allocates 64 MiB buffers and drops them meets a clear error', { skip: needsSimulated }, () => {
+  const { result } = runChild('drop-loop.mjs', { flags: ['--expose-gc'] })
+  // 64 buffers of 64 MiB would fill a domain of 4 GiB if its first page could be used. None of them came back meanwhile: the loop
+  // never let the event loop turn.
+  if (totalmem() > 6 * GiB) {
+    assert.equal(result.code, 'ERR_IOVA_EXHAUSTED')
+    assert.equal(result.allocated, 63)
+  } else {
+    // A small machine has less RAM than a domain has addresses.
+    assert.equal(result.code, 'ERR_OUT_OF_MEMORY')
+    assert.ok(result.allocated < 63)
+  }
+  assert.match(result.message, /64 MiB/)
+  assert.match(result.hint, /deallocate/)
+  assert.equal(result.afterTurning, 'allocated', 'once the loop turned there is room again')
+})
+
+test('freeing memory under an operation of the runtime harms nobody', () => {
+  const { result } = runChild('in-flight.mjs', { args: ['operations'] })
+  assert.equal(result.neighbourIntact, true, 'memory allocated afterwards was written by a stale operation')
+  assert.ok(result.rounds > 0)
+})
+
+test('freeing memory under a read that still waits harms nobody', { skip: needsCommand('mkfifo') }, () => {
+  const { result } = runChild('in-flight.mjs', { args: ['waiting-read'] })
+  assert.equal(result.neighbourIntact, true, 'memory allocated afterwards got the data of a stale read')
+  assert.equal(result.rounds, 2)
+})
+
+test('a buffer that must not be detached is refused, not forced', () => {
+  const { result } = runChild('untransferable.mjs')
+  if (result.attached) {
+    assert.equal(result.code, 'ERR_BUFFER_BUSY')
+    assert.equal(result.intact, true)
+    assert.equal(result.live, 1)
+  } else {
+    // Without a detach key deallocate just works.
+    assert.equal(hasDetachKeys, false)
+    assert.equal(result.live, 0)
+  }
+})

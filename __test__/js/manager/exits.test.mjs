@@ -1,0 +1,36 @@
+/** What becomes of memory when the thread or the process that holds it ends, however it does. Each in a child. */
+
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { test } from 'node:test'
+
+import { inPiece, needsTransfer, runChild } from '../../support/helpers.mjs'
+
+test('memory that moved to a worker lives there, and goes when the worker lets go', { skip: needsTransfer }, () => {
+  const { result } = runChild('to-worker.mjs', { flags: ['--expose-gc'] })
+  assert.deepEqual(result, {
+    sumInWorker: 4096 * 11,
+    shell: 'ERR_BUFFER_TRANSFERRED',
+    liveWhileInWorker: 1,
+    usedWhileInWorker: 4096,
+    liveAfterwards: 0,
+    usedAfterwards: 0,
+  })
+})
+
+for (const end of inPiece(['natural', 'exit', 'throw', 'terminate'])) {
+  test(`a worker that ends (${end}) takes its memory with it and nobody else's`, () => {
+    const { result } = runChild('worker-end.mjs', { args: [end] })
+    assert.equal(result.mineIntact, true)
+    assert.deepEqual(result.fds, [])
+    assert.equal(result.workers, 8)
+  })
+}
+
+for (const way of inPiece(['return', 'exit', 'uncaught', 'dispose-late'])) {
+  test(`the process ends with live buffers (${way})`, () => {
+    const child = spawnSync(process.execPath, [new URL('../../support/child/process-end.mjs', import.meta.url).pathname, way], { encoding: 'utf8' })
+    assert.equal(child.signal, null, child.stderr)
+    assert.equal(child.status, way === 'uncaught' ? 1 : 0, child.stderr)
+  })
+}

@@ -1,0 +1,189 @@
+/** planModels: the best places up to eight models, proved by trying all; and the reasons. */
+
+import assert from 'node:assert/strict'
+import { createRequire } from 'node:module'
+import { test } from 'node:test'
+
+import { configOf } from '../../../benchmark/estimator/data.mjs'
+import { estimateModelMemory, planModels } from '../../../index.js'
+import { GiB, MiB, refuses } from '../../support/helpers.mjs'
+
+const { pack, EXACT } = createRequire(import.meta.url)('../../../src/js/models/pack.js')
+
+const board = { backend: 'rknpu', simulated: false, path: null, soc: 'rk3588', driverVersion: '0.9.8', npuCores: 3, iommu: true, iommuDomains: 16, domainBytes: 4 * GiB, sramTotal: 0, sramFree: 0 }
+const cma = { ...board, soc: 'rk3566', iommu: false, iommuDomains: 0, domainBytes: 256 * MiB }
+const model = (name, weightBytes, more) => ({ name, weightBytes, contextLength: 1024, ...more })
+
+function random(seed) {
+  let state = seed
+  return (below) => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
+    return Math.floor((state / 2 ** 32) * below)
+  }
+}
+
+/** Every assignment there is: [bins used, least room left in a used one] of the best, or null. */
+function bruteForce(sizes, rooms) {
+  let best = null
+  const bins = new Array(sizes.length)
+  const visit = (item) => {
+    if (item < sizes.length) {
+      for (bins[item] = 0; bins[item] < rooms.length; bins[item]++) visit(item + 1)
+      return
+    }
+    const score = scoreOf(sizes, rooms, bins)
+    if (score !== null && (best === null || score[0] < best[0] || (score[0] === best[0] && score[1] > best[1]))) best = score
+  }
+  visit(0)
+  return best
+}
+
+function scoreOf(sizes, rooms, bins) {
+  const left = [...rooms]
+  sizes.forEach((size, i) => (left[bins[i]] -= size))
+  const used = [...new Set(bins)]
+  const least = Math.min(...used.map((bin) => left[bin]))
+  return least < 0 ? null : [used.length, least]
+}
+
+test('as good as the best of all assignments', () => {
+  const next = random(7)
+  let fitting = 0
+  for (let round = 0; round < 300; round++) {
+    const rooms = Array.from({ length: 1 + next(4) }, () => 20 + next(60))
+    const sizes = Array.from({ length: 1 + next(6) }, () => 1 + next(45))
+    const best = bruteForce(sizes, rooms)
+    const bins = pack(sizes, rooms)
+    assert.equal(bins === null, best === null, `${sizes} into ${rooms}`)
+    if (bins === null) continue
+    fitting++
+    assert.deepEqual(scoreOf(sizes, rooms, bins), best, `${sizes} into ${rooms}`)
+  }
+  assert.ok(fitting > 100 && fitting < 300, `${fitting} of 300 fit`)
+})
+
+test('eight models in 16 domains', () => {
+  const bins = pack([9, 8, 7, 6, 5, 4, 3, 2], new Array(16).fill(11))
+  assert.deepEqual(scoreOf([9, 8, 7, 6, 5, 4, 3, 2], new Array(16).fill(11), bins), [4, 0])
+})
+
+test('the search ends soon in domains that all differ', () => {
+  const next = random(11)
+  for (let round = 0; round < 20; round++) {
+    const rooms = Array.from({ length: 16 }, () => 300 + next(100))
+    const sizes = Array.from({ length: EXACT }, () => 80 + next(90))
+    const bins = pack(sizes, rooms)
+    const [used, least] = scoreOf(sizes, rooms, bins)
+    const total = sizes.reduce((a, b) => a + b)
+    assert.ok(least >= 0 && used >= Math.ceil(total / Math.max(...rooms)))
+  }
+})
+
+test('above eight: within 11/9 of the fewest, plus one', () => {
+  const next = random(3)
+  for (let round = 0; round < 100; round++) {
+    // Bins that were full, cut in pieces: so many are enough.
+    const enough = 4 + next(6)
+    const sizes = Array.from({ length: enough }, () => { const cut = 20 + next(61); return [cut, 100 - cut] }).flat()
+    if (sizes.length <= EXACT) continue
+    const bins = pack(sizes, new Array(2 * enough).fill(100))
+    assert.ok(new Set(bins).size <= Math.floor((11 / 9) * enough + 1), `${new Set(bins).size} for ${enough}`)
+  }
+})
+
+test('two 4-bit models share a domain, a third gets the next', () => {
+  const spec = { config: configOf('Qwen3.5 4B'), contextLength: 4096, dtype: 'w4a16' }
+  const plan = planModels(['a', 'b', 'c'].map((name) => ({ name, ...spec })), board)
+  assert.equal(plan.fits, true)
+  assert.equal(plan.reason, null)
+  assert.deepEqual(plan.placements.map((placement) => placement.model), ['a', 'b', 'c'])
+  const used = plan.domains.filter((domain) => domain.used > 0)
+  assert.equal(used.length, new Set(plan.placements.map(({ domain }) => domain)).size)
+  for (const { id, used: bytes } of used) {
+    const own = plan.placements.filter(({ domain }) => domain === id).reduce((sum, placement) => sum + placement.bytes, 0)
+    assert.equal(own, bytes)
+    assert.ok(bytes <= 4 * GiB)
+  }
+  const { npuTotal, uncertainty } = estimateModelMemory(spec)
+  assert.equal(plan.placements[0].bytes, Math.ceil(npuTotal * (1 + uncertainty)), 'the upper end of the band')
+})
+
+test('what is in a domain already counts', () => {
+  const domains = [{ id: 0, total: 4 * GiB, used: 3 * GiB, reservedForOthers: GiB / 2 }, { id: 2, used: GiB }]
+  const plan = planModels([model('a', GiB)], { ...board, iommuDomains: 3 }, { domains })
+  assert.deepEqual(plan.placements.map(({ domain }) => domain), [1])
+  assert.equal(plan.domains[2].used, GiB)
+  const full = planModels([model('a', GiB)], { ...board, iommuDomains: 1 }, { domains: domains.slice(0, 1) })
+  assert.equal(full.fits, false)
+  assert.match(full.reason, /no IOMMU domain has more than 512 MiB free/)
+})
+
+test('a group stays together', () => {
+  const plan = planModels([model('eyes', GiB, { type: 'vision', group: 'vl' }), model('other', 2 * GiB), model('words', GiB, { group: 'vl' })], board)
+  const where = Object.fromEntries(plan.placements.map((placement) => [placement.model, placement.domain]))
+  assert.equal(where.eyes, where.words)
+  const large = planModels([model('eyes', 2 * GiB, { type: 'vision', group: 'vl' }), model('words', 2 * GiB, { group: 'vl' })], board)
+  assert.equal(large.fits, false)
+  assert.match(large.reason, /apart, in domains of their own/)
+})
+
+test('too large for any domain: what would fit does fit', () => {
+  const spec = { name: 'a', config: configOf('Qwen3.5 4B'), contextLength: 4096 }
+  const plan = planModels([spec], board)
+  assert.equal(plan.fits, false)
+  assert.deepEqual(plan.placements, [])
+  assert.match(plan.reason, /w4a16/)
+  assert.equal(planModels([{ ...spec, dtype: 'w4a16' }], board).fits, true)
+
+  const long = { name: 'b', config: configOf('InternLM2 1.8B'), contextLength: 40_000, dtype: 'w4a16' }
+  const refused = planModels([long], board)
+  const [, fewer] = /a context of (\d+) instead of 40000/.exec(refused.reason)
+  assert.equal(planModels([{ ...long, contextLength: Number(fewer) }], board).fits, true)
+  assert.equal(planModels([{ ...long, contextLength: Number(fewer) + 64 }], board).fits, false, 'and not much more does')
+})
+
+test('spread: over neighbouring domains, and only when asked', () => {
+  const spec = { name: 'large', config: configOf('ChatGLM3 6B'), contextLength: 2048 }
+  const refused = planModels([spec], board)
+  assert.equal(refused.fits, false)
+  assert.match(refused.reason, /spread: true/)
+  const plan = planModels([spec, model('small', GiB)], board, { spread: true })
+  assert.equal(plan.fits, true)
+  assert.deepEqual(plan.placements.map((placement) => [placement.model, placement.domain]), [['large', 0], ['large', 1], ['small', 2]], 'where most is free')
+  assert.match(plan.warnings.join(), /not documented/)
+  assert.equal(planModels([spec], { ...board, iommuDomains: 1 }, { spread: true }).fits, false)
+})
+
+test('without an IOMMU: one area', () => {
+  assert.deepEqual(planModels([model('a', 100 * MiB)], cma).placements.map(({ domain }) => domain), [0])
+  const plan = planModels([model('a', 100 * MiB), model('b', 100 * MiB)], cma)
+  assert.equal(plan.fits, false)
+  assert.match(plan.reason, /CMA area has 256 MiB free/)
+  assert.equal(planModels([model('a', 100 * GiB)], { ...cma, domainBytes: 0 }).fits, true, 'a size that is not known is no bound')
+})
+
+test('RAM is the other bound', () => {
+  const plan = planModels([model('a', GiB)], board, { ramAvailable: GiB })
+  assert.equal(plan.fits, false)
+  assert.match(plan.reason, /of RAM, and 1 GiB are available/)
+  assert.equal(planModels([model('a', GiB)], board, { ramAvailable: 2 * GiB }).fits, true)
+  assert.equal(planModels([model('a', GiB)], board, { ramAvailable: 2 * GiB, keepFree: GiB }).fits, false)
+})
+
+test('none at all fit', () => {
+  assert.deepEqual(planModels([], board).placements, [])
+  assert.equal(planModels([], board, { ramAvailable: 0 }).fits, true)
+})
+
+test('bad input', () => {
+  for (const models of [undefined, null, {}, [null], [{}], [{ weightBytes: 1, contextLength: 1 }], [model('a', 1), model('a', 1)], [model('a', 1, { nmae: 1 })]]) {
+    refuses(() => planModels(models, board), 'ERR_INVALID_ARG_TYPE', JSON.stringify(models))
+  }
+  for (const device of [undefined, null, 1, {}, { ...board, iommu: 1 }, { ...board, domainBytes: -1 }]) {
+    refuses(() => planModels([], device), 'ERR_INVALID_ARG_TYPE', JSON.stringify(device))
+  }
+  for (const options of [null, { ram: 1 }, { domains: {} }, { domains: [{ id: 16 }] }, { domains: [{}] }, { spread: 1 }]) {
+    refuses(() => planModels([], board, options), 'ERR_INVALID_ARG_TYPE', JSON.stringify(options))
+  }
+  refuses(() => planModels([], board, { ramAvailable: -1 }), 'ERR_OUT_OF_RANGE')
+})

@@ -1,0 +1,82 @@
+/** When slices go: the garbage collector, moves between ArrayBuffers and threads, and pools that end under what cannot be detached. */
+
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+
+import { hasDetachKeys, KiB, MiB, needsTransfer, notOn, open, refuses, runChild, turnsUntil } from '../../support/helpers.mjs'
+
+const canTransfer = !needsTransfer
+const conservative = notOn({ bun: 'its collector takes old values on the stack for references' })
+const run = (...args) => runChild('pool-lifetime.mjs', { args, flags: ['--expose-gc'] }).result
+
+test('the garbage collector frees slices that had a buffer, and their place is used again', () => {
+  assert.deepEqual(run('dropped'), { before: 154, liveAllocations: 4, allocated: 4 * 4096, requested: 4 * 4096 })
+})
+
+test('a slice that moved is not used again before its new buffer was collected', { skip: needsTransfer || conservative }, () => {
+  assert.deepEqual(run('moved'), { same: true, freed: false })
+})
+
+for (const end of ['reset', 'destroy', 'dispose']) {
+  test(`${end} under buffers that cannot be detached: they read zeros, and nobody has their addresses`, () => {
+    // Without detach keys marked ones are detached like any other.
+    const attached = (hasDetachKeys ? 2 : 0) + (canTransfer ? 1 : 0)
+    assert.deepEqual(run('held', end), { attached, moved: canTransfer, live: 0 })
+  })
+}
+
+test('workers with pools are terminated', () => {
+  assert.deepEqual(run('workers'), { mine: 2 })
+})
+
+test('a slice outlives a manager that was dropped', () => {
+  assert.deepEqual(run('orphan'), { length: 4096 })
+})
+
+test('transfer(another length) frees the slice by itself', { skip: needsTransfer }, async (t) => {
+  const manager = open(t)
+  const pool = manager.createMemoryPool({ name: 'p', initialSize: MiB })
+  const block = pool.allocate(1000)
+  const copy = block.buffer.transfer(10)
+  assert.equal(copy.byteLength, 10)
+  assert.ok(await turnsUntil(() => pool.stats().liveAllocations === 0))
+  assert.equal(block.freed, true)
+  refuses(() => block.free(), 'ERR_BUFFER_FREED')
+  refuses(() => pool.deallocate(copy), 'ERR_UNKNOWN_BUFFER')
+})
+
+test('a BYOB stream moves a slice', async (t) => {
+  const manager = open(t)
+  const pool = manager.createMemoryPool({ name: 'p', initialSize: MiB })
+  const block = pool.allocate(1000)
+  const stream = new ReadableStream({ type: 'bytes', pull: ({ byobRequest }) => byobRequest.respond(1) })
+  const { value } = await stream.getReader({ mode: 'byob' }).read(new Uint8Array(block.buffer))
+  refuses(() => block.free(), 'ERR_BUFFER_TRANSFERRED')
+  assert.equal(manager.describe(value).address, block.address)
+  pool.deallocate(value)
+  assert.deepEqual([value.byteLength, block.freed, pool.stats().liveAllocations], [0, true, 0])
+})
+
+test('stale views never see another allocation\'s bytes', (t) => {
+  const manager = open(t, { slabs: {} })
+  const pool = manager.createMemoryPool({ name: 'p', initialSize: 256 * KiB })
+  const stale = []
+  for (let i = 1; i <= 500; i++) {
+    const [block, buffer, slice] = [pool.allocate(1 + i * 97), pool.allocateBuffer(1 + i * 31), manager.allocateNPUMemory(1 + i * 57)]
+    const views = [block.buffer, buffer, slice].map((one) => new Uint8Array(one).fill(i))
+    for (const view of stale) assert.deepEqual([view.length, view[0]], [0, undefined])
+    assert.ok(views.every((view) => view.every((byte) => byte === i % 256)))
+    if (i % 3 === 0) pool.reset()
+    else [() => block.free(), () => pool.deallocate(buffer)].forEach((free) => free())
+    manager.deallocate(slice)
+    stale.push(...views)
+    stale.splice(0, stale.length - 30)
+  }
+  assert.equal(manager.getMemoryStats().liveAllocations, 0)
+})
+
+test('slices and slabs at the end of a process', () => {
+  const manager = open({ after() {} }, { slabs: {} })
+  const pool = manager.createMemoryPool({ name: 'p', initialSize: MiB })
+  globalThis.atTheEnd = [pool.allocate(100), pool.allocate(100).buffer, pool.allocateBuffer(100), manager.allocateNPUMemory(100)]
+})

@@ -1,0 +1,109 @@
+/** The kernel says that memory is short. Here by a tree of files without PSI; in `npm run test:kernel` it is a real kernel that says so. */
+
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { before, after, test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+
+import { KiB, MiB, open, openFds, refuses, runChild } from '../../support/helpers.mjs'
+
+const { tree } = createRequire(import.meta.url)('../../../src/js/reclaim/pressure.js')
+const root = mkdtempSync(join(tmpdir(), 'rkllm-pressure-'))
+
+function available(kib) {
+  writeFileSync(join(root, 'new'), `MemTotal: 1000 kB\nMemAvailable: ${kib} kB\n`)
+  renameSync(join(root, 'new'), join(root, 'proc/meminfo'))
+}
+
+// Nothing that is told here holds the event loop open.
+const alive = setInterval(() => {}, 1000)
+
+before(() => {
+  mkdirSync(join(root, 'proc'))
+  available(900)
+  tree.root = root
+})
+after(() => {
+  clearInterval(alive)
+  tree.root = '/'
+  rmSync(root, { recursive: true })
+})
+
+/** Two chunks' worth of movable blocks, every second one freed: half of it could go back. */
+function scattered(manager) {
+  const pool = manager.createMemoryPool({ name: 'kv', kind: 'system', initialSize: MiB, chunkSize: MiB, maxSize: 8 * MiB })
+  const blocks = Array.from({ length: 64 }, (_, at) => {
+    const block = pool.allocate(64 * KiB, { movable: true })
+    new Uint8Array(block.buffer).fill(at)
+    return block
+  })
+  const kept = blocks.filter((block, at) => at % 2 === 0 || (block.free(), false))
+  return { pool, kept }
+}
+
+test('cleanup first, then the event with what it gave back', async (t) => {
+  const manager = open(t, { slabs: {}, cleanup: { defragmentAbove: null } })
+  const { pool, kept } = scattered(manager)
+  manager.deallocate(manager.allocateNPUMemory(KiB)) // leaves an empty slab behind
+  const reserved = pool.stats().reserved
+  assert.equal(reserved, 4 * MiB)
+  const told = once(manager, 'pressure')
+  available(90)
+  const [pressure] = await told
+  assert.equal(pressure.level, 'some')
+  assert.equal(pressure.available, 90 * KiB)
+  assert.equal(pool.stats().reserved, 2 * MiB)
+  assert.ok(pressure.released >= 2 * MiB, `${pressure.released} bytes`)
+  kept.forEach((block, at) => assert.ok(new Uint8Array(block.buffer).every((byte) => byte === at * 2)))
+  const worse = once(manager, 'pressure')
+  available(9)
+  assert.deepEqual(await worse, [{ level: 'full', available: 9 * KiB, released: 0 }])
+  available(900)
+})
+
+test('onPressure: false is told and does nothing', async (t) => {
+  const manager = open(t, { cleanup: { onPressure: false, defragmentAbove: null } })
+  const { pool, kept } = scattered(manager)
+  const told = once(manager, 'pressure')
+  available(50)
+  assert.deepEqual(await told, [{ level: 'some', available: 50 * KiB, released: 0 }])
+  assert.equal(pool.stats().reserved, 4 * MiB)
+  assert.ok(kept.every((block) => !block.freed))
+  available(900)
+  refuses(() => open(t, { cleanup: { onPressure: 1 } }), 'ERR_INVALID_ARG_TYPE')
+  refuses(() => open(t, { cleanup: { onpressure: true } }), 'ERR_INVALID_ARG_TYPE')
+})
+
+test('a pool destroyed and a manager disposed in the middle of a cleanup end it', async (t) => {
+  const [one, other] = [open(t, { cleanup: { defragmentAbove: null } }), open(t, { cleanup: { defragmentAbove: null } })]
+  // Blocks that nobody holds would be collected, and nothing be left to move.
+  const [{ pool, kept }, others] = [scattered(one), scattered(other)]
+  let heard = 0
+  one.on('pressure', () => heard++)
+  other.on('pressure', () => assert.equal(other.disposed, false))
+  // Both clean up at the same time, in slices, each from a turn of its own.
+  const relocated = once(one, 'relocated')
+  other.once('relocated', () => other.dispose())
+  available(60)
+  await relocated
+  one.destroyMemoryPool(pool, { force: true })
+  while (heard === 0) await sleep(10)
+  assert.ok([...kept, ...others.kept].every((block) => block.freed))
+  available(900)
+})
+
+test('descriptors and the thread go with the last manager', (t) => {
+  const fds = openFds()
+  const managers = Array.from({ length: 3 }, () => open(t))
+  managers.forEach((manager) => manager.dispose())
+  assert.equal(openFds(), fds)
+})
+
+test('neither a process nor a dropped manager is kept by it', () => {
+  const { result } = runChild('pressure-holds-nothing.mjs', { flags: ['--expose-gc'] })
+  assert.deepEqual(result, { collected: true })
+})

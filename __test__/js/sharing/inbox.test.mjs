@@ -1,0 +1,158 @@
+/** Dma-bufs from process to process. */
+
+import assert from 'node:assert/strict'
+import { execFile, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import test from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { Worker } from 'node:worker_threads'
+
+import { closeDmaBuf, DmaBufInbox, sendDmaBuf } from '../../../index.js'
+import { KiB, needsSimulated, open, openFds, refuses, turnsUntil } from '../../support/helpers.mjs'
+
+function folder(t) {
+  const made = mkdtempSync(join(tmpdir(), 'rkllm-inbox-'))
+  t.after(() => rmSync(made, { recursive: true, force: true }))
+  return made
+}
+
+function inbox(t) {
+  const made = new DmaBufInbox(join(folder(t), 'inbox'))
+  t.after(() => made.close())
+  return made
+}
+
+function exported(t, manager = open(t), fill = 7) {
+  const buffer = manager.allocateNPUMemory(64 * KiB)
+  new Uint8Array(buffer).fill(fill)
+  manager.syncToDevice(buffer)
+  return manager.exportDmaBuf(buffer).fd
+}
+
+test('a dma-buf arrives with its message, before and after somebody waits for it', async (t) => {
+  const here = inbox(t)
+  const manager = open(t)
+  const fds = openFds()
+  for (const early of [true, false]) {
+    const waiting = early ? here.receive() : undefined
+    const fd = exported(t, manager, early ? 1 : 2)
+    await sendDmaBuf(here.path, fd, `früh: ${early}`)
+    closeDmaBuf(fd)
+    const letter = await (waiting ?? here.receive())
+    assert.equal(letter.message, `früh: ${early}`)
+    const twin = manager.importDmaBuf(letter.fd)
+    closeDmaBuf(letter.fd)
+    assert.deepEqual([...new Set(new Uint8Array(twin))], [early ? 1 : 2])
+    manager.deallocate(twin)
+  }
+  manager.dispose()
+  assert.ok(await turnsUntil(() => openFds() <= fds, 2000))
+})
+
+test('letters come in order, each to one of those who wait', async (t) => {
+  const here = inbox(t)
+  const fd = exported(t)
+  const all = Promise.all(Array.from({ length: 8 }, () => here.receive()))
+  for (let i = 0; i < 8; i++) await sendDmaBuf(here.path, fd, String(i))
+  const letters = await all
+  letters.forEach((letter) => closeDmaBuf(letter.fd))
+  assert.deepEqual(letters.map((letter) => letter.message).sort(), ['0', '1', '2', '3', '4', '5', '6', '7'])
+  for (let i = 0; i < 5; i++) await sendDmaBuf(here.path, fd, String(i))
+  for (let i = 0; i < 5; i++) {
+    const letter = await here.receive()
+    assert.equal(letter.message, String(i))
+    closeDmaBuf(letter.fd)
+  }
+  closeDmaBuf(fd)
+})
+
+test('an abort, and a close, end the wait', async (t) => {
+  const here = inbox(t)
+  const reason = new Error('enough')
+  const controller = new AbortController()
+  const waiting = here.receive({ signal: controller.signal })
+  setTimeout(() => controller.abort(reason), 20)
+  await assert.rejects(waiting, reason)
+  await assert.rejects(here.receive({ signal: AbortSignal.abort(reason) }), reason)
+  // What comes later is not lost to the one who has given up.
+  const fd = exported(t)
+  await sendDmaBuf(here.path, fd, 'later')
+  closeDmaBuf(fd)
+  const letter = await here.receive()
+  assert.equal(letter.message, 'later')
+  closeDmaBuf(letter.fd)
+  const last = here.receive()
+  setTimeout(() => here.close(), 20)
+  await assert.rejects(last, { code: 'ERR_BUFFER_FREED' })
+  await assert.rejects(here.receive(), { code: 'ERR_BUFFER_FREED' })
+  assert.deepEqual([here.closed, existsSync(here.path)], [true, false])
+  here.close()
+})
+
+test('what is wrong is refused', async (t) => {
+  const path = join(folder(t), 'file')
+  writeFileSync(path, 'mine')
+  refuses(() => new DmaBufInbox(path), 'ERR_DEVICE_IO')
+  refuses(() => new DmaBufInbox(join(path, 'below')), 'ERR_DEVICE_IO')
+  refuses(() => new DmaBufInbox('x'.repeat(500)), 'ERR_DEVICE_IO')
+  for (const bad of [undefined, 5, '']) refuses(() => new DmaBufInbox(bad), 'ERR_INVALID_ARG_TYPE')
+  const here = inbox(t)
+  refuses(() => new DmaBufInbox(here.path), 'ERR_DEVICE_IO')
+  const fd = exported(t)
+  const nobody = await sendDmaBuf(join(folder(t), 'nobody'), fd).catch((error) => error)
+  assert.deepEqual([nobody.code, nobody.syscall, nobody.errno], ['ERR_DEVICE_IO', 'sendmsg', 2])
+  assert.match(nobody.hint, /DmaBufInbox/)
+  const codes = [
+    [[here.path, 2 ** 31], 'ERR_OUT_OF_RANGE'],
+    [[here.path, '3'], 'ERR_INVALID_ARG_TYPE'],
+    [[here.path, 0], 'ERR_INVALID_ARG_TYPE'],
+    [[here.path, fd, 5], 'ERR_INVALID_ARG_TYPE'],
+    [[here.path, fd, 'x'.repeat(65 * KiB)], 'ERR_OUT_OF_RANGE'],
+    [['', fd], 'ERR_INVALID_ARG_TYPE'],
+  ]
+  for (const [args, code] of codes) await assert.rejects(sendDmaBuf(...args), { code }, String(args).slice(0, 80))
+  await assert.rejects(here.receive({ signl: 1 }), { code: 'ERR_INVALID_ARG_TYPE', hint: /signal/ })
+  closeDmaBuf(fd)
+  refuses(() => closeDmaBuf(fd), 'ERR_INVALID_ARG_TYPE')
+  refuses(() => closeDmaBuf(0), 'ERR_INVALID_ARG_TYPE')
+  refuses(() => closeDmaBuf(-1), 'ERR_OUT_OF_RANGE')
+})
+
+test('a thread that ends while it waits takes its inbox along', async (t) => {
+  const path = join(folder(t), 'inbox')
+  const index = new URL('../../../index.js', import.meta.url).href
+  const source = `
+    const { parentPort } = require('node:worker_threads')
+    import(${JSON.stringify(index)}).then(({ DmaBufInbox }) => {
+      globalThis.inbox = new DmaBufInbox(${JSON.stringify(path)})
+      globalThis.inbox.receive().catch(() => {})
+      parentPort.postMessage('waits')
+    })`
+  const worker = new Worker(source, { eval: true })
+  await once(worker, 'message')
+  await worker.terminate()
+  assert.ok(await turnsUntil(() => !existsSync(path), 2000))
+  new DmaBufInbox(path).close()
+})
+
+const EXAMPLE = fileURLToPath(new URL('../../../examples/processes/main.mjs', import.meta.url))
+
+test('the example: two processes, one memory', { skip: needsSimulated }, async () => {
+  const { stdout } = await promisify(execFile)(process.execPath, [...process.execArgv, EXAMPLE])
+  assert.match(stdout, /200 frames .* 0 answers wrong/)
+  assert.match(stdout, /8 imports at a time, 3702784 bytes/)
+})
+
+test('a receiver that was killed leaves nothing that is in the way of the next', async (t) => {
+  const path = join(folder(t), 'frames')
+  const child = spawn(process.execPath, [...process.execArgv, EXAMPLE, 'model', path], { stdio: 'ignore' })
+  assert.ok(await turnsUntil(() => existsSync(path), 1e6))
+  child.kill('SIGKILL')
+  await once(child, 'exit')
+  assert.ok(existsSync(path))
+  new DmaBufInbox(path).close()
+})

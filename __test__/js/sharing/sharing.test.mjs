@@ -1,0 +1,242 @@
+/** share and adopt: one memory, several holders, in one thread and in several. */
+
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import test from 'node:test'
+import { Worker } from 'node:worker_threads'
+
+import { assertNothingLeft, KiB, MiB, needsTransfer, notOn, open as openDevice, openFds, turnsUntil } from '../../support/helpers.mjs'
+
+const open = (t, options) => openDevice(t, { slabs: {}, ...options })
+
+/** The values that occur in a buffer. */
+function bytes(buffer) {
+  const all = Buffer.from(buffer)
+  // The usual case without a million steps of an iterator, each of which an emulated machine feels.
+  return all.equals(Buffer.alloc(all.length, all[0])) ? [all[0]] : [...new Set(all)]
+}
+const fill = (buffer, value) => void new Uint8Array(buffer).fill(value)
+
+const KINDS = {
+  'a slab slice': (manager) => manager.allocateNPUMemory(16 * KiB, { tag: 'kv' }),
+  'a kernel object': (manager) => manager.allocateNPUMemory(16 * KiB, { tag: 'kv', dedicated: true }),
+  'system memory': (manager) => manager.allocateSystemMemory(16 * KiB, { tag: 'kv' }),
+  'a slice of an NPU pool': (manager) => slice(manager, 'npu'),
+  'a slice of a system pool': (manager) => slice(manager, 'system'),
+}
+
+function slice(manager, kind) {
+  const pool = manager.createMemoryPool({ name: kind, kind, initialSize: MiB })
+  return pool.allocateBuffer(16 * KiB, { tag: 'kv' })
+}
+
+/** Lets finalizers run until `done()`, with garbage collected now and then. */
+async function collected(manager, done) {
+  for (let i = 0; i < 20; i++) {
+    manager.optimizeMemory()
+    if (await turnsUntil(done, 20)) return true
+  }
+  return false
+}
+
+class Thread {
+  constructor() {
+    this.worker = new Worker(new URL('../../support/child/sharing-worker.mjs', import.meta.url))
+  }
+
+  async ask(verb, rest) {
+    this.worker.postMessage({ verb, ...rest })
+    const [{ result, code, message }] = await once(this.worker, 'message')
+    if (code !== undefined) throw Object.assign(new Error(message), { code })
+    return result
+  }
+
+  async end(how) {
+    if (how === 'terminate') return void (await this.worker.terminate())
+    this.worker.postMessage({ verb: 'exit' })
+    await once(this.worker, 'exit')
+  }
+}
+
+for (const [name, allocate] of Object.entries(KINDS)) {
+  test(`${name}: the same bytes until the last holder has let go, in any order`, async (t) => {
+    for (const order of [[0, 1, 2], [2, 1, 0], [1, 0, 2]]) {
+      const [mine, yours] = [open(t), open(t)]
+      const first = allocate(mine)
+      assert.equal(mine.describe(first).shared, false)
+      const token = mine.share(first)
+      assert.ok(Object.isFrozen(token))
+      assert.deepEqual([typeof token.token, token.size], ['string', 16 * KiB])
+      assert.deepEqual(mine.share(first), token, 'the same memory has the same name')
+      const holders = [[mine, first], [mine, mine.adopt(token)], [yours, yours.adopt(structuredClone(token))]]
+      fill(first, 7)
+      for (const [manager, buffer] of holders) {
+        const { shared, size, tag, address } = manager.describe(buffer)
+        assert.deepEqual([shared, size, tag, address], [true, 16 * KiB, 'kv', mine.describe(first).address])
+        assert.deepEqual(bytes(buffer), [7])
+      }
+      assert.deepEqual([mine.getMemoryStats().liveAllocations, yours.getMemoryStats().liveAllocations], [2, 1])
+      for (const [step, index] of order.entries()) {
+        const [manager, buffer] = holders[index]
+        manager.deallocate(buffer)
+        assert.equal(buffer.byteLength, 0)
+        assert.throws(() => manager.deallocate(buffer), { code: 'ERR_BUFFER_FREED' })
+        for (const rest of order.slice(step + 1)) assert.deepEqual(bytes(holders[rest][1]), [7])
+      }
+      assertNothingLeft(yours)
+      assert.throws(() => yours.adopt(token), { code: 'ERR_BUFFER_FREED' })
+      // The place of a slice waits for the finalizers of all.
+      const pools = ['npu', 'system'].map((name) => mine.getMemoryPool(name)).filter(Boolean)
+      assert.ok(await collected(mine, () => pools.every((pool) => pool.stats().liveAllocations === 0)))
+      for (const pool of pools) mine.destroyMemoryPool(pool)
+      assertNothingLeft(mine)
+    }
+  })
+}
+
+test('the place of a shared slice is nobody else’s while somebody holds it', async (t) => {
+  const [mine, yours] = [open(t), open(t)]
+  const first = mine.allocateNPUMemory(4 * KiB)
+  const held = yours.adopt(mine.share(first))
+  fill(held, 9)
+  mine.deallocate(first)
+  const others = Array.from({ length: 200 }, () => mine.allocateNPUMemory(4 * KiB))
+  for (const other of others) fill(other, 1)
+  await collected(mine, () => false)
+  assert.deepEqual(bytes(held), [9])
+  for (const other of others) mine.deallocate(other)
+  yours.deallocate(held)
+})
+
+test('memory outlives the manager and the pool that it came from', async (t) => {
+  const ends = [
+    (manager) => manager.dispose(),
+    (manager) => manager.getMemoryPool('npu')?.reset(),
+    (manager) => manager.getMemoryPool('npu') && manager.destroyMemoryPool('npu', { force: true }),
+  ]
+  for (const end of ends) {
+    for (const name of ['a slab slice', 'a kernel object', 'a slice of an NPU pool']) {
+      const fds = openFds()
+      const [mine, yours] = [open(t), open(t)]
+      const held = yours.adopt(mine.share(KINDS[name](mine)))
+      fill(held, 5)
+      end(mine)
+      // What is reused now is not this.
+      if (!mine.disposed && mine.getMemoryPool('npu')) fill(mine.getMemoryPool('npu').allocateBuffer(MiB), 1)
+      assert.deepEqual(bytes(held), [5], `${name}, ${end}`)
+      yours.syncToDevice(held)
+      yours.deallocate(held)
+      yours.optimizeMemory()
+      mine.dispose()
+      yours.dispose()
+      assert.ok(await turnsUntil(() => openFds() <= fds, 2000), `${name}, ${end}: ${fds} → ${openFds()}`)
+    }
+  }
+})
+
+test('a token that names nothing is refused, and so are limits', (t) => {
+  const manager = open(t, { limits: { npu: { max: 2 * MiB } } })
+  const buffer = manager.allocateNPUMemory(1.5 * MiB)
+  const token = manager.share(buffer)
+  assert.throws(() => manager.adopt(token), { code: 'ERR_MEMORY_LIMIT' })
+  for (const bad of [undefined, null, 'token', 5, {}, { token: 5 }, []]) {
+    assert.throws(() => manager.adopt(bad), { code: 'ERR_INVALID_ARG_TYPE' })
+  }
+  for (const bad of ['', 'x', ':', `${token.token}0`, token.token.replace('rkllm', 'rkllm2'), `${token.token}\0`]) {
+    assert.throws(() => manager.adopt({ token: bad, size: 1 }), { code: /^ERR_(UNKNOWN_BUFFER|BUFFER_FREED)$/ }, bad)
+  }
+  assert.throws(() => manager.share(new ArrayBuffer(8)), { code: 'ERR_UNKNOWN_BUFFER' })
+  manager.deallocate(buffer)
+  assert.throws(() => manager.share(buffer), { code: 'ERR_BUFFER_FREED' })
+  assert.throws(() => manager.adopt(token), { code: 'ERR_BUFFER_FREED' })
+  assertNothingLeft(manager)
+  manager.dispose()
+  assert.throws(() => manager.adopt(token), { code: 'ERR_MANAGER_DISPOSED' })
+  assert.throws(() => manager.share(buffer), { code: 'ERR_MANAGER_DISPOSED' })
+})
+
+test('a movable block is not shared', (t) => {
+  const manager = open(t)
+  const pool = manager.createMemoryPool({ name: 'p', initialSize: MiB })
+  const block = pool.allocate(4 * KiB, { movable: true })
+  assert.throws(() => manager.share(block.buffer), { code: 'ERR_UNSUPPORTED', hint: /movable/ })
+  block.free()
+  assert.equal(manager.getMemoryStats().liveAllocations, 0)
+})
+
+test('of several buffers at one address each is freed by itself, moved ones too', { skip: needsTransfer }, async (t) => {
+  const manager = open(t)
+  const first = manager.allocateNPUMemory(2 * MiB)
+  fill(first, 3)
+  const token = manager.share(first)
+  const views = Array.from({ length: 6 }, () => manager.adopt(token))
+  const moved = views.map((view) => view.transfer())
+  for (const [i, view] of moved.entries()) {
+    manager.deallocate(view)
+    assert.throws(() => manager.deallocate(view), { code: 'ERR_BUFFER_FREED' })
+    for (const rest of [first, ...moved.slice(i + 1)]) assert.deepEqual(bytes(rest), [3])
+    // Its finalizer says which it was.
+    assert.ok(await collected(manager, () => manager.getMemoryStats().liveAllocations === 6 - i))
+  }
+  for (const view of views) assert.throws(() => manager.deallocate(view), { code: 'ERR_BUFFER_FREED' })
+  const last = manager.adopt(token).transfer()
+  manager.deallocate(first)
+  await collected(manager, () => false)
+  assert.deepEqual(bytes(last), [3])
+  manager.deallocate(last)
+  assert.ok(await collected(manager, () => manager.getMemoryStats().liveAllocations === 0))
+  assertNothingLeft(manager)
+})
+
+test('what is dropped and collected is let go of', { skip: notOn({ bun: 'its collector keeps what a stack word looks like' }) }, async (t) => {
+  const [mine, yours] = [open(t), open(t)]
+  const held = mine.allocateNPUMemory(2 * MiB)
+  fill(held, 4)
+  const drop = () => void yours.adopt(mine.share(held))
+  for (let i = 0; i < 20; i++) drop()
+  assert.ok(await collected(yours, () => yours.getMemoryStats().liveAllocations <= 1))
+  assert.deepEqual(bytes(held), [4])
+})
+
+for (const how of ['exit', 'terminate']) {
+  for (const options of [{}, { dedicated: true }]) {
+    const what = options.dedicated ? 'kernel objects' : 'slab slices'
+    test(`threads that hold ${what} and end (${how}), in any order`, async (t) => {
+      const manager = open(t)
+      // A runtime's first thread opens what it keeps.
+      const first = new Thread()
+      await first.ask('stats')
+      await first.end(how)
+      const fds = openFds()
+      // Made here, held there.
+      const here = manager.allocateNPUMemory(64 * KiB, options)
+      fill(here, 1)
+      const one = new Thread()
+      await one.ask('adopt', { token: manager.share(here) })
+      assert.deepEqual(await one.ask('read', { buffer: 0 }), [1])
+      await one.ask('write', { buffer: 0, fill: 2 })
+      assert.deepEqual(bytes(here), [2])
+      manager.deallocate(here)
+      assert.deepEqual(await one.ask('read', { buffer: 0 }), [2])
+      // Made there, held here and by a third.
+      const token = await one.ask('allocate', { kind: 'npu', size: 64 * KiB, fill: 3, options })
+      const two = new Thread()
+      await two.ask('adopt', { token })
+      const held = manager.adopt(token)
+      await one.end(how)
+      assert.deepEqual(bytes(held), [3])
+      fill(held, 4)
+      assert.deepEqual(await two.ask('read', { buffer: 0 }), [4])
+      await two.ask('free', { buffer: 0 })
+      assert.deepEqual(bytes(held), [4])
+      assert.equal((await two.ask('stats')).liveAllocations, 0)
+      await two.end(how)
+      assert.deepEqual(bytes(held), [4])
+      manager.deallocate(held)
+      assertNothingLeft(manager)
+      // A thread that is torn down cannot say where its ArrayBuffers are: the places of its slices stay out of use.
+      if (options.dedicated) assert.ok(await collected(manager, () => manager.getNPUMemoryStats().objects === 0))
+      assert.ok(await turnsUntil(() => openFds() <= fds + 1, 2000), `${fds} → ${openFds()}`)
+    })
+  }
+}

@@ -1,0 +1,45 @@
+/** A thread, or the process, ends in the middle of allocations, syncs and frees of a slow driver. */
+
+import { once } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { isMainThread, Worker, workerData } from 'node:worker_threads'
+
+import { MemoryManager } from '../../../index.js'
+
+const end = isMainThread ? process.argv[2] : workerData
+
+function busy() {
+  const manager = new MemoryManager({ backend: 'simulated', simulated: { latencyMs: 30 } })
+  const held = manager.allocateNPUMemory(4096)
+  const quiet = (promise) => promise.catch(() => {})
+  for (let i = 0; i < 8; i++) {
+    quiet(manager.allocateNPUMemoryAsync(2 ** 21))
+    quiet(manager.syncToDeviceAsync(held))
+  }
+  for (const size of [4096, 2 ** 21]) manager.deallocate(manager.allocateNPUMemory(size, { dedicated: true }))
+}
+
+if (!isMainThread) {
+  busy()
+  if (end === 'throw') throw new Error('on purpose')
+  if (end === 'exit') process.exit(0)
+} else if (end.startsWith('process-')) {
+  busy()
+  console.log(JSON.stringify({ end }))
+  if (end === 'process-exit') process.exit(0)
+} else {
+  for (let round = 0; round < 4; round++) {
+    const worker = new Worker(new URL(import.meta.url), { workerData: end })
+    worker.on('error', () => {})
+    if (end === 'terminate') {
+      await once(worker, 'online')
+      await sleep(10 * round)
+      await worker.terminate()
+    } else {
+      await new Promise((resolve) => worker.on('exit', resolve))
+    }
+  }
+  // Whatever comes too late meets nobody.
+  await sleep(500)
+  console.log(JSON.stringify({ end }))
+}

@@ -1,0 +1,298 @@
+/**
+ * Every route by which JavaScript can move, hold or free memory, mixed at random: argv is a seed and how many seconds. Every buffer
+ * that only this program writes keeps its bytes, and at the end nothing is left open. Needs --expose-gc.
+ */
+
+import assert from 'node:assert/strict'
+import { randomFill, subtle } from 'node:crypto'
+import { openSync, read, write } from 'node:fs'
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
+import { markAsUntransferable, Worker } from 'node:worker_threads'
+
+import { open, openFiles } from './open.mjs'
+
+const [seed, seconds] = process.argv.slice(2).map(Number)
+const { deno, bun } = process.versions
+const node = deno || bun ? 0 : Number(process.versions.node.split('.')[0])
+const canTransfer = typeof ArrayBuffer.prototype.transfer === 'function'
+const environment = { backend: process.env.RKLLM_TEST_BACKEND ?? 'simulated', device: process.env.RKLLM_TEST_DEVICE || undefined }
+
+let state = seed >>> 0
+const below = (limit) => {
+  state = (Math.imul(state, 1664525) + 1013904223) >>> 0
+  return Math.floor((state / 2 ** 32) * limit)
+}
+const pick = (list) => list[below(list.length)]
+
+const sink = openSync('/dev/null', 'w')
+const zero = openSync('/dev/zero', 'r')
+const before = openFiles()
+let manager = open()
+let pool
+const counts = {}
+const refusals = {}
+/** buffer → { mark: what every byte of it is, own: nobody but this program has its bytes, alone: no slice } */
+let live = new Map()
+const pending = new Set()
+const workers = new Set()
+let nextMark = 0
+
+const holds = (buffer, mark) => {
+  if (buffer.byteLength === 0) return false
+  const bytes = new Uint8Array(buffer)
+  return bytes[0] === mark && bytes[bytes.length >> 1] === mark && bytes[bytes.length - 1] === mark
+}
+function keep(buffer, more) {
+  const mark = 1 + (nextMark++ % 250)
+  new Uint8Array(buffer).fill(mark)
+  live.set(buffer, { mark, alone: false, ...more })
+  return buffer
+}
+const some = () => (live.size === 0 ? undefined : pick([...live.keys()]))
+const CODES = /^ERR_(BUFFER_BUSY|BUFFER_TRANSFERRED|BUFFER_FREED|UNKNOWN_BUFFER|POOL_EXHAUSTED|POOL_BUSY|UNSUPPORTED)$/
+function may(call) {
+  try {
+    return call()
+  } catch (error) {
+    if (!CODES.test(error.code)) throw error
+    refusals[error.code] = (refusals[error.code] ?? 0) + 1
+  }
+}
+const quietly = (call) => {
+  try {
+    return call()
+  } catch {
+    return undefined
+  }
+}
+const wait = (promise) => {
+  const one = Promise.resolve(promise).catch(() => {}).then(() => pending.delete(one))
+  pending.add(one)
+}
+
+const ECHO = `
+  const { parentPort } = require('node:worker_threads')
+  parentPort.on('message', (buffer) => { try { parentPort.postMessage(buffer, [buffer]) } catch { parentPort.postMessage(null) } })`
+const HOLDER = `
+  const { parentPort, workerData } = require('node:worker_threads')
+  import(workerData.index).then(({ MemoryManager }) => {
+    const manager = new MemoryManager(workerData.environment)
+    globalThis.kept = []
+    parentPort.on('message', ({ token, exit }) => {
+      if (exit) return process.exit(0)
+      try {
+        kept.push(manager.adopt(token))
+        if (kept.length % 3 === 0) manager.deallocate(kept.shift())
+        kept.push(manager.allocateNPUMemory(1 + kept.length * 5000))
+      } catch (error) {
+        if (error.code !== 'ERR_BUFFER_FREED') throw error
+      }
+    })
+    parentPort.postMessage('ready')
+  })`
+function worker(source) {
+  const made = new Worker(source, { eval: true, workerData: { index: new URL('../../../index.js', import.meta.url).href, environment } })
+  made.on('error', (error) => {
+    console.error(error)
+    process.exit(1)
+  })
+  workers.add(made)
+  made.once('exit', () => workers.delete(made))
+  return made
+}
+let echo = startEcho()
+let holder
+function startEcho() {
+  const made = worker(ECHO)
+  made.away = 0
+  made.on('message', (buffer) => {
+    made.away--
+    if (buffer?.byteLength > 0) live.set(buffer, { mark: new Uint8Array(buffer)[0], foreign: true })
+  })
+  return made
+}
+/** Deno 2.9 loses what a thread that is terminated has sent and nobody has received yet. */
+async function ready(echo) {
+  while (deno && echo.away > 0) await sleep(1)
+}
+
+const routes = {
+  allocate: () => void keep(manager.allocateNPUMemory(pick([1, 4096, 30_000, 65536, 1_500_000]))),
+  dedicated: () => void keep(manager.allocateNPUMemory(pick([1, 4096, 65536, 1_500_000]), { dedicated: true }), { alone: true }),
+  system: () => void keep(manager.allocateSystemMemory(pick([1, 4096, 65536, 1_500_000])), { alone: true }),
+  fromPool() {
+    pool ??= manager.createMemoryPool({ name: `p${nextMark}`, initialSize: 1 << 20, maxSize: 4 << 20 })
+    const buffer = may(() => pool.allocateBuffer(pick([64, 4096, 20_000])))
+    if (buffer) keep(buffer, { pool })
+  },
+  movable() {
+    pool ??= manager.createMemoryPool({ name: `p${nextMark}`, initialSize: 1 << 20, maxSize: 4 << 20 })
+    const block = may(() => pool.allocate(pick([64, 4096]), { movable: true }))
+    if (block) live.set(keep(block.buffer, { pool, block }), { ...live.get(block.buffer) })
+  },
+  compact() {
+    pool?.defragment()
+    for (const [buffer, info] of live) {
+      if (!info.block || buffer.byteLength > 0) continue
+      live.delete(buffer)
+      if (!info.block.freed) live.set(info.block.buffer, info)
+    }
+  },
+  endPool() {
+    if (!pool) return
+    if (pick([true, false])) pool.reset()
+    else manager.destroyMemoryPool(pool, { force: true })
+    for (const [buffer, info] of live) if (info.pool === pool && !info.shared) live.delete(buffer)
+    if (pool.destroyed) pool = undefined
+  },
+  free() {
+    const buffer = some()
+    if (!buffer) return
+    may(() => manager.deallocate(buffer))
+    if (buffer.byteLength === 0) live.delete(buffer)
+  },
+  drop: () => void live.delete(some()),
+  transfer() {
+    const buffer = some()
+    if (!canTransfer || !buffer || live.get(buffer).block) return
+    const moved = quietly(() => buffer.transfer())
+    if (!moved || moved === buffer) return
+    live.set(moved, live.get(buffer))
+    live.delete(buffer)
+  },
+  resize() {
+    const buffer = some()
+    // Node 22 does not survive this for a buffer from another thread.
+    if (!canTransfer || !buffer || live.get(buffer).foreign) return
+    quietly(() => buffer.transfer(pick([0, 1, buffer.byteLength + 1])))
+    if (buffer.byteLength === 0) live.delete(buffer)
+  },
+  clone() {
+    const buffer = some()
+    if (!buffer || live.get(buffer).block) return
+    const clone = quietly(() => structuredClone(buffer, { transfer: [buffer] }))
+    if (buffer.byteLength > 0) return
+    if (clone?.byteLength > 0) live.set(clone, live.get(buffer))
+    live.delete(buffer)
+  },
+  post() {
+    const buffer = some()
+    if (!buffer || live.get(buffer).block) return
+    const moved = (canTransfer && quietly(() => buffer.transfer())) || buffer
+    if (moved !== buffer) {
+      live.set(moved, live.get(buffer))
+      live.delete(buffer)
+    }
+    if (quietly(() => (echo.postMessage(moved, [moved]), true))) echo.away++
+    if (moved.byteLength === 0) live.delete(moved)
+  },
+  async byob() {
+    const buffer = some()
+    if (!buffer || live.get(buffer).block) return
+    const info = live.get(buffer)
+    live.delete(buffer)
+    const stream = new ReadableStream({
+      type: 'bytes',
+      pull(controller) {
+        const { view } = controller.byobRequest
+        new Uint8Array(view.buffer, view.byteOffset, view.byteLength).fill(info.mark)
+        controller.byobRequest.respond(view.byteLength)
+      },
+    })
+    const { value } = (await quietly(() => stream.getReader({ mode: 'byob' }).read(new Uint8Array(buffer))?.catch(() => ({})))) ?? {}
+    const back = value?.buffer ?? buffer
+    if (back.byteLength > 0) live.set(back, info)
+  },
+  mark() {
+    // Node 24 and later abort at their end with such a buffer alive.
+    const buffer = some()
+    if (node < 24 && !deno && buffer) markAsUntransferable(buffer)
+  },
+  inFlight() {
+    // Not of a slice: see "Frees under way" in the README.
+    const buffer = some()
+    if (!buffer || !live.get(buffer).alone || live.get(buffer).shared) return
+    live.delete(buffer)
+    const bytes = new Uint8Array(buffer)
+    pick([
+      () => wait(new Promise((resolve) => read(zero, bytes, 0, bytes.length, null, resolve))),
+      () => wait(new Promise((resolve) => write(sink, bytes, resolve))),
+      () => wait(subtle.digest('SHA-1', bytes)),
+      () => wait(new Response(bytes).arrayBuffer()),
+      () => deno || wait(new Promise((resolve) => randomFill(bytes, resolve))),
+    ])()
+    if (pick([true, false])) may(() => manager.deallocate(buffer))
+  },
+  share() {
+    const buffer = some()
+    if (!buffer || live.get(buffer).block) return
+    const token = may(() => manager.share(buffer))
+    if (!token) return
+    const info = { ...live.get(buffer), shared: true }
+    live.set(buffer, info)
+    if (pick([true, false])) live.set(manager.adopt(token), info)
+    else holder?.postMessage({ token })
+  },
+  startHolder() {
+    holder ??= worker(HOLDER)
+  },
+  endHolder() {
+    if (pick([true, false])) holder?.postMessage({ exit: true })
+    else if (holder) wait(holder.terminate())
+    holder = undefined
+  },
+  // Bun 1.4 aborts by itself when a buffer that was made in one thread is collected in another.
+  async endEcho() {
+    if (bun || below(10) > 0) return
+    await ready(echo)
+    wait(echo.terminate())
+    echo = startEcho()
+  },
+  reopen() {
+    if (below(20) > 0) return
+    manager.dispose()
+    // What others hold as well, or was moved, lives on; the rest is detached or reads zeros.
+    live = new Map()
+    pool = undefined
+    manager = open()
+  },
+  collect: () => gc(),
+  turn: () => nextTurn(),
+}
+const names = Object.keys(routes).filter((name) => !(bun && ['post'].includes(name)))
+const weights = { allocate: 6, dedicated: 4, system: 4, fromPool: 4, free: 8, turn: 2 }
+const wheel = names.flatMap((name) => Array(weights[name] ?? 2).fill(name))
+
+let steps = 0
+for (const end = performance.now() + seconds * 1000; performance.now() < end; steps++) {
+  const name = pick(wheel)
+  counts[name] = (counts[name] ?? 0) + 1
+  await routes[name]()
+  if (live.size > 200) for (let i = 0; i < 100; i++) routes.free()
+  if (steps % 50 === 0) check()
+  if (steps % 200 === 0) await nextTurn()
+}
+check()
+await ready(echo)
+await Promise.all([...workers].map((one) => one.terminate()))
+await Promise.all(pending)
+manager.dispose()
+live.clear()
+let left
+for (let i = 0; i < 400; i++) {
+  gc()
+  await sleep(5)
+  left = openFiles().filter((file) => !before.includes(file) && /memfd|dmabuf|dri|rknpu|dma_heap/.test(file))
+  if (left.length === 0) break
+}
+console.log(JSON.stringify({ steps, left, refusals }))
+
+function check() {
+  for (const [buffer, { mark, pool: of, shared, foreign }] of live) {
+    const ended = of !== undefined && (of.destroyed || of !== pool)
+    // What was under way when its pool or its manager was ended by force reads zeros, unless somebody has adopted it.
+    const zeros = (foreign || (of !== undefined && shared)) && holds(buffer, 0)
+    if (buffer.byteLength === 0 || (ended && !shared) || zeros) live.delete(buffer)
+    else assert.ok(holds(buffer, mark), `a buffer of ${buffer.byteLength} bytes has ${new Uint8Array(buffer)[0]} for ${mark}`)
+  }
+}

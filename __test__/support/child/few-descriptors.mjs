@@ -1,0 +1,37 @@
+/** Allocates and exports with at most 128 descriptors (the limit is the shell's: Node raises its own as far as it can). */
+
+import { execFileSync } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+
+import { closeDmaBuf } from '../../../index.js'
+import { open } from './open.mjs'
+
+if (process.argv[2] !== 'limited') {
+  const self = fileURLToPath(import.meta.url)
+  const command = `ulimit -n 128 && exec "$0" "$@" limited`
+  const run = process.versions.deno ? ['run', '-A', self] : [self]
+  process.stdout.write(execFileSync('/bin/sh', ['-c', command, process.execPath, ...run], { encoding: 'utf8' }))
+} else {
+  const manager = open()
+  const buffers = []
+  const fds = []
+  let failure
+  try {
+    while (buffers.length < 1000) {
+      buffers.push(manager.allocateNPUMemory(4096))
+      fds.push(manager.exportDmaBuf(buffers.at(-1)).fd)
+    }
+  } catch (error) {
+    failure = error
+  }
+  // What tells a user what is wrong must not need a descriptor itself.
+  const { system, process: gauges } = manager.getMemoryUsage()
+  const figures = { total: system.total, rss: system.rss, openFds: gauges.openFds, maxFds: gauges.maxFds }
+  for (const fd of fds.splice(0)) closeDmaBuf(fd)
+  const count = buffers.length
+  for (const buffer of buffers.splice(0)) manager.deallocate(buffer)
+  const again = manager.allocateNPUMemory(4096).byteLength === 4096
+  manager.dispose()
+  const { code, hint, message } = failure ?? {}
+  console.log(JSON.stringify({ code, hint, message, buffers: count, figures, again, left: fds.length + buffers.length }))
+}

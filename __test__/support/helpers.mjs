@@ -1,0 +1,159 @@
+/**
+ * What every test file shares. RKLLM_TEST_BACKEND and RKLLM_TEST_DEVICE choose the device that the suite runs on; without them it is the
+ * simulated one, which every machine has.
+ */
+
+import assert from 'node:assert/strict'
+import { spawn, spawnSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { markAsUntransferable } from 'node:worker_threads'
+
+import { MemoryError, MemoryManager } from '../../index.js'
+import { openFds } from './child/open.mjs'
+
+export { openFds }
+
+export const backend = process.env.RKLLM_TEST_BACKEND ?? 'simulated'
+export const device = process.env.RKLLM_TEST_DEVICE || undefined
+export const simulated = backend === 'simulated'
+
+export const KiB = 1024
+export const MiB = 1024 * KiB
+export const GiB = 1024 * MiB
+
+const PIECE = (process.env.RKLLM_TEST_PIECE ?? '1/1').split('/').map(Number)
+
+/** Of a list of tests those of this run: all, or with RKLLM_TEST_PIECE=2/5 the second of five pieces. */
+export function inPiece(list) {
+  const [piece, pieces] = PIECE
+  return list.filter((_, at) => at % pieces === piece - 1)
+}
+
+/** `describe` for a suite that is run in pieces: some of its groups, in turn. */
+export function inPieces(describe) {
+  let at = 0
+  const [piece, pieces] = PIECE
+  return (...group) => at++ % pieces === piece - 1 && describe(...group)
+}
+
+/** For node:test's `skip`: the reason, or false. */
+export const needsSimulated = simulated ? false : `needs the simulated device; this run is on ${backend}`
+/** QEMU's user-mode emulation makes up what a process is told of itself, and gives pages when they are written. */
+export const needsOwnKernel = process.env.RKLLM_TEST_EMULATION === 'user' ? 'needs the kernel to itself; this is user-mode emulation' : false
+/** Whose tests these are: "node", "bun" or "deno". */
+export const runtime = ['bun', 'deno'].find((name) => process.versions[name] !== undefined) ?? 'node'
+
+/** For `skip` on runtimes that cannot do what a test is about: `notOn({ deno: 'why' })`. */
+export const notOn = (reasons) => (reasons[runtime] === undefined ? false : `not on ${runtime}: ${reasons[runtime]}`)
+
+/** For `skip`: tests that use a descriptor which the library made. */
+export const needsForeignFds = notOn({ deno: 'its fs knows only descriptors that it opened itself' })
+
+/** Whether what was marked with markAsUntransferable cannot be detached (Node 24 and later). */
+export const hasDetachKeys = (() => {
+  const probe = new ArrayBuffer(8)
+  markAsUntransferable(probe)
+  try {
+    probe.transfer?.()
+    return false
+  } catch {
+    return true
+  }
+})()
+
+export const needsTransfer =
+  typeof ArrayBuffer.prototype.transfer === 'function' ? false : `Node ${process.version} has no ArrayBuffer.prototype.transfer`
+
+/** For `skip`: a test machine may be a kernel, Node and little else. */
+export function needsCommand(name) {
+  const found = (process.env.PATH ?? '').split(':').some((directory) => existsSync(`${directory}/${name}`))
+  return found ? false : `needs the command "${name}"`
+}
+
+/**
+ * A manager on the device under test, disposed when the test is over. Every buffer has a kernel object of its own, so that a test can
+ * count objects, descriptors and addresses; tests of slabs say `slabs: {}`.
+ */
+export function open(t, options = {}) {
+  const manager = new MemoryManager({ backend, device, slabs: { threshold: 0 }, ...options })
+  t.after(() => manager.dispose())
+  return manager
+}
+
+/** Asserts that `call` throws a MemoryError with that code, of the JavaScript class that belongs to it. Returns it. */
+export function refuses(call, code, what = code) {
+  let error
+  try {
+    call()
+  } catch (thrown) {
+    error = thrown
+  }
+  assert.ok(error, `${what}: expected ${code}, but it was accepted`)
+  assert.equal(error.code, code, `${what}: expected ${code}, got ${error.stack}`)
+  assert.ok(error instanceof MemoryError, `${what}: a ${error.constructor.name}, not a MemoryError`)
+  assert.ok(error instanceof Error)
+  assert.equal(error instanceof TypeError, code === 'ERR_INVALID_ARG_TYPE', `${what}: instanceof TypeError`)
+  assert.equal(error instanceof RangeError, code === 'ERR_OUT_OF_RANGE', `${what}: instanceof RangeError`)
+  return error
+}
+
+/** Waits until the driver has taken back what was freed. */
+export function settle(manager) {
+  if (runtime === 'deno') {
+    // Its collector ends dropped buffers of earlier tests at any moment: let it be now, and not between two counts.
+    manager.optimizeMemory({ trim: false, defragment: false })
+    return
+  }
+  // Not optimizeMemory elsewhere, which collects garbage: some suites ask a thousand times.
+  const clock = new Int32Array(new SharedArrayBuffer(4))
+  for (let waited = 0; manager.getNPUMemoryStats().pendingFree > 0 && waited < 2000; waited++) Atomics.wait(clock, 0, 0, 1)
+}
+
+/** What must be as before after anything was refused. */
+export function ledger(manager) {
+  settle(manager)
+  const { liveAllocations, npuUsed, systemUsed } = manager.getMemoryStats()
+  const { objects, domains } = manager.getNPUMemoryStats()
+  // Managers of one real device share its domains; each simulated one has its own.
+  const inDomains = simulated ? domains.map(({ used }) => used) : null
+  return { liveAllocations, npuUsed, systemUsed, objects, inDomains, fds: openFds() }
+}
+
+export function assertNothingLeft(manager) {
+  const { liveAllocations, npuUsed, systemUsed } = manager.getMemoryStats()
+  assert.deepEqual({ liveAllocations, npuUsed, systemUsed }, { liveAllocations: 0, npuUsed: 0, systemUsed: 0 })
+}
+
+/** Lets finalizers run until `done()`; they come some turns of the event loop after the collection. */
+export async function turnsUntil(done, turns = 200) {
+  for (let i = 0; i < turns && !done(); i++) await nextTurn()
+  return done()
+}
+
+const CHILDREN = new URL('./child/', import.meta.url)
+
+/** Runs __test__/support/child/<name> in a process of its own and returns the JSON that it printed last. */
+export function runChild(name, { args = [], flags = [], env = {} } = {}) {
+  const child = spawnSync(process.execPath, [...flags, fileURLToPath(new URL(name, CHILDREN)), ...args], {
+    encoding: 'utf8',
+    env: { ...process.env, NODE_OPTIONS: '', ...env },
+    maxBuffer: 16 * MiB,
+  })
+  assert.equal(child.signal, null, `${name} died of ${child.signal}\n${child.stderr}`)
+  assert.equal(child.status, 0, `${name} exited with ${child.status}\n${child.stderr}\n${child.stdout}`)
+  const result = JSON.parse(child.stdout.trim().split('\n').at(-1) || 'null')
+  return { result, stderr: child.stderr }
+}
+
+/** Starts __test__/support/child/<name> with `fds` as its descriptors 3, 4, ...; resolves with its exit. */
+export function startChild(name, { args = [], fds = [] } = {}) {
+  const child = spawn(process.execPath, [fileURLToPath(new URL(name, CHILDREN)), ...args], {
+    stdio: ['ignore', 'pipe', 'inherit', ...fds],
+    env: { ...process.env, NODE_OPTIONS: '' },
+  })
+  let stdout = ''
+  child.stdout.on('data', (chunk) => (stdout += chunk))
+  return new Promise((resolve) => child.on('close', (status, signal) => resolve({ status, signal, stdout })))
+}

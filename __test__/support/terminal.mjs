@@ -1,0 +1,51 @@
+/** The command line on a pseudo-terminal of 80 by 24, through util-linux's `script`. */
+
+import { spawn } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+
+import { needsCommand, runtime } from './helpers.mjs'
+
+const MAIN = fileURLToPath(new URL('../../src/js/cli/main.js', import.meta.url))
+const quoted = (word) => `'${word.replaceAll("'", "'\\''")}'`
+
+export const needsTerminal = needsCommand('script') || needsCommand('stty')
+
+/** The shell command that runs the command line with `words` on this runtime. */
+export const shell = (...words) =>
+  [process.execPath, ...(runtime === 'deno' ? ['run', '--allow-all', '--no-check'] : []), MAIN, ...words].map(quoted).join(' ')
+
+/** Runs `words` in a terminal; at the end the shell tells the exit status and whether the terminal is as it was. */
+export function terminal(t, words, env = {}) {
+  const command = `stty cols 80 rows 24; before=$(stty -g); ${shell(...words)}; echo "status=$?"; [ "$before" = "$(stty -g)" ] && echo restored`
+  const started = spawn('script', ['-qfc', command, '/dev/null'], {
+    // Coloured unless the test says otherwise, whatever whoever runs the tests prefers.
+    env: { ...process.env, TERM: 'xterm', NODE_OPTIONS: '', NO_COLOR: '', FORCE_COLOR: '', ...env },
+    stdio: ['pipe', 'pipe', 'inherit'],
+  })
+  t.after(() => started.kill('SIGKILL'))
+  let screen = ''
+  started.stdout.setEncoding('utf8').on('data', (text) => (screen += text))
+  const closed = new Promise((resolve) => started.on('close', resolve))
+  return {
+    press: (keys) => started.stdin.write(keys),
+    screen: () => screen,
+    closed,
+    /** Waits until the terminal shows what `pattern` matches, behind what it had shown `from` characters ago. */
+    async shows(pattern, from = 0) {
+      for (let tries = 0; tries < 6000 && !pattern.test(screen.slice(from)); tries++) await sleep(10)
+      if (!pattern.test(screen.slice(from))) throw new Error(`${pattern} never came:\n${screen.slice(from)}`)
+      return screen.length
+    },
+    /** Signals the command itself, not the shell around it. */
+    signal: (name) => process.kill(descendant(started.pid), name),
+  }
+}
+
+function descendant(pid) {
+  const children = (of) => readFileSync(`/proc/${of}/task/${of}/children`, 'utf8').split(' ').filter(Boolean).map(Number)
+  const all = [pid]
+  for (let at = 0; at < all.length; at++) all.push(...children(all[at]))
+  return all.find((each) => readFileSync(`/proc/${each}/cmdline`, 'utf8').split('\0').includes(MAIN))
+}
