@@ -11,15 +11,15 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use nix::time::{clock_gettime, ClockId};
-use rkllmjs_memory::books::{Account, Books, Event};
+use rkllmjs_memory::accounting::{Account, Books, Event};
+use rkllmjs_memory::accounting::{Ceiling, Ceilings, WARN_AT};
+use rkllmjs_memory::device::memory::{PageOptions, Source};
 use rkllmjs_memory::handle::Handle;
-use rkllmjs_memory::limits::{Ceiling, Ceilings, WARN_AT};
-use rkllmjs_memory::memory::{PageOptions, Source};
 use rkllmjs_memory::pool::{Layout, Pool, Slice};
 use rkllmjs_memory::profile::{Action, Options, Profiler};
-use rkllmjs_memory::stats::MemoryKind;
 use rkllmjs_memory::suballoc::{Fixed, SubAllocator, Tlsf};
-use rkllmjs_memory::sys::mapping::page_size;
+use rkllmjs_memory::sys::page::page_size;
+use rkllmjs_memory::units::MemoryKind;
 
 const ARENA: u64 = 64 << 20;
 const SIZE: u64 = 64 << 10;

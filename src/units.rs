@@ -1,6 +1,25 @@
-//! Byte counts: checked arithmetic and the way people read them.
+//! Kinds of memory, and byte counts: checked arithmetic and the way people read them.
 
 use crate::error::{Error, ErrorCode, Result};
+
+/// Which memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MemoryKind {
+    /// A kernel object the NPU sees.
+    Npu,
+    /// Anonymous memory of this process.
+    System,
+}
+
+impl MemoryKind {
+    /// The name that JavaScript uses.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            MemoryKind::Npu => "npu",
+            MemoryKind::System => "system",
+        }
+    }
+}
 
 /// One KiB, in bytes.
 pub const KIB: u64 = 1 << 10;

@@ -8,16 +8,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use rkllmjs_memory::backend::decorate::{Fault, FaultInjecting};
 use rkllmjs_memory::backend::errno::Call;
+use rkllmjs_memory::backend::fault_injecting::{Fault, FaultInjecting};
 use rkllmjs_memory::backend::simulated::{Options, Simulated};
 use rkllmjs_memory::backend::{Backend, Request};
+use rkllmjs_memory::device::memory::{PageOptions, Source};
 use rkllmjs_memory::device::Device;
 use rkllmjs_memory::error::ErrorCode;
 use rkllmjs_memory::handle::Handle;
-use rkllmjs_memory::memory::{PageOptions, Source};
 use rkllmjs_memory::pool::{Haul, Layout, Moved, Pass, Pool, Slice};
-use rkllmjs_memory::sys::mapping::page_size;
+use rkllmjs_memory::sys::page::page_size;
 use rkllmjs_memory::units::{KIB, MIB};
 
 /// xorshift64*: the same programs on every machine.

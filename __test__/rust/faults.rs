@@ -11,15 +11,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rkllmjs_memory::allocation::{Allocation, Reach};
-use rkllmjs_memory::backend::decorate::{Fault, FaultInjecting};
 use rkllmjs_memory::backend::errno::Call;
+use rkllmjs_memory::backend::fault_injecting::{Fault, FaultInjecting};
 use rkllmjs_memory::backend::simulated::{Options, Simulated, MEMFD_NAME};
 use rkllmjs_memory::backend::{Backend, Direction};
 use rkllmjs_memory::device::Device;
 use rkllmjs_memory::error::Result;
 use rkllmjs_memory::manager::{Manager, NpuOptions};
 use rkllmjs_memory::pool::SlabOptions;
-use rkllmjs_memory::sys::mapping::page_size;
+use rkllmjs_memory::sys::page::page_size;
 use rkllmjs_memory::sys::proc::Proc;
 use rkllmjs_memory::units::{KIB, MIB};
 

@@ -152,6 +152,6 @@ fn a_violation_would_be_seen() {
     assert!(violation("stats", "limits").is_some(), "neighbours of one layer do not know each other");
     assert!(violation("sys", "somewhere").is_some());
     assert_eq!(violation("manager", "sys"), None);
-    let found = imports("use crate::{error::{Error, Result}, units, node::api};\nlet x = crate::block::Block;");
+    let found = imports("use crate::{error::{Error, Result}, units, node::api};\nlet x = crate::device::block::Block;");
     assert_eq!(found.into_iter().collect::<Vec<_>>(), ["block", "error", "node", "units"]);
 }

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use rkllmjs_memory::backend::simulated::{Options, Simulated};
 use rkllmjs_memory::backend::{Backend, Request};
+use rkllmjs_memory::device::memory::{PageOptions, Source};
 use rkllmjs_memory::device::Device;
 use rkllmjs_memory::error::ErrorCode;
-use rkllmjs_memory::memory::{PageOptions, Source};
 use rkllmjs_memory::pool::{Layout, Pool, Slice};
-use rkllmjs_memory::sys::mapping::page_size;
+use rkllmjs_memory::sys::page::page_size;
 use rkllmjs_memory::units::{KIB, MIB};
 
 /// xorshift64*: the same programs on every machine.

@@ -6,11 +6,11 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
+use rkllmjs_memory::device::memory::{PageOptions, Source};
 use rkllmjs_memory::error::ErrorCode;
-use rkllmjs_memory::memory::{PageOptions, Source};
+use rkllmjs_memory::pool::replay::{replay, smallest_capacity, Replay, Step};
 use rkllmjs_memory::pool::{Layout, Pool, Slice};
-use rkllmjs_memory::replay::{replay, smallest_capacity, Replay, Step};
-use rkllmjs_memory::sys::mapping::page_size;
+use rkllmjs_memory::sys::page::page_size;
 use rkllmjs_memory::units::{align_up, KIB, MIB};
 
 const BLOCKS: u32 = 40;

@@ -14,16 +14,17 @@ use nix::errno::Errno;
 use nix::fcntl::{open, OFlag};
 use nix::sys::stat::Mode;
 
+use super::device_node::{duplicate, group_of, inside, sync_dma_buf, DmaBuf};
 use super::errno::{check, open_failed, translate, Call, Context};
-use super::node::{duplicate, group_of, inside, sync_dma_buf, DmaBuf};
-use super::objects::{unnamed, Objects};
+use super::object_table::{unnamed, Objects};
 use super::soc::npu_cores;
 use super::{Backend, DeviceInfo, Direction, Gauges, Kind, Object, Request};
 use crate::abi::dma_buf::{set_name, NAME_MAX};
 use crate::abi::dma_heap::{alloc, Vendor};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
-use crate::sys::mapping::{page_size, Mapping};
+use crate::sys::mapping::Mapping;
+use crate::sys::page::page_size;
 use crate::sys::proc::Proc;
 
 /// What `/proc/PID/fdinfo` and the kernel's list of dma-bufs call our buffers.

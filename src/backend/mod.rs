@@ -7,12 +7,11 @@
 //! Backends are honest and simple: they make one kernel object for one request, undo what they did when a later step
 //! fails, and translate errno by cause. Policy (bounds, zeroing, accounting, retries) lives above.
 
-pub mod contract;
-pub mod decorate;
+mod device_node;
 pub mod dma_heap;
 pub mod errno;
-mod node;
-mod objects;
+pub mod fault_injecting;
+mod object_table;
 pub mod probe;
 pub mod rknpu_gem;
 pub mod rknpu_heap;
@@ -28,7 +27,8 @@ use std::path::PathBuf;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
-use crate::sys::mapping::{page_size, Mapping};
+use crate::sys::mapping::Mapping;
+use crate::sys::page::page_size;
 use crate::sys::proc::Proc;
 use crate::units::human;
 

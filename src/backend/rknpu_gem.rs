@@ -14,16 +14,17 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use nix::errno::Errno;
 
+use super::device_node::{duplicate, inside, misplaced, open_node, sync_dma_buf, DmaBuf};
 use super::errno::{check, domain_busy, translate, Call, Context};
-use super::node::{duplicate, inside, misplaced, open_node, sync_dma_buf, DmaBuf};
-use super::objects::{unnamed, Objects};
+use super::object_table::{unnamed, Objects};
 use super::soc::npu_cores;
 use super::{Backend, DeviceInfo, Direction, Gauges, Kind, Object, Placement, Request};
 use crate::abi::drm;
 use crate::abi::rknpu::{self, Action, MemCreate, MemSync, DRM};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
-use crate::sys::mapping::{page_size, Mapping};
+use crate::sys::mapping::Mapping;
+use crate::sys::page::page_size;
 use crate::sys::proc::Proc;
 use crate::units::{align_down, align_up, human, GIB};
 

@@ -10,15 +10,16 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
+use super::device_node::{duplicate, inside, misplaced, open_node, sync_dma_buf, DmaBuf};
 use super::errno::{check, translate, Call, Context};
-use super::node::{duplicate, inside, misplaced, open_node, sync_dma_buf, DmaBuf};
-use super::objects::{unnamed, Objects};
+use super::object_table::{unnamed, Objects};
 use super::soc::npu_cores;
 use super::{Backend, DeviceInfo, Direction, Gauges, Kind, Object, Request};
 use crate::abi::rknpu::{self, Action, MemCreate, MISC};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
-use crate::sys::mapping::{page_size, Mapping};
+use crate::sys::mapping::Mapping;
+use crate::sys::page::page_size;
 use crate::sys::proc::Proc;
 
 /// See the module's header.

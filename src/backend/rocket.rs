@@ -10,16 +10,17 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::time::{clock_gettime, ClockId};
 
+use super::device_node::{inside, misplaced, open_node};
 use super::errno::{check, translate, Call, Context};
-use super::node::{inside, misplaced, open_node};
-use super::objects::{unnamed, Objects};
+use super::object_table::{unnamed, Objects};
 use super::soc::npu_cores;
 use super::{Backend, DeviceInfo, Direction, Gauges, Kind, Object, Request};
 use crate::abi::drm;
 use crate::abi::rocket::{create_bo, fini_bo, prep_bo, CreateBo};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
-use crate::sys::mapping::{page_size, Mapping};
+use crate::sys::mapping::Mapping;
+use crate::sys::page::page_size;
 use crate::units::{human, GIB};
 
 /// The driver keeps a size in a signed 32-bit variable.

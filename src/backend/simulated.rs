@@ -21,13 +21,14 @@ use nix::sys::memfd::{memfd_create, MFdFlags};
 use nix::sys::stat::fstat;
 use nix::unistd::ftruncate;
 
+use super::device_node::{duplicate, inside};
 use super::errno::too_many_fds;
-use super::node::{duplicate, inside};
-use super::objects::stale;
+use super::object_table::stale;
 use super::{Backend, DeviceInfo, Direction, Gauges, Kind, Object, Placement, Request};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
-use crate::sys::mapping::{page_size, Mapping};
+use crate::sys::mapping::Mapping;
+use crate::sys::page::page_size;
 use crate::units::{human, whole_pages, GIB, KIB, MIB};
 use address_space::{AddressSpace, Growth};
 

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::Manager;
+use crate::accounting::Counters;
 use crate::backend::simulated::MEMFD_NAME;
 use crate::backend::{DeviceInfo, Kind};
-use crate::memory::MemoryKind;
 use crate::pool::PoolStats;
-use crate::stats::Counters;
 use crate::sys::proc::{Cgroup, Gauge, MemInfo, Pressure};
 use crate::sys::ram::Ram;
+use crate::units::MemoryKind;
 
 /// NPU memory in figures; bytes.
 #[derive(Clone, Debug)]

@@ -3,13 +3,13 @@
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::Manager;
-use crate::books::Account;
+use crate::accounting::Account;
+use crate::accounting::{Ceilings, Warning};
 use crate::device::SetAside;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
-use crate::limits::{Ceilings, Warning};
-use crate::stats::MemoryKind;
 use crate::units::human;
+use crate::units::MemoryKind;
 
 /// Memory that somebody else will take, or has taken: the RKLLM runtime's weights first of all. Counted under limits and
 /// in its IOMMU domain; what the kernel says is available is not touched, for it sees whatever the others take.
@@ -38,7 +38,7 @@ impl Manager {
     }
 
     /// What came near its end since the last time: a limit, a pool, a domain.
-    /// [`raised`](crate::books::raised) tells when it is worth asking.
+    /// [`raised`](crate::accounting::raised) tells when it is worth asking.
     pub fn take_warnings(&self) -> Vec<Warning> {
         self.books.take_warnings()
     }
@@ -91,13 +91,13 @@ impl Manager {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::accounting::{Ceiling, Scope, WARN_AT};
     use crate::allocation::Reach;
     use crate::backend::simulated::{Options, Simulated};
     use crate::device::Device;
-    use crate::limits::{Ceiling, Scope, WARN_AT};
     use crate::manager::{NpuOptions, PoolMemory, PoolOptions, SystemOptions};
     use crate::pool::SlabOptions;
-    use crate::sys::mapping::page_size;
+    use crate::sys::page::page_size;
     use crate::units::{GIB, KIB, MIB};
 
     fn manager() -> Arc<Manager> {

@@ -10,20 +10,21 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::accounting::{Account, Accounts, Admission, Books};
+use crate::allocation::backing::Share;
 use crate::allocation::{Allocation, Body};
 use crate::backend::{DeviceInfo, Direction, Kind, Placement, Request};
-use crate::block::Block;
-use crate::body::Share;
-use crate::books::{Account, Accounts, Admission, Books};
+use crate::device::block::Block;
+use crate::device::memory::{alignment, HugePages, Memory, PageOptions, Pages};
 use crate::device::Device;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
-use crate::memory::{alignment, HugePages, Memory, MemoryKind, PageOptions, Pages};
 use crate::pool::{Pool, SlabOptions, Slabs};
-use crate::sys::mapping::page_size;
+use crate::sys::page::page_size;
 use crate::sys::proc::Proc;
 use crate::sys::ram::Ram;
 use crate::units::whole_pages;
+use crate::units::MemoryKind;
 pub use figures::{DomainStats, NpuStats, SlabStats, Summary, SystemStats};
 pub use limits::Reservation;
 pub use pools::{PoolMemory, PoolOptions};
@@ -376,8 +377,8 @@ fn page_options(options: &SystemOptions) -> Result<PageOptions> {
 mod tests {
     use super::*;
     use crate::allocation::Reach;
-    use crate::backend::decorate::{Fault, FaultInjecting};
     use crate::backend::errno::Call;
+    use crate::backend::fault_injecting::{Fault, FaultInjecting};
     use crate::backend::simulated::{Options, Simulated};
     use crate::backend::Backend;
 

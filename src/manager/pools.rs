@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::{page_options, Manager, NpuOptions, SystemOptions};
+use crate::accounting::Account;
 use crate::allocation::{Allocation, Body};
-use crate::books::Account;
+use crate::device::memory::{alignment, Source};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
-use crate::memory::{alignment, Source};
 use crate::pool::{Layout, Pool, PoolStats, SlabOptions, Slice};
 use crate::suballoc::RegionId;
 use crate::units::MIN_ALIGNMENT;

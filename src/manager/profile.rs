@@ -9,9 +9,9 @@ use super::Manager;
 use crate::allocation::Allocation;
 use crate::error::Result;
 use crate::handle::Handle;
-use crate::memory::MemoryKind;
 use crate::pool::{ChunkMap, Pool, PoolStats, SampledBlock};
 use crate::profile::{Options, Profile, Profiler};
+use crate::units::MemoryKind;
 
 /// The profiler that records, or that did last.
 #[derive(Debug, Default)]

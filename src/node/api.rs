@@ -12,25 +12,25 @@ use napi_derive::napi;
 use super::buffer;
 use super::realm::{manager, throw, Realm};
 use super::types;
+use crate::accounting::Counters;
+use crate::accounting::Tagged;
 use crate::allocation::Allocation;
 use crate::backend::probe::{self, Probed};
 use crate::backend::{Direction, Kind};
-use crate::books::Tagged;
+use crate::device::select::{self, Choice};
 use crate::error::{Error, ErrorCode};
 use crate::handle::Handle;
 use crate::manager::Manager;
-use crate::memory::MemoryKind;
-use crate::open::{self, Choice};
 use crate::pool::SlabOptions;
-use crate::stats::Counters;
 use crate::sys::proc::Gauge;
-use crate::sys::spare;
+use crate::sys::reserve_fd;
+use crate::units::MemoryKind;
 
 /// Once an environment, before anything else: how errors are made, and whether this runtime's finalizers come for the
 /// last ArrayBuffer over the memory whatever thread they come from (Deno).
 #[napi(catch_unwind)]
 pub fn setup(env: &Env, make_error: Unknown<'_>, finalizers_follow_memory: bool) -> Result<()> {
-    spare::hold();
+    reserve_fd::hold();
     Realm::enter(env, &make_error, finalizers_follow_memory)
 }
 
@@ -86,7 +86,8 @@ pub fn open_manager(
             throw(env)(Error::new(ErrorCode::OutOfRange, format!("there is no backend called \"{name}\"")))
         })?),
     };
-    let opened = open::open(choice, device.as_deref().map(Path::new), simulated.map(Into::into)).map_err(throw(env))?;
+    let opened =
+        select::open(choice, device.as_deref().map(Path::new), simulated.map(Into::into)).map_err(throw(env))?;
     let manager = Manager::new(opened.device, slabs.map_or_else(SlabOptions::default, Into::into));
     let device = types::Device::new(manager.info(), manager.sram_free());
     let handle = Realm::of(env)?.open(manager);

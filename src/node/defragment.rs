@@ -12,9 +12,9 @@ use napi_derive::napi;
 use super::buffer;
 use super::realm::{pool, throw, OpenPool, Realm};
 use crate::allocation::Allocation;
-use crate::crew::Crew;
 use crate::error::Error as Refusal;
 use crate::pool::{Haul, Move, Moved, Pass, Spot};
+use crate::sys::thread_pool::Crew;
 
 /// Numbers that tell of a move: id, from (chunk, offset), to (chunk, offset), size.
 const NUMBERS: usize = 6;

@@ -19,10 +19,10 @@ use super::realm::{manager, throw, Realm};
 use super::types;
 use crate::allocation::Allocation;
 use crate::backend::Direction;
-use crate::crew::Crew;
 use crate::error::{Error, ErrorCode};
 use crate::handle::{Handle, Table};
 use crate::manager::Prepared;
+use crate::sys::thread_pool::Crew;
 
 /// Errands of one process that wait for drivers side by side; more wait for these.
 static DRIVERS: Crew = Crew::new("rkllm-driver", 4);

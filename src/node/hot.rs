@@ -26,10 +26,10 @@ use napi::sys;
 use napi_derive::napi;
 
 use super::realm::{check, pool, Realm};
-use crate::books::raised;
+use crate::accounting::raised;
+use crate::device::memory::alignment as checked;
 use crate::error::{Error, ErrorCode};
 use crate::handle::Handle;
-use crate::memory::alignment as checked;
 use crate::pool::{Pool, Slice};
 use crate::suballoc::RegionId;
 use crate::units::MIN_ALIGNMENT;

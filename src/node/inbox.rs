@@ -12,10 +12,10 @@ use once_cell::sync::Lazy;
 use super::buffer::borrowed;
 use super::errands::{send, Errand, Outcome};
 use super::realm::{throw, Realm};
-use crate::crew::Crew;
 use crate::error::{Error, ErrorCode};
 use crate::handle::{Handle, Table};
-use crate::sys::inbox::{self, Inbox, Letter, LONGEST};
+use crate::sys::fd_socket::{self, Inbox, Letter, LONGEST};
+use crate::sys::thread_pool::Crew;
 
 /// An open inbox, and the environment that it is of.
 type Owned = (Handle, Arc<Inbox>);
@@ -108,7 +108,7 @@ pub fn send_dma_buf(env: &Env, path: String, fd: i32, message: String) -> Result
     }
     let work = move || {
         let path = Path::new(&path);
-        let sent = inbox::send(path, copy.as_fd(), message.as_bytes());
+        let sent = fd_socket::send(path, copy.as_fd(), message.as_bytes());
         sent.map(|()| Outcome::Done).map_err(|error| failed(&error, "sendmsg", path))
     };
     send(env, &SENDING, work)
@@ -123,7 +123,7 @@ pub fn close_dma_buf(env: &Env, fd: i32) -> Result<()> {
 }
 
 fn dma_buf(fd: i32) -> crate::error::Result<BorrowedFd<'static>> {
-    match fd >= 0 && inbox::is_dma_buf(fd) {
+    match fd >= 0 && fd_socket::is_dma_buf(fd) {
         true => Ok(borrowed(fd)),
         false => Err(Error::new(ErrorCode::InvalidArgType, format!("descriptor {fd} is not an open dma-buf"))
             .hint("pass an fd of exportDmaBuf or of a DmaBufInbox that was not closed")),

@@ -4,10 +4,10 @@ use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
 use super::realm::{manager, throw};
+use crate::accounting::{Ceiling, Ceilings, Scope, Warning};
 use crate::handle::Handle;
-use crate::limits::{Ceiling, Ceilings, Scope, Warning};
-use crate::stats::MemoryKind;
 use crate::units::human;
+use crate::units::MemoryKind;
 
 /// A ceiling, or none where `max` is absent.
 #[napi(object)]

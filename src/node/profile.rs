@@ -13,9 +13,9 @@ use super::types;
 use crate::allocation::Allocation;
 use crate::handle::Handle;
 use crate::manager::{Sampled, SnapshotPool};
-use crate::memory::MemoryKind;
 use crate::pool::BlockMap;
 use crate::profile::{Event, Figures, Options, Profile, Site};
+use crate::units::MemoryKind;
 
 /// Rows of numbers, all in one line; some of them are places in `texts`, where -1 is none.
 #[napi(object)]

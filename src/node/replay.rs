@@ -5,8 +5,8 @@ use napi_derive::napi;
 
 use super::realm::throw;
 use crate::error::{Error, ErrorCode};
+use crate::pool::replay::{replay, smallest_capacity, Outcome, Step};
 use crate::pool::Layout;
-use crate::replay::{replay, smallest_capacity, Outcome, Step};
 
 /// How the pool is laid out; bytes.
 #[napi(object)]

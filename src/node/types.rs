@@ -3,12 +3,13 @@
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
+use crate::accounting::Counters;
 use crate::allocation::Allocation;
 use crate::backend::{self, simulated, DeviceInfo, Placement};
+use crate::device::memory::HugePages;
 use crate::manager::{DomainStats, NpuOptions, NpuStats, PoolMemory, PoolOptions, SystemOptions, SystemStats};
-use crate::memory::{HugePages, MemoryKind};
 use crate::pool::{PoolStats, SlabOptions};
-use crate::stats::Counters;
+use crate::units::MemoryKind;
 
 #[napi(object, use_nullable = true)]
 pub struct Device {

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Slice;
+use crate::device::memory::Memory;
 use crate::handle::Handle;
-use crate::memory::Memory;
 use crate::suballoc::{Region, SubAllocator};
 use crate::sys::mapping::Retired;
 

@@ -1,8 +1,8 @@
 //! How a pool is laid out: sizes that are whole, sane, and turned into arenas.
 
 use super::chunk::Chunk;
+use crate::device::memory::Memory;
 use crate::error::{Error, ErrorCode, Result};
-use crate::memory::Memory;
 use crate::suballoc::{Fixed, LayoutError, SubAllocator, Tlsf};
 use crate::units::{align_up, human, MAX_SAFE_INTEGER};
 

@@ -11,33 +11,35 @@
 #![forbid(unsafe_code)]
 
 mod chunk;
-mod compact;
-mod delay;
+mod compaction;
+mod copy_queue;
+mod delayed_free;
 mod growth;
-mod haul;
 mod layout;
 mod movable;
 mod record;
+pub mod replay;
 mod slabs;
 
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::books::{raise, Account};
+use crate::accounting::{raise, Account};
+use crate::accounting::{Ceiling, Scope, Warning, WARN_AT};
+use crate::device::memory::Source;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
-use crate::limits::{Ceiling, Scope, Warning, WARN_AT};
-use crate::memory::{MemoryKind, Source};
 use crate::profile::{Action, Recorder};
 use crate::suballoc::{Region, RegionId};
-use crate::sys::mapping::page_size;
+use crate::sys::page::page_size;
 use crate::units::human;
+use crate::units::MemoryKind;
 use chunk::Chunk;
 pub use chunk::Extent;
-pub use compact::{Move, Moved, Pass, Spot};
-use delay::Waiting;
+pub use compaction::{Move, Moved, Pass, Spot};
+pub use copy_queue::Haul;
+use delayed_free::Waiting;
 use growth::Reservation;
-pub use haul::Haul;
 pub use layout::Layout;
 use movable::Movables;
 pub use record::{BlockMap, ChunkMap, SampledBlock};
@@ -256,7 +258,7 @@ impl Pool {
 
     /// Writes zeros where a slice may hold somebody's bytes.
     ///
-    /// Errors: `ERR_BUFFER_FREED`, and those of [`Memory::zero`](crate::memory::Memory::zero).
+    /// Errors: `ERR_BUFFER_FREED`, and those of [`Memory::zero`](crate::device::memory::Memory::zero).
     pub fn zero(&self, slice: &Slice) -> Result<()> {
         // A source that leaves its bytes as the driver gave them leaves them everywhere.
         let stale = match self.source {

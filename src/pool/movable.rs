@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Events, Pool, Slice};
-use crate::books::{raise, Account, Admission, Counted};
+use crate::accounting::{raise, Account, Admission, Counted};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
 use crate::suballoc::RegionId;

@@ -11,9 +11,9 @@ use super::chunk::Chunk;
 use super::movable::{Movable, Name, Place};
 use super::{Events, Pool, Slice, State};
 use crate::backend::Request;
+use crate::device::memory::Source;
 use crate::error::Result;
 use crate::handle::Handle;
-use crate::memory::Source;
 use crate::profile::{Action, Key, Profiler, Recorder, Recording, Unread};
 use crate::suballoc::{regions, Region, RegionId};
 

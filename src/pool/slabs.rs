@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Layout, Pool, PoolStats};
 use crate::backend::{Placement, Request};
+use crate::device::memory::Source;
 use crate::device::Device;
 use crate::error::Result;
-use crate::memory::Source;
-use crate::sys::mapping::page_size;
+use crate::sys::page::page_size;
 use crate::units::{KIB, MAX_SAFE_INTEGER, MIB};
 
 /// How small allocations share kernel objects; bytes.

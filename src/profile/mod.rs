@@ -8,12 +8,12 @@
 //! A sample's stack is JavaScript's to tell: [`Profiler::pending`] says on the thread that allocated what there is to tell of.
 #![forbid(unsafe_code)]
 
+mod call_sites;
 pub mod clock;
+mod histogram;
 mod recorder;
 mod ring;
 mod sampler;
-mod sites;
-mod spectrum;
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,10 +21,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use crate::handle::Handle;
+pub use call_sites::{Site, Sites};
+pub use histogram::{Figures, Spectrum};
 pub use recorder::{Key, Recorder, Recording, Totals, Unread};
 pub use ring::{Action, Event, Label};
-pub use sites::{Site, Sites};
-pub use spectrum::{Figures, Spectrum};
 
 /// How a manager is profiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

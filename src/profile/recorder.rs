@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::histogram::{Spectrum, Tally};
 use super::ring::{Action, Event, Label, Names, Ring};
 use super::sampler::Sampler;
-use super::spectrum::{Spectrum, Tally};
 use super::{clock, Profiler};
 use crate::handle::Handle;
-use crate::stats::MemoryKind;
+use crate::units::MemoryKind;
 
 /// Counts since profiling began. Bytes are those that were asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

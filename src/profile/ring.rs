@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::stats::MemoryKind;
+use crate::units::MemoryKind;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@
 //! filled first, the rest gets time to come free in large pieces, and the arena is used less far up: in the random
 //! workload of `benchmark/suballoc.rs` the highest address is 1.041 times the peak of live bytes, with tails only 1.066.
 
-use super::tlsf::Node;
+use super::node::Node;
 use std::hint::select_unpredictable;
 
 /// log2 of the bins a power of two is cut into.

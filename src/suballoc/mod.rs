@@ -18,6 +18,7 @@
 
 mod bins;
 mod fixed;
+mod node;
 mod tlsf;
 mod tlsf_check;
 

@@ -1,7 +1,8 @@
 //! `Tlsf::check`, behind [`super::SubAllocator::validate`]: every invariant of [`super::tlsf`], spelled out.
 
 use super::bins::bin_of;
-use super::tlsf::{Tlsf, NIL};
+use super::node::NIL;
+use super::tlsf::Tlsf;
 
 impl Tlsf {
     pub(super) fn check(&self) -> Result<(), String> {

@@ -20,18 +20,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::places::{top_of_addresses, Place};
+use super::address_space::{top_of_addresses, Place};
+use super::page::page_size;
 use crate::units::{align_down, align_up};
-
-/// Bytes of a page of this kernel: 4096 on most, 16 KiB or 64 KiB on some arm64 ones.
-pub fn page_size() -> u64 {
-    static SIZE: OnceLock<u64> = OnceLock::new();
-    *SIZE.get_or_init(|| {
-        // SAFETY: sysconf only reads; it has no preconditions.
-        let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-        u64::try_from(size).unwrap_or(4096)
-    })
-}
 
 /// A readable and writable range of addresses, owned.
 ///

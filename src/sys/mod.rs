@@ -1,9 +1,11 @@
-//! What the operating system knows and owns: address ranges, and the figures of `/proc` and `/sys`.
+//! The operating system: address ranges, `/proc` and `/sys`, descriptors, threads.
 
-pub mod inbox;
+pub mod address_space;
+pub mod fd_socket;
 pub mod mapping;
-pub mod places;
+pub mod page;
 pub mod pressure;
 pub mod proc;
 pub mod ram;
-pub mod spare;
+pub mod reserve_fd;
+pub mod thread_pool;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{getrlimit, Resource};
 
-use super::spare::lend;
+use super::reserve_fd::lend;
 
 /// A `/proc` and `/sys` to read from.
 #[derive(Clone, Debug)]

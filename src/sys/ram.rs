@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use once_cell::sync::Lazy;
 
 use super::proc::{Groups, Proc};
+use crate::accounting::{Budget, Charge};
 use crate::error::{Error, ErrorCode, Result};
-use crate::limits::{Budget, Charge};
 use crate::units::{human, MIB};
 
 /// What RAM there is to give, in bytes.

@@ -20,9 +20,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use once_cell::sync::Lazy;
 
+use crate::device::memory::Memory;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
-use crate::memory::Memory;
 use crate::pool::{Extent, Pool, Slice};
 use crate::sys::mapping::Retired;
 
@@ -282,10 +282,10 @@ fn process() -> &'static str {
 mod tests {
     use super::*;
     use crate::backend::simulated::{Options, Simulated};
+    use crate::device::memory::{PageOptions, Source};
     use crate::device::Device;
-    use crate::memory::{PageOptions, Source};
     use crate::pool::Layout;
-    use crate::sys::mapping::page_size;
+    use crate::sys::page::page_size;
 
     fn pool() -> Arc<Pool> {
         let source = Source::System(PageOptions { alignment: page_size(), ..PageOptions::default() });

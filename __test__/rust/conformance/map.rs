@@ -1,11 +1,11 @@
 //! Mappings and cache maintenance.
 
-use super::{ensure, mark, shows, told, Case, Check, Rig, HELD};
-use crate::backend::{Direction, Request};
-use crate::sys::mapping::page_size;
-use crate::units::MIB;
+use crate::suite::{ensure, mark, shows, told, Case, Check, Rig, HELD};
+use rkllmjs_memory::backend::{Direction, Request};
+use rkllmjs_memory::sys::page::page_size;
+use rkllmjs_memory::units::MIB;
 
-pub(super) const CASES: &[Case] = &[
+pub const CASES: &[Case] = &[
     Case { name: "bytes survive an unmap", check: bytes_survive },
     Case { name: "two mappings show the same bytes", check: two_mappings },
     Case { name: "a mapping reaches from the first byte to the last", check: whole_object },

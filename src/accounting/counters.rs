@@ -1,25 +1,6 @@
 //! Counters: plain numbers, owned by the state they describe and changed under the lock that is already held.
 #![forbid(unsafe_code)]
 
-/// Which memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum MemoryKind {
-    /// A kernel object the NPU sees.
-    Npu,
-    /// Anonymous memory of this process.
-    System,
-}
-
-impl MemoryKind {
-    /// The name that JavaScript uses.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            MemoryKind::Npu => "npu",
-            MemoryKind::System => "system",
-        }
-    }
-}
-
 /// What one kind of memory, or one tag, has seen. Bytes are those really taken: page rounding included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {

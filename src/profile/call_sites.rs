@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::clock;
-use super::spectrum::Spectrum;
+use super::histogram::Spectrum;
 use crate::handle::{Handle, Table};
 
 /// More places than this are one: a stack that is never the same twice must not be a leak.

@@ -3,22 +3,27 @@
 //! Drivers accept sizes that wrap to zero, crash the kernel, or get the caller killed (`observed.md` §1.2). The ledger
 //! knows what each IOMMU domain holds of ours; a real node is opened once per process, so that two managers share one.
 
+pub mod block;
+pub mod memory;
+mod reaper;
+pub mod select;
+
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use once_cell::sync::Lazy;
+use reaper::{PendingFrees, REAPERS};
 
+use crate::accounting::{Budget, Charge};
 use crate::backend::{Backend, DeviceInfo, Kind, Object, Placement, Request};
-use crate::crew::Crew;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
-use crate::limits::{Budget, Charge};
-use crate::sys::mapping::page_size;
+use crate::sys::page::page_size;
 use crate::sys::ram;
 use crate::units::{human, whole_pages, MIB};
 
@@ -33,9 +38,7 @@ pub struct Device {
     /// The charges of live objects by their backend's handle: an object that is imported again is not charged twice.
     charges: Mutex<HashMap<Handle, Weak<Charges>>>,
     /// Freed by JavaScript, not yet given back by the driver.
-    graves: Mutex<Graves>,
-    /// Told when there are none left.
-    settled: Condvar,
+    pending: PendingFrees<Arc<Charges>>,
     /// Objects that the driver failed to take back, and their bytes.
     lost: (AtomicU64, AtomicU64),
 }
@@ -55,19 +58,6 @@ pub struct Charges {
     /// What the driver took beyond that: it buys alignment with size.
     _rest: Option<Charge>,
 }
-
-/// Objects that wait for their end.
-#[derive(Debug, Default)]
-struct Graves {
-    objects: Vec<(Object, Arc<Charges>)>,
-    /// Bytes of them, and of those that the driver has in hand.
-    bytes: u64,
-    /// Somebody is at it.
-    digging: bool,
-}
-
-/// Destroys objects: a driver may make each caller wait for seconds.
-static REAPERS: Crew = Crew::new("rkllm-reaper", 2);
 
 /// What drivers failed to take back stays charged for as long as the process lives.
 static LOST: Mutex<Vec<Arc<Charges>>> = Mutex::new(Vec::new());
@@ -95,8 +85,7 @@ impl Device {
             for_others: domains.iter().map(|_| Budget::new(u64::MAX)).collect(),
             domains,
             charges: Mutex::default(),
-            graves: Mutex::default(),
-            settled: Condvar::new(),
+            pending: PendingFrees::default(),
             lost: Default::default(),
         })
     }
@@ -168,9 +157,9 @@ impl Device {
             self.settle(PATIENCE);
         }
         // Asked before: what is given back while the driver refuses is room that the refusal knows nothing of.
-        let freeing = self.graves().digging;
+        let freeing = self.pending.in_progress();
         match self.try_create(request) {
-            Err(error) if wanting.contains(&error.code()) && (freeing || self.graves().digging) => {
+            Err(error) if wanting.contains(&error.code()) && (freeing || self.pending.in_progress()) => {
                 self.settle(PATIENCE);
                 self.try_create(request)
             }
@@ -237,49 +226,23 @@ impl Device {
 
     /// Gives an object back, after its mappings are gone: some time soon, on a thread of its own.
     pub fn bury(self: &Arc<Self>, object: Object, charges: Arc<Charges>) {
-        let mut graves = self.graves();
-        graves.bytes += object.size;
-        graves.objects.push((object, charges));
-        if graves.digging {
-            return;
+        if self.pending.push(object, charges) {
+            let device = Arc::clone(self);
+            REAPERS.run(move || device.reap());
         }
-        graves.digging = true;
-        drop(graves);
-        let device = Arc::clone(self);
-        REAPERS.run(move || device.reap());
     }
 
-    /// Destroys what waits for it, until nothing does. What comes meanwhile is one batch, and objects of one IOMMU domain go
-    /// one after the other: changing the domain costs a driver tens of milliseconds.
     fn reap(&self) {
-        loop {
-            let mut batch = {
-                let mut graves = self.graves();
-                if graves.objects.is_empty() {
-                    graves.digging = false;
-                    break;
-                }
-                std::mem::take(&mut graves.objects)
-            };
-            batch.sort_by_key(|(object, _)| object.domain);
-            for (object, charges) in batch {
-                let bytes = object.size;
-                let done = catch_unwind(AssertUnwindSafe(|| self.destroy(&object, charges)));
-                self.graves().bytes -= bytes;
-                if done.is_err() {
-                    self.count_lost(bytes);
-                }
+        self.pending.drain(|object, charges| {
+            if catch_unwind(AssertUnwindSafe(|| self.destroy(object, charges))).is_err() {
+                self.count_lost(object.size);
             }
-        }
-        self.settled.notify_all();
+        });
     }
 
     /// Waits until everything that was freed is back with the driver, at most `patience`. Whether it is.
     pub fn settle(&self, patience: Duration) -> bool {
-        let graves = self.graves();
-        let waited = self.settled.wait_timeout_while(graves, patience, |graves| graves.digging);
-        let (graves, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        !graves.digging
+        self.pending.wait(patience)
     }
 
     /// What the driver fails to take back is not retried (`rknpu.md` §3.6: the kernel keeps it until a reboot): it stays
@@ -305,11 +268,7 @@ impl Device {
 
     /// Bytes freed by JavaScript that the driver has not given back yet.
     pub fn pending(&self) -> u64 {
-        self.graves().bytes
-    }
-
-    fn graves(&self) -> MutexGuard<'_, Graves> {
-        self.graves.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pending.bytes()
     }
 
     /// Objects that the driver failed to take back, and their bytes.

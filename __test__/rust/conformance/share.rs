@@ -9,13 +9,14 @@ use nix::sys::memfd::{memfd_create, MFdFlags};
 use nix::sys::stat::Mode;
 use nix::unistd::{ftruncate, lseek, pipe, Whence};
 
-use super::{ensure, mark, not_applicable, shows, told, Case, Check, Outcome, Owned, Rig, HELD, NO_IMPORT};
-use crate::backend::{Direction, Request};
-use crate::error::ErrorCode;
-use crate::sys::mapping::{page_size, Mapping};
-use crate::units::MIB;
+use crate::suite::{ensure, mark, not_applicable, shows, told, Case, Check, Outcome, Owned, Rig, HELD, NO_IMPORT};
+use rkllmjs_memory::backend::{Direction, Request};
+use rkllmjs_memory::error::ErrorCode;
+use rkllmjs_memory::sys::mapping::Mapping;
+use rkllmjs_memory::sys::page::page_size;
+use rkllmjs_memory::units::MIB;
 
-pub(super) const CASES: &[Case] = &[
+pub const CASES: &[Case] = &[
     Case { name: "an export is a close-on-exec fd of the object's size", check: export_is_an_fd },
     Case { name: "an export shows the object's bytes and takes writes", check: export_shows_bytes },
     Case { name: "an export survives the object", check: export_survives },

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
 
-use super::{ensure, mark, not_applicable, open_fds, shows, told, Case, Check, Owned, Rig, HELD, NO_IMPORT};
-use crate::backend::{Direction, Kind, Request};
-use crate::error::ErrorCode;
-use crate::sys::mapping::page_size;
-use crate::sys::proc::Proc;
-use crate::units::{human, MIB};
+use crate::suite::{ensure, mark, not_applicable, open_fds, shows, told, Case, Check, Owned, Rig, HELD, NO_IMPORT};
+use rkllmjs_memory::backend::{Direction, Kind, Request};
+use rkllmjs_memory::error::ErrorCode;
+use rkllmjs_memory::sys::page::page_size;
+use rkllmjs_memory::sys::proc::Proc;
+use rkllmjs_memory::units::{human, MIB};
 
-pub(super) const CASES: &[Case] = &[
+pub const CASES: &[Case] = &[
     Case { name: "four threads make, map, sync, export and end objects", check: threads },
     Case { name: "two threads import and end the same dma-buf", check: threads_share },
     Case { name: "a sync meets a destroy on another thread", check: sync_meets_destroy },

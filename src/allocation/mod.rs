@@ -11,6 +11,8 @@
 //! ArrayBuffer object, perhaps in another thread, and the address is all that comes along. Memory that is shared has several
 //! allocations at one address.
 
+pub mod backing;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,16 +20,17 @@ use std::time::SystemTime;
 
 use once_cell::sync::Lazy;
 
+use crate::accounting::{Account, Admission, Books, Event};
+pub use crate::allocation::backing::Body;
+use crate::allocation::backing::{Facts, Share};
 use crate::backend::Object;
-pub use crate::body::Body;
-use crate::body::{Facts, Share};
-use crate::books::{Account, Admission, Books, Event};
+use crate::device::memory::Memory;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
-use crate::memory::{Memory, MemoryKind};
 use crate::pool::{Extent, Pool, Slice};
 use crate::profile::Action;
 use crate::sys::mapping::Retired;
+use crate::units::MemoryKind;
 
 /// See the module's header.
 #[derive(Debug)]

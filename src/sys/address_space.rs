@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use once_cell::sync::Lazy;
 
 use crate::suballoc::{RegionId, SubAllocator, Tlsf};
-use crate::sys::mapping::page_size;
+use crate::sys::page::page_size;
 
 /// Addresses to ask the kernel for. They are somebody else's to ask for when this drops.
 #[derive(Debug, PartialEq, Eq)]

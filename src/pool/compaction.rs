@@ -17,9 +17,9 @@ use std::sync::Arc;
 use super::chunk::Chunk;
 use super::movable::Place;
 use super::{Extent, Pool, State};
+use crate::device::memory::Memory;
 use crate::error::Result;
 use crate::handle::Handle;
-use crate::memory::Memory;
 use crate::suballoc::{regions_from, Region, RegionId, SubAllocator};
 
 /// A chunk whose free bytes are in one piece but for this share needs no sliding.

@@ -4,14 +4,14 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::{ensure, mark, open_fds, Case, Check, Rig, HELD};
-use crate::backend::decorate::{Fault, FaultInjecting};
-use crate::backend::errno::Call;
-use crate::backend::{Backend, Direction, Request};
-use crate::error::Error;
-use crate::sys::mapping::page_size;
+use crate::suite::{ensure, mark, open_fds, Case, Check, Rig, HELD};
+use rkllmjs_memory::backend::errno::Call;
+use rkllmjs_memory::backend::fault_injecting::{Fault, FaultInjecting};
+use rkllmjs_memory::backend::{Backend, Direction, Request};
+use rkllmjs_memory::error::Error;
+use rkllmjs_memory::sys::page::page_size;
 
-pub(super) const CASES: &[Case] =
+pub const CASES: &[Case] =
     &[Case { name: "every call fails with every errno and leaves nothing behind", check: sweep }];
 
 /// Errnos by call, from `rknpu.md` §2.5, §4.2, §5 and §7.

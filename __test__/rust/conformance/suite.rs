@@ -5,12 +5,6 @@
 //! file descriptors as before. Run it with `cargo test --no-default-features --test conformance`, one process with
 //! nothing beside it: cases count the process's descriptors and lower its limits.
 
-mod create;
-mod faults;
-mod limits;
-mod map;
-mod share;
-
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -19,11 +13,12 @@ use nix::fcntl::{fcntl, FcntlArg, SealFlag};
 use nix::sys::memfd::{memfd_create, MFdFlags};
 use nix::unistd::ftruncate;
 
-use super::{Backend, Kind, Object, Request};
-use crate::abi::udmabuf;
-use crate::error::{Error, ErrorCode};
-use crate::handle::Handle;
-use crate::sys::mapping::{page_size, Mapping};
+use rkllmjs_memory::abi::udmabuf;
+use rkllmjs_memory::backend::{Backend, Kind, Object, Request};
+use rkllmjs_memory::error::{Error, ErrorCode};
+use rkllmjs_memory::handle::Handle;
+use rkllmjs_memory::sys::mapping::Mapping;
+use rkllmjs_memory::sys::page::page_size;
 
 /// How a case ended that did not fail.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,12 +37,7 @@ pub type Check = Result<Outcome, String>;
 pub struct Case {
     /// The sentence.
     pub name: &'static str,
-    check: fn(&Rig) -> Check,
-}
-
-/// Every case, in the order to run them: the gentle ones first.
-pub fn cases() -> Vec<Case> {
-    [create::CASES, map::CASES, share::CASES, limits::CASES, faults::CASES].concat()
+    pub check: fn(&Rig) -> Check,
 }
 
 impl Case {
@@ -74,51 +64,51 @@ macro_rules! ensure {
         }
     };
 }
-use ensure;
+pub(crate) use ensure;
 
-const HELD: Check = Ok(Outcome::Held);
+pub const HELD: Check = Ok(Outcome::Held);
 
-fn not_applicable(why: impl Into<String>) -> Check {
+pub fn not_applicable(why: impl Into<String>) -> Check {
     Ok(Outcome::NotApplicable(why.into()))
 }
 
 /// Open file descriptors of this process.
-fn open_fds() -> usize {
+pub fn open_fds() -> usize {
     // Reading the folder opens it: one of those seen is ours.
     fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count().saturating_sub(1))
 }
 
 /// The words of an error, for a failed case.
-fn told(error: Error) -> String {
+pub fn told(error: Error) -> String {
     format!("{}: {error}", error.code())
 }
 
 /// What a case works with.
-pub(super) struct Rig {
-    backend: Arc<dyn Backend>,
+pub struct Rig {
+    pub backend: Arc<dyn Backend>,
 }
 
 /// An object that is destroyed with its guard.
-struct Owned {
-    backend: Arc<dyn Backend>,
-    object: Object,
+pub struct Owned {
+    pub backend: Arc<dyn Backend>,
+    pub object: Object,
     gone: bool,
 }
 
 impl Owned {
-    fn handle(&self) -> Handle {
+    pub fn handle(&self) -> Handle {
         self.object.handle
     }
 
-    fn map(&self) -> Result<Mapping, String> {
+    pub fn map(&self) -> Result<Mapping, String> {
         self.backend.map(self.handle(), page_size()).map_err(told)
     }
 
-    fn export(&self) -> Result<OwnedFd, String> {
+    pub fn export(&self) -> Result<OwnedFd, String> {
         self.backend.export(self.handle()).map_err(told)
     }
 
-    fn destroy(mut self) -> Result<(), String> {
+    pub fn destroy(mut self) -> Result<(), String> {
         self.gone = true;
         self.backend.destroy(self.handle()).map_err(told)
     }
@@ -134,30 +124,30 @@ impl Drop for Owned {
 }
 
 impl Rig {
-    fn kind(&self) -> Kind {
+    pub fn kind(&self) -> Kind {
         self.backend.info().kind
     }
 
-    fn try_create(&self, request: &Request) -> Result<Owned, Error> {
+    pub fn try_create(&self, request: &Request) -> Result<Owned, Error> {
         let object = self.backend.create(request)?;
         Ok(self.own(object))
     }
 
-    fn create(&self, request: &Request) -> Result<Owned, String> {
+    pub fn create(&self, request: &Request) -> Result<Owned, String> {
         self.try_create(request).map_err(|error| format!("create of {request:?}: {}", told(error)))
     }
 
     /// A plain object of `pages` pages.
-    fn pages(&self, pages: u64) -> Result<Owned, String> {
+    pub fn pages(&self, pages: u64) -> Result<Owned, String> {
         self.create(&Request::plain(pages * page_size()))
     }
 
-    fn own(&self, object: Object) -> Owned {
+    pub fn own(&self, object: Object) -> Owned {
         Owned { backend: Arc::clone(&self.backend), object, gone: false }
     }
 
     /// What the device may refuse: `None` if it does, with `ERR_UNSUPPORTED`.
-    fn create_if_supported(&self, request: &Request) -> Result<Option<Owned>, String> {
+    pub fn create_if_supported(&self, request: &Request) -> Result<Option<Owned>, String> {
         match self.try_create(request) {
             Ok(owned) => Ok(Some(owned)),
             Err(error) if error.code() == ErrorCode::Unsupported => Ok(None),
@@ -167,7 +157,7 @@ impl Rig {
 
     /// A dma-buf that some other driver made, and memory that shows its bytes. `None` where this machine has no such
     /// driver.
-    fn foreign(&self, size: u64) -> Result<Option<(OwnedFd, Mapping)>, String> {
+    pub fn foreign(&self, size: u64) -> Result<Option<(OwnedFd, Mapping)>, String> {
         let words = |error: nix::errno::Errno| format!("making a memfd: {error}");
         let memfd =
             memfd_create("rkllm-conformance", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).map_err(words)?;
@@ -183,22 +173,22 @@ impl Rig {
         Ok(Some((buffer, memory)))
     }
 
-    fn imports(&self) -> bool {
+    pub fn imports(&self) -> bool {
         self.kind() != Kind::Rocket
     }
 }
 
-const NO_IMPORT: &str = "this driver imports nothing";
+pub const NO_IMPORT: &str = "this driver imports nothing";
 
 /// 16 bytes that tell one place from another.
-fn mark(seed: u64) -> [u8; 16] {
+pub fn mark(seed: u64) -> [u8; 16] {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     bytes[8..].copy_from_slice(&(!seed).to_le_bytes());
     bytes
 }
 
-fn shows(mapping: &Mapping, offset: u64, seed: u64) -> bool {
+pub fn shows(mapping: &Mapping, offset: u64, seed: u64) -> bool {
     let mut bytes = [0; 16];
     mapping.read(offset, &mut bytes);
     bytes == mark(seed)

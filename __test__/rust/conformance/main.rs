@@ -5,15 +5,27 @@
 
 #![allow(clippy::print_stdout)] // its output is its purpose
 
+mod create;
+mod faults;
+mod limits;
+mod map;
+mod share;
+mod suite;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rkllmjs_memory::backend::contract::{cases, Outcome};
 use rkllmjs_memory::backend::probe;
 use rkllmjs_memory::backend::simulated::{Options, Simulated};
 use rkllmjs_memory::backend::{Backend, Kind};
+use suite::{Case, Outcome};
+
+/// Every case, in the order to run them: the gentle ones first.
+fn cases() -> Vec<Case> {
+    [create::CASES, map::CASES, share::CASES, limits::CASES, faults::CASES].concat()
+}
 
 #[derive(Default)]
 struct Arguments {

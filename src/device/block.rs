@@ -7,7 +7,8 @@ use std::sync::Arc;
 use crate::backend::{Direction, Object, Request};
 use crate::device::{Charges, Device};
 use crate::error::{Error, ErrorCode, Result};
-use crate::sys::mapping::{page_size, Mapping};
+use crate::sys::mapping::Mapping;
+use crate::sys::page::page_size;
 
 /// See the module's header.
 #[derive(Debug)]

@@ -9,9 +9,9 @@ use std::thread::available_parallelism;
 
 use once_cell::sync::Lazy;
 
-use super::compact::{Load, Move, Moved};
-use crate::crew::Crew;
+use super::compaction::{Load, Move, Moved};
 use crate::error::Result;
+use crate::sys::thread_pool::Crew;
 
 /// Whoever copies for somebody else. It is the memory that limits: more of them are no faster.
 static CARRIERS: Crew = Crew::new("rkllm-carry", 1);

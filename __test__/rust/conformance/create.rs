@@ -1,13 +1,13 @@
 //! Making and ending objects.
 
-use super::{ensure, not_applicable, told, Case, Check, Owned, Rig, HELD};
-use crate::backend::{Direction, Kind, Placement, Request};
-use crate::error::ErrorCode;
-use crate::handle::Handle;
-use crate::sys::mapping::page_size;
-use crate::units::{human, KIB, MIB};
+use crate::suite::{ensure, not_applicable, told, Case, Check, Owned, Rig, HELD};
+use rkllmjs_memory::backend::{Direction, Kind, Placement, Request};
+use rkllmjs_memory::error::ErrorCode;
+use rkllmjs_memory::handle::Handle;
+use rkllmjs_memory::sys::page::page_size;
+use rkllmjs_memory::units::{human, KIB, MIB};
 
-pub(super) const CASES: &[Case] = &[
+pub const CASES: &[Case] = &[
     Case { name: "the device describes itself", check: describes_itself },
     Case { name: "an object of one page", check: one_page },
     Case { name: "sizes from a page to 1 MiB are whole pages and at least what was asked", check: small_sizes },
@@ -83,8 +83,8 @@ fn has_its_size(owned: Owned, size: u64) -> Result<(), String> {
     ensure!(got >= size && got.is_multiple_of(page_size()), "{size} became {got}");
     let mapping = owned.map()?;
     ensure!(mapping.len() == got, "{got} are mapped as {}", mapping.len());
-    mapping.write(got - 16, &super::mark(got));
-    ensure!(super::shows(&mapping, got - 16, got), "the last bytes of {got} are missing");
+    mapping.write(got - 16, &crate::suite::mark(got));
+    ensure!(crate::suite::shows(&mapping, got - 16, got), "the last bytes of {got} are missing");
     drop(mapping);
     owned.destroy()
 }
@@ -174,8 +174,8 @@ fn uncached(rig: &Rig) -> Check {
     let mapping = owned.map()?;
     // Odd offsets and lengths: Device memory would end in SIGBUS here (`rknpu.md` §3.2).
     mapping.fill(1..MIB - 3, 0x5a);
-    mapping.write(12_345, &super::mark(1));
-    ensure!(super::shows(&mapping, 12_345, 1), "its bytes are not there");
+    mapping.write(12_345, &crate::suite::mark(1));
+    ensure!(crate::suite::shows(&mapping, 12_345, 1), "its bytes are not there");
     for direction in [Direction::ToDevice, Direction::FromDevice] {
         rig.backend.sync(owned.handle(), direction, 0..MIB).map_err(told)?;
     }
@@ -223,13 +223,13 @@ fn domains(rig: &Rig) -> Check {
         let owned = rig.create(&Request { domain, ..Request::plain(MIB) })?;
         ensure!(owned.object.domain == Some(domain), "asked for {domain}, got {:?}", owned.object.domain);
         let mapping = owned.map()?;
-        mapping.write(4096, &super::mark(u64::from(domain)));
+        mapping.write(4096, &crate::suite::mark(u64::from(domain)));
         rig.backend.sync(owned.handle(), Direction::ToDevice, 0..MIB).map_err(told)?;
         objects.push((domain, owned, mapping));
     }
     for (domain, owned, mapping) in objects {
         rig.backend.sync(owned.handle(), Direction::FromDevice, 0..MIB).map_err(told)?;
-        ensure!(super::shows(&mapping, 4096, domain.into()), "the bytes of domain {domain} are gone");
+        ensure!(crate::suite::shows(&mapping, 4096, domain.into()), "the bytes of domain {domain} are gone");
         drop(mapping);
         owned.destroy()?;
     }
@@ -323,14 +323,14 @@ fn stale_handles(rig: &Rig) -> Check {
 fn second_destroy(rig: &Rig) -> Check {
     let kept = rig.pages(1)?;
     let mapping = kept.map()?;
-    mapping.write(0, &super::mark(9));
+    mapping.write(0, &crate::suite::mark(9));
     let owned = rig.pages(1)?;
     let handle = owned.handle();
     owned.destroy()?;
     for _ in 0..3 {
         ensure!(rig.backend.destroy(handle).is_err(), "it was destroyed twice");
     }
-    ensure!(super::shows(&mapping, 0, 9), "another object was hurt");
+    ensure!(crate::suite::shows(&mapping, 0, 9), "another object was hurt");
     ensure!(rig.backend.sync(kept.handle(), Direction::ToDevice, 0..16).is_ok(), "another object was hurt");
     HELD
 }

@@ -4,15 +4,16 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use crate::accounting::Charge;
 use crate::backend::{mmap_failed, Direction, Object, Request};
-use crate::block::Block;
+use crate::device::block::Block;
 use crate::device::Device;
 use crate::error::{Error, ErrorCode, Result};
-use crate::limits::Charge;
-pub use crate::stats::MemoryKind;
-use crate::sys::mapping::{page_size, Mapping};
+use crate::sys::mapping::Mapping;
+use crate::sys::page::page_size;
 use crate::sys::proc::Proc;
 use crate::sys::ram;
+pub use crate::units::MemoryKind;
 use crate::units::{align_up, human, whole_pages, GIB, MIN_ALIGNMENT};
 
 /// Whether huge pages are wanted.

@@ -8,16 +8,23 @@
 //! Nothing is called and nothing is formatted under the lock.
 #![forbid(unsafe_code)]
 
+mod budget;
+mod counters;
+mod limit;
+
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
-use crate::limits::{Budget, Ceiling, Ceilings, Scope, Warning, WARN_AT};
 use crate::profile::{Action, Key, Profiler, Recorder, Recording, Unread};
-use crate::stats::{Counters, MemoryKind};
 use crate::units::human;
+use crate::units::MemoryKind;
+
+pub use budget::{Budget, Charge};
+pub use counters::Counters;
+pub use limit::{Ceiling, Ceilings, Scope, Warning, WARN_AT};
 
 static RAISED: AtomicU32 = AtomicU32::new(0);
 

@@ -5,12 +5,8 @@
 //! not fit changes nothing, not even for a moment: it can never make one that fits fail.
 #![forbid(unsafe_code)]
 
-mod ceiling;
-
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
-
-pub use ceiling::{Ceiling, Ceilings, Scope, Warning, WARN_AT};
 
 /// A ceiling and what is taken of it, in bytes.
 #[derive(Debug)]
