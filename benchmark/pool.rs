@@ -11,8 +11,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use nix::time::{clock_gettime, ClockId};
-use rkllmjs_memory::accounting::{Account, Books, Event};
-use rkllmjs_memory::accounting::{Ceiling, Ceilings, WARN_AT};
+use rkllmjs_memory::accounting::{Account, Books, Ceiling, Ceilings, Event, WARN_AT};
 use rkllmjs_memory::device::memory::{PageOptions, Source};
 use rkllmjs_memory::handle::Handle;
 use rkllmjs_memory::pool::{Layout, Pool, Slice};

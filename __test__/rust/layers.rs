@@ -34,7 +34,6 @@ const CIRCLES_KNOWN: &[&str] = &["node"];
 type Name = String;
 
 struct Source {
-    /// Whether its children are in its own folder: `mod.rs`, `lib.rs`.
     path: PathBuf,
     /// Code without comments and without its tests, which may reach anywhere.
     code: String,
@@ -103,7 +102,7 @@ fn expand(tree: &str, prefix: &str, found: &mut Vec<String>) {
     }
 }
 
-/// Paths that `code` re-exports, and all others that it names.
+/// Paths that `code` re-exports, and those that it uses itself.
 fn paths(code: &str) -> (Vec<String>, Vec<String>) {
     let (mut exported, mut named) = (Vec::new(), Vec::new());
     let mut rest = String::new();
@@ -131,6 +130,9 @@ fn paths(code: &str) -> (Vec<String>, Vec<String>) {
             }
         }
     }
+    let words: BTreeSet<&str> = rest.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+    let used = |path: &&String| path.rsplit("::").next().is_some_and(|name| words.contains(name));
+    named.extend(exported.iter().filter(used).cloned());
     (exported, named)
 }
 

@@ -19,8 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
 use crate::profile::{Action, Key, Profiler, Recorder, Recording, Unread};
-use crate::units::human;
-use crate::units::MemoryKind;
+use crate::units::{human, MemoryKind};
 
 pub use budget::{Budget, Charge};
 pub use counters::Counters;
@@ -310,7 +309,7 @@ impl Books {
         let recorder = profiler.map(|profiler| Box::new(Recorder::new(profiler, MemoryKind::Npu, None, None)));
         let before = std::mem::replace(&mut self.state().recorder, recorder);
         if let Some(recorder) = before {
-            recorder.profiler().absorb(&recorder);
+            recorder.profiler().absorb(recorder.copy(true));
         }
     }
 

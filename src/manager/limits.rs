@@ -2,34 +2,12 @@
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 
+use super::reservation::Reservation;
 use super::Manager;
-use crate::accounting::Account;
-use crate::accounting::{Ceilings, Warning};
-use crate::device::SetAside;
+use crate::accounting::{Account, Ceilings, Warning};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
-use crate::units::human;
-use crate::units::MemoryKind;
-
-/// Memory that somebody else will take, or has taken: the RKLLM runtime's weights first of all. Counted under limits and
-/// in its IOMMU domain; what the kernel says is available is not touched, for it sees whatever the others take.
-#[derive(Debug)]
-pub struct Reservation {
-    /// Which memory.
-    pub kind: MemoryKind,
-    /// Free text for accounting.
-    pub tag: Option<Arc<str>>,
-    /// Bytes.
-    pub size: u64,
-    account: Account,
-    _domain: Option<SetAside>,
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        self.account.set_free(self.size);
-    }
-}
+use crate::units::{human, MemoryKind};
 
 impl Manager {
     /// Changes what may be held. Limits may be below what is: then nothing is added until enough has gone.

@@ -4,6 +4,8 @@ mod figures;
 mod limits;
 mod pools;
 mod profile;
+mod profiling;
+mod reservation;
 
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -23,13 +25,13 @@ use crate::pool::{Pool, SlabOptions, Slabs};
 use crate::sys::page::page_size;
 use crate::sys::proc::Proc;
 use crate::sys::ram::Ram;
-use crate::units::whole_pages;
-use crate::units::MemoryKind;
+use crate::units::{whole_pages, MemoryKind};
 pub use figures::{DomainStats, NpuStats, SlabStats, Summary, SystemStats};
-pub use limits::Reservation;
+
 pub use pools::{PoolMemory, PoolOptions};
-use profile::Profiling;
 pub use profile::{Sampled, Snapshot, SnapshotPool};
+use profiling::Profiling;
+pub use reservation::Reservation;
 
 /// How NPU memory is asked for. Sizes are bytes; `None` takes what the device needs.
 #[derive(Clone, Debug, Default)]

@@ -1,62 +1,17 @@
 //! A manager's profile, and snapshots of what lives.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use super::profiling::Told;
 use super::Manager;
 use crate::allocation::Allocation;
-use crate::error::Result;
 use crate::handle::Handle;
 use crate::pool::{ChunkMap, Pool, PoolStats, SampledBlock};
 use crate::profile::{Options, Profile, Profiler};
 use crate::units::MemoryKind;
-
-/// The profiler that records, or that did last.
-#[derive(Debug, Default)]
-pub(super) struct Profiling {
-    /// One records.
-    on: AtomicBool,
-    profiler: Mutex<Option<Arc<Profiler>>>,
-    /// Leaks that were told of.
-    told: Mutex<Told>,
-}
-
-#[derive(Debug, Default)]
-struct Told {
-    buffers: HashSet<Handle>,
-    /// By sample.
-    blocks: HashSet<Handle>,
-}
-
-impl Profiling {
-    /// Measures how long `allocate` takes, if anybody wants to know.
-    pub(super) fn timed<T>(&self, allocate: impl FnOnce() -> Result<T>) -> Result<T> {
-        if !self.on.load(Ordering::Relaxed) {
-            return allocate();
-        }
-        let began = Instant::now();
-        let allocated = allocate();
-        if let (Some(profiler), true) = (self.recording(), allocated.is_ok()) {
-            profiler.took(began.elapsed().as_nanos() as u64, 1);
-        }
-        allocated
-    }
-
-    /// The profiler that records.
-    fn recording(&self) -> Option<Arc<Profiler>> {
-        self.on.load(Ordering::Relaxed).then(|| self.profiler().clone()).flatten()
-    }
-
-    fn profiler(&self) -> MutexGuard<'_, Option<Arc<Profiler>>> {
-        self.profiler.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn told(&self) -> MutexGuard<'_, Told> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// What lives, all at (nearly) one time.
 #[derive(Debug)]

@@ -6,8 +6,7 @@ use napi_derive::napi;
 use super::realm::{manager, throw};
 use crate::accounting::{Ceiling, Ceilings, Scope, Warning};
 use crate::handle::Handle;
-use crate::units::human;
-use crate::units::MemoryKind;
+use crate::units::{human, MemoryKind};
 
 /// A ceiling, or none where `max` is absent.
 #[napi(object)]

@@ -3,9 +3,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Slice;
+use super::movable_table::{Name, Place};
+use super::slice::Slice;
 use crate::device::memory::Memory;
 use crate::handle::Handle;
+use crate::profile::{Action, Key, Recorder};
 use crate::suballoc::{Region, SubAllocator};
 use crate::sys::mapping::Retired;
 
@@ -149,6 +151,33 @@ impl Chunk {
     pub(super) fn is_empty(&self) -> bool {
         self.arena.used_regions() == 0
     }
+
+    /// Records that the slice at `place` ended, `offset` bytes from the chunk's start.
+    #[inline(always)]
+    pub(super) fn record_ended(
+        &mut self,
+        recorder: &mut Recorder,
+        place: Place,
+        offset: u64,
+        size: u64,
+        movable: Option<Name>,
+        how: Action,
+    ) {
+        let slot = place.1.slot();
+        if self.marks.sampled.take(slot) {
+            recorder.sample_ended(key(place));
+        }
+        if self.marks.silent.take(slot) {
+            return;
+        }
+        match movable {
+            None => recorder.ended(how, self.extent.base() as u64 + offset, size, None),
+            Some((id, tag)) => {
+                let label = recorder.label_of(tag.as_ref());
+                recorder.ended(how, id.get(), size, Some(label));
+            }
+        }
+    }
 }
 
 /// What profiling has to know of a slice when it ends, by its region's slot. Empty unless something is recorded.
@@ -185,4 +214,9 @@ impl Slots {
         *word &= !(1 << (slot % 64));
         was
     }
+}
+
+/// What a recorder calls the slice at that place.
+pub(super) fn key((chunk, region): Place) -> Key {
+    (chunk.get(), region.to_raw())
 }

@@ -14,9 +14,10 @@ use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::chunk::Chunk;
-use super::movable::Place;
-use super::{Extent, Pool, State};
+use super::chunk::{Chunk, Extent};
+use super::movable_table::Place;
+use super::state::State;
+use super::Pool;
 use crate::device::memory::Memory;
 use crate::error::Result;
 use crate::handle::Handle;

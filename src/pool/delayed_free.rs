@@ -6,10 +6,9 @@
 
 use std::collections::VecDeque;
 
-use super::{freed, Pool, Slice};
-use crate::error::Result;
+use super::slice::Slice;
+use crate::device::memory::Memory;
 use crate::handle::Handle;
-use crate::profile::Action;
 use crate::suballoc::RegionId;
 
 /// What freed bytes hold while they wait.
@@ -29,8 +28,15 @@ impl Waiting {
         self.slices.iter().any(|(slice, _)| (slice.chunk, slice.region) == (chunk, region))
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.slices.len()
+    /// Adds a freed slice of which `requested` bytes were asked for.
+    pub(super) fn push(&mut self, slice: Slice, requested: u64) {
+        self.slices.push_back((slice, requested));
+    }
+
+    /// Takes the oldest out, if more than `keep` wait.
+    pub(super) fn pop(&mut self, keep: usize) -> Option<(Slice, u64)> {
+        let due = self.slices.len() > keep;
+        due.then(|| self.slices.pop_front()).flatten()
     }
 
     /// How many, and the bytes that were asked for.
@@ -43,67 +49,17 @@ impl Waiting {
     }
 }
 
-impl Pool {
-    /// As `free`, with a delay.
-    pub(super) fn free_late(&self, chunk: Handle, region: RegionId, how: Action) -> Result<()> {
-        let (slice, requested) = self.slice(chunk, region)?;
-        // Before it joins the others: whoever takes it out expects the poison.
-        self.poison(&slice);
-        {
-            let mut state = self.state();
-            // Another thread may have freed it in the meantime.
-            if state.waiting.has(chunk, region) {
-                return Err(freed());
-            }
-            let region = state.chunks.get(chunk).ok_or_else(freed)?.arena.get(region).map_err(|_stale| freed())?;
-            let movable = state.movables.forget((chunk, region.id));
-            state.record_ended(chunk, &region, movable, how);
-            state.live -= 1;
-            state.requested -= requested;
-            state.waiting.slices.push_back((slice, requested));
-        }
-        self.end_waiting(self.layout.delay);
-        Ok(())
-    }
+/// Fills a freed slice with poison.
+pub(super) fn poison(memory: &Memory, slice: &Slice) {
+    memory.mapping().fill(slice.offset..slice.offset + slice.padded, POISON);
+}
 
-    /// Lets the oldest go until no more than `keep` wait. Whether any did.
-    pub(super) fn end_waiting(&self, keep: usize) -> bool {
-        let mut any = false;
-        loop {
-            let Some((slice, requested)) = ({
-                let mut state = self.state();
-                let due = state.waiting.len() > keep;
-                due.then(|| state.waiting.slices.pop_front()).flatten()
-            }) else {
-                return any;
-            };
-            any = true;
-            let intact = self.is_poison(&slice);
-            let spare = {
-                let mut state = self.state();
-                state.waiting.late_writes += u64::from(!intact);
-                // It was counted as gone when it was freed.
-                state.live += 1;
-                state.requested += requested;
-                state.give(slice.chunk, slice.region, &self.layout, None).unwrap_or_default()
-            };
-            self.end(spare);
-        }
-    }
-
-    fn poison(&self, slice: &Slice) {
-        if let Some(memory) = self.extent(slice.chunk).ok().and_then(|extent| extent.memory()) {
-            memory.mapping().fill(slice.offset..slice.offset + slice.padded, POISON);
-        }
-    }
-
-    fn is_poison(&self, slice: &Slice) -> bool {
-        let Some(memory) = self.extent(slice.chunk).ok().and_then(|extent| extent.memory()) else { return true };
-        let mut bytes = [0; 4096];
-        (slice.offset..slice.offset + slice.padded).step_by(bytes.len()).all(|at| {
-            let count = (slice.offset + slice.padded - at).min(bytes.len() as u64) as usize;
-            memory.mapping().read(at, &mut bytes[..count]);
-            bytes[..count].iter().all(|byte| *byte == POISON)
-        })
-    }
+/// Whether a slice still holds the poison and nothing else.
+pub(super) fn is_poison(memory: &Memory, slice: &Slice) -> bool {
+    let mut bytes = [0; 4096];
+    (slice.offset..slice.offset + slice.padded).step_by(bytes.len()).all(|at| {
+        let count = (slice.offset + slice.padded - at).min(bytes.len() as u64) as usize;
+        memory.mapping().read(at, &mut bytes[..count]);
+        bytes[..count].iter().all(|byte| *byte == POISON)
+    })
 }

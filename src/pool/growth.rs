@@ -1,7 +1,8 @@
 //! How a pool comes by its chunks: bytes of its maximum are reserved, the source is asked outside the lock, and what it gave becomes
 //! a chunk.
 
-use super::{Pool, State};
+use super::state::State;
+use super::Pool;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
 use crate::profile::Action;
@@ -37,6 +38,12 @@ impl Pool {
         }
     }
 
+    /// Makes the initial chunk.
+    pub(super) fn grow_first(&self) -> Result<Handle> {
+        self.state().reserved = self.layout.initial;
+        self.grow(Reservation { pool: self, bytes: self.layout.initial })
+    }
+
     /// Takes `most` of the pool's maximum, or what is left of it, but at least `least`.
     fn reserve(&self, least: u64, most: u64, size: u64) -> Result<Reservation<'_>> {
         let mut state = self.state();
@@ -49,7 +56,7 @@ impl Pool {
     }
 
     /// Makes the chunk that was reserved.
-    pub(super) fn grow(&self, reserved: Reservation<'_>) -> Result<Handle> {
+    fn grow(&self, reserved: Reservation<'_>) -> Result<Handle> {
         let admission = self.account.as_ref().map(|account| account.admit(reserved.bytes)).transpose()?;
         let memory = self.source.allocate(reserved.bytes)?;
         let mut chunk = self.layout.chunk(memory, reserved.bytes)?;
@@ -89,9 +96,9 @@ impl Pool {
 }
 
 /// Bytes of a pool's maximum, taken before the source is asked for them; they go back unless a chunk stands for them.
-pub(super) struct Reservation<'a> {
-    pub(super) pool: &'a Pool,
-    pub(super) bytes: u64,
+struct Reservation<'a> {
+    pool: &'a Pool,
+    bytes: u64,
 }
 
 impl Drop for Reservation<'_> {

@@ -17,33 +17,35 @@ mod delayed_free;
 mod growth;
 mod layout;
 mod movable;
+mod movable_table;
 mod record;
 pub mod replay;
 mod slabs;
+mod slice;
+mod state;
 
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::accounting::{raise, Account};
-use crate::accounting::{Ceiling, Scope, Warning, WARN_AT};
-use crate::device::memory::Source;
+use crate::accounting::{raise, Account, Ceiling, Scope, Warning, WARN_AT};
+use crate::device::memory::{Memory, Source};
 use crate::error::{Error, ErrorCode, Result};
-use crate::handle::{Handle, Table};
-use crate::profile::{Action, Recorder};
-use crate::suballoc::{Region, RegionId};
+use crate::handle::Handle;
+use crate::profile::Action;
+use crate::suballoc::RegionId;
 use crate::sys::page::page_size;
-use crate::units::human;
-use crate::units::MemoryKind;
+use crate::units::{human, MemoryKind};
 use chunk::Chunk;
 pub use chunk::Extent;
 pub use compaction::{Move, Moved, Pass, Spot};
 pub use copy_queue::Haul;
-use delayed_free::Waiting;
-use growth::Reservation;
+use delayed_free::{is_poison, poison};
 pub use layout::Layout;
-use movable::Movables;
 pub use record::{BlockMap, ChunkMap, SampledBlock};
 pub use slabs::{SlabOptions, Slabs};
+use slice::freed;
+pub use slice::Slice;
+use state::{Events, State};
 
 /// A pool's figures; bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -82,25 +84,6 @@ impl PoolStats {
     }
 }
 
-/// A slice of a pool, by name and by place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slice {
-    /// Its chunk.
-    pub chunk: Handle,
-    /// Its region there.
-    pub region: RegionId,
-    /// Bytes from the chunk's start.
-    pub offset: u64,
-    /// Bytes it really takes.
-    pub padded: u64,
-    /// CPU address.
-    pub address: usize,
-    /// Address that the NPU sees.
-    pub device_address: Option<u64>,
-    /// How many of its first bytes somebody has had before: these may be stale.
-    pub used_before: u64,
-}
-
 /// See the module's header.
 #[derive(Debug)]
 pub struct Pool {
@@ -115,41 +98,6 @@ pub struct Pool {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    chunks: Table<Chunk>,
-    /// Handles of `chunks`, in the order in which they are tried.
-    order: Vec<Handle>,
-    /// The initial one, which stays.
-    first: Option<Handle>,
-    /// Bytes of chunks, those that are being made included.
-    reserved: u64,
-    requested: u64,
-    allocated: u64,
-    peak_allocated: u64,
-    live: u64,
-    allocations: u64,
-    failures: u64,
-    waiting: Waiting,
-    /// Slices that compaction may move.
-    movables: Movables,
-    /// Chunks that there ever were.
-    grown: u64,
-    destroyed: bool,
-    /// Warns when little of the maximum is left.
-    near: Ceiling,
-    recorder: Option<Box<Recorder>>,
-}
-
-/// Who records the events of a slice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Events {
-    /// Its pool, by its address.
-    Own,
-    /// Whoever holds it.
-    Others,
-}
-
 impl Pool {
     /// A pool with its initial bytes.
     ///
@@ -160,8 +108,7 @@ impl Pool {
         let state = Mutex::new(State { near, ..State::default() });
         let pool = Self { name, source, layout, account, timer: AtomicU32::new(0), state };
         if layout.initial > 0 {
-            pool.state().reserved = layout.initial;
-            let first = pool.grow(Reservation { pool: &pool, bytes: layout.initial })?;
+            let first = pool.grow_first()?;
             pool.state().first = Some(first);
         }
         Ok(pool)
@@ -293,6 +240,58 @@ impl Pool {
         Ok(())
     }
 
+    /// As `free`, with a delay.
+    fn free_late(&self, chunk: Handle, region: RegionId, how: Action) -> Result<()> {
+        let (slice, requested) = self.slice(chunk, region)?;
+        // Before it joins the others: whoever takes it out expects the poison.
+        if let Some(memory) = self.memory_of(&slice) {
+            poison(&memory, &slice);
+        }
+        {
+            let mut state = self.state();
+            // Another thread may have freed it in the meantime.
+            if state.waiting.has(chunk, region) {
+                return Err(freed());
+            }
+            let region = state.chunks.get(chunk).ok_or_else(freed)?.arena.get(region).map_err(|_stale| freed())?;
+            let movable = state.movables.forget((chunk, region.id));
+            state.record_ended(chunk, &region, movable, how);
+            state.live -= 1;
+            state.requested -= requested;
+            state.waiting.push(slice, requested);
+        }
+        self.end_waiting(self.layout.delay);
+        Ok(())
+    }
+
+    /// Lets the oldest go until no more than `keep` wait. Whether any did.
+    fn end_waiting(&self, keep: usize) -> bool {
+        let mut any = false;
+        loop {
+            let Some((slice, requested)) = ({
+                let mut state = self.state();
+                state.waiting.pop(keep)
+            }) else {
+                return any;
+            };
+            any = true;
+            let intact = self.memory_of(&slice).is_none_or(|memory| is_poison(&memory, &slice));
+            let spare = {
+                let mut state = self.state();
+                state.waiting.late_writes += u64::from(!intact);
+                // It was counted as gone when it was freed.
+                state.live += 1;
+                state.requested += requested;
+                state.give(slice.chunk, slice.region, &self.layout, None).unwrap_or_default()
+            };
+            self.end(spare);
+        }
+    }
+
+    fn memory_of(&self, slice: &Slice) -> Option<Arc<Memory>> {
+        self.extent(slice.chunk).ok().and_then(|extent| extent.memory())
+    }
+
     /// A slice by its name, and the bytes that were asked for.
     ///
     /// Errors: `ERR_BUFFER_FREED`.
@@ -373,7 +372,7 @@ impl Pool {
             (gone, state.recorder.take())
         };
         if let Some(recorder) = recorder {
-            recorder.profiler().absorb(&recorder);
+            recorder.profiler().absorb(recorder.copy(true));
         }
         self.end(gone);
         Ok(())
@@ -446,96 +445,4 @@ impl Pool {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl State {
-    #[inline]
-    fn alive(&self, name: &str) -> Result<()> {
-        match self.destroyed {
-            false => Ok(()),
-            true => Err(Error::new(ErrorCode::PoolDestroyed, format!("pool \"{name}\" was destroyed"))),
-        }
-    }
-
-    /// From the first chunk that has room. The one that had it last is tried first.
-    fn take(&mut self, size: u64, alignment: u64) -> Option<Slice> {
-        for at in 0..self.order.len() {
-            if let Some(slice) = self.take_from(self.order[at], size, alignment) {
-                self.order.swap(0, at);
-                return Some(slice);
-            }
-        }
-        None
-    }
-
-    fn take_from(&mut self, handle: Handle, size: u64, alignment: u64) -> Option<Slice> {
-        let chunk = self.chunks.get_mut(handle)?;
-        let region = chunk.arena.allocate(size, alignment, size)?;
-        let used_before = chunk.touched.saturating_sub(region.offset).min(region.size);
-        chunk.touched = chunk.touched.max(region.end());
-        self.live += 1;
-        self.allocations += 1;
-        self.requested += size;
-        self.allocated += region.size;
-        self.peak_allocated = self.peak_allocated.max(self.allocated);
-        Some(chunk.slice(handle, &region, used_before))
-    }
-
-    /// Frees a region; the chunks that are spare now come out. How it came to that is recorded, unless it was before.
-    fn give(&mut self, handle: Handle, id: RegionId, layout: &Layout, how: Option<Action>) -> Result<Vec<Chunk>> {
-        let chunk = self.chunks.get_mut(handle).ok_or_else(freed)?;
-        // By its fields: what was written as several words and is read as one block makes the processor wait.
-        let Region { offset, size, tag: requested, .. } = chunk.arena.free(id).map_err(|_stale| freed())?;
-        let movable = self.movables.forget((handle, id));
-        self.live -= 1;
-        self.requested -= requested;
-        self.allocated -= size;
-        let is_empty = chunk.is_empty();
-        if let (Some(recorder), Some(how)) = (&mut self.recorder, how) {
-            record::ended(recorder, chunk, (handle, id), offset, requested, movable, how);
-        }
-        // One is kept, so that the next request does not ask the driver again.
-        match is_empty && self.order.len() > 1 {
-            true => Ok(self.spare(layout, 1)),
-            false => Ok(Vec::new()),
-        }
-    }
-
-    /// Takes out empty chunks but `keep` of them, as long as the initial size stays.
-    fn spare(&mut self, layout: &Layout, keep: usize) -> Vec<Chunk> {
-        let mut empty: Vec<Handle> = self
-            .order
-            .iter()
-            .copied()
-            .filter(|handle| Some(*handle) != self.first)
-            .filter(|handle| self.chunks.get(*handle).is_some_and(Chunk::is_empty))
-            .collect();
-        let bytes_of = |state: &Self, handle| state.chunks.get(handle).map_or(0, |chunk| chunk.arena.capacity());
-        if keep == 0 {
-            // Small ones last: one large chunk must not stand for all of the initial size.
-            empty.sort_by_key(|handle| std::cmp::Reverse(bytes_of(self, *handle)));
-        }
-        let mut gone = Vec::new();
-        for handle in empty.into_iter().skip(keep) {
-            let bytes = bytes_of(self, handle);
-            if self.reserved - bytes < layout.initial {
-                continue;
-            }
-            self.order.retain(|kept| *kept != handle);
-            self.reserved -= bytes;
-            if let Some(chunk) = self.chunks.remove(handle) {
-                self.note(Action::Trim, chunk.number, bytes);
-                gone.push(chunk);
-            }
-        }
-        gone
-    }
-
-    fn largest_free(&self) -> u64 {
-        self.chunks.iter().map(|(_, chunk)| chunk.arena.largest_free()).max().unwrap_or(0)
-    }
-}
-
-fn freed() -> Error {
-    Error::new(ErrorCode::BufferFreed, "this memory was given back to its pool already")
 }

@@ -7,9 +7,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::chunk::Chunk;
-use super::movable::{Movable, Name, Place};
-use super::{Events, Pool, Slice, State};
+use super::chunk::{key, Chunk};
+use super::movable_table::{Movable, Name, Place};
+use super::slice::Slice;
+use super::state::{Events, State};
+use super::Pool;
 use crate::backend::Request;
 use crate::device::memory::Source;
 use crate::error::Result;
@@ -71,7 +73,7 @@ impl Pool {
         self.timer.store(u32::from(recorder.is_some()), Relaxed);
         let before = std::mem::replace(&mut self.state().recorder, recorder);
         if let Some(recorder) = before {
-            recorder.profiler().absorb(&recorder);
+            recorder.profiler().absorb(recorder.copy(true));
         }
     }
 
@@ -216,7 +218,7 @@ impl State {
 
     pub(super) fn record_ended(&mut self, handle: Handle, region: &Region, movable: Option<Name>, how: Action) {
         if let (Some(recorder), Some(chunk)) = (&mut self.recorder, self.chunks.get_mut(handle)) {
-            ended(recorder, chunk, (handle, region.id), region.offset, region.tag, movable, how);
+            chunk.record_ended(recorder, (handle, region.id), region.offset, region.tag, movable, how);
         }
     }
 
@@ -232,7 +234,14 @@ impl State {
         for (handle, region) in places {
             let movable = self.movables.forget((handle, region.id));
             if let Some(chunk) = self.chunks.get_mut(handle) {
-                ended(&mut recorder, chunk, (handle, region.id), region.offset, region.tag, movable, Action::Free);
+                chunk.record_ended(
+                    &mut recorder,
+                    (handle, region.id),
+                    region.offset,
+                    region.tag,
+                    movable,
+                    Action::Free,
+                );
             }
         }
         self.recorder = Some(recorder);
@@ -258,35 +267,4 @@ impl State {
             recorder.note(action, id, size, None);
         }
     }
-}
-
-/// A slice ended that was at that place and at `offset` of its chunk.
-#[inline(always)]
-pub(super) fn ended(
-    recorder: &mut Recorder,
-    chunk: &mut Chunk,
-    place: Place,
-    offset: u64,
-    size: u64,
-    movable: Option<Name>,
-    how: Action,
-) {
-    let slot = place.1.slot();
-    if chunk.marks.sampled.take(slot) {
-        recorder.sample_ended(key(place));
-    }
-    if chunk.marks.silent.take(slot) {
-        return;
-    }
-    match movable {
-        None => recorder.ended(how, chunk.extent.base() as u64 + offset, size, None),
-        Some((id, tag)) => {
-            let label = recorder.label_of(tag.as_ref());
-            recorder.ended(how, id.get(), size, Some(label));
-        }
-    }
-}
-
-fn key((chunk, region): Place) -> Key {
-    (chunk.get(), region.to_raw())
 }

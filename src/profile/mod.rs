@@ -12,6 +12,7 @@ mod call_sites;
 pub mod clock;
 mod histogram;
 mod recorder;
+mod recording;
 mod ring;
 mod sampler;
 
@@ -23,7 +24,8 @@ use std::time::SystemTime;
 use crate::handle::Handle;
 pub use call_sites::{Site, Sites};
 pub use histogram::{Figures, Spectrum};
-pub use recorder::{Key, Recorder, Recording, Totals, Unread};
+pub use recorder::{Key, Recorder};
+pub use recording::{Recording, Totals, Unread};
 pub use ring::{Action, Event, Label};
 
 /// How a manager is profiled.
@@ -122,9 +124,8 @@ impl Profiler {
     }
 
     /// A source is gone, or is not recorded any more.
-    pub fn absorb(&self, recorder: &Recorder) {
-        let recording = recorder.copy(true).read();
-        self.past.lock().unwrap_or_else(PoisonError::into_inner).merge(recording, self.options.event_capacity);
+    pub fn absorb(&self, recorded: Unread) {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner).merge(recorded.read(), self.options.event_capacity);
     }
 
     /// Nothing is recorded from here on.

@@ -1,0 +1,141 @@
+//! What a pool's mutex covers: its chunks, its counts, and which of its slices wait or may move.
+
+use super::chunk::Chunk;
+use super::delayed_free::Waiting;
+use super::layout::Layout;
+use super::movable_table::Movables;
+use super::slice::{freed, Slice};
+use crate::accounting::Ceiling;
+use crate::error::{Error, ErrorCode, Result};
+use crate::handle::{Handle, Table};
+use crate::profile::{Action, Recorder};
+use crate::suballoc::{Region, RegionId};
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) chunks: Table<Chunk>,
+    /// Handles of `chunks`, in the order in which they are tried.
+    pub(super) order: Vec<Handle>,
+    /// The initial one, which stays.
+    pub(super) first: Option<Handle>,
+    /// Bytes of chunks, those that are being made included.
+    pub(super) reserved: u64,
+    pub(super) requested: u64,
+    pub(super) allocated: u64,
+    pub(super) peak_allocated: u64,
+    pub(super) live: u64,
+    pub(super) allocations: u64,
+    pub(super) failures: u64,
+    pub(super) waiting: Waiting,
+    /// Slices that compaction may move.
+    pub(super) movables: Movables,
+    /// Chunks that there ever were.
+    pub(super) grown: u64,
+    pub(super) destroyed: bool,
+    /// Warns when little of the maximum is left.
+    pub(super) near: Ceiling,
+    pub(super) recorder: Option<Box<Recorder>>,
+}
+
+/// Who records the events of a slice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Events {
+    /// Its pool, by its address.
+    Own,
+    /// Whoever holds it.
+    Others,
+}
+
+impl State {
+    #[inline]
+    pub(super) fn alive(&self, name: &str) -> Result<()> {
+        match self.destroyed {
+            false => Ok(()),
+            true => Err(Error::new(ErrorCode::PoolDestroyed, format!("pool \"{name}\" was destroyed"))),
+        }
+    }
+
+    /// From the first chunk that has room. The one that had it last is tried first.
+    pub(super) fn take(&mut self, size: u64, alignment: u64) -> Option<Slice> {
+        for at in 0..self.order.len() {
+            if let Some(slice) = self.take_from(self.order[at], size, alignment) {
+                self.order.swap(0, at);
+                return Some(slice);
+            }
+        }
+        None
+    }
+
+    pub(super) fn take_from(&mut self, handle: Handle, size: u64, alignment: u64) -> Option<Slice> {
+        let chunk = self.chunks.get_mut(handle)?;
+        let region = chunk.arena.allocate(size, alignment, size)?;
+        let used_before = chunk.touched.saturating_sub(region.offset).min(region.size);
+        chunk.touched = chunk.touched.max(region.end());
+        self.live += 1;
+        self.allocations += 1;
+        self.requested += size;
+        self.allocated += region.size;
+        self.peak_allocated = self.peak_allocated.max(self.allocated);
+        Some(chunk.slice(handle, &region, used_before))
+    }
+
+    /// Frees a region; the chunks that are spare now come out. How it came to that is recorded, unless it was before.
+    pub(super) fn give(
+        &mut self,
+        handle: Handle,
+        id: RegionId,
+        layout: &Layout,
+        how: Option<Action>,
+    ) -> Result<Vec<Chunk>> {
+        let chunk = self.chunks.get_mut(handle).ok_or_else(freed)?;
+        // By its fields: what was written as several words and is read as one block makes the processor wait.
+        let Region { offset, size, tag: requested, .. } = chunk.arena.free(id).map_err(|_stale| freed())?;
+        let movable = self.movables.forget((handle, id));
+        self.live -= 1;
+        self.requested -= requested;
+        self.allocated -= size;
+        let is_empty = chunk.is_empty();
+        if let (Some(recorder), Some(how)) = (&mut self.recorder, how) {
+            chunk.record_ended(recorder, (handle, id), offset, requested, movable, how);
+        }
+        // One is kept, so that the next request does not ask the driver again.
+        match is_empty && self.order.len() > 1 {
+            true => Ok(self.spare(layout, 1)),
+            false => Ok(Vec::new()),
+        }
+    }
+
+    /// Takes out empty chunks but `keep` of them, as long as the initial size stays.
+    pub(super) fn spare(&mut self, layout: &Layout, keep: usize) -> Vec<Chunk> {
+        let mut empty: Vec<Handle> = self
+            .order
+            .iter()
+            .copied()
+            .filter(|handle| Some(*handle) != self.first)
+            .filter(|handle| self.chunks.get(*handle).is_some_and(Chunk::is_empty))
+            .collect();
+        let bytes_of = |state: &Self, handle| state.chunks.get(handle).map_or(0, |chunk| chunk.arena.capacity());
+        if keep == 0 {
+            // Small ones last: one large chunk must not stand for all of the initial size.
+            empty.sort_by_key(|handle| std::cmp::Reverse(bytes_of(self, *handle)));
+        }
+        let mut gone = Vec::new();
+        for handle in empty.into_iter().skip(keep) {
+            let bytes = bytes_of(self, handle);
+            if self.reserved - bytes < layout.initial {
+                continue;
+            }
+            self.order.retain(|kept| *kept != handle);
+            self.reserved -= bytes;
+            if let Some(chunk) = self.chunks.remove(handle) {
+                self.note(Action::Trim, chunk.number, bytes);
+                gone.push(chunk);
+            }
+        }
+        gone
+    }
+
+    pub(super) fn largest_free(&self) -> u64 {
+        self.chunks.iter().map(|(_, chunk)| chunk.arena.largest_free()).max().unwrap_or(0)
+    }
+}
