@@ -57,7 +57,9 @@ const pageScripts = declared.map(({ name }) => ({
     sourceType: 'script',
     globals: {
       ...globals.browser,
-      ...Object.fromEntries(declared.filter((other) => other.name !== name).flatMap(({ names }) => names.map((key) => [key, false]))),
+      ...Object.fromEntries(
+        declared.filter((other) => other.name !== name).flatMap(({ names }) => names.map((key) => [key, false])),
+      ),
     },
   },
   rules: { 'no-unused-vars': ['error', { vars: 'local' }] },
@@ -88,7 +90,7 @@ export default defineConfig([
   ...pageScripts,
   {
     // Tests drop references, so that the garbage collector finds the objects.
-    files: ['__test__/child/*.mjs'],
+    files: ['__test__/support/child/*.mjs'],
     rules: { 'no-useless-assignment': 'off' },
   },
   {

@@ -42,7 +42,10 @@ export function fetched(name) {
   if (existsSync(path)) return path
   rmSync(folder, { recursive: true, force: true })
   mkdirSync(folder, { recursive: true })
-  const packed = execFileSync('npm', ['pack', '--silent', spec], { cwd: folder, encoding: 'utf8' }).trim().split('\n').at(-1)
+  const packed = execFileSync('npm', ['pack', '--silent', spec], { cwd: folder, encoding: 'utf8' })
+    .trim()
+    .split('\n')
+    .at(-1)
   execFileSync('tar', ['xzf', packed], { cwd: folder })
   rmSync(join(folder, packed))
   return path

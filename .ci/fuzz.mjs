@@ -2,7 +2,7 @@
 //   node .ci/fuzz.mjs [seeds] [seconds a seed] [first seed]
 // A failing seed goes another way each time, since threads and collectors do; it is where to look.
 
-import { execFileSync, spawn } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 
 import { fetched, runtimes } from './fetch-runtimes.mjs'
@@ -14,15 +14,23 @@ const AT_ONCE = 2
 
 const all = {
   [`node${process.versions.node.split('.')[0]}`]: { binary: process.execPath, run: (file) => ['--expose-gc', file] },
-  ...Object.fromEntries(Object.keys(runtimes).map((name) => [name, { binary: fetched(name), run: runtimes[name].run }])),
+  ...Object.fromEntries(
+    Object.keys(runtimes).map((name) => [name, { binary: fetched(name), run: runtimes[name].run }]),
+  ),
 }
 const jobs = Object.entries(all).flatMap(([name, { binary, run }]) =>
-  Array.from({ length: seeds }, (_, i) => ({ name, binary, seed: first + i, args: [...run(program), String(first + i), String(seconds)] })),
+  Array.from({ length: seeds }, (_, i) => ({
+    name,
+    binary,
+    seed: first + i,
+    args: [...run(program), String(first + i), String(seconds)],
+  })),
 )
 const survived = Object.fromEntries(Object.keys(all).map((name) => [name, { runs: 0, steps: 0 }]))
 let failed = 0
 await Promise.all(Array.from({ length: AT_ONCE }, work))
-for (const [name, { runs, steps }] of Object.entries(survived)) console.log(`${name.padEnd(7)} ${runs} of ${seeds} seeds survived, ${steps} steps`)
+for (const [name, { runs, steps }] of Object.entries(survived))
+  console.log(`${name.padEnd(7)} ${runs} of ${seeds} seeds survived, ${steps} steps`)
 process.exit(failed === 0 ? 0 : 1)
 
 async function work() {
@@ -36,14 +44,23 @@ async function work() {
       continue
     }
     failed++
-    console.log(`FAILED ${job.name}, seed ${job.seed}: ${signal ?? `exit ${status}`}, left ${left.join(', ')}\n${output.slice(-3000).replace(/^/gm, '  | ')}`)
+    console.log(
+      `FAILED ${job.name}, seed ${job.seed}: ${signal ?? `exit ${status}`}, left ${left.join(', ')}\n` +
+        output.slice(-3000).replace(/^/gm, '  | '),
+    )
   }
 }
 
 function start({ binary, args }) {
-  const child = spawn(binary, args, { cwd: root, env: { ...process.env, NO_COLOR: '1' }, stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(binary, args, {
+    cwd: root,
+    env: { ...process.env, NO_COLOR: '1' },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
   let output = ''
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => (output += chunk))
   const patience = setTimeout(() => child.kill('SIGKILL'), seconds * 1000 + 60_000)
-  return new Promise((resolve) => child.on('close', (status, signal) => (clearTimeout(patience), resolve({ status, signal, output }))))
+  return new Promise((resolve) =>
+    child.on('close', (status, signal) => (clearTimeout(patience), resolve({ status, signal, output }))),
+  )
 }

@@ -14,7 +14,8 @@ const AT_ONCE = 2
 const split = process.argv.indexOf('--')
 const names = process.argv.slice(2, split < 0 ? undefined : split)
 const only = split < 0 ? [] : process.argv.slice(split + 1)
-for (const name of names) if (!(name in runtimes)) throw new Error(`no runtime "${name}": ${Object.keys(runtimes).join(' ')}`)
+for (const name of names)
+  if (!(name in runtimes)) throw new Error(`no runtime "${name}": ${Object.keys(runtimes).join(' ')}`)
 const files = (only.length > 0 ? only : [...suites.keys()]).map(pathOf)
 
 const jobs = (names.length > 0 ? names : Object.keys(runtimes)).flatMap((name) => {
@@ -34,7 +35,10 @@ async function work() {
     const began = performance.now()
     const { status, output } = await run(job)
     const title = `${job.name} ${job.file.replace(/.*\/(.*)\.test\.mjs/, '$1')}`
-    console.log(`${title.padEnd(28)} ${status === 0 ? 'ok' : 'FAILED'} ${((performance.now() - began) / 1000).toFixed(1)} s  ${counts(output)}`)
+    console.log(
+      `${title.padEnd(28)} ${status === 0 ? 'ok' : 'FAILED'} ` +
+        `${((performance.now() - began) / 1000).toFixed(1)} s  ${counts(output)}`,
+    )
     if (status === 0) continue
     failed.push(title)
     console.log(output.replace(/^/gm, '  | '))
@@ -42,7 +46,11 @@ async function work() {
 }
 
 function run({ binary, args }) {
-  const child = spawn(binary, args, { cwd: root, env: { ...process.env, NO_COLOR: '1' }, stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(binary, args, {
+    cwd: root,
+    env: { ...process.env, NO_COLOR: '1' },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
   let output = ''
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => (output += chunk))
   const patience = setTimeout(() => child.kill('SIGKILL'), 180_000)

@@ -50,7 +50,8 @@ async function mixed(count, seed) {
     else if (kind < 16) live[at] = manager.allocateNPUMemory(size, { dedicated: true })
     else if (kind < 17) live[at] = manager.allocateSystemMemory(size)
     else if (kind < 18) live[at] = manager.allocateFromPool(pool, size)
-    else if (kind < 19) live[at] = old && !old.free && old.byteLength > 0 ? manager.adopt(manager.share(old)) : undefined
+    else if (kind < 19)
+      live[at] = old && !old.free && old.byteLength > 0 ? manager.adopt(manager.share(old)) : undefined
     else live[at] = undefined
     if (i % 1000 === 0) await nextTurn()
     if (i % 100_000 === 0) pool.defragment()
@@ -64,7 +65,10 @@ const SOURCE = `
   const { parentPort, workerData } = require('node:worker_threads')
   import(workerData.index).then(({ MemoryManager }) => {
     const manager = new MemoryManager({ backend: 'simulated' })
-    globalThis.kept = Array.from({ length: 20 }, (_, i) => (i % 2 ? manager.allocateNPUMemory(5000 * (i + 1)) : manager.allocateSystemMemory(5000 * (i + 1))))
+    globalThis.kept = Array.from({ length: 20 }, (_, i) => {
+      const size = 5000 * (i + 1)
+      return i % 2 ? manager.allocateNPUMemory(size) : manager.allocateSystemMemory(size)
+    })
     kept.forEach((buffer) => new Uint8Array(buffer).fill(1))
     kept.push(manager.adopt(workerData.token))
     parentPort.postMessage('ready')
@@ -77,17 +81,24 @@ async function threads(count) {
   const manager = new MemoryManager({ backend: 'simulated' })
   const token = manager.share((globalThis.shared = manager.allocateNPUMemory(65536, { dedicated: true })))
   const one = async (end) => {
-    const worker = new Worker(SOURCE, { eval: true, workerData: { index: new URL('../index.js', import.meta.url).href, token, end } })
+    const worker = new Worker(SOURCE, {
+      eval: true,
+      workerData: { index: new URL('../index.js', import.meta.url).href, token, end },
+    })
     const ended = new Promise((resolve, reject) => worker.once('exit', resolve).once('error', reject))
     await new Promise((resolve, reject) => worker.once('message', resolve).once('error', reject))
     if (end === 'terminate') await worker.terminate()
     await ended
   }
-  for (let i = 0; i < count; i += 4) await Promise.all(['exit', 'terminate', 'ends', 'terminate'].slice(0, count - i).map(one))
+  for (let i = 0; i < count; i += 4)
+    await Promise.all(['exit', 'terminate', 'ends', 'terminate'].slice(0, count - i).map(one))
   manager.dispose()
 }
 
-/** How often it may be that something grew. What is retired between two things that live may take a while to be one again; a leak grows each time. */
+/**
+ * How often it may be that something grew. What is retired between two things that live may take a while to be one
+ * again; a leak grows each time.
+ */
 const TRIES = 3
 
 let failed = false
@@ -100,10 +111,12 @@ async function soak(what, warm, run, tolerance) {
     const seconds = (performance.now() - began) / 1000
     let after = await footprint()
     // A thread that lingers, a trigger that the kernel is slow to take back.
-    for (let i = 0; i < 20 && (after.fds > before.fds || after.maps > before.maps + tolerance.maps); i++) after = await footprint()
+    for (let i = 0; i < 20 && (after.fds > before.fds || after.maps > before.maps + tolerance.maps); i++)
+      after = await footprint()
     const line = (name, unit) => `${name} ${(before[name] / unit).toFixed(0)} → ${(after[name] / unit).toFixed(0)}`
     console.log(`${what}: ${seconds.toFixed(1)} s; ${line('fds', 1)}, ${line('maps', 1)}, ${line('rss', MiB)} MiB`)
-    const grown = after.fds > before.fds || after.maps > before.maps + tolerance.maps || after.rss > before.rss + tolerance.rss
+    const grown =
+      after.fds > before.fds || after.maps > before.maps + tolerance.maps || after.rss > before.rss + tolerance.rss
     if (!grown) return
     if (tries === TRIES) {
       console.log(`FAILED: ${what}: it grew ${TRIES} times`)

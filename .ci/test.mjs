@@ -10,7 +10,10 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 for (const script of ['test:rust', 'test:js', 'test:types']) {
   console.log(`\n# npm run ${script}`)
   const began = performance.now()
-  const { status, error } = spawnSync('npm', ['run', '--silent', script], { cwd: root, stdio: ['ignore', 'inherit', 'inherit'] })
+  const { status, error } = spawnSync('npm', ['run', '--silent', script], {
+    cwd: root,
+    stdio: ['ignore', 'inherit', 'inherit'],
+  })
   if (error !== undefined) console.error(error.message)
   if (status !== 0) process.exit(status ?? 1)
   console.log(`# ${script}: ${((performance.now() - began) / 1000).toFixed(0)} s`)

@@ -1,6 +1,6 @@
 /**
- * What compaction moves and what it costs; what limits cost. Each figure stands beside its peer or its goal; the exit status says nothing
- * of them.
+ * What compaction moves and what it costs; what limits cost. Each figure stands beside its peer or its goal; the exit
+ * status says nothing of them.
  *
  *   node --expose-gc benchmark/compaction.mjs [--rounds N]
  *   taskset -c 1 node ...    without a second thread that copies
@@ -17,17 +17,23 @@ const { values } = parseArgs({ options: { rounds: { type: 'string', default: '11
 const ROUNDS = Number(values.rounds)
 const BLOCKS = 10_000
 
-console.log(`Node ${process.version}, ${process.arch}, ${cpus().length} × ${cpus()[0]?.model.trim()}, ${ROUNDS} rounds\n`)
+console.log(
+  `Node ${process.version}, ${process.arch}, ${cpus().length} × ${cpus()[0]?.model.trim()}, ${ROUNDS} rounds\n`,
+)
 
 const median = (list) => list.slice().sort((a, b) => a - b)[list.length >> 1]
-const quantile = (list, share) => list.slice().sort((a, b) => a - b)[Math.min(list.length - 1, Math.floor(list.length * share))]
+const quantile = (list, share) =>
+  list.slice().sort((a, b) => a - b)[Math.min(list.length - 1, Math.floor(list.length * share))]
 const quiet = { backend: 'simulated', cleanup: { defragmentAbove: null } }
 
 await onDemand()
 await inTheBackground()
 await limits()
 
-/** 10,000 blocks, every second one freed; then all that is left goes together. The least that any order of moves needs is a quarter of them. */
+/**
+ * 10,000 blocks, every second one freed; then all that is left goes together. The least that any order of moves needs
+ * is a quarter of them.
+ */
 async function onDemand() {
   for (const [size, seen] of [[64 * KiB, false], [64 * KiB, true], [16 * KiB, false], [16 * KiB, true]]) {
     const [rates, moved, left, copies] = [[], [], [], []]
@@ -41,7 +47,10 @@ async function onDemand() {
       copies.push(await memcpy(bytesMoved, size))
     }
     const [rate, copy] = [median(rates), median(copies)]
-    console.log(`${BLOCKS} blocks of ${size / KiB} KiB, every second freed; ${seen ? 'each with an ArrayBuffer to take away' : 'no ArrayBuffers'}`)
+    console.log(
+      `${BLOCKS} blocks of ${size / KiB} KiB, every second freed; ` +
+        `${seen ? 'each with an ArrayBuffer to take away' : 'no ArrayBuffers'}`,
+    )
     print('  fragmentation afterwards', median(left), 0.02)
     print('  bytes moved : the least that any order of moves needs', median(moved), 1.05)
     const GBs = (bytesPerMs) => (bytesPerMs / 1e6).toFixed(2)
@@ -51,7 +60,12 @@ async function onDemand() {
 
 async function scattered(options, size, seen = true) {
   const manager = new MemoryManager(options)
-  const pool = manager.createMemoryPool({ name: 'kv', kind: 'system', initialSize: BLOCKS * size, allocation: { prefault: true } })
+  const pool = manager.createMemoryPool({
+    name: 'kv',
+    kind: 'system',
+    initialSize: BLOCKS * size,
+    allocation: { prefault: true },
+  })
   const blocks = Array.from({ length: BLOCKS }, () => pool.allocate(size, { movable: true }))
   if (seen) blocks.forEach((block) => new Uint8Array(block.buffer).fill(1))
   blocks.forEach((block, at) => at % 2 && block.free())
@@ -74,12 +88,13 @@ async function memcpy(bytes, size) {
 }
 
 /**
- * The same pool, compacted by itself: how long a turn of the event loop takes in which there is a slice of it, and one that only computes.
+ * The same pool, compacted by itself: how long a turn of the event loop takes in which there is a slice of it, and one
+ * that only computes.
  */
 async function inTheBackground() {
   const [slices, peers] = [[], []]
   for (let round = 0; round < ROUNDS; round++) {
-    const { manager, pool } = await scattered({ backend: 'simulated' }, 16 * KiB)
+    const { manager } = await scattered({ backend: 'simulated' }, 16 * KiB)
     let moves = 0
     manager.on('relocated', () => moves++)
     for (let idle = 0; idle < 100; ) {
@@ -98,8 +113,15 @@ async function inTheBackground() {
   }
   const ms = (value) => value.toFixed(2)
   console.log(`\nThe same in the background, ${(slices.length / ROUNDS).toFixed(0)} slices a pool`)
-  console.log(`  a turn that computes for 0.5 ms: p50 ${ms(quantile(peers, 0.5))}, p99 ${ms(quantile(peers, 0.99))}, max ${ms(Math.max(...peers))}: the machine's part`)
-  print(`  a turn with a slice, ms: p50 ${ms(quantile(slices, 0.5))}, max ${ms(Math.max(...slices))}; p99`, quantile(slices, 0.99), 2)
+  console.log(
+    `  a turn that computes for 0.5 ms: p50 ${ms(quantile(peers, 0.5))}, p99 ${ms(quantile(peers, 0.99))}, ` +
+      `max ${ms(Math.max(...peers))}: the machine's part`,
+  )
+  print(
+    `  a turn with a slice, ms: p50 ${ms(quantile(slices, 0.5))}, max ${ms(Math.max(...slices))}; p99`,
+    quantile(slices, 0.99),
+    2,
+  )
 }
 
 /** A turn of the event loop in which somebody computes for so long. */
@@ -110,12 +132,20 @@ async function busy(ms) {
   return performance.now() - began
 }
 
-/** Allocate + free with and without limits for all that can have one; `cargo bench --bench pool` has what an allocation outside pools pays. */
+/**
+ * Allocate + free with and without limits for all that can have one; `cargo bench --bench pool` has what an allocation
+ * outside pools pays.
+ */
 async function limits() {
   const without = new MemoryManager(quiet)
   const bounded = new MemoryManager({
     ...quiet,
-    limits: { npu: { max: 2 ** 40 }, system: { max: 2 ** 40 }, total: { max: 2 ** 40 }, tags: { kv: { max: 2 ** 40 } } },
+    limits: {
+      npu: { max: 2 ** 40 },
+      system: { max: 2 ** 40 },
+      total: { max: 2 ** 40 },
+      tags: { kv: { max: 2 ** 40 } },
+    },
   })
   const contestants = [without, bounded].flatMap((manager, which) => {
     const pool = manager.createMemoryPool({ name: 'kv', kind: 'system', initialSize: 64 * MiB, tag: 'kv' })
@@ -142,6 +172,9 @@ async function limits() {
 }
 
 function print(title, figure, most, least) {
-  const goal = most !== undefined ? `  at most ${most}${figure <= most ? '' : ': MISSED'}` : `  at least ${least}${figure >= least ? '' : ': MISSED'}`
+  const goal =
+    most !== undefined
+      ? `  at most ${most}${figure <= most ? '' : ': MISSED'}`
+      : `  at least ${least}${figure >= least ? '' : ': MISSED'}`
   console.log(`${title.padEnd(96)} ${figure.toFixed(4).padStart(9)}${goal}`)
 }

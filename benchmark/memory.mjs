@@ -1,6 +1,6 @@
 /**
- * What memory management costs, each figure beside a peer measured in the same run, turn by turn, so that whatever else the machine
- * does meanwhile hits both. Prints medians and their ratio; it judges nothing.
+ * What memory management costs, each figure beside a peer measured in the same run, turn by turn, so that whatever else
+ * the machine does meanwhile hits both. Prints medians and their ratio; it judges nothing.
  *
  *   node --expose-gc benchmark/memory.mjs [--rounds N]
  */
@@ -21,7 +21,8 @@ const manager = new MemoryManager({ backend: 'simulated' })
 console.log(`Node ${process.version}, ${process.arch}, ${cpus().length} × ${cpus()[0]?.model.trim()}, ${ROUNDS} rounds`)
 console.log(`node ${process.execArgv.join(' ')} benchmark/memory.mjs --rounds ${ROUNDS}\n`)
 
-// V8 gives the memory of the peers back when it collects: here between the rounds, so that neither side pays for the other.
+// V8 gives the memory of the peers back when it collects: here between the rounds, so that neither side pays for the
+// other.
 const collect = globalThis.gc ?? (() => {})
 
 await compare('NPU memory of 16 MiB', {

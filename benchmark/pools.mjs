@@ -1,12 +1,13 @@
 /**
- * What pools and slabs cost, each figure beside a peer measured in the same run, turn by turn, so that whatever else the machine
- * does meanwhile hits both. Prints medians, their ratios and what those should be at most; the exit status says nothing of them.
+ * What pools and slabs cost, each figure beside a peer measured in the same run, turn by turn, so that whatever else
+ * the machine does meanwhile hits both. Prints medians, their ratios and what those should be at most; the exit status
+ * says nothing of them.
  *
  *   node benchmark/pools.mjs [--rounds N]
  *
- * The first peer, two native calls of three numbers each that do nothing, is there twice: made as the other functions of this package
- * are (`#[napi]`), and as bare as Node-API has them. `new ArrayBuffer` has two speeds, whether its memory was used before or comes
- * from the kernel; which of them a process sees is luck, so run it more than once.
+ * The first peer, two native calls of three numbers each that do nothing, is there twice: made as the other functions
+ * of this package are (`#[napi]`), and as bare as Node-API has them. `new ArrayBuffer` has two speeds, whether its
+ * memory was used before or comes from the kernel; which of them a process sees is luck, so run it more than once.
  */
 
 import { readdirSync } from 'node:fs'
@@ -26,7 +27,9 @@ const { values } = parseArgs({ options: { rounds: { type: 'string', default: '30
 const ROUNDS = Number(values.rounds)
 const WARM_UP = Math.ceil(ROUNDS / 5)
 
-console.log(`Node ${process.version}, ${process.arch}, ${cpus().length} × ${cpus()[0]?.model.trim()}, ${ROUNDS} rounds\n`)
+console.log(
+  `Node ${process.version}, ${process.arch}, ${cpus().length} × ${cpus()[0]?.model.trim()}, ${ROUNDS} rounds\n`,
+)
 
 const manager = new MemoryManager({ backend: 'simulated' })
 const pool = filled({ name: 'variable', initialSize: 64 * MiB })
@@ -89,7 +92,12 @@ function held(count, slabs) {
 
 /** `{name: [calls a round, what to call]}` → `{name: median nanoseconds a call}`. */
 async function measure(contestants) {
-  const all = Object.entries(contestants).map(([name, [calls, call]]) => ({ name, calls, run: loop(call), samples: [] }))
+  const all = Object.entries(contestants).map(([name, [calls, call]]) => ({
+    name,
+    calls,
+    run: loop(call),
+    samples: [],
+  }))
   for (let round = -WARM_UP; round < ROUNDS; round++) {
     // Who goes first takes turns too.
     for (let i = 0; i < all.length; i++) {

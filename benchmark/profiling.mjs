@@ -1,11 +1,12 @@
 /**
- * What profiling costs, on and off turn by turn in the same run. Prints medians, their ratios and what those should be at most; the
- * exit status says nothing of them.
+ * What profiling costs, on and off turn by turn in the same run. Prints medians, their ratios and what those should be
+ * at most; the exit status says nothing of them.
  *
  *   node benchmark/profiling.mjs [--rounds N] [--trace FILE] [--runs N]
  *
- * The pool's pairs come first, once more samples were taken than a burst has (src/profile/sampler.rs), so that what is measured lasts.
- * Then the demo, as whole processes, a pair of them at a time: two alike, for what chance makes of it, and two of which one is profiled.
+ * The pool's pairs come first, once more samples were taken than a burst has (src/profile/sampler.rs), so that what is
+ * measured lasts. Then the demo, as whole processes, a pair of them at a time: two alike, for what chance makes of it,
+ * and two of which one is profiled.
  */
 
 import { spawn } from 'node:child_process'
@@ -20,14 +21,22 @@ import { MemoryManager } from '../index.js'
 
 const KiB = 1024
 const { values } = parseArgs({
-  options: { rounds: { type: 'string', default: '2000' }, trace: { type: 'string' }, runs: { type: 'string', default: '5' } },
+  options: {
+    rounds: { type: 'string', default: '2000' },
+    trace: { type: 'string' },
+    runs: { type: 'string', default: '5' },
+  },
 })
 const ROUNDS = Number(values.rounds)
 const PAIRS = 2000
 
-console.log(`Node ${process.version}, ${process.arch}, ${cpus().length} × ${cpus()[0]?.model.trim()}, ${ROUNDS} rounds\n`)
+console.log(
+  `Node ${process.version}, ${process.arch}, ${cpus().length} × ${cpus()[0]?.model.trim()}, ${ROUNDS} rounds\n`,
+)
 
-const managers = [undefined, {}].map((profiling) => new MemoryManager({ backend: 'simulated', ...(profiling && { profiling }) }))
+const managers = [undefined, {}].map(
+  (profiling) => new MemoryManager({ backend: 'simulated', ...(profiling && { profiling }) }),
+)
 const pools = managers.map((manager) => manager.createMemoryPool({ name: 'p', kind: 'system', initialSize: 64 << 20 }))
 // A manager that was profiled once, and is not any more.
 managers.push(new MemoryManager({ backend: 'simulated', profiling: true }))
@@ -35,7 +44,11 @@ pools.push(managers[2].createMemoryPool({ name: 'p', kind: 'system', initialSize
 managers[2].disableMemoryProfiling()
 const loops = pools.map((pool) => {
   // A function of its own for each, so that none is compiled for all three.
-  return new Function('pool', 'pairs', 'for (let i = 0; i < pairs; i++) pool.allocate(4096).free()').bind(undefined, pool, PAIRS)
+  return new Function('pool', 'pairs', 'for (let i = 0; i < pairs; i++) pool.allocate(4096).free()').bind(
+    undefined,
+    pool,
+    PAIRS,
+  )
 })
 for (let warm = 0; warm < 1500; warm++) loops.forEach((loop) => loop())
 const times = loops.map(() => [])
@@ -74,7 +87,9 @@ const report = join(directory, 'report.prom')
 /** Seconds that a demo takes. */
 async function run(...options) {
   const began = performance.now()
-  const child = spawn(process.execPath, [demo, ...(values.trace ? ['--trace', values.trace] : []), ...options], { stdio: ['ignore', 'ignore', 'inherit'] })
+  const child = spawn(process.execPath, [demo, ...(values.trace ? ['--trace', values.trace] : []), ...options], {
+    stdio: ['ignore', 'ignore', 'inherit'],
+  })
   const [status] = await once(child, 'exit')
   if (status !== 0) throw new Error(`the demo ended with ${status}`)
   return (performance.now() - began) / 1000
@@ -101,5 +116,7 @@ function median(numbers) {
 
 function print(what, figure, ratio, target) {
   const goal = target === undefined ? '' : `at most ${target}${ratio > target ? ': MISSED' : ''}`
-  console.log(`  ${what.padEnd(50)} ${figure.padStart(10)} ${ratio === undefined ? '' : ratio.toFixed(3).padStart(9)}  ${goal}`)
+  console.log(
+    `  ${what.padEnd(50)} ${figure.padStart(10)} ${ratio === undefined ? '' : ratio.toFixed(3).padStart(9)}  ${goal}`,
+  )
 }

@@ -16,7 +16,10 @@ const GiB = 2 ** 30
 
 console.log(`Node ${process.version}, ${process.arch}, ${cpus().length} × ${cpus()[0]?.model.trim()}`)
 const rows = [...workload(EVENTS)]
-const text = ['Thread,Time,Action,Pointer,Size,Stream', ...rows.map((row) => `1,10:00:00:000001,${row.type},0x${row.id.toString(16)},${row.size},0x0`), ''].join('\n')
+const text = [
+  'Thread,Time,Action,Pointer,Size,Stream',
+  ...rows.map((row) => `1,10:00:00:000001,${row.type},0x${row.id.toString(16)},${row.size},0x0`), '',
+].join('\n')
 console.log(`${EVENTS} entries, up to ${LIVE} live, ${(text.length / 2 ** 20).toFixed()} MiB of text\n`)
 
 print('the text cut into fields, and no more', () => fields(text))
@@ -29,7 +32,10 @@ function print(title, call) {
   const start = performance.now()
   const result = call()
   const nanoseconds = ((performance.now() - start) * 1e6) / EVENTS
-  const figures = result?.fits === undefined ? '' : `  fits: ${result.fits}, ${(result.peakReserved / 2 ** 20).toFixed()} MiB, ${result.chunksMade} chunks`
+  const figures =
+    result?.fits === undefined
+      ? ''
+      : `  fits: ${result.fits}, ${(result.peakReserved / 2 ** 20).toFixed()} MiB, ${result.chunksMade} chunks`
   console.log(`${title.padEnd(42)} ${nanoseconds.toFixed(0).padStart(6)} ns an entry${figures}`)
 }
 

@@ -1,6 +1,6 @@
 /**
- * The HTML report in a real browser: its figures against the snapshot, and everything that can be done with it. Needs Debian's `chromium`
- * (or CHROMIUM=/path/to/it). With --shots DIRECTORY it leaves pictures there.
+ * The HTML report in a real browser: its figures against the snapshot, and everything that can be done with it. Needs
+ * Debian's `chromium` (or CHROMIUM=/path/to/it). With --shots DIRECTORY it leaves pictures there.
  */
 
 import assert from 'node:assert/strict'
@@ -43,7 +43,8 @@ async function open(name, { width = 1280, colorScheme = 'light' } = {}) {
   page.on('pageerror', (error) => heard.push(`${name}: ${error.stack}`))
   page.on(
     'request',
-    (request) => request.url() !== url && !request.url().startsWith('data:') && heard.push(`${name}: asked for ${request.url()}`),
+    (request) =>
+      request.url() !== url && !request.url().startsWith('data:') && heard.push(`${name}: asked for ${request.url()}`),
   )
   await page.goto(url)
   await page.waitForSelector('html[data-ready]')
@@ -62,7 +63,9 @@ try {
   await report.writeReport(join(directory, 'full.html'), sourceOf(source))
   await report.writeReport(join(directory, 'empty.html'), sourceOf(nothing()))
   const blocks = snapshot.pools.flatMap(({ name, kind, chunkMaps }) =>
-    chunkMaps.flatMap(({ blocks }) => blocks.filter(({ id }) => id !== null).map((block) => ({ ...block, pool: name, kind }))),
+    chunkMaps.flatMap(({ blocks }) =>
+      blocks.filter(({ id }) => id !== null).map((block) => ({ ...block, pool: name, kind })),
+    ),
   )
   const holders = [...snapshot.buffers, ...blocks]
   const sum = (list) => list.reduce((total, { size }) => total + size, 0)
@@ -79,7 +82,9 @@ try {
     assert.equal(await page.isVisible('#simulated'), true)
     const tags = new Map(holders.map(({ tag }) => [tag, 0]))
     for (const { tag, size } of holders) tags.set(tag, tags.get(tag) + size)
-    const bars = await page.$$eval('#tag-bars .row', (rows) => rows.map(({ dataset }) => [dataset.tag, Number(dataset.value)]))
+    const bars = await page.$$eval('#tag-bars .row', (rows) =>
+      rows.map(({ dataset }) => [dataset.tag, Number(dataset.value)]),
+    )
     assert.deepEqual(new Map(bars), new Map([...tags].map(([tag, total]) => [tag ?? '(no tag)', total])))
     const fragmentation = await page.$$eval('[data-fragmentation]', (all) =>
       all.map(({ dataset }) => Number(dataset.fragmentation)),
@@ -147,7 +152,10 @@ try {
   await check('the keyboard goes through the table', async () => {
     await page.focus('#holder-table .scroll')
     await page.keyboard.press('End')
-    assert.equal(await page.getAttribute('#holder-table .tr[aria-selected="true"]', 'aria-rowindex'), String(holders.length + 1))
+    assert.equal(
+      await page.getAttribute('#holder-table .tr[aria-selected="true"]', 'aria-rowindex'),
+      String(holders.length + 1),
+    )
     await page.keyboard.press('Home')
     await page.keyboard.press('ArrowDown')
     assert.equal(await page.getAttribute('#holder-table .tr[aria-selected="true"]', 'data-at'), '1')
@@ -163,7 +171,8 @@ try {
     assert.ok(height < 20, 'one line')
     await page.mouse.move(x + ((offset + bytes / 2) / size) * width, y + height / 2)
     const told = await page.textContent('#tip')
-    for (const part of [String(id), bytes.toLocaleString('en-US'), stack]) assert.ok(told.includes(part), `${part} in ${told}`)
+    for (const part of [String(id), bytes.toLocaleString('en-US'), stack])
+      assert.ok(told.includes(part), `${part} in ${told}`)
     if (shots !== null) await page.screenshot({ path: join(shots, 'block.png') })
     await page.mouse.move(0, 0)
     assert.equal(await page.isVisible('#tip'), false)
@@ -198,7 +207,10 @@ try {
     await page.click('[data-type="allocate"]')
     assert.equal(await shown(), profile.events.filter(({ type }) => type !== 'allocate').length)
     await page.fill('#event-filter', 'logits')
-    assert.equal(await shown(), profile.events.filter(({ type, tag }) => type !== 'allocate' && tag === 'logits').length)
+    assert.equal(
+      await shown(),
+      profile.events.filter(({ type, tag }) => type !== 'allocate' && tag === 'logits').length,
+    )
   })
 
   await check('the timeline tells its points', async () => {

@@ -18,7 +18,9 @@ export function random(seed) {
 
 const TAGS = ['kv-cache', 'weights', 'logits', 'embeddings', 'vision-input', 'scratch', null]
 const frames = (...names) =>
-  names.map((name) => `at ${name} (/srv/llm/src/${name.toLowerCase().split('.')[0]}.js:${name.length * 7}:11)`).join('\n')
+  names
+    .map((name) => `at ${name} (/srv/llm/src/${name.toLowerCase().split('.')[0]}.js:${name.length * 7}:11)`)
+    .join('\n')
 export const STACKS = [
   frames('KvCache.grow', 'Decoder.step', 'Session.generate', 'Server.handle'),
   frames('KvCache.append', 'Decoder.step', 'Session.generate', 'Server.handle'),
@@ -53,7 +55,9 @@ export function sample({ more = 0, tag } = {}) {
   for (let at = 0; at < 40; at++) {
     const chosen = (at === 3 && tag) || of(TAGS)
     const size = Math.ceil(next() * (at % 9 === 0 ? 24 : 0.5) * MiB)
-    const buffer = manager[at % 4 === 0 ? 'allocateSystemMemory' : 'allocateNPUMemory'](size, { tag: chosen ?? undefined })
+    const buffer = manager[at % 4 === 0 ? 'allocateSystemMemory' : 'allocateNPUMemory'](size, {
+      tag: chosen ?? undefined,
+    })
     kept.push(buffer)
     buffers.push({ ...manager.describe(buffer), stack: at % 2 === 0 ? of(STACKS) : null })
   }
@@ -107,7 +111,11 @@ export function sample({ more = 0, tag } = {}) {
       thread: at % 2,
     }
     if (live.length > 0 && next() < 0.45)
-      events.push({ ...live.splice(Math.floor(next() * live.length), 1)[0], timeUs, type: next() < 0.1 ? 'collect' : 'free' })
+      events.push({
+        ...live.splice(Math.floor(next() * live.length), 1)[0],
+        timeUs,
+        type: next() < 0.1 ? 'collect' : 'free',
+      })
     else if (next() < 0.03) events.push({ ...common, type: of(['fail', 'grow', 'trim', 'move']), id: 0, size: MiB })
     else {
       const event = { ...common, type: 'allocate', id: 500 + at, size: Math.ceil(next() * 65536) }
@@ -139,7 +147,10 @@ export function sample({ more = 0, tag } = {}) {
     p999: scale * 100,
     max: scale * 128,
     mean: scale * 11.5,
-    buckets: [1, 2, 4, 8, 16, 32, 64, 128].map((times, at) => [scale * times, [90, 300, 700, 1300, 900, 500, 180, 30][at]]),
+    buckets: [1, 2, 4, 8, 16, 32, 64, 128].map((times, at) => [
+      scale * times,
+      [90, 300, 700, 1300, 900, 500, 180, 30][at],
+    ]),
   })
   const profile = {
     enabled: true,
@@ -183,7 +194,9 @@ export function nothing() {
   const lists = { callSites: [], events: [], timeline: [] }
   return {
     snapshot: { version: 1, takenAt: Date.now(), device, stats, buffers: [], pools: [] },
-    profile: { enabled: false, startedAt: 0, ...figures, ...lists, sizes: NOTHING, lifetimesMs: NOTHING, latencyNs: NOTHING },
+    profile: {
+      enabled: false, startedAt: 0, ...figures, ...lists, sizes: NOTHING, lifetimesMs: NOTHING, latencyNs: NOTHING,
+    },
   }
 }
 

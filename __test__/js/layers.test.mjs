@@ -1,4 +1,5 @@
-// A file of src/js imports only from its own room and from rooms below it, no two files import each other, and only cli/ prints.
+// A file of src/js imports only from its own room and from rooms below it, no two files import each other, and only
+// cli/ prints.
 //
 // The rooms are the folders of src/js, and the files beside them. ORDER says which may import which.
 
@@ -38,7 +39,9 @@ const codeOf = (text) => text.replace(/\/\*[\s\S]*?\*\//g, '').replace(/(^|\s)\/
 /** The files of src/js that `name` requires, relative to src/js. */
 function importsOf(name, text) {
   const folder = name === 'index.js' ? ROOT : join(SOURCES, dirname(name))
-  const found = [...codeOf(text).matchAll(/(?:require|import)\(\s*'(\.[^']+)'\s*\)/g)].map(([, path]) => normalize(join(folder, path)))
+  const found = [...codeOf(text).matchAll(/(?:require|import)\(\s*'(\.[^']+)'\s*\)/g)].map(([, path]) =>
+    normalize(join(folder, path)),
+  )
   return found
     .map((path) => (path === join(ROOT, 'index.js') ? 'index.js' : relative(SOURCES, path)))
     .filter((path) => path.endsWith('.js') && !path.startsWith('..'))
@@ -94,7 +97,9 @@ test('every folder and file of src/js has its place in the order, and every plac
 
 test('no import runs back up, and no files import each other', (t) => {
   const [edges, groups] = [backEdges(files), circles(files)]
-  t.diagnostic(`${ORDER.flat().length} rooms, ${files.size} files, ${groups.length} circles, ${edges.length} back edges`)
+  t.diagnostic(
+    `${ORDER.flat().length} rooms, ${files.size} files, ${groups.length} circles, ${edges.length} back edges`,
+  )
   assert.deepEqual(edges, [])
   assert.deepEqual(groups, [])
 })
@@ -104,7 +109,9 @@ test('only the command line prints', () => {
 })
 
 test('every file that is required exists', () => {
-  const missing = [...files].flatMap(([name, text]) => importsOf(name, text).filter((target) => !files.has(target) && !GENERATED.has(target)))
+  const missing = [...files].flatMap(([name, text]) =>
+    importsOf(name, text).filter((target) => !files.has(target) && !GENERATED.has(target)),
+  )
   assert.deepEqual(missing, [])
 })
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env node
-// node cross.mjs [addon|conformance]: builds for linux-arm64-gnu on an x64 machine, from packages alone, so that it runs on boards
-// with glibc 2.28; then reads the binary to see that it does. run.mjs takes what it boots with from here, for x64 too.
+// node cross.mjs [addon|conformance]: builds for linux-arm64-gnu on an x64 machine, from packages alone, so that it
+// runs on boards with glibc 2.28; then reads the binary to see that it does. run.mjs takes what it boots with from
+// here, for x64 too.
 import { copyFileSync, existsSync, readFileSync, realpathSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -35,8 +36,8 @@ function zigbuild() {
 }
 
 /**
- * A cargo that has Rust's library for arm64. rustup's own network is not everywhere, so Debian's: called by its path, beside the
- * rustup toolchain that everything else uses, and with a target directory of its own.
+ * A cargo that has Rust's library for arm64. rustup's own network is not everywhere, so Debian's: called by its path,
+ * beside the rustup toolchain that everything else uses, and with a target directory of its own.
  */
 function crossCargo() {
   const sysroot = run('rustc', ['--print', 'sysroot'], { cwd: repo }).trim()
@@ -66,9 +67,17 @@ function cross() {
 
 /** Builds and returns the artefact that cargo's messages call by `kind` ("cdylib", "test") and `name`. */
 function build(command, args, env, kind, name) {
-  const messages = run(command, [...args, '--locked', '--quiet', '--message-format=json-render-diagnostics'], { cwd: repo, env })
-  const artefact = messages.split('\n').filter(Boolean).map(line => JSON.parse(line))
-    .findLast(m => m.reason === 'compiler-artifact' && m.target.kind.includes(kind) && (!name || m.target.name === name))
+  const messages = run(command, [...args, '--locked', '--quiet', '--message-format=json-render-diagnostics'], {
+    cwd: repo,
+    env,
+  })
+  const artefact = messages
+    .split('\n')
+    .filter(Boolean)
+    .map((line) => JSON.parse(line))
+    .findLast(
+      (m) => m.reason === 'compiler-artifact' && m.target.kind.includes(kind) && (!name || m.target.name === name),
+    )
   const file = artefact?.executable ?? artefact?.filenames.find(f => f.endsWith('.so'))
   if (!file) throw new Error(`cargo built no ${kind} ${name ?? ''}`)
   return file

@@ -1,6 +1,8 @@
 // Builds the module and an initramfs, boots QEMU, and watches the console.
 import { spawn } from 'node:child_process'
-import { chmodSync, copyFileSync, cpSync, createWriteStream, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync, copyFileSync, cpSync, createWriteStream, mkdirSync, readdirSync, rmSync, writeFileSync,
+} from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
@@ -13,7 +15,9 @@ export function buildModule(arch, kernel, work) {
   const dir = join(work, 'module')
   rmSync(dir, { recursive: true, force: true })
   cpSync(join(here, 'rknpu_test'), dir, { recursive: true })
-  run('make', ['-s', '-j2', '-C', kernel.headers, ...arches[arch].make, `M=${dir}`, 'KCFLAGS=-Werror', 'modules'], { stdio: ['ignore', 'ignore', 'inherit'] })
+  run('make', ['-s', '-j2', '-C', kernel.headers, ...arches[arch].make, `M=${dir}`, 'KCFLAGS=-Werror', 'modules'], {
+    stdio: ['ignore', 'ignore', 'inherit'],
+  })
   return join(dir, 'rknpu_test.ko')
 }
 
@@ -33,7 +37,9 @@ function moduleOrder(kernel, wanted) {
   const visit = name => {
     const file = files.get(name)
     if (!file || order.includes(file)) return // built in
-    const depends = run('modinfo', ['-F', 'depends', file], { env: { ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` } })
+    const depends = run('modinfo', ['-F', 'depends', file], {
+      env: { ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` },
+    })
     depends.trim().split(',').filter(Boolean).forEach(d => visit(d.replaceAll('-', '_')))
     if (!order.includes(file)) order.push(file)
   }
@@ -41,14 +47,17 @@ function moduleOrder(kernel, wanted) {
   return order
 }
 
-const APPLETS = ['sh', 'mount', 'insmod', 'rmmod', 'ls', 'cat', 'poweroff', 'mkdir', 'chroot', 'dmesg', 'cut', 'grep', 'tr', 'timeout',
-  'kill', 'usleep', 'readlink', 'chmod', 'sync', 'ip', 'su']
+const APPLETS = [
+  'sh', 'mount', 'insmod', 'rmmod', 'ls', 'cat', 'poweroff', 'mkdir', 'chroot', 'dmesg', 'cut', 'grep', 'tr', 'timeout',
+  'kill', 'usleep', 'readlink', 'chmod', 'sync', 'ip', 'su',
+]
 
 /** A first file system: busybox, the modules for the shared folders and for DRM, and guest/init. */
 export function buildInitramfs(kernel, root, work) {
   const dir = join(work, 'initramfs')
   rmSync(dir, { recursive: true, force: true })
-  for (const d of ['bin', 'dev', 'proc', 'sys', 'mod', 'host', 'root', 'tmp']) mkdirSync(join(dir, d), { recursive: true })
+  for (const d of ['bin', 'dev', 'proc', 'sys', 'mod', 'host', 'root', 'tmp'])
+    mkdirSync(join(dir, d), { recursive: true })
   copyFileSync(join(root, 'bin/busybox'), join(dir, 'bin/busybox'))
   for (const applet of APPLETS) run('ln', ['-s', 'busybox', join(dir, 'bin', applet)])
   copyFileSync(join(here, 'guest/init'), join(dir, 'init'))
@@ -68,13 +77,44 @@ export function buildInitramfs(kernel, root, work) {
  * Boots and waits for the machine to power off. `onLine` sees each console line. Gives up when the console has been
  * silent for `quietSeconds` or when `seconds` have passed; `problem` then says which, and is null when all went well.
  */
-export function boot({ arch, kernel, initrd, shares, consoleLog, seconds, quietSeconds, memory = 1024, onLine = () => {} }) {
-  const { qemu: [qemu, ...machine], console: tty } = arches[arch]
+export function boot({
+  arch,
+  kernel,
+  initrd,
+  shares,
+  consoleLog,
+  seconds,
+  quietSeconds,
+  memory = 1024,
+  onLine = () => {},
+}) {
+  const {
+    qemu: [qemu, ...machine],
+    console: tty,
+  } = arches[arch]
   const args = [
-    ...machine, '-accel', 'tcg,thread=multi', '-smp', '2', '-m', String(memory), '-nographic', '-no-reboot', '-nodefaults', '-serial', 'stdio',
-    '-kernel', kernel.image, '-initrd', initrd, '-append', `console=${tty} loglevel=4 panic=-1`,
-    ...shares.flatMap(({ tag, path, readonly }) =>
-      ['-virtfs', `local,path=${path},mount_tag=${tag},security_model=none,id=${tag}${readonly ? ',readonly=on' : ''}`]),
+    ...machine,
+    '-accel',
+    'tcg,thread=multi',
+    '-smp',
+    '2',
+    '-m',
+    String(memory),
+    '-nographic',
+    '-no-reboot',
+    '-nodefaults',
+    '-serial',
+    'stdio',
+    '-kernel',
+    kernel.image,
+    '-initrd',
+    initrd,
+    '-append',
+    `console=${tty} loglevel=4 panic=-1`,
+    ...shares.flatMap(({ tag, path, readonly }) => [
+      '-virtfs',
+      `local,path=${path},mount_tag=${tag},security_model=none,id=${tag}${readonly ? ',readonly=on' : ''}`,
+    ]),
   ]
   const child = spawn(qemu, args, { stdio: ['ignore', 'pipe', 'pipe'] })
   const log = createWriteStream(consoleLog)
@@ -82,7 +122,7 @@ export function boot({ arch, kernel, initrd, shares, consoleLog, seconds, quietS
   let problem = null
   let ended = false
   let quiet
-  const giveUp = why => {
+  const giveUp = (why) => {
     problem ??= why
     child.kill('SIGKILL')
   }
@@ -92,7 +132,7 @@ export function boot({ arch, kernel, initrd, shares, consoleLog, seconds, quietS
   }
   const overall = setTimeout(giveUp, seconds * 1000, `not finished after ${seconds} s`)
   heard()
-  const hear = raw => {
+  const hear = (raw) => {
     const line = raw.replace(/\r/g, '')
     heard()
     log.write(line + '\n')
@@ -106,9 +146,9 @@ export function boot({ arch, kernel, initrd, shares, consoleLog, seconds, quietS
   const stop = () => child.kill('SIGKILL')
   const interrupted = () => process.exit(130)
   process.once('exit', stop).once('SIGINT', interrupted).once('SIGTERM', interrupted)
-  return new Promise(resolve => {
-    child.on('error', error => giveUp(String(error)))
-    child.on('close', status => {
+  return new Promise((resolve) => {
+    child.on('error', (error) => giveUp(String(error)))
+    child.on('close', (status) => {
       clearTimeout(quiet)
       clearTimeout(overall)
       process.off('exit', stop).off('SIGINT', interrupted).off('SIGTERM', interrupted)

@@ -1,7 +1,6 @@
 // What the machine is made of, from packages alone: kernels, headers, a root for the tests, Node.
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
-import { homedir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -81,10 +80,16 @@ export function addArchitecture(debian) {
 function kernelVersion(debian) {
   const pattern = new RegExp(`^linux-image-(6\\.12\\.(\\d+)\\+deb12)-${debian}-unsigned `)
   for (let again = false; ; again = true) {
-    const list = run('apt-cache', ['search', '--names-only', `^linux-image-6\\.12\\.[0-9]+\\+deb12-${debian}-unsigned$`])
+    const list = run('apt-cache', [
+      'search', '--names-only', `^linux-image-6\\.12\\.[0-9]+\\+deb12-${debian}-unsigned$`,
+    ])
     const best = list.split('\n').map(line => pattern.exec(line)).filter(Boolean).sort((a, b) => b[2] - a[2])[0]
     if (best) return best[1]
-    if (again) throw new Error(`the package index has no linux-image-6.12.*+deb12-${debian}-unsigned: is this Debian 12 with its security suite?`)
+    if (again)
+      throw new Error(
+        `the package index has no linux-image-6.12.*+deb12-${debian}-unsigned: ` +
+          `is this Debian 12 with its security suite?`,
+      )
     aptUpdate({ again: true })
   }
 }
@@ -132,9 +137,17 @@ export function kernel(arch) {
     /^include .*-common\/Makefile$/m, `include ${join(sources, `linux-headers-${version}-common`)}/Makefile`))
   const boot = join(dir, 'boot')
   return {
-    version, headers,
-    image: join(boot, readdirSync(boot).find(name => name.startsWith('vmlinuz'))),
-    modules: join(dir, existsSync(join(dir, 'lib/modules')) ? 'lib/modules' : 'usr/lib/modules', `${version}-${debian}`),
+    version,
+    headers,
+    image: join(
+      boot,
+      readdirSync(boot).find((name) => name.startsWith('vmlinuz')),
+    ),
+    modules: join(
+      dir,
+      existsSync(join(dir, 'lib/modules')) ? 'lib/modules' : 'usr/lib/modules',
+      `${version}-${debian}`,
+    ),
   }
 }
 
@@ -158,12 +171,15 @@ export function root(arch) {
     }
     binary('node', `node-linux-${arch}@${NODE}`)
     if (withBun) binary('bun', `@oven/bun-linux-aarch64@${BUN}`)
-    for (const name of ['proc', 'sys', 'dev', 'tmp', 'host', 'repo', 'etc']) mkdirSync(join(into, name), { recursive: true })
+    for (const name of ['proc', 'sys', 'dev', 'tmp', 'host', 'repo', 'etc'])
+      mkdirSync(join(into, name), { recursive: true })
     writeFileSync(join(into, 'etc/passwd'), 'root:x:0:0::/tmp:/bin/sh\nnobody:x:65534:65534::/tmp:/bin/sh\n')
     writeFileSync(join(into, 'etc/group'), 'root:x:0:\nnogroup:x:65534:\n')
   })
   // What the tests and their children call by name.
-  for (const applet of ['sh', 'env', 'cat', 'ls', 'sleep', 'mknod', 'mkfifo', 'id', 'ps', 'kill', 'dd', 'stat', 'rm', 'true'])
+  for (const applet of [
+    'sh', 'env', 'cat', 'ls', 'sleep', 'mknod', 'mkfifo', 'id', 'ps', 'kill', 'dd', 'stat', 'rm', 'true',
+  ])
     run('ln', ['-sf', 'busybox', join(dir, 'bin', applet)])
   return dir
 }

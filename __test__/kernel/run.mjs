@@ -1,6 +1,7 @@
 #!/usr/bin/env node
-// npm run test:kernel [x64|arm64] [scenario...] [--steps smoke,js,...] [--machines N] [--user-mode] [--once] [--console]
-// Boots a stock Debian kernel in QEMU, plays the boards of scenarios.mjs to the library, and says what came of it.
+// npm run test:kernel [x64|arm64] [scenario...] [--steps smoke,js,...] [--machines N] [--user-mode] [--once]
+// [--console] Boots a stock Debian kernel in QEMU, plays the boards of scenarios.mjs to the library, and says what came
+// of it.
 import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
@@ -15,20 +16,34 @@ const here = dirname(fileURLToPath(import.meta.url))
 const repo = resolve(here, '../..')
 
 /** Console or dmesg lines that no scenario may leave behind. */
-const ALARM = /VIOLATION|Oops|BUG:|WARNING:|Call [Tt]race|general protection|Unable to handle|Kernel panic|refcount_t|use-after-free|soft lockup|hung task|rcu: INFO/
+const ALARM =
+  new RegExp(
+    [
+      'VIOLATION', 'Oops', 'BUG:', 'WARNING:', 'Call [Tt]race', 'general protection', 'Unable to handle',
+      'Kernel panic', 'refcount_t', 'use-after-free', 'soft lockup', 'hung task', 'rcu: INFO',
+    ].join('|'),
+  )
 
-/** Each has two processors, and emulation keeps ours busy: more of them than that are slower together than one after the other. */
+/**
+ * Each has two processors, and emulation keeps ours busy: more of them than that are slower together than one after the
+ * other.
+ */
 const MACHINES = Math.min(4, Math.max(1, availableParallelism() >> 1))
 
 function usage(message) {
-  console.error(`${message}\nusage: test:kernel [x64|arm64] [scenario...] [--steps NAME,...] [--machines N] [--user-mode] [--once] [--console]\nscenarios: ${scenarios.map(s => s.name).join(' ')}`)
+  console.error(
+    `${message}\nusage: test:kernel [x64|arm64] [scenario...] [--steps NAME,...] [--machines N] ` +
+      `[--user-mode] [--once] [--console]\nscenarios: ${scenarios.map((s) => s.name).join(' ')}`,
+  )
   process.exit(2)
 }
 
 const whole = word => (/^[1-9]\d?$/.test(word) ? Number(word) : undefined)
 
 function parse(argv) {
-  const options = { arch: null, names: [], steps: null, console: false, userMode: false, once: false, machines: MACHINES }
+  const options = {
+    arch: null, names: [], steps: null, console: false, userMode: false, once: false, machines: MACHINES,
+  }
   for (let i = 0; i < argv.length; i++) {
     const arg = argv[i]
     if (arg === 'x64' || arg === 'arm64') options.arch = arg
@@ -59,15 +74,24 @@ const runners = { node: '/bin/node --test --test-reporter=spec', bun: '/bin/bun 
 
 /** The words of a step, to be run in the root. */
 function commandOf(scenario, step, ...variables) {
-  const env = ['/bin/env', '-i', 'PATH=/bin', 'HOME=/tmp', 'TMPDIR=/tmp', 'RUST_BACKTRACE=1', `RKLLM_TEST_BACKEND=${scenario.backend}`,
-    `RKLLM_TEST_SCENARIO=${scenario.name}`, `RKLLM_TEST_PIECE=${scenario.piece ?? '1/1'}`, ...variables]
-  return [...env, ...step.js ? ['/bin/sh', '-c', `cd /repo && exec ${runners[step.runtime]} ${step.js.join(' ')}`] : step.run]
+  const env = [
+    '/bin/env', '-i', 'PATH=/bin', 'HOME=/tmp', 'TMPDIR=/tmp', 'RUST_BACKTRACE=1',
+    `RKLLM_TEST_BACKEND=${scenario.backend}`, `RKLLM_TEST_SCENARIO=${scenario.name}`,
+    `RKLLM_TEST_PIECE=${scenario.piece ?? '1/1'}`, ...variables,
+  ]
+  return [
+    ...env,
+    ...(step.js ? ['/bin/sh', '-c', `cd /repo && exec ${runners[step.runtime]} ${step.js.join(' ')}`] : step.run),
+  ]
 }
 
 /** One scenario as the lines of shell that guest/lib.sh understands. */
 function plan(scenario) {
   const parameters = scenario.module ? Object.entries(scenario.module).map(([k, v]) => `${k}=${v}`) : ['-']
-  const lines = [`if claim ${quote(scenario.name)}; then`, ['scenario', scenario.name, ...parameters].map(quote).join(' ')]
+  const lines = [
+    `if claim ${quote(scenario.name)}; then`,
+    ['scenario', scenario.name, ...parameters].map(quote).join(' '),
+  ]
   for (const step of scenario.steps) {
     const words = [step.name, step.seconds, step.user ?? 'root', ...commandOf(scenario, step)]
     lines.push([step.kill ? 'killed' : 'step', ...words.map(quote)].join(' '))
@@ -83,7 +107,8 @@ const text = path => existsSync(path) ? readFileSync(path, 'utf8') : ''
 function summary(log, step) {
   const lines = log.trim().split('\n')
   if (step.js) {
-    const figure = name => Number(new RegExp(`^ℹ ${name}(?:ped)? (\\d+)$|^ *(\\d+) ${name}$`, 'm').exec(log)?.slice(1).find(Boolean) ?? 0)
+    const figure = (name) =>
+      Number(new RegExp(`^ℹ ${name}(?:ped)? (\\d+)$|^ *(\\d+) ${name}$`, 'm').exec(log)?.slice(1).find(Boolean) ?? 0)
     return `${figure('pass')} passed, ${figure('fail')} failed, ${figure('skip')} skipped`
   }
   return (lines.findLast(line => /passed|failed|ok|ratio/.test(line)) ?? lines.at(-1) ?? '').slice(0, 160)
@@ -99,7 +124,16 @@ function judge(scenario, out) {
     const status = text(join(dir, `${step.name}.status`)).trim()
     const log = text(join(dir, `${step.name}.log`))
     const idle = (step.js || step.needs === 'conformance') && !/[1-9]\d* passed/.test(summary(log, step))
-    const verdict = status === '0' ? (idle ? 'NOTHING RUN' : 'ok') : status === '' ? 'NOT RUN' : status === '137' ? `KILLED (limit ${step.seconds} s)` : `FAILED (${status})`
+    const verdict =
+      status === '0'
+        ? idle
+          ? 'NOTHING RUN'
+          : 'ok'
+        : status === ''
+          ? 'NOT RUN'
+          : status === '137'
+            ? `KILLED (limit ${step.seconds} s)`
+            : `FAILED (${status})`
     const [from, to] = text(join(dir, `${step.name}.times`)).trim().split('\n')
     const took = to ? `${Math.round(to - from)} s` : ''
     console.log(`  ${step.name.padEnd(12)} ${verdict.padEnd(8)} ${took.padStart(5)}  ${summary(log, step)}`)
@@ -111,10 +145,18 @@ function judge(scenario, out) {
     problems.push('not finished')
   } else {
     problems.push(...text(join(dir, 'dmesg')).split('\n').filter(line => ALARM.test(line)).slice(0, 10))
-    const counters = Object.fromEntries(text(join(dir, 'counters')).split('\n').filter(Boolean).map(line => line.split(' ')))
+    const counters = Object.fromEntries(
+      text(join(dir, 'counters'))
+        .split('\n')
+        .filter(Boolean)
+        .map((line) => line.split(' ')),
+    )
     for (const [name, value] of Object.entries(counters))
-      if ((name.startsWith('live_') || name === 'violations') && value !== '0') problems.push(`${name} is ${value} at the end`)
-    const totals = ['creates', 'destroys', 'syncs', 'exports', 'imports', 'maps'].map(name => `${counters[`total_${name}`]} ${name}`)
+      if ((name.startsWith('live_') || name === 'violations') && value !== '0')
+        problems.push(`${name} is ${value} at the end`)
+    const totals = ['creates', 'destroys', 'syncs', 'exports', 'imports', 'maps'].map(
+      (name) => `${counters[`total_${name}`]} ${name}`,
+    )
     if (scenario.module) console.log(`  driver       ${totals.join(', ')}; undestroyed ${counters.undestroyed}`)
     if (seconds > 120) problems.push(`took ${seconds} s, more than two minutes`)
     console.log(`  in all       ${' '.repeat(9)}${String(seconds).padStart(3)} s`)
@@ -174,21 +216,30 @@ async function main() {
     let current = 'boot'
     const who = machines > 1 ? `${number}  ` : ''
     const { problem, last } = await boot({
-      arch, kernel, initrd, consoleLog: join(work, `console-${number}.log`), seconds: limit, quietSeconds: 180,
+      arch,
+      kernel,
+      initrd,
+      consoleLog: join(work, `console-${number}.log`),
+      seconds: limit,
+      quietSeconds: 180,
       shares: [
-        { tag: 'host', path: share }, { tag: 'root', path: root, readonly: true }, { tag: 'repo', path: repo, readonly: true },
+        { tag: 'host', path: share },
+        { tag: 'root', path: root, readonly: true },
+        { tag: 'repo', path: repo, readonly: true },
       ],
       onLine(line) {
         if (options.console) console.log(`[${arch} ${number}] ${line}`)
         // SeaBIOS leaves the cursor in the middle of a line.
         const mark = /@@ (.*)/.exec(line)?.[1]
         if (mark?.startsWith('finished ')) judgeOne(mark.slice(9))
-        else if (mark) lap(`${who}${current = mark}`)
+        else if (mark) lap(`${who}${(current = mark)}`)
         else if (ALARM.test(line) && !current.endsWith(' sins')) alarms.push(`${current}: ${line}`)
       },
     })
     if (!problem) return null
-    return [`FAILED at ${current}: ${problem}. The console's last lines:`, ...last.map(line => `  | ${line}`)].join('\n')
+    return [`FAILED at ${current}: ${problem}. The console's last lines:`, ...last.map((line) => `  | ${line}`)].join(
+      '\n',
+    )
   }
   const problems = (await Promise.all(Array.from({ length: machines }, (_, number) => machine(number)))).filter(Boolean)
 

@@ -1,5 +1,5 @@
-// Scenarios that need no driver, by QEMU's user-mode emulation: this machine's kernel, the other architecture's programs. About twice as
-// fast as an emulated machine, and as many at once as there are processors.
+// Scenarios that need no driver, by QEMU's user-mode emulation: this machine's kernel, the other architecture's
+// programs. About twice as fast as an emulated machine, and as many at once as there are processors.
 import { spawn, spawnSync } from 'node:child_process'
 import { createWriteStream, existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
@@ -9,7 +9,9 @@ import { install } from './packages.mjs'
 const BINFMT = '/proc/sys/fs/binfmt_misc'
 const NAME = 'rkllm-test-arm64'
 const INTERPRETER = '/usr/bin/qemu-aarch64-static'
-/** 64-bit little-endian ELF for AArch64, executables and shared ones; F: opened now, so that a chroot need not have it. */
+/**
+ * 64-bit little-endian ELF for AArch64, executables and shared ones; F: opened now, so that a chroot need not have it.
+ */
 const MAGIC = '\\x7fELF\\x02\\x01\\x01\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x02\\x00\\xb7\\x00'
 const MASK = '\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\x00\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xfe\\xff\\xff\\xff'
 
@@ -24,7 +26,8 @@ const mounts = (root, repo) => [
 ].join(' && ')
 
 /**
- * Tells the kernel how programs of arm64 are run, until this process ends. Returns why that cannot be done here, or null.
+ * Tells the kernel how programs of arm64 are run, until this process ends. Returns why that cannot be done here, or
+ * null.
  */
 export function prepare(root, repo) {
   if (process.arch === 'arm64') return 'this is an arm64 machine'
@@ -49,7 +52,10 @@ export function prepare(root, repo) {
 const inside = (root, repo, command) =>
   ['-m', 'sh', '-c', `${mounts(root, repo)} && exec chroot '${root}' "$@"`, 'sh', ...command]
 
-/** Runs each scenario's one step, and leaves in `out` what guest/lib.sh would. `commandOf` gives a step's words; `judge` is told of each end. */
+/**
+ * Runs each scenario's one step, and leaves in `out` what guest/lib.sh would. `commandOf` gives a step's words; `judge`
+ * is told of each end.
+ */
 export async function runAll(scenarios, { root, repo, out, commandOf, judge }) {
   const waiting = [...scenarios]
   const worker = async () => {
@@ -59,7 +65,11 @@ export async function runAll(scenarios, { root, repo, out, commandOf, judge }) {
       const [step] = scenario.steps
       const now = () => `${performance.now() / 1000}\n`
       const began = now()
-      const status = await finished(inside(root, repo, commandOf(scenario, step)), step.seconds, join(dir, `${step.name}.log`))
+      const status = await finished(
+        inside(root, repo, commandOf(scenario, step)),
+        step.seconds,
+        join(dir, `${step.name}.log`),
+      )
       writeFileSync(join(dir, 'started'), began)
       writeFileSync(join(dir, `${step.name}.times`), began + now())
       writeFileSync(join(dir, `${step.name}.status`), `${status}\n`)

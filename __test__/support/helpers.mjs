@@ -1,6 +1,6 @@
 /**
- * What every test file shares. RKLLM_TEST_BACKEND and RKLLM_TEST_DEVICE choose the device that the suite runs on; without them it is the
- * simulated one, which every machine has.
+ * What every test file shares. RKLLM_TEST_BACKEND and RKLLM_TEST_DEVICE choose the device that the suite runs on;
+ * without them it is the simulated one, which every machine has.
  */
 
 import assert from 'node:assert/strict'
@@ -41,7 +41,8 @@ export function inPieces(describe) {
 /** For node:test's `skip`: the reason, or false. */
 export const needsSimulated = simulated ? false : `needs the simulated device; this run is on ${backend}`
 /** QEMU's user-mode emulation makes up what a process is told of itself, and gives pages when they are written. */
-export const needsOwnKernel = process.env.RKLLM_TEST_EMULATION === 'user' ? 'needs the kernel to itself; this is user-mode emulation' : false
+export const needsOwnKernel =
+  process.env.RKLLM_TEST_EMULATION === 'user' ? 'needs the kernel to itself; this is user-mode emulation' : false
 /** Whose tests these are: "node", "bun" or "deno". */
 export const runtime = ['bun', 'deno'].find((name) => process.versions[name] !== undefined) ?? 'node'
 
@@ -64,7 +65,9 @@ export const hasDetachKeys = (() => {
 })()
 
 export const needsTransfer =
-  typeof ArrayBuffer.prototype.transfer === 'function' ? false : `Node ${process.version} has no ArrayBuffer.prototype.transfer`
+  typeof ArrayBuffer.prototype.transfer === 'function'
+    ? false
+    : `Node ${process.version} has no ArrayBuffer.prototype.transfer`
 
 /** For `skip`: a test machine may be a kernel, Node and little else. */
 export function needsCommand(name) {
@@ -73,8 +76,8 @@ export function needsCommand(name) {
 }
 
 /**
- * A manager on the device under test, disposed when the test is over. Every buffer has a kernel object of its own, so that a test can
- * count objects, descriptors and addresses; tests of slabs say `slabs: {}`.
+ * A manager on the device under test, disposed when the test is over. Every buffer has a kernel object of its own, so
+ * that a test can count objects, descriptors and addresses; tests of slabs say `slabs: {}`.
  */
 export function open(t, options = {}) {
   const manager = new MemoryManager({ backend, device, slabs: { threshold: 0 }, ...options })
@@ -108,7 +111,8 @@ export function settle(manager) {
   }
   // Not optimizeMemory elsewhere, which collects garbage: some suites ask a thousand times.
   const clock = new Int32Array(new SharedArrayBuffer(4))
-  for (let waited = 0; manager.getNPUMemoryStats().pendingFree > 0 && waited < 2000; waited++) Atomics.wait(clock, 0, 0, 1)
+  for (let waited = 0; manager.getNPUMemoryStats().pendingFree > 0 && waited < 2000; waited++)
+    Atomics.wait(clock, 0, 0, 1)
 }
 
 /** What must be as before after anything was refused. */

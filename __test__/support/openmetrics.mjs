@@ -1,4 +1,7 @@
-/** A strict reader of OpenMetrics 1.0 text: whatever the standard does not allow throws. Exemplars and timestamps are not read. */
+/**
+ * A strict reader of OpenMetrics 1.0 text: whatever the standard does not allow throws. Exemplars and timestamps are
+ * not read.
+ */
 
 import assert from 'node:assert/strict'
 
@@ -85,7 +88,10 @@ function checkHistogram(name, samples) {
     return Number(le.replace('Inf', 'Infinity'))
   })
   assert.ok(bounds.every((bound, i) => i === 0 || bound > bounds[i - 1]), `${name}: bounds rise`)
-  assert.ok(buckets.every(({ value }, i) => i === 0 || value >= buckets[i - 1].value), `${name}: buckets are cumulative`)
+  assert.ok(
+    buckets.every(({ value }, i) => i === 0 || value >= buckets[i - 1].value),
+    `${name}: buckets are cumulative`,
+  )
   assert.equal(bounds.at(-1), Infinity)
   assert.equal(buckets.at(-1).value, of('_count')[0].value)
   assert.equal(of('_sum').length, 1)

@@ -1,5 +1,6 @@
 /**
- * Lists the JavaScript suites, found by folder, and what each needs. The scripts that run them all read this list: `npm run test:js`,
+ * Lists the JavaScript suites, found by folder, and what each needs. The scripts that run them all read this list: `npm
+ * run test:js`,
  * `test:runtimes`, `test:kernel`.
  */
 
@@ -19,14 +20,48 @@ export const suites = new Map(
 
 /** Suites that ask nothing of a driver: one run of them is enough, on any device. */
 export const driverless = [
-  'adapters', 'attacks', 'channels', 'cli', 'demo', 'estimate', 'event-log', 'explain', 'inspect-socket', 'layers', 'metrics',
-  'plan', 'replay', 'reports', 'snapshot-diff', 'top', 'walls',
+  'adapters',
+  'attacks',
+  'channels',
+  'cli',
+  'demo',
+  'estimate',
+  'event-log',
+  'explain',
+  'inspect-socket',
+  'layers',
+  'metrics',
+  'plan',
+  'replay',
+  'reports',
+  'snapshot-diff',
+  'top',
+  'walls',
 ]
 
-/** Suites whose outcome depends on the engine: its collector, its ArrayBuffers, its threads, its events, its modules. */
+/**
+ * Suites whose outcome depends on the engine: its collector, its ArrayBuffers, its threads, its events, its modules.
+ */
 export const engineDependent = [
-  'async', 'attacks', 'channels', 'collected', 'compaction', 'demo', 'dispose', 'errors', 'exits', 'fuzz', 'inbox', 'inspect',
-  'lifetime', 'package', 'pool-threads', 'pools-lifetime', 'pressure', 'profiling', 'sharing',
+  'async',
+  'attacks',
+  'channels',
+  'collected',
+  'compaction',
+  'demo',
+  'dispose',
+  'errors',
+  'exits',
+  'fuzz',
+  'inbox',
+  'inspect',
+  'lifetime',
+  'package',
+  'pool-threads',
+  'pools-lifetime',
+  'pressure',
+  'profiling',
+  'sharing',
 ]
 
 /** The path of a suite; throws when a list names one that does not exist. */

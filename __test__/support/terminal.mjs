@@ -14,11 +14,14 @@ export const needsTerminal = needsCommand('script') || needsCommand('stty')
 
 /** The shell command that runs the command line with `words` on this runtime. */
 export const shell = (...words) =>
-  [process.execPath, ...(runtime === 'deno' ? ['run', '--allow-all', '--no-check'] : []), MAIN, ...words].map(quoted).join(' ')
+  [process.execPath, ...(runtime === 'deno' ? ['run', '--allow-all', '--no-check'] : []), MAIN, ...words]
+    .map(quoted)
+    .join(' ')
 
 /** Runs `words` in a terminal; at the end the shell tells the exit status and whether the terminal is as it was. */
 export function terminal(t, words, env = {}) {
-  const command = `stty cols 80 rows 24; before=$(stty -g); ${shell(...words)}; echo "status=$?"; [ "$before" = "$(stty -g)" ] && echo restored`
+  const command = `stty cols 80 rows 24; before=$(stty -g); ${shell(...words)}; echo "status=$?"; ` +
+    `[ "$before" = "$(stty -g)" ] && echo restored`
   const started = spawn('script', ['-qfc', command, '/dev/null'], {
     // Coloured unless the test says otherwise, whatever whoever runs the tests prefers.
     env: { ...process.env, TERM: 'xterm', NODE_OPTIONS: '', NO_COLOR: '', FORCE_COLOR: '', ...env },
@@ -44,7 +47,8 @@ export function terminal(t, words, env = {}) {
 }
 
 function descendant(pid) {
-  const children = (of) => readFileSync(`/proc/${of}/task/${of}/children`, 'utf8').split(' ').filter(Boolean).map(Number)
+  const children = (of) =>
+    readFileSync(`/proc/${of}/task/${of}/children`, 'utf8').split(' ').filter(Boolean).map(Number)
   const all = [pid]
   for (let at = 0; at < all.length; at++) all.push(...children(all[at]))
   return all.find((each) => readFileSync(`/proc/${each}/cmdline`, 'utf8').split('\0').includes(MAIN))

@@ -1,6 +1,7 @@
 /**
- * index.d.ts against contract.d.ts, the contract of version 1. What is built so far is less than the contract, so only members that
- * both have are compared: what comes out may be narrower, what goes in may be wider, never the other way round.
+ * index.d.ts against contract.d.ts, the contract of version 1. What is built so far is less than the contract, so only
+ * members that both have are compared: what comes out may be narrower, what goes in may be wider, never the other way
+ * round.
  */
 
 import type { EventEmitter } from 'node:events'
@@ -88,7 +89,11 @@ holds<PoolVerbs extends keyof built.MemoryManager ? true : Exclude<PoolVerbs, ke
 holds<contract.Buf extends built.Buf ? true : 'Buf'>()
 holds<built.MemoryKind extends contract.MemoryKind ? true : 'MemoryKind'>()
 holds<built.Backend extends contract.Backend ? true : 'Backend'>()
-holds<built.MemoryErrorCode extends contract.MemoryErrorCode ? true : Exclude<built.MemoryErrorCode, contract.MemoryErrorCode>>()
+holds<
+  built.MemoryErrorCode extends contract.MemoryErrorCode
+    ? true
+    : Exclude<built.MemoryErrorCode, contract.MemoryErrorCode>
+>()
 holds<typeof built.probeDevices extends typeof contract.probeDevices ? true : 'probeDevices'>()
 
 // Members that a value of the contract has and ours has not would be promises broken silently; values have all of them.

@@ -1,8 +1,12 @@
 /** How people will write it, and what the compiler must not let through. Only compiled, never run. */
 
 import memory = require('../../index.js')
-import { closeDmaBuf, diagnose, DmaBufInbox, MemoryError, MemoryManager, probeDevices, replayEventLog, sendDmaBuf } from '../../index.js'
-import type { AllocationMessage, BufferInfo, MemoryErrorCode, MemorySnapshot, ReplayResult, SharedBufferToken, SnapshotDiff } from '../../index.js'
+import {
+  closeDmaBuf, diagnose, DmaBufInbox, MemoryError, MemoryManager, probeDevices, replayEventLog, sendDmaBuf,
+} from '../../index.js'
+import type {
+  AllocationMessage, BufferInfo, MemoryErrorCode, MemorySnapshot, ReplayResult, SharedBufferToken, SnapshotDiff,
+} from '../../index.js'
 import promClient = require('prom-client')
 import { metrics as openTelemetry } from '@opentelemetry/api'
 import { MeterProvider } from '@opentelemetry/sdk-metrics'
@@ -46,10 +50,19 @@ export function right(): void {
   new MemoryManager()
   new memory.MemoryManager({ backend: 'auto' })
 
-  const buffer: ArrayBuffer = manager.allocateNPUMemory(4096, { tag: 'kv-cache', iommuDomain: 1, placement: 'try-sram' })
+  const buffer: ArrayBuffer = manager.allocateNPUMemory(4096, {
+    tag: 'kv-cache',
+    iommuDomain: 1,
+    placement: 'try-sram',
+  })
   manager.syncToDevice(buffer)
   manager.syncToDevice(new Float32Array(buffer), 0, 64)
-  const system: ArrayBuffer = manager.allocateSystemMemory(4096, { hugePages: 'try', lock: true, prefault: true, alignment: 64 })
+  const system: ArrayBuffer = manager.allocateSystemMemory(4096, {
+    hugePages: 'try',
+    lock: true,
+    prefault: true,
+    alignment: 64,
+  })
   manager.deallocate(Buffer.from(system))
 
   const info: BufferInfo = manager.describe(buffer)
@@ -159,11 +172,19 @@ export function session(manager: MemoryManager, run: (input: bigint, param: bigi
 }
 
 export function planning(config: Record<string, unknown>): void {
-  const estimate: memory.ModelEstimate = memory.estimateModelMemory({ config, contextLength: 4096, dtype: 'w4a16', soc: 'rk3576' })
+  const estimate: memory.ModelEstimate = memory.estimateModelMemory({
+    config,
+    contextLength: 4096,
+    dtype: 'w4a16',
+    soc: 'rk3576',
+  })
   const [device] = probeDevices()
   if (device === undefined || 'error' in device) return
   const plan: memory.DomainPlan = memory.planModels(
-    [{ name: 'chat', config, contextLength: 4096, group: 'vl' }, { name: 'eyes', path: 'vision.rknn', contextLength: 1, group: 'vl' }],
+    [
+      { name: 'chat', config, contextLength: 4096, group: 'vl' },
+      { name: 'eyes', path: 'vision.rknn', contextLength: 1, group: 'vl' },
+    ],
     device,
     { ramAvailable: 4e9, domains: [{ id: 0, used: 1 << 20 }] },
   )

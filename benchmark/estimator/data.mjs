@@ -13,8 +13,8 @@ export const CSV = new URL('./memory.csv', import.meta.url)
 const { models } = JSON.parse(readFileSync(new URL('./shapes.json', import.meta.url), 'utf8'))
 
 /**
- * Every second model of the alphabetical list, from the first on, calibrates; the others are held back. All rows of a model are on the
- * same side, so that none of a held-back model's figures was seen.
+ * Every second model of the alphabetical list, from the first on, calibrates; the others are held back. All rows of a
+ * model are on the same side, so that none of a held-back model's figures was seen.
  */
 export const NAMES = Object.keys(models).sort((a, b) => (a < b ? -1 : 1))
 export const calibrates = (model) => NAMES.indexOf(model) % 2 === 0

@@ -52,7 +52,8 @@ function leastSquares(equations) {
     equations.reduce((sum, { left, right }) => sum + at(left, i) * right, 0),
   ])
   for (let i = 0; i < size; i++) {
-    const pivot = matrix.slice(i).reduce((best, row, k) => (Math.abs(row[i]) > Math.abs(matrix[best][i]) ? i + k : best), i)
+    const larger = (best, row, k) => (Math.abs(row[i]) > Math.abs(matrix[best][i]) ? i + k : best)
+    const pivot = matrix.slice(i).reduce(larger, i)
     ;[matrix[i], matrix[pivot]] = [matrix[pivot], matrix[i]]
     // Nothing is known of a coefficient that no row has: it stays 0.
     if (scale[i] === 0) continue
@@ -70,8 +71,8 @@ export const relativeError = (coefficients, row) => apply(coefficients, row.term
 const modelsOf = (rows) => NAMES.filter((name) => rows.some(({ model }) => model === name))
 
 /**
- * Half-width of the 90 % band, from the calibration half only: each of its models is predicted by a fit to the others, and the root
- * mean square of those errors, over models, is widened by Student's t for so few.
+ * Half-width of the 90 % band, from the calibration half only: each of its models is predicted by a fit to the others,
+ * and the root mean square of those errors, over models, is widened by Student's t for so few.
  */
 export function band(rows) {
   const models = modelsOf(rows)
@@ -122,12 +123,20 @@ const percent = (share) => `${(100 * share).toFixed(1)} %`
 function report(title, { coefficients, uncertainty, heldBack, errors }) {
   const { bytesPerWeight, bytesPerToken, constant, chips } = coefficients
   console.log(`${title}: held back ${heldBack.rows} rows of ${heldBack.models.length} models:`)
-  console.log(`  median error ${percent(heldBack.medianError)}, ${percent(heldBack.withinBand)} within the band of ± ${percent(uncertainty)}`)
+  console.log(
+    `  median error ${percent(heldBack.medianError)}, ${percent(heldBack.withinBand)} ` +
+      `within the band of ± ${percent(uncertainty)}`,
+  )
   console.log(`  bytes per weight ${DTYPES.map((dtype) => `${dtype} ${bytesPerWeight[dtype].toFixed(3)}`).join(', ')}`)
-  console.log(`  bytes per token of the vocabulary ${bytesPerToken.toFixed(0)}, constant ${(constant / 2 ** 20).toFixed(1)} MiB, small chips ${(chips.rk3562 / 2 ** 20).toFixed(1)} MiB`)
+  console.log(
+    `  bytes per token of the vocabulary ${bytesPerToken.toFixed(0)}, ` +
+      `constant ${(constant / 2 ** 20).toFixed(1)} MiB, small chips ${(chips.rk3562 / 2 ** 20).toFixed(1)} MiB`,
+  )
   for (const name of heldBack.models) {
     const own = errors.filter(({ row }) => row.model === name)
-    const list = own.map(({ row, error, within }) => `${row.chip} ${row.dtype} ${percent(error)}${Math.abs(error) > within ? ' !' : ''}`)
+    const list = own.map(
+      ({ row, error, within }) => `${row.chip} ${row.dtype} ${percent(error)}${Math.abs(error) > within ? ' !' : ''}`,
+    )
     console.log(`  ${name}: ${list.join(', ')}`)
   }
 }
@@ -140,10 +149,14 @@ function main(args) {
   report('\nThe other way round, for comparison', calibrate(rows, (model) => !calibrates(model)))
   if (!args.includes('--write')) return
   const round = (value) => Number(value.toPrecision(6))
-  const rounded = (object) => Object.fromEntries(Object.entries(object).map(([key, value]) => [key, typeof value === 'number' ? round(value) : rounded(value)]))
+  const rounded = (object) =>
+    Object.fromEntries(
+      Object.entries(object).map(([key, value]) => [key, typeof value === 'number' ? round(value) : rounded(value)]),
+    )
   const { coefficients, uncertainty, kinds, models, heldBack } = result
   const shipped = {
-    source: 'airockchip/rknn-llm 1.3.0, benchmark.md: peak resident memory of one process; prompt of 128 tokens, 64 new ones',
+    source:
+      'airockchip/rknn-llm 1.3.0, benchmark.md: peak resident memory of one process; prompt of 128 tokens, 64 new ones',
     madeBy: 'benchmark/estimator/fit.mjs',
     ...rounded({ coefficients, uncertainty }),
     kinds,

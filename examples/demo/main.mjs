@@ -1,7 +1,7 @@
 /**
- * An LLM server's memory, managed: requests of a real trace (or one like it) take token ids, embeddings, logits and a growing
- * KV cache from a MemoryManager, write, sync, read back and check them, and give them back. It runs on the simulated RK3588,
- * so it needs no board, and exits with 1 if one byte was wrong or one buffer was lost.
+ * An LLM server's memory, managed: requests of a real trace (or one like it) take token ids, embeddings, logits and a
+ * growing KV cache from a MemoryManager, write, sync, read back and check them, and give them back. It runs on the
+ * simulated RK3588, so it needs no board, and exits with 1 if one byte was wrong or one buffer was lost.
  *
  * Read on in request.mjs (what a request does with its memory) and server.mjs (the loop).
  */
@@ -27,7 +27,8 @@ const HELP = `Serves an LLM workload on the simulated RK3588 and checks every by
                   https://github.com/Azure/AzurePublicDataset (default: a generator fitted to that trace)
   --requests N    how many (default: ${DEFAULT_REQUESTS}, or the whole trace)
   --seed N        another run of the generator (default: ${DEFAULT_SEED})
-  --report FILE   profile it, and write a report when nine of ten requests were served: .html .json .csv .pb.gz .trace.json .prom
+  --report FILE   profile it, and write a report when nine of ten requests were served:
+                  .html .json .csv .pb.gz .trace.json .prom
   --corrupt       flip one byte half-way, to see that the check fails
   --lose          forget one buffer half-way, to see that the check fails
   --help          this text
@@ -92,7 +93,8 @@ async function main() {
   const objects = left - (slabs.reserved > 0 && slabs.allocated === 0 ? 1 : 0)
   manager.dispose()
   // The kernel takes a moment to give up its triggers for memory pressure.
-  for (let waited = 0; accountableFds() > accountable && waited < 1000; waited += 10) await new Promise((resolve) => setTimeout(resolve, 10))
+  for (let waited = 0; accountableFds() > accountable && waited < 1000; waited += 10)
+    await new Promise((resolve) => setTimeout(resolve, 10))
   const fdsAfter = openFds()
   const fdsLeft = accountableFds() - accountable
 

@@ -18,7 +18,10 @@ const headDim = 64
 export const BLOCK_TOKENS = 128
 /** The keys of one token in one layer; its values take as much. */
 export const KV_ROW_BYTES = kvHeads * headDim * FLOAT16
-/** A block holds plane after plane, the keys or the values of one layer each: the rows of one plane are one run of bytes. */
+/**
+ * A block holds plane after plane, the keys or the values of one layer each: the rows of one plane are one run of
+ * bytes.
+ */
 export const KV_PLANE_BYTES = KV_ROW_BYTES * BLOCK_TOKENS
 export const KV_PLANES = 2 * layers
 export const KV_BLOCK_BYTES = KV_PLANE_BYTES * KV_PLANES

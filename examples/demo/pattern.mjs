@@ -1,6 +1,7 @@
 /**
- * Patterns that tell buffers apart: word `i` of the pattern with seed `s` is `s + i × STEP` modulo 2^32. Two requests, or two buffers
- * of one request, never expect the same words, so a page that is shared, lost or zeroed by mistake shows up as wrong bytes.
+ * Patterns that tell buffers apart: word `i` of the pattern with seed `s` is `s + i × STEP` modulo 2^32. Two requests,
+ * or two buffers of one request, never expect the same words, so a page that is shared, lost or zeroed by mistake shows
+ * up as wrong bytes.
  */
 
 const STEP = 0x9e3779b1 | 0

@@ -6,8 +6,8 @@
  *   logits       NPU memory, float32, rewritten for every token
  *   KV cache     NPU memory, a list of blocks that grows while the request decodes
  *
- * What one step writes is checked at a later one, after the other requests of the batch have written theirs: memory that two
- * buffers share by mistake is caught.
+ * What one step writes is checked at a later one, after the other requests of the batch have written theirs: memory
+ * that two buffers share by mistake is caught.
  */
 
 import * as model from './model.mjs'
@@ -157,7 +157,9 @@ export class Request {
 
 const WORDS_PER_ROW = model.KV_ROW_BYTES / 4
 
-/** The plane of a KV block that is written and checked: another one in each block, so that every offset gets its turn. */
+/**
+ * The plane of a KV block that is written and checked: another one in each block, so that every offset gets its turn.
+ */
 function checkedPlane(buffer, block) {
   const byteOffset = (block % model.KV_PLANES) * model.KV_PLANE_BYTES
   return { words: new Int32Array(buffer, byteOffset, model.KV_PLANE_BYTES / 4), byteOffset }

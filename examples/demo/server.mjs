@@ -1,6 +1,6 @@
 /**
- * Serves a workload: up to BATCH requests at a time, each taking one step in turn. Time is virtual: a step costs what a model
- * would take, and an idle server jumps to the next arrival. Only the memory management is real.
+ * Serves a workload: up to BATCH requests at a time, each taking one step in turn. Time is virtual: a step costs what a
+ * model would take, and an idle server jumps to the next arrival. Only the memory management is real.
  */
 
 import { readdirSync, readlinkSync } from 'node:fs'
@@ -52,7 +52,10 @@ export function openFds() {
   return readdirSync('/proc/self/fd').length - 1
 }
 
-/** What a runtime opens for itself, whenever it wants: pipes and sockets for signals, Deno's caches. Nothing that the demo uses opens one. */
+/**
+ * What a runtime opens for itself, whenever it wants: pipes and sockets for signals, Deno's caches. Nothing that the
+ * demo uses opens one.
+ */
 const OF_THE_RUNTIME = /^(socket|pipe):|\/deno\//
 
 /** Those that the library can have opened: what must be as before at the end. */

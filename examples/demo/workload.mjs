@@ -6,16 +6,18 @@
 import { readFileSync } from 'node:fs'
 
 /**
- * How the generator was fitted. AzureLLMInferenceTrace_code.csv (Azure/AzurePublicDataset, CC-BY; Patel et al., Splitwise,
- * ISCA 2024) holds 8,819 requests in 3,436 s. Below are its quantiles at PROBABILITIES: seconds between arrivals, context
- * tokens, generated tokens. A sample is the inverse of that distribution at a uniform random number, interpolated in the
- * logarithm. Means of the samples against the trace: gaps 0.403 s / 0.390 s (2.5 requests per second), context tokens 2,057
- * / 2,048, generated tokens 28.7 / 27.9. The three are drawn independently: in the trace context and generated tokens
- * correlate with r = 0.001. What is not modelled is that busy minutes of the trace follow one another.
+ * How the generator was fitted. AzureLLMInferenceTrace_code.csv (Azure/AzurePublicDataset, CC-BY; Patel et al.,
+ * Splitwise, ISCA 2024) holds 8,819 requests in 3,436 s. Below are its quantiles at PROBABILITIES: seconds between
+ * arrivals, context tokens, generated tokens. A sample is the inverse of that distribution at a uniform random number,
+ * interpolated in the logarithm. Means of the samples against the trace: gaps 0.403 s / 0.390 s (2.5 requests per
+ * second), context tokens 2,057 / 2,048, generated tokens 28.7 / 27.9. The three are drawn independently: in the trace
+ * context and generated tokens correlate with r = 0.001. What is not modelled is that busy minutes of the trace follow
+ * one another.
  */
 const PROBABILITIES = [0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 1]
 const GAP_SECONDS = [
-  6e-6, 8.8e-5, 2.09e-4, 1.18e-3, 3.29e-3, 0.0151, 0.0638, 0.095, 0.1, 0.16, 0.273, 0.401, 0.799, 2.205, 9.978, 79.23, 217.2,
+  6e-6, 8.8e-5, 2.09e-4, 1.18e-3, 3.29e-3, 0.0151, 0.0638, 0.095, 0.1, 0.16, 0.273, 0.401, 0.799, 2.205, 9.978, 79.23,
+  217.2,
 ]
 const CONTEXT_TOKENS = [
   3, 75, 147, 386, 770, 1075, 1469, 1909, 2433, 3192, 5188, 7303, 7436, 7436, 7436, 7437, 7437,

@@ -1,11 +1,13 @@
 /**
- * One way to call C for three runtimes: koffi in Node, bun:ffi in Bun, Deno's own in Deno. Pointers are plain addresses, bigints, as
+ * One way to call C for three runtimes: koffi in Node, bun:ffi in Bun, Deno's own in Deno. Pointers are plain
+ * addresses, bigints, as
  * `manager.describe(buffer).address` and `buffers.addresses` give them.
  */
 
 /**
  * @param {string} path
- * @param {Record<string, { returns: string, takes: string[] }>} functions of 'pointer', 'i32', 'u32', 'i64', 'u64'; 'text' comes back only
+ * @param {Record<string, { returns: string, takes: string[] }>} functions of 'pointer', 'i32', 'u32', 'i64', 'u64';
+ * 'text' comes back only
  * @returns {Promise<{ name: string, call: Record<string, (...args: (number | bigint)[]) => any> }>}
  */
 export async function open(path, functions) {
@@ -16,15 +18,26 @@ export async function open(path, functions) {
 
 async function withKoffi(path, functions) {
   const { default: koffi } = await import('koffi')
-  const types = { pointer: 'void *', i32: 'int32_t', u32: 'uint32_t', i64: 'int64_t', u64: 'uint64_t', text: 'str', void: 'void' }
+  const types = {
+    pointer: 'void *', i32: 'int32_t', u32: 'uint32_t', i64: 'int64_t', u64: 'uint64_t', text: 'str', void: 'void',
+  }
   const library = koffi.load(path)
-  return each(functions, (name, { returns, takes }) => library.func(name, types[returns], takes.map((type) => types[type])))
+  return each(functions, (name, { returns, takes }) =>
+    library.func(
+      name,
+      types[returns],
+      takes.map((type) => types[type]),
+    ),
+  )
 }
 
 async function withBun(path, functions) {
   const { dlopen, FFIType } = await import('bun:ffi')
   const types = { ...FFIType, pointer: FFIType.ptr, text: FFIType.cstring }
-  const { symbols } = dlopen(path, each(functions, (_, { returns, takes }) => ({ returns: types[returns], args: takes.map((type) => types[type]) })))
+  const { symbols } = dlopen(
+    path,
+    each(functions, (_, { returns, takes }) => ({ returns: types[returns], args: takes.map((type) => types[type]) })),
+  )
   return each(functions, (name, { returns, takes }) => (...args) => {
     // Its pointers are numbers: user space ends far below 2^53.
     const answer = symbols[name](...args.map((value, at) => (takes[at] === 'pointer' ? Number(value) : value)))
@@ -35,11 +48,17 @@ async function withBun(path, functions) {
 function withDeno(path, functions) {
   const { dlopen, UnsafePointer, UnsafePointerView } = globalThis.Deno
   const types = (type) => (type === 'text' ? 'pointer' : type)
-  const { symbols } = dlopen(path, each(functions, (_, { returns, takes }) => ({ parameters: takes.map(types), result: types(returns) })))
+  const { symbols } = dlopen(
+    path,
+    each(functions, (_, { returns, takes }) => ({ parameters: takes.map(types), result: types(returns) })),
+  )
   return each(functions, (name, { returns, takes }) => (...args) => {
-    const answer = symbols[name](...args.map((value, at) => (takes[at] === 'pointer' ? UnsafePointer.create(value) : value)))
+    const answer = symbols[name](
+      ...args.map((value, at) => (takes[at] === 'pointer' ? UnsafePointer.create(value) : value)),
+    )
     return returns === 'text' ? new UnsafePointerView(answer).getCString() : answer
   })
 }
 
-const each = (functions, make) => Object.fromEntries(Object.entries(functions).map(([name, of]) => [name, make(name, of)]))
+const each = (functions, make) =>
+  Object.fromEntries(Object.entries(functions).map(([name, of]) => [name, make(name, of)]))

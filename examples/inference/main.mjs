@@ -1,8 +1,8 @@
 #!/usr/bin/env node
 /**
- * The memory of an inference session, seen from C. For each version of rkllm.h and both kinds of memory: buffers are made once, then
- * requests fill the back set, swap it to the front, and pass one pointer; the C library follows it and says what it found, and writes
- * logits, hidden states and tensors, which are compared value by value.
+ * The memory of an inference session, seen from C. For each version of rkllm.h and both kinds of memory: buffers are
+ * made once, then requests fill the back set, swap it to the front, and pass one pointer; the C library follows it and
+ * says what it found, and writes logits, hidden states and tensors, which are compared value by value.
  *
  *   node examples/inference/main.mjs     with koffi; bun and deno run the same file with their own FFI
  *     --corrupt                          changes one value behind the library's back, which has to be found
@@ -32,7 +32,10 @@ const FUNCTIONS = {
   run_rknn: { returns: 'u32', takes: ['pointer', 'u32', 'pointer', 'u32'] },
 }
 /** What read_input finds, in its order. */
-const FOUND = ['type', 'count', 'data', 'prompt', 'role', 'thinking', 'images', 'width', 'height', 'start', 'end', 'content', 'video']
+const FOUND = [
+  'type', 'count', 'data', 'prompt', 'role', 'thinking', 'images', 'width', 'height', 'start', 'end', 'content',
+  'video',
+]
 /** The versions, as check.c numbers them. */
 const VERSIONS = { '1.1': 110, '1.2.0': 120, '1.2': 121, '1.3': 130 }
 const REQUESTS = 4
@@ -43,14 +46,18 @@ const CROSS = { layers: 2, heads: 3, headDim: 16, tokens: 20 }
 // FNV-1a, as check.c does it.
 const START = 2166136261
 const step = (hash, value) => Math.imul(hash ^ value, 16777619)
-const words = (array, hash = START) => new Uint32Array(array.buffer, array.byteOffset, array.length).reduce(step, hash) >>> 0
-const bytes = (array, hash = START) => new Uint8Array(array.buffer, array.byteOffset, array.byteLength).reduce(step, hash) >>> 0
+const words = (array, hash = START) =>
+  new Uint32Array(array.buffer, array.byteOffset, array.length).reduce(step, hash) >>> 0
+const bytes = (array, hash = START) =>
+  new Uint8Array(array.buffer, array.byteOffset, array.byteLength).reduce(step, hash) >>> 0
 const text = (string) => bytes(new TextEncoder().encode(string))
 
 function build(folder) {
   const library = join(folder, 'check.so')
   const source = fileURLToPath(new URL('check.c', import.meta.url))
-  const { status, error, stderr } = spawnSync('cc', ['-shared', '-fPIC', '-O2', '-std=c11', '-o', library, source], { encoding: 'utf8' })
+  const { status, error, stderr } = spawnSync('cc', ['-shared', '-fPIC', '-O2', '-std=c11', '-o', library, source], {
+    encoding: 'utf8',
+  })
   if (error !== undefined || status !== 0) throw new Error(`cc cannot build check.c: ${error?.message ?? stderr}`)
   return library
 }
@@ -114,7 +121,8 @@ function session(memory, call, kind, header) {
     buffers.syncToDevice()
     exchange(buffers, call, tally, { header, hasRoles, request, input, address, found })
     buffers.reset()
-    for (const name of ['tokens', 'embeddings', 'logits', 'hiddenStates']) tally.all(`${name} after reset`, buffers[name], () => 0)
+    for (const name of ['tokens', 'embeddings', 'logits', 'hiddenStates'])
+      tally.all(`${name} after reset`, buffers[name], () => 0)
   }
   const after = memory.getMemoryStats()
   tally.same('allocations that requests made', after.liveAllocations, before.liveAllocations)
@@ -128,7 +136,9 @@ function session(memory, call, kind, header) {
 function fill(back, request) {
   const value = (at) => Math.fround(((at * 7 + request) % 1000) / 8 - 60)
   for (let i = 0; i < back.tokens.length; i++) back.tokens[i] = (i * 31 + request) % 5000
-  for (const array of [back.embeddings, back.imageEmbeddings, back.encoderKeys, back.encoderValues, back.encoderMask, back.inputs.mask]) {
+  for (const array of [
+    back.embeddings, back.imageEmbeddings, back.encoderKeys, back.encoderValues, back.encoderMask, back.inputs.mask,
+  ]) {
     for (let i = 0; i < (array?.length ?? 0); i++) array[i] = value(i)
   }
   for (let i = 0; i < (back.encoderPositions?.length ?? 0); i++) back.encoderPositions[i] = i + request
@@ -150,8 +160,14 @@ function exchange(buffers, call, tally, { header, hasRoles, request, input, addr
   input('embeddings', buffers.embedInput(count, talk), { type: 2, count, data: embeddings, ...said })
 
   const [images] = buffers.shapes.imageEmbeddings
-  const markers = header === '1.3' ? { imageStart: '<|vision_start|>', imageEnd: '<|vision_end|>', imageContent: '<|image_pad|>' } : {}
-  const shown = Object.entries(markers).map(([name, marker]) => [name.slice('image'.length).toLowerCase(), text(marker)])
+  const markers =
+    header === '1.3'
+      ? { imageStart: '<|vision_start|>', imageEnd: '<|vision_end|>', imageContent: '<|image_pad|>' }
+      : {}
+  const shown = Object.entries(markers).map(([name, marker]) => [
+    name.slice('image'.length).toLowerCase(),
+    text(marker),
+  ])
   const size = header === '1.1' ? {} : { width: IMAGE.width, height: IMAGE.height }
   input('images', buffers.multimodalInput(prompt, { ...talk, ...markers }), {
     type: 3,
@@ -230,9 +246,14 @@ function run(name, call) {
   const { soc, simulated, backend } = memory.device
   console.log(`C through ${name}, on ${simulated ? `a simulated ${soc}` : backend}; ${REQUESTS} requests each\n`)
   console.log('memory  rkllm.h     bytes  values compared  wrong')
-  const sessions = ['npu', 'system'].flatMap((kind) => Object.keys(VERSIONS).map((header) => session(memory, call, kind, header)))
+  const sessions = ['npu', 'system'].flatMap((kind) =>
+    Object.keys(VERSIONS).map((header) => session(memory, call, kind, header)),
+  )
   for (const { kind, header, bytes, compared, wrong } of sessions) {
-    console.log(`${kind.padEnd(8)}${header.padEnd(7)} ${String(bytes).padStart(9)}  ${String(compared).padStart(15)}  ${String(wrong.length).padStart(5)}`)
+    console.log(
+      `${kind.padEnd(8)}${header.padEnd(7)} ${String(bytes).padStart(9)}  ` +
+        `${String(compared).padStart(15)}  ${String(wrong.length).padStart(5)}`,
+    )
     for (const what of wrong) console.error(`  ${kind}, ${header}: ${what}`)
   }
   const left = memory.getMemoryStats().liveAllocations

@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /**
- * Two processes, one memory: a camera fills frames, a model reads them and writes its answers behind them. No byte of them is
- * copied: what goes over the Unix socket is the dma-buf descriptor of each frame's buffer, as from V4L2.
+ * Two processes, one memory: a camera fills frames, a model reads them and writes its answers behind them. No byte of
+ * them is copied: what goes over the Unix socket is the dma-buf descriptor of each frame's buffer, as from V4L2.
  *
  *   node examples/processes/main.mjs                    both, and every byte checked
  *   node examples/processes/main.mjs model SOCKET       by themselves, in two terminals: this one first,
@@ -34,7 +34,9 @@ async function camera(socket) {
   const memory = open()
   const replies = new DmaBufInbox(`${socket}.replies`)
   // Objects of their own: whoever gets the descriptor of a slice sees its neighbours as well.
-  const buffers = Array.from({ length: BUFFERS }, () => memory.allocateNPUMemory(BUFFER, { dedicated: true, tag: 'frames' }))
+  const buffers = Array.from({ length: BUFFERS }, () =>
+    memory.allocateNPUMemory(BUFFER, { dedicated: true, tag: 'frames' }),
+  )
   let wrong = 0
   for (let frame = 0; frame < FRAMES; frame++) {
     const buffer = buffers[frame % BUFFERS]
@@ -46,7 +48,8 @@ async function camera(socket) {
     const answer = await replies.receive()
     closeDmaBuf(answer.fd)
     memory.syncFromDevice(buffer, FRAME)
-    if (answer.message !== `answer ${frame}` || new DataView(buffer, FRAME).getFloat64(0) !== shade(frame) * FRAME) wrong++
+    if (answer.message !== `answer ${frame}` || new DataView(buffer, FRAME).getFloat64(0) !== shade(frame) * FRAME)
+      wrong++
   }
   const { fd } = memory.exportDmaBuf(buffers[0])
   await sendDmaBuf(socket, fd, 'end')
@@ -80,7 +83,10 @@ async function model(socket) {
     closeDmaBuf(fd) // an import keeps the memory, not this
   }
   inbox.close()
-  console.log(`model: ${imports.length} imports at a time, ${most} bytes in the IOMMU domain, ${(most / BUFFER).toFixed(1)} buffers’ worth`)
+  console.log(
+    `model: ${imports.length} imports at a time, ${most} bytes in the IOMMU domain, ` +
+      `${(most / BUFFER).toFixed(1)} buffers’ worth`,
+  )
   memory.dispose()
   return true
 }
@@ -90,7 +96,9 @@ async function both() {
   const folder = mkdtempSync(join(tmpdir(), 'rkllm-processes-'))
   const socket = join(folder, 'frames')
   const start = (role) => {
-    const child = spawn(process.execPath, [...process.execArgv, fileURLToPath(import.meta.url), role, socket], { stdio: 'inherit' })
+    const child = spawn(process.execPath, [...process.execArgv, fileURLToPath(import.meta.url), role, socket], {
+      stdio: 'inherit',
+    })
     return once(child, 'exit')
   }
   try {

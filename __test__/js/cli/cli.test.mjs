@@ -50,7 +50,8 @@ test('--version, --help, and nothing at all', async () => {
   for (const words of [['--version'], ['-V']])
     assert.deepEqual(await command(words), { status: 0, stdout: `${version}\n`, stderr: '' })
   const { stdout } = await command([])
-  for (const words of [['--help'], ['-h'], ['help']]) assert.deepEqual(await command(words), { status: 0, stdout, stderr: '' })
+  for (const words of [['--help'], ['-h'], ['help']])
+    assert.deepEqual(await command(words), { status: 0, stdout, stderr: '' })
   for (const name of NAMES) assert.match(stdout, new RegExp(`^  ${name} `, 'm'))
   narrow(stdout)
 })
@@ -186,7 +187,15 @@ const PLAN = {
 test('plan: names and contexts, the board, and status 1 where it does not fit', async (t) => {
   const vision = file('vision:2@5.rknn', 'weights')
   const calls = instead(t, { planModels: () => PLAN })
-  const { status, stdout } = await command(['plan', `${model}:chat@8192`, vision, '--soc', 'rk3576', '--context', '512'])
+  const { status, stdout } = await command([
+    'plan',
+    `${model}:chat@8192`,
+    vision,
+    '--soc',
+    'rk3576',
+    '--context',
+    '512',
+  ])
   assert.equal(status, 0)
   const [models, device] = calls[0]
   assert.deepEqual(models, [
@@ -252,7 +261,10 @@ test('replay: the options it knows, the first failure, and status 1', async (t) 
   const log = file('log.csv', 'Thread,Time,Action,Pointer,Size,Stream\n')
   const { status, stdout } = await command(['replay', log, '--capacity', '64MiB', '--chunk-size', '4MiB', '--smallest'])
   assert.equal(status, STATUS.finding)
-  assert.deepEqual(calls[0], [readFileSync(log, 'utf8'), { capacity: 64 * MiB, chunkSize: 4 * MiB, smallestCapacity: true }])
+  assert.deepEqual(calls[0], [
+    readFileSync(log, 'utf8'),
+    { capacity: 64 * MiB, chunkSize: 4 * MiB, smallestCapacity: true },
+  ])
   assert.match(stdout, /^1,345 allocations do not fit in 64 MiB \(9 MiB\)\nThe first is line 77: 1 MiB/)
   narrow(stdout)
   assert.deepEqual(JSON.parse((await command(['replay', log, '--json'])).stdout), failed)
@@ -305,7 +317,8 @@ test('estimate and plan, for real', { skip: has('planModels') }, async () => {
 test('replay, for real', { skip: has('replayEventLog') }, async () => {
   const log = file(
     'real.csv',
-    'Thread,Time,Action,Pointer,Size,Stream\n1,0.1,allocate,0x10,1048576,0\n1,0.2,allocate,0x20,1048576,0\n1,0.3,free,0x10,1048576,0\n',
+    'Thread,Time,Action,Pointer,Size,Stream\n1,0.1,allocate,0x10,1048576,0\n' +
+      '1,0.2,allocate,0x20,1048576,0\n1,0.3,free,0x10,1048576,0\n',
   )
   assert.equal((await command(['replay', log, '--capacity', '4MiB'])).status, 0)
   const { status, stdout } = await command(['replay', log, '--capacity', '1MiB'])

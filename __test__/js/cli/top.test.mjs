@@ -59,7 +59,8 @@ function manager(t, pid, { buffers = 1, tags = 0, pools = 0, program = '/srv/app
   t.after(() => made.dispose())
   for (let i = 0; i < buffers; i++) made.allocateNPUMemory(2 * MiB, { iommuDomain: i % 16 })
   for (let i = 0; i < tags; i++) made.allocateSystemMemory(4096, { tag: `tag ${i}` })
-  for (let i = 0; i < pools; i++) made.createMemoryPool({ name: `pool ${i}`, kind: 'system', initialSize: 4096 * (i + 1) })
+  for (let i = 0; i < pools; i++)
+    made.createMemoryPool({ name: `pool ${i}`, kind: 'system', initialSize: 4096 * (i + 1) })
   made.reserve(64 * MiB, { tag: 'qwen', iommuDomain: 3 })
   return {
     about: { pid, thread: 0, manager: 0, program, device: made.device },
@@ -72,7 +73,9 @@ test('a frame is as wide and as high as the window, whatever there is to show', 
     manager(t, 100, { buffers: 20, tags: 30, pools: 12 }),
     manager(t, 4194304, { program: `/${'x'.repeat(200)}` }),
   ]
-  const holders = [{ pid: 77, name: 'rkllm_server', buffers: 3, bytes: 3 * MiB, mapped: 512 * MiB, exporters: ['drm', 'system'] }]
+  const holders = [
+    { pid: 77, name: 'rkllm_server', buffers: 3, bytes: 3 * MiB, mapped: 512 * MiB, exporters: ['drm', 'system'] },
+  ]
   for (const [width, height] of [
     [80, 24],
     [80, 60],
@@ -119,7 +122,11 @@ test('nothing that a tag says reaches the terminal as an escape', (t) => {
 })
 
 test('the order is that of the column, and the chosen one is shown below', (t) => {
-  const managers = [manager(t, 30, { buffers: 1, tags: 9 }), manager(t, 20, { buffers: 3 }), manager(t, 10, { buffers: 2 })]
+  const managers = [
+    manager(t, 30, { buffers: 1, tags: 9 }),
+    manager(t, 20, { buffers: 3 }),
+    manager(t, 10, { buffers: 2 }),
+  ]
   const order = (sort, chosen = 0) => {
     const text = frame({ machine, managers, holders: [], silent: 0 }, view({ sort, chosen, height: 99 })).join('\n')
     return {
@@ -153,7 +160,10 @@ test('who holds dma-bufs and NPU memory, from /proc', (t) => {
   link('proc/100/fd/8', '/dev/dri/card1')
   write(
     'proc/100/maps',
-    '7f0000000000-7f0000100000 rw-s 100000000 00:05 300 /dev/dri/card1\n7f0000200000-7f0000300000 rw-s 100000000 00:05 300 /dev/dri/card1\n7f0000400000-7f0000800000 rw-s 100100000 00:05 300                 /dev/dri/card1\n7f0001000000-7f0002000000 r-xp 00000000 08:01 9 /usr/lib/librkllmrt.so\n',
+    '7f0000000000-7f0000100000 rw-s 100000000 00:05 300 /dev/dri/card1\n' +
+      '7f0000200000-7f0000300000 rw-s 100000000 00:05 300 /dev/dri/card1\n' +
+      '7f0000400000-7f0000800000 rw-s 100100000 00:05 300                 /dev/dri/card1\n' +
+      '7f0001000000-7f0002000000 r-xp 00000000 08:01 9 /usr/lib/librkllmrt.so\n',
   )
   write('proc/200/comm', 'cat\n')
   link('proc/200/fd/3', '/dev/null')
@@ -178,9 +188,13 @@ test('--once and --json: one frame of this machine', async () => {
 })
 
 async function inspected(t, ...words) {
-  const child = spawn(process.execPath, [fileURLToPath(new URL('../../support/child/inspected.mjs', import.meta.url)), ...words], {
-    stdio: ['pipe', 'pipe', 'inherit'],
-  })
+  const child = spawn(
+    process.execPath,
+    [fileURLToPath(new URL('../../support/child/inspected.mjs', import.meta.url)), ...words],
+    {
+      stdio: ['pipe', 'pipe', 'inherit'],
+    },
+  )
   t.after(() => child.kill('SIGKILL'))
   await once(child.stdout, 'data')
   return child

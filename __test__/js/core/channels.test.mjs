@@ -57,7 +57,10 @@ describe('buffers', () => {
       { ...plain, size: 6000, kind: 'system', id: ids[1] },
       { ...plain, size: 7000, id: ids[2] },
     ]
-    assert.deepEqual(heard, [...messages.map((message) => ['allocate', message]), ...messages.map((message) => ['free', message])])
+    assert.deepEqual(heard, [
+      ...messages.map((message) => ['allocate', message]),
+      ...messages.map((message) => ['free', message]),
+    ])
   })
 
   test('imported and adopted ones', (t) => {
@@ -68,11 +71,25 @@ describe('buffers', () => {
     const imported = manager.importDmaBuf(fd, { tag: 'twin' })
     closeDmaBuf(fd)
     const adopted = manager.adopt(manager.share(buffer))
-    assert.deepEqual(heard.map(([, { size, tag }]) => [size, tag]), [[8 * KiB, null], [8 * KiB, 'twin'], [8 * KiB, null]])
+    assert.deepEqual(
+      heard.map(([, { size, tag }]) => [size, tag]),
+      [
+        [8 * KiB, null],
+        [8 * KiB, 'twin'],
+        [8 * KiB, null],
+      ],
+    )
     const ids = [buffer, imported, adopted].map((one) => manager.describe(one).id)
     assert.deepEqual(heard.map(([, { id }]) => id), ids)
     for (const one of [adopted, buffer, imported]) manager.deallocate(one)
-    assert.deepEqual(heard.slice(3).map(([name, { id }]) => [name, id]), [['free', ids[2]], ['free', ids[0]], ['free', ids[1]]])
+    assert.deepEqual(
+      heard.slice(3).map(([name, { id }]) => [name, id]),
+      [
+        ['free', ids[2]],
+        ['free', ids[0]],
+        ['free', ids[1]],
+      ],
+    )
   })
 
   test('one whose bytes were moved is freed under the same id', { skip: needsTransfer }, (t) => {
@@ -88,7 +105,8 @@ describe('buffers', () => {
     const manager = open(t)
     const buffers = [manager.allocateNPUMemory(4096), manager.allocateSystemMemory(4096)]
     const heard = []
-    const told = (message) => heard.push([message.kind, message.manager.disposed, buffers.map((buffer) => buffer.byteLength)])
+    const told = (message) =>
+      heard.push([message.kind, message.manager.disposed, buffers.map((buffer) => buffer.byteLength)])
     subscribe('rkllm-memory:free', told)
     t.after(() => unsubscribe('rkllm-memory:free', told))
     manager.dispose()
@@ -140,7 +158,8 @@ describe('pools', () => {
       const buffer = pool.allocateBuffer(128, { tag: 'z' })
       const { id } = manager.describe(buffer)
       const heard = []
-      const told = ({ manager: from, ...rest }) => heard.push([rest, pool.destroyed || pool.stats().liveAllocations === 0])
+      const told = ({ manager: from, ...rest }) =>
+        heard.push([rest, pool.destroyed || pool.stats().liveAllocations === 0])
       subscribe('rkllm-memory:free', told)
       end()
       unsubscribe('rkllm-memory:free', told)

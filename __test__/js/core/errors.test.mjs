@@ -18,7 +18,10 @@ test('the codes that are also TypeErrors and RangeErrors are both', (t) => {
 })
 
 test('instanceof MemoryError is true of nothing else', () => {
-  for (const value of [new Error('x'), new TypeError('x'), Object.assign(new Error('x'), { code: 'ERR_OUT_OF_RANGE' }), {}, null, undefined, 1, Object.create(MemoryError.prototype)]) {
+  for (const value of [
+    new Error('x'), new TypeError('x'), Object.assign(new Error('x'), { code: 'ERR_OUT_OF_RANGE' }), {}, null,
+    undefined, 1, Object.create(MemoryError.prototype),
+  ]) {
     assert.equal(value instanceof MemoryError, false, inspect(value))
   }
   class Mine extends MemoryError {}
@@ -49,7 +52,12 @@ test('fields that are not known are absent', (t) => {
 
 test('messages show what was given', (t) => {
   const manager = open(t)
-  for (const [value, shown] of [['4096', /"4096"/], [4096n, /4096n/], [NaN, /NaN/], [-5, /-5/], [1.5, /1\.5/], [null, /null/], [{}, /[Oo]bject/]]) {
-    assert.throws(() => manager.allocateNPUMemory(value), (error) => shown.test(error.message) || assert.fail(error.message))
+  for (const [value, shown] of [
+    ['4096', /"4096"/], [4096n, /4096n/], [NaN, /NaN/], [-5, /-5/], [1.5, /1\.5/], [null, /null/], [{}, /[Oo]bject/],
+  ]) {
+    assert.throws(
+      () => manager.allocateNPUMemory(value),
+      (error) => shown.test(error.message) || assert.fail(error.message),
+    )
   }
 })

@@ -49,7 +49,9 @@ test('the package finds itself under its name, its types and its manifest', () =
   assert.equal(require(manifest.name), require('../../../index.js'))
   assert.equal(require(`${manifest.name}/package.json`), manifest)
   assert.ok(existsSync(`${root}/${manifest.types}`))
-  for (const [name, { types, default: source }] of Object.entries(manifest.exports).filter(([, { types }]) => types !== undefined)) {
+  for (const [name, { types, default: source }] of Object.entries(manifest.exports).filter(
+    ([, { types }]) => types !== undefined,
+  )) {
     assert.equal(require(`${manifest.name}${name.slice(1)}`), require(`${root}/${source}`))
     assert.ok(existsSync(`${root}/${types}`), types)
   }
@@ -60,10 +62,14 @@ test('what is not exported cannot be reached', { skip: notOn({ bun: 'it shows a 
 })
 
 /** The chapters that index.d.ts re-exports. */
-const types = readdirSync(`${root}/src/js/types`).map((name) => readFileSync(`${root}/src/js/types/${name}`, 'utf8')).join('')
+const types = readdirSync(`${root}/src/js/types`)
+  .map((name) => readFileSync(`${root}/src/js/types/${name}`, 'utf8'))
+  .join('')
 
 test('index.d.ts re-exports every chapter of the types', () => {
-  const chapters = [...readFileSync(`${root}/index.d.ts`, 'utf8').matchAll(/^export \* from '\.\/src\/js\/types\/([\w-]+)\.js'/gm)]
+  const chapters = [
+    ...readFileSync(`${root}/index.d.ts`, 'utf8').matchAll(/^export \* from '\.\/src\/js\/types\/([\w-]+)\.js'/gm),
+  ]
   const files = readdirSync(`${root}/src/js/types`)
   assert.deepEqual(chapters.map(([, name]) => `${name}.d.ts`).sort(), files.sort())
 })
@@ -78,7 +84,8 @@ test('every method that the types declare exists, and the other way round', () =
   const declared = new Set([...body.matchAll(/^ {2}(?:readonly )?(\w+)[(:]/gm)].map(([, name]) => name))
   const { prototype } = esm.MemoryManager
   for (const name of declared) assert.ok(name in prototype, `${name} is declared and not there`)
-  for (const name of Object.getOwnPropertyNames(prototype)) assert.ok(declared.has(name), `${name} is there and not declared`)
+  for (const name of Object.getOwnPropertyNames(prototype))
+    assert.ok(declared.has(name), `${name} is there and not declared`)
 })
 
 const npm = spawnSync('npm', ['--version'], { encoding: 'utf8' })
@@ -86,10 +93,15 @@ test('npm pack: what a user needs, and no more', { skip: npm.status !== 0 && 'th
   const pack = spawnSync('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], { cwd: root, encoding: 'utf8' })
   assert.equal(pack.status, 0, pack.stderr)
   const [{ files }] = JSON.parse(pack.stdout)
-  const sources = readdirSync(`${root}/src/js`, { recursive: true }).filter((name) => /\.js(on)?$|^(metrics|types)\/.*\.d\.ts$/.test(name))
+  const sources = readdirSync(`${root}/src/js`, { recursive: true }).filter((name) =>
+    /\.js(on)?$|^(metrics|types)\/.*\.d\.ts$/.test(name),
+  )
   assert.deepEqual(
     files.map(({ path }) => path).sort(),
-    ['CHANGELOG.md', 'LICENSE', 'README.md', 'index.d.ts', 'index.js', 'package.json', ...sources.map((name) => `src/js/${name}`)].sort(),
+    [
+      'CHANGELOG.md', 'LICENSE', 'README.md', 'index.d.ts', 'index.js', 'package.json',
+      ...sources.map((name) => `src/js/${name}`),
+    ].sort(),
   )
 })
 
@@ -107,14 +119,16 @@ test('the manifest: no dependencies at run time but the binaries, which are for 
 })
 
 test('no scripts run when a user installs it', () => {
-  for (const script of ['preinstall', 'install', 'postinstall', 'prepare']) assert.equal(manifest.scripts[script], undefined)
+  for (const script of ['preinstall', 'install', 'postinstall', 'prepare'])
+    assert.equal(manifest.scripts[script], undefined)
 })
 
 /** What npm makes of two packages that each bring their own. */
 function anotherCopy(t) {
   const copy = mkdtempSync(join(tmpdir(), 'rkllm-copy-'))
   t.after(() => rmSync(copy, { recursive: true }))
-  for (const name of ['index.js', 'package.json', 'src/js']) cpSync(join(root, name), join(copy, name), { recursive: true })
+  for (const name of ['index.js', 'package.json', 'src/js'])
+    cpSync(join(root, name), join(copy, name), { recursive: true })
   return join(copy, 'index.js')
 }
 
@@ -136,7 +150,10 @@ test('two copies in two threads have one native part, and share memory', async (
     parentPort.postMessage(Object.keys(require.cache).filter((path) => path.endsWith('.node')))`
   const workerData = { copy: anotherCopy(t), token: manager.share(buffer) }
   const worker = new Worker(source, { eval: true, workerData })
-  const [message] = await Promise.race([once(worker, 'message'), once(worker, 'error').then(([error]) => Promise.reject(error))])
+  const [message] = await Promise.race([
+    once(worker, 'message'),
+    once(worker, 'error').then(([error]) => Promise.reject(error)),
+  ])
   assert.ok(message.every((path) => path.startsWith(root)), String(message))
   assert.deepEqual([...new Set(new Uint8Array(buffer))], [6])
   await worker.terminate()

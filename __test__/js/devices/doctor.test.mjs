@@ -152,9 +152,18 @@ test('garbage in the files is no crash', (t) => {
 
 test('what opening the devices says is among the findings', (t) => {
   const reader = makeReader(
-    materialise(t, { ...machines['rock5b-6.1'], files: { ...machines['rock5b-6.1'].files, '/proc/rknpu/version': undefined } }),
+    materialise(t, {
+      ...machines['rock5b-6.1'],
+      files: { ...machines['rock5b-6.1'].files, '/proc/rknpu/version': undefined },
+    }),
   )
-  const opened = { backend: 'rknpu', path: '/dev/dri/renderD129', driverVersion: '0.9.8', npuCores: 3, iommuDomains: 16 }
+  const opened = {
+    backend: 'rknpu',
+    path: '/dev/dri/renderD129',
+    driverVersion: '0.9.8',
+    npuCores: 3,
+    iommuDomains: 16,
+  }
   const refused = {
     backend: 'rocket',
     path: '/dev/accel/accel0',
@@ -186,7 +195,10 @@ test('what opening the devices says is among the findings', (t) => {
     ['fail', 'docker run --device /dev/dri --group-add 104 …', undefined],
   ])
   const broken = examine(reader, () => {
-    throw Object.assign(new Error('no binary for linux-riscv64'), { code: 'ERR_UNSUPPORTED', hint: 'use another machine' })
+    throw Object.assign(new Error('no binary for linux-riscv64'), {
+      code: 'ERR_UNSUPPORTED',
+      hint: 'use another machine',
+    })
   })
   assert.deepEqual(
     broken.findings.filter(({ id }) => id === 'package').map(({ status, remedy }) => [status, remedy]),

@@ -1,13 +1,18 @@
 /**
- * Six boards and four broken set-ups, as the files that `doctor` reads. What it shall say of each is in <name>.txt beside this.
+ * Six boards and four broken set-ups, as the files that `doctor` reads. What it shall say of each is in <name>.txt
+ * beside this.
  *
- * Put together from published boot logs, device trees and reports in public trackers; nothing here was copied from one machine.
+ * Put together from published boot logs, device trees and reports in public trackers; nothing here was copied from one
+ * machine.
  */
 
 const GiB = 1024 * 1024 // in the KiB of /proc/meminfo
 
 const user = (name, uid, groups) => ({
-  '/proc/self/status': `Name:\tnode\nUid:\t${uid}\t${uid}\t${uid}\t${uid}\nGid:\t${uid}\t${uid}\t${uid}\t${uid}\nGroups:\t${groups.join(' ')} \nCapEff:\t0000000000000000\n`,
+  '/proc/self/status':
+    `Name:\tnode\nUid:\t${uid}\t${uid}\t${uid}\t${uid}\n` +
+    `Gid:\t${uid}\t${uid}\t${uid}\t${uid}\n` +
+    `Groups:\t${groups.join(' ')} \nCapEff:\t0000000000000000\n`,
   '/etc/passwd': `root:x:0:0:root:/root:/bin/bash\n${name}:x:${uid}:${uid}::/home/${name}:/bin/bash\n`,
   '/etc/group': `root:x:0:\nvideo:x:44:\nrender:x:104:\n${name}:x:${uid}:\n`,
 })
@@ -23,10 +28,15 @@ const board = (model, ...compatible) => ({
   '/proc/device-tree/compatible': compatible.map((entry) => `${entry}\0`).join(''),
 })
 
-const kernel = (release, commandLine) => ({ '/proc/sys/kernel/osrelease': `${release}\n`, '/proc/cmdline': `${commandLine}\n` })
+const kernel = (release, commandLine) => ({
+  '/proc/sys/kernel/osrelease': `${release}\n`,
+  '/proc/cmdline': `${commandLine}\n`,
+})
 
 const npu = (name, driver, compatible, { iommu }) => ({
-  [`/sys/bus/platform/devices/${name}/uevent`]: `${driver ? `DRIVER=${driver}\n` : ''}OF_NAME=npu\nOF_COMPATIBLE_0=${compatible}\nOF_COMPATIBLE_N=1\n`,
+  [`/sys/bus/platform/devices/${name}/uevent`]:
+    `${driver ? `DRIVER=${driver}\n` : ''}` +
+    `OF_NAME=npu\nOF_COMPATIBLE_0=${compatible}\nOF_COMPATIBLE_N=1\n`,
   ...(iommu ? { [`/sys/bus/platform/devices/${name}/iommu_group/type`]: 'DMA\n' } : {}),
 })
 
@@ -73,7 +83,9 @@ const limits = ({
 })
 
 const psi = (some = '0.00', full = '0.00') => ({
-  '/proc/pressure/memory': `some avg10=${some} avg60=0.00 avg300=0.00 total=0\nfull avg10=${full} avg60=0.00 avg300=0.00 total=0\n`,
+  '/proc/pressure/memory':
+    `some avg10=${some} avg60=0.00 avg300=0.00 total=0\n` +
+    `full avg10=${full} avg60=0.00 avg300=0.00 total=0\n`,
 })
 
 const hugePages = (setting) => ({
@@ -97,14 +109,17 @@ const SESSION = '/user.slice/user-1000.slice/session-3.scope'
 const session = cgroup(SESSION, { current: 220 << 20 })
 
 const sram = (total, free) => ({
-  '/proc/rknpu/mm': `SRAM bitmap: "*" - used, "." - free (1bit = 4KB)\n[000] [................................]\nSRAM total size: ${total}, used: ${total - free}, free: ${free}\n`,
+  '/proc/rknpu/mm':
+    `SRAM bitmap: "*" - used, "." - free (1bit = 4KB)\n[000] [................................]\n` +
+    `SRAM total size: ${total}, used: ${total - free}, free: ${free}\n`,
 })
 
 const rock5b = {
   ...board('Radxa ROCK 5B', 'radxa,rock-5b', 'rockchip,rk3588'),
   ...kernel(
     '6.1.84-8-rk2410',
-    'root=UUID=1234 console=ttyFIQ0,1500000n8 coherent_pool=2M irqchip.gicv3_pseudo_nmi=0 cgroup_enable=cpuset cgroup_enable=memory',
+    'root=UUID=1234 console=ttyFIQ0,1500000n8 coherent_pool=2M irqchip.gicv3_pseudo_nmi=0 ' +
+      'cgroup_enable=cpuset cgroup_enable=memory',
   ),
   ...npu('fdab0000.npu', 'RKNPU', 'rockchip,rk3588-rknpu', { iommu: true }),
   ...drm,
@@ -129,7 +144,10 @@ export const machines = {
   'orangepi5-5.10': {
     files: {
       ...board('Orange Pi 5', 'rockchip,rk3588s-orangepi-5', 'rockchip,rk3588s'),
-      ...kernel('5.10.160-rockchip-rk3588', 'root=UUID=1234 console=ttyS2,1500000 cma=128M cgroup_enable=memory swapaccount=1'),
+      ...kernel(
+        '5.10.160-rockchip-rk3588',
+        'root=UUID=1234 console=ttyS2,1500000 cma=128M cgroup_enable=memory swapaccount=1',
+      ),
       ...npu('fdab0000.npu', 'RKNPU', 'rockchip,rk3588-rknpu', { iommu: true }),
       ...drm,
       '/sys/kernel/debug/rknpu/version': 'RKNPU driver: v0.8.2\n',
@@ -267,7 +285,9 @@ export const machines = {
       ...kernel('6.1.84-8-rk2410', 'root=UUID=1234 iommu.passthrough=1 mem=4G'),
       ...npu('fdab0000.npu', 'RKNPU', 'rockchip,rk3588-rknpu', { iommu: false }),
       '/sys/bus/platform/devices/fdab0000.npu/iommu_group/type': undefined,
-      ...memory({ total: 3.6 * GiB, available: 0.15 * GiB, swap: 1.8 * GiB, swapFree: 0.2 * GiB, cma: 8 * 1024, cmaFree: 600 }),
+      ...memory({
+        total: 3.6 * GiB, available: 0.15 * GiB, swap: 1.8 * GiB, swapFree: 0.2 * GiB, cma: 8 * 1024, cmaFree: 600,
+      }),
       ...psi('38.20', '21.07'),
       ...hugePages('never'),
     },

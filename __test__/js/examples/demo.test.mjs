@@ -84,8 +84,15 @@ test('traces that cannot be read say where', (t) => {
 test('options: --help, and what is no option', () => {
   const help = demo('--help')
   assert.equal(help.status, 0)
-  for (const option of ['--trace', '--requests', '--seed', '--corrupt', '--lose']) assert.match(help.stdout, new RegExp(option))
-  for (const args of [['--reqests', '5'], ['--requests', '0'], ['--requests', 'many'], ['--seed', '-1'], ['--requests']]) {
+  for (const option of ['--trace', '--requests', '--seed', '--corrupt', '--lose'])
+    assert.match(help.stdout, new RegExp(option))
+  for (const args of [
+    ['--reqests', '5'],
+    ['--requests', '0'],
+    ['--requests', 'many'],
+    ['--seed', '-1'],
+    ['--requests'],
+  ]) {
     const { status, stderr } = demo(...args)
     assert.equal(status, 1, args.join(' '))
     assert.match(stderr, /ERR_PARSE_ARGS/)
@@ -101,5 +108,7 @@ test('the generator: the same seed, the same requests; the trace\'s means', () =
   assert.ok(Math.abs(mean('generated') / 27.9 - 1) < 0.1, `generated ${mean('generated')}`)
   // The pauses have a long tail: a handful of them decides a tenth of the mean.
   assert.ok(Math.abs(requests.at(-1).arrival / requests.length / 0.39 - 1) < 0.25)
-  assert.ok(requests.every(({ context, generated }) => context >= 3 && context <= 7437 && generated >= 6 && generated <= 1899))
+  assert.ok(
+    requests.every(({ context, generated }) => context >= 3 && context <= 7437 && generated >= 6 && generated <= 1899),
+  )
 })

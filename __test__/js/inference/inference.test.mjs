@@ -1,4 +1,7 @@
-/** The memory of an inference session: shapes, structs, reuse, and its end. What C sees of it is compared in examples/inference. */
+/**
+ * The memory of an inference session: shapes, structs, reuse, and its end. What C sees of it is compared in
+ * examples/inference.
+ */
 
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
@@ -29,7 +32,10 @@ for (const kind of KINDS) {
   test(`${kind}: what was asked for, zeroed, at the addresses that describe tells, from one pool`, (t) => {
     const manager = open(t)
     const buffers = manager.createInferenceBuffers({ ...SPEC, kind, name: 'session', tag: 'qwen' })
-    const lengths = { tokens: 32, embeddings: 256, imageEmbeddings: 64, encoderKeys: 120, encoderValues: 120, encoderMask: 5, encoderPositions: 5, logits: 100, hiddenStates: 256 }
+    const lengths = {
+      tokens: 32, embeddings: 256, imageEmbeddings: 64, encoderKeys: 120, encoderValues: 120, encoderMask: 5,
+      encoderPositions: 5, logits: 100, hiddenStates: 256,
+    }
     for (const [name, length] of Object.entries(lengths)) {
       const array = buffers[name]
       assert.equal(array.length, length, name)
@@ -51,7 +57,10 @@ for (const kind of KINDS) {
     buffers.dispose()
     buffers.dispose()
     assertNothingLeft(manager)
-    for (const use of [() => buffers.tokens, () => buffers.addresses, () => buffers.tokenInput(1), () => buffers.reset(), () => buffers.swap(), () => buffers.pin()]) {
+    for (const use of [
+      () => buffers.tokens, () => buffers.addresses, () => buffers.tokenInput(1), () => buffers.reset(),
+      () => buffers.swap(), () => buffers.pin(),
+    ]) {
       refuses(use, 'ERR_BUFFER_FREED')
     }
   })
@@ -88,7 +97,11 @@ for (const kind of KINDS) {
 test('specs that cannot be: refused by name, and nothing is taken', (t) => {
   const manager = open(t)
   const bad = (spec, code, message) => {
-    const error = refuses(() => manager.createInferenceBuffers(spec), code, JSON.stringify(spec, (_, value) => (typeof value === 'bigint' ? `${value}n` : value)))
+    const error = refuses(
+      () => manager.createInferenceBuffers(spec),
+      code,
+      JSON.stringify(spec, (_, value) => (typeof value === 'bigint' ? `${value}n` : value)),
+    )
     assert.match(`${error.message} ${error.hint}`, message)
   }
   bad(undefined, 'ERR_INVALID_ARG_TYPE', /needs a spec/)
@@ -109,8 +122,16 @@ test('specs that cannot be: refused by name, and nothing is taken', (t) => {
   bad({ rknnInputs: [{ name: 'a', shape: [2 ** 31, 4], dtype: 'int8' }] }, 'ERR_OUT_OF_RANGE', /inputs\.a/)
   bad({ rknnInputs: [{ name: 'a', shape: [], dtype: 'int8' }] }, 'ERR_OUT_OF_RANGE', /0 dimensions/)
   bad({ rknnInputs: [{ name: 'a', shape: [1], dtype: 'int4' }] }, 'ERR_OUT_OF_RANGE', /dtype/)
-  bad({ rknnOutputs: ['a', 'a'].map((name) => ({ name, shape: [1], dtype: 'int8' })) }, 'ERR_OUT_OF_RANGE', /two tensors named "a"/)
-  bad({ maxTokens: 2, allocation: { hugePage: true }, kind: 'system' }, 'ERR_INVALID_ARG_TYPE', /did you mean "hugePages"/)
+  bad(
+    { rknnOutputs: ['a', 'a'].map((name) => ({ name, shape: [1], dtype: 'int8' })) },
+    'ERR_OUT_OF_RANGE',
+    /two tensors named "a"/,
+  )
+  bad(
+    { maxTokens: 2, allocation: { hugePage: true }, kind: 'system' },
+    'ERR_INVALID_ARG_TYPE',
+    /did you mean "hugePages"/,
+  )
   assertNothingLeft(manager)
 })
 
@@ -152,7 +173,11 @@ test('requests that cannot be', (t) => {
   refuses(() => buffers.swap(), 'ERR_UNSUPPORTED')
   refuses(() => buffers.reset({ side: 'back' }), 'ERR_UNSUPPORTED')
   refuses(() => buffers.syncToDevice('token'), 'ERR_OUT_OF_RANGE')
-  const old = open(t).createInferenceBuffers({ maxTokens: 4, header: '1.1', image: { tokens: 2, hiddenSize: 2, count: 2 } })
+  const old = open(t).createInferenceBuffers({
+    maxTokens: 4,
+    header: '1.1',
+    image: { tokens: 2, hiddenSize: 2, count: 2 },
+  })
   refuses(() => old.tokenInput(1, { role: 'user' }), 'ERR_UNSUPPORTED')
   refuses(() => old.multimodalInput('a'), 'ERR_UNSUPPORTED')
   refuses(() => old.inferParam({ maxNewTokens: 1 }), 'ERR_UNSUPPORTED')
@@ -192,7 +217,8 @@ test('what was moved elsewhere is not pointed to', { skip: needsTransfer }, (t) 
 
 test('dropped with all its arrays it goes; one array keeps it', async (t) => {
   const manager = open(t)
-  const there = () => Array.from({ length: 20 }, (_, n) => n).filter((n) => manager.getMemoryPool(`dropped ${n}`) !== undefined)
+  const there = () =>
+    Array.from({ length: 20 }, (_, n) => n).filter((n) => manager.getMemoryPool(`dropped ${n}`) !== undefined)
   const drop = (n) => void manager.createInferenceBuffers({ maxTokens: 8, name: `dropped ${n}` }).tokens.fill(n)
   const { tokens } = manager.createInferenceBuffers({ maxTokens: 8, name: 'dropped 0' })
   for (let n = 1; n < 20; n++) drop(n)
@@ -220,7 +246,8 @@ const canRequire = (name) => {
 const noFfi = runtime === 'node' && !canRequire('koffi') && 'needs koffi'
 const skip = needsCommand('cc') || (!existsSync(MAIN) && 'needs examples/') || noFfi
 const args = runtime === 'deno' ? ['run', '--allow-all', MAIN] : [MAIN]
-const example = (...options) => spawnSync(process.execPath, [...args, ...options], { encoding: 'utf8', env: { ...process.env, NODE_OPTIONS: '' } })
+const example = (...options) =>
+  spawnSync(process.execPath, [...args, ...options], { encoding: 'utf8', env: { ...process.env, NODE_OPTIONS: '' } })
 
 test('fields lie where the C compiler puts them', { skip }, () => {
   const { status, stdout, stderr } = example('--layouts')
@@ -229,10 +256,16 @@ test('fields lie where the C compiler puts them', { skip }, () => {
     Object.fromEntries(
       Object.entries(structs).map(([name, { size, align, fields }]) => [
         name,
-        { size, align, fields: Object.fromEntries(Object.entries(fields).map(([field, { offset }]) => [field, offset])) },
+        {
+          size,
+          align,
+          fields: Object.fromEntries(Object.entries(fields).map(([field, { offset }]) => [field, offset])),
+        },
       ]),
     )
-  const ours = Object.fromEntries(Object.entries({ ...headers, rknn }).map(([header, structs]) => [header, plain(structs)]))
+  const ours = Object.fromEntries(
+    Object.entries({ ...headers, rknn }).map(([header, structs]) => [header, plain(structs)]),
+  )
   assert.deepEqual(JSON.parse(stdout), ours)
 })
 

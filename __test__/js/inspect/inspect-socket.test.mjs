@@ -1,4 +1,7 @@
-/** The socket of `new MemoryManager({ inspect: true })`: who reaches it, what it answers, and that it is gone afterwards. */
+/**
+ * The socket of `new MemoryManager({ inspect: true })`: who reaches it, what it answers, and that it is gone
+ * afterwards.
+ */
 
 import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
@@ -119,7 +122,9 @@ test('it answers what is asked, and who it is', async (t) => {
 test('a bad request is answered with an error, and the next one is served', async (t) => {
   await inspected(t)
   const { socket, answers } = talk(t, sockets()[0].path)
-  const bad = ['no json', '[]', 'null', '{"want":"stats"}', '{"want":["__proto__"]}', '{"want":["dispose"]}', '{"want":[1]}', '']
+  const bad = [
+    'no json', '[]', 'null', '{"want":"stats"}', '{"want":["__proto__"]}', '{"want":["dispose"]}', '{"want":[1]}', '',
+  ]
   for (const request of bad) socket.write(`${request}\n`)
   socket.write('{"want":["stats"]}\n')
   const all = await answers(bad.length + 1)
@@ -184,7 +189,10 @@ test('addresses come as bigints', async (t) => {
 })
 
 test('it keeps no process alive, and is removed when one ends', async () => {
-  const { status, stdout, stderr } = spawnSync(process.execPath, [CHILD, '1', 'alone'], { encoding: 'utf8', timeout: 20_000 })
+  const { status, stdout, stderr } = spawnSync(process.execPath, [CHILD, '1', 'alone'], {
+    encoding: 'utf8',
+    timeout: 20_000,
+  })
   assert.deepEqual([stdout.trim(), status], ['ready', 0], stderr)
   assert.deepEqual(here(), [])
 })
@@ -198,12 +206,16 @@ test('nor does a connection', async (t) => {
   assert.deepEqual(await closed, [0, null])
 })
 
-test('a manager that is collected takes its socket along', { skip: notOn({ bun: 'it collects conservatively' }) }, async () => {
-  const make = () => void new MemoryManager({ backend: 'simulated', inspect: true })
-  make()
-  await until(() => here().length === 1)
-  await until(() => (garbage.collectGarbage(), here().length === 0))
-})
+test(
+  'a manager that is collected takes its socket along',
+  { skip: notOn({ bun: 'it collects conservatively' }) },
+  async () => {
+    const make = () => void new MemoryManager({ backend: 'simulated', inspect: true })
+    make()
+    await until(() => here().length === 1)
+    await until(() => (garbage.collectGarbage(), here().length === 0))
+  },
+)
 
 test('process.exit removes it too', async (t) => {
   const { stdin, closed } = await child(t, '1', 'exit')

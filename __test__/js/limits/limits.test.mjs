@@ -1,11 +1,16 @@
-/** What happens when something is used up: address space, CMA, kernel objects, descriptors, RAM. It is an error with figures, and it passes. */
+/**
+ * What happens when something is used up: address space, CMA, kernel objects, descriptors, RAM. It is an error with
+ * figures, and it passes.
+ */
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import os from 'node:os'
 
 import { MemoryError } from '../../../index.js'
-import { assertNothingLeft, GiB, KiB, MiB, needsCommand, needsSimulated, open, refuses, runChild } from '../../support/helpers.mjs'
+import {
+  assertNothingLeft, GiB, KiB, MiB, needsCommand, needsSimulated, open, refuses, runChild,
+} from '../../support/helpers.mjs'
 
 /** Allocates until it is refused. */
 function fill(manager, size, options) {
@@ -19,26 +24,38 @@ function fill(manager, size, options) {
   }
 }
 
-test('a full IOMMU domain: ERR_IOVA_EXHAUSTED with figures, and the next domain has room', { skip: needsSimulated }, (t) => {
-  const manager = open(t, { simulated: { domains: 2, domainBytes: 64 * MiB } })
-  const { buffers, error } = fill(manager, 4 * MiB)
-  assert.equal(refuses(() => { throw error }, 'ERR_IOVA_EXHAUSTED'), error)
-  assert.ok(buffers.length === 15 || buffers.length === 16, `${buffers.length} buffers of 4 MiB in 64 MiB`)
-  assert.equal(error.requested, 4 * MiB)
-  assert.ok(error.available < 64 * MiB - (buffers.length - 1) * 4 * MiB)
-  assert.ok(error.largestFree < 4 * MiB)
-  assert.equal(error.scope, 'domain:0')
-  assert.ok(error.hint)
+test(
+  'a full IOMMU domain: ERR_IOVA_EXHAUSTED with figures, and the next domain has room',
+  { skip: needsSimulated },
+  (t) => {
+    const manager = open(t, { simulated: { domains: 2, domainBytes: 64 * MiB } })
+    const { buffers, error } = fill(manager, 4 * MiB)
+    assert.equal(
+      refuses(() => {
+        throw error
+      }, 'ERR_IOVA_EXHAUSTED'),
+      error,
+    )
+    assert.ok(buffers.length === 15 || buffers.length === 16, `${buffers.length} buffers of 4 MiB in 64 MiB`)
+    assert.equal(error.requested, 4 * MiB)
+    assert.ok(error.available < 64 * MiB - (buffers.length - 1) * 4 * MiB)
+    assert.ok(error.largestFree < 4 * MiB)
+    assert.equal(error.scope, 'domain:0')
+    assert.ok(error.hint)
 
-  const elsewhere = manager.allocateNPUMemory(4 * MiB, { iommuDomain: 1 })
-  const { domains } = manager.getNPUMemoryStats()
-  assert.deepEqual(domains.map(({ used }) => used), [buffers.length * 4 * MiB, 4 * MiB])
+    const elsewhere = manager.allocateNPUMemory(4 * MiB, { iommuDomain: 1 })
+    const { domains } = manager.getNPUMemoryStats()
+    assert.deepEqual(
+      domains.map(({ used }) => used),
+      [buffers.length * 4 * MiB, 4 * MiB],
+    )
 
-  manager.deallocate(buffers.pop())
-  buffers.push(manager.allocateNPUMemory(4 * MiB))
-  for (const buffer of [...buffers, elsewhere]) manager.deallocate(buffer)
-  assertNothingLeft(manager)
-})
+    manager.deallocate(buffers.pop())
+    buffers.push(manager.allocateNPUMemory(4 * MiB))
+    for (const buffer of [...buffers, elsewhere]) manager.deallocate(buffer)
+    assertNothingLeft(manager)
+  },
+)
 
 test('fragmented address space: enough in all, too little in one piece', { skip: needsSimulated }, (t) => {
   const manager = open(t, { simulated: { domains: 1, domainBytes: 64 * MiB } })
@@ -115,16 +132,20 @@ test('latencyMs delays the simulated driver', { skip: needsSimulated }, (t) => {
   assert.ok(performance.now() - start >= 20)
 })
 
-test('more than 4 GiB in one ArrayBuffer: it works, or says that this runtime has none', { skip: os.totalmem() < 12 * GiB && 'needs 12 GiB of RAM' }, (t) => {
-  const manager = open(t)
-  try {
-    const buffer = manager.allocateSystemMemory(5 * GiB)
-    assert.equal(buffer.byteLength, 5 * GiB)
-    manager.deallocate(buffer)
-  } catch (error) {
-    assert.ok(error instanceof MemoryError, error.stack)
-    assert.equal(error.code, 'ERR_OUT_OF_RANGE')
-    assert.match(error.hint, /4 GiB/)
-  }
-  assertNothingLeft(manager)
-})
+test(
+  'more than 4 GiB in one ArrayBuffer: it works, or says that this runtime has none',
+  { skip: os.totalmem() < 12 * GiB && 'needs 12 GiB of RAM' },
+  (t) => {
+    const manager = open(t)
+    try {
+      const buffer = manager.allocateSystemMemory(5 * GiB)
+      assert.equal(buffer.byteLength, 5 * GiB)
+      manager.deallocate(buffer)
+    } catch (error) {
+      assert.ok(error instanceof MemoryError, error.stack)
+      assert.equal(error.code, 'ERR_OUT_OF_RANGE')
+      assert.match(error.hint, /4 GiB/)
+    }
+    assertNothingLeft(manager)
+  },
+)

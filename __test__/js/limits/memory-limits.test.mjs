@@ -5,7 +5,9 @@ import { test } from 'node:test'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 
 import { MemoryManager } from '../../../index.js'
-import { assertNothingLeft, backend, device, GiB, KiB, ledger, MiB, needsSimulated, open, refuses, runChild } from '../../support/helpers.mjs'
+import {
+  assertNothingLeft, backend, device, GiB, KiB, ledger, MiB, needsSimulated, open, refuses, runChild,
+} from '../../support/helpers.mjs'
 
 const needsDispose = Symbol.dispose === undefined ? `Node ${process.version} has no Symbol.dispose` : false
 const PAGE = 4 * KiB
@@ -109,7 +111,9 @@ test('a limit below what is held takes nothing away and lets nothing in', (t) =>
 })
 
 test("'warning' fires once per crossing, after the allocation, and a listener may do anything", async (t) => {
-  const manager = open(t, { limits: { npu: { max: 100 * PAGE, warnAt: [0.5, 0.9] }, tags: { kv: { max: 50 * PAGE } } } })
+  const manager = open(t, {
+    limits: { npu: { max: 100 * PAGE, warnAt: [0.5, 0.9] }, tags: { kv: { max: 50 * PAGE } } },
+  })
   const heard = warnings(manager)
   const buffers = []
   const take = (pages, tag) => buffers.push(manager.allocateNPUMemory(pages * PAGE, { tag }))
@@ -118,11 +122,17 @@ test("'warning' fires once per crossing, after the allocation, and a listener ma
   assert.deepEqual(await heard(), [])
   take(1)
   assert.deepEqual(await heard(), ['npu 50'])
-  take(1), drop(), drop(), take(2)
+  take(1)
+  drop()
+  drop()
+  take(2)
   assert.deepEqual(await heard(), [], 'not before it was left by 5 per cent')
-  drop(), drop(), take(90)
+  drop()
+  drop()
+  take(90)
   assert.deepEqual(await heard(), ['npu 90'], 'two levels at once are one warning')
-  drop(), take(48, 'kv')
+  drop()
+  take(48, 'kv')
   assert.deepEqual(await heard(), ['tag:kv 96'])
   drop()
   manager.once('warning', () => manager.dispose())
@@ -159,40 +169,60 @@ test('a domain that fills up warns', { skip: needsSimulated }, async (t) => {
   assert.deepEqual(await heard(), ['domain:1 93'])
 })
 
-test('a reservation is counted in limits, in its domain and in the statistics, and ends by release', { skip: needsSimulated }, (t) => {
-  const manager = open(t, { simulated: { domainBytes: 64 * MiB, domains: 2 }, limits: { npu: { max: 100 * MiB } } })
-  const weights = manager.reserve(48 * MiB, { tag: 'weights', iommuDomain: 1 })
-  assert.equal(weights.size, 48 * MiB)
-  assert.equal(weights.released, false)
-  assert.deepEqual(manager.getMemoryUsage().reservations, [{ tag: 'weights', kind: 'npu', size: 48 * MiB }])
-  assert.deepEqual(manager.getNPUMemoryStats().domains[1], { id: 1, total: 64 * MiB, used: 0, reservedForOthers: 48 * MiB })
-  assert.equal(manager.getMemoryStats().npuUsed, 0)
-  const full = refuses(() => manager.allocateNPUMemory(17 * MiB, { iommuDomain: 1 }), 'ERR_IOVA_EXHAUSTED')
-  assert.deepEqual([full.available, full.scope], [16 * MiB, 'domain:1'])
-  manager.allocateNPUMemory(48 * MiB)
-  assert.equal(refuses(() => manager.allocateNPUMemory(5 * MiB, { iommuDomain: 1 }), 'ERR_MEMORY_LIMIT').available, 4 * MiB)
-  weights.release()
-  weights.release()
-  assert.ok(weights.released)
-  assert.deepEqual(manager.getMemoryUsage().reservations, [])
-  manager.allocateNPUMemory(17 * MiB, { iommuDomain: 1 })
-})
+test(
+  'a reservation is counted in limits, in its domain and in the statistics, and ends by release',
+  { skip: needsSimulated },
+  (t) => {
+    const manager = open(t, { simulated: { domainBytes: 64 * MiB, domains: 2 }, limits: { npu: { max: 100 * MiB } } })
+    const weights = manager.reserve(48 * MiB, { tag: 'weights', iommuDomain: 1 })
+    assert.equal(weights.size, 48 * MiB)
+    assert.equal(weights.released, false)
+    assert.deepEqual(manager.getMemoryUsage().reservations, [{ tag: 'weights', kind: 'npu', size: 48 * MiB }])
+    assert.deepEqual(manager.getNPUMemoryStats().domains[1], {
+      id: 1,
+      total: 64 * MiB,
+      used: 0,
+      reservedForOthers: 48 * MiB,
+    })
+    assert.equal(manager.getMemoryStats().npuUsed, 0)
+    const full = refuses(() => manager.allocateNPUMemory(17 * MiB, { iommuDomain: 1 }), 'ERR_IOVA_EXHAUSTED')
+    assert.deepEqual([full.available, full.scope], [16 * MiB, 'domain:1'])
+    manager.allocateNPUMemory(48 * MiB)
+    assert.equal(
+      refuses(() => manager.allocateNPUMemory(5 * MiB, { iommuDomain: 1 }), 'ERR_MEMORY_LIMIT').available,
+      4 * MiB,
+    )
+    weights.release()
+    weights.release()
+    assert.ok(weights.released)
+    assert.deepEqual(manager.getMemoryUsage().reservations, [])
+    manager.allocateNPUMemory(17 * MiB, { iommuDomain: 1 })
+  },
+)
 
-test('reservations end with `using`, with their manager, and with a warning when dropped', { skip: needsDispose }, (t) => {
-  const manager = open(t, { limits: { system: { max: MiB } } })
-  manager.reserve(MiB, { kind: 'system' })[Symbol.dispose]()
-  const last = manager.reserve(MiB, { kind: 'system' })
-  manager.dispose()
-  last.release()
-  assert.ok(last.released)
-  const { result, stderr } = runChild('dropped-reservation.mjs', { flags: ['--expose-gc'], args: [backend, device ?? ''] })
-  assert.deepEqual(result, { reservations: 0, codes: ['RKLLM_RESERVATION_DROPPED'] })
-  assert.match(stderr, /4 KiB \("weights"\) was dropped without release/)
-})
+test(
+  'reservations end with `using`, with their manager, and with a warning when dropped',
+  { skip: needsDispose },
+  (t) => {
+    const manager = open(t, { limits: { system: { max: MiB } } })
+    manager.reserve(MiB, { kind: 'system' })[Symbol.dispose]()
+    const last = manager.reserve(MiB, { kind: 'system' })
+    manager.dispose()
+    last.release()
+    assert.ok(last.released)
+    const { result, stderr } = runChild('dropped-reservation.mjs', {
+      flags: ['--expose-gc'],
+      args: [backend, device ?? ''],
+    })
+    assert.deepEqual(result, { reservations: 0, codes: ['RKLLM_RESERVATION_DROPPED'] })
+    assert.match(stderr, /4 KiB \("weights"\) was dropped without release/)
+  },
+)
 
 test('a reservation that cannot be is refused', (t) => {
   const manager = open(t)
-  for (const size of [0, -1, 1.5, NaN, Infinity, 2 ** 53]) refuses(() => manager.reserve(size), 'ERR_OUT_OF_RANGE', size)
+  for (const size of [0, -1, 1.5, NaN, Infinity, 2 ** 53])
+    refuses(() => manager.reserve(size), 'ERR_OUT_OF_RANGE', size)
   for (const size of ['1', null, undefined, 1n]) refuses(() => manager.reserve(size), 'ERR_INVALID_ARG_TYPE', size)
   refuses(() => manager.reserve(1, { kind: 'cma' }), 'ERR_OUT_OF_RANGE')
   refuses(() => manager.reserve(1, { kind: 'system', iommuDomain: 0 }), 'ERR_OUT_OF_RANGE')

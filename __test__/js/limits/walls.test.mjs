@@ -1,4 +1,6 @@
-/** File descriptors and mappings: 'warning' fires before the wall, once per crossing, and not again until it was left. */
+/**
+ * File descriptors and mappings: 'warning' fires before the wall, once per crossing, and not again until it was left.
+ */
 
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
@@ -23,7 +25,14 @@ function walls(figures) {
   let counts = 0
   const count = () => (counts++, ['openFds', 'maxFds', 'maps', 'maxMaps'].map((name) => figures[name] ?? NaN))
   const wall = new Walls(count, (warning) => warnings.push(warning))
-  return { wall, warnings, counts: () => counts, allocate: (times) => { for (let i = 0; i < times; i++) wall.allocated() } }
+  return {
+    wall,
+    warnings,
+    counts: () => counts,
+    allocate: (times) => {
+      for (let i = 0; i < times; i++) wall.allocated()
+    },
+  }
 }
 
 test('a crossing upwards warns once; a step back below it arms it again', () => {
@@ -67,18 +76,28 @@ test('a process that uses up its descriptors is warned at 70 and at 90 per cent'
   assert.equal(result.code, 'ERR_TOO_MANY_FDS')
 })
 
-test('a process that uses up its mappings is warned at 70 and at 90 per cent', { skip: needsSimulated || needsFewMappings() }, () => {
-  const { result } = runChild('many-maps.mjs')
-  const [early, first, second] = result.told
-  assert.deepEqual(early, [])
-  for (const [told, least, below] of [[first, 0.7, 0.9], [second, 0.9, 1]]) {
-    assert.deepEqual(told.map(({ scope }) => scope), ['maps'])
-    const [{ used, max, ratio, message }] = told
-    assert.ok(ratio >= least && ratio < below, `${ratio}`)
-    assert.deepEqual([max, ratio], [maxMaps, used / max])
-    assert.match(message, /max_map_count/)
-  }
-})
+test(
+  'a process that uses up its mappings is warned at 70 and at 90 per cent',
+  { skip: needsSimulated || needsFewMappings() },
+  () => {
+    const { result } = runChild('many-maps.mjs')
+    const [early, first, second] = result.told
+    assert.deepEqual(early, [])
+    for (const [told, least, below] of [
+      [first, 0.7, 0.9],
+      [second, 0.9, 1],
+    ]) {
+      assert.deepEqual(
+        told.map(({ scope }) => scope),
+        ['maps'],
+      )
+      const [{ used, max, ratio, message }] = told
+      assert.ok(ratio >= least && ratio < below, `${ratio}`)
+      assert.deepEqual([max, ratio], [maxMaps, used / max])
+      assert.match(message, /max_map_count/)
+    }
+  },
+)
 
 test('a listener is not called inside an allocation', { skip: needsSimulated }, async (t) => {
   const manager = open(t)

@@ -5,7 +5,10 @@ import { fstatSync } from 'node:fs'
 import { test } from 'node:test'
 
 import { closeDmaBuf, MemoryManager, probeDevices } from '../../../index.js'
-import { assertNothingLeft, backend, device, KiB, ledger, MiB, needsForeignFds, needsOwnKernel, needsSimulated, open, openFds, settle, simulated } from '../../support/helpers.mjs'
+import {
+  assertNothingLeft, backend, device, KiB, ledger, MiB, needsForeignFds, needsOwnKernel, needsSimulated, open, openFds,
+  settle, simulated,
+} from '../../support/helpers.mjs'
 
 const isZero = (buffer) => Buffer.compare(Buffer.from(buffer), Buffer.alloc(buffer.byteLength)) === 0
 
@@ -171,7 +174,12 @@ test('zeroed: false gives memory that works, whatever is in it', (t) => {
 
 test('system memory: lock, prefault and hugePages "try"', (t) => {
   const manager = open(t)
-  for (const options of [{ prefault: true }, { hugePages: 'try' }, { hugePages: 'try', prefault: true, alignment: 4 * MiB }, { hugePages: false }]) {
+  for (const options of [
+    { prefault: true },
+    { hugePages: 'try' },
+    { hugePages: 'try', prefault: true, alignment: 4 * MiB },
+    { hugePages: false },
+  ]) {
     const buffer = manager.allocateSystemMemory(4 * MiB, options)
     assert.ok(isZero(buffer))
     manager.deallocate(buffer)
@@ -208,7 +216,10 @@ test('NPU options: every documented value is taken', { skip: needsSimulated }, (
 test('options that are undefined are defaults', (t) => {
   const manager = open(t, { simulated: undefined })
   const all = { tag: undefined, alignment: undefined, zeroed: undefined }
-  const npu = { ...all, cacheable: undefined, contiguous: undefined, placement: undefined, iommuDomain: undefined, coreMask: undefined, dedicated: undefined }
+  const npu = {
+    ...all, cacheable: undefined, contiguous: undefined, placement: undefined, iommuDomain: undefined,
+    coreMask: undefined, dedicated: undefined,
+  }
   assert.equal(manager.describe(manager.allocateNPUMemory(4096, npu)).tag, null)
   assert.equal(manager.describe(manager.allocateNPUMemory(4096, undefined)).tag, null)
   const system = { ...all, hugePages: undefined, lock: undefined, prefault: undefined }
@@ -381,7 +392,11 @@ test('probeDevices lists devices and refusals', () => {
     }
   }
   const firstRefusal = found.findIndex((entry) => entry.error)
-  if (firstRefusal >= 0) assert.ok(found.slice(firstRefusal).every((entry) => entry.error), 'devices come before refusals')
+  if (firstRefusal >= 0)
+    assert.ok(
+      found.slice(firstRefusal).every((entry) => entry.error),
+      'devices come before refusals',
+    )
 })
 
 test('managers do not share their ledgers', (t) => {

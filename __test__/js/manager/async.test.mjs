@@ -5,7 +5,9 @@ import { test } from 'node:test'
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 
 import { MemoryError } from '../../../index.js'
-import { assertNothingLeft, backend, device, GiB, KiB, MiB, needsSimulated, open, runChild, settle } from '../../support/helpers.mjs'
+import {
+  assertNothingLeft, backend, device, GiB, MiB, needsSimulated, open, runChild, settle,
+} from '../../support/helpers.mjs'
 
 /** Asserts that `promise` rejects with a MemoryError of that code. Returns it. */
 async function rejects(promise, code, what = code) {
@@ -23,7 +25,9 @@ const slow = (latencyMs, options) => ({ simulated: { latencyMs, ...options } })
 test('what is allocated asynchronously is like what is not', async (t) => {
   const manager = open(t, { slabs: {} })
   const before = manager.getMemoryStats().liveAllocations
-  const buffers = await Promise.all([1, 100, 4096, MiB, 3 * MiB].map((size) => manager.allocateNPUMemoryAsync(size, { tag: 'a' })))
+  const buffers = await Promise.all(
+    [1, 100, 4096, MiB, 3 * MiB].map((size) => manager.allocateNPUMemoryAsync(size, { tag: 'a' })),
+  )
   for (const buffer of buffers) {
     assert.ok(buffer instanceof ArrayBuffer)
     assert.ok(new Uint8Array(buffer).every((byte) => byte === 0))
@@ -41,8 +45,12 @@ test('what is allocated asynchronously is like what is not', async (t) => {
 test('bad input rejects, and nothing is allocated', async (t) => {
   const manager = open(t)
   for (const size of [0, -1, 1.5, NaN]) await rejects(manager.allocateNPUMemoryAsync(size), 'ERR_OUT_OF_RANGE', size)
-  for (const size of ['1', null, undefined]) await rejects(manager.allocateNPUMemoryAsync(size), 'ERR_INVALID_ARG_TYPE', size)
-  assert.match((await rejects(manager.allocateNPUMemoryAsync(1, { sgnal: 1 }), 'ERR_INVALID_ARG_TYPE')).hint, /"signal"/)
+  for (const size of ['1', null, undefined])
+    await rejects(manager.allocateNPUMemoryAsync(size), 'ERR_INVALID_ARG_TYPE', size)
+  assert.match(
+    (await rejects(manager.allocateNPUMemoryAsync(1, { sgnal: 1 }), 'ERR_INVALID_ARG_TYPE')).hint,
+    /"signal"/,
+  )
   for (const signal of [null, 1, {}, { aborted: false }]) {
     await rejects(manager.allocateNPUMemoryAsync(1, { signal }), 'ERR_INVALID_ARG_TYPE')
   }
@@ -86,10 +94,15 @@ test('an event loop turns while a driver makes callers wait', { skip: needsSimul
 test('an abort rejects at once, and what comes too late goes back', { skip: needsSimulated }, async (t) => {
   const manager = open(t, slow(100))
   const reason = new Error('changed my mind')
-  assert.equal(await manager.allocateNPUMemoryAsync(1, { signal: AbortSignal.abort(reason) }).catch((error) => error), reason)
+  assert.equal(
+    await manager.allocateNPUMemoryAsync(1, { signal: AbortSignal.abort(reason) }).catch((error) => error),
+    reason,
+  )
   assert.equal(manager.getNPUMemoryStats().totalAllocations, 0)
   const controller = new AbortController()
-  const allocations = [1, 2, 3].map(() => manager.allocateNPUMemoryAsync(MiB, { signal: controller.signal }).catch((error) => error))
+  const allocations = [1, 2, 3].map(() =>
+    manager.allocateNPUMemoryAsync(MiB, { signal: controller.signal }).catch((error) => error),
+  )
   setTimeout(() => controller.abort(reason), 5)
   assert.deepEqual(await Promise.all(allocations), [reason, reason, reason])
   assert.equal(manager.getMemoryStats().liveAllocations, 0)
@@ -106,22 +119,28 @@ test('an abort rejects at once, and what comes too late goes back', { skip: need
 test('dispose ends what is under way', { skip: needsSimulated }, async (t) => {
   const manager = open(t, slow(100))
   const buffer = manager.allocateNPUMemory(MiB)
-  const pending = [manager.allocateNPUMemoryAsync(MiB), manager.allocateNPUMemoryAsync(MiB), manager.syncToDeviceAsync(buffer)]
+  const pending = [
+    manager.allocateNPUMemoryAsync(MiB), manager.allocateNPUMemoryAsync(MiB), manager.syncToDeviceAsync(buffer),
+  ]
   const settled = Promise.all(pending.map((promise) => rejects(promise, 'ERR_MANAGER_DISPOSED')))
   await sleep(1)
   manager.dispose()
   await settled
 })
 
-test('a buffer that is freed while it is synced stays with the driver until that is done', { skip: needsSimulated }, async (t) => {
-  const manager = open(t, slow(50))
-  const buffer = await manager.allocateNPUMemoryAsync(MiB)
-  const synced = manager.syncToDeviceAsync(buffer)
-  manager.deallocate(buffer)
-  await synced
-  settle(manager)
-  assert.equal(manager.getNPUMemoryStats().domains[0].used, 0)
-})
+test(
+  'a buffer that is freed while it is synced stays with the driver until that is done',
+  { skip: needsSimulated },
+  async (t) => {
+    const manager = open(t, slow(50))
+    const buffer = await manager.allocateNPUMemoryAsync(MiB)
+    const synced = manager.syncToDeviceAsync(buffer)
+    manager.deallocate(buffer)
+    await synced
+    settle(manager)
+    assert.equal(manager.getNPUMemoryStats().domains[0].used, 0)
+  },
+)
 
 test('many at once, in any order', { skip: needsSimulated }, async (t) => {
   const manager = open(t, { ...slow(1), slabs: {} })

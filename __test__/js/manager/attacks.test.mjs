@@ -1,6 +1,6 @@
 /**
- * What pure JavaScript can do to memory that it did not make (`facts` in support/child/attack.mjs), each in a process of its own: no crash, no hang, no late write
- * into somebody else's bytes, nothing left open.
+ * What pure JavaScript can do to memory that it did not make (`facts` in support/child/attack.mjs), each in a process
+ * of its own: no crash, no hang, no late write into somebody else's bytes, nothing left open.
  */
 
 import assert from 'node:assert/strict'

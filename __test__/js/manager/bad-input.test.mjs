@@ -1,6 +1,6 @@
 /**
- * What bad input gets: each verb against each kind of wrong argument, as a table. Nothing may be left allocated afterwards, and
- * a buffer that is not ours must be as it was.
+ * What bad input gets: each verb against each kind of wrong argument, as a table. Nothing may be left allocated
+ * afterwards, and a buffer that is not ours must be as it was.
  */
 
 import assert from 'node:assert/strict'
@@ -11,7 +11,10 @@ import { describe as group, test } from 'node:test'
 import { runInNewContext } from 'node:vm'
 
 import { MemoryError, MemoryManager, probeDevices } from '../../../index.js'
-import { assertNothingLeft, backend, device, GiB, inPieces, KiB, ledger, MiB, needsCommand, needsSimulated, needsTransfer, open, refuses, runChild, settle, simulated } from '../../support/helpers.mjs'
+import {
+  assertNothingLeft, backend, device, GiB, inPieces, KiB, ledger, MiB, needsCommand, needsSimulated, needsTransfer,
+  open, refuses, runChild, settle, simulated,
+} from '../../support/helpers.mjs'
 
 const describe = inPieces(group)
 
@@ -19,9 +22,19 @@ const TYPE = 'ERR_INVALID_ARG_TYPE'
 const RANGE = 'ERR_OUT_OF_RANGE'
 
 const NOT_NUMBERS = [
-  ['undefined', undefined], ['null', null], ['a string', '4096'], ['an empty string', ''], ['true', true], ['a bigint', 4096n],
-  ['a symbol', Symbol('size')], ['a function', () => 4096], ['an object', {}], ['an array', [4096]],
-  ['an object that turns into a number', { valueOf: () => 4096 }], ['a Number object', Object(4096)], ['a Date', new Date(4096)],
+  ['undefined', undefined],
+  ['null', null],
+  ['a string', '4096'],
+  ['an empty string', ''],
+  ['true', true],
+  ['a bigint', 4096n],
+  ['a symbol', Symbol('size')],
+  ['a function', () => 4096],
+  ['an object', {}],
+  ['an array', [4096]],
+  ['an object that turns into a number', { valueOf: () => 4096 }],
+  ['a Number object', Object(4096)],
+  ['a Date', new Date(4096)],
 ]
 const NOT_SIZES = [
   ['NaN', NaN], ['zero', 0], ['minus zero', -0], ['negative', -1], ['fractional', 4096.5], ['tiny', Number.MIN_VALUE],
@@ -60,7 +73,10 @@ describe('sizes', () => {
   }
 
   test('more than the CMA', { skip: needsSimulated }, (t) =>
-    unchanged(t, (manager) => refuses(() => manager.allocateNPUMemory(256 * MiB + 1), RANGE), { simulated: { soc: 'rk3566' } }))
+    unchanged(t, (manager) => refuses(() => manager.allocateNPUMemory(256 * MiB + 1), RANGE), {
+      simulated: { soc: 'rk3566' },
+    }),
+  )
 
   test('more system memory than the machine has', (t) =>
     unchanged(t, (manager) => {
@@ -72,12 +88,26 @@ describe('sizes', () => {
 
 /** Verbs that take a buffer of this manager. */
 const BUFFER_VERBS = [
-  'deallocate', 'deallocateNPUMemory', 'deallocateSystemMemory', 'describe', 'syncToDevice', 'syncFromDevice', 'exportDmaBuf',
+  'deallocate',
+  'deallocateNPUMemory',
+  'deallocateSystemMemory',
+  'describe',
+  'syncToDevice',
+  'syncFromDevice',
+  'exportDmaBuf',
 ]
 
 const NOT_BUFFERS = [
-  ['undefined', undefined], ['null', null], ['a number', 4096], ['an address', 0x7f0000000000n], ['a string', 'buffer'], ['true', true],
-  ['a symbol', Symbol('buffer')], ['a function', () => {}], ['an object', {}], ['an array', [1, 2]],
+  ['undefined', undefined],
+  ['null', null],
+  ['a number', 4096],
+  ['an address', 0x7f0000000000n],
+  ['a string', 'buffer'],
+  ['true', true],
+  ['a symbol', Symbol('buffer')],
+  ['a function', () => {}],
+  ['an object', {}],
+  ['an array', [1, 2]],
   ['an object without prototype', Object.create(null)],
   ['something that looks like one', { byteLength: 4096, buffer: new ArrayBuffer(8) }],
   ['an heir of ArrayBuffer.prototype', Object.create(ArrayBuffer.prototype)],
@@ -85,7 +115,10 @@ const NOT_BUFFERS = [
   ['a proxy of an ArrayBuffer', new Proxy(new ArrayBuffer(8), {})],
   ['a revoked proxy', revokedProxy()],
   ['an object with an unkind constructor', { constructor: { name: Symbol('name') } }],
-  ['an object with a throwing constructor', Object.defineProperty({}, 'constructor', { get: () => assert.fail('must not be read') })],
+  [
+    'an object with a throwing constructor',
+    Object.defineProperty({}, 'constructor', { get: () => assert.fail('must not be read') }),
+  ],
   ['a SharedArrayBuffer', new SharedArrayBuffer(4096)],
   ['a view of a SharedArrayBuffer', new Uint8Array(new SharedArrayBuffer(4096))],
   ['a shared WebAssembly.Memory', new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true }).buffer],
@@ -229,22 +262,41 @@ describe('ranges of sync', () => {
 const OPTIONS = [
   ...['allocateNPUMemory', 'allocateSystemMemory'].flatMap((verb) => [
     [verb, [4096], 'tag', { [TYPE]: [1, null, {}, true, Symbol('tag'), ['kv']] }],
-    [verb, [4096], 'alignment', {
-      [TYPE]: ['64', null, 64n, {}, [64]],
-      [RANGE]: [0, 1, 32, 63, 65, 96, 100.5, -64, NaN, Infinity, 2 ** 53, 2 ** 52, 2 ** 48],
-    }],
+    [
+      verb,
+      [4096],
+      'alignment',
+      {
+        [TYPE]: ['64', null, 64n, {}, [64]],
+        [RANGE]: [0, 1, 32, 63, 65, 96, 100.5, -64, NaN, Infinity, 2 ** 53, 2 ** 52, 2 ** 48],
+      },
+    ],
     [verb, [4096], 'zeroed', { [TYPE]: [0, 1, 'yes', null, {}] }],
   ]),
   ...['cacheable', 'contiguous', 'dedicated'].map((option) => [
-    'allocateNPUMemory', [4096], option, { [TYPE]: [0, 1, 'true', null, {}] },
+    'allocateNPUMemory',
+    [4096],
+    option,
+    { [TYPE]: [0, 1, 'true', null, {}] },
   ]),
-  ['allocateNPUMemory', [4096], 'placement', { [TYPE]: [1, null, true, {}], [RANGE]: ['', 'sram', 'DRAM', 'toString'] }],
-  ['allocateNPUMemory', [4096], 'iommuDomain', {
-    [TYPE]: ['0', null, 0n, {}], [RANGE]: [-1, 0.5, NaN, 16, 255, 2 ** 31, 2 ** 32, 2 ** 53],
-  }],
+  [
+    'allocateNPUMemory', [4096], 'placement',
+    { [TYPE]: [1, null, true, {}], [RANGE]: ['', 'sram', 'DRAM', 'toString'] },
+  ],
+  [
+    'allocateNPUMemory',
+    [4096],
+    'iommuDomain',
+    {
+      [TYPE]: ['0', null, 0n, {}],
+      [RANGE]: [-1, 0.5, NaN, 16, 255, 2 ** 31, 2 ** 32, 2 ** 53],
+    },
+  ],
   ['allocateNPUMemory', [4096], 'coreMask', { [TYPE]: ['1', null, 1n, {}], [RANGE]: [-1, 0.5, NaN, 2 ** 32, 2 ** 53] }],
   ['allocateSystemMemory', [4096], 'hugePages', { [TYPE]: [1, null, {}], [RANGE]: ['', 'yes', 'TRY'] }],
-  ...['lock', 'prefault'].map((option) => ['allocateSystemMemory', [4096], option, { [TYPE]: [0, 1, 'true', null, {}] }]),
+  ...['lock', 'prefault'].map((option) => [
+    'allocateSystemMemory', [4096], option, { [TYPE]: [0, 1, 'true', null, {}] },
+  ]),
 ]
 
 describe('options', () => {
@@ -263,7 +315,10 @@ describe('options', () => {
   }
 
   for (const verb of ['allocateNPUMemory', 'allocateSystemMemory', 'importDmaBuf']) {
-    for (const [name, value] of [['null', null], ['a number', 5], ['a string', 'kv-cache'], ['true', true], ['an array', ['tag']], ['a function', () => {}]]) {
+    for (const [name, value] of [
+      ['null', null], ['a number', 5], ['a string', 'kv-cache'], ['true', true], ['an array', ['tag']],
+      ['a function', () => {}],
+    ]) {
       test(`${verb}(..., ${name})`, (t) =>
         unchanged(t, (manager, fd) => refuses(() => manager[verb](firstArgument(verb, fd), value), TYPE)))
     }
@@ -364,12 +419,21 @@ describe('devices that are not there, or not for us', () => {
         writeFileSync(file, 'no device')
         for (const wrong of [file, directory, '/dev/null', '/dev/zero', '/dev/full', '']) {
           const code = codeOf(() => new MemoryManager({ backend: name, device: wrong }))
-          assert.match(code, /^ERR_(DEVICE_NOT_FOUND|UNSUPPORTED|OUT_OF_RANGE|DEVICE_IO)$/, `${JSON.stringify(wrong)}: ${code}`)
+          assert.match(
+            code,
+            /^ERR_(DEVICE_NOT_FOUND|UNSUPPORTED|OUT_OF_RANGE|DEVICE_IO)$/,
+            `${JSON.stringify(wrong)}: ${code}`,
+          )
         }
       }))
 
     test(`${name}: a path with a zero byte in it`, (t) =>
-      unchanged(t, () => assert.match(codeOf(() => new MemoryManager({ backend: name, device: '/dev/null\0x' })), /^ERR_/)))
+      unchanged(t, () =>
+        assert.match(
+          codeOf(() => new MemoryManager({ backend: name, device: '/dev/null\0x' })),
+          /^ERR_/,
+        ),
+      ))
   }
 
   test('a machine without an NPU says so', { skip: hasNpu() && 'this machine has an NPU' }, (t) =>
@@ -396,10 +460,14 @@ describe('importDmaBuf', () => {
     test(`fd: ${value}`, (t) => unchanged(t, (manager) => refuses(() => manager.importDmaBuf(value), RANGE)))
   }
   for (const [name, value] of NOT_NUMBERS.filter(([, value]) => value !== undefined)) {
-    test(`size: ${name}`, (t) => unchanged(t, (manager, fd) => refuses(() => manager.importDmaBuf(fd, { size: value }), TYPE)))
+    test(`size: ${name}`, (t) =>
+      unchanged(t, (manager, fd) => refuses(() => manager.importDmaBuf(fd, { size: value }), TYPE)))
   }
-  for (const [name, value] of [...NOT_SIZES, ['more than there is', 4 * MiB], ['2^53 - 1', 2 ** 53 - 1], ['4 GiB + 4096', 4 * GiB + 4096]]) {
-    test(`size: ${name}`, (t) => unchanged(t, (manager, fd) => refuses(() => manager.importDmaBuf(fd, { size: value }), RANGE)))
+  for (const [name, value] of [
+    ...NOT_SIZES, ['more than there is', 4 * MiB], ['2^53 - 1', 2 ** 53 - 1], ['4 GiB + 4096', 4 * GiB + 4096],
+  ]) {
+    test(`size: ${name}`, (t) =>
+      unchanged(t, (manager, fd) => refuses(() => manager.importDmaBuf(fd, { size: value }), RANGE)))
   }
 
   test('descriptors that are no dma-buf', (t) =>
@@ -408,7 +476,9 @@ describe('importDmaBuf', () => {
       t.after(() => rmSync(directory, { recursive: true }))
       const file = join(directory, 'file')
       writeFileSync(file, Buffer.alloc(8192))
-      for (const [path, flags] of [[file, 'r+'], [file, 'r'], ['/dev/null', 'r+'], ['/dev/zero', 'r+'], [directory, 'r'], ['/proc/self/mem', 'r']]) {
+      for (const [path, flags] of [
+        [file, 'r+'], [file, 'r'], ['/dev/null', 'r+'], ['/dev/zero', 'r+'], [directory, 'r'], ['/proc/self/mem', 'r'],
+      ]) {
         const fd = openSync(path, flags)
         try {
           const code = codeOf(() => manager.importDmaBuf(fd, { size: 4096 }))

@@ -1,6 +1,6 @@
 /**
- * How memory ends when nobody frees it, or frees it at a bad moment: the garbage collector, and operations of the runtime that still
- * hold a pointer. Each in a child: what is wrong here may take the process down.
+ * How memory ends when nobody frees it, or frees it at a bad moment: the garbage collector, and operations of the
+ * runtime that still hold a pointer. Each in a child: what is wrong here may take the process down.
  */
 
 import assert from 'node:assert/strict'
@@ -22,8 +22,8 @@ test('the garbage collector frees: buffers dropped by the program are gone after
 
 test('a loop that allocates 64 MiB buffers and drops them meets a clear error', { skip: needsSimulated }, () => {
   const { result } = runChild('drop-loop.mjs', { flags: ['--expose-gc'] })
-  // 64 buffers of 64 MiB would fill a domain of 4 GiB if its first page could be used. None of them came back meanwhile: the loop
-  // never let the event loop turn.
+  // 64 buffers of 64 MiB would fill a domain of 4 GiB if its first page could be used. None of them came back
+  // meanwhile: the loop never let the event loop turn.
   if (totalmem() > 6 * GiB) {
     assert.equal(result.code, 'ERR_IOVA_EXHAUSTED')
     assert.equal(result.allocated, 63)

@@ -12,7 +12,9 @@ const make = () => new MemoryManager({ backend, device })
 test('dispose frees everything and detaches every buffer', () => {
   const fds = openFds()
   const manager = make()
-  const buffers = Array.from({ length: 300 }, (_, i) => (i % 2 ? manager.allocateNPUMemory(4096) : manager.allocateSystemMemory(4096)))
+  const buffers = Array.from({ length: 300 }, (_, i) =>
+    i % 2 ? manager.allocateNPUMemory(4096) : manager.allocateSystemMemory(4096),
+  )
   assert.equal(manager.disposed, false)
   manager.dispose()
   assert.equal(manager.disposed, true)
@@ -40,27 +42,35 @@ test('a moved buffer reads zeros after dispose, and harms nobody', { skip: needs
   next.dispose()
 })
 
-test('Symbol.dispose is dispose, for `using`', { skip: Symbol.dispose === undefined && 'this runtime has no Symbol.dispose' }, () => {
-  const manager = make()
-  const buffer = manager.allocateNPUMemory(4096)
-  manager[Symbol.dispose]()
-  assert.equal(manager.disposed, true)
-  assert.equal(buffer.byteLength, 0)
-})
+test(
+  'Symbol.dispose is dispose, for `using`',
+  { skip: Symbol.dispose === undefined && 'this runtime has no Symbol.dispose' },
+  () => {
+    const manager = make()
+    const buffer = manager.allocateNPUMemory(4096)
+    manager[Symbol.dispose]()
+    assert.equal(manager.disposed, true)
+    assert.equal(buffer.byteLength, 0)
+  },
+)
 
-test('`using` calls an heir\'s dispose', { skip: Symbol.dispose === undefined && 'this runtime has no Symbol.dispose' }, () => {
-  let called = 0
-  class Mine extends MemoryManager {
-    dispose() {
-      called++
-      super.dispose()
+test(
+  "`using` calls an heir's dispose",
+  { skip: Symbol.dispose === undefined && 'this runtime has no Symbol.dispose' },
+  () => {
+    let called = 0
+    class Mine extends MemoryManager {
+      dispose() {
+        called++
+        super.dispose()
+      }
     }
-  }
-  const manager = new Mine({ backend, device })
-  manager[Symbol.dispose]()
-  assert.equal(called, 1)
-  assert.equal(manager.disposed, true)
-})
+    const manager = new Mine({ backend, device })
+    manager[Symbol.dispose]()
+    assert.equal(called, 1)
+    assert.equal(manager.disposed, true)
+  },
+)
 
 test('opening and disposing leaves nothing', () => {
   for (let i = 0; i < 3; i++) make().dispose()

@@ -29,7 +29,11 @@ for (const end of inPiece(['natural', 'exit', 'throw', 'terminate'])) {
 
 for (const way of inPiece(['return', 'exit', 'uncaught', 'dispose-late'])) {
   test(`the process ends with live buffers (${way})`, () => {
-    const child = spawnSync(process.execPath, [new URL('../../support/child/process-end.mjs', import.meta.url).pathname, way], { encoding: 'utf8' })
+    const child = spawnSync(
+      process.execPath,
+      [new URL('../../support/child/process-end.mjs', import.meta.url).pathname, way],
+      { encoding: 'utf8' },
+    )
     assert.equal(child.signal, null, child.stderr)
     assert.equal(child.status, way === 'uncaught' ? 1 : 0, child.stderr)
   })

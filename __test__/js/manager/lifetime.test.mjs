@@ -1,6 +1,6 @@
 /**
- * When memory lives and where: explicit frees, moves between ArrayBuffers and threads, other processes. How it ends otherwise is in
- * exits.test.mjs and collected.test.mjs.
+ * When memory lives and where: explicit frees, moves between ArrayBuffers and threads, other processes. How it ends
+ * otherwise is in exits.test.mjs and collected.test.mjs.
  */
 
 import assert from 'node:assert/strict'
@@ -9,9 +9,9 @@ import { test } from 'node:test'
 import { MessageChannel, receiveMessageOnPort } from 'node:worker_threads'
 
 import { closeDmaBuf } from '../../../index.js'
-import { assertNothingLeft, KiB, MiB, needsForeignFds, needsSimulated, needsTransfer, open, refuses, startChild, turnsUntil } from '../../support/helpers.mjs'
-
-const major = Number(process.versions.node.split('.')[0])
+import {
+  assertNothingLeft, KiB, MiB, needsForeignFds, needsSimulated, needsTransfer, open, refuses, startChild, turnsUntil,
+} from '../../support/helpers.mjs'
 
 test('transfer() moves the memory: the new ArrayBuffer is the buffer', { skip: needsTransfer }, (t) => {
   const manager = open(t)
@@ -132,19 +132,23 @@ test('another process sees the same bytes through an exported descriptor', { ski
   assert.equal(new Uint32Array(buffer)[1], 0xbeef)
 })
 
-test('the descriptor is the memory: reads and writes through it are seen', { skip: needsSimulated || needsForeignFds }, (t) => {
-  const manager = open(t)
-  const buffer = manager.allocateNPUMemory(4096)
-  const bytes = new Uint8Array(buffer)
-  const { fd } = manager.exportDmaBuf(buffer)
-  t.after(() => closeDmaBuf(fd))
-  bytes[100] = 123
-  const read = Buffer.alloc(1)
-  readSync(fd, read, 0, 1, 100)
-  assert.equal(read[0], 123)
-  writeSync(fd, Buffer.from([45]), 0, 1, 101)
-  assert.equal(bytes[101], 45)
-})
+test(
+  'the descriptor is the memory: reads and writes through it are seen',
+  { skip: needsSimulated || needsForeignFds },
+  (t) => {
+    const manager = open(t)
+    const buffer = manager.allocateNPUMemory(4096)
+    const bytes = new Uint8Array(buffer)
+    const { fd } = manager.exportDmaBuf(buffer)
+    t.after(() => closeDmaBuf(fd))
+    bytes[100] = 123
+    const read = Buffer.alloc(1)
+    readSync(fd, read, 0, 1, 100)
+    assert.equal(read[0], 123)
+    writeSync(fd, Buffer.from([45]), 0, 1, 101)
+    assert.equal(bytes[101], 45)
+  },
+)
 
 test('nobody can cut an exported buffer short', { skip: needsSimulated || needsForeignFds }, (t) => {
   const manager = open(t)

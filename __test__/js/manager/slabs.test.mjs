@@ -4,7 +4,9 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 
 import { closeDmaBuf } from '../../../index.js'
-import { assertNothingLeft, GiB, KiB, MiB, needsSimulated, open, openFds, refuses, settle } from '../../support/helpers.mjs'
+import {
+  assertNothingLeft, GiB, KiB, MiB, needsSimulated, open, openFds, refuses, settle,
+} from '../../support/helpers.mjs'
 
 const withSlabs = (t, options = {}) => open(t, { slabs: {}, ...options })
 const objects = (manager) => manager.getNPUMemoryStats().objects
@@ -108,7 +110,12 @@ describe('what is no slice', () => {
   })
 
   test('size: of one slab', { skip: needsSimulated }, (t) => {
-    for (const [size, reserved] of [[MiB, MiB], [undefined, 16 * MiB], [48 * MiB, 48 * MiB], [2 ** 53 - 1, 128 * MiB]]) {
+    for (const [size, reserved] of [
+      [MiB, MiB],
+      [undefined, 16 * MiB],
+      [48 * MiB, 48 * MiB],
+      [2 ** 53 - 1, 128 * MiB],
+    ]) {
       const manager = withSlabs(t, { slabs: { size } })
       manager.allocateNPUMemory(1)
       assert.equal(manager.getNPUMemoryStats().slabs.reserved, reserved)
@@ -142,7 +149,10 @@ describe('what is no slice', () => {
 
 test('classes are not mixed', { skip: needsSimulated }, (t) => {
   const manager = withSlabs(t)
-  const classes = [{}, { cacheable: false }, { iommuDomain: 1 }, { iommuDomain: 2, cacheable: false }, { coreMask: 1 }, { iommuDomain: 15 }]
+  const classes = [
+    {}, { cacheable: false }, { iommuDomain: 1 }, { iommuDomain: 2, cacheable: false }, { coreMask: 1 },
+    { iommuDomain: 15 },
+  ]
   for (let round = 0; round < 3; round++) {
     for (const options of classes) {
       const { dedicated, cacheable, iommuDomain } = manager.describe(manager.allocateNPUMemory(100, options))
@@ -212,7 +222,12 @@ test('a slab goes back when it is empty, and one is kept', { skip: needsSimulate
 
 describe('small boards', { skip: needsSimulated }, () => {
   test('a slab is a small part of the CMA', (t) => {
-    for (const [domainBytes, slab] of [[256 * MiB, 8 * MiB], [64 * MiB, 2 * MiB], [16 * MiB, 512 * KiB], [4 * MiB, 256 * KiB]]) {
+    for (const [domainBytes, slab] of [
+      [256 * MiB, 8 * MiB],
+      [64 * MiB, 2 * MiB],
+      [16 * MiB, 512 * KiB],
+      [4 * MiB, 256 * KiB],
+    ]) {
       const manager = withSlabs(t, { simulated: { soc: 'rk3566', domainBytes } })
       const buffer = manager.allocateNPUMemory(4096)
       const { dedicated, contiguous } = manager.describe(buffer)
@@ -261,7 +276,8 @@ describe('small boards', { skip: needsSimulated }, () => {
 
   test('memory in an empty slab is given up for a request that needs it', (t) => {
     const manager = withSlabs(t, { simulated: { domainBytes: 64 * MiB, domains: 1 } })
-    for (const buffer of Array.from({ length: 80 }, () => manager.allocateNPUMemory(512 * KiB))) manager.deallocate(buffer)
+    for (const buffer of Array.from({ length: 80 }, () => manager.allocateNPUMemory(512 * KiB)))
+      manager.deallocate(buffer)
     assert.equal(objects(manager), 1)
     const error = (() => {
       try {
@@ -295,11 +311,24 @@ test('a pool\'s chunks are no slices, however small', (t) => {
 
 test('options of slabs', (t) => {
   for (const [slabs, code] of [
-    [{ threshold: -1 }, 'ERR_OUT_OF_RANGE'], [{ threshold: 0.5 }, 'ERR_OUT_OF_RANGE'], [{ threshold: NaN }, 'ERR_OUT_OF_RANGE'],
-    [{ threshold: 2 ** 53 }, 'ERR_OUT_OF_RANGE'], [{ size: 0 }, 'ERR_OUT_OF_RANGE'], [{ size: -1 }, 'ERR_OUT_OF_RANGE'],
-    [{ threshold: '1' }, 'ERR_INVALID_ARG_TYPE'], [{ size: 1n }, 'ERR_INVALID_ARG_TYPE'], [{ size: null }, 'ERR_INVALID_ARG_TYPE'],
-    [{ treshold: 1 }, 'ERR_INVALID_ARG_TYPE'], [null, 'ERR_INVALID_ARG_TYPE'], [true, 'ERR_INVALID_ARG_TYPE'], [[], 'ERR_INVALID_ARG_TYPE'],
+    [{ threshold: -1 }, 'ERR_OUT_OF_RANGE'],
+    [{ threshold: 0.5 }, 'ERR_OUT_OF_RANGE'],
+    [{ threshold: NaN }, 'ERR_OUT_OF_RANGE'],
+    [{ threshold: 2 ** 53 }, 'ERR_OUT_OF_RANGE'],
+    [{ size: 0 }, 'ERR_OUT_OF_RANGE'],
+    [{ size: -1 }, 'ERR_OUT_OF_RANGE'],
+    [{ threshold: '1' }, 'ERR_INVALID_ARG_TYPE'],
+    [{ size: 1n }, 'ERR_INVALID_ARG_TYPE'],
+    [{ size: null }, 'ERR_INVALID_ARG_TYPE'],
+    [{ treshold: 1 }, 'ERR_INVALID_ARG_TYPE'],
+    [null, 'ERR_INVALID_ARG_TYPE'],
+    [true, 'ERR_INVALID_ARG_TYPE'],
+    [[], 'ERR_INVALID_ARG_TYPE'],
   ]) {
-    refuses(() => open(t, { slabs }), code, JSON.stringify(slabs, (_, value) => (typeof value === 'bigint' ? `${value}n` : value)))
+    refuses(
+      () => open(t, { slabs }),
+      code,
+      JSON.stringify(slabs, (_, value) => (typeof value === 'bigint' ? `${value}n` : value)),
+    )
   }
 })

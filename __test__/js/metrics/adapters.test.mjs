@@ -4,7 +4,12 @@ import assert from 'node:assert/strict'
 import { createRequire } from 'node:module'
 import { describe, test } from 'node:test'
 
-import { AggregationTemporality, InMemoryMetricExporter, MeterProvider, PeriodicExportingMetricReader } from '@opentelemetry/sdk-metrics'
+import {
+  AggregationTemporality,
+  InMemoryMetricExporter,
+  MeterProvider,
+  PeriodicExportingMetricReader,
+} from '@opentelemetry/sdk-metrics'
 import client from 'prom-client'
 
 import { MemoryManager } from '../../../index.js'
@@ -19,8 +24,12 @@ const { collectGarbage } = require('../../../src/js/core/gc.js')
 /** Samples of the text by name and labels; figures that are another one at each look are left out. */
 function steady(text) {
   const changing = /process_|available|_rss|swap|pressure|cgroup|load/
-  const samples = [...parse(text).values()].flatMap((family) => family.samples).filter(({ name }) => !changing.test(name))
-  return Object.fromEntries(samples.map(({ name, labels, value }) => [`${name} ${JSON.stringify(Object.entries(labels).sort())}`, value]))
+  const samples = [...parse(text).values()]
+    .flatMap((family) => family.samples)
+    .filter(({ name }) => !changing.test(name))
+  return Object.fromEntries(
+    samples.map(({ name, labels, value }) => [`${name} ${JSON.stringify(Object.entries(labels).sort())}`, value]),
+  )
 }
 
 /** Buffers that must not be collected between two looks at the figures. */
@@ -70,7 +79,8 @@ describe('prom-client', () => {
     const registry = openMetrics()
     prometheus.registerMetrics(registry, manager)
     const text = await registry.metrics()
-    const bucket = (le) => new RegExp(`^rkllm_memory_allocation_size_bytes_bucket\\{le="${le}"\\} (\\d+)$`, 'm').exec(text)?.[1]
+    const bucket = (le) =>
+      new RegExp(`^rkllm_memory_allocation_size_bytes_bucket\\{le="${le}"\\} (\\d+)$`, 'm').exec(text)?.[1]
     assert.deepEqual(['64', '1024', '4096', '\\+Inf'].map(bucket), ['1', '1', '3', '3'])
     const sum = Number(/^rkllm_memory_allocation_size_bytes_sum (\S+)$/m.exec(text)?.[1])
     assert.ok(Math.abs(sum - 8064) < 81, `${sum} is not 8064 to one per cent`)
@@ -186,7 +196,9 @@ describe('OpenTelemetry', () => {
     assert.deepEqual(metrics.get('rkllm.memory.allocations').points[0], [{ kind: 'npu' }, usage.npu.totalAllocations])
     assert.deepEqual(metrics.get('rkllm.memory.pool_reserved').points, [[{ pool: 'kv', kind: 'npu' }, MiB]])
     assert.deepEqual(metrics.get('rkllm.memory.pool_fragmentation').unit, '1')
-    assert.deepEqual(metrics.get('rkllm.memory.tag_used').points, [[{ tag: 'weights "1"' }, usage.tags['weights "1"'].used]])
+    assert.deepEqual(metrics.get('rkllm.memory.tag_used').points, [
+      [{ tag: 'weights "1"' }, usage.tags['weights "1"'].used],
+    ])
     assert.equal(metrics.has('rkllm.memory.limit'), false, 'what is not known is not observed')
   })
 
@@ -232,7 +244,8 @@ describe('OpenTelemetry', () => {
   test('what is no meter, no manager and no option is refused', (t) => {
     const manager = open(t)
     const { provider } = pipeline(t)
-    for (const target of [undefined, {}, 1]) refuses(() => openTelemetry.registerMetrics(target, manager), 'ERR_INVALID_ARG_TYPE')
+    for (const target of [undefined, {}, 1])
+      refuses(() => openTelemetry.registerMetrics(target, manager), 'ERR_INVALID_ARG_TYPE')
     refuses(() => openTelemetry.registerMetrics(provider, null), 'ERR_INVALID_ARG_TYPE')
     refuses(() => openTelemetry.registerMetrics(provider, manager, { attributes: 'a' }), 'ERR_INVALID_ARG_TYPE')
     refuses(() => openTelemetry.registerMetrics(provider, manager, { attribute: {} }), 'ERR_INVALID_ARG_TYPE')

@@ -1,4 +1,7 @@
-/** Figures as text: read back by a strict parser, by promtool where there is one, and compared with what getMemoryUsage says. */
+/**
+ * Figures as text: read back by a strict parser, by promtool where there is one, and compared with what getMemoryUsage
+ * says.
+ */
 
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
@@ -78,7 +81,8 @@ describe('metrics()', () => {
     const awkward = { pool: AWKWARD }
     assert.equal(value('pool_requested_bytes', awkward), 1000)
     assert.deepEqual([value('pool_allocations_total', awkward), value('pool_frees_total', awkward)], [2, 1])
-    for (const [tag, counters] of Object.entries(usage.tags)) assert.equal(value('tag_used_bytes', { tag }), counters.used)
+    for (const [tag, counters] of Object.entries(usage.tags))
+      assert.equal(value('tag_used_bytes', { tag }), counters.used)
     assert.equal(value('tag_live_allocations', { tag: AWKWARD }), 1)
     assert.equal(value('reserved_bytes', { tag: 'model', kind: 'npu' }), 3 * MiB)
     assert.equal(value('reserved_bytes', { tag: '', kind: 'npu' }), MiB)
@@ -87,7 +91,10 @@ describe('metrics()', () => {
       assert.equal(value('domain_capacity_bytes', { domain: String(id) }), total)
     }
     assert.equal(value('npu_objects'), usage.npu.objects)
-    assert.equal(value('device_info', { backend: manager.device.backend, simulated: String(manager.device.simulated) }), 1)
+    assert.equal(
+      value('device_info', { backend: manager.device.backend, simulated: String(manager.device.simulated) }),
+      1,
+    )
     for (const [name, { help, type }] of families) assert.ok(help && type, name)
   })
 
@@ -95,7 +102,9 @@ describe('metrics()', () => {
     const manager = open(t)
     const names = new Set(parse(manager.metrics()).keys())
     assert.ok(names.has('rkllm_memory_used_bytes'))
-    for (const name of ['limit_bytes', 'cma_capacity_bytes', 'npu_load_ratio', 'pool_reserved_bytes', 'allocation_size_bytes']) {
+    for (const name of [
+      'limit_bytes', 'cma_capacity_bytes', 'npu_load_ratio', 'pool_reserved_bytes', 'allocation_size_bytes',
+    ]) {
       assert.ok(!names.has(`rkllm_memory_${name}`), name)
     }
     const usage = manager.getMemoryUsage()
@@ -107,7 +116,10 @@ describe('metrics()', () => {
     }
     const machine = { ...usage.npu, load: [50, 0], cmaTotal: 64 * MiB, cmaFree: 0 }
     const other = parse(exposition({ ...usage, npu: machine }, manager.device, null))
-    assert.deepEqual([find(other, 'rkllm_memory_npu_load_ratio', { core: '0' }), find(other, 'rkllm_memory_cma_free_bytes')], [0.5, 0])
+    assert.deepEqual(
+      [find(other, 'rkllm_memory_npu_load_ratio', { core: '0' }), find(other, 'rkllm_memory_cma_free_bytes')],
+      [0.5, 0],
+    )
   })
 
   test('a profile adds histograms with bounds that stay', (t) => {
@@ -119,7 +131,10 @@ describe('metrics()', () => {
       [1, 1, 3, 5, 6],
     )
     assert.equal(find(families, 'rkllm_memory_allocation_size_bytes_sum'), 6000)
-    assert.deepEqual(['1e-06', '0.001', '0.01', '0.1', '+Inf'].map((le) => bucket('allocation_lifetime_seconds', le) ?? le), [0, 2, 3, 3, 3])
+    assert.deepEqual(
+      ['1e-06', '0.001', '0.01', '0.1', '+Inf'].map((le) => bucket('allocation_lifetime_seconds', le) ?? le),
+      [0, 2, 3, 3, 3],
+    )
     assert.equal(bucket('allocation_latency_seconds', '+Inf'), 0)
     assert.equal(find(families, 'rkllm_memory_profile_dropped_events_total'), 3)
     assert.equal(families.get('rkllm_memory_allocation_latency_seconds').unit, 'seconds')
@@ -128,7 +143,10 @@ describe('metrics()', () => {
   const skip = needsCommand('promtool')
   test('promtool has nothing to say against it', { skip }, (t) => {
     const manager = busy(t)
-    const texts = [manager.metrics({ format: 'prometheus' }), exposition(manager.getMemoryUsage(), manager.device, PROFILE, 'prometheus')]
+    const texts = [
+      manager.metrics({ format: 'prometheus' }),
+      exposition(manager.getMemoryUsage(), manager.device, PROFILE, 'prometheus'),
+    ]
     for (const input of texts) {
       const { status, stdout, stderr } = spawnSync('promtool', ['check', 'metrics'], { input, encoding: 'utf8' })
       assert.deepEqual({ status, stdout, stderr }, { status: 0, stdout: '', stderr: '' })
@@ -138,18 +156,28 @@ describe('metrics()', () => {
   test('promtool reads the OpenMetrics text as well, and misses nothing but the help of counters', { skip }, (t) => {
     const input = busy(t).metrics()
     const { status, stdout, stderr } = spawnSync('promtool', ['check', 'metrics'], { input, encoding: 'utf8' })
-    const counters = [...parse(input).values()].filter(({ type }) => type === 'counter').map(({ name }) => `${name}_total no help text`)
-    assert.deepEqual({ status, stdout, lines: stderr.trim().split('\n') }, { status: 3, stdout: '', lines: counters.sort() })
+    const counters = [...parse(input).values()]
+      .filter(({ type }) => type === 'counter')
+      .map(({ name }) => `${name}_total no help text`)
+    assert.deepEqual(
+      { status, stdout, lines: stderr.trim().split('\n') },
+      { status: 3, stdout: '', lines: counters.sort() },
+    )
   })
 
   test('the two formats differ in the names of families of counters, and in nothing else', (t) => {
     const manager = busy(t)
     const usage = manager.getMemoryUsage()
-    const [ours, theirs] = ['openmetrics', 'prometheus'].map((format) => exposition(usage, manager.device, PROFILE, format))
+    const [ours, theirs] = ['openmetrics', 'prometheus'].map((format) =>
+      exposition(usage, manager.device, PROFILE, format),
+    )
     assert.notEqual(ours, theirs)
     const counters = [...parse(ours).values()].filter(({ type }) => type === 'counter').map(({ name }) => name)
     assert.ok(counters.length > 5)
-    const renamed = counters.reduce((text, name) => text.replaceAll(new RegExp(`^(# \\w+ ${name}) `, 'gm'), '$1_total '), ours)
+    const renamed = counters.reduce(
+      (text, name) => text.replaceAll(new RegExp(`^(# \\w+ ${name}) `, 'gm'), '$1_total '),
+      ours,
+    )
     assert.equal(renamed, theirs)
   })
 
@@ -164,7 +192,9 @@ describe('metrics()', () => {
 
 test('docs/metrics.md lists every metric there is, and no other', () => {
   const page = readFileSync(new URL('../../../docs/metrics.md', import.meta.url), 'utf8')
-  const listed = [...page.matchAll(/^\| `(rkllm_memory_\w+)` \| (\w+) \| (.*?) \| (.*) \|$/gm)].map(([, ...cells]) => cells)
+  const listed = [...page.matchAll(/^\| `(rkllm_memory_\w+)` \| (\w+) \| (.*?) \| (.*) \|$/gm)].map(
+    ([, ...cells]) => cells,
+  )
   const labels = (names) => names.map((name) => `\`${name}\``).join(', ')
   assert.deepEqual(listed, table.map(({ name, type, labels: names, help }) => [name, type, labels(names), help]))
 })

@@ -14,7 +14,8 @@ import { GiB, MiB, refuses } from '../../support/helpers.mjs'
 
 const shipped = createRequire(import.meta.url)('../../../src/js/models/fit.json')
 const rows = readRows()
-const near = (actual, expected, share, what) => assert.ok(Math.abs(actual / expected - 1) <= share, `${what}: ${actual}, expected ${expected}`)
+const near = (actual, expected, share, what) =>
+  assert.ok(Math.abs(actual / expected - 1) <= share, `${what}: ${actual}, expected ${expected}`)
 
 test('half of the models are held back, and all rows of a model are on one side', () => {
   assert.equal(rows.length, 66)
@@ -26,7 +27,12 @@ test('held-back models, estimated as a user does: median error below 8 %, 90 % o
   const results = rows
     .filter(({ model }) => !calibrates(model))
     .map(({ model, chip, dtype, context, measured }) => {
-      const { total, uncertainty } = estimateModelMemory({ config: configOf(model), contextLength: context, dtype, soc: chip })
+      const { total, uncertainty } = estimateModelMemory({
+        config: configOf(model),
+        contextLength: context,
+        dtype,
+        soc: chip,
+      })
       return { error: Math.abs(total - measured) / measured, band: uncertainty * total >= Math.abs(total - measured) }
     })
   assert.equal(results.length, 35)
@@ -36,7 +42,8 @@ test('held-back models, estimated as a user does: median error below 8 %, 90 % o
 
 test('the shipped coefficients are what the script makes of the table', () => {
   const { coefficients, uncertainty } = calibrate(rows)
-  for (const [dtype, bytes] of Object.entries(shipped.coefficients.bytesPerWeight)) near(coefficients.bytesPerWeight[dtype], bytes, 1e-5, dtype)
+  for (const [dtype, bytes] of Object.entries(shipped.coefficients.bytesPerWeight))
+    near(coefficients.bytesPerWeight[dtype], bytes, 1e-5, dtype)
   near(coefficients.bytesPerToken, shipped.coefficients.bytesPerToken, 1e-5, 'bytesPerToken')
   near(coefficients.constant, shipped.coefficients.constant, 1e-5, 'constant')
   near(uncertainty, shipped.uncertainty, 1e-5, 'uncertainty')
@@ -48,7 +55,10 @@ test('the coefficients are physical: about a byte, half a byte, and scales', () 
 })
 
 test('the KV cache: layers, GQA heads, context, batch, bytes', () => {
-  const config = { model_type: 'llama', num_hidden_layers: 22, hidden_size: 2048, num_attention_heads: 32, num_key_value_heads: 4, intermediate_size: 5632, vocab_size: 32000 }
+  const config = {
+    model_type: 'llama', num_hidden_layers: 22, hidden_size: 2048, num_attention_heads: 32, num_key_value_heads: 4,
+    intermediate_size: 5632, vocab_size: 32000,
+  }
   const of = (spec) => estimateModelMemory({ config, contextLength: 2048, ...spec }).kvCache
   assert.equal(of({}), 2 * 22 * 4 * 64 * 2 * 2048)
   assert.equal(of({ contextLength: 4096 }), 2 * of({}))
@@ -69,7 +79,12 @@ test('the sums are sums', () => {
 
 test('parameters that are known from elsewhere', () => {
   // From the models' pages: numbers of parameters without the input embeddings where the head is another table.
-  const known = { 'Qwen2 0.5B': 494e6, 'InternLM2 1.8B': 1889e6 - 190e6, 'ChatGLM3 6B': 6244e6 - 266e6, 'MiniCPM3 4B': 4074e6 }
+  const known = {
+    'Qwen2 0.5B': 494e6,
+    'InternLM2 1.8B': 1889e6 - 190e6,
+    'ChatGLM3 6B': 6244e6 - 266e6,
+    'MiniCPM3 4B': 4074e6,
+  }
   for (const [model, parameters] of Object.entries(known)) {
     const { weights } = estimateModelMemory({ config: configOf(model), contextLength: 1, dtype: 'w8a8' })
     near(weights / shipped.coefficients.bytesPerWeight.w8a8, parameters, 0.01, model)
@@ -117,7 +132,11 @@ function rknn(size, told = size - 64) {
 
 test('files: the size is the weights', (t) => {
   const file = folder(t)
-  const llm = estimateModelMemory({ path: file('a.rkllm', Buffer.alloc(MiB, 1)), config: configOf('Qwen2 0.5B'), contextLength: 512 })
+  const llm = estimateModelMemory({
+    path: file('a.rkllm', Buffer.alloc(MiB, 1)),
+    config: configOf('Qwen2 0.5B'),
+    contextLength: 512,
+  })
   assert.equal(llm.weights, MiB)
   assert.equal(llm.source, 'file')
   const vision = estimateModelMemory({ path: file('a.rknn', rknn(MiB)) })
@@ -127,7 +146,10 @@ test('files: the size is the weights', (t) => {
 test('files that are no model, cut off or empty', (t) => {
   const file = folder(t)
   const refused = (name, contents, pattern) => {
-    const error = refuses(() => estimateModelMemory({ path: file(name, contents), contextLength: 1 }), 'ERR_UNSUPPORTED')
+    const error = refuses(
+      () => estimateModelMemory({ path: file(name, contents), contextLength: 1 }),
+      'ERR_UNSUPPORTED',
+    )
     assert.match(error.message, pattern)
     assert.ok(error.hint)
   }
@@ -150,17 +172,39 @@ test('config.json: by path, and what is wrong with one', (t) => {
   assert.deepEqual(byPath, estimateModelMemory({ config, contextLength: 512 }))
   refuses(() => estimateModelMemory({ config: file('b.json', '{'), contextLength: 1 }), 'ERR_INVALID_ARG_TYPE')
   refuses(() => estimateModelMemory({ config: file('c.json', '[]'), contextLength: 1 }), 'ERR_INVALID_ARG_TYPE')
-  const error = refuses(() => estimateModelMemory({ config: { model_type: 'llama' }, contextLength: 1 }), 'ERR_INVALID_ARG_TYPE')
+  const error = refuses(
+    () => estimateModelMemory({ config: { model_type: 'llama' }, contextLength: 1 }),
+    'ERR_INVALID_ARG_TYPE',
+  )
   assert.match(error.message, /num_hidden_layers/)
-  refuses(() => estimateModelMemory({ config: { ...configOf('Qwen2 0.5B'), num_hidden_layers: 1e9 }, contextLength: 1 }), 'ERR_OUT_OF_RANGE')
-  refuses(() => estimateModelMemory({ config: { ...configOf('Qwen2 0.5B'), intermediate_size: 0 }, contextLength: 1 }), 'ERR_INVALID_ARG_TYPE')
+  refuses(
+    () => estimateModelMemory({ config: { ...configOf('Qwen2 0.5B'), num_hidden_layers: 1e9 }, contextLength: 1 }),
+    'ERR_OUT_OF_RANGE',
+  )
+  refuses(
+    () => estimateModelMemory({ config: { ...configOf('Qwen2 0.5B'), intermediate_size: 0 }, contextLength: 1 }),
+    'ERR_INVALID_ARG_TYPE',
+  )
 })
 
 test('bad input', () => {
-  for (const spec of [undefined, null, 1, 'a.rkllm', [], {}, { contextLength: 1 }, { weightBytes: 1 }, { weightBytes: '1', contextLength: 1 }, { weightByte: 1 }, { config: 3, contextLength: 1 }]) {
+  for (const spec of [
+    undefined, null, 1, 'a.rkllm', [], {}, { contextLength: 1 }, { weightBytes: 1 },
+    { weightBytes: '1', contextLength: 1 }, { weightByte: 1 }, { config: 3, contextLength: 1 },
+  ]) {
     refuses(() => estimateModelMemory(spec), 'ERR_INVALID_ARG_TYPE', JSON.stringify(spec))
   }
-  for (const wrong of [{ contextLength: 0 }, { contextLength: 1.5 }, { weightBytes: -1 }, { dtype: 'w2' }, { batch: 0 }]) {
-    refuses(() => estimateModelMemory({ weightBytes: 1, contextLength: 1, ...wrong }), 'ERR_OUT_OF_RANGE', JSON.stringify(wrong))
+  for (const wrong of [
+    { contextLength: 0 },
+    { contextLength: 1.5 },
+    { weightBytes: -1 },
+    { dtype: 'w2' },
+    { batch: 0 },
+  ]) {
+    refuses(
+      () => estimateModelMemory({ weightBytes: 1, contextLength: 1, ...wrong }),
+      'ERR_OUT_OF_RANGE',
+      JSON.stringify(wrong),
+    )
   }
 })

@@ -10,7 +10,10 @@ import { GiB, MiB, refuses } from '../../support/helpers.mjs'
 
 const { pack, EXACT } = createRequire(import.meta.url)('../../../src/js/models/pack.js')
 
-const board = { backend: 'rknpu', simulated: false, path: null, soc: 'rk3588', driverVersion: '0.9.8', npuCores: 3, iommu: true, iommuDomains: 16, domainBytes: 4 * GiB, sramTotal: 0, sramFree: 0 }
+const board = {
+  backend: 'rknpu', simulated: false, path: null, soc: 'rk3588', driverVersion: '0.9.8', npuCores: 3, iommu: true,
+  iommuDomains: 16, domainBytes: 4 * GiB, sramTotal: 0, sramFree: 0,
+}
 const cma = { ...board, soc: 'rk3566', iommu: false, iommuDomains: 0, domainBytes: 256 * MiB }
 const model = (name, weightBytes, more) => ({ name, weightBytes, contextLength: 1024, ...more })
 
@@ -32,7 +35,8 @@ function bruteForce(sizes, rooms) {
       return
     }
     const score = scoreOf(sizes, rooms, bins)
-    if (score !== null && (best === null || score[0] < best[0] || (score[0] === best[0] && score[1] > best[1]))) best = score
+    if (score !== null && (best === null || score[0] < best[0] || (score[0] === best[0] && score[1] > best[1])))
+      best = score
   }
   visit(0)
   return best
@@ -100,7 +104,9 @@ test('two 4-bit models share a domain, a third gets the next', () => {
   const used = plan.domains.filter((domain) => domain.used > 0)
   assert.equal(used.length, new Set(plan.placements.map(({ domain }) => domain)).size)
   for (const { id, used: bytes } of used) {
-    const own = plan.placements.filter(({ domain }) => domain === id).reduce((sum, placement) => sum + placement.bytes, 0)
+    const own = plan.placements
+      .filter(({ domain }) => domain === id)
+      .reduce((sum, placement) => sum + placement.bytes, 0)
     assert.equal(own, bytes)
     assert.ok(bytes <= 4 * GiB)
   }
@@ -119,10 +125,19 @@ test('what is in a domain already counts', () => {
 })
 
 test('a group stays together', () => {
-  const plan = planModels([model('eyes', GiB, { type: 'vision', group: 'vl' }), model('other', 2 * GiB), model('words', GiB, { group: 'vl' })], board)
+  const plan = planModels(
+    [
+      model('eyes', GiB, { type: 'vision', group: 'vl' }), model('other', 2 * GiB),
+      model('words', GiB, { group: 'vl' }),
+    ],
+    board,
+  )
   const where = Object.fromEntries(plan.placements.map((placement) => [placement.model, placement.domain]))
   assert.equal(where.eyes, where.words)
-  const large = planModels([model('eyes', 2 * GiB, { type: 'vision', group: 'vl' }), model('words', 2 * GiB, { group: 'vl' })], board)
+  const large = planModels(
+    [model('eyes', 2 * GiB, { type: 'vision', group: 'vl' }), model('words', 2 * GiB, { group: 'vl' })],
+    board,
+  )
   assert.equal(large.fits, false)
   assert.match(large.reason, /apart, in domains of their own/)
 })
@@ -139,7 +154,11 @@ test('too large for any domain: what would fit does fit', () => {
   const refused = planModels([long], board)
   const [, fewer] = /a context of (\d+) instead of 40000/.exec(refused.reason)
   assert.equal(planModels([{ ...long, contextLength: Number(fewer) }], board).fits, true)
-  assert.equal(planModels([{ ...long, contextLength: Number(fewer) + 64 }], board).fits, false, 'and not much more does')
+  assert.equal(
+    planModels([{ ...long, contextLength: Number(fewer) + 64 }], board).fits,
+    false,
+    'and not much more does',
+  )
 })
 
 test('spread: over neighbouring domains, and only when asked', () => {
@@ -149,7 +168,15 @@ test('spread: over neighbouring domains, and only when asked', () => {
   assert.match(refused.reason, /spread: true/)
   const plan = planModels([spec, model('small', GiB)], board, { spread: true })
   assert.equal(plan.fits, true)
-  assert.deepEqual(plan.placements.map((placement) => [placement.model, placement.domain]), [['large', 0], ['large', 1], ['small', 2]], 'where most is free')
+  assert.deepEqual(
+    plan.placements.map((placement) => [placement.model, placement.domain]),
+    [
+      ['large', 0],
+      ['large', 1],
+      ['small', 2],
+    ],
+    'where most is free',
+  )
   assert.match(plan.warnings.join(), /not documented/)
   assert.equal(planModels([spec], { ...board, iommuDomains: 1 }, { spread: true }).fits, false)
 })
@@ -159,7 +186,11 @@ test('without an IOMMU: one area', () => {
   const plan = planModels([model('a', 100 * MiB), model('b', 100 * MiB)], cma)
   assert.equal(plan.fits, false)
   assert.match(plan.reason, /CMA area has 256 MiB free/)
-  assert.equal(planModels([model('a', 100 * GiB)], { ...cma, domainBytes: 0 }).fits, true, 'a size that is not known is no bound')
+  assert.equal(
+    planModels([model('a', 100 * GiB)], { ...cma, domainBytes: 0 }).fits,
+    true,
+    'a size that is not known is no bound',
+  )
 })
 
 test('RAM is the other bound', () => {
@@ -176,13 +207,18 @@ test('none at all fit', () => {
 })
 
 test('bad input', () => {
-  for (const models of [undefined, null, {}, [null], [{}], [{ weightBytes: 1, contextLength: 1 }], [model('a', 1), model('a', 1)], [model('a', 1, { nmae: 1 })]]) {
+  for (const models of [
+    undefined, null, {}, [null], [{}], [{ weightBytes: 1, contextLength: 1 }], [model('a', 1), model('a', 1)],
+    [model('a', 1, { nmae: 1 })],
+  ]) {
     refuses(() => planModels(models, board), 'ERR_INVALID_ARG_TYPE', JSON.stringify(models))
   }
   for (const device of [undefined, null, 1, {}, { ...board, iommu: 1 }, { ...board, domainBytes: -1 }]) {
     refuses(() => planModels([], device), 'ERR_INVALID_ARG_TYPE', JSON.stringify(device))
   }
-  for (const options of [null, { ram: 1 }, { domains: {} }, { domains: [{ id: 16 }] }, { domains: [{}] }, { spread: 1 }]) {
+  for (const options of [
+    null, { ram: 1 }, { domains: {} }, { domains: [{ id: 16 }] }, { domains: [{}] }, { spread: 1 },
+  ]) {
     refuses(() => planModels([], board, options), 'ERR_INVALID_ARG_TYPE', JSON.stringify(options))
   }
   refuses(() => planModels([], board, { ramAvailable: -1 }), 'ERR_OUT_OF_RANGE')

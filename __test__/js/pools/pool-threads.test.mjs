@@ -1,4 +1,7 @@
-/** One pool, several threads. From JavaScript a pool belongs to the thread that made it; this is the native one below, which does not. */
+/**
+ * One pool, several threads. From JavaScript a pool belongs to the thread that made it; this is the native one below,
+ * which does not.
+ */
 
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
@@ -27,7 +30,10 @@ test('workers hammer one pool: no byte is had twice, and all come back', async (
   assert.deepEqual(said.flat(), ['done', 'done', 'done'])
   await Promise.all(exits)
   const { liveAllocations, allocated, largestFree, reserved } = native.poolStats(pool)
-  assert.deepEqual({ liveAllocations, allocated, largestFree }, { liveAllocations: 0, allocated: 0, largestFree: reserved })
+  assert.deepEqual(
+    { liveAllocations, allocated, largestFree },
+    { liveAllocations: 0, allocated: 0, largestFree: reserved },
+  )
   assert.ok(cells.every((cell) => cell === 0))
   native.closeManager(manager)
 })

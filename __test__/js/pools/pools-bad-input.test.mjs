@@ -1,4 +1,7 @@
-/** What bad input gets from the verbs of pools and blocks, as a table. Nothing may be taken or freed by what was refused. */
+/**
+ * What bad input gets from the verbs of pools and blocks, as a table. Nothing may be taken or freed by what was
+ * refused.
+ */
 
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
@@ -10,18 +13,26 @@ import { KiB, ledger, MiB, needsSimulated, open, refuses } from '../../support/h
 const TYPE = 'ERR_INVALID_ARG_TYPE'
 const RANGE = 'ERR_OUT_OF_RANGE'
 
-const NOT_NUMBERS = [undefined, null, '4096', '', true, 4096n, Symbol('n'), () => 1, {}, [4096], { valueOf: () => 1 }, Object(4096)]
+const NOT_NUMBERS = [
+  undefined, null, '4096', '', true, 4096n, Symbol('n'), () => 1, {}, [4096], { valueOf: () => 1 }, Object(4096),
+]
 const NOT_SIZES = [NaN, 0, -0, -1, 4096.5, Number.MIN_VALUE, Infinity, -Infinity, 2 ** 53, 1e300, 2 ** 64]
 const NOT_BOOLEANS = [0, 1, 'true', null, {}]
 const NOT_STRINGS = [1, null, {}, true, Symbol('name'), ['name'], Object('name')]
 const NOT_OBJECTS = [null, 5, 'options', true, ['tag'], () => {}]
 
-/** Runs `call(manager, pool)` on a pool with something in it, and asserts that nothing changed but the count of refusals. */
+/**
+ * Runs `call(manager, pool)` on a pool with something in it, and asserts that nothing changed but the count of
+ * refusals.
+ */
 function unchanged(t, call) {
   const manager = open(t)
   const pool = manager.createMemoryPool({ name: 'p', initialSize: 64 * KiB, maxSize: MiB })
   const [block, buffer] = [pool.allocate(100), pool.allocateBuffer(100)]
-  const state = () => ({ ...ledger(manager), pools: manager.getMemoryUsage().pools.map(({ failedAllocations, ...stats }) => stats) })
+  const state = () => ({
+    ...ledger(manager),
+    pools: manager.getMemoryUsage().pools.map(({ failedAllocations, ...stats }) => stats),
+  })
   const before = state()
   call(manager, pool)
   assert.deepEqual(state(), before)
@@ -31,29 +42,47 @@ function unchanged(t, call) {
 describe('createMemoryPool', () => {
   const create = (options) => (manager) => manager.createMemoryPool({ name: 'q', initialSize: 4096, ...options })
   const cases = [
-    ...[undefined, ...NOT_OBJECTS].map((options) => [TYPE, (manager) => manager.createMemoryPool(options), inspect(options)]),
+    ...[undefined, ...NOT_OBJECTS].map((options) => [
+      TYPE, (manager) => manager.createMemoryPool(options), inspect(options),
+    ]),
     [TYPE, (manager) => manager.createMemoryPool({}), '{}'],
     [TYPE, (manager) => manager.createMemoryPool({ initialSize: 4096 }), 'no name', /name/],
     [TYPE, (manager) => manager.createMemoryPool({ name: 'q' }), 'no initialSize', /initialSize/],
-    [TYPE, (manager) => manager.createMemoryPool({ name: 'q', maxSize: 4096 }), 'no initialSize, but a maxSize', /initialSize/],
-    ...NOT_STRINGS.flatMap((value) => ['name', 'tag'].map((option) => [TYPE, create({ [option]: value }), `${option}: ${inspect(value)}`, option])),
+    [
+      TYPE, (manager) => manager.createMemoryPool({ name: 'q', maxSize: 4096 }), 'no initialSize, but a maxSize',
+      /initialSize/,
+    ],
+    ...NOT_STRINGS.flatMap((value) =>
+      ['name', 'tag'].map((option) => [TYPE, create({ [option]: value }), `${option}: ${inspect(value)}`, option]),
+    ),
     ...['initialSize', 'maxSize', 'chunkSize', 'blockSize', 'alignment'].flatMap((option) => [
-      ...NOT_NUMBERS.slice(1).map((value) => [TYPE, create({ [option]: value }), `${option}: ${inspect(value)}`, option]),
+      ...NOT_NUMBERS.slice(1).map((value) => [
+        TYPE, create({ [option]: value }), `${option}: ${inspect(value)}`, option,
+      ]),
       ...NOT_SIZES.filter((value) => option !== 'initialSize' || value !== 0).map((value) => [
-        RANGE, create({ [option]: value }), `${option}: ${inspect(value)}`, option,
+        RANGE,
+        create({ [option]: value }),
+        `${option}: ${inspect(value)}`,
+        option,
       ]),
     ]),
-    ...['\ud800', 'p\udfff', '\udc00\ud800'].map((name) => [RANGE, create({ name }), `name: ${JSON.stringify(name)}`, 'name']),
+    ...['\ud800', 'p\udfff', '\udc00\ud800'].map((name) => [
+      RANGE, create({ name }), `name: ${JSON.stringify(name)}`, 'name',
+    ]),
     [RANGE, create({ initialSize: 0 }), 'neither an initialSize nor a maxSize'],
     [RANGE, create({ initialSize: 8192, maxSize: 4096 }), 'maxSize below initialSize', 'maxSize'],
-    ...[1, 32, 63, 65, 96, 100, 2 ** 40, 2 ** 52].map((alignment) => [RANGE, create({ alignment }), `alignment: ${alignment}`, 'alignment']),
+    ...[1, 32, 63, 65, 96, 100, 2 ** 40, 2 ** 52].map((alignment) => [
+      RANGE, create({ alignment }), `alignment: ${alignment}`, 'alignment',
+    ]),
     ...[2 ** 53 - 1, 2 ** 52 + 1].flatMap((size) => [
       [RANGE, create({ initialSize: size }), `initialSize: ${size}`],
       [RANGE, create({ blockSize: size, initialSize: size }), `blockSize: ${size}`],
     ]),
     ...[null, 1, true, {}].map((kind) => [TYPE, create({ kind }), `kind: ${inspect(kind)}`, 'kind']),
     ...['', 'NPU', 'gpu', 'constructor', '__proto__'].map((kind) => [RANGE, create({ kind }), `kind: ${kind}`, 'kind']),
-    ...NOT_OBJECTS.map((allocation) => [TYPE, create({ allocation }), `allocation: ${inspect(allocation)}`, 'allocation']),
+    ...NOT_OBJECTS.map((allocation) => [
+      TYPE, create({ allocation }), `allocation: ${inspect(allocation)}`, 'allocation',
+    ]),
     [TYPE, create({ allocation: { tag: 1 } }), 'allocation.tag', 'tag'],
     [RANGE, create({ allocation: { alignment: 65 } }), 'allocation.alignment', 'alignment'],
     [RANGE, create({ allocation: { iommuDomain: 99 } }), 'allocation.iommuDomain'],
@@ -64,7 +93,8 @@ describe('createMemoryPool', () => {
   for (const [code, call, name, named] of cases) {
     test(name, (t) =>
       unchanged(t, (manager) => {
-        if (name.startsWith('__proto__')) return refuses(() => manager.createMemoryPool(JSON.parse('{"name":"q","initialSize":1,"__proto__":1}')), TYPE)
+        if (name.startsWith('__proto__'))
+          return refuses(() => manager.createMemoryPool(JSON.parse('{"name":"q","initialSize":1,"__proto__":1}')), TYPE)
         const error = refuses(() => call(manager), code, name)
         if (named) assert.match(error.message, named instanceof RegExp ? named : new RegExp(named))
         assert.equal(manager.getMemoryPool('q'), undefined)
@@ -73,7 +103,10 @@ describe('createMemoryPool', () => {
 
   test('misspelt options: what was meant', (t) =>
     unchanged(t, (manager) => {
-      const meant = { intialSize: 'initialSize', max_size: 'maxSize', chunksize: 'chunkSize', blocksize: 'blockSize', Tag: 'tag', alocation: 'allocation' }
+      const meant = {
+        intialSize: 'initialSize', max_size: 'maxSize', chunksize: 'chunkSize', blocksize: 'blockSize', Tag: 'tag',
+        alocation: 'allocation',
+      }
       for (const [wrong, right] of Object.entries(meant)) {
         const error = refuses(() => create({ [wrong]: 1 })(manager), TYPE)
         assert.match(error.hint, new RegExp(`did you mean "${right}"`))
@@ -82,7 +115,8 @@ describe('createMemoryPool', () => {
 
   test('more than the device has', { skip: needsSimulated }, (t) =>
     unchanged(t, (manager) => {
-      for (const initialSize of [8 * 1024 * MiB, 2 ** 40, 2 ** 47]) refuses(() => create({ initialSize })(manager), RANGE, `${initialSize}`)
+      for (const initialSize of [8 * 1024 * MiB, 2 ** 40, 2 ** 47])
+        refuses(() => create({ initialSize })(manager), RANGE, `${initialSize}`)
       refuses(() => create({ kind: 'system', initialSize: 2 ** 46 })(manager), 'ERR_OUT_OF_MEMORY')
     }))
 })
@@ -101,13 +135,15 @@ describe('sizes and options of an allocation', () => {
         wrong(TYPE)
         for (const options of [[], [{}], [{ zeroed: true }]]) {
           for (const size of NOT_NUMBERS) wrong(TYPE, size, ...options)
-          for (const size of [...NOT_SIZES, MiB + 1, 4 * 1024 * MiB, 2 ** 32 + 1, 2 ** 53 - 1, 2 ** 53 - 64]) wrong(RANGE, size, ...options)
+          for (const size of [...NOT_SIZES, MiB + 1, 4 * 1024 * MiB, 2 ** 32 + 1, 2 ** 53 - 1, 2 ** 53 - 64])
+            wrong(RANGE, size, ...options)
         }
         for (const options of NOT_OBJECTS) wrong(TYPE, 100, options)
         for (const zeroed of NOT_BOOLEANS) wrong(TYPE, 100, { zeroed })
         for (const tag of NOT_STRINGS) wrong(TYPE, 100, { tag })
         for (const alignment of NOT_NUMBERS.slice(1)) wrong(TYPE, 100, { alignment })
-        for (const alignment of [...NOT_SIZES, 1, 2, 63, 65, 96, 8192, 2 ** 32, 2 ** 32 + 64, 2 ** 40, 2 ** 52]) wrong(RANGE, 100, { alignment })
+        for (const alignment of [...NOT_SIZES, 1, 2, 63, 65, 96, 8192, 2 ** 32, 2 ** 32 + 64, 2 ** 40, 2 ** 52])
+          wrong(RANGE, 100, { alignment })
         assert.match(wrong(TYPE, 100, { tga: 'x' }).hint, /did you mean "tag"/)
         assert.match(wrong(TYPE, 100, { colour: undefined }).message, /"colour"/)
         wrong(TYPE, 100, { cacheable: true })
@@ -120,8 +156,23 @@ describe('which pool', () => {
   test('things that are none', (t) =>
     unchanged(t, (manager, pool) => {
       const forged = [
-        undefined, null, 1, true, {}, [], () => {}, Symbol('p'), { name: 'p' }, Object('p'), new ArrayBuffer(8), manager,
-        Object.create(MemoryPool.prototype), MemoryPool.prototype, Object.create(pool), new Proxy(pool, {}), MemoryPool,
+        undefined,
+        null,
+        1,
+        true,
+        {},
+        [],
+        () => {},
+        Symbol('p'),
+        { name: 'p' },
+        Object('p'),
+        new ArrayBuffer(8),
+        manager,
+        Object.create(MemoryPool.prototype),
+        MemoryPool.prototype,
+        Object.create(pool),
+        new Proxy(pool, {}),
+        MemoryPool,
       ]
       for (const value of forged) {
         refuses(() => manager.allocateFromPool(value, 100), TYPE, 'allocateFromPool')
@@ -170,8 +221,22 @@ describe('what pool.deallocate is given', () => {
   test('things that are neither blocks nor buffers', (t) => {
     const pool = open(t).createMemoryPool({ name: 'p', initialSize: 64 * KiB })
     const forged = [
-      undefined, null, 1, 'p', true, {}, [], () => {}, Symbol('b'), new SharedArrayBuffer(8), pool, { buffer: pool.allocate(64).buffer },
-      Object.create(MemoryBlock.prototype), MemoryBlock.prototype, new Proxy(pool.allocate(64), {}), Object.create(pool.allocate(64)),
+      undefined,
+      null,
+      1,
+      'p',
+      true,
+      {},
+      [],
+      () => {},
+      Symbol('b'),
+      new SharedArrayBuffer(8),
+      pool,
+      { buffer: pool.allocate(64).buffer },
+      Object.create(MemoryBlock.prototype),
+      MemoryBlock.prototype,
+      new Proxy(pool.allocate(64), {}),
+      Object.create(pool.allocate(64)),
     ]
     for (const value of forged) refuses(() => pool.deallocate(value), TYPE)
     assert.equal(pool.stats().liveAllocations, 3)
@@ -182,13 +247,24 @@ describe('what pool.deallocate is given', () => {
     const pool = manager.createMemoryPool({ name: 'p', initialSize: 4096 })
     const sibling = manager.createMemoryPool({ name: 'q', initialSize: 4096 })
     const foreign = [
-      new ArrayBuffer(8), new ArrayBuffer(0), new Uint8Array(8), Buffer.from('not yours'), other.allocateNPUMemory(64),
-      other.createMemoryPool({ name: 'p', initialSize: 4096 }).allocateBuffer(64), other.getMemoryPool('p').allocate(64),
-      sibling.allocate(64), sibling.allocateBuffer(64), sibling.allocate(64).buffer, sibling.allocate(64, { tag: 'x' }),
+      new ArrayBuffer(8),
+      new ArrayBuffer(0),
+      new Uint8Array(8),
+      Buffer.from('not yours'),
+      other.allocateNPUMemory(64),
+      other.createMemoryPool({ name: 'p', initialSize: 4096 }).allocateBuffer(64),
+      other.getMemoryPool('p').allocate(64),
+      sibling.allocate(64),
+      sibling.allocateBuffer(64),
+      sibling.allocate(64).buffer,
+      sibling.allocate(64, { tag: 'x' }),
     ]
     const own = manager.allocateNPUMemory(64)
     for (const value of [...foreign, own]) refuses(() => pool.deallocate(value), 'ERR_UNKNOWN_BUFFER', inspect(value))
-    assert.deepEqual([sibling.stats().liveAllocations, other.getMemoryPool('p').stats().liveAllocations, own.byteLength], [4, 2, 64])
+    assert.deepEqual(
+      [sibling.stats().liveAllocations, other.getMemoryPool('p').stats().liveAllocations, own.byteLength],
+      [4, 2, 64],
+    )
     assert.deepEqual([pool.stats().totalAllocations, foreign[0].byteLength], [0, 8])
   })
 })
@@ -218,7 +294,9 @@ describe('classes', () => {
     for (const [instance, Class] of [[pool, MemoryPool], [block, MemoryBlock]]) {
       for (const [name, { value, get }] of Object.entries(Object.getOwnPropertyDescriptors(Class.prototype))) {
         if (name === 'constructor' || name === 'movable') continue
-        for (const target of [undefined, null, {}, Class.prototype, Object.create(instance), new Proxy(instance, {}), manager]) {
+        for (const target of [
+          undefined, null, {}, Class.prototype, Object.create(instance), new Proxy(instance, {}), manager,
+        ]) {
           assert.throws(() => Reflect.apply(value ?? get, target, [64]), TypeError, `${Class.name}.${name}`)
         }
       }
@@ -240,10 +318,24 @@ describe('getters that do more than get', () => {
       const thrown = new Error('from the getter')
       const options = doing(() => { throw thrown })
       const verbs = [
-        () => pool.allocate(64, options), () => pool.allocateBuffer(64, options), () => manager.allocateFromPool('p', 64, options),
+        () => pool.allocate(64, options),
+        () => pool.allocateBuffer(64, options),
+        () => manager.allocateFromPool('p', 64, options),
         () => manager.createMemoryPool({ name: 'q', initialSize: 4096, allocation: options }),
-        () => manager.createMemoryPool({ name: 'q', initialSize: 4096, get tag() { throw thrown } }),
-        () => manager.destroyMemoryPool(pool, { get force() { throw thrown } }),
+        () =>
+          manager.createMemoryPool({
+            name: 'q',
+            initialSize: 4096,
+            get tag() {
+              throw thrown
+            },
+          }),
+        () =>
+          manager.destroyMemoryPool(pool, {
+            get force() {
+              throw thrown
+            },
+          }),
       ]
       for (const verb of verbs) assert.throws(verb, (error) => error === thrown)
     }))
@@ -261,7 +353,11 @@ describe('getters that do more than get', () => {
         const manager = open(t)
         const pool = manager.createMemoryPool({ name: 'p', initialSize: 4096 })
         const options = doing(() => manager.dispose(), value)
-        assert.throws(() => verb(manager, pool, options), ({ code }) => /^ERR_(POOL_DESTROYED|MANAGER_DISPOSED)$/.test(code), String(verb))
+        assert.throws(
+          () => verb(manager, pool, options),
+          ({ code }) => /^ERR_(POOL_DESTROYED|MANAGER_DISPOSED)$/.test(code),
+          String(verb),
+        )
         assert.equal(pool.destroyed, true)
       }
     }
@@ -312,7 +408,10 @@ describe('getters that do more than get', () => {
     for (const by of [(pool) => pool, (pool) => pool.name]) {
       const pool = again(manager)
       const options = { get force() { manager.destroyMemoryPool(pool); return true } }
-      assert.throws(() => manager.destroyMemoryPool(by(pool), options), ({ code }) => /^ERR_POOL_(DESTROYED|UNKNOWN)$/.test(code))
+      assert.throws(
+        () => manager.destroyMemoryPool(by(pool), options),
+        ({ code }) => /^ERR_POOL_(DESTROYED|UNKNOWN)$/.test(code),
+      )
       assert.equal(pool.destroyed, true)
     }
     assert.ok(manager instanceof MemoryManager)

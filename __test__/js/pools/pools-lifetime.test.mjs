@@ -1,9 +1,14 @@
-/** When slices go: the garbage collector, moves between ArrayBuffers and threads, and pools that end under what cannot be detached. */
+/**
+ * When slices go: the garbage collector, moves between ArrayBuffers and threads, and pools that end under what cannot
+ * be detached.
+ */
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
-import { hasDetachKeys, KiB, MiB, needsTransfer, notOn, open, refuses, runChild, turnsUntil } from '../../support/helpers.mjs'
+import {
+  hasDetachKeys, KiB, MiB, needsTransfer, notOn, open, refuses, runChild, turnsUntil,
+} from '../../support/helpers.mjs'
 
 const canTransfer = !needsTransfer
 const conservative = notOn({ bun: 'its collector takes old values on the stack for references' })
@@ -13,9 +18,13 @@ test('the garbage collector frees slices that had a buffer, and their place is u
   assert.deepEqual(run('dropped'), { before: 154, liveAllocations: 4, allocated: 4 * 4096, requested: 4 * 4096 })
 })
 
-test('a slice that moved is not used again before its new buffer was collected', { skip: needsTransfer || conservative }, () => {
-  assert.deepEqual(run('moved'), { same: true, freed: false })
-})
+test(
+  'a slice that moved is not used again before its new buffer was collected',
+  { skip: needsTransfer || conservative },
+  () => {
+    assert.deepEqual(run('moved'), { same: true, freed: false })
+  },
+)
 
 for (const end of ['reset', 'destroy', 'dispose']) {
   test(`${end} under buffers that cannot be detached: they read zeros, and nobody has their addresses`, () => {
@@ -62,7 +71,9 @@ test('stale views never see another allocation\'s bytes', (t) => {
   const pool = manager.createMemoryPool({ name: 'p', initialSize: 256 * KiB })
   const stale = []
   for (let i = 1; i <= 500; i++) {
-    const [block, buffer, slice] = [pool.allocate(1 + i * 97), pool.allocateBuffer(1 + i * 31), manager.allocateNPUMemory(1 + i * 57)]
+    const [block, buffer, slice] = [
+      pool.allocate(1 + i * 97), pool.allocateBuffer(1 + i * 31), manager.allocateNPUMemory(1 + i * 57),
+    ]
     const views = [block.buffer, buffer, slice].map((one) => new Uint8Array(one).fill(i))
     for (const view of stale) assert.deepEqual([view.length, view[0]], [0, undefined])
     assert.ok(views.every((view) => view.every((byte) => byte === i % 256)))
@@ -78,5 +89,7 @@ test('stale views never see another allocation\'s bytes', (t) => {
 test('slices and slabs at the end of a process', () => {
   const manager = open({ after() {} }, { slabs: {} })
   const pool = manager.createMemoryPool({ name: 'p', initialSize: MiB })
-  globalThis.atTheEnd = [pool.allocate(100), pool.allocate(100).buffer, pool.allocateBuffer(100), manager.allocateNPUMemory(100)]
+  globalThis.atTheEnd = [
+    pool.allocate(100), pool.allocate(100).buffer, pool.allocateBuffer(100), manager.allocateNPUMemory(100),
+  ]
 })

@@ -1,4 +1,7 @@
-/** Pools and blocks: every verb and option, the figures, and what each end (free, reset, trim, destroy, dispose) leaves behind. */
+/**
+ * Pools and blocks: every verb and option, the figures, and what each end (free, reset, trim, destroy, dispose) leaves
+ * behind.
+ */
 
 import assert from 'node:assert/strict'
 import { freemem } from 'node:os'
@@ -6,7 +9,9 @@ import { describe, test } from 'node:test'
 import { inspect } from 'node:util'
 
 import { closeDmaBuf, MemoryBlock, MemoryManager, MemoryPool } from '../../../index.js'
-import { assertNothingLeft, backend, device, GiB, KiB, ledger, MiB, needsSimulated, needsTransfer, open, refuses, settle } from '../../support/helpers.mjs'
+import {
+  assertNothingLeft, backend, device, GiB, KiB, ledger, MiB, needsSimulated, needsTransfer, open, refuses, settle,
+} from '../../support/helpers.mjs'
 
 const KINDS = ['npu', 'system']
 
@@ -37,8 +42,19 @@ describe('createMemoryPool', () => {
       assert.ok(pool instanceof MemoryPool)
       assert.deepEqual([pool.name, pool.kind, pool.destroyed], ['p', kind, false])
       const expected = {
-        name: 'p', kind, chunks: 1, reserved: MiB, allocated: 0, requested: 0, free: MiB, peakAllocated: 0, largestFree: MiB,
-        liveAllocations: 0, totalAllocations: 0, failedAllocations: 0, fragmentation: 0,
+        name: 'p',
+        kind,
+        chunks: 1,
+        reserved: MiB,
+        allocated: 0,
+        requested: 0,
+        free: MiB,
+        peakAllocated: 0,
+        largestFree: MiB,
+        liveAllocations: 0,
+        totalAllocations: 0,
+        failedAllocations: 0,
+        fragmentation: 0,
       }
       const { lateWrites = 0, ...stats } = pool.stats()
       assert.equal(lateWrites, 0)
@@ -191,7 +207,12 @@ describe('createMemoryPool', () => {
     assert.deepEqual({ iommuDomain, cacheable, contiguous }, { iommuDomain: 3, cacheable: false, contiguous: false })
     assert.equal(manager.getNPUMemoryStats().domains[3].used, MiB)
     assert.equal(manager.getMemoryUsage().tags['of the chunks'].used, MiB)
-    const system = manager.createMemoryPool({ name: 's', kind: 'system', initialSize: MiB, allocation: { prefault: true, hugePages: 'try' } })
+    const system = manager.createMemoryPool({
+      name: 's',
+      kind: 'system',
+      initialSize: MiB,
+      allocation: { prefault: true, hugePages: 'try' },
+    })
     assert.ok(all(system.allocateBuffer(MiB), 0))
   })
 
@@ -203,7 +224,11 @@ describe('createMemoryPool', () => {
       assert.match(error.message, new RegExp(`createMemoryPool: allocation has no option "${misspelt}"`))
       assert.match(error.hint, new RegExp(`did you mean "${meant}"`))
     }
-    refuses(create({ kind: 'system', allocation: { iommuDomain: 0 } }), 'ERR_INVALID_ARG_TYPE', 'an option of the other kind')
+    refuses(
+      create({ kind: 'system', allocation: { iommuDomain: 0 } }),
+      'ERR_INVALID_ARG_TYPE',
+      'an option of the other kind',
+    )
     refuses(create({ allocation: { prefault: true } }), 'ERR_INVALID_ARG_TYPE', 'an option of the other kind')
     assert.equal(manager.getMemoryPool('p'), undefined)
     assertNothingLeft(manager)
@@ -260,20 +285,39 @@ describe('figures', () => {
     const blocks = [1, 64, 65, 1000, 4096].map((size) => pool.allocate(size))
     const allocated = 64 + 64 + 128 + 1024 + 4096
     assert.deepEqual(pick(pool.stats()), {
-      reserved: 65536, allocated, requested: 5226, free: 65536 - allocated, peakAllocated: allocated, largestFree: 65536 - allocated,
-      liveAllocations: 5, totalAllocations: 5, failedAllocations: 0, fragmentation: 0,
+      reserved: 65536,
+      allocated,
+      requested: 5226,
+      free: 65536 - allocated,
+      peakAllocated: allocated,
+      largestFree: 65536 - allocated,
+      liveAllocations: 5,
+      totalAllocations: 5,
+      failedAllocations: 0,
+      fragmentation: 0,
     })
     // A hole of 1024 between neighbours: it is free, and not part of the largest.
     blocks[3].free()
     const free = 65536 - allocated + 1024
     const largest = sane(pool.stats()).largestFree
     assert.deepEqual(pick(pool.stats()), {
-      reserved: 65536, allocated: allocated - 1024, requested: 4226, free, peakAllocated: allocated, largestFree: largest,
-      liveAllocations: 4, totalAllocations: 5, failedAllocations: 0, fragmentation: 1 - largest / free,
+      reserved: 65536,
+      allocated: allocated - 1024,
+      requested: 4226,
+      free,
+      peakAllocated: allocated,
+      largestFree: largest,
+      liveAllocations: 4,
+      totalAllocations: 5,
+      failedAllocations: 0,
+      fragmentation: 1 - largest / free,
     })
     assert.ok(largest < free, 'it is fragmented')
     const summary = manager.getMemoryStats()
-    assert.deepEqual([summary.poolReserved, summary.poolAllocated, summary.npuUsed, summary.liveAllocations], [65536, allocated - 1024, 65536, 4])
+    assert.deepEqual(
+      [summary.poolReserved, summary.poolAllocated, summary.npuUsed, summary.liveAllocations],
+      [65536, allocated - 1024, 65536, 4],
+    )
     assert.equal(manager.getMemoryUsage().fragmentation, pool.stats().fragmentation)
     // Largest free is what can be had: so many bytes, and not one more.
     refuses(() => pool.allocate(largest + 1), 'ERR_POOL_EXHAUSTED')
@@ -302,7 +346,11 @@ describe('figures', () => {
   })
 
   test('growth that the device refuses: in terms of the request', { skip: needsSimulated }, (t) => {
-    const { manager, pool } = pooled(t, { maxSize: 128 * MiB, chunkSize: 100 * MiB }, { simulated: { domainBytes: 64 * MiB, domains: 1 } })
+    const { manager, pool } = pooled(
+      t,
+      { maxSize: 128 * MiB, chunkSize: 100 * MiB },
+      { simulated: { domainBytes: 64 * MiB, domains: 1 } },
+    )
     pool.allocate(MiB)
     const before = ledger(manager)
     for (const allocate of [() => pool.allocate(1000), () => pool.allocateBuffer(1000)]) {
@@ -325,7 +373,14 @@ describe('figures', () => {
       pool.allocate(100)
       pool.allocateBuffer(100)
       refuses(() => pool.allocate(2 * MiB), 'ERR_OUT_OF_RANGE')
-      const expected = { used: MiB, peak: MiB, liveAllocations: 2, totalAllocations: 3, totalFrees: 1, failedAllocations: 1 }
+      const expected = {
+        used: MiB,
+        peak: MiB,
+        liveAllocations: 2,
+        totalAllocations: 3,
+        totalFrees: 1,
+        failedAllocations: 1,
+      }
       assert.deepEqual(counters(), expected)
       manager.destroyMemoryPool(pool, { force: true })
       assert.deepEqual(counters(), { ...expected, used: 0, liveAllocations: 0, totalFrees: 3 })
@@ -337,7 +392,10 @@ describe('figures', () => {
     const agrees = () => {
       settle(manager)
       const { domains, used, objects } = manager.getNPUMemoryStats()
-      assert.deepEqual([domains[0].used, used, objects], [pool.stats().reserved, pool.stats().reserved, pool.stats().chunks])
+      assert.deepEqual(
+        [domains[0].used, used, objects],
+        [pool.stats().reserved, pool.stats().reserved, pool.stats().chunks],
+      )
     }
     agrees()
     const blocks = Array.from({ length: 12 }, () => pool.allocate(256 * KiB))
@@ -388,7 +446,10 @@ describe('blocks', () => {
       assert.deepEqual([block.size, block.freed, block.movable], [1000, false, false])
       assert.equal(typeof block.id, 'number')
       assert.equal(typeof block.address, 'bigint')
-      assert.equal(typeof block.deviceAddress, kind === 'npu' && manager.device.iommu ? 'bigint' : typeof block.deviceAddress)
+      assert.equal(
+        typeof block.deviceAddress,
+        kind === 'npu' && manager.device.iommu ? 'bigint' : typeof block.deviceAddress,
+      )
       if (kind === 'system') assert.equal(block.deviceAddress, null)
       assert.equal(manager.getMemoryStats().liveAllocations, 2)
       const { buffer, id, address } = block
@@ -478,7 +539,9 @@ describe('blocks', () => {
       if (expose !== 'never') {
         for (const free of [manager, pool]) refuses(() => free.deallocate(block.buffer), 'ERR_BUFFER_BUSY')
       }
-      for (const free of [() => block.free(), () => pool.deallocate(block), ...(Symbol.dispose ? [() => block[Symbol.dispose]()] : [])]) {
+      for (const free of [
+        () => block.free(), () => pool.deallocate(block), ...(Symbol.dispose ? [() => block[Symbol.dispose]()] : []),
+      ]) {
         const error = refuses(free, 'ERR_BUFFER_BUSY')
         assert.match(error.message, /2 times/)
         assert.ok(error.hint)
@@ -509,9 +572,13 @@ describe('blocks', () => {
   test('a block and its buffer are one: whoever frees it, the other knows', (t) => {
     const { manager, pool } = pooled(t)
     const ways = [
-      (block) => manager.deallocate(block.buffer), (block) => manager.deallocate(new DataView(block.buffer, 10)),
-      (block) => manager.deallocateNPUMemory(block.buffer), (block) => pool.deallocate(block.buffer),
-      (block) => pool.deallocate(new Uint16Array(block.buffer)), (block) => pool.deallocate(block), (block) => block.free(),
+      (block) => manager.deallocate(block.buffer),
+      (block) => manager.deallocate(new DataView(block.buffer, 10)),
+      (block) => manager.deallocateNPUMemory(block.buffer),
+      (block) => pool.deallocate(block.buffer),
+      (block) => pool.deallocate(new Uint16Array(block.buffer)),
+      (block) => pool.deallocate(block),
+      (block) => block.free(),
     ]
     for (const free of ways) {
       for (const options of [undefined, { zeroed: true }, { tag: 'x' }]) {
@@ -610,24 +677,28 @@ describe('buffers', () => {
     }
   })
 
-  test('transfer() moves a slice; its place is not used again until the new buffer is gone', { skip: needsTransfer }, (t) => {
-    const { manager, pool } = pooled(t, { initialSize: 8192 })
-    const block = pool.allocate(4096)
-    const before = manager.describe(block.buffer)
-    const moved = block.buffer.transfer()
-    fill(moved, 9)
-    refuses(() => block.free(), 'ERR_BUFFER_TRANSFERRED')
-    assert.equal(block.freed, false, 'its memory is in use')
-    assert.deepEqual(manager.describe(moved), before)
-    const other = pool.allocate(4096)
-    assert.notEqual(other.address, block.address)
-    refuses(() => pool.allocate(64), 'ERR_POOL_EXHAUSTED')
-    refuses(() => manager.destroyMemoryPool(pool), 'ERR_POOL_BUSY')
-    assert.ok(all(moved, 9))
-    pool.deallocate(moved)
-    assert.deepEqual([moved.byteLength, block.freed], [0, true])
-    assert.equal(pool.allocate(4096).address, before.address)
-  })
+  test(
+    'transfer() moves a slice; its place is not used again until the new buffer is gone',
+    { skip: needsTransfer },
+    (t) => {
+      const { manager, pool } = pooled(t, { initialSize: 8192 })
+      const block = pool.allocate(4096)
+      const before = manager.describe(block.buffer)
+      const moved = block.buffer.transfer()
+      fill(moved, 9)
+      refuses(() => block.free(), 'ERR_BUFFER_TRANSFERRED')
+      assert.equal(block.freed, false, 'its memory is in use')
+      assert.deepEqual(manager.describe(moved), before)
+      const other = pool.allocate(4096)
+      assert.notEqual(other.address, block.address)
+      refuses(() => pool.allocate(64), 'ERR_POOL_EXHAUSTED')
+      refuses(() => manager.destroyMemoryPool(pool), 'ERR_POOL_BUSY')
+      assert.ok(all(moved, 9))
+      pool.deallocate(moved)
+      assert.deepEqual([moved.byteLength, block.freed], [0, true])
+      assert.equal(pool.allocate(4096).address, before.address)
+    },
+  )
 })
 
 describe('ends', () => {
@@ -637,8 +708,13 @@ describe('ends', () => {
         const { manager, pool } = pooled(t, { kind, maxSize: 4 * MiB, ...layout })
         const [bare, shown, pinned] = [pool.allocate(100), pool.allocate(100), pool.allocate(100)]
         const tagged = pool.allocate(100, { tag: 'x' })
-        const views = [shown.buffer, tagged.buffer, pool.allocateBuffer(100)].map((buffer) => new Uint8Array(buffer).fill(1))
-        const elsewhere = [manager.allocateNPUMemory(100), manager.createMemoryPool({ name: 'q', initialSize: MiB }).allocateBuffer(100)]
+        const views = [shown.buffer, tagged.buffer, pool.allocateBuffer(100)].map((buffer) =>
+          new Uint8Array(buffer).fill(1),
+        )
+        const elsewhere = [
+          manager.allocateNPUMemory(100),
+          manager.createMemoryPool({ name: 'q', initialSize: MiB }).allocateBuffer(100),
+        ]
         pinned.pin()
         pool.reset()
         assert.deepEqual(views.map(({ length }) => length), [0, 0, 0])
@@ -674,7 +750,10 @@ describe('ends', () => {
     const { reserved } = pool.stats()
     assert.ok(reserved > 256 * KiB && reserved <= 256 * KiB + 512 * KiB, 'one empty chunk waits for the next request')
     assert.equal(pool.trim(), reserved - 256 * KiB)
-    assert.deepEqual([pool.stats().chunks, pool.stats().reserved, manager.getMemoryStats().npuUsed], [1, 256 * KiB, 256 * KiB])
+    assert.deepEqual(
+      [pool.stats().chunks, pool.stats().reserved, manager.getMemoryStats().npuUsed],
+      [1, 256 * KiB, 256 * KiB],
+    )
     assert.equal(pool.trim(), 0)
   })
 
@@ -732,12 +811,22 @@ describe('ends', () => {
     const block = pool.allocate(100)
     manager.destroyMemoryPool(pool, { force: true })
     const verbs = [
-      () => pool.allocate(1), () => pool.allocate('nonsense'), () => pool.allocate(1, { tag: 'x' }), () => pool.allocateBuffer(1),
-      () => pool.deallocate(block), () => pool.deallocate(new ArrayBuffer(1)), () => pool.reset(), () => pool.trim(), () => pool.stats(),
-      () => manager.allocateFromPool(pool, 1), () => manager.destroyMemoryPool(pool), () => manager.destroyMemoryPool(pool, { force: true }),
+      () => pool.allocate(1),
+      () => pool.allocate('nonsense'),
+      () => pool.allocate(1, { tag: 'x' }),
+      () => pool.allocateBuffer(1),
+      () => pool.deallocate(block),
+      () => pool.deallocate(new ArrayBuffer(1)),
+      () => pool.reset(),
+      () => pool.trim(),
+      () => pool.stats(),
+      () => manager.allocateFromPool(pool, 1),
+      () => manager.destroyMemoryPool(pool),
+      () => manager.destroyMemoryPool(pool, { force: true }),
     ]
     for (const verb of verbs) refuses(verb, 'ERR_POOL_DESTROYED', String(verb))
-    for (const verb of [() => manager.allocateFromPool('p', 1), () => manager.destroyMemoryPool('p')]) refuses(verb, 'ERR_POOL_UNKNOWN')
+    for (const verb of [() => manager.allocateFromPool('p', 1), () => manager.destroyMemoryPool('p')])
+      refuses(verb, 'ERR_POOL_UNKNOWN')
     assert.deepEqual([pool.name, pool.kind, pool.destroyed], ['p', 'npu', true])
     pool[Symbol.dispose]?.()
   })
@@ -753,14 +842,17 @@ describe('ends', () => {
 
   test('dispose of the manager takes pools and blocks with it', () => {
     const manager = new MemoryManager({ backend, device })
-    const pools = KINDS.map((kind) => manager.createMemoryPool({ name: kind, kind, initialSize: MiB, maxSize: 8 * MiB }))
+    const pools = KINDS.map((kind) =>
+      manager.createMemoryPool({ name: kind, kind, initialSize: MiB, maxSize: 8 * MiB }),
+    )
     const blocks = pools.flatMap((pool) => [pool.allocate(100), pool.allocate(2 * MiB)])
     const buffers = [blocks[0].buffer, blocks[3].buffer, pools[0].allocateBuffer(100), manager.allocateNPUMemory(100)]
     manager.dispose()
     assert.deepEqual(buffers.map(({ byteLength }) => byteLength), [0, 0, 0, 0])
     for (const pool of pools) {
       assert.equal(pool.destroyed, true)
-      for (const verb of [() => pool.allocate(1), () => pool.stats(), () => pool.trim(), () => pool.reset()]) refuses(verb, 'ERR_POOL_DESTROYED')
+      for (const verb of [() => pool.allocate(1), () => pool.stats(), () => pool.trim(), () => pool.reset()])
+        refuses(verb, 'ERR_POOL_DESTROYED')
       pool[Symbol.dispose]?.()
     }
     for (const block of blocks) {
@@ -787,7 +879,9 @@ test('inspect', (t) => {
   assert.equal(inspect(block), 'MemoryBlock (256 KiB, freed)')
   manager.destroyMemoryPool(pool)
   assert.equal(inspect(pool), "MemoryPool 'kv' (npu, destroyed)")
-  for (const value of [MemoryPool, MemoryBlock, MemoryPool.prototype, MemoryBlock.prototype, Object.create(pool), Object.create(block)]) {
+  for (const value of [
+    MemoryPool, MemoryBlock, MemoryPool.prototype, MemoryBlock.prototype, Object.create(pool), Object.create(block),
+  ]) {
     assert.equal(typeof inspect(value), 'string')
   }
 })

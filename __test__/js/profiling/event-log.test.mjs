@@ -80,7 +80,8 @@ test('logs of RMM itself, and bad ones by their line', () => {
     [3, '1,00:00:00.000000,allocate,0x1,1,0,free,1,gpu,,,1', ours],
     [3, '1,00:00:00.000000,allocate,0x1,1,0,free,1,npu,a"b,,1', ours],
   ]) {
-    const good = heading === ours ? '1,00:00:00.000000,allocate,0x1,1,0,allocate,1,npu,,,1' : '1,00:00:00.000000,allocate,0x1,1,0'
+    const good =
+      heading === ours ? '1,00:00:00.000000,allocate,0x1,1,0,allocate,1,npu,,,1' : '1,00:00:00.000000,allocate,0x1,1,0'
     const error = refuses(() => parseEventLog([heading ?? header, good, bad, good].join('\n')), 'ERR_OUT_OF_RANGE', bad)
     assert.ok(error.message.startsWith(`line ${line} of the event log: `), error.message)
   }

@@ -11,7 +11,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import Ajv from 'ajv'
 
 import { diffSnapshots, MemoryManager, replayEventLog } from '../../../index.js'
-import { backend, device, KiB, MiB, notOn, open, refuses, runChild, runtime, turnsUntil } from '../../support/helpers.mjs'
+import {
+  backend, device, KiB, MiB, notOn, open, refuses, runChild, runtime, turnsUntil,
+} from '../../support/helpers.mjs'
 
 const require = createRequire(import.meta.url)
 const { stackHere } = require('../../../src/js/profiling/stack.js')
@@ -50,14 +52,23 @@ describe('what is counted', () => {
       pool.allocate(256, { movable: true, tag: 'm' }),
       pool.allocateBuffer(512, { tag: 'b' }),
     ]
-    const ids = { shown: shown.id, block: block.id, movable: movable.id, buffer: manager.describe(buffer).id, tagged: manager.describe(tagged).id }
-    shown.buffer // exposing a block is no allocation
-    movable.buffer
+    const ids = {
+      shown: shown.id,
+      block: block.id,
+      movable: movable.id,
+      buffer: manager.describe(buffer).id,
+      tagged: manager.describe(tagged).id,
+    }
+    void shown.buffer // exposing a block is no allocation
+    void movable.buffer
     for (const memory of [block, shown, movable]) memory.free()
     for (const memory of [buffer, tagged]) manager.deallocate(memory)
     const { allocations, frees, bytesAllocated, bytesFreed, events, droppedEvents, sizes } = manager.getMemoryProfile()
     const bytes = 5000 + 64 + 128 + 256 + 512
-    assert.deepEqual({ allocations, frees, bytesAllocated, bytesFreed }, { allocations: 5, frees: 5, bytesAllocated: bytes, bytesFreed: bytes })
+    assert.deepEqual(
+      { allocations, frees, bytesAllocated, bytesFreed },
+      { allocations: 5, frees: 5, bytesAllocated: bytes, bytesFreed: bytes },
+    )
     assert.deepEqual([sizes.count, sizes.min, droppedEvents], [5, 64, 0])
     const seen = (type) =>
       events
@@ -77,7 +88,13 @@ describe('what is counted', () => {
 
   test('refusals, growth, trimming, moves, and what the collector freed', async (t) => {
     const manager = profiled(t)
-    const pool = manager.createMemoryPool({ name: 'p', kind: 'system', initialSize: 64 * KiB, maxSize: 192 * KiB, chunkSize: 64 * KiB })
+    const pool = manager.createMemoryPool({
+      name: 'p',
+      kind: 'system',
+      initialSize: 64 * KiB,
+      maxSize: 192 * KiB,
+      chunkSize: 64 * KiB,
+    })
     const blocks = Array.from({ length: 24 }, () => pool.allocate(8 * KiB, { movable: true }))
     refuses(() => pool.allocate(8 * KiB), 'ERR_POOL_EXHAUSTED')
     blocks.forEach((block, at) => at % 2 === 0 && block.free())
@@ -85,7 +102,9 @@ describe('what is counted', () => {
     assert.ok(moves.length > 0)
     for (let i = 0; i < 50; i++) manager.allocateSystemMemory(4 * KiB, { tag: 'garbage' })
     const collected = () => manager.getMemoryProfile().events.filter(({ type }) => type === 'collect')
-    assert.ok(await turnsUntil(() => (manager.optimizeMemory({ trim: false, defragment: false }), collected().length > 0), 50))
+    assert.ok(
+      await turnsUntil(() => (manager.optimizeMemory({ trim: false, defragment: false }), collected().length > 0), 50),
+    )
     const { events } = manager.getMemoryProfile()
     const count = (type) => events.filter((event) => event.type === type).length
     assert.equal(count('grow'), 2, 'the two that came after the first, which was there before the pool was recorded')
@@ -102,7 +121,9 @@ describe('what is counted', () => {
     const manager = profiled(t)
     for (const end of [(pool) => pool.reset(), (pool) => manager.destroyMemoryPool(pool, { force: true })]) {
       const pool = manager.createMemoryPool({ name: `pool ${end}`, kind: 'system', initialSize: MiB })
-      const kept = [pool.allocate(100), pool.allocate(200).buffer, pool.allocate(300, { movable: true }), pool.allocateBuffer(400)]
+      const kept = [
+        pool.allocate(100), pool.allocate(200).buffer, pool.allocate(300, { movable: true }), pool.allocateBuffer(400),
+      ]
       end(pool)
       assert.equal(kept.length, 4)
     }
@@ -253,17 +274,27 @@ describe('who allocated', () => {
 
   test('a block that compaction moved is still its own sample', (t) => {
     const manager = profiled(t, { sampleInterval: 1 })
-    const pool = manager.createMemoryPool({ name: 'p', kind: 'system', initialSize: 64 * KiB, maxSize: 256 * KiB, chunkSize: 64 * KiB })
+    const pool = manager.createMemoryPool({
+      name: 'p',
+      kind: 'system',
+      initialSize: 64 * KiB,
+      maxSize: 256 * KiB,
+      chunkSize: 64 * KiB,
+    })
     const blocks = Array.from({ length: 32 }, (_, at) => pool.allocate(8 * KiB, { movable: true, tag: `block ${at}` }))
     blocks.forEach((block, at) => at % 2 === 0 && block.free())
     assert.ok(pool.defragment().moves.length > 0)
-    const named = manager.takeSnapshot().pools[0].chunkMaps.flatMap(({ blocks }) => blocks).filter(({ id }) => id !== null)
+    const named = manager
+      .takeSnapshot()
+      .pools[0].chunkMaps.flatMap(({ blocks }) => blocks)
+      .filter(({ id }) => id !== null)
     assert.deepEqual(named.map(({ stack }) => typeof stack), new Array(16).fill('string'))
     for (const { tag, liveCount } of manager.getMemoryProfile().callSites) {
       assert.equal(liveCount, Number(tag.slice(6)) % 2, tag)
     }
     blocks.forEach((block, at) => at % 2 === 1 && block.free())
-    for (const { liveCount, totalCount } of manager.getMemoryProfile().callSites) assert.deepEqual([liveCount, totalCount], [0, 1])
+    for (const { liveCount, totalCount } of manager.getMemoryProfile().callSites)
+      assert.deepEqual([liveCount, totalCount], [0, 1])
   })
 
   test('places that were seen before are told apart, and said as whoever prepares stacks wants it now', () => {
@@ -276,7 +307,9 @@ describe('who allocated', () => {
     assert.notEqual(ones[0].split('\n')[0], others[0].split('\n')[0])
     assert.deepEqual([2, 1, 2].map((depth) => `${stackHere(depth)}`.split('\n').length), [2, 1, 2])
     // Evaluated code, of which several pieces have the same positions.
-    const evaluated = ['Alpha', 'Gamma'].map((name) => new Function('stackHere', `return class ${name} { go() { return \`\${stackHere(1)}\` } }`)(stackHere))
+    const evaluated = ['Alpha', 'Gamma'].map((name) =>
+      new Function('stackHere', `return class ${name} { go() { return \`\${stackHere(1)}\` } }`)(stackHere),
+    )
     for (const Class of [...evaluated, ...evaluated]) {
       const said = new Class().go()
       assert.ok(said.includes(runtime === 'bun' ? 'go' : `${Class.name}.go`), said)
@@ -339,10 +372,14 @@ describe('who allocated', () => {
     assert.ok(manager.getMemoryProfile().allocations >= 3)
   })
 
-  test('stacks are those of the sources, where Node maps them', { skip: notOn({ bun: 'it has its own flag', deno: 'it maps by itself' }) }, () => {
-    const { result } = runChild('source-mapped.mjs', { flags: ['--enable-source-maps'] })
-    assert.match(result.stack, /original\.ts:7/, result.stack)
-  })
+  test(
+    'stacks are those of the sources, where Node maps them',
+    { skip: notOn({ bun: 'it has its own flag', deno: 'it maps by itself' }) },
+    () => {
+      const { result } = runChild('source-mapped.mjs', { flags: ['--enable-source-maps'] })
+      assert.match(result.stack, /original\.ts:7/, result.stack)
+    },
+  )
 })
 
 describe('leaks', () => {
@@ -380,8 +417,16 @@ describe('leaks', () => {
 describe('snapshots', () => {
   test('everything that lives is in it, and blocks and gaps tile each chunk', (t) => {
     const manager = profiled(t, { sampleInterval: 1 })
-    const pool = manager.createMemoryPool({ name: 'kv', kind: 'npu', initialSize: MiB, maxSize: 3 * MiB, chunkSize: MiB })
-    const blocks = Array.from({ length: 100 }, (_, at) => pool.allocate(1000 + at * 200, at % 3 === 0 ? { movable: true } : undefined))
+    const pool = manager.createMemoryPool({
+      name: 'kv',
+      kind: 'npu',
+      initialSize: MiB,
+      maxSize: 3 * MiB,
+      chunkSize: MiB,
+    })
+    const blocks = Array.from({ length: 100 }, (_, at) =>
+      pool.allocate(1000 + at * 200, at % 3 === 0 ? { movable: true } : undefined),
+    )
     blocks.forEach((block, at) => at % 5 === 0 && block.free())
     const sliced = pool.allocateBuffer(777, { tag: 'slice' })
     const shown = blocks[1].buffer
@@ -449,7 +494,10 @@ describe('reports', () => {
     const directory = mkdtempSync(join(tmpdir(), 'rkllm-profile-'))
     t.after(() => rmSync(directory, { recursive: true }))
     await manager.writeReport(join(directory, 'log.csv'))
-    const replayed = replayEventLog(readFileSync(join(directory, 'log.csv'), 'utf8'), { capacity: 8 * MiB, pools: ['kv'] })
+    const replayed = replayEventLog(readFileSync(join(directory, 'log.csv'), 'utf8'), {
+      capacity: 8 * MiB,
+      pools: ['kv'],
+    })
     assert.deepEqual([replayed.fits, replayed.allocations, replayed.frees, replayed.liveAtEnd], [true, 5000, 5000, 0])
     assert.equal(replayed.peakAllocated, pool.stats().peakAllocated, 'the same suballocator, the same requests')
   })
@@ -477,7 +525,10 @@ describe('what is refused', () => {
     const manager = open(t)
     const misspelt = refuses(() => manager.enableMemoryProfiling({ sampleIntervall: 1 }), 'ERR_INVALID_ARG_TYPE')
     assert.match(misspelt.hint, /sampleInterval/)
-    for (const options of [{ sampleInterval: 0 }, { sampleInterval: 1.5 }, { eventCapacity: -1 }, { eventCapacity: 2 ** 25 }, { stackDepth: 0 }, { leakAfterMs: -1 }]) {
+    for (const options of [
+      { sampleInterval: 0 }, { sampleInterval: 1.5 }, { eventCapacity: -1 }, { eventCapacity: 2 ** 25 },
+      { stackDepth: 0 }, { leakAfterMs: -1 },
+    ]) {
       refuses(() => manager.enableMemoryProfiling(options), 'ERR_OUT_OF_RANGE', JSON.stringify(options))
     }
     refuses(() => manager.enableMemoryProfiling({ stackDepth: '3' }), 'ERR_INVALID_ARG_TYPE')

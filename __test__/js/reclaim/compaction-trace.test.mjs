@@ -1,6 +1,7 @@
 /**
- * A pool that a serving trace has driven to 60 % fragmentation, before and after compaction. The requests are those of the demo's generator, or of a
- * recorded trace: RKLLM_TEST_TRACE=AzureLLMInferenceTrace_code.csv node --test __test__/js/reclaim/compaction-trace.test.mjs
+ * A pool that a serving trace has driven to 60 % fragmentation, before and after compaction. The requests are those of
+ * the demo's generator, or of a recorded trace: RKLLM_TEST_TRACE=AzureLLMInferenceTrace_code.csv node --test
+ * __test__/js/reclaim/compaction-trace.test.mjs
  */
 
 import assert from 'node:assert/strict'
@@ -21,8 +22,8 @@ const EMBEDDING_BYTES = 128
 const POOL = 64 * MiB
 
 /**
- * Serves the trace as a server with a prefix cache does: the KV blocks of finished requests stay until the pool is full, then every second
- * one goes. Yields after every request with all blocks that live.
+ * Serves the trace as a server with a prefix cache does: the KV blocks of finished requests stay until the pool is
+ * full, then every second one goes. Yields after every request with all blocks that live.
  */
 function* serve(pool) {
   const running = []

@@ -5,7 +5,9 @@ import { test } from 'node:test'
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 
 import { MemoryBlock } from '../../../index.js'
-import { assertNothingLeft, backend, device, KiB, MiB, needsTransfer, open, refuses, runChild } from '../../support/helpers.mjs'
+import {
+  assertNothingLeft, backend, device, KiB, MiB, needsTransfer, open, refuses, runChild,
+} from '../../support/helpers.mjs'
 
 /** Pages of both kinds behave the same. */
 const KINDS = ['npu', 'system']

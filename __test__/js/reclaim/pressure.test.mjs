@@ -1,4 +1,7 @@
-/** The kernel says that memory is short. Here by a tree of files without PSI; in `npm run test:kernel` it is a real kernel that says so. */
+/**
+ * The kernel says that memory is short. Here by a tree of files without PSI; in `npm run test:kernel` it is a real
+ * kernel that says so.
+ */
 
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
@@ -35,7 +38,13 @@ after(() => {
 
 /** Two chunks' worth of movable blocks, every second one freed: half of it could go back. */
 function scattered(manager) {
-  const pool = manager.createMemoryPool({ name: 'kv', kind: 'system', initialSize: MiB, chunkSize: MiB, maxSize: 8 * MiB })
+  const pool = manager.createMemoryPool({
+    name: 'kv',
+    kind: 'system',
+    initialSize: MiB,
+    chunkSize: MiB,
+    maxSize: 8 * MiB,
+  })
   const blocks = Array.from({ length: 64 }, (_, at) => {
     const block = pool.allocate(64 * KiB, { movable: true })
     new Uint8Array(block.buffer).fill(at)
@@ -79,7 +88,10 @@ test('onPressure: false is told and does nothing', async (t) => {
 })
 
 test('a pool destroyed and a manager disposed in the middle of a cleanup end it', async (t) => {
-  const [one, other] = [open(t, { cleanup: { defragmentAbove: null } }), open(t, { cleanup: { defragmentAbove: null } })]
+  const [one, other] = [
+    open(t, { cleanup: { defragmentAbove: null } }),
+    open(t, { cleanup: { defragmentAbove: null } }),
+  ]
   // Blocks that nobody holds would be collected, and nothing be left to move.
   const [{ pool, kept }, others] = [scattered(one), scattered(other)]
   let heard = 0

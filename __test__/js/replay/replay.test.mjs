@@ -10,7 +10,10 @@ import { KiB, MiB, open, refuses } from '../../support/helpers.mjs'
 const HEADER = 'Thread,Time,Action,Pointer,Size,Stream'
 
 /** A text as RMM writes it, of `[action, pointer, size]`. */
-const rmm = (...rows) => [HEADER, ...rows.map(([action, pointer, size]) => `140,10:00:00:000001,${action},${pointer},${size},0x0`), ''].join('\n')
+const rmm = (...rows) =>
+  [HEADER, ...rows.map(([action, pointer, size]) => `140,10:00:00:000001,${action},${pointer},${size},0x0`), ''].join(
+    '\n',
+  )
 
 /** mulberry32: the same workload on every machine. */
 function randomOf(seed) {
@@ -23,8 +26,8 @@ function randomOf(seed) {
 }
 
 /**
- * A real pool under load, and the log of it: what the channels tell. Returns what the pool says of itself at the end, and the most
- * that its chunks ever took.
+ * A real pool under load, and the log of it: what the channels tell. Returns what the pool says of itself at the end,
+ * and the most that its chunks ever took.
  */
 function recorded(t, options, operations = 4000) {
   const manager = open(t)
@@ -63,7 +66,8 @@ function ours(events) {
   const quoted = (text) => (text === null ? '' : /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text)
   const rows = events.map(({ type, kind, size, tag, pool, id }, i) => {
     const action = type === 'fail' ? 'allocate failure' : type
-    return `1,10:00:00:000001,${action},0x${id.toString(16)},${size},0x0,${type},${i},${kind},${quoted(tag)},${quoted(pool)},${id}`
+    const ours = `${type},${i},${kind},${quoted(tag)},${quoted(pool)},${id}`
+    return `1,10:00:00:000001,${action},0x${id.toString(16)},${size},0x0,${ours}`
   })
   return [`${HEADER},Type,TimeUs,Kind,Tag,Pool,Id`, ...rows, ''].join('\n')
 }
@@ -81,8 +85,14 @@ describe('a recorded workload', () => {
       for (const log of [events, ours(events)]) {
         const result = replayEventLog(log, { capacity: maxSize, blockSize, ...growing })
         assert.deepEqual(
-          [result.allocations, result.liveAtEnd, result.peakAllocated, result.peakReserved, result.reservedAtEnd, result.largestFreeAtEnd],
-          [stats.totalAllocations, stats.liveAllocations, stats.peakAllocated, peakReserved, stats.reserved, stats.largestFree],
+          [
+            result.allocations, result.liveAtEnd, result.peakAllocated, result.peakReserved, result.reservedAtEnd,
+            result.largestFreeAtEnd,
+          ],
+          [
+            stats.totalAllocations, stats.liveAllocations, stats.peakAllocated, peakReserved, stats.reserved,
+            stats.largestFree,
+          ],
         )
         assert.deepEqual([result.fits, result.failures, result.skipped.refused], [true, 0, stats.failedAllocations])
         assert.equal(result.operations, result.allocations + result.frees)
@@ -92,7 +102,10 @@ describe('a recorded workload', () => {
 
   test('it says which capacity would have been enough, and which is not', (t) => {
     const { events } = recorded(t, { initialSize: 4 * MiB })
-    const { smallestCapacity, peakLive, capacity } = replayEventLog(events, { capacity: 64 * MiB, smallestCapacity: true })
+    const { smallestCapacity, peakLive, capacity } = replayEventLog(events, {
+      capacity: 64 * MiB,
+      smallestCapacity: true,
+    })
     assert.equal(capacity, 64 * MiB)
     assert.ok(smallestCapacity > peakLive && smallestCapacity <= 4 * MiB, `${smallestCapacity} for ${peakLive}`)
     assert.equal(replayEventLog(events, { capacity: smallestCapacity }).fits, true)
@@ -135,14 +148,30 @@ describe('reading', () => {
   test('the line of the first failure, whatever stands before it', () => {
     const header = `${HEADER},Type,TimeUs,Kind,Tag,Pool,Id`
     const row = (type, size, tag, id) => `1,0,${type},0x0,${size},0x0,${type},0,npu,${tag},kv,${id}`
-    const rows = [row('allocate', 64, '"two\nlines, and ""quotes"""', 1), row('grow', 0, '', 0), row('free', 64, '', 1), row('allocate', 9999, '"a"', 2)]
-    const result = replayEventLog([header, ...rows].join('\r\n'), { capacity: 4 * KiB, tags: ['two\nlines, and "quotes"', 'a'] })
-    assert.deepEqual(result.firstFailure, { line: 6, size: 9999, live: 0, reserved: 4096, free: 4096, largestFree: 4096 })
+    const rows = [
+      row('allocate', 64, '"two\nlines, and ""quotes"""', 1), row('grow', 0, '', 0), row('free', 64, '', 1),
+      row('allocate', 9999, '"a"', 2),
+    ]
+    const result = replayEventLog([header, ...rows].join('\r\n'), {
+      capacity: 4 * KiB,
+      tags: ['two\nlines, and "quotes"', 'a'],
+    })
+    assert.deepEqual(result.firstFailure, {
+      line: 6, size: 9999, live: 0, reserved: 4096, free: 4096, largestFree: 4096,
+    })
     assert.deepEqual([result.operations, result.failures, result.failedBytes, result.frees], [3, 1, 9999, 1])
   })
 
   test('frees that are not there, and of what was never allocated', () => {
-    const log = rmm(['free', '0x1', 10], ['allocate', '0x2', 10], ['allocate', '0x2', 20], ['free', '0x2', 20], ['free', '0x2', 20], ['allocate', '0x3', 0], ['free', '0x3', 0])
+    const log = rmm(
+      ['free', '0x1', 10],
+      ['allocate', '0x2', 10],
+      ['allocate', '0x2', 20],
+      ['free', '0x2', 20],
+      ['free', '0x2', 20],
+      ['allocate', '0x3', 0],
+      ['free', '0x3', 0],
+    )
     const { allocations, frees, liveAtEnd, skipped } = replayEventLog(log, { capacity: 4 * KiB })
     assert.deepEqual([allocations, frees, liveAtEnd], [2, 2, 0])
     assert.deepEqual(skipped, { filtered: 0, refused: 0, unmatchedFrees: 2, lostFrees: 1 })
@@ -177,8 +206,12 @@ describe('reading', () => {
   })
 
   test('what is no log is refused', () => {
-    for (const log of [undefined, null, 5, {}, Symbol.iterator, [1], [null]]) refuses(() => replayEventLog(log), 'ERR_INVALID_ARG_TYPE')
-    const texts = ['', 'a,b,c', `${HEADER}\n1,0,allocate`, `${HEADER}\n1,0,allocate,0x1,many,0`, `${HEADER}\n1,0,allocate,0x1,,0`, `${HEADER}\n"1,0`, `${HEADER}\n"1"x,0,free,0x1,1,0`]
+    for (const log of [undefined, null, 5, {}, Symbol.iterator, [1], [null]])
+      refuses(() => replayEventLog(log), 'ERR_INVALID_ARG_TYPE')
+    const texts = [
+      '', 'a,b,c', `${HEADER}\n1,0,allocate`, `${HEADER}\n1,0,allocate,0x1,many,0`, `${HEADER}\n1,0,allocate,0x1,,0`,
+      `${HEADER}\n"1,0`, `${HEADER}\n"1"x,0,free,0x1,1,0`,
+    ]
     for (const text of texts) refuses(() => replayEventLog(text), 'ERR_OUT_OF_RANGE', text)
     for (const size of [-1, 1.5, NaN, '7', undefined]) {
       refuses(() => replayEventLog([{ type: 'allocate', id: 1, size }]), 'ERR_OUT_OF_RANGE')
@@ -226,11 +259,17 @@ describe('options', () => {
     // 4000 is 63 × 64 bytes, rounded up; and 4 KiB is the step.
     assert.deepEqual([result.fits, result.peakAllocated], [true, 10 * 4032])
     assert.ok(result.capacity >= 10 * 4032 && result.capacity < 12 * 4032, String(result.capacity))
-    assert.equal(replayEventLog(log, { blockSize: 4096, capacity: 8192, smallestCapacity: true }).smallestCapacity, null)
+    assert.equal(
+      replayEventLog(log, { blockSize: 4096, capacity: 8192, smallestCapacity: true }).smallestCapacity,
+      null,
+    )
   })
 
   test('alignment costs what it costs', () => {
-    const { peakAllocated, peakLive } = replayEventLog(rmm(['allocate', '0x1', 1], ['allocate', '0x2', 1]), { capacity: MiB, alignment: 4096 })
+    const { peakAllocated, peakLive } = replayEventLog(rmm(['allocate', '0x1', 1], ['allocate', '0x2', 1]), {
+      capacity: MiB,
+      alignment: 4096,
+    })
     assert.deepEqual([peakAllocated, peakLive], [8192, 2])
   })
 })

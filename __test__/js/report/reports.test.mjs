@@ -1,4 +1,7 @@
-/** Reports: each format read back by a reader of its own, hostile names, nothing to report, and files that are whole or not there. */
+/**
+ * Reports: each format read back by a reader of its own, hostile names, nothing to report, and files that are whole or
+ * not there.
+ */
 
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
@@ -61,7 +64,9 @@ test('every format is written whole, over what was there, and nothing else is le
 test('a format asks only for what it needs, and a bad path for nothing', async (t) => {
   const path = directory(t)
   const asked = []
-  const source = Object.fromEntries(Object.entries(sourceOf(FULL)).map(([name, ask]) => [name, () => (asked.push(name), ask())]))
+  const source = Object.fromEntries(
+    Object.entries(sourceOf(FULL)).map(([name, ask]) => [name, () => (asked.push(name), ask())]),
+  )
   for (const [extension, needs] of [
     ['.prom', ['metrics']],
     ['.csv', ['profile']],
@@ -255,7 +260,9 @@ test('.trace.json: counters, lives that begin and end in order, names', async (t
 test('.trace.json: an id that is given again is another life', async (t) => {
   const event = { kind: 'npu', size: 1, tag: 'a', pool: null, id: 7 }
   const events = ['free', 'allocate', 'free', 'allocate'].map((type, timeUs) => ({ ...event, type, timeUs }))
-  const { traceEvents } = JSON.parse(await written(t, 'r.trace.json', { ...FULL, profile: { ...profile, events, timeline: [] } }))
+  const { traceEvents } = JSON.parse(
+    await written(t, 'r.trace.json', { ...FULL, profile: { ...profile, events, timeline: [] } }),
+  )
   const lives = traceEvents.filter(({ ph }) => ph !== 'M').map(({ ph, id }) => [ph, id])
   assert.deepEqual(lives, [
     ['i', undefined],

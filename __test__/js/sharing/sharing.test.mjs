@@ -5,7 +5,9 @@ import { once } from 'node:events'
 import test from 'node:test'
 import { Worker } from 'node:worker_threads'
 
-import { assertNothingLeft, KiB, MiB, needsTransfer, notOn, open as openDevice, openFds, turnsUntil } from '../../support/helpers.mjs'
+import {
+  assertNothingLeft, KiB, MiB, needsTransfer, notOn, open as openDevice, openFds, turnsUntil,
+} from '../../support/helpers.mjs'
 
 const open = (t, options) => openDevice(t, { slabs: {}, ...options })
 
@@ -164,39 +166,47 @@ test('a movable block is not shared', (t) => {
   assert.equal(manager.getMemoryStats().liveAllocations, 0)
 })
 
-test('of several buffers at one address each is freed by itself, moved ones too', { skip: needsTransfer }, async (t) => {
-  const manager = open(t)
-  const first = manager.allocateNPUMemory(2 * MiB)
-  fill(first, 3)
-  const token = manager.share(first)
-  const views = Array.from({ length: 6 }, () => manager.adopt(token))
-  const moved = views.map((view) => view.transfer())
-  for (const [i, view] of moved.entries()) {
-    manager.deallocate(view)
-    assert.throws(() => manager.deallocate(view), { code: 'ERR_BUFFER_FREED' })
-    for (const rest of [first, ...moved.slice(i + 1)]) assert.deepEqual(bytes(rest), [3])
-    // Its finalizer says which it was.
-    assert.ok(await collected(manager, () => manager.getMemoryStats().liveAllocations === 6 - i))
-  }
-  for (const view of views) assert.throws(() => manager.deallocate(view), { code: 'ERR_BUFFER_FREED' })
-  const last = manager.adopt(token).transfer()
-  manager.deallocate(first)
-  await collected(manager, () => false)
-  assert.deepEqual(bytes(last), [3])
-  manager.deallocate(last)
-  assert.ok(await collected(manager, () => manager.getMemoryStats().liveAllocations === 0))
-  assertNothingLeft(manager)
-})
+test(
+  'of several buffers at one address each is freed by itself, moved ones too',
+  { skip: needsTransfer },
+  async (t) => {
+    const manager = open(t)
+    const first = manager.allocateNPUMemory(2 * MiB)
+    fill(first, 3)
+    const token = manager.share(first)
+    const views = Array.from({ length: 6 }, () => manager.adopt(token))
+    const moved = views.map((view) => view.transfer())
+    for (const [i, view] of moved.entries()) {
+      manager.deallocate(view)
+      assert.throws(() => manager.deallocate(view), { code: 'ERR_BUFFER_FREED' })
+      for (const rest of [first, ...moved.slice(i + 1)]) assert.deepEqual(bytes(rest), [3])
+      // Its finalizer says which it was.
+      assert.ok(await collected(manager, () => manager.getMemoryStats().liveAllocations === 6 - i))
+    }
+    for (const view of views) assert.throws(() => manager.deallocate(view), { code: 'ERR_BUFFER_FREED' })
+    const last = manager.adopt(token).transfer()
+    manager.deallocate(first)
+    await collected(manager, () => false)
+    assert.deepEqual(bytes(last), [3])
+    manager.deallocate(last)
+    assert.ok(await collected(manager, () => manager.getMemoryStats().liveAllocations === 0))
+    assertNothingLeft(manager)
+  },
+)
 
-test('what is dropped and collected is let go of', { skip: notOn({ bun: 'its collector keeps what a stack word looks like' }) }, async (t) => {
-  const [mine, yours] = [open(t), open(t)]
-  const held = mine.allocateNPUMemory(2 * MiB)
-  fill(held, 4)
-  const drop = () => void yours.adopt(mine.share(held))
-  for (let i = 0; i < 20; i++) drop()
-  assert.ok(await collected(yours, () => yours.getMemoryStats().liveAllocations <= 1))
-  assert.deepEqual(bytes(held), [4])
-})
+test(
+  'what is dropped and collected is let go of',
+  { skip: notOn({ bun: 'its collector keeps what a stack word looks like' }) },
+  async (t) => {
+    const [mine, yours] = [open(t), open(t)]
+    const held = mine.allocateNPUMemory(2 * MiB)
+    fill(held, 4)
+    const drop = () => void yours.adopt(mine.share(held))
+    for (let i = 0; i < 20; i++) drop()
+    assert.ok(await collected(yours, () => yours.getMemoryStats().liveAllocations <= 1))
+    assert.deepEqual(bytes(held), [4])
+  },
+)
 
 for (const how of ['exit', 'terminate']) {
   for (const options of [{}, { dedicated: true }]) {

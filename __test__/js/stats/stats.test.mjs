@@ -24,12 +24,20 @@ for (const [kind, allocate, getStats] of [
 
     const small = manager[allocate](1)
     const { reservedSize } = manager.describe(small)
-    assert.deepEqual(now(), { ...none, used: reservedSize, peak: reservedSize, liveAllocations: 1, totalAllocations: 1 })
+    assert.deepEqual(now(), {
+      ...none,
+      used: reservedSize,
+      peak: reservedSize,
+      liveAllocations: 1,
+      totalAllocations: 1,
+    })
 
     const large = manager[allocate](4 * MiB)
     const both = reservedSize + 4 * MiB
     manager.deallocate(large)
-    assert.deepEqual(now(), { used: reservedSize, peak: both, liveAllocations: 1, totalAllocations: 2, totalFrees: 1, failedAllocations: 0 })
+    assert.deepEqual(now(), {
+      used: reservedSize, peak: both, liveAllocations: 1, totalAllocations: 2, totalFrees: 1, failedAllocations: 0,
+    })
 
     refuses(() => manager[allocate](0), 'ERR_OUT_OF_RANGE')
     manager.deallocate(small)
@@ -68,7 +76,10 @@ test('tags: counters of their own, both kinds together', (t) => {
   assert.deepEqual(Object.keys(tags).sort(), ['kv-cache', 'logits'])
 })
 
-for (const tag of ['__proto__', 'constructor', 'toString', 'hasOwnProperty', '', ' ', '0', 'тег', '🧠', 'a\0b', '\ud800', 'x'.repeat(10_000)]) {
+for (const tag of [
+  '__proto__', 'constructor', 'toString', 'hasOwnProperty', '', ' ', '0', 'тег', '🧠', 'a\0b', '\ud800',
+  'x'.repeat(10_000),
+]) {
   test(`a tag may be any text: ${JSON.stringify(tag.slice(0, 20))}`, (t) => {
     const manager = open(t)
     const buffer = manager.allocateNPUMemory(4096, { tag })
@@ -95,7 +106,13 @@ test('domains count what was allocated in them', { skip: needsSimulated }, (t) =
   const { domains, used, objects } = manager.getNPUMemoryStats()
   assert.deepEqual(domains.map(({ id }) => id), Array.from({ length: 16 }, (_, i) => i))
   assert.ok(domains.every(({ total }) => total === 2 ** 32))
-  assert.deepEqual(domains.filter((domain) => domain.used > 0).map((domain) => [domain.id, domain.used]), [[3, MiB], [15, 2 * MiB]])
+  assert.deepEqual(
+    domains.filter((domain) => domain.used > 0).map((domain) => [domain.id, domain.used]),
+    [
+      [3, MiB],
+      [15, 2 * MiB],
+    ],
+  )
   assert.equal(used, 3 * MiB)
   assert.equal(objects, 2)
 })
@@ -114,7 +131,10 @@ test('total and available: what binds', { skip: needsSimulated }, (t) => {
 test('the machine: meminfo', (t) => {
   const stats = open(t).getSystemMemoryStats()
   const meminfo = Object.fromEntries(
-    [...readFileSync('/proc/meminfo', 'utf8').matchAll(/^(\w+):\s+(\d+) kB$/gm)].map(([, name, kib]) => [name, kib * KiB]),
+    [...readFileSync('/proc/meminfo', 'utf8').matchAll(/^(\w+):\s+(\d+) kB$/gm)].map(([, name, kib]) => [
+      name,
+      kib * KiB,
+    ]),
   )
   assert.equal(stats.total, meminfo.MemTotal)
   assert.equal(stats.swapTotal, meminfo.SwapTotal)
@@ -168,7 +188,9 @@ test('getMemoryUsage is the whole picture', (t) => {
   const manager = open(t)
   manager.allocateNPUMemory(4096)
   const usage = manager.getMemoryUsage()
-  assert.deepEqual(Object.keys(usage).sort(), ['fragmentation', 'npu', 'pools', 'process', 'reservations', 'system', 'tags'])
+  assert.deepEqual(Object.keys(usage).sort(), [
+    'fragmentation', 'npu', 'pools', 'process', 'reservations', 'system', 'tags',
+  ])
   assert.deepEqual([usage.pools, usage.reservations, usage.fragmentation], [[], [], 0])
   assert.deepEqual(counters(usage.npu), counters(manager.getNPUMemoryStats()))
   assert.deepEqual(counters(usage.system), counters(manager.getSystemMemoryStats()))

@@ -10,9 +10,16 @@ export const backend = process.env.RKLLM_TEST_BACKEND
 const PROC = '/proc/rknpu_test'
 
 /** Counters by name; none where the scenario has no test driver. */
-export const counters = () => existsSync(PROC)
-  ? Object.fromEntries(readFileSync(PROC, 'utf8').trim().split('\n').map(line => line.split(' ')).map(([k, v]) => [k, Number(v)]))
-  : {}
+export const counters = () =>
+  existsSync(PROC)
+    ? Object.fromEntries(
+        readFileSync(PROC, 'utf8')
+          .trim()
+          .split('\n')
+          .map((line) => line.split(' '))
+          .map(([k, v]) => [k, Number(v)]),
+      )
+    : {}
 
 /** Names of what is still alive, with its count. */
 export const alive = () => Object.entries(counters()).filter(([name, n]) => name.startsWith('live_') && n !== 0)

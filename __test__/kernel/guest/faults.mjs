@@ -1,5 +1,5 @@
-// Every kind of driver call fails once, at its first, second, ... turn, with each errno: the program sees a MemoryError or
-// nothing, and once the manager is disposed of the driver has everything back.
+// Every kind of driver call fails once, at its first, second, ... turn, with each errno: the program sees a MemoryError
+// or nothing, and once the manager is disposed of the driver has everything back.
 import { closeSync } from 'node:fs'
 import { MemoryError, MemoryManager, backend, counters, fail, set, settled } from './driver.mjs'
 
@@ -66,4 +66,7 @@ for (const kind of KINDS) {
   }
 }
 if (work().length) fail('an error where nothing fails')
-console.log(`ok: ${runs} runs, ${counters().total_injected} calls failed; ${[...seen].map(([code, n]) => `${code} ${n}`).join(', ')}`)
+console.log(
+  `ok: ${runs} runs, ${counters().total_injected} calls failed; ` +
+    `${[...seen].map(([code, n]) => `${code} ${n}`).join(', ')}`,
+)

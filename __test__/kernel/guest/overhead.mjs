@@ -1,5 +1,6 @@
 // What the library adds to a dedicated 1 MiB buffer: median of allocate + free, against the same calls from C (bare.c).
-// The C program runs before and after, so that a machine that speeds up or slows down shows as a spread, not as a result.
+// The C program runs before and after, so that a machine that speeds up or slows down shows as a spread, not as a
+// result.
 import { execFileSync } from 'node:child_process'
 import { MemoryManager, backend, fail, settled } from './driver.mjs'
 
@@ -25,7 +26,10 @@ function library() {
 }
 
 const c = [], js = []
-for (let i = 0; i < 3; i++) c.push(bare()), js.push(library())
+for (let i = 0; i < 3; i++) {
+  c.push(bare())
+  js.push(library())
+}
 c.push(bare())
 const ratio = median(js) / median(c)
 const us = list => list.map(ns => (ns / 1000).toFixed(0)).join(' ')

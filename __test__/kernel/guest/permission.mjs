@@ -1,4 +1,5 @@
-// A user who may not open the node hears so, and what to do about it; nobody is sent to a simulated device behind his back.
+// A user who may not open the node hears so, and what to do about it; nobody is sent to a simulated device behind his
+// back.
 import { MemoryManager, backend, fail, probeDevices } from './driver.mjs'
 
 for (const options of [{ backend: 'auto' }, { backend }, undefined]) {
@@ -8,7 +9,8 @@ for (const options of [{ backend: 'auto' }, { backend }, undefined]) {
   } catch (error) {
     caught = error
   }
-  if (caught?.code !== 'ERR_DEVICE_PERMISSION') fail(`${JSON.stringify(options)}: ${caught?.code ?? 'no error'} ${caught?.message ?? ''}`)
+  if (caught?.code !== 'ERR_DEVICE_PERMISSION')
+    fail(`${JSON.stringify(options)}: ${caught?.code ?? 'no error'} ${caught?.message ?? ''}`)
   if (!/render|video|udev|group/.test(`${caught.message} ${caught.hint ?? ''}`)) fail(`no remedy in: ${caught.message}`)
 }
 const refused = probeDevices().filter(device => device.error)

@@ -1,5 +1,5 @@
-// A real kernel says that memory is short: this process's cgroup passes memory.high, and its tasks are made to wait. The manager gives the
-// empty chunks of its pool back and says so, and its bytes are still there.
+// A real kernel says that memory is short: this process's cgroup passes memory.high, and its tasks are made to wait.
+// The manager gives the empty chunks of its pool back and says so, and its bytes are still there.
 import { spawn } from 'node:child_process'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { once } from 'node:events'
@@ -25,7 +25,10 @@ const current = Number(readFileSync(`${group}/memory.current`, 'utf8'))
 writeFileSync(`${group}/memory.high`, String(current + 64 * MiB))
 writeFileSync(`${group}/memory.max`, String(current + 400 * MiB))
 // Its descendants share the group. This one takes 256 MiB more than may be had without waiting.
-const greedy = spawn(process.execPath, ['-e', 'const all = []; while (all.length < 320) all.push(Buffer.alloc(1 << 20, 1))'])
+const greedy = spawn(process.execPath, [
+  '-e',
+  'const all = []; while (all.length < 320) all.push(Buffer.alloc(1 << 20, 1))',
+])
 const ended = once(greedy, 'exit')
 const patience = setTimeout(() => fail('nothing was said of pressure'), 60_000)
 const [{ level, available, released }] = await once(manager, 'pressure')
@@ -35,7 +38,8 @@ await ended
 writeFileSync(`${group}/memory.high`, 'max')
 
 const after = pool.stats().reserved
-if (before !== 4 * MiB || after !== 2 * MiB || released < 2 * MiB) fail(`${before} bytes became ${after}, ${released} released`)
+if (before !== 4 * MiB || after !== 2 * MiB || released < 2 * MiB)
+  fail(`${before} bytes became ${after}, ${released} released`)
 if (!(available > 0 && available <= current + 400 * MiB)) fail(`available: ${available}`)
 kept.forEach((block, at) => {
   if (!new Uint8Array(block.buffer).every(byte => byte === at * 2)) fail(`block ${at} lost its bytes`)
@@ -44,5 +48,7 @@ manager.dispose()
 const left = await settled()
 if (left) fail(left)
 const events = readFileSync(`${group}/memory.events`, 'utf8').trim().replaceAll('\n', ', ')
-console.log(`pressure "${level}", ${available / MiB | 0} MiB available, ${released / MiB | 0} MiB given back; ${events}`)
+console.log(
+  `pressure "${level}", ${(available / MiB) | 0} MiB available, ${(released / MiB) | 0} MiB given back; ${events}`,
+)
 process.exit(0)

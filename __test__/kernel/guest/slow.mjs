@@ -45,4 +45,6 @@ set('switch_ms', 0)
 const left = await settled(10)
 if (left) fail(left)
 if (counters().violations) fail('violations')
-console.log(`ok: ${counters().total_switches} switches, a free takes ${freeing.toFixed(1)} ms at ${SWITCH_MS} ms a switch`)
+console.log(
+  `ok: ${counters().total_switches} switches, a free takes ${freeing.toFixed(1)} ms at ${SWITCH_MS} ms a switch`,
+)

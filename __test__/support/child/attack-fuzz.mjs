@@ -1,6 +1,6 @@
 /**
- * Every route by which JavaScript can move, hold or free memory, mixed at random: argv is a seed and how many seconds. Every buffer
- * that only this program writes keeps its bytes, and at the end nothing is left open. Needs --expose-gc.
+ * Every route by which JavaScript can move, hold or free memory, mixed at random: argv is a seed and how many seconds.
+ * Every buffer that only this program writes keeps its bytes, and at the end nothing is left open. Needs --expose-gc.
  */
 
 import assert from 'node:assert/strict'
@@ -15,7 +15,10 @@ const [seed, seconds] = process.argv.slice(2).map(Number)
 const { deno, bun } = process.versions
 const node = deno || bun ? 0 : Number(process.versions.node.split('.')[0])
 const canTransfer = typeof ArrayBuffer.prototype.transfer === 'function'
-const environment = { backend: process.env.RKLLM_TEST_BACKEND ?? 'simulated', device: process.env.RKLLM_TEST_DEVICE || undefined }
+const environment = {
+  backend: process.env.RKLLM_TEST_BACKEND ?? 'simulated',
+  device: process.env.RKLLM_TEST_DEVICE || undefined,
+}
 
 let state = seed >>> 0
 const below = (limit) => {
@@ -72,7 +75,9 @@ const wait = (promise) => {
 
 const ECHO = `
   const { parentPort } = require('node:worker_threads')
-  parentPort.on('message', (buffer) => { try { parentPort.postMessage(buffer, [buffer]) } catch { parentPort.postMessage(null) } })`
+  parentPort.on('message', (buffer) => {
+    try { parentPort.postMessage(buffer, [buffer]) } catch { parentPort.postMessage(null) }
+  })`
 const HOLDER = `
   const { parentPort, workerData } = require('node:worker_threads')
   import(workerData.index).then(({ MemoryManager }) => {
@@ -91,7 +96,10 @@ const HOLDER = `
     parentPort.postMessage('ready')
   })`
 function worker(source) {
-  const made = new Worker(source, { eval: true, workerData: { index: new URL('../../../index.js', import.meta.url).href, environment } })
+  const made = new Worker(source, {
+    eval: true,
+    workerData: { index: new URL('../../../index.js', import.meta.url).href, environment },
+  })
   made.on('error', (error) => {
     console.error(error)
     process.exit(1)
@@ -118,7 +126,8 @@ async function ready(echo) {
 
 const routes = {
   allocate: () => void keep(manager.allocateNPUMemory(pick([1, 4096, 30_000, 65536, 1_500_000]))),
-  dedicated: () => void keep(manager.allocateNPUMemory(pick([1, 4096, 65536, 1_500_000]), { dedicated: true }), { alone: true }),
+  dedicated: () =>
+    void keep(manager.allocateNPUMemory(pick([1, 4096, 65536, 1_500_000]), { dedicated: true }), { alone: true }),
   system: () => void keep(manager.allocateSystemMemory(pick([1, 4096, 65536, 1_500_000])), { alone: true }),
   fromPool() {
     pool ??= manager.createMemoryPool({ name: `p${nextMark}`, initialSize: 1 << 20, maxSize: 4 << 20 })
@@ -199,7 +208,13 @@ const routes = {
         controller.byobRequest.respond(view.byteLength)
       },
     })
-    const { value } = (await quietly(() => stream.getReader({ mode: 'byob' }).read(new Uint8Array(buffer))?.catch(() => ({})))) ?? {}
+    const { value } =
+      (await quietly(() =>
+        stream
+          .getReader({ mode: 'byob' })
+          .read(new Uint8Array(buffer))
+          ?.catch(() => ({})),
+      )) ?? {}
     const back = value?.buffer ?? buffer
     if (back.byteLength > 0) live.set(back, info)
   },
@@ -293,6 +308,10 @@ function check() {
     // What was under way when its pool or its manager was ended by force reads zeros, unless somebody has adopted it.
     const zeros = (foreign || (of !== undefined && shared)) && holds(buffer, 0)
     if (buffer.byteLength === 0 || (ended && !shared) || zeros) live.delete(buffer)
-    else assert.ok(holds(buffer, mark), `a buffer of ${buffer.byteLength} bytes has ${new Uint8Array(buffer)[0]} for ${mark}`)
+    else
+      assert.ok(
+        holds(buffer, mark),
+        `a buffer of ${buffer.byteLength} bytes has ${new Uint8Array(buffer)[0]} for ${mark}`,
+      )
   }
 }

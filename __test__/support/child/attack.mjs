@@ -1,7 +1,8 @@
 /**
- * What pure JavaScript can do to memory that it did not make, one attack a process: argv names it, and whether buffers are kernel
- * objects of their own ("objects") or slices ("slices"). Neighbours full of known bytes stand beside; afterwards memory of the same
- * sizes is allocated and watched, so that a late write into what was freed shows. Needs --expose-gc.
+ * What pure JavaScript can do to memory that it did not make, one attack a process: argv names it, and whether buffers
+ * are kernel objects of their own ("objects") or slices ("slices"). Neighbours full of known bytes stand beside;
+ * afterwards memory of the same sizes is allocated and watched, so that a late write into what was freed shows. Needs
+ * --expose-gc.
  */
 
 import assert from 'node:assert/strict'
@@ -41,7 +42,8 @@ function may(codes, call) {
     refusals[error.code] = (refusals[error.code] ?? 0) + 1
   }
 }
-const free = (buffer, ...also) => may(['ERR_BUFFER_BUSY', 'ERR_BUFFER_TRANSFERRED', 'ERR_BUFFER_FREED', ...also], () => manager.deallocate(buffer))
+const free = (buffer, ...also) =>
+  may(['ERR_BUFFER_BUSY', 'ERR_BUFFER_TRANSFERRED', 'ERR_BUFFER_FREED', ...also], () => manager.deallocate(buffer))
 /** The runtime's own refusals are as good as success. */
 const quietly = (call) => {
   try {
@@ -52,7 +54,10 @@ const quietly = (call) => {
 }
 
 function worker(source, workerData) {
-  const made = new Worker(source, { eval: true, workerData: { index: new URL('../../../index.js', import.meta.url).href, ...workerData } })
+  const made = new Worker(source, {
+    eval: true,
+    workerData: { index: new URL('../../../index.js', import.meta.url).href, ...workerData },
+  })
   made.failed = new Promise((_, reject) => made.on('error', reject))
   made.failed.catch(() => {})
   made.next = () => Promise.race([new Promise((resolve) => made.once('message', resolve)), made.failed])
@@ -215,7 +220,11 @@ const attacks = {
           },
         })
         pending.push(fetch(url, { method: 'POST', body }).then((answer) => answer.arrayBuffer()).catch(() => {}))
-        pending.push(fetch(url, { method: 'POST', body: stream, duplex: 'half' }).then((answer) => answer.arrayBuffer()).catch(() => {}))
+        pending.push(
+          fetch(url, { method: 'POST', body: stream, duplex: 'half' })
+            .then((answer) => answer.arrayBuffer())
+            .catch(() => {}),
+        )
         const controller = new AbortController()
         const aborted = new Uint8Array(fresh(size))
         pending.push(fetch(url, { method: 'POST', body: aborted, signal: controller.signal }).catch(() => {}))
@@ -231,7 +240,10 @@ const attacks = {
   viewsAfterFree() {
     for (const size of SIZES) {
       const buffer = fresh(size)
-      const views = [new Uint8Array(buffer), new DataView(buffer), Buffer.from(buffer), new BigInt64Array(buffer, 0, 1), new Uint8Array(buffer, 8)]
+      const views = [
+        new Uint8Array(buffer), new DataView(buffer), Buffer.from(buffer), new BigInt64Array(buffer, 0, 1),
+        new Uint8Array(buffer, 8),
+      ]
       const iterator = new Uint8Array(buffer).values()
       iterator.next()
       manager.deallocate(buffer)
@@ -334,7 +346,12 @@ const attacks = {
            }
            setTimeout(() => process.exit(0), 20)
          })`,
-        { sizes: SIZES, dedicated: objects, backend: process.env.RKLLM_TEST_BACKEND ?? 'simulated', device: process.env.RKLLM_TEST_DEVICE || undefined },
+        {
+          sizes: SIZES,
+          dedicated: objects,
+          backend: process.env.RKLLM_TEST_BACKEND ?? 'simulated',
+          device: process.env.RKLLM_TEST_DEVICE || undefined,
+        },
       )
       const got = []
       thief.on('message', (buffer) => got.push(buffer))
@@ -370,7 +387,10 @@ const attacks = {
       })`
     const shared = fresh()
     const token = manager.share(shared)
-    const environment = { backend: process.env.RKLLM_TEST_BACKEND ?? 'simulated', device: process.env.RKLLM_TEST_DEVICE || undefined }
+    const environment = {
+      backend: process.env.RKLLM_TEST_BACKEND ?? 'simulated',
+      device: process.env.RKLLM_TEST_DEVICE || undefined,
+    }
     const workers = Array.from({ length: 20 }, (_, index_) => worker(source, { token, index_, ...environment }))
     await Promise.all(workers.map((one) => one.next()))
     await Promise.all(workers.map((one) => one.terminate()))
@@ -395,7 +415,10 @@ const attacks = {
           if (i % 100 === 0 && process.versions.deno) await new Promise(setImmediate)
         }
       })`
-    const environment = { backend: process.env.RKLLM_TEST_BACKEND ?? 'simulated', device: process.env.RKLLM_TEST_DEVICE || undefined }
+    const environment = {
+      backend: process.env.RKLLM_TEST_BACKEND ?? 'simulated',
+      device: process.env.RKLLM_TEST_DEVICE || undefined,
+    }
     for (let round = 0; round < 6; round++) {
       const busy = worker(source, environment)
       await busy.next()
@@ -404,7 +427,10 @@ const attacks = {
     }
   },
   exitWithLive() {
-    globalThis.kept = [fresh(), new Uint8Array(fresh()), manager.createMemoryPool({ name: 'p', initialSize: 1 << 20 }).allocate(100).buffer]
+    globalThis.kept = [
+      fresh(), new Uint8Array(fresh()),
+      manager.createMemoryPool({ name: 'p', initialSize: 1 << 20 }).allocate(100).buffer,
+    ]
     leave()
   },
   reentrant() {
@@ -426,7 +452,15 @@ const attacks = {
     pool.allocate(100, { get zeroed() { return free(gone), true } })
     assert.throws(() => manager.allocateNPUMemory(4096, { get tag() { throw new Error('mine') } }), /mine/)
     const closes = open()
-    assert.throws(() => closes.allocateNPUMemory(4096, { get tag() { return closes.dispose(), 'late' } }), { code: 'ERR_MANAGER_DISPOSED' })
+    assert.throws(
+      () =>
+        closes.allocateNPUMemory(4096, {
+          get tag() {
+            return (closes.dispose(), 'late')
+          },
+        }),
+      { code: 'ERR_MANAGER_DISPOSED' },
+    )
     inspect(manager)
     manager.setMemoryLimits({ npu: { max: null } })
     manager.removeAllListeners()
@@ -444,7 +478,11 @@ const attacks = {
       own.optimizeMemory()
       blocks.push(...Array.from({ length: 4 }, () => pool.allocate(16384, { movable: true })))
     })
-    own.on('warning', () => may(['ERR_POOL_EXHAUSTED', 'ERR_MANAGER_DISPOSED', 'ERR_POOL_DESTROYED'], () => blocks.push(pool.allocate(1000, { movable: true }))))
+    own.on('warning', () =>
+      may(['ERR_POOL_EXHAUSTED', 'ERR_MANAGER_DISPOSED', 'ERR_POOL_DESTROYED'], () =>
+        blocks.push(pool.allocate(1000, { movable: true })),
+      ),
+    )
     blocks.forEach((block) => fill(block.buffer, 4))
     blocks = blocks.filter((block, at) => at % 2 || (block.free(), false))
     // A conversion of a cap that comes back, and frees what is about to move.
@@ -464,13 +502,17 @@ const attacks = {
   proxies() {
     const buffer = fresh()
     const traps = new Proxy({}, { get: (_, trap) => () => { throw new Error(`the trap ${String(trap)} ran`) } })
-    for (const wrong of [new Proxy(buffer, {}), new Proxy(buffer, traps), new Proxy(new Uint8Array(buffer), traps), Object.create(buffer), Object.create(new Uint8Array(buffer))]) {
+    for (const wrong of [
+      new Proxy(buffer, {}), new Proxy(buffer, traps), new Proxy(new Uint8Array(buffer), traps), Object.create(buffer),
+      Object.create(new Uint8Array(buffer)),
+    ]) {
       for (const verb of ['deallocate', 'describe', 'owns', 'syncToDevice', 'exportDmaBuf', 'share']) {
         assert.throws(() => manager[verb](wrong), { code: 'ERR_INVALID_ARG_TYPE' }, verb)
       }
     }
     const proxy = new Proxy(manager, {})
-    for (const verb of ['allocateNPUMemory', 'dispose', 'getMemoryStats', 'share']) assert.throws(() => proxy[verb](4096), TypeError)
+    for (const verb of ['allocateNPUMemory', 'dispose', 'getMemoryStats', 'share'])
+      assert.throws(() => proxy[verb](4096), TypeError)
     assert.throws(() => MemoryManager.prototype.allocateNPUMemory.call({}, 4096), TypeError)
     free(buffer)
   },
@@ -484,7 +526,10 @@ const attacks = {
         super.dispose()
       }
     }
-    const mine = new Mine({ backend: process.env.RKLLM_TEST_BACKEND ?? 'simulated', device: process.env.RKLLM_TEST_DEVICE || undefined })
+    const mine = new Mine({
+      backend: process.env.RKLLM_TEST_BACKEND ?? 'simulated',
+      device: process.env.RKLLM_TEST_DEVICE || undefined,
+    })
     const buffer = mine.allocateNPUMemory(4096)
     assert.equal(buffer.byteLength, 8192)
     Object.setPrototypeOf(buffer, class extends ArrayBuffer {}.prototype)
@@ -548,7 +593,10 @@ const attacks = {
     moved.forEach((view) => free(view))
   },
   async sharedBuffers() {
-    for (const wrong of [new SharedArrayBuffer(8), new WebAssembly.Memory({ initial: 1 }).buffer, new ArrayBuffer(8), new ArrayBuffer(8, { maxByteLength: 16 })]) {
+    for (const wrong of [
+      new SharedArrayBuffer(8), new WebAssembly.Memory({ initial: 1 }).buffer, new ArrayBuffer(8),
+      new ArrayBuffer(8, { maxByteLength: 16 }),
+    ]) {
       assert.throws(() => manager.deallocate(wrong), { code: /^ERR_(INVALID_ARG_TYPE|UNKNOWN_BUFFER)$/ })
       assert.ok(types.isAnyArrayBuffer(wrong) && wrong.byteLength > 0)
     }

@@ -13,7 +13,10 @@ const fds = openFds()
 
 function dropThem() {
   for (let i = 0; i < BUFFERS; i++) {
-    const buffer = i % 2 ? manager.allocateNPUMemory(8192, { tag: 'dropped' }) : manager.allocateSystemMemory(8192, { tag: 'dropped' })
+    const buffer =
+      i % 2
+        ? manager.allocateNPUMemory(8192, { tag: 'dropped' })
+        : manager.allocateSystemMemory(8192, { tag: 'dropped' })
     new Uint8Array(buffer).fill(1)
   }
   return manager.getMemoryStats().liveAllocations

@@ -1,4 +1,6 @@
-/** Allocates and drops in a loop that never yields, until it is refused; then yields and tries again. Needs --expose-gc. */
+/**
+ * Allocates and drops in a loop that never yields, until it is refused; then yields and tries again. Needs --expose-gc.
+ */
 
 import { setImmediate as nextTurn } from 'node:timers/promises'
 
@@ -30,4 +32,6 @@ for (let i = 0; i < 200 && afterTurning !== 'allocated'; i++) {
     afterTurning = error.code
   }
 }
-console.log(JSON.stringify({ allocated, code: failure.code, hint: failure.hint, message: failure.message, afterTurning }))
+console.log(
+  JSON.stringify({ allocated, code: failure.code, hint: failure.hint, message: failure.message, afterTurning }),
+)

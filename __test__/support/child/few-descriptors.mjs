@@ -1,4 +1,6 @@
-/** Allocates and exports with at most 128 descriptors (the limit is the shell's: Node raises its own as far as it can). */
+/**
+ * Allocates and exports with at most 128 descriptors (the limit is the shell's: Node raises its own as far as it can).
+ */
 
 import { execFileSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
@@ -33,5 +35,7 @@ if (process.argv[2] !== 'limited') {
   const again = manager.allocateNPUMemory(4096).byteLength === 4096
   manager.dispose()
   const { code, hint, message } = failure ?? {}
-  console.log(JSON.stringify({ code, hint, message, buffers: count, figures, again, left: fds.length + buffers.length }))
+  console.log(
+    JSON.stringify({ code, hint, message, buffers: count, figures, again, left: fds.length + buffers.length }),
+  )
 }

@@ -1,4 +1,7 @@
-/** Runs into a limit of 256 descriptors and says what it was warned of (the limit is the shell's, as in few-descriptors.mjs). */
+/**
+ * Runs into a limit of 256 descriptors and says what it was warned of (the limit is the shell's, as in
+ * few-descriptors.mjs).
+ */
 
 import { execFileSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'

@@ -1,6 +1,7 @@
 /**
- * A random program over the whole API, seeded by argv: whatever it does, every live buffer keeps its bytes, the counters agree with
- * a model, and nothing is left at the end. A third argument is the manager's options. Needs --expose-gc.
+ * A random program over the whole API, seeded by argv: whatever it does, every live buffer keeps its bytes, the
+ * counters agree with a model, and nothing is left at the end. A third argument is the manager's options. Needs
+ * --expose-gc.
  */
 
 import assert from 'node:assert/strict'
@@ -22,7 +23,9 @@ const below = (limit) => {
 }
 const pick = (list) => list[below(list.length)]
 
-/** What must be: buffer → { manager, kind, mark, group }. Imports and their origins are one group and share their bytes. */
+/**
+ * What must be: buffer → { manager, kind, mark, group }. Imports and their origins are one group and share their bytes.
+ */
 let live = new Map()
 // Before the first manager: those of one device share its descriptor.
 await nextTurn()
@@ -53,7 +56,8 @@ const actions = {
     const kind = pick(['npu', 'system'])
     const size = pick([1, 100, 4096, 5000, 65536, 300_000, 2_000_000])
     const options = { tag: pick([undefined, 'a', 'b']), alignment: pick([undefined, 64, 4096]) }
-    const buffer = kind === 'npu' ? manager.allocateNPUMemory(size, options) : manager.allocateSystemMemory(size, options)
+    const buffer =
+      kind === 'npu' ? manager.allocateNPUMemory(size, options) : manager.allocateSystemMemory(size, options)
     assert.equal(buffer.byteLength, size)
     assert.ok(holds(buffer, 0), 'fresh memory is zero')
     const mark = 1 + (nextMark++ % 255)
@@ -166,8 +170,11 @@ const actions = {
     const [name, kind] = [`pool ${nextMark++}`, pick(['npu', 'system'])]
     const initialSize = pick([0, 4096, 10_000, 65536, 1_000_000])
     const options = {
-      maxSize: Math.max(initialSize, pick([initialSize, 300_000, 8_000_000])) || 65536, chunkSize: pick([undefined, 64, 4096, 100_000]),
-      blockSize: pick([undefined, undefined, 1000, 4096]), alignment: pick([undefined, 64, 256, 4096]), tag: pick([undefined, 'c']),
+      maxSize: Math.max(initialSize, pick([initialSize, 300_000, 8_000_000])) || 65536,
+      chunkSize: pick([undefined, 64, 4096, 100_000]),
+      blockSize: pick([undefined, undefined, 1000, 4096]),
+      alignment: pick([undefined, 64, 256, 4096]),
+      tag: pick([undefined, 'c']),
     }
     pools.push({ manager, kind, name, pool: manager.createMemoryPool({ name, kind, initialSize, ...options }) })
     assert.throws(() => manager.createMemoryPool({ name, initialSize }), { code: 'ERR_POOL_EXISTS' })
@@ -177,8 +184,12 @@ const actions = {
     if (!one) return
     const { manager, kind, pool } = one
     const size = pick([1, 64, 100, 1000, 1024, 4096, 5000, 65536])
-    const options = pick([undefined, undefined, { zeroed: true }, { tag: 'd' }, { alignment: 4096 }, { zeroed: true, alignment: 128 }])
-    const made = within(() => pick([() => pool.allocate(size, options), () => pool.allocateBuffer(size, options), () => pool.allocate(size)])())
+    const options = pick([
+      undefined, undefined, { zeroed: true }, { tag: 'd' }, { alignment: 4096 }, { zeroed: true, alignment: 128 },
+    ])
+    const made = within(() =>
+      pick([() => pool.allocate(size, options), () => pool.allocateBuffer(size, options), () => pool.allocate(size)])(),
+    )
     if (made === undefined) return
     if (made instanceof ArrayBuffer) return mark(made, one, undefined, options?.zeroed)
     assert.deepEqual([made.size, made.freed], [size, false])
@@ -199,7 +210,8 @@ const actions = {
     assert.throws(() => block.free(), { code: 'ERR_BUFFER_BUSY' })
     block.unpin()
     pick([() => block.free(), () => pool.deallocate(block)])()
-    for (const use of [() => block.free(), () => block.pin(), () => pool.deallocate(block)]) assert.throws(use, { code: 'ERR_BUFFER_FREED' })
+    for (const use of [() => block.free(), () => block.pin(), () => pool.deallocate(block)])
+      assert.throws(use, { code: 'ERR_BUFFER_FREED' })
   },
   dropBlock() {
     // Only its pool can free it now.
@@ -234,7 +246,8 @@ const actions = {
     const one = pools.length && below(4) === 0 && pick(pools)
     if (!one) return
     const { manager, pool, name } = one
-    if (pool.stats().liveAllocations > 0) assert.throws(() => manager.destroyMemoryPool(name), { code: 'ERR_POOL_BUSY' })
+    if (pool.stats().liveAllocations > 0)
+      assert.throws(() => manager.destroyMemoryPool(name), { code: 'ERR_POOL_BUSY' })
     manager.destroyMemoryPool(pick([name, pool]), { force: true })
     endSlices(one)
     pools = pools.filter((other) => other !== one)
@@ -263,7 +276,9 @@ const actions = {
     managers = [managers[1], open()]
   },
 }
-const weighted = Object.entries(actions).flatMap(([name, act]) => Array({ allocate: 5, poolAllocate: 8 }[name] ?? 1).fill(act))
+const weighted = Object.entries(actions).flatMap(([name, act]) =>
+  Array({ allocate: 5, poolAllocate: 8 }[name] ?? 1).fill(act),
+)
 
 for (let i = 0; i < steps; i++) {
   await pick(weighted)()
@@ -301,7 +316,9 @@ function check() {
   for (const one of pools) {
     const { reserved, allocated, requested, free, largestFree, liveAllocations } = one.pool.stats()
     assert.ok(reserved >= allocated && allocated >= requested && free === reserved - allocated && largestFree <= free)
-    const mine = [...live.values()].filter(({ pool }) => pool === one.pool).length + [...blocks.values()].filter((of) => of === one).length
+    const mine =
+      [...live.values()].filter(({ pool }) => pool === one.pool).length +
+      [...blocks.values()].filter((of) => of === one).length
     assert.ok(liveAllocations >= mine && liveAllocations <= mine + adrift)
   }
   for (const manager of managers) {

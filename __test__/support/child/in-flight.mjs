@@ -1,6 +1,7 @@
 /**
- * Frees buffers while an operation of the runtime still reads or writes them. The runtime keeps only a pointer: if the address were given
- * back it would crash, or write into memory that somebody else got since. argv names the operations to try.
+ * Frees buffers while an operation of the runtime still reads or writes them. The runtime keeps only a pointer: if the
+ * address were given back it would crash, or write into memory that somebody else got since. argv names the operations
+ * to try.
  */
 
 import { execFileSync } from 'node:child_process'
@@ -26,7 +27,8 @@ console.log(JSON.stringify({ neighbourIntact, rounds }))
 async function runningOperations() {
   const size = 4 * 1024 * 1024
   const sink = openSync('/dev/null', 'w')
-  // Node 20 asserts inside zlib when the buffer of a running operation is detached, by whomever: no memory manager can mend that.
+  // Node 20 asserts inside zlib when the buffer of a running operation is detached, by whomever: no memory manager can
+  // mend that.
   const zlibSurvives = Number(process.versions.node.split('.')[0]) > 20
   // Deno fills in steps, and throws where nobody can catch it when the buffer is gone at the next one.
   const fillSurvives = process.versions.deno === undefined

@@ -1,7 +1,7 @@
 /**
  * A process with managers that can be inspected, until its standard input ends. Prints "ready" when they listen.
- * Arguments: how many managers; "worker" for one more in a thread; "busy" to block the event loop for good; "exit" to end by process.exit;
- * "alone" to wait for nothing.
+ * Arguments: how many managers; "worker" for one more in a thread; "busy" to block the event loop for good; "exit" to
+ * end by process.exit; "alone" to wait for nothing.
  */
 
 import { existsSync, readdirSync } from 'node:fs'
@@ -21,7 +21,10 @@ const listening = () =>
 const managers = Array.from({ length: count }, (_, at) => {
   const manager = new MemoryManager({ backend: 'simulated', inspect: true })
   const pool = manager.createMemoryPool({ name: 'kv', kind: 'npu', initialSize: 4 * MiB, tag: 'kv-cache' })
-  const kept = [manager.allocateNPUMemory((at + 1) * 2 * MiB, { tag: 'weights\x1b[31m', iommuDomain: 1 }), pool.allocate(MiB)]
+  const kept = [
+    manager.allocateNPUMemory((at + 1) * 2 * MiB, { tag: 'weights\x1b[31m', iommuDomain: 1 }),
+    pool.allocate(MiB),
+  ]
   return { manager, kept }
 })
 

@@ -25,4 +25,6 @@ try {
   process.seteuid(0)
   rmSync(directory, { recursive: true })
 }
-console.log(JSON.stringify({ code: failure?.code, hint: failure?.hint, path: failure?.path, message: failure?.message }))
+console.log(
+  JSON.stringify({ code: failure?.code, hint: failure?.hint, path: failure?.path, message: failure?.message }),
+)

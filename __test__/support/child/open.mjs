@@ -10,8 +10,8 @@ export function open(options = {}) {
 }
 
 /**
- * What is open without being ours, or not for long: the directory that is read, sockets and notes about modules of Deno's own, and
- * triggers for memory pressure, which the kernel takes some 50 ms to take back.
+ * What is open without being ours, or not for long: the directory that is read, sockets and notes about modules of
+ * Deno's own, and triggers for memory pressure, which the kernel takes some 50 ms to take back.
  */
 const OTHERS = /\/fd$|^socket:|\/deno\/|\/pressure\/memory$|\/memory\.(pressure|events)$/
 

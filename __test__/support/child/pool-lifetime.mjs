@@ -82,7 +82,8 @@ const ways = {
     assert.ok(zero(), 'stale bytes')
     assert.deepEqual([block.freed, loose.freed], [true, true])
     const other = end === 'dispose' ? open() : manager
-    const next = end === 'reset' ? pool : other.createMemoryPool({ name: 'next', initialSize: 64 * KiB, maxSize: 1024 * KiB })
+    const next =
+      end === 'reset' ? pool : other.createMemoryPool({ name: 'next', initialSize: 64 * KiB, maxSize: 1024 * KiB })
     for (let i = 0; i < 100; i++) {
       const fresh = next.allocate(4096)
       assert.ok(fresh.address < taken[0] || fresh.address >= taken[1], 'somebody can still reach this')
@@ -109,7 +110,9 @@ const ways = {
       const worker = new Worker(
         `const { parentPort } = require('node:worker_threads')
          const { MemoryManager } = require(${JSON.stringify(new URL('../../../index.js', import.meta.url).pathname)})
-         const manager = new MemoryManager({ backend: ${JSON.stringify(process.env.RKLLM_TEST_BACKEND ?? 'simulated')} })
+         const manager = new MemoryManager({
+           backend: ${JSON.stringify(process.env.RKLLM_TEST_BACKEND ?? 'simulated')},
+         })
          globalThis.kept = [manager]
          for (const kind of ['npu', 'system']) {
            const pool = manager.createMemoryPool({ name: kind, kind, initialSize: 65536, maxSize: 1 << 22 })

@@ -1,4 +1,5 @@
-// A manager that is dropped is collected although the kernel may have something to tell it, and the process ends by itself with one open.
+// A manager that is dropped is collected although the kernel may have something to tell it, and the process ends by
+// itself with one open.
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { MemoryManager } from '../../../index.js'
 

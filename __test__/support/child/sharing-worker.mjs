@@ -9,7 +9,8 @@ const buffers = []
 
 const verbs = {
   allocate: ({ kind, size, fill, options }) => {
-    const buffer = kind === 'npu' ? manager.allocateNPUMemory(size, options) : manager.allocateSystemMemory(size, options)
+    const buffer =
+      kind === 'npu' ? manager.allocateNPUMemory(size, options) : manager.allocateSystemMemory(size, options)
     new Uint8Array(buffer).fill(fill)
     return manager.share(buffers[buffers.push(buffer) - 1])
   },

@@ -11,7 +11,8 @@ const directory = mkdtempSync(join(tmpdir(), 'rkllm-map-'))
 const map = { version: 3, sources: ['original.ts'], names: [], mappings: ';AAMA', file: 'made.js' }
 writeFileSync(
   join(directory, 'made.js'),
-  `exports.allocate = (manager) =>\nmanager.allocateSystemMemory(100)\n//# sourceMappingURL=data:application/json;base64,${btoa(JSON.stringify(map))}\n`,
+  `exports.allocate = (manager) =>\nmanager.allocateSystemMemory(100)\n` +
+    `//# sourceMappingURL=data:application/json;base64,${btoa(JSON.stringify(map))}\n`,
 )
 const manager = new MemoryManager({ backend: 'simulated', profiling: { sampleInterval: 1 } })
 const buffer = createRequire(import.meta.url)(join(directory, 'made.js')).allocate(manager)

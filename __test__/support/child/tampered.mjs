@@ -21,7 +21,9 @@ const realLength = Object.getOwnPropertyDescriptor(ArrayBuffer.prototype, 'byteL
 frees('no prototype', (buffer) => Object.setPrototypeOf(buffer, null))
 frees('frozen', (buffer) => Object.freeze(buffer))
 frees('a view of another realm', (buffer) => runInNewContext('new Uint8Array(buffer)', { buffer }))
-frees('a view with a buffer of its own', (buffer) => Object.defineProperty(new Uint8Array(buffer), 'buffer', { value: new ArrayBuffer(5) }))
+frees('a view with a buffer of its own', (buffer) =>
+  Object.defineProperty(new Uint8Array(buffer), 'buffer', { value: new ArrayBuffer(5) }),
+)
 class Liar extends Uint8Array {
   get buffer() {
     return new ArrayBuffer(5)
@@ -36,7 +38,10 @@ frees('an heir that lies', (buffer) => new Liar(buffer))
 ArrayBuffer.prototype.transfer = () => new ArrayBuffer(1)
 ArrayBuffer.isView = () => true
 Object.defineProperty(ArrayBuffer.prototype, 'byteLength', { get: () => 99, configurable: true })
-Object.defineProperty(Object.getPrototypeOf(Uint8Array.prototype), 'buffer', { get: () => new ArrayBuffer(5), configurable: true })
+Object.defineProperty(Object.getPrototypeOf(Uint8Array.prototype), 'buffer', {
+  get: () => new ArrayBuffer(5),
+  configurable: true,
+})
 frees('lying built-ins', (buffer) => buffer)
 frees('lying built-ins, a view', (buffer) => new Uint8Array(buffer))
 

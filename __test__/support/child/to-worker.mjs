@@ -1,4 +1,6 @@
-/** Moves NPU memory to a worker (transfer() first: Node refuses to post what an addon made) and watches it come back. */
+/**
+ * Moves NPU memory to a worker (transfer() first: Node refuses to post what an addon made) and watches it come back.
+ */
 
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
@@ -6,7 +8,7 @@ import { Worker } from 'node:worker_threads'
 import { open } from './open.mjs'
 
 const manager = open()
-let shell = manager.allocateNPUMemory(4096)
+const shell = manager.allocateNPUMemory(4096)
 new Uint8Array(shell).fill(11)
 
 const worker = new Worker(
@@ -31,7 +33,12 @@ const codeOf = () => {
   }
 }
 const during = manager.getMemoryStats()
-const result = { sumInWorker, shell: codeOf(), liveWhileInWorker: during.liveAllocations, usedWhileInWorker: during.npuUsed }
+const result = {
+  sumInWorker,
+  shell: codeOf(),
+  liveWhileInWorker: during.liveAllocations,
+  usedWhileInWorker: during.npuUsed,
+}
 
 worker.postMessage('done')
 await new Promise((resolve) => worker.once('exit', resolve))

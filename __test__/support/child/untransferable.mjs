@@ -1,4 +1,7 @@
-/** Marks a buffer as not to be transferred: from Node 24 on it cannot be detached, and forcing it would abort the process. */
+/**
+ * Marks a buffer as not to be transferred: from Node 24 on it cannot be detached, and forcing it would abort the
+ * process.
+ */
 
 import { writeSync } from 'node:fs'
 import { markAsUntransferable } from 'node:worker_threads'
