@@ -27,6 +27,7 @@ function load() {
   return {
     ...require('./src/js/core/errors.js'),
     ...require('./src/js/manager.js'),
+    ...require('./src/js/pools/block.js'),
     ...require('./src/js/pools/pool.js'),
     ...require('./src/js/devices/probe.js'),
     ...require('./src/js/devices/diagnose.js'),

@@ -16,8 +16,9 @@ const SOURCES = join(ROOT, 'src/js')
 const ORDER = [
   ['native.js'],
   ['core'],
-  ['devices', 'inspect', 'limits', 'pools', 'profiling', 'reclaim', 'replay', 'sharing', 'stats'],
+  ['allocation', 'devices', 'inspect', 'limits', 'pools', 'profiling', 'reclaim', 'replay', 'sharing', 'stats'],
   ['explain', 'inference', 'metrics', 'models', 'report'],
+  ['manager-host.js'],
   ['manager.js'],
   ['index.js'],
   ['cli'],

@@ -10,7 +10,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises'
 
 import { needsSimulated, open, runChild } from '../../support/helpers.mjs'
 
-const { Walls } = createRequire(import.meta.url)('../../../src/js/limits/process-limits.js')
+const { ProcessLimits } = createRequire(import.meta.url)('../../../src/js/limits/process-limits.js')
 
 const maxMaps = Number(readFileSync('/proc/sys/vm/max_map_count', 'utf8'))
 
@@ -24,7 +24,7 @@ function walls(figures) {
   const warnings = []
   let counts = 0
   const count = () => (counts++, ['openFds', 'maxFds', 'maps', 'maxMaps'].map((name) => figures[name] ?? NaN))
-  const wall = new Walls(count, (warning) => warnings.push(warning))
+  const wall = new ProcessLimits(count, (warning) => warnings.push(warning))
   return {
     wall,
     warnings,

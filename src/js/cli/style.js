@@ -2,7 +2,7 @@
 
 // Text for people: colour where somebody looks, lines that fit, tables, bars.
 
-const { human } = require('../core/format-bytes.js')
+const { formatBytes } = require('../core/format-bytes.js')
 
 const WIDEST = 100
 const CODES = { bold: [1, 22], dim: [2, 22], red: [31, 39], green: [32, 39], yellow: [33, 39], cyan: [36, 39], inverse: [7, 27] }
@@ -74,7 +74,7 @@ function bar(share, width) {
 }
 
 /** Bytes, or a dash where they are not known. */
-const bytes = (count) => (count === null || count === undefined ? '–' : human(count).replace(' bytes', ' B'))
+const bytes = (count) => (count === null || count === undefined ? '–' : formatBytes(count).replace(' bytes', ' B'))
 
 /** 1234567 → "1,234,567". */
 const grouped = (number) => String(number).replace(/\B(?=(\d{3})+$)/g, ',')

@@ -1,44 +1,46 @@
 'use strict'
 
-// Promises for what another thread does. They end early when the caller aborts or the manager is disposed; what comes of the
-// errand then, the native part gives back.
+// Promises for work on another thread. A promise ends early when the caller aborts or the manager is disposed; the native part then
+// gives back the result that still arrives.
 
 const native = require('./binding.js')
 
-class Errands {
-  /** How to end each that is under way. */
-  #underWay = new Set()
+class AsyncTasks {
+  /** Ends each running task. */
+  #running = new Set()
 
   /**
-   * @param {() => { promise: Promise<any>, errand: number }} send
+   * Starts a task and waits for its result.
+   *
+   * @param {() => { promise: Promise<any>, errand: number }} start
    * @param {AbortSignal} [signal]
    */
-  wait(send, signal) {
+  run(start, signal) {
     return new Promise((resolve, reject) => {
-      const { promise, errand } = send()
+      const { promise, errand } = start()
       const end = (reason) => {
-        settled()
+        finished()
         native.callOff(errand)
         reject(reason)
       }
       const aborted = () => end(signal.reason)
-      const settled = () => {
-        this.#underWay.delete(end)
+      const finished = () => {
+        this.#running.delete(end)
         signal?.removeEventListener('abort', aborted)
       }
-      this.#underWay.add(end)
+      this.#running.add(end)
       signal?.addEventListener('abort', aborted, { once: true })
       promise.then(
-        (result) => (settled(), resolve(result)),
-        (error) => (settled(), reject(error)),
+        (result) => (finished(), resolve(result)),
+        (error) => (finished(), reject(error)),
       )
     })
   }
 
-  /** Ends all that are under way. */
+  /** Ends all running tasks: their promises reject with `reason`. */
   end(reason) {
-    for (const end of [...this.#underWay]) end(reason)
+    for (const end of [...this.#running]) end(reason)
   }
 }
 
-module.exports = { Errands }
+module.exports = { AsyncTasks }

@@ -1,10 +1,10 @@
 'use strict'
 
-// What this package tells whoever subscribes to `node:diagnostics_channel`: APM tools, loggers, tests.
+// The package's `node:diagnostics_channel` channels, for APM tools, loggers and tests.
 //
-// While nobody subscribes, a channel costs the test of `hasSubscribers`; messages are made only behind it. They are published when
-// everything is done and consistent, so that a subscriber may call anything. One that throws breaks nothing here: the runtime
-// reports it as an uncaught exception.
+// A channel without subscribers costs one test of `hasSubscribers`; messages are made only behind it. A message is published once
+// the operation is complete and consistent, so that a subscriber may call anything. A subscriber that throws breaks nothing here: the
+// runtime reports it as an uncaught exception.
 
 const { channel } = require('node:diagnostics_channel')
 const { MemoryError } = require('./errors.js')
@@ -16,36 +16,36 @@ const channels = {
   warning: channel('rkllm-memory:warning'),
 }
 
-/** What a buffer is the buffer of: a block whose id is its address. Of a movable one it is `{ id, movable: true }`. */
+/** The label of a block whose id is its address. A movable block's label is `{ id, movable: true }`. */
 const PLACED = Object.freeze({ movable: false })
 
-/** Not for want of anything: the call was wrong in itself, or came too late. */
-const OWN_FAULTS = new Set(['ERR_INVALID_ARG_TYPE', 'ERR_MANAGER_DISPOSED'])
+/** Errors of the caller, which are no failed requests: a wrong argument, or a call after `dispose`. */
+const CALLER_ERRORS = new Set(['ERR_INVALID_ARG_TYPE', 'ERR_MANAGER_DISPOSED'])
 
-/** What one manager tells. */
-class Teller {
+/** Publishes one manager's messages. */
+class ChannelPublisher {
   #manager
-  #poolAt
-  #blockOf
+  #pools
+  #buffers
 
   /**
    * @param {object} manager
-   * @param {(handle: number) => { name: string, kind: string } | undefined} poolAt its pool by the native handle
-   * @param {(id: number) => { id?: number, movable: boolean } | undefined} blockOf what a buffer, by its id, is the buffer of
+   * @param {{ byHandle(handle: number): { name: string, kind: string } | undefined }} pools
+   * @param {{ blockOf(id: number): { id?: number, movable: boolean } | undefined }} buffers
    */
-  constructor(manager, poolAt, blockOf) {
+  constructor(manager, pools, buffers) {
     this.#manager = manager
-    this.#poolAt = poolAt
-    this.#blockOf = blockOf
+    this.#pools = pools
+    this.#buffers = buffers
   }
 
-  /** A buffer that was not there before. */
+  /** Publishes that a new buffer was handed out. */
   allocated(buffer) {
     const message = channels.allocate.hasSubscribers ? this.#messageOf(buffer) : null
     if (message !== null) channels.allocate.publish(message)
   }
 
-  /** What `freed` will tell of a buffer: it has to be asked before. null where nobody wants to know. */
+  /** Returns the message for `freed`, made while the buffer can still be described; null without subscribers. */
   freeing(buffer) {
     return channels.free.hasSubscribers ? this.#messageOf(buffer) : null
   }
@@ -54,16 +54,16 @@ class Teller {
     if (message !== null) channels.free.publish(message)
   }
 
-  /** Of a block that has no buffer. */
+  /** Publishes the message of a block that has no buffer. */
   block(channel, pool, { size, id, movable }, tag = null) {
-    const { kind, name } = this.#poolAt(pool)
+    const { kind, name } = this.#pools.byHandle(pool)
     channel.publish({ manager: this.#manager, kind, size, tag, pool: name, id, movable })
   }
 
-  /** Of a request that was refused, and not called off; returns the error. */
+  /** Publishes a refused request, unless the caller aborted it. Returns the error. */
   refused(error, wanted, handle) {
-    if (channels.fail.hasSubscribers && error instanceof MemoryError && !OWN_FAULTS.has(error.code)) {
-      const of = handle === undefined ? undefined : this.#poolAt(handle)
+    if (channels.fail.hasSubscribers && error instanceof MemoryError && !CALLER_ERRORS.has(error.code)) {
+      const of = handle === undefined ? undefined : this.#pools.byHandle(handle)
       const { kind = of?.kind ?? null, size = null, tag = null, pool = of?.name ?? null } = wanted
       channels.fail.publish({ manager: this.#manager, kind, size, tag, pool, error })
     }
@@ -75,14 +75,14 @@ class Teller {
     try {
       info = this.#manager.describe(buffer)
     } catch {
-      // Not this manager's, say: whoever frees it will be told. A message that cannot be made is no reason to fail.
+      // Another manager's buffer, for example: freeing it fails with the reason. A message that cannot be made must not fail the call.
       return null
     }
     const { kind, size, tag, pool, id, address } = info
-    const block = this.#blockOf(id)
+    const block = this.#buffers.blockOf(id)
     const name = block === undefined ? id : (block.id ?? Number(address))
     return { manager: this.#manager, kind, size, tag, pool, id: name, movable: block?.movable ?? false }
   }
 }
 
-module.exports = { PLACED, Teller, channels }
+module.exports = { ChannelPublisher, PLACED, channels }

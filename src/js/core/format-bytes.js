@@ -1,11 +1,12 @@
 'use strict'
 
-const UNITS = ['bytes', 'KiB', 'MiB', 'GiB', 'TiB']
+const UNITS = ['KiB', 'MiB', 'GiB', 'TiB']
 
-/** "4 GiB", "1.5 MiB", "12 bytes": at most one decimal, never rounded up to a figure that is not there. */
-function human(bytes) {
+/** "4 GiB", "1.5 MiB", "12 bytes", "1 byte": at most one decimal, rounded down. `units::human` in Rust formats alike. */
+function formatBytes(bytes) {
+  if (bytes < 1024) return `${Math.floor(bytes)} ${Math.floor(bytes) === 1 ? 'byte' : 'bytes'}`
   let unit = 0
-  let scaled = bytes
+  let scaled = bytes / 1024
   while (scaled >= 1024 && unit < UNITS.length - 1) {
     scaled /= 1024
     unit++
@@ -13,4 +14,4 @@ function human(bytes) {
   return `${Math.floor(scaled * 10) / 10} ${UNITS[unit]}`
 }
 
-module.exports = { human }
+module.exports = { formatBytes }

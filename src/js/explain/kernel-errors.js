@@ -2,7 +2,7 @@
 
 // Lines of the kernel, and of the libraries around the NPU: rknpu, IOMMU, CMA, DMA heaps, RGA, MPP. As in runtime-errors.js.
 
-const { human } = require('../core/format-bytes.js')
+const { formatBytes } = require('../core/format-bytes.js')
 
 const PAGE = 4096
 
@@ -43,7 +43,7 @@ module.exports = [
     pattern: /RKNPU.*dma map (\d+|0x[0-9a-f]+) fail/i,
     weight: 3,
     code: 'ERR_IOVA_EXHAUSTED',
-    cause: ([, size]) => `${human(Number(size))} could not be mapped for the NPU: its IOMMU domain is full or in pieces. User programs see errno 14, "Bad address".`,
+    cause: ([, size]) => `${formatBytes(Number(size))} could not be mapped for the NPU: its IOMMU domain is full or in pieces. User programs see errno 14, "Bad address".`,
     remedy: 'Use another domain, smaller buffers, or end other users of the NPU.',
     source: 'rknpu 0.9.8, rknpu_gem.c',
   },
@@ -59,7 +59,7 @@ module.exports = [
     pattern: /failed to allocate (\d+) buffer/,
     weight: 2,
     code: 'ERR_OUT_OF_MEMORY',
-    cause: ([, size]) => `The rknpu driver found no ${human(Number(size))} of contiguous memory; programs see errno 22, "Invalid argument".`,
+    cause: ([, size]) => `The rknpu driver found no ${formatBytes(Number(size))} of contiguous memory; programs see errno 22, "Invalid argument".`,
     remedy: 'Enlarge CMA (cma= on the kernel command line), free buffers, or use an image with the NPU\'s IOMMU enabled.',
     source: 'rknpu 0.9.8, rknpu_gem.c',
   },
@@ -75,7 +75,7 @@ module.exports = [
     pattern: /cma(?:: |_)\S*alloc.*failed, req-size: (\d+) pages, ret: -(\d+)/i,
     weight: 3,
     code: 'ERR_OUT_OF_MEMORY',
-    cause: ([, pages, errno]) => `CMA gave no ${human(Number(pages) * PAGE)} in one piece (${errno === '16' ? 'pages in it are pinned by others' : 'it is full or in pieces'}).`,
+    cause: ([, pages, errno]) => `CMA gave no ${formatBytes(Number(pages) * PAGE)} in one piece (${errno === '16' ? 'pages in it are pinned by others' : 'it is full or in pieces'}).`,
     remedy: 'Enlarge it (cma=256M on the kernel command line), allocate early, keep buffers instead of making new ones.',
     source: 'edk2-porting/edk2-rk3588#142',
   },
@@ -83,7 +83,7 @@ module.exports = [
     pattern: /swiotlb buffer is full \(sz: (\d+) bytes/,
     weight: 3,
     code: 'ERR_OUT_OF_MEMORY',
-    cause: ([, size]) => `Memory beyond what the device addresses had to be copied through swiotlb, and ${human(Number(size))} did not fit: an NPU without IOMMU on a board with much RAM.`,
+    cause: ([, size]) => `Memory beyond what the device addresses had to be copied through swiotlb, and ${formatBytes(Number(size))} did not fit: an NPU without IOMMU on a board with much RAM.`,
     remedy: 'Enable the NPU\'s IOMMU in the device tree or reserve CMA for it below 4 GiB; swiotlb= on the command line only helps small buffers.',
     source: 'rockchip-linux/rknn-toolkit2#218',
   },
@@ -166,7 +166,7 @@ module.exports = [
     pattern: /dma_heap_alloc failed ret|mpp_buffer_create failed to create buffer with size (\d+)/,
     weight: 2,
     code: 'ERR_OUT_OF_MEMORY',
-    cause: (m) => `MPP got no buffer${m[1] === undefined ? '' : ` of ${human(Number(m[1]))}`}: for a small one rather descriptors have run out than memory.`,
+    cause: (m) => `MPP got no buffer${m[1] === undefined ? '' : ` of ${formatBytes(Number(m[1]))}`}: for a small one rather descriptors have run out than memory.`,
     remedy: 'Count descriptors (ls /proc/PID/fd | wc -l), return buffers with mpp_buffer_put, and limit their group.',
     source: 'rockchip-linux/mpp#465',
   },
@@ -174,7 +174,7 @@ module.exports = [
     pattern: /mpp_group \S+ .*deinit with (\d+) bytes not released/,
     weight: 2,
     code: null,
-    cause: ([, size]) => `MPP buffers of ${human(Number(size))} were still held when their group ended.`,
+    cause: ([, size]) => `MPP buffers of ${formatBytes(Number(size))} were still held when their group ended.`,
     remedy: 'Release every frame and packet (mpp_frame_deinit, mpp_buffer_put) before the group.',
     source: 'rockchip-linux/mpp#689',
   },
@@ -182,7 +182,7 @@ module.exports = [
     pattern: /Out of memory: Killed process (\d+) \(([^)]+)\).*anon-rss:(\d+)kB/,
     weight: 3,
     code: 'ERR_OUT_OF_MEMORY',
-    cause: ([, pid, name, kib]) => `The kernel ended process ${pid} (${name}) for want of RAM; it held ${human(Number(kib) * 1024)}. NPU memory comes on top of that figure.`,
+    cause: ([, pid, name, kib]) => `The kernel ended process ${pid} (${name}) for want of RAM; it held ${formatBytes(Number(kib) * 1024)}. NPU memory comes on top of that figure.`,
     remedy: 'Use 4-bit weights, a smaller context or fewer models; planModels() with ramAvailable tells what fits.',
     source: 'airockchip/rknn-llm#249',
   },

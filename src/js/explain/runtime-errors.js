@@ -5,9 +5,9 @@
 // weight: how much a line tells among others of the same log (3 the cause itself, 2 a consequence that narrows it, 1 a mere
 // "it failed"). source: the issue whose log has the line.
 
-const { human } = require('../core/format-bytes.js')
+const { formatBytes } = require('../core/format-bytes.js')
 
-const bytes = (text) => human(Number(text))
+const bytes = (text) => formatBytes(Number(text))
 
 module.exports = [
   {

@@ -3,8 +3,10 @@
 // The memory of one RKLLM or RKNN session: all arrays that cross its API, from one pool, and the structs that point to them.
 
 const { inspect } = require('node:util')
+const { defineDispose } = require('../core/disposable.js')
 const { memoryError } = require('../core/errors.js')
-const { human } = require('../core/format-bytes.js')
+const { formatBytes } = require('../core/format-bytes.js')
+const { inspectNonInstance } = require('../core/inspect-non-instance.js')
 const { check, invalid, kinds, outOfRange, shown } = require('../core/options.js')
 const { destroyPool } = require('../pools/pool.js')
 const { roundUp } = require('./layouts.js')
@@ -196,12 +198,12 @@ class InferenceBuffers {
   }
 
   [inspect.custom](depth, options) {
-    if (!(#front in this)) return inspect(Object.create(null), options)
+    if (!(#front in this)) return inspectNonInstance(options)
     const name = options.stylize('InferenceBuffers', 'special')
     if (this.disposed) return `${name} (${this.kind}, disposed)`
     const list = this.#spec.parts.map(({ name: own, group, shape }) => `${group === '' ? own : `${group}.${own}`} ${shape.join('×')}`)
     const sets = this.#back === undefined ? '' : ', twice'
-    return `${name} (${this.kind}, ${human(this.#bytes)}) { ${list.join(', ')}${sets} }`
+    return `${name} (${this.kind}, ${formatBytes(this.#bytes)}) { ${list.join(', ')}${sets} }`
   }
 
   /** The front set, if it is still there. */
@@ -248,15 +250,9 @@ class InferenceBuffers {
   }
 }
 
-if (Symbol.dispose !== undefined) {
-  Object.defineProperty(InferenceBuffers.prototype, Symbol.dispose, {
-    value() {
-      this.dispose()
-    },
-    configurable: true,
-    writable: true,
-  })
-}
+defineDispose(InferenceBuffers, function dispose() {
+  this.dispose()
+})
 
 const freedError = (what) => memoryError('ERR_BUFFER_FREED', `${what} of these inference buffers were freed, or moved elsewhere`)
 const singleError = (what) => memoryError('ERR_UNSUPPORTED', `${what}: these buffers are single`, { hint: 'ask for doubleBuffered: true' })

@@ -9,7 +9,7 @@ const { readdirSync, rmSync, statSync, chmodSync } = require('node:fs')
 const net = require('node:net')
 const { join } = require('node:path')
 const { threadId } = require('node:worker_threads')
-const { human } = require('../core/format-bytes.js')
+const { formatBytes } = require('../core/format-bytes.js')
 const { ownDirectory, parseName, socketName } = require('./socket-path.js')
 const { version } = require('../../../package.json')
 
@@ -113,7 +113,7 @@ function converse(socket, reference, serial) {
     if (answering) return
     const end = heard.indexOf('\n')
     if (end < 0 ? heard.length > MAX_REQUEST : end > MAX_REQUEST) {
-      socket.end(line({ error: { code: 'ERR_OUT_OF_RANGE', message: `a request is at most ${human(MAX_REQUEST)}` } }))
+      socket.end(line({ error: { code: 'ERR_OUT_OF_RANGE', message: `a request is at most ${formatBytes(MAX_REQUEST)}` } }))
       socket.removeAllListeners('data')
       return
     }

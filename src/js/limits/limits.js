@@ -1,12 +1,11 @@
 'use strict'
 
-// What a user bounds, and what is kept free for others.
+// The limits of one manager: checked and remembered here, enforced by the native part.
 
-const { inspect } = require('node:util')
-const { human } = require('../core/format-bytes.js')
+const native = require('../core/binding.js')
 const { check, integer, invalid, outOfRange, shown } = require('../core/options.js')
 
-/** Shares of a limit at which 'warning' fires unless others are named. */
+/** The default shares of a limit at which 'warning' fires. */
 const WARN_AT = Object.freeze([0.8, 0.95])
 
 const max = (name, value) => (value === null ? null : integer(name, value, 0))
@@ -37,29 +36,35 @@ function tags(name, value) {
 
 const SCHEMA = { npu: limit, system: limit, total: limit, tags }
 
-/** A manager's limits as they were set. The native part enforces them. */
+/** A manager's limits as they were set. */
 class Limits {
-  #set
+  #handle
+  #notifications
   #scopes = { npu: limit('npu', {}), system: limit('system', {}), total: limit('total', {}) }
   #tags = new Map()
 
-  /** @param {(limits: object) => void} set */
-  constructor(set) {
-    this.#set = set
+  /**
+   * @param {import('../core/manager-handle.js').ManagerHandle} handle
+   * @param {import('../core/notifications.js').Notifications} notifications
+   */
+  constructor(handle, notifications) {
+    this.#handle = handle
+    this.#notifications = notifications
   }
 
-  /** The limits named in `options`, checked: what `apply` takes. */
+  /** Checks the limits in `options`, for `apply`. */
   static check(what, options) {
     return check(what, options, SCHEMA)
   }
 
-  /** Changes those limits; those that are not among them stay. */
+  /** Changes these limits. Limits that are not named stay. */
   apply({ tags = [], ...scopes }) {
-    const native = ({ max, warnAt }) => ({ max: max ?? undefined, warnAt })
-    this.#set({
-      ...Object.fromEntries(Object.entries(scopes).map(([scope, of]) => [scope, native(of)])),
-      tags: tags.map(([tag, of]) => ({ tag, limit: native(of) })),
+    const request = ({ max, warnAt }) => ({ max: max ?? undefined, warnAt })
+    native.setLimits(this.#handle.value, {
+      ...Object.fromEntries(Object.entries(scopes).map(([scope, of]) => [scope, request(of)])),
+      tags: tags.map(([tag, of]) => ({ tag, limit: request(of) })),
     })
+    this.#notifications.poll()
     Object.assign(this.#scopes, scopes)
     for (const [tag, of] of tags) {
       if (of.max === null) this.#tags.delete(tag)
@@ -67,70 +72,12 @@ class Limits {
     }
   }
 
-  /** A copy, for the user to keep. */
+  /** Returns a copy. */
   get() {
-    // Without a prototype for a moment: a tag may be called "__proto__".
+    // Not assigned one by one: a tag may be called "__proto__".
     const tags = Object.fromEntries(this.#tags)
     return structuredClone({ ...this.#scopes, tags })
   }
 }
 
-/** Reservations that were dropped without `release`: they end, and somebody should hear of it. */
-const dropped = new FinalizationRegistry(({ release, what }) => {
-  if (!release()) return
-  process.emitWarning(`A reservation of ${what} was dropped without release(): it is released now.`, {
-    code: 'RKLLM_RESERVATION_DROPPED',
-    detail: 'Keep it for as long as the memory is somebody else\'s, then call release(), or declare it with "using".',
-  })
-})
-
-/** Only the manager makes reservations. */
-const ours = Symbol('made by a MemoryManager')
-
-/** Memory that is kept free for somebody else's allocations. */
-class Reservation {
-  #size
-  /** Ends it; false when it, or its manager, was ended before. Gone once it was called here. */
-  #release
-
-  constructor(made, size, tag, release) {
-    if (made !== ours) throw invalid('a Reservation is made by manager.reserve')
-    this.#size = size
-    this.#release = release
-    const what = tag === undefined ? human(size) : `${human(size)} (${shown(tag)})`
-    dropped.register(this, { release, what }, this)
-  }
-
-  get size() {
-    return this.#size
-  }
-
-  get released() {
-    return this.#release === undefined
-  }
-
-  release() {
-    dropped.unregister(this)
-    this.#release?.()
-    this.#release = undefined
-  }
-
-  [inspect.custom](depth, options) {
-    if (!(#size in this)) return inspect(Object.create(null), options)
-    return `${options.stylize('Reservation', 'special')} (${human(this.#size)}${this.released ? ', released' : ''})`
-  }
-}
-
-if (Symbol.dispose !== undefined) {
-  Object.defineProperty(Reservation.prototype, Symbol.dispose, {
-    value() {
-      this.release()
-    },
-    configurable: true,
-    writable: true,
-  })
-}
-
-const makeReservation = (size, tag, release) => new Reservation(ours, size, tag, release)
-
-module.exports = { Limits, makeReservation }
+module.exports = { Limits }

@@ -1,19 +1,21 @@
 'use strict'
 
-// The two walls that a process runs into long before memory ends: file descriptors and mappings.
+// Warns before a process reaches its limits of file descriptors and mappings, which it does long before memory ends.
 //
-// Counting them reads /proc, which costs milliseconds where there are thousands. An allocation adds at most one
-// descriptor and a few mappings, so after a count it is known how many allocations the next one may wait.
+// Counting them reads /proc, which costs milliseconds where there are thousands. One allocation adds at most one descriptor and a
+// few mappings, so that a count tells how many allocations may pass before the next count.
+//
+// The limits of bytes (`src/accounting/`) compute their levels once. These limits may change at any time (setrlimit, sysctl), so the
+// shares are compared at each count.
 
-/** Shares of the limit at which 'warning' fires, once per crossing upwards. */
+/** Shares of a limit at which 'warning' fires, once per crossing upwards. */
 const WARN_AT = [0.7, 0.9]
-/** A crossing is over when the share is this much below it again. */
+/** A crossing has ended when the share is this much below it. */
 const HYSTERESIS = 0.05
-/** A kernel object is one mapping, three with a large alignment. */
+/** A kernel object is one mapping; with a large alignment, three. */
 const MAPS_PER_OBJECT = 3
-/** Others open files too: never wait longer than this many allocations. */
-const LONGEST_WAIT = 4096
-const SHORTEST_WAIT = 8
+/** Bounds of the allocations between two counts. Other code opens files too, so that even a distant limit is counted again. */
+const [MIN_WAIT, MAX_WAIT] = [8, 4096]
 
 const NAMES = { fds: 'file descriptors', maps: 'mappings' }
 const REMEDIES = {
@@ -21,15 +23,15 @@ const REMEDIES = {
   maps: 'raise vm.max_map_count (sysctl), or use pools and slabs: they share mappings',
 }
 
-class Walls {
+class ProcessLimits {
   #count
   #warn
-  #wait = SHORTEST_WAIT
-  /** The highest share that was warned of, per wall. */
+  #wait = MIN_WAIT
+  /** The highest share that was warned of, by scope. */
   #warned = { fds: 0, maps: 0 }
 
   /**
-   * @param {() => number[]} count open descriptors and their limit, mappings and theirs; not a number where that is not known
+   * @param {() => number[]} count open descriptors and their limit, mappings and theirs; NaN where that is unknown
    * @param {(warning: object) => void} warn
    */
   constructor(count, warn) {
@@ -37,16 +39,16 @@ class Walls {
     this.#warn = warn
   }
 
-  /** A kernel object may have been made. */
+  /** Notes that a kernel object may have been made, and counts when that is due. */
   allocated() {
     if (--this.#wait > 0) return
     const [openFds, maxFds, maps, maxMaps] = this.#count()
-    const room = Math.min(this.#look('fds', openFds, maxFds), this.#look('maps', maps, maxMaps) / MAPS_PER_OBJECT)
-    this.#wait = Math.max(SHORTEST_WAIT, Math.min(Math.floor(room / 2), LONGEST_WAIT))
+    const room = Math.min(this.#check('fds', openFds, maxFds), this.#check('maps', maps, maxMaps) / MAPS_PER_OBJECT)
+    this.#wait = Math.max(MIN_WAIT, Math.min(Math.floor(room / 2), MAX_WAIT))
   }
 
-  /** Warns if a wall came near; returns how many more there may be before it next has to. */
-  #look(scope, used, max) {
+  /** Warns if a level was crossed. Returns how many more fit below the next level. */
+  #check(scope, used, max) {
     const ratio = used / max
     if (!Number.isFinite(ratio)) return Infinity
     const reached = WARN_AT.findLast((share) => ratio >= share) ?? 0
@@ -63,4 +65,4 @@ class Walls {
   }
 }
 
-module.exports = { Walls }
+module.exports = { ProcessLimits }

@@ -7,7 +7,7 @@
 
 const fs = require('node:fs')
 const { memoryError } = require('../core/errors.js')
-const { human } = require('../core/format-bytes.js')
+const { formatBytes } = require('../core/format-bytes.js')
 
 const HEAD = 64
 /** No language or vision model is smaller; a download that was cut off, or a page of an error, is. */
@@ -55,7 +55,7 @@ function inspect(path) {
   const text = head.toString('latin1')
   for (const [pattern, what, hint] of OTHERS) if (pattern.test(text)) throw refuse(path, `is ${what}`, hint)
   if (head.every((byte) => byte === 0)) throw refuse(path, 'begins with zeros: it was never written in full', 'download or convert it again')
-  if (size < SMALLEST) throw refuse(path, `has ${human(size)}: no model is that small`, 'download or convert it again')
+  if (size < SMALLEST) throw refuse(path, `has ${formatBytes(size)}: no model is that small`, 'download or convert it again')
 
   if (/\.rknn$/i.test(path) || text.startsWith('RKNN')) return { kind: 'rknn', size, warnings: checkRknn(path, size, head) }
   if (/\.rkllm$/i.test(path)) return { kind: 'rkllm', size, warnings: [] }
@@ -68,7 +68,7 @@ function checkRknn(path, size, head) {
   if (!text.startsWith('RKNN')) throw refuse(path, 'does not begin as .rknn files do', 'was it downloaded in full, and is it a .rknn?')
   const length = head.readBigUInt64LE(16)
   if (length + 24n > BigInt(size)) {
-    throw refuse(path, `was cut off: it has ${human(size)}, and its head tells of ${human(Number(length))}`, 'download or copy it again')
+    throw refuse(path, `was cut off: it has ${formatBytes(size)}, and its head tells of ${formatBytes(Number(length))}`, 'download or copy it again')
   }
   return []
 }

@@ -2,7 +2,7 @@
 
 // Which IOMMU domain each model goes to, or why they do not all fit and what would.
 
-const { human } = require('../core/format-bytes.js')
+const { formatBytes } = require('../core/format-bytes.js')
 const { check, invalid, schemas, shown } = require('../core/options.js')
 const { estimate } = require('./estimate.js')
 const { pack } = require('./pack.js')
@@ -74,7 +74,7 @@ function remediesOf(members, over) {
     const eightBits = spec.config !== undefined && spec.weightBytes === undefined && spec.path === undefined && (spec.dtype ?? 'w8a8') === 'w8a8'
     if (eightBits) {
       const saved = (figures.npuTotal - estimate({ ...spec, dtype: 'w4a16' }).npuTotal) * margin
-      if (saved >= over) remedies.push(`4-bit weights (w4a16) for ${JSON.stringify(name)}, which save ${human(saved)}`)
+      if (saved >= over) remedies.push(`4-bit weights (w4a16) for ${JSON.stringify(name)}, which save ${formatBytes(saved)}`)
     }
   }
   return remedies
@@ -91,7 +91,7 @@ function whyNot(groups, places, device) {
   if (largest.bytes > most) {
     const empty = Math.max(...places.map(({ total }) => total ?? 0))
     const over = largest.bytes - most
-    const parts = [`${called(largest.members)} may need ${human(largest.bytes)} of NPU memory, and no ${where} has more than ${human(most)} free (of ${human(empty)})`]
+    const parts = [`${called(largest.members)} may need ${formatBytes(largest.bytes)} of NPU memory, and no ${where} has more than ${formatBytes(most)} free (of ${formatBytes(empty)})`]
     const apart = largest.members.length > 1 && device.iommu && places.length > 1 ? ['apart, in domains of their own (leave group out)'] : []
     parts.push(orElse([...apart, ...remediesOf(largest.members, over)], 'a smaller model, or memory freed by others, is needed'))
     if (device.iommu && places.length > 1 && largest.members.length === 1 && largest.bytes > empty) {
@@ -103,7 +103,7 @@ function whyNot(groups, places, device) {
   }
   const sum = groups.reduce((total, { bytes }) => total + bytes, 0)
   const free = rooms.reduce((total, room) => total + room, 0)
-  const needs = `together the models may need ${human(sum)} of NPU memory, and ${places.length === 1 ? `the ${where} has` : `${places.length} domains have`} ${human(free)} free`
+  const needs = `together the models may need ${formatBytes(sum)} of NPU memory, and ${places.length === 1 ? `the ${where} has` : `${places.length} domains have`} ${formatBytes(free)} free`
   const over = Math.max(1, sum - free)
   const members = groups.flatMap((group) => group.members)
   return sentence(`${needs}${sum <= free ? ' but in pieces that are too small' : ''}; ${orElse(remediesOf(members, over), 'load fewer models at once, or smaller ones')}`)
@@ -145,7 +145,7 @@ function planModels(models, device, options) {
   if (ramAvailable !== undefined && ram > 0 && ram + keepFree > ramAvailable) {
     const over = ram + keepFree - ramAvailable
     return refuse(
-      `the models may need ${human(ram)} of RAM, and ${human(ramAvailable)} are available, of which ${human(keepFree)} stay free; ` +
+      `the models may need ${formatBytes(ram)} of RAM, and ${formatBytes(ramAvailable)} are available, of which ${formatBytes(keepFree)} stay free; ` +
         `${orElse(remediesOf(demands, over), 'load fewer models at once, or smaller ones')}.`,
     )
   }

@@ -1,31 +1,35 @@
 'use strict'
 
-// Blocks that compaction may move. Everything about them is looked up: they have a name that stays, and no place.
+// Blocks that compaction may move. Their id stays, and their place is looked up at each use.
 
 const { MAX_LENGTH } = require('node:buffer').constants
 const native = require('../core/binding.js')
+const { idOf } = require('../core/buffers.js')
 const { channels } = require('../core/diagnostics-channels.js')
-const { MemoryBlock, freedError, tooLong, unplaced } = require('./pool.js')
+const { MemoryBlock, freedError, tooLong } = require('./block.js')
+const { kMovable } = require('./pool-host.js')
 
-/** The block of an ArrayBuffer that is over one: whoever has the bytes in hand keeps the block. */
+/** The block of an ArrayBuffer: a reachable buffer keeps its block alive. */
 const blocks = new WeakMap()
 
-/** Blocks that were dropped, and their ArrayBuffers with them. */
+/** Frees blocks that were dropped together with their ArrayBuffers. */
 const dropped = new FinalizationRegistry(({ pool, id }) => native.movableDropped(pool, id))
 
+const isLive = (buffer) => native.isLive(idOf(buffer))
+
 class MovableBlock extends MemoryBlock {
-  #manager
+  #host
   #pool
   #id
   #size
   #tag
   #freed = false
-  /** The ArrayBuffer, if it was read since the block was moved last. */
+  /** The ArrayBuffer, if it was read since the last move. */
   #buffer
 
-  constructor(manager, pool, size, id, tag) {
-    super(unplaced, manager, pool, size)
-    this.#manager = manager
+  constructor(host, pool, size, id, tag) {
+    super(kMovable, host, pool, size)
+    this.#host = host
     this.#pool = pool
     this.#id = id
     this.#size = size
@@ -47,11 +51,12 @@ class MovableBlock extends MemoryBlock {
   }
 
   get buffer() {
-    // A move takes the view away, and the next one is made here. What the user moved elsewhere stays gone.
-    if (this.#buffer !== undefined && this.#manager.isLive(this.#buffer)) return this.#buffer
+    // A move detaches the buffer, and the next read makes a new one. A buffer that the user transferred is not replaced.
+    if (this.#buffer !== undefined && isLive(this.#buffer)) return this.#buffer
     if (this.freed) throw freedError()
     if (this.#size > MAX_LENGTH) throw tooLong(this.#size, 'the block stays as it was')
-    this.#buffer = this.#manager.handedOut(native.movableExpose(this.#pool, this.#id), this.#pool, { id: this.#id, movable: true })
+    const made = native.movableExpose(this.#pool, this.#id)
+    this.#buffer = this.#host.allocator.handOut(made, this.#pool, { id: this.#id, movable: true })
     blocks.set(this.#buffer, this)
     return this.#buffer
   }
@@ -75,21 +80,21 @@ class MovableBlock extends MemoryBlock {
 
   free() {
     if (this.freed) throw freedError()
-    if (this.#buffer !== undefined && this.#manager.isLive(this.#buffer)) {
+    if (this.#buffer !== undefined && isLive(this.#buffer)) {
       native.movableFreeable(this.#pool, this.#id)
-      this.#manager.deallocate(this.#buffer)
+      this.#host.allocator.deallocate(this.#buffer)
       this.#end()
     } else {
       native.movableFree(this.#pool, this.#id)
       this.#end()
-      if (channels.free.hasSubscribers) this.#manager.tell(channels.free, this.#pool, this, this.#tag)
+      if (channels.free.hasSubscribers) this.#host.publisher.block(channels.free, this.#pool, this, this.#tag)
     }
   }
 
   #end() {
     this.#freed = true
     dropped.unregister(this)
-    this.#manager.gap(this.#pool)
+    this.#host.compactor.scheduleCompaction(this.#pool)
   }
 }
 

@@ -22,11 +22,8 @@ const NOTHING = Object.freeze({ count: 0, min: 0, p50: 0, p90: 0, p99: 0, p999: 
 
 class Profiling {
   #handle
-  /** The one-look summary. */
-  #stats
-  /** Told of each leak. */
-  #leaked
-  /** While it is on. */
+  #events
+  /** The options of the running profile; undefined while profiling is off. */
   #options
   #timers = []
   #began = 0
@@ -35,14 +32,12 @@ class Profiling {
   #leaks = []
 
   /**
-   * @param {() => number} handle of the native manager
-   * @param {() => {npuUsed: number, systemUsed: number, poolReserved: number}} stats
-   * @param {(leak: object) => void} leaked
+   * @param {import('../core/manager-handle.js').ManagerHandle} handle
+   * @param {import('../core/manager-events.js').ManagerEvents} events
    */
-  constructor(handle, stats, leaked) {
+  constructor(handle, events) {
     this.#handle = handle
-    this.#stats = stats
-    this.#leaked = leaked
+    this.#events = events
   }
 
   get enabled() {
@@ -53,7 +48,7 @@ class Profiling {
   start(options) {
     this.#stop()
     const { sampleInterval, eventCapacity } = (this.#options = { ...DEFAULTS, ...options })
-    native.startProfiling(this.#handle(), sampleInterval, eventCapacity)
+    native.startProfiling(this.#handle.value, sampleInterval, eventCapacity)
     this.#began = performance.now()
     this.#tickMs = TICK_MS
     this.#timeline = []
@@ -70,7 +65,7 @@ class Profiling {
     if (!this.enabled) return
     this.#point()
     this.#stop()
-    native.stopProfiling(this.#handle())
+    native.stopProfiling(this.#handle.value)
   }
 
   /** The manager is gone. */
@@ -80,13 +75,13 @@ class Profiling {
 
   /** Memory was allocated, and it may be that its stack is wanted. */
   sampled() {
-    if (!this.enabled || native.pendingSamples(this.#handle()) === 0) return
-    native.attributeSamples(this.#handle(), stackHere(this.#options.stackDepth))
+    if (!this.enabled || native.pendingSamples(this.#handle.value) === 0) return
+    native.attributeSamples(this.#handle.value, stackHere(this.#options.stackDepth))
   }
 
   /** What was recorded, without its events unless they are wanted. */
   profile(withEvents) {
-    const recorded = native.profile(this.#handle(), withEvents)
+    const recorded = native.profile(this.#handle.value, withEvents)
     const { sampleInterval } = this.#options ?? DEFAULTS
     if (recorded == null) return { ...NEVER, sampleInterval, callSites: [], events: [], timeline: [], leaks: [] }
     const { sizes, lifetimesUs, latencyNs, callSites, events, droppedEvents, ...figures } = recorded
@@ -123,7 +118,7 @@ class Profiling {
   }
 
   #point() {
-    const { npuUsed, systemUsed, poolReserved } = this.#stats()
+    const { npuUsed, systemUsed, poolReserved } = native.summary(this.#handle.value)
     this.#timeline.push({ timeMs: performance.now() - this.#began, npuUsed, systemUsed, poolReserved })
     if (this.#timeline.length < MOST_POINTS) return
     this.#timeline = this.#timeline.filter((_, at) => at % 2 === 0)
@@ -132,9 +127,9 @@ class Profiling {
   }
 
   #look(age) {
-    for (const leak of native.leaks(this.#handle(), age)) {
+    for (const leak of native.leaks(this.#handle.value, age)) {
       if (this.#leaks.length < MOST_LEAKS) this.#leaks.push(leak)
-      this.#leaked(leak)
+      this.#events.emitLater('leak', leak)
     }
   }
 }

@@ -1,25 +1,26 @@
 'use strict'
 
-// The kernel says that memory is short.
+// Memory pressure, as the kernel reports it.
 
 const native = require('../core/binding.js')
 
-/** Where `/proc` and `/sys` are read. Tests put a tree of their own here. */
+/** The root of the `/proc` and `/sys` that are read. Tests replace it. */
 const tree = { root: '/' }
 
 /**
- * Has `told(manager, level, available)` called whenever memory is short, for as long as the native manager is open. Neither a
- * manager nor an event loop is kept by that: `told` must hold neither.
+ * Calls `onPressure(host, level, available)` at each report of memory pressure while the native manager is open. This keeps neither
+ * the host nor an event loop alive, so `onPressure` must hold neither.
  *
- * @param {object} manager
- * @param {number} handle its native one
- * @param {(manager: object, level: 'some' | 'full', available: number) => void} told
+ * @template {object} Host
+ * @param {Host} host
+ * @param {number} handle of the native manager
+ * @param {(host: Host, level: 'some' | 'full', available: number) => void} onPressure
  */
-function watch(manager, handle, told) {
-  const weak = new WeakRef(manager)
+function watch(host, handle, onPressure) {
+  const weak = new WeakRef(host)
   native.watchPressure(handle, tree.root, (level, available) => {
-    const living = weak.deref()
-    if (living !== undefined) told(living, level, available)
+    const alive = weak.deref()
+    if (alive !== undefined) onPressure(alive, level, available)
   })
 }
 

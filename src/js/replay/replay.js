@@ -7,7 +7,7 @@
 
 const native = require('../core/binding.js')
 const { memoryError } = require('../core/errors.js')
-const { human } = require('../core/format-bytes.js')
+const { formatBytes } = require('../core/format-bytes.js')
 const { check, invalid, outOfRange, schemas, shown } = require('../core/options.js')
 const { readLog } = require('./event-log.js')
 
@@ -60,9 +60,9 @@ function poolOf({ capacity, maxSize, suballocator, blockSize, chunkSize, initial
   const block = blockSize === undefined ? 0 : Math.ceil(blockSize / alignment) * alignment
   const all = Math.max(slots, 1) * block
   if (limit !== null && limit > block * MAX_BLOCKS && block > 0) {
-    throw outOfRange(`replayEventLog: ${human(limit)} are more blocks of ${human(block)} than a replay keeps tables of`, {
+    throw outOfRange(`replayEventLog: ${formatBytes(limit)} are more blocks of ${formatBytes(block)} than a replay keeps tables of`, {
       requested: limit,
-      hint: `no more than ${slots} live at once: ${human(all)} are as good`,
+      hint: `no more than ${slots} live at once: ${formatBytes(all)} are as good`,
     })
   }
   if (chunkSize === undefined && initialSize === undefined) {
@@ -182,8 +182,8 @@ function filter(lists) {
 
 function neverFits({ sizes }, { blockSize }) {
   const largest = sizes.reduce((most, size) => Math.max(most, size), 0)
-  const blocks = blockSize === undefined ? '' : ` in blocks of ${human(blockSize)}`
-  return memoryError('ERR_OUT_OF_RANGE', `replayEventLog: no capacity is enough for ${human(largest)}${blocks}`, {
+  const blocks = blockSize === undefined ? '' : ` in blocks of ${formatBytes(blockSize)}`
+  return memoryError('ERR_OUT_OF_RANGE', `replayEventLog: no capacity is enough for ${formatBytes(largest)}${blocks}`, {
     requested: largest,
     hint: blockSize === undefined ? 'is this size what the log means?' : 'give larger blocks, or leave blockSize out',
   })

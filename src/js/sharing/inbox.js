@@ -1,23 +1,24 @@
 'use strict'
 
-// Dma-bufs from process to process.
+// Sends dma-bufs from process to process, over a Unix socket.
 
 const native = require('../core/binding.js')
+const { AsyncTasks } = require('../core/async-tasks.js')
+const { defineDispose } = require('../core/disposable.js')
 const { memoryError } = require('../core/errors.js')
-const { Errands } = require('../core/async-tasks.js')
 const { check, integer, invalid, schemas, shown } = require('../core/options.js')
 
-/** Inboxes that were dropped without `close`. */
+/** Closes inboxes that were dropped without `close`. */
 const dropped = new FinalizationRegistry((handle) => native.closeInbox(handle))
 
 class DmaBufInbox {
   /** The native inbox; 0 once closed. */
   #handle = 0
   #path
-  #errands = new Errands()
+  #tasks = new AsyncTasks()
 
   constructor(path) {
-    this.#path = text('path', path)
+    this.#path = nonEmptyString('path', path)
     this.#handle = native.openInbox(path)
     dropped.register(this, this.#handle, this)
   }
@@ -35,12 +36,12 @@ class DmaBufInbox {
     for (;;) {
       signal?.throwIfAborted()
       if (this.#handle === 0) throw closedError()
-      const letter = native.takeLetter(this.#handle)
-      if (letter) return letter
+      const message = native.takeLetter(this.#handle)
+      if (message) return message
       try {
-        await this.#errands.wait(() => native.awaitLetter(this.#handle), signal)
+        await this.#tasks.run(() => native.awaitLetter(this.#handle), signal)
       } catch (reason) {
-        // A thread still waits for it, and would keep the process alive.
+        // Wakes the thread that still waits, which would keep the process alive.
         if (this.#handle !== 0) native.nudgeInbox(this.#handle)
         throw reason
       }
@@ -52,15 +53,15 @@ class DmaBufInbox {
     dropped.unregister(this)
     native.closeInbox(this.#handle)
     this.#handle = 0
-    this.#errands.end(closedError())
+    this.#tasks.end(closedError())
   }
 }
 
 async function sendDmaBuf(path, fd, message = '') {
-  text('path', path)
+  nonEmptyString('path', path)
   integer('fd', fd, 0, 2 ** 31 - 1)
   if (typeof message !== 'string') throw invalid(`message must be a string, not ${shown(message)}`)
-  await new Errands().wait(() => native.sendDmaBuf(path, fd, message))
+  await new AsyncTasks().run(() => native.sendDmaBuf(path, fd, message))
 }
 
 function closeDmaBuf(fd) {
@@ -68,21 +69,15 @@ function closeDmaBuf(fd) {
   native.closeDmaBuf(fd)
 }
 
-function text(name, value) {
+function nonEmptyString(name, value) {
   if (typeof value === 'string' && value !== '') return value
   throw invalid(`${name} must be a string that is not empty, not ${shown(value)}`)
 }
 
 const closedError = () => memoryError('ERR_BUFFER_FREED', 'this inbox was closed')
 
-if (Symbol.dispose !== undefined) {
-  Object.defineProperty(DmaBufInbox.prototype, Symbol.dispose, {
-    value() {
-      this.close()
-    },
-    configurable: true,
-    writable: true,
-  })
-}
+defineDispose(DmaBufInbox, function dispose() {
+  this.close()
+})
 
 module.exports = { DmaBufInbox, closeDmaBuf, sendDmaBuf }

@@ -1,29 +1,29 @@
 'use strict'
 
-// The figures that `MemoryManager` shows, out of the native part's.
+// Builds the results of `MemoryManager`'s statistics methods from the native part's figures.
 
-const { inspect } = require('node:util')
 const { getHeapStatistics } = require('node:v8')
 const native = require('../core/binding.js')
-const { human } = require('../core/format-bytes.js')
+const { formatBytes } = require('../core/format-bytes.js')
 
-/** What `getNPUMemoryStats` says. */
+/** Implements `manager.getNPUMemoryStats`. */
 function npuStats(handle, { backend, simulated, sramTotal }) {
-  const { counters, lostObjects, lostBytes, slabReserved, slabAllocated, slabLateWrites, ...figures } = native.npuStats(handle)
+  const stats = native.npuStats(handle)
+  const { counters, lostObjects, lostBytes, slabReserved, slabAllocated, slabLateWrites, ...figures } = stats
   const lost = { objects: lostObjects, bytes: lostBytes }
   const slabs = { reserved: slabReserved, allocated: slabAllocated, lateWrites: slabLateWrites }
   return { backend, simulated, ...counters, ...figures, sramTotal, lost, slabs }
 }
 
-/** What `getSystemMemoryStats` says. */
+/** Implements `manager.getSystemMemoryStats`. */
 function systemStats(handle) {
   const { counters, ...figures } = native.systemStats(handle)
   return { ...counters, ...figures }
 }
 
-/** The rest of what `getMemoryUsage` says. */
+/** Implements `manager.getMemoryUsage`. */
 function usageOf(handle, npu, system) {
-  // Not process.memoryUsage(): it opens /proc, which it cannot when the process is out of descriptors.
+  // Not process.memoryUsage(), which opens /proc: that fails when the process is out of descriptors.
   const { used_heap_size: heapUsed, external_memory: external } = getHeapStatistics()
   const [openFds, maxFds, maps, maxMaps] = native.processGauges(handle)
   const pools = native.poolsStats(handle)
@@ -37,7 +37,7 @@ function usageOf(handle, npu, system) {
       rss: system.rss,
       heapUsed,
       external,
-      // Where /proc is not mounted these are not known, and not a number.
+      // NaN where /proc is not mounted.
       openFds,
       maxFds,
       maps,
@@ -47,21 +47,21 @@ function usageOf(handle, npu, system) {
   }
 }
 
-/** 1 - largest free / free over all pools, weighted by what is free in each; 0 when nothing is. */
+/** The fragmentation of all pools, weighted by their free bytes; 0 without any. */
 function fragmentationOf(pools) {
   const free = pools.reduce((sum, pool) => sum + pool.free, 0)
   return free === 0 ? 0 : pools.reduce((sum, pool) => sum + pool.fragmentation * pool.free, 0) / free
 }
 
-/** How `util.inspect` shows a manager; `stats` is called if there is room for them. */
-function inspected({ device, disposed }, depth, options, stats) {
+/** Shows a manager in `util.inspect`; calls `stats` only if they are shown at this depth. */
+function inspectManager({ device, disposed }, depth, options, stats) {
   const name = options.stylize('MemoryManager', 'special')
   const { backend, simulated, soc, driverVersion, path } = device
   const where = simulated ? `simulated ${soc}` : [backend, soc, driverVersion, path].filter(Boolean).join(' ')
   if (disposed) return `${name} (${where}, disposed)`
   if (depth < 0) return `${name} (${where})`
   const { npuUsed, npuTotal, npuPeak, systemUsed, systemTotal, systemPeak, liveAllocations } = stats()
-  const line = (used, total, peak) => options.stylize(`${human(used)} of ${human(total)}, peak ${human(peak)}`, 'number')
+  const line = (used, total, peak) => options.stylize(`${formatBytes(used)} of ${formatBytes(total)}, peak ${formatBytes(peak)}`, 'number')
   return [
     `${name} (${where}) {`,
     `  npu:    ${line(npuUsed, npuTotal, npuPeak)}`,
@@ -71,7 +71,4 @@ function inspected({ device, disposed }, depth, options, stats) {
   ].join('\n')
 }
 
-/** What an object that only inherits shows. */
-const inspectedHeir = (options) => inspect(Object.create(null), options)
-
-module.exports = { inspected, inspectedHeir, npuStats, systemStats, usageOf }
+module.exports = { inspectManager, npuStats, systemStats, usageOf }

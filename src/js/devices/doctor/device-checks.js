@@ -4,7 +4,7 @@
 //
 // A check takes facts and returns findings: { id, status: 'ok' | 'warn' | 'fail', message, remedy }. It reads and prints nothing.
 
-const { human } = require('../../core/format-bytes.js')
+const { formatBytes } = require('../../core/format-bytes.js')
 const { compareVersions, versionOf } = require('./facts.js')
 const { showMode } = require('./reader.js')
 
@@ -170,7 +170,7 @@ function cma({ memory, npus, nodes: all }) {
     if (!needed) return ok('cma', 'none, and none needed with an IOMMU')
     return fail('cma', 'there is no CMA area, and without an IOMMU all NPU memory comes from it', kernelArgument('cma=512M'))
   }
-  const figures = `${human(cmaFree)} of ${human(cmaTotal)} free`
+  const figures = `${formatBytes(cmaFree)} of ${formatBytes(cmaTotal)} free`
   if (!needed) return ok('cma', `${figures}; not needed with an IOMMU`)
   if (cmaTotal < 64 * MiB && cmaFree > cmaTotal / 2) return fail('cma', `too small: ${figures}`, kernelArgument('cma=512M'))
   if (cmaFree < 16 * MiB) {
@@ -202,7 +202,7 @@ function heaps({ heaps: all = [], user, groups, npus }) {
 
 function sram({ sram: found, npus }) {
   if (npus.length === 0 || found === undefined) return []
-  return ok('sram', found.total === 0 ? 'none is given to the NPU' : `${human(found.free)} of ${human(found.total)} free`)
+  return ok('sram', found.total === 0 ? 'none is given to the NPU' : `${formatBytes(found.free)} of ${formatBytes(found.total)} free`)
 }
 
 function load({ load: cores, npus }) {

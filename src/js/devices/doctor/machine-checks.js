@@ -2,7 +2,7 @@
 
 // Checks of what is around the NPU: RAM, limits of the process, containers, the kernel's settings.
 
-const { human } = require('../../core/format-bytes.js')
+const { formatBytes } = require('../../core/format-bytes.js')
 const { fail, kernelArgument, ok, warn } = require('./device-checks.js')
 const { compareVersions } = require('./facts.js')
 
@@ -20,7 +20,7 @@ const percent = (share) => `${Math.floor(share * 100)} %`
 function ram({ memory }) {
   if (memory?.total === undefined || memory.available === undefined)
     return warn('ram', '/proc/meminfo cannot be read', 'mount /proc')
-  const figures = `${human(memory.available)} of ${human(memory.total)} available`
+  const figures = `${formatBytes(memory.available)} of ${formatBytes(memory.total)} available`
   const share = memory.available / memory.total
   const remedy = 'end what holds it (rkllm-memory top), or use a smaller or 4-bit model'
   if (share < 0.05) return fail('ram', figures, remedy)
@@ -32,7 +32,7 @@ function swap({ memory }) {
   const { swapTotal, swapFree } = memory
   if (swapTotal === 0) return ok('swap', 'none')
   const used = 1 - swapFree / swapTotal
-  const figures = `${human(swapTotal - swapFree)} of ${human(swapTotal)} used`
+  const figures = `${formatBytes(swapTotal - swapFree)} of ${formatBytes(swapTotal)} used`
   return used > 0.5
     ? warn('swap', `${figures}: the machine is short of RAM`, 'NPU memory is never swapped, everything else is: make room')
     : ok('swap', figures)
@@ -60,10 +60,10 @@ function cgroup({ cgroup: group, commandLine = [] }) {
     return ok('cgroup', `no memory controller (v2) over this process${off}`)
   }
   const { limit, current, cache } = group
-  if (limit === Infinity) return ok('cgroup', `no limit; ${human(current)} used`)
+  if (limit === Infinity) return ok('cgroup', `no limit; ${formatBytes(current)} used`)
   // The kernel drops page cache before it refuses anything.
   const held = Math.max(0, current - cache)
-  const figures = `memory.max is ${human(limit)}, ${human(held)} held (${percent(held / limit)})`
+  const figures = `memory.max is ${formatBytes(limit)}, ${formatBytes(held)} held (${percent(held / limit)})`
   const remedy =
     'raise it (MemoryMax=, docker run --memory): with an IOMMU NPU memory counts, and the process is killed at the limit'
   if (held / limit > 0.95) return fail('cgroup', figures, remedy)
@@ -113,10 +113,10 @@ function maps({ limits: { maps: most } }) {
 function locked({ limits: { locked: limit } }) {
   if (limit === undefined) return []
   if (limit.soft === Infinity) return ok('locked', 'any amount of memory may be locked')
-  if (limit.soft >= MiB) return ok('locked', `up to ${human(limit.soft)} may be locked (allocateSystemMemory with lock: true)`)
+  if (limit.soft >= MiB) return ok('locked', `up to ${formatBytes(limit.soft)} may be locked (allocateSystemMemory with lock: true)`)
   return warn(
     'locked',
-    `only ${human(limit.soft)} may be locked (allocateSystemMemory with lock: true)`,
+    `only ${formatBytes(limit.soft)} may be locked (allocateSystemMemory with lock: true)`,
     'ulimit -l unlimited, LimitMEMLOCK=infinity in a systemd unit',
   )
 }

@@ -1,0 +1,189 @@
+'use strict'
+
+// Allocates, describes and frees the buffers of one manager.
+
+const native = require('../core/binding.js')
+const { arrayBufferOf, byteLengthOf, goneError, idOf, remember } = require('../core/buffers.js')
+const { collectGarbage } = require('../core/gc.js')
+const { disposedError } = require('../core/manager-handle.js')
+const { integer, npuRequest, schemas, systemRequest } = require('../core/options.js')
+
+/** How often an asynchronous allocation is tried before exhaustion is an error. */
+const ASYNC_TRIES = 3
+
+class Allocator {
+  #handle
+  #buffers
+  #notifications
+  #processLimits
+  #publisher
+  #reclaimer
+  #tasks
+  /** Whether several buffers may have the same address, so that a buffer is found by its id too. */
+  #addressesShared = false
+
+  /**
+   * @param {object} parts of the manager
+   * @param {import('../core/manager-handle.js').ManagerHandle} parts.handle
+   * @param {import('./live-buffers.js').LiveBuffers} parts.buffers
+   * @param {import('../core/notifications.js').Notifications} parts.notifications
+   * @param {{ allocated(): void }} parts.processLimits
+   * @param {import('../core/diagnostics-channels.js').ChannelPublisher} parts.publisher
+   * @param {{ allocateWithReclaim<T>(allocate: () => T, wanted: object): T, reclaimFor(error: unknown): boolean }} parts.reclaimer
+   * @param {import('../core/async-tasks.js').AsyncTasks} parts.tasks
+   */
+  constructor({ handle, buffers, notifications, processLimits, publisher, reclaimer, tasks }) {
+    this.#handle = handle
+    this.#buffers = buffers
+    this.#notifications = notifications
+    this.#processLimits = processLimits
+    this.#publisher = publisher
+    this.#reclaimer = reclaimer
+    this.#tasks = tasks
+  }
+
+  allocateNpu(size, options) {
+    const handle = this.#handle.open()
+    integer('size', size, 1)
+    const request = npuRequest('allocateNPUMemory', options)
+    const allocate = () => native.allocateNpu(handle, size, request)
+    return this.allocated(this.#reclaimer.allocateWithReclaim(allocate, { kind: 'npu', size, tag: request.tag }))
+  }
+
+  async allocateNpuAsync(size, options) {
+    this.#handle.open()
+    integer('size', size, 1)
+    const { signal, ...request } = npuRequest('allocateNPUMemoryAsync', options, schemas.npuAllocationAsync)
+    for (let tries = 1; ; tries++) {
+      signal?.throwIfAborted()
+      try {
+        const made = await this.#tasks.run(() => native.allocateNpuAsync(this.#handle.open(), size, request), signal)
+        return this.#completed(made, signal)
+      } catch (error) {
+        if (tries === ASYNC_TRIES || this.#handle.closed || !this.#reclaimer.reclaimFor(error)) {
+          throw this.#publisher.refused(error, { kind: 'npu', size, tag: request.tag })
+        }
+        await finalizers()
+      }
+    }
+  }
+
+  allocateSystem(size, options) {
+    const handle = this.#handle.open()
+    integer('size', size, 1)
+    const request = systemRequest('allocateSystemMemory', options)
+    const allocate = () => native.allocateSystem(handle, size, request)
+    return this.allocated(this.#reclaimer.allocateWithReclaim(allocate, { kind: 'system', size, tag: request.tag }))
+  }
+
+  /** Hands out a new allocation's buffer and publishes it. */
+  allocated(made, pool, block) {
+    const buffer = this.handOut(made, pool, block)
+    this.#publisher.allocated(buffer)
+    return buffer
+  }
+
+  /**
+   * Hands out a buffer: of a new allocation, or of a block that had none.
+   *
+   * @param {[ArrayBuffer, number]} made the buffer and its allocation's id
+   * @param {number} [pool]
+   * @param {{ id?: number, movable: boolean }} [block]
+   */
+  handOut([buffer, id], pool, block) {
+    remember(buffer, id)
+    this.#buffers.add(id, buffer, pool, block)
+    if (pool === undefined) this.#processLimits.allocated()
+    this.#notifications.poll()
+    return buffer
+  }
+
+  /** @param {'npu' | 'system'} [kind] frees the buffer only if it is of this kind */
+  deallocate(value, kind) {
+    const handle = this.#handle.open()
+    const buffer = this.alive(value)
+    const message = this.#publisher.freeing(buffer)
+    // A buffer that transfer() made is first seen here: remembered, a second deallocate can say that it was freed.
+    remember(buffer, native.deallocate(handle, buffer, kind, this.idAmongShared(buffer)))
+    this.#publisher.freed(message)
+  }
+
+  /** Frees every buffer that can be freed, or every one of `pool`. Returns a function that publishes the frees afterwards. */
+  detachAll(pool) {
+    const messages = []
+    for (const buffer of this.#buffers.reachable(pool)) {
+      if (byteLengthOf(buffer) === 0) continue
+      try {
+        const message = this.#publisher.freeing(buffer)
+        native.deallocate(this.#handle.value, buffer, undefined, idOf(buffer))
+        messages.push(message)
+      } catch {
+        // The runtime holds the buffer, or it is marked as untransferable: it stays attached and reads zeros from now on.
+      }
+    }
+    return () => messages.forEach((message) => this.#publisher.freed(message))
+  }
+
+  describe(buffer) {
+    const handle = this.#handle.open()
+    const alive = this.alive(buffer)
+    return native.describe(handle, alive, this.idAmongShared(alive))
+  }
+
+  owns(buffer) {
+    return native.owns(this.#handle.open(), arrayBufferOf(buffer))
+  }
+
+  sync(value, toDevice, offset, length) {
+    native.sync(...this.#syncRequest(value, toDevice, offset, length))
+  }
+
+  async syncAsync(value, toDevice, offset, length) {
+    const request = this.#syncRequest(value, toDevice, offset, length)
+    await this.#tasks.run(() => native.syncAsync(...request))
+  }
+
+  /** The ArrayBuffer of `value`. Throws why, if it shows no bytes any more. */
+  alive(value) {
+    const buffer = arrayBufferOf(value)
+    if (byteLengthOf(buffer) === 0) throw goneError(buffer, native.isLive)
+    return buffer
+  }
+
+  /** The manager shares memory from now on: several buffers may have one address. */
+  addressesAreShared() {
+    this.#addressesShared = true
+  }
+
+  /** The id of `buffer` where its address may not be enough. A buffer that transfer() made has none. */
+  idAmongShared(buffer) {
+    return this.#addressesShared ? idOf(buffer) || undefined : undefined
+  }
+
+  #syncRequest(value, toDevice, offset = 0, length) {
+    const handle = this.#handle.open()
+    const buffer = this.alive(value)
+    integer('offset', offset, 0)
+    if (length !== undefined) integer('length', length, 0)
+    return [handle, buffer, toDevice, offset, length]
+  }
+
+  /** Hands out what another thread allocated. The caller may have aborted or disposed of the manager meanwhile. */
+  #completed(made, signal) {
+    if (this.#handle.closed) throw disposedError()
+    const buffer = this.allocated(made)
+    if (signal?.aborted) {
+      this.deallocate(buffer)
+      throw signal.reason
+    }
+    return buffer
+  }
+}
+
+/** Lets the finalizers of dropped buffers run: they come some turns of the event loop after a collection. */
+async function finalizers() {
+  collectGarbage()
+  for (let turn = 0; turn < 3; turn++) await new Promise((resolve) => setImmediate(resolve))
+}
+
+module.exports = { Allocator }

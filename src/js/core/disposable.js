@@ -1,0 +1,14 @@
+'use strict'
+
+/**
+ * Gives a class its `Symbol.dispose` method. Older runtimes have no such symbol.
+ *
+ * @param {{ prototype: object }} constructor
+ * @param {() => void} dispose
+ */
+function defineDispose(constructor, dispose) {
+  if (Symbol.dispose === undefined) return
+  Object.defineProperty(constructor.prototype, Symbol.dispose, { value: dispose, configurable: true, writable: true })
+}
+
+module.exports = { defineDispose }

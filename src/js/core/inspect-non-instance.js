@@ -1,0 +1,8 @@
+'use strict'
+
+const { inspect } = require('node:util')
+
+/** Shows a prototype, or an object that inherits from one without being constructed: as an empty object. */
+const inspectNonInstance = (options) => inspect(Object.create(null), options)
+
+module.exports = { inspectNonInstance }

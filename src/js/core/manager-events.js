@@ -1,0 +1,32 @@
+'use strict'
+
+// Emits a manager's events. Most are deferred to the next tick: a listener may call anything, and must not run inside an allocation.
+
+const { channels } = require('./diagnostics-channels.js')
+
+class ManagerEvents {
+  #manager
+
+  /** @param {import('node:events').EventEmitter} manager */
+  constructor(manager) {
+    this.#manager = manager
+  }
+
+  emit(name, payload) {
+    this.#manager.emit(name, payload)
+  }
+
+  emitLater(name, payload) {
+    process.nextTick(() => this.#manager.emit(name, payload))
+  }
+
+  /** Publishes a warning on its channel and emits it. */
+  warn(warning) {
+    process.nextTick(() => {
+      if (channels.warning.hasSubscribers) channels.warning.publish({ manager: this.#manager, ...warning })
+      this.#manager.emit('warning', warning)
+    })
+  }
+}
+
+module.exports = { ManagerEvents }

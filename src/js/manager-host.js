@@ -1,0 +1,61 @@
+'use strict'
+
+// The parts of one MemoryManager. They call each other through this object, and pools and blocks call them.
+
+const native = require('./core/binding.js')
+const { Allocator } = require('./allocation/allocator.js')
+const { LiveBuffers } = require('./allocation/live-buffers.js')
+const { AsyncTasks } = require('./core/async-tasks.js')
+const { ChannelPublisher } = require('./core/diagnostics-channels.js')
+const { ManagerEvents } = require('./core/manager-events.js')
+const { ManagerHandle, disposedError } = require('./core/manager-handle.js')
+const { Notifications } = require('./core/notifications.js')
+const { Limits } = require('./limits/limits.js')
+const { ProcessLimits } = require('./limits/process-limits.js')
+const { PoolRegistry } = require('./pools/pool-registry.js')
+const { Profiling } = require('./profiling/profiling.js')
+const { Compactor } = require('./reclaim/compactor.js')
+const { Reclaimer } = require('./reclaim/reclaimer.js')
+
+class ManagerHost {
+  /**
+   * @param {import('node:events').EventEmitter} manager
+   * @param {number} nativeHandle
+   * @param {import('./reclaim/reclaimer.js').ReclaimOptions & { defragmentAbove?: number | null }} cleanup
+   */
+  constructor(manager, nativeHandle, cleanup) {
+    this.handle = new ManagerHandle(nativeHandle)
+    this.events = new ManagerEvents(manager)
+    this.tasks = new AsyncTasks()
+    this.buffers = new LiveBuffers()
+    this.pools = new PoolRegistry()
+    this.publisher = new ChannelPublisher(manager, this.pools, this.buffers)
+    this.profiling = new Profiling(this.handle, this.events)
+    this.notifications = new Notifications(this.handle, this.events, this.profiling)
+    this.limits = new Limits(this.handle, this.notifications)
+    this.processLimits = new ProcessLimits(
+      () => native.processGauges(this.handle.value),
+      (warning) => this.events.warn(warning),
+    )
+    this.compactor = new Compactor(cleanup, this.buffers, this.events)
+    this.reclaimer = new Reclaimer(cleanup, this)
+    this.allocator = new Allocator(this)
+  }
+
+  /** Frees all buffers, ends all pools and background work, and closes the native manager. */
+  dispose() {
+    const handle = this.handle.value
+    this.profiling.end()
+    this.compactor.end()
+    this.reclaimer.end()
+    this.tasks.end(disposedError())
+    const publishFrees = this.allocator.detachAll()
+    this.handle.close()
+    this.buffers.clear()
+    this.pools.end()
+    native.closeManager(handle)
+    publishFrees()
+  }
+}
+
+module.exports = { ManagerHost }

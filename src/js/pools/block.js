@@ -1,0 +1,179 @@
+'use strict'
+
+const { MAX_LENGTH } = require('node:buffer').constants
+const { inspect } = require('node:util')
+const native = require('../core/binding.js')
+const { PLACED, channels } = require('../core/diagnostics-channels.js')
+const { defineDispose } = require('../core/disposable.js')
+const { memoryError } = require('../core/errors.js')
+const fastPath = require('../core/fast-path.js')
+const { formatBytes } = require('../core/format-bytes.js')
+const { inspectNonInstance } = require('../core/inspect-non-instance.js')
+const { invalid, outOfRange } = require('../core/options.js')
+const { kConstruct, kMovable } = require('./pool-host.js')
+
+// Local names: on the fast path even a property costs.
+const { free, numbers, words } = fastPath
+const { ADDRESS, CHUNK, CHUNK_GENERATION, DEVICE_ADDRESS, POOL, SLOT, SLOT_GENERATION } = fastPath
+const { free: freeChannel } = channels
+
+// Access for the pool to private state.
+let isBlock, blockIsOf
+
+/**
+ * A slice of a pool by name: no ArrayBuffer is made until `buffer` is read. Dropping a block whose buffer was never
+ * read frees nothing: `free` it, or reset its pool.
+ */
+class MemoryBlock {
+  #host
+  #pool
+  /** The slice's name. A chunk of -1: it was freed. */
+  #chunk
+  #chunkGeneration
+  #slot
+  #slotGeneration
+  #address
+  #deviceAddress
+  #size
+  #pins = 0
+  /** The ArrayBuffer, once it was read, and its allocation. */
+  #buffer
+  #id
+
+  constructor(key, host, pool, size, exposed) {
+    if (key !== kConstruct && key !== kMovable) throw invalid('a MemoryBlock is made by pool.allocate')
+    this.#host = host
+    this.#pool = pool
+    this.#size = size
+    if (key === kMovable) return
+    if (exposed === undefined) {
+      this.#chunk = words[CHUNK]
+      this.#chunkGeneration = words[CHUNK_GENERATION]
+      this.#slot = words[SLOT]
+      this.#slotGeneration = words[SLOT_GENERATION]
+      this.#address = numbers[ADDRESS]
+      this.#deviceAddress = numbers[DEVICE_ADDRESS]
+    } else {
+      const [buffer, id] = exposed
+      const { address, deviceAddress } = host.allocator.describe(buffer)
+      this.#chunk = 0
+      this.#address = Number(address)
+      this.#deviceAddress = deviceAddress === null ? -1 : Number(deviceAddress)
+      this.#buffer = buffer
+      this.#id = id
+    }
+  }
+
+  /** The address as a number: unique among live blocks. */
+  get id() {
+    return this.#address
+  }
+
+  get size() {
+    return this.#size
+  }
+
+  get movable() {
+    return false
+  }
+
+  get freed() {
+    if (this.#chunk !== -1) {
+      // `pool.reset`, the pool's end or `deallocate(block.buffer)` may have freed it.
+      const live = this.#buffer === undefined ? this.#call(native.poolHolds) : native.isLive(this.#id)
+      if (!live) this.#chunk = -1
+    }
+    return this.#chunk === -1
+  }
+
+  get buffer() {
+    if (this.#buffer !== undefined) return this.#buffer
+    if (this.#chunk === -1) throw freedError()
+    // A runtime that refuses the size runs the buffer's finalizer, which would free the block.
+    if (this.#size > MAX_LENGTH) throw tooLong(this.#size, 'the block stays as it was')
+    const exposed = this.#call(native.poolExpose)
+    this.#id = exposed[1]
+    this.#buffer = this.#host.allocator.handOut(exposed, this.#pool, PLACED)
+    if (this.#pins !== 0) native.pinAllocation(this.#id, true)
+    return this.#buffer
+  }
+
+  get address() {
+    return BigInt(this.#address)
+  }
+
+  get deviceAddress() {
+    return this.#deviceAddress === -1 ? null : BigInt(this.#deviceAddress)
+  }
+
+  pin() {
+    if (this.freed) throw freedError()
+    this.#pins++
+    if (this.#pins === 1 && this.#id !== undefined) native.pinAllocation(this.#id, true)
+  }
+
+  unpin() {
+    if (this.#pins === 0) throw memoryError('ERR_OUT_OF_RANGE', 'this block is not pinned')
+    this.#pins--
+    if (this.#pins === 0 && this.#id !== undefined) native.pinAllocation(this.#id, false)
+  }
+
+  free() {
+    if (this.#chunk === -1) throw freedError()
+    if ((this.#pins !== 0 || this.#buffer !== undefined) && this.freed) throw freedError()
+    if (this.#pins !== 0) {
+      throw memoryError('ERR_BUFFER_BUSY', `this block is pinned ${this.#pins} times: it was not freed`, {
+        hint: 'unpin it as often as it was pinned',
+      })
+    }
+    if (this.#buffer !== undefined) {
+      this.#host.allocator.deallocate(this.#buffer)
+      this.#chunk = -1
+      return
+    }
+    this.#free()
+    this.#chunk = -1
+    if (freeChannel.hasSubscribers) this.#host.publisher.block(freeChannel, this.#pool, this)
+  }
+
+  [inspect.custom](depth, options) {
+    if (!(#chunk in this)) return inspectNonInstance(options)
+    const state = this.freed ? 'freed' : `at 0x${this.address.toString(16)}`
+    return `${options.stylize('MemoryBlock', 'special')} (${formatBytes(this.#size)}, ${state})`
+  }
+
+  /** Calls a function of the native part, off the fast path, with the slice's name. */
+  #call(verb) {
+    return verb(this.#pool, this.#chunk, this.#chunkGeneration, this.#slot, this.#slotGeneration)
+  }
+
+  #free() {
+    numbers[POOL] = this.#pool
+    words[CHUNK] = this.#chunk
+    words[CHUNK_GENERATION] = this.#chunkGeneration
+    words[SLOT] = this.#slot
+    words[SLOT_GENERATION] = this.#slotGeneration
+    free()
+  }
+
+  static {
+    isBlock = (value) => typeof value === 'object' && value !== null && #pool in value
+    blockIsOf = (block, pool) => block.#pool === pool
+  }
+}
+
+defineDispose(MemoryBlock, function dispose() {
+  if (!this.freed) this.free()
+})
+
+/** Refuses a size before it is allocated: a slice without an ArrayBuffer would be lost. */
+function tooLong(size, outcome) {
+  return outOfRange(`this runtime makes no ArrayBuffer of ${formatBytes(size)}; ${outcome}`, {
+    requested: size,
+    hint: 'use smaller blocks, or Node 22 or later',
+  })
+}
+
+const freedError = () => memoryError('ERR_BUFFER_FREED', 'this block was freed already')
+
+module.exports = { MemoryBlock, blockIsOf, freedError, isBlock, tooLong }

@@ -1,0 +1,38 @@
+'use strict'
+
+/** The construction key: only this package's files can construct pools and fixed blocks. */
+const kConstruct = Symbol('constructed by a MemoryManager')
+
+/** The construction key of movable blocks, which have no address to keep. */
+const kMovable = Symbol('constructed by a MemoryManager, movable')
+
+/**
+ * The parts of a manager that its pools and blocks call.
+ *
+ * @typedef {object} PoolHost
+ * @property {import('../core/notifications.js').Notifications} notifications
+ * @property {import('../core/diagnostics-channels.js').ChannelPublisher} publisher
+ * @property {import('./pool-registry.js').PoolRegistry} pools
+ * @property {PoolAllocator} allocator
+ * @property {PoolReclaimer} reclaimer
+ * @property {PoolCompactor} compactor
+ *
+ * @typedef {{ id?: number, movable: boolean }} BlockLabel a block's label for the diagnostics channels
+ *
+ * @typedef {object} PoolAllocator
+ * @property {(made: [ArrayBuffer, number], pool: number, block?: BlockLabel) => ArrayBuffer} allocated
+ * @property {(made: [ArrayBuffer, number], pool: number, block?: BlockLabel) => ArrayBuffer} handOut
+ * @property {(buffer: ArrayBuffer) => void} deallocate
+ * @property {(buffer: ArrayBuffer) => { pool: string | null, address: bigint, deviceAddress: bigint | null }} describe
+ * @property {(pool: number) => () => void} detachAll
+ *
+ * @typedef {object} PoolReclaimer
+ * @property {<T>(allocate: () => T, wanted: object, pool?: number) => T} allocateWithReclaim
+ * @property {<T>(refusal: unknown, allocate: () => T, wanted: object, pool: number) => T} reclaimAndRetry
+ *
+ * @typedef {object} PoolCompactor
+ * @property {(pool: number, caps: object) => object} defragment
+ * @property {(pool: number) => void} scheduleCompaction
+ */
+
+module.exports = { kConstruct, kMovable }

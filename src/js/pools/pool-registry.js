@@ -1,0 +1,59 @@
+'use strict'
+
+const { memoryError } = require('../core/errors.js')
+const { invalid, shown } = require('../core/options.js')
+const { endPool, handleOf, isPool } = require('./pool.js')
+
+/** The pools of one manager, by name. */
+class PoolRegistry {
+  /** @type {Map<string, import('./pool.js').MemoryPool>} */
+  #pools = new Map()
+
+  get(name) {
+    return this.#pools.get(name)
+  }
+
+  add(pool) {
+    this.#pools.set(pool.name, pool)
+  }
+
+  delete(pool) {
+    this.#pools.delete(pool.name)
+  }
+
+  [Symbol.iterator]() {
+    return this.#pools.values()
+  }
+
+  /** The native handles of all pools. */
+  handles() {
+    return Array.from(this.#pools.values(), handleOf)
+  }
+
+  /** The pool of a native handle. */
+  byHandle(handle) {
+    return [...this.#pools.values()].find((pool) => handleOf(pool) === handle)
+  }
+
+  /** The pool that a caller means by a pool or its name. */
+  resolve(pool) {
+    const given = isPool(pool)
+    const name = given ? pool.name : pool
+    if (typeof name !== 'string') throw invalid(`the pool must be a MemoryPool or its name, not ${shown(pool)}`)
+    const known = this.#pools.get(name)
+    if (known !== undefined && (pool === name || pool === known)) return known
+    if (given && pool.destroyed) {
+      throw memoryError('ERR_POOL_DESTROYED', `pool ${JSON.stringify(name)} was destroyed`)
+    }
+    const hint = this.#pools.size === 0 ? 'it has none' : `it has ${[...this.#pools.keys()].map(shown).join(', ')}`
+    throw memoryError('ERR_POOL_UNKNOWN', `this MemoryManager has no such pool ${JSON.stringify(name)}`, { hint })
+  }
+
+  /** Marks all pools as destroyed: their manager was disposed. */
+  end() {
+    for (const pool of this.#pools.values()) endPool(pool)
+    this.#pools.clear()
+  }
+}
+
+module.exports = { PoolRegistry }

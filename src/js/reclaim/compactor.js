@@ -1,0 +1,111 @@
+'use strict'
+
+// Compacts pools: on demand in one go, and in the background in slices.
+
+const native = require('../core/binding.js')
+
+/** Background compaction starts above this fragmentation. */
+const DEFRAGMENT_ABOVE = 0.5
+/** The delay after the first free, so that a burst of frees is one compaction. */
+const BURST_MS = 50
+/** The budget of one slice: how long it may block the event loop, beside V8's own collections. */
+const SLICE_MS = 0.5
+const SLICE_BYTES = 2 ** 21
+const SLICE_MOVES = 128
+/** The numbers that describe one move. */
+const MOVE_FIELDS = 6
+
+class Compactor {
+  #above
+  #buffers
+  #events
+  /** Pools that wait for background compaction → whether their fragmentation was found high enough. */
+  #waiting = new Map()
+  #timer
+  /** The moves of a slice, written by the native part. */
+  #moves = new Float64Array(MOVE_FIELDS * SLICE_MOVES)
+
+  /**
+   * @param {{ defragmentAbove?: number | null }} options
+   * @param {{ viewOf(id: number): ArrayBuffer | undefined }} buffers
+   * @param {import('../core/manager-events.js').ManagerEvents} events
+   */
+  constructor({ defragmentAbove = DEFRAGMENT_ABOVE }, buffers, events) {
+    this.#above = defragmentAbove
+    this.#buffers = buffers
+    this.#events = events
+  }
+
+  /** Compacts a pool as far as `caps` allow. */
+  defragment(pool, caps) {
+    const began = performance.now()
+    const { moves: numbers, moved, stopped: _, failure, ...figures } = native.poolDefragment(pool, caps, this.#viewOf)
+    const moves = movesOf(numbers, moved)
+    if (moved > 0) this.#events.emitLater('relocated', moves)
+    if (failure) throw failure
+    return { moves, ...figures, durationMs: performance.now() - began }
+  }
+
+  /** Schedules background compaction of a pool in which a movable block was freed. */
+  scheduleCompaction(pool) {
+    if (this.#above === null) return
+    if (!this.#waiting.has(pool)) this.#waiting.set(pool, false)
+    // Set once, not anew at each free: a burst that goes on does not delay it. The timer does not keep the event loop alive.
+    this.#timer ??= setTimeout(() => this.#runSlice(), BURST_MS).unref()
+  }
+
+  /** Compacts one slice of a pool. A failure has no caller to throw to: the pool counts as finished then. */
+  step(pool) {
+    try {
+      const done = native.poolDefragmentSlice(pool, SLICE_MS, SLICE_BYTES, this.#moves, this.#viewOf)
+      const { moved, stopped, bytesFreed, failure, fragmentationAfter: fragmentation } = done
+      if (moved > 0) this.#events.emitLater('relocated', movesOf(this.#moves, moved))
+      const idle = moved === 0
+      return { finished: failure !== undefined || (idle && !stopped), bytesFreed, fragmentation, idle: idle && stopped }
+    } catch {
+      return { finished: true, bytesFreed: 0, fragmentation: 0, idle: false } // destroyed between two slices
+    }
+  }
+
+  /** Stops background compaction for good. */
+  end() {
+    clearTimeout(this.#timer)
+    this.#waiting.clear()
+    this.#above = null
+  }
+
+  #viewOf = (id) => this.#buffers.viewOf(id)
+
+  #runSlice() {
+    this.#timer = undefined
+    for (const [pool, worthwhile] of this.#waiting) {
+      if (!worthwhile && !this.#isWorthwhile(pool)) {
+        this.#waiting.delete(pool)
+        continue
+      }
+      const { finished, fragmentation } = this.step(pool)
+      // With nothing left to move, the pool waits for its next freed block.
+      if (finished || fragmentation <= this.#above) this.#waiting.delete(pool)
+      else this.#waiting.set(pool, true)
+      break
+    }
+    if (this.#waiting.size > 0 && this.#above !== null) this.#timer = setTimeout(() => this.#runSlice(), 1).unref()
+  }
+
+  #isWorthwhile(pool) {
+    return native.poolMovables(pool) > 0 && native.poolStats(pool).fragmentation > this.#above
+  }
+}
+
+/** The first `count` moves of a slice, as objects. */
+function movesOf(numbers, count) {
+  const moves = []
+  for (let at = 0; at < MOVE_FIELDS * count; at += MOVE_FIELDS) {
+    const from = { chunk: numbers[at + 1], offset: numbers[at + 2] }
+    const to = { chunk: numbers[at + 3], offset: numbers[at + 4] }
+    moves.push({ id: numbers[at], from, to, size: numbers[at + 5] })
+  }
+  return moves
+}
+
+module.exports = { Compactor }

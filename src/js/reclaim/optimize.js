@@ -1,0 +1,38 @@
+'use strict'
+
+const native = require('../core/binding.js')
+const { collectGarbage } = require('../core/gc.js')
+const { check, schemas } = require('../core/options.js')
+
+/** How long `optimizeMemory` waits for a slow driver to take memory back. */
+const REAPER_WAIT_MS = 2000
+
+/**
+ * Implements `manager.optimizeMemory`.
+ *
+ * @param {number} handle of the native manager
+ * @param {Iterable<{ name: string, trim(): number, defragment(options: object): { bytesFreed: number, bytesMoved: number } }>} pools
+ * @param {unknown} options
+ */
+function optimizeMemory(handle, pools, options) {
+  const { trim = true, defragment = true } = check('optimizeMemory', options, schemas.optimize)
+  const began = performance.now()
+  // Buffers that it collects are freed when the event loop turns, which is after this call.
+  collectGarbage()
+  native.settle(handle, REAPER_WAIT_MS)
+  const results = {}
+  let [bytesFreed, bytesMoved] = [trim ? native.trimSlabs(handle) : 0, 0]
+  for (const pool of pools) {
+    if (defragment !== false) {
+      const result = pool.defragment(defragment === true ? {} : defragment)
+      results[pool.name] = result
+      bytesFreed += result.bytesFreed
+      bytesMoved += result.bytesMoved
+    } else if (trim) {
+      bytesFreed += pool.trim()
+    }
+  }
+  return { bytesFreed, bytesMoved, pools: results, durationMs: performance.now() - began }
+}
+
+module.exports = { optimizeMemory }

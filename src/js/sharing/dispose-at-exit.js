@@ -1,0 +1,29 @@
+'use strict'
+
+// Disposes managers that adopted shared memory when their thread ends.
+
+/** Weak references to managers that adopted shared memory and are not disposed. */
+const adopters = new Set()
+const collected = new FinalizationRegistry((reference) => adopters.delete(reference))
+const references = new WeakMap()
+let listening = false
+
+/**
+ * Disposes `manager` when this thread ends in order. After a teardown nothing is known of the thread's ArrayBuffers, so that the
+ * adopted slices could not be reused while their pool lives.
+ */
+function disposeAtExit(manager) {
+  // Deno runs a finalizer after the last ArrayBuffer over the memory, also across threads: it needs no exit hook.
+  if (process.versions.deno !== undefined || references.has(manager)) return
+  const reference = new WeakRef(manager)
+  references.set(manager, reference)
+  adopters.add(reference)
+  collected.register(manager, reference)
+  if (listening) return
+  listening = true
+  process.once('exit', () => {
+    for (const adopter of adopters) adopter.deref()?.dispose()
+  })
+}
+
+module.exports = { disposeAtExit }

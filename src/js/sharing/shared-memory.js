@@ -1,0 +1,78 @@
+'use strict'
+
+// Implements the manager's methods that share memory: with other processes as dma-bufs, with other threads by tokens.
+
+const native = require('../core/binding.js')
+const { byteLengthOf } = require('../core/buffers.js')
+const { check, integer, invalid, schemas, shown } = require('../core/options.js')
+
+/**
+ * @typedef {object} SharingHost the parts of a manager that sharing calls
+ * @property {import('../core/manager-handle.js').ManagerHandle} handle
+ * @property {import('../core/diagnostics-channels.js').ChannelPublisher} publisher
+ * @property {{ allocated(): void }} processLimits
+ * @property {{ allocateWithReclaim<T>(allocate: () => T, wanted: object): T }} reclaimer
+ * @property {SharingAllocator} allocator
+ *
+ * @typedef {object} SharingAllocator
+ * @property {(buffer: unknown) => ArrayBuffer} alive
+ * @property {(made: [ArrayBuffer, number]) => ArrayBuffer} allocated
+ * @property {(buffer: ArrayBuffer) => number | undefined} idAmongShared
+ * @property {() => void} addressesAreShared
+ */
+
+/** @param {SharingHost} host */
+function exportDmaBuf({ handle, allocator, processLimits }, buffer) {
+  const exported = native.exportDmaBuf(handle.open(), allocator.alive(buffer))
+  processLimits.allocated()
+  return exported
+}
+
+/** @param {SharingHost} host */
+function importDmaBuf({ handle, allocator, publisher }, fd, options) {
+  const manager = handle.open()
+  integer('fd', fd, 0, 2 ** 31 - 1)
+  const { size, tag } = check('importDmaBuf', options, schemas.dmaBufImport)
+  try {
+    return allocator.allocated(native.importDmaBuf(manager, fd, size, tag))
+  } catch (error) {
+    throw publisher.refused(error, { kind: 'npu', size, tag })
+  }
+}
+
+/** @param {SharingHost} host */
+function share({ handle, allocator }, buffer) {
+  const manager = handle.open()
+  const alive = allocator.alive(buffer)
+  const token = native.share(manager, alive, allocator.idAmongShared(alive))
+  allocator.addressesAreShared()
+  return Object.freeze({ token, size: byteLengthOf(alive) })
+}
+
+/**
+ * @param {SharingHost} host
+ * @param {{ token: string, size: number }} token
+ * @param {() => void} adopted called before the buffer is handed out
+ */
+function adopt({ handle, allocator, reclaimer }, token, adopted) {
+  const manager = handle.open()
+  const name = tokenOf(token)
+  const made = reclaimer.allocateWithReclaim(() => native.adopt(manager, name), { kind: null, size: token.size })
+  allocator.addressesAreShared()
+  adopted()
+  return allocator.allocated(made)
+}
+
+/** The native token in a result of `share`, made here or in another thread. */
+function tokenOf(token) {
+  if (typeof token !== 'object' || token === null) {
+    throw invalid(`the token must be what share() returned, not ${shown(token)}`)
+  }
+  const { token: name } = token
+  if (typeof name !== 'string') {
+    throw invalid(`the token must be what share() returned; its token is ${shown(name)}`)
+  }
+  return name
+}
+
+module.exports = { adopt, exportDmaBuf, importDmaBuf, share }
