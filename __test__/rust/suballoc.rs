@@ -246,3 +246,56 @@ fn nothing_is_no_request_at_any_granularity() {
         assert!(arena.allocate_at(whole, 16 * granularity, 1, 0).is_some());
     }
 }
+
+#[test]
+fn fragmentation_is_the_share_of_free_bytes_outside_the_largest_region() {
+    let (_, mut arena) = tlsf(100, 64);
+    assert_eq!(arena.fragmentation(), 0.0);
+    let all: Vec<RegionId> = [10, 20, 30, 40].into_iter().filter_map(|n| arena.allocate(n * 64, 1, 0)).map(|r| r.id).collect();
+    assert_eq!((arena.free_bytes(), arena.fragmentation()), (0, 0.0));
+    arena.free(all[0]).expect("live");
+    assert_eq!(arena.fragmentation(), 0.0, "one region is in one piece");
+    arena.free(all[2]).expect("live");
+    assert_eq!(arena.fragmentation(), 0.25, "10 of 40");
+    let (_, mut blocks) = fixed(3, 64);
+    let all: Vec<RegionId> = (0..3).filter_map(|_| blocks.allocate(1, 1, 0)).map(|r| r.id).collect();
+    for at in [0, 2] {
+        blocks.free(all[at]).expect("live");
+    }
+    assert_eq!(blocks.fragmentation(), 0.0, "every block serves as well as another");
+}
+
+#[test]
+fn an_id_is_a_number_and_an_error_names_it() {
+    let (_, mut arena) = tlsf(4, 64);
+    let region = arena.allocate(64, 1, 7).expect("free");
+    assert_eq!(arena.get(RegionId::from_raw(region.id.to_raw())), Ok(region));
+    let made_up = RegionId::from_raw(0x8000_00ab_0000_0003);
+    assert_eq!(StaleRegion(made_up).to_string(), "RegionId(3@800000ab) names no live region");
+}
+
+/// See `suballoc::bins`: the low end is filled first, the rest has time to come free in large pieces.
+#[test]
+fn what_comes_free_low_down_serves_first_and_above_that_what_came_free_first() {
+    let (_, mut arena) = tlsf(64, 64);
+    let all: Vec<RegionId> = (0..64).filter_map(|tag| arena.allocate(64, 1, tag)).map(|r| r.id).collect();
+    for at in [40, 30, 2, 60, 4] {
+        arena.free(all[at]).expect("live");
+    }
+    let taken: Vec<u64> = (0..5).filter_map(|_| arena.allocate(64, 1, 0)).map(|region| region.offset / 64).collect();
+    assert_eq!(taken, [4, 2, 40, 30, 60]);
+    arena.validate().expect("valid");
+}
+
+#[test]
+fn the_tables_that_are_counted_are_those_that_there_are() {
+    let (_, mut arena) = tlsf(1 << 14, 64);
+    let empty = arena.metadata_bytes();
+    (0..10_000).for_each(|tag| assert!(arena.allocate(64, 1, tag).is_some()));
+    // A node takes 32 bytes; there may be a quarter more of them than are used.
+    assert!((32 * 9_900..=40 * 10_100).contains(&(arena.metadata_bytes() - empty)), "{}", arena.metadata_bytes());
+    // 12 bytes a block, 1 bit in each level of a tree, and the struct.
+    let (_, blocks) = fixed(1 << 14, 64);
+    let tables = 12 * (1 << 14) + (1 << 14) / 8 + (1 << 8) / 8 + (1 << 2).max(8);
+    assert!((tables..tables + 200).contains(&blocks.metadata_bytes()), "{}", blocks.metadata_bytes());
+}
