@@ -16,7 +16,7 @@ const rooms = {
   suballoc: { modules: ['suballoc'], suites: ['suballoc'] },
   accounting: { modules: ['books', 'limits', 'stats'], suites: ['accounting'] },
   profile: { modules: ['profile'], suites: ['profile'] },
-  pool: { modules: ['pool'], suites: ['pool', 'pool_events', 'compaction'] },
+  pool: { modules: ['pool'], suites: ['pool', 'pool_limits', 'pool_profile', 'compaction'] },
 }
 /** A mutant that allocates for ever fails instead of taking the machine down. */
 const ADDRESS_SPACE_KIB = 8 << 20

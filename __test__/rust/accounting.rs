@@ -189,7 +189,10 @@ fn of_several_limits_the_tightest_refuses() {
     assert_eq!(refused(NPU, None, 1), ("total".to_owned(), 0, 60));
     assert_eq!(refused(SYSTEM, None, 1), ("total".to_owned(), 0, 60));
     let error = account(&books, NPU, None).admit(7).unwrap_err();
-    assert_eq!(error.to_string(), "the limit of total is 60 bytes, of which 60 bytes are in use: 7 bytes more do not fit");
+    assert_eq!(
+        error.to_string(),
+        "the limit of total is 60 bytes, of which 60 bytes are in use: 7 bytes more do not fit"
+    );
 }
 
 #[test]
@@ -258,7 +261,8 @@ fn a_limit_that_is_near_already_warns_when_it_is_set() {
     books.set_ceilings(Ceilings { npu: near(110), system: near(60), total: near(150), tags });
     let mut found = warnings(&books);
     found.sort();
-    let expected = [("domain:0", 800, 1000), ("npu", 90, 110), ("system", 50, 60), ("tag:kv", 90, 100), ("total", 140, 150)];
+    let expected =
+        [("domain:0", 800, 1000), ("npu", 90, 110), ("system", 50, 60), ("tag:kv", 90, 100), ("total", 140, 150)];
     assert_eq!(found, expected.map(|(scope, used, max)| (scope.to_owned(), used, max)));
 }
 
@@ -336,9 +340,8 @@ type Seen = (Action, u64, u64, MemoryKind, Option<String>, Option<String>);
 
 fn seen(events: Vec<profile::Event>) -> Vec<Seen> {
     let text = |name: Option<Arc<str>>| name.map(|name| name.to_string());
-    let seen = |event: profile::Event| {
-        (event.action, event.id, event.size, event.kind, text(event.tag), text(event.pool))
-    };
+    let seen =
+        |event: profile::Event| (event.action, event.id, event.size, event.kind, text(event.tag), text(event.pool));
     events.into_iter().map(seen).collect()
 }
 

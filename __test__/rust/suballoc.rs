@@ -251,7 +251,8 @@ fn nothing_is_no_request_at_any_granularity() {
 fn fragmentation_is_the_share_of_free_bytes_outside_the_largest_region() {
     let (_, mut arena) = tlsf(100, 64);
     assert_eq!(arena.fragmentation(), 0.0);
-    let all: Vec<RegionId> = [10, 20, 30, 40].into_iter().filter_map(|n| arena.allocate(n * 64, 1, 0)).map(|r| r.id).collect();
+    let all: Vec<RegionId> =
+        [10, 20, 30, 40].into_iter().filter_map(|n| arena.allocate(n * 64, 1, 0)).map(|r| r.id).collect();
     assert_eq!((arena.free_bytes(), arena.fragmentation()), (0, 0.0));
     arena.free(all[0]).expect("live");
     assert_eq!(arena.fragmentation(), 0.0, "one region is in one piece");
