@@ -14,7 +14,7 @@ import { fileURLToPath } from 'node:url'
 /** What each room consists of below `src`, and the integration tests of it in `__test__/rust`. */
 const rooms = {
   suballoc: { modules: ['suballoc'], suites: ['suballoc'] },
-  accounting: { modules: ['books', 'limits', 'stats'], suites: ['accounting'] },
+  accounting: { modules: ['accounting'], suites: ['accounting'] },
   profile: { modules: ['profile'], suites: ['profile'] },
   pool: { modules: ['pool'], suites: ['pool', 'pool_limits', 'pool_profile', 'compaction'] },
 }

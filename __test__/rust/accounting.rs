@@ -5,18 +5,19 @@
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
-use rkllmjs_memory::books::{raised, Account, Books, Event};
+use rkllmjs_memory::accounting::{
+    raised, Account, Books, Budget, Ceiling, Ceilings, Counters, Event, Scope, Warning, WARN_AT,
+};
 use rkllmjs_memory::error::{Error, ErrorCode};
 use rkllmjs_memory::handle::Handle;
-use rkllmjs_memory::limits::{Budget, Ceiling, Ceilings, Scope, Warning, WARN_AT};
 use rkllmjs_memory::profile::{self, Action, Options, Profiler};
-use rkllmjs_memory::stats::{Counters, MemoryKind};
+use rkllmjs_memory::units::MemoryKind;
 
 const NPU: MemoryKind = MemoryKind::Npu;
 const SYSTEM: MemoryKind = MemoryKind::System;
 
-fn account(books: &Arc<Books>, kind: impl Into<Option<MemoryKind>>, tag: Option<&str>) -> Account {
-    Account { books: Arc::clone(books), kind: kind.into(), tag: tag.map(Arc::from) }
+fn account(accounting: &Arc<Books>, kind: impl Into<Option<MemoryKind>>, tag: Option<&str>) -> Account {
+    Account { books: Arc::clone(accounting), kind: kind.into(), tag: tag.map(Arc::from) }
 }
 
 fn handle(raw: u64) -> Handle {
@@ -33,21 +34,21 @@ fn limit(max: u64) -> Option<Ceiling> {
     Some(Ceiling::new(Some(max), &[]))
 }
 
-fn npu(books: &Books) -> Counters {
-    books.read(|accounts| accounts.npu)
+fn npu(accounting: &Books) -> Counters {
+    accounting.read(|accounts| accounts.npu)
 }
 
-fn system(books: &Books) -> Counters {
-    books.read(|accounts| accounts.system)
+fn system(accounting: &Books) -> Counters {
+    accounting.read(|accounts| accounts.system)
 }
 
-fn tagged(books: &Books, tag: &str) -> Counters {
-    books.read(|accounts| accounts.tags[tag].counters)
+fn tagged(accounting: &Books, tag: &str) -> Counters {
+    accounting.read(|accounts| accounts.tags[tag].counters)
 }
 
 /// Scope, bytes in use and limit of each warning since the last time.
-fn warnings(books: &Books) -> Vec<(String, u64, u64)> {
-    let warnings = books.take_warnings();
+fn warnings(accounting: &Books) -> Vec<(String, u64, u64)> {
+    let warnings = accounting.take_warnings();
     warnings.iter().map(|Warning { scope, used, max }| (scope.to_string(), *used, *max)).collect()
 }
 
@@ -58,123 +59,123 @@ fn refusal(error: &Error) -> (ErrorCode, Option<&str>, Option<u64>, Option<u64>)
 
 #[test]
 fn an_allocation_counts_for_its_kind_and_its_tag_until_it_is_freed() {
-    let books = Books::new(&[]);
-    let (kv, plain) = (account(&books, NPU, Some("kv")), account(&books, SYSTEM, None));
+    let accounting = Books::new(&[]);
+    let (kv, plain) = (account(&accounting, NPU, Some("kv")), account(&accounting, SYSTEM, None));
     allocate(&kv, 1, 100);
     allocate(&kv, 2, 50);
     allocate(&plain, 3, 7);
     kv.freed(handle(1), 100, None);
     let expected = Counters { used: 50, peak: 150, live: 1, allocations: 2, frees: 1, ..Counters::default() };
-    assert_eq!((npu(&books), tagged(&books, "kv")), (expected, expected));
-    assert_eq!(system(&books), Counters { used: 7, peak: 7, live: 1, allocations: 1, ..Counters::default() });
-    let mut live: Vec<_> = books.read(|accounts| accounts.live.iter().copied().collect());
+    assert_eq!((npu(&accounting), tagged(&accounting, "kv")), (expected, expected));
+    assert_eq!(system(&accounting), Counters { used: 7, peak: 7, live: 1, allocations: 1, ..Counters::default() });
+    let mut live: Vec<_> = accounting.read(|accounts| accounts.live.iter().copied().collect());
     live.sort();
     assert_eq!(live, [handle(2), handle(3)]);
 }
 
 #[test]
 fn a_slice_of_a_pool_counts_for_its_tag_alone() {
-    let books = Books::new(&[]);
-    books.set_ceilings(Ceilings { npu: limit(1), total: limit(1), system: limit(1), ..Ceilings::default() });
-    let slice = account(&books, None, Some("kv"));
+    let accounting = Books::new(&[]);
+    accounting.set_ceilings(Ceilings { npu: limit(1), total: limit(1), system: limit(1), ..Ceilings::default() });
+    let slice = account(&accounting, None, Some("kv"));
     allocate(&slice, 1, 100);
-    assert_eq!((npu(&books), system(&books)), (Counters::default(), Counters::default()));
-    assert_eq!(tagged(&books, "kv").used, 100);
+    assert_eq!((npu(&accounting), system(&accounting)), (Counters::default(), Counters::default()));
+    assert_eq!(tagged(&accounting, "kv").used, 100);
     slice.freed(handle(1), 100, None);
-    assert_eq!(tagged(&books, "kv").used, 0);
+    assert_eq!(tagged(&accounting, "kv").used, 0);
 }
 
 #[test]
 fn admitted_bytes_take_room_at_once_and_give_it_back_when_nothing_comes_of_them() {
-    let books = Books::new(&[]);
-    books.set_ceilings(Ceilings { npu: limit(100), ..Ceilings::default() });
-    let account = account(&books, NPU, Some("kv"));
+    let accounting = Books::new(&[]);
+    accounting.set_ceilings(Ceilings { npu: limit(100), ..Ceilings::default() });
+    let account = account(&accounting, NPU, Some("kv"));
     let admission = account.admit(60).unwrap();
-    assert_eq!((npu(&books).committed(), npu(&books).in_use()), (60, 0));
+    assert_eq!((npu(&accounting).committed(), npu(&accounting).in_use()), (60, 0));
     assert_eq!(admission.account().kind, Some(NPU));
     let error = account.admit(41).unwrap_err();
     assert_eq!(refusal(&error), (ErrorCode::MemoryLimit, Some("npu"), Some(40), Some(100)));
     assert_eq!(error.details().requested, Some(41));
-    assert_eq!(npu(&books).committed(), 60, "a refusal takes nothing");
+    assert_eq!(npu(&accounting).committed(), 60, "a refusal takes nothing");
     let rest = account.admit(40).unwrap();
     drop(admission);
-    assert_eq!((npu(&books).committed(), tagged(&books, "kv").committed()), (40, 40));
+    assert_eq!((npu(&accounting).committed(), tagged(&accounting, "kv").committed()), (40, 40));
     assert!(rest.allocated(handle(1), 40, None));
-    assert_eq!((npu(&books).committed(), npu(&books).in_use(), npu(&books).live), (40, 40, 1));
+    assert_eq!((npu(&accounting).committed(), npu(&accounting).in_use(), npu(&accounting).live), (40, 40, 1));
 }
 
 #[test]
 fn an_admission_grows_by_the_excess_and_stays_as_it_was_when_that_is_refused() {
-    let books = Books::new(&[]);
-    books.set_ceilings(Ceilings { npu: limit(100), ..Ceilings::default() });
-    let mut admission = account(&books, NPU, None).admit(60).unwrap();
+    let accounting = Books::new(&[]);
+    accounting.set_ceilings(Ceilings { npu: limit(100), ..Ceilings::default() });
+    let mut admission = account(&accounting, NPU, None).admit(60).unwrap();
     admission.cover(50).unwrap();
-    assert_eq!(npu(&books).committed(), 60);
+    assert_eq!(npu(&accounting).committed(), 60);
     admission.cover(90).unwrap();
-    assert_eq!(npu(&books).committed(), 90);
+    assert_eq!(npu(&accounting).committed(), 90);
     let error = admission.cover(101).unwrap_err();
     assert_eq!((error.details().requested, error.details().available), (Some(11), Some(10)));
-    assert_eq!(npu(&books).committed(), 90);
-    books.close();
+    assert_eq!(npu(&accounting).committed(), 90);
+    accounting.close();
     admission.cover(90).unwrap();
     assert_eq!(admission.cover(91).unwrap_err().code(), ErrorCode::ManagerDisposed);
     drop(admission);
-    assert_eq!(npu(&books), Counters::default());
+    assert_eq!(npu(&accounting), Counters::default());
 }
 
 #[test]
 fn chunks_of_pools_are_bytes_without_an_allocation() {
-    let books = Books::new(&[]);
-    let pool = account(&books, SYSTEM, Some("pool"));
+    let accounting = Books::new(&[]);
+    let pool = account(&accounting, SYSTEM, Some("pool"));
     pool.admit(300).unwrap().chunked();
-    assert_eq!(system(&books), Counters { used: 300, peak: 300, ..Counters::default() });
+    assert_eq!(system(&accounting), Counters { used: 300, peak: 300, ..Counters::default() });
     pool.gave_back(200);
-    assert_eq!(system(&books), Counters { used: 100, peak: 300, ..Counters::default() });
-    assert_eq!(tagged(&books, "pool"), system(&books));
+    assert_eq!(system(&accounting), Counters { used: 100, peak: 300, ..Counters::default() });
+    assert_eq!(tagged(&accounting, "pool"), system(&accounting));
 }
 
 #[test]
 fn the_end_of_a_pool_leaves_its_slices_in_the_counts() {
-    let books = Books::new(&[]);
-    allocate(&account(&books, NPU, None), 1, 10);
-    books.pool_ended(NPU, 5, 2);
-    books.pool_ended(NPU, 100, 30);
-    books.pool_ended(SYSTEM, 7, 0);
-    let counters = npu(&books);
+    let accounting = Books::new(&[]);
+    allocate(&account(&accounting, NPU, None), 1, 10);
+    accounting.pool_ended(NPU, 5, 2);
+    accounting.pool_ended(NPU, 100, 30);
+    accounting.pool_ended(SYSTEM, 7, 0);
+    let counters = npu(&accounting);
     assert_eq!((counters.allocations, counters.frees, counters.failures, counters.live), (106, 105, 32, 1));
-    assert_eq!(system(&books), Counters { allocations: 7, frees: 7, ..Counters::default() });
+    assert_eq!(system(&accounting), Counters { allocations: 7, frees: 7, ..Counters::default() });
 }
 
 #[test]
 fn bytes_that_are_counted_by_a_guard_go_with_it() {
-    let books = Books::new(&[]);
-    let counted = account(&books, NPU, Some("kv")).admit(64).unwrap().counted();
-    assert_eq!((npu(&books).used, npu(&books).live, tagged(&books, "kv").used), (64, 1, 64));
+    let accounting = Books::new(&[]);
+    let counted = account(&accounting, NPU, Some("kv")).admit(64).unwrap().counted();
+    assert_eq!((npu(&accounting).used, npu(&accounting).live, tagged(&accounting, "kv").used), (64, 1, 64));
     drop(counted);
     let after = Counters { peak: 64, allocations: 1, frees: 1, ..Counters::default() };
-    assert_eq!((npu(&books), tagged(&books, "kv")), (after, after));
+    assert_eq!((npu(&accounting), tagged(&accounting, "kv")), (after, after));
 }
 
 #[test]
 fn bytes_set_aside_are_in_use_but_are_no_allocation() {
-    let books = Books::new(&[]);
-    let weights = account(&books, NPU, None);
+    let accounting = Books::new(&[]);
+    let weights = account(&accounting, NPU, None);
     allocate(&weights, 1, 5);
     weights.admit(70).unwrap().set_aside();
-    let counters = npu(&books);
+    let counters = npu(&accounting);
     assert_eq!((counters.set_aside, counters.used, counters.live), (70, 5, 1));
     assert_eq!((counters.committed(), counters.in_use()), (75, 75));
     weights.set_free(30);
-    assert_eq!(npu(&books).set_aside, 40);
+    assert_eq!(npu(&accounting).set_aside, 40);
 }
 
 #[test]
 fn of_several_limits_the_tightest_refuses() {
-    let books = Books::new(&[]);
+    let accounting = Books::new(&[]);
     let tags = vec![(Arc::from("kv"), Ceiling::new(Some(20), &[]))];
-    books.set_ceilings(Ceilings { npu: limit(50), system: limit(30), total: limit(60), tags });
+    accounting.set_ceilings(Ceilings { npu: limit(50), system: limit(30), total: limit(60), tags });
     let refused = |kind: MemoryKind, tag, bytes| {
-        let error = account(&books, kind, tag).admit(bytes).unwrap_err();
+        let error = account(&accounting, kind, tag).admit(bytes).unwrap_err();
         let details = error.details();
         (details.scope.clone().unwrap(), details.available.unwrap(), details.limit.unwrap())
     };
@@ -182,13 +183,13 @@ fn of_several_limits_the_tightest_refuses() {
     assert_eq!(refused(NPU, None, 1000), ("npu".to_owned(), 50, 50));
     assert_eq!(refused(SYSTEM, None, 31), ("system".to_owned(), 30, 30));
     assert_eq!(refused(NPU, Some("kv"), 1000), ("tag:kv".to_owned(), 20, 20));
-    allocate(&account(&books, SYSTEM, None), 1, 25);
+    allocate(&account(&accounting, SYSTEM, None), 1, 25);
     assert_eq!(refused(NPU, None, 36), ("total".to_owned(), 35, 60));
-    allocate(&account(&books, NPU, None), 2, 35);
+    allocate(&account(&accounting, NPU, None), 2, 35);
     // Nothing is left of all kinds together; what is left of each is not asked for.
     assert_eq!(refused(NPU, None, 1), ("total".to_owned(), 0, 60));
     assert_eq!(refused(SYSTEM, None, 1), ("total".to_owned(), 0, 60));
-    let error = account(&books, NPU, None).admit(7).unwrap_err();
+    let error = account(&accounting, NPU, None).admit(7).unwrap_err();
     assert_eq!(
         error.to_string(),
         "the limit of total is 60 bytes, of which 60 bytes are in use: 7 bytes more do not fit"
@@ -197,69 +198,69 @@ fn of_several_limits_the_tightest_refuses() {
 
 #[test]
 fn where_two_limits_are_equally_tight_the_one_of_the_kind_is_named() {
-    let books = Books::new(&[]);
-    books.set_ceilings(Ceilings { npu: limit(10), total: limit(10), ..Ceilings::default() });
-    let error = account(&books, NPU, None).admit(11).unwrap_err();
+    let accounting = Books::new(&[]);
+    accounting.set_ceilings(Ceilings { npu: limit(10), total: limit(10), ..Ceilings::default() });
+    let error = account(&accounting, NPU, None).admit(11).unwrap_err();
     assert_eq!(error.details().scope.as_deref(), Some("npu"));
 }
 
 #[test]
 fn a_limit_and_its_room_can_be_asked_for() {
-    let books = Books::new(&[]);
-    assert_eq!((books.bounds(NPU), books.bounds(SYSTEM)), ((None, u64::MAX), (None, u64::MAX)));
-    books.set_ceilings(Ceilings { npu: limit(100), system: limit(40), ..Ceilings::default() });
-    allocate(&account(&books, NPU, None), 1, 30);
-    let under_way = account(&books, NPU, None).admit(10).unwrap();
-    assert_eq!((books.bounds(NPU), books.bounds(SYSTEM)), ((Some(100), 60), (Some(40), 40)));
+    let accounting = Books::new(&[]);
+    assert_eq!((accounting.bounds(NPU), accounting.bounds(SYSTEM)), ((None, u64::MAX), (None, u64::MAX)));
+    accounting.set_ceilings(Ceilings { npu: limit(100), system: limit(40), ..Ceilings::default() });
+    allocate(&account(&accounting, NPU, None), 1, 30);
+    let under_way = account(&accounting, NPU, None).admit(10).unwrap();
+    assert_eq!((accounting.bounds(NPU), accounting.bounds(SYSTEM)), ((Some(100), 60), (Some(40), 40)));
     // The total binds where it is tighter. It has no say in the limit itself.
-    books.set_ceilings(Ceilings { total: limit(50), ..Ceilings::default() });
-    assert_eq!((books.bounds(NPU), books.bounds(SYSTEM)), ((Some(100), 10), (Some(40), 10)));
+    accounting.set_ceilings(Ceilings { total: limit(50), ..Ceilings::default() });
+    assert_eq!((accounting.bounds(NPU), accounting.bounds(SYSTEM)), ((Some(100), 10), (Some(40), 10)));
     drop(under_way);
-    assert_eq!(books.bounds(NPU), (Some(100), 20));
+    assert_eq!(accounting.bounds(NPU), (Some(100), 20));
 }
 
 #[test]
 fn limits_that_are_not_named_stay() {
-    let books = Books::new(&[]);
-    books.set_ceilings(Ceilings { npu: limit(100), system: limit(200), ..Ceilings::default() });
-    books.set_ceilings(Ceilings { system: limit(300), ..Ceilings::default() });
-    assert_eq!((books.bounds(NPU).0, books.bounds(SYSTEM).0), (Some(100), Some(300)));
-    books.set_ceilings(Ceilings { npu: Some(Ceiling::default()), ..Ceilings::default() });
-    assert_eq!((books.bounds(NPU).0, books.bounds(SYSTEM).0), (None, Some(300)));
+    let accounting = Books::new(&[]);
+    accounting.set_ceilings(Ceilings { npu: limit(100), system: limit(200), ..Ceilings::default() });
+    accounting.set_ceilings(Ceilings { system: limit(300), ..Ceilings::default() });
+    assert_eq!((accounting.bounds(NPU).0, accounting.bounds(SYSTEM).0), (Some(100), Some(300)));
+    accounting.set_ceilings(Ceilings { npu: Some(Ceiling::default()), ..Ceilings::default() });
+    assert_eq!((accounting.bounds(NPU).0, accounting.bounds(SYSTEM).0), (None, Some(300)));
 }
 
 #[test]
 fn each_scope_warns_once_with_what_is_in_use() {
-    let books = Books::new(&[]);
+    let accounting = Books::new(&[]);
     let near = |max| Ceiling::new(Some(max), &WARN_AT);
     let tags = vec![(Arc::from("kv"), near(100))];
-    books.set_ceilings(Ceilings { npu: Some(near(200)), system: Some(near(10)), total: Some(near(210)), tags });
-    let kv = account(&books, NPU, Some("kv"));
+    accounting.set_ceilings(Ceilings { npu: Some(near(200)), system: Some(near(10)), total: Some(near(210)), tags });
+    let kv = account(&accounting, NPU, Some("kv"));
     let before = raised().load(Ordering::Relaxed);
     allocate(&kv, 1, 80);
-    assert_eq!(warnings(&books), [("tag:kv".to_owned(), 80, 100)]);
+    assert_eq!(warnings(&accounting), [("tag:kv".to_owned(), 80, 100)]);
     assert!(raised().load(Ordering::Relaxed) > before, "a warning is worth looking for");
-    let admission = account(&books, NPU, None).admit(100).unwrap();
-    assert_eq!(warnings(&books), [], "what is only admitted is not in use");
+    let admission = account(&accounting, NPU, None).admit(100).unwrap();
+    assert_eq!(warnings(&accounting), [], "what is only admitted is not in use");
     assert!(admission.allocated(handle(2), 100, None));
-    assert_eq!(warnings(&books), [("npu".to_owned(), 180, 200), ("total".to_owned(), 180, 210)]);
-    allocate(&account(&books, SYSTEM, None), 3, 9);
-    assert_eq!(warnings(&books), [("system".to_owned(), 9, 10)]);
-    allocate(&account(&books, SYSTEM, None), 4, 1);
-    assert_eq!(warnings(&books), [("system".to_owned(), 10, 10)], "its second level");
+    assert_eq!(warnings(&accounting), [("npu".to_owned(), 180, 200), ("total".to_owned(), 180, 210)]);
+    allocate(&account(&accounting, SYSTEM, None), 3, 9);
+    assert_eq!(warnings(&accounting), [("system".to_owned(), 9, 10)]);
+    allocate(&account(&accounting, SYSTEM, None), 4, 1);
+    assert_eq!(warnings(&accounting), [("system".to_owned(), 10, 10)], "its second level");
 }
 
 #[test]
 fn a_limit_that_is_near_already_warns_when_it_is_set() {
     let budget = Budget::new(1000);
-    let books = Books::new(&[Arc::clone(&budget)]);
-    allocate(&account(&books, NPU, Some("kv")), 1, 90);
-    allocate(&account(&books, SYSTEM, None), 2, 50);
+    let accounting = Books::new(&[Arc::clone(&budget)]);
+    allocate(&account(&accounting, NPU, Some("kv")), 1, 90);
+    allocate(&account(&accounting, SYSTEM, None), 2, 50);
     let _taken = budget.reserve(800).unwrap();
     let near = |max| Some(Ceiling::new(Some(max), &WARN_AT));
     let tags = vec![(Arc::from("kv"), Ceiling::new(Some(100), &WARN_AT))];
-    books.set_ceilings(Ceilings { npu: near(110), system: near(60), total: near(150), tags });
-    let mut found = warnings(&books);
+    accounting.set_ceilings(Ceilings { npu: near(110), system: near(60), total: near(150), tags });
+    let mut found = warnings(&accounting);
     found.sort();
     let expected =
         [("domain:0", 800, 1000), ("npu", 90, 110), ("system", 50, 60), ("tag:kv", 90, 100), ("total", 140, 150)];
@@ -269,65 +270,66 @@ fn a_limit_that_is_near_already_warns_when_it_is_set() {
 #[test]
 fn a_domain_that_fills_up_warns_when_npu_memory_changes() {
     let budgets = [Budget::new(100), Budget::new(100)];
-    let books = Books::new(&budgets);
+    let accounting = Books::new(&budgets);
     let _taken = budgets[1].reserve(85).unwrap();
-    allocate(&account(&books, SYSTEM, None), 1, 10);
-    allocate(&account(&books, None, Some("kv")), 2, 10);
-    assert_eq!(warnings(&books), []);
-    drop(account(&books, NPU, None).admit(1).unwrap());
-    assert_eq!(warnings(&books), [("domain:1".to_owned(), 85, 100)]);
+    allocate(&account(&accounting, SYSTEM, None), 1, 10);
+    allocate(&account(&accounting, None, Some("kv")), 2, 10);
+    assert_eq!(warnings(&accounting), []);
+    drop(account(&accounting, NPU, None).admit(1).unwrap());
+    assert_eq!(warnings(&accounting), [("domain:1".to_owned(), 85, 100)]);
     let _more = budgets[1].reserve(12).unwrap();
-    allocate(&account(&books, NPU, None), 3, 1);
-    assert_eq!(warnings(&books), [("domain:1".to_owned(), 97, 100)]);
+    allocate(&account(&accounting, NPU, None), 3, 1);
+    assert_eq!(warnings(&accounting), [("domain:1".to_owned(), 97, 100)]);
 }
 
 #[test]
 fn warnings_wait_and_the_oldest_go_first_when_there_are_too_many() {
-    let books = Books::new(&[]);
+    let accounting = Books::new(&[]);
     let before = raised().load(Ordering::Relaxed);
     for used in 0..300 {
-        books.warn(Warning { scope: Scope::Pool("kv".into()), used, max: 300 });
+        accounting.warn(Warning { scope: Scope::Pool("kv".into()), used, max: 300 });
     }
     assert!(raised().load(Ordering::Relaxed) >= before + 300);
-    let waiting = warnings(&books);
+    let waiting = warnings(&accounting);
     assert_eq!(waiting.len(), 256);
     assert_eq!((&waiting[0], &waiting[255]), (&("pool:kv".to_owned(), 44, 300), &("pool:kv".to_owned(), 299, 300)));
-    assert_eq!(warnings(&books), [], "each is taken once");
+    assert_eq!(warnings(&accounting), [], "each is taken once");
 }
 
 #[test]
 fn nothing_is_added_after_the_end() {
-    let books = Books::new(&[]);
-    let account = account(&books, NPU, None);
+    let accounting = Books::new(&[]);
+    let account = account(&accounting, NPU, None);
     allocate(&account, 1, 10);
     let late = account.admit(20).unwrap();
-    assert_eq!(books.close(), [handle(1)]);
+    assert_eq!(accounting.close(), [handle(1)]);
     assert_eq!(account.admit(1).unwrap_err().code(), ErrorCode::ManagerDisposed);
-    assert_eq!(npu(&books).committed(), 30);
+    assert_eq!(npu(&accounting).committed(), 30);
     // It was on its way: it counts until its holder ends it, as it is told to.
     assert!(!late.allocated(handle(2), 20, None));
     account.freed(handle(2), 20, None);
     account.freed(handle(1), 10, None);
-    assert_eq!((npu(&books).committed(), books.close()), (0, vec![]));
+    assert_eq!((npu(&accounting).committed(), accounting.close()), (0, vec![]));
 }
 
 #[test]
 fn of_many_tags_those_are_forgotten_that_have_neither_bytes_nor_a_limit() {
-    let books = Books::new(&[]);
-    books.set_ceilings(Ceilings { tags: vec![("bound".into(), Ceiling::new(Some(10), &[]))], ..Ceilings::default() });
-    allocate(&account(&books, SYSTEM, Some("used")), 1, 1);
-    let tags = |books: &Books| books.read(|accounts| accounts.tags.len());
-    let idle = |at: usize| drop(account(&books, SYSTEM, Some(&format!("idle {at}"))).admit(1).unwrap());
+    let accounting = Books::new(&[]);
+    accounting
+        .set_ceilings(Ceilings { tags: vec![("bound".into(), Ceiling::new(Some(10), &[]))], ..Ceilings::default() });
+    allocate(&account(&accounting, SYSTEM, Some("used")), 1, 1);
+    let tags = |accounting: &Books| accounting.read(|accounts| accounts.tags.len());
+    let idle = |at: usize| drop(account(&accounting, SYSTEM, Some(&format!("idle {at}"))).admit(1).unwrap());
     for at in 0..1023 {
         idle(at);
     }
     // One that is known already makes no room for itself.
     idle(0);
-    assert_eq!(tags(&books), 1025);
+    assert_eq!(tags(&accounting), 1025);
     idle(1023);
-    let left: Vec<_> = books.read(|accounts| accounts.tags.keys().map(ToString::to_string).collect());
+    let left: Vec<_> = accounting.read(|accounts| accounts.tags.keys().map(ToString::to_string).collect());
     assert_eq!(left, ["bound", "idle 1023", "used"]);
-    assert!(account(&books, SYSTEM, Some("bound")).admit(11).is_err());
+    assert!(account(&accounting, SYSTEM, Some("bound")).admit(11).is_err());
 }
 
 /// Samples every allocation.
@@ -347,20 +349,20 @@ fn seen(events: Vec<profile::Event>) -> Vec<Seen> {
 
 #[test]
 fn what_happens_is_recorded_with_kind_tag_and_pool() {
-    let books = Books::new(&[]);
-    books.record(Some(&profiler()));
+    let accounting = Books::new(&[]);
+    accounting.record(Some(&profiler()));
     let (kv, pool): (Arc<str>, Arc<str>) = ("kv".into(), "p".into());
     let (tag, in_pool) = (Some("kv".to_owned()), Some("p".to_owned()));
-    let tagged = account(&books, SYSTEM, Some("kv"));
+    let tagged = account(&accounting, SYSTEM, Some("kv"));
     let event = Event { size: 60, kind: SYSTEM, tag: Some(&kv), pool: Some(&pool) };
     assert!(tagged.admit(64).unwrap().allocated(handle(1), 64, Some(event)));
     tagged.freed(handle(1), 64, Some((Action::Collect, event)));
-    account(&books, NPU, Some("kv")).failed(99);
+    account(&accounting, NPU, Some("kv")).failed(99);
     // A slice is recorded by its pool.
-    account(&books, None, Some("kv")).failed(98);
+    account(&accounting, None, Some("kv")).failed(98);
     allocate(&tagged, 2, 64);
     tagged.freed(handle(2), 64, None);
-    let recording = books.recording(true).unwrap();
+    let recording = accounting.recording(true).unwrap();
     assert_eq!(
         seen(recording.events),
         [
@@ -369,40 +371,40 @@ fn what_happens_is_recorded_with_kind_tag_and_pool() {
             (Action::Fail, 0, 99, NPU, tag, None),
         ]
     );
-    assert_eq!((npu(&books).failures, self::tagged(&books, "kv").failures), (1, 2));
+    assert_eq!((npu(&accounting).failures, self::tagged(&accounting, "kv").failures), (1, 2));
     assert_eq!((recording.totals.bytes_allocated, recording.totals.bytes_freed), (60, 60));
-    assert!(books.recording(false).unwrap().events.is_empty());
+    assert!(accounting.recording(false).unwrap().events.is_empty());
 }
 
 #[test]
 fn a_sampled_allocation_has_its_sample_until_it_is_freed() {
-    let books = Books::new(&[]);
+    let accounting = Books::new(&[]);
     let profiler = profiler();
-    books.record(Some(&profiler));
-    let account = account(&books, NPU, None);
+    accounting.record(Some(&profiler));
+    let account = account(&accounting, NPU, None);
     let event = Event { size: 60, kind: NPU, tag: None, pool: None };
     let before = raised().load(Ordering::Relaxed);
     assert!(account.admit(64).unwrap().allocated(handle(7), 64, Some(event)));
     assert!(raised().load(Ordering::Relaxed) > before, "its stack is worth asking for");
-    let sample = books.sample(handle(7)).unwrap();
+    let sample = accounting.sample(handle(7)).unwrap();
     assert_eq!(profiler.take_pending(), [sample]);
-    assert_eq!(books.samples().into_iter().collect::<Vec<_>>(), [(handle(7), sample)]);
+    assert_eq!(accounting.samples().into_iter().collect::<Vec<_>>(), [(handle(7), sample)]);
     assert_eq!(profiler.sites().sample(sample).map(|(_, size, _)| size), Some(60));
     account.freed(handle(7), 64, Some((Action::Free, event)));
-    assert_eq!((books.sample(handle(7)), books.samples().len()), (None, 0));
+    assert_eq!((accounting.sample(handle(7)), accounting.samples().len()), (None, 0));
     assert!(profiler.sites().sample(sample).is_none());
 }
 
 #[test]
 fn a_recording_that_ends_goes_to_its_profiler() {
-    let books = Books::new(&[]);
+    let accounting = Books::new(&[]);
     let profiler = profiler();
-    books.record(Some(&profiler));
-    account(&books, NPU, None).failed(5);
-    books.record(None);
-    account(&books, NPU, None).failed(6);
-    assert!(books.recording(true).is_none());
+    accounting.record(Some(&profiler));
+    account(&accounting, NPU, None).failed(5);
+    accounting.record(None);
+    account(&accounting, NPU, None).failed(6);
+    assert!(accounting.recording(true).is_none());
     let profile = profiler.profile(Vec::new(), true);
     assert_eq!(seen(profile.recording.events), [(Action::Fail, 0, 5, NPU, None, None)]);
-    assert_eq!(npu(&books).failures, 2, "what is refused is counted all the same");
+    assert_eq!(npu(&accounting).failures, 2, "what is refused is counted all the same");
 }

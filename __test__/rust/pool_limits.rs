@@ -5,16 +5,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rkllmjs_memory::accounting::{Account, Books, Ceiling, Ceilings};
 use rkllmjs_memory::backend::simulated::{Options, Simulated};
 use rkllmjs_memory::backend::{Backend, Placement, Request};
-use rkllmjs_memory::books::{Account, Books};
+use rkllmjs_memory::device::memory::{PageOptions, Source};
 use rkllmjs_memory::device::Device;
 use rkllmjs_memory::error::{Error, ErrorCode};
-use rkllmjs_memory::limits::{Ceiling, Ceilings};
-use rkllmjs_memory::memory::{MemoryKind, PageOptions, Source};
 use rkllmjs_memory::pool::{Layout, Pool, PoolStats, SlabOptions, Slabs, Slice};
-use rkllmjs_memory::sys::mapping::page_size;
-use rkllmjs_memory::units::{GIB, KIB, MAX_SAFE_INTEGER, MIB};
+use rkllmjs_memory::sys::page::page_size;
+use rkllmjs_memory::units::{MemoryKind, GIB, KIB, MAX_SAFE_INTEGER, MIB};
 
 fn pages() -> Source {
     Source::System(PageOptions { alignment: page_size(), ..PageOptions::default() })
@@ -36,13 +35,14 @@ fn pool(layout: Layout) -> Pool {
 
 /// A pool whose chunks are counted as system memory under the tag "kv".
 fn counted(layout: Layout) -> (Arc<Books>, Pool) {
-    let books = Books::new(&[]);
-    let account = Account { books: Arc::clone(&books), kind: Some(MemoryKind::System), tag: Some("kv".into()) };
-    (books, Pool::new(Some("p".into()), pages(), layout, Some(account)).unwrap())
+    let accounting = Books::new(&[]);
+    let account = Account { books: Arc::clone(&accounting), kind: Some(MemoryKind::System), tag: Some("kv".into()) };
+    (accounting, Pool::new(Some("p".into()), pages(), layout, Some(account)).unwrap())
 }
 
-fn used(books: &Books) -> (u64, u64) {
-    books.read(|accounts| (accounts.system.committed(), accounts.tags.get("kv").map_or(0, |tag| tag.counters.used)))
+fn used(accounting: &Books) -> (u64, u64) {
+    accounting
+        .read(|accounts| (accounts.system.committed(), accounts.tags.get("kv").map_or(0, |tag| tag.counters.used)))
 }
 
 fn read(pool: &Pool, slice: &Slice, size: u64) -> Vec<u8> {
@@ -156,39 +156,39 @@ fn alignment_goes_from_that_of_the_pool_to_a_page() {
 
 #[test]
 fn chunks_are_counted_for_as_long_as_the_pool_has_them() {
-    let (books, pool) = counted(layout(MIB, 3 * MIB, MIB));
-    assert_eq!(used(&books), (MIB, MIB));
+    let (accounting, pool) = counted(layout(MIB, 3 * MIB, MIB));
+    assert_eq!(used(&accounting), (MIB, MIB));
     let slices = [(); 3].map(|()| pool.allocate(MIB, 64).unwrap());
-    assert_eq!(used(&books), (3 * MIB, 3 * MIB));
+    assert_eq!(used(&accounting), (3 * MIB, 3 * MIB));
     for slice in &slices[1..] {
         pool.free(slice.chunk, slice.region).unwrap();
     }
     // One empty chunk is kept.
-    assert_eq!((used(&books), pool.stats().reserved), ((2 * MIB, 2 * MIB), 2 * MIB));
+    assert_eq!((used(&accounting), pool.stats().reserved), ((2 * MIB, 2 * MIB), 2 * MIB));
     assert_eq!((pool.trim(), pool.trim()), (MIB, 0));
-    assert_eq!(used(&books), (MIB, MIB));
+    assert_eq!(used(&accounting), (MIB, MIB));
     pool.allocate(MIB, 64).unwrap();
     pool.reset(|_| false).unwrap();
-    assert_eq!((used(&books), pool.stats().reserved), ((0, 0), 0));
+    assert_eq!((used(&accounting), pool.stats().reserved), ((0, 0), 0));
     pool.allocate(1, 64).unwrap();
     pool.destroy(true).unwrap();
-    assert_eq!(used(&books), (0, 0));
+    assert_eq!(used(&accounting), (0, 0));
     assert_eq!(pool.stats(), PoolStats { peak_allocated: 3 * MIB, allocations: 5, ..PoolStats::default() });
 }
 
 #[test]
 fn under_a_limit_a_pool_grows_by_less_than_a_chunk() {
-    let (books, pool) = counted(layout(0, 64 * MIB, 8 * MIB));
+    let (accounting, pool) = counted(layout(0, 64 * MIB, 8 * MIB));
     let limit = Ceilings { system: Some(Ceiling::new(Some(3 * MIB), &[])), ..Ceilings::default() };
-    books.set_ceilings(limit);
+    accounting.set_ceilings(limit);
     pool.allocate(MIB, 64).unwrap();
-    assert_eq!(used(&books), (2 * MIB, 2 * MIB), "a quarter of a chunk fits under the limit");
+    assert_eq!(used(&accounting), (2 * MIB, 2 * MIB), "a quarter of a chunk fits under the limit");
     pool.allocate(MIB, 64).unwrap();
     pool.allocate(MIB, 64).unwrap();
-    assert_eq!(used(&books).0, 3 * MIB, "as little as it needs");
+    assert_eq!(used(&accounting).0, 3 * MIB, "as little as it needs");
     let error = pool.allocate(1, 64).unwrap_err();
     assert_eq!((error.code(), error.details().requested), (ErrorCode::MemoryLimit, Some(1)));
-    assert_eq!((used(&books).0, pool.stats().reserved), (3 * MIB, 3 * MIB), "a refusal takes nothing");
+    assert_eq!((used(&accounting).0, pool.stats().reserved), (3 * MIB, 3 * MIB), "a refusal takes nothing");
 }
 
 #[test]
@@ -205,8 +205,9 @@ fn a_slab_does_not_make_do_with_less_than_its_size() {
 
 #[test]
 fn a_pool_warns_once_when_it_comes_near_its_maximum() {
-    let (books, pool) = counted(layout(100 * KIB, 100 * KIB, 100 * KIB));
-    let warnings = || books.take_warnings().iter().map(|w| (w.scope.to_string(), w.used, w.max)).collect::<Vec<_>>();
+    let (accounting, pool) = counted(layout(100 * KIB, 100 * KIB, 100 * KIB));
+    let warnings =
+        || accounting.take_warnings().iter().map(|w| (w.scope.to_string(), w.used, w.max)).collect::<Vec<_>>();
     pool.allocate(79 * KIB, 64).unwrap();
     assert_eq!(warnings(), []);
     pool.allocate(KIB, 64).unwrap();
@@ -216,9 +217,9 @@ fn a_pool_warns_once_when_it_comes_near_its_maximum() {
 
 #[test]
 fn a_movable_block_is_counted_under_its_own_tag_until_it_is_freed() {
-    let (books, pool) = counted(layout(MIB, MIB, MIB));
-    let own = Account { books: Arc::clone(&books), kind: None, tag: Some("own".into()) };
-    let counters = || books.read(|accounts| accounts.tags["own"].counters);
+    let (accounting, pool) = counted(layout(MIB, MIB, MIB));
+    let own = Account { books: Arc::clone(&accounting), kind: None, tag: Some("own".into()) };
+    let counters = || accounting.read(|accounts| accounts.tags["own"].counters);
     let (id, slice) = pool.allocate_movable(100, 64, Some(&own)).unwrap();
     assert_eq!((slice.padded, counters().used, counters().live), (128, 128, 1));
     let (_, size, tag) = pool.movable(id).unwrap();
@@ -227,7 +228,8 @@ fn a_movable_block_is_counted_under_its_own_tag_until_it_is_freed() {
     assert_eq!((counters().used, counters().live), (0, 0));
     assert_eq!(pool.movable(id).unwrap_err().code(), ErrorCode::BufferFreed);
     // What fits as it was asked for does not fit as it is padded: nothing stays of it.
-    books.set_ceilings(Ceilings { tags: vec![("own".into(), Ceiling::new(Some(100), &[]))], ..Ceilings::default() });
+    accounting
+        .set_ceilings(Ceilings { tags: vec![("own".into(), Ceiling::new(Some(100), &[]))], ..Ceilings::default() });
     let error = pool.allocate_movable(100, 64, Some(&own)).unwrap_err();
     assert_eq!(limit(&error), (ErrorCode::MemoryLimit, Some("tag:own"), Some(100)));
     assert_eq!((counters().committed(), pool.stats().live, pool.movables()), (0, 0, 0));
@@ -293,13 +295,13 @@ fn a_block_that_is_dropped_stays_while_there_is_a_view_of_it() {
 }
 
 #[test]
-fn only_bytes_that_somebody_has_had_are_zeroed() {
+fn only_bytes_of_an_earlier_slice_are_zeroed() {
     let pool = pool(layout(MIB, MIB, MIB));
     let fresh = pool.allocate(256, 64).unwrap();
     assert_eq!(fresh.used_before, 0);
     fill(&pool, &fresh, 7);
     pool.zero(&fresh).unwrap();
-    assert!(read(&pool, &fresh, 256).iter().all(|byte| *byte == 7), "nobody had them before");
+    assert!(read(&pool, &fresh, 256).iter().all(|byte| *byte == 7), "no slice had them before");
     pool.free(fresh.chunk, fresh.region).unwrap();
     let larger = pool.allocate(1024, 64).unwrap();
     assert_eq!((larger.offset, larger.used_before), (0, 256));
@@ -384,7 +386,7 @@ fn freed_slices_wait_in_turn_and_a_trim_lets_them_all_go() {
     assert_eq!(pool.stats().allocated, 2 * 3 * 4096, "two wait");
     assert_eq!((pool.stats().live, pool.stats().requested), (0, 0));
     pool.validate().unwrap();
-    // Somebody writes to the last byte of the one that goes last.
+    // A late operation writes to the last byte of the slice that goes last.
     pool.extent(slices[3].chunk).unwrap().memory().unwrap().mapping().write(slices[3].offset + 3 * 4096 - 1, b"!");
     assert_eq!(pool.trim(), 0);
     assert_eq!((pool.stats().allocated, pool.stats().late_writes), (0, 1));

@@ -5,16 +5,16 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use rkllmjs_memory::accounting::{raised, Account, Books};
 use rkllmjs_memory::backend::simulated::{Options, Simulated};
 use rkllmjs_memory::backend::Request;
-use rkllmjs_memory::books::{raised, Account, Books};
+use rkllmjs_memory::device::memory::{PageOptions, Source};
 use rkllmjs_memory::device::Device;
 use rkllmjs_memory::error::ErrorCode;
-use rkllmjs_memory::memory::{MemoryKind, PageOptions, Source};
 use rkllmjs_memory::pool::{Layout, Pool};
 use rkllmjs_memory::profile::{self, Action, Profiler, Recording};
-use rkllmjs_memory::sys::mapping::page_size;
-use rkllmjs_memory::units::{KIB, MIB};
+use rkllmjs_memory::sys::page::page_size;
+use rkllmjs_memory::units::{MemoryKind, KIB, MIB};
 
 fn pages() -> Source {
     Source::System(PageOptions { alignment: page_size(), ..PageOptions::default() })
@@ -24,8 +24,8 @@ fn layout(initial: u64, max: u64, chunk: u64) -> Layout {
     Layout { initial, max, chunk, block: None, alignment: 64, delay: 0 }
 }
 
-fn account(books: &Arc<Books>, kind: Option<MemoryKind>, tag: Option<&str>) -> Account {
-    Account { books: Arc::clone(books), kind, tag: tag.map(Arc::from) }
+fn account(accounting: &Arc<Books>, kind: Option<MemoryKind>, tag: Option<&str>) -> Account {
+    Account { books: Arc::clone(accounting), kind, tag: tag.map(Arc::from) }
 }
 
 /// A pool of 1 MiB that grows to 3, named "p" and tagged "kv".
@@ -94,7 +94,7 @@ fn a_slice_of_which_its_holder_records_the_events_is_silent_here() {
     let own = pool.allocate(100, 64).unwrap();
     assert_eq!(pool.sample_of(&held), None);
     pool.free(held.chunk, held.region).unwrap();
-    // Its place is nobody's to be silent about.
+    // The next slice at its place is recorded.
     let again = pool.allocate(100, 64).unwrap();
     assert_eq!(again.address, held.address);
     pool.free(again.chunk, again.region).unwrap();

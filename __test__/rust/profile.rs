@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rkllmjs_memory::profile::{clock, Action, Event, Options, Profiler, Recorder, Recording, Spectrum, Totals};
-use rkllmjs_memory::stats::MemoryKind;
+use rkllmjs_memory::units::MemoryKind;
 
 const NPU: MemoryKind = MemoryKind::Npu;
 const SYSTEM: MemoryKind = MemoryKind::System;
@@ -186,7 +186,7 @@ fn a_profile_has_what_sources_that_are_gone_recorded_and_what_the_others_have() 
     let (mut gone, mut here) = (recorder(&profiler), recorder(&profiler));
     gone.allocated(1, 10, None);
     gone.allocated(2, 10, None);
-    profiler.absorb(&gone);
+    profiler.absorb(gone.copy(true));
     let_time_pass();
     here.allocated(3, 10, None);
     here.allocated(4, 10, None);
