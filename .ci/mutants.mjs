@@ -1,24 +1,24 @@
-// Mutation tests of the pure rooms of the core: each function and operator is changed, one at a time, and the tests of the
-// room have to notice. Needs cargo-mutants (`cargo install --locked cargo-mutants`); takes minutes to hours, so CI does not run it:
+// Mutation tests of the pure rooms of the core: cargo-mutants changes one function body or operator at a time, and the
+// tests of the room have to fail. Needs `cargo install --locked cargo-mutants`. A room takes up to an hour: not in CI.
 //   node .ci/mutants.mjs [room ...] [-- options of cargo mutants]
-// For example `node .ci/mutants.mjs suballoc -- --re Fixed`, or `-- --iterate` to try only those that survived the last time.
+// For example `node .ci/mutants.mjs suballoc -- --re Fixed`; with `-- --iterate` only the last survivors are tried.
 //
-// A room is tried in a package of its own, with the modules that it imports and one test binary, because that builds in a
-// second where the whole crate takes ten.
+// Each room is tried in a package of its own, in target/mutants: its modules, those that they import, and its tests as
+// one binary. That builds in a second, where the whole crate takes ten.
 
 import { spawnSync } from 'node:child_process'
 import { cpSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
-/** What each room consists of below `src`, and the integration tests of it in `__test__/rust`. */
+/** The modules of each room, below `src`, and its integration tests, in `__test__/rust`. */
 const rooms = {
   suballoc: { modules: ['suballoc'], suites: ['suballoc'] },
   accounting: { modules: ['accounting'], suites: ['accounting'] },
   profile: { modules: ['profile'], suites: ['profile'] },
-  pool: { modules: ['pool'], suites: ['pool', 'pool_limits', 'pool_profile', 'compaction'] },
+  pool: { modules: ['pool'], suites: ['pool', 'pool_limits', 'pool_profile', 'compaction', 'replay'] },
 }
-/** A mutant that allocates for ever fails instead of taking the machine down. */
+/** A mutant that allocates without end fails, and the machine goes on. */
 const ADDRESS_SPACE_KIB = 8 << 20
 /** The first test that fails ends the process: the others would only take time. */
 const FAIL_FAST = `
@@ -51,76 +51,83 @@ process.exit(survived === 0 ? 0 : 1)
 
 /** Runs the mutants of one room, prints its figures, and returns how many survived. */
 function tryRoom(name) {
-  const tree = join(root, 'target', 'mutants', name)
-  const files = writePackage(name, tree)
-  const command = ['mutants', '--in-place', '--no-shuffle', '--colors', 'never', ...files.flatMap((file) => ['--file', file])]
   const { modules, suites } = rooms[name]
+  const tree = join(root, 'target', 'mutants', name)
+  writePackage(name, tree)
+  const glob = (module) => (statSync(pathOf(module)).isFile() ? `src/${module}.rs` : `src/${module}/**`)
   const filters = [...modules.map((module) => `${module}::`), ...suites.map((suite) => `${suite}_suite::`)]
-  command.push(...options, '--', '--', ...filters)
+  const command = ['mutants', '--in-place', '--no-shuffle', '--colors', 'never']
+  command.push(...modules.flatMap((module) => ['--file', glob(module)]), ...options, '--', '--', ...filters)
+  // One job, behind everything else that the machine does.
   const shell = `ulimit -v ${ADDRESS_SPACE_KIB}; exec nice -n 19 cargo "$@"`
   const { status } = spawnSync('sh', ['-c', shell, 'cargo', ...command], { cwd: tree, stdio: 'inherit' })
   const results = join(tree, 'mutants.out', 'outcomes.json')
-  // 2: some survived; 3: some hung. Anything else was no run.
+  // 2: mutants survived; 3: mutants hung. Anything else was no run.
   if (![0, 2, 3].includes(status) || !existsSync(results)) throw new Error(`cargo mutants ended with ${status}`)
-  const { outcomes } = JSON.parse(readFileSync(results, 'utf8'))
+  return report(name, JSON.parse(readFileSync(results, 'utf8')).outcomes)
+}
+
+function report(name, outcomes) {
   const mutants = outcomes.filter(({ scenario }) => scenario !== 'Baseline')
   const are = (...summaries) => mutants.filter(({ summary }) => summaries.includes(summary))
   const missed = are('MissedMutant')
   const killed = are('CaughtMutant', 'Timeout').length
   const viable = killed + missed.length
-  console.log(`${name}: ${killed} of ${viable} viable mutants killed (${((100 * killed) / Math.max(viable, 1)).toFixed(1)} %)`)
+  const share = ((100 * killed) / Math.max(viable, 1)).toFixed(1)
+  console.log(`${name}: ${killed} of ${viable} viable mutants killed (${share} %)`)
   for (const { scenario } of missed) console.log(`  survived: ${scenario.Mutant.name}`)
   return missed.length
 }
 
-/** Writes a package of the room, of all that it imports and of its tests; returns the room's files. */
+/** Writes a package of the room, of all that it imports, and of its tests. */
 function writePackage(name, tree) {
   const { modules, suites } = rooms[name]
-  for (const part of ['src', 'tests']) rmSync(join(tree, part), { recursive: true, force: true })
-  for (const part of ['src', 'tests']) mkdirSync(join(tree, part), { recursive: true })
-  const present = suites.filter((suite) => existsSync(join(root, '__test__/rust', `${suite}.rs`)))
-  for (const suite of present) {
-    cpSync(join(root, '__test__/rust', `${suite}.rs`), join(tree, 'tests', `${suite}.rs`))
-    const folder = join(root, '__test__/rust', suite)
-    if (existsSync(folder)) cpSync(folder, join(tree, 'tests', suite), { recursive: true })
+  for (const part of ['src', 'tests']) {
+    rmSync(join(tree, part), { recursive: true, force: true })
+    mkdirSync(join(tree, part), { recursive: true })
   }
-  const closure = importsOf([...modules, ...present.flatMap((suite) => named_in(join(tree, 'tests', `${suite}.rs`)))])
-  for (const module of closure) cpSync(pathOf(module), join(tree, 'src', pathOf(module).slice(join(root, 'src').length)), { recursive: true })
-  const lines = closure.map((module) => `pub mod ${module};`)
-  const tests = present.map((suite) => `#[cfg(test)]\n#[path = "../tests/${suite}.rs"]\nmod ${suite}_suite;`)
+  for (const suite of suites) {
+    for (const part of [`${suite}.rs`, suite, 'support']) {
+      copy(join(root, '__test__/rust', part), join(tree, 'tests', part))
+    }
+  }
+  const imported = importsOf([...modules, ...sources(join(tree, 'tests')).flatMap(modulesIn)])
+  for (const module of imported) copy(pathOf(module), join(tree, 'src', pathOf(module).slice(join(root, 'src').length)))
   // The suites name the crate as its users do.
-  const library = ['#![allow(warnings)]', '#[cfg(test)]\nextern crate self as rkllmjs_memory;', FAIL_FAST, ...lines, ...tests]
+  const library = ['#![allow(warnings)]', '#[cfg(test)]\nextern crate self as rkllmjs_memory;', FAIL_FAST]
+  library.push(...imported.map((module) => `pub mod ${module};`))
+  library.push(...suites.map((suite) => `#[cfg(test)]\n#[path = "../tests/${suite}.rs"]\nmod ${suite}_suite;`))
   writeFileSync(join(tree, 'src', 'lib.rs'), `${library.join('\n')}\n`)
   writeFileSync(join(tree, 'Cargo.toml'), manifest())
-  cpSync(join(root, 'Cargo.lock'), join(tree, 'Cargo.lock'))
-  return modules.map((module) => (pathOf(module).endsWith('.rs') ? `src/${module}.rs` : `src/${module}/**`))
+  copy(join(root, 'Cargo.lock'), join(tree, 'Cargo.lock'))
 }
 
-/** The crate's manifest without the binding: one library, whose tests are all there are, quick to build. */
+/** The crate's manifest without the binding: one library, quick to build, with all tests in it. */
 function manifest() {
   const sections = readFileSync(join(root, 'Cargo.toml'), 'utf8').split(/^(?=\[)/m)
   const section = (header) => sections.find((text) => text.startsWith(`[${header}]`)) ?? ''
-  const dependencies = section('dependencies').replace(/^.*optional = true.*\n/gm, '')
+  const alone = ['bins', 'tests', 'benches', 'examples'].map((kind) => `auto${kind} = false\n`).join('')
   return [
-    section('package').replace(/^exclude.*\n/m, 'autobins = false\nautotests = false\nautobenches = false\nautoexamples = false\n'),
+    section('package').replace(/^exclude.*\n/m, `build = false\n${alone}`),
     '[lib]\nname = "rkllmjs_memory"\ndoctest = false\n',
-    dependencies,
+    section('dependencies').replace(/^.*optional = true.*\n/gm, ''),
     section('dev-dependencies'),
-    '[profile.dev]\nopt-level = 1\ndebug = false\nincremental = true\n',
-    '[profile.test]\nopt-level = 1\ndebug = false\nincremental = true\n',
+    ...['dev', 'test'].map((profile) => `[profile.${profile}]\nopt-level = 1\ndebug = false\nincremental = true\n`),
     '[workspace]\n',
   ].join('\n')
 }
 
-/** These modules of the crate and all that they import, in one way or another. */
+/** These modules of the crate and all that they import, directly or not. */
 function importsOf(modules) {
   const all = new Set(modules)
-  for (const module of all) for (const file of sources(pathOf(module))) named_in(file).forEach((other) => all.add(other))
+  for (const module of all) {
+    for (const other of sources(pathOf(module)).flatMap(modulesIn)) all.add(other)
+  }
   return [...all].sort()
 }
 
 /** The crate's modules that a file names. */
-function named_in(file) {
+function modulesIn(file) {
   const found = readFileSync(file, 'utf8').matchAll(/\b(?:crate|rkllmjs_memory)::(\w+)/g)
   return [...found].map(([, module]) => module).filter((module) => pathOf(module) !== undefined)
 }
@@ -132,4 +139,8 @@ function pathOf(module) {
 function sources(path) {
   if (!statSync(path).isDirectory()) return [path]
   return readdirSync(path, { recursive: true }).filter((file) => file.endsWith('.rs')).map((file) => join(path, file))
+}
+
+function copy(from, to) {
+  if (existsSync(from)) cpSync(from, to, { recursive: true })
 }
