@@ -1,9 +1,11 @@
 // The runtimes that are supported, each from its npm package.
 
 import { execFileSync } from 'node:child_process'
-import { existsSync, mkdirSync, rmSync } from 'node:fs'
+import { rmSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { join } from 'node:path'
+
+import { once } from '../__test__/kernel/packages.mjs'
 
 const cache = join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'rkllmjs-memory', 'runtimes')
 const { arch } = process
@@ -34,19 +36,16 @@ export const runtimes = {
   },
 }
 
-/** The binary of a runtime, fetched once. */
+/** Path of a runtime's binary, which is fetched once. */
 export function fetched(name) {
   const { spec, binary } = runtimes[name]
-  const folder = join(cache, `${name}-${arch}`)
-  const path = join(folder, 'package', binary)
-  if (existsSync(path)) return path
-  rmSync(folder, { recursive: true, force: true })
-  mkdirSync(folder, { recursive: true })
-  const packed = execFileSync('npm', ['pack', '--silent', spec], { cwd: folder, encoding: 'utf8' })
-    .trim()
-    .split('\n')
-    .at(-1)
-  execFileSync('tar', ['xzf', packed], { cwd: folder })
-  rmSync(join(folder, packed))
-  return path
+  const folder = once(join(cache, `${name}-${arch}`), (into) => {
+    const packed = execFileSync('npm', ['pack', '--silent', spec], { cwd: into, encoding: 'utf8' })
+      .trim()
+      .split('\n')
+      .at(-1)
+    execFileSync('tar', ['xzf', packed], { cwd: into })
+    rmSync(join(into, packed))
+  })
+  return join(folder, 'package', binary)
 }

@@ -1,28 +1,40 @@
-// The JavaScript suite on every runtime that is supported, with the addon of this checkout:
-//   node .ci/runtimes.mjs [node22 node24 node26 bun deno] [-- suite...]
-// What a runtime cannot do is skipped in the tests by name, with the reason.
+// The JavaScript suites on every runtime that is supported, with the addon of this checkout:
+//   node .ci/runtimes.mjs [--all] [node22 node24 node26 bun deno] [-- suite...]
+// Without `--all` or names of suites: those whose outcome depends on the engine. The tests skip by name what a runtime
+// cannot do.
 
 import { execFileSync, spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 
-import { pathOf, suites } from '../__test__/support/suites.mjs'
+import { engineDependent, pathOf, suites } from '../__test__/support/suites.mjs'
 import { fetched, runtimes } from './fetch-runtimes.mjs'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const AT_ONCE = 2
 
-const split = process.argv.indexOf('--')
-const names = process.argv.slice(2, split < 0 ? undefined : split)
-const only = split < 0 ? [] : process.argv.slice(split + 1)
+/** V8 versions between the oldest and the newest run only the suites about ArrayBuffers, the collector and threads. */
+const BUFFERS = ['attacks', 'collected', 'exits', 'lifetime']
+const FEWER = { node22: BUFFERS, node24: BUFFERS }
+
+const words = process.argv.slice(2)
+const split = words.includes('--') ? words.indexOf('--') : words.length
+const only = words.slice(split + 1)
+const all = words.slice(0, split).includes('--all')
+const names = words.slice(0, split).filter((word) => word !== '--all')
 for (const name of names)
   if (!(name in runtimes)) throw new Error(`no runtime "${name}": ${Object.keys(runtimes).join(' ')}`)
-const files = (only.length > 0 ? only : [...suites.keys()]).map(pathOf)
+
+function chosen(name) {
+  if (only.length > 0) return only
+  if (all) return [...suites.keys()]
+  return FEWER[name] ?? engineDependent
+}
 
 const jobs = (names.length > 0 ? names : Object.keys(runtimes)).flatMap((name) => {
   const binary = fetched(name)
   const [version] = execFileSync(binary, ['--version'], { encoding: 'utf8' }).trim().split('\n')
   console.log(`${name}: ${version}`)
-  return files.map((file) => ({ name, file, binary, args: runtimes[name].test(file) }))
+  return chosen(name).map((suite) => ({ name, suite, binary, args: runtimes[name].test(pathOf(suite)) }))
 })
 const failed = []
 await Promise.all(Array.from({ length: AT_ONCE }, work))
@@ -31,13 +43,13 @@ process.exit(failed.length === 0 ? 0 : 1)
 
 async function work() {
   jobs.total ??= jobs.length
-  for (let job; (job = jobs.shift()) !== undefined; ) {
+  for (let job; (job = jobs.shift()) !== undefined;) {
     const began = performance.now()
     const { status, output } = await run(job)
-    const title = `${job.name} ${job.file.replace(/.*\/(.*)\.test\.mjs/, '$1')}`
+    const seconds = ((performance.now() - began) / 1000).toFixed(1)
+    const title = `${job.name} ${job.suite}`
     console.log(
-      `${title.padEnd(28)} ${status === 0 ? 'ok' : 'FAILED'} ` +
-        `${((performance.now() - began) / 1000).toFixed(1)} s  ${counts(output)}`,
+      `${title.padEnd(28)} ${status === 0 ? 'ok' : 'FAILED'} ${seconds} s  ${counts(output)}`,
     )
     if (status === 0) continue
     failed.push(title)
@@ -57,7 +69,7 @@ function run({ binary, args }) {
   return new Promise((resolve) => child.on('close', (status) => (clearTimeout(patience), resolve({ status, output }))))
 }
 
-/** How many passed and were skipped, in the words of whichever runtime. */
+/** Reads the numbers of passed and skipped tests from the runtime's own summary. */
 function counts(output) {
   const find = (...patterns) => patterns.map((pattern) => pattern.exec(output)?.[1]).find(Boolean) ?? '0'
   const passed = find(/^# pass (\d+)/m, /^ *(\d+) pass$/m, /\| (\d+) passed/)

@@ -1,6 +1,16 @@
 // What the machine is made of, from packages alone: kernels, headers, a root for the tests, Node.
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -13,14 +23,21 @@ export const cache = process.env.XDG_CACHE_HOME
 
 export const arches = {
   x64: {
-    debian: 'amd64', triplet: 'x86_64-linux-gnu', gcc: 'gcc', make: [],
-    qemu: ['qemu-system-x86_64', '-M', 'q35', '-cpu', 'max'], console: 'ttyS0',
+    debian: 'amd64',
+    triplet: 'x86_64-linux-gnu',
+    gcc: 'gcc',
+    make: [],
+    qemu: ['qemu-system-x86_64', '-M', 'q35', '-cpu', 'max'],
+    console: 'ttyS0',
     packages: { 'qemu-system-x86_64': ['qemu-system-x86', 'seabios', 'ipxe-qemu'] },
   },
   arm64: {
-    debian: 'arm64', triplet: 'aarch64-linux-gnu', gcc: 'aarch64-linux-gnu-gcc',
+    debian: 'arm64',
+    triplet: 'aarch64-linux-gnu',
+    gcc: 'aarch64-linux-gnu-gcc',
     make: ['ARCH=arm64', 'CROSS_COMPILE=aarch64-linux-gnu-'],
-    qemu: ['qemu-system-aarch64', '-M', 'virt', '-cpu', 'cortex-a72'], console: 'ttyAMA0',
+    qemu: ['qemu-system-aarch64', '-M', 'virt', '-cpu', 'cortex-a72'],
+    console: 'ttyAMA0',
     packages: {
       'qemu-system-aarch64': ['qemu-system-arm', 'ipxe-qemu'],
       'aarch64-linux-gnu-gcc': ['gcc-aarch64-linux-gnu', 'libc6-dev-arm64-cross'],
@@ -29,12 +46,21 @@ export const arches = {
 }
 
 const tools = {
-  gcc: ['gcc', 'libc6-dev'], make: ['make'], cpio: ['cpio'], xz: ['xz-utils'], modinfo: ['kmod'], bc: ['bc'],
+  gcc: ['gcc', 'libc6-dev'],
+  make: ['make'],
+  cpio: ['cpio'],
+  xz: ['xz-utils'],
+  modinfo: ['kmod'],
+  bc: ['bc'],
 }
 
 export function run(command, args, options = {}) {
-  const { status, signal, error, stdout } =
-    spawnSync(command, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'], maxBuffer: 1 << 28, ...options })
+  const { status, signal, error, stdout } = spawnSync(command, args, {
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'inherit'],
+    maxBuffer: 1 << 28,
+    ...options,
+  })
   if (error) throw error
   if (status !== 0) throw new Error(`${command} ${args.join(' ')}: ${signal ?? `status ${status}`}`)
   return stdout
@@ -43,21 +69,28 @@ export function run(command, args, options = {}) {
 const found = tool =>
   [...(process.env.PATH ?? '').split(':'), '/usr/sbin', '/sbin'].some(dir => existsSync(join(dir, tool)))
 
+/** Runs apt-get. Two runs on one computer take turns: apt-get itself gives up where another holds its lists. */
+const aptGet = (args, options) => run('flock', [APT_LOCK, 'apt-get', '-qq', ...args], options)
+const APT_LOCK = join(tmpdir(), 'rkllmjs-memory-apt.lock')
+
 let updated = false
 function aptUpdate({ again = false } = {}) {
-  if ((again || !updated) && process.getuid() === 0) run('apt-get', ['-qq', 'update'])
+  if ((again || !updated) && process.getuid() === 0) aptGet(['update'])
   updated = true
 }
 
 /** Installs what is missing where that is allowed, and says what to install where it is not. */
 export function install(wanted) {
-  const missing = Object.entries(wanted).filter(([tool]) => !found(tool)).flatMap(([, names]) => names)
+  const missing = Object.entries(wanted)
+    .filter(([tool]) => !found(tool))
+    .flatMap(([, names]) => names)
   if (missing.length === 0) return
   if (process.getuid() !== 0) throw new Error(`please install: apt-get install ${missing.join(' ')}`)
   console.log(`installing ${missing.join(' ')}`)
   aptUpdate()
-  run('apt-get', ['-y', '-qq', 'install', '--no-install-recommends', ...missing], {
-    env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' }, stdio: ['ignore', 'ignore', 'inherit'],
+  aptGet(['-y', 'install', '--no-install-recommends', ...missing], {
+    env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' },
+    stdio: ['ignore', 'ignore', 'inherit'],
   })
 }
 
@@ -81,27 +114,38 @@ function kernelVersion(debian) {
   const pattern = new RegExp(`^linux-image-(6\\.12\\.(\\d+)\\+deb12)-${debian}-unsigned `)
   for (let again = false; ; again = true) {
     const list = run('apt-cache', [
-      'search', '--names-only', `^linux-image-6\\.12\\.[0-9]+\\+deb12-${debian}-unsigned$`,
+      'search',
+      '--names-only',
+      `^linux-image-6\\.12\\.[0-9]+\\+deb12-${debian}-unsigned$`,
     ])
-    const best = list.split('\n').map(line => pattern.exec(line)).filter(Boolean).sort((a, b) => b[2] - a[2])[0]
+    const best = list
+      .split('\n')
+      .map(line => pattern.exec(line))
+      .filter(Boolean)
+      .sort((a, b) => b[2] - a[2])[0]
     if (best) return best[1]
     if (again)
       throw new Error(
-        `the package index has no linux-image-6.12.*+deb12-${debian}-unsigned: ` +
-          `is this Debian 12 with its security suite?`,
+        `the package index has no linux-image-6.12.*+deb12-${debian}-unsigned: Debian 12 with its security suite has`,
       )
     aptUpdate({ again: true })
   }
 }
 
-/** Fills `dir` once: a run that was cut short leaves nothing that looks finished. */
+/** Fills `dir` once. A run that is cut short leaves no `dir`; of two runs at once the first to finish makes it. */
 export function once(dir, fill) {
   if (existsSync(dir)) return dir
-  const partial = `${dir}.partial`
-  rmSync(partial, { recursive: true, force: true })
-  mkdirSync(partial, { recursive: true })
-  fill(partial)
-  renameSync(partial, dir)
+  mkdirSync(dirname(dir), { recursive: true })
+  const partial = mkdtempSync(`${dir}.partial-`)
+  try {
+    fill(partial)
+    renameSync(partial, dir)
+  } catch (error) {
+    // Another run may have filled the folder meanwhile.
+    if (!existsSync(dir)) throw error
+  } finally {
+    rmSync(partial, { recursive: true, force: true })
+  }
   return dir
 }
 
@@ -109,7 +153,7 @@ function unpack(into, names) {
   const debs = join(into, 'debs')
   mkdirSync(debs, { recursive: true })
   // The sandbox user of apt cannot write here; as root it would only warn about that.
-  run('apt-get', ['-qq', '-o', 'APT::Sandbox::User=root', 'download', ...names], { cwd: debs })
+  aptGet(['-o', 'APT::Sandbox::User=root', 'download', ...names], { cwd: debs })
   for (const deb of readdirSync(debs)) run('dpkg-deb', ['-x', join(debs, deb), into])
   rmSync(debs, { recursive: true })
 }
@@ -123,8 +167,10 @@ export function kernel(arch) {
   const dir = once(join(cache, `linux-${version}-${arch}`), into => {
     console.log(`fetching Linux ${version} for ${arch}`)
     unpack(into, [
-      `linux-image-${version}-${debian}-unsigned${foreign}`, `linux-headers-${version}-${debian}${foreign}`,
-      `linux-headers-${version}-common`, `linux-kbuild-${version}`,
+      `linux-image-${version}-${debian}-unsigned${foreign}`,
+      `linux-headers-${version}-${debian}${foreign}`,
+      `linux-headers-${version}-common`,
+      `linux-kbuild-${version}`,
     ])
     // Without it no step asks for pahole.
     rmSync(join(into, `usr/src/linux-headers-${version}-${debian}/vmlinux`), { force: true })
@@ -133,15 +179,20 @@ export function kernel(arch) {
   const headers = join(sources, `linux-headers-${version}-${debian}`)
   // Headers that were only unpacked include the common ones by an absolute path; the cache may also have been moved.
   const makefile = join(headers, 'Makefile')
-  writeFileSync(makefile, readFileSync(makefile, 'utf8').replace(
-    /^include .*-common\/Makefile$/m, `include ${join(sources, `linux-headers-${version}-common`)}/Makefile`))
+  writeFileSync(
+    makefile,
+    readFileSync(makefile, 'utf8').replace(
+      /^include .*-common\/Makefile$/m,
+      `include ${join(sources, `linux-headers-${version}-common`)}/Makefile`,
+    ),
+  )
   const boot = join(dir, 'boot')
   return {
     version,
     headers,
     image: join(
       boot,
-      readdirSync(boot).find((name) => name.startsWith('vmlinuz')),
+      readdirSync(boot).find(name => name.startsWith('vmlinuz')),
     ),
     modules: join(
       dir,
@@ -161,7 +212,10 @@ export function root(arch) {
   const withBun = arch === 'arm64'
   const dir = once(join(cache, `root-node${NODE}${withBun ? `-bun${BUN}` : ''}-${arch}`), into => {
     console.log(`fetching Node ${NODE}${withBun ? `, Bun ${BUN}` : ''} and libraries for ${arch}`)
-    unpack(into, ['libc6', 'libstdc++6', 'libgcc-s1', 'libatomic1', 'busybox-static'].map(name => `${name}:${debian}`))
+    unpack(
+      into,
+      ['libc6', 'libstdc++6', 'libgcc-s1', 'libatomic1', 'busybox-static'].map(name => `${name}:${debian}`),
+    )
     mkdirSync(join(into, 'bin'), { recursive: true })
     const binary = (name, spec) => {
       const tarball = run('npm', ['pack', '--silent', spec], { cwd: into }).trim().split('\n').at(-1)
@@ -178,7 +232,20 @@ export function root(arch) {
   })
   // What the tests and their children call by name.
   for (const applet of [
-    'sh', 'env', 'cat', 'ls', 'sleep', 'mknod', 'mkfifo', 'id', 'ps', 'kill', 'dd', 'stat', 'rm', 'true',
+    'sh',
+    'env',
+    'cat',
+    'ls',
+    'sleep',
+    'mknod',
+    'mkfifo',
+    'id',
+    'ps',
+    'kill',
+    'dd',
+    'stat',
+    'rm',
+    'true',
   ])
     run('ln', ['-sf', 'busybox', join(dir, 'bin', applet)])
   return dir

@@ -1,8 +1,7 @@
 #!/usr/bin/env node
-// npm run test:kernel [x64|arm64] [scenario...] [--steps smoke,js,...] [--machines N] [--user-mode] [--once]
-// [--console] Boots a stock Debian kernel in QEMU, plays the boards of scenarios.mjs to the library, and says what came
-// of it.
-import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+// npm run test:kernel [x64|arm64] [scenario...] [--all] [--steps smoke,js,...] [--machines N] [--user-mode] [--console]
+// Boots a stock Debian kernel in QEMU, plays the boards of scenarios.mjs to the library, and judges each scenario.
+import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -16,24 +15,20 @@ const here = dirname(fileURLToPath(import.meta.url))
 const repo = resolve(here, '../..')
 
 /** Console or dmesg lines that no scenario may leave behind. */
-const ALARM =
-  new RegExp(
-    [
-      'VIOLATION', 'Oops', 'BUG:', 'WARNING:', 'Call [Tt]race', 'general protection', 'Unable to handle',
-      'Kernel panic', 'refcount_t', 'use-after-free', 'soft lockup', 'hung task', 'rcu: INFO',
-    ].join('|'),
-  )
+const ALARM = new RegExp(
+  [
+    'VIOLATION|Oops|BUG:|WARNING:|Call [Tt]race|general protection|Unable to handle|Kernel panic',
+    'refcount_t|use-after-free|soft lockup|hung task|rcu: INFO',
+  ].join('|'),
+)
 
-/**
- * Each has two processors, and emulation keeps ours busy: more of them than that are slower together than one after the
- * other.
- */
+/** A machine has two processors, which emulation keeps busy. More machines at once than that are slower than in turn. */
 const MACHINES = Math.min(4, Math.max(1, availableParallelism() >> 1))
 
 function usage(message) {
   console.error(
-    `${message}\nusage: test:kernel [x64|arm64] [scenario...] [--steps NAME,...] [--machines N] ` +
-      `[--user-mode] [--once] [--console]\nscenarios: ${scenarios.map((s) => s.name).join(' ')}`,
+    `${message}\nusage: test:kernel [x64|arm64] [scenario...] [--all] [--steps NAME,...] [--machines N] ` +
+      `[--user-mode] [--console]\nscenarios: ${scenarios.map(s => s.name).join(' ')}`,
   )
   process.exit(2)
 }
@@ -42,14 +37,20 @@ const whole = word => (/^[1-9]\d?$/.test(word) ? Number(word) : undefined)
 
 function parse(argv) {
   const options = {
-    arch: null, names: [], steps: null, console: false, userMode: false, once: false, machines: MACHINES,
+    arch: null,
+    names: [],
+    steps: null,
+    console: false,
+    userMode: false,
+    all: false,
+    machines: MACHINES,
   }
   for (let i = 0; i < argv.length; i++) {
     const arg = argv[i]
     if (arg === 'x64' || arg === 'arm64') options.arch = arg
     else if (arg === '--console') options.console = true
     else if (arg === '--user-mode') options.userMode = true
-    else if (arg === '--once') options.once = true
+    else if (arg === '--all') options.all = true
     else if (arg === '--machines') options.machines = whole(argv[++i]) ?? usage('--machines wants a number')
     else if (arg === '--steps') options.steps = (argv[++i] ?? usage('--steps wants names')).split(',')
     else if (scenarios.some(s => s.name === arg)) options.names.push(arg)
@@ -59,25 +60,33 @@ function parse(argv) {
   return options
 }
 
-function choose({ arch, names, steps, once }) {
+/** The named scenarios; without names those of every run, or all of the architecture's. */
+function choose({ arch, names, steps, all }) {
   return scenarios
     .filter(s => !s.arches || s.arches.includes(arch))
-    .filter(s => !once || s.repeats !== arch)
-    .filter(s => names.length === 0 || names.includes(s.name))
+    .filter(s => (names.length > 0 ? names.includes(s.name) : all || s.always.includes(arch)))
     .map(s => ({ ...s, steps: s.steps.filter(step => !steps || steps.includes(step.name)) }))
     .filter(s => s.steps.length > 0)
 }
 
 const quote = word => `'${String(word).replaceAll("'", "'\\''")}'`
 
-const runners = { node: '/bin/node --test --test-reporter=spec', bun: '/bin/bun test --timeout 120000' }
+// Without `--test`, which would start a second Node for each file: starting takes emulation seconds.
+const runners = { node: '/bin/node --test-reporter=spec', bun: '/bin/bun test --timeout 120000' }
 
 /** The words of a step, to be run in the root. */
 function commandOf(scenario, step, ...variables) {
   const env = [
-    '/bin/env', '-i', 'PATH=/bin', 'HOME=/tmp', 'TMPDIR=/tmp', 'RUST_BACKTRACE=1',
-    `RKLLM_TEST_BACKEND=${scenario.backend}`, `RKLLM_TEST_SCENARIO=${scenario.name}`,
-    `RKLLM_TEST_PIECE=${scenario.piece ?? '1/1'}`, ...variables,
+    '/bin/env',
+    '-i',
+    'PATH=/bin',
+    'HOME=/tmp',
+    'TMPDIR=/tmp',
+    'RUST_BACKTRACE=1',
+    `RKLLM_TEST_BACKEND=${scenario.backend}`,
+    `RKLLM_TEST_SCENARIO=${scenario.name}`,
+    `RKLLM_TEST_PIECE=${scenario.piece ?? '1/1'}`,
+    ...variables,
   ]
   return [
     ...env,
@@ -101,17 +110,25 @@ function plan(scenario) {
   return lines
 }
 
-const text = path => existsSync(path) ? readFileSync(path, 'utf8') : ''
+const text = path => (existsSync(path) ? readFileSync(path, 'utf8') : '')
 
 /** The line of a log that sums it up, for the table. */
 function summary(log, step) {
   const lines = log.trim().split('\n')
   if (step.js) {
-    const figure = (name) =>
-      Number(new RegExp(`^ℹ ${name}(?:ped)? (\\d+)$|^ *(\\d+) ${name}$`, 'm').exec(log)?.slice(1).find(Boolean) ?? 0)
+    const figure = name => {
+      const found = new RegExp(`^ℹ ${name}(?:ped)? (\\d+)$|^ *(\\d+) ${name}$`, 'm').exec(log)
+      return Number(found?.slice(1).find(Boolean) ?? 0)
+    }
     return `${figure('pass')} passed, ${figure('fail')} failed, ${figure('skip')} skipped`
   }
   return (lines.findLast(line => /passed|failed|ok|ratio/.test(line)) ?? lines.at(-1) ?? '').slice(0, 160)
+}
+
+function verdictOf(status, idle, seconds) {
+  if (status === '0') return idle ? 'NOTHING RUN' : 'ok'
+  if (status === '') return 'NOT RUN'
+  return status === '137' ? `KILLED (limit ${seconds} s)` : `FAILED (${status})`
 }
 
 /** Reads what a scenario left in the share: printed, and true when all is well. */
@@ -124,38 +141,43 @@ function judge(scenario, out) {
     const status = text(join(dir, `${step.name}.status`)).trim()
     const log = text(join(dir, `${step.name}.log`))
     const idle = (step.js || step.needs === 'conformance') && !/[1-9]\d* passed/.test(summary(log, step))
-    const verdict =
-      status === '0'
-        ? idle
-          ? 'NOTHING RUN'
-          : 'ok'
-        : status === ''
-          ? 'NOT RUN'
-          : status === '137'
-            ? `KILLED (limit ${step.seconds} s)`
-            : `FAILED (${status})`
-    const [from, to] = text(join(dir, `${step.name}.times`)).trim().split('\n')
+    const verdict = verdictOf(status, idle, step.seconds)
+    const [from, to] = text(join(dir, `${step.name}.times`))
+      .trim()
+      .split('\n')
     const took = to ? `${Math.round(to - from)} s` : ''
     console.log(`  ${step.name.padEnd(12)} ${verdict.padEnd(8)} ${took.padStart(5)}  ${summary(log, step)}`)
     if (verdict === 'ok') continue
     problems.push(`${step.name}: ${verdict}`)
-    console.log(log.trim().split('\n').slice(-60).map(line => `    | ${line}`).join('\n'))
+    console.log(
+      log
+        .trim()
+        .split('\n')
+        .slice(-60)
+        .map(line => `    | ${line}`)
+        .join('\n'),
+    )
   }
   if (!existsSync(join(dir, 'finished'))) {
     problems.push('not finished')
   } else {
-    problems.push(...text(join(dir, 'dmesg')).split('\n').filter(line => ALARM.test(line)).slice(0, 10))
+    problems.push(
+      ...text(join(dir, 'dmesg'))
+        .split('\n')
+        .filter(line => ALARM.test(line))
+        .slice(0, 10),
+    )
     const counters = Object.fromEntries(
       text(join(dir, 'counters'))
         .split('\n')
         .filter(Boolean)
-        .map((line) => line.split(' ')),
+        .map(line => line.split(' ')),
     )
     for (const [name, value] of Object.entries(counters))
       if ((name.startsWith('live_') || name === 'violations') && value !== '0')
         problems.push(`${name} is ${value} at the end`)
     const totals = ['creates', 'destroys', 'syncs', 'exports', 'imports', 'maps'].map(
-      (name) => `${counters[`total_${name}`]} ${name}`,
+      name => `${counters[`total_${name}`]} ${name}`,
     )
     if (scenario.module) console.log(`  driver       ${totals.join(', ')}; undestroyed ${counters.undestroyed}`)
     if (seconds > 120) problems.push(`took ${seconds} s, more than two minutes`)
@@ -177,9 +199,9 @@ async function main() {
   const kernel = fetchKernel(arch)
   const root = fetchRoot(arch)
   lap(`Linux ${kernel.version}, ${arch}`)
-  const work = join(cache, `run-${arch}`)
+  // A folder of its own: two runs on one computer do not meet.
+  const work = mkdtempSync(join(cache, `run-${arch}-`))
   const share = join(work, 'share')
-  rmSync(share, { recursive: true, force: true })
   for (const name of ['out', 'claimed']) mkdirSync(join(share, name), { recursive: true })
   copyFileSync(buildModule(arch, kernel, work), join(share, 'rknpu_test.ko'))
   for (const name of ['smoke', 'bare']) copyFileSync(buildProgram(arch, name, work), join(share, name))
@@ -237,7 +259,7 @@ async function main() {
       },
     })
     if (!problem) return null
-    return [`FAILED at ${current}: ${problem}. The console's last lines:`, ...last.map((line) => `  | ${line}`)].join(
+    return [`FAILED at ${current}: ${problem}. The console's last lines:`, ...last.map(line => `  | ${line}`)].join(
       '\n',
     )
   }
@@ -250,6 +272,8 @@ async function main() {
   console.log('')
   const bad = failed.length + problems.length + alarms.length > 0
   lap(bad ? `${arch}: FAILED: ${failed.join(', ') || 'the machine'}` : `${arch}: all ${chosen.length} scenarios passed`)
+  if (bad) console.log(`logs: ${work}`)
+  else rmSync(work, { recursive: true })
   process.exitCode = bad ? 1 : 0
 }
 

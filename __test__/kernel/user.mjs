@@ -7,7 +7,8 @@ import { join } from 'node:path'
 import { install } from './packages.mjs'
 
 const BINFMT = '/proc/sys/fs/binfmt_misc'
-const NAME = 'rkllm-test-arm64'
+/** Of this process: another run takes only its own away. */
+const NAME = `rkllm-test-arm64-${process.pid}`
 const INTERPRETER = '/usr/bin/qemu-aarch64-static'
 /**
  * 64-bit little-endian ELF for AArch64, executables and shared ones; F: opened now, so that a chroot need not have it.
