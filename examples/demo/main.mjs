@@ -1,9 +1,10 @@
 /**
- * An LLM server's memory, managed: requests of a real trace (or one like it) take token ids, embeddings, logits and a
- * growing KV cache from a MemoryManager, write, sync, read back and check them, and give them back. It runs on the
- * simulated RK3588, so it needs no board, and exits with 1 if one byte was wrong or one buffer was lost.
+ * Manages the memory of an LLM server. Requests of a real trace (or of a generator fitted to one) allocate token ids,
+ * embeddings, logits and a growing KV cache from a MemoryManager. They write, sync, read back, check and free them. The
+ * demo runs on the simulated RK3588, so it needs no board. It exits with 1 if one byte was wrong or one buffer was
+ * lost.
  *
- * Read on in request.mjs (what a request does with its memory) and server.mjs (the loop).
+ * Read on in request.mjs (how a request uses its memory) and server.mjs (the loop).
  */
 
 import { parseArgs } from 'node:util'
@@ -25,19 +26,19 @@ const HELP = `Serves an LLM workload on the simulated RK3588 and checks every by
 
   --trace FILE    requests from a CSV with the columns TIMESTAMP, ContextTokens, GeneratedTokens: the format of
                   https://github.com/Azure/AzurePublicDataset (default: a generator fitted to that trace)
-  --requests N    how many (default: ${DEFAULT_REQUESTS}, or the whole trace)
-  --seed N        another run of the generator (default: ${DEFAULT_SEED})
-  --report FILE   profile it, and write a report when nine of ten requests were served:
+  --requests N    number of requests (default: ${DEFAULT_REQUESTS}, or the whole trace)
+  --seed N        seed of the generator (default: ${DEFAULT_SEED})
+  --report FILE   profile the run, and write a report when nine of ten requests were served:
                   .html .json .csv .pb.gz .trace.json .prom
-  --corrupt       flip one byte half-way, to see that the check fails
-  --lose          forget one buffer half-way, to see that the check fails
-  --help          this text
+  --corrupt       flip one byte half-way, to show that the check finds it
+  --lose          forget one buffer half-way, to show that the check finds it
+  --help          print this text
 `
 
 try {
   process.exitCode = await main()
 } catch (error) {
-  // A MemoryError says what to try next; the stack of anything else is for whoever mends this demo.
+  // A MemoryError has a hint for the user. The stack of any other error is for the developer of this demo.
   console.error(error.code ? `${error.code}: ${error.message}` : error)
   if (error.hint) console.error(`hint: ${error.hint}`)
   process.exitCode = 1
@@ -54,9 +55,9 @@ async function main() {
     : generateWorkload(options.requests ?? DEFAULT_REQUESTS, options.seed)
   const source = options.trace ?? `generated, seed ${options.seed}`
 
-  // Printing comes first: a stream opens descriptors of its own at its first write.
+  // Prints before the descriptors are counted: a stream opens descriptors of its own at its first write.
   console.log(`${integer(workload.length)} requests (${source}), ${BATCH} at a time`)
-  // So do timers on Bun.
+  // Timers on Bun open some as well.
   await new Promise((resolve) => setTimeout(resolve, 1))
   const fdsBefore = openFds()
   const accountable = accountableFds()
@@ -88,13 +89,14 @@ async function main() {
   if (report) console.log(`Report: ${options.report}`)
   await settled(manager)
   const stats = manager.getMemoryStats()
-  // One empty slab is kept for the next small allocations; what is left beside it is lost.
+  // The manager keeps one empty slab for the next small allocations; every other object is lost.
   const { objects: left, slabs } = manager.getNPUMemoryStats()
   const objects = left - (slabs.reserved > 0 && slabs.allocated === 0 ? 1 : 0)
   manager.dispose()
-  // The kernel takes a moment to give up its triggers for memory pressure.
-  for (let waited = 0; accountableFds() > accountable && waited < 1000; waited += 10)
+  // The kernel takes a moment to close its triggers for memory pressure.
+  for (let waited = 0; accountableFds() > accountable && waited < 1000; waited += 10) {
     await new Promise((resolve) => setTimeout(resolve, 10))
+  }
   const fdsAfter = openFds()
   const fdsLeft = accountableFds() - accountable
 
@@ -144,7 +146,7 @@ function describeDevice({ soc, backend, simulated, iommuDomains, domainBytes }) 
   return `${simulated ? 'a simulated ' : ''}${name} with ${iommuDomains} IOMMU domains of ${bytes(domainBytes)}`
 }
 
-/** A driver may give memory back a little after deallocate() returned. */
+/** Waits for frees of a slow driver, which can end after deallocate() returned. */
 async function settled(manager) {
   const deadline = Date.now() + 30_000
   while (manager.getNPUMemoryStats().pendingFree > 0 && Date.now() < deadline) {

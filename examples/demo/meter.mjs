@@ -1,11 +1,11 @@
-/** The manager seen through a stopwatch: times each allocate and deallocate, and counts what went out and came back. */
+/** Wraps the manager: times each allocate and deallocate, and counts allocations and frees. */
 
 import { performance } from 'node:perf_hooks'
 
 export class Meter {
   allocate = new Latencies()
   deallocate = new Latencies()
-  /** Buffers that deallocate() accepted but that still show bytes. */
+  /** Buffers that deallocate() accepted and did not detach. */
   stillAttached = 0
   #manager
 
@@ -35,7 +35,7 @@ export class Meter {
   }
 }
 
-/** Every sample is kept: a p99.9 out of buckets would be a guess. */
+/** Keeps every sample: a p99.9 from buckets would be a guess. */
 class Latencies {
   #samples = new Float64Array(1024)
   count = 0
@@ -49,7 +49,7 @@ class Latencies {
     this.#samples[this.count++] = milliseconds
   }
 
-  /** The samples at these shares of the sorted whole, in microseconds. */
+  /** Returns quantiles in microseconds. */
   quantiles(shares) {
     const sorted = this.#samples.slice(0, this.count).sort()
     return shares.map((share) => 1000 * sorted[Math.min(this.count - 1, Math.floor(share * this.count))])

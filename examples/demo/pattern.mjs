@@ -1,12 +1,12 @@
 /**
- * Patterns that tell buffers apart: word `i` of the pattern with seed `s` is `s + i × STEP` modulo 2^32. Two requests,
- * or two buffers of one request, never expect the same words, so a page that is shared, lost or zeroed by mistake shows
+ * Patterns that distinguish buffers: word `i` of the pattern with seed `s` is `s + i × STEP` modulo 2^32. Two requests,
+ * or two buffers of one request, never expect the same words. So a page that is shared, lost or zeroed by mistake shows
  * up as wrong bytes.
  */
 
 const STEP = 0x9e3779b1 | 0
 
-/** A seed for the `part`th run of words of request `id`. */
+/** Returns the seed of the `part`th run of words of request `id`. */
 export function seedOf(id, part) {
   return Math.imul(id + 1, 0x85ebca6b) ^ Math.imul(part + 1, 0xc2b2ae35)
 }
@@ -19,7 +19,7 @@ export function fillWords(words, from, to, seed) {
   }
 }
 
-/** How many bytes of words[from..to) are not what fillWords wrote. */
+/** Counts the bytes of words[from..to) that differ from fillWords' pattern. */
 export function wrongInWords(words, from, to, seed) {
   let value = (seed + Math.imul(from, STEP)) | 0
   let wrong = 0
@@ -30,7 +30,7 @@ export function wrongInWords(words, from, to, seed) {
   return wrong
 }
 
-/** Floats with 24 significant bits at most: float32 holds them exactly. `stride` spreads them over the buffer. */
+/** Writes floats of at most 24 significant bits, which float32 holds exactly. `stride` spreads them over the buffer. */
 export function fillFloats(floats, start, count, seed, stride = 1) {
   let value = seed | 0
   for (let i = 0, at = start; i < count; i++, at += stride) {
@@ -39,7 +39,7 @@ export function fillFloats(floats, start, count, seed, stride = 1) {
   }
 }
 
-/** How many bytes are not what fillFloats wrote. */
+/** Counts the bytes that differ from fillFloats' pattern. */
 export function wrongInFloats(floats, start, count, seed, stride = 1) {
   let value = seed | 0
   let wrong = 0

@@ -1,4 +1,4 @@
-/** A progress bar where somebody watches; elsewhere a line for every tenth of the way. */
+/** Draws a progress bar on a terminal; elsewhere it prints a line for every tenth of the way. */
 
 const WIDTH = 30
 const MS_BETWEEN_DRAWS = 100
@@ -14,7 +14,7 @@ export class Progress {
     this.#out = out
   }
 
-  /** `detail()` is only called when something is shown. */
+  /** Calls `detail()` only when it draws. */
   update(done, detail) {
     const share = done / this.#total
     if (this.#out.isTTY) {
@@ -31,7 +31,7 @@ export class Progress {
     }
   }
 
-  /** Leaves the line to what is printed next. */
+  /** Clears the line for the next output. */
   clear() {
     if (this.#out.isTTY) this.#out.write('\r\x1b[K')
   }

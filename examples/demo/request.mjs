@@ -1,19 +1,19 @@
 /**
- * One request and the buffers it lives in.
+ * One request and its buffers.
  *
  *   token ids    system memory, int32, prompt and answer
  *   embeddings   NPU memory, float32, one chunk of the prompt at a time
  *   logits       NPU memory, float32, rewritten for every token
  *   KV cache     NPU memory, a list of blocks that grows while the request decodes
  *
- * What one step writes is checked at a later one, after the other requests of the batch have written theirs: memory
- * that two buffers share by mistake is caught.
+ * A later step checks the bytes of an earlier one, after the other requests of the batch have written theirs. So the
+ * check finds memory that two buffers share by mistake.
  */
 
 import * as model from './model.mjs'
 import { fillFloats, fillWords, seedOf, wrongInFloats, wrongInWords } from './pattern.mjs'
 
-/** Parts of a request that have patterns of their own; KV blocks count on from KV_PART. */
+/** Parts of a request, each with its own pattern; KV blocks are numbered from KV_PART on. */
 const TOKENS_PART = 0
 const EMBEDDINGS_PART = 1
 const LOGITS_PART = 2
@@ -54,7 +54,7 @@ export class Request {
     return this.#prefilled < this.#job.context
   }
 
-  /** One chunk of the prompt, or one token of the answer. Returns how many tokens it took. */
+  /** Processes one chunk of the prompt, or one token of the answer. Returns the number of tokens. */
   step() {
     return this.prefilling ? this.#prefill() : this.#decode()
   }
@@ -80,12 +80,12 @@ export class Request {
     return 1
   }
 
-  /** Flips one bit of one byte that will be checked: what `--corrupt` does to prove that checking works. */
+  /** Flips one bit of one byte that will be checked. `--corrupt` calls it to prove that checking works. */
   corruptOneByte() {
     new Uint8Array(this.#kvBlocks[0])[0] ^= 1
   }
 
-  /** Checks everything once more and gives all memory back; `keepOne` is what `--lose` does. */
+  /** Checks all buffers once more and frees them. `--lose` sets `keepOne`. */
   finish({ keepOne = false } = {}) {
     const tokens = this.#job.context + this.#job.generated
     this.wrongBytes += wrongInWords(new Int32Array(this.#tokenIds), 0, tokens, this.#seed(TOKENS_PART))
@@ -119,7 +119,7 @@ export class Request {
     }
   }
 
-  /** Stands in for the NPU, which would write them. */
+  /** Writes the logits in place of the NPU. */
   #writeLogits(token) {
     const seed = this.#seed(LOGITS_PART) + token
     fillFloats(new Float32Array(this.#logits), 0, model.LOGITS_CHECKED, seed, LOGITS_STRIDE)
@@ -133,7 +133,7 @@ export class Request {
     this.wrongBytes += wrongInFloats(new Float32Array(this.#logits), 0, model.LOGITS_CHECKED, seed, LOGITS_STRIDE)
   }
 
-  /** Writes the keys of the tokens [from, to), taking new blocks as they are needed. */
+  /** Writes the keys of the tokens [from, to), and allocates new blocks as needed. */
   #growKvCache(from, to) {
     for (const { block, first, last } of blocksOf(from, to)) {
       if (block === this.#kvBlocks.length) this.#kvBlocks.push(this.#meter.npu(model.KV_BLOCK_BYTES, 'kv-cache'))
@@ -157,15 +157,13 @@ export class Request {
 
 const WORDS_PER_ROW = model.KV_ROW_BYTES / 4
 
-/**
- * The plane of a KV block that is written and checked: another one in each block, so that every offset gets its turn.
- */
+/** Returns the checked plane of a KV block: another one in each block, so that every offset is covered. */
 function checkedPlane(buffer, block) {
   const byteOffset = (block % model.KV_PLANES) * model.KV_PLANE_BYTES
   return { words: new Int32Array(buffer, byteOffset, model.KV_PLANE_BYTES / 4), byteOffset }
 }
 
-/** The blocks that tokens [from, to) fall into, and which of their rows. */
+/** Yields the blocks of tokens [from, to), with their rows. */
 function* blocksOf(from, to) {
   for (let token = from; token < to; ) {
     const block = Math.floor(token / model.BLOCK_TOKENS)

@@ -1,6 +1,6 @@
 /**
- * Serves a workload: up to BATCH requests at a time, each taking one step in turn. Time is virtual: a step costs what a
- * model would take, and an idle server jumps to the next arrival. Only the memory management is real.
+ * Serves a workload: up to BATCH requests at a time, each taking one step in turn. Time is virtual: a step costs the
+ * time of a model, and an idle server jumps to the next arrival. The memory management is real.
  */
 
 import { readdirSync, readlinkSync } from 'node:fs'
@@ -41,30 +41,30 @@ export async function serve(workload, { manager, meter, corrupt = null, lose = n
 
     if (steps % STEPS_BETWEEN_FD_COUNTS === 0) result.maxOpenFds = Math.max(result.maxOpenFds, openFds())
     onStep({ ...result, running: running.size })
-    // Finalizers of ArrayBuffers run when the event loop turns: a server that never yields never gets memory back.
+    // Finalizers of ArrayBuffers run when the event loop turns: a server that never yields never frees dropped buffers.
     await nextTurn()
   }
   return result
 }
 
-/** Without the one that reads the directory. */
+/** Counts open descriptors, without the one that reads the directory. */
 export function openFds() {
   return readdirSync('/proc/self/fd').length - 1
 }
 
 /**
- * What a runtime opens for itself, whenever it wants: pipes and sockets for signals, Deno's caches. Nothing that the
- * demo uses opens one.
+ * Descriptors that a runtime opens at any time: pipes and sockets for signals, Deno's caches. The demo opens none of
+ * them.
  */
 const OF_THE_RUNTIME = /^(socket|pipe):|\/deno\//
 
-/** Those that the library can have opened: what must be as before at the end. */
+/** Counts the descriptors that the library can have opened. The demo must end with as many as it began with. */
 export function accountableFds() {
   return readdirSync('/proc/self/fd').filter((fd) => {
     try {
       return !OF_THE_RUNTIME.test(readlinkSync(`/proc/self/fd/${fd}`))
     } catch {
-      return false // The one that read the directory.
+      return false // the descriptor that read the directory
     }
   }).length
 }

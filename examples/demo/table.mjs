@@ -1,4 +1,4 @@
-/** Numbers and tables for people. */
+/** Formats numbers and tables. */
 
 const UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB']
 
@@ -22,7 +22,7 @@ export function duration(seconds) {
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min`
 }
 
-/** Rows of [name, value]; null draws a line between groups. */
+/** Formats rows of [name, value]; null draws a line between groups. */
 export function table(rows) {
   const cells = rows.filter((row) => row !== null)
   const widths = [0, 1].map((column) => Math.max(...cells.map((row) => row[column].length)))

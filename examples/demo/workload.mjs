@@ -1,18 +1,18 @@
 /**
- * Where requests come from: a CSV in the format of the Azure LLM inference trace, or a generator fitted to that trace.
- * Both give `{ arrival, context, generated }`: seconds since the first request, tokens in, tokens out.
+ * Sources of requests: a CSV in the format of the Azure LLM inference trace, or a generator fitted to that trace. Both
+ * return `{ arrival, context, generated }`: seconds since the first request, tokens in, tokens out.
  */
 
 import { readFileSync } from 'node:fs'
 
 /**
- * How the generator was fitted. AzureLLMInferenceTrace_code.csv (Azure/AzurePublicDataset, CC-BY; Patel et al.,
- * Splitwise, ISCA 2024) holds 8,819 requests in 3,436 s. Below are its quantiles at PROBABILITIES: seconds between
+ * Quantiles that the generator is fitted to. AzureLLMInferenceTrace_code.csv (Azure/AzurePublicDataset, CC-BY; Patel et
+ * al., Splitwise, ISCA 2024) holds 8,819 requests in 3,436 s. Below are its quantiles at PROBABILITIES: seconds between
  * arrivals, context tokens, generated tokens. A sample is the inverse of that distribution at a uniform random number,
  * interpolated in the logarithm. Means of the samples against the trace: gaps 0.403 s / 0.390 s (2.5 requests per
- * second), context tokens 2,057 / 2,048, generated tokens 28.7 / 27.9. The three are drawn independently: in the trace
- * context and generated tokens correlate with r = 0.001. What is not modelled is that busy minutes of the trace follow
- * one another.
+ * second), context tokens 2,057 / 2,048, generated tokens 28.7 / 27.9. The generator draws the three independently: in
+ * the trace context and generated tokens correlate with r = 0.001. It does not model that busy minutes of the trace
+ * follow one another.
  */
 const PROBABILITIES = [0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 1]
 const GAP_SECONDS = [
@@ -24,7 +24,7 @@ const CONTEXT_TOKENS = [
 ]
 const GENERATED_TOKENS = [6, 6, 7, 8, 9, 11, 13, 16, 20, 29, 55, 90, 171, 251, 359, 825, 1899]
 
-/** The same seed gives the same workload on every machine. */
+/** Generates a workload. The same seed gives the same workload on every machine. */
 export function generateWorkload(count, seed) {
   const random = mulberry32(seed)
   const requests = []
@@ -38,7 +38,7 @@ export function generateWorkload(count, seed) {
   return requests
 }
 
-/** Reads TIMESTAMP, ContextTokens and GeneratedTokens; other columns may stand between them. */
+/** Reads the columns TIMESTAMP, ContextTokens and GeneratedTokens, in any order, beside others. */
 export function readTrace(path, limit = Infinity) {
   const lines = readFileSync(path, 'utf8').split(/\r?\n/)
   const header = lines[0].split(',').map((name) => name.trim().toLowerCase())
@@ -75,7 +75,9 @@ function isCount(value, least) {
   return Number.isSafeInteger(value) && value >= least
 }
 
-/** "2023-11-16 18:17:03.9799600" in seconds. Date keeps three decimals; arrivals in a burst lie closer than that. */
+/**
+ * Parses "2023-11-16 18:17:03.9799600" to seconds. Date keeps three decimals; arrivals in a burst are closer than that.
+ */
 function parseTimestamp(text) {
   const [, seconds, fraction = ''] = /^\s*(.*?)(\.\d+)?(?:Z|[+-]00:?00)?\s*$/.exec(text ?? '')
   return Date.parse(`${seconds.replace(' ', 'T')}Z`) / 1000 + Number(fraction)
