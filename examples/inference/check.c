@@ -1,8 +1,9 @@
 /*
- * What a runtime like librkllmrt or librknnrt does with the pointers it is given, in small: it reads the structs by declarations of its
- * own, follows their pointers, tells what it found, and writes answers where it is told to.
+ * Plays a runtime such as librkllmrt or librknnrt, in small. It reads the structs by declarations of its own, follows
+ * their pointers, returns the values that it found, and writes answers to the given addresses.
  *
- * The structs are declared here a second time, apart from the library's tables: the C compiler decides where their fields lie.
+ * The structs are declared here a second time, apart from the library's tables, so that the C compiler decides their
+ * offsets.
  */
 
 #include <stdbool.h>
@@ -11,14 +12,14 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---- rkllm.h: what the versions have in common ---- */
+/* ---- rkllm.h: common to all versions ---- */
 
 struct embed { float *embed; size_t n_tokens; };
 struct token { int32_t *input_ids; size_t n_tokens; };
 struct cross_attn { float *encoder_k_cache, *encoder_v_cache, *encoder_mask; int32_t *encoder_pos; int num_tokens; };
 struct infer { int mode; void *lora_params, *prompt_cache_params; int keep_history; };
 
-/* ---- and where they differ ---- */
+/* ---- rkllm.h: by version ---- */
 
 struct one_image { char *prompt; float *image_embed; size_t n_image_tokens; };
 struct images { char *prompt; float *image_embed; size_t n_image_tokens, n_image, image_width, image_height; };
@@ -39,7 +40,10 @@ struct images_videos {
 };
 
 #define CONTENT(multimodal) \
-    union { const char *prompt_input; struct embed embed_input; struct token token_input; struct multimodal multimodal_input; }
+    union { \
+        const char *prompt_input; struct embed embed_input; \
+        struct token token_input; struct multimodal multimodal_input; \
+    }
 enum input_type { PROMPT, TOKEN, EMBED, MULTIMODAL };
 
 struct input_1_1 { enum input_type input_type; CONTENT(one_image); };
@@ -59,7 +63,7 @@ struct infer_1_3 {
 struct rknn_in { uint32_t index; void *buf; uint32_t size; uint8_t pass_through; int type, fmt; };
 struct rknn_out { uint8_t want_float, is_prealloc; uint32_t index; void *buf; uint32_t size; };
 
-/* ---- where the fields lie, as JSON ---- */
+/* ---- offsets of the fields, as JSON ---- */
 
 static char json[16384];
 static size_t used;
@@ -68,17 +72,20 @@ static void put(const char *format, const char *name, size_t value) {
     used += (size_t)snprintf(json + used, sizeof json - used, format, name, value);
 }
 
-#define BEGIN(name, type) (put("\"%s\":{\"size\":%zu", name, sizeof(type)), put(",\"%s\":%zu,\"fields\":{", "align", _Alignof(type)))
+#define BEGIN(name, type) \
+    (put("\"%s\":{\"size\":%zu", name, sizeof(type)), put(",\"%s\":%zu,\"fields\":{", "align", _Alignof(type)))
 #define FIELD(type, field) put("\"%s\":%zu,", #field, offsetof(type, field))
 #define END(type, field) (put("\"%s\":%zu}}", #field, offsetof(type, field)))
 #define COMMA put("%.0s,%.0zu", "", 0)
 
 #define CONTENT_FIELDS(type) \
-    FIELD(type, input_type); FIELD(type, prompt_input); FIELD(type, embed_input.embed); FIELD(type, embed_input.n_tokens); \
-    FIELD(type, token_input.input_ids); FIELD(type, token_input.n_tokens); FIELD(type, multimodal_input.prompt)
+    FIELD(type, input_type); FIELD(type, prompt_input); FIELD(type, embed_input.embed); \
+    FIELD(type, embed_input.n_tokens); FIELD(type, token_input.input_ids); \
+    FIELD(type, token_input.n_tokens); FIELD(type, multimodal_input.prompt)
 #define IMAGE_FIELDS(type) \
-    FIELD(type, multimodal_input.image_embed); FIELD(type, multimodal_input.n_image_tokens); FIELD(type, multimodal_input.n_image); \
-    FIELD(type, multimodal_input.image_width); END(type, multimodal_input.image_height)
+    FIELD(type, multimodal_input.image_embed); FIELD(type, multimodal_input.n_image_tokens); \
+    FIELD(type, multimodal_input.n_image); FIELD(type, multimodal_input.image_width); \
+    END(type, multimodal_input.image_height)
 #define ROLE_FIELDS(type) FIELD(type, role); FIELD(type, enable_thinking)
 #define INFER_FIELDS(type) FIELD(type, mode); FIELD(type, lora_params); FIELD(type, prompt_cache_params)
 
@@ -89,7 +96,8 @@ static void infer(void) {
 static void cross_attn(void) {
     typedef struct cross_attn S;
     BEGIN("RKLLMCrossAttnParam", S);
-    FIELD(S, encoder_k_cache); FIELD(S, encoder_v_cache); FIELD(S, encoder_mask); FIELD(S, encoder_pos); END(S, num_tokens);
+    FIELD(S, encoder_k_cache); FIELD(S, encoder_v_cache); FIELD(S, encoder_mask); FIELD(S, encoder_pos);
+    END(S, num_tokens);
 }
 
 static void input_1_3(void) {
@@ -106,27 +114,32 @@ static void input_1_3(void) {
     END(S, multimodal_input.video.frame_height);
 }
 
-/** Every struct and field, with its place. */
+/** Returns every struct and field with its offset. */
 const char *layouts(void) {
     used = 0;
     put("{\"%s\":{%.0zu", "1.1", 0);
     BEGIN("RKLLMInput", struct input_1_1); CONTENT_FIELDS(struct input_1_1);
-    FIELD(struct input_1_1, multimodal_input.image_embed); END(struct input_1_1, multimodal_input.n_image_tokens); COMMA;
+    FIELD(struct input_1_1, multimodal_input.image_embed); END(struct input_1_1, multimodal_input.n_image_tokens);
+    COMMA;
     infer();
     put("},\"%s\":{%.0zu", "1.2.0", 0);
-    BEGIN("RKLLMInput", struct input_1_2_0); CONTENT_FIELDS(struct input_1_2_0); IMAGE_FIELDS(struct input_1_2_0); COMMA;
+    BEGIN("RKLLMInput", struct input_1_2_0); CONTENT_FIELDS(struct input_1_2_0); IMAGE_FIELDS(struct input_1_2_0);
+    COMMA;
     infer();
     put("},\"%s\":{%.0zu", "1.2", 0);
-    BEGIN("RKLLMInput", struct input_1_2); ROLE_FIELDS(struct input_1_2); CONTENT_FIELDS(struct input_1_2); IMAGE_FIELDS(struct input_1_2);
+    BEGIN("RKLLMInput", struct input_1_2); ROLE_FIELDS(struct input_1_2); CONTENT_FIELDS(struct input_1_2);
+    IMAGE_FIELDS(struct input_1_2);
     COMMA; infer(); COMMA; cross_attn();
     put("},\"%s\":{%.0zu", "1.3", 0);
     input_1_3(); COMMA;
-    BEGIN("RKLLMInferParam", struct infer_1_3); INFER_FIELDS(struct infer_1_3); FIELD(struct infer_1_3, sampling_params);
+    BEGIN("RKLLMInferParam", struct infer_1_3); INFER_FIELDS(struct infer_1_3);
+    FIELD(struct infer_1_3, sampling_params);
     FIELD(struct infer_1_3, keep_history); END(struct infer_1_3, max_new_tokens); COMMA;
     cross_attn();
     put("},\"%s\":{%.0zu", "rknn", 0);
     BEGIN("rknn_input", struct rknn_in);
-    FIELD(struct rknn_in, index); FIELD(struct rknn_in, buf); FIELD(struct rknn_in, size); FIELD(struct rknn_in, pass_through);
+    FIELD(struct rknn_in, index); FIELD(struct rknn_in, buf); FIELD(struct rknn_in, size);
+    FIELD(struct rknn_in, pass_through);
     FIELD(struct rknn_in, type); END(struct rknn_in, fmt); COMMA;
     BEGIN("rknn_output", struct rknn_out);
     FIELD(struct rknn_out, want_float); FIELD(struct rknn_out, is_prealloc); FIELD(struct rknn_out, index);
@@ -135,9 +148,9 @@ const char *layouts(void) {
     return json;
 }
 
-/* ---- what a call finds ---- */
+/* ---- calls ---- */
 
-/** FNV-1a over 32-bit words, which is what all the arrays are made of, or over the bytes of a text. */
+/** FNV-1a over 32-bit words, the elements of all arrays, or over the bytes of a text. */
 static uint32_t words(uint32_t hash, const void *from, size_t count) {
     const unsigned char *bytes = from;
     for (size_t i = 0; i < count; i++) {
@@ -157,9 +170,12 @@ static uint32_t text(const char *of) {
 
 #define START 2166136261u
 
-enum { TYPE, COUNT, DATA, PROMPT_TEXT, ROLE, THINKING, IMAGES, WIDTH, HEIGHT, IMAGE_START, IMAGE_END, IMAGE_CONTENT, VIDEO, FOUND };
+enum {
+    TYPE, COUNT, DATA, PROMPT_TEXT, ROLE, THINKING, IMAGES, WIDTH, HEIGHT, IMAGE_START, IMAGE_END, IMAGE_CONTENT, VIDEO,
+    FOUND
+};
 
-/** What lies in an RKLLMInput of the version (110, 120, 121, 130); `hidden` floats are one embedding. */
+/** Reads an RKLLMInput of the version (110, 120, 121, 130) into `found`; `hidden` floats are one embedding. */
 int read_input(int version, const void *input, uint32_t hidden, uint32_t *found) {
     memset(found, 0, FOUND * sizeof *found);
     const struct embed *embed = NULL;
@@ -184,8 +200,12 @@ int read_input(int version, const void *input, uint32_t hidden, uint32_t *found)
             found[TYPE] = in->input_type, found[ROLE] = text(in->role), found[THINKING] = in->enable_thinking;
             prompt = in->prompt_input, embed = &in->embed_input, token = &in->token_input, of = &in->multimodal_input;
         }
-        multimodal_prompt = of->prompt, image = of->image_embed, n_image_tokens = of->n_image_tokens, n_image = of->n_image;
-        if (found[TYPE] == MULTIMODAL) found[WIDTH] = (uint32_t)of->image_width, found[HEIGHT] = (uint32_t)of->image_height;
+        multimodal_prompt = of->prompt, image = of->image_embed;
+        n_image_tokens = of->n_image_tokens, n_image = of->n_image;
+        if (found[TYPE] == MULTIMODAL) {
+            found[WIDTH] = (uint32_t)of->image_width;
+            found[HEIGHT] = (uint32_t)of->image_height;
+        }
     } else if (version == 130) {
         const struct input_1_3 *in = input;
         found[TYPE] = in->input_type, found[ROLE] = text(in->role), found[THINKING] = in->enable_thinking;
@@ -226,7 +246,7 @@ int read_input(int version, const void *input, uint32_t hidden, uint32_t *found)
     }
 }
 
-/** Mode, history and tokens of an RKLLMInferParam, as one number; what must be null is. */
+/** Returns mode, history and tokens of an RKLLMInferParam as one number, or -1 if a pointer is not null. */
 int64_t read_infer(int version, const void *param) {
     if (version == 130) {
         const struct infer_1_3 *p = param;
@@ -237,7 +257,7 @@ int64_t read_infer(int version, const void *param) {
     return p->lora_params || p->prompt_cache_params ? -1 : p->mode + 10 * p->keep_history;
 }
 
-/** Goes through both caches in the same order: each has a layout of its own. */
+/** Hashes both caches in the same order; each has a layout of its own. */
 uint32_t read_cross_attn(const struct cross_attn *p, int layers, int heads, int dim, int *tokens) {
     uint32_t hash = START;
     *tokens = p->num_tokens;
@@ -252,12 +272,12 @@ uint32_t read_cross_attn(const struct cross_attn *p, int layers, int heads, int 
     return words(hash, p->encoder_pos, (size_t)p->num_tokens);
 }
 
-/** What a callback does that keeps logits or hidden states: copies them out of the runtime. Here they are made up. */
+/** Plays a callback that copies logits or hidden states out of the runtime. Here the values are made up. */
 void write_floats(float *to, uint64_t count, uint32_t seed) {
     for (uint64_t i = 0; i < count; i++) to[i] = (float)(((uint32_t)i * 2654435761u + seed) >> 8);
 }
 
-/** rknn_inputs_set, rknn_run and rknn_outputs_get in one: every output byte is made from the inputs and its place. */
+/** Plays rknn_inputs_set, rknn_run and rknn_outputs_get: every output byte depends on the inputs and its offset. */
 uint32_t run_rknn(const struct rknn_in *in, uint32_t n_in, const struct rknn_out *out, uint32_t n_out) {
     uint32_t hash = START;
     for (uint32_t i = 0; i < n_in; i++) {
@@ -271,7 +291,9 @@ uint32_t run_rknn(const struct rknn_in *in, uint32_t n_in, const struct rknn_out
     for (uint32_t i = 0; i < n_out; i++) {
         if (out[i].index != i || out[i].is_prealloc != 1) return 0;
         unsigned char *bytes = out[i].buf;
-        for (uint32_t at = 0; at < out[i].size; at++) bytes[at] = (unsigned char)(hash + at * 31 + i + out[i].want_float);
+        for (uint32_t at = 0; at < out[i].size; at++) {
+            bytes[at] = (unsigned char)(hash + at * 31 + i + out[i].want_float);
+        }
     }
     return hash;
 }

@@ -1,7 +1,6 @@
 /**
- * One way to call C for three runtimes: koffi in Node, bun:ffi in Bun, Deno's own in Deno. Pointers are plain
- * addresses, bigints, as
- * `manager.describe(buffer).address` and `buffers.addresses` give them.
+ * Calls C in three runtimes: with koffi in Node, bun:ffi in Bun, Deno.dlopen in Deno. Pointers are plain addresses
+ * (bigints), as `manager.describe(buffer).address` and `buffers.addresses` return them.
  */
 
 /**
@@ -39,7 +38,7 @@ async function withBun(path, functions) {
     each(functions, (_, { returns, takes }) => ({ returns: types[returns], args: takes.map((type) => types[type]) })),
   )
   return each(functions, (name, { returns, takes }) => (...args) => {
-    // Its pointers are numbers: user space ends far below 2^53.
+    // Pointers of bun:ffi are numbers. Addresses of user space are far below 2^53.
     const answer = symbols[name](...args.map((value, at) => (takes[at] === 'pointer' ? Number(value) : value)))
     return returns === 'text' ? String(answer) : answer
   })

@@ -1,14 +1,14 @@
 #!/usr/bin/env node
 /**
- * The memory of an inference session, seen from C. For each version of rkllm.h and both kinds of memory: buffers are
- * made once, then requests fill the back set, swap it to the front, and pass one pointer; the C library follows it and
- * says what it found, and writes logits, hidden states and tensors, which are compared value by value.
+ * Checks the memory of an inference session from C. For each version of rkllm.h and both kinds of memory, the buffers
+ * are made once. Each request fills the back set, swaps it to the front, and passes one pointer. The C library follows
+ * the pointer and returns the values that it found. It writes logits, hidden states and tensors, which are compared
+ * value by value.
  *
  *   node examples/inference/main.mjs     with koffi; bun and deno run the same file with their own FFI
- *     --corrupt                          changes one value behind the library's back, which has to be found
- *     --layouts                          prints where the C compiler puts the fields, as JSON
- *
- * Needs a C compiler (cc). On the simulated device; with RKLLM_BACKEND=rknpu on an NPU.
+ *     --corrupt                          changes one value after the fact, which the check must find
+ *     --layouts                          prints the C compiler's offsets of the fields, as JSON
+ * Needs a C compiler (cc). It runs on the simulated device; with RKLLM_BACKEND=rknpu on an NPU.
  */
 
 import { spawnSync } from 'node:child_process'
@@ -31,7 +31,7 @@ const FUNCTIONS = {
   write_floats: { returns: 'void', takes: ['pointer', 'u64', 'u32'] },
   run_rknn: { returns: 'u32', takes: ['pointer', 'u32', 'pointer', 'u32'] },
 }
-/** What read_input finds, in its order. */
+/** The results of read_input, in its order. */
 const FOUND = [
   'type', 'count', 'data', 'prompt', 'role', 'thinking', 'images', 'width', 'height', 'start', 'end', 'content',
   'video',
@@ -43,7 +43,7 @@ const HIDDEN = 96
 const IMAGE = { tokens: 36, width: 224, height: 168 }
 const CROSS = { layers: 2, heads: 3, headDim: 16, tokens: 20 }
 
-// FNV-1a, as check.c does it.
+// FNV-1a, as in check.c.
 const START = 2166136261
 const step = (hash, value) => Math.imul(hash ^ value, 16777619)
 const words = (array, hash = START) =>
@@ -62,7 +62,7 @@ function build(folder) {
   return library
 }
 
-/** Counts what was compared, and remembers what differed. */
+/** Counts comparisons, and keeps the differences. */
 class Tally {
   compared = 0
   wrong = []
@@ -80,7 +80,7 @@ class Tally {
   }
 }
 
-/** All requests of one session, with buffers that are made once. */
+/** Runs all requests of one session, with buffers that are made once. */
 function session(memory, call, kind, header) {
   const tally = new Tally()
   const hasRoles = header === '1.2' || header === '1.3'
@@ -125,14 +125,14 @@ function session(memory, call, kind, header) {
       tally.all(`${name} after reset`, buffers[name], () => 0)
   }
   const after = memory.getMemoryStats()
-  tally.same('allocations that requests made', after.liveAllocations, before.liveAllocations)
+  tally.same('allocations of requests', after.liveAllocations, before.liveAllocations)
   const { bytes } = buffers
   buffers.dispose()
   memory.deallocate(answers)
   return { kind, header, bytes, ...tally }
 }
 
-/** What a tokenizer, an encoder and a camera would write. */
+/** Writes the inputs of a tokenizer, an encoder and a camera. */
 function fill(back, request) {
   const value = (at) => Math.fround(((at * 7 + request) % 1000) / 8 - 60)
   for (let i = 0; i < back.tokens.length; i++) back.tokens[i] = (i * 31 + request) % 5000
@@ -145,7 +145,7 @@ function fill(back, request) {
   for (let i = 0; i < back.inputs.pixels.length; i++) back.inputs.pixels[i] = i + request
 }
 
-/** One request: every kind of input that RKLLM knows, its outputs, cross-attention, and a run of RKNN. */
+/** Runs one request: every kind of RKLLM input, its outputs, cross-attention, and a run of RKNN. */
 function exchange(buffers, call, tally, { header, hasRoles, request, input, address, found }) {
   const count = 10 + request
   const talk = hasRoles ? { role: 'tool', enableThinking: request % 2 === 1 } : {}
@@ -223,7 +223,10 @@ function crossAttentionHash({ encoderKeys, encoderValues, encoderMask, encoderPo
   return words(encoderPositions, words(encoderMask, hash))
 }
 
-/** Type, format and pass-through follow each tensor: uint8 NHWC, then float32 of no format, passed through. */
+/**
+ * Hashes each tensor, followed by type, format and pass-through: uint8 NHWC, then float32 without format, passed
+ * through.
+ */
 function rknnHash({ pixels, mask }) {
   const image = [3, 1, 0].reduce(step, bytes(pixels))
   return [0, 3, 1].reduce(step, bytes(mask, image)) >>> 0
@@ -257,7 +260,7 @@ function run(name, call) {
     for (const what of wrong) console.error(`  ${kind}, ${header}: ${what}`)
   }
   const left = memory.getMemoryStats().liveAllocations
-  if (left !== 0) console.error(`${left} allocations are left`)
+  if (left !== 0) console.error(`${left} allocations left`)
   memory.dispose()
   const right = left === 0 && sessions.every(({ wrong }) => wrong.length === 0)
   console.log(right ? '\nevery value the same on both sides' : '\nthe two sides differ')

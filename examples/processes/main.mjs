@@ -1,13 +1,12 @@
 #!/usr/bin/env node
 /**
- * Two processes, one memory: a camera fills frames, a model reads them and writes its answers behind them. No byte of
- * them is copied: what goes over the Unix socket is the dma-buf descriptor of each frame's buffer, as from V4L2.
+ * Runs two processes on one memory. A camera fills frames; a model reads them and writes its answers behind them. No
+ * byte is copied: the dma-buf descriptor of each frame's buffer goes over the Unix socket, as from V4L2.
  *
- *   node examples/processes/main.mjs                    both, and every byte checked
- *   node examples/processes/main.mjs model SOCKET       by themselves, in two terminals: this one first,
- *   node examples/processes/main.mjs camera SOCKET      then this
- *
- * On the simulated device; with RKLLM_BACKEND=rknpu on an NPU.
+ *   node examples/processes/main.mjs                    runs both, and checks every byte
+ *   node examples/processes/main.mjs model SOCKET       runs the model alone: start it first, in a terminal of its own
+ *   node examples/processes/main.mjs camera SOCKET      runs the camera alone
+ * It runs on the simulated device; with RKLLM_BACKEND=rknpu on an NPU.
  */
 
 import { spawn } from 'node:child_process'
@@ -21,19 +20,19 @@ import { fileURLToPath } from 'node:url'
 import { closeDmaBuf, DmaBufInbox, MemoryManager, sendDmaBuf } from '../../index.js'
 
 const FRAME = 640 * 480 * 3
-/** The answer to a frame lies behind it, in a cache line of its own. */
+/** The answer to a frame follows it, in a cache line of its own. */
 const BUFFER = FRAME + 64
 const BUFFERS = 4
 const FRAMES = 200
 
 const open = () => new MemoryManager({ backend: process.env.RKLLM_BACKEND ?? 'simulated' })
-/** What every byte of a frame is. */
+/** Returns the value of every byte of a frame. */
 const shade = (frame) => (frame * 31) & 0xff
 
 async function camera(socket) {
   const memory = open()
   const replies = new DmaBufInbox(`${socket}.replies`)
-  // Objects of their own: whoever gets the descriptor of a slice sees its neighbours as well.
+  // Dedicated objects: the receiver of a slice's descriptor would see the neighbours as well.
   const buffers = Array.from({ length: BUFFERS }, () =>
     memory.allocateNPUMemory(BUFFER, { dedicated: true, tag: 'frames' }),
   )
@@ -44,7 +43,7 @@ async function camera(socket) {
     memory.syncToDevice(buffer)
     const { fd } = memory.exportDmaBuf(buffer)
     await sendDmaBuf(socket, fd, `frame ${frame}`)
-    closeDmaBuf(fd) // the letter has a descriptor of its own
+    closeDmaBuf(fd) // the message has a descriptor of its own
     const answer = await replies.receive()
     closeDmaBuf(answer.fd)
     memory.syncFromDevice(buffer, FRAME)
@@ -69,7 +68,7 @@ async function model(socket) {
     const { fd, message } = await inbox.receive()
     end = message === 'end'
     if (!end) {
-      // The same buffer comes again and again: it is the same memory each time, and is counted once in its domain.
+      // The same buffer arrives many times. It is the same memory each time, counted once in its domain.
       const buffer = memory.importDmaBuf(fd, { tag: 'frames' })
       if (imports.push(buffer) > 2 * BUFFERS) memory.deallocate(imports.shift())
       most = Math.max(most, memory.getNPUMemoryStats().domains[0]?.used ?? 0)
@@ -80,7 +79,7 @@ async function model(socket) {
       memory.syncToDevice(buffer, FRAME)
       await sendDmaBuf(`${socket}.replies`, fd, message.replace('frame', 'answer'))
     }
-    closeDmaBuf(fd) // an import keeps the memory, not this
+    closeDmaBuf(fd) // the import holds the memory, not this descriptor
   }
   inbox.close()
   console.log(
@@ -91,7 +90,7 @@ async function model(socket) {
   return true
 }
 
-/** Both, each in a process of its own. */
+/** Runs both, each in a process of its own. */
 async function both() {
   const folder = mkdtempSync(join(tmpdir(), 'rkllm-processes-'))
   const socket = join(folder, 'frames')
