@@ -1,6 +1,6 @@
 /**
- * What compaction moves and what it costs; what limits cost. Each figure stands beside its peer or its goal; the exit
- * status says nothing of them.
+ * Measures compaction (bytes moved and time) and the cost of limits. Each figure stands beside its peer or its goal;
+ * the exit status does not depend on them.
  *
  *   node --expose-gc benchmark/compaction.mjs [--rounds N]
  *   taskset -c 1 node ...    without a second thread that copies
@@ -31,8 +31,8 @@ await inTheBackground()
 await limits()
 
 /**
- * 10,000 blocks, every second one freed; then all that is left goes together. The least that any order of moves needs
- * is a quarter of them.
+ * Makes 10,000 blocks, frees every second one and compacts the rest. Any order of moves moves at least a quarter of the
+ * blocks.
  */
 async function onDemand() {
   for (const [size, seen] of [[64 * KiB, false], [64 * KiB, true], [16 * KiB, false], [16 * KiB, true]]) {
@@ -49,10 +49,10 @@ async function onDemand() {
     const [rate, copy] = [median(rates), median(copies)]
     console.log(
       `${BLOCKS} blocks of ${size / KiB} KiB, every second freed; ` +
-        `${seen ? 'each with an ArrayBuffer to take away' : 'no ArrayBuffers'}`,
+        `${seen ? 'each with an ArrayBuffer to detach' : 'no ArrayBuffers'}`,
     )
     print('  fragmentation afterwards', median(left), 0.02)
-    print('  bytes moved : the least that any order of moves needs', median(moved), 1.05)
+    print('  bytes moved : the minimum of any order of moves', median(moved), 1.05)
     const GBs = (bytesPerMs) => (bytesPerMs / 1e6).toFixed(2)
     print(`  ${GBs(rate)} GB/s : memcpy of as many blocks, ${GBs(copy)} GB/s`, rate / copy, undefined, 0.8)
   }
@@ -74,7 +74,7 @@ async function scattered(options, size, seen = true) {
   return { manager, pool, blocks }
 }
 
-/** Bytes a ms of copying blocks of the same size from one place of an equally large memory to another. */
+/** Returns bytes a ms of copying blocks of the same size within an equally large memory. */
 async function memcpy(bytes, size) {
   const memory = Buffer.alloc(BLOCKS * size, 1)
   globalThis.gc?.()
@@ -88,8 +88,8 @@ async function memcpy(bytes, size) {
 }
 
 /**
- * The same pool, compacted by itself: how long a turn of the event loop takes in which there is a slice of it, and one
- * that only computes.
+ * Compacts the same pool in the background. Measures the turns of the event loop that have a slice, and turns that only
+ * compute.
  */
 async function inTheBackground() {
   const [slices, peers] = [[], []]
@@ -124,7 +124,7 @@ async function inTheBackground() {
   )
 }
 
-/** A turn of the event loop in which somebody computes for so long. */
+/** Takes one turn of the event loop and computes in it for `ms`. */
 async function busy(ms) {
   const began = performance.now()
   await nextTurn()
@@ -133,8 +133,8 @@ async function busy(ms) {
 }
 
 /**
- * Allocate + free with and without limits for all that can have one; `cargo bench --bench pool` has what an allocation
- * outside pools pays.
+ * Measures allocate + free with and without limits of every kind. `cargo bench --bench pool` measures allocations
+ * outside pools.
  */
 async function limits() {
   const without = new MemoryManager(quiet)

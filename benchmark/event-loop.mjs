@@ -1,7 +1,7 @@
 /**
- * How long the event loop stands still while a driver takes 500 ms a call: with the asynchronous calls, with nothing to
- * do, and, for contrast, with the synchronous ones. Prints what `monitorEventLoopDelay` saw; the exit status says
- * nothing of it.
+ * Measures how long the event loop stands still while a driver takes 500 ms a call: with the asynchronous calls, idle,
+ * and, for contrast, with the synchronous ones. Prints the figures of `monitorEventLoopDelay`; the exit status does not
+ * depend on them.
  *
  *   node benchmark/event-loop.mjs [--latency MS] [--seconds N]
  */
@@ -18,7 +18,7 @@ const { values } = parseArgs({
 })
 const [latencyMs, seconds] = [Number(values.latency), Number(values.seconds)]
 const MiB = 2 ** 20
-/** A delay is measured from tick to tick of this many ms, and contains them. */
+/** Milliseconds from tick to tick. A measured delay contains them. */
 const RESOLUTION = 1
 
 console.log(
@@ -27,7 +27,7 @@ console.log(
 )
 const manager = new MemoryManager({ backend: 'simulated', simulated: { latencyMs } })
 
-await watch('nothing', () => sleep(seconds * 1000))
+await watch('idle', () => sleep(seconds * 1000))
 await watch('asynchronous', (until) => Promise.all(Array.from({ length: 8 }, () => serve(until))))
 await watch('synchronous', async (until) => {
   while (performance.now() < until) {
@@ -38,8 +38,8 @@ await watch('synchronous', async (until) => {
 manager.dispose()
 
 /**
- * A client: allocates, writes, syncs, looks at the figures, frees; small ones from slabs, large ones each with a kernel
- * object.
+ * Plays a client: allocates, writes, syncs, reads statistics, frees. Small buffers are slices of slabs, large ones
+ * kernel objects.
  */
 async function serve(until) {
   for (let round = 0; performance.now() < until; round++) {

@@ -1,6 +1,6 @@
 /**
- * What memory management costs, each figure beside a peer measured in the same run, turn by turn, so that whatever else
- * the machine does meanwhile hits both. Prints medians and their ratio; it judges nothing.
+ * Measures memory management, each figure beside a peer measured in the same run, in turn, so that other load on the
+ * machine affects both. Prints medians and their ratio, without a verdict.
  *
  *   node --expose-gc benchmark/memory.mjs [--rounds N]
  */
@@ -21,8 +21,8 @@ const manager = new MemoryManager({ backend: 'simulated' })
 console.log(`Node ${process.version}, ${process.arch}, ${cpus().length} × ${cpus()[0]?.model.trim()}, ${ROUNDS} rounds`)
 console.log(`node ${process.execArgv.join(' ')} benchmark/memory.mjs --rounds ${ROUNDS}\n`)
 
-// V8 gives the memory of the peers back when it collects: here between the rounds, so that neither side pays for the
-// other.
+// V8 frees the memory of the peers when it collects. It collects here, between the rounds, so that neither side pays
+// for the other.
 const collect = globalThis.gc ?? (() => {})
 
 await compare('NPU memory of 16 MiB', {
@@ -67,19 +67,19 @@ few.dispose()
 many.dispose()
 manager.dispose()
 
-/** Times the two against each other and prints them; the second is the peer. */
+/** Times two contestants in turn and prints them; the second is the peer. */
 async function compare(title, contestants) {
   const samples = Object.values(contestants).map(() => [])
   const functions = Object.values(contestants).map((run) => run.calls ?? run)
   for (let round = -WARM_UP; round < ROUNDS; round++) {
-    // Who goes first takes turns too.
+    // The order alternates too.
     for (let i = 0; i < functions.length; i++) {
       const which = (i + round + WARM_UP) % functions.length
       const start = process.hrtime.bigint()
       functions[which]()
       const nanoseconds = Number(process.hrtime.bigint() - start)
       if (round >= 0) samples[which].push(nanoseconds)
-      // Finalizers run now and not inside the next measurement.
+      // Runs finalizers now, not inside the next measurement.
       await nextTurn()
     }
     if (round % 50 === 0) collect()
@@ -98,7 +98,7 @@ async function compare(title, contestants) {
   console.log(`  ratio of the medians${' '.repeat(29)}${(results[0].median / results[1].median).toFixed(3)}\n`)
 }
 
-/** One call is too short for the clock: times 100 and divides. */
+/** Times 100 calls, because one is too short for the clock. */
 function repeated(call) {
   const calls = () => {
     for (let i = 0; i < 100; i++) call()
@@ -106,7 +106,7 @@ function repeated(call) {
   return { calls, batch: 100 }
 }
 
-/** A manager with that many live buffers. System memory: it takes no file descriptor each. */
+/** Returns a manager with `count` live buffers, of system memory, which takes no file descriptors. */
 function holding(count) {
   const holder = new MemoryManager({ backend: 'simulated' })
   holder.buffers = Array.from({ length: count }, (_, i) => holder.allocateSystemMemory(4096, { tag: `tag ${i % 10}` }))

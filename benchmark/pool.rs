@@ -1,5 +1,5 @@
-//! Pool benchmark: what the lock and the counters add to the suballocator, what limits add to the books, how fast compaction
-//! copies, and what a million live slices keep.
+//! Pool benchmark: the cost of the lock and the counters over the suballocator, the cost of limits in the accounting,
+//! the speed of compaction's copies, and the memory of a million live slices.
 //!
 //! ```text
 //! cargo bench --no-default-features --bench pool
@@ -83,7 +83,7 @@ fn main() {
     println!("  without limits       {without:6.1} ns");
     println!("  npu, total, a tag    {with:6.1} ns");
 
-    println!("{BLOCKS} blocks, every second freed, compacted: speed of the whole pass, and of its copying, to that of memcpy");
+    println!("{BLOCKS} blocks, every second freed, compacted: speed of the pass, and of its copying, to memcpy's");
     for size in [64 << 10, 16 << 10] {
         let [pass, copying] = compaction(size);
         println!("  {:2} KiB               {pass:6.2} {copying:6.2}", size >> 10);
@@ -106,7 +106,7 @@ fn pool(bytes: u64, block: Option<u64>) -> Pool {
     Pool::new(None, pages, layout, None).expect("memory for a pool")
 }
 
-/// What one allocation and its end cost in the books, without limits and with some for all that it counts under, turn by turn.
+/// Measures one allocation and its free in the accounting, in turn without limits and with limits of every kind.
 fn books() -> [f64; 2] {
     let tag: Arc<str> = "kv".into();
     let accounts = [false, true].map(|limited| {
@@ -136,7 +136,7 @@ fn books() -> [f64; 2] {
     })
 }
 
-/// A pass, and the commits of its moves, against memcpy of as many blocks from one end of an equally large memory to the other.
+/// Measures a pass, and the commits of its moves, against memcpy of as many blocks within an equally large memory.
 fn compaction(size: u64) -> [f64; 2] {
     let mut ratios = [Vec::new(), Vec::new()];
     let mut memory = vec![1_u8; (BLOCKS * size) as usize];
@@ -185,14 +185,14 @@ fn turn(arena: &mut impl SubAllocator) {
     arena.free(region.id).expect("live");
 }
 
-/// Bytes of this process that lie in memory. The pool's own pages do not: nobody writes to them.
+/// Returns the resident bytes of this process. The pool's own pages are not resident, because nothing writes to them.
 fn resident() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux has this file");
     let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("a number");
     pages * page_size()
 }
 
-/// Processor time of this thread: what others do to the machine meanwhile counts only through its caches.
+/// Returns the processor time of this thread: other load on the machine counts only through its caches.
 fn now_ns() -> f64 {
     let now = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("Linux has this clock");
     now.tv_sec() as f64 * 1e9 + now.tv_nsec() as f64

@@ -1,13 +1,13 @@
 /**
- * What pools and slabs cost, each figure beside a peer measured in the same run, turn by turn, so that whatever else
- * the machine does meanwhile hits both. Prints medians, their ratios and what those should be at most; the exit status
- * says nothing of them.
+ * Measures pools and slabs, each figure beside a peer measured in the same run, in turn, so that other load on the
+ * machine affects both. Prints medians, their ratios and the goals of the ratios; the exit status does not depend on
+ * them.
  *
  *   node benchmark/pools.mjs [--rounds N]
  *
- * The first peer, two native calls of three numbers each that do nothing, is there twice: made as the other functions
- * of this package are (`#[napi]`), and as bare as Node-API has them. `new ArrayBuffer` has two speeds, whether its
- * memory was used before or comes from the kernel; which of them a process sees is luck, so run it more than once.
+ * The first peer is two native calls of three numbers each that do nothing. It has two forms: `#[napi]` functions like
+ * the others of this package, and bare Node-API callbacks. `new ArrayBuffer` has two speeds: with memory that was used
+ * before, and with memory from the kernel. A process sees one of them by chance, so run the benchmark more than once.
  */
 
 import { readdirSync } from 'node:fs'
@@ -18,7 +18,7 @@ import { parseArgs } from 'node:util'
 
 import { MemoryManager } from '../index.js'
 
-// The yardsticks only: no application has reason to reach behind index.js.
+// Only the peers need the binding: applications use index.js.
 const native = createRequire(import.meta.url)('../src/js/core/binding.js')
 const { idle } = native.hotFunctions()
 
@@ -65,21 +65,21 @@ unshared.dispose()
 
 console.log('\n20,000 NPU buffers of 16 KiB')
 const many = held(20_000)
-// Without slabs as many as the limit of descriptors allows.
+// Without slabs the limit of descriptors bounds the number of buffers.
 const few = held(Math.min(20_000, descriptorLimit() - openDescriptors() - 50), { threshold: 0 })
 for (const what of ['descriptors', 'objects']) {
   const oneEach = few[what] / few.count
   print(`${what}: ${many[what]}, and ${few[what]} for ${few.count} without slabs`, many[what] / 20_000 / oneEach, 0.01)
 }
 
-/** A pool of the benchmark's manager in which a few blocks live already. */
+/** Makes a pool of the benchmark's manager with a few live blocks. */
 function filled(options) {
   const made = manager.createMemoryPool(options)
   for (let i = 0; i < 50; i++) made.allocate(64 * KiB)
   return made
 }
 
-/** Descriptors and kernel objects that so many live buffers take. */
+/** Returns the descriptors and kernel objects of `count` live buffers. */
 function held(count, slabs) {
   const holder = new MemoryManager({ backend: 'simulated', slabs })
   const before = openDescriptors()
@@ -90,7 +90,7 @@ function held(count, slabs) {
   return { count: live.length, descriptors, objects }
 }
 
-/** `{name: [calls a round, what to call]}` → `{name: median nanoseconds a call}`. */
+/** Measures `{name: [calls a round, function]}` and returns `{name: median nanoseconds a call}`. */
 async function measure(contestants) {
   const all = Object.entries(contestants).map(([name, [calls, call]]) => ({
     name,
@@ -99,14 +99,14 @@ async function measure(contestants) {
     samples: [],
   }))
   for (let round = -WARM_UP; round < ROUNDS; round++) {
-    // Who goes first takes turns too.
+    // The order alternates too.
     for (let i = 0; i < all.length; i++) {
       const { calls, run, samples } = all[(i + round + WARM_UP) % all.length]
       const start = process.hrtime.bigint()
       run(calls)
       const nanoseconds = Number(process.hrtime.bigint() - start)
       if (round >= 0) samples.push(nanoseconds / calls)
-      // Finalizers run now and not inside the next measurement.
+      // Runs finalizers now, not inside the next measurement.
       await nextTurn()
     }
   }
@@ -120,12 +120,12 @@ async function measure(contestants) {
   return medians
 }
 
-/** A loop of its own for each, so that no contestant's types slow another's down. */
+/** Makes a loop for each contestant, so that the types of one do not slow another down. */
 function loop(call) {
   return new Function('call', 'return (calls) => { for (let i = 0; i < calls; i++) call() }')(call)
 }
 
-/** Two of `measure`'s results, the second being the peer. */
+/** Prints the ratio of two of `measure`'s results; the second is the peer. */
 function compare([name, nanoseconds], [peer, itsNanoseconds], reach) {
   print(`${name} : ${peer}`, nanoseconds / itsNanoseconds, reach)
 }

@@ -1,12 +1,12 @@
 /**
- * What profiling costs, on and off turn by turn in the same run. Prints medians, their ratios and what those should be
- * at most; the exit status says nothing of them.
+ * Measures the cost of profiling, on and off in turn in the same run. Prints medians, their ratios and the goals of the
+ * ratios; the exit status does not depend on them.
  *
  *   node benchmark/profiling.mjs [--rounds N] [--trace FILE] [--runs N]
  *
- * The pool's pairs come first, once more samples were taken than a burst has (src/profile/sampler.rs), so that what is
- * measured lasts. Then the demo, as whole processes, a pair of them at a time: two alike, for what chance makes of it,
- * and two of which one is profiled.
+ * The pool's pairs come first, after more samples than a burst has (src/profile/sampler.rs), so that they measure the
+ * steady state. Then come demos, as whole processes, a pair at a time: two alike, which show the noise, and two of
+ * which one is profiled.
  */
 
 import { spawn } from 'node:child_process'
@@ -38,12 +38,12 @@ const managers = [undefined, {}].map(
   (profiling) => new MemoryManager({ backend: 'simulated', ...(profiling && { profiling }) }),
 )
 const pools = managers.map((manager) => manager.createMemoryPool({ name: 'p', kind: 'system', initialSize: 64 << 20 }))
-// A manager that was profiled once, and is not any more.
+// A manager whose profiling was switched off.
 managers.push(new MemoryManager({ backend: 'simulated', profiling: true }))
 pools.push(managers[2].createMemoryPool({ name: 'p', kind: 'system', initialSize: 64 << 20 }))
 managers[2].disableMemoryProfiling()
 const loops = pools.map((pool) => {
-  // A function of its own for each, so that none is compiled for all three.
+  // Each pool has a function of its own, so that none is compiled for all three.
   return new Function('pool', 'pairs', 'for (let i = 0; i < pairs; i++) pool.allocate(4096).free()').bind(
     undefined,
     pool,
@@ -60,12 +60,12 @@ for (let round = 0; round < ROUNDS; round++) {
     times[at].push(((performance.now() - began) / PAIRS) * 1e6)
   }
 }
-// Of the ratios of each round: what the machine does from one second to the next hits both.
+// The median of each round's ratio: other load on the machine affects both sides of a round.
 const [off, on, offAgain] = times.map(median)
 const ofRounds = (which) => median(times[which].map((time, round) => time / times[0][round]))
 print('pool.allocate(4 KiB) + free(), not profiled', `${off.toFixed(1)} ns`)
 print('the same, profiled', `${on.toFixed(1)} ns`, ofRounds(1), 1.1)
-print('the same, profiled once and not now', `${offAgain.toFixed(1)} ns`, ofRounds(2))
+print('the same, profiling switched off', `${offAgain.toFixed(1)} ns`, ofRounds(2))
 const [, profiled] = managers
 const { callSites, allocations } = profiled.getMemoryProfile()
 console.log(`  ${allocations} allocations were recorded; call sites: ${callSites.length}\n`)
@@ -84,7 +84,7 @@ many.dispose()
 const demo = fileURLToPath(new URL('../examples/demo/main.mjs', import.meta.url))
 const directory = mkdtempSync(join(tmpdir(), 'rkllm-benchmark-'))
 const report = join(directory, 'report.prom')
-/** Seconds that a demo takes. */
+/** Runs a demo and returns its seconds. */
 async function run(...options) {
   const began = performance.now()
   const child = spawn(process.execPath, [demo, ...(values.trace ? ['--trace', values.trace] : []), ...options], {
@@ -94,7 +94,7 @@ async function run(...options) {
   if (status !== 0) throw new Error(`the demo ended with ${status}`)
   return (performance.now() - began) / 1000
 }
-// Two at once: a machine's speed changes by more from minute to minute than this costs.
+// Runs two at once: the machine's speed changes by more from minute to minute than profiling costs.
 const twoOf = (...options) => Promise.all([run(), run(...options)])
 const seconds = { same: [], profiled: [] }
 for (let at = 0; at < Number(values.runs); at++) {

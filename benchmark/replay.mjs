@@ -1,5 +1,5 @@
 /**
- * What a replay costs for each entry of a log, beside what it costs to cut the same text into fields.
+ * Measures a replay for each entry of a log, beside splitting the same text into fields.
  *
  *   node benchmark/replay.mjs [--events N]
  */
@@ -22,7 +22,7 @@ const text = [
 ].join('\n')
 console.log(`${EVENTS} entries, up to ${LIVE} live, ${(text.length / 2 ** 20).toFixed()} MiB of text\n`)
 
-print('the text cut into fields, and no more', () => fields(text))
+print('the text split into fields only', () => fields(text))
 print('capacity: 16 GiB', () => replayEventLog(text, { capacity: 16 * GiB }))
 print('the same, from a list of events', () => replayEventLog(rows, { capacity: 16 * GiB }))
 print('chunkSize: 64 MiB', () => replayEventLog(rows, { chunkSize: 64 << 20 }))
@@ -39,7 +39,7 @@ function print(title, call) {
   console.log(`${title.padEnd(42)} ${nanoseconds.toFixed(0).padStart(6)} ns an entry${figures}`)
 }
 
-/** Sizes from 64 bytes to 256 KiB, small ones more often; whoever is freed is drawn by lot. */
+/** Yields sizes from 64 bytes to 256 KiB, small ones more often; the freed entry is random. */
 function* workload(count) {
   let state = 1
   const random = () => (state = (Math.imul(state, 1_103_515_245) + 12_345) & 0x7fff_ffff) / 0x7fff_ffff

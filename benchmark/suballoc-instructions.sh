@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# Instructions that the suballocator's two workloads take, by callgrind, against the committed baseline: a clock would not
-# show a regression of three per cent on a shared machine, this does.
+# Counts the instructions of the suballocator's two workloads by callgrind, and compares them with the committed
+# baseline. It shows a regression of three per cent on a shared machine; a clock would not.
 #
-#   benchmark/suballoc-instructions.sh            check: exit status 1 when a count is off by more than TOLERANCE per cent
-#   benchmark/suballoc-instructions.sh --update   write the baseline anew
-#
-# Counts depend on the architecture and on the compiler: elsewhere than on x86_64 it says so and checks nothing; with
-# another compiler than the baseline's a difference may be the compiler's.
+#   benchmark/suballoc-instructions.sh            check: exit status 1 if a count is off by more than TOLERANCE per cent
+#   benchmark/suballoc-instructions.sh --update   write a new baseline
+# Counts depend on the architecture and on the compiler. On other architectures than x86_64 the script checks nothing
+# and says so. With another compiler than the baseline's, a difference may be the compiler's.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 baseline=benchmark/suballoc-instructions.txt
@@ -34,7 +33,11 @@ for workload in trace random; do
   [ "${1:-}" = --update ] && continue
   was=$(sed -n "s/^$workload //p" "$baseline")
   verdict=$(awk -v now="$now" -v was="$was" -v most="$tolerance" \
-    'BEGIN { d = 100 * (now / was - 1); printf("%+.2f per cent: %s", d, (d > most) ? "slower" : (d < -most) ? "faster, update the baseline" : "ok") }')
+    'BEGIN {
+       d = 100 * (now / was - 1)
+       word = (d > most) ? "slower" : (d < -most) ? "faster, update the baseline" : "ok"
+       printf("%+.2f per cent: %s", d, word)
+     }')
   echo "$workload: $now instructions, baseline $was, $verdict"
   case $verdict in *ok) ;; *) status=1 ;; esac
 done

@@ -1,4 +1,4 @@
-//! Suballocator benchmark: nanoseconds an operation, and how far up the arena the blocks reach.
+//! Suballocator benchmark: nanoseconds an operation, and the highest address of the arena in use.
 //!
 //! ```text
 //! cargo bench --no-default-features --bench suballoc
@@ -9,17 +9,17 @@
 //! Two workloads, each recorded once and then replayed on every suballocator, interleaved, on the same operations:
 //!
 //! - `trace`: an LLM server with 8 requests at a time. The lengths come from a CSV with the columns of Azure's LLM
-//!   inference traces (`TIMESTAMP,ContextTokens,GeneratedTokens`; Azure/AzurePublicDataset, CC-BY), or, by default, from
+//!   inference traces (`TIMESTAMP,ContextTokens,GeneratedTokens`; Azure/AzurePublicDataset, CC-BY), or by default from
 //!   a generator with the same marginal distributions (see [`workload::lengths`]), whose peaks are rarer and therefore
 //!   leave every allocator less well packed: the target for `reach` is for the real trace only;
 //! - `random`: 2,000,000 operations, log-uniform 64 B..1 MiB, 20,000 live.
 //!
-//! offset-allocator counts in units of 64 bytes here: its sizes are 32 bits. `reach` is the highest address ever used over
-//! the peak of live bytes, as asked for: 1 would be perfect packing. Times are processor time of the one thread, the ratio
-//! is the median over rounds of each round's ratio.
+//! offset-allocator counts in units of 64 bytes here: its sizes are 32 bits. `reach` is the highest address ever used
+//! over the peak of requested live bytes: 1 would be perfect packing. Times are processor time of the one thread; the
+//! ratio is the median over rounds of each round's ratio.
 //!
-//! `--check` makes the exit status 1 when a figure misses its target. `--once` replays a quarter of a workload once on one
-//! suballocator, or on `none`, for `benchmark/suballoc-instructions.sh`.
+//! `--check` makes the exit status 1 when a figure misses its target. `--once` replays a quarter of a workload once on
+//! one suballocator, or on `none`, for `benchmark/suballoc-instructions.sh`.
 
 #![allow(clippy::print_stdout)] // printing is what it is for
 
@@ -105,10 +105,10 @@ impl Player for Theirs {
     }
 }
 
-/// Does nothing, so that what the preparation costs can be taken off.
-struct Nobody;
+/// Does nothing, so that the cost of the preparation can be subtracted.
+struct NoPlayer;
 
-impl Player for Nobody {
+impl Player for NoPlayer {
     fn play(&mut self, _: &[Step]) -> u64 {
         0
     }
@@ -118,12 +118,12 @@ fn player(name: &str, blocks: usize) -> Box<dyn Player> {
     match name {
         "tlsf" => Box::new(Ours::new(blocks)),
         "offset-allocator" => Box::new(Theirs::new(blocks)),
-        "none" => Box::new(Nobody),
+        "none" => Box::new(NoPlayer),
         other => panic!("no suballocator {other}: tlsf, offset-allocator or none"),
     }
 }
 
-/// Processor time of this thread: what others do to the machine meanwhile counts only through its caches.
+/// Returns the processor time of this thread: other load on the machine counts only through its caches.
 fn now_ns() -> f64 {
     let now = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("Linux has this clock");
     now.tv_sec() as f64 * 1e9 + now.tv_nsec() as f64
@@ -134,19 +134,19 @@ fn median(values: &mut [f64]) -> f64 {
     values[values.len() / 2]
 }
 
-/// What a workload is to reach: time as a fraction of offset-allocator's, and the highest address.
+/// Targets of a workload: time as a fraction of offset-allocator's, and the highest address.
 struct Targets {
     time: f64,
     reach: f64,
 }
 
-/// Prints the figures; whether they meet the targets.
+/// Prints the figures; returns whether they meet the targets.
 fn measure(workload: &Workload, rounds: usize, targets: &Targets) -> bool {
     const NAMES: [&str; 2] = ["tlsf", "offset-allocator"];
     let mut times = [vec![], vec![]];
     let mut reach = [0.0; 2];
     for round in 0..rounds {
-        // Who goes first alternates, so that neither always meets the warmer machine.
+        // The order alternates, so that neither always runs on the warmer machine.
         for turn in 0..2 {
             let which = (turn + round) % 2;
             let mut player = player(NAMES[which], workload.blocks);

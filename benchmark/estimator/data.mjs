@@ -1,4 +1,4 @@
-/** The vendor's measurements with the shapes of their models, and how they are split. */
+/** Reads the vendor's measurements with the shapes of their models, and splits them in halves. */
 
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -14,15 +14,17 @@ const { models } = JSON.parse(readFileSync(new URL('./shapes.json', import.meta.
 
 /**
  * Every second model of the alphabetical list, from the first on, calibrates; the others are held back. All rows of a
- * model are on the same side, so that none of a held-back model's figures was seen.
+ * model are on the same side, so that the fit sees no figure of a held-back model.
  */
 export const NAMES = Object.keys(models).sort((a, b) => (a < b ? -1 : 1))
 export const calibrates = (model) => NAMES.indexOf(model) % 2 === 0
 
-/** The config.json of a model in the table, for those who want to estimate it as a user does. */
+/** Returns the config.json of a model in the table, to estimate it as a user does. */
 export const configOf = (model) => models[model].config
 
-/** @param {string | URL} path of a csv with the columns of memory.csv */
+/**
+ * @param {string | URL} path of a csv with the columns of memory.csv
+ */
 export function readRows(path = CSV) {
   const [head, ...lines] = readFileSync(path, 'utf8').trim().split('\n')
   const columns = head.split(',')
@@ -32,7 +34,7 @@ export function readRows(path = CSV) {
     const model = `${row.model === 'Gemma-3n' ? 'Gemma3n' : row.model} ${row.size}`
     if (models[model] === undefined) throw new Error(`there is no shape for ${model}`)
     const { shape } = shapeOf(models[model].config)
-    // What the run held at least; the context it was opened with is not in the table.
+    // The least context of the run; the table does not have the context that it was opened with.
     const context = Number(row.prompt_tokens) + Number(row.new_tokens)
     return {
       model,

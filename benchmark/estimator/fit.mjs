@@ -1,8 +1,8 @@
 /**
- * Fits the coefficients of the estimator to half of the vendor's measurements and tells the error on the other half.
+ * Fits the coefficients of the estimator to half of the vendor's measurements and prints the error on the other half.
  *
  *   node benchmark/estimator/fit.mjs            # the error, by model
- *   node benchmark/estimator/fit.mjs --write    # and src/js/models/fit.json anew
+ *   node benchmark/estimator/fit.mjs --write    # writes src/js/models/fit.json too
  *   node benchmark/estimator/fit.mjs other.csv  # on another table of the same columns
  */
 
@@ -21,7 +21,7 @@ const SMALL_CHIPS = ['rk3562', 'rv1126b']
 /** Student's t for the middle 90 %, by degrees of freedom. */
 const T90 = [NaN, 6.314, 2.92, 2.353, 2.132, 2.015, 1.943, 1.895, 1.86, 1.833, 1.812, 1.796, 1.782, 1.771, 1.761, 1.753]
 
-/** Least squares of relative errors over six coefficients. */
+/** Fits six coefficients by least squares of relative errors. */
 export function fit(rows) {
   const features = ({ dtype, chip, terms }) => [
     ...DTYPES.map((one) => (one === dtype ? terms.matrices : 0)),
@@ -42,7 +42,7 @@ export function fit(rows) {
   }
 }
 
-/** Normal equations, each column scaled to length 1, solved by elimination with pivots. */
+/** Solves the normal equations, each column scaled to length 1, by elimination with pivots. */
 function leastSquares(equations) {
   const size = equations[0].left.length
   const scale = Array.from({ length: size }, (_, i) => Math.hypot(...equations.map(({ left }) => left[i])))
@@ -55,7 +55,7 @@ function leastSquares(equations) {
     const larger = (best, row, k) => (Math.abs(row[i]) > Math.abs(matrix[best][i]) ? i + k : best)
     const pivot = matrix.slice(i).reduce(larger, i)
     ;[matrix[i], matrix[pivot]] = [matrix[pivot], matrix[i]]
-    // Nothing is known of a coefficient that no row has: it stays 0.
+    // A coefficient that no row has stays 0.
     if (scale[i] === 0) continue
     for (let k = 0; k < size; k++) {
       if (k === i) continue
@@ -71,15 +71,15 @@ export const relativeError = (coefficients, row) => apply(coefficients, row.term
 const modelsOf = (rows) => NAMES.filter((name) => rows.some(({ model }) => model === name))
 
 /**
- * Half-width of the 90 % band, from the calibration half only: each of its models is predicted by a fit to the others,
- * and the root mean square of those errors, over models, is widened by Student's t for so few.
+ * Returns the half-width of the 90 % band, from the calibration half only. A fit to the other models predicts each
+ * model. Student's t for so few models widens the root mean square of those errors.
  */
 export function band(rows) {
   const models = modelsOf(rows)
   const squares = models.map((name) => {
     const others = rows.filter(({ model }) => model !== name)
     const without = fit(others)
-    // Rows of a chip that only this model was measured on cannot be predicted from the others.
+    // The other models cannot predict rows of a chip that only this model was measured on.
     const known = rows.filter(({ model, chip }) => model === name && others.some((other) => other.chip === chip))
     const own = known.map((row) => relativeError(without, row) ** 2)
     return own.reduce((a, b) => a + b) / own.length
@@ -93,14 +93,14 @@ export function median(values) {
   return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2
 }
 
-/** What is to be shipped, and its error on what was held back. */
+/** Returns the coefficients to ship, and their error on the held-back half. */
 export function calibrate(rows, side = calibrates) {
   const calibration = rows.filter(({ model }) => side(model))
   const heldBack = rows.filter(({ model }) => !side(model))
   const coefficients = fit(calibration)
   const width = band(calibration)
   const kinds = [...new Set(calibration.map(({ kind }) => kind))].sort()
-  // A kind of model that the calibration half has none of: nothing says how far off it is, so twice as far.
+  // The calibration half has no model of this kind, so nothing bounds its error: the band doubles.
   const widthFor = ({ kind }) => (kinds.includes(kind) ? width : 2 * width)
   const errors = heldBack.map((row) => ({ row, error: relativeError(coefficients, row), within: widthFor(row) }))
   return {

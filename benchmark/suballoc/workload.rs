@@ -19,7 +19,7 @@ pub struct Workload {
 /// Prompt and answer of one request, in tokens.
 pub type Lengths = (u64, u64);
 
-/// Writes steps down, gives blocks their numbers, and counts live bytes.
+/// Records steps, numbers blocks, and counts live bytes.
 #[derive(Default)]
 struct Recorder {
     steps: Vec<Step>,
@@ -65,14 +65,14 @@ impl Seeded {
         z ^ z >> 31
     }
 
-    /// In 0..1.
+    /// Returns a number in 0..1.
     fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 
-/// `count` requests whose prompts and answers are distributed as in Azure's code trace of 2023 (8,819 requests; the two
-/// are uncorrelated there: r = 0.001). Between its 33 quantiles, lengths are linear.
+/// Returns `count` requests, with prompts and answers distributed as in Azure's code trace of 2023 (8,819 requests; the
+/// two are uncorrelated there: r = 0.001). Between its 33 quantiles, lengths are linear.
 pub fn lengths(count: usize) -> Vec<Lengths> {
     const PROMPTS: [u64; 33] = [
         3, 51, 90, 137, 185, 246, 348, 462, 578, 700, 825, 915, 1016, 1093, 1196, 1342, 1469, 1605, 1734, 1885, 2048,
@@ -91,7 +91,7 @@ pub fn lengths(count: usize) -> Vec<Lengths> {
     (0..count).map(|_| (draw(&PROMPTS), draw(&ANSWERS))).collect()
 }
 
-/// The second and third column of a CSV.
+/// Reads the second and third column of a CSV.
 pub fn read_lengths(path: &str) -> std::io::Result<Vec<Lengths>> {
     let column = |line: &str, nth: usize| line.split(',').nth(nth)?.trim().parse().ok();
     let text = std::fs::read_to_string(path)?;
@@ -107,8 +107,8 @@ struct Request {
 }
 
 /// Serves requests in order, 8 at a time, a token each in turn, with a model like Qwen2-1.5B: 1536 wide, 151,936 words,
-/// 28 layers of 2 key-value heads of 128 in half precision. A request holds its token ids, its float32 embeddings and its
-/// logits to its end, and cache pages of 16 tokens whose number grows while it decodes.
+/// 28 layers of 2 key-value heads of 128 in half precision. A request holds its token ids, its float32 embeddings and
+/// its logits to its end, and cache pages of 16 tokens whose number grows while it decodes.
 pub fn serve(lengths: &[Lengths]) -> Workload {
     const AT_A_TIME: usize = 8;
     const EMBEDDING: u64 = 1536 * 4;
@@ -149,8 +149,8 @@ pub fn serve(lengths: &[Lengths]) -> Workload {
     record.finish("trace")
 }
 
-/// `count` operations on 40,000 places, half of them full in the long run, so 20,000 live: a place drawn at random is
-/// freed if it is full and filled if it is empty, with sizes log-uniform in 64 B..1 MiB.
+/// Makes `count` operations on 40,000 places, half of them full in the long run, so 20,000 live. Each frees a random
+/// place if it is full and fills it if it is empty, with sizes log-uniform in 64 B..1 MiB.
 pub fn random(count: usize) -> Workload {
     let mut record = Recorder::default();
     let mut seeded = Seeded(1);
