@@ -90,7 +90,8 @@ const oneOf =
 /** The words after a command, as many as it takes. */
 function expectWords(words, names, atLeast = names.length) {
   if (words.length < atLeast) throw new UsageError(`${names[words.length]} is missing`)
-  if (words.length > names.length) throw new UsageError(`there is one word too many: ${JSON.stringify(words[names.length])}`)
+  if (words.length > names.length)
+    throw new UsageError(`there is one word too many: ${JSON.stringify(words[names.length])}`)
   return words
 }
 

@@ -32,7 +32,9 @@ function sockets(pid) {
     .flatMap((directory) =>
       readdirSync(directory)
         .map((name) => ({ path: join(directory, name), ...parseName(name) }))
-        .filter((found) => found.pid !== undefined && (pid === undefined || found.pid === pid) && isSocketOf(found.path, uid)),
+        .filter(
+          (found) => found.pid !== undefined && (pid === undefined || found.pid === pid) && isSocketOf(found.path, uid),
+        ),
     )
     .sort((a, b) => a.pid - b.pid || a.serial - b.serial)
 }
@@ -102,7 +104,9 @@ async function askProcess(pid, want) {
   if (ownerOf(pid) === undefined) throw new AttachError(`there is no process ${pid}`)
   if (process.geteuid() !== 0 && ownerOf(pid) !== process.geteuid())
     throw new AttachError(`process ${pid} belongs to another user`)
-  throw new AttachError(`process ${pid} has no manager that can be inspected: make it with new MemoryManager({ inspect: true })`)
+  throw new AttachError(
+    `process ${pid} has no manager that can be inspected: make it with new MemoryManager({ inspect: true })`,
+  )
 }
 
 module.exports = { AttachError, ask, askProcess, sockets }

@@ -22,7 +22,12 @@ module.exports = {
   words: '',
   options: {
     backend: { type: 'string', value: 'NAME', text: `${BACKENDS.join(', ')}; default auto`, parse: oneOf(...BACKENDS) },
-    rounds: { type: 'string', value: 'N', text: `how often each is measured; default ${ROUNDS}`, parse: whole(3, 1000) },
+    rounds: {
+      type: 'string',
+      value: 'N',
+      text: `how often each is measured; default ${ROUNDS}`,
+      parse: whole(3, 1000),
+    },
     json: { type: 'boolean', text: 'as JSON, times in ns' },
   },
   notes: ['Allocates and frees; nothing is written to the memory. The repository has more: npm run bench.'],
@@ -103,7 +108,9 @@ function show(results, device, { paint, print }) {
   const cell = (name, size) => {
     const { medianNs, ratio } = results.find((result) => result.name === name && result.size === size)
     const times =
-      name === YARDSTICK ? '' : ` (${ratio >= 10 ? Math.round(ratio) : ratio >= 0.1 ? ratio.toFixed(1) : ratio.toPrecision(1)})`
+      name === YARDSTICK
+        ? ''
+        : ` (${ratio >= 10 ? Math.round(ratio) : ratio >= 0.1 ? ratio.toFixed(1) : ratio.toPrecision(1)})`
     return [micros(medianNs / 1000), times]
   }
   const rows = names.map((name) => [name, ...SIZES.flatMap((size) => cell(name, size))])

@@ -18,7 +18,11 @@ module.exports = {
   words: '',
   options: {
     json: { type: 'boolean', text: 'the findings as JSON' },
-    root: { type: 'string', value: 'DIR', text: 'examine the files under DIR instead of this machine: a support bundle' },
+    root: {
+      type: 'string',
+      value: 'DIR',
+      text: 'examine the files under DIR instead of this machine: a support bundle',
+    },
     save: { type: 'string', value: 'DIR', text: 'also write all that was read to DIR: a support bundle for --root' },
   },
   notes: [
@@ -43,7 +47,9 @@ module.exports = {
 function show({ machine, findings, counts }, { paint, print, width }) {
   print(
     paint.bold(
-      [machine.board ?? 'This machine', machine.soc, machine.kernel && `Linux ${machine.kernel}`].filter(Boolean).join(' · '),
+      [machine.board ?? 'This machine', machine.soc, machine.kernel && `Linux ${machine.kernel}`]
+        .filter(Boolean)
+        .join(' · '),
     ),
   )
   for (const [area, title] of Object.entries(AREAS)) {
@@ -76,5 +82,7 @@ function lines({ id, status, message, remedy }, paint, width) {
 function adviceLines(remedy, width) {
   const [first, ...more] = remedy.split('\n')
   const indent = ' '.repeat(more.length > 0 ? MARK : MARK + ID)
-  return [...wrap(`→ ${first}`, width - indent.length, 2), ...more.map((line) => `  ${line}`)].map((line) => indent + line)
+  return [...wrap(`→ ${first}`, width - indent.length, 2), ...more.map((line) => `  ${line}`)].map(
+    (line) => indent + line,
+  )
 }

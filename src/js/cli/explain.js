@@ -14,7 +14,9 @@ module.exports = {
   summary: 'what a log line of the RKNN or RKLLM runtime or the kernel means',
   words: '["LOG LINE"]',
   options: { json: { type: 'boolean', text: 'as JSON, one entry for each line that is known' } },
-  notes: ['Without a line it reads standard input: dmesg | rkllm-memory explain. Exit status 1 if it knows none of the lines.'],
+  notes: [
+    'Without a line it reads standard input: dmesg | rkllm-memory explain. Exit status 1 if it knows none of the lines.',
+  ],
   run({ values, words, io, paint, print, json, width, STATUS }) {
     const [word] = expectWords(words, ['LOG LINE'], 0)
     const { explainError } = require('../../../index.js')
@@ -57,6 +59,7 @@ function show({ line, count, cause, remedy, code }, at, { paint, print, width })
 function input(io) {
   if (io.stdin?.isTTY) throw new UsageError('LOG LINE is missing', 'quote it, or pipe a log into this command')
   const text = readFileSync(io.stdin?.fd ?? 0, 'utf8')
-  if (text.length > MOST) throw new UsageError('that is more log than can be read', 'grep for rknn, rkllm or rknpu first')
+  if (text.length > MOST)
+    throw new UsageError('that is more log than can be read', 'grep for rknn, rkllm or rknpu first')
   return text
 }

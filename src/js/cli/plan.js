@@ -42,7 +42,9 @@ module.exports = {
 /** The board that the plan is for: the one named, or the best NPU here. */
 function deviceOf({ MemoryManager, probeDevices }, soc) {
   if (soc === undefined) {
-    const here = probeDevices().find(({ backend, error }) => error === undefined && !['dma-heap', 'simulated'].includes(backend))
+    const here = probeDevices().find(
+      ({ backend, error }) => error === undefined && !['dma-heap', 'simulated'].includes(backend),
+    )
     if (here !== undefined) return here
     throw new UsageError('there is no NPU here to plan for', `say for which board: --soc ${BOARDS[0]}`)
   }

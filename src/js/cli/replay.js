@@ -32,7 +32,9 @@ module.exports = {
   run({ values, words, paint, print, json, width, STATUS }) {
     const [path] = expectWords(words, ['LOG.csv'])
     const options = Object.fromEntries(
-      Object.entries(SIZES).flatMap(([option, [field]]) => (values[option] === undefined ? [] : [[field, values[option]]])),
+      Object.entries(SIZES).flatMap(([option, [field]]) =>
+        values[option] === undefined ? [] : [[field, values[option]]],
+      ),
     )
     if (values.smallest) options.smallestCapacity = true
     const text = readFileSync(path, 'utf8')
@@ -47,11 +49,14 @@ function show(result, { paint, print, width }) {
   const { fits, capacity, firstFailure, failures, failedBytes } = result
   const room = capacity === null ? 'without a limit' : `in ${bytes(capacity)}`
   const refused = failures === 1 ? '1 allocation does' : `${grouped(failures)} allocations do`
-  const verdict = fits ? paint.green(`Everything fits ${room}`) : paint.red(`${refused} not fit ${room} (${bytes(failedBytes)})`)
+  const verdict = fits
+    ? paint.green(`Everything fits ${room}`)
+    : paint.red(`${refused} not fit ${room} (${bytes(failedBytes)})`)
   print(paint.bold(verdict))
   if (firstFailure) {
     const { line, size: wanted, free, largestFree } = firstFailure
-    const left = free === 0 ? 'nothing was free' : `${bytes(free)} were free, ${bytes(largestFree)} of them in one piece`
+    const left =
+      free === 0 ? 'nothing was free' : `${bytes(free)} were free, ${bytes(largestFree)} of them in one piece`
     print(wrap(`The first is line ${line}: ${bytes(wanted)}, when ${left}.`, width).join('\n'))
   }
   print('')

@@ -63,7 +63,10 @@ function explain(error, io, command) {
     if (hint) io.stderr.write(`  ${wrap(hint, width - 2, 2).join('\n')}\n`)
   }
   if (error instanceof UsageError) {
-    told(error.message, error.hint ?? `rkllm-memory ${command === undefined ? '' : `${command} `}--help tells what there is`)
+    told(
+      error.message,
+      error.hint ?? `rkllm-memory ${command === undefined ? '' : `${command} `}--help tells what there is`,
+    )
     return STATUS.usage
   }
   if (error instanceof AttachError) {

@@ -25,7 +25,8 @@ async function askOne(word, index, want) {
     )
   }
   const chosen = index === undefined ? answers[0] : answers.find(({ about }) => about.manager === index)
-  if (chosen === undefined) throw new UsageError(`process ${word} has no manager ${index}`, `it has ${numbers.join(', ')}`)
+  if (chosen === undefined)
+    throw new UsageError(`process ${word} has no manager ${index}`, `it has ${numbers.join(', ')}`)
   return chosen
 }
 

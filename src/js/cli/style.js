@@ -5,11 +5,20 @@
 const { formatBytes } = require('../core/format-bytes.js')
 
 const WIDEST = 100
-const CODES = { bold: [1, 22], dim: [2, 22], red: [31, 39], green: [32, 39], yellow: [33, 39], cyan: [36, 39], inverse: [7, 27] }
+const CODES = {
+  bold: [1, 22],
+  dim: [2, 22],
+  red: [31, 39],
+  green: [32, 39],
+  yellow: [33, 39],
+  cyan: [36, 39],
+  inverse: [7, 27],
+}
 
 /** Whether to colour what goes to `stream`: FORCE_COLOR, then NO_COLOR, then whether it is a terminal. */
 function wantsColor(stream, env) {
-  if (env.FORCE_COLOR !== undefined && env.FORCE_COLOR !== '') return env.FORCE_COLOR !== '0' && env.FORCE_COLOR !== 'false'
+  if (env.FORCE_COLOR !== undefined && env.FORCE_COLOR !== '')
+    return env.FORCE_COLOR !== '0' && env.FORCE_COLOR !== 'false'
   if (env.NO_COLOR !== undefined && env.NO_COLOR !== '') return false
   return stream.isTTY === true && env.TERM !== 'dumb'
 }
@@ -83,4 +92,18 @@ const grouped = (number) => String(number).replace(/\B(?=(\d{3})+$)/g, ',')
 const jsonText = (value, indent = 2) =>
   `${JSON.stringify(value, (_, of) => (typeof of === 'bigint' ? `0x${of.toString(16)}` : of), indent)}\n`
 
-module.exports = { bar, bytes, clip, columns, grouped, jsonText, pad, padLeft, painter, visible, wantsColor, widthOf, wrap }
+module.exports = {
+  bar,
+  bytes,
+  clip,
+  columns,
+  grouped,
+  jsonText,
+  pad,
+  padLeft,
+  painter,
+  visible,
+  wantsColor,
+  widthOf,
+  wrap,
+}

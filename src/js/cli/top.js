@@ -60,7 +60,15 @@ function live(io, paint, sort) {
       const { columns: width = 80, rows: height = 24 } = io.stdout
       state.chosen = Math.max(0, Math.min(state.chosen, state.data.managers.length - 1))
       screen.draw(
-        frame(state.data, { sort: state.sort, chosen: state.chosen, width, height, paint, interactive: true, time: clock() }),
+        frame(state.data, {
+          sort: state.sort,
+          chosen: state.chosen,
+          width,
+          height,
+          paint,
+          interactive: true,
+          time: clock(),
+        }),
       )
     }
     const end = (settle, value) => {

@@ -57,13 +57,15 @@ const kinds = {
     if (!(value >= 0 && value <= max)) throw outOfRange(`${name} is ${value}; it must be from 0 to ${max} ms`)
     return value
   },
-  oneOf: (...allowed) => (name, value) => {
-    if (allowed.includes(value)) return value
-    const list = allowed.map(shown).join(', ')
-    const known = allowed.some((choice) => typeof choice === typeof value)
-    const message = `${name} is ${shown(value)}; it must be one of ${list}`
-    throw known ? outOfRange(message) : invalid(message)
-  },
+  oneOf:
+    (...allowed) =>
+    (name, value) => {
+      if (allowed.includes(value)) return value
+      const list = allowed.map(shown).join(', ')
+      const known = allowed.some((choice) => typeof choice === typeof value)
+      const message = `${name} is ${shown(value)}; it must be one of ${list}`
+      throw known ? outOfRange(message) : invalid(message)
+    },
   nested: (schema) => (name, value) => check(name, value, schema),
 }
 
@@ -233,7 +235,12 @@ const plan = {
   spread: kinds.boolean,
 }
 
-const domainUse = { id: kinds.integer(0, 2 ** 31 - 1), total: kinds.integer(0), used: kinds.integer(0), reservedForOthers: kinds.integer(0) }
+const domainUse = {
+  id: kinds.integer(0, 2 ** 31 - 1),
+  total: kinds.integer(0),
+  used: kinds.integer(0),
+  reservedForOthers: kinds.integer(0),
+}
 
 const BACKENDS = ['rknpu', 'rknpu-heap', 'rocket', 'dma-heap', 'simulated']
 
@@ -261,7 +268,8 @@ const manager = {
 const names = (name, value) => {
   if (!Array.isArray(value)) throw invalid(`${name} must be an array, not ${shown(value)}`)
   const wrong = value.find((item) => item !== null && typeof item !== 'string')
-  if (wrong !== undefined || value.includes(undefined)) throw invalid(`${name} must hold strings and null, not ${shown(wrong)}`)
+  if (wrong !== undefined || value.includes(undefined))
+    throw invalid(`${name} must hold strings and null, not ${shown(wrong)}`)
   return [...value]
 }
 

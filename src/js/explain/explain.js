@@ -30,7 +30,10 @@ function entryOf(line) {
  */
 function explainError(line) {
   if (typeof line !== 'string') {
-    throw invalid(`explainError needs a log line, not ${shown(line)}`, line instanceof Error ? 'pass error.message' : undefined)
+    throw invalid(
+      `explainError needs a log line, not ${shown(line)}`,
+      line instanceof Error ? 'pass error.message' : undefined,
+    )
   }
   let best = null
   for (const one of line.split(/\r?\n/, MOST_LINES)) {

@@ -11,8 +11,14 @@ module.exports = [
     pattern: /RKNPU: failed to wait job, task counter: (\w+).*ret = (-?\d+)/i,
     weight: 3,
     code: 'ERR_DEVICE_IO',
-    cause: ([, counter, ret]) => (ret === '-512' ? `The process was interrupted or killed while its job ran (after ${counter} tasks).` : `A job did not end (after ${counter} tasks, ${ret}).`),
-    remedy: ([, , ret]) => (ret === '-512' ? 'Look for what ended the process: the OOM killer, a signal, a crash elsewhere; the NPU is not the cause.' : 'Bring driver and runtime to one release; check that buffers are synced and outlive their job.'),
+    cause: ([, counter, ret]) =>
+      ret === '-512'
+        ? `The process was interrupted or killed while its job ran (after ${counter} tasks).`
+        : `A job did not end (after ${counter} tasks, ${ret}).`,
+    remedy: ([, , ret]) =>
+      ret === '-512'
+        ? 'Look for what ended the process: the OOM killer, a signal, a crash elsewhere; the NPU is not the cause.'
+        : 'Bring driver and runtime to one release; check that buffers are synced and outlive their job.',
     source: 'airockchip/rknn-toolkit2#536',
   },
   {
@@ -20,7 +26,7 @@ module.exports = [
     weight: 3,
     code: 'ERR_DEVICE_IO',
     cause: ([, domain, us]) => `A job in IOMMU domain ${domain} did not end within ${Number(us) / 1e6} s.`,
-    remedy: 'Wrong addresses or commands hang the NPU; with the vendor\'s runtime, update it and the driver together.',
+    remedy: "Wrong addresses or commands hang the NPU; with the vendor's runtime, update it and the driver together.",
     source: 'mtx512/rk3588-npu#3',
   },
   {
@@ -28,7 +34,8 @@ module.exports = [
     weight: 2,
     code: 'ERR_DEVICE_IO',
     cause: 'The driver gave a job up, and resets the NPU.',
-    remedy: 'The next job starts afresh. If it comes again: update driver and runtime together; check cooling and power supply.',
+    remedy:
+      'The next job starts afresh. If it comes again: update driver and runtime together; check cooling and power supply.',
     source: 'airockchip/rknn-toolkit2#536',
   },
   {
@@ -36,14 +43,16 @@ module.exports = [
     weight: 3,
     code: 'ERR_IOVA_EXHAUSTED',
     cause: 'The IOMMU domain has no free range of addresses of that size: 4 GiB are all one has.',
-    remedy: 'Use another domain, smaller buffers, or end other users of the NPU; planModels() finds a place for each model.',
+    remedy:
+      'Use another domain, smaller buffers, or end other users of the NPU; planModels() finds a place for each model.',
     source: 'rknpu 0.9.8, rknpu_iommu.c',
   },
   {
     pattern: /RKNPU.*dma map (\d+|0x[0-9a-f]+) fail/i,
     weight: 3,
     code: 'ERR_IOVA_EXHAUSTED',
-    cause: ([, size]) => `${formatBytes(Number(size))} could not be mapped for the NPU: its IOMMU domain is full or in pieces. User programs see errno 14, "Bad address".`,
+    cause: ([, size]) =>
+      `${formatBytes(Number(size))} could not be mapped for the NPU: its IOMMU domain is full or in pieces. User programs see errno 14, "Bad address".`,
     remedy: 'Use another domain, smaller buffers, or end other users of the NPU.',
     source: 'rknpu 0.9.8, rknpu_gem.c',
   },
@@ -51,7 +60,7 @@ module.exports = [
     pattern: /out of I\/O virtual memory: -28/,
     weight: 3,
     code: 'ERR_IOVA_EXHAUSTED',
-    cause: 'The display or video driver\'s address space is full: buffers are made faster than they are released.',
+    cause: "The display or video driver's address space is full: buffers are made faster than they are released.",
     remedy: 'Reuse buffers (a pool) instead of allocating one for each frame, and close their descriptors.',
     source: 'rockchip-linux/mpp#560',
   },
@@ -59,48 +68,59 @@ module.exports = [
     pattern: /failed to allocate (\d+) buffer/,
     weight: 2,
     code: 'ERR_OUT_OF_MEMORY',
-    cause: ([, size]) => `The rknpu driver found no ${formatBytes(Number(size))} of contiguous memory; programs see errno 22, "Invalid argument".`,
-    remedy: 'Enlarge CMA (cma= on the kernel command line), free buffers, or use an image with the NPU\'s IOMMU enabled.',
+    cause: ([, size]) =>
+      `The rknpu driver found no ${formatBytes(Number(size))} of contiguous memory; programs see errno 22, "Invalid argument".`,
+    remedy:
+      "Enlarge CMA (cma= on the kernel command line), free buffers, or use an image with the NPU's IOMMU enabled.",
     source: 'rknpu 0.9.8, rknpu_gem.c',
   },
   {
     pattern: /failed to destroy dma addr/,
     weight: 3,
     code: 'ERR_DOMAIN_BUSY',
-    cause: 'The driver could not switch to a buffer\'s IOMMU domain to free it, three times 6 s long: memory and addresses are lost until the next boot.',
-    remedy: 'End jobs before buffers of another domain are freed; do not use different domains from several processes at once.',
+    cause:
+      "The driver could not switch to a buffer's IOMMU domain to free it, three times 6 s long: memory and addresses are lost until the next boot.",
+    remedy:
+      'End jobs before buffers of another domain are freed; do not use different domains from several processes at once.',
     source: 'rknpu 0.9.8, rknpu_gem.c',
   },
   {
     pattern: /cma(?:: |_)\S*alloc.*failed, req-size: (\d+) pages, ret: -(\d+)/i,
     weight: 3,
     code: 'ERR_OUT_OF_MEMORY',
-    cause: ([, pages, errno]) => `CMA gave no ${formatBytes(Number(pages) * PAGE)} in one piece (${errno === '16' ? 'pages in it are pinned by others' : 'it is full or in pieces'}).`,
-    remedy: 'Enlarge it (cma=256M on the kernel command line), allocate early, keep buffers instead of making new ones.',
+    cause: ([, pages, errno]) =>
+      `CMA gave no ${formatBytes(Number(pages) * PAGE)} in one piece (${errno === '16' ? 'pages in it are pinned by others' : 'it is full or in pieces'}).`,
+    remedy:
+      'Enlarge it (cma=256M on the kernel command line), allocate early, keep buffers instead of making new ones.',
     source: 'edk2-porting/edk2-rk3588#142',
   },
   {
     pattern: /swiotlb buffer is full \(sz: (\d+) bytes/,
     weight: 3,
     code: 'ERR_OUT_OF_MEMORY',
-    cause: ([, size]) => `Memory beyond what the device addresses had to be copied through swiotlb, and ${formatBytes(Number(size))} did not fit: an NPU without IOMMU on a board with much RAM.`,
-    remedy: 'Enable the NPU\'s IOMMU in the device tree or reserve CMA for it below 4 GiB; swiotlb= on the command line only helps small buffers.',
+    cause: ([, size]) =>
+      `Memory beyond what the device addresses had to be copied through swiotlb, and ${formatBytes(Number(size))} did not fit: an NPU without IOMMU on a board with much RAM.`,
+    remedy:
+      "Enable the NPU's IOMMU in the device tree or reserve CMA for it below 4 GiB; swiotlb= on the command line only helps small buffers.",
     source: 'rockchip-linux/rknn-toolkit2#218',
   },
   {
     pattern: /rknpu iommu is disabled, using non-iommu mode|using non-iommu mode/,
     weight: 2,
     code: null,
-    cause: 'The NPU runs without its IOMMU: all its memory has to be contiguous, from CMA or reserved memory, and there are no domains.',
-    remedy: 'Use an image whose device tree enables the NPU\'s IOMMU node, or enlarge CMA (cma=).',
+    cause:
+      'The NPU runs without its IOMMU: all its memory has to be contiguous, from CMA or reserved memory, and there are no domains.',
+    remedy: "Use an image whose device tree enables the NPU's IOMMU node, or enlarge CMA (cma=).",
     source: 'rockchip-linux/rknn-toolkit2#44',
   },
   {
     pattern: /rk_iommu (\S+): Page fault at (0x[0-9a-f]+) of type (read|write)/i,
     weight: 3,
     code: 'ERR_DEVICE_IO',
-    cause: ([, device, address, type]) => `A device behind ${device} tried to ${type} ${address}, where nothing is mapped: a buffer was freed or is smaller than the job assumes.`,
-    remedy: 'Keep buffers until their job has ended, check strides and sizes, and for the NPU that buffer and job are of one domain.',
+    cause: ([, device, address, type]) =>
+      `A device behind ${device} tried to ${type} ${address}, where nothing is mapped: a buffer was freed or is smaller than the job assumes.`,
+    remedy:
+      'Keep buffers until their job has ended, check strides and sizes, and for the NPU that buffer and job are of one domain.',
     source: 'rockchip-linux/mpp#736',
   },
   {
@@ -123,7 +143,8 @@ module.exports = [
     pattern: /rga_mm.*dma_buf_get fail fd\[?(-?\d+)?/i,
     weight: 3,
     code: 'ERR_UNKNOWN_BUFFER',
-    cause: (m) => `RGA was given a descriptor${m[1] === undefined ? '' : ` (${m[1]})`} that is no open dma-buf of this process.`,
+    cause: (m) =>
+      `RGA was given a descriptor${m[1] === undefined ? '' : ` (${m[1]})`} that is no open dma-buf of this process.`,
     remedy: 'Keep the descriptor open until the job has ended; descriptors are numbers of one process only.',
     source: 'airockchip/librga#141',
   },
@@ -132,26 +153,30 @@ module.exports = [
     weight: 3,
     code: 'ERR_DEVICE_IO',
     cause: 'RGA read or wrote beyond its buffer.',
-    remedy: 'Check width and height strides against the buffer\'s size: formats of video decoders are padded.',
+    remedy: "Check width and height strides against the buffer's size: formats of video decoders are padded.",
     source: 'rockchip-linux/mpp#736',
   },
   {
     pattern: /RGA_BLIT fail: (.+?)\s*$|Failed to call RockChipRga interface/i,
     weight: 2,
     code: null,
-    cause: 'The 2D engine refused an operation; what it minds (stride, format, memory above 4 GiB, a closed descriptor) stands in the kernel\'s log.',
-    remedy: 'dmesg | grep rga right after it. Strides must be multiples of 16 (RGB888: 16 pixels too), buffers for RGA2 below 4 GiB.',
+    cause:
+      "The 2D engine refused an operation; what it minds (stride, format, memory above 4 GiB, a closed descriptor) stands in the kernel's log.",
+    remedy:
+      'dmesg | grep rga right after it. Strides must be multiples of 16 (RGB888: 16 pixels too), buffers for RGA2 below 4 GiB.',
     source: 'airockchip/rknn-toolkit2#324',
   },
   {
-    pattern: /open dma heap type (\d+) (\S*)\s*failed|dma-heap open (\S+) (No such file or directory|Permission denied)/,
+    pattern:
+      /open dma heap type (\d+) (\S*)\s*failed|dma-heap open (\S+) (No such file or directory|Permission denied)/,
     weight: 3,
     code: (m) => (m[4] === 'No such file or directory' ? 'ERR_DEVICE_NOT_FOUND' : 'ERR_DEVICE_PERMISSION'),
     cause: (m) =>
       m[4] === 'No such file or directory'
         ? `${m[3]} does not exist: this kernel has no such DMA heap (mainline ones have no uncached heaps), or the container does not show it.`
         : `The DMA heap ${m[3] ?? m[2]} could not be opened: heaps belong to root unless a udev rule says otherwise.`,
-    remedy: 'Add SUBSYSTEM=="dma_heap", GROUP="video", MODE="0660" to /etc/udev/rules.d/99-npu.rules and be in that group; in containers pass --device /dev/dma_heap; newer MPP falls back to DRM.',
+    remedy:
+      'Add SUBSYSTEM=="dma_heap", GROUP="video", MODE="0660" to /etc/udev/rules.d/99-npu.rules and be in that group; in containers pass --device /dev/dma_heap; newer MPP falls back to DRM.',
     source: 'rockchip-linux/mpp#626',
   },
   {
@@ -166,7 +191,8 @@ module.exports = [
     pattern: /dma_heap_alloc failed ret|mpp_buffer_create failed to create buffer with size (\d+)/,
     weight: 2,
     code: 'ERR_OUT_OF_MEMORY',
-    cause: (m) => `MPP got no buffer${m[1] === undefined ? '' : ` of ${formatBytes(Number(m[1]))}`}: for a small one rather descriptors have run out than memory.`,
+    cause: (m) =>
+      `MPP got no buffer${m[1] === undefined ? '' : ` of ${formatBytes(Number(m[1]))}`}: for a small one rather descriptors have run out than memory.`,
     remedy: 'Count descriptors (ls /proc/PID/fd | wc -l), return buffers with mpp_buffer_put, and limit their group.',
     source: 'rockchip-linux/mpp#465',
   },
@@ -182,7 +208,8 @@ module.exports = [
     pattern: /Out of memory: Killed process (\d+) \(([^)]+)\).*anon-rss:(\d+)kB/,
     weight: 3,
     code: 'ERR_OUT_OF_MEMORY',
-    cause: ([, pid, name, kib]) => `The kernel ended process ${pid} (${name}) for want of RAM; it held ${formatBytes(Number(kib) * 1024)}. NPU memory comes on top of that figure.`,
+    cause: ([, pid, name, kib]) =>
+      `The kernel ended process ${pid} (${name}) for want of RAM; it held ${formatBytes(Number(kib) * 1024)}. NPU memory comes on top of that figure.`,
     remedy: 'Use 4-bit weights, a smaller context or fewer models; planModels() with ramAvailable tells what fits.',
     source: 'airockchip/rknn-llm#249',
   },
@@ -211,11 +238,13 @@ module.exports = [
     source: 'airockchip/rknn-llm#47',
   },
   {
-    pattern: /(\/dev\/(?:dri\/\S+|rknpu|dma_heap\/\S+|rk_dma_heap\/\S+|accel\/\S+?))['":,]*\s.*?(Permission denied|EACCES)|EACCES.*?(\/dev\/(?:dri|rknpu|dma_heap|rk_dma_heap|accel)[^\s'"]*)/,
+    pattern:
+      /(\/dev\/(?:dri\/\S+|rknpu|dma_heap\/\S+|rk_dma_heap\/\S+|accel\/\S+?))['":,]*\s.*?(Permission denied|EACCES)|EACCES.*?(\/dev\/(?:dri|rknpu|dma_heap|rk_dma_heap|accel)[^\s'"]*)/,
     weight: 3,
     code: 'ERR_DEVICE_PERMISSION',
     cause: (m) => `${m[1] ?? m[3]} is there and this user may not open it.`,
-    remedy: 'Be in the group that owns it (ls -l), mostly "render" or "video", and log in again; nodes of root need a udev rule.',
+    remedy:
+      'Be in the group that owns it (ls -l), mostly "render" or "video", and log in again; nodes of root need a udev rule.',
     source: 'rockchip-linux/mpp#670',
   },
 ]

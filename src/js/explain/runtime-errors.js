@@ -14,15 +14,18 @@ module.exports = [
     pattern: /failed to convert handle\((\d+)\) to fd.*errno: 24\b/,
     weight: 3,
     code: 'ERR_TOO_MANY_FDS',
-    cause: ([, handle]) => `The process ran out of file descriptors at handle ${handle}: the runtime takes one for each NPU buffer, and the usual limit is 1024.`,
-    remedy: 'Raise the limit in the shell or service that starts the process (ulimit -n 65536, LimitNOFILE=65536), or load fewer models in one process; rkllm-runtime 1.1 and later need far fewer.',
+    cause: ([, handle]) =>
+      `The process ran out of file descriptors at handle ${handle}: the runtime takes one for each NPU buffer, and the usual limit is 1024.`,
+    remedy:
+      'Raise the limit in the shell or service that starts the process (ulimit -n 65536, LimitNOFILE=65536), or load fewer models in one process; rkllm-runtime 1.1 and later need far fewer.',
     source: 'airockchip/rknn-llm#62',
   },
   {
     pattern: /failed to convert handle\((\d+)\) to fd.*errno: 23\b/,
     weight: 3,
     code: 'ERR_TOO_MANY_FDS',
-    cause: ([, handle]) => `The whole system has no free entry for open files (at handle ${handle}): every NPU buffer is one. Root is exempt, so it works as root.`,
+    cause: ([, handle]) =>
+      `The whole system has no free entry for open files (at handle ${handle}): every NPU buffer is one. Root is exempt, so it works as root.`,
     remedy: 'Raise fs.file-max (sysctl -w fs.file-max=1000000); /proc/sys/fs/file-nr shows how many are used.',
     source: 'Pelochus/ezrknpu#3',
   },
@@ -30,7 +33,8 @@ module.exports = [
     pattern: /failed to convert fd\((\d+)\) to handle.*errno: 12\b/,
     weight: 3,
     code: 'ERR_OUT_OF_MEMORY',
-    cause: ([, fd]) => `The dma-buf behind descriptor ${fd} was not imported: the kernel had no memory, or the IOMMU domain no addresses, for one more import.`,
+    cause: ([, fd]) =>
+      `The dma-buf behind descriptor ${fd} was not imported: the kernel had no memory, or the IOMMU domain no addresses, for one more import.`,
     remedy: 'Import each buffer once and keep the handle; every import takes NPU addresses until it is released.',
     source: 'rk-llama.cpp#6',
   },
@@ -38,15 +42,18 @@ module.exports = [
     pattern: /failed to allocate handle.*errno: 14\b/,
     weight: 3,
     code: 'ERR_IOVA_EXHAUSTED',
-    cause: 'The NPU\'s address space is full, although the error says "Bad address": one IOMMU domain addresses 4 GiB, whatever RAM the board has, and no piece of the size asked for is left in it.',
-    remedy: 'Put the model into another domain (RKLLMExtendParam.base_domain_id = 1), use 4-bit weights or a smaller context, or unload other models; planModels() finds a place for each.',
+    cause:
+      'The NPU\'s address space is full, although the error says "Bad address": one IOMMU domain addresses 4 GiB, whatever RAM the board has, and no piece of the size asked for is left in it.',
+    remedy:
+      'Put the model into another domain (RKLLMExtendParam.base_domain_id = 1), use 4-bit weights or a smaller context, or unload other models; planModels() finds a place for each.',
     source: 'airockchip/rknn-llm#195',
   },
   {
     pattern: /failed to allocate handle.*errno: 12\b/,
     weight: 3,
     code: 'ERR_OUT_OF_MEMORY',
-    cause: 'The kernel had no pages for the NPU. Drivers before 0.9 only take RAM below 4 GiB, which can be full while RAM is free, and have no further domains.',
+    cause:
+      'The kernel had no pages for the NPU. Drivers before 0.9 only take RAM below 4 GiB, which can be full while RAM is free, and have no further domains.',
     remedy: 'Free memory, or update the rknpu driver to 0.9.8 and the runtime with it.',
     source: 'airockchip/rknn-llm#62',
   },
@@ -54,15 +61,18 @@ module.exports = [
     pattern: /failed to allocate handle.*errno: 22\b/,
     weight: 3,
     code: 'ERR_OUT_OF_MEMORY',
-    cause: 'The driver refused the buffer. Without an IOMMU that is how it says that contiguous memory (CMA) is used up; with one, that the domain could not be used.',
-    remedy: 'See CmaFree in /proc/meminfo and enlarge it (cma=256M on the kernel command line), or enable the NPU\'s IOMMU in the device tree; with an IOMMU use domain 0.',
+    cause:
+      'The driver refused the buffer. Without an IOMMU that is how it says that contiguous memory (CMA) is used up; with one, that the domain could not be used.',
+    remedy:
+      "See CmaFree in /proc/meminfo and enlarge it (cma=256M on the kernel command line), or enable the NPU's IOMMU in the device tree; with an IOMMU use domain 0.",
     source: 'rockchip-linux/rknn-toolkit2#218',
   },
   {
     pattern: /failed to allocate handle, ret: -?\d+(?!.*errno)/,
     weight: 2,
     code: 'ERR_OUT_OF_MEMORY',
-    cause: 'The driver made no buffer; this old runtime does not say why. On RK356x the common cause is an NPU without IOMMU and without reserved memory.',
+    cause:
+      'The driver made no buffer; this old runtime does not say why. On RK356x the common cause is an NPU without IOMMU and without reserved memory.',
     remedy: 'Look at the kernel\'s log (dmesg | grep -i rknpu): "using non-iommu mode" means that CMA is all there is.',
     source: 'rockchip-linux/rknn-toolkit2#44',
   },
@@ -70,15 +80,18 @@ module.exports = [
     pattern: /(?:can not|cannot) create weight memory for domain\s*(\d+)/i,
     weight: 3,
     code: 'ERR_IOVA_EXHAUSTED',
-    cause: ([, domain]) => `IOMMU domain ${domain} has no room for the model's weights, or the driver does not offer that domain.`,
-    remedy: 'Update the driver to 0.9.8 and the runtime to the newest; use 4-bit weights, or unload what else uses that domain.',
+    cause: ([, domain]) =>
+      `IOMMU domain ${domain} has no room for the model's weights, or the driver does not offer that domain.`,
+    remedy:
+      'Update the driver to 0.9.8 and the runtime to the newest; use 4-bit weights, or unload what else uses that domain.',
     source: 'airockchip/rknn-llm#68',
   },
   {
     pattern: /iommu_context->weight_memory is NULL/,
     weight: 2,
     code: 'ERR_IOVA_EXHAUSTED',
-    cause: 'The weights found no NPU addresses in any domain; the crash that follows is the runtime using memory it did not get.',
+    cause:
+      'The weights found no NPU addresses in any domain; the crash that follows is the runtime using memory it did not get.',
     remedy: 'Update runtime and driver (0.9.8), use 4-bit weights, or unload other models.',
     source: 'airockchip/rknn-llm#68',
   },
@@ -91,7 +104,7 @@ module.exports = [
     remedy: ([, size]) =>
       Number(size) > 2 ** 20
         ? 'Use another domain (base_domain_id), 4-bit weights or a smaller context, or free NPU memory; without an IOMMU enlarge CMA.'
-        : 'Count the process\'s descriptors (ls /proc/PID/fd | wc -l) and raise ulimit -n.',
+        : "Count the process's descriptors (ls /proc/PID/fd | wc -l) and raise ulimit -n.",
     source: 'airockchip/rknn-llm#335',
   },
   {
@@ -99,14 +112,16 @@ module.exports = [
     weight: 3,
     code: 'ERR_TOO_MANY_MAPS',
     cause: 'The process could map no more memory: near 65,530 mappings (vm.max_map_count) the kernel refuses.',
-    remedy: 'Raise it (sysctl -w vm.max_map_count=262144), and reuse buffers: rknn_create_mem2 without a context leaks one mapping and descriptor each.',
+    remedy:
+      'Raise it (sysctl -w vm.max_map_count=262144), and reuse buffers: rknn_create_mem2 without a context leaks one mapping and descriptor each.',
     source: 'airockchip/rknn-toolkit2#532',
   },
   {
     pattern: /rknpu driver version is too low, please upgrade to ([\d.]+?)\.?(?:\s|$)/i,
     weight: 1,
     code: null,
-    cause: ([, version]) => `The kernel's rknpu driver is older than this runtime wants (${version}); much works nevertheless, and memory is where it fails first.`,
+    cause: ([, version]) =>
+      `The kernel's rknpu driver is older than this runtime wants (${version}); much works nevertheless, and memory is where it fails first.`,
     remedy: 'Update the kernel or image of the board to one with rknpu 0.9.8; the driver is part of the kernel.',
     source: 'Pelochus/ezrknn-llm#19',
   },
@@ -114,8 +129,10 @@ module.exports = [
     pattern: /invalid rknn llm model magic/i,
     weight: 3,
     code: null,
-    cause: 'The file is no .rkllm model that this runtime knows: made by a toolkit of another generation, cut off, or something else altogether.',
-    remedy: 'Convert it again with the rkllm-toolkit of the runtime\'s version; compare the file\'s size and checksum with the download page.',
+    cause:
+      'The file is no .rkllm model that this runtime knows: made by a toolkit of another generation, cut off, or something else altogether.',
+    remedy:
+      "Convert it again with the rkllm-toolkit of the runtime's version; compare the file's size and checksum with the download page.",
     source: 'airockchip/rknn-llm#129',
   },
   {
@@ -123,7 +140,7 @@ module.exports = [
     weight: 3,
     code: null,
     cause: 'The model was converted for an older runtime.',
-    remedy: 'Convert it again with the rkllm-toolkit of the runtime\'s version, or use the older runtime.',
+    remedy: "Convert it again with the rkllm-toolkit of the runtime's version, or use the older runtime.",
     source: 'av1d/rk3588_npu_llm_server#2',
   },
   {
@@ -131,14 +148,15 @@ module.exports = [
     weight: 3,
     code: null,
     cause: 'The model was converted for another chip.',
-    remedy: 'Convert it with target_platform set to this board\'s chip (rk3588, rk3576, rk3562, rv1126b).',
+    remedy: "Convert it with target_platform set to this board's chip (rk3588, rk3576, rk3562, rv1126b).",
     source: 'av1d/rk3588_npu_llm_server#2',
   },
   {
     pattern: /Invalid RKNN model version (\d+)|incompatible model version: (\d+)/i,
     weight: 3,
     code: null,
-    cause: (match) => `The model's format, version ${match[1] ?? match[2]}, is not one that the installed librknnrt reads: model and runtime are of different releases.`,
+    cause: (match) =>
+      `The model's format, version ${match[1] ?? match[2]}, is not one that the installed librknnrt reads: model and runtime are of different releases.`,
     remedy: 'Install the librknnrt.so of the toolkit that made the model (and look for an old copy in /usr/lib).',
     source: 'airockchip/rknn-toolkit2#281',
   },
@@ -147,14 +165,16 @@ module.exports = [
     weight: 3,
     code: null,
     cause: 'The file or buffer is no .rknn model.',
-    remedy: 'Check that it was copied whole (a Git LFS pointer is a usual culprit), and that its length was passed to rknn_init.',
+    remedy:
+      'Check that it was copied whole (a Git LFS pointer is a usual culprit), and that its length was passed to rknn_init.',
     source: 'airockchip/rknn-toolkit2#405',
   },
   {
     pattern: /max_context\[(\d+)\] must be less than the model's max_context_limit\[(\d+)\]/,
     weight: 3,
     code: 'ERR_OUT_OF_RANGE',
-    cause: ([, asked, limit]) => `A context of ${asked} tokens was asked for, and the model was converted for at most ${limit}.`,
+    cause: ([, asked, limit]) =>
+      `A context of ${asked} tokens was asked for, and the model was converted for at most ${limit}.`,
     remedy: ([, , limit]) => `Set max_context_len to ${limit} or less, or convert the model with a larger max_context.`,
     source: 'NotPunchnox/rkllama#60',
   },
@@ -163,23 +183,28 @@ module.exports = [
     weight: 3,
     code: 'ERR_OUT_OF_RANGE',
     cause: (m) => `The prompt has ${m[1] ?? m[3]} tokens, the context ${m[2] ?? m[4]}.`,
-    remedy: 'Shorten the prompt or its history, or open the model with a larger max_context_len: the KV cache grows with it.',
+    remedy:
+      'Shorten the prompt or its history, or open the model with a larger max_context_len: the KV cache grows with it.',
     source: 'jaylfc/taOS#1738',
   },
   {
     pattern: /failed to submit!?,.*op id: (\d+), op name: ([^,]+)/,
     weight: 3,
     code: 'ERR_DEVICE_IO',
-    cause: ([, op, name]) => `The NPU did not finish a job (operator ${op}, ${name}): it timed out, was aborted with its process, or its memory was not what it expected.`,
-    remedy: 'Do not share one rknn_context between threads, do not destroy a model while it runs, check that inputs have the model\'s type, and bring driver and runtime to the same release; dmesg tells the kernel\'s side.',
+    cause: ([, op, name]) =>
+      `The NPU did not finish a job (operator ${op}, ${name}): it timed out, was aborted with its process, or its memory was not what it expected.`,
+    remedy:
+      "Do not share one rknn_context between threads, do not destroy a model while it runs, check that inputs have the model's type, and bring driver and runtime to the same release; dmesg tells the kernel's side.",
     source: 'airockchip/rknn-toolkit2#531',
   },
   {
     pattern: /failed to open rknpu module, need to insmod rknpu dirver/,
     weight: 3,
     code: 'ERR_DEVICE_PERMISSION',
-    cause: 'The runtime could not open the NPU\'s device node. Mostly it is there and this user may not open it; in containers it was not passed in; else the kernel has no rknpu driver.',
-    remedy: 'Add the user to the groups "video" and "render" (usermod -aG video,render USER) and log in again; in a container pass --device /dev/dri (and /dev/dma_heap). If dmesg | grep -i rknpu is empty, the kernel has no driver.',
+    cause:
+      "The runtime could not open the NPU's device node. Mostly it is there and this user may not open it; in containers it was not passed in; else the kernel has no rknpu driver.",
+    remedy:
+      'Add the user to the groups "video" and "render" (usermod -aG video,render USER) and log in again; in a container pass --device /dev/dri (and /dev/dma_heap). If dmesg | grep -i rknpu is empty, the kernel has no driver.',
     source: 'rockchip-linux/rknn-toolkit2#244',
   },
   {
@@ -187,22 +212,25 @@ module.exports = [
     weight: 2,
     code: 'ERR_DEVICE_NOT_FOUND',
     cause: 'The runtime found no NPU that it can use.',
-    remedy: 'Check permissions of /dev/dri/renderD* and /dev/dri/card*, devices passed to the container, and dmesg | grep -i rknpu.',
+    remedy:
+      'Check permissions of /dev/dri/renderD* and /dev/dri/card*, devices passed to the container, and dmesg | grep -i rknpu.',
     source: 'radxa-docs/docs#881',
   },
   {
     pattern: /unsupported target type: (0x[0-9a-f]+)/i,
     weight: 3,
     code: 'ERR_UNSUPPORTED',
-    cause: ([, type]) => `The runtime did not recognise the chip (${type}): /proc/device-tree is hidden (containers), or the node it opened is not the NPU's.`,
-    remedy: 'Mount /proc/device-tree into the container; do not link /dev/rknpu to a DRM node: the two speak differently.',
+    cause: ([, type]) =>
+      `The runtime did not recognise the chip (${type}): /proc/device-tree is hidden (containers), or the node it opened is not the NPU's.`,
+    remedy:
+      'Mount /proc/device-tree into the container; do not link /dev/rknpu to a DRM node: the two speak differently.',
     source: 'airockchip/rknn-toolkit2#534',
   },
   {
     pattern: /RKNN_ERR_MALLOC_FAIL|rknn_init fail!? ret=-4\b/,
     weight: 2,
     code: 'ERR_OUT_OF_MEMORY',
-    cause: 'The runtime was given no memory, by the NPU\'s driver or by the system.',
+    cause: "The runtime was given no memory, by the NPU's driver or by the system.",
     remedy: 'The lines before tell which; see CmaFree and MemAvailable in /proc/meminfo, and ulimit -n.',
     source: 'rockchip-linux/rknn-toolkit2#226',
   },
@@ -226,7 +254,8 @@ module.exports = [
     pattern: /rkllm_init failed|rkllm init failed|RKLLM init failed|rknn_init fail!? ret=-\d+/,
     weight: 1,
     code: null,
-    cause: 'The model was not loaded. Some runtimes go on as if it were (and crash later), so the process should end here.',
+    cause:
+      'The model was not loaded. Some runtimes go on as if it were (and crash later), so the process should end here.',
     remedy: 'Look at the lines before it; check the return value of rkllm_init, and that the handle is not null.',
     source: 'airockchip/rknn-llm#522',
   },
@@ -234,7 +263,8 @@ module.exports = [
     pattern: /NoExternalBuffersAllowed|External buffers are not allowed/,
     weight: 3,
     code: 'ERR_EXTERNAL_BUFFERS_FORBIDDEN',
-    cause: 'This JavaScript runtime (Electron, or a V8 with its memory cage) allows no ArrayBuffer over foreign memory.',
+    cause:
+      'This JavaScript runtime (Electron, or a V8 with its memory cage) allows no ArrayBuffer over foreign memory.',
     remedy: 'Run the NPU in a plain Node.js process (utilityProcess, child_process) and copy what crosses over.',
     source: 'nodejs/node#45181',
   },

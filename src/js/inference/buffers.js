@@ -201,7 +201,9 @@ class InferenceBuffers {
     if (!(#front in this)) return inspectNonInstance(options)
     const name = options.stylize('InferenceBuffers', 'special')
     if (this.disposed) return `${name} (${this.kind}, disposed)`
-    const list = this.#spec.parts.map(({ name: own, group, shape }) => `${group === '' ? own : `${group}.${own}`} ${shape.join('×')}`)
+    const list = this.#spec.parts.map(
+      ({ name: own, group, shape }) => `${group === '' ? own : `${group}.${own}`} ${shape.join('×')}`,
+    )
     const sets = this.#back === undefined ? '' : ', twice'
     return `${name} (${this.kind}, ${formatBytes(this.#bytes)}) { ${list.join(', ')}${sets} }`
   }
@@ -211,8 +213,12 @@ class InferenceBuffers {
     const front = this.#front
     if (front === undefined) throw memoryError('ERR_BUFFER_FREED', 'these inference buffers were disposed')
     if (this.#pool.destroyed) {
-      if (this.#manager.disposed) throw memoryError('ERR_MANAGER_DISPOSED', 'the MemoryManager of these inference buffers was disposed')
-      throw memoryError('ERR_POOL_DESTROYED', `the pool ${shown(this.#pool.name)} of these inference buffers was destroyed`)
+      if (this.#manager.disposed)
+        throw memoryError('ERR_MANAGER_DISPOSED', 'the MemoryManager of these inference buffers was disposed')
+      throw memoryError(
+        'ERR_POOL_DESTROYED',
+        `the pool ${shown(this.#pool.name)} of these inference buffers was destroyed`,
+      )
     }
     if (front.structs.gone) throw freedError('the structs')
     return front
@@ -233,7 +239,8 @@ class InferenceBuffers {
   #sync(written, names, sync) {
     const front = this.#live()
     const { parts, kind } = this.#spec
-    const chosen = names.length === 0 ? parts.filter((part) => part.written === written) : names.map((name) => partOf(parts, name))
+    const chosen =
+      names.length === 0 ? parts.filter((part) => part.written === written) : names.map((name) => partOf(parts, name))
     // What the CPU alone sees needs nothing.
     if (kind === 'npu') for (const { group, name } of chosen) sync(find(front, group, name))
   }
@@ -254,8 +261,10 @@ defineDispose(InferenceBuffers, function dispose() {
   this.dispose()
 })
 
-const freedError = (what) => memoryError('ERR_BUFFER_FREED', `${what} of these inference buffers were freed, or moved elsewhere`)
-const singleError = (what) => memoryError('ERR_UNSUPPORTED', `${what}: these buffers are single`, { hint: 'ask for doubleBuffered: true' })
+const freedError = (what) =>
+  memoryError('ERR_BUFFER_FREED', `${what} of these inference buffers were freed, or moved elsewhere`)
+const singleError = (what) =>
+  memoryError('ERR_UNSUPPORTED', `${what}: these buffers are single`, { hint: 'ask for doubleBuffered: true' })
 
 const find = ({ arrays }, group, name) => (group === '' ? arrays : arrays[group])[name]
 const dtypeZero = (array) => (array instanceof BigInt64Array ? 0n : 0)
@@ -265,7 +274,9 @@ function partOf(parts, name) {
   const part = parts.find((candidate) => keyOf(candidate) === name)
   if (part !== undefined) return part
   if (typeof name !== 'string') throw invalid(`an array is named by a string, not ${shown(name)}`)
-  throw outOfRange(`these buffers have no ${shown(name)}`, { hint: `they have ${parts.map((known) => shown(keyOf(known))).join(', ')}` })
+  throw outOfRange(`these buffers have no ${shown(name)}`, {
+    hint: `they have ${parts.map((known) => shown(keyOf(known))).join(', ')}`,
+  })
 }
 
 /** What all sets take of the pool. */
@@ -307,7 +318,8 @@ const freeze = (set) => {
 function makeInferenceBuffers(manager, options) {
   const spec = readSpec(options)
   const bytes = bytesOf(spec)
-  if (bytes > Number.MAX_SAFE_INTEGER) throw outOfRange('createInferenceBuffers: all arrays together come to 2^53 bytes or more')
+  if (bytes > Number.MAX_SAFE_INTEGER)
+    throw outOfRange('createInferenceBuffers: all arrays together come to 2^53 bytes or more')
   const { kind, tag, allocation, name = `inference ${++made}` } = spec
   const pool = manager.createMemoryPool({ name, kind, initialSize: bytes, tag, allocation })
   try {

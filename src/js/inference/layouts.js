@@ -82,13 +82,23 @@ const imagesAndVideos = struct(
 )
 
 const content = (multimodal) =>
-  union(['prompt_input', 'pointer'], ['embed_input', embedInput], ['token_input', tokenInput], ['multimodal_input', multimodal])
+  union(
+    ['prompt_input', 'pointer'],
+    ['embed_input', embedInput],
+    ['token_input', tokenInput],
+    ['multimodal_input', multimodal],
+  )
 
 const plainInput = (multimodal) => struct(['input_type', 'int'], ['', content(multimodal)])
 const roleInput = (multimodal) =>
   struct(['role', 'pointer'], ['enable_thinking', 'byte'], ['input_type', 'int'], ['', content(multimodal)])
 
-const inferParam = struct(['mode', 'int'], ['lora_params', 'pointer'], ['prompt_cache_params', 'pointer'], ['keep_history', 'int'])
+const inferParam = struct(
+  ['mode', 'int'],
+  ['lora_params', 'pointer'],
+  ['prompt_cache_params', 'pointer'],
+  ['keep_history', 'int'],
+)
 const inferParamWithSampling = struct(
   ['mode', 'int'],
   ['lora_params', 'pointer'],
@@ -111,10 +121,14 @@ const crossAttnParam = struct(
  * written for it can be read by both.
  */
 const headers = {
-  '1.1': { RKLLMInput: plainInput(oneImage), RKLLMInferParam: inferParam },
+  1.1: { RKLLMInput: plainInput(oneImage), RKLLMInferParam: inferParam },
   '1.2.0': { RKLLMInput: plainInput(images), RKLLMInferParam: inferParam },
-  '1.2': { RKLLMInput: roleInput(images), RKLLMInferParam: inferParam, RKLLMCrossAttnParam: crossAttnParam },
-  '1.3': { RKLLMInput: roleInput(imagesAndVideos), RKLLMInferParam: inferParamWithSampling, RKLLMCrossAttnParam: crossAttnParam },
+  1.2: { RKLLMInput: roleInput(images), RKLLMInferParam: inferParam, RKLLMCrossAttnParam: crossAttnParam },
+  1.3: {
+    RKLLMInput: roleInput(imagesAndVideos),
+    RKLLMInferParam: inferParamWithSampling,
+    RKLLMCrossAttnParam: crossAttnParam,
+  },
 }
 
 /** rknn_api.h, all versions of librknnrt. */
@@ -127,7 +141,13 @@ const rknn = {
     ['type', 'int'],
     ['fmt', 'int'],
   ),
-  rknn_output: struct(['want_float', 'byte'], ['is_prealloc', 'byte'], ['index', 'int'], ['buf', 'pointer'], ['size', 'int']),
+  rknn_output: struct(
+    ['want_float', 'byte'],
+    ['is_prealloc', 'byte'],
+    ['index', 'int'],
+    ['buf', 'pointer'],
+    ['size', 'int'],
+  ),
 }
 
 const HOST_IS_LITTLE = true // arm64 and x64 are

@@ -3,7 +3,7 @@
 // What a session asks for, checked, as the list of arrays that it comes to. Nothing is allocated here.
 
 const { memoryError } = require('../core/errors.js')
-const { check, integer, invalid, kinds, outOfRange, schemas, shown } = require('../core/options.js')
+const { check, integer, invalid, kinds, outOfRange, shown } = require('../core/options.js')
 const { headers } = require('./layouts.js')
 
 const WHAT = 'createInferenceBuffers'
@@ -35,11 +35,13 @@ const formats = { nchw: 0, nhwc: 1, undefined: 3 }
 const count = kinds.integer(1, MOST)
 
 /** An object of its own among the options, some of which it needs. */
-const nested = (schema, ...needed) => (name, value) => {
-  const checked = check(name, value, schema)
-  for (const key of needed) if (checked[key] === undefined) throw invalid(`${name} needs ${JSON.stringify(key)}`)
-  return checked
-}
+const nested =
+  (schema, ...needed) =>
+  (name, value) => {
+    const checked = check(name, value, schema)
+    for (const key of needed) if (checked[key] === undefined) throw invalid(`${name} needs ${JSON.stringify(key)}`)
+    return checked
+  }
 
 /** `true`, `false`, or how many tokens. */
 const output = (name, value) => (typeof value === 'boolean' ? value : nested({ tokens: count }, 'tokens')(name, value))
@@ -78,7 +80,13 @@ const schema = {
   embeddings: kinds.boolean,
   promptBytes: kinds.integer(1, MOST),
   image: nested({ tokens: count, hiddenSize: count, count, width: count, height: count }, 'tokens'),
-  crossAttention: nested({ layers: count, heads: count, headDim: count, tokens: count }, 'layers', 'heads', 'headDim', 'tokens'),
+  crossAttention: nested(
+    { layers: count, heads: count, headDim: count, tokens: count },
+    'layers',
+    'heads',
+    'headDim',
+    'tokens',
+  ),
   logits: output,
   hiddenStates: output,
   rknnInputs: tensors({ ...tensorSchema, passThrough: kinds.boolean }),
@@ -94,7 +102,9 @@ const schema = {
 function product(what, factors) {
   const bytes = factors.reduce((product, factor) => product * factor, 1)
   if (bytes > Number.MAX_SAFE_INTEGER) {
-    throw outOfRange(`${WHAT}: ${what} of ${factors.join(' × ')} bytes do not exist; the sizes must come to less than 2^53`)
+    throw outOfRange(
+      `${WHAT}: ${what} of ${factors.join(' × ')} bytes do not exist; the sizes must come to less than 2^53`,
+    )
   }
   return bytes
 }
@@ -125,7 +135,11 @@ function readSpec(options) {
   if (options === undefined) throw invalid(`${WHAT} needs a spec`)
   const checked = check(WHAT, options, schema)
   const { kind = 'npu', header = NEWEST, contextLength, hiddenSize, vocabSize, image, crossAttention } = checked
-  const { maxTokens = contextLength, embeddings = hiddenSize !== undefined && maxTokens !== undefined, doubleBuffered = false } = checked
+  const {
+    maxTokens = contextLength,
+    embeddings = hiddenSize !== undefined && maxTokens !== undefined,
+    doubleBuffered = false,
+  } = checked
   const { rknnInputs = [], rknnOutputs = [], name, tag, allocation } = checked
   if (contextLength !== undefined && maxTokens > contextLength) {
     throw outOfRange(`${WHAT}: maxTokens is ${maxTokens}, more than the contextLength of ${contextLength}`)
@@ -134,7 +148,9 @@ function readSpec(options) {
     throw invalid(`${WHAT}: embeddings need "hiddenSize" and "maxTokens" (or "contextLength")`)
   }
   if (crossAttention !== undefined && headers[header].RKLLMCrossAttnParam === undefined) {
-    throw memoryError('ERR_UNSUPPORTED', `${WHAT}: rkllm.h ${header} has no cross-attention`, { hint: 'it came with 1.2.1: header "1.2"' })
+    throw memoryError('ERR_UNSUPPORTED', `${WHAT}: rkllm.h ${header} has no cross-attention`, {
+      hint: 'it came with 1.2.1: header "1.2"',
+    })
   }
 
   const parts = []
@@ -153,7 +169,13 @@ function readSpec(options) {
     add('encoderMask', 'host', 'float32', [tokens])
     add('encoderPositions', 'host', 'int32', [tokens])
   }
-  const logitsRows = rows('logits', checked.logits, vocabSize === undefined && checked.logits === undefined ? 0 : 1, vocabSize, 'vocabSize')
+  const logitsRows = rows(
+    'logits',
+    checked.logits,
+    vocabSize === undefined && checked.logits === undefined ? 0 : 1,
+    vocabSize,
+    'vocabSize',
+  )
   if (logitsRows > 0) add('logits', 'device', 'float32', [logitsRows, vocabSize])
   const all = checked.hiddenStates === true ? maxTokens : 0
   if (all === undefined) throw invalid(`${WHAT}: hiddenStates need "maxTokens" (or "contextLength"), or { tokens }`)
@@ -162,27 +184,46 @@ function readSpec(options) {
   for (const tensor of rknnInputs) parts.push(tensorPart(tensor, 'inputs', 'host'))
   for (const tensor of rknnOutputs) parts.push(tensorPart(tensor, 'outputs', 'device'))
   if (parts.length === 0) {
-    throw invalid(`${WHAT}: this spec comes to no array at all`, 'give maxTokens, image, crossAttention, vocabSize, rknnInputs or rknnOutputs')
+    throw invalid(
+      `${WHAT}: this spec comes to no array at all`,
+      'give maxTokens, image, crossAttention, vocabSize, rknnInputs or rknnOutputs',
+    )
   }
 
   const speaks = maxTokens !== undefined || image !== undefined
-  const promptBytes = checked.promptBytes ?? (speaks ? Math.max(LEAST_PROMPT_BYTES, (maxTokens ?? 0) * PROMPT_BYTES_PER_TOKEN) : 0)
+  const promptBytes =
+    checked.promptBytes ?? (speaks ? Math.max(LEAST_PROMPT_BYTES, (maxTokens ?? 0) * PROMPT_BYTES_PER_TOKEN) : 0)
   const shapes = { inputs: Object.create(null), outputs: Object.create(null) }
   for (const { name: own, group, shape } of parts) (group === '' ? shapes : shapes[group])[own] = shape
   Object.values(shapes).forEach(Object.freeze)
   return {
-    kind, header, maxTokens, image, crossAttention, doubleBuffered, name, tag, allocation, promptBytes,
-    rknnInputs, rknnOutputs, parts, shapes: Object.freeze(shapes),
+    kind,
+    header,
+    maxTokens,
+    image,
+    crossAttention,
+    doubleBuffered,
+    name,
+    tag,
+    allocation,
+    promptBytes,
+    rknnInputs,
+    rknnOutputs,
+    parts,
+    shapes: Object.freeze(shapes),
   }
 }
 
 function tensorPart({ name, shape, dtype }, group, written) {
   const made = part(name, written, dtype, shape, group)
   if (made.bytes > MOST_TENSOR_BYTES) {
-    throw outOfRange(`${WHAT}: ${group}.${name} has ${made.bytes} bytes; rknn_api.h counts at most ${MOST_TENSOR_BYTES}`, {
-      requested: made.bytes,
-      limit: MOST_TENSOR_BYTES,
-    })
+    throw outOfRange(
+      `${WHAT}: ${group}.${name} has ${made.bytes} bytes; rknn_api.h counts at most ${MOST_TENSOR_BYTES}`,
+      {
+        requested: made.bytes,
+        limit: MOST_TENSOR_BYTES,
+      },
+    )
   }
   return made
 }

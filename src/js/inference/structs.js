@@ -32,7 +32,11 @@ const optionsOf = {
     imageEnd: kinds.string,
     imageContent: kinds.string,
   },
-  inferParam: { mode: kinds.oneOf(...Object.keys(modes)), keepHistory: kinds.boolean, maxNewTokens: kinds.integer(1, INT_MAX) },
+  inferParam: {
+    mode: kinds.oneOf(...Object.keys(modes)),
+    keepHistory: kinds.boolean,
+    maxNewTokens: kinds.integer(1, INT_MAX),
+  },
 }
 
 /** Where everything lies in the memory of one set's structs: offsets, and how much it is. */
@@ -130,20 +134,34 @@ class Structs {
     const checked = check(what, options, optionsOf.multimodal)
     const embeddings = this.#array('imageEmbeddings', 'image')
     const { image } = this.#spec
-    const { images = image.count ?? 1, tokens = image.tokens, width = image.width ?? 0, height = image.height ?? 0 } = checked
+    const {
+      images = image.count ?? 1,
+      tokens = image.tokens,
+      width = image.width ?? 0,
+      height = image.height ?? 0,
+    } = checked
     integer(`${what}: images`, images, 1, image.count ?? 1)
     integer(`${what}: tokens`, tokens, 1, image.tokens)
     const { fields } = this.#layouts.RKLLMInput
     const prefix = 'multimodal_input.image.image_embed' in fields ? 'multimodal_input.image.' : 'multimodal_input.'
     const values = { [`${prefix}image_embed`]: embeddings, [`${prefix}n_image_tokens`]: tokens }
     if (`${prefix}n_image` in fields) {
-      Object.assign(values, { [`${prefix}n_image`]: images, [`${prefix}image_width`]: width, [`${prefix}image_height`]: height })
+      Object.assign(values, {
+        [`${prefix}n_image`]: images,
+        [`${prefix}image_width`]: width,
+        [`${prefix}image_height`]: height,
+      })
     } else if (images !== 1) {
       throw this.#unsupported(what, 'images', 'it knows one image, and came to more with 1.2')
     }
-    for (const [option, field] of [['imageStart', 'image_start'], ['imageEnd', 'image_end'], ['imageContent', 'image_content']]) {
+    for (const [option, field] of [
+      ['imageStart', 'image_start'],
+      ['imageEnd', 'image_end'],
+      ['imageContent', 'image_content'],
+    ]) {
       if (checked[option] === undefined) continue
-      if (!(`${prefix}${field}` in fields)) throw this.#unsupported(what, option, 'before 1.3 it is a parameter of rkllm_init (RKLLMParam)')
+      if (!(`${prefix}${field}` in fields))
+        throw this.#unsupported(what, option, 'before 1.3 it is a parameter of rkllm_init (RKLLMParam)')
       values[`${prefix}${field}`] = this.#text(`${what}: ${option}`, option, LABEL_BYTES, checked[option])
     }
     values['multimodal_input.prompt'] = this.#prompt(what, prompt)
@@ -204,7 +222,9 @@ class Structs {
   #array(name, needs) {
     const address = this.#arrays[name]
     if (address !== null) return address
-    throw memoryError('ERR_UNSUPPORTED', `these buffers have no ${name}`, { hint: `createInferenceBuffers makes them for ${needs}` })
+    throw memoryError('ERR_UNSUPPORTED', `these buffers have no ${name}`, {
+      hint: `createInferenceBuffers makes them for ${needs}`,
+    })
   }
 
   #prompt(what, text) {
@@ -239,15 +259,16 @@ class Structs {
   #writeTensors() {
     const { rknnInputs, rknnOutputs, parts } = this.#spec
     const bytesOf = (group, name) => parts.find((part) => part.group === group && part.name === name).bytes
-    rknnInputs.forEach(({ name, shape, dtype, format = shape.length === 4 ? 'nhwc' : 'undefined', passThrough = false }, index) =>
-      write(this.#view, this.#places.rknnInputs + index * rknn.rknn_input.size, rknn.rknn_input, {
-        index,
-        buf: this.#arrays.inputs[name],
-        size: bytesOf('inputs', name),
-        pass_through: passThrough,
-        type: dtypes[dtype].number,
-        fmt: formats[format],
-      }),
+    rknnInputs.forEach(
+      ({ name, shape, dtype, format = shape.length === 4 ? 'nhwc' : 'undefined', passThrough = false }, index) =>
+        write(this.#view, this.#places.rknnInputs + index * rknn.rknn_input.size, rknn.rknn_input, {
+          index,
+          buf: this.#arrays.inputs[name],
+          size: bytesOf('inputs', name),
+          pass_through: passThrough,
+          type: dtypes[dtype].number,
+          fmt: formats[format],
+        }),
     )
     rknnOutputs.forEach(({ name, dtype }, index) =>
       write(this.#view, this.#places.rknnOutputs + index * rknn.rknn_output.size, rknn.rknn_output, {

@@ -113,7 +113,9 @@ function converse(socket, reference, serial) {
     if (answering) return
     const end = heard.indexOf('\n')
     if (end < 0 ? heard.length > MAX_REQUEST : end > MAX_REQUEST) {
-      socket.end(line({ error: { code: 'ERR_OUT_OF_RANGE', message: `a request is at most ${formatBytes(MAX_REQUEST)}` } }))
+      socket.end(
+        line({ error: { code: 'ERR_OUT_OF_RANGE', message: `a request is at most ${formatBytes(MAX_REQUEST)}` } }),
+      )
       socket.removeAllListeners('data')
       return
     }
@@ -169,7 +171,8 @@ function about(manager, serial) {
 }
 
 /** Addresses are bigints, which JSON has none of: hexadecimal strings. */
-const line = (value) => `${JSON.stringify(value, (_key, of) => (typeof of === 'bigint' ? `0x${of.toString(16)}` : of))}\n`
+const line = (value) =>
+  `${JSON.stringify(value, (_key, of) => (typeof of === 'bigint' ? `0x${of.toString(16)}` : of))}\n`
 
 /** Removes the sockets that processes and threads which died left behind. */
 function sweep(directory) {

@@ -23,16 +23,30 @@ const single = (name, unit, help, figure) => gauge(name, unit, help, NO_LABELS, 
 // ── By kind: NPU memory and system memory have the same figures.
 
 const KIND = ['kind']
-const byKind = (field) => ({ usage }) => [
-  [usage.npu[field], 'npu'],
-  [usage.system[field], 'system'],
-]
+const byKind =
+  (field) =>
+  ({ usage }) => [
+    [usage.npu[field], 'npu'],
+    [usage.system[field], 'system'],
+  ]
 
 const kinds = [
-  gauge('used_bytes', 'bytes', 'Bytes that allocations really take: whole pages, and the chunks of named pools.', KIND, byKind('used')),
+  gauge(
+    'used_bytes',
+    'bytes',
+    'Bytes that allocations really take: whole pages, and the chunks of named pools.',
+    KIND,
+    byKind('used'),
+  ),
   gauge('peak_bytes', 'bytes', 'The most that was used since the manager was made.', KIND, byKind('peak')),
   gauge('limit_bytes', 'bytes', 'The limit of setMemoryLimits; absent without one.', KIND, byKind('limit')),
-  gauge('capacity_bytes', 'bytes', 'What the NPU can address and the machine could give; RAM of the machine.', KIND, byKind('total')),
+  gauge(
+    'capacity_bytes',
+    'bytes',
+    'What the NPU can address and the machine could give; RAM of the machine.',
+    KIND,
+    byKind('total'),
+  ),
   gauge('available_bytes', 'bytes', 'What could be taken now.', KIND, byKind('available')),
   gauge('live_allocations', '', 'Allocations that live.', KIND, byKind('liveAllocations')),
   counter('allocations_total', 'Allocations that were made.', KIND, byKind('totalAllocations')),
@@ -43,29 +57,114 @@ const kinds = [
 // ── By pool.
 
 const POOL = ['pool', 'kind']
-const byPool = (figure) => ({ usage }) => usage.pools.map((pool) => [figure(pool), pool.name, pool.kind])
+const byPool =
+  (figure) =>
+  ({ usage }) =>
+    usage.pools.map((pool) => [figure(pool), pool.name, pool.kind])
 
 const pools = [
-  gauge('pool_reserved_bytes', 'bytes', 'Bytes of the chunks of a pool.', POOL, byPool((pool) => pool.reserved)),
-  gauge('pool_allocated_bytes', 'bytes', 'Bytes that its slices take, padding included.', POOL, byPool((pool) => pool.allocated)),
-  gauge('pool_requested_bytes', 'bytes', 'Bytes that were asked for.', POOL, byPool((pool) => pool.requested)),
-  gauge('pool_free_bytes', 'bytes', 'Bytes free in its chunks.', POOL, byPool((pool) => pool.free)),
-  gauge('pool_largest_free_bytes', 'bytes', 'The largest slice that its chunks have room for.', POOL, byPool((pool) => pool.largestFree)),
-  gauge('pool_peak_allocated_bytes', 'bytes', 'The most that was allocated.', POOL, byPool((pool) => pool.peakAllocated)),
-  gauge('pool_fragmentation_ratio', 'ratio', '1 - largest free / free.', POOL, byPool((pool) => pool.fragmentation)),
-  gauge('pool_chunks', '', 'Chunks that it has.', POOL, byPool((pool) => pool.chunks)),
-  gauge('pool_live_allocations', '', 'Slices that live.', POOL, byPool((pool) => pool.liveAllocations)),
-  counter('pool_allocations_total', 'Slices that were taken.', POOL, byPool((pool) => pool.totalAllocations)),
-  counter('pool_frees_total', 'Slices that were given back.', POOL, byPool((pool) => pool.totalAllocations - pool.liveAllocations)),
-  counter('pool_failures_total', 'Slices that were refused.', POOL, byPool((pool) => pool.failedAllocations)),
-  counter('pool_late_writes_total', 'Slices written to after they were freed (debug.delayReuse).', POOL, byPool((pool) => pool.lateWrites)),
-  single('fragmentation_ratio', 'ratio', 'Fragmentation of all pools, weighted by what is free in each.', ({ usage }) => usage.fragmentation),
+  gauge(
+    'pool_reserved_bytes',
+    'bytes',
+    'Bytes of the chunks of a pool.',
+    POOL,
+    byPool((pool) => pool.reserved),
+  ),
+  gauge(
+    'pool_allocated_bytes',
+    'bytes',
+    'Bytes that its slices take, padding included.',
+    POOL,
+    byPool((pool) => pool.allocated),
+  ),
+  gauge(
+    'pool_requested_bytes',
+    'bytes',
+    'Bytes that were asked for.',
+    POOL,
+    byPool((pool) => pool.requested),
+  ),
+  gauge(
+    'pool_free_bytes',
+    'bytes',
+    'Bytes free in its chunks.',
+    POOL,
+    byPool((pool) => pool.free),
+  ),
+  gauge(
+    'pool_largest_free_bytes',
+    'bytes',
+    'The largest slice that its chunks have room for.',
+    POOL,
+    byPool((pool) => pool.largestFree),
+  ),
+  gauge(
+    'pool_peak_allocated_bytes',
+    'bytes',
+    'The most that was allocated.',
+    POOL,
+    byPool((pool) => pool.peakAllocated),
+  ),
+  gauge(
+    'pool_fragmentation_ratio',
+    'ratio',
+    '1 - largest free / free.',
+    POOL,
+    byPool((pool) => pool.fragmentation),
+  ),
+  gauge(
+    'pool_chunks',
+    '',
+    'Chunks that it has.',
+    POOL,
+    byPool((pool) => pool.chunks),
+  ),
+  gauge(
+    'pool_live_allocations',
+    '',
+    'Slices that live.',
+    POOL,
+    byPool((pool) => pool.liveAllocations),
+  ),
+  counter(
+    'pool_allocations_total',
+    'Slices that were taken.',
+    POOL,
+    byPool((pool) => pool.totalAllocations),
+  ),
+  counter(
+    'pool_frees_total',
+    'Slices that were given back.',
+    POOL,
+    byPool((pool) => pool.totalAllocations - pool.liveAllocations),
+  ),
+  counter(
+    'pool_failures_total',
+    'Slices that were refused.',
+    POOL,
+    byPool((pool) => pool.failedAllocations),
+  ),
+  counter(
+    'pool_late_writes_total',
+    'Slices written to after they were freed (debug.delayReuse).',
+    POOL,
+    byPool((pool) => pool.lateWrites),
+  ),
+  single(
+    'fragmentation_ratio',
+    'ratio',
+    'Fragmentation of all pools, weighted by what is free in each.',
+    ({ usage }) => usage.fragmentation,
+  ),
 ]
 
 // ── By tag.
 
 const TAG = ['tag']
-const byTag = (field) => ({ usage }) => Object.entries(usage.tags).map(([tag, counters]) => [counters[field], tag])
+const byTag =
+  (field) =>
+  ({ usage }) =>
+    Object.entries(usage.tags).map(([tag, counters]) => [counters[field], tag])
 
 const tags = [
   gauge('tag_used_bytes', 'bytes', 'Bytes in use under a tag, of either kind.', TAG, byTag('used')),
@@ -74,7 +173,13 @@ const tags = [
   counter('tag_allocations_total', 'Allocations that were made under it.', TAG, byTag('totalAllocations')),
   counter('tag_frees_total', 'Allocations under it that ended.', TAG, byTag('totalFrees')),
   counter('tag_failures_total', 'Allocations under it that were refused.', TAG, byTag('failedAllocations')),
-  gauge('reserved_bytes', 'bytes', 'Bytes that reserve() sets aside; without a tag, tag is empty.', ['tag', 'kind'], reservations),
+  gauge(
+    'reserved_bytes',
+    'bytes',
+    'Bytes that reserve() sets aside; without a tag, tag is empty.',
+    ['tag', 'kind'],
+    reservations,
+  ),
 ]
 
 /** Several may have the same tag and kind. */
@@ -90,7 +195,10 @@ function reservations({ usage }) {
 // ── The device.
 
 const DOMAIN = ['domain']
-const byDomain = (field) => ({ usage }) => usage.npu.domains.map((domain) => [domain[field], String(domain.id)])
+const byDomain =
+  (field) =>
+  ({ usage }) =>
+    usage.npu.domains.map((domain) => [domain[field], String(domain.id)])
 const DEVICE = ['backend', 'simulated', 'path', 'soc', 'driver_version']
 
 const device = [
@@ -99,15 +207,45 @@ const device = [
   ]),
   gauge('domain_used_bytes', 'bytes', 'Bytes of an IOMMU domain that this process fills.', DOMAIN, byDomain('used')),
   gauge('domain_capacity_bytes', 'bytes', 'What an IOMMU domain addresses.', DOMAIN, byDomain('total')),
-  gauge('domain_reserved_bytes', 'bytes', 'Bytes of it that are reserved for others.', DOMAIN, byDomain('reservedForOthers')),
-  single('npu_objects', '', 'Kernel objects behind NPU allocations, empty ones that are kept included.', ({ usage }) => usage.npu.objects),
-  single('npu_pending_free_bytes', 'bytes', 'Bytes that are freed and that the driver has not yet taken back.', ({ usage }) => usage.npu.pendingFree),
-  counter('npu_lost_objects_total', 'Kernel objects that the driver failed to take back.', NO_LABELS, ({ usage }) => [[usage.npu.lost.objects]]),
+  gauge(
+    'domain_reserved_bytes',
+    'bytes',
+    'Bytes of it that are reserved for others.',
+    DOMAIN,
+    byDomain('reservedForOthers'),
+  ),
+  single(
+    'npu_objects',
+    '',
+    'Kernel objects behind NPU allocations, empty ones that are kept included.',
+    ({ usage }) => usage.npu.objects,
+  ),
+  single(
+    'npu_pending_free_bytes',
+    'bytes',
+    'Bytes that are freed and that the driver has not yet taken back.',
+    ({ usage }) => usage.npu.pendingFree,
+  ),
+  counter('npu_lost_objects_total', 'Kernel objects that the driver failed to take back.', NO_LABELS, ({ usage }) => [
+    [usage.npu.lost.objects],
+  ]),
   single('npu_lost_bytes', 'bytes', 'Bytes of those.', ({ usage }) => usage.npu.lost.bytes),
-  single('npu_process_mapped_bytes', 'bytes', 'NPU buffers that anyone mapped in this process.', ({ usage }) => usage.npu.processMapped),
+  single(
+    'npu_process_mapped_bytes',
+    'bytes',
+    'NPU buffers that anyone mapped in this process.',
+    ({ usage }) => usage.npu.processMapped,
+  ),
   single('slab_reserved_bytes', 'bytes', 'Bytes of slabs.', ({ usage }) => usage.npu.slabs.reserved),
-  single('slab_allocated_bytes', 'bytes', 'Bytes of slabs that live slices take.', ({ usage }) => usage.npu.slabs.allocated),
-  counter('slab_late_writes_total', 'Slices of slabs written to after they were freed.', NO_LABELS, ({ usage }) => [[usage.npu.slabs.lateWrites]]),
+  single(
+    'slab_allocated_bytes',
+    'bytes',
+    'Bytes of slabs that live slices take.',
+    ({ usage }) => usage.npu.slabs.allocated,
+  ),
+  counter('slab_late_writes_total', 'Slices of slabs written to after they were freed.', NO_LABELS, ({ usage }) => [
+    [usage.npu.slabs.lateWrites],
+  ]),
   single('sram_capacity_bytes', 'bytes', 'On-chip SRAM that the driver hands out.', ({ usage }) => usage.npu.sramTotal),
   single('sram_free_bytes', 'bytes', 'What is free of it.', ({ usage }) => usage.npu.sramFree),
   single('cma_capacity_bytes', 'bytes', 'Size of the CMA area.', ({ usage }) => usage.npu.cmaTotal),
@@ -122,15 +260,31 @@ const device = [
 const machine = [
   single('swap_capacity_bytes', 'bytes', 'Swap of the machine.', ({ usage }) => usage.system.swapTotal),
   single('swap_free_bytes', 'bytes', 'What is free of it.', ({ usage }) => usage.system.swapFree),
-  single('cgroup_limit_bytes', 'bytes', 'The tightest limit of the cgroups of this process.', ({ usage }) => usage.system.cgroup?.limit),
+  single(
+    'cgroup_limit_bytes',
+    'bytes',
+    'The tightest limit of the cgroups of this process.',
+    ({ usage }) => usage.system.cgroup?.limit,
+  ),
   single('cgroup_used_bytes', 'bytes', 'What that cgroup uses.', ({ usage }) => usage.system.cgroup?.current),
-  gauge('pressure_ratio', 'ratio', 'Share of the last 10 s in which some or all tasks waited for memory (PSI).', ['tasks'], ({ usage }) => [
-    [usage.system.pressure?.someAvg10 / 100, 'some'],
-    [usage.system.pressure?.fullAvg10 / 100, 'full'],
-  ]),
+  gauge(
+    'pressure_ratio',
+    'ratio',
+    'Share of the last 10 s in which some or all tasks waited for memory (PSI).',
+    ['tasks'],
+    ({ usage }) => [
+      [usage.system.pressure?.someAvg10 / 100, 'some'],
+      [usage.system.pressure?.fullAvg10 / 100, 'full'],
+    ],
+  ),
   single('process_resident_bytes', 'bytes', 'Resident set of this process.', ({ usage }) => usage.process.rss),
   single('process_heap_used_bytes', 'bytes', 'JavaScript heap in use.', ({ usage }) => usage.process.heapUsed),
-  single('process_external_bytes', 'bytes', 'What the runtime counts as memory outside its heap.', ({ usage }) => usage.process.external),
+  single(
+    'process_external_bytes',
+    'bytes',
+    'What the runtime counts as memory outside its heap.',
+    ({ usage }) => usage.process.external,
+  ),
   single('process_open_fds', '', 'Open file descriptors.', ({ usage }) => usage.process.openFds),
   single('process_max_fds', '', 'Their limit (RLIMIT_NOFILE).', ({ usage }) => usage.process.maxFds),
   single('process_maps', '', 'Memory mappings.', ({ usage }) => usage.process.maps),
@@ -166,10 +320,36 @@ function distribution({ count, mean, buckets }, scale, bounds) {
 }
 
 const profiling = [
-  histogram('allocation_size_bytes', 'bytes', 'Sizes that were asked for, while profiling.', 'sizes', 1, powers(4, 3, 17)),
-  histogram('allocation_lifetime_seconds', 'seconds', 'From allocation to free, while profiling.', 'lifetimesMs', 1e-3, decades(-6, 5)),
-  histogram('allocation_latency_seconds', 'seconds', 'How long allocations took, while profiling.', 'latencyNs', 1e-9, decades(-7, 1)),
-  counter('profile_dropped_events_total', 'Events that fell out of the ring of the profile.', NO_LABELS, ({ profile }) => [[profile?.droppedEvents]]),
+  histogram(
+    'allocation_size_bytes',
+    'bytes',
+    'Sizes that were asked for, while profiling.',
+    'sizes',
+    1,
+    powers(4, 3, 17),
+  ),
+  histogram(
+    'allocation_lifetime_seconds',
+    'seconds',
+    'From allocation to free, while profiling.',
+    'lifetimesMs',
+    1e-3,
+    decades(-6, 5),
+  ),
+  histogram(
+    'allocation_latency_seconds',
+    'seconds',
+    'How long allocations took, while profiling.',
+    'latencyNs',
+    1e-9,
+    decades(-7, 1),
+  ),
+  counter(
+    'profile_dropped_events_total',
+    'Events that fell out of the ring of the profile.',
+    NO_LABELS,
+    ({ profile }) => [[profile?.droppedEvents]],
+  ),
 ]
 
 const families = [...kinds, ...pools, ...tags, ...device, ...machine, ...profiling]

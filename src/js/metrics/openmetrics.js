@@ -34,7 +34,9 @@ function exposition(usage, device, profile, format = 'openmetrics') {
 
 function histogram(name, pairs, { count, sum, buckets }) {
   return [
-    ...buckets.map(([bound, upTo]) => `${name}_bucket${braced([...pairs, `le="${bucketBound(bound)}"`])} ${number(upTo)}`),
+    ...buckets.map(
+      ([bound, upTo]) => `${name}_bucket${braced([...pairs, `le="${bucketBound(bound)}"`])} ${number(upTo)}`,
+    ),
     `${name}_sum${braced(pairs)} ${number(sum)}`,
     `${name}_count${braced(pairs)} ${number(count)}`,
   ]

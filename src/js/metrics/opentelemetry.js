@@ -46,11 +46,13 @@ const schema = {
 }
 
 /** Without unit and `_total`, which exporters to Prometheus add: there it has the same name as in `metrics()`. */
-const nameOf = ({ name, unit }) => `rkllm.memory.${name.slice(PREFIX.length).replace(new RegExp(`(_${unit || 'total'}|_total)$`), '')}`
+const nameOf = ({ name, unit }) =>
+  `rkllm.memory.${name.slice(PREFIX.length).replace(new RegExp(`(_${unit || 'total'}|_total)$`), '')}`
 
 function meterOf(target) {
   const meter = typeof target?.getMeter === 'function' ? target.getMeter('@rkllmjs/memory', version) : target
-  if (typeof meter?.addBatchObservableCallback === 'function' && typeof meter.createObservableGauge === 'function') return meter
+  if (typeof meter?.addBatchObservableCallback === 'function' && typeof meter.createObservableGauge === 'function')
+    return meter
   throw invalid(`registerMetrics needs a Meter or a MeterProvider of OpenTelemetry, not ${shown(target)}`)
 }
 

@@ -21,7 +21,8 @@ function registerMetrics(target, manager, options) {
   const metrics = named.map((family) => [family.name, metricOf(client, registry, family, read)])
   return function unregister() {
     // What somebody has registered under the same name since is not ours.
-    for (const [name, metric] of metrics) if (registry.getSingleMetric(name) === metric) registry.removeSingleMetric(name)
+    for (const [name, metric] of metrics)
+      if (registry.getSingleMetric(name) === metric) registry.removeSingleMetric(name)
   }
 }
 
@@ -40,7 +41,9 @@ const isRegistry = (value) => typeof value?.registerMetric === 'function' && typ
 
 /** `target` is the module, whose default registry it is then, or a registry. */
 function libraryOf(target, chosen) {
-  const client = [target, target?.default].find((module) => typeof module?.Gauge === 'function' && typeof module.Counter === 'function')
+  const client = [target, target?.default].find(
+    (module) => typeof module?.Gauge === 'function' && typeof module.Counter === 'function',
+  )
   if (client !== undefined) return { client, registry: chosen ?? client.register }
   if (!isRegistry(target)) throw invalid(`registerMetrics needs prom-client, or a Registry of it, not ${shown(target)}`)
   try {
@@ -66,7 +69,8 @@ function metricOf(client, registry, family, read) {
       this.reset()
       // A reset metric without labels is 0, which is not what an unknown figure is.
       if (labels.length === 0) this.remove()
-      for (const [value, values] of samples()) this[put](Object.fromEntries(labels.map((label, i) => [label, values[i]])), value)
+      for (const [value, values] of samples())
+        this[put](Object.fromEntries(labels.map((label, i) => [label, values[i]])), value)
     },
   })
 }
@@ -76,7 +80,11 @@ function histogramOf(metric, samples) {
   const { name, help } = metric
   metric.get = metric.getForPromString = async () => {
     const values = samples().flatMap(([{ count, sum, buckets }]) => [
-      ...buckets.map(([le, value]) => ({ labels: { le: le === Infinity ? '+Inf' : le }, value, metricName: `${name}_bucket` })),
+      ...buckets.map(([le, value]) => ({
+        labels: { le: le === Infinity ? '+Inf' : le },
+        value,
+        metricName: `${name}_bucket`,
+      })),
       { labels: {}, value: sum, metricName: `${name}_sum` },
       { labels: {}, value: count, metricName: `${name}_count` },
     ])

@@ -10,7 +10,8 @@ const { invalid, shown } = require('../core/options.js')
  * family after the other: all that they ask for in one go is of one reading.
  */
 function readerOf(manager) {
-  if (typeof manager?.getMemoryUsage !== 'function') throw invalid(`the manager must be a MemoryManager, not ${shown(manager)}`)
+  if (typeof manager?.getMemoryUsage !== 'function')
+    throw invalid(`the manager must be a MemoryManager, not ${shown(manager)}`)
   const held = new WeakRef(manager)
   let reading
   return () => {

@@ -49,11 +49,18 @@ function shapeFrom(spec, warnings) {
   const missing = needed.filter((name) => !(shape[name] > 0))
   if (spec.config !== undefined && missing.length > 0) {
     const names = missing.map((name) => (namesOf(name) ?? [name])[0]).join(', ')
-    throw invalid(`the configuration has no ${names}`, `give ${missing.join(', ')} in the spec, or the language model's own config.json`)
+    throw invalid(
+      `the configuration has no ${names}`,
+      `give ${missing.join(', ')} in the spec, or the language model's own config.json`,
+    )
   }
-  if (shape.layers > MOST_LAYERS) throw outOfRange(`the configuration has ${shape.layers} layers; at most ${MOST_LAYERS} are believed`)
+  if (shape.layers > MOST_LAYERS)
+    throw outOfRange(`the configuration has ${shape.layers} layers; at most ${MOST_LAYERS} are believed`)
   if (spec.config !== undefined && shape.family === null) {
-    const name = shape.architecture === null ? 'the configuration names no model_type' : `the architecture ${shown(shape.architecture)} is not known`
+    const name =
+      shape.architecture === null
+        ? 'the configuration names no model_type'
+        : `the architecture ${shown(shape.architecture)} is not known`
     warnings.push(`${name}: counted as gated layers, with a wider band`)
   }
   return { shape, missing }
@@ -79,7 +86,8 @@ function estimate(spec) {
     throw invalid('a ModelSpec needs path, weightBytes or config', 'e.g. { path: "model.rkllm", contextLength: 4096 }')
   }
   const vision = spec.type === 'vision' || file?.kind === 'rknn'
-  if (!vision && contextLength === undefined) throw invalid('contextLength is missing', 'it is what RKLLMParam.max_context_len will be')
+  if (!vision && contextLength === undefined)
+    throw invalid('contextLength is missing', 'it is what RKLLMParam.max_context_len will be')
   const { shape, missing } = vision ? { shape: {}, missing: [] } : shapeFrom(spec, warnings)
   if (!CHIPS.includes(soc)) warnings.push(`no measurement is of ${soc}: counted as rk3588`)
 
@@ -87,7 +95,16 @@ function estimate(spec) {
   if (missing.length > 0) {
     return fromSize(needsWeights(given), shape, { contextLength, batch, kvBytesPerElement, soc, warnings, file })
   }
-  return fromShape(shape, given, { contextLength, batch, kvBytesPerElement, soc, dtype, warnings, file, config: spec.config !== undefined })
+  return fromShape(shape, given, {
+    contextLength,
+    batch,
+    kvBytesPerElement,
+    soc,
+    dtype,
+    warnings,
+    file,
+    config: spec.config !== undefined,
+  })
 }
 
 function needsWeights(bytes) {
@@ -135,9 +152,31 @@ function fromSize(weights, shape, { contextLength, batch, kvBytesPerElement, soc
 }
 
 const sizeOnly = ({ weights, kv, host, warnings, architecture, file }) =>
-  result({ weights, kvCache: kv, activations: 0, hostBuffers: host, uncertainty: SIZE_ONLY, architecture, source: file ? 'file' : 'numbers', calibrated: false, warnings, file })
+  result({
+    weights,
+    kvCache: kv,
+    activations: 0,
+    hostBuffers: host,
+    uncertainty: SIZE_ONLY,
+    architecture,
+    source: file ? 'file' : 'numbers',
+    calibrated: false,
+    warnings,
+    file,
+  })
 
-function result({ weights, kvCache, activations, hostBuffers, uncertainty, architecture, source, calibrated, warnings, file }) {
+function result({
+  weights,
+  kvCache,
+  activations,
+  hostBuffers,
+  uncertainty,
+  architecture,
+  source,
+  calibrated,
+  warnings,
+  file,
+}) {
   const bytes = { weights, kvCache, activations, hostBuffers }
   const [w, kv, a, h] = Object.values(bytes).map(Math.ceil)
   const npuTotal = w + kv + a
@@ -152,9 +191,15 @@ function result({ weights, kvCache, activations, hostBuffers, uncertainty, archi
     architecture,
     source: file ? 'file' : source,
     measured: calibrated
-      ? ['total: calibrated on peak resident memory that the vendor measured', 'weights and hostBuffers: coefficients of that calibration']
+      ? [
+          'total: calibrated on peak resident memory that the vendor measured',
+          'weights and hostBuffers: coefficients of that calibration',
+        ]
       : [file ? 'weights: the size of the file' : 'weights: as given'],
-    derived: ['npuTotal, kvCache, activations: follow from the shape; nobody has measured NPU memory by itself', ...(calibrated ? [] : ['hostBuffers: typical of the calibration'])],
+    derived: [
+      'npuTotal, kvCache, activations: follow from the shape; nobody has measured NPU memory by itself',
+      ...(calibrated ? [] : ['hostBuffers: typical of the calibration']),
+    ],
     warnings,
   }
 }

@@ -26,8 +26,17 @@ const refuse = (path, message, hint) => memoryError('ERR_UNSUPPORTED', `${path} 
 
 function openError(path, error) {
   const denied = error.code === 'EACCES' || error.code === 'EPERM'
-  const message = denied ? 'may not be read by this user' : error.code === 'ENOENT' ? 'does not exist' : `cannot be read: ${error.code}`
-  return memoryError(denied ? 'ERR_DEVICE_PERMISSION' : 'ERR_DEVICE_IO', `${path} ${message}`, { path }, { cause: error })
+  const message = denied
+    ? 'may not be read by this user'
+    : error.code === 'ENOENT'
+      ? 'does not exist'
+      : `cannot be read: ${error.code}`
+  return memoryError(
+    denied ? 'ERR_DEVICE_PERMISSION' : 'ERR_DEVICE_IO',
+    `${path} ${message}`,
+    { path },
+    { cause: error },
+  )
 }
 
 function readHead(path) {
@@ -54,21 +63,33 @@ function inspect(path) {
   if (size === 0) throw refuse(path, 'is empty', 'download or convert it again')
   const text = head.toString('latin1')
   for (const [pattern, what, hint] of OTHERS) if (pattern.test(text)) throw refuse(path, `is ${what}`, hint)
-  if (head.every((byte) => byte === 0)) throw refuse(path, 'begins with zeros: it was never written in full', 'download or convert it again')
-  if (size < SMALLEST) throw refuse(path, `has ${formatBytes(size)}: no model is that small`, 'download or convert it again')
+  if (head.every((byte) => byte === 0))
+    throw refuse(path, 'begins with zeros: it was never written in full', 'download or convert it again')
+  if (size < SMALLEST)
+    throw refuse(path, `has ${formatBytes(size)}: no model is that small`, 'download or convert it again')
 
-  if (/\.rknn$/i.test(path) || text.startsWith('RKNN')) return { kind: 'rknn', size, warnings: checkRknn(path, size, head) }
+  if (/\.rknn$/i.test(path) || text.startsWith('RKNN'))
+    return { kind: 'rknn', size, warnings: checkRknn(path, size, head) }
   if (/\.rkllm$/i.test(path)) return { kind: 'rkllm', size, warnings: [] }
-  return { kind: 'unknown', size, warnings: [`${path} ends neither in .rkllm nor in .rknn: its size is taken for the weights`] }
+  return {
+    kind: 'unknown',
+    size,
+    warnings: [`${path} ends neither in .rkllm nor in .rknn: its size is taken for the weights`],
+  }
 }
 
 function checkRknn(path, size, head) {
   const text = head.toString('latin1')
   if (text.startsWith('CYPTRKNN')) return ['the model is encrypted: its head tells nothing']
-  if (!text.startsWith('RKNN')) throw refuse(path, 'does not begin as .rknn files do', 'was it downloaded in full, and is it a .rknn?')
+  if (!text.startsWith('RKNN'))
+    throw refuse(path, 'does not begin as .rknn files do', 'was it downloaded in full, and is it a .rknn?')
   const length = head.readBigUInt64LE(16)
   if (length + 24n > BigInt(size)) {
-    throw refuse(path, `was cut off: it has ${formatBytes(size)}, and its head tells of ${formatBytes(Number(length))}`, 'download or copy it again')
+    throw refuse(
+      path,
+      `was cut off: it has ${formatBytes(size)}, and its head tells of ${formatBytes(Number(length))}`,
+      'download or copy it again',
+    )
   }
   return []
 }

@@ -35,7 +35,10 @@ function packExactly(sizes, rooms) {
   const roomiest = byFalling(rooms)
   for (let count = Math.min(1, sizes.length); count <= Math.min(sizes.length, rooms.length); count++) {
     const chosen = roomiest.slice(0, count)
-    const bins = packInto(sizes, chosen.map((bin) => rooms[bin]))
+    const bins = packInto(
+      sizes,
+      chosen.map((bin) => rooms[bin]),
+    )
     if (bins !== null) return bins.map((bin) => chosen[bin])
   }
   return null

@@ -36,7 +36,8 @@ function attentionMatrices(shape, i) {
     const query = heads * latentQueryDim(shape)
     const value = heads * (shape.valueDim ?? shape.noRopeDim ?? shape.headDim)
     const queries = shape.queryRank > 0 ? shape.queryRank * (hidden + query) : hidden * query
-    const keys = hidden * (shape.latentRank + (shape.ropeDim ?? 0)) + shape.latentRank * (heads * (shape.noRopeDim ?? 0) + value)
+    const keys =
+      hidden * (shape.latentRank + (shape.ropeDim ?? 0)) + shape.latentRank * (heads * (shape.noRopeDim ?? 0) + value)
     return queries + keys + value * hidden
   }
   const { headDim, kvHeads } = attentionOf(shape, i)
@@ -108,7 +109,8 @@ function parametersOf(shape) {
 function kvOf(shape, i) {
   if (kindOf(shape, i) === 'linear' || !ownsCache(shape, i)) return 0
   // Counted as full keys and values: that the runtime keeps only the latent is not documented.
-  if (isLatent(shape)) return shape.heads * (latentQueryDim(shape) + (shape.valueDim ?? shape.noRopeDim ?? shape.headDim))
+  if (isLatent(shape))
+    return shape.heads * (latentQueryDim(shape) + (shape.valueDim ?? shape.noRopeDim ?? shape.headDim))
   const { headDim, kvHeads } = attentionOf(shape, i)
   return 2 * kvHeads * headDim
 }

@@ -22,7 +22,14 @@ function demandsOf(models) {
     const figures = estimate(spec)
     // The upper end of the band: a plan that is right half of the time is none.
     const margin = 1 + figures.uncertainty
-    return { name, group: group ?? null, spec, figures, bytes: Math.ceil(figures.npuTotal * margin), ram: Math.ceil(figures.total * margin) }
+    return {
+      name,
+      group: group ?? null,
+      spec,
+      figures,
+      bytes: Math.ceil(figures.npuTotal * margin),
+      ram: Math.ceil(figures.total * margin),
+    }
   })
 }
 
@@ -31,7 +38,8 @@ function placesOf(device, domains) {
   if (typeof device !== 'object' || device === null) throw invalid(`device must be a DeviceInfo, not ${shown(device)}`)
   const { iommu, iommuDomains, domainBytes } = device
   for (const [name, value] of Object.entries({ iommuDomains, domainBytes })) {
-    if (!Number.isSafeInteger(value) || value < 0) throw invalid(`device.${name} must be a whole number, not ${shown(value)}`)
+    if (!Number.isSafeInteger(value) || value < 0)
+      throw invalid(`device.${name} must be a whole number, not ${shown(value)}`)
   }
   if (typeof iommu !== 'boolean') throw invalid(`device.iommu must be true or false, not ${shown(iommu)}`)
   const count = iommu ? Math.max(1, iommuDomains) : 1
@@ -46,7 +54,8 @@ function placesOf(device, domains) {
 }
 
 // A device that does not say how much there is has RAM as its only bound.
-const roomOf = ({ total, used, reservedForOthers }) => (total === null ? Number.MAX_SAFE_INTEGER : Math.max(0, total - used - reservedForOthers))
+const roomOf = ({ total, used, reservedForOthers }) =>
+  total === null ? Number.MAX_SAFE_INTEGER : Math.max(0, total - used - reservedForOthers)
 
 /** As DeviceInfo has it: 0 where nobody says how much there is. */
 const told = (place) => ({ ...place, total: place.total ?? 0 })
@@ -70,17 +79,24 @@ function remediesOf(members, over) {
     const margin = 1 + figures.uncertainty
     const perToken = (figures.kvCache * margin) / spec.contextLength
     const fewer = perToken > 0 ? Math.floor(spec.contextLength - over / perToken) : 0
-    if (fewer >= 256) remedies.push(`a context of ${fewer} instead of ${spec.contextLength} for ${JSON.stringify(name)}`)
-    const eightBits = spec.config !== undefined && spec.weightBytes === undefined && spec.path === undefined && (spec.dtype ?? 'w8a8') === 'w8a8'
+    if (fewer >= 256)
+      remedies.push(`a context of ${fewer} instead of ${spec.contextLength} for ${JSON.stringify(name)}`)
+    const eightBits =
+      spec.config !== undefined &&
+      spec.weightBytes === undefined &&
+      spec.path === undefined &&
+      (spec.dtype ?? 'w8a8') === 'w8a8'
     if (eightBits) {
       const saved = (figures.npuTotal - estimate({ ...spec, dtype: 'w4a16' }).npuTotal) * margin
-      if (saved >= over) remedies.push(`4-bit weights (w4a16) for ${JSON.stringify(name)}, which save ${formatBytes(saved)}`)
+      if (saved >= over)
+        remedies.push(`4-bit weights (w4a16) for ${JSON.stringify(name)}, which save ${formatBytes(saved)}`)
     }
   }
   return remedies
 }
 
-const orElse = (remedies, otherwise) => (remedies.length > 0 ? `it would fit with ${remedies.join(', or ')}` : otherwise)
+const orElse = (remedies, otherwise) =>
+  remedies.length > 0 ? `it would fit with ${remedies.join(', or ')}` : otherwise
 
 function whyNot(groups, places, device) {
   const largest = [...groups].sort((a, b) => b.bytes - a.bytes)[0]
@@ -91,9 +107,16 @@ function whyNot(groups, places, device) {
   if (largest.bytes > most) {
     const empty = Math.max(...places.map(({ total }) => total ?? 0))
     const over = largest.bytes - most
-    const parts = [`${called(largest.members)} may need ${formatBytes(largest.bytes)} of NPU memory, and no ${where} has more than ${formatBytes(most)} free (of ${formatBytes(empty)})`]
-    const apart = largest.members.length > 1 && device.iommu && places.length > 1 ? ['apart, in domains of their own (leave group out)'] : []
-    parts.push(orElse([...apart, ...remediesOf(largest.members, over)], 'a smaller model, or memory freed by others, is needed'))
+    const parts = [
+      `${called(largest.members)} may need ${formatBytes(largest.bytes)} of NPU memory, and no ${where} has more than ${formatBytes(most)} free (of ${formatBytes(empty)})`,
+    ]
+    const apart =
+      largest.members.length > 1 && device.iommu && places.length > 1
+        ? ['apart, in domains of their own (leave group out)']
+        : []
+    parts.push(
+      orElse([...apart, ...remediesOf(largest.members, over)], 'a smaller model, or memory freed by others, is needed'),
+    )
     if (device.iommu && places.length > 1 && largest.members.length === 1 && largest.bytes > empty) {
       parts.push(
         'the vendor documents base_domain_id as the domain a model starts from, and measured models above 4 GiB with runtime 1.3.0: spread: true plans on its going on in the next domains',
@@ -106,7 +129,9 @@ function whyNot(groups, places, device) {
   const needs = `together the models may need ${formatBytes(sum)} of NPU memory, and ${places.length === 1 ? `the ${where} has` : `${places.length} domains have`} ${formatBytes(free)} free`
   const over = Math.max(1, sum - free)
   const members = groups.flatMap((group) => group.members)
-  return sentence(`${needs}${sum <= free ? ' but in pieces that are too small' : ''}; ${orElse(remediesOf(members, over), 'load fewer models at once, or smaller ones')}`)
+  return sentence(
+    `${needs}${sum <= free ? ' but in pieces that are too small' : ''}; ${orElse(remediesOf(members, over), 'load fewer models at once, or smaller ones')}`,
+  )
 }
 
 /** Takes whole neighbouring domains for a model that none holds alone; changes `places`. */
@@ -163,10 +188,15 @@ function planModels(models, device, options) {
     const pieces = spreadOut(group, places)
     if (pieces === null) return refuse(whyNot([group], places, device))
     placements.push(...pieces)
-    warnings.push(`${group.members[0].name}: spread over domains from ${pieces[0].domain} on; where the runtime goes on after base_domain_id is not documented`)
+    warnings.push(
+      `${group.members[0].name}: spread over domains from ${pieces[0].domain} on; where the runtime goes on after base_domain_id is not documented`,
+    )
   }
 
-  const bins = pack(whole.map(({ bytes }) => bytes), places.map(roomOf))
+  const bins = pack(
+    whole.map(({ bytes }) => bytes),
+    places.map(roomOf),
+  )
   if (bins === null) return refuse(whyNot(whole, places, device))
   whole.forEach(({ members }, i) => {
     for (const { name, bytes } of members) {

@@ -50,10 +50,48 @@ const REQUIRED = ['layers', 'hiddenSize', 'vocabSize']
 /** Families whose arithmetic `parameters.js` knows, by the kind of their layers. */
 const FAMILIES = {
   gated: [
-    'llama', 'mistral', 'qwen2', 'qwen3', 'qwen2_vl', 'qwen2_vl_text', 'qwen2_5_vl', 'qwen2_5_vl_text', 'qwen3_vl', 'qwen3_vl_text',
-    'gemma', 'gemma2', 'gemma3', 'gemma3_text', 'phi3', 'minicpm', 'minicpm3', 'minicpmv', 'chatglm', 'internlm2', 'internlm3',
-    'telechat', 'telechat2', 'exaone', 'exaone4', 'granite', 'smollm3', 'stablelm', 'yi', 'baichuan', 'deepseek_v2', 'deepseek_vl_v2',
-    'qwen2_moe', 'qwen3_moe', 'mixtral', 'gemma3n', 'gemma3n_text', 'gemma4', 'gemma4_text', 'qwen3_next', 'qwen3_5', 'qwen3_5_text',
+    'llama',
+    'mistral',
+    'qwen2',
+    'qwen3',
+    'qwen2_vl',
+    'qwen2_vl_text',
+    'qwen2_5_vl',
+    'qwen2_5_vl_text',
+    'qwen3_vl',
+    'qwen3_vl_text',
+    'gemma',
+    'gemma2',
+    'gemma3',
+    'gemma3_text',
+    'phi3',
+    'minicpm',
+    'minicpm3',
+    'minicpmv',
+    'chatglm',
+    'internlm2',
+    'internlm3',
+    'telechat',
+    'telechat2',
+    'exaone',
+    'exaone4',
+    'granite',
+    'smollm3',
+    'stablelm',
+    'yi',
+    'baichuan',
+    'deepseek_v2',
+    'deepseek_vl_v2',
+    'qwen2_moe',
+    'qwen3_moe',
+    'mixtral',
+    'gemma3n',
+    'gemma3n_text',
+    'gemma4',
+    'gemma4_text',
+    'qwen3_next',
+    'qwen3_5',
+    'qwen3_5_text',
   ],
   rwkv: ['rwkv7'],
 }
@@ -76,7 +114,8 @@ function read(config, names) {
     const value = config[name]
     if (isCount(value)) return value
     // Gemma 3n gives a width for each layer.
-    if (Array.isArray(value) && value.length > 0 && value.every(isCount)) return value.reduce((a, b) => a + b) / value.length
+    if (Array.isArray(value) && value.length > 0 && value.every(isCount))
+      return value.reduce((a, b) => a + b) / value.length
   }
   return null
 }
@@ -100,7 +139,8 @@ function shapeOf(config) {
   shape.kvHeads ??= shape.heads
   if (shape.headDim === null && shape.heads > 0) shape.headDim = Math.floor(shape.hiddenSize / shape.heads)
   shape.attentionInterval ??= DEFAULT_INTERVAL[shape.architecture] ?? null
-  shape.layerTypes = Array.isArray(language.layer_types) && language.layer_types.length === shape.layers ? language.layer_types : null
+  shape.layerTypes =
+    Array.isArray(language.layer_types) && language.layer_types.length === shape.layers ? language.layer_types : null
 
   const attention = shape.family === 'rwkv' ? [] : ['kvHeads', 'headDim']
   const missing = [...REQUIRED, ...attention].filter((name) => !(shape[name] > 0))

@@ -18,7 +18,17 @@ const LOOK_MS = { least: 50, most: 10_000 }
 /** Leaks that a profile remembers. */
 const MOST_LEAKS = 1000
 
-const NOTHING = Object.freeze({ count: 0, min: 0, p50: 0, p90: 0, p99: 0, p999: 0, max: 0, mean: 0, buckets: Object.freeze([]) })
+const NOTHING = Object.freeze({
+  count: 0,
+  min: 0,
+  p50: 0,
+  p90: 0,
+  p99: 0,
+  p999: 0,
+  max: 0,
+  mean: 0,
+  buckets: Object.freeze([]),
+})
 
 class Profiling {
   #handle

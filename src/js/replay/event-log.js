@@ -16,7 +16,8 @@ function* readEvents(events) {
   let line = 0
   for (const event of events) {
     line++
-    if (typeof event !== 'object' || event === null) throw invalid(`event ${line} of the log must be an object, not ${shown(event)}`)
+    if (typeof event !== 'object' || event === null)
+      throw invalid(`event ${line} of the log must be an object, not ${shown(event)}`)
     const { type, kind = null, pool = null, tag = null, id, size } = event
     yield { type, kind, pool, tag, id, size, line }
   }
@@ -30,7 +31,8 @@ function* readCsv(text) {
   if (action < 0 || pointer < 0 || sizes < 0) throw notALog(`its first line is ${shown(header.join(',').slice(0, 80))}`)
   while (rows.next()) {
     if (rows.columns === 1 && rows.field(0) === '') continue
-    if (rows.columns <= Math.max(action, pointer, sizes)) throw outOfRange(`line ${rows.line} of the log has ${rows.columns} columns only`)
+    if (rows.columns <= Math.max(action, pointer, sizes))
+      throw outOfRange(`line ${rows.line} of the log has ${rows.columns} columns only`)
     yield {
       type: rows.field(types) || rows.field(action),
       kind: rows.field(kinds) || null,
@@ -148,7 +150,7 @@ const FIELD = /"([^"]*(?:""[^"]*)*)"|([^,\r\n]*)/y
 /** A row with quotes in it, whose fields may hold commas, quotes and line ends. */
 function quotedRow(text, start, line) {
   const fields = []
-  for (let at = start; ; ) {
+  for (let at = start; ;) {
     FIELD.lastIndex = at
     const [all, quoted, plain] = FIELD.exec(text)
     if (plain?.startsWith('"')) throw outOfRange(`line ${line} of the log has a quote that is not closed`)
@@ -159,7 +161,8 @@ function quotedRow(text, start, line) {
       continue
     }
     const next = text.startsWith('\r\n', end) ? end + 2 : end + 1
-    if (end < text.length && text[next - 1] !== '\n') throw outOfRange(`line ${line} of the log has text behind a quote`)
+    if (end < text.length && text[next - 1] !== '\n')
+      throw outOfRange(`line ${line} of the log has text behind a quote`)
     return { fields, lines: text.slice(start, next).split('\n').length - (text[next - 1] === '\n' ? 1 : 0), end: next }
   }
 }

@@ -25,10 +25,17 @@ const GIVES = new Set(['free', 'collect'])
 const REFUSED = new Set(['fail', 'allocate failure'])
 
 function replayEventLog(log, options) {
-  const { kinds, pools, tags, smallestCapacity: searched = false, ...sizes } = check('replayEventLog', options, schemas.replay)
+  const {
+    kinds,
+    pools,
+    tags,
+    smallestCapacity: searched = false,
+    ...sizes
+  } = check('replayEventLog', options, schemas.replay)
   const steps = stepsOf(readLog(log), { kinds, pools, tags })
   const pool = poolOf(sizes, steps.slots)
-  const smallest = searched || pool.capacity === null ? native.replaySmallest(steps.sizes, steps.blocks, pool.roomy) : null
+  const smallest =
+    searched || pool.capacity === null ? native.replaySmallest(steps.sizes, steps.blocks, pool.roomy) : null
   if (pool.capacity === null && smallest === null) throw neverFits(steps, sizes)
   const capacity = pool.capacity ?? smallest
   const { firstFailure, ...outcome } = native.replayLog(steps.sizes, steps.blocks, pool.of(capacity))
@@ -50,7 +57,8 @@ function poolOf({ capacity, maxSize, suballocator, blockSize, chunkSize, initial
   if (capacity !== undefined && maxSize !== undefined && capacity !== maxSize) {
     throw invalid('replayEventLog: capacity and maxSize are two names of the same', 'give one of them')
   }
-  if (suballocator === 'fixed' && blockSize === undefined) throw invalid("replayEventLog: suballocator 'fixed' needs a blockSize")
+  if (suballocator === 'fixed' && blockSize === undefined)
+    throw invalid("replayEventLog: suballocator 'fixed' needs a blockSize")
   if (suballocator === 'tlsf' && blockSize !== undefined) {
     throw invalid("replayEventLog: suballocator 'tlsf' has no blockSize", "leave one of them out, or say 'fixed'")
   }
@@ -60,10 +68,13 @@ function poolOf({ capacity, maxSize, suballocator, blockSize, chunkSize, initial
   const block = blockSize === undefined ? 0 : Math.ceil(blockSize / alignment) * alignment
   const all = Math.max(slots, 1) * block
   if (limit !== null && limit > block * MAX_BLOCKS && block > 0) {
-    throw outOfRange(`replayEventLog: ${formatBytes(limit)} are more blocks of ${formatBytes(block)} than a replay keeps tables of`, {
-      requested: limit,
-      hint: `no more than ${slots} live at once: ${formatBytes(all)} are as good`,
-    })
+    throw outOfRange(
+      `replayEventLog: ${formatBytes(limit)} are more blocks of ${formatBytes(block)} than a replay keeps tables of`,
+      {
+        requested: limit,
+        hint: `no more than ${slots} live at once: ${formatBytes(all)} are as good`,
+      },
+    )
   }
   if (chunkSize === undefined && initialSize === undefined) {
     const at = (size) => ({ ...layout, initial: size, max: size, chunk: size })
@@ -113,9 +124,12 @@ function stepsOf(entries, filters) {
     }
   }
   if (skipped.filtered > 0 && steps.count === 0) {
-    throw outOfRange(`replayEventLog: none of the log's ${skipped.filtered} allocations is of these kinds, pools and tags`, {
-      hint: 'null in `pools` and `tags` stands for what is of no pool or has no tag',
-    })
+    throw outOfRange(
+      `replayEventLog: none of the log's ${skipped.filtered} allocations is of these kinds, pools and tags`,
+      {
+        hint: 'null in `pools` and `tags` stands for what is of no pool or has no tag',
+      },
+    )
   }
   return { ...steps.done(), skipped }
 }
@@ -175,7 +189,9 @@ function twice(array) {
 }
 
 function filter(lists) {
-  const tests = Object.entries({ kind: lists.kinds, pool: lists.pools, tag: lists.tags }).filter(([, list]) => list !== undefined)
+  const tests = Object.entries({ kind: lists.kinds, pool: lists.pools, tag: lists.tags }).filter(
+    ([, list]) => list !== undefined,
+  )
   if (tests.length === 0) return () => true
   return (entry) => tests.every(([field, list]) => list.includes(entry[field]))
 }

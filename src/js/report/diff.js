@@ -6,7 +6,8 @@ const { invalid, outOfRange, shown } = require('../core/options.js')
 const { holders } = require('./holders.js')
 
 function checkSnapshot(name, value) {
-  if (typeof value !== 'object' || value === null) throw invalid(`diffSnapshots: ${name} must be a snapshot, not ${shown(value)}`)
+  if (typeof value !== 'object' || value === null)
+    throw invalid(`diffSnapshots: ${name} must be a snapshot, not ${shown(value)}`)
   const { version, takenAt, stats, buffers, pools } = value
   if (
     !Array.isArray(buffers) ||
@@ -20,7 +21,8 @@ function checkSnapshot(name, value) {
       'take one with manager.takeSnapshot(), or read the "snapshot" of a .json report',
     )
   }
-  if (version !== 1) throw outOfRange(`diffSnapshots: ${name} is of version ${shown(version)}; this package knows version 1`)
+  if (version !== 1)
+    throw outOfRange(`diffSnapshots: ${name} is of version ${shown(version)}; this package knows version 1`)
   return value
 }
 

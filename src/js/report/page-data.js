@@ -22,7 +22,8 @@ function stringTable() {
 }
 
 /** Columns by name, each made of every row by its function. */
-const columns = (rows, makers) => Object.fromEntries(Object.entries(makers).map(([name, make]) => [name, rows.map(make)]))
+const columns = (rows, makers) =>
+  Object.fromEntries(Object.entries(makers).map(([name, make]) => [name, rows.map(make)]))
 
 const hex = (address) => (address === null || address === undefined ? null : plain('', address))
 

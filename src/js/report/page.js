@@ -25,7 +25,10 @@ function load() {
 
 /** JSON that is safe inside a script element, whatever its strings say. */
 const embedded = (value) =>
-  JSON.stringify(value).replace(/[<\u2028\u2029]/g, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`)
+  JSON.stringify(value).replace(
+    /[<\u2028\u2029]/g,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  )
 
 /** @returns {string} */
 function page(snapshot, profile) {

@@ -61,7 +61,8 @@ function inspectManager({ device, disposed }, depth, options, stats) {
   if (disposed) return `${name} (${where}, disposed)`
   if (depth < 0) return `${name} (${where})`
   const { npuUsed, npuTotal, npuPeak, systemUsed, systemTotal, systemPeak, liveAllocations } = stats()
-  const line = (used, total, peak) => options.stylize(`${formatBytes(used)} of ${formatBytes(total)}, peak ${formatBytes(peak)}`, 'number')
+  const line = (used, total, peak) =>
+    options.stylize(`${formatBytes(used)} of ${formatBytes(total)}, peak ${formatBytes(peak)}`, 'number')
   return [
     `${name} (${where}) {`,
     `  npu:    ${line(npuUsed, npuTotal, npuPeak)}`,

@@ -45,7 +45,9 @@ function frame(data, view) {
     lines.length > room
       ? [...lines.slice(0, room - 1), view.paint.dim(`… ${lines.length - room + 1} more lines: make the window higher`)]
       : lines
-  return view.interactive ? [...fitting, ...Array(Math.max(0, room - fitting.length)).fill(''), view.paint.dim(KEYS)] : fitting
+  return view.interactive
+    ? [...fitting, ...Array(Math.max(0, room - fitting.length)).fill(''), view.paint.dim(KEYS)]
+    : fitting
 }
 
 function title({ machine }, { paint, width, time }) {
@@ -58,7 +60,8 @@ function machineLines({ memory, pressure, load }, { paint }) {
   const lines = []
   if (memory?.total != null) {
     const used = memory.total - memory.available
-    const swap = memory.swapTotal > 0 ? `   swap ${bytes(memory.swapTotal - memory.swapFree)} of ${bytes(memory.swapTotal)}` : ''
+    const swap =
+      memory.swapTotal > 0 ? `   swap ${bytes(memory.swapTotal - memory.swapFree)} of ${bytes(memory.swapTotal)}` : ''
     lines.push(`RAM  ${gauge(used / memory.total, BAR, paint)}  ${bytes(used)} of ${bytes(memory.total)}${swap}`)
   }
   if (memory?.cmaTotal > 0) {
@@ -71,7 +74,8 @@ function machineLines({ memory, pressure, load }, { paint }) {
       `NPU  ${load.map((share, core) => `${load.length === 1 ? '' : `${core} `}${gauge(share / 100, width, paint)} ${String(share).padStart(3)} %`).join('   ')}`,
     )
   }
-  if (pressure !== null) lines.push(`PSI  some ${pressure.some} %, full ${pressure.full} % of the last 10 s waited for memory`)
+  if (pressure !== null)
+    lines.push(`PSI  some ${pressure.some} %, full ${pressure.full} % of the last 10 s waited for memory`)
   return lines
 }
 
@@ -83,8 +87,8 @@ function gauge(share, width, paint) {
 
 function managerLines(listed, chosen, silent, { paint, sort, interactive, width }) {
   if (listed.length === 0 && silent === 0) {
-    return wrap('No manager of yours can be inspected. Make it with new MemoryManager({ inspect: true }).', width).map((line) =>
-      paint.dim(line),
+    return wrap('No manager of yours can be inspected. Make it with new MemoryManager({ inspect: true }).', width).map(
+      (line) => paint.dim(line),
     )
   }
   const heads = { npu: 'NPU', system: 'SYSTEM', live: 'LIVE', pid: 'PID' }
@@ -100,12 +104,17 @@ function managerLines(listed, chosen, silent, { paint, sort, interactive, width 
     String(liveOf({ usage })),
     usage.process.openFds === null ? '–' : String(usage.process.openFds),
   ])
-  const table = columns([[head('pid'), 'MANAGER', head('npu'), 'PEAK', head('system'), 'POOLS', head('live'), 'FDS'], ...rows], {
-    left: 2,
-  })
+  const table = columns(
+    [[head('pid'), 'MANAGER', head('npu'), 'PEAK', head('system'), 'POOLS', head('live'), 'FDS'], ...rows],
+    {
+      left: 2,
+    },
+  )
   const lines = table.map((row, at) => {
     if (at === 0) return paint.dim(row)
-    return listed[at - 1] === chosen && interactive ? paint.inverse(row + ' '.repeat(Math.max(0, width - visible(row)))) : row
+    return listed[at - 1] === chosen && interactive
+      ? paint.inverse(row + ' '.repeat(Math.max(0, width - visible(row))))
+      : row
   })
   if (silent > 0)
     lines.push(paint.yellow(`${silent} more ${silent === 1 ? 'does' : 'do'} not answer: an event loop that is busy`))
@@ -113,7 +122,8 @@ function managerLines(listed, chosen, silent, { paint, sort, interactive, width 
 }
 
 /** "server.mjs", "server.mjs 1" for its second manager. */
-const nameOf = ({ program, manager }) => (program === null ? '?' : basename(program)) + (manager > 0 ? ` ${manager}` : '')
+const nameOf = ({ program, manager }) =>
+  (program === null ? '?' : basename(program)) + (manager > 0 ? ` ${manager}` : '')
 
 function detail({ about, usage }, { paint, width }) {
   const { npu } = usage
@@ -203,7 +213,9 @@ function holderLines(holders, { paint }) {
     bytes(held),
     bytes(mapped),
   ])
-  const [head, ...lines] = columns([['PID', 'PROCESS', 'EXPORTERS', 'DMA-BUFS', 'BYTES', 'NPU MAPPED'], ...rows], { left: 3 })
+  const [head, ...lines] = columns([['PID', 'PROCESS', 'EXPORTERS', 'DMA-BUFS', 'BYTES', 'NPU MAPPED'], ...rows], {
+    left: 3,
+  })
   return [paint.dim(head), ...few(lines)]
 }
 

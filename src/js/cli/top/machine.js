@@ -14,7 +14,9 @@ function machineOf(reader) {
     soc: soc ?? null,
     driver: driver.name === undefined ? null : [driver.name, driver.version].filter(Boolean).join(' '),
     memory:
-      memory === undefined ? null : Object.fromEntries(Object.entries(memory).map(([name, bytes]) => [name, bytes ?? null])),
+      memory === undefined
+        ? null
+        : Object.fromEntries(Object.entries(memory).map(([name, bytes]) => [name, bytes ?? null])),
     pressure: pressure ?? null,
     load: load ?? null,
     nodes: nodes.map(({ path }) => path),
@@ -63,7 +65,9 @@ function holder(reader, pid, nodes) {
 /** Bytes of the NPU's memory in a process's mappings, each object once. */
 function mapped(maps, nodes) {
   const objects = new Map()
-  for (const [, start, end, offset, node] of maps.matchAll(/^([\da-f]+)-([\da-f]+) \S+ ([\da-f]+) \S+ \d+ +(\/dev\/\S+)$/gm)) {
+  for (const [, start, end, offset, node] of maps.matchAll(
+    /^([\da-f]+)-([\da-f]+) \S+ ([\da-f]+) \S+ \d+ +(\/dev\/\S+)$/gm,
+  )) {
     if (!nodes.includes(node)) continue
     const size = Number(BigInt(`0x${end}`) - BigInt(`0x${start}`))
     objects.set(offset, Math.max(size, objects.get(offset) ?? 0))

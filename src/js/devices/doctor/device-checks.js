@@ -156,7 +156,8 @@ function iommu({ npus, soc, driver: { name, version } }) {
       'rknpu 0.9.6 and later have 16: with them several large models fit',
     )
   }
-  const remedy = 'enable the rknpu_mmu node in the device tree (the vendor kernel does), or make the CMA area larger: cma=512M'
+  const remedy =
+    'enable the rknpu_mmu node in the device tree (the vendor kernel does), or make the CMA area larger: cma=512M'
   if (WITH_IOMMU.includes(soc))
     return warn('iommu', `off on ${soc}, which has one: NPU memory must be contiguous, from the CMA area`, remedy)
   return ok('iommu', 'off: NPU memory is contiguous, from the CMA area')
@@ -165,14 +166,20 @@ function iommu({ npus, soc, driver: { name, version } }) {
 function cma({ memory, npus, nodes: all }) {
   if (memory === undefined || (all.length === 0 && npus.length === 0)) return []
   const { cmaTotal, cmaFree } = memory
-  const needed = all.some(({ backend }) => backend === 'rknpu-heap') || (npus.length > 0 && npus.every((npu) => !npu.iommu))
+  const needed =
+    all.some(({ backend }) => backend === 'rknpu-heap') || (npus.length > 0 && npus.every((npu) => !npu.iommu))
   if (cmaTotal === undefined || cmaTotal === 0) {
     if (!needed) return ok('cma', 'none, and none needed with an IOMMU')
-    return fail('cma', 'there is no CMA area, and without an IOMMU all NPU memory comes from it', kernelArgument('cma=512M'))
+    return fail(
+      'cma',
+      'there is no CMA area, and without an IOMMU all NPU memory comes from it',
+      kernelArgument('cma=512M'),
+    )
   }
   const figures = `${formatBytes(cmaFree)} of ${formatBytes(cmaTotal)} free`
   if (!needed) return ok('cma', `${figures}; not needed with an IOMMU`)
-  if (cmaTotal < 64 * MiB && cmaFree > cmaTotal / 2) return fail('cma', `too small: ${figures}`, kernelArgument('cma=512M'))
+  if (cmaTotal < 64 * MiB && cmaFree > cmaTotal / 2)
+    return fail('cma', `too small: ${figures}`, kernelArgument('cma=512M'))
   if (cmaFree < 16 * MiB) {
     return fail(
       'cma',
@@ -184,7 +191,8 @@ function cma({ memory, npus, nodes: all }) {
   return ok('cma', figures)
 }
 
-const kernelArgument = (argument) => `add ${argument} to the kernel command line (extlinux.conf, armbianEnv.txt) and reboot`
+const kernelArgument = (argument) =>
+  `add ${argument} to the kernel command line (extlinux.conf, armbianEnv.txt) and reboot`
 
 /** The heaps that MPP, RGA and backend 'dma-heap' allocate from. */
 function heaps({ heaps: all = [], user, groups, npus }) {
@@ -202,7 +210,10 @@ function heaps({ heaps: all = [], user, groups, npus }) {
 
 function sram({ sram: found, npus }) {
   if (npus.length === 0 || found === undefined) return []
-  return ok('sram', found.total === 0 ? 'none is given to the NPU' : `${formatBytes(found.free)} of ${formatBytes(found.total)} free`)
+  return ok(
+    'sram',
+    found.total === 0 ? 'none is given to the NPU' : `${formatBytes(found.free)} of ${formatBytes(found.total)} free`,
+  )
 }
 
 function load({ load: cores, npus }) {

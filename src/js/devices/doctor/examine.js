@@ -51,10 +51,14 @@ function probed(probe, facts) {
   } catch (error) {
     return { findings: [fail('package', error.message, error.hint ?? null)] }
   }
-  const npus = found.filter(({ backend, error }) => error === undefined && backend !== 'dma-heap' && backend !== 'simulated')
+  const npus = found.filter(
+    ({ backend, error }) => error === undefined && backend !== 'dma-heap' && backend !== 'simulated',
+  )
   const version = facts.driver.version ?? npus.map(({ driverVersion }) => driverVersion).find(Boolean)
   const findings = npus.map(({ path, npuCores, iommuDomains }) => {
-    const what = [npuCores && `${npuCores} cores`, iommuDomains > 0 && `${iommuDomains} IOMMU domains`].filter(Boolean).join(', ')
+    const what = [npuCores && `${npuCores} cores`, iommuDomains > 0 && `${iommuDomains} IOMMU domains`]
+      .filter(Boolean)
+      .join(', ')
     return ok('opened', [path, what].filter(Boolean).join(': '))
   })
   for (const { path, backend, error } of found.filter(({ error }) => error !== undefined)) {

@@ -48,7 +48,9 @@ function compareVersions(a, b) {
 
 const fields = (text, separator) =>
   Object.fromEntries(
-    text.split('\n').flatMap((line) => (line.includes(separator) ? [line.split(separator, 2).map((part) => part.trim())] : [])),
+    text
+      .split('\n')
+      .flatMap((line) => (line.includes(separator) ? [line.split(separator, 2).map((part) => part.trim())] : [])),
   )
 
 function socOf(reader, npus) {
@@ -63,7 +65,12 @@ function platformDevices(reader) {
   const folder = '/sys/bus/platform/devices'
   return (reader.list(folder, /\.npu$/) ?? []).map((name) => {
     const uevent = fields(reader.text(`${folder}/${name}/uevent`) ?? '', '=')
-    return { name, driver: uevent.DRIVER, compatible: uevent.OF_COMPATIBLE_0, iommu: reader.has(`${folder}/${name}/iommu_group`) }
+    return {
+      name,
+      driver: uevent.DRIVER,
+      compatible: uevent.OF_COMPATIBLE_0,
+      iommu: reader.has(`${folder}/${name}/iommu_group`),
+    }
   })
 }
 
@@ -165,12 +172,15 @@ function cgroupOf(reader) {
   const [, , , root, at] = mount.split(' ')
   const below = path.startsWith(root) ? path.slice(root.length) : ''
   const names = below.split('/').filter(Boolean)
-  const folders = Array.from({ length: names.length + 1 }, (_, up) => [at, ...names.slice(0, names.length - up)].join('/'))
+  const folders = Array.from({ length: names.length + 1 }, (_, up) =>
+    [at, ...names.slice(0, names.length - up)].join('/'),
+  )
   const groups = folders.map((folder) => ({
     limit: reader.number(`${folder}/memory.max`) ?? Infinity,
     current: reader.number(`${folder}/memory.current`),
     cache: ['active_file', 'inactive_file'].reduce(
-      (sum, name) => sum + Number(new RegExp(`^${name} (\\d+)$`, 'm').exec(reader.text(`${folder}/memory.stat`) ?? '')?.[1] ?? 0),
+      (sum, name) =>
+        sum + Number(new RegExp(`^${name} (\\d+)$`, 'm').exec(reader.text(`${folder}/memory.stat`) ?? '')?.[1] ?? 0),
       0,
     ),
   }))

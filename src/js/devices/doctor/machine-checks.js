@@ -34,7 +34,11 @@ function swap({ memory }) {
   const used = 1 - swapFree / swapTotal
   const figures = `${formatBytes(swapTotal - swapFree)} of ${formatBytes(swapTotal)} used`
   return used > 0.5
-    ? warn('swap', `${figures}: the machine is short of RAM`, 'NPU memory is never swapped, everything else is: make room')
+    ? warn(
+        'swap',
+        `${figures}: the machine is short of RAM`,
+        'NPU memory is never swapped, everything else is: make room',
+      )
     : ok('swap', figures)
 }
 
@@ -50,8 +54,12 @@ function pressure({ pressure: psi, kernelVersion, commandLine = [], user }) {
   const figures = `some ${psi.some} %, full ${psi.full} % of the last 10 s`
   if (psi.full > 5 || psi.some > 10)
     return warn('pressure', `tasks wait for memory: ${figures}`, 'see who holds it: rkllm-memory top')
-  const polled = kernelVersion !== undefined && compareVersions(kernelVersion, OPEN_TRIGGERS) < 0 && user?.resources === false
-  return ok('pressure', polled ? `${figures}; read every 2 s (triggers need CAP_SYS_RESOURCE before Linux 6.4)` : figures)
+  const polled =
+    kernelVersion !== undefined && compareVersions(kernelVersion, OPEN_TRIGGERS) < 0 && user?.resources === false
+  return ok(
+    'pressure',
+    polled ? `${figures}; read every 2 s (triggers need CAP_SYS_RESOURCE before Linux 6.4)` : figures,
+  )
 }
 
 function cgroup({ cgroup: group, commandLine = [] }) {
@@ -113,7 +121,8 @@ function maps({ limits: { maps: most } }) {
 function locked({ limits: { locked: limit } }) {
   if (limit === undefined) return []
   if (limit.soft === Infinity) return ok('locked', 'any amount of memory may be locked')
-  if (limit.soft >= MiB) return ok('locked', `up to ${formatBytes(limit.soft)} may be locked (allocateSystemMemory with lock: true)`)
+  if (limit.soft >= MiB)
+    return ok('locked', `up to ${formatBytes(limit.soft)} may be locked (allocateSystemMemory with lock: true)`)
   return warn(
     'locked',
     `only ${formatBytes(limit.soft)} may be locked (allocateSystemMemory with lock: true)`,
@@ -141,7 +150,9 @@ const HARMFUL = [
 
 function commandLine({ commandLine: words, npus }) {
   if (words === undefined) return []
-  const harmful = words.flatMap((word) => HARMFUL.filter(([pattern]) => pattern.test(word)).map(([, why]) => `${word} ${why}`))
+  const harmful = words.flatMap((word) =>
+    HARMFUL.filter(([pattern]) => pattern.test(word)).map(([, why]) => `${word} ${why}`),
+  )
   if (harmful.length > 0 && npus.length > 0)
     return warn(
       'cmdline',

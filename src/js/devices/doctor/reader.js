@@ -133,7 +133,9 @@ function save(reader, to) {
   const lines = [...nodes].filter(([, node]) => node !== undefined)
   write(
     NODES,
-    lines.map(([path, { mode, uid, gid, access }]) => `c${showMode(mode)}${mark(access)} ${uid} ${gid} ${path}\n`).join(''),
+    lines
+      .map(([path, { mode, uid, gid, access }]) => `c${showMode(mode)}${mark(access)} ${uid} ${gid} ${path}\n`)
+      .join(''),
   )
 }
 

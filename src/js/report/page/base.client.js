@@ -13,7 +13,8 @@ function el(name, attributes = {}, ...children) {
   for (const [key, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue
     if (key.startsWith('on')) element.addEventListener(key.slice(2), value)
-    else if (key === 'style') for (const [property, of] of Object.entries(value)) element.style.setProperty(property, of)
+    else if (key === 'style')
+      for (const [property, of] of Object.entries(value)) element.style.setProperty(property, of)
     else element.setAttribute(key, value === true ? '' : value)
   }
   element.append(...children.filter((child) => child !== null && child !== undefined))
@@ -41,7 +42,8 @@ function duration(ms) {
   if (ms < 1000) return `${Math.round(ms)} ms`
   const seconds = ms / 1000
   if (seconds < 60) return `${seconds.toFixed(1)} s`
-  const pair = (large, largeUnit, small, smallUnit) => `${Math.floor(large)} ${largeUnit} ${Math.floor(small)} ${smallUnit}`
+  const pair = (large, largeUnit, small, smallUnit) =>
+    `${Math.floor(large)} ${largeUnit} ${Math.floor(small)} ${smallUnit}`
   if (seconds < 3600) return pair(seconds / 60, 'min', seconds % 60, 's')
   if (seconds < 86400) return pair(seconds / 3600, 'h', (seconds / 60) % 60, 'min')
   return pair(seconds / 86400, 'd', (seconds / 3600) % 24, 'h')

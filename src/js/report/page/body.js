@@ -7,7 +7,8 @@ const section = (id, title, note, content) => `<section id="${id}" class="panel"
 ${content}
 </section>`
 
-const search = (id, label) => `<label class="search"><span class="hidden">${label}</span><input id="${id}" type="search" placeholder="${label}" autocomplete="off" spellcheck="false"></label>`
+const search = (id, label) =>
+  `<label class="search"><span class="hidden">${label}</span><input id="${id}" type="search" placeholder="${label}" autocomplete="off" spellcheck="false"></label>`
 
 const body = `<body>
 <a class="skip" href="#holders">Skip to the holders of memory</a>

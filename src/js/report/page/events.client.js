@@ -5,7 +5,9 @@ function drawEvents() {
   const all = events.id.length
   if (all === 0) {
     document.querySelector('#events .tools').remove()
-    return $('event-table').append(profile.enabled ? empty('Nothing has happened yet.') : profilingOff('Nothing was recorded.'))
+    return $('event-table').append(
+      profile.enabled ? empty('Nothing has happened yet.') : profilingOff('Nothing was recorded.'),
+    )
   }
   const fallen = profile.droppedEvents + profile.events - all
   const off = new Set()
@@ -40,7 +42,9 @@ function drawEvents() {
     }),
   })
   function show() {
-    const shown = latest.filter((at) => !off.has(events.type[at]) && needles.every((needle) => words(at).includes(needle)))
+    const shown = latest.filter(
+      (at) => !off.has(events.type[at]) && needles.every((needle) => words(at).includes(needle)),
+    )
     grid.show(shown)
     const note = $('events-note')
     note.textContent = `${count(shown.length)} of the last ${count(all)}, latest first${fallen > 0 ? `; ${count(fallen)} older ones are not here` : ''}`

@@ -48,7 +48,8 @@ function flameHue(name) {
     : `hsl(${28 + (Math.abs(hash) % 26)} ${72 + (Math.abs(hash >> 8) % 16)}% ${70 + (Math.abs(hash >> 4) % 9)}%)`
 }
 
-const shortFrame = (name) => name.replace(/\(?(?:file:\/\/)?(?:[^\s()]*\/)([^/\s()]+)\)?$/, '($1)').replace(/^\((.+)\)$/, '$1')
+const shortFrame = (name) =>
+  name.replace(/\(?(?:file:\/\/)?(?:[^\s()]*\/)([^/\s()]+)\)?$/, '($1)').replace(/^\((.+)\)$/, '$1')
 
 function drawFlame() {
   const { profile } = data
@@ -105,7 +106,8 @@ function drawFlame() {
         draw()
         $('flame').children[node.depth].focus({ preventScroll: true })
       })
-      for (const event of ['pointerenter', 'focus']) bar.addEventListener(event, () => ($('flame-detail').textContent = label))
+      for (const event of ['pointerenter', 'focus'])
+        bar.addEventListener(event, () => ($('flame-detail').textContent = label))
       bars.push(bar)
       if (row < above.length) return
       let at = left

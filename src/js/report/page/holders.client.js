@@ -3,7 +3,9 @@
 /** Rows 0..n in the order of a column; numbers fall, words rise at first. */
 function ordered(held, key, descending) {
   const rows = held.id.map((_, row) => row)
-  const value = { age: (row) => held.at[row] ?? Infinity, size: (row) => held.size[row], id: (row) => held.id[row] }[key]
+  const value = { age: (row) => held.at[row] ?? Infinity, size: (row) => held.size[row], id: (row) => held.id[row] }[
+    key
+  ]
   if (value) rows.sort((a, b) => value(a) - value(b) || held.size[b] - held.size[a])
   else {
     const names = rows.map((row) => text(held[key][row]) ?? '\uffff')
@@ -38,9 +40,12 @@ function holderDetail(held, row) {
   ]
   if (facts !== null) {
     const [address, deviceAddress, reserved, domain, dedicated, imported, shared, cacheable] = facts
-    const traits = [cacheable && 'cacheable', dedicated && 'dedicated', imported && 'imported', shared && 'shared'].filter(
-      Boolean,
-    )
+    const traits = [
+      cacheable && 'cacheable',
+      dedicated && 'dedicated',
+      imported && 'imported',
+      shared && 'shared',
+    ].filter(Boolean)
     known.push(
       fact('really takes', bytes(reserved)),
       fact('address', address),
@@ -124,7 +129,9 @@ function drawHolders() {
   const told = (number, sum) => {
     const note = $('holders-note')
     note.textContent =
-      number === all ? `${count(all)} buffers and blocks, ${bytes(sum)}` : `${count(number)} of ${count(all)}, ${bytes(sum)}`
+      number === all
+        ? `${count(all)} buffers and blocks, ${bytes(sum)}`
+        : `${count(number)} of ${count(all)}, ${bytes(sum)}`
     Object.assign(note.dataset, { count: number, bytes: sum })
   }
   const filter = holderTable($('holder-table'), 'Holders of memory', held, $('holder-detail'), told)

@@ -55,7 +55,9 @@ function drawSummary() {
     ])
   }
   const { poolReserved, poolAllocated, liveAllocations } = stats
-  const pools = [`${bytes(poolAllocated)} allocated in ${count(data.pools.length)} ${data.pools.length === 1 ? 'pool' : 'pools'}`]
+  const pools = [
+    `${bytes(poolAllocated)} allocated in ${count(data.pools.length)} ${data.pools.length === 1 ? 'pool' : 'pools'}`,
+  ]
   const rate =
     profile.durationMs > 0
       ? [
@@ -100,8 +102,11 @@ function drawTags() {
       el('span', { class: 'right soft' }, more),
     )
   const amount = (number) => `${count(number)} ${number === 1 ? 'holder' : 'holders'}`
-  $('tag-bars').append(...shown.map((total) => row(tagName(total.tag), tagColour(total.tag), total, amount(total.count))))
-  if (rest.count > 0) $('tag-bars').append(row(`${count(tagTotals.length - 10)} others`, OTHERS, rest, amount(rest.count)))
+  $('tag-bars').append(
+    ...shown.map((total) => row(tagName(total.tag), tagColour(total.tag), total, amount(total.count))),
+  )
+  if (rest.count > 0)
+    $('tag-bars').append(row(`${count(tagTotals.length - 10)} others`, OTHERS, rest, amount(rest.count)))
 }
 
 function drawSpreads() {
@@ -138,7 +143,9 @@ function drawSpreads() {
         el(
           'dl',
           {},
-          ...quantiles.map(([label, figure]) => el('div', {}, el('dt', {}, label), el('dd', {}, shown(figures[figure])))),
+          ...quantiles.map(([label, figure]) =>
+            el('div', {}, el('dt', {}, label), el('dd', {}, shown(figures[figure]))),
+          ),
         ),
       )
     }),

@@ -115,7 +115,11 @@ const CHUNKS = 12
 function drawPools() {
   if (data.pools.length === 0) {
     return $('pool-list').append(
-      empty('There are no pools. ', code("manager.createMemoryPool({ name: 'kv-cache', initialSize: 64 << 20 })"), ' makes one.'),
+      empty(
+        'There are no pools. ',
+        code("manager.createMemoryPool({ name: 'kv-cache', initialSize: 64 << 20 })"),
+        ' makes one.',
+      ),
     )
   }
   const figure = (name, value) => el('span', {}, `${name} `, el('b', {}, value))
@@ -137,7 +141,11 @@ function drawPools() {
           'div',
           { class: 'pool-head' },
           el('h3', {}, pool.name),
-          el('span', { class: 'soft' }, `${pool.kind} · ${count(pool.chunks)} ${pool.chunks === 1 ? 'chunk' : 'chunks'}`),
+          el(
+            'span',
+            { class: 'soft' },
+            `${pool.kind} · ${count(pool.chunks)} ${pool.chunks === 1 ? 'chunk' : 'chunks'}`,
+          ),
         ),
         el(
           'div',

@@ -35,7 +35,8 @@ function drawTimeline() {
     () => 240,
     (context, width) => {
       const { left, right, top, bottom } = edges(width)
-      const most = Math.max(4096, ...shownSeries().map(([key]) => lines[key].reduce((a, b) => Math.max(a, b), 0))) * 1.05
+      const most =
+        Math.max(4096, ...shownSeries().map(([key]) => lines[key].reduce((a, b) => Math.max(a, b), 0))) * 1.05
       const x = (ms) => left + ((ms - start) / (end - start)) * (right - left)
       const y = (value) => bottom - (value / most) * (bottom - top)
       context.font = `12px ${getComputedStyle(document.body).fontFamily}`
