@@ -1,6 +1,6 @@
 'use strict'
 
-// The native part, told once what it needs of this environment.
+// Loads the native part and sets it up for this environment.
 
 const { readFileSync } = require('node:fs')
 const { version } = require('../../../package.json')
@@ -23,15 +23,15 @@ try {
   )
 }
 
-// Deno's finalizers come for the last ArrayBuffer over the memory, whichever thread they come from; those of the
-// others that come from another thread come because a thread died, and say nothing of ArrayBuffers elsewhere.
+// In Deno a finalizer runs after the last ArrayBuffer over the memory, on any thread. In other runtimes a finalizer on another thread
+// means that a thread ended, and ArrayBuffers may live elsewhere.
 native.setup(memoryError, process.versions.deno !== undefined)
 
 module.exports = native
 
 /**
- * The native part that another copy of this version has brought into the process, perhaps in another thread: devices, ledgers and
- * shared memory are one for the process.
+ * Finds the native part that another copy of this version has loaded into the process, perhaps in another thread. Copies share it,
+ * because device ledgers and shared memory are per process.
  */
 function ofAnotherCopy() {
   if (process.env.NAPI_RS_NATIVE_LIBRARY_PATH) return undefined
@@ -39,14 +39,14 @@ function ofAnotherCopy() {
   try {
     maps = readFileSync('/proc/self/maps', 'utf8')
   } catch {
-    // Not mounted: then each copy has its own.
+    // Without /proc each copy loads its own.
   }
   for (const path of new Set(maps.match(/\/.*\/rkllm-memory\.linux-[^/\n]*\.node$/gm))) {
     try {
       const other = require(path)
       if (other.version() === version) return other
     } catch {
-      // It was replaced or removed since.
+      // The file was replaced or removed since.
     }
   }
   return undefined

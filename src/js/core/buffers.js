@@ -1,9 +1,9 @@
 'use strict'
 
-// Which ArrayBuffer a caller means, and what became of one that shows nothing any more.
+// Resolves a caller's buffer argument, and explains why a buffer shows no bytes any more.
 //
-// Live buffers are found by address, in the native part. A detached ArrayBuffer has no address: what it was is only
-// known by its identity, which is good enough to say what happened to it and for nothing else.
+// The native part finds live buffers by address. A detached ArrayBuffer has no address: it is known by object identity only, which is
+// good enough for an error message and for nothing else.
 
 const { isArrayBuffer, isDataView, isSharedArrayBuffer } = require('node:util/types')
 const { memoryError } = require('./errors.js')
@@ -20,10 +20,10 @@ const byteLengthOf = getter(ArrayBuffer.prototype, 'byteLength')
 const bufferOfTypedArray = getter(getPrototypeOf(Uint8Array.prototype), 'buffer')
 const bufferOfDataView = getter(DataView.prototype, 'buffer')
 
-/** The native id of every ArrayBuffer that was handed out in this environment. */
+/** ArrayBuffer → its allocation's id, for every buffer handed out in this environment. */
 const ids = new WeakMap()
 
-/** The ArrayBuffer that `value` is, or is a view of. */
+/** Returns the ArrayBuffer that `value` is, or is a view of. */
 function arrayBufferOf(value) {
   let buffer = value
   if (isView(value)) buffer = isDataView(value) ? bufferOfDataView(value) : bufferOfTypedArray(value)
@@ -37,11 +37,11 @@ function remember(buffer, id) {
   ids.set(buffer, id)
 }
 
-/** The native id of a buffer that was handed out; 0 for any other. */
+/** Returns the allocation's id of a buffer that was handed out; 0 for any other. */
 const idOf = (buffer) => ids.get(buffer) ?? 0
 
 /**
- * Why `buffer`, which is detached or empty, is no buffer of anybody's.
+ * Makes the error for a buffer that is detached or empty.
  *
  * @param {ArrayBuffer} buffer
  * @param {(id: number) => boolean} isLive

@@ -1,9 +1,9 @@
 'use strict'
 
-// `MemoryError`: every error this package throws.
+// `MemoryError`, the class of every error that this package throws.
 //
-// Two of its codes are also what Node's own are: ERR_INVALID_ARG_TYPE is a TypeError, ERR_OUT_OF_RANGE a RangeError.
-// An object has one prototype chain, so those two are classes beside `MemoryError`, which knows them by their brand.
+// Two codes follow Node's classes: ERR_INVALID_ARG_TYPE is a TypeError and ERR_OUT_OF_RANGE a RangeError. An object has one prototype
+// chain, so they are separate classes, and `instanceof MemoryError` tests a brand.
 
 const branded = new WeakSet()
 
@@ -11,7 +11,7 @@ class MemoryError extends Error {
   /** @param {string} message @param {{code: string, cause?: unknown}} details */
   constructor(message, details) {
     super(message)
-    dress(this, details)
+    applyDetails(this, details)
   }
 
   static [Symbol.hasInstance](value) {
@@ -23,14 +23,14 @@ class MemoryError extends Error {
 class MemoryTypeError extends TypeError {
   constructor(message, details) {
     super(message)
-    dress(this, details)
+    applyDetails(this, details)
   }
 }
 
 class MemoryRangeError extends RangeError {
   constructor(message, details) {
     super(message)
-    dress(this, details)
+    applyDetails(this, details)
   }
 }
 
@@ -39,7 +39,7 @@ for (const errorClass of [MemoryError, MemoryTypeError, MemoryRangeError]) {
   Object.defineProperty(errorClass.prototype, 'name', { value: 'MemoryError', configurable: true, writable: true })
 }
 
-function dress(error, details) {
+function applyDetails(error, details) {
   branded.add(error)
   const { cause, ...figures } = details ?? {}
   Object.assign(error, figures)
@@ -49,7 +49,7 @@ function dress(error, details) {
 const CLASSES = { ERR_INVALID_ARG_TYPE: MemoryTypeError, ERR_OUT_OF_RANGE: MemoryRangeError }
 
 /**
- * The error for `code`, with its figures. The native part calls this too.
+ * Makes the error for `code`, with its figures. The native part calls it too.
  *
  * @param {string} code
  * @param {string} message

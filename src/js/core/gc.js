@@ -1,13 +1,13 @@
 'use strict'
 
-// A collection when memory is needed: the engine does not know how much hangs on a few small objects.
+// Forces a garbage collection when memory is short: the engine does not see how much memory a few small buffers hold.
 
 const { setFlagsFromString } = require('node:v8')
 const { runInNewContext } = require('node:vm')
 
 let collect
 
-/** Has the engine collect its garbage now, where it can be asked to. What was over dropped buffers goes some turns later. */
+/** Collects garbage where the engine allows it. The memory of dropped buffers is freed some turns of the event loop later. */
 function collectGarbage() {
   collect ??= collector()
   collect()
@@ -17,7 +17,7 @@ function collector() {
   if (typeof globalThis.gc === 'function') return globalThis.gc
   if (process.versions.bun !== undefined) return () => globalThis.Bun.gc(true)
   try {
-    // A context that is made while the flag is set has the function; the user's own never sees it.
+    // A context made while the flag is set has the function. The user's context never gets it.
     setFlagsFromString('--expose-gc')
     const gc = runInNewContext('gc')
     setFlagsFromString('--no-expose-gc')

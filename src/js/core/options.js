@@ -1,14 +1,14 @@
 'use strict'
 
-// What is checked before anything native is called: types, whole numbers, and the names of options.
-// Ranges that depend on the device are the native part's.
+// Validates arguments before a native call: types, whole numbers, and the names of options. The native part checks the ranges that
+// depend on the device.
 
 const { memoryError } = require('./errors.js')
 
 const invalid = (message, hint) => memoryError('ERR_INVALID_ARG_TYPE', message, hint && { hint })
 const outOfRange = (message, figures) => memoryError('ERR_OUT_OF_RANGE', message, figures)
 
-/** How `value` is shown in a message. Nothing of an object is read: it may be a proxy, or worse. */
+/** Formats `value` for a message. Reads no property of an object, which may be a proxy. */
 function shown(value) {
   switch (typeof value) {
     case 'string':
@@ -25,7 +25,7 @@ function shown(value) {
   }
 }
 
-/** A whole number of at least `min` and at most `max` that a JavaScript number holds exactly. */
+/** Checks for a whole number from `min` to `max`, and returns it. */
 function integer(name, value, min, max = Number.MAX_SAFE_INTEGER) {
   if (typeof value !== 'number') {
     throw invalid(
@@ -41,7 +41,7 @@ function integer(name, value, min, max = Number.MAX_SAFE_INTEGER) {
   return value
 }
 
-// Kinds of options: (name, value) => value to use, or throw.
+// Validators of options: (name, value) => the value to use, or throw.
 const kinds = {
   boolean(name, value) {
     if (typeof value !== 'boolean') throw invalid(`${name} must be true or false, not ${shown(value)}`)
@@ -70,9 +70,9 @@ const kinds = {
 }
 
 /**
- * The options of `what`, each read once and checked; those left out, or undefined, are absent.
+ * Checks options against a schema. Reads each option once; options that are left out or undefined are absent from the result.
  *
- * @param {string} what whose options these are, for the message
+ * @param {string} what names the function in messages
  * @param {unknown} options
  * @param {Record<string, (name: string, value: unknown) => unknown>} schema
  */
@@ -101,14 +101,14 @@ function unknownOption(what, name, known) {
   return invalid(`${what} has no option ${JSON.stringify(name)}`, hint)
 }
 
-/** The one of `known` that `name` is a slip of, if any is near enough. */
+/** Returns the name in `known` that `name` probably misspells, if one is near enough. */
 function nearest(name, known) {
   const distances = known.map((candidate) => [editDistance(name.toLowerCase(), candidate.toLowerCase()), candidate])
   const [distance, candidate] = distances.sort(([a], [b]) => a - b)[0]
   return distance <= Math.max(2, name.length / 3) ? candidate : undefined
 }
 
-/** How many letters must be put in, taken out or changed (Levenshtein). */
+/** Counts the letters to insert, delete or replace (Levenshtein distance). */
 function editDistance(a, b) {
   let row = Array.from({ length: b.length + 1 }, (_, j) => j)
   for (let i = 1; i <= a.length; i++) {
@@ -186,7 +186,7 @@ const pool = {
   blockSize: kinds.integer(1),
   alignment: kinds.integer(1),
   tag: kinds.string,
-  // Checked with the options of its kind.
+  // createPool checks it with the schema of the pool's kind.
   allocation: (_name, value) => value,
 }
 
@@ -257,14 +257,14 @@ const manager = {
   }),
   slabs: kinds.nested({ threshold: kinds.integer(0), size: kinds.integer(1) }),
   cleanup: kinds.nested(cleanup),
-  // Checked by limits/limits.js.
+  // `Limits.check` checks it.
   limits: (_name, value) => value,
   debug: kinds.nested({ delayReuse: kinds.integer(0, 1_000_000) }),
   inspect: kinds.boolean,
   profiling: (name, value) => (typeof value === 'boolean' ? value : check(name, value, profiling)),
 }
 
-/** A list of names; null stands for what has none. */
+/** A list of names; null stands for entries without a name. */
 const names = (name, value) => {
   if (!Array.isArray(value)) throw invalid(`${name} must be an array, not ${shown(value)}`)
   const wrong = value.find((item) => item !== null && typeof item !== 'string')
@@ -320,14 +320,15 @@ const schemas = {
   systemAllocation,
 }
 
-/** The options of an allocation, as the native part has them. */
+/** Checks the options of an NPU allocation and converts them for the native part. */
 function npuRequest(what, options, schema = schemas.npuAllocation) {
   const { placement, ...rest } = check(what, options, schema)
   return { ...rest, sram: placement === 'try-sram' }
 }
 
+/** Checks the options of a system allocation and converts them for the native part. */
 function systemRequest(what, options) {
-  // Pages come zeroed from the kernel, asked or not.
+  // The kernel always gives zeroed pages.
   const { hugePages, zeroed: _always, ...rest } = check(what, options, schemas.systemAllocation)
   return { ...rest, hugePages: { true: true, try: false }[hugePages] }
 }

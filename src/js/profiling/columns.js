@@ -1,6 +1,7 @@
 'use strict'
 
-// Rows that the native part gives as columns of numbers and a list of the texts they name (`src/node/profile.rs`), as objects.
+// Converts the native part's flat arrays to objects. A row is a run of numbers, and texts are indices into a list of strings
+// (`src/node/profile.rs`).
 
 const KINDS = ['system', 'npu']
 const ACTIONS = ['allocate', 'free', 'fail', 'grow', 'trim', 'move', 'collect']
@@ -8,15 +9,16 @@ const BUFFER = 13
 const EVENT = 7
 const BLOCK = 5
 
-/** `make(at)` for each row, which begins at `at`. */
+/** Calls `make(at)` for each row; `at` is the index of its first number. */
 const rows = ({ length }, width, make) => Array.from({ length: length / width }, (_, row) => make(row * width))
 
 const textOf = (texts, at) => (at < 0 ? null : texts[at])
 
+/** Builds the buffers of a snapshot. */
 function buffersOf({ rows: column, texts }, backend) {
   return rows(column, BUFFER, (at) => {
-    const facts = column[at + 7]
-    const onDevice = (facts & 32) !== 0
+    const flags = column[at + 7]
+    const onDevice = (flags & 32) !== 0
     const [device, domain] = [column[at + 6], column[at + 8]]
     return {
       id: column[at],
@@ -27,12 +29,12 @@ function buffersOf({ rows: column, texts }, backend) {
       backend: onDevice ? backend : null,
       address: BigInt(column[at + 5]),
       deviceAddress: device < 0 ? null : BigInt(device),
-      cacheable: (facts & 1) !== 0,
-      contiguous: (facts & 2) !== 0,
+      cacheable: (flags & 1) !== 0,
+      contiguous: (flags & 2) !== 0,
       iommuDomain: domain < 0 ? null : domain,
-      dedicated: (facts & 4) !== 0,
-      imported: (facts & 8) !== 0,
-      shared: (facts & 16) !== 0,
+      dedicated: (flags & 4) !== 0,
+      imported: (flags & 8) !== 0,
+      shared: (flags & 16) !== 0,
       pool: textOf(texts, column[at + 9]),
       offset: column[at + 10],
       allocatedAt: column[at + 11],
@@ -41,6 +43,7 @@ function buffersOf({ rows: column, texts }, backend) {
   })
 }
 
+/** Builds the events of a profile. */
 function eventsOf({ rows: column, texts }, thread) {
   return rows(column, EVENT, (at) => ({
     type: ACTIONS[column[at]],
@@ -54,7 +57,7 @@ function eventsOf({ rows: column, texts }, thread) {
   }))
 }
 
-/** A pool of a snapshot: its figures, and each chunk with the blocks and gaps in it. */
+/** Builds a snapshot's pool: its figures, and the blocks and gaps of each chunk. */
 function poolOf({ figures, chunks, blocks: { rows: column, texts } }) {
   const blocks = rows(column, BLOCK, (at) => ({
     offset: column[at],
@@ -72,7 +75,7 @@ function poolOf({ figures, chunks, blocks: { rows: column, texts } }) {
   return { ...figures, chunkMaps }
 }
 
-/** A histogram; `scale` makes its unit out of the native part's. */
+/** Builds a histogram. Values are divided by `scale`, which converts their unit. */
 function histogramOf({ buckets, count, ...figures }, scale = 1) {
   const scaled = Object.fromEntries(Object.entries(figures).map(([name, value]) => [name, value / scale]))
   const pairs = Array.from({ length: buckets.length / 2 }, (_, at) => [buckets[2 * at] / scale, buckets[2 * at + 1]])

@@ -1,7 +1,6 @@
 'use strict'
 
-// Who holds the memory, since when, and how it came to that. The native part records (`src/profile/`); what only JavaScript can
-// tell, stacks, it tells here, and it keeps the time line.
+// Profiling of one manager. The native part records allocations (`src/profile/`); this file adds JavaScript stacks and the timeline.
 
 const { threadId } = require('node:worker_threads')
 const native = require('../core/binding.js')
@@ -9,16 +8,16 @@ const { buffersOf, eventsOf, histogramOf, poolOf } = require('./columns.js')
 const { stackHere } = require('./stack.js')
 
 const DEFAULTS = Object.freeze({ sampleInterval: 524_288, eventCapacity: 65_536, stackDepth: 16 })
-/** The time line has a point this often, at first. */
-const TICK_MS = 250
-/** With so many points every second one goes, and there is one half as often from then on. */
-const MOST_POINTS = 1200
-/** Leaks are looked for several times within the age that makes one, within these bounds. */
-const LOOK_MS = { least: 50, most: 10_000 }
-/** Leaks that a profile remembers. */
-const MOST_LEAKS = 1000
+/** The timeline's first interval. */
+const POINT_MS = 250
+/** At this many points every second one is dropped, and the interval doubles. */
+const MAX_POINTS = 1200
+/** Bounds of the interval between leak checks, which is a quarter of `leakAfterMs`. */
+const LEAK_CHECK_MS = { min: 50, max: 10_000 }
+/** The most leaks that a profile keeps. */
+const MAX_LEAKS = 1000
 
-const NOTHING = Object.freeze({
+const EMPTY_HISTOGRAM = Object.freeze({
   count: 0,
   min: 0,
   p50: 0,
@@ -37,7 +36,7 @@ class Profiling {
   #options
   #timers = []
   #began = 0
-  #tickMs = TICK_MS
+  #pointMs = POINT_MS
   #timeline = []
   #leaks = []
 
@@ -54,23 +53,23 @@ class Profiling {
     return this.#options !== undefined
   }
 
-  /** Begins, from nothing. */
+  /** Starts a new profile; an earlier one is discarded. */
   start(options) {
     this.#stop()
     const { sampleInterval, eventCapacity } = (this.#options = { ...DEFAULTS, ...options })
     native.startProfiling(this.#handle.value, sampleInterval, eventCapacity)
     this.#began = performance.now()
-    this.#tickMs = TICK_MS
+    this.#pointMs = POINT_MS
     this.#timeline = []
     this.#leaks = []
-    this.#tick()
+    this.#startTimeline()
     const { leakAfterMs } = this.#options
     if (leakAfterMs === undefined) return
-    const every = Math.min(Math.max(leakAfterMs / 4, LOOK_MS.least), LOOK_MS.most)
-    this.#timers.push(whileAlive(this, every, (profiling) => profiling.#look(leakAfterMs)))
+    const interval = Math.min(Math.max(leakAfterMs / 4, LEAK_CHECK_MS.min), LEAK_CHECK_MS.max)
+    this.#timers.push(whileAlive(this, interval, (profiling) => profiling.#checkLeaks(leakAfterMs)))
   }
 
-  /** Ends; what was recorded stays. */
+  /** Stops recording. The profile stays readable. */
   stop() {
     if (!this.enabled) return
     this.#point()
@@ -78,24 +77,24 @@ class Profiling {
     native.stopProfiling(this.#handle.value)
   }
 
-  /** The manager is gone. */
+  /** Stops the timers: the manager is disposed. */
   end() {
     this.#stop()
   }
 
-  /** Memory was allocated, and it may be that its stack is wanted. */
+  /** Captures the stack for samples that the native part took in the current call. */
   sampled() {
     if (!this.enabled || native.pendingSamples(this.#handle.value) === 0) return
     native.attributeSamples(this.#handle.value, stackHere(this.#options.stackDepth))
   }
 
-  /** What was recorded, without its events unless they are wanted. */
+  /** Returns the profile, with or without its events. */
   profile(withEvents) {
     const recorded = native.profile(this.#handle.value, withEvents)
     const { sampleInterval } = this.#options ?? DEFAULTS
-    if (recorded == null) return { ...NEVER, sampleInterval, callSites: [], events: [], timeline: [], leaks: [] }
+    if (recorded == null) return { ...EMPTY_PROFILE, sampleInterval, callSites: [], events: [], timeline: [], leaks: [] }
     const { sizes, lifetimesUs, latencyNs, callSites, events, droppedEvents, ...figures } = recorded
-    // Whoever only scrapes figures does not make the time line denser.
+    // A scrape of metrics, which wants no events, adds no point to the timeline.
     if (this.enabled && withEvents) this.#point()
     return {
       enabled: this.enabled,
@@ -119,32 +118,31 @@ class Profiling {
     this.#options = undefined
   }
 
-  /** A point now, and the next ones by themselves. */
-  #tick() {
+  /** Adds a point now and starts the timer for the next ones. */
+  #startTimeline() {
     this.#point()
-    const [clock] = this.#timers
-    clearInterval(clock)
-    this.#timers[0] = whileAlive(this, this.#tickMs, (profiling) => profiling.#point())
+    clearInterval(this.#timers[0])
+    this.#timers[0] = whileAlive(this, this.#pointMs, (profiling) => profiling.#point())
   }
 
   #point() {
     const { npuUsed, systemUsed, poolReserved } = native.summary(this.#handle.value)
     this.#timeline.push({ timeMs: performance.now() - this.#began, npuUsed, systemUsed, poolReserved })
-    if (this.#timeline.length < MOST_POINTS) return
+    if (this.#timeline.length < MAX_POINTS) return
     this.#timeline = this.#timeline.filter((_, at) => at % 2 === 0)
-    this.#tickMs *= 2
-    this.#tick()
+    this.#pointMs *= 2
+    this.#startTimeline()
   }
 
-  #look(age) {
+  #checkLeaks(age) {
     for (const leak of native.leaks(this.#handle.value, age)) {
-      if (this.#leaks.length < MOST_LEAKS) this.#leaks.push(leak)
+      if (this.#leaks.length < MAX_LEAKS) this.#leaks.push(leak)
       this.#events.emitLater('leak', leak)
     }
   }
 }
 
-/** Does something every `ms` as long as there is an `object`: the timer holds neither that nor an event loop. */
+/** Calls `act(object)` every `ms` until `object` is collected. The timer keeps neither it nor the event loop alive. */
 function whileAlive(object, ms, act) {
   const held = new WeakRef(object)
   const timer = setInterval(() => {
@@ -155,8 +153,8 @@ function whileAlive(object, ms, act) {
   return timer.unref()
 }
 
-/** What there is before the first time. */
-const NEVER = Object.freeze({
+/** The profile of a manager that was never profiled. */
+const EMPTY_PROFILE = Object.freeze({
   enabled: false,
   startedAt: 0,
   durationMs: 0,
@@ -165,13 +163,13 @@ const NEVER = Object.freeze({
   bytesAllocated: 0,
   bytesFreed: 0,
   allocationRate: 0,
-  sizes: NOTHING,
-  lifetimesMs: NOTHING,
-  latencyNs: NOTHING,
+  sizes: EMPTY_HISTOGRAM,
+  lifetimesMs: EMPTY_HISTOGRAM,
+  latencyNs: EMPTY_HISTOGRAM,
   droppedEvents: 0,
 })
 
-/** Everything that lives. */
+/** Implements `manager.takeSnapshot`. */
 function snapshotOf(handle, device, stats) {
   const { buffers, pools } = native.snapshot(handle)
   return {

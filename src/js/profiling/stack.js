@@ -1,98 +1,98 @@
 'use strict'
 
-// Where in the program something is called: the frames above this package's own.
+// Captures the call stack above this package's own frames.
 
 const { join } = require('node:path')
 const { pathToFileURL } = require('node:url')
 
-/** Frames of this package that may lie between its user and here. */
-const OURS = 12
+/** The most frames of this package between the user's call and `stackHere`. */
+const MAX_OWN_FRAMES = 12
 const root = join(__dirname, '..')
-const here = [`${root}/`, `${pathToFileURL(root)}/`]
-const isOurs = (frame) => here.some((folder) => frame.includes(folder))
+const ownFolders = [`${root}/`, `${pathToFileURL(root)}/`]
+const isOwn = (frame) => ownFolders.some((folder) => frame.includes(folder))
 
 /**
- * What was said of stacks before, by the places of their frames. V8 takes tens of µs to put a stack in words (a method's name is searched
- * along its receiver's prototypes), and few to say where its frames are; a program allocates from the same places again and again.
+ * Formatted stacks by the positions of their frames. V8 takes tens of µs to format a stack, because it searches a method's name along
+ * its receiver's prototypes, and only a few to give positions. A program allocates from the same places again and again.
  */
-const said = new Map()
-const MOST_SAID = 4096
-/** A number for each script, short texts are compared quickly; OWN for this package's. */
+const cache = new Map()
+const MAX_CACHED = 4096
+/** Script → its number in cache keys. OWN stands for all scripts of this package. */
 const scripts = new Map()
 const OWN = 0
-/** The user's Error.prepareStackTrace that was in force. */
-let saidBy
+/** The user's Error.prepareStackTrace under which the cache was filled. */
+let cachedFormatter
 
 let capturing = false
 
-/** At most `depth` frames, `at ...` each, the innermost first; an empty text where there are none, or none can be had. */
+/** Returns at most `depth` lines `at ...`, innermost first; '' if there are no frames or they cannot be captured. */
 function stackHere(depth) {
-  // A prepareStackTrace of the user's may allocate, which may be sampled.
+  // The user's prepareStackTrace may allocate, and that allocation may be sampled.
   if (capturing) return ''
   capturing = true
   const { stackTraceLimit } = Error
   try {
-    Error.stackTraceLimit = depth + OURS
-    const place = placeHere()
-    const known = said.get(place)
+    Error.stackTraceLimit = depth + MAX_OWN_FRAMES
+    const key = positions()
+    const known = cache.get(key)
     if (known?.depth === depth) return known.text
-    const text = textHere(depth)
-    if (place !== undefined) said.set(place, { depth, text })
+    const text = formatted(depth)
+    if (key !== undefined) cache.set(key, { depth, text })
     return text
   } catch {
-    return '' // Error is frozen, or what prepares its stacks throws
+    return '' // Error is frozen, or the user's prepareStackTrace throws
   } finally {
     capturing = false
     try {
       Error.stackTraceLimit = stackTraceLimit
     } catch {
-      // Then it was not changed either.
+      // A frozen Error was not changed above either.
     }
   }
 }
 
-/** The frames in words. */
-function textHere(depth) {
-  // With --enable-source-maps, or a library that does the same, these are the lines of the sources.
+function formatted(depth) {
+  // With --enable-source-maps, or a library that does the same, V8 gives lines of the sources here.
   const { stack } = new Error()
   if (typeof stack !== 'string') return ''
   const frames = stack.split('\n').map((line) => line.trim())
   return frames
-    .filter((frame) => frame.startsWith('at ') && !isOurs(frame))
+    .filter((frame) => frame.startsWith('at ') && !isOwn(frame))
     .slice(0, depth)
     .join('\n')
 }
 
-/** Where the frames are: for the same text the words are the same. Undefined where that cannot be told. */
-function placeHere() {
+/** Returns the positions of all frames as a cache key; undefined where the engine does not give them. */
+function positions() {
   const { prepareStackTrace } = Error
-  if (said.size >= MOST_SAID || prepareStackTrace !== saidBy) {
-    said.clear()
+  if (cache.size >= MAX_CACHED || prepareStackTrace !== cachedFormatter) {
+    cache.clear()
     scripts.clear()
-    saidBy = prepareStackTrace
+    cachedFormatter = prepareStackTrace
   }
-  // Not an assignment, which throws where Error is frozen in part.
-  if (!Reflect.set(Error, 'prepareStackTrace', places)) return undefined
+  // Not an assignment, which throws where the property is read-only.
+  if (!Reflect.set(Error, 'prepareStackTrace', formatPositions)) return undefined
   try {
     const { stack } = new Error()
-    return typeof stack === 'string' && stack.startsWith(MARK) ? stack : undefined
+    return typeof stack === 'string' && stack.startsWith(KEY_PREFIX) ? stack : undefined
   } finally {
     Reflect.set(Error, 'prepareStackTrace', prepareStackTrace)
   }
 }
 
-const MARK = 'places'
+/** Proves that `stack` was made by `formatPositions`. */
+const KEY_PREFIX = 'positions'
 
-/** V8's frames only: others do not know their positions. Evaluated code has positions, and no name to tell it from other such code. */
-function places(_error, frames) {
-  let text = MARK
+/** A prepareStackTrace that gives positions. Returns undefined for other engines' frames, and for evaluated code, which has no name. */
+function formatPositions(_error, frames) {
+  let text = KEY_PREFIX
   for (const frame of frames) {
     if (typeof frame.getPosition !== 'function' || frame.isEval()) return undefined
-    // What is built in has no script, but a name.
+    // Built-in functions have a name and no script.
     const script = frame.getScriptNameOrSourceURL() || frame.getFunctionName()
     let number = scripts.get(script)
-    if (number === undefined) scripts.set(script, (number = isOurs(`${script}`) ? OWN : scripts.size + 1))
-    // What is left out of the text need not be told apart, and finding a position takes a microsecond.
+    if (number === undefined) scripts.set(script, (number = isOwn(`${script}`) ? OWN : scripts.size + 1))
+    // Own frames are left out of the text, and one position takes a microsecond to find.
     if (number !== OWN) text += ` ${number}:${frame.getPosition()}`
   }
   return text
