@@ -1,6 +1,6 @@
 'use strict'
 
-// `doctor` for programs: the same checks, as data.
+// Implements `diagnose`: the checks of `rkllm-memory doctor`, as data.
 
 const { existsSync } = require('node:fs')
 const { memoryError } = require('../core/errors.js')
@@ -11,7 +11,7 @@ function diagnose(options) {
   if (root !== undefined && !existsSync(root)) {
     throw memoryError('ERR_OUT_OF_RANGE', `diagnose: there is no folder ${JSON.stringify(root)}`, { path: root })
   }
-  // Loaded only when asked for: a program that allocates needs none of it.
+  // Loaded on demand: a program that only allocates needs none of it.
   const { examine } = require('./doctor/examine.js')
   const { makeReader } = require('./doctor/reader.js')
   return examine(makeReader(root), root === undefined ? require('./probe.js').probeDevices : undefined)

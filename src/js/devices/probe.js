@@ -2,9 +2,7 @@
 
 const native = require('../core/binding.js')
 
-/**
- * Every device this process can open, best first, then every one it cannot and why.
- */
+/** Lists the devices that this process can open, best first, then those that it cannot, with the reason. */
 function probeDevices() {
   return native.probeDevices().map(({ device, ...refusal }) => device ?? refusal)
 }

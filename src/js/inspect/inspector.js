@@ -1,9 +1,9 @@
 'use strict'
 
-// The inspect socket: a running manager's figures for the command line, over a Unix socket that only its user can reach.
+// The inspect socket: a Unix socket on which the command line reads a running manager's figures. Only the same user can connect.
 //
-// One line of JSON asks, `{"want": ["stats", "usage"]}`, and one line answers. Nothing that is asked changes anything. The manager is
-// held weakly, and neither the socket nor a connection keeps the process alive.
+// A request is one line of JSON, `{"want": ["stats", "usage"]}`, and so is the response. Requests only read. The socket holds the
+// manager weakly, and neither the socket nor a connection keeps the process alive.
 
 const { readdirSync, rmSync, statSync, chmodSync } = require('node:fs')
 const net = require('node:net')
@@ -15,14 +15,15 @@ const { version } = require('../../../package.json')
 
 const MAX_REQUEST = 4096
 const MAX_CONNECTIONS = 16
-/** A connection that says nothing, or takes nothing, for this long is closed. */
+/** A connection that is idle for this long is closed. */
 const IDLE_MS = 30_000
-/** Managers of one process: more than this many sockets are a mistake. */
+/** The most sockets of one process; more managers in one process are a mistake. */
 const MAX_SOCKETS = 1000
-/** A socket that refuses may be one that is about to listen. */
-const SETTLED_MS = 5000
+/** A socket file younger than this is not swept: its process may be about to listen. */
+const SWEEP_AGE_MS = 5000
 
-const ANSWERS = {
+/** The parts that a request may ask for. */
+const PARTS = {
   stats: (manager) => manager.getMemoryStats(),
   usage: (manager) => manager.getMemoryUsage(),
   snapshot: (manager) => manager.takeSnapshot(),
@@ -30,14 +31,14 @@ const ANSWERS = {
   metrics: (manager) => manager.metrics(),
 }
 
-/** How to close each socket of this thread. */
+/** The close functions of this thread's sockets. */
 const open = new Set()
-let listening = false
+let exitHookAdded = false
 const collected = new FinalizationRegistry((close) => close())
 
 /**
- * Opens a socket for `manager`; what closes it. A process that asked for it must not fail because somebody has put something in the
- * way: then there is a process warning and no socket.
+ * Opens a socket for `manager`, and returns the function that closes it. If the socket cannot be opened, emits a process warning: a
+ * tool for inspection must not make the program fail.
  */
 function openInspector(manager) {
   const reference = new WeakRef(manager)
@@ -58,16 +59,16 @@ function listen(directory, reference) {
   let [server, path, closed] = [undefined, undefined, false]
   const bind = (serial) => {
     path = join(directory, socketName(process.pid, serial))
-    server = net.createServer((socket) => converse(socket, reference, serial))
+    server = net.createServer((socket) => serve(socket, reference, serial))
     server.maxConnections = MAX_CONNECTIONS
     server.on('error', (error) => {
       if (error.code === 'EADDRINUSE' && serial < MAX_SOCKETS && !closed) bind(serial + 1)
       else warn(error)
     })
-    // Exclusive: a cluster's worker would leave the listening to its primary.
+    // Exclusive: otherwise a cluster's primary would listen for its workers.
     server.listen({ path, exclusive: true }, () => {
       if (closed) return remove()
-      // Nobody else gets into the directory meanwhile.
+      // Until here the directory's mode protects the socket.
       chmodSync(path, 0o600)
       server.unref()
       sweep(directory)
@@ -90,29 +91,29 @@ function listen(directory, reference) {
 }
 
 function atExit() {
-  if (listening) return
-  listening = true
+  if (exitHookAdded) return
+  exitHookAdded = true
   process.once('exit', () => {
     for (const close of open) close()
   })
 }
 
-/** Answers what one connection asks, one request after the other. */
-function converse(socket, reference, serial) {
-  let heard = ''
-  let answering = false
+/** Answers the requests of one connection, one after the other. */
+function serve(socket, reference, serial) {
+  let received = ''
+  let responding = false
   socket.unref?.()
   socket.setEncoding('utf8')
   socket.setTimeout(IDLE_MS, () => socket.destroy())
   socket.on('error', () => socket.destroy())
   socket.on('data', (text) => {
-    heard += text
+    received += text
     next()
   })
   const next = () => {
-    if (answering) return
-    const end = heard.indexOf('\n')
-    if (end < 0 ? heard.length > MAX_REQUEST : end > MAX_REQUEST) {
+    if (responding) return
+    const end = received.indexOf('\n')
+    if (end < 0 ? received.length > MAX_REQUEST : end > MAX_REQUEST) {
       socket.end(
         line({ error: { code: 'ERR_OUT_OF_RANGE', message: `a request is at most ${formatBytes(MAX_REQUEST)}` } }),
       )
@@ -120,34 +121,34 @@ function converse(socket, reference, serial) {
       return
     }
     if (end < 0) return
-    const request = heard.slice(0, end)
-    heard = heard.slice(end + 1)
-    answering = true
-    // A reader that is slow gets its next answer when it has taken this one: no more than one is ever kept for it.
+    const request = received.slice(0, end)
+    received = received.slice(end + 1)
+    responding = true
+    // At most one response is buffered: a slow reader gets the next one after it has read this one.
     socket.pause()
-    socket.write(line(answer(request, reference.deref(), serial)), () => {
-      answering = false
+    socket.write(line(respond(request, reference.deref(), serial)), () => {
+      responding = false
       socket.resume()
       next()
     })
   }
 }
 
-/** What to say to `request`, a line of JSON. */
-function answer(request, manager, serial) {
+/** Returns the response to one request line. */
+function respond(request, manager, serial) {
   try {
     if (manager === undefined || manager.disposed) return refusal('ERR_MANAGER_DISPOSED', 'the manager was disposed')
     const { want } = JSON.parse(request) ?? {}
     if (!Array.isArray(want)) return refusal('ERR_INVALID_ARG_TYPE', 'a request is {"want": [...]}')
-    const unknown = want.find((name) => typeof name !== 'string' || !Object.hasOwn(ANSWERS, name))
+    const unknown = want.find((name) => typeof name !== 'string' || !Object.hasOwn(PARTS, name))
     if (unknown !== undefined) {
       return refusal(
         'ERR_INVALID_ARG_TYPE',
-        `nothing is called ${JSON.stringify(unknown)}; there are ${Object.keys(ANSWERS).join(', ')}`,
+        `there is no part ${JSON.stringify(unknown)}; the parts are ${Object.keys(PARTS).join(', ')}`,
       )
     }
-    const answers = Object.fromEntries(want.map((name) => [name, ANSWERS[name](manager)]))
-    return { version: 1, about: about(manager, serial), ...answers }
+    const parts = Object.fromEntries(want.map((name) => [name, PARTS[name](manager)]))
+    return { version: 1, about: about(manager, serial), ...parts }
   } catch (error) {
     if (error instanceof SyntaxError) return refusal('ERR_INVALID_ARG_TYPE', 'a request is one line of JSON')
     return refusal(error.code ?? null, error.message)
@@ -170,20 +171,20 @@ function about(manager, serial) {
   }
 }
 
-/** Addresses are bigints, which JSON has none of: hexadecimal strings. */
+/** Encodes one line of JSON; bigints, which are addresses, become hexadecimal strings. */
 const line = (value) =>
   `${JSON.stringify(value, (_key, of) => (typeof of === 'bigint' ? `0x${of.toString(16)}` : of))}\n`
 
-/** Removes the sockets that processes and threads which died left behind. */
+/** Removes the sockets of dead processes and threads. */
 function sweep(directory) {
   for (const name of readdirSync(directory)) {
     const path = join(directory, name)
     if (
       parseName(name) === undefined ||
-      Date.now() - (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? Infinity) < SETTLED_MS
+      Date.now() - (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? Infinity) < SWEEP_AGE_MS
     )
       continue
-    // Whether somebody listens is the only proof: a process of another container has a pid that says nothing here.
+    // Connecting is the only proof: the pid may be of another container, where it means another process.
     const probe = net.connect(path, () => probe.destroy())
     probe.unref?.()
     probe.on('error', ({ code }) => {

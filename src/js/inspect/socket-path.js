@@ -1,31 +1,31 @@
 'use strict'
 
-// Where inspect sockets are, and whether such a place is to be trusted. What serves them and what attaches to them both ask here.
+// The paths of inspect sockets, and the test whether a directory can be trusted. Shared by the inspector and the command line.
 
 const { lstatSync, mkdirSync } = require('node:fs')
 const { join } = require('node:path')
 const { memoryError } = require('../core/errors.js')
 
 const NAME = 'rkllm-memory'
-/** What a socket's address holds, less the name of a socket. */
+/** The longest directory: a socket's address has 107 bytes, the name included. */
 const MAX_DIRECTORY = 107 - '/4194304-1000.sock'.length
 
 const socketName = (pid, serial) => `${pid}-${serial}.sock`
 
-/** The process whose socket is called `name`. */
+/** Returns the process id and the serial number in a socket's name. */
 function parseName(name) {
   const [, pid, serial] = /^([1-9]\d{0,9})-(\d{1,4})\.sock$/.exec(name) ?? []
   return pid === undefined ? undefined : { pid: Number(pid), serial: Number(serial) }
 }
 
-/** Every place where a process of `uid` may have its sockets; the first is preferred. */
+/** Returns the directories where processes of `uid` may have their sockets, the preferred one first. */
 function directoriesOf(uid, env = process.env) {
   const runtime = [uid === process.geteuid() ? env.XDG_RUNTIME_DIR : undefined, `/run/user/${uid}`]
-  const places = runtime.filter((path) => path?.startsWith('/') && isPrivate(path, uid)).map((path) => join(path, NAME))
-  return [...new Set([...places, `/tmp/${NAME}-${uid}`])].filter((path) => Buffer.byteLength(path) <= MAX_DIRECTORY)
+  const directories = runtime.filter((path) => path?.startsWith('/') && isPrivate(path, uid)).map((path) => join(path, NAME))
+  return [...new Set([...directories, `/tmp/${NAME}-${uid}`])].filter((path) => Buffer.byteLength(path) <= MAX_DIRECTORY)
 }
 
-/** This user's directory, made where it is missing. */
+/** Returns this user's directory, and creates it if it is missing. */
 function ownDirectory() {
   const [path] = directoriesOf(process.geteuid())
   try {
@@ -36,11 +36,11 @@ function ownDirectory() {
   if (isPrivate(path, process.geteuid())) return path
   throw memoryError('ERR_DEVICE_PERMISSION', `${path} is not a directory that only this user can enter`, {
     path,
-    hint: `see whose it is (ls -ld ${path}), then remove it, or set XDG_RUNTIME_DIR`,
+    hint: `check its owner (ls -ld ${path}), then remove it, or set XDG_RUNTIME_DIR`,
   })
 }
 
-/** Whether `path` is a directory, no symbolic link, of `uid` and closed to everybody else. */
+/** Whether `path` is a directory and no symbolic link, belongs to `uid`, and is closed to all other users. */
 function isPrivate(path, uid) {
   const stat = lstatSync(path, { throwIfNoEntry: false })
   return stat !== undefined && stat.isDirectory() && stat.uid === uid && (stat.mode & 0o077) === 0

@@ -1,11 +1,11 @@
 'use strict'
 
-// What a replay reads: RMM's event log (Thread,Time,Action,Pointer,Size,Stream), ours, which has the same six columns and then
-// its own, or events as `getMemoryProfile` gives them. Columns are found by name, so that others may stand between them.
+// Reads the log of a replay: RMM's CSV (Thread,Time,Action,Pointer,Size,Stream), this package's CSV, which appends columns to those,
+// or the events of `getMemoryProfile`. Columns are found by name, so that other columns may stand between them.
 
 const { invalid, outOfRange, shown } = require('../core/options.js')
 
-/** An entry is `{ type, kind, pool, tag, id, size, line }`; what a log does not tell is null. */
+/** Yields entries `{ type, kind, pool, tag, id, size, line }`; fields that the log does not have are null. */
 function readLog(log) {
   if (typeof log === 'string') return readCsv(log)
   if (typeof log === 'object' && log !== null && typeof log[Symbol.iterator] === 'function') return readEvents(log)
@@ -48,19 +48,19 @@ function* readCsv(text) {
 const COLUMNS = ['action', 'pointer', 'size', 'type', 'kind', 'tag', 'pool', 'id']
 const [RETURN, ZERO, X] = ['\r', '0', 'x'].map((letter) => letter.charCodeAt(0))
 
-/** Rows of comma-separated values (RFC 4180), one at a time. Logs have millions: nothing is cut out before it is asked for. */
+/** Reads comma-separated values (RFC 4180) row by row. A log has millions of rows, so a field is only sliced when it is read. */
 class Rows {
   columns = 0
-  /** The line that the row begins at, counted from 1. */
+  /** The line at which the row begins, counted from 1. */
   line = 0
   #text
-  /** Where the next row begins, and how many lines the present one has. */
+  /** The offset of the next row, and the number of lines in the current one. */
   #at
   #lines = 1
-  /** Places of the next comma and the next quote that were found, which may lie rows ahead. */
+  /** The offsets of the next comma and quote, which may be rows ahead. */
   #comma = -1
   #quote = -1
-  /** Where fields begin and end; of a row with quotes in it, the fields themselves. */
+  /** The offsets at which fields begin and end. A row with quotes has its fields in `#fields`. */
   #starts = []
   #ends = []
   #fields = null
@@ -76,14 +76,14 @@ class Rows {
     this.line += this.#lines
     this.#lines = 1
     this.#fields = null
-    const end = this.#next('\n', start)
-    if (this.#quote < start) this.#quote = this.#next('"', start)
+    const end = this.#find('\n', start)
+    if (this.#quote < start) this.#quote = this.#find('"', start)
     if (this.#quote < end) return this.#quoted(start)
     const [starts, ends] = [this.#starts, this.#ends]
     let columns = 0
     starts[0] = start
-    let comma = this.#comma < start ? this.#next(',', start) : this.#comma
-    for (; comma < end; comma = this.#next(',', comma + 1)) {
+    let comma = this.#comma < start ? this.#find(',', start) : this.#comma
+    for (; comma < end; comma = this.#find(',', comma + 1)) {
       ends[columns++] = comma
       starts[columns] = comma + 1
     }
@@ -94,19 +94,19 @@ class Rows {
     return true
   }
 
-  /** Where `letter` is next; the text's end where it is not. Searching is far quicker than looking at each letter. */
-  #next(letter, from) {
+  /** Finds `letter`, or the end of the text. `indexOf` is far faster than a loop over letters. */
+  #find(letter, from) {
     const at = this.#text.indexOf(letter, from)
     return at < 0 ? this.#text.length : at
   }
 
-  /** undefined where there is no such column. */
+  /** Returns a field's text; undefined without such a column. */
   field(column) {
     if (column < 0 || column >= this.columns) return undefined
     return this.#fields === null ? this.#text.slice(this.#starts[column], this.#ends[column]) : this.#fields[column]
   }
 
-  /** What the field says if it is a whole number, decimal or 0x…; its text otherwise, undefined where there is none. */
+  /** Returns a field as a number if it is a whole one, decimal or 0x…; otherwise its text, or undefined if it is empty. */
   number(column) {
     if (this.#fields !== null || column < 0 || column >= this.columns) return numeric(this.field(column))
     const [text, end] = [this.#text, this.#ends[column]]
@@ -132,7 +132,7 @@ class Rows {
   }
 }
 
-/** 0 to 15; more for what is no digit. */
+/** Returns 0 to 15 for a hexadecimal digit, 16 for any other letter. */
 function digitOf(letter) {
   if (letter >= ZERO && letter <= ZERO + 9) return letter - ZERO
   const small = (letter | 32) - 97
@@ -147,7 +147,7 @@ function numeric(field) {
 
 const FIELD = /"([^"]*(?:""[^"]*)*)"|([^,\r\n]*)/y
 
-/** A row with quotes in it, whose fields may hold commas, quotes and line ends. */
+/** Parses a row with quoted fields, which may hold commas, quotes and line ends. */
 function quotedRow(text, start, line) {
   const fields = []
   for (let at = start; ;) {
@@ -162,13 +162,13 @@ function quotedRow(text, start, line) {
     }
     const next = text.startsWith('\r\n', end) ? end + 2 : end + 1
     if (end < text.length && text[next - 1] !== '\n')
-      throw outOfRange(`line ${line} of the log has text behind a quote`)
+      throw outOfRange(`line ${line} of the log has text after a closing quote`)
     return { fields, lines: text.slice(start, next).split('\n').length - (text[next - 1] === '\n' ? 1 : 0), end: next }
   }
 }
 
 function notALog(why) {
-  return outOfRange(`this is no event log: ${why}`, {
+  return outOfRange(`this is not an event log: ${why}`, {
     hint: 'its columns are Thread,Time,Action,Pointer,Size,Stream, as writeReport and RMM write them',
   })
 }

@@ -1,9 +1,9 @@
 'use strict'
 
-// A recorded log, replayed against pools of other sizes: would they have been enough?
+// Replays a recorded log against pools of other sizes, to find out whether they would have been large enough.
 //
-// The log is brought down to two arrays of numbers, who takes how much and who gives it back, and the native part runs the real
-// suballocators over them, without memory.
+// The log is reduced to two arrays of numbers, sizes and blocks. The native part runs the real suballocators over them, without
+// memory.
 
 const native = require('../core/binding.js')
 const { memoryError } = require('../core/errors.js')
@@ -11,18 +11,18 @@ const { formatBytes } = require('../core/format-bytes.js')
 const { check, invalid, outOfRange, schemas, shown } = require('../core/options.js')
 const { readLog } = require('./event-log.js')
 
-/** Enough for everything, and still a whole number of anything. */
+/** A capacity that no log reaches. */
 const UNLIMITED = 2 ** 50
 
 const ALIGNMENT = 64
 
-/** Each takes 12 bytes of table, whether it is used or not. */
+/** The most fixed blocks: each takes 12 bytes of table, used or not. */
 const MAX_BLOCKS = 2 ** 26
 
-/** Which of a log's entries do what. RMM says "allocate failure", we say "fail". */
-const TAKES = 'allocate'
-const GIVES = new Set(['free', 'collect'])
-const REFUSED = new Set(['fail', 'allocate failure'])
+/** Entry types by their effect. RMM writes "allocate failure" for this package's "fail". */
+const ALLOCATES = 'allocate'
+const FREES = new Set(['free', 'collect'])
+const FAILS = new Set(['fail', 'allocate failure'])
 
 function replayEventLog(log, options) {
   const {
@@ -52,10 +52,10 @@ function replayEventLog(log, options) {
 
 const failureAt = ({ step, ...figures }, lines) => ({ line: lines[step], ...figures })
 
-/** How the pool is laid out: as one that has all of its capacity at once, or as one that grows. */
+/** Lays out the pool: with all of its capacity at once, or growing by chunks. */
 function poolOf({ capacity, maxSize, suballocator, blockSize, chunkSize, initialSize, alignment = ALIGNMENT }, slots) {
   if (capacity !== undefined && maxSize !== undefined && capacity !== maxSize) {
-    throw invalid('replayEventLog: capacity and maxSize are two names of the same', 'give one of them')
+    throw invalid('replayEventLog: capacity and maxSize mean the same and differ', 'give one of them')
   }
   if (suballocator === 'fixed' && blockSize === undefined)
     throw invalid("replayEventLog: suballocator 'fixed' needs a blockSize")
@@ -64,15 +64,15 @@ function poolOf({ capacity, maxSize, suballocator, blockSize, chunkSize, initial
   }
   const limit = capacity ?? maxSize ?? null
   const layout = { block: blockSize, alignment }
-  // Tables of fixed blocks are as long as the pool is large: no longer than there are blocks at once.
+  // The tables of fixed blocks grow with the pool, which needs no more blocks than live at once.
   const block = blockSize === undefined ? 0 : Math.ceil(blockSize / alignment) * alignment
   const all = Math.max(slots, 1) * block
   if (limit !== null && limit > block * MAX_BLOCKS && block > 0) {
     throw outOfRange(
-      `replayEventLog: ${formatBytes(limit)} are more blocks of ${formatBytes(block)} than a replay keeps tables of`,
+      `replayEventLog: ${formatBytes(limit)} is more blocks of ${formatBytes(block)} than a replay can track`,
       {
         requested: limit,
-        hint: `no more than ${slots} live at once: ${formatBytes(all)} are as good`,
+        hint: `at most ${slots} live at once: ${formatBytes(all)} gives the same result`,
       },
     )
   }
@@ -82,11 +82,11 @@ function poolOf({ capacity, maxSize, suballocator, blockSize, chunkSize, initial
   }
   const [initial, chunk] = [initialSize ?? 0, chunkSize ?? initialSize]
   const roomy = { ...layout, initial, chunk, max: all === 0 ? UNLIMITED : all + initial + chunk }
-  // Without a limit what it grows to is the answer, and no other is looked for.
+  // Without a limit the answer is the size to which the pool grows.
   return { capacity: limit ?? UNLIMITED, roomy, of: (max) => (max === UNLIMITED ? roomy : { ...roomy, max }) }
 }
 
-/** Entries as numbers: `sizes[i]` bytes are taken by block `blocks[i]`, or given back where that is 0. */
+/** Reduces entries to numbers: step i allocates `sizes[i]` bytes for block `blocks[i]`, or frees the block where that is 0. */
 function stepsOf(entries, filters) {
   const wanted = filter(filters)
   const steps = new Steps()
@@ -95,7 +95,7 @@ function stepsOf(entries, filters) {
   for (const entry of entries) {
     const { type, kind, pool, id, size, line } = entry
     if (space === undefined || space.kind !== kind || space.pool !== pool) space = steps.space(kind, pool)
-    if (type === TAKES) {
+    if (type === ALLOCATES) {
       if (!wanted(entry)) {
         skipped.filtered++
         continue
@@ -104,22 +104,22 @@ function stepsOf(entries, filters) {
         throw outOfRange(`replayEventLog: line ${line} allocates ${shown(entry.size)} bytes; it must be a whole number`)
       }
       const before = space.blocks.get(id)
-      // The same place twice: the free between the two is not in the log.
+      // Two allocations with one id: the log has lost the free between them.
       if (before !== undefined) {
         skipped.lostFrees++
-        steps.give(before, line)
+        steps.free(before, line)
       }
-      // An allocation of nothing takes no place; that it is freed later is no surprise.
-      space.blocks.set(id, size === 0 ? NOTHING : steps.take(size, line))
-    } else if (GIVES.has(type)) {
+      // An allocation of no bytes takes no block. Its id is kept, so that its free is matched.
+      space.blocks.set(id, size === 0 ? NO_BLOCK : steps.allocate(size, line))
+    } else if (FREES.has(type)) {
       const block = space.blocks.get(id)
       if (block !== undefined) {
         space.blocks.delete(id)
-        steps.give(block, line)
+        steps.free(block, line)
       } else if (type === 'free' && wanted(entry)) {
         skipped.unmatchedFrees++
       }
-    } else if (REFUSED.has(type) && wanted(entry)) {
+    } else if (FAILS.has(type) && wanted(entry)) {
       skipped.refused++
     }
   }
@@ -127,41 +127,42 @@ function stepsOf(entries, filters) {
     throw outOfRange(
       `replayEventLog: none of the log's ${skipped.filtered} allocations is of these kinds, pools and tags`,
       {
-        hint: 'null in `pools` and `tags` stands for what is of no pool or has no tag',
+        hint: 'null in `pools` and `tags` stands for allocations without a pool or tag',
       },
     )
   }
   return { ...steps.done(), skipped }
 }
 
-const NOTHING = -1
+const NO_BLOCK = -1
 
+/** The steps of a replay, in growing arrays. */
 class Steps {
   count = 0
   slots = 0
   #sizes = new Float64Array(1024)
   #blocks = new Uint32Array(1024)
   #lines = new Float64Array(1024)
-  #vacant = []
+  #freeBlocks = []
   #spaces = new Map()
 
-  /** The names of allocations are those of one kind and pool. */
+  /** Returns the live blocks of one kind and pool, by id: ids are unique within those. */
   space(kind, pool) {
     const name = `${kind}\n${pool}`
     if (!this.#spaces.has(name)) this.#spaces.set(name, { kind, pool, blocks: new Map() })
     return this.#spaces.get(name)
   }
 
-  /** Returns the block's number. */
-  take(size, line) {
-    const block = this.#vacant.pop() ?? this.slots++
+  /** Adds an allocation, and returns its block's number. */
+  allocate(size, line) {
+    const block = this.#freeBlocks.pop() ?? this.slots++
     this.#add(size, block, line)
     return block
   }
 
-  give(block, line) {
-    if (block === NOTHING) return
-    this.#vacant.push(block)
+  free(block, line) {
+    if (block === NO_BLOCK) return
+    this.#freeBlocks.push(block)
     this.#add(0, block, line)
   }
 
@@ -172,9 +173,9 @@ class Steps {
 
   #add(size, block, line) {
     if (this.count === this.#sizes.length) {
-      this.#sizes = twice(this.#sizes)
-      this.#blocks = twice(this.#blocks)
-      this.#lines = twice(this.#lines)
+      this.#sizes = doubled(this.#sizes)
+      this.#blocks = doubled(this.#blocks)
+      this.#lines = doubled(this.#lines)
     }
     this.#sizes[this.count] = size
     this.#blocks[this.count] = block
@@ -182,7 +183,7 @@ class Steps {
   }
 }
 
-function twice(array) {
+function doubled(array) {
   const larger = new array.constructor(array.length * 2)
   larger.set(array)
   return larger
@@ -201,7 +202,7 @@ function neverFits({ sizes }, { blockSize }) {
   const blocks = blockSize === undefined ? '' : ` in blocks of ${formatBytes(blockSize)}`
   return memoryError('ERR_OUT_OF_RANGE', `replayEventLog: no capacity is enough for ${formatBytes(largest)}${blocks}`, {
     requested: largest,
-    hint: blockSize === undefined ? 'is this size what the log means?' : 'give larger blocks, or leave blockSize out',
+    hint: blockSize === undefined ? 'check this size in the log' : 'give larger blocks, or leave blockSize out',
   })
 }
 

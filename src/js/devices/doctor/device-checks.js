@@ -1,8 +1,8 @@
 'use strict'
 
-// Checks of the NPU: its driver, its nodes, who may open them, and how it sees memory.
+// Checks of the NPU: its driver, its nodes and their permissions, and its memory.
 //
-// A check takes facts and returns findings: { id, status: 'ok' | 'warn' | 'fail', message, remedy }. It reads and prints nothing.
+// A check maps facts to findings: { id, status: 'ok' | 'warn' | 'fail', message, remedy }. It reads no files and prints nothing.
 
 const { formatBytes } = require('../../core/format-bytes.js')
 const { compareVersions, versionOf } = require('./facts.js')
@@ -14,31 +14,31 @@ const ok = (id, message) => ({ id, status: 'ok', message, remedy: null })
 const warn = (id, message, remedy) => ({ id, status: 'warn', message, remedy })
 const fail = (id, message, remedy) => ({ id, status: 'fail', message, remedy })
 
-/** What RKLLM 1.3.0's guide asks for, what its runtime's log asks for, and what that of older versions did. */
-const WANTED = [0, 9, 8]
-const ASKED = [0, 9, 7]
-const LOWEST = [0, 9, 6]
-/** The mainline driver is in Linux from here on. */
+/** The driver versions that RKLLM 1.3.0's guide, its runtime, and older runtimes ask for. */
+const GUIDE = [0, 9, 8]
+const RUNTIME = [0, 9, 7]
+const OLDER_RUNTIMES = [0, 9, 6]
+/** The first Linux with the mainline driver. */
 const ROCKET_KERNEL = [6, 18]
-/** SoCs whose vendor kernels have the IOMMU on. */
+/** SoCs whose vendor kernels enable the IOMMU. */
 const WITH_IOMMU = ['rk3588', 'rk3588s', 'rk3583', 'rk3576', 'rk3562']
 
 function board({ board: model, soc, deviceTree, container }) {
   if (soc === undefined) {
     return warn(
       'board',
-      'this is no Rockchip board with an NPU that is known',
-      "nothing to do: backend 'auto' plays a simulated NPU here",
+      'this is not a Rockchip board with a known NPU',
+      "nothing to do: backend 'auto' uses a simulated NPU here",
     )
   }
   const name = [model, soc].filter(Boolean).join(', ')
   if (deviceTree || container === undefined) return ok('board', name)
-  // sysfs tells the SoC in there too; the RKNN runtime looks at the device tree only.
+  // This package also finds the SoC in sysfs; the RKNN runtime reads the device tree only.
   const message = `${name}; the device tree is hidden in this container, and the RKNN runtime may not recognise its board`
   return warn('board', message, UNMASK[container] ?? 'show the container /sys/firmware')
 }
 
-/** How a container sees /sys/firmware, where the device tree is. */
+/** How to show a container /sys/firmware, which holds the device tree. */
 const UNMASK = {
   docker: 'docker run --security-opt systempaths=unconfined --security-opt apparmor=unconfined …',
   podman: 'podman run --security-opt unmask=/sys/firmware …',
@@ -53,28 +53,28 @@ function driver({ driver: { name, version }, npus, nodes, soc, kernelVersion, co
     const remedy = mainline
       ? 'load it: sudo modprobe rocket (RK3588 only), or boot a vendor kernel with rknpu for RKLLM'
       : "boot the board vendor's kernel (5.10 or 6.1), or Linux 6.18 and later for rocket (RK3588 only)"
-    return fail('driver', npus.length === 0 ? 'the kernel knows no NPU' : 'no driver has taken the NPU', remedy)
+    return fail('driver', npus.length === 0 ? 'the kernel has no NPU device' : 'no driver is bound to the NPU', remedy)
   }
   if (name === 'rocket') {
     return warn(
       'driver',
-      'rocket, the mainline driver: this package works, the RKNN and RKLLM runtimes do not',
+      'rocket, the mainline driver: this package works with it, the RKNN and RKLLM runtimes do not',
       'for RKLLM boot a vendor kernel with rknpu 0.9.8',
     )
   }
   if (version === undefined)
     return warn('driver', 'rknpu; its version cannot be read here', 'sudo cat /sys/kernel/debug/rknpu/version')
   const parts = versionOf(version)
-  const wanted = `RKLLM 1.3.0's guide asks for ${WANTED.join('.')}, its runtime for ${ASKED.join('.')}`
-  const update = `update the board's kernel to one with rknpu ${WANTED.join('.')}`
-  if (compareVersions(parts, LOWEST) < 0) {
-    return fail('driver', `rknpu ${version}: ${wanted}, older ones for ${LOWEST.join('.')}; RKNN works`, update)
+  const wanted = `RKLLM 1.3.0's guide asks for ${GUIDE.join('.')}, its runtime for ${RUNTIME.join('.')}`
+  const update = `update the board's kernel to one with rknpu ${GUIDE.join('.')}`
+  if (compareVersions(parts, OLDER_RUNTIMES) < 0) {
+    return fail('driver', `rknpu ${version}: ${wanted}, older ones for ${OLDER_RUNTIMES.join('.')}; RKNN works`, update)
   }
-  if (compareVersions(parts, WANTED) < 0) return warn('driver', `rknpu ${version}: ${wanted}`, update)
-  return ok('driver', `rknpu ${version}, as RKLLM wants it`)
+  if (compareVersions(parts, GUIDE) < 0) return warn('driver', `rknpu ${version}: ${wanted}`, update)
+  return ok('driver', `rknpu ${version}, as RKLLM asks for`)
 }
 
-/** Whether the nodes that the kernel announces are there, and whether this user may open them. */
+/** Checks that the kernel's device nodes exist and that this user may open them. */
 function nodes(facts) {
   const { nodes: all, user, container } = facts
   if (all.length === 0) return []
@@ -93,12 +93,12 @@ function permission(node, user, groups) {
   const owners = `${uid === 0 ? 'root' : uid}:${group} ${showMode(mode)}`
   if (mayOpen(node, user)) return ok('permission', `${path} (${owners}) may be opened`)
   const who = user?.name ?? '$USER'
-  // A group helps that may open the node, and that is not root's own.
+  // Joining a group helps if the group may open the node. Joining root's is no remedy.
   const remedy =
     gid !== 0 && (mode & 0o060) === 0o060 ? `sudo usermod -aG ${group} ${who}, then log in again` : udevRule(node, who)
   const message = `${path} (${owners}) may not be opened by ${user?.name ?? `user ${user?.uid}`}`
-  // A render node is enough for this package; librknnrt was seen to open the card.
-  if (role === 'card') return warn('permission', `${message}; librknnrt may want it`, remedy)
+  // This package needs the render node only; librknnrt was observed to open the card.
+  if (role === 'card') return warn('permission', `${message}; librknnrt may need it`, remedy)
   return fail('permission', message, remedy)
 }
 
@@ -126,7 +126,7 @@ function udevRule({ backend }, who) {
   ].join('\n')
 }
 
-/** How this container would be given its NPU; undefined outside one. */
+/** Returns the options that give this container its NPU; undefined outside a container. */
 const deviceFlags = ({ container, nodes: all, groups }) =>
   container === undefined ? undefined : containerFlags(container, all, groups)
 
@@ -147,12 +147,12 @@ function iommu({ npus, soc, driver: { name, version } }) {
   if (driven.length === 0) return []
   if (driven.some((npu) => npu.iommu)) {
     if (name === 'rocket') return ok('iommu', 'on: every open file has 4 GiB of NPU addresses of its own')
-    const many = version === undefined ? undefined : compareVersions(versionOf(version), LOWEST) >= 0
+    const many = version === undefined ? undefined : compareVersions(versionOf(version), OLDER_RUNTIMES) >= 0
     if (many === undefined) return ok('iommu', 'on: 4 GiB of NPU addresses in each domain')
     if (many) return ok('iommu', 'on: up to 16 domains of 4 GiB of NPU addresses')
     return warn(
       'iommu',
-      `on, with one domain of 4 GiB: rknpu ${version} knows no others`,
+      `on, with one domain of 4 GiB: rknpu ${version} supports no others`,
       'rknpu 0.9.6 and later have 16: with them several large models fit',
     )
   }
@@ -194,10 +194,10 @@ function cma({ memory, npus, nodes: all }) {
 const kernelArgument = (argument) =>
   `add ${argument} to the kernel command line (extlinux.conf, armbianEnv.txt) and reboot`
 
-/** The heaps that MPP, RGA and backend 'dma-heap' allocate from. */
+/** Checks the heaps from which MPP, RGA and backend 'dma-heap' allocate. */
 function heaps({ heaps: all = [], user, groups, npus }) {
   if (all.length === 0)
-    return npus.length === 0 ? [] : ok('heaps', 'no DMA-BUF heaps; MPP and RGA may want them, this package does not')
+    return npus.length === 0 ? [] : ok('heaps', 'no DMA-BUF heaps; MPP and RGA may need them, this package does not')
   const names = all.map(({ path }) => path.split('/').at(-1)).join(', ')
   const closed = all.filter((heap) => !mayOpen(heap, user))
   if (closed.length === 0) return ok('heaps', `${names}: all may be opened`)
@@ -212,13 +212,13 @@ function sram({ sram: found, npus }) {
   if (npus.length === 0 || found === undefined) return []
   return ok(
     'sram',
-    found.total === 0 ? 'none is given to the NPU' : `${formatBytes(found.free)} of ${formatBytes(found.total)} free`,
+    found.total === 0 ? 'none is assigned to the NPU' : `${formatBytes(found.free)} of ${formatBytes(found.total)} free`,
   )
 }
 
 function load({ load: cores, npus }) {
   if (npus.length === 0) return []
-  if (cores === undefined) return ok('load', "not shown to this user (/sys/kernel/debug is root's)")
+  if (cores === undefined) return ok('load', "not readable by this user (/sys/kernel/debug is root's)")
   return ok('load', cores.map((share, core) => `core ${core}: ${share} %`).join(', '))
 }
 

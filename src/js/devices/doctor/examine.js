@@ -1,6 +1,6 @@
 'use strict'
 
-// All checks over one machine.
+// Runs all checks over one machine.
 
 const { checks: deviceChecks, deviceFlags, ok, fail } = require('./device-checks.js')
 const { factsOf } = require('./facts.js')
@@ -10,7 +10,7 @@ const LEVELS = ['ok', 'warn', 'fail']
 
 /**
  * @param {ReturnType<import('./reader.js').makeReader>} reader
- * @param {() => Array<object>} [probe] `probeDevices`, where this is the machine that we run on
+ * @param {() => Array<object>} [probe] `probeDevices`, if the reader reads this machine
  */
 function examine(reader, probe) {
   const facts = { ...factsOf(reader), heaps: heapsOf(reader), sram: sramOf(reader), hugePages: hugePagesOf(reader) }
@@ -39,11 +39,11 @@ function examine(reader, probe) {
 
 const run = (checks, facts) => checks.flatMap((check) => check(facts))
 
-/** Whether a check has said already why `path` cannot be opened. */
+/** Whether a check has already reported why `path` cannot be opened. */
 const explained = (findings, path) =>
   findings.some(({ id, status, message }) => id === 'permission' && status !== 'ok' && message.startsWith(`${path} `))
 
-/** What opening every device says: the versions that files do not tell, and refusals. `path` is of a refusal for want of permission. */
+/** Opens every device: returns facts that files do not hold, and findings. A finding of missing permission has a `path`. */
 function probed(probe, facts) {
   let found
   try {
@@ -62,11 +62,11 @@ function probed(probe, facts) {
     return ok('opened', [path, what].filter(Boolean).join(': '))
   })
   for (const { path, backend, error } of found.filter(({ error }) => error !== undefined)) {
-    // A heap is no NPU.
+    // A heap is not an NPU.
     if (backend === 'dma-heap') continue
     const refused = fail('opened', `${path}: ${error.message}`, error.hint ?? null)
     if (error.code !== 'ERR_DEVICE_PERMISSION') findings.push(refused)
-    // A mode that allows it, and a kernel that does not: the container has the node without the right to it.
+    // The node's mode allows it and the kernel does not: the container has the node without the right to it.
     else findings.push({ ...refused, path, remedy: deviceFlags(facts) ?? refused.remedy })
   }
   return { facts: { ...facts, driver: { ...facts.driver, version } }, findings }

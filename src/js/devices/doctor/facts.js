@@ -1,17 +1,17 @@
 'use strict'
 
-// What the files say, parsed once. A fact that they do not tell is undefined.
+// Parses the machine's files into facts, once. A fact that the files do not hold is undefined.
 
 const SOCS = ['rk3588', 'rk3588s', 'rk3583', 'rk3576', 'rk3566', 'rk3568', 'rk3562', 'rv1126b', 'rv1103', 'rv1106']
 const KiB = 1024
-/** Kernel arguments that change how memory is had. */
+/** Kernel arguments that change memory. */
 const ARGUMENTS =
   /(?<=^|\s)(?:(?:cma|iommu|iommu\.\w+|arm-smmu\.\w+|mem|psi|swiotlb|coherent_pool|hugepages|default_hugepagesz|transparent_hugepage|cgroup_disable|cgroup_enable)=\S+)/g
 
 /** @param {ReturnType<import('./reader.js').makeReader>} reader */
 function factsOf(reader) {
   const npus = platformDevices(reader)
-  const nodes = [...drmNodes(reader), ...heapFlavour(reader), ...rocketNodes(reader)]
+  const nodes = [...drmNodes(reader), ...heapDriverNodes(reader), ...rocketNodes(reader)]
   const kernel = reader.text('/proc/sys/kernel/osrelease')?.trim()
   return {
     board: reader.text('/proc/device-tree/model')?.replaceAll('\0', '').trim(),
@@ -34,10 +34,10 @@ function factsOf(reader) {
   }
 }
 
-/** [6, 1, 75] of "6.1.75-vendor". */
+/** Parses "6.1.75-vendor" to [6, 1, 75]. */
 const versionOf = (text) => /\d+(?:\.\d+)*/.exec(text)?.[0].split('.').map(Number)
 
-/** Negative, zero, positive: as for sort. */
+/** Compares versions, as for sort. */
 function compareVersions(a, b) {
   for (let i = 0; i < Math.max(a.length, b.length); i++) {
     const difference = (a[i] ?? 0) - (b[i] ?? 0)
@@ -56,11 +56,11 @@ const fields = (text, separator) =>
 function socOf(reader, npus) {
   const entries = reader.text('/proc/device-tree/compatible')?.split('\0') ?? []
   const named = entries.map((entry) => entry.replace(/^rockchip,/, '')).find((name) => SOCS.includes(name))
-  // The NPU's own entry is in sysfs too, which containers do not hide.
+  // Containers hide the device tree. They do not hide sysfs, which has the NPU's entry.
   return named ?? npus.map(({ compatible }) => /^rockchip,(rk\w+|rv\w+)-rkn/.exec(compatible ?? '')?.[1]).find(Boolean)
 }
 
-/** NPUs on the platform bus, whether a driver has them or not. */
+/** Lists the NPUs on the platform bus, with or without a driver. */
 function platformDevices(reader) {
   const folder = '/sys/bus/platform/devices'
   return (reader.list(folder, /\.npu$/) ?? []).map((name) => {
@@ -86,7 +86,7 @@ function drmNodes(reader) {
   })
 }
 
-function heapFlavour(reader) {
+function heapDriverNodes(reader) {
   if (!reader.has('/sys/class/misc/rknpu')) return []
   return [{ path: '/dev/rknpu', backend: 'rknpu-heap', role: 'only', ...reader.node('/dev/rknpu') }]
 }
@@ -120,7 +120,7 @@ function memoryOf(reader) {
   }
 }
 
-/** Who asks: this process, in the words of its own status. */
+/** Reads this process's user, groups and capabilities. */
 function userOf(reader) {
   const status = fields(reader.text('/proc/self/status') ?? '', ':')
   if (status.Uid === undefined) return undefined
@@ -139,7 +139,7 @@ function userOf(reader) {
   }
 }
 
-/** gid → name, and back. */
+/** Maps gid → name and name → gid. */
 function groupsOf(reader) {
   const lines = (reader.only('/etc/group', /^[^:\n]+:[^:\n]*:\d+:/gm) ?? []).map((line) => line.split(':'))
   return {
@@ -164,7 +164,7 @@ function limitsOf(reader) {
   }
 }
 
-/** The memory controller (v2) with the tightest limit over this process: { limit, current } of bytes. */
+/** Returns the memory controller (v2) with the tightest limit over this process: { limit, current, cache } in bytes. */
 function cgroupOf(reader) {
   const path = /^0::(.*)$/m.exec(reader.text('/proc/self/cgroup') ?? '')?.[1]
   const mount = reader.only('/proc/self/mountinfo', /^\d+ \d+ \S+ \S+ \S+ .* - cgroup2 /gm)?.[0]
@@ -187,14 +187,14 @@ function cgroupOf(reader) {
   return groups.filter(({ current }) => current !== undefined).sort((a, b) => a.limit - b.limit)[0]
 }
 
-/** Shares of the last 10 s in which tasks waited for memory, per cent; undefined without PSI. */
+/** Returns the shares of the last 10 s in which tasks waited for memory, in per cent; undefined without PSI. */
 function pressureOf(reader) {
   const text = reader.text('/proc/pressure/memory') ?? ''
   const [some, full] = ['some', 'full'].map((kind) => new RegExp(`^${kind} avg10=([\\d.]+)`, 'm').exec(text)?.[1])
   return some === undefined || full === undefined ? undefined : { some: Number(some), full: Number(full) }
 }
 
-/** Load of each NPU core, per cent, where this user may read it. */
+/** Returns the load of each NPU core in per cent, if this user may read it. */
 function loadOf(reader) {
   const text = reader.text('/proc/rknpu/load') ?? reader.text('/sys/kernel/debug/rknpu/load')
   const figures = /^NPU load:(.*)/.exec(text ?? '')?.[1]

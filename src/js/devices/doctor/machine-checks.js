@@ -1,6 +1,6 @@
 'use strict'
 
-// Checks of what is around the NPU: RAM, limits of the process, containers, the kernel's settings.
+// Checks of the machine around the NPU: RAM, limits of the process, containers, the kernel's settings.
 
 const { formatBytes } = require('../../core/format-bytes.js')
 const { fail, kernelArgument, ok, warn } = require('./device-checks.js')
@@ -8,12 +8,12 @@ const { compareVersions } = require('./facts.js')
 
 const [MiB, GiB] = [2 ** 20, 2 ** 30]
 
-/** RKNN takes one descriptor a buffer and ends at the usual limit of 1024. */
+/** RKNN takes one descriptor for each buffer, and fails at the usual limit of 1024. */
 const FDS_ENOUGH = 4096
 const FDS_USUAL = 1024
 const MAPS_USUAL = 65530
-/** From here on PSI triggers need no CAP_SYS_RESOURCE. */
-const OPEN_TRIGGERS = [6, 4]
+/** The first Linux whose PSI triggers need no CAP_SYS_RESOURCE. */
+const UNPRIVILEGED_TRIGGERS = [6, 4]
 
 const percent = (share) => `${Math.floor(share * 100)} %`
 
@@ -22,7 +22,7 @@ function ram({ memory }) {
     return warn('ram', '/proc/meminfo cannot be read', 'mount /proc')
   const figures = `${formatBytes(memory.available)} of ${formatBytes(memory.total)} available`
   const share = memory.available / memory.total
-  const remedy = 'end what holds it (rkllm-memory top), or use a smaller or 4-bit model'
+  const remedy = 'stop the processes that hold it (rkllm-memory top), or use a smaller or 4-bit model'
   if (share < 0.05) return fail('ram', figures, remedy)
   return share < 0.15 ? warn('ram', figures, remedy) : ok('ram', figures)
 }
@@ -37,7 +37,7 @@ function swap({ memory }) {
     ? warn(
         'swap',
         `${figures}: the machine is short of RAM`,
-        'NPU memory is never swapped, everything else is: make room',
+        'NPU memory is never swapped, other memory is: free some RAM',
       )
     : ok('swap', figures)
 }
@@ -53,9 +53,9 @@ function pressure({ pressure: psi, kernelVersion, commandLine = [], user }) {
   }
   const figures = `some ${psi.some} %, full ${psi.full} % of the last 10 s`
   if (psi.full > 5 || psi.some > 10)
-    return warn('pressure', `tasks wait for memory: ${figures}`, 'see who holds it: rkllm-memory top')
+    return warn('pressure', `tasks wait for memory: ${figures}`, 'find the processes that hold it: rkllm-memory top')
   const polled =
-    kernelVersion !== undefined && compareVersions(kernelVersion, OPEN_TRIGGERS) < 0 && user?.resources === false
+    kernelVersion !== undefined && compareVersions(kernelVersion, UNPRIVILEGED_TRIGGERS) < 0 && user?.resources === false
   return ok(
     'pressure',
     polled ? `${figures}; read every 2 s (triggers need CAP_SYS_RESOURCE before Linux 6.4)` : figures,
@@ -69,7 +69,7 @@ function cgroup({ cgroup: group, commandLine = [] }) {
   }
   const { limit, current, cache } = group
   if (limit === Infinity) return ok('cgroup', `no limit; ${formatBytes(current)} used`)
-  // The kernel drops page cache before it refuses anything.
+  // The kernel drops page cache before it refuses an allocation.
   const held = Math.max(0, current - cache)
   const figures = `memory.max is ${formatBytes(limit)}, ${formatBytes(held)} held (${percent(held / limit)})`
   const remedy =
@@ -90,14 +90,14 @@ function fds({ limits: { fds: limit, files } }) {
         : 'LimitNOFILE=65536 in a systemd unit, docker run --ulimit nofile=65536, or "* hard nofile 65536" in /etc/security/limits.conf'
     const why = 'RKNN takes one for each buffer'
     if (soft < FDS_USUAL) findings.push(fail('fds', `${figures}: ${why}`, remedy))
-    else if (soft < FDS_ENOUGH) findings.push(warn('fds', `${figures}: ${why}, and ends at about 1020`, remedy))
+    else if (soft < FDS_ENOUGH) findings.push(warn('fds', `${figures}: ${why}, and fails at about 1020`, remedy))
     else findings.push(ok('fds', figures))
   }
   if (files !== undefined && files.open / files.max > 0.9) {
     findings.push(
       fail(
         'files',
-        `${files.open} of ${files.max} open files on this machine: others than root get ENFILE`,
+        `${files.open} of ${files.max} open files on this machine: users other than root get ENFILE`,
         `sudo sysctl fs.file-max=${files.max * 4}`,
       ),
     )
@@ -141,11 +141,11 @@ function hugePages({ hugePages: setting }) {
   return ok('hugepages', `transparent huge pages: ${setting}`)
 }
 
-/** Kernel arguments that harm, and how. */
+/** Harmful kernel arguments, and their effects. */
 const HARMFUL = [
-  [/^cma=0\D?$/, 'takes the CMA area away'],
+  [/^cma=0\D?$/, 'removes the CMA area'],
   [/^mem=/, 'hides RAM beyond it'],
-  [/^iommu\.passthrough=1$/, "takes the NPU's IOMMU out of use"],
+  [/^iommu\.passthrough=1$/, "disables the NPU's IOMMU"],
 ]
 
 function commandLine({ commandLine: words, npus }) {
@@ -157,7 +157,7 @@ function commandLine({ commandLine: words, npus }) {
     return warn(
       'cmdline',
       harmful.join('; '),
-      'take it out of the kernel command line (extlinux.conf, armbianEnv.txt) and reboot',
+      'remove it from the kernel command line (extlinux.conf, armbianEnv.txt) and reboot',
     )
   return ok('cmdline', words.length === 0 ? 'nothing about memory' : words.join(' '))
 }

@@ -1,10 +1,10 @@
 'use strict'
 
-// A machine to read from: /proc, /sys, /dev and /etc under a root. Every check sees the machine through this and nothing else, so that a copy
-// of those files, a support bundle, is examined exactly as the machine itself.
+// Reads a machine's files: /proc, /sys, /dev and /etc under a root. Checks read the machine only through this, so that a copy of the
+// files (a support bundle) gives the same findings as the machine.
 //
-// Device nodes do not survive copying. What matters of them, mode and owners, is in a bundle's file `nodes`, a line each:
-// "crw-rw---- 0 44 /dev/dri/card1". A "+" behind the mode says that the user may open it, a "!" that not, whatever the mode says (ACLs).
+// Device nodes cannot be copied. A bundle's file `nodes` holds their modes and owners, a line each: "crw-rw---- 0 44 /dev/dri/card1".
+// A "+" behind the mode means that the user may open the node, a "!" that it may not, whatever the mode says (ACLs).
 
 const {
   accessSync,
@@ -27,27 +27,27 @@ function makeReader(root = '/') {
   const at = (path) => join(root, path)
   const listed = root === '/' ? undefined : readNodes(attempt(() => readFileSync(at(NODES), 'utf8')))
   const seen = { texts: new Map(), folders: new Map(), nodes: new Map() }
-  const noted = (kind, path, found) => (seen[kind].set(path, found), found)
+  const record = (kind, path, found) => (seen[kind].set(path, found), found)
   const reader = {
     root,
-    /** Whether this is the machine that we run on. */
+    /** Whether this reads the running machine. */
     live: root === '/',
-    /** The file's text; undefined where there is none that we may read. */
+    /** Reads a file; undefined if it cannot be read. */
     text: (path) =>
-      noted(
+      record(
         'texts',
         path,
         attempt(() => readFileSync(at(path), 'utf8')),
       ),
-    /** What of the file's text matches: for files with more in them than a bundle should carry. Undefined where there is none. */
+    /** Reads the matches in a file, of which a bundle must not carry the rest; undefined without any. */
     only(path, pattern) {
       const found = attempt(() => readFileSync(at(path), 'utf8'))?.match(pattern) ?? []
-      noted('texts', path, found.length === 0 && !existsSync(at(path)) ? undefined : found.join('\n'))
+      record('texts', path, found.length === 0 && !existsSync(at(path)) ? undefined : found.join('\n'))
       return seen.texts.get(path) === undefined ? undefined : [...found]
     },
-    /** What lies in a folder and has such a name, sorted; undefined where there is none that we may read. */
+    /** Lists the names in a folder that match, sorted; undefined if it cannot be read. */
     list: (path, pattern = /./) =>
-      noted(
+      record(
         'folders',
         path,
         attempt(() =>
@@ -56,9 +56,9 @@ function makeReader(root = '/') {
             .sort(),
         ),
       ),
-    /** Whether there is anything at `path`. */
+    /** Whether `path` exists. */
     has: (path) =>
-      noted(
+      record(
         'texts',
         path,
         attempt(() => lstatSync(at(path)) && ''),
@@ -68,8 +68,8 @@ function makeReader(root = '/') {
       const text = reader.text(path)?.trim()
       return text !== undefined && /^\d+$/.test(text) ? Number(text) : undefined
     },
-    /** A device node's mode and owners, and whether this user may open it, if that is known: { mode, uid, gid, access }. */
-    node: (path) => noted('nodes', path, listed === undefined ? attempt(() => nodeAt(path)) : listed.get(path)),
+    /** Reads a device node: { mode, uid, gid, access }; `access` is whether this user may open it, if that is known. */
+    node: (path) => record('nodes', path, listed === undefined ? attempt(() => nodeAt(path)) : listed.get(path)),
     seen,
   }
   return reader
@@ -108,7 +108,7 @@ function readNodes(text = '') {
 const parseMode = (letters) => [...letters].reduce((mode, letter) => mode * 2 + (letter === '-' ? 0 : 1), 0)
 const showMode = (mode) => [...BITS].map((letter, at) => ((mode >> (8 - at)) & 1 ? letter : '-')).join('')
 
-/** Writes all that `reader` was asked for into the folder `to`: a bundle that gives the same findings. */
+/** Writes a bundle into the folder `to`: all that the checks read from `reader`, so that it gives the same findings. */
 function save(reader, to) {
   const { texts, folders, nodes } = reader.seen
   const write = (path, text) => {
