@@ -11,7 +11,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use nix::time::{clock_gettime, ClockId};
-use rkllmjs_memory::accounting::{Account, Books, Ceiling, Ceilings, Event, WARN_AT};
+use rkllmjs_memory::accounting::{Account, Accounting, AllocationEvent, Limit, Limits, WARN_AT};
 use rkllmjs_memory::device::memory::{PageOptions, Source};
 use rkllmjs_memory::handle::Handle;
 use rkllmjs_memory::pool::{Layout, Pool, Slice};
@@ -78,8 +78,8 @@ fn main() {
         println!("  {name:20} {:6.1} ns", times[times.len() / 2]);
     }
     drop(contestants);
-    let [without, with] = books();
-    println!("admitted, allocated and freed, in the books of a manager, median of {ROUNDS} rounds");
+    let [without, with] = accounting();
+    println!("admitted, allocated and freed, by the accounting of a manager, median of {ROUNDS} rounds");
     println!("  without limits       {without:6.1} ns");
     println!("  npu, total, a tag    {with:6.1} ns");
 
@@ -107,19 +107,19 @@ fn pool(bytes: u64, block: Option<u64>) -> Pool {
 }
 
 /// Measures one allocation and its free in the accounting, in turn without limits and with limits of every kind.
-fn books() -> [f64; 2] {
+fn accounting() -> [f64; 2] {
     let tag: Arc<str> = "kv".into();
     let accounts = [false, true].map(|limited| {
-        let books = Books::new(&[]);
+        let accounting = Accounting::new(&[]);
         if limited {
-            let ceiling = || Ceiling::new(Some(1 << 40), &WARN_AT);
-            let tags = vec![(Arc::clone(&tag), ceiling())];
-            books.set_ceilings(Ceilings { npu: Some(ceiling()), system: None, total: Some(ceiling()), tags });
+            let limit = || Limit::new(Some(1 << 40), &WARN_AT);
+            let tags = vec![(Arc::clone(&tag), limit())];
+            accounting.set_limits(Limits { npu: Some(limit()), system: None, total: Some(limit()), tags });
         }
-        Account { books, kind: Some(MemoryKind::Npu), tag: Some(Arc::clone(&tag)) }
+        Account { accounting, kind: Some(MemoryKind::Npu), tag: Some(Arc::clone(&tag)) }
     });
     let id = Handle::from_raw(1);
-    let event = Some(Event { size: SIZE, kind: MemoryKind::Npu, tag: Some(&tag), pool: None });
+    let event = Some(AllocationEvent { size: SIZE, kind: MemoryKind::Npu, tag: Some(&tag), pool: None });
     let mut times = [Vec::new(), Vec::new()];
     for round in 0..2 * ROUNDS {
         let (account, times) = (&accounts[round % 2], &mut times[round % 2]);

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use rkllmjs_memory::accounting::{
-    raised, Account, Books, Budget, Ceiling, Ceilings, Counters, Event, Scope, Warning, WARN_AT,
+    notifications, Account, Accounting, AllocationEvent, Budget, Counters, Limit, Limits, Scope, Warning, WARN_AT,
 };
 use rkllmjs_memory::error::{Error, ErrorCode};
 use rkllmjs_memory::handle::Handle;
@@ -16,8 +16,8 @@ use rkllmjs_memory::units::MemoryKind;
 const NPU: MemoryKind = MemoryKind::Npu;
 const SYSTEM: MemoryKind = MemoryKind::System;
 
-fn account(accounting: &Arc<Books>, kind: impl Into<Option<MemoryKind>>, tag: Option<&str>) -> Account {
-    Account { books: Arc::clone(accounting), kind: kind.into(), tag: tag.map(Arc::from) }
+fn account(accounting: &Arc<Accounting>, kind: impl Into<Option<MemoryKind>>, tag: Option<&str>) -> Account {
+    Account { accounting: Arc::clone(accounting), kind: kind.into(), tag: tag.map(Arc::from) }
 }
 
 fn handle(raw: u64) -> Handle {
@@ -30,24 +30,24 @@ fn allocate(account: &Account, id: u64, bytes: u64) {
 }
 
 /// A limit without warnings.
-fn limit(max: u64) -> Option<Ceiling> {
-    Some(Ceiling::new(Some(max), &[]))
+fn limit(max: u64) -> Option<Limit> {
+    Some(Limit::new(Some(max), &[]))
 }
 
-fn npu(accounting: &Books) -> Counters {
+fn npu(accounting: &Accounting) -> Counters {
     accounting.read(|accounts| accounts.npu)
 }
 
-fn system(accounting: &Books) -> Counters {
+fn system(accounting: &Accounting) -> Counters {
     accounting.read(|accounts| accounts.system)
 }
 
-fn tagged(accounting: &Books, tag: &str) -> Counters {
+fn tagged(accounting: &Accounting, tag: &str) -> Counters {
     accounting.read(|accounts| accounts.tags[tag].counters)
 }
 
 /// Scope, bytes in use and limit of each warning since the last time.
-fn warnings(accounting: &Books) -> Vec<(String, u64, u64)> {
+fn warnings(accounting: &Accounting) -> Vec<(String, u64, u64)> {
     let warnings = accounting.take_warnings();
     warnings.iter().map(|Warning { scope, used, max }| (scope.to_string(), *used, *max)).collect()
 }
@@ -59,7 +59,7 @@ fn refusal(error: &Error) -> (ErrorCode, Option<&str>, Option<u64>, Option<u64>)
 
 #[test]
 fn an_allocation_counts_for_its_kind_and_its_tag_until_it_is_freed() {
-    let accounting = Books::new(&[]);
+    let accounting = Accounting::new(&[]);
     let (kv, plain) = (account(&accounting, NPU, Some("kv")), account(&accounting, SYSTEM, None));
     allocate(&kv, 1, 100);
     allocate(&kv, 2, 50);
@@ -75,8 +75,8 @@ fn an_allocation_counts_for_its_kind_and_its_tag_until_it_is_freed() {
 
 #[test]
 fn a_slice_of_a_pool_counts_for_its_tag_alone() {
-    let accounting = Books::new(&[]);
-    accounting.set_ceilings(Ceilings { npu: limit(1), total: limit(1), system: limit(1), ..Ceilings::default() });
+    let accounting = Accounting::new(&[]);
+    accounting.set_limits(Limits { npu: limit(1), total: limit(1), system: limit(1), ..Limits::default() });
     let slice = account(&accounting, None, Some("kv"));
     allocate(&slice, 1, 100);
     assert_eq!((npu(&accounting), system(&accounting)), (Counters::default(), Counters::default()));
@@ -87,8 +87,8 @@ fn a_slice_of_a_pool_counts_for_its_tag_alone() {
 
 #[test]
 fn admitted_bytes_take_room_at_once_and_give_it_back_when_nothing_comes_of_them() {
-    let accounting = Books::new(&[]);
-    accounting.set_ceilings(Ceilings { npu: limit(100), ..Ceilings::default() });
+    let accounting = Accounting::new(&[]);
+    accounting.set_limits(Limits { npu: limit(100), ..Limits::default() });
     let account = account(&accounting, NPU, Some("kv"));
     let admission = account.admit(60).unwrap();
     assert_eq!((npu(&accounting).committed(), npu(&accounting).in_use()), (60, 0));
@@ -106,8 +106,8 @@ fn admitted_bytes_take_room_at_once_and_give_it_back_when_nothing_comes_of_them(
 
 #[test]
 fn an_admission_grows_by_the_excess_and_stays_as_it_was_when_that_is_refused() {
-    let accounting = Books::new(&[]);
-    accounting.set_ceilings(Ceilings { npu: limit(100), ..Ceilings::default() });
+    let accounting = Accounting::new(&[]);
+    accounting.set_limits(Limits { npu: limit(100), ..Limits::default() });
     let mut admission = account(&accounting, NPU, None).admit(60).unwrap();
     admission.cover(50).unwrap();
     assert_eq!(npu(&accounting).committed(), 60);
@@ -125,18 +125,18 @@ fn an_admission_grows_by_the_excess_and_stays_as_it_was_when_that_is_refused() {
 
 #[test]
 fn chunks_of_pools_are_bytes_without_an_allocation() {
-    let accounting = Books::new(&[]);
+    let accounting = Accounting::new(&[]);
     let pool = account(&accounting, SYSTEM, Some("pool"));
-    pool.admit(300).unwrap().chunked();
+    pool.admit(300).unwrap().commit_chunk();
     assert_eq!(system(&accounting), Counters { used: 300, peak: 300, ..Counters::default() });
-    pool.gave_back(200);
+    pool.chunk_freed(200);
     assert_eq!(system(&accounting), Counters { used: 100, peak: 300, ..Counters::default() });
     assert_eq!(tagged(&accounting, "pool"), system(&accounting));
 }
 
 #[test]
 fn the_end_of_a_pool_leaves_its_slices_in_the_counts() {
-    let accounting = Books::new(&[]);
+    let accounting = Accounting::new(&[]);
     allocate(&account(&accounting, NPU, None), 1, 10);
     accounting.pool_ended(NPU, 5, 2);
     accounting.pool_ended(NPU, 100, 30);
@@ -148,8 +148,8 @@ fn the_end_of_a_pool_leaves_its_slices_in_the_counts() {
 
 #[test]
 fn bytes_that_are_counted_by_a_guard_go_with_it() {
-    let accounting = Books::new(&[]);
-    let counted = account(&accounting, NPU, Some("kv")).admit(64).unwrap().counted();
+    let accounting = Accounting::new(&[]);
+    let counted = account(&accounting, NPU, Some("kv")).admit(64).unwrap().commit();
     assert_eq!((npu(&accounting).used, npu(&accounting).live, tagged(&accounting, "kv").used), (64, 1, 64));
     drop(counted);
     let after = Counters { peak: 64, allocations: 1, frees: 1, ..Counters::default() };
@@ -158,22 +158,22 @@ fn bytes_that_are_counted_by_a_guard_go_with_it() {
 
 #[test]
 fn bytes_set_aside_are_in_use_but_are_no_allocation() {
-    let accounting = Books::new(&[]);
+    let accounting = Accounting::new(&[]);
     let weights = account(&accounting, NPU, None);
     allocate(&weights, 1, 5);
     weights.admit(70).unwrap().set_aside();
     let counters = npu(&accounting);
     assert_eq!((counters.set_aside, counters.used, counters.live), (70, 5, 1));
     assert_eq!((counters.committed(), counters.in_use()), (75, 75));
-    weights.set_free(30);
+    weights.release_set_aside(30);
     assert_eq!(npu(&accounting).set_aside, 40);
 }
 
 #[test]
 fn of_several_limits_the_tightest_refuses() {
-    let accounting = Books::new(&[]);
-    let tags = vec![(Arc::from("kv"), Ceiling::new(Some(20), &[]))];
-    accounting.set_ceilings(Ceilings { npu: limit(50), system: limit(30), total: limit(60), tags });
+    let accounting = Accounting::new(&[]);
+    let tags = vec![(Arc::from("kv"), Limit::new(Some(20), &[]))];
+    accounting.set_limits(Limits { npu: limit(50), system: limit(30), total: limit(60), tags });
     let refused = |kind: MemoryKind, tag, bytes| {
         let error = account(&accounting, kind, tag).admit(bytes).unwrap_err();
         let details = error.details();
@@ -198,48 +198,51 @@ fn of_several_limits_the_tightest_refuses() {
 
 #[test]
 fn where_two_limits_are_equally_tight_the_one_of_the_kind_is_named() {
-    let accounting = Books::new(&[]);
-    accounting.set_ceilings(Ceilings { npu: limit(10), total: limit(10), ..Ceilings::default() });
+    let accounting = Accounting::new(&[]);
+    accounting.set_limits(Limits { npu: limit(10), total: limit(10), ..Limits::default() });
     let error = account(&accounting, NPU, None).admit(11).unwrap_err();
     assert_eq!(error.details().scope.as_deref(), Some("npu"));
 }
 
 #[test]
 fn a_limit_and_its_room_can_be_asked_for() {
-    let accounting = Books::new(&[]);
-    assert_eq!((accounting.bounds(NPU), accounting.bounds(SYSTEM)), ((None, u64::MAX), (None, u64::MAX)));
-    accounting.set_ceilings(Ceilings { npu: limit(100), system: limit(40), ..Ceilings::default() });
+    let accounting = Accounting::new(&[]);
+    assert_eq!(
+        (accounting.limit_and_room(NPU), accounting.limit_and_room(SYSTEM)),
+        ((None, u64::MAX), (None, u64::MAX))
+    );
+    accounting.set_limits(Limits { npu: limit(100), system: limit(40), ..Limits::default() });
     allocate(&account(&accounting, NPU, None), 1, 30);
-    let under_way = account(&accounting, NPU, None).admit(10).unwrap();
-    assert_eq!((accounting.bounds(NPU), accounting.bounds(SYSTEM)), ((Some(100), 60), (Some(40), 40)));
+    let in_flight = account(&accounting, NPU, None).admit(10).unwrap();
+    assert_eq!((accounting.limit_and_room(NPU), accounting.limit_and_room(SYSTEM)), ((Some(100), 60), (Some(40), 40)));
     // The total binds where it is tighter. It has no say in the limit itself.
-    accounting.set_ceilings(Ceilings { total: limit(50), ..Ceilings::default() });
-    assert_eq!((accounting.bounds(NPU), accounting.bounds(SYSTEM)), ((Some(100), 10), (Some(40), 10)));
-    drop(under_way);
-    assert_eq!(accounting.bounds(NPU), (Some(100), 20));
+    accounting.set_limits(Limits { total: limit(50), ..Limits::default() });
+    assert_eq!((accounting.limit_and_room(NPU), accounting.limit_and_room(SYSTEM)), ((Some(100), 10), (Some(40), 10)));
+    drop(in_flight);
+    assert_eq!(accounting.limit_and_room(NPU), (Some(100), 20));
 }
 
 #[test]
 fn limits_that_are_not_named_stay() {
-    let accounting = Books::new(&[]);
-    accounting.set_ceilings(Ceilings { npu: limit(100), system: limit(200), ..Ceilings::default() });
-    accounting.set_ceilings(Ceilings { system: limit(300), ..Ceilings::default() });
-    assert_eq!((accounting.bounds(NPU).0, accounting.bounds(SYSTEM).0), (Some(100), Some(300)));
-    accounting.set_ceilings(Ceilings { npu: Some(Ceiling::default()), ..Ceilings::default() });
-    assert_eq!((accounting.bounds(NPU).0, accounting.bounds(SYSTEM).0), (None, Some(300)));
+    let accounting = Accounting::new(&[]);
+    accounting.set_limits(Limits { npu: limit(100), system: limit(200), ..Limits::default() });
+    accounting.set_limits(Limits { system: limit(300), ..Limits::default() });
+    assert_eq!((accounting.limit_and_room(NPU).0, accounting.limit_and_room(SYSTEM).0), (Some(100), Some(300)));
+    accounting.set_limits(Limits { npu: Some(Limit::default()), ..Limits::default() });
+    assert_eq!((accounting.limit_and_room(NPU).0, accounting.limit_and_room(SYSTEM).0), (None, Some(300)));
 }
 
 #[test]
 fn each_scope_warns_once_with_what_is_in_use() {
-    let accounting = Books::new(&[]);
-    let near = |max| Ceiling::new(Some(max), &WARN_AT);
+    let accounting = Accounting::new(&[]);
+    let near = |max| Limit::new(Some(max), &WARN_AT);
     let tags = vec![(Arc::from("kv"), near(100))];
-    accounting.set_ceilings(Ceilings { npu: Some(near(200)), system: Some(near(10)), total: Some(near(210)), tags });
+    accounting.set_limits(Limits { npu: Some(near(200)), system: Some(near(10)), total: Some(near(210)), tags });
     let kv = account(&accounting, NPU, Some("kv"));
-    let before = raised().load(Ordering::Relaxed);
+    let before = notifications().load(Ordering::Relaxed);
     allocate(&kv, 1, 80);
     assert_eq!(warnings(&accounting), [("tag:kv".to_owned(), 80, 100)]);
-    assert!(raised().load(Ordering::Relaxed) > before, "a warning is worth looking for");
+    assert!(notifications().load(Ordering::Relaxed) > before, "a warning is worth looking for");
     let admission = account(&accounting, NPU, None).admit(100).unwrap();
     assert_eq!(warnings(&accounting), [], "what is only admitted is not in use");
     assert!(admission.allocated(handle(2), 100, None));
@@ -253,13 +256,13 @@ fn each_scope_warns_once_with_what_is_in_use() {
 #[test]
 fn a_limit_that_is_near_already_warns_when_it_is_set() {
     let budget = Budget::new(1000);
-    let accounting = Books::new(&[Arc::clone(&budget)]);
+    let accounting = Accounting::new(&[Arc::clone(&budget)]);
     allocate(&account(&accounting, NPU, Some("kv")), 1, 90);
     allocate(&account(&accounting, SYSTEM, None), 2, 50);
     let _taken = budget.reserve(800).unwrap();
-    let near = |max| Some(Ceiling::new(Some(max), &WARN_AT));
-    let tags = vec![(Arc::from("kv"), Ceiling::new(Some(100), &WARN_AT))];
-    accounting.set_ceilings(Ceilings { npu: near(110), system: near(60), total: near(150), tags });
+    let near = |max| Some(Limit::new(Some(max), &WARN_AT));
+    let tags = vec![(Arc::from("kv"), Limit::new(Some(100), &WARN_AT))];
+    accounting.set_limits(Limits { npu: near(110), system: near(60), total: near(150), tags });
     let mut found = warnings(&accounting);
     found.sort();
     let expected =
@@ -270,7 +273,7 @@ fn a_limit_that_is_near_already_warns_when_it_is_set() {
 #[test]
 fn a_domain_that_fills_up_warns_when_npu_memory_changes() {
     let budgets = [Budget::new(100), Budget::new(100)];
-    let accounting = Books::new(&budgets);
+    let accounting = Accounting::new(&budgets);
     let _taken = budgets[1].reserve(85).unwrap();
     allocate(&account(&accounting, SYSTEM, None), 1, 10);
     allocate(&account(&accounting, None, Some("kv")), 2, 10);
@@ -284,12 +287,12 @@ fn a_domain_that_fills_up_warns_when_npu_memory_changes() {
 
 #[test]
 fn warnings_wait_and_the_oldest_go_first_when_there_are_too_many() {
-    let accounting = Books::new(&[]);
-    let before = raised().load(Ordering::Relaxed);
+    let accounting = Accounting::new(&[]);
+    let before = notifications().load(Ordering::Relaxed);
     for used in 0..300 {
         accounting.warn(Warning { scope: Scope::Pool("kv".into()), used, max: 300 });
     }
-    assert!(raised().load(Ordering::Relaxed) >= before + 300);
+    assert!(notifications().load(Ordering::Relaxed) >= before + 300);
     let waiting = warnings(&accounting);
     assert_eq!(waiting.len(), 256);
     assert_eq!((&waiting[0], &waiting[255]), (&("pool:kv".to_owned(), 44, 300), &("pool:kv".to_owned(), 299, 300)));
@@ -298,7 +301,7 @@ fn warnings_wait_and_the_oldest_go_first_when_there_are_too_many() {
 
 #[test]
 fn nothing_is_added_after_the_end() {
-    let accounting = Books::new(&[]);
+    let accounting = Accounting::new(&[]);
     let account = account(&accounting, NPU, None);
     allocate(&account, 1, 10);
     let late = account.admit(20).unwrap();
@@ -314,11 +317,10 @@ fn nothing_is_added_after_the_end() {
 
 #[test]
 fn of_many_tags_those_are_forgotten_that_have_neither_bytes_nor_a_limit() {
-    let accounting = Books::new(&[]);
-    accounting
-        .set_ceilings(Ceilings { tags: vec![("bound".into(), Ceiling::new(Some(10), &[]))], ..Ceilings::default() });
+    let accounting = Accounting::new(&[]);
+    accounting.set_limits(Limits { tags: vec![("bound".into(), Limit::new(Some(10), &[]))], ..Limits::default() });
     allocate(&account(&accounting, SYSTEM, Some("used")), 1, 1);
-    let tags = |accounting: &Books| accounting.read(|accounts| accounts.tags.len());
+    let tags = |accounting: &Accounting| accounting.read(|accounts| accounts.tags.len());
     let idle = |at: usize| drop(account(&accounting, SYSTEM, Some(&format!("idle {at}"))).admit(1).unwrap());
     for at in 0..1023 {
         idle(at);
@@ -349,12 +351,12 @@ fn seen(events: Vec<profile::Event>) -> Vec<Seen> {
 
 #[test]
 fn what_happens_is_recorded_with_kind_tag_and_pool() {
-    let accounting = Books::new(&[]);
+    let accounting = Accounting::new(&[]);
     accounting.record(Some(&profiler()));
     let (kv, pool): (Arc<str>, Arc<str>) = ("kv".into(), "p".into());
     let (tag, in_pool) = (Some("kv".to_owned()), Some("p".to_owned()));
     let tagged = account(&accounting, SYSTEM, Some("kv"));
-    let event = Event { size: 60, kind: SYSTEM, tag: Some(&kv), pool: Some(&pool) };
+    let event = AllocationEvent { size: 60, kind: SYSTEM, tag: Some(&kv), pool: Some(&pool) };
     assert!(tagged.admit(64).unwrap().allocated(handle(1), 64, Some(event)));
     tagged.freed(handle(1), 64, Some((Action::Collect, event)));
     account(&accounting, NPU, Some("kv")).failed(99);
@@ -378,14 +380,14 @@ fn what_happens_is_recorded_with_kind_tag_and_pool() {
 
 #[test]
 fn a_sampled_allocation_has_its_sample_until_it_is_freed() {
-    let accounting = Books::new(&[]);
+    let accounting = Accounting::new(&[]);
     let profiler = profiler();
     accounting.record(Some(&profiler));
     let account = account(&accounting, NPU, None);
-    let event = Event { size: 60, kind: NPU, tag: None, pool: None };
-    let before = raised().load(Ordering::Relaxed);
+    let event = AllocationEvent { size: 60, kind: NPU, tag: None, pool: None };
+    let before = notifications().load(Ordering::Relaxed);
     assert!(account.admit(64).unwrap().allocated(handle(7), 64, Some(event)));
-    assert!(raised().load(Ordering::Relaxed) > before, "its stack is worth asking for");
+    assert!(notifications().load(Ordering::Relaxed) > before, "its stack is worth asking for");
     let sample = accounting.sample(handle(7)).unwrap();
     assert_eq!(profiler.take_pending(), [sample]);
     assert_eq!(accounting.samples().into_iter().collect::<Vec<_>>(), [(handle(7), sample)]);
@@ -397,7 +399,7 @@ fn a_sampled_allocation_has_its_sample_until_it_is_freed() {
 
 #[test]
 fn a_recording_that_ends_goes_to_its_profiler() {
-    let accounting = Books::new(&[]);
+    let accounting = Accounting::new(&[]);
     let profiler = profiler();
     accounting.record(Some(&profiler));
     account(&accounting, NPU, None).failed(5);

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rkllmjs_memory::accounting::{Account, Books, Ceiling, Ceilings};
+use rkllmjs_memory::accounting::{Account, Accounting, Limit, Limits};
 use rkllmjs_memory::backend::simulated::{Options, Simulated};
 use rkllmjs_memory::backend::{Backend, Placement, Request};
 use rkllmjs_memory::device::memory::{PageOptions, Source};
@@ -34,13 +34,14 @@ fn pool(layout: Layout) -> Pool {
 }
 
 /// A pool whose chunks are counted as system memory under the tag "kv".
-fn counted(layout: Layout) -> (Arc<Books>, Pool) {
-    let accounting = Books::new(&[]);
-    let account = Account { books: Arc::clone(&accounting), kind: Some(MemoryKind::System), tag: Some("kv".into()) };
+fn counted(layout: Layout) -> (Arc<Accounting>, Pool) {
+    let accounting = Accounting::new(&[]);
+    let account =
+        Account { accounting: Arc::clone(&accounting), kind: Some(MemoryKind::System), tag: Some("kv".into()) };
     (accounting, Pool::new(Some("p".into()), pages(), layout, Some(account)).unwrap())
 }
 
-fn used(accounting: &Books) -> (u64, u64) {
+fn used(accounting: &Accounting) -> (u64, u64) {
     accounting
         .read(|accounts| (accounts.system.committed(), accounts.tags.get("kv").map_or(0, |tag| tag.counters.used)))
 }
@@ -179,8 +180,8 @@ fn chunks_are_counted_for_as_long_as_the_pool_has_them() {
 #[test]
 fn under_a_limit_a_pool_grows_by_less_than_a_chunk() {
     let (accounting, pool) = counted(layout(0, 64 * MIB, 8 * MIB));
-    let limit = Ceilings { system: Some(Ceiling::new(Some(3 * MIB), &[])), ..Ceilings::default() };
-    accounting.set_ceilings(limit);
+    let limit = Limits { system: Some(Limit::new(Some(3 * MIB), &[])), ..Limits::default() };
+    accounting.set_limits(limit);
     pool.allocate(MIB, 64).unwrap();
     assert_eq!(used(&accounting), (2 * MIB, 2 * MIB), "a quarter of a chunk fits under the limit");
     pool.allocate(MIB, 64).unwrap();
@@ -218,7 +219,7 @@ fn a_pool_warns_once_when_it_comes_near_its_maximum() {
 #[test]
 fn a_movable_block_is_counted_under_its_own_tag_until_it_is_freed() {
     let (accounting, pool) = counted(layout(MIB, MIB, MIB));
-    let own = Account { books: Arc::clone(&accounting), kind: None, tag: Some("own".into()) };
+    let own = Account { accounting: Arc::clone(&accounting), kind: None, tag: Some("own".into()) };
     let counters = || accounting.read(|accounts| accounts.tags["own"].counters);
     let (id, slice) = pool.allocate_movable(100, 64, Some(&own)).unwrap();
     assert_eq!((slice.padded, counters().used, counters().live), (128, 128, 1));
@@ -228,8 +229,7 @@ fn a_movable_block_is_counted_under_its_own_tag_until_it_is_freed() {
     assert_eq!((counters().used, counters().live), (0, 0));
     assert_eq!(pool.movable(id).unwrap_err().code(), ErrorCode::BufferFreed);
     // What fits as it was asked for does not fit as it is padded: nothing stays of it.
-    accounting
-        .set_ceilings(Ceilings { tags: vec![("own".into(), Ceiling::new(Some(100), &[]))], ..Ceilings::default() });
+    accounting.set_limits(Limits { tags: vec![("own".into(), Limit::new(Some(100), &[]))], ..Limits::default() });
     let error = pool.allocate_movable(100, 64, Some(&own)).unwrap_err();
     assert_eq!(limit(&error), (ErrorCode::MemoryLimit, Some("tag:own"), Some(100)));
     assert_eq!((counters().committed(), pool.stats().live, pool.movables()), (0, 0, 0));

@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use rkllmjs_memory::accounting::{raised, Account, Books};
+use rkllmjs_memory::accounting::{notifications, Account, Accounting};
 use rkllmjs_memory::backend::simulated::{Options, Simulated};
 use rkllmjs_memory::backend::Request;
 use rkllmjs_memory::device::memory::{PageOptions, Source};
@@ -24,13 +24,13 @@ fn layout(initial: u64, max: u64, chunk: u64) -> Layout {
     Layout { initial, max, chunk, block: None, alignment: 64, delay: 0 }
 }
 
-fn account(accounting: &Arc<Books>, kind: Option<MemoryKind>, tag: Option<&str>) -> Account {
-    Account { books: Arc::clone(accounting), kind, tag: tag.map(Arc::from) }
+fn account(accounting: &Arc<Accounting>, kind: Option<MemoryKind>, tag: Option<&str>) -> Account {
+    Account { accounting: Arc::clone(accounting), kind, tag: tag.map(Arc::from) }
 }
 
 /// A pool of 1 MiB that grows to 3, named "p" and tagged "kv".
 fn pool() -> Pool {
-    let account = account(&Books::new(&[]), Some(MemoryKind::System), Some("kv"));
+    let account = account(&Accounting::new(&[]), Some(MemoryKind::System), Some("kv"));
     Pool::new(Some("p".into()), pages(), layout(MIB, 3 * MIB, MIB), Some(account)).unwrap()
 }
 
@@ -107,7 +107,7 @@ fn a_slice_of_which_its_holder_records_the_events_is_silent_here() {
 #[test]
 fn a_movable_block_is_recorded_by_its_name_and_under_its_own_tag() {
     let (pool, _profiler) = recorded();
-    let own = account(&Books::new(&[]), None, Some("own"));
+    let own = account(&Accounting::new(&[]), None, Some("own"));
     let (tagged, slice) = pool.allocate_movable(100, 64, Some(&own)).unwrap();
     let (plain, _) = pool.allocate_movable(200, 64, None).unwrap();
     assert!(pool.sample_of(&slice).is_some());
@@ -131,7 +131,7 @@ fn a_movable_block_is_recorded_by_its_name_and_under_its_own_tag() {
 fn a_move_is_recorded_and_takes_its_sample_along() {
     let (pool, profiler) = recorded();
     let below = pool.allocate(64 * KIB, 64).unwrap();
-    let own = account(&Books::new(&[]), None, Some("own"));
+    let own = account(&Accounting::new(&[]), None, Some("own"));
     let (id, slice) = pool.allocate_movable(64 * KIB, 64, Some(&own)).unwrap();
     let sample = pool.sample_of(&slice).unwrap();
     pool.free(below.chunk, below.region).unwrap();
@@ -153,11 +153,11 @@ fn a_move_is_recorded_and_takes_its_sample_along() {
 #[test]
 fn sampled_blocks_are_listed_as_javascript_knows_them() {
     let (pool, _profiler) = recorded();
-    let before = raised().load(std::sync::atomic::Ordering::Relaxed);
-    let own = account(&Books::new(&[]), None, Some("own"));
+    let before = notifications().load(std::sync::atomic::Ordering::Relaxed);
+    let own = account(&Accounting::new(&[]), None, Some("own"));
     let fixed = pool.allocate(100, 64).unwrap();
     let (movable, place) = pool.allocate_movable(200, 64, Some(&own)).unwrap();
-    assert!(raised().load(std::sync::atomic::Ordering::Relaxed) >= before + 2, "each stack is worth asking for");
+    assert!(notifications().load(std::sync::atomic::Ordering::Relaxed) >= before + 2, "each stack is worth asking for");
     let mut sampled = pool.sampled();
     sampled.sort_by_key(|block| block.size);
     let said: Vec<_> = sampled
@@ -178,7 +178,7 @@ fn sampled_blocks_are_listed_as_javascript_knows_them() {
 #[test]
 fn the_map_shows_every_region_of_every_chunk() {
     let (pool, _profiler) = recorded();
-    let own = account(&Books::new(&[]), None, Some("own"));
+    let own = account(&Accounting::new(&[]), None, Some("own"));
     let (first, hole) = (pool.allocate(MIB / 4, 64).unwrap(), pool.allocate(MIB / 4, 64).unwrap());
     let (movable, place) = pool.allocate_movable(MIB / 2, 64, Some(&own)).unwrap();
     let other = pool.allocate(MIB, 64).unwrap();

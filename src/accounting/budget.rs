@@ -1,4 +1,4 @@
-//! Budgets: quantities with a ceiling, taken by tokens.
+//! Budgets: quantities with a limit, taken by tokens.
 //!
 //! **Reserve, act, settle.** A [`Charge`] is taken before the kernel is asked and gives its bytes back when it drops,
 //! so that every way out of an allocation, errors and panics included, leaves the budget as it was. A request that does
@@ -8,7 +8,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
-/// A ceiling and what is taken of it, in bytes.
+/// A limit and what is taken of it, in bytes.
 #[derive(Debug)]
 pub struct Budget {
     limit: u64,
@@ -20,17 +20,17 @@ pub struct Budget {
 pub struct Refused {
     /// What would have fitted, in bytes.
     pub available: u64,
-    /// The ceiling, in bytes.
+    /// The limit, in bytes.
     pub limit: u64,
 }
 
 impl Budget {
-    /// Nothing taken yet. `u64::MAX` is no ceiling.
+    /// Nothing taken yet. `u64::MAX` is no limit.
     pub fn new(limit: u64) -> Arc<Self> {
         Arc::new(Self { limit, used: AtomicU64::new(0) })
     }
 
-    /// The ceiling.
+    /// The limit.
     pub fn limit(&self) -> u64 {
         self.limit
     }

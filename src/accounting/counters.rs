@@ -17,15 +17,15 @@ pub struct Counters {
     /// Requests that were refused.
     pub failures: u64,
     /// Bytes admitted for allocations that are under way.
-    pub under_way: u64,
+    pub in_flight: u64,
     /// Bytes set aside for somebody else's allocations.
     pub set_aside: u64,
 }
 
 impl Counters {
-    /// Bytes that a ceiling counts as taken.
+    /// Bytes that a limit counts as taken.
     pub fn committed(&self) -> u64 {
-        self.used + self.under_way + self.set_aside
+        self.used + self.in_flight + self.set_aside
     }
 
     /// Bytes that a warning speaks of.

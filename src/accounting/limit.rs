@@ -1,9 +1,9 @@
-//! What a user sets: ceilings that refuse, and shares of them that warn.
+//! What a user sets: limits that refuse, and shares of them that warn.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// Whose memory a ceiling is over.
+/// Whose memory a limit is over.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
     /// NPU memory.
@@ -33,18 +33,18 @@ impl fmt::Display for Scope {
     }
 }
 
-/// A share of a ceiling was passed upwards; bytes.
+/// A share of a limit was passed upwards; bytes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Warning {
     /// Whose.
     pub scope: Scope,
     /// In use.
     pub used: u64,
-    /// The ceiling.
+    /// The limit.
     pub max: u64,
 }
 
-/// Shares at which a ceiling warns unless it is told others.
+/// Shares at which a limit warns unless it is told others.
 pub const WARN_AT: [f64; 2] = [0.8, 0.95];
 
 /// A crossing is over when the share is this much below it again.
@@ -52,7 +52,7 @@ const HYSTERESIS: f64 = 0.05;
 
 /// How much there may be, and when to say that it is nearly so much. Costs three comparisons as long as nothing happens.
 #[derive(Clone, Debug)]
-pub struct Ceiling {
+pub struct Limit {
     /// `u64::MAX` is none.
     max: u64,
     /// From here on the next warning is due, and below here the last one is over: between them nothing happens.
@@ -64,15 +64,15 @@ pub struct Ceiling {
     warned: usize,
 }
 
-impl Default for Ceiling {
+impl Default for Limit {
     /// None.
     fn default() -> Self {
         Self::new(None, &[])
     }
 }
 
-impl Ceiling {
-    /// A ceiling of `max` bytes that warns at these shares of it (above 0, up to 1, in any order).
+impl Limit {
+    /// A limit of `max` bytes that warns at these shares of it (above 0, up to 1, in any order).
     pub fn new(max: Option<u64>, warn_at: &[f64]) -> Self {
         let bytes = |share: f64| (max.unwrap_or(0) as f64 * share).ceil() as u64;
         let mut levels: Vec<_> = match max {
@@ -82,9 +82,9 @@ impl Ceiling {
         };
         levels.sort_unstable();
         levels.dedup();
-        let mut ceiling = Self { max: max.unwrap_or(u64::MAX), due: 0, over: 0, levels, warned: 0 };
-        ceiling.wait();
-        ceiling
+        let mut limit = Self { max: max.unwrap_or(u64::MAX), due: 0, over: 0, levels, warned: 0 };
+        limit.wait();
+        limit
     }
 
     /// The most there may be.
@@ -103,7 +103,7 @@ impl Ceiling {
 
     /// Whether [`observe`](Self::observe) would change nothing, and `bytes` more fit.
     #[inline(always)]
-    pub fn is_quiet(&self, used: u64, committed: u64, bytes: u64) -> bool {
+    pub fn below_thresholds(&self, used: u64, committed: u64, bytes: u64) -> bool {
         self.is_between(used) && bytes <= self.room(committed)
     }
 
@@ -138,17 +138,17 @@ impl Ceiling {
     }
 }
 
-/// Ceilings to be set; the others stay.
+/// Limits to be set; the others stay.
 #[derive(Debug, Default)]
-pub struct Ceilings {
+pub struct Limits {
     /// Over NPU memory.
-    pub npu: Option<Ceiling>,
+    pub npu: Option<Limit>,
     /// Over system memory.
-    pub system: Option<Ceiling>,
+    pub system: Option<Limit>,
     /// Over both.
-    pub total: Option<Ceiling>,
+    pub total: Option<Limit>,
     /// Over what carries a tag, of either kind.
-    pub tags: Vec<(Arc<str>, Ceiling)>,
+    pub tags: Vec<(Arc<str>, Limit)>,
 }
 
 #[cfg(test)]
@@ -157,32 +157,29 @@ mod tests {
 
     #[test]
     fn each_crossing_upwards_is_told_once() {
-        let mut ceiling = Ceiling::new(Some(100), &[0.95, 0.8]);
-        let told: Vec<u64> = (0..=100).filter(|used| ceiling.observe(*used)).collect();
+        let mut limit = Limit::new(Some(100), &[0.95, 0.8]);
+        let told: Vec<u64> = (0..=100).filter(|used| limit.observe(*used)).collect();
         assert_eq!(told, [80, 95]);
         // Up and down around a level is one crossing, until it is 5 % below.
-        assert!(![94, 96, 90, 99].iter().any(|used| ceiling.observe(*used)));
-        assert!(!ceiling.observe(89) && ceiling.observe(95));
-        assert!(!ceiling.observe(10) && ceiling.observe(100), "two levels at once are one warning");
-        assert!(!ceiling.observe(100));
+        assert!(![94, 96, 90, 99].iter().any(|used| limit.observe(*used)));
+        assert!(!limit.observe(89) && limit.observe(95));
+        assert!(!limit.observe(10) && limit.observe(100), "two levels at once are one warning");
+        assert!(!limit.observe(100));
     }
 
     #[test]
     fn where_it_is_quiet_nothing_would_have_happened() {
         for warn_at in [&[0.95, 0.8][..], &[], &[1.0], &[0.02, 0.5]] {
-            let mut ceiling = Ceiling::new(Some(100), warn_at);
+            let mut limit = Limit::new(Some(100), warn_at);
             let mut heard = 0;
             // Up and down, in steps of every size.
             for step in 0..40_000_u64 {
                 let used = step * step % 7919 % 101;
-                let (quiet, before) = (ceiling.is_quiet(used, used, 3), ceiling.clone());
-                let warned = ceiling.cross(used);
-                assert!(
-                    !quiet || (!warned && before.warned == ceiling.warned && used + 3 <= 100),
-                    "{used}: {before:?}"
-                );
+                let (quiet, before) = (limit.below_thresholds(used, used, 3), limit.clone());
+                let warned = limit.cross(used);
+                assert!(!quiet || (!warned && before.warned == limit.warned && used + 3 <= 100), "{used}: {before:?}");
                 // And the other way round, but for a crossing downwards and up again at once.
-                assert!(quiet || warned || before.warned != ceiling.warned || used + 3 > 100, "{used}: {before:?}");
+                assert!(quiet || warned || before.warned != limit.warned || used + 3 > 100, "{used}: {before:?}");
                 heard += u64::from(warned);
             }
             assert_eq!(heard > 0, !warn_at.is_empty());
@@ -191,10 +188,10 @@ mod tests {
 
     #[test]
     fn no_ceiling_and_one_of_nothing_never_warn() {
-        for mut ceiling in [Ceiling::default(), Ceiling::new(None, &WARN_AT), Ceiling::new(Some(0), &WARN_AT)] {
-            assert!(![0, 1, u64::MAX, 0, u64::MAX].iter().any(|used| ceiling.observe(*used)));
+        for mut limit in [Limit::default(), Limit::new(None, &WARN_AT), Limit::new(Some(0), &WARN_AT)] {
+            assert!(![0, 1, u64::MAX, 0, u64::MAX].iter().any(|used| limit.observe(*used)));
         }
-        assert_eq!(Ceiling::default().room(u64::MAX), u64::MAX);
-        assert_eq!((Ceiling::new(Some(5), &[]).room(3), Ceiling::new(Some(5), &[]).room(7)), (2, 0));
+        assert_eq!(Limit::default().room(u64::MAX), u64::MAX);
+        assert_eq!((Limit::new(Some(5), &[]).room(3), Limit::new(Some(5), &[]).room(7)), (2, 0));
     }
 }

@@ -3,7 +3,7 @@
 //! # Sharing
 //!
 //! Each holder has an ArrayBuffer of its own over the same addresses, perhaps in another thread, and an
-//! [`Allocation`](crate::allocation::Allocation) of its own with its manager's books. Two things are counted:
+//! [`Allocation`](crate::allocation::Allocation) of its own with its manager's accounting. Two things are counted:
 //!
 //! - *Holders* have not let go yet. When the last one does, the memory goes back and its addresses hold zeros.
 //! - *Viewers* are allocations whose finalizer has not run. When the last one is gone, so is the [`Share`], and the

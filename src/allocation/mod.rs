@@ -20,7 +20,7 @@ use std::time::SystemTime;
 
 use once_cell::sync::Lazy;
 
-use crate::accounting::{Account, Admission, Books, Event};
+use crate::accounting::{Account, Accounting, Admission, AllocationEvent};
 pub use crate::allocation::backing::Body;
 use crate::allocation::backing::{Facts, Share};
 use crate::backend::Object;
@@ -113,7 +113,7 @@ pub enum Reach {
 }
 
 impl Allocation {
-    /// Enters `size` bytes of `body` into the directory and into the books that admitted them.
+    /// Enters `size` bytes of `body` into the directory and into the accounting that admitted them.
     ///
     /// Errors: `ERR_MANAGER_DISPOSED` when their manager was disposed meanwhile, `ERR_MEMORY_LIMIT` when the driver took
     /// more than was admitted and that does not fit; `body` is gone then.
@@ -199,9 +199,9 @@ impl Allocation {
         ids.iter().filter_map(|id| directory.table.get(*id).cloned()).collect()
     }
 
-    /// Whether `books` are its owner's.
-    pub fn belongs_to(&self, books: &Arc<Books>) -> bool {
-        Arc::ptr_eq(&self.account.books, books)
+    /// Whether `accounting` is its owner's.
+    pub fn belongs_to(&self, accounting: &Arc<Accounting>) -> bool {
+        Arc::ptr_eq(&self.account.accounting, accounting)
     }
 
     /// Whether it is a live slice of `pool`.
@@ -335,14 +335,14 @@ impl Allocation {
         Ok(true)
     }
 
-    /// Takes it out of the books.
+    /// Takes it out of the accounting.
     fn forget(&self, how: Action) {
         self.account.freed(self.id, self.reserved, self.event().map(|event| (how, event)));
     }
 
-    fn event(&self) -> Option<Event<'_>> {
+    fn event(&self) -> Option<AllocationEvent<'_>> {
         let (tag, pool) = (self.tag.as_ref(), self.pool.as_ref());
-        self.recorded.then_some(Event { size: self.size, kind: self.kind, tag, pool })
+        self.recorded.then_some(AllocationEvent { size: self.size, kind: self.kind, tag, pool })
     }
 
     /// Takes a slice's place away from it, so that its end, should it come now, leaves the place alone: it is about to be

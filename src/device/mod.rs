@@ -31,7 +31,7 @@ use crate::units::{human, whole_pages, MIB};
 #[derive(Debug)]
 pub struct Device {
     backend: Arc<dyn Backend>,
-    /// One for each IOMMU domain; a single one without a ceiling where the driver keeps the only book there is.
+    /// One for each IOMMU domain; a single one without a limit where the driver keeps the only book there is.
     domains: Vec<Arc<Budget>>,
     /// What of each is set aside for others.
     for_others: Vec<Arc<Budget>>,

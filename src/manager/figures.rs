@@ -1,4 +1,4 @@
-//! A manager's figures: what its books, its pools, the driver and the kernel say.
+//! A manager's figures: what its accounting, its pools, the driver and the kernel say.
 
 use std::sync::Arc;
 
@@ -109,7 +109,7 @@ impl Manager {
     /// The one-look summary.
     pub fn summary(&self) -> Summary {
         let pools: Vec<_> = self.pools().into_iter().map(|pool| (pool.kind(), pool.stats())).collect();
-        let (npu, system) = self.books.read(|accounts| (accounts.npu, accounts.system));
+        let (npu, system) = self.accounting.read(|accounts| (accounts.npu, accounts.system));
         Summary {
             npu: with_pools(npu, MemoryKind::Npu, &pools),
             npu_total: self.npu_total,
@@ -151,8 +151,8 @@ impl Manager {
         };
         let pools: Vec<_> = self.pools().into_iter().map(|pool| (pool.kind(), pool.stats())).collect();
         let slabs = self.slabs.stats();
-        let (limit, room) = self.books.bounds(MemoryKind::Npu);
-        let own = self.books.read(|accounts| accounts.npu);
+        let (limit, room) = self.accounting.limit_and_room(MemoryKind::Npu);
+        let own = self.accounting.read(|accounts| accounts.npu);
         let counters = with_pools(own, MemoryKind::Npu, &pools);
         let reach = match (info.iommu, cma) {
             (true, _) => domains.iter().map(DomainStats::free).sum(),
@@ -190,8 +190,8 @@ impl Manager {
     pub fn system_stats(&self) -> SystemStats {
         let pools: Vec<_> = self.pools().into_iter().map(|pool| (pool.kind(), pool.stats())).collect();
         SystemStats {
-            counters: with_pools(self.books.read(|accounts| accounts.system), MemoryKind::System, &pools),
-            limit: self.books.bounds(MemoryKind::System).0,
+            counters: with_pools(self.accounting.read(|accounts| accounts.system), MemoryKind::System, &pools),
+            limit: self.accounting.limit_and_room(MemoryKind::System).0,
             memory: self.proc.meminfo().unwrap_or_default(),
             rss: self.proc.rss().unwrap_or(0),
             cgroup: self.proc.cgroup(),
@@ -221,7 +221,7 @@ impl Manager {
     }
 }
 
-/// The books know a pool's chunks as bytes taken; its slices are counted where they are cut.
+/// The accounting has a pool's chunks as bytes taken; its slices are counted where they are cut.
 fn with_pools(mut counters: Counters, kind: MemoryKind, pools: &[(MemoryKind, PoolStats)]) -> Counters {
     for (_, stats) in pools.iter().filter(|(of, _)| *of == kind) {
         counters.live += stats.live;

@@ -4,21 +4,21 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::reservation::Reservation;
 use super::Manager;
-use crate::accounting::{Account, Ceilings, Warning};
+use crate::accounting::{Account, Limits, Warning};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
 use crate::units::{human, MemoryKind};
 
 impl Manager {
     /// Changes what may be held. Limits may be below what is: then nothing is added until enough has gone.
-    pub fn set_limits(&self, change: Ceilings) {
-        self.books.set_ceilings(change);
+    pub fn set_limits(&self, change: Limits) {
+        self.accounting.set_limits(change);
     }
 
     /// What came near its end since the last time: a limit, a pool, a domain.
-    /// [`raised`](crate::accounting::raised) tells when it is worth asking.
+    /// [`notifications`](crate::accounting::notifications) tells when it is worth asking.
     pub fn take_warnings(&self) -> Vec<Warning> {
-        self.books.take_warnings()
+        self.accounting.take_warnings()
     }
 
     /// Keeps `size` bytes free for somebody else, until [`release`](Self::release).
@@ -30,7 +30,7 @@ impl Manager {
             let message = format!("system memory is in no IOMMU domain, and so not in domain {id}");
             return Err(Error::new(ErrorCode::OutOfRange, message).hint("leave iommuDomain out"));
         }
-        let account = Account { books: Arc::clone(&self.books), kind: Some(kind), tag: tag.clone() };
+        let account = Account { accounting: Arc::clone(&self.accounting), kind: Some(kind), tag: tag.clone() };
         let admission = account.admit(size)?;
         let set_aside = match kind {
             MemoryKind::Npu => Some(self.device.set_aside(domain.unwrap_or(0), size)?),
@@ -69,7 +69,7 @@ impl Manager {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::accounting::{Ceiling, Scope, WARN_AT};
+    use crate::accounting::{Limit, Scope, WARN_AT};
     use crate::allocation::Reach;
     use crate::backend::simulated::{Options, Simulated};
     use crate::device::Device;
@@ -84,19 +84,19 @@ mod tests {
     }
 
     fn bound(manager: &Manager, scope: Scope, max: u64) {
-        let ceiling = Ceiling::new(Some(max), &WARN_AT);
+        let limit = Limit::new(Some(max), &WARN_AT);
         manager.set_limits(match scope {
-            Scope::Npu => Ceilings { npu: Some(ceiling), ..Ceilings::default() },
-            Scope::System => Ceilings { system: Some(ceiling), ..Ceilings::default() },
-            Scope::Total => Ceilings { total: Some(ceiling), ..Ceilings::default() },
-            Scope::Tag(tag) => Ceilings { tags: vec![(tag, ceiling)], ..Ceilings::default() },
+            Scope::Npu => Limits { npu: Some(limit), ..Limits::default() },
+            Scope::System => Limits { system: Some(limit), ..Limits::default() },
+            Scope::Total => Limits { total: Some(limit), ..Limits::default() },
+            Scope::Tag(tag) => Limits { tags: vec![(tag, limit)], ..Limits::default() },
             Scope::Pool(_) | Scope::Domain(_) => unreachable!(),
         });
     }
 
     fn unbound(manager: &Manager) {
-        let [npu, system, total] = std::array::from_fn(|_| Some(Ceiling::default()));
-        manager.set_limits(Ceilings { npu, system, total, tags: vec![("kv".into(), Ceiling::default())] });
+        let [npu, system, total] = std::array::from_fn(|_| Some(Limit::default()));
+        manager.set_limits(Limits { npu, system, total, tags: vec![("kv".into(), Limit::default())] });
     }
 
     fn tagged(tag: &str) -> NpuOptions {

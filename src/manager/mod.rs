@@ -12,7 +12,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::accounting::{Account, Accounts, Admission, Books};
+use crate::accounting::{Account, Accounting, Accounts, Admission};
 use crate::allocation::backing::Share;
 use crate::allocation::{Allocation, Body};
 use crate::backend::{DeviceInfo, Direction, Kind, Placement, Request};
@@ -71,11 +71,11 @@ pub struct SystemOptions {
     pub prefault: bool,
 }
 
-/// Memory of one opened device, and of the system beside it, with one set of books.
+/// Memory of one opened device, and of the system beside it, with one accounting.
 #[derive(Debug)]
 pub struct Manager {
     device: Arc<Device>,
-    books: Arc<Books>,
+    accounting: Arc<Accounting>,
     slabs: Slabs,
     pools: Mutex<BTreeMap<Arc<str>, Arc<Pool>>>,
     reservations: Mutex<Table<Reservation>>,
@@ -87,18 +87,18 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// A manager with empty books.
+    /// A manager without allocations.
     pub fn new(device: Arc<Device>, slabs: SlabOptions) -> Self {
         let ram_total = Ram::read().map_or(0, |ram| ram.total);
         let npu_total = figures::reach(device.info()).map_or(ram_total, |reach| reach.min(ram_total));
-        let books = Books::new(device.domains());
+        let accounting = Accounting::new(device.domains());
         Self {
             slabs: Slabs::new(Arc::clone(&device), slabs),
             pools: Mutex::default(),
             reservations: Mutex::default(),
             profiling: Profiling::default(),
             device,
-            books,
+            accounting,
             proc: Proc::default(),
             npu_total,
             ram_total,
@@ -172,7 +172,7 @@ impl Manager {
     /// Errors: `ERR_UNKNOWN_BUFFER`.
     pub fn find(&self, address: usize, id: Option<Handle>) -> Result<Arc<Allocation>> {
         let is_it = |found: &Arc<Allocation>| {
-            found.belongs_to(&self.books) && (!found.is_shared() || id.is_none_or(|id| id == found.id))
+            found.belongs_to(&self.accounting) && (!found.is_shared() || id.is_none_or(|id| id == found.id))
         };
         Allocation::at(address).find(is_it).ok_or_else(|| {
             Error::new(ErrorCode::UnknownBuffer, "this buffer was not allocated by this MemoryManager")
@@ -244,7 +244,7 @@ impl Manager {
 
     /// Frees everything, buffers that JavaScript still sees included: those read zeros from here on.
     pub fn dispose(&self) {
-        let live: Vec<_> = self.books.close().into_iter().filter_map(Allocation::by_id).collect();
+        let live: Vec<_> = self.accounting.close().into_iter().filter_map(Allocation::by_id).collect();
         self.release_all();
         self.end_pools(&live);
         for allocation in live {
@@ -265,7 +265,7 @@ impl Manager {
 
     /// Everything that is counted.
     pub fn accounts(&self) -> Accounts {
-        self.books.read(Accounts::clone)
+        self.accounting.read(Accounts::clone)
     }
 
     /// Counts a refusal, and gives it the size that was asked for in place of the one that was rounded up from it.
@@ -276,7 +276,7 @@ impl Manager {
         tag: Option<Arc<str>>,
         allocate: impl FnOnce(&Account) -> Result<T>,
     ) -> Result<T> {
-        let account = Account { books: Arc::clone(&self.books), kind: Some(kind), tag };
+        let account = Account { accounting: Arc::clone(&self.accounting), kind: Some(kind), tag };
         self.profiling.timed(|| allocate(&account)).map_err(|error| {
             account.failed(size.unwrap_or(0));
             match size {

@@ -167,7 +167,7 @@ impl Manager {
 
     /// The memory of a slice is counted with its pool's chunks.
     fn slice_account(&self, tag: Option<Arc<str>>) -> Account {
-        Account { books: Arc::clone(&self.books), kind: None, tag }
+        Account { accounting: Arc::clone(&self.accounting), kind: None, tag }
     }
 
     /// Frees every slice of `pool` and keeps the memory, but for chunks that an ArrayBuffer could not be taken from.
@@ -187,7 +187,7 @@ impl Manager {
     pub fn destroy_pool(&self, pool: &Arc<Pool>, force: bool) -> Result<()> {
         pool.destroy(force)?;
         let PoolStats { allocations, failures, .. } = pool.stats();
-        self.books.pool_ended(pool.kind(), allocations, failures);
+        self.accounting.pool_ended(pool.kind(), allocations, failures);
         if let Some(name) = pool.public_name() {
             let mut registry = self.registry();
             if registry.get(name).is_some_and(|of_that_name| Arc::ptr_eq(of_that_name, pool)) {
@@ -215,7 +215,7 @@ impl Manager {
     }
 
     fn left_of(&self, pool: &Arc<Pool>) -> Vec<Arc<Allocation>> {
-        let live = self.books.read(|accounts| accounts.live.iter().copied().collect::<Vec<_>>());
+        let live = self.accounting.read(|accounts| accounts.live.iter().copied().collect::<Vec<_>>());
         live.into_iter().filter_map(Allocation::by_id).filter(|allocation| allocation.is_of(pool)).collect()
     }
 

@@ -57,14 +57,14 @@ impl Manager {
         *self.profiling.profiler() = Some(Arc::clone(&profiler));
         *self.profiling.told() = Told::default();
         self.profiling.on.store(true, Ordering::Relaxed);
-        self.books.record(Some(&profiler));
+        self.accounting.record(Some(&profiler));
         self.pools().iter().for_each(|pool| pool.record(Some(&profiler)));
     }
 
     /// Records nothing any more; the profile stays.
     pub fn stop_profiling(&self) {
         self.profiling.on.store(false, Ordering::Relaxed);
-        self.books.record(None);
+        self.accounting.record(None);
         self.pools().iter().for_each(|pool| pool.record(None));
         if let Some(profiler) = &*self.profiling.profiler() {
             profiler.end();
@@ -81,14 +81,14 @@ impl Manager {
         let profiler = self.profiling.profiler().clone()?;
         let pools = self.pools();
         let recordings = pools.iter().filter_map(|pool| pool.recording(with_events));
-        let recordings = recordings.chain(self.books.recording(with_events)).collect();
+        let recordings = recordings.chain(self.accounting.recording(with_events)).collect();
         Some(profiler.profile(recordings, with_events))
     }
 
     /// Where in the program that allocation was made, if it is sampled.
     pub fn stack_of(&self, allocation: &Allocation) -> Option<Arc<str>> {
         let profiler = self.profiling.recording()?;
-        let sample = self.books.sample(allocation.id).or_else(|| block_sample(allocation))?;
+        let sample = self.accounting.sample(allocation.id).or_else(|| block_sample(allocation))?;
         let stack = profiler.sites().stack(sample);
         stack
     }
@@ -97,8 +97,8 @@ impl Manager {
     pub fn snapshot(&self) -> Snapshot {
         let profiler = self.profiling.recording();
         let stack = |sample: Handle| profiler.as_ref()?.sites().stack(sample);
-        let samples = self.books.samples();
-        let live = self.books.read(|accounts| accounts.live.iter().copied().collect::<Vec<_>>());
+        let samples = self.accounting.samples();
+        let live = self.accounting.read(|accounts| accounts.live.iter().copied().collect::<Vec<_>>());
         let mut buffers: Vec<_> = Allocation::by_ids(&live)
             .into_iter()
             .map(|allocation| {
@@ -123,7 +123,7 @@ impl Manager {
     pub fn leaks(&self, age: Duration) -> (Vec<Arc<Allocation>>, Vec<Sampled>) {
         let Some(profiler) = self.profiling.recording() else { return Default::default() };
         let Some(latest) = SystemTime::now().checked_sub(age) else { return Default::default() };
-        let live = self.books.read(|accounts| accounts.live.clone());
+        let live = self.accounting.read(|accounts| accounts.live.clone());
         let mut told = self.profiling.told();
         told.buffers.retain(|id| live.contains(id));
         let news: Vec<_> = live.into_iter().filter(|id| !told.buffers.contains(id)).collect();

@@ -6,7 +6,7 @@ use crate::accounting::Account;
 use crate::device::SetAside;
 use crate::units::MemoryKind;
 
-/// Memory that somebody else will take, or has taken: the RKLLM runtime's weights first of all. Counted under limits and
+/// Memory that somebody else will take, or has taken: the RKLLM runtime's weights first of all. CountedBytes under limits and
 /// in its IOMMU domain; what the kernel says is available is not touched, for it sees whatever the others take.
 #[derive(Debug)]
 pub struct Reservation {
@@ -22,6 +22,6 @@ pub struct Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.account.set_free(self.size);
+        self.account.release_set_aside(self.size);
     }
 }

@@ -12,7 +12,7 @@ use napi_derive::napi;
 use super::buffer;
 use super::realm::{manager, throw, Realm};
 use super::types;
-use crate::accounting::{Counters, Tagged};
+use crate::accounting::{Counters, TaggedCounters};
 use crate::allocation::Allocation;
 use crate::backend::probe::{self, Probed};
 use crate::backend::{Direction, Kind};
@@ -294,7 +294,7 @@ pub fn tags(env: &Env, handle: f64) -> Result<Vec<types::Tag>> {
     let accounts = manager(handle).map_err(throw(env))?.accounts();
     // Of some nothing is known but their limit.
     let seen = accounts.tags.into_iter().filter(|(_, tagged)| tagged.counters != Counters::default());
-    let tag = |(tag, Tagged { counters, .. }): (Arc<str>, Tagged)| types::Tag {
+    let tag = |(tag, TaggedCounters { counters, .. }): (Arc<str>, TaggedCounters)| types::Tag {
         tag: tag.to_string(),
         counters: counters.into(),
     };

@@ -26,7 +26,7 @@ use napi::sys;
 use napi_derive::napi;
 
 use super::realm::{check, pool, Realm};
-use crate::accounting::raised;
+use crate::accounting::notifications;
 use crate::device::memory::alignment as checked;
 use crate::error::{Error, ErrorCode};
 use crate::handle::Handle;
@@ -121,7 +121,7 @@ pub fn hot_functions(env: &Env) -> Result<Object<'_>> {
     let desk: *const Desk = Box::leak(Box::new(desk));
     let mut object = Object::new(env)?;
     object.set("mailbox", lent(env, mailbox)?)?;
-    object.set("raised", lent(env, raised().as_ptr())?)?;
+    object.set("raised", lent(env, notifications().as_ptr())?)?;
     object.set("allocate", function(env, c"allocate", allocate, desk)?)?;
     object.set("free", function(env, c"free", free, desk)?)?;
     object.set("idle", function(env, c"idle", idle_raw, desk)?)?;

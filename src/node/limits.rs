@@ -4,24 +4,24 @@ use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
 use super::realm::{manager, throw};
-use crate::accounting::{Ceiling, Ceilings, Scope, Warning};
+use crate::accounting::{Limit, Limits, Scope, Warning};
 use crate::handle::Handle;
 use crate::units::{human, MemoryKind};
 
-/// A ceiling, or none where `max` is absent.
+/// A limit, or none where `max` is absent.
 #[napi(object)]
 pub struct LimitRequest {
     pub max: Option<f64>,
     pub warn_at: Vec<f64>,
 }
 
-impl From<LimitRequest> for Ceiling {
+impl From<LimitRequest> for Limit {
     fn from(limit: LimitRequest) -> Self {
-        Ceiling::new(limit.max.map(|max| max as u64), &limit.warn_at)
+        Limit::new(limit.max.map(|max| max as u64), &limit.warn_at)
     }
 }
 
-/// The ceilings that change; the others stay.
+/// The limits that change; the others stay.
 #[napi(object)]
 pub struct LimitsRequest {
     pub npu: Option<LimitRequest>,
@@ -30,7 +30,7 @@ pub struct LimitsRequest {
     pub tags: Vec<TagLimitRequest>,
 }
 
-/// A tag's ceiling.
+/// A tag's limit.
 #[napi(object)]
 pub struct TagLimitRequest {
     pub tag: String,
@@ -41,7 +41,7 @@ pub struct TagLimitRequest {
 #[napi(catch_unwind)]
 pub fn set_limits(env: &Env, handle: f64, limits: LimitsRequest) -> Result<()> {
     let LimitsRequest { npu, system, total, tags } = limits;
-    let change = Ceilings {
+    let change = Limits {
         npu: npu.map(Into::into),
         system: system.map(Into::into),
         total: total.map(Into::into),

@@ -119,7 +119,7 @@ impl Drop for Extent {
 /// See the module's header.
 #[derive(Debug)]
 pub(super) struct Chunk {
-    /// Counted from 0 as the pool grew.
+    /// CountedBytes from 0 as the pool grew.
     pub(super) number: u64,
     pub(super) extent: Arc<Extent>,
     pub(super) arena: Box<dyn SubAllocator>,

@@ -70,7 +70,7 @@ impl Pool {
             handle
         };
         if let Some(admission) = admission {
-            admission.chunked();
+            admission.commit_chunk();
         }
         std::mem::forget(reserved); // settled: the chunk stands for it now
         Ok(handle)

@@ -27,7 +27,7 @@ mod state;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::accounting::{raise, Account, Ceiling, Scope, Warning, WARN_AT};
+use crate::accounting::{notify, Account, Limit, Scope, Warning, WARN_AT};
 use crate::device::memory::{Memory, Source};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
@@ -104,7 +104,7 @@ impl Pool {
     /// Errors: `ERR_OUT_OF_RANGE` for a layout that cannot be, and those of [`Source::allocate`].
     pub fn new(name: Option<Arc<str>>, source: Source, layout: Layout, account: Option<Account>) -> Result<Self> {
         let layout = layout.checked()?;
-        let near = Ceiling::new(Some(layout.max), &WARN_AT);
+        let near = Limit::new(Some(layout.max), &WARN_AT);
         let state = Mutex::new(State { near, ..State::default() });
         let pool = Self { name, source, layout, account, timer: AtomicU32::new(0), state };
         if layout.initial > 0 {
@@ -191,7 +191,7 @@ impl Pool {
             if let Some((slice, near, sampled)) = taken {
                 near.into_iter().for_each(|used| self.warn(used));
                 if sampled {
-                    raise();
+                    notify();
                 }
                 return Ok(slice);
             }
@@ -383,7 +383,7 @@ impl Pool {
         let bytes = chunks.iter().map(|chunk| chunk.arena.capacity()).sum();
         chunks.iter().for_each(|chunk| chunk.extent.end());
         if let (Some(account), true) = (&self.account, bytes > 0) {
-            account.gave_back(bytes);
+            account.chunk_freed(bytes);
         }
         bytes
     }
@@ -438,7 +438,7 @@ impl Pool {
     fn warn(&self, used: u64) {
         if let (Some(account), Some(name)) = (&self.account, &self.name) {
             let scope = Scope::Pool(Arc::clone(name));
-            account.books.warn(Warning { scope, used, max: self.layout.max });
+            account.accounting.warn(Warning { scope, used, max: self.layout.max });
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::slice::Slice;
 use super::state::Events;
 use super::Pool;
-use crate::accounting::{raise, Account, Admission};
+use crate::accounting::{notify, Account, Admission};
 use crate::error::Result;
 use crate::handle::Handle;
 
@@ -23,7 +23,7 @@ impl Pool {
             return Err(error);
         }
         let tag = account.and_then(|account| account.tag.clone());
-        let tagged = tag.clone().zip(admission.map(Admission::counted));
+        let tagged = tag.clone().zip(admission.map(Admission::commit));
         let alignment = alignment.max(self.layout.alignment);
         let (id, sampled) = {
             let mut state = self.state();
@@ -31,7 +31,7 @@ impl Pool {
             (id, state.record_movable(id, &slice, size, tag))
         };
         if sampled {
-            raise();
+            notify();
         }
         Ok((id, slice))
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::slice::freed;
-use crate::accounting::Counted;
+use crate::accounting::CountedBytes;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
 use crate::suballoc::RegionId;
@@ -27,7 +27,7 @@ pub(super) struct Movable {
     /// What JavaScript's ArrayBuffer over it is found by, while there is one.
     pub(super) view: Option<Handle>,
     /// Its tag, and its bytes under it.
-    tagged: Option<(Arc<str>, Counted)>,
+    tagged: Option<(Arc<str>, CountedBytes)>,
 }
 
 impl Movable {
@@ -78,7 +78,7 @@ impl InChunk {
 }
 
 impl Movables {
-    pub(super) fn insert(&mut self, place: Place, alignment: u64, tagged: Option<(Arc<str>, Counted)>) -> Handle {
+    pub(super) fn insert(&mut self, place: Place, alignment: u64, tagged: Option<(Arc<str>, CountedBytes)>) -> Handle {
         let id = self.table.insert(Movable { place, alignment, pins: 0, moving: false, view: None, tagged });
         self.put(place, id);
         id

@@ -5,7 +5,7 @@ use super::delayed_free::Waiting;
 use super::layout::Layout;
 use super::movable_table::Movables;
 use super::slice::{freed, Slice};
-use crate::accounting::Ceiling;
+use crate::accounting::Limit;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
 use crate::profile::{Action, Recorder};
@@ -33,7 +33,7 @@ pub(super) struct State {
     pub(super) grown: u64,
     pub(super) destroyed: bool,
     /// Warns when little of the maximum is left.
-    pub(super) near: Ceiling,
+    pub(super) near: Limit,
     pub(super) recorder: Option<Box<Recorder>>,
 }
 

@@ -1,6 +1,6 @@
 //! Profiling: what was allocated, when, how long it lived, and who did it.
 //!
-//! Recording is done by a [`Recorder`] that each source of allocations (a pool, a manager's books) owns and changes under the
+//! Recording is done by a [`Recorder`] that each source of allocations (a pool, a manager's accounting) owns and changes under the
 //! lock that it holds anyway, so that it costs a pool a few nanoseconds: 24 bytes into a ring, a count in a histogram, a
 //! subtraction for the sampler. Off, it is one comparison with nothing. What few samples need, their stack and their lifetime,
 //! is kept in the [`Profiler`] that the recorders of one manager share.

@@ -1,4 +1,4 @@
-//! A [`Recorder`]: what is recorded of one source of allocations, a pool or a manager's books, under the lock that its
+//! A [`Recorder`]: what is recorded of one source of allocations, a pool or a manager's accounting, under the lock that its
 //! source holds anyway.
 
 use std::collections::HashMap;

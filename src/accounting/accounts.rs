@@ -1,0 +1,228 @@
+//! What the lock of an [`Accounting`](super::Accounting) covers: usage counters and the limits over them.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use super::budget::Budget;
+use super::counters::Counters;
+use super::limit::{Limit, Scope, Warning};
+use crate::error::{Error, ErrorCode};
+use crate::handle::Handle;
+use crate::profile::Recorder;
+use crate::units::{human, MemoryKind};
+
+#[derive(Debug, Default)]
+pub(super) struct AccountingState {
+    pub(super) accounts: Accounts,
+    pub(super) global: GlobalLimits,
+    /// The device's, whoever fills them up.
+    pub(super) domains: Vec<(Arc<Budget>, Limit)>,
+    pub(super) recorder: Option<Box<Recorder>>,
+}
+
+/// The figures in [`Accounting`].
+#[derive(Clone, Debug, Default)]
+pub struct Accounts {
+    /// NPU memory.
+    pub npu: Counters,
+    /// System memory.
+    pub system: Counters,
+    /// Both, by tag.
+    pub tags: BTreeMap<Arc<str>, TaggedCounters>,
+    /// Every live allocation.
+    pub live: HashSet<Handle>,
+    /// Nothing may be added any more.
+    pub closed: bool,
+}
+
+/// What carries one tag. Its limit lies beside its figures, so that both are looked up at once.
+#[derive(Clone, Debug, Default)]
+pub struct TaggedCounters {
+    /// The figures.
+    pub counters: Counters,
+    pub(super) limit: Limit,
+}
+
+/// What an account counts under, looked up once for all that is done to it under the lock.
+pub(super) struct View<'a> {
+    kind: Option<MemoryKind>,
+    npu: &'a mut Counters,
+    system: &'a mut Counters,
+    tagged: Option<(&'a Arc<str>, &'a mut TaggedCounters)>,
+    global: &'a mut GlobalLimits,
+}
+
+/// The limits that no tag has.
+#[derive(Debug, Default)]
+pub(super) struct GlobalLimits {
+    pub(super) npu: Limit,
+    pub(super) system: Limit,
+    pub(super) total: Limit,
+}
+
+/// A limit that a request does not fit under.
+pub(super) struct LimitExceeded {
+    scope: Scope,
+    used: u64,
+    room: u64,
+    max: u64,
+}
+
+/// A tag with nothing to its name is forgotten when there are more than this: a tag per request must not be a leak.
+const IDLE_TAGS: usize = 1024;
+
+impl Accounts {
+    pub(super) fn kind(&mut self, kind: MemoryKind) -> &mut Counters {
+        match kind {
+            MemoryKind::Npu => &mut self.npu,
+            MemoryKind::System => &mut self.system,
+        }
+    }
+
+    pub(super) fn tag<'a>(tags: &'a mut BTreeMap<Arc<str>, TaggedCounters>, tag: &Arc<str>) -> &'a mut TaggedCounters {
+        if tags.len() > IDLE_TAGS && !tags.contains_key(tag) {
+            tags.retain(|_, TaggedCounters { counters, limit }| counters.committed() > 0 || limit.max().is_some());
+        }
+        tags.entry(Arc::clone(tag)).or_default()
+    }
+}
+
+impl View<'_> {
+    /// Changes every counter that the account has.
+    #[inline(always)]
+    pub(super) fn each(&mut self, change: impl Fn(&mut Counters)) {
+        match self.kind {
+            Some(MemoryKind::Npu) => change(self.npu),
+            Some(MemoryKind::System) => change(self.system),
+            None => {}
+        }
+        if let Some((_, tagged)) = &mut self.tagged {
+            change(&mut tagged.counters);
+        }
+    }
+
+    /// Shows `visit` every limit that the account is under, and what is counted against it.
+    #[inline(always)]
+    pub(super) fn each_limit(&mut self, mut visit: impl FnMut(&mut Limit, LimitScope, Usage)) {
+        if let Some(kind) = self.kind {
+            let (npu, system) = (Usage::of(self.npu), Usage::of(self.system));
+            match kind {
+                MemoryKind::Npu => visit(&mut self.global.npu, LimitScope::Npu, npu),
+                MemoryKind::System => visit(&mut self.global.system, LimitScope::System, system),
+            }
+            visit(&mut self.global.total, LimitScope::Total, npu.and(system));
+        }
+        if let Some((_, TaggedCounters { counters, limit })) = &mut self.tagged {
+            visit(limit, LimitScope::Tag, Usage::of(counters));
+        }
+    }
+
+    /// Shows the limits what is in use; those that came near it say so. And the tightest that `bytes` more do not fit under.
+    #[inline(always)]
+    pub(super) fn check(&mut self, bytes: u64) -> (Option<LimitExceeded>, Vec<Warning>) {
+        let mut quiet = true;
+        self.each_limit(|limit, _, usage| quiet &= limit.below_thresholds(usage.in_use, usage.committed, bytes));
+        match quiet {
+            true => (None, Vec::new()),
+            false => self.check_slow(bytes),
+        }
+    }
+
+    #[cold]
+    fn check_slow(&mut self, bytes: u64) -> (Option<LimitExceeded>, Vec<Warning>) {
+        let mut warnings = Vec::new();
+        let mut tightest: Option<(LimitScope, u64, u64, u64)> = None;
+        let tag = self.tagged.as_ref().map(|(tag, _)| *tag);
+        self.each_limit(|limit, over, usage| {
+            let max = limit.max().unwrap_or(u64::MAX);
+            if limit.observe(usage.in_use) {
+                warnings.push(Warning { scope: over.scope(tag), used: usage.in_use, max });
+            }
+            let room = limit.room(usage.committed);
+            if bytes > room && tightest.is_none_or(|(_, least, ..)| room < least) {
+                tightest = Some((over, room, usage.committed, max));
+            }
+        });
+        let refused =
+            |(over, room, used, max): (LimitScope, _, _, _)| LimitExceeded { scope: over.scope(tag), used, room, max };
+        (tightest.map(refused), warnings)
+    }
+}
+
+impl AccountingState {
+    #[inline(always)]
+    pub(super) fn view<'a>(&'a mut self, kind: Option<MemoryKind>, tag: Option<&'a Arc<str>>) -> View<'a> {
+        let Self { accounts: Accounts { npu, system, tags, .. }, global, .. } = self;
+        View { kind, npu, system, tagged: tag.map(|tag| (tag, Accounts::tag(tags, tag))), global }
+    }
+
+    /// Shows the limits over the device's domains what is in use, where NPU memory changed.
+    pub(super) fn check_domains(&mut self, kind: Option<MemoryKind>, warnings: &mut Vec<Warning>) {
+        if kind != Some(MemoryKind::Npu) {
+            return;
+        }
+        for (id, (budget, limit)) in self.domains.iter_mut().enumerate() {
+            let used = budget.used();
+            if limit.observe(used) {
+                warnings.push(Warning { scope: Scope::Domain(id as u32), used, max: budget.limit() });
+            }
+        }
+    }
+}
+
+/// Which limit.
+#[derive(Clone, Copy)]
+pub(super) enum LimitScope {
+    Npu,
+    System,
+    Total,
+    /// The account's tag.
+    Tag,
+}
+
+impl LimitScope {
+    fn scope(self, tag: Option<&Arc<str>>) -> Scope {
+        match (self, tag) {
+            (LimitScope::Npu, _) => Scope::Npu,
+            (LimitScope::System, _) => Scope::System,
+            (LimitScope::Tag, Some(tag)) => Scope::Tag(Arc::clone(tag)),
+            (LimitScope::Total | LimitScope::Tag, _) => Scope::Total,
+        }
+    }
+}
+
+/// What is counted against a limit, in bytes.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Usage {
+    /// With what is under way: this is what may not pass it.
+    pub(super) committed: u64,
+    /// What warnings speak of.
+    pub(super) in_use: u64,
+}
+
+impl Usage {
+    pub(super) fn of(counters: &Counters) -> Self {
+        Self { committed: counters.committed(), in_use: counters.in_use() }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self { committed: self.committed + other.committed, in_use: self.in_use + other.in_use }
+    }
+}
+
+impl LimitExceeded {
+    pub(super) fn error(&self, requested: u64) -> Error {
+        let Self { scope, used, room, max } = self;
+        let message = format!(
+            "the limit of {scope} is {}, of which {} are in use: {} more do not fit",
+            human(*max),
+            human(*used),
+            human(requested)
+        );
+        Error::new(ErrorCode::MemoryLimit, message)
+            .requested(requested)
+            .available(*room)
+            .limit(scope.to_string(), *max)
+            .hint("deallocate what is no longer used (dropped buffers go when the event loop turns), or raise the limit with setMemoryLimits")
+    }
+}
