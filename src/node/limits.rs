@@ -1,14 +1,15 @@
-//! Limits, reservations, and the warnings that come with them.
+//! Limits, reservations and warnings.
 
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
-use super::realm::{manager, throw};
+use super::env::throw;
+use super::registry::manager;
 use crate::accounting::{Limit, Limits, Scope, Warning};
 use crate::handle::Handle;
 use crate::units::{human, MemoryKind};
 
-/// A limit, or none where `max` is absent.
+/// A limit; none where `max` is absent.
 #[napi(object)]
 pub struct LimitRequest {
     pub max: Option<f64>,
@@ -21,7 +22,7 @@ impl From<LimitRequest> for Limit {
     }
 }
 
-/// The limits that change; the others stay.
+/// Limits to change. Absent ones stay as they are.
 #[napi(object)]
 pub struct LimitsRequest {
     pub npu: Option<LimitRequest>,
@@ -30,14 +31,14 @@ pub struct LimitsRequest {
     pub tags: Vec<TagLimitRequest>,
 }
 
-/// A tag's limit.
+/// Limit of one tag.
 #[napi(object)]
 pub struct TagLimitRequest {
     pub tag: String,
     pub limit: LimitRequest,
 }
 
-/// Changes what a manager may hold.
+/// Changes the limits of a manager.
 #[napi(catch_unwind)]
 pub fn set_limits(env: &Env, handle: f64, limits: LimitsRequest) -> Result<()> {
     let LimitsRequest { npu, system, total, tags } = limits;
@@ -50,9 +51,9 @@ pub fn set_limits(env: &Env, handle: f64, limits: LimitsRequest) -> Result<()> {
     manager(handle).map(|manager| manager.set_limits(change)).map_err(throw(env))
 }
 
-/// What JavaScript is told of a warning.
+/// A usage that has crossed a warning threshold of its limit.
 #[napi(object)]
-pub struct WarningNews {
+pub struct LimitWarning {
     pub scope: String,
     pub used: f64,
     pub max: f64,
@@ -60,30 +61,30 @@ pub struct WarningNews {
     pub message: String,
 }
 
-impl From<Warning> for WarningNews {
+impl From<Warning> for LimitWarning {
     fn from(Warning { scope, used, max }: Warning) -> Self {
         let ratio = used as f64 / max as f64;
         let percent = (ratio * 100.0).floor();
         let remedy = match scope {
             Scope::Npu | Scope::System | Scope::Total | Scope::Tag(_) => {
-                "deallocate what is no longer used, or raise the limit with setMemoryLimits"
+                "deallocate unused buffers, or raise the limit with setMemoryLimits"
             }
-            Scope::Pool(_) => "free what is no longer used, or give the pool a larger maxSize",
-            Scope::Domain(_) => "deallocate what is no longer used, or use another iommuDomain",
+            Scope::Pool(_) => "free unused blocks, or give the pool a larger maxSize",
+            Scope::Domain(_) => "deallocate unused buffers, or use another iommuDomain",
         };
         let message = format!("{scope}: {} of {} are in use ({percent} %): {remedy}", human(used), human(max));
         Self { scope: scope.to_string(), used: used as f64, max: max as f64, ratio, message }
     }
 }
 
-/// The warnings since the last time.
+/// Takes the warnings since the last call.
 #[napi(catch_unwind)]
-pub fn take_warnings(env: &Env, handle: f64) -> Result<Vec<WarningNews>> {
+pub fn take_warnings(env: &Env, handle: f64) -> Result<Vec<LimitWarning>> {
     let warnings = manager(handle).map_err(throw(env))?.take_warnings();
     Ok(warnings.into_iter().map(Into::into).collect())
 }
 
-/// Keeps memory free for somebody else; the reservation's handle.
+/// Reserves memory for allocations outside this process's manager. Returns the reservation's handle.
 #[napi(catch_unwind)]
 pub fn reserve(env: &Env, handle: f64, npu: bool, size: f64, tag: Option<String>, domain: Option<u32>) -> Result<f64> {
     let kind = if npu { MemoryKind::Npu } else { MemoryKind::System };
@@ -91,28 +92,28 @@ pub fn reserve(env: &Env, handle: f64, npu: bool, size: f64, tag: Option<String>
     reserved.map(|reservation| reservation.get() as f64).map_err(throw(env))
 }
 
-/// Ends a reservation; false when it, or its manager, was ended before.
+/// Releases a reservation. Returns false if it was released before, or its manager was disposed.
 #[napi(catch_unwind)]
 pub fn release_reservation(handle: f64, reservation: f64) -> bool {
     manager(handle).is_ok_and(|manager| manager.release(Handle::from_raw(reservation as u64)))
 }
 
-/// A reservation as the statistics show it.
+/// A reservation in the statistics.
 #[napi(object, use_nullable = true)]
-pub struct ReservationFigures {
+pub struct ReservationStats {
     pub tag: Option<String>,
     pub kind: String,
     pub size: f64,
 }
 
-/// Every reservation of a manager.
+/// Lists the reservations of a manager.
 #[napi(catch_unwind)]
-pub fn reservations(env: &Env, handle: f64) -> Result<Vec<ReservationFigures>> {
-    let held = manager(handle).map_err(throw(env))?.reservations();
-    let figures = held.into_iter().map(|(kind, tag, size)| ReservationFigures {
+pub fn reservations(env: &Env, handle: f64) -> Result<Vec<ReservationStats>> {
+    let reservations = manager(handle).map_err(throw(env))?.reservations();
+    let stats = reservations.into_iter().map(|(kind, tag, size)| ReservationStats {
         tag: tag.map(|tag| tag.to_string()),
         kind: kind.as_str().to_owned(),
         size: size as f64,
     });
-    Ok(figures.collect())
+    Ok(stats.collect())
 }

@@ -1,35 +1,44 @@
-//! The JavaScript binding: the only place that names napi.
+//! The JavaScript binding, and the only place that names napi.
 //!
-//! | file | what |
+//! It may import every room of the core. No room of the core imports it. A file imports only files above it in this
+//! table:
+//!
+//! | file | content |
 //! |---|---|
-//! | `realm.rs` | what one JavaScript environment lends us: its error class, its `transfer`, its end |
-//! | `buffer.rs` | external ArrayBuffers: made, looked at, detached, finalized |
-//! | `api.rs` | the verbs, for `src/js/` to dress |
-//! | `hot.rs` | numbers in, numbers out: slices of pools |
-//! | `pools.rs` | the rest of pools |
-//! | `compact.rs` | slices that move, and moving them |
-//! | `errands.rs` | what waits for a driver off the JavaScript thread |
-//! | `inbox.rs` | dma-bufs from process to process |
+//! | `env.rs` | data of a JavaScript environment: error constructor, `transfer`, exit hooks |
+//! | `registry.rs` | native objects by handle: managers, pools |
+//! | `buffer.rs` | external ArrayBuffers: creation, look-up, detach, finalizer |
+//! | `fast_path.rs` | allocation and free of slices, without arguments |
+//! | `async_task.rs` | tasks off the JavaScript thread, and their promises |
+//! | `devices.rs` | the probe |
+//! | `manager.rs` | set-up, opening and closing of managers |
+//! | `memory.rs` | NPU and system memory |
+//! | `sharing.rs` | dma-bufs, inboxes, shared memory |
+//! | `pools.rs`, `movable.rs`, `compaction.rs` | pools, movable blocks, compaction |
 //! | `limits.rs` | limits, reservations, warnings |
-//! | `profile.rs` | what was recorded, and what lives |
-//! | `pressure.rs` | who is told that memory is short |
-//! | `replay.rs` | what pools would have made of a log |
-//! | `types.rs` | the objects that cross |
+//! | `pressure.rs` | notifications of memory pressure |
+//! | `stats.rs` | statistics |
+//! | `profile.rs` | profiles, snapshots, leaks |
+//! | `replay.rs` | replay of recorded logs |
 //!
-//! Handles are numbers below 2^53, sizes are numbers, addresses are BigInts. `src/js/` has checked types and option
-//! names; ranges are checked here and below. Every export catches panics: none crosses the border.
+//! Handles are numbers below 2^53, sizes are numbers of bytes, addresses are BigInts, and `null` is an unknown value.
+//! `src/js/` has checked types and option names; this room and the core check ranges. Every export catches panics: none
+//! unwinds into the runtime.
 
-mod api;
+mod async_task;
 mod buffer;
-mod compact;
-mod defragment;
-mod errands;
-mod hot;
-mod inbox;
+mod compaction;
+mod devices;
+mod env;
+mod fast_path;
 mod limits;
+mod manager;
+mod memory;
+mod movable;
 mod pools;
 mod pressure;
 mod profile;
-mod realm;
+mod registry;
 mod replay;
-mod types;
+mod sharing;
+mod stats;

@@ -1,21 +1,96 @@
-//! The cold verbs of pools.
+//! Pools, but for their fast path.
 
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
-use super::api::handed_out;
-use super::hot::{gone, name};
-use super::realm::{close_pool, manager, open_pool, pool, throw};
-use super::types;
+use super::buffer::expose;
+use super::env::throw;
+use super::fast_path::slice_name;
+use super::memory::{Npu, System};
+use super::registry::{close_pool, manager, open_pool, pool, pool_of_block};
+use crate::manager::{PoolMemory, PoolOptions};
+use crate::pool;
+use crate::units::MemoryKind;
 
-/// Makes a pool; its handle.
-#[napi(catch_unwind)]
-pub fn create_pool(env: &Env, handle: f64, request: types::PoolRequest) -> Result<f64> {
-    let made = manager(handle).and_then(|manager| manager.create_pool(&request.into())).map_err(throw(env))?;
-    Ok(open_pool(handle, made))
+/// Options of a new pool.
+#[napi(object)]
+pub struct PoolRequest {
+    pub name: String,
+    pub initial_size: f64,
+    pub max_size: Option<f64>,
+    pub chunk_size: Option<f64>,
+    pub block_size: Option<f64>,
+    pub alignment: Option<f64>,
+    /// Options of a pool of NPU memory.
+    pub npu: Option<Npu>,
+    /// Options of a pool of system memory.
+    pub system: Option<System>,
 }
 
-/// A slice as an ArrayBuffer: `[buffer, id]`.
+impl From<PoolRequest> for PoolOptions {
+    fn from(request: PoolRequest) -> Self {
+        Self {
+            name: request.name.into(),
+            initial: request.initial_size as u64,
+            max: request.max_size.map(|n| n as u64),
+            chunk: request.chunk_size.map(|n| n as u64),
+            block: request.block_size.map(|n| n as u64),
+            alignment: request.alignment.map(|n| n as u64),
+            memory: match request.system {
+                Some(system) => PoolMemory::System(system.into()),
+                None => PoolMemory::Npu(request.npu.unwrap_or_default().into()),
+            },
+        }
+    }
+}
+
+#[napi(object)]
+pub struct PoolStats {
+    pub name: String,
+    pub kind: String,
+    pub chunks: f64,
+    pub reserved: f64,
+    pub allocated: f64,
+    pub requested: f64,
+    pub free: f64,
+    pub peak_allocated: f64,
+    pub largest_free: f64,
+    pub live_allocations: f64,
+    pub total_allocations: f64,
+    pub failed_allocations: f64,
+    pub fragmentation: f64,
+    pub late_writes: f64,
+}
+
+impl PoolStats {
+    pub fn new(name: &str, kind: MemoryKind, stats: &pool::PoolStats) -> Self {
+        Self {
+            name: name.to_owned(),
+            kind: kind.as_str().to_owned(),
+            chunks: stats.chunks as f64,
+            reserved: stats.reserved as f64,
+            allocated: stats.allocated as f64,
+            requested: stats.requested as f64,
+            free: stats.free as f64,
+            peak_allocated: stats.peak_allocated as f64,
+            largest_free: stats.largest_free as f64,
+            live_allocations: stats.live as f64,
+            total_allocations: stats.allocations as f64,
+            failed_allocations: stats.failures as f64,
+            fragmentation: stats.fragmentation(),
+            late_writes: stats.late_writes as f64,
+        }
+    }
+}
+
+/// Creates a pool and returns its handle.
+#[napi(catch_unwind)]
+pub fn create_pool(env: &Env, handle: f64, request: PoolRequest) -> Result<f64> {
+    let pool = manager(handle).and_then(|manager| manager.create_pool(&request.into())).map_err(throw(env))?;
+    Ok(open_pool(handle, pool))
+}
+
+/// Allocates a slice with its ArrayBuffer: `[buffer, id]`.
 #[napi(catch_unwind, ts_return_type = "[buffer: ArrayBuffer, id: number]")]
 pub fn allocate_from_pool<'env>(
     env: &'env Env,
@@ -27,13 +102,12 @@ pub fn allocate_from_pool<'env>(
 ) -> Result<Array<'env>> {
     let allocated = pool(handle).and_then(|open| {
         let alignment = alignment.map(|alignment| alignment as u64);
-        let manager = manager(open.manager.get() as f64)?;
-        manager.allocate_from(&open.pool, size as u64, alignment, zeroed, tag.map(Into::into))
+        open.manager()?.allocate_from(&open.pool, size as u64, alignment, zeroed, tag.map(Into::into))
     });
-    handed_out(env, allocated)
+    expose(env, allocated)
 }
 
-/// The ArrayBuffer of a slice that the hot `allocate` took, by its name: `[buffer, id]`.
+/// Creates the ArrayBuffer of a slice that the fast path has allocated: `[buffer, id]`.
 #[napi(catch_unwind, ts_return_type = "[buffer: ArrayBuffer, id: number]")]
 pub fn pool_expose<'env>(
     env: &'env Env,
@@ -41,54 +115,58 @@ pub fn pool_expose<'env>(
     index: i32,
     generation: i32,
     slot: i32,
-    stamp: i32,
+    region_generation: i32,
 ) -> Result<Array<'env>> {
-    let adopted = pool(handle).map_err(gone).and_then(|open| {
-        let (chunk, region) = name(index, generation, slot, stamp);
-        manager(open.manager.get() as f64)?.adopt_slice(&open.pool, chunk, region)
+    let adopted = pool_of_block(handle).and_then(|open| {
+        let (chunk, region) = slice_name(index, generation, slot, region_generation);
+        open.manager()?.adopt_slice(&open.pool, chunk, region)
     });
-    handed_out(env, adopted)
+    expose(env, adopted)
 }
 
-/// Whether a slice that the hot `allocate` took is still its block's.
+/// Returns whether a slice that the fast path has allocated is still allocated.
 #[napi(catch_unwind)]
-pub fn pool_holds(handle: f64, index: i32, generation: i32, slot: i32, stamp: i32) -> bool {
-    let (chunk, region) = name(index, generation, slot, stamp);
+pub fn pool_holds(handle: f64, index: i32, generation: i32, slot: i32, region_generation: i32) -> bool {
+    let (chunk, region) = slice_name(index, generation, slot, region_generation);
     pool(handle).is_ok_and(|open| open.pool.slice(chunk, region).is_ok())
 }
 
-/// A pool's figures.
+/// Returns a pool's statistics.
 #[napi(catch_unwind)]
-pub fn pool_stats(env: &Env, handle: f64) -> Result<types::PoolFigures> {
-    let open = pool(handle).map_err(throw(env))?.pool;
-    Ok(types::PoolFigures::new(open.public_name().map_or("", |name| name), open.kind(), &open.stats()))
+pub fn pool_stats(env: &Env, handle: f64) -> Result<PoolStats> {
+    let pool = pool(handle).map_err(throw(env))?.pool;
+    Ok(PoolStats::new(pool.public_name().map_or("", |name| name), pool.kind(), &pool.stats()))
 }
 
-/// Gives empty chunks back to the device; returns the bytes.
+/// Gives empty chunks back to the device and returns their bytes.
 #[napi(catch_unwind)]
 pub fn pool_trim(env: &Env, handle: f64) -> Result<f64> {
     pool(handle).map(|open| open.pool.trim() as f64).map_err(throw(env))
 }
 
-/// Frees every slice and keeps the memory, but for chunks that an ArrayBuffer could not be taken from.
+/// Frees every slice and keeps the memory, except chunks with an ArrayBuffer that could not be detached.
 #[napi(catch_unwind)]
 pub fn pool_reset(env: &Env, handle: f64) -> Result<()> {
-    pool(handle).and_then(|open| manager(open.manager.get() as f64)?.reset_pool(&open.pool)).map_err(throw(env))
+    pool(handle).and_then(|open| open.manager()?.reset_pool(&open.pool)).map_err(throw(env))
 }
 
-/// Ends a pool.
+/// Destroys a pool.
 #[napi(catch_unwind)]
 pub fn pool_destroy(env: &Env, handle: f64, force: bool) -> Result<()> {
-    pool(handle)
-        .and_then(|open| manager(open.manager.get() as f64)?.destroy_pool(&open.pool, force))
-        .map_err(throw(env))?;
+    pool(handle).and_then(|open| open.manager()?.destroy_pool(&open.pool, force)).map_err(throw(env))?;
     close_pool(handle);
     Ok(())
 }
 
-/// The figures of every named pool.
+/// Returns the statistics of every named pool.
 #[napi(catch_unwind)]
-pub fn pools_stats(env: &Env, handle: f64) -> Result<Vec<types::PoolFigures>> {
-    let figures = manager(handle).map(|manager| manager.pool_stats()).map_err(throw(env))?;
-    Ok(figures.iter().map(|(name, kind, stats)| types::PoolFigures::new(name, *kind, stats)).collect())
+pub fn pools_stats(env: &Env, handle: f64) -> Result<Vec<PoolStats>> {
+    let pools = manager(handle).map(|manager| manager.pool_stats()).map_err(throw(env))?;
+    Ok(pools.iter().map(|(name, kind, stats)| PoolStats::new(name, *kind, stats)).collect())
+}
+
+/// Gives empty slabs back to the device and returns their bytes.
+#[napi(catch_unwind)]
+pub fn trim_slabs(env: &Env, handle: f64) -> Result<f64> {
+    manager(handle).map(|manager| manager.trim_slabs() as f64).map_err(throw(env))
 }

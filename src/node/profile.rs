@@ -1,5 +1,7 @@
-//! Profiles and snapshots: many rows, which cross the border as columns of numbers and a list of the texts that they name.
-//! Objects would cost microseconds each; `src/js/profiling/columns.js` makes them.
+//! Profiles, snapshots and leaks.
+//!
+//! Profiles and snapshots have many rows. A row crosses the border as numbers, some of which index a table of strings:
+//! an object would cost microseconds. `src/js/profiling/columns.js` creates the objects.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,8 +10,10 @@ use std::time::{Duration, SystemTime};
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
-use super::realm::{manager, throw};
-use super::types;
+use super::env::throw;
+use super::memory::Buffer;
+use super::pools::PoolStats;
+use super::registry::manager;
 use crate::allocation::Allocation;
 use crate::handle::Handle;
 use crate::manager::{Sampled, SnapshotPool};
@@ -17,53 +21,53 @@ use crate::pool::BlockMap;
 use crate::profile::{Event, Figures, Options, Profile, Site};
 use crate::units::MemoryKind;
 
-/// Rows of numbers, all in one line; some of them are places in `texts`, where -1 is none.
+/// Rows of numbers, one after the other. Some index `texts`; -1 is no text.
 #[napi(object)]
 pub struct Columns {
     pub rows: Float64Array,
     pub texts: Vec<String>,
 }
 
-/// Texts, each once.
+/// Distinct strings, by index.
 #[derive(Default)]
-struct Texts {
+struct StringTable {
     list: Vec<String>,
-    index: HashMap<Arc<str>, f64>,
+    indices: HashMap<Arc<str>, f64>,
 }
 
-impl Texts {
-    fn of(&mut self, text: Option<&Arc<str>>) -> f64 {
+impl StringTable {
+    fn index_of(&mut self, text: Option<&Arc<str>>) -> f64 {
         let Some(text) = text else { return -1.0 };
-        if let Some(at) = self.index.get(text) {
+        if let Some(at) = self.indices.get(text) {
             return *at;
         }
         self.list.push(text.to_string());
         let at = (self.list.len() - 1) as f64;
-        self.index.insert(Arc::clone(text), at);
+        self.indices.insert(Arc::clone(text), at);
         at
     }
 }
 
-/// Begins to record.
+/// Starts to record.
 #[napi(catch_unwind)]
 pub fn start_profiling(env: &Env, handle: f64, sample_interval: f64, event_capacity: f64) -> Result<()> {
     let options = Options { sample_interval: sample_interval as u64, event_capacity: event_capacity as usize };
     manager(handle).map(|manager| manager.start_profiling(options)).map_err(throw(env))
 }
 
-/// Records nothing any more; what was recorded stays.
+/// Stops to record. The recording stays.
 #[napi(catch_unwind)]
 pub fn stop_profiling(env: &Env, handle: f64) -> Result<()> {
     manager(handle).map(|manager| manager.stop_profiling()).map_err(throw(env))
 }
 
-/// How many samples this thread took, of which it has to tell the stack.
+/// Returns the number of samples that this thread took and that have no stack yet.
 #[napi(catch_unwind)]
 pub fn pending_samples(handle: f64) -> u32 {
     manager(handle).map_or(0, |manager| manager.pending_samples() as u32)
 }
 
-/// The stack of all of them.
+/// Sets the stack of the pending samples.
 #[napi(catch_unwind)]
 pub fn attribute_samples(handle: f64, stack: String) {
     if let Ok(manager) = manager(handle) {
@@ -71,9 +75,9 @@ pub fn attribute_samples(handle: f64, stack: String) {
     }
 }
 
-/// How numbers are spread.
+/// Distribution of numbers.
 #[napi(object)]
-pub struct Spread {
+pub struct Distribution {
     pub count: f64,
     pub min: f64,
     pub p50: f64,
@@ -82,11 +86,11 @@ pub struct Spread {
     pub p999: f64,
     pub max: f64,
     pub mean: f64,
-    /// Pairs: up to, how many.
+    /// Pairs of an upper bound and a count.
     pub buckets: Vec<f64>,
 }
 
-impl From<Figures> for Spread {
+impl From<Figures> for Distribution {
     fn from(figures: Figures) -> Self {
         Self {
             count: figures.count as f64,
@@ -102,7 +106,7 @@ impl From<Figures> for Spread {
     }
 }
 
-/// A place in the program.
+/// A call site of the program.
 #[napi(object, use_nullable = true)]
 pub struct CallSite {
     pub stack: String,
@@ -126,7 +130,7 @@ impl From<Site> for CallSite {
     }
 }
 
-/// What was recorded.
+/// A recording.
 #[napi(object)]
 pub struct Recorded {
     pub started_at: f64,
@@ -135,21 +139,21 @@ pub struct Recorded {
     pub frees: f64,
     pub bytes_allocated: f64,
     pub bytes_freed: f64,
-    pub sizes: Spread,
-    pub lifetimes_us: Spread,
-    pub latency_ns: Spread,
+    pub sizes: Distribution,
+    pub lifetimes_us: Distribution,
+    pub latency_ns: Distribution,
     pub call_sites: Vec<CallSite>,
-    /// Absent where they were not asked for.
+    /// Absent if not requested.
     pub events: Option<Columns>,
     pub dropped_events: f64,
 }
 
-/// What was recorded, now or last; nothing before the first time.
+/// Returns the current recording, or the last one; nothing before the first.
 #[napi(catch_unwind)]
 pub fn profile(env: &Env, handle: f64, with_events: bool) -> Result<Option<Recorded>> {
     let profile = manager(handle).map_err(throw(env))?.profile(with_events);
     Ok(profile.map(|Profile { began, lasted, recording, lifetimes, latencies, sites }| Recorded {
-        started_at: calendar(began),
+        started_at: unix_ms(began),
         duration_ms: lasted as f64 / 1e3,
         allocations: recording.totals.allocations as f64,
         frees: recording.totals.frees as f64,
@@ -164,9 +168,9 @@ pub fn profile(env: &Env, handle: f64, with_events: bool) -> Result<Option<Recor
     }))
 }
 
-/// Action, time, id, kind, size, tag, pool.
+/// Makes a row of each event: action, time, id, kind, size, tag, pool.
 fn events(events: &[Event]) -> Columns {
-    let mut texts = Texts::default();
+    let mut texts = StringTable::default();
     let mut rows = Vec::with_capacity(events.len() * 7);
     for event in events {
         rows.extend([
@@ -175,52 +179,52 @@ fn events(events: &[Event]) -> Columns {
             event.id as f64,
             is_npu(event.kind),
             event.size as f64,
-            texts.of(event.tag.as_ref()),
-            texts.of(event.pool.as_ref()),
+            texts.index_of(event.tag.as_ref()),
+            texts.index_of(event.pool.as_ref()),
         ]);
     }
     Columns { rows: rows.into(), texts: texts.list }
 }
 
-/// What lives.
+/// Live buffers and pools.
 #[napi(object)]
-pub struct Living {
-    /// Id, kind, size, reserved, tag, address, device address (-1: none), facts (bits: see `FACTS`), domain (-1: none),
-    /// pool, offset, allocated at, stack.
+pub struct Snapshot {
+    /// Id, kind, size, reserved, tag, address, device address (-1: none), flags (bits: see `FACTS` in JavaScript),
+    /// domain (-1: none), pool, offset, time of allocation, stack.
     pub buffers: Columns,
-    pub pools: Vec<LivingPool>,
+    pub pools: Vec<PoolSnapshot>,
 }
 
 /// A pool and its chunks.
 #[napi(object)]
-pub struct LivingPool {
-    pub figures: types::PoolFigures,
-    /// Bytes of each chunk, and how many of the blocks are its.
+pub struct PoolSnapshot {
+    pub figures: PoolStats,
+    /// Pairs of a chunk's bytes and the number of its blocks.
     pub chunks: Vec<f64>,
     /// Offset, size, id (-1: free), tag, stack.
     pub blocks: Columns,
 }
 
-/// What lives.
+/// Takes a snapshot of a manager's live buffers and pools.
 #[napi(catch_unwind)]
-pub fn snapshot(env: &Env, handle: f64) -> Result<Living> {
+pub fn snapshot(env: &Env, handle: f64) -> Result<Snapshot> {
     let snapshot = manager(handle).map_err(throw(env))?.snapshot();
-    let mut texts = Texts::default();
+    let mut texts = StringTable::default();
     let mut rows = Vec::with_capacity(snapshot.buffers.len() * 13);
     for (allocation, stack) in &snapshot.buffers {
         rows.extend(buffer(allocation, stack.as_ref(), &mut texts));
     }
-    // A block with an ArrayBuffer is called what its buffer is.
+    // A block with an ArrayBuffer has the buffer's id.
     let in_pools = snapshot.buffers.iter().filter(|(allocation, _)| allocation.pool.is_some());
     let slices = in_pools.map(|slice| (slice.0.address, slice)).collect();
-    let pools = snapshot.pools.iter().map(|pool| living_pool(pool, &slices)).collect();
-    Ok(Living { buffers: Columns { rows: rows.into(), texts: texts.list }, pools })
+    let pools = snapshot.pools.iter().map(|pool| pool_snapshot(pool, &slices)).collect();
+    Ok(Snapshot { buffers: Columns { rows: rows.into(), texts: texts.list }, pools })
 }
 
-fn buffer(allocation: &Allocation, stack: Option<&Arc<str>>, texts: &mut Texts) -> [f64; 13] {
+fn buffer(allocation: &Allocation, stack: Option<&Arc<str>>, texts: &mut StringTable) -> [f64; 13] {
     let object = allocation.object.as_ref();
-    // FACTS: cacheable, contiguous, dedicated, imported, shared, of the device.
-    let facts = [
+    // The order of `FACTS` in JavaScript: cacheable, contiguous, dedicated, imported, shared, of the device.
+    let flags = [
         object.is_none_or(|object| object.cacheable),
         object.is_some_and(|object| object.contiguous),
         allocation.dedicated && object.is_some(),
@@ -228,30 +232,30 @@ fn buffer(allocation: &Allocation, stack: Option<&Arc<str>>, texts: &mut Texts) 
         allocation.is_shared(),
         object.is_some(),
     ];
-    let facts: u32 = facts.iter().enumerate().map(|(bit, fact)| u32::from(*fact) << bit).sum();
+    let flags: u32 = flags.iter().enumerate().map(|(bit, flag)| u32::from(*flag) << bit).sum();
     let device_address = object.and_then(|object| object.device_address);
     [
         allocation.id.get() as f64,
         is_npu(allocation.kind),
         allocation.size as f64,
         allocation.reserved as f64,
-        texts.of(allocation.tag.as_ref()),
+        texts.index_of(allocation.tag.as_ref()),
         allocation.address as f64,
         device_address.map_or(-1.0, |address| (address + allocation.offset) as f64),
-        f64::from(facts),
+        f64::from(flags),
         object.and_then(|object| object.domain).map_or(-1.0, f64::from),
-        texts.of(allocation.pool.as_ref()),
+        texts.index_of(allocation.pool.as_ref()),
         allocation.offset as f64,
-        calendar(allocation.allocated_at),
-        texts.of(stack),
+        unix_ms(allocation.allocated_at),
+        texts.index_of(stack),
     ]
 }
 
 /// A buffer and its stack.
-type Held = (Arc<Allocation>, Option<Arc<str>>);
+type BufferStack = (Arc<Allocation>, Option<Arc<str>>);
 
-fn living_pool(pool: &SnapshotPool, slices: &HashMap<usize, &Held>) -> LivingPool {
-    let mut texts = Texts::default();
+fn pool_snapshot(pool: &SnapshotPool, slices: &HashMap<usize, &BufferStack>) -> PoolSnapshot {
+    let mut texts = StringTable::default();
     let mut rows = Vec::new();
     let mut block = |address: usize, block: &BlockMap| {
         let at = address + block.offset as usize;
@@ -265,39 +269,39 @@ fn living_pool(pool: &SnapshotPool, slices: &HashMap<usize, &Held>) -> LivingPoo
         let tag = block.tag.as_ref().or_else(|| buffer.and_then(|(buffer, _)| buffer.tag.as_ref()));
         let stack = block.sample.and_then(|sample: Handle| pool.stacks.get(&sample));
         let stack = stack.or_else(|| buffer.and_then(|(_, stack)| stack.as_ref()));
-        rows.extend([block.offset as f64, block.size as f64, id, texts.of(tag), texts.of(stack)]);
+        rows.extend([block.offset as f64, block.size as f64, id, texts.index_of(tag), texts.index_of(stack)]);
     };
     for chunk in &pool.chunks {
         chunk.blocks.iter().for_each(|of| block(chunk.address, of));
     }
     let chunks = pool.chunks.iter().flat_map(|chunk| [chunk.size as f64, chunk.blocks.len() as f64]).collect();
-    LivingPool {
-        figures: types::PoolFigures::new(&pool.name, pool.kind, &pool.stats),
+    PoolSnapshot {
+        figures: PoolStats::new(&pool.name, pool.kind, &pool.stats),
         chunks,
         blocks: Columns { rows: rows.into(), texts: texts.list },
     }
 }
 
-/// Buffers, and sampled blocks of pools, that are older than `age` ms and that nobody was told of: each once.
+/// Reports buffers, and sampled blocks of pools, that are older than `age` ms. Reports each once.
 #[napi(catch_unwind)]
-pub fn leaks(env: &Env, handle: f64, age: f64) -> Result<Vec<types::Buffer>> {
+pub fn leaks(env: &Env, handle: f64, age: f64) -> Result<Vec<Buffer>> {
     let manager = manager(handle).map_err(throw(env))?;
     let backend = manager.info().kind;
     let (buffers, blocks) = manager.leaks(Duration::from_secs_f64(age / 1e3));
     let mut leaks: Vec<_> = buffers
         .iter()
-        .map(|allocation| types::Buffer::new(allocation, backend, manager.stack_of(allocation).as_deref()))
+        .map(|allocation| Buffer::new(allocation, backend, manager.stack_of(allocation).as_deref()))
         .collect();
     let iommu = manager.info().iommu;
     leaks.extend(blocks.iter().map(|block| leaked_block(block, backend.as_str(), iommu)));
     Ok(leaks)
 }
 
-fn leaked_block(sampled: &Sampled, backend: &str, iommu: bool) -> types::Buffer {
+fn leaked_block(sampled: &Sampled, backend: &str, iommu: bool) -> Buffer {
     let Sampled { pool, block, at, stack } = sampled;
     let facts = pool.facts();
     let text = |text: Option<&Arc<str>>| text.map(|text| text.to_string());
-    types::Buffer {
+    Buffer {
         id: block.id as f64,
         kind: pool.kind().as_str().to_owned(),
         size: block.size as f64,
@@ -314,7 +318,7 @@ fn leaked_block(sampled: &Sampled, backend: &str, iommu: bool) -> types::Buffer 
         shared: false,
         pool: text(pool.public_name()),
         offset: block.slice.offset as f64,
-        allocated_at: calendar(*at),
+        allocated_at: unix_ms(*at),
         stack: text(stack.as_ref()),
     }
 }
@@ -323,7 +327,7 @@ fn is_npu(kind: MemoryKind) -> f64 {
     f64::from(u8::from(kind == MemoryKind::Npu))
 }
 
-/// Milliseconds since 1970.
-fn calendar(time: SystemTime) -> f64 {
+/// Converts a time to milliseconds since 1970.
+fn unix_ms(time: SystemTime) -> f64 {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64() * 1e3
 }

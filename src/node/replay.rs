@@ -1,14 +1,14 @@
-//! What pools would have made of a log.
+//! Replay of a recorded log against a pool's policy, without memory.
 
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
-use super::realm::throw;
+use super::env::throw;
 use crate::error::{Error, ErrorCode};
 use crate::pool::replay::{replay, smallest_capacity, Outcome, Step};
 use crate::pool::Layout;
 
-/// How the pool is laid out; bytes.
+/// Layout of the pool; bytes.
 #[napi(object)]
 pub struct ReplayLayout {
     pub initial: f64,
@@ -31,9 +31,9 @@ impl From<&ReplayLayout> for Layout {
     }
 }
 
-/// The first request that was refused.
+/// The first request that failed.
 #[napi(object)]
-pub struct ReplayRefusal {
+pub struct ReplayFailure {
     pub step: f64,
     pub size: f64,
     pub live: f64,
@@ -42,14 +42,14 @@ pub struct ReplayRefusal {
     pub largest_free: f64,
 }
 
-/// What became of the log.
+/// Results of a replay.
 #[napi(object, use_nullable = true)]
 pub struct ReplayOutcome {
     pub allocations: f64,
     pub frees: f64,
     pub failures: f64,
     pub failed_bytes: f64,
-    pub first_failure: Option<ReplayRefusal>,
+    pub first_failure: Option<ReplayFailure>,
     pub peak_live: f64,
     pub peak_allocated: f64,
     pub peak_reserved: f64,
@@ -68,13 +68,13 @@ impl From<Outcome> for ReplayOutcome {
             frees: outcome.frees as f64,
             failures: outcome.failures as f64,
             failed_bytes: outcome.failed_bytes as f64,
-            first_failure: outcome.first_failure.map(|refusal| ReplayRefusal {
-                step: refusal.step as f64,
-                size: refusal.size as f64,
-                live: refusal.live as f64,
-                reserved: refusal.reserved as f64,
-                free: refusal.free as f64,
-                largest_free: refusal.largest_free as f64,
+            first_failure: outcome.first_failure.map(|failure| ReplayFailure {
+                step: failure.step as f64,
+                size: failure.size as f64,
+                live: failure.live as f64,
+                reserved: failure.reserved as f64,
+                free: failure.free as f64,
+                largest_free: failure.largest_free as f64,
             }),
             peak_live: outcome.peak_live as f64,
             peak_allocated: outcome.peak_allocated as f64,
@@ -89,7 +89,7 @@ impl From<Outcome> for ReplayOutcome {
     }
 }
 
-/// Replays a log: step `i` takes `sizes[i]` bytes as block `blocks[i]`, or gives that one back where the size is 0.
+/// Replays a log: step `i` allocates `sizes[i]` bytes as block `blocks[i]`, or frees that block if the size is 0.
 #[napi(catch_unwind)]
 pub fn replay_log(env: &Env, sizes: &[f64], blocks: &[u32], layout: ReplayLayout) -> Result<ReplayOutcome> {
     steps(sizes, blocks)
@@ -98,7 +98,7 @@ pub fn replay_log(env: &Env, sizes: &[f64], blocks: &[u32], layout: ReplayLayout
         .map_err(throw(env))
 }
 
-/// The smallest maximum that serves all of a log, up to the layout's own.
+/// Returns the smallest maximum that serves the whole log, up to the layout's maximum.
 #[napi(catch_unwind)]
 pub fn replay_smallest(env: &Env, sizes: &[f64], blocks: &[u32], layout: ReplayLayout) -> Result<Option<f64>> {
     let smallest = steps(sizes, blocks).and_then(|steps| smallest_capacity(Layout::from(&layout), steps));
@@ -106,7 +106,7 @@ pub fn replay_smallest(env: &Env, sizes: &[f64], blocks: &[u32], layout: ReplayL
 }
 
 fn steps<'a>(sizes: &'a [f64], blocks: &'a [u32]) -> crate::error::Result<impl Iterator<Item = Step> + Clone + 'a> {
-    // They index a table: numbers that a log of this length has no use for would make it a large one.
+    // Block numbers index a table: larger ones than a log of this length needs would make the table large.
     if blocks.iter().any(|block| *block as usize >= blocks.len()) {
         return Err(Error::new(ErrorCode::OutOfRange, "blocks must be numbered from 0 up to the number of steps"));
     }

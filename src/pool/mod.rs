@@ -12,6 +12,7 @@
 
 mod chunk;
 mod compaction;
+mod compactor;
 mod copy_queue;
 mod delayed_free;
 mod growth;
@@ -38,6 +39,7 @@ use crate::units::{human, MemoryKind};
 use chunk::Chunk;
 pub use chunk::Extent;
 pub use compaction::{Move, Moved, Pass, Spot};
+pub use compactor::{Compaction, CompactionLimits, CompactionOutcome, Compactor, DetachView, Detachment};
 pub use copy_queue::Haul;
 use delayed_free::{is_poison, poison};
 pub use layout::Layout;

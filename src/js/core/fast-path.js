@@ -1,7 +1,7 @@
 'use strict'
 
 // The functions of the native part that take no arguments: a request and its answer lie in one shared buffer
-// (`src/node/hot.rs`). A call without arguments costs a fraction of one with three numbers.
+// (`src/node/fast_path.rs`). A call without arguments costs a fraction of one with three numbers.
 
 const native = require('./binding.js')
 

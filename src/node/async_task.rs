@@ -1,0 +1,98 @@
+//! Tasks that wait for a driver off the JavaScript thread, and the promises of their results.
+//!
+//! A task has an entry for its result. The promise takes the result out of the entry when it settles. The entry is gone
+//! by then if the task was cancelled, its manager disposed or its environment ended: the result is dropped on the
+//! task's thread, and memory that was allocated too late is freed. No other thread uses the environment.
+#![allow(unsafe_code)]
+
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::ptr;
+
+use napi::bindgen_prelude::*;
+use napi::{sys, JsValue};
+use napi_derive::napi;
+use once_cell::sync::Lazy;
+
+use super::buffer::expose;
+use super::env::{throw, EnvData, EnvId};
+use super::registry::{handle, Registry};
+use crate::error::{Error, ErrorCode};
+use crate::handle::Handle;
+use crate::manager::Prepared;
+use crate::sys::thread_pool::Crew;
+
+/// Result of a task that succeeded.
+pub enum Outcome {
+    Memory(Box<Prepared>),
+    Done,
+}
+
+type TaskResult = crate::error::Result<Outcome>;
+
+/// Results of tasks; `None` while a task runs.
+static TASKS: Lazy<Registry<EnvId, Option<TaskResult>>> = Lazy::new(|| Registry::with_exit_hook(cancel_tasks_of));
+
+fn cancel_tasks_of(env: EnvId) {
+    drop(TASKS.remove_of(env));
+}
+
+/// A promise, and the number that cancels its task.
+#[napi(object, object_from_js = false)]
+pub struct Errand<'env> {
+    #[napi(ts_type = "Promise<any>")]
+    pub promise: Object<'env>,
+    pub errand: f64,
+}
+
+/// A JavaScript value that was created in the environment of the promise.
+struct Settled(sys::napi_value);
+
+impl ToNapiValue for Settled {
+    unsafe fn to_napi_value(_env: sys::napi_env, value: Self) -> Result<sys::napi_value> {
+        Ok(value.0)
+    }
+}
+
+/// Runs `work` on a thread of `threads`.
+pub fn spawn<'env>(
+    env: &'env Env,
+    threads: &'static Crew,
+    work: impl FnOnce() -> TaskResult + Send + 'static,
+) -> Result<Errand<'env>> {
+    let (deferred, promise) = env.create_deferred()?;
+    let id = TASKS.insert(EnvData::of(env)?.id(), None);
+    threads.run(move || {
+        let mut result = Some(catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_panic| {
+            Err(Error::new(ErrorCode::DeviceIo, "the native part panicked: please report it"))
+        }));
+        TASKS.with(id, |entry| *entry = result.take());
+        // Outside the lock: the drop of a cancelled task's memory calls the driver.
+        drop(result);
+        deferred.resolve(move |env| settle(&env, id));
+    });
+    Ok(Errand { promise, errand: id.get() as f64 })
+}
+
+/// Settles the promise of a task, on the JavaScript thread.
+fn settle(env: &Env, id: Handle) -> Result<Settled> {
+    match TASKS.remove(id).flatten() {
+        Some(Ok(Outcome::Memory(prepared))) => {
+            let pair = expose(env, prepared.enter())?;
+            Ok(Settled(pair.raw()))
+        }
+        Some(Err(error)) => Err(throw(env)(error)),
+        // Done, or cancelled.
+        Some(Ok(Outcome::Done)) | None => {
+            let mut undefined = ptr::null_mut();
+            // SAFETY: the runtime has called into `env`, and that call is still running.
+            unsafe { sys::napi_get_undefined(env.raw(), &mut undefined) };
+            Ok(Settled(undefined))
+        }
+    }
+}
+
+/// Cancels a task: its promise resolves to nothing, and its result is dropped.
+#[napi(catch_unwind)]
+pub fn call_off(errand: f64) {
+    drop(TASKS.remove(handle(errand)));
+}

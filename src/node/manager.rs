@@ -1,0 +1,114 @@
+//! Managers: set-up of an environment, opening and closing.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use napi::bindgen_prelude::*;
+use napi_derive::napi;
+
+use super::devices::{Device, Simulated};
+use super::env::{throw, EnvData};
+use super::registry;
+use crate::backend::Kind;
+use crate::device::select::{self, Choice};
+use crate::error::{Error, ErrorCode};
+use crate::manager::Manager;
+use crate::pool::SlabOptions;
+use crate::sys::reserve_fd;
+
+/// Sets an environment up, before any other call. `make_error` constructs a `MemoryError`. `finalizers_follow_memory`
+/// says that a finalizer proves that no ArrayBuffer is left, whichever thread it runs on (Deno).
+#[napi(catch_unwind)]
+pub fn setup(env: &Env, make_error: Unknown<'_>, finalizers_follow_memory: bool) -> Result<()> {
+    reserve_fd::hold();
+    EnvData::set_up(env, &make_error, finalizers_follow_memory)
+}
+
+/// Returns the version of the native part. Copies of the package share one native part if their versions are equal.
+#[napi(catch_unwind)]
+pub fn version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
+}
+
+/// Options of the slabs, which let small NPU allocations share kernel objects.
+#[napi(object)]
+pub struct Slabs {
+    pub threshold: Option<f64>,
+    pub size: Option<f64>,
+    pub delay_reuse: Option<u32>,
+}
+
+impl From<Slabs> for SlabOptions {
+    fn from(options: Slabs) -> Self {
+        let default = Self::default();
+        Self {
+            threshold: options.threshold.map_or(default.threshold, |n| n as u64),
+            size: options.size.map_or(default.size, |n| n as u64),
+            delay: options.delay_reuse.unwrap_or(0) as usize,
+        }
+    }
+}
+
+/// Result of [`open_manager`].
+#[napi(object)]
+pub struct Opened {
+    pub manager: f64,
+    pub device: Device,
+    /// 'auto' found no NPU, and no manager of this process has warned of that yet.
+    pub warn: bool,
+}
+
+/// Set when the process has been warned that its NPU is simulated: once a process, however many workers it has.
+static WARNED: AtomicBool = AtomicBool::new(false);
+
+/// Opens a device. `backend` is the name of a backend, or "auto".
+#[napi(catch_unwind)]
+pub fn open_manager(
+    env: &Env,
+    backend: String,
+    device: Option<String>,
+    simulated: Option<Simulated>,
+    slabs: Option<Slabs>,
+) -> Result<Opened> {
+    let choice = match backend.as_str() {
+        "auto" => Choice::Auto,
+        name => Choice::Only(Kind::from_name(name).ok_or_else(|| {
+            throw(env)(Error::new(ErrorCode::OutOfRange, format!("there is no backend called \"{name}\"")))
+        })?),
+    };
+    let opened =
+        select::open(choice, device.as_deref().map(Path::new), simulated.map(Into::into)).map_err(throw(env))?;
+    let manager = Manager::new(opened.device, slabs.map_or_else(SlabOptions::default, Into::into));
+    let device = Device::new(manager.info(), manager.sram_free());
+    let manager = registry::open_manager(EnvData::of(env)?.id(), manager);
+    Ok(Opened { manager, device, warn: opened.fell_back && !WARNED.swap(true, Relaxed) })
+}
+
+/// Time that `dispose` waits for a slow driver. Frees that are still pending complete by themselves.
+const DISPOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Frees everything that a manager owns, and closes it. A second call does nothing.
+#[napi(catch_unwind)]
+pub fn close_manager(manager: f64) {
+    if let Some(manager) = registry::close_manager(manager) {
+        manager.dispose();
+        manager.settle(DISPOSE_TIMEOUT);
+    }
+}
+
+/// Closes a manager whose JavaScript object was collected. Its buffers keep the device open until the last of them
+/// ends.
+#[napi(catch_unwind)]
+pub fn abandon_manager(manager: f64) {
+    drop(registry::close_manager(manager));
+}
+
+/// Waits until the driver has taken freed memory back, at most `timeout` ms. Returns the bytes that it took.
+#[napi(catch_unwind)]
+pub fn settle(env: &Env, handle: f64, timeout: f64) -> Result<f64> {
+    let manager = registry::manager(handle).map_err(throw(env))?;
+    let before = manager.pending();
+    manager.settle(Duration::from_secs_f64(timeout.clamp(0.0, 60_000.0) / 1e3));
+    Ok(before.saturating_sub(manager.pending()) as f64)
+}

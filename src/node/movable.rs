@@ -1,0 +1,92 @@
+//! Movable blocks: slices of pools that compaction may move.
+
+use napi::bindgen_prelude::*;
+use napi_derive::napi;
+
+use super::buffer::expose;
+use super::env::throw;
+use super::registry::{handle as movable, pool, pool_of_block};
+use crate::pool::Slice;
+
+/// Returns CPU address and device address (-1: none).
+fn addresses(slice: &Slice) -> Vec<f64> {
+    vec![slice.address as f64, slice.device_address.map_or(-1.0, |address| address as f64)]
+}
+
+/// Allocates a movable slice.
+#[napi(catch_unwind, ts_return_type = "[id: number, address: number, deviceAddress: number]")]
+pub fn movable_allocate(
+    env: &Env,
+    handle: f64,
+    size: f64,
+    alignment: Option<f64>,
+    zeroed: bool,
+    tag: Option<String>,
+) -> Result<Vec<f64>> {
+    let allocated = pool(handle).and_then(|open| {
+        let alignment = alignment.map(|alignment| alignment as u64);
+        open.manager()?.allocate_movable(&open.pool, size as u64, alignment, zeroed, tag.map(Into::into))
+    });
+    let (id, slice) = allocated.map_err(throw(env))?;
+    let mut values = vec![id.get() as f64];
+    values.extend(addresses(&slice));
+    Ok(values)
+}
+
+/// Returns the current addresses of a movable slice.
+#[napi(catch_unwind, ts_return_type = "[address: number, deviceAddress: number]")]
+pub fn movable_place(env: &Env, handle: f64, id: f64) -> Result<Vec<f64>> {
+    let found = pool_of_block(handle).and_then(|open| open.pool.movable(movable(id)));
+    found.map(|(slice, ..)| addresses(&slice)).map_err(throw(env))
+}
+
+/// Returns whether a movable slice is still allocated.
+#[napi(catch_unwind)]
+pub fn movable_holds(handle: f64, id: f64) -> bool {
+    pool(handle).is_ok_and(|open| open.pool.movable(movable(id)).is_ok())
+}
+
+/// Creates the ArrayBuffer of a movable slice at its current address: `[buffer, id]`.
+#[napi(catch_unwind, ts_return_type = "[buffer: ArrayBuffer, id: number]")]
+pub fn movable_expose<'env>(env: &'env Env, handle: f64, id: f64) -> Result<Array<'env>> {
+    let allocated = pool_of_block(handle).and_then(|open| open.manager()?.adopt_movable(&open.pool, movable(id)));
+    expose(env, allocated)
+}
+
+/// Pins a movable slice, or unpins it.
+#[napi(catch_unwind)]
+pub fn movable_pin(env: &Env, handle: f64, id: f64, pin: bool) -> Result<()> {
+    let done = pool_of_block(handle).and_then(|open| match pin {
+        true => open.pool.pin(movable(id)),
+        false => open.pool.unpin(movable(id)),
+    });
+    done.map_err(throw(env))
+}
+
+/// Frees a movable slice that has no ArrayBuffer.
+#[napi(catch_unwind)]
+pub fn movable_free(env: &Env, handle: f64, id: f64) -> Result<()> {
+    pool_of_block(handle).and_then(|open| open.pool.free_movable(movable(id))).map_err(throw(env))
+}
+
+/// Throws if a movable slice cannot be freed now, because it is pinned for example.
+#[napi(catch_unwind)]
+pub fn movable_freeable(env: &Env, handle: f64, id: f64) -> Result<()> {
+    pool_of_block(handle).and_then(|open| open.pool.check_freeable(movable(id))).map_err(throw(env))
+}
+
+/// Frees a movable slice whose JavaScript object was collected. If it has an ArrayBuffer, that one's finalizer frees
+/// it.
+#[napi(catch_unwind)]
+pub fn movable_dropped(handle: f64, id: f64) {
+    if let Ok(open) = pool(handle) {
+        // A block that is still pinned stays allocated.
+        let _ = open.pool.free_dropped(movable(id));
+    }
+}
+
+/// Returns the number of movable slices in a pool.
+#[napi(catch_unwind)]
+pub fn pool_movables(handle: f64) -> f64 {
+    pool(handle).map_or(0.0, |open| open.pool.movables() as f64)
+}
