@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The Rust tests under AddressSanitizer, leaks included, nothing suppressed. The sanitizer's runtime comes with every toolchain for
-# x86-64 Linux; RUSTC_BOOTSTRAP lets a stable one use it. `--target` keeps build scripts and proc macros out of it.
+# The Rust tests under AddressSanitizer, leaks included, nothing suppressed. The sanitizer's runtime comes with every
+# toolchain for x86-64 Linux; RUSTC_BOOTSTRAP lets a stable one use it. `--target` keeps build scripts and proc macros
+# out of it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

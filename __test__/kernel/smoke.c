@@ -250,7 +250,8 @@ static void gem_memory(int fd) {
   REFUSED(map_offset(other, c.handle, &(uint64_t){0}), ENOENT);
   CHECK(count("live_maps") == 1);
 
-  CHECK(!sync_mem(fd, c.obj_addr, 0, MIB) && !sync_mem(fd, c.obj_addr, MIB - 64, 64) && !sync_mem(fd, c.obj_addr, 0, 0));
+  CHECK(!sync_mem(fd, c.obj_addr, 0, MIB) && !sync_mem(fd, c.obj_addr, MIB - 64, 64) &&
+        !sync_mem(fd, c.obj_addr, 0, 0));
   REFUSED(sync_mem(fd, 0, 0, PAGE), EINVAL);
   struct rknpu_mem_create wc;
   CHECK(!create(fd, PAGE, usual_flags() & ~2u, &wc));
@@ -270,7 +271,8 @@ static void gem_memory(int fd) {
   struct rknpu_mem_create q = {.handle = over.handle};
   CHECK(!ioctl(other, DRM_IOCTL_RKNPU_MEM_CREATE, &q) && q.obj_addr == c.obj_addr && q.dma_addr == c.dma_addr);
   CHECK(!sync_mem(other, q.obj_addr, 0, MIB));
-  CHECK(count("live_objects") == 1 && count("live_handles") == 2 && count("live_dmabufs") == 1 && count("live_maps") == 2);
+  CHECK(count("live_objects") == 1 && count("live_handles") == 2 && count("live_dmabufs") == 1 &&
+        count("live_maps") == 2);
 
   // Memory outlives its handles as long as anything else holds it.
   CHECK(!destroy(fd, &c));

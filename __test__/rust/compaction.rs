@@ -1,5 +1,5 @@
-//! Compaction against a naive model: whatever is moved, freed, pinned, stopped half-way or taken away, every slice keeps
-//! its bytes and the pool its figures.
+//! Compaction against a naive model: whatever is moved, freed, pinned, stopped half-way or taken away, every slice
+//! keeps its bytes and the pool its figures.
 //!
 //! `COMPACTION_STEPS` says how many steps the random programs have in all; CI asks for a million.
 
@@ -88,8 +88,8 @@ fn go_on(pool: &Pool, mut pass: Pass, limit: usize, mut keep: impl FnMut() -> bo
     moves
 }
 
-/// All moves there are, or the first `limit`, with a second thread that copies; each one for which `keep` says no is dropped. The
-/// failures beside them.
+/// All moves there are, or the first `limit`, with a second thread that copies; each one for which `keep` says no is
+/// dropped. The failures beside them.
 fn defragment_aided(pool: &Pool, limit: usize, mut keep: impl FnMut() -> bool) -> (Vec<Moved>, usize) {
     let mut pass = pool.start_pass().unwrap();
     let (mut haul, mut moves, mut failures) = (Haul::new(true), Vec::new(), 0);

@@ -1,7 +1,7 @@
 //! The floor plan, read from the folders of `src/`: which room may import which, and no circle between files.
 //!
 //! A room is a folder of `src/`; the files beside the folders are one room, `root`. An import counts between the two
-//! files that it ties: a name that a `mod.rs` re-exports counts for the file that defines it. The numbers are printed by
+//! files that it ties: a name that a `mod.rs` re-exports counts for the file that defines it. This prints the numbers:
 //! `cargo test --no-default-features --test layers -- --nocapture`.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]

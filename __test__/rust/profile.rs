@@ -250,7 +250,7 @@ fn no_two_recorders_sample_the_same_allocations() {
             }
             hit
         };
-        (0..1000).map(|at| hit(at)).collect::<Vec<_>>()
+        (0..1000).map(hit).collect::<Vec<_>>()
     };
     assert_ne!(hits(), hits());
 }

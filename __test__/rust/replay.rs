@@ -40,7 +40,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..300)
 }
 
-/// What a log does to a real pool. `blocks` has what lives, `peak` the most that was reserved; true where the request was served.
+/// What a log does to a real pool. `blocks` has what lives, `peak` the most that was reserved; true where the request
+/// was served.
 fn really(pool: &Pool, blocks: &mut HashMap<u32, Slice>, peak: &mut u64, Step { block, size }: Step) -> bool {
     let free = |slice: Option<Slice>| {
         if let Some(slice) = slice {
@@ -121,7 +122,8 @@ proptest! {
 
     #[test]
     fn the_smallest_capacity_serves_all_and_one_step_less_does_not(layout in layouts(), steps in steps()) {
-        let roomy = Layout { max: 64 * MIB, initial: if layout.initial == layout.max { 64 * MIB } else { layout.initial }, ..layout };
+        let initial = if layout.initial == layout.max { 64 * MIB } else { layout.initial };
+        let roomy = Layout { max: 64 * MIB, initial, ..layout };
         let with = |max: u64| {
             let initial = if roomy.initial == roomy.max { max } else { roomy.initial };
             replay(Layout { initial, max, ..roomy }, steps.clone()).map(|outcome| outcome.failures)

@@ -1,9 +1,10 @@
 //! Suballocators against a naive model: a map of used intervals, searched from end to end.
 //!
-//! Property tests with short sequences that shrink, and seeded long ones. Both compare every answer with the model's, so
-//! that "no fit", "largest free" and "stale" are checked as hard as placement is. No unsafe, no system call and no clock
-//! anywhere in here: all of it can run under Miri (`cargo +nightly miri test --no-default-features --test suballoc`;
-//! there it runs a thousandth of the steps). An unoptimised build runs a tenth: the millions want `cargo test --release`.
+//! Property tests with short sequences that shrink, and seeded long ones. Both compare every answer with the model's,
+//! so that "no fit", "largest free" and "stale" are checked as hard as placement is. No unsafe, no system call and no
+//! clock anywhere in here: all of it can run under Miri, where it runs a thousandth of the steps
+//! (`cargo +nightly miri test --no-default-features --test suballoc`). An unoptimised build runs a tenth: the millions
+//! want `cargo test --release`.
 
 #[path = "suballoc/model.rs"]
 mod model;
@@ -142,7 +143,11 @@ fn any_op(most: u64) -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 4 } else { 400 }, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: if cfg!(miri) { 4 } else { 400 },
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn tlsf_property(units in 1u64..400, unit_log2 in 0u32..13, ops in prop::collection::vec(any_op(20_000), 1..120)) {
@@ -214,8 +219,8 @@ fn layouts_that_cannot_be_are_refused() {
     assert_eq!(Fixed::new(1 << 60, 64).err(), Some(LayoutError::TooManyUnits { capacity: 1 << 60, unit: 64 }));
 }
 
-/// The promise is 64 bytes of tables a live block with 1,000,000 live, also with a free region to every two of them: the
-/// proportion that Knuth's fifty-per-cent rule leads one to expect.
+/// The promise is 64 bytes of tables a live block with 1,000,000 live, also with a free region to every two of them:
+/// the proportion that Knuth's fifty-per-cent rule leads one to expect.
 #[test]
 fn a_million_live_blocks_cost_64_bytes_each() {
     const LIVE: u64 = if cfg!(miri) { 10_000 } else { 1_000_000 };

@@ -1,4 +1,5 @@
-# Shell half of the machine: what run.mjs writes calls these. Results go to /host/out/SCENARIO/, progress to the console.
+# Shell half of the machine: what run.mjs writes calls these. Results go to /host/out/SCENARIO/, progress to the
+# console.
 counters=/proc/rknpu_test
 
 live() { # anything alive in the driver?
@@ -73,7 +74,8 @@ after() {
     echo "$1: left processes behind: $(for p in $left; do tr '\0' ' ' <"/proc/$p/cmdline"; done)" >>"$out/failures"
     kill -9 $left
   fi
-  settle || echo "$1: not everything is back: $(grep '^live_' $counters | grep -v ' 0$' | tr '\n' ' ')" >>"$out/failures"
+  settle ||
+    echo "$1: not everything is back: $(grep '^live_' $counters | grep -v ' 0$' | tr '\n' ' ')" >>"$out/failures"
 }
 
 sinned() { # what a step of deliberate sins left in the counters and in the log is no failure
