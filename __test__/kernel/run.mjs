@@ -22,7 +22,9 @@ const ALARM = new RegExp(
   ].join('|'),
 )
 
-/** A machine has two processors, which emulation keeps busy. More machines at once than that are slower than in turn. */
+/**
+ * A machine has two processors, which emulation keeps busy. More machines at once than that are slower than in turn.
+ */
 const MACHINES = Math.min(4, Math.max(1, availableParallelism() >> 1))
 
 function usage(message) {

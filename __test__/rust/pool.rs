@@ -1,7 +1,7 @@
 //! Pools against a naive model, and under threads.
 //!
-//! Each slice is filled with its own byte, and looked at before it goes: an overlap, a slice that outlived its chunk or a
-//! slice of somebody else's shows in the bytes, whatever the counters say.
+//! Each slice is filled with its own byte, and looked at before it goes: an overlap, a slice that outlived its chunk or
+//! a slice of somebody else's shows in the bytes, whatever the counters say.
 
 #![allow(clippy::unwrap_used)]
 
