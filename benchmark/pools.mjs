@@ -20,7 +20,7 @@ import { MemoryManager } from '../index.js'
 
 // Only the peers need the binding: applications use index.js.
 const native = createRequire(import.meta.url)('../src/js/core/binding.js')
-const { idle } = native.hotFunctions()
+const { idle } = native.fastCalls()
 
 const [KiB, MiB] = [1024, 1024 * 1024]
 const { values } = parseArgs({ options: { rounds: { type: 'string', default: '300' } } })

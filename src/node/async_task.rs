@@ -38,10 +38,10 @@ fn cancel_tasks_of(env: EnvId) {
 
 /// A promise, and the number that cancels its task.
 #[napi(object, object_from_js = false)]
-pub struct Errand<'env> {
+pub struct AsyncTask<'env> {
     #[napi(ts_type = "Promise<any>")]
     pub promise: Object<'env>,
-    pub errand: f64,
+    pub task: f64,
 }
 
 /// A JavaScript value that was created in the environment of the promise.
@@ -58,7 +58,7 @@ pub fn spawn<'env>(
     env: &'env Env,
     threads: &'static Crew,
     work: impl FnOnce() -> TaskResult + Send + 'static,
-) -> Result<Errand<'env>> {
+) -> Result<AsyncTask<'env>> {
     let (deferred, promise) = env.create_deferred()?;
     let id = TASKS.insert(EnvData::of(env)?.id(), None);
     threads.run(move || {
@@ -70,7 +70,7 @@ pub fn spawn<'env>(
         drop(result);
         deferred.resolve(move |env| settle(&env, id));
     });
-    Ok(Errand { promise, errand: id.get() as f64 })
+    Ok(AsyncTask { promise, task: id.get() as f64 })
 }
 
 /// Settles the promise of a task, on the JavaScript thread.
@@ -93,6 +93,6 @@ fn settle(env: &Env, id: Handle) -> Result<Settled> {
 
 /// Cancels a task: its promise resolves to nothing, and its result is dropped.
 #[napi(catch_unwind)]
-pub fn call_off(errand: f64) {
-    drop(TASKS.remove(handle(errand)));
+pub fn cancel_task(task: f64) {
+    drop(TASKS.remove(handle(task)));
 }

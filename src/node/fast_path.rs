@@ -122,19 +122,19 @@ impl FastCalls {
     }
 }
 
-/// Makes the fast functions of this environment, with the `mailbox` that they share and `raised`, the count of
+/// Makes the fast functions of this environment, with the `buffer` that they share and `notifications`, the count of
 /// warnings.
 #[napi(
     catch_unwind,
-    ts_return_type = "{ mailbox: ArrayBuffer, raised: ArrayBuffer, allocate(): void, free(): void, idle(...numbers: number[]): void }"
+    ts_return_type = "{ buffer: ArrayBuffer, notifications: ArrayBuffer, allocate(): void, free(): void, idle(...numbers: number[]): void }"
 )]
-pub fn hot_functions(env: &Env) -> Result<Object<'_>> {
+pub fn fast_calls(env: &Env) -> Result<Object<'_>> {
     let buffer: *mut AliasedBuffer = Box::leak(Box::default());
     let calls = FastCalls { buffer, last: RefCell::default() };
     let calls: *const FastCalls = Box::leak(Box::new(calls));
     let mut object = Object::new(env)?;
-    object.set("mailbox", alias(env, buffer)?)?;
-    object.set("raised", alias(env, notifications().as_ptr())?)?;
+    object.set("buffer", alias(env, buffer)?)?;
+    object.set("notifications", alias(env, notifications().as_ptr())?)?;
     object.set("allocate", function(env, c"allocate", allocate, calls)?)?;
     object.set("free", function(env, c"free", free, calls)?)?;
     object.set("idle", function(env, c"idle", idle_raw, calls)?)?;

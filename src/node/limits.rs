@@ -84,7 +84,7 @@ pub fn take_warnings(env: &Env, handle: f64) -> Result<Vec<LimitWarning>> {
     Ok(warnings.into_iter().map(Into::into).collect())
 }
 
-/// Reserves memory for allocations outside this process's manager. Returns the reservation's handle.
+/// Reserves memory for allocations that the manager does not make. Returns the reservation's handle.
 #[napi(catch_unwind)]
 pub fn reserve(env: &Env, handle: f64, npu: bool, size: f64, tag: Option<String>, domain: Option<u32>) -> Result<f64> {
     let kind = if npu { MemoryKind::Npu } else { MemoryKind::System };

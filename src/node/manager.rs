@@ -106,7 +106,7 @@ pub fn abandon_manager(manager: f64) {
 
 /// Waits until the driver has taken freed memory back, at most `timeout` ms. Returns the bytes that it took.
 #[napi(catch_unwind)]
-pub fn settle(env: &Env, handle: f64, timeout: f64) -> Result<f64> {
+pub fn wait_for_frees(env: &Env, handle: f64, timeout: f64) -> Result<f64> {
     let manager = registry::manager(handle).map_err(throw(env))?;
     let before = manager.pending();
     manager.settle(Duration::from_secs_f64(timeout.clamp(0.0, 60_000.0) / 1e3));

@@ -5,7 +5,7 @@ use std::time::UNIX_EPOCH;
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
-use super::async_task::{spawn, Errand, Outcome};
+use super::async_task::{spawn, AsyncTask, Outcome};
 use super::buffer::{self, expose, find};
 use super::env::throw;
 use super::registry::{self, manager};
@@ -145,9 +145,9 @@ pub fn allocate_system<'env>(env: &'env Env, handle: f64, size: f64, options: Op
 }
 
 /// Allocates NPU memory on another thread: a promise of `[buffer, id]`, or of nothing after
-/// [`cancel`](super::async_task).
+/// `cancelTask`.
 #[napi(catch_unwind)]
-pub fn allocate_npu_async(env: &Env, handle: f64, size: f64, options: Option<Npu>) -> Result<Errand<'_>> {
+pub fn allocate_npu_async(env: &Env, handle: f64, size: f64, options: Option<Npu>) -> Result<AsyncTask<'_>> {
     let options = options.unwrap_or_default().into();
     let manager = manager(handle).map_err(throw(env))?;
     let work = move || Ok(Outcome::Memory(Box::new(manager.prepare_npu(size as u64, &options)?)));
@@ -239,7 +239,7 @@ pub fn sync_async<'env>(
     to_device: bool,
     offset: f64,
     length: Option<f64>,
-) -> Result<Errand<'env>> {
+) -> Result<AsyncTask<'env>> {
     let allocation = find(env, handle, &buffer, None)?;
     let direction = if to_device { Direction::ToDevice } else { Direction::FromDevice };
     let manager = manager(handle).map_err(throw(env))?;

@@ -35,14 +35,14 @@ pub fn movable_allocate(
 
 /// Returns the current addresses of a movable slice.
 #[napi(catch_unwind, ts_return_type = "[address: number, deviceAddress: number]")]
-pub fn movable_place(env: &Env, handle: f64, id: f64) -> Result<Vec<f64>> {
+pub fn movable_addresses(env: &Env, handle: f64, id: f64) -> Result<Vec<f64>> {
     let found = pool_of_block(handle).and_then(|open| open.pool.movable(movable(id)));
     found.map(|(slice, ..)| addresses(&slice)).map_err(throw(env))
 }
 
 /// Returns whether a movable slice is still allocated.
 #[napi(catch_unwind)]
-pub fn movable_holds(handle: f64, id: f64) -> bool {
+pub fn movable_is_live(handle: f64, id: f64) -> bool {
     pool(handle).is_ok_and(|open| open.pool.movable(movable(id)).is_ok())
 }
 
@@ -78,7 +78,7 @@ pub fn movable_freeable(env: &Env, handle: f64, id: f64) -> Result<()> {
 /// Frees a movable slice whose JavaScript object was collected. If it has an ArrayBuffer, that one's finalizer frees
 /// it.
 #[napi(catch_unwind)]
-pub fn movable_dropped(handle: f64, id: f64) {
+pub fn movable_collected(handle: f64, id: f64) {
     if let Ok(open) = pool(handle) {
         // A block that is still pinned stays allocated.
         let _ = open.pool.free_dropped(movable(id));

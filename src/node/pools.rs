@@ -126,7 +126,7 @@ pub fn pool_expose<'env>(
 
 /// Returns whether a slice that the fast path has allocated is still allocated.
 #[napi(catch_unwind)]
-pub fn pool_holds(handle: f64, index: i32, generation: i32, slot: i32, region_generation: i32) -> bool {
+pub fn slice_is_live(handle: f64, index: i32, generation: i32, slot: i32, region_generation: i32) -> bool {
     let (chunk, region) = slice_name(index, generation, slot, region_generation);
     pool(handle).is_ok_and(|open| open.pool.slice(chunk, region).is_ok())
 }

@@ -198,7 +198,7 @@ pub struct Snapshot {
 /// A pool and its chunks.
 #[napi(object)]
 pub struct PoolSnapshot {
-    pub figures: PoolStats,
+    pub stats: PoolStats,
     /// Pairs of a chunk's bytes and the number of its blocks.
     pub chunks: Vec<f64>,
     /// Offset, size, id (-1: free), tag, stack.
@@ -276,7 +276,7 @@ fn pool_snapshot(pool: &SnapshotPool, slices: &HashMap<usize, &BufferStack>) -> 
     }
     let chunks = pool.chunks.iter().flat_map(|chunk| [chunk.size as f64, chunk.blocks.len() as f64]).collect();
     PoolSnapshot {
-        figures: PoolStats::new(&pool.name, pool.kind, &pool.stats),
+        stats: PoolStats::new(&pool.name, pool.kind, &pool.stats),
         chunks,
         blocks: Columns { rows: rows.into(), texts: texts.list },
     }

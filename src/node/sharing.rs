@@ -9,7 +9,7 @@ use napi::bindgen_prelude::*;
 use napi_derive::napi;
 use once_cell::sync::Lazy;
 
-use super::async_task::{spawn, Errand, Outcome};
+use super::async_task::{spawn, AsyncTask, Outcome};
 use super::buffer::{borrow_fd, close_fd, expose, find};
 use super::env::{throw, EnvData, EnvId};
 use super::registry::{self, manager, Registry};
@@ -96,7 +96,7 @@ pub fn close_inbox(handle: f64) {
 
 /// Wakes every thread that waits for a message: one of the waits was aborted.
 #[napi(catch_unwind)]
-pub fn nudge_inbox(handle: f64) {
+pub fn wake_inbox(handle: f64) {
     if let Ok(inbox) = inbox(handle) {
         inbox.nudge();
     }
@@ -104,16 +104,16 @@ pub fn nudge_inbox(handle: f64) {
 
 /// A dma-buf that was received.
 #[napi(object)]
-pub struct Arrived {
+pub struct ReceivedDmaBuf {
     pub fd: i32,
     pub message: String,
 }
 
 /// Takes the next message, if there is one.
 #[napi(catch_unwind)]
-pub fn take_letter(env: &Env, handle: f64) -> Result<Option<Arrived>> {
+pub fn take_message(env: &Env, handle: f64) -> Result<Option<ReceivedDmaBuf>> {
     let taken = inbox(handle).and_then(|inbox| inbox.take().map_err(|error| failed(&error, "recvmsg", inbox.path())));
-    Ok(taken.map_err(throw(env))?.map(|Letter { fd, words }| Arrived {
+    Ok(taken.map_err(throw(env))?.map(|Letter { fd, words }| ReceivedDmaBuf {
         fd: fd.into_raw_fd(),
         message: String::from_utf8_lossy(&words).into_owned(),
     }))
@@ -121,7 +121,7 @@ pub fn take_letter(env: &Env, handle: f64) -> Result<Option<Arrived>> {
 
 /// Waits for a message: the promise resolves when one may be there.
 #[napi(catch_unwind)]
-pub fn await_letter(env: &Env, handle: f64) -> Result<Errand<'_>> {
+pub fn await_message(env: &Env, handle: f64) -> Result<AsyncTask<'_>> {
     let inbox = inbox(handle).map_err(throw(env))?;
     let work = move || inbox.wait().map(|()| Outcome::Done).map_err(|error| failed(&error, "poll", inbox.path()));
     spawn(env, &RECEIVER_THREADS, work)
@@ -129,7 +129,7 @@ pub fn await_letter(env: &Env, handle: f64) -> Result<Errand<'_>> {
 
 /// Sends a dma-buf with a message: a promise.
 #[napi(catch_unwind)]
-pub fn send_dma_buf(env: &Env, path: String, fd: i32, message: String) -> Result<Errand<'_>> {
+pub fn send_dma_buf(env: &Env, path: String, fd: i32, message: String) -> Result<AsyncTask<'_>> {
     // A duplicate, because JavaScript may close the original as soon as this returns.
     let copy = dma_buf(fd)
         .and_then(|fd| fd.try_clone_to_owned().map_err(|error| failed(&error, "fcntl", Path::new(&path))))

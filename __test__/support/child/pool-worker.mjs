@@ -7,8 +7,8 @@ import { parentPort, workerData } from 'node:worker_threads'
 // A MemoryPool belongs to its thread; what lies below does not.
 const native = createRequire(import.meta.url)('../../../src/js/core/binding.js')
 const { manager, pool, base, cells, mark, steps, largest } = workerData
-const hot = native.hotFunctions()
-const [numbers, words] = [new Float64Array(hot.mailbox), new Int32Array(hot.mailbox)]
+const hot = native.fastCalls()
+const [numbers, words] = [new Float64Array(hot.buffer), new Int32Array(hot.buffer)]
 const CELL = 64
 
 let seed = mark * 7919

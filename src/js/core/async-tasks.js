@@ -12,15 +12,15 @@ class AsyncTasks {
   /**
    * Starts a task and waits for its result.
    *
-   * @param {() => { promise: Promise<any>, errand: number }} start
+   * @param {() => { promise: Promise<any>, task: number }} start
    * @param {AbortSignal} [signal]
    */
   run(start, signal) {
     return new Promise((resolve, reject) => {
-      const { promise, errand } = start()
+      const { promise, task } = start()
       const end = (reason) => {
         finished()
-        native.callOff(errand)
+        native.cancelTask(task)
         reject(reason)
       }
       const aborted = () => end(signal.reason)

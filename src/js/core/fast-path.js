@@ -5,13 +5,13 @@
 
 const native = require('./binding.js')
 
-const calls = native.hotFunctions()
+const calls = native.fastCalls()
 
-const numbers = new Float64Array(calls.mailbox)
-const words = new Int32Array(calls.mailbox)
+const numbers = new Float64Array(calls.buffer)
+const words = new Int32Array(calls.buffer)
 
 /** Counts the warnings and due samples of this process: it changes when `Notifications.poll` has something to do. */
-const notifications = new Uint32Array(calls.raised)
+const notifications = new Uint32Array(calls.notifications)
 
 // Places in `numbers`: a request, and the answer to `allocate`.
 const [POOL, SIZE, ALIGNMENT, ADDRESS, DEVICE_ADDRESS] = [0, 1, 2, 3, 4]

@@ -80,7 +80,7 @@ class MemoryBlock {
   get freed() {
     if (this.#chunk !== -1) {
       // `pool.reset`, the pool's end or `deallocate(block.buffer)` may have freed it.
-      const live = this.#buffer === undefined ? this.#call(native.poolHolds) : native.isLive(this.#id)
+      const live = this.#buffer === undefined ? this.#call(native.sliceIsLive) : native.isLive(this.#id)
       if (!live) this.#chunk = -1
     }
     return this.#chunk === -1

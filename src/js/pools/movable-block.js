@@ -13,7 +13,7 @@ const { kMovable } = require('./pool-host.js')
 const blocks = new WeakMap()
 
 /** Frees blocks that were dropped together with their ArrayBuffers. */
-const dropped = new FinalizationRegistry(({ pool, id }) => native.movableDropped(pool, id))
+const dropped = new FinalizationRegistry(({ pool, id }) => native.movableCollected(pool, id))
 
 const isLive = (buffer) => native.isLive(idOf(buffer))
 
@@ -46,7 +46,7 @@ class MovableBlock extends MemoryBlock {
   }
 
   get freed() {
-    if (!this.#freed && !native.movableHolds(this.#pool, this.#id)) this.#end()
+    if (!this.#freed && !native.movableIsLive(this.#pool, this.#id)) this.#end()
     return this.#freed
   }
 
@@ -62,11 +62,11 @@ class MovableBlock extends MemoryBlock {
   }
 
   get address() {
-    return BigInt(native.movablePlace(this.#pool, this.#id)[0])
+    return BigInt(native.movableAddresses(this.#pool, this.#id)[0])
   }
 
   get deviceAddress() {
-    const [, address] = native.movablePlace(this.#pool, this.#id)
+    const [, address] = native.movableAddresses(this.#pool, this.#id)
     return address === -1 ? null : BigInt(address)
   }
 

@@ -58,7 +58,7 @@ function eventsOf({ rows: column, texts }, thread) {
 }
 
 /** Builds a snapshot's pool: its figures, and the blocks and gaps of each chunk. */
-function poolOf({ figures, chunks, blocks: { rows: column, texts } }) {
+function poolOf({ stats, chunks, blocks: { rows: column, texts } }) {
   const blocks = rows(column, BLOCK, (at) => ({
     offset: column[at],
     size: column[at + 1],
@@ -72,7 +72,7 @@ function poolOf({ figures, chunks, blocks: { rows: column, texts } }) {
     chunkMaps.push({ size: chunks[chunk], blocks: blocks.slice(from, to) })
     from = to
   }
-  return { ...figures, chunkMaps }
+  return { ...stats, chunkMaps }
 }
 
 /** Builds a histogram. Values are divided by `scale`, which converts their unit. */

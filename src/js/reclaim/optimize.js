@@ -19,7 +19,7 @@ function optimizeMemory(handle, pools, options) {
   const began = performance.now()
   // Buffers that it collects are freed when the event loop turns, which is after this call.
   collectGarbage()
-  native.settle(handle, REAPER_WAIT_MS)
+  native.waitForFrees(handle, REAPER_WAIT_MS)
   const results = {}
   let [bytesFreed, bytesMoved] = [trim ? native.trimSlabs(handle) : 0, 0]
   for (const pool of pools) {

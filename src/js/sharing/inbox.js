@@ -36,13 +36,13 @@ class DmaBufInbox {
     for (;;) {
       signal?.throwIfAborted()
       if (this.#handle === 0) throw closedError()
-      const message = native.takeLetter(this.#handle)
+      const message = native.takeMessage(this.#handle)
       if (message) return message
       try {
-        await this.#tasks.run(() => native.awaitLetter(this.#handle), signal)
+        await this.#tasks.run(() => native.awaitMessage(this.#handle), signal)
       } catch (reason) {
         // Wakes the thread that still waits, which would keep the process alive.
-        if (this.#handle !== 0) native.nudgeInbox(this.#handle)
+        if (this.#handle !== 0) native.wakeInbox(this.#handle)
         throw reason
       }
     }
