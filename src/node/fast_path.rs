@@ -126,7 +126,8 @@ impl FastCalls {
 /// warnings.
 #[napi(
     catch_unwind,
-    ts_return_type = "{ buffer: ArrayBuffer, notifications: ArrayBuffer, allocate(): void, free(): void, idle(...numbers: number[]): void }"
+    ts_return_type = "{ buffer: ArrayBuffer, notifications: ArrayBuffer, \
+        allocate(): void, free(): void, idle(...numbers: number[]): void }"
 )]
 pub fn fast_calls(env: &Env) -> Result<Object<'_>> {
     let buffer: *mut AliasedBuffer = Box::leak(Box::default());
