@@ -1,6 +1,6 @@
 //! NPU and system memory: allocation, deallocation, and operations on buffers.
 
-use std::time::UNIX_EPOCH;
+use std::time::SystemTime;
 
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
@@ -102,7 +102,6 @@ pub struct Buffer {
 impl Buffer {
     pub fn new(allocation: &Allocation, kind: backend::Kind, stack: Option<&str>) -> Self {
         let object = allocation.object.as_ref();
-        let since = allocation.allocated_at.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             id: allocation.id.get() as f64,
             kind: allocation.kind.as_str().to_owned(),
@@ -122,10 +121,15 @@ impl Buffer {
             shared: allocation.is_shared(),
             pool: allocation.pool.as_deref().map(str::to_owned),
             offset: allocation.offset as f64,
-            allocated_at: since.as_secs_f64() * 1e3,
+            allocated_at: unix_ms(allocation.allocated_at),
             stack: stack.map(str::to_owned),
         }
     }
+}
+
+/// Converts a time to milliseconds since 1970.
+pub fn unix_ms(time: SystemTime) -> f64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64() * 1e3
 }
 
 /// Allocates NPU memory: `[buffer, id]`.

@@ -5,13 +5,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
 use super::env::throw;
-use super::memory::Buffer;
+use super::memory::{unix_ms, Buffer};
 use super::pools::PoolStats;
 use super::registry::manager;
 use crate::allocation::Allocation;
@@ -48,14 +48,14 @@ impl StringTable {
     }
 }
 
-/// Starts to record.
+/// Starts recording.
 #[napi(catch_unwind)]
 pub fn start_profiling(env: &Env, handle: f64, sample_interval: f64, event_capacity: f64) -> Result<()> {
     let options = Options { sample_interval: sample_interval as u64, event_capacity: event_capacity as usize };
     manager(handle).map(|manager| manager.start_profiling(options)).map_err(throw(env))
 }
 
-/// Stops to record. The recording stays.
+/// Stops recording. The recording stays.
 #[napi(catch_unwind)]
 pub fn stop_profiling(env: &Env, handle: f64) -> Result<()> {
     manager(handle).map(|manager| manager.stop_profiling()).map_err(throw(env))
@@ -325,9 +325,4 @@ fn leaked_block(sampled: &Sampled, backend: &str, iommu: bool) -> Buffer {
 
 fn is_npu(kind: MemoryKind) -> f64 {
     f64::from(u8::from(kind == MemoryKind::Npu))
-}
-
-/// Converts a time to milliseconds since 1970.
-fn unix_ms(time: SystemTime) -> f64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64() * 1e3
 }

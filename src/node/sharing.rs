@@ -81,7 +81,8 @@ pub fn adopt<'env>(env: &'env Env, handle: f64, token: String) -> Result<Array<'
 /// Opens an inbox: binds a Unix socket at `path`.
 #[napi(catch_unwind)]
 pub fn open_inbox(env: &Env, path: String) -> Result<f64> {
-    let inbox = Inbox::bind(Path::new(&path)).map_err(|error| throw(env)(failed(&error, "bind", Path::new(&path))))?;
+    let inbox =
+        Inbox::bind(Path::new(&path)).map_err(|error| throw(env)(socket_error(&error, "bind", Path::new(&path))))?;
     Ok(INBOXES.insert(EnvData::of(env)?.id(), Arc::new(inbox)).get() as f64)
 }
 
@@ -112,7 +113,8 @@ pub struct ReceivedDmaBuf {
 /// Takes the next message, if there is one.
 #[napi(catch_unwind)]
 pub fn take_message(env: &Env, handle: f64) -> Result<Option<ReceivedDmaBuf>> {
-    let taken = inbox(handle).and_then(|inbox| inbox.take().map_err(|error| failed(&error, "recvmsg", inbox.path())));
+    let taken =
+        inbox(handle).and_then(|inbox| inbox.take().map_err(|error| socket_error(&error, "recvmsg", inbox.path())));
     Ok(taken.map_err(throw(env))?.map(|Letter { fd, words }| ReceivedDmaBuf {
         fd: fd.into_raw_fd(),
         message: String::from_utf8_lossy(&words).into_owned(),
@@ -123,7 +125,7 @@ pub fn take_message(env: &Env, handle: f64) -> Result<Option<ReceivedDmaBuf>> {
 #[napi(catch_unwind)]
 pub fn await_message(env: &Env, handle: f64) -> Result<AsyncTask<'_>> {
     let inbox = inbox(handle).map_err(throw(env))?;
-    let work = move || inbox.wait().map(|()| Outcome::Done).map_err(|error| failed(&error, "poll", inbox.path()));
+    let work = move || inbox.wait().map(|()| Outcome::Done).map_err(|error| socket_error(&error, "poll", inbox.path()));
     spawn(env, &RECEIVER_THREADS, work)
 }
 
@@ -132,7 +134,7 @@ pub fn await_message(env: &Env, handle: f64) -> Result<AsyncTask<'_>> {
 pub fn send_dma_buf(env: &Env, path: String, fd: i32, message: String) -> Result<AsyncTask<'_>> {
     // A duplicate, because JavaScript may close the original as soon as this returns.
     let copy = dma_buf(fd)
-        .and_then(|fd| fd.try_clone_to_owned().map_err(|error| failed(&error, "fcntl", Path::new(&path))))
+        .and_then(|fd| fd.try_clone_to_owned().map_err(|error| socket_error(&error, "fcntl", Path::new(&path))))
         .map_err(throw(env))?;
     if message.len() > LONGEST {
         let text = format!("the message has {} bytes; at most {LONGEST} can be sent", message.len());
@@ -141,7 +143,7 @@ pub fn send_dma_buf(env: &Env, path: String, fd: i32, message: String) -> Result
     let work = move || {
         let path = Path::new(&path);
         let sent = fd_socket::send(path, copy.as_fd(), message.as_bytes());
-        sent.map(|()| Outcome::Done).map_err(|error| failed(&error, "sendmsg", path))
+        sent.map(|()| Outcome::Done).map_err(|error| socket_error(&error, "sendmsg", path))
     };
     spawn(env, &SENDER_THREADS, work)
 }
@@ -162,7 +164,7 @@ fn dma_buf(fd: i32) -> crate::error::Result<BorrowedFd<'static>> {
     }
 }
 
-fn failed(error: &io::Error, call: &'static str, path: &Path) -> Error {
+fn socket_error(error: &io::Error, call: &'static str, path: &Path) -> Error {
     let hint = match error.raw_os_error().unwrap_or(0) {
         libc::ENOENT | libc::ECONNREFUSED => Some("no DmaBufInbox is open at this path"),
         libc::EADDRINUSE => Some("another process listens at this path, or it is not a socket"),
