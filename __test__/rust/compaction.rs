@@ -16,7 +16,7 @@ use rkllmjs_memory::device::memory::{PageOptions, Source};
 use rkllmjs_memory::device::Device;
 use rkllmjs_memory::error::ErrorCode;
 use rkllmjs_memory::handle::Handle;
-use rkllmjs_memory::pool::{Haul, Layout, Moved, Pass, Pool, Slice};
+use rkllmjs_memory::pool::{CopyQueue, Layout, Moved, Pass, Pool, Slice};
 use rkllmjs_memory::sys::page::page_size;
 use rkllmjs_memory::units::{KIB, MIB};
 
@@ -92,10 +92,10 @@ fn go_on(pool: &Pool, mut pass: Pass, limit: usize, mut keep: impl FnMut() -> bo
 /// dropped. The failures beside them.
 fn defragment_aided(pool: &Pool, limit: usize, mut keep: impl FnMut() -> bool) -> (Vec<Moved>, usize) {
     let mut pass = pool.start_pass().unwrap();
-    let (mut haul, mut moves, mut failures) = (Haul::new(true), Vec::new(), 0);
-    let mut arrived = |haul: &mut Haul<'_>| {
-        while let Some(arrival) = haul.arrival() {
-            match arrival {
+    let (mut queue, mut moves, mut failures) = (CopyQueue::new(true), Vec::new(), 0);
+    let mut arrived = |queue: &mut CopyQueue<'_>| {
+        while let Some(result) = queue.next_result() {
+            match result {
                 Ok(moved) => moves.extend(moved),
                 Err(_) => failures += 1,
             }
@@ -103,18 +103,18 @@ fn defragment_aided(pool: &Pool, limit: usize, mut keep: impl FnMut() -> bool) -
     };
     for _ in 0..limit {
         let step = pool.next_fill(&mut pass).or_else(|| {
-            haul.finish();
+            queue.finish();
             pool.next_slide(&mut pass)
         });
         let Some(step) = step else { break };
         if keep() {
-            haul.add(step);
+            queue.add(step);
         }
-        arrived(&mut haul);
+        arrived(&mut queue);
     }
-    haul.finish();
-    arrived(&mut haul);
-    assert_eq!((haul.moves(), haul.bytes()), (moves.len() as u64, moves.iter().map(|moved| moved.size).sum()));
+    queue.finish();
+    arrived(&mut queue);
+    assert_eq!((queue.moves(), queue.bytes()), (moves.len() as u64, moves.iter().map(|moved| moved.size).sum()));
     (moves, failures)
 }
 
@@ -538,12 +538,12 @@ fn a_haul_that_is_dropped_has_moved_slices_or_left_them_alone() {
     for taken in [1, 5, 20, 40, usize::MAX] {
         let (pool, live) = large();
         let mut pass = pool.start_pass().unwrap();
-        let mut haul = Haul::new(true);
-        while haul.moves() < taken as u64 {
+        let mut queue = CopyQueue::new(true);
+        while queue.moves() < taken as u64 {
             let Some(step) = pool.next_move(&mut pass) else { break };
-            haul.add(step);
+            queue.add(step);
         }
-        drop(haul);
+        drop(queue);
         pool.validate().unwrap();
         for (id, known) in &live {
             let (slice, size, _) = pool.movable(*id).unwrap();
@@ -559,18 +559,18 @@ fn with_a_second_thread_a_pool_that_ends_takes_its_moves_along() {
     for end in [|pool: &Pool| pool.reset(|_| true).unwrap(), |pool: &Pool| pool.destroy(true).unwrap()] {
         let (pool, _) = large();
         let mut pass = pool.start_pass().unwrap();
-        let mut haul = Haul::new(true);
+        let mut queue = CopyQueue::new(true);
         while let Some(step) = pool.next_fill(&mut pass) {
-            haul.add(step);
-            if haul.bytes() > 2 * MIB {
+            queue.add(step);
+            if queue.bytes() > 2 * MIB {
                 break;
             }
         }
         end(&pool);
-        haul.finish();
-        assert!(haul.moves() > 0, "those that had arrived before");
-        while let Some(arrival) = haul.arrival() {
-            arrival.unwrap();
+        queue.finish();
+        assert!(queue.moves() > 0, "those that had arrived before");
+        while let Some(result) = queue.next_result() {
+            result.unwrap();
         }
         assert_eq!((pool.stats().live, pool.stats().allocated), (0, 0));
         pool.validate().unwrap();

@@ -4,10 +4,10 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::backend::Object;
-use crate::sys::thread_pool::Crew;
+use crate::sys::thread_pool::ThreadPool;
 
 /// Runs [`PendingFrees::drain`].
-pub(super) static REAPERS: Crew = Crew::new("rkllm-reaper", 2);
+pub(super) static REAPERS: ThreadPool = ThreadPool::new("rkllm-reaper", 2);
 
 /// Objects that wait to be destroyed, each with what is released after it.
 #[derive(Debug)]

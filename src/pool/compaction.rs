@@ -24,7 +24,7 @@ use crate::handle::Handle;
 use crate::suballoc::{regions_from, Region, RegionId, SubAllocator};
 
 /// A chunk whose free bytes are in one piece but for this share needs no sliding.
-const SETTLED: f64 = 0.02;
+const NEGLIGIBLE_FRAGMENTATION: f64 = 0.02;
 
 /// One compaction of a pool, as far as it has come.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ struct Survey {
 }
 
 /// What was not seen yet of a chunk.
-fn unseen(arena: &dyn SubAllocator, seen: Option<RegionId>) -> impl Iterator<Item = Region> + '_ {
+fn unsurveyed(arena: &dyn SubAllocator, seen: Option<RegionId>) -> impl Iterator<Item = Region> + '_ {
     let first = match seen {
         None => Some(arena.first()),
         // Freed meanwhile: the rest of this chunk is for another time.
@@ -71,14 +71,14 @@ struct Slides {
     /// The chunk it is in.
     rank: usize,
     /// The last region there that stays where it is; `None` at the chunk's start.
-    settled: Option<RegionId>,
+    last_fixed: Option<RegionId>,
     /// Each slice is tried once.
     tried: HashSet<Handle>,
 }
 
 /// Where a slice is or was, for the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Spot {
+pub struct Location {
     /// The chunk's number: counted from 0 as the pool grew.
     pub chunk: u64,
     /// Bytes from the chunk's start.
@@ -91,9 +91,9 @@ pub struct Moved {
     /// Its name.
     pub id: Handle,
     /// Where it was.
-    pub from: Spot,
+    pub from: Location,
     /// Where it is.
-    pub to: Spot,
+    pub to: Location,
     /// Bytes that were asked for.
     pub size: u64,
 }
@@ -105,8 +105,8 @@ pub struct Move<'a> {
     pool: &'a Pool,
     id: Handle,
     view: Option<Handle>,
-    from: End,
-    to: End,
+    from: MoveEndpoint,
+    to: MoveEndpoint,
     /// Bytes to copy.
     size: u64,
     /// The target is the hole right below the source, which goes over its own bytes where it is the larger one.
@@ -115,9 +115,9 @@ pub struct Move<'a> {
 }
 
 #[derive(Debug)]
-struct End {
+struct MoveEndpoint {
     place: Place,
-    spot: Spot,
+    location: Location,
     extent: Arc<Extent>,
 }
 
@@ -159,7 +159,7 @@ impl Pool {
         while let Some(&handle) = chunks.get(survey.rank) {
             let (rank, seen) = (survey.rank, survey.seen);
             let movables = state.movables.of(handle);
-            for region in state.chunks.get(handle).into_iter().flat_map(|chunk| unseen(&*chunk.arena, seen)) {
+            for region in state.chunks.get(handle).into_iter().flat_map(|chunk| unsurveyed(&*chunk.arena, seen)) {
                 if left == 0 {
                     return false;
                 }
@@ -180,7 +180,7 @@ impl Pool {
     }
 
     /// The next move of `pass`, with its target reserved; `None` when there is nothing left to gain. What was not
-    /// [surveyed](Self::survey) yet is now. Where moves are under way meanwhile ([`Haul`](super::Haul)), they are over before
+    /// [surveyed](Self::survey) yet is now. Where moves are in flight meanwhile ([`CopyQueue`](super::CopyQueue)), they are over before
     /// [`next_slide`](Self::next_slide) is asked: it finds what their ends have made of the pool.
     pub fn next_move<'a>(&'a self, pass: &mut Pass) -> Option<Move<'a>> {
         self.next_fill(pass).or_else(|| self.next_slide(pass))
@@ -213,13 +213,13 @@ impl Pool {
                     break;
                 }
                 let chunk = pass.chunks[hole.rank];
-                let Some(target) = state.cut(chunk, hole.id, source.tag, alignment) else {
+                let Some(target) = state.reserve_target(chunk, hole.id, source.tag, alignment) else {
                     // Somebody else was faster, or it is too small once it is aligned: no hole for this time.
                     pass.holes.shrink(at, None);
                     continue;
                 };
                 pass.holes.shrink(at, state.free_after(chunk, target.id));
-                return self.begin(state, candidate.id, (chunk, target), false);
+                return self.begin_move(state, candidate.id, (chunk, target), false);
             }
         }
         None
@@ -229,38 +229,38 @@ impl Pool {
         while let Some(&chunk) = pass.chunks.get(pass.slides.rank) {
             let Some(Slide { id, gap }) = state.next_slide(chunk, &mut pass.slides) else {
                 pass.slides.rank += 1;
-                pass.slides.settled = None;
+                pass.slides.last_fixed = None;
                 continue;
             };
             pass.slides.tried.insert(id);
-            if let Some(target) = state.cut(chunk, gap.id, gap.size, 1) {
-                return self.begin(state, id, (chunk, target), true);
+            if let Some(target) = state.reserve_target(chunk, gap.id, gap.size, 1) {
+                return self.begin_move(state, id, (chunk, target), true);
             }
         }
         None
     }
 
     /// A move of `id` to the reserved region `target`.
-    fn begin<'a>(
+    fn begin_move<'a>(
         &'a self,
         state: &mut State,
         id: Handle,
         (chunk, target): (Handle, Region),
         slide: bool,
     ) -> Option<Move<'a>> {
-        let ends = state.movables.get(id).ok().and_then(|movable| {
+        let endpoints = state.movables.get(id).ok().and_then(|movable| {
             let source = state.chunks.get(movable.place.0)?;
             let region = source.arena.get(movable.place.1).ok()?;
-            let end = |of: &Chunk, place: Place, offset: u64| End {
+            let end = |of: &Chunk, place: Place, offset: u64| MoveEndpoint {
                 place,
-                spot: Spot { chunk: of.number, offset },
+                location: Location { chunk: of.number, offset },
                 extent: Arc::clone(&of.extent),
             };
             let to = end(state.chunks.get(chunk)?, (chunk, target.id), target.offset);
             Some((end(source, movable.place, region.offset), to, region.tag, movable.view))
         });
-        let Some((from, to, size, view)) = ends else {
-            state.uncut((chunk, target.id));
+        let Some((from, to, size, view)) = endpoints else {
+            state.cancel_target((chunk, target.id));
             return None;
         };
         state.movables.set_moving(id, true);
@@ -286,28 +286,28 @@ impl Move<'_> {
 
     /// CPU address where it still is.
     pub fn address(&self) -> usize {
-        self.from.extent.base() + self.from.spot.offset as usize
+        self.from.extent.base() + self.from.location.offset as usize
     }
 
     /// Copies, and makes the new place the slice's own. `None` when the pool was reset or destroyed meanwhile.
     ///
     /// Errors: those of [`Memory::copy`]; nothing has changed then.
     pub fn commit(self) -> Result<Option<Moved>> {
-        match self.load() {
-            Some(load) => load.carry().map(|()| self.arrived()),
+        match self.copy_job() {
+            Some(job) => job.copy().map(|()| self.complete()),
             None => Ok(None),
         }
     }
 
     /// What has to be copied, by whichever thread. `None` when the pool was reset or destroyed meanwhile.
-    pub(super) fn load(&self) -> Option<Load> {
+    pub(super) fn copy_job(&self) -> Option<CopyJob> {
         let (source, target) = (self.from.extent.memory()?, self.to.extent.memory()?);
-        Some(Load { source, from: self.from.spot.offset, target, to: self.to.spot.offset, size: self.size })
+        Some(CopyJob { source, from: self.from.location.offset, target, to: self.to.location.offset, size: self.size })
     }
 
-    /// Makes the new place the slice's own, now that its bytes are there. `None` as for [`load`](Self::load).
-    pub(super) fn arrived(mut self) -> Option<Moved> {
-        let moved = Moved { id: self.id, from: self.from.spot, to: self.to.spot, size: self.size };
+    /// Makes the new place the slice's own, now that its bytes are there. `None` as for [`copy_job`](Self::copy_job).
+    pub(super) fn complete(mut self) -> Option<Moved> {
+        let moved = Moved { id: self.id, from: self.from.location, to: self.to.location, size: self.size };
         let mut state = self.pool.state();
         let place = match state.movables.get(self.id) {
             Ok(movable) if movable.place == self.from.place => match self.slide {
@@ -328,7 +328,7 @@ impl Move<'_> {
 
 /// The bytes of a [`Move`]. It keeps their memory, whatever becomes of the pool.
 #[derive(Debug)]
-pub(super) struct Load {
+pub(super) struct CopyJob {
     source: Arc<Memory>,
     from: u64,
     target: Arc<Memory>,
@@ -336,8 +336,8 @@ pub(super) struct Load {
     size: u64,
 }
 
-impl Load {
-    pub(super) fn carry(&self) -> Result<()> {
+impl CopyJob {
+    pub(super) fn copy(&self) -> Result<()> {
         self.target.copy(self.to, &self.source, self.from, self.size)
     }
 }
@@ -347,7 +347,7 @@ impl Drop for Move<'_> {
         if !self.done {
             let mut state = self.pool.state();
             state.movables.set_moving(self.id, false);
-            state.uncut(self.to.place);
+            state.cancel_target(self.to.place);
         }
     }
 }
@@ -361,14 +361,14 @@ impl State {
     }
 
     /// Takes `size` bytes of a hole. No slice is counted: what moves is counted already.
-    fn cut(&mut self, chunk: Handle, hole: RegionId, size: u64, alignment: u64) -> Option<Region> {
+    fn reserve_target(&mut self, chunk: Handle, hole: RegionId, size: u64, alignment: u64) -> Option<Region> {
         let chunk = self.chunks.get_mut(chunk)?;
         let target = chunk.arena.allocate_at(hole, size, alignment, size)?;
         chunk.touched = chunk.touched.max(target.end());
         Some(target)
     }
 
-    fn uncut(&mut self, (chunk, region): Place) {
+    fn cancel_target(&mut self, (chunk, region): Place) {
         // Where the pool was reset or destroyed, it has gone already.
         let _ = self.chunks.get_mut(chunk).map(|chunk| chunk.arena.free(region));
     }
@@ -379,20 +379,20 @@ impl State {
         after.filter(|region| !region.used)
     }
 
-    /// The next slice above a hole, after the regions that are settled.
+    /// The next slice above a hole, after the last region that stays where it is.
     fn next_slide(&self, handle: Handle, slides: &mut Slides) -> Option<Slide> {
         let arena = &self.chunks.get(handle)?.arena;
-        if slides.settled.is_none() && arena.fragmentation() <= SETTLED {
+        if slides.last_fixed.is_none() && arena.fragmentation() <= NEGLIGIBLE_FRAGMENTATION {
             return None;
         }
         loop {
-            let next = match slides.settled {
+            let next = match slides.last_fixed {
                 None => Some(arena.first()),
                 // Freed meanwhile: the rest of this chunk is for another time.
-                Some(settled) => arena.next(settled).ok()?,
+                Some(last_fixed) => arena.next(last_fixed).ok()?,
             }?;
             if next.used {
-                slides.settled = Some(next.id);
+                slides.last_fixed = Some(next.id);
                 continue;
             }
             let above = arena.next(next.id).ok()??;
@@ -402,7 +402,7 @@ impl State {
                     return Some(Slide { id, gap: next });
                 }
             }
-            slides.settled = Some(above.id);
+            slides.last_fixed = Some(above.id);
         }
     }
 

@@ -1,5 +1,5 @@
-//! A [`Haul`]: moves that are under way. While a second thread copies their bytes, the first one prepares those that come next, which
-//! costs it as much where JavaScript's views have to be taken away.
+//! [`CopyQueue`]: the moves of a compaction that are in flight. While a second thread copies their bytes, the first one
+//! prepares the next moves, which costs it as much where it has to detach JavaScript's views.
 
 use std::collections::VecDeque;
 use std::mem::take;
@@ -9,49 +9,49 @@ use std::thread::available_parallelism;
 
 use once_cell::sync::Lazy;
 
-use super::compaction::{Load, Move, Moved};
+use super::compaction::{CopyJob, Move, Moved};
 use crate::error::Result;
-use crate::sys::thread_pool::Crew;
+use crate::sys::thread_pool::ThreadPool;
 
-/// Whoever copies for somebody else. It is the memory that limits: more of them are no faster.
-static CARRIERS: Crew = Crew::new("rkllm-carry", 1);
+/// Copies for a compacting thread. Memory bandwidth is the limit: more threads are no faster.
+static COPIERS: ThreadPool = ThreadPool::new("rkllm-copier", 1);
 
-/// Whether there is a processor for them.
-static ANY: Lazy<bool> = Lazy::new(|| available_parallelism().map_or(1, NonZero::get) > 1);
+/// Whether there is a processor for a copier.
+static HAS_SECOND_PROCESSOR: Lazy<bool> = Lazy::new(|| available_parallelism().map_or(1, NonZero::get) > 1);
 
-/// Bytes that are copied before anybody is woken for the rest: starting a thread takes as long.
-const ALONE: u64 = 1 << 20;
-/// Bytes that a thread is woken for.
-const BATCH: u64 = 1 << 20;
-/// Batches that wait for it or are being copied; with as many, one more is copied here.
-const AHEAD: usize = 2;
+/// Bytes that the compacting thread copies before a copier is started: starting a thread takes as long.
+const INLINE_BYTES: u64 = 1 << 20;
+/// Bytes that a copier is woken for.
+const BATCH_BYTES: u64 = 1 << 20;
+/// Batches that wait for the copier or are being copied; with as many, one more is copied on this thread.
+const MAX_BATCHES_IN_FLIGHT: usize = 2;
 
 /// See the module's header. Dropped, it waits for what is being copied; moves that nobody copies yet never were.
 #[derive(Debug, Default)]
-pub struct Haul<'a> {
+pub struct CopyQueue<'a> {
     aided: bool,
-    /// Moves that were taken on, and their bytes, whether they have arrived or not.
+    /// Moves that were taken on, and their bytes, whether they are complete or not.
     taken: (u64, u64),
     batch: Vec<Move<'a>>,
     batch_bytes: u64,
-    away: VecDeque<Away<'a>>,
-    arrived: VecDeque<Result<Option<Moved>>>,
+    in_flight: VecDeque<InFlightBatch<'a>>,
+    results: VecDeque<Result<Option<Moved>>>,
 }
 
-/// A batch that somebody else copies.
+/// A batch that the other thread copies.
 #[derive(Debug)]
-struct Away<'a> {
+struct InFlightBatch<'a> {
     moves: Vec<Move<'a>>,
     /// `None` for a move whose pool was reset or destroyed.
-    carried: Receiver<Vec<Result<Option<()>>>>,
+    copied: Receiver<Vec<Result<Option<()>>>>,
 }
 
-impl<'a> Haul<'a> {
+impl<'a> CopyQueue<'a> {
     /// With a second thread or without: with one, up to four MiB, or as many larger moves, are under way when no more is taken on.
     pub fn new(aided: bool) -> Self {
-        let mut haul = Self::default();
-        haul.aided = aided && *ANY;
-        haul
+        let mut queue = Self::default();
+        queue.aided = aided && *HAS_SECOND_PROCESSOR;
+        queue
     }
 
     /// Moves that were taken on.
@@ -68,90 +68,90 @@ impl<'a> Haul<'a> {
     pub fn add(&mut self, step: Move<'a>) {
         let (size, before) = (step.size(), self.taken.1);
         self.taken = (self.taken.0 + 1, before + size);
-        if !self.aided || before < ALONE {
-            self.arrive(size, step.commit());
+        if !self.aided || before < INLINE_BYTES {
+            self.record(size, step.commit());
             return;
         }
         self.batch.push(step);
         self.batch_bytes += size;
-        if self.batch_bytes >= BATCH {
+        if self.batch_bytes >= BATCH_BYTES {
             self.dispatch();
         }
     }
 
-    /// What became of a move that was taken on; `None` where nothing has arrived since.
-    pub fn arrival(&mut self) -> Option<Result<Option<Moved>>> {
-        self.arrived.pop_front()
+    /// What became of a move that was taken on; `None` where none has completed since.
+    pub fn next_result(&mut self) -> Option<Result<Option<Moved>>> {
+        self.results.pop_front()
     }
 
     /// Carries out everything that was taken on.
     pub fn finish(&mut self) {
         let rest = take(&mut self.batch);
         self.batch_bytes = 0;
-        self.carry(rest);
+        self.copy_here(rest);
         self.wait();
     }
 
     fn wait(&mut self) {
-        while let Some(away) = self.away.pop_front() {
-            let carried = away.carried.recv();
-            self.settle(away.moves, carried.unwrap_or_default());
+        while let Some(in_flight) = self.in_flight.pop_front() {
+            let copied = in_flight.copied.recv();
+            self.collect(in_flight.moves, copied.unwrap_or_default());
         }
     }
 
     fn dispatch(&mut self) {
-        while let Some(carried) = self.away.front().and_then(|away| away.carried.try_recv().ok()) {
-            let moves = self.away.pop_front().map(|away| away.moves).unwrap_or_default();
-            self.settle(moves, carried);
+        while let Some(copied) = self.in_flight.front().and_then(|in_flight| in_flight.copied.try_recv().ok()) {
+            let moves = self.in_flight.pop_front().map(|in_flight| in_flight.moves).unwrap_or_default();
+            self.collect(moves, copied);
         }
         let moves = take(&mut self.batch);
         self.batch_bytes = 0;
-        if self.away.len() >= AHEAD {
-            self.carry(moves);
+        if self.in_flight.len() >= MAX_BATCHES_IN_FLIGHT {
+            self.copy_here(moves);
             return;
         }
-        let loads: Vec<Option<Load>> = moves.iter().map(Move::load).collect();
-        let (done, carried) = sync_channel(1);
-        CARRIERS.run(move || {
-            let results = loads.iter().map(|load| load.as_ref().map(Load::carry).transpose()).collect();
+        let jobs: Vec<Option<CopyJob>> = moves.iter().map(Move::copy_job).collect();
+        let (done, copied) = sync_channel(1);
+        COPIERS.run(move || {
+            let results = jobs.iter().map(|job| job.as_ref().map(CopyJob::copy).transpose()).collect();
             // Memory that this keeps alive is let go before anybody is told: what then frees it, gives it back.
-            drop(loads);
-            // Nobody waits where the haul was dropped in a panic.
+            drop(jobs);
+            // Nobody waits where the queue was dropped in a panic.
             let _ = done.send(results);
         });
-        self.away.push_back(Away { moves, carried });
+        self.in_flight.push_back(InFlightBatch { moves, copied });
     }
 
-    /// Copies here.
-    fn carry(&mut self, moves: Vec<Move<'a>>) {
+    /// Copies on this thread.
+    fn copy_here(&mut self, moves: Vec<Move<'a>>) {
         for step in moves {
-            self.arrive(step.size(), step.commit());
+            self.record(step.size(), step.commit());
         }
     }
 
-    /// Writes down what somebody else has copied. What is missing from `carried` was not.
-    fn settle(&mut self, moves: Vec<Move<'a>>, carried: Vec<Result<Option<()>>>) {
-        let mut carried = carried.into_iter();
+    /// Completes the moves of a batch that the other thread has copied. A move without an entry in `copied` was not.
+    fn collect(&mut self, moves: Vec<Move<'a>>, copied: Vec<Result<Option<()>>>) {
+        let mut copied = copied.into_iter();
         for step in moves {
             let size = step.size();
-            let arrival = match carried.next() {
-                Some(Ok(Some(()))) => Ok(step.arrived()),
+            let result = match copied.next() {
+                Some(Ok(Some(()))) => Ok(step.complete()),
                 Some(Ok(None)) | None => Ok(None),
                 Some(Err(error)) => Err(error),
             };
-            self.arrive(size, arrival);
+            self.record(size, result);
         }
     }
 
-    fn arrive(&mut self, size: u64, arrival: Result<Option<Moved>>) {
-        if !matches!(arrival, Ok(Some(_))) {
+    fn record(&mut self, size: u64, result: Result<Option<Moved>>) {
+        if !matches!(result, Ok(Some(_))) {
             self.taken = (self.taken.0 - 1, self.taken.1 - size);
         }
-        self.arrived.push_back(arrival);
+        self.results.push_back(result);
     }
 }
 
-impl Drop for Haul<'_> {
+impl Drop for CopyQueue<'_> {
     fn drop(&mut self) {
         // Undone while somebody copies, a move's target could be given to others, who would find their bytes overwritten; undone
         // afterwards, one that slid over its own bytes would have lost them.

@@ -1,4 +1,4 @@
-//! A [`Crew`]: a few threads for calls that may block for seconds, started when there is work and gone soon after it.
+//! [`ThreadPool`]: a few threads for calls that may block for seconds, started when there is work and gone soon after it.
 //!
 //! Not a runtime's own thread pool: a driver that keeps four callers waiting would keep every `fs` and `dns` call of the
 //! process waiting with them.
@@ -14,34 +14,34 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// See the module's header.
 #[derive(Debug)]
-pub struct Crew {
+pub struct ThreadPool {
     name: &'static str,
-    most: usize,
-    state: Mutex<State>,
+    max_threads: usize,
+    state: Mutex<JobQueue>,
     work: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct JobQueue {
     jobs: VecDeque<Job>,
     threads: usize,
     idle: usize,
 }
 
-impl std::fmt::Debug for State {
+impl std::fmt::Debug for JobQueue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} jobs, {} threads, {} idle", self.jobs.len(), self.threads, self.idle)
     }
 }
 
 /// A thread without work waits this long for some.
-const LINGER: Duration = Duration::from_secs(2);
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
-impl Crew {
-    /// Up to `most` threads called `name`.
-    pub const fn new(name: &'static str, most: usize) -> Self {
-        let state = State { jobs: VecDeque::new(), threads: 0, idle: 0 };
-        Self { name, most, state: Mutex::new(state), work: Condvar::new() }
+impl ThreadPool {
+    /// Up to `max_threads` threads called `name`.
+    pub const fn new(name: &'static str, max_threads: usize) -> Self {
+        let state = JobQueue { jobs: VecDeque::new(), threads: 0, idle: 0 };
+        Self { name, max_threads, state: Mutex::new(state), work: Condvar::new() }
     }
 
     /// Has `job` done, in the order in which jobs came as far as there are threads. Where the system has no thread for it, it is done
@@ -54,12 +54,12 @@ impl Crew {
             self.work.notify_one();
             return;
         }
-        if state.threads >= self.most {
+        if state.threads >= self.max_threads {
             return;
         }
         state.threads += 1;
         drop(state);
-        let started = thread::Builder::new().name(self.name.to_owned()).spawn(|| self.toil());
+        let started = thread::Builder::new().name(self.name.to_owned()).spawn(|| self.worker());
         if started.is_err() {
             let mut state = self.state();
             state.threads -= 1;
@@ -67,21 +67,21 @@ impl Crew {
             let alone = state.threads == 0;
             let left: Vec<Job> = if alone { state.jobs.drain(..).collect() } else { Vec::new() };
             drop(state);
-            left.into_iter().for_each(done);
+            left.into_iter().for_each(run_job);
         }
     }
 
-    fn toil(&self) {
+    fn worker(&self) {
         let mut state = self.state();
         loop {
             if let Some(job) = state.jobs.pop_front() {
                 drop(state);
-                done(job);
+                run_job(job);
                 state = self.state();
                 continue;
             }
             state.idle += 1;
-            let (woken, timeout) = self.work.wait_timeout(state, LINGER).unwrap_or_else(PoisonError::into_inner);
+            let (woken, timeout) = self.work.wait_timeout(state, KEEP_ALIVE).unwrap_or_else(PoisonError::into_inner);
             state = woken;
             state.idle -= 1;
             if timeout.timed_out() && state.jobs.is_empty() {
@@ -91,13 +91,13 @@ impl Crew {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, JobQueue> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A panic is a mistake of ours; the job's owner sees what it did not do, and the thread goes on with the next one.
-fn done(job: Job) {
+fn run_job(job: Job) {
     let _ = catch_unwind(AssertUnwindSafe(job));
 }
 
@@ -110,11 +110,11 @@ mod tests {
 
     #[test]
     fn every_job_is_done_also_after_one_that_panics() {
-        static CREW: Crew = Crew::new("test crew", 2);
+        static POOL: ThreadPool = ThreadPool::new("test pool", 2);
         let (done, doing) = channel();
         for at in 0..100 {
             let done = done.clone();
-            CREW.run(move || {
+            POOL.run(move || {
                 assert!(at % 10 != 3, "this one panics");
                 done.send(at).unwrap();
             });
@@ -127,14 +127,14 @@ mod tests {
 
     #[test]
     fn as_many_as_there_are_threads_wait_side_by_side() {
-        static CREW: Crew = Crew::new("waiting crew", 3);
+        static POOL: ThreadPool = ThreadPool::new("waiting pool", 3);
         // Each job waits until the others have begun: with fewer threads none would end.
         let (begun, all) = channel();
         let gates: Vec<_> = (0..3)
             .map(|at| {
                 let (open, gate) = sync_channel::<()>(1);
                 let begun = begun.clone();
-                CREW.run(move || {
+                POOL.run(move || {
                     begun.send(at).unwrap();
                     gate.recv().unwrap();
                 });
