@@ -51,12 +51,12 @@ fn pattern(size: u64, byte: u8) -> Vec<u8> {
 }
 
 fn fill(pool: &Pool, slice: &Slice, size: u64, byte: u8) {
-    let memory = pool.extent(slice.chunk).unwrap().memory().unwrap();
+    let memory = pool.chunk_memory(slice.chunk).unwrap().memory().unwrap();
     memory.mapping().write(slice.offset, &pattern(size, byte));
 }
 
 fn holds(pool: &Pool, slice: &Slice, size: u64, byte: u8) -> bool {
-    let memory = pool.extent(slice.chunk).unwrap().memory().unwrap();
+    let memory = pool.chunk_memory(slice.chunk).unwrap().memory().unwrap();
     let mut bytes = vec![!byte; size as usize];
     memory.mapping().read(slice.offset, &mut bytes);
     bytes == pattern(size, byte)

@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rkllmjs_memory::allocation::{Allocation, Reach};
+use rkllmjs_memory::allocation::{Allocation, Reachability};
 use rkllmjs_memory::backend::errno::Call;
 use rkllmjs_memory::backend::fault_injecting::{Fault, FaultInjecting};
 use rkllmjs_memory::backend::simulated::{Options, Simulated, MEMFD_NAME};
@@ -89,7 +89,7 @@ fn workload(manager: &Manager) -> usize {
     }
     for allocation in live {
         allocation.release().unwrap();
-        allocation.finalize(Reach::Nobody);
+        allocation.finalize(Reachability::Unreachable);
         assert!(Allocation::by_id(allocation.id).is_none());
     }
     refused.get()

@@ -61,12 +61,12 @@ fn pool(source: Source, layout: Layout) -> Pool {
 }
 
 fn fill(pool: &Pool, slice: &Slice, size: u64, byte: u8) {
-    let memory = pool.extent(slice.chunk).unwrap().memory().unwrap();
+    let memory = pool.chunk_memory(slice.chunk).unwrap().memory().unwrap();
     memory.mapping().fill(slice.offset..slice.offset + size, byte);
 }
 
 fn holds(pool: &Pool, slice: &Slice, size: u64, byte: u8) -> bool {
-    let memory = pool.extent(slice.chunk).unwrap().memory().unwrap();
+    let memory = pool.chunk_memory(slice.chunk).unwrap().memory().unwrap();
     let mut bytes = vec![!byte; size as usize];
     memory.mapping().read(slice.offset, &mut bytes);
     bytes.iter().all(|found| *found == byte)
@@ -205,11 +205,11 @@ fn it_grows_to_its_maximum_and_shrinks_to_its_beginning() {
 fn a_chunk_whose_slices_are_still_reached_goes_in_a_reset() {
     let pool = pool(pages(), layout(MIB, 4 * MIB, MIB));
     let (kept, held) = (pool.allocate(MIB, 64).unwrap(), pool.allocate(MIB, 64).unwrap());
-    let extent = pool.extent(held.chunk).unwrap();
+    let chunk_memory = pool.chunk_memory(held.chunk).unwrap();
     fill(&pool, &held, MIB, 9);
-    pool.reset(|other| !Arc::ptr_eq(other, &extent)).unwrap();
-    assert!(extent.memory().is_none(), "its memory is gone, its addresses hold zeros");
-    assert!(pool.extent(held.chunk).is_err() && pool.extent(kept.chunk).is_ok());
+    pool.reset(|other| !Arc::ptr_eq(other, &chunk_memory)).unwrap();
+    assert!(chunk_memory.memory().is_none(), "its memory is gone, its addresses hold zeros");
+    assert!(pool.chunk_memory(held.chunk).is_err() && pool.chunk_memory(kept.chunk).is_ok());
     assert_eq!((pool.stats().chunks, pool.stats().live), (1, 0));
     pool.validate().unwrap();
 }
@@ -268,14 +268,14 @@ fn layouts_that_cannot_be_are_refused() {
 fn delayed_frees_wait_and_late_writes_are_found() {
     let pool = pool(pages(), Layout { delay: 2, ..layout(MIB, MIB, MIB) });
     let first = pool.allocate(10_000, 64).unwrap();
-    let extent = pool.extent(first.chunk).unwrap();
+    let chunk_memory = pool.chunk_memory(first.chunk).unwrap();
     pool.free(first.chunk, first.region).unwrap();
     assert_eq!(pool.free(first.chunk, first.region).unwrap_err().code(), ErrorCode::BufferFreed);
     assert_eq!((pool.stats().live, pool.stats().requested), (0, 0));
     let second = pool.allocate(10_000, 64).unwrap();
     assert_ne!(second.address, first.address, "the first one waits");
     // Somebody who did not hear of the free.
-    extent.memory().unwrap().mapping().write(first.offset + 9_999, b"!");
+    chunk_memory.memory().unwrap().mapping().write(first.offset + 9_999, b"!");
     for _ in 0..3 {
         let next = pool.allocate(64, 64).unwrap();
         pool.free(next.chunk, next.region).unwrap();

@@ -48,12 +48,12 @@ fn used(accounting: &Accounting) -> (u64, u64) {
 
 fn read(pool: &Pool, slice: &Slice, size: u64) -> Vec<u8> {
     let mut bytes = vec![0xee; size as usize];
-    pool.extent(slice.chunk).unwrap().memory().unwrap().mapping().read(slice.offset, &mut bytes);
+    pool.chunk_memory(slice.chunk).unwrap().memory().unwrap().mapping().read(slice.offset, &mut bytes);
     bytes
 }
 
 fn fill(pool: &Pool, slice: &Slice, byte: u8) {
-    let memory = pool.extent(slice.chunk).unwrap().memory().unwrap();
+    let memory = pool.chunk_memory(slice.chunk).unwrap().memory().unwrap();
     memory.mapping().fill(slice.offset..slice.offset + slice.padded, byte);
 }
 
@@ -322,7 +322,7 @@ fn of_memory_that_came_dirty_all_bytes_are_zeroed() {
     let source = Source::Npu { device, request: Request::plain(1), dirty: true };
     let pool = Pool::new(None, source, layout(MIB, MIB, MIB), None).unwrap();
     let slice = pool.allocate(200, 64).unwrap();
-    let memory = pool.extent(slice.chunk).unwrap().memory().unwrap();
+    let memory = pool.chunk_memory(slice.chunk).unwrap().memory().unwrap();
     let base = memory.object().unwrap().device_address.unwrap();
     assert_eq!(slice.device_address, Some(base + slice.offset));
     fill(&pool, &slice, 7);
@@ -334,22 +334,22 @@ fn of_memory_that_came_dirty_all_bytes_are_zeroed() {
 fn memory_that_others_hold_outlives_its_pool() {
     let pool = pool(layout(MIB, 2 * MIB, MIB));
     let (held, other) = (pool.allocate(MIB, 64).unwrap(), pool.allocate(MIB, 64).unwrap());
-    let extent = pool.extent(held.chunk).unwrap();
-    assert_eq!(extent.base(), held.address);
-    assert!(!extent.is_held());
-    assert!(extent.hold() && extent.hold() && extent.is_held());
+    let chunk_memory = pool.chunk_memory(held.chunk).unwrap();
+    assert_eq!(chunk_memory.base(), held.address);
+    assert!(!chunk_memory.is_retained());
+    assert!(chunk_memory.retain() && chunk_memory.retain() && chunk_memory.is_retained());
     // A reset that could keep the chunk gives it up all the same: others share a slice of it.
     pool.reset(|_| true).unwrap();
     assert_eq!(
-        (pool.stats().chunks, pool.extent(held.chunk).is_err(), pool.extent(other.chunk).is_ok()),
+        (pool.stats().chunks, pool.chunk_memory(held.chunk).is_err(), pool.chunk_memory(other.chunk).is_ok()),
         (1, true, true)
     );
-    assert!(extent.memory().is_some());
-    assert!(!extent.hold(), "it is on its way");
-    extent.unhold();
-    assert!(extent.memory().is_some() && extent.is_held());
-    extent.unhold();
-    assert!(extent.memory().is_none() && !extent.is_held());
+    assert!(chunk_memory.memory().is_some());
+    assert!(!chunk_memory.retain(), "it is on its way");
+    chunk_memory.release();
+    assert!(chunk_memory.memory().is_some() && chunk_memory.is_retained());
+    chunk_memory.release();
+    assert!(chunk_memory.memory().is_none() && !chunk_memory.is_retained());
 }
 
 #[test]
@@ -366,7 +366,7 @@ fn trimming_keeps_the_initial_size_and_gives_large_chunks_back_first() {
     // After a reset that kept only chunks beyond the first one, those that are left hold the initial size.
     let pool = self::pool(layout(MIB, 64 * MIB, MIB));
     let slices: Vec<_> = [1, 1, 4].map(|n| pool.allocate(n * MIB, 64).unwrap()).into();
-    let first = pool.extent(slices[0].chunk).unwrap();
+    let first = pool.chunk_memory(slices[0].chunk).unwrap();
     pool.reset(|other| !Arc::ptr_eq(other, &first)).unwrap();
     assert_eq!((pool.stats().reserved, pool.trim()), (5 * MIB, 4 * MIB));
     assert_eq!((pool.stats().reserved, pool.stats().chunks), (MIB, 1));
@@ -387,7 +387,12 @@ fn freed_slices_wait_in_turn_and_a_trim_lets_them_all_go() {
     assert_eq!((pool.stats().live, pool.stats().requested), (0, 0));
     pool.validate().unwrap();
     // A late operation writes to the last byte of the slice that goes last.
-    pool.extent(slices[3].chunk).unwrap().memory().unwrap().mapping().write(slices[3].offset + 3 * 4096 - 1, b"!");
+    pool.chunk_memory(slices[3].chunk)
+        .unwrap()
+        .memory()
+        .unwrap()
+        .mapping()
+        .write(slices[3].offset + 3 * 4096 - 1, b"!");
     assert_eq!(pool.trim(), 0);
     assert_eq!((pool.stats().allocated, pool.stats().late_writes), (0, 1));
     pool.validate().unwrap();

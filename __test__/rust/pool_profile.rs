@@ -212,8 +212,8 @@ fn a_reset_and_the_end_free_whatever_lives() {
     let (pool, profiler) = recorded();
     let kept = pool.allocate(MIB, 64).unwrap();
     let (movable, gone) = pool.allocate_movable(MIB / 2, 64, None).unwrap();
-    let extent = pool.extent(gone.chunk).unwrap();
-    pool.reset(|other| !Arc::ptr_eq(other, &extent)).unwrap();
+    let chunk_memory = pool.chunk_memory(gone.chunk).unwrap();
+    pool.reset(|other| !Arc::ptr_eq(other, &chunk_memory)).unwrap();
     let mut found = events(&pool.recording(true).unwrap()).split_off(3);
     found.sort_by_key(|(action, _, size)| (*action as u8, *size));
     let expected =

@@ -6,7 +6,7 @@
 //! [`Allocation`](crate::allocation::Allocation) of its own with its manager's accounting. Two things are counted:
 //!
 //! - *Holders* have not let go yet. When the last one does, the memory goes back and its addresses hold zeros.
-//! - *Viewers* are allocations whose finalizer has not run. When the last one is gone, so is the [`Share`], and the
+//! - *Viewers* are allocations whose finalizer has not run. When the last one is gone, so is the [`SharedBacking`], and the
 //!   addresses may be used again.
 //!
 //! A slice's place is used again without zeros in between. Which of several ArrayBuffers over one address a caller holds
@@ -23,30 +23,30 @@ use once_cell::sync::Lazy;
 use crate::device::memory::Memory;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
-use crate::pool::{Extent, Pool, Slice};
+use crate::pool::{ChunkMemory, Pool, Slice};
 use crate::sys::mapping::Retired;
 
 /// See the module's header.
 #[derive(Clone, Debug)]
-pub enum Body {
+pub enum Backing {
     /// Memory of its own.
-    Whole(Arc<Memory>),
+    Dedicated(Arc<Memory>),
     /// A part of a pool's.
-    Slice {
+    Suballocated {
         /// The pool it goes back to.
         pool: Arc<Pool>,
         /// Its place there.
         slice: Slice,
         /// The chunk's memory and addresses.
-        extent: Arc<Extent>,
+        chunk_memory: Arc<ChunkMemory>,
     },
     /// Either, held by others as well.
-    Shared(Arc<Share>),
+    Shared(Arc<SharedBacking>),
 }
 
-/// The facts of a body that never change.
+/// The properties of a backing that never change.
 #[derive(Clone, Debug)]
-pub struct Facts {
+pub struct BackingInfo {
     /// Bytes it really takes.
     pub reserved: u64,
     /// The pool it is a slice of. The manager's own slabs are nameless.
@@ -55,43 +55,47 @@ pub struct Facts {
     pub dedicated: bool,
 }
 
-impl Body {
+impl Backing {
     /// The memory and where in it this starts; `None` when it was given back, or the pool took it away (a reset, a destroy).
     pub fn memory(&self) -> Option<(Arc<Memory>, u64)> {
         match self {
-            Body::Whole(memory) => Some((Arc::clone(memory), 0)),
-            Body::Slice { slice, extent, .. } => extent.memory().map(|memory| (memory, slice.offset)),
-            Body::Shared(share) => share.state().body.as_ref().and_then(Body::memory),
+            Backing::Dedicated(memory) => Some((Arc::clone(memory), 0)),
+            Backing::Suballocated { slice, chunk_memory, .. } => {
+                chunk_memory.memory().map(|memory| (memory, slice.offset))
+            }
+            Backing::Shared(share) => share.state().backing.as_ref().and_then(Backing::memory),
         }
     }
 
-    /// See [`Facts`].
-    pub fn facts(&self) -> Facts {
+    /// See [`BackingInfo`].
+    pub fn info(&self) -> BackingInfo {
         match self {
-            Body::Whole(memory) => Facts { reserved: memory.reserved(), pool: None, dedicated: true },
-            Body::Slice { pool, slice, .. } => {
-                Facts { reserved: slice.padded, pool: pool.public_name().cloned(), dedicated: false }
+            Backing::Dedicated(memory) => BackingInfo { reserved: memory.reserved(), pool: None, dedicated: true },
+            Backing::Suballocated { pool, slice, .. } => {
+                BackingInfo { reserved: slice.padded, pool: pool.public_name().cloned(), dedicated: false }
             }
-            Body::Shared(share) => share.facts.clone(),
+            Backing::Shared(share) => share.info.clone(),
         }
     }
 
     /// Its pool and its place there, and the chunk it is in.
-    pub fn place(&self) -> Option<(Arc<Pool>, Slice, Arc<Extent>)> {
+    pub fn place(&self) -> Option<(Arc<Pool>, Slice, Arc<ChunkMemory>)> {
         match self {
-            Body::Whole(_) => None,
-            Body::Slice { pool, slice, extent } => Some((Arc::clone(pool), *slice, Arc::clone(extent))),
-            Body::Shared(share) => share.state().body.as_ref().and_then(Body::place),
+            Backing::Dedicated(_) => None,
+            Backing::Suballocated { pool, slice, chunk_memory } => {
+                Some((Arc::clone(pool), *slice, Arc::clone(chunk_memory)))
+            }
+            Backing::Shared(share) => share.state().backing.as_ref().and_then(Backing::place),
         }
     }
 
     /// The same for several holders, of whom the caller is the first.
     ///
     /// Errors: `ERR_UNSUPPORTED` for a slice that compaction may move.
-    pub fn share(&self, size: u64, tag: Option<Arc<str>>) -> Result<Arc<Share>> {
+    pub fn share(&self, size: u64, tag: Option<Arc<str>>) -> Result<Arc<SharedBacking>> {
         match self {
-            Body::Shared(share) => return Ok(Arc::clone(share)),
-            Body::Slice { pool, slice, .. } if pool.is_movable(slice) => {
+            Backing::Shared(share) => return Ok(Arc::clone(share)),
+            Backing::Suballocated { pool, slice, .. } if pool.is_movable(slice) => {
                 let message = "a movable block cannot be shared: compaction gives it other addresses";
                 return Err(Error::new(ErrorCode::Unsupported, message).hint("allocate it without `movable`"));
             }
@@ -99,12 +103,12 @@ impl Body {
         }
         // Its name first: it is to know it.
         let id = shares().insert(Weak::new());
-        let state = State { body: Some(self.clone()), holders: 1, adopted: false, retired: None };
-        let share = Arc::new(Share {
+        let state = SharedState { backing: Some(self.clone()), holders: 1, adopted: false, retired: None };
+        let share = Arc::new(SharedBacking {
             id,
             size,
             tag,
-            facts: self.facts(),
+            info: self.info(),
             reachable: AtomicBool::new(false),
             state: Mutex::new(state),
         });
@@ -117,22 +121,22 @@ impl Body {
 
 /// Memory with several holders. See the module's header.
 #[derive(Debug)]
-pub struct Share {
+pub struct SharedBacking {
     id: Handle,
     /// Bytes that were asked for.
     pub size: u64,
     /// Free text for accounting, as the first holder gave it.
     pub tag: Option<Arc<str>>,
-    facts: Facts,
+    info: BackingInfo,
     /// A finalizer could not say whether somebody still reaches it.
     reachable: AtomicBool,
-    state: Mutex<State>,
+    state: Mutex<SharedState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct SharedState {
     /// `None` once the last holder has let go.
-    body: Option<Body>,
+    backing: Option<Backing>,
     holders: usize,
     /// There was more than one holder.
     adopted: bool,
@@ -141,13 +145,13 @@ struct State {
 }
 
 /// Every share of this process that has a viewer.
-static SHARES: Lazy<Mutex<Table<Weak<Share>>>> = Lazy::new(Mutex::default);
+static SHARES: Lazy<Mutex<Table<Weak<SharedBacking>>>> = Lazy::new(Mutex::default);
 
-fn shares() -> MutexGuard<'static, Table<Weak<Share>>> {
+fn shares() -> MutexGuard<'static, Table<Weak<SharedBacking>>> {
     SHARES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Share {
+impl SharedBacking {
     /// Names it within this process, for [`find`](Self::find).
     pub fn token(&self) -> String {
         format!("{}:{:x}", process(), self.id.get())
@@ -167,19 +171,19 @@ impl Share {
         found.ok_or_else(freed)
     }
 
-    /// One holder more, who lets go with [`let_go`](Self::let_go).
+    /// Adds a holder; pair with [`release`](Self::release).
     ///
     /// Errors: `ERR_BUFFER_FREED` when the last holder has let go, or the pool took the memory away.
-    pub fn join(&self) -> Result<()> {
+    pub fn retain(&self) -> Result<()> {
         let mut state = self.state();
-        let Some(body) = state.body.as_ref().filter(|_| state.holders > 0) else { return Err(freed()) };
-        if let (Body::Slice { pool, slice, extent }, false) = (body, state.adopted) {
+        let Some(backing) = state.backing.as_ref().filter(|_| state.holders > 0) else { return Err(freed()) };
+        if let (Backing::Suballocated { pool, slice, chunk_memory }, false) = (backing, state.adopted) {
             // In this order: a reset that comes in between has seen the hold, or is seen here.
-            if !extent.hold() {
+            if !chunk_memory.retain() {
                 return Err(freed());
             }
             if let Err(error) = pool.slice(slice.chunk, slice.region) {
-                extent.unhold();
+                chunk_memory.release();
                 return Err(error);
             }
         }
@@ -191,19 +195,19 @@ impl Share {
     /// One holder less. The last one gives the memory back.
     ///
     /// Errors: those of [`Mapping::retire`](crate::sys::mapping::Mapping::retire); the caller still holds it then.
-    pub fn let_go(&self) -> io::Result<()> {
-        let body = {
+    pub fn release(&self) -> io::Result<()> {
+        let backing = {
             let mut state = self.state();
             state.holders = state.holders.saturating_sub(1);
-            match (state.holders, &state.body) {
-                (0, Some(Body::Slice { .. })) if state.adopted => None,
-                (0, _) => state.body.take(),
+            match (state.holders, &state.backing) {
+                (0, Some(Backing::Suballocated { .. })) if state.adopted => None,
+                (0, _) => state.backing.take(),
                 _ => None,
             }
         };
-        let Some(Body::Whole(memory)) = body else {
+        let Some(Backing::Dedicated(memory)) = backing else {
             // A slice that nobody adopted: the only ArrayBuffer there was is gone.
-            body.into_iter().for_each(|body| self.vacate(body));
+            backing.into_iter().for_each(|backing| self.free_slice(backing));
             return Ok(());
         };
         match memory.mapping().retire() {
@@ -213,7 +217,7 @@ impl Share {
             }
             Err(error) => {
                 let mut state = self.state();
-                (state.holders, state.body) = (1, Some(Body::Whole(memory)));
+                (state.holders, state.backing) = (1, Some(Backing::Dedicated(memory)));
                 Err(error)
             }
         }
@@ -225,36 +229,36 @@ impl Share {
     }
 
     /// Somebody may reach it for as long as the process lives.
-    pub fn keep_addresses(&self) {
+    pub fn quarantine_forever(&self) {
         self.reachable.store(true, Ordering::Relaxed);
     }
 
     /// Gives a slice's place back, or leaves it out of use for good.
-    fn vacate(&self, body: Body) {
-        let Body::Slice { pool, slice, extent } = body else { return };
+    fn free_slice(&self, backing: Backing) {
+        let Backing::Suballocated { pool, slice, chunk_memory } = backing else { return };
         match self.reachable.load(Ordering::Relaxed) {
-            true => extent.keep_addresses(),
+            true => chunk_memory.quarantine_forever(),
             // A pool that was reset or destroyed has taken it back already.
             false => drop(pool.free(slice.chunk, slice.region)),
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SharedState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Share {
+impl Drop for SharedBacking {
     fn drop(&mut self) {
         shares().remove(self.id);
-        let (body, retired, adopted) = {
+        let (backing, retired, adopted) = {
             let mut state = self.state();
-            (state.body.take(), state.retired.take(), state.adopted)
+            (state.backing.take(), state.retired.take(), state.adopted)
         };
-        if let Some(body) = body {
-            let extent = body.place().map(|(_, _, extent)| extent);
-            self.vacate(body);
-            extent.filter(|_| adopted).into_iter().for_each(|extent| extent.unhold());
+        if let Some(backing) = backing {
+            let chunk_memory = backing.place().map(|(_, _, chunk_memory)| chunk_memory);
+            self.free_slice(backing);
+            chunk_memory.filter(|_| adopted).into_iter().for_each(|chunk_memory| chunk_memory.release());
         }
         // A range that somebody may still reach is dropped, which keeps it out of use for ever.
         if let (Some(range), false) = (retired, self.reachable.load(Ordering::Relaxed)) {
@@ -293,20 +297,20 @@ mod tests {
         Arc::new(Pool::new(Some("p".into()), source, layout, None).unwrap())
     }
 
-    fn slice(pool: &Arc<Pool>) -> Body {
+    fn slice(pool: &Arc<Pool>) -> Backing {
         let slice = pool.allocate(4096, 64).unwrap();
-        Body::Slice { pool: Arc::clone(pool), slice, extent: pool.extent(slice.chunk).unwrap() }
+        Backing::Suballocated { pool: Arc::clone(pool), slice, chunk_memory: pool.chunk_memory(slice.chunk).unwrap() }
     }
 
-    fn whole() -> Body {
+    fn whole() -> Backing {
         let device = Device::new(Arc::new(Simulated::new(Options::default()).unwrap()));
         let request = crate::backend::Request::plain(1 << 16);
         let source = Source::Npu { device, request, dirty: false };
-        Body::Whole(Arc::new(source.allocate(1 << 16).unwrap()))
+        Backing::Dedicated(Arc::new(source.allocate(1 << 16).unwrap()))
     }
 
-    fn first_byte(body: &Body) -> Option<u8> {
-        let (memory, start) = body.memory()?;
+    fn first_byte(backing: &Backing) -> Option<u8> {
+        let (memory, start) = backing.memory()?;
         let mut byte = [0];
         memory.mapping().read(start, &mut byte);
         Some(byte[0])
@@ -315,33 +319,33 @@ mod tests {
     #[test]
     fn the_last_holder_gives_the_memory_back_and_nobody_joins_after() {
         let pool = pool();
-        for body in [whole(), slice(&pool)] {
-            let share = body.share(4096, None).unwrap();
-            drop(body);
+        for backing in [whole(), slice(&pool)] {
+            let share = backing.share(4096, None).unwrap();
+            drop(backing);
             let token = share.token();
-            share.join().unwrap();
-            share.let_go().unwrap();
-            assert!(Share::find(&token).is_ok());
-            assert_eq!(first_byte(&Body::Shared(Arc::clone(&share))), Some(0));
-            share.let_go().unwrap();
-            assert_eq!(share.join().unwrap_err().code(), ErrorCode::BufferFreed);
+            share.retain().unwrap();
+            share.release().unwrap();
+            assert!(SharedBacking::find(&token).is_ok());
+            assert_eq!(first_byte(&Backing::Shared(Arc::clone(&share))), Some(0));
+            share.release().unwrap();
+            assert_eq!(share.retain().unwrap_err().code(), ErrorCode::BufferFreed);
             drop(share);
-            assert_eq!(Share::find(&token).unwrap_err().code(), ErrorCode::BufferFreed);
+            assert_eq!(SharedBacking::find(&token).unwrap_err().code(), ErrorCode::BufferFreed);
         }
         assert_eq!(pool.stats().live, 0);
-        assert_eq!(Share::find("rkllm-1-1:1").unwrap_err().code(), ErrorCode::UnknownBuffer);
+        assert_eq!(SharedBacking::find("rkllm-1-1:1").unwrap_err().code(), ErrorCode::UnknownBuffer);
     }
 
     #[test]
     fn an_adopted_place_waits_for_the_last_viewer_and_another_does_not() {
         let pool = pool();
         let alone = slice(&pool).share(4096, None).unwrap();
-        alone.let_go().unwrap();
+        alone.release().unwrap();
         assert_eq!(pool.stats().live, 0);
         let adopted = slice(&pool).share(4096, None).unwrap();
-        adopted.join().unwrap();
-        adopted.let_go().unwrap();
-        adopted.let_go().unwrap();
+        adopted.retain().unwrap();
+        adopted.release().unwrap();
+        adopted.release().unwrap();
         assert_eq!(pool.stats().live, 1);
         drop(adopted);
         assert_eq!(pool.stats().live, 0);
@@ -352,8 +356,8 @@ mod tests {
     fn a_place_that_somebody_may_still_reach_is_never_used_again() {
         let pool = pool();
         let share = slice(&pool).share(4096, None).unwrap();
-        share.join().unwrap();
-        share.keep_addresses();
+        share.retain().unwrap();
+        share.quarantine_forever();
         drop(share);
         assert_eq!(pool.stats().live, 1);
     }
@@ -363,46 +367,46 @@ mod tests {
         for end in [|pool: &Pool| pool.destroy(true).unwrap(), |pool: &Pool| pool.reset(|_| true).unwrap()] {
             let pool = pool();
             let (adopted, alone) = (slice(&pool).share(4096, None).unwrap(), slice(&pool).share(4096, None).unwrap());
-            adopted.join().unwrap();
+            adopted.retain().unwrap();
             end(&pool);
-            assert_eq!(alone.join().unwrap_err().code(), ErrorCode::BufferFreed);
-            assert_eq!(first_byte(&Body::Shared(Arc::clone(&adopted))), Some(0));
-            let extent = Arc::downgrade(&Body::Shared(Arc::clone(&adopted)).place().unwrap().2);
-            adopted.let_go().unwrap();
-            adopted.let_go().unwrap();
+            assert_eq!(alone.retain().unwrap_err().code(), ErrorCode::BufferFreed);
+            assert_eq!(first_byte(&Backing::Shared(Arc::clone(&adopted))), Some(0));
+            let chunk_memory = Arc::downgrade(&Backing::Shared(Arc::clone(&adopted)).place().unwrap().2);
+            adopted.release().unwrap();
+            adopted.release().unwrap();
             drop(adopted);
             drop(alone);
-            assert!(extent.upgrade().is_none());
+            assert!(chunk_memory.upgrade().is_none());
         }
     }
 
-    /// Threads join and let go while others end the pool: memory that somebody holds has its bytes.
+    /// Threads adopt and release while others end the pool: memory that somebody holds has its bytes.
     #[test]
     fn whoever_joins_in_time_has_the_bytes() {
         for round in 0..200 {
             let pool = pool();
-            let body = if round % 2 == 0 { slice(&pool) } else { whole() };
-            let share = body.share(4096, None).unwrap();
-            drop(body);
+            let backing = if round % 2 == 0 { slice(&pool) } else { whole() };
+            let share = backing.share(4096, None).unwrap();
+            drop(backing);
             let token = share.token();
-            let hold = |share: Arc<Share>| {
-                if share.join().is_ok() {
-                    assert_eq!(first_byte(&Body::Shared(Arc::clone(&share))), Some(0));
-                    share.let_go().unwrap();
+            let hold = |share: Arc<SharedBacking>| {
+                if share.retain().is_ok() {
+                    assert_eq!(first_byte(&Backing::Shared(Arc::clone(&share))), Some(0));
+                    share.release().unwrap();
                 }
             };
             std::thread::scope(|scope| {
                 for _ in 0..3 {
-                    scope.spawn(|| (0..20).for_each(|_| Share::find(&token).map_or((), hold)));
+                    scope.spawn(|| (0..20).for_each(|_| SharedBacking::find(&token).map_or((), hold)));
                 }
                 scope.spawn(|| match round % 3 {
                     0 => drop(pool.destroy(true)),
                     1 => drop(pool.reset(|_| true)),
                     _ => {}
                 });
-                scope.spawn(move || share.let_go().unwrap());
+                scope.spawn(move || share.release().unwrap());
             });
-            assert_eq!(Share::find(&token).unwrap_err().code(), ErrorCode::BufferFreed);
+            assert_eq!(SharedBacking::find(&token).unwrap_err().code(), ErrorCode::BufferFreed);
             pool.validate().unwrap();
             assert_eq!(pool.stats().live, 0);
         }

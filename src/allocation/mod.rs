@@ -21,13 +21,13 @@ use std::time::SystemTime;
 use once_cell::sync::Lazy;
 
 use crate::accounting::{Account, Accounting, Admission, AllocationEvent};
-pub use crate::allocation::backing::Body;
-use crate::allocation::backing::{Facts, Share};
+pub use crate::allocation::backing::Backing;
+use crate::allocation::backing::{BackingInfo, SharedBacking};
 use crate::backend::Object;
 use crate::device::memory::Memory;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
-use crate::pool::{Extent, Pool, Slice};
+use crate::pool::{ChunkMemory, Pool, Slice};
 use crate::profile::Action;
 use crate::sys::mapping::Retired;
 use crate::units::MemoryKind;
@@ -47,7 +47,7 @@ pub struct Allocation {
     pub tag: Option<Arc<str>>,
     /// CPU address of the first byte.
     pub address: usize,
-    /// The facts of the kernel object, for NPU memory.
+    /// The kernel object, for NPU memory.
     pub object: Option<Object>,
     /// Bytes from the kernel object's start.
     pub offset: u64,
@@ -65,84 +65,84 @@ pub struct Allocation {
     pinned: AtomicBool,
     /// Somebody frees it: on some runtimes the finalizer comes while they are at it.
     freeing: AtomicBool,
-    state: Mutex<State>,
+    state: Mutex<AllocationState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct AllocationState {
     /// `None` once released.
-    body: Option<Body>,
+    backing: Option<Backing>,
     /// The addresses, between release and finalizer.
     retired: Option<Retired>,
     /// The same where they are not its own.
-    ground: Ground,
+    address_owner: AddressOwner,
     /// What the finalizer said, once it has run.
-    finalized: Option<Reach>,
+    finalized: Option<Reachability>,
 }
 
 /// Whose addresses an allocation leaves to its finalizer.
 #[derive(Debug, Default)]
-enum Ground {
+enum AddressOwner {
     /// Its own, or nobody's.
     #[default]
     Own,
     /// A chunk's: its pool may take it away under an ArrayBuffer that cannot be detached.
-    Chunk(Arc<Extent>),
+    Chunk(Arc<ChunkMemory>),
     /// Of all who share the memory.
-    Share(Arc<Share>),
+    Shared(Arc<SharedBacking>),
 }
 
-impl Ground {
-    fn keep_addresses(&self) {
+impl AddressOwner {
+    fn quarantine_forever(&self) {
         match self {
-            Ground::Own => {}
-            Ground::Chunk(extent) => extent.keep_addresses(),
-            Ground::Share(share) => share.keep_addresses(),
+            AddressOwner::Own => {}
+            AddressOwner::Chunk(chunk_memory) => chunk_memory.quarantine_forever(),
+            AddressOwner::Shared(share) => share.quarantine_forever(),
         }
     }
 }
 
 /// What a finalizer knows of the addresses it was called for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub enum Reachability {
     /// No ArrayBuffer over them is left anywhere.
-    Nobody,
+    Unreachable,
     /// The environment is being torn down, and an ArrayBuffer that was moved out of it may live on elsewhere
     /// (`runtimes.md` §4, the teardown hole).
     Unknown,
 }
 
 impl Allocation {
-    /// Enters `size` bytes of `body` into the directory and into the accounting that admitted them.
+    /// Enters `size` bytes of `backing` into the directory and into the accounting that admitted them.
     ///
     /// Errors: `ERR_MANAGER_DISPOSED` when their manager was disposed meanwhile, `ERR_MEMORY_LIMIT` when the driver took
-    /// more than was admitted and that does not fit; `body` is gone then.
-    pub fn enter(admission: Admission, body: Body, size: u64) -> Result<Arc<Self>> {
+    /// more than was admitted and that does not fit; `backing` is gone then.
+    pub fn enter(admission: Admission, backing: Backing, size: u64) -> Result<Arc<Self>> {
         let tag = admission.account().tag.clone();
-        Self::register(admission, body, size, tag, true)
+        Self::register(admission, backing, size, tag, true)
     }
 
     /// As [`enter`](Self::enter), for a block of a pool: its tag is counted there, and its events are recorded there.
     ///
     /// Errors: those of [`enter`](Self::enter).
-    pub fn enter_block(admission: Admission, body: Body, size: u64, tag: Option<Arc<str>>) -> Result<Arc<Self>> {
-        Self::register(admission, body, size, tag, false)
+    pub fn enter_block(admission: Admission, backing: Backing, size: u64, tag: Option<Arc<str>>) -> Result<Arc<Self>> {
+        Self::register(admission, backing, size, tag, false)
     }
 
     fn register(
         mut admission: Admission,
-        body: Body,
+        backing: Backing,
         size: u64,
         tag: Option<Arc<str>>,
         recorded: bool,
     ) -> Result<Arc<Self>> {
-        let Some((memory, offset)) = body.memory() else { return Err(disposed()) };
-        let Facts { reserved, pool, dedicated } = body.facts();
+        let Some((memory, offset)) = backing.memory() else { return Err(disposed()) };
+        let BackingInfo { reserved, pool, dedicated } = backing.info();
         if let Err(error) = admission.cover(reserved) {
-            match &body {
-                Body::Whole(_) => {}
-                Body::Slice { pool, slice, .. } => pool.free(slice.chunk, slice.region)?,
-                Body::Shared(share) => share.let_go().map_err(|error| not_taken_back(&error, reserved))?,
+            match &backing {
+                Backing::Dedicated(_) => {}
+                Backing::Suballocated { pool, slice, .. } => pool.free(slice.chunk, slice.region)?,
+                Backing::Shared(share) => share.release().map_err(|error| retire_failed(&error, reserved))?,
             }
             return Err(error);
         }
@@ -165,13 +165,18 @@ impl Allocation {
                 recorded,
                 pinned: AtomicBool::new(false),
                 freeing: AtomicBool::new(false),
-                state: Mutex::new(State { body: Some(body), retired: None, ground: Ground::Own, finalized: None }),
+                state: Mutex::new(AllocationState {
+                    backing: Some(backing),
+                    retired: None,
+                    address_owner: AddressOwner::Own,
+                    finalized: None,
+                }),
             })
         };
         let allocation = directory().insert(make);
         if !admission.allocated(allocation.id, reserved, allocation.event()) {
             // No runtime was told of it.
-            allocation.finalize(Reach::Nobody);
+            allocation.finalize(Reachability::Unreachable);
             return Err(disposed());
         }
         Ok(allocation)
@@ -206,43 +211,43 @@ impl Allocation {
 
     /// Whether it is a live slice of `pool`.
     pub fn is_of(&self, pool: &Arc<Pool>) -> bool {
-        let body = self.state().body.clone();
-        body.and_then(|body| body.place()).is_some_and(|(of, _, _)| Arc::ptr_eq(&of, pool))
+        let backing = self.state().backing.clone();
+        backing.and_then(|backing| backing.place()).is_some_and(|(of, _, _)| Arc::ptr_eq(&of, pool))
     }
 
     /// Its pool and its place there, if it is a live slice.
     pub fn place(&self) -> Option<(Arc<Pool>, Slice)> {
-        let body = self.state().body.clone();
-        body.and_then(|body| body.place()).map(|(pool, slice, _)| (pool, slice))
+        let backing = self.state().backing.clone();
+        backing.and_then(|backing| backing.place()).map(|(pool, slice, _)| (pool, slice))
     }
 
     /// The chunk it is a live slice of.
-    pub fn extent(&self) -> Option<Arc<Extent>> {
-        let body = self.state().body.clone();
-        body.and_then(|body| body.place()).map(|(_, _, extent)| extent)
+    pub fn chunk_memory(&self) -> Option<Arc<ChunkMemory>> {
+        let backing = self.state().backing.clone();
+        backing.and_then(|backing| backing.place()).map(|(_, _, chunk_memory)| chunk_memory)
     }
 
     /// The same memory for others to join.
     ///
-    /// Errors: `ERR_BUFFER_FREED`, and those of [`Body::share`].
-    pub fn share(&self) -> Result<Arc<Share>> {
+    /// Errors: `ERR_BUFFER_FREED`, and those of [`Backing::share`].
+    pub fn share(&self) -> Result<Arc<SharedBacking>> {
         let mut state = self.state();
-        let body = state.body.as_ref().ok_or_else(freed)?;
-        let share = body.share(self.size, self.tag.clone())?;
-        state.body = Some(Body::Shared(Arc::clone(&share)));
+        let backing = state.backing.as_ref().ok_or_else(freed)?;
+        let share = backing.share(self.size, self.tag.clone())?;
+        state.backing = Some(Backing::Shared(Arc::clone(&share)));
         Ok(share)
     }
 
     /// Whether others may hold the same memory.
     pub fn is_shared(&self) -> bool {
-        matches!(self.state().body, Some(Body::Shared(_)))
+        matches!(self.state().backing, Some(Backing::Shared(_)))
     }
 
     /// The memory and where in it this starts. Whoever holds the `Arc` keeps the kernel object, not the addresses.
     ///
     /// Errors: `ERR_BUFFER_FREED`.
     pub fn memory(&self) -> Result<(Arc<Memory>, u64)> {
-        let memory = self.state().body.as_ref().and_then(Body::memory);
+        let memory = self.state().backing.as_ref().and_then(Backing::memory);
         memory.ok_or_else(freed)
     }
 
@@ -264,8 +269,8 @@ impl Allocation {
             return Err(Error::new(ErrorCode::BufferBusy, "this block is pinned: it was not freed")
                 .hint("unpin it as often as it was pinned"));
         }
-        let slice = match &self.state().body {
-            Some(Body::Slice { pool, slice, .. }) => Some((Arc::clone(pool), *slice)),
+        let slice = match &self.state().backing {
+            Some(Backing::Suballocated { pool, slice, .. }) => Some((Arc::clone(pool), *slice)),
             // What is shared is not movable.
             _ => None,
         };
@@ -274,7 +279,7 @@ impl Allocation {
 
     /// Whether its memory is still there.
     pub fn is_live(&self) -> bool {
-        self.state().body.is_some()
+        self.state().backing.is_some()
     }
 
     /// Gives the memory back. Memory of its own leaves zeros at its addresses; a slice's are its pool's to use again, so
@@ -282,56 +287,56 @@ impl Allocation {
     ///
     /// Errors: `ERR_TOO_MANY_MAPS` when the kernel has no mapping left for the zeros: nothing has changed then.
     pub fn release(&self) -> Result<bool> {
-        self.end(Reach::Nobody, Action::Free)
+        self.end(Reachability::Unreachable, Action::Free)
     }
 
     /// The runtime's finalizer has run, or never will.
-    pub fn finalize(&self, reach: Reach) {
+    pub fn finalize(&self, reach: Reachability) {
         // Where the kernel has no mapping left, the memory stays as it is: leaked, counted as live, and safe.
         let how = if self.freeing.load(Ordering::Relaxed) { Action::Free } else { Action::Collect };
         let released = self.end(reach, how).is_ok();
         if released {
-            self.settle(|state| state.finalized = Some(reach));
+            self.transition(|state| state.finalized = Some(reach));
         }
     }
 
-    fn end(&self, reach: Reach, how: Action) -> Result<bool> {
-        let Some(body) = self.state().body.take() else { return Ok(false) };
+    fn end(&self, reach: Reachability, how: Action) -> Result<bool> {
+        let Some(backing) = self.state().backing.take() else { return Ok(false) };
         // Forget the record before the memory goes: another thread may be given the same addresses.
         directory().forget_address(self);
-        let taken = match &body {
-            Body::Whole(memory) => memory.mapping().retire(),
-            Body::Slice { pool, slice, extent } => {
+        let taken = match &backing {
+            Backing::Dedicated(memory) => memory.mapping().retire(),
+            Backing::Suballocated { pool, slice, chunk_memory } => {
                 match reach {
                     // A pool that was reset or destroyed has taken it back already.
-                    Reach::Nobody => drop(pool.free_as(slice.chunk, slice.region, how)),
+                    Reachability::Unreachable => drop(pool.free_as(slice.chunk, slice.region, how)),
                     // Its place is never used again, and neither are its addresses when the chunk goes.
-                    Reach::Unknown => extent.keep_addresses(),
+                    Reachability::Unknown => chunk_memory.quarantine_forever(),
                 }
                 Ok(None)
             }
-            Body::Shared(share) => {
-                if reach == Reach::Unknown {
-                    share.keep_addresses();
+            Backing::Shared(share) => {
+                if reach == Reachability::Unknown {
+                    share.quarantine_forever();
                 }
-                share.let_go().map(|()| None)
+                share.release().map(|()| None)
             }
         };
         let retired = match taken {
             Ok(retired) => retired,
             Err(error) => {
-                self.state().body = Some(body);
+                self.state().backing = Some(backing);
                 directory().remember_address(self.address, self.id);
-                return Err(not_taken_back(&error, self.reserved));
+                return Err(retire_failed(&error, self.reserved));
             }
         };
-        let ground = match body {
-            Body::Whole(_) => Ground::Own,
-            Body::Slice { extent, .. } => Ground::Chunk(extent),
-            Body::Shared(share) => Ground::Share(share),
+        let address_owner = match backing {
+            Backing::Dedicated(_) => AddressOwner::Own,
+            Backing::Suballocated { chunk_memory, .. } => AddressOwner::Chunk(chunk_memory),
+            Backing::Shared(share) => AddressOwner::Shared(share),
         };
         self.forget(how);
-        self.settle(|state| (state.retired, state.ground) = (retired, ground));
+        self.transition(|state| (state.retired, state.address_owner) = (retired, address_owner));
         Ok(true)
     }
 
@@ -347,66 +352,66 @@ impl Allocation {
 
     /// Takes a slice's place away from it, so that its end, should it come now, leaves the place alone: it is about to be
     /// somebody else's. `None` for one that ended already, and for memory of its own.
-    pub fn lift(&self) -> Option<Lifted<'_>> {
+    pub fn detach_from_slice(&self) -> Option<Detached<'_>> {
         let mut state = self.state();
-        match state.body {
-            Some(Body::Slice { .. }) => Some(Lifted { allocation: self, body: state.body.take() }),
+        match state.backing {
+            Some(Backing::Suballocated { .. }) => Some(Detached { allocation: self, backing: state.backing.take() }),
             _ => None,
         }
     }
 
     /// Undoes [`enter`](Self::enter) for an allocation of which no runtime was told, or only perhaps.
-    pub fn unseen(&self) {
-        self.finalize(Reach::Unknown);
+    pub fn abandon(&self) {
+        self.finalize(Reachability::Unknown);
     }
 
     /// Changes the state; the second of release and finalizer to come here decides what becomes of the addresses.
-    fn settle(&self, change: impl FnOnce(&mut State)) {
-        let (reach, retired, ground) = {
+    fn transition(&self, change: impl FnOnce(&mut AllocationState)) {
+        let (reach, retired, address_owner) = {
             let mut state = self.state();
             change(&mut state);
             match state.finalized {
-                Some(reach) => (reach, state.retired.take(), std::mem::take(&mut state.ground)),
+                Some(reach) => (reach, state.retired.take(), std::mem::take(&mut state.address_owner)),
                 None => return,
             }
         };
         directory().table.remove(self.id);
         // A range that somebody may still reach is dropped, which keeps it out of use for ever.
-        if let (Reach::Nobody, Some(range)) = (reach, retired) {
+        if let (Reachability::Unreachable, Some(range)) = (reach, retired) {
             range.give_back();
         }
-        if reach == Reach::Unknown {
-            ground.keep_addresses();
+        if reach == Reachability::Unknown {
+            address_owner.quarantine_forever();
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, AllocationState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// An allocation without its place ([`Allocation::lift`]). Dropped, it has its place back.
+/// An allocation without its place ([`Allocation::detach_from_slice`]). Dropped, it has its place back.
 #[derive(Debug)]
 #[must_use]
-pub struct Lifted<'a> {
+pub struct Detached<'a> {
     allocation: &'a Allocation,
-    body: Option<Body>,
+    backing: Option<Backing>,
 }
 
-impl Lifted<'_> {
+impl Detached<'_> {
     /// Its ArrayBuffer was taken away: it has ended, and its place lives on without it.
     pub fn ended(mut self) {
-        let Some(Body::Slice { extent, .. }) = self.body.take() else { return };
+        let Some(Backing::Suballocated { chunk_memory, .. }) = self.backing.take() else { return };
         directory().forget_address(self.allocation);
         self.allocation.forget(Action::Free);
-        self.allocation.settle(|state| state.ground = Ground::Chunk(extent));
+        self.allocation.transition(|state| state.address_owner = AddressOwner::Chunk(chunk_memory));
     }
 }
 
-impl Drop for Lifted<'_> {
+impl Drop for Detached<'_> {
     fn drop(&mut self) {
-        if let Some(body) = self.body.take() {
-            self.allocation.state().body = Some(body);
+        if let Some(backing) = self.backing.take() {
+            self.allocation.state().backing = Some(backing);
         }
     }
 }
@@ -428,7 +433,7 @@ fn freed() -> Error {
     Error::new(ErrorCode::BufferFreed, "this buffer was freed")
 }
 
-fn not_taken_back(error: &std::io::Error, bytes: u64) -> Error {
+fn retire_failed(error: &std::io::Error, bytes: u64) -> Error {
     Error::new(ErrorCode::TooManyMaps, format!("the memory cannot be taken back: {error}"))
         .syscall("mmap", error.raw_os_error().unwrap_or(0))
         .requested(bytes)

@@ -93,11 +93,11 @@ pub struct Simulated {
     info: DeviceInfo,
     max_objects: u64,
     latency: Duration,
-    state: Mutex<State>,
+    state: Mutex<SimulatedState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct SimulatedState {
     domains: Vec<AddressSpace>,
     sram_free: u64,
     /// Objects that exist or are being made.
@@ -117,7 +117,7 @@ struct Entry {
 }
 
 /// Addresses, SRAM and an object's place, taken before the memory is made; goes back unless it is settled.
-struct Reservation<'a> {
+struct ReservedAddresses<'a> {
     device: &'a Simulated,
     domain: u32,
     address: u64,
@@ -126,7 +126,7 @@ struct Reservation<'a> {
     settled: bool,
 }
 
-impl Drop for Reservation<'_> {
+impl Drop for ReservedAddresses<'_> {
     fn drop(&mut self) {
         if !self.settled {
             self.device.state().release(self.domain, self.address, self.size, self.sram);
@@ -134,7 +134,7 @@ impl Drop for Reservation<'_> {
     }
 }
 
-impl State {
+impl SimulatedState {
     fn release(&mut self, domain: u32, address: u64, size: u64, sram: u64) {
         self.domains[domain as usize].give(address, size);
         self.sram_free += sram;
@@ -182,7 +182,7 @@ impl Simulated {
             },
             max_objects: options.max_objects.unwrap_or(u64::MAX),
             latency: options.latency,
-            state: Mutex::new(State {
+            state: Mutex::new(SimulatedState {
                 domains: (0..domains).map(|_| space()).collect(),
                 sram_free: sram,
                 objects: 0,
@@ -192,7 +192,7 @@ impl Simulated {
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SimulatedState> {
         // Nothing below panics while it holds the lock; were it to, the book is still the best there is.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -204,7 +204,7 @@ impl Simulated {
         }
     }
 
-    fn reserve(&self, domain: u32, size: u64, alignment: u64, want_sram: bool) -> Result<Reservation<'_>> {
+    fn reserve(&self, domain: u32, size: u64, alignment: u64, want_sram: bool) -> Result<ReservedAddresses<'_>> {
         let mut state = self.state();
         if state.objects >= self.max_objects {
             return Err(Error::new(
@@ -229,7 +229,7 @@ impl Simulated {
         let sram = if want_sram { state.sram_free.min(size) } else { 0 };
         state.sram_free -= sram;
         state.objects += 1;
-        Ok(Reservation { device: self, domain, address, size, sram, settled: false })
+        Ok(ReservedAddresses { device: self, domain, address, size, sram, settled: false })
     }
 
     fn exhausted(&self, domain: u32, size: u64, largest: u64) -> Error {
@@ -438,7 +438,7 @@ impl Backend for Simulated {
     }
 }
 
-impl State {
+impl SimulatedState {
     /// The object behind `inode`, with one more reference.
     fn reference(&mut self, inode: (u64, u64)) -> Option<Object> {
         let handle = *self.by_inode.get(&inode)?;

@@ -70,7 +70,7 @@ impl Manager {
 mod tests {
     use super::*;
     use crate::accounting::{Limit, Scope, WARN_AT};
-    use crate::allocation::Reach;
+    use crate::allocation::Reachability;
     use crate::backend::simulated::{Options, Simulated};
     use crate::device::Device;
     use crate::manager::{NpuOptions, PoolMemory, PoolOptions, SystemOptions};
@@ -124,9 +124,9 @@ mod tests {
         assert_eq!(manager.npu_stats().counters.failures, 3);
         let rest = manager.allocate_system(5 * MIB, &SystemOptions::default()).unwrap();
         assert_eq!(manager.allocate_npu(1, &NpuOptions::default()).unwrap_err().code(), ErrorCode::MemoryLimit);
-        rest.finalize(Reach::Nobody);
-        manager.allocate_npu(5 * MIB, &NpuOptions::default()).unwrap().finalize(Reach::Nobody);
-        first.finalize(Reach::Nobody);
+        rest.finalize(Reachability::Unreachable);
+        manager.allocate_npu(5 * MIB, &NpuOptions::default()).unwrap().finalize(Reachability::Unreachable);
+        first.finalize(Reachability::Unreachable);
         let left = manager.accounts();
         assert_eq!((left.npu.committed(), left.system.committed(), left.tags["kv"].counters.committed()), (0, 0, 0));
     }
@@ -138,10 +138,10 @@ mod tests {
         bound(&manager, Scope::Npu, MIB);
         assert_eq!(manager.allocate_npu(1, &NpuOptions::default()).unwrap_err().details().available, Some(0));
         assert!(held.is_live());
-        held.finalize(Reach::Nobody);
-        manager.allocate_npu(MIB, &NpuOptions::default()).unwrap().finalize(Reach::Nobody);
+        held.finalize(Reachability::Unreachable);
+        manager.allocate_npu(MIB, &NpuOptions::default()).unwrap().finalize(Reachability::Unreachable);
         unbound(&manager);
-        manager.allocate_npu(4 * MIB, &NpuOptions::default()).unwrap().finalize(Reach::Nobody);
+        manager.allocate_npu(4 * MIB, &NpuOptions::default()).unwrap().finalize(Reachability::Unreachable);
     }
 
     #[test]
@@ -161,7 +161,7 @@ mod tests {
                         };
                         let accounts = manager.accounts();
                         assert!(accounts.npu.committed() + accounts.system.committed() <= 7 * page);
-                        allocation.finalize(Reach::Nobody);
+                        allocation.finalize(Reachability::Unreachable);
                     }
                 });
             }
@@ -238,14 +238,14 @@ mod tests {
         bound(&manager, Scope::Total, 5 * MIB);
         let first = manager.allocate_npu(4 * MIB, &tagged("kv")).unwrap();
         assert_eq!(heard(), ["total", "tag:kv"]);
-        manager.allocate_npu(page_size(), &NpuOptions::default()).unwrap().finalize(Reach::Nobody);
+        manager.allocate_npu(page_size(), &NpuOptions::default()).unwrap().finalize(Reachability::Unreachable);
         assert!(heard().is_empty(), "once per crossing");
-        first.finalize(Reach::Nobody);
+        first.finalize(Reachability::Unreachable);
         unbound(&manager);
         let full = manager.allocate_npu(8 * MIB, &NpuOptions::default()).unwrap();
         assert_eq!(heard(), ["domain:0"]);
         bound(&manager, Scope::Npu, 8 * MIB);
         assert_eq!(heard(), ["npu"], "a limit that is reached already says so at once");
-        full.finalize(Reach::Nobody);
+        full.finalize(Reachability::Unreachable);
     }
 }

@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::accounting::{Account, Accounting, Accounts, Admission};
-use crate::allocation::backing::Share;
-use crate::allocation::{Allocation, Body};
+use crate::allocation::backing::SharedBacking;
+use crate::allocation::{Allocation, Backing};
 use crate::backend::{DeviceInfo, Direction, Kind, Placement, Request};
 use crate::device::block::Block;
 use crate::device::memory::{alignment, HugePages, Memory, PageOptions, Pages};
@@ -129,15 +129,15 @@ impl Manager {
         self.counted(MemoryKind::Npu, Some(size), options.tag.clone(), |account| {
             let request = self.request(size, options)?;
             let admission = account.admit(whole_pages(size, page_size())?)?;
-            let body = match options.dedicated {
+            let backing = match options.dedicated {
                 true => None,
                 false => self.slab_slice(&request, !options.dirty)?,
             };
-            let body = match body {
-                Some(body) => body,
-                None => whole(Memory::Npu(self.block(&request, !options.dirty)?)),
+            let backing = match backing {
+                Some(backing) => backing,
+                None => dedicated(Memory::Npu(self.block(&request, !options.dirty)?)),
             };
-            Ok(Prepared { admission, body: Unseen(Some(body)), size })
+            Ok(Prepared { admission, backing: Unclaimed(Some(backing)), size })
         })
     }
 
@@ -149,7 +149,7 @@ impl Manager {
             let page_options = page_options(options)?;
             let admission = account.admit(whole_pages(size, page_size())?)?;
             let memory = Memory::System(Pages::allocate(size, page_options)?);
-            Allocation::enter(admission, whole(memory), size)
+            Allocation::enter(admission, dedicated(memory), size)
         })
     }
 
@@ -162,7 +162,7 @@ impl Manager {
             let admission = account.admit(0)?;
             let block = Block::import(&self.device, fd, size)?;
             let shown = size.unwrap_or(block.object().size);
-            Allocation::enter(admission, whole(Memory::Npu(block)), shown)
+            Allocation::enter(admission, dedicated(Memory::Npu(block)), shown)
         })
     }
 
@@ -182,11 +182,12 @@ impl Manager {
 
     /// Memory that another manager of this process shares, as an allocation of this one.
     ///
-    /// Errors: those of [`Share::find`] and [`Share::join`]; `ERR_UNSUPPORTED` for memory of another kind of device.
+    /// Errors: those of [`SharedBacking::find`] and [`SharedBacking::retain`]; `ERR_UNSUPPORTED` for memory of another kind of device.
     pub fn adopt(&self, token: &str) -> Result<Arc<Allocation>> {
-        let share = Share::find(token)?;
-        let body = Body::Shared(Arc::clone(&share));
-        let (memory, _) = body.memory().ok_or_else(|| Error::new(ErrorCode::BufferFreed, "this buffer was freed"))?;
+        let share = SharedBacking::find(token)?;
+        let backing = Backing::Shared(Arc::clone(&share));
+        let (memory, _) =
+            backing.memory().ok_or_else(|| Error::new(ErrorCode::BufferFreed, "this buffer was freed"))?;
         if let Some(theirs) = memory.device().map(|device| device.info().kind).filter(|kind| *kind != self.info().kind)
         {
             let message =
@@ -194,9 +195,9 @@ impl Manager {
             return Err(Error::new(ErrorCode::Unsupported, message).hint("open both managers on one backend"));
         }
         self.counted(memory.kind(), Some(share.size), share.tag.clone(), |account| {
-            let admission = account.admit(body.facts().reserved)?;
-            share.join()?;
-            Allocation::enter(admission, body.clone(), share.size)
+            let admission = account.admit(backing.info().reserved)?;
+            share.retain()?;
+            Allocation::enter(admission, backing.clone(), share.size)
         })
     }
 
@@ -288,11 +289,11 @@ impl Manager {
 
     /// A slice for `request`, unless it is not for slabs, or no slab can be had: then there may still be room for an
     /// object of its own.
-    fn slab_slice(&self, request: &Request, zeroed: bool) -> Result<Option<Body>> {
+    fn slab_slice(&self, request: &Request, zeroed: bool) -> Result<Option<Backing>> {
         whole_pages(request.size, page_size())?;
         let Some(pool) = self.slabs.pool_for(request)? else { return Ok(None) };
         let Ok(slice) = pool.allocate(request.size, page_size()) else { return Ok(None) };
-        pools::body(pool, slice, zeroed).map(Some)
+        pools::backing(pool, slice, zeroed).map(Some)
     }
 
     /// A kernel object. The empty slabs that are kept go back before a request fails for want of what they hold.
@@ -331,7 +332,7 @@ impl Manager {
 #[derive(Debug)]
 pub struct Prepared {
     admission: Admission,
-    body: Unseen,
+    backing: Unclaimed,
     size: u64,
 }
 
@@ -340,29 +341,29 @@ impl Prepared {
     ///
     /// Errors: those of [`Allocation::enter`].
     pub fn enter(self) -> Result<Arc<Allocation>> {
-        let Self { admission, mut body, size } = self;
-        match body.0.take() {
-            Some(body) => Allocation::enter(admission, body, size),
+        let Self { admission, mut backing, size } = self;
+        match backing.0.take() {
+            Some(backing) => Allocation::enter(admission, backing, size),
             None => Err(Error::new(ErrorCode::BufferFreed, "this memory was given back")),
         }
     }
 }
 
-/// A body that no allocation has taken yet.
+/// A backing that no allocation has taken yet.
 #[derive(Debug)]
-struct Unseen(Option<Body>);
+struct Unclaimed(Option<Backing>);
 
-impl Drop for Unseen {
+impl Drop for Unclaimed {
     fn drop(&mut self) {
-        if let Some(Body::Slice { pool, slice, .. }) = &self.0 {
+        if let Some(Backing::Suballocated { pool, slice, .. }) = &self.0 {
             // The slab may have gone with its manager.
             let _ = pool.free(slice.chunk, slice.region);
         }
     }
 }
 
-fn whole(memory: Memory) -> Body {
-    Body::Whole(Arc::new(memory))
+fn dedicated(memory: Memory) -> Backing {
+    Backing::Dedicated(Arc::new(memory))
 }
 
 fn page_options(options: &SystemOptions) -> Result<PageOptions> {
@@ -378,7 +379,7 @@ fn page_options(options: &SystemOptions) -> Result<PageOptions> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::allocation::Reach;
+    use crate::allocation::Reachability;
     use crate::backend::errno::Call;
     use crate::backend::fault_injecting::{Fault, FaultInjecting};
     use crate::backend::simulated::{Options, Simulated};
@@ -390,7 +391,7 @@ mod tests {
 
     fn end(allocation: &Allocation) {
         allocation.release().unwrap();
-        allocation.finalize(Reach::Nobody);
+        allocation.finalize(Reachability::Unreachable);
     }
 
     #[test]
@@ -439,7 +440,7 @@ mod tests {
     fn a_slice_whose_bytes_may_live_on_is_never_used_again() {
         let manager = manager(Options::default());
         let moved = manager.allocate_npu(4096, &NpuOptions::default()).unwrap();
-        moved.finalize(Reach::Unknown);
+        moved.finalize(Reachability::Unknown);
         let next = manager.allocate_npu(4096, &NpuOptions::default()).unwrap();
         assert_ne!(next.address, moved.address);
         end(&next);
@@ -502,13 +503,13 @@ mod tests {
         let manager = manager(Options::default());
         let allocate = || manager.allocate_npu(1, &NpuOptions::default()).unwrap();
         let first = allocate();
-        first.finalize(Reach::Nobody);
+        first.finalize(Reachability::Unreachable);
         assert!(!first.release().unwrap() && first.memory().is_err());
-        first.finalize(Reach::Nobody);
+        first.finalize(Reachability::Unreachable);
         let second = allocate();
         assert!(second.release().unwrap());
         std::thread::scope(|scope| {
-            scope.spawn(|| second.finalize(Reach::Unknown));
+            scope.spawn(|| second.finalize(Reachability::Unknown));
         });
         assert_eq!(manager.summary().npu.live, 0);
         assert_eq!(manager.summary().npu.frees, 2);
@@ -523,7 +524,7 @@ mod tests {
         let error = manager.allocate_system(1, &SystemOptions::default()).unwrap_err();
         assert_eq!(error.code(), ErrorCode::ManagerDisposed);
         assert_eq!((manager.summary().npu.used, manager.summary().system.used), (0, 0));
-        kept.finalize(Reach::Nobody);
+        kept.finalize(Reachability::Unreachable);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::{page_options, Manager, NpuOptions, SystemOptions};
 use crate::accounting::Account;
-use crate::allocation::{Allocation, Body};
+use crate::allocation::{Allocation, Backing};
 use crate::device::memory::{alignment, Source};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
@@ -115,8 +115,8 @@ impl Manager {
     ) -> Result<Arc<Allocation>> {
         let align = alignment(align, MIN_ALIGNMENT)?;
         let admission = self.slice_account(tag).admit(size)?;
-        let body = body(Arc::clone(pool), pool.allocate_held(size, align)?, zeroed)?;
-        Allocation::enter(admission, body, size)
+        let backing = backing(Arc::clone(pool), pool.allocate_held(size, align)?, zeroed)?;
+        Allocation::enter(admission, backing, size)
     }
 
     /// A slice that was taken by name, as an allocation of this manager.
@@ -124,9 +124,14 @@ impl Manager {
     /// Errors: `ERR_BUFFER_FREED`.
     pub fn adopt_slice(&self, pool: &Arc<Pool>, chunk: Handle, region: RegionId) -> Result<Arc<Allocation>> {
         let (slice, size) = pool.slice(chunk, region)?;
-        let extent = pool.extent(chunk)?;
+        let chunk_memory = pool.chunk_memory(chunk)?;
         let admission = self.slice_account(None).admit(size)?;
-        Allocation::enter_block(admission, Body::Slice { pool: Arc::clone(pool), slice, extent }, size, None)
+        Allocation::enter_block(
+            admission,
+            Backing::Suballocated { pool: Arc::clone(pool), slice, chunk_memory },
+            size,
+            None,
+        )
     }
 
     /// A slice that compaction may move: its name and its place.
@@ -157,10 +162,10 @@ impl Manager {
     /// Errors: `ERR_BUFFER_FREED`.
     pub fn adopt_movable(&self, pool: &Arc<Pool>, id: Handle) -> Result<Arc<Allocation>> {
         let (slice, size, tag) = pool.movable(id)?;
-        let extent = pool.extent(slice.chunk)?;
+        let chunk_memory = pool.chunk_memory(slice.chunk)?;
         let admission = self.slice_account(None).admit(size)?;
-        let body = Body::Slice { pool: Arc::clone(pool), slice, extent };
-        let allocation = Allocation::enter_block(admission, body, size, tag)?;
+        let backing = Backing::Suballocated { pool: Arc::clone(pool), slice, chunk_memory };
+        let allocation = Allocation::enter_block(admission, backing, size, tag)?;
         pool.set_view(id, Some(allocation.id));
         Ok(allocation)
     }
@@ -175,8 +180,8 @@ impl Manager {
     /// Errors: `ERR_POOL_DESTROYED`.
     pub fn reset_pool(&self, pool: &Arc<Pool>) -> Result<()> {
         let left = self.left_of(pool);
-        let held: Vec<_> = left.iter().filter_map(|allocation| allocation.extent()).collect();
-        pool.reset(|extent| !held.iter().any(|held| Arc::ptr_eq(held, extent)))?;
+        let held: Vec<_> = left.iter().filter_map(|allocation| allocation.chunk_memory()).collect();
+        pool.reset(|chunk_memory| !held.iter().any(|held| Arc::ptr_eq(held, chunk_memory)))?;
         end(&left);
         Ok(())
     }
@@ -233,10 +238,10 @@ fn end(allocations: &[Arc<Allocation>]) {
 }
 
 /// `slice`, without stale bytes if it is to be `zeroed`. On failure it is free again.
-pub(super) fn body(pool: Arc<Pool>, slice: Slice, zeroed: bool) -> Result<Body> {
+pub(super) fn backing(pool: Arc<Pool>, slice: Slice, zeroed: bool) -> Result<Backing> {
     let zero = || if zeroed { pool.zero(&slice) } else { Ok(()) };
-    match zero().and_then(|()| pool.extent(slice.chunk)) {
-        Ok(extent) => Ok(Body::Slice { pool, slice, extent }),
+    match zero().and_then(|()| pool.chunk_memory(slice.chunk)) {
+        Ok(chunk_memory) => Ok(Backing::Suballocated { pool, slice, chunk_memory }),
         Err(error) => {
             pool.free(slice.chunk, slice.region)?;
             Err(error)
@@ -250,10 +255,10 @@ mod tests {
     use std::sync::Weak;
 
     use super::*;
-    use crate::allocation::Reach;
+    use crate::allocation::Reachability;
     use crate::backend::simulated::{Options, Simulated};
     use crate::device::Device;
-    use crate::pool::Extent;
+    use crate::pool::ChunkMemory;
 
     /// What takes a pool's memory away while somebody still reaches a slice: an ArrayBuffer that was moved, or marked.
     #[test]
@@ -277,13 +282,16 @@ mod tests {
             };
             let pool = manager.create_pool(&options).unwrap();
             let slice = manager.allocate_from(&pool, 100, None, false, None).unwrap();
-            let extent: Weak<Extent> = Arc::downgrade(&slice.extent().unwrap());
+            let chunk_memory: Weak<ChunkMemory> = Arc::downgrade(&slice.chunk_memory().unwrap());
             end(&manager, &pool);
             drop((pool, manager));
             assert!(!slice.is_live());
-            assert!(extent.upgrade().is_some_and(|extent| extent.memory().is_none()), "no memory, but its addresses");
-            slice.finalize(Reach::Nobody);
-            assert!(extent.upgrade().is_none());
+            assert!(
+                chunk_memory.upgrade().is_some_and(|chunk_memory| chunk_memory.memory().is_none()),
+                "no memory, but its addresses"
+            );
+            slice.finalize(Reachability::Unreachable);
+            assert!(chunk_memory.upgrade().is_none());
         }
     }
 }

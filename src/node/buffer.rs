@@ -20,10 +20,9 @@ use std::sync::Arc;
 use napi::bindgen_prelude::*;
 use napi::{sys, JsValue};
 
-use super::env::{finalizers_follow_memory, throw, EnvData};
-use super::registry::{handle, manager};
-use crate::allocation::{this_thread, Allocation, Reach};
-use crate::error::{Error, ErrorCode};
+use super::realm::{finalizers_follow_memory, Realm};
+use crate::allocation::{this_thread, Allocation, Reachability};
+use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
 use crate::units::human;
 
@@ -82,9 +81,9 @@ fn create<'env>(env: &'env Env, allocation: &Allocation) -> crate::error::Result
         // SAFETY: just made, in this environment and scope.
         return Ok(unsafe { Unknown::from_raw_unchecked(env.raw(), value) });
     }
-    allocation.unseen();
+    allocation.abandon();
     // Node 20 also throws an error of its own for a length that it does not support.
-    clear_exception(env);
+    forget_exception(env);
     Err(match status {
         NO_EXTERNAL_BUFFERS_ALLOWED => Error::new(
             ErrorCode::ExternalBuffersForbidden,
@@ -217,13 +216,13 @@ fn consolidate_heap() {
 }
 
 /// Returns whether another ArrayBuffer may still reach the bytes.
-fn reach(env: sys::napi_env, allocation: &Allocation) -> Reach {
+fn reach(env: sys::napi_env, allocation: &Allocation) -> Reachability {
     if finalizers_follow_memory() {
         // Deno: no ArrayBuffer is left. The environment may be gone, so `env` is not used.
-        return Reach::Nobody;
+        return Reachability::Unreachable;
     }
     if this_thread() != allocation.thread {
-        return Reach::Unknown;
+        return Reachability::Unknown;
     }
     let (mut global, mut has) = (ptr::null_mut(), false);
     // SAFETY: this thread made the ArrayBuffer, and the runtime finalizes before it tears the environment down, so
@@ -234,8 +233,8 @@ fn reach(env: sys::napi_env, allocation: &Allocation) -> Reach {
             && sys::napi_has_named_property(env, global, c"Object".as_ptr(), &mut has) == sys::Status::napi_ok
     };
     if alive {
-        Reach::Nobody
+        Reachability::Unreachable
     } else {
-        Reach::Unknown
+        Reachability::Unknown
     }
 }

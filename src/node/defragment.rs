@@ -317,7 +317,7 @@ impl<'w, 'env> Work<'w, 'env> {
             return Ok(true);
         };
         // On some runtimes its finalizer runs inside the detach: it must not free what is about to move.
-        let Some(lifted) = allocation.lift() else { return Ok(false) };
+        let Some(lifted) = allocation.detach_from_slice() else { return Ok(false) };
         let view = self.view_of.call(allocation.id.get() as f64)?;
         let (address, whole) = (step.address(), (step.address(), allocation.size));
         if buffer::info(self.env, &view) != Some(whole) || buffer::detach(self.env, &view, address).is_err() {

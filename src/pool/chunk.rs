@@ -16,15 +16,15 @@ use crate::sys::mapping::Retired;
 /// Its memory ends when the pool says so ([`end`](Self::end)); its addresses when the last holder lets go, and only if
 /// every finalizer said that nobody reaches them any more.
 #[derive(Debug)]
-pub struct Extent {
+pub struct ChunkMemory {
     base: usize,
-    state: Mutex<State>,
+    state: Mutex<ChunkMemoryState>,
     /// A finalizer could not say whether somebody still reaches a slice.
     reachable: AtomicBool,
 }
 
 #[derive(Debug)]
-struct State {
+struct ChunkMemoryState {
     /// `None` once ended.
     memory: Option<Arc<Memory>>,
     retired: Option<Retired>,
@@ -34,11 +34,16 @@ struct State {
     ending: bool,
 }
 
-impl Extent {
+impl ChunkMemory {
     fn new(memory: Memory) -> Arc<Self> {
         Arc::new(Self {
             base: memory.mapping().address() as usize,
-            state: Mutex::new(State { memory: Some(Arc::new(memory)), retired: None, holds: 0, ending: false }),
+            state: Mutex::new(ChunkMemoryState {
+                memory: Some(Arc::new(memory)),
+                retired: None,
+                holds: 0,
+                ending: false,
+            }),
             reachable: AtomicBool::new(false),
         })
     }
@@ -53,7 +58,7 @@ impl Extent {
         self.state().memory.clone()
     }
 
-    /// Gives the memory back and leaves zeros at its addresses; not before the last [`hold`](Self::hold) is over. Where the
+    /// Gives the memory back and leaves zeros at its addresses; not before the last [`retain`](Self::retain) is over. Where the
     /// kernel has no mapping left for the zeros, it stays as it is: leaked, and safe.
     pub fn end(&self) {
         let memory = {
@@ -72,15 +77,15 @@ impl Extent {
     }
 
     /// Keeps the memory for somebody who shares a slice, whatever becomes of the pool. False when it is too late.
-    pub fn hold(&self) -> bool {
+    pub fn retain(&self) -> bool {
         let mut state = self.state();
         let there = !state.ending;
         state.holds += usize::from(there);
         there
     }
 
-    /// Undoes one [`hold`](Self::hold).
-    pub fn unhold(&self) {
+    /// Undoes one [`retain`](Self::retain).
+    pub fn release(&self) {
         let over = {
             let mut state = self.state();
             state.holds = state.holds.saturating_sub(1);
@@ -92,21 +97,21 @@ impl Extent {
     }
 
     /// Whether somebody holds it.
-    pub fn is_held(&self) -> bool {
+    pub fn is_retained(&self) -> bool {
         self.state().holds > 0
     }
 
     /// Somebody may reach a slice of it for as long as the process lives.
-    pub fn keep_addresses(&self) {
+    pub fn quarantine_forever(&self) {
         self.reachable.store(true, Ordering::Relaxed);
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ChunkMemoryState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Extent {
+impl Drop for ChunkMemory {
     fn drop(&mut self) {
         self.end();
         let retired = self.state().retired.take();
@@ -121,19 +126,26 @@ impl Drop for Extent {
 pub(super) struct Chunk {
     /// CountedBytes from 0 as the pool grew.
     pub(super) number: u64,
-    pub(super) extent: Arc<Extent>,
+    pub(super) chunk_memory: Arc<ChunkMemory>,
     pub(super) arena: Box<dyn SubAllocator>,
     /// Bytes from the start that were ever handed out; what lies behind them is as the source gave it.
     pub(super) touched: u64,
     /// Address that the NPU sees at the start.
     pub(super) device_address: Option<u64>,
-    pub(super) marks: Marks,
+    pub(super) flags: RegionFlags,
 }
 
 impl Chunk {
     pub(super) fn new(memory: Memory, arena: Box<dyn SubAllocator>) -> Self {
         let device_address = memory.object().and_then(|object| object.device_address);
-        Self { number: 0, extent: Extent::new(memory), arena, touched: 0, device_address, marks: Marks::default() }
+        Self {
+            number: 0,
+            chunk_memory: ChunkMemory::new(memory),
+            arena,
+            touched: 0,
+            device_address,
+            flags: RegionFlags::default(),
+        }
     }
 
     pub(super) fn slice(&self, chunk: Handle, region: &Region, used_before: u64) -> Slice {
@@ -142,7 +154,7 @@ impl Chunk {
             region: region.id,
             offset: region.offset,
             padded: region.size,
-            address: self.extent.base() + region.offset as usize,
+            address: self.chunk_memory.base() + region.offset as usize,
             device_address: self.device_address.map(|address| address + region.offset),
             used_before,
         }
@@ -164,14 +176,14 @@ impl Chunk {
         how: Action,
     ) {
         let slot = place.1.slot();
-        if self.marks.sampled.take(slot) {
+        if self.flags.sampled.take(slot) {
             recorder.sample_ended(key(place));
         }
-        if self.marks.silent.take(slot) {
+        if self.flags.silent.take(slot) {
             return;
         }
         match movable {
-            None => recorder.ended(how, self.extent.base() as u64 + offset, size, None),
+            None => recorder.ended(how, self.chunk_memory.base() as u64 + offset, size, None),
             Some((id, tag)) => {
                 let label = recorder.label_of(tag.as_ref());
                 recorder.ended(how, id.get(), size, Some(label));
@@ -182,18 +194,18 @@ impl Chunk {
 
 /// What profiling has to know of a slice when it ends, by its region's slot. Empty unless something is recorded.
 #[derive(Debug, Default)]
-pub(super) struct Marks {
+pub(super) struct RegionFlags {
     /// It is sampled.
-    pub(super) sampled: Slots,
+    pub(super) sampled: BitSet,
     /// Its events are somebody else's to record.
-    pub(super) silent: Slots,
+    pub(super) silent: BitSet,
 }
 
 /// A set of small numbers.
 #[derive(Debug, Default)]
-pub(super) struct Slots(Vec<u64>);
+pub(super) struct BitSet(Vec<u64>);
 
-impl Slots {
+impl BitSet {
     pub(super) fn put(&mut self, slot: u32) {
         let at = slot as usize / 64;
         if at >= self.0.len() {

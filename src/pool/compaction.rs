@@ -14,9 +14,9 @@ use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::chunk::{Chunk, Extent};
+use super::chunk::{Chunk, ChunkMemory};
 use super::movable_table::Place;
-use super::state::State;
+use super::state::PoolState;
 use super::Pool;
 use crate::device::memory::Memory;
 use crate::error::Result;
@@ -118,7 +118,7 @@ pub struct Move<'a> {
 struct MoveEndpoint {
     place: Place,
     location: Location,
-    extent: Arc<Extent>,
+    chunk_memory: Arc<ChunkMemory>,
 }
 
 /// A slice above a hole.
@@ -205,7 +205,7 @@ impl Pool {
         }
     }
 
-    fn fill_hole<'a>(&'a self, state: &mut State, pass: &mut Pass) -> Option<Move<'a>> {
+    fn fill_hole<'a>(&'a self, state: &mut PoolState, pass: &mut Pass) -> Option<Move<'a>> {
         while let Some(candidate) = pass.candidates.pop() {
             let Some((source, alignment)) = state.unpinned(candidate.id) else { continue };
             while let Some((at, hole)) = pass.holes.first_of(source.size) {
@@ -225,7 +225,7 @@ impl Pool {
         None
     }
 
-    fn slide_down<'a>(&'a self, state: &mut State, pass: &mut Pass) -> Option<Move<'a>> {
+    fn slide_down<'a>(&'a self, state: &mut PoolState, pass: &mut Pass) -> Option<Move<'a>> {
         while let Some(&chunk) = pass.chunks.get(pass.slides.rank) {
             let Some(Slide { id, gap }) = state.next_slide(chunk, &mut pass.slides) else {
                 pass.slides.rank += 1;
@@ -243,7 +243,7 @@ impl Pool {
     /// A move of `id` to the reserved region `target`.
     fn begin_move<'a>(
         &'a self,
-        state: &mut State,
+        state: &mut PoolState,
         id: Handle,
         (chunk, target): (Handle, Region),
         slide: bool,
@@ -254,7 +254,7 @@ impl Pool {
             let end = |of: &Chunk, place: Place, offset: u64| MoveEndpoint {
                 place,
                 location: Location { chunk: of.number, offset },
-                extent: Arc::clone(&of.extent),
+                chunk_memory: Arc::clone(&of.chunk_memory),
             };
             let to = end(state.chunks.get(chunk)?, (chunk, target.id), target.offset);
             Some((end(source, movable.place, region.offset), to, region.tag, movable.view))
@@ -286,7 +286,7 @@ impl Move<'_> {
 
     /// CPU address where it still is.
     pub fn address(&self) -> usize {
-        self.from.extent.base() + self.from.location.offset as usize
+        self.from.chunk_memory.base() + self.from.location.offset as usize
     }
 
     /// Copies, and makes the new place the slice's own. `None` when the pool was reset or destroyed meanwhile.
@@ -301,7 +301,7 @@ impl Move<'_> {
 
     /// What has to be copied, by whichever thread. `None` when the pool was reset or destroyed meanwhile.
     pub(super) fn copy_job(&self) -> Option<CopyJob> {
-        let (source, target) = (self.from.extent.memory()?, self.to.extent.memory()?);
+        let (source, target) = (self.from.chunk_memory.memory()?, self.to.chunk_memory.memory()?);
         Some(CopyJob { source, from: self.from.location.offset, target, to: self.to.location.offset, size: self.size })
     }
 
@@ -352,7 +352,7 @@ impl Drop for Move<'_> {
     }
 }
 
-impl State {
+impl PoolState {
     /// The region of a slice that may be moved now, and its alignment.
     fn unpinned(&self, id: Handle) -> Option<(Region, u64)> {
         let movable = self.movables.get(id).ok().filter(|movable| !movable.pinned() && !movable.moving)?;

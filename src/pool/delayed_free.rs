@@ -16,14 +16,14 @@ const POISON: u8 = 0xdd;
 
 /// The frees that wait, oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Waiting {
+pub(super) struct DelayedFrees {
     /// With the bytes that were asked for.
     slices: VecDeque<(Slice, u64)>,
     /// Slices that were written to while they waited.
     pub(super) late_writes: u64,
 }
 
-impl Waiting {
+impl DelayedFrees {
     pub(super) fn has(&self, chunk: Handle, region: RegionId) -> bool {
         self.slices.iter().any(|(slice, _)| (slice.chunk, slice.region) == (chunk, region))
     }

@@ -1,7 +1,7 @@
 //! How a pool comes by its chunks: bytes of its maximum are reserved, the source is asked outside the lock, and what it gave becomes
 //! a chunk.
 
-use super::state::State;
+use super::state::PoolState;
 use super::Pool;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
@@ -41,22 +41,22 @@ impl Pool {
     /// Makes the initial chunk.
     pub(super) fn grow_first(&self) -> Result<Handle> {
         self.state().reserved = self.layout.initial;
-        self.grow(Reservation { pool: self, bytes: self.layout.initial })
+        self.grow(ReservedGrowth { pool: self, bytes: self.layout.initial })
     }
 
     /// Takes `most` of the pool's maximum, or what is left of it, but at least `least`.
-    fn reserve(&self, least: u64, most: u64, size: u64) -> Result<Reservation<'_>> {
+    fn reserve(&self, least: u64, most: u64, size: u64) -> Result<ReservedGrowth<'_>> {
         let mut state = self.state();
         state.alive(self.name())?;
         let Some(bytes) = self.layout.growth(state.reserved, least, most) else {
             return Err(self.exhausted(&state, size));
         };
         state.reserved += bytes;
-        Ok(Reservation { pool: self, bytes })
+        Ok(ReservedGrowth { pool: self, bytes })
     }
 
     /// Makes the chunk that was reserved.
-    fn grow(&self, reserved: Reservation<'_>) -> Result<Handle> {
+    fn grow(&self, reserved: ReservedGrowth<'_>) -> Result<Handle> {
         let admission = self.account.as_ref().map(|account| account.admit(reserved.bytes)).transpose()?;
         let memory = self.source.allocate(reserved.bytes)?;
         let mut chunk = self.layout.chunk(memory, reserved.bytes)?;
@@ -76,7 +76,7 @@ impl Pool {
         Ok(handle)
     }
 
-    fn exhausted(&self, state: &State, size: u64) -> Error {
+    fn exhausted(&self, state: &PoolState, size: u64) -> Error {
         let (max, largest) = (self.layout.max, state.largest_free());
         let message = format!(
             "pool \"{}\" has no {} left: {} of its {} are allocated, the largest free piece is {}",
@@ -96,12 +96,12 @@ impl Pool {
 }
 
 /// Bytes of a pool's maximum, taken before the source is asked for them; they go back unless a chunk stands for them.
-struct Reservation<'a> {
+struct ReservedGrowth<'a> {
     pool: &'a Pool,
     bytes: u64,
 }
 
-impl Drop for Reservation<'_> {
+impl Drop for ReservedGrowth<'_> {
     fn drop(&mut self) {
         let mut state = self.pool.state();
         state.reserved = state.reserved.saturating_sub(self.bytes);

@@ -37,7 +37,7 @@ use crate::suballoc::RegionId;
 use crate::sys::page::page_size;
 use crate::units::{human, MemoryKind};
 use chunk::Chunk;
-pub use chunk::Extent;
+pub use chunk::ChunkMemory;
 pub use compaction::{Location, Move, Moved, Pass};
 pub use copy_queue::CopyQueue;
 use delayed_free::{is_poison, poison};
@@ -46,7 +46,7 @@ pub use record::{BlockMap, ChunkMap, SampledBlock};
 pub use slabs::{SlabOptions, Slabs};
 use slice::freed;
 pub use slice::Slice;
-use state::{Events, State};
+use state::{EventOwner, PoolState};
 
 /// A pool's figures; bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -96,7 +96,7 @@ pub struct Pool {
     account: Option<Account>,
     /// Allocations until one is timed; 0: none is.
     timer: AtomicU32,
-    state: Mutex<State>,
+    state: Mutex<PoolState>,
 }
 
 impl Pool {
@@ -106,7 +106,7 @@ impl Pool {
     pub fn new(name: Option<Arc<str>>, source: Source, layout: Layout, account: Option<Account>) -> Result<Self> {
         let layout = layout.checked()?;
         let near = Limit::new(Some(layout.max), &WARN_AT);
-        let state = Mutex::new(State { near, ..State::default() });
+        let state = Mutex::new(PoolState { near, ..PoolState::default() });
         let pool = Self { name, source, layout, account, timer: AtomicU32::new(0), state };
         if layout.initial > 0 {
             let first = pool.grow_first()?;
@@ -139,17 +139,17 @@ impl Pool {
     /// Errors: `ERR_OUT_OF_RANGE` beyond what the pool can ever hold, `ERR_POOL_EXHAUSTED`, `ERR_POOL_DESTROYED`, and
     /// those of [`Source::allocate`] where it has to grow.
     pub fn allocate(&self, size: u64, alignment: u64) -> Result<Slice> {
-        self.timed(|| self.place(size, alignment, Events::Own))
+        self.timed(|| self.place(size, alignment, EventOwner::Pool))
     }
 
     /// As [`allocate`](Self::allocate), for a holder who records what happens to the slice.
     ///
     /// Errors: those of [`allocate`](Self::allocate).
     pub fn allocate_held(&self, size: u64, alignment: u64) -> Result<Slice> {
-        self.timed(|| self.place(size, alignment, Events::Others))
+        self.timed(|| self.place(size, alignment, EventOwner::Holder))
     }
 
-    fn place(&self, size: u64, alignment: u64, events: Events) -> Result<Slice> {
+    fn place(&self, size: u64, alignment: u64, events: EventOwner) -> Result<Slice> {
         let result = self.aligned(size, alignment).and_then(|alignment| self.try_allocate(size, alignment, events));
         result.map_err(|error| {
             let mut state = self.state();
@@ -175,7 +175,7 @@ impl Pool {
         Err(Error::new(ErrorCode::OutOfRange, message).requested(size).hint("give the pool that alignment"))
     }
 
-    fn try_allocate(&self, size: u64, alignment: u64, events: Events) -> Result<Slice> {
+    fn try_allocate(&self, size: u64, alignment: u64, events: EventOwner) -> Result<Slice> {
         let mut grown = None;
         loop {
             let taken = {
@@ -196,7 +196,7 @@ impl Pool {
                 }
                 return Ok(slice);
             }
-            if self.layout.delay > 0 && self.end_waiting(0) {
+            if self.layout.delay > 0 && self.end_delays(0) {
                 continue;
             }
             // Again if other threads used the new chunk up before we had our turn: the maximum ends it.
@@ -216,7 +216,7 @@ impl Pool {
         if stale == 0 {
             return Ok(());
         }
-        let memory = self.extent(slice.chunk)?.memory().ok_or_else(freed)?;
+        let memory = self.chunk_memory(slice.chunk)?.memory().ok_or_else(freed)?;
         memory.zero(slice.offset..slice.offset + stale)
     }
 
@@ -232,17 +232,17 @@ impl Pool {
     /// Errors: those of [`free`](Self::free).
     pub fn free_as(&self, chunk: Handle, region: RegionId, how: Action) -> Result<()> {
         if self.layout.delay > 0 {
-            return self.free_late(chunk, region, how);
+            return self.free_delayed(chunk, region, how);
         }
-        let spare = self.state().give(chunk, region, &self.layout, Some(how))?;
-        if !spare.is_empty() {
-            self.end(spare);
+        let empty = self.state().free_region(chunk, region, &self.layout, Some(how))?;
+        if !empty.is_empty() {
+            self.end(empty);
         }
         Ok(())
     }
 
     /// As `free`, with a delay.
-    fn free_late(&self, chunk: Handle, region: RegionId, how: Action) -> Result<()> {
+    fn free_delayed(&self, chunk: Handle, region: RegionId, how: Action) -> Result<()> {
         let (slice, requested) = self.slice(chunk, region)?;
         // Before it joins the others: whoever takes it out expects the poison.
         if let Some(memory) = self.memory_of(&slice) {
@@ -251,7 +251,7 @@ impl Pool {
         {
             let mut state = self.state();
             // Another thread may have freed it in the meantime.
-            if state.waiting.has(chunk, region) {
+            if state.delayed.has(chunk, region) {
                 return Err(freed());
             }
             let region = state.chunks.get(chunk).ok_or_else(freed)?.arena.get(region).map_err(|_stale| freed())?;
@@ -259,38 +259,38 @@ impl Pool {
             state.record_ended(chunk, &region, movable, how);
             state.live -= 1;
             state.requested -= requested;
-            state.waiting.push(slice, requested);
+            state.delayed.push(slice, requested);
         }
-        self.end_waiting(self.layout.delay);
+        self.end_delays(self.layout.delay);
         Ok(())
     }
 
     /// Lets the oldest go until no more than `keep` wait. Whether any did.
-    fn end_waiting(&self, keep: usize) -> bool {
+    fn end_delays(&self, keep: usize) -> bool {
         let mut any = false;
         loop {
             let Some((slice, requested)) = ({
                 let mut state = self.state();
-                state.waiting.pop(keep)
+                state.delayed.pop(keep)
             }) else {
                 return any;
             };
             any = true;
             let intact = self.memory_of(&slice).is_none_or(|memory| is_poison(&memory, &slice));
-            let spare = {
+            let empty = {
                 let mut state = self.state();
-                state.waiting.late_writes += u64::from(!intact);
+                state.delayed.late_writes += u64::from(!intact);
                 // It was counted as gone when it was freed.
                 state.live += 1;
                 state.requested += requested;
-                state.give(slice.chunk, slice.region, &self.layout, None).unwrap_or_default()
+                state.free_region(slice.chunk, slice.region, &self.layout, None).unwrap_or_default()
             };
-            self.end(spare);
+            self.end(empty);
         }
     }
 
     fn memory_of(&self, slice: &Slice) -> Option<Arc<Memory>> {
-        self.extent(slice.chunk).ok().and_then(|extent| extent.memory())
+        self.chunk_memory(slice.chunk).ok().and_then(|chunk_memory| chunk_memory.memory())
     }
 
     /// A slice by its name, and the bytes that were asked for.
@@ -300,7 +300,7 @@ impl Pool {
         let state = self.state();
         let found = state.chunks.get(chunk).ok_or_else(freed)?;
         let region = found.arena.get(region).map_err(|_stale| freed())?;
-        if !region.used || state.waiting.has(chunk, region.id) {
+        if !region.used || state.delayed.has(chunk, region.id) {
             return Err(freed());
         }
         // What was there before is not known any more: all of it may be stale.
@@ -310,15 +310,15 @@ impl Pool {
     /// The memory of a slice's chunk.
     ///
     /// Errors: `ERR_BUFFER_FREED`.
-    pub fn extent(&self, chunk: Handle) -> Result<Arc<Extent>> {
-        self.state().chunks.get(chunk).map(|chunk| Arc::clone(&chunk.extent)).ok_or_else(freed)
+    pub fn chunk_memory(&self, chunk: Handle) -> Result<Arc<ChunkMemory>> {
+        self.state().chunks.get(chunk).map(|chunk| Arc::clone(&chunk.chunk_memory)).ok_or_else(freed)
     }
 
     /// Frees every slice and keeps the memory. Chunks of which `keep` says no end instead: an ArrayBuffer over one of
     /// their slices could not be taken away. So do those of which others share a slice.
     ///
     /// Errors: `ERR_POOL_DESTROYED`.
-    pub fn reset(&self, keep: impl Fn(&Arc<Extent>) -> bool) -> Result<()> {
+    pub fn reset(&self, keep: impl Fn(&Arc<ChunkMemory>) -> bool) -> Result<()> {
         let mut gone = Vec::new();
         {
             let mut state = self.state();
@@ -326,7 +326,7 @@ impl Pool {
             state.record_all_freed();
             for handle in std::mem::take(&mut state.order) {
                 let Some(chunk) = state.chunks.get_mut(handle) else { continue };
-                if keep(&chunk.extent) && !chunk.extent.is_held() {
+                if keep(&chunk.chunk_memory) && !chunk.chunk_memory.is_retained() {
                     chunk.arena.reset();
                     state.order.push(handle);
                 } else if let Some(chunk) = state.chunks.remove(handle) {
@@ -336,7 +336,7 @@ impl Pool {
                 }
             }
             (state.live, state.requested, state.allocated) = (0, 0, 0);
-            state.waiting.clear();
+            state.delayed.clear();
             state.movables.clear();
         }
         self.end(gone);
@@ -345,9 +345,9 @@ impl Pool {
 
     /// Gives empty chunks back to the device, down to the initial size; returns the bytes.
     pub fn trim(&self) -> u64 {
-        self.end_waiting(0);
-        let spare = self.state().spare(&self.layout, 0);
-        self.end(spare)
+        self.end_delays(0);
+        let empty = self.state().take_empty_chunks(&self.layout, 0);
+        self.end(empty)
     }
 
     /// Gives everything back, slices that live included; their ArrayBuffers read zeros from here on.
@@ -366,7 +366,7 @@ impl Pool {
             state.record_all_freed();
             let handles = std::mem::take(&mut state.order);
             (state.live, state.requested, state.allocated, state.reserved) = (0, 0, 0, 0);
-            state.waiting.clear();
+            state.delayed.clear();
             state.movables.clear();
             let gone: Vec<_> = handles.into_iter().filter_map(|handle| state.chunks.remove(handle)).collect();
             gone.iter().for_each(|chunk| state.note(Action::Trim, chunk.number, chunk.arena.capacity()));
@@ -382,7 +382,7 @@ impl Pool {
     /// The driver's turn, outside the lock: the chunks' memory goes back; returns the bytes.
     fn end(&self, chunks: Vec<Chunk>) -> u64 {
         let bytes = chunks.iter().map(|chunk| chunk.arena.capacity()).sum();
-        chunks.iter().for_each(|chunk| chunk.extent.end());
+        chunks.iter().for_each(|chunk| chunk.chunk_memory.end());
         if let (Some(account), true) = (&self.account, bytes > 0) {
             account.chunk_freed(bytes);
         }
@@ -404,7 +404,7 @@ impl Pool {
             live: state.live,
             allocations: state.allocations,
             failures: state.failures,
-            late_writes: state.waiting.late_writes,
+            late_writes: state.delayed.late_writes,
         }
     }
 
@@ -426,8 +426,8 @@ impl Pool {
             }
         }
         let counted = (state.live, state.allocated, state.requested);
-        let waiting = state.waiting.figures();
-        let (live, requested) = (live - waiting.0, requested - waiting.1);
+        let delayed = state.delayed.figures();
+        let (live, requested) = (live - delayed.0, requested - delayed.1);
         if counted != (live, allocated, requested) || state.order.len() != state.chunks.len() {
             return Err(format!("{counted:?} are counted, ({live}, {allocated}, {requested}) are there"));
         }
@@ -443,7 +443,7 @@ impl Pool {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

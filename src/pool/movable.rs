@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::slice::Slice;
-use super::state::Events;
+use super::state::EventOwner;
 use super::Pool;
 use crate::accounting::{notify, Account, Admission};
 use crate::error::Result;
@@ -16,7 +16,7 @@ impl Pool {
     /// Errors: those of [`allocate`](Self::allocate) and [`Account::admit`].
     pub fn allocate_movable(&self, size: u64, alignment: u64, account: Option<&Account>) -> Result<(Handle, Slice)> {
         let mut admission = account.map(|account| account.admit(size)).transpose()?;
-        let slice = self.timed(|| self.place(size, alignment, Events::Others))?;
+        let slice = self.timed(|| self.place(size, alignment, EventOwner::Holder))?;
         let covered = admission.as_mut().map_or(Ok(()), |admission| admission.cover(slice.padded));
         if let Err(error) = covered {
             self.free(slice.chunk, slice.region)?;

@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::chunk::{key, Chunk};
 use super::movable_table::{Movable, Name, Place};
 use super::slice::Slice;
-use super::state::{Events, State};
+use super::state::{EventOwner, PoolState};
 use super::Pool;
 use crate::backend::Request;
 use crate::device::memory::Source;
@@ -89,7 +89,7 @@ impl Pool {
         let block = |handle: Handle, chunk: &Chunk, region: Region| {
             let place = (handle, region.id);
             let movable = state.movables.at(place);
-            let sampled = region.used && chunk.marks.sampled.has(region.id.slot());
+            let sampled = region.used && chunk.flags.sampled.has(region.id.slot());
             BlockMap {
                 offset: region.offset,
                 size: region.size,
@@ -105,7 +105,7 @@ impl Pool {
             .into_iter()
             .map(|(handle, chunk)| ChunkMap {
                 size: chunk.arena.capacity(),
-                address: chunk.extent.base(),
+                address: chunk.chunk_memory.base(),
                 blocks: regions(&*chunk.arena).map(|region| block(handle, chunk, region)).collect(),
             })
             .collect()
@@ -177,19 +177,19 @@ impl Pool {
     }
 }
 
-impl State {
+impl PoolState {
     /// A slice was taken. Whether it is sampled.
     #[inline]
-    pub(super) fn record_slice(&mut self, slice: &Slice, size: u64, events: Events) -> bool {
+    pub(super) fn record_slice(&mut self, slice: &Slice, size: u64, events: EventOwner) -> bool {
         match &mut self.recorder {
             None => false,
-            Some(recorder) if events == Events::Own => {
+            Some(recorder) if events == EventOwner::Pool => {
                 recorder.allocated(slice.address as u64, size, None)
                     && self.sample((slice.chunk, slice.region), size, None)
             }
             Some(_) => {
                 if let Some(chunk) = self.chunks.get_mut(slice.chunk) {
-                    chunk.marks.silent.put(slice.region.slot());
+                    chunk.flags.silent.put(slice.region.slot());
                 }
                 false
             }
@@ -202,7 +202,7 @@ impl State {
         let label = recorder.label_of(tag.as_ref());
         let hit = recorder.allocated(id.get(), size, Some(label));
         if let Some(chunk) = self.chunks.get_mut(slice.chunk) {
-            chunk.marks.silent.take(slice.region.slot());
+            chunk.flags.silent.take(slice.region.slot());
         }
         hit && self.sample((slice.chunk, slice.region), size, tag)
     }
@@ -211,7 +211,7 @@ impl State {
     fn sample(&mut self, place: Place, size: u64, tag: Option<Arc<str>>) -> bool {
         if let (Some(recorder), Some(chunk)) = (&mut self.recorder, self.chunks.get_mut(place.0)) {
             recorder.sampled(key(place), size, tag);
-            chunk.marks.sampled.put(place.1.slot());
+            chunk.flags.sampled.put(place.1.slot());
         }
         true
     }
@@ -229,7 +229,7 @@ impl State {
             .chunks
             .iter()
             .flat_map(|(handle, chunk)| regions(&*chunk.arena).map(move |region| (handle, region)))
-            .filter(|(handle, region)| region.used && !self.waiting.has(*handle, region.id))
+            .filter(|(handle, region)| region.used && !self.delayed.has(*handle, region.id))
             .collect();
         for (handle, region) in places {
             let movable = self.movables.forget((handle, region.id));
@@ -253,10 +253,10 @@ impl State {
         let tag = self.movables.get(id).ok().and_then(Movable::tag);
         let label = recorder.label_of(tag.as_ref());
         recorder.note(Action::Move, id.get(), size, Some(label));
-        if self.chunks.get_mut(from.0).is_some_and(|chunk| chunk.marks.sampled.take(from.1.slot())) {
+        if self.chunks.get_mut(from.0).is_some_and(|chunk| chunk.flags.sampled.take(from.1.slot())) {
             recorder.renamed(key(from), key(to));
             if let Some(chunk) = self.chunks.get_mut(to.0) {
-                chunk.marks.sampled.put(to.1.slot());
+                chunk.flags.sampled.put(to.1.slot());
             }
         }
     }

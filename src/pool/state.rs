@@ -1,7 +1,7 @@
 //! What a pool's mutex covers: its chunks, its counts, and which of its slices wait or may move.
 
 use super::chunk::Chunk;
-use super::delayed_free::Waiting;
+use super::delayed_free::DelayedFrees;
 use super::layout::Layout;
 use super::movable_table::Movables;
 use super::slice::{freed, Slice};
@@ -12,7 +12,7 @@ use crate::profile::{Action, Recorder};
 use crate::suballoc::{Region, RegionId};
 
 #[derive(Debug, Default)]
-pub(super) struct State {
+pub(super) struct PoolState {
     pub(super) chunks: Table<Chunk>,
     /// Handles of `chunks`, in the order in which they are tried.
     pub(super) order: Vec<Handle>,
@@ -26,7 +26,7 @@ pub(super) struct State {
     pub(super) live: u64,
     pub(super) allocations: u64,
     pub(super) failures: u64,
-    pub(super) waiting: Waiting,
+    pub(super) delayed: DelayedFrees,
     /// Slices that compaction may move.
     pub(super) movables: Movables,
     /// Chunks that there ever were.
@@ -39,14 +39,14 @@ pub(super) struct State {
 
 /// Who records the events of a slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Events {
+pub(super) enum EventOwner {
     /// Its pool, by its address.
-    Own,
+    Pool,
     /// Whoever holds it.
-    Others,
+    Holder,
 }
 
-impl State {
+impl PoolState {
     #[inline]
     pub(super) fn alive(&self, name: &str) -> Result<()> {
         match self.destroyed {
@@ -80,7 +80,7 @@ impl State {
     }
 
     /// Frees a region; the chunks that are spare now come out. How it came to that is recorded, unless it was before.
-    pub(super) fn give(
+    pub(super) fn free_region(
         &mut self,
         handle: Handle,
         id: RegionId,
@@ -100,13 +100,13 @@ impl State {
         }
         // One is kept, so that the next request does not ask the driver again.
         match is_empty && self.order.len() > 1 {
-            true => Ok(self.spare(layout, 1)),
+            true => Ok(self.take_empty_chunks(layout, 1)),
             false => Ok(Vec::new()),
         }
     }
 
     /// Takes out empty chunks but `keep` of them, as long as the initial size stays.
-    pub(super) fn spare(&mut self, layout: &Layout, keep: usize) -> Vec<Chunk> {
+    pub(super) fn take_empty_chunks(&mut self, layout: &Layout, keep: usize) -> Vec<Chunk> {
         let mut empty: Vec<Handle> = self
             .order
             .iter()
