@@ -56,7 +56,7 @@ impl Seeded {
 
     /// Mostly allocations and frees in balance, drifting between nearly empty and refusing.
     fn op(&mut self, rules: Rules, filling: bool) -> Op {
-        let (nth, tag) = (self.next() as usize, self.next());
+        let (nth, user_data) = (self.next() as usize, self.next());
         let most = if rules.fixed { rules.unit } else { (rules.capacity / 4).max(1) };
         let size = self.size(most).min(rules.capacity + 1);
         let align_log2 = match self.below(8) {
@@ -66,7 +66,7 @@ impl Seeded {
         };
         match self.below(100) {
             0..8 => Op::FreeStale { nth },
-            8..14 => Op::SetTag { nth, tag },
+            8..14 => Op::SetUserData { nth, user_data },
             14..20 => Op::AllocateAt { nth_free: nth, size, align_log2 },
             roll if (roll < 65) == filling || roll < 35 => Op::Allocate { size, align_log2 },
             _ => Op::Free { nth },
@@ -137,7 +137,7 @@ fn any_op(most: u64) -> impl Strategy<Value = Op> {
         2 => (nth, size, align).prop_map(|(nth_free, size, align_log2)| Op::AllocateAt { nth_free, size, align_log2 }),
         6 => nth.prop_map(|nth| Op::Free { nth }),
         1 => nth.prop_map(|nth| Op::FreeStale { nth }),
-        1 => (nth, any::<u64>()).prop_map(|(nth, tag)| Op::SetTag { nth, tag }),
+        1 => (nth, any::<u64>()).prop_map(|(nth, user_data)| Op::SetUserData { nth, user_data }),
         1 => Just(Op::Reset),
     ]
 }
@@ -176,13 +176,13 @@ proptest! {
         let (_, mut fixed) = fixed(64, 64);
         let arenas: [&mut dyn SubAllocator; 2] = [&mut tlsf, &mut fixed];
         for arena in arenas {
-            let kept: Vec<Region> = (0..3).filter_map(|tag| arena.allocate(64, 1, tag)).collect();
+            let kept: Vec<Region> = (0..3).filter_map(|user_data| arena.allocate(64, 1, user_data)).collect();
             let id = RegionId::from_raw(raw);
             if kept.iter().any(|region| region.id == id) {
                 continue;
             }
             prop_assert_eq!(arena.free(id), Err(StaleRegion(id)));
-            prop_assert_eq!(arena.set_tag(id, 9), Err(StaleRegion(id)));
+            prop_assert_eq!(arena.set_user_data(id, 9), Err(StaleRegion(id)));
             let _ = (arena.get(id), arena.next(id), arena.allocate_at(id, 64, 1, 0));
             prop_assert_eq!(arena.validate(), Ok(()));
             for region in kept {
@@ -225,7 +225,8 @@ fn layouts_that_cannot_be_are_refused() {
 fn a_million_live_blocks_cost_64_bytes_each() {
     const LIVE: u64 = if cfg!(miri) { 10_000 } else { 1_000_000 };
     let (_, mut arena) = tlsf(LIVE * 3 / 2, 64);
-    let all: Vec<RegionId> = (0..LIVE * 3 / 2).filter_map(|tag| arena.allocate(64, 64, tag)).map(|r| r.id).collect();
+    let all: Vec<RegionId> =
+        (0..LIVE * 3 / 2).filter_map(|user_data| arena.allocate(64, 64, user_data)).map(|r| r.id).collect();
     for &id in all.iter().step_by(3) {
         arena.free(id).expect("live");
     }
@@ -284,7 +285,7 @@ fn an_id_is_a_number_and_an_error_names_it() {
 #[test]
 fn what_comes_free_low_down_serves_first_and_above_that_what_came_free_first() {
     let (_, mut arena) = tlsf(64, 64);
-    let all: Vec<RegionId> = (0..64).filter_map(|tag| arena.allocate(64, 1, tag)).map(|r| r.id).collect();
+    let all: Vec<RegionId> = (0..64).filter_map(|user_data| arena.allocate(64, 1, user_data)).map(|r| r.id).collect();
     for at in [40, 30, 2, 60, 4] {
         arena.free(all[at]).expect("live");
     }
@@ -297,7 +298,7 @@ fn what_comes_free_low_down_serves_first_and_above_that_what_came_free_first() {
 fn the_tables_that_are_counted_are_those_that_there_are() {
     let (_, mut arena) = tlsf(1 << 14, 64);
     let empty = arena.metadata_bytes();
-    (0..10_000).for_each(|tag| assert!(arena.allocate(64, 1, tag).is_some()));
+    (0..10_000).for_each(|user_data| assert!(arena.allocate(64, 1, user_data).is_some()));
     // A node takes 32 bytes; there may be a quarter more of them than are used.
     assert!((32 * 9_900..=40 * 10_100).contains(&(arena.metadata_bytes() - empty)), "{}", arena.metadata_bytes());
     // 12 bytes a block, 1 bit in each level of a tree, and the struct.

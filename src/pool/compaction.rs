@@ -213,7 +213,7 @@ impl Pool {
                     break;
                 }
                 let chunk = pass.chunks[hole.rank];
-                let Some(target) = state.reserve_target(chunk, hole.id, source.tag, alignment) else {
+                let Some(target) = state.reserve_target(chunk, hole.id, source.user_data, alignment) else {
                     // Somebody else was faster, or it is too small once it is aligned: no hole for this time.
                     pass.holes.shrink(at, None);
                     continue;
@@ -257,7 +257,7 @@ impl Pool {
                 chunk_memory: Arc::clone(&of.chunk_memory),
             };
             let to = end(state.chunks.get(chunk)?, (chunk, target.id), target.offset);
-            Some((end(source, movable.place, region.offset), to, region.tag, movable.view))
+            Some((end(source, movable.place, region.offset), to, region.user_data, movable.view))
         });
         let Some((from, to, size, view)) = endpoints else {
             state.cancel_target((chunk, target.id));
@@ -418,7 +418,7 @@ impl PoolState {
         // Nothing is given up before it is known that all of it is there: the bytes have moved already.
         let (source, gap) = (arena.get(from.1).ok()?, arena.get(hole.1).ok()?);
         if gap.size == source.size {
-            arena.set_tag(hole.1, source.tag).ok()?;
+            arena.set_user_data(hole.1, source.user_data).ok()?;
             arena.free(from.1).ok()?;
             return Some(hole);
         }
@@ -441,7 +441,7 @@ impl PoolState {
         if let Some(lower) = lower {
             merged = arena.next(lower).ok()??;
         }
-        let target = arena.allocate_at(merged.id, source.tag, 1, source.tag)?;
+        let target = arena.allocate_at(merged.id, source.user_data, 1, source.user_data)?;
         if let Some(lower) = lower {
             arena.free(lower).ok()?;
         }
@@ -526,7 +526,8 @@ mod tests {
                 assert_eq!(holes.first_of(wanted).map(|(at, _)| at), expected, "{wanted} of {sizes:?}");
                 if let Some(at) = expected {
                     sizes[at] -= wanted;
-                    let rest = Region { id: RegionId::from_raw(0), offset: 0, size: sizes[at], tag: 0, used: false };
+                    let rest =
+                        Region { id: RegionId::from_raw(0), offset: 0, size: sizes[at], user_data: 0, used: false };
                     holes.shrink(at, (sizes[at] > 0).then_some(rest));
                 }
             }

@@ -304,7 +304,7 @@ impl Pool {
             return Err(freed());
         }
         // What was there before is not known any more: all of it may be stale.
-        Ok((found.slice(chunk, &region, region.size), region.tag))
+        Ok((found.slice(chunk, &region, region.size), region.user_data))
     }
 
     /// The memory of a slice's chunk.
@@ -419,8 +419,8 @@ impl Pool {
                 return Err(format!("{handle:?} is in no order"));
             }
             for region in crate::suballoc::regions(&*chunk.arena).filter(|region| region.used) {
-                (live, allocated, requested) = (live + 1, allocated + region.size, requested + region.tag);
-                if region.end() > chunk.touched || region.tag > region.size {
+                (live, allocated, requested) = (live + 1, allocated + region.size, requested + region.user_data);
+                if region.end() > chunk.touched || region.user_data > region.size {
                     return Err(format!("{region:?} lies behind {} or holds more than it has", chunk.touched));
                 }
             }

@@ -138,7 +138,7 @@ impl Pool {
             Some(SampledBlock {
                 id: movable.map_or(slice.address as u64, Handle::get),
                 slice,
-                size: region.tag,
+                size: region.user_data,
                 tag: movable.and_then(|id| state.movables.get(id).ok()?.tag()),
                 sample,
             })
@@ -218,7 +218,7 @@ impl PoolState {
 
     pub(super) fn record_ended(&mut self, handle: Handle, region: &Region, movable: Option<Name>, how: Action) {
         if let (Some(recorder), Some(chunk)) = (&mut self.recorder, self.chunks.get_mut(handle)) {
-            chunk.record_ended(recorder, (handle, region.id), region.offset, region.tag, movable, how);
+            chunk.record_ended(recorder, (handle, region.id), region.offset, region.user_data, movable, how);
         }
     }
 
@@ -238,7 +238,7 @@ impl PoolState {
                     &mut recorder,
                     (handle, region.id),
                     region.offset,
-                    region.tag,
+                    region.user_data,
                     movable,
                     Action::Free,
                 );

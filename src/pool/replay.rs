@@ -235,7 +235,7 @@ impl Replay {
         let Some(chunk) = self.chunks.get_mut(handle) else { return };
         let Ok(freed) = chunk.free(region) else { return };
         let empty = chunk.used_regions() == 0;
-        self.live -= freed.tag;
+        self.live -= freed.user_data;
         self.allocated -= freed.size;
         self.so_far.frees += 1;
         if empty && self.order.len() > 1 {

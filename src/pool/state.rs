@@ -89,7 +89,7 @@ impl PoolState {
     ) -> Result<Vec<Chunk>> {
         let chunk = self.chunks.get_mut(handle).ok_or_else(freed)?;
         // By its fields: what was written as several words and is read as one block makes the processor wait.
-        let Region { offset, size, tag: requested, .. } = chunk.arena.free(id).map_err(|_stale| freed())?;
+        let Region { offset, size, user_data: requested, .. } = chunk.arena.free(id).map_err(|_stale| freed())?;
         let movable = self.movables.forget((handle, id));
         self.live -= 1;
         self.requested -= requested;

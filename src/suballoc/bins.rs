@@ -103,7 +103,7 @@ impl Bins {
     /// Members of a bin, from the head.
     pub(super) fn members<'a>(&self, nodes: &'a [Node], bin: usize) -> impl Iterator<Item = u32> + 'a {
         let some = |index: u32| (index != 0).then_some(index);
-        std::iter::successors(some(self.ends[bin].head), move |&index| some(nodes[index as usize].towards_tail))
+        std::iter::successors(some(self.ends[bin].head), move |&index| some(nodes[index as usize].next_free))
     }
 
     /// Puts a free node at the tail of the bin of `size`: for what is left of a region that was cut.
@@ -115,9 +115,9 @@ impl Bins {
         ends.tail = index;
         ends.head = select_unpredictable(last == 0, index, ends.head);
         let node = &mut nodes[index as usize];
-        node.towards_head = last;
-        node.towards_tail = 0;
-        nodes[last as usize].towards_tail = index;
+        node.prev_free = last;
+        node.next_free = 0;
+        nodes[last as usize].next_free = index;
         self.mark_occupied(bin);
     }
 
@@ -133,9 +133,9 @@ impl Bins {
         let next = ends.head;
         ends.head = index;
         ends.tail = select_unpredictable(next == 0, index, ends.tail);
-        node.towards_head = 0;
-        node.towards_tail = next;
-        nodes[next as usize].towards_head = index;
+        node.prev_free = 0;
+        node.next_free = next;
+        nodes[next as usize].prev_free = index;
         self.mark_occupied(bin);
     }
 
@@ -148,13 +148,13 @@ impl Bins {
     /// Takes a node out of its bin.
     #[inline(always)]
     pub(super) fn remove(&mut self, nodes: &mut [Node], index: u32, bin: usize) {
-        let Node { towards_head, towards_tail, .. } = nodes[index as usize];
-        nodes[towards_head as usize].towards_tail = towards_tail;
-        nodes[towards_tail as usize].towards_head = towards_head;
+        let Node { prev_free, next_free, .. } = nodes[index as usize];
+        nodes[prev_free as usize].next_free = next_free;
+        nodes[next_free as usize].prev_free = prev_free;
         let ends = &mut self.ends[bin];
-        ends.head = select_unpredictable(towards_head == 0, towards_tail, ends.head);
-        ends.tail = select_unpredictable(towards_tail == 0, towards_head, ends.tail);
-        if towards_head | towards_tail == 0 {
+        ends.head = select_unpredictable(prev_free == 0, next_free, ends.head);
+        ends.tail = select_unpredictable(next_free == 0, prev_free, ends.tail);
+        if prev_free | next_free == 0 {
             self.mark_empty(bin);
         }
     }
@@ -162,8 +162,8 @@ impl Bins {
     /// `remove` of the head, which is `index`.
     #[inline(always)]
     pub(super) fn pop(&mut self, nodes: &mut [Node], index: u32, bin: usize) {
-        let next = nodes[index as usize].towards_tail;
-        nodes[next as usize].towards_head = 0;
+        let next = nodes[index as usize].next_free;
+        nodes[next as usize].prev_free = 0;
         let ends = &mut self.ends[bin];
         ends.head = next;
         if next == 0 {

@@ -7,7 +7,7 @@
 //! Invariants:
 //!
 //! - a bit of level 0 is set exactly when its block is free, a bit above exactly when its word below is not zero;
-//! - the stamp of a block's slot carries [`RegionId::USED`] exactly when the block is used.
+//! - the generation of a block's slot carries [`RegionId::USED`] exactly when the block is used.
 //!
 //! In the walk, a run of free blocks is one free region, named by its first block.
 
@@ -15,28 +15,28 @@ use super::{LayoutError, Region, RegionId, StaleRegion, SubAllocator};
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
-    stamp: u32,
-    tag_low: u32,
-    tag_high: u32,
+    generation: u32,
+    user_data_low: u32,
+    user_data_high: u32,
 }
 
 impl Slot {
     fn used(&self) -> bool {
-        self.stamp & RegionId::USED != 0
+        self.generation & RegionId::USED != 0
     }
 
-    fn tag(&self) -> u64 {
-        u64::from(self.tag_high) << 32 | u64::from(self.tag_low)
+    fn user_data(&self) -> u64 {
+        u64::from(self.user_data_high) << 32 | u64::from(self.user_data_low)
     }
 
-    fn set_tag(&mut self, tag: u64) {
-        self.tag_low = tag as u32;
-        self.tag_high = (tag >> 32) as u32;
+    fn set_user_data(&mut self, user_data: u64) {
+        self.user_data_low = user_data as u32;
+        self.user_data_high = (user_data >> 32) as u32;
     }
 
     /// Free, and a stranger to every id given out.
     fn retire(&mut self) {
-        self.stamp = self.stamp.wrapping_add(1) & !RegionId::USED;
+        self.generation = self.generation.wrapping_add(1) & !RegionId::USED;
     }
 }
 
@@ -91,14 +91,14 @@ impl Fixed {
     }
 
     /// Takes one block by its number, if it is free: for a pool whose free list lives elsewhere.
-    pub fn claim(&mut self, block: u32, tag: u64) -> Option<Region> {
+    pub fn claim(&mut self, block: u32, user_data: u64) -> Option<Region> {
         let slot = self.slots.get_mut(block as usize)?;
         if slot.used() {
             return None;
         }
-        slot.stamp |= RegionId::USED;
-        slot.set_tag(tag);
-        let id = RegionId::new(block, slot.stamp);
+        slot.generation |= RegionId::USED;
+        slot.set_user_data(user_data);
+        let id = RegionId::new(block, slot.generation);
         let mut bit = block as usize;
         for level in &mut self.levels {
             let word = &mut level[bit >> 6];
@@ -109,7 +109,7 @@ impl Fixed {
             bit >>= 6;
         }
         self.free -= 1;
-        Some(Region { id, offset: u64::from(block) * self.block, size: self.block, tag, used: true })
+        Some(Region { id, offset: u64::from(block) * self.block, size: self.block, user_data, used: true })
     }
 
     /// Marks every block free in the bitmaps.
@@ -160,7 +160,7 @@ impl Fixed {
 
     fn resolve(&self, id: RegionId) -> Result<usize, StaleRegion> {
         match self.slots.get(id.slot() as usize) {
-            Some(slot) if slot.stamp == id.stamp() => Ok(id.slot() as usize),
+            Some(slot) if slot.generation == id.generation() => Ok(id.slot() as usize),
             _ => Err(StaleRegion(id)),
         }
     }
@@ -170,10 +170,10 @@ impl Fixed {
         let slot = &self.slots[block];
         let blocks = if slot.used() { 1 } else { self.free_run(block) };
         Region {
-            id: RegionId::new(block as u32, slot.stamp),
+            id: RegionId::new(block as u32, slot.generation),
             offset: block as u64 * self.block,
             size: blocks as u64 * self.block,
-            tag: if slot.used() { slot.tag() } else { 0 },
+            user_data: if slot.used() { slot.user_data() } else { 0 },
             used: slot.used(),
         }
     }
@@ -196,24 +196,24 @@ impl Fixed {
 
 impl SubAllocator for Fixed {
     #[inline]
-    fn allocate(&mut self, size: u64, align: u64, tag: u64) -> Option<Region> {
+    fn allocate(&mut self, size: u64, align: u64, user_data: u64) -> Option<Region> {
         let lowest = self.lowest()?;
         if self.serves(lowest, size, align) {
-            return self.claim(lowest, tag);
+            return self.claim(lowest, user_data);
         }
         if size == 0 || size > self.block || !align.is_power_of_two() {
             return None;
         }
         let block = self.lowest_aligned(align)?;
-        self.claim(block, tag)
+        self.claim(block, user_data)
     }
 
-    fn allocate_at(&mut self, free: RegionId, size: u64, align: u64, tag: u64) -> Option<Region> {
+    fn allocate_at(&mut self, free: RegionId, size: u64, align: u64, user_data: u64) -> Option<Region> {
         let block = self.resolve(free).ok()? as u32;
         if !self.serves(block, size, align) {
             return None;
         }
-        self.claim(block, tag)
+        self.claim(block, user_data)
     }
 
     #[inline]
@@ -242,12 +242,12 @@ impl SubAllocator for Fixed {
         self.resolve(id).map(|block| self.view(block))
     }
 
-    fn set_tag(&mut self, id: RegionId, tag: u64) -> Result<(), StaleRegion> {
+    fn set_user_data(&mut self, id: RegionId, user_data: u64) -> Result<(), StaleRegion> {
         let block = self.resolve(id)?;
         if !id.names_used() {
             return Err(StaleRegion(id));
         }
-        self.slots[block].set_tag(tag);
+        self.slots[block].set_user_data(user_data);
         Ok(())
     }
 
@@ -342,7 +342,7 @@ mod tests {
         let damages: &[fn(&mut Fixed)] = &[
             |a| a.free -= 1,
             |a| a.slots[0].retire(),
-            |a| a.slots[70].stamp |= RegionId::USED,
+            |a| a.slots[70].generation |= RegionId::USED,
             |a| a.levels[0][0] |= 1,
             |a| a.levels[0][1] |= 1 << 63,
             |a| a.levels[1][0] = 1,
@@ -360,7 +360,7 @@ mod tests {
     fn a_block_is_claimed_once() {
         let mut arena = Fixed::new(3 * 4096, 4096).expect("valid layout");
         let claimed = arena.claim(1, 7).expect("free");
-        assert_eq!((claimed.offset, claimed.tag), (4096, 7));
+        assert_eq!((claimed.offset, claimed.user_data), (4096, 7));
         assert_eq!(arena.claim(1, 7), None);
         assert_eq!(arena.claim(3, 7), None);
         assert_eq!(arena.allocate(1, 1, 0).map(|r| r.offset), Some(0));

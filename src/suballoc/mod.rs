@@ -35,11 +35,11 @@ use std::fmt;
 pub struct RegionId(u64);
 
 impl RegionId {
-    /// Set in the stamp of a used region; free regions have ids too, so that a planner can name them.
+    /// Set in the generation of a used region; free regions have ids too, so that a planner can name them.
     const USED: u32 = 1 << 31;
 
-    fn new(slot: u32, stamp: u32) -> Self {
-        Self(u64::from(stamp) << 32 | u64::from(slot))
+    fn new(slot: u32, generation: u32) -> Self {
+        Self(u64::from(generation) << 32 | u64::from(slot))
     }
 
     /// The region's slot: below the largest number of regions that were ever alive at once, so it can index a side table.
@@ -47,12 +47,12 @@ impl RegionId {
         self.0 as u32
     }
 
-    fn stamp(self) -> u32 {
+    fn generation(self) -> u32 {
         (self.0 >> 32) as u32
     }
 
     fn names_used(self) -> bool {
-        self.stamp() & Self::USED != 0
+        self.generation() & Self::USED != 0
     }
 
     /// The id as a number, for storing it elsewhere.
@@ -68,7 +68,7 @@ impl RegionId {
 
 impl fmt::Debug for RegionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RegionId({}@{:x})", self.slot(), self.stamp())
+        write!(f, "RegionId({}@{:x})", self.slot(), self.generation())
     }
 }
 
@@ -82,7 +82,7 @@ pub struct Region {
     /// Bytes, rounded up to the suballocator's granularity: what the region really takes.
     pub size: u64,
     /// The caller's own number for a used region; 0 for a free one.
-    pub tag: u64,
+    pub user_data: u64,
     /// Whether the region is allocated.
     pub used: bool,
 }
@@ -130,15 +130,15 @@ pub enum LayoutError {
 ///
 /// Offsets and sizes are bytes. Implementations are `Send`, object-safe, and free of panics that a caller can reach.
 pub trait SubAllocator: Send + fmt::Debug {
-    /// Takes `size` bytes at an offset that is a multiple of `align`, and stores `tag` with them.
+    /// Takes `size` bytes at an offset that is a multiple of `align`, and stores `user_data` with them.
     ///
     /// Alignment is relative to the arena's start: whoever owns the memory aligns that. `None` when nothing free fits,
     /// when `size` is 0, or when `align` is no power of two. With `align` up to the granularity this succeeds exactly when
     /// `size <= largest_free()`; with a larger one, exactly when some free region holds an aligned `size`.
-    fn allocate(&mut self, size: u64, align: u64, tag: u64) -> Option<Region>;
+    fn allocate(&mut self, size: u64, align: u64, user_data: u64) -> Option<Region>;
 
     /// Like `allocate`, out of the free region `free` only: how a compaction planner says where.
-    fn allocate_at(&mut self, free: RegionId, size: u64, align: u64, tag: u64) -> Option<Region>;
+    fn allocate_at(&mut self, free: RegionId, size: u64, align: u64, user_data: u64) -> Option<Region>;
 
     /// Gives a region back, in constant time, and returns what it was.
     fn free(&mut self, id: RegionId) -> Result<Region, StaleRegion>;
@@ -146,8 +146,8 @@ pub trait SubAllocator: Send + fmt::Debug {
     /// The region that `id` names now.
     fn get(&self, id: RegionId) -> Result<Region, StaleRegion>;
 
-    /// Replaces the tag of a used region.
-    fn set_tag(&mut self, id: RegionId, tag: u64) -> Result<(), StaleRegion>;
+    /// Replaces the user data of a used region.
+    fn set_user_data(&mut self, id: RegionId, user_data: u64) -> Result<(), StaleRegion>;
 
     /// The region at the lowest address, used or free.
     fn first(&self) -> Region;

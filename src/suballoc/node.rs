@@ -1,6 +1,6 @@
 //! [`Node`]: one region of a [`Tlsf`](super::Tlsf) arena, and its links.
 
-/// Bits of a node's words that count granules; the 16 above hold half a stamp each.
+/// Bits of a node's words that count granules; the 16 above hold half a generation each.
 const COUNT_BITS: u32 = 48;
 pub(super) const COUNT: u64 = (1 << COUNT_BITS) - 1;
 pub(super) const USED: u64 = 1 << 63;
@@ -10,7 +10,7 @@ pub(super) const NIL: u32 = 0;
 
 /// One region. Two fit into a cache line and none straddles two.
 ///
-/// `start` and `extent` are offset and size in granules. Above their 48 bits, `start` holds the stamp's low half and
+/// `start` and `extent` are offset and size in granules. Above their 48 bits, `start` holds the generation's low half and
 /// `extent` its high half, whose top bit says used.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(32))]
@@ -18,17 +18,17 @@ pub(super) struct Node {
     pub(super) start: u64,
     pub(super) extent: u64,
     /// Neighbours by address.
-    pub(super) before: u32,
-    pub(super) after: u32,
-    /// Free: the bin's list, towards its head and towards its tail. Used: the tag, low half and high half. Spare:
-    /// `towards_tail` is the next spare node.
-    pub(super) towards_head: u32,
-    pub(super) towards_tail: u32,
+    pub(super) prev_phys: u32,
+    pub(super) next_phys: u32,
+    /// Free: the bin's list, towards its head and towards its tail. Used: the user data, low half and high half. Unused:
+    /// `next_free` is the next unused node.
+    pub(super) prev_free: u32,
+    pub(super) next_free: u32,
 }
 
 impl Node {
     pub(super) const BOUNDARY: Node =
-        Node { start: 0, extent: USED, before: NIL, after: NIL, towards_head: NIL, towards_tail: NIL };
+        Node { start: 0, extent: USED, prev_phys: NIL, next_phys: NIL, prev_free: NIL, next_free: NIL };
 
     #[inline(always)]
     pub(super) fn offset(&self) -> u64 {
@@ -46,7 +46,7 @@ impl Node {
     }
 
     #[inline(always)]
-    pub(super) fn stamp(&self) -> u32 {
+    pub(super) fn generation(&self) -> u32 {
         ((self.extent >> COUNT_BITS) << 16 | self.start >> COUNT_BITS) as u32
     }
 
@@ -69,13 +69,13 @@ impl Node {
     }
 
     #[inline(always)]
-    pub(super) fn tag(&self) -> u64 {
-        u64::from(self.towards_tail) << 32 | u64::from(self.towards_head)
+    pub(super) fn user_data(&self) -> u64 {
+        u64::from(self.next_free) << 32 | u64::from(self.prev_free)
     }
 
     #[inline(always)]
-    pub(super) fn set_tag(&mut self, tag: u64) {
-        self.towards_head = tag as u32;
-        self.towards_tail = (tag >> 32) as u32;
+    pub(super) fn set_user_data(&mut self, user_data: u64) {
+        self.prev_free = user_data as u32;
+        self.next_free = (user_data >> 32) as u32;
     }
 }

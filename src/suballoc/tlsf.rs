@@ -9,7 +9,8 @@
 //! - node 0 is the boundary: used for ever, size 0, before the first region and after the last. It spares every neighbour
 //!   look-up its "is there one" branch, and every list its null check;
 //! - two neighbours are never both free; a free node is in the bin of its size, at one place; `free` is the sum of them;
-//! - a node that is no region is on the spare list and has size 0; its stamp moved on when it left, so ids to it are stale;
+//! - a node that is no region is on the list of unused nodes and has size 0; its generation moved on when it left, so
+//!   ids to it are stale;
 //!
 //! Note: what is chosen. Rounding a request up to the next bin, as TLSF does, is fast and wastes: a pool of N bytes would
 //! refuse N. Here the head of the request's own bin is tried first, then the head of the next occupied bin above, where
@@ -35,7 +36,7 @@ pub struct Tlsf {
     pub(super) nodes: Vec<Node>,
     pub(super) bins: Bins,
     /// Head of the nodes that are no region at present.
-    pub(super) spare: u32,
+    pub(super) unused: u32,
     /// log2 of the granularity.
     shift: u32,
     /// Granules in all, and granules free.
@@ -69,7 +70,7 @@ impl Tlsf {
         let mut arena = Self {
             nodes: vec![Node::BOUNDARY],
             bins: Bins::new(total),
-            spare: NIL,
+            unused: NIL,
             shift,
             total,
             free: 0,
@@ -84,16 +85,16 @@ impl Tlsf {
         Ok(arena)
     }
 
-    /// Makes the one free region that covers everything. The arena has no region and a spare node.
+    /// Makes the one free region that covers everything. The arena has no region and an unused node.
     fn span_all(&mut self) {
-        let only = self.take_spare();
+        let only = self.take_unused();
         let node = &mut self.nodes[only as usize];
         node.set_offset(0);
         node.set_size(self.total);
-        node.before = NIL;
-        node.after = NIL;
-        self.nodes[NIL as usize].before = only;
-        self.nodes[NIL as usize].after = only;
+        node.prev_phys = NIL;
+        node.next_phys = NIL;
+        self.nodes[NIL as usize].prev_phys = only;
+        self.nodes[NIL as usize].next_phys = only;
         self.bins.push(&mut self.nodes, only, self.total);
         self.free = self.total;
         self.free_regions = 1;
@@ -101,14 +102,14 @@ impl Tlsf {
         self.refused = u64::MAX;
     }
 
-    /// Sees to it that the next `take_spare` finds a node. False when there is no memory for that.
+    /// Sees to it that the next `take_unused` finds a node. False when there is no memory for that.
     #[inline(always)]
     fn reserve(&mut self) -> bool {
-        self.spare != NIL || self.grow()
+        self.unused != NIL || self.grow()
     }
 
     fn reserve_two(&mut self) -> bool {
-        self.reserve() && (self.nodes[self.spare as usize].towards_tail != NIL || self.grow())
+        self.reserve() && (self.nodes[self.unused as usize].next_free != NIL || self.grow())
     }
 
     /// By a quarter and exactly, not by doubling: the promise is at most 64 bytes a live block.
@@ -121,29 +122,29 @@ impl Tlsf {
             return false;
         }
         for index in len..len + more {
-            let next = if index + 1 < len + more { index as u32 + 1 } else { self.spare };
-            self.nodes.push(Node { extent: 0, towards_tail: next, ..Node::BOUNDARY });
+            let next = if index + 1 < len + more { index as u32 + 1 } else { self.unused };
+            self.nodes.push(Node { extent: 0, next_free: next, ..Node::BOUNDARY });
         }
-        self.spare = len as u32;
+        self.unused = len as u32;
         true
     }
 
     #[inline(always)]
-    fn take_spare(&mut self) -> u32 {
-        let index = self.spare;
-        self.spare = self.nodes[index as usize].towards_tail;
+    fn take_unused(&mut self) -> u32 {
+        let index = self.unused;
+        self.unused = self.nodes[index as usize].next_free;
         index
     }
 
     /// The node leaves the ranks of regions.
     #[inline(always)]
-    fn give_spare(&mut self, index: u32) {
-        let spare = self.spare;
+    fn give_unused(&mut self, index: u32) {
+        let unused = self.unused;
         let node = &mut self.nodes[index as usize];
         node.retire();
         node.set_size(0);
-        node.towards_tail = spare;
-        self.spare = index;
+        node.next_free = unused;
+        self.unused = index;
     }
 
     #[inline(always)]
@@ -151,10 +152,10 @@ impl Tlsf {
         let node = &self.nodes[index as usize];
         let used = node.used();
         Region {
-            id: RegionId::new(index, node.stamp()),
+            id: RegionId::new(index, node.generation()),
             offset: node.offset() << self.shift,
             size: node.size() << self.shift,
-            tag: if used { node.tag() } else { 0 },
+            user_data: if used { node.user_data() } else { 0 },
             used,
         }
     }
@@ -163,7 +164,7 @@ impl Tlsf {
     #[inline(always)]
     fn resolve(&self, id: RegionId) -> Result<u32, StaleRegion> {
         match self.nodes.get(id.slot() as usize) {
-            Some(node) if node.stamp() == id.stamp() && node.size() != 0 => Ok(id.slot()),
+            Some(node) if node.generation() == id.generation() && node.size() != 0 => Ok(id.slot()),
             _ => Err(StaleRegion(id)),
         }
     }
@@ -250,44 +251,44 @@ impl Tlsf {
         None
     }
 
-    /// Cuts `need` granules off the front of free node `index`, which is in no bin. There is a spare node.
+    /// Cuts `need` granules off the front of free node `index`, which is in no bin. There is an unused node.
     #[inline(always)]
-    fn take(&mut self, index: u32, need: u64, tag: u64) -> Region {
+    fn take(&mut self, index: u32, need: u64, user_data: u64) -> Region {
         let whole = self.nodes[index as usize];
         let rest = whole.size() - need;
-        if whole.after == NIL {
+        if whole.next_phys == NIL {
             // The used span ends here.
             self.bins.set_low((whole.offset() + need) / LOW_END.1 * LOW_END.0);
         }
         if rest == 0 {
             self.free_regions -= 1;
         } else {
-            let cut = self.take_spare();
-            self.nodes[whole.after as usize].before = cut;
+            let cut = self.take_unused();
+            self.nodes[whole.next_phys as usize].prev_phys = cut;
             let node = &mut self.nodes[cut as usize];
             node.set_offset(whole.offset() + need);
             node.set_size(rest);
-            node.before = index;
-            node.after = whole.after;
-            self.nodes[index as usize].after = cut;
+            node.prev_phys = index;
+            node.next_phys = whole.next_phys;
+            self.nodes[index as usize].next_phys = cut;
             self.bins.push(&mut self.nodes, cut, rest);
         }
         let node = &mut self.nodes[index as usize];
         node.extent = node.extent & !COUNT | need | USED;
-        node.set_tag(tag);
+        node.set_user_data(user_data);
         self.free -= need;
         self.used_regions += 1;
         Region {
-            id: RegionId::new(index, node.stamp()),
+            id: RegionId::new(index, node.generation()),
             offset: whole.offset() << self.shift,
             size: need << self.shift,
-            tag,
+            user_data,
             used: true,
         }
     }
 
     /// Cuts the first `skip` granules off free node `index` as a free region of their own, and takes from what follows.
-    fn take_after(&mut self, index: u32, skip: u64, need: u64, tag: u64) -> Option<Region> {
+    fn take_after(&mut self, index: u32, skip: u64, need: u64, user_data: u64) -> Option<Region> {
         // Cutting nothing off in front takes one node, which whoever has just freed a neighbour is sure to have.
         if !(if skip == 0 { self.reserve() } else { self.reserve_two() }) {
             return None;
@@ -295,48 +296,48 @@ impl Tlsf {
         let whole = self.nodes[index as usize];
         self.bins.remove(&mut self.nodes, index, bin_of(whole.size()));
         if skip == 0 {
-            return Some(self.take(index, need, tag));
+            return Some(self.take(index, need, user_data));
         }
-        let cut = self.take_spare();
-        self.nodes[whole.after as usize].before = cut;
+        let cut = self.take_unused();
+        self.nodes[whole.next_phys as usize].prev_phys = cut;
         let node = &mut self.nodes[cut as usize];
         node.set_offset(whole.offset() + skip);
         node.set_size(whole.size() - skip);
-        node.before = index;
-        node.after = whole.after;
-        self.nodes[index as usize].after = cut;
+        node.prev_phys = index;
+        node.next_phys = whole.next_phys;
+        self.nodes[index as usize].next_phys = cut;
         self.nodes[index as usize].set_size(skip);
         self.bins.push(&mut self.nodes, index, skip);
         self.free_regions += 1;
-        Some(self.take(cut, need, tag))
+        Some(self.take(cut, need, user_data))
     }
 
     #[cold]
     #[inline(never)]
-    fn allocate_aligned(&mut self, need: u64, align: u64, tag: u64) -> Option<Region> {
+    fn allocate_aligned(&mut self, need: u64, align: u64, user_data: u64) -> Option<Region> {
         let (index, skip) = self.find_aligned(need, align >> self.shift)?;
-        self.take_after(index, skip, need, tag)
+        self.take_after(index, skip, need, user_data)
     }
 }
 
 impl SubAllocator for Tlsf {
     #[inline]
-    fn allocate(&mut self, size: u64, align: u64, tag: u64) -> Option<Region> {
+    fn allocate(&mut self, size: u64, align: u64, user_data: u64) -> Option<Region> {
         if !align.is_power_of_two() {
             return None;
         }
         let need = self.granules(size)?;
         if align >> self.shift > 1 {
-            return self.allocate_aligned(need, align, tag);
+            return self.allocate_aligned(need, align, user_data);
         }
         if !self.reserve() {
             return None;
         }
         let index = self.find(need)?;
-        Some(self.take(index, need, tag))
+        Some(self.take(index, need, user_data))
     }
 
-    fn allocate_at(&mut self, free: RegionId, size: u64, align: u64, tag: u64) -> Option<Region> {
+    fn allocate_at(&mut self, free: RegionId, size: u64, align: u64, user_data: u64) -> Option<Region> {
         if !align.is_power_of_two() {
             return None;
         }
@@ -347,7 +348,7 @@ impl SubAllocator for Tlsf {
         if node.used() || need.checked_add(skip)? > node.size() {
             return None;
         }
-        self.take_after(index, skip, need, tag)
+        self.take_after(index, skip, need, user_data)
     }
 
     #[inline]
@@ -357,37 +358,37 @@ impl SubAllocator for Tlsf {
             return Err(StaleRegion(id));
         }
         let region = self.view(index);
-        let Node { before, after, .. } = self.nodes[index as usize];
+        let Node { prev_phys, next_phys, .. } = self.nodes[index as usize];
         let mut size = self.nodes[index as usize].size();
         self.free += size;
         self.used_regions -= 1;
         self.free_regions += 1;
         self.refused = u64::MAX;
 
-        let mut end = after;
-        let right = self.nodes[after as usize];
+        let mut end = next_phys;
+        let right = self.nodes[next_phys as usize];
         if !right.used() {
-            self.bins.remove(&mut self.nodes, after, bin_of(right.size()));
+            self.bins.remove(&mut self.nodes, next_phys, bin_of(right.size()));
             size += right.size();
-            end = right.after;
-            self.give_spare(after);
+            end = right.next_phys;
+            self.give_unused(next_phys);
             self.free_regions -= 1;
         }
         let mut merged = index;
-        let left = self.nodes[before as usize];
+        let left = self.nodes[prev_phys as usize];
         if left.used() {
             self.nodes[index as usize].retire();
         } else {
-            self.bins.remove(&mut self.nodes, before, bin_of(left.size()));
+            self.bins.remove(&mut self.nodes, prev_phys, bin_of(left.size()));
             size += left.size();
-            merged = before;
-            self.give_spare(index);
+            merged = prev_phys;
+            self.give_unused(index);
             self.free_regions -= 1;
         }
         let node = &mut self.nodes[merged as usize];
         node.set_size(size);
-        node.after = end;
-        self.nodes[end as usize].before = merged;
+        node.next_phys = end;
+        self.nodes[end as usize].prev_phys = merged;
         self.bins.push_freed(&mut self.nodes, merged, size);
         Ok(region)
     }
@@ -397,27 +398,27 @@ impl SubAllocator for Tlsf {
     }
 
     #[inline]
-    fn set_tag(&mut self, id: RegionId, tag: u64) -> Result<(), StaleRegion> {
+    fn set_user_data(&mut self, id: RegionId, user_data: u64) -> Result<(), StaleRegion> {
         let index = self.resolve(id)?;
         if !id.names_used() {
             return Err(StaleRegion(id));
         }
-        self.nodes[index as usize].set_tag(tag);
+        self.nodes[index as usize].set_user_data(user_data);
         Ok(())
     }
 
     fn first(&self) -> Region {
-        self.view(self.nodes[NIL as usize].after)
+        self.view(self.nodes[NIL as usize].next_phys)
     }
 
     fn next(&self, id: RegionId) -> Result<Option<Region>, StaleRegion> {
-        let after = self.nodes[self.resolve(id)? as usize].after;
-        Ok((after != NIL).then(|| self.view(after)))
+        let next_phys = self.nodes[self.resolve(id)? as usize].next_phys;
+        Ok((next_phys != NIL).then(|| self.view(next_phys)))
     }
 
     fn previous(&self, id: RegionId) -> Result<Option<Region>, StaleRegion> {
-        let before = self.nodes[self.resolve(id)? as usize].before;
-        Ok((before != NIL).then(|| self.view(before)))
+        let prev_phys = self.nodes[self.resolve(id)? as usize].prev_phys;
+        Ok((prev_phys != NIL).then(|| self.view(prev_phys)))
     }
 
     fn capacity(&self) -> u64 {
@@ -444,11 +445,11 @@ impl SubAllocator for Tlsf {
     }
 
     fn reset(&mut self) {
-        let mut index = self.nodes[NIL as usize].after;
+        let mut index = self.nodes[NIL as usize].next_phys;
         while index != NIL {
-            let after = self.nodes[index as usize].after;
-            self.give_spare(index);
-            index = after;
+            let next_phys = self.nodes[index as usize].next_phys;
+            self.give_unused(index);
+            index = next_phys;
         }
         self.bins.clear();
         self.span_all();

@@ -11,10 +11,10 @@ impl Tlsf {
         if listed != free {
             return Err(format!("{listed} nodes in bins, {free} free regions by address"));
         }
-        let spare = self.check_spare()?;
+        let unused = self.check_unused()?;
         let nodes = self.nodes.len() as u64;
-        if 1 + used + free + spare != nodes {
-            return Err(format!("{nodes} nodes, but 1 boundary + {used} used + {free} free + {spare} spare"));
+        if 1 + used + free + unused != nodes {
+            return Err(format!("{nodes} nodes, but 1 boundary + {used} used + {free} free + {unused} unused"));
         }
         Ok(())
     }
@@ -28,15 +28,15 @@ impl Tlsf {
         let (mut used, mut free, mut free_granules, mut end, mut largest) = (0, 0, 0, 0, 0);
         let mut before = NIL;
         let mut was_free = false;
-        let mut index = boundary.after;
+        let mut index = boundary.next_phys;
         while index != NIL {
             let node =
                 self.nodes.get(index as usize).ok_or_else(|| format!("link to node {index}, which is not there"))?;
             if node.offset() != end || node.size() == 0 {
                 return Err(format!("node {index} is {}+{}, expected at {end}", node.offset(), node.size()));
             }
-            if node.before != before {
-                return Err(format!("node {index} has {} before it, not {before}", node.before));
+            if node.prev_phys != before {
+                return Err(format!("node {index} has {} before it, not {before}", node.prev_phys));
             }
             if node.used() {
                 used += 1;
@@ -51,10 +51,10 @@ impl Tlsf {
             was_free = !node.used();
             end += node.size();
             before = index;
-            index = node.after;
+            index = node.next_phys;
         }
-        if boundary.before != before {
-            return Err(format!("the last node is {before}, the boundary says {}", boundary.before));
+        if boundary.prev_phys != before {
+            return Err(format!("the last node is {before}, the boundary says {}", boundary.prev_phys));
         }
         let counted = (end, free_granules, used, free);
         let kept = (self.total, self.free, self.used_regions, self.free_regions);
@@ -77,8 +77,8 @@ impl Tlsf {
                 if node.used() || node.size() == 0 || bin_of(node.size()) != bin {
                     return Err(format!("node {index} does not belong into bin {bin}: {node:?}"));
                 }
-                if node.towards_head != last {
-                    return Err(format!("node {index} in bin {bin} has {} before it, not {last}", node.towards_head));
+                if node.prev_free != last {
+                    return Err(format!("node {index} in bin {bin} has {} before it, not {last}", node.prev_free));
                 }
                 last = index;
                 members += 1;
@@ -92,20 +92,20 @@ impl Tlsf {
         Ok(listed)
     }
 
-    fn check_spare(&self) -> Result<u64, String> {
-        let (mut index, mut spare) = (self.spare, 0);
+    fn check_unused(&self) -> Result<u64, String> {
+        let (mut index, mut unused) = (self.unused, 0);
         while index != NIL {
-            let node = self.nodes.get(index as usize).ok_or_else(|| format!("spare node {index} is not there"))?;
+            let node = self.nodes.get(index as usize).ok_or_else(|| format!("unused node {index} is not there"))?;
             if node.used() || node.size() != 0 {
-                return Err(format!("spare node {index} is in use: {node:?}"));
+                return Err(format!("unused node {index} is in use: {node:?}"));
             }
-            spare += 1;
-            if spare > self.nodes.len() as u64 {
-                return Err("the spare list runs in a circle".into());
+            unused += 1;
+            if unused > self.nodes.len() as u64 {
+                return Err("the list of unused nodes runs in a circle".into());
             }
-            index = node.towards_tail;
+            index = node.next_free;
         }
-        Ok(spare)
+        Ok(unused)
     }
 }
 
@@ -117,7 +117,8 @@ mod tests {
     /// Three used regions of 2 granules at 0, 4 and 8, free ones between and after.
     fn arena() -> Tlsf {
         let mut arena = Tlsf::new(64 * 64, 64).expect("valid layout");
-        let all: Vec<RegionId> = (0..5).filter_map(|tag| arena.allocate(128, 1, tag)).map(|r| r.id).collect();
+        let all: Vec<RegionId> =
+            (0..5).filter_map(|user_data| arena.allocate(128, 1, user_data)).map(|r| r.id).collect();
         arena.free(all[1]).expect("live");
         arena.free(all[3]).expect("live");
         assert_eq!(arena.validate(), Ok(()));
@@ -132,16 +133,16 @@ mod tests {
             |a| a.used_regions += 1,
             |a| a.free_regions -= 1,
             |a| a.refused = 1,
-            |a| a.spare = NIL,
-            |a| a.nodes[NIL as usize].before = 1,
+            |a| a.unused = NIL,
+            |a| a.nodes[NIL as usize].prev_phys = 1,
             |a| a.nodes[1].set_size(3),
             |a| a.nodes[2].set_offset(3),
-            |a| a.nodes[3].before = 1,
-            |a| a.nodes[3].after = 3,
+            |a| a.nodes[3].prev_phys = 1,
+            |a| a.nodes[3].next_phys = 3,
             |a| a.nodes[3].retire(),
             |a| a.bins.remove(&mut a.nodes, 2, 2),
             |a| a.bins.push(&mut a.nodes, 1, 2),
-            |a| a.nodes[2].towards_tail = NIL,
+            |a| a.nodes[2].next_free = NIL,
             |a| a.bins.clear(),
         ];
         for (number, damage) in damages.iter().enumerate() {

@@ -30,7 +30,7 @@ fn run(data: &[u8]) {
             8 => Op::AllocateAt { nth_free: usize::from(step[3]), size, align_log2: u32::from(step[0] >> 4) },
             9..13 => Op::Free { nth },
             13 => Op::FreeStale { nth },
-            14 => Op::SetTag { nth, tag: size },
+            14 => Op::SetUserData { nth, user_data: size },
             _ => Op::Reset,
         };
         model.step(arena.as_mut(), op);

@@ -9,7 +9,7 @@ pub enum Op {
     AllocateAt { nth_free: usize, size: u64, align_log2: u32 },
     Free { nth: usize },
     FreeStale { nth: usize },
-    SetTag { nth: usize, tag: u64 },
+    SetUserData { nth: usize, user_data: u64 },
     Reset,
 }
 
@@ -29,12 +29,12 @@ pub struct Model {
     used: BTreeMap<u64, Region>,
     pub live: Vec<RegionId>,
     pub dead: Vec<RegionId>,
-    next_tag: u64,
+    next_user_data: u64,
 }
 
 impl Model {
     pub fn new(rules: Rules) -> Self {
-        Self { rules, used: BTreeMap::new(), live: Vec::new(), dead: Vec::new(), next_tag: 1 << 40 }
+        Self { rules, used: BTreeMap::new(), live: Vec::new(), dead: Vec::new(), next_user_data: 1 << 40 }
     }
 
     fn holes(&self) -> Vec<(u64, u64)> {
@@ -71,11 +71,11 @@ impl Model {
     fn admit(&mut self, region: Region, padded: u64, align: u64) {
         assert_eq!(region.size, padded);
         assert_eq!(region.offset % align, 0);
-        assert_eq!(region.tag, self.next_tag);
+        assert_eq!(region.user_data, self.next_user_data);
         assert!(region.used);
         let inside = self.holes().iter().any(|&(start, end)| start <= region.offset && region.end() <= end);
         assert!(inside, "{region:?} is not inside a hole");
-        self.next_tag += 1;
+        self.next_user_data += 1;
         self.used.insert(region.offset, region);
         self.live.push(region.id);
     }
@@ -87,7 +87,7 @@ impl Model {
                 let align = 1 << align_log2;
                 let padded = self.padded(size);
                 let fits = padded.is_some_and(|p| self.holes().into_iter().any(|hole| self.fits(hole, p, align)));
-                let region = arena.allocate(size, align, self.next_tag);
+                let region = arena.allocate(size, align, self.next_user_data);
                 assert_eq!(region.is_some(), fits, "allocate({size}, {align})");
                 if let (Some(region), Some(padded)) = (region, padded) {
                     self.admit(region, padded, align);
@@ -100,7 +100,7 @@ impl Model {
                 let padded = self.padded(size);
                 let first_only = self.rules.fixed && target.offset % align != 0;
                 let fits = !first_only && padded.is_some_and(|p| self.fits((target.offset, target.end()), p, align));
-                let region = arena.allocate_at(target.id, size, align, self.next_tag);
+                let region = arena.allocate_at(target.id, size, align, self.next_user_data);
                 assert_eq!(region.is_some(), fits, "allocate_at({target:?}, {size}, {align})");
                 if let (Some(region), Some(padded)) = (region, padded) {
                     assert!(target.offset <= region.offset && region.end() <= target.end());
@@ -120,17 +120,17 @@ impl Model {
                 if let Some(&id) = self.dead.get(nth % self.dead.len().max(1)) {
                     assert_eq!(arena.free(id), Err(StaleRegion(id)));
                     assert_eq!(arena.get(id), Err(StaleRegion(id)));
-                    assert_eq!(arena.set_tag(id, 1), Err(StaleRegion(id)));
+                    assert_eq!(arena.set_user_data(id, 1), Err(StaleRegion(id)));
                     assert_eq!(arena.next(id), Err(StaleRegion(id)));
                     assert_eq!(arena.previous(id), Err(StaleRegion(id)));
                     assert_eq!(arena.allocate_at(id, 1, 1, 1), None);
                 }
             }
-            Op::SetTag { nth, tag } => {
+            Op::SetUserData { nth, user_data } => {
                 if let Some(&id) = self.live.get(nth % self.live.len().max(1)) {
-                    arena.set_tag(id, tag).expect("live");
+                    arena.set_user_data(id, user_data).expect("live");
                     let region = arena.get(id).expect("live");
-                    assert_eq!(region.tag, tag);
+                    assert_eq!(region.user_data, user_data);
                     self.used.insert(region.offset, region);
                 }
             }
