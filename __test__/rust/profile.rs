@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rkllmjs_memory::profile::{clock, Action, Event, Options, Profiler, Recorder, Recording, Spectrum, Totals};
+use rkllmjs_memory::profile::{clock, Action, Event, Histogram, Options, Profiler, Recorder, Recording, Totals};
 use rkllmjs_memory::units::MemoryKind;
 
 const NPU: MemoryKind = MemoryKind::Npu;
@@ -42,7 +42,7 @@ fn let_time_pass() {
 #[test]
 fn merged_recordings_lie_in_the_order_of_time_and_the_latest_events_stay() {
     let sizes = |values: &[u64]| {
-        let mut sizes = Spectrum::default();
+        let mut sizes = Histogram::default();
         values.iter().for_each(|value| sizes.count(*value, 1));
         sizes
     };
@@ -71,7 +71,7 @@ fn merged_recordings_lie_in_the_order_of_time_and_the_latest_events_stay() {
     assert_eq!((ids(&tight), tight.kept, tight.dropped), (vec![4, 2, 5, 3], 4, 12));
     let totals = Totals { allocations: 16, frees: 6, bytes_allocated: 1070, bytes_freed: 350 };
     assert_eq!(roomy.totals, totals);
-    let figures = roomy.sizes.figures();
+    let figures = roomy.sizes.summary();
     assert_eq!((figures.count, figures.min, figures.max, figures.mean), (5, 5, 40, 21.0));
 }
 
@@ -230,10 +230,10 @@ fn a_time_of_the_clock_has_its_date() {
 #[test]
 fn latencies_are_at_least_a_nanosecond_and_count_for_those_that_were_not_measured() {
     let profiler = profiler();
-    profiler.took(0, 3);
-    profiler.took(501, 2);
+    profiler.record_latency(0, 3);
+    profiler.record_latency(501, 2);
     let latencies = profiler.profile(Vec::new(), false).latencies;
-    let figures = latencies.figures();
+    let figures = latencies.summary();
     assert_eq!((figures.count, figures.min, figures.max, figures.mean), (5, 1, 501, 201.0));
 }
 
@@ -257,14 +257,14 @@ fn no_two_recorders_sample_the_same_allocations() {
 
 #[test]
 fn a_power_of_two_ends_its_bucket() {
-    let mut spectrum = Spectrum::default();
-    assert!(spectrum.is_empty());
+    let mut histogram = Histogram::default();
+    assert!(histogram.is_empty());
     for value in [1, 2, 3, 4, 1024, 1025] {
-        spectrum.count(value, 10);
+        histogram.count(value, 10);
     }
-    spectrum.count(7, 0);
-    assert_eq!((spectrum.len(), spectrum.is_empty(), spectrum.sum()), (60, false, 20_590.0));
-    let figures = spectrum.figures();
+    histogram.count(7, 0);
+    assert_eq!((histogram.len(), histogram.is_empty(), histogram.sum()), (60, false, 20_590.0));
+    let figures = histogram.summary();
     assert_eq!(figures.buckets, [(1, 10), (2, 10), (4, 20), (1024, 10), (2048, 10)]);
     assert_eq!((figures.p50, figures.min, figures.max), (3, 1, 1025));
 }

@@ -117,7 +117,8 @@ impl View<'_> {
         }
     }
 
-    /// Shows the limits what is in use; those that came near it say so. And the tightest that `bytes` more do not fit under.
+    /// Shows the limits what is in use; those that came near it say so. And the tightest that `bytes` more do not fit
+    /// under.
     #[inline(always)]
     pub(super) fn check(&mut self, bytes: u64) -> (Option<LimitExceeded>, Vec<Warning>) {
         let mut quiet = true;

@@ -50,7 +50,8 @@ pub const WARN_AT: [f64; 2] = [0.8, 0.95];
 /// A crossing is over when the share is this much below it again.
 const HYSTERESIS: f64 = 0.05;
 
-/// How much there may be, and when to say that it is nearly so much. Costs three comparisons as long as nothing happens.
+/// How much there may be, and when to say that it is nearly so much. Costs three comparisons as long as nothing
+/// happens.
 #[derive(Clone, Debug)]
 pub struct Limit {
     /// `u64::MAX` is none.

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
-use crate::profile::{Action, Key, Profiler, Recorder, Recording, Unread};
+use crate::profile::{Action, Key, Profiler, RawRecording, Recorder, Recording};
 use crate::units::MemoryKind;
 
 use accounts::{AccountingState, GlobalLimits, View};
@@ -43,7 +43,8 @@ pub fn notify() {
     NOTIFICATIONS.fetch_add(1, Ordering::Release);
 }
 
-/// See the module's header. Every allocation holds its manager's accounting, which outlives the manager until the last of them ends.
+/// See the module's header. Every allocation holds its manager's accounting, which outlives the manager until the last
+/// of them ends.
 #[derive(Debug, Default)]
 pub struct Accounting {
     state: Mutex<AccountingState>,
@@ -119,7 +120,7 @@ impl Accounting {
     /// What was recorded since, with the events if they are wanted.
     pub fn recording(&self, with_events: bool) -> Option<Recording> {
         let copy = self.state().recorder.as_ref().map(|recorder| recorder.copy(with_events));
-        copy.map(Unread::read)
+        copy.map(RawRecording::read)
     }
 
     /// The samples of what lives, by allocation.
@@ -304,8 +305,8 @@ impl Admission {
         Ok(())
     }
 
-    /// The bytes are there, as the allocation `id`, and are recorded unless that is somebody else's to do. False when the accounting
-    /// was closed meanwhile: it has to end at once.
+    /// The bytes are there, as the allocation `id`, and are recorded unless that is somebody else's to do. False when
+    /// the accounting was closed meanwhile: it has to end at once.
     pub fn allocated(self, id: Handle, bytes: u64, event: Option<AllocationEvent<'_>>) -> bool {
         let (open, sampled) = self.commit_as(
             |counters| counters.allocated(bytes),
@@ -352,7 +353,8 @@ impl Admission {
         &self.account
     }
 
-    /// What was admitted is under way no more, `count` says what it is now, and `then` what else is to be done under the lock.
+    /// What was admitted is under way no more, `count` says what it is now, and `then` what else is to be done under
+    /// the lock.
     fn commit_as<T>(mut self, count: impl Fn(&mut Counters), then: impl FnOnce(&mut AccountingState) -> T) -> T {
         let (result, warnings) = {
             let bytes = std::mem::take(&mut self.bytes);

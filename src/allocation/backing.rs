@@ -6,12 +6,12 @@
 //! [`Allocation`](crate::allocation::Allocation) of its own with its manager's accounting. Two things are counted:
 //!
 //! - *Holders* have not let go yet. When the last one does, the memory goes back and its addresses hold zeros.
-//! - *Viewers* are allocations whose finalizer has not run. When the last one is gone, so is the [`SharedBacking`], and the
-//!   addresses may be used again.
+//! - *Viewers* are allocations whose finalizer has not run. When the last one is gone, so is the [`SharedBacking`], and
+//!   the addresses may be used again.
 //!
-//! A slice's place is used again without zeros in between. Which of several ArrayBuffers over one address a caller holds
-//! cannot always be told, so for a slice that was adopted only finalizers prove that nobody reaches it: its place waits
-//! for the last of them.
+//! A slice's place is used again without zeros in between. Which of several ArrayBuffers over one address a caller
+//! holds cannot always be told, so for a slice that was adopted only finalizers prove that nobody reaches it: its place
+//! waits for the last of them.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -56,7 +56,8 @@ pub struct BackingInfo {
 }
 
 impl Backing {
-    /// The memory and where in it this starts; `None` when it was given back, or the pool took it away (a reset, a destroy).
+    /// The memory and where in it this starts; `None` when it was given back, or the pool took it away (a reset, a
+    /// destroy).
     pub fn memory(&self) -> Option<(Arc<Memory>, u64)> {
         match self {
             Backing::Dedicated(memory) => Some((Arc::clone(memory), 0)),
@@ -159,7 +160,8 @@ impl SharedBacking {
 
     /// The share that `token` names.
     ///
-    /// Errors: `ERR_BUFFER_FREED` when its last holder has let go, `ERR_UNKNOWN_BUFFER` for what is no token of this process.
+    /// Errors: `ERR_BUFFER_FREED` when its last holder has let go, `ERR_UNKNOWN_BUFFER` for what is no token of this
+    /// process.
     pub fn find(token: &str) -> Result<Arc<Self>> {
         let id = token.split_once(':').filter(|(of, _)| *of == process());
         let id = id.and_then(|(_, id)| u64::from_str_radix(id, 16).ok()).ok_or_else(|| {

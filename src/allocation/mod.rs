@@ -3,13 +3,14 @@
 //! # Life
 //!
 //! live → released → gone. *Released*: the memory is back with the device, the addresses hold zeros
-//! ([`Mapping::retire`](crate::sys::mapping::Mapping::retire)). *Gone*: the runtime's finalizer has said that no ArrayBuffer is left, and the addresses may
-//! be used again. Either end may come first, from any thread, and the finalizer may never come: the first `release`
-//! wins, the last of the two cleans up, and a handle that is gone finds nothing.
+//! ([`Mapping::retire`](crate::sys::mapping::Mapping::retire)). *Gone*: the runtime's finalizer has said that no
+//! ArrayBuffer is left, and the addresses may be used again. Either end may come first, from any thread, and the
+//! finalizer may never come: the first `release` wins, the last of the two cleans up, and a handle that is gone finds
+//! nothing.
 //!
 //! The directory is process-wide and keyed by the *address* of the bytes: `transfer()` moves the bytes to another
-//! ArrayBuffer object, perhaps in another thread, and the address is all that comes along. Memory that is shared has several
-//! allocations at one address.
+//! ArrayBuffer object, perhaps in another thread, and the address is all that comes along. Memory that is shared has
+//! several allocations at one address.
 
 pub mod backing;
 
@@ -115,8 +116,8 @@ pub enum Reachability {
 impl Allocation {
     /// Enters `size` bytes of `backing` into the directory and into the accounting that admitted them.
     ///
-    /// Errors: `ERR_MANAGER_DISPOSED` when their manager was disposed meanwhile, `ERR_MEMORY_LIMIT` when the driver took
-    /// more than was admitted and that does not fit; `backing` is gone then.
+    /// Errors: `ERR_MANAGER_DISPOSED` when their manager was disposed meanwhile, `ERR_MEMORY_LIMIT` when the driver
+    /// took more than was admitted and that does not fit; `backing` is gone then.
     pub fn enter(admission: Admission, backing: Backing, size: u64) -> Result<Arc<Self>> {
         let tag = admission.account().tag.clone();
         Self::register(admission, backing, size, tag, true)
@@ -282,8 +283,8 @@ impl Allocation {
         self.state().backing.is_some()
     }
 
-    /// Gives the memory back. Memory of its own leaves zeros at its addresses; a slice's are its pool's to use again, so
-    /// the caller has made sure that nobody reaches them. `false` when that was done before.
+    /// Gives the memory back. Memory of its own leaves zeros at its addresses; a slice's are its pool's to use again,
+    /// so the caller has made sure that nobody reaches them. `false` when that was done before.
     ///
     /// Errors: `ERR_TOO_MANY_MAPS` when the kernel has no mapping left for the zeros: nothing has changed then.
     pub fn release(&self) -> Result<bool> {
@@ -350,8 +351,8 @@ impl Allocation {
         self.recorded.then_some(AllocationEvent { size: self.size, kind: self.kind, tag, pool })
     }
 
-    /// Takes a slice's place away from it, so that its end, should it come now, leaves the place alone: it is about to be
-    /// somebody else's. `None` for one that ended already, and for memory of its own.
+    /// Takes a slice's place away from it, so that its end, should it come now, leaves the place alone: it is about to
+    /// be somebody else's. `None` for one that ended already, and for memory of its own.
     pub fn detach_from_slice(&self) -> Option<Detached<'_>> {
         let mut state = self.state();
         match state.backing {

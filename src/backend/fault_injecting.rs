@@ -1,7 +1,7 @@
 //! Backends around backends.
 //!
-//! [`FaultInjecting`] makes the nth call of a kind fail with an errno, translated as the device's own would be: so every
-//! path that starts with a driver's refusal can be walked without a driver.
+//! [`FaultInjecting`] makes the nth call of a kind fail with an errno, translated as the device's own would be: so
+//! every path that starts with a driver's refusal can be walked without a driver.
 
 use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};

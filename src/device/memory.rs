@@ -191,8 +191,8 @@ impl Memory {
 }
 
 impl Memory {
-    /// Copies `size` bytes at `from` of `source`, which may be this memory and overlap, to `offset`: what the CPU wrote there
-    /// and what the device wrote, for the CPU and for the device.
+    /// Copies `size` bytes at `from` of `source`, which may be this memory and overlap, to `offset`: what the CPU wrote
+    /// there and what the device wrote, for the CPU and for the device.
     ///
     /// Errors: those of [`Block::sync`]; the source has its bytes then, also where both overlap.
     pub fn copy(&self, offset: u64, source: &Self, from: u64, size: u64) -> Result<()> {

@@ -147,7 +147,8 @@ impl Device {
         Ok(SetAside { _domain: charge, _for_others: for_others })
     }
 
-    /// Makes a kernel object within bounds. Before it is refused for want of what was freed already, that is waited for.
+    /// Makes a kernel object within bounds. Before it is refused for want of what was freed already, that is waited
+    /// for.
     ///
     /// Errors: `ERR_OUT_OF_RANGE` beyond what the device can ever hold, `ERR_UNSUPPORTED`, `ERR_IOVA_EXHAUSTED` and
     /// `ERR_OUT_OF_MEMORY` beyond what it can hold now, and those of [`Backend::create`].
@@ -245,8 +246,8 @@ impl Device {
         self.pending.wait(patience)
     }
 
-    /// What the driver fails to take back is not retried (`rknpu.md` §3.6: the kernel keeps it until a reboot): it stays
-    /// charged, and [`lost`](Self::lost) counts it.
+    /// What the driver fails to take back is not retried (`rknpu.md` §3.6: the kernel keeps it until a reboot): it
+    /// stays charged, and [`lost`](Self::lost) counts it.
     fn destroy(&self, object: &Object, charges: Arc<Charges>) {
         if self.backend.destroy(object.handle).is_err() {
             self.count_lost(object.size);

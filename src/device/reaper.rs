@@ -1,4 +1,5 @@
-//! The reaper: kernel objects are destroyed on threads of its own, since a driver may make each caller wait for seconds.
+//! The reaper: kernel objects are destroyed on threads of its own, since a driver may make each caller wait for
+//! seconds.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -41,8 +42,8 @@ impl<T> PendingFrees<T> {
         !std::mem::replace(&mut queue.reaper_running, true)
     }
 
-    /// Destroys objects until none is left. Those that arrive meanwhile make one batch, and objects of one IOMMU domain go
-    /// one after the other: changing the domain costs a driver tens of milliseconds. `destroy` must not panic.
+    /// Destroys objects until none is left. Those that arrive meanwhile make one batch, and objects of one IOMMU domain
+    /// go one after the other: changing the domain costs a driver tens of milliseconds. `destroy` must not panic.
     pub(super) fn drain(&self, destroy: impl Fn(&Object, T)) {
         loop {
             let mut batch = {

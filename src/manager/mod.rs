@@ -166,8 +166,8 @@ impl Manager {
         })
     }
 
-    /// The live allocation of this manager at `address`. Where the memory is shared there may be several: then it is the one of
-    /// that `id`.
+    /// The live allocation of this manager at `address`. Where the memory is shared there may be several: then it is
+    /// the one of that `id`.
     ///
     /// Errors: `ERR_UNKNOWN_BUFFER`.
     pub fn find(&self, address: usize, id: Option<Handle>) -> Result<Arc<Allocation>> {
@@ -182,7 +182,8 @@ impl Manager {
 
     /// Memory that another manager of this process shares, as an allocation of this one.
     ///
-    /// Errors: those of [`SharedBacking::find`] and [`SharedBacking::retain`]; `ERR_UNSUPPORTED` for memory of another kind of device.
+    /// Errors: those of [`SharedBacking::find`] and [`SharedBacking::retain`]; `ERR_UNSUPPORTED` for memory of another
+    /// kind of device.
     pub fn adopt(&self, token: &str) -> Result<Arc<Allocation>> {
         let share = SharedBacking::find(token)?;
         let backing = Backing::Shared(Arc::clone(&share));

@@ -35,7 +35,7 @@ impl Profiling {
         let began = Instant::now();
         let allocated = allocate();
         if let (Some(profiler), true) = (self.recording(), allocated.is_ok()) {
-            profiler.took(began.elapsed().as_nanos() as u64, 1);
+            profiler.record_latency(began.elapsed().as_nanos() as u64, 1);
         }
         allocated
     }

@@ -6,8 +6,9 @@ use crate::accounting::Account;
 use crate::device::SetAside;
 use crate::units::MemoryKind;
 
-/// Memory that somebody else will take, or has taken: the RKLLM runtime's weights first of all. CountedBytes under limits and
-/// in its IOMMU domain; what the kernel says is available is not touched, for it sees whatever the others take.
+/// Memory that somebody else will take, or has taken: the RKLLM runtime's weights first of all. CountedBytes under
+/// limits and in its IOMMU domain; what the kernel says is available is not touched, for it sees whatever the others
+/// take.
 #[derive(Debug)]
 pub struct Reservation {
     /// Which memory.

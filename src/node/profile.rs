@@ -18,7 +18,7 @@ use crate::allocation::Allocation;
 use crate::handle::Handle;
 use crate::manager::{Sampled, SnapshotPool};
 use crate::pool::BlockMap;
-use crate::profile::{Event, Figures, Options, Profile, Site};
+use crate::profile::{self, Event, HistogramSummary, Options, Profile};
 use crate::units::MemoryKind;
 
 /// Rows of numbers, one after the other. Some index `texts`; -1 is no text.
@@ -90,8 +90,8 @@ pub struct Distribution {
     pub buckets: Vec<f64>,
 }
 
-impl From<Figures> for Distribution {
-    fn from(figures: Figures) -> Self {
+impl From<HistogramSummary> for Spread {
+    fn from(figures: HistogramSummary) -> Self {
         Self {
             count: figures.count as f64,
             min: figures.min as f64,
@@ -117,8 +117,8 @@ pub struct CallSite {
     pub total_count: f64,
 }
 
-impl From<Site> for CallSite {
-    fn from(site: Site) -> Self {
+impl From<profile::CallSite> for CallSite {
+    fn from(site: profile::CallSite) -> Self {
         Self {
             stack: site.stack.to_string(),
             tag: site.tag.map(|tag| tag.to_string()),
@@ -159,9 +159,9 @@ pub fn profile(env: &Env, handle: f64, with_events: bool) -> Result<Option<Recor
         frees: recording.totals.frees as f64,
         bytes_allocated: recording.totals.bytes_allocated as f64,
         bytes_freed: recording.totals.bytes_freed as f64,
-        sizes: recording.sizes.figures().into(),
-        lifetimes_us: lifetimes.figures().into(),
-        latency_ns: latencies.figures().into(),
+        sizes: recording.sizes.summary().into(),
+        lifetimes_us: lifetimes.summary().into(),
+        latency_ns: latencies.summary().into(),
         call_sites: sites.into_iter().map(Into::into).collect(),
         events: with_events.then(|| events(&recording.events)),
         dropped_events: recording.dropped as f64,

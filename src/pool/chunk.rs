@@ -58,8 +58,8 @@ impl ChunkMemory {
         self.state().memory.clone()
     }
 
-    /// Gives the memory back and leaves zeros at its addresses; not before the last [`retain`](Self::retain) is over. Where the
-    /// kernel has no mapping left for the zeros, it stays as it is: leaked, and safe.
+    /// Gives the memory back and leaves zeros at its addresses; not before the last [`retain`](Self::retain) is over.
+    /// Where the kernel has no mapping left for the zeros, it stays as it is: leaked, and safe.
     pub fn end(&self) {
         let memory = {
             let mut state = self.state();

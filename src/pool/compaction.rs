@@ -1,14 +1,15 @@
 //! Compaction: moves slices together, so that what is free lies in one piece and chunks become empty.
 //!
-//! A [`Pass`] goes one [`Move`] at a time: the target is reserved, the owner of the slice takes its view away, the bytes
-//! are copied, and [`Move::commit`] makes the new place the slice's own. A move that is dropped instead leaves everything as
-//! it was, so a pass can stop at any point. Nothing that others do to the pool between two moves can hurt it: what a pass
-//! remembers is looked at again before it is used. A slice that is being moved can be neither pinned nor freed.
+//! A [`Pass`] goes one [`Move`] at a time: the target is reserved, the owner of the slice takes its view away, the
+//! bytes are copied, and [`Move::commit`] makes the new place the slice's own. A move that is dropped instead leaves
+//! everything as it was, so a pass can stop at any point. Nothing that others do to the pool between two moves can hurt
+//! it: what a pass remembers is looked at again before it is used. A slice that is being moved can be neither pinned
+//! nor freed.
 //!
-//! A pass first looks at every region there is, a number at a time: a slice of a compaction must not take long, however large the
-//! pool. Then the movable slices of the last chunks, from the top, go into the first holes that are large enough; where all slices
-//! have one size, no order of moves needs fewer bytes. What is too large for any hole then slides down, over its own bytes if it
-//! has to, in those chunks where that helps.
+//! A pass first looks at every region there is, a number at a time: a slice of a compaction must not take long, however
+//! large the pool. Then the movable slices of the last chunks, from the top, go into the first holes that are large
+//! enough; where all slices have one size, no order of moves needs fewer bytes. What is too large for any hole then
+//! slides down, over its own bytes if it has to, in those chunks where that helps.
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
@@ -147,8 +148,8 @@ impl Pool {
         })
     }
 
-    /// Looks at `most` more slices of the pool and the holes between them; true when all have been seen. What others do meanwhile may
-    /// be missed, or be seen as it was: every move looks again.
+    /// Looks at `most` more slices of the pool and the holes between them; true when all have been seen. What others do
+    /// meanwhile may be missed, or be seen as it was: every move looks again.
     pub fn survey(&self, pass: &mut Pass, most: usize) -> bool {
         let Pass { chunks, survey, candidates, .. } = pass;
         if survey.rank == chunks.len() {
@@ -180,8 +181,8 @@ impl Pool {
     }
 
     /// The next move of `pass`, with its target reserved; `None` when there is nothing left to gain. What was not
-    /// [surveyed](Self::survey) yet is now. Where moves are in flight meanwhile ([`CopyQueue`](super::CopyQueue)), they are over before
-    /// [`next_slide`](Self::next_slide) is asked: it finds what their ends have made of the pool.
+    /// [surveyed](Self::survey) yet is now. Where moves are in flight meanwhile ([`CopyQueue`](super::CopyQueue)), they
+    /// are over before [`next_slide`](Self::next_slide) is asked: it finds what their ends have made of the pool.
     pub fn next_move<'a>(&'a self, pass: &mut Pass) -> Option<Move<'a>> {
         self.next_fill(pass).or_else(|| self.next_slide(pass))
     }
@@ -196,7 +197,8 @@ impl Pool {
         }
     }
 
-    /// The next move down, over the slice's own bytes if it has to; when no hole can be filled any more, and all that was begun is over.
+    /// The next move down, over the slice's own bytes if it has to; when no hole can be filled any more, and all that
+    /// was begun is over.
     pub fn next_slide<'a>(&'a self, pass: &mut Pass) -> Option<Move<'a>> {
         let mut state = self.state();
         match state.destroyed {
@@ -269,7 +271,8 @@ impl Pool {
 }
 
 impl Move<'_> {
-    /// Whose. Its owner takes the views away before [`commit`](Self::commit), for nobody may write to the old place any more.
+    /// Whose. Its owner takes the views away before [`commit`](Self::commit), for nobody may write to the old place any
+    /// more.
     pub fn id(&self) -> Handle {
         self.id
     }
@@ -449,8 +452,8 @@ impl PoolState {
     }
 }
 
-/// Holes in the order in which they are filled, and a tree of maxima over their sizes: the first that is large enough is
-/// found in as many steps as the number of holes has bits.
+/// Holes in the order in which they are filled, and a tree of maxima over their sizes: the first that is large enough
+/// is found in as many steps as the number of holes has bits.
 #[derive(Debug, Default)]
 struct Holes {
     list: Vec<Hole>,

@@ -47,7 +47,8 @@ struct InFlightBatch<'a> {
 }
 
 impl<'a> CopyQueue<'a> {
-    /// With a second thread or without: with one, up to four MiB, or as many larger moves, are under way when no more is taken on.
+    /// With a second thread or without: with one, up to four MiB, or as many larger moves, are under way when no more
+    /// is taken on.
     pub fn new(aided: bool) -> Self {
         let mut queue = Self::default();
         queue.aided = aided && *HAS_SECOND_PROCESSOR;
@@ -153,8 +154,8 @@ impl<'a> CopyQueue<'a> {
 
 impl Drop for CopyQueue<'_> {
     fn drop(&mut self) {
-        // Undone while somebody copies, a move's target could be given to others, who would find their bytes overwritten; undone
-        // afterwards, one that slid over its own bytes would have lost them.
+        // Undone while somebody copies, a move's target could be given to others, who would find their bytes
+        // overwritten; undone afterwards, one that slid over its own bytes would have lost them.
         self.wait();
     }
 }

@@ -1,8 +1,8 @@
 //! Debugging: frees that wait, poisoned, before their bytes are used again.
 //!
-//! An operation that is still under way when its slice is freed writes into whoever has the slice next. With a delay the
-//! slice waits behind a number of other frees, filled with [`POISON`]; when its turn comes and it holds anything else,
-//! somebody wrote to freed memory, and is counted.
+//! An operation that is still under way when its slice is freed writes into whoever has the slice next. With a delay
+//! the slice waits behind a number of other frees, filled with [`POISON`]; when its turn comes and it holds anything
+//! else, somebody wrote to freed memory, and is counted.
 
 use std::collections::VecDeque;
 

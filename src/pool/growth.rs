@@ -1,5 +1,5 @@
-//! How a pool comes by its chunks: bytes of its maximum are reserved, the source is asked outside the lock, and what it gave becomes
-//! a chunk.
+//! How a pool comes by its chunks: bytes of its maximum are reserved, the source is asked outside the lock, and what it
+//! gave becomes a chunk.
 
 use super::state::PoolState;
 use super::Pool;

@@ -64,8 +64,8 @@ impl Layout {
         Ok(Self { chunk: layout.chunk.min(layout.max), ..layout })
     }
 
-    /// The least that a chunk must have to serve a request which no chunk has room for; `None` beyond what a pool can ever
-    /// give.
+    /// The least that a chunk must have to serve a request which no chunk has room for; `None` beyond what a pool can
+    /// ever give.
     pub fn least_chunk(&self, size: u64) -> Option<u64> {
         // Its start is aligned to whatever a slice may ask for.
         let needs = align_up(size, self.alignment)?;
@@ -73,8 +73,8 @@ impl Layout {
         fits.then(|| self.block.unwrap_or(needs))
     }
 
-    /// What a pool that has `reserved` bytes grows by where it needs `least` and would like `most`, a chunk at first: that, or what is
-    /// left of its maximum; `None` where less than `least` is.
+    /// What a pool that has `reserved` bytes grows by where it needs `least` and would like `most`, a chunk at first:
+    /// that, or what is left of its maximum; `None` where less than `least` is.
     pub fn growth(&self, reserved: u64, least: u64, most: u64) -> Option<u64> {
         let left = self.max.saturating_sub(reserved);
         (least <= left).then(|| least.max(most.min(left)))

@@ -1,7 +1,7 @@
 //! What a pool records when it is profiled, and what it shows of its chunks.
 //!
-//! A block is known by its address, a movable one by its own name, as JavaScript knows it (`block.id`). A slice that somebody
-//! holds an ArrayBuffer over from the start is recorded by whoever counts that, under its name.
+//! A block is known by its address, a movable one by its own name, as JavaScript knows it (`block.id`). A slice that
+//! somebody holds an ArrayBuffer over from the start is recorded by whoever counts that, under its name.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
@@ -16,11 +16,11 @@ use crate::backend::Request;
 use crate::device::memory::Source;
 use crate::error::Result;
 use crate::handle::Handle;
-use crate::profile::{Action, Key, Profiler, Recorder, Recording, Unread};
+use crate::profile::{Action, Key, Profiler, RawRecording, Recorder, Recording};
 use crate::suballoc::{regions, Region, RegionId};
 
 /// One allocation in so many is timed: reading the clock twice costs as much as the allocation.
-const TIMED: u32 = 256;
+const TIMING_INTERVAL: u32 = 256;
 
 /// A chunk and its regions, by address.
 #[derive(Clone, Debug)]
@@ -80,7 +80,7 @@ impl Pool {
     /// What was recorded since, with the events if they are wanted.
     pub fn recording(&self, with_events: bool) -> Option<Recording> {
         let copy = self.state().recorder.as_ref().map(|recorder| recorder.copy(with_events));
-        copy.map(Unread::read)
+        copy.map(RawRecording::read)
     }
 
     /// Its chunks and their regions.
@@ -162,13 +162,13 @@ impl Pool {
 
     #[cold]
     fn time<T>(&self, allocate: impl FnOnce() -> Result<T>) -> Result<T> {
-        self.timer.store(TIMED, Relaxed);
+        self.timer.store(TIMING_INTERVAL, Relaxed);
         let began = Instant::now();
         let result = allocate();
         let took = began.elapsed();
         let profiler = self.state().recorder.as_ref().map(|recorder| Arc::clone(recorder.profiler()));
         match profiler {
-            Some(profiler) if result.is_ok() => profiler.took(took.as_nanos() as u64, TIMED.into()),
+            Some(profiler) if result.is_ok() => profiler.record_latency(took.as_nanos() as u64, TIMING_INTERVAL.into()),
             Some(_) => {}
             // Profiling ended in between.
             None => self.timer.store(0, Relaxed),

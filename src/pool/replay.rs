@@ -1,8 +1,9 @@
 //! Replay: what a pool of some layout would have made of a recorded log.
 //!
-//! The suballocators are the real ones, and so is the arithmetic of growth ([`Layout::least_chunk`], [`Layout::growth`]); which
-//! chunk is tried first and which one goes back is [`Pool`](crate::pool::Pool)'s policy once more, without memory and without
-//! locks. `__test__/rust/replay.rs` runs both on the same logs and compares them after every step.
+//! The suballocators are the real ones, and so is the arithmetic of growth ([`Layout::least_chunk`],
+//! [`Layout::growth`]); which chunk is tried first and which one goes back is [`Pool`](crate::pool::Pool)'s policy once
+//! more, without memory and without locks. `__test__/rust/replay.rs` runs both on the same logs and compares them after
+//! every step.
 #![forbid(unsafe_code)]
 
 use crate::error::Result;
@@ -119,8 +120,8 @@ impl Replay {
         Ok(replay)
     }
 
-    /// Does one step; false where a request was refused. A free of what is not live, its request having been refused, is
-    /// nothing.
+    /// Does one step; false where a request was refused. A free of what is not live, its request having been refused,
+    /// is nothing.
     ///
     /// Errors: `ERR_OUT_OF_MEMORY` for the tables of a chunk.
     pub fn step(&mut self, Step { block, size }: Step) -> Result<bool> {
@@ -281,8 +282,9 @@ pub fn replay(layout: Layout, steps: impl IntoIterator<Item = Step>) -> Result<O
     Ok(replay.outcome())
 }
 
-/// The smallest maximum with which a pool of otherwise that layout serves every request of a log, found by bisection: it serves
-/// them, and one step of 4 KiB (or of a block) less does not. `None` where no size up to the layout's own maximum does.
+/// The smallest maximum with which a pool of otherwise that layout serves every request of a log, found by bisection:
+/// it serves them, and one step of 4 KiB (or of a block) less does not. `None` where no size up to the layout's own
+/// maximum does.
 ///
 /// A pool that was given its maximum at once is looked for as one that is.
 ///

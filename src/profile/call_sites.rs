@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::clock;
-use super::histogram::Spectrum;
+use super::histogram::Histogram;
 use crate::handle::{Handle, Table};
 
 /// More places than this are one: a stack that is never the same twice must not be a leak.
-const MOST: usize = 10_000;
-const OTHERS: &str = "(other call sites)";
+const MAX_CALL_SITES: usize = 10_000;
+const OTHER_CALL_SITES: &str = "(other call sites)";
 
 /// An allocation that was looked at more closely.
 #[derive(Clone, Debug)]
@@ -27,7 +27,7 @@ struct Sample {
 
 /// A place in the program, for one tag. Estimates, without bias.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Site {
+pub struct CallSite {
     /// Frames, one a line, the innermost first.
     pub stack: Arc<str>,
     /// Free text for accounting.
@@ -43,21 +43,21 @@ pub struct Site {
 }
 
 /// A stack for one tag.
-type SiteKey = (Arc<str>, Option<Arc<str>>);
+type CallSiteKey = (Arc<str>, Option<Arc<str>>);
 
 /// See the module's header.
 #[derive(Debug, Default)]
-pub struct Sites {
+pub struct CallSites {
     samples: Table<Sample>,
-    sites: Vec<Site>,
+    sites: Vec<CallSite>,
     /// Samples of each of them that live.
-    living: Vec<u64>,
-    index: HashMap<SiteKey, usize>,
+    live_samples: Vec<u64>,
+    index: HashMap<CallSiteKey, usize>,
     /// How long samples lived, in µs.
-    lifetimes: Spectrum,
+    lifetimes: Histogram,
 }
 
-impl Sites {
+impl CallSites {
     /// A sample of `size` bytes that stands for so many of its like.
     pub fn sampled(&mut self, size: u64, stands_for: f64, tag: Option<Arc<str>>) -> Handle {
         self.samples.insert(Sample { size, stands_for, at: clock::exact(), tag, site: None })
@@ -69,16 +69,16 @@ impl Sites {
         let key = (Arc::from(stack), sample.tag.clone());
         let known = self.index.get(&key).copied();
         let at = known.unwrap_or_else(|| {
-            let full = self.sites.len() >= MOST;
-            let key = if full { (Arc::from(OTHERS), None) } else { key };
+            let full = self.sites.len() >= MAX_CALL_SITES;
+            let key = if full { (Arc::from(OTHER_CALL_SITES), None) } else { key };
             *self.index.entry(key).or_insert_with_key(|(stack, tag)| {
-                self.sites.push(Site::new(Arc::clone(stack), tag.clone()));
-                self.living.push(0);
+                self.sites.push(CallSite::new(Arc::clone(stack), tag.clone()));
+                self.live_samples.push(0);
                 self.sites.len() - 1
             })
         });
         sample.site = Some(at);
-        self.living[at] += 1;
+        self.live_samples[at] += 1;
         let (count, bytes) = (sample.stands_for, sample.stands_for * sample.size as f64);
         let site = &mut self.sites[at];
         site.live_bytes += bytes;
@@ -94,8 +94,8 @@ impl Sites {
         self.lifetimes.count(lived, (sample.stands_for.round() as u64).max(1));
         let Some(at) = sample.site else { return };
         let site = &mut self.sites[at];
-        self.living[at] -= 1;
-        if self.living[at] == 0 {
+        self.live_samples[at] -= 1;
+        if self.live_samples[at] == 0 {
             // Exactly nothing, whatever was lost in adding up numbers of such different sizes.
             (site.live_bytes, site.live_count) = (0.0, 0.0);
         } else {
@@ -116,17 +116,17 @@ impl Sites {
     }
 
     /// Every place there is.
-    pub fn list(&self) -> &[Site] {
+    pub fn list(&self) -> &[CallSite] {
         &self.sites
     }
 
     /// How long samples lived, in µs.
-    pub fn lifetimes(&self) -> &Spectrum {
+    pub fn lifetimes(&self) -> &Histogram {
         &self.lifetimes
     }
 }
 
-impl Site {
+impl CallSite {
     fn new(stack: Arc<str>, tag: Option<Arc<str>>) -> Self {
         Self { stack, tag, live_bytes: 0.0, live_count: 0.0, total_bytes: 0.0, total_count: 0.0 }
     }
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn what_lives_and_what_ever_was_is_counted_by_place_and_tag() {
-        let mut sites = Sites::default();
+        let mut sites = CallSites::default();
         let tag: Option<Arc<str>> = Some("kv".into());
         let ids: Vec<_> = [None, tag.clone(), None].into_iter().map(|tag| sites.sampled(100, 2.0, tag)).collect();
         ids.iter().for_each(|id| sites.attribute(*id, "at f"));
@@ -153,19 +153,19 @@ mod tests {
         assert_eq!(sites.list()[1].tag, tag);
         assert_eq!(sites.stack(ids[2]).as_deref(), Some("at f"));
         assert_eq!(sites.stack(ids[1]), None);
-        assert_eq!(sites.lifetimes().figures().count, 4);
+        assert_eq!(sites.lifetimes().summary().count, 4);
     }
 
     #[test]
     fn stacks_that_are_never_the_same_twice_are_no_leak() {
-        let mut sites = Sites::default();
-        for at in 0..MOST + 500 {
+        let mut sites = CallSites::default();
+        for at in 0..MAX_CALL_SITES + 500 {
             let id = sites.sampled(1, 1.0, None);
             sites.attribute(id, &format!("at f{at}"));
             sites.freed(id);
         }
-        assert_eq!(sites.list().len(), MOST + 1);
-        let others = sites.list().iter().find(|site| &*site.stack == OTHERS).unwrap();
+        assert_eq!(sites.list().len(), MAX_CALL_SITES + 1);
+        let others = sites.list().iter().find(|site| &*site.stack == OTHER_CALL_SITES).unwrap();
         assert_eq!((others.total_count, others.live_count), (500.0, 0.0));
     }
 }

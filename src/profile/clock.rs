@@ -1,9 +1,9 @@
 //! A coarse clock that costs one load while it is read often.
 //!
-//! Reading the kernel's clock takes 25 to 40 ns. That is nothing at a thousand reads a second, and a third of what a pool needs to
-//! allocate and free in a loop. So a read asks the kernel, until there were [`BUSY_READS`] reads within a millisecond. Then a
-//! thread caches the time for a while and sleeps again. The thread does not run for rare reads, because its wake-ups would
-//! cost more than they do.
+//! Reading the kernel's clock takes 25 to 40 ns. That is nothing at a thousand reads a second, and a third of what a
+//! pool needs to allocate and free in a loop. So a read asks the kernel, until there were [`BUSY_READS`] reads within a
+//! millisecond. Then a thread caches the time for a while and sleeps again. The thread does not run for rare reads,
+//! because its wake-ups would cost more than they do.
 //!
 //! [`now`] is exact below that rate. Above it, it lags by up to [`TICK`] and the scheduler's delay. [`exact`] is exact.
 
@@ -59,7 +59,8 @@ impl CoarseClock {
         Reading { time, busy }
     }
 
-    /// Caches the time before the ticker's first tick. Keeps a time that is cached already, so that time does not go back.
+    /// Caches the time before the ticker's first tick. Keeps a time that is cached already, so that time does not go
+    /// back.
     fn start(&self, time: u64) {
         let _ = self.cached.compare_exchange(0, time, Relaxed, Relaxed);
     }

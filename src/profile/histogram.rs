@@ -1,23 +1,23 @@
 //! How numbers are spread: counted in buckets of one per cent.
 
-use hdrhistogram::Histogram;
+use hdrhistogram::Histogram as Buckets;
 
 /// What is beyond counts as this: 4 TiB, 73 minutes in nanoseconds, 50 days in microseconds.
-const MOST: u64 = 1 << 42;
+const MAX_VALUE: u64 = 1 << 42;
 
 /// Counts of numbers, which are at least 1.
 #[derive(Clone, Debug)]
-pub struct Spectrum {
-    /// Of each number less one: so a power of two, which many sizes are, is the last of its bucket and not the first of the next.
-    less_one: Histogram<u64>,
+pub struct Histogram {
+    /// Counts `value - 1`, so that a power of two, which many sizes are, ends its bucket.
+    minus_one: Buckets<u64>,
     sum: f64,
     min: u64,
     max: u64,
 }
 
-/// What a [`Spectrum`] says. Quantiles are exact to one per cent.
+/// What a [`Histogram`] says. Quantiles are exact to one per cent.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Figures {
+pub struct HistogramSummary {
     /// How many there were.
     pub count: u64,
     /// The least.
@@ -38,19 +38,19 @@ pub struct Figures {
     pub buckets: Vec<(u64, u64)>,
 }
 
-impl Default for Spectrum {
+impl Default for Histogram {
     fn default() -> Self {
         // These bounds are valid ones, whatever happens.
-        let less_one = Histogram::new_with_bounds(1, MOST, 2).expect("valid bounds");
-        Self { less_one, sum: 0.0, min: u64::MAX, max: 0 }
+        let minus_one = Buckets::new_with_bounds(1, MAX_VALUE, 2).expect("valid bounds");
+        Self { minus_one, sum: 0.0, min: u64::MAX, max: 0 }
     }
 }
 
-impl Spectrum {
+impl Histogram {
     /// Counts `value` as often as it came.
     pub fn count(&mut self, value: u64, times: u64) {
         if times > 0 {
-            self.less_one.saturating_record_n(value.saturating_sub(1), times);
+            self.minus_one.saturating_record_n(value.saturating_sub(1), times);
             self.sum += value as f64 * times as f64;
             (self.min, self.max) = (self.min.min(value), self.max.max(value));
         }
@@ -58,12 +58,12 @@ impl Spectrum {
 
     /// How many numbers were counted.
     pub fn len(&self) -> u64 {
-        self.less_one.len()
+        self.minus_one.len()
     }
 
     /// Whether none was.
     pub fn is_empty(&self) -> bool {
-        self.less_one.is_empty()
+        self.minus_one.is_empty()
     }
 
     /// Their sum.
@@ -74,23 +74,23 @@ impl Spectrum {
     /// Adds what `other` counted.
     pub fn merge(&mut self, other: &Self) {
         // Both have the same bounds.
-        let _ = self.less_one.add(&other.less_one);
+        let _ = self.minus_one.add(&other.minus_one);
         self.sum += other.sum;
         (self.min, self.max) = (self.min.min(other.min), self.max.max(other.max));
     }
 
-    /// See [`Figures`].
-    pub fn figures(&self) -> Figures {
-        let Self { less_one, sum, min, max } = self;
-        let count = less_one.len();
+    /// See [`HistogramSummary`].
+    pub fn summary(&self) -> HistogramSummary {
+        let Self { minus_one, sum, min, max } = self;
+        let count = minus_one.len();
         if count == 0 {
-            return Figures::default();
+            return HistogramSummary::default();
         }
         // A bucket is named by the largest number that is counted in it; no quantile is beyond the greatest.
-        let quantile = |share| (less_one.value_at_quantile(share) + 1).clamp(*min, *max);
+        let quantile = |share| (minus_one.value_at_quantile(share) + 1).clamp(*min, *max);
         let buckets =
-            less_one.iter_log(1, 2.0).map(|step| (step.value_iterated_to() + 1, step.count_since_last_iteration()));
-        Figures {
+            minus_one.iter_log(1, 2.0).map(|step| (step.value_iterated_to() + 1, step.count_since_last_iteration()));
+        HistogramSummary {
             count,
             min: *min,
             p50: quantile(0.5),
@@ -104,40 +104,40 @@ impl Spectrum {
     }
 }
 
-/// A [`Spectrum`] for numbers of which few are the same again and again, as sizes are: most counts are one addition.
+/// A [`Histogram`] for numbers of which few are the same again and again, as sizes are: most counts are one addition.
 #[derive(Clone, Debug)]
-pub struct Tally {
-    spectrum: Spectrum,
-    /// Numbers, and how often they came since they were last put into the spectrum.
-    lately: [(u64, u64); LATELY],
+pub struct CachedHistogram {
+    histogram: Histogram,
+    /// Numbers, and how often they came since they were last put into the histogram.
+    cache: [(u64, u64); CACHE_SLOTS],
 }
 
-const LATELY: usize = 32;
+const CACHE_SLOTS: usize = 32;
 
-impl Default for Tally {
+impl Default for CachedHistogram {
     fn default() -> Self {
-        Self { spectrum: Spectrum::default(), lately: [(0, 0); LATELY] }
+        Self { histogram: Histogram::default(), cache: [(0, 0); CACHE_SLOTS] }
     }
 }
 
-impl Tally {
+impl CachedHistogram {
     /// Counts `value`.
     #[inline]
     pub fn count(&mut self, value: u64) {
         // Sizes are often powers of two: the upper bits of a product differ where the lower ones of the numbers do not.
-        let (last, times) = &mut self.lately[(value.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 59) as usize];
+        let (last, times) = &mut self.cache[(value.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 59) as usize];
         if *last != value {
-            self.spectrum.count(*last, *times);
+            self.histogram.count(*last, *times);
             (*last, *times) = (value, 0);
         }
         *times += 1;
     }
 
     /// Everything that was counted.
-    pub fn read(&self) -> Spectrum {
-        let mut spectrum = self.spectrum.clone();
-        self.lately.iter().for_each(|(value, times)| spectrum.count(*value, *times));
-        spectrum
+    pub fn read(&self) -> Histogram {
+        let mut histogram = self.histogram.clone();
+        self.cache.iter().for_each(|(value, times)| histogram.count(*value, *times));
+        histogram
     }
 }
 
@@ -154,10 +154,10 @@ mod tests {
                 (f64::from((state >> 40) as u32) / f64::from(1 << 24) * 20.0).exp2() as u64 + 1
             })
             .collect();
-        let mut spectrum = Spectrum::default();
-        numbers.iter().for_each(|number| spectrum.count(*number, 1));
+        let mut histogram = Histogram::default();
+        numbers.iter().for_each(|number| histogram.count(*number, 1));
         numbers.sort_unstable();
-        let figures = spectrum.figures();
+        let figures = histogram.summary();
         for (share, found) in [(0.5, figures.p50), (0.9, figures.p90), (0.99, figures.p99), (0.999, figures.p999)] {
             let exact = numbers[(numbers.len() as f64 * share).ceil() as usize - 1] as f64;
             assert!((found as f64 - exact).abs() <= exact * 0.01 + 1.0, "{share}: {found}, not {exact}");
@@ -166,9 +166,9 @@ mod tests {
         assert!((figures.mean / mean - 1.0).abs() < 1e-9, "{} is not {mean}", figures.mean);
         assert_eq!((figures.min, figures.max), (numbers[0], numbers[numbers.len() - 1]));
         assert_eq!(figures.count, 50_000);
-        let mut tally = Tally::default();
+        let mut tally = CachedHistogram::default();
         numbers.iter().for_each(|number| tally.count(*number));
-        assert_eq!(tally.read().figures(), figures);
+        assert_eq!(tally.read().summary(), figures);
         assert_eq!(figures.buckets.iter().map(|(_, count)| count).sum::<u64>(), 50_000);
         let (mut from, mut at) = (0, 0);
         for (upto, count) in figures.buckets {
@@ -184,14 +184,14 @@ mod tests {
 
     #[test]
     fn nothing_counted_says_nothing_and_too_much_is_the_most() {
-        assert_eq!(Spectrum::default().figures(), Figures::default());
-        let mut spectrum = Spectrum::default();
-        spectrum.count(u64::MAX, 3);
-        let mut other = Spectrum::default();
+        assert_eq!(Histogram::default().summary(), HistogramSummary::default());
+        let mut histogram = Histogram::default();
+        histogram.count(u64::MAX, 3);
+        let mut other = Histogram::default();
         other.count(7, 1);
-        spectrum.merge(&other);
-        let figures = spectrum.figures();
+        histogram.merge(&other);
+        let figures = histogram.summary();
         assert_eq!((figures.count, figures.min), (4, 7));
-        assert!(figures.max >= MOST);
+        assert!(figures.max >= MAX_VALUE);
     }
 }

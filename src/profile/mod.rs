@@ -1,11 +1,12 @@
 //! Profiling: what was allocated, when, how long it lived, and who did it.
 //!
-//! Recording is done by a [`Recorder`] that each source of allocations (a pool, a manager's accounting) owns and changes under the
-//! lock that it holds anyway, so that it costs a pool a few nanoseconds: 24 bytes into a ring, a count in a histogram, a
-//! subtraction for the sampler. Off, it is one comparison with nothing. What few samples need, their stack and their lifetime,
-//! is kept in the [`Profiler`] that the recorders of one manager share.
+//! Recording is done by a [`Recorder`] that each source of allocations (a pool, a manager's accounting) owns and
+//! changes under the lock that it holds anyway, so that it costs a pool a few nanoseconds: 24 bytes into a ring, a
+//! count in a histogram, a subtraction for the sampler. Off, it is one comparison with nothing. What few samples need,
+//! their stack and their lifetime, is kept in the [`Profiler`] that the recorders of one manager share.
 //!
-//! A sample's stack is JavaScript's to tell: [`Profiler::pending`] says on the thread that allocated what there is to tell of.
+//! A sample's stack is JavaScript's to tell: [`Profiler::pending`] says on the thread that allocated what there is to
+//! tell of.
 #![forbid(unsafe_code)]
 
 mod call_sites;
@@ -22,10 +23,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use crate::handle::Handle;
-pub use call_sites::{Site, Sites};
-pub use histogram::{Figures, Spectrum};
+pub use call_sites::{CallSite, CallSites};
+pub use histogram::{Histogram, HistogramSummary};
 pub use recorder::{Key, Recorder};
-pub use recording::{Recording, Totals, Unread};
+pub use recording::{RawRecording, Recording, Totals};
 pub use ring::{Action, Event, Label};
 
 /// How a manager is profiled.
@@ -44,9 +45,9 @@ pub struct Profiler {
     options: Options,
     /// When it began, in µs of [`clock`] and by the calendar.
     began: (u64, SystemTime),
-    sites: Mutex<Sites>,
+    sites: Mutex<CallSites>,
     /// How long allocations took, in ns.
-    latencies: Mutex<Spectrum>,
+    latencies: Mutex<Histogram>,
     /// Of sources that are gone.
     past: Mutex<Recording>,
     /// When it ended.
@@ -63,11 +64,11 @@ pub struct Profile {
     /// Events, sizes and counts of all sources. The events' times are µs since it began.
     pub recording: Recording,
     /// How long samples lived, in µs.
-    pub lifetimes: Spectrum,
+    pub lifetimes: Histogram,
     /// How long allocations took, in ns.
-    pub latencies: Spectrum,
+    pub latencies: Histogram,
     /// Who allocated.
-    pub sites: Vec<Site>,
+    pub sites: Vec<CallSite>,
 }
 
 thread_local! {
@@ -76,7 +77,7 @@ thread_local! {
 }
 
 /// Where nobody tells, in Rust, they must not add up.
-const MOST_PENDING: usize = 64;
+const MAX_PENDING: usize = 64;
 
 impl Profiler {
     /// Begins.
@@ -114,17 +115,17 @@ impl Profiler {
     }
 
     /// Samples and call sites.
-    pub fn sites(&self) -> MutexGuard<'_, Sites> {
+    pub fn sites(&self) -> MutexGuard<'_, CallSites> {
         self.sites.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An allocation took `ns`, and `times` of its like were not measured.
-    pub fn took(&self, ns: u64, times: u64) {
+    pub fn record_latency(&self, ns: u64, times: u64) {
         self.latencies.lock().unwrap_or_else(PoisonError::into_inner).count(ns.max(1), times);
     }
 
     /// A source is gone, or is not recorded any more.
-    pub fn absorb(&self, recorded: Unread) {
+    pub fn absorb(&self, recorded: RawRecording) {
         self.past.lock().unwrap_or_else(PoisonError::into_inner).merge(recorded.read(), self.options.event_capacity);
     }
 
@@ -167,7 +168,7 @@ impl Profiler {
     fn sampled(&self, size: u64, stands_for: f64, tag: Option<Arc<str>>) -> Handle {
         let id = self.sites().sampled(size, stands_for, tag);
         PENDING.with_borrow_mut(|pending| {
-            if pending.len() >= MOST_PENDING {
+            if pending.len() >= MAX_PENDING {
                 pending.remove(0);
             }
             pending.push((self.number, id));

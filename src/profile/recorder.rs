@@ -1,12 +1,12 @@
-//! A [`Recorder`]: what is recorded of one source of allocations, a pool or a manager's accounting, under the lock that its
-//! source holds anyway.
+//! A [`Recorder`]: what is recorded of one source of allocations, a pool or a manager's accounting, under the lock that
+//! its source holds anyway.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::histogram::Tally;
-use super::recording::{Recording, Totals, Unread};
-use super::ring::{Action, Label, Names, Ring};
+use super::histogram::CachedHistogram;
+use super::recording::{RawRecording, Recording, Totals};
+use super::ring::{Action, Interner, Label, Ring};
 use super::sampler::Sampler;
 use super::{clock, Profiler};
 use crate::handle::Handle;
@@ -17,8 +17,8 @@ use crate::units::MemoryKind;
 pub struct Recorder {
     profiler: Arc<Profiler>,
     ring: Ring,
-    names: Names,
-    sizes: Tally,
+    interner: Interner,
+    sizes: CachedHistogram,
     frees: u64,
     bytes_freed: u64,
     sampler: Sampler,
@@ -32,32 +32,33 @@ pub struct Recorder {
 pub type Key = (u64, u64);
 
 impl Recorder {
-    /// What `profiler` records of a source whose events are of `kind`, with that tag and pool unless they say otherwise.
+    /// What `profiler` records of a source whose events are of `kind`, with that tag and pool unless they say
+    /// otherwise.
     pub fn new(profiler: &Arc<Profiler>, kind: MemoryKind, tag: Option<&Arc<str>>, pool: Option<&Arc<str>>) -> Self {
-        let mut names = Names::default();
-        let label = Label::new(names.of(tag), names.of(pool), kind);
+        let mut interner = Interner::default();
+        let label = Label::new(interner.of(tag), interner.of(pool), kind);
         Self {
             ring: Ring::new(profiler.options.event_capacity),
             sampler: Sampler::new(profiler.options.sample_interval, profiler.seed()),
             profiler: Arc::clone(profiler),
-            sizes: Tally::default(),
+            sizes: CachedHistogram::default(),
             frees: 0,
             bytes_freed: 0,
             samples: HashMap::new(),
-            names,
+            interner,
             label,
         }
     }
 
     /// What an event is of that is not of the source's own.
     pub fn label(&mut self, kind: MemoryKind, tag: Option<&Arc<str>>, pool: Option<&Arc<str>>) -> Label {
-        Label::new(self.names.of(tag), self.names.of(pool), kind)
+        Label::new(self.interner.of(tag), self.interner.of(pool), kind)
     }
 
     /// What the source's own events are of, under that tag if there is one.
     pub fn label_of(&mut self, tag: Option<&Arc<str>>) -> Label {
         match tag {
-            Some(_) => self.label.tagged(self.names.of(tag)),
+            Some(_) => self.label.tagged(self.interner.of(tag)),
             None => self.label,
         }
     }
@@ -75,11 +76,12 @@ impl Recorder {
         self.sampler.passes_mark(size)
     }
 
-    /// The allocation that just succeeded is sampled, under the name `key`. JavaScript is to say where in the program it was.
+    /// The allocation that just succeeded is sampled, under the name `key`. JavaScript is to say where in the program
+    /// it was.
     #[cold]
     pub fn sampled(&mut self, key: Key, size: u64, tag: Option<Arc<str>>) {
         let stands_for = self.sampler.hit(size, clock::exact());
-        let tag = tag.or_else(|| self.names.text(self.label.tag()).cloned());
+        let tag = tag.or_else(|| self.interner.text(self.label.tag()).cloned());
         let id = self.profiler.sampled(size, stands_for, tag);
         self.samples.insert(key, id);
     }
@@ -130,7 +132,7 @@ impl Recorder {
     }
 
     /// What was recorded until now, with the events if they are wanted: copied, for whoever holds its source's lock.
-    pub fn copy(&self, with_events: bool) -> Unread {
+    pub fn copy(&self, with_events: bool) -> RawRecording {
         let sizes = self.sizes.read();
         let totals = Totals {
             allocations: sizes.len(),
@@ -141,6 +143,6 @@ impl Recorder {
         };
         let figures =
             Recording { events: Vec::new(), kept: self.ring.kept(), dropped: self.ring.dropped(), sizes, totals };
-        Unread { events: with_events.then(|| (self.ring.clone(), self.names.clone())), figures }
+        RawRecording { events: with_events.then(|| (self.ring.clone(), self.interner.clone())), figures }
     }
 }

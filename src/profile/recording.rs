@@ -1,7 +1,7 @@
 //! What was recorded of one source of allocations, or of several: events, sizes and counts.
 
-use super::histogram::Spectrum;
-use super::ring::{Event, Names, Ring};
+use super::histogram::Histogram;
+use super::ring::{Event, Interner, Ring};
 
 /// Counts since profiling began. Bytes are those that were asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,15 +18,15 @@ pub struct Totals {
 
 /// A [`Recording`] whose events lie as the ring has them.
 #[derive(Debug)]
-pub struct Unread {
-    pub(super) events: Option<(Ring, Names)>,
+pub struct RawRecording {
+    pub(super) events: Option<(Ring, Interner)>,
     pub(super) figures: Recording,
 }
 
-impl Unread {
+impl RawRecording {
     /// With the events as they are read.
     pub fn read(self) -> Recording {
-        let events = self.events.map_or_else(Vec::new, |(ring, names)| ring.read(&names).collect());
+        let events = self.events.map_or_else(Vec::new, |(ring, interner)| ring.read(&interner).collect());
         Recording { events, ..self.figures }
     }
 }
@@ -41,7 +41,7 @@ pub struct Recording {
     /// Events that fell out.
     pub dropped: u64,
     /// Sizes of all allocations, in bytes.
-    pub sizes: Spectrum,
+    pub sizes: Histogram,
     /// Counts.
     pub totals: Totals,
 }

@@ -42,39 +42,39 @@ impl Action {
     }
 }
 
-/// A name of a [`Names`]; 0 is none.
+/// A string of an [`Interner`]; 0 is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Name(u16);
+pub struct StringId(u16);
 
 /// Tags and pools, each once.
 #[derive(Clone, Debug, Default)]
-pub struct Names {
+pub struct Interner {
     list: Vec<Arc<str>>,
-    index: HashMap<Arc<str>, Name>,
+    index: HashMap<Arc<str>, StringId>,
 }
 
-impl Names {
+impl Interner {
     /// The name of `text`; none where there are 65,535 others already, which is no way to use tags.
-    pub fn of(&mut self, text: Option<&Arc<str>>) -> Name {
-        let Some(text) = text else { return Name::default() };
+    pub fn of(&mut self, text: Option<&Arc<str>>) -> StringId {
+        let Some(text) = text else { return StringId::default() };
         if let Some(name) = self.index.get(text) {
             return *name;
         }
-        let Ok(next) = u16::try_from(self.list.len() + 1) else { return Name::default() };
+        let Ok(next) = u16::try_from(self.list.len() + 1) else { return StringId::default() };
         self.list.push(Arc::clone(text));
-        self.index.insert(Arc::clone(text), Name(next));
-        Name(next)
+        self.index.insert(Arc::clone(text), StringId(next));
+        StringId(next)
     }
 
     /// What `name` stands for.
-    pub fn text(&self, name: Name) -> Option<&Arc<str>> {
+    pub fn text(&self, name: StringId) -> Option<&Arc<str>> {
         self.list.get(usize::from(name.0).checked_sub(1)?)
     }
 }
 
 /// An event, as it is kept: 24 bytes.
 #[derive(Clone, Copy, Debug)]
-struct Packed {
+struct PackedEvent {
     /// µs (48 bits: nine years), tag.
     time_tag: u64,
     /// Bytes (48 bits), pool.
@@ -83,8 +83,8 @@ struct Packed {
     id_action: u64,
 }
 
-const LOW: u64 = (1 << 48) - 1;
-const ID: u64 = (1 << 53) - 1;
+const LOW_48_BITS: u64 = (1 << 48) - 1;
+const LOW_53_BITS: u64 = (1 << 53) - 1;
 
 /// An event, as it is read.
 #[derive(Clone, Debug, PartialEq)]
@@ -108,7 +108,7 @@ pub struct Event {
 /// See the module's header.
 #[derive(Clone, Debug)]
 pub struct Ring {
-    events: Vec<Packed>,
+    events: Vec<PackedEvent>,
     capacity: usize,
     full: bool,
     /// Where the next one goes once all places are taken: the oldest is there.
@@ -127,19 +127,19 @@ pub struct Label {
 
 impl Label {
     /// Of those three.
-    pub fn new(tag: Name, pool: Name, kind: MemoryKind) -> Self {
+    pub fn new(tag: StringId, pool: StringId, kind: MemoryKind) -> Self {
         let kind = u64::from(kind == MemoryKind::Npu) << 56;
         Self { tag: u64::from(tag.0) << 48, pool: u64::from(pool.0) << 48, kind }
     }
 
     /// The same under another tag.
-    pub fn tagged(self, tag: Name) -> Self {
+    pub fn tagged(self, tag: StringId) -> Self {
         Self { tag: u64::from(tag.0) << 48, ..self }
     }
 
     /// Its tag.
-    pub fn tag(self) -> Name {
-        Name((self.tag >> 48) as u16)
+    pub fn tag(self) -> StringId {
+        StringId((self.tag >> 48) as u16)
     }
 }
 
@@ -152,9 +152,9 @@ impl Ring {
     /// Puts an event in; the oldest falls out where there is no place.
     #[inline(always)]
     pub fn push(&mut self, action: Action, time: u64, id: u64, size: u64, label: &Label) {
-        let time_tag = time & LOW | label.tag;
-        let size_pool = size.min(LOW) | label.pool;
-        let id_action = id & ID | (action as u64) << 53 | label.kind;
+        let time_tag = time & LOW_48_BITS | label.tag;
+        let size_pool = size.min(LOW_48_BITS) | label.pool;
+        let id_action = id & LOW_53_BITS | (action as u64) << 53 | label.kind;
         match self.events.get_mut(self.next) {
             Some(oldest) if self.full => {
                 // Word by word: made elsewhere and copied, the processor waits for it to be written before it is read.
@@ -167,13 +167,13 @@ impl Ring {
                     self.dropped_before += self.capacity as u64;
                 }
             }
-            _ => self.fill(Packed { time_tag, size_pool, id_action }),
+            _ => self.fill(PackedEvent { time_tag, size_pool, id_action }),
         }
     }
 
     /// There is room, or none at all.
     #[cold]
-    fn fill(&mut self, event: Packed) {
+    fn fill(&mut self, event: PackedEvent) {
         if self.capacity == 0 {
             self.dropped_before += 1;
             return;
@@ -193,16 +193,16 @@ impl Ring {
     }
 
     /// The events, oldest first, with what `names` calls them.
-    pub fn read<'a>(&'a self, names: &'a Names) -> impl Iterator<Item = Event> + 'a {
+    pub fn read<'a>(&'a self, names: &'a Interner) -> impl Iterator<Item = Event> + 'a {
         let (newer, older) = self.events.split_at(self.next);
         older.iter().chain(newer).map(|event| Event {
             action: Action::ALL[(event.id_action >> 53 & 7) as usize % Action::ALL.len()],
-            time: event.time_tag & LOW,
-            id: event.id_action & ID,
-            size: event.size_pool & LOW,
+            time: event.time_tag & LOW_48_BITS,
+            id: event.id_action & LOW_53_BITS,
+            size: event.size_pool & LOW_48_BITS,
             kind: if event.id_action >> 56 & 1 == 1 { MemoryKind::Npu } else { MemoryKind::System },
-            tag: names.text(Name((event.time_tag >> 48) as u16)).cloned(),
-            pool: names.text(Name((event.size_pool >> 48) as u16)).cloned(),
+            tag: names.text(StringId((event.time_tag >> 48) as u16)).cloned(),
+            pool: names.text(StringId((event.size_pool >> 48) as u16)).cloned(),
         })
     }
 }
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn what_goes_in_comes_out_and_the_oldest_falls_out() {
-        let mut names = Names::default();
+        let mut names = Interner::default();
         let mut ring = Ring::new(5);
         let event = |at: u64| Event {
             action: Action::ALL[at as usize % 7],
@@ -237,18 +237,18 @@ mod tests {
     #[test]
     fn a_ring_without_places_counts() {
         let mut ring = Ring::new(0);
-        let label = Label::new(Name::default(), Name::default(), MemoryKind::Npu);
+        let label = Label::new(StringId::default(), StringId::default(), MemoryKind::Npu);
         ring.push(Action::Fail, 1, 2, 3, &label);
-        assert_eq!((ring.read(&Names::default()).count(), ring.dropped()), (0, 1));
+        assert_eq!((ring.read(&Interner::default()).count(), ring.dropped()), (0, 1));
     }
 
     #[test]
     fn more_names_than_there_are_numbers_are_none() {
-        let mut names = Names::default();
+        let mut names = Interner::default();
         for at in 0..70_000 {
             names.of(Some(&Arc::from(at.to_string())));
         }
-        let text = |names: &mut Names, text: &str| {
+        let text = |names: &mut Interner, text: &str| {
             let name = names.of(Some(&Arc::from(text)));
             names.text(name).map(|text| text.to_string())
         };

@@ -1,28 +1,30 @@
-//! Which allocations to look at more closely: a Poisson process over the bytes, as tcmalloc's and V8's profilers have it.
+//! Which allocations to look at more closely: a Poisson process over the bytes, as tcmalloc's and V8's profilers have
+//! it.
 //!
-//! Bytes are marked at random, one in so many on average, and an allocation that has a mark is sampled. One of `size` bytes
-//! is with a probability of p = 1 - exp(-size / mean), so it stands for 1 / p of its like, and sums over samples are sums over
-//! everything, without a bias towards small or large ones.
+//! Bytes are marked at random, one in so many on average, and an allocation that has a mark is sampled. One of `size`
+//! bytes is with a probability of p = 1 - exp(-size / mean), so it stands for 1 / p of its like, and sums over samples
+//! are sums over everything, without a bias towards small or large ones.
 //!
-//! What a sample costs is not in proportion to its bytes: a pool can give out 30 GB/s, and a stack costs tens of microseconds.
-//! Beyond [`RATE`] samples a second, for longer than [`BURST`] of them, the mean grows, though to no more than one part in
-//! [`PARTS`] of what there was so far. Since marks have no memory it may change after any sample, and each sample stands for
-//! what it stood for when it was taken.
+//! What a sample costs is not in proportion to its bytes: a pool can give out 30 GB/s, and a stack costs tens of
+//! microseconds. Beyond [`MAX_SAMPLES_PER_SECOND`] samples a second, for longer than [`BURST_SAMPLES`] of them, the
+//! mean grows, though to no more than one part in [`MIN_MEANS_PER_TOTAL`] of what there was so far. Since marks have no
+//! memory it may change after any sample, and each sample stands for what it stood for when it was taken.
 //!
-//! How many bytes there were is known, so what the samples' sum is off by is known too. Each sample makes good one part in
-//! [`AMENDS`] of it, a control variate. What the sum is off by before an allocation says nothing of whether that has a mark, and
-//! is 0 on average, so that this adds no bias; and the sum stays within a few means of the truth, for ever.
+//! How many bytes there were is known, so what the samples' sum is off by is known too. Each sample makes good one part
+//! in [`CORRECTION_PARTS`] of it, a control variate. What the sum is off by before an allocation says nothing of
+//! whether that has a mark, and is 0 on average, so that this adds no bias; and the sum stays within a few means of the
+//! truth, for ever.
 
 /// Samples a second that there may be for long.
-const RATE: f64 = 50.0;
+const MAX_SAMPLES_PER_SECOND: f64 = 50.0;
 /// Samples that there may be at once before that counts.
-const BURST: f64 = 1000.0;
+const BURST_SAMPLES: f64 = 1000.0;
 /// What the mean changes by: little, so that samples of one time stand for about as much each.
-const STEP: f64 = 1.1;
+const MEAN_STEP: f64 = 1.1;
 /// The mean is at most one part in so many of all bytes: a storm that is over in no time still has samples enough.
-const PARTS: f64 = 500.0;
+const MIN_MEANS_PER_TOTAL: f64 = 500.0;
 /// A sample makes good one part in so many of what the sum is off by.
-const AMENDS: f64 = 16.0;
+const CORRECTION_PARTS: f64 = 16.0;
 
 /// See the module's header.
 #[derive(Debug)]
@@ -37,7 +39,7 @@ pub struct Sampler {
     passed: f64,
     drawn: i64,
     /// Bytes that the samples stand for.
-    told: f64,
+    represented: f64,
     /// Samples that may be taken before the mean grows.
     tokens: f64,
     /// When tokens were last added, in µs.
@@ -55,8 +57,8 @@ impl Sampler {
             base: mean,
             passed: 0.0,
             drawn: 0,
-            told: 0.0,
-            tokens: BURST,
+            represented: 0.0,
+            tokens: BURST_SAMPLES,
             refilled: 0,
             random: seed | 1, // not 0, which this generator would stay at
         };
@@ -81,22 +83,22 @@ impl Sampler {
         let bytes = size as f64;
         let alike = bytes / -(-bytes / self.mean).exp_m1();
         // At most half of it, so that no sample stands for nothing; the rest is left to those that come.
-        let amends = ((self.passed - bytes - self.told) / AMENDS).clamp(-alike / 2.0, alike / 2.0);
-        self.told += alike + amends;
-        self.govern(now);
+        let correction = ((self.passed - bytes - self.represented) / CORRECTION_PARTS).clamp(-alike / 2.0, alike / 2.0);
+        self.represented += alike + correction;
+        self.adapt_mean(now);
         self.draw();
-        (alike + amends) / bytes
+        (alike + correction) / bytes
     }
 
-    fn govern(&mut self, now: u64) {
+    fn adapt_mean(&mut self, now: u64) {
         let elapsed = now.saturating_sub(self.refilled) as f64 / 1e6;
-        self.tokens = (self.tokens + elapsed * RATE).min(BURST) - 1.0;
+        self.tokens = (self.tokens + elapsed * MAX_SAMPLES_PER_SECOND).min(BURST_SAMPLES) - 1.0;
         self.refilled = now;
         if self.tokens < 0.0 {
             self.tokens = 0.0;
-            self.mean = (self.mean * STEP).min(self.passed / PARTS).max(self.mean);
-        } else if self.tokens > BURST / 2.0 && self.mean > self.base {
-            self.mean = (self.mean / STEP).max(self.base);
+            self.mean = (self.mean * MEAN_STEP).min(self.passed / MIN_MEANS_PER_TOTAL).max(self.mean);
+        } else if self.tokens > BURST_SAMPLES / 2.0 && self.mean > self.base {
+            self.mean = (self.mean / MEAN_STEP).max(self.base);
         }
     }
 
@@ -207,9 +209,10 @@ mod tests {
         assert!((sum - 1.0).abs() < 0.02, "{sum} of the truth, from {samples} samples");
         let marks = count as f64 * 4096.0 / MEAN as f64;
         let seconds = count as f64 * 0.1 / 1e6;
-        let most = BURST + RATE * seconds + PARTS * (marks / BURST).ln();
+        let most =
+            BURST_SAMPLES + MAX_SAMPLES_PER_SECOND * seconds + MIN_MEANS_PER_TOTAL * (marks / BURST_SAMPLES).ln();
         assert!(samples < 1.1 * most, "{samples} samples in {seconds} s, not {most}");
-        assert!(samples > BURST, "{samples}: a burst is not held back");
+        assert!(samples > BURST_SAMPLES, "{samples}: a burst is not held back");
     }
 
     #[test]

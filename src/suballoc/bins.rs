@@ -6,10 +6,11 @@
 //! boundary, takes the writes that go past an end, which is cheaper than asking first. For the same reason most of the
 //! branches that could be are selections: which list is empty is not something a processor can predict.
 //!
-//! Note: the order of a list. Allocation takes the head. A free region joins at the tail, so that it has the longest time
-//! to merge before it is cut again; but one that comes free below `low` joins at the head. The low end of the arena is thus
-//! filled first, the rest gets time to come free in large pieces, and the arena is used less far up: in the random
-//! workload of `benchmark/suballoc.rs` the highest address is 1.041 times the peak of live bytes, with tails only 1.066.
+//! Note: the order of a list. Allocation takes the head. A free region joins at the tail, so that it has the longest
+//! time to merge before it is cut again; but one that comes free below `low` joins at the head. The low end of the
+//! arena is thus filled first, the rest gets time to come free in large pieces, and the arena is used less far up: in
+//! the random workload of `benchmark/suballoc.rs` the highest address is 1.041 times the peak of live bytes, with tails
+//! only 1.066.
 
 use super::node::Node;
 use std::hint::select_unpredictable;

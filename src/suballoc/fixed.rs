@@ -1,8 +1,9 @@
 //! Blocks of one size: no fragmentation, constant time, the lowest free block first.
 //!
-//! A tree of bitmaps has a 1 for each free block: 64 blocks are one word of level 0, and a bit of level k+1 says whether a
-//! word of level k is not zero. The lowest free block is one bit scan a level: four levels serve 16 million blocks. Lowest
-//! first keeps the used blocks together at the front, so the chunks behind them come free and can go back.
+//! A tree of bitmaps has a 1 for each free block: 64 blocks are one word of level 0, and a bit of level k+1 says
+//! whether a word of level k is not zero. The lowest free block is one bit scan a level: four levels serve 16 million
+//! blocks. Lowest first keeps the used blocks together at the front, so the chunks behind them come free and can go
+//! back.
 //!
 //! Invariants:
 //!

@@ -1,14 +1,14 @@
 //! Suballocators: which bytes of an arena are taken, and nothing else.
 //!
 //! A suballocator hands out *regions* of the range `0..capacity`. It knows no memory, no descriptor and no pointer: the
-//! pool above it owns the bytes, and everything here can be tested, fuzzed and replayed without a device. Metadata lives
-//! out of band, so nothing that JavaScript or the NPU writes can corrupt it.
+//! pool above it owns the bytes, and everything here can be tested, fuzzed and replayed without a device. Metadata
+//! lives out of band, so nothing that JavaScript or the NPU writes can corrupt it.
 //!
 //! What every implementation keeps (`validate` checks it, `__test__/rust/suballoc.rs` proves it against a naive model):
 //!
 //! - free and used regions together tile `0..capacity`, without gap or overlap;
-//! - two free regions never touch (in [`Fixed`], whose blocks do not merge, a run of free blocks counts as one region of
-//!   the walk);
+//! - two free regions never touch (in [`Fixed`], whose blocks do not merge, a run of free blocks counts as one region
+//!   of the walk);
 //! - a [`RegionId`] is good for one region from its allocation to its free; any other use is a [`StaleRegion`], never a
 //!   panic and never somebody else's region.
 //!
@@ -42,7 +42,8 @@ impl RegionId {
         Self(u64::from(generation) << 32 | u64::from(slot))
     }
 
-    /// The region's slot: below the largest number of regions that were ever alive at once, so it can index a side table.
+    /// The region's slot: below the largest number of regions that were ever alive at once, so it can index a side
+    /// table.
     pub fn slot(self) -> u32 {
         self.0 as u32
     }
@@ -133,8 +134,8 @@ pub trait SubAllocator: Send + fmt::Debug {
     /// Takes `size` bytes at an offset that is a multiple of `align`, and stores `user_data` with them.
     ///
     /// Alignment is relative to the arena's start: whoever owns the memory aligns that. `None` when nothing free fits,
-    /// when `size` is 0, or when `align` is no power of two. With `align` up to the granularity this succeeds exactly when
-    /// `size <= largest_free()`; with a larger one, exactly when some free region holds an aligned `size`.
+    /// when `size` is 0, or when `align` is no power of two. With `align` up to the granularity this succeeds exactly
+    /// when `size <= largest_free()`; with a larger one, exactly when some free region holds an aligned `size`.
     fn allocate(&mut self, size: u64, align: u64, user_data: u64) -> Option<Region>;
 
     /// Like `allocate`, out of the free region `free` only: how a compaction planner says where.
@@ -155,7 +156,8 @@ pub trait SubAllocator: Send + fmt::Debug {
     /// The region after `id` by address, `None` after the last. Constant time.
     fn next(&self, id: RegionId) -> Result<Option<Region>, StaleRegion>;
 
-    /// The region before `id` by address, `None` before the first. Constant time, but for a run of free blocks of one size.
+    /// The region before `id` by address, `None` before the first. Constant time, but for a run of free blocks of one
+    /// size.
     fn previous(&self, id: RegionId) -> Result<Option<Region>, StaleRegion>;
 
     /// Bytes of the whole arena.

@@ -10,8 +10,8 @@ pub(super) const NIL: u32 = 0;
 
 /// One region. Two fit into a cache line and none straddles two.
 ///
-/// `start` and `extent` are offset and size in granules. Above their 48 bits, `start` holds the generation's low half and
-/// `extent` its high half, whose top bit says used.
+/// `start` and `extent` are offset and size in granules. Above their 48 bits, `start` holds the generation's low half
+/// and `extent` its high half, whose top bit says used.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(32))]
 pub(super) struct Node {
@@ -20,8 +20,8 @@ pub(super) struct Node {
     /// Neighbours by address.
     pub(super) prev_phys: u32,
     pub(super) next_phys: u32,
-    /// Free: the bin's list, towards its head and towards its tail. Used: the user data, low half and high half. Unused:
-    /// `next_free` is the next unused node.
+    /// Free: the bin's list, towards its head and towards its tail. Used: the user data, low half and high half.
+    /// Unused: `next_free` is the next unused node.
     pub(super) prev_free: u32,
     pub(super) next_free: u32,
 }

@@ -1,24 +1,25 @@
 //! Two-level segregated fit: variable sizes, any power-of-two alignment, constant time.
 //!
-//! Free regions hang in bins by size: a first level by power of two, a second of 64 steps each, and a bitmap for both, so
-//! the next bin that has anything is two bit scans away (see [`super::bins`]). Every region, used or free, is a node of 32
-//! bytes in one vector, linked by index to its neighbours by address: freeing looks left and right and merges.
+//! Free regions hang in bins by size: a first level by power of two, a second of 64 steps each, and a bitmap for both,
+//! so the next bin that has anything is two bit scans away (see [`super::bins`]). Every region, used or free, is a node
+//! of 32 bytes in one vector, linked by index to its neighbours by address: freeing looks left and right and merges.
 //!
 //! Invariants:
 //!
-//! - node 0 is the boundary: used for ever, size 0, before the first region and after the last. It spares every neighbour
-//!   look-up its "is there one" branch, and every list its null check;
-//! - two neighbours are never both free; a free node is in the bin of its size, at one place; `free` is the sum of them;
+//! - node 0 is the boundary: used for ever, size 0, before the first region and after the last. It spares every
+//!   neighbour look-up its "is there one" branch, and every list its null check;
+//! - two neighbours are never both free; a free node is in the bin of its size, at one place; `free` is the sum of
+//!   them;
 //! - a node that is no region is on the list of unused nodes and has size 0; its generation moved on when it left, so
 //!   ids to it are stale;
 //!
-//! Note: what is chosen. Rounding a request up to the next bin, as TLSF does, is fast and wastes: a pool of N bytes would
-//! refuse N. Here the head of the request's own bin is tried first, then the head of the next occupied bin above, where
-//! everything fits. Only if no bin above has anything is the request's own bin searched to its end, so that no request is
-//! refused that some free region could hold; `refused` makes repeating a refused request constant time until something is
-//! freed. Comparing the first few of a bin and taking the smallest and lowest was measured too: four of them cost a fifth of the
-//! time on 20,000 live regions, in cache misses, and reach 1.061 where one reaches 1.066. The order of the lists does more
-//! (see [`super::bins`]).
+//! Note: what is chosen. Rounding a request up to the next bin, as TLSF does, is fast and wastes: a pool of N bytes
+//! would refuse N. Here the head of the request's own bin is tried first, then the head of the next occupied bin above,
+//! where everything fits. Only if no bin above has anything is the request's own bin searched to its end, so that no
+//! request is refused that some free region could hold; `refused` makes repeating a refused request constant time until
+//! something is freed. Comparing the first few of a bin and taking the smallest and lowest was measured too: four of
+//! them cost a fifth of the time on 20,000 live regions, in cache misses, and reach 1.061 where one reaches 1.066. The
+//! order of the lists does more (see [`super::bins`]).
 
 use super::bins::{bin_of, Bins, SINGLE_SIZE};
 use super::node::{Node, COUNT, NIL, USED};

@@ -1,11 +1,11 @@
 //! Where in the address space mappings of ours go: side by side, in a part of it that nobody else uses.
 //!
-//! Retired ranges are zero pages, and the kernel keeps neighbours of one kind as one mapping. Were they scattered among everybody
-//! else's, as the kernel places what is mapped without a hint, each would be a mapping for good: one for every thread that ends with
-//! live buffers, and `vm.max_map_count` ends at 65,530.
+//! Retired ranges are zero pages, and the kernel keeps neighbours of one kind as one mapping. Were they scattered among
+//! everybody else's, as the kernel places what is mapped without a hint, each would be a mapping for good: one for
+//! every thread that ends with live buffers, and `vm.max_map_count` ends at 65,530.
 //!
-//! A [`Place`] is a hint, never more: nothing is reserved and nothing is mapped over. The kernel puts a mapping elsewhere
-//! when somebody is there already.
+//! A [`Place`] is a hint, never more: nothing is reserved and nothing is mapped over. The kernel puts a mapping
+//! elsewhere when somebody is there already.
 #![forbid(unsafe_code)]
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -34,8 +34,8 @@ fn taken() -> MutexGuard<'static, Option<Window>> {
     WINDOW.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A 32nd of the address space, a quarter of the way up: far from the stack and the libraries at the top, and from programs and
-/// their heaps, which begin at two thirds or at the bottom.
+/// A 32nd of the address space, a quarter of the way up: far from the stack and the libraries at the top, and from
+/// programs and their heaps, which begin at two thirds or at the bottom.
 fn window() -> Option<Window> {
     let top = top_of_addresses();
     let capacity = (top / 32).min(page_size() << 30);

@@ -83,7 +83,8 @@ impl Inbox {
                 let fds: Vec<OwnedFd> = message.cmsgs()?.flat_map(descriptors).collect();
                 (message.bytes, fds)
             };
-            // A second descriptor, for which there was no room to ask, was closed by the kernel; one by alignment's grace drops here.
+            // A second descriptor, for which there was no room to ask, was closed by the kernel; one by alignment's
+            // grace drops here.
             if let Some(fd) = fds.into_iter().next() {
                 words.truncate(length);
                 return Ok(Some(Letter { fd, words }));
@@ -173,8 +174,8 @@ fn is_left_over(path: &Path, address: &UnixAddr) -> io::Result<bool> {
 
 fn descriptors(message: ControlMessageOwned) -> Vec<OwnedFd> {
     match message {
-        // SAFETY: the kernel has just made these for this process, and nobody else knows them. Were they not taken, or taken
-        // twice, descriptors would leak or strangers' be closed.
+        // SAFETY: the kernel has just made these for this process, and nobody else knows them. Were they not taken, or
+        // taken twice, descriptors would leak or strangers' be closed.
         ControlMessageOwned::ScmRights(fds) => fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect(),
         _ => Vec::new(),
     }

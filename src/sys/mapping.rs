@@ -75,8 +75,8 @@ impl Whole {
 
     /// Unmaps it; the place may be asked for again.
     fn unmap(self) {
-        // SAFETY: the range is mapped and ours, whoever has `Whole` has it alone and gives it up here. What breaks if a pointer into
-        // it were still in use: see the module's header.
+        // SAFETY: the range is mapped and ours, whoever has `Whole` has it alone and gives it up here. What breaks if a
+        // pointer into it were still in use: see the module's header.
         unsafe { libc::munmap(self.base as *mut c_void, self.len) };
     }
 }
@@ -88,8 +88,8 @@ fn no_memory() -> io::Error {
 impl Mapping {
     /// Private zero pages, `len` bytes at a multiple of `alignment`.
     pub fn anonymous(len: u64, alignment: u64) -> io::Result<Self> {
-        // Not MAP_NORESERVE, which sets retired ranges apart: merged with one of those, pages that were written to would keep it from
-        // being one mapping with the next.
+        // Not MAP_NORESERVE, which sets retired ranges apart: merged with one of those, pages that were written to
+        // would keep it from being one mapping with the next.
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         let bytes = to_usize(len)?;
         let aligned = Whole::map(bytes, alignment, flags, -1, 0)?;
@@ -177,8 +177,8 @@ impl Mapping {
         unsafe { ptr::copy(bytes.as_ptr(), self.address().add(start), count) }
     }
 
-    /// Copies `count` bytes at `from` of `source`, which may be this mapping and overlap, to `offset`. What passes either
-    /// end is left out.
+    /// Copies `count` bytes at `from` of `source`, which may be this mapping and overlap, to `offset`. What passes
+    /// either end is left out.
     pub fn copy(&self, offset: u64, source: &Self, from: u64, count: u64) {
         let start = (offset as usize).min(self.len);
         let at = (from as usize).min(source.len);
@@ -272,7 +272,8 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // Nobody was shown the range, or `retire` would have been called: see the module's header for what breaks otherwise.
+        // Nobody was shown the range, or `retire` would have been called: see the module's header for what breaks
+        // otherwise.
         let whole = self.whole().take();
         whole.into_iter().for_each(Whole::unmap);
     }

@@ -1,8 +1,9 @@
 //! Who waits for the kernel to say that memory is short: a thread of this process, while somebody wants to know.
 //!
-//! What tells, best first: PSI triggers (a share of two seconds in which tasks waited for memory), of the machine and of
-//! this process's own cgroup; events of the cgroup that has a limit. Where no trigger may be set (before Linux 6.4 that
-//! takes CAP_SYS_RESOURCE) the same figures are read every two seconds; without PSI it is MemAvailable, every second.
+//! What tells, best first: PSI triggers (a share of two seconds in which tasks waited for memory), of the machine and
+//! of this process's own cgroup; events of the cgroup that has a limit. Where no trigger may be set (before Linux 6.4
+//! that takes CAP_SYS_RESOURCE) the same figures are read every two seconds; without PSI it is MemAvailable, every
+//! second.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
@@ -55,7 +56,8 @@ pub struct Shortage {
 
 /// In µs of [`WINDOW`]: what of it tasks have waited.
 const STALLS: [(Level, &str, u64); 2] = [(Level::Some, "some", 200_000), (Level::Full, "full", 100_000)];
-/// Two seconds: who is not privileged may set triggers over multiples of that only (Linux 6.4, `Documentation/accounting/psi.rst`).
+/// Two seconds: who is not privileged may set triggers over multiples of that only (Linux 6.4,
+/// `Documentation/accounting/psi.rst`).
 const WINDOW: Duration = Duration::from_secs(2);
 /// How often MemAvailable is read where there is no PSI.
 const LOOK: Duration = Duration::from_secs(1);

@@ -1,7 +1,8 @@
-//! [`ThreadPool`]: a few threads for calls that may block for seconds, started when there is work and gone soon after it.
+//! [`ThreadPool`]: a few threads for calls that may block for seconds, started when there is work and gone soon after
+//! it.
 //!
-//! Not a runtime's own thread pool: a driver that keeps four callers waiting would keep every `fs` and `dns` call of the
-//! process waiting with them.
+//! Not a runtime's own thread pool: a driver that keeps four callers waiting would keep every `fs` and `dns` call of
+//! the process waiting with them.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -44,8 +45,8 @@ impl ThreadPool {
         Self { name, max_threads, state: Mutex::new(state), work: Condvar::new() }
     }
 
-    /// Has `job` done, in the order in which jobs came as far as there are threads. Where the system has no thread for it, it is done
-    /// here and now. A job that panics ends alone.
+    /// Has `job` done, in the order in which jobs came as far as there are threads. Where the system has no thread for
+    /// it, it is done here and now. A job that panics ends alone.
     pub fn run(&'static self, job: impl FnOnce() + Send + 'static) {
         let mut state = self.state();
         state.jobs.push_back(Box::new(job));
