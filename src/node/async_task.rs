@@ -19,7 +19,7 @@ use super::registry::{handle, Registry};
 use crate::error::{Error, ErrorCode};
 use crate::handle::Handle;
 use crate::manager::Prepared;
-use crate::sys::thread_pool::Crew;
+use crate::sys::thread_pool::ThreadPool;
 
 /// Result of a task that succeeded.
 pub enum Outcome {
@@ -56,7 +56,7 @@ impl ToNapiValue for Settled {
 /// Runs `work` on a thread of `threads`.
 pub fn spawn<'env>(
     env: &'env Env,
-    threads: &'static Crew,
+    threads: &'static ThreadPool,
     work: impl FnOnce() -> TaskResult + Send + 'static,
 ) -> Result<AsyncTask<'env>> {
     let (deferred, promise) = env.create_deferred()?;

@@ -20,9 +20,10 @@ use std::sync::Arc;
 use napi::bindgen_prelude::*;
 use napi::{sys, JsValue};
 
-use super::realm::{finalizers_follow_memory, Realm};
+use super::env::{finalizers_follow_memory, throw, EnvData};
+use super::registry::{handle, manager};
 use crate::allocation::{this_thread, Allocation, Reachability};
-use crate::error::{Error, ErrorCode, Result};
+use crate::error::{Error, ErrorCode};
 use crate::handle::Handle;
 use crate::units::human;
 
@@ -83,7 +84,7 @@ fn create<'env>(env: &'env Env, allocation: &Allocation) -> crate::error::Result
     }
     allocation.abandon();
     // Node 20 also throws an error of its own for a length that it does not support.
-    forget_exception(env);
+    clear_exception(env);
     Err(match status {
         NO_EXTERNAL_BUFFERS_ALLOWED => Error::new(
             ErrorCode::ExternalBuffersForbidden,

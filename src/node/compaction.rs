@@ -12,7 +12,7 @@ use super::registry::pool;
 use crate::allocation::Allocation;
 use crate::error::Error as CoreError;
 use crate::handle::Handle;
-use crate::pool::{self, CompactionLimits, CompactionOutcome, DetachView, Detachment, Moved, Spot};
+use crate::pool::{self, CompactionLimits, CompactionOutcome, DetachView, Detachment, Location, Moved};
 
 /// Numbers that describe a move: id, from (chunk, offset), to (chunk, offset), size.
 const NUMBERS_PER_MOVE: usize = 6;
@@ -149,7 +149,7 @@ impl DetachView for Detacher<'_> {
             return Ok(Detachment::Ended);
         };
         // Some runtimes run the finalizer inside the detach: it must not free the block that is about to move.
-        let Some(lifted) = allocation.lift() else { return Ok(Detachment::Refused) };
+        let Some(lifted) = allocation.detach_from_slice() else { return Ok(Detachment::Refused) };
         let buffer = self.view_of.call(allocation.id.get() as f64).map_err(Failure::Thrown)?;
         let whole = (address, allocation.size);
         if buffer::info(self.env, &buffer) != Some(whole) || buffer::detach(self.env, &buffer, address).is_err() {
@@ -166,7 +166,7 @@ fn duration(ms: f64) -> Duration {
 
 fn numbers(moved: &Moved) -> [f64; NUMBERS_PER_MOVE] {
     let Moved { id, from, to, size } = *moved;
-    let spot = |spot: Spot| [spot.chunk as f64, spot.offset as f64];
-    let ([from_chunk, from_offset], [to_chunk, to_offset]) = (spot(from), spot(to));
+    let location = |location: Location| [location.chunk as f64, location.offset as f64];
+    let ([from_chunk, from_offset], [to_chunk, to_offset]) = (location(from), location(to));
     [id.get() as f64, from_chunk, from_offset, to_chunk, to_offset, size as f64]
 }

@@ -14,11 +14,11 @@ use crate::backend::{self, Direction, Placement};
 use crate::device::memory::HugePages;
 use crate::error::{Error, ErrorCode};
 use crate::manager::{NpuOptions, SystemOptions};
-use crate::sys::thread_pool::Crew;
+use crate::sys::thread_pool::ThreadPool;
 use crate::units::MemoryKind;
 
 /// Threads for calls that wait for a driver. Further calls queue.
-static DRIVER_THREADS: Crew = Crew::new("rkllm-driver", 4);
+static DRIVER_THREADS: ThreadPool = ThreadPool::new("rkllm-driver", 4);
 
 #[napi(object)]
 #[derive(Default)]

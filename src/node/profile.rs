@@ -90,7 +90,7 @@ pub struct Distribution {
     pub buckets: Vec<f64>,
 }
 
-impl From<HistogramSummary> for Spread {
+impl From<HistogramSummary> for Distribution {
     fn from(figures: HistogramSummary) -> Self {
         Self {
             count: figures.count as f64,

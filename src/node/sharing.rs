@@ -15,14 +15,14 @@ use super::env::{throw, EnvData, EnvId};
 use super::registry::{self, manager, Registry};
 use crate::error::{Error, ErrorCode};
 use crate::sys::fd_socket::{self, Inbox, Letter, LONGEST};
-use crate::sys::thread_pool::Crew;
+use crate::sys::thread_pool::ThreadPool;
 
 static INBOXES: Lazy<Registry<EnvId, Arc<Inbox>>> = Lazy::new(|| Registry::with_exit_hook(close_inboxes_of));
 
 /// Threads that wait for messages: one for each call that waits.
-static RECEIVER_THREADS: Crew = Crew::new("rkllm-inbox", 64);
+static RECEIVER_THREADS: ThreadPool = ThreadPool::new("rkllm-inbox", 64);
 /// Threads that wait until a receiver has room.
-static SENDER_THREADS: Crew = Crew::new("rkllm-sender", 4);
+static SENDER_THREADS: ThreadPool = ThreadPool::new("rkllm-sender", 4);
 
 fn inbox(handle: f64) -> crate::error::Result<Arc<Inbox>> {
     INBOXES

@@ -1,7 +1,7 @@
 //! [`Compactor`]: compacts a pool within limits of bytes, moves and time.
 //!
 //! A compaction detaches views, so it runs on the thread that owns them. Two other threads do the work that needs no
-//! view: one copies bytes ([`Haul`]), and one surveys the pool before the first time slice of an incremental
+//! view: one copies bytes ([`CopyQueue`]), and one surveys the pool before the first time slice of an incremental
 //! compaction.
 //!
 //! [`DetachView`] is the only thing that a compactor needs from its caller.
@@ -12,10 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Haul, Move, Moved, Pass, Pool};
+use super::{CopyQueue, Move, Moved, Pass, Pool};
 use crate::error::{Error, Result};
 use crate::handle::Handle;
-use crate::sys::thread_pool::Crew;
+use crate::sys::thread_pool::ThreadPool;
 
 /// Slices of a pool that one survey step visits.
 const SURVEY_STEP: usize = 256;
@@ -23,7 +23,7 @@ const SURVEY_STEP: usize = 256;
 const SURVEY_PAUSE: Duration = Duration::from_micros(50);
 
 /// The thread that surveys pools.
-static SURVEYORS: Crew = Crew::new("rkllm-survey", 1);
+static SURVEYORS: ThreadPool = ThreadPool::new("rkllm-survey", 1);
 
 /// Detaches the views of blocks that are about to move.
 pub trait DetachView {
@@ -261,12 +261,12 @@ impl<'r, D: DetachView> CompactionRun<'r, D> {
         let CompactionLimits { max_bytes, max_moves, max_time } = self.limits;
         // With a time limit this thread copies by itself: the call then overruns the limit by one move, not by a queue
         // of them.
-        let mut haul = Haul::new(max_time.is_none());
+        let mut queue = CopyQueue::new(max_time.is_none());
         let (earlier_moves, earlier_bytes) = (self.moves.len() as u64, self.bytes);
         // Even with no time at all each call makes one step, so that a caller who repeats it gets to the end.
         let mut first = max_time.is_some();
         let mut outcome = loop {
-            let (moves, bytes) = (earlier_moves + haul.moves(), earlier_bytes + haul.bytes());
+            let (moves, bytes) = (earlier_moves + queue.moves(), earlier_bytes + queue.bytes());
             let expired =
                 max_time.is_some_and(|time| self.started.elapsed() >= time) || self.incremental && bytes >= max_bytes;
             if expired && !first || moves >= max_moves && self.incremental {
@@ -277,7 +277,7 @@ impl<'r, D: DetachView> CompactionRun<'r, D> {
                 continue;
             }
             let step = pool.next_fill(pass).or_else(|| {
-                haul.finish();
+                queue.finish();
                 pool.next_slide(pass)
             });
             let Some(step) = step else { break CompactionOutcome::Finished };
@@ -288,14 +288,14 @@ impl<'r, D: DetachView> CompactionRun<'r, D> {
                 break CompactionOutcome::Stopped;
             }
             if self.detach(&step)? {
-                haul.add(step);
+                queue.add(step);
             }
-            if let Err(error) = self.collect(&mut haul) {
+            if let Err(error) = self.collect(&mut queue) {
                 break CompactionOutcome::Failed(error);
             }
         };
-        haul.finish();
-        if let (Err(error), false) = (self.collect(&mut haul), matches!(outcome, CompactionOutcome::Failed(_))) {
+        queue.finish();
+        if let (Err(error), false) = (self.collect(&mut queue), matches!(outcome, CompactionOutcome::Failed(_))) {
             outcome = CompactionOutcome::Failed(error);
         }
         Ok(outcome)
@@ -315,10 +315,10 @@ impl<'r, D: DetachView> CompactionRun<'r, D> {
     /// Adds the moves that have been copied since the last call.
     ///
     /// Errors: the first failed copy.
-    fn collect(&mut self, haul: &mut Haul<'_>) -> Result<()> {
+    fn collect(&mut self, queue: &mut CopyQueue<'_>) -> Result<()> {
         let mut result = Ok(());
-        while let Some(arrival) = haul.arrival() {
-            match arrival {
+        while let Some(moved) = queue.next_result() {
+            match moved {
                 Ok(Some(moved)) => {
                     self.bytes += moved.size;
                     self.moves.push(moved);

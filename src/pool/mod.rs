@@ -39,6 +39,7 @@ use crate::units::{human, MemoryKind};
 use chunk::Chunk;
 pub use chunk::ChunkMemory;
 pub use compaction::{Location, Move, Moved, Pass};
+pub use compactor::{Compaction, CompactionLimits, CompactionOutcome, Compactor, DetachView, Detachment};
 pub use copy_queue::CopyQueue;
 use delayed_free::{is_poison, poison};
 pub use layout::Layout;
