@@ -39,4 +39,5 @@ for sin in late lost; do
   if "$probe/probe" "$sin" >/dev/null 2>&1; then echo "the sanitizer does not see what is $sin" && exit 1; fi
 done
 
-cargo test --quiet --no-default-features --target "$target"
+# The rooms without unsafe code have nothing that it could find: their long random programs are left out.
+cargo test --quiet --no-default-features --target "$target" --lib --test compaction --test conformance --test faults --test pool

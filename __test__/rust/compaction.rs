@@ -1,7 +1,7 @@
 //! Compaction against a naive model: whatever is moved, freed, pinned, stopped half-way or taken away, every slice
 //! keeps its bytes and the pool its figures.
 //!
-//! `COMPACTION_STEPS` says how many steps the random programs have in all; CI asks for a million.
+//! `COMPACTION_STEPS` is the number of steps of all random programs; `npm run test:long` takes a million.
 
 #![allow(clippy::unwrap_used)]
 

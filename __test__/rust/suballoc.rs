@@ -3,8 +3,8 @@
 //! Property tests with short sequences that shrink, and seeded long ones. Both compare every answer with the model's,
 //! so that "no fit", "largest free" and "stale" are checked as hard as placement is. No unsafe, no system call and no
 //! clock anywhere in here: all of it can run under Miri, where it runs a thousandth of the steps
-//! (`cargo +nightly miri test --no-default-features --test suballoc`). An unoptimised build runs a tenth: the millions
-//! want `cargo test --release`.
+//! (`cargo +nightly miri test --no-default-features --test suballoc`). A build with debug assertions runs a tenth:
+//! `npm run test:long` runs all.
 
 #[path = "suballoc/model.rs"]
 mod model;
