@@ -42,7 +42,8 @@ test('a hard limit refuses what would pass it, by a byte, and says which', (t) =
   assert.deepEqual(ledger(manager), before)
   assert.equal(manager.getNPUMemoryStats().failedAllocations, 3)
   assert.equal(manager.getNPUMemoryStats().limit, 4 * MiB)
-  assert.equal(manager.getNPUMemoryStats().available, 3 * MiB)
+  // A kernel that shows no CMA area does not tell how much is left of it.
+  if (manager.getMemoryStats().npuTotal > 0) assert.equal(manager.getNPUMemoryStats().available, 3 * MiB)
   const rest = manager.allocateNPUMemory(3 * MiB)
   for (const buffer of [first, rest]) manager.deallocate(buffer)
   assertNothingLeft(manager)
