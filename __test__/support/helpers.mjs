@@ -5,7 +5,7 @@
 
 import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
-import { existsSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { markAsUntransferable } from 'node:worker_threads'
@@ -18,6 +18,8 @@ export { openFds }
 export const backend = process.env.RKLLM_TEST_BACKEND ?? 'simulated'
 export const device = process.env.RKLLM_TEST_DEVICE || undefined
 export const simulated = backend === 'simulated'
+/** Whether the kernel tells the size of its CMA area, which is all the room of an NPU without an IOMMU. */
+export const cmaIsShown = /^CmaTotal: +[1-9]/m.test(readFileSync('/proc/meminfo', 'utf8'))
 
 export const KiB = 1024
 export const MiB = 1024 * KiB
