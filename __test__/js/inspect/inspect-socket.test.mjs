@@ -31,6 +31,8 @@ import garbage from '../../../src/js/core/gc.js'
 import { MiB, needsCommand, notOn, refuses } from '../../support/helpers.mjs'
 
 const { ask, askProcess, sockets } = attach
+/** The sockets of this process. In /tmp there may be those of other ones, another run of this suite among them. */
+const own = () => sockets(process.pid)
 const NOBODY = 65534
 const runtime = mkdtempSync(join(tmpdir(), 'rkllm-run-'))
 const folder = join(runtime, 'rkllm-memory')
@@ -50,11 +52,11 @@ async function until(done) {
 /** A manager whose socket listens. */
 async function inspected(t, options = {}) {
   // Its own: others that are found dead go at the same moment.
-  const own = () => here().filter((name) => name.startsWith(`${process.pid}-`)).length
-  const before = own()
+  const count = () => here().filter((name) => name.startsWith(`${process.pid}-`)).length
+  const before = count()
   const manager = new MemoryManager({ backend: 'simulated', inspect: true, ...options })
   t.after(() => manager.dispose())
-  await until(() => own() > before)
+  await until(() => count() > before)
   return manager
 }
 
@@ -110,7 +112,7 @@ test('a manager that is disposed before it listens leaves nothing', async () => 
 test('it answers what is asked, and who it is', async (t) => {
   const manager = await inspected(t)
   manager.allocateNPUMemory(2 * MiB, { tag: 'weights' })
-  const [{ path, pid }] = sockets()
+  const [{ path, pid }] = own()
   assert.equal(pid, process.pid)
   const { about, stats, usage } = await ask(path, ['stats', 'usage'])
   assert.deepEqual([about.pid, about.thread, about.manager, about.device], [process.pid, 0, 0, { ...manager.device }])
@@ -121,7 +123,7 @@ test('it answers what is asked, and who it is', async (t) => {
 
 test('a bad request is answered with an error, and the next one is served', async (t) => {
   await inspected(t)
-  const { socket, answers } = talk(t, sockets()[0].path)
+  const { socket, answers } = talk(t, own()[0].path)
   const bad = [
     'no json', '[]', 'null', '{"want":"stats"}', '{"want":["__proto__"]}', '{"want":["dispose"]}', '{"want":[1]}', '',
   ]
@@ -138,7 +140,7 @@ for (const [what, text] of [
 ]) {
   test(`a request has an end: ${what} of 5000 bytes closes the connection`, async (t) => {
     await inspected(t)
-    const { socket, answers } = talk(t, sockets()[0].path)
+    const { socket, answers } = talk(t, own()[0].path)
     const closed = once(socket, 'close')
     socket.write(text)
     const [{ error }] = await answers(1)
@@ -150,7 +152,7 @@ for (const [what, text] of [
 test('who asks and does not read keeps nobody waiting', async (t) => {
   const manager = await inspected(t)
   for (let i = 0; i < 300; i++) manager.createMemoryPool({ name: `pool ${i}`, kind: 'system', initialSize: 4096 })
-  const [{ path }] = sockets()
+  const [{ path }] = own()
   const slow = net.connect(path)
   t.after(() => slow.destroy())
   slow.on('error', () => {})
@@ -162,7 +164,7 @@ test('who asks and does not read keeps nobody waiting', async (t) => {
 
 test('an answer that was cut into pieces is one', async (t) => {
   await inspected(t)
-  const { socket, answers } = talk(t, sockets()[0].path)
+  const { socket, answers } = talk(t, own()[0].path)
   for (const piece of ['{"wa', 'nt":["st', 'ats"]}\n{"want"', ':[]}\n']) {
     socket.write(piece)
     await sleep(10)
@@ -256,7 +258,7 @@ const needsPython = needsCommand('python3')
 
 test('another user cannot connect', { skip: needsRoot || needsPython }, async (t) => {
   await inspected(t)
-  const [{ path }] = sockets()
+  const [{ path }] = own()
   // Even where the way to the directory is open.
   chmodSync(runtime, 0o711)
   t.after(() => chmodSync(runtime, 0o700))
@@ -290,7 +292,7 @@ for (const [what, make, skip] of [
     assert.ok(!readdirSync(runtime).some((name) => name.endsWith('.sock')))
     assert.equal(manager.allocateNPUMemory(4096).byteLength, 4096)
     // Who attaches does not trust it either.
-    assert.deepEqual(sockets(), [])
+    assert.deepEqual(own(), [])
   })
 }
 
