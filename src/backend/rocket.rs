@@ -26,7 +26,7 @@ use crate::units::{human, GIB};
 /// The driver keeps a size in a signed 32-bit variable.
 const MAX_SIZE: u64 = 2 * GIB - 1;
 /// How long a sync waits for a job that still writes: as long as rknpu's switch of domains would.
-const PATIENCE_NS: i64 = 6_000_000_000;
+const WAIT_TIMEOUT_NS: i64 = 6_000_000_000;
 
 /// See the module's header.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl Rocket {
 /// An absolute monotonic time: the driver takes it for that although its header speaks of an amount (§5).
 fn deadline() -> Result<i64, Errno> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
-    Ok(now.tv_sec().saturating_mul(1_000_000_000).saturating_add(now.tv_nsec()).saturating_add(PATIENCE_NS))
+    Ok(now.tv_sec().saturating_mul(1_000_000_000).saturating_add(now.tv_nsec()).saturating_add(WAIT_TIMEOUT_NS))
 }
 
 impl Backend for Rocket {

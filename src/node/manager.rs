@@ -21,7 +21,7 @@ use crate::sys::reserve_fd;
 /// says that a finalizer proves that no ArrayBuffer is left, whichever thread it runs on (Deno).
 #[napi(catch_unwind)]
 pub fn setup(env: &Env, make_error: Unknown<'_>, finalizers_follow_memory: bool) -> Result<()> {
-    reserve_fd::hold();
+    reserve_fd::open();
     EnvData::set_up(env, &make_error, finalizers_follow_memory)
 }
 

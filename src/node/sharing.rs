@@ -14,7 +14,7 @@ use super::buffer::{borrow_fd, close_fd, expose, find};
 use super::env::{throw, EnvData, EnvId};
 use super::registry::{self, manager, Registry};
 use crate::error::{Error, ErrorCode};
-use crate::sys::fd_socket::{self, Inbox, Letter, LONGEST};
+use crate::sys::fd_socket::{self, Inbox, Message, MAX_MESSAGE_LEN};
 use crate::sys::thread_pool::ThreadPool;
 
 static INBOXES: Lazy<Registry<EnvId, Arc<Inbox>>> = Lazy::new(|| Registry::with_exit_hook(close_inboxes_of));
@@ -99,7 +99,7 @@ pub fn close_inbox(handle: f64) {
 #[napi(catch_unwind)]
 pub fn wake_inbox(handle: f64) {
     if let Ok(inbox) = inbox(handle) {
-        inbox.nudge();
+        inbox.wake();
     }
 }
 
@@ -115,9 +115,9 @@ pub struct ReceivedDmaBuf {
 pub fn take_message(env: &Env, handle: f64) -> Result<Option<ReceivedDmaBuf>> {
     let taken =
         inbox(handle).and_then(|inbox| inbox.take().map_err(|error| socket_error(&error, "recvmsg", inbox.path())));
-    Ok(taken.map_err(throw(env))?.map(|Letter { fd, words }| ReceivedDmaBuf {
+    Ok(taken.map_err(throw(env))?.map(|Message { fd, payload }| ReceivedDmaBuf {
         fd: fd.into_raw_fd(),
-        message: String::from_utf8_lossy(&words).into_owned(),
+        message: String::from_utf8_lossy(&payload).into_owned(),
     }))
 }
 
@@ -136,8 +136,8 @@ pub fn send_dma_buf(env: &Env, path: String, fd: i32, message: String) -> Result
     let copy = dma_buf(fd)
         .and_then(|fd| fd.try_clone_to_owned().map_err(|error| socket_error(&error, "fcntl", Path::new(&path))))
         .map_err(throw(env))?;
-    if message.len() > LONGEST {
-        let text = format!("the message has {} bytes; at most {LONGEST} can be sent", message.len());
+    if message.len() > MAX_MESSAGE_LEN {
+        let text = format!("the message has {} bytes; at most {MAX_MESSAGE_LEN} can be sent", message.len());
         return Err(throw(env)(Error::new(ErrorCode::OutOfRange, text).requested(message.len() as u64)));
     }
     let work = move || {

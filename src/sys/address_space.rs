@@ -4,7 +4,7 @@
 //! everybody else's, as the kernel places what is mapped without a hint, each would be a mapping for good: one for
 //! every thread that ends with live buffers, and `vm.max_map_count` ends at 65,530.
 //!
-//! A [`Place`] is a hint, never more: nothing is reserved and nothing is mapped over. The kernel puts a mapping
+//! An [`AddressHint`] is a hint, never more: nothing is reserved and nothing is mapped over. The kernel puts a mapping
 //! elsewhere when somebody is there already.
 #![forbid(unsafe_code)]
 
@@ -17,7 +17,7 @@ use crate::sys::page::page_size;
 
 /// Addresses to ask the kernel for. They are somebody else's to ask for when this drops.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct AddressHint {
     address: usize,
     id: RegionId,
 }
@@ -28,10 +28,10 @@ struct Window {
 }
 
 /// `None` where the window could not be made: then the kernel places as it likes.
-static WINDOW: Lazy<Mutex<Option<Window>>> = Lazy::new(|| Mutex::new(window()));
+static ADDRESS_WINDOW: Lazy<Mutex<Option<Window>>> = Lazy::new(|| Mutex::new(window()));
 
-fn taken() -> MutexGuard<'static, Option<Window>> {
-    WINDOW.lock().unwrap_or_else(PoisonError::into_inner)
+fn address_window() -> MutexGuard<'static, Option<Window>> {
+    ADDRESS_WINDOW.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A 32nd of the address space, a quarter of the way up: far from the stack and the libraries at the top, and from
@@ -53,10 +53,10 @@ pub fn top_of_addresses() -> u64 {
     })
 }
 
-impl Place {
+impl AddressHint {
     /// Room for `len` bytes (whole pages) at a multiple of `alignment`, a power of two.
     pub fn find(len: u64, alignment: u64) -> Option<Self> {
-        let mut window = taken();
+        let mut window = address_window();
         let window = window.as_mut()?;
         // Offsets are aligned as addresses are as far as the base is, which is by more than anybody asks for.
         let region = window.arena.allocate(len, alignment.max(page_size()), 0)?;
@@ -74,9 +74,9 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for AddressHint {
     fn drop(&mut self) {
-        if let Some(window) = taken().as_mut() {
+        if let Some(window) = address_window().as_mut() {
             // It is there: nobody else names it.
             let _ = window.arena.free(self.id);
         }
@@ -91,9 +91,9 @@ mod tests {
     #[test]
     fn places_are_apart_aligned_and_used_again() {
         let page = page_size();
-        let (a, b) = (Place::find(page, page).unwrap(), Place::find(page, 1 << 21).unwrap());
+        let (a, b) = (AddressHint::find(page, page).unwrap(), AddressHint::find(page, 1 << 21).unwrap());
         assert!(b.address() % (1 << 21) == 0 && a.address() % page as usize == 0);
         assert!(a.address().abs_diff(b.address()) >= page as usize);
-        assert!(Place::find(!(page - 1), page).is_none());
+        assert!(AddressHint::find(!(page - 1), page).is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! File descriptors from process to process: datagrams on a Unix socket, each with one descriptor and a few words
+//! File descriptors from process to process: datagrams on a Unix socket, each with one descriptor and a short payload
 //! (`SCM_RIGHTS`, unix(7)). Neither Node, Bun nor Deno can send or receive them.
 #![allow(unsafe_code)]
 
@@ -20,18 +20,18 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 
 /// The most bytes of a message. The kernel bounds datagrams by the socket's buffer, 200 KiB where nobody changed it.
-pub const LONGEST: usize = 64 << 10;
+pub const MAX_MESSAGE_LEN: usize = 64 << 10;
 
 /// A receiver that has ten messages waiting takes no more; one that takes none for so long is not there.
-const PATIENCE_S: i64 = 5;
+const SEND_TIMEOUT_S: i64 = 5;
 
-/// A descriptor that arrived, and the words with it.
+/// A descriptor that arrived, and the payload with it.
 #[derive(Debug)]
-pub struct Letter {
+pub struct Message {
     /// Close-on-exec, and the receiver's.
     pub fd: OwnedFd,
     /// What the sender said.
-    pub words: Vec<u8>,
+    pub payload: Vec<u8>,
 }
 
 /// A Unix socket at a path of its own, which is removed with it.
@@ -64,15 +64,15 @@ impl Inbox {
         &self.path
     }
 
-    /// The next letter, if there is one; never waits. What comes without a descriptor is no letter.
+    /// The next message, if there is one; never waits. What comes without a descriptor is no message.
     ///
     /// Errors: those of recvmsg(2).
-    pub fn take(&self) -> io::Result<Option<Letter>> {
-        let mut words = vec![0; LONGEST];
+    pub fn take(&self) -> io::Result<Option<Message>> {
+        let mut payload = vec![0; MAX_MESSAGE_LEN];
         loop {
             let (length, fds) = {
                 let mut room = cmsg_space!([RawFd; 1]);
-                let mut parts = [IoSliceMut::new(&mut words)];
+                let mut parts = [IoSliceMut::new(&mut payload)];
                 let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
                 let message = match recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut room), flags) {
                     Ok(message) => message,
@@ -86,13 +86,13 @@ impl Inbox {
             // A second descriptor, for which there was no room to ask, was closed by the kernel; one by alignment's
             // grace drops here.
             if let Some(fd) = fds.into_iter().next() {
-                words.truncate(length);
-                return Ok(Some(Letter { fd, words }));
+                payload.truncate(length);
+                return Ok(Some(Message { fd, payload }));
             }
         }
     }
 
-    /// Waits until something is there, a [`nudge`](Self::nudge) included.
+    /// Waits until something is there, a [`wake`](Self::wake) included.
     ///
     /// Errors: those of poll(2).
     pub fn wait(&self) -> io::Result<()> {
@@ -107,7 +107,7 @@ impl Inbox {
 
     /// Ends every [`wait`](Self::wait), and frees the path; the socket goes when the last of those has returned.
     pub fn close(&self) {
-        self.nudge();
+        self.wake();
         self.remove();
     }
 
@@ -117,9 +117,9 @@ impl Inbox {
         }
     }
 
-    /// Ends every [`wait`](Self::wait): a datagram that is no letter.
-    pub fn nudge(&self) {
-        // Where there is no room for it there are letters, and nobody waits.
+    /// Ends every [`wait`](Self::wait): a datagram that is no message.
+    pub fn wake(&self) {
+        // Where there is no room for it there are messages, and nobody waits.
         let _ = UnixAddr::new(&self.path).map_err(io::Error::from).and_then(|to| {
             let socket = datagrams(SockFlag::SOCK_NONBLOCK)?;
             Ok(sendmsg(socket.as_raw_fd(), &[IoSlice::new(&[0])], &[], MsgFlags::MSG_NOSIGNAL, Some(&to))?)
@@ -133,17 +133,17 @@ impl Drop for Inbox {
     }
 }
 
-/// Sends `fd` with `words` to whoever has bound `path`; waits some seconds for room there.
+/// Sends `fd` with `payload` to whoever has bound `path`; waits some seconds for room there.
 ///
 /// Errors: ENOENT and ECONNREFUSED where nobody has, EAGAIN where the other takes nothing, and those of sendmsg(2).
-pub fn send(path: &Path, fd: BorrowedFd<'_>, words: &[u8]) -> io::Result<()> {
+pub fn send(path: &Path, fd: BorrowedFd<'_>, payload: &[u8]) -> io::Result<()> {
     let socket = datagrams(SockFlag::empty())?;
-    setsockopt(&socket, SendTimeout, &TimeVal::new(PATIENCE_S, 0))?;
+    setsockopt(&socket, SendTimeout, &TimeVal::new(SEND_TIMEOUT_S, 0))?;
     let to = UnixAddr::new(path)?;
     let fds = [fd.as_raw_fd()];
     loop {
         let rights = [ControlMessage::ScmRights(&fds)];
-        match sendmsg(socket.as_raw_fd(), &[IoSlice::new(words)], &rights, MsgFlags::MSG_NOSIGNAL, Some(&to)) {
+        match sendmsg(socket.as_raw_fd(), &[IoSlice::new(payload)], &rights, MsgFlags::MSG_NOSIGNAL, Some(&to)) {
             Ok(_) => return Ok(()),
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
@@ -207,9 +207,9 @@ mod tests {
         send(&path, write.as_fd(), b"seven").unwrap();
         waiter.join().unwrap();
         drop(write);
-        let letter = inbox.take().unwrap().unwrap();
-        assert_eq!(letter.words, b"seven");
-        File::from(letter.fd).write_all(b"through").unwrap();
+        let message = inbox.take().unwrap().unwrap();
+        assert_eq!(message.payload, b"seven");
+        File::from(message.fd).write_all(b"through").unwrap();
         let mut through = String::new();
         File::from(read).read_to_string(&mut through).unwrap();
         assert_eq!(through, "through");
@@ -233,10 +233,10 @@ mod tests {
     }
 
     #[test]
-    fn nudges_are_no_letters_and_a_full_inbox_is_an_error() {
+    fn wakes_are_no_letters_and_a_full_inbox_is_an_error() {
         let path = path("full");
         let inbox = Inbox::bind(&path).unwrap();
-        inbox.nudge();
+        inbox.wake();
         inbox.wait().unwrap();
         assert!(inbox.take().unwrap().is_none());
         let fd = File::open("/dev/null").unwrap();

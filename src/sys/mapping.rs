@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::address_space::{top_of_addresses, Place};
+use super::address_space::{top_of_addresses, AddressHint};
 use super::page::page_size;
 use crate::units::{align_down, align_up};
 
@@ -44,7 +44,7 @@ struct Whole {
     base: usize,
     len: usize,
     /// `None` where the kernel chose.
-    place: Option<Place>,
+    hint: Option<AddressHint>,
 }
 
 impl Whole {
@@ -52,17 +52,17 @@ impl Whole {
     fn map(bytes: usize, alignment: u64, flags: c_int, fd: c_int, offset: i64) -> io::Result<Self> {
         let len =
             usize::try_from(align_up(bytes as u64, page_size()).ok_or_else(no_memory)?).map_err(|_| no_memory())?;
-        let place = Place::find(len as u64, alignment);
-        let hint = place.as_ref().map_or(0, Place::address);
+        let hint = AddressHint::find(len as u64, alignment);
+        let address = hint.as_ref().map_or(0, AddressHint::address);
         // SAFETY: without MAP_FIXED nothing that is mapped is replaced, wherever the hint points.
         let at =
-            unsafe { libc::mmap64(hint as *mut c_void, len, libc::PROT_READ | libc::PROT_WRITE, flags, fd, offset) };
+            unsafe { libc::mmap64(address as *mut c_void, len, libc::PROT_READ | libc::PROT_WRITE, flags, fd, offset) };
         if at == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
         let base = at as usize;
-        let place = match place {
-            Some(place) if place.address() == base => Some(place),
+        let hint = match hint {
+            Some(hint) if hint.address() == base => Some(hint),
             Some(taken) => {
                 // Somebody is there, and may stay.
                 taken.keep();
@@ -70,7 +70,7 @@ impl Whole {
             }
             None => None,
         };
-        Ok(Self { base, len, place })
+        Ok(Self { base, len, hint })
     }
 
     /// Unmaps it; the place may be asked for again.
@@ -307,8 +307,8 @@ impl Retired {
 
 impl Drop for Retired {
     fn drop(&mut self) {
-        let place = self.0.take().and_then(|whole| whole.place);
-        place.into_iter().for_each(Place::keep);
+        let hint = self.0.take().and_then(|whole| whole.hint);
+        hint.into_iter().for_each(AddressHint::keep);
     }
 }
 

@@ -54,17 +54,17 @@ pub struct Shortage {
     pub available: u64,
 }
 
-/// In µs of [`WINDOW`]: what of it tasks have waited.
-const STALLS: [(Level, &str, u64); 2] = [(Level::Some, "some", 200_000), (Level::Full, "full", 100_000)];
+/// In µs of [`PSI_WINDOW`]: what of it tasks have waited.
+const PSI_TRIGGERS: [(Level, &str, u64); 2] = [(Level::Some, "some", 200_000), (Level::Full, "full", 100_000)];
 /// Two seconds: who is not privileged may set triggers over multiples of that only (Linux 6.4,
 /// `Documentation/accounting/psi.rst`).
-const WINDOW: Duration = Duration::from_secs(2);
+const PSI_WINDOW: Duration = Duration::from_secs(2);
 /// How often MemAvailable is read where there is no PSI.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// It is said again after this long while memory stays short.
-const AGAIN: Duration = Duration::from_secs(10);
+const REPEAT_INTERVAL: Duration = Duration::from_secs(10);
 /// One part in so many is available: that is short.
-const SHORT: [(Level, u64); 2] = [(Level::Full, 32), (Level::Some, 10)];
+const LOW_MEMORY_DIVISORS: [(Level, u64); 2] = [(Level::Full, 32), (Level::Some, 10)];
 
 /// An open PSI trigger.
 struct Trigger {
@@ -82,19 +82,19 @@ impl Trigger {
             return None;
         }
         // The kernel wants it in one write, with its NUL.
-        let text = format!("{word} {stall} {}\0", WINDOW.as_micros());
+        let text = format!("{word} {stall} {}\0", PSI_WINDOW.as_micros());
         (file.write(text.as_bytes()).ok()? == text.len()).then_some(Self { level, file })
     }
 }
 
 /// `memory.events` of the cgroup whose limit binds: it can be polled, and is read to be polled again.
-struct Events {
+struct CgroupEvents {
     file: File,
     /// Times that its limit was met, and that it was killed for it.
     seen: (u64, u64),
 }
 
-impl Events {
+impl CgroupEvents {
     fn open(groups: &Groups) -> Option<Self> {
         groups.read()?.limit?;
         let file = File::open(groups.binding()?.join("memory.events")).ok()?;
@@ -115,7 +115,7 @@ impl Events {
     fn news(&mut self, ram: Option<Ram>) -> io::Result<Option<Level>> {
         let (met, killed) = self.read()?;
         let before = std::mem::replace(&mut self.seen, (met, killed));
-        let short = ram.is_some_and(|ram| ram.available < ram.total / SHORT[1].1);
+        let short = ram.is_some_and(|ram| ram.available < ram.total / LOW_MEMORY_DIVISORS[1].1);
         Ok(match () {
             () if killed > before.1 => Some(Level::Full),
             () if met > before.0 && short => Some(Level::Some),
@@ -125,7 +125,7 @@ impl Events {
 }
 
 /// What is asked, where nothing tells by itself.
-enum Asked {
+enum Polled {
     Nothing,
     Stalls { before: Pressure },
     Available { said: Option<(Level, Instant)> },
@@ -136,8 +136,8 @@ struct Sources {
     proc: Proc,
     groups: Groups,
     triggers: Vec<Trigger>,
-    events: Option<Events>,
-    asked: Asked,
+    events: Option<CgroupEvents>,
+    polled: Polled,
 }
 
 impl Sources {
@@ -146,16 +146,16 @@ impl Sources {
         let groups = proc.groups();
         let machine = root.join("proc/pressure/memory");
         let own = groups.own().map(|folder| folder.join("memory.pressure"));
-        let of_machine = STALLS.iter().filter_map(|stall| Trigger::set(&machine, *stall));
-        let of_group = own.iter().flat_map(|own| STALLS.iter().filter_map(|stall| Trigger::set(own, *stall)));
+        let of_machine = PSI_TRIGGERS.iter().filter_map(|stall| Trigger::set(&machine, *stall));
+        let of_group = own.iter().flat_map(|own| PSI_TRIGGERS.iter().filter_map(|stall| Trigger::set(own, *stall)));
         let triggers: Vec<_> = of_machine.chain(of_group).collect();
-        let asked = match (triggers.is_empty(), proc.pressure()) {
-            (false, _) => Asked::Nothing,
-            (true, Some(before)) => Asked::Stalls { before },
-            (true, None) => Asked::Available { said: None },
+        let polled = match (triggers.is_empty(), proc.pressure()) {
+            (false, _) => Polled::Nothing,
+            (true, Some(before)) => Polled::Stalls { before },
+            (true, None) => Polled::Available { said: None },
         };
-        let events = Events::open(&groups);
-        Self { proc, groups, triggers, events, asked }
+        let events = CgroupEvents::open(&groups);
+        Self { proc, groups, triggers, events, polled }
     }
 
     fn ram(&self) -> Option<Ram> {
@@ -165,7 +165,7 @@ impl Sources {
     /// Waits until memory is short or `wake` is written to (`None`).
     fn wait(&mut self, wake: BorrowedFd<'_>) -> Option<Shortage> {
         loop {
-            let (woken, told) = match self.poll(wake) {
+            let (woken, triggered) = match self.poll(wake) {
                 Ok(result) => result,
                 Err(Errno::EINTR) => continue,
                 Err(_) => return None,
@@ -173,7 +173,7 @@ impl Sources {
             if woken {
                 return None;
             }
-            let level = told.max(self.ask());
+            let level = triggered.max(self.poll_memory());
             if let Some(level) = level {
                 return Some(Shortage { level, available: self.ram().map_or(0, |ram| ram.available) });
             }
@@ -186,10 +186,10 @@ impl Sources {
         let fds: Vec<BorrowedFd<'_>> = self.triggers.iter().map(|trigger| trigger.file.as_fd()).collect();
         all.extend(fds.into_iter().map(urgent));
         all.extend(self.events.as_ref().map(|events| urgent(events.file.as_fd())));
-        let patience = match self.asked {
-            Asked::Nothing => PollTimeout::NONE,
-            Asked::Stalls { .. } => poll_timeout(WINDOW),
-            Asked::Available { .. } => poll_timeout(LOOK),
+        let patience = match self.polled {
+            Polled::Nothing => PollTimeout::NONE,
+            Polled::Stalls { .. } => poll_timeout(PSI_WINDOW),
+            Polled::Available { .. } => poll_timeout(POLL_INTERVAL),
         };
         poll(&mut all, patience)?;
         let seen: Vec<PollFlags> = all.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
@@ -218,20 +218,23 @@ impl Sources {
         Ok((false, level))
     }
 
-    fn ask(&mut self) -> Option<Level> {
+    fn poll_memory(&mut self) -> Option<Level> {
         let now = self.ram();
-        match &mut self.asked {
-            Asked::Nothing => None,
-            Asked::Stalls { before } => {
+        match &mut self.polled {
+            Polled::Nothing => None,
+            Polled::Stalls { before } => {
                 let now = self.proc.pressure()?;
                 let last = std::mem::replace(before, now);
                 stalled(last, now)
             }
-            Asked::Available { said } => {
+            Polled::Available { said } => {
                 let ram = now?;
-                let level = SHORT.iter().find(|(_, part)| ram.available < ram.total / part).map(|(level, _)| *level);
+                let level = LOW_MEMORY_DIVISORS
+                    .iter()
+                    .find(|(_, part)| ram.available < ram.total / part)
+                    .map(|(level, _)| *level);
                 let news = match (level, *said) {
-                    (Some(level), Some((before, at))) => level > before || at.elapsed() >= AGAIN,
+                    (Some(level), Some((before, at))) => level > before || at.elapsed() >= REPEAT_INTERVAL,
                     (level, _) => level.is_some(),
                 };
                 match level {
@@ -246,7 +249,7 @@ impl Sources {
 }
 
 fn stalled(last: Pressure, now: Pressure) -> Option<Level> {
-    let [(some, _, some_stall), (full, _, full_stall)] = STALLS;
+    let [(some, _, some_stall), (full, _, full_stall)] = PSI_TRIGGERS;
     match () {
         () if now.full_total.saturating_sub(last.full_total) >= full_stall => Some(full),
         () if now.some_total.saturating_sub(last.some_total) >= some_stall => Some(some),
@@ -258,11 +261,11 @@ fn poll_timeout(after: Duration) -> PollTimeout {
     PollTimeout::try_from(after).unwrap_or(PollTimeout::MAX)
 }
 
-type Told = Box<dyn Fn(Shortage) + Send>;
+type Listener = Box<dyn Fn(Shortage) + Send>;
 
 /// One thread, and whom it tells.
 struct Watch {
-    told: Arc<Mutex<HashMap<u64, Told>>>,
+    listeners: Arc<Mutex<HashMap<u64, Listener>>>,
     wake: EventFd,
     /// Closed by the thread when it tells nobody any more.
     ended: Mutex<Receiver<()>>,
@@ -275,20 +278,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Watch {
     /// Its descriptors are open when it returns: who counts them does not see them come later.
     fn start(root: &Path) -> io::Result<Self> {
-        let told = Arc::<Mutex<HashMap<u64, Told>>>::default();
+        let listeners = Arc::<Mutex<HashMap<u64, Listener>>>::default();
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        let (listeners, woken) = (Arc::clone(&told), wake.as_fd().try_clone_to_owned()?);
+        let (notified, woken) = (Arc::clone(&listeners), wake.as_fd().try_clone_to_owned()?);
         let (ending, ended) = channel();
         let mut sources = Sources::open(root);
         thread::Builder::new().name("rkllm-pressure".to_owned()).spawn(move || {
             while let Some(shortage) = sources.wait(woken.as_fd()) {
-                lock(&listeners).values().for_each(|tell| tell(shortage));
+                lock(&notified).values().for_each(|listener| listener(shortage));
             }
-            drop((woken, listeners, ending));
+            drop((woken, notified, ending));
             // The kernel takes some 50 ms to give up a trigger: nobody waits for that.
             drop(sources);
         })?;
-        Ok(Self { told, wake, ended: Mutex::new(ended) })
+        Ok(Self { listeners, wake, ended: Mutex::new(ended) })
     }
 }
 
@@ -317,13 +320,13 @@ impl std::fmt::Debug for Watch {
 /// The watches of this process, by the tree that they read.
 static WATCHES: Lazy<Mutex<HashMap<PathBuf, Weak<Watch>>>> = Lazy::new(Mutex::default);
 /// Numbers subscriptions.
-static LAST: AtomicU64 = AtomicU64::new(0);
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
-/// Has `told` called, on a thread of ours, whenever memory is short by the figures under `root`. It must not wait, nor
+/// Has `listener` called, on a thread of ours, whenever memory is short by the figures under `root`. It must not wait, nor
 /// drop its own subscription.
 ///
 /// Errors: the system has no thread or no descriptor for it.
-pub fn watch(root: &Path, told: impl Fn(Shortage) + Send + 'static) -> io::Result<Subscription> {
+pub fn watch(root: &Path, listener: impl Fn(Shortage) + Send + 'static) -> io::Result<Subscription> {
     let mut watches = lock(&WATCHES);
     watches.retain(|_, watch| watch.strong_count() > 0);
     let running = watches.get(root).and_then(Weak::upgrade);
@@ -335,16 +338,16 @@ pub fn watch(root: &Path, told: impl Fn(Shortage) + Send + 'static) -> io::Resul
             watch
         }
     };
-    let id = LAST.fetch_add(1, Ordering::Relaxed);
-    lock(&watch.told).insert(id, Box::new(told));
+    let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+    lock(&watch.listeners).insert(id, Box::new(listener));
     Ok(Subscription { watch: Some(watch), id })
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
         let Some(watch) = self.watch.take() else { return };
-        let told = lock(&watch.told).remove(&self.id);
-        drop(told);
+        let listener = lock(&watch.listeners).remove(&self.id);
+        drop(listener);
         drop(watch); // the last one waits for the thread's last word, outside the locks
     }
 }
@@ -368,7 +371,7 @@ mod tests {
         fs::rename(root.join("new"), root.join(path)).unwrap();
     }
 
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
     #[test]
     fn without_psi_available_memory_is_looked_at() {
@@ -376,11 +379,11 @@ mod tests {
         put(&root, "proc/meminfo", "MemTotal: 1000 kB\nMemAvailable: 500 kB\n");
         let (tell, told) = channel();
         let subscription = watch(&root, move |shortage| tell.send(shortage).unwrap()).unwrap();
-        assert!(told.recv_timeout(LOOK * 2).is_err(), "half of it is available");
+        assert!(told.recv_timeout(POLL_INTERVAL * 2).is_err(), "half of it is available");
         put(&root, "proc/meminfo", "MemTotal: 1000 kB\nMemAvailable: 90 kB\n");
-        assert_eq!(told.recv_timeout(PATIENCE).unwrap(), Shortage { level: Level::Some, available: 90 << 10 });
+        assert_eq!(told.recv_timeout(TEST_TIMEOUT).unwrap(), Shortage { level: Level::Some, available: 90 << 10 });
         put(&root, "proc/meminfo", "MemTotal: 1000 kB\nMemAvailable: 9 kB\n");
-        assert_eq!(told.recv_timeout(PATIENCE).unwrap(), Shortage { level: Level::Full, available: 9 << 10 });
+        assert_eq!(told.recv_timeout(TEST_TIMEOUT).unwrap(), Shortage { level: Level::Full, available: 9 << 10 });
         drop(subscription);
         assert!(told.recv().is_err(), "the sender went with the subscription");
         fs::remove_dir_all(root).unwrap();
@@ -396,13 +399,13 @@ mod tests {
         };
         psi(5, 5);
         let mut sources = Sources::open(&root);
-        assert_eq!(sources.ask(), None);
+        assert_eq!(sources.poll_memory(), None);
         psi(200_005, 5);
-        assert_eq!(sources.ask(), Some(Level::Some));
+        assert_eq!(sources.poll_memory(), Some(Level::Some));
         psi(300_005, 100_005);
-        assert_eq!(sources.ask(), Some(Level::Full));
+        assert_eq!(sources.poll_memory(), Some(Level::Full));
         psi(300_006, 100_006);
-        assert_eq!(sources.ask(), None);
+        assert_eq!(sources.poll_memory(), None);
         fs::remove_dir_all(root).unwrap();
     }
 
@@ -457,7 +460,7 @@ mod tests {
     #[test]
     fn this_machines_kernel_takes_a_trigger_or_can_be_asked() {
         let sources = Sources::open(Path::new("/"));
-        let asks = !matches!(sources.asked, Asked::Nothing);
+        let asks = !matches!(sources.polled, Polled::Nothing);
         assert_ne!(sources.triggers.is_empty(), !asks);
         // Whatever it is, it can be waited for, and woken from.
         drop(watch(Path::new("/"), |_| {}).unwrap());

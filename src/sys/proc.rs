@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{getrlimit, Resource};
 
-use super::reserve_fd::lend;
+use super::reserve_fd::with_reserve;
 
 /// A `/proc` and `/sys` to read from.
 #[derive(Clone, Debug)]
@@ -60,7 +60,7 @@ impl Groups {
     /// The tightest limit among them; `None` where no memory controller is.
     pub fn read(&self) -> Option<Cgroup> {
         let folder = self.binding()?;
-        let file = |name: &str| lend(|_| fs::read_to_string(folder.join(name)));
+        let file = |name: &str| with_reserve(|_| fs::read_to_string(folder.join(name)));
         let number = |name: &str| -> Option<u64> { file(name)?.trim().parse().ok() };
         let cache = file("memory.stat").map_or(0, |stat| {
             let counted = ["active_file", "inactive_file"].map(|name| field(&stat, name));
@@ -76,7 +76,7 @@ impl Groups {
 
     /// The folder with the tightest limit; without any, the first that has a memory controller.
     pub fn binding(&self) -> Option<&Path> {
-        let text = |folder: &PathBuf, name| lend(|_| fs::read_to_string(folder.join(name)));
+        let text = |folder: &PathBuf, name| with_reserve(|_| fs::read_to_string(folder.join(name)));
         let controlled = self.0.iter().filter(|folder| text(folder, "memory.current").is_some());
         // "max" does not parse: no limit at this level.
         let limit = |folder: &PathBuf| text(folder, "memory.max")?.trim().parse::<u64>().ok();
@@ -125,7 +125,7 @@ impl Proc {
 
     fn text(&self, path: impl AsRef<Path>) -> Option<String> {
         let path = self.at(path);
-        lend(|_| fs::read_to_string(&path))
+        with_reserve(|_| fs::read_to_string(&path))
     }
 
     fn at(&self, path: impl AsRef<Path>) -> PathBuf {
@@ -221,10 +221,10 @@ impl Proc {
     pub fn fds(&self) -> Option<Gauge> {
         let (max, _hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
         let folder = self.at("proc/self/fd");
-        let used = lend(|spared| {
+        let used = with_reserve(|reserve_used| {
             let seen = fs::read_dir(&folder)?.count() as u64;
-            // Reading the folder opens it: one of those seen is ours. It stands for the spare one where that was lent.
-            Ok(if spared { seen } else { seen.saturating_sub(1) })
+            // Reading the folder opens it: one of those seen is ours. It stands for the reserve where that was used.
+            Ok(if reserve_used { seen } else { seen.saturating_sub(1) })
         })?;
         Some(Gauge { used, max })
     }
@@ -232,14 +232,15 @@ impl Proc {
     /// Mappings of this process and `vm.max_map_count`. Reads all of `/proc/self/maps`: a few ms at 20,000 mappings.
     pub fn maps(&self) -> Option<Gauge> {
         let max = self.number("proc/sys/vm/max_map_count")?;
-        let used = lend(|_| fs::read(self.at("proc/self/maps")))?.iter().filter(|byte| **byte == b'\n').count() as u64;
+        let used =
+            with_reserve(|_| fs::read(self.at("proc/self/maps")))?.iter().filter(|byte| **byte == b'\n').count() as u64;
         Some(Gauge { used, max })
     }
 
     /// Bytes of this process's mappings whose name `wanted` accepts, each object counted once however often it is
     /// mapped.
     pub fn mapped(&self, wanted: impl Fn(&str) -> bool) -> Option<u64> {
-        let maps = lend(|_| fs::read(self.at("proc/self/maps")))?;
+        let maps = with_reserve(|_| fs::read(self.at("proc/self/maps")))?;
         let mut objects: HashMap<(u64, u64, u64), u64> = HashMap::new();
         for line in maps.split(|byte| *byte == b'\n') {
             // start-end perms offset dev inode name; no field before the name has a slash

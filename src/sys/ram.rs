@@ -52,7 +52,7 @@ impl Ram {
 }
 
 /// A reading serves this long, minus what was admitted since: /proc/meminfo costs some 20 µs, an allocation fewer.
-const FRESH: Duration = Duration::from_millis(20);
+const MAX_READING_AGE: Duration = Duration::from_millis(20);
 
 #[derive(Default)]
 struct Reading {
@@ -60,20 +60,20 @@ struct Reading {
     left: u64,
 }
 
-static READING: Mutex<Reading> = Mutex::new(Reading { at: None, left: 0 });
+static LAST_READING: Mutex<Reading> = Mutex::new(Reading { at: None, left: 0 });
 /// Everything this process holds through this library, touched or not: never more than there is RAM.
-static PROMISED: Lazy<Arc<Budget>> =
+static RAM_BUDGET: Lazy<Arc<Budget>> =
     Lazy::new(|| Budget::new(Ram::read().map_or(u64::MAX, |ram| ram.total - ram.reserve())));
 
 /// Takes `bytes` of RAM, or says why there are not so many. The bytes come back when the charge drops.
 ///
 /// Errors: `ERR_OUT_OF_MEMORY` with what is available.
 pub fn admit(bytes: u64) -> Result<Charge> {
-    let charge = PROMISED.reserve(bytes).map_err(|refused| {
+    let charge = RAM_BUDGET.reserve(bytes).map_err(|refused| {
         let message = format!(
             "{} more would promise more memory than this machine has: {} of {} are held already",
             human(bytes),
-            human(PROMISED.used()),
+            human(RAM_BUDGET.used()),
             human(refused.limit)
         );
         out_of_memory(message, bytes, refused.available, "ram", refused.limit)
@@ -83,7 +83,7 @@ pub fn admit(bytes: u64) -> Result<Charge> {
     }
     let Some(ram) = Ram::read() else { return Ok(charge) };
     let left = ram.available.saturating_sub(ram.reserve());
-    let mut reading = READING.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut reading = LAST_READING.lock().unwrap_or_else(PoisonError::into_inner);
     reading.at = Some(Instant::now());
     reading.left = left.saturating_sub(bytes);
     if bytes <= left {
@@ -96,8 +96,8 @@ pub fn admit(bytes: u64) -> Result<Charge> {
 
 /// Takes `bytes` off the last reading while it is fresh and has them; else 0.
 fn left_of_last_reading(bytes: u64) -> u64 {
-    let mut reading = READING.lock().unwrap_or_else(PoisonError::into_inner);
-    let fresh = reading.at.is_some_and(|at| at.elapsed() < FRESH);
+    let mut reading = LAST_READING.lock().unwrap_or_else(PoisonError::into_inner);
+    let fresh = reading.at.is_some_and(|at| at.elapsed() < MAX_READING_AGE);
     if !fresh || reading.left < bytes {
         return 0;
     }
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn what_there_is_is_admitted_and_what_there_is_not_is_refused() {
-        let before = PROMISED.used();
+        let before = RAM_BUDGET.used();
         let some = admit(MIB).unwrap();
         assert_eq!(some.bytes(), MIB);
         let error = admit(1 << 46).unwrap_err();
@@ -128,7 +128,7 @@ mod tests {
         assert!(error.details().available.unwrap() < 1 << 46);
         drop(some);
         // Other tests of this process may hold some; a refused request holds nothing.
-        assert!(PROMISED.used() < before + (1 << 46));
+        assert!(RAM_BUDGET.used() < before + (1 << 46));
     }
 
     #[test]

@@ -7,19 +7,19 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 
-struct Spare {
+struct ReserveFd {
     held: bool,
     /// `None` while it is lent, or when somebody else was quicker to take it.
     file: Option<File>,
 }
 
-static SPARE: Mutex<Spare> = Mutex::new(Spare { held: false, file: None });
+static RESERVE: Mutex<ReserveFd> = Mutex::new(ReserveFd { held: false, file: None });
 
-fn spare() -> MutexGuard<'static, Spare> {
-    SPARE.lock().unwrap_or_else(PoisonError::into_inner)
+fn reserve() -> MutexGuard<'static, ReserveFd> {
+    RESERVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Spare {
+impl ReserveFd {
     fn refill(&mut self) {
         if self.held && self.file.is_none() {
             self.file = File::open("/dev/null").ok();
@@ -28,25 +28,25 @@ impl Spare {
 }
 
 /// Holds a descriptor back from here on.
-pub fn hold() {
-    let mut spare = spare();
-    spare.held = true;
-    spare.refill();
+pub fn open() {
+    let mut reserve = reserve();
+    reserve.held = true;
+    reserve.refill();
 }
 
-/// What `read` reads. Where there is no descriptor for it, it is called once more, with `true` and without the spare.
-pub fn lend<T>(read: impl Fn(bool) -> io::Result<T>) -> Option<T> {
+/// What `read` reads. Where there is no descriptor for it, it is called once more, with `true` and without the reserve.
+pub fn with_reserve<T>(read: impl Fn(bool) -> io::Result<T>) -> Option<T> {
     match read(false) {
         Err(error) if error.raw_os_error() == Some(Errno::EMFILE as i32) => {
-            let mut spare = spare();
-            drop(spare.file.take()?);
+            let mut reserve = reserve();
+            drop(reserve.file.take()?);
             let result = read(true).ok();
-            spare.refill();
+            reserve.refill();
             result
         }
         result => {
             // One that was lost comes back as soon as there are descriptors again.
-            spare().refill();
+            reserve().refill();
             result.ok()
         }
     }
