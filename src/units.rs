@@ -63,7 +63,7 @@ pub fn whole_pages(size: u64, page: u64) -> Result<u64> {
 }
 
 /// "4 GiB", "1.5 MiB", "12 bytes": at most one decimal, never rounded up to a figure that is not there.
-pub fn human(bytes: u64) -> String {
+pub fn format_bytes(bytes: u64) -> String {
     const UNITS: [(u64, &str); 4] = [(1 << 40, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")];
     for (unit, name) in UNITS {
         if bytes >= unit {
@@ -106,7 +106,7 @@ mod tests {
             (4 * GIB - 1, "3.9 GiB"),
             (u64::MAX, "16777215.9 TiB"),
         ] {
-            assert_eq!(human(bytes), text);
+            assert_eq!(format_bytes(bytes), text);
         }
     }
 }

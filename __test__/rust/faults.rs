@@ -119,7 +119,7 @@ fn every_failure_leaves_everything_as_it_was() {
                     let manager = Manager::new(Arc::clone(&device), slabs);
                     let refused = workload(&manager);
                     manager.dispose(); // the empty slab that is kept
-                    assert!(manager.settle(Duration::from_secs(60)));
+                    assert!(manager.wait_for_frees(Duration::from_secs(60)));
                     let hit = faulty.pending() == 0;
                     let what = format!("{call:?} number {nth} failed with errno {errno}");
                     let lost = device.lost();

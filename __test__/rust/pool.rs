@@ -45,7 +45,7 @@ fn simulated() -> (Arc<Simulated>, Arc<Device>) {
 
 /// Waits for the reaper.
 fn settle(device: &Device) {
-    assert!(device.settle(Duration::from_secs(60)));
+    assert!(device.wait_for_frees(Duration::from_secs(60)));
 }
 
 fn pages() -> Source {
@@ -167,7 +167,7 @@ fn where_the_device_has_no_whole_chunk_left_a_smaller_one_does() {
         assert!(slices.iter().enumerate().all(|(at, slice)| holds(&pool, slice, size, at as u8)));
         pool.validate().unwrap();
         pool.destroy(true).unwrap();
-        device.bury(object, charges);
+        device.free_later(object, charges);
         settle(&device);
         assert_eq!(backend.live(), 0);
     }

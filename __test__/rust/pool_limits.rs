@@ -450,7 +450,7 @@ fn each_class_of_small_requests_has_its_slab() {
     pool.allocate(1, 1).unwrap();
     slabs.destroy();
     assert_eq!((slabs.stats().len(), pool.allocate(1, 1).unwrap_err().code()), (0, ErrorCode::PoolDestroyed));
-    assert!(device.settle(Duration::from_secs(60)));
+    assert!(device.wait_for_frees(Duration::from_secs(60)));
     assert_eq!(device.domains()[0].used(), 0);
 }
 

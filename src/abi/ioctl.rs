@@ -58,7 +58,7 @@ impl<T: Copy> Request<T> {
 }
 
 /// How often EAGAIN is believed. The kernel's own reasons for it (a pending fence, a signal) pass in microseconds.
-const PATIENCE: u32 = 1000;
+const MAX_EAGAIN_RETRIES: u32 = 1000;
 
 /// Calls again for as long as the kernel says EINTR, and for about a second while it says EAGAIN.
 pub(super) fn retry(mut call: impl FnMut() -> Result<c_int, Errno>) -> Result<c_int, Errno> {
@@ -66,7 +66,7 @@ pub(super) fn retry(mut call: impl FnMut() -> Result<c_int, Errno>) -> Result<c_
     loop {
         match call() {
             Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) if refused < PATIENCE => {
+            Err(Errno::EAGAIN) if refused < MAX_EAGAIN_RETRIES => {
                 refused += 1;
                 match refused {
                     0..=16 => thread::yield_now(),
@@ -107,7 +107,7 @@ mod tests {
             calls += 1;
             Err(Errno::EAGAIN)
         });
-        assert_eq!((result, calls), (Err(Errno::EAGAIN), PATIENCE + 1));
+        assert_eq!((result, calls), (Err(Errno::EAGAIN), MAX_EAGAIN_RETRIES + 1));
     }
 
     #[test]

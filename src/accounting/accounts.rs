@@ -9,7 +9,7 @@ use super::limit::{Limit, Scope, Warning};
 use crate::error::{Error, ErrorCode};
 use crate::handle::Handle;
 use crate::profile::Recorder;
-use crate::units::{human, MemoryKind};
+use crate::units::{format_bytes, MemoryKind};
 
 #[derive(Debug, Default)]
 pub(super) struct AccountingState {
@@ -216,9 +216,9 @@ impl LimitExceeded {
         let Self { scope, used, room, max } = self;
         let message = format!(
             "the limit of {scope} is {}, of which {} are in use: {} more do not fit",
-            human(*max),
-            human(*used),
-            human(requested)
+            format_bytes(*max),
+            format_bytes(*used),
+            format_bytes(requested)
         );
         Error::new(ErrorCode::MemoryLimit, message)
             .requested(requested)

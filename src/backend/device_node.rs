@@ -16,7 +16,7 @@ use super::errno::{open_failed, too_many_fds};
 use super::{Direction, Kind};
 use crate::abi::dma_buf;
 use crate::error::{Error, ErrorCode, Result};
-use crate::units::human;
+use crate::units::format_bytes;
 
 /// Opens a device node, close-on-exec: a forked child would share the very handles (`rknpu.md` §3.6).
 pub(super) fn open_node(kind: Kind, path: &Path) -> Result<OwnedFd> {
@@ -62,7 +62,7 @@ impl DmaBuf {
         match wanted.filter(|wanted| *wanted > buffer.size) {
             None => Ok(buffer),
             Some(wanted) => {
-                Err(Error::new(ErrorCode::OutOfRange, format!("the dma-buf has only {}", human(buffer.size)))
+                Err(Error::new(ErrorCode::OutOfRange, format!("the dma-buf has only {}", format_bytes(buffer.size)))
                     .requested(wanted)
                     .available(buffer.size))
             }
@@ -134,7 +134,7 @@ pub(super) fn inside(range: Range<u64>, size: u64, call: &'static str) -> Result
 pub(super) fn misplaced(address: u64, alignment: u64) -> Error {
     Error::new(
         ErrorCode::Unsupported,
-        format!("the driver gave the device address {address:#x}, which is no multiple of {}", human(alignment)),
+        format!("the driver gave the device address {address:#x}, which is no multiple of {}", format_bytes(alignment)),
     )
     .hint("ask for a smaller alignment")
 }

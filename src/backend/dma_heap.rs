@@ -16,7 +16,7 @@ use nix::sys::stat::Mode;
 
 use super::device_node::{duplicate, group_of, inside, sync_dma_buf, DmaBuf};
 use super::errno::{check, open_failed, translate, Call, Context};
-use super::object_table::{unnamed, Objects};
+use super::object_table::{unnamed, ObjectTable};
 use super::soc::npu_cores;
 use super::{Backend, DeviceInfo, Direction, Gauges, Kind, Object, Request};
 use crate::abi::dma_buf::{set_name, NAME_MAX};
@@ -40,7 +40,7 @@ pub struct DmaHeap {
     uncached: Option<OwnedFd>,
     vendor: Vendor,
     contiguous: bool,
-    objects: Objects<(u64, u64), OwnedFd>,
+    objects: ObjectTable<(u64, u64), OwnedFd>,
 }
 
 /// Every heap under `dev`, best default first: scattered memory is plentiful and what an IOMMU wants, then contiguous
@@ -138,7 +138,7 @@ impl DmaHeap {
             uncached: uncached_sibling(path).and_then(|sibling| open_heap(&sibling).ok()),
             vendor: vendor_of(path),
             contiguous,
-            objects: Objects::new(),
+            objects: ObjectTable::new(),
         })
     }
 
@@ -204,7 +204,7 @@ impl Backend for DmaHeap {
 
     fn import(&self, fd: BorrowedFd<'_>, size: Option<u64>) -> Result<Object> {
         let buffer = DmaBuf::of(fd, size)?;
-        if let Some(known) = buffer.identity.and_then(|identity| self.objects.again(&identity)) {
+        if let Some(known) = buffer.identity.and_then(|identity| self.objects.add_reference(&identity)) {
             return Ok(known);
         }
         let own = duplicate(fd)?;
@@ -220,7 +220,7 @@ impl Backend for DmaHeap {
             imported: true,
         };
         // A loser of a race is just closed.
-        let (object, _loser) = self.objects.settle(buffer.identity, own, object);
+        let (object, _loser) = self.objects.insert_import(buffer.identity, own, object);
         Ok(object)
     }
 

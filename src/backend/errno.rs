@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use super::{mmap_failed, DeviceInfo, Kind, Placement, Request};
 use crate::error::{Error, ErrorCode, Result};
 use crate::sys::proc::Proc;
-use crate::units::{human, GIB};
+use crate::units::{format_bytes, GIB};
 
 /// Which call of a backend failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -93,7 +93,7 @@ impl<'a> Context<'a> {
 
     fn here(&self) -> String {
         match self.held {
-            (objects, Some(bytes)) => format!("this process holds {objects} objects of {} on it", human(bytes)),
+            (objects, Some(bytes)) => format!("this process holds {objects} objects of {} on it", format_bytes(bytes)),
             (objects, None) => format!("this process holds {objects} objects on it"),
         }
     }
@@ -177,8 +177,8 @@ fn domain_full(at: &Context<'_>) -> Error {
     let total = if at.info.domain_bytes > 0 { at.info.domain_bytes } else { 4 * GIB };
     let message = format!(
         "no {} are left in one piece in the {} that IOMMU domain {} addresses; {}",
-        human(at.bytes),
-        human(total),
+        format_bytes(at.bytes),
+        format_bytes(total),
         at.domain,
         at.here()
     );
@@ -200,11 +200,11 @@ fn contiguous_memory_full(at: &Context<'_>) -> Error {
     let free = memory.and_then(|memory| memory.cma_free);
     let total = memory.and_then(|memory| memory.cma_total);
     let figures = match (free, total) {
-        (Some(free), Some(total)) => format!("CMA has {} of {} free", human(free), human(total)),
+        (Some(free), Some(total)) => format!("CMA has {} of {} free", format_bytes(free), format_bytes(total)),
         _ => "the kernel shows no CMA area".to_owned(),
     };
     let message =
-        format!("no {} of contiguous memory are left in one piece: {figures}; {}", human(at.bytes), at.here());
+        format!("no {} of contiguous memory are left in one piece: {figures}; {}", format_bytes(at.bytes), at.here());
     let error = Error::new(ErrorCode::OutOfMemory, message)
         .hint("free buffers, use smaller ones, or give the kernel a larger CMA area (cma= on its command line)");
     let error = match free {
@@ -220,10 +220,10 @@ fn contiguous_memory_full(at: &Context<'_>) -> Error {
 fn ram_full(at: &Context<'_>) -> Error {
     let memory = Proc::default().meminfo();
     let available = memory.map(|memory| memory.available);
-    let figures = available.map_or_else(String::new, |bytes| format!(", {} are available", human(bytes)));
+    let figures = available.map_or_else(String::new, |bytes| format!(", {} are available", format_bytes(bytes)));
     let error = Error::new(
         ErrorCode::OutOfMemory,
-        format!("the kernel has no {} of memory for the device{figures}; {}", human(at.bytes), at.here()),
+        format!("the kernel has no {} of memory for the device{figures}; {}", format_bytes(at.bytes), at.here()),
     )
     .hint(
         "free buffers or stop other programs; drivers before 0.9 take memory below 4 GiB only, which can be full while \
@@ -249,7 +249,7 @@ pub(super) fn domain_busy(at: &Context<'_>) -> Error {
 
 fn unexpected(call: Call, errno: Errno, at: &Context<'_>) -> Error {
     let name = call.name(at.info.kind);
-    let what = if at.bytes > 0 { format!("{name} of {}", human(at.bytes)) } else { name.to_owned() };
+    let what = if at.bytes > 0 { format!("{name} of {}", format_bytes(at.bytes)) } else { name.to_owned() };
     let error = Error::new(ErrorCode::DeviceIo, format!("{what} failed: {errno}; {}", at.here()));
     match errno {
         Errno::ENOTTY => error.hint("the node does not speak this driver's language: was the driver replaced?"),

@@ -30,7 +30,7 @@ use crate::handle::Handle;
 use crate::sys::mapping::Mapping;
 use crate::sys::page::page_size;
 use crate::sys::proc::Proc;
-use crate::units::human;
+use crate::units::format_bytes;
 
 /// Which kernel interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -227,7 +227,7 @@ pub trait Backend: Send + Sync + fmt::Debug {
 pub(crate) fn mmap_failed(error: &io::Error, size: u64) -> Error {
     let errno = error.raw_os_error().unwrap_or(0);
     if errno != libc::ENOMEM {
-        let message = format!("mapping {} failed: {error}", human(size));
+        let message = format!("mapping {} failed: {error}", format_bytes(size));
         return Error::new(ErrorCode::DeviceIo, message).requested(size).syscall("mmap", errno);
     }
     match Proc::default().maps() {
@@ -238,7 +238,7 @@ pub(crate) fn mmap_failed(error: &io::Error, size: u64) -> Error {
         )
         .limit("maps", maps.max)
         .hint("raise vm.max_map_count (sysctl), or make fewer and larger buffers"),
-        _ => Error::new(ErrorCode::OutOfMemory, format!("the kernel has no room to map {}", human(size))),
+        _ => Error::new(ErrorCode::OutOfMemory, format!("the kernel has no room to map {}", format_bytes(size))),
     }
     .requested(size)
     .syscall("mmap", errno)

@@ -1,13 +1,13 @@
-//! The book of a backend's kernel objects.
+//! The table of a backend's kernel objects.
 //!
-//! Two kinds of lock, never mixed up. The book's mutex is held for look-ups and counts only, never across a syscall.
+//! Two kinds of lock, never mixed up. The table's mutex is held for look-ups and counts only, never across a syscall.
 //! Each object has a lock of its own: calls that hand its kernel names to the driver hold it shared, its end takes it
 //! exclusively. So a sync under way on one thread cannot meet a destroy on another, which in the vendor's driver would
 //! be a use-after-free in the kernel (`rknpu.md` §3.6, `obj_addr`), and a slow driver delays nobody but the users of
 //! the very object.
 //!
 //! An object that was made or imported n times ends with its nth release. `K` tells that an import is an object
-//! already in the book.
+//! already in the table.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -21,12 +21,12 @@ use crate::handle::{Handle, Table};
 
 /// See the module's header. `T` is what the kernel calls the object.
 #[derive(Debug)]
-pub(super) struct Objects<K, T> {
-    book: Mutex<Book<K, T>>,
+pub(super) struct ObjectTable<K, T> {
+    objects: Mutex<Objects<K, T>>,
 }
 
 #[derive(Debug)]
-struct Book<K, T> {
+struct Objects<K, T> {
     table: Table<Entry<K, T>>,
     by_key: HashMap<K, Handle>,
 }
@@ -40,34 +40,34 @@ struct Entry<K, T> {
     references: u32,
 }
 
-impl<K: Copy + Eq + Hash, T> Objects<K, T> {
+impl<K: Copy + Eq + Hash, T> ObjectTable<K, T> {
     pub(super) fn new() -> Self {
-        Self { book: Mutex::new(Book { table: Table::new(), by_key: HashMap::new() }) }
+        Self { objects: Mutex::new(Objects { table: Table::new(), by_key: HashMap::new() }) }
     }
 
-    fn book(&self) -> MutexGuard<'_, Book<K, T>> {
-        // Nothing panics while it is held; were something to, the book is still the best there is.
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    fn objects(&self) -> MutexGuard<'_, Objects<K, T>> {
+        // Nothing panics while it is held; were something to, the table is still the best there is.
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Enters a new object; `object.handle` is filled in.
     pub(super) fn insert(&self, key: Option<K>, native: T, object: Object) -> Object {
-        let mut book = self.book();
-        book.enter(key, native, object)
+        let mut objects = self.objects();
+        objects.insert(key, native, object)
     }
 
     /// One more reference to the object with that key.
-    pub(super) fn again(&self, key: &K) -> Option<Object> {
-        self.book().again(key)
+    pub(super) fn add_reference(&self, key: &K) -> Option<Object> {
+        self.objects().add_reference(key)
     }
 
     /// Enters an import, unless another thread was faster: then one more reference to what it entered, and `native`
     /// comes back to be undone.
-    pub(super) fn settle(&self, key: Option<K>, native: T, object: Object) -> (Object, Option<T>) {
-        let mut book = self.book();
-        match key.and_then(|key| book.again(&key)) {
+    pub(super) fn insert_import(&self, key: Option<K>, native: T, object: Object) -> (Object, Option<T>) {
+        let mut objects = self.objects();
+        match key.and_then(|key| objects.add_reference(&key)) {
             Some(known) => (known, Some(native)),
-            None => (book.enter(key, native, object), None),
+            None => (objects.insert(key, native, object), None),
         }
     }
 
@@ -78,56 +78,56 @@ impl<K: Copy + Eq + Hash, T> Objects<K, T> {
         name: &'static str,
         call: impl FnOnce(&T, &Object) -> Result<R>,
     ) -> Result<R> {
-        let entry = self.book().table.get(handle).map(|entry| (Arc::clone(&entry.native), entry.object.clone()));
+        let entry = self.objects().table.get(handle).map(|entry| (Arc::clone(&entry.native), entry.object.clone()));
         let (native, object) = entry.ok_or_else(|| stale(name))?;
         let native = native.read().unwrap_or_else(PoisonError::into_inner);
         call(native.as_ref().ok_or_else(|| stale(name))?, &object)
     }
 
-    /// Drops one reference. With the last one the object leaves the book and comes out, once nobody uses it any more.
+    /// Drops one reference. With the last one the object leaves the table and comes out, once nobody uses it any more.
     pub(super) fn release(&self, handle: Handle, name: &'static str) -> Result<Option<T>> {
-        let mut book = self.book();
-        let entry = book.table.get_mut(handle).ok_or_else(|| stale(name))?;
+        let mut objects = self.objects();
+        let entry = objects.table.get_mut(handle).ok_or_else(|| stale(name))?;
         entry.references -= 1;
         if entry.references > 0 {
             return Ok(None);
         }
-        let Some(entry) = book.table.remove(handle) else { return Err(stale(name)) };
+        let Some(entry) = objects.table.remove(handle) else { return Err(stale(name)) };
         if let Some(key) = entry.key {
-            if book.by_key.get(&key) == Some(&handle) {
-                book.by_key.remove(&key);
+            if objects.by_key.get(&key) == Some(&handle) {
+                objects.by_key.remove(&key);
             }
         }
-        drop(book);
+        drop(objects);
         let mut native = entry.native.write().unwrap_or_else(PoisonError::into_inner);
         Ok(native.take())
     }
 
     /// Everything that is left, taken out: for a backend's own end.
     pub(super) fn drain(&mut self) -> Vec<T> {
-        let book = self.book.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let handles: Vec<_> = book.table.iter().map(|(handle, _)| handle).collect();
-        book.by_key.clear();
+        let objects = self.objects.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let handles: Vec<_> = objects.table.iter().map(|(handle, _)| handle).collect();
+        objects.by_key.clear();
         handles
             .into_iter()
-            .filter_map(|handle| book.table.remove(handle))
+            .filter_map(|handle| objects.table.remove(handle))
             .filter_map(|entry| entry.native.write().unwrap_or_else(PoisonError::into_inner).take())
             .collect()
     }
 
     /// How many there are, and their bytes.
     pub(super) fn held(&self) -> (usize, Option<u64>) {
-        let book = self.book();
-        (book.table.len(), Some(book.table.iter().map(|(_, entry)| entry.object.size).sum()))
+        let objects = self.objects();
+        (objects.table.len(), Some(objects.table.iter().map(|(_, entry)| entry.object.size).sum()))
     }
 
     pub(super) fn len(&self) -> usize {
-        self.book().table.len()
+        self.objects().table.len()
     }
 }
 
-impl<K: Copy + Eq + Hash, T> Book<K, T> {
-    fn enter(&mut self, key: Option<K>, native: T, mut object: Object) -> Object {
+impl<K: Copy + Eq + Hash, T> Objects<K, T> {
+    fn insert(&mut self, key: Option<K>, native: T, mut object: Object) -> Object {
         let native = Arc::new(RwLock::new(Some(native)));
         let (handle, _) = self.table.insert_with(|handle| {
             object.handle = handle;
@@ -139,7 +139,7 @@ impl<K: Copy + Eq + Hash, T> Book<K, T> {
         object
     }
 
-    fn again(&mut self, key: &K) -> Option<Object> {
+    fn add_reference(&mut self, key: &K) -> Option<Object> {
         let handle = *self.by_key.get(key)?;
         let entry = self.table.get_mut(handle)?;
         entry.references += 1;
@@ -147,7 +147,7 @@ impl<K: Copy + Eq + Hash, T> Book<K, T> {
     }
 }
 
-/// The placeholder that [`Objects::insert`] fills in.
+/// The placeholder that [`ObjectTable::insert`] fills in.
 pub(super) fn unnamed() -> Handle {
     Handle::from_raw(0)
 }
@@ -182,23 +182,23 @@ mod tests {
 
     #[test]
     fn the_last_release_gives_the_native_object_out_once() {
-        let objects = Objects::<u32, &str>::new();
+        let objects = ObjectTable::<u32, &str>::new();
         let made = objects.insert(Some(7), "gem", object());
-        let (again, loser) = objects.settle(Some(7), "second", object());
+        let (again, loser) = objects.insert_import(Some(7), "second", object());
         assert_eq!((again.handle, again.imported, loser), (made.handle, true, Some("second")));
-        assert_eq!(objects.again(&7).unwrap().handle, made.handle);
+        assert_eq!(objects.add_reference(&7).unwrap().handle, made.handle);
         assert_eq!(objects.len(), 1);
         for expected in [None, None, Some("gem")] {
             assert_eq!(objects.release(made.handle, "X").unwrap(), expected);
         }
         assert_eq!(objects.release(made.handle, "X").unwrap_err().errno(), Some(libc::EINVAL));
-        assert!(objects.again(&7).is_none());
+        assert!(objects.add_reference(&7).is_none());
         assert_eq!(objects.held(), (0, Some(0)));
     }
 
     #[test]
     fn an_object_does_not_end_while_a_call_uses_it() {
-        let objects = Arc::new(Objects::<u32, &str>::new());
+        let objects = Arc::new(ObjectTable::<u32, &str>::new());
         let handle = objects.insert(None, "gem", object()).handle;
         let (entered, wait) = mpsc::channel();
         let (go, leave) = mpsc::channel::<()>();

@@ -16,7 +16,7 @@ use nix::errno::Errno;
 
 use super::device_node::{duplicate, inside, misplaced, open_node, sync_dma_buf, DmaBuf};
 use super::errno::{check, domain_busy, translate, Call, Context};
-use super::object_table::{unnamed, Objects};
+use super::object_table::{unnamed, ObjectTable};
 use super::soc::npu_cores;
 use super::{Backend, DeviceInfo, Direction, Gauges, Kind, Object, Placement, Request};
 use crate::abi::drm;
@@ -26,7 +26,7 @@ use crate::handle::Handle;
 use crate::sys::mapping::Mapping;
 use crate::sys::page::page_size;
 use crate::sys::proc::Proc;
-use crate::units::{align_down, align_up, human, GIB};
+use crate::units::{align_down, align_up, format_bytes, GIB};
 
 /// `rknpu.md` §3.4.
 const MAX_DOMAINS: u32 = 16;
@@ -40,7 +40,7 @@ const IMPORT_TRIES: u32 = 8;
 pub struct RknpuGem {
     info: DeviceInfo,
     device: OwnedFd,
-    objects: Objects<u32, Gem>,
+    objects: ObjectTable<u32, Gem>,
     gate: RwLock<()>,
 }
 
@@ -95,7 +95,7 @@ impl RknpuGem {
             // EINVAL: a driver before SRAM.
             sram_total: ask(Action::GetTotalSram).map_or(0, u64::from),
         };
-        Ok(Self { info, device, objects: Objects::new(), gate: RwLock::new(()) })
+        Ok(Self { info, device, objects: ObjectTable::new(), gate: RwLock::new(()) })
     }
 
     fn shared_gate(&self) -> RwLockReadGuard<'_, ()> {
@@ -230,7 +230,11 @@ impl Backend for RknpuGem {
                 true => misplaced(create.dma_addr, request.alignment),
                 false => Error::new(
                     ErrorCode::DeviceIo,
-                    format!("the driver made {} where {} were asked for", human(create.size), human(size)),
+                    format!(
+                        "the driver made {} where {} were asked for",
+                        format_bytes(create.size),
+                        format_bytes(size)
+                    ),
                 ),
             }
             .requested(request.size));
@@ -274,7 +278,7 @@ impl Backend for RknpuGem {
                 })?;
             }
             let gem = drm::prime_fd_to_handle(device, fd).map_err(failed)?;
-            if let Some(known) = self.objects.again(&gem) {
+            if let Some(known) = self.objects.add_reference(&gem) {
                 return Ok(known);
             }
             if self.info.domains <= 1 || DRM.action(device, Action::GetIommuDomain, 0) == Ok(0) {

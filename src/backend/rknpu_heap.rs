@@ -12,7 +12,7 @@ use nix::errno::Errno;
 
 use super::device_node::{duplicate, inside, misplaced, open_node, sync_dma_buf, DmaBuf};
 use super::errno::{check, translate, Call, Context};
-use super::object_table::{unnamed, Objects};
+use super::object_table::{unnamed, ObjectTable};
 use super::soc::npu_cores;
 use super::{Backend, DeviceInfo, Direction, Gauges, Kind, Object, Request};
 use crate::abi::rknpu::{self, Action, MemCreate, MISC};
@@ -27,7 +27,7 @@ use crate::sys::proc::Proc;
 pub struct RknpuHeap {
     info: DeviceInfo,
     device: OwnedFd,
-    objects: Objects<(u64, u64), Buffer>,
+    objects: ObjectTable<(u64, u64), Buffer>,
 }
 
 /// What the kernel calls an object.
@@ -62,7 +62,7 @@ impl RknpuHeap {
             domain_bytes: Proc::default().meminfo().and_then(|memory| memory.cma_total).unwrap_or(0),
             sram_total: 0,
         };
-        Ok(Self { info, device, objects: Objects::new() })
+        Ok(Self { info, device, objects: ObjectTable::new() })
     }
 
     fn at(&self) -> Context<'_> {
@@ -127,7 +127,7 @@ impl Backend for RknpuHeap {
     /// and nothing here can tell.
     fn import(&self, fd: BorrowedFd<'_>, size: Option<u64>) -> Result<Object> {
         let dma_buf = DmaBuf::of(fd, size)?;
-        if let Some(known) = dma_buf.identity.and_then(|identity| self.objects.again(&identity)) {
+        if let Some(known) = dma_buf.identity.and_then(|identity| self.objects.add_reference(&identity)) {
             return Ok(known);
         }
         // The driver's size out is the caller's size in, never the buffer's (`observed.md` §2).
@@ -138,7 +138,7 @@ impl Backend for RknpuHeap {
             .map_err(|errno| translate(Call::Import, errno, &self.at().bytes(dma_buf.size)))?;
         let buffer = Buffer { fd: own, obj_addr: create.obj_addr };
         let object = self.describe(dma_buf.size, create.dma_addr, true);
-        let (object, loser) = self.objects.settle(dma_buf.identity, buffer, object);
+        let (object, loser) = self.objects.insert_import(dma_buf.identity, buffer, object);
         if let Some(loser) = loser {
             let _ = self.end(loser); // another thread imported the same buffer meanwhile
         }

@@ -12,7 +12,7 @@ use nix::time::{clock_gettime, ClockId};
 
 use super::device_node::{inside, misplaced, open_node};
 use super::errno::{check, translate, Call, Context};
-use super::object_table::{unnamed, Objects};
+use super::object_table::{unnamed, ObjectTable};
 use super::soc::npu_cores;
 use super::{Backend, DeviceInfo, Direction, Gauges, Kind, Object, Request};
 use crate::abi::drm;
@@ -21,7 +21,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
 use crate::sys::mapping::Mapping;
 use crate::sys::page::page_size;
-use crate::units::{human, GIB};
+use crate::units::{format_bytes, GIB};
 
 /// The driver keeps a size in a signed 32-bit variable.
 const MAX_SIZE: u64 = 2 * GIB - 1;
@@ -33,7 +33,7 @@ const WAIT_TIMEOUT_NS: i64 = 6_000_000_000;
 pub struct Rocket {
     info: DeviceInfo,
     device: OwnedFd,
-    objects: Objects<u32, Bo>,
+    objects: ObjectTable<u32, Bo>,
 }
 
 /// What the kernel calls an object.
@@ -65,7 +65,7 @@ impl Rocket {
             domain_bytes: 4 * GIB,
             sram_total: 0,
         };
-        Ok(Self { info, device, objects: Objects::new() })
+        Ok(Self { info, device, objects: ObjectTable::new() })
     }
 
     fn at(&self) -> Context<'_> {
@@ -101,7 +101,7 @@ impl Backend for Rocket {
         let Some(size) = u32::try_from(request.size).ok().filter(|size| u64::from(*size) <= MAX_SIZE) else {
             return Err(Error::new(
                 ErrorCode::OutOfRange,
-                format!("{} do not fit in one rocket buffer: it is below 2 GiB", human(request.size)),
+                format!("{} do not fit in one rocket buffer: it is below 2 GiB", format_bytes(request.size)),
             )
             .requested(request.size)
             .limit("buffer", MAX_SIZE)

@@ -29,7 +29,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
 use crate::sys::mapping::Mapping;
 use crate::sys::page::page_size;
-use crate::units::{human, whole_pages, GIB, KIB, MIB};
+use crate::units::{format_bytes, whole_pages, GIB, KIB, MIB};
 use address_space::{AddressSpace, Growth};
 
 /// What the kernel shows as the name of a simulated object's mapping in `/proc/self/maps`.
@@ -153,7 +153,11 @@ impl Simulated {
         let domain_bytes = options.domain_bytes.unwrap_or(default);
         // Page 0 of a domain is never used, so the smallest one that can hold anything has two pages.
         if domain_bytes > most || domain_bytes < 2 * page_size() || !domain_bytes.is_multiple_of(page_size()) {
-            return Err(out_of_range("domainBytes", domain_bytes, &format!("whole pages, at most {}", human(most))));
+            return Err(out_of_range(
+                "domainBytes",
+                domain_bytes,
+                &format!("whole pages, at most {}", format_bytes(most)),
+            ));
         }
         let domains = options.domains.unwrap_or(if board.iommu { MAX_DOMAINS } else { 1 });
         if !(1..=if board.iommu { MAX_DOMAINS } else { 1 }).contains(&domains) {
@@ -233,12 +237,12 @@ impl Simulated {
     }
 
     fn exhausted(&self, domain: u32, size: u64, largest: u64) -> Error {
-        let total = human(self.info.domain_bytes);
+        let total = format_bytes(self.info.domain_bytes);
         let (code, errno, scope, message) = if self.info.iommu {
-            let message = format!("IOMMU domain {domain} ({total}) has no {} left in one piece", human(size));
+            let message = format!("IOMMU domain {domain} ({total}) has no {} left in one piece", format_bytes(size));
             (ErrorCode::IovaExhausted, Errno::EFAULT, format!("domain:{domain}"), message)
         } else {
-            let message = format!("the CMA area ({total}) has no {} left in one piece", human(size));
+            let message = format!("the CMA area ({total}) has no {} left in one piece", format_bytes(size));
             (ErrorCode::OutOfMemory, Errno::EINVAL, "cma".to_owned(), message)
         };
         Error::new(code, message)
@@ -252,7 +256,8 @@ impl Simulated {
     fn make_memory(&self, size: u64, stale: u64) -> Result<OwnedFd> {
         let failed = |call: &'static str| {
             move |errno: Errno| {
-                let because = |code| Error::new(code, format!("{call} of {} failed: {}", human(size), errno.desc()));
+                let because =
+                    |code| Error::new(code, format!("{call} of {} failed: {}", format_bytes(size), errno.desc()));
                 let error = match errno {
                     Errno::EMFILE | Errno::ENFILE => too_many_fds(errno),
                     Errno::ENOMEM | Errno::ENOSPC => because(ErrorCode::OutOfMemory),
@@ -355,7 +360,7 @@ impl Backend for Simulated {
             return Err(not_a_buffer("its size is not a whole number of pages"));
         }
         if size.is_some_and(|wanted| wanted > bytes) {
-            return Err(Error::new(ErrorCode::OutOfRange, format!("the dma-buf has only {}", human(bytes)))
+            return Err(Error::new(ErrorCode::OutOfRange, format!("the dma-buf has only {}", format_bytes(bytes)))
                 .available(bytes)
                 .requested(size.unwrap_or(0)));
         }

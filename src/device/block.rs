@@ -29,7 +29,7 @@ struct Owned {
 impl Drop for Owned {
     fn drop(&mut self) {
         if let Some(charges) = self.charges.take() {
-            self.device.bury(self.object.clone(), charges);
+            self.device.free_later(self.object.clone(), charges);
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::sys::page::page_size;
 use crate::sys::proc::Proc;
 use crate::sys::ram;
 pub use crate::units::MemoryKind;
-use crate::units::{align_up, human, whole_pages, GIB, MIN_ALIGNMENT};
+use crate::units::{align_up, format_bytes, whole_pages, GIB, MIN_ALIGNMENT};
 
 /// Whether huge pages are wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,9 +84,12 @@ impl Pages {
         }
         if options.prefault {
             mapping.prefault().map_err(|error| {
-                Error::new(ErrorCode::OutOfMemory, format!("{} could not be faulted in: {error}", human(reserved)))
-                    .requested(reserved)
-                    .syscall("madvise", error.raw_os_error().unwrap_or(0))
+                Error::new(
+                    ErrorCode::OutOfMemory,
+                    format!("{} could not be faulted in: {error}", format_bytes(reserved)),
+                )
+                .requested(reserved)
+                .syscall("madvise", error.raw_os_error().unwrap_or(0))
             })?;
         }
         Ok(Self { mapping, charge })
@@ -100,7 +103,7 @@ fn lock_failed(error: &std::io::Error, size: u64) -> Error {
         return refused;
     }
     let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_MEMLOCK).map_or(0, |(soft, _)| soft);
-    Error::new(ErrorCode::OutOfMemory, format!("{} could not be locked in RAM: {error}", human(size)))
+    Error::new(ErrorCode::OutOfMemory, format!("{} could not be locked in RAM: {error}", format_bytes(size)))
         .requested(size)
         .limit("memlock", limit)
         .syscall("mlock", error.raw_os_error().unwrap_or(0))

@@ -25,7 +25,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
 use crate::sys::page::page_size;
 use crate::sys::ram;
-use crate::units::{human, whole_pages, MIB};
+use crate::units::{format_bytes, whole_pages, MIB};
 
 /// See the module's header.
 #[derive(Debug)]
@@ -60,17 +60,17 @@ pub struct Charges {
 }
 
 /// What drivers failed to take back stays charged for as long as the process lives.
-static LOST: Mutex<Vec<Arc<Charges>>> = Mutex::new(Vec::new());
+static LOST_CHARGES: Mutex<Vec<Arc<Charges>>> = Mutex::new(Vec::new());
 
 /// An allocation that finds nothing left waits this long for what has been freed already.
-const PATIENCE: Duration = Duration::from_secs(10);
+const FREE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The page allocator, which serves where CMA is full, stops at this size (`observed.md` §1.2: 4 MiB pieces).
-const LARGEST_WITHOUT_CMA: u64 = 4 * MIB;
+const MAX_SIZE_WITHOUT_CMA: u64 = 4 * MIB;
 
 /// Real nodes open in this process.
-static OPEN: Lazy<Mutex<Nodes>> = Lazy::new(Mutex::default);
-type Nodes = HashMap<(Kind, PathBuf), Weak<Device>>;
+static OPEN_DEVICES: Lazy<Mutex<DevicesByNode>> = Lazy::new(Mutex::default);
+type DevicesByNode = HashMap<(Kind, PathBuf), Weak<Device>>;
 
 impl Device {
     /// A device over `backend`.
@@ -94,7 +94,7 @@ impl Device {
     pub fn shared(backend: Arc<dyn Backend>) -> Arc<Self> {
         let info = backend.info();
         let Some(path) = info.path.clone() else { return Self::new(backend) };
-        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = OPEN_DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|_, device| device.strong_count() > 0);
         let key = (info.kind, path);
         if let Some(device) = open.get(&key).and_then(Weak::upgrade) {
@@ -107,7 +107,7 @@ impl Device {
 
     /// The device of this process that has `path` open through `kind`, if there is one.
     pub fn already_open(kind: Kind, path: &Path) -> Option<Arc<Self>> {
-        let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = OPEN_DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
         open.get(&(kind, path.to_owned())).and_then(Weak::upgrade)
     }
 
@@ -155,13 +155,13 @@ impl Device {
     pub fn create(&self, request: &Request) -> Result<(Object, Arc<Charges>)> {
         let wanting = [ErrorCode::OutOfMemory, ErrorCode::IovaExhausted, ErrorCode::TooManyFds, ErrorCode::TooManyMaps];
         if request.placement == Placement::TrySram && self.backend.gauges(request.domain).sram_free < request.size {
-            self.settle(PATIENCE);
+            self.wait_for_frees(FREE_TIMEOUT);
         }
         // Asked before: what is given back while the driver refuses is room that the refusal knows nothing of.
         let freeing = self.pending.in_progress();
         match self.try_create(request) {
             Err(error) if wanting.contains(&error.code()) && (freeing || self.pending.in_progress()) => {
-                self.settle(PATIENCE);
+                self.wait_for_frees(FREE_TIMEOUT);
                 self.try_create(request)
             }
             result => result,
@@ -178,7 +178,7 @@ impl Device {
             Ok(object) => {
                 // It has them already: there is nothing to refuse any more.
                 charges._rest = domain.reserve(object.size.saturating_sub(size)).ok();
-                Ok((object.clone(), self.enter(object.handle, charges)))
+                Ok((object.clone(), self.record_charges(object.handle, charges)))
             }
             Err(error) => {
                 drop(charges); // so that the figures are those of after the refusal
@@ -207,7 +207,7 @@ impl Device {
     /// Errors: those of [`Backend::import`], and `ERR_IOVA_EXHAUSTED` where domain 0 has no room in the ledger.
     pub fn import(&self, fd: BorrowedFd<'_>, size: Option<u64>) -> Result<(Object, Arc<Charges>)> {
         let object = self.backend.import(fd, size)?;
-        let known = self.book().get(&object.handle).and_then(Weak::upgrade);
+        let known = self.live_charges().get(&object.handle).and_then(Weak::upgrade);
         if let Some(charges) = known {
             return Ok((object, charges));
         }
@@ -215,7 +215,7 @@ impl Device {
         let domain = object.domain.unwrap_or(0);
         match self.domain(domain).and_then(|budget| self.charge(budget, domain, object.size)) {
             Ok(charge) => {
-                let charges = self.enter(object.handle, Charges { _domain: charge, _ram: None, _rest: None });
+                let charges = self.record_charges(object.handle, Charges { _domain: charge, _ram: None, _rest: None });
                 Ok((object, charges))
             }
             Err(error) => {
@@ -226,7 +226,7 @@ impl Device {
     }
 
     /// Gives an object back, after its mappings are gone: some time soon, on a thread of its own.
-    pub fn bury(self: &Arc<Self>, object: Object, charges: Arc<Charges>) {
+    pub fn free_later(self: &Arc<Self>, object: Object, charges: Arc<Charges>) {
         if self.pending.push(object, charges) {
             let device = Arc::clone(self);
             REAPERS.run(move || device.reap());
@@ -241,9 +241,9 @@ impl Device {
         });
     }
 
-    /// Waits until everything that was freed is back with the driver, at most `patience`. Whether it is.
-    pub fn settle(&self, patience: Duration) -> bool {
-        self.pending.wait(patience)
+    /// Waits until everything that was freed is back with the driver, at most `timeout`. Whether it is.
+    pub fn wait_for_frees(&self, timeout: Duration) -> bool {
+        self.pending.wait(timeout)
     }
 
     /// What the driver fails to take back is not retried (`rknpu.md` §3.6: the kernel keeps it until a reboot): it
@@ -251,14 +251,14 @@ impl Device {
     fn destroy(&self, object: &Object, charges: Arc<Charges>) {
         if self.backend.destroy(object.handle).is_err() {
             self.count_lost(object.size);
-            LOST.lock().unwrap_or_else(PoisonError::into_inner).push(charges);
+            LOST_CHARGES.lock().unwrap_or_else(PoisonError::into_inner).push(charges);
             return;
         }
-        let mut book = self.book();
+        let mut live = self.live_charges();
         drop(charges);
         // Another holder of the same object keeps the entry.
-        if book.get(&object.handle).is_some_and(|charges| charges.strong_count() == 0) {
-            book.remove(&object.handle);
+        if live.get(&object.handle).is_some_and(|charges| charges.strong_count() == 0) {
+            live.remove(&object.handle);
         }
     }
 
@@ -277,13 +277,13 @@ impl Device {
         (self.lost.0.load(Ordering::Relaxed), self.lost.1.load(Ordering::Relaxed))
     }
 
-    fn book(&self) -> MutexGuard<'_, HashMap<Handle, Weak<Charges>>> {
+    fn live_charges(&self) -> MutexGuard<'_, HashMap<Handle, Weak<Charges>>> {
         self.charges.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enter(&self, object: Handle, charges: Charges) -> Arc<Charges> {
+    fn record_charges(&self, object: Handle, charges: Charges) -> Arc<Charges> {
         let charges = Arc::new(charges);
-        self.book().insert(object, Arc::downgrade(&charges));
+        self.live_charges().insert(object, Arc::downgrade(&charges));
         charges
     }
 
@@ -304,25 +304,28 @@ impl Device {
         let reach = match (info.iommu, info.domain_bytes) {
             (_, 0) => return Ok(()),
             (true, bytes) => bytes,
-            (false, cma) => cma.max(LARGEST_WITHOUT_CMA),
+            (false, cma) => cma.max(MAX_SIZE_WITHOUT_CMA),
         };
         if size <= reach {
             return Ok(());
         }
         let (what, scope) = if info.iommu { ("one IOMMU domain addresses", "domain") } else { ("CMA has", "cma") };
-        Err(Error::new(ErrorCode::OutOfRange, format!("{} is more than the {} that {what}", human(size), human(reach)))
-            .requested(size)
-            .limit(scope, reach)
-            .hint("split it into several buffers"))
+        Err(Error::new(
+            ErrorCode::OutOfRange,
+            format!("{} is more than the {} that {what}", format_bytes(size), format_bytes(reach)),
+        )
+        .requested(size)
+        .limit(scope, reach)
+        .hint("split it into several buffers"))
     }
 
     fn charge(&self, budget: &Arc<Budget>, domain: u32, size: u64) -> Result<Charge> {
         budget.reserve(size).map_err(|refused| {
             let message = format!(
                 "IOMMU domain {domain} holds {} of its {}: {} more do not fit",
-                human(budget.used()),
-                human(refused.limit),
-                human(size)
+                format_bytes(budget.used()),
+                format_bytes(refused.limit),
+                format_bytes(size)
             );
             Error::new(ErrorCode::IovaExhausted, message)
                 .requested(size)
@@ -378,13 +381,13 @@ mod tests {
         let (again, shared) = device.import(fd.as_fd(), None).unwrap();
         assert_eq!((again.handle, again.device_address), (object.handle, object.device_address));
         assert_eq!(device.domains()[0].used(), MIB);
-        device.bury(object, charges);
-        device.settle(PATIENCE);
+        device.free_later(object, charges);
+        device.wait_for_frees(FREE_TIMEOUT);
         assert_eq!(device.domains()[0].used(), MIB, "the import still holds it");
-        device.bury(again, shared);
-        assert!(device.settle(PATIENCE));
+        device.free_later(again, shared);
+        assert!(device.wait_for_frees(FREE_TIMEOUT));
         assert_eq!(device.domains()[0].used(), 0);
-        assert!(device.book().is_empty());
+        assert!(device.live_charges().is_empty());
     }
     /// Full while it is being emptied: it refuses, and by the time the caller hears of it there is room.
     #[derive(Debug)]
@@ -398,7 +401,7 @@ mod tests {
             let refused = self.inner.create(request);
             if refused.is_err() {
                 let device = self.device.lock().unwrap().upgrade().unwrap();
-                assert!(device.settle(PATIENCE));
+                assert!(device.wait_for_frees(FREE_TIMEOUT));
             }
             refused
         }
@@ -437,9 +440,9 @@ mod tests {
         let device = Device::new(Arc::clone(&backend) as Arc<dyn Backend>);
         *backend.device.lock().unwrap() = Arc::downgrade(&device);
         let (object, charges) = device.create(&Request::plain(MIB)).unwrap();
-        device.bury(object, charges);
+        device.free_later(object, charges);
         let (object, charges) = device.create(&Request::plain(MIB)).unwrap();
-        device.bury(object, charges);
-        assert!(device.settle(PATIENCE));
+        device.free_later(object, charges);
+        assert!(device.wait_for_frees(FREE_TIMEOUT));
     }
 }

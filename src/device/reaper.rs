@@ -63,9 +63,9 @@ impl<T> PendingFrees<T> {
         self.drained.notify_all();
     }
 
-    /// Waits until no object is left, at most `patience`. Returns whether none is.
-    pub(super) fn wait(&self, patience: Duration) -> bool {
-        let waited = self.drained.wait_timeout_while(self.queue(), patience, |queue| queue.reaper_running);
+    /// Waits until no object is left, at most `timeout`. Returns whether none is.
+    pub(super) fn wait(&self, timeout: Duration) -> bool {
+        let waited = self.drained.wait_timeout_while(self.queue(), timeout, |queue| queue.reaper_running);
         let (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
         !queue.reaper_running
     }

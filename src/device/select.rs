@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorCode, Result};
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Choice {
+pub enum BackendChoice {
     /// The best NPU there is; the simulated one only where there is none.
     Auto,
     /// That kernel interface and no other.
@@ -23,7 +23,7 @@ pub enum Choice {
 pub struct Opened {
     /// What was opened.
     pub device: Arc<Device>,
-    /// [`Choice::Auto`] found no NPU.
+    /// [`BackendChoice::Auto`] found no NPU.
     pub fell_back: bool,
 }
 
@@ -32,16 +32,16 @@ pub struct Opened {
 ///
 /// Errors: `ERR_DEVICE_NOT_FOUND`, `ERR_DEVICE_PERMISSION`, `ERR_DEVICE_IO`, `ERR_TOO_MANY_FDS`; `ERR_OUT_OF_RANGE` for
 /// a simulated board that no board could be; `ERR_INVALID_ARG_TYPE` for a node without a backend.
-pub fn open(choice: Choice, node: Option<&Path>, simulated: Option<Options>) -> Result<Opened> {
+pub fn open(choice: BackendChoice, node: Option<&Path>, simulated: Option<Options>) -> Result<Opened> {
     let kind = match choice {
-        Choice::Only(kind) => kind,
-        Choice::Auto if node.is_some() => {
+        BackendChoice::Only(kind) => kind,
+        BackendChoice::Auto if node.is_some() => {
             let message = "`device` names a node, and not which backend is to open it";
             return Err(Error::new(ErrorCode::InvalidArgType, message).hint("give `backend` as well"));
         }
-        Choice::Auto => choose(probe::probe())?,
+        BackendChoice::Auto => choose(probe::probe())?,
     };
-    let fell_back = choice == Choice::Auto && kind == Kind::Simulated;
+    let fell_back = choice == BackendChoice::Auto && kind == Kind::Simulated;
     if kind != Kind::Simulated {
         return Ok(Opened { device: open_node(kind, node)?, fell_back });
     }
@@ -101,10 +101,11 @@ mod tests {
     #[test]
     fn a_node_needs_a_backend_and_the_simulated_device_has_none() {
         let node = Path::new("/dev/null");
-        assert_eq!(open(Choice::Auto, Some(node), None).unwrap_err().code(), ErrorCode::InvalidArgType);
-        let simulated = open(Choice::Only(Kind::Simulated), Some(node), None).unwrap_err();
+        assert_eq!(open(BackendChoice::Auto, Some(node), None).unwrap_err().code(), ErrorCode::InvalidArgType);
+        let simulated = open(BackendChoice::Only(Kind::Simulated), Some(node), None).unwrap_err();
         assert_eq!(simulated.code(), ErrorCode::DeviceNotFound);
-        let wrong = open(Choice::Only(Kind::RknpuHeap), Some(Path::new("/nonexistent/rknpu")), None).unwrap_err();
+        let wrong =
+            open(BackendChoice::Only(Kind::RknpuHeap), Some(Path::new("/nonexistent/rknpu")), None).unwrap_err();
         assert_eq!(wrong.code(), ErrorCode::DeviceNotFound);
     }
 }

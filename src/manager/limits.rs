@@ -7,7 +7,7 @@ use super::Manager;
 use crate::accounting::{Account, Limits, Warning};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
-use crate::units::{human, MemoryKind};
+use crate::units::{format_bytes, MemoryKind};
 
 impl Manager {
     /// Changes what may be held. Limits may be below what is: then nothing is added until enough has gone.
@@ -35,7 +35,11 @@ impl Manager {
         let set_aside = match kind {
             MemoryKind::Npu => Some(self.device.set_aside(domain.unwrap_or(0), size)?),
             MemoryKind::System if size > self.ram_total => {
-                let message = format!("{} is more than the {} this machine has", human(size), human(self.ram_total));
+                let message = format!(
+                    "{} is more than the {} this machine has",
+                    format_bytes(size),
+                    format_bytes(self.ram_total)
+                );
                 return Err(Error::new(ErrorCode::OutOfRange, message).requested(size).limit("ram", self.ram_total));
             }
             MemoryKind::System => None,

@@ -1,11 +1,11 @@
 //! The façade: allocates, frees, describes and counts, for one opened device.
 
-mod figures;
 mod limits;
 mod pools;
 mod profile;
 mod profiling;
 mod reservation;
+mod stats;
 
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -26,7 +26,7 @@ use crate::sys::page::page_size;
 use crate::sys::proc::Proc;
 use crate::sys::ram::Ram;
 use crate::units::{whole_pages, MemoryKind};
-pub use figures::{DomainStats, NpuStats, SlabStats, Summary, SystemStats};
+pub use stats::{DomainStats, NpuStats, SlabStats, Summary, SystemStats};
 
 pub use pools::{PoolMemory, PoolOptions};
 pub use profile::{Sampled, Snapshot, SnapshotPool};
@@ -90,7 +90,7 @@ impl Manager {
     /// A manager without allocations.
     pub fn new(device: Arc<Device>, slabs: SlabOptions) -> Self {
         let ram_total = Ram::read().map_or(0, |ram| ram.total);
-        let npu_total = figures::reach(device.info()).map_or(ram_total, |reach| reach.min(ram_total));
+        let npu_total = stats::reach(device.info()).map_or(ram_total, |reach| reach.min(ram_total));
         let accounting = Accounting::new(device.domains());
         Self {
             slabs: Slabs::new(Arc::clone(&device), slabs),
@@ -255,9 +255,9 @@ impl Manager {
         }
     }
 
-    /// Waits until what was freed is back with the driver, at most `patience`. Whether it is.
-    pub fn settle(&self, patience: Duration) -> bool {
-        self.device.settle(patience)
+    /// Waits until what was freed is back with the driver, at most `timeout`. Whether it is.
+    pub fn wait_for_frees(&self, timeout: Duration) -> bool {
+        self.device.wait_for_frees(timeout)
     }
 
     /// Bytes that were freed and are not back with the driver yet.

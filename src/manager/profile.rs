@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::profiling::Told;
+use super::profiling::ReportedLeaks;
 use super::Manager;
 use crate::allocation::Allocation;
 use crate::handle::Handle;
@@ -55,7 +55,7 @@ impl Manager {
     pub fn start_profiling(&self, options: Options) {
         let profiler = Profiler::new(options);
         *self.profiling.profiler() = Some(Arc::clone(&profiler));
-        *self.profiling.told() = Told::default();
+        *self.profiling.reported() = ReportedLeaks::default();
         self.profiling.on.store(true, Ordering::Relaxed);
         self.accounting.record(Some(&profiler));
         self.pools().iter().for_each(|pool| pool.record(Some(&profiler)));
@@ -124,12 +124,12 @@ impl Manager {
         let Some(profiler) = self.profiling.recording() else { return Default::default() };
         let Some(latest) = SystemTime::now().checked_sub(age) else { return Default::default() };
         let live = self.accounting.read(|accounts| accounts.live.clone());
-        let mut told = self.profiling.told();
-        told.buffers.retain(|id| live.contains(id));
-        let news: Vec<_> = live.into_iter().filter(|id| !told.buffers.contains(id)).collect();
+        let mut reported = self.profiling.reported();
+        reported.buffers.retain(|id| live.contains(id));
+        let news: Vec<_> = live.into_iter().filter(|id| !reported.buffers.contains(id)).collect();
         let mut buffers = Allocation::by_ids(&news);
         buffers.retain(|allocation| allocation.allocated_at <= latest);
-        told.buffers.extend(buffers.iter().map(|allocation| allocation.id));
+        reported.buffers.extend(buffers.iter().map(|allocation| allocation.id));
 
         let sampled = self.pools().into_iter().flat_map(|pool| {
             let blocks = pool.sampled();
@@ -142,9 +142,9 @@ impl Manager {
             })
             .collect();
         let alive: HashSet<_> = sampled.iter().map(|sampled| sampled.block.sample).collect();
-        told.blocks.retain(|sample| alive.contains(sample));
+        reported.blocks.retain(|sample| alive.contains(sample));
         let blocks = sampled.into_iter().filter(|sampled| sampled.at <= latest);
-        let blocks: Vec<_> = blocks.filter(|sampled| told.blocks.insert(sampled.block.sample)).collect();
+        let blocks: Vec<_> = blocks.filter(|sampled| reported.blocks.insert(sampled.block.sample)).collect();
         // A block whose ArrayBuffer was made is a buffer too, and told of as that.
         let blocks = blocks.into_iter().filter(|sampled| Allocation::at(sampled.block.slice.address).next().is_none());
         (buffers, blocks.collect())

@@ -16,11 +16,11 @@ pub(super) struct Profiling {
     pub(super) on: AtomicBool,
     profiler: Mutex<Option<Arc<Profiler>>>,
     /// Leaks that were told of.
-    told: Mutex<Told>,
+    reported: Mutex<ReportedLeaks>,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct ReportedLeaks {
     pub(super) buffers: HashSet<Handle>,
     /// By sample.
     pub(super) blocks: HashSet<Handle>,
@@ -49,7 +49,7 @@ impl Profiling {
         self.profiler.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn told(&self) -> MutexGuard<'_, Told> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn reported(&self) -> MutexGuard<'_, ReportedLeaks> {
+        self.reported.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -25,7 +25,7 @@ use super::registry::{handle, manager};
 use crate::allocation::{this_thread, Allocation, Reachability};
 use crate::error::{Error, ErrorCode};
 use crate::handle::Handle;
-use crate::units::human;
+use crate::units::format_bytes;
 
 /// Number of finalized ArrayBuffers after which [`consolidate_heap`] runs: some ten microseconds.
 const FINALIZED_PER_CONSOLIDATION: u32 = 128;
@@ -93,7 +93,7 @@ fn create<'env>(env: &'env Env, allocation: &Allocation) -> crate::error::Result
         .hint("zero-copy is impossible in Electron and other runtimes with the V8 memory cage; use Node, Bun or Deno"),
         _ if allocation.size > u32::MAX.into() => Error::new(
             ErrorCode::OutOfRange,
-            format!("this runtime cannot create an ArrayBuffer of {}", human(allocation.size)),
+            format!("this runtime cannot create an ArrayBuffer of {}", format_bytes(allocation.size)),
         )
         .requested(allocation.size)
         .hint("Node 20 and Bun are limited to 4 GiB; use several buffers, or Node 22 or later"),

@@ -7,7 +7,7 @@ use super::env::throw;
 use super::registry::manager;
 use crate::accounting::{Limit, Limits, Scope, Warning};
 use crate::handle::Handle;
-use crate::units::{human, MemoryKind};
+use crate::units::{format_bytes, MemoryKind};
 
 /// A limit; none where `max` is absent.
 #[napi(object)]
@@ -72,7 +72,8 @@ impl From<Warning> for LimitWarning {
             Scope::Pool(_) => "free unused blocks, or give the pool a larger maxSize",
             Scope::Domain(_) => "deallocate unused buffers, or use another iommuDomain",
         };
-        let message = format!("{scope}: {} of {} are in use ({percent} %): {remedy}", human(used), human(max));
+        let message =
+            format!("{scope}: {} of {} are in use ({percent} %): {remedy}", format_bytes(used), format_bytes(max));
         Self { scope: scope.to_string(), used: used as f64, max: max as f64, ratio, message }
     }
 }

@@ -11,7 +11,7 @@ use super::devices::{Device, Simulated};
 use super::env::{throw, EnvData};
 use super::registry;
 use crate::backend::Kind;
-use crate::device::select::{self, Choice};
+use crate::device::select::{self, BackendChoice};
 use crate::error::{Error, ErrorCode};
 use crate::manager::Manager;
 use crate::pool::SlabOptions;
@@ -72,8 +72,8 @@ pub fn open_manager(
     slabs: Option<Slabs>,
 ) -> Result<Opened> {
     let choice = match backend.as_str() {
-        "auto" => Choice::Auto,
-        name => Choice::Only(Kind::from_name(name).ok_or_else(|| {
+        "auto" => BackendChoice::Auto,
+        name => BackendChoice::Only(Kind::from_name(name).ok_or_else(|| {
             throw(env)(Error::new(ErrorCode::OutOfRange, format!("there is no backend called \"{name}\"")))
         })?),
     };
@@ -93,7 +93,7 @@ const DISPOSE_TIMEOUT: Duration = Duration::from_secs(2);
 pub fn close_manager(manager: f64) {
     if let Some(manager) = registry::close_manager(manager) {
         manager.dispose();
-        manager.settle(DISPOSE_TIMEOUT);
+        manager.wait_for_frees(DISPOSE_TIMEOUT);
     }
 }
 
@@ -109,6 +109,6 @@ pub fn abandon_manager(manager: f64) {
 pub fn wait_for_frees(env: &Env, handle: f64, timeout: f64) -> Result<f64> {
     let manager = registry::manager(handle).map_err(throw(env))?;
     let before = manager.pending();
-    manager.settle(Duration::from_secs_f64(timeout.clamp(0.0, 60_000.0) / 1e3));
+    manager.wait_for_frees(Duration::from_secs_f64(timeout.clamp(0.0, 60_000.0) / 1e3));
     Ok(before.saturating_sub(manager.pending()) as f64)
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::movable_table::{Name, Place};
+use super::movable_table::{MovableName, SlicePlace};
 use super::slice::Slice;
 use crate::device::memory::Memory;
 use crate::handle::Handle;
@@ -169,10 +169,10 @@ impl Chunk {
     pub(super) fn record_ended(
         &mut self,
         recorder: &mut Recorder,
-        place: Place,
+        place: SlicePlace,
         offset: u64,
         size: u64,
-        movable: Option<Name>,
+        movable: Option<MovableName>,
         how: Action,
     ) {
         let slot = place.1.slot();
@@ -229,6 +229,6 @@ impl BitSet {
 }
 
 /// What a recorder calls the slice at that place.
-pub(super) fn key((chunk, region): Place) -> Key {
+pub(super) fn key((chunk, region): SlicePlace) -> Key {
     (chunk.get(), region.to_raw())
 }

@@ -16,7 +16,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::chunk::{Chunk, ChunkMemory};
-use super::movable_table::Place;
+use super::movable_table::SlicePlace;
 use super::state::PoolState;
 use super::Pool;
 use crate::device::memory::Memory;
@@ -117,7 +117,7 @@ pub struct Move<'a> {
 
 #[derive(Debug)]
 struct MoveEndpoint {
-    place: Place,
+    place: SlicePlace,
     location: Location,
     chunk_memory: Arc<ChunkMemory>,
 }
@@ -253,7 +253,7 @@ impl Pool {
         let endpoints = state.movables.get(id).ok().and_then(|movable| {
             let source = state.chunks.get(movable.place.0)?;
             let region = source.arena.get(movable.place.1).ok()?;
-            let end = |of: &Chunk, place: Place, offset: u64| MoveEndpoint {
+            let end = |of: &Chunk, place: SlicePlace, offset: u64| MoveEndpoint {
                 place,
                 location: Location { chunk: of.number, offset },
                 chunk_memory: Arc::clone(&of.chunk_memory),
@@ -371,7 +371,7 @@ impl PoolState {
         Some(target)
     }
 
-    fn cancel_target(&mut self, (chunk, region): Place) {
+    fn cancel_target(&mut self, (chunk, region): SlicePlace) {
         // Where the pool was reset or destroyed, it has gone already.
         let _ = self.chunks.get_mut(chunk).map(|chunk| chunk.arena.free(region));
     }
@@ -410,13 +410,13 @@ impl PoolState {
     }
 
     /// The source of a move goes, and its target stays.
-    fn swap(&mut self, from: Place, to: Place) -> Option<Place> {
+    fn swap(&mut self, from: SlicePlace, to: SlicePlace) -> Option<SlicePlace> {
         self.chunks.get_mut(from.0)?.arena.free(from.1).ok()?;
         Some(to)
     }
 
     /// The hole below a slice and the slice change places. What lies around them may have changed since the move began.
-    fn swap_down(&mut self, from: Place, hole: Place) -> Option<Place> {
+    fn swap_down(&mut self, from: SlicePlace, hole: SlicePlace) -> Option<SlicePlace> {
         let arena = &mut self.chunks.get_mut(from.0)?.arena;
         // Nothing is given up before it is known that all of it is there: the bytes have moved already.
         let (source, gap) = (arena.get(from.1).ok()?, arena.get(hole.1).ok()?);

@@ -6,7 +6,7 @@ use super::Pool;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
 use crate::profile::Action;
-use crate::units::human;
+use crate::units::format_bytes;
 
 /// What a smaller chunk may not meet.
 const WANTING: [ErrorCode; 3] = [ErrorCode::MemoryLimit, ErrorCode::OutOfMemory, ErrorCode::IovaExhausted];
@@ -18,7 +18,12 @@ impl Pool {
             return Ok(least);
         }
         let most = self.layout.block.unwrap_or(self.layout.max);
-        let message = format!("{} is more than pool \"{}\" can ever give: {}", human(size), self.name(), human(most));
+        let message = format!(
+            "{} is more than pool \"{}\" can ever give: {}",
+            format_bytes(size),
+            self.name(),
+            format_bytes(most)
+        );
         Err(Error::new(ErrorCode::OutOfRange, message).requested(size).limit(format!("pool:{}", self.name()), most))
     }
 
@@ -81,10 +86,10 @@ impl Pool {
         let message = format!(
             "pool \"{}\" has no {} left: {} of its {} are allocated, the largest free piece is {}",
             self.name(),
-            human(size),
-            human(state.allocated),
-            human(max),
-            human(largest)
+            format_bytes(size),
+            format_bytes(state.allocated),
+            format_bytes(max),
+            format_bytes(largest)
         );
         Error::new(ErrorCode::PoolExhausted, message)
             .requested(size)

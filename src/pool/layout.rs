@@ -4,7 +4,7 @@ use super::chunk::Chunk;
 use crate::device::memory::Memory;
 use crate::error::{Error, ErrorCode, Result};
 use crate::suballoc::{Fixed, LayoutError, SubAllocator, Tlsf};
-use crate::units::{align_up, human, MAX_SAFE_INTEGER};
+use crate::units::{align_up, format_bytes, MAX_SAFE_INTEGER};
 
 /// How a pool is laid out; bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +54,8 @@ impl Layout {
         if layout.max < layout.initial {
             return bad(format!(
                 "maxSize ({}) is less than initialSize ({})",
-                human(layout.max),
-                human(layout.initial)
+                format_bytes(layout.max),
+                format_bytes(layout.initial)
             ));
         }
         if layout.max == 0 {

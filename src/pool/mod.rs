@@ -35,7 +35,7 @@ use crate::handle::Handle;
 use crate::profile::Action;
 use crate::suballoc::RegionId;
 use crate::sys::page::page_size;
-use crate::units::{human, MemoryKind};
+use crate::units::{format_bytes, MemoryKind};
 use chunk::Chunk;
 pub use chunk::ChunkMemory;
 pub use compaction::{Location, Move, Moved, Pass};
@@ -171,8 +171,12 @@ impl Pool {
         if alignment <= coarsest {
             return Ok(alignment.max(self.layout.alignment));
         }
-        let message =
-            format!("pool \"{}\" aligns to at most {}, not to {}", self.name(), human(coarsest), human(alignment));
+        let message = format!(
+            "pool \"{}\" aligns to at most {}, not to {}",
+            self.name(),
+            format_bytes(coarsest),
+            format_bytes(alignment)
+        );
         Err(Error::new(ErrorCode::OutOfRange, message).requested(size).hint("give the pool that alignment"))
     }
 

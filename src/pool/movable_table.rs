@@ -10,15 +10,15 @@ use crate::handle::{Handle, Table};
 use crate::suballoc::RegionId;
 
 /// Where a slice is: its chunk, and its region there.
-pub(super) type Place = (Handle, RegionId);
+pub(super) type SlicePlace = (Handle, RegionId);
 
 /// What a movable slice is called, and what it is counted under.
-pub(super) type Name = (Handle, Option<Arc<str>>);
+pub(super) type MovableName = (Handle, Option<Arc<str>>);
 
 /// A slice that may be moved.
 #[derive(Debug)]
 pub(super) struct Movable {
-    pub(super) place: Place,
+    pub(super) place: SlicePlace,
     /// That a new place has to have as well.
     pub(super) alignment: u64,
     pins: u32,
@@ -78,17 +78,22 @@ impl InChunk {
 }
 
 impl Movables {
-    pub(super) fn insert(&mut self, place: Place, alignment: u64, tagged: Option<(Arc<str>, CountedBytes)>) -> Handle {
+    pub(super) fn insert(
+        &mut self,
+        place: SlicePlace,
+        alignment: u64,
+        tagged: Option<(Arc<str>, CountedBytes)>,
+    ) -> Handle {
         let id = self.table.insert(Movable { place, alignment, pins: 0, moving: false, view: None, tagged });
         self.put(place, id);
         id
     }
 
-    fn put(&mut self, (chunk, region): Place, id: Handle) {
+    fn put(&mut self, (chunk, region): SlicePlace, id: Handle) {
         self.by_place.entry(chunk).or_default().put(region, id);
     }
 
-    fn take(&mut self, (chunk, region): Place) -> Option<Handle> {
+    fn take(&mut self, (chunk, region): SlicePlace) -> Option<Handle> {
         let in_chunk = self.by_place.get_mut(&chunk)?;
         let id = in_chunk.take(region);
         if in_chunk.live == 0 {
@@ -107,13 +112,13 @@ impl Movables {
     }
 
     /// The movable slice at that place.
-    pub(super) fn at(&self, (chunk, region): Place) -> Option<Handle> {
+    pub(super) fn at(&self, (chunk, region): SlicePlace) -> Option<Handle> {
         self.of(chunk)?.at(region)
     }
 
     /// The slice at that place was freed; its name and its tag, if it was a movable one.
     #[inline]
-    pub(super) fn forget(&mut self, place: Place) -> Option<Name> {
+    pub(super) fn forget(&mut self, place: SlicePlace) -> Option<MovableName> {
         // Most pools have none.
         if self.by_place.is_empty() {
             return None;
@@ -123,7 +128,7 @@ impl Movables {
     }
 
     /// It is somewhere else from here on. Whoever says so has looked that it exists.
-    pub(super) fn moved(&mut self, id: Handle, to: Place) {
+    pub(super) fn moved(&mut self, id: Handle, to: SlicePlace) {
         if let Some(movable) = self.table.get_mut(id) {
             let from = std::mem::replace(&mut movable.place, to);
             self.take(from);
@@ -164,7 +169,7 @@ impl Movables {
     }
 
     /// The place of one that may be freed.
-    pub(super) fn freeable(&mut self, id: Handle) -> Result<Place> {
+    pub(super) fn freeable(&mut self, id: Handle) -> Result<SlicePlace> {
         let movable = self.still(id)?;
         match movable.pins {
             0 => Ok(movable.place),
@@ -196,8 +201,9 @@ impl Movables {
     }
 
     pub(super) fn check(&self) -> Result<(), String> {
-        let placed =
-            |(chunk, region): Place, id| self.table.get(id).is_some_and(|movable| movable.place == (chunk, region));
+        let placed = |(chunk, region): SlicePlace, id| {
+            self.table.get(id).is_some_and(|movable| movable.place == (chunk, region))
+        };
         let agree = |(chunk, in_chunk): (&Handle, &InChunk)| {
             let mut live = in_chunk.slots.iter().flatten();
             live.clone().count() == in_chunk.live && live.all(|(region, id)| placed((*chunk, *region), *id))

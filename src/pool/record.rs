@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::chunk::{key, Chunk};
-use super::movable_table::{Movable, Name, Place};
+use super::movable_table::{Movable, MovableName, SlicePlace};
 use super::slice::Slice;
 use super::state::{EventOwner, PoolState};
 use super::Pool;
@@ -208,7 +208,7 @@ impl PoolState {
     }
 
     #[cold]
-    fn sample(&mut self, place: Place, size: u64, tag: Option<Arc<str>>) -> bool {
+    fn sample(&mut self, place: SlicePlace, size: u64, tag: Option<Arc<str>>) -> bool {
         if let (Some(recorder), Some(chunk)) = (&mut self.recorder, self.chunks.get_mut(place.0)) {
             recorder.sampled(key(place), size, tag);
             chunk.flags.sampled.put(place.1.slot());
@@ -216,7 +216,7 @@ impl PoolState {
         true
     }
 
-    pub(super) fn record_ended(&mut self, handle: Handle, region: &Region, movable: Option<Name>, how: Action) {
+    pub(super) fn record_ended(&mut self, handle: Handle, region: &Region, movable: Option<MovableName>, how: Action) {
         if let (Some(recorder), Some(chunk)) = (&mut self.recorder, self.chunks.get_mut(handle)) {
             chunk.record_ended(recorder, (handle, region.id), region.offset, region.user_data, movable, how);
         }
@@ -248,7 +248,7 @@ impl PoolState {
     }
 
     /// A slice has another place.
-    pub(super) fn record_move(&mut self, id: Handle, from: Place, to: Place, size: u64) {
+    pub(super) fn record_move(&mut self, id: Handle, from: SlicePlace, to: SlicePlace, size: u64) {
         let Some(recorder) = &mut self.recorder else { return };
         let tag = self.movables.get(id).ok().and_then(Movable::tag);
         let label = recorder.label_of(tag.as_ref());

@@ -12,7 +12,7 @@ use once_cell::sync::Lazy;
 use super::proc::{Groups, Proc};
 use crate::accounting::{Budget, Charge};
 use crate::error::{Error, ErrorCode, Result};
-use crate::units::{human, MIB};
+use crate::units::{format_bytes, MIB};
 
 /// What RAM there is to give, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,9 +72,9 @@ pub fn admit(bytes: u64) -> Result<Charge> {
     let charge = RAM_BUDGET.reserve(bytes).map_err(|refused| {
         let message = format!(
             "{} more would promise more memory than this machine has: {} of {} are held already",
-            human(bytes),
-            human(RAM_BUDGET.used()),
-            human(refused.limit)
+            format_bytes(bytes),
+            format_bytes(RAM_BUDGET.used()),
+            format_bytes(refused.limit)
         );
         out_of_memory(message, bytes, refused.available, "ram", refused.limit)
     })?;
@@ -90,7 +90,12 @@ pub fn admit(bytes: u64) -> Result<Charge> {
         return Ok(charge);
     }
     reading.left = left;
-    let message = format!("{} were asked for and only {} of {} are available", human(bytes), human(left), ram.scope);
+    let message = format!(
+        "{} were asked for and only {} of {} are available",
+        format_bytes(bytes),
+        format_bytes(left),
+        ram.scope
+    );
     Err(out_of_memory(message, bytes, left, ram.scope, ram.total))
 }
 

@@ -5,7 +5,7 @@ use rkllmjs_memory::backend::{Direction, Kind, Placement, Request};
 use rkllmjs_memory::error::ErrorCode;
 use rkllmjs_memory::handle::Handle;
 use rkllmjs_memory::sys::page::page_size;
-use rkllmjs_memory::units::{human, KIB, MIB};
+use rkllmjs_memory::units::{format_bytes, KIB, MIB};
 
 pub const CASES: &[Case] = &[
     Case { name: "the device describes itself", check: describes_itself },
@@ -70,7 +70,7 @@ fn large_sizes(rig: &Rig) -> Check {
         match rig.try_create(&Request::plain(size)) {
             Ok(owned) => has_its_size(owned, size)?,
             Err(error) if matches!(error.code(), ErrorCode::IovaExhausted | ErrorCode::OutOfMemory) => {
-                return not_applicable(format!("this device is too small for {}: {error}", human(size)));
+                return not_applicable(format!("this device is too small for {}: {error}", format_bytes(size)));
             }
             Err(error) => return Err(told(error)),
         }
@@ -138,7 +138,9 @@ fn comes_back(rig: &Rig) -> Check {
     for round in 0..if rig.kind() == Kind::Simulated { 288 } else { 24 } {
         match rig.try_create(&Request::plain(size)) {
             Ok(owned) => owned.destroy()?,
-            Err(error) if round == 0 => return not_applicable(format!("too small for {}: {error}", human(size))),
+            Err(error) if round == 0 => {
+                return not_applicable(format!("too small for {}: {error}", format_bytes(size)))
+            }
             Err(error) => return Err(format!("in round {round}: {}", told(error))),
         }
     }
@@ -153,7 +155,7 @@ fn alignment(rig: &Rig) -> Check {
         let request = Request { alignment, ..Request::plain(page_size()) };
         let Some(owned) = rig.create_if_supported(&request)? else { continue };
         if let Some(address) = owned.object.device_address {
-            ensure!(address.is_multiple_of(alignment), "{address:#x} is no multiple of {}", human(alignment));
+            ensure!(address.is_multiple_of(alignment), "{address:#x} is no multiple of {}", format_bytes(alignment));
         }
         let mapping = rig.backend.map(owned.handle(), alignment).map_err(told)?;
         ensure!((mapping.address() as u64).is_multiple_of(alignment), "mapped at {:p}", mapping.address());

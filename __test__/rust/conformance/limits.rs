@@ -11,7 +11,7 @@ use rkllmjs_memory::backend::{Direction, Kind, Request};
 use rkllmjs_memory::error::ErrorCode;
 use rkllmjs_memory::sys::page::page_size;
 use rkllmjs_memory::sys::proc::Proc;
-use rkllmjs_memory::units::{human, MIB};
+use rkllmjs_memory::units::{format_bytes, MIB};
 
 pub const CASES: &[Case] = &[
     Case { name: "four threads make, map, sync, export and end objects", check: threads },
@@ -163,7 +163,7 @@ fn exhaustion(rig: &Rig) -> Check {
         let mut objects: Vec<Owned> = Vec::new();
         let refused = loop {
             if objects.len() as u64 * chunk >= bound {
-                let held = human(bound);
+                let held = format_bytes(bound);
                 return not_applicable(format!("it holds more than the {held} that are safe to take here"));
             }
             match rig.try_create(&Request::plain(chunk)) {
