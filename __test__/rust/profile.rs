@@ -243,7 +243,7 @@ fn no_two_recorders_sample_the_same_allocations() {
     let profiler = Profiler::new(options);
     let hits = || {
         let mut recorder = recorder(&profiler);
-        let mut hit = |at| {
+        let hit = |at| {
             let hit = recorder.allocated(at, 4096, None);
             if hit {
                 recorder.sampled((0, at), 4096, None);

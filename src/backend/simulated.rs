@@ -116,19 +116,19 @@ struct Entry {
     references: u32,
 }
 
-/// Addresses, SRAM and an object's place, taken before the memory is made; goes back unless it is settled.
+/// Addresses, SRAM and an object's place, taken before the memory is made; goes back unless it is committed.
 struct ReservedAddresses<'a> {
     device: &'a Simulated,
     domain: u32,
     address: u64,
     size: u64,
     sram: u64,
-    settled: bool,
+    committed: bool,
 }
 
 impl Drop for ReservedAddresses<'_> {
     fn drop(&mut self) {
-        if !self.settled {
+        if !self.committed {
             self.device.state().release(self.domain, self.address, self.size, self.sram);
         }
     }
@@ -233,7 +233,7 @@ impl Simulated {
         let sram = if want_sram { state.sram_free.min(size) } else { 0 };
         state.sram_free -= sram;
         state.objects += 1;
-        Ok(ReservedAddresses { device: self, domain, address, size, sram, settled: false })
+        Ok(ReservedAddresses { device: self, domain, address, size, sram, committed: false })
     }
 
     fn exhausted(&self, domain: u32, size: u64, largest: u64) -> Error {
@@ -337,7 +337,7 @@ impl Backend for Simulated {
         });
         let object = entry.object.clone();
         state.by_inode.insert(inode, handle);
-        reservation.settled = true;
+        reservation.committed = true;
         Ok(object)
     }
 
@@ -389,7 +389,7 @@ impl Backend for Simulated {
         });
         let object = entry.object.clone();
         state.by_inode.insert(inode, handle);
-        reservation.settled = true;
+        reservation.committed = true;
         Ok(object)
     }
 
