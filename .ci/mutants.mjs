@@ -56,6 +56,8 @@ function tryRoom(name) {
   writePackage(name, tree)
   const glob = (module) => (statSync(pathOf(module)).isFile() ? `src/${module}.rs` : `src/${module}/**`)
   const filters = [...modules.map((module) => `${module}::`), ...suites.map((suite) => `${suite}_suite::`)]
+  // A filter is a part of a name: `pool::` is one of `sys::thread_pool::`, whose tests panic by design.
+  filters.push('--skip', 'sys::')
   const command = ['mutants', '--in-place', '--no-shuffle', '--colors', 'never']
   command.push(...modules.flatMap((module) => ['--file', glob(module)]), ...options, '--', '--', ...filters)
   // One job, behind everything else that the machine does.
