@@ -40,7 +40,7 @@ const LINES = [
   ],
   [
     '2022-07-06 15:37:03.100 12848-12876 E/RKNN: failed to allocate handle, ret: -1', 'ERR_OUT_OF_MEMORY',
-    /does not say why/, /dmesg/,
+    /does not report why/, /dmesg/,
   ],
   ['can not create weight memory for domain1', 'ERR_IOVA_EXHAUSTED', /domain 1/, /0\.9\.8/],
   ['Error: iommu_context->weight_memory is NULL', 'ERR_IOVA_EXHAUSTED', /crash/, /Update/],
@@ -63,7 +63,7 @@ const LINES = [
   ['The model target_platform does not match!', null, /another chip/, /target_platform/],
   ['E RKNN: [14:34:00.922] Invalid RKNN model version 6', null, /version 6/, /librknnrt/],
   ['E RKNN: incompatible model version: 1', null, /version 1/, /librknnrt/],
-  ['parseRKNN: invalid RKNN_MAGIC!', null, /no \.rknn/, /LFS/],
+  ['parseRKNN: invalid RKNN_MAGIC!', null, /not a \.rknn/, /LFS/],
   [
     "E rkllm: max_context[16384] must be less than the model's max_context_limit[4096]", 'ERR_OUT_OF_RANGE',
     /16384.*4096/, /4096 or less/,
@@ -89,7 +89,7 @@ const LINES = [
   ['E RKNN: Meet unsupported target type: 0xffffffff', 'ERR_UNSUPPORTED', /0xffffffff/, /device-tree/],
   ['RKNN init failed. error code: RKNN_ERR_MALLOC_FAIL', 'ERR_OUT_OF_MEMORY', /no memory/, /CmaFree/],
   ['rknn_run fail: RKNN_ERR_TIMEOUT', 'ERR_DEVICE_IO', /in time/, /dmesg/],
-  ['E RKNN: [01:13:18.656] Import rknn model failed!', null, /consequence/, /Paste/],
+  ['E RKNN: [01:13:18.656] Import rknn model failed!', null, /not loaded/, /Paste/],
   ['E rkllm: rkllm_init failed', null, /not loaded/, /handle/],
   ['Error: External buffers are not allowed', 'ERR_EXTERNAL_BUFFERS_FORBIDDEN', /Electron/, /child_process/],
   // The kernel.
@@ -107,13 +107,13 @@ const LINES = [
       'commit elapse time: 6251358us, wait time: 6251362us, timeout: 6000000us',
     'ERR_DEVICE_IO', /domain 0.*6 s/, /update/,
   ],
-  ['RKNPU: job timeout, flags: 0x0:', 'ERR_DEVICE_IO', /gave a job up/, /cooling/],
+  ['RKNPU: job timeout, flags: 0x0:', 'ERR_DEVICE_IO', /aborted a job/, /cooling/],
   ['RKNPU fdab0000.npu: RKNPU: failed to allocate IOVA: -12', 'ERR_IOVA_EXHAUSTED', /4 GiB/, /domain/],
   ['RKNPU fdab0000.npu: RKNPU: dma map 93323264 fail', 'ERR_IOVA_EXHAUSTED', /89 MiB/, /domain/],
   ['[drm:rockchip_gem_iommu_map] *ERROR* out of I/O virtual memory: -28', 'ERR_IOVA_EXHAUSTED', /display/, /Reuse/],
   ['[drm] failed to allocate 8388608 buffer.', 'ERR_OUT_OF_MEMORY', /8 MiB/, /cma=/],
   ['RKNPU fdab0000.npu: failed to destroy dma addr: fffe0000, size: 65536', 'ERR_DOMAIN_BUSY', /next boot/, /domain/],
-  ['cma: cma_alloc: alloc failed, req-size: 2025 pages, ret: -12', 'ERR_OUT_OF_MEMORY', /7\.9 MiB.*in pieces/, /cma=/],
+  ['cma: cma_alloc: alloc failed, req-size: 2025 pages, ret: -12', 'ERR_OUT_OF_MEMORY', /7\.9 MiB.*fragmented/, /cma=/],
   [
     'cma: cma_alloc: reserved: alloc failed, req-size: 512 pages, ret: -16', 'ERR_OUT_OF_MEMORY', /2 MiB.*pinned/,
     /early/,

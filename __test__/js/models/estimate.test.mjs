@@ -158,7 +158,7 @@ test('files that are no model, cut off or empty', (t) => {
   refused('page.rknn', '<!doctype html><title>404</title>', /web page/)
   refused('zeros.rkllm', Buffer.alloc(MiB), /zeros/)
   refused('other.rkllm', Buffer.concat([Buffer.from('GGUF'), Buffer.alloc(MiB, 1)]), /GGUF/)
-  refused('cut.rknn', rknn(MiB, 2 * MiB), /cut off/)
+  refused('cut.rknn', rknn(MiB, 2 * MiB), /truncated/)
   refused('wrong.rknn', Buffer.alloc(MiB, 1), /does not begin/)
   refused('tiny.rkllm', 'abc', /small/)
   refuses(() => estimateModelMemory({ path: '/nowhere/a.rkllm', contextLength: 1 }), 'ERR_DEVICE_IO')

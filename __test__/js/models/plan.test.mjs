@@ -177,7 +177,7 @@ test('spread: over neighbouring domains, and only when asked', () => {
     ],
     'where most is free',
   )
-  assert.match(plan.warnings.join(), /not documented/)
+  assert.match(plan.warnings.join(), /does not document/)
   assert.equal(planModels([spec], { ...board, iommuDomains: 1 }, { spread: true }).fits, false)
 })
 
@@ -196,7 +196,7 @@ test('without an IOMMU: one area', () => {
 test('RAM is the other bound', () => {
   const plan = planModels([model('a', GiB)], board, { ramAvailable: GiB })
   assert.equal(plan.fits, false)
-  assert.match(plan.reason, /of RAM, and 1 GiB are available/)
+  assert.match(plan.reason, /of RAM; 1 GiB is available/)
   assert.equal(planModels([model('a', GiB)], board, { ramAvailable: 2 * GiB }).fits, true)
   assert.equal(planModels([model('a', GiB)], board, { ramAvailable: 2 * GiB, keepFree: GiB }).fits, false)
 })

@@ -1,20 +1,21 @@
 'use strict'
 
-// What a log line means: the tables of patterns, the most telling line of a text first.
+// Implements `explainError`: matches log lines against the tables of known errors.
 
 const { invalid, shown } = require('../core/options.js')
 
-// Own messages quote the kernel's words, so they are looked at first.
+// This package's messages come first, because they quote the kernel's.
 const TABLE = [...require('./memory-errors.js'), ...require('./runtime-errors.js'), ...require('./kernel-errors.js')]
 
-/** Nobody's log line is longer; patterns need not look at megabytes. */
-const LONGEST_LINE = 4096
-const MOST_LINES = 10_000
+/** Bounds the work of the patterns: longer lines are cut, further lines ignored. */
+const MAX_LINE_LENGTH = 4096
+const MAX_LINES = 10_000
 
 const value = (field, match) => (typeof field === 'function' ? field(match) : field)
 
-function entryOf(line) {
-  const text = line.slice(0, LONGEST_LINE)
+/** Finds the entry of the highest weight whose pattern matches. */
+function bestMatch(line) {
+  const text = line.slice(0, MAX_LINE_LENGTH)
   let best = null
   for (const entry of TABLE) {
     if (best !== null && entry.weight <= best.entry.weight) continue
@@ -25,7 +26,7 @@ function entryOf(line) {
 }
 
 /**
- * @param {string} line one line, or several: then the most telling one counts, the first of equals
+ * @param {string} line one or several lines; of several, the first with the highest weight counts
  * @returns {{cause: string, remedy: string, code: string | null} | null}
  */
 function explainError(line) {
@@ -36,8 +37,8 @@ function explainError(line) {
     )
   }
   let best = null
-  for (const one of line.split(/\r?\n/, MOST_LINES)) {
-    const found = entryOf(one)
+  for (const one of line.split(/\r?\n/, MAX_LINES)) {
+    const found = bestMatch(one)
     if (found !== null && (best === null || found.entry.weight > best.entry.weight)) best = found
   }
   if (best === null) return null

@@ -1,6 +1,7 @@
 'use strict'
 
-// Lines of the kernel, and of the libraries around the NPU: rknpu, IOMMU, CMA, DMA heaps, RGA, MPP. As in runtime-errors.js.
+// Lines of the kernel and of the libraries around the NPU: rknpu, IOMMU, CMA, DMA heaps, RGA, MPP. The format is that of
+// runtime-errors.js.
 
 const { formatBytes } = require('../core/format-bytes.js')
 
@@ -17,7 +18,7 @@ module.exports = [
         : `A job did not end (after ${counter} tasks, ${ret}).`,
     remedy: ([, , ret]) =>
       ret === '-512'
-        ? 'Look for what ended the process: the OOM killer, a signal, a crash elsewhere; the NPU is not the cause.'
+        ? 'Find out why the process ended: the OOM killer, a signal, a crash elsewhere; the NPU is not the cause.'
         : 'Bring driver and runtime to one release; check that buffers are synced and outlive their job.',
     source: 'airockchip/rknn-toolkit2#536',
   },
@@ -33,16 +34,16 @@ module.exports = [
     pattern: /RKNPU: (?:job timeout|soft reset|job abort)/i,
     weight: 2,
     code: 'ERR_DEVICE_IO',
-    cause: 'The driver gave a job up, and resets the NPU.',
+    cause: 'The driver aborted a job and resets the NPU.',
     remedy:
-      'The next job starts afresh. If it comes again: update driver and runtime together; check cooling and power supply.',
+      'The next job starts afresh. If it happens again, update driver and runtime together, and check cooling and power supply.',
     source: 'airockchip/rknn-toolkit2#536',
   },
   {
     pattern: /failed to allocate IOVA: -12/,
     weight: 3,
     code: 'ERR_IOVA_EXHAUSTED',
-    cause: 'The IOMMU domain has no free range of addresses of that size: 4 GiB are all one has.',
+    cause: 'The IOMMU domain has no free range of addresses of that size: a domain has 4 GiB.',
     remedy:
       'Use another domain, smaller buffers, or end other users of the NPU; planModels() finds a place for each model.',
     source: 'rknpu 0.9.8, rknpu_iommu.c',
@@ -52,7 +53,7 @@ module.exports = [
     weight: 3,
     code: 'ERR_IOVA_EXHAUSTED',
     cause: ([, size]) =>
-      `${formatBytes(Number(size))} could not be mapped for the NPU: its IOMMU domain is full or in pieces. User programs see errno 14, "Bad address".`,
+      `${formatBytes(Number(size))} could not be mapped for the NPU: its IOMMU domain is full or fragmented. User programs see errno 14, "Bad address".`,
     remedy: 'Use another domain, smaller buffers, or end other users of the NPU.',
     source: 'rknpu 0.9.8, rknpu_gem.c',
   },
@@ -89,9 +90,9 @@ module.exports = [
     weight: 3,
     code: 'ERR_OUT_OF_MEMORY',
     cause: ([, pages, errno]) =>
-      `CMA gave no ${formatBytes(Number(pages) * PAGE)} in one piece (${errno === '16' ? 'pages in it are pinned by others' : 'it is full or in pieces'}).`,
+      `CMA has no ${formatBytes(Number(pages) * PAGE)} in one piece (${errno === '16' ? 'pages in it are pinned' : 'it is full or fragmented'}).`,
     remedy:
-      'Enlarge it (cma=256M on the kernel command line), allocate early, keep buffers instead of making new ones.',
+      'Enlarge it (cma=256M on the kernel command line), allocate early, and keep buffers instead of making new ones.',
     source: 'edk2-porting/edk2-rk3588#142',
   },
   {
@@ -127,7 +128,7 @@ module.exports = [
     pattern: /already mapped.*cannot remap/i,
     weight: 3,
     code: 'ERR_IOVA_EXHAUSTED',
-    cause: 'The address that the driver picked is still mapped by something that was not released.',
+    cause: 'The address that the driver picked is still mapped: an earlier mapping was not released.',
     remedy: 'End the processes that used the NPU; if it stays, reboot: the mapping is lost to the kernel.',
     source: 'airockchip/rknn3-toolkit#16',
   },
@@ -144,7 +145,7 @@ module.exports = [
     weight: 3,
     code: 'ERR_UNKNOWN_BUFFER',
     cause: (m) =>
-      `RGA was given a descriptor${m[1] === undefined ? '' : ` (${m[1]})`} that is no open dma-buf of this process.`,
+      `RGA was given a descriptor${m[1] === undefined ? '' : ` (${m[1]})`} that is not an open dma-buf of this process.`,
     remedy: 'Keep the descriptor open until the job has ended; descriptors are numbers of one process only.',
     source: 'airockchip/librga#141',
   },
@@ -161,7 +162,7 @@ module.exports = [
     weight: 2,
     code: null,
     cause:
-      "The 2D engine refused an operation; what it minds (stride, format, memory above 4 GiB, a closed descriptor) stands in the kernel's log.",
+      "The 2D engine refused an operation; the kernel's log has the reason (stride, format, memory above 4 GiB, a closed descriptor).",
     remedy:
       'dmesg | grep rga right after it. Strides must be multiples of 16 (RGB888: 16 pixels too), buffers for RGA2 below 4 GiB.',
     source: 'airockchip/rknn-toolkit2#324',
@@ -174,16 +175,16 @@ module.exports = [
     cause: (m) =>
       m[4] === 'No such file or directory'
         ? `${m[3]} does not exist: this kernel has no such DMA heap (mainline ones have no uncached heaps), or the container does not show it.`
-        : `The DMA heap ${m[3] ?? m[2]} could not be opened: heaps belong to root unless a udev rule says otherwise.`,
+        : `The DMA heap ${m[3] ?? m[2]} could not be opened: heaps belong to root unless a udev rule changes that.`,
     remedy:
-      'Add SUBSYSTEM=="dma_heap", GROUP="video", MODE="0660" to /etc/udev/rules.d/99-npu.rules and be in that group; in containers pass --device /dev/dma_heap; newer MPP falls back to DRM.',
+      'Add SUBSYSTEM=="dma_heap", GROUP="video", MODE="0660" to /etc/udev/rules.d/99-npu.rules and add the user to that group; in containers pass --device /dev/dma_heap; newer MPP falls back to DRM.',
     source: 'rockchip-linux/mpp#626',
   },
   {
     pattern: /mpp_allocator_get type (\d+) failed|failed to get allocater with mode/,
     weight: 2,
     code: 'ERR_DEVICE_PERMISSION',
-    cause: 'MPP has no allocator: it could open neither the DMA heaps nor the DRM node; the line before says which.',
+    cause: 'MPP has no allocator: it could open neither the DMA heaps nor the DRM node; the line before names it.',
     remedy: 'Check /dev/dma_heap and /dev/dri for this user, and in containers that they are passed in.',
     source: 'rockchip-linux/mpp#556',
   },
@@ -192,7 +193,7 @@ module.exports = [
     weight: 2,
     code: 'ERR_OUT_OF_MEMORY',
     cause: (m) =>
-      `MPP got no buffer${m[1] === undefined ? '' : ` of ${formatBytes(Number(m[1]))}`}: for a small one rather descriptors have run out than memory.`,
+      `MPP got no buffer${m[1] === undefined ? '' : ` of ${formatBytes(Number(m[1]))}`}: if it was small, descriptors have probably run out, not memory.`,
     remedy: 'Count descriptors (ls /proc/PID/fd | wc -l), return buffers with mpp_buffer_put, and limit their group.',
     source: 'rockchip-linux/mpp#465',
   },
@@ -209,15 +210,15 @@ module.exports = [
     weight: 3,
     code: 'ERR_OUT_OF_MEMORY',
     cause: ([, pid, name, kib]) =>
-      `The kernel ended process ${pid} (${name}) for want of RAM; it held ${formatBytes(Number(kib) * 1024)}. NPU memory comes on top of that figure.`,
-    remedy: 'Use 4-bit weights, a smaller context or fewer models; planModels() with ramAvailable tells what fits.',
+      `The kernel ended process ${pid} (${name}) for lack of RAM; it held ${formatBytes(Number(kib) * 1024)}. NPU memory comes on top of that figure.`,
+    remedy: 'Use 4-bit weights, a smaller context or fewer models; planModels() with ramAvailable finds models that fit.',
     source: 'airockchip/rknn-llm#249',
   },
   {
     pattern: /lowmemorykiller: Kill(?:ing)? '([^']+)' \((\d+)\)/,
     weight: 3,
     code: 'ERR_OUT_OF_MEMORY',
-    cause: ([, name, pid]) => `Android ended ${name} (process ${pid}) for want of RAM.`,
+    cause: ([, name, pid]) => `Android ended ${name} (process ${pid}) for lack of RAM.`,
     remedy: 'Use 4-bit weights, a smaller context or fewer models.',
     source: 'airockchip/rknn-llm#249',
   },
@@ -234,7 +235,7 @@ module.exports = [
     weight: 2,
     code: 'ERR_TOO_MANY_FDS',
     cause: 'The process has no free file descriptor (EMFILE).',
-    remedy: 'Raise the limit (ulimit -n, LimitNOFILE=), close what is not needed, share NPU buffers (slabs and pools).',
+    remedy: 'Raise the limit (ulimit -n, LimitNOFILE=), close unused files, share NPU buffers (slabs and pools).',
     source: 'airockchip/rknn-llm#47',
   },
   {
@@ -242,9 +243,9 @@ module.exports = [
       /(\/dev\/(?:dri\/\S+|rknpu|dma_heap\/\S+|rk_dma_heap\/\S+|accel\/\S+?))['":,]*\s.*?(Permission denied|EACCES)|EACCES.*?(\/dev\/(?:dri|rknpu|dma_heap|rk_dma_heap|accel)[^\s'"]*)/,
     weight: 3,
     code: 'ERR_DEVICE_PERMISSION',
-    cause: (m) => `${m[1] ?? m[3]} is there and this user may not open it.`,
+    cause: (m) => `${m[1] ?? m[3]} exists and this user may not open it.`,
     remedy:
-      'Be in the group that owns it (ls -l), mostly "render" or "video", and log in again; nodes of root need a udev rule.',
+      'Add the user to the group that owns it (ls -l), mostly "render" or "video", and log in again; nodes of root need a udev rule.',
     source: 'rockchip-linux/mpp#670',
   },
 ]

@@ -1,9 +1,9 @@
 'use strict'
 
-// Lines of the RKNN and RKLLM runtimes: patterns, the more telling first.
+// Lines of the RKNN and RKLLM runtimes.
 //
-// weight: how much a line tells among others of the same log (3 the cause itself, 2 a consequence that narrows it, 1 a mere
-// "it failed"). source: the issue whose log has the line.
+// weight: 3 for a line that names the cause, 2 for a consequence that narrows it down, 1 for a bare failure. source: the issue whose
+// log has the line.
 
 const { formatBytes } = require('../core/format-bytes.js')
 
@@ -25,7 +25,7 @@ module.exports = [
     weight: 3,
     code: 'ERR_TOO_MANY_FDS',
     cause: ([, handle]) =>
-      `The whole system has no free entry for open files (at handle ${handle}): every NPU buffer is one. Root is exempt, so it works as root.`,
+      `The whole system has no free entry for open files (at handle ${handle}): every NPU buffer is one. Root is exempt, so it works for root.`,
     remedy: 'Raise fs.file-max (sysctl -w fs.file-max=1000000); /proc/sys/fs/file-nr shows how many are used.',
     source: 'Pelochus/ezrknpu#3',
   },
@@ -62,9 +62,9 @@ module.exports = [
     weight: 3,
     code: 'ERR_OUT_OF_MEMORY',
     cause:
-      'The driver refused the buffer. Without an IOMMU that is how it says that contiguous memory (CMA) is used up; with one, that the domain could not be used.',
+      'The driver refused the buffer. Without an IOMMU this means that contiguous memory (CMA) is used up; with one, that the domain could not be used.',
     remedy:
-      "See CmaFree in /proc/meminfo and enlarge it (cma=256M on the kernel command line), or enable the NPU's IOMMU in the device tree; with an IOMMU use domain 0.",
+      "Check CmaFree in /proc/meminfo and enlarge it (cma=256M on the kernel command line), or enable the NPU's IOMMU in the device tree; with an IOMMU use domain 0.",
     source: 'rockchip-linux/rknn-toolkit2#218',
   },
   {
@@ -72,8 +72,8 @@ module.exports = [
     weight: 2,
     code: 'ERR_OUT_OF_MEMORY',
     cause:
-      'The driver made no buffer; this old runtime does not say why. On RK356x the common cause is an NPU without IOMMU and without reserved memory.',
-    remedy: 'Look at the kernel\'s log (dmesg | grep -i rknpu): "using non-iommu mode" means that CMA is all there is.',
+      'The driver made no buffer; this old runtime does not report why. On RK356x the common cause is an NPU without IOMMU and without reserved memory.',
+    remedy: 'Look at the kernel\'s log (dmesg | grep -i rknpu): "using non-iommu mode" means that all NPU memory comes from CMA.',
     source: 'rockchip-linux/rknn-toolkit2#44',
   },
   {
@@ -83,7 +83,7 @@ module.exports = [
     cause: ([, domain]) =>
       `IOMMU domain ${domain} has no room for the model's weights, or the driver does not offer that domain.`,
     remedy:
-      'Update the driver to 0.9.8 and the runtime to the newest; use 4-bit weights, or unload what else uses that domain.',
+      'Update the driver to 0.9.8 and the runtime to the newest; use 4-bit weights, or unload other models in that domain.',
     source: 'airockchip/rknn-llm#68',
   },
   {
@@ -100,7 +100,7 @@ module.exports = [
     weight: 2,
     code: ([, size]) => (Number(size) > 2 ** 20 ? 'ERR_IOVA_EXHAUSTED' : null),
     cause: ([, size]) =>
-      `NPU memory for ${bytes(size)} was not to be had; the line before names the errno. ${Number(size) > 2 ** 31 ? 'One buffer of more than 2 GiB fits only into an almost empty domain.' : Number(size) > 2 ** 20 ? 'With an IOMMU the domain has no such piece left; without one, CMA has not.' : 'For so small a buffer it is rather file descriptors that ran out.'}`,
+      `NPU memory of ${bytes(size)} could not be allocated; the line before names the errno. ${Number(size) > 2 ** 31 ? 'One buffer of more than 2 GiB fits only into an almost empty domain.' : Number(size) > 2 ** 20 ? 'With an IOMMU the domain has no such piece left; without one, CMA has none.' : 'With so small a buffer, file descriptors have probably run out.'}`,
     remedy: ([, size]) =>
       Number(size) > 2 ** 20
         ? 'Use another domain (base_domain_id), 4-bit weights or a smaller context, or free NPU memory; without an IOMMU enlarge CMA.'
@@ -121,7 +121,7 @@ module.exports = [
     weight: 1,
     code: null,
     cause: ([, version]) =>
-      `The kernel's rknpu driver is older than this runtime wants (${version}); much works nevertheless, and memory is where it fails first.`,
+      `The kernel's rknpu driver is older than this runtime asks for (${version}); much works nevertheless, and memory fails first.`,
     remedy: 'Update the kernel or image of the board to one with rknpu 0.9.8; the driver is part of the kernel.',
     source: 'Pelochus/ezrknn-llm#19',
   },
@@ -130,7 +130,7 @@ module.exports = [
     weight: 3,
     code: null,
     cause:
-      'The file is no .rkllm model that this runtime knows: made by a toolkit of another generation, cut off, or something else altogether.',
+      'The file is not a .rkllm model that this runtime can read: another toolkit generation made it, it is truncated, or it is another kind of file.',
     remedy:
       "Convert it again with the rkllm-toolkit of the runtime's version; compare the file's size and checksum with the download page.",
     source: 'airockchip/rknn-llm#129',
@@ -156,7 +156,7 @@ module.exports = [
     weight: 3,
     code: null,
     cause: (match) =>
-      `The model's format, version ${match[1] ?? match[2]}, is not one that the installed librknnrt reads: model and runtime are of different releases.`,
+      `The model's format, version ${match[1] ?? match[2]}, cannot be read by the installed librknnrt: model and runtime are of different releases.`,
     remedy: 'Install the librknnrt.so of the toolkit that made the model (and look for an old copy in /usr/lib).',
     source: 'airockchip/rknn-toolkit2#281',
   },
@@ -164,9 +164,9 @@ module.exports = [
     pattern: /invalid RKNN_MAGIC|Invalid RKNN fromat|Invalid RKNN format/i,
     weight: 3,
     code: null,
-    cause: 'The file or buffer is no .rknn model.',
+    cause: 'The file or buffer is not a .rknn model.',
     remedy:
-      'Check that it was copied whole (a Git LFS pointer is a usual culprit), and that its length was passed to rknn_init.',
+      'Check that it was copied completely (often it is a Git LFS pointer), and that its length was passed to rknn_init.',
     source: 'airockchip/rknn-toolkit2#405',
   },
   {
@@ -194,7 +194,7 @@ module.exports = [
     cause: ([, op, name]) =>
       `The NPU did not finish a job (operator ${op}, ${name}): it timed out, was aborted with its process, or its memory was not what it expected.`,
     remedy:
-      "Do not share one rknn_context between threads, do not destroy a model while it runs, check that inputs have the model's type, and bring driver and runtime to the same release; dmesg tells the kernel's side.",
+      "Do not share one rknn_context between threads, do not destroy a model while it runs, check that inputs have the model's type, and bring driver and runtime to the same release; dmesg has the kernel's messages.",
     source: 'airockchip/rknn-toolkit2#531',
   },
   {
@@ -202,7 +202,7 @@ module.exports = [
     weight: 3,
     code: 'ERR_DEVICE_PERMISSION',
     cause:
-      "The runtime could not open the NPU's device node. Mostly it is there and this user may not open it; in containers it was not passed in; else the kernel has no rknpu driver.",
+      "The runtime could not open the NPU's device node. Mostly this user may not open it; in containers it was not passed in; otherwise the kernel has no rknpu driver.",
     remedy:
       'Add the user to the groups "video" and "render" (usermod -aG video,render USER) and log in again; in a container pass --device /dev/dri (and /dev/dma_heap). If dmesg | grep -i rknpu is empty, the kernel has no driver.',
     source: 'rockchip-linux/rknn-toolkit2#244',
@@ -223,15 +223,15 @@ module.exports = [
     cause: ([, type]) =>
       `The runtime did not recognise the chip (${type}): /proc/device-tree is hidden (containers), or the node it opened is not the NPU's.`,
     remedy:
-      'Mount /proc/device-tree into the container; do not link /dev/rknpu to a DRM node: the two speak differently.',
+      'Mount /proc/device-tree into the container; do not link /dev/rknpu to a DRM node: their interfaces differ.',
     source: 'airockchip/rknn-toolkit2#534',
   },
   {
     pattern: /RKNN_ERR_MALLOC_FAIL|rknn_init fail!? ret=-4\b/,
     weight: 2,
     code: 'ERR_OUT_OF_MEMORY',
-    cause: "The runtime was given no memory, by the NPU's driver or by the system.",
-    remedy: 'The lines before tell which; see CmaFree and MemAvailable in /proc/meminfo, and ulimit -n.',
+    cause: "The NPU's driver or the system gave the runtime no memory.",
+    remedy: 'The lines before it name which; check CmaFree and MemAvailable in /proc/meminfo, and ulimit -n.',
     source: 'rockchip-linux/rknn-toolkit2#226',
   },
   {
@@ -239,14 +239,14 @@ module.exports = [
     weight: 2,
     code: 'ERR_DEVICE_IO',
     cause: 'A job did not end in time.',
-    remedy: 'Look for "job timeout" in dmesg; other processes on the same NPU make each other wait.',
+    remedy: 'Look for "job timeout" in dmesg; processes on the same NPU wait for each other.',
     source: 'rknn_api.h',
   },
   {
     pattern: /RKNN_ERR_MODEL_INVALID|Import rknn model failed|load model file error|rknn_init, load model failed/,
     weight: 1,
     code: null,
-    cause: 'The model was not loaded: a consequence, the lines before it name the cause (memory, version, format).',
+    cause: 'The model was not loaded. The lines before it name the cause (memory, version, format).',
     remedy: 'Paste those lines too.',
     source: 'airockchip/rknn-llm#195',
   },
@@ -255,7 +255,7 @@ module.exports = [
     weight: 1,
     code: null,
     cause:
-      'The model was not loaded. Some runtimes go on as if it were (and crash later), so the process should end here.',
+      'The model was not loaded. Some runtimes continue nevertheless and crash later, so the process should end here.',
     remedy: 'Look at the lines before it; check the return value of rkllm_init, and that the handle is not null.',
     source: 'airockchip/rknn-llm#522',
   },

@@ -1,6 +1,6 @@
 'use strict'
 
-// How much memory a model will take, before it is loaded.
+// Estimates a model's memory before it is loaded.
 
 const fs = require('node:fs')
 const { check, invalid, outOfRange, schemas, shown } = require('../core/options.js')
@@ -10,19 +10,19 @@ const { kindOfModel } = require('./parameters.js')
 const { isObject, namesOf, shapeOf } = require('./shape.js')
 const { apply, termsOf } = require('./terms.js')
 
-/** Bands where the calibration says nothing: a file's size has no vocabulary in it, a bare number nothing at all. */
+/** Uncertainties outside the calibration. A file's size does not tell the vocabulary, and a bare number tells nothing else. */
 const UNKNOWN_ARCHITECTURE = 0.3
 const SIZE_ONLY = 0.35
-/** Where a vocabulary is not known: the middle of those in the table. */
+/** The assumed vocabulary if it is unknown: the median of the vendor's table. */
 const TYPICAL_VOCABULARY = 128_000
 
-/** Layers are counted one by one. */
-const MOST_LAYERS = 4096
+/** Bounds the loop over layers. */
+const MAX_LAYERS = 4096
 
 const CHIPS = Object.keys(fit.coefficients.chips)
 const NUMBERS = ['layers', 'hiddenSize', 'kvHeads', 'headDim', 'vocabSize']
 
-/** The configuration as an object: `config` is one, or a path to one. */
+/** Returns the configuration; `config` is the object or a path to a config.json. */
 function configOf(config) {
   if (typeof config !== 'string') return config
   let text
@@ -37,7 +37,7 @@ function configOf(config) {
   } catch (error) {
     throw invalid(`${config} is not JSON: ${error.message}`, 'name the config.json of the model')
   }
-  if (!isObject(parsed)) throw invalid(`${config} holds no object`, 'name the config.json of the model')
+  if (!isObject(parsed)) throw invalid(`${config} does not hold an object`, 'name the config.json of the model')
   return parsed
 }
 
@@ -54,21 +54,23 @@ function shapeFrom(spec, warnings) {
       `give ${missing.join(', ')} in the spec, or the language model's own config.json`,
     )
   }
-  if (shape.layers > MOST_LAYERS)
-    throw outOfRange(`the configuration has ${shape.layers} layers; at most ${MOST_LAYERS} are believed`)
+  if (shape.layers > MAX_LAYERS)
+    throw outOfRange(`the configuration has ${shape.layers} layers; at most ${MAX_LAYERS} are accepted`)
   if (spec.config !== undefined && shape.family === null) {
     const name =
       shape.architecture === null
         ? 'the configuration names no model_type'
-        : `the architecture ${shown(shape.architecture)} is not known`
-    warnings.push(`${name}: counted as gated layers, with a wider band`)
+        : `the architecture ${shown(shape.architecture)} is unknown`
+    warnings.push(`${name}: estimated with gated layers and a wider band`)
   }
   return { shape, missing }
 }
 
 /**
+ * Implements `estimateModelMemory`.
+ *
  * @param {object} spec
- * @returns {object} ModelEstimate of index.d.ts
+ * @returns {object} a ModelEstimate
  */
 function estimateModelMemory(spec) {
   if (spec === undefined) throw invalid('estimateModelMemory needs a ModelSpec, not undefined')
@@ -87,9 +89,9 @@ function estimate(spec) {
   }
   const vision = spec.type === 'vision' || file?.kind === 'rknn'
   if (!vision && contextLength === undefined)
-    throw invalid('contextLength is missing', 'it is what RKLLMParam.max_context_len will be')
+    throw invalid('contextLength is missing', 'pass the value that RKLLMParam.max_context_len will have')
   const { shape, missing } = vision ? { shape: {}, missing: [] } : shapeFrom(spec, warnings)
-  if (!CHIPS.includes(soc)) warnings.push(`no measurement is of ${soc}: counted as rk3588`)
+  if (!CHIPS.includes(soc)) warnings.push(`there are no measurements of ${soc}: estimated as rk3588`)
 
   if (vision) return sizeOnly({ weights: needsWeights(given), kv: 0, host: 0, warnings, architecture: 'rknn', file })
   if (missing.length > 0) {
@@ -109,14 +111,14 @@ function estimate(spec) {
 
 function needsWeights(bytes) {
   if (bytes !== undefined) return bytes
-  throw invalid('the weights are not known', 'give weightBytes, path, or a config.json with the sizes of all layers')
+  throw invalid('the weights are unknown', 'give weightBytes, path, or a config.json with the sizes of all layers')
 }
 
-/** The whole shape is known: the calibrated sum of terms. */
+/** Estimates from the whole shape: the calibrated sum of terms. */
 function fromShape(shape, given, { contextLength, batch, kvBytesPerElement, soc, dtype, warnings, file, config }) {
   const countable = shape.family === 'rwkv' || (shape.heads > 0 && (shape.intermediateSize > 0 || shape.experts > 0))
   if (given === undefined && !(config && countable)) {
-    throw invalid('the weights are not known', 'give weightBytes, path, or a config.json with the sizes of all layers')
+    throw invalid('the weights are unknown', 'give weightBytes, path, or a config.json with the sizes of all layers')
   }
   const terms = termsOf(shape, { context: contextLength, batch, kvBytes: kvBytesPerElement })
   const calibrated = apply(fit.coefficients, terms, { dtype: dtype ?? 'w8a8', chip: soc })
@@ -124,9 +126,9 @@ function fromShape(shape, given, { contextLength, batch, kvBytesPerElement, soc,
   let uncertainty = shape.family === null ? UNKNOWN_ARCHITECTURE : fit.uncertainty
   if (shape.family !== null && !fit.kinds.includes(kind)) {
     uncertainty = 2 * fit.uncertainty
-    warnings.push(`no model of the calibration is of this kind (${kind}): the band is twice as wide`)
+    warnings.push(`the calibration has no model of this kind (${kind}): the band is twice as wide`)
   }
-  if (dtype === undefined && given === undefined) warnings.push('dtype is not given: counted as w8a8')
+  if (dtype === undefined && given === undefined) warnings.push('dtype is not given: estimated as w8a8')
   return result({
     weights: given ?? calibrated.weights,
     kvCache: terms.kvCache,
@@ -141,10 +143,10 @@ function fromShape(shape, given, { contextLength, batch, kvBytesPerElement, soc,
   })
 }
 
-/** Only the size of the weights, and whatever else was said. */
+/** Estimates from the size of the weights, and from the numbers that the spec gives. */
 function fromSize(weights, shape, { contextLength, batch, kvBytesPerElement, soc, warnings, file }) {
   const cache = shape.layers > 0 && shape.kvHeads > 0 && shape.headDim > 0
-  if (!cache) warnings.push('the KV cache is not known and left out: give config, or layers, kvHeads and headDim')
+  if (!cache) warnings.push('the KV cache is unknown and left out: give config, or layers, kvHeads and headDim')
   const kv = cache ? 2 * shape.layers * shape.kvHeads * shape.headDim * kvBytesPerElement * contextLength * batch : 0
   const { bytesPerToken, constant, chips } = fit.coefficients
   const host = bytesPerToken * (shape.vocabSize ?? TYPICAL_VOCABULARY) + constant + (chips[soc] ?? 0)
@@ -197,7 +199,7 @@ function result({
         ]
       : [file ? 'weights: the size of the file' : 'weights: as given'],
     derived: [
-      'npuTotal, kvCache, activations: follow from the shape; nobody has measured NPU memory by itself',
+      'npuTotal, kvCache, activations: follow from the shape; there are no measurements of NPU memory by itself',
       ...(calibrated ? [] : ['hostBuffers: typical of the calibration']),
     ],
     warnings,

@@ -1,19 +1,19 @@
 'use strict'
 
-// What can be said of a model file without the vendor's closed libraries: its size, and whether it is one.
+// Inspects a model file without the vendor's closed libraries: its size, and whether it is a model.
 //
-// The head of a .rknn file is documented by public readers of the format (Netron): "RKNN", four zeros, a version and the length
-// of what follows, 64 bits each. That of a .rkllm file is not, so nothing is read there but what plainly is something else.
+// Public readers of the format (Netron) document the head of a .rknn file: "RKNN", four zeros, a version and the length of the rest,
+// 64 bits each. The head of a .rkllm file is not documented: it is only compared with the heads of other formats.
 
 const fs = require('node:fs')
 const { memoryError } = require('../core/errors.js')
 const { formatBytes } = require('../core/format-bytes.js')
 
 const HEAD = 64
-/** No language or vision model is smaller; a download that was cut off, or a page of an error, is. */
-const SMALLEST = 1024
+/** No language or vision model is smaller; a truncated download or an error page is. */
+const MIN_SIZE = 1024
 
-const OTHERS = [
+const OTHER_FORMATS = [
   [/^version https:\/\/git-lfs/, 'a Git LFS pointer, not the model itself', 'fetch it with "git lfs pull"'],
   [/^\s*<(!doctype|html|\?xml)/i, 'a web page', 'download the file itself, not the page that shows it'],
   [/^GGUF/, 'a GGUF model', 'the runtime takes .rkllm files: convert the original model with rkllm-toolkit'],
@@ -44,7 +44,7 @@ function readHead(path) {
   try {
     fd = fs.openSync(path, 'r')
     const status = fs.fstatSync(fd)
-    if (!status.isFile()) throw refuse(path, 'is no file', 'name the model file')
+    if (!status.isFile()) throw refuse(path, 'is not a file', 'name the model file')
     const head = Buffer.alloc(HEAD)
     return { size: status.size, head: head.subarray(0, fs.readSync(fd, head, 0, HEAD, 0)) }
   } catch (error) {
@@ -55,6 +55,8 @@ function readHead(path) {
 }
 
 /**
+ * Refuses a file that is no model, and returns what is known of one that is.
+ *
  * @param {string} path
  * @returns {{kind: 'rkllm' | 'rknn' | 'unknown', size: number, warnings: string[]}}
  */
@@ -62,10 +64,10 @@ function inspect(path) {
   const { size, head } = readHead(path)
   if (size === 0) throw refuse(path, 'is empty', 'download or convert it again')
   const text = head.toString('latin1')
-  for (const [pattern, what, hint] of OTHERS) if (pattern.test(text)) throw refuse(path, `is ${what}`, hint)
+  for (const [pattern, what, hint] of OTHER_FORMATS) if (pattern.test(text)) throw refuse(path, `is ${what}`, hint)
   if (head.every((byte) => byte === 0))
-    throw refuse(path, 'begins with zeros: it was never written in full', 'download or convert it again')
-  if (size < SMALLEST)
+    throw refuse(path, 'begins with zeros: it was not written completely', 'download or convert it again')
+  if (size < MIN_SIZE)
     throw refuse(path, `has ${formatBytes(size)}: no model is that small`, 'download or convert it again')
 
   if (/\.rknn$/i.test(path) || text.startsWith('RKNN'))
@@ -74,20 +76,20 @@ function inspect(path) {
   return {
     kind: 'unknown',
     size,
-    warnings: [`${path} ends neither in .rkllm nor in .rknn: its size is taken for the weights`],
+    warnings: [`${path} ends neither in .rkllm nor in .rknn: its size is used for the weights`],
   }
 }
 
 function checkRknn(path, size, head) {
   const text = head.toString('latin1')
-  if (text.startsWith('CYPTRKNN')) return ['the model is encrypted: its head tells nothing']
+  if (text.startsWith('CYPTRKNN')) return ['the model is encrypted: its head cannot be read']
   if (!text.startsWith('RKNN'))
-    throw refuse(path, 'does not begin as .rknn files do', 'was it downloaded in full, and is it a .rknn?')
+    throw refuse(path, 'does not begin as .rknn files do', 'check that the download is complete and that it is a .rknn file')
   const length = head.readBigUInt64LE(16)
   if (length + 24n > BigInt(size)) {
     throw refuse(
       path,
-      `was cut off: it has ${formatBytes(size)}, and its head tells of ${formatBytes(Number(length))}`,
+      `is truncated: it has ${formatBytes(size)}, and its head announces ${formatBytes(Number(length))}`,
       'download or copy it again',
     )
   }

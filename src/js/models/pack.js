@@ -1,24 +1,23 @@
 'use strict'
 
-// Which bin each item goes to: pure numbers.
+// Packs items into bins.
 //
-// Up to EXACT items the answer is the best there is: the fewest bins that were empty of our items, and of those the one whose
-// fullest bin has most room left. Above, first fit of the largest first, which never uses more than 11/9 of the fewest bins plus one
-// where all bins are alike (Dósa 2007).
+// Up to EXACT items the result is optimal: the fewest bins, and among those the packing whose fullest bin has the most room left. Above
+// that it is first-fit decreasing, which needs at most 11/9 of the fewest bins plus one where all bins are equal (Dósa 2007).
 
 const EXACT = 8
 
-/** @returns {number[] | null} the bin of each item, or null where they do not fit */
+/** @returns {number[] | null} the bin of each item; null if they do not fit */
 function pack(sizes, rooms) {
   return sizes.length <= EXACT ? packExactly(sizes, rooms) : packGreedily(sizes, rooms)
 }
 
-const byFalling = (values) => values.map((_, i) => i).sort((a, b) => values[b] - values[a] || a - b)
+const descending = (values) => values.map((_, i) => i).sort((a, b) => values[b] - values[a] || a - b)
 
 function packGreedily(sizes, rooms) {
   const left = [...rooms]
   const bins = new Array(sizes.length)
-  for (const item of byFalling(sizes)) {
+  for (const item of descending(sizes)) {
     const bin = left.findIndex((room) => sizes[item] <= room)
     if (bin === -1) return null
     bins[item] = bin
@@ -27,12 +26,9 @@ function packGreedily(sizes, rooms) {
   return bins
 }
 
-/**
- * The fewest bins are looked for among the roomiest: a plan that leaves out a roomier bin than one it uses can only gain by swapping
- * the two.
- */
+/** Tries the roomiest bins only: swapping a used bin for a roomier unused one never makes a packing worse. */
 function packExactly(sizes, rooms) {
-  const roomiest = byFalling(rooms)
+  const roomiest = descending(rooms)
   for (let count = Math.min(1, sizes.length); count <= Math.min(sizes.length, rooms.length); count++) {
     const chosen = roomiest.slice(0, count)
     const bins = packInto(
@@ -44,15 +40,18 @@ function packExactly(sizes, rooms) {
   return null
 }
 
-/** The plan that leaves most room in the fullest bin: depth first, the largest items first; bins that are alike are tried once. */
+/**
+ * Finds the packing that leaves the most room in the fullest bin. Searches depth first, the largest items first, and tries equal
+ * bins once.
+ */
 function packInto(sizes, rooms) {
-  const order = byFalling(sizes)
+  const order = descending(sizes)
   const left = [...rooms]
   const bins = new Array(sizes.length)
   let best = null
 
   const visit = (depth, room) => {
-    // Room in the fullest bin only shrinks from here on.
+    // Prunes: the room in the fullest bin only shrinks from here on.
     if (best !== null && room <= best.room) return
     if (depth === order.length) {
       best = { room, bins: [...bins] }
@@ -60,7 +59,7 @@ function packInto(sizes, rooms) {
     }
     const item = order[depth]
     const tried = new Set()
-    for (const bin of byFalling(left)) {
+    for (const bin of descending(left)) {
       const before = left[bin]
       if (sizes[item] > before || tried.has(before)) continue
       tried.add(before)

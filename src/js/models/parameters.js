@@ -1,11 +1,11 @@
 'use strict'
 
-// How many numbers a model of some shape has, by where they end up: pure arithmetic over a shape of shape.js.
+// Counts the parameters of a model from its shape (shape.js), by their place in memory.
 //
-// The matrices that the NPU multiplies by are quantised and sit in NPU memory; that the output head is one of them, tied or
-// not, and the table of input embeddings is not, is what the vendor's table of measurements shows (docs/planning.md).
+// The matrices that the NPU multiplies by are quantised and in NPU memory. The vendor's measurements (docs/planning.md) show that the
+// output head is one of them, tied or not, and that the table of input embeddings is not.
 
-/** Whether layer `i` keeps keys and values (of its own or not), as all do unless the shape says otherwise. */
+/** Whether layer `i` has attention with keys and values, its own or another layer's. */
 function kindOf(shape, i) {
   if (shape.layerTypes !== null) {
     const type = shape.layerTypes[i]
@@ -18,7 +18,7 @@ function kindOf(shape, i) {
 
 const ownsCache = (shape, i) => i < shape.layers - (shape.sharedKvLayers ?? 0)
 
-/** Heads and their width in layer `i`: Gemma 4 has wider ones where attention is global. */
+/** Returns the heads of layer `i` and their width. Gemma 4 has wider ones in layers with global attention. */
 function attentionOf(shape, i) {
   const global = kindOf(shape, i) === 'full'
   return {
@@ -41,7 +41,7 @@ function attentionMatrices(shape, i) {
     return queries + keys + value * hidden
   }
   const { headDim, kvHeads } = attentionOf(shape, i)
-  // The attention of hybrid models has an output gate as wide as the queries.
+  // Hybrid models have an output gate as wide as the queries.
   const queries = heads * headDim * (shape.linearKeyHeads > 0 ? 2 : 1)
   const keys = ownsCache(shape, i) ? 2 * kvHeads * headDim : 0
   return hidden * (queries + keys) + heads * headDim * hidden
@@ -64,14 +64,14 @@ function feedForward(shape, i) {
   return gated(shape.experts * width + shared) + shape.hiddenSize * shape.experts
 }
 
-/** What Gemma 3n and 4 add to each layer: the gate and projection of the layer's own embedding, and a low-rank bypass. */
+/** Counts what Gemma 3n and 4 add to each layer: gate and projection of its own embedding, and a low-rank bypass. */
 function extras(shape) {
   const { hiddenSize: hidden } = shape
   const ownEmbedding = shape.perLayerSize > 0 ? 3 * hidden * shape.perLayerSize : 0
   return ownEmbedding + 2 * hidden * (shape.laurelRank ?? 0)
 }
 
-/** RWKV-7: four square matrices, a feed-forward pair, and low-rank pairs whose ranks go with the square root of the width. */
+/** Counts a layer of RWKV-7: four square matrices, a feed-forward pair, and low-rank pairs with ranks by the width's root. */
 function rwkvLayer({ hiddenSize: hidden, intermediateSize }) {
   const rank = (factor) => Math.max(32, Math.round((factor * Math.sqrt(hidden)) / 32) * 32)
   const ranks = 2 * rank(1.8) + rank(1.3) + Math.max(32, Math.round((0.6 * hidden ** 0.8) / 32) * 32)
@@ -81,14 +81,14 @@ function rwkvLayer({ hiddenSize: hidden, intermediateSize }) {
 const sum = (count, of) => Array.from({ length: count }, (_, i) => of(i)).reduce((a, b) => a + b, 0)
 
 /**
- * @param {object} shape of shape.js, with nothing missing
+ * @param {object} shape of shape.js, complete
  * @returns {{matrices: number, embedding: number, perLayerEmbedding: number, kvPerToken: number, state: number}} counts of numbers
  */
 function parametersOf(shape) {
   const { layers, hiddenSize, vocabSize } = shape
   const table = vocabSize * hiddenSize
   if (shape.family === 'rwkv') {
-    // One 64 by 64 state for each head.
+    // Each head has a state of 64 by 64.
     const state = layers * hiddenSize * 64
     return { matrices: layers * rwkvLayer(shape) + table, embedding: table, perLayerEmbedding: 0, kvPerToken: 0, state }
   }
@@ -108,7 +108,7 @@ function parametersOf(shape) {
 
 function kvOf(shape, i) {
   if (kindOf(shape, i) === 'linear' || !ownsCache(shape, i)) return 0
-  // Counted as full keys and values: that the runtime keeps only the latent is not documented.
+  // Full keys and values: no document says that the runtime keeps only the latent.
   if (isLatent(shape))
     return shape.heads * (latentQueryDim(shape) + (shape.valueDim ?? shape.noRopeDim ?? shape.headDim))
   const { headDim, kvHeads } = attentionOf(shape, i)
@@ -117,7 +117,7 @@ function kvOf(shape, i) {
 
 const stateOf = (shape) => (shape.linearValueHeads ?? 0) * (shape.linearKeyDim ?? 0) * (shape.linearValueDim ?? 0)
 
-/** What kind of model it is, as far as the calibration tells kinds apart. */
+/** Returns the model's kind, as the calibration distinguishes kinds. */
 function kindOfModel(shape) {
   if (shape.experts > 0) return 'experts'
   if (isLatent(shape)) return 'latent'

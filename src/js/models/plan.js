@@ -1,13 +1,13 @@
 'use strict'
 
-// Which IOMMU domain each model goes to, or why they do not all fit and what would.
+// Plans an IOMMU domain for each model, or explains why the models do not fit and which change would help.
 
 const { formatBytes } = require('../core/format-bytes.js')
 const { check, invalid, schemas, shown } = require('../core/options.js')
 const { estimate } = require('./estimate.js')
 const { pack } = require('./pack.js')
 
-/** Without a larger wish so much RAM is left to the rest of the machine. */
+/** The default RAM left to the rest of the machine. */
 const KEEP_FREE = 256 * 2 ** 20
 const GIB4 = 4 * 2 ** 30
 
@@ -20,7 +20,7 @@ function demandsOf(models) {
     if (names.has(name)) throw invalid(`two models are called ${JSON.stringify(name)}`, 'give each a name of its own')
     names.add(name)
     const figures = estimate(spec)
-    // The upper end of the band: a plan that is right half of the time is none.
+    // Plans with the upper end of the band; with the estimate itself half of the plans would fail.
     const margin = 1 + figures.uncertainty
     return {
       name,
@@ -33,8 +33,8 @@ function demandsOf(models) {
   })
 }
 
-/** The places there are: IOMMU domains, or one area where the device has none. */
-function placesOf(device, domains) {
+/** Lists the IOMMU domains, or one area if the device has none. */
+function domainsOf(device, domains) {
   if (typeof device !== 'object' || device === null) throw invalid(`device must be a DeviceInfo, not ${shown(device)}`)
   const { iommu, iommuDomains, domainBytes } = device
   for (const [name, value] of Object.entries({ iommuDomains, domainBytes })) {
@@ -44,23 +44,23 @@ function placesOf(device, domains) {
   if (typeof iommu !== 'boolean') throw invalid(`device.iommu must be true or false, not ${shown(iommu)}`)
   const count = iommu ? Math.max(1, iommuDomains) : 1
   const total = domainBytes > 0 ? domainBytes : iommu ? GIB4 : null
-  const places = Array.from({ length: count }, (_, id) => ({ id, total, used: 0, reservedForOthers: 0 }))
+  const all = Array.from({ length: count }, (_, id) => ({ id, total, used: 0, reservedForOthers: 0 }))
   for (const { id, total: own, used = 0, reservedForOthers = 0 } of domains ?? []) {
     if (id === undefined) throw invalid('an entry of domains has no id')
-    if (places[id] === undefined) throw invalid(`domains names domain ${id}, and the device has ${count}`)
-    places[id] = { id, total: own ?? places[id].total, used, reservedForOthers }
+    if (all[id] === undefined) throw invalid(`domains names domain ${id}, and the device has ${count}`)
+    all[id] = { id, total: own ?? all[id].total, used, reservedForOthers }
   }
-  return places
+  return all
 }
 
-// A device that does not say how much there is has RAM as its only bound.
+// Only RAM bounds a device that does not report its size.
 const roomOf = ({ total, used, reservedForOthers }) =>
   total === null ? Number.MAX_SAFE_INTEGER : Math.max(0, total - used - reservedForOthers)
 
-/** As DeviceInfo has it: 0 where nobody says how much there is. */
-const told = (place) => ({ ...place, total: place.total ?? 0 })
+/** Converts to DomainStats, where 0 stands for an unknown size. */
+const reported = (domain) => ({ ...domain, total: domain.total ?? 0 })
 
-/** Models of one group count as one item: a vision encoder and the language model that reads it. */
+/** Makes one item of the models of a group, such as a vision encoder and its language model. */
 function groupsOf(demands) {
   const groups = new Map()
   for (const demand of demands) {
@@ -70,9 +70,9 @@ function groupsOf(demands) {
   return [...groups.values()].map((members) => ({ members, bytes: members.reduce((sum, { bytes }) => sum + bytes, 0) }))
 }
 
-const called = (members) => members.map(({ name }) => JSON.stringify(name)).join(' + ')
+const namesOf = (members) => members.map(({ name }) => JSON.stringify(name)).join(' + ')
 
-/** What would make it smaller by at least `over` bytes, from the least painful on. */
+/** Lists changes that save at least `over` bytes, the mildest first. */
 function remediesOf(members, over) {
   const remedies = []
   for (const { name, spec, figures } of members) {
@@ -95,10 +95,10 @@ function remediesOf(members, over) {
   return remedies
 }
 
-const orElse = (remedies, otherwise) =>
+const adviceOf = (remedies, otherwise) =>
   remedies.length > 0 ? `it would fit with ${remedies.join(', or ')}` : otherwise
 
-function whyNot(groups, places, device) {
+function reasonOf(groups, places, device) {
   const largest = [...groups].sort((a, b) => b.bytes - a.bytes)[0]
   const rooms = places.map(roomOf)
   const most = Math.max(...rooms)
@@ -108,18 +108,18 @@ function whyNot(groups, places, device) {
     const empty = Math.max(...places.map(({ total }) => total ?? 0))
     const over = largest.bytes - most
     const parts = [
-      `${called(largest.members)} may need ${formatBytes(largest.bytes)} of NPU memory, and no ${where} has more than ${formatBytes(most)} free (of ${formatBytes(empty)})`,
+      `${namesOf(largest.members)} may need ${formatBytes(largest.bytes)} of NPU memory, and no ${where} has more than ${formatBytes(most)} free (of ${formatBytes(empty)})`,
     ]
     const apart =
       largest.members.length > 1 && device.iommu && places.length > 1
         ? ['apart, in domains of their own (leave group out)']
         : []
     parts.push(
-      orElse([...apart, ...remediesOf(largest.members, over)], 'a smaller model, or memory freed by others, is needed'),
+      adviceOf([...apart, ...remediesOf(largest.members, over)], 'use a smaller model, or free memory'),
     )
     if (device.iommu && places.length > 1 && largest.members.length === 1 && largest.bytes > empty) {
       parts.push(
-        'the vendor documents base_domain_id as the domain a model starts from, and measured models above 4 GiB with runtime 1.3.0: spread: true plans on its going on in the next domains',
+        'the vendor documents base_domain_id as the first domain of a model, and measured models above 4 GiB with runtime 1.3.0: spread: true plans with the following domains',
       )
     }
     return sentence(parts.join('; '))
@@ -130,11 +130,11 @@ function whyNot(groups, places, device) {
   const over = Math.max(1, sum - free)
   const members = groups.flatMap((group) => group.members)
   return sentence(
-    `${needs}${sum <= free ? ' but in pieces that are too small' : ''}; ${orElse(remediesOf(members, over), 'load fewer models at once, or smaller ones')}`,
+    `${needs}${sum <= free ? ', but in pieces that are too small' : ''}; ${adviceOf(remediesOf(members, over), 'load fewer models at once, or smaller ones')}`,
   )
 }
 
-/** Takes whole neighbouring domains for a model that none holds alone; changes `places`. */
+/** Spreads a model that no domain can hold over neighbouring ones. Changes `places`. */
 function spreadOut(group, places) {
   for (let first = 0; first < places.length; first++) {
     const pieces = []
@@ -153,25 +153,27 @@ function spreadOut(group, places) {
 }
 
 /**
+ * Implements `planModels`.
+ *
  * @param {object[]} models
  * @param {object} device DeviceInfo
  * @param {object} [options] domains, ramAvailable, keepFree, spread
- * @returns {object} DomainPlan of index.d.ts
+ * @returns {object} a DomainPlan
  */
 function planModels(models, device, options) {
   const { domains, ramAvailable, keepFree = KEEP_FREE, spread = false } = check('planModels', options, schemas.plan)
   const demands = demandsOf(models)
-  const before = placesOf(device, domains)
+  const before = domainsOf(device, domains)
   const estimates = Object.fromEntries(demands.map(({ name, figures }) => [name, figures]))
   const warnings = demands.flatMap(({ name, figures }) => figures.warnings.map((warning) => `${name}: ${warning}`))
-  const refuse = (reason) => ({ fits: false, placements: [], domains: before.map(told), reason, estimates, warnings })
+  const refuse = (reason) => ({ fits: false, placements: [], domains: before.map(reported), reason, estimates, warnings })
 
   const ram = demands.reduce((sum, demand) => sum + demand.ram, 0)
   if (ramAvailable !== undefined && ram > 0 && ram + keepFree > ramAvailable) {
     const over = ram + keepFree - ramAvailable
     return refuse(
-      `the models may need ${formatBytes(ram)} of RAM, and ${formatBytes(ramAvailable)} are available, of which ${formatBytes(keepFree)} stay free; ` +
-        `${orElse(remediesOf(demands, over), 'load fewer models at once, or smaller ones')}.`,
+      `the models may need ${formatBytes(ram)} of RAM; ${formatBytes(ramAvailable)} is available, of which ${formatBytes(keepFree)} stays free; ` +
+        `${adviceOf(remediesOf(demands, over), 'load fewer models at once, or smaller ones')}.`,
     )
   }
 
@@ -186,10 +188,10 @@ function planModels(models, device, options) {
       continue
     }
     const pieces = spreadOut(group, places)
-    if (pieces === null) return refuse(whyNot([group], places, device))
+    if (pieces === null) return refuse(reasonOf([group], places, device))
     placements.push(...pieces)
     warnings.push(
-      `${group.members[0].name}: spread over domains from ${pieces[0].domain} on; where the runtime goes on after base_domain_id is not documented`,
+      `${group.members[0].name}: spread over domains from ${pieces[0].domain} on; the vendor does not document which domains follow base_domain_id`,
     )
   }
 
@@ -197,7 +199,7 @@ function planModels(models, device, options) {
     whole.map(({ bytes }) => bytes),
     places.map(roomOf),
   )
-  if (bins === null) return refuse(whyNot(whole, places, device))
+  if (bins === null) return refuse(reasonOf(whole, places, device))
   whole.forEach(({ members }, i) => {
     for (const { name, bytes } of members) {
       placements.push({ model: name, domain: bins[i], bytes })
@@ -206,7 +208,7 @@ function planModels(models, device, options) {
   })
   const order = new Map(demands.map(({ name }, i) => [name, i]))
   placements.sort((a, b) => order.get(a.model) - order.get(b.model) || a.domain - b.domain)
-  return { fits: true, placements, domains: places.map(told), reason: null, estimates, warnings }
+  return { fits: true, placements, domains: places.map(reported), reason: null, estimates, warnings }
 }
 
 module.exports = { planModels }

@@ -1,11 +1,11 @@
 'use strict'
 
-// The numbers of a Hugging Face config.json that memory depends on, under one name each.
+// Reads the numbers that memory depends on from a Hugging Face config.json, under one name each.
 //
-// Families name the same number differently, and vision-language models keep the language model's numbers in an object
-// of their own. What a family does not say is null, never assumed here.
+// Families name the same number differently, and vision-language models keep the language model's numbers in a nested object. A number
+// that the configuration does not have is null; none is assumed here.
 
-/** Where vision-language and speech models keep the language model's configuration, outermost first. */
+/** Names of the nested object that holds the language model's configuration, outermost first. */
 const NESTED = ['thinker_config', 'text_config', 'language_config', 'llm_config', 'lm_config']
 
 const ALIASES = {
@@ -28,13 +28,13 @@ const ALIASES = {
   ropeDim: ['qk_rope_head_dim'],
   noRopeDim: ['qk_nope_head_dim'],
   valueDim: ['v_head_dim'],
-  // Layers with a state of fixed size between those with a cache.
+  // Hybrid models: layers with a state of fixed size between layers with a cache.
   attentionInterval: ['full_attention_interval'],
   linearKeyHeads: ['linear_num_key_heads'],
   linearValueHeads: ['linear_num_value_heads'],
   linearKeyDim: ['linear_key_head_dim'],
   linearValueDim: ['linear_value_head_dim'],
-  // Gemma 3n and 4: embeddings of their own for each layer, and layers that read another one's cache.
+  // Gemma 3n and 4: embeddings for each layer, and layers that read another layer's cache.
   perLayerSize: ['hidden_size_per_layer_input'],
   perLayerVocab: ['vocab_size_per_layer_input'],
   sharedKvLayers: ['num_kv_shared_layers'],
@@ -44,10 +44,10 @@ const ALIASES = {
   laurelRank: ['laurel_rank'],
 }
 
-/** Numbers that are zero or null where a family has the field and a model does not use it. */
+/** Numbers that may be zero or null: the family has the field, and the model does not use it. */
 const REQUIRED = ['layers', 'hiddenSize', 'vocabSize']
 
-/** Families whose arithmetic `parameters.js` knows, by the kind of their layers. */
+/** Model families, by the kind of layers that `parameters.js` can count. */
 const FAMILIES = {
   gated: [
     'llama',
@@ -96,13 +96,13 @@ const FAMILIES = {
   rwkv: ['rwkv7'],
 }
 
-/** Of this kind the linear layers are three in four unless the configuration says otherwise. */
+/** The families of which three layers in four are linear by default. */
 const DEFAULT_INTERVAL = { qwen3_next: 4, qwen3_5: 4, qwen3_5_text: 4 }
 
 const isObject = (value) => typeof value === 'object' && value !== null && !Array.isArray(value)
 const isCount = (value) => Number.isSafeInteger(value) && value >= 0
 
-/** The language model's own configuration within a model's. */
+/** Returns the language model's configuration within a model's. */
 function languageConfig(config) {
   let inner = config
   for (const name of NESTED) if (isObject(inner[name])) inner = inner[name]
@@ -113,7 +113,7 @@ function read(config, names) {
   for (const name of names) {
     const value = config[name]
     if (isCount(value)) return value
-    // Gemma 3n gives a width for each layer.
+    // Gemma 3n has a list of widths, one for each layer.
     if (Array.isArray(value) && value.length > 0 && value.every(isCount))
       return value.reduce((a, b) => a + b) / value.length
   }
@@ -122,7 +122,7 @@ function read(config, names) {
 
 /**
  * @param {Record<string, unknown>} config of a whole model, or of a language model
- * @returns {{shape: object, missing: string[]}} with what is needed and was not found
+ * @returns {{shape: object, missing: string[]}} `missing` names the required numbers that were not found
  */
 function shapeOf(config) {
   const language = languageConfig(config)
@@ -147,7 +147,7 @@ function shapeOf(config) {
   return { shape, missing }
 }
 
-/** The names that a configuration may have for it, for messages. */
+/** Returns the names of a number in configurations, for messages. */
 const namesOf = (field) => ALIASES[field]
 
 module.exports = { shapeOf, namesOf, isObject }

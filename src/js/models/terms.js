@@ -1,22 +1,22 @@
 'use strict'
 
-// What a model's memory is made of, as a sum of terms: some follow from its shape, some are coefficients of fit.json times a
-// number of its shape. benchmark/estimator/fit.mjs fits those coefficients with this same file.
+// Computes a model's memory as a sum of terms. Some follow from the shape; the others are a coefficient of fit.json times a number of
+// the shape. benchmark/estimator/fit.mjs fits the coefficients with this same file.
 
 const { parametersOf } = require('./parameters.js')
 
-/** Tokens that are computed at once while a prompt is read: the vendor's measurements had prompts of so many. */
+/** The tokens computed at once while a prompt is read; the prompts of the vendor's measurements had as many. */
 const PROMPT_CHUNK = 128
 const FLOAT = 4
 
-/** Values that are live while one chunk of a prompt goes through one layer: residual, its norm, and the two widest products. */
+/** Counts the bytes of activations in one layer for one chunk of a prompt: residual, its norm, and the two widest products. */
 function activationsOf(shape) {
   const width = shape.expertSize ?? shape.intermediateSize ?? 4 * shape.hiddenSize
   return PROMPT_CHUNK * FLOAT * (2 * shape.hiddenSize + 2 * width)
 }
 
 /**
- * The terms that follow from the shape alone, in bytes, and the counts that coefficients are multiplied with.
+ * Computes the terms that follow from the shape alone, in bytes, and the counts to multiply by coefficients.
  *
  * @param {object} shape of shape.js
  * @param {{context: number, batch: number, kvBytes: number}} run
@@ -31,7 +31,7 @@ function termsOf(shape, { context, batch, kvBytes }) {
   }
 }
 
-/** Bytes of quantised weights, of the runtime's own memory, and all of it. */
+/** Computes the bytes of the quantised weights, of the runtime's own memory, and in total. */
 function apply(coefficients, terms, { dtype, chip }) {
   const weights = coefficients.bytesPerWeight[dtype] * terms.matrices
   const host = coefficients.bytesPerToken * terms.vocabulary + coefficients.constant + (coefficients.chips[chip] ?? 0)
