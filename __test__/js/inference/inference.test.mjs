@@ -105,7 +105,7 @@ test('specs that cannot be: refused by name, and nothing is taken', (t) => {
     assert.match(`${error.message} ${error.hint}`, message)
   }
   bad(undefined, 'ERR_INVALID_ARG_TYPE', /needs a spec/)
-  bad({}, 'ERR_INVALID_ARG_TYPE', /no array at all/)
+  bad({}, 'ERR_INVALID_ARG_TYPE', /asks for no array/)
   bad({ maxToken: 5 }, 'ERR_INVALID_ARG_TYPE', /did you mean "maxTokens"/)
   bad({ maxTokens: 5n }, 'ERR_INVALID_ARG_TYPE', /maxTokens must be a number/)
   bad({ maxTokens: 0 }, 'ERR_OUT_OF_RANGE', /maxTokens is 0/)

@@ -1,6 +1,7 @@
 'use strict'
 
-// The memory of one RKLLM or RKNN session: all arrays that cross its API, from one pool, and the structs that point to them.
+// Implements `createInferenceBuffers`: the arrays that one RKLLM or RKNN session passes through its API, from one pool, and the C structs
+// that point to them.
 
 const { inspect } = require('node:util')
 const { defineDispose } = require('../core/disposable.js')
@@ -13,7 +14,7 @@ const { roundUp } = require('./layouts.js')
 const { dtypes, readSpec } = require('./spec.js')
 const { Structs, placeStructs } = require('./structs.js')
 
-/** What a spec may come to, besides tensors of RKNN. */
+/** The arrays that a spec may ask for, besides RKNN tensors. */
 const ARRAYS = [
   'tokens',
   'embeddings',
@@ -25,31 +26,31 @@ const ARRAYS = [
   'logits',
   'hiddenStates',
 ]
-/** Those with a row for each token. */
+/** The arrays with a row for each token. */
 const BY_TOKEN = new Set(['tokens', 'embeddings', 'hiddenStates'])
-/** Every array begins at a cache line: what is synced is nobody else's. */
+/** Arrays begin at cache lines, so that syncing one touches no other. */
 const LINE = 64
 
 const resetOptions = { tokens: kinds.integer(0, 2 ** 31 - 1), side: kinds.oneOf('front', 'back') }
 
-/** Only `makeInferenceBuffers` has it. */
-const ours = Symbol('made by a MemoryManager')
-let made = 0
+/** The construction key: only `makeInferenceBuffers` has it. */
+const kConstruct = Symbol('constructed by a MemoryManager')
+let unnamed = 0
 
-/** Whoever has an array keeps the buffers that it belongs to, and with them its neighbours. */
-const keepers = new WeakMap()
+/** ArrayBuffer → its InferenceBuffers: one reachable array keeps all of them alive. */
+const owners = new WeakMap()
 
-/** Buffers that were dropped without `dispose`, and all their arrays with them. */
-const dropped = new FinalizationRegistry((pool) => retire(pool, 100))
+/** Destroys the pools of buffers that were dropped without `dispose`. */
+const dropped = new FinalizationRegistry((pool) => destroyWhenEmpty(pool, 100))
 
-/** Ends a pool as soon as nothing is alive in it: the finalizers of its arrays come when they come. */
-function retire(pool, patience) {
+/** Destroys a pool once the finalizers of its arrays have run; tries again after `delayMs`. */
+function destroyWhenEmpty(pool, delayMs) {
   if (pool.destroyed) return
   try {
     destroyPool(pool, false)
   } catch (error) {
     if (error.code !== 'ERR_POOL_BUSY') return
-    setTimeout(retire, patience, pool, Math.min(2 * patience, 10_000)).unref()
+    setTimeout(destroyWhenEmpty, delayMs, pool, Math.min(2 * delayMs, 10_000)).unref()
   }
 }
 
@@ -63,14 +64,14 @@ class InferenceBuffers {
   #back
   #pins = 0
 
-  constructor(secret, manager, pool, spec, sets) {
-    if (secret !== ours) throw invalid('InferenceBuffers are made by createInferenceBuffers')
+  constructor(key, manager, pool, spec, sets) {
+    if (key !== kConstruct) throw invalid('InferenceBuffers are made by createInferenceBuffers')
     this.#manager = manager
     this.#pool = pool
     this.#spec = spec
     ;[this.#front, this.#back] = sets
     this.#bytes = bytesOf(spec)
-    for (const { blocks } of sets) for (const { buffer } of blocks) keepers.set(buffer, this)
+    for (const { blocks } of sets) for (const { buffer } of blocks) owners.set(buffer, this)
     dropped.register(this, pool, this)
   }
 
@@ -118,15 +119,15 @@ class InferenceBuffers {
   }
 
   tokenInput(count, options) {
-    return this.#whole('tokens').structs.tokenInput(count, options)
+    return this.#withArray('tokens').structs.tokenInput(count, options)
   }
 
   embedInput(count, options) {
-    return this.#whole('embeddings').structs.embedInput(count, options)
+    return this.#withArray('embeddings').structs.embedInput(count, options)
   }
 
   multimodalInput(prompt, options) {
-    return this.#whole('imageEmbeddings').structs.multimodalInput(prompt, options)
+    return this.#withArray('imageEmbeddings').structs.multimodalInput(prompt, options)
   }
 
   inferParam(options) {
@@ -134,7 +135,7 @@ class InferenceBuffers {
   }
 
   crossAttention(count) {
-    for (const name of ['encoderKeys', 'encoderValues', 'encoderMask', 'encoderPositions']) this.#whole(name)
+    for (const name of ['encoderKeys', 'encoderValues', 'encoderMask', 'encoderPositions']) this.#withArray(name)
     return this.#live().structs.crossAttention(count)
   }
 
@@ -142,11 +143,11 @@ class InferenceBuffers {
     const { tokens, side = 'front' } = check('reset', options, resetOptions)
     const front = this.#live()
     const set = side === 'front' ? front : this.#back
-    if (set === undefined) throw singleError('there is no back to reset')
+    if (set === undefined) throw singleError('there is no back set to reset')
     set.structs.reset()
     for (const { name, group, shape } of this.#spec.parts) {
       const array = find(set, group, name)
-      if (array.length === 0) continue // freed, or moved elsewhere
+      if (array.length === 0) continue // freed or transferred
       const rows = tokens !== undefined && group === '' && BY_TOKEN.has(name) ? Math.min(tokens, shape[0]) : shape[0]
       array.fill(dtypeZero(array), 0, (array.length / shape[0]) * rows)
     }
@@ -208,7 +209,7 @@ class InferenceBuffers {
     return `${name} (${this.kind}, ${formatBytes(this.#bytes)}) { ${list.join(', ')}${sets} }`
   }
 
-  /** The front set, if it is still there. */
+  /** Returns the front set, or throws why it is gone. */
   #live() {
     const front = this.#front
     if (front === undefined) throw memoryError('ERR_BUFFER_FREED', 'these inference buffers were disposed')
@@ -224,14 +225,14 @@ class InferenceBuffers {
     return front
   }
 
-  /** The front set, if its array `name` is whole or was never asked for: an address of freed memory is given to nobody. */
-  #whole(name) {
+  /** Returns the front set, or throws if its array `name` was freed: no struct may hold an address of freed memory. */
+  #withArray(name) {
     const front = this.#live()
     if (front.arrays[name]?.length === 0) throw freedError(name)
     return front
   }
 
-  /** Of both sets, but for those whose array the user freed. */
+  /** Returns the blocks of both sets, except those that the user freed. */
   #blocks() {
     return [...this.#front.blocks, ...(this.#back?.blocks ?? [])].filter((block) => !block.freed)
   }
@@ -241,7 +242,7 @@ class InferenceBuffers {
     const { parts, kind } = this.#spec
     const chosen =
       names.length === 0 ? parts.filter((part) => part.written === written) : names.map((name) => partOf(parts, name))
-    // What the CPU alone sees needs nothing.
+    // System memory needs no cache maintenance.
     if (kind === 'npu') for (const { group, name } of chosen) sync(find(front, group, name))
   }
 
@@ -262,7 +263,7 @@ defineDispose(InferenceBuffers, function dispose() {
 })
 
 const freedError = (what) =>
-  memoryError('ERR_BUFFER_FREED', `${what} of these inference buffers were freed, or moved elsewhere`)
+  memoryError('ERR_BUFFER_FREED', `${what} of these inference buffers were freed or transferred`)
 const singleError = (what) =>
   memoryError('ERR_UNSUPPORTED', `${what}: these buffers are single`, { hint: 'ask for doubleBuffered: true' })
 
@@ -273,36 +274,36 @@ const keyOf = ({ group, name }) => (group === '' ? name : `${group}.${name}`)
 function partOf(parts, name) {
   const part = parts.find((candidate) => keyOf(candidate) === name)
   if (part !== undefined) return part
-  if (typeof name !== 'string') throw invalid(`an array is named by a string, not ${shown(name)}`)
+  if (typeof name !== 'string') throw invalid(`the name of an array must be a string, not ${shown(name)}`)
   throw outOfRange(`these buffers have no ${shown(name)}`, {
     hint: `they have ${parts.map((known) => shown(keyOf(known))).join(', ')}`,
   })
 }
 
-/** What all sets take of the pool. */
+/** Computes the bytes that all sets take of the pool. */
 function bytesOf(spec) {
   const one = spec.parts.reduce((sum, { bytes }) => sum + roundUp(bytes, LINE), placeStructs(spec).bytes)
   return spec.doubleBuffered ? 2 * one : one
 }
 
-/** One set: the arrays, where they are, and the structs of a request. */
+/** Makes one set: the arrays, their addresses, and the structs of a request. */
 function makeSet(pool, spec) {
   const arrays = { inputs: Object.create(null), outputs: Object.create(null) }
   const places = { inputs: Object.create(null), outputs: Object.create(null) }
   for (const name of ARRAYS) arrays[name] = places[name] = null
   const blocks = []
-  const take = (bytes) => {
+  const allocate = (bytes) => {
     const block = pool.allocate(bytes, { zeroed: true })
     blocks.push(block)
     return block
   }
   for (const { name, group, dtype, bytes } of spec.parts) {
-    const block = take(bytes)
+    const block = allocate(bytes)
     ;(group === '' ? arrays : arrays[group])[name] = new dtypes[dtype].Array(block.buffer)
     ;(group === '' ? places : places[group])[name] = block.address
   }
   const structPlaces = placeStructs(spec)
-  const block = take(structPlaces.bytes)
+  const block = allocate(structPlaces.bytes)
   const structs = new Structs(spec, structPlaces, block.buffer, block.address, places)
   const addresses = freeze({ ...places, ...structs.addresses })
   return { arrays, addresses, structs, blocks, shown: freeze({ ...arrays, addresses }) }
@@ -314,17 +315,17 @@ const freeze = (set) => {
   return Object.freeze(set)
 }
 
-/** What `manager.createInferenceBuffers` does. All of it, or nothing is taken. */
+/** Implements `manager.createInferenceBuffers`. If a part cannot be allocated, nothing is. */
 function makeInferenceBuffers(manager, options) {
   const spec = readSpec(options)
   const bytes = bytesOf(spec)
   if (bytes > Number.MAX_SAFE_INTEGER)
-    throw outOfRange('createInferenceBuffers: all arrays together come to 2^53 bytes or more')
-  const { kind, tag, allocation, name = `inference ${++made}` } = spec
+    throw outOfRange('createInferenceBuffers: all arrays together have 2^53 bytes or more')
+  const { kind, tag, allocation, name = `inference ${++unnamed}` } = spec
   const pool = manager.createMemoryPool({ name, kind, initialSize: bytes, tag, allocation })
   try {
     const sets = Array.from({ length: spec.doubleBuffered ? 2 : 1 }, () => makeSet(pool, spec))
-    return new InferenceBuffers(ours, manager, pool, spec, sets)
+    return new InferenceBuffers(kConstruct, manager, pool, spec, sets)
   } catch (error) {
     destroyPool(pool, true)
     throw error

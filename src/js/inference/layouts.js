@@ -1,20 +1,20 @@
 'use strict'
 
-// Where the fields of the C structs of rkllm.h and rknn_api.h lie, worked out as a 64-bit C compiler does.
+// Computes the layouts of the C structs of rkllm.h and rknn_api.h, as a 64-bit C compiler does.
 //
-// The structs of rkllm.h changed with the versions; of each one only what a session passes in is here. `RKLLMInput` is handed over by
-// pointer, so that a longer one of a later version does no harm to a library that reads a shorter one.
+// The structs of rkllm.h differ between versions. Only the structs that a session passes in are here. `RKLLMInput` is passed by pointer,
+// so that a library may read a shorter struct than a later version has.
 
-/** Bytes of what fields are made of; each is aligned to its size. An enum and an int are `int`, a bool is `byte`. */
+/** Sizes of scalar fields, which are aligned to their size. An enum is an `int`, a bool a `byte`. */
 const SCALARS = { pointer: 8, size: 8, int: 4, byte: 1 }
 
 /**
  * @typedef {{ size: number, align: number, fields: Record<string, { offset: number, type: string }> }} Layout
- * Fields of nested structs are named as in C: `image.n_image`. Those of what has no name of its own have no prefix.
+ * Fields of nested structs are named as in C: `image.n_image`. Fields of anonymous members have no prefix.
  */
 
 /** @returns {Layout} */
-function lay(members, together) {
+function layOut(members, together) {
   const fields = {}
   let [end, align] = [0, 1]
   for (const [name, type] of members) {
@@ -34,8 +34,8 @@ function lay(members, together) {
   return { size: roundUp(end, align), align, fields }
 }
 
-const struct = (...members) => lay(members, false)
-const union = (...members) => lay(members, true)
+const struct = (...members) => layOut(members, false)
+const union = (...members) => layOut(members, true)
 const roundUp = (value, to) => Math.ceil(value / to) * to
 
 const embedInput = struct(['embed', 'pointer'], ['n_tokens', 'size'])
@@ -117,8 +117,8 @@ const crossAttnParam = struct(
 )
 
 /**
- * By version of rkllm.h. 1.2.0 is for itself: its headers have no role yet, and count images in some copies and not in others; what is
- * written for it can be read by both.
+ * By version of rkllm.h. 1.2.0 has an entry of its own: its headers have no role yet, and only some copies count images. This layout
+ * suits both kinds of copies.
  */
 const headers = {
   1.1: { RKLLMInput: plainInput(oneImage), RKLLMInferParam: inferParam },
@@ -160,10 +160,10 @@ const setters = {
 }
 
 /**
- * Writes `values` by the names of their fields; the others stay as they are.
+ * Writes `values` by the names of their fields; other fields stay unchanged.
  *
  * @param {DataView} view
- * @param {number} at where the struct begins
+ * @param {number} at the struct's offset
  * @param {Layout} layout
  * @param {Record<string, number | bigint | boolean>} values
  */

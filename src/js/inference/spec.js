@@ -1,21 +1,21 @@
 'use strict'
 
-// What a session asks for, checked, as the list of arrays that it comes to. Nothing is allocated here.
+// Checks the spec of inference buffers and lists the arrays that it asks for. Allocates nothing.
 
 const { memoryError } = require('../core/errors.js')
 const { check, integer, invalid, kinds, outOfRange, shown } = require('../core/options.js')
 const { headers } = require('./layouts.js')
 
 const WHAT = 'createInferenceBuffers'
-/** The default of `header`: what was published last. */
+/** The default of `header`: the latest version. */
 const NEWEST = '1.3'
-/** Room for a prompt: bytes for each token that fits, and never less than the other. */
-const [PROMPT_BYTES_PER_TOKEN, LEAST_PROMPT_BYTES] = [8, 4096]
-/** Tokens and layers are counted in C ints; a tensor's bytes in uint32_t. */
-const [MOST, MOST_TENSOR_BYTES] = [2 ** 31 - 1, 2 ** 32 - 1]
-const MOST_DIMENSIONS = 16
+/** The default room for a prompt: bytes for each token, and the least. */
+const [PROMPT_BYTES_PER_TOKEN, MIN_PROMPT_BYTES] = [8, 4096]
+/** C counts tokens and layers in int, and a tensor's bytes in uint32_t. */
+const [MAX_INT, MAX_TENSOR_BYTES] = [2 ** 31 - 1, 2 ** 32 - 1]
+const MAX_DIMENSIONS = 16
 
-/** Element types of rknn_api.h: its number for it, and the array for it. Half floats come as their bits: not all runtimes have them. */
+/** Element types of rknn_api.h: their numbers and array classes. Half floats are Uint16Arrays of bits: not all runtimes have Float16Array. */
 const dtypes = {
   float32: { number: 0, Array: Float32Array },
   float16: { number: 1, Array: Uint16Array },
@@ -32,9 +32,9 @@ const dtypes = {
 
 const formats = { nchw: 0, nhwc: 1, undefined: 3 }
 
-const count = kinds.integer(1, MOST)
+const count = kinds.integer(1, MAX_INT)
 
-/** An object of its own among the options, some of which it needs. */
+/** Validates a nested object of options; `needed` are required. */
 const nested =
   (schema, ...needed) =>
   (name, value) => {
@@ -43,15 +43,15 @@ const nested =
     return checked
   }
 
-/** `true`, `false`, or how many tokens. */
+/** Validates `true`, `false` or `{ tokens }`. */
 const output = (name, value) => (typeof value === 'boolean' ? value : nested({ tokens: count }, 'tokens')(name, value))
 
 const tensorSchema = {
   name: kinds.string,
   shape: (name, value) => {
     if (!Array.isArray(value)) throw invalid(`${name} must be an array of dimensions, not ${shown(value)}`)
-    if (value.length < 1 || value.length > MOST_DIMENSIONS) {
-      throw outOfRange(`${name} has ${value.length} dimensions; it must have from 1 to ${MOST_DIMENSIONS}`)
+    if (value.length < 1 || value.length > MAX_DIMENSIONS) {
+      throw outOfRange(`${name} has ${value.length} dimensions; it must have from 1 to ${MAX_DIMENSIONS}`)
     }
     return Object.freeze(Array.from(value, (length, at) => integer(`${name}[${at}]`, length, 1)))
   },
@@ -78,7 +78,7 @@ const schema = {
   hiddenSize: count,
   vocabSize: count,
   embeddings: kinds.boolean,
-  promptBytes: kinds.integer(1, MOST),
+  promptBytes: kinds.integer(1, MAX_INT),
   image: nested({ tokens: count, hiddenSize: count, count, width: count, height: count }, 'tokens'),
   crossAttention: nested(
     { layers: count, heads: count, headDim: count, tokens: count },
@@ -94,16 +94,16 @@ const schema = {
   doubleBuffered: kinds.boolean,
   name: kinds.string,
   tag: kinds.string,
-  // Checked by createMemoryPool, with the options of its kind.
+  // createMemoryPool checks it with the schema of the kind.
   allocation: (_name, value) => value,
 }
 
-/** A product that a number holds, or an error that names `what`. */
+/** Multiplies sizes. Throws if the product is not a safe integer. */
 function product(what, factors) {
   const bytes = factors.reduce((product, factor) => product * factor, 1)
   if (bytes > Number.MAX_SAFE_INTEGER) {
     throw outOfRange(
-      `${WHAT}: ${what} of ${factors.join(' × ')} bytes do not exist; the sizes must come to less than 2^53`,
+      `${WHAT}: ${what} of ${factors.join(' × ')} bytes is too large; the product must be below 2^53`,
     )
   }
   return bytes
@@ -119,7 +119,7 @@ function part(name, written, dtype, shape, group = '') {
   return { name, group, written, dtype, shape: Object.freeze([...shape]), bytes }
 }
 
-/** How many rows `logits` or `hiddenStates` have, or 0. */
+/** Returns the rows of `logits` or `hiddenStates`; 0 for none. */
 function rows(name, asked, fallback, rowLength, rowName) {
   if (asked === false || (asked === undefined && fallback === 0)) return 0
   if (rowLength === undefined) throw invalid(`${WHAT}: ${name} needs ${JSON.stringify(rowName)}`)
@@ -128,8 +128,10 @@ function rows(name, asked, fallback, rowLength, rowName) {
 }
 
 /**
+ * Checks a spec.
+ *
  * @param {unknown} options
- * @returns what was asked for with the defaults in, and `parts`: the arrays of one set
+ * @returns the spec with its defaults, and `parts`: the arrays of one set
  */
 function readSpec(options) {
   if (options === undefined) throw invalid(`${WHAT} needs a spec`)
@@ -185,14 +187,14 @@ function readSpec(options) {
   for (const tensor of rknnOutputs) parts.push(tensorPart(tensor, 'outputs', 'device'))
   if (parts.length === 0) {
     throw invalid(
-      `${WHAT}: this spec comes to no array at all`,
+      `${WHAT}: this spec asks for no array`,
       'give maxTokens, image, crossAttention, vocabSize, rknnInputs or rknnOutputs',
     )
   }
 
-  const speaks = maxTokens !== undefined || image !== undefined
+  const hasPrompt = maxTokens !== undefined || image !== undefined
   const promptBytes =
-    checked.promptBytes ?? (speaks ? Math.max(LEAST_PROMPT_BYTES, (maxTokens ?? 0) * PROMPT_BYTES_PER_TOKEN) : 0)
+    checked.promptBytes ?? (hasPrompt ? Math.max(MIN_PROMPT_BYTES, (maxTokens ?? 0) * PROMPT_BYTES_PER_TOKEN) : 0)
   const shapes = { inputs: Object.create(null), outputs: Object.create(null) }
   for (const { name: own, group, shape } of parts) (group === '' ? shapes : shapes[group])[own] = shape
   Object.values(shapes).forEach(Object.freeze)
@@ -216,12 +218,12 @@ function readSpec(options) {
 
 function tensorPart({ name, shape, dtype }, group, written) {
   const made = part(name, written, dtype, shape, group)
-  if (made.bytes > MOST_TENSOR_BYTES) {
+  if (made.bytes > MAX_TENSOR_BYTES) {
     throw outOfRange(
-      `${WHAT}: ${group}.${name} has ${made.bytes} bytes; rknn_api.h counts at most ${MOST_TENSOR_BYTES}`,
+      `${WHAT}: ${group}.${name} has ${made.bytes} bytes; rknn_api.h counts at most ${MAX_TENSOR_BYTES}`,
       {
         requested: made.bytes,
-        limit: MOST_TENSOR_BYTES,
+        limit: MAX_TENSOR_BYTES,
       },
     )
   }

@@ -1,18 +1,18 @@
 'use strict'
 
-// The C structs of one request, and the texts that they point to, in memory of the session's pool: FFI passes one pointer.
+// Writes the C structs of one request, and the texts that they point to, into memory of the session's pool. FFI passes one pointer.
 
 const { memoryError } = require('../core/errors.js')
 const { check, integer, invalid, kinds, outOfRange, shown } = require('../core/options.js')
 const { headers, rknn, roundUp, write } = require('./layouts.js')
 const { dtypes, formats } = require('./spec.js')
 
-/** Room for a role or a marker, in UTF-8 with its end. */
+/** Room for a role or a marker, in UTF-8 with the final NUL. */
 const LABEL_BYTES = 64
 const LABELS = ['role', 'imageStart', 'imageEnd', 'imageContent']
-/** Structs begin at cache lines, so that no two share one. */
+/** Structs begin at cache lines, so that no two share a line. */
 const LINE = 64
-/** In the words of `RKLLMInputType` and `RKLLMInferMode`. */
+/** Values of `RKLLMInputType` and `RKLLMInferMode`. */
 const [PROMPT, TOKEN, EMBED, MULTIMODAL] = [0, 1, 2, 3]
 const modes = { generate: 0, hiddenStates: 1, logits: 2 }
 const INT_MAX = 2 ** 31 - 1
@@ -39,7 +39,7 @@ const optionsOf = {
   },
 }
 
-/** Where everything lies in the memory of one set's structs: offsets, and how much it is. */
+/** Lays out the memory of one set's structs: their offsets, and the total bytes. */
 function placeStructs({ header, promptBytes, rknnInputs, rknnOutputs }) {
   const { RKLLMInput, RKLLMInferParam, RKLLMCrossAttnParam } = headers[header]
   let bytes = 0
@@ -64,7 +64,7 @@ class Structs {
   #spec
   #layouts
   #places
-  /** The arrays' addresses, by name; null where the spec asked for none. */
+  /** The addresses of arrays by name; null for arrays that the spec does not ask for. */
   #arrays
   #base
   #bytes
@@ -92,7 +92,7 @@ class Structs {
     return this.#bytes.length === 0
   }
 
-  /** Of the structs; null where the spec has no use for one. */
+  /** The addresses of the structs; null for structs that the spec does not need. */
   get addresses() {
     const { rknnInputs, rknnOutputs, crossAttention } = this.#spec
     const at = (place) => this.#base + BigInt(this.#places[place])
@@ -152,7 +152,7 @@ class Structs {
         [`${prefix}image_height`]: height,
       })
     } else if (images !== 1) {
-      throw this.#unsupported(what, 'images', 'it knows one image, and came to more with 1.2')
+      throw this.#unsupported(what, 'images', 'it has one image; 1.2 and later have several')
     }
     for (const [option, field] of [
       ['imageStart', 'image_start'],
@@ -191,7 +191,7 @@ class Structs {
     })
   }
 
-  /** Forgets the request: its texts and its structs. What says where tensors lie stays. */
+  /** Clears the texts and structs of the request. The arrays of rknn_input and rknn_output stay. */
   reset() {
     const { rknnInputs, role } = this.#places
     this.#bytes.fill(0, 0, rknnInputs)
@@ -211,7 +211,7 @@ class Structs {
     return this.#fill('input', layout, all)
   }
 
-  /** A struct of zeros but for `values`; returns its address. */
+  /** Writes a struct of `values`, zero elsewhere. Returns its address. */
   #fill(place, layout, values) {
     const at = this.#places[place]
     this.#bytes.fill(0, at, at + layout.size)
@@ -232,16 +232,16 @@ class Structs {
     return this.#text(`${what}: prompt`, 'prompt', promptBytes, text, 'make room with promptBytes')
   }
 
-  /** Writes a C string to its place; returns its address. */
+  /** Writes a C string to its place. Returns its address. */
   #text(what, place, room, text, hint) {
     if (typeof text !== 'string') throw invalid(`${what} must be a string, not ${shown(text)}`)
-    if (text.includes('\0')) throw outOfRange(`${what} has a NUL in it, where C would end it`)
+    if (text.includes('\0')) throw outOfRange(`${what} has a NUL in it, which would end it in C`)
     const at = this.#places[place]
     const bytes = this.#bytes.subarray(at, at + room)
     const { read, written } = encoder.encodeInto(text, bytes)
     if (read < text.length || written === room) {
       const requested = Buffer.byteLength(text) + 1
-      throw outOfRange(`${what} takes ${requested} bytes of UTF-8 with its end, and there is room for ${room}`, {
+      throw outOfRange(`${what} takes ${requested} bytes of UTF-8 with its final NUL, and there is room for ${room}`, {
         requested,
         limit: room,
         ...(hint && { hint }),
@@ -255,7 +255,7 @@ class Structs {
     return memoryError('ERR_UNSUPPORTED', `${what}: rkllm.h ${this.#spec.header} has no ${option}`, { hint })
   }
 
-  /** The arrays of rknn_input and rknn_output: they say the same for as long as the buffers live. */
+  /** Writes the arrays of rknn_input and rknn_output, which never change. */
   #writeTensors() {
     const { rknnInputs, rknnOutputs, parts } = this.#spec
     const bytesOf = (group, name) => parts.find((part) => part.group === group && part.name === name).bytes

@@ -1,12 +1,12 @@
 'use strict'
 
-// Every metric there is: its name, what it means, and where its figures are. Text (openmetrics.js) and adapters are made from this
-// table, so that a figure has the same name and the same value wherever it is read.
+// The table of all metrics: names, help texts, and the figures behind them. The text formats and the adapters read this table, so that a
+// figure has the same name and value everywhere.
 //
-// A family is `{ name, type, unit, help, labels, samples }`; `samples({ usage, device, profile })` gives `[value, ...label values]`.
-// A value that is null, undefined or NaN is not known, and no sample comes of it.
+// A family is `{ name, type, unit, help, labels, samples }`; `samples({ usage, device, profile })` returns `[value, ...label values]`.
+// A value that is null, undefined or NaN is unknown and makes no sample.
 
-/** Names are those of the text format: base unit at the end, then `_total` for counters. */
+/** Names follow the text format: the base unit at the end, then `_total` for counters. */
 const PREFIX = 'rkllm_memory_'
 
 const NO_LABELS = []
@@ -17,7 +17,7 @@ function family(type, unit, name, help, labels, samples) {
 
 const gauge = (name, unit, help, labels, samples) => family('gauge', unit, name, help, labels, samples)
 const counter = (name, help, labels, samples) => family('counter', '', name, help, labels, samples)
-/** One figure, without labels. */
+/** Makes a gauge without labels. */
 const single = (name, unit, help, figure) => gauge(name, unit, help, NO_LABELS, (from) => [[figure(from)]])
 
 // ── By kind: NPU memory and system memory have the same figures.
@@ -34,24 +34,24 @@ const kinds = [
   gauge(
     'used_bytes',
     'bytes',
-    'Bytes that allocations really take: whole pages, and the chunks of named pools.',
+    'Bytes that allocations occupy: whole pages, and the chunks of named pools.',
     KIND,
     byKind('used'),
   ),
-  gauge('peak_bytes', 'bytes', 'The most that was used since the manager was made.', KIND, byKind('peak')),
+  gauge('peak_bytes', 'bytes', 'The most bytes used since the manager was made.', KIND, byKind('peak')),
   gauge('limit_bytes', 'bytes', 'The limit of setMemoryLimits; absent without one.', KIND, byKind('limit')),
   gauge(
     'capacity_bytes',
     'bytes',
-    'What the NPU can address and the machine could give; RAM of the machine.',
+    'Bytes that the NPU can address and the machine could provide; RAM of the machine.',
     KIND,
     byKind('total'),
   ),
-  gauge('available_bytes', 'bytes', 'What could be taken now.', KIND, byKind('available')),
-  gauge('live_allocations', '', 'Allocations that live.', KIND, byKind('liveAllocations')),
-  counter('allocations_total', 'Allocations that were made.', KIND, byKind('totalAllocations')),
+  gauge('available_bytes', 'bytes', 'Bytes that could be allocated now.', KIND, byKind('available')),
+  gauge('live_allocations', '', 'Live allocations.', KIND, byKind('liveAllocations')),
+  counter('allocations_total', 'Allocations made.', KIND, byKind('totalAllocations')),
   counter('frees_total', 'Allocations that ended: deallocated, disposed or collected.', KIND, byKind('totalFrees')),
-  counter('failures_total', 'Allocations that were refused.', KIND, byKind('failedAllocations')),
+  counter('failures_total', 'Allocations refused.', KIND, byKind('failedAllocations')),
 ]
 
 // ── By pool.
@@ -73,14 +73,14 @@ const pools = [
   gauge(
     'pool_allocated_bytes',
     'bytes',
-    'Bytes that its slices take, padding included.',
+    'Bytes that its slices occupy, padding included.',
     POOL,
     byPool((pool) => pool.allocated),
   ),
   gauge(
     'pool_requested_bytes',
     'bytes',
-    'Bytes that were asked for.',
+    'Bytes requested.',
     POOL,
     byPool((pool) => pool.requested),
   ),
@@ -94,14 +94,14 @@ const pools = [
   gauge(
     'pool_largest_free_bytes',
     'bytes',
-    'The largest slice that its chunks have room for.',
+    'The largest slice that fits into its chunks.',
     POOL,
     byPool((pool) => pool.largestFree),
   ),
   gauge(
     'pool_peak_allocated_bytes',
     'bytes',
-    'The most that was allocated.',
+    'The most bytes allocated.',
     POOL,
     byPool((pool) => pool.peakAllocated),
   ),
@@ -115,32 +115,32 @@ const pools = [
   gauge(
     'pool_chunks',
     '',
-    'Chunks that it has.',
+    'Chunks of a pool.',
     POOL,
     byPool((pool) => pool.chunks),
   ),
   gauge(
     'pool_live_allocations',
     '',
-    'Slices that live.',
+    'Live slices.',
     POOL,
     byPool((pool) => pool.liveAllocations),
   ),
   counter(
     'pool_allocations_total',
-    'Slices that were taken.',
+    'Slices allocated.',
     POOL,
     byPool((pool) => pool.totalAllocations),
   ),
   counter(
     'pool_frees_total',
-    'Slices that were given back.',
+    'Slices freed.',
     POOL,
     byPool((pool) => pool.totalAllocations - pool.liveAllocations),
   ),
   counter(
     'pool_failures_total',
-    'Slices that were refused.',
+    'Slices refused.',
     POOL,
     byPool((pool) => pool.failedAllocations),
   ),
@@ -153,7 +153,7 @@ const pools = [
   single(
     'fragmentation_ratio',
     'ratio',
-    'Fragmentation of all pools, weighted by what is free in each.',
+    'Fragmentation of all pools, weighted by their free bytes.',
     ({ usage }) => usage.fragmentation,
   ),
 ]
@@ -168,21 +168,21 @@ const byTag =
 
 const tags = [
   gauge('tag_used_bytes', 'bytes', 'Bytes in use under a tag, of either kind.', TAG, byTag('used')),
-  gauge('tag_peak_bytes', 'bytes', 'The most that was in use under it.', TAG, byTag('peak')),
-  gauge('tag_live_allocations', '', 'Allocations that live under it.', TAG, byTag('liveAllocations')),
-  counter('tag_allocations_total', 'Allocations that were made under it.', TAG, byTag('totalAllocations')),
-  counter('tag_frees_total', 'Allocations under it that ended.', TAG, byTag('totalFrees')),
-  counter('tag_failures_total', 'Allocations under it that were refused.', TAG, byTag('failedAllocations')),
+  gauge('tag_peak_bytes', 'bytes', 'The most bytes in use under a tag.', TAG, byTag('peak')),
+  gauge('tag_live_allocations', '', 'Live allocations under a tag.', TAG, byTag('liveAllocations')),
+  counter('tag_allocations_total', 'Allocations made under a tag.', TAG, byTag('totalAllocations')),
+  counter('tag_frees_total', 'Allocations freed under a tag.', TAG, byTag('totalFrees')),
+  counter('tag_failures_total', 'Allocations refused under a tag.', TAG, byTag('failedAllocations')),
   gauge(
     'reserved_bytes',
     'bytes',
-    'Bytes that reserve() sets aside; without a tag, tag is empty.',
+    'Bytes set aside by reserve(); the tag is empty without one.',
     ['tag', 'kind'],
     reservations,
   ),
 ]
 
-/** Several may have the same tag and kind. */
+/** Sums the reservations of the same tag and kind. */
 function reservations({ usage }) {
   const sums = new Map()
   for (const { tag, kind, size } of usage.reservations) {
@@ -202,55 +202,55 @@ const byDomain =
 const DEVICE = ['backend', 'simulated', 'path', 'soc', 'driver_version']
 
 const device = [
-  gauge('device_info', '', 'The opened device; always 1. What is not known of it is empty.', DEVICE, ({ device }) => [
+  gauge('device_info', '', 'The opened device; always 1. Unknown labels are empty.', DEVICE, ({ device }) => [
     [1, device.backend, String(device.simulated), device.path ?? '', device.soc ?? '', device.driverVersion ?? ''],
   ]),
-  gauge('domain_used_bytes', 'bytes', 'Bytes of an IOMMU domain that this process fills.', DOMAIN, byDomain('used')),
-  gauge('domain_capacity_bytes', 'bytes', 'What an IOMMU domain addresses.', DOMAIN, byDomain('total')),
+  gauge('domain_used_bytes', 'bytes', 'Bytes of an IOMMU domain that this process occupies.', DOMAIN, byDomain('used')),
+  gauge('domain_capacity_bytes', 'bytes', 'Bytes that an IOMMU domain can address.', DOMAIN, byDomain('total')),
   gauge(
     'domain_reserved_bytes',
     'bytes',
-    'Bytes of it that are reserved for others.',
+    'Bytes of an IOMMU domain reserved for other allocators.',
     DOMAIN,
     byDomain('reservedForOthers'),
   ),
   single(
     'npu_objects',
     '',
-    'Kernel objects behind NPU allocations, empty ones that are kept included.',
+    'Kernel objects behind NPU allocations, including empty ones that are kept.',
     ({ usage }) => usage.npu.objects,
   ),
   single(
     'npu_pending_free_bytes',
     'bytes',
-    'Bytes that are freed and that the driver has not yet taken back.',
+    'Freed bytes that the driver has not yet taken back.',
     ({ usage }) => usage.npu.pendingFree,
   ),
   counter('npu_lost_objects_total', 'Kernel objects that the driver failed to take back.', NO_LABELS, ({ usage }) => [
     [usage.npu.lost.objects],
   ]),
-  single('npu_lost_bytes', 'bytes', 'Bytes of those.', ({ usage }) => usage.npu.lost.bytes),
+  single('npu_lost_bytes', 'bytes', 'Bytes of lost kernel objects.', ({ usage }) => usage.npu.lost.bytes),
   single(
     'npu_process_mapped_bytes',
     'bytes',
-    'NPU buffers that anyone mapped in this process.',
+    'Bytes of NPU buffers mapped in this process, by any library.',
     ({ usage }) => usage.npu.processMapped,
   ),
   single('slab_reserved_bytes', 'bytes', 'Bytes of slabs.', ({ usage }) => usage.npu.slabs.reserved),
   single(
     'slab_allocated_bytes',
     'bytes',
-    'Bytes of slabs that live slices take.',
+    'Bytes of slabs that live slices occupy.',
     ({ usage }) => usage.npu.slabs.allocated,
   ),
-  counter('slab_late_writes_total', 'Slices of slabs written to after they were freed.', NO_LABELS, ({ usage }) => [
+  counter('slab_late_writes_total', 'Slab slices written to after they were freed.', NO_LABELS, ({ usage }) => [
     [usage.npu.slabs.lateWrites],
   ]),
-  single('sram_capacity_bytes', 'bytes', 'On-chip SRAM that the driver hands out.', ({ usage }) => usage.npu.sramTotal),
-  single('sram_free_bytes', 'bytes', 'What is free of it.', ({ usage }) => usage.npu.sramFree),
+  single('sram_capacity_bytes', 'bytes', 'On-chip SRAM that the driver can allocate.', ({ usage }) => usage.npu.sramTotal),
+  single('sram_free_bytes', 'bytes', 'Free on-chip SRAM.', ({ usage }) => usage.npu.sramFree),
   single('cma_capacity_bytes', 'bytes', 'Size of the CMA area.', ({ usage }) => usage.npu.cmaTotal),
-  single('cma_free_bytes', 'bytes', 'What is free of it.', ({ usage }) => usage.npu.cmaFree),
-  gauge('npu_load_ratio', 'ratio', 'Load of an NPU core, where the kernel shows it.', ['core'], ({ usage }) =>
+  single('cma_free_bytes', 'bytes', 'Free bytes of the CMA area.', ({ usage }) => usage.npu.cmaFree),
+  gauge('npu_load_ratio', 'ratio', 'Load of an NPU core, if the kernel reports it.', ['core'], ({ usage }) =>
     (usage.npu.load ?? []).map((percent, core) => [percent / 100, String(core)]),
   ),
 ]
@@ -259,14 +259,14 @@ const device = [
 
 const machine = [
   single('swap_capacity_bytes', 'bytes', 'Swap of the machine.', ({ usage }) => usage.system.swapTotal),
-  single('swap_free_bytes', 'bytes', 'What is free of it.', ({ usage }) => usage.system.swapFree),
+  single('swap_free_bytes', 'bytes', 'Free swap of the machine.', ({ usage }) => usage.system.swapFree),
   single(
     'cgroup_limit_bytes',
     'bytes',
-    'The tightest limit of the cgroups of this process.',
+    'The tightest memory limit of the cgroups of this process.',
     ({ usage }) => usage.system.cgroup?.limit,
   ),
-  single('cgroup_used_bytes', 'bytes', 'What that cgroup uses.', ({ usage }) => usage.system.cgroup?.current),
+  single('cgroup_used_bytes', 'bytes', 'Bytes used by the cgroup of that limit.', ({ usage }) => usage.system.cgroup?.current),
   gauge(
     'pressure_ratio',
     'ratio',
@@ -282,37 +282,37 @@ const machine = [
   single(
     'process_external_bytes',
     'bytes',
-    'What the runtime counts as memory outside its heap.',
+    'Memory outside the JavaScript heap, as the runtime counts it.',
     ({ usage }) => usage.process.external,
   ),
   single('process_open_fds', '', 'Open file descriptors.', ({ usage }) => usage.process.openFds),
-  single('process_max_fds', '', 'Their limit (RLIMIT_NOFILE).', ({ usage }) => usage.process.maxFds),
+  single('process_max_fds', '', 'Limit of open file descriptors (RLIMIT_NOFILE).', ({ usage }) => usage.process.maxFds),
   single('process_maps', '', 'Memory mappings.', ({ usage }) => usage.process.maps),
-  single('process_max_maps', '', 'Their limit (vm.max_map_count).', ({ usage }) => usage.process.maxMaps),
+  single('process_max_maps', '', 'Limit of memory mappings (vm.max_map_count).', ({ usage }) => usage.process.maxMaps),
 ]
 
-// ── What profiling adds.
+// ── Profiling.
 
-/** Bounds are fixed: a series that comes and goes with what was seen is no histogram over time. */
+/** Bounds of buckets. They are fixed, because a histogram over time needs the same buckets in every scrape. */
 const powers = (base, from, to) => Array.from({ length: to - from + 1 }, (_, i) => base ** (from + i))
-/** `10 ** -7` is not 1e-7. */
+/** Parsed, because `10 ** -7` is not 1e-7. */
 const decades = (from, to) => Array.from({ length: to - from + 1 }, (_, i) => Number(`1e${from + i}`))
 
-/** `scale`: the profile's unit in the metric's. */
+/** Makes a histogram family; `scale` converts the profile's unit to the metric's. */
 function histogram(name, unit, help, field, scale, bounds) {
   const samples = ({ profile }) => (profile?.[field]?.buckets ? [[distribution(profile[field], scale, bounds)]] : [])
   return { ...family('histogram', unit, name, help, NO_LABELS, samples), bounds }
 }
 
 /**
- * `{ count, sum, buckets: [[bound, how many up to it]] }`. A bucket of the profile that lies across a bound is counted above it; the
- * last bound is infinite.
+ * Returns `{ count, sum, buckets: [[bound, cumulative count]] }`, with an infinite last bound. A profile's bucket that crosses a bound is
+ * counted above it.
  */
 function distribution({ count, mean, buckets }, scale, bounds) {
   let [at, upTo] = [0, 0]
   const sorted = buckets.map(([edge, number]) => [edge * scale, number]).sort(([a], [b]) => a - b)
   const cumulative = bounds.map((bound) => {
-    // An edge that the scale put a hair's breadth above the bound lies on it.
+    // The tolerance is for edges that scaling put slightly above the bound.
     for (; at < sorted.length && sorted[at][0] <= bound * (1 + Number.EPSILON * 4); at++) upTo += sorted[at][1]
     return [bound, upTo]
   })
@@ -323,7 +323,7 @@ const profiling = [
   histogram(
     'allocation_size_bytes',
     'bytes',
-    'Sizes that were asked for, while profiling.',
+    'Requested sizes, while profiling.',
     'sizes',
     1,
     powers(4, 3, 17),
@@ -339,14 +339,14 @@ const profiling = [
   histogram(
     'allocation_latency_seconds',
     'seconds',
-    'How long allocations took, while profiling.',
+    'Duration of allocations, while profiling.',
     'latencyNs',
     1e-9,
     decades(-7, 1),
   ),
   counter(
     'profile_dropped_events_total',
-    'Events that fell out of the ring of the profile.',
+    'Events overwritten in the ring of the profile.',
     NO_LABELS,
     ({ profile }) => [[profile?.droppedEvents]],
   ),
@@ -354,7 +354,7 @@ const profiling = [
 
 const families = [...kinds, ...pools, ...tags, ...device, ...machine, ...profiling]
 
-/** The samples of a family that are known, as `[value, label values]`. */
+/** Returns the known samples of a family as `[value, label values]`. */
 function samplesOf({ samples }, from) {
   const known = (value) => value !== null && value !== undefined && !Number.isNaN(value)
   return samples(from).flatMap(([value, ...labels]) => (known(value) ? [[value, labels]] : []))

@@ -1,16 +1,16 @@
 'use strict'
 
-// Figures as text: OpenMetrics 1.0, or the older text format of Prometheus.
+// Writes the metrics as text: OpenMetrics 1.0, or the older text format of Prometheus.
 //
-// The two differ in one thing that no text can have both ways: OpenMetrics names a counter's family without `_total`, Prometheus with it,
-// and a tool that expects the one sees a counter without type and help in the other.
+// OpenMetrics names a counter's family without `_total`, Prometheus with it. One text cannot serve both: a parser of the other format
+// would see counters without type and help.
 
 const { families, samplesOf } = require('./families.js')
 
 /**
- * @param {object} usage what `getMemoryUsage` gives
+ * @param {object} usage a MemoryUsage
  * @param {object} device
- * @param {object | null} profile what `getMemoryProfile` gives, while profiling
+ * @param {object | null} profile a MemoryProfile, while profiling
  * @param {'openmetrics' | 'prometheus'} [format]
  */
 function exposition(usage, device, profile, format = 'openmetrics') {
@@ -44,12 +44,12 @@ function histogram(name, pairs, { count, sum, buckets }) {
 
 const braced = (pairs) => (pairs.length === 0 ? '' : `{${pairs.join(',')}}`)
 
-/** Half a surrogate pair has no UTF-8: it would make the whole text unreadable. */
+/** Escapes a text. Half a surrogate pair, which UTF-8 cannot encode, is replaced. */
 const escaped = (text) => text.toWellFormed().replace(/[\\"\n]/g, (letter) => (letter === '\n' ? '\\n' : `\\${letter}`))
 
 const number = (value) => (value === Infinity ? '+Inf' : String(value))
 
-/** Bounds are labels, so that one has one spelling: that of Go, which is what scrapers compare with. */
+/** Formats a bound as Go does: bounds are labels, which scrapers compare as text. */
 function bucketBound(bound) {
   if (bound === Infinity) return '+Inf'
   const text = bound >= 1e-4 && bound < 1e21 ? String(bound) : bound.toExponential().replace(/e([+-])(\d)$/, 'e$10$2')

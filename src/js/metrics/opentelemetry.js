@@ -1,13 +1,13 @@
 'use strict'
 
-// `@rkllmjs/memory/opentelemetry`: a manager's figures as observable instruments, read when they are collected.
+// `@rkllmjs/memory/opentelemetry`: registers a manager's figures as observable instruments.
 
 const { version } = require('../../../package.json')
 const { check, invalid, shown } = require('../core/options.js')
 const { PREFIX, families, samplesOf } = require('./families.js')
 const { readerOf } = require('./reader.js')
 
-/** Units are those of UCUM. */
+/** Units in UCUM. */
 const UNITS = { bytes: 'By', ratio: '1', seconds: 's', '': undefined }
 
 function registerMetrics(target, manager, options) {
@@ -16,7 +16,7 @@ function registerMetrics(target, manager, options) {
   const meter = meterOf(target)
   const instruments = new Map()
   for (const family of families) {
-    // OpenTelemetry has no histogram that somebody else has observed.
+    // OpenTelemetry has no instrument for a histogram that was recorded elsewhere.
     if (family.type === 'histogram') continue
     const create = family.type === 'counter' ? 'createObservableCounter' : 'createObservableGauge'
     instruments.set(family, meter[create](nameOf(family), { description: family.help, unit: UNITS[family.unit] }))
@@ -45,7 +45,7 @@ const schema = {
   },
 }
 
-/** Without unit and `_total`, which exporters to Prometheus add: there it has the same name as in `metrics()`. */
+/** Names an instrument without unit and `_total`. Exporters to Prometheus append both, which gives the name in `metrics()`. */
 const nameOf = ({ name, unit }) =>
   `rkllm.memory.${name.slice(PREFIX.length).replace(new RegExp(`(_${unit || 'total'}|_total)$`), '')}`
 

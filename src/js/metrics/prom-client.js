@@ -1,6 +1,6 @@
 'use strict'
 
-// `@rkllmjs/memory/prom-client`: a manager's figures in a registry of prom-client, read when it is scraped.
+// `@rkllmjs/memory/prom-client`: registers a manager's figures in a registry of prom-client.
 
 const { memoryError } = require('../core/errors.js')
 const { check, invalid, shown } = require('../core/options.js')
@@ -14,13 +14,13 @@ function registerMetrics(target, manager, options) {
   const named = families.map((family) => ({ ...family, name: prefix + family.name.slice(PREFIX.length) }))
   const taken = named.find(({ name }) => registry.getSingleMetric(name) !== undefined)
   if (taken !== undefined) {
-    throw memoryError('ERR_UNSUPPORTED', `this registry has a metric ${JSON.stringify(taken.name)} already`, {
+    throw memoryError('ERR_UNSUPPORTED', `this registry already has a metric ${JSON.stringify(taken.name)}`, {
       hint: 'give each manager a prefix of its own, or call what registerMetrics returned before',
     })
   }
   const metrics = named.map((family) => [family.name, metricOf(client, registry, family, read)])
   return function unregister() {
-    // What somebody has registered under the same name since is not ours.
+    // Another metric may have been registered under the name since.
     for (const [name, metric] of metrics)
       if (registry.getSingleMetric(name) === metric) registry.removeSingleMetric(name)
   }
@@ -39,7 +39,7 @@ const schema = {
 
 const isRegistry = (value) => typeof value?.registerMetric === 'function' && typeof value.getSingleMetric === 'function'
 
-/** `target` is the module, whose default registry it is then, or a registry. */
+/** Returns module and registry; `target` is the module, which stands for its default registry, or a registry. */
 function libraryOf(target, chosen) {
   const client = [target, target?.default].find(
     (module) => typeof module?.Gauge === 'function' && typeof module.Counter === 'function',
@@ -67,7 +67,7 @@ function metricOf(client, registry, family, read) {
     ...config,
     collect() {
       this.reset()
-      // A reset metric without labels is 0, which is not what an unknown figure is.
+      // A reset metric without labels is 0. An unknown figure must be absent.
       if (labels.length === 0) this.remove()
       for (const [value, values] of samples())
         this[put](Object.fromEntries(labels.map((label, i) => [label, values[i]])), value)
@@ -75,7 +75,7 @@ function metricOf(client, registry, family, read) {
   })
 }
 
-/** prom-client's histograms can only be observed into; this one says what another has observed. */
+/** Makes a histogram return samples that were recorded elsewhere; prom-client's own only count observations. */
 function histogramOf(metric, samples) {
   const { name, help } = metric
   metric.get = metric.getForPromString = async () => {

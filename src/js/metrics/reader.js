@@ -1,13 +1,13 @@
 'use strict'
 
-// Where adapters have their figures from. A metrics library outlives managers and must not keep one alive, and what goes wrong with
-// one must not cost a scrape the figures of everything else.
+// Reads a manager's figures for the adapters. A metrics library outlives managers and must not keep one alive, and a failing manager must
+// not fail a scrape.
 
 const { invalid, shown } = require('../core/options.js')
 
 /**
- * Reads `{ usage, device, profile }` of a manager; null once it is disposed or collected, or where it cannot say. Libraries ask for one
- * family after the other: all that they ask for in one go is of one reading.
+ * Returns a function that reads `{ usage, device, profile }` of a manager, or null if it is disposed, collected or failing. Libraries
+ * read one family after the other: all reads of one turn share one reading.
  */
 function readerOf(manager) {
   if (typeof manager?.getMemoryUsage !== 'function')
@@ -32,14 +32,14 @@ function read(manager) {
   }
 }
 
-/** Manager → its profile without the events, which are many and of no use here. */
+/** Manager → a function that returns its profile without the events. */
 const profiles = new WeakMap()
 
 const offerProfile = (manager, profile) => profiles.set(manager, profile)
 
-/** What a manager's profile says, if one is going on. */
+/** Returns a manager's profile while profiling; null otherwise. */
 function profileOf(manager) {
-  // A manager of another copy of the package offered its profile there.
+  // A manager of another copy of the package registered its function in that copy.
   const profile = profiles.has(manager) ? profiles.get(manager)() : manager.getMemoryProfile?.()
   return profile?.enabled ? profile : null
 }
