@@ -1,16 +1,16 @@
 'use strict'
 
-// The event log: a CSV whose first six columns are those that RAPIDS Memory Manager (RMM) writes and replays, ours after them.
+// Writes and parses the event log: a CSV with the six columns of RAPIDS Memory Manager (RMM), followed by columns of this package.
 //
-// RMM's parser knows three actions and refuses a file with any other; its replay ignores "allocate failure". So what it cannot do
-// is written as that: growing, trimming and moving, and a free whose allocation is not in the log (it would give memory back that
-// it never took). `Type` has the truth. Its reader takes every line break for the end of a row: ours are escaped in names.
+// RMM's parser accepts three actions only, and its replay ignores "allocate failure". Events that RMM cannot replay are written with that
+// action: grow, trim and move, and a free whose allocation is not in the log. The column `Type` has the real type. RMM ends a row at
+// every line break, so line breaks in names are escaped.
 
 const { memoryError } = require('../core/errors.js')
 const { invalid, shown } = require('../core/options.js')
 
 const RMM_COLUMNS = ['Thread', 'Time', 'Action', 'Pointer', 'Size', 'Stream']
-const OUR_COLUMNS = ['Type', 'TimeUs', 'Kind', 'Tag', 'Pool', 'Id']
+const EXTRA_COLUMNS = ['Type', 'TimeUs', 'Kind', 'Tag', 'Pool', 'Id']
 
 const TYPES = ['allocate', 'free', 'fail', 'grow', 'trim', 'move', 'collect']
 const TYPE_OF_ACTION = { allocate: 'allocate', free: 'free', 'allocate failure': 'fail' }
@@ -20,21 +20,21 @@ const DAY_US = 24 * 3600e6
 const ESCAPES = { '\\': '\\\\', '\n': '\\n', '\r': '\\r' }
 const UNESCAPES = { '\\\\': '\\', '\\n': '\n', '\\r': '\r' }
 
-/** Nothing for none, quotes for a name that is empty or would be taken apart. */
+/** Writes a name: empty for none, in quotes if it is empty or has commas, quotes or blanks. */
 function quoted(name) {
   if (name === null || name === undefined) return ''
   const line = name.replace(/[\\\n\r]/g, (character) => ESCAPES[character])
   return line === '' || /[",\s]/.test(line) ? `"${line.replaceAll('"', '""')}"` : line
 }
 
-/** The time of day, UTC, as RMM writes it: "14:03:07.000250". */
+/** Formats the time of day, UTC, as RMM does: "14:03:07.000250". */
 function timeOfDay(us) {
   const two = (number) => String(Math.floor(number)).padStart(2, '0')
   const time = Math.floor(us) % DAY_US
   return `${two(time / 3600e6)}:${two((time / 60e6) % 60)}:${two((time / 1e6) % 60)}.${String(time % 1e6).padStart(6, '0')}`
 }
 
-/** The events of a profile, as a log. */
+/** Writes the events of a profile as a log. */
 function eventLog({ events, startedAt }) {
   const startUs = Math.round(startedAt * 1000)
   const live = new Set()
@@ -47,15 +47,15 @@ function eventLog({ events, startedAt }) {
   }
   const rows = events.map((event) => {
     const { type, timeUs, id, kind, size, tag, pool, thread = 0 } = event
-    const theirs = [thread, timeOfDay(startUs + timeUs), actionOf(event), `0x${id.toString(16)}`, size, 0]
-    return [...theirs, type, timeUs, kind, quoted(tag), quoted(pool), id].join()
+    const rmmFields = [thread, timeOfDay(startUs + timeUs), actionOf(event), `0x${id.toString(16)}`, size, 0]
+    return [...rmmFields, type, timeUs, kind, quoted(tag), quoted(pool), id].join()
   })
-  return `${[[...RMM_COLUMNS, ...OUR_COLUMNS].join(), ...rows].join('\n')}\n`
+  return `${[[...RMM_COLUMNS, ...EXTRA_COLUMNS].join(), ...rows].join('\n')}\n`
 }
 
 const FIELD = /(?:"((?:[^"]|"")*)"|([^",]*))(,|$)/y
 
-/** The fields of one line, and which of them are empty and not in quotes; null where a quote is out of place. */
+/** Splits one line into fields; an empty field without quotes is null. Returns null if a quote is out of place. */
 function fieldsOf(line) {
   const fields = []
   for (FIELD.lastIndex = 0; ;) {
@@ -69,13 +69,13 @@ function fieldsOf(line) {
 
 const unescaped = (name) => name?.replace(/\\[\\nr]/g, (escape) => UNESCAPES[escape]) ?? null
 
-/** A whole number, decimal or "0x...", or undefined. */
+/** Parses a whole number, decimal or "0x..."; undefined otherwise. */
 function whole(text) {
   const number = /^(?:0x[\da-f]+|\d+)$/i.test(text ?? '') ? Number(text) : NaN
   return Number.isSafeInteger(number) ? number : undefined
 }
 
-/** RMM's are "HH:MM:SS.micros" (older ones: a colon before the micros); µs since midnight, or undefined. */
+/** Parses RMM's "HH:MM:SS.micros" (older: a colon before the micros) to µs since midnight; undefined otherwise. */
 function clockUs(text) {
   const parts = /^(\d\d?):(\d\d):(\d\d)[.:](\d{6})$/.exec(text ?? '')
   if (parts === null) return undefined
@@ -84,7 +84,7 @@ function clockUs(text) {
 }
 
 /**
- * Reads an event log, RMM's or ours. Times are µs since the first event where the log has only times of day.
+ * Parses an event log of RMM or of this package. Without the column TimeUs, times are µs since the first event.
  *
  * @param {string} text
  * @returns {object[]} MemoryEvents
@@ -99,7 +99,7 @@ function parseEventLog(text) {
     })
 
   const header = fieldsOf(lines[0] ?? '') ?? []
-  const columns = Object.fromEntries([...RMM_COLUMNS, ...OUR_COLUMNS].map((name) => [name, header.indexOf(name)]))
+  const columns = Object.fromEntries([...RMM_COLUMNS, ...EXTRA_COLUMNS].map((name) => [name, header.indexOf(name)]))
   for (const name of RMM_COLUMNS) if (columns[name] === -1) throw bad(0, `there is no column ${name}`)
 
   const clock = dayClock()
@@ -126,7 +126,7 @@ function parseEventLog(text) {
       type: oneOf('Type', TYPES, field('Type') ?? TYPE_OF_ACTION[action]),
       timeUs: number('TimeUs', elapsed),
       id: number('Id', field('Pointer') === '(nil)' ? 0 : number('Pointer')),
-      // RMM's memory is a device's.
+      // RMM logs device memory only.
       kind: oneOf('Kind', ['npu', 'system'], field('Kind') ?? 'npu'),
       size: number('Size'),
       tag: unescaped(field('Tag')),
@@ -136,7 +136,7 @@ function parseEventLog(text) {
   })
 }
 
-/** Times of day → µs since the first. A log may pass midnight; threads may be a little out of order. */
+/** Converts times of day to µs since the first. A log may pass midnight, and threads may be slightly out of order. */
 function dayClock() {
   let first
   let last

@@ -1,6 +1,6 @@
 'use strict'
 
-// What grew between two snapshots, and what grew most.
+// Implements `diffSnapshots`: the growth between two snapshots, the largest first.
 
 const { invalid, outOfRange, shown } = require('../core/options.js')
 const { holders } = require('./holders.js')
@@ -17,16 +17,16 @@ function checkSnapshot(name, value) {
     stats === null
   ) {
     throw invalid(
-      `diffSnapshots: ${name} is no snapshot`,
+      `diffSnapshots: ${name} is not a snapshot`,
       'take one with manager.takeSnapshot(), or read the "snapshot" of a .json report',
     )
   }
   if (version !== 1)
-    throw outOfRange(`diffSnapshots: ${name} is of version ${shown(version)}; this package knows version 1`)
+    throw outOfRange(`diffSnapshots: ${name} is of version ${shown(version)}; this package reads version 1`)
   return value
 }
 
-/** Bytes and counts by what `keyOf` says, in both, those that grew most first. */
+/** Sums bytes and counts by key in both snapshots, sorted by growth. */
 function growth(name, keyOf, before, after) {
   const groups = new Map()
   const count = (list, bytes, number) => {
@@ -45,10 +45,10 @@ function growth(name, keyOf, before, after) {
   return [...groups.values()].sort((a, b) => b.growth - a.growth || b.after - a.after)
 }
 
-/** Its fields, without those that only the report's page needs. */
+/** Returns a holder without the field that only the report's page needs. */
 const plain = ({ buffer, ...holder }) => holder
 
-/** A block's id may be given to its successor at the same place: one of another size is another one. */
+/** Identifies a holder. The id alone is not enough: a new block at the same address has the same id. */
 const identity = ({ id, size, allocatedAt }) => `${id}:${size}:${allocatedAt}`
 
 const without = (list, others) => {
@@ -60,7 +60,7 @@ const without = (list, others) => {
 }
 
 /**
- * What changed from snapshot `a` to snapshot `b`.
+ * Compares two snapshots, `a` before `b`.
  *
  * @param {object} a
  * @param {object} b

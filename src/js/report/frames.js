@@ -1,11 +1,11 @@
 'use strict'
 
-// What a line of a JavaScript stack says.
+// Parses lines of JavaScript stacks.
 
 const PLACE = /^(.*?)(?::(\d+))?(?::(\d+))?$/
 
 /**
- * "at load (/app/model.js:12:7)" → { name: 'load', file: '/app/model.js', line: 12 }. A line that is no frame is a name.
+ * Parses "at load (/app/model.js:12:7)" to { name: 'load', file: '/app/model.js', line: 12 }. Any other line becomes a name.
  *
  * @param {string} text
  * @returns {{name: string, file: string, line: number}}
@@ -19,7 +19,7 @@ function frame(text) {
   return { name: called?.[1] ?? '(anonymous)', file, line: Number(row) }
 }
 
-/** The lines of a stack, innermost first; one that is not known is one frame that says so. */
+/** Parses a stack, innermost frame first. An unknown stack gives one frame "(unknown)". */
 function framesOf(stack) {
   const lines = (stack ?? '').split('\n').filter((line) => line.trim() !== '')
   return lines.length === 0 ? [{ name: '(unknown)', file: '', line: 0 }] : lines.map(frame)

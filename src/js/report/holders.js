@@ -1,6 +1,6 @@
 'use strict'
 
-// Everything that holds memory in a snapshot, once: buffers, and the blocks of pools that have no ArrayBuffer.
+// Lists the holders of memory in a snapshot, each once: buffers, and pool blocks without an ArrayBuffer.
 
 /**
  * @typedef {{id: number, kind: string, size: number, tag: string | null, pool: string | null, stack: string | null,

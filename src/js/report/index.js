@@ -1,7 +1,7 @@
 'use strict'
 
-// Reports: what holds memory and how it came to that, in the format that a path's extension names. Nothing is asked of the
-// manager before the path is found good, and only what the format needs.
+// Writes reports in the format that the path's extension names. The path is checked first, and the manager is asked only for the data
+// that the format needs.
 
 const { memoryError } = require('../core/errors.js')
 const { invalid, shown } = require('../core/options.js')
@@ -13,7 +13,7 @@ const { pprof } = require('./pprof.js')
 const { trace } = require('./trace.js')
 const { replaceFile } = require('./write.js')
 
-/** Extension → the file's content. Longer ones first: a trace is not plain JSON. */
+/** Extension → a function that makes the content. Longer extensions come first: a trace is not plain JSON. */
 const FORMATS = new Map([
   ['.trace.json', (source) => trace(source.profile())],
   ['.pb.gz', (source) => pprof(source.profile())],
@@ -23,7 +23,7 @@ const FORMATS = new Map([
   ['.prom', (source) => source.metrics()],
 ])
 
-/** The extensions that `writeReport` knows. */
+/** The extensions of all formats. */
 const REPORT_FORMATS = Object.freeze(['.html', '.json', '.csv', '.pb.gz', '.trace.json', '.prom'])
 
 function formatOf(path) {
@@ -32,14 +32,14 @@ function formatOf(path) {
   for (const [extension, render] of FORMATS) {
     if (path.toLowerCase().endsWith(extension)) return render
   }
-  throw memoryError('ERR_OUT_OF_RANGE', `writeReport: no format belongs to the name ${shown(path)}`, {
+  throw memoryError('ERR_OUT_OF_RANGE', `writeReport: ${shown(path)} has no known extension`, {
     hint: `end it in ${REPORT_FORMATS.slice(0, -1).join(', ')} or ${REPORT_FORMATS.at(-1)}`,
     path,
   })
 }
 
 /**
- * Writes the report that the extension of `path` names. Readers of `path` see the old file or the whole new one.
+ * Writes a report. A reader of `path` sees the old file or the complete new one.
  *
  * @param {string} path
  * @param {{snapshot(): object, profile(): object, metrics(): string}} source

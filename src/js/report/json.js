@@ -1,8 +1,8 @@
 'use strict'
 
-// The snapshot and the profile as JSON; snapshot.schema.json describes it.
+// Writes snapshot and profile as JSON, as snapshot.schema.json describes.
 
-/** Addresses do not fit JSON's numbers: "0x200000000000". */
+/** A JSON replacer: addresses exceed JSON's numbers and become strings, "0x200000000000". */
 const plain = (_key, value) => (typeof value === 'bigint' ? `0x${value.toString(16)}` : value)
 
 const json = (snapshot, profile) => `${JSON.stringify({ version: 1, snapshot, profile }, plain)}\n`

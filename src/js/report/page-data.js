@@ -1,35 +1,35 @@
 'use strict'
 
-// A snapshot and a profile as the page reads them: lists as columns, every string once. Of 50,000 buffers that is a third of the size.
+// Encodes snapshot and profile for the page: lists as columns, each string once. With 50,000 buffers this is a third of the size.
 
 const { version } = require('../../../package.json')
 const { plain } = require('./json.js')
 const { holders } = require('./holders.js')
 
-/** More events than this say no more to a reader; the .csv has all. */
-const MOST_EVENTS = 50_000
+/** The most events on the page; the .csv report has all. */
+const MAX_EVENTS = 50_000
 
-/** Every string once: text → its place; -1 for none. */
+/** Collects strings, each once; `indexOf` returns a string's index, -1 for none. */
 function stringTable() {
-  const places = new Map()
-  const place = (text) => {
+  const indices = new Map()
+  const indexOf = (text) => {
     if (text === null || text === undefined) return -1
-    let at = places.get(text)
-    if (at === undefined) places.set(text, (at = places.size))
-    return at
+    let index = indices.get(text)
+    if (index === undefined) indices.set(text, (index = indices.size))
+    return index
   }
-  return { place, list: () => [...places.keys()] }
+  return { indexOf, list: () => [...indices.keys()] }
 }
 
-/** Columns by name, each made of every row by its function. */
+/** Makes columns of rows: each maker maps a row to the column's value. */
 const columns = (rows, makers) =>
   Object.fromEntries(Object.entries(makers).map(([name, make]) => [name, rows.map(make)]))
 
 const hex = (address) => (address === null || address === undefined ? null : plain('', address))
 
 function pageData(snapshot, profile) {
-  const { place, list } = stringTable()
-  const named = { kind: ({ kind }) => place(kind), tag: ({ tag }) => place(tag), pool: ({ pool }) => place(pool) }
+  const { indexOf, list } = stringTable()
+  const named = { kind: ({ kind }) => indexOf(kind), tag: ({ tag }) => indexOf(tag), pool: ({ pool }) => indexOf(pool) }
   const facts = (holder) => {
     const { buffer } = holder
     if (buffer === null) return null
@@ -41,12 +41,12 @@ function pageData(snapshot, profile) {
       ...named,
       id: ({ id }) => id,
       size: ({ size }) => size,
-      stack: ({ stack }) => place(stack),
+      stack: ({ stack }) => indexOf(stack),
       at: ({ allocatedAt }) => allocatedAt,
       facts,
     })
   const { events, timeline, callSites, leaks = null, ...figures } = profile
-  const shownEvents = events.slice(-MOST_EVENTS)
+  const shownEvents = events.slice(-MAX_EVENTS)
   const data = {
     version,
     takenAt: snapshot.takenAt,
@@ -63,13 +63,13 @@ function pageData(snapshot, profile) {
           offset: ({ offset }) => offset,
           size: ({ size }) => size,
           id: ({ id }) => id,
-          tag: ({ tag }) => place(tag),
-          stack: ({ stack }) => place(stack),
+          tag: ({ tag }) => indexOf(tag),
+          stack: ({ stack }) => indexOf(stack),
         }),
       })),
     })),
     sites: columns(callSites, {
-      stack: ({ stack }) => place(stack),
+      stack: ({ stack }) => indexOf(stack),
       tag: named.tag,
       liveBytes: ({ liveBytes }) => liveBytes,
       liveCount: ({ liveCount }) => liveCount,
@@ -78,7 +78,7 @@ function pageData(snapshot, profile) {
     }),
     events: columns(shownEvents, {
       ...named,
-      type: ({ type }) => place(type),
+      type: ({ type }) => indexOf(type),
       time: ({ timeUs }) => timeUs,
       id: ({ id }) => id,
       size: ({ size }) => size,

@@ -1,7 +1,7 @@
 'use strict'
 
-// The report as one page: no file beside it, nothing from any network. Scripts and styles are files of their own here, put into the
-// page with the hashes that its Content-Security-Policy allows; data is put in as JSON that cannot end its element.
+// Writes the report as one HTML page that needs no other file and no network. Its Content-Security-Policy allows the scripts and styles,
+// which are separate files here, by their hashes. The data is JSON that cannot end its element.
 
 const { createHash } = require('node:crypto')
 const { readFileSync } = require('node:fs')
@@ -10,7 +10,7 @@ const { body } = require('./page/body.js')
 const { css } = require('./page/style.js')
 const { pageData } = require('./page-data.js')
 
-/** In the order of their dependence; together they are one function. */
+/** The scripts in the order of their dependencies; the page runs them as one function. */
 const SCRIPTS = ['base', 'table', 'overview', 'timeline', 'pools', 'flame', 'holders', 'events', 'main']
 
 let assets
@@ -23,7 +23,7 @@ function load() {
   return { script, policy }
 }
 
-/** JSON that is safe inside a script element, whatever its strings say. */
+/** Encodes JSON so that no string in it can end the script element. */
 const embedded = (value) =>
   JSON.stringify(value).replace(
     /[<\u2028\u2029]/g,

@@ -1,7 +1,7 @@
 'use strict'
 
-// Call sites as a pprof profile: what `go tool pprof`, Pyroscope, Parca and speedscope read. The message is perftools.profiles.Profile
-// of profile.proto; this is as much of protobuf's encoding as it needs: varints, and fields with a length.
+// Writes call sites as a pprof profile, which `go tool pprof`, Pyroscope, Parca and speedscope read. The message is
+// perftools.profiles.Profile of profile.proto. It needs two of protobuf's encodings: varints, and fields with a length.
 
 const { promisify } = require('node:util')
 const gzip = promisify(require('node:zlib').gzip)
@@ -14,7 +14,7 @@ const SAMPLE_TYPES = [
   ['alloc_objects', 'count', 'totalCount'],
 ]
 
-/** Seven bits a byte, the lowest first. */
+/** Encodes seven bits per byte, the lowest first. */
 function varint(value) {
   const bytes = []
   let rest = BigInt(value)
@@ -26,7 +26,7 @@ const number = (field, value) => (value === 0 ? [] : [...varint(field << 3), ...
 const bytes = (field, content) => [...varint((field << 3) | 2), ...varint(content.length), ...content]
 const packed = (field, values) => bytes(field, values.flatMap(varint))
 
-/** Things by their key, numbered from 1 in the order of their coming. */
+/** Numbers objects by key, from 1 in the order of their first use. */
 function numbered() {
   const numbers = new Map()
   const list = []

@@ -1,6 +1,6 @@
 'use strict'
 
-// The trace event format, which Perfetto and chrome://tracing open: counters, and a bar for every allocation's life.
+// Writes the trace event format, which Perfetto and chrome://tracing open: counters, and a bar for each allocation's lifetime.
 
 const COUNTERS = [
   ['NPU used', 'npuUsed'],
@@ -21,7 +21,7 @@ function trace({ events, timeline, startedAt, droppedEvents }) {
     }
   }
 
-  // Ids of blocks are given again: each life has a number of its own.
+  // Block ids are reused, so each lifetime gets its own number.
   const lives = new Map()
   let born = 0
   for (const { type, timeUs: ts, id, kind, size, tag, pool, thread: tid = 0 } of events) {

@@ -1,6 +1,6 @@
 'use strict'
 
-// A file that is there as a whole or not at all.
+// Replaces a file atomically.
 
 const { randomBytes } = require('node:crypto')
 const { open, rename, unlink } = require('node:fs/promises')
@@ -11,9 +11,9 @@ const { shown } = require('../core/options.js')
 const CODES = { EMFILE: 'ERR_TOO_MANY_FDS', ENFILE: 'ERR_TOO_MANY_FDS', ENOMEM: 'ERR_OUT_OF_MEMORY' }
 
 const HINTS = {
-  ENOENT: 'make its directory first',
+  ENOENT: 'create its directory first',
   ENOTDIR: 'a part of the path is a file, not a directory',
-  EISDIR: 'there is a directory of that name',
+  EISDIR: 'a directory has that name',
   EACCES: 'this process may not write there',
   EPERM: 'this process may not write there',
   EROFS: 'the file system is read-only',
@@ -38,7 +38,7 @@ function failed(path, error) {
 }
 
 /**
- * Puts `content` at `path`, by way of a file beside it that is renamed when it is complete and on its disk.
+ * Writes `content` to a file beside `path`, syncs it to disk, and renames it to `path`.
  *
  * @param {string} path
  * @param {string | Uint8Array} content

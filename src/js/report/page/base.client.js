@@ -1,13 +1,13 @@
-// What all parts of the page use: the data, elements, figures, colours, and the box beside the pointer.
+// Shared by all parts of the page: the data, elements, number formats, colours, and the tooltip.
 
 const data = JSON.parse(document.getElementById('data').textContent)
 const { strings } = data
 
-/** The string at that place of the table; null for none. */
+/** Returns the string at an index of the table; null for -1. */
 const text = (at) => (at < 0 ? null : strings[at])
 const $ = (id) => document.getElementById(id)
 
-/** An element. What is not an element is text, never HTML. */
+/** Makes an element. Children that are not elements become text, never HTML. */
 function el(name, attributes = {}, ...children) {
   const element = document.createElement(name)
   for (const [key, value] of Object.entries(attributes)) {
@@ -23,7 +23,7 @@ function el(name, attributes = {}, ...children) {
 
 const count = (number) => Math.round(number).toLocaleString('en-US')
 
-/** "1.5 MiB". */
+/** Formats bytes: "1.5 MiB". */
 function bytes(number) {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB']
   let unit = 0
@@ -36,7 +36,7 @@ function bytes(number) {
   return `${number < 0 ? '−' : ''}${figure} ${units[unit]}`
 }
 
-/** "340 ms", "12.4 s", "3 min 5 s", "2 h 10 min", "3 d 4 h". */
+/** Formats a duration: "340 ms", "12.4 s", "3 min 5 s", "2 h 10 min", "3 d 4 h". */
 function duration(ms) {
   if (ms < 1) return `${Math.round(ms * 1000)} µs`
   if (ms < 1000) return `${Math.round(ms)} ms`
@@ -56,7 +56,7 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 const PALETTE = ['#5b86e5', '#2fb39c', '#e09f3e', '#b878d6', '#e0708d', '#8fae3f', '#46acd2', '#c98a63', '#8a8fe0']
 const OTHERS = '#98a2b3'
 
-/** Tags by the bytes that they hold, largest first; the first have colours of their own. */
+/** Totals by tag, sorted by bytes. The first tags have palette colours. */
 const tagTotals = (() => {
   const totals = new Map()
   const { tag, size } = data.holders
@@ -74,14 +74,14 @@ const tagColours = new Map(
     .slice(0, PALETTE.length)
     .map(({ tag }, at) => [tag, PALETTE[at]]),
 )
-/** The others are pale, by their place in the table of strings: neighbours in a map still differ. */
+/** Returns a tag's colour. Tags beyond the palette get a pale colour by their index, so that neighbours in a map differ. */
 const tagColour = (at) => tagColours.get(at) ?? (at < 0 ? OTHERS : `hsl(${(at * 47) % 360} 24% 64%)`)
 const tagName = (at) => text(at) ?? '(no tag)'
 const dot = (background) => el('i', { class: 'dot', style: { background } })
 
 const empty = (...content) => el('p', { class: 'empty' }, ...content)
 const code = (source) => el('code', {}, source)
-/** What to say where a profile would tell more. */
+/** Makes the note for a section that needs profiling. */
 const profilingOff = (what) =>
   empty(`${what} `, code('manager.enableMemoryProfiling()'), ' starts recording; write the report again after a while.')
 
@@ -102,7 +102,7 @@ const tip = {
   },
 }
 
-/** A canvas whose `draw(context, width, height)` is called again when its size or the theme changes. */
+/** Makes a canvas that calls `draw(context, width, height)` whenever its size or the theme changes. */
 const drawings = new Set()
 function drawing(attributes, height, draw) {
   const canvas = el('canvas', attributes)

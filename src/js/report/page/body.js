@@ -1,6 +1,6 @@
 'use strict'
 
-// The page's frame. The scripts fill it.
+// The page's frame, which the scripts fill.
 
 const section = (id, title, note, content) => `<section id="${id}" class="panel" aria-labelledby="${id}-title">
 <div class="panel-head"><h2 id="${id}-title">${title}</h2><p class="note" id="${id}-note">${note}</p></div>
@@ -20,10 +20,10 @@ const body = `<body>
 <main class="wrap">
 <p id="device" class="device"></p>
 <div id="summary" class="cards"></div>
-${section('tags', 'Who holds it', 'Live bytes by tag', '<div id="tag-bars" class="bars"></div>')}
+${section('tags', 'Largest tags', 'Live bytes by tag', '<div id="tag-bars" class="bars"></div>')}
 ${section('timeline', 'Memory over time', '', '<div id="timeline-legend" class="legend"></div><div id="timeline-chart" class="chart"></div>')}
-${section('pools', 'Pools', 'Every block where it lies. Hover, or focus a map and use the arrow keys.', '<div id="pool-list"></div>')}
-${section('sites', 'Call sites', '', `<div class="tools"><div id="flame-metric" class="switch" role="group" aria-label="What the widths show"></div>${search('flame-search', 'Highlight a function or file')}<button id="flame-reset" type="button" class="button" disabled>Reset zoom</button></div><div id="flame"></div><p id="flame-detail" class="detail-line" aria-live="polite"></p>`)}
+${section('pools', 'Pools', 'The blocks of each chunk by address. Hover, or focus a map and use the arrow keys.', '<div id="pool-list"></div>')}
+${section('sites', 'Call sites', '', `<div class="tools"><div id="flame-metric" class="switch" role="group" aria-label="Metric that the widths show"></div>${search('flame-search', 'Highlight a function or file')}<button id="flame-reset" type="button" class="button" disabled>Reset zoom</button></div><div id="flame"></div><p id="flame-detail" class="detail-line" aria-live="polite"></p>`)}
 ${section('holders', 'Largest holders', '', `<div class="tools">${search('holder-filter', 'Filter by tag, pool, kind, id or stack')}</div><div id="holder-table"></div><div id="holder-detail" class="detail" aria-live="polite" hidden></div>`)}
 ${section('leaks', 'Leaks', 'Allocations that outlived leakAfterMs', '<div id="leak-table"></div>')}
 ${section('spread', 'Sizes, lifetimes, latencies', '', '<div id="spread-list" class="spreads"></div>')}
@@ -31,6 +31,6 @@ ${section('events', 'Events', '', `<div class="tools"><div id="event-types" clas
 <footer id="foot"></footer>
 </main>
 <div id="tip" role="status" hidden></div>
-<noscript><p class="wrap">This report draws itself with JavaScript, which is switched off here. The .json report has the same figures.</p></noscript>`
+<noscript><p class="wrap">This report needs JavaScript, which is switched off here. The .json report has the same figures.</p></noscript>`
 
 module.exports = { body }

@@ -1,4 +1,4 @@
-// What happened, the latest first.
+// The table of events, the latest first.
 
 function drawEvents() {
   const { events, profile } = data
@@ -6,10 +6,10 @@ function drawEvents() {
   if (all === 0) {
     document.querySelector('#events .tools').remove()
     return $('event-table').append(
-      profile.enabled ? empty('Nothing has happened yet.') : profilingOff('Nothing was recorded.'),
+      profile.enabled ? empty('There are no events yet.') : profilingOff('Nothing was recorded.'),
     )
   }
-  const fallen = profile.droppedEvents + profile.events - all
+  const dropped = profile.droppedEvents + profile.events - all
   const off = new Set()
   let needles = []
   const latest = Array.from({ length: all }, (_, at) => all - 1 - at)
@@ -47,7 +47,7 @@ function drawEvents() {
     )
     grid.show(shown)
     const note = $('events-note')
-    note.textContent = `${count(shown.length)} of the last ${count(all)}, latest first${fallen > 0 ? `; ${count(fallen)} older ones are not here` : ''}`
+    note.textContent = `${count(shown.length)} of the last ${count(all)}, latest first${dropped > 0 ? `; ${count(dropped)} older ones were dropped` : ''}`
     note.dataset.count = shown.length
   }
   for (const type of new Set(events.type)) {

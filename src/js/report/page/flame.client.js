@@ -1,4 +1,4 @@
-// Call sites as a flame graph: outermost frames above, what they called below, as wide as the bytes that they hold.
+// Draws call sites as a flame graph: callers above callees, as wide as the bytes that they hold.
 
 const METRICS = [
   ['liveBytes', 'Live bytes', bytes],
@@ -7,10 +7,10 @@ const METRICS = [
   ['totalCount', 'Total count', count],
 ]
 const FLAME_ROW = 21
-/** Narrower ones are not drawn: nobody could hit them. */
+/** The narrowest bar in pixels; narrower ones cannot be clicked and are merged. */
 const FLAME_MIN = 2
 
-/** Frames merged from the outermost on, each with its sums. */
+/** Merges the stacks into a tree from the outermost frame, and sums the metrics of each node. */
 function flameTree() {
   const node = (name) => ({ name, children: new Map(), sums: [0, 0, 0, 0], parent: null, depth: 0 })
   const root = node('all call sites')
@@ -39,7 +39,7 @@ function flameTree() {
   return root
 }
 
-/** Warm hues by name, so that a function has the same one everywhere. */
+/** Returns a warm colour by name: a function has the same colour everywhere. */
 function flameHue(name) {
   let hash = 0
   for (let at = 0; at < name.length; at++) hash = (hash * 31 + name.charCodeAt(at)) | 0
@@ -77,7 +77,7 @@ function drawFlame() {
     const width = $('flame').clientWidth
     const bars = []
     let deepest = 0
-    /** Calls that are too narrow each, as one. */
+    /** Draws all calls that are too narrow as one bar. */
     const others = (number, left, wide, row) => {
       deepest = Math.max(deepest, row)
       const label = `${count(number)} narrower ${number === 1 ? 'one' : 'ones'}`

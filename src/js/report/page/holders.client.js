@@ -1,6 +1,6 @@
-// The holders of memory, and those of them that are leaks: sortable, filtered by words.
+// The tables of holders and leaks, which can be sorted and filtered.
 
-/** Rows 0..n in the order of a column; numbers fall, words rise at first. */
+/** Returns the row numbers sorted by a column. */
 function ordered(held, key, descending) {
   const rows = held.id.map((_, row) => row)
   const value = { age: (row) => held.at[row] ?? Infinity, size: (row) => held.size[row], id: (row) => held.id[row] }[
@@ -11,12 +11,12 @@ function ordered(held, key, descending) {
     const names = rows.map((row) => text(held[key][row]) ?? '\uffff')
     rows.sort((a, b) => (names[a] < names[b] ? -1 : names[a] > names[b] ? 1 : held.size[b] - held.size[a]))
   }
-  // What was allocated first is oldest: that is descending age.
+  // The first allocation has the greatest age.
   if (key === 'age') return descending ? rows : rows.reverse()
   return descending ? rows.reverse() : rows
 }
 
-/** What a row's words are, for the filter. */
+/** Returns the text of a row that the filter searches. */
 const wordsOf = (held, row) =>
   [held.tag, held.pool, held.kind, held.stack]
     .map((column) => text(column[row]) ?? '')
@@ -47,7 +47,7 @@ function holderDetail(held, row) {
       shared && 'shared',
     ].filter(Boolean)
     known.push(
-      fact('really takes', bytes(reserved)),
+      fact('occupies', bytes(reserved)),
       fact('address', address),
       fact('NPU address', deviceAddress ?? '–'),
       fact('IOMMU domain', domain === null ? '–' : String(domain)),
@@ -70,8 +70,8 @@ const HOLDER_COLUMNS = [
   { key: 'id', label: 'Id', width: '160px', end: true, mono: true, wide: true },
 ]
 
-/** A sortable table of `held` in `host`; `filter(words)` narrows it. */
-function holderTable(host, label, held, detail, told) {
+/** Makes a sortable table of `held` in `host`, and returns the function that filters it. */
+function holderTable(host, label, held, detail, onShow) {
   let sort = { key: 'size', descending: true }
   let rows = []
   let needles = []
@@ -105,7 +105,7 @@ function holderTable(host, label, held, detail, told) {
   function show() {
     const shown = needles.length === 0 ? rows : rows.filter(matches)
     grid.show(shown, sort)
-    told?.(
+    onShow?.(
       shown.length,
       shown.reduce((sum, row) => sum + held.size[row], 0),
     )
@@ -126,7 +126,7 @@ function drawHolders() {
     document.querySelector('#holders .tools').remove()
     return $('holder-table').append(empty('Nothing is allocated.'))
   }
-  const told = (number, sum) => {
+  const onShow = (number, sum) => {
     const note = $('holders-note')
     note.textContent =
       number === all
@@ -134,7 +134,7 @@ function drawHolders() {
         : `${count(number)} of ${count(all)}, ${bytes(sum)}`
     Object.assign(note.dataset, { count: number, bytes: sum })
   }
-  const filter = holderTable($('holder-table'), 'Holders of memory', held, $('holder-detail'), told)
+  const filter = holderTable($('holder-table'), 'Holders of memory', held, $('holder-detail'), onShow)
   $('holder-filter').addEventListener('input', (event) => filter(event.target.value))
 }
 
@@ -143,9 +143,9 @@ function drawLeaks() {
   if (leaks === null || leaks.id.length === 0) {
     const known = leaks !== null && data.profile.enabled
     const how = [
-      known ? 'None was reported. ' : 'Nobody looks for leaks. ',
+      known ? 'None was reported. ' : 'Leak detection is off. ',
       code('manager.enableMemoryProfiling({ leakAfterMs: 60_000 })'),
-      ' reports what lives longer than that.',
+      ' reports allocations that live longer than that.',
     ]
     return $('leak-table').append(empty(...how))
   }

@@ -1,4 +1,4 @@
-// All of it, and the theme.
+// Draws all parts, and switches the theme.
 
 const prefersDark = matchMedia('(prefers-color-scheme: dark)')
 const isDark = () => (document.documentElement.dataset.theme ?? (prefersDark.matches ? 'dark' : 'light')) === 'dark'

@@ -1,4 +1,4 @@
-// The head of the page: whose memory this is, the figures, who holds it, how sizes and times are spread.
+// The head of the page: device, summary, tags, and the distributions of sizes and times.
 
 function drawDevice() {
   const { device, profile } = data
@@ -33,7 +33,7 @@ function card(name, extra, value, exact, meter, of) {
   )
 }
 
-/** A bar of `used` in `total`, with a mark where the peak was. */
+/** Makes a bar of `used` in `total`, with a mark at the peak. */
 function meter(used, total, peak, shade) {
   const share = (part) => `${total > 0 ? Math.min(100, (part / total) * 100) : 0}%`
   const mark = !peak ? null : el('b', { style: { left: `min(${share(peak)}, 100% - 2px)` } })
@@ -137,7 +137,7 @@ function drawSpreads() {
         {},
         el('h3', {}, name, ' ', el('span', { class: 'soft' }, count(figures.count))),
         bars.length > 0
-          ? el('div', { class: 'graph', role: 'img', 'aria-label': `${name}: how they are spread` }, ...bars)
+          ? el('div', { class: 'graph', role: 'img', 'aria-label': `${name}: distribution` }, ...bars)
           : null,
         bars.length > 0 ? axis : null,
         el(

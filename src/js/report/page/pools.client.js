@@ -1,9 +1,9 @@
-// Pools as maps: each chunk is a strip of its addresses, folded into lines; a block has the colour of its tag, free space has none.
+// Draws pools as maps: a chunk is a strip of addresses, folded into lines. A block has the colour of its tag.
 
 const LINE = 16
 const GAP = 2
 
-/** The last of the ascending `offsets` that is at most `offset`; -1 for none. */
+/** Finds the last of the ascending `offsets` that is at most `offset`; -1 for none. */
 function blockAt(offsets, offset) {
   let low = -1
   let high = offsets.length - 1
@@ -18,9 +18,9 @@ function blockAt(offsets, offset) {
 function drawMap(pool, map, number) {
   const { total, offset: offsets, size: sizes, id: ids, tag: tags, stack: stacks } = map
   let cursor = -1
-  // As many lines as give a block some pixels, within reason.
+  // Enough lines to give a block some pixels, at most 12.
   const linesAt = (width) => Math.max(1, Math.min(12, Math.ceil((offsets.length * 6) / width)))
-  const label = `Chunk ${number} of pool ${pool.name}: ${bytes(total)}, ${count(offsets.length)} pieces. The arrow keys go from one to the next.`
+  const label = `Chunk ${number} of pool ${pool.name}: ${bytes(total)}, ${count(offsets.length)} pieces. The arrow keys select a piece.`
 
   const { canvas, redraw } = drawing(
     { tabindex: 0, role: 'img', 'aria-label': label },
@@ -37,7 +37,7 @@ function drawMap(pool, map, number) {
           const wide = ((stop - from) / perLine) * width
           const top = line * (LINE + GAP)
           context.fillStyle = shade
-          // A hair between neighbours, where there is room for one.
+          // Leaves a gap between neighbours that are wide enough.
           if (frame) context.strokeRect(left + 1, top + 1, Math.max(1, wide - 2), LINE - 2)
           else context.fillRect(left, top, wide > 3 ? wide - 1 : Math.max(wide, 0.6), LINE)
           if (stop <= from) break
@@ -104,12 +104,12 @@ function drawMap(pool, map, number) {
   return el(
     'figure',
     { class: 'map' },
-    el('figcaption', {}, `Chunk ${number} · ${bytes(total)}, ${percent(total > 0 ? used / total : 0)} taken`),
+    el('figcaption', {}, `Chunk ${number} · ${bytes(total)}, ${percent(total > 0 ? used / total : 0)} used`),
     canvas,
   )
 }
 
-/** A pool of very many chunks: the rest waits for a click. */
+/** The chunks shown at first; a button shows the rest. */
 const CHUNKS = 12
 
 function drawPools() {
@@ -118,7 +118,7 @@ function drawPools() {
       empty(
         'There are no pools. ',
         code("manager.createMemoryPool({ name: 'kv-cache', initialSize: 64 << 20 })"),
-        ' makes one.',
+        ' creates one.',
       ),
     )
   }

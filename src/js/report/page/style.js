@@ -1,6 +1,6 @@
 'use strict'
 
-// The page's looks. Colours are variables, so that a canvas can read them too.
+// The page's style. Colours are variables, which the canvases read too.
 
 const dark = `color-scheme: dark;
   --bg: #0f1217; --panel: #161a21; --sunk: #1d222b; --text: #e8ebf1; --soft: #9aa3b3; --line: #282e39; --strong: #3a4250;

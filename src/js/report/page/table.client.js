@@ -1,11 +1,11 @@
-// A table of any length: only the rows in sight are elements.
+// A table of any length: only the visible rows are elements.
 
 const ROW = 30
 const NARROW = 620
 
 /**
  * @param {{label: string, columns: object[], cells: (row: number) => Record<string, unknown>, onSort?: (key: string) => void,
- *   onPick?: (row: number) => void, rows: number}} options rows is the most that are shown without scrolling
+ *   onPick?: (row: number) => void, rows: number}} options `rows` is the most rows that are visible without scrolling
  */
 function table({ label, columns, cells, onSort, onPick, rows: most }) {
   let order = []
@@ -117,7 +117,7 @@ function table({ label, columns, cells, onSort, onPick, rows: most }) {
 
   return {
     root,
-    /** Shows these rows, in this order. */
+    /** Shows these rows in this order. */
     show(rows, sort = null) {
       order = rows
       sorted = sort

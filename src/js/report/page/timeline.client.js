@@ -1,4 +1,4 @@
-// Memory over time: three lines, a crosshair that tells their figures.
+// Draws memory over time: three lines, and a crosshair that shows their values.
 
 const SERIES = [
   ['npuUsed', 'NPU used', 'npu'],
@@ -6,7 +6,7 @@ const SERIES = [
   ['poolReserved', 'Pools reserved', 'pool'],
 ]
 
-/** Round steps of bytes: powers of two, at most five of them up to `most`. */
+/** Returns the ticks of the axis: multiples of a power of two, at most five steps up to `most`. */
 function byteSteps(most) {
   let step = 1024
   while (most / step > 5) step *= 2
@@ -60,7 +60,7 @@ function drawTimeline() {
       }
       context.lineJoin = 'round'
       for (const [key, , shade] of shownSeries()) {
-        // It steps: what was used stays so until the next point.
+        // A step chart: a value holds until the next point.
         context.beginPath()
         context.moveTo(x(start), y(lines[key][0]))
         for (let at = 1; at < time.length; at++) {
@@ -114,7 +114,7 @@ function drawTimeline() {
   canvas.addEventListener('pointermove', (event) => {
     const { left, right } = edges(canvas.clientWidth)
     const ms = start + ((event.offsetX - left) / (right - left)) * (end - start)
-    // The last point that is not after the pointer.
+    // Finds the last point that is not after the pointer.
     let low = 0
     let high = time.length - 1
     while (low < high) {
