@@ -2,7 +2,7 @@
 
 const { version } = require('./package.json')
 
-// Copies of one version in one thread are one: an error of either is an instance of the other's class.
+// Copies of one version share their classes within a thread, so that an error of one is an instance of the other's class.
 const copies = Symbol.for(`@rkllmjs/memory ${version}`)
 if (globalThis[copies] === undefined) Object.defineProperty(globalThis, copies, { value: load(), configurable: true })
 
@@ -40,7 +40,7 @@ function load() {
   }
 }
 
-// Spelt out: this is how `import { MemoryManager }` finds the names.
+// Listed by name, so that `import { MemoryManager }` finds them.
 module.exports = {
   MemoryManager,
   MemoryPool,

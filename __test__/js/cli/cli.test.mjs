@@ -84,7 +84,7 @@ test('what is wrong with the words: status 2, and what would be right', async ()
     [['doctor', '--root'], /--root needs a value: --root DIR/],
     [['doctor', '--root', '--json'], /--root needs a value/],
     [['doctor', '--json=yes'], /--json takes no value/],
-    [['doctor', '--root', '/nonexistent'], /\/nonexistent is no folder/],
+    [['doctor', '--root', '/nonexistent'], /\/nonexistent is not a readable folder/],
     [['snapshot'], /PID is missing/],
     [['snapshot', 'me'], /PID is "me"/],
     [['report', '1'], /FILE is missing/],
@@ -235,7 +235,7 @@ test('explain: a line, or standard input, each cause once', async (t) => {
   assert.match(stdout, /no file descriptor left[^]*ERR_TOO_MANY_FDS[^]*→ ulimit/)
   narrow(stdout)
   const unknown = await command(['explain', 'all is well'])
-  assert.deepEqual([unknown.status, unknown.stdout], [STATUS.finding, 'Nothing is known about that.\n'])
+  assert.deepEqual([unknown.status, unknown.stdout], [STATUS.finding, 'No match in the table of known errors.\n'])
   const [result] = JSON.parse((await command(['explain', 'a: errno: 24\nnothing\nb: errno: 24', '--json'])).stdout)
   assert.deepEqual([result.line, result.count, result.code], ['a: errno: 24', 2, 'ERR_TOO_MANY_FDS'])
   assert.equal((await command(['explain'], { stdin: { isTTY: true } })).status, STATUS.usage)

@@ -104,7 +104,7 @@ test('a frame says what is there', (t) => {
     /^NPU +0 █+░ +82 % +1 ░+ +0 % +2 █+ 100 %$/m,
     /^PSI +some 1\.5 %, full 0 %/m,
     /^100 +server\.mjs +2 MiB +2 MiB/m,
-    /^1 more does not answer/m,
+    /^1 more does not respond/m,
     /^ +pool 0 +4 KiB +0 B/m,
     /^ +tag 0 +4 KiB/m,
     /^ +0 +░+ +2 MiB of 4 GiB$/m,
@@ -256,7 +256,7 @@ test(
   async (t) => {
     await inspected(t, '1', 'busy')
     const top = terminal(t, ['top'], { NO_COLOR: '1' })
-    await top.shows(/1 more does not answer/)
+    await top.shows(/1 more does not respond/)
     top.press('\x03')
     await top.closed
     assert.match(top.screen(), /status=0\r\nrestored/)

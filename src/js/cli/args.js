@@ -1,11 +1,11 @@
 'use strict'
 
-// The words after a command: options, sizes, numbers. What is wrong with them is a UsageError that names the nearest right one.
+// Parses the arguments of a command. A wrong argument is a UsageError that suggests the nearest right one.
 
 const { parseArgs } = require('node:util')
 const { nearest } = require('../core/options.js')
 
-/** The user's words are wrong: exit status 2. */
+/** A wrong argument: exit status 2. */
 class UsageError extends Error {
   constructor(message, hint) {
     super(message)
@@ -18,9 +18,20 @@ const COMMON = {
 }
 
 /**
+ * @typedef {object} Option
+ * @property {'boolean' | 'string'} type
+ * @property {string} [short]
+ * @property {string} [value] the placeholder in help
+ * @property {string} text the description in help
+ * @property {(name: string, word: string) => unknown} [parse]
+ */
+
+/**
+ * Parses arguments.
+ *
  * @param {string[]} args
- * @param {Record<string, {type: 'boolean' | 'string', short?: string, value?: string, text: string, parse?: (name: string, word: string) => unknown}>} options
- * @returns {{ values: Record<string, any>, words: string[] }} values that were parsed, and the words that are no options
+ * @param {Record<string, Option>} options
+ * @returns {{ values: Record<string, any>, words: string[] }} the options' values, and the positional words
  */
 function parse(args, options) {
   const all = { ...options, ...COMMON }
@@ -43,7 +54,7 @@ function parse(args, options) {
       if (value !== undefined) throw new UsageError(`${rawName} takes no value`)
       values[name] = true
     } else {
-      // A word that begins with a dash is the next option, not this one's value.
+      // A word that begins with a dash is the next option, not a value.
       if (value === undefined || (!token.inlineValue && value.startsWith('-') && value !== '-')) {
         throw new UsageError(`${rawName} needs a value: ${rawName} ${all[name].value}`)
       }
@@ -60,7 +71,7 @@ function unknown(message, word, known) {
 
 const UNITS = { '': 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 }
 
-/** Bytes: "512MiB", "1.5 GiB", "4096". */
+/** Parses bytes: "512MiB", "1.5 GiB", "4096". */
 function size(name, word) {
   const [, digits, unit] = /^(\d+(?:\.\d+)?) ?([a-z]*)$/i.exec(word) ?? []
   const factor = Object.entries(UNITS).find(([known]) => known.toLowerCase() === unit?.toLowerCase())?.[1]
@@ -69,7 +80,7 @@ function size(name, word) {
   const meant = /^[kmgt]b?$/i.test(unit ?? '')
     ? `did you mean ${digits}${unit[0].toUpperCase()}iB?`
     : 'sizes are whole bytes: 512MiB, 2GiB, 4096'
-  throw new UsageError(`${name} is no size: ${JSON.stringify(word)}`, meant)
+  throw new UsageError(`${name} is ${JSON.stringify(word)}; it must be a size`, meant)
 }
 
 const whole =
@@ -87,7 +98,7 @@ const oneOf =
     throw unknown(`${name} is ${JSON.stringify(word)}; it must be one of ${choices.join(', ')}`, word, choices)
   }
 
-/** The words after a command, as many as it takes. */
+/** Checks the number of positional words. */
 function expectWords(words, names, atLeast = names.length) {
   if (words.length < atLeast) throw new UsageError(`${names[words.length]} is missing`)
   if (words.length > names.length)

@@ -1,29 +1,29 @@
 'use strict'
 
-// The other end of inspect sockets: finds the managers that run, and asks them.
+// The client of inspect sockets: finds running managers and requests their figures.
 
 const { lstatSync, readdirSync, statSync } = require('node:fs')
 const net = require('node:net')
 const { join } = require('node:path')
 const { directoriesOf, isPrivate, parseName } = require('../inspect/socket-path.js')
 
-/** What an event loop may need to come round to answering. */
-const PATIENCE_MS = 5000
-/** More than any profile: somebody else's process must not fill this one. */
-const MAX_ANSWER = 1 << 30
+/** How long a busy event loop may take to respond. */
+const TIMEOUT_MS = 5000
+/** The longest response, larger than any profile: bounds this process's memory. */
+const MAX_RESPONSE = 1 << 30
 const ADDRESSES = ['address', 'deviceAddress']
 
-/** Why a manager cannot be asked, in words for the user. */
+/** Why a manager cannot be reached, as a message for the user. */
 class AttachError extends Error {
-  /** It is there, and does not answer. */
+  /** The manager exists and does not respond. */
   busy = false
 }
 
-const busyError = () => Object.assign(new AttachError('it does not answer: its event loop is busy'), { busy: true })
+const busyError = () => Object.assign(new AttachError('it does not respond: its event loop is busy'), { busy: true })
 
 /**
- * Every socket there is, of the process `pid` or of all processes of this user, the oldest process first. Root sees another user's
- * process when it is named.
+ * Lists the sockets of the process `pid` or of all processes of this user, sorted by process. With a `pid`, root also sees processes of
+ * other users.
  */
 function sockets(pid) {
   const uid = (pid !== undefined && process.geteuid() === 0 && ownerOf(pid)) || process.geteuid()
@@ -47,54 +47,54 @@ function isSocketOf(path, uid) {
 }
 
 /**
- * What the manager behind the socket at `path` answers.
+ * Sends a request to the manager behind the socket at `path` and returns its response.
  *
  * @param {string} path
  * @param {string[]} want "stats", "usage", "snapshot", "profile", "metrics"
  */
-function ask(path, want, patience = PATIENCE_MS) {
+function ask(path, want, timeoutMs = TIMEOUT_MS) {
   return new Promise((resolve, reject) => {
     const pieces = []
     let size = 0
     const socket = net.connect(path, () => socket.write(`${JSON.stringify({ want })}\n`))
-    const end = (error, answer) => {
+    const end = (error, response) => {
       clearTimeout(timer)
       socket.destroy()
-      if (error === undefined) resolve(answer)
+      if (error === undefined) resolve(response)
       else reject(error)
     }
-    const timer = setTimeout(() => end(busyError()), patience)
+    const timer = setTimeout(() => end(busyError()), timeoutMs)
     socket.on('error', (error) => end(new AttachError(wordsFor(error))))
     socket.on('close', () => end(new AttachError('it closed the connection')))
     socket.on('data', (piece) => {
       pieces.push(piece)
       size += piece.length
-      // A slow answer is one as long as it keeps coming.
+      // A slow response does not time out while pieces arrive.
       timer.refresh?.()
-      if (size > MAX_ANSWER) return end(new AttachError('its answer has no end'))
+      if (size > MAX_RESPONSE) return end(new AttachError('its response is too long'))
       if (piece.at(-1) !== 10) return
       try {
-        const { error, ...answer } = JSON.parse(Buffer.concat(pieces).toString(), revived)
-        end(error && new AttachError(error.message), answer)
+        const { error, ...response } = JSON.parse(Buffer.concat(pieces).toString(), reviveAddress)
+        end(error && new AttachError(error.message), response)
       } catch {
-        end(new AttachError('its answer is not JSON'))
+        end(new AttachError('its response is not JSON'))
       }
     })
   })
 }
 
-/** Addresses are bigints in the library and strings on the wire. */
-function revived(key, value) {
+/** A JSON reviver: addresses, which are strings in JSON, become bigints. */
+function reviveAddress(key, value) {
   return ADDRESSES.includes(key) && typeof value === 'string' && /^0x[\da-f]+$/.test(value) ? BigInt(value) : value
 }
 
 function wordsFor({ code, message }) {
-  if (code === 'ECONNREFUSED' || code === 'ENOENT') return 'nobody listens there any more'
+  if (code === 'ECONNREFUSED' || code === 'ENOENT') return 'its socket no longer exists'
   if (code === 'EACCES') return 'it belongs to another user'
   return message
 }
 
-/** Asks every manager of `pid`; those that answer. Throws when there are none. */
+/** Requests figures from every manager of `pid`, and returns the responses. Throws if no manager responds. */
 async function askProcess(pid, want) {
   const found = sockets(pid)
   const answers = await Promise.allSettled(found.map(({ path }) => ask(path, want)))
@@ -105,7 +105,7 @@ async function askProcess(pid, want) {
   if (process.geteuid() !== 0 && ownerOf(pid) !== process.geteuid())
     throw new AttachError(`process ${pid} belongs to another user`)
   throw new AttachError(
-    `process ${pid} has no manager that can be inspected: make it with new MemoryManager({ inspect: true })`,
+    `process ${pid} has no manager that can be inspected: create it with new MemoryManager({ inspect: true })`,
   )
 }
 

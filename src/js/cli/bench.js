@@ -1,8 +1,8 @@
 'use strict'
 
-// `rkllm-memory bench`: what allocating costs here, beside `new ArrayBuffer` in the same run.
+// `rkllm-memory bench`: measures the cost of allocating on this machine, relative to `new ArrayBuffer` in the same run.
 //
-// Every case is measured once in each round, in turn, so that a machine that slows down slows all of them; the median over the rounds counts.
+// Each round measures every case once, so that a machine that slows down slows all cases alike. The result is the median of the rounds.
 
 const { oneOf, expectWords, whole } = require('./args.js')
 const { makeProgress } = require('./progress.js')
@@ -13,24 +13,24 @@ const SIZES = [4 * KiB, 64 * KiB, MiB]
 const BATCH = 200
 const ROUNDS = 15
 const BACKENDS = ['auto', 'rknpu', 'rknpu-heap', 'rocket', 'dma-heap', 'simulated']
-/** What all are compared with. */
-const YARDSTICK = 'new ArrayBuffer'
+/** The case that all others are compared with. */
+const BASELINE = 'new ArrayBuffer'
 
 module.exports = {
   name: 'bench',
-  summary: 'what allocating costs here, beside new ArrayBuffer',
+  summary: 'measures the cost of allocating, relative to new ArrayBuffer',
   words: '',
   options: {
     backend: { type: 'string', value: 'NAME', text: `${BACKENDS.join(', ')}; default auto`, parse: oneOf(...BACKENDS) },
     rounds: {
       type: 'string',
       value: 'N',
-      text: `how often each is measured; default ${ROUNDS}`,
+      text: `measurements of each case; default ${ROUNDS}`,
       parse: whole(3, 1000),
     },
     json: { type: 'boolean', text: 'as JSON, times in ns' },
   },
-  notes: ['Allocates and frees; nothing is written to the memory. The repository has more: npm run bench.'],
+  notes: ['Allocates and frees without writing to the memory. The repository has more benchmarks: npm run bench.'],
   async run({ values, words, io, paint, print, json }) {
     expectWords(words, [])
     const { MemoryManager } = require('../../../index.js')
@@ -48,14 +48,14 @@ module.exports = {
   },
 }
 
-/** { name, size, once }: `once` allocates and frees. */
+/** Makes the cases `{ name, size, once }`; `once` allocates and frees. */
 function casesOf(manager) {
   const pool = manager.createMemoryPool({ name: 'bench', kind: 'npu', initialSize: 8 * MiB })
-  const kept = []
-  const ways = {
-    [YARDSTICK]: (size) => {
-      // Kept for a moment: an engine may leave out what nobody sees.
-      kept[0] = new ArrayBuffer(size)
+  const stored = []
+  const operations = {
+    [BASELINE]: (size) => {
+      // Stored, because an engine may optimise away an unused allocation.
+      stored[0] = new ArrayBuffer(size)
     },
     'pool.allocate + free': (size) => pool.allocate(size).free(),
     'allocateFromPool + deallocate': (size) => manager.deallocate(manager.allocateFromPool(pool, size)),
@@ -63,19 +63,19 @@ function casesOf(manager) {
     'the same, dedicated': (size) => manager.deallocate(manager.allocateNPUMemory(size, { dedicated: true })),
     'allocateSystemMemory + deallocate': (size) => manager.deallocate(manager.allocateSystemMemory(size)),
   }
-  return SIZES.flatMap((size) => Object.entries(ways).map(([name, way]) => ({ name, size, once: () => way(size) })))
+  return SIZES.flatMap((size) => Object.entries(operations).map(([name, operation]) => ({ name, size, once: () => operation(size) })))
 }
 
 async function measure(cases, rounds, progress) {
   const times = cases.map(() => [])
-  // The first round only warms up.
+  // The first round is a warm-up.
   for (let round = -1; round < rounds; round++) {
     for (const [at, { name, once }] of cases.entries()) {
       const began = process.hrtime.bigint()
       for (let i = 0; i < BATCH; i++) once()
       if (round >= 0) times[at].push(Number(process.hrtime.bigint() - began) / BATCH)
       progress.update(round + 1 + at / cases.length, name)
-      // Finalizers and the driver's thread come round, outside what is measured.
+      // Lets finalizers and the driver's thread run outside the measurement.
       await new Promise((resolve) => setImmediate(resolve))
     }
   }
@@ -85,12 +85,12 @@ async function measure(cases, rounds, progress) {
       return { name, size, medianNs: median(sorted), minNs: sorted[0], maxNs: sorted.at(-1) }
     })
     .map((result, _, all) => {
-      const yardstick = all.find(({ name, size }) => name === YARDSTICK && size === result.size)
-      return { ...result, ratio: result.medianNs / yardstick.medianNs }
+      const baseline = all.find(({ name, size }) => name === BASELINE && size === result.size)
+      return { ...result, ratio: result.medianNs / baseline.medianNs }
     })
 }
 
-/** Three figures or more: slow machines have a line of 80 columns too. */
+/** Formats µs with about three digits, so that a line fits into 80 columns. */
 function micros(us) {
   return us.toFixed(us >= 100 ? 0 : us >= 10 ? 1 : 2)
 }
@@ -102,13 +102,13 @@ function median(sorted) {
 
 function show(results, device, { paint, print }) {
   print(
-    `${paint.bold('µs for one, median')}; in brackets times ${YARDSTICK}; on ${device.simulated ? 'the simulated ' : ''}${device.soc ?? device.backend}\n`,
+    `${paint.bold('µs for one, median')}; in brackets times ${BASELINE}; on ${device.simulated ? 'the simulated ' : ''}${device.soc ?? device.backend}\n`,
   )
   const names = [...new Set(results.map(({ name }) => name))]
   const cell = (name, size) => {
     const { medianNs, ratio } = results.find((result) => result.name === name && result.size === size)
     const times =
-      name === YARDSTICK
+      name === BASELINE
         ? ''
         : ` (${ratio >= 10 ? Math.round(ratio) : ratio >= 0.1 ? ratio.toFixed(1) : ratio.toPrecision(1)})`
     return [micros(medianNs / 1000), times]

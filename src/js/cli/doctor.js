@@ -1,6 +1,6 @@
 'use strict'
 
-// `rkllm-memory doctor`: is this machine fit for RKLLM, and what to do where it is not.
+// `rkllm-memory doctor`: checks whether this machine is ready for RKLLM, and suggests fixes.
 
 const { existsSync } = require('node:fs')
 const { UsageError, expectWords } = require('./args.js')
@@ -14,7 +14,7 @@ const [MARK, ID] = [6, 12]
 
 module.exports = {
   name: 'doctor',
-  summary: 'looks for what keeps the NPU from working, and tells the remedy',
+  summary: 'finds problems that keep the NPU from working, and suggests fixes',
   words: '',
   options: {
     json: { type: 'boolean', text: 'the findings as JSON' },
@@ -23,17 +23,17 @@ module.exports = {
       value: 'DIR',
       text: 'examine the files under DIR instead of this machine: a support bundle',
     },
-    save: { type: 'string', value: 'DIR', text: 'also write all that was read to DIR: a support bundle for --root' },
+    save: { type: 'string', value: 'DIR', text: 'also write the files that were read to DIR: a support bundle for --root' },
   },
   notes: [
-    'Exit status 1 if any check fails; warnings are none.',
-    'A support bundle holds what was read of /proc, /sys and /etc: board, kernel, limits, your name and the names of groups; no environment, no other kernel arguments, nothing of memory. Look at it before you send it.',
+    'Exit status 1 if any check fails; warnings are not failures.',
+    'A support bundle holds the parts of /proc, /sys and /etc that were read: board, kernel, limits, your name and the names of groups. It holds no environment, no other kernel arguments and no memory contents. Check it before you send it.',
   ],
   run({ values, words, io, paint, print, json, width, STATUS }) {
     expectWords(words, [])
     const reader = makeReader(values.root)
     if (values.root !== undefined && !existsSync(values.root)) {
-      throw new UsageError(`--root: ${values.root} is no folder that can be read`)
+      throw new UsageError(`--root: ${values.root} is not a readable folder`)
     }
     const result = examine(reader, reader.live ? () => require('../../../index.js').probeDevices() : undefined)
     if (values.save !== undefined) save(reader, values.save)
@@ -78,7 +78,7 @@ function lines({ id, status, message, remedy }, paint, width) {
   return [...text, ...advice]
 }
 
-/** Remedies of several lines are for copying: further left, where a line stays one. */
+/** Indents a remedy. One of several lines is meant for copying: it is indented less, so that its lines are not wrapped. */
 function adviceLines(remedy, width) {
   const [first, ...more] = remedy.split('\n')
   const indent = ' '.repeat(more.length > 0 ? MARK : MARK + ID)

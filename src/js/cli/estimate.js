@@ -1,6 +1,6 @@
 'use strict'
 
-// `rkllm-memory estimate MODEL`: what a model will need, with the band of uncertainty.
+// `rkllm-memory estimate MODEL`: estimates a model's memory, with its uncertainty.
 
 const { UsageError, expectWords } = require('./args.js')
 const { SHAPE, parseModel, specOf } = require('./models.js')
@@ -12,16 +12,16 @@ const PARTS = [
   ['activations', 'activations'],
   ['hostBuffers', 'host buffers'],
   ['npuTotal', 'on the NPU'],
-  ['total', 'in all'],
+  ['total', 'in total'],
 ]
 
 module.exports = {
   name: 'estimate',
-  summary: 'how much memory a model will need',
+  summary: 'estimates the memory that a model needs',
   words: '[MODEL]',
   options: { ...SHAPE, json: { type: 'boolean', text: 'as JSON' } },
   notes: [
-    'MODEL is a .rkllm or .rknn file, or is left out where --weights or --config tell enough. Example: rkllm-memory estimate --config config.json --weights 1.6GiB --context 8192',
+    'MODEL is a .rkllm or .rknn file. It may be left out if --weights or --config is given. Example: rkllm-memory estimate --config config.json --weights 1.6GiB --context 8192',
   ],
   run({ values, words, paint, print, json }) {
     const [word] = expectWords(words, ['MODEL'], 0)
@@ -36,7 +36,7 @@ module.exports = {
     rows.forEach((row, at) => print(at >= PARTS.length - 2 ? paint.bold(row) : row))
     const half = estimate.total * estimate.uncertainty
     print(
-      `\n  9 of 10 are between ${bytes(Math.max(0, estimate.total - half))} and ${bytes(estimate.total + half)} (± ${Math.round(estimate.uncertainty * 100)} %)`,
+      `\n  9 of 10 models are between ${bytes(Math.max(0, estimate.total - half))} and ${bytes(estimate.total + half)} (± ${Math.round(estimate.uncertainty * 100)} %)`,
     )
   },
 }

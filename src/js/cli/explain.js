@@ -1,21 +1,21 @@
 'use strict'
 
-// `rkllm-memory explain LINE`: what a line of a log means, and what to do about it.
+// `rkllm-memory explain LINE`: explains a log line, and suggests a fix.
 
 const { readFileSync } = require('node:fs')
 const { UsageError, expectWords } = require('./args.js')
 const { clip, wrap } = require('./style.js')
 
-/** More than anybody pastes; less than what fills memory. */
-const MOST = 64 << 20
+/** The longest log that is read. */
+const MAX_LOG = 64 << 20
 
 module.exports = {
   name: 'explain',
-  summary: 'what a log line of the RKNN or RKLLM runtime or the kernel means',
+  summary: 'explains a log line of the RKNN or RKLLM runtime or the kernel',
   words: '["LOG LINE"]',
-  options: { json: { type: 'boolean', text: 'as JSON, one entry for each line that is known' } },
+  options: { json: { type: 'boolean', text: 'as JSON, one entry for each known cause' } },
   notes: [
-    'Without a line it reads standard input: dmesg | rkllm-memory explain. Exit status 1 if it knows none of the lines.',
+    'Without a line it reads standard input: dmesg | rkllm-memory explain. Exit status 1 if no line is a known error.',
   ],
   run({ values, words, io, paint, print, json, width, STATUS }) {
     const [word] = expectWords(words, ['LOG LINE'], 0)
@@ -26,13 +26,13 @@ module.exports = {
       .filter(Boolean)
     const known = explained(lines, explainError)
     if (values.json) json(known)
-    else if (known.length === 0) print('Nothing is known about that.')
+    else if (known.length === 0) print('No match in the table of known errors.')
     else known.forEach((each, at) => show(each, at, { paint, print, width }))
     return known.length > 0 ? STATUS.ok : STATUS.finding
   },
 }
 
-/** The lines that something is known of; a cause that comes again is counted. */
+/** Explains the lines. A cause that occurs again is counted. */
 function explained(lines, explainError) {
   const causes = new Map()
   for (const line of lines) {
@@ -57,9 +57,9 @@ function show({ line, count, cause, remedy, code }, at, { paint, print, width })
 }
 
 function input(io) {
-  if (io.stdin?.isTTY) throw new UsageError('LOG LINE is missing', 'quote it, or pipe a log into this command')
+  if (io.stdin?.isTTY) throw new UsageError('LOG LINE is missing', 'quote the line, or pipe a log into this command')
   const text = readFileSync(io.stdin?.fd ?? 0, 'utf8')
-  if (text.length > MOST)
-    throw new UsageError('that is more log than can be read', 'grep for rknn, rkllm or rknpu first')
+  if (text.length > MAX_LOG)
+    throw new UsageError('the log is too long', 'grep for rknn, rkllm or rknpu first')
   return text
 }

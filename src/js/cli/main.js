@@ -1,11 +1,11 @@
 #!/usr/bin/env node
 'use strict'
 
-// `npx rkllm-memory`.
+// The executable `rkllm-memory`.
 
 const { run } = require('./run.js')
 
-// A reader that has seen enough (`| head`) is no error.
+// A reader that closes the pipe early (`| head`) is not an error.
 process.stdout.on('error', (error) => {
   if (error.code !== 'EPIPE') throw error
   process.exit(0)

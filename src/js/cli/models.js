@@ -1,6 +1,6 @@
 'use strict'
 
-// What `plan` and `estimate` have in common: how a model is named, and what is known of it.
+// Shared by `plan` and `estimate`: the options and arguments that describe a model.
 
 const { existsSync } = require('node:fs')
 const { basename } = require('node:path')
@@ -11,8 +11,8 @@ const DEFAULT_CONTEXT = 4096
 const SHAPE = {
   context: { type: 'string', value: 'N', text: `tokens of context; default ${DEFAULT_CONTEXT}`, parse: whole(1) },
   config: { type: 'string', value: 'FILE', text: "the model's config.json from Hugging Face" },
-  weights: { type: 'string', value: 'SIZE', text: 'bytes of weights, where there is no file', parse: size },
-  layers: { type: 'string', value: 'N', text: 'layers, where there is no config', parse: whole(1) },
+  weights: { type: 'string', value: 'SIZE', text: 'bytes of weights, if there is no file', parse: size },
+  layers: { type: 'string', value: 'N', text: 'layers, if there is no config', parse: whole(1) },
   hidden: { type: 'string', value: 'N', text: 'hidden size', parse: whole(1) },
   'kv-heads': { type: 'string', value: 'N', text: 'key/value heads', parse: whole(1) },
   'head-dim': { type: 'string', value: 'N', text: 'dimension of a head', parse: whole(1) },
@@ -33,16 +33,16 @@ const FIELDS = {
   'kv-bytes': 'kvBytesPerElement',
 }
 
-/** The ModelSpec that the options tell; what they leave out is absent. */
+/** Makes a ModelSpec of the options that are given. */
 function specOf(values) {
-  const told = Object.entries(FIELDS).filter(([option]) => values[option] !== undefined)
+  const given = Object.entries(FIELDS).filter(([option]) => values[option] !== undefined)
   return {
     contextLength: values.context ?? DEFAULT_CONTEXT,
-    ...Object.fromEntries(told.map(([option, field]) => [field, values[option]])),
+    ...Object.fromEntries(given.map(([option, field]) => [field, values[option]])),
   }
 }
 
-/** "path[:name][@context]" → { path, name, contextLength? }. A file that is called so as a whole is that file. */
+/** Parses "path[:name][@context]" to { path, name, contextLength? }. The whole word may also be the name of a file. */
 function parseModel(word) {
   if (existsSync(word)) return { path: word, name: nameOf(word) }
   const [, rest, context] = /^(.+?)(?:@(\d+))?$/.exec(word) ?? [undefined, word]

@@ -1,6 +1,6 @@
 'use strict'
 
-// `rkllm-memory plan MODEL…`: whether models fit together, and which IOMMU domain each goes to.
+// `rkllm-memory plan MODEL…`: plans an IOMMU domain for each model.
 
 const { UsageError, oneOf } = require('./args.js')
 const { DEFAULT_CONTEXT, SHAPE, parseModel } = require('./models.js')
@@ -11,21 +11,21 @@ const BAR = 24
 
 module.exports = {
   name: 'plan',
-  summary: 'whether models fit together, and in which IOMMU domains',
+  summary: 'plans an IOMMU domain for each model, if they fit together',
   words: 'MODEL[:NAME][@CONTEXT]…',
   options: {
     context: SHAPE.context,
     soc: {
       type: 'string',
       value: 'SOC',
-      text: `for such a board, instead of this one: ${BOARDS.join(', ')}`,
+      text: `plan for this SoC instead of this machine: ${BOARDS.join(', ')}`,
       parse: oneOf(...BOARDS),
     },
     json: { type: 'boolean', text: 'as JSON' },
   },
   notes: [
     'MODEL is a .rkllm or .rknn file. Example: rkllm-memory plan qwen.rkllm:chat@8192 vision.rknn',
-    'The domain is what goes into RKLLMExtendParam.base_domain_id. Exit status 1 if they do not fit.',
+    'Set RKLLMExtendParam.base_domain_id to the domain. Exit status 1 if the models do not fit.',
   ],
   run({ values, words, paint, print, json, width, STATUS }) {
     if (words.length === 0) throw new UsageError('MODEL is missing')
@@ -39,14 +39,14 @@ module.exports = {
   },
 }
 
-/** The board that the plan is for: the one named, or the best NPU here. */
+/** Returns the device to plan for: the named SoC, or the best NPU of this machine. */
 function deviceOf({ MemoryManager, probeDevices }, soc) {
   if (soc === undefined) {
     const here = probeDevices().find(
       ({ backend, error }) => error === undefined && !['dma-heap', 'simulated'].includes(backend),
     )
     if (here !== undefined) return here
-    throw new UsageError('there is no NPU here to plan for', `say for which board: --soc ${BOARDS[0]}`)
+    throw new UsageError('this machine has no NPU to plan for', `name a SoC: --soc ${BOARDS[0]}`)
   }
   const manager = new MemoryManager({ backend: 'simulated', simulated: { soc } })
   const { device } = manager

@@ -1,6 +1,6 @@
 'use strict'
 
-// A progress bar on standard error, where that is a terminal. Elsewhere nothing: a log is no place for it.
+// A progress bar on standard error. Writes nothing if that is not a terminal.
 
 const { bar, widthOf } = require('./style.js')
 
@@ -20,7 +20,7 @@ function makeProgress(stream, total) {
       const line = `${bar(share, WIDTH)} ${`${Math.floor(share * 100)} %`.padStart(5)}  ${what}`
       stream.write(`\r${line.slice(0, widthOf(stream) - 1)}\x1b[K`)
     },
-    /** Leaves the line to what is printed next. */
+    /** Clears the line for the next output. */
     clear() {
       if (shown) stream.write('\r\x1b[K')
     },

@@ -1,16 +1,16 @@
 'use strict'
 
-// `rkllm-memory replay LOG`: would a pool of another size have done?
+// `rkllm-memory replay LOG`: replays an event log against a pool of another size.
 
 const { readFileSync } = require('node:fs')
 const { expectWords, size } = require('./args.js')
 const { bytes, columns, grouped, wrap } = require('./style.js')
 
 const SIZES = {
-  capacity: ['capacity', 'what the pool may have; default: the least that serves everything'],
-  'chunk-size': ['chunkSize', 'what it grows by; default: it has all at once'],
-  'initial-size': ['initialSize', 'what it begins with'],
-  'block-size': ['blockSize', 'blocks of one size, instead of any'],
+  capacity: ['capacity', 'capacity of the pool; default: the smallest that fits all allocations'],
+  'chunk-size': ['chunkSize', 'size by which it grows; default: the whole capacity at once'],
+  'initial-size': ['initialSize', 'size at the start'],
+  'block-size': ['blockSize', 'fixed blocks of this size'],
   alignment: ['alignment', 'a power of two; default 64'],
 }
 
@@ -22,11 +22,11 @@ module.exports = {
     ...Object.fromEntries(
       Object.entries(SIZES).map(([option, [, text]]) => [option, { type: 'string', value: 'SIZE', text, parse: size }]),
     ),
-    smallest: { type: 'boolean', text: 'look for the smallest capacity that serves everything as well' },
+    smallest: { type: 'boolean', text: 'also find the smallest capacity that fits all allocations' },
     json: { type: 'boolean', text: 'as JSON' },
   },
   notes: [
-    "LOG.csv is what writeReport writes, or RMM's log. Exit status 1 if an allocation would have failed.",
+    "LOG.csv is a .csv report or a log of RMM. Exit status 1 if an allocation would have failed.",
     'Example: rkllm-memory replay log.csv --capacity 2GiB --chunk-size 64MiB',
   ],
   run({ values, words, paint, print, json, width, STATUS }) {
@@ -62,11 +62,11 @@ function show(result, { paint, print, width }) {
   print('')
   const rows = [
     ['allocations, frees', `${grouped(result.allocations)}, ${grouped(result.frees)}`],
-    ['most that was live', bytes(result.peakLive)],
+    ['peak of live bytes', bytes(result.peakLive)],
     ['with padding', bytes(result.peakAllocated)],
-    ['most that the pool took', bytes(result.peakReserved)],
-    ['fragmentation then', result.fragmentationAtPeak.toFixed(2)],
-    ...(result.smallestCapacity === null ? [] : [['smallest capacity that does', bytes(result.smallestCapacity)]]),
+    ['peak size of the pool', bytes(result.peakReserved)],
+    ['fragmentation at the peak', result.fragmentationAtPeak.toFixed(2)],
+    ...(result.smallestCapacity === null ? [] : [['smallest capacity', bytes(result.smallestCapacity)]]),
   ]
   for (const row of columns(rows.map(([what, figure]) => [`  ${what}`, figure]))) print(row)
 }

@@ -1,8 +1,8 @@
 'use strict'
 
-// Finds the command, reads its options, and turns what goes wrong into words and an exit status.
+// Runs a command: parses its options, and reports errors as a message and an exit status.
 //
-// A command is { name, summary, words, options, notes, run }: what `--help` shows and what is accepted are the same data.
+// A command is { name, summary, words, options, notes, run }. The same data makes `--help` and the parser.
 
 const { version } = require('../../../package.json')
 const { COMMON, UsageError, parse, unknown } = require('./args.js')
@@ -12,18 +12,20 @@ const { columns, jsonText, pad, painter, wantsColor, widthOf, wrap } = require('
 const NAMES = ['doctor', 'top', 'snapshot', 'report', 'plan', 'estimate', 'explain', 'replay', 'bench']
 const STATUS = { ok: 0, finding: 1, usage: 2, attach: 3, broken: 4 }
 const STATUS_TEXT = [
-  ['0', 'all is well'],
-  ['1', 'it found something: a failed check, a model that does not fit, a line that nobody knows'],
-  ['2', 'wrong use'],
+  ['0', 'success'],
+  ['1', 'a finding: a failed check, a model that does not fit, no known error in the log'],
+  ['2', 'usage error'],
   ['3', 'no manager to attach to'],
-  ['4', 'it could not do its work: a file, a device, memory'],
+  ['4', 'failure: a file, a device, memory'],
 ]
 
 const load = (name) => require(`./${name}.js`)
 
 /**
+ * Runs the command line.
+ *
  * @param {string[]} argv
- * @param {{ stdout: any, stderr: any, stdin?: any, env: Record<string, string | undefined> }} io a process, or what stands for one
+ * @param {{ stdout: any, stderr: any, stdin?: any, env: Record<string, string | undefined> }} io a process, or an object like one
  * @returns {Promise<number>} the exit status
  */
 async function run(argv, io) {
@@ -57,39 +59,39 @@ function find(name) {
 
 function explain(error, io, command) {
   const paint = painter(wantsColor(io.stderr, io.env))
-  const told = (message, hint) => {
+  const report = (message, hint) => {
     const width = widthOf(io.stderr)
     io.stderr.write(`${paint.red('rkllm-memory:')} ${wrap(message, width - 14, 2).join('\n')}\n`)
     if (hint) io.stderr.write(`  ${wrap(hint, width - 2, 2).join('\n')}\n`)
   }
   if (error instanceof UsageError) {
-    told(
+    report(
       error.message,
-      error.hint ?? `rkllm-memory ${command === undefined ? '' : `${command} `}--help tells what there is`,
+      error.hint ?? `rkllm-memory ${command === undefined ? '' : `${command} `}--help lists them all`,
     )
     return STATUS.usage
   }
   if (error instanceof AttachError) {
-    told(error.message)
+    report(error.message)
     return STATUS.attach
   }
-  // The package's own errors and the kernel's say all there is to say; anything else is a mistake of ours and needs its stack.
+  // Errors with a code have a message for the user. Any other error is a bug in this package, and needs its stack.
   if (error?.code === undefined) throw error
-  told(error.message, error.hint)
+  report(error.message, error.hint)
   return STATUS.broken
 }
 
 function overview(context, [name]) {
   if (name !== undefined) return help(context, find(name))
   const { paint, print, width } = context
-  print(`${paint.bold('rkllm-memory')} ${version}: NPU memory on Rockchip boards, looked at and looked after\n`)
+  print(`${paint.bold('rkllm-memory')} ${version}: inspects and plans NPU memory on Rockchip boards\n`)
   print(`${paint.bold('Usage')}  rkllm-memory COMMAND [OPTIONS]\n`)
   for (const each of NAMES.map(load)) print(entry(paint.cyan(each.name), 10, each.summary, width))
-  print(`\n${entry('--version', 10, 'of this package', width)}`)
+  print(`\n${entry('--version', 10, 'the version of this package', width)}`)
   print(entry('--help', 10, 'this text; COMMAND --help for each command', width))
   print(`\n${paint.bold('Exit status')}`)
   for (const [status, text] of STATUS_TEXT) print(entry(status, 3, text, width))
-  print(`\n${wrap('Sizes are bytes, or 512MiB, 2GiB. NO_COLOR and FORCE_COLOR are honoured.', width).join('\n')}`)
+  print(`\n${wrap('Sizes are bytes, or 512MiB, 2GiB. NO_COLOR and FORCE_COLOR are respected.', width).join('\n')}`)
   return STATUS.ok
 }
 

@@ -1,6 +1,6 @@
 'use strict'
 
-// `rkllm-memory snapshot PID`: what a running process's managers hold, buffer by buffer, as JSON.
+// `rkllm-memory snapshot PID`: writes a snapshot of a running process's manager as JSON.
 
 const { writeFileSync } = require('node:fs')
 const { UsageError, expectWords, whole } = require('./args.js')
@@ -10,18 +10,18 @@ const { jsonText } = require('./style.js')
 const MANAGER = {
   type: 'string',
   value: 'N',
-  text: 'which of its managers: the number behind its name in `top`, or 0',
+  text: 'the manager: the number behind its name in `top`, or 0',
   parse: whole(0),
 }
 
-/** The answer of the one manager of `pid` that is meant. */
+/** Requests figures from the one manager that the arguments name. */
 async function askOne(word, index, want) {
   const answers = await askProcess(whole(1)('PID', word), want)
   const numbers = answers.map(({ about }) => about.manager)
   if (index === undefined && answers.length > 1) {
     throw new UsageError(
       `process ${word} has ${answers.length} managers`,
-      `say which: ${numbers.map((number) => `--manager ${number}`).join(' or ')}`,
+      `name one: ${numbers.map((number) => `--manager ${number}`).join(' or ')}`,
     )
   }
   const chosen = index === undefined ? answers[0] : answers.find(({ about }) => about.manager === index)
@@ -34,14 +34,14 @@ module.exports = {
   MANAGER,
   askOne,
   name: 'snapshot',
-  summary: 'what a running process holds, buffer by buffer, as JSON',
+  summary: 'writes all buffers and pools of a running process as JSON',
   words: 'PID',
   options: {
-    out: { type: 'string', short: 'o', value: 'FILE', text: 'write it there instead of to standard output' },
+    out: { type: 'string', short: 'o', value: 'FILE', text: 'write to FILE instead of standard output' },
     manager: MANAGER,
-    json: { type: 'boolean', text: 'it always is JSON' },
+    json: { type: 'boolean', text: 'has no effect: the output is always JSON' },
   },
-  notes: ['The process must have made its manager with { inspect: true }, and be yours.'],
+  notes: ['The process must be yours and create its manager with { inspect: true }.'],
   async run({ values, words, io, json }) {
     const [pid] = expectWords(words, ['PID'])
     const { snapshot } = await askOne(pid, values.manager, ['snapshot'])

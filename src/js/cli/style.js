@@ -1,10 +1,10 @@
 'use strict'
 
-// Text for people: colour where somebody looks, lines that fit, tables, bars.
+// Formats text for the terminal: colours, line wrapping, tables, bars.
 
 const { formatBytes } = require('../core/format-bytes.js')
 
-const WIDEST = 100
+const MAX_WIDTH = 100
 const CODES = {
   bold: [1, 22],
   dim: [2, 22],
@@ -15,7 +15,7 @@ const CODES = {
   inverse: [7, 27],
 }
 
-/** Whether to colour what goes to `stream`: FORCE_COLOR, then NO_COLOR, then whether it is a terminal. */
+/** Whether to colour output to `stream`: decided by FORCE_COLOR, then NO_COLOR, then whether it is a terminal. */
 function wantsColor(stream, env) {
   if (env.FORCE_COLOR !== undefined && env.FORCE_COLOR !== '')
     return env.FORCE_COLOR !== '0' && env.FORCE_COLOR !== 'false'
@@ -23,7 +23,7 @@ function wantsColor(stream, env) {
   return stream.isTTY === true && env.TERM !== 'dumb'
 }
 
-/** `paint.red('text')`, and so on. */
+/** Makes the functions that colour text: `paint.red('text')`. */
 function painter(colored) {
   return Object.fromEntries(
     Object.entries(CODES).map(([name, [on, off]]) => [
@@ -33,19 +33,19 @@ function painter(colored) {
   )
 }
 
-const widthOf = (stream) => Math.max(40, Math.min(stream.columns ?? 80, WIDEST))
+const widthOf = (stream) => Math.max(40, Math.min(stream.columns ?? 80, MAX_WIDTH))
 
-/** How many columns `text` takes: colours take none. */
 const ESCAPES = /\x1b\[[\d;?]*[a-zA-Z]/g
+/** Counts the columns of a text; colours take none. */
 const visible = (text) => text.replace(ESCAPES, '').length
 
 const pad = (text, width) => text + ' '.repeat(Math.max(0, width - visible(text)))
 const padLeft = (text, width) => ' '.repeat(Math.max(0, width - visible(text))) + text
 
-/** `text` without colours, cut to `width`. */
+/** Cuts a text without colours to `width`. */
 const clip = (text, width) => (text.length <= width ? text : `${text.slice(0, Math.max(0, width - 1))}…`)
 
-/** `text` in lines of at most `width`, the ones after the first behind `indent` blanks. Words that are too long are left whole. */
+/** Wraps a text to lines of at most `width`; lines after the first are indented. Words that are too long stay whole. */
 function wrap(text, width, indent = 0) {
   const lines = []
   let line = ''
@@ -62,7 +62,7 @@ function wrap(text, width, indent = 0) {
 }
 
 /**
- * Rows in columns. The first `left` columns are text, the others figures.
+ * Aligns rows in columns: the first `left` columns to the left, the others to the right.
  *
  * @param {string[][]} rows
  */
@@ -76,19 +76,19 @@ function columns(rows, { left = 1, gap = 2 } = {}) {
   )
 }
 
-/** A share from 0 to 1 as a bar. */
+/** Draws a share from 0 to 1 as a bar. */
 function bar(share, width) {
   const filled = Math.max(0, Math.min(width, Math.round(share * width)))
   return '█'.repeat(filled) + '░'.repeat(width - filled)
 }
 
-/** Bytes, or a dash where they are not known. */
-const bytes = (count) => (count === null || count === undefined ? '–' : formatBytes(count).replace(' bytes', ' B'))
+/** Formats bytes; a dash if they are unknown. */
+const bytes = (count) => (count === null || count === undefined ? '–' : formatBytes(count).replace(/ bytes?$/, ' B'))
 
-/** 1234567 → "1,234,567". */
+/** Formats 1234567 as "1,234,567". */
 const grouped = (number) => String(number).replace(/\B(?=(\d{3})+$)/g, ',')
 
-/** Addresses are bigints, which JSON has none of: hexadecimal strings. */
+/** Encodes JSON; bigints, which are addresses, become hexadecimal strings. */
 const jsonText = (value, indent = 2) =>
   `${JSON.stringify(value, (_, of) => (typeof of === 'bigint' ? `0x${of.toString(16)}` : of), indent)}\n`
 

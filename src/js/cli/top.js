@@ -1,6 +1,6 @@
 'use strict'
 
-// `rkllm-memory top`: the machine, your managers, and who else holds NPU memory, once a second.
+// `rkllm-memory top`: shows the machine, the user's managers, and other processes with NPU memory, once a second.
 
 const { expectWords, oneOf } = require('./args.js')
 const { AttachError, ask, sockets } = require('./attach.js')
@@ -10,21 +10,21 @@ const { holders, machineOf } = require('./top/machine.js')
 const { openScreen } = require('./top/screen.js')
 
 const REFRESH_MS = 1000
-/** A manager that has not answered by then is counted as silent in this frame. */
-const PATIENCE_MS = 800
+/** A manager that does not respond within this time is counted as silent in the frame. */
+const TIMEOUT_MS = 800
 
 module.exports = {
   name: 'top',
-  summary: 'a live view of NPU and system memory, by manager and process',
+  summary: 'shows NPU and system memory live, by manager and process',
   words: '',
   options: {
-    once: { type: 'boolean', text: 'print one frame; so it is where standard output is no terminal' },
+    once: { type: 'boolean', text: 'print one frame; the default when stdout is not a terminal' },
     sort: { type: 'string', value: 'BY', text: `${ORDER.join(', ')}; default npu`, parse: oneOf(...ORDER) },
     json: { type: 'boolean', text: 'one frame as JSON' },
   },
   notes: [
-    'Keys: q ends, the arrows choose a manager, s changes the order.',
-    'Managers are those of your processes that were made with { inspect: true }. Other processes are shown as far as you may read /proc/PID/fdinfo: as root, all.',
+    'Keys: q quits, the arrows select a manager, s changes the order.',
+    'Lists the managers of your processes that were created with { inspect: true }, and the other processes of which you may read /proc/PID/fdinfo. Root may read all.',
   ],
   async run({ values, words, io, paint, print, json, width }) {
     expectWords(words, [])
@@ -43,14 +43,14 @@ const clock = () => new Date().toTimeString().slice(0, 8)
 async function gather() {
   const reader = makeReader()
   const machine = machineOf(reader)
-  const answers = await Promise.allSettled(sockets().map(({ path }) => ask(path, ['usage'], PATIENCE_MS)))
-  // One that went away meanwhile is gone; one that is busy is still there.
+  const answers = await Promise.allSettled(sockets().map(({ path }) => ask(path, ['usage'], TIMEOUT_MS)))
+  // A manager that has ended is left out. A busy one still exists.
   const silent = answers.filter(({ reason }) => reason instanceof AttachError && reason.busy).length
   const managers = answers.filter(({ status }) => status === 'fulfilled').map(({ value }) => value)
   return { machine, managers, silent, holders: holders(reader, machine.nodes) }
 }
 
-/** Until the user has seen enough; the exit status. */
+/** Shows frames until the user quits. Resolves to the exit status. */
 function live(io, paint, sort) {
   const state = { sort, chosen: 0, data: undefined }
   return new Promise((resolve, reject) => {

@@ -1,6 +1,6 @@
 'use strict'
 
-// One frame of `top`: lines of text for a width and a height. Reads nothing, knows no terminal.
+// Renders one frame of `top` as lines of text for a width and a height. Reads no data and writes to no terminal.
 
 const { basename } = require('node:path')
 const { bar, bytes, clip, columns, padLeft, visible, wrap } = require('../style.js')
@@ -14,13 +14,13 @@ const SORTS = {
 const ORDER = Object.keys(SORTS)
 const BAR = 30
 const NAME = 24
-const KEYS = 'q quit   ↑↓ choose   s sort'
-/** How many lines of each table there may be before the rest is only counted. */
-const MOST = 8
+const KEYS = 'q quit   ↑↓ select   s sort'
+/** The most rows of a table; further rows are only counted. */
+const MAX_ROWS = 8
 
 const liveOf = ({ usage }) => usage.npu.liveAllocations + usage.system.liveAllocations
 
-/** The managers as they are listed. */
+/** Returns the managers in the order of the list. */
 const sorted = (managers, sort) =>
   [...managers].sort((a, b) => SORTS[sort](a, b) || a.about.pid - b.about.pid || a.about.manager - b.about.manager)
 
@@ -43,7 +43,7 @@ function frame(data, view) {
   const room = view.interactive ? view.height - 1 : Infinity
   const fitting =
     lines.length > room
-      ? [...lines.slice(0, room - 1), view.paint.dim(`… ${lines.length - room + 1} more lines: make the window higher`)]
+      ? [...lines.slice(0, room - 1), view.paint.dim(`… ${lines.length - room + 1} more lines: enlarge the window`)]
       : lines
   return view.interactive
     ? [...fitting, ...Array(Math.max(0, room - fitting.length)).fill(''), view.paint.dim(KEYS)]
@@ -79,7 +79,7 @@ function machineLines({ memory, pressure, load }, { paint }) {
   return lines
 }
 
-/** A bar that turns yellow, then red. */
+/** Draws a bar that turns yellow above 80 % and red above 95 %. */
 function gauge(share, width, paint) {
   const color = share > 0.95 ? paint.red : share > 0.8 ? paint.yellow : paint.green
   return color(bar(share, width))
@@ -87,7 +87,7 @@ function gauge(share, width, paint) {
 
 function managerLines(listed, chosen, silent, { paint, sort, interactive, width }) {
   if (listed.length === 0 && silent === 0) {
-    return wrap('No manager of yours can be inspected. Make it with new MemoryManager({ inspect: true }).', width).map(
+    return wrap('None of your managers can be inspected. Create one with new MemoryManager({ inspect: true }).', width).map(
       (line) => paint.dim(line),
     )
   }
@@ -117,11 +117,11 @@ function managerLines(listed, chosen, silent, { paint, sort, interactive, width 
       : row
   })
   if (silent > 0)
-    lines.push(paint.yellow(`${silent} more ${silent === 1 ? 'does' : 'do'} not answer: an event loop that is busy`))
+    lines.push(paint.yellow(`${silent} more ${silent === 1 ? 'does' : 'do'} not respond: the event loop is busy`))
   return lines
 }
 
-/** "server.mjs", "server.mjs 1" for its second manager. */
+/** Names a manager: "server.mjs", and "server.mjs 1" for the second one of a process. */
 const nameOf = ({ program, manager }) =>
   (program === null ? '?' : basename(program)) + (manager > 0 ? ` ${manager}` : '')
 
@@ -146,14 +146,14 @@ function detail({ about, usage }, { paint, width }) {
   ]
 }
 
-function few(rows) {
-  return rows.length <= MOST ? rows : [...rows.slice(0, MOST - 1), `  … and ${rows.length - MOST + 1} more`]
+function limited(rows) {
+  return rows.length <= MAX_ROWS ? rows : [...rows.slice(0, MAX_ROWS - 1), `  … and ${rows.length - MAX_ROWS + 1} more`]
 }
 
 function table(head, rows) {
   if (rows.length === 0) return []
   const [first, ...rest] = columns([head, ...rows])
-  return [first, ...few(rest)]
+  return [first, ...limited(rest)]
 }
 
 function poolLines({ pools }) {
@@ -191,17 +191,17 @@ function domainLines({ npu: { domains } }, paint) {
     const others = reservedForOthers > 0 ? `, ${bytes(reservedForOthers)} for others` : ''
     return `  ${String(id).padStart(2)}  ${gauge(taken / total, BAR - 4, paint)}  ${bytes(taken)} of ${bytes(total)}${others}`
   })
-  return ['  IOMMU DOMAIN', ...few(rows)]
+  return ['  IOMMU DOMAIN', ...limited(rows)]
 }
 
 function reservationLines({ reservations }) {
   return table(
     ['  RESERVED FOR', 'KIND', 'SIZE'],
-    reservations.map(({ tag, kind, size }) => [`  ${clip(plain(tag ?? 'somebody'), 30)}`, kind, bytes(size)]),
+    reservations.map(({ tag, kind, size }) => [`  ${clip(plain(tag ?? 'no tag'), 30)}`, kind, bytes(size)]),
   )
 }
 
-/** A tag is any text, escapes for the terminal included. */
+/** Replaces control characters: a tag may hold escapes for the terminal. */
 const plain = (text) => text.replace(/[\x00-\x1f\x7f-\x9f]/g, '�')
 
 function holderLines(holders, { paint }) {
@@ -216,7 +216,7 @@ function holderLines(holders, { paint }) {
   const [head, ...lines] = columns([['PID', 'PROCESS', 'EXPORTERS', 'DMA-BUFS', 'BYTES', 'NPU MAPPED'], ...rows], {
     left: 3,
   })
-  return [paint.dim(head), ...few(lines)]
+  return [paint.dim(head), ...limited(lines)]
 }
 
 module.exports = { ORDER, frame, sorted }

@@ -1,6 +1,6 @@
 'use strict'
 
-// What `top` shows beside the managers: the machine's memory, and who else holds NPU memory.
+// Reads the machine's memory and the processes that hold NPU memory, for `top`.
 
 const { factsOf } = require('../../devices/doctor/facts.js')
 
@@ -24,8 +24,8 @@ function machineOf(reader) {
 }
 
 /**
- * Processes that hold dma-bufs or mapped NPU memory, as far as this user may look, the largest first. A dma-buf that several hold is
- * counted for each; one that a process holds twice, once.
+ * Lists the processes that hold dma-bufs or mapped NPU memory and that this user may read, the largest first. A dma-buf counts once for
+ * each process that holds it.
  *
  * @param {string[]} nodes the NPU's device nodes
  */
@@ -44,7 +44,7 @@ function holder(reader, pid, nodes) {
     const info = reader.text(`${folder}/fdinfo/${fd}`) ?? ''
     const field = (name) => new RegExp(`^${name}:\\s*(.*)$`, 'm').exec(info)?.[1]
     if (field('size') === undefined) continue
-    // Kernels before 5.14 do not tell the inode: then every descriptor counts.
+    // Kernels before 5.14 do not show the inode: every descriptor counts there.
     buffers.set(field('ino') ?? `fd ${fd}`, { size: Number(field('size')), exporter: field('exp_name') ?? '?' })
   }
   const usesNpu = links.some(([, target]) => NPU_NODE.test(target) && nodes.includes(target))
@@ -62,7 +62,7 @@ function holder(reader, pid, nodes) {
   ]
 }
 
-/** Bytes of the NPU's memory in a process's mappings, each object once. */
+/** Sums the NPU memory in a process's mappings, each object once. */
 function mapped(maps, nodes) {
   const objects = new Map()
   for (const [, start, end, offset, node] of maps.matchAll(

@@ -1,6 +1,6 @@
 'use strict'
 
-// The terminal while something live is on it: the alternate screen, keys one by one, and everything as it was afterwards, however it ends.
+// Controls the terminal for a live view: the alternate screen and raw keys. Restores it at the end, also after a signal or an error.
 
 const ENTER = '\x1b[?1049h\x1b[?25l'
 const LEAVE = '\x1b[?25h\x1b[?1049l'
@@ -43,7 +43,7 @@ function openScreen(io, on) {
   }
   const handlers = Object.fromEntries(SIGNALS.map((signal) => [signal, () => on.ended(128 + NUMBERS[signal])]))
   for (const signal of SIGNALS) process.on(signal, handlers[signal])
-  // The last resort: an error that nobody caught, a process.exit.
+  // Also restores after an uncaught error or process.exit.
   process.on('exit', leave)
   stdin.on('data', keys)
   stdout.on('resize', on.resized)
