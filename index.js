@@ -2,7 +2,8 @@
 
 const { version } = require('./package.json')
 
-// Copies of one version share their classes within a thread, so that an error of one is an instance of the other's class.
+// Copies of one version share their classes within a thread, so that an error of one is an instance of the other's
+// class.
 const copies = Symbol.for(`@rkllmjs/memory ${version}`)
 if (globalThis[copies] === undefined) Object.defineProperty(globalThis, copies, { value: load(), configurable: true })
 

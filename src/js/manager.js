@@ -1,6 +1,7 @@
 'use strict'
 
-// `MemoryManager`, the package's public face. Each method checks that the manager is open and leaves the rest to its chapter's folder.
+// `MemoryManager`, the package's public face. Each method checks that the manager is open and leaves the rest to its
+// chapter's folder.
 
 const { EventEmitter } = require('node:events')
 const { inspect } = require('node:util')

@@ -29,7 +29,8 @@ class Allocator {
    * @param {import('../core/notifications.js').Notifications} parts.notifications
    * @param {{ allocated(): void }} parts.processLimits
    * @param {import('../core/diagnostics-channels.js').ChannelPublisher} parts.publisher
-   * @param {{ allocateWithReclaim<T>(allocate: () => T, wanted: object): T, reclaimFor(error: unknown): boolean }} parts.reclaimer
+   * @param {{ allocateWithReclaim<T>(allocate: () => T, wanted: object): T, reclaimFor(error: unknown): boolean }}
+   * parts.reclaimer
    * @param {import('../core/async-tasks.js').AsyncTasks} parts.tasks
    */
   constructor({ handle, buffers, notifications, processLimits, publisher, reclaimer, tasks }) {
@@ -108,7 +109,10 @@ class Allocator {
     this.#publisher.freed(message)
   }
 
-  /** Frees every buffer that can be freed, or every one of `pool`. Returns a function that publishes the frees afterwards. */
+  /**
+   * Frees every buffer that can be freed, or every one of `pool`. Returns a function that publishes the frees
+   * afterwards.
+   */
   detachAll(pool) {
     const messages = []
     for (const buffer of this.#buffers.reachable(pool)) {
@@ -118,7 +122,8 @@ class Allocator {
         native.deallocate(this.#handle.value, buffer, undefined, idOf(buffer))
         messages.push(message)
       } catch {
-        // The runtime holds the buffer, or it is marked as untransferable: it stays attached and reads zeros from now on.
+        // The runtime holds the buffer, or it is marked as untransferable: it stays attached and reads zeros from now
+        // on.
       }
     }
     return () => messages.forEach((message) => this.#publisher.freed(message))

@@ -22,8 +22,8 @@ class AttachError extends Error {
 const busyError = () => Object.assign(new AttachError('it does not respond: its event loop is busy'), { busy: true })
 
 /**
- * Lists the sockets of the process `pid` or of all processes of this user, sorted by process. With a `pid`, root also sees processes of
- * other users.
+ * Lists the sockets of the process `pid` or of all processes of this user, sorted by process. With a `pid`, root also
+ * sees processes of other users.
  */
 function sockets(pid) {
   const uid = (pid !== undefined && process.geteuid() === 0 && ownerOf(pid)) || process.geteuid()

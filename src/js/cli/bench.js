@@ -2,7 +2,8 @@
 
 // `rkllm-memory bench`: measures the cost of allocating on this machine, relative to `new ArrayBuffer` in the same run.
 //
-// Each round measures every case once, so that a machine that slows down slows all cases alike. The result is the median of the rounds.
+// Each round measures every case once, so that a machine that slows down slows all cases alike. The result is the
+// median of the rounds.
 
 const { oneOf, expectWords, whole } = require('./args.js')
 const { makeProgress } = require('./progress.js')
@@ -63,7 +64,9 @@ function casesOf(manager) {
     'the same, dedicated': (size) => manager.deallocate(manager.allocateNPUMemory(size, { dedicated: true })),
     'allocateSystemMemory + deallocate': (size) => manager.deallocate(manager.allocateSystemMemory(size)),
   }
-  return SIZES.flatMap((size) => Object.entries(operations).map(([name, operation]) => ({ name, size, once: () => operation(size) })))
+  return SIZES.flatMap((size) =>
+    Object.entries(operations).map(([name, operation]) => ({ name, size, once: () => operation(size) })),
+  )
 }
 
 async function measure(cases, rounds, progress) {
@@ -102,7 +105,8 @@ function median(sorted) {
 
 function show(results, device, { paint, print }) {
   print(
-    `${paint.bold('µs for one, median')}; in brackets times ${BASELINE}; on ${device.simulated ? 'the simulated ' : ''}${device.soc ?? device.backend}\n`,
+    `${paint.bold('µs for one, median')}; in brackets times ${BASELINE}; on ` +
+      `${device.simulated ? 'the simulated ' : ''}${device.soc ?? device.backend}\n`,
   )
   const names = [...new Set(results.map(({ name }) => name))]
   const cell = (name, size) => {

@@ -23,11 +23,17 @@ module.exports = {
       value: 'DIR',
       text: 'examine the files under DIR instead of this machine: a support bundle',
     },
-    save: { type: 'string', value: 'DIR', text: 'also write the files that were read to DIR: a support bundle for --root' },
+    save: {
+      type: 'string',
+      value: 'DIR',
+      text: 'also write the files that were read to DIR: a support bundle for --root',
+    },
   },
   notes: [
     'Exit status 1 if any check fails; warnings are not failures.',
-    'A support bundle holds the parts of /proc, /sys and /etc that were read: board, kernel, limits, your name and the names of groups. It holds no environment, no other kernel arguments and no memory contents. Check it before you send it.',
+    'A support bundle holds the parts of /proc, /sys and /etc that were read: board, kernel, limits, your name and ' +
+      'the names of groups. It holds no environment, no other kernel arguments and no memory contents. Check it ' +
+      'before you send it.',
   ],
   run({ values, words, io, paint, print, json, width, STATUS }) {
     expectWords(words, [])
@@ -78,7 +84,9 @@ function lines({ id, status, message, remedy }, paint, width) {
   return [...text, ...advice]
 }
 
-/** Indents a remedy. One of several lines is meant for copying: it is indented less, so that its lines are not wrapped. */
+/**
+ * Indents a remedy. One of several lines is meant for copying: it is indented less, so that its lines are not wrapped.
+ */
 function adviceLines(remedy, width) {
   const [first, ...more] = remedy.split('\n')
   const indent = ' '.repeat(more.length > 0 ? MARK : MARK + ID)

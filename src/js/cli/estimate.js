@@ -21,7 +21,8 @@ module.exports = {
   words: '[MODEL]',
   options: { ...SHAPE, json: { type: 'boolean', text: 'as JSON' } },
   notes: [
-    'MODEL is a .rkllm or .rknn file. It may be left out if --weights or --config is given. Example: rkllm-memory estimate --config config.json --weights 1.6GiB --context 8192',
+    'MODEL is a .rkllm or .rknn file. It may be left out if --weights or --config is given. Example: rkllm-memory ' +
+      'estimate --config config.json --weights 1.6GiB --context 8192',
   ],
   run({ values, words, paint, print, json }) {
     const [word] = expectWords(words, ['MODEL'], 0)
@@ -36,7 +37,8 @@ module.exports = {
     rows.forEach((row, at) => print(at >= PARTS.length - 2 ? paint.bold(row) : row))
     const half = estimate.total * estimate.uncertainty
     print(
-      `\n  9 of 10 models are between ${bytes(Math.max(0, estimate.total - half))} and ${bytes(estimate.total + half)} (± ${Math.round(estimate.uncertainty * 100)} %)`,
+      `\n  9 of 10 models are between ${bytes(Math.max(0, estimate.total - half))} and ` +
+        `${bytes(estimate.total + half)} (± ${Math.round(estimate.uncertainty * 100)} %)`,
     )
   },
 }

@@ -57,7 +57,8 @@ function deviceOf({ MemoryManager, probeDevices }, soc) {
 function show({ fits, placements, domains, reason }, device, { paint, print, width }) {
   const verdict = fits ? paint.green('They fit') : paint.red('They do not fit')
   print(
-    `${paint.bold(verdict)} on ${device.soc ?? device.backend}, ${device.iommuDomains} domain(s) of ${bytes(device.domainBytes)}`,
+    `${paint.bold(verdict)} on ${device.soc ?? device.backend}, ${device.iommuDomains} domain(s) of ` +
+      `${bytes(device.domainBytes)}`,
   )
   if (reason) print(`\n${wrap(reason, width).join('\n')}`)
   if (placements.length > 0) {

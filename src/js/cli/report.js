@@ -1,6 +1,7 @@
 'use strict'
 
-// `rkllm-memory report PID FILE`: writes a report about a running process. This process renders it, not the inspected one.
+// `rkllm-memory report PID FILE`: writes a report about a running process. This process renders it, not the inspected
+// one.
 
 const { expectWords } = require('./args.js')
 const { MANAGER, askOne } = require('./snapshot.js')
@@ -11,8 +12,10 @@ module.exports = {
   words: 'PID FILE',
   options: { manager: MANAGER },
   notes: [
-    'The extension of FILE selects the format: .html (to view), .json, .csv (event log, for replay), .pb.gz (pprof), .prom (OpenMetrics), .trace.json (Perfetto).',
-    'The process must be yours and create its manager with { inspect: true }. Call sites and events are included if it profiles.',
+    'The extension of FILE selects the format: .html (to view), .json, .csv (event log, for replay), .pb.gz ' +
+      '(pprof), .prom (OpenMetrics), .trace.json (Perfetto).',
+    'The process must be yours and create its manager with { inspect: true }. Call sites and events are included ' +
+      'if it profiles.',
   ],
   async run({ values, words, io }) {
     const [pid, path] = expectWords(words, ['PID', 'FILE'])

@@ -25,7 +25,8 @@ const load = (name) => require(`./${name}.js`)
  * Runs the command line.
  *
  * @param {string[]} argv
- * @param {{ stdout: any, stderr: any, stdin?: any, env: Record<string, string | undefined> }} io a process, or an object like one
+ * @param {{ stdout: any, stderr: any, stdin?: any, env: Record<string, string | undefined> }} io a process, or an
+ * object like one
  * @returns {Promise<number>} the exit status
  */
 async function run(argv, io) {

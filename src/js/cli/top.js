@@ -24,7 +24,8 @@ module.exports = {
   },
   notes: [
     'Keys: q quits, the arrows select a manager, s changes the order.',
-    'Lists the managers of your processes that were created with { inspect: true }, and the other processes of which you may read /proc/PID/fdinfo. Root may read all.',
+    'Lists the managers of your processes that were created with { inspect: true }, and the other processes of ' +
+      'which you may read /proc/PID/fdinfo. Root may read all.',
   ],
   async run({ values, words, io, paint, print, json, width }) {
     expectWords(words, [])

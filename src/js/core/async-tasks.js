@@ -1,7 +1,7 @@
 'use strict'
 
-// Promises for work on another thread. A promise ends early when the caller aborts or the manager is disposed; the native part then
-// gives back the result that still arrives.
+// Promises for work on another thread. A promise ends early when the caller aborts or the manager is disposed; the
+// native part then gives back the result that still arrives.
 
 const native = require('./binding.js')
 

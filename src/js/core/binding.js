@@ -23,15 +23,15 @@ try {
   )
 }
 
-// In Deno a finalizer runs after the last ArrayBuffer over the memory, on any thread. In other runtimes a finalizer on another thread
-// means that a thread ended, and ArrayBuffers may live elsewhere.
+// In Deno a finalizer runs after the last ArrayBuffer over the memory, on any thread. In other runtimes a finalizer on
+// another thread means that a thread ended, and ArrayBuffers may live elsewhere.
 native.setup(memoryError, process.versions.deno !== undefined)
 
 module.exports = native
 
 /**
- * Finds the native part that another copy of this version has loaded into the process, perhaps in another thread. Copies share it,
- * because device ledgers and shared memory are per process.
+ * Finds the native part that another copy of this version has loaded into the process, perhaps in another thread.
+ * Copies share it, because device ledgers and shared memory are per process.
  */
 function ofAnotherCopy() {
   if (process.env.NAPI_RS_NATIVE_LIBRARY_PATH) return undefined

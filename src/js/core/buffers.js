@@ -2,8 +2,8 @@
 
 // Resolves a caller's buffer argument, and explains why a buffer shows no bytes any more.
 //
-// The native part finds live buffers by address. A detached ArrayBuffer has no address: it is known by object identity only, which is
-// good enough for an error message and for nothing else.
+// The native part finds live buffers by address. A detached ArrayBuffer has no address: it is known by object identity
+// only, which is good enough for an error message and for nothing else.
 
 const { isArrayBuffer, isDataView, isSharedArrayBuffer } = require('node:util/types')
 const { memoryError } = require('./errors.js')

@@ -2,9 +2,9 @@
 
 // The package's `node:diagnostics_channel` channels, for APM tools, loggers and tests.
 //
-// A channel without subscribers costs one test of `hasSubscribers`; messages are made only behind it. A message is published once
-// the operation is complete and consistent, so that a subscriber may call anything. A subscriber that throws breaks nothing here: the
-// runtime reports it as an uncaught exception.
+// A channel without subscribers costs one test of `hasSubscribers`; messages are made only behind it. A message is
+// published once the operation is complete and consistent, so that a subscriber may call anything. A subscriber that
+// throws breaks nothing here: the runtime reports it as an uncaught exception.
 
 const { channel } = require('node:diagnostics_channel')
 const { MemoryError } = require('./errors.js')
@@ -75,7 +75,8 @@ class ChannelPublisher {
     try {
       info = this.#manager.describe(buffer)
     } catch {
-      // Another manager's buffer, for example: freeing it fails with the reason. A message that cannot be made must not fail the call.
+      // Another manager's buffer, for example: freeing it fails with the reason. A message that cannot be made must not
+      // fail the call.
       return null
     }
     const { kind, size, tag, pool, id, address } = info

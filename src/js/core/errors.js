@@ -2,8 +2,8 @@
 
 // `MemoryError`, the class of every error that this package throws.
 //
-// Two codes follow Node's classes: ERR_INVALID_ARG_TYPE is a TypeError and ERR_OUT_OF_RANGE a RangeError. An object has one prototype
-// chain, so they are separate classes, and `instanceof MemoryError` tests a brand.
+// Two codes follow Node's classes: ERR_INVALID_ARG_TYPE is a TypeError and ERR_OUT_OF_RANGE a RangeError. An object has
+// one prototype chain, so they are separate classes, and `instanceof MemoryError` tests a brand.
 
 const branded = new WeakSet()
 

@@ -7,7 +7,10 @@ const { runInNewContext } = require('node:vm')
 
 let collect
 
-/** Collects garbage where the engine allows it. The memory of dropped buffers is freed some turns of the event loop later. */
+/**
+ * Collects garbage where the engine allows it. The memory of dropped buffers is freed some turns of the event loop
+ * later.
+ */
 function collectGarbage() {
   collect ??= collector()
   collect()

@@ -1,6 +1,7 @@
 'use strict'
 
-// Emits a manager's events. Most are deferred to the next tick: a listener may call anything, and must not run inside an allocation.
+// Emits a manager's events. Most are deferred to the next tick: a listener may call anything, and must not run inside
+// an allocation.
 
 const { channels } = require('./diagnostics-channels.js')
 

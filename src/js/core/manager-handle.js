@@ -1,6 +1,7 @@
 'use strict'
 
-// The native manager's handle. All parts of one MemoryManager share one object, so that `dispose` closes it for all of them.
+// The native manager's handle. All parts of one MemoryManager share one object, so that `dispose` closes it for all of
+// them.
 
 const { memoryError } = require('./errors.js')
 

@@ -23,7 +23,10 @@ class Notifications {
     this.#profiling = profiling
   }
 
-  /** Collects new notifications; called after every allocation. Returns the count, for callers that compare it themselves. */
+  /**
+   * Collects new notifications; called after every allocation. Returns the count, for callers that compare it
+   * themselves.
+   */
   poll() {
     if (notifications[0] !== this.#seen) {
       this.#seen = notifications[0]

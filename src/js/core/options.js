@@ -1,7 +1,7 @@
 'use strict'
 
-// Validates arguments before a native call: types, whole numbers, and the names of options. The native part checks the ranges that
-// depend on the device.
+// Validates arguments before a native call: types, whole numbers, and the names of options. The native part checks the
+// ranges that depend on the device.
 
 const { memoryError } = require('./errors.js')
 
@@ -70,7 +70,8 @@ const kinds = {
 }
 
 /**
- * Checks options against a schema. Reads each option once; options that are left out or undefined are absent from the result.
+ * Checks options against a schema. Reads each option once; options that are left out or undefined are absent from the
+ * result.
  *
  * @param {string} what names the function in messages
  * @param {unknown} options

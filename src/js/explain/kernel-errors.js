@@ -1,9 +1,10 @@
 'use strict'
 
-// Lines of the kernel and of the libraries around the NPU: rknpu, IOMMU, CMA, DMA heaps, RGA, MPP. The format is that of
-// runtime-errors.js.
+// Lines of the kernel and of the libraries around the NPU: rknpu, IOMMU, CMA, DMA heaps, RGA, MPP. The format is that
+// of runtime-errors.js.
 
 const { formatBytes } = require('../core/format-bytes.js')
+const { anyOf } = require('./any-of.js')
 
 const PAGE = 4096
 
@@ -36,7 +37,8 @@ module.exports = [
     code: 'ERR_DEVICE_IO',
     cause: 'The driver aborted a job and resets the NPU.',
     remedy:
-      'The next job starts afresh. If it happens again, update driver and runtime together, and check cooling and power supply.',
+      'The next job starts afresh. If it happens again, update driver and runtime together, and check cooling and ' +
+      'power supply.',
     source: 'airockchip/rknn-toolkit2#536',
   },
   {
@@ -53,7 +55,8 @@ module.exports = [
     weight: 3,
     code: 'ERR_IOVA_EXHAUSTED',
     cause: ([, size]) =>
-      `${formatBytes(Number(size))} could not be mapped for the NPU: its IOMMU domain is full or fragmented. User programs see errno 14, "Bad address".`,
+      `${formatBytes(Number(size))} could not be mapped for the NPU: its IOMMU domain is full or fragmented. User ` +
+      'programs see errno 14, "Bad address".',
     remedy: 'Use another domain, smaller buffers, or end other users of the NPU.',
     source: 'rknpu 0.9.8, rknpu_gem.c',
   },
@@ -70,7 +73,8 @@ module.exports = [
     weight: 2,
     code: 'ERR_OUT_OF_MEMORY',
     cause: ([, size]) =>
-      `The rknpu driver found no ${formatBytes(Number(size))} of contiguous memory; programs see errno 22, "Invalid argument".`,
+      `The rknpu driver found no ${formatBytes(Number(size))} of contiguous memory; programs see errno 22, ` +
+      '"Invalid argument".',
     remedy:
       "Enlarge CMA (cma= on the kernel command line), free buffers, or use an image with the NPU's IOMMU enabled.",
     source: 'rknpu 0.9.8, rknpu_gem.c',
@@ -80,9 +84,11 @@ module.exports = [
     weight: 3,
     code: 'ERR_DOMAIN_BUSY',
     cause:
-      "The driver could not switch to a buffer's IOMMU domain to free it, three times 6 s long: memory and addresses are lost until the next boot.",
+      "The driver could not switch to a buffer's IOMMU domain to free it, three times 6 s long: memory and " +
+      'addresses are lost until the next boot.',
     remedy:
-      'End jobs before buffers of another domain are freed; do not use different domains from several processes at once.',
+      'End jobs before buffers of another domain are freed; do not use different domains from several processes at ' +
+      'once.',
     source: 'rknpu 0.9.8, rknpu_gem.c',
   },
   {
@@ -90,7 +96,8 @@ module.exports = [
     weight: 3,
     code: 'ERR_OUT_OF_MEMORY',
     cause: ([, pages, errno]) =>
-      `CMA has no ${formatBytes(Number(pages) * PAGE)} in one piece (${errno === '16' ? 'pages in it are pinned' : 'it is full or fragmented'}).`,
+      `CMA has no ${formatBytes(Number(pages) * PAGE)} in one piece ` +
+      `(${errno === '16' ? 'pages in it are pinned' : 'it is full or fragmented'}).`,
     remedy:
       'Enlarge it (cma=256M on the kernel command line), allocate early, and keep buffers instead of making new ones.',
     source: 'edk2-porting/edk2-rk3588#142',
@@ -100,9 +107,11 @@ module.exports = [
     weight: 3,
     code: 'ERR_OUT_OF_MEMORY',
     cause: ([, size]) =>
-      `Memory beyond what the device addresses had to be copied through swiotlb, and ${formatBytes(Number(size))} did not fit: an NPU without IOMMU on a board with much RAM.`,
+      `Memory beyond what the device addresses had to be copied through swiotlb, and ${formatBytes(Number(size))} ` +
+      'did not fit: an NPU without IOMMU on a board with much RAM.',
     remedy:
-      "Enable the NPU's IOMMU in the device tree or reserve CMA for it below 4 GiB; swiotlb= on the command line only helps small buffers.",
+      "Enable the NPU's IOMMU in the device tree or reserve CMA for it below 4 GiB; swiotlb= on the command line " +
+      'only helps small buffers.',
     source: 'rockchip-linux/rknn-toolkit2#218',
   },
   {
@@ -110,7 +119,8 @@ module.exports = [
     weight: 2,
     code: null,
     cause:
-      'The NPU runs without its IOMMU: all its memory has to be contiguous, from CMA or reserved memory, and there are no domains.',
+      'The NPU runs without its IOMMU: all its memory has to be contiguous, from CMA or reserved memory, and there ' +
+      'are no domains.',
     remedy: "Use an image whose device tree enables the NPU's IOMMU node, or enlarge CMA (cma=).",
     source: 'rockchip-linux/rknn-toolkit2#44',
   },
@@ -119,9 +129,11 @@ module.exports = [
     weight: 3,
     code: 'ERR_DEVICE_IO',
     cause: ([, device, address, type]) =>
-      `A device behind ${device} tried to ${type} ${address}, where nothing is mapped: a buffer was freed or is smaller than the job assumes.`,
+      `A device behind ${device} tried to ${type} ${address}, where nothing is mapped: a buffer was freed or is ` +
+      'smaller than the job assumes.',
     remedy:
-      'Keep buffers until their job has ended, check strides and sizes, and for the NPU that buffer and job are of one domain.',
+      'Keep buffers until their job has ended, check strides and sizes, and for the NPU that buffer and job are of ' +
+      'one domain.',
     source: 'rockchip-linux/mpp#736',
   },
   {
@@ -145,7 +157,8 @@ module.exports = [
     weight: 3,
     code: 'ERR_UNKNOWN_BUFFER',
     cause: (m) =>
-      `RGA was given a descriptor${m[1] === undefined ? '' : ` (${m[1]})`} that is not an open dma-buf of this process.`,
+      `RGA was given a descriptor${m[1] === undefined ? '' : ` (${m[1]})`} that is not an open dma-buf of this ` +
+      'process.',
     remedy: 'Keep the descriptor open until the job has ended; descriptors are numbers of one process only.',
     source: 'airockchip/librga#141',
   },
@@ -162,9 +175,11 @@ module.exports = [
     weight: 2,
     code: null,
     cause:
-      "The 2D engine refused an operation; the kernel's log has the reason (stride, format, memory above 4 GiB, a closed descriptor).",
+      "The 2D engine refused an operation; the kernel's log has the reason (stride, format, memory above 4 GiB, a " +
+      'closed descriptor).',
     remedy:
-      'dmesg | grep rga right after it. Strides must be multiples of 16 (RGB888: 16 pixels too), buffers for RGA2 below 4 GiB.',
+      'dmesg | grep rga right after it. Strides must be multiples of 16 (RGB888: 16 pixels too), buffers for RGA2 ' +
+      'below 4 GiB.',
     source: 'airockchip/rknn-toolkit2#324',
   },
   {
@@ -174,10 +189,12 @@ module.exports = [
     code: (m) => (m[4] === 'No such file or directory' ? 'ERR_DEVICE_NOT_FOUND' : 'ERR_DEVICE_PERMISSION'),
     cause: (m) =>
       m[4] === 'No such file or directory'
-        ? `${m[3]} does not exist: this kernel has no such DMA heap (mainline ones have no uncached heaps), or the container does not show it.`
+        ? `${m[3]} does not exist: this kernel has no such DMA heap (mainline ones have no uncached heaps), or the ` +
+          'container does not show it.'
         : `The DMA heap ${m[3] ?? m[2]} could not be opened: heaps belong to root unless a udev rule changes that.`,
     remedy:
-      'Add SUBSYSTEM=="dma_heap", GROUP="video", MODE="0660" to /etc/udev/rules.d/99-npu.rules and add the user to that group; in containers pass --device /dev/dma_heap; newer MPP falls back to DRM.',
+      'Add SUBSYSTEM=="dma_heap", GROUP="video", MODE="0660" to /etc/udev/rules.d/99-npu.rules and add the user to ' +
+      'that group; in containers pass --device /dev/dma_heap; newer MPP falls back to DRM.',
     source: 'rockchip-linux/mpp#626',
   },
   {
@@ -193,7 +210,8 @@ module.exports = [
     weight: 2,
     code: 'ERR_OUT_OF_MEMORY',
     cause: (m) =>
-      `MPP got no buffer${m[1] === undefined ? '' : ` of ${formatBytes(Number(m[1]))}`}: if it was small, descriptors have probably run out, not memory.`,
+      `MPP got no buffer${m[1] === undefined ? '' : ` of ${formatBytes(Number(m[1]))}`}: if it was small, ` +
+      'descriptors have probably run out, not memory.',
     remedy: 'Count descriptors (ls /proc/PID/fd | wc -l), return buffers with mpp_buffer_put, and limit their group.',
     source: 'rockchip-linux/mpp#465',
   },
@@ -210,8 +228,10 @@ module.exports = [
     weight: 3,
     code: 'ERR_OUT_OF_MEMORY',
     cause: ([, pid, name, kib]) =>
-      `The kernel ended process ${pid} (${name}) for lack of RAM; it held ${formatBytes(Number(kib) * 1024)}. NPU memory comes on top of that figure.`,
-    remedy: 'Use 4-bit weights, a smaller context or fewer models; planModels() with ramAvailable finds models that fit.',
+      `The kernel ended process ${pid} (${name}) for lack of RAM; it held ${formatBytes(Number(kib) * 1024)}. NPU ` +
+      'memory comes on top of that figure.',
+    remedy:
+      'Use 4-bit weights, a smaller context or fewer models; planModels() with ramAvailable finds models that fit.',
     source: 'airockchip/rknn-llm#249',
   },
   {
@@ -239,13 +259,16 @@ module.exports = [
     source: 'airockchip/rknn-llm#47',
   },
   {
-    pattern:
-      /(\/dev\/(?:dri\/\S+|rknpu|dma_heap\/\S+|rk_dma_heap\/\S+|accel\/\S+?))['":,]*\s.*?(Permission denied|EACCES)|EACCES.*?(\/dev\/(?:dri|rknpu|dma_heap|rk_dma_heap|accel)[^\s'"]*)/,
+    pattern: anyOf(
+      /(\/dev\/(?:dri\/\S+|rknpu|dma_heap\/\S+|rk_dma_heap\/\S+|accel\/\S+?))['":,]*\s.*?(Permission denied|EACCES)/,
+      /EACCES.*?(\/dev\/(?:dri|rknpu|dma_heap|rk_dma_heap|accel)[^\s'"]*)/,
+    ),
     weight: 3,
     code: 'ERR_DEVICE_PERMISSION',
     cause: (m) => `${m[1] ?? m[3]} exists and this user may not open it.`,
     remedy:
-      'Add the user to the group that owns it (ls -l), mostly "render" or "video", and log in again; nodes of root need a udev rule.',
+      'Add the user to the group that owns it (ls -l), mostly "render" or "video", and log in again; nodes of root ' +
+      'need a udev rule.',
     source: 'rockchip-linux/mpp#670',
   },
 ]

@@ -1,22 +1,30 @@
 'use strict'
 
-// This package's messages, to explain a line of a server's log without the error object. The format is that of runtime-errors.js.
+// This package's messages, to explain a line of a server's log without the error object. The format is that of
+// runtime-errors.js.
+
+const { anyOf } = require('./any-of.js')
 
 const entry = (code, pattern, cause, remedy) => ({ code, pattern, cause, remedy, weight: 3, source: 'this package' })
 
 module.exports = [
   entry(
     'ERR_IOVA_EXHAUSTED',
-    /(?:no (.+?) are left in one piece in the (.+?) that IOMMU domain (\d+) addresses|IOMMU domain (\d+) \((.+?)\) has no (.+?) left in one piece)/,
+    anyOf(
+      /no (.+?) are left in one piece in the (.+?) that IOMMU domain (\d+) addresses/,
+      /IOMMU domain (\d+) \((.+?)\) has no (.+?) left in one piece/,
+    ),
     (m) => `IOMMU domain ${m[3] ?? m[4]} (${m[2] ?? m[5]}) has no ${m[1] ?? m[6]} in one piece.`,
-    'Free buffers, use smaller ones or another iommuDomain; buffers that were dropped are freed when the event loop turns.',
+    'Free buffers, use smaller ones or another iommuDomain; buffers that were dropped are freed when the event ' +
+      'loop turns.',
   ),
   entry(
     'ERR_IOVA_EXHAUSTED',
     /IOMMU domain (\d+) holds (.+?) of its (.+?): (.+?) more do not fit/,
     ([, domain, used, total, more]) =>
       `IOMMU domain ${domain} holds ${used} of ${total}, and ${more} more were asked for.`,
-    'Free buffers or end reservations, or use another iommuDomain; buffers that were dropped are freed when the event loop turns.',
+    'Free buffers or end reservations, or use another iommuDomain; buffers that were dropped are freed when the ' +
+      'event loop turns.',
   ),
   entry(
     'ERR_OUT_OF_MEMORY',
@@ -59,7 +67,8 @@ module.exports = [
     'ERR_DOMAIN_BUSY',
     /could not switch to IOMMU domain (\d+)/,
     ([, domain]) => `A job of another domain held the NPU for 6 s, so that nothing could be done in domain ${domain}.`,
-    'Try again when that job has ended, or use its domain; do not use different domains from several processes at once.',
+    'Try again when that job has ended, or use its domain; do not use different domains from several processes at ' +
+      'once.',
   ),
   entry(
     'ERR_DEVICE_PERMISSION',

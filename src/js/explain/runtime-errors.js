@@ -2,12 +2,19 @@
 
 // Lines of the RKNN and RKLLM runtimes.
 //
-// weight: 3 for a line that names the cause, 2 for a consequence that narrows it down, 1 for a bare failure. source: the issue whose
-// log has the line.
+// weight: 3 for a line that names the cause, 2 for a consequence that narrows it down, 1 for a bare failure. source:
+// the issue whose log has the line.
 
 const { formatBytes } = require('../core/format-bytes.js')
 
 const bytes = (text) => formatBytes(Number(text))
+
+/** The probable cause of a refused NPU allocation, by its size. */
+function causeBySize(size) {
+  if (Number(size) > 2 ** 31) return 'One buffer of more than 2 GiB fits only into an almost empty domain.'
+  if (Number(size) > 2 ** 20) return 'With an IOMMU the domain has no such piece left; without one, CMA has none.'
+  return 'With so small a buffer, file descriptors have probably run out.'
+}
 
 module.exports = [
   {
@@ -15,9 +22,11 @@ module.exports = [
     weight: 3,
     code: 'ERR_TOO_MANY_FDS',
     cause: ([, handle]) =>
-      `The process ran out of file descriptors at handle ${handle}: the runtime takes one for each NPU buffer, and the usual limit is 1024.`,
+      `The process ran out of file descriptors at handle ${handle}: the runtime takes one for each NPU buffer, and ` +
+      'the usual limit is 1024.',
     remedy:
-      'Raise the limit in the shell or service that starts the process (ulimit -n 65536, LimitNOFILE=65536), or load fewer models in one process; rkllm-runtime 1.1 and later need far fewer.',
+      'Raise the limit in the shell or service that starts the process (ulimit -n 65536, LimitNOFILE=65536), or ' +
+      'load fewer models in one process; rkllm-runtime 1.1 and later need far fewer.',
     source: 'airockchip/rknn-llm#62',
   },
   {
@@ -25,7 +34,8 @@ module.exports = [
     weight: 3,
     code: 'ERR_TOO_MANY_FDS',
     cause: ([, handle]) =>
-      `The whole system has no free entry for open files (at handle ${handle}): every NPU buffer is one. Root is exempt, so it works for root.`,
+      `The whole system has no free entry for open files (at handle ${handle}): every NPU buffer is one. Root is ` +
+      'exempt, so it works for root.',
     remedy: 'Raise fs.file-max (sysctl -w fs.file-max=1000000); /proc/sys/fs/file-nr shows how many are used.',
     source: 'Pelochus/ezrknpu#3',
   },
@@ -34,7 +44,8 @@ module.exports = [
     weight: 3,
     code: 'ERR_OUT_OF_MEMORY',
     cause: ([, fd]) =>
-      `The dma-buf behind descriptor ${fd} was not imported: the kernel had no memory, or the IOMMU domain no addresses, for one more import.`,
+      `The dma-buf behind descriptor ${fd} was not imported: the kernel had no memory, or the IOMMU domain no ` +
+      'addresses, for one more import.',
     remedy: 'Import each buffer once and keep the handle; every import takes NPU addresses until it is released.',
     source: 'rk-llama.cpp#6',
   },
@@ -43,9 +54,11 @@ module.exports = [
     weight: 3,
     code: 'ERR_IOVA_EXHAUSTED',
     cause:
-      'The NPU\'s address space is full, although the error says "Bad address": one IOMMU domain addresses 4 GiB, whatever RAM the board has, and no piece of the size asked for is left in it.',
+      'The NPU\'s address space is full, although the error says "Bad address": one IOMMU domain addresses 4 GiB, ' +
+      'whatever RAM the board has, and no piece of the size asked for is left in it.',
     remedy:
-      'Put the model into another domain (RKLLMExtendParam.base_domain_id = 1), use 4-bit weights or a smaller context, or unload other models; planModels() finds a place for each.',
+      'Put the model into another domain (RKLLMExtendParam.base_domain_id = 1), use 4-bit weights or a smaller ' +
+      'context, or unload other models; planModels() finds a place for each.',
     source: 'airockchip/rknn-llm#195',
   },
   {
@@ -53,7 +66,8 @@ module.exports = [
     weight: 3,
     code: 'ERR_OUT_OF_MEMORY',
     cause:
-      'The kernel had no pages for the NPU. Drivers before 0.9 only take RAM below 4 GiB, which can be full while RAM is free, and have no further domains.',
+      'The kernel had no pages for the NPU. Drivers before 0.9 only take RAM below 4 GiB, which can be full while ' +
+      'RAM is free, and have no further domains.',
     remedy: 'Free memory, or update the rknpu driver to 0.9.8 and the runtime with it.',
     source: 'airockchip/rknn-llm#62',
   },
@@ -62,9 +76,11 @@ module.exports = [
     weight: 3,
     code: 'ERR_OUT_OF_MEMORY',
     cause:
-      'The driver refused the buffer. Without an IOMMU this means that contiguous memory (CMA) is used up; with one, that the domain could not be used.',
+      'The driver refused the buffer. Without an IOMMU this means that contiguous memory (CMA) is used up; with ' +
+      'one, that the domain could not be used.',
     remedy:
-      "Check CmaFree in /proc/meminfo and enlarge it (cma=256M on the kernel command line), or enable the NPU's IOMMU in the device tree; with an IOMMU use domain 0.",
+      "Check CmaFree in /proc/meminfo and enlarge it (cma=256M on the kernel command line), or enable the NPU's " +
+      'IOMMU in the device tree; with an IOMMU use domain 0.',
     source: 'rockchip-linux/rknn-toolkit2#218',
   },
   {
@@ -72,8 +88,11 @@ module.exports = [
     weight: 2,
     code: 'ERR_OUT_OF_MEMORY',
     cause:
-      'The driver made no buffer; this old runtime does not report why. On RK356x the common cause is an NPU without IOMMU and without reserved memory.',
-    remedy: 'Look at the kernel\'s log (dmesg | grep -i rknpu): "using non-iommu mode" means that all NPU memory comes from CMA.',
+      'The driver made no buffer; this old runtime does not report why. On RK356x the common cause is an NPU ' +
+      'without IOMMU and without reserved memory.',
+    remedy:
+      'Look at the kernel\'s log (dmesg | grep -i rknpu): "using non-iommu mode" means that all NPU memory comes ' +
+      'from CMA.',
     source: 'rockchip-linux/rknn-toolkit2#44',
   },
   {
@@ -83,7 +102,8 @@ module.exports = [
     cause: ([, domain]) =>
       `IOMMU domain ${domain} has no room for the model's weights, or the driver does not offer that domain.`,
     remedy:
-      'Update the driver to 0.9.8 and the runtime to the newest; use 4-bit weights, or unload other models in that domain.',
+      'Update the driver to 0.9.8 and the runtime to the newest; use 4-bit weights, or unload other models in that ' +
+      'domain.',
     source: 'airockchip/rknn-llm#68',
   },
   {
@@ -91,7 +111,8 @@ module.exports = [
     weight: 2,
     code: 'ERR_IOVA_EXHAUSTED',
     cause:
-      'The weights found no NPU addresses in any domain; the crash that follows is the runtime using memory it did not get.',
+      'The weights found no NPU addresses in any domain; the crash that follows is the runtime using memory it did ' +
+      'not get.',
     remedy: 'Update runtime and driver (0.9.8), use 4-bit weights, or unload other models.',
     source: 'airockchip/rknn-llm#68',
   },
@@ -100,10 +121,11 @@ module.exports = [
     weight: 2,
     code: ([, size]) => (Number(size) > 2 ** 20 ? 'ERR_IOVA_EXHAUSTED' : null),
     cause: ([, size]) =>
-      `NPU memory of ${bytes(size)} could not be allocated; the line before names the errno. ${Number(size) > 2 ** 31 ? 'One buffer of more than 2 GiB fits only into an almost empty domain.' : Number(size) > 2 ** 20 ? 'With an IOMMU the domain has no such piece left; without one, CMA has none.' : 'With so small a buffer, file descriptors have probably run out.'}`,
+      `NPU memory of ${bytes(size)} could not be allocated; the line before names the errno. ${causeBySize(size)}`,
     remedy: ([, size]) =>
       Number(size) > 2 ** 20
-        ? 'Use another domain (base_domain_id), 4-bit weights or a smaller context, or free NPU memory; without an IOMMU enlarge CMA.'
+        ? 'Use another domain (base_domain_id), 4-bit weights or a smaller context, or free NPU memory; without an ' +
+          'IOMMU enlarge CMA.'
         : "Count the process's descriptors (ls /proc/PID/fd | wc -l) and raise ulimit -n.",
     source: 'airockchip/rknn-llm#335',
   },
@@ -113,7 +135,8 @@ module.exports = [
     code: 'ERR_TOO_MANY_MAPS',
     cause: 'The process could map no more memory: near 65,530 mappings (vm.max_map_count) the kernel refuses.',
     remedy:
-      'Raise it (sysctl -w vm.max_map_count=262144), and reuse buffers: rknn_create_mem2 without a context leaks one mapping and descriptor each.',
+      'Raise it (sysctl -w vm.max_map_count=262144), and reuse buffers: rknn_create_mem2 without a context leaks ' +
+      'one mapping and descriptor each.',
     source: 'airockchip/rknn-toolkit2#532',
   },
   {
@@ -121,7 +144,8 @@ module.exports = [
     weight: 1,
     code: null,
     cause: ([, version]) =>
-      `The kernel's rknpu driver is older than this runtime asks for (${version}); much works nevertheless, and memory fails first.`,
+      `The kernel's rknpu driver is older than this runtime asks for (${version}); much works nevertheless, and ` +
+      'memory fails first.',
     remedy: 'Update the kernel or image of the board to one with rknpu 0.9.8; the driver is part of the kernel.',
     source: 'Pelochus/ezrknn-llm#19',
   },
@@ -130,9 +154,11 @@ module.exports = [
     weight: 3,
     code: null,
     cause:
-      'The file is not a .rkllm model that this runtime can read: another toolkit generation made it, it is truncated, or it is another kind of file.',
+      'The file is not a .rkllm model that this runtime can read: another toolkit generation made it, it is ' +
+      'truncated, or it is another kind of file.',
     remedy:
-      "Convert it again with the rkllm-toolkit of the runtime's version; compare the file's size and checksum with the download page.",
+      "Convert it again with the rkllm-toolkit of the runtime's version; compare the file's size and checksum with " +
+      'the download page.',
     source: 'airockchip/rknn-llm#129',
   },
   {
@@ -156,7 +182,8 @@ module.exports = [
     weight: 3,
     code: null,
     cause: (match) =>
-      `The model's format, version ${match[1] ?? match[2]}, cannot be read by the installed librknnrt: model and runtime are of different releases.`,
+      `The model's format, version ${match[1] ?? match[2]}, cannot be read by the installed librknnrt: model and ` +
+      'runtime are of different releases.',
     remedy: 'Install the librknnrt.so of the toolkit that made the model (and look for an old copy in /usr/lib).',
     source: 'airockchip/rknn-toolkit2#281',
   },
@@ -166,7 +193,8 @@ module.exports = [
     code: null,
     cause: 'The file or buffer is not a .rknn model.',
     remedy:
-      'Check that it was copied completely (often it is a Git LFS pointer), and that its length was passed to rknn_init.',
+      'Check that it was copied completely (often it is a Git LFS pointer), and that its length was passed to ' +
+      'rknn_init.',
     source: 'airockchip/rknn-toolkit2#405',
   },
   {
@@ -192,9 +220,11 @@ module.exports = [
     weight: 3,
     code: 'ERR_DEVICE_IO',
     cause: ([, op, name]) =>
-      `The NPU did not finish a job (operator ${op}, ${name}): it timed out, was aborted with its process, or its memory was not what it expected.`,
+      `The NPU did not finish a job (operator ${op}, ${name}): it timed out, was aborted with its process, or its ` +
+      'memory was not what it expected.',
     remedy:
-      "Do not share one rknn_context between threads, do not destroy a model while it runs, check that inputs have the model's type, and bring driver and runtime to the same release; dmesg has the kernel's messages.",
+      'Do not share one rknn_context between threads, do not destroy a model while it runs, check that inputs have ' +
+      "the model's type, and bring driver and runtime to the same release; dmesg has the kernel's messages.",
     source: 'airockchip/rknn-toolkit2#531',
   },
   {
@@ -202,9 +232,12 @@ module.exports = [
     weight: 3,
     code: 'ERR_DEVICE_PERMISSION',
     cause:
-      "The runtime could not open the NPU's device node. Mostly this user may not open it; in containers it was not passed in; otherwise the kernel has no rknpu driver.",
+      "The runtime could not open the NPU's device node. Mostly this user may not open it; in containers it was " +
+      'not passed in; otherwise the kernel has no rknpu driver.',
     remedy:
-      'Add the user to the groups "video" and "render" (usermod -aG video,render USER) and log in again; in a container pass --device /dev/dri (and /dev/dma_heap). If dmesg | grep -i rknpu is empty, the kernel has no driver.',
+      'Add the user to the groups "video" and "render" (usermod -aG video,render USER) and log in again; in a ' +
+      'container pass --device /dev/dri (and /dev/dma_heap). If dmesg | grep -i rknpu is empty, the kernel has no ' +
+      'driver.',
     source: 'rockchip-linux/rknn-toolkit2#244',
   },
   {
@@ -213,7 +246,8 @@ module.exports = [
     code: 'ERR_DEVICE_NOT_FOUND',
     cause: 'The runtime found no NPU that it can use.',
     remedy:
-      'Check permissions of /dev/dri/renderD* and /dev/dri/card*, devices passed to the container, and dmesg | grep -i rknpu.',
+      'Check permissions of /dev/dri/renderD* and /dev/dri/card*, devices passed to the container, and dmesg | ' +
+      'grep -i rknpu.',
     source: 'radxa-docs/docs#881',
   },
   {
@@ -221,7 +255,8 @@ module.exports = [
     weight: 3,
     code: 'ERR_UNSUPPORTED',
     cause: ([, type]) =>
-      `The runtime did not recognise the chip (${type}): /proc/device-tree is hidden (containers), or the node it opened is not the NPU's.`,
+      `The runtime did not recognise the chip (${type}): /proc/device-tree is hidden (containers), or the node it ` +
+      `opened is not the NPU's.`,
     remedy:
       'Mount /proc/device-tree into the container; do not link /dev/rknpu to a DRM node: their interfaces differ.',
     source: 'airockchip/rknn-toolkit2#534',

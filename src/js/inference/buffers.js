@@ -1,7 +1,7 @@
 'use strict'
 
-// Implements `createInferenceBuffers`: the arrays that one RKLLM or RKNN session passes through its API, from one pool, and the C structs
-// that point to them.
+// Implements `createInferenceBuffers`: the arrays that one RKLLM or RKNN session passes through its API, from one pool,
+// and the C structs that point to them.
 
 const { inspect } = require('node:util')
 const { defineDispose } = require('../core/disposable.js')

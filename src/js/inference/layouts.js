@@ -2,8 +2,8 @@
 
 // Computes the layouts of the C structs of rkllm.h and rknn_api.h, as a 64-bit C compiler does.
 //
-// The structs of rkllm.h differ between versions. Only the structs that a session passes in are here. `RKLLMInput` is passed by pointer,
-// so that a library may read a shorter struct than a later version has.
+// The structs of rkllm.h differ between versions. Only the structs that a session passes in are here. `RKLLMInput` is
+// passed by pointer, so that a library may read a shorter struct than a later version has.
 
 /** Sizes of scalar fields, which are aligned to their size. An enum is an `int`, a bool a `byte`. */
 const SCALARS = { pointer: 8, size: 8, int: 4, byte: 1 }
@@ -117,8 +117,8 @@ const crossAttnParam = struct(
 )
 
 /**
- * By version of rkllm.h. 1.2.0 has an entry of its own: its headers have no role yet, and only some copies count images. This layout
- * suits both kinds of copies.
+ * By version of rkllm.h. 1.2.0 has an entry of its own: its headers have no role yet, and only some copies count
+ * images. This layout suits both kinds of copies.
  */
 const headers = {
   1.1: { RKLLMInput: plainInput(oneImage), RKLLMInferParam: inferParam },

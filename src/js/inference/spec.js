@@ -15,7 +15,10 @@ const [PROMPT_BYTES_PER_TOKEN, MIN_PROMPT_BYTES] = [8, 4096]
 const [MAX_INT, MAX_TENSOR_BYTES] = [2 ** 31 - 1, 2 ** 32 - 1]
 const MAX_DIMENSIONS = 16
 
-/** Element types of rknn_api.h: their numbers and array classes. Half floats are Uint16Arrays of bits: not all runtimes have Float16Array. */
+/**
+ * Element types of rknn_api.h: their numbers and array classes. Half floats are Uint16Arrays of bits: not all runtimes
+ * have Float16Array.
+ */
 const dtypes = {
   float32: { number: 0, Array: Float32Array },
   float16: { number: 1, Array: Uint16Array },
@@ -102,15 +105,14 @@ const schema = {
 function product(what, factors) {
   const bytes = factors.reduce((product, factor) => product * factor, 1)
   if (bytes > Number.MAX_SAFE_INTEGER) {
-    throw outOfRange(
-      `${WHAT}: ${what} of ${factors.join(' × ')} bytes is too large; the product must be below 2^53`,
-    )
+    throw outOfRange(`${WHAT}: ${what} of ${factors.join(' × ')} bytes is too large; the product must be below 2^53`)
   }
   return bytes
 }
 
 /**
- * @typedef {{ name: string, group: '' | 'inputs' | 'outputs', written: 'host' | 'device', dtype: string, shape: readonly number[], bytes: number }} Part
+ * @typedef {{ name: string, group: '' | 'inputs' | 'outputs', written: 'host' | 'device', dtype: string, shape:
+ * readonly number[], bytes: number }} Part
  */
 
 /** @returns {Part} */

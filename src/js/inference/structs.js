@@ -1,6 +1,7 @@
 'use strict'
 
-// Writes the C structs of one request, and the texts that they point to, into memory of the session's pool. FFI passes one pointer.
+// Writes the C structs of one request, and the texts that they point to, into memory of the session's pool. FFI passes
+// one pointer.
 
 const { memoryError } = require('../core/errors.js')
 const { check, integer, invalid, kinds, outOfRange, shown } = require('../core/options.js')

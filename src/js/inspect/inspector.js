@@ -1,9 +1,10 @@
 'use strict'
 
-// The inspect socket: a Unix socket on which the command line reads a running manager's figures. Only the same user can connect.
+// The inspect socket: a Unix socket on which the command line reads a running manager's figures. Only the same user can
+// connect.
 //
-// A request is one line of JSON, `{"want": ["stats", "usage"]}`, and so is the response. Requests only read. The socket holds the
-// manager weakly, and neither the socket nor a connection keeps the process alive.
+// A request is one line of JSON, `{"want": ["stats", "usage"]}`, and so is the response. Requests only read. The socket
+// holds the manager weakly, and neither the socket nor a connection keeps the process alive.
 
 const { readdirSync, rmSync, statSync, chmodSync } = require('node:fs')
 const net = require('node:net')
@@ -37,8 +38,8 @@ let exitHookAdded = false
 const collected = new FinalizationRegistry((close) => close())
 
 /**
- * Opens a socket for `manager`, and returns the function that closes it. If the socket cannot be opened, emits a process warning: a
- * tool for inspection must not make the program fail.
+ * Opens a socket for `manager`, and returns the function that closes it. If the socket cannot be opened, emits a
+ * process warning: a tool for inspection must not make the program fail.
  */
 function openInspector(manager) {
   const reference = new WeakRef(manager)

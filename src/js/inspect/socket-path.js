@@ -1,6 +1,7 @@
 'use strict'
 
-// The paths of inspect sockets, and the test whether a directory can be trusted. Shared by the inspector and the command line.
+// The paths of inspect sockets, and the test whether a directory can be trusted. Shared by the inspector and the
+// command line.
 
 const { lstatSync, mkdirSync } = require('node:fs')
 const { join } = require('node:path')
@@ -21,8 +22,12 @@ function parseName(name) {
 /** Returns the directories where processes of `uid` may have their sockets, the preferred one first. */
 function directoriesOf(uid, env = process.env) {
   const runtime = [uid === process.geteuid() ? env.XDG_RUNTIME_DIR : undefined, `/run/user/${uid}`]
-  const directories = runtime.filter((path) => path?.startsWith('/') && isPrivate(path, uid)).map((path) => join(path, NAME))
-  return [...new Set([...directories, `/tmp/${NAME}-${uid}`])].filter((path) => Buffer.byteLength(path) <= MAX_DIRECTORY)
+  const directories = runtime
+    .filter((path) => path?.startsWith('/') && isPrivate(path, uid))
+    .map((path) => join(path, NAME))
+  return [...new Set([...directories, `/tmp/${NAME}-${uid}`])].filter(
+    (path) => Buffer.byteLength(path) <= MAX_DIRECTORY,
+  )
 }
 
 /** Returns this user's directory, and creates it if it is missing. */

@@ -2,11 +2,11 @@
 
 // Warns before a process reaches its limits of file descriptors and mappings, which it does long before memory ends.
 //
-// Counting them reads /proc, which costs milliseconds where there are thousands. One allocation adds at most one descriptor and a
-// few mappings, so that a count tells how many allocations may pass before the next count.
+// Counting them reads /proc, which costs milliseconds where there are thousands. One allocation adds at most one
+// descriptor and a few mappings, so that a count tells how many allocations may pass before the next count.
 //
-// The limits of bytes (`src/accounting/`) compute their levels once. These limits may change at any time (setrlimit, sysctl), so the
-// shares are compared at each count.
+// The limits of bytes (`src/accounting/`) compute their levels once. These limits may change at any time (setrlimit,
+// sysctl), so the shares are compared at each count.
 
 /** Shares of a limit at which 'warning' fires, once per crossing upwards. */
 const WARN_AT = [0.7, 0.9]
@@ -14,7 +14,10 @@ const WARN_AT = [0.7, 0.9]
 const HYSTERESIS = 0.05
 /** A kernel object is one mapping; with a large alignment, three. */
 const MAPS_PER_OBJECT = 3
-/** Bounds of the allocations between two counts. Other code opens files too, so that even a distant limit is counted again. */
+/**
+ * Bounds of the allocations between two counts. Other code opens files too, so that even a distant limit is counted
+ * again.
+ */
 const [MIN_WAIT, MAX_WAIT] = [8, 4096]
 
 const NAMES = { fds: 'file descriptors', maps: 'mappings' }

@@ -1,10 +1,10 @@
 'use strict'
 
-// The table of all metrics: names, help texts, and the figures behind them. The text formats and the adapters read this table, so that a
-// figure has the same name and value everywhere.
+// The table of all metrics: names, help texts, and the figures behind them. The text formats and the adapters read this
+// table, so that a figure has the same name and value everywhere.
 //
-// A family is `{ name, type, unit, help, labels, samples }`; `samples({ usage, device, profile })` returns `[value, ...label values]`.
-// A value that is null, undefined or NaN is unknown and makes no sample.
+// A family is `{ name, type, unit, help, labels, samples }`; `samples({ usage, device, profile })` returns `[value,
+// ...label values]`. A value that is null, undefined or NaN is unknown and makes no sample.
 
 /** Names follow the text format: the base unit at the end, then `_total` for counters. */
 const PREFIX = 'rkllm_memory_'
@@ -246,7 +246,12 @@ const device = [
   counter('slab_late_writes_total', 'Slab slices written to after they were freed.', NO_LABELS, ({ usage }) => [
     [usage.npu.slabs.lateWrites],
   ]),
-  single('sram_capacity_bytes', 'bytes', 'On-chip SRAM that the driver can allocate.', ({ usage }) => usage.npu.sramTotal),
+  single(
+    'sram_capacity_bytes',
+    'bytes',
+    'On-chip SRAM that the driver can allocate.',
+    ({ usage }) => usage.npu.sramTotal,
+  ),
   single('sram_free_bytes', 'bytes', 'Free on-chip SRAM.', ({ usage }) => usage.npu.sramFree),
   single('cma_capacity_bytes', 'bytes', 'Size of the CMA area.', ({ usage }) => usage.npu.cmaTotal),
   single('cma_free_bytes', 'bytes', 'Free bytes of the CMA area.', ({ usage }) => usage.npu.cmaFree),
@@ -266,7 +271,12 @@ const machine = [
     'The tightest memory limit of the cgroups of this process.',
     ({ usage }) => usage.system.cgroup?.limit,
   ),
-  single('cgroup_used_bytes', 'bytes', 'Bytes used by the cgroup of that limit.', ({ usage }) => usage.system.cgroup?.current),
+  single(
+    'cgroup_used_bytes',
+    'bytes',
+    'Bytes used by the cgroup of that limit.',
+    ({ usage }) => usage.system.cgroup?.current,
+  ),
   gauge(
     'pressure_ratio',
     'ratio',
@@ -305,8 +315,8 @@ function histogram(name, unit, help, field, scale, bounds) {
 }
 
 /**
- * Returns `{ count, sum, buckets: [[bound, cumulative count]] }`, with an infinite last bound. A profile's bucket that crosses a bound is
- * counted above it.
+ * Returns `{ count, sum, buckets: [[bound, cumulative count]] }`, with an infinite last bound. A profile's bucket that
+ * crosses a bound is counted above it.
  */
 function distribution({ count, mean, buckets }, scale, bounds) {
   let [at, upTo] = [0, 0]
@@ -320,14 +330,7 @@ function distribution({ count, mean, buckets }, scale, bounds) {
 }
 
 const profiling = [
-  histogram(
-    'allocation_size_bytes',
-    'bytes',
-    'Requested sizes, while profiling.',
-    'sizes',
-    1,
-    powers(4, 3, 17),
-  ),
+  histogram('allocation_size_bytes', 'bytes', 'Requested sizes, while profiling.', 'sizes', 1, powers(4, 3, 17)),
   histogram(
     'allocation_lifetime_seconds',
     'seconds',

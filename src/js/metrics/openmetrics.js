@@ -2,8 +2,8 @@
 
 // Writes the metrics as text: OpenMetrics 1.0, or the older text format of Prometheus.
 //
-// OpenMetrics names a counter's family without `_total`, Prometheus with it. One text cannot serve both: a parser of the other format
-// would see counters without type and help.
+// OpenMetrics names a counter's family without `_total`, Prometheus with it. One text cannot serve both: a parser of
+// the other format would see counters without type and help.
 
 const { families, samplesOf } = require('./families.js')
 

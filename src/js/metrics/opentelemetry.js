@@ -45,7 +45,10 @@ const schema = {
   },
 }
 
-/** Names an instrument without unit and `_total`. Exporters to Prometheus append both, which gives the name in `metrics()`. */
+/**
+ * Names an instrument without unit and `_total`. Exporters to Prometheus append both, which gives the name in
+ * `metrics()`.
+ */
 const nameOf = ({ name, unit }) =>
   `rkllm.memory.${name.slice(PREFIX.length).replace(new RegExp(`(_${unit || 'total'}|_total)$`), '')}`
 

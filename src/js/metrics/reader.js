@@ -1,13 +1,13 @@
 'use strict'
 
-// Reads a manager's figures for the adapters. A metrics library outlives managers and must not keep one alive, and a failing manager must
-// not fail a scrape.
+// Reads a manager's figures for the adapters. A metrics library outlives managers and must not keep one alive, and a
+// failing manager must not fail a scrape.
 
 const { invalid, shown } = require('../core/options.js')
 
 /**
- * Returns a function that reads `{ usage, device, profile }` of a manager, or null if it is disposed, collected or failing. Libraries
- * read one family after the other: all reads of one turn share one reading.
+ * Returns a function that reads `{ usage, device, profile }` of a manager, or null if it is disposed, collected or
+ * failing. Libraries read one family after the other: all reads of one turn share one reading.
  */
 function readerOf(manager) {
   if (typeof manager?.getMemoryUsage !== 'function')

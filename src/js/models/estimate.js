@@ -10,7 +10,10 @@ const { kindOfModel } = require('./parameters.js')
 const { isObject, namesOf, shapeOf } = require('./shape.js')
 const { apply, termsOf } = require('./terms.js')
 
-/** Uncertainties outside the calibration. A file's size does not tell the vocabulary, and a bare number tells nothing else. */
+/**
+ * Uncertainties outside the calibration. A file's size does not tell the vocabulary, and a bare number tells nothing
+ * else.
+ */
 const UNKNOWN_ARCHITECTURE = 0.3
 const SIZE_ONLY = 0.35
 /** The assumed vocabulary if it is unknown: the median of the vendor's table. */

@@ -2,8 +2,9 @@
 
 // Inspects a model file without the vendor's closed libraries: its size, and whether it is a model.
 //
-// Public readers of the format (Netron) document the head of a .rknn file: "RKNN", four zeros, a version and the length of the rest,
-// 64 bits each. The head of a .rkllm file is not documented: it is only compared with the heads of other formats.
+// Public readers of the format (Netron) document the head of a .rknn file: "RKNN", four zeros, a version and the length
+// of the rest, 64 bits each. The head of a .rkllm file is not documented: it is only compared with the heads of other
+// formats.
 
 const fs = require('node:fs')
 const { memoryError } = require('../core/errors.js')
@@ -84,7 +85,11 @@ function checkRknn(path, size, head) {
   const text = head.toString('latin1')
   if (text.startsWith('CYPTRKNN')) return ['the model is encrypted: its head cannot be read']
   if (!text.startsWith('RKNN'))
-    throw refuse(path, 'does not begin as .rknn files do', 'check that the download is complete and that it is a .rknn file')
+    throw refuse(
+      path,
+      'does not begin as .rknn files do',
+      'check that the download is complete and that it is a .rknn file',
+    )
   const length = head.readBigUInt64LE(16)
   if (length + 24n > BigInt(size)) {
     throw refuse(

@@ -2,8 +2,9 @@
 
 // Packs items into bins.
 //
-// Up to EXACT items the result is optimal: the fewest bins, and among those the packing whose fullest bin has the most room left. Above
-// that it is first-fit decreasing, which needs at most 11/9 of the fewest bins plus one where all bins are equal (Dósa 2007).
+// Up to EXACT items the result is optimal: the fewest bins, and among those the packing whose fullest bin has the most
+// room left. Above that it is first-fit decreasing, which needs at most 11/9 of the fewest bins plus one where all bins
+// are equal (Dósa 2007).
 
 const EXACT = 8
 
@@ -41,8 +42,8 @@ function packExactly(sizes, rooms) {
 }
 
 /**
- * Finds the packing that leaves the most room in the fullest bin. Searches depth first, the largest items first, and tries equal
- * bins once.
+ * Finds the packing that leaves the most room in the fullest bin. Searches depth first, the largest items first, and
+ * tries equal bins once.
  */
 function packInto(sizes, rooms) {
   const order = descending(sizes)

@@ -2,8 +2,8 @@
 
 // Counts the parameters of a model from its shape (shape.js), by their place in memory.
 //
-// The matrices that the NPU multiplies by are quantised and in NPU memory. The vendor's measurements (docs/planning.md) show that the
-// output head is one of them, tied or not, and that the table of input embeddings is not.
+// The matrices that the NPU multiplies by are quantised and in NPU memory. The vendor's measurements (docs/planning.md)
+// show that the output head is one of them, tied or not, and that the table of input embeddings is not.
 
 /** Whether layer `i` has attention with keys and values, its own or another layer's. */
 function kindOf(shape, i) {
@@ -71,7 +71,10 @@ function extras(shape) {
   return ownEmbedding + 2 * hidden * (shape.laurelRank ?? 0)
 }
 
-/** Counts a layer of RWKV-7: four square matrices, a feed-forward pair, and low-rank pairs with ranks by the width's root. */
+/**
+ * Counts a layer of RWKV-7: four square matrices, a feed-forward pair, and low-rank pairs with ranks by the width's
+ * root.
+ */
 function rwkvLayer({ hiddenSize: hidden, intermediateSize }) {
   const rank = (factor) => Math.max(32, Math.round((factor * Math.sqrt(hidden)) / 32) * 32)
   const ranks = 2 * rank(1.8) + rank(1.3) + Math.max(32, Math.round((0.6 * hidden ** 0.8) / 32) * 32)
@@ -82,7 +85,8 @@ const sum = (count, of) => Array.from({ length: count }, (_, i) => of(i)).reduce
 
 /**
  * @param {object} shape of shape.js, complete
- * @returns {{matrices: number, embedding: number, perLayerEmbedding: number, kvPerToken: number, state: number}} counts of numbers
+ * @returns {{matrices: number, embedding: number, perLayerEmbedding: number, kvPerToken: number, state: number}} counts
+ * of numbers
  */
 function parametersOf(shape) {
   const { layers, hiddenSize, vocabSize } = shape

@@ -108,29 +108,32 @@ function reasonOf(groups, places, device) {
     const empty = Math.max(...places.map(({ total }) => total ?? 0))
     const over = largest.bytes - most
     const parts = [
-      `${namesOf(largest.members)} may need ${formatBytes(largest.bytes)} of NPU memory, and no ${where} has more than ${formatBytes(most)} free (of ${formatBytes(empty)})`,
+      `${namesOf(largest.members)} may need ${formatBytes(largest.bytes)} of NPU memory, and no ${where} has more ` +
+        `than ${formatBytes(most)} free (of ${formatBytes(empty)})`,
     ]
     const apart =
       largest.members.length > 1 && device.iommu && places.length > 1
         ? ['apart, in domains of their own (leave group out)']
         : []
-    parts.push(
-      adviceOf([...apart, ...remediesOf(largest.members, over)], 'use a smaller model, or free memory'),
-    )
+    parts.push(adviceOf([...apart, ...remediesOf(largest.members, over)], 'use a smaller model, or free memory'))
     if (device.iommu && places.length > 1 && largest.members.length === 1 && largest.bytes > empty) {
       parts.push(
-        'the vendor documents base_domain_id as the first domain of a model, and measured models above 4 GiB with runtime 1.3.0: spread: true plans with the following domains',
+        'the vendor documents base_domain_id as the first domain of a model, and measured models above 4 GiB with ' +
+          'runtime 1.3.0: spread: true plans with the following domains',
       )
     }
     return sentence(parts.join('; '))
   }
   const sum = groups.reduce((total, { bytes }) => total + bytes, 0)
   const free = rooms.reduce((total, room) => total + room, 0)
-  const needs = `together the models may need ${formatBytes(sum)} of NPU memory, and ${places.length === 1 ? `the ${where} has` : `${places.length} domains have`} ${formatBytes(free)} free`
+  const needs =
+    `together the models may need ${formatBytes(sum)} of NPU memory, and ` +
+    `${places.length === 1 ? `the ${where} has` : `${places.length} domains have`} ${formatBytes(free)} free`
   const over = Math.max(1, sum - free)
   const members = groups.flatMap((group) => group.members)
   return sentence(
-    `${needs}${sum <= free ? ', but in pieces that are too small' : ''}; ${adviceOf(remediesOf(members, over), 'load fewer models at once, or smaller ones')}`,
+    `${needs}${sum <= free ? ', but in pieces that are too small' : ''}; ` +
+      `${adviceOf(remediesOf(members, over), 'load fewer models at once, or smaller ones')}`,
   )
 }
 
@@ -166,13 +169,21 @@ function planModels(models, device, options) {
   const before = domainsOf(device, domains)
   const estimates = Object.fromEntries(demands.map(({ name, figures }) => [name, figures]))
   const warnings = demands.flatMap(({ name, figures }) => figures.warnings.map((warning) => `${name}: ${warning}`))
-  const refuse = (reason) => ({ fits: false, placements: [], domains: before.map(reported), reason, estimates, warnings })
+  const refuse = (reason) => ({
+    fits: false,
+    placements: [],
+    domains: before.map(reported),
+    reason,
+    estimates,
+    warnings,
+  })
 
   const ram = demands.reduce((sum, demand) => sum + demand.ram, 0)
   if (ramAvailable !== undefined && ram > 0 && ram + keepFree > ramAvailable) {
     const over = ram + keepFree - ramAvailable
     return refuse(
-      `the models may need ${formatBytes(ram)} of RAM; ${formatBytes(ramAvailable)} is available, of which ${formatBytes(keepFree)} stays free; ` +
+      `the models may need ${formatBytes(ram)} of RAM; ${formatBytes(ramAvailable)} is available, of which ` +
+        `${formatBytes(keepFree)} stays free; ` +
         `${adviceOf(remediesOf(demands, over), 'load fewer models at once, or smaller ones')}.`,
     )
   }
@@ -191,7 +202,8 @@ function planModels(models, device, options) {
     if (pieces === null) return refuse(reasonOf([group], places, device))
     placements.push(...pieces)
     warnings.push(
-      `${group.members[0].name}: spread over domains from ${pieces[0].domain} on; the vendor does not document which domains follow base_domain_id`,
+      `${group.members[0].name}: spread over domains from ${pieces[0].domain} on; the vendor does not document ` +
+        'which domains follow base_domain_id',
     )
   }
 

@@ -2,8 +2,8 @@
 
 // Reads the numbers that memory depends on from a Hugging Face config.json, under one name each.
 //
-// Families name the same number differently, and vision-language models keep the language model's numbers in a nested object. A number
-// that the configuration does not have is null; none is assumed here.
+// Families name the same number differently, and vision-language models keep the language model's numbers in a nested
+// object. A number that the configuration does not have is null; none is assumed here.
 
 /** Names of the nested object that holds the language model's configuration, outermost first. */
 const NESTED = ['thinker_config', 'text_config', 'language_config', 'llm_config', 'lm_config']

@@ -1,7 +1,7 @@
 'use strict'
 
-// Computes a model's memory as a sum of terms. Some follow from the shape; the others are a coefficient of fit.json times a number of
-// the shape. benchmark/estimator/fit.mjs fits the coefficients with this same file.
+// Computes a model's memory as a sum of terms. Some follow from the shape; the others are a coefficient of fit.json
+// times a number of the shape. benchmark/estimator/fit.mjs fits the coefficients with this same file.
 
 const { parametersOf } = require('./parameters.js')
 
@@ -9,7 +9,10 @@ const { parametersOf } = require('./parameters.js')
 const PROMPT_CHUNK = 128
 const FLOAT = 4
 
-/** Counts the bytes of activations in one layer for one chunk of a prompt: residual, its norm, and the two widest products. */
+/**
+ * Counts the bytes of activations in one layer for one chunk of a prompt: residual, its norm, and the two widest
+ * products.
+ */
 function activationsOf(shape) {
   const width = shape.expertSize ?? shape.intermediateSize ?? 4 * shape.hiddenSize
   return PROMPT_CHUNK * FLOAT * (2 * shape.hiddenSize + 2 * width)

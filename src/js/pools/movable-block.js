@@ -51,7 +51,8 @@ class MovableBlock extends MemoryBlock {
   }
 
   get buffer() {
-    // A move detaches the buffer, and the next read makes a new one. A buffer that the user transferred is not replaced.
+    // A move detaches the buffer, and the next read makes a new one. A buffer that the user transferred is not
+    // replaced.
     if (this.#buffer !== undefined && isLive(this.#buffer)) return this.#buffer
     if (this.freed) throw freedError()
     if (this.#size > MAX_LENGTH) throw tooLong(this.#size, 'the block stays as it was')

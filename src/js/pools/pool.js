@@ -127,9 +127,10 @@ class MemoryPool {
     const name = `${options.stylize('MemoryPool', 'special')} ${options.stylize(inspect(this.#name), 'string')}`
     if (this.destroyed) return `${name} (${this.#kind}, destroyed)`
     const { allocated, reserved, chunks, liveAllocations, fragmentation } = this.stats()
-    const size = `${formatBytes(allocated)} of ${formatBytes(reserved)} in ${chunks} ${chunks === 1 ? 'chunk' : 'chunks'}`
+    const size = `${formatBytes(allocated)} of ${formatBytes(reserved)}`
+    const count = `${chunks} ${chunks === 1 ? 'chunk' : 'chunks'}`
     const share = `${Math.round(fragmentation * 100)} % fragmented`
-    return `${name} (${this.#kind}) { ${size}, ${liveAllocations} live, ${share} }`
+    return `${name} (${this.#kind}) { ${size} in ${count}, ${liveAllocations} live, ${share} }`
   }
 
   #allocateWith(handle, size, options) {

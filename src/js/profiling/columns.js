@@ -1,7 +1,7 @@
 'use strict'
 
-// Converts the native part's flat arrays to objects. A row is a run of numbers, and texts are indices into a list of strings
-// (`src/node/profile.rs`).
+// Converts the native part's flat arrays to objects. A row is a run of numbers, and texts are indices into a list of
+// strings (`src/node/profile.rs`).
 
 const KINDS = ['system', 'npu']
 const ACTIONS = ['allocate', 'free', 'fail', 'grow', 'trim', 'move', 'collect']

@@ -1,6 +1,7 @@
 'use strict'
 
-// Profiling of one manager. The native part records allocations (`src/profile/`); this file adds JavaScript stacks and the timeline.
+// Profiling of one manager. The native part records allocations (`src/profile/`); this file adds JavaScript stacks and
+// the timeline.
 
 const { threadId } = require('node:worker_threads')
 const native = require('../core/binding.js')
@@ -92,7 +93,8 @@ class Profiling {
   profile(withEvents) {
     const recorded = native.profile(this.#handle.value, withEvents)
     const { sampleInterval } = this.#options ?? DEFAULTS
-    if (recorded == null) return { ...EMPTY_PROFILE, sampleInterval, callSites: [], events: [], timeline: [], leaks: [] }
+    if (recorded == null)
+      return { ...EMPTY_PROFILE, sampleInterval, callSites: [], events: [], timeline: [], leaks: [] }
     const { sizes, lifetimesUs, latencyNs, callSites, events, droppedEvents, ...figures } = recorded
     // A scrape of metrics, which wants no events, adds no point to the timeline.
     if (this.enabled && withEvents) this.#point()

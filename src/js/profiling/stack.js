@@ -12,8 +12,9 @@ const ownFolders = [`${root}/`, `${pathToFileURL(root)}/`]
 const isOwn = (frame) => ownFolders.some((folder) => frame.includes(folder))
 
 /**
- * Formatted stacks by the positions of their frames. V8 takes tens of µs to format a stack, because it searches a method's name along
- * its receiver's prototypes, and only a few to give positions. A program allocates from the same places again and again.
+ * Formatted stacks by the positions of their frames. V8 takes tens of µs to format a stack, because it searches a
+ * method's name along its receiver's prototypes, and only a few to give positions. A program allocates from the same
+ * places again and again.
  */
 const cache = new Map()
 const MAX_CACHED = 4096
@@ -83,7 +84,10 @@ function positions() {
 /** Proves that `stack` was made by `formatPositions`. */
 const KEY_PREFIX = 'positions'
 
-/** A prepareStackTrace that gives positions. Returns undefined for other engines' frames, and for evaluated code, which has no name. */
+/**
+ * A prepareStackTrace that gives positions. Returns undefined for other engines' frames, and for evaluated code, which
+ * has no name.
+ */
 function formatPositions(_error, frames) {
   let text = KEY_PREFIX
   for (const frame of frames) {

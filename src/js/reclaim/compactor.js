@@ -50,7 +50,8 @@ class Compactor {
   scheduleCompaction(pool) {
     if (this.#above === null) return
     if (!this.#waiting.has(pool)) this.#waiting.set(pool, false)
-    // Set once, not anew at each free: a burst that goes on does not delay it. The timer does not keep the event loop alive.
+    // Set once, not anew at each free: a burst that goes on does not delay it. The timer does not keep the event loop
+    // alive.
     this.#timer ??= setTimeout(() => this.#runSlice(), BURST_MS).unref()
   }
 

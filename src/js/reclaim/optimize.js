@@ -11,7 +11,8 @@ const REAPER_WAIT_MS = 2000
  * Implements `manager.optimizeMemory`.
  *
  * @param {number} handle of the native manager
- * @param {Iterable<{ name: string, trim(): number, defragment(options: object): { bytesFreed: number, bytesMoved: number } }>} pools
+ * @param {Iterable<{ name: string, trim(): number, defragment(options: object): { bytesFreed: number, bytesMoved:
+ * number } }>} pools
  * @param {unknown} options
  */
 function optimizeMemory(handle, pools, options) {

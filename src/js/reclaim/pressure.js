@@ -8,8 +8,8 @@ const native = require('../core/binding.js')
 const tree = { root: '/' }
 
 /**
- * Calls `onPressure(host, level, available)` at each report of memory pressure while the native manager is open. This keeps neither
- * the host nor an event loop alive, so `onPressure` must hold neither.
+ * Calls `onPressure(host, level, available)` at each report of memory pressure while the native manager is open. This
+ * keeps neither the host nor an event loop alive, so `onPressure` must hold neither.
  *
  * @template {object} Host
  * @param {Host} host

@@ -41,7 +41,8 @@ class Reclaimer {
    *
    * @template T
    * @param {() => T} allocate
-   * @param {{ kind?: 'npu' | 'system' | null, size?: number, tag?: string, pool?: string }} wanted for the `fail` channel
+   * @param {{ kind?: 'npu' | 'system' | null, size?: number, tag?: string, pool?: string }} wanted for the `fail`
+   * channel
    * @param {number} [pool] the native pool that the allocation is for
    * @returns {T}
    */
@@ -83,8 +84,8 @@ class Reclaimer {
   }
 
   /**
-   * Answers memory pressure: reclaims memory in slices, then calls `done` with the bytes given back. Pressure during that time is
-   * not answered again.
+   * Answers memory pressure: reclaims memory in slices, then calls `done` with the bytes given back. Pressure during
+   * that time is not answered again.
    *
    * @param {(released: number) => void} done
    */

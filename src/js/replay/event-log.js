@@ -1,7 +1,8 @@
 'use strict'
 
-// Reads the log of a replay: RMM's CSV (Thread,Time,Action,Pointer,Size,Stream), this package's CSV, which appends columns to those,
-// or the events of `getMemoryProfile`. Columns are found by name, so that other columns may stand between them.
+// Reads the log of a replay: RMM's CSV (Thread,Time,Action,Pointer,Size,Stream), this package's CSV, which appends
+// columns to those, or the events of `getMemoryProfile`. Columns are found by name, so that other columns may stand
+// between them.
 
 const { invalid, outOfRange, shown } = require('../core/options.js')
 
@@ -48,7 +49,10 @@ function* readCsv(text) {
 const COLUMNS = ['action', 'pointer', 'size', 'type', 'kind', 'tag', 'pool', 'id']
 const [RETURN, ZERO, X] = ['\r', '0', 'x'].map((letter) => letter.charCodeAt(0))
 
-/** Reads comma-separated values (RFC 4180) row by row. A log has millions of rows, so a field is only sliced when it is read. */
+/**
+ * Reads comma-separated values (RFC 4180) row by row. A log has millions of rows, so a field is only sliced when it is
+ * read.
+ */
 class Rows {
   columns = 0
   /** The line at which the row begins, counted from 1. */
@@ -106,7 +110,10 @@ class Rows {
     return this.#fields === null ? this.#text.slice(this.#starts[column], this.#ends[column]) : this.#fields[column]
   }
 
-  /** Returns a field as a number if it is a whole one, decimal or 0x…; otherwise its text, or undefined if it is empty. */
+  /**
+   * Returns a field as a number if it is a whole one, decimal or 0x…; otherwise its text, or undefined if it is
+   * empty.
+   */
   number(column) {
     if (this.#fields !== null || column < 0 || column >= this.columns) return numeric(this.field(column))
     const [text, end] = [this.#text, this.#ends[column]]

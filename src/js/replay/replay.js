@@ -2,8 +2,8 @@
 
 // Replays a recorded log against pools of other sizes, to find out whether they would have been large enough.
 //
-// The log is reduced to two arrays of numbers, sizes and blocks. The native part runs the real suballocators over them, without
-// memory.
+// The log is reduced to two arrays of numbers, sizes and blocks. The native part runs the real suballocators over them,
+// without memory.
 
 const native = require('../core/binding.js')
 const { memoryError } = require('../core/errors.js')
@@ -86,7 +86,10 @@ function poolOf({ capacity, maxSize, suballocator, blockSize, chunkSize, initial
   return { capacity: limit ?? UNLIMITED, roomy, of: (max) => (max === UNLIMITED ? roomy : { ...roomy, max }) }
 }
 
-/** Reduces entries to numbers: step i allocates `sizes[i]` bytes for block `blocks[i]`, or frees the block where that is 0. */
+/**
+ * Reduces entries to numbers: step i allocates `sizes[i]` bytes for block `blocks[i]`, or frees the block where that is
+ * 0.
+ */
 function stepsOf(entries, filters) {
   const wanted = filter(filters)
   const steps = new Steps()

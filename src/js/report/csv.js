@@ -1,10 +1,11 @@
 'use strict'
 
-// Writes and parses the event log: a CSV with the six columns of RAPIDS Memory Manager (RMM), followed by columns of this package.
+// Writes and parses the event log: a CSV with the six columns of RAPIDS Memory Manager (RMM), followed by columns of
+// this package.
 //
-// RMM's parser accepts three actions only, and its replay ignores "allocate failure". Events that RMM cannot replay are written with that
-// action: grow, trim and move, and a free whose allocation is not in the log. The column `Type` has the real type. RMM ends a row at
-// every line break, so line breaks in names are escaped.
+// RMM's parser accepts three actions only, and its replay ignores "allocate failure". Events that RMM cannot replay are
+// written with that action: grow, trim and move, and a free whose allocation is not in the log. The column `Type` has
+// the real type. RMM ends a row at every line break, so line breaks in names are escaped.
 
 const { memoryError } = require('../core/errors.js')
 const { invalid, shown } = require('../core/options.js')
@@ -31,7 +32,8 @@ function quoted(name) {
 function timeOfDay(us) {
   const two = (number) => String(Math.floor(number)).padStart(2, '0')
   const time = Math.floor(us) % DAY_US
-  return `${two(time / 3600e6)}:${two((time / 60e6) % 60)}:${two((time / 1e6) % 60)}.${String(time % 1e6).padStart(6, '0')}`
+  const [hours, minutes, seconds] = [time / 3600e6, (time / 60e6) % 60, (time / 1e6) % 60].map(two)
+  return `${hours}:${minutes}:${seconds}.${String(time % 1e6).padStart(6, '0')}`
 }
 
 /** Writes the events of a profile as a log. */

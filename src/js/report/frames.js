@@ -5,7 +5,8 @@
 const PLACE = /^(.*?)(?::(\d+))?(?::(\d+))?$/
 
 /**
- * Parses "at load (/app/model.js:12:7)" to { name: 'load', file: '/app/model.js', line: 12 }. Any other line becomes a name.
+ * Parses "at load (/app/model.js:12:7)" to { name: 'load', file: '/app/model.js', line: 12 }. Any other line becomes a
+ * name.
  *
  * @param {string} text
  * @returns {{name: string, file: string, line: number}}

@@ -1,7 +1,7 @@
 'use strict'
 
-// Writes reports in the format that the path's extension names. The path is checked first, and the manager is asked only for the data
-// that the format needs.
+// Writes reports in the format that the path's extension names. The path is checked first, and the manager is asked
+// only for the data that the format needs.
 
 const { memoryError } = require('../core/errors.js')
 const { invalid, shown } = require('../core/options.js')

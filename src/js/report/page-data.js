@@ -1,6 +1,7 @@
 'use strict'
 
-// Encodes snapshot and profile for the page: lists as columns, each string once. With 50,000 buffers this is a third of the size.
+// Encodes snapshot and profile for the page: lists as columns, each string once. With 50,000 buffers this is a third of
+// the size.
 
 const { version } = require('../../../package.json')
 const { plain } = require('./json.js')

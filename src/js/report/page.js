@@ -1,7 +1,7 @@
 'use strict'
 
-// Writes the report as one HTML page that needs no other file and no network. Its Content-Security-Policy allows the scripts and styles,
-// which are separate files here, by their hashes. The data is JSON that cannot end its element.
+// Writes the report as one HTML page that needs no other file and no network. Its Content-Security-Policy allows the
+// scripts and styles, which are separate files here, by their hashes. The data is JSON that cannot end its element.
 
 const { createHash } = require('node:crypto')
 const { readFileSync } = require('node:fs')
@@ -19,7 +19,9 @@ function load() {
   const parts = SCRIPTS.map((name) => readFileSync(join(__dirname, 'page', `${name}.client.js`), 'utf8'))
   const script = `(() => {\n'use strict'\n${parts.join('\n')}})()\n`
   const hash = (text) => `'sha256-${createHash('sha256').update(text).digest('base64')}'`
-  const policy = `default-src 'none'; img-src data:; script-src ${hash(script)}; style-src ${hash(css)}; base-uri 'none'; form-action 'none'`
+  const policy =
+    `default-src 'none'; img-src data:; script-src ${hash(script)}; style-src ${hash(css)}; base-uri 'none'; ` +
+    `form-action 'none'`
   return { script, policy }
 }
 

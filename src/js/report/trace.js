@@ -1,6 +1,7 @@
 'use strict'
 
-// Writes the trace event format, which Perfetto and chrome://tracing open: counters, and a bar for each allocation's lifetime.
+// Writes the trace event format, which Perfetto and chrome://tracing open: counters, and a bar for each allocation's
+// lifetime.
 
 const COUNTERS = [
   ['NPU used', 'npuUsed'],

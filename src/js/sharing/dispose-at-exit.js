@@ -9,8 +9,8 @@ const references = new WeakMap()
 let listening = false
 
 /**
- * Disposes `manager` when this thread ends in order. After a teardown nothing is known of the thread's ArrayBuffers, so that the
- * adopted slices could not be reused while their pool lives.
+ * Disposes `manager` when this thread ends in order. After a teardown nothing is known of the thread's ArrayBuffers, so
+ * that the adopted slices could not be reused while their pool lives.
  */
 function disposeAtExit(manager) {
   // Deno runs a finalizer after the last ArrayBuffer over the memory, also across threads: it needs no exit hook.

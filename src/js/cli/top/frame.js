@@ -26,7 +26,8 @@ const sorted = (managers, sort) =>
 
 /**
  * @param {{ machine: object, managers: object[], silent: number, holders: object[] }} data
- * @param {{ sort: string, chosen: number, width: number, height: number, paint: object, interactive: boolean, time: string }} view
+ * @param {{ sort: string, chosen: number, width: number, height: number, paint: object, interactive: boolean, time:
+ * string }} view
  */
 function frame(data, view) {
   const { managers, holders, silent } = data
@@ -70,9 +71,11 @@ function machineLines({ memory, pressure, load }, { paint }) {
   }
   if (load !== null) {
     const width = load.length === 1 ? BAR : 8
-    lines.push(
-      `NPU  ${load.map((share, core) => `${load.length === 1 ? '' : `${core} `}${gauge(share / 100, width, paint)} ${String(share).padStart(3)} %`).join('   ')}`,
-    )
+    const cores = load.map((share, core) => {
+      const name = load.length === 1 ? '' : `${core} `
+      return `${name}${gauge(share / 100, width, paint)} ${String(share).padStart(3)} %`
+    })
+    lines.push(`NPU  ${cores.join('   ')}`)
   }
   if (pressure !== null)
     lines.push(`PSI  some ${pressure.some} %, full ${pressure.full} % of the last 10 s waited for memory`)
@@ -87,9 +90,10 @@ function gauge(share, width, paint) {
 
 function managerLines(listed, chosen, silent, { paint, sort, interactive, width }) {
   if (listed.length === 0 && silent === 0) {
-    return wrap('None of your managers can be inspected. Create one with new MemoryManager({ inspect: true }).', width).map(
-      (line) => paint.dim(line),
-    )
+    return wrap(
+      'None of your managers can be inspected. Create one with new MemoryManager({ inspect: true }).',
+      width,
+    ).map((line) => paint.dim(line))
   }
   const heads = { npu: 'NPU', system: 'SYSTEM', live: 'LIVE', pid: 'PID' }
   const mark = (name) => (name === sort && interactive ? '▾' : ' ')
@@ -147,7 +151,8 @@ function detail({ about, usage }, { paint, width }) {
 }
 
 function limited(rows) {
-  return rows.length <= MAX_ROWS ? rows : [...rows.slice(0, MAX_ROWS - 1), `  … and ${rows.length - MAX_ROWS + 1} more`]
+  if (rows.length <= MAX_ROWS) return rows
+  return [...rows.slice(0, MAX_ROWS - 1), `  … and ${rows.length - MAX_ROWS + 1} more`]
 }
 
 function table(head, rows) {
@@ -189,7 +194,8 @@ function domainLines({ npu: { domains } }, paint) {
   const rows = used.map(({ id, total, used: own, reservedForOthers }) => {
     const taken = own + reservedForOthers
     const others = reservedForOthers > 0 ? `, ${bytes(reservedForOthers)} for others` : ''
-    return `  ${String(id).padStart(2)}  ${gauge(taken / total, BAR - 4, paint)}  ${bytes(taken)} of ${bytes(total)}${others}`
+    const figures = `${bytes(taken)} of ${bytes(total)}${others}`
+    return `  ${String(id).padStart(2)}  ${gauge(taken / total, BAR - 4, paint)}  ${figures}`
   })
   return ['  IOMMU DOMAIN', ...limited(rows)]
 }

@@ -24,8 +24,8 @@ function machineOf(reader) {
 }
 
 /**
- * Lists the processes that hold dma-bufs or mapped NPU memory and that this user may read, the largest first. A dma-buf counts once for
- * each process that holds it.
+ * Lists the processes that hold dma-bufs or mapped NPU memory and that this user may read, the largest first. A dma-buf
+ * counts once for each process that holds it.
  *
  * @param {string[]} nodes the NPU's device nodes
  */

@@ -1,6 +1,7 @@
 'use strict'
 
-// Controls the terminal for a live view: the alternate screen and raw keys. Restores it at the end, also after a signal or an error.
+// Controls the terminal for a live view: the alternate screen and raw keys. Restores it at the end, also after a signal
+// or an error.
 
 const ENTER = '\x1b[?1049h\x1b[?25l'
 const LEAVE = '\x1b[?25h\x1b[?1049l'

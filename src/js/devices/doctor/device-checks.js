@@ -2,7 +2,8 @@
 
 // Checks of the NPU: its driver, its nodes and their permissions, and its memory.
 //
-// A check maps facts to findings: { id, status: 'ok' | 'warn' | 'fail', message, remedy }. It reads no files and prints nothing.
+// A check maps facts to findings: { id, status: 'ok' | 'warn' | 'fail', message, remedy }. It reads no files and prints
+// nothing.
 
 const { formatBytes } = require('../../core/format-bytes.js')
 const { compareVersions, versionOf } = require('./facts.js')
@@ -34,8 +35,8 @@ function board({ board: model, soc, deviceTree, container }) {
   const name = [model, soc].filter(Boolean).join(', ')
   if (deviceTree || container === undefined) return ok('board', name)
   // This package also finds the SoC in sysfs; the RKNN runtime reads the device tree only.
-  const message = `${name}; the device tree is hidden in this container, and the RKNN runtime may not recognise its board`
-  return warn('board', message, UNMASK[container] ?? 'show the container /sys/firmware')
+  const hidden = 'the device tree is hidden in this container, and the RKNN runtime may not recognise its board'
+  return warn('board', `${name}; ${hidden}`, UNMASK[container] ?? 'show the container /sys/firmware')
 }
 
 /** How to show a container /sys/firmware, which holds the device tree. */
@@ -133,12 +134,15 @@ const deviceFlags = ({ container, nodes: all, groups }) =>
 function containerFlags(container, all, groups) {
   const folders = [...new Set(all.map(({ path }) => path.replace(/^(\/dev\/\w+)\/.*/, '$1')))]
   if (container === 'kubernetes') {
-    return `mount hostPath ${folders.join(', ')} and allow the devices (a device plugin, or securityContext.privileged: true); supplementalGroups: the node's render group`
+    const allow = 'allow the devices (a device plugin, or securityContext.privileged: true)'
+    return `mount hostPath ${folders.join(', ')} and ${allow}; supplementalGroups: the node's render group`
   }
   const devices = folders.map((path) => `--device ${path}`).join(' ')
   if (container === 'podman') return `podman run ${devices} --group-add keep-groups …`
-  if (container === 'docker')
-    return `docker run ${devices} --group-add ${groups.ids.get('render') ?? '"$(getent group render | cut -d: -f3)"'} …`
+  if (container === 'docker') {
+    const group = groups.ids.get('render') ?? '"$(getent group render | cut -d: -f3)"'
+    return `docker run ${devices} --group-add ${group} …`
+  }
   return `give the container ${folders.join(', ')}`
 }
 
@@ -184,7 +188,8 @@ function cma({ memory, npus, nodes: all }) {
     return fail(
       'cma',
       `used up: ${figures}`,
-      `stop what holds it (sudo cat /sys/kernel/debug/dma_buf/bufinfo), or make it larger: ${kernelArgument('cma=512M')}`,
+      'stop what holds it (sudo cat /sys/kernel/debug/dma_buf/bufinfo), or make it larger: ' +
+        `${kernelArgument('cma=512M')}`,
     )
   }
   if (cmaTotal < 256 * MiB) return warn('cma', `${figures}: enough for small models only`, kernelArgument('cma=512M'))
@@ -212,7 +217,9 @@ function sram({ sram: found, npus }) {
   if (npus.length === 0 || found === undefined) return []
   return ok(
     'sram',
-    found.total === 0 ? 'none is assigned to the NPU' : `${formatBytes(found.free)} of ${formatBytes(found.total)} free`,
+    found.total === 0
+      ? 'none is assigned to the NPU'
+      : `${formatBytes(found.free)} of ${formatBytes(found.total)} free`,
   )
 }
 

@@ -43,7 +43,9 @@ const run = (checks, facts) => checks.flatMap((check) => check(facts))
 const explained = (findings, path) =>
   findings.some(({ id, status, message }) => id === 'permission' && status !== 'ok' && message.startsWith(`${path} `))
 
-/** Opens every device: returns facts that files do not hold, and findings. A finding of missing permission has a `path`. */
+/**
+ * Opens every device: returns facts that files do not hold, and findings. A finding of missing permission has a `path`.
+ */
 function probed(probe, facts) {
   let found
   try {

@@ -4,9 +4,14 @@
 
 const SOCS = ['rk3588', 'rk3588s', 'rk3583', 'rk3576', 'rk3566', 'rk3568', 'rk3562', 'rv1126b', 'rv1103', 'rv1106']
 const KiB = 1024
-/** Kernel arguments that change memory. */
-const ARGUMENTS =
-  /(?<=^|\s)(?:(?:cma|iommu|iommu\.\w+|arm-smmu\.\w+|mem|psi|swiotlb|coherent_pool|hugepages|default_hugepagesz|transparent_hugepage|cgroup_disable|cgroup_enable)=\S+)/g
+/** Kernel arguments that change memory, as patterns. */
+const ARGUMENT_NAMES = [
+  ...['cma', 'coherent_pool', 'mem', 'psi', 'swiotlb'],
+  ...['iommu', 'iommu\\.\\w+', 'arm-smmu\\.\\w+'],
+  ...['hugepages', 'default_hugepagesz', 'transparent_hugepage'],
+  ...['cgroup_disable', 'cgroup_enable'],
+]
+const ARGUMENTS = new RegExp(`(?<=^|\\s)(?:(?:${ARGUMENT_NAMES.join('|')})=\\S+)`, 'g')
 
 /** @param {ReturnType<import('./reader.js').makeReader>} reader */
 function factsOf(reader) {

@@ -55,7 +55,9 @@ function pressure({ pressure: psi, kernelVersion, commandLine = [], user }) {
   if (psi.full > 5 || psi.some > 10)
     return warn('pressure', `tasks wait for memory: ${figures}`, 'find the processes that hold it: rkllm-memory top')
   const polled =
-    kernelVersion !== undefined && compareVersions(kernelVersion, UNPRIVILEGED_TRIGGERS) < 0 && user?.resources === false
+    kernelVersion !== undefined &&
+    compareVersions(kernelVersion, UNPRIVILEGED_TRIGGERS) < 0 &&
+    user?.resources === false
   return ok(
     'pressure',
     polled ? `${figures}; read every 2 s (triggers need CAP_SYS_RESOURCE before Linux 6.4)` : figures,
@@ -73,7 +75,8 @@ function cgroup({ cgroup: group, commandLine = [] }) {
   const held = Math.max(0, current - cache)
   const figures = `memory.max is ${formatBytes(limit)}, ${formatBytes(held)} held (${percent(held / limit)})`
   const remedy =
-    'raise it (MemoryMax=, docker run --memory): with an IOMMU NPU memory counts, and the process is killed at the limit'
+    'raise it (MemoryMax=, docker run --memory): with an IOMMU NPU memory counts, and the process is killed at the ' +
+    'limit'
   if (held / limit > 0.95) return fail('cgroup', figures, remedy)
   return held / limit > 0.8 || limit < GiB ? warn('cgroup', figures, remedy) : ok('cgroup', figures)
 }
@@ -87,7 +90,8 @@ function fds({ limits: { fds: limit, files } }) {
     const remedy =
       hard >= FDS_ENOUGH
         ? 'ulimit -n 65536 in the shell that starts it, LimitNOFILE=65536 in a systemd unit'
-        : 'LimitNOFILE=65536 in a systemd unit, docker run --ulimit nofile=65536, or "* hard nofile 65536" in /etc/security/limits.conf'
+        : 'LimitNOFILE=65536 in a systemd unit, docker run --ulimit nofile=65536, or "* hard nofile 65536" in ' +
+          '/etc/security/limits.conf'
     const why = 'RKNN takes one for each buffer'
     if (soft < FDS_USUAL) findings.push(fail('fds', `${figures}: ${why}`, remedy))
     else if (soft < FDS_ENOUGH) findings.push(warn('fds', `${figures}: ${why}, and fails at about 1020`, remedy))

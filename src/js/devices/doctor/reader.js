@@ -1,10 +1,11 @@
 'use strict'
 
-// Reads a machine's files: /proc, /sys, /dev and /etc under a root. Checks read the machine only through this, so that a copy of the
-// files (a support bundle) gives the same findings as the machine.
+// Reads a machine's files: /proc, /sys, /dev and /etc under a root. Checks read the machine only through this, so that
+// a copy of the files (a support bundle) gives the same findings as the machine.
 //
-// Device nodes cannot be copied. A bundle's file `nodes` holds their modes and owners, a line each: "crw-rw---- 0 44 /dev/dri/card1".
-// A "+" behind the mode means that the user may open the node, a "!" that it may not, whatever the mode says (ACLs).
+// Device nodes cannot be copied. A bundle's file `nodes` holds their modes and owners, a line each: "crw-rw---- 0 44
+// /dev/dri/card1". A "+" behind the mode means that the user may open the node, a "!" that it may not, whatever the
+// mode says (ACLs).
 
 const {
   accessSync,

@@ -74,7 +74,9 @@ const tagColours = new Map(
     .slice(0, PALETTE.length)
     .map(({ tag }, at) => [tag, PALETTE[at]]),
 )
-/** Returns a tag's colour. Tags beyond the palette get a pale colour by their index, so that neighbours in a map differ. */
+/**
+ * Returns a tag's colour. Tags beyond the palette get a pale colour by their index, so that neighbours in a map differ.
+ */
 const tagColour = (at) => tagColours.get(at) ?? (at < 0 ? OTHERS : `hsl(${(at * 47) % 360} 24% 64%)`)
 const tagName = (at) => text(at) ?? '(no tag)'
 const dot = (background) => el('i', { class: 'dot', style: { background } })

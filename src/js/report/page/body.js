@@ -7,30 +7,62 @@ const section = (id, title, note, content) => `<section id="${id}" class="panel"
 ${content}
 </section>`
 
-const search = (id, label) =>
-  `<label class="search"><span class="hidden">${label}</span><input id="${id}" type="search" placeholder="${label}" autocomplete="off" spellcheck="false"></label>`
+const search = (id, label) => `<label class="search"><span class="hidden">${label}</span><input
+ id="${id}" type="search" placeholder="${label}" autocomplete="off" spellcheck="false"></label>`
+
+const SECTIONS = {
+  timeline: 'Timeline',
+  pools: 'Pools',
+  sites: 'Call sites',
+  holders: 'Holders',
+  leaks: 'Leaks',
+  events: 'Events',
+}
+const links = Object.entries(SECTIONS).map(([id, name]) => `<a href="#${id}">${name}</a>`)
+
+const timeline = '<div id="timeline-legend" class="legend"></div><div id="timeline-chart" class="chart"></div>'
+const poolsNote = 'The blocks of each chunk by address. Hover, or focus a map and use the arrow keys.'
+
+const sites = `<div class="tools"><div
+ id="flame-metric" class="switch" role="group" aria-label="Metric that the widths show"></div>${search(
+   'flame-search',
+   'Highlight a function or file',
+ )}<button id="flame-reset" type="button" class="button" disabled>Reset zoom</button></div><div id="flame"></div><p
+ id="flame-detail" class="detail-line" aria-live="polite"></p>`
+
+const holders = `<div class="tools">${search(
+  'holder-filter',
+  'Filter by tag, pool, kind, id or stack',
+)}</div><div id="holder-table"></div><div id="holder-detail" class="detail" aria-live="polite" hidden></div>`
+
+const events = `<div class="tools"><div
+ id="event-types" class="switch" role="group" aria-label="Types of event"></div>${search(
+   'event-filter',
+   'Filter by tag, pool, kind or id',
+ )}</div><div id="event-table"></div>`
 
 const body = `<body>
 <a class="skip" href="#holders">Skip to the holders of memory</a>
 <header class="top"><div class="wrap bar">
 <div class="brand"><h1>Memory report</h1><span id="simulated" class="badge" hidden>Simulated NPU</span></div>
-<nav aria-label="Sections"><a href="#timeline">Timeline</a><a href="#pools">Pools</a><a href="#sites">Call sites</a><a href="#holders">Holders</a><a href="#leaks">Leaks</a><a href="#events">Events</a></nav>
+<nav aria-label="Sections">${links.join('')}</nav>
 <button id="theme" type="button" class="button" aria-pressed="false">Dark</button>
 </div></header>
 <main class="wrap">
 <p id="device" class="device"></p>
 <div id="summary" class="cards"></div>
 ${section('tags', 'Largest tags', 'Live bytes by tag', '<div id="tag-bars" class="bars"></div>')}
-${section('timeline', 'Memory over time', '', '<div id="timeline-legend" class="legend"></div><div id="timeline-chart" class="chart"></div>')}
-${section('pools', 'Pools', 'The blocks of each chunk by address. Hover, or focus a map and use the arrow keys.', '<div id="pool-list"></div>')}
-${section('sites', 'Call sites', '', `<div class="tools"><div id="flame-metric" class="switch" role="group" aria-label="Metric that the widths show"></div>${search('flame-search', 'Highlight a function or file')}<button id="flame-reset" type="button" class="button" disabled>Reset zoom</button></div><div id="flame"></div><p id="flame-detail" class="detail-line" aria-live="polite"></p>`)}
-${section('holders', 'Largest holders', '', `<div class="tools">${search('holder-filter', 'Filter by tag, pool, kind, id or stack')}</div><div id="holder-table"></div><div id="holder-detail" class="detail" aria-live="polite" hidden></div>`)}
+${section('timeline', 'Memory over time', '', timeline)}
+${section('pools', 'Pools', poolsNote, '<div id="pool-list"></div>')}
+${section('sites', 'Call sites', '', sites)}
+${section('holders', 'Largest holders', '', holders)}
 ${section('leaks', 'Leaks', 'Allocations that outlived leakAfterMs', '<div id="leak-table"></div>')}
 ${section('spread', 'Sizes, lifetimes, latencies', '', '<div id="spread-list" class="spreads"></div>')}
-${section('events', 'Events', '', `<div class="tools"><div id="event-types" class="switch" role="group" aria-label="Types of event"></div>${search('event-filter', 'Filter by tag, pool, kind or id')}</div><div id="event-table"></div>`)}
+${section('events', 'Events', '', events)}
 <footer id="foot"></footer>
 </main>
 <div id="tip" role="status" hidden></div>
-<noscript><p class="wrap">This report needs JavaScript, which is switched off here. The .json report has the same figures.</p></noscript>`
+<noscript><p class="wrap">This report needs JavaScript, which is switched off here.
+The .json report has the same figures.</p></noscript>`
 
 module.exports = { body }

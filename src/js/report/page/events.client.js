@@ -47,7 +47,9 @@ function drawEvents() {
     )
     grid.show(shown)
     const note = $('events-note')
-    note.textContent = `${count(shown.length)} of the last ${count(all)}, latest first${dropped > 0 ? `; ${count(dropped)} older ones were dropped` : ''}`
+    note.textContent =
+      `${count(shown.length)} of the last ${count(all)}, latest ` +
+      `first${dropped > 0 ? `; ${count(dropped)} older ones were dropped` : ''}`
     note.dataset.count = shown.length
   }
   for (const type of new Set(events.type)) {

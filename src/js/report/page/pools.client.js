@@ -20,7 +20,9 @@ function drawMap(pool, map, number) {
   let cursor = -1
   // Enough lines to give a block some pixels, at most 12.
   const linesAt = (width) => Math.max(1, Math.min(12, Math.ceil((offsets.length * 6) / width)))
-  const label = `Chunk ${number} of pool ${pool.name}: ${bytes(total)}, ${count(offsets.length)} pieces. The arrow keys select a piece.`
+  const label =
+    `Chunk ${number} of pool ${pool.name}: ${bytes(total)}, ${count(offsets.length)} pieces. The arrow keys select ` +
+    'a piece.'
 
   const { canvas, redraw } = drawing(
     { tabindex: 0, role: 'img', 'aria-label': label },

@@ -4,7 +4,8 @@ const ROW = 30
 const NARROW = 620
 
 /**
- * @param {{label: string, columns: object[], cells: (row: number) => Record<string, unknown>, onSort?: (key: string) => void,
+ * @param {{label: string, columns: object[], cells: (row: number) => Record<string, unknown>, onSort?: (key: string) =>
+ * void,
  *   onPick?: (row: number) => void, rows: number}} options `rows` is the most rows that are visible without scrolling
  */
 function table({ label, columns, cells, onSort, onPick, rows: most }) {

@@ -1,0 +1,6 @@
+'use strict'
+
+/** Joins patterns to one that matches any of them; groups are numbered across all. */
+const anyOf = (...patterns) => new RegExp(patterns.map(({ source }) => source).join('|'))
+
+module.exports = { anyOf }
