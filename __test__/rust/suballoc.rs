@@ -306,3 +306,26 @@ fn the_tables_that_are_counted_are_those_that_there_are() {
     let tables = 12 * (1 << 14) + (1 << 14) / 8 + (1 << 8) / 8 + (1 << 2).max(8);
     assert!((tables..tables + 200).contains(&blocks.metadata_bytes()), "{}", blocks.metadata_bytes());
 }
+
+#[test]
+fn no_two_regions_at_one_place_have_the_same_id() {
+    const REGIONS: usize = if cfg!(miri) { 500 } else { 200_000 };
+    let (_, mut tlsf) = tlsf(1, 64);
+    let (_, mut fixed) = fixed(1, 64);
+    let arenas: [&mut dyn SubAllocator; 2] = [&mut tlsf, &mut fixed];
+    for arena in arenas {
+        let mut ids = std::collections::HashSet::new();
+        for _ in 0..REGIONS {
+            let region = arena.allocate(64, 1, 0).expect("free");
+            arena.free(region.id).expect("live");
+            ids.insert(region.id);
+        }
+        assert_eq!(ids.len(), REGIONS);
+    }
+}
+
+#[test]
+fn a_block_arena_says_how_large_its_blocks_are() {
+    let (_, arena) = fixed(3, 192);
+    assert_eq!((arena.block_size(), arena.capacity()), (192, 576));
+}

@@ -216,4 +216,27 @@ mod tests {
             }
         }
     }
+
+    /// Each line breaks one of the rules that `check` looks at.
+    #[test]
+    fn check_finds_ends_and_bitmaps_that_disagree_with_the_list() {
+        let damages: &[fn(&mut Bins)] = &[
+            |bins| bins.ends[5].tail = 2,
+            |bins| bins.ends[5].head = 0,
+            // Another bin of the word has members, and this one has none.
+            |bins| bins.occupied[0] = 1 << 7,
+            |bins| bins.words = 0,
+        ];
+        let mut nodes = [Node::BOUNDARY; 2];
+        let mut bins = Bins::new(200);
+        bins.push(&mut nodes, 1, 5);
+        assert_eq!((bins.check(5, 1), bins.check(6, 0)), (Ok(()), Ok(())));
+        assert!(bins.check(5, 2).is_err() && bins.check(6, 1).is_err());
+        for (number, damage) in damages.iter().enumerate() {
+            let mut bins = Bins::new(200);
+            bins.push(&mut nodes, 1, 5);
+            damage(&mut bins);
+            assert!(bins.check(5, 1).is_err(), "damage {number} went unnoticed");
+        }
+    }
 }
