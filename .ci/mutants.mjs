@@ -66,14 +66,16 @@ function tryRoom(name) {
   const results = join(tree, 'mutants.out', 'outcomes.json')
   // 2: mutants survived; 3: mutants hung. Anything else was no run.
   if (![0, 2, 3].includes(status) || !existsSync(results)) throw new Error(`cargo mutants ended with ${status}`)
-  return report(name, JSON.parse(readFileSync(results, 'utf8')).outcomes)
+  const known = join(tree, 'mutants.out', 'previously_caught.txt')
+  const before = options.includes('--iterate') && existsSync(known) ? readFileSync(known, 'utf8').trim().split('\n') : []
+  return report(name, JSON.parse(readFileSync(results, 'utf8')).outcomes, before.length)
 }
 
-function report(name, outcomes) {
+function report(name, outcomes, killedBefore) {
   const mutants = outcomes.filter(({ scenario }) => scenario !== 'Baseline')
   const are = (...summaries) => mutants.filter(({ summary }) => summaries.includes(summary))
   const missed = are('MissedMutant')
-  const killed = are('CaughtMutant', 'Timeout').length
+  const killed = killedBefore + are('CaughtMutant', 'Timeout').length
   const viable = killed + missed.length
   const share = ((100 * killed) / Math.max(viable, 1)).toFixed(1)
   console.log(`${name}: ${killed} of ${viable} viable mutants killed (${share} %)`)

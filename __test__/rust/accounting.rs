@@ -254,6 +254,17 @@ fn each_scope_warns_once_with_what_is_in_use() {
 }
 
 #[test]
+fn the_last_bytes_under_a_limit_are_admitted_also_when_a_warning_is_over() {
+    let accounting = Accounting::new(&[]);
+    accounting.set_limits(Limits { npu: Some(Limit::new(Some(100), &WARN_AT)), ..Limits::default() });
+    let account = account(&accounting, NPU, None);
+    allocate(&account, 1, 90);
+    account.freed(handle(1), 90, None);
+    allocate(&account, 2, 100);
+    assert_eq!(warnings(&accounting), [("npu".to_owned(), 90, 100), ("npu".to_owned(), 100, 100)]);
+}
+
+#[test]
 fn a_limit_that_is_near_already_warns_when_it_is_set() {
     let budget = Budget::new(1000);
     let accounting = Accounting::new(&[Arc::clone(&budget)]);
