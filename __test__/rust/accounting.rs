@@ -421,3 +421,10 @@ fn a_recording_that_ends_goes_to_its_profiler() {
     assert_eq!(seen(profile.recording.events), [(Action::Fail, 0, 5, NPU, None, None)]);
     assert_eq!(npu(&accounting).failures, 2, "what is refused is counted all the same");
 }
+
+#[test]
+fn a_budget_says_what_is_left_and_a_charge_what_it_holds() {
+    let budget = Budget::new(100);
+    let charge = budget.reserve(30).unwrap();
+    assert_eq!((charge.bytes(), budget.used(), budget.available(), budget.limit()), (30, 30, 70, 100));
+}
