@@ -224,7 +224,7 @@ const routes = {
     if (node < 24 && !deno && buffer) markAsUntransferable(buffer)
   },
   inFlight() {
-    // Not of a slice: see "Frees under way" in the README.
+    // Not of a slice: see "In-flight operations" in the README.
     const buffer = some()
     if (!buffer || !live.get(buffer).alone || live.get(buffer).shared) return
     live.delete(buffer)
