@@ -28,6 +28,7 @@ export const driverless = [
   'estimate',
   'event-log',
   'explain',
+  'format-bytes',
   'inspect-socket',
   'layers',
   'metrics',

@@ -2,9 +2,7 @@
 
 const UNITS = ['KiB', 'MiB', 'GiB', 'TiB']
 
-/**
- * "4 GiB", "1.5 MiB", "12 bytes", "1 byte": at most one decimal, rounded down. `units::human` in Rust formats alike.
- */
+/** Formats "4 GiB", "1.5 MiB", "1 byte": at most one decimal, rounded down, as `units::format_bytes` in Rust does. */
 function formatBytes(bytes) {
   if (bytes < 1024) return `${Math.floor(bytes)} ${Math.floor(bytes) === 1 ? 'byte' : 'bytes'}`
   let unit = 0
