@@ -347,7 +347,12 @@ impl<'r, D: DetachView> CompactionRun<'r, D> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::backend::errno::Call;
+    use crate::backend::fault_injecting::{Fault, FaultInjecting};
+    use crate::backend::simulated::{Options, Simulated};
+    use crate::backend::{Backend, Request};
     use crate::device::memory::{PageOptions, Source};
+    use crate::device::Device;
     use crate::error::ErrorCode;
     use crate::pool::Layout;
     use crate::sys::page::page_size;
@@ -500,6 +505,7 @@ mod tests {
         for limits in [
             CompactionLimits { max_moves: 3, ..CompactionLimits::default() },
             CompactionLimits { max_bytes: 4 * BLOCK - 1, ..CompactionLimits::default() },
+            CompactionLimits { max_bytes: 3 * BLOCK, ..CompactionLimits::default() },
         ] {
             let (pool, _) = pool(64);
             let compactor = Compactor::new(Arc::clone(&pool));
@@ -557,6 +563,7 @@ mod tests {
         for (limits, most) in [
             (CompactionLimits { max_moves: 3, max_time: time, max_bytes: u64::MAX }, 3),
             (CompactionLimits { max_moves: 1000, max_time: time, max_bytes: 2 * BLOCK }, 2),
+            (CompactionLimits { max_moves: 1000, max_time: time, max_bytes: BLOCK }, 1),
         ] {
             let (pool, left) = pool(64);
             let compactor = Compactor::new(Arc::clone(&pool));
@@ -589,6 +596,53 @@ mod tests {
         assert!(!matches!(*compactor.progress(), Progress::Idle));
         all_slices(&compactor, limits);
         assert_eq!(pool.stats().fragmentation(), 0.0);
+    }
+
+    #[test]
+    fn chunks_that_a_compaction_empties_go_back_to_the_device() {
+        let source = Source::System(PageOptions { alignment: page_size(), ..PageOptions::default() });
+        let chunk = 16 * BLOCK;
+        let layout = Layout { initial: chunk, max: 4 * chunk, chunk, block: None, alignment: 64, delay: 0 };
+        let pool = Arc::new(Pool::new(Some("test".into()), source, layout, None).unwrap());
+        let ids: Vec<_> = (0..64).map(|_| pool.allocate_movable(BLOCK, 64, None).unwrap().0).collect();
+        ids.iter().enumerate().filter(|(at, _)| at % 4 != 0).for_each(|(_, id)| pool.free_movable(*id).unwrap());
+        let reserved = pool.stats().reserved;
+        let compactor = Compactor::new(Arc::clone(&pool));
+        let compaction = compactor.compact(CompactionLimits::default(), &mut detacher(agree), |_| {}).unwrap();
+        assert_eq!(compaction.bytes_freed, reserved - pool.stats().reserved);
+        assert!(compaction.bytes_freed > 0);
+    }
+
+    #[test]
+    fn a_failure_of_the_driver_ends_a_compaction_and_keeps_the_moves_before_it() {
+        for (nth, limits) in [
+            (1, CompactionLimits::default()),
+            (9, CompactionLimits::default()),
+            (9, CompactionLimits { max_time: Some(Duration::from_secs(60)), ..CompactionLimits::default() }),
+        ] {
+            let faulty = Arc::new(FaultInjecting::new(Arc::new(Simulated::new(Options::default()).unwrap())));
+            let device = Device::new(Arc::clone(&faulty) as Arc<dyn Backend>);
+            let initial = 64 * BLOCK;
+            let source = Source::Npu { device, request: Request::plain(initial), dirty: true };
+            let layout = Layout { initial, max: initial, chunk: initial, block: None, alignment: 64, delay: 0 };
+            let pool = Arc::new(Pool::new(Some("test".into()), source, layout, None).unwrap());
+            let ids: Vec<_> = (0..64).map(|_| pool.allocate_movable(BLOCK, 64, None).unwrap().0).collect();
+            ids.iter().step_by(2).for_each(|id| pool.free_movable(*id).unwrap());
+            faulty.fail(Fault::new(Call::Sync, nth, libc::EIO));
+            let compactor = Compactor::new(Arc::clone(&pool));
+            let mut reported = 0;
+            let report = |moves: &[Moved]| reported = moves.len() as u64;
+            let compaction = compactor.compact(limits, &mut detacher(agree), report).unwrap();
+            let CompactionOutcome::Failed(error) = &compaction.outcome else { panic!("{:?}", compaction.outcome) };
+            assert_eq!(error.details().errno, Some(libc::EIO));
+            assert_eq!(compaction.moved, reported);
+            assert_eq!(reported > 0, nth > 1, "sync {nth}");
+            assert!(reported < 16, "nothing moves after it");
+            pool.validate().unwrap();
+            let compaction = compactor.compact(limits, &mut detacher(agree), |_| {}).unwrap();
+            assert!(matches!(compaction.outcome, CompactionOutcome::Finished));
+            assert_eq!(pool.stats().fragmentation(), 0.0);
+        }
     }
 
     #[test]
