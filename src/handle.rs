@@ -36,7 +36,7 @@ impl Handle {
 }
 
 #[derive(Debug)]
-struct Slot<T> {
+struct TableSlot<T> {
     /// The generation of the value that is here, or of the next one. Starts at 1, so that 0 is never a handle.
     generation: u32,
     value: Option<T>,
@@ -45,7 +45,7 @@ struct Slot<T> {
 /// Values by generation-checked [`Handle`]. Insert, look up and remove are O(1).
 #[derive(Debug)]
 pub struct Table<T> {
-    slots: Vec<Slot<T>>,
+    slots: Vec<TableSlot<T>>,
     vacant: Vec<u32>,
     live: usize,
 }
@@ -73,7 +73,7 @@ impl<T> Table<T> {
         // 2^32 slots of at least 16 bytes are 64 GiB of table: memory ends before the index does.
         let index = self.vacant.pop().unwrap_or(self.slots.len() as u32);
         if index as usize == self.slots.len() {
-            self.slots.push(Slot { generation: 1, value: None });
+            self.slots.push(TableSlot { generation: 1, value: None });
         }
         let slot = &mut self.slots[index as usize];
         let handle = Handle::new(index, slot.generation);

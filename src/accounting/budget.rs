@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_never_pass_the_ceiling_and_doomed_requests_refuse_nobody() {
+    fn threads_never_pass_the_limit_and_doomed_requests_refuse_nobody() {
         let budget = Budget::new(8);
         std::thread::scope(|scope| {
             for _ in 0..7 {

@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn no_ceiling_and_one_of_nothing_never_warn() {
+    fn no_limit_and_one_of_nothing_never_warn() {
         for mut limit in [Limit::default(), Limit::new(None, &WARN_AT), Limit::new(Some(0), &WARN_AT)] {
             assert!(![0, 1, u64::MAX, 0, u64::MAX].iter().any(|used| limit.observe(*used)));
         }

@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn the_books_follow_kinds_and_tags() {
+    fn the_accounting_follows_kinds_and_tags() {
         let manager = manager(Options::default());
         let tag: Arc<str> = "kv".into();
         let npu = NpuOptions { tag: Some(Arc::clone(&tag)), ..NpuOptions::default() };

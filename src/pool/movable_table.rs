@@ -137,7 +137,7 @@ impl Movables {
     }
 
     pub(super) fn pin(&mut self, id: Handle) -> Result<()> {
-        let movable = self.still(id)?;
+        let movable = self.get_unmoving(id)?;
         movable.pins = movable.pins.checked_add(1).ok_or_else(|| {
             Error::new(ErrorCode::OutOfRange, format!("this block is pinned {} times already", u32::MAX))
         })?;
@@ -158,7 +158,7 @@ impl Movables {
     }
 
     /// One that is not being moved by another thread at this moment.
-    fn still(&mut self, id: Handle) -> Result<&mut Movable> {
+    fn get_unmoving(&mut self, id: Handle) -> Result<&mut Movable> {
         match self.table.get_mut(id) {
             None => Err(freed()),
             Some(movable) if movable.moving => {
@@ -170,7 +170,7 @@ impl Movables {
 
     /// The place of one that may be freed.
     pub(super) fn freeable(&mut self, id: Handle) -> Result<SlicePlace> {
-        let movable = self.still(id)?;
+        let movable = self.get_unmoving(id)?;
         match movable.pins {
             0 => Ok(movable.place),
             pins => {

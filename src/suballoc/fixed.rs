@@ -15,13 +15,13 @@
 use super::{LayoutError, Region, RegionId, StaleRegion, SubAllocator};
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Slot {
+struct BlockSlot {
     generation: u32,
     user_data_low: u32,
     user_data_high: u32,
 }
 
-impl Slot {
+impl BlockSlot {
     fn used(&self) -> bool {
         self.generation & RegionId::USED != 0
     }
@@ -45,7 +45,7 @@ impl Slot {
 #[derive(Debug)]
 pub struct Fixed {
     /// One a block. 12 bytes.
-    slots: Vec<Slot>,
+    slots: Vec<BlockSlot>,
     /// From the level with a bit a block up to the level of a single word.
     levels: Vec<Vec<u64>>,
     block: u64,
@@ -71,7 +71,7 @@ impl Fixed {
         };
         let mut slots = Vec::new();
         slots.try_reserve_exact(blocks).map_err(|_no_detail| LayoutError::NoMemory)?;
-        slots.resize(blocks, Slot::default());
+        slots.resize(blocks, BlockSlot::default());
         let mut levels = Vec::new();
         let mut bits = blocks;
         loop {
@@ -300,13 +300,13 @@ impl SubAllocator for Fixed {
     }
 
     fn reset(&mut self) {
-        self.slots.iter_mut().filter(|slot| slot.used()).for_each(Slot::retire);
+        self.slots.iter_mut().filter(|slot| slot.used()).for_each(BlockSlot::retire);
         self.fill();
     }
 
     fn metadata_bytes(&self) -> u64 {
         let bitmaps: usize = self.levels.iter().map(|level| level.capacity() * size_of::<u64>()).sum();
-        (size_of::<Self>() + self.slots.capacity() * size_of::<Slot>() + bitmaps) as u64
+        (size_of::<Self>() + self.slots.capacity() * size_of::<BlockSlot>() + bitmaps) as u64
     }
 
     fn validate(&self) -> Result<(), String> {

@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_apart_aligned_and_used_again() {
+    fn hints_are_apart_aligned_and_used_again() {
         let page = page_size();
         let (a, b) = (AddressHint::find(page, page).unwrap(), AddressHint::find(page, 1 << 21).unwrap());
         assert!(b.address() % (1 << 21) == 0 && a.address() % page as usize == 0);

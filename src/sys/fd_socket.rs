@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_descriptor_and_its_words_arrive_and_the_path_goes_with_the_inbox() {
+    fn a_descriptor_and_its_payload_arrive_and_the_path_goes_with_the_inbox() {
         let path = path("arrive");
         let inbox = Arc::new(Inbox::bind(&path).unwrap());
         assert!(inbox.take().unwrap().is_none());
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn wakes_are_no_letters_and_a_full_inbox_is_an_error() {
+    fn wakes_are_no_messages_and_a_full_inbox_is_an_error() {
         let path = path("full");
         let inbox = Inbox::bind(&path).unwrap();
         inbox.wake();

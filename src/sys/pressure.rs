@@ -112,7 +112,7 @@ impl CgroupEvents {
     }
 
     /// What is new. A group that is full of page cache meets its limit all the time, and that is no shortage.
-    fn news(&mut self, ram: Option<Ram>) -> io::Result<Option<Level>> {
+    fn new_level(&mut self, ram: Option<Ram>) -> io::Result<Option<Level>> {
         let (met, killed) = self.read()?;
         let before = std::mem::replace(&mut self.seen, (met, killed));
         let short = ram.is_some_and(|ram| ram.available < ram.total / LOW_MEMORY_DIVISORS[1].1);
@@ -210,7 +210,7 @@ impl Sources {
         });
         if of_events.iter().any(|seen| !seen.is_empty()) {
             let ram = self.ram();
-            match self.events.as_mut().map(|events| events.news(ram)) {
+            match self.events.as_mut().map(|events| events.new_level(ram)) {
                 Some(Ok(news)) => level = level.max(news),
                 _ => self.events = None,
             }
@@ -322,8 +322,8 @@ static WATCHES: Lazy<Mutex<HashMap<PathBuf, Weak<Watch>>>> = Lazy::new(Mutex::de
 /// Numbers subscriptions.
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
-/// Has `listener` called, on a thread of ours, whenever memory is short by the figures under `root`. It must not wait, nor
-/// drop its own subscription.
+/// Has `listener` called, on a thread of ours, whenever memory is short by the figures under `root`. It must not wait,
+/// nor drop its own subscription.
 ///
 /// Errors: the system has no thread or no descriptor for it.
 pub fn watch(root: &Path, listener: impl Fn(Shortage) + Send + 'static) -> io::Result<Subscription> {
@@ -429,7 +429,7 @@ mod tests {
         let mut sources = Sources::open(&root);
         let mut news = || {
             let ram = sources.ram();
-            sources.events.as_mut().unwrap().news(ram).unwrap()
+            sources.events.as_mut().unwrap().new_level(ram).unwrap()
         };
         event(4, 0);
         assert_eq!(news(), None, "page cache");
