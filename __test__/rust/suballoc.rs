@@ -303,7 +303,7 @@ fn the_tables_that_are_counted_are_those_that_there_are() {
     assert!((32 * 9_900..=40 * 10_100).contains(&(arena.metadata_bytes() - empty)), "{}", arena.metadata_bytes());
     // 12 bytes a block, 1 bit in each level of a tree, and the struct.
     let (_, blocks) = fixed(1 << 14, 64);
-    let tables = 12 * (1 << 14) + (1 << 14) / 8 + (1 << 8) / 8 + (1 << 2).max(8);
+    let tables = 12 * (1 << 14) + (1 << 14) / 8 + (1 << 8) / 8 + 8;
     assert!((tables..tables + 200).contains(&blocks.metadata_bytes()), "{}", blocks.metadata_bytes());
 }
 

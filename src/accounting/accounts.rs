@@ -20,7 +20,7 @@ pub(super) struct AccountingState {
     pub(super) recorder: Option<Box<Recorder>>,
 }
 
-/// The figures in [`Accounting`].
+/// The figures in [`Accounting`](super::Accounting).
 #[derive(Clone, Debug, Default)]
 pub struct Accounts {
     /// NPU memory.
