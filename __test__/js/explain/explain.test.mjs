@@ -1,6 +1,7 @@
 /** explainError: lines as users pasted them into issues, and this package's own. */
 
 import assert from 'node:assert/strict'
+import { readdirSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { test } from 'node:test'
 
@@ -175,6 +176,21 @@ test('every pattern is met by a line of these tests, or is of this package', () 
   assert.deepEqual(unmet.map(({ pattern }) => String(pattern)), [])
   assert.ok(TABLE.length >= 60)
   assert.ok(TABLE.every(({ source, weight }) => typeof source === 'string' && weight >= 1 && weight <= 3))
+})
+
+test('every pattern of this package matches a message in its sources', () => {
+  const folder = new URL('../../../src/', import.meta.url)
+  const texts = readdirSync(folder, { recursive: true })
+    .filter((name) => /\.(rs|js)$/.test(name) && !name.startsWith('js/explain/'))
+    .map((name) => readFileSync(new URL(name, folder), 'utf8').replace(/\\\n\s*/g, ''))
+  const literal = /"((?:[^"\\\n]|\\.)*)"|'((?:[^'\\\n]|\\.)*)'|`((?:[^`\\]|\\.)*)`/g
+  const messages = texts.flatMap((text) =>
+    [...text.matchAll(literal)].map(([, a, b, c]) => (a ?? b ?? c).replace(/\$?\{[^{}]*\}/g, '7')),
+  )
+  const own = TABLE.filter(({ source }) => source === 'this package')
+  const stale = own.filter(({ pattern }) => !messages.some((message) => pattern.test(message)))
+  assert.ok(own.length >= 15)
+  assert.deepEqual(stale.map(({ pattern }) => String(pattern)), [])
 })
 
 test('own errors explain themselves', { skip: needsSimulated }, (t) => {
