@@ -33,11 +33,11 @@ export const driverless = [
   'layers',
   'metrics',
   'plan',
+  'process-limits',
   'replay',
   'reports',
   'snapshot-diff',
   'top',
-  'walls',
 ]
 
 /**

@@ -1,5 +1,5 @@
 /**
- * File descriptors and mappings: 'warning' fires before the wall, once per crossing, and not again until it was left.
+ * File descriptors and mappings: 'warning' fires before the limit, once per crossing, and again only after the share fell.
  */
 
 import assert from 'node:assert/strict'
@@ -20,24 +20,24 @@ function needsFewMappings() {
   return maxMaps > 100_000 ? `vm.max_map_count is ${maxMaps}: too many to fill` : false
 }
 
-function walls(figures) {
+function makeLimits(figures) {
   const warnings = []
   let counts = 0
   const count = () => (counts++, ['openFds', 'maxFds', 'maps', 'maxMaps'].map((name) => figures[name] ?? NaN))
-  const wall = new ProcessLimits(count, (warning) => warnings.push(warning))
+  const limits = new ProcessLimits(count, (warning) => warnings.push(warning))
   return {
-    wall,
+    limits,
     warnings,
     counts: () => counts,
     allocate: (times) => {
-      for (let i = 0; i < times; i++) wall.allocated()
+      for (let i = 0; i < times; i++) limits.allocated()
     },
   }
 }
 
 test('a crossing upwards warns once; a step back below it arms it again', () => {
   const figures = { openFds: 100, maxFds: 1000 }
-  const { warnings, allocate } = walls(figures)
+  const { warnings, allocate } = makeLimits(figures)
   const at = (openFds) => {
     figures.openFds = openFds
     allocate(4096)
@@ -55,14 +55,14 @@ test('a crossing upwards warns once; a step back below it arms it again', () => 
   assert.deepEqual(at(1000), ['fds 1'])
 })
 
-test('a wall that is far away is not counted at every allocation', () => {
-  const { counts, allocate } = walls({ openFds: 20, maxFds: 1_000_000, maps: 100, maxMaps: 65_530 })
+test('a limit that is far away is not counted at every allocation', () => {
+  const { counts, allocate } = makeLimits({ openFds: 20, maxFds: 1_000_000, maps: 100, maxMaps: 65_530 })
   allocate(10_000)
   assert.ok(counts() <= 4, `${counts()} counts for 10,000 allocations`)
 })
 
 test('what is not known warns of nothing', () => {
-  const { warnings, allocate } = walls({})
+  const { warnings, allocate } = makeLimits({})
   allocate(10_000)
   assert.deepEqual(warnings, [])
 })
