@@ -1,5 +1,5 @@
 /**
- * File descriptors and mappings: 'warning' fires before the limit, once per crossing, and again only after the share fell.
+ * File descriptors and mappings: 'warning' fires before the limit, once per crossing, and again only after a fall.
  */
 
 import assert from 'node:assert/strict'
