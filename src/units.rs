@@ -52,7 +52,7 @@ pub const fn align_down(n: u64, to: u64) -> u64 {
 /// `size` in whole pages of `page` bytes, refusing what no kernel could mean: zero, and what would wrap.
 ///
 /// Drivers are not asked to judge this: the vendor's rounds 2^64 - 1 up to an object of zero bytes and says "ok"
-/// (`observed.md` §1.2).
+/// (`docs/design/drivers.md` §1.2).
 pub fn whole_pages(size: u64, page: u64) -> Result<u64> {
     if size == 0 {
         return Err(Error::new(ErrorCode::OutOfRange, "size must be at least 1 byte").requested(0));

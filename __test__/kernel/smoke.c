@@ -1,5 +1,5 @@
 // Proves the test driver on its own terms, before any library is trusted to it.
-//   smoke gem|heap|rocket   every call once, good and bad, with the errno that observed.md saw
+//   smoke gem|heap|rocket   every call once, good and bad, with the errno of docs/design/drivers.md
 //   smoke sins FLAVOUR      does what a board would crash on; each one must be refused and counted
 //   smoke hold FLAVOUR      buffers created, mapped, exported and destroyed until somebody kills us
 #include "device.h"

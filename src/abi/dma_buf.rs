@@ -1,4 +1,4 @@
-//! `dma-buf.h`: what every dma-buf fd understands (`rknpu.md` §4.3).
+//! `dma-buf.h`: what every dma-buf fd understands (`docs/design/rknpu.md` §4.3).
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;

@@ -1,4 +1,5 @@
-//! `drm.h`: what every DRM driver understands, and all of it allowed on a render node (`rknpu.md` §1.3, §2.1).
+//! `drm.h`: what every DRM driver understands, and all of it allowed on a render node (`docs/design/rknpu.md` §1.3,
+//! §2.1).
 #![allow(unsafe_code)]
 
 use std::ffi::c_int;
@@ -63,8 +64,8 @@ const _: () = assert!(size_of::<PrimeHandle>() == 12 && offset_of!(PrimeHandle, 
 const _: () = assert!(offset_of!(PrimeHandle, flags) == 4 && offset_of!(PrimeHandle, fd) == 8);
 
 // SAFETY: all four: type 'd' with these numbers belongs to the DRM core on every DRM node and takes these structs
-// (drm.h). A node of another kind that knows 'd' is /dev/rknpu, which must not be asked (`observed.md` §2); probe.rs
-// keeps these calls to /dev/dri and /dev/accel.
+// (drm.h). A node of another kind that knows 'd' is /dev/rknpu, which must not be asked (`docs/design/drivers.md` §2);
+// probe.rs keeps these calls to /dev/dri and /dev/accel.
 const VERSION: Request<RawVersion> = unsafe { Request::read_write(b'd', 0x00) };
 // SAFETY: see above.
 const GEM_CLOSE: Request<GemClose> = unsafe { Request::write(b'd', 0x09) };
@@ -85,7 +86,7 @@ pub struct Version {
     pub name: String,
 }
 
-/// `DRM_IOCTL_VERSION`: answered by the DRM core, so it wakes no hardware (`rknpu.md` §1.2).
+/// `DRM_IOCTL_VERSION`: answered by the DRM core, so it wakes no hardware (`docs/design/rknpu.md` §1.2).
 pub fn version(fd: BorrowedFd<'_>) -> Result<Version, Errno> {
     let mut name = [0_u8; 64];
     // Date and description get no room: kernels since 6.12 say "0" for the former and nobody needs the latter.
@@ -121,7 +122,7 @@ pub fn prime_handle_to_fd(fd: BorrowedFd<'_>, handle: u32) -> Result<OwnedFd, Er
 }
 
 /// `DRM_IOCTL_PRIME_FD_TO_HANDLE`. The same dma-buf gives the same handle and the kernel counts it once: whoever calls
-/// this twice keeps the count (`rknpu.md` §2.5).
+/// this twice keeps the count (`docs/design/rknpu.md` §2.5).
 pub fn prime_fd_to_handle(fd: BorrowedFd<'_>, dma_buf: BorrowedFd<'_>) -> Result<u32, Errno> {
     let mut prime = PrimeHandle { handle: 0, flags: 0, fd: dma_buf.as_raw_fd() };
     PRIME_FD_TO_HANDLE.call(fd, &mut prime)?;

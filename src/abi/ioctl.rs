@@ -43,7 +43,7 @@ impl<T: Copy> Request<T> {
     }
 
     /// Makes the call. A retry starts from the argument as it was: DRM copies it back also when a call fails, outputs
-    /// written so far included (`rknpu.md` §2.3).
+    /// written so far included (`docs/design/rknpu.md` §2.3).
     pub(super) fn call(&self, fd: BorrowedFd<'_>, argument: &mut T) -> Result<c_int, Errno> {
         let original = *argument;
         retry(|| {

@@ -1,4 +1,4 @@
-//! `rknpu_ioctl.h`, vendor driver 0.7 to 0.9.8, both flavours (`rknpu.md` §2).
+//! `rknpu_ioctl.h`, vendor driver 0.7 to 0.9.8, both flavours (`docs/design/rknpu.md` §2).
 //!
 //! MEM_CREATE always has the 48 bytes of the newest driver, zeroed: DRM pads and cuts for older ones; the misc flavour
 //! of 0.8 copies its own, smaller size whatever the number says; and 0.9.8's would overrun its stack for *more* than 48
@@ -203,7 +203,7 @@ pub const DRM: Flavour = Flavour::of(b'd', 0x40);
 pub const MISC: Flavour = Flavour::of(b'r', 0);
 
 /// MEM_CREATE on /dev/rknpu with `create.handle` = 0: a new buffer, which *is* the fd. The driver opened it with
-/// O_RDWR and O_CLOEXEC (`observed.md` §2).
+/// O_RDWR and O_CLOEXEC (`docs/design/drivers.md` §2).
 pub fn create_dma_buf(fd: BorrowedFd<'_>, create: &mut MemCreate) -> Result<OwnedFd, Errno> {
     create.handle = 0;
     MISC.mem_create(fd, create)?;

@@ -1,4 +1,4 @@
-//! `rocket_accel.h`: the mainline driver's memory ioctls (`rknpu.md` §5).
+//! `rocket_accel.h`: the mainline driver's memory ioctls (`docs/design/rknpu.md` §5).
 #![allow(unsafe_code)]
 
 use std::mem::offset_of;

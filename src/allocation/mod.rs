@@ -109,7 +109,7 @@ pub enum Reachability {
     /// No ArrayBuffer over them is left anywhere.
     Unreachable,
     /// The environment is being torn down, and an ArrayBuffer that was moved out of it may live on elsewhere
-    /// (`runtimes.md` §4, the teardown hole).
+    /// (`docs/design/runtimes.md` §4.1).
     Unknown,
 }
 

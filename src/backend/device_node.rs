@@ -18,7 +18,7 @@ use crate::abi::dma_buf;
 use crate::error::{Error, ErrorCode, Result};
 use crate::units::format_bytes;
 
-/// Opens a device node, close-on-exec: a forked child would share the very handles (`rknpu.md` §3.6).
+/// Opens a device node, close-on-exec: a forked child would share the very handles (`docs/design/rknpu.md` §3.6).
 pub(super) fn open_node(kind: Kind, path: &Path) -> Result<OwnedFd> {
     open(path, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
         .map_err(|errno| open_failed(kind, path, errno, group_of(path).as_deref()))
@@ -95,8 +95,8 @@ pub(super) fn sync_dma_buf(fd: BorrowedFd<'_>, direction: Direction) -> Result<(
     match direction {
         Direction::FromDevice => dma_buf::sync(fd, dma_buf::SYNC_START | dma_buf::SYNC_READ),
         Direction::ToDevice => match dma_buf::sync(fd, dma_buf::SYNC_END | dma_buf::SYNC_WRITE) {
-            // udmabuf wants the bracket (`rknpu.md` §4.5): an access that never began cannot end. Only then, because a
-            // begin could drop CPU writes in an exporter that does not look at its direction.
+            // udmabuf wants the bracket (`docs/design/rknpu.md` §4.5): an access that never began cannot end. Only
+            // then, because a begin could drop CPU writes in an exporter that does not look at its direction.
             Err(Errno::EINVAL) => {
                 dma_buf::sync(fd, dma_buf::SYNC_START | dma_buf::SYNC_WRITE)?;
                 dma_buf::sync(fd, dma_buf::SYNC_END | dma_buf::SYNC_WRITE)
@@ -118,7 +118,7 @@ pub(super) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
     })
 }
 
-/// Refuses a range that is not inside the object: the driver would not (`observed.md` §1.4).
+/// Refuses a range that is not inside the object: the driver would not (`docs/design/drivers.md` §1.4).
 pub(super) fn inside(range: Range<u64>, size: u64, call: &'static str) -> Result<Range<u64>> {
     if range.start <= range.end && range.end <= size {
         return Ok(range);

@@ -1,4 +1,4 @@
-//! The kernel's DMA-BUF heaps, mainline's and the vendor's (`rknpu.md` §4).
+//! The kernel's DMA-BUF heaps, mainline's and the vendor's (`docs/design/rknpu.md` §4).
 //!
 //! A heap's buffer has no device address until some driver maps it: this backend's memory is for passing to the NPU
 //! runtime as an fd. The system heap takes any length it is asked for and lets the OOM killer answer, so the caller
@@ -76,7 +76,7 @@ fn vendor_of(path: &Path) -> Vendor {
     }
 }
 
-/// The system heaps are scattered; every other name is that of a CMA area (`rknpu.md` §4.1).
+/// The system heaps are scattered; every other name is that of a CMA area (`docs/design/rknpu.md` §4.1).
 fn is_contiguous(name: &str) -> bool {
     !name.starts_with("system")
 }
@@ -93,7 +93,7 @@ fn uncached_sibling(path: &Path) -> Option<PathBuf> {
     }))
 }
 
-/// Read-only is enough to allocate, and all that some rules allow (`rknpu.md` §4.1).
+/// Read-only is enough to allocate, and all that some rules allow (`docs/design/rknpu.md` §4.1).
 fn open_heap(path: &Path) -> Result<OwnedFd> {
     open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
         .map_err(|errno| open_failed(Kind::DmaHeap, path, errno, group_of(path).as_deref()))
@@ -196,7 +196,7 @@ impl Backend for DmaHeap {
             domain: None,
             cacheable: request.cacheable,
             contiguous: self.contiguous,
-            zeroed: true, // every heap clears (`rknpu.md` §4.2)
+            zeroed: true, // every heap clears (`docs/design/rknpu.md` §4.2)
             imported: false,
         };
         Ok(self.objects.insert(buffer.identity, fd, object))
@@ -234,7 +234,7 @@ impl Backend for DmaHeap {
     }
 
     /// The whole buffer, whatever the range. The heaps sync for the devices that have mapped the buffer: before the
-    /// NPU's driver has, there is nobody to sync with (`rknpu.md` §3.7).
+    /// NPU's driver has, there is nobody to sync with (`docs/design/rknpu.md` §3.7).
     fn sync(&self, object: Handle, direction: Direction, range: Range<u64>) -> Result<()> {
         self.objects.with(object, "DMA_BUF_IOCTL_SYNC", |fd, object| {
             if inside(range, object.size, "DMA_BUF_IOCTL_SYNC")?.is_empty() {

@@ -1,4 +1,4 @@
-//! What an errno of each call means, by cause and not by name (`rknpu.md` §2.5 and §7).
+//! What an errno of each call means, by cause and not by name (`docs/design/rknpu.md` §2.5 and §7).
 //!
 //! The vendor's driver says EFAULT for a full address space and EINVAL for a full CMA area, so the text of the errno is
 //! the last thing to show anybody. [`translate`] needs no backend: the fault-injecting decorator goes through it too.
@@ -313,7 +313,7 @@ pub(super) fn open_failed(kind: Kind, path: &Path, errno: Errno, group: Option<&
     error.syscall("open", errno as i32).path(path)
 }
 
-/// Nodes that no default udev rule gives to a group (`rknpu.md` §1.3).
+/// Nodes that no default udev rule gives to a group (`docs/design/rknpu.md` §1.3).
 fn udev_rule(kind: Kind, path: &Path) -> String {
     let rule = match kind {
         Kind::DmaHeap if path.parent().is_some_and(|folder| folder.ends_with("rk_dma_heap")) => {
@@ -327,8 +327,8 @@ fn udev_rule(kind: Kind, path: &Path) -> String {
     format!("add a udev rule ({rule} in /etc/udev/rules.d/99-npu.rules) and be in that group")
 }
 
-/// The backstop of every backend: what no driver may be asked, because some crash (`observed.md` §1.2). True bounds
-/// are the caller's business.
+/// The backstop of every backend: what no driver may be asked, because some crash (`docs/design/drivers.md` §1.2). True
+/// bounds are the caller's business.
 pub(super) fn check(request: &Request, page: u64) -> Result<()> {
     let sane = request.size > 0
         && request.size.is_multiple_of(page)

@@ -2,7 +2,7 @@
 //!
 //! A backend owns its device node and a table of its kernel objects. What leaves it is an [`Object`]: facts and a
 //! generation-checked handle, never a GEM handle, a file descriptor number or a kernel pointer. A stale handle is
-//! `ERR_DEVICE_IO` with EINVAL, not a use-after-free in the kernel (`rknpu.md` §3.6, `obj_addr`).
+//! `ERR_DEVICE_IO` with EINVAL, not a use-after-free in the kernel (`docs/design/rknpu.md` §3.6, `obj_addr`).
 //!
 //! Backends are honest and simple: they make one kernel object for one request, undo what they did when a later step
 //! fails, and translate errno by cause. Policy (bounds, zeroing, accounting, retries) lives above.

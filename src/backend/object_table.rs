@@ -3,8 +3,8 @@
 //! Two kinds of lock, never mixed up. The table's mutex is held for look-ups and counts only, never across a syscall.
 //! Each object has a lock of its own: calls that hand its kernel names to the driver hold it shared, its end takes it
 //! exclusively. So a sync under way on one thread cannot meet a destroy on another, which in the vendor's driver would
-//! be a use-after-free in the kernel (`rknpu.md` §3.6, `obj_addr`), and a slow driver delays nobody but the users of
-//! the very object.
+//! be a use-after-free in the kernel (`docs/design/rknpu.md` §3.6, `obj_addr`), and a slow driver delays nobody but the
+//! users of the very object.
 //!
 //! An object that was made or imported n times ends with its nth release. `K` tells that an import is an object
 //! already in the table.

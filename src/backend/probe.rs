@@ -1,8 +1,9 @@
 //! Which devices there are, and how to open one.
 //!
 //! A DRM node is known by the name that its driver gives, never by its number: the NPU has been seen as renderD128 and
-//! as renderD129 (`rknpu.md` §1.2). A node that may not be opened cannot be asked; `/sys` then tells whether it is the
-//! NPU. /dev/rknpu is never sent a DRM ioctl, which it would take for something else (`observed.md` §2).
+//! as renderD129 (`docs/design/rknpu.md` §1.2). A node that may not be opened cannot be asked; `/sys` then tells
+//! whether it is the NPU. /dev/rknpu is never sent a DRM ioctl, which it would take for something else
+//! (`docs/design/drivers.md` §2).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -167,7 +168,7 @@ impl Roots {
         }
     }
 
-    /// Whether the device behind a node is bound to that platform driver (`rknpu.md` §1.2).
+    /// Whether the device behind a node is bound to that platform driver (`docs/design/rknpu.md` §1.2).
     fn driver_is(&self, class: &str, node: &Path, driver: &str) -> bool {
         let Some(name) = node.file_name() else { return false };
         let uevent = self.sys.join("class").join(class).join(name).join("device/uevent");

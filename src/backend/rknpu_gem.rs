@@ -1,4 +1,4 @@
-//! The vendor's driver, DRM GEM flavour (`rknpu.md` §2 and §3).
+//! The vendor's driver, DRM GEM flavour (`docs/design/rknpu.md` §2 and §3).
 //!
 //! The kernel counts a GEM handle once however often its dma-buf is imported, and hands the *same* handle out for it:
 //! so this backend keeps the count (`objects.rs`), and an import must not run while a handle is being closed, or it
@@ -28,7 +28,7 @@ use crate::sys::page::page_size;
 use crate::sys::proc::Proc;
 use crate::units::{align_down, align_up, format_bytes, GIB};
 
-/// `rknpu.md` §3.4.
+/// `docs/design/rknpu.md` §3.4.
 const MAX_DOMAINS: u32 = 16;
 /// A cache line of every core in these SoCs: the driver works on bytes, so a range is rounded outward to lines.
 const CACHE_LINE: u64 = 64;
@@ -247,7 +247,8 @@ impl Backend for RknpuGem {
             domain: self.info.iommu.then_some(request.domain),
             cacheable: request.cacheable,
             contiguous: !self.info.iommu,
-            // shmem pages are zero; CMA without an IOMMU and SRAM keep the last user's bytes (`observed.md` §1.1).
+            // shmem pages are zero; CMA without an IOMMU and SRAM keep the last user's bytes (`docs/design/drivers.md`
+            // §1.1).
             zeroed: self.info.iommu && create.sram_size == 0,
             imported: false,
         };
@@ -261,7 +262,8 @@ impl Backend for RknpuGem {
     }
 
     /// Without an IOMMU the driver takes a scattered buffer without a word and its address is that of the first piece
-    /// (`observed.md` §1.5): only contiguous memory (a CMA heap's) is of use there, and nothing here can tell.
+    /// (`docs/design/drivers.md` §1.5): only contiguous memory (a CMA heap's) is of use there, and nothing here can
+    /// tell.
     fn import(&self, fd: BorrowedFd<'_>, size: Option<u64>) -> Result<Object> {
         let buffer = DmaBuf::of(fd, size)?;
         let _gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);

@@ -1,8 +1,9 @@
-//! The vendor's driver, DMA-heap flavour: /dev/rknpu, where every buffer *is* a dma-buf fd (`rknpu.md` §2.5, §3.6).
+//! The vendor's driver, DMA-heap flavour: /dev/rknpu, where every buffer *is* a dma-buf fd (`docs/design/rknpu.md`
+//! §2.5, §3.6).
 //!
 //! The driver keeps a raw pointer to each dma-buf: the order of an end is munmap, MEM_DESTROY, close, and nothing may
 //! name an object after its fd is closed. The driver looks at the number of an ioctl and not at its type, so a DRM
-//! ioctl here would be taken for something else (`observed.md` §2): none is made.
+//! ioctl here would be taken for something else (`docs/design/drivers.md` §2): none is made.
 
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -69,7 +70,8 @@ impl RknpuHeap {
         Context::of(&self.info, self.objects.held())
     }
 
-    /// MEM_DESTROY, then close. The fd is closed also when the driver failed: it owns the memory (`observed.md` §2).
+    /// MEM_DESTROY, then close. The fd is closed also when the driver failed: it owns the memory
+    /// (`docs/design/drivers.md` §2).
     fn end(&self, buffer: Buffer) -> Result<(), Errno> {
         MISC.mem_destroy(self.device.as_fd(), 0, buffer.obj_addr)
     }
@@ -130,7 +132,7 @@ impl Backend for RknpuHeap {
         if let Some(known) = dma_buf.identity.and_then(|identity| self.objects.add_reference(&identity)) {
             return Ok(known);
         }
-        // The driver's size out is the caller's size in, never the buffer's (`observed.md` §2).
+        // The driver's size out is the caller's size in, never the buffer's (`docs/design/drivers.md` §2).
         let own = duplicate(fd)?;
         let handle = u32::try_from(own.as_raw_fd()).unwrap_or(0);
         let mut create = MemCreate { handle, flags: rknpu::CACHEABLE, size: dma_buf.size, ..MemCreate::default() };
@@ -147,7 +149,7 @@ impl Backend for RknpuHeap {
 
     fn map(&self, object: Handle, alignment: u64) -> Result<Mapping> {
         self.objects.with(object, "mmap", |buffer, object| {
-            // At offset 0: any other is ignored (`observed.md` §2).
+            // At offset 0: any other is ignored (`docs/design/drivers.md` §2).
             Mapping::shared(buffer.fd.as_fd(), 0, object.size, alignment).map_err(|error| {
                 let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
                 translate(Call::Mmap, errno, &self.at().bytes(object.size))

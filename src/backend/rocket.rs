@@ -1,4 +1,4 @@
-//! The mainline driver, /dev/accel (`rknpu.md` §5).
+//! The mainline driver, /dev/accel (`docs/design/rknpu.md` §5).
 //!
 //! Everything is GEM shmem behind an IOMMU domain that belongs to the open file: no flags, no SRAM, no domains to
 //! choose, and device addresses that mean nothing to another process. Nobody else's dma-buf can be imported.

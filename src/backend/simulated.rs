@@ -1,9 +1,9 @@
 //! A device that is not there: memfd-backed, with the rules, limits and errnos of the vendor's driver.
 //!
 //! It is first-class, for laptops, tests and CI, and never passes for a real one: [`DeviceInfo::kind`] says
-//! [`Kind::Simulated`] and so does every figure in JavaScript. What it plays, from `observed.md`: 16 domains of 4 GiB
-//! that end in EFAULT, or a CMA area that ends in EINVAL and hands out the last user's bytes; SRAM that runs out
-//! silently; kernel objects that run out like file descriptors; a driver that takes its time.
+//! [`Kind::Simulated`] and so does every figure in JavaScript. What it plays, from `docs/design/drivers.md`: 16 domains
+//! of 4 GiB that end in EFAULT, or a CMA area that ends in EINVAL and hands out the last user's bytes; SRAM that runs
+//! out silently; kernel objects that run out like file descriptors; a driver that takes its time.
 
 mod address_space;
 
@@ -60,7 +60,7 @@ struct Board {
     sram: u64,
 }
 
-/// `rknpu.md` §6.5; the SRAM is what the vendor's driver reported (`observed.md` §1).
+/// `docs/design/rknpu.md` §6.5; the SRAM is what the vendor's driver reported (`docs/design/drivers.md` §1).
 const BOARDS: &[Board] = &[
     Board { soc: "rk3588", cores: 3, iommu: true, sram: 944 * KIB },
     Board { soc: "rk3588s", cores: 3, iommu: true, sram: 944 * KIB },
@@ -80,7 +80,7 @@ impl Board {
     }
 }
 
-/// Where a CMA area begins, as on a board with 4 GiB of RAM (`observed.md` §1.1: 0xace40000).
+/// Where a CMA area begins, as on a board with 4 GiB of RAM (`docs/design/drivers.md` §1.1: 0xace40000).
 const CMA_BASE: u64 = 0xa000_0000;
 const CMA_MAX: u64 = 4 * GIB - CMA_BASE;
 const MAX_DOMAINS: u32 = 16;
@@ -201,7 +201,7 @@ impl Simulated {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the driver does before each call that may have to switch the IOMMU domain (`rknpu.md` §3.4).
+    /// What the driver does before each call that may have to switch the IOMMU domain (`docs/design/rknpu.md` §3.4).
     fn switch_domain(&self) {
         if !self.latency.is_zero() {
             std::thread::sleep(self.latency);

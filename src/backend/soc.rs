@@ -1,4 +1,4 @@
-//! Which SoC this is, from the device tree, and what is known of it (`rknpu.md` §6.4, §6.5).
+//! Which SoC this is, from the device tree, and what is known of it (`docs/design/rknpu.md` §6.4, §6.5).
 
 use std::fs;
 use std::path::Path;

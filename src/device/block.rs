@@ -13,7 +13,7 @@ use crate::sys::page::page_size;
 /// See the module's header.
 #[derive(Debug)]
 pub struct Block {
-    // Fields drop in this order: a dma-buf's mapping must go before its object does (`rknpu.md` §3.6).
+    // Fields drop in this order: a dma-buf's mapping must go before its object does (`docs/design/rknpu.md` §3.6).
     mapping: Mapping,
     owned: Owned,
 }

@@ -1,7 +1,8 @@
 //! An opened device with its ledger: every size is bounded here before a driver sees it.
 //!
-//! Drivers accept sizes that wrap to zero, crash the kernel, or get the caller killed (`observed.md` §1.2). The ledger
-//! knows what each IOMMU domain holds of ours; a real node is opened once per process, so that two managers share one.
+//! Drivers accept sizes that wrap to zero, crash the kernel, or get the caller killed (`docs/design/drivers.md` §1.2).
+//! The ledger knows what each IOMMU domain holds of ours; a real node is opened once per process, so that two managers
+//! share one.
 
 pub mod block;
 pub mod memory;
@@ -65,7 +66,8 @@ static LOST_CHARGES: Mutex<Vec<Arc<Charges>>> = Mutex::new(Vec::new());
 /// An allocation that finds nothing left waits this long for what has been freed already.
 const FREE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The page allocator, which serves where CMA is full, stops at this size (`observed.md` §1.2: 4 MiB pieces).
+/// The page allocator, which serves where CMA is full, stops at this size (`docs/design/drivers.md` §1.2: 4 MiB
+/// pieces).
 const MAX_SIZE_WITHOUT_CMA: u64 = 4 * MIB;
 
 /// Real nodes open in this process.
@@ -246,8 +248,8 @@ impl Device {
         self.pending.wait(timeout)
     }
 
-    /// What the driver fails to take back is not retried (`rknpu.md` §3.6: the kernel keeps it until a reboot): it
-    /// stays charged, and [`lost`](Self::lost) counts it.
+    /// What the driver fails to take back is not retried (`docs/design/rknpu.md` §3.6: the kernel keeps it until a
+    /// reboot): it stays charged, and [`lost`](Self::lost) counts it.
     fn destroy(&self, object: &Object, charges: Arc<Charges>) {
         if self.backend.destroy(object.handle).is_err() {
             self.count_lost(object.size);

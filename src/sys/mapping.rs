@@ -2,7 +2,7 @@
 //!
 //! A [`Mapping`] that nobody outside has seen is unmapped when it drops. One that JavaScript has seen must not be:
 //! views, in-flight operations and moved ArrayBuffers may still hold its addresses, and the next `mmap` would hand
-//! those to somebody else (`facts: fs.read into a reused range`). [`Mapping::retire`] gives the *memory* back at once
+//! those to somebody else (`docs/design/runtimes.md` §3.1). [`Mapping::retire`] gives the *memory* back at once
 //! by putting private zero pages over the range, and leaves a [`Retired`] range: reads there find zeros, writes go
 //! nowhere, nothing faults. Dropping a `Retired` keeps its addresses out of use for ever, which is the safe default;
 //! [`Retired::give_back`] queues them behind a long line of other retired ranges.
@@ -107,7 +107,7 @@ impl Mapping {
     /// The first `len` bytes that `fd` shows at `offset`, shared, at a multiple of `alignment`.
     ///
     /// `offset` is what the driver gave for the object: always its start. A dma-buf's or rknpu's mmap ignores any other
-    /// (`observed.md` §1.5).
+    /// (`docs/design/drivers.md` §1.5).
     pub fn shared(fd: BorrowedFd<'_>, offset: u64, len: u64, alignment: u64) -> io::Result<Self> {
         let bytes = to_usize(len)?;
         let offset = libc::off64_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;

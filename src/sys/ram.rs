@@ -1,8 +1,8 @@
 //! How much RAM may still be taken before somebody is killed for it.
 //!
 //! Linux says yes to almost any size and kills a process when the pages are touched; the vendor's driver on an IOMMU
-//! board does the same (`observed.md` §1.2: SIGKILL, no errno). So the question is asked before: what the machine has
-//! available, what the cgroup leaves, and what this process was promised but has not touched yet.
+//! board does the same (`docs/design/drivers.md` §1.2: SIGKILL, no errno). So the question is asked before: what the
+//! machine has available, what the cgroup leaves, and what this process was promised but has not touched yet.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};

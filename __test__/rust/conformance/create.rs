@@ -120,7 +120,8 @@ fn addresses(rig: &Rig) -> Check {
             return not_applicable("this backend gives no device addresses");
         };
         ensure!(address.is_multiple_of(page), "address {address:#x}");
-        // rocket's addresses begin at 0, which its driver hands out; the vendor's never uses page 0 (`rknpu.md` §3.3).
+        // rocket's addresses begin at 0, which its driver hands out; the vendor's never uses page 0
+        // (`docs/design/rknpu.md` §3.3).
         ensure!(address != 0 || rig.kind() == Kind::Rocket, "address 0");
         ranges.push((address, address + owned.object.size));
     }
@@ -174,7 +175,7 @@ fn uncached(rig: &Rig) -> Check {
     };
     ensure!(!owned.object.cacheable, "it says it is cacheable");
     let mapping = owned.map()?;
-    // Odd offsets and lengths: Device memory would end in SIGBUS here (`rknpu.md` §3.2).
+    // Odd offsets and lengths: Device memory would end in SIGBUS here (`docs/design/rknpu.md` §3.2).
     mapping.fill(1..MIB - 3, 0x5a);
     mapping.write(12_345, &crate::suite::mark(1));
     ensure!(crate::suite::shows(&mapping, 12_345, 1), "its bytes are not there");

@@ -14,7 +14,7 @@ use rkllmjs_memory::sys::page::page_size;
 pub const CASES: &[Case] =
     &[Case { name: "every call fails with every errno and leaves nothing behind", check: sweep }];
 
-/// Errnos by call, from `rknpu.md` §2.5, §4.2, §5 and §7.
+/// Errnos by call, from `docs/design/rknpu.md` §2.5, §4.2, §5 and §7.
 const ERRNOS: &[(Call, &[i32])] = &[
     (
         Call::Create,

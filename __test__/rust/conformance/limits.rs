@@ -70,7 +70,7 @@ fn threads_share(rig: &Rig) -> Check {
     let fd = owned.export()?;
     owned.map()?.write(0, &mark(11));
     // With nobody else's reference the last destroy of one thread meets the import of the other: the kernel hands
-    // both the same handle (`rknpu.md` §2.5).
+    // both the same handle (`docs/design/rknpu.md` §2.5).
     owned.destroy()?;
     on_threads(4, |n| {
         for round in rounds(100) {
@@ -155,7 +155,7 @@ fn exhaustion(rig: &Rig) -> Check {
         total if simulated && total > 0 => (total / 64).clamp(page_size(), 64 * MIB) & !(page_size() - 1),
         _ => 8 * MIB,
     };
-    // Where shmem is behind it, the OOM killer comes before the errno (`observed.md` §1.2).
+    // Where shmem is behind it, the OOM killer comes before the errno (`docs/design/drivers.md` §1.2).
     let available = Proc::default().meminfo().map_or(0, |memory| memory.available);
     let bound = if simulated { u64::MAX } else { (512 * MIB).min(available / 2) };
     let mut counts = Vec::new();

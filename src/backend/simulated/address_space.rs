@@ -11,7 +11,7 @@ use crate::units::{align_down, align_up};
 /// From which end addresses are handed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Growth {
-    /// The kernel's IOVA allocator: highest first (`rknpu.md` §3.3).
+    /// The kernel's IOVA allocator: highest first (`docs/design/rknpu.md` §3.3).
     TopDown,
     /// The kernel's CMA bitmap: lowest first.
     BottomUp,
