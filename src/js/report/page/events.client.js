@@ -9,7 +9,7 @@ function drawEvents() {
       profile.enabled ? empty('There are no events yet.') : profilingOff('Nothing was recorded.'),
     )
   }
-  const dropped = profile.droppedEvents + profile.events - all
+  const left = profile.droppedEvents + profile.events - all
   const off = new Set()
   let needles = []
   const latest = Array.from({ length: all }, (_, at) => all - 1 - at)
@@ -49,7 +49,7 @@ function drawEvents() {
     const note = $('events-note')
     note.textContent =
       `${count(shown.length)} of the last ${count(all)}, latest ` +
-      `first${dropped > 0 ? `; ${count(dropped)} older ones were dropped` : ''}`
+      `first${left > 0 ? `; ${count(left)} older ones are left out` : ''}`
     note.dataset.count = shown.length
   }
   for (const type of new Set(events.type)) {
