@@ -149,13 +149,13 @@ impl DetachView for Detacher<'_> {
             return Ok(Detachment::Ended);
         };
         // Some runtimes run the finalizer inside the detach: it must not free the block that is about to move.
-        let Some(lifted) = allocation.detach_from_slice() else { return Ok(Detachment::Refused) };
+        let Some(detached) = allocation.detach_from_slice() else { return Ok(Detachment::Refused) };
         let buffer = self.view_of.call(allocation.id.get() as f64).map_err(Failure::Thrown)?;
         let whole = (address, allocation.size);
         if buffer::info(self.env, &buffer) != Some(whole) || buffer::detach(self.env, &buffer, address).is_err() {
             return Ok(Detachment::Refused);
         }
-        lifted.ended();
+        detached.ended();
         Ok(Detachment::Detached)
     }
 }

@@ -91,17 +91,17 @@ pub struct Distribution {
 }
 
 impl From<HistogramSummary> for Distribution {
-    fn from(figures: HistogramSummary) -> Self {
+    fn from(summary: HistogramSummary) -> Self {
         Self {
-            count: figures.count as f64,
-            min: figures.min as f64,
-            p50: figures.p50 as f64,
-            p90: figures.p90 as f64,
-            p99: figures.p99 as f64,
-            p999: figures.p999 as f64,
-            max: figures.max as f64,
-            mean: figures.mean,
-            buckets: figures.buckets.into_iter().flat_map(|(upto, count)| [upto as f64, count as f64]).collect(),
+            count: summary.count as f64,
+            min: summary.min as f64,
+            p50: summary.p50 as f64,
+            p90: summary.p90 as f64,
+            p99: summary.p99 as f64,
+            p999: summary.p999 as f64,
+            max: summary.max as f64,
+            mean: summary.mean,
+            buckets: summary.buckets.into_iter().flat_map(|(upto, count)| [upto as f64, count as f64]).collect(),
         }
     }
 }
@@ -299,7 +299,7 @@ pub fn leaks(env: &Env, handle: f64, age: f64) -> Result<Vec<Buffer>> {
 
 fn leaked_block(sampled: &Sampled, backend: &str, iommu: bool) -> Buffer {
     let Sampled { pool, block, at, stack } = sampled;
-    let facts = pool.facts();
+    let info = pool.facts();
     let text = |text: Option<&Arc<str>>| text.map(|text| text.to_string());
     Buffer {
         id: block.id as f64,
@@ -310,9 +310,9 @@ fn leaked_block(sampled: &Sampled, backend: &str, iommu: bool) -> Buffer {
         backend: (pool.kind() == MemoryKind::Npu).then(|| backend.to_owned()),
         address: BigInt::from(block.slice.address as u64),
         device_address: block.slice.device_address.map(BigInt::from),
-        cacheable: facts.is_none_or(|facts| facts.cacheable),
-        contiguous: facts.is_some_and(|facts| facts.contiguous),
-        iommu_domain: facts.filter(|_| iommu).map(|facts| facts.domain),
+        cacheable: info.is_none_or(|info| info.cacheable),
+        contiguous: info.is_some_and(|info| info.contiguous),
+        iommu_domain: info.filter(|_| iommu).map(|info| info.domain),
         dedicated: false,
         imported: false,
         shared: false,
