@@ -6,7 +6,11 @@
 const native = require('./binding.js')
 
 class AsyncTasks {
-  /** Ends each running task. */
+  /**
+   * Ends each running task.
+   *
+   * @type {Set<(reason: unknown) => void>}
+   */
   #running = new Set()
 
   /**
@@ -14,16 +18,17 @@ class AsyncTasks {
    *
    * @param {() => { promise: Promise<any>, task: number }} start
    * @param {AbortSignal} [signal]
+   * @returns {Promise<any>}
    */
   run(start, signal) {
     return new Promise((resolve, reject) => {
       const { promise, task } = start()
-      const end = (reason) => {
+      const end = (/** @type {unknown} */ reason) => {
         finished()
         native.cancelTask(task)
         reject(reason)
       }
-      const aborted = () => end(signal.reason)
+      const aborted = () => end(signal?.reason)
       const finished = () => {
         this.#running.delete(end)
         signal?.removeEventListener('abort', aborted)
@@ -37,7 +42,11 @@ class AsyncTasks {
     })
   }
 
-  /** Ends all running tasks: their promises reject with `reason`. */
+  /**
+   * Ends all running tasks: their promises reject with `reason`.
+   *
+   * @param {unknown} reason
+   */
   end(reason) {
     for (const end of [...this.#running]) end(reason)
   }

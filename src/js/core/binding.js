@@ -6,6 +6,7 @@ const { readFileSync } = require('node:fs')
 const { version } = require('../../../package.json')
 const { memoryError } = require('./errors.js')
 
+/** @type {typeof import('../native.js')} */
 let native
 try {
   native = ofAnotherCopy() ?? require('../native.js')

@@ -12,18 +12,32 @@ const { invalid, shown } = require('./options.js')
 // Taken before user code can replace them.
 const { isView } = ArrayBuffer
 const { apply, getOwnPropertyDescriptor, getPrototypeOf } = Reflect
+/**
+ * @param {object} prototype
+ * @param {string} name
+ * @returns {(object: unknown) => any}
+ */
 const getter = (prototype, name) => {
-  const { get } = getOwnPropertyDescriptor(prototype, name)
+  const get = /** @type {Function} */ (getOwnPropertyDescriptor(prototype, name)?.get)
   return (object) => apply(get, object, [])
 }
 const byteLengthOf = getter(ArrayBuffer.prototype, 'byteLength')
-const bufferOfTypedArray = getter(getPrototypeOf(Uint8Array.prototype), 'buffer')
+const bufferOfTypedArray = getter(/** @type {object} */ (getPrototypeOf(Uint8Array.prototype)), 'buffer')
 const bufferOfDataView = getter(DataView.prototype, 'buffer')
 
-/** ArrayBuffer → its allocation's id, for every buffer handed out in this environment. */
+/**
+ * ArrayBuffer → its allocation's id, for every buffer handed out in this environment.
+ *
+ * @type {WeakMap<ArrayBuffer, number>}
+ */
 const ids = new WeakMap()
 
-/** Returns the ArrayBuffer that `value` is, or is a view of. */
+/**
+ * Returns the ArrayBuffer that `value` is, or is a view of.
+ *
+ * @param {unknown} value
+ * @returns {ArrayBuffer}
+ */
 function arrayBufferOf(value) {
   let buffer = value
   if (isView(value)) buffer = isDataView(value) ? bufferOfDataView(value) : bufferOfTypedArray(value)
@@ -32,12 +46,21 @@ function arrayBufferOf(value) {
   throw invalid(`the buffer must be an ArrayBuffer or a view of one, not ${shown(value)}`)
 }
 
-/** Remembers that `buffer` was handed out over the allocation `id`. */
+/**
+ * Remembers that `buffer` was handed out over the allocation `id`.
+ *
+ * @param {ArrayBuffer} buffer
+ * @param {number} id
+ */
 function remember(buffer, id) {
   ids.set(buffer, id)
 }
 
-/** Returns the allocation's id of a buffer that was handed out; 0 for any other. */
+/**
+ * Returns the allocation's id of a buffer that was handed out; 0 for any other.
+ *
+ * @param {ArrayBuffer} buffer
+ */
 const idOf = (buffer) => ids.get(buffer) ?? 0
 
 /**

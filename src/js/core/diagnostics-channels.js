@@ -22,6 +22,12 @@ const PLACED = Object.freeze({ movable: false })
 /** Errors of the caller, which are no failed requests: a wrong argument, or a call after `dispose`. */
 const CALLER_ERRORS = new Set(['ERR_INVALID_ARG_TYPE', 'ERR_MANAGER_DISPOSED'])
 
+/**
+ * @typedef {import('../types/allocations.js').MemoryKind} MemoryKind
+ * @typedef {import('../types/diagnostics-channels.js').AllocationMessage} AllocationMessage
+ * @typedef {import('../types/diagnostics-channels.js').FailMessage} FailMessage
+ */
+
 /** Publishes one manager's messages. */
 class ChannelPublisher {
   #manager
@@ -29,8 +35,8 @@ class ChannelPublisher {
   #buffers
 
   /**
-   * @param {object} manager
-   * @param {{ byHandle(handle: number): { name: string, kind: string } | undefined }} pools
+   * @param {import('../types/manager.js').MemoryManager} manager
+   * @param {{ byHandle(handle: number): { name: string, kind: MemoryKind } | undefined }} pools
    * @param {{ blockOf(id: number): { id?: number, movable: boolean } | undefined }} buffers
    */
   constructor(manager, pools, buffers) {
@@ -39,28 +45,50 @@ class ChannelPublisher {
     this.#buffers = buffers
   }
 
-  /** Publishes that a new buffer was handed out. */
+  /**
+   * Publishes that a new buffer was handed out.
+   *
+   * @param {ArrayBuffer} buffer
+   */
   allocated(buffer) {
     const message = channels.allocate.hasSubscribers ? this.#messageOf(buffer) : null
     if (message !== null) channels.allocate.publish(message)
   }
 
-  /** Returns the message for `freed`, made while the buffer can still be described; null without subscribers. */
+  /**
+   * Returns the message for `freed`, made while the buffer can still be described; null without subscribers.
+   *
+   * @param {ArrayBuffer} buffer
+   */
   freeing(buffer) {
     return channels.free.hasSubscribers ? this.#messageOf(buffer) : null
   }
 
+  /** @param {AllocationMessage | null} message */
   freed(message) {
     if (message !== null) channels.free.publish(message)
   }
 
-  /** Publishes the message of a block that has no buffer. */
+  /**
+   * Publishes the message of a block that has no buffer.
+   *
+   * @param {import('node:diagnostics_channel').Channel} channel
+   * @param {number} pool
+   * @param {{ size: number, id: number, movable: boolean }} block
+   * @param {string | null} [tag]
+   */
   block(channel, pool, { size, id, movable }, tag = null) {
-    const { kind, name } = this.#pools.byHandle(pool)
+    const { kind, name } = /** @type {{ kind: MemoryKind, name: string }} */ (this.#pools.byHandle(pool))
     channel.publish({ manager: this.#manager, kind, size, tag, pool: name, id, movable })
   }
 
-  /** Publishes a refused request, unless the caller aborted it. Returns the error. */
+  /**
+   * Publishes a refused request, unless the caller aborted it. Returns the error.
+   *
+   * @param {unknown} error
+   * @param {Partial<Omit<FailMessage, 'manager' | 'error'>>} wanted
+   * @param {number} [handle] the pool's, for a request of a pool
+   */
   refused(error, wanted, handle) {
     if (channels.fail.hasSubscribers && error instanceof MemoryError && !CALLER_ERRORS.has(error.code)) {
       const of = handle === undefined ? undefined : this.#pools.byHandle(handle)
@@ -70,6 +98,10 @@ class ChannelPublisher {
     return error
   }
 
+  /**
+   * @param {ArrayBuffer} buffer
+   * @returns {AllocationMessage | null}
+   */
   #messageOf(buffer) {
     let info
     try {

@@ -7,7 +7,7 @@
  * @param {() => void} dispose
  */
 function defineDispose(constructor, dispose) {
-  if (Symbol.dispose === undefined) return
+  if (/** @type {symbol | undefined} */ (Symbol.dispose) === undefined) return
   Object.defineProperty(constructor.prototype, Symbol.dispose, { value: dispose, configurable: true, writable: true })
 }
 

@@ -5,15 +5,23 @@
 // Two codes follow Node's classes: ERR_INVALID_ARG_TYPE is a TypeError and ERR_OUT_OF_RANGE a RangeError. An object has
 // one prototype chain, so they are separate classes, and `instanceof MemoryError` tests a brand.
 
+/**
+ * @typedef {import('../types/errors.js').MemoryErrorCode} MemoryErrorCode
+ * @typedef {{ code: MemoryErrorCode, cause?: unknown }} Details
+ * @typedef {import('../types/errors.js').MemoryError} PublicError
+ */
+
+/** @type {WeakSet<object>} */
 const branded = new WeakSet()
 
 class MemoryError extends Error {
-  /** @param {string} message @param {{code: string, cause?: unknown}} details */
+  /** @param {string} message @param {Details} details */
   constructor(message, details) {
     super(message)
     applyDetails(this, details)
   }
 
+  /** @param {unknown} value */
   static [Symbol.hasInstance](value) {
     if (this !== MemoryError) return Function.prototype[Symbol.hasInstance].call(this, value)
     return typeof value === 'object' && value !== null && branded.has(value)
@@ -21,6 +29,7 @@ class MemoryError extends Error {
 }
 
 class MemoryTypeError extends TypeError {
+  /** @param {string} message @param {Details} details */
   constructor(message, details) {
     super(message)
     applyDetails(this, details)
@@ -28,6 +37,7 @@ class MemoryTypeError extends TypeError {
 }
 
 class MemoryRangeError extends RangeError {
+  /** @param {string} message @param {Details} details */
   constructor(message, details) {
     super(message)
     applyDetails(this, details)
@@ -39,6 +49,10 @@ for (const errorClass of [MemoryError, MemoryTypeError, MemoryRangeError]) {
   Object.defineProperty(errorClass.prototype, 'name', { value: 'MemoryError', configurable: true, writable: true })
 }
 
+/**
+ * @param {Error} error
+ * @param {Details} details
+ */
 function applyDetails(error, details) {
   branded.add(error)
   const { cause, ...figures } = details ?? {}
@@ -46,21 +60,28 @@ function applyDetails(error, details) {
   if (cause !== undefined) Object.defineProperty(error, 'cause', { value: cause, configurable: true, writable: true })
 }
 
+/** @type {Partial<Record<MemoryErrorCode, new (message: string, details: Details) => Error>>} */
 const CLASSES = { ERR_INVALID_ARG_TYPE: MemoryTypeError, ERR_OUT_OF_RANGE: MemoryRangeError }
 
 /**
  * Makes the error for `code`, with its figures. The native part calls it too.
  *
- * @param {string} code
+ * @param {MemoryErrorCode} code
  * @param {string} message
- * @param {object} [figures]
+ * @param {Partial<PublicError>} [figures]
  * @param {{cause?: unknown}} [options]
+ * @returns {PublicError}
  */
 function memoryError(code, message, figures, options) {
   const errorClass = CLASSES[code] ?? MemoryError
   const error = new errorClass(message, { code, ...figures, ...options })
   Error.captureStackTrace?.(error, memoryError)
-  return error
+  return /** @type {PublicError} */ (error)
 }
 
-module.exports = { MemoryError, memoryError }
+/** The class with the members that `applyDetails` sets. */
+const PublicMemoryError = /** @type {typeof import('../types/errors.js').MemoryError} */ (
+  /** @type {unknown} */ (MemoryError)
+)
+
+module.exports = { MemoryError: PublicMemoryError, memoryError }

@@ -2,7 +2,11 @@
 
 const UNITS = ['KiB', 'MiB', 'GiB', 'TiB']
 
-/** Formats "4 GiB", "1.5 MiB", "1 byte": at most one decimal, rounded down, as `units::format_bytes` in Rust does. */
+/**
+ * Formats "4 GiB", "1.5 MiB", "1 byte": at most one decimal, rounded down, as `units::format_bytes` in Rust does.
+ *
+ * @param {number} bytes
+ */
 function formatBytes(bytes) {
   if (bytes < 1024) return `${Math.floor(bytes)} ${Math.floor(bytes) === 1 ? 'byte' : 'bytes'}`
   let unit = 0

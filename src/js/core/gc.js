@@ -5,6 +5,7 @@
 const { setFlagsFromString } = require('node:v8')
 const { runInNewContext } = require('node:vm')
 
+/** @type {(() => void) | undefined} */
 let collect
 
 /**
@@ -16,9 +17,11 @@ function collectGarbage() {
   collect()
 }
 
+/** @returns {() => void} */
 function collector() {
-  if (typeof globalThis.gc === 'function') return globalThis.gc
-  if (process.versions.bun !== undefined) return () => globalThis.Bun.gc(true)
+  const { gc: exposed, Bun } = /** @type {{ gc?: () => void, Bun?: any }} */ (globalThis)
+  if (typeof exposed === 'function') return exposed
+  if (process.versions.bun !== undefined) return () => Bun.gc(true)
   try {
     // A context made while the flag is set has the function. The user's context never gets it.
     setFlagsFromString('--expose-gc')

@@ -8,20 +8,32 @@ const { channels } = require('./diagnostics-channels.js')
 class ManagerEvents {
   #manager
 
-  /** @param {import('node:events').EventEmitter} manager */
+  /** @param {import('../types/manager.js').MemoryManager} manager */
   constructor(manager) {
     this.#manager = manager
   }
 
+  /**
+   * @param {string} name
+   * @param {unknown} payload
+   */
   emit(name, payload) {
     this.#manager.emit(name, payload)
   }
 
+  /**
+   * @param {string} name
+   * @param {unknown} payload
+   */
   emitLater(name, payload) {
     process.nextTick(() => this.#manager.emit(name, payload))
   }
 
-  /** Publishes a warning on its channel and emits it. */
+  /**
+   * Publishes a warning on its channel and emits it.
+   *
+   * @param {import('../types/limits.js').MemoryWarning} warning
+   */
   warn(warning) {
     process.nextTick(() => {
       if (channels.warning.hasSubscribers) channels.warning.publish({ manager: this.#manager, ...warning })

@@ -5,6 +5,8 @@
 const native = require('./binding.js')
 const { notifications } = require('./fast-path.js')
 
+/** @typedef {import('../types/limits.js').MemoryWarning} MemoryWarning */
+
 class Notifications {
   #handle
   #events
@@ -30,7 +32,9 @@ class Notifications {
   poll() {
     if (notifications[0] !== this.#seen) {
       this.#seen = notifications[0]
-      native.takeWarnings(this.#handle.value).forEach((warning) => this.#events.warn(warning))
+      native
+        .takeWarnings(this.#handle.value)
+        .forEach((warning) => this.#events.warn(/** @type {MemoryWarning} */ (warning)))
       this.#profiling.sampled()
     }
     return this.#seen

@@ -5,10 +5,33 @@
 
 const { memoryError } = require('./errors.js')
 
-const invalid = (message, hint) => memoryError('ERR_INVALID_ARG_TYPE', message, hint && { hint })
+/**
+ * @template T
+ * @typedef {(name: string, value: unknown) => T} Validator returns the value to use, or throws
+ */
+/** @typedef {Record<string, Validator<any>>} Schema */
+/**
+ * @template {Schema} S
+ * @typedef {{ [Name in keyof S]?: ReturnType<S[Name]> }} Checked
+ */
+
+/**
+ * @param {string} message
+ * @param {string} [hint]
+ */
+const invalid = (message, hint) => memoryError('ERR_INVALID_ARG_TYPE', message, hint ? { hint } : undefined)
+
+/**
+ * @param {string} message
+ * @param {Partial<import('../types/errors.js').MemoryError>} [figures]
+ */
 const outOfRange = (message, figures) => memoryError('ERR_OUT_OF_RANGE', message, figures)
 
-/** Formats `value` for a message. Reads no property of an object, which may be a proxy. */
+/**
+ * Formats `value` for a message. Reads no property of an object, which may be a proxy.
+ *
+ * @param {unknown} value
+ */
 function shown(value) {
   switch (typeof value) {
     case 'string':
@@ -25,7 +48,13 @@ function shown(value) {
   }
 }
 
-/** Checks for a whole number from `min` to `max`, and returns it. */
+/**
+ * Checks for a whole number from `min` to `max`, and returns it.
+ *
+ * @param {string} name
+ * @param {unknown} value
+ * @param {number} min
+ */
 function integer(name, value, min, max = Number.MAX_SAFE_INTEGER) {
   if (typeof value !== 'number') {
     throw invalid(
@@ -41,31 +70,38 @@ function integer(name, value, min, max = Number.MAX_SAFE_INTEGER) {
   return value
 }
 
-// Validators of options: (name, value) => the value to use, or throw.
+/** Makes validators of options. */
 const kinds = {
+  /** @type {Validator<boolean>} */
   boolean(name, value) {
     if (typeof value !== 'boolean') throw invalid(`${name} must be true or false, not ${shown(value)}`)
     return value
   },
+  /** @type {Validator<string>} */
   string(name, value) {
     if (typeof value !== 'string') throw invalid(`${name} must be a string, not ${shown(value)}`)
     return value
   },
+  /** @type {(min: number, max?: number) => Validator<number>} */
   integer: (min, max) => (name, value) => integer(name, value, min, max),
+  /** @type {(max: number) => Validator<number>} */
   milliseconds: (max) => (name, value) => {
     if (typeof value !== 'number') throw invalid(`${name} must be a number, not ${shown(value)}`)
     if (!(value >= 0 && value <= max)) throw outOfRange(`${name} is ${value}; it must be from 0 to ${max} ms`)
     return value
   },
+  /** @type {<T extends string | boolean>(...allowed: T[]) => Validator<T>} */
   oneOf:
     (...allowed) =>
     (name, value) => {
-      if (allowed.includes(value)) return value
+      const found = allowed.find((choice) => choice === value)
+      if (found !== undefined) return found
       const list = allowed.map(shown).join(', ')
       const known = allowed.some((choice) => typeof choice === typeof value)
       const message = `${name} is ${shown(value)}; it must be one of ${list}`
       throw known ? outOfRange(message) : invalid(message)
     },
+  /** @type {<S extends Schema>(schema: S) => Validator<Checked<S>>} */
   nested: (schema) => (name, value) => check(name, value, schema),
 }
 
@@ -73,9 +109,11 @@ const kinds = {
  * Checks options against a schema. Reads each option once; options that are left out or undefined are absent from the
  * result.
  *
+ * @template {Schema} S
  * @param {string} what names the function in messages
  * @param {unknown} options
- * @param {Record<string, (name: string, value: unknown) => unknown>} schema
+ * @param {S} schema
+ * @returns {Checked<S>}
  */
 function check(what, options, schema) {
   if (options === undefined) return {}
@@ -85,14 +123,20 @@ function check(what, options, schema) {
   for (const name of Object.keys(options)) {
     if (!Object.hasOwn(schema, name)) throw unknownOption(what, name, Object.keys(schema))
   }
+  /** @type {Record<string, unknown>} */
   const checked = {}
   for (const [name, kind] of Object.entries(schema)) {
-    const value = options[name]
+    const value = /** @type {Record<string, unknown>} */ (options)[name]
     if (value !== undefined) checked[name] = kind(`${what}: ${name}`, value)
   }
-  return checked
+  return /** @type {Checked<S>} */ (checked)
 }
 
+/**
+ * @param {string} what
+ * @param {string} name
+ * @param {string[]} known
+ */
 function unknownOption(what, name, known) {
   const meant = nearest(name, known)
   const hint =
@@ -102,14 +146,27 @@ function unknownOption(what, name, known) {
   return invalid(`${what} has no option ${JSON.stringify(name)}`, hint)
 }
 
-/** Returns the name in `known` that `name` probably misspells, if one is near enough. */
+/**
+ * Returns the name in `known` that `name` probably misspells, if one is near enough.
+ *
+ * @param {string} name
+ * @param {string[]} known
+ */
 function nearest(name, known) {
-  const distances = known.map((candidate) => [editDistance(name.toLowerCase(), candidate.toLowerCase()), candidate])
-  const [distance, candidate] = distances.sort(([a], [b]) => a - b)[0]
+  const distances = known.map((candidate) => ({
+    candidate,
+    distance: editDistance(name.toLowerCase(), candidate.toLowerCase()),
+  }))
+  const [{ distance, candidate }] = distances.sort((a, b) => a.distance - b.distance)
   return distance <= Math.max(2, name.length / 3) ? candidate : undefined
 }
 
-/** Counts the letters to insert, delete or replace (Levenshtein distance). */
+/**
+ * Counts the letters to insert, delete or replace (Levenshtein distance).
+ *
+ * @param {string} a
+ * @param {string} b
+ */
 function editDistance(a, b) {
   let row = Array.from({ length: b.length + 1 }, (_, j) => j)
   for (let i = 1; i <= a.length; i++) {
@@ -139,6 +196,7 @@ const npuAllocation = {
 }
 
 const receive = {
+  /** @type {Validator<AbortSignal>} */
   signal: (name, value) => {
     if (value instanceof AbortSignal) return value
     throw invalid(`${name} must be an AbortSignal, not ${shown(value)}`)
@@ -149,7 +207,7 @@ const npuAllocationAsync = { ...npuAllocation, ...receive }
 
 const systemAllocation = {
   ...allocation,
-  hugePages: kinds.oneOf(true, false, 'try'),
+  hugePages: kinds.oneOf(/** @type {boolean | 'try'} */ (true), false, 'try'),
   lock: kinds.boolean,
   prefault: kinds.boolean,
 }
@@ -164,12 +222,14 @@ const defragment = {
 
 const optimize = {
   trim: kinds.boolean,
+  /** @type {Validator<boolean | Checked<typeof defragment>>} */
   defragment: (name, value) => (typeof value === 'boolean' ? value : check(name, value, defragment)),
 }
 
 const cleanup = {
   onPressure: kinds.boolean,
   onExhaustion: kinds.boolean,
+  /** @type {Validator<number | null>} */
   defragmentAbove: (name, value) => {
     if (value === null) return value
     if (typeof value !== 'number') throw invalid(`${name} must be a number or null, not ${shown(value)}`)
@@ -187,7 +247,7 @@ const pool = {
   blockSize: kinds.integer(1),
   alignment: kinds.integer(1),
   tag: kinds.string,
-  // createPool checks it with the schema of the pool's kind.
+  /** @type {Validator<any>} createPool checks it with the schema of the pool's kind. */
   allocation: (_name, value) => value,
 }
 
@@ -201,14 +261,18 @@ const reservation = {
   iommuDomain: kinds.integer(0, 2 ** 31 - 1),
 }
 
+/** @type {import('../types/models.js').QuantizedType[]} */
 const DTYPES = ['w8a8', 'w4a16', 'w4a16_g128']
 
 const model = {
   path: kinds.string,
   weightBytes: kinds.integer(1),
+  /** @type {Validator<string | Record<string, unknown>>} */
   config: (name, value) => {
     if (typeof value === 'string') return value
-    if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value
+    if (typeof value === 'object' && value !== null && !Array.isArray(value)) {
+      return /** @type {Record<string, unknown>} */ (value)
+    }
     throw invalid(`${name} must be a path or an object, not ${shown(value)}`)
   },
   layers: kinds.integer(1, 4096),
@@ -227,6 +291,7 @@ const model = {
 const plannedModel = { ...model, name: kinds.string, group: kinds.string }
 
 const plan = {
+  /** @type {Validator<Checked<typeof domainUse>[]>} */
   domains: (name, value) => {
     if (Array.isArray(value)) return value.map((domain, i) => check(`${name}[${i}]`, domain, domainUse))
     throw invalid(`${name} must be an array of DomainStats, not ${shown(value)}`)
@@ -243,6 +308,7 @@ const domainUse = {
   reservedForOthers: kinds.integer(0),
 }
 
+/** @type {import('../types/devices.js').Backend[]} */
 const BACKENDS = ['rknpu', 'rknpu-heap', 'rocket', 'dma-heap', 'simulated']
 
 const manager = {
@@ -258,14 +324,19 @@ const manager = {
   }),
   slabs: kinds.nested({ threshold: kinds.integer(0), size: kinds.integer(1) }),
   cleanup: kinds.nested(cleanup),
-  // `Limits.check` checks it.
+  /** @type {Validator<unknown>} `Limits.check` checks it. */
   limits: (_name, value) => value,
   debug: kinds.nested({ delayReuse: kinds.integer(0, 1_000_000) }),
   inspect: kinds.boolean,
+  /** @type {Validator<boolean | Checked<typeof profiling>>} */
   profiling: (name, value) => (typeof value === 'boolean' ? value : check(name, value, profiling)),
 }
 
-/** A list of names; null stands for entries without a name. */
+/**
+ * A list of names; null stands for entries without a name.
+ *
+ * @type {Validator<Array<string | null>>}
+ */
 const names = (name, value) => {
   if (!Array.isArray(value)) throw invalid(`${name} must be an array, not ${shown(value)}`)
   const wrong = value.find((item) => item !== null && typeof item !== 'string')
@@ -321,17 +392,28 @@ const schemas = {
   systemAllocation,
 }
 
-/** Checks the options of an NPU allocation and converts them for the native part. */
+/**
+ * Checks the options of an NPU allocation and converts them for the native part.
+ *
+ * @param {string} what
+ * @param {unknown} options
+ * @param {typeof npuAllocation} [schema]
+ */
 function npuRequest(what, options, schema = schemas.npuAllocation) {
-  const { placement, ...rest } = check(what, options, schema)
+  const { placement, ...rest } = check(what, options, /** @type {typeof npuAllocationAsync} */ (schema))
   return { ...rest, sram: placement === 'try-sram' }
 }
 
-/** Checks the options of a system allocation and converts them for the native part. */
+/**
+ * Checks the options of a system allocation and converts them for the native part.
+ *
+ * @param {string} what
+ * @param {unknown} options
+ */
 function systemRequest(what, options) {
   // The kernel always gives zeroed pages.
   const { hugePages, zeroed: _always, ...rest } = check(what, options, schemas.systemAllocation)
-  return { ...rest, hugePages: { true: true, try: false }[hugePages] }
+  return { ...rest, hugePages: hugePages === true ? true : hugePages === 'try' ? false : undefined }
 }
 
 module.exports = { check, integer, invalid, kinds, nearest, npuRequest, outOfRange, shown, schemas, systemRequest }

@@ -6,7 +6,22 @@ const { getHeapStatistics } = require('node:v8')
 const native = require('../core/binding.js')
 const { formatBytes } = require('../core/format-bytes.js')
 
-/** Implements `manager.getNPUMemoryStats`. */
+/**
+ * @typedef {import('../types/stats.js').NPUMemoryStats} NPUMemoryStats
+ * @typedef {import('../types/stats.js').SystemMemoryStats} SystemMemoryStats
+ * @typedef {import('../types/stats.js').MemoryStats} MemoryStats
+ * @typedef {import('../types/stats.js').MemoryUsage} MemoryUsage
+ * @typedef {import('../types/stats.js').PoolStats} PoolStats
+ * @typedef {import('../types/devices.js').DeviceInfo} DeviceInfo
+ */
+
+/**
+ * Implements `manager.getNPUMemoryStats`.
+ *
+ * @param {number} handle
+ * @param {DeviceInfo} device
+ * @returns {NPUMemoryStats}
+ */
 function npuStats(handle, { backend, simulated, sramTotal }) {
   const stats = native.npuStats(handle)
   const { counters, lostObjects, lostBytes, slabReserved, slabAllocated, slabLateWrites, ...figures } = stats
@@ -15,24 +30,36 @@ function npuStats(handle, { backend, simulated, sramTotal }) {
   return { backend, simulated, ...counters, ...figures, sramTotal, lost, slabs }
 }
 
-/** Implements `manager.getSystemMemoryStats`. */
+/**
+ * Implements `manager.getSystemMemoryStats`.
+ *
+ * @param {number} handle
+ * @returns {SystemMemoryStats}
+ */
 function systemStats(handle) {
   const { counters, ...figures } = native.systemStats(handle)
   return { ...counters, ...figures }
 }
 
-/** Implements `manager.getMemoryUsage`. */
+/**
+ * Implements `manager.getMemoryUsage`.
+ *
+ * @param {number} handle
+ * @param {NPUMemoryStats} npu
+ * @param {SystemMemoryStats} system
+ * @returns {MemoryUsage}
+ */
 function usageOf(handle, npu, system) {
   // Not process.memoryUsage(), which opens /proc: that fails when the process is out of descriptors.
   const { used_heap_size: heapUsed, external_memory: external } = getHeapStatistics()
   const [openFds, maxFds, maps, maxMaps] = native.processGauges(handle)
-  const pools = native.poolsStats(handle)
+  const pools = /** @type {PoolStats[]} */ (native.poolsStats(handle))
   return {
     npu,
     system,
     pools,
     tags: Object.fromEntries(native.tags(handle).map(({ tag, counters }) => [tag, counters])),
-    reservations: native.reservations(handle),
+    reservations: /** @type {MemoryUsage['reservations']} */ (native.reservations(handle)),
     process: {
       rss: system.rss,
       heapUsed,
@@ -47,13 +74,24 @@ function usageOf(handle, npu, system) {
   }
 }
 
-/** The fragmentation of all pools, weighted by their free bytes; 0 without any. */
+/**
+ * The fragmentation of all pools, weighted by their free bytes; 0 without any.
+ *
+ * @param {Array<{ free: number, fragmentation: number }>} pools
+ */
 function fragmentationOf(pools) {
   const free = pools.reduce((sum, pool) => sum + pool.free, 0)
   return free === 0 ? 0 : pools.reduce((sum, pool) => sum + pool.fragmentation * pool.free, 0) / free
 }
 
-/** Shows a manager in `util.inspect`; calls `stats` only if they are shown at this depth. */
+/**
+ * Shows a manager in `util.inspect`; calls `stats` only if they are shown at this depth.
+ *
+ * @param {{ device: DeviceInfo, disposed: boolean }} manager
+ * @param {number} depth
+ * @param {import('node:util').InspectOptionsStylized} options
+ * @param {() => MemoryStats} stats
+ */
 function inspectManager({ device, disposed }, depth, options, stats) {
   const name = options.stylize('MemoryManager', 'special')
   const { backend, simulated, soc, driverVersion, path } = device
@@ -61,6 +99,7 @@ function inspectManager({ device, disposed }, depth, options, stats) {
   if (disposed) return `${name} (${where}, disposed)`
   if (depth < 0) return `${name} (${where})`
   const { npuUsed, npuTotal, npuPeak, systemUsed, systemTotal, systemPeak, liveAllocations } = stats()
+  /** @type {(used: number, total: number, peak: number) => string} */
   const line = (used, total, peak) =>
     options.stylize(`${formatBytes(used)} of ${formatBytes(total)}, peak ${formatBytes(peak)}`, 'number')
   return [
