@@ -22,34 +22,66 @@ const TYPICAL_VOCABULARY = 128_000
 /** Bounds the loop over layers. */
 const MAX_LAYERS = 4096
 
-const CHIPS = Object.keys(fit.coefficients.chips)
-const NUMBERS = ['layers', 'hiddenSize', 'kvHeads', 'headDim', 'vocabSize']
+/**
+ * @typedef {import('../types/models.js').ModelEstimate} ModelEstimate
+ * @typedef {import('../types/models.js').ModelSpec} ModelSpec
+ * @typedef {import('./shape.js').PartialShape} PartialShape
+ * @typedef {import('./shape.js').Shape} Shape
+ * @typedef {ReturnType<typeof inspect>} ModelFile
+ */
 
-/** Returns the configuration; `config` is the object or a path to a config.json. */
+/**
+ * The parts of a spec that the terms depend on.
+ *
+ * @typedef {object} Run
+ * @property {number} contextLength
+ * @property {number} batch
+ * @property {number} kvBytesPerElement
+ * @property {string} soc
+ * @property {string[]} warnings
+ * @property {ModelFile | null} file
+ */
+
+/** @type {Record<string, number>} Bytes that a chip's runtime takes more than the rk3588's. */
+const CHIPS = fit.coefficients.chips
+const NUMBERS = /** @type {const} */ (['layers', 'hiddenSize', 'kvHeads', 'headDim', 'vocabSize'])
+
+/**
+ * Returns the configuration; `config` is the object or a path to a config.json.
+ *
+ * @param {string | Record<string, unknown>} config
+ */
 function configOf(config) {
   if (typeof config !== 'string') return config
   let text
   try {
     text = fs.readFileSync(config, 'utf8')
   } catch (error) {
-    throw openError(config, error)
+    throw openError(config, /** @type {NodeJS.ErrnoException} */ (error))
   }
   let parsed
   try {
     parsed = JSON.parse(text)
   } catch (error) {
-    throw invalid(`${config} is not JSON: ${error.message}`, 'name the config.json of the model')
+    throw invalid(`${config} is not JSON: ${/** @type {Error} */ (error).message}`, 'name the config.json of the model')
   }
   if (!isObject(parsed)) throw invalid(`${config} does not hold an object`, 'name the config.json of the model')
   return parsed
 }
 
+/**
+ * Reads the shape from the configuration and the numbers of a spec. Without a configuration the shape is incomplete if
+ * `missing` names anything.
+ *
+ * @param {ModelSpec} spec
+ * @param {string[]} warnings
+ */
 function shapeFrom(spec, warnings) {
   const { shape } = shapeOf(spec.config === undefined ? {} : configOf(spec.config))
   for (const name of NUMBERS) if (spec[name] !== undefined) shape[name] = spec[name]
   const rwkv = shape.family === 'rwkv'
-  const needed = ['layers', 'hiddenSize', 'vocabSize', ...(rwkv ? [] : ['kvHeads', 'headDim'])]
-  const missing = needed.filter((name) => !(shape[name] > 0))
+  const needed = NUMBERS.filter((name) => !rwkv || (name !== 'kvHeads' && name !== 'headDim'))
+  const missing = needed.filter((name) => !((shape[name] ?? 0) > 0))
   if (spec.config !== undefined && missing.length > 0) {
     const names = missing.map((name) => (namesOf(name) ?? [name])[0]).join(', ')
     throw invalid(
@@ -57,7 +89,7 @@ function shapeFrom(spec, warnings) {
       `give ${missing.join(', ')} in the spec, or the language model's own config.json`,
     )
   }
-  if (shape.layers > MAX_LAYERS)
+  if ((shape.layers ?? 0) > MAX_LAYERS)
     throw outOfRange(`the configuration has ${shape.layers} layers; at most ${MAX_LAYERS} are accepted`)
   if (spec.config !== undefined && shape.family === null) {
     const name =
@@ -72,8 +104,8 @@ function shapeFrom(spec, warnings) {
 /**
  * Implements `estimateModelMemory`.
  *
- * @param {object} spec
- * @returns {object} a ModelEstimate
+ * @param {ModelSpec} spec
+ * @returns {ModelEstimate}
  */
 function estimateModelMemory(spec) {
   if (spec === undefined) throw invalid('estimateModelMemory needs a ModelSpec, not undefined')
@@ -81,8 +113,13 @@ function estimateModelMemory(spec) {
   return estimate(checked)
 }
 
+/**
+ * @param {ModelSpec} spec checked
+ * @returns {ModelEstimate}
+ */
 function estimate(spec) {
   const { contextLength, batch = 1, kvBytesPerElement = 2, soc = 'rk3588', dtype } = spec
+  /** @type {string[]} */
   const warnings = []
   const file = spec.path === undefined ? null : inspect(spec.path)
   if (file !== null) warnings.push(...file.warnings)
@@ -93,33 +130,36 @@ function estimate(spec) {
   const vision = spec.type === 'vision' || file?.kind === 'rknn'
   if (!vision && contextLength === undefined)
     throw invalid('contextLength is missing', 'pass the value that RKLLMParam.max_context_len will have')
-  const { shape, missing } = vision ? { shape: {}, missing: [] } : shapeFrom(spec, warnings)
-  if (!CHIPS.includes(soc)) warnings.push(`there are no measurements of ${soc}: estimated as rk3588`)
+  const known = contextLength === undefined || vision ? null : { ...shapeFrom(spec, warnings), contextLength }
+  if (!Object.hasOwn(CHIPS, soc)) warnings.push(`there are no measurements of ${soc}: estimated as rk3588`)
 
-  if (vision) return sizeOnly({ weights: needsWeights(given), kv: 0, host: 0, warnings, architecture: 'rknn', file })
-  if (missing.length > 0) {
-    return fromSize(needsWeights(given), shape, { contextLength, batch, kvBytesPerElement, soc, warnings, file })
+  if (known === null) {
+    return sizeOnly({ weights: needsWeights(given), kv: 0, host: 0, warnings, architecture: 'rknn', file })
   }
-  return fromShape(shape, given, {
-    contextLength,
-    batch,
-    kvBytesPerElement,
-    soc,
-    dtype,
-    warnings,
-    file,
-    config: spec.config !== undefined,
-  })
+  const { shape, missing } = known
+  const run = { contextLength: known.contextLength, batch, kvBytesPerElement, soc, warnings, file }
+  if (missing.length > 0) return fromSize(needsWeights(given), shape, run)
+  return fromShape(/** @type {Shape} */ (shape), given, { ...run, dtype, config: spec.config !== undefined })
 }
 
+/** @param {number | undefined} bytes */
 function needsWeights(bytes) {
   if (bytes !== undefined) return bytes
   throw invalid('the weights are unknown', 'give weightBytes, path, or a config.json with the sizes of all layers')
 }
 
-/** Estimates from the whole shape: the calibrated sum of terms. */
+/**
+ * Estimates from the whole shape: the calibrated sum of terms.
+ *
+ * @param {Shape} shape
+ * @param {number | undefined} given
+ * @param {Run & { dtype?: string, config: boolean }} run
+ * @returns {ModelEstimate}
+ */
 function fromShape(shape, given, { contextLength, batch, kvBytesPerElement, soc, dtype, warnings, file, config }) {
-  const countable = shape.family === 'rwkv' || (shape.heads > 0 && (shape.intermediateSize > 0 || shape.experts > 0))
+  const has = (/** @type {number | null | undefined} */ count) => (count ?? 0) > 0
+  const countable =
+    shape.family === 'rwkv' || (has(shape.heads) && (has(shape.intermediateSize) || has(shape.experts)))
   if (given === undefined && !(config && countable)) {
     throw invalid('the weights are unknown', 'give weightBytes, path, or a config.json with the sizes of all layers')
   }
@@ -146,16 +186,32 @@ function fromShape(shape, given, { contextLength, batch, kvBytesPerElement, soc,
   })
 }
 
-/** Estimates from the size of the weights, and from the numbers that the spec gives. */
+/**
+ * Estimates from the size of the weights, and from the numbers that the spec gives.
+ *
+ * @param {number} weights
+ * @param {PartialShape} shape
+ * @param {Run} run
+ * @returns {ModelEstimate}
+ */
 function fromSize(weights, shape, { contextLength, batch, kvBytesPerElement, soc, warnings, file }) {
-  const cache = shape.layers > 0 && shape.kvHeads > 0 && shape.headDim > 0
-  if (!cache) warnings.push('the KV cache is unknown and left out: give config, or layers, kvHeads and headDim')
-  const kv = cache ? 2 * shape.layers * shape.kvHeads * shape.headDim * kvBytesPerElement * contextLength * batch : 0
-  const { bytesPerToken, constant, chips } = fit.coefficients
-  const host = bytesPerToken * (shape.vocabSize ?? TYPICAL_VOCABULARY) + constant + (chips[soc] ?? 0)
+  const perToken = 2 * (shape.layers ?? 0) * (shape.kvHeads ?? 0) * (shape.headDim ?? 0)
+  const kv = perToken * kvBytesPerElement * contextLength * batch
+  if (kv === 0) warnings.push('the KV cache is unknown and left out: give config, or layers, kvHeads and headDim')
+  const { bytesPerToken, constant } = fit.coefficients
+  const host = bytesPerToken * (shape.vocabSize ?? TYPICAL_VOCABULARY) + constant + (CHIPS[soc] ?? 0)
   return sizeOnly({ weights, kv, host, warnings, architecture: shape.architecture ?? null, file })
 }
 
+/**
+ * @param {object} found
+ * @param {number} found.weights
+ * @param {number} found.kv
+ * @param {number} found.host
+ * @param {string[]} found.warnings
+ * @param {string | null} found.architecture
+ * @param {ModelFile | null} found.file
+ */
 const sizeOnly = ({ weights, kv, host, warnings, architecture, file }) =>
   result({
     weights,
@@ -170,6 +226,11 @@ const sizeOnly = ({ weights, kv, host, warnings, architecture, file }) =>
     file,
   })
 
+/**
+ * @param {Pick<ModelEstimate, 'weights' | 'kvCache' | 'activations' | 'hostBuffers' | 'uncertainty' | 'architecture' |
+ *   'source' | 'warnings'> & { calibrated: boolean, file: ModelFile | null }} figures
+ * @returns {ModelEstimate}
+ */
 function result({
   weights,
   kvCache,

@@ -14,6 +14,7 @@ const HEAD = 64
 /** No language or vision model is smaller; a truncated download or an error page is. */
 const MIN_SIZE = 1024
 
+/** @type {[pattern: RegExp, what: string, hint: string][]} */
 const OTHER_FORMATS = [
   [/^version https:\/\/git-lfs/, 'a Git LFS pointer, not the model itself', 'fetch it with "git lfs pull"'],
   [/^\s*<(!doctype|html|\?xml)/i, 'a web page', 'download the file itself, not the page that shows it'],
@@ -23,8 +24,13 @@ const OTHER_FORMATS = [
   [/^\x1f\x8b/, 'a gzip archive', 'unpack it first'],
 ]
 
+/** @type {(path: string, message: string, hint: string) => import('../types/errors.js').MemoryError} */
 const refuse = (path, message, hint) => memoryError('ERR_UNSUPPORTED', `${path} ${message}`, { hint, path })
 
+/**
+ * @param {string} path
+ * @param {NodeJS.ErrnoException} error
+ */
 function openError(path, error) {
   const denied = error.code === 'EACCES' || error.code === 'EPERM'
   const message = denied
@@ -40,6 +46,7 @@ function openError(path, error) {
   )
 }
 
+/** @param {string} path */
 function readHead(path) {
   let fd
   try {
@@ -48,7 +55,8 @@ function readHead(path) {
     if (!status.isFile()) throw refuse(path, 'is not a file', 'name the model file')
     const head = Buffer.alloc(HEAD)
     return { size: status.size, head: head.subarray(0, fs.readSync(fd, head, 0, HEAD, 0)) }
-  } catch (error) {
+  } catch (reason) {
+    const error = /** @type {NodeJS.ErrnoException} */ (reason)
     throw error.syscall === undefined ? error : openError(path, error)
   } finally {
     if (fd !== undefined) fs.closeSync(fd)
@@ -81,6 +89,11 @@ function inspect(path) {
   }
 }
 
+/**
+ * @param {string} path
+ * @param {number} size
+ * @param {Buffer} head
+ */
 function checkRknn(path, size, head) {
   const text = head.toString('latin1')
   if (text.startsWith('CYPTRKNN')) return ['the model is encrypted: its head cannot be read']

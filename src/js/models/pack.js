@@ -8,13 +8,19 @@
 
 const EXACT = 8
 
-/** @returns {number[] | null} the bin of each item; null if they do not fit */
+/**
+ * @param {number[]} sizes
+ * @param {number[]} rooms
+ * @returns {number[] | null} the bin of each item; null if they do not fit
+ */
 function pack(sizes, rooms) {
   return sizes.length <= EXACT ? packExactly(sizes, rooms) : packGreedily(sizes, rooms)
 }
 
+/** @type {(values: number[]) => number[]} */
 const descending = (values) => values.map((_, i) => i).sort((a, b) => values[b] - values[a] || a - b)
 
+/** @type {typeof pack} */
 function packGreedily(sizes, rooms) {
   const left = [...rooms]
   const bins = new Array(sizes.length)
@@ -27,7 +33,11 @@ function packGreedily(sizes, rooms) {
   return bins
 }
 
-/** Tries the roomiest bins only: swapping a used bin for a roomier unused one never makes a packing worse. */
+/**
+ * Tries the roomiest bins only: swapping a used bin for a roomier unused one never makes a packing worse.
+ *
+ * @type {typeof pack}
+ */
 function packExactly(sizes, rooms) {
   const roomiest = descending(rooms)
   for (let count = Math.min(1, sizes.length); count <= Math.min(sizes.length, rooms.length); count++) {
@@ -44,14 +54,17 @@ function packExactly(sizes, rooms) {
 /**
  * Finds the packing that leaves the most room in the fullest bin. Searches depth first, the largest items first, and
  * tries equal bins once.
+ *
+ * @type {typeof pack}
  */
 function packInto(sizes, rooms) {
   const order = descending(sizes)
   const left = [...rooms]
   const bins = new Array(sizes.length)
+  /** @type {{ room: number, bins: number[] } | null} */
   let best = null
 
-  const visit = (depth, room) => {
+  const visit = (/** @type {number} */ depth, /** @type {number} */ room) => {
     // Prunes: the room in the fullest bin only shrinks from here on.
     if (best !== null && room <= best.room) return
     if (depth === order.length) {
@@ -71,7 +84,8 @@ function packInto(sizes, rooms) {
     }
   }
   if (sizes.reduce((a, b) => a + b, 0) <= rooms.reduce((a, b) => a + b, 0)) visit(0, Infinity)
-  return best?.bins ?? null
+  // Assigned in `visit`, which the checker does not follow.
+  return /** @type {{ bins: number[] } | null} */ (best)?.bins ?? null
 }
 
 module.exports = { pack, EXACT }

@@ -11,6 +11,32 @@ const { pack } = require('./pack.js')
 const KEEP_FREE = 256 * 2 ** 20
 const GIB4 = 4 * 2 ** 30
 
+/**
+ * @typedef {import('../types/devices.js').DeviceInfo} DeviceInfo
+ * @typedef {import('../types/models.js').DomainPlan} DomainPlan
+ * @typedef {import('../types/models.js').ModelEstimate} ModelEstimate
+ * @typedef {import('../types/models.js').ModelSpec} ModelSpec
+ * @typedef {import('../types/stats.js').DomainStats} DomainStats
+ */
+
+/** @typedef {Omit<DomainStats, 'total'> & { total: number | null }} Place a domain; its total is null if unknown */
+
+/**
+ * @typedef {object} Demand
+ * @property {string} name
+ * @property {string | null} group
+ * @property {ModelSpec} spec
+ * @property {ModelEstimate} figures
+ * @property {number} bytes of NPU memory
+ * @property {number} ram
+ */
+
+/** @typedef {{ members: Demand[], bytes: number }} Group */
+
+/**
+ * @param {unknown} models
+ * @returns {Demand[]}
+ */
 function demandsOf(models) {
   if (!Array.isArray(models)) throw invalid(`models must be an array of ModelSpec, not ${shown(models)}`)
   const names = new Set()
@@ -33,7 +59,13 @@ function demandsOf(models) {
   })
 }
 
-/** Lists the IOMMU domains, or one area if the device has none. */
+/**
+ * Lists the IOMMU domains, or one area if the device has none.
+ *
+ * @param {DeviceInfo} device
+ * @param {Partial<DomainStats>[] | undefined} domains
+ * @returns {Place[]}
+ */
 function domainsOf(device, domains) {
   if (typeof device !== 'object' || device === null) throw invalid(`device must be a DeviceInfo, not ${shown(device)}`)
   const { iommu, iommuDomains, domainBytes } = device
@@ -53,15 +85,21 @@ function domainsOf(device, domains) {
   return all
 }
 
-// Only RAM bounds a device that does not report its size.
+/** @type {(place: Place) => number} Only RAM bounds a device that does not report its size. */
 const roomOf = ({ total, used, reservedForOthers }) =>
   total === null ? Number.MAX_SAFE_INTEGER : Math.max(0, total - used - reservedForOthers)
 
-/** Converts to DomainStats, where 0 stands for an unknown size. */
+/** @type {(domain: Place) => DomainStats} Converts to DomainStats, where 0 stands for an unknown size. */
 const reported = (domain) => ({ ...domain, total: domain.total ?? 0 })
 
-/** Makes one item of the models of a group, such as a vision encoder and its language model. */
+/**
+ * Makes one item of the models of a group, such as a vision encoder and its language model.
+ *
+ * @param {Demand[]} demands
+ * @returns {Group[]}
+ */
 function groupsOf(demands) {
+  /** @type {Map<Demand | string, Demand[]>} */
   const groups = new Map()
   for (const demand of demands) {
     const key = demand.group === null ? demand : demand.group
@@ -70,17 +108,24 @@ function groupsOf(demands) {
   return [...groups.values()].map((members) => ({ members, bytes: members.reduce((sum, { bytes }) => sum + bytes, 0) }))
 }
 
+/** @type {(members: Demand[]) => string} */
 const namesOf = (members) => members.map(({ name }) => JSON.stringify(name)).join(' + ')
 
-/** Lists changes that save at least `over` bytes, the mildest first. */
+/**
+ * Lists changes that save at least `over` bytes, the mildest first.
+ *
+ * @param {Demand[]} members
+ * @param {number} over
+ */
 function remediesOf(members, over) {
   const remedies = []
   for (const { name, spec, figures } of members) {
     const margin = 1 + figures.uncertainty
-    const perToken = (figures.kvCache * margin) / spec.contextLength
-    const fewer = perToken > 0 ? Math.floor(spec.contextLength - over / perToken) : 0
+    const { contextLength = 0 } = spec
+    const perToken = contextLength > 0 ? (figures.kvCache * margin) / contextLength : 0
+    const fewer = perToken > 0 ? Math.floor(contextLength - over / perToken) : 0
     if (fewer >= 256)
-      remedies.push(`a context of ${fewer} instead of ${spec.contextLength} for ${JSON.stringify(name)}`)
+      remedies.push(`a context of ${fewer} instead of ${contextLength} for ${JSON.stringify(name)}`)
     const eightBits =
       spec.config !== undefined &&
       spec.weightBytes === undefined &&
@@ -95,15 +140,21 @@ function remediesOf(members, over) {
   return remedies
 }
 
+/** @type {(remedies: string[], otherwise: string) => string} */
 const adviceOf = (remedies, otherwise) =>
   remedies.length > 0 ? `it would fit with ${remedies.join(', or ')}` : otherwise
 
+/**
+ * @param {Group[]} groups
+ * @param {Place[]} places
+ * @param {DeviceInfo} device
+ */
 function reasonOf(groups, places, device) {
   const largest = [...groups].sort((a, b) => b.bytes - a.bytes)[0]
   const rooms = places.map(roomOf)
   const most = Math.max(...rooms)
   const where = device.iommu ? 'IOMMU domain' : 'CMA area'
-  const sentence = (text) => `${text}.`
+  const sentence = (/** @type {string} */ text) => `${text}.`
   if (largest.bytes > most) {
     const empty = Math.max(...places.map(({ total }) => total ?? 0))
     const over = largest.bytes - most
@@ -137,7 +188,12 @@ function reasonOf(groups, places, device) {
   )
 }
 
-/** Spreads a model that no domain can hold over neighbouring ones. Changes `places`. */
+/**
+ * Spreads a model that no domain can hold over neighbouring ones. Changes `places`.
+ *
+ * @param {Group} group
+ * @param {Place[]} places
+ */
 function spreadOut(group, places) {
   for (let first = 0; first < places.length; first++) {
     const pieces = []
@@ -158,10 +214,10 @@ function spreadOut(group, places) {
 /**
  * Implements `planModels`.
  *
- * @param {object[]} models
- * @param {object} device DeviceInfo
- * @param {object} [options] domains, ramAvailable, keepFree, spread
- * @returns {object} a DomainPlan
+ * @param {Array<ModelSpec & { name: string, group?: string }>} models
+ * @param {DeviceInfo} device
+ * @param {import('../types/models.js').PlanOptions} [options]
+ * @returns {DomainPlan}
  */
 function planModels(models, device, options) {
   const { domains, ramAvailable, keepFree = KEEP_FREE, spread = false } = check('planModels', options, schemas.plan)
@@ -169,6 +225,7 @@ function planModels(models, device, options) {
   const before = domainsOf(device, domains)
   const estimates = Object.fromEntries(demands.map(({ name, figures }) => [name, figures]))
   const warnings = demands.flatMap(({ name, figures }) => figures.warnings.map((warning) => `${name}: ${warning}`))
+  /** @type {(reason: string) => DomainPlan} */
   const refuse = (reason) => ({
     fits: false,
     placements: [],
@@ -189,6 +246,7 @@ function planModels(models, device, options) {
   }
 
   const places = before.map((place) => ({ ...place }))
+  /** @type {DomainPlan['placements']} */
   const placements = []
   const groups = groupsOf(demands)
   const whole = []
@@ -219,7 +277,8 @@ function planModels(models, device, options) {
     }
   })
   const order = new Map(demands.map(({ name }, i) => [name, i]))
-  placements.sort((a, b) => order.get(a.model) - order.get(b.model) || a.domain - b.domain)
+  const orderOf = (/** @type {string} */ name) => order.get(name) ?? 0
+  placements.sort((a, b) => orderOf(a.model) - orderOf(b.model) || a.domain - b.domain)
   return { fits: true, placements, domains: places.map(reported), reason: null, estimates, warnings }
 }
 

@@ -44,10 +44,38 @@ const ALIASES = {
   laurelRank: ['laurel_rank'],
 }
 
-/** Numbers that may be zero or null: the family has the field, and the model does not use it. */
-const REQUIRED = ['layers', 'hiddenSize', 'vocabSize']
+/** @typedef {keyof typeof ALIASES} Count the name of a number */
 
-/** Model families, by the kind of layers that `parameters.js` can count. */
+/**
+ * @typedef {object} Traits
+ * @property {string | null} architecture
+ * @property {keyof typeof FAMILIES | null} family
+ * @property {boolean | null} tied
+ * @property {boolean} doubleWide
+ * @property {string[] | null} layerTypes
+ */
+
+/**
+ * The shape of a model, as far as it is known.
+ *
+ * @typedef {Partial<Record<Count, number | null>> & Traits} PartialShape
+ */
+
+/**
+ * A shape with the numbers that every model has; models of the family `rwkv` have none of attention.
+ *
+ * @typedef {PartialShape & { layers: number, hiddenSize: number, vocabSize: number }} Shape
+ */
+
+/** Numbers that may be zero or null: the family has the field, and the model does not use it. */
+const REQUIRED = /** @type {const} */ (['layers', 'hiddenSize', 'vocabSize'])
+const ATTENTION = /** @type {const} */ (['kvHeads', 'headDim'])
+
+/**
+ * Model families, by the kind of layers that `parameters.js` can count.
+ *
+ * @type {{ gated: string[], rwkv: string[] }}
+ */
 const FAMILIES = {
   gated: [
     'llama',
@@ -96,19 +124,36 @@ const FAMILIES = {
   rwkv: ['rwkv7'],
 }
 
-/** The families of which three layers in four are linear by default. */
+/**
+ * The families of which three layers in four are linear by default.
+ *
+ * @type {Record<string, number>}
+ */
 const DEFAULT_INTERVAL = { qwen3_next: 4, qwen3_5: 4, qwen3_5_text: 4 }
 
+/** @type {(value: unknown) => value is Record<string, unknown>} */
 const isObject = (value) => typeof value === 'object' && value !== null && !Array.isArray(value)
-const isCount = (value) => Number.isSafeInteger(value) && value >= 0
+/** @type {(value: unknown) => value is number} */
+const isCount = (value) => Number.isSafeInteger(value) && /** @type {number} */ (value) >= 0
 
-/** Returns the language model's configuration within a model's. */
+/**
+ * Returns the language model's configuration within a model's.
+ *
+ * @param {Record<string, unknown>} config
+ */
 function languageConfig(config) {
   let inner = config
-  for (const name of NESTED) if (isObject(inner[name])) inner = inner[name]
+  for (const name of NESTED) {
+    const nested = inner[name]
+    if (isObject(nested)) inner = nested
+  }
   return inner
 }
 
+/**
+ * @param {Record<string, unknown>} config
+ * @param {string[]} names
+ */
 function read(config, names) {
   for (const name of names) {
     const value = config[name]
@@ -122,32 +167,55 @@ function read(config, names) {
 
 /**
  * @param {Record<string, unknown>} config of a whole model, or of a language model
- * @returns {{shape: object, missing: string[]}} `missing` names the required numbers that were not found
+ * @returns {{shape: PartialShape, missing: string[]}} `missing` names the required numbers that were not found
  */
 function shapeOf(config) {
   const language = languageConfig(config)
-  const shape = {}
-  for (const [name, names] of Object.entries(ALIASES)) shape[name] = read(language, names) ?? read(config, names)
+  const counts = /** @type {Record<Count, number | null>} */ ({})
+  for (const [name, names] of /** @type {[Count, string[]][]} */ (Object.entries(ALIASES))) {
+    counts[name] = read(language, names) ?? read(config, names)
+  }
 
-  const architecture = language.model_type ?? config.model_type
-  shape.architecture = typeof architecture === 'string' ? architecture : null
-  shape.family = Object.keys(FAMILIES).find((family) => FAMILIES[family].includes(shape.architecture)) ?? null
+  const type = language.model_type ?? config.model_type
+  const architecture = typeof type === 'string' ? type : null
   const tied = language.tie_word_embeddings ?? config.tie_word_embeddings
-  shape.tied = typeof tied === 'boolean' ? tied : null
-  shape.doubleWide = language.use_double_wide_mlp === true
+  const types = language.layer_types
+  /** @type {PartialShape} */
+  const shape = {
+    ...counts,
+    architecture,
+    family: familyOf(architecture),
+    tied: typeof tied === 'boolean' ? tied : null,
+    doubleWide: language.use_double_wide_mlp === true,
+    layerTypes: Array.isArray(types) && types.length === counts.layers ? types : null,
+  }
 
-  shape.kvHeads ??= shape.heads
-  if (shape.headDim === null && shape.heads > 0) shape.headDim = Math.floor(shape.hiddenSize / shape.heads)
-  shape.attentionInterval ??= DEFAULT_INTERVAL[shape.architecture] ?? null
-  shape.layerTypes =
-    Array.isArray(language.layer_types) && language.layer_types.length === shape.layers ? language.layer_types : null
+  shape.kvHeads ??= counts.heads
+  if (counts.headDim === null && counts.heads !== null && counts.heads > 0) {
+    shape.headDim = Math.floor((counts.hiddenSize ?? 0) / counts.heads)
+  }
+  shape.attentionInterval ??= (architecture === null ? undefined : DEFAULT_INTERVAL[architecture]) ?? null
 
-  const attention = shape.family === 'rwkv' ? [] : ['kvHeads', 'headDim']
-  const missing = [...REQUIRED, ...attention].filter((name) => !(shape[name] > 0))
+  const attention = shape.family === 'rwkv' ? [] : ATTENTION
+  const missing = [...REQUIRED, ...attention].filter((name) => !((shape[name] ?? 0) > 0))
   return { shape, missing }
 }
 
-/** Returns the names of a number in configurations, for messages. */
+/**
+ * @param {string | null} architecture
+ * @returns {keyof typeof FAMILIES | null}
+ */
+function familyOf(architecture) {
+  if (architecture === null) return null
+  if (FAMILIES.gated.includes(architecture)) return 'gated'
+  return FAMILIES.rwkv.includes(architecture) ? 'rwkv' : null
+}
+
+/**
+ * Returns the names of a number in configurations, for messages.
+ *
+ * @param {Count} field
+ */
 const namesOf = (field) => ALIASES[field]
 
 module.exports = { shapeOf, namesOf, isObject }

@@ -5,6 +5,8 @@
 
 const { parametersOf } = require('./parameters.js')
 
+/** @typedef {import('./shape.js').Shape} Shape */
+
 /** The tokens computed at once while a prompt is read; the prompts of the vendor's measurements had as many. */
 const PROMPT_CHUNK = 128
 const FLOAT = 4
@@ -12,6 +14,8 @@ const FLOAT = 4
 /**
  * Counts the bytes of activations in one layer for one chunk of a prompt: residual, its norm, and the two widest
  * products.
+ *
+ * @param {Shape} shape
  */
 function activationsOf(shape) {
   const width = shape.expertSize ?? shape.intermediateSize ?? 4 * shape.hiddenSize
@@ -21,7 +25,7 @@ function activationsOf(shape) {
 /**
  * Computes the terms that follow from the shape alone, in bytes, and the counts to multiply by coefficients.
  *
- * @param {object} shape of shape.js
+ * @param {Shape} shape
  * @param {{context: number, batch: number, kvBytes: number}} run
  */
 function termsOf(shape, { context, batch, kvBytes }) {
@@ -34,7 +38,17 @@ function termsOf(shape, { context, batch, kvBytes }) {
   }
 }
 
-/** Computes the bytes of the quantised weights, of the runtime's own memory, and in total. */
+/**
+ * Computes the bytes of the quantised weights, of the runtime's own memory, and in total.
+ *
+ * @param {object} coefficients
+ * @param {Record<string, number>} coefficients.bytesPerWeight
+ * @param {number} coefficients.bytesPerToken
+ * @param {number} coefficients.constant
+ * @param {Record<string, number>} coefficients.chips
+ * @param {ReturnType<typeof termsOf>} terms
+ * @param {{ dtype: string, chip: string }} run
+ */
 function apply(coefficients, terms, { dtype, chip }) {
   const weights = coefficients.bytesPerWeight[dtype] * terms.matrices
   const host = coefficients.bytesPerToken * terms.vocabulary + coefficients.constant + (coefficients.chips[chip] ?? 0)
