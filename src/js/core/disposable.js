@@ -3,8 +3,9 @@
 /**
  * Gives a class its `Symbol.dispose` method. Older runtimes have no such symbol.
  *
- * @param {{ prototype: object }} constructor
- * @param {() => void} dispose
+ * @template {object} T
+ * @param {(new (...args: any[]) => T) & { prototype: T }} constructor
+ * @param {(this: T) => void} dispose
  */
 function defineDispose(constructor, dispose) {
   if (/** @type {symbol | undefined} */ (Symbol.dispose) === undefined) return

@@ -8,8 +8,12 @@ const { check, integer, invalid, outOfRange, shown } = require('../core/options.
 /** The default shares of a limit at which 'warning' fires. */
 const WARN_AT = Object.freeze([0.8, 0.95])
 
+/** @typedef {{ max: number | null, warnAt: number[] }} FullLimit a limit with nothing left out */
+
+/** @type {import('../core/options.js').Validator<number | null>} */
 const max = (name, value) => (value === null ? null : integer(name, value, 0))
 
+/** @type {import('../core/options.js').Validator<number[]>} */
 function warnAt(name, value) {
   if (!Array.isArray(value)) throw invalid(`${name} must be an array of shares, not ${shown(value)}`)
   return Array.from(value, (share, at) => {
@@ -19,12 +23,13 @@ function warnAt(name, value) {
   }).sort((a, b) => a - b)
 }
 
-/** A limit with nothing left out. */
+/** @type {import('../core/options.js').Validator<FullLimit>} */
 function limit(name, value) {
   const { max: most = null, warnAt: shares = [...WARN_AT] } = check(name, value, { max, warnAt })
   return { max: most, warnAt: shares }
 }
 
+/** @type {import('../core/options.js').Validator<[tag: string, limit: FullLimit][]>} */
 function tags(name, value) {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     throw invalid(`${name} must be an object of limits by tag, not ${shown(value)}`)
@@ -34,6 +39,8 @@ function tags(name, value) {
     .map(([tag, of]) => [tag, limit(`${name}[${JSON.stringify(tag)}]`, of)])
 }
 
+/** @typedef {import('../core/options.js').Checked<typeof SCHEMA>} CheckedLimits */
+
 const SCHEMA = { npu: limit, system: limit, total: limit, tags }
 
 /** A manager's limits as they were set. */
@@ -41,6 +48,7 @@ class Limits {
   #handle
   #notifications
   #scopes = { npu: limit('npu', {}), system: limit('system', {}), total: limit('total', {}) }
+  /** @type {Map<string, FullLimit>} */
   #tags = new Map()
 
   /**
@@ -52,14 +60,23 @@ class Limits {
     this.#notifications = notifications
   }
 
-  /** Checks the limits in `options`, for `apply`. */
+  /**
+   * Checks the limits in `options`, for `apply`.
+   *
+   * @param {string} what
+   * @param {unknown} options
+   */
   static check(what, options) {
     return check(what, options, SCHEMA)
   }
 
-  /** Changes these limits. Limits that are not named stay. */
+  /**
+   * Changes these limits. Limits that are not named stay.
+   *
+   * @param {CheckedLimits} limits
+   */
   apply({ tags = [], ...scopes }) {
-    const request = ({ max, warnAt }) => ({ max: max ?? undefined, warnAt })
+    const request = (/** @type {FullLimit} */ { max, warnAt }) => ({ max: max ?? undefined, warnAt })
     native.setLimits(this.#handle.value, {
       ...Object.fromEntries(Object.entries(scopes).map(([scope, of]) => [scope, request(of)])),
       tags: tags.map(([tag, of]) => ({ tag, limit: request(of) })),

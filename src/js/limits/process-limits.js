@@ -26,6 +26,9 @@ const REMEDIES = {
   maps: 'raise vm.max_map_count (sysctl), or use pools and slabs: they share mappings',
 }
 
+/** @typedef {import('../types/limits.js').MemoryWarning} MemoryWarning */
+/** @typedef {'fds' | 'maps'} Scope */
+
 class ProcessLimits {
   #count
   #warn
@@ -35,7 +38,7 @@ class ProcessLimits {
 
   /**
    * @param {() => number[]} count open descriptors and their limit, mappings and theirs; NaN where that is unknown
-   * @param {(warning: object) => void} warn
+   * @param {(warning: MemoryWarning) => void} warn
    */
   constructor(count, warn) {
     this.#count = count
@@ -50,7 +53,13 @@ class ProcessLimits {
     this.#wait = Math.max(MIN_WAIT, Math.min(Math.floor(room / 2), MAX_WAIT))
   }
 
-  /** Warns if a level was crossed. Returns how many more fit below the next level. */
+  /**
+   * Warns if a level was crossed. Returns how many more fit below the next level.
+   *
+   * @param {Scope} scope
+   * @param {number} used
+   * @param {number} max
+   */
   #check(scope, used, max) {
     const ratio = used / max
     if (!Number.isFinite(ratio)) return Infinity

@@ -8,13 +8,15 @@ const { inspectNonInstance } = require('../core/inspect-non-instance.js')
 const { check, integer, invalid, schemas, shown } = require('../core/options.js')
 
 /** Releases reservations that were dropped without `release`, and warns of them. */
-const dropped = new FinalizationRegistry(({ release, what }) => {
-  if (!release()) return
-  process.emitWarning(`A reservation of ${what} was dropped without release(): it is released now.`, {
-    code: 'RKLLM_RESERVATION_DROPPED',
-    detail: 'Keep it while the other allocator uses the memory, then call release(), or declare it with "using".',
-  })
-})
+const dropped = new FinalizationRegistry(
+  (/** @type {{ release: () => boolean, what: string }} */ { release, what }) => {
+    if (!release()) return
+    process.emitWarning(`A reservation of ${what} was dropped without release(): it is released now.`, {
+      code: 'RKLLM_RESERVATION_DROPPED',
+      detail: 'Keep it while the other allocator uses the memory, then call release(), or declare it with "using".',
+    })
+  },
+)
 
 /** The construction key: only `makeReservation` has it. */
 const kConstruct = Symbol('constructed by a MemoryManager')
@@ -22,9 +24,19 @@ const kConstruct = Symbol('constructed by a MemoryManager')
 /** Memory that is kept free for another allocator. */
 class Reservation {
   #size
-  /** Ends it; returns false if it, or its manager, was ended before. Undefined once released. */
+  /**
+   * Ends it; returns false if it, or its manager, was ended before. Undefined once released.
+   *
+   * @type {(() => boolean) | undefined}
+   */
   #release
 
+  /**
+   * @param {symbol} key
+   * @param {number} size
+   * @param {string | undefined} tag
+   * @param {() => boolean} release
+   */
   constructor(key, size, tag, release) {
     if (key !== kConstruct) throw invalid('a Reservation is made by manager.reserve')
     this.#size = size
@@ -47,7 +59,11 @@ class Reservation {
     this.#release = undefined
   }
 
-  [inspect.custom](depth, options) {
+  /**
+   * @param {number} _depth
+   * @param {import('node:util').InspectOptionsStylized} options
+   */
+  [inspect.custom](_depth, options) {
     if (!(#size in this)) return inspectNonInstance(options)
     const state = this.released ? ', released' : ''
     return `${options.stylize('Reservation', 'special')} (${formatBytes(this.#size)}${state})`
@@ -62,7 +78,7 @@ defineDispose(Reservation, function dispose() {
  * Implements `manager.reserve`.
  *
  * @param {number} handle of the native manager
- * @param {unknown} size
+ * @param {number} size
  * @param {unknown} options
  */
 function makeReservation(handle, size, options) {

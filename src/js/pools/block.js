@@ -18,7 +18,13 @@ const { ADDRESS, CHUNK, CHUNK_GENERATION, DEVICE_ADDRESS, POOL, SLOT, SLOT_GENER
 const { free: freeChannel } = channels
 
 // Access for the pool to private state.
-let isBlock, blockIsOf
+/** @type {(value: unknown) => value is MemoryBlock} */
+let isBlock
+/** @type {(block: MemoryBlock, pool: number) => boolean} */
+let blockIsOf
+
+/** @type {any} Movable blocks are known to the native part by id: they have no name and no address here. */
+const NONE = undefined
 
 /**
  * A slice of a pool by name: no ArrayBuffer is made until `buffer` is read. Dropping a block whose buffer was never
@@ -27,19 +33,32 @@ let isBlock, blockIsOf
 class MemoryBlock {
   #host
   #pool
-  /** The slice's name. A chunk of -1: it was freed. */
-  #chunk
-  #chunkGeneration
-  #slot
-  #slotGeneration
-  #address
-  #deviceAddress
+  /** @type {number} The slice's name. A chunk of -1: it was freed. */
+  #chunk = NONE
+  /** @type {number} */
+  #chunkGeneration = NONE
+  /** @type {number} */
+  #slot = NONE
+  /** @type {number} */
+  #slotGeneration = NONE
+  /** @type {number} */
+  #address = NONE
+  /** @type {number} */
+  #deviceAddress = NONE
   #size
   #pins = 0
-  /** The ArrayBuffer, once it was read, and its allocation. */
+  /** @type {ArrayBuffer | undefined} The ArrayBuffer, once it was read. */
   #buffer
+  /** @type {number | undefined} The allocation of the ArrayBuffer. */
   #id
 
+  /**
+   * @param {symbol} key
+   * @param {import('./pool-host.js').PoolHost} host
+   * @param {number} pool
+   * @param {number} size
+   * @param {[buffer: ArrayBuffer, id: number]} [exposed]
+   */
   constructor(key, host, pool, size, exposed) {
     if (key !== kConstruct && key !== kMovable) throw invalid('a MemoryBlock is made by pool.allocate')
     this.#host = host
@@ -80,7 +99,8 @@ class MemoryBlock {
   get freed() {
     if (this.#chunk !== -1) {
       // `pool.reset`, the pool's end or `deallocate(block.buffer)` may have freed it.
-      const live = this.#buffer === undefined ? this.#call(native.sliceIsLive) : native.isLive(this.#id)
+      const live =
+        this.#buffer === undefined ? this.#call(native.sliceIsLive) : native.isLive(/** @type {number} */ (this.#id))
       if (!live) this.#chunk = -1
     }
     return this.#chunk === -1
@@ -136,13 +156,23 @@ class MemoryBlock {
     if (freeChannel.hasSubscribers) this.#host.publisher.block(freeChannel, this.#pool, this)
   }
 
-  [inspect.custom](depth, options) {
+  /**
+   * @param {number} _depth
+   * @param {import('node:util').InspectOptionsStylized} options
+   */
+  [inspect.custom](_depth, options) {
     if (!(#chunk in this)) return inspectNonInstance(options)
     const state = this.freed ? 'freed' : `at 0x${this.address.toString(16)}`
     return `${options.stylize('MemoryBlock', 'special')} (${formatBytes(this.#size)}, ${state})`
   }
 
-  /** Calls a function of the native part, off the fast path, with the slice's name. */
+  /**
+   * Calls a function of the native part, off the fast path, with the slice's name.
+   *
+   * @template T
+   * @param {(pool: number, chunk: number, chunkGeneration: number, slot: number, slotGeneration: number) => T} verb
+   * @returns {T}
+   */
   #call(verb) {
     return verb(this.#pool, this.#chunk, this.#chunkGeneration, this.#slot, this.#slotGeneration)
   }
@@ -157,7 +187,7 @@ class MemoryBlock {
   }
 
   static {
-    isBlock = (value) => typeof value === 'object' && value !== null && #pool in value
+    isBlock = /** @type {typeof isBlock} */ ((value) => typeof value === 'object' && value !== null && #pool in value)
     blockIsOf = (block, pool) => block.#pool === pool
   }
 }
@@ -166,7 +196,12 @@ defineDispose(MemoryBlock, function dispose() {
   if (!this.freed) this.free()
 })
 
-/** Refuses a size before it is allocated: a slice without an ArrayBuffer would be lost. */
+/**
+ * Refuses a size before it is allocated: a slice without an ArrayBuffer would be lost.
+ *
+ * @param {number} size
+ * @param {string} outcome
+ */
 function tooLong(size, outcome) {
   return outOfRange(`this runtime makes no ArrayBuffer of ${formatBytes(size)}; ${outcome}`, {
     requested: size,

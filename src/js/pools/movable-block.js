@@ -13,9 +13,11 @@ const { kMovable } = require('./pool-host.js')
 const blocks = new WeakMap()
 
 /** Frees blocks that were dropped together with their ArrayBuffers. */
-const dropped = new FinalizationRegistry(({ pool, id }) => native.movableCollected(pool, id))
+const dropped = new FinalizationRegistry((/** @type {{ pool: number, id: number }} */ { pool, id }) =>
+  native.movableCollected(pool, id),
+)
 
-const isLive = (buffer) => native.isLive(idOf(buffer))
+const isLive = (/** @type {ArrayBuffer} */ buffer) => native.isLive(idOf(buffer))
 
 class MovableBlock extends MemoryBlock {
   #host
@@ -24,9 +26,16 @@ class MovableBlock extends MemoryBlock {
   #size
   #tag
   #freed = false
-  /** The ArrayBuffer, if it was read since the last move. */
+  /** @type {ArrayBuffer | undefined} The ArrayBuffer, if it was read since the last move. */
   #buffer
 
+  /**
+   * @param {import('./pool-host.js').PoolHost} host
+   * @param {number} pool
+   * @param {number} size
+   * @param {number} id
+   * @param {string | undefined} tag
+   */
   constructor(host, pool, size, id, tag) {
     super(kMovable, host, pool, size)
     this.#host = host

@@ -7,6 +7,13 @@ const kConstruct = Symbol('constructed by a MemoryManager')
 const kMovable = Symbol('constructed by a MemoryManager, movable')
 
 /**
+ * @typedef {import('../types/compaction.js').DefragmentOptions} DefragmentOptions
+ * @typedef {import('../types/allocations.js').MemoryKind} MemoryKind
+ * @typedef {{ kind?: MemoryKind | null, size?: number, tag?: string, pool?: string }} Wanted a request, for the
+ * channels
+ */
+
+/**
  * The parts of a manager that its pools and blocks call.
  *
  * @typedef {object} PoolHost
@@ -23,15 +30,15 @@ const kMovable = Symbol('constructed by a MemoryManager, movable')
  * @property {(made: [ArrayBuffer, number], pool: number, block?: BlockLabel) => ArrayBuffer} allocated
  * @property {(made: [ArrayBuffer, number], pool: number, block?: BlockLabel) => ArrayBuffer} handOut
  * @property {(buffer: ArrayBuffer) => void} deallocate
- * @property {(buffer: ArrayBuffer) => { pool: string | null, address: bigint, deviceAddress: bigint | null }} describe
+ * @property {(buffer: ArrayBuffer) => import('../types/allocations.js').BufferInfo} describe
  * @property {(pool: number) => () => void} detachAll
  *
  * @typedef {object} PoolReclaimer
- * @property {<T>(allocate: () => T, wanted: object, pool?: number) => T} allocateWithReclaim
- * @property {<T>(refusal: unknown, allocate: () => T, wanted: object, pool: number) => T} reclaimAndRetry
+ * @property {<T>(allocate: () => T, wanted: Wanted, pool?: number) => T} allocateWithReclaim
+ * @property {<T>(refusal: unknown, allocate: () => T, wanted: Wanted, pool: number) => T} reclaimAndRetry
  *
  * @typedef {object} PoolCompactor
- * @property {(pool: number, caps: object) => object} defragment
+ * @property {(pool: number, caps: DefragmentOptions) => import('../types/compaction.js').DefragmentResult} defragment
  * @property {(pool: number) => void} scheduleCompaction
  */
 

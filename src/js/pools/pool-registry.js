@@ -4,19 +4,24 @@ const { memoryError } = require('../core/errors.js')
 const { invalid, shown } = require('../core/options.js')
 const { endPool, handleOf, isPool } = require('./pool.js')
 
+/** @typedef {import('./pool.js').MemoryPool} MemoryPool */
+
 /** The pools of one manager, by name. */
 class PoolRegistry {
-  /** @type {Map<string, import('./pool.js').MemoryPool>} */
+  /** @type {Map<string, MemoryPool>} */
   #pools = new Map()
 
+  /** @param {string} name */
   get(name) {
     return this.#pools.get(name)
   }
 
+  /** @param {MemoryPool} pool */
   add(pool) {
     this.#pools.set(pool.name, pool)
   }
 
+  /** @param {MemoryPool} pool */
   delete(pool) {
     this.#pools.delete(pool.name)
   }
@@ -30,12 +35,20 @@ class PoolRegistry {
     return Array.from(this.#pools.values(), handleOf)
   }
 
-  /** The pool of a native handle. */
+  /**
+   * The pool of a native handle.
+   *
+   * @param {number} handle
+   */
   byHandle(handle) {
     return [...this.#pools.values()].find((pool) => handleOf(pool) === handle)
   }
 
-  /** The pool that a caller means by a pool or its name. */
+  /**
+   * The pool that a caller means by a pool or its name.
+   *
+   * @param {unknown} pool
+   */
   resolve(pool) {
     const given = isPool(pool)
     const name = given ? pool.name : pool

@@ -19,7 +19,19 @@ const { kConstruct } = require('./pool-host.js')
 const { ALIGNMENT, POOL, SIZE, allocate, notifications, numbers } = fastPath
 const { allocate: allocateChannel } = channels
 
-/** Allocates a slice: afterwards its place and its name lie in the shared buffer. */
+/**
+ * @typedef {import('./pool-host.js').PoolHost} PoolHost
+ * @typedef {import('../types/allocations.js').MemoryKind} MemoryKind
+ * @typedef {import('../types/stats.js').PoolStats} PoolStats
+ */
+
+/**
+ * Allocates a slice: afterwards its place and its name lie in the shared buffer.
+ *
+ * @param {number} pool
+ * @param {number} size
+ * @param {number} alignment
+ */
 function allocateSlice(pool, size, alignment) {
   numbers[POOL] = pool
   numbers[SIZE] = size
@@ -28,7 +40,14 @@ function allocateSlice(pool, size, alignment) {
 }
 
 // Access for the manager to private state.
-let isPool, destroyPool, endPool, handleOf
+/** @type {(value: unknown) => value is MemoryPool} */
+let isPool
+/** @type {(pool: MemoryPool, force: boolean) => void} */
+let destroyPool
+/** @type {(pool: MemoryPool) => void} */
+let endPool
+/** @type {(pool: MemoryPool) => number} */
+let handleOf
 
 /** The finest alignment in a pool, in bytes. */
 const CACHE_LINE = 64
@@ -45,6 +64,13 @@ class MemoryPool {
   /** The count of notifications at the last poll. */
   #seen = notifications[0]
 
+  /**
+   * @param {symbol} key
+   * @param {string} name
+   * @param {MemoryKind} kind
+   * @param {number} handle
+   * @param {PoolHost} host
+   */
   constructor(key, name, kind, handle, host) {
     if (key !== kConstruct) throw invalid('a MemoryPool is made by createMemoryPool')
     this.#name = name
@@ -65,6 +91,10 @@ class MemoryPool {
     return this.#handle === 0
   }
 
+  /**
+   * @param {number} size
+   * @param {unknown} [options]
+   */
   allocate(size, options) {
     const handle = this.#open()
     if (options !== undefined) return this.#allocateWith(handle, size, options)
@@ -77,6 +107,10 @@ class MemoryPool {
     return block
   }
 
+  /**
+   * @param {number} size
+   * @param {unknown} [options]
+   */
   allocateBuffer(size, options) {
     const handle = this.#open()
     integer('size', size, 1)
@@ -89,6 +123,7 @@ class MemoryPool {
     return this.#host.allocator.allocated(this.#allocateExposed(handle, size, alignment, zeroed, tag), handle)
   }
 
+  /** @param {unknown} memory */
   deallocate(memory) {
     const handle = this.#open()
     if (isBlock(memory)) {
@@ -113,16 +148,21 @@ class MemoryPool {
     return native.poolTrim(this.#open())
   }
 
+  /** @param {unknown} [options] */
   defragment(options) {
     const handle = this.#open()
     return this.#host.compactor.defragment(handle, check('defragment', options, schemas.defragment))
   }
 
   stats() {
-    return native.poolStats(this.#open())
+    return /** @type {PoolStats} */ (native.poolStats(this.#open()))
   }
 
-  [inspect.custom](depth, options) {
+  /**
+   * @param {number} _depth
+   * @param {import('node:util').InspectOptionsStylized} options
+   */
+  [inspect.custom](_depth, options) {
     if (!(#handle in this)) return inspectNonInstance(options)
     const name = `${options.stylize('MemoryPool', 'special')} ${options.stylize(inspect(this.#name), 'string')}`
     if (this.destroyed) return `${name} (${this.#kind}, destroyed)`
@@ -133,6 +173,11 @@ class MemoryPool {
     return `${name} (${this.#kind}) { ${size} in ${count}, ${liveAllocations} live, ${share} }`
   }
 
+  /**
+   * @param {number} handle
+   * @param {number} size
+   * @param {unknown} options
+   */
   #allocateWith(handle, size, options) {
     integer('size', size, 1)
     const checked = check('allocate', options, schemas.poolAllocation)
@@ -154,6 +199,11 @@ class MemoryPool {
     return block
   }
 
+  /**
+   * @param {number} handle
+   * @param {number} size
+   * @param {number} alignment
+   */
   #allocateSlice(handle, size, alignment) {
     try {
       allocateSlice(handle, size, alignment)
@@ -162,12 +212,26 @@ class MemoryPool {
     }
   }
 
+  /**
+   * @param {number} handle
+   * @param {number} size
+   * @param {number | undefined} alignment
+   * @param {boolean} zeroed
+   * @param {string | undefined} tag
+   */
   #allocateExposed(handle, size, alignment, zeroed, tag) {
     if (size > MAX_LENGTH) throw tooLong(size, 'nothing was allocated')
     const allocate = () => native.allocateFromPool(handle, size, alignment, zeroed, tag)
     return this.#host.reclaimer.allocateWithReclaim(allocate, { size, tag }, handle)
   }
 
+  /**
+   * @param {number} handle
+   * @param {number} size
+   * @param {number} alignment
+   * @param {boolean} zeroed
+   * @param {string | undefined} tag
+   */
   #allocateMovable(handle, size, alignment, zeroed, tag) {
     const allocate = () => native.movableAllocate(handle, size, alignment, zeroed, tag)
     const [id] = this.#host.reclaimer.allocateWithReclaim(allocate, { size, tag }, handle)
@@ -188,7 +252,7 @@ class MemoryPool {
 
   static {
     // Not instanceof, which an object that merely inherits from a pool would pass.
-    isPool = (value) => typeof value === 'object' && value !== null && #handle in value
+    isPool = /** @type {typeof isPool} */ ((value) => typeof value === 'object' && value !== null && #handle in value)
     destroyPool = (pool, force) => {
       const handle = pool.#open()
       const publishFrees = force ? pool.#host.allocator.detachAll(handle) : () => {}
@@ -208,7 +272,14 @@ defineDispose(MemoryPool, function dispose() {
   if (!this.destroyed) destroyPool(this, true)
 })
 
-/** Constructs the JavaScript object of the native pool `handle`. */
+/**
+ * Constructs the JavaScript object of the native pool `handle`.
+ *
+ * @param {string} name
+ * @param {MemoryKind} kind
+ * @param {number} handle
+ * @param {PoolHost} host
+ */
 const makePool = (name, kind, handle, host) => new MemoryPool(kConstruct, name, kind, handle, host)
 
 module.exports = { MemoryPool, destroyPool, endPool, handleOf, isPool, makePool }

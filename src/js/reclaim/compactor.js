@@ -14,13 +14,21 @@ const SLICE_BYTES = 2 ** 21
 const SLICE_MOVES = 128
 /** The numbers that describe one move. */
 const MOVE_FIELDS = 6
+const NO_MOVES = new Float64Array(0)
+
+/**
+ * @typedef {import('../types/compaction.js').BlockMove} BlockMove
+ * @typedef {import('../types/compaction.js').DefragmentResult} DefragmentResult
+ */
 
 class Compactor {
   #above
   #buffers
   #events
   /** Pools that wait for background compaction → whether their fragmentation was found high enough. */
+  /** @type {Map<number, boolean>} */
   #waiting = new Map()
+  /** @type {NodeJS.Timeout | undefined} */
   #timer
   /** The moves of a slice, written by the native part. */
   #moves = new Float64Array(MOVE_FIELDS * SLICE_MOVES)
@@ -36,17 +44,27 @@ class Compactor {
     this.#events = events
   }
 
-  /** Compacts a pool as far as `caps` allow. */
+  /**
+   * Compacts a pool as far as `caps` allow.
+   *
+   * @param {number} pool
+   * @param {import('../types/compaction.js').DefragmentOptions} caps
+   * @returns {DefragmentResult}
+   */
   defragment(pool, caps) {
     const began = performance.now()
     const { moves: numbers, moved, stopped: _, failure, ...figures } = native.poolDefragment(pool, caps, this.#viewOf)
-    const moves = movesOf(numbers, moved)
+    const moves = movesOf(numbers ?? NO_MOVES, moved)
     if (moved > 0) this.#events.emitLater('relocated', moves)
     if (failure) throw failure
     return { moves, ...figures, durationMs: performance.now() - began }
   }
 
-  /** Schedules background compaction of a pool in which a movable block was freed. */
+  /**
+   * Schedules background compaction of a pool in which a movable block was freed.
+   *
+   * @param {number} pool
+   */
   scheduleCompaction(pool) {
     if (this.#above === null) return
     if (!this.#waiting.has(pool)) this.#waiting.set(pool, false)
@@ -55,7 +73,11 @@ class Compactor {
     this.#timer ??= setTimeout(() => this.#runSlice(), BURST_MS).unref()
   }
 
-  /** Compacts one slice of a pool. A failure has no caller to throw to: the pool counts as finished then. */
+  /**
+   * Compacts one slice of a pool. A failure has no caller to throw to: the pool counts as finished then.
+   *
+   * @param {number} pool
+   */
   step(pool) {
     try {
       const done = native.poolDefragmentSlice(pool, SLICE_MS, SLICE_BYTES, this.#moves, this.#viewOf)
@@ -75,6 +97,7 @@ class Compactor {
     this.#above = null
   }
 
+  /** @param {number} id */
   #viewOf = (id) => this.#buffers.viewOf(id)
 
   #runSlice() {
@@ -86,20 +109,32 @@ class Compactor {
       }
       const { finished, fragmentation } = this.step(pool)
       // With nothing left to move, the pool waits for its next freed block.
-      if (finished || fragmentation <= this.#above) this.#waiting.delete(pool)
+      if (finished || !this.#isAbove(fragmentation)) this.#waiting.delete(pool)
       else this.#waiting.set(pool, true)
       break
     }
     if (this.#waiting.size > 0 && this.#above !== null) this.#timer = setTimeout(() => this.#runSlice(), 1).unref()
   }
 
+  /** @param {number} pool */
   #isWorthwhile(pool) {
-    return native.poolMovables(pool) > 0 && native.poolStats(pool).fragmentation > this.#above
+    return native.poolMovables(pool) > 0 && this.#isAbove(native.poolStats(pool).fragmentation)
+  }
+
+  /** @param {number} fragmentation */
+  #isAbove(fragmentation) {
+    return this.#above !== null && fragmentation > this.#above
   }
 }
 
-/** The first `count` moves of a slice, as objects. */
+/**
+ * The first `count` moves of a slice, as objects.
+ *
+ * @param {Float64Array} numbers
+ * @param {number} count
+ */
 function movesOf(numbers, count) {
+  /** @type {BlockMove[]} */
   const moves = []
   for (let at = 0; at < MOVE_FIELDS * count; at += MOVE_FIELDS) {
     const from = { chunk: numbers[at + 1], offset: numbers[at + 2] }

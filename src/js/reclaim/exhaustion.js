@@ -10,7 +10,12 @@ const EXHAUSTION = new Set([
   'ERR_TOO_MANY_MAPS',
 ])
 
-/** Whether an allocation failed because something is exhausted that reclaiming memory may give back. */
+/**
+ * Whether an allocation failed because something is exhausted that reclaiming memory may give back.
+ *
+ * @param {any} error
+ * @returns {error is import('../types/errors.js').MemoryError}
+ */
 const isExhaustion = (error) => EXHAUSTION.has(error?.code)
 
 module.exports = { isExhaustion }

@@ -7,13 +7,15 @@ const { check, schemas } = require('../core/options.js')
 /** How long `optimizeMemory` waits for a slow driver to take memory back. */
 const REAPER_WAIT_MS = 2000
 
+/** @typedef {import('../types/reclaim.js').OptimizeResult} OptimizeResult */
+
 /**
  * Implements `manager.optimizeMemory`.
  *
  * @param {number} handle of the native manager
- * @param {Iterable<{ name: string, trim(): number, defragment(options: object): { bytesFreed: number, bytesMoved:
- * number } }>} pools
+ * @param {Iterable<Pick<import('../types/pools.js').MemoryPool, 'name' | 'trim' | 'defragment'>>} pools
  * @param {unknown} options
+ * @returns {OptimizeResult}
  */
 function optimizeMemory(handle, pools, options) {
   const { trim = true, defragment = true } = check('optimizeMemory', options, schemas.optimize)
@@ -21,6 +23,7 @@ function optimizeMemory(handle, pools, options) {
   // Buffers that it collects are freed when the event loop turns, which is after this call.
   collectGarbage()
   native.waitForFrees(handle, REAPER_WAIT_MS)
+  /** @type {OptimizeResult['pools']} */
   const results = {}
   let [bytesFreed, bytesMoved] = [trim ? native.trimSlabs(handle) : 0, 0]
   for (const pool of pools) {

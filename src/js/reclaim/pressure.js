@@ -20,7 +20,7 @@ function watch(host, handle, onPressure) {
   const weak = new WeakRef(host)
   native.watchPressure(handle, tree.root, (level, available) => {
     const alive = weak.deref()
-    if (alive !== undefined) onPressure(alive, level, available)
+    if (alive !== undefined) onPressure(alive, /** @type {'some' | 'full'} */ (level), available)
   })
 }
 

@@ -6,7 +6,10 @@ const native = require('../core/binding.js')
 const { formatBytes } = require('../core/format-bytes.js')
 const { isExhaustion } = require('./exhaustion.js')
 
-/** @typedef {{ onPressure?: boolean, onExhaustion?: boolean }} ReclaimOptions */
+/**
+ * @typedef {{ onPressure?: boolean, onExhaustion?: boolean }} ReclaimOptions
+ * @typedef {{ kind?: 'npu' | 'system' | null, size?: number, tag?: string, pool?: string }} Wanted
+ */
 
 class Reclaimer {
   #handle
@@ -15,7 +18,11 @@ class Reclaimer {
   #publisher
   #onExhaustion
   #onPressure
-  /** The reclaim that memory pressure started, while it runs. */
+  /**
+   * The reclaim that memory pressure started, while it runs.
+   *
+   * @type {{ turn: any } | undefined} a timeout or an immediate
+   */
   #underPressure
   #ended = false
 
@@ -41,8 +48,7 @@ class Reclaimer {
    *
    * @template T
    * @param {() => T} allocate
-   * @param {{ kind?: 'npu' | 'system' | null, size?: number, tag?: string, pool?: string }} wanted for the `fail`
-   * channel
+   * @param {Wanted} wanted for the `fail` channel
    * @param {number} [pool] the native pool that the allocation is for
    * @returns {T}
    */
@@ -60,7 +66,7 @@ class Reclaimer {
    * @template T
    * @param {unknown} refusal
    * @param {() => T} allocate
-   * @param {object} wanted
+   * @param {Wanted} wanted
    * @param {number} [pool]
    * @returns {T}
    */
@@ -72,7 +78,11 @@ class Reclaimer {
     }
   }
 
-  /** Reclaims memory if `error` is exhaustion. Returns whether another try may succeed. */
+  /**
+   * Reclaims memory if `error` is exhaustion. Returns whether another try may succeed.
+   *
+   * @param {unknown} error
+   */
   reclaimFor(error) {
     if (!isExhaustion(error)) return false
     try {
@@ -107,9 +117,11 @@ class Reclaimer {
       released += bytesFreed
       if (finished) scattered.shift()
       // Another thread is surveying the pool: poll again in a millisecond.
-      this.#underPressure.turn = idle ? setTimeout(turn, 1).unref() : setImmediate(turn).unref()
+      running.turn = idle ? setTimeout(turn, 1).unref() : setImmediate(turn).unref()
     }
-    this.#underPressure = { turn: setImmediate(turn).unref() }
+    /** @type {{ turn: any }} */
+    const running = { turn: setImmediate(turn).unref() }
+    this.#underPressure = running
   }
 
   /** Stops the reclaim under pressure, and starts none any more. */
@@ -119,6 +131,13 @@ class Reclaimer {
     this.#ended = true
   }
 
+  /**
+   * @template T
+   * @param {unknown} refusal
+   * @param {() => T} allocate
+   * @param {number} [pool]
+   * @returns {T}
+   */
   #retry(refusal, allocate, pool) {
     if (!this.#onExhaustion || !isExhaustion(refusal)) throw refusal
     const tried = this.#reclaim(refusal, pool)
@@ -131,7 +150,12 @@ class Reclaimer {
     }
   }
 
-  /** Reclaims memory. Returns a description of what was reclaimed, or undefined if nothing was. */
+  /**
+   * Reclaims memory. Returns a description of what was reclaimed, or undefined if nothing was.
+   *
+   * @param {import('../types/errors.js').MemoryError} refusal
+   * @param {number | undefined} pool
+   */
   #reclaim({ code }, pool) {
     const others = this.#pools.handles().filter((handle) => handle !== pool)
     const all = pool === undefined ? others : [pool, ...others]
@@ -152,7 +176,11 @@ class Reclaimer {
   }
 }
 
-/** Whether moving blocks may empty a chunk, so that the device gets it back. */
+/**
+ * Whether moving blocks may empty a chunk, so that the device gets it back.
+ *
+ * @param {number} pool
+ */
 function canEmptyChunk(pool) {
   if (native.poolMovables(pool) === 0) return false
   const { chunks, free, reserved } = native.poolStats(pool)

@@ -2,15 +2,21 @@
 
 // Disposes managers that adopted shared memory when their thread ends.
 
-/** Weak references to managers that adopted shared memory and are not disposed. */
+/** @typedef {{ dispose(): void }} Disposable */
+/** @typedef {WeakRef<Disposable>} Reference */
+
+/** @type {Set<Reference>} Weak references to managers that adopted shared memory and are not disposed. */
 const adopters = new Set()
-const collected = new FinalizationRegistry((reference) => adopters.delete(reference))
+const collected = new FinalizationRegistry((/** @type {Reference} */ reference) => adopters.delete(reference))
+/** @type {WeakMap<Disposable, Reference>} */
 const references = new WeakMap()
 let listening = false
 
 /**
  * Disposes `manager` when this thread ends in order. After a teardown nothing is known of the thread's ArrayBuffers, so
  * that the adopted slices could not be reused while their pool lives.
+ *
+ * @param {Disposable} manager
  */
 function disposeAtExit(manager) {
   // Deno runs a finalizer after the last ArrayBuffer over the memory, also across threads: it needs no exit hook.

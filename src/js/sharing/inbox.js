@@ -9,7 +9,7 @@ const { memoryError } = require('../core/errors.js')
 const { check, integer, invalid, schemas, shown } = require('../core/options.js')
 
 /** Closes inboxes that were dropped without `close`. */
-const dropped = new FinalizationRegistry((handle) => native.closeInbox(handle))
+const dropped = new FinalizationRegistry((/** @type {number} */ handle) => native.closeInbox(handle))
 
 class DmaBufInbox {
   /** The native inbox; 0 once closed. */
@@ -17,6 +17,7 @@ class DmaBufInbox {
   #path
   #tasks = new AsyncTasks()
 
+  /** @param {string} path */
   constructor(path) {
     this.#path = nonEmptyString('path', path)
     this.#handle = native.openInbox(path)
@@ -31,6 +32,7 @@ class DmaBufInbox {
     return this.#handle === 0
   }
 
+  /** @param {{ signal?: AbortSignal }} [options] */
   async receive(options) {
     const { signal } = check('receive', options, schemas.receive)
     for (;;) {
@@ -57,6 +59,10 @@ class DmaBufInbox {
   }
 }
 
+/**
+ * @param {string} path
+ * @param {number} fd
+ */
 async function sendDmaBuf(path, fd, message = '') {
   nonEmptyString('path', path)
   integer('fd', fd, 0, 2 ** 31 - 1)
@@ -64,11 +70,13 @@ async function sendDmaBuf(path, fd, message = '') {
   await new AsyncTasks().run(() => native.sendDmaBuf(path, fd, message))
 }
 
+/** @param {number} fd */
 function closeDmaBuf(fd) {
   integer('fd', fd, 0, 2 ** 31 - 1)
   native.closeDmaBuf(fd)
 }
 
+/** @type {import('../core/options.js').Validator<string>} */
 function nonEmptyString(name, value) {
   if (typeof value === 'string' && value !== '') return value
   throw invalid(`${name} must be a string that is not empty, not ${shown(value)}`)

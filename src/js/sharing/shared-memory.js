@@ -21,14 +21,22 @@ const { check, integer, invalid, schemas, shown } = require('../core/options.js'
  * @property {() => void} addressesAreShared
  */
 
-/** @param {SharingHost} host */
+/**
+ * @param {SharingHost} host
+ * @param {unknown} buffer
+ */
 function exportDmaBuf({ handle, allocator, processLimits }, buffer) {
   const exported = native.exportDmaBuf(handle.open(), allocator.alive(buffer))
   processLimits.allocated()
   return exported
 }
 
-/** @param {SharingHost} host */
+/**
+ * @param {SharingHost} host
+ * @param {number} fd
+ * @param {unknown} options
+ * @returns {ArrayBuffer}
+ */
 function importDmaBuf({ handle, allocator, publisher }, fd, options) {
   const manager = handle.open()
   integer('fd', fd, 0, 2 ** 31 - 1)
@@ -40,7 +48,11 @@ function importDmaBuf({ handle, allocator, publisher }, fd, options) {
   }
 }
 
-/** @param {SharingHost} host */
+/**
+ * @param {SharingHost} host
+ * @param {unknown} buffer
+ * @returns {import('../types/sharing.js').SharedBufferToken}
+ */
 function share({ handle, allocator }, buffer) {
   const manager = handle.open()
   const alive = allocator.alive(buffer)
@@ -63,12 +75,16 @@ function adopt({ handle, allocator, reclaimer }, token, adopted) {
   return allocator.allocated(made)
 }
 
-/** The native token in a result of `share`, made here or in another thread. */
+/**
+ * The native token in a result of `share`, made here or in another thread.
+ *
+ * @param {unknown} token
+ */
 function tokenOf(token) {
   if (typeof token !== 'object' || token === null) {
     throw invalid(`the token must be what share() returned, not ${shown(token)}`)
   }
-  const { token: name } = token
+  const { token: name } = /** @type {{ token?: unknown }} */ (token)
   if (typeof name !== 'string') {
     throw invalid(`the token must be what share() returned; its token is ${shown(name)}`)
   }
