@@ -5,7 +5,9 @@ const { version } = require('./package.json')
 // Copies of one version share their classes within a thread, so that an error of one is an instance of the other's
 // class.
 const copies = Symbol.for(`@rkllmjs/memory ${version}`)
-if (globalThis[copies] === undefined) Object.defineProperty(globalThis, copies, { value: load(), configurable: true })
+/** @type {Record<symbol, ReturnType<typeof load>>} */
+const shared = /** @type {any} */ (globalThis)
+if (shared[copies] === undefined) Object.defineProperty(shared, copies, { value: load(), configurable: true })
 
 const {
   MemoryManager,
@@ -22,7 +24,7 @@ const {
   probeDevices,
   replayEventLog,
   sendDmaBuf,
-} = globalThis[copies]
+} = shared[copies]
 
 function load() {
   return {

@@ -8,7 +8,9 @@ import { fileURLToPath } from 'node:url'
 
 import ts from 'typescript'
 
-const STRICT = ['core', 'limits', 'models', 'pools', 'reclaim', 'sharing', 'stats']
+const STRICT = [
+  'allocation', 'core', 'index', 'limits', 'manager-host', 'models', 'pools', 'reclaim', 'sharing', 'stats',
+]
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const { config } = ts.readConfigFile(`${root}/tsconfig.json`, ts.sys.readFile)

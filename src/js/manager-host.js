@@ -19,7 +19,7 @@ const { Reclaimer } = require('./reclaim/reclaimer.js')
 
 class ManagerHost {
   /**
-   * @param {import('node:events').EventEmitter} manager
+   * @param {import('./types/manager.js').MemoryManager} manager
    * @param {number} nativeHandle
    * @param {import('./reclaim/reclaimer.js').ReclaimOptions & { defragmentAbove?: number | null }} cleanup
    */

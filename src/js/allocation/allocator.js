@@ -11,6 +11,14 @@ const { integer, npuRequest, schemas, systemRequest } = require('../core/options
 /** How often an asynchronous allocation is tried before exhaustion is an error. */
 const ASYNC_TRIES = 3
 
+/**
+ * @typedef {import('../types/allocations.js').BufferInfo} BufferInfo
+ * @typedef {import('../types/allocations.js').MemoryKind} MemoryKind
+ * @typedef {import('../types/diagnostics-channels.js').AllocationMessage} AllocationMessage
+ * @typedef {import('./live-buffers.js').BlockLabel} BlockLabel
+ * @typedef {[buffer: ArrayBuffer, id: number]} Made a new ArrayBuffer, and its allocation's id
+ */
+
 class Allocator {
   #handle
   #buffers
@@ -43,6 +51,10 @@ class Allocator {
     this.#tasks = tasks
   }
 
+  /**
+   * @param {number} size
+   * @param {unknown} options
+   */
   allocateNpu(size, options) {
     const handle = this.#handle.open()
     integer('size', size, 1)
@@ -51,6 +63,11 @@ class Allocator {
     return this.allocated(this.#reclaimer.allocateWithReclaim(allocate, { kind: 'npu', size, tag: request.tag }))
   }
 
+  /**
+   * @param {number} size
+   * @param {unknown} options
+   * @returns {Promise<ArrayBuffer>}
+   */
   async allocateNpuAsync(size, options) {
     this.#handle.open()
     integer('size', size, 1)
@@ -69,6 +86,10 @@ class Allocator {
     }
   }
 
+  /**
+   * @param {number} size
+   * @param {unknown} options
+   */
   allocateSystem(size, options) {
     const handle = this.#handle.open()
     integer('size', size, 1)
@@ -77,7 +98,13 @@ class Allocator {
     return this.allocated(this.#reclaimer.allocateWithReclaim(allocate, { kind: 'system', size, tag: request.tag }))
   }
 
-  /** Hands out a new allocation's buffer and publishes it. */
+  /**
+   * Hands out a new allocation's buffer and publishes it.
+   *
+   * @param {Made} made
+   * @param {number} [pool]
+   * @param {BlockLabel} [block]
+   */
   allocated(made, pool, block) {
     const buffer = this.handOut(made, pool, block)
     this.#publisher.allocated(buffer)
@@ -87,9 +114,9 @@ class Allocator {
   /**
    * Hands out a buffer: of a new allocation, or of a block that had none.
    *
-   * @param {[ArrayBuffer, number]} made the buffer and its allocation's id
+   * @param {Made} made
    * @param {number} [pool]
-   * @param {{ id?: number, movable: boolean }} [block]
+   * @param {BlockLabel} [block]
    */
   handOut([buffer, id], pool, block) {
     remember(buffer, id)
@@ -99,7 +126,10 @@ class Allocator {
     return buffer
   }
 
-  /** @param {'npu' | 'system'} [kind] frees the buffer only if it is of this kind */
+  /**
+   * @param {unknown} value
+   * @param {MemoryKind} [kind] frees the buffer only if it is of this kind
+   */
   deallocate(value, kind) {
     const handle = this.#handle.open()
     const buffer = this.alive(value)
@@ -112,8 +142,11 @@ class Allocator {
   /**
    * Frees every buffer that can be freed, or every one of `pool`. Returns a function that publishes the frees
    * afterwards.
+   *
+   * @param {number} [pool]
    */
   detachAll(pool) {
+    /** @type {Array<AllocationMessage | null>} */
     const messages = []
     for (const buffer of this.#buffers.reachable(pool)) {
       if (byteLengthOf(buffer) === 0) continue
@@ -129,26 +162,44 @@ class Allocator {
     return () => messages.forEach((message) => this.#publisher.freed(message))
   }
 
+  /** @param {unknown} buffer */
   describe(buffer) {
     const handle = this.#handle.open()
     const alive = this.alive(buffer)
-    return native.describe(handle, alive, this.idAmongShared(alive))
+    return /** @type {BufferInfo} */ (native.describe(handle, alive, this.idAmongShared(alive)))
   }
 
+  /** @param {unknown} buffer */
   owns(buffer) {
     return native.owns(this.#handle.open(), arrayBufferOf(buffer))
   }
 
+  /**
+   * @param {unknown} value
+   * @param {boolean} toDevice
+   * @param {number} [offset]
+   * @param {number} [length]
+   */
   sync(value, toDevice, offset, length) {
     native.sync(...this.#syncRequest(value, toDevice, offset, length))
   }
 
+  /**
+   * @param {unknown} value
+   * @param {boolean} toDevice
+   * @param {number} [offset]
+   * @param {number} [length]
+   */
   async syncAsync(value, toDevice, offset, length) {
     const request = this.#syncRequest(value, toDevice, offset, length)
     await this.#tasks.run(() => native.syncAsync(...request))
   }
 
-  /** The ArrayBuffer of `value`. Throws why, if it shows no bytes any more. */
+  /**
+   * The ArrayBuffer of `value`. Throws why, if it shows no bytes any more.
+   *
+   * @param {unknown} value
+   */
   alive(value) {
     const buffer = arrayBufferOf(value)
     if (byteLengthOf(buffer) === 0) throw goneError(buffer, native.isLive)
@@ -160,11 +211,22 @@ class Allocator {
     this.#addressesShared = true
   }
 
-  /** The id of `buffer` where its address may not be enough. A buffer that transfer() made has none. */
+  /**
+   * The id of `buffer` where its address may not be enough. A buffer that transfer() made has none.
+   *
+   * @param {ArrayBuffer} buffer
+   */
   idAmongShared(buffer) {
     return this.#addressesShared ? idOf(buffer) || undefined : undefined
   }
 
+  /**
+   * @param {unknown} value
+   * @param {boolean} toDevice
+   * @param {number | undefined} offset
+   * @param {number | undefined} length
+   * @returns {[number, ArrayBuffer, boolean, number, number | undefined]}
+   */
   #syncRequest(value, toDevice, offset = 0, length) {
     const handle = this.#handle.open()
     const buffer = this.alive(value)
@@ -173,7 +235,12 @@ class Allocator {
     return [handle, buffer, toDevice, offset, length]
   }
 
-  /** Hands out what another thread allocated. The caller may have aborted or disposed of the manager meanwhile. */
+  /**
+   * Hands out what another thread allocated. The caller may have aborted or disposed of the manager meanwhile.
+   *
+   * @param {Made} made
+   * @param {AbortSignal | undefined} signal
+   */
   #completed(made, signal) {
     if (this.#handle.closed) throw disposedError()
     const buffer = this.allocated(made)

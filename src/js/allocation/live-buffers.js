@@ -7,11 +7,13 @@ const native = require('../core/binding.js')
 /** The first sweep happens at this many entries; each later one at twice as many as the last sweep left. */
 const FIRST_SWEEP = 256
 
+/** @typedef {{ id?: number, movable: boolean }} BlockLabel the label of a block, for the diagnostics channels */
+
 /**
  * @typedef {object} Entry
  * @property {WeakRef<ArrayBuffer>} view
  * @property {number | undefined} pool the native pool it is of
- * @property {{ id?: number, movable: boolean } | undefined} block the label of its block, for the diagnostics channels
+ * @property {BlockLabel | undefined} block the label of its block
  */
 
 class LiveBuffers {
@@ -19,22 +21,40 @@ class LiveBuffers {
   #entries = new Map()
   #sweepAt = FIRST_SWEEP
 
+  /**
+   * @param {number} id
+   * @param {ArrayBuffer} buffer
+   * @param {number} [pool]
+   * @param {BlockLabel} [block]
+   */
   add(id, buffer, pool, block) {
     if (this.#entries.size >= this.#sweepAt) this.#sweep()
     this.#entries.set(id, { view: new WeakRef(buffer), pool, block })
   }
 
-  /** The buffer over an allocation, unless it was collected. */
+  /**
+   * The buffer over an allocation, unless it was collected.
+   *
+   * @param {number} id
+   */
   viewOf(id) {
     return this.#entries.get(id)?.view.deref()
   }
 
-  /** The label of the block that a buffer is over. */
+  /**
+   * The label of the block that a buffer is over.
+   *
+   * @param {number} id
+   */
   blockOf(id) {
     return this.#entries.get(id)?.block
   }
 
-  /** The buffers that are still reachable, or those of one pool. */
+  /**
+   * The buffers that are still reachable, or those of one pool.
+   *
+   * @param {number} [pool]
+   */
   *reachable(pool) {
     for (const { view, pool: of } of this.#entries.values()) {
       if (pool !== undefined && of !== pool) continue
