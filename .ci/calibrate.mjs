@@ -21,6 +21,7 @@ const median = (name) => runs.map((run) => run[name]).sort((a, b) => a - b)[runs
 const [processor, elapsed] = [median('processor'), median('elapsed')]
 const speed = Math.round((100 * REFERENCE_MS) / processor)
 console.log(
-  `calibration: ${processor.toFixed(0)} ms of processor time, ${elapsed.toFixed(0)} ms elapsed; ${speed} % of the reference's speed`,
+  `calibration: ${processor.toFixed(0)} ms of processor time, ${elapsed.toFixed(0)} ms elapsed; ` +
+    `${speed} % of the reference's speed`,
 )
 if (speed < 75) console.log('this machine is slow today: read the times below with that in mind')

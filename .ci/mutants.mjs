@@ -67,7 +67,8 @@ function tryRoom(name) {
   // 2: mutants survived; 3: mutants hung. Anything else was no run.
   if (![0, 2, 3].includes(status) || !existsSync(results)) throw new Error(`cargo mutants ended with ${status}`)
   const known = join(tree, 'mutants.out', 'previously_caught.txt')
-  const before = options.includes('--iterate') && existsSync(known) ? readFileSync(known, 'utf8').trim().split('\n') : []
+  const iterates = options.includes('--iterate') && existsSync(known)
+  const before = iterates ? readFileSync(known, 'utf8').trim().split('\n') : []
   return report(name, JSON.parse(readFileSync(results, 'utf8')).outcomes, before.length)
 }
 

@@ -40,4 +40,5 @@ for sin in late lost; do
 done
 
 # The rooms without unsafe code have nothing that it could find: their long random programs are left out.
-cargo test --quiet --no-default-features --target "$target" --lib --test compaction --test conformance --test faults --test pool
+cargo test --quiet --no-default-features --target "$target" --lib \
+  --test compaction --test conformance --test faults --test pool

@@ -224,6 +224,9 @@ impl LimitExceeded {
             .requested(requested)
             .available(*room)
             .limit(scope.to_string(), *max)
-            .hint("deallocate what is no longer used (dropped buffers go when the event loop turns), or raise the limit with setMemoryLimits")
+            .hint(
+                "deallocate what is no longer used (dropped buffers go when the event loop turns), or raise the limit \
+                 with setMemoryLimits",
+            )
     }
 }

@@ -250,7 +250,10 @@ impl Simulated {
             .largest_free(largest)
             .limit(scope, self.info.domain_bytes)
             .syscall("MEM_CREATE", errno as i32)
-            .hint("deallocate buffers (dropped ones go when the event loop turns), use smaller ones, or another iommuDomain")
+            .hint(
+                "deallocate buffers (dropped ones go when the event loop turns), use smaller ones, or another \
+                 iommuDomain",
+            )
     }
 
     fn make_memory(&self, size: u64, stale: u64) -> Result<OwnedFd> {
