@@ -1,11 +1,11 @@
 //! A coarse clock that costs one load while it is read often.
 //!
 //! Reading the kernel's clock takes 25 to 40 ns. That is nothing at a thousand reads a second, and a third of what a
-//! pool needs to allocate and free in a loop. So a read asks the kernel, until there were [`BUSY_READS`] reads within a
+//! pool needs to allocate and free in a loop. So a read asks the kernel, until there were `BUSY_READS` reads within a
 //! millisecond. Then a thread caches the time for a while and sleeps again. The thread does not run for rare reads,
 //! because its wake-ups would cost more than they do.
 //!
-//! [`now`] is exact below that rate. Above it, it lags by up to [`TICK`] and the scheduler's delay. [`exact`] is exact.
+//! [`now`] is exact below that rate. Above it, it lags by up to `TICK` and the scheduler's delay. [`exact`] is exact.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::{self, Thread};
