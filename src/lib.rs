@@ -4,7 +4,7 @@
 //!
 //! | room | what lives there |
 //! |---|---|
-//! | [`error`] [`units`] [`handle`] | errors; kinds of memory, sizes and alignments; generation-checked handles |
+//! | [`error`] [`units`] [`handle`] [`sync`] | errors; kinds of memory and sizes; generation-checked handles; locks |
 //! | [`abi`] | the kernel's structs and ioctls, one file a header |
 //! | [`suballoc`] | which bytes of an arena are taken: arithmetic without memory |
 //! | [`profile`] | recorded events, samples and latencies |
@@ -30,6 +30,7 @@ pub mod manager;
 pub mod pool;
 pub mod profile;
 pub mod suballoc;
+pub mod sync;
 pub mod sys;
 pub mod units;
 

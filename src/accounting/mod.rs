@@ -15,11 +15,12 @@ mod limit;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
 use crate::profile::{Action, Key, Profiler, RawRecording, Recorder, Recording};
+use crate::sync::{Mutex, MutexGuard};
 use crate::units::MemoryKind;
 
 use accounts::{AccountingState, GlobalLimits, View};
@@ -215,11 +216,11 @@ impl Accounting {
     }
 
     fn warnings(&self) -> MutexGuard<'_, VecDeque<Warning>> {
-        self.warnings.lock().unwrap_or_else(PoisonError::into_inner)
+        self.warnings.lock()
     }
 
     fn state(&self) -> MutexGuard<'_, AccountingState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

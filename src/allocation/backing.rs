@@ -16,7 +16,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use once_cell::sync::Lazy;
 
@@ -24,6 +24,7 @@ use crate::device::memory::Memory;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
 use crate::pool::{ChunkMemory, Pool, Slice};
+use crate::sync::{Mutex, MutexGuard};
 use crate::sys::mapping::Retired;
 
 /// See the module's header.
@@ -149,7 +150,7 @@ struct SharedState {
 static SHARES: Lazy<Mutex<Table<Weak<SharedBacking>>>> = Lazy::new(Mutex::default);
 
 fn shares() -> MutexGuard<'static, Table<Weak<SharedBacking>>> {
-    SHARES.lock().unwrap_or_else(PoisonError::into_inner)
+    SHARES.lock()
 }
 
 impl SharedBacking {
@@ -246,7 +247,7 @@ impl SharedBacking {
     }
 
     fn state(&self) -> MutexGuard<'_, SharedState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -16,7 +16,7 @@ pub mod backing;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use once_cell::sync::Lazy;
@@ -30,6 +30,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
 use crate::pool::{ChunkMemory, Pool, Slice};
 use crate::profile::Action;
+use crate::sync::{Mutex, MutexGuard};
 use crate::sys::mapping::Retired;
 use crate::units::MemoryKind;
 
@@ -387,7 +388,7 @@ impl Allocation {
     }
 
     fn state(&self) -> MutexGuard<'_, AllocationState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -495,5 +496,5 @@ impl Directory {
 /// No lock is held across a call into a runtime or a driver, so finalizers may come from anywhere.
 fn directory() -> MutexGuard<'static, Directory> {
     static DIRECTORY: Lazy<Mutex<Directory>> = Lazy::new(Mutex::default);
-    DIRECTORY.lock().unwrap_or_else(PoisonError::into_inner)
+    DIRECTORY.lock()
 }

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 
@@ -13,6 +13,7 @@ use super::errno::{translate, Call, Context};
 use super::{Backend, DeviceInfo, Direction, Gauges, Object, Request};
 use crate::error::{Error, Result};
 use crate::handle::Handle;
+use crate::sync::{Mutex, MutexGuard};
 use crate::sys::mapping::Mapping;
 
 /// One failure to come.
@@ -60,7 +61,7 @@ impl FaultInjecting {
     }
 
     fn faults(&self) -> MutexGuard<'_, Vec<Fault>> {
-        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+        self.faults.lock()
     }
 
     /// Counts one call of any of `calls`; the fault that is due with it.

@@ -11,13 +11,14 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 
 use super::Object;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
+use crate::sync::{Mutex, MutexGuard, RwLock};
 
 /// See the module's header. `T` is what the kernel calls the object.
 #[derive(Debug)]
@@ -46,8 +47,7 @@ impl<K: Copy + Eq + Hash, T> ObjectTable<K, T> {
     }
 
     fn objects(&self) -> MutexGuard<'_, Objects<K, T>> {
-        // Nothing panics while it is held; were something to, the table is still the best there is.
-        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+        self.objects.lock()
     }
 
     /// Enters a new object; `object.handle` is filled in.
@@ -80,7 +80,7 @@ impl<K: Copy + Eq + Hash, T> ObjectTable<K, T> {
     ) -> Result<R> {
         let entry = self.objects().table.get(handle).map(|entry| (Arc::clone(&entry.native), entry.object.clone()));
         let (native, object) = entry.ok_or_else(|| stale(name))?;
-        let native = native.read().unwrap_or_else(PoisonError::into_inner);
+        let native = native.read();
         call(native.as_ref().ok_or_else(|| stale(name))?, &object)
     }
 
@@ -99,19 +99,19 @@ impl<K: Copy + Eq + Hash, T> ObjectTable<K, T> {
             }
         }
         drop(objects);
-        let mut native = entry.native.write().unwrap_or_else(PoisonError::into_inner);
+        let mut native = entry.native.write();
         Ok(native.take())
     }
 
     /// Everything that is left, taken out: for a backend's own end.
     pub(super) fn drain(&mut self) -> Vec<T> {
-        let objects = self.objects.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let objects = self.objects.get_mut();
         let handles: Vec<_> = objects.table.iter().map(|(handle, _)| handle).collect();
         objects.by_key.clear();
         handles
             .into_iter()
             .filter_map(|handle| objects.table.remove(handle))
-            .filter_map(|entry| entry.native.write().unwrap_or_else(PoisonError::into_inner).take())
+            .filter_map(|entry| entry.native.write().take())
             .collect()
     }
 

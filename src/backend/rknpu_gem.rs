@@ -10,7 +10,6 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{fence, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use nix::errno::Errno;
 
@@ -23,6 +22,7 @@ use crate::abi::drm;
 use crate::abi::rknpu::{self, Action, MemCreate, MemSync, DRM};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
+use crate::sync::{RwLock, RwLockReadGuard};
 use crate::sys::mapping::Mapping;
 use crate::sys::page::page_size;
 use crate::sys::proc::Proc;
@@ -99,7 +99,7 @@ impl RknpuGem {
     }
 
     fn shared_gate(&self) -> RwLockReadGuard<'_, ()> {
-        self.gate.read().unwrap_or_else(PoisonError::into_inner)
+        self.gate.read()
     }
 
     fn at(&self) -> Context<'_> {
@@ -266,7 +266,7 @@ impl Backend for RknpuGem {
     /// tell.
     fn import(&self, fd: BorrowedFd<'_>, size: Option<u64>) -> Result<Object> {
         let buffer = DmaBuf::of(fd, size)?;
-        let _gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        let _gate = self.gate.write();
         let device = self.device.as_fd();
         let failed = |errno| translate(Call::Import, errno, &self.at().bytes(buffer.size));
         let busy = || domain_busy(&self.at()).syscall("ACTION", Errno::EINVAL as i32);

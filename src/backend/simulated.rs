@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -27,6 +27,7 @@ use super::object_table::stale;
 use super::{Backend, DeviceInfo, Direction, Gauges, Kind, Object, Placement, Request};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
+use crate::sync::{Mutex, MutexGuard};
 use crate::sys::mapping::Mapping;
 use crate::sys::page::page_size;
 use crate::units::{format_bytes, whole_pages, GIB, KIB, MIB};
@@ -197,8 +198,7 @@ impl Simulated {
     }
 
     fn state(&self) -> MutexGuard<'_, SimulatedState> {
-        // Nothing below panics while it holds the lock; were it to, the book is still the best there is.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// What the driver does before each call that may have to switch the IOMMU domain (`docs/design/rknpu.md` §3.4).

@@ -14,7 +14,7 @@ use std::os::fd::BorrowedFd;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use once_cell::sync::Lazy;
@@ -24,6 +24,7 @@ use crate::accounting::{Budget, Charge};
 use crate::backend::{Backend, DeviceInfo, Kind, Object, Placement, Request};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
+use crate::sync::{Mutex, MutexGuard};
 use crate::sys::page::page_size;
 use crate::sys::ram;
 use crate::units::{format_bytes, whole_pages, MIB};
@@ -96,7 +97,7 @@ impl Device {
     pub fn shared(backend: Arc<dyn Backend>) -> Arc<Self> {
         let info = backend.info();
         let Some(path) = info.path.clone() else { return Self::new(backend) };
-        let mut open = OPEN_DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = OPEN_DEVICES.lock();
         open.retain(|_, device| device.strong_count() > 0);
         let key = (info.kind, path);
         if let Some(device) = open.get(&key).and_then(Weak::upgrade) {
@@ -109,7 +110,7 @@ impl Device {
 
     /// The device of this process that has `path` open through `kind`, if there is one.
     pub fn already_open(kind: Kind, path: &Path) -> Option<Arc<Self>> {
-        let open = OPEN_DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = OPEN_DEVICES.lock();
         open.get(&(kind, path.to_owned())).and_then(Weak::upgrade)
     }
 
@@ -253,7 +254,7 @@ impl Device {
     fn destroy(&self, object: &Object, charges: Arc<Charges>) {
         if self.backend.destroy(object.handle).is_err() {
             self.count_lost(object.size);
-            LOST_CHARGES.lock().unwrap_or_else(PoisonError::into_inner).push(charges);
+            LOST_CHARGES.lock().push(charges);
             return;
         }
         let mut live = self.live_charges();
@@ -280,7 +281,7 @@ impl Device {
     }
 
     fn live_charges(&self) -> MutexGuard<'_, HashMap<Handle, Weak<Charges>>> {
-        self.charges.lock().unwrap_or_else(PoisonError::into_inner)
+        self.charges.lock()
     }
 
     fn record_charges(&self, object: Handle, charges: Charges) -> Arc<Charges> {
@@ -402,7 +403,7 @@ mod tests {
         fn create(&self, request: &Request) -> Result<Object> {
             let refused = self.inner.create(request);
             if refused.is_err() {
-                let device = self.device.lock().unwrap().upgrade().unwrap();
+                let device = self.device.lock().upgrade().unwrap();
                 assert!(device.wait_for_frees(FREE_TIMEOUT));
             }
             refused
@@ -440,7 +441,7 @@ mod tests {
         let backend = FullUntilSettled { inner: Simulated::new(options).unwrap(), device: Mutex::default() };
         let backend = Arc::new(backend);
         let device = Device::new(Arc::clone(&backend) as Arc<dyn Backend>);
-        *backend.device.lock().unwrap() = Arc::downgrade(&device);
+        *backend.device.lock() = Arc::downgrade(&device);
         let (object, charges) = device.create(&Request::plain(MIB)).unwrap();
         device.free_later(object, charges);
         let (object, charges) = device.create(&Request::plain(MIB)).unwrap();

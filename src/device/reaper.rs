@@ -1,10 +1,10 @@
 //! The reaper: kernel objects are destroyed on threads of its own, since a driver may make each caller wait for
 //! seconds.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::backend::Object;
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::sys::thread_pool::ThreadPool;
 
 /// Runs [`PendingFrees::drain`].
@@ -65,8 +65,7 @@ impl<T> PendingFrees<T> {
 
     /// Waits until no object is left, at most `timeout`. Returns whether none is.
     pub(super) fn wait(&self, timeout: Duration) -> bool {
-        let waited = self.drained.wait_timeout_while(self.queue(), timeout, |queue| queue.reaper_running);
-        let (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let queue = self.drained.wait_timeout_while(self.queue(), timeout, |queue| queue.reaper_running);
         !queue.reaper_running
     }
 
@@ -81,6 +80,6 @@ impl<T> PendingFrees<T> {
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue<T>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 }

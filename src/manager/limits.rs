@@ -1,12 +1,13 @@
 //! What a manager may hold, and what it keeps free for others.
 
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use super::reservation::Reservation;
 use super::Manager;
 use crate::accounting::{Account, Limits, Warning};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
+use crate::sync::MutexGuard;
 use crate::units::{format_bytes, MemoryKind};
 
 impl Manager {
@@ -65,7 +66,7 @@ impl Manager {
     }
 
     fn reserved(&self) -> MutexGuard<'_, Table<Reservation>> {
-        self.reservations.lock().unwrap_or_else(PoisonError::into_inner)
+        self.reservations.lock()
     }
 }
 

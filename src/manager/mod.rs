@@ -9,7 +9,7 @@ mod stats;
 
 use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::accounting::{Account, Accounting, Accounts, Admission};
@@ -22,6 +22,7 @@ use crate::device::Device;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
 use crate::pool::{Pool, SlabOptions, Slabs};
+use crate::sync::Mutex;
 use crate::sys::page::page_size;
 use crate::sys::proc::Proc;
 use crate::sys::ram::Ram;

@@ -2,7 +2,7 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::BTreeMap;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use super::{page_options, Manager, NpuOptions, SystemOptions};
 use crate::accounting::Account;
@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
 use crate::pool::{Layout, Pool, PoolStats, SlabOptions, Slice};
 use crate::suballoc::RegionId;
+use crate::sync::MutexGuard;
 use crate::units::MIN_ALIGNMENT;
 
 /// How a pool is asked for; bytes.
@@ -225,7 +226,7 @@ impl Manager {
     }
 
     fn registry(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<Pool>>> {
-        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pools.lock()
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::Result;
 use crate::handle::Handle;
 use crate::profile::Profiler;
+use crate::sync::{Mutex, MutexGuard};
 
 /// The profiler that records, or that did last.
 #[derive(Debug, Default)]
@@ -46,10 +47,10 @@ impl Profiling {
     }
 
     pub(super) fn profiler(&self) -> MutexGuard<'_, Option<Arc<Profiler>>> {
-        self.profiler.lock().unwrap_or_else(PoisonError::into_inner)
+        self.profiler.lock()
     }
 
     pub(super) fn reported(&self) -> MutexGuard<'_, ReportedLeaks> {
-        self.reported.lock().unwrap_or_else(PoisonError::into_inner)
+        self.reported.lock()
     }
 }

@@ -10,12 +10,12 @@ use std::ffi::{c_void, CStr};
 use std::panic::catch_unwind;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use napi::bindgen_prelude::*;
 use napi::{sys, JsValue};
 
 use crate::error::{Details, Error};
+use crate::sync::{Mutex, MutexGuard};
 
 /// Identifies an environment within the process. An integer: an exit hook may run when the environment is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub fn finalizers_follow_memory() -> bool {
 }
 
 fn exit_hooks() -> MutexGuard<'static, Vec<fn(EnvId)>> {
-    EXIT_HOOKS.lock().unwrap_or_else(PoisonError::into_inner)
+    EXIT_HOOKS.lock()
 }
 
 /// Runs `hook` at the end of each environment from now on, in the reverse order of registration. The hook must not

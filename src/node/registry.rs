@@ -5,7 +5,7 @@
 //!
 //! No lock is held while a removed value is dropped: its drop may wait for a driver.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use once_cell::sync::Lazy;
 
@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
 use crate::manager::Manager;
 use crate::pool::{Compactor, Pool};
+use crate::sync::{Mutex, MutexGuard};
 use crate::sys::pressure::Subscription;
 
 /// Values by generation-checked handle, each with its owner.
@@ -35,7 +36,7 @@ impl<O: Copy + PartialEq, T> Registry<O, T> {
     }
 
     fn entries(&self) -> MutexGuard<'_, Table<(O, T)>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock()
     }
 
     /// Adds `value` and returns its handle.

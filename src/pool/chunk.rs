@@ -1,7 +1,7 @@
 //! A chunk: one piece of memory with a suballocator over it, and the end of its addresses.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use super::movable_table::{MovableName, SlicePlace};
 use super::slice::Slice;
@@ -9,6 +9,7 @@ use crate::device::memory::Memory;
 use crate::handle::Handle;
 use crate::profile::{Action, Key, Recorder};
 use crate::suballoc::{Region, SubAllocator};
+use crate::sync::{Mutex, MutexGuard};
 use crate::sys::mapping::Retired;
 
 /// The memory of a chunk, kept by the pool and by every ArrayBuffer over a slice of it.
@@ -107,7 +108,7 @@ impl ChunkMemory {
     }
 
     fn state(&self) -> MutexGuard<'_, ChunkMemoryState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

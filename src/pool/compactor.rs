@@ -8,13 +8,14 @@
 
 use std::mem::take;
 use std::sync::mpsc::{sync_channel, Receiver, TryRecvError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{CopyQueue, Move, Moved, Pass, Pool};
 use crate::error::{Error, Result};
 use crate::handle::Handle;
+use crate::sync::{Mutex, MutexGuard};
 use crate::sys::thread_pool::ThreadPool;
 
 /// Slices of a pool that one survey step visits.
@@ -234,7 +235,7 @@ impl Compactor {
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+        self.progress.lock()
     }
 }
 

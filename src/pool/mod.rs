@@ -26,7 +26,7 @@ mod slice;
 mod state;
 
 use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use crate::accounting::{notify, Account, Limit, Scope, Warning, WARN_AT};
 use crate::device::memory::{Memory, Source};
@@ -34,6 +34,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
 use crate::profile::Action;
 use crate::suballoc::RegionId;
+use crate::sync::{Mutex, MutexGuard};
 use crate::sys::page::page_size;
 use crate::units::{format_bytes, MemoryKind};
 use chunk::Chunk;
@@ -449,6 +450,6 @@ impl Pool {
     }
 
     fn state(&self) -> MutexGuard<'_, PoolState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }

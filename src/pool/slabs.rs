@@ -4,13 +4,14 @@
 //! RKNN users hit at about 1020 buffers is not there. Slices are whole pages, so that no two share one.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use super::{Layout, Pool, PoolStats};
 use crate::backend::{Placement, Request};
 use crate::device::memory::Source;
 use crate::device::Device;
 use crate::error::Result;
+use crate::sync::{Mutex, MutexGuard};
 use crate::sys::page::page_size;
 use crate::units::{KIB, MAX_SAFE_INTEGER, MIB};
 
@@ -117,6 +118,6 @@ impl Slabs {
     }
 
     fn classes(&self) -> MutexGuard<'_, HashMap<Class, Arc<Pool>>> {
-        self.classes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.classes.lock()
     }
 }

@@ -19,10 +19,11 @@ mod sampler;
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::handle::Handle;
+use crate::sync::{Mutex, MutexGuard};
 pub use call_sites::{CallSite, CallSites};
 pub use histogram::{Histogram, HistogramSummary};
 pub use recorder::{Key, Recorder};
@@ -116,27 +117,27 @@ impl Profiler {
 
     /// Samples and call sites.
     pub fn sites(&self) -> MutexGuard<'_, CallSites> {
-        self.sites.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sites.lock()
     }
 
     /// An allocation took `ns`, and `times` of its like were not measured.
     pub fn record_latency(&self, ns: u64, times: u64) {
-        self.latencies.lock().unwrap_or_else(PoisonError::into_inner).count(ns.max(1), times);
+        self.latencies.lock().count(ns.max(1), times);
     }
 
     /// A source is gone, or is not recorded any more.
     pub fn absorb(&self, recorded: RawRecording) {
-        self.past.lock().unwrap_or_else(PoisonError::into_inner).merge(recorded.read(), self.options.event_capacity);
+        self.past.lock().merge(recorded.read(), self.options.event_capacity);
     }
 
     /// Nothing is recorded from here on.
     pub fn end(&self) {
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(clock::exact);
+        self.ended.lock().get_or_insert_with(clock::exact);
     }
 
     /// Everything that was recorded, with what the sources still have, and with the events if those have theirs.
     pub fn profile(&self, sources: Vec<Recording>, with_events: bool) -> Profile {
-        let mut recording = self.past.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut recording = self.past.lock().clone();
         if !with_events {
             recording.events.clear();
         }
@@ -147,14 +148,14 @@ impl Profiler {
         for event in &mut recording.events {
             event.time = event.time.saturating_sub(began);
         }
-        let ended = *self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = *self.ended.lock();
         let sites = self.sites();
         Profile {
             began: calendar,
             lasted: ended.unwrap_or_else(clock::exact).saturating_sub(began),
             recording,
             lifetimes: sites.lifetimes().clone(),
-            latencies: self.latencies.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            latencies: self.latencies.lock().clone(),
             sites: sites.list().to_vec(),
         }
     }

@@ -8,11 +8,12 @@
 //! elsewhere when somebody is there already.
 #![forbid(unsafe_code)]
 
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 use once_cell::sync::Lazy;
 
 use crate::suballoc::{RegionId, SubAllocator, Tlsf};
+use crate::sync::{Mutex, MutexGuard};
 use crate::sys::page::page_size;
 
 /// Addresses to ask the kernel for. They are somebody else's to ask for when this drops.
@@ -31,7 +32,7 @@ struct Window {
 static ADDRESS_WINDOW: Lazy<Mutex<Option<Window>>> = Lazy::new(|| Mutex::new(window()));
 
 fn address_window() -> MutexGuard<'static, Option<Window>> {
-    ADDRESS_WINDOW.lock().unwrap_or_else(PoisonError::into_inner)
+    ADDRESS_WINDOW.lock()
 }
 
 /// A 32nd of the address space, a quarter of the way up: far from the stack and the libraries at the top, and from

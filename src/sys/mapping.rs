@@ -17,11 +17,12 @@ use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use super::address_space::{top_of_addresses, AddressHint};
 use super::page::page_size;
+use crate::sync::{Mutex, MutexGuard};
 use crate::units::{align_down, align_up};
 
 /// A readable and writable range of addresses, owned.
@@ -266,7 +267,7 @@ impl Mapping {
     }
 
     fn whole(&self) -> MutexGuard<'_, Option<Whole>> {
-        self.whole.lock().unwrap_or_else(PoisonError::into_inner)
+        self.whole.lock()
     }
 }
 
@@ -288,7 +289,7 @@ impl Retired {
     /// only an operation that was under way when they were freed may still hold one.
     pub fn give_back(mut self) {
         let Some(whole) = self.0.take() else { return };
-        let mut line = QUARANTINE.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut line = QUARANTINE.lock();
         line.bytes += whole.len as u64;
         line.ranges.push_back((Instant::now(), whole));
         let limit = quarantine_limit();

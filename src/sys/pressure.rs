@@ -14,7 +14,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{channel, Receiver};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,8 @@ use once_cell::sync::Lazy;
 
 use super::proc::{field, Groups, Pressure, Proc};
 use super::ram::Ram;
+
+use crate::sync::Mutex;
 
 /// How short memory is, in PSI's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -271,10 +273,6 @@ struct Watch {
     ended: Mutex<Receiver<()>>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Watch {
     /// Its descriptors are open when it returns: who counts them does not see them come later.
     fn start(root: &Path) -> io::Result<Self> {
@@ -285,7 +283,7 @@ impl Watch {
         let mut sources = Sources::open(root);
         thread::Builder::new().name("rkllm-pressure".to_owned()).spawn(move || {
             while let Some(shortage) = sources.wait(woken.as_fd()) {
-                lock(&notified).values().for_each(|listener| listener(shortage));
+                notified.lock().values().for_each(|listener| listener(shortage));
             }
             drop((woken, notified, ending));
             // The kernel takes some 50 ms to give up a trigger: nobody waits for that.
@@ -299,7 +297,7 @@ impl Drop for Watch {
     /// Nobody is told anything afterwards. The kernel's triggers go a little later.
     fn drop(&mut self) {
         if self.wake.write(1).is_ok() {
-            let _ = lock(&self.ended).recv();
+            let _ = self.ended.lock().recv();
         }
     }
 }
@@ -327,7 +325,7 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 ///
 /// Errors: the system has no thread or no descriptor for it.
 pub fn watch(root: &Path, listener: impl Fn(Shortage) + Send + 'static) -> io::Result<Subscription> {
-    let mut watches = lock(&WATCHES);
+    let mut watches = WATCHES.lock();
     watches.retain(|_, watch| watch.strong_count() > 0);
     let running = watches.get(root).and_then(Weak::upgrade);
     let watch = match running {
@@ -339,14 +337,14 @@ pub fn watch(root: &Path, listener: impl Fn(Shortage) + Send + 'static) -> io::R
         }
     };
     let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-    lock(&watch.listeners).insert(id, Box::new(listener));
+    watch.listeners.lock().insert(id, Box::new(listener));
     Ok(Subscription { watch: Some(watch), id })
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
         let Some(watch) = self.watch.take() else { return };
-        let listener = lock(&watch.listeners).remove(&self.id);
+        let listener = watch.listeners.lock().remove(&self.id);
         drop(listener);
         drop(watch); // the last one waits for the thread's last word, outside the locks
     }

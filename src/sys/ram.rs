@@ -4,7 +4,7 @@
 //! board does the same (`docs/design/drivers.md` §1.2: SIGKILL, no errno). So the question is asked before: what the
 //! machine has available, what the cgroup leaves, and what this process was promised but has not touched yet.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use once_cell::sync::Lazy;
@@ -12,6 +12,7 @@ use once_cell::sync::Lazy;
 use super::proc::{Groups, Proc};
 use crate::accounting::{Budget, Charge};
 use crate::error::{Error, ErrorCode, Result};
+use crate::sync::Mutex;
 use crate::units::{format_bytes, MIB};
 
 /// What RAM there is to give, in bytes.
@@ -83,7 +84,7 @@ pub fn admit(bytes: u64) -> Result<Charge> {
     }
     let Some(ram) = Ram::read() else { return Ok(charge) };
     let left = ram.available.saturating_sub(ram.reserve());
-    let mut reading = LAST_READING.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut reading = LAST_READING.lock();
     reading.at = Some(Instant::now());
     reading.left = left.saturating_sub(bytes);
     if bytes <= left {
@@ -101,7 +102,7 @@ pub fn admit(bytes: u64) -> Result<Charge> {
 
 /// Takes `bytes` off the last reading while it is fresh and has them; else 0.
 fn left_of_last_reading(bytes: u64) -> u64 {
-    let mut reading = LAST_READING.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut reading = LAST_READING.lock();
     let fresh = reading.at.is_some_and(|at| at.elapsed() < MAX_READING_AGE);
     if !fresh || reading.left < bytes {
         return 0;

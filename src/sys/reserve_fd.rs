@@ -3,9 +3,10 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
+
+use crate::sync::{Mutex, MutexGuard};
 
 struct ReserveFd {
     held: bool,
@@ -16,7 +17,7 @@ struct ReserveFd {
 static RESERVE: Mutex<ReserveFd> = Mutex::new(ReserveFd { held: false, file: None });
 
 fn reserve() -> MutexGuard<'static, ReserveFd> {
-    RESERVE.lock().unwrap_or_else(PoisonError::into_inner)
+    RESERVE.lock()
 }
 
 impl ReserveFd {

@@ -7,9 +7,10 @@
 
 use std::collections::VecDeque;
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
+
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -82,10 +83,10 @@ impl ThreadPool {
                 continue;
             }
             state.idle += 1;
-            let (woken, timeout) = self.work.wait_timeout(state, KEEP_ALIVE).unwrap_or_else(PoisonError::into_inner);
+            let (woken, timed_out) = self.work.wait_timeout(state, KEEP_ALIVE);
             state = woken;
             state.idle -= 1;
-            if timeout.timed_out() && state.jobs.is_empty() {
+            if timed_out && state.jobs.is_empty() {
                 state.threads -= 1;
                 return;
             }
@@ -93,7 +94,7 @@ impl ThreadPool {
     }
 
     fn state(&self) -> MutexGuard<'_, JobQueue> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
