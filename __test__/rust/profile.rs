@@ -6,7 +6,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rkllmjs_memory::profile::{clock, Action, Event, Histogram, Options, Profiler, Recorder, Recording, Totals};
+use rkllmjs_memory::profile::{
+    clock, Action, CallSites, Event, Histogram, Options, Profiler, Recorder, Recording, Totals,
+};
 use rkllmjs_memory::units::MemoryKind;
 
 const NPU: MemoryKind = MemoryKind::Npu;
@@ -275,4 +277,30 @@ fn actions_have_the_names_that_javascript_uses() {
     let names = [Allocate, Free, Fail, Grow, Trim, Move, Collect].map(Action::as_str);
     assert_eq!(names, ["allocate", "free", "fail", "grow", "trim", "move", "collect"]);
     assert_eq!([NPU, SYSTEM].map(MemoryKind::as_str), ["npu", "system"]);
+}
+
+#[test]
+fn a_call_site_has_the_sum_of_its_samples_and_exactly_nothing_when_all_have_ended() {
+    let profiler = profiler();
+    let mut sites = profiler.sites();
+    let samples = [(100, 0.1), (10, 0.2), (1000, 3.0)].map(|(size, stands_for)| {
+        let sample = sites.sampled(size, stands_for, None);
+        sites.attribute(sample, "at f");
+        sample
+    });
+    // Live bytes, live count, total bytes and total count, to a billionth.
+    let expect = |sites: &CallSites, expected: [f64; 4]| {
+        let site = &sites.list()[0];
+        let found = [site.live_bytes, site.live_count, site.total_bytes, site.total_count];
+        assert!(found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-9), "{found:?}");
+    };
+    expect(&sites, [3012.0, 3.3, 3012.0, 3.3]);
+    sites.freed(samples[2]);
+    expect(&sites, [12.0, 0.3, 3012.0, 3.3]);
+    sites.freed(samples[0]);
+    sites.freed(samples[1]);
+    // 0.1 + 0.2 - 0.1 - 0.2 is not 0.
+    assert_eq!((sites.list()[0].live_bytes, sites.list()[0].live_count), (0.0, 0.0));
+    // A sample stands for at least one allocation, also where it stands for less.
+    assert_eq!(sites.lifetimes().len(), 5);
 }
