@@ -301,6 +301,9 @@ fn the_tables_that_are_counted_are_those_that_there_are() {
     (0..10_000).for_each(|user_data| assert!(arena.allocate(64, 1, user_data).is_some()));
     // A node takes 32 bytes; there may be a quarter more of them than are used.
     assert!((32 * 9_900..=40 * 10_100).contains(&(arena.metadata_bytes() - empty)), "{}", arena.metadata_bytes());
+    // 64 bins of 8 bytes, and a word that says which have members, for each of 33 powers of two more.
+    let [(_, large), (_, small)] = [1 << 40, 1 << 7].map(|units| tlsf(units, 1));
+    assert_eq!(large.metadata_bytes() - small.metadata_bytes(), 33 * (64 * 8 + 8));
     // 12 bytes a block, 1 bit in each level of a tree, and the struct.
     let (_, blocks) = fixed(1 << 14, 64);
     let tables = 12 * (1 << 14) + (1 << 14) / 8 + (1 << 8) / 8 + 8;
