@@ -1,11 +1,11 @@
-//! Where in the address space mappings of ours go: side by side, in a part of it that nobody else uses.
+//! Chooses addresses for mappings: side by side, in a window of the address space that other code does not use.
 //!
-//! Retired ranges are zero pages, and the kernel keeps neighbours of one kind as one mapping. Were they scattered among
-//! everybody else's, as the kernel places what is mapped without a hint, each would be a mapping for good: one for
-//! every thread that ends with live buffers, and `vm.max_map_count` ends at 65,530.
+//! Retired ranges are private zero pages. The kernel merges neighbouring mappings of one kind into one. Without a hint,
+//! the kernel scatters mappings among those of other libraries, and each retired range would stay a mapping of its own.
+//! Every thread that ends with live buffers would then cost one mapping, and `vm.max_map_count` allows 65,530.
 //!
-//! An [`AddressHint`] is a hint, never more: nothing is reserved and nothing is mapped over. The kernel puts a mapping
-//! elsewhere when somebody is there already.
+//! An [`AddressHint`] reserves nothing in the kernel and replaces no mapping. If another mapping occupies the hinted
+//! addresses, the kernel chooses different ones.
 #![forbid(unsafe_code)]
 
 use std::sync::OnceLock;
@@ -16,7 +16,7 @@ use crate::suballoc::{RegionId, SubAllocator, Tlsf};
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::page::page_size;
 
-/// Addresses to ask the kernel for. They are somebody else's to ask for when this drops.
+/// Suggests addresses for one mapping. Dropping the hint makes the addresses available to the next hint.
 #[derive(Debug, PartialEq, Eq)]
 pub struct AddressHint {
     address: usize,
@@ -28,15 +28,15 @@ struct Window {
     arena: Tlsf,
 }
 
-/// `None` where the window could not be made: then the kernel places as it likes.
+/// `None` if the window could not be created; the kernel then chooses every address.
 static ADDRESS_WINDOW: Lazy<Mutex<Option<Window>>> = Lazy::new(|| Mutex::new(window()));
 
 fn address_window() -> MutexGuard<'static, Option<Window>> {
     ADDRESS_WINDOW.lock()
 }
 
-/// A 32nd of the address space, a quarter of the way up: far from the stack and the libraries at the top, and from
-/// programs and their heaps, which begin at two thirds or at the bottom.
+/// Places the window at a quarter of the address space, with a 32nd of its size. This is far from the stack and the
+/// libraries at the top, and from programs and heaps, which start at two thirds or at the bottom.
 fn window() -> Option<Window> {
     let top = top_of_addresses();
     let capacity = (top / 32).min(page_size() << 30);
@@ -44,7 +44,8 @@ fn window() -> Option<Window> {
     Some(Window { base: usize::try_from(top / 4).ok()?, arena })
 }
 
-/// The end of what this kernel gives a process, a power of two: 2^47 on x86-64, 2^39 to 2^48 on arm64.
+/// The end of the address space that this kernel gives a process, a power of two: 2^47 on x86-64, 2^39 to 2^48 on
+/// arm64.
 pub fn top_of_addresses() -> u64 {
     static TOP: OnceLock<u64> = OnceLock::new();
     *TOP.get_or_init(|| {
@@ -55,21 +56,21 @@ pub fn top_of_addresses() -> u64 {
 }
 
 impl AddressHint {
-    /// Room for `len` bytes (whole pages) at a multiple of `alignment`, a power of two.
+    /// Finds room for `len` bytes (whole pages) at a multiple of `alignment`, a power of two.
     pub fn find(len: u64, alignment: u64) -> Option<Self> {
         let mut window = address_window();
         let window = window.as_mut()?;
-        // Offsets are aligned as addresses are as far as the base is, which is by more than anybody asks for.
+        // An aligned offset is an aligned address, because the base is aligned further than any request.
         let region = window.arena.allocate(len, alignment.max(page_size()), 0)?;
         Some(Self { address: window.base + region.offset as usize, id: region.id })
     }
 
-    /// The first byte's address.
+    /// The address of the first byte.
     pub fn address(&self) -> usize {
         self.address
     }
 
-    /// Nobody asks for these addresses again: somebody has them, or may reach them.
+    /// Withdraws these addresses for good, because a mapping occupies them or a stale pointer may reach them.
     pub fn keep(self) {
         std::mem::forget(self);
     }
@@ -78,7 +79,7 @@ impl AddressHint {
 impl Drop for AddressHint {
     fn drop(&mut self) {
         if let Some(window) = address_window().as_mut() {
-            // It is there: nobody else names it.
+            // The free cannot fail: this hint owns the id.
             let _ = window.arena.free(self.id);
         }
     }
@@ -90,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hints_are_apart_aligned_and_used_again() {
+    fn hints_are_disjoint_and_aligned() {
         let page = page_size();
         let (a, b) = (AddressHint::find(page, page).unwrap(), AddressHint::find(page, 1 << 21).unwrap());
         assert!(b.address() % (1 << 21) == 0 && a.address() % page as usize == 0);

@@ -1,5 +1,5 @@
-//! File descriptors from process to process: datagrams on a Unix socket, each with one descriptor and a short payload
-//! (`SCM_RIGHTS`, unix(7)). Neither Node, Bun nor Deno can send or receive them.
+//! Sends file descriptors between processes: datagrams on a Unix socket, each with one descriptor and a short payload
+//! (`SCM_RIGHTS`, unix(7)). Node, Bun and Deno have no API for this.
 #![allow(unsafe_code)]
 
 use std::fs;
@@ -19,34 +19,34 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-/// The most bytes of a message. The kernel bounds datagrams by the socket's buffer, 200 KiB where nobody changed it.
+/// The maximum bytes of a payload. The kernel limits a datagram by the socket's buffer, 200 KiB by default.
 pub const MAX_MESSAGE_LEN: usize = 64 << 10;
 
-/// A receiver that has ten messages waiting takes no more; one that takes none for so long is not there.
+/// The seconds that [`send`] waits for a receiver with a full queue (ten messages by default).
 const SEND_TIMEOUT_S: i64 = 5;
 
-/// A descriptor that arrived, and the payload with it.
+/// A received descriptor and its payload.
 #[derive(Debug)]
 pub struct Message {
-    /// Close-on-exec, and the receiver's.
+    /// The descriptor, close-on-exec and owned by the receiver.
     pub fd: OwnedFd,
-    /// What the sender said.
+    /// The bytes that the sender attached.
     pub payload: Vec<u8>,
 }
 
-/// A Unix socket at a path of its own, which is removed with it.
+/// A Unix socket bound to a path. Dropping it removes the path.
 #[derive(Debug)]
 pub struct Inbox {
     socket: OwnedFd,
     path: PathBuf,
-    /// The path is gone, and may be somebody else's by now.
+    /// Set once the path was removed: another process may have bound the same path since.
     closed: AtomicBool,
 }
 
 impl Inbox {
-    /// Binds `path`, also where a process that died has left its socket there.
+    /// Binds `path` and replaces a socket that a dead process left there.
     ///
-    /// Errors: those of socket(2) and bind(2); EADDRINUSE while somebody listens there.
+    /// Errors: those of socket(2) and bind(2); EADDRINUSE if another process listens there.
     pub fn bind(path: &Path) -> io::Result<Self> {
         let socket = datagrams(SockFlag::SOCK_NONBLOCK)?;
         let address = UnixAddr::new(path)?;
@@ -59,12 +59,12 @@ impl Inbox {
         Ok(Self { socket, path: path.to_owned(), closed: AtomicBool::new(false) })
     }
 
-    /// Where it is.
+    /// The path that this inbox is bound to.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The next message, if there is one; never waits. What comes without a descriptor is no message.
+    /// Takes the next message, if one is queued; never waits. Skips datagrams without a descriptor.
     ///
     /// Errors: those of recvmsg(2).
     pub fn take(&self) -> io::Result<Option<Message>> {
@@ -83,8 +83,8 @@ impl Inbox {
                 let fds: Vec<OwnedFd> = message.cmsgs()?.flat_map(descriptors).collect();
                 (message.bytes, fds)
             };
-            // A second descriptor, for which there was no room to ask, was closed by the kernel; one by alignment's
-            // grace drops here.
+            // The kernel closed any second descriptor that did not fit the buffer. Alignment may leave room for one
+            // more, which drops here.
             if let Some(fd) = fds.into_iter().next() {
                 payload.truncate(length);
                 return Ok(Some(Message { fd, payload }));
@@ -92,7 +92,7 @@ impl Inbox {
         }
     }
 
-    /// Waits until something is there, a [`wake`](Self::wake) included.
+    /// Waits for a datagram, a [`wake`](Self::wake) included.
     ///
     /// Errors: those of poll(2).
     pub fn wait(&self) -> io::Result<()> {
@@ -105,7 +105,8 @@ impl Inbox {
         }
     }
 
-    /// Ends every [`wait`](Self::wait), and frees the path; the socket goes when the last of those has returned.
+    /// Ends every [`wait`](Self::wait) and removes the path. The socket closes when the last of those calls has
+    /// returned.
     pub fn close(&self) {
         self.wake();
         self.remove();
@@ -117,9 +118,9 @@ impl Inbox {
         }
     }
 
-    /// Ends every [`wait`](Self::wait): a datagram that is no message.
+    /// Ends every [`wait`](Self::wait) by sending an empty datagram.
     pub fn wake(&self) {
-        // Where there is no room for it there are messages, and nobody waits.
+        // A full queue holds messages already, so no thread is waiting.
         let _ = UnixAddr::new(&self.path).map_err(io::Error::from).and_then(|to| {
             let socket = datagrams(SockFlag::SOCK_NONBLOCK)?;
             Ok(sendmsg(socket.as_raw_fd(), &[IoSlice::new(&[0])], &[], MsgFlags::MSG_NOSIGNAL, Some(&to))?)
@@ -133,9 +134,10 @@ impl Drop for Inbox {
     }
 }
 
-/// Sends `fd` with `payload` to whoever has bound `path`; waits some seconds for room there.
+/// Sends `fd` with `payload` to the process that bound `path`. Waits some seconds for room in its queue.
 ///
-/// Errors: ENOENT and ECONNREFUSED where nobody has, EAGAIN where the other takes nothing, and those of sendmsg(2).
+/// Errors: ENOENT and ECONNREFUSED if no process has bound `path`, EAGAIN if the receiver's queue stays full, and those
+/// of sendmsg(2).
 pub fn send(path: &Path, fd: BorrowedFd<'_>, payload: &[u8]) -> io::Result<()> {
     let socket = datagrams(SockFlag::empty())?;
     setsockopt(&socket, SendTimeout, &TimeVal::new(SEND_TIMEOUT_S, 0))?;
@@ -151,11 +153,11 @@ pub fn send(path: &Path, fd: BorrowedFd<'_>, payload: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Whether the file behind `fd` is one that devices share memory by, and not any other of this process's.
+/// Reports whether `fd` is a file by which devices share memory, rather than an unrelated file of this process.
 pub fn is_dma_buf(fd: RawFd) -> bool {
     let link = fs::read_link(format!("/proc/self/fd/{fd}")).unwrap_or_default();
     let name = link.to_string_lossy();
-    // The simulated device's are memfds.
+    // The simulated device exports memfds.
     name.starts_with("/dmabuf:") || name.starts_with("anon_inode:dmabuf") || name.starts_with("/memfd:")
 }
 
@@ -163,7 +165,7 @@ fn datagrams(flags: SockFlag) -> nix::Result<OwnedFd> {
     socket(AddressFamily::Unix, SockType::Datagram, flags | SockFlag::SOCK_CLOEXEC, None)
 }
 
-/// Whether `path` is a socket that nobody has bound any more, and not somebody's file.
+/// Reports whether `path` is a socket that no process has bound any more. A regular file is never one.
 fn is_left_over(path: &Path, address: &UnixAddr) -> io::Result<bool> {
     if !fs::symlink_metadata(path)?.file_type().is_socket() {
         return Ok(false);
@@ -174,8 +176,8 @@ fn is_left_over(path: &Path, address: &UnixAddr) -> io::Result<bool> {
 
 fn descriptors(message: ControlMessageOwned) -> Vec<OwnedFd> {
     match message {
-        // SAFETY: the kernel has just made these for this process, and nobody else knows them. Were they not taken, or
-        // taken twice, descriptors would leak or strangers' be closed.
+        // SAFETY: the kernel has just created these descriptors for this process, and no other code knows them. Taking
+        // none would leak them; taking one twice would close a stranger's descriptor.
         ControlMessageOwned::ScmRights(fds) => fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect(),
         _ => Vec::new(),
     }
@@ -215,12 +217,12 @@ mod tests {
         assert_eq!(through, "through");
         assert_eq!(Inbox::bind(&path).unwrap_err().raw_os_error(), Some(libc::EADDRINUSE));
         drop(inbox);
-        let nobody = send(&path, File::open("/dev/null").unwrap().as_fd(), b"").unwrap_err();
-        assert_eq!(nobody.raw_os_error(), Some(libc::ENOENT));
+        let unbound = send(&path, File::open("/dev/null").unwrap().as_fd(), b"").unwrap_err();
+        assert_eq!(unbound.raw_os_error(), Some(libc::ENOENT));
     }
 
     #[test]
-    fn what_a_dead_process_left_is_taken_over_and_a_file_is_not() {
+    fn a_dead_process_s_socket_is_replaced_and_a_file_is_not() {
         let path = path("stale");
         let dead = datagrams(SockFlag::empty()).unwrap();
         bind(dead.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
@@ -241,7 +243,7 @@ mod tests {
         assert!(inbox.take().unwrap().is_none());
         let fd = File::open("/dev/null").unwrap();
         let mut sent = 0;
-        // Ten or so (net.unix.max_dgram_qlen); a socket that does not wait says so at once.
+        // The queue holds about ten (net.unix.max_dgram_qlen). A non-blocking socket fails at once when it is full.
         let socket = datagrams(SockFlag::SOCK_NONBLOCK).unwrap();
         let to = UnixAddr::new(&path).unwrap();
         let fds = [fd.as_raw_fd()];

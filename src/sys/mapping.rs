@@ -1,13 +1,13 @@
-//! Address ranges: who owns them, and when they may go back.
+//! Address ranges: their owners, and when the kernel may reuse the addresses.
 //!
-//! A [`Mapping`] that nobody outside has seen is unmapped when it drops. One that JavaScript has seen must not be:
-//! views, in-flight operations and moved ArrayBuffers may still hold its addresses, and the next `mmap` would hand
-//! those to somebody else (`docs/design/runtimes.md` §3.1). [`Mapping::retire`] gives the *memory* back at once
-//! by putting private zero pages over the range, and leaves a [`Retired`] range: reads there find zeros, writes go
-//! nowhere, nothing faults. Dropping a `Retired` keeps its addresses out of use for ever, which is the safe default;
-//! [`Retired::give_back`] queues them behind a long line of other retired ranges.
+//! A [`Mapping`] that was never exposed is unmapped when it drops. One that JavaScript has seen must not be unmapped:
+//! views, operations in flight and moved ArrayBuffers may still hold its addresses, and the next `mmap` would give
+//! those addresses to other memory (`docs/design/runtimes.md` §3.1). [`Mapping::retire`] returns the *memory* at once
+//! by mapping private zero pages over the range, and leaves a [`Retired`] range: reads find zeros, writes reach no
+//! other memory, and no access faults. Dropping a `Retired` keeps its addresses out of use for ever, which is the safe
+//! default. [`Retired::give_back`] queues the addresses behind other retired ranges (`docs/design/safety.md` §3).
 //!
-//! This file is the only one of the core that touches memory by address, besides the ioctls of `abi/`.
+//! Only this file accesses memory by address in the core, besides the ioctls of `abi/`.
 #![allow(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -25,37 +25,37 @@ use super::page::page_size;
 use crate::sync::{Mutex, MutexGuard};
 use crate::units::{align_down, align_up};
 
-/// A readable and writable range of addresses, owned.
+/// An owned, readable and writable range of addresses.
 ///
-/// Its bytes are shared with a device, other processes or JavaScript, so they are only reached by raw copies, never
-/// through a `&[u8]`.
+/// A device, other processes or JavaScript share its bytes. So raw copies access them, never a `&[u8]`.
 #[derive(Debug)]
 pub struct Mapping {
-    /// Everything mapped, slack for the alignment included. Taken when it is retired.
+    /// The whole mapped range, slack for the alignment included. `None` once retired.
     whole: Mutex<Option<Whole>>,
-    /// The first byte's address.
+    /// The address of the first byte.
     address: usize,
     len: usize,
     retired: AtomicBool,
 }
 
-/// A mapped range, and the place that was asked for it. Not unmapped by itself.
+/// A mapped range and its address hint. Dropping it does not unmap the range.
 #[derive(Debug, PartialEq, Eq)]
 struct Whole {
     base: usize,
     len: usize,
-    /// `None` where the kernel chose.
+    /// `None` if the kernel chose the addresses.
     hint: Option<AddressHint>,
 }
 
 impl Whole {
-    /// `bytes` of `fd`, or of nothing, at a multiple of `alignment` if that can be had.
+    /// Maps `bytes` of `fd`, or anonymous memory without one, at a multiple of `alignment` if the kernel accepts the
+    /// hint.
     fn map(bytes: usize, alignment: u64, flags: c_int, fd: c_int, offset: i64) -> io::Result<Self> {
         let len =
             usize::try_from(align_up(bytes as u64, page_size()).ok_or_else(no_memory)?).map_err(|_| no_memory())?;
         let hint = AddressHint::find(len as u64, alignment);
         let address = hint.as_ref().map_or(0, AddressHint::address);
-        // SAFETY: without MAP_FIXED nothing that is mapped is replaced, wherever the hint points.
+        // SAFETY: without MAP_FIXED, mmap replaces no existing mapping, wherever the hint points.
         let at =
             unsafe { libc::mmap64(address as *mut c_void, len, libc::PROT_READ | libc::PROT_WRITE, flags, fd, offset) };
         if at == libc::MAP_FAILED {
@@ -65,7 +65,7 @@ impl Whole {
         let hint = match hint {
             Some(hint) if hint.address() == base => Some(hint),
             Some(taken) => {
-                // Somebody is there, and may stay.
+                // Another mapping occupies the hinted addresses and may stay there.
                 taken.keep();
                 None
             }
@@ -74,10 +74,10 @@ impl Whole {
         Ok(Self { base, len, hint })
     }
 
-    /// Unmaps it; the place may be asked for again.
+    /// Unmaps the range. A later hint may suggest its addresses again.
     fn unmap(self) {
-        // SAFETY: the range is mapped and ours, whoever has `Whole` has it alone and gives it up here. What breaks if a
-        // pointer into it were still in use: see the module's header.
+        // SAFETY: the range is mapped, and its single owner gives it up here. The module's header says what a pointer
+        // into it that is still in use would break.
         unsafe { libc::munmap(self.base as *mut c_void, self.len) };
     }
 }
@@ -87,10 +87,10 @@ fn no_memory() -> io::Error {
 }
 
 impl Mapping {
-    /// Private zero pages, `len` bytes at a multiple of `alignment`.
+    /// Maps private zero pages, `len` bytes at a multiple of `alignment`.
     pub fn anonymous(len: u64, alignment: u64) -> io::Result<Self> {
-        // Not MAP_NORESERVE, which sets retired ranges apart: merged with one of those, pages that were written to
-        // would keep it from being one mapping with the next.
+        // No MAP_NORESERVE here: only retired ranges have it. The kernel would otherwise merge written pages with a
+        // retired range, and that range could not merge with the next one.
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         let bytes = to_usize(len)?;
         let aligned = Whole::map(bytes, alignment, flags, -1, 0)?;
@@ -105,10 +105,10 @@ impl Mapping {
         Ok(Self::over(whole, start, bytes))
     }
 
-    /// The first `len` bytes that `fd` shows at `offset`, shared, at a multiple of `alignment`.
+    /// Maps `len` bytes of `fd` at `offset`, shared, at a multiple of `alignment`.
     ///
-    /// `offset` is what the driver gave for the object: always its start. A dma-buf's or rknpu's mmap ignores any other
-    /// (`docs/design/drivers.md` §1.5).
+    /// `offset` is the one that the driver gave for the object, which is always its start. The mmap of a dma-buf or of
+    /// rknpu ignores any other offset (`drivers.md` §1.5).
     pub fn shared(fd: BorrowedFd<'_>, offset: u64, len: u64, alignment: u64) -> io::Result<Self> {
         let bytes = to_usize(len)?;
         let offset = libc::off64_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
@@ -118,8 +118,8 @@ impl Mapping {
         }
         whole.unmap();
         let mapping = Self::anonymous(len, alignment)?;
-        // SAFETY: MAP_FIXED replaces exactly the aligned part of the range that `mapping` reserved a moment ago and
-        // nobody else knows. Were the range not ours, this would unmap a stranger's memory.
+        // SAFETY: MAP_FIXED replaces exactly the aligned part of the range that `mapping` has just reserved and that no
+        // other code knows. If the range were not ours, this would unmap a stranger's memory.
         let at = unsafe {
             libc::mmap64(
                 mapping.address().cast(),
@@ -141,36 +141,36 @@ impl Mapping {
         Self { whole: Mutex::new(Some(whole)), address, len, retired: AtomicBool::new(false) }
     }
 
-    /// The first byte.
+    /// The address of the first byte.
     pub fn address(&self) -> *mut u8 {
         ptr::with_exposed_provenance_mut(self.address)
     }
 
-    /// Bytes.
+    /// The length in bytes, at least one.
     pub fn len(&self) -> u64 {
         self.len as u64
     }
 
-    /// Never: there is no empty mapping.
+    /// Always `false`: no mapping is empty.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Writes zeros over `range` (bytes from the start; what lies beyond the end is left alone).
+    /// Writes zeros over `range` (bytes from the start). Ignores the part beyond the end.
     pub fn zero(&self, range: Range<u64>) {
         self.fill(range, 0);
     }
 
-    /// Writes `byte` over `range` (bytes from the start; what lies beyond the end is left alone).
+    /// Writes `byte` over `range` (bytes from the start). Ignores the part beyond the end.
     pub fn fill(&self, range: Range<u64>, byte: u8) {
         let end = (range.end.min(self.len as u64)) as usize;
         let start = (range.start.min(end as u64)) as usize;
-        // SAFETY: start..end lies inside the mapping, which is readable and writable for as long as `self` lives
-        // (retired or not). Other threads and the device may write it too: a plain byte fill has no invariant to break.
+        // SAFETY: start..end lies inside the mapping, which is readable and writable while `self` lives, retired or
+        // not. Other threads and the device may write it too; a plain byte fill has no invariant to break.
         unsafe { ptr::write_bytes(self.address().add(start), byte, end - start) }
     }
 
-    /// Copies `bytes` into the mapping at `offset`; what would pass the end is left out.
+    /// Copies `bytes` into the mapping at `offset`. Drops the bytes that would pass the end.
     pub fn write(&self, offset: u64, bytes: &[u8]) {
         let start = (offset.min(self.len as u64)) as usize;
         let count = bytes.len().min(self.len - start);
@@ -178,8 +178,8 @@ impl Mapping {
         unsafe { ptr::copy(bytes.as_ptr(), self.address().add(start), count) }
     }
 
-    /// Copies `count` bytes at `from` of `source`, which may be this mapping and overlap, to `offset`. What passes
-    /// either end is left out.
+    /// Copies `count` bytes of `source`, starting at `from`, to `offset`. The ranges may overlap in one mapping. Drops
+    /// the bytes that would pass either end.
     pub fn copy(&self, offset: u64, source: &Self, from: u64, count: u64) {
         let start = (offset as usize).min(self.len);
         let at = (from as usize).min(source.len);
@@ -188,11 +188,11 @@ impl Mapping {
         unsafe { ptr::copy(source.address().add(at), self.address().add(start), count) }
     }
 
-    /// Copies out of the mapping at `offset`; what would pass the end reads as zero.
+    /// Copies bytes out of the mapping, starting at `offset`. Fills the part beyond the end with zeros.
     pub fn read(&self, offset: u64, bytes: &mut [u8]) {
         let start = (offset.min(self.len as u64)) as usize;
         let count = bytes.len().min(self.len - start);
-        // SAFETY: the source lies inside the mapping (see `fill`); the target is exclusively ours.
+        // SAFETY: the source lies inside the mapping (see `fill`); this function alone holds the target.
         unsafe { ptr::copy(self.address().add(start), bytes.as_mut_ptr(), count) }
         bytes[count..].fill(0);
     }
@@ -203,7 +203,7 @@ impl Mapping {
     }
 
     fn advise(&self, advice: c_int) -> io::Result<()> {
-        // SAFETY: the range is mapped and ours, and none of the advice given here takes bytes away.
+        // SAFETY: the range is mapped and ours. No advice of this file discards bytes.
         match unsafe { libc::madvise(self.address().cast(), self.len, advice) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
@@ -213,11 +213,12 @@ impl Mapping {
     /// Faults every page in, writable.
     pub fn prefault(&self) -> io::Result<()> {
         match self.advise(libc::MADV_POPULATE_WRITE) {
-            // Before Linux 5.14 there is no such advice: touch each page instead.
+            // Linux before 5.14 does not know this advice: touch each page instead.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                 for offset in (0..self.len).step_by(page_size() as usize) {
                     let at = self.address().wrapping_add(offset);
-                    // SAFETY: `at` lies inside the mapping; volatile, so that the write-back of the same byte stays.
+                    // SAFETY: `at` lies inside the mapping. The access is volatile, so that the compiler keeps the
+                    // write of the same byte.
                     unsafe { ptr::write_volatile(at, ptr::read_volatile(at)) }
                 }
                 Ok(())
@@ -228,25 +229,26 @@ impl Mapping {
 
     /// Locks the pages in RAM.
     pub fn lock(&self) -> io::Result<()> {
-        // SAFETY: the range is mapped and ours; mlock changes no byte.
+        // SAFETY: the range is mapped and ours. mlock changes no byte.
         match unsafe { libc::mlock(self.address().cast(), self.len) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
     }
 
-    /// Gives the memory back now and keeps the addresses: private zero pages take the place of whatever was there.
+    /// Returns the memory now and keeps the addresses: private zero pages replace the previous mapping.
     ///
-    /// `None` when it was retired before. When the kernel has no room for one more mapping nothing changes, and the
-    /// mapping may be retired again later.
+    /// Returns `None` if the mapping was retired before. If the kernel has no room for one more mapping, this changes
+    /// nothing, and a later call may try again.
     pub fn retire(&self) -> io::Result<Option<Retired>> {
         if self.retired.swap(true, Ordering::AcqRel) {
             return Ok(None);
         }
         let mut held = self.whole();
         let Some(whole) = held.take() else { return Ok(None) };
-        // SAFETY: the range is exactly what `whole` owns, so no stranger's mapping is replaced. It stays mapped and
-        // writable without a gap, so a stale pointer in JavaScript or in an operation under way never faults.
+        // SAFETY: the range is exactly the one that `whole` owns, so this replaces no stranger's mapping. The range
+        // stays mapped and writable without a gap, so a stale pointer in JavaScript or in an operation in flight never
+        // faults.
         let at = unsafe {
             libc::mmap64(
                 whole.base as *mut c_void,
@@ -273,20 +275,20 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // Nobody was shown the range, or `retire` would have been called: see the module's header for what breaks
-        // otherwise.
+        // JavaScript has not seen the range; the owner would have called `retire` otherwise. The module's header says
+        // what a later access would break.
         let whole = self.whole().take();
         whole.into_iter().for_each(Whole::unmap);
     }
 }
 
-/// Addresses whose memory is gone. Dropping it keeps them out of use for ever.
+/// A range of addresses whose memory was returned. Dropping it keeps the addresses out of use for ever.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Retired(Option<Whole>);
 
 impl Retired {
-    /// Lets the addresses be used again, after a long line of others: nothing in JavaScript reaches them any more, and
-    /// only an operation that was under way when they were freed may still hold one.
+    /// Queues the addresses for reuse, after a minimum time and behind other ranges. JavaScript no longer reaches them.
+    /// Only an operation that was in flight at the free may still hold one.
     pub fn give_back(mut self) {
         let Some(whole) = self.0.take() else { return };
         let mut line = QUARANTINE.lock();
@@ -321,14 +323,15 @@ struct Quarantine {
 
 static QUARANTINE: Mutex<Quarantine> = Mutex::new(Quarantine { ranges: VecDeque::new(), bytes: 0 });
 
-/// A range waits at least this long, whatever the pressure: longer than any disk or socket operation should take.
+/// The minimum time in quarantine under any pressure: longer than a disk or socket operation should take.
 const MIN_QUARANTINE: Duration = Duration::from_secs(10);
-/// Neighbouring zero pages merge into one mapping, but in the worst case each range is one of `vm.max_map_count`.
+/// The maximum number of ranges in quarantine. Neighbouring zero pages merge into one mapping, but in the worst case
+/// each range is one of `vm.max_map_count`.
 const MAX_QUARANTINED: usize = 8192;
 
-/// How many bytes of addresses may wait: a 64th of what this kernel gives a process, which is 2 TiB with 47-bit
-/// addresses and 8 GiB with the 39 bits of some arm64 kernels. Where the kernel counts every private page against a
-/// strict commit limit (`vm.overcommit_memory` = 2), waiting addresses would eat it: 256 MiB.
+/// The maximum bytes of addresses in quarantine: a 64th of the address space. That is 2 TiB with 47-bit addresses and 8
+/// GiB with the 39 bits of some arm64 kernels. A kernel with a strict commit limit (`vm.overcommit_memory` = 2) counts
+/// every private page, so the maximum is 256 MiB there.
 fn quarantine_limit() -> u64 {
     static LIMIT: OnceLock<u64> = OnceLock::new();
     *LIMIT.get_or_init(|| {
@@ -382,21 +385,21 @@ mod tests {
         mapping.read(0, &mut back);
         assert_eq!(back, [0; 6]);
         mapping.write(0, b"stale");
-        drop(mapping); // the range stays: no other mapping may land there
+        drop(mapping); // the range stays reserved: no other mapping may be placed there
         let elsewhere = Mapping::anonymous(page_size(), 64).unwrap();
         assert_ne!(elsewhere.address() as usize, retired.0.as_ref().unwrap().base);
         retired.give_back();
     }
 
     #[test]
-    fn what_is_retired_for_good_is_one_mapping_and_not_many() {
+    fn ranges_that_are_retired_for_good_merge_into_one_mapping() {
         let maps = || std::fs::read_to_string("/proc/self/maps").unwrap().lines().count();
         let retire = || drop(Mapping::anonymous(page_size(), 64).unwrap().retire().unwrap());
         retire();
         let before = maps();
         for _ in 0..1000 {
             retire();
-            // Others map meanwhile, and unmap.
+            // Unrelated mappings come and go in between.
             drop(vec![0_u8; 1 << 20]);
         }
         assert!(maps() < before + 100, "{before} → {}", maps());

@@ -1,4 +1,16 @@
-//! The operating system: address ranges, `/proc` and `/sys`, descriptors, threads.
+//! The operating system: address ranges, `/proc` and `/sys`, memory pressure, descriptors over sockets, threads.
+//!
+//! Imports `accounting`, `suballoc` and the crate's root: [`address_space`] places mappings with a suballocator, and
+//! [`ram`] charges a budget. It knows no device and no kernel interface of an NPU.
+//!
+//! Readers take the root of a file tree, so tests read fixtures in place of the running system:
+//!
+//! ```
+//! use rkllmjs_memory::sys::proc::Proc;
+//! let memory = Proc::default().meminfo().expect("this test needs /proc");
+//! assert!(memory.available <= memory.total);
+//! assert_eq!(Proc::new("/nonexistent").meminfo(), None);
+//! ```
 
 pub mod address_space;
 pub mod fd_socket;

@@ -1,9 +1,12 @@
-//! Who waits for the kernel to say that memory is short: a thread of this process, while somebody wants to know.
+//! Memory pressure: a thread that waits for the kernel to report a shortage, while there is a subscription.
 //!
-//! What tells, best first: PSI triggers (a share of two seconds in which tasks waited for memory), of the machine and
-//! of this process's own cgroup; events of the cgroup that has a limit. Where no trigger may be set (before Linux 6.4
-//! that takes CAP_SYS_RESOURCE) the same figures are read every two seconds; without PSI it is MemAvailable, every
-//! second.
+//! It uses the best source that the kernel offers:
+//!
+//! - PSI triggers (the share of two seconds in which tasks waited for memory), of the machine and of this process's own
+//!   cgroup, with the events of the cgroup whose limit binds;
+//! - the PSI figures, read every two seconds, where no trigger may be set (before Linux 6.4, a trigger takes
+//!   CAP_SYS_RESOURCE);
+//! - MemAvailable, read every second, on kernels without PSI.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
@@ -28,17 +31,17 @@ use super::ram::Ram;
 
 use crate::sync::Mutex;
 
-/// How short memory is, in PSI's words.
+/// The severity of a shortage, in PSI's terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// Some tasks wait for it.
+    /// Some tasks wait for memory.
     Some,
-    /// All do: nothing else is done in that time.
+    /// All tasks wait for memory; the machine does no other work in that time.
     Full,
 }
 
 impl Level {
-    /// PSI's word.
+    /// PSI's name of the level.
     pub const fn as_str(self) -> &'static str {
         match self {
             Level::Some => "some",
@@ -47,25 +50,25 @@ impl Level {
     }
 }
 
-/// Memory is short.
+/// A report that memory is short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shortage {
-    /// How short.
+    /// The severity.
     pub level: Level,
-    /// What could still be taken, in bytes.
+    /// The bytes that could still be taken.
     pub available: u64,
 }
 
-/// In µs of [`PSI_WINDOW`]: what of it tasks have waited.
+/// The thresholds: the time that tasks have waited within [`PSI_WINDOW`], in µs.
 const PSI_TRIGGERS: [(Level, &str, u64); 2] = [(Level::Some, "some", 200_000), (Level::Full, "full", 100_000)];
-/// Two seconds: who is not privileged may set triggers over multiples of that only (Linux 6.4,
-/// `Documentation/accounting/psi.rst`).
+/// The window of a trigger. Without privileges, a process may only set windows that are multiples of two seconds (Linux
+/// 6.4, `Documentation/accounting/psi.rst`).
 const PSI_WINDOW: Duration = Duration::from_secs(2);
-/// How often MemAvailable is read where there is no PSI.
+/// The interval between readings of MemAvailable on a kernel without PSI.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// It is said again after this long while memory stays short.
+/// The interval between repeated reports while memory stays short.
 const REPEAT_INTERVAL: Duration = Duration::from_secs(10);
-/// One part in so many is available: that is short.
+/// Memory is short when less than one part in this many is available.
 const LOW_MEMORY_DIVISORS: [(Level, u64); 2] = [(Level::Full, 32), (Level::Some, 10)];
 
 /// An open PSI trigger.
@@ -79,20 +82,20 @@ impl Trigger {
         let open =
             OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path);
         let mut file = open.ok()?;
-        // What has a length is a file of a test: the kernel's have none.
+        // Files of the kernel have no length, so one that has is a fixture of a test, which takes no triggers.
         if file.metadata().ok()?.len() > 0 {
             return None;
         }
-        // The kernel wants it in one write, with its NUL.
+        // The kernel expects one write with the NUL included.
         let text = format!("{word} {stall} {}\0", PSI_WINDOW.as_micros());
         (file.write(text.as_bytes()).ok()? == text.len()).then_some(Self { level, file })
     }
 }
 
-/// `memory.events` of the cgroup whose limit binds: it can be polled, and is read to be polled again.
+/// `memory.events` of the cgroup whose limit binds. Reading the file arms it for the next poll.
 struct CgroupEvents {
     file: File,
-    /// Times that its limit was met, and that it was killed for it.
+    /// The number of times that the group met its limit, and that the kernel killed a process of it.
     seen: (u64, u64),
 }
 
@@ -113,7 +116,8 @@ impl CgroupEvents {
         Ok((sum(&["high", "max"]), sum(&["oom"])))
     }
 
-    /// What is new. A group that is full of page cache meets its limit all the time, and that is no shortage.
+    /// Compares the counts with the previous ones. A group that is full of page cache meets its limit all the time,
+    /// which is no shortage.
     fn new_level(&mut self, ram: Option<Ram>) -> io::Result<Option<Level>> {
         let (met, killed) = self.read()?;
         let before = std::mem::replace(&mut self.seen, (met, killed));
@@ -126,14 +130,14 @@ impl CgroupEvents {
     }
 }
 
-/// What is asked, where nothing tells by itself.
+/// The figures to read at intervals if the kernel has no trigger.
 enum Polled {
     Nothing,
     Stalls { before: Pressure },
     Available { said: Option<(Level, Instant)> },
 }
 
-/// Everything that may say that memory is short.
+/// All sources of one watch.
 struct Sources {
     proc: Proc,
     groups: Groups,
@@ -164,7 +168,7 @@ impl Sources {
         Ram::of(&self.proc, &self.groups)
     }
 
-    /// Waits until memory is short or `wake` is written to (`None`).
+    /// Waits until memory is short; returns `None` once `wake` was written to.
     fn wait(&mut self, wake: BorrowedFd<'_>) -> Option<Shortage> {
         loop {
             let (woken, triggered) = match self.poll(wake) {
@@ -207,7 +211,7 @@ impl Sources {
             if seen.contains(PollFlags::POLLPRI) {
                 level = level.max(Some(trigger.level));
             }
-            // Its cgroup is gone.
+            // The kernel reports an error once the trigger's cgroup is gone.
             !seen.intersects(PollFlags::POLLERR | PollFlags::POLLNVAL)
         });
         if of_events.iter().any(|seen| !seen.is_empty()) {
@@ -265,16 +269,17 @@ fn poll_timeout(after: Duration) -> PollTimeout {
 
 type Listener = Box<dyn Fn(Shortage) + Send>;
 
-/// One thread, and whom it tells.
+/// One thread and its listeners.
 struct Watch {
     listeners: Arc<Mutex<HashMap<u64, Listener>>>,
     wake: EventFd,
-    /// Closed by the thread when it tells nobody any more.
+    /// The thread closes this channel after its last notification.
     ended: Mutex<Receiver<()>>,
 }
 
 impl Watch {
-    /// Its descriptors are open when it returns: who counts them does not see them come later.
+    /// Starts the thread. Its descriptors are open when this returns, so that a caller that counts descriptors sees
+    /// them.
     fn start(root: &Path) -> io::Result<Self> {
         let listeners = Arc::<Mutex<HashMap<u64, Listener>>>::default();
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
@@ -286,7 +291,7 @@ impl Watch {
                 notified.lock().values().for_each(|listener| listener(shortage));
             }
             drop((woken, notified, ending));
-            // The kernel takes some 50 ms to give up a trigger: nobody waits for that.
+            // The kernel takes some 50 ms to remove a trigger, so this happens after the subscriber was released.
             drop(sources);
         })?;
         Ok(Self { listeners, wake, ended: Mutex::new(ended) })
@@ -294,7 +299,7 @@ impl Watch {
 }
 
 impl Drop for Watch {
-    /// Nobody is told anything afterwards. The kernel's triggers go a little later.
+    /// Waits for the thread's last notification. The kernel removes the triggers a little later.
     fn drop(&mut self) {
         if self.wake.write(1).is_ok() {
             let _ = self.ended.lock().recv();
@@ -302,7 +307,7 @@ impl Drop for Watch {
     }
 }
 
-/// Until it is dropped, somebody is told.
+/// Keeps one listener registered until it drops.
 #[derive(Debug)]
 pub struct Subscription {
     watch: Option<Arc<Watch>>,
@@ -315,15 +320,15 @@ impl std::fmt::Debug for Watch {
     }
 }
 
-/// The watches of this process, by the tree that they read.
+/// The watches of this process, by the root of the tree that they read.
 static WATCHES: Lazy<Mutex<HashMap<PathBuf, Weak<Watch>>>> = Lazy::new(Mutex::default);
-/// Numbers subscriptions.
+/// The id of the next subscription.
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
-/// Has `listener` called, on a thread of ours, whenever memory is short by the figures under `root`. It must not wait,
-/// nor drop its own subscription.
+/// Calls `listener`, on the watch's thread, whenever the figures under `root` say that memory is short. The listener
+/// must not block and must not drop its own subscription.
 ///
-/// Errors: the system has no thread or no descriptor for it.
+/// Errors: the system has no thread or no descriptor left.
 pub fn watch(root: &Path, listener: impl Fn(Shortage) + Send + 'static) -> io::Result<Subscription> {
     let mut watches = WATCHES.lock();
     watches.retain(|_, watch| watch.strong_count() > 0);
@@ -346,7 +351,7 @@ impl Drop for Subscription {
         let Some(watch) = self.watch.take() else { return };
         let listener = watch.listeners.lock().remove(&self.id);
         drop(listener);
-        drop(watch); // the last one waits for the thread's last word, outside the locks
+        drop(watch); // the last owner waits for the thread's last notification, outside the locks
     }
 }
 
@@ -364,7 +369,7 @@ mod tests {
     }
 
     fn put(root: &Path, path: &str, text: &str) {
-        // Renamed into place: it is never read by halves.
+        // The rename is atomic, so the reader never sees a partial file.
         fs::write(root.join("new"), text).unwrap();
         fs::rename(root.join("new"), root.join(path)).unwrap();
     }
@@ -372,23 +377,23 @@ mod tests {
     const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
     #[test]
-    fn without_psi_available_memory_is_looked_at() {
+    fn without_psi_available_memory_is_polled() {
         let root = tree("available");
         put(&root, "proc/meminfo", "MemTotal: 1000 kB\nMemAvailable: 500 kB\n");
         let (tell, told) = channel();
         let subscription = watch(&root, move |shortage| tell.send(shortage).unwrap()).unwrap();
-        assert!(told.recv_timeout(POLL_INTERVAL * 2).is_err(), "half of it is available");
+        assert!(told.recv_timeout(POLL_INTERVAL * 2).is_err(), "half of the memory is available");
         put(&root, "proc/meminfo", "MemTotal: 1000 kB\nMemAvailable: 90 kB\n");
         assert_eq!(told.recv_timeout(TEST_TIMEOUT).unwrap(), Shortage { level: Level::Some, available: 90 << 10 });
         put(&root, "proc/meminfo", "MemTotal: 1000 kB\nMemAvailable: 9 kB\n");
         assert_eq!(told.recv_timeout(TEST_TIMEOUT).unwrap(), Shortage { level: Level::Full, available: 9 << 10 });
         drop(subscription);
-        assert!(told.recv().is_err(), "the sender went with the subscription");
+        assert!(told.recv().is_err(), "the subscription dropped its sender");
         fs::remove_dir_all(root).unwrap();
     }
 
     #[test]
-    fn where_no_trigger_may_be_set_the_stalls_are_read() {
+    fn without_triggers_the_stall_times_are_polled() {
         let root = tree("stalls");
         put(&root, "proc/meminfo", "MemTotal: 1000 kB\nMemAvailable: 9 kB\n");
         let psi = |some: u64, full: u64| {
@@ -419,7 +424,7 @@ mod tests {
         put(&root, "sys/fs/cgroup/memory.current", "102400\n");
         put(&root, "sys/fs/cgroup/memory.stat", "active_file 51200\ninactive_file 10240\n");
         let event = |max, oom| {
-            // Not replaced: it is open.
+            // Written in place, because the watch holds the file open.
             fs::write(root.join("sys/fs/cgroup/memory.events"), format!("low 0\nhigh 0\nmax {max}\noom {oom}\n"))
                 .unwrap();
         };
@@ -430,9 +435,9 @@ mod tests {
             sources.events.as_mut().unwrap().new_level(ram).unwrap()
         };
         event(4, 0);
-        assert_eq!(news(), None, "page cache");
+        assert_eq!(news(), None, "the group is full of page cache");
         put(&root, "sys/fs/cgroup/memory.stat", "active_file 0\ninactive_file 1024\n");
-        assert_eq!(news(), None, "nothing happened since");
+        assert_eq!(news(), None, "the counts did not change");
         event(5, 0);
         assert_eq!(news(), Some(Level::Some));
         event(5, 1);
@@ -456,11 +461,11 @@ mod tests {
     }
 
     #[test]
-    fn this_machines_kernel_takes_a_trigger_or_can_be_asked() {
+    fn this_machines_kernel_takes_a_trigger_or_is_polled() {
         let sources = Sources::open(Path::new("/"));
         let asks = !matches!(sources.polled, Polled::Nothing);
         assert_ne!(sources.triggers.is_empty(), !asks);
-        // Whatever it is, it can be waited for, and woken from.
+        // Every kind of source can be waited for and woken.
         drop(watch(Path::new("/"), |_| {}).unwrap());
     }
 }

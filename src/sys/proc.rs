@@ -1,7 +1,7 @@
-//! Readers of `/proc` and `/sys`: what the kernel says of memory, this process and its limits.
+//! Readers of `/proc` and `/sys`: memory, this process and its limits.
 //!
-//! A [`Proc`] has a root, so that tests read fixture trees. Whatever a file does not say is `None`; no reader fails
-//! and none guesses.
+//! A [`Proc`] has a root, so that tests read fixture trees. A reader returns `None` for a figure that its file does not
+//! have. No reader fails, and none guesses.
 
 use std::collections::HashMap;
 use std::fs;
@@ -11,7 +11,7 @@ use nix::sys::resource::{getrlimit, Resource};
 
 use super::reserve_fd::with_reserve;
 
-/// A `/proc` and `/sys` to read from.
+/// A tree with `/proc` and `/sys`.
 #[derive(Clone, Debug)]
 pub struct Proc {
     root: PathBuf,
@@ -20,44 +20,45 @@ pub struct Proc {
 /// `/proc/meminfo`, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemInfo {
-    /// RAM the kernel manages.
+    /// RAM that the kernel manages.
     pub total: u64,
-    /// What a new allocation could have without swapping.
+    /// Memory that a new allocation could take without swapping.
     pub available: u64,
-    /// Swap, all of it.
+    /// Total swap.
     pub swap_total: u64,
-    /// Swap nobody uses.
+    /// Free swap.
     pub swap_free: u64,
-    /// Contiguous memory set aside at boot; `None` on kernels without CMA.
+    /// Contiguous memory (CMA) set aside at boot; `None` on kernels without CMA.
     pub cma_total: Option<u64>,
-    /// What is free of it.
+    /// Free contiguous memory.
     pub cma_free: Option<u64>,
 }
 
-/// The memory controller (v2) this process lives under, in bytes.
+/// The v2 memory controller of this process, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cgroup {
-    /// The tightest `memory.max` on the way to the root; `None`: no limit anywhere.
+    /// The tightest `memory.max` on the way to the root; `None` without any limit.
     pub limit: Option<u64>,
-    /// What the group with that limit uses (without a limit: this process's group).
+    /// Usage of the group with that limit; without a limit, of this process's own group.
     pub current: u64,
-    /// Page cache in that, which the kernel drops before it refuses anything: a model file that was read stays in it.
+    /// Page cache within `current`. The kernel drops it before it refuses memory; a model file that was read stays in
+    /// it.
     pub cache: u64,
 }
 
 impl Cgroup {
-    /// What may still be taken; `None` without a limit.
+    /// The bytes below the limit; `None` without a limit.
     pub fn left(&self) -> Option<u64> {
         self.limit.map(|limit| limit.saturating_sub(self.current.saturating_sub(self.cache)))
     }
 }
 
-/// The folders of the cgroups over this process, its own first.
+/// The folders of the cgroups above this process, its own first.
 #[derive(Clone, Debug, Default)]
 pub struct Groups(Vec<PathBuf>);
 
 impl Groups {
-    /// The tightest limit among them; `None` where no memory controller is.
+    /// Reads the group with the tightest limit; `None` without a memory controller.
     pub fn read(&self) -> Option<Cgroup> {
         let folder = self.binding()?;
         let file = |name: &str| with_reserve(|_| fs::read_to_string(folder.join(name)));
@@ -69,45 +70,45 @@ impl Groups {
         Some(Cgroup { limit: number("memory.max"), current: number("memory.current")?, cache })
     }
 
-    /// This process's own folder.
+    /// The folder of this process's own group.
     pub fn own(&self) -> Option<&Path> {
         self.0.first().map(PathBuf::as_path)
     }
 
-    /// The folder with the tightest limit; without any, the first that has a memory controller.
+    /// Finds the folder with the tightest limit; without any limit, the first that has a memory controller.
     pub fn binding(&self) -> Option<&Path> {
         let text = |folder: &PathBuf, name| with_reserve(|_| fs::read_to_string(folder.join(name)));
         let controlled = self.0.iter().filter(|folder| text(folder, "memory.current").is_some());
-        // "max" does not parse: no limit at this level.
+        // "max" means no limit at this level, and does not parse.
         let limit = |folder: &PathBuf| text(folder, "memory.max")?.trim().parse::<u64>().ok();
         controlled.min_by_key(|folder| limit(folder).unwrap_or(u64::MAX)).map(PathBuf::as_path)
     }
 }
 
-/// The number behind `name` in lines of "name number".
+/// Finds the number after `name` in lines of "name number".
 pub fn field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
-/// Pressure stall information: share of the last 10 s in which tasks waited for memory, per cent.
+/// Pressure stall information: percentage of the last 10 s in which tasks waited for memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pressure {
-    /// Some task waited.
+    /// At least one task waited.
     pub some_avg10: f64,
-    /// All of them did.
+    /// All tasks waited.
     pub full_avg10: f64,
-    /// The same since the machine started, in µs.
+    /// Time since boot in which at least one task waited, in µs.
     pub some_total: u64,
-    /// All of them.
+    /// Time since boot in which all tasks waited, in µs.
     pub full_total: u64,
 }
 
-/// A count and the bound it runs into.
+/// A count and its upper bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gauge {
-    /// How many there are.
+    /// The current count.
     pub used: u64,
-    /// How many there may be.
+    /// The upper bound.
     pub max: u64,
 }
 
@@ -118,7 +119,7 @@ impl Default for Proc {
 }
 
 impl Proc {
-    /// The tree under `root`, which holds `proc` and `sys`.
+    /// Reads the tree under `root`, which holds `proc` and `sys`.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
@@ -137,7 +138,7 @@ impl Proc {
         self.text(path)?.trim().parse().ok()
     }
 
-    /// `/proc/meminfo`.
+    /// Reads `/proc/meminfo`.
     pub fn meminfo(&self) -> Option<MemInfo> {
         let text = self.text("proc/meminfo")?;
         let fields: HashMap<&str, u64> = text
@@ -159,12 +160,12 @@ impl Proc {
         })
     }
 
-    /// The cgroup v2 memory controller over this process; `None` outside one.
+    /// Reads the cgroup v2 memory controller of this process; `None` outside one.
     pub fn cgroup(&self) -> Option<Cgroup> {
         self.groups().read()
     }
 
-    /// The cgroups this process lives under. Finding them costs more than reading them.
+    /// Finds the cgroups of this process. Finding them costs more than reading them.
     pub fn groups(&self) -> Groups {
         Groups(self.group_folders().unwrap_or_default())
     }
@@ -177,7 +178,7 @@ impl Proc {
         Some(below.ancestors().map(|group| self.at(mount.join(group))).collect())
     }
 
-    /// Where the v2 hierarchy is mounted, and which of its folders that shows.
+    /// Finds the mount point of the v2 hierarchy and the folder of the hierarchy that it shows.
     fn cgroup2_mount(&self) -> Option<(PathBuf, PathBuf)> {
         let mounts = self.text("proc/self/mountinfo")?;
         mounts.lines().find_map(|line| {
@@ -188,7 +189,7 @@ impl Proc {
         })
     }
 
-    /// `/proc/pressure/memory`; `None` on kernels without PSI.
+    /// Reads `/proc/pressure/memory`; `None` on kernels without PSI.
     pub fn pressure(&self) -> Option<Pressure> {
         let text = self.text("proc/pressure/memory")?;
         let field = |kind: &str, name: &str| {
@@ -217,19 +218,20 @@ impl Proc {
         Some(kib * 1024)
     }
 
-    /// Open file descriptors of this process and RLIMIT_NOFILE.
+    /// Open file descriptors of this process, and RLIMIT_NOFILE.
     pub fn fds(&self) -> Option<Gauge> {
         let (max, _hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
         let folder = self.at("proc/self/fd");
         let used = with_reserve(|reserve_used| {
             let seen = fs::read_dir(&folder)?.count() as u64;
-            // Reading the folder opens it: one of those seen is ours. It stands for the reserve where that was used.
+            // Reading the folder opens it, so one of the entries is ours. With the reserve lent out, that entry stands
+            // for it.
             Ok(if reserve_used { seen } else { seen.saturating_sub(1) })
         })?;
         Some(Gauge { used, max })
     }
 
-    /// Mappings of this process and `vm.max_map_count`. Reads all of `/proc/self/maps`: a few ms at 20,000 mappings.
+    /// Mappings of this process, and `vm.max_map_count`. Reads all of `/proc/self/maps`, a few ms at 20,000 mappings.
     pub fn maps(&self) -> Option<Gauge> {
         let max = self.number("proc/sys/vm/max_map_count")?;
         let used =
@@ -237,13 +239,12 @@ impl Proc {
         Some(Gauge { used, max })
     }
 
-    /// Bytes of this process's mappings whose name `wanted` accepts, each object counted once however often it is
-    /// mapped.
+    /// Bytes of this process's mappings whose name `wanted` accepts. Counts an object once, however often it is mapped.
     pub fn mapped(&self, wanted: impl Fn(&str) -> bool) -> Option<u64> {
         let maps = with_reserve(|_| fs::read(self.at("proc/self/maps")))?;
         let mut objects: HashMap<(u64, u64, u64), u64> = HashMap::new();
         for line in maps.split(|byte| *byte == b'\n') {
-            // start-end perms offset dev inode name; no field before the name has a slash
+            // Fields: start-end perms offset dev inode name. No field before the name has a slash.
             let Some(slash) = line.iter().position(|byte| *byte == b'/') else { continue };
             let (Ok(fields), Ok(name)) = (str::from_utf8(&line[..slash]), str::from_utf8(&line[slash..])) else {
                 continue;
@@ -257,7 +258,7 @@ impl Proc {
         Some(objects.values().sum())
     }
 
-    /// The names under which one DRM device is mapped: its card and its render node.
+    /// The nodes of the same DRM device: its card and its render node.
     pub fn drm_siblings(&self, node: &Path) -> Vec<PathBuf> {
         let folder = node
             .file_name()
@@ -271,7 +272,7 @@ impl Proc {
         names
     }
 
-    /// Bytes of a transparent huge page; `None` where the kernel gives out none.
+    /// Bytes of a transparent huge page; `None` if the kernel gives out none.
     pub fn huge_page_size(&self) -> Option<u64> {
         let enabled = self.text("sys/kernel/mm/transparent_hugepage/enabled")?;
         if enabled.contains("[never]") {
@@ -280,7 +281,7 @@ impl Proc {
         self.number("sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
     }
 
-    /// NPU load per core, per cent, where this user may read it (`docs/design/rknpu.md` §6.1).
+    /// NPU load per core in per cent; `None` if this user may not read it (`rknpu.md` §6.1).
     pub fn npu_load(&self) -> Option<Vec<f64>> {
         let text = self.text("proc/rknpu/load").or_else(|| self.text("sys/kernel/debug/rknpu/load"))?;
         let figures = text.trim().strip_prefix("NPU load:")?;
@@ -294,7 +295,7 @@ impl Proc {
     }
 }
 
-/// One line of `/proc/self/maps` that names a file.
+/// A line of `/proc/self/maps` that names a file.
 struct MappedObject {
     /// Device, inode and offset: objects of one DRM node share the first two and differ in the last.
     identity: (u64, u64, u64),
@@ -302,7 +303,7 @@ struct MappedObject {
 }
 
 impl MappedObject {
-    /// Of "start-end perms offset major:minor inode", all but the permissions and the inode in hex.
+    /// Parses "start-end perms offset major:minor inode". All numbers but the inode are hexadecimal.
     fn parse(fields: &str) -> Option<Self> {
         let hex = |text: &str| u64::from_str_radix(text, 16).ok();
         let mut fields = fields.split_ascii_whitespace();
@@ -320,7 +321,7 @@ impl MappedObject {
 mod tests {
     use super::*;
 
-    /// A fixture tree that is gone when the test is.
+    /// A fixture tree, removed when it drops.
     struct Tree(PathBuf);
 
     impl Tree {
@@ -354,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_tree_says_nothing() {
+    fn an_empty_tree_has_no_figures() {
         let (_tree, proc) = Tree::new("empty", &[]);
         assert_eq!(proc.meminfo(), None);
         assert_eq!(proc.cgroup(), None);
@@ -368,8 +369,13 @@ mod tests {
 
     #[test]
     fn a_board_with_cma() {
+<<<<<<< HEAD
         let text = "MemTotal:        2048 kB\nMemAvailable:    1024 kB\nHugePages_Total:   0\n\
                     CmaTotal: 512 kB\nCmaFree: 8 kB\n";
+=======
+        let text = "MemTotal:        2048 kB\nMemAvailable:    1024 kB\n\
+            HugePages_Total:   0\nCmaTotal: 512 kB\nCmaFree: 8 kB\n";
+>>>>>>> 6472937 (Sentences in sys)
         let (_tree, proc) = Tree::new("cma", &[("proc/meminfo", text)]);
         let memory = proc.meminfo().unwrap();
         assert_eq!((memory.total, memory.available), (2 << 20, 1 << 20));

@@ -1,8 +1,8 @@
-//! How much RAM may still be taken before somebody is killed for it.
+//! Admission of memory: how much RAM this process may still take before the kernel kills a process for it.
 //!
-//! Linux says yes to almost any size and kills a process when the pages are touched; the vendor's driver on an IOMMU
-//! board does the same (`docs/design/drivers.md` §1.2: SIGKILL, no errno). So the question is asked before: what the
-//! machine has available, what the cgroup leaves, and what this process was promised but has not touched yet.
+//! Linux grants almost any size and kills a process when the pages are touched. The vendor's driver on an IOMMU board
+//! does the same (`drivers.md` §1.2: SIGKILL, no errno). So [`admit`] checks beforehand the machine's available memory,
+//! the rest below the cgroup's limit, and the memory that this process was promised but has not touched yet.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,26 +15,26 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::sync::Mutex;
 use crate::units::{format_bytes, MIB};
 
-/// What RAM there is to give, in bytes.
+/// RAM that an allocation can take, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ram {
     /// RAM of the machine, or the cgroup's limit where that is less.
     pub total: u64,
-    /// What could be taken now without swapping, reserve for the system included.
+    /// RAM that could be taken now without swapping, the system's reserve included.
     pub available: u64,
-    /// Whose figure binds: "ram" or "cgroup".
+    /// The figure that binds: "ram" or "cgroup".
     pub scope: &'static str,
 }
 
 impl Ram {
-    /// Read afresh; `None` where `/proc` says nothing.
+    /// Reads the current figures; `None` without a readable `/proc`.
     pub fn read() -> Option<Self> {
-        // A process stays in its cgroup, as good as always: it is looked for once.
+        // A process practically never changes its cgroup, so one look-up serves.
         static GROUPS: Lazy<Groups> = Lazy::new(|| Proc::default().groups());
         Self::of(&Proc::default(), &GROUPS)
     }
 
-    /// As `proc` and `groups` tell.
+    /// Reads the figures from `proc` and `groups`.
     pub fn of(proc: &Proc, groups: &Groups) -> Option<Self> {
         let memory = proc.meminfo()?;
         let group = groups.read().and_then(|group| Some((group.limit?, group.left()?)));
@@ -46,13 +46,14 @@ impl Ram {
         })
     }
 
-    /// Left to the system, so that the last allocation is not the one that wakes the OOM killer.
+    /// RAM left to the system, so that the last allocation does not wake the OOM killer.
     fn reserve(&self) -> u64 {
         (self.total / 16).min(128 * MIB)
     }
 }
 
-/// A reading serves this long, minus what was admitted since: /proc/meminfo costs some 20 µs, an allocation fewer.
+/// How long a reading serves, less the admissions since. Reading /proc/meminfo costs some 20 µs, more than an
+/// allocation.
 const MAX_READING_AGE: Duration = Duration::from_millis(20);
 
 #[derive(Default)]
@@ -62,13 +63,13 @@ struct Reading {
 }
 
 static LAST_READING: Mutex<Reading> = Mutex::new(Reading { at: None, left: 0 });
-/// Everything this process holds through this library, touched or not: never more than there is RAM.
+/// All memory that this process holds through this library, touched or not. It never exceeds the RAM.
 static RAM_BUDGET: Lazy<Arc<Budget>> =
     Lazy::new(|| Budget::new(Ram::read().map_or(u64::MAX, |ram| ram.total - ram.reserve())));
 
-/// Takes `bytes` of RAM, or says why there are not so many. The bytes come back when the charge drops.
+/// Charges `bytes` of RAM. Dropping the charge returns them.
 ///
-/// Errors: `ERR_OUT_OF_MEMORY` with what is available.
+/// Errors: `ERR_OUT_OF_MEMORY` with the bytes that are available.
 pub fn admit(bytes: u64) -> Result<Charge> {
     let charge = RAM_BUDGET.reserve(bytes).map_err(|refused| {
         let message = format!(
@@ -100,7 +101,7 @@ pub fn admit(bytes: u64) -> Result<Charge> {
     Err(out_of_memory(message, bytes, left, ram.scope, ram.total))
 }
 
-/// Takes `bytes` off the last reading while it is fresh and has them; else 0.
+/// Takes `bytes` off the last reading if that is fresh and large enough; returns 0 otherwise.
 fn left_of_last_reading(bytes: u64) -> u64 {
     let mut reading = LAST_READING.lock();
     let fresh = reading.at.is_some_and(|at| at.elapsed() < MAX_READING_AGE);
@@ -125,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_there_is_is_admitted_and_what_there_is_not_is_refused() {
+    fn available_ram_is_admitted_and_more_is_refused() {
         let before = RAM_BUDGET.used();
         let some = admit(MIB).unwrap();
         assert_eq!(some.bytes(), MIB);
@@ -133,7 +134,7 @@ mod tests {
         assert_eq!(error.code(), ErrorCode::OutOfMemory);
         assert!(error.details().available.unwrap() < 1 << 46);
         drop(some);
-        // Other tests of this process may hold some; a refused request holds nothing.
+        // Other tests of this process may hold charges; a refused request holds none.
         assert!(RAM_BUDGET.used() < before + (1 << 46));
     }
 

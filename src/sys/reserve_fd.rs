@@ -1,5 +1,5 @@
-//! A file descriptor held back: a process that has used up all of its own can still read how many those are, and how
-//! much RAM there is to give.
+//! A file descriptor in reserve: a process that has used up its descriptors can still count them and read how much RAM
+//! is available.
 
 use std::fs::File;
 use std::io;
@@ -10,7 +10,7 @@ use crate::sync::{Mutex, MutexGuard};
 
 struct ReserveFd {
     held: bool,
-    /// `None` while it is lent, or when somebody else was quicker to take it.
+    /// `None` while it is lent, or after another thread took the free descriptor.
     file: Option<File>,
 }
 
@@ -28,14 +28,14 @@ impl ReserveFd {
     }
 }
 
-/// Holds a descriptor back from here on.
+/// Starts to hold a descriptor in reserve.
 pub fn open() {
     let mut reserve = reserve();
     reserve.held = true;
     reserve.refill();
 }
 
-/// What `read` reads. Where there is no descriptor for it, it is called once more, with `true` and without the reserve.
+/// Runs `read`. If it fails for want of a descriptor, closes the reserve and runs it again with `true`.
 pub fn with_reserve<T>(read: impl Fn(bool) -> io::Result<T>) -> Option<T> {
     match read(false) {
         Err(error) if error.raw_os_error() == Some(Errno::EMFILE as i32) => {
@@ -46,7 +46,7 @@ pub fn with_reserve<T>(read: impl Fn(bool) -> io::Result<T>) -> Option<T> {
             result
         }
         result => {
-            // One that was lost comes back as soon as there are descriptors again.
+            // A reserve that was lost is refilled as soon as a descriptor is free.
             reserve().refill();
             result.ok()
         }

@@ -1,8 +1,7 @@
-//! [`ThreadPool`]: a few threads for calls that may block for seconds, started when there is work and gone soon after
-//! it.
+//! [`ThreadPool`]: a few threads for calls that may block for seconds. They start with the work and end soon after it.
 //!
-//! Not a runtime's own thread pool: a driver that keeps four callers waiting would keep every `fs` and `dns` call of
-//! the process waiting with them.
+//! A runtime's own thread pool does not serve: a driver that blocks four callers would block every `fs` and `dns` call
+//! of the process with them.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -14,7 +13,7 @@ use crate::sync::{Condvar, Mutex, MutexGuard};
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// See the module's header.
+/// A named pool with a maximum of threads; see the [module](self).
 #[derive(Debug)]
 pub struct ThreadPool {
     name: &'static str,
@@ -36,18 +35,18 @@ impl std::fmt::Debug for JobQueue {
     }
 }
 
-/// A thread without work waits this long for some.
+/// How long an idle thread waits for another job.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
 impl ThreadPool {
-    /// Up to `max_threads` threads called `name`.
+    /// Creates a pool of up to `max_threads` threads called `name`; starts none.
     pub const fn new(name: &'static str, max_threads: usize) -> Self {
         let state = JobQueue { jobs: VecDeque::new(), threads: 0, idle: 0 };
         Self { name, max_threads, state: Mutex::new(state), work: Condvar::new() }
     }
 
-    /// Has `job` done, in the order in which jobs came as far as there are threads. Where the system has no thread for
-    /// it, it is done here and now. A job that panics ends alone.
+    /// Queues `job`. Jobs start in the order of their calls. If the system cannot start a thread, the caller's thread
+    /// runs the job. A panic ends its own job only.
     pub fn run(&'static self, job: impl FnOnce() + Send + 'static) {
         let mut state = self.state();
         state.jobs.push_back(Box::new(job));
@@ -65,7 +64,7 @@ impl ThreadPool {
         if started.is_err() {
             let mut state = self.state();
             state.threads -= 1;
-            // Others will come to it, or nobody.
+            // Running threads will take the jobs; without any, this thread must.
             let alone = state.threads == 0;
             let left: Vec<Job> = if alone { state.jobs.drain(..).collect() } else { Vec::new() };
             drop(state);
@@ -98,7 +97,7 @@ impl ThreadPool {
     }
 }
 
-/// A panic is a mistake of ours; the job's owner sees what it did not do, and the thread goes on with the next one.
+/// Catches a panic, which is a bug of ours. The thread continues; the job's owner sees the missing result.
 fn run_job(job: Job) {
     let _ = catch_unwind(AssertUnwindSafe(job));
 }
@@ -111,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_job_is_done_also_after_one_that_panics() {
+    fn every_job_runs_also_after_one_that_panics() {
         static POOL: ThreadPool = ThreadPool::new("test pool", 2);
         let (done, doing) = channel();
         for at in 0..100 {
@@ -128,9 +127,9 @@ mod tests {
     }
 
     #[test]
-    fn as_many_as_there_are_threads_wait_side_by_side() {
+    fn as_many_jobs_as_threads_block_at_the_same_time() {
         static POOL: ThreadPool = ThreadPool::new("waiting pool", 3);
-        // Each job waits until the others have begun: with fewer threads none would end.
+        // Each job waits until the others have started; with fewer threads none would end.
         let (begun, all) = channel();
         let gates: Vec<_> = (0..3)
             .map(|at| {
