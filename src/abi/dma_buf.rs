@@ -1,4 +1,4 @@
-//! `dma-buf.h`: what every dma-buf fd understands (`docs/design/rknpu.md` §4.3).
+//! `dma-buf.h`: the ioctls of every dma-buf fd (`rknpu.md` §4.3).
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
@@ -8,34 +8,34 @@ use nix::errno::Errno;
 
 use super::ioctl::{retry, Request};
 
-/// The CPU will read: with [`SYNC_START`], invalidate.
+/// The CPU will read: with [`SYNC_START`], invalidates the caches.
 pub const SYNC_READ: u64 = 1;
-/// The CPU wrote: with [`SYNC_END`], clean.
+/// The CPU wrote: with [`SYNC_END`], cleans the caches.
 pub const SYNC_WRITE: u64 = 2;
-/// A CPU access begins.
+/// Starts a CPU access.
 pub const SYNC_START: u64 = 0;
-/// A CPU access is over.
+/// Ends a CPU access.
 pub const SYNC_END: u64 = 4;
 
-/// Longest name a dma-buf takes, without the NUL.
+/// The maximum length of a dma-buf's name, without the NUL.
 pub const NAME_MAX: usize = 31;
 
 // SAFETY: dma-buf.h: 'b' 0 takes a `struct dma_buf_sync`, which is one u64. Other files do not know 'b' (ENOTTY).
 const SYNC: Request<u64> = unsafe { Request::write(b'b', 0) };
 
-/// `DMA_BUF_SET_NAME_B`: the 8-byte encoding, which on 64-bit is also the one that old kernels know.
+/// `DMA_BUF_SET_NAME_B`: the 8-byte encoding. On 64-bit it equals the only one that old kernels know.
 const SET_NAME: u32 = nix::request_code_write!(b'b', 1, size_of::<u64>()) as u32;
 
-/// DMA_BUF_IOCTL_SYNC of the whole buffer.
+/// DMA_BUF_IOCTL_SYNC over the whole buffer.
 pub fn sync(dma_buf: BorrowedFd<'_>, flags: u64) -> Result<(), Errno> {
     SYNC.call(dma_buf, &mut { flags }).map(drop)
 }
 
-/// DMA_BUF_SET_NAME: what `/proc/PID/fdinfo` and the kernel's lists call the buffer.
+/// DMA_BUF_SET_NAME: sets the name in `/proc/PID/fdinfo` and in the kernel's lists.
 pub fn set_name(dma_buf: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
     retry(|| {
-        // SAFETY: the argument of this number is the string itself, which the kernel copies up to its NUL, at most 32
-        // bytes (`strndup_user`). `name` ends in one and lives through the call.
+        // SAFETY: this number takes the string itself. The kernel copies it up to its NUL, at most 32 bytes
+        // (`strndup_user`). `name` ends in a NUL and outlives the call.
         Errno::result(unsafe { libc::ioctl(dma_buf.as_raw_fd(), SET_NAME as _, name.as_ptr()) })
     })
     .map(drop)

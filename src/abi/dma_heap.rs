@@ -1,4 +1,4 @@
-//! `dma-heap.h` and the vendor's `rk-dma-heap.h`, which differ in one letter (`docs/design/rknpu.md` §4.2).
+//! `dma-heap.h` and the vendor's `rk-dma-heap.h`, whose requests differ in one letter (`rknpu.md` §4.2).
 #![allow(unsafe_code)]
 
 use std::mem::offset_of;
@@ -26,22 +26,22 @@ const _: () = {
     assert!(offset_of!(Allocation, heap_flags) == 16);
 };
 
-// SAFETY: both: dma-heap.h and rk-dma-heap.h declare them with this struct. A device that is not a heap answers
-// ENOTTY or EINVAL; the backend opens only what lies in a heap directory.
+// SAFETY: dma-heap.h and rk-dma-heap.h declare their requests with this struct. A device that is no heap answers ENOTTY
+// or EINVAL. The backend opens only nodes in a heap directory.
 const ALLOC: Request<Allocation> = unsafe { Request::read_write(b'H', 0) };
 // SAFETY: see above.
 const RK_ALLOC: Request<Allocation> = unsafe { Request::read_write(b'R', 0) };
 
-/// Whose heap it is.
+/// The kernel interface of a heap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Vendor {
-    /// /dev/dma_heap.
+    /// A node in /dev/dma_heap.
     Mainline,
-    /// /dev/rk_dma_heap.
+    /// A node in /dev/rk_dma_heap.
     Rockchip,
 }
 
-/// DMA_HEAP_IOCTL_ALLOC: a new dma-buf of `len` bytes, readable and writable, close-on-exec.
+/// DMA_HEAP_IOCTL_ALLOC: allocates a dma-buf of `len` bytes, readable and writable, close-on-exec.
 pub fn alloc(heap: BorrowedFd<'_>, vendor: Vendor, len: u64) -> Result<OwnedFd, Errno> {
     let fd_flags = (libc::O_RDWR | libc::O_CLOEXEC) as u32;
     let mut allocation = Allocation { len, fd: 0, fd_flags, heap_flags: 0 };
@@ -49,8 +49,8 @@ pub fn alloc(heap: BorrowedFd<'_>, vendor: Vendor, len: u64) -> Result<OwnedFd, 
         Vendor::Mainline => ALLOC.call(heap, &mut allocation)?,
         Vendor::Rockchip => RK_ALLOC.call(heap, &mut allocation)?,
     };
-    // SAFETY: the call succeeded, so the kernel put a new fd of this process there; a number beyond an int becomes
-    // negative and is refused.
+    // SAFETY: the call succeeded, so the kernel stored a new fd of this process there. `adopt` refuses a number beyond
+    // an int, which becomes negative.
     unsafe { adopt(allocation.fd as i32) }
 }
 

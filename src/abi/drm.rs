@@ -1,5 +1,4 @@
-//! `drm.h`: what every DRM driver understands, and all of it allowed on a render node (`docs/design/rknpu.md` §1.3,
-//! §2.1).
+//! `drm.h`: the ioctls of every DRM driver. A render node allows all of them (`rknpu.md` §1.3, §2.1).
 #![allow(unsafe_code)]
 
 use std::ffi::c_int;
@@ -11,7 +10,7 @@ use nix::errno::Errno;
 
 use super::ioctl::{adopt, Request};
 
-/// `struct drm_version`: lengths go in as room and come out as true lengths; the kernel adds no NUL.
+/// `struct drm_version`: lengths are capacities on the way in and true lengths on the way out. The kernel adds no NUL.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct RawVersion {
@@ -63,9 +62,9 @@ struct PrimeHandle {
 const _: () = assert!(size_of::<PrimeHandle>() == 12 && offset_of!(PrimeHandle, handle) == 0);
 const _: () = assert!(offset_of!(PrimeHandle, flags) == 4 && offset_of!(PrimeHandle, fd) == 8);
 
-// SAFETY: all four: type 'd' with these numbers belongs to the DRM core on every DRM node and takes these structs
-// (drm.h). A node of another kind that knows 'd' is /dev/rknpu, which must not be asked (`docs/design/drivers.md` §2);
-// probe.rs keeps these calls to /dev/dri and /dev/accel.
+// SAFETY: type 'd' with these numbers belongs to the DRM core on every DRM node and takes these structs (drm.h). One
+// node of another kind knows 'd': /dev/rknpu, which must not get these calls (`drivers.md` §2). probe.rs keeps them to
+// /dev/dri and /dev/accel.
 const VERSION: Request<RawVersion> = unsafe { Request::read_write(b'd', 0x00) };
 // SAFETY: see above.
 const GEM_CLOSE: Request<GemClose> = unsafe { Request::write(b'd', 0x09) };
@@ -77,19 +76,19 @@ const PRIME_FD_TO_HANDLE: Request<PrimeHandle> = unsafe { Request::read_write(b'
 const DRM_CLOEXEC: u32 = 0x8_0000;
 const DRM_RDWR: u32 = 0x2;
 
-/// Who answers on a DRM node.
+/// The driver behind a DRM node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
-    /// Major, minor, patch level: for rknpu the driver's own version, e.g. 0, 9, 8.
+    /// Major, minor, patch level. rknpu gives its own version, e.g. 0, 9, 8.
     pub number: (i32, i32, i32),
-    /// The driver's name; the only thing that tells which private ioctls the node understands.
+    /// The driver's name, which alone identifies the private ioctls of the node.
     pub name: String,
 }
 
-/// `DRM_IOCTL_VERSION`: answered by the DRM core, so it wakes no hardware (`docs/design/rknpu.md` §1.2).
+/// `DRM_IOCTL_VERSION`. The DRM core answers it, so it wakes no hardware (`rknpu.md` §1.2).
 pub fn version(fd: BorrowedFd<'_>) -> Result<Version, Errno> {
     let mut name = [0_u8; 64];
-    // Date and description get no room: kernels since 6.12 say "0" for the former and nobody needs the latter.
+    // Date and description get no room: kernels since 6.12 answer "0" for the date, and the library uses neither.
     let mut raw = RawVersion {
         major: 0,
         minor: 0,
@@ -113,16 +112,16 @@ pub fn gem_close(fd: BorrowedFd<'_>, handle: u32) -> Result<(), Errno> {
     GEM_CLOSE.call(fd, &mut GemClose { handle, pad: 0 }).map(drop)
 }
 
-/// `DRM_IOCTL_PRIME_HANDLE_TO_FD` with CLOEXEC and RDWR: without RDWR a writable shared mmap of the fd is refused.
+/// `DRM_IOCTL_PRIME_HANDLE_TO_FD` with CLOEXEC and RDWR. Without RDWR, a writable shared mmap of the fd fails.
 pub fn prime_handle_to_fd(fd: BorrowedFd<'_>, handle: u32) -> Result<OwnedFd, Errno> {
     let mut prime = PrimeHandle { handle, flags: DRM_CLOEXEC | DRM_RDWR, fd: -1 };
     PRIME_HANDLE_TO_FD.call(fd, &mut prime)?;
-    // SAFETY: the call succeeded, so the kernel put a new fd of this process there and told nobody else.
+    // SAFETY: the call succeeded, so the kernel stored a new fd of this process there, which no other code knows.
     unsafe { adopt(prime.fd) }
 }
 
-/// `DRM_IOCTL_PRIME_FD_TO_HANDLE`. The same dma-buf gives the same handle and the kernel counts it once: whoever calls
-/// this twice keeps the count (`docs/design/rknpu.md` §2.5).
+/// `DRM_IOCTL_PRIME_FD_TO_HANDLE`. The same dma-buf gives the same handle, and the kernel counts it once. A caller that
+/// imports a dma-buf twice has to count its handles itself (`rknpu.md` §2.5).
 pub fn prime_fd_to_handle(fd: BorrowedFd<'_>, dma_buf: BorrowedFd<'_>) -> Result<u32, Errno> {
     let mut prime = PrimeHandle { handle: 0, flags: 0, fd: dma_buf.as_raw_fd() };
     PRIME_FD_TO_HANDLE.call(fd, &mut prime)?;
@@ -145,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_drm_node_says_so() {
+    fn a_file_that_is_no_drm_node_answers_enotty() {
         let null = File::open("/dev/null").map_err(|error| error.to_string());
         assert_eq!(null.map(|null| version(null.as_fd())), Ok(Err(Errno::ENOTTY)));
     }

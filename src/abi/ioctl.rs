@@ -1,4 +1,4 @@
-//! The one place that makes an ioctl: a request number that cannot disagree with its struct, and the retries.
+//! The only caller of ioctl(2): request numbers that cannot disagree with their structs, and the retries.
 #![allow(unsafe_code)]
 
 use std::ffi::c_int;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-/// An ioctl whose argument points to a `T`. The size in the number is the size of `T`.
+/// An ioctl whose argument points to a `T`. The request number encodes the size of `T`.
 pub(super) struct Request<T> {
     number: u32,
     argument: PhantomData<fn(&mut T)>,
@@ -20,8 +20,8 @@ impl<T: Copy> Request<T> {
     ///
     /// # Safety
     ///
-    /// On every device that a caller may send it to, the kernel must take this number's argument as a pointer to a `T`
-    /// of plain integers (any bit pattern valid), touch nothing beyond it, and treat pointers inside as the wrapper
+    /// On every device that receives this request, the kernel must take the argument as a pointer to a `T` of plain
+    /// integers (any bit pattern valid) and touch no byte beyond it. It must treat pointers inside `T` as the wrapper
     /// that fills them in says.
     pub(super) const unsafe fn read_write(kind: u8, nr: u8) -> Self {
         Self { number: nix::request_code_readwrite!(kind, nr, size_of::<T>()) as u32, argument: PhantomData }
@@ -42,25 +42,25 @@ impl<T: Copy> Request<T> {
         self.number
     }
 
-    /// Makes the call. A retry starts from the argument as it was: DRM copies it back also when a call fails, outputs
-    /// written so far included (`docs/design/rknpu.md` §2.3).
+    /// Calls the kernel. A retry starts from the original argument, because DRM copies the struct back also when a call
+    /// fails, with the outputs written so far (`rknpu.md` §2.3).
     pub(super) fn call(&self, fd: BorrowedFd<'_>, argument: &mut T) -> Result<c_int, Errno> {
         let original = *argument;
         retry(|| {
             *argument = original;
-            // SAFETY: `argument` is a live, exclusive `T` for the length of the call, and whoever made this request
-            // vouched that the kernel takes this number with a pointer to a `T`. Were the struct smaller than the
-            // kernel thinks, it would write over the stack behind it; the number's size field is computed from `T`.
-            // The cast is to whatever libc calls a request: c_ulong with glibc, c_int with musl.
+            // SAFETY: `argument` is a live, exclusive `T` during the call. The code that created this request
+            // guarantees that the kernel takes this number with a pointer to a `T`. If the struct were smaller than the
+            // kernel's, the kernel would write over the stack behind it; the number's size field is computed from `T`.
+            // The cast is to libc's type of a request: c_ulong with glibc, c_int with musl.
             Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), self.number as _, std::ptr::from_mut(argument)) })
         })
     }
 }
 
-/// How often EAGAIN is believed. The kernel's own reasons for it (a pending fence, a signal) pass in microseconds.
+/// The maximum retries of EAGAIN. The kernel's reasons for it (a pending fence, a signal) pass in microseconds.
 const MAX_EAGAIN_RETRIES: u32 = 1000;
 
-/// Calls again for as long as the kernel says EINTR, and for about a second while it says EAGAIN.
+/// Repeats the call while the kernel answers EINTR, and for about a second while it answers EAGAIN.
 pub(super) fn retry(mut call: impl FnMut() -> Result<c_int, Errno>) -> Result<c_int, Errno> {
     let mut refused = 0;
     loop {
@@ -78,17 +78,17 @@ pub(super) fn retry(mut call: impl FnMut() -> Result<c_int, Errno>) -> Result<c_
     }
 }
 
-/// Takes ownership of an fd that an ioctl has just made; a number that cannot be one is EBADF.
+/// Takes ownership of an fd that an ioctl has just created. A negative number is EBADF.
 ///
 /// # Safety
 ///
-/// `fd` came out of a successful ioctl that made it for this process, and nobody else owns it.
+/// A successful ioctl created `fd` for this process, and no other code owns it.
 pub(super) unsafe fn adopt(fd: RawFd) -> Result<OwnedFd, Errno> {
     if fd < 0 {
         return Err(Errno::EBADF);
     }
-    // SAFETY: open, not -1 and ours by the contract above. Were it somebody else's, closing it would take a file away
-    // under them.
+    // SAFETY: the contract above says that `fd` is open and ours, and it is not -1. If other code owned it, this would
+    // close a file under that code.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_interrupted_call_is_made_again_and_a_busy_one_not_for_ever() {
+    fn an_interrupted_call_is_repeated_and_a_busy_one_not_for_ever() {
         let mut answers = vec![Ok(3), Err(Errno::EAGAIN), Err(Errno::EINTR), Err(Errno::EINTR)];
         assert_eq!(retry(|| answers.pop().unwrap_or(Err(Errno::EIO))), Ok(3));
         assert!(answers.is_empty());
@@ -111,8 +111,8 @@ mod tests {
     }
 
     #[test]
-    fn no_fd_is_no_owned_fd() {
-        // SAFETY: -1 is refused before anything is owned.
+    fn a_negative_number_is_no_owned_fd() {
+        // SAFETY: `adopt` refuses -1 before it owns a descriptor.
         assert_eq!(unsafe { adopt(-1) }.map(drop), Err(Errno::EBADF));
     }
 }

@@ -1,8 +1,8 @@
 //! The kernel's structs and ioctls, one file a header.
 //!
-//! Every struct's size and offsets are checked when this is compiled, every request number in a test. A wrapper takes
-//! a borrowed fd and the struct by reference, and gives back the errno; what an errno means is `backend/errno.rs`'s
-//! business. Facts: `docs/design/rknpu.md` §2, §4 and §5.
+//! Imports nothing but the crate's root, libc and nix. The compiler checks the size and offsets of every struct; a test
+//! checks every request number. A wrapper takes a borrowed fd and the struct by reference, and returns the errno.
+//! `backend/errno.rs` interprets errnos. Facts: `docs/design/rknpu.md` §2, §4 and §5.
 
 pub mod dma_buf;
 pub mod dma_heap;

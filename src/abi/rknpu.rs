@@ -1,8 +1,8 @@
 //! `rknpu_ioctl.h`, vendor driver 0.7 to 0.9.8, both flavours (`docs/design/rknpu.md` §2).
 //!
-//! MEM_CREATE always has the 48 bytes of the newest driver, zeroed: DRM pads and cuts for older ones; the misc flavour
-//! of 0.8 copies its own, smaller size whatever the number says; and 0.9.8's would overrun its stack for *more* than 48
-//! (§2.3).
+//! MEM_CREATE always sends the 48 bytes of the newest driver, zeroed (§2.3). DRM pads and truncates them for older
+//! drivers. The misc flavour of 0.8 copies its own, smaller size and ignores the size in the number. The misc flavour
+//! of 0.9.8 would overrun its stack with *more* than 48.
 #![allow(unsafe_code)]
 
 use std::mem::offset_of;
@@ -12,38 +12,38 @@ use nix::errno::Errno;
 
 use super::ioctl::{adopt, Request};
 
-/// Pages from anywhere; without it contiguous ones. Refused by the misc flavour.
+/// Allows scattered pages; contiguous ones without it. The misc flavour refuses it.
 pub const NON_CONTIGUOUS: u32 = 0x001;
-/// CPU-cached mapping; the precondition of MEM_SYNC.
+/// Maps CPU-cached memory; required by MEM_SYNC.
 pub const CACHEABLE: u32 = 0x002;
-/// Uncached but Normal memory. With neither this nor CACHEABLE the mapping is Device memory, where memcpy can raise
-/// SIGBUS (§3.2).
+/// Maps uncached Normal memory. With neither this nor CACHEABLE, the mapping is Device memory, on which memcpy can
+/// raise SIGBUS (§3.2).
 pub const WRITE_COMBINE: u32 = 0x004;
-/// On-chip SRAM as far as it goes.
+/// Uses on-chip SRAM as far as it suffices.
 pub const TRY_ALLOC_SRAM: u32 = 0x100;
-/// Does not align the device address to the next power of two of the size (§3.3). Older drivers ignore it.
+/// Skips the alignment of the device address to the next power of two of the size (§3.3). Older drivers ignore it.
 pub const IOMMU_LIMIT_IOVA_ALIGNMENT: u32 = 0x400;
 
-/// MEM_SYNC: clean the CPU caches.
+/// MEM_SYNC: cleans the CPU caches.
 pub const SYNC_TO_DEVICE: u32 = 1;
-/// MEM_SYNC: invalidate the CPU caches.
+/// MEM_SYNC: invalidates the CPU caches.
 pub const SYNC_FROM_DEVICE: u32 = 2;
 
-/// What ACTION asks (§2.6). Those that reset, power or re-clock the NPU are left out on purpose.
+/// Codes of ACTION (§2.6). Codes that reset, power or re-clock the NPU are left out on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Action {
-    /// major * 10000 + minor * 100 + patch.
+    /// The driver's version: major * 10000 + minor * 100 + patch.
     GetDriverVersion = 1,
-    /// Whether the NPU sees memory through an IOMMU.
+    /// Whether the NPU accesses memory through an IOMMU.
     GetIommuEnabled = 18,
-    /// Bytes; EINVAL before driver 0.8.
+    /// Total SRAM in bytes; EINVAL before driver 0.8.
     GetTotalSram = 22,
-    /// Bytes; EINVAL before driver 0.8.
+    /// Free SRAM in bytes; EINVAL before driver 0.8.
     GetFreeSram = 23,
-    /// The domain that the *device* has switched to; EINVAL where there are none.
+    /// The active domain of the *device*; EINVAL on a device without domains.
     GetIommuDomain = 24,
-    /// Switches the device, for everybody, until somebody switches it again.
+    /// Switches the device's domain, for every process, until the next switch.
     SetIommuDomain = 25,
 }
 
@@ -62,21 +62,21 @@ const _: () = assert!(offset_of!(RawAction, value) == 4);
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MemCreate {
-    /// In: 0 to allocate, else the object to ask about (DRM) or the dma-buf fd to import (misc). Out: handle or fd.
+    /// In: 0 to allocate, else the object to query (DRM) or the dma-buf fd to import (misc). Out: handle or fd.
     pub handle: u32,
-    /// In.
+    /// In: flags of this file.
     pub flags: u32,
-    /// In: bytes. Out: whole pages.
+    /// In: bytes requested. Out: bytes in whole pages.
     pub size: u64,
-    /// Out: a kernel pointer. Never shown, never taken from anybody.
+    /// Out: a kernel pointer. It never leaves the backend, and no caller supplies it (`safety.md` §4).
     pub obj_addr: u64,
-    /// Out: what the NPU sees.
+    /// Out: the NPU's address.
     pub dma_addr: u64,
-    /// In: bytes of SRAM wanted, 0 for as much as fits. Out: bytes of SRAM got.
+    /// In: bytes of SRAM wanted, 0 for as much as fits. Out: bytes of SRAM allocated.
     pub sram_size: u64,
-    /// In: 0 to 15.
+    /// In: the IOMMU domain, 0 to 15.
     pub iommu_domain_id: i32,
-    /// In: cores that will use it.
+    /// In: the mask of cores that will use the object.
     pub core_mask: u32,
 }
 
@@ -122,13 +122,13 @@ const _: () = assert!(offset_of!(MemDestroy, reserved) == 4 && offset_of!(MemDes
 pub struct MemSync {
     /// [`SYNC_TO_DEVICE`], [`SYNC_FROM_DEVICE`] or both.
     pub flags: u32,
-    /// Zero.
+    /// Always zero.
     pub reserved: u32,
-    /// What MEM_CREATE gave. The driver follows it without a look: a stale one crashes the kernel (§2.5).
+    /// The kernel pointer of MEM_CREATE. The driver dereferences it unchecked: a stale one crashes the kernel (§2.5).
     pub obj_addr: u64,
-    /// Bytes from the start; not checked by the driver.
+    /// Offset in bytes, unchecked by the driver.
     pub offset: u64,
-    /// Bytes; not checked by the driver.
+    /// Length in bytes, unchecked by the driver.
     pub size: u64,
 }
 
@@ -141,7 +141,7 @@ const _: () = {
     assert!(offset_of!(MemSync, size) == 24);
 };
 
-/// The memory ioctls of one flavour. Both take the same structs and differ in the numbers.
+/// The memory ioctls of one flavour. Both flavours take the same structs; their numbers differ.
 pub struct Flavour {
     action: Request<RawAction>,
     create: Request<MemCreate>,
@@ -153,9 +153,9 @@ pub struct Flavour {
 impl Flavour {
     const fn of(kind: u8, base: u8) -> Self {
         // SAFETY: rknpu_ioctl.h declares these numbers with these structs, in both flavours (§2.1, §2.2). On another
-        // driver the same number may mean something else (rocket's PREP_BO is rknpu's MEM_CREATE), so a backend is
-        // only opened after the node's driver was named (probe.rs). That the kernel follows `obj_addr` unchecked is
-        // the backends' burden: they pass only what MEM_CREATE gave, while the object lives.
+        // driver the same number may mean another call (rocket's PREP_BO is rknpu's MEM_CREATE), so a backend opens a
+        // node only after probe.rs identified its driver. The kernel dereferences `obj_addr` unchecked, so the backends
+        // pass only a pointer that MEM_CREATE gave, while the object lives.
         unsafe {
             Self {
                 action: Request::read_write(kind, base),
@@ -167,48 +167,48 @@ impl Flavour {
         }
     }
 
-    /// ACTION: asks or tells the device something; gives back the value as the driver left it.
+    /// ACTION: queries or sets a property of the device; returns the value that the driver left.
     pub fn action(&self, fd: BorrowedFd<'_>, action: Action, value: u32) -> Result<u32, Errno> {
         let mut raw = RawAction { flags: action as u32, value };
         self.action.call(fd, &mut raw)?;
         Ok(raw.value)
     }
 
-    /// MEM_CREATE.
+    /// MEM_CREATE: allocates, imports or queries an object, as `create.handle` says.
     pub fn mem_create(&self, fd: BorrowedFd<'_>, create: &mut MemCreate) -> Result<(), Errno> {
         self.create.call(fd, create).map(drop)
     }
 
-    /// MEM_MAP: where to `mmap` the object on the device's own fd. Refused for imports, and always by the misc flavour.
+    /// MEM_MAP: the offset for `mmap` on the device's own fd. The driver refuses imports; the misc flavour refuses all.
     pub fn mem_map(&self, fd: BorrowedFd<'_>, handle: u32) -> Result<u64, Errno> {
         let mut map = MemMap { handle, reserved: 0, offset: 0 };
         self.map.call(fd, &mut map)?;
         Ok(map.offset)
     }
 
-    /// MEM_DESTROY: DRM looks only at `handle`, the misc flavour only at `obj_addr`.
+    /// MEM_DESTROY: frees an object. DRM reads only `handle`, the misc flavour only `obj_addr`.
     pub fn mem_destroy(&self, fd: BorrowedFd<'_>, handle: u32, obj_addr: u64) -> Result<(), Errno> {
         self.destroy.call(fd, &mut MemDestroy { handle, reserved: 0, obj_addr }).map(drop)
     }
 
-    /// MEM_SYNC.
+    /// MEM_SYNC: cleans or invalidates the CPU caches of a range.
     pub fn mem_sync(&self, fd: BorrowedFd<'_>, mut sync: MemSync) -> Result<(), Errno> {
         self.sync.call(fd, &mut sync).map(drop)
     }
 }
 
-/// On a DRM node whose driver is named "rknpu".
+/// The flavour of a DRM node whose driver is named "rknpu".
 pub const DRM: Flavour = Flavour::of(b'd', 0x40);
-/// On /dev/rknpu.
+/// The flavour of /dev/rknpu.
 pub const MISC: Flavour = Flavour::of(b'r', 0);
 
-/// MEM_CREATE on /dev/rknpu with `create.handle` = 0: a new buffer, which *is* the fd. The driver opened it with
-/// O_RDWR and O_CLOEXEC (`docs/design/drivers.md` §2).
+/// MEM_CREATE on /dev/rknpu with `create.handle` = 0: creates a buffer and returns its fd. The driver opens it with
+/// O_RDWR and O_CLOEXEC (`drivers.md` §2).
 pub fn create_dma_buf(fd: BorrowedFd<'_>, create: &mut MemCreate) -> Result<OwnedFd, Errno> {
     create.handle = 0;
     MISC.mem_create(fd, create)?;
-    // SAFETY: the call succeeded with handle 0, so the kernel made a new fd for this process and put it there; a
-    // number beyond an int becomes negative and is refused.
+    // SAFETY: the call succeeded with handle 0, so the kernel created a new fd for this process and stored it there.
+    // `adopt` refuses a number beyond an int, which becomes negative.
     unsafe { adopt(create.handle as i32) }
 }
 

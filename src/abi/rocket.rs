@@ -1,4 +1,4 @@
-//! `rocket_accel.h`: the mainline driver's memory ioctls (`docs/design/rknpu.md` §5).
+//! `rocket_accel.h`: the memory ioctls of the mainline driver (`rknpu.md` §5).
 #![allow(unsafe_code)]
 
 use std::mem::offset_of;
@@ -12,13 +12,13 @@ use super::ioctl::Request;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CreateBo {
-    /// In: bytes, whole pages, below 2 GiB.
+    /// In: bytes in whole pages, below 2 GiB.
     pub size: u32,
-    /// Out.
+    /// Out: the object's handle.
     pub handle: u32,
-    /// Out: valid only for the open file that made it.
+    /// Out: the NPU's address, valid only for the open file that created the object.
     pub dma_address: u64,
-    /// Out: where to `mmap` it on the device's fd.
+    /// Out: the offset for `mmap` on the device's fd.
     pub offset: u64,
 }
 
@@ -53,26 +53,26 @@ struct FiniBo {
 const _: () = assert!(size_of::<FiniBo>() == 8 && offset_of!(FiniBo, handle) == 0);
 const _: () = assert!(offset_of!(FiniBo, reserved) == 4);
 
-// SAFETY: all three: rocket_accel.h declares these numbers with these structs. rknpu uses 0x40 and 0x42 for other
-// ones, so the backend is only opened after DRM_IOCTL_VERSION said "rocket" (probe.rs).
+// SAFETY: rocket_accel.h declares these numbers with these structs. rknpu uses 0x40 and 0x42 for other structs, so the
+// backend opens a node only after DRM_IOCTL_VERSION answered "rocket" (probe.rs).
 const CREATE_BO: Request<CreateBo> = unsafe { Request::read_write(b'd', 0x40) };
 // SAFETY: see above.
 const PREP_BO: Request<PrepBo> = unsafe { Request::write(b'd', 0x42) };
 // SAFETY: see above.
 const FINI_BO: Request<FiniBo> = unsafe { Request::write(b'd', 0x43) };
 
-/// CREATE_BO.
+/// CREATE_BO: allocates an object.
 pub fn create_bo(fd: BorrowedFd<'_>, create: &mut CreateBo) -> Result<(), Errno> {
     CREATE_BO.call(fd, create).map(drop)
 }
 
-/// PREP_BO: waits until the NPU has written, then hands the object to the CPU. `deadline_ns` is an absolute
-/// CLOCK_MONOTONIC time, although the header calls it an amount (§5).
+/// PREP_BO: waits until the NPU has finished writing, then gives the object to the CPU. `deadline_ns` is an absolute
+/// CLOCK_MONOTONIC time, although the header describes a duration (§5).
 pub fn prep_bo(fd: BorrowedFd<'_>, handle: u32, deadline_ns: i64) -> Result<(), Errno> {
     PREP_BO.call(fd, &mut PrepBo { handle, reserved: 0, timeout_ns: deadline_ns }).map(drop)
 }
 
-/// FINI_BO: hands the object back to the device.
+/// FINI_BO: gives the object back to the device.
 pub fn fini_bo(fd: BorrowedFd<'_>, handle: u32) -> Result<(), Errno> {
     FINI_BO.call(fd, &mut FiniBo { handle, reserved: 0 }).map(drop)
 }

@@ -1,5 +1,5 @@
-//! `udmabuf.h`: a dma-buf made of a memfd's pages (`docs/design/rknpu.md` §4.5). The conformance suite imports such
-//! buffers: they are somebody else's on every machine that has the node.
+//! `udmabuf.h`: a dma-buf over a memfd's pages (`rknpu.md` §4.5). The conformance suite imports such buffers as foreign
+//! ones, on every machine that has the node.
 #![allow(unsafe_code)]
 
 use std::mem::offset_of;
@@ -27,15 +27,15 @@ const _: () = {
     assert!(offset_of!(Create, size) == 16);
 };
 
-// SAFETY: udmabuf.h declares it with this struct; other devices do not know 'u' 0x42 or answer with an error.
+// SAFETY: udmabuf.h declares this request with this struct. Other devices do not know 'u' 0x42 or answer with an error.
 const CREATE: Request<Create> = unsafe { Request::write(b'u', 0x42) };
 const FLAGS_CLOEXEC: u32 = 1;
 
-/// UDMABUF_CREATE over the first `size` bytes of `memfd`: whole pages, and the memfd sealed against shrinking.
+/// UDMABUF_CREATE over the first `size` bytes of `memfd`. Requires whole pages and a memfd sealed against shrinking.
 pub fn create(udmabuf: BorrowedFd<'_>, memfd: BorrowedFd<'_>, size: u64) -> Result<OwnedFd, Errno> {
     let memfd = u32::try_from(memfd.as_raw_fd()).map_err(|_negative| Errno::EBADF)?;
     let fd = CREATE.call(udmabuf, &mut Create { memfd, flags: FLAGS_CLOEXEC, offset: 0, size })?;
-    // SAFETY: this ioctl returns the new fd, which is nobody's yet.
+    // SAFETY: this ioctl returns a new fd, which no other code owns yet.
     unsafe { adopt(fd) }
 }
 

@@ -369,13 +369,8 @@ mod tests {
 
     #[test]
     fn a_board_with_cma() {
-<<<<<<< HEAD
         let text = "MemTotal:        2048 kB\nMemAvailable:    1024 kB\nHugePages_Total:   0\n\
                     CmaTotal: 512 kB\nCmaFree: 8 kB\n";
-=======
-        let text = "MemTotal:        2048 kB\nMemAvailable:    1024 kB\n\
-            HugePages_Total:   0\nCmaTotal: 512 kB\nCmaFree: 8 kB\n";
->>>>>>> 6472937 (Sentences in sys)
         let (_tree, proc) = Tree::new("cma", &[("proc/meminfo", text)]);
         let memory = proc.meminfo().unwrap();
         assert_eq!((memory.total, memory.available), (2 << 20, 1 << 20));
