@@ -1,4 +1,4 @@
-//! `dma-buf.h`: the ioctls of every dma-buf fd (`rknpu.md` §4.3).
+//! `dma-buf.h`: the ioctls of every dma-buf fd (`docs/design/rknpu.md` §4.3).
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;

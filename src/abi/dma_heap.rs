@@ -1,4 +1,4 @@
-//! `dma-heap.h` and the vendor's `rk-dma-heap.h`, whose requests differ in one letter (`rknpu.md` §4.2).
+//! `dma-heap.h` and the vendor's `rk-dma-heap.h`, whose requests differ in one letter (`docs/design/rknpu.md` §4.2).
 #![allow(unsafe_code)]
 
 use std::mem::offset_of;

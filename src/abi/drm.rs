@@ -1,4 +1,4 @@
-//! `drm.h`: the ioctls of every DRM driver. A render node allows all of them (`rknpu.md` §1.3, §2.1).
+//! `drm.h`: the ioctls of every DRM driver. A render node allows all of them (`docs/design/rknpu.md` §1.3, §2.1).
 #![allow(unsafe_code)]
 
 use std::ffi::c_int;
@@ -63,8 +63,8 @@ const _: () = assert!(size_of::<PrimeHandle>() == 12 && offset_of!(PrimeHandle, 
 const _: () = assert!(offset_of!(PrimeHandle, flags) == 4 && offset_of!(PrimeHandle, fd) == 8);
 
 // SAFETY: type 'd' with these numbers belongs to the DRM core on every DRM node and takes these structs (drm.h). One
-// node of another kind knows 'd': /dev/rknpu, which must not get these calls (`drivers.md` §2). probe.rs keeps them to
-// /dev/dri and /dev/accel.
+// node of another kind knows 'd': /dev/rknpu, which must not get these calls (`docs/design/drivers.md` §2). probe.rs
+// keeps them to /dev/dri and /dev/accel.
 const VERSION: Request<RawVersion> = unsafe { Request::read_write(b'd', 0x00) };
 // SAFETY: see above.
 const GEM_CLOSE: Request<GemClose> = unsafe { Request::write(b'd', 0x09) };
@@ -85,7 +85,7 @@ pub struct Version {
     pub name: String,
 }
 
-/// `DRM_IOCTL_VERSION`. The DRM core answers it, so it wakes no hardware (`rknpu.md` §1.2).
+/// `DRM_IOCTL_VERSION`. The DRM core answers it, so it wakes no hardware (`docs/design/rknpu.md` §1.2).
 pub fn version(fd: BorrowedFd<'_>) -> Result<Version, Errno> {
     let mut name = [0_u8; 64];
     // Date and description get no room: kernels since 6.12 answer "0" for the date, and the library uses neither.
@@ -121,7 +121,7 @@ pub fn prime_handle_to_fd(fd: BorrowedFd<'_>, handle: u32) -> Result<OwnedFd, Er
 }
 
 /// `DRM_IOCTL_PRIME_FD_TO_HANDLE`. The same dma-buf gives the same handle, and the kernel counts it once. A caller that
-/// imports a dma-buf twice has to count its handles itself (`rknpu.md` §2.5).
+/// imports a dma-buf twice has to count its handles itself (`docs/design/rknpu.md` §2.5).
 pub fn prime_fd_to_handle(fd: BorrowedFd<'_>, dma_buf: BorrowedFd<'_>) -> Result<u32, Errno> {
     let mut prime = PrimeHandle { handle: 0, flags: 0, fd: dma_buf.as_raw_fd() };
     PRIME_FD_TO_HANDLE.call(fd, &mut prime)?;

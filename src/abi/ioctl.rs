@@ -43,7 +43,7 @@ impl<T: Copy> Request<T> {
     }
 
     /// Calls the kernel. A retry starts from the original argument, because DRM copies the struct back also when a call
-    /// fails, with the outputs written so far (`rknpu.md` §2.3).
+    /// fails, with the outputs written so far (`docs/design/rknpu.md` §2.3).
     pub(super) fn call(&self, fd: BorrowedFd<'_>, argument: &mut T) -> Result<c_int, Errno> {
         let original = *argument;
         retry(|| {

@@ -68,7 +68,7 @@ pub struct MemCreate {
     pub flags: u32,
     /// In: bytes requested. Out: bytes in whole pages.
     pub size: u64,
-    /// Out: a kernel pointer. It never leaves the backend, and no caller supplies it (`safety.md` §4).
+    /// Out: a kernel pointer. It never leaves the backend, and no caller supplies it (`docs/design/safety.md` §4).
     pub obj_addr: u64,
     /// Out: the NPU's address.
     pub dma_addr: u64,
@@ -203,7 +203,7 @@ pub const DRM: Flavour = Flavour::of(b'd', 0x40);
 pub const MISC: Flavour = Flavour::of(b'r', 0);
 
 /// MEM_CREATE on /dev/rknpu with `create.handle` = 0: creates a buffer and returns its fd. The driver opens it with
-/// O_RDWR and O_CLOEXEC (`drivers.md` §2).
+/// O_RDWR and O_CLOEXEC (`docs/design/drivers.md` §2).
 pub fn create_dma_buf(fd: BorrowedFd<'_>, create: &mut MemCreate) -> Result<OwnedFd, Errno> {
     create.handle = 0;
     MISC.mem_create(fd, create)?;

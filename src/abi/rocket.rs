@@ -1,4 +1,4 @@
-//! `rocket_accel.h`: the memory ioctls of the mainline driver (`rknpu.md` §5).
+//! `rocket_accel.h`: the memory ioctls of the mainline driver (`docs/design/rknpu.md` §5).
 #![allow(unsafe_code)]
 
 use std::mem::offset_of;

@@ -1,5 +1,5 @@
-//! `udmabuf.h`: a dma-buf over a memfd's pages (`rknpu.md` §4.5). The conformance suite imports such buffers as foreign
-//! ones, on every machine that has the node.
+//! `udmabuf.h`: a dma-buf over a memfd's pages (`docs/design/rknpu.md` §4.5). The conformance suite imports such
+//! buffers as foreign ones, on every machine that has the node.
 #![allow(unsafe_code)]
 
 use std::mem::offset_of;

@@ -108,7 +108,7 @@ impl Mapping {
     /// Maps `len` bytes of `fd` at `offset`, shared, at a multiple of `alignment`.
     ///
     /// `offset` is the one that the driver gave for the object, which is always its start. The mmap of a dma-buf or of
-    /// rknpu ignores any other offset (`drivers.md` §1.5).
+    /// rknpu ignores any other offset (`docs/design/drivers.md` §1.5).
     pub fn shared(fd: BorrowedFd<'_>, offset: u64, len: u64, alignment: u64) -> io::Result<Self> {
         let bytes = to_usize(len)?;
         let offset = libc::off64_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;

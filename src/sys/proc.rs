@@ -281,7 +281,7 @@ impl Proc {
         self.number("sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
     }
 
-    /// NPU load per core in per cent; `None` if this user may not read it (`rknpu.md` §6.1).
+    /// NPU load per core in per cent; `None` if this user may not read it (`docs/design/rknpu.md` §6.1).
     pub fn npu_load(&self) -> Option<Vec<f64>> {
         let text = self.text("proc/rknpu/load").or_else(|| self.text("sys/kernel/debug/rknpu/load"))?;
         let figures = text.trim().strip_prefix("NPU load:")?;

@@ -1,8 +1,9 @@
 //! Admission of memory: how much RAM this process may still take before the kernel kills a process for it.
 //!
 //! Linux grants almost any size and kills a process when the pages are touched. The vendor's driver on an IOMMU board
-//! does the same (`drivers.md` §1.2: SIGKILL, no errno). So [`admit`] checks beforehand the machine's available memory,
-//! the rest below the cgroup's limit, and the memory that this process was promised but has not touched yet.
+//! does the same (`docs/design/drivers.md` §1.2: SIGKILL, no errno). So [`admit`] checks beforehand the machine's
+//! available memory, the rest below the cgroup's limit, and the memory that this process was promised but has not
+//! touched yet.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
