@@ -8,7 +8,8 @@ const { anyOf } = require('./any-of.js')
 
 const PAGE = 4096
 
-module.exports = [
+/** @type {import('./explain.js').Entry[]} */
+const ENTRIES = [
   {
     pattern: /RKNPU: failed to wait job, task counter: (\w+).*ret = (-?\d+)/i,
     weight: 3,
@@ -272,3 +273,5 @@ module.exports = [
     source: 'rockchip-linux/mpp#670',
   },
 ]
+
+module.exports = ENTRIES

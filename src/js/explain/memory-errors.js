@@ -5,6 +5,9 @@
 
 const { anyOf } = require('./any-of.js')
 
+/** @typedef {import('./explain.js').Entry} Entry */
+
+/** @type {(code: Entry['code'], pattern: RegExp, cause: Entry['cause'], remedy: Entry['remedy']) => Entry} */
 const entry = (code, pattern, cause, remedy) => ({ code, pattern, cause, remedy, weight: 3, source: 'this package' })
 
 module.exports = [

@@ -7,16 +7,22 @@
 
 const { formatBytes } = require('../core/format-bytes.js')
 
+/** @type {(text: string) => string} */
 const bytes = (text) => formatBytes(Number(text))
 
-/** The probable cause of a refused NPU allocation, by its size. */
+/**
+ * The probable cause of a refused NPU allocation, by its size.
+ *
+ * @param {string} size
+ */
 function causeBySize(size) {
   if (Number(size) > 2 ** 31) return 'One buffer of more than 2 GiB fits only into an almost empty domain.'
   if (Number(size) > 2 ** 20) return 'With an IOMMU the domain has no such piece left; without one, CMA has none.'
   return 'With so small a buffer, file descriptors have probably run out.'
 }
 
-module.exports = [
+/** @type {import('./explain.js').Entry[]} */
+const ENTRIES = [
   {
     pattern: /failed to convert handle\((\d+)\) to fd.*errno: 24\b/,
     weight: 3,
@@ -304,3 +310,5 @@ module.exports = [
     source: 'nodejs/node#45181',
   },
 ]
+
+module.exports = ENTRIES

@@ -3,18 +3,44 @@
 // Converts the native part's flat arrays to objects. A row is a run of numbers, and texts are indices into a list of
 // strings (`src/node/profile.rs`).
 
+/**
+ * @typedef {import('../native.js').Columns} Columns
+ * @typedef {import('../types/allocations.js').BufferInfo} BufferInfo
+ * @typedef {import('../types/allocations.js').MemoryKind} MemoryKind
+ * @typedef {import('../types/profiling.js').Histogram} Histogram
+ * @typedef {import('../types/profiling.js').MemoryEvent} MemoryEvent
+ * @typedef {import('../types/report.js').MemorySnapshot} MemorySnapshot
+ * @typedef {import('../types/stats.js').PoolStats} PoolStats
+ */
+
+/** @type {MemoryKind[]} */
 const KINDS = ['system', 'npu']
+/** @type {MemoryEvent['type'][]} */
 const ACTIONS = ['allocate', 'free', 'fail', 'grow', 'trim', 'move', 'collect']
 const BUFFER = 13
 const EVENT = 7
 const BLOCK = 5
 
-/** Calls `make(at)` for each row; `at` is the index of its first number. */
+/**
+ * Calls `make(at)` for each row; `at` is the index of its first number.
+ *
+ * @template T
+ * @param {Float64Array} numbers
+ * @param {number} width
+ * @param {(at: number) => T} make
+ */
 const rows = ({ length }, width, make) => Array.from({ length: length / width }, (_, row) => make(row * width))
 
+/** @type {(texts: string[], at: number) => string | null} */
 const textOf = (texts, at) => (at < 0 ? null : texts[at])
 
-/** Builds the buffers of a snapshot. */
+/**
+ * Builds the buffers of a snapshot.
+ *
+ * @param {Columns} columns
+ * @param {BufferInfo['backend']} backend
+ * @returns {BufferInfo[]}
+ */
 function buffersOf({ rows: column, texts }, backend) {
   return rows(column, BUFFER, (at) => {
     const flags = column[at + 7]
@@ -43,7 +69,13 @@ function buffersOf({ rows: column, texts }, backend) {
   })
 }
 
-/** Builds the events of a profile. */
+/**
+ * Builds the events of a profile.
+ *
+ * @param {Columns} columns
+ * @param {number} thread
+ * @returns {MemoryEvent[]}
+ */
 function eventsOf({ rows: column, texts }, thread) {
   return rows(column, EVENT, (at) => ({
     type: ACTIONS[column[at]],
@@ -57,7 +89,12 @@ function eventsOf({ rows: column, texts }, thread) {
   }))
 }
 
-/** Builds a snapshot's pool: its figures, and the blocks and gaps of each chunk. */
+/**
+ * Builds a snapshot's pool: its figures, and the blocks and gaps of each chunk.
+ *
+ * @param {import('../native.js').PoolSnapshot} pool
+ * @returns {MemorySnapshot['pools'][number]}
+ */
 function poolOf({ stats, chunks, blocks: { rows: column, texts } }) {
   const blocks = rows(column, BLOCK, (at) => ({
     offset: column[at],
@@ -72,12 +109,19 @@ function poolOf({ stats, chunks, blocks: { rows: column, texts } }) {
     chunkMaps.push({ size: chunks[chunk], blocks: blocks.slice(from, to) })
     from = to
   }
-  return { ...stats, chunkMaps }
+  return { .../** @type {PoolStats} */ (stats), chunkMaps }
 }
 
-/** Builds a histogram. Values are divided by `scale`, which converts their unit. */
+/**
+ * Builds a histogram. Values are divided by `scale`, which converts their unit.
+ *
+ * @param {import('../native.js').Distribution} distribution
+ * @returns {Histogram}
+ */
 function histogramOf({ buckets, count, ...figures }, scale = 1) {
-  const scaled = Object.fromEntries(Object.entries(figures).map(([name, value]) => [name, value / scale]))
+  const entries = Object.entries(figures).map(([name, value]) => [name, value / scale])
+  const scaled = /** @type {Omit<Histogram, 'count' | 'buckets'>} */ (Object.fromEntries(entries))
+  /** @type {Histogram['buckets']} */
   const pairs = Array.from({ length: buckets.length / 2 }, (_, at) => [buckets[2 * at] / scale, buckets[2 * at + 1]])
   return { count, ...scaled, buckets: pairs }
 }

@@ -8,6 +8,7 @@ const native = require('../core/binding.js')
 const { buffersOf, eventsOf, histogramOf, poolOf } = require('./columns.js')
 const { stackHere } = require('./stack.js')
 
+/** @type {Readonly<{ sampleInterval: number, eventCapacity: number, stackDepth: number }>} */
 const DEFAULTS = Object.freeze({ sampleInterval: 524_288, eventCapacity: 65_536, stackDepth: 16 })
 /** The timeline's first interval. */
 const POINT_MS = 250
@@ -18,6 +19,7 @@ const LEAK_CHECK_MS = { min: 50, max: 10_000 }
 /** The most leaks that a profile keeps. */
 const MAX_LEAKS = 1000
 
+/** @type {import('../types/profiling.js').Histogram} */
 const EMPTY_HISTOGRAM = Object.freeze({
   count: 0,
   min: 0,
@@ -27,18 +29,32 @@ const EMPTY_HISTOGRAM = Object.freeze({
   p999: 0,
   max: 0,
   mean: 0,
-  buckets: Object.freeze([]),
+  buckets: /** @type {[]} */ (/** @type {unknown} */ (Object.freeze([]))),
 })
+
+/**
+ * @typedef {import('../types/allocations.js').BufferInfo} BufferInfo
+ * @typedef {import('../types/profiling.js').MemoryProfile} MemoryProfile
+ * @typedef {import('../types/profiling.js').ProfilingOptions} ProfilingOptions
+ * @typedef {ProfilingOptions & { sampleInterval: number, eventCapacity: number, stackDepth: number }} Options
+ */
 
 class Profiling {
   #handle
   #events
-  /** The options of the running profile; undefined while profiling is off. */
+  /**
+   * The options of the running profile; undefined while profiling is off.
+   *
+   * @type {Options | undefined}
+   */
   #options
+  /** @type {NodeJS.Timeout[]} */
   #timers = []
   #began = 0
   #pointMs = POINT_MS
+  /** @type {MemoryProfile['timeline']} */
   #timeline = []
+  /** @type {BufferInfo[]} */
   #leaks = []
 
   /**
@@ -54,17 +70,23 @@ class Profiling {
     return this.#options !== undefined
   }
 
-  /** Starts a new profile; an earlier one is discarded. */
-  start(options) {
+  /**
+   * Starts a new profile; an earlier one is discarded.
+   *
+   * @param {ProfilingOptions} given
+   */
+  start(given) {
     this.#stop()
-    const { sampleInterval, eventCapacity } = (this.#options = { ...DEFAULTS, ...options })
+    /** @type {Options} */
+    const options = { ...DEFAULTS, ...given }
+    this.#options = options
+    const { sampleInterval, eventCapacity, leakAfterMs } = options
     native.startProfiling(this.#handle.value, sampleInterval, eventCapacity)
     this.#began = performance.now()
     this.#pointMs = POINT_MS
     this.#timeline = []
     this.#leaks = []
     this.#startTimeline()
-    const { leakAfterMs } = this.#options
     if (leakAfterMs === undefined) return
     const interval = Math.min(Math.max(leakAfterMs / 4, LEAK_CHECK_MS.min), LEAK_CHECK_MS.max)
     this.#timers.push(whileAlive(this, interval, (profiling) => profiling.#checkLeaks(leakAfterMs)))
@@ -85,11 +107,17 @@ class Profiling {
 
   /** Captures the stack for samples that the native part took in the current call. */
   sampled() {
-    if (!this.enabled || native.pendingSamples(this.#handle.value) === 0) return
-    native.attributeSamples(this.#handle.value, stackHere(this.#options.stackDepth))
+    const options = this.#options
+    if (options === undefined || native.pendingSamples(this.#handle.value) === 0) return
+    native.attributeSamples(this.#handle.value, stackHere(options.stackDepth))
   }
 
-  /** Returns the profile, with or without its events. */
+  /**
+   * Returns the profile, with or without its events.
+   *
+   * @param {boolean} withEvents
+   * @returns {MemoryProfile}
+   */
   profile(withEvents) {
     const recorded = native.profile(this.#handle.value, withEvents)
     const { sampleInterval } = this.#options ?? DEFAULTS
@@ -136,15 +164,23 @@ class Profiling {
     this.#startTimeline()
   }
 
+  /** @param {number} age in ms */
   #checkLeaks(age) {
-    for (const leak of native.leaks(this.#handle.value, age)) {
+    for (const leak of /** @type {BufferInfo[]} */ (native.leaks(this.#handle.value, age))) {
       if (this.#leaks.length < MAX_LEAKS) this.#leaks.push(leak)
       this.#events.emitLater('leak', leak)
     }
   }
 }
 
-/** Calls `act(object)` every `ms` until `object` is collected. The timer keeps neither it nor the event loop alive. */
+/**
+ * Calls `act(object)` every `ms` until `object` is collected. The timer keeps neither it nor the event loop alive.
+ *
+ * @template {object} T
+ * @param {T} object
+ * @param {number} ms
+ * @param {(object: T) => void} act
+ */
 function whileAlive(object, ms, act) {
   const held = new WeakRef(object)
   const timer = setInterval(() => {
@@ -171,7 +207,14 @@ const EMPTY_PROFILE = Object.freeze({
   droppedEvents: 0,
 })
 
-/** Implements `manager.takeSnapshot`. */
+/**
+ * Implements `manager.takeSnapshot`.
+ *
+ * @param {number} handle
+ * @param {import('../types/devices.js').DeviceInfo} device
+ * @param {import('../types/stats.js').MemoryStats} stats
+ * @returns {import('../types/report.js').MemorySnapshot}
+ */
 function snapshotOf(handle, device, stats) {
   const { buffers, pools } = native.snapshot(handle)
   return {

@@ -9,24 +9,39 @@ const { pathToFileURL } = require('node:url')
 const MAX_OWN_FRAMES = 12
 const root = join(__dirname, '..')
 const ownFolders = [`${root}/`, `${pathToFileURL(root)}/`]
+/** @type {(frame: string) => boolean} */
 const isOwn = (frame) => ownFolders.some((folder) => frame.includes(folder))
 
 /**
  * Formatted stacks by the positions of their frames. V8 takes tens of µs to format a stack, because it searches a
  * method's name along its receiver's prototypes, and only a few to give positions. A program allocates from the same
  * places again and again.
+ *
+ * @type {Map<string | undefined, { depth: number, text: string }>}
  */
 const cache = new Map()
 const MAX_CACHED = 4096
-/** Script → its number in cache keys. OWN stands for all scripts of this package. */
+/**
+ * Script → its number in cache keys. OWN stands for all scripts of this package.
+ *
+ * @type {Map<string | null, number>}
+ */
 const scripts = new Map()
 const OWN = 0
-/** The user's Error.prepareStackTrace under which the cache was filled. */
+/**
+ * The user's Error.prepareStackTrace under which the cache was filled.
+ *
+ * @type {typeof Error.prepareStackTrace}
+ */
 let cachedFormatter
 
 let capturing = false
 
-/** Returns at most `depth` lines `at ...`, innermost first; '' if there are no frames or they cannot be captured. */
+/**
+ * Returns at most `depth` lines `at ...`, innermost first; '' if there are no frames or they cannot be captured.
+ *
+ * @param {number} depth
+ */
 function stackHere(depth) {
   // The user's prepareStackTrace may allocate, and that allocation may be sampled.
   if (capturing) return ''
@@ -52,6 +67,7 @@ function stackHere(depth) {
   }
 }
 
+/** @param {number} depth */
 function formatted(depth) {
   // With --enable-source-maps, or a library that does the same, V8 gives lines of the sources here.
   const { stack } = new Error()
@@ -87,6 +103,9 @@ const KEY_PREFIX = 'positions'
 /**
  * A prepareStackTrace that gives positions. Returns undefined for other engines' frames, and for evaluated code, which
  * has no name.
+ *
+ * @param {Error} _error
+ * @param {any[]} frames which other engines make otherwise
  */
 function formatPositions(_error, frames) {
   let text = KEY_PREFIX
