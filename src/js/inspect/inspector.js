@@ -23,7 +23,16 @@ const MAX_SOCKETS = 1000
 /** A socket file younger than this is not swept: its process may be about to listen. */
 const SWEEP_AGE_MS = 5000
 
-/** The parts that a request may ask for. */
+/**
+ * @typedef {import('../types/manager.js').MemoryManager} MemoryManager
+ * @typedef {WeakRef<MemoryManager>} Reference
+ */
+
+/**
+ * The parts that a request may ask for.
+ *
+ * @type {Record<string, (manager: MemoryManager) => unknown>}
+ */
 const PARTS = {
   stats: (manager) => manager.getMemoryStats(),
   usage: (manager) => manager.getMemoryUsage(),
@@ -32,14 +41,20 @@ const PARTS = {
   metrics: (manager) => manager.metrics(),
 }
 
-/** The close functions of this thread's sockets. */
+/**
+ * The close functions of this thread's sockets.
+ *
+ * @type {Set<() => void>}
+ */
 const open = new Set()
 let exitHookAdded = false
-const collected = new FinalizationRegistry((close) => close())
+const collected = new FinalizationRegistry((/** @type {() => void} */ close) => close())
 
 /**
  * Opens a socket for `manager`, and returns the function that closes it. If the socket cannot be opened, emits a
  * process warning: a tool for inspection must not make the program fail.
+ *
+ * @param {MemoryManager} manager
  */
 function openInspector(manager) {
   const reference = new WeakRef(manager)
@@ -56,19 +71,26 @@ function openInspector(manager) {
   }
 }
 
+/**
+ * @param {string} directory
+ * @param {Reference} reference
+ */
 function listen(directory, reference) {
-  let [server, path, closed] = [undefined, undefined, false]
-  const bind = (serial) => {
-    path = join(directory, socketName(process.pid, serial))
-    server = net.createServer((socket) => serve(socket, reference, serial))
+  /** @type {{ server: net.Server, path: string } | undefined} */
+  let bound
+  let closed = false
+  const bind = (/** @type {number} */ serial) => {
+    const path = join(directory, socketName(process.pid, serial))
+    const server = net.createServer((socket) => serve(socket, reference, serial))
+    bound = { server, path }
     server.maxConnections = MAX_CONNECTIONS
-    server.on('error', (error) => {
+    server.on('error', (/** @type {NodeJS.ErrnoException} */ error) => {
       if (error.code === 'EADDRINUSE' && serial < MAX_SOCKETS && !closed) bind(serial + 1)
       else warn(error)
     })
     // Exclusive: otherwise a cluster's primary would listen for its workers.
     server.listen({ path, exclusive: true }, () => {
-      if (closed) return remove()
+      if (closed) return remove(server, path)
       // Until here the directory's mode protects the socket.
       chmodSync(path, 0o600)
       server.unref()
@@ -76,14 +98,14 @@ function listen(directory, reference) {
     })
     server.unref()
   }
-  const remove = () => {
+  const remove = (/** @type {net.Server} */ server, /** @type {string} */ path) => {
     server.close()
     rmSync(path, { force: true })
   }
   const close = () => {
     closed = true
     open.delete(close)
-    if (server.listening) remove()
+    if (bound?.server.listening) remove(bound.server, bound.path)
   }
   bind(0)
   open.add(close)
@@ -99,7 +121,13 @@ function atExit() {
   })
 }
 
-/** Answers the requests of one connection, one after the other. */
+/**
+ * Answers the requests of one connection, one after the other.
+ *
+ * @param {net.Socket} socket
+ * @param {Reference} reference
+ * @param {number} serial
+ */
 function serve(socket, reference, serial) {
   let received = ''
   let responding = false
@@ -135,7 +163,13 @@ function serve(socket, reference, serial) {
   }
 }
 
-/** Returns the response to one request line. */
+/**
+ * Returns the response to one request line.
+ *
+ * @param {string} request
+ * @param {MemoryManager | undefined} manager
+ * @param {number} serial
+ */
 function respond(request, manager, serial) {
   try {
     if (manager === undefined || manager.disposed) return refusal('ERR_MANAGER_DISPOSED', 'the manager was disposed')
@@ -150,14 +184,20 @@ function respond(request, manager, serial) {
     }
     const parts = Object.fromEntries(want.map((name) => [name, PARTS[name](manager)]))
     return { version: 1, about: about(manager, serial), ...parts }
-  } catch (error) {
+  } catch (reason) {
+    const error = /** @type {NodeJS.ErrnoException} */ (reason)
     if (error instanceof SyntaxError) return refusal('ERR_INVALID_ARG_TYPE', 'a request is one line of JSON')
     return refusal(error.code ?? null, error.message)
   }
 }
 
+/** @type {(code: string | null, message: string) => object} */
 const refusal = (code, message) => ({ version: 1, error: { code, message } })
 
+/**
+ * @param {MemoryManager} manager
+ * @param {number} serial
+ */
 function about(manager, serial) {
   const runtime = ['bun', 'deno'].find((name) => process.versions[name] !== undefined) ?? 'node'
   return {
@@ -172,11 +212,19 @@ function about(manager, serial) {
   }
 }
 
-/** Encodes one line of JSON; bigints, which are addresses, become hexadecimal strings. */
+/**
+ * Encodes one line of JSON; bigints, which are addresses, become hexadecimal strings.
+ *
+ * @param {unknown} value
+ */
 const line = (value) =>
   `${JSON.stringify(value, (_key, of) => (typeof of === 'bigint' ? `0x${of.toString(16)}` : of))}\n`
 
-/** Removes the sockets of dead processes and threads. */
+/**
+ * Removes the sockets of dead processes and threads.
+ *
+ * @param {string} directory
+ */
 function sweep(directory) {
   for (const name of readdirSync(directory)) {
     const path = join(directory, name)
@@ -188,13 +236,15 @@ function sweep(directory) {
     // Connecting is the only proof: the pid may be of another container, where it means another process.
     const probe = net.connect(path, () => probe.destroy())
     probe.unref?.()
-    probe.on('error', ({ code }) => {
+    probe.on('error', (/** @type {NodeJS.ErrnoException} */ { code }) => {
       if (code === 'ECONNREFUSED') rmSync(path, { force: true })
     })
   }
 }
 
-function warn(error) {
+/** @param {unknown} reason */
+function warn(reason) {
+  const error = /** @type {import('../types/errors.js').MemoryError} */ (reason)
   process.emitWarning(`No inspect socket: ${error.message}`, { code: 'RKLLM_INSPECT', detail: error.hint })
 }
 

@@ -11,19 +11,31 @@ const NAME = 'rkllm-memory'
 /** The longest directory: a socket's address has 107 bytes, the name included. */
 const MAX_DIRECTORY = 107 - '/4194304-1000.sock'.length
 
+/** @type {(pid: number, serial: number) => string} */
 const socketName = (pid, serial) => `${pid}-${serial}.sock`
 
-/** Returns the process id and the serial number in a socket's name. */
+/** Returns the id of the user whose sockets this process may use. Every Unix has one. */
+const userId = () => /** @type {() => number} */ (process.geteuid)()
+
+/**
+ * Returns the process id and the serial number in a socket's name.
+ *
+ * @param {string} name
+ */
 function parseName(name) {
   const [, pid, serial] = /^([1-9]\d{0,9})-(\d{1,4})\.sock$/.exec(name) ?? []
   return pid === undefined ? undefined : { pid: Number(pid), serial: Number(serial) }
 }
 
-/** Returns the directories where processes of `uid` may have their sockets, the preferred one first. */
+/**
+ * Returns the directories where processes of `uid` may have their sockets, the preferred one first.
+ *
+ * @param {number} uid
+ */
 function directoriesOf(uid, env = process.env) {
-  const runtime = [uid === process.geteuid() ? env.XDG_RUNTIME_DIR : undefined, `/run/user/${uid}`]
+  const runtime = [(uid === userId() && env.XDG_RUNTIME_DIR) || '', `/run/user/${uid}`]
   const directories = runtime
-    .filter((path) => path?.startsWith('/') && isPrivate(path, uid))
+    .filter((path) => path.startsWith('/') && isPrivate(path, uid))
     .map((path) => join(path, NAME))
   return [...new Set([...directories, `/tmp/${NAME}-${uid}`])].filter(
     (path) => Buffer.byteLength(path) <= MAX_DIRECTORY,
@@ -32,20 +44,25 @@ function directoriesOf(uid, env = process.env) {
 
 /** Returns this user's directory, and creates it if it is missing. */
 function ownDirectory() {
-  const [path] = directoriesOf(process.geteuid())
+  const [path] = directoriesOf(userId())
   try {
     mkdirSync(path, { mode: 0o700 })
   } catch (error) {
-    if (error.code !== 'EEXIST') throw error
+    if (/** @type {NodeJS.ErrnoException} */ (error).code !== 'EEXIST') throw error
   }
-  if (isPrivate(path, process.geteuid())) return path
+  if (isPrivate(path, userId())) return path
   throw memoryError('ERR_DEVICE_PERMISSION', `${path} is not a directory that only this user can enter`, {
     path,
     hint: `check its owner (ls -ld ${path}), then remove it, or set XDG_RUNTIME_DIR`,
   })
 }
 
-/** Whether `path` is a directory and no symbolic link, belongs to `uid`, and is closed to all other users. */
+/**
+ * Whether `path` is a directory and no symbolic link, belongs to `uid`, and is closed to all other users.
+ *
+ * @param {string} path
+ * @param {number} uid
+ */
 function isPrivate(path, uid) {
   const stat = lstatSync(path, { throwIfNoEntry: false })
   return stat !== undefined && stat.isDirectory() && stat.uid === uid && (stat.mode & 0o077) === 0

@@ -6,13 +6,38 @@
 
 const { invalid, outOfRange, shown } = require('../core/options.js')
 
-/** Yields entries `{ type, kind, pool, tag, id, size, line }`; fields that the log does not have are null. */
+/**
+ * An entry of a log; fields that the log does not have are null. Nothing checks the fields of a caller's events.
+ *
+ * @typedef {object} Entry
+ * @property {any} type
+ * @property {any} kind
+ * @property {any} pool
+ * @property {any} tag
+ * @property {any} id
+ * @property {any} size
+ * @property {number} line
+ */
+
+/**
+ * Yields the entries of a log.
+ *
+ * @param {unknown} log
+ * @returns {Iterable<Entry>}
+ */
 function readLog(log) {
   if (typeof log === 'string') return readCsv(log)
-  if (typeof log === 'object' && log !== null && typeof log[Symbol.iterator] === 'function') return readEvents(log)
+  if (isIterable(log)) return readEvents(log)
   throw invalid(`the log must be the text of a .csv or a list of events, not ${shown(log)}`)
 }
 
+/** @type {(value: any) => value is Iterable<any>} */
+const isIterable = (value) => typeof value === 'object' && typeof value?.[Symbol.iterator] === 'function'
+
+/**
+ * @param {Iterable<any>} events
+ * @returns {Generator<Entry>}
+ */
 function* readEvents(events) {
   let line = 0
   for (const event of events) {
@@ -24,10 +49,14 @@ function* readEvents(events) {
   }
 }
 
+/**
+ * @param {string} text
+ * @returns {Generator<Entry>}
+ */
 function* readCsv(text) {
   const rows = new Rows(text)
   if (!rows.next()) throw notALog('it is empty')
-  const header = Array.from({ length: rows.columns }, (_, column) => rows.field(column).trim().toLowerCase())
+  const header = Array.from({ length: rows.columns }, (_, column) => (rows.field(column) ?? '').trim().toLowerCase())
   const [action, pointer, sizes, types, kinds, tags, pools, ids] = COLUMNS.map((name) => header.indexOf(name))
   if (action < 0 || pointer < 0 || sizes < 0) throw notALog(`its first line is ${shown(header.join(',').slice(0, 80))}`)
   while (rows.next()) {
@@ -64,11 +93,14 @@ class Rows {
   /** The offsets of the next comma and quote, which may be rows ahead. */
   #comma = -1
   #quote = -1
-  /** The offsets at which fields begin and end. A row with quotes has its fields in `#fields`. */
+  /** @type {number[]} The offsets at which fields begin. A row with quotes has its fields in `#fields`. */
   #starts = []
+  /** @type {number[]} The offsets at which fields end. */
   #ends = []
+  /** @type {string[] | null} */
   #fields = null
 
+  /** @param {string} text */
   constructor(text) {
     this.#text = text
     this.#at = text.charCodeAt(0) === 0xfeff ? 1 : 0
@@ -98,13 +130,22 @@ class Rows {
     return true
   }
 
-  /** Finds `letter`, or the end of the text. `indexOf` is far faster than a loop over letters. */
+  /**
+   * Finds `letter`, or the end of the text. `indexOf` is far faster than a loop over letters.
+   *
+   * @param {string} letter
+   * @param {number} from
+   */
   #find(letter, from) {
     const at = this.#text.indexOf(letter, from)
     return at < 0 ? this.#text.length : at
   }
 
-  /** Returns a field's text; undefined without such a column. */
+  /**
+   * Returns a field's text; undefined without such a column.
+   *
+   * @param {number} column
+   */
   field(column) {
     if (column < 0 || column >= this.columns) return undefined
     return this.#fields === null ? this.#text.slice(this.#starts[column], this.#ends[column]) : this.#fields[column]
@@ -113,6 +154,9 @@ class Rows {
   /**
    * Returns a field as a number if it is a whole one, decimal or 0x…; otherwise its text, or undefined if it is
    * empty.
+   *
+   * @param {number} column
+   * @returns {number | string | undefined}
    */
   number(column) {
     if (this.#fields !== null || column < 0 || column >= this.columns) return numeric(this.field(column))
@@ -129,6 +173,7 @@ class Rows {
     return value <= Number.MAX_SAFE_INTEGER ? value : this.field(column)
   }
 
+  /** @param {number} start */
   #quoted(start) {
     const { fields, lines, end } = quotedRow(this.#text, start, this.line)
     this.#fields = fields
@@ -139,13 +184,18 @@ class Rows {
   }
 }
 
-/** Returns 0 to 15 for a hexadecimal digit, 16 for any other letter. */
+/**
+ * Returns 0 to 15 for a hexadecimal digit, 16 for any other letter.
+ *
+ * @param {number} letter
+ */
 function digitOf(letter) {
   if (letter >= ZERO && letter <= ZERO + 9) return letter - ZERO
   const small = (letter | 32) - 97
   return small >= 0 && small < 6 ? small + 10 : 16
 }
 
+/** @param {string | undefined} field */
 function numeric(field) {
   if (!field) return undefined
   const value = /^(0x[\da-f]+|\d+)$/i.test(field) ? Number(field) : NaN
@@ -154,12 +204,20 @@ function numeric(field) {
 
 const FIELD = /"([^"]*(?:""[^"]*)*)"|([^,\r\n]*)/y
 
-/** Parses a row with quoted fields, which may hold commas, quotes and line ends. */
+/**
+ * Parses a row with quoted fields, which may hold commas, quotes and line ends.
+ *
+ * @param {string} text
+ * @param {number} start
+ * @param {number} line
+ */
 function quotedRow(text, start, line) {
+  /** @type {string[]} */
   const fields = []
   for (let at = start; ;) {
     FIELD.lastIndex = at
-    const [all, quoted, plain] = FIELD.exec(text)
+    // The second alternative matches anything, if only the empty string.
+    const [all, quoted, plain] = /** @type {RegExpExecArray} */ (FIELD.exec(text))
     if (plain?.startsWith('"')) throw outOfRange(`line ${line} of the log has a quote that is not closed`)
     fields.push(plain ?? quoted.replaceAll('""', '"'))
     const end = at + all.length
@@ -174,6 +232,7 @@ function quotedRow(text, start, line) {
   }
 }
 
+/** @param {string} why */
 function notALog(why) {
   return outOfRange(`this is not an event log: ${why}`, {
     hint: 'its columns are Thread,Time,Action,Pointer,Size,Stream, as writeReport and RMM write them',

@@ -24,6 +24,22 @@ const ALLOCATES = 'allocate'
 const FREES = new Set(['free', 'collect'])
 const FAILS = new Set(['fail', 'allocate failure'])
 
+/**
+ * @typedef {import('../types/replay.js').ReplayOptions} ReplayOptions
+ * @typedef {import('../types/replay.js').ReplayResult} ReplayResult
+ * @typedef {import('../native.js').ReplayLayout} ReplayLayout
+ * @typedef {import('../native.js').ReplayFailure} ReplayFailure
+ * @typedef {import('./event-log.js').Entry} Entry
+ * @typedef {Pick<import('../core/options.js').Checked<typeof schemas.replay>, 'kinds' | 'pools' | 'tags'>} Filters
+ */
+
+/**
+ * Implements `replayEventLog`.
+ *
+ * @param {unknown} log
+ * @param {ReplayOptions} [options]
+ * @returns {ReplayResult}
+ */
 function replayEventLog(log, options) {
   const {
     kinds,
@@ -37,7 +53,7 @@ function replayEventLog(log, options) {
   const smallest =
     searched || pool.capacity === null ? native.replaySmallest(steps.sizes, steps.blocks, pool.roomy) : null
   if (pool.capacity === null && smallest === null) throw neverFits(steps, sizes)
-  const capacity = pool.capacity ?? smallest
+  const capacity = pool.capacity ?? /** @type {number} */ (smallest)
   const { firstFailure, ...outcome } = native.replayLog(steps.sizes, steps.blocks, pool.of(capacity))
   return {
     fits: outcome.failures === 0,
@@ -50,9 +66,16 @@ function replayEventLog(log, options) {
   }
 }
 
+/** @type {(failure: ReplayFailure, lines: Float64Array) => NonNullable<ReplayResult['firstFailure']>} */
 const failureAt = ({ step, ...figures }, lines) => ({ line: lines[step], ...figures })
 
-/** Lays out the pool: with all of its capacity at once, or growing by chunks. */
+/**
+ * Lays out the pool: with all of its capacity at once, or growing by chunks.
+ *
+ * @param {ReplayOptions} sizes
+ * @param {number} slots
+ * @returns {{ capacity: number | null, roomy: ReplayLayout, of: (capacity: number) => ReplayLayout }}
+ */
 function poolOf({ capacity, maxSize, suballocator, blockSize, chunkSize, initialSize, alignment = ALIGNMENT }, slots) {
   if (capacity !== undefined && maxSize !== undefined && capacity !== maxSize) {
     throw invalid('replayEventLog: capacity and maxSize mean the same and differ', 'give one of them')
@@ -77,10 +100,10 @@ function poolOf({ capacity, maxSize, suballocator, blockSize, chunkSize, initial
     )
   }
   if (chunkSize === undefined && initialSize === undefined) {
-    const at = (size) => ({ ...layout, initial: size, max: size, chunk: size })
+    const at = (/** @type {number} */ size) => ({ ...layout, initial: size, max: size, chunk: size })
     return { capacity: limit, roomy: at(all || UNLIMITED), of: at }
   }
-  const [initial, chunk] = [initialSize ?? 0, chunkSize ?? initialSize]
+  const [initial, chunk] = [initialSize ?? 0, chunkSize ?? initialSize ?? 0]
   const roomy = { ...layout, initial, chunk, max: all === 0 ? UNLIMITED : all + initial + chunk }
   // Without a limit the answer is the size to which the pool grows.
   return { capacity: limit ?? UNLIMITED, roomy, of: (max) => (max === UNLIMITED ? roomy : { ...roomy, max }) }
@@ -89,11 +112,15 @@ function poolOf({ capacity, maxSize, suballocator, blockSize, chunkSize, initial
 /**
  * Reduces entries to numbers: step i allocates `sizes[i]` bytes for block `blocks[i]`, or frees the block where that is
  * 0.
+ *
+ * @param {Iterable<Entry>} entries
+ * @param {Filters} filters
  */
 function stepsOf(entries, filters) {
   const wanted = filter(filters)
   const steps = new Steps()
   const skipped = { filtered: 0, refused: 0, unmatchedFrees: 0, lostFrees: 0 }
+  /** @type {Space | undefined} */
   let space
   for (const entry of entries) {
     const { type, kind, pool, id, size, line } = entry
@@ -139,6 +166,12 @@ function stepsOf(entries, filters) {
 
 const NO_BLOCK = -1
 
+/**
+ * The live blocks of one kind and pool, by id.
+ *
+ * @typedef {{ kind: unknown, pool: unknown, blocks: Map<unknown, number> }} Space
+ */
+
 /** The steps of a replay, in growing arrays. */
 class Steps {
   count = 0
@@ -146,23 +179,43 @@ class Steps {
   #sizes = new Float64Array(1024)
   #blocks = new Uint32Array(1024)
   #lines = new Float64Array(1024)
+  /** @type {number[]} */
   #freeBlocks = []
+  /** @type {Map<string, Space>} */
   #spaces = new Map()
 
-  /** Returns the live blocks of one kind and pool, by id: ids are unique within those. */
+  /**
+   * Returns the live blocks of one kind and pool, by id: ids are unique within those.
+   *
+   * @param {unknown} kind
+   * @param {unknown} pool
+   * @returns {Space}
+   */
   space(kind, pool) {
     const name = `${kind}\n${pool}`
-    if (!this.#spaces.has(name)) this.#spaces.set(name, { kind, pool, blocks: new Map() })
-    return this.#spaces.get(name)
+    const known = this.#spaces.get(name)
+    if (known !== undefined) return known
+    const made = { kind, pool, blocks: new Map() }
+    this.#spaces.set(name, made)
+    return made
   }
 
-  /** Adds an allocation, and returns its block's number. */
+  /**
+   * Adds an allocation, and returns its block's number.
+   *
+   * @param {number} size
+   * @param {number} line
+   */
   allocate(size, line) {
     const block = this.#freeBlocks.pop() ?? this.slots++
     this.#add(size, block, line)
     return block
   }
 
+  /**
+   * @param {number} block
+   * @param {number} line
+   */
   free(block, line) {
     if (block === NO_BLOCK) return
     this.#freeBlocks.push(block)
@@ -170,15 +223,20 @@ class Steps {
   }
 
   done() {
-    const upTo = (array) => array.subarray(0, this.count)
-    return { sizes: upTo(this.#sizes), blocks: upTo(this.#blocks), lines: this.#lines, slots: this.slots }
+    const [sizes, blocks] = [this.#sizes.subarray(0, this.count), this.#blocks.subarray(0, this.count)]
+    return { sizes, blocks, lines: this.#lines, slots: this.slots }
   }
 
+  /**
+   * @param {number} size
+   * @param {number} block
+   * @param {number} line
+   */
   #add(size, block, line) {
     if (this.count === this.#sizes.length) {
-      this.#sizes = doubled(this.#sizes)
-      this.#blocks = doubled(this.#blocks)
-      this.#lines = doubled(this.#lines)
+      this.#sizes = doubled(this.#sizes, Float64Array)
+      this.#blocks = doubled(this.#blocks, Uint32Array)
+      this.#lines = doubled(this.#lines, Float64Array)
     }
     this.#sizes[this.count] = size
     this.#blocks[this.count] = block
@@ -186,20 +244,32 @@ class Steps {
   }
 }
 
-function doubled(array) {
-  const larger = new array.constructor(array.length * 2)
+/**
+ * @template {Float64Array | Uint32Array} T
+ * @param {T} array
+ * @param {new (length: number) => T} Type
+ */
+function doubled(array, Type) {
+  const larger = new Type(array.length * 2)
   larger.set(array)
   return larger
 }
 
-function filter(lists) {
-  const tests = Object.entries({ kind: lists.kinds, pool: lists.pools, tag: lists.tags }).filter(
-    ([, list]) => list !== undefined,
-  )
-  if (tests.length === 0) return () => true
-  return (entry) => tests.every(([field, list]) => list.includes(entry[field]))
+/**
+ * @param {Filters} lists
+ * @returns {(entry: Entry) => boolean}
+ */
+function filter({ kinds, pools, tags }) {
+  if (kinds === undefined && pools === undefined && tags === undefined) return () => true
+  /** @type {(list: unknown[] | undefined, value: unknown) => boolean} */
+  const has = (list, value) => list === undefined || list.includes(value)
+  return ({ kind, pool, tag }) => has(kinds, kind) && has(pools, pool) && has(tags, tag)
 }
 
+/**
+ * @param {{ sizes: Float64Array }} steps
+ * @param {ReplayOptions} pool
+ */
 function neverFits({ sizes }, { blockSize }) {
   const largest = sizes.reduce((most, size) => Math.max(most, size), 0)
   const blocks = blockSize === undefined ? '' : ` in blocks of ${formatBytes(blockSize)}`
