@@ -10,9 +10,9 @@ use napi_derive::napi;
 use super::registry::set_pressure_subscription;
 use crate::sys::pressure::{self, Shortage};
 
-/// Calls `callback` with the PSI level ("some" or "full") and the available bytes, on this thread, whenever memory is short
-/// by the files under `root`, until the manager is closed. Returns `false` if the system has no thread or descriptor
-/// for that.
+/// Calls `callback` with the PSI level ("some" or "full") and the available bytes, on this thread, whenever memory is
+/// short by the files under `root`, until the manager is closed. Returns `false` if the system has no thread or
+/// descriptor for that.
 #[napi(catch_unwind)]
 pub fn watch_pressure(
     manager: f64,
