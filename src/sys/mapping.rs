@@ -7,18 +7,24 @@
 //! other memory, and no access faults. Dropping a `Retired` keeps its addresses out of use for ever, which is the safe
 //! default. [`Retired::give_back`] queues the addresses behind other retired ranges (`docs/design/safety.md` §3).
 //!
+//! A mapping goes where an [`AddressHint`] says. That and MAP_FIXED need `mmap` itself; memmap2 makes the mappings that
+//! have no hint.
+//!
 //! Only this file accesses memory by address in the core, besides the ioctls of `abi/`.
 #![allow(unsafe_code)]
 
 use std::collections::VecDeque;
 use std::ffi::{c_int, c_void};
 use std::io;
+use std::mem;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+
+use memmap2::{MmapOptions, MmapRaw};
 
 use super::address_space::{top_of_addresses, AddressHint};
 use super::page::page_size;
@@ -38,6 +44,15 @@ pub struct Mapping {
     retired: AtomicBool,
 }
 
+/// What a new mapping shows.
+#[derive(Clone, Copy)]
+enum Content<'a> {
+    /// Private zero pages.
+    Zeros,
+    /// The bytes of `fd` from `offset` on, shared.
+    Shared { fd: BorrowedFd<'a>, offset: libc::off64_t },
+}
+
 /// A mapped range and its address hint. Dropping it does not unmap the range.
 #[derive(Debug, PartialEq, Eq)]
 struct Whole {
@@ -48,30 +63,46 @@ struct Whole {
 }
 
 impl Whole {
-    /// Maps `bytes` of `fd`, or anonymous memory without one, at a multiple of `alignment` if the kernel accepts the
-    /// hint.
-    fn map(bytes: usize, alignment: u64, flags: c_int, fd: c_int, offset: i64) -> io::Result<Self> {
+    /// Maps `bytes` of `content`, at a multiple of `alignment` if the kernel accepts the hint.
+    fn map(bytes: usize, alignment: u64, content: Content<'_>) -> io::Result<Self> {
         let len =
             usize::try_from(align_up(bytes as u64, page_size()).ok_or_else(no_memory)?).map_err(|_| no_memory())?;
-        let hint = AddressHint::find(len as u64, alignment);
-        let address = hint.as_ref().map_or(0, AddressHint::address);
+        let Some(hint) = AddressHint::find(len as u64, alignment) else { return Self::map_anywhere(len, content) };
+        let (flags, fd, offset) = match content {
+            // No MAP_NORESERVE here: only retired ranges have it. The kernel would otherwise merge written pages with a
+            // retired range, and that range could not merge with the next one.
+            Content::Zeros => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0),
+            Content::Shared { fd, offset } => (libc::MAP_SHARED, fd.as_raw_fd(), offset),
+        };
+        let address = hint.address() as *mut c_void;
         // SAFETY: without MAP_FIXED, mmap replaces no existing mapping, wherever the hint points.
-        let at =
-            unsafe { libc::mmap64(address as *mut c_void, len, libc::PROT_READ | libc::PROT_WRITE, flags, fd, offset) };
+        let at = unsafe { libc::mmap64(address, len, libc::PROT_READ | libc::PROT_WRITE, flags, fd, offset) };
         if at == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
         let base = at as usize;
-        let hint = match hint {
-            Some(hint) if hint.address() == base => Some(hint),
-            Some(taken) => {
+        let hint = match hint.address() == base {
+            true => Some(hint),
+            false => {
                 // Another mapping occupies the hinted addresses and may stay there.
-                taken.keep();
+                hint.keep();
                 None
             }
-            None => None,
         };
         Ok(Self { base, len, hint })
+    }
+
+    /// Maps `len` bytes of `content` at addresses of the kernel's choice: the address window is full, or could not be
+    /// made.
+    fn map_anywhere(len: usize, content: Content<'_>) -> io::Result<Self> {
+        let mut options = MmapOptions::new();
+        let map = match content {
+            Content::Zeros => MmapRaw::from(options.len(len).map_anon()?),
+            Content::Shared { fd, offset } => options.len(len).offset(offset as u64).map_raw(fd.as_raw_fd())?,
+        };
+        let base = map.as_mut_ptr().expose_provenance();
+        mem::forget(map); // `unmap` ends the mapping
+        Ok(Self { base, len, hint: None })
     }
 
     /// Unmaps the range. A later hint may suggest its addresses again.
@@ -89,17 +120,14 @@ fn no_memory() -> io::Error {
 impl Mapping {
     /// Maps private zero pages, `len` bytes at a multiple of `alignment`.
     pub fn anonymous(len: u64, alignment: u64) -> io::Result<Self> {
-        // No MAP_NORESERVE here: only retired ranges have it. The kernel would otherwise merge written pages with a
-        // retired range, and that range could not merge with the next one.
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         let bytes = to_usize(len)?;
-        let aligned = Whole::map(bytes, alignment, flags, -1, 0)?;
+        let aligned = Whole::map(bytes, alignment, Content::Zeros)?;
         if (aligned.base as u64).is_multiple_of(alignment.max(page_size())) {
             return Ok(Self::over(aligned, 0, bytes));
         }
         aligned.unmap();
         let slack = alignment.checked_add(len).ok_or_else(no_memory)?;
-        let whole = Whole::map(to_usize(slack)?, page_size(), flags, -1, 0)?;
+        let whole = Whole::map(to_usize(slack)?, page_size(), Content::Zeros)?;
         let first = align_up(whole.base as u64, alignment).ok_or_else(no_memory)?;
         let start = first as usize - whole.base;
         Ok(Self::over(whole, start, bytes))
@@ -112,7 +140,7 @@ impl Mapping {
     pub fn shared(fd: BorrowedFd<'_>, offset: u64, len: u64, alignment: u64) -> io::Result<Self> {
         let bytes = to_usize(len)?;
         let offset = libc::off64_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-        let whole = Whole::map(bytes, alignment, libc::MAP_SHARED, fd.as_raw_fd(), offset)?;
+        let whole = Whole::map(bytes, alignment, Content::Shared { fd, offset })?;
         if (whole.base as u64).is_multiple_of(alignment.max(page_size())) {
             return Ok(Self::over(whole, 0, bytes));
         }
@@ -362,6 +390,32 @@ mod tests {
             mapping.read(8, &mut back);
             assert_eq!(&back, b"\0\0hello\0");
         }
+    }
+
+    #[test]
+    fn without_a_hint_the_kernel_places_either_content_and_all_of_it_is_unmapped() {
+        use nix::sys::memfd::{memfd_create, MFdFlags};
+        let len = 2 * page_size() as usize;
+        let file = std::fs::File::from(memfd_create("rkllm-mapping", MFdFlags::MFD_CLOEXEC).unwrap());
+        file.set_len(3 * page_size()).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, b"second page", page_size()).unwrap();
+        let shared = Content::Shared { fd: std::os::fd::AsFd::as_fd(&file), offset: page_size() as i64 };
+        for (content, expected) in [(Content::Zeros, [0; 11]), (shared, *b"second page")] {
+            let whole = Whole::map_anywhere(len, content).unwrap();
+            assert_eq!((whole.len, whole.hint.is_none()), (len, true));
+            let base = whole.base;
+            let mapping = Mapping::over(whole, 0, len);
+            let mut bytes = [1; 11];
+            mapping.read(0, &mut bytes);
+            assert_eq!(bytes, expected);
+            mapping.write(page_size(), b"x");
+            let retired = mapping.retire().unwrap().unwrap();
+            mapping.read(0, &mut bytes);
+            assert_eq!((bytes, retired.0.as_ref().unwrap().base), ([0; 11], base));
+        }
+        let mut last = [0];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut last, 2 * page_size()).unwrap();
+        assert_eq!(&last, b"x", "what was written is in the file");
     }
 
     #[test]
