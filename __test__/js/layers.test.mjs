@@ -18,7 +18,7 @@ const ORDER = [
   ['core'],
   ['allocation', 'devices', 'inspect', 'limits', 'pools', 'profiling', 'reclaim', 'replay', 'sharing', 'stats'],
   ['explain', 'inference', 'metrics', 'models', 'report'],
-  ['manager-host.js'],
+  ['manager-host.js', 'manager-options.js'],
   ['manager.js'],
   ['index.js'],
   ['cli'],

@@ -8,15 +8,18 @@ const { inspect } = require('node:util')
 const native = require('./core/binding.js')
 const { defineDispose } = require('./core/disposable.js')
 const { inspectNonInstance } = require('./core/inspect-non-instance.js')
-const { check, invalid, schemas, shown } = require('./core/options.js')
+const { check, invalid, shown } = require('./core/options.js')
 const { makeInferenceBuffers } = require('./inference/buffers.js')
 const { Limits } = require('./limits/limits.js')
 const { makeReservation } = require('./limits/reservation.js')
 const { ManagerHost } = require('./manager-host.js')
-const { exposition } = require('./metrics/openmetrics.js')
+const { managerOptions } = require('./manager-options.js')
+const { exposition, metricsOptions } = require('./metrics/openmetrics.js')
 const { offerProfile, profileOf } = require('./metrics/reader.js')
 const { createPool } = require('./pools/create-pool.js')
+const { destroyPool: destroyPoolOptions } = require('./pools/options.js')
 const { destroyPool } = require('./pools/pool.js')
+const { profilingOptions } = require('./profiling/options.js')
 const { snapshotOf } = require('./profiling/profiling.js')
 const { optimizeMemory } = require('./reclaim/optimize.js')
 const pressure = require('./reclaim/pressure.js')
@@ -34,7 +37,7 @@ class MemoryManager extends EventEmitter {
   #closeInspector = () => {}
 
   constructor(options) {
-    const checked = check('MemoryManager', options, schemas.manager)
+    const checked = check('MemoryManager', options, managerOptions)
     super()
     const { backend = 'auto', device: node, simulated, slabs, debug } = checked
     const limits = Limits.check('MemoryManager: limits', checked.limits)
@@ -167,7 +170,7 @@ class MemoryManager extends EventEmitter {
 
   destroyMemoryPool(pool, options) {
     this.#open()
-    const { force = false } = check('destroyMemoryPool', options, schemas.destroyPool)
+    const { force = false } = check('destroyMemoryPool', options, destroyPoolOptions)
     destroyPool(this.#host.pools.resolve(pool), force)
   }
 
@@ -190,7 +193,7 @@ class MemoryManager extends EventEmitter {
 
   enableMemoryProfiling(options) {
     this.#open()
-    this.#host.profiling.start(check('enableMemoryProfiling', options, schemas.profiling))
+    this.#host.profiling.start(check('enableMemoryProfiling', options, profilingOptions))
   }
 
   disableMemoryProfiling() {
@@ -219,7 +222,7 @@ class MemoryManager extends EventEmitter {
 
   metrics(options) {
     this.#open()
-    const { format = 'openmetrics' } = check('metrics', options, schemas.metrics)
+    const { format = 'openmetrics' } = check('metrics', options, metricsOptions)
     return exposition(this.getMemoryUsage(), this.#device, profileOf(this), format)
   }
 

@@ -2,11 +2,12 @@
 
 // Allocates, describes and frees the buffers of one manager.
 
+const { npuAllocationAsync, npuRequest, systemRequest } = require('../core/allocation-options.js')
 const native = require('../core/binding.js')
 const { arrayBufferOf, byteLengthOf, goneError, idOf, remember } = require('../core/buffers.js')
 const { collectGarbage } = require('../core/gc.js')
 const { disposedError } = require('../core/manager-handle.js')
-const { integer, npuRequest, schemas, systemRequest } = require('../core/options.js')
+const { integer } = require('../core/options.js')
 
 /** How often an asynchronous allocation is tried before exhaustion is an error. */
 const ASYNC_TRIES = 3
@@ -71,7 +72,7 @@ class Allocator {
   async allocateNpuAsync(size, options) {
     this.#handle.open()
     integer('size', size, 1)
-    const { signal, ...request } = npuRequest('allocateNPUMemoryAsync', options, schemas.npuAllocationAsync)
+    const { signal, ...request } = npuRequest('allocateNPUMemoryAsync', options, npuAllocationAsync)
     for (let tries = 1; ; tries++) {
       signal?.throwIfAborted()
       try {

@@ -4,10 +4,10 @@
 
 const { existsSync } = require('node:fs')
 const { memoryError } = require('../core/errors.js')
-const { check, schemas } = require('../core/options.js')
+const { check, kinds } = require('../core/options.js')
 
 function diagnose(options) {
-  const { root } = check('diagnose', options, schemas.diagnose)
+  const { root } = check('diagnose', options, { root: kinds.string })
   if (root !== undefined && !existsSync(root)) {
     throw memoryError('ERR_OUT_OF_RANGE', `diagnose: there is no folder ${JSON.stringify(root)}`, { path: root })
   }

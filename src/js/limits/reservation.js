@@ -5,7 +5,14 @@ const native = require('../core/binding.js')
 const { defineDispose } = require('../core/disposable.js')
 const { formatBytes } = require('../core/format-bytes.js')
 const { inspectNonInstance } = require('../core/inspect-non-instance.js')
-const { check, integer, invalid, schemas, shown } = require('../core/options.js')
+const { check, integer, invalid, kinds, shown } = require('../core/options.js')
+
+/** The options of `manager.reserve`. */
+const reservationOptions = {
+  kind: kinds.oneOf('npu', 'system'),
+  tag: kinds.string,
+  iommuDomain: kinds.integer(0, 2 ** 31 - 1),
+}
 
 /** Releases reservations that were dropped without `release`, and warns of them. */
 const dropped = new FinalizationRegistry(
@@ -83,7 +90,7 @@ defineDispose(Reservation, function dispose() {
  */
 function makeReservation(handle, size, options) {
   integer('size', size, 1)
-  const { kind = 'npu', tag, iommuDomain } = check('reserve', options, schemas.reservation)
+  const { kind = 'npu', tag, iommuDomain } = check('reserve', options, reservationOptions)
   const id = native.reserve(handle, kind === 'npu', size, tag, iommuDomain)
   return new Reservation(kConstruct, size, tag, () => native.releaseReservation(handle, id))
 }

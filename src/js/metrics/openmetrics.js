@@ -5,7 +5,11 @@
 // OpenMetrics names a counter's family without `_total`, Prometheus with it. One text cannot serve both: a parser of
 // the other format would see counters without type and help.
 
+const { kinds } = require('../core/options.js')
 const { families, samplesOf } = require('./families.js')
+
+/** The options of `manager.metrics`. */
+const metricsOptions = { format: kinds.oneOf('openmetrics', 'prometheus') }
 
 /**
  * @param {object} usage a MemoryUsage
@@ -56,4 +60,4 @@ function bucketBound(bound) {
   return /[.e]/.test(text) ? text : `${text}.0`
 }
 
-module.exports = { exposition }
+module.exports = { exposition, metricsOptions }

@@ -3,9 +3,10 @@
 // Estimates a model's memory before it is loaded.
 
 const fs = require('node:fs')
-const { check, invalid, outOfRange, schemas, shown } = require('../core/options.js')
+const { check, invalid, outOfRange, shown } = require('../core/options.js')
 const fit = require('./fit.json')
 const { inspect, openError } = require('./file.js')
+const schemas = require('./options.js')
 const { kindOfModel } = require('./parameters.js')
 const { isObject, namesOf, shapeOf } = require('./shape.js')
 const { apply, termsOf } = require('./terms.js')
@@ -158,8 +159,7 @@ function needsWeights(bytes) {
  */
 function fromShape(shape, given, { contextLength, batch, kvBytesPerElement, soc, dtype, warnings, file, config }) {
   const has = (/** @type {number | null | undefined} */ count) => (count ?? 0) > 0
-  const countable =
-    shape.family === 'rwkv' || (has(shape.heads) && (has(shape.intermediateSize) || has(shape.experts)))
+  const countable = shape.family === 'rwkv' || (has(shape.heads) && (has(shape.intermediateSize) || has(shape.experts)))
   if (given === undefined && !(config && countable)) {
     throw invalid('the weights are unknown', 'give weightBytes, path, or a config.json with the sizes of all layers')
   }

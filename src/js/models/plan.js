@@ -3,8 +3,9 @@
 // Plans an IOMMU domain for each model, or explains why the models do not fit and which change would help.
 
 const { formatBytes } = require('../core/format-bytes.js')
-const { check, invalid, schemas, shown } = require('../core/options.js')
+const { check, invalid, shown } = require('../core/options.js')
 const { estimate } = require('./estimate.js')
+const schemas = require('./options.js')
 const { pack } = require('./pack.js')
 
 /** The default RAM left to the rest of the machine. */
@@ -124,8 +125,7 @@ function remediesOf(members, over) {
     const { contextLength = 0 } = spec
     const perToken = contextLength > 0 ? (figures.kvCache * margin) / contextLength : 0
     const fewer = perToken > 0 ? Math.floor(contextLength - over / perToken) : 0
-    if (fewer >= 256)
-      remedies.push(`a context of ${fewer} instead of ${contextLength} for ${JSON.stringify(name)}`)
+    if (fewer >= 256) remedies.push(`a context of ${fewer} instead of ${contextLength} for ${JSON.stringify(name)}`)
     const eightBits =
       spec.config !== undefined &&
       spec.weightBytes === undefined &&

@@ -1,7 +1,9 @@
 'use strict'
 
+const { npuRequest, systemRequest } = require('../core/allocation-options.js')
 const native = require('../core/binding.js')
-const { check, invalid, npuRequest, outOfRange, schemas, systemRequest } = require('../core/options.js')
+const { check, invalid, outOfRange } = require('../core/options.js')
+const schemas = require('./options.js')
 const { makePool } = require('./pool.js')
 
 /**

@@ -38,7 +38,7 @@ const kMovable = Symbol('constructed by a MemoryManager, movable')
  * @property {<T>(refusal: unknown, allocate: () => T, wanted: Wanted, pool: number) => T} reclaimAndRetry
  *
  * @typedef {object} PoolCompactor
- * @property {(pool: number, caps: DefragmentOptions) => import('../types/compaction.js').DefragmentResult} defragment
+ * @property {(pool: number, options: unknown) => import('../types/compaction.js').DefragmentResult} defragment
  * @property {(pool: number) => void} scheduleCompaction
  */
 

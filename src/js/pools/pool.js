@@ -10,9 +10,10 @@ const { memoryError } = require('../core/errors.js')
 const fastPath = require('../core/fast-path.js')
 const { formatBytes } = require('../core/format-bytes.js')
 const { inspectNonInstance } = require('../core/inspect-non-instance.js')
-const { check, integer, invalid, schemas } = require('../core/options.js')
+const { check, integer, invalid } = require('../core/options.js')
 const { MemoryBlock, blockIsOf, isBlock, tooLong } = require('./block.js')
 const { MovableBlock } = require('./movable-block.js')
+const schemas = require('./options.js')
 const { kConstruct } = require('./pool-host.js')
 
 // Local names: on the fast path even a property costs.
@@ -151,7 +152,7 @@ class MemoryPool {
   /** @param {unknown} [options] */
   defragment(options) {
     const handle = this.#open()
-    return this.#host.compactor.defragment(handle, check('defragment', options, schemas.defragment))
+    return this.#host.compactor.defragment(handle, options)
   }
 
   stats() {

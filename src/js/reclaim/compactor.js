@@ -3,6 +3,8 @@
 // Compacts pools: on demand in one go, and in the background in slices.
 
 const native = require('../core/binding.js')
+const { check } = require('../core/options.js')
+const schemas = require('./options.js')
 
 /** Background compaction starts above this fragmentation. */
 const DEFRAGMENT_ABOVE = 0.5
@@ -45,13 +47,14 @@ class Compactor {
   }
 
   /**
-   * Compacts a pool as far as `caps` allow.
+   * Implements `pool.defragment`.
    *
    * @param {number} pool
-   * @param {import('../types/compaction.js').DefragmentOptions} caps
+   * @param {unknown} options
    * @returns {DefragmentResult}
    */
-  defragment(pool, caps) {
+  defragment(pool, options) {
+    const caps = check('defragment', options, schemas.defragment)
     const began = performance.now()
     const { moves: numbers, moved, stopped: _, failure, ...figures } = native.poolDefragment(pool, caps, this.#viewOf)
     const moves = movesOf(numbers ?? NO_MOVES, moved)

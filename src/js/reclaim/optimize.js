@@ -2,7 +2,8 @@
 
 const native = require('../core/binding.js')
 const { collectGarbage } = require('../core/gc.js')
-const { check, schemas } = require('../core/options.js')
+const { check } = require('../core/options.js')
+const schemas = require('./options.js')
 
 /** How long `optimizeMemory` waits for a slow driver to take memory back. */
 const REAPER_WAIT_MS = 2000

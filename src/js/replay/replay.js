@@ -8,7 +8,7 @@
 const native = require('../core/binding.js')
 const { memoryError } = require('../core/errors.js')
 const { formatBytes } = require('../core/format-bytes.js')
-const { check, invalid, outOfRange, schemas, shown } = require('../core/options.js')
+const { check, invalid, kinds, outOfRange, shown } = require('../core/options.js')
 const { readLog } = require('./event-log.js')
 
 /** A capacity that no log reaches. */
@@ -25,12 +25,39 @@ const FREES = new Set(['free', 'collect'])
 const FAILS = new Set(['fail', 'allocate failure'])
 
 /**
+ * A list of names; null stands for entries without a name.
+ *
+ * @type {import('../core/options.js').Validator<Array<string | null>>}
+ */
+const nameList = (name, value) => {
+  if (!Array.isArray(value)) throw invalid(`${name} must be an array, not ${shown(value)}`)
+  const wrong = value.find((item) => item !== null && typeof item !== 'string')
+  if (wrong !== undefined || value.includes(undefined))
+    throw invalid(`${name} must hold strings and null, not ${shown(wrong)}`)
+  return [...value]
+}
+
+const replayOptions = {
+  capacity: kinds.integer(1),
+  suballocator: kinds.oneOf('tlsf', 'fixed'),
+  blockSize: kinds.integer(1),
+  chunkSize: kinds.integer(1),
+  initialSize: kinds.integer(0),
+  maxSize: kinds.integer(1),
+  alignment: kinds.integer(1),
+  kinds: nameList,
+  pools: nameList,
+  tags: nameList,
+  smallestCapacity: kinds.boolean,
+}
+
+/**
  * @typedef {import('../types/replay.js').ReplayOptions} ReplayOptions
  * @typedef {import('../types/replay.js').ReplayResult} ReplayResult
  * @typedef {import('../native.js').ReplayLayout} ReplayLayout
  * @typedef {import('../native.js').ReplayFailure} ReplayFailure
  * @typedef {import('./event-log.js').Entry} Entry
- * @typedef {Pick<import('../core/options.js').Checked<typeof schemas.replay>, 'kinds' | 'pools' | 'tags'>} Filters
+ * @typedef {Pick<import('../core/options.js').Checked<typeof replayOptions>, 'kinds' | 'pools' | 'tags'>} Filters
  */
 
 /**
@@ -47,7 +74,7 @@ function replayEventLog(log, options) {
     tags,
     smallestCapacity: searched = false,
     ...sizes
-  } = check('replayEventLog', options, schemas.replay)
+  } = check('replayEventLog', options, replayOptions)
   const steps = stepsOf(readLog(log), { kinds, pools, tags })
   const pool = poolOf(sizes, steps.slots)
   const smallest =

@@ -6,7 +6,7 @@ const native = require('../core/binding.js')
 const { AsyncTasks } = require('../core/async-tasks.js')
 const { defineDispose } = require('../core/disposable.js')
 const { memoryError } = require('../core/errors.js')
-const { check, integer, invalid, schemas, shown } = require('../core/options.js')
+const { check, integer, invalid, kinds, shown } = require('../core/options.js')
 
 /** Closes inboxes that were dropped without `close`. */
 const dropped = new FinalizationRegistry((/** @type {number} */ handle) => native.closeInbox(handle))
@@ -34,7 +34,7 @@ class DmaBufInbox {
 
   /** @param {{ signal?: AbortSignal }} [options] */
   async receive(options) {
-    const { signal } = check('receive', options, schemas.receive)
+    const { signal } = check('receive', options, { signal: kinds.signal })
     for (;;) {
       signal?.throwIfAborted()
       if (this.#handle === 0) throw closedError()

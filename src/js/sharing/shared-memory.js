@@ -4,7 +4,10 @@
 
 const native = require('../core/binding.js')
 const { byteLengthOf } = require('../core/buffers.js')
-const { check, integer, invalid, schemas, shown } = require('../core/options.js')
+const { check, integer, invalid, kinds, shown } = require('../core/options.js')
+
+/** The options of `importDmaBuf`. */
+const importOptions = { size: kinds.integer(1), tag: kinds.string }
 
 /**
  * @typedef {object} SharingHost the parts of a manager that sharing calls
@@ -40,7 +43,7 @@ function exportDmaBuf({ handle, allocator, processLimits }, buffer) {
 function importDmaBuf({ handle, allocator, publisher }, fd, options) {
   const manager = handle.open()
   integer('fd', fd, 0, 2 ** 31 - 1)
-  const { size, tag } = check('importDmaBuf', options, schemas.dmaBufImport)
+  const { size, tag } = check('importDmaBuf', options, importOptions)
   try {
     return allocator.allocated(native.importDmaBuf(manager, fd, size, tag))
   } catch (error) {

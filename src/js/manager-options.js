@@ -1,0 +1,41 @@
+'use strict'
+
+const { check, kinds } = require('./core/options.js')
+const { profilingOptions } = require('./profiling/options.js')
+const { cleanup } = require('./reclaim/options.js')
+
+/**
+ * @template T
+ * @typedef {import('./core/options.js').Validator<T>} Validator
+ */
+/**
+ * @template {import('./core/options.js').Schema} S
+ * @typedef {import('./core/options.js').Checked<S>} Checked
+ */
+
+/** @type {import('./types/devices.js').Backend[]} */
+const BACKENDS = ['rknpu', 'rknpu-heap', 'rocket', 'dma-heap', 'simulated']
+
+/** The options of `new MemoryManager`. */
+const managerOptions = {
+  backend: kinds.oneOf('auto', ...BACKENDS),
+  device: kinds.string,
+  simulated: kinds.nested({
+    soc: kinds.string,
+    domainBytes: kinds.integer(1),
+    domains: kinds.integer(0, 2 ** 31 - 1),
+    sramBytes: kinds.integer(0),
+    maxObjects: kinds.integer(1),
+    latencyMs: kinds.milliseconds(60_000),
+  }),
+  slabs: kinds.nested({ threshold: kinds.integer(0), size: kinds.integer(1) }),
+  cleanup: kinds.nested(cleanup),
+  /** @type {Validator<unknown>} `Limits.check` checks it. */
+  limits: (_name, value) => value,
+  debug: kinds.nested({ delayReuse: kinds.integer(0, 1_000_000) }),
+  inspect: kinds.boolean,
+  /** @type {Validator<boolean | Checked<typeof profilingOptions>>} */
+  profiling: (name, value) => (typeof value === 'boolean' ? value : check(name, value, profilingOptions)),
+}
+
+module.exports = { managerOptions }
