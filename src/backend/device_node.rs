@@ -1,4 +1,4 @@
-//! What the backends of real devices share: opening a node, and what a dma-buf fd says of itself.
+//! Helpers of the backends of real devices: opening a node, and inspecting a dma-buf fd.
 
 use std::fs;
 use std::ops::Range;
@@ -18,17 +18,17 @@ use crate::abi::dma_buf;
 use crate::error::{Error, ErrorCode, Result};
 use crate::units::format_bytes;
 
-/// Opens a device node, close-on-exec: a forked child would share the very handles (`docs/design/rknpu.md` §3.6).
+/// Opens a device node, close-on-exec: a forked child would share its handles (`docs/design/rknpu.md` §3.6).
 pub(super) fn open_node(kind: Kind, path: &Path) -> Result<OwnedFd> {
     open(path, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
         .map_err(|errno| open_failed(kind, path, errno, group_of(path).as_deref()))
 }
 
-/// The name of the group that owns `path`.
+/// Finds the name of the group that owns `path`.
 pub(super) fn group_of(path: &Path) -> Option<String> {
     let gid = fs::metadata(path).ok()?.gid();
     let groups = fs::read_to_string("/etc/group").ok()?;
-    // name:password:gid:members
+    // Fields: name:password:gid:members.
     groups.lines().find_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next()?;
@@ -36,21 +36,21 @@ pub(super) fn group_of(path: &Path) -> Option<String> {
     })
 }
 
-/// The file system of dma-bufs since Linux 5.3 ("DMAB").
+/// The magic number of the file system of dma-bufs since Linux 5.3 ("DMAB").
 const DMA_BUF_MAGIC: FsType = FsType(0x444d_4142);
 
-/// What a dma-buf fd says of itself.
+/// The properties of a dma-buf, read from its fd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct DmaBuf {
-    /// Bytes.
+    /// The size in bytes.
     pub(super) size: u64,
-    /// Device and inode number: the same for every fd of one buffer. `None` before Linux 5.3, where all buffers share
-    /// one inode.
+    /// Device and inode number, which are the same for every fd of one buffer. `None` before Linux 5.3, where all
+    /// buffers share one inode.
     pub(super) identity: Option<(u64, u64)>,
 }
 
 impl DmaBuf {
-    /// Refuses what is no dma-buf before any driver sees it, and more than it has.
+    /// Inspects `fd`. Refuses a file that is no dma-buf before a driver sees it, and a size beyond the buffer's end.
     ///
     /// Errors: `ERR_INVALID_ARG_TYPE`, `ERR_OUT_OF_RANGE`.
     pub(super) fn of(fd: BorrowedFd<'_>, wanted: Option<u64>) -> Result<Self> {
@@ -72,7 +72,7 @@ impl DmaBuf {
     fn inspect(fd: BorrowedFd<'_>) -> Result<Self, Errno> {
         let stat = fstat(fd)?;
         let modern = fstatfs(fd)?.filesystem_type() == DMA_BUF_MAGIC;
-        // Older kernels: an anonymous inode with this name.
+        // Older kernels give a dma-buf an anonymous inode with this name.
         let old = || {
             let link = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap_or_default();
             link.as_os_str() == "anon_inode:dmabuf"
@@ -80,7 +80,7 @@ impl DmaBuf {
         if !modern && !old() {
             return Err(Errno::EINVAL);
         }
-        // Only now: on any other file the seek would move its position under its owner.
+        // The seek comes after the check: on any other file it would move the position under the file's owner.
         let size = u64::try_from(lseek(fd, 0, Whence::SeekEnd)?).unwrap_or(0);
         let _ = lseek(fd, 0, Whence::SeekSet);
         match size {
@@ -90,13 +90,13 @@ impl DmaBuf {
     }
 }
 
-/// DMA_BUF_IOCTL_SYNC for a direction: the device's turn begins where a CPU write ends.
+/// DMA_BUF_IOCTL_SYNC for one direction. A CPU write ends where the device's turn starts.
 pub(super) fn sync_dma_buf(fd: BorrowedFd<'_>, direction: Direction) -> Result<(), Errno> {
     match direction {
         Direction::FromDevice => dma_buf::sync(fd, dma_buf::SYNC_START | dma_buf::SYNC_READ),
         Direction::ToDevice => match dma_buf::sync(fd, dma_buf::SYNC_END | dma_buf::SYNC_WRITE) {
-            // udmabuf wants the bracket (`docs/design/rknpu.md` §4.5): an access that never began cannot end. Only
-            // then, because a begin could drop CPU writes in an exporter that does not look at its direction.
+            // udmabuf requires the pair (`docs/design/rknpu.md` §4.5): it refuses the end of an access that never
+            // started. Other exporters get no start, because one that ignores its direction could drop CPU writes.
             Err(Errno::EINVAL) => {
                 dma_buf::sync(fd, dma_buf::SYNC_START | dma_buf::SYNC_WRITE)?;
                 dma_buf::sync(fd, dma_buf::SYNC_END | dma_buf::SYNC_WRITE)
@@ -106,7 +106,7 @@ pub(super) fn sync_dma_buf(fd: BorrowedFd<'_>, direction: Direction) -> Result<(
     }
 }
 
-/// One more fd of the same file, close-on-exec.
+/// Duplicates an fd, close-on-exec.
 pub(super) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
     fd.try_clone_to_owned().map_err(|error| {
         let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
@@ -118,7 +118,7 @@ pub(super) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
     })
 }
 
-/// Refuses a range that is not inside the object: the driver would not (`docs/design/drivers.md` §1.4).
+/// Refuses a range beyond the object; the driver would not refuse it (`docs/design/drivers.md` §1.4).
 pub(super) fn inside(range: Range<u64>, size: u64, call: &'static str) -> Result<Range<u64>> {
     if range.start <= range.end && range.end <= size {
         return Ok(range);
@@ -130,7 +130,7 @@ pub(super) fn inside(range: Range<u64>, size: u64, call: &'static str) -> Result
     .syscall(call, Errno::EINVAL as i32))
 }
 
-/// An object whose address is not what was asked for is useless, and was undone.
+/// The error for an object whose address has the wrong alignment. The caller has destroyed the object.
 pub(super) fn misplaced(address: u64, alignment: u64) -> Error {
     Error::new(
         ErrorCode::Unsupported,
@@ -146,7 +146,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     #[test]
-    fn what_is_no_dma_buf_is_refused_and_left_alone() {
+    fn a_file_that_is_no_dma_buf_is_refused_and_keeps_its_position() {
         use std::io::{Read, Seek, Write};
         let path = std::env::temp_dir().join(format!("rkllm-node-{}", std::process::id()));
         fs::write(&path, b"0123456789").unwrap();
@@ -155,7 +155,7 @@ mod tests {
         file.read_exact(&mut two).unwrap();
         let error = DmaBuf::of(file.as_fd(), None).unwrap_err();
         assert_eq!((error.code(), error.errno()), (ErrorCode::InvalidArgType, Some(libc::EINVAL)));
-        assert_eq!(file.stream_position().unwrap(), 2, "its position was moved");
+        assert_eq!(file.stream_position().unwrap(), 2, "the seek moved the file's position");
         file.write_all(b"x").unwrap();
         fs::remove_file(path).unwrap();
     }

@@ -1,8 +1,8 @@
 //! The kernel's DMA-BUF heaps, mainline's and the vendor's (`docs/design/rknpu.md` §4).
 //!
-//! A heap's buffer has no device address until some driver maps it: this backend's memory is for passing to the NPU
-//! runtime as an fd. The system heap takes any length it is asked for and lets the OOM killer answer, so the caller
-//! bounds sizes by the RAM there is.
+//! A heap's buffer has no device address until a driver maps it: programs pass this backend's memory to the NPU runtime
+//! as an fd. The system heap accepts any length and leaves it to the OOM killer, so the caller limits sizes by the
+//! available RAM.
 
 use std::fs;
 use std::ops::Range;
@@ -27,24 +27,24 @@ use crate::sys::mapping::Mapping;
 use crate::sys::page::page_size;
 use crate::sys::proc::Proc;
 
-/// What `/proc/PID/fdinfo` and the kernel's list of dma-bufs call our buffers.
+/// The name of our buffers in `/proc/PID/fdinfo` and in the kernel's list of dma-bufs.
 const BUFFER_NAME: &std::ffi::CStr = c"rkllm-memory";
 const _: () = assert!(BUFFER_NAME.count_bytes() <= NAME_MAX);
 
-/// See the module's header.
+/// An open heap. See the [module](self).
 #[derive(Debug)]
 pub struct DmaHeap {
     info: DeviceInfo,
     heap: OwnedFd,
-    /// Its sibling without CPU caches, where the kernel has one.
+    /// The sibling heap without CPU caches; `None` if the kernel has none.
     uncached: Option<OwnedFd>,
     vendor: Vendor,
     contiguous: bool,
     objects: ObjectTable<(u64, u64), OwnedFd>,
 }
 
-/// Every heap under `dev`, best default first: scattered memory is plentiful and what an IOMMU wants, then contiguous
-/// areas; cached before uncached, full reach before 32 bits.
+/// Lists every heap under `dev`, best default first: scattered memory, which is plentiful and suits an IOMMU, before
+/// contiguous areas; cached before uncached; full reach before 32 bits.
 pub fn heaps(dev: &Path) -> Vec<PathBuf> {
     let list = |folder: &str| -> Vec<PathBuf> {
         fs::read_dir(dev.join(folder))
@@ -76,12 +76,12 @@ fn vendor_of(path: &Path) -> Vendor {
     }
 }
 
-/// The system heaps are scattered; every other name is that of a CMA area (`docs/design/rknpu.md` §4.1).
+/// The system heaps give scattered memory; every other heap is a CMA area (`docs/design/rknpu.md` §4.1).
 fn is_contiguous(name: &str) -> bool {
     !name.starts_with("system")
 }
 
-/// "system" → "system-uncached", "cma-dma32" → "cma-uncached-dma32"; `None` for one that is uncached itself.
+/// "system" → "system-uncached", "cma-dma32" → "cma-uncached-dma32"; `None` for an uncached heap.
 fn uncached_sibling(path: &Path) -> Option<PathBuf> {
     let name = name_of(path);
     if name.contains("uncached") {
@@ -93,7 +93,8 @@ fn uncached_sibling(path: &Path) -> Option<PathBuf> {
     }))
 }
 
-/// Read-only is enough to allocate, and all that some rules allow (`docs/design/rknpu.md` §4.1).
+/// Opens a heap read-only, which suffices to allocate and is all that some udev rules allow (`docs/design/rknpu.md`
+/// §4.1).
 fn open_heap(path: &Path) -> Result<OwnedFd> {
     open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
         .map_err(|errno| open_failed(Kind::DmaHeap, path, errno, group_of(path).as_deref()))
@@ -146,7 +147,7 @@ impl DmaHeap {
         Context::of(&self.info, self.objects.held())
     }
 
-    /// The heap itself is uncached.
+    /// Reports whether the heap itself is uncached.
     fn is_uncached(&self) -> bool {
         self.info.path.as_deref().is_some_and(|path| name_of(path).contains("uncached"))
     }
@@ -185,7 +186,7 @@ impl Backend for DmaHeap {
         };
         let fd = alloc(heap.as_fd(), self.vendor, request.size)
             .map_err(|errno| translate(Call::Create, errno, &self.at().request(request)))?;
-        // A name is a courtesy; kernels before 5.3 have none.
+        // The name is only informative; kernels before 5.3 support none.
         let _ = set_name(fd.as_fd(), BUFFER_NAME);
         let buffer = DmaBuf::of(fd.as_fd(), None)?;
         let object = Object {
@@ -196,7 +197,7 @@ impl Backend for DmaHeap {
             domain: None,
             cacheable: request.cacheable,
             contiguous: self.contiguous,
-            zeroed: true, // every heap clears (`docs/design/rknpu.md` §4.2)
+            zeroed: true, // every heap clears its buffers (`docs/design/rknpu.md` §4.2)
             imported: false,
         };
         Ok(self.objects.insert(buffer.identity, fd, object))
@@ -219,7 +220,7 @@ impl Backend for DmaHeap {
             zeroed: false,
             imported: true,
         };
-        // A loser of a race is just closed.
+        // If another thread imported the buffer first, this fd closes.
         let (object, _loser) = self.objects.insert_import(buffer.identity, own, object);
         Ok(object)
     }
@@ -233,8 +234,8 @@ impl Backend for DmaHeap {
         })
     }
 
-    /// The whole buffer, whatever the range. The heaps sync for the devices that have mapped the buffer: before the
-    /// NPU's driver has, there is nobody to sync with (`docs/design/rknpu.md` §3.7).
+    /// Syncs the whole buffer for any range. A heap syncs for the devices that have mapped the buffer; before the NPU's
+    /// driver has mapped it, the call does nothing (`docs/design/rknpu.md` §3.7).
     fn sync(&self, object: Handle, direction: Direction, range: Range<u64>) -> Result<()> {
         self.objects.with(object, "DMA_BUF_IOCTL_SYNC", |fd, object| {
             if inside(range, object.size, "DMA_BUF_IOCTL_SYNC")?.is_empty() {
@@ -295,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_heap_that_is_not_one_is_refused() {
+    fn a_file_that_is_no_heap_is_refused() {
         let error = DmaHeap::open(Path::new("/dev/null"), None).unwrap_err();
         assert_eq!(error.code(), ErrorCode::DeviceNotFound);
     }

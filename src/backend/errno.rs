@@ -1,7 +1,7 @@
-//! What an errno of each call means, by cause and not by name (`docs/design/rknpu.md` §2.5 and §7).
+//! Errors for the errnos of each call, by cause rather than by name (`docs/design/rknpu.md` §2.5 and §7).
 //!
-//! The vendor's driver says EFAULT for a full address space and EINVAL for a full CMA area, so the text of the errno is
-//! the last thing to show anybody. [`translate`] needs no backend: the fault-injecting decorator goes through it too.
+//! The vendor's driver returns EFAULT for a full address space and EINVAL for a full CMA area, so the text of an errno
+//! would mislead a user. [`translate`] needs no backend; the fault-injecting decorator uses it too.
 
 use std::fs;
 use std::io;
@@ -14,14 +14,14 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::sys::proc::Proc;
 use crate::units::{format_bytes, GIB};
 
-/// Which call of a backend failed.
+/// The call of a backend that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Call {
-    /// Making an object.
+    /// Creating an object.
     Create,
-    /// Taking in a dma-buf.
+    /// Importing a dma-buf.
     Import,
-    /// Asking where to map (MEM_MAP).
+    /// Querying the mmap offset (MEM_MAP).
     Map,
     /// `mmap` itself.
     Mmap,
@@ -29,14 +29,14 @@ pub enum Call {
     Sync,
     /// Cache maintenance of a dma-buf, by its exporter.
     SyncDmaBuf,
-    /// Making a dma-buf fd.
+    /// Exporting a dma-buf fd.
     Export,
-    /// Giving an object back.
+    /// Destroying an object.
     Destroy,
 }
 
 impl Call {
-    /// What the kernel calls it.
+    /// The kernel's name of the call.
     pub const fn name(self, kind: Kind) -> &'static str {
         match (self, kind) {
             (Call::Create, Kind::DmaHeap) => "DMA_HEAP_IOCTL_ALLOC",
@@ -59,33 +59,33 @@ impl Call {
     }
 }
 
-/// What was being done, for the figures.
+/// The circumstances of a failed call, for the figures in its message.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
     /// The device.
     pub info: &'a DeviceInfo,
-    /// Bytes it was about; 0 where it was not about bytes.
+    /// Bytes that the call concerned; 0 if it concerned none.
     pub bytes: u64,
-    /// IOMMU domain.
+    /// The IOMMU domain.
     pub domain: u32,
-    /// SRAM was wanted.
+    /// Whether the request wanted SRAM.
     pub sram: bool,
-    /// Objects that exist through this backend, and their bytes where those are known.
+    /// Objects of this backend, and their bytes if known.
     pub held: (usize, Option<u64>),
 }
 
 impl<'a> Context<'a> {
-    /// Something on this device.
+    /// A context for a call on this device.
     pub fn of(info: &'a DeviceInfo, held: (usize, Option<u64>)) -> Self {
         Self { info, bytes: 0, domain: 0, sram: false, held }
     }
 
-    /// It was about so many bytes.
+    /// Sets the bytes.
     pub fn bytes(self, bytes: u64) -> Self {
         Self { bytes, ..self }
     }
 
-    /// It was a create.
+    /// Sets the figures of a create.
     pub fn request(self, request: &Request) -> Self {
         let sram = request.placement == Placement::TrySram;
         Self { bytes: request.size, domain: request.domain, sram, ..self }
@@ -99,7 +99,7 @@ impl<'a> Context<'a> {
     }
 }
 
-/// The refusal behind `errno`.
+/// Translates `errno` into an error with cause, figures and a hint.
 pub fn translate(call: Call, errno: Errno, at: &Context<'_>) -> Error {
     let error = match errno {
         Errno::EMFILE | Errno::ENFILE => too_many_fds(errno),
@@ -107,7 +107,7 @@ pub fn translate(call: Call, errno: Errno, at: &Context<'_>) -> Error {
             mmap_failed(&io::Error::from_raw_os_error(errno as i32), at.bytes)
         }
         Errno::ENODEV | Errno::ENXIO => {
-            Error::new(ErrorCode::DeviceLost, format!("the {} device went away: {}", at.info.kind, errno.desc()))
+            Error::new(ErrorCode::DeviceLost, format!("the {} device is gone: {}", at.info.kind, errno.desc()))
                 .hint("make a new manager once the driver is back; see the kernel's log (dmesg)")
         }
         _ => match call {
@@ -128,10 +128,10 @@ pub fn translate(call: Call, errno: Errno, at: &Context<'_>) -> Error {
 fn create_failed(errno: Errno, at: &Context<'_>) -> Error {
     let info = at.info;
     match (info.kind, errno) {
-        // No free fd slot is EFAULT in the misc flavour (§2.5).
+        // The misc flavour returns EFAULT if no fd slot is free (§2.5).
         (Kind::RknpuHeap, Errno::EFAULT) => too_many_fds(errno),
         (Kind::Rknpu | Kind::Simulated, Errno::EFAULT) if info.iommu => domain_full(at),
-        // The SRAM path says ENOMEM for the same thing (§2.5).
+        // The SRAM path returns ENOMEM for the same cause (§2.5).
         (Kind::Rknpu | Kind::Simulated, Errno::ENOMEM) if info.iommu && at.sram => domain_full(at),
         (Kind::Rocket, Errno::ENOSPC) => domain_full(at),
         (Kind::Rknpu | Kind::Simulated, Errno::EINVAL) if !info.iommu => contiguous_memory_full(at),
@@ -163,7 +163,7 @@ fn import_failed(errno: Errno, at: &Context<'_>) -> Error {
 fn sync_failed(call: Call, errno: Errno, at: &Context<'_>) -> Error {
     let info = at.info;
     match (info.kind, errno) {
-        // Our arguments are of the driver's own making: what is left is the switch to the object's domain (§2.5).
+        // The library's arguments are valid, so the switch to the object's domain remains as the cause (§2.5).
         (Kind::Rknpu | Kind::Simulated, Errno::EINVAL) if info.domains > 1 => domain_busy(at),
         (Kind::Rocket, Errno::ETIMEDOUT | Errno::EBUSY) => {
             Error::new(ErrorCode::DeviceIo, "the NPU still writes the buffer: the wait for it timed out")
@@ -235,7 +235,7 @@ fn ram_full(at: &Context<'_>) -> Error {
     }
 }
 
-/// Another process holds the device in another domain; also what an import says that never met domain 0.
+/// The error for a device that another process holds in another domain, and for an import that never found domain 0.
 pub(super) fn domain_busy(at: &Context<'_>) -> Error {
     Error::new(
         ErrorCode::DomainBusy,
@@ -252,7 +252,7 @@ fn unexpected(call: Call, errno: Errno, at: &Context<'_>) -> Error {
     let what = if at.bytes > 0 { format!("{name} of {}", format_bytes(at.bytes)) } else { name.to_owned() };
     let error = Error::new(ErrorCode::DeviceIo, format!("{what} failed: {errno}; {}", at.here()));
     match errno {
-        Errno::ENOTTY => error.hint("the node does not speak this driver's language: was the driver replaced?"),
+        Errno::ENOTTY => error.hint("the node does not know this driver's ioctls: was the driver replaced?"),
         _ => error.hint("the kernel's log may say more (dmesg)"),
     }
 }
@@ -262,10 +262,10 @@ fn is_system_heap(info: &DeviceInfo) -> bool {
     name.is_some_and(|name| name.starts_with("system"))
 }
 
-/// EMFILE and ENFILE with the count that ran into the wall.
+/// The error for EMFILE and ENFILE, with the count and its bound.
 pub(super) fn too_many_fds(errno: Errno) -> Error {
     if errno == Errno::ENFILE {
-        // file-nr: open files, 0, the bound. Root is exempt from it (§7), so the figures can look impossible.
+        // file-nr: open files, 0, the bound. Root is exempt from the bound (§7), so the figures can look impossible.
         let figures = fs::read_to_string("/proc/sys/fs/file-nr").ok().and_then(|text| {
             let mut numbers = text.split_whitespace().map(|number| number.parse::<u64>().ok());
             Some((numbers.next()??, numbers.nth(1)??))
@@ -291,13 +291,13 @@ pub(super) fn too_many_fds(errno: Errno) -> Error {
     error.hint("raise RLIMIT_NOFILE (ulimit -n), free buffers, or make fewer and larger ones")
 }
 
-/// A device node could not be opened. `group` is the one that owns the node, where there is such a group.
+/// The error for a device node that could not be opened. `group` is the group that owns the node, if it has a name.
 pub(super) fn open_failed(kind: Kind, path: &Path, errno: Errno, group: Option<&str>) -> Error {
     let shown = path.display();
     let error = match errno {
         Errno::EACCES | Errno::EPERM => {
             let error =
-                Error::new(ErrorCode::DevicePermission, format!("{shown} is there and this user may not open it"));
+                Error::new(ErrorCode::DevicePermission, format!("{shown} exists, but this user may not open it"));
             error.hint(match group {
                 Some(group) if group != "root" => format!("add the user to the group \"{group}\" and log in again"),
                 _ => udev_rule(kind, path),
@@ -305,7 +305,7 @@ pub(super) fn open_failed(kind: Kind, path: &Path, errno: Errno, group: Option<&
         }
         Errno::ENOENT => Error::new(ErrorCode::DeviceNotFound, format!("{shown} does not exist")),
         Errno::ENODEV | Errno::ENXIO => {
-            Error::new(ErrorCode::DeviceNotFound, format!("{shown} is there and no driver answers"))
+            Error::new(ErrorCode::DeviceNotFound, format!("{shown} exists, but no driver answers"))
         }
         Errno::EMFILE | Errno::ENFILE => too_many_fds(errno),
         _ => Error::new(ErrorCode::DeviceIo, format!("opening {shown} failed: {errno}")),
@@ -313,7 +313,7 @@ pub(super) fn open_failed(kind: Kind, path: &Path, errno: Errno, group: Option<&
     error.syscall("open", errno as i32).path(path)
 }
 
-/// Nodes that no default udev rule gives to a group (`docs/design/rknpu.md` §1.3).
+/// A rule for nodes that default udev rules give to no group (`docs/design/rknpu.md` §1.3).
 fn udev_rule(kind: Kind, path: &Path) -> String {
     let rule = match kind {
         Kind::DmaHeap if path.parent().is_some_and(|folder| folder.ends_with("rk_dma_heap")) => {
@@ -327,8 +327,8 @@ fn udev_rule(kind: Kind, path: &Path) -> String {
     format!("add a udev rule ({rule} in /etc/udev/rules.d/99-npu.rules) and be in that group")
 }
 
-/// The backstop of every backend: what no driver may be asked, because some crash (`docs/design/drivers.md` §1.2). True
-/// bounds are the caller's business.
+/// Refuses requests that no driver may get, because some drivers crash on them (`docs/design/drivers.md` §1.2). The
+/// caller checks the device's true limits.
 pub(super) fn check(request: &Request, page: u64) -> Result<()> {
     let sane = request.size > 0
         && request.size.is_multiple_of(page)
@@ -368,14 +368,14 @@ mod tests {
 
     fn code(info: &DeviceInfo, call: Call, errno: Errno) -> ErrorCode {
         let error = translate(call, errno, &Context::of(info, (3, Some(MIB))).bytes(MIB));
-        assert!(error.details().hint.is_some(), "{call:?} {errno} has no remedy: {error}");
+        assert!(error.details().hint.is_some(), "{call:?} {errno} has no hint: {error}");
         assert_eq!(error.errno(), Some(errno as i32));
         assert_eq!(error.details().syscall, Some(call.name(info.kind)));
         error.code()
     }
 
     #[test]
-    fn the_same_errno_means_what_caused_it() {
+    fn one_errno_has_several_causes() {
         use ErrorCode::*;
         let iommu = device(Kind::Rknpu, true, 16);
         let one_domain = device(Kind::Rknpu, true, 1);
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forbidden_node_says_whom_to_ask() {
+    fn a_forbidden_node_names_its_group_or_a_udev_rule() {
         let refused = |kind, path: &str, group| {
             let error = open_failed(kind, Path::new(path), Errno::EACCES, group);
             assert_eq!(error.code(), ErrorCode::DevicePermission);
@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn no_driver_sees_a_senseless_request() {
+    fn a_senseless_request_reaches_no_driver() {
         let request = |size, alignment| Request {
             size,
             alignment,

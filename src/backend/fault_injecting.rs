@@ -1,7 +1,7 @@
-//! Backends around backends.
+//! A decorator that makes the nth call of a kind fail.
 //!
-//! [`FaultInjecting`] makes the nth call of a kind fail with an errno, translated as the device's own would be: so
-//! every path that starts with a driver's refusal can be walked without a driver.
+//! [`FaultInjecting`] answers with an errno that is translated as the device's own would be. So a test can follow every
+//! path that starts with a driver's refusal, without a driver.
 
 use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -16,28 +16,29 @@ use crate::handle::Handle;
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::mapping::Mapping;
 
-/// One failure to come.
+/// A scheduled failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Which call. [`Backend::map`] meets both [`Call::Map`] and [`Call::Mmap`], [`Backend::sync`] both its kinds.
+    /// The kind of call. [`Backend::map`] counts as [`Call::Map`] and [`Call::Mmap`], [`Backend::sync`] as both its
+    /// kinds.
     pub call: Call,
-    /// Which of them, counted from when the fault is added: 1 is the next.
+    /// The number of the call, counted from when the fault is added: 1 is the next.
     pub nth: u64,
-    /// What the kernel is to say.
+    /// The errno of the kernel.
     pub errno: i32,
-    /// Whether the call is made all the same, and only its success denied. True to life for a destroy: the driver gives
-    /// up an object that it failed to free. An object or fd made this way is undone.
+    /// Performs the call and denies only its success. A driver does so in a destroy: it gives up an object that it
+    /// failed to free. An object or fd that the call created is undone.
     pub performed: bool,
 }
 
 impl Fault {
-    /// The `nth` such call from now on fails and is not made; a destroy is, so that its object is gone.
+    /// Schedules a failure of the `nth` such call. The call is not performed, except for a destroy.
     pub fn new(call: Call, nth: u64, errno: i32) -> Self {
         Self { call, nth, errno, performed: call == Call::Destroy }
     }
 }
 
-/// See the module's header.
+/// A backend with scheduled failures. See the [module](self).
 #[derive(Debug)]
 pub struct FaultInjecting {
     inner: Arc<dyn Backend>,
@@ -45,17 +46,17 @@ pub struct FaultInjecting {
 }
 
 impl FaultInjecting {
-    /// Around `inner`, without faults.
+    /// Wraps `inner`, without faults.
     pub fn new(inner: Arc<dyn Backend>) -> Self {
         Self { inner, faults: Mutex::default() }
     }
 
-    /// Adds a failure to come.
+    /// Schedules a failure.
     pub fn fail(&self, fault: Fault) {
         self.faults().push(fault);
     }
 
-    /// Failures that have not happened yet.
+    /// Counts the failures that have not happened yet.
     pub fn pending(&self) -> usize {
         self.faults().len()
     }
@@ -64,7 +65,7 @@ impl FaultInjecting {
         self.faults.lock()
     }
 
-    /// Counts one call of any of `calls`; the fault that is due with it.
+    /// Counts one call of any of `calls`, and takes the fault that is due.
     fn due(&self, calls: &[Call]) -> Option<Fault> {
         let mut faults = self.faults();
         let mut due = None;
@@ -77,7 +78,7 @@ impl FaultInjecting {
                 return true;
             }
             if due.is_some() {
-                fault.nth = 1; // one failure a call: the other one's turn is next
+                fault.nth = 1; // one failure a call: the other one follows with the next
                 return true;
             }
             due = Some(*fault);
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_destroy_has_happened_or_not_as_told() {
+    fn a_failed_destroy_is_performed_or_not_as_scheduled() {
         let device = device();
         let (a, b) = (device.create(&Request::plain(1)).unwrap(), device.create(&Request::plain(1)).unwrap());
         device.fail(Fault::new(Call::Destroy, 1, libc::EINVAL));
@@ -187,7 +188,7 @@ mod tests {
         assert_eq!(device.destroy(a.handle).unwrap_err().code(), ErrorCode::DomainBusy);
         assert_eq!(device.live(), 1);
         assert_eq!(device.destroy(b.handle).unwrap_err().code(), ErrorCode::DeviceIo);
-        assert_eq!(device.live(), 1, "not performed");
+        assert_eq!(device.live(), 1, "the destroy was not performed");
     }
 
     #[test]

@@ -1,11 +1,15 @@
-//! The seam between the manager and the kernels: trait [`Backend`], one body for each kernel interface.
+//! The interface between the manager and the kernels: trait [`Backend`], with one implementation for each kernel
+//! interface.
 //!
-//! A backend owns its device node and a table of its kernel objects. What leaves it is an [`Object`]: facts and a
+//! Imports `abi`, `sys` and the rooms below them; it knows no pool and no policy.
+//!
+//! A backend owns its device node and a table of its kernel objects. It returns an [`Object`]: facts and a
 //! generation-checked handle, never a GEM handle, a file descriptor number or a kernel pointer. A stale handle is
-//! `ERR_DEVICE_IO` with EINVAL, not a use-after-free in the kernel (`docs/design/rknpu.md` §3.6, `obj_addr`).
+//! `ERR_DEVICE_IO` with EINVAL, not a use-after-free in the kernel (`docs/design/rknpu.md` §3.6).
 //!
-//! Backends are honest and simple: they make one kernel object for one request, undo what they did when a later step
-//! fails, and translate errno by cause. Policy (bounds, zeroing, accounting, retries) lives above.
+//! A backend creates one kernel object for one request, undoes its steps when a later one fails, and translates errnos
+//! by cause. Policy (limits, zeroing, accounting, retries) belongs to the rooms above. `docs/design/drivers.md` §6 has
+//! the rules.
 
 mod device_node;
 pub mod dma_heap;
@@ -32,7 +36,7 @@ use crate::sys::page::page_size;
 use crate::sys::proc::Proc;
 use crate::units::format_bytes;
 
-/// Which kernel interface.
+/// The kinds of kernel interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Vendor driver, DRM GEM flavour: `/dev/dri/renderD*` whose DRM name is `rknpu`.
@@ -43,15 +47,15 @@ pub enum Kind {
     Rocket,
     /// The kernel's DMA-BUF heaps: `/dev/dma_heap/<name>`, `/dev/rk_dma_heap/<name>`.
     DmaHeap,
-    /// No NPU: memfd-backed, with the same rules, limits and errors as the real ones.
+    /// A simulated device on memfds, with the rules, limits and errors of the real ones.
     Simulated,
 }
 
 impl Kind {
-    /// Every kind, best first.
+    /// All kinds, best first.
     pub const ALL: &'static [Kind] = &[Kind::Rknpu, Kind::RknpuHeap, Kind::Rocket, Kind::DmaHeap, Kind::Simulated];
 
-    /// The name that JavaScript uses.
+    /// The name in JavaScript.
     pub const fn as_str(self) -> &'static str {
         match self {
             Kind::Rknpu => "rknpu",
@@ -62,7 +66,7 @@ impl Kind {
         }
     }
 
-    /// The kind of that name.
+    /// Parses the name in JavaScript.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|kind| kind.as_str() == name)
     }
@@ -74,60 +78,60 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What an opened device is. What cannot be known is `None`, never a guess.
+/// The properties of an opened device. An unknown property is `None`, never a guess.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeviceInfo {
-    /// The kernel interface it was opened through.
+    /// The kernel interface.
     pub kind: Kind,
-    /// Device node; `None` for the simulated one.
+    /// The device node; `None` for the simulated device.
     pub path: Option<PathBuf>,
-    /// From the device tree, e.g. "rk3588".
+    /// The SoC from the device tree, e.g. "rk3588".
     pub soc: Option<String>,
-    /// e.g. "0.9.8".
+    /// The driver's version, e.g. "0.9.8".
     pub driver_version: Option<String>,
-    /// NPU cores, from the SoC.
+    /// The number of NPU cores of the SoC.
     pub npu_cores: Option<u32>,
-    /// Whether the NPU sees memory through an IOMMU.
+    /// Whether the NPU accesses memory through an IOMMU.
     pub iommu: bool,
-    /// IOMMU domains a caller may choose from; 0 without an IOMMU.
+    /// The number of IOMMU domains; 0 without an IOMMU.
     pub domains: u32,
-    /// What one domain can address (bytes), or without an IOMMU the contiguous memory there is. 0: not known.
+    /// The bytes that one domain addresses; without an IOMMU, the bytes of contiguous memory; 0 if unknown.
     pub domain_bytes: u64,
-    /// On-chip SRAM the driver may hand out, in bytes.
+    /// On-chip SRAM that the driver may allocate, in bytes.
     pub sram_total: u64,
 }
 
-/// Where the bytes should lie.
+/// The placement of an object's bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Placement {
     /// Main memory.
     #[default]
     Dram,
-    /// On-chip SRAM as far as it goes, the rest in main memory.
+    /// On-chip SRAM as far as it suffices, the rest in main memory.
     TrySram,
 }
 
-/// One kernel object to be made.
+/// A request for one kernel object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// Bytes: whole pages, at least one, within the device's reach. The caller has checked that.
+    /// Bytes: whole pages, at least one, within the device's reach. The caller has checked them.
     pub size: u64,
     /// Alignment of the CPU and the device address, in bytes: a power of two, at least a page.
     pub alignment: u64,
-    /// CPU-cached mapping; needs [`Backend::sync`].
+    /// CPU-cached mapping, which requires [`Backend::sync`].
     pub cacheable: bool,
-    /// Physically contiguous.
+    /// Physically contiguous memory.
     pub contiguous: bool,
-    /// Where the bytes should lie.
+    /// The placement of the bytes.
     pub placement: Placement,
-    /// IOMMU domain.
+    /// The IOMMU domain.
     pub domain: u32,
-    /// NPU cores that will use it, as a bit mask; 0 leaves it to the driver.
+    /// Bit mask of the NPU cores that will use the object; 0 leaves the choice to the driver.
     pub core_mask: u32,
 }
 
 impl Request {
-    /// `size` cached bytes from anywhere, in domain 0.
+    /// A request for `size` cached bytes in domain 0, scattered or not.
     pub fn plain(size: u64) -> Self {
         Self {
             size,
@@ -141,30 +145,30 @@ impl Request {
     }
 }
 
-/// A kernel object as its backend describes it.
+/// A kernel object, as its backend describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
-    /// Names it to its backend.
+    /// Identifies the object to its backend.
     pub handle: Handle,
-    /// Bytes: whole pages.
+    /// The size in bytes, in whole pages.
     pub size: u64,
-    /// Address that the NPU sees; `None` where the backend gives none.
+    /// The NPU's address; `None` if the backend gives none.
     pub device_address: Option<u64>,
-    /// Bytes of it that lie in SRAM.
+    /// Bytes of the object that lie in SRAM.
     pub sram: u64,
-    /// IOMMU domain its address belongs to; `None` without an IOMMU.
+    /// The IOMMU domain of the address; `None` without an IOMMU.
     pub domain: Option<u32>,
-    /// CPU-cached mapping.
+    /// Whether the mapping is CPU-cached.
     pub cacheable: bool,
-    /// Physically contiguous, as far as the driver says.
+    /// Whether the memory is physically contiguous, as far as the driver says.
     pub contiguous: bool,
-    /// The kernel provably hands it out as zero pages; where it does not, the caller zeroes.
+    /// Whether the kernel provably hands out zero pages. If not, the caller zeroes them.
     pub zeroed: bool,
-    /// It came from [`Backend::import`].
+    /// Whether [`Backend::import`] created the object.
     pub imported: bool,
 }
 
-/// Which side's writes are made visible to the other.
+/// The direction of cache maintenance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// The CPU wrote, the device will read: clean the caches.
@@ -173,57 +177,57 @@ pub enum Direction {
     FromDevice,
 }
 
-/// What a device says of itself right now. Bytes; `None` where it says nothing.
+/// The device's current figures in bytes; `None` where the device has no figure.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gauges {
-    /// SRAM nobody uses.
+    /// Free SRAM.
     pub sram_free: u64,
-    /// What of the domain (of the CMA area) nobody uses, where the backend keeps the book itself.
+    /// Free bytes of the domain (of the CMA area); `None` if the backend does not track them.
     pub free: Option<u64>,
-    /// The largest piece that a domain could still give, where the backend keeps the book itself.
+    /// The largest free piece of the domain; `None` if the backend does not track it.
     pub largest_free: Option<u64>,
 }
 
 /// One kernel interface to NPU memory.
 ///
-/// Every method may block for as long as the driver does (a domain switch waits up to 6 s). No method panics; none
-/// leaves anything behind when it fails.
+/// Every method may block for as long as the driver does (a domain switch waits up to 6 s). No method panics, and a
+/// failed one leaves nothing behind.
 pub trait Backend: Send + Sync + fmt::Debug {
-    /// What was opened.
+    /// The properties of the opened device.
     fn info(&self) -> &DeviceInfo;
 
-    /// Makes a kernel object.
+    /// Creates a kernel object.
     ///
     /// Errors: `ERR_IOVA_EXHAUSTED`, `ERR_OUT_OF_MEMORY`, `ERR_DOMAIN_BUSY`, `ERR_TOO_MANY_FDS`, `ERR_UNSUPPORTED`,
     /// `ERR_DEVICE_LOST`, `ERR_DEVICE_IO`.
     fn create(&self, request: &Request) -> Result<Object>;
 
-    /// Makes somebody else's dma-buf visible to the device. `fd` stays the caller's. Importing the same dma-buf again
-    /// gives an [`Object`] with the same handle; each import needs its own [`destroy`](Self::destroy).
-    /// `size` bounds the bytes used; `None` takes all of it.
+    /// Imports a foreign dma-buf for the device. The caller keeps `fd`. Importing the same dma-buf again gives an
+    /// [`Object`] with the same handle; each import needs its own [`destroy`](Self::destroy). `size` limits the bytes
+    /// to use; `None` uses the whole buffer.
     fn import(&self, fd: BorrowedFd<'_>, size: Option<u64>) -> Result<Object>;
 
-    /// Maps the whole object, readable and writable, at a CPU address that is a multiple of `alignment`
-    /// (a power of two; below a page means a page).
+    /// Maps the whole object, readable and writable, at a CPU address that is a multiple of `alignment` (a power of
+    /// two; less than a page means a page).
     fn map(&self, object: Handle, alignment: u64) -> Result<Mapping>;
 
-    /// Cache maintenance of `range` (bytes from the object's start, within it). Does nothing where nothing is needed.
+    /// Maintains the caches for `range` (bytes from the object's start, within it). Does nothing on coherent memory.
     fn sync(&self, object: Handle, direction: Direction, range: Range<u64>) -> Result<()>;
 
-    /// A new close-on-exec dma-buf fd over the whole object.
+    /// Exports the whole object as a new close-on-exec dma-buf fd.
     fn export(&self, object: Handle) -> Result<OwnedFd>;
 
-    /// Gives the object back. Its handle is dead afterwards even when the driver failed: a destroy is never retried.
+    /// Destroys the object. Its handle is dead afterwards even if the driver failed: a destroy is never retried.
     fn destroy(&self, object: Handle) -> Result<()>;
 
-    /// What the device says of itself right now.
+    /// Reads the device's current figures.
     fn gauges(&self, domain: u32) -> Gauges;
 
-    /// Kernel objects that exist through this backend.
+    /// Counts the kernel objects of this backend.
     fn live(&self) -> usize;
 }
 
-/// `mmap` of `size` bytes failed: ENOMEM is the map count as often as it is memory, and the figures tell which.
+/// The error for a failed `mmap` of `size` bytes. ENOMEM means the map count as often as memory; the figures decide.
 pub(crate) fn mmap_failed(error: &io::Error, size: u64) -> Error {
     let errno = error.raw_os_error().unwrap_or(0);
     if errno != libc::ENOMEM {
@@ -231,7 +235,7 @@ pub(crate) fn mmap_failed(error: &io::Error, size: u64) -> Error {
         return Error::new(ErrorCode::DeviceIo, message).requested(size).syscall("mmap", errno);
     }
     match Proc::default().maps() {
-        // The kernel counts a mapping or two that `maps` does not show.
+        // The kernel counts one or two mappings that `maps` does not show.
         Some(maps) if maps.used + 4 >= maps.max => Error::new(
             ErrorCode::TooManyMaps,
             format!("this process has {} mappings and may have {}", maps.used, maps.max),

@@ -1,13 +1,12 @@
 //! The table of a backend's kernel objects.
 //!
-//! Two kinds of lock, never mixed up. The table's mutex is held for look-ups and counts only, never across a syscall.
-//! Each object has a lock of its own: calls that hand its kernel names to the driver hold it shared, its end takes it
-//! exclusively. So a sync under way on one thread cannot meet a destroy on another, which in the vendor's driver would
-//! be a use-after-free in the kernel (`docs/design/rknpu.md` §3.6, `obj_addr`), and a slow driver delays nobody but the
-//! users of the very object.
+//! It has two kinds of lock. The table's mutex covers look-ups and counts only, never a system call. Each object has a
+//! lock of its own: calls that pass its kernel names to the driver share the lock, and its destroy takes the lock
+//! exclusively. So a sync on one thread cannot meet a destroy on another, which would be a use-after-free in the
+//! vendor's driver (`docs/design/rknpu.md` §3.6), and a slow driver delays only the users of that object.
 //!
-//! An object that was made or imported n times ends with its nth release. `K` tells that an import is an object
-//! already in the table.
+//! An object that was created or imported n times ends with its nth release. The key `K` identifies an import of an
+//! object that is in the table already.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -20,7 +19,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
 use crate::sync::{Mutex, MutexGuard, RwLock};
 
-/// See the module's header. `T` is what the kernel calls the object.
+/// A table of objects. `T` is the kernel's name of an object, `K` the key that identifies imports.
 #[derive(Debug)]
 pub(super) struct ObjectTable<K, T> {
     objects: Mutex<Objects<K, T>>,
@@ -35,7 +34,7 @@ struct Objects<K, T> {
 #[derive(Debug)]
 struct Entry<K, T> {
     object: Object,
-    /// `None` once its end has begun.
+    /// `None` once the object is being destroyed.
     native: Arc<RwLock<Option<T>>>,
     key: Option<K>,
     references: u32,
@@ -50,19 +49,19 @@ impl<K: Copy + Eq + Hash, T> ObjectTable<K, T> {
         self.objects.lock()
     }
 
-    /// Enters a new object; `object.handle` is filled in.
+    /// Inserts a new object and fills in its handle.
     pub(super) fn insert(&self, key: Option<K>, native: T, object: Object) -> Object {
         let mut objects = self.objects();
         objects.insert(key, native, object)
     }
 
-    /// One more reference to the object with that key.
+    /// Adds a reference to the object with that key.
     pub(super) fn add_reference(&self, key: &K) -> Option<Object> {
         self.objects().add_reference(key)
     }
 
-    /// Enters an import, unless another thread was faster: then one more reference to what it entered, and `native`
-    /// comes back to be undone.
+    /// Inserts an import. If another thread inserted it first, adds a reference to that object and returns `native`,
+    /// which the caller has to undo.
     pub(super) fn insert_import(&self, key: Option<K>, native: T, object: Object) -> (Object, Option<T>) {
         let mut objects = self.objects();
         match key.and_then(|key| objects.add_reference(&key)) {
@@ -71,7 +70,7 @@ impl<K: Copy + Eq + Hash, T> ObjectTable<K, T> {
         }
     }
 
-    /// Runs `call` with what the kernel calls the object, which does not end meanwhile.
+    /// Runs `call` with the kernel's name of the object. The object lives until `call` returns.
     pub(super) fn with<R>(
         &self,
         handle: Handle,
@@ -84,7 +83,7 @@ impl<K: Copy + Eq + Hash, T> ObjectTable<K, T> {
         call(native.as_ref().ok_or_else(|| stale(name))?, &object)
     }
 
-    /// Drops one reference. With the last one the object leaves the table and comes out, once nobody uses it any more.
+    /// Drops a reference. With the last one, removes the object and returns it once no call uses it any more.
     pub(super) fn release(&self, handle: Handle, name: &'static str) -> Result<Option<T>> {
         let mut objects = self.objects();
         let entry = objects.table.get_mut(handle).ok_or_else(|| stale(name))?;
@@ -103,7 +102,7 @@ impl<K: Copy + Eq + Hash, T> ObjectTable<K, T> {
         Ok(native.take())
     }
 
-    /// Everything that is left, taken out: for a backend's own end.
+    /// Removes and returns all remaining objects, when the backend itself ends.
     pub(super) fn drain(&mut self) -> Vec<T> {
         let objects = self.objects.get_mut();
         let handles: Vec<_> = objects.table.iter().map(|(handle, _)| handle).collect();
@@ -115,7 +114,7 @@ impl<K: Copy + Eq + Hash, T> ObjectTable<K, T> {
             .collect()
     }
 
-    /// How many there are, and their bytes.
+    /// The number of objects, and their bytes.
     pub(super) fn held(&self) -> (usize, Option<u64>) {
         let objects = self.objects();
         (objects.table.len(), Some(objects.table.iter().map(|(_, entry)| entry.object.size).sum()))
@@ -147,12 +146,12 @@ impl<K: Copy + Eq + Hash, T> Objects<K, T> {
     }
 }
 
-/// The placeholder that [`ObjectTable::insert`] fills in.
+/// A placeholder until [`ObjectTable::insert`] fills in the handle.
 pub(super) fn unnamed() -> Handle {
     Handle::from_raw(0)
 }
 
-/// A handle that names nothing (any more).
+/// The error for a handle without an object.
 pub(super) fn stale(call: &'static str) -> Error {
     Error::new(ErrorCode::DeviceIo, format!("{call}: this device has no such object"))
         .syscall(call, Errno::EINVAL as i32)
@@ -181,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_release_gives_the_native_object_out_once() {
+    fn the_last_release_returns_the_native_object_once() {
         let objects = ObjectTable::<u32, &str>::new();
         let made = objects.insert(Some(7), "gem", object());
         let (again, loser) = objects.insert_import(Some(7), "second", object());
@@ -218,7 +217,7 @@ mod tests {
             move || objects.release(handle, "X").unwrap()
         });
         thread::sleep(Duration::from_millis(30));
-        assert!(!ender.is_finished(), "released under a call");
+        assert!(!ender.is_finished(), "the object was released during a call");
         assert!(objects.with(handle, "X", |_, _| Ok(())).is_err(), "a dead handle still works");
         go.send(()).unwrap();
         user.join().unwrap().unwrap();

@@ -1,9 +1,8 @@
-//! Which devices there are, and how to open one.
+//! Finds and opens the devices of this machine.
 //!
-//! A DRM node is known by the name that its driver gives, never by its number: the NPU has been seen as renderD128 and
-//! as renderD129 (`docs/design/rknpu.md` §1.2). A node that may not be opened cannot be asked; `/sys` then tells
-//! whether it is the NPU. /dev/rknpu is never sent a DRM ioctl, which it would take for something else
-//! (`docs/design/drivers.md` §2).
+//! The driver's name identifies a DRM node, never its number: the NPU has been renderD128 and renderD129
+//! (`docs/design/rknpu.md` §1.2). If a node cannot be opened, `/sys` tells whether it is the NPU. /dev/rknpu gets no
+//! DRM ioctl, which its driver would take for another call (`docs/design/drivers.md` §2).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,18 +16,18 @@ use super::soc::soc;
 use super::{Backend, DeviceInfo, Kind};
 use crate::error::{Error, ErrorCode, Result};
 
-/// Something that is a device for us, or would be.
+/// A candidate device.
 #[derive(Debug)]
 pub struct Probed {
     /// The kernel interface.
     pub kind: Kind,
-    /// Its node; `None` for the simulated one.
+    /// The node; `None` for the simulated device.
     pub path: Option<PathBuf>,
-    /// What it is, or why it cannot be used.
+    /// The device's properties, or the reason why it cannot be used.
     pub outcome: Result<DeviceInfo>,
 }
 
-/// Where `/dev`, `/sys` and `/proc` are; elsewhere in tests.
+/// The roots of `/dev`, `/sys` and `/proc`; tests use other ones.
 #[derive(Clone, Debug)]
 pub struct Roots {
     /// Device nodes.
@@ -45,15 +44,15 @@ impl Default for Roots {
     }
 }
 
-/// Every candidate of this machine: usable ones first, best first; then those that were refused, with the reason.
-/// What is simply not there is not listed.
+/// Lists every candidate of this machine: usable ones first, best first; then the refused ones, with the reason. Leaves
+/// out absent devices.
 pub fn probe() -> Vec<Probed> {
     Roots::default().probe()
 }
 
-/// Opens the device of that kind; `device` names its node where there are several, as with heaps.
+/// Opens the device of that kind; `device` selects one of several nodes, such as a heap.
 ///
-/// Errors: `ERR_DEVICE_NOT_FOUND` with what was looked at, `ERR_DEVICE_PERMISSION`, `ERR_TOO_MANY_FDS`,
+/// Errors: `ERR_DEVICE_NOT_FOUND` with the nodes that were tried, `ERR_DEVICE_PERMISSION`, `ERR_TOO_MANY_FDS`,
 /// `ERR_DEVICE_IO`.
 pub fn open(kind: Kind, device: Option<&Path>) -> Result<Box<dyn Backend>> {
     Roots::default().open(kind, device)
@@ -62,7 +61,7 @@ pub fn open(kind: Kind, device: Option<&Path>) -> Result<Box<dyn Backend>> {
 type Attempt = (PathBuf, Result<Box<dyn Backend>>);
 
 impl Roots {
-    /// As the function [`probe`].
+    /// Like the function [`probe`], under these roots.
     pub fn probe(&self) -> Vec<Probed> {
         let mut found = Vec::new();
         for &kind in Kind::ALL {
@@ -80,11 +79,11 @@ impl Roots {
                 },
             ));
         }
-        found.sort_by_key(|probed| probed.outcome.is_err()); // stable: the order of Kind::ALL stays
+        found.sort_by_key(|probed| probed.outcome.is_err()); // a stable sort keeps the order of Kind::ALL
         found
     }
 
-    /// As the function [`open`].
+    /// Like the function [`open`], under these roots.
     pub fn open(&self, kind: Kind, device: Option<&Path>) -> Result<Box<dyn Backend>> {
         if kind == Kind::Simulated {
             return match device {
@@ -109,7 +108,7 @@ impl Roots {
         Err(refusal.unwrap_or_else(|| self.not_found(kind, &looked_at)))
     }
 
-    /// A heap may be given by its bare name.
+    /// Resolves the bare name of a heap.
     fn named(&self, kind: Kind, device: &Path) -> PathBuf {
         let bare = kind == Kind::DmaHeap && device.components().count() == 1 && device.is_relative();
         bare.then(|| heaps(&self.dev).into_iter().find(|heap| heap.file_name() == Some(device.as_os_str())))
@@ -128,8 +127,8 @@ impl Roots {
         })
     }
 
-    /// Tries the nodes in order; unless `all`, no further than the first that opens. Card nodes come after render
-    /// nodes: they are the same devices.
+    /// Tries the nodes in order, and stops at the first that opens unless `all`. Card nodes follow render nodes,
+    /// because they are the same devices.
     fn attempts(&self, kind: Kind, all: bool) -> Vec<Attempt> {
         let mut attempts = Vec::new();
         for path in self.nodes(kind) {
@@ -157,7 +156,7 @@ impl Roots {
         }
     }
 
-    /// Other drivers' DRM nodes are not refused NPUs. Of a node that nobody let us ask, `/sys` knows the driver.
+    /// Ignores refused DRM nodes of other drivers. For a node that may not be opened, `/sys` names the driver.
     fn concerns_us<T>(&self, kind: Kind, path: &Path, result: &Result<T>) -> bool {
         let Err(error) = result else { return true };
         match (kind, error.code()) {
@@ -168,7 +167,7 @@ impl Roots {
         }
     }
 
-    /// Whether the device behind a node is bound to that platform driver (`docs/design/rknpu.md` §1.2).
+    /// Reports whether the device behind a node is bound to that platform driver (`docs/design/rknpu.md` §1.2).
     fn driver_is(&self, class: &str, node: &Path, driver: &str) -> bool {
         let Some(name) = node.file_name() else { return false };
         let uevent = self.sys.join("class").join(class).join(name).join("device/uevent");
@@ -197,7 +196,7 @@ impl Roots {
     }
 }
 
-/// The nodes of `folder` named `prefix` and a number, by number.
+/// Lists the nodes of `folder` named `prefix` and a number, by number.
 fn numbered(folder: &Path, prefix: &str) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let mut nodes: Vec<(u32, PathBuf)> = entries
@@ -217,7 +216,7 @@ fn numbered(folder: &Path, prefix: &str) -> Vec<PathBuf> {
 mod tests {
     use super::*;
 
-    /// A fixture tree that is gone when the test is.
+    /// A fixture tree, removed when it drops.
     struct Tree(PathBuf);
 
     impl Tree {
@@ -252,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes_that_do_not_answer_are_no_npu_and_are_named() {
+    fn nodes_that_do_not_answer_are_no_npu_and_the_error_names_them() {
         let (_tree, roots) =
             Tree::new("strangers", &[("dev/dri/renderD128", ""), ("dev/dri/card0", ""), ("dev/rknpu", "")]);
         let found = roots.probe();
@@ -271,7 +270,7 @@ mod tests {
         assert_eq!(roots.named(Kind::DmaHeap, Path::new("rk-dma-heap-cma")), heap);
         assert_eq!(roots.named(Kind::DmaHeap, Path::new("absent")), Path::new("absent"));
         assert_eq!(roots.named(Kind::Rknpu, Path::new("rk-dma-heap-cma")), Path::new("rk-dma-heap-cma"));
-        // A file in the right place is still no heap.
+        // A regular file in a heap's place is no heap.
         let error = roots.open(Kind::DmaHeap, Some(Path::new("rk-dma-heap-cma"))).unwrap_err();
         assert_eq!(error.code(), ErrorCode::DeviceNotFound);
     }
@@ -305,7 +304,7 @@ mod tests {
             let refused: Result<()> = Err(Error::new(ErrorCode::DevicePermission, "no"));
             roots.concerns_us(Kind::Rknpu, &roots.dev.join("dri").join(name), &refused)
         };
-        assert!(!forbidden("renderD128"), "the display is not a refused NPU");
+        assert!(!forbidden("renderD128"), "the node of the display is no refused NPU");
         assert!(forbidden("renderD129"));
         assert!(!forbidden("renderD130"));
     }

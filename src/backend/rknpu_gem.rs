@@ -1,10 +1,10 @@
 //! The vendor's driver, DRM GEM flavour (`docs/design/rknpu.md` §2 and §3).
 //!
-//! The kernel counts a GEM handle once however often its dma-buf is imported, and hands the *same* handle out for it:
-//! so this backend keeps the count (`objects.rs`), and an import must not run while a handle is being closed, or it
-//! would be given a handle that dies the next moment, or that another buffer then bears. `gate` keeps those two apart:
-//! imports take it alone, destroys share it. It also keeps this process's switches of the IOMMU domain away from an
-//! import (see [`RknpuGem::import`]). It is held across ioctls, which is its purpose, and taken before any other lock.
+//! The kernel counts a GEM handle once, however often its dma-buf is imported, and returns the *same* handle each time.
+//! So this backend keeps the count (`object_table.rs`). An import must not run during a close: it could get a handle
+//! that dies the next moment, or that another buffer then gets. `gate` excludes the two: an import takes it
+//! exclusively, a destroy shares it. The gate also keeps this process's switches of the IOMMU domain away from an
+//! import (see [`RknpuGem::import`]). Its purpose is to be held across ioctls, and it is taken before any other lock.
 
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -28,14 +28,14 @@ use crate::sys::page::page_size;
 use crate::sys::proc::Proc;
 use crate::units::{align_down, align_up, format_bytes, GIB};
 
-/// `docs/design/rknpu.md` §3.4.
+/// The number of IOMMU domains of the driver (`docs/design/rknpu.md` §3.4).
 const MAX_DOMAINS: u32 = 16;
-/// A cache line of every core in these SoCs: the driver works on bytes, so a range is rounded outward to lines.
+/// The cache line of every core in these SoCs. The driver works on bytes, so ranges are rounded outward to lines.
 const CACHE_LINE: u64 = 64;
-/// How often an import is tried while other processes switch the device's domain under it.
+/// The maximum attempts of an import while other processes switch the device's domain.
 const IMPORT_TRIES: u32 = 8;
 
-/// See the module's header.
+/// An open DRM node. See the [module](self).
 #[derive(Debug)]
 pub struct RknpuGem {
     info: DeviceInfo,
@@ -44,34 +44,34 @@ pub struct RknpuGem {
     gate: RwLock<()>,
 }
 
-/// What the kernel calls an object.
+/// The kernel's names of an object.
 #[derive(Debug)]
 struct Gem {
     handle: u32,
-    /// A kernel pointer, which MEM_SYNC follows unchecked. It stays in here and dies with the handle.
+    /// A kernel pointer, which MEM_SYNC dereferences unchecked. It stays in this struct and ends with the handle.
     obj_addr: u64,
-    /// MEM_SYNC works on it; the driver refuses others.
+    /// MEM_SYNC accepts cacheable objects only.
     cacheable: bool,
     origin: Origin,
 }
 
 #[derive(Debug)]
 enum Origin {
-    /// MEM_CREATE made it.
+    /// MEM_CREATE created the object.
     Created,
-    /// It came in by PRIME and is this driver's own: another process made it.
+    /// An import of an object of this driver, created by another process.
     Sibling,
-    /// It came in by PRIME from another driver, which maps and syncs it through this fd.
+    /// An import from another driver, which maps and syncs it through this fd.
     Foreign(OwnedFd),
 }
 
 impl RknpuGem {
-    /// Opens the node, if its driver is "rknpu".
+    /// Opens the node if its driver is "rknpu".
     ///
     /// Errors: `ERR_DEVICE_NOT_FOUND`, `ERR_DEVICE_PERMISSION`, `ERR_TOO_MANY_FDS`, `ERR_DEVICE_IO`.
     pub fn open(path: &Path, soc: Option<&str>) -> Result<Self> {
         let device = open_node(Kind::Rknpu, path)?;
-        // No private ioctl before the name is known: on other drivers the same numbers mean something else (§1.2).
+        // Sends no private ioctl before the name is known: other drivers give the same numbers another meaning (§1.2).
         let version = drm::version(device.as_fd()).ok().filter(|version| version.name == "rknpu").ok_or_else(|| {
             Error::new(ErrorCode::DeviceNotFound, format!("{} is not an rknpu node", path.display())).path(path)
         })?;
@@ -92,7 +92,7 @@ impl RknpuGem {
             iommu,
             domains: if iommu { probe_domains(device.as_fd()) } else { 0 },
             domain_bytes: if iommu { 4 * GIB } else { cma() },
-            // EINVAL: a driver before SRAM.
+            // EINVAL means that the driver is older than its SRAM support.
             sram_total: ask(Action::GetTotalSram).map_or(0, u64::from),
         };
         Ok(Self { info, device, objects: ObjectTable::new(), gate: RwLock::new(()) })
@@ -106,20 +106,21 @@ impl RknpuGem {
         Context::of(&self.info, self.objects.held())
     }
 
-    /// Enters an import. On any failure the handle is closed again: nobody else has it, as `gate` is held alone.
+    /// Inserts an import. A failure closes the handle, which no other code has while `gate` is held exclusively.
     fn adopt(&self, gem: u32, fd: BorrowedFd<'_>, buffer: DmaBuf) -> Result<Object> {
         let undo = |error: Error| {
-            // Best effort: the import's own error is the one to tell.
+            // Ignores a failure here: the caller gets the import's own error.
             let _ = drm::gem_close(self.device.as_fd(), gem);
             error
         };
-        // With size 0: should the driver not know the handle, it refuses instead of making a new object (§2.5).
+        // Queries with size 0: a driver that does not know the handle then refuses, where it would otherwise create an
+        // object (§2.5).
         let mut query = MemCreate { handle: gem, ..MemCreate::default() };
         DRM.mem_create(self.device.as_fd(), &mut query)
             .map_err(|errno| undo(translate(Call::Import, errno, &self.at().bytes(buffer.size))))?;
         let (origin, cacheable) = match DRM.mem_map(self.device.as_fd(), gem) {
             Ok(_) => {
-                // A cache line of clean is harmless and tells whether the object was made CACHEABLE (§2.5).
+                // Cleans one cache line, which is harmless and tells whether the object was created CACHEABLE (§2.5).
                 let probe = MemSync {
                     flags: rknpu::SYNC_TO_DEVICE,
                     reserved: 0,
@@ -129,7 +130,7 @@ impl RknpuGem {
                 };
                 (Origin::Sibling, DRM.mem_sync(self.device.as_fd(), probe).is_ok())
             }
-            // Refused for what other drivers made.
+            // The driver refuses objects of other drivers.
             Err(Errno::EINVAL) => (Origin::Foreign(duplicate(fd).map_err(undo)?), true),
             Err(errno) => return Err(undo(translate(Call::Map, errno, &self.at()))),
         };
@@ -139,7 +140,7 @@ impl RknpuGem {
             size: buffer.size,
             device_address: Some(query.dma_addr),
             sram: if sibling { query.sram_size } else { 0 },
-            // A sibling may live in any domain, and the driver does not say in which.
+            // A sibling may live in any domain, and the driver does not say in which one.
             domain: (self.info.iommu && (!sibling || self.info.domains <= 1)).then_some(0),
             cacheable,
             contiguous: false,
@@ -150,7 +151,7 @@ impl RknpuGem {
     }
 }
 
-/// What to ask for (§2.4). Never neither CACHEABLE nor WRITE_COMBINE, and with an IOMMU always NON_CONTIGUOUS (§3.2).
+/// Chooses the flags (§2.4): always CACHEABLE or WRITE_COMBINE, and with an IOMMU always NON_CONTIGUOUS (§3.2).
 fn flags(iommu: bool, request: &Request) -> u32 {
     let mut flags = if request.cacheable { rknpu::CACHEABLE } else { rknpu::WRITE_COMBINE };
     if iommu {
@@ -165,20 +166,20 @@ fn flags(iommu: bool, request: &Request) -> u32 {
     flags
 }
 
-/// How many domains there truly are: builds without CONFIG_NO_GKI accept every domain call and do nothing, so a switch
-/// is tried and looked at (§3.4).
+/// Finds the number of domains. A build without CONFIG_NO_GKI accepts every domain call and does nothing, so this
+/// switches the domain and reads it back (§3.4).
 fn probe_domains(device: BorrowedFd<'_>) -> u32 {
     let ask = |action, value| DRM.action(device, action, value);
     if ask(Action::GetIommuDomain, 0).is_err() {
-        return 1; // a driver before domains
+        return 1; // the driver is older than domains
     }
-    // More than once: another process may switch between the two calls.
+    // Tries several times: another process may switch between the two calls.
     let switched = (0..3).any(|_| match ask(Action::SetIommuDomain, 1) {
         Ok(_) => ask(Action::GetIommuDomain, 0) == Ok(1),
-        // Only a driver that really switches can fail to: a job held the NPU for 6 s.
+        // Only a driver that does switch can fail: a job held the NPU for 6 s.
         Err(_busy) => true,
     });
-    let _ = ask(Action::SetIommuDomain, 0); // what comes next switches for itself
+    let _ = ask(Action::SetIommuDomain, 0); // later calls switch to their own domain
     if switched {
         MAX_DOMAINS
     } else {
@@ -208,13 +209,13 @@ impl Backend for RknpuGem {
             )
             .limit("domains", self.info.domains.into()));
         }
-        // Without the LIMIT bit an address is aligned to the next power of two of the size (§3.3); without an IOMMU
-        // both CMA and the page allocator align likewise. So alignment is bought with size.
+        // Without the LIMIT bit, the driver aligns an address to the next power of two of the size (§3.3). Without an
+        // IOMMU, CMA and the page allocator do the same. So a larger size provides the alignment.
         let size = request.size.max(if request.alignment > page_size() { request.alignment } else { 0 });
         let mut create = MemCreate {
             flags: flags(self.info.iommu, request),
             size,
-            iommu_domain_id: request.domain as i32, // below 16, see above
+            iommu_domain_id: request.domain as i32, // below 16 by the check above
             core_mask: request.core_mask,
             ..MemCreate::default()
         };
@@ -231,7 +232,7 @@ impl Backend for RknpuGem {
                 false => Error::new(
                     ErrorCode::DeviceIo,
                     format!(
-                        "the driver made {} where {} were asked for",
+                        "the driver allocated {}, but {} were requested",
                         format_bytes(create.size),
                         format_bytes(size)
                     ),
@@ -247,8 +248,8 @@ impl Backend for RknpuGem {
             domain: self.info.iommu.then_some(request.domain),
             cacheable: request.cacheable,
             contiguous: !self.info.iommu,
-            // shmem pages are zero; CMA without an IOMMU and SRAM keep the last user's bytes (`docs/design/drivers.md`
-            // §1.1).
+            // shmem pages are zero. CMA without an IOMMU and SRAM keep the previous user's bytes
+            // (`docs/design/drivers.md` §1.1).
             zeroed: self.info.iommu && create.sram_size == 0,
             imported: false,
         };
@@ -261,17 +262,18 @@ impl Backend for RknpuGem {
         Ok(self.objects.insert(Some(create.handle), gem, object))
     }
 
-    /// Without an IOMMU the driver takes a scattered buffer without a word and its address is that of the first piece
-    /// (`docs/design/drivers.md` §1.5): only contiguous memory (a CMA heap's) is of use there, and nothing here can
-    /// tell.
+    /// Without an IOMMU, the driver accepts a scattered buffer silently and returns the address of its first piece
+    /// (`docs/design/drivers.md` §1.5). Only contiguous memory (of a CMA heap) is usable there, and this backend cannot
+    /// check it.
     fn import(&self, fd: BorrowedFd<'_>, size: Option<u64>) -> Result<Object> {
         let buffer = DmaBuf::of(fd, size)?;
         let _gate = self.gate.write();
         let device = self.device.as_fd();
         let failed = |errno| translate(Call::Import, errno, &self.at().bytes(buffer.size));
         let busy = || domain_busy(&self.at()).syscall("ACTION", Errno::EINVAL as i32);
-        // An import is mapped in whatever domain the device is in and counts as domain 0 ever after (§3.4). `gate`
-        // stops the switches of this process; those of others show afterwards, and the import is done again.
+        // The driver maps an import into the current domain and counts it to domain 0 from then on (§3.4). `gate`
+        // excludes the switches of this process. A switch by another process is visible afterwards; the import is then
+        // repeated.
         for _ in 0..IMPORT_TRIES {
             if self.info.domains > 1 {
                 DRM.action(device, Action::SetIommuDomain, 0).map_err(|errno| match errno {
@@ -307,7 +309,8 @@ impl Backend for RknpuGem {
     }
 
     fn sync(&self, object: Handle, direction: Direction, range: Range<u64>) -> Result<()> {
-        // Before the object's own lock: see the module's header. MEM_SYNC switches to the object's domain.
+        // Taken before the object's own lock (see the module's header), because MEM_SYNC switches to the object's
+        // domain.
         let _gate = self.shared_gate();
         self.objects.with(object, "MEM_SYNC", |gem, object| {
             let range = inside(range, object.size, "MEM_SYNC")?;
@@ -316,7 +319,7 @@ impl Backend for RknpuGem {
             }
             let failed = |call| move |errno| translate(call, errno, &self.at().bytes(range.end - range.start));
             match &gem.origin {
-                // MEM_SYNC refuses imports; and DMA_BUF_IOCTL_SYNC does nothing for rknpu's own (§3.7).
+                // MEM_SYNC refuses imports, and DMA_BUF_IOCTL_SYNC does nothing for rknpu's own objects (§3.7).
                 Origin::Foreign(fd) => sync_dma_buf(fd.as_fd(), direction).map_err(failed(Call::SyncDmaBuf)),
                 Origin::Created | Origin::Sibling if gem.cacheable => {
                     let start = align_down(range.start, CACHE_LINE);
@@ -329,7 +332,7 @@ impl Backend for RknpuGem {
                     DRM.mem_sync(self.device.as_fd(), sync).map_err(failed(Call::Sync))
                 }
                 Origin::Created | Origin::Sibling => {
-                    // Uncached: the stores only have to leave in order; the job's start does the rest.
+                    // Uncached memory only needs its stores in order; the start of a job does the rest.
                     fence(Ordering::SeqCst);
                     Ok(())
                 }
@@ -351,7 +354,7 @@ impl Backend for RknpuGem {
             Origin::Created => DRM.mem_destroy(self.device.as_fd(), gem.handle, gem.obj_addr),
             Origin::Sibling | Origin::Foreign(_) => drm::gem_close(self.device.as_fd(), gem.handle),
         };
-        // The foreign fd goes with `gem`, after the handle (§3.8).
+        // The foreign fd closes with `gem`, after the handle (§3.8).
         result.map_err(|errno| translate(Call::Destroy, errno, &self.at()))
     }
 

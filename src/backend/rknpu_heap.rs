@@ -1,9 +1,9 @@
 //! The vendor's driver, DMA-heap flavour: /dev/rknpu, where every buffer *is* a dma-buf fd (`docs/design/rknpu.md`
 //! §2.5, §3.6).
 //!
-//! The driver keeps a raw pointer to each dma-buf: the order of an end is munmap, MEM_DESTROY, close, and nothing may
-//! name an object after its fd is closed. The driver looks at the number of an ioctl and not at its type, so a DRM
-//! ioctl here would be taken for something else (`docs/design/drivers.md` §2): none is made.
+//! The driver keeps a raw pointer to each dma-buf. So an object ends in the order munmap, MEM_DESTROY, close, and no
+//! call may name it after its fd is closed. The driver reads the number of an ioctl and ignores its type. It would take
+//! a DRM ioctl for another call (`docs/design/drivers.md` §2), so this backend sends none.
 
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -23,7 +23,7 @@ use crate::sys::mapping::Mapping;
 use crate::sys::page::page_size;
 use crate::sys::proc::Proc;
 
-/// See the module's header.
+/// An open /dev/rknpu. See the [module](self).
 #[derive(Debug)]
 pub struct RknpuHeap {
     info: DeviceInfo,
@@ -31,12 +31,12 @@ pub struct RknpuHeap {
     objects: ObjectTable<(u64, u64), Buffer>,
 }
 
-/// What the kernel calls an object.
+/// The kernel's names of an object.
 #[derive(Debug)]
 struct Buffer {
-    /// Owns the memory.
+    /// The fd that owns the memory.
     fd: OwnedFd,
-    /// A kernel pointer. It stays in here and is used once, to end the object.
+    /// A kernel pointer. It stays in this struct, and MEM_DESTROY uses it once.
     obj_addr: u64,
 }
 
@@ -57,7 +57,8 @@ impl RknpuHeap {
             soc: soc.map(str::to_owned),
             driver_version: Some(format!("{}.{}.{}", version / 10_000, version / 100 % 100, version % 100)),
             npu_cores: soc.and_then(npu_cores),
-            // The driver unmaps a buffer as soon as it knows its address, so with an IOMMU none would be of use (§2.5).
+            // The driver unmaps a buffer as soon as it knows its address, so no buffer would be usable with an IOMMU
+            // (§2.5).
             iommu: ask(Action::GetIommuEnabled).is_ok_and(|enabled| enabled != 0),
             domains: 0,
             domain_bytes: Proc::default().meminfo().and_then(|memory| memory.cma_total).unwrap_or(0),
@@ -70,7 +71,7 @@ impl RknpuHeap {
         Context::of(&self.info, self.objects.held())
     }
 
-    /// MEM_DESTROY, then close. The fd is closed also when the driver failed: it owns the memory
+    /// Calls MEM_DESTROY, then closes the fd, also if the driver failed: the fd owns the memory
     /// (`docs/design/drivers.md` §2).
     fn end(&self, buffer: Buffer) -> Result<(), Errno> {
         MISC.mem_destroy(self.device.as_fd(), 0, buffer.obj_addr)
@@ -85,7 +86,7 @@ impl RknpuHeap {
             domain: None,
             cacheable: true,
             contiguous: !imported,
-            // By the vendor's heap they are; that every heap of that name clears is nobody's promise.
+            // The vendor's heap clears its buffers, but no interface promises it for every heap of that name.
             zeroed: false,
             imported,
         }
@@ -108,9 +109,9 @@ impl Backend for RknpuHeap {
         if request.domain != 0 {
             return unsupported("/dev/rknpu has no IOMMU domains", "leave `iommuDomain` out");
         }
-        // CMA aligns to the size, as far as it aligns at all: alignment is bought with size.
+        // CMA aligns to the size, as far as it aligns at all. So a larger size provides the alignment.
         let size = request.size.max(if request.alignment > page_size() { request.alignment } else { 0 });
-        // Never NON_CONTIGUOUS: refused here (§2.4).
+        // No NON_CONTIGUOUS: this flavour refuses it (§2.4).
         let mut create =
             MemCreate { flags: rknpu::CACHEABLE, size, core_mask: request.core_mask, ..MemCreate::default() };
         let fd = rknpu::create_dma_buf(self.device.as_fd(), &mut create)
@@ -125,14 +126,14 @@ impl Backend for RknpuHeap {
         Ok(self.objects.insert(identity, buffer, self.describe(create.size, create.dma_addr, false)))
     }
 
-    /// Only memory in one piece is of use: of another buffer the driver gives the address of the *last* piece (§2.5),
-    /// and nothing here can tell.
+    /// Only memory in one piece is usable: for a scattered buffer, the driver returns the address of its *last* piece
+    /// (§2.5). This backend cannot check it.
     fn import(&self, fd: BorrowedFd<'_>, size: Option<u64>) -> Result<Object> {
         let dma_buf = DmaBuf::of(fd, size)?;
         if let Some(known) = dma_buf.identity.and_then(|identity| self.objects.add_reference(&identity)) {
             return Ok(known);
         }
-        // The driver's size out is the caller's size in, never the buffer's (`docs/design/drivers.md` §2).
+        // The driver returns the caller's size, never the buffer's (`docs/design/drivers.md` §2).
         let own = duplicate(fd)?;
         let handle = u32::try_from(own.as_raw_fd()).unwrap_or(0);
         let mut create = MemCreate { handle, flags: rknpu::CACHEABLE, size: dma_buf.size, ..MemCreate::default() };
@@ -149,7 +150,7 @@ impl Backend for RknpuHeap {
 
     fn map(&self, object: Handle, alignment: u64) -> Result<Mapping> {
         self.objects.with(object, "mmap", |buffer, object| {
-            // At offset 0: any other is ignored (`docs/design/drivers.md` §2).
+            // The driver ignores any other offset (`docs/design/drivers.md` §2).
             Mapping::shared(buffer.fd.as_fd(), 0, object.size, alignment).map_err(|error| {
                 let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
                 translate(Call::Mmap, errno, &self.at().bytes(object.size))
@@ -157,8 +158,8 @@ impl Backend for RknpuHeap {
         })
     }
 
-    /// The whole buffer, whatever the range. MEM_SYNC would take one, and walks a table that was freed unless the
-    /// kernel has the vendor's partial-sync option (§3.7).
+    /// Syncs the whole buffer for any range. MEM_SYNC takes a range, but reads a freed table unless the kernel has the
+    /// vendor's partial-sync option (§3.7).
     fn sync(&self, object: Handle, direction: Direction, range: Range<u64>) -> Result<()> {
         self.objects.with(object, "DMA_BUF_IOCTL_SYNC", |buffer, object| {
             if inside(range, object.size, "DMA_BUF_IOCTL_SYNC")?.is_empty() {
@@ -190,7 +191,8 @@ impl Backend for RknpuHeap {
 
 impl Drop for RknpuHeap {
     fn drop(&mut self) {
-        // Before their fds close, and drivers of 0.8 keep for ever what a process leaves behind (§2.5).
+        // Destroys the objects before their fds close. Drivers of 0.8 keep for ever the objects of a process that exits
+        // (§2.5).
         for buffer in self.objects.drain() {
             let _ = self.end(buffer);
         }

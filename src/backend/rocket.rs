@@ -1,7 +1,7 @@
 //! The mainline driver, /dev/accel (`docs/design/rknpu.md` §5).
 //!
-//! Everything is GEM shmem behind an IOMMU domain that belongs to the open file: no flags, no SRAM, no domains to
-//! choose, and device addresses that mean nothing to another process. Nobody else's dma-buf can be imported.
+//! Every object is GEM shmem behind an IOMMU domain of the open file. The driver has no flags, no SRAM and no choice of
+//! domains, its addresses mean nothing to another process, and it imports no foreign dma-buf.
 
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -25,10 +25,10 @@ use crate::units::{format_bytes, GIB};
 
 /// The driver keeps a size in a signed 32-bit variable.
 const MAX_SIZE: u64 = 2 * GIB - 1;
-/// How long a sync waits for a job that still writes: as long as rknpu's switch of domains would.
+/// The maximum time that a sync waits for a job that still writes, equal to rknpu's wait for a domain switch.
 const WAIT_TIMEOUT_NS: i64 = 6_000_000_000;
 
-/// See the module's header.
+/// An open accel node. See the [module](self).
 #[derive(Debug)]
 pub struct Rocket {
     info: DeviceInfo,
@@ -36,7 +36,7 @@ pub struct Rocket {
     objects: ObjectTable<u32, Bo>,
 }
 
-/// What the kernel calls an object.
+/// The kernel's names of an object.
 #[derive(Debug)]
 struct Bo {
     handle: u32,
@@ -44,7 +44,7 @@ struct Bo {
 }
 
 impl Rocket {
-    /// Opens the node, if its driver is "rocket".
+    /// Opens the node if its driver is "rocket".
     ///
     /// Errors: `ERR_DEVICE_NOT_FOUND`, `ERR_DEVICE_PERMISSION`, `ERR_TOO_MANY_FDS`.
     pub fn open(path: &Path, soc: Option<&str>) -> Result<Self> {
@@ -73,7 +73,7 @@ impl Rocket {
     }
 }
 
-/// An absolute monotonic time: the driver takes it for that although its header speaks of an amount (§5).
+/// An absolute monotonic time, which the driver expects although its header describes a duration (§5).
 fn deadline() -> Result<i64, Errno> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
     Ok(now.tv_sec().saturating_mul(1_000_000_000).saturating_add(now.tv_nsec()).saturating_add(WAIT_TIMEOUT_NS))
@@ -110,7 +110,7 @@ impl Backend for Rocket {
         let mut create = CreateBo { size, ..CreateBo::default() };
         create_bo(self.device.as_fd(), &mut create)
             .map_err(|errno| translate(Call::Create, errno, &self.at().request(request)))?;
-        // The driver has no alignment beyond a page to ask for: take what it gives or say no.
+        // The driver aligns to a page only, so a larger alignment depends on the address that it returns.
         if !create.dma_address.is_multiple_of(request.alignment) {
             let _ = drm::gem_close(self.device.as_fd(), create.handle);
             return Err(misplaced(create.dma_address, request.alignment).requested(request.size));
@@ -123,14 +123,14 @@ impl Backend for Rocket {
             domain: Some(0),
             cacheable: true,
             contiguous: false,
-            zeroed: true, // shmem pages
+            zeroed: true, // shmem pages are zero
             imported: false,
         };
         Ok(self.objects.insert(None, Bo { handle: create.handle, offset: create.offset }, object))
     }
 
     fn import(&self, _fd: BorrowedFd<'_>, size: Option<u64>) -> Result<Object> {
-        // The core advertises it and the driver has no hook for it: EINVAL for every foreign buffer (§5).
+        // The DRM core offers the call, but the driver has no hook: every foreign buffer gives EINVAL (§5).
         let error = Error::new(ErrorCode::Unsupported, "the rocket driver does not import dma-bufs")
             .hint("allocate on this device and export, or use the vendor's driver");
         Err(match size {
@@ -148,8 +148,8 @@ impl Backend for Rocket {
         })
     }
 
-    /// The whole object, whatever the range. The driver keeps one owner for it: PREP_BO waits for the NPU's writes and
-    /// makes it the CPU's, FINI_BO makes it the device's.
+    /// Syncs the whole object for any range. The driver tracks one owner of an object: PREP_BO waits for the NPU's
+    /// writes and makes the CPU its owner, FINI_BO the device.
     fn sync(&self, object: Handle, direction: Direction, range: Range<u64>) -> Result<()> {
         self.objects.with(object, "PREP_BO", |bo, object| {
             if inside(range, object.size, "PREP_BO")?.is_empty() {

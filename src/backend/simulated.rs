@@ -1,9 +1,12 @@
-//! A device that is not there: memfd-backed, with the rules, limits and errnos of the vendor's driver.
+//! A simulated device: memfd-backed, with the rules, limits and errnos of the vendor's driver.
 //!
-//! It is first-class, for laptops, tests and CI, and never passes for a real one: [`DeviceInfo::kind`] says
-//! [`Kind::Simulated`] and so does every figure in JavaScript. What it plays, from `docs/design/drivers.md`: 16 domains
-//! of 4 GiB that end in EFAULT, or a CMA area that ends in EINVAL and hands out the last user's bytes; SRAM that runs
-//! out silently; kernel objects that run out like file descriptors; a driver that takes its time.
+//! It is first-class, for laptops, tests and CI, and never passes for a real device: [`DeviceInfo::kind`] is
+//! [`Kind::Simulated`], and JavaScript shows that kind with every figure. It simulates (`docs/design/drivers.md`):
+//!
+//! - 16 domains of 4 GiB that end in EFAULT, or a CMA area that ends in EINVAL and returns the previous user's bytes;
+//! - SRAM that runs out silently;
+//! - kernel objects that run out like file descriptors;
+//! - the latency of a driver.
 
 mod address_space;
 
@@ -33,27 +36,27 @@ use crate::sys::page::page_size;
 use crate::units::{format_bytes, whole_pages, GIB, KIB, MIB};
 use address_space::{AddressSpace, Growth};
 
-/// What the kernel shows as the name of a simulated object's mapping in `/proc/self/maps`.
+/// The name of a simulated object's mapping in `/proc/self/maps`.
 pub const MEMFD_NAME: &str = "rkllm-simulated-npu";
 
-/// Which board to play, and where it differs. `None` takes the board's own figure.
+/// The board to simulate, and its differences. `None` takes the board's own figure.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// "rk3588" where `None`. The error for an unknown one lists them.
+    /// The SoC; "rk3588" if `None`. The error for an unknown one lists the known ones.
     pub soc: Option<String>,
-    /// Bytes one domain can address, or of the CMA area: whole pages, at most 4 GiB.
+    /// Bytes that one domain addresses, or of the CMA area: whole pages, at most 4 GiB.
     pub domain_bytes: Option<u64>,
-    /// IOMMU domains, 1 to 16; without an IOMMU there are none to choose.
+    /// IOMMU domains, 1 to 16; without an IOMMU, only 1.
     pub domains: Option<u32>,
     /// On-chip SRAM, in bytes.
     pub sram_bytes: Option<u64>,
-    /// Kernel objects that may exist at once.
+    /// The maximum number of kernel objects.
     pub max_objects: Option<u64>,
-    /// Added to every create, destroy and sync.
+    /// The delay of every create, destroy and sync.
     pub latency: Duration,
 }
 
-/// What the boards differ in.
+/// The figures in which boards differ.
 struct Board {
     soc: &'static str,
     cores: u32,
@@ -61,7 +64,8 @@ struct Board {
     sram: u64,
 }
 
-/// `docs/design/rknpu.md` §6.5; the SRAM is what the vendor's driver reported (`docs/design/drivers.md` §1).
+/// The boards of `docs/design/rknpu.md` §6.5. The SRAM is the figure of the vendor's driver (`docs/design/drivers.md`
+/// §1).
 const BOARDS: &[Board] = &[
     Board { soc: "rk3588", cores: 3, iommu: true, sram: 944 * KIB },
     Board { soc: "rk3588s", cores: 3, iommu: true, sram: 944 * KIB },
@@ -81,14 +85,14 @@ impl Board {
     }
 }
 
-/// Where a CMA area begins, as on a board with 4 GiB of RAM (`docs/design/drivers.md` §1.1: 0xace40000).
+/// The start of a CMA area, as on a board with 4 GiB of RAM (`docs/design/drivers.md` §1.1: 0xace40000).
 const CMA_BASE: u64 = 0xa000_0000;
 const CMA_MAX: u64 = 4 * GIB - CMA_BASE;
 const MAX_DOMAINS: u32 = 16;
-/// What freed memory holds when the kernel does not clear it.
+/// The content of freed memory that the kernel does not clear.
 const STALE: u8 = 0xdb;
 
-/// See the module's header.
+/// A simulated device. See the [module](self).
 #[derive(Debug)]
 pub struct Simulated {
     info: DeviceInfo,
@@ -101,10 +105,10 @@ pub struct Simulated {
 struct SimulatedState {
     domains: Vec<AddressSpace>,
     sram_free: u64,
-    /// Objects that exist or are being made.
+    /// The number of objects that exist or are being created.
     objects: u64,
     table: Table<Entry>,
-    /// Device and inode number of each object's memfd: an fd that comes back is the object it was.
+    /// Objects by device and inode number of their memfds, which identify an fd that is imported back.
     by_inode: HashMap<(u64, u64), Handle>,
 }
 
@@ -113,11 +117,12 @@ struct Entry {
     object: Object,
     memory: Arc<OwnedFd>,
     inode: (u64, u64),
-    /// Creates and imports that have not been destroyed.
+    /// Creates and imports that were not destroyed yet.
     references: u32,
 }
 
-/// Addresses, SRAM and an object's place, taken before the memory is made; goes back unless it is committed.
+/// Addresses, SRAM and one object's place in the count, reserved before the memory is created. Returned on drop unless
+/// committed.
 struct ReservedAddresses<'a> {
     device: &'a Simulated,
     domain: u32,
@@ -144,15 +149,15 @@ impl SimulatedState {
 }
 
 impl Simulated {
-    /// Plays the board that `options` describe.
+    /// Creates the board of `options`.
     ///
-    /// Errors: `ERR_OUT_OF_RANGE` for an unknown board or a figure no board could have.
+    /// Errors: `ERR_OUT_OF_RANGE` for an unknown board or an impossible figure.
     pub fn new(options: Options) -> Result<Self> {
         let board = Board::named(options.soc.as_deref().unwrap_or("rk3588"))?;
         let most = if board.iommu { 4 * GIB } else { CMA_MAX };
         let default = if board.iommu { 4 * GIB } else { 256 * MIB };
         let domain_bytes = options.domain_bytes.unwrap_or(default);
-        // Page 0 of a domain is never used, so the smallest one that can hold anything has two pages.
+        // Page 0 of a domain is never used, so the smallest usable domain has two pages.
         if domain_bytes > most || domain_bytes < 2 * page_size() || !domain_bytes.is_multiple_of(page_size()) {
             return Err(out_of_range(
                 "domainBytes",
@@ -201,7 +206,8 @@ impl Simulated {
         self.state.lock()
     }
 
-    /// What the driver does before each call that may have to switch the IOMMU domain (`docs/design/rknpu.md` §3.4).
+    /// Simulates the driver's work before each call that may have to switch the IOMMU domain (`docs/design/rknpu.md`
+    /// §3.4).
     fn switch_domain(&self) {
         if !self.latency.is_zero() {
             std::thread::sleep(self.latency);
@@ -272,7 +278,7 @@ impl Simulated {
         let memory = memfd_create(MEMFD_NAME, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
             .map_err(failed("memfd_create"))?;
         ftruncate(&memory, i64::try_from(size).unwrap_or(i64::MAX)).map_err(failed("ftruncate"))?;
-        // Sealed as a dma-buf is: whoever gets the fd may write the bytes and never take them away.
+        // Sealed like a dma-buf: the holder of the fd may write the bytes, but may not truncate the file.
         fcntl(&memory, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW))
             .map_err(failed("fcntl"))?;
         if stale == 0 {
@@ -318,7 +324,7 @@ impl Backend for Simulated {
         let want_sram = request.placement == Placement::TrySram;
         let mut reservation = self.reserve(request.domain, size, request.alignment.max(page_size()), want_sram)?;
         let sram = reservation.sram;
-        // Without an IOMMU nothing clears the memory; with one, only SRAM keeps its last user's bytes.
+        // Without an IOMMU, the kernel clears no memory. With one, only SRAM keeps the previous user's bytes.
         let memory = self.make_memory(size, if self.info.iommu { sram } else { size })?;
         let (inode, _) = inode_of(memory.as_fd())?;
         let mut state = self.state();
@@ -356,7 +362,7 @@ impl Backend for Simulated {
         };
         match fcntl(fd, FcntlArg::F_GET_SEALS).map(SealFlag::from_bits_retain) {
             Ok(seals) if seals.contains(SealFlag::F_SEAL_SHRINK) => {}
-            // A file that can shrink under a mapping would be SIGBUS later; udmabuf has the same rule.
+            // A file that shrinks under a mapping would cause SIGBUS later; udmabuf has the same rule.
             _ => return Err(not_a_buffer("the simulated device takes memfds sealed against shrinking")),
         }
         if bytes == 0 || !bytes.is_multiple_of(page_size()) {
@@ -371,7 +377,7 @@ impl Backend for Simulated {
         let mut reservation = self.reserve(0, bytes, page_size(), false)?;
         let mut state = self.state();
         if let Some(object) = state.reference(inode) {
-            drop(state); // another thread was faster; the reservation takes the lock to go back
+            drop(state); // another thread was first; dropping the reservation takes the lock
             return Ok(object);
         }
         let (handle, entry) = state.table.insert_with(|handle| Entry {
@@ -405,7 +411,7 @@ impl Backend for Simulated {
         self.switch_domain();
         let size = self.entry(object, "MEM_SYNC", |entry| entry.object.size)?;
         inside(range, size, "MEM_SYNC")?;
-        // One memory, one view of it: the CPUs that play the NPU here are coherent.
+        // The CPU plays the NPU here, so the memory is coherent.
         Ok(())
     }
 
@@ -427,7 +433,7 @@ impl Backend for Simulated {
         let gone = &entry.object;
         state.release(gone.domain.unwrap_or(0), gone.device_address.unwrap_or(0), gone.size, gone.sram);
         drop(state);
-        drop(entry); // closes the memfd, outside the lock
+        drop(entry); // closes the memfd outside the lock
         Ok(())
     }
 
@@ -447,7 +453,7 @@ impl Backend for Simulated {
 }
 
 impl SimulatedState {
-    /// The object behind `inode`, with one more reference.
+    /// Adds a reference to the object behind `inode`.
     fn reference(&mut self, inode: (u64, u64)) -> Option<Object> {
         let handle = *self.by_inode.get(&inode)?;
         let entry = self.table.get_mut(handle)?;
@@ -473,7 +479,7 @@ mod tests {
         assert_eq!(error.code(), ErrorCode::IovaExhausted);
         assert_eq!(error.errno(), Some(libc::EFAULT));
         assert_eq!(error.details().largest_free, Some(64 * MIB - page_size()));
-        // Another domain has room, and its addresses overlap numerically.
+        // Another domain has room; its addresses have the same numbers.
         let other = device.create(&Request { domain: 15, ..Request::plain(64 * MIB) }).unwrap();
         assert_eq!(other.device_address, objects[0].device_address);
         objects.iter().chain([&other]).for_each(|object| device.destroy(object.handle).unwrap());
@@ -496,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn sram_goes_as_far_as_it_goes() {
+    fn sram_is_used_until_it_runs_out() {
         let device = device(Options { sram_bytes: Some(64 * KIB), ..Options::default() });
         let wanted = Request { placement: Placement::TrySram, ..Request::plain(48 * KIB) };
         let first = device.create(&wanted).unwrap();
@@ -510,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn the_object_limit_is_the_fd_wall() {
+    fn the_limit_of_objects_is_a_limit_of_descriptors() {
         let device = device(Options { max_objects: Some(2), ..Options::default() });
         let a = device.create(&Request::plain(1)).unwrap();
         device.create(&Request::plain(1)).unwrap();

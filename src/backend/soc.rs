@@ -1,9 +1,9 @@
-//! Which SoC this is, from the device tree, and what is known of it (`docs/design/rknpu.md` §6.4, §6.5).
+//! Identifies the SoC from the device tree, with its known properties (`docs/design/rknpu.md` §6.4, §6.5).
 
 use std::fs;
 use std::path::Path;
 
-/// SoCs by their `rockchip,` entry, and their NPU cores.
+/// SoCs by their `rockchip,` entry, with their NPU cores.
 const SOCS: &[(&str, u32)] = &[
     ("rk3588", 3),
     ("rk3588s", 3),
@@ -17,18 +17,18 @@ const SOCS: &[(&str, u32)] = &[
     ("rv1106", 1),
 ];
 
-/// The SoC of the machine whose `/proc` is at `proc`; `None` where the device tree is absent, hidden (containers) or
-/// names none that is known.
+/// Identifies the SoC of the machine whose `/proc` is at `proc`. Returns `None` if the device tree is absent, hidden
+/// (containers) or names no known SoC.
 pub fn soc(proc: &Path) -> Option<&'static str> {
     let compatible = fs::read(proc.join("device-tree/compatible")).ok()?;
-    // NUL-separated, most specific first: the board before the SoC.
+    // The entries end with NUL, most specific first: the board before the SoC.
     compatible.split(|byte| *byte == 0).find_map(|entry| {
         let name = entry.strip_prefix(b"rockchip,")?;
         SOCS.iter().map(|(soc, _)| *soc).find(|soc| soc.as_bytes() == name)
     })
 }
 
-/// NPU cores of that SoC.
+/// The NPU cores of a SoC.
 pub fn npu_cores(soc: &str) -> Option<u32> {
     SOCS.iter().find(|(name, _)| *name == soc).map(|(_, cores)| *cores)
 }
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn others_are_not_guessed() {
+    fn an_unknown_soc_is_not_guessed() {
         assert_eq!(soc_of("other", b"raspberrypi,5-model-b\0brcm,bcm2712\0"), None);
         assert_eq!(soc_of("future", b"rockchip,rk3588x\0"), None);
         assert_eq!(soc_of("empty", b""), None);

@@ -1,14 +1,14 @@
-//! The addresses one simulated IOMMU domain, or one CMA area, can give.
+//! The addresses of one simulated IOMMU domain or CMA area.
 //!
-//! Invariant: the free extents are disjoint, never empty, and never touch (neighbours are merged), so the largest of
-//! them is the largest request that can succeed.
+//! Invariant: the free extents are disjoint, never empty, and never touch (neighbours merge), so the largest one is the
+//! largest request that can succeed.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 
 use crate::units::{align_down, align_up};
 
-/// From which end addresses are handed out.
+/// The end from which addresses are allocated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Growth {
     /// The kernel's IOVA allocator: highest first (`docs/design/rknpu.md` §3.3).
@@ -17,7 +17,7 @@ pub enum Growth {
     BottomUp,
 }
 
-/// Free and taken addresses.
+/// Free and allocated addresses.
 #[derive(Debug)]
 pub struct AddressSpace {
     /// Start → length of each free extent.
@@ -26,12 +26,12 @@ pub struct AddressSpace {
 }
 
 impl AddressSpace {
-    /// `len` free bytes from `base` on.
+    /// Starts with `len` free bytes at `base`.
     pub fn new(base: u64, len: u64, growth: Growth) -> Self {
         Self { free: BTreeMap::from([(base, len)]), growth }
     }
 
-    /// Takes `size` bytes at a multiple of `alignment`; `None` where no extent has room.
+    /// Allocates `size` bytes at a multiple of `alignment`; `None` if no extent has room.
     pub fn take(&mut self, size: u64, alignment: u64) -> Option<u64> {
         let fit = |(&start, &len): (&u64, &u64)| {
             let end = start + len;
@@ -55,11 +55,11 @@ impl AddressSpace {
         Some(at)
     }
 
-    /// Gives back what [`take`](Self::take) gave.
+    /// Frees an allocation of [`take`](Self::take).
     pub fn give(&mut self, at: u64, size: u64) {
         let (mut start, mut end) = (at, at + size);
         if let Some((&before, &len)) = self.free.range(..start).next_back() {
-            debug_assert!(before + len <= start, "given back twice");
+            debug_assert!(before + len <= start, "freed twice");
             if before + len == start {
                 self.free.remove(&before);
                 start = before;
@@ -92,20 +92,20 @@ mod tests {
         let mut top = AddressSpace::new(0x1000, 0xf000, Growth::TopDown);
         assert_eq!(top.take(0x1000, 0x1000), Some(0xf000));
         assert_eq!(top.take(0x1000, 0x4000), Some(0xc000));
-        assert_eq!(top.take(0x1000, 0x1000), Some(0xe000), "the gap above the aligned one serves first");
+        assert_eq!(top.take(0x1000, 0x1000), Some(0xe000), "the gap above the aligned address serves first");
         let mut bottom = AddressSpace::new(0x1000, 0xf000, Growth::BottomUp);
         assert_eq!(bottom.take(0x1000, 0x1000), Some(0x1000));
         assert_eq!(bottom.take(0x1000, 0x4000), Some(0x4000));
     }
 
     #[test]
-    fn neighbours_merge_so_that_everything_comes_back() {
+    fn neighbours_merge_until_all_addresses_are_free() {
         for growth in [Growth::TopDown, Growth::BottomUp] {
             let mut space = AddressSpace::new(0x1000, 0x10000, growth);
             let mut taken: Vec<u64> = (0..16).map(|_| space.take(0x1000, 0x1000).unwrap()).collect();
             assert_eq!(space.take(1, 1), None);
             assert_eq!(space.largest(), 0);
-            // Every third, then the rest: merges to the left, to the right and on both sides.
+            // Frees every third extent, then the others: merges to the left, to the right and on both sides.
             for step in [3, 2, 1] {
                 let (give, keep): (Vec<_>, Vec<_>) = taken.iter().enumerate().partition(|(i, _)| i % step == 0);
                 give.iter().for_each(|(_, at)| space.give(**at, 0x1000));
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_beyond_everything_is_refused() {
+    fn a_request_beyond_the_capacity_is_refused() {
         let mut space = AddressSpace::new(0x1000, 0x1000, Growth::BottomUp);
         assert_eq!(space.take(u64::MAX, 0x1000), None);
         assert_eq!(space.take(0x1000, 1 << 63), None);

@@ -75,7 +75,7 @@ module.exports = [
   ),
   entry(
     'ERR_DEVICE_PERMISSION',
-    /(\S+) is there and this user may not open it/,
+    /(\S+) exists, but this user may not open it/,
     ([, path]) => `${path} exists and this user may not open it.`,
     'Add the user to the group that owns it (ls -l) and log in again; nodes of root need a udev rule.',
   ),
