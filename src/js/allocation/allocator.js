@@ -4,7 +4,7 @@
 
 const { npuAllocationAsync, npuRequest, systemRequest } = require('../core/allocation-options.js')
 const native = require('../core/binding.js')
-const { arrayBufferOf, byteLengthOf, goneError, idOf, remember } = require('../core/buffers.js')
+const { arrayBufferOf, byteLengthOf, detachedError, idOf, remember } = require('../core/buffers.js')
 const { collectGarbage } = require('../core/gc.js')
 const { disposedError } = require('../core/manager-handle.js')
 const { integer } = require('../core/options.js')
@@ -133,7 +133,7 @@ class Allocator {
    */
   deallocate(value, kind) {
     const handle = this.#handle.open()
-    const buffer = this.alive(value)
+    const buffer = this.liveBuffer(value)
     const message = this.#publisher.freeing(buffer)
     // A buffer that transfer() made is first seen here: remembered, a second deallocate can say that it was freed.
     remember(buffer, native.deallocate(handle, buffer, kind, this.idAmongShared(buffer)))
@@ -166,8 +166,8 @@ class Allocator {
   /** @param {unknown} buffer */
   describe(buffer) {
     const handle = this.#handle.open()
-    const alive = this.alive(buffer)
-    return /** @type {BufferInfo} */ (native.describe(handle, alive, this.idAmongShared(alive)))
+    const live = this.liveBuffer(buffer)
+    return /** @type {BufferInfo} */ (native.describe(handle, live, this.idAmongShared(live)))
   }
 
   /** @param {unknown} buffer */
@@ -201,14 +201,14 @@ class Allocator {
    *
    * @param {unknown} value
    */
-  alive(value) {
+  liveBuffer(value) {
     const buffer = arrayBufferOf(value)
-    if (byteLengthOf(buffer) === 0) throw goneError(buffer, native.isLive)
+    if (byteLengthOf(buffer) === 0) throw detachedError(buffer, native.isLive)
     return buffer
   }
 
   /** The manager shares memory from now on: several buffers may have one address. */
-  addressesAreShared() {
+  markShared() {
     this.#addressesShared = true
   }
 
@@ -230,7 +230,7 @@ class Allocator {
    */
   #syncRequest(value, toDevice, offset = 0, length) {
     const handle = this.#handle.open()
-    const buffer = this.alive(value)
+    const buffer = this.liveBuffer(value)
     integer('offset', offset, 0)
     if (length !== undefined) integer('length', length, 0)
     return [handle, buffer, toDevice, offset, length]

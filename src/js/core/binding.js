@@ -9,7 +9,7 @@ const { memoryError } = require('./errors.js')
 /** @type {typeof import('../native.js')} */
 let native
 try {
-  native = ofAnotherCopy() ?? require('../native.js')
+  native = findLoadedCopy() ?? require('../native.js')
 } catch (cause) {
   const here = `${process.platform}-${process.arch}`
   throw memoryError(
@@ -34,7 +34,7 @@ module.exports = native
  * Finds the native part that another copy of this version has loaded into the process, perhaps in another thread.
  * Copies share it, because device ledgers and shared memory are per process.
  */
-function ofAnotherCopy() {
+function findLoadedCopy() {
   if (process.env.NAPI_RS_NATIVE_LIBRARY_PATH) return undefined
   let maps = ''
   try {

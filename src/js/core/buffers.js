@@ -69,7 +69,7 @@ const idOf = (buffer) => ids.get(buffer) ?? 0
  * @param {ArrayBuffer} buffer
  * @param {(id: number) => boolean} isLive
  */
-function goneError(buffer, isLive) {
+function detachedError(buffer, isLive) {
   const id = ids.get(buffer)
   if (id === undefined) {
     return memoryError('ERR_UNKNOWN_BUFFER', 'this ArrayBuffer is empty or detached, and no MemoryManager made it')
@@ -82,4 +82,4 @@ function goneError(buffer, isLive) {
   return memoryError('ERR_BUFFER_FREED', 'this buffer was freed already')
 }
 
-module.exports = { arrayBufferOf, byteLengthOf, goneError, idOf, remember }
+module.exports = { arrayBufferOf, byteLengthOf, detachedError, idOf, remember }

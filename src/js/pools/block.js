@@ -110,7 +110,7 @@ class MemoryBlock {
     if (this.#buffer !== undefined) return this.#buffer
     if (this.#chunk === -1) throw freedError()
     // A runtime that refuses the size runs the buffer's finalizer, which would free the block.
-    if (this.#size > MAX_LENGTH) throw tooLong(this.#size, 'the block stays as it was')
+    if (this.#size > MAX_LENGTH) throw tooLongError(this.#size, 'the block stays as it was')
     const exposed = this.#call(native.poolExpose)
     this.#id = exposed[1]
     this.#buffer = this.#host.allocator.handOut(exposed, this.#pool, PLACED)
@@ -202,7 +202,7 @@ defineDispose(MemoryBlock, function dispose() {
  * @param {number} size
  * @param {string} outcome
  */
-function tooLong(size, outcome) {
+function tooLongError(size, outcome) {
   return outOfRange(`this runtime makes no ArrayBuffer of ${formatBytes(size)}; ${outcome}`, {
     requested: size,
     hint: 'use smaller blocks, or Node 22 or later',
@@ -211,4 +211,4 @@ function tooLong(size, outcome) {
 
 const freedError = () => memoryError('ERR_BUFFER_FREED', 'this block was freed already')
 
-module.exports = { MemoryBlock, blockIsOf, freedError, isBlock, tooLong }
+module.exports = { MemoryBlock, blockIsOf, freedError, isBlock, tooLongError }

@@ -6,7 +6,7 @@ const { MAX_LENGTH } = require('node:buffer').constants
 const native = require('../core/binding.js')
 const { idOf } = require('../core/buffers.js')
 const { channels } = require('../core/diagnostics-channels.js')
-const { MemoryBlock, freedError, tooLong } = require('./block.js')
+const { MemoryBlock, freedError, tooLongError } = require('./block.js')
 const { kMovable } = require('./pool-host.js')
 
 /** The block of an ArrayBuffer: a reachable buffer keeps its block alive. */
@@ -64,7 +64,7 @@ class MovableBlock extends MemoryBlock {
     // replaced.
     if (this.#buffer !== undefined && isLive(this.#buffer)) return this.#buffer
     if (this.freed) throw freedError()
-    if (this.#size > MAX_LENGTH) throw tooLong(this.#size, 'the block stays as it was')
+    if (this.#size > MAX_LENGTH) throw tooLongError(this.#size, 'the block stays as it was')
     const made = native.movableExpose(this.#pool, this.#id)
     this.#buffer = this.#host.allocator.handOut(made, this.#pool, { id: this.#id, movable: true })
     blocks.set(this.#buffer, this)

@@ -11,7 +11,7 @@ const fastPath = require('../core/fast-path.js')
 const { formatBytes } = require('../core/format-bytes.js')
 const { inspectNonInstance } = require('../core/inspect-non-instance.js')
 const { check, integer, invalid } = require('../core/options.js')
-const { MemoryBlock, blockIsOf, isBlock, tooLong } = require('./block.js')
+const { MemoryBlock, blockIsOf, isBlock, tooLongError } = require('./block.js')
 const { MovableBlock } = require('./movable-block.js')
 const schemas = require('./options.js')
 const { kConstruct } = require('./pool-host.js')
@@ -221,7 +221,7 @@ class MemoryPool {
    * @param {string | undefined} tag
    */
   #allocateExposed(handle, size, alignment, zeroed, tag) {
-    if (size > MAX_LENGTH) throw tooLong(size, 'nothing was allocated')
+    if (size > MAX_LENGTH) throw tooLongError(size, 'nothing was allocated')
     const allocate = () => native.allocateFromPool(handle, size, alignment, zeroed, tag)
     return this.#host.reclaimer.allocateWithReclaim(allocate, { size, tag }, handle)
   }

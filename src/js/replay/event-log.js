@@ -55,10 +55,11 @@ function* readEvents(events) {
  */
 function* readCsv(text) {
   const rows = new Rows(text)
-  if (!rows.next()) throw notALog('it is empty')
+  if (!rows.next()) throw notALogError('it is empty')
   const header = Array.from({ length: rows.columns }, (_, column) => (rows.field(column) ?? '').trim().toLowerCase())
   const [action, pointer, sizes, types, kinds, tags, pools, ids] = COLUMNS.map((name) => header.indexOf(name))
-  if (action < 0 || pointer < 0 || sizes < 0) throw notALog(`its first line is ${shown(header.join(',').slice(0, 80))}`)
+  if (action < 0 || pointer < 0 || sizes < 0)
+    throw notALogError(`its first line is ${shown(header.join(',').slice(0, 80))}`)
   while (rows.next()) {
     if (rows.columns === 1 && rows.field(0) === '') continue
     if (rows.columns <= Math.max(action, pointer, sizes))
@@ -233,7 +234,7 @@ function quotedRow(text, start, line) {
 }
 
 /** @param {string} why */
-function notALog(why) {
+function notALogError(why) {
   return outOfRange(`this is not an event log: ${why}`, {
     hint: 'its columns are Thread,Time,Action,Pointer,Size,Stream, as writeReport and RMM write them',
   })

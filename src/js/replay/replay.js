@@ -76,12 +76,12 @@ function replayEventLog(log, options) {
     ...sizes
   } = check('replayEventLog', options, replayOptions)
   const steps = stepsOf(readLog(log), { kinds, pools, tags })
-  const pool = poolOf(sizes, steps.slots)
+  const pool = layoutOf(sizes, steps.slots)
   const smallest =
-    searched || pool.capacity === null ? native.replaySmallest(steps.sizes, steps.blocks, pool.roomy) : null
-  if (pool.capacity === null && smallest === null) throw neverFits(steps, sizes)
+    searched || pool.capacity === null ? native.replaySmallest(steps.sizes, steps.blocks, pool.unlimited) : null
+  if (pool.capacity === null && smallest === null) throw neverFitsError(steps, sizes)
   const capacity = pool.capacity ?? /** @type {number} */ (smallest)
-  const { firstFailure, ...outcome } = native.replayLog(steps.sizes, steps.blocks, pool.of(capacity))
+  const { firstFailure, ...outcome } = native.replayLog(steps.sizes, steps.blocks, pool.withCapacity(capacity))
   return {
     fits: outcome.failures === 0,
     capacity: capacity === UNLIMITED ? null : capacity,
@@ -101,9 +101,12 @@ const failureAt = ({ step, ...figures }, lines) => ({ line: lines[step], ...figu
  *
  * @param {ReplayOptions} sizes
  * @param {number} slots
- * @returns {{ capacity: number | null, roomy: ReplayLayout, of: (capacity: number) => ReplayLayout }}
+ * @returns {{ capacity: number | null, unlimited: ReplayLayout, withCapacity: (capacity: number) => ReplayLayout }}
  */
-function poolOf({ capacity, maxSize, suballocator, blockSize, chunkSize, initialSize, alignment = ALIGNMENT }, slots) {
+function layoutOf(
+  { capacity, maxSize, suballocator, blockSize, chunkSize, initialSize, alignment = ALIGNMENT },
+  slots,
+) {
   if (capacity !== undefined && maxSize !== undefined && capacity !== maxSize) {
     throw invalid('replayEventLog: capacity and maxSize mean the same and differ', 'give one of them')
   }
@@ -127,13 +130,17 @@ function poolOf({ capacity, maxSize, suballocator, blockSize, chunkSize, initial
     )
   }
   if (chunkSize === undefined && initialSize === undefined) {
-    const at = (/** @type {number} */ size) => ({ ...layout, initial: size, max: size, chunk: size })
-    return { capacity: limit, roomy: at(all || UNLIMITED), of: at }
+    const withCapacity = (/** @type {number} */ size) => ({ ...layout, initial: size, max: size, chunk: size })
+    return { capacity: limit, unlimited: withCapacity(all || UNLIMITED), withCapacity }
   }
   const [initial, chunk] = [initialSize ?? 0, chunkSize ?? initialSize ?? 0]
-  const roomy = { ...layout, initial, chunk, max: all === 0 ? UNLIMITED : all + initial + chunk }
+  const unlimited = { ...layout, initial, chunk, max: all === 0 ? UNLIMITED : all + initial + chunk }
   // Without a limit the answer is the size to which the pool grows.
-  return { capacity: limit ?? UNLIMITED, roomy, of: (max) => (max === UNLIMITED ? roomy : { ...roomy, max }) }
+  return {
+    capacity: limit ?? UNLIMITED,
+    unlimited,
+    withCapacity: (max) => (max === UNLIMITED ? unlimited : { ...unlimited, max }),
+  }
 }
 
 /**
@@ -144,7 +151,7 @@ function poolOf({ capacity, maxSize, suballocator, blockSize, chunkSize, initial
  * @param {Filters} filters
  */
 function stepsOf(entries, filters) {
-  const wanted = filter(filters)
+  const wanted = makeFilter(filters)
   const steps = new Steps()
   const skipped = { filtered: 0, refused: 0, unmatchedFrees: 0, lostFrees: 0 }
   /** @type {Space | undefined} */
@@ -286,7 +293,7 @@ function doubled(array, Type) {
  * @param {Filters} lists
  * @returns {(entry: Entry) => boolean}
  */
-function filter({ kinds, pools, tags }) {
+function makeFilter({ kinds, pools, tags }) {
   if (kinds === undefined && pools === undefined && tags === undefined) return () => true
   /** @type {(list: unknown[] | undefined, value: unknown) => boolean} */
   const has = (list, value) => list === undefined || list.includes(value)
@@ -297,7 +304,7 @@ function filter({ kinds, pools, tags }) {
  * @param {{ sizes: Float64Array }} steps
  * @param {ReplayOptions} pool
  */
-function neverFits({ sizes }, { blockSize }) {
+function neverFitsError({ sizes }, { blockSize }) {
   const largest = sizes.reduce((most, size) => Math.max(most, size), 0)
   const blocks = blockSize === undefined ? '' : ` in blocks of ${formatBytes(blockSize)}`
   return memoryError('ERR_OUT_OF_RANGE', `replayEventLog: no capacity is enough for ${formatBytes(largest)}${blocks}`, {

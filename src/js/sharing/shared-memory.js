@@ -18,10 +18,10 @@ const importOptions = { size: kinds.integer(1), tag: kinds.string }
  * @property {SharingAllocator} allocator
  *
  * @typedef {object} SharingAllocator
- * @property {(buffer: unknown) => ArrayBuffer} alive
+ * @property {(buffer: unknown) => ArrayBuffer} liveBuffer
  * @property {(made: [ArrayBuffer, number]) => ArrayBuffer} allocated
  * @property {(buffer: ArrayBuffer) => number | undefined} idAmongShared
- * @property {() => void} addressesAreShared
+ * @property {() => void} markShared
  */
 
 /**
@@ -29,7 +29,7 @@ const importOptions = { size: kinds.integer(1), tag: kinds.string }
  * @param {unknown} buffer
  */
 function exportDmaBuf({ handle, allocator, processLimits }, buffer) {
-  const exported = native.exportDmaBuf(handle.open(), allocator.alive(buffer))
+  const exported = native.exportDmaBuf(handle.open(), allocator.liveBuffer(buffer))
   processLimits.allocated()
   return exported
 }
@@ -58,10 +58,10 @@ function importDmaBuf({ handle, allocator, publisher }, fd, options) {
  */
 function share({ handle, allocator }, buffer) {
   const manager = handle.open()
-  const alive = allocator.alive(buffer)
-  const token = native.share(manager, alive, allocator.idAmongShared(alive))
-  allocator.addressesAreShared()
-  return Object.freeze({ token, size: byteLengthOf(alive) })
+  const live = allocator.liveBuffer(buffer)
+  const token = native.share(manager, live, allocator.idAmongShared(live))
+  allocator.markShared()
+  return Object.freeze({ token, size: byteLengthOf(live) })
 }
 
 /**
@@ -73,7 +73,7 @@ function adopt({ handle, allocator, reclaimer }, token, adopted) {
   const manager = handle.open()
   const name = tokenOf(token)
   const made = reclaimer.allocateWithReclaim(() => native.adopt(manager, name), { kind: null, size: token.size })
-  allocator.addressesAreShared()
+  allocator.markShared()
   adopted()
   return allocator.allocated(made)
 }
