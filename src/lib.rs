@@ -4,7 +4,7 @@
 //!
 //! | room | what lives there |
 //! |---|---|
-//! | [`error`] [`units`] [`handle`] [`sync`] | errors; kinds of memory and sizes; generation-checked handles; locks |
+//! | [`error`] [`exhaustion`] [`units`] [`handle`] [`sync`] | errors, and those that reclaiming resolves; kinds of memory and sizes; generation-checked handles; locks |
 //! | [`abi`] | the kernel's structs and ioctls, one file a header |
 //! | [`suballoc`] | which bytes of an arena are taken: arithmetic without memory |
 //! | [`profile`] | recorded events, samples and latencies |
@@ -25,6 +25,7 @@ pub mod allocation;
 pub mod backend;
 pub mod device;
 pub mod error;
+pub mod exhaustion;
 pub mod handle;
 pub mod manager;
 pub mod pool;

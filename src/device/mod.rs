@@ -23,6 +23,7 @@ use reaper::{PendingFrees, REAPERS};
 use crate::accounting::{Budget, Charge};
 use crate::backend::{Backend, DeviceInfo, Kind, Object, Placement, Request};
 use crate::error::{Error, ErrorCode, Result};
+use crate::exhaustion::retry_with_room;
 use crate::handle::Handle;
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::page::page_size;
@@ -156,19 +157,19 @@ impl Device {
     /// Errors: `ERR_OUT_OF_RANGE` beyond what the device can ever hold, `ERR_UNSUPPORTED`, `ERR_IOVA_EXHAUSTED` and
     /// `ERR_OUT_OF_MEMORY` beyond what it can hold now, and those of [`Backend::create`].
     pub fn create(&self, request: &Request) -> Result<(Object, Arc<Charges>)> {
-        let wanting = [ErrorCode::OutOfMemory, ErrorCode::IovaExhausted, ErrorCode::TooManyFds, ErrorCode::TooManyMaps];
         if request.placement == Placement::TrySram && self.backend.gauges(request.domain).sram_free < request.size {
             self.wait_for_frees(FREE_TIMEOUT);
         }
         // Asked before: what is given back while the driver refuses is room that the refusal knows nothing of.
         let freeing = self.pending.in_progress();
-        match self.try_create(request) {
-            Err(error) if wanting.contains(&error.code()) && (freeing || self.pending.in_progress()) => {
+        let wait = || {
+            let any = freeing || self.pending.in_progress();
+            if any {
                 self.wait_for_frees(FREE_TIMEOUT);
-                self.try_create(request)
             }
-            result => result,
-        }
+            any
+        };
+        retry_with_room(|| self.try_create(request), wait)
     }
 
     fn try_create(&self, request: &Request) -> Result<(Object, Arc<Charges>)> {

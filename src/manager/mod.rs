@@ -20,6 +20,7 @@ use crate::device::block::Block;
 use crate::device::memory::{alignment, HugePages, Memory, PageOptions, Pages};
 use crate::device::Device;
 use crate::error::{Error, ErrorCode, Result};
+use crate::exhaustion::retry_with_room;
 use crate::handle::{Handle, Table};
 use crate::pool::{Pool, SlabOptions, Slabs};
 use crate::sync::Mutex;
@@ -300,12 +301,7 @@ impl Manager {
 
     /// A kernel object. The empty slabs that are kept go back before a request fails for want of what they hold.
     fn block(&self, request: &Request, zeroed: bool) -> Result<Block> {
-        let create = || Block::create(&self.device, request, zeroed);
-        let wanting = [ErrorCode::OutOfMemory, ErrorCode::IovaExhausted, ErrorCode::TooManyFds, ErrorCode::TooManyMaps];
-        match create() {
-            Err(error) if wanting.contains(&error.code()) && self.slabs.trim() > 0 => create(),
-            result => result,
-        }
+        retry_with_room(|| Block::create(&self.device, request, zeroed), || self.slabs.trim() > 0)
     }
 
     fn request(&self, size: u64, options: &NpuOptions) -> Result<Request> {

@@ -8,9 +8,6 @@ use crate::handle::Handle;
 use crate::profile::Action;
 use crate::units::format_bytes;
 
-/// What a smaller chunk may not meet.
-const WANTING: [ErrorCode; 3] = [ErrorCode::MemoryLimit, ErrorCode::OutOfMemory, ErrorCode::IovaExhausted];
-
 impl Pool {
     /// The least that a chunk must have to serve a request which no chunk has room for.
     fn chunk_for(&self, size: u64) -> Result<u64> {
@@ -35,7 +32,7 @@ impl Pool {
             let reserved = self.reserve(least, most, size)?;
             let bytes = reserved.bytes;
             match self.grow(reserved) {
-                Err(error) if bytes > least && self.name.is_some() && WANTING.contains(&error.code()) => {
+                Err(error) if bytes > least && self.name.is_some() && error.code().depends_on_size() => {
                     most = bytes / 2 / self.layout.granule() * self.layout.granule();
                 }
                 grown => return grown,
