@@ -7,12 +7,17 @@ const { nearest } = require('../core/options.js')
 
 /** A wrong argument: exit status 2. */
 class UsageError extends Error {
+  /**
+   * @param {string} message
+   * @param {string} [hint]
+   */
   constructor(message, hint) {
     super(message)
     this.hint = hint
   }
 }
 
+/** @type {Record<string, Option>} */
 const COMMON = {
   help: { type: 'boolean', short: 'h', text: 'this text' },
 }
@@ -27,6 +32,34 @@ const COMMON = {
  */
 
 /**
+ * @typedef {object} Io a process, or an object like one
+ * @property {Stream} stdout
+ * @property {Stream} stderr
+ * @property {any} [stdin]
+ * @property {Record<string, string | undefined>} env
+ *
+ * @typedef {{ write(text: string): unknown, isTTY?: boolean, columns?: number, rows?: number }} Stream
+ *
+ * @typedef {object} Context what `run` passes to a command
+ * @property {Record<string, any>} values the values of the options
+ * @property {string[]} words the positional words
+ * @property {Io} io
+ * @property {import('./style.js').Paint} paint
+ * @property {number} width
+ * @property {(text: string) => void} print
+ * @property {(value: unknown) => void} json
+ * @property {typeof import('./run.js').STATUS} STATUS
+ *
+ * @typedef {object} Command
+ * @property {string} name
+ * @property {string} summary
+ * @property {string} words
+ * @property {Record<string, Option>} options
+ * @property {string[]} [notes]
+ * @property {(context: Context) => number | void | Promise<number | void>} run
+ */
+
+/**
  * Parses arguments.
  *
  * @param {string[]} args
@@ -35,11 +68,15 @@ const COMMON = {
  */
 function parse(args, options) {
   const all = { ...options, ...COMMON }
+  /** @type {import('node:util').ParseArgsConfig['options']} */
   const plain = Object.fromEntries(
     Object.entries(all).map(([name, { type, short }]) => [name, short === undefined ? { type } : { type, short }]),
   )
   const { tokens } = parseArgs({ args, options: plain, strict: false, allowPositionals: true, tokens: true })
-  const [values, words] = [{}, []]
+  /** @type {Record<string, any>} */
+  const values = {}
+  /** @type {string[]} */
+  const words = []
   for (const token of tokens) {
     if (token.kind === 'positional') words.push(token.value)
     if (token.kind !== 'option') continue
@@ -64,6 +101,11 @@ function parse(args, options) {
   return { values, words }
 }
 
+/**
+ * @param {string} message
+ * @param {string} word
+ * @param {string[]} known
+ */
 function unknown(message, word, known) {
   const meant = nearest(word, known)
   return new UsageError(message, meant === undefined ? undefined : `did you mean ${meant}?`)
@@ -71,11 +113,16 @@ function unknown(message, word, known) {
 
 const UNITS = { '': 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 }
 
-/** Parses bytes: "512MiB", "1.5 GiB", "4096". */
+/**
+ * Parses bytes: "512MiB", "1.5 GiB", "4096".
+ *
+ * @param {string} name
+ * @param {string} word
+ */
 function size(name, word) {
   const [, digits, unit] = /^(\d+(?:\.\d+)?) ?([a-z]*)$/i.exec(word) ?? []
   const factor = Object.entries(UNITS).find(([known]) => known.toLowerCase() === unit?.toLowerCase())?.[1]
-  const bytes = Number(digits) * factor
+  const bytes = Number(digits) * (factor ?? NaN)
   if (Number.isSafeInteger(bytes) && bytes > 0) return bytes
   const meant = /^[kmgt]b?$/i.test(unit ?? '')
     ? `did you mean ${digits}${unit[0].toUpperCase()}iB?`
@@ -83,6 +130,7 @@ function size(name, word) {
   throw new UsageError(`${name} is ${JSON.stringify(word)}; it must be a size`, meant)
 }
 
+/** @type {(min: number, max?: number) => (name: string, word: string) => number} */
 const whole =
   (min, max = Number.MAX_SAFE_INTEGER) =>
   (name, word) => {
@@ -91,6 +139,7 @@ const whole =
     throw new UsageError(`${name} is ${JSON.stringify(word)}; it must be a whole number of at least ${min}`)
   }
 
+/** @type {(...choices: string[]) => (name: string, word: string) => string} */
 const oneOf =
   (...choices) =>
   (name, word) => {
@@ -98,7 +147,12 @@ const oneOf =
     throw unknown(`${name} is ${JSON.stringify(word)}; it must be one of ${choices.join(', ')}`, word, choices)
   }
 
-/** Checks the number of positional words. */
+/**
+ * Checks the number of positional words.
+ *
+ * @param {string[]} words
+ * @param {string[]} names
+ */
 function expectWords(words, names, atLeast = names.length) {
   if (words.length < atLeast) throw new UsageError(`${names[words.length]} is missing`)
   if (words.length > names.length)

@@ -5,7 +5,7 @@
 const { lstatSync, readdirSync, statSync } = require('node:fs')
 const net = require('node:net')
 const { join } = require('node:path')
-const { directoriesOf, isPrivate, parseName } = require('../inspect/socket-path.js')
+const { directoriesOf, isPrivate, parseName, userId } = require('../inspect/socket-path.js')
 
 /** How long a busy event loop may take to respond. */
 const TIMEOUT_MS = 5000
@@ -21,26 +21,41 @@ class AttachError extends Error {
 
 const busyError = () => Object.assign(new AttachError('it does not respond: its event loop is busy'), { busy: true })
 
+/** @typedef {{ path: string, pid: number, serial: number }} Found a socket's path, its process and its manager */
+/** @typedef {Record<string, any> & { about: any }} Response the parts that were requested */
+
 /**
  * Lists the sockets of the process `pid` or of all processes of this user, sorted by process. With a `pid`, root also
  * sees processes of other users.
+ *
+ * @param {number} [pid]
  */
 function sockets(pid) {
-  const uid = (pid !== undefined && process.geteuid() === 0 && ownerOf(pid)) || process.geteuid()
+  const uid = (pid !== undefined && userId() === 0 && ownerOf(pid)) || userId()
   return directoriesOf(uid)
     .filter((directory) => isPrivate(directory, uid))
-    .flatMap((directory) =>
-      readdirSync(directory)
-        .map((name) => ({ path: join(directory, name), ...parseName(name) }))
-        .filter(
-          (found) => found.pid !== undefined && (pid === undefined || found.pid === pid) && isSocketOf(found.path, uid),
-        ),
-    )
+    .flatMap((directory) => readdirSync(directory).flatMap((name) => socketAt(directory, name)))
+    .filter((found) => (pid === undefined || found.pid === pid) && isSocketOf(found.path, uid))
     .sort((a, b) => a.pid - b.pid || a.serial - b.serial)
 }
 
+/**
+ * @param {string} directory
+ * @param {string} name
+ * @returns {Found[]} empty if `name` is not that of a socket
+ */
+function socketAt(directory, name) {
+  const parsed = parseName(name)
+  return parsed === undefined ? [] : [{ path: join(directory, name), ...parsed }]
+}
+
+/** @param {number} pid */
 const ownerOf = (pid) => statSync(`/proc/${pid}`, { throwIfNoEntry: false })?.uid
 
+/**
+ * @param {string} path
+ * @param {number} uid
+ */
 function isSocketOf(path, uid) {
   const stat = lstatSync(path, { throwIfNoEntry: false })
   return stat !== undefined && stat.isSocket() && stat.uid === uid
@@ -51,12 +66,15 @@ function isSocketOf(path, uid) {
  *
  * @param {string} path
  * @param {string[]} want "stats", "usage", "snapshot", "profile", "metrics"
+ * @returns {Promise<Response>}
  */
 function ask(path, want, timeoutMs = TIMEOUT_MS) {
   return new Promise((resolve, reject) => {
+    /** @type {Buffer[]} */
     const pieces = []
     let size = 0
     const socket = net.connect(path, () => socket.write(`${JSON.stringify({ want })}\n`))
+    /** @type {(error?: Error, response?: any) => void} */
     const end = (error, response) => {
       clearTimeout(timer)
       socket.destroy()
@@ -83,27 +101,39 @@ function ask(path, want, timeoutMs = TIMEOUT_MS) {
   })
 }
 
-/** A JSON reviver: addresses, which are strings in JSON, become bigints. */
+/**
+ * A JSON reviver: addresses, which are strings in JSON, become bigints.
+ *
+ * @param {string} key
+ * @param {unknown} value
+ */
 function reviveAddress(key, value) {
   return ADDRESSES.includes(key) && typeof value === 'string' && /^0x[\da-f]+$/.test(value) ? BigInt(value) : value
 }
 
+/** @param {NodeJS.ErrnoException} error */
 function wordsFor({ code, message }) {
   if (code === 'ECONNREFUSED' || code === 'ENOENT') return 'its socket no longer exists'
   if (code === 'EACCES') return 'it belongs to another user'
   return message
 }
 
-/** Requests figures from every manager of `pid`, and returns the responses. Throws if no manager responds. */
+/**
+ * Requests figures from every manager of `pid`, and returns the responses. Throws if no manager responds.
+ *
+ * @param {number} pid
+ * @param {string[]} want
+ */
 async function askProcess(pid, want) {
   const found = sockets(pid)
-  const answers = await Promise.allSettled(found.map(({ path }) => ask(path, want)))
-  const good = answers.filter(({ status }) => status === 'fulfilled').map(({ value }) => value)
-  if (good.length > 0) return good
-  if (answers.length > 0) throw new AttachError(`process ${pid}: ${answers[0].reason.message}`)
+  const outcomes = await Promise.allSettled(found.map(({ path }) => ask(path, want)))
+  const responses = outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value] : []))
+  if (responses.length > 0) return responses
+  for (const outcome of outcomes) {
+    if (outcome.status === 'rejected') throw new AttachError(`process ${pid}: ${outcome.reason.message}`)
+  }
   if (ownerOf(pid) === undefined) throw new AttachError(`there is no process ${pid}`)
-  if (process.geteuid() !== 0 && ownerOf(pid) !== process.geteuid())
-    throw new AttachError(`process ${pid} belongs to another user`)
+  if (userId() !== 0 && ownerOf(pid) !== userId()) throw new AttachError(`process ${pid} belongs to another user`)
   throw new AttachError(
     `process ${pid} has no manager that can be inspected: create it with new MemoryManager({ inspect: true })`,
   )

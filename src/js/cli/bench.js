@@ -17,7 +17,8 @@ const BACKENDS = ['auto', 'rknpu', 'rknpu-heap', 'rocket', 'dma-heap', 'simulate
 /** The case that all others are compared with. */
 const BASELINE = 'new ArrayBuffer'
 
-module.exports = {
+/** @type {import('./args.js').Command} */
+const command = {
   name: 'bench',
   summary: 'measures the cost of allocating, relative to new ArrayBuffer',
   words: '',
@@ -49,10 +50,21 @@ module.exports = {
   },
 }
 
-/** Makes the cases `{ name, size, once }`; `once` allocates and frees. */
+/**
+ * @typedef {import('../types/manager.js').MemoryManager} MemoryManager
+ * @typedef {{ name: string, size: number, once: () => void }} Case `once` allocates and frees
+ * @typedef {{ name: string, size: number, medianNs: number, minNs: number, maxNs: number, ratio: number }} Result
+ */
+
+/**
+ * @param {MemoryManager} manager
+ * @returns {Case[]}
+ */
 function casesOf(manager) {
   const pool = manager.createMemoryPool({ name: 'bench', kind: 'npu', initialSize: 8 * MiB })
+  /** @type {unknown[]} */
   const stored = []
+  /** @type {Record<string, (size: number) => void>} */
   const operations = {
     [BASELINE]: (size) => {
       // Stored, because an engine may optimise away an unused allocation.
@@ -69,8 +81,14 @@ function casesOf(manager) {
   )
 }
 
+/**
+ * @param {Case[]} cases
+ * @param {number} rounds
+ * @param {ReturnType<typeof makeProgress>} progress
+ * @returns {Promise<Result[]>}
+ */
 async function measure(cases, rounds, progress) {
-  const times = cases.map(() => [])
+  const times = cases.map(() => /** @type {number[]} */ ([]))
   // The first round is a warm-up.
   for (let round = -1; round < rounds; round++) {
     for (const [at, { name, once }] of cases.entries()) {
@@ -85,32 +103,43 @@ async function measure(cases, rounds, progress) {
   return cases
     .map(({ name, size }, at) => {
       const sorted = times[at].sort((a, b) => a - b)
-      return { name, size, medianNs: median(sorted), minNs: sorted[0], maxNs: sorted.at(-1) }
+      return { name, size, medianNs: median(sorted), minNs: sorted[0], maxNs: sorted[sorted.length - 1] }
     })
     .map((result, _, all) => {
       const baseline = all.find(({ name, size }) => name === BASELINE && size === result.size)
-      return { ...result, ratio: result.medianNs / baseline.medianNs }
+      return { ...result, ratio: result.medianNs / (baseline?.medianNs ?? NaN) }
     })
 }
 
-/** Formats µs with about three digits, so that a line fits into 80 columns. */
+/**
+ * Formats µs with about three digits, so that a line fits into 80 columns.
+ *
+ * @param {number} us
+ */
 function micros(us) {
   return us.toFixed(us >= 100 ? 0 : us >= 10 ? 1 : 2)
 }
 
+/** @param {number[]} sorted */
 function median(sorted) {
   const middle = sorted.length >> 1
   return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2
 }
 
+/**
+ * @param {Result[]} results
+ * @param {import('../types/devices.js').DeviceInfo} device
+ * @param {Pick<import('./args.js').Context, 'paint' | 'print'>} context
+ */
 function show(results, device, { paint, print }) {
   print(
     `${paint.bold('µs for one, median')}; in brackets times ${BASELINE}; on ` +
       `${device.simulated ? 'the simulated ' : ''}${device.soc ?? device.backend}\n`,
   )
   const names = [...new Set(results.map(({ name }) => name))]
-  const cell = (name, size) => {
-    const { medianNs, ratio } = results.find((result) => result.name === name && result.size === size)
+  const cell = (/** @type {string} */ name, /** @type {number} */ size) => {
+    const result = results.find((candidate) => candidate.name === name && candidate.size === size)
+    const { medianNs, ratio } = result ?? { medianNs: NaN, ratio: NaN }
     const times =
       name === BASELINE
         ? ''
@@ -121,3 +150,5 @@ function show(results, device, { paint, print }) {
   const heads = ['', ...SIZES.flatMap((size) => [bytes(size), ''])]
   columns([heads, ...rows], { gap: 1 }).forEach((row, at) => print(at === 0 ? paint.dim(row) : row))
 }
+
+module.exports = command

@@ -8,11 +8,19 @@ const { examine } = require('../devices/doctor/examine.js')
 const { makeReader, save } = require('../devices/doctor/reader.js')
 const { pad, wrap } = require('./style.js')
 
+/**
+ * @typedef {import('./args.js').Context} Context
+ * @typedef {import('../types/doctor.js').Diagnosis} Diagnosis
+ * @typedef {import('../types/doctor.js').Finding} Finding
+ */
+
 const AREAS = { npu: 'NPU', machine: 'Machine' }
+/** @type {Record<Finding['status'], ['ok' | 'warn' | 'FAIL', 'green' | 'yellow' | 'red']>} */
 const MARKS = { ok: ['ok', 'green'], warn: ['warn', 'yellow'], fail: ['FAIL', 'red'] }
 const [MARK, ID] = [6, 12]
 
-module.exports = {
+/** @type {import('./args.js').Command} */
+const command = {
   name: 'doctor',
   summary: 'finds problems that keep the NPU from working, and suggests fixes',
   words: '',
@@ -50,6 +58,10 @@ module.exports = {
   },
 }
 
+/**
+ * @param {Diagnosis} result
+ * @param {Pick<Context, 'paint' | 'print' | 'width'>} context
+ */
 function show({ machine, findings, counts }, { paint, print, width }) {
   print(
     paint.bold(
@@ -62,17 +74,24 @@ function show({ machine, findings, counts }, { paint, print, width }) {
     print(`\n${paint.bold(title)}`)
     for (const finding of findings.filter((of) => of.area === area)) print(lines(finding, paint, width).join('\n'))
   }
-  const parts = [
+  /** @type {Array<[number, string, (text: string) => string]>} */
+  const totals = [
     [counts.fail, 'failure', paint.red],
     [counts.warn, 'warning', paint.yellow],
     [counts.ok, 'ok', paint.green],
-  ].map(([count, what, color]) => {
+  ]
+  const parts = totals.map(([count, what, color]) => {
     const text = what === 'ok' ? `${count} ok` : `${count} ${what}${count === 1 ? '' : 's'}`
     return count > 0 ? color(text) : text
   })
   print(`\n${parts.join(', ')}`)
 }
 
+/**
+ * @param {Finding} finding
+ * @param {Context['paint']} paint
+ * @param {number} width
+ */
 function lines({ id, status, message, remedy }, paint, width) {
   const [word, color] = MARKS[status]
   const indent = ' '.repeat(MARK + ID)
@@ -86,6 +105,9 @@ function lines({ id, status, message, remedy }, paint, width) {
 
 /**
  * Indents a remedy. One of several lines is meant for copying: it is indented less, so that its lines are not wrapped.
+ *
+ * @param {string} remedy
+ * @param {number} width
  */
 function adviceLines(remedy, width) {
   const [first, ...more] = remedy.split('\n')
@@ -94,3 +116,5 @@ function adviceLines(remedy, width) {
     (line) => indent + line,
   )
 }
+
+module.exports = command

@@ -6,6 +6,7 @@ const { UsageError, expectWords } = require('./args.js')
 const { SHAPE, parseModel, specOf } = require('./models.js')
 const { bytes, columns } = require('./style.js')
 
+/** @type {Array<['weights' | 'kvCache' | 'activations' | 'hostBuffers' | 'npuTotal' | 'total', string]>} */
 const PARTS = [
   ['weights', 'weights'],
   ['kvCache', 'KV cache'],
@@ -15,7 +16,8 @@ const PARTS = [
   ['total', 'in total'],
 ]
 
-module.exports = {
+/** @type {import('./args.js').Command} */
+const command = {
   name: 'estimate',
   summary: 'estimates the memory that a model needs',
   words: '[MODEL]',
@@ -42,3 +44,5 @@ module.exports = {
     )
   },
 }
+
+module.exports = command

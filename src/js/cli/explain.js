@@ -9,7 +9,8 @@ const { clip, wrap } = require('./style.js')
 /** The longest log that is read. */
 const MAX_LOG = 64 << 20
 
-module.exports = {
+/** @type {import('./args.js').Command} */
+const command = {
   name: 'explain',
   summary: 'explains a log line of the RKNN or RKLLM runtime or the kernel',
   words: '["LOG LINE"]',
@@ -32,8 +33,19 @@ module.exports = {
   },
 }
 
-/** Explains the lines. A cause that occurs again is counted. */
+/**
+ * @typedef {NonNullable<ReturnType<typeof import('../types/explain.js').explainError>>} Explanation
+ * @typedef {Explanation & { line: string, count: number }} Explained
+ */
+
+/**
+ * Explains the lines. A cause that occurs again is counted.
+ *
+ * @param {string[]} lines
+ * @param {(line: string) => Explanation | null} explainError
+ */
 function explained(lines, explainError) {
+  /** @type {Map<string, Explained>} */
   const causes = new Map()
   for (const line of lines) {
     const found = explainError(line)
@@ -45,6 +57,11 @@ function explained(lines, explainError) {
   return [...causes.values()]
 }
 
+/**
+ * @param {Explained} explained
+ * @param {number} at
+ * @param {Pick<import('./args.js').Context, 'paint' | 'print' | 'width'>} context
+ */
 function show({ line, count, cause, remedy, code }, at, { paint, print, width }) {
   if (at > 0) print('')
   print(paint.dim(clip(line, width - 8)) + (count > 1 ? `  × ${count}` : ''))
@@ -56,10 +73,12 @@ function show({ line, count, cause, remedy, code }, at, { paint, print, width })
   )
 }
 
+/** @param {import('./args.js').Io} io */
 function input(io) {
   if (io.stdin?.isTTY) throw new UsageError('LOG LINE is missing', 'quote the line, or pipe a log into this command')
   const text = readFileSync(io.stdin?.fd ?? 0, 'utf8')
-  if (text.length > MAX_LOG)
-    throw new UsageError('the log is too long', 'grep for rknn, rkllm or rknpu first')
+  if (text.length > MAX_LOG) throw new UsageError('the log is too long', 'grep for rknn, rkllm or rknpu first')
   return text
 }
+
+module.exports = command

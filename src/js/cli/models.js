@@ -8,6 +8,7 @@ const { UsageError, size, whole } = require('./args.js')
 
 const DEFAULT_CONTEXT = 4096
 
+/** @type {Record<string, import('./args.js').Option>} */
 const SHAPE = {
   context: { type: 'string', value: 'N', text: `tokens of context; default ${DEFAULT_CONTEXT}`, parse: whole(1) },
   config: { type: 'string', value: 'FILE', text: "the model's config.json from Hugging Face" },
@@ -33,7 +34,11 @@ const FIELDS = {
   'kv-bytes': 'kvBytesPerElement',
 }
 
-/** Makes a ModelSpec of the options that are given. */
+/**
+ * Makes a ModelSpec of the options that are given.
+ *
+ * @param {Record<string, any>} values
+ */
 function specOf(values) {
   const given = Object.entries(FIELDS).filter(([option]) => values[option] !== undefined)
   return {
@@ -42,7 +47,11 @@ function specOf(values) {
   }
 }
 
-/** Parses "path[:name][@context]" to { path, name, contextLength? }. The whole word may also be the name of a file. */
+/**
+ * Parses "path[:name][@context]" to { path, name, contextLength? }. The whole word may also be the name of a file.
+ *
+ * @param {string} word
+ */
 function parseModel(word) {
   if (existsSync(word)) return { path: word, name: nameOf(word) }
   const [, rest, context] = /^(.+?)(?:@(\d+))?$/.exec(word) ?? [undefined, word]
@@ -52,6 +61,7 @@ function parseModel(word) {
   return context === undefined ? found : { ...found, contextLength: whole(1)('the context', context) }
 }
 
+/** @param {string} path */
 const nameOf = (path) => basename(path).replace(/\.(rkllm|rknn)$/, '')
 
 module.exports = { DEFAULT_CONTEXT, SHAPE, parseModel, specOf }

@@ -9,7 +9,8 @@ const { bar, bytes, columns, wrap } = require('./style.js')
 const BOARDS = ['rk3588', 'rk3588s', 'rk3576', 'rk3562', 'rk3566', 'rk3568']
 const BAR = 24
 
-module.exports = {
+/** @type {import('./args.js').Command} */
+const command = {
   name: 'plan',
   summary: 'plans an IOMMU domain for each model, if they fit together',
   words: 'MODEL[:NAME][@CONTEXT]…',
@@ -39,13 +40,23 @@ module.exports = {
   },
 }
 
-/** Returns the device to plan for: the named SoC, or the best NPU of this machine. */
+/**
+ * @typedef {import('../types/devices.js').DeviceInfo} DeviceInfo
+ * @typedef {import('../types/models.js').DomainPlan} DomainPlan
+ */
+
+/**
+ * Returns the device to plan for: the named SoC, or the best NPU of this machine.
+ *
+ * @param {Pick<typeof import('../../../index.js'), 'MemoryManager' | 'probeDevices'>} library
+ * @param {string | undefined} soc
+ * @returns {DeviceInfo}
+ */
 function deviceOf({ MemoryManager, probeDevices }, soc) {
   if (soc === undefined) {
-    const here = probeDevices().find(
-      ({ backend, error }) => error === undefined && !['dma-heap', 'simulated'].includes(backend),
-    )
-    if (here !== undefined) return here
+    for (const device of probeDevices()) {
+      if (!('error' in device) && !['dma-heap', 'simulated'].includes(device.backend)) return device
+    }
     throw new UsageError('this machine has no NPU to plan for', `name a SoC: --soc ${BOARDS[0]}`)
   }
   const manager = new MemoryManager({ backend: 'simulated', simulated: { soc } })
@@ -54,6 +65,11 @@ function deviceOf({ MemoryManager, probeDevices }, soc) {
   return device
 }
 
+/**
+ * @param {DomainPlan} plan
+ * @param {DeviceInfo} device
+ * @param {Pick<import('./args.js').Context, 'paint' | 'print' | 'width'>} context
+ */
 function show({ fits, placements, domains, reason }, device, { paint, print, width }) {
   const verdict = fits ? paint.green('They fit') : paint.red('They do not fit')
   print(
@@ -74,3 +90,5 @@ function show({ fits, placements, domains, reason }, device, { paint, print, wid
     print(`  domain ${String(id).padEnd(2)} ${bar(share, BAR)} ${bytes(own + reservedForOthers)} of ${bytes(total)}`)
   }
 }
+
+module.exports = command

@@ -7,12 +7,15 @@ const { bar, widthOf } = require('./style.js')
 const WIDTH = 30
 const MS_BETWEEN_DRAWS = 100
 
-/** @param {{ isTTY?: boolean, columns?: number, write(text: string): void }} stream */
+/**
+ * @param {import('./args.js').Stream} stream
+ * @param {number} total
+ */
 function makeProgress(stream, total) {
   let drawnAt = 0
   const shown = stream.isTTY === true
   return {
-    update(done, what = '') {
+    update(/** @type {number} */ done, what = '') {
       const now = Date.now()
       if (!shown || now - drawnAt < MS_BETWEEN_DRAWS) return
       drawnAt = now

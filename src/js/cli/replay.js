@@ -14,7 +14,8 @@ const SIZES = {
   alignment: ['alignment', 'a power of two; default 64'],
 }
 
-module.exports = {
+/** @type {import('./args.js').Command} */
+const command = {
   name: 'replay',
   summary: 'replays an event log against a pool of another size',
   words: 'LOG.csv',
@@ -26,7 +27,7 @@ module.exports = {
     json: { type: 'boolean', text: 'as JSON' },
   },
   notes: [
-    "LOG.csv is a .csv report or a log of RMM. Exit status 1 if an allocation would have failed.",
+    'LOG.csv is a .csv report or a log of RMM. Exit status 1 if an allocation would have failed.',
     'Example: rkllm-memory replay log.csv --capacity 2GiB --chunk-size 64MiB',
   ],
   run({ values, words, paint, print, json, width, STATUS }) {
@@ -45,6 +46,10 @@ module.exports = {
   },
 }
 
+/**
+ * @param {import('../types/replay.js').ReplayResult} result
+ * @param {Pick<import('./args.js').Context, 'paint' | 'print' | 'width'>} context
+ */
 function show(result, { paint, print, width }) {
   const { fits, capacity, firstFailure, failures, failedBytes } = result
   const room = capacity === null ? 'without a limit' : `in ${bytes(capacity)}`
@@ -70,3 +75,5 @@ function show(result, { paint, print, width }) {
   ]
   for (const row of columns(rows.map(([what, figure]) => [`  ${what}`, figure]))) print(row)
 }
+
+module.exports = command

@@ -6,7 +6,8 @@
 const { expectWords } = require('./args.js')
 const { MANAGER, askOne } = require('./snapshot.js')
 
-module.exports = {
+/** @type {import('./args.js').Command} */
+const command = {
   name: 'report',
   summary: 'writes a report about a running process',
   words: 'PID FILE',
@@ -25,3 +26,5 @@ module.exports = {
     io.stderr.write(`wrote ${path}\n`)
   },
 }
+
+module.exports = command

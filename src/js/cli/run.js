@@ -19,18 +19,25 @@ const STATUS_TEXT = [
   ['4', 'failure: a file, a device, memory'],
 ]
 
+/** @type {(name: string) => Command} */
 const load = (name) => require(`./${name}.js`)
+
+/**
+ * @typedef {import('./args.js').Io} Io
+ * @typedef {import('./args.js').Command} Command
+ * @typedef {Omit<import('./args.js').Context, 'values' | 'words'>} BaseContext
+ */
 
 /**
  * Runs the command line.
  *
  * @param {string[]} argv
- * @param {{ stdout: any, stderr: any, stdin?: any, env: Record<string, string | undefined> }} io a process, or an
- * object like one
+ * @param {Io} io
  * @returns {Promise<number>} the exit status
  */
 async function run(argv, io) {
   const paint = painter(wantsColor(io.stdout, io.env))
+  /** @type {BaseContext} */
   const context = {
     io,
     paint,
@@ -52,18 +59,24 @@ async function run(argv, io) {
   }
 }
 
+/** @param {string} name */
 function find(name) {
   if (NAMES.includes(name)) return load(name)
   const what = name.startsWith('-') ? 'option' : 'command'
   throw unknown(`there is no ${what} ${name}`, name, what === 'option' ? ['--help', '--version'] : NAMES)
 }
 
+/**
+ * @param {any} error
+ * @param {Io} io
+ * @param {string} [command]
+ */
 function explain(error, io, command) {
   const paint = painter(wantsColor(io.stderr, io.env))
-  const report = (message, hint) => {
+  const report = (/** @type {string} */ message, /** @type {string} */ hint = '') => {
     const width = widthOf(io.stderr)
     io.stderr.write(`${paint.red('rkllm-memory:')} ${wrap(message, width - 14, 2).join('\n')}\n`)
-    if (hint) io.stderr.write(`  ${wrap(hint, width - 2, 2).join('\n')}\n`)
+    if (hint !== '') io.stderr.write(`  ${wrap(hint, width - 2, 2).join('\n')}\n`)
   }
   if (error instanceof UsageError) {
     report(
@@ -82,6 +95,10 @@ function explain(error, io, command) {
   return STATUS.broken
 }
 
+/**
+ * @param {BaseContext} context
+ * @param {string[]} rest
+ */
 function overview(context, [name]) {
   if (name !== undefined) return help(context, find(name))
   const { paint, print, width } = context
@@ -96,6 +113,10 @@ function overview(context, [name]) {
   return STATUS.ok
 }
 
+/**
+ * @param {BaseContext} context
+ * @param {Command} command
+ */
 function help({ paint, print, width }, { name, summary, words, options, notes = [] }) {
   print(`${paint.bold(`rkllm-memory ${name}`)}: ${wrap(summary, width - 15 - name.length, 2).join('\n')}\n`)
   print(`${paint.bold('Usage')}  rkllm-memory ${[name, words, '[OPTIONS]'].filter(Boolean).join(' ')}\n`)
@@ -109,6 +130,7 @@ function help({ paint, print, width }, { name, summary, words, options, notes = 
   return STATUS.ok
 }
 
+/** @type {(name: string, column: number, text: string, width: number) => string} */
 const entry = (name, column, text, width) =>
   `  ${pad(name, column)} ${wrap(text, width - column - 3).join(`\n${' '.repeat(column + 3)}`)}`
 

@@ -7,6 +7,7 @@ const { UsageError, expectWords, whole } = require('./args.js')
 const { askProcess } = require('./attach.js')
 const { jsonText } = require('./style.js')
 
+/** @type {import('./args.js').Option} */
 const MANAGER = {
   type: 'string',
   value: 'N',
@@ -14,7 +15,13 @@ const MANAGER = {
   parse: whole(0),
 }
 
-/** Requests figures from the one manager that the arguments name. */
+/**
+ * Requests figures from the one manager that the arguments name.
+ *
+ * @param {string} word
+ * @param {number | undefined} index
+ * @param {string[]} want
+ */
 async function askOne(word, index, want) {
   const answers = await askProcess(whole(1)('PID', word), want)
   const numbers = answers.map(({ about }) => about.manager)
@@ -30,9 +37,8 @@ async function askOne(word, index, want) {
   return chosen
 }
 
-module.exports = {
-  MANAGER,
-  askOne,
+/** @type {import('./args.js').Command} */
+const command = {
   name: 'snapshot',
   summary: 'writes all buffers and pools of a running process as JSON',
   words: 'PID',
@@ -50,3 +56,5 @@ module.exports = {
     io.stderr.write(`wrote ${values.out}\n`)
   },
 }
+
+module.exports = { ...command, MANAGER, askOne }

@@ -13,7 +13,8 @@ const REFRESH_MS = 1000
 /** A manager that does not respond within this time is counted as silent in the frame. */
 const TIMEOUT_MS = 800
 
-module.exports = {
+/** @type {import('./args.js').Command} */
+const command = {
   name: 'top',
   summary: 'shows NPU and system memory live, by manager and process',
   words: '',
@@ -41,20 +42,33 @@ module.exports = {
 
 const clock = () => new Date().toTimeString().slice(0, 8)
 
+/** @typedef {import('./top/frame.js').Data} Data */
+
+/** @returns {Promise<Data>} */
 async function gather() {
   const reader = makeReader()
   const machine = machineOf(reader)
-  const answers = await Promise.allSettled(sockets().map(({ path }) => ask(path, ['usage'], TIMEOUT_MS)))
+  const outcomes = await Promise.allSettled(sockets().map(({ path }) => ask(path, ['usage'], TIMEOUT_MS)))
   // A manager that has ended is left out. A busy one still exists.
-  const silent = answers.filter(({ reason }) => reason instanceof AttachError && reason.busy).length
-  const managers = answers.filter(({ status }) => status === 'fulfilled').map(({ value }) => value)
+  const managers = outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value] : []))
+  const errors = outcomes.flatMap((outcome) => (outcome.status === 'rejected' ? [outcome.reason] : []))
+  const silent = errors.filter((error) => error instanceof AttachError && error.busy).length
   return { machine, managers, silent, holders: holders(reader, machine.nodes) }
 }
 
-/** Shows frames until the user quits. Resolves to the exit status. */
+/**
+ * Shows frames until the user quits. Resolves to the exit status.
+ *
+ * @param {any} io
+ * @param {import('./style.js').Paint} paint
+ * @param {string} sort
+ * @returns {Promise<number>}
+ */
 function live(io, paint, sort) {
+  /** @type {{ sort: string, chosen: number, data: Data | undefined }} */
   const state = { sort, chosen: 0, data: undefined }
   return new Promise((resolve, reject) => {
+    /** @type {NodeJS.Timeout | undefined} */
     let timer
     const draw = () => {
       if (state.data === undefined) return
@@ -72,7 +86,7 @@ function live(io, paint, sort) {
         }),
       )
     }
-    const end = (settle, value) => {
+    const end = (/** @type {(value: any) => void} */ settle, /** @type {unknown} */ value) => {
       clearTimeout(timer)
       ended = true
       screen.close()
@@ -88,6 +102,7 @@ function live(io, paint, sort) {
           timer = setTimeout(refresh, REFRESH_MS)
         })
         .catch((error) => ended || end(reject, error))
+    /** @type {Record<string, () => void>} */
     const keys = {
       q: () => end(resolve, 0),
       quit: () => end(resolve, 0),
@@ -103,3 +118,5 @@ function live(io, paint, sort) {
     refresh()
   })
 }
+
+module.exports = command

@@ -68,4 +68,4 @@ function isPrivate(path, uid) {
   return stat !== undefined && stat.isDirectory() && stat.uid === uid && (stat.mode & 0o077) === 0
 }
 
-module.exports = { directoriesOf, isPrivate, ownDirectory, parseName, socketName }
+module.exports = { directoriesOf, isPrivate, ownDirectory, parseName, socketName, userId }

@@ -5,6 +5,26 @@
 const { basename } = require('node:path')
 const { bar, bytes, clip, columns, padLeft, visible, wrap } = require('../style.js')
 
+/**
+ * @typedef {import('../../types/stats.js').MemoryUsage} MemoryUsage
+ * @typedef {import('../style.js').Paint} Paint
+ * @typedef {ReturnType<typeof import('./machine.js').machineOf>} Machine
+ * @typedef {import('./machine.js').Holder} Holder
+ *
+ * @typedef {{ about: any, usage: MemoryUsage }} Manager the response of an inspect socket
+ * @typedef {{ machine: Machine, managers: any[], silent: number, holders: Holder[] }} Data
+ *
+ * @typedef {object} View
+ * @property {string} sort
+ * @property {number} chosen
+ * @property {number} width
+ * @property {number} height
+ * @property {Paint} paint
+ * @property {boolean} interactive
+ * @property {string} time
+ */
+
+/** @type {Record<string, (a: Manager, b: Manager) => number>} */
 const SORTS = {
   npu: (a, b) => b.usage.npu.used - a.usage.npu.used,
   system: (a, b) => b.usage.system.used - a.usage.system.used,
@@ -18,16 +38,20 @@ const KEYS = 'q quit   ↑↓ select   s sort'
 /** The most rows of a table; further rows are only counted. */
 const MAX_ROWS = 8
 
+/** @param {Pick<Manager, 'usage'>} manager */
 const liveOf = ({ usage }) => usage.npu.liveAllocations + usage.system.liveAllocations
 
-/** Returns the managers in the order of the list. */
+/**
+ * Returns the managers in the order of the list.
+ *
+ * @type {(managers: Manager[], sort: string) => Manager[]}
+ */
 const sorted = (managers, sort) =>
   [...managers].sort((a, b) => SORTS[sort](a, b) || a.about.pid - b.about.pid || a.about.manager - b.about.manager)
 
 /**
- * @param {{ machine: object, managers: object[], silent: number, holders: object[] }} data
- * @param {{ sort: string, chosen: number, width: number, height: number, paint: object, interactive: boolean, time:
- * string }} view
+ * @param {Data} data
+ * @param {View} view
  */
 function frame(data, view) {
   const { managers, holders, silent } = data
@@ -51,23 +75,42 @@ function frame(data, view) {
     : fitting
 }
 
+/**
+ * @param {Data} data
+ * @param {View} view
+ */
 function title({ machine }, { paint, width, time }) {
   const what = [machine.board, machine.soc, machine.driver].filter(Boolean).join(' · ') || 'no NPU on this machine'
   const left = `rkllm-memory top   ${clip(what, width - 20 - time.length - 2)}`
   return [paint.bold(left) + padLeft(time, width - left.length)]
 }
 
+/** @type {Record<'total' | 'available' | 'swapTotal' | 'swapFree' | 'cmaTotal' | 'cmaFree', number | null>} */
+const UNKNOWN_MEMORY = {
+  total: null,
+  available: null,
+  swapTotal: null,
+  swapFree: null,
+  cmaTotal: null,
+  cmaFree: null,
+}
+
+/**
+ * @param {Machine} machine
+ * @param {View} view
+ */
 function machineLines({ memory, pressure, load }, { paint }) {
   const lines = []
-  if (memory?.total != null) {
-    const used = memory.total - memory.available
-    const swap =
-      memory.swapTotal > 0 ? `   swap ${bytes(memory.swapTotal - memory.swapFree)} of ${bytes(memory.swapTotal)}` : ''
-    lines.push(`RAM  ${gauge(used / memory.total, BAR, paint)}  ${bytes(used)} of ${bytes(memory.total)}${swap}`)
+  const { total, available, swapTotal, swapFree, cmaTotal, cmaFree } = { ...UNKNOWN_MEMORY, ...memory }
+  if (total !== null && available !== null) {
+    const used = total - available
+    const hasSwap = swapTotal !== null && swapFree !== null && swapTotal > 0
+    const swap = hasSwap ? `   swap ${bytes(swapTotal - swapFree)} of ${bytes(swapTotal)}` : ''
+    lines.push(`RAM  ${gauge(used / total, BAR, paint)}  ${bytes(used)} of ${bytes(total)}${swap}`)
   }
-  if (memory?.cmaTotal > 0) {
-    const used = memory.cmaTotal - memory.cmaFree
-    lines.push(`CMA  ${gauge(used / memory.cmaTotal, BAR, paint)}  ${bytes(used)} of ${bytes(memory.cmaTotal)}`)
+  if (cmaTotal !== null && cmaFree !== null && cmaTotal > 0) {
+    const used = cmaTotal - cmaFree
+    lines.push(`CMA  ${gauge(used / cmaTotal, BAR, paint)}  ${bytes(used)} of ${bytes(cmaTotal)}`)
   }
   if (load !== null) {
     const width = load.length === 1 ? BAR : 8
@@ -82,12 +125,24 @@ function machineLines({ memory, pressure, load }, { paint }) {
   return lines
 }
 
-/** Draws a bar that turns yellow above 80 % and red above 95 %. */
+/**
+ * Draws a bar that turns yellow above 80 % and red above 95 %.
+ *
+ * @param {number} share
+ * @param {number} width
+ * @param {Paint} paint
+ */
 function gauge(share, width, paint) {
   const color = share > 0.95 ? paint.red : share > 0.8 ? paint.yellow : paint.green
   return color(bar(share, width))
 }
 
+/**
+ * @param {Manager[]} listed
+ * @param {Manager | undefined} chosen
+ * @param {number} silent
+ * @param {View} view
+ */
 function managerLines(listed, chosen, silent, { paint, sort, interactive, width }) {
   if (listed.length === 0 && silent === 0) {
     return wrap(
@@ -95,9 +150,10 @@ function managerLines(listed, chosen, silent, { paint, sort, interactive, width 
       width,
     ).map((line) => paint.dim(line))
   }
+  /** @type {Record<string, string>} */
   const heads = { npu: 'NPU', system: 'SYSTEM', live: 'LIVE', pid: 'PID' }
-  const mark = (name) => (name === sort && interactive ? '▾' : ' ')
-  const head = (name) => (name === 'pid' ? heads[name] + mark(name) : mark(name) + heads[name])
+  const mark = (/** @type {string} */ name) => (name === sort && interactive ? '▾' : ' ')
+  const head = (/** @type {string} */ name) => (name === 'pid' ? heads[name] + mark(name) : mark(name) + heads[name])
   const rows = listed.map(({ about, usage }) => [
     String(about.pid),
     clip(nameOf(about), NAME).padEnd(NAME),
@@ -125,10 +181,18 @@ function managerLines(listed, chosen, silent, { paint, sort, interactive, width 
   return lines
 }
 
-/** Names a manager: "server.mjs", and "server.mjs 1" for the second one of a process. */
+/**
+ * Names a manager: "server.mjs", and "server.mjs 1" for the second one of a process.
+ *
+ * @param {{ program: string | null, manager: number }} about
+ */
 const nameOf = ({ program, manager }) =>
   (program === null ? '?' : basename(program)) + (manager > 0 ? ` ${manager}` : '')
 
+/**
+ * @param {Manager} manager
+ * @param {View} view
+ */
 function detail({ about, usage }, { paint, width }) {
   const { npu } = usage
   const device = [about.device.backend, about.device.soc, about.device.driverVersion].filter(Boolean).join(' ')
@@ -150,17 +214,23 @@ function detail({ about, usage }, { paint, width }) {
   ]
 }
 
+/** @param {string[]} rows */
 function limited(rows) {
   if (rows.length <= MAX_ROWS) return rows
   return [...rows.slice(0, MAX_ROWS - 1), `  … and ${rows.length - MAX_ROWS + 1} more`]
 }
 
+/**
+ * @param {string[]} head
+ * @param {string[][]} rows
+ */
 function table(head, rows) {
   if (rows.length === 0) return []
   const [first, ...rest] = columns([head, ...rows])
   return [first, ...limited(rest)]
 }
 
+/** @param {MemoryUsage} usage */
 function poolLines({ pools }) {
   const byte = [...pools].sort((a, b) => b.reserved - a.reserved)
   const rows = byte.map((pool) => [
@@ -174,6 +244,7 @@ function poolLines({ pools }) {
   return table(['  POOL', 'RESERVED', 'ALLOCATED', 'LARGEST FREE', 'FRAGM.', 'LIVE'], rows)
 }
 
+/** @param {MemoryUsage} usage */
 function tagLines({ tags }) {
   const entries = Object.entries(tags).sort(([, a], [, b]) => b.used - a.used)
   return table(
@@ -188,6 +259,10 @@ function tagLines({ tags }) {
   )
 }
 
+/**
+ * @param {MemoryUsage} usage
+ * @param {Paint} paint
+ */
 function domainLines({ npu: { domains } }, paint) {
   const used = domains.filter((domain) => domain.used + domain.reservedForOthers > 0)
   if (used.length === 0) return []
@@ -200,6 +275,7 @@ function domainLines({ npu: { domains } }, paint) {
   return ['  IOMMU DOMAIN', ...limited(rows)]
 }
 
+/** @param {MemoryUsage} usage */
 function reservationLines({ reservations }) {
   return table(
     ['  RESERVED FOR', 'KIND', 'SIZE'],
@@ -207,9 +283,17 @@ function reservationLines({ reservations }) {
   )
 }
 
-/** Replaces control characters: a tag may hold escapes for the terminal. */
+/**
+ * Replaces control characters: a tag may hold escapes for the terminal.
+ *
+ * @param {string} text
+ */
 const plain = (text) => text.replace(/[\x00-\x1f\x7f-\x9f]/g, '�')
 
+/**
+ * @param {Holder[]} holders
+ * @param {View} view
+ */
 function holderLines(holders, { paint }) {
   const rows = holders.map(({ pid, name, buffers, bytes: held, mapped, exporters }) => [
     String(pid),

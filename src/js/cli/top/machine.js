@@ -6,7 +6,12 @@ const { factsOf } = require('../../devices/doctor/facts.js')
 
 const NPU_NODE = /^\/dev\/(?:dri\/(?:card|renderD)\d+|rknpu|accel\/accel\d+)$/
 
-/** @param {ReturnType<import('../../devices/doctor/reader.js').makeReader>} reader */
+/**
+ * @typedef {ReturnType<typeof import('../../devices/doctor/reader.js').makeReader>} Reader
+ * @typedef {{ pid: number, name: string, buffers: number, bytes: number, exporters: string[], mapped: number }} Holder
+ */
+
+/** @param {Reader} reader */
 function machineOf(reader) {
   const { board, soc, driver, memory, pressure, load, nodes } = factsOf(reader)
   return {
@@ -27,7 +32,9 @@ function machineOf(reader) {
  * Lists the processes that hold dma-bufs or mapped NPU memory and that this user may read, the largest first. A dma-buf
  * counts once for each process that holds it.
  *
+ * @param {Reader} reader
  * @param {string[]} nodes the NPU's device nodes
+ * @returns {Holder[]}
  */
 function holders(reader, nodes) {
   const pids = (reader.list('/proc') ?? []).filter((name) => /^\d+$/.test(name))
@@ -36,13 +43,19 @@ function holders(reader, nodes) {
     .sort((a, b) => b.bytes + b.mapped - a.bytes - a.mapped || a.pid - b.pid)
 }
 
+/**
+ * @param {Reader} reader
+ * @param {string} pid
+ * @param {string[]} nodes
+ * @returns {Holder[]} empty if the process holds none
+ */
 function holder(reader, pid, nodes) {
   const folder = `/proc/${pid}`
   const links = (reader.list(`${folder}/fd`) ?? []).map((fd) => [fd, reader.link(`${folder}/fd/${fd}`) ?? ''])
   const buffers = new Map()
   for (const [fd] of links.filter(([, target]) => target.startsWith('/dmabuf:'))) {
     const info = reader.text(`${folder}/fdinfo/${fd}`) ?? ''
-    const field = (name) => new RegExp(`^${name}:\\s*(.*)$`, 'm').exec(info)?.[1]
+    const field = (/** @type {string} */ name) => new RegExp(`^${name}:\\s*(.*)$`, 'm').exec(info)?.[1]
     if (field('size') === undefined) continue
     // Kernels before 5.14 do not show the inode: every descriptor counts there.
     buffers.set(field('ino') ?? `fd ${fd}`, { size: Number(field('size')), exporter: field('exp_name') ?? '?' })
@@ -62,7 +75,12 @@ function holder(reader, pid, nodes) {
   ]
 }
 
-/** Sums the NPU memory in a process's mappings, each object once. */
+/**
+ * Sums the NPU memory in a process's mappings, each object once.
+ *
+ * @param {string} maps
+ * @param {string[]} nodes
+ */
 function mapped(maps, nodes) {
   const objects = new Map()
   for (const [, start, end, offset, node] of maps.matchAll(

@@ -6,8 +6,10 @@
 const ENTER = '\x1b[?1049h\x1b[?25l'
 const LEAVE = '\x1b[?25h\x1b[?1049l'
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP']
+/** @type {Record<string, number>} */
 const NUMBERS = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 }
 
+/** @type {Record<string, string>} */
 const NAMES = { '\x1b[A': 'up', '\x1b[B': 'down', '\x1bOA': 'up', '\x1bOB': 'down', '\x03': 'quit', '\x1a': 'stop' }
 
 /**
@@ -30,7 +32,7 @@ function openScreen(io, on) {
     stdin.pause()
     stdout.write(LEAVE)
   }
-  const keys = (chunk) => {
+  const keys = (/** @type {Buffer | string} */ chunk) => {
     for (const [key] of String(chunk).matchAll(/\x1b(?:[[O][A-Z])?|[\s\S]/g)) {
       const name = NAMES[key] ?? key
       if (name === 'stop') suspend()
@@ -50,7 +52,7 @@ function openScreen(io, on) {
   stdout.on('resize', on.resized)
   enter()
   return {
-    draw(lines) {
+    draw(/** @type {string[]} */ lines) {
       if (open) stdout.write(`\x1b[H${lines.map((line) => `${line}\x1b[K`).join('\r\n')}\x1b[J`)
     },
     close() {
