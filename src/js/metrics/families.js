@@ -6,23 +6,83 @@
 // A family is `{ name, type, unit, help, labels, samples }`; `samples({ usage, device, profile })` returns `[value,
 // ...label values]`. A value that is null, undefined or NaN is unknown and makes no sample.
 
+/**
+ * @typedef {import('../types/stats.js').MemoryUsage} MemoryUsage
+ * @typedef {import('../types/stats.js').PoolStats} PoolStats
+ * @typedef {import('../types/stats.js').CounterStats} CounterStats
+ * @typedef {import('../types/stats.js').DomainStats} DomainStats
+ * @typedef {import('../types/profiling.js').Histogram} Histogram
+ * @typedef {import('../types/profiling.js').MemoryProfile} MemoryProfile
+ */
+
+/**
+ * The figures of one reading; the profile is null while profiling is off.
+ *
+ * @typedef {object} Figures
+ * @property {MemoryUsage} usage
+ * @property {import('../types/devices.js').DeviceInfo} device
+ * @property {MemoryProfile | null} profile
+ */
+
+/**
+ * @typedef {object} Distribution
+ * @property {number} count
+ * @property {number} sum
+ * @property {[bound: number, cumulative: number][]} buckets
+ */
+
+/** @typedef {number | null | undefined} Value */
+/** @typedef {[value: Value | Distribution, ...labels: string[]]} Sample */
+/** @typedef {(from: Figures) => Sample[]} Samples */
+
+/**
+ * @typedef {object} Family
+ * @property {string} name
+ * @property {'gauge' | 'counter' | 'histogram'} type
+ * @property {Unit} unit
+ * @property {string} help
+ * @property {string[]} labels
+ * @property {Samples} samples
+ * @property {number[]} [bounds] of a histogram's buckets
+ */
+
+/** @typedef {'bytes' | 'ratio' | 'seconds' | ''} Unit */
+
 /** Names follow the text format: the base unit at the end, then `_total` for counters. */
 const PREFIX = 'rkllm_memory_'
 
+/** @type {string[]} */
 const NO_LABELS = []
 
+/**
+ * @param {Family['type']} type
+ * @param {Unit} unit
+ * @param {string} name
+ * @param {string} help
+ * @param {string[]} labels
+ * @param {Samples} samples
+ * @returns {Family}
+ */
 function family(type, unit, name, help, labels, samples) {
   return { name: PREFIX + name, type, unit, help, labels, samples }
 }
 
+/** @type {(name: string, unit: Unit, help: string, labels: string[], samples: Samples) => Family} */
 const gauge = (name, unit, help, labels, samples) => family('gauge', unit, name, help, labels, samples)
+/** @type {(name: string, help: string, labels: string[], samples: Samples) => Family} */
 const counter = (name, help, labels, samples) => family('counter', '', name, help, labels, samples)
-/** Makes a gauge without labels. */
+/**
+ * Makes a gauge without labels.
+ *
+ * @type {(name: string, unit: Unit, help: string, figure: (from: Figures) => Value) => Family}
+ */
 const single = (name, unit, help, figure) => gauge(name, unit, help, NO_LABELS, (from) => [[figure(from)]])
 
 // ── By kind: NPU memory and system memory have the same figures.
 
 const KIND = ['kind']
+/** @typedef {keyof CounterStats | 'limit' | 'total' | 'available'} KindField */
+/** @type {(field: KindField) => Samples} */
 const byKind =
   (field) =>
   ({ usage }) => [
@@ -57,6 +117,7 @@ const kinds = [
 // ── By pool.
 
 const POOL = ['pool', 'kind']
+/** @type {(figure: (pool: PoolStats) => number) => Samples} */
 const byPool =
   (figure) =>
   ({ usage }) =>
@@ -161,6 +222,7 @@ const pools = [
 // ── By tag.
 
 const TAG = ['tag']
+/** @type {(field: keyof CounterStats) => Samples} */
 const byTag =
   (field) =>
   ({ usage }) =>
@@ -182,7 +244,11 @@ const tags = [
   ),
 ]
 
-/** Sums the reservations of the same tag and kind. */
+/**
+ * Sums the reservations of the same tag and kind.
+ *
+ * @type {Samples}
+ */
 function reservations({ usage }) {
   const sums = new Map()
   for (const { tag, kind, size } of usage.reservations) {
@@ -195,6 +261,7 @@ function reservations({ usage }) {
 // ── The device.
 
 const DOMAIN = ['domain']
+/** @type {(field: 'total' | 'used' | 'reservedForOthers') => Samples} */
 const byDomain =
   (field) =>
   ({ usage }) =>
@@ -282,10 +349,13 @@ const machine = [
     'ratio',
     'Share of the last 10 s in which some or all tasks waited for memory (PSI).',
     ['tasks'],
-    ({ usage }) => [
-      [usage.system.pressure?.someAvg10 / 100, 'some'],
-      [usage.system.pressure?.fullAvg10 / 100, 'full'],
-    ],
+    ({ usage }) => {
+      const { someAvg10 = NaN, fullAvg10 = NaN } = usage.system.pressure ?? {}
+      return [
+        [someAvg10 / 100, 'some'],
+        [fullAvg10 / 100, 'full'],
+      ]
+    },
   ),
   single('process_resident_bytes', 'bytes', 'Resident set of this process.', ({ usage }) => usage.process.rss),
   single('process_heap_used_bytes', 'bytes', 'JavaScript heap in use.', ({ usage }) => usage.process.heapUsed),
@@ -304,12 +374,24 @@ const machine = [
 // ── Profiling.
 
 /** Bounds of buckets. They are fixed, because a histogram over time needs the same buckets in every scrape. */
+/** @type {(base: number, from: number, to: number) => number[]} */
 const powers = (base, from, to) => Array.from({ length: to - from + 1 }, (_, i) => base ** (from + i))
-/** Parsed, because `10 ** -7` is not 1e-7. */
+/** @type {(from: number, to: number) => number[]} Parsed, because `10 ** -7` is not 1e-7. */
 const decades = (from, to) => Array.from({ length: to - from + 1 }, (_, i) => Number(`1e${from + i}`))
 
-/** Makes a histogram family; `scale` converts the profile's unit to the metric's. */
+/**
+ * Makes a histogram family; `scale` converts the profile's unit to the metric's.
+ *
+ * @param {string} name
+ * @param {Unit} unit
+ * @param {string} help
+ * @param {'sizes' | 'lifetimesMs' | 'latencyNs'} field
+ * @param {number} scale
+ * @param {number[]} bounds
+ * @returns {Family}
+ */
 function histogram(name, unit, help, field, scale, bounds) {
+  /** @type {Samples} */
   const samples = ({ profile }) => (profile?.[field]?.buckets ? [[distribution(profile[field], scale, bounds)]] : [])
   return { ...family('histogram', unit, name, help, NO_LABELS, samples), bounds }
 }
@@ -317,10 +399,16 @@ function histogram(name, unit, help, field, scale, bounds) {
 /**
  * Returns `{ count, sum, buckets: [[bound, cumulative count]] }`, with an infinite last bound. A profile's bucket that
  * crosses a bound is counted above it.
+ *
+ * @param {Histogram} histogram
+ * @param {number} scale
+ * @param {number[]} bounds
+ * @returns {Distribution}
  */
 function distribution({ count, mean, buckets }, scale, bounds) {
   let [at, upTo] = [0, 0]
   const sorted = buckets.map(([edge, number]) => [edge * scale, number]).sort(([a], [b]) => a - b)
+  /** @type {Distribution['buckets']} */
   const cumulative = bounds.map((bound) => {
     // The tolerance is for edges that scaling put slightly above the bound.
     for (; at < sorted.length && sorted[at][0] <= bound * (1 + Number.EPSILON * 4); at++) upTo += sorted[at][1]
@@ -357,9 +445,15 @@ const profiling = [
 
 const families = [...kinds, ...pools, ...tags, ...device, ...machine, ...profiling]
 
-/** Returns the known samples of a family as `[value, label values]`. */
+/**
+ * Returns the known samples of a family as `[value, label values]`.
+ *
+ * @param {Pick<Family, 'samples'>} family
+ * @param {Figures} from
+ * @returns {[value: any, labels: string[]][]} the value is a Distribution in a family of histograms, else a number
+ */
 function samplesOf({ samples }, from) {
-  const known = (value) => value !== null && value !== undefined && !Number.isNaN(value)
+  const known = (/** @type {unknown} */ value) => value !== null && value !== undefined && !Number.isNaN(value)
   return samples(from).flatMap(([value, ...labels]) => (known(value) ? [[value, labels]] : []))
 }
 

@@ -11,10 +11,12 @@ const { families, samplesOf } = require('./families.js')
 /** The options of `manager.metrics`. */
 const metricsOptions = { format: kinds.oneOf('openmetrics', 'prometheus') }
 
+/** @typedef {import('./families.js').Distribution} Distribution */
+
 /**
- * @param {object} usage a MemoryUsage
- * @param {object} device
- * @param {object | null} profile a MemoryProfile, while profiling
+ * @param {import('../types/stats.js').MemoryUsage} usage
+ * @param {import('../types/devices.js').DeviceInfo} device
+ * @param {import('../types/profiling.js').MemoryProfile | null} profile while profiling
  * @param {'openmetrics' | 'prometheus'} [format]
  */
 function exposition(usage, device, profile, format = 'openmetrics') {
@@ -36,6 +38,11 @@ function exposition(usage, device, profile, format = 'openmetrics') {
   return `${lines.join('\n')}\n# EOF\n`
 }
 
+/**
+ * @param {string} name
+ * @param {string[]} pairs
+ * @param {Distribution} distribution
+ */
 function histogram(name, pairs, { count, sum, buckets }) {
   return [
     ...buckets.map(
@@ -46,14 +53,24 @@ function histogram(name, pairs, { count, sum, buckets }) {
   ]
 }
 
+/** @type {(pairs: string[]) => string} */
 const braced = (pairs) => (pairs.length === 0 ? '' : `{${pairs.join(',')}}`)
 
-/** Escapes a text. Half a surrogate pair, which UTF-8 cannot encode, is replaced. */
+/**
+ * Escapes a text. Half a surrogate pair, which UTF-8 cannot encode, is replaced.
+ *
+ * @type {(text: string) => string}
+ */
 const escaped = (text) => text.toWellFormed().replace(/[\\"\n]/g, (letter) => (letter === '\n' ? '\\n' : `\\${letter}`))
 
+/** @type {(value: number) => string} */
 const number = (value) => (value === Infinity ? '+Inf' : String(value))
 
-/** Formats a bound as Go does: bounds are labels, which scrapers compare as text. */
+/**
+ * Formats a bound as Go does: bounds are labels, which scrapers compare as text.
+ *
+ * @param {number} bound
+ */
 function bucketBound(bound) {
   if (bound === Infinity) return '+Inf'
   const text = bound >= 1e-4 && bound < 1e21 ? String(bound) : bound.toExponential().replace(/e([+-])(\d)$/, 'e$10$2')

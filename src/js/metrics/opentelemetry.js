@@ -10,10 +10,18 @@ const { readerOf } = require('./reader.js')
 /** Units in UCUM. */
 const UNITS = { bytes: 'By', ratio: '1', seconds: 's', '': undefined }
 
+/**
+ * @typedef {import('@opentelemetry/api').Attributes} Attributes
+ * @typedef {import('@opentelemetry/api').Meter} Meter
+ * @typedef {import('./families.js').Family} Family
+ */
+
+/** @type {typeof import('./opentelemetry.js').registerMetrics} */
 function registerMetrics(target, manager, options) {
   const read = readerOf(manager)
   const { attributes = {} } = check('registerMetrics', options, schema)
   const meter = meterOf(target)
+  /** @type {Map<Family, import('@opentelemetry/api').Observable>} */
   const instruments = new Map()
   for (const family of families) {
     // OpenTelemetry has no instrument for a histogram that was recorded elsewhere.
@@ -22,6 +30,7 @@ function registerMetrics(target, manager, options) {
     instruments.set(family, meter[create](nameOf(family), { description: family.help, unit: UNITS[family.unit] }))
   }
   const observed = [...instruments.values()]
+  /** @type {import('@opentelemetry/api').BatchObservableCallback} */
   const observe = (result) => {
     const from = read()
     if (from === null) return
@@ -39,6 +48,7 @@ function registerMetrics(target, manager, options) {
 }
 
 const schema = {
+  /** @type {import('../core/options.js').Validator<Attributes>} */
   attributes: (name, value) => {
     if (typeof value === 'object' && value !== null && !Array.isArray(value)) return { ...value }
     throw invalid(`${name} must be an object, not ${shown(value)}`)
@@ -48,10 +58,16 @@ const schema = {
 /**
  * Names an instrument without unit and `_total`. Exporters to Prometheus append both, which gives the name in
  * `metrics()`.
+ *
+ * @type {(family: Family) => string}
  */
 const nameOf = ({ name, unit }) =>
   `rkllm.memory.${name.slice(PREFIX.length).replace(new RegExp(`(_${unit || 'total'}|_total)$`), '')}`
 
+/**
+ * @param {any} target
+ * @returns {Meter}
+ */
 function meterOf(target) {
   const meter = typeof target?.getMeter === 'function' ? target.getMeter('@rkllmjs/memory', version) : target
   if (typeof meter?.addBatchObservableCallback === 'function' && typeof meter.createObservableGauge === 'function')

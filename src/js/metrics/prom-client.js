@@ -7,6 +7,14 @@ const { check, invalid, shown } = require('../core/options.js')
 const { PREFIX, families, samplesOf } = require('./families.js')
 const { readerOf } = require('./reader.js')
 
+/**
+ * @typedef {typeof import('prom-client')} Client
+ * @typedef {Pick<import('prom-client').Registry, 'registerMetric' | 'getSingleMetric' | 'removeSingleMetric'>} Registry
+ * @typedef {import('./families.js').Family} Family
+ * @typedef {import('./families.js').Figures} Figures
+ */
+
+/** @type {typeof import('./prom-client.js').registerMetrics} */
 function registerMetrics(target, manager, options) {
   const read = readerOf(manager)
   const { prefix = PREFIX, registry: chosen } = check('registerMetrics', options, schema)
@@ -27,19 +35,28 @@ function registerMetrics(target, manager, options) {
 }
 
 const schema = {
+  /** @type {import('../core/options.js').Validator<string>} */
   prefix: (name, value) => {
     if (typeof value === 'string' && /^[a-zA-Z_:][\w:]*$/.test(value)) return value
     throw invalid(`${name} is ${shown(value)}; it must be letters, digits and _, and begin with no digit`)
   },
+  /** @type {import('../core/options.js').Validator<Registry>} */
   registry: (name, value) => {
     if (isRegistry(value)) return value
     throw invalid(`${name} must be a Registry of prom-client, not ${shown(value)}`)
   },
 }
 
+/** @type {(value: any) => value is Registry} */
 const isRegistry = (value) => typeof value?.registerMetric === 'function' && typeof value.getSingleMetric === 'function'
 
-/** Returns module and registry; `target` is the module, which stands for its default registry, or a registry. */
+/**
+ * Returns module and registry; `target` is the module, which stands for its default registry, or a registry.
+ *
+ * @param {any} target
+ * @param {Registry | undefined} chosen
+ * @returns {{ client: Client, registry: Registry }}
+ */
 function libraryOf(target, chosen) {
   const client = [target, target?.default].find(
     (module) => typeof module?.Gauge === 'function' && typeof module.Counter === 'function',
@@ -54,6 +71,13 @@ function libraryOf(target, chosen) {
   }
 }
 
+/**
+ * @param {Client} client
+ * @param {Registry} registry
+ * @param {Family} family
+ * @param {() => Figures | null} read
+ * @returns {import('prom-client').Metric}
+ */
 function metricOf(client, registry, family, read) {
   const { name, type, help, labels, bounds } = family
   const samples = () => {
@@ -75,7 +99,12 @@ function metricOf(client, registry, family, read) {
   })
 }
 
-/** Makes a histogram return samples that were recorded elsewhere; prom-client's own only count observations. */
+/**
+ * Makes a histogram return samples that were recorded elsewhere; prom-client's own only count observations.
+ *
+ * @param {any} metric a Histogram, of which some members are not in prom-client's types
+ * @param {() => ReturnType<typeof samplesOf>} samples
+ */
 function histogramOf(metric, samples) {
   const { name, help } = metric
   metric.get = metric.getForPromString = async () => {
