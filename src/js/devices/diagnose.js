@@ -6,6 +6,10 @@ const { existsSync } = require('node:fs')
 const { memoryError } = require('../core/errors.js')
 const { check, kinds } = require('../core/options.js')
 
+/**
+ * @param {{ root?: string }} [options]
+ * @returns {import('../types/doctor.js').Diagnosis}
+ */
 function diagnose(options) {
   const { root } = check('diagnose', options, { root: kinds.string })
   if (root !== undefined && !existsSync(root)) {

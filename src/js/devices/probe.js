@@ -2,9 +2,19 @@
 
 const native = require('../core/binding.js')
 
-/** Lists the devices that this process can open, best first, then those that it cannot, with the reason. */
+/**
+ * @typedef {import('../types/devices.js').DeviceInfo} DeviceInfo
+ * @typedef {import('../types/devices.js').DeviceRefusal} DeviceRefusal
+ */
+
+/**
+ * Lists the devices that this process can open, best first, then those that it cannot, with the reason.
+ *
+ * @returns {Array<DeviceInfo | DeviceRefusal>}
+ */
 function probeDevices() {
-  return native.probeDevices().map(({ device, ...refusal }) => device ?? refusal)
+  const found = /** @type {Array<DeviceRefusal & { device?: DeviceInfo }>} */ (native.probeDevices())
+  return found.map(({ device, ...refusal }) => device ?? refusal)
 }
 
 module.exports = { probeDevices }

@@ -11,8 +11,19 @@ const { showMode } = require('./reader.js')
 
 const MiB = 2 ** 20
 
+/**
+ * @typedef {import('./examine.js').Facts} Facts
+ * @typedef {import('./facts.js').Node} Node
+ * @typedef {import('./reader.js').DeviceNode} DeviceNode
+ * @typedef {Omit<import('../../types/doctor.js').Finding, 'area'>} Finding
+ * @typedef {Finding | Finding[]} Result
+ */
+
+/** @type {(id: string, message: string) => Finding} */
 const ok = (id, message) => ({ id, status: 'ok', message, remedy: null })
+/** @type {(id: string, message: string, remedy: string | null) => Finding} */
 const warn = (id, message, remedy) => ({ id, status: 'warn', message, remedy })
+/** @type {(id: string, message: string, remedy: string | null) => Finding} */
 const fail = (id, message, remedy) => ({ id, status: 'fail', message, remedy })
 
 /** The driver versions that RKLLM 1.3.0's guide, its runtime, and older runtimes ask for. */
@@ -24,6 +35,10 @@ const ROCKET_KERNEL = [6, 18]
 /** SoCs whose vendor kernels enable the IOMMU. */
 const WITH_IOMMU = ['rk3588', 'rk3588s', 'rk3583', 'rk3576', 'rk3562']
 
+/**
+ * @param {Facts} facts
+ * @returns {Result}
+ */
 function board({ board: model, soc, deviceTree, container }) {
   if (soc === undefined) {
     return warn(
@@ -39,13 +54,21 @@ function board({ board: model, soc, deviceTree, container }) {
   return warn('board', `${name}; ${hidden}`, UNMASK[container] ?? 'show the container /sys/firmware')
 }
 
-/** How to show a container /sys/firmware, which holds the device tree. */
+/**
+ * How to show a container /sys/firmware, which holds the device tree.
+ *
+ * @type {Record<string, string>}
+ */
 const UNMASK = {
   docker: 'docker run --security-opt systempaths=unconfined --security-opt apparmor=unconfined …',
   podman: 'podman run --security-opt unmask=/sys/firmware …',
   kubernetes: 'securityContext.procMount: Unmasked',
 }
 
+/**
+ * @param {Facts} facts
+ * @returns {Result}
+ */
 function driver({ driver: { name, version }, npus, nodes, soc, kernelVersion, container }) {
   if (name === undefined && nodes.length === 0) {
     if (npus.length === 0 && soc === undefined) return []
@@ -65,7 +88,7 @@ function driver({ driver: { name, version }, npus, nodes, soc, kernelVersion, co
   }
   if (version === undefined)
     return warn('driver', 'rknpu; its version cannot be read here', 'sudo cat /sys/kernel/debug/rknpu/version')
-  const parts = versionOf(version)
+  const parts = /** @type {number[]} */ (versionOf(version))
   const wanted = `RKLLM 1.3.0's guide asks for ${GUIDE.join('.')}, its runtime for ${RUNTIME.join('.')}`
   const update = `update the board's kernel to one with rknpu ${GUIDE.join('.')}`
   if (compareVersions(parts, OLDER_RUNTIMES) < 0) {
@@ -75,7 +98,12 @@ function driver({ driver: { name, version }, npus, nodes, soc, kernelVersion, co
   return ok('driver', `rknpu ${version}, as RKLLM asks for`)
 }
 
-/** Checks that the kernel's device nodes exist and that this user may open them. */
+/**
+ * Checks that the kernel's device nodes exist and that this user may open them.
+ *
+ * @param {Facts} facts
+ * @returns {Result}
+ */
 function nodes(facts) {
   const { nodes: all, user, container } = facts
   if (all.length === 0) return []
@@ -88,8 +116,14 @@ function nodes(facts) {
   return all.filter(({ mode }) => mode !== undefined).map((node) => permission(node, user, facts.groups))
 }
 
+/**
+ * @param {Node} node
+ * @param {Facts['user']} user
+ * @param {Facts['groups']} groups
+ * @returns {Finding}
+ */
 function permission(node, user, groups) {
-  const { path, mode, uid, gid, role } = node
+  const { path, mode = 0, uid = 0, gid = 0, role } = node
   const group = groups.names.get(gid) ?? String(gid)
   const owners = `${uid === 0 ? 'root' : uid}:${group} ${showMode(mode)}`
   if (mayOpen(node, user)) return ok('permission', `${path} (${owners}) may be opened`)
@@ -103,13 +137,18 @@ function permission(node, user, groups) {
   return fail('permission', message, remedy)
 }
 
-function mayOpen({ mode, uid, gid, access }, user) {
+/**
+ * @param {Partial<DeviceNode>} node
+ * @param {Facts['user']} user
+ */
+function mayOpen({ mode = 0, uid, gid = 0, access }, user) {
   if (access !== undefined) return access
   if (user === undefined || user.overrides) return true
   const shift = user.uid === uid ? 6 : user.groups.includes(gid) ? 3 : 0
   return ((mode >> shift) & 0o6) === 0o6
 }
 
+/** @type {Partial<Record<import('../../types/devices.js').Backend, string>>} */
 const UDEV = {
   rknpu: 'KERNEL=="renderD*", SUBSYSTEM=="drm", GROUP="render", MODE="0660"',
   'rknpu-heap': 'KERNEL=="rknpu", SUBSYSTEM=="misc", GROUP="render", MODE="0660"',
@@ -117,20 +156,34 @@ const UDEV = {
   'dma-heap': 'SUBSYSTEM=="dma_heap", GROUP="video", MODE="0660"',
 }
 
+/**
+ * @param {Node} node
+ * @param {string} who
+ */
 function udevRule({ backend }, who) {
-  const group = /GROUP="(\w+)"/.exec(UDEV[backend])[1]
+  const rule = UDEV[backend] ?? ''
+  const group = /GROUP="(\w+)"/.exec(rule)?.[1]
   return [
     'put this line into /etc/udev/rules.d/99-npu.rules:',
-    UDEV[backend],
+    rule,
     'sudo udevadm control --reload; sudo udevadm trigger',
     `sudo usermod -aG ${group} ${who}, then log in again`,
   ].join('\n')
 }
 
-/** Returns the options that give this container its NPU; undefined outside a container. */
+/**
+ * Returns the options that give this container its NPU; undefined outside a container.
+ *
+ * @param {Pick<Facts, 'container' | 'nodes' | 'groups'>} facts
+ */
 const deviceFlags = ({ container, nodes: all, groups }) =>
   container === undefined ? undefined : containerFlags(container, all, groups)
 
+/**
+ * @param {string} container
+ * @param {Node[]} all
+ * @param {Facts['groups']} groups
+ */
 function containerFlags(container, all, groups) {
   const folders = [...new Set(all.map(({ path }) => path.replace(/^(\/dev\/\w+)\/.*/, '$1')))]
   if (container === 'kubernetes') {
@@ -146,12 +199,17 @@ function containerFlags(container, all, groups) {
   return `give the container ${folders.join(', ')}`
 }
 
+/**
+ * @param {Facts} facts
+ * @returns {Result}
+ */
 function iommu({ npus, soc, driver: { name, version } }) {
   const driven = npus.filter(({ driver: of }) => of !== undefined)
   if (driven.length === 0) return []
   if (driven.some((npu) => npu.iommu)) {
     if (name === 'rocket') return ok('iommu', 'on: every open file has 4 GiB of NPU addresses of its own')
-    const many = version === undefined ? undefined : compareVersions(versionOf(version), OLDER_RUNTIMES) >= 0
+    const parts = version === undefined ? undefined : versionOf(version)
+    const many = parts === undefined ? undefined : compareVersions(parts, OLDER_RUNTIMES) >= 0
     if (many === undefined) return ok('iommu', 'on: 4 GiB of NPU addresses in each domain')
     if (many) return ok('iommu', 'on: up to 16 domains of 4 GiB of NPU addresses')
     return warn(
@@ -162,14 +220,18 @@ function iommu({ npus, soc, driver: { name, version } }) {
   }
   const remedy =
     'enable the rknpu_mmu node in the device tree (the vendor kernel does), or make the CMA area larger: cma=512M'
-  if (WITH_IOMMU.includes(soc))
+  if (soc !== undefined && WITH_IOMMU.includes(soc))
     return warn('iommu', `off on ${soc}, which has one: NPU memory must be contiguous, from the CMA area`, remedy)
   return ok('iommu', 'off: NPU memory is contiguous, from the CMA area')
 }
 
+/**
+ * @param {Facts} facts
+ * @returns {Result}
+ */
 function cma({ memory, npus, nodes: all }) {
   if (memory === undefined || (all.length === 0 && npus.length === 0)) return []
-  const { cmaTotal, cmaFree } = memory
+  const { cmaTotal, cmaFree = NaN } = memory
   const needed =
     all.some(({ backend }) => backend === 'rknpu-heap') || (npus.length > 0 && npus.every((npu) => !npu.iommu))
   if (cmaTotal === undefined || cmaTotal === 0) {
@@ -196,10 +258,16 @@ function cma({ memory, npus, nodes: all }) {
   return ok('cma', figures)
 }
 
+/** @type {(argument: string) => string} */
 const kernelArgument = (argument) =>
   `add ${argument} to the kernel command line (extlinux.conf, armbianEnv.txt) and reboot`
 
-/** Checks the heaps from which MPP, RGA and backend 'dma-heap' allocate. */
+/**
+ * Checks the heaps from which MPP, RGA and backend 'dma-heap' allocate.
+ *
+ * @param {Facts} facts
+ * @returns {Result}
+ */
 function heaps({ heaps: all = [], user, groups, npus }) {
   if (all.length === 0)
     return npus.length === 0 ? [] : ok('heaps', 'no DMA-BUF heaps; MPP and RGA may need them, this package does not')
@@ -213,6 +281,10 @@ function heaps({ heaps: all = [], user, groups, npus }) {
   return warn('heaps', which, permission(closed[0], user, groups).remedy)
 }
 
+/**
+ * @param {Facts} facts
+ * @returns {Result}
+ */
 function sram({ sram: found, npus }) {
   if (npus.length === 0 || found === undefined) return []
   return ok(
@@ -223,6 +295,10 @@ function sram({ sram: found, npus }) {
   )
 }
 
+/**
+ * @param {Facts} facts
+ * @returns {Result}
+ */
 function load({ load: cores, npus }) {
   if (npus.length === 0) return []
   if (cores === undefined) return ok('load', "not readable by this user (/sys/kernel/debug is root's)")

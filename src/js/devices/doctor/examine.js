@@ -6,22 +6,43 @@ const { checks: deviceChecks, deviceFlags, ok, fail } = require('./device-checks
 const { factsOf } = require('./facts.js')
 const { checks: machineChecks } = require('./machine-checks.js')
 
-const LEVELS = ['ok', 'warn', 'fail']
+/**
+ * @typedef {import('./reader.js').Reader} Reader
+ * @typedef {import('./facts.js').Node} Node
+ * @typedef {import('./device-checks.js').Finding} Finding
+ * @typedef {import('./device-checks.js').Result} Result
+ * @typedef {import('../../types/doctor.js').Diagnosis} Diagnosis
+ * @typedef {import('../../types/devices.js').DeviceInfo} DeviceInfo
+ * @typedef {import('../../types/devices.js').DeviceRefusal} DeviceRefusal
+ */
 
 /**
- * @param {ReturnType<import('./reader.js').makeReader>} reader
- * @param {() => Array<object>} [probe] `probeDevices`, if the reader reads this machine
+ * @typedef {ReturnType<typeof factsOf> & {
+ *   heaps: Node[],
+ *   sram: { total: number, free: number } | undefined,
+ *   hugePages: string | undefined,
+ * }} Facts
+ */
+
+/**
+ * @param {Reader} reader
+ * @param {() => Array<DeviceInfo | DeviceRefusal>} [probe] `probeDevices`, if the reader reads this machine
+ * @returns {Diagnosis}
  */
 function examine(reader, probe) {
   const facts = { ...factsOf(reader), heaps: heapsOf(reader), sram: sramOf(reader), hugePages: hugePagesOf(reader) }
+  /** @type {Probed} */
   const opened = probe === undefined ? { findings: [] } : probed(probe, facts)
   const checked = run(deviceChecks, opened.facts ?? facts)
   const npu = [
     ...checked,
-    ...opened.findings.filter(({ path }) => !explained(checked, path)).map(({ path: _, ...finding }) => finding),
+    ...opened.findings
+      .filter(({ path }) => path === undefined || !explained(checked, path))
+      .map(({ path: _, ...finding }) => finding),
   ]
   const machine = run(machineChecks, facts)
-  const count = (status) => [...npu, ...machine].filter((finding) => finding.status === status).length
+  const count = (/** @type {Finding['status']} */ status) =>
+    [...npu, ...machine].filter((finding) => finding.status === status).length
   return {
     machine: {
       board: facts.board ?? null,
@@ -30,40 +51,54 @@ function examine(reader, probe) {
       container: facts.container ?? null,
     },
     findings: [
-      ...npu.map((finding) => ({ area: 'npu', ...finding })),
-      ...machine.map((finding) => ({ area: 'machine', ...finding })),
+      ...npu.map((finding) => ({ area: /** @type {const} */ ('npu'), ...finding })),
+      ...machine.map((finding) => ({ area: /** @type {const} */ ('machine'), ...finding })),
     ],
-    counts: Object.fromEntries(LEVELS.map((status) => [status, count(status)])),
+    counts: { ok: count('ok'), warn: count('warn'), fail: count('fail') },
   }
 }
 
+/** @type {(checks: Array<(facts: Facts) => Result>, facts: Facts) => Finding[]} */
 const run = (checks, facts) => checks.flatMap((check) => check(facts))
 
-/** Whether a check has already reported why `path` cannot be opened. */
+/**
+ * Whether a check has already reported why `path` cannot be opened.
+ *
+ * @param {Finding[]} findings
+ * @param {string} path
+ */
 const explained = (findings, path) =>
   findings.some(({ id, status, message }) => id === 'permission' && status !== 'ok' && message.startsWith(`${path} `))
 
+/** @typedef {{ facts?: Facts, findings: Array<Finding & { path?: string }> }} Probed */
+
 /**
  * Opens every device: returns facts that files do not hold, and findings. A finding of missing permission has a `path`.
+ *
+ * @param {() => Array<DeviceInfo | DeviceRefusal>} probe
+ * @param {Facts} facts
+ * @returns {Probed}
  */
 function probed(probe, facts) {
   let found
   try {
     found = probe()
-  } catch (error) {
+  } catch (reason) {
+    const error = /** @type {import('../../types/errors.js').MemoryError} */ (reason)
     return { findings: [fail('package', error.message, error.hint ?? null)] }
   }
-  const npus = found.filter(
-    ({ backend, error }) => error === undefined && backend !== 'dma-heap' && backend !== 'simulated',
+  const npus = found.flatMap((one) =>
+    'error' in one || one.backend === 'dma-heap' || one.backend === 'simulated' ? [] : [one],
   )
-  const version = facts.driver.version ?? npus.map(({ driverVersion }) => driverVersion).find(Boolean)
+  const version = facts.driver.version ?? npus.map(({ driverVersion }) => driverVersion ?? undefined).find(Boolean)
+  /** @type {Probed['findings']} */
   const findings = npus.map(({ path, npuCores, iommuDomains }) => {
     const what = [npuCores && `${npuCores} cores`, iommuDomains > 0 && `${iommuDomains} IOMMU domains`]
       .filter(Boolean)
       .join(', ')
     return ok('opened', [path, what].filter(Boolean).join(': '))
   })
-  for (const { path, backend, error } of found.filter(({ error }) => error !== undefined)) {
+  for (const { path, backend, error } of found.flatMap((one) => ('error' in one ? [one] : []))) {
     // A heap is not an NPU.
     if (backend === 'dma-heap') continue
     const refused = fail('opened', `${path}: ${error.message}`, error.hint ?? null)
@@ -74,6 +109,10 @@ function probed(probe, facts) {
   return { facts: { ...facts, driver: { ...facts.driver, version } }, findings }
 }
 
+/**
+ * @param {Reader} reader
+ * @returns {Node[]}
+ */
 function heapsOf(reader) {
   return ['/dev/dma_heap', '/dev/rk_dma_heap'].flatMap((folder) =>
     (reader.list(folder) ?? []).map((name) => ({
@@ -85,6 +124,7 @@ function heapsOf(reader) {
   )
 }
 
+/** @param {Reader} reader */
 function sramOf(reader) {
   const text = reader.text('/proc/rknpu/mm') ?? reader.text('/sys/kernel/debug/rknpu/mm')
   if (text === undefined) return undefined
@@ -92,6 +132,7 @@ function sramOf(reader) {
   return { total: Number(total), free: Number(free) }
 }
 
+/** @type {(reader: Reader) => string | undefined} */
 const hugePagesOf = (reader) => /\[(\w+)\]/.exec(reader.text('/sys/kernel/mm/transparent_hugepage/enabled') ?? '')?.[1]
 
 module.exports = { examine }

@@ -13,7 +13,15 @@ const ARGUMENT_NAMES = [
 ]
 const ARGUMENTS = new RegExp(`(?<=^|\\s)(?:(?:${ARGUMENT_NAMES.join('|')})=\\S+)`, 'g')
 
-/** @param {ReturnType<import('./reader.js').makeReader>} reader */
+/**
+ * @typedef {import('./reader.js').Reader} Reader
+ * @typedef {import('./reader.js').DeviceNode} DeviceNode
+ * @typedef {import('../../types/devices.js').Backend} Backend
+ * @typedef {{ path: string, backend: Backend, role: string } & Partial<DeviceNode>} Node
+ * @typedef {ReturnType<typeof platformDevices>[number]} Npu
+ */
+
+/** @param {Reader} reader */
 function factsOf(reader) {
   const npus = platformDevices(reader)
   const nodes = [...drmNodes(reader), ...heapDriverNodes(reader), ...rocketNodes(reader)]
@@ -39,10 +47,15 @@ function factsOf(reader) {
   }
 }
 
-/** Parses "6.1.75-vendor" to [6, 1, 75]. */
+/** @type {(text: string) => number[] | undefined} Parses "6.1.75-vendor" to [6, 1, 75]. */
 const versionOf = (text) => /\d+(?:\.\d+)*/.exec(text)?.[0].split('.').map(Number)
 
-/** Compares versions, as for sort. */
+/**
+ * Compares versions, as for sort.
+ *
+ * @param {number[]} a
+ * @param {number[]} b
+ */
 function compareVersions(a, b) {
   for (let i = 0; i < Math.max(a.length, b.length); i++) {
     const difference = (a[i] ?? 0) - (b[i] ?? 0)
@@ -51,6 +64,7 @@ function compareVersions(a, b) {
   return 0
 }
 
+/** @type {(text: string, separator: string) => Record<string, string | undefined>} */
 const fields = (text, separator) =>
   Object.fromEntries(
     text
@@ -58,6 +72,10 @@ const fields = (text, separator) =>
       .flatMap((line) => (line.includes(separator) ? [line.split(separator, 2).map((part) => part.trim())] : [])),
   )
 
+/**
+ * @param {Reader} reader
+ * @param {Npu[]} npus
+ */
 function socOf(reader, npus) {
   const entries = reader.text('/proc/device-tree/compatible')?.split('\0') ?? []
   const named = entries.map((entry) => entry.replace(/^rockchip,/, '')).find((name) => SOCS.includes(name))
@@ -65,7 +83,11 @@ function socOf(reader, npus) {
   return named ?? npus.map(({ compatible }) => /^rockchip,(rk\w+|rv\w+)-rkn/.exec(compatible ?? '')?.[1]).find(Boolean)
 }
 
-/** Lists the NPUs on the platform bus, with or without a driver. */
+/**
+ * Lists the NPUs on the platform bus, with or without a driver.
+ *
+ * @param {Reader} reader
+ */
 function platformDevices(reader) {
   const folder = '/sys/bus/platform/devices'
   return (reader.list(folder, /\.npu$/) ?? []).map((name) => {
@@ -79,11 +101,17 @@ function platformDevices(reader) {
   })
 }
 
+/** @type {(reader: Reader, folder: string, pattern: RegExp, driver: string) => string[]} */
 const nodesIn = (reader, folder, pattern, driver) =>
   (reader.list(folder, pattern) ?? []).filter((name) => driverAt(reader, `${folder}/${name}`) === driver)
 
+/** @type {(reader: Reader, path: string) => string | undefined} */
 const driverAt = (reader, path) => fields(reader.text(`${path}/device/uevent`) ?? '', '=').DRIVER?.toLowerCase()
 
+/**
+ * @param {Reader} reader
+ * @returns {Node[]}
+ */
 function drmNodes(reader) {
   return nodesIn(reader, '/sys/class/drm', /^(card|renderD)\d+$/, 'rknpu').map((name) => {
     const role = name.startsWith('card') ? 'card' : 'render'
@@ -91,17 +119,29 @@ function drmNodes(reader) {
   })
 }
 
+/**
+ * @param {Reader} reader
+ * @returns {Node[]}
+ */
 function heapDriverNodes(reader) {
   if (!reader.has('/sys/class/misc/rknpu')) return []
   return [{ path: '/dev/rknpu', backend: 'rknpu-heap', role: 'only', ...reader.node('/dev/rknpu') }]
 }
 
+/**
+ * @param {Reader} reader
+ * @returns {Node[]}
+ */
 function rocketNodes(reader) {
   return nodesIn(reader, '/sys/class/accel', /^accel\d+$/, 'rocket').map((name) => {
     return { path: `/dev/accel/${name}`, backend: 'rocket', role: 'only', ...reader.node(`/dev/accel/${name}`) }
   })
 }
 
+/**
+ * @param {Reader} reader
+ * @param {Npu[]} npus
+ */
 function driverOf(reader, npus) {
   const name = npus.map(({ driver }) => driver?.toLowerCase()).find(Boolean)
   const places = ['/proc/rknpu/version', '/sys/kernel/debug/rknpu/version', '/sys/module/rknpu/version']
@@ -110,11 +150,15 @@ function driverOf(reader, npus) {
   return { name, version }
 }
 
+/** @param {Reader} reader */
 function memoryOf(reader) {
   const text = reader.text('/proc/meminfo')
   if (text === undefined) return undefined
   const of = fields(text, ':')
-  const bytes = (name) => (/^\d+ kB$/.test(of[name] ?? '') ? parseInt(of[name], 10) * KiB : undefined)
+  const bytes = (/** @type {string} */ name) => {
+    const figure = of[name] ?? ''
+    return /^\d+ kB$/.test(figure) ? parseInt(figure, 10) * KiB : undefined
+  }
   return {
     total: bytes('MemTotal'),
     available: bytes('MemAvailable'),
@@ -125,7 +169,11 @@ function memoryOf(reader) {
   }
 }
 
-/** Reads this process's user, groups and capabilities. */
+/**
+ * Reads this process's user, groups and capabilities.
+ *
+ * @param {Reader} reader
+ */
 function userOf(reader) {
   const status = fields(reader.text('/proc/self/status') ?? '', ':')
   if (status.Uid === undefined) return undefined
@@ -133,7 +181,7 @@ function userOf(reader) {
   const [, uid] = numbers(status.Uid)
   const [, gid] = numbers(status.Gid)
   const capabilities = BigInt(`0x${status.CapEff ?? '0'}`)
-  const has = (bit) => (capabilities >> BigInt(bit)) & 1n
+  const has = (/** @type {number} */ bit) => (capabilities >> BigInt(bit)) & 1n
   const name = reader.only('/etc/passwd', new RegExp(`^[^:\\n]+:[^:\\n]*:${uid}:`, 'gm'))?.[0]?.split(':')[0]
   return {
     uid,
@@ -144,7 +192,11 @@ function userOf(reader) {
   }
 }
 
-/** Maps gid → name and name → gid. */
+/**
+ * Maps gid → name and name → gid.
+ *
+ * @param {Reader} reader
+ */
 function groupsOf(reader) {
   const lines = (reader.only('/etc/group', /^[^:\n]+:[^:\n]*:\d+:/gm) ?? []).map((line) => line.split(':'))
   return {
@@ -153,10 +205,11 @@ function groupsOf(reader) {
   }
 }
 
+/** @param {Reader} reader */
 function limitsOf(reader) {
   const text = reader.text('/proc/self/limits') ?? ''
-  const number = (word) => (word === 'unlimited' ? Infinity : Number(word))
-  const limit = (name) => {
+  const number = (/** @type {string} */ word) => (word === 'unlimited' ? Infinity : Number(word))
+  const limit = (/** @type {string} */ name) => {
     const [, soft, hard] = new RegExp(`^${name} +(\\w+) +(\\w+)`, 'm').exec(text) ?? []
     return soft === undefined ? undefined : { soft: number(soft), hard: number(hard) }
   }
@@ -169,7 +222,11 @@ function limitsOf(reader) {
   }
 }
 
-/** Returns the memory controller (v2) with the tightest limit over this process: { limit, current, cache } in bytes. */
+/**
+ * Returns the memory controller (v2) with the tightest limit over this process: { limit, current, cache } in bytes.
+ *
+ * @param {Reader} reader
+ */
 function cgroupOf(reader) {
   const path = /^0::(.*)$/m.exec(reader.text('/proc/self/cgroup') ?? '')?.[1]
   const mount = reader.only('/proc/self/mountinfo', /^\d+ \d+ \S+ \S+ \S+ .* - cgroup2 /gm)?.[0]
@@ -192,20 +249,29 @@ function cgroupOf(reader) {
   return groups.filter(({ current }) => current !== undefined).sort((a, b) => a.limit - b.limit)[0]
 }
 
-/** Returns the shares of the last 10 s in which tasks waited for memory, in per cent; undefined without PSI. */
+/**
+ * Returns the shares of the last 10 s in which tasks waited for memory, in per cent; undefined without PSI.
+ *
+ * @param {Reader} reader
+ */
 function pressureOf(reader) {
   const text = reader.text('/proc/pressure/memory') ?? ''
   const [some, full] = ['some', 'full'].map((kind) => new RegExp(`^${kind} avg10=([\\d.]+)`, 'm').exec(text)?.[1])
   return some === undefined || full === undefined ? undefined : { some: Number(some), full: Number(full) }
 }
 
-/** Returns the load of each NPU core in per cent, if this user may read it. */
+/**
+ * Returns the load of each NPU core in per cent, if this user may read it.
+ *
+ * @param {Reader} reader
+ */
 function loadOf(reader) {
   const text = reader.text('/proc/rknpu/load') ?? reader.text('/sys/kernel/debug/rknpu/load')
   const figures = /^NPU load:(.*)/.exec(text ?? '')?.[1]
   return figures?.match(/\d+(?=%)/g)?.map(Number)
 }
 
+/** @param {Reader} reader */
 function containerOf(reader) {
   const manager = reader.only('/proc/1/environ', /(?<=^|\0)container=[\w-]+/g)?.[0]?.slice('container='.length)
   const groups = reader.text('/proc/1/cgroup') ?? ''

@@ -15,8 +15,19 @@ const MAPS_USUAL = 65530
 /** The first Linux whose PSI triggers need no CAP_SYS_RESOURCE. */
 const UNPRIVILEGED_TRIGGERS = [6, 4]
 
+/**
+ * @typedef {import('./examine.js').Facts} Facts
+ * @typedef {import('./device-checks.js').Finding} Finding
+ * @typedef {import('./device-checks.js').Result} Result
+ */
+
+/** @type {(share: number) => string} */
 const percent = (share) => `${Math.floor(share * 100)} %`
 
+/**
+ * @param {Facts} facts
+ * @returns {Result}
+ */
 function ram({ memory }) {
   if (memory?.total === undefined || memory.available === undefined)
     return warn('ram', '/proc/meminfo cannot be read', 'mount /proc')
@@ -27,9 +38,13 @@ function ram({ memory }) {
   return share < 0.15 ? warn('ram', figures, remedy) : ok('ram', figures)
 }
 
+/**
+ * @param {Facts} facts
+ * @returns {Result}
+ */
 function swap({ memory }) {
   if (memory?.swapTotal === undefined) return []
-  const { swapTotal, swapFree } = memory
+  const { swapTotal, swapFree = NaN } = memory
   if (swapTotal === 0) return ok('swap', 'none')
   const used = 1 - swapFree / swapTotal
   const figures = `${formatBytes(swapTotal - swapFree)} of ${formatBytes(swapTotal)} used`
@@ -42,6 +57,10 @@ function swap({ memory }) {
     : ok('swap', figures)
 }
 
+/**
+ * @param {Facts} facts
+ * @returns {Result}
+ */
 function pressure({ pressure: psi, kernelVersion, commandLine = [], user }) {
   if (psi === undefined) {
     const off = commandLine.includes('psi=0') ? 'switched off (psi=0)' : 'not in this kernel, or switched off'
@@ -64,12 +83,16 @@ function pressure({ pressure: psi, kernelVersion, commandLine = [], user }) {
   )
 }
 
+/**
+ * @param {Facts} facts
+ * @returns {Result}
+ */
 function cgroup({ cgroup: group, commandLine = [] }) {
   if (group === undefined) {
     const off = commandLine.includes('cgroup_disable=memory') ? ' (cgroup_disable=memory)' : ''
     return ok('cgroup', `no memory controller (v2) over this process${off}`)
   }
-  const { limit, current, cache } = group
+  const { limit, current = NaN, cache } = group
   if (limit === Infinity) return ok('cgroup', `no limit; ${formatBytes(current)} used`)
   // The kernel drops page cache before it refuses an allocation.
   const held = Math.max(0, current - cache)
@@ -81,7 +104,12 @@ function cgroup({ cgroup: group, commandLine = [] }) {
   return held / limit > 0.8 || limit < GiB ? warn('cgroup', figures, remedy) : ok('cgroup', figures)
 }
 
+/**
+ * @param {Facts} facts
+ * @returns {Result}
+ */
 function fds({ limits: { fds: limit, files } }) {
+  /** @type {Finding[]} */
   const findings = []
   if (limit !== undefined) {
     const { soft, hard } = limit
@@ -109,8 +137,13 @@ function fds({ limits: { fds: limit, files } }) {
   return findings
 }
 
+/** @type {(number: number) => string | number} */
 const shown = (number) => (number === Infinity ? 'unlimited' : number)
 
+/**
+ * @param {Facts} facts
+ * @returns {Result}
+ */
 function maps({ limits: { maps: most } }) {
   if (most === undefined) return []
   if (most < MAPS_USUAL)
@@ -122,6 +155,10 @@ function maps({ limits: { maps: most } }) {
   return ok('maps', `up to ${most} mappings`)
 }
 
+/**
+ * @param {Facts} facts
+ * @returns {Result}
+ */
 function locked({ limits: { locked: limit } }) {
   if (limit === undefined) return []
   if (limit.soft === Infinity) return ok('locked', 'any amount of memory may be locked')
@@ -134,6 +171,10 @@ function locked({ limits: { locked: limit } }) {
   )
 }
 
+/**
+ * @param {Facts} facts
+ * @returns {Result}
+ */
 function hugePages({ hugePages: setting }) {
   if (setting === undefined) return ok('hugepages', 'this kernel has no transparent huge pages')
   if (setting === 'never')
@@ -145,13 +186,21 @@ function hugePages({ hugePages: setting }) {
   return ok('hugepages', `transparent huge pages: ${setting}`)
 }
 
-/** Harmful kernel arguments, and their effects. */
+/**
+ * Harmful kernel arguments, and their effects.
+ *
+ * @type {[pattern: RegExp, effect: string][]}
+ */
 const HARMFUL = [
   [/^cma=0\D?$/, 'removes the CMA area'],
   [/^mem=/, 'hides RAM beyond it'],
   [/^iommu\.passthrough=1$/, "disables the NPU's IOMMU"],
 ]
 
+/**
+ * @param {Facts} facts
+ * @returns {Result}
+ */
 function commandLine({ commandLine: words, npus }) {
   if (words === undefined) return []
   const harmful = words.flatMap((word) =>
@@ -166,6 +215,10 @@ function commandLine({ commandLine: words, npus }) {
   return ok('cmdline', words.length === 0 ? 'nothing about memory' : words.join(' '))
 }
 
+/**
+ * @param {Facts} facts
+ * @returns {Result}
+ */
 function container({ container: kind }) {
   return ok('container', kind === undefined ? 'none' : `this is inside ${kind}`)
 }

@@ -23,33 +23,54 @@ const { dirname, join } = require('node:path')
 const NODES = 'nodes'
 const BITS = 'rwxrwxrwx'
 
+/**
+ * A device node; `access` is whether this user may open it, if that is known.
+ *
+ * @typedef {{ mode: number, uid: number, gid: number, access: boolean | undefined }} DeviceNode
+ */
+
+/** @typedef {ReturnType<typeof makeReader>} Reader */
+
 /** @param {string} [root] */
 function makeReader(root = '/') {
-  const at = (path) => join(root, path)
+  const at = (/** @type {string} */ path) => join(root, path)
   const listed = root === '/' ? undefined : readNodes(attempt(() => readFileSync(at(NODES), 'utf8')))
-  const seen = { texts: new Map(), folders: new Map(), nodes: new Map() }
-  const record = (kind, path, found) => (seen[kind].set(path, found), found)
+  const seen = {
+    /** @type {Map<string, string | undefined>} */
+    texts: new Map(),
+    /** @type {Map<string, string[] | undefined>} */
+    folders: new Map(),
+    /** @type {Map<string, DeviceNode | undefined>} */
+    nodes: new Map(),
+  }
+  /** @type {<T>(map: Map<string, T>, path: string, found: T) => T} */
+  const record = (map, path, found) => (map.set(path, found), found)
   const reader = {
     root,
     /** Whether this reads the running machine. */
     live: root === '/',
     /** Reads a file; undefined if it cannot be read. */
-    text: (path) =>
+    text: (/** @type {string} */ path) =>
       record(
-        'texts',
+        seen.texts,
         path,
         attempt(() => readFileSync(at(path), 'utf8')),
       ),
-    /** Reads the matches in a file, of which a bundle must not carry the rest; undefined without any. */
+    /**
+     * Reads the matches in a file, of which a bundle must not carry the rest; undefined without any.
+     *
+     * @param {string} path
+     * @param {RegExp} pattern
+     */
     only(path, pattern) {
       const found = attempt(() => readFileSync(at(path), 'utf8'))?.match(pattern) ?? []
-      record('texts', path, found.length === 0 && !existsSync(at(path)) ? undefined : found.join('\n'))
+      record(seen.texts, path, found.length === 0 && !existsSync(at(path)) ? undefined : found.join('\n'))
       return seen.texts.get(path) === undefined ? undefined : [...found]
     },
     /** Lists the names in a folder that match, sorted; undefined if it cannot be read. */
-    list: (path, pattern = /./) =>
+    list: (/** @type {string} */ path, pattern = /./) =>
       record(
-        'folders',
+        seen.folders,
         path,
         attempt(() =>
           readdirSync(at(path))
@@ -58,24 +79,32 @@ function makeReader(root = '/') {
         ),
       ),
     /** Whether `path` exists. */
-    has: (path) =>
+    has: (/** @type {string} */ path) =>
       record(
-        'texts',
+        seen.texts,
         path,
         attempt(() => lstatSync(at(path)) && ''),
       ) !== undefined,
-    link: (path) => attempt(() => readlinkSync(at(path))),
+    link: (/** @type {string} */ path) => attempt(() => readlinkSync(at(path))),
+    /** @param {string} path */
     number(path) {
+      /** @type {string | undefined} */
       const text = reader.text(path)?.trim()
       return text !== undefined && /^\d+$/.test(text) ? Number(text) : undefined
     },
-    /** Reads a device node: { mode, uid, gid, access }; `access` is whether this user may open it, if that is known. */
-    node: (path) => record('nodes', path, listed === undefined ? attempt(() => nodeAt(path)) : listed.get(path)),
+    /** Reads a device node; undefined if there is none. */
+    node: (/** @type {string} */ path) =>
+      record(seen.nodes, path, listed === undefined ? attempt(() => nodeAt(path)) : listed.get(path)),
     seen,
   }
   return reader
 }
 
+/**
+ * @template T
+ * @param {() => T} read
+ * @returns {T | undefined}
+ */
 function attempt(read) {
   try {
     return read()
@@ -84,6 +113,10 @@ function attempt(read) {
   }
 }
 
+/**
+ * @param {string} path
+ * @returns {DeviceNode}
+ */
 function nodeAt(path) {
   const { mode, uid, gid } = lstatSync(path)
   return {
@@ -94,29 +127,36 @@ function nodeAt(path) {
   }
 }
 
+/** @type {Record<string, boolean>} */
 const MARKS = { '+': true, '!': false }
 
 function readNodes(text = '') {
   const lines = [...text.matchAll(/^.([rwx-]{9})([+!]?) (\d+) (\d+) (\/\S+)$/gm)]
-  return new Map(
-    lines.map(([, mode, mark, uid, gid, path]) => [
-      path,
-      { mode: parseMode(mode), uid: Number(uid), gid: Number(gid), access: MARKS[mark] },
-    ]),
-  )
+  /** @type {Map<string, DeviceNode>} */
+  const nodes = new Map()
+  for (const [, mode, mark, uid, gid, path] of lines) {
+    nodes.set(path, { mode: parseMode(mode), uid: Number(uid), gid: Number(gid), access: MARKS[mark] })
+  }
+  return nodes
 }
 
+/** @type {(letters: string) => number} */
 const parseMode = (letters) => [...letters].reduce((mode, letter) => mode * 2 + (letter === '-' ? 0 : 1), 0)
+/** @type {(mode: number) => string} */
 const showMode = (mode) => [...BITS].map((letter, at) => ((mode >> (8 - at)) & 1 ? letter : '-')).join('')
 
-/** Writes a bundle into the folder `to`: all that the checks read from `reader`, so that it gives the same findings. */
+/**
+ * Writes a bundle into the folder `to`: all that the checks read from `reader`, so that it gives the same findings.
+ *
+ * @param {Reader} reader
+ * @param {string} to
+ */
 function save(reader, to) {
   const { texts, folders, nodes } = reader.seen
-  const write = (path, text) => {
+  const write = (/** @type {string} */ path, /** @type {string} */ text) => {
     mkdirSync(dirname(join(to, path)), { recursive: true })
     writeFileSync(join(to, path), text)
   }
-  const known = [...texts].filter(([, text]) => text !== undefined)
   for (const [folder, names] of folders) {
     if (names === undefined) continue
     mkdirSync(join(to, folder), { recursive: true })
@@ -129,15 +169,15 @@ function save(reader, to) {
       else if (!texts.has(path)) write(path, '')
     }
   }
-  for (const [path, text] of known) write(path, text)
-  const mark = (access) => Object.keys(MARKS).find((of) => MARKS[of] === access) ?? ''
-  const lines = [...nodes].filter(([, node]) => node !== undefined)
-  write(
-    NODES,
-    lines
-      .map(([path, { mode, uid, gid, access }]) => `c${showMode(mode)}${mark(access)} ${uid} ${gid} ${path}\n`)
-      .join(''),
-  )
+  for (const [path, text] of texts) if (text !== undefined) write(path, text)
+  const mark = (/** @type {boolean | undefined} */ access) =>
+    Object.keys(MARKS).find((of) => MARKS[of] === access) ?? ''
+  const lines = [...nodes].map(([path, node]) => {
+    if (node === undefined) return ''
+    const { mode, uid, gid, access } = node
+    return `c${showMode(mode)}${mark(access)} ${uid} ${gid} ${path}\n`
+  })
+  write(NODES, lines.join(''))
 }
 
 module.exports = { makeReader, save, showMode }
