@@ -9,8 +9,8 @@ import { fileURLToPath } from 'node:url'
 import ts from 'typescript'
 
 const STRICT = [
-  'allocation', 'core', 'devices', 'explain', 'index', 'inspect', 'limits', 'manager-host', 'manager-options',
-  'metrics', 'models', 'pools', 'profiling', 'reclaim', 'replay', 'sharing', 'stats',
+  'allocation', 'core', 'devices', 'explain', 'index', 'inference', 'inspect', 'limits', 'manager-host',
+  'manager-options', 'metrics', 'models', 'pools', 'profiling', 'reclaim', 'replay', 'sharing', 'stats',
 ]
 
 const root = fileURLToPath(new URL('..', import.meta.url))

@@ -37,19 +37,34 @@ const resetOptions = { tokens: kinds.integer(0, 2 ** 31 - 1), side: kinds.oneOf(
 const kConstruct = Symbol('constructed by a MemoryManager')
 let unnamed = 0
 
+/**
+ * @typedef {ReturnType<typeof readSpec>} Spec
+ * @typedef {import('./spec.js').Part} Part
+ * @typedef {import('../types/manager.js').MemoryManager} MemoryManager
+ * @typedef {import('../pools/pool.js').MemoryPool} MemoryPool
+ * @typedef {import('../pools/block.js').MemoryBlock} MemoryBlock
+ * @typedef {import('../types/inference.js').RKNNArray} RKNNArray
+ * @typedef {ReturnType<typeof makeSet>} Set
+ */
+
 /** ArrayBuffer → its InferenceBuffers: one reachable array keeps all of them alive. */
 const owners = new WeakMap()
 
 /** Destroys the pools of buffers that were dropped without `dispose`. */
-const dropped = new FinalizationRegistry((pool) => destroyWhenEmpty(pool, 100))
+const dropped = new FinalizationRegistry((/** @type {MemoryPool} */ pool) => destroyWhenEmpty(pool, 100))
 
-/** Destroys a pool once the finalizers of its arrays have run; tries again after `delayMs`. */
+/**
+ * Destroys a pool once the finalizers of its arrays have run; tries again after `delayMs`.
+ *
+ * @param {MemoryPool} pool
+ * @param {number} delayMs
+ */
 function destroyWhenEmpty(pool, delayMs) {
   if (pool.destroyed) return
   try {
     destroyPool(pool, false)
   } catch (error) {
-    if (error.code !== 'ERR_POOL_BUSY') return
+    if (/** @type {import('../types/errors.js').MemoryError} */ (error).code !== 'ERR_POOL_BUSY') return
     setTimeout(destroyWhenEmpty, delayMs, pool, Math.min(2 * delayMs, 10_000)).unref()
   }
 }
@@ -59,11 +74,19 @@ class InferenceBuffers {
   #pool
   #spec
   #bytes
-  /** Undefined once disposed. */
+  /** @type {Set | undefined} Undefined once disposed. */
   #front
+  /** @type {Set | undefined} */
   #back
   #pins = 0
 
+  /**
+   * @param {symbol} key
+   * @param {MemoryManager} manager
+   * @param {MemoryPool} pool
+   * @param {Spec} spec
+   * @param {Set[]} sets
+   */
   constructor(key, manager, pool, spec, sets) {
     if (key !== kConstruct) throw invalid('InferenceBuffers are made by createInferenceBuffers')
     this.#manager = manager
@@ -114,31 +137,50 @@ class InferenceBuffers {
 
   // ── Requests
 
+  /**
+   * @param {string} prompt
+   * @param {unknown} [options]
+   */
   promptInput(prompt, options) {
     return this.#live().structs.promptInput(prompt, options)
   }
 
+  /**
+   * @param {number} count
+   * @param {unknown} [options]
+   */
   tokenInput(count, options) {
     return this.#withArray('tokens').structs.tokenInput(count, options)
   }
 
+  /**
+   * @param {number} count
+   * @param {unknown} [options]
+   */
   embedInput(count, options) {
     return this.#withArray('embeddings').structs.embedInput(count, options)
   }
 
+  /**
+   * @param {string} prompt
+   * @param {unknown} [options]
+   */
   multimodalInput(prompt, options) {
     return this.#withArray('imageEmbeddings').structs.multimodalInput(prompt, options)
   }
 
+  /** @param {unknown} [options] */
   inferParam(options) {
     return this.#live().structs.inferParam(options)
   }
 
+  /** @param {number} [count] */
   crossAttention(count) {
     for (const name of ['encoderKeys', 'encoderValues', 'encoderMask', 'encoderPositions']) this.#withArray(name)
     return this.#live().structs.crossAttention(count)
   }
 
+  /** @param {unknown} [options] */
   reset(options) {
     const { tokens, side = 'front' } = check('reset', options, resetOptions)
     const front = this.#live()
@@ -149,7 +191,9 @@ class InferenceBuffers {
       const array = find(set, group, name)
       if (array.length === 0) continue // freed or transferred
       const rows = tokens !== undefined && group === '' && BY_TOKEN.has(name) ? Math.min(tokens, shape[0]) : shape[0]
-      array.fill(dtypeZero(array), 0, (array.length / shape[0]) * rows)
+      const end = (array.length / shape[0]) * rows
+      if (array instanceof BigInt64Array) array.fill(0n, 0, end)
+      else array.fill(0, 0, end)
     }
   }
 
@@ -161,10 +205,12 @@ class InferenceBuffers {
 
   // ── Caches
 
+  /** @param {string[]} names */
   syncToDevice(...names) {
     this.#sync('host', names, (array) => this.#manager.syncToDevice(array))
   }
 
+  /** @param {string[]} names */
   syncFromDevice(...names) {
     this.#sync('device', names, (array) => this.#manager.syncFromDevice(array))
   }
@@ -198,7 +244,11 @@ class InferenceBuffers {
     this.#front = this.#back = undefined
   }
 
-  [inspect.custom](depth, options) {
+  /**
+   * @param {number} _depth
+   * @param {import('node:util').InspectOptionsStylized} options
+   */
+  [inspect.custom](_depth, options) {
     if (!(#front in this)) return inspectNonInstance(options)
     const name = options.stylize('InferenceBuffers', 'special')
     if (this.disposed) return `${name} (${this.kind}, disposed)`
@@ -225,7 +275,11 @@ class InferenceBuffers {
     return front
   }
 
-  /** Returns the front set, or throws if its array `name` was freed: no struct may hold an address of freed memory. */
+  /**
+   * Returns the front set, or throws if its array `name` was freed: no struct may hold an address of freed memory.
+   *
+   * @param {string} name
+   */
   #withArray(name) {
     const front = this.#live()
     if (front.arrays[name]?.length === 0) throw freedError(name)
@@ -234,9 +288,14 @@ class InferenceBuffers {
 
   /** Returns the blocks of both sets, except those that the user freed. */
   #blocks() {
-    return [...this.#front.blocks, ...(this.#back?.blocks ?? [])].filter((block) => !block.freed)
+    return [...(this.#front?.blocks ?? []), ...(this.#back?.blocks ?? [])].filter((block) => !block.freed)
   }
 
+  /**
+   * @param {Part['written']} written
+   * @param {string[]} names
+   * @param {(array: RKNNArray) => void} sync
+   */
   #sync(written, names, sync) {
     const front = this.#live()
     const { parts, kind } = this.#spec
@@ -262,15 +321,22 @@ defineDispose(InferenceBuffers, function dispose() {
   this.dispose()
 })
 
+/** @type {(what: string) => Error} */
 const freedError = (what) =>
   memoryError('ERR_BUFFER_FREED', `${what} of these inference buffers were freed or transferred`)
+/** @type {(what: string) => Error} */
 const singleError = (what) =>
   memoryError('ERR_UNSUPPORTED', `${what}: these buffers are single`, { hint: 'ask for doubleBuffered: true' })
 
+/** @type {(set: Pick<Set, 'arrays'>, group: Part['group'], name: string) => RKNNArray} */
 const find = ({ arrays }, group, name) => (group === '' ? arrays : arrays[group])[name]
-const dtypeZero = (array) => (array instanceof BigInt64Array ? 0n : 0)
+/** @type {(part: Part) => string} */
 const keyOf = ({ group, name }) => (group === '' ? name : `${group}.${name}`)
 
+/**
+ * @param {Part[]} parts
+ * @param {unknown} name
+ */
 function partOf(parts, name) {
   const part = parts.find((candidate) => keyOf(candidate) === name)
   if (part !== undefined) return part
@@ -280,19 +346,31 @@ function partOf(parts, name) {
   })
 }
 
-/** Computes the bytes that all sets take of the pool. */
+/**
+ * Computes the bytes that all sets take of the pool.
+ *
+ * @param {Spec} spec
+ */
 function bytesOf(spec) {
   const one = spec.parts.reduce((sum, { bytes }) => sum + roundUp(bytes, LINE), placeStructs(spec).bytes)
   return spec.doubleBuffered ? 2 * one : one
 }
 
-/** Makes one set: the arrays, their addresses, and the structs of a request. */
+/**
+ * Makes one set: the arrays, their addresses, and the structs of a request.
+ *
+ * @param {MemoryPool} pool
+ * @param {Spec} spec
+ */
 function makeSet(pool, spec) {
+  /** @type {Record<string, any>} */
   const arrays = { inputs: Object.create(null), outputs: Object.create(null) }
+  /** @type {Record<string, any>} */
   const places = { inputs: Object.create(null), outputs: Object.create(null) }
   for (const name of ARRAYS) arrays[name] = places[name] = null
+  /** @type {MemoryBlock[]} */
   const blocks = []
-  const allocate = (bytes) => {
+  const allocate = (/** @type {number} */ bytes) => {
     const block = pool.allocate(bytes, { zeroed: true })
     blocks.push(block)
     return block
@@ -309,20 +387,27 @@ function makeSet(pool, spec) {
   return { arrays, addresses, structs, blocks, shown: freeze({ ...arrays, addresses }) }
 }
 
+/** @type {(set: Record<string, any>) => Readonly<Record<string, any>>} */
 const freeze = (set) => {
   Object.freeze(set.inputs)
   Object.freeze(set.outputs)
   return Object.freeze(set)
 }
 
-/** Implements `manager.createInferenceBuffers`. If a part cannot be allocated, nothing is. */
+/**
+ * Implements `manager.createInferenceBuffers`. If a part cannot be allocated, nothing is.
+ *
+ * @param {MemoryManager} manager
+ * @param {unknown} options
+ */
 function makeInferenceBuffers(manager, options) {
   const spec = readSpec(options)
   const bytes = bytesOf(spec)
   if (bytes > Number.MAX_SAFE_INTEGER)
     throw outOfRange('createInferenceBuffers: all arrays together have 2^53 bytes or more')
   const { kind, tag, allocation, name = `inference ${++unnamed}` } = spec
-  const pool = manager.createMemoryPool({ name, kind, initialSize: bytes, tag, allocation })
+  const made = manager.createMemoryPool({ name, kind, initialSize: bytes, tag, allocation })
+  const pool = /** @type {MemoryPool} */ (/** @type {unknown} */ (made))
   try {
     const sets = Array.from({ length: spec.doubleBuffered ? 2 : 1 }, () => makeSet(pool, spec))
     return new InferenceBuffers(kConstruct, manager, pool, spec, sets)

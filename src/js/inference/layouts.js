@@ -5,26 +5,37 @@
 // The structs of rkllm.h differ between versions. Only the structs that a session passes in are here. `RKLLMInput` is
 // passed by pointer, so that a library may read a shorter struct than a later version has.
 
-/** Sizes of scalar fields, which are aligned to their size. An enum is an `int`, a bool a `byte`. */
+/**
+ * Sizes of scalar fields, which are aligned to their size. An enum is an `int`, a bool a `byte`.
+ *
+ * @typedef {'pointer' | 'size' | 'int' | 'byte'} Scalar
+ * @type {Record<Scalar, number>}
+ */
 const SCALARS = { pointer: 8, size: 8, int: 4, byte: 1 }
 
 /**
- * @typedef {{ size: number, align: number, fields: Record<string, { offset: number, type: string }> }} Layout
+ * @typedef {{ size: number, align: number, fields: Record<string, { offset: number, type: Scalar }> }} Layout
  * Fields of nested structs are named as in C: `image.n_image`. Fields of anonymous members have no prefix.
  */
 
-/** @returns {Layout} */
+/** @typedef {[name: string, type: Scalar | Layout]} Member */
+
+/**
+ * @param {Member[]} members
+ * @param {boolean} together
+ * @returns {Layout}
+ */
 function layOut(members, together) {
+  /** @type {Layout['fields']} */
   const fields = {}
   let [end, align] = [0, 1]
   for (const [name, type] of members) {
-    const nested = typeof type === 'object'
-    const size = nested ? type.size : SCALARS[type]
-    const alignment = nested ? type.align : size
+    const [size, alignment] =
+      typeof type === 'object' ? [type.size, type.align] : [SCALARS[type], SCALARS[type]]
     const offset = together ? 0 : roundUp(end, alignment)
     end = Math.max(end, offset + size)
     align = Math.max(align, alignment)
-    if (!nested) fields[name] = { offset, type }
+    if (typeof type !== 'object') fields[name] = { offset, type }
     else {
       for (const [inner, field] of Object.entries(type.fields)) {
         fields[name === '' ? inner : `${name}.${inner}`] = { ...field, offset: offset + field.offset }
@@ -34,8 +45,11 @@ function layOut(members, together) {
   return { size: roundUp(end, align), align, fields }
 }
 
+/** @type {(...members: Member[]) => Layout} */
 const struct = (...members) => layOut(members, false)
+/** @type {(...members: Member[]) => Layout} */
 const union = (...members) => layOut(members, true)
+/** @type {(value: number, to: number) => number} */
 const roundUp = (value, to) => Math.ceil(value / to) * to
 
 const embedInput = struct(['embed', 'pointer'], ['n_tokens', 'size'])
@@ -81,6 +95,7 @@ const imagesAndVideos = struct(
   ],
 )
 
+/** @type {(multimodal: Layout) => Layout} */
 const content = (multimodal) =>
   union(
     ['prompt_input', 'pointer'],
@@ -89,7 +104,9 @@ const content = (multimodal) =>
     ['multimodal_input', multimodal],
   )
 
+/** @type {(multimodal: Layout) => Layout} */
 const plainInput = (multimodal) => struct(['input_type', 'int'], ['', content(multimodal)])
+/** @type {(multimodal: Layout) => Layout} */
 const roleInput = (multimodal) =>
   struct(['role', 'pointer'], ['enable_thinking', 'byte'], ['input_type', 'int'], ['', content(multimodal)])
 
@@ -119,6 +136,9 @@ const crossAttnParam = struct(
 /**
  * By version of rkllm.h. 1.2.0 has an entry of its own: its headers have no role yet, and only some copies count
  * images. This layout suits both kinds of copies.
+ *
+ * @typedef {{ RKLLMInput: Layout, RKLLMInferParam: Layout, RKLLMCrossAttnParam?: Layout }} Header
+ * @type {Record<import('../types/inference.js').RKLLMHeader, Header>}
  */
 const headers = {
   1.1: { RKLLMInput: plainInput(oneImage), RKLLMInferParam: inferParam },
@@ -152,6 +172,7 @@ const rknn = {
 
 const HOST_IS_LITTLE = true // arm64 and x64 are
 
+/** @type {Record<Scalar, (view: DataView, at: number, value: any) => void>} */
 const setters = {
   pointer: (view, at, value) => view.setBigUint64(at, value, HOST_IS_LITTLE),
   size: (view, at, value) => view.setBigUint64(at, BigInt(value), HOST_IS_LITTLE),

@@ -19,6 +19,12 @@ const MAX_DIMENSIONS = 16
  * Element types of rknn_api.h: their numbers and array classes. Half floats are Uint16Arrays of bits: not all runtimes
  * have Float16Array.
  */
+/**
+ * @typedef {import('../types/inference.js').RKLLMHeader} RKLLMHeader
+ * @typedef {import('../types/inference.js').RKNNDataType} RKNNDataType
+ * @typedef {import('../types/inference.js').RKNNTensorSpec} RKNNTensorSpec
+ */
+
 const dtypes = {
   float32: { number: 0, Array: Float32Array },
   float16: { number: 1, Array: Uint16Array },
@@ -37,20 +43,38 @@ const formats = { nchw: 0, nhwc: 1, undefined: 3 }
 
 const count = kinds.integer(1, MAX_INT)
 
-/** Validates a nested object of options; `needed` are required. */
+/**
+ * @template T
+ * @typedef {import('../core/options.js').Validator<T>} Validator
+ */
+/** @typedef {import('../core/options.js').Schema} Schema */
+/**
+ * The result of a nested schema: the keys of `Needed` are present.
+ *
+ * @template {Schema} S
+ * @template {keyof S} Needed
+ * @typedef {{ [K in Needed]: ReturnType<S[K]> } & import('../core/options.js').Checked<S>} Nested
+ */
+
+/**
+ * Validates a nested object of options; `needed` are required.
+ *
+ * @type {<S extends Schema, K extends keyof S & string>(schema: S, ...needed: K[]) => Validator<Nested<S, K>>}
+ */
 const nested =
   (schema, ...needed) =>
   (name, value) => {
     const checked = check(name, value, schema)
     for (const key of needed) if (checked[key] === undefined) throw invalid(`${name} needs ${JSON.stringify(key)}`)
-    return checked
+    return /** @type {any} */ (checked)
   }
 
-/** Validates `true`, `false` or `{ tokens }`. */
+/** @type {Validator<boolean | { tokens: number }>} Validates `true`, `false` or `{ tokens }`. */
 const output = (name, value) => (typeof value === 'boolean' ? value : nested({ tokens: count }, 'tokens')(name, value))
 
 const tensorSchema = {
   name: kinds.string,
+  /** @type {Validator<readonly number[]>} */
   shape: (name, value) => {
     if (!Array.isArray(value)) throw invalid(`${name} must be an array of dimensions, not ${shown(value)}`)
     if (value.length < 1 || value.length > MAX_DIMENSIONS) {
@@ -58,10 +82,11 @@ const tensorSchema = {
     }
     return Object.freeze(Array.from(value, (length, at) => integer(`${name}[${at}]`, length, 1)))
   },
-  dtype: kinds.oneOf(...Object.keys(dtypes)),
-  format: kinds.oneOf(...Object.keys(formats)),
+  dtype: kinds.oneOf(.../** @type {RKNNDataType[]} */ (Object.keys(dtypes))),
+  format: kinds.oneOf(.../** @type {Array<keyof typeof formats>} */ (Object.keys(formats))),
 }
 
+/** @type {<S extends typeof tensorSchema>(schema: S) => Validator<Nested<S, 'name' | 'shape' | 'dtype'>[]>} */
 const tensors = (schema) => (name, value) => {
   if (!Array.isArray(value)) throw invalid(`${name} must be an array of tensors, not ${shown(value)}`)
   const checked = Array.from(value, (tensor, at) => nested(schema, 'name', 'shape', 'dtype')(`${name}[${at}]`, tensor))
@@ -75,7 +100,7 @@ const tensors = (schema) => (name, value) => {
 
 const schema = {
   kind: kinds.oneOf('npu', 'system'),
-  header: kinds.oneOf(...Object.keys(headers)),
+  header: kinds.oneOf(.../** @type {RKLLMHeader[]} */ (Object.keys(headers))),
   maxTokens: count,
   contextLength: count,
   hiddenSize: count,
@@ -97,11 +122,16 @@ const schema = {
   doubleBuffered: kinds.boolean,
   name: kinds.string,
   tag: kinds.string,
-  // createMemoryPool checks it with the schema of the kind.
+  /** @type {Validator<any>} createMemoryPool checks it with the schema of the kind. */
   allocation: (_name, value) => value,
 }
 
-/** Multiplies sizes. Throws if the product is not a safe integer. */
+/**
+ * Multiplies sizes. Throws if the product is not a safe integer.
+ *
+ * @param {string} what
+ * @param {number[]} factors
+ */
 function product(what, factors) {
   const bytes = factors.reduce((product, factor) => product * factor, 1)
   if (bytes > Number.MAX_SAFE_INTEGER) {
@@ -110,18 +140,40 @@ function product(what, factors) {
   return bytes
 }
 
+/** @typedef {'' | 'inputs' | 'outputs'} Group */
+
 /**
- * @typedef {{ name: string, group: '' | 'inputs' | 'outputs', written: 'host' | 'device', dtype: string, shape:
- * readonly number[], bytes: number }} Part
+ * @typedef {object} Part
+ * @property {string} name
+ * @property {Group} group
+ * @property {'host' | 'device'} written
+ * @property {RKNNDataType} dtype
+ * @property {readonly number[]} shape
+ * @property {number} bytes
  */
 
-/** @returns {Part} */
+/**
+ * @param {string} name
+ * @param {Part['written']} written
+ * @param {RKNNDataType} dtype
+ * @param {readonly number[]} shape
+ * @param {Group} [group]
+ * @returns {Part}
+ */
 function part(name, written, dtype, shape, group = '') {
   const bytes = product(group === '' ? name : `${group}.${name}`, [...shape, dtypes[dtype].Array.BYTES_PER_ELEMENT])
   return { name, group, written, dtype, shape: Object.freeze([...shape]), bytes }
 }
 
-/** Returns the rows of `logits` or `hiddenStates`; 0 for none. */
+/**
+ * Returns the rows of `logits` or `hiddenStates`; 0 for none.
+ *
+ * @param {string} name
+ * @param {boolean | { tokens: number } | undefined} asked
+ * @param {number} fallback
+ * @param {number | undefined} rowLength
+ * @param {string} rowName
+ */
 function rows(name, asked, fallback, rowLength, rowName) {
   if (asked === false || (asked === undefined && fallback === 0)) return 0
   if (rowLength === undefined) throw invalid(`${WHAT}: ${name} needs ${JSON.stringify(rowName)}`)
@@ -145,7 +197,7 @@ function readSpec(options) {
     doubleBuffered = false,
   } = checked
   const { rknnInputs = [], rknnOutputs = [], name, tag, allocation } = checked
-  if (contextLength !== undefined && maxTokens > contextLength) {
+  if (contextLength !== undefined && maxTokens !== undefined && maxTokens > contextLength) {
     throw outOfRange(`${WHAT}: maxTokens is ${maxTokens}, more than the contextLength of ${contextLength}`)
   }
   if (embeddings && (hiddenSize === undefined || maxTokens === undefined)) {
@@ -157,10 +209,11 @@ function readSpec(options) {
     })
   }
 
+  /** @type {Part[]} */
   const parts = []
-  const add = (...of) => parts.push(part(...of))
+  const add = (/** @type {Parameters<typeof part>} */ ...of) => parts.push(part(...of))
   if (maxTokens !== undefined) add('tokens', 'host', 'int32', [maxTokens])
-  if (embeddings) add('embeddings', 'host', 'float32', [maxTokens, hiddenSize])
+  if (embeddings) add('embeddings', 'host', 'float32', [Number(maxTokens), Number(hiddenSize)])
   if (image !== undefined) {
     const { count: images = 1, tokens, hiddenSize: width = hiddenSize } = image
     if (width === undefined) throw invalid(`${WHAT}: image needs "hiddenSize", its own or the model's`)
@@ -180,11 +233,11 @@ function readSpec(options) {
     vocabSize,
     'vocabSize',
   )
-  if (logitsRows > 0) add('logits', 'device', 'float32', [logitsRows, vocabSize])
+  if (logitsRows > 0) add('logits', 'device', 'float32', [logitsRows, Number(vocabSize)])
   const all = checked.hiddenStates === true ? maxTokens : 0
   if (all === undefined) throw invalid(`${WHAT}: hiddenStates need "maxTokens" (or "contextLength"), or { tokens }`)
   const hiddenRows = rows('hiddenStates', checked.hiddenStates, all, hiddenSize, 'hiddenSize')
-  if (hiddenRows > 0) add('hiddenStates', 'device', 'float32', [hiddenRows, hiddenSize])
+  if (hiddenRows > 0) add('hiddenStates', 'device', 'float32', [hiddenRows, Number(hiddenSize)])
   for (const tensor of rknnInputs) parts.push(tensorPart(tensor, 'inputs', 'host'))
   for (const tensor of rknnOutputs) parts.push(tensorPart(tensor, 'outputs', 'device'))
   if (parts.length === 0) {
@@ -197,6 +250,7 @@ function readSpec(options) {
   const hasPrompt = maxTokens !== undefined || image !== undefined
   const promptBytes =
     checked.promptBytes ?? (hasPrompt ? Math.max(MIN_PROMPT_BYTES, (maxTokens ?? 0) * PROMPT_BYTES_PER_TOKEN) : 0)
+  /** @type {Record<string, any>} */
   const shapes = { inputs: Object.create(null), outputs: Object.create(null) }
   for (const { name: own, group, shape } of parts) (group === '' ? shapes : shapes[group])[own] = shape
   Object.values(shapes).forEach(Object.freeze)
@@ -218,6 +272,11 @@ function readSpec(options) {
   }
 }
 
+/**
+ * @param {Pick<RKNNTensorSpec, 'name' | 'shape' | 'dtype'>} tensor
+ * @param {Group} group
+ * @param {Part['written']} written
+ */
 function tensorPart({ name, shape, dtype }, group, written) {
   const made = part(name, written, dtype, shape, group)
   if (made.bytes > MAX_TENSOR_BYTES) {

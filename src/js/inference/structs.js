@@ -17,6 +17,12 @@ const LINE = 64
 const [PROMPT, TOKEN, EMBED, MULTIMODAL] = [0, 1, 2, 3]
 const modes = { generate: 0, hiddenStates: 1, logits: 2 }
 const INT_MAX = 2 ** 31 - 1
+/** The options of markers, and their fields. */
+const MARKERS = /** @type {const} */ ([
+  ['imageStart', 'image_start'],
+  ['imageEnd', 'image_end'],
+  ['imageContent', 'image_content'],
+])
 
 const encoder = new TextEncoder()
 
@@ -34,17 +40,29 @@ const optionsOf = {
     imageContent: kinds.string,
   },
   inferParam: {
-    mode: kinds.oneOf(...Object.keys(modes)),
+    mode: kinds.oneOf(.../** @type {Array<keyof typeof modes>} */ (Object.keys(modes))),
     keepHistory: kinds.boolean,
     maxNewTokens: kinds.integer(1, INT_MAX),
   },
 }
 
-/** Lays out the memory of one set's structs: their offsets, and the total bytes. */
+/**
+ * @typedef {ReturnType<typeof import('./spec.js').readSpec>} Spec
+ * @typedef {import('./layouts.js').Layout} Layout
+ * @typedef {import('../types/inference.js').RKLLMTalkOptions} TalkOptions
+ * @typedef {Record<string, number | bigint | boolean>} Values
+ */
+
+/**
+ * Lays out the memory of one set's structs: their offsets, and the total bytes.
+ *
+ * @param {Spec} spec
+ * @returns {Record<string, number>}
+ */
 function placeStructs({ header, promptBytes, rknnInputs, rknnOutputs }) {
   const { RKLLMInput, RKLLMInferParam, RKLLMCrossAttnParam } = headers[header]
   let bytes = 0
-  const place = (size) => {
+  const place = (/** @type {number} */ size) => {
     const at = bytes
     bytes = roundUp(at + size, LINE)
     return at
@@ -72,11 +90,11 @@ class Structs {
   #view
 
   /**
-   * @param {ReturnType<typeof import('./spec.js').readSpec>} spec
-   * @param {ReturnType<typeof placeStructs>} places
+   * @param {Spec} spec
+   * @param {Record<string, number>} places
    * @param {ArrayBuffer} buffer
    * @param {bigint} base the address of `buffer`
-   * @param {Record<string, bigint | null>} arrays
+   * @param {Record<string, any>} arrays addresses by name; those of tensors are under `inputs` and `outputs`
    */
   constructor(spec, places, buffer, base, arrays) {
     this.#spec = spec
@@ -96,7 +114,7 @@ class Structs {
   /** The addresses of the structs; null for structs that the spec does not need. */
   get addresses() {
     const { rknnInputs, rknnOutputs, crossAttention } = this.#spec
-    const at = (place) => this.#base + BigInt(this.#places[place])
+    const at = (/** @type {string} */ place) => this.#base + BigInt(this.#places[place])
     return {
       rkllmInput: at('input'),
       rkllmInputUnion: at('input') + BigInt(this.#layouts.RKLLMInput.fields.prompt_input.offset),
@@ -107,11 +125,19 @@ class Structs {
     }
   }
 
+  /**
+   * @param {string} prompt
+   * @param {unknown} options
+   */
   promptInput(prompt, options) {
     const talk = check('promptInput', options, optionsOf.talk)
     return this.#input(PROMPT, { prompt_input: this.#prompt('promptInput', prompt) }, 'promptInput', talk)
   }
 
+  /**
+   * @param {number} count
+   * @param {unknown} options
+   */
   tokenInput(count, options) {
     const talk = check('tokenInput', options, optionsOf.talk)
     const values = {
@@ -121,6 +147,10 @@ class Structs {
     return this.#input(TOKEN, values, 'tokenInput', talk)
   }
 
+  /**
+   * @param {number} count
+   * @param {unknown} options
+   */
   embedInput(count, options) {
     const talk = check('embedInput', options, optionsOf.talk)
     const values = {
@@ -130,11 +160,15 @@ class Structs {
     return this.#input(EMBED, values, 'embedInput', talk)
   }
 
+  /**
+   * @param {string} prompt
+   * @param {unknown} options
+   */
   multimodalInput(prompt, options) {
     const what = 'multimodalInput'
     const checked = check(what, options, optionsOf.multimodal)
     const embeddings = this.#array('imageEmbeddings', 'image')
-    const { image } = this.#spec
+    const image = /** @type {NonNullable<Spec['image']>} */ (this.#spec.image)
     const {
       images = image.count ?? 1,
       tokens = image.tokens,
@@ -145,6 +179,7 @@ class Structs {
     integer(`${what}: tokens`, tokens, 1, image.tokens)
     const { fields } = this.#layouts.RKLLMInput
     const prefix = 'multimodal_input.image.image_embed' in fields ? 'multimodal_input.image.' : 'multimodal_input.'
+    /** @type {Values} */
     const values = { [`${prefix}image_embed`]: embeddings, [`${prefix}n_image_tokens`]: tokens }
     if (`${prefix}n_image` in fields) {
       Object.assign(values, {
@@ -155,11 +190,7 @@ class Structs {
     } else if (images !== 1) {
       throw this.#unsupported(what, 'images', 'it has one image; 1.2 and later have several')
     }
-    for (const [option, field] of [
-      ['imageStart', 'image_start'],
-      ['imageEnd', 'image_end'],
-      ['imageContent', 'image_content'],
-    ]) {
+    for (const [option, field] of MARKERS) {
       if (checked[option] === undefined) continue
       if (!(`${prefix}${field}` in fields))
         throw this.#unsupported(what, option, 'before 1.3 it is a parameter of rkllm_init (RKLLMParam)')
@@ -169,21 +200,24 @@ class Structs {
     return this.#input(MULTIMODAL, values, what, checked)
   }
 
+  /** @param {unknown} options */
   inferParam(options) {
     const { mode = 'generate', keepHistory = false, maxNewTokens } = check('inferParam', options, optionsOf.inferParam)
     const { RKLLMInferParam: layout } = this.#layouts
     if (maxNewTokens !== undefined && layout.fields.max_new_tokens === undefined) {
       throw this.#unsupported('inferParam', 'maxNewTokens', 'before 1.3 it is a parameter of rkllm_init (RKLLMParam)')
     }
+    /** @type {Values} */
     const values = { mode: modes[mode], keep_history: keepHistory }
     if (maxNewTokens !== undefined) values.max_new_tokens = maxNewTokens
     return this.#fill('inferParam', layout, values)
   }
 
+  /** @param {number} [count] */
   crossAttention(count) {
     const keys = this.#array('encoderKeys', 'crossAttention')
-    const { tokens } = this.#spec.crossAttention
-    return this.#fill('crossAttention', this.#layouts.RKLLMCrossAttnParam, {
+    const { tokens } = /** @type {NonNullable<Spec['crossAttention']>} */ (this.#spec.crossAttention)
+    return this.#fill('crossAttention', /** @type {Layout} */ (this.#layouts.RKLLMCrossAttnParam), {
       encoder_k_cache: keys,
       encoder_v_cache: this.#arrays.encoderValues,
       encoder_mask: this.#arrays.encoderMask,
@@ -199,8 +233,15 @@ class Structs {
     this.#bytes.fill(0, role)
   }
 
+  /**
+   * @param {number} type
+   * @param {Values} values
+   * @param {string} what
+   * @param {TalkOptions} talk
+   */
   #input(type, values, what, { role, enableThinking }) {
     const layout = this.#layouts.RKLLMInput
+    /** @type {Values} */
     const all = { input_type: type, ...values }
     if ('role' in layout.fields) {
       all.role = this.#text(`${what}: role`, 'role', LABEL_BYTES, role ?? 'user')
@@ -212,7 +253,13 @@ class Structs {
     return this.#fill('input', layout, all)
   }
 
-  /** Writes a struct of `values`, zero elsewhere. Returns its address. */
+  /**
+   * Writes a struct of `values`, zero elsewhere. Returns its address.
+   *
+   * @param {string} place
+   * @param {Layout} layout
+   * @param {Values} values
+   */
   #fill(place, layout, values) {
     const at = this.#places[place]
     this.#bytes.fill(0, at, at + layout.size)
@@ -220,6 +267,11 @@ class Structs {
     return this.#base + BigInt(at)
   }
 
+  /**
+   * @param {string} name
+   * @param {string} needs
+   * @returns {bigint}
+   */
   #array(name, needs) {
     const address = this.#arrays[name]
     if (address !== null) return address
@@ -228,12 +280,24 @@ class Structs {
     })
   }
 
+  /**
+   * @param {string} what
+   * @param {unknown} text
+   */
   #prompt(what, text) {
     const { promptBytes } = this.#spec
     return this.#text(`${what}: prompt`, 'prompt', promptBytes, text, 'make room with promptBytes')
   }
 
-  /** Writes a C string to its place. Returns its address. */
+  /**
+   * Writes a C string to its place. Returns its address.
+   *
+   * @param {string} what
+   * @param {string} place
+   * @param {number} room
+   * @param {unknown} text
+   * @param {string} [hint]
+   */
   #text(what, place, room, text, hint) {
     if (typeof text !== 'string') throw invalid(`${what} must be a string, not ${shown(text)}`)
     if (text.includes('\0')) throw outOfRange(`${what} has a NUL in it, which would end it in C`)
@@ -252,6 +316,11 @@ class Structs {
     return this.#base + BigInt(at)
   }
 
+  /**
+   * @param {string} what
+   * @param {string} option
+   * @param {string} hint
+   */
   #unsupported(what, option, hint) {
     return memoryError('ERR_UNSUPPORTED', `${what}: rkllm.h ${this.#spec.header} has no ${option}`, { hint })
   }
@@ -259,7 +328,8 @@ class Structs {
   /** Writes the arrays of rknn_input and rknn_output, which never change. */
   #writeTensors() {
     const { rknnInputs, rknnOutputs, parts } = this.#spec
-    const bytesOf = (group, name) => parts.find((part) => part.group === group && part.name === name).bytes
+    /** @type {(group: 'inputs' | 'outputs', name: string) => number} */
+    const bytesOf = (group, name) => parts.find((part) => part.group === group && part.name === name)?.bytes ?? 0
     rknnInputs.forEach(
       ({ name, shape, dtype, format = shape.length === 4 ? 'nhwc' : 'undefined', passThrough = false }, index) =>
         write(this.#view, this.#places.rknnInputs + index * rknn.rknn_input.size, rknn.rknn_input, {
