@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url'
 import ts from 'typescript'
 
 const STRICT = [
-  'allocation', 'core', 'devices', 'explain', 'index', 'inference', 'inspect', 'limits', 'manager-host',
+  'allocation', 'cli', 'core', 'devices', 'explain', 'index', 'inference', 'inspect', 'limits', 'manager-host',
   'manager-options', 'metrics', 'models', 'pools', 'profiling', 'reclaim', 'replay', 'sharing', 'stats',
 ]
 
