@@ -1,7 +1,16 @@
-//! The one error of this crate.
+//! The one error type of this crate.
 //!
-//! Every failure carries a stable [`ErrorCode`], a sentence with the figures, and where there is one the next thing to
-//! try. The binding turns it into the `MemoryError` of `index.d.ts`; nothing is lost on the way.
+//! Every error carries a stable [`ErrorCode`], a sentence with the figures, and a hint if there is a remedy. The
+//! binding turns it into the `MemoryError` of `index.d.ts` with all its fields.
+//!
+//! ```
+//! use rkllmjs_memory::error::{Error, ErrorCode};
+//!
+//! let error = Error::new(ErrorCode::OutOfMemory, "4 GiB do not fit").requested(4 << 30).hint("use a smaller model");
+//! assert_eq!(error.code().as_str(), "ERR_OUT_OF_MEMORY");
+//! assert_eq!(error.to_string(), "4 GiB do not fit");
+//! assert_eq!(error.details().hint.as_deref(), Some("use a smaller model"));
+//! ```
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,15 +20,15 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)+) => {
-        /// Why something was refused. The texts are API: they never change.
+        /// The reason of an error. The texts are API: they never change.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum ErrorCode { $($(#[$doc])* $name,)+ }
 
         impl ErrorCode {
-            /// Every code there is.
+            /// All codes.
             pub const ALL: &'static [ErrorCode] = &[$(ErrorCode::$name,)+];
 
-            /// The code as JavaScript sees it.
+            /// Returns the code as JavaScript sees it.
             pub const fn as_str(self) -> &'static str {
                 match self { $(ErrorCode::$name => $text,)+ }
             }
@@ -28,51 +37,51 @@ macro_rules! codes {
 }
 
 codes! {
-    /// An argument of the wrong type, or an option that does not exist.
+    /// An argument has the wrong type, or an option does not exist.
     InvalidArgType = "ERR_INVALID_ARG_TYPE",
-    /// Zero, negative, fractional, NaN, or beyond what the device can hold.
+    /// A number is zero, negative, fractional, NaN, or beyond the device's capacity.
     OutOfRange = "ERR_OUT_OF_RANGE",
-    /// A hard limit that the user set.
+    /// A hard limit that the user set does not allow the request.
     MemoryLimit = "ERR_MEMORY_LIMIT",
-    /// RAM, CMA or the kernel has no more.
+    /// RAM, CMA or the kernel has no memory left.
     OutOfMemory = "ERR_OUT_OF_MEMORY",
-    /// The IOMMU domain's 4 GiB of addresses are used up; the driver says EFAULT.
+    /// The IOMMU domain's 4 GiB of addresses are used up: the driver answers EFAULT.
     IovaExhausted = "ERR_IOVA_EXHAUSTED",
     /// A job held another IOMMU domain for too long.
     DomainBusy = "ERR_DOMAIN_BUSY",
-    /// EMFILE or ENFILE.
+    /// The process (EMFILE) or the system (ENFILE) has no file descriptor left.
     TooManyFds = "ERR_TOO_MANY_FDS",
     /// `vm.max_map_count` is reached.
     TooManyMaps = "ERR_TOO_MANY_MAPS",
-    /// Not this manager's buffer.
+    /// The buffer was not allocated by this manager.
     UnknownBuffer = "ERR_UNKNOWN_BUFFER",
-    /// Freed already.
+    /// The buffer was freed before.
     BufferFreed = "ERR_BUFFER_FREED",
-    /// Its bytes moved to another ArrayBuffer; they go when that one is collected.
+    /// The buffer's bytes moved to another ArrayBuffer; the memory is freed when that one is collected.
     BufferTransferred = "ERR_BUFFER_TRANSFERRED",
-    /// The runtime holds it under an operation, or it was marked as not detachable.
+    /// The runtime uses the buffer in an operation, or the buffer was marked as not detachable.
     BufferBusy = "ERR_BUFFER_BUSY",
-    /// A system buffer where an NPU buffer is wanted, or the other way round.
+    /// The operation needs an NPU buffer and got a system buffer, or the other way round.
     BufferKind = "ERR_BUFFER_KIND",
-    /// There is a pool of that name.
+    /// A pool of that name exists.
     PoolExists = "ERR_POOL_EXISTS",
-    /// There is no pool of that name.
+    /// No pool of that name exists.
     PoolUnknown = "ERR_POOL_UNKNOWN",
     /// The pool was destroyed.
     PoolDestroyed = "ERR_POOL_DESTROYED",
     /// The pool has no room left.
     PoolExhausted = "ERR_POOL_EXHAUSTED",
-    /// Allocations of the pool live.
+    /// The pool has live allocations.
     PoolBusy = "ERR_POOL_BUSY",
-    /// No such device.
+    /// The device does not exist.
     DeviceNotFound = "ERR_DEVICE_NOT_FOUND",
-    /// The device is there and this user may not open it.
+    /// The device exists, and this user may not open it.
     DevicePermission = "ERR_DEVICE_PERMISSION",
-    /// The device went away.
+    /// The device was removed, or its driver unloaded.
     DeviceLost = "ERR_DEVICE_LOST",
-    /// The driver failed in a way that has no code of its own; `errno` says how.
+    /// The driver failed in a way that has no code of its own; `errno` has the reason.
     DeviceIo = "ERR_DEVICE_IO",
-    /// This device or runtime cannot do that.
+    /// The device or the runtime does not support the operation.
     Unsupported = "ERR_UNSUPPORTED",
     /// The runtime forbids external ArrayBuffers (Electron): zero-copy is impossible.
     ExternalBuffersForbidden = "ERR_EXTERNAL_BUFFERS_FORBIDDEN",
@@ -86,40 +95,40 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-/// A refusal with its figures. Boxed, so that `Result<T>` stays one word wider than `T`.
+/// An error with its figures. Boxed, so that `Result<T>` stays one word wider than `T`.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.message)]
 pub struct Error(Box<Details>);
 
-/// What an [`Error`] knows. Sizes are bytes; what is not known is `None`.
+/// The fields of an [`Error`]. Sizes are bytes; unknown fields are `None`.
 #[derive(Debug)]
 pub struct Details {
-    /// Why.
+    /// The reason, for programs.
     pub code: ErrorCode,
-    /// One sentence naming cause and figures.
+    /// The reason, for people: one sentence with cause and figures.
     pub message: String,
-    /// The next thing to try.
+    /// The remedy.
     pub hint: Option<String>,
-    /// Bytes asked for.
+    /// Bytes requested.
     pub requested: Option<u64>,
     /// Bytes that were free.
     pub available: Option<u64>,
-    /// The largest single piece that was free.
+    /// The largest free piece.
     pub largest_free: Option<u64>,
-    /// The bound that was hit.
+    /// The limit that the request exceeded.
     pub limit: Option<u64>,
-    /// What the bound belongs to: "domain:0", "cma", "ram", "fds".
+    /// The owner of the limit: "domain:0", "cma", "ram", "fds".
     pub scope: Option<String>,
     /// The kernel call that failed, e.g. "MEM_CREATE".
     pub syscall: Option<&'static str>,
-    /// The errno it gave.
+    /// The errno of that call.
     pub errno: Option<i32>,
-    /// The file or device it concerned.
+    /// The file or device of that call.
     pub path: Option<PathBuf>,
 }
 
 impl Error {
-    /// A refusal that so far has only its sentence.
+    /// Makes an error with a code and a message; the methods below add the other fields.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self(Box::new(Details {
             code,
@@ -136,46 +145,46 @@ impl Error {
         }))
     }
 
-    /// Why.
+    /// Returns the error's code.
     pub fn code(&self) -> ErrorCode {
         self.0.code
     }
 
-    /// The errno behind it, if the kernel said no.
+    /// Returns the errno, if a kernel call failed.
     pub fn errno(&self) -> Option<i32> {
         self.0.errno
     }
 
-    /// Everything it knows.
+    /// Returns all fields.
     pub fn details(&self) -> &Details {
         &self.0
     }
 
-    /// Adds the next thing to try.
+    /// Adds the remedy.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.0.hint = Some(hint.into());
         self
     }
 
-    /// Adds how many bytes were asked for.
+    /// Adds the number of bytes requested.
     pub fn requested(mut self, bytes: u64) -> Self {
         self.0.requested = Some(bytes);
         self
     }
 
-    /// Adds how many bytes were free.
+    /// Adds the number of bytes that were free.
     pub fn available(mut self, bytes: u64) -> Self {
         self.0.available = Some(bytes);
         self
     }
 
-    /// Adds the largest single free piece, in bytes.
+    /// Adds the size of the largest free piece, in bytes.
     pub fn largest_free(mut self, bytes: u64) -> Self {
         self.0.largest_free = Some(bytes);
         self
     }
 
-    /// Adds the bound that was hit and what it belongs to.
+    /// Adds the limit that the request exceeded, and the limit's owner.
     pub fn limit(mut self, scope: impl Into<String>, bytes: u64) -> Self {
         self.0.scope = Some(scope.into());
         self.0.limit = Some(bytes);
@@ -189,7 +198,7 @@ impl Error {
         self
     }
 
-    /// Adds the file or device it concerned.
+    /// Adds the file or device of the failed call.
     pub fn path(mut self, path: impl AsRef<Path>) -> Self {
         self.0.path = Some(path.as_ref().to_owned());
         self

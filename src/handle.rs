@@ -1,13 +1,25 @@
-//! Handles: what crosses a border in place of a pointer.
+//! Handles, which cross the border to JavaScript in place of pointers.
 //!
-//! A [`Handle`] is an integer below 2^53, so a JavaScript number holds it exactly: the slot's index in the low 32 bits,
-//! the slot's generation in the 21 above. A slot's generation grows each time it is emptied, so a handle that outlived
-//! its value finds nothing; a slot whose generations are used up is retired and never serves again. Zero is no handle.
+//! A [`Handle`] is an integer below 2^53, so a JavaScript number holds it exactly. The slot's index is in the low 32
+//! bits, the slot's generation in the 21 above. A slot's generation grows each time the slot is emptied, so a handle
+//! that outlived its value finds nothing. A slot whose generations are used up is retired. Zero is not a handle.
+//!
+//! ```
+//! use rkllmjs_memory::handle::{Handle, Table};
+//!
+//! let mut table = Table::new();
+//! let handle = table.insert("weights");
+//! assert_eq!(table.get(handle), Some(&"weights"));
+//! table.remove(handle);
+//! table.insert("cache");
+//! assert_eq!(table.get(handle), None, "a stale handle finds nothing, although the slot is in use again");
+//! assert_eq!(table.get(Handle::from_raw(0)), None);
+//! ```
 
 const INDEX_BITS: u32 = 32;
 const MAX_GENERATION: u32 = (1 << 21) - 1;
 
-/// Names one value in one [`Table`], for as long as the value is there.
+/// Names one value in one [`Table`] until the value is removed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Handle(u64);
 
@@ -16,12 +28,13 @@ impl Handle {
         Self(u64::from(generation) << INDEX_BITS | u64::from(index))
     }
 
-    /// The handle as an integer below 2^53.
+    /// Returns the handle as an integer below 2^53.
     pub fn get(self) -> u64 {
         self.0
     }
 
-    /// What [`get`](Self::get) gave, back again. Any integer is safe: one that names nothing finds nothing.
+    /// Makes a handle from the integer that [`get`](Self::get) returned. Any integer is safe: one that names no value
+    /// finds nothing.
     pub fn from_raw(raw: u64) -> Self {
         Self(raw)
     }
@@ -37,7 +50,7 @@ impl Handle {
 
 #[derive(Debug)]
 struct TableSlot<T> {
-    /// The generation of the value that is here, or of the next one. Starts at 1, so that 0 is never a handle.
+    /// The generation of the present or the next value. Starts at 1, so that 0 is never a handle.
     generation: u32,
     value: Option<T>,
 }
@@ -57,17 +70,17 @@ impl<T> Default for Table<T> {
 }
 
 impl<T> Table<T> {
-    /// An empty table.
+    /// Makes an empty table.
     pub const fn new() -> Self {
         Self { slots: Vec::new(), vacant: Vec::new(), live: 0 }
     }
 
-    /// Puts `value` in and names it.
+    /// Inserts `value` and returns its handle.
     pub fn insert(&mut self, value: T) -> Handle {
         self.insert_with(|_| value).0
     }
 
-    /// Puts a value in that knows its own name.
+    /// Inserts a value that is made from its own handle.
     pub fn insert_with(&mut self, make: impl FnOnce(Handle) -> T) -> (Handle, &T) {
         self.live += 1;
         // 2^32 slots of at least 16 bytes are 64 GiB of table: memory ends before the index does.
@@ -80,19 +93,19 @@ impl<T> Table<T> {
         (handle, slot.value.insert(make(handle)))
     }
 
-    /// The value that `handle` names, if it is still there.
+    /// Returns the value that `handle` names, or `None` if the handle is stale.
     pub fn get(&self, handle: Handle) -> Option<&T> {
         let slot = self.slots.get(handle.index())?;
         (u64::from(slot.generation) == handle.generation()).then_some(slot.value.as_ref()).flatten()
     }
 
-    /// As [`get`](Self::get), to change it.
+    /// Returns the value that `handle` names, mutably.
     pub fn get_mut(&mut self, handle: Handle) -> Option<&mut T> {
         let slot = self.slots.get_mut(handle.index())?;
         (u64::from(slot.generation) == handle.generation()).then_some(slot.value.as_mut()).flatten()
     }
 
-    /// Takes the value out; `handle` names nothing from here on.
+    /// Removes and returns the value. `handle` is stale afterwards.
     pub fn remove(&mut self, handle: Handle) -> Option<T> {
         let slot = self.slots.get_mut(handle.index())?;
         if u64::from(slot.generation) != handle.generation() {
@@ -109,17 +122,17 @@ impl<T> Table<T> {
         Some(value)
     }
 
-    /// How many values there are.
+    /// Returns the number of values.
     pub fn len(&self) -> usize {
         self.live
     }
 
-    /// Whether there are none.
+    /// Returns whether the table has no values.
     pub fn is_empty(&self) -> bool {
         self.live == 0
     }
 
-    /// Every value with its handle, in slot order.
+    /// Iterates over all values with their handles, in slot order.
     pub fn iter(&self) -> impl Iterator<Item = (Handle, &T)> {
         self.slots.iter().enumerate().filter_map(|(index, slot)| {
             slot.value.as_ref().map(|value| (Handle::new(index as u32, slot.generation), value))
@@ -163,7 +176,7 @@ mod tests {
             table.remove(last);
             last = table.insert(());
         }
-        assert_eq!(last.index(), 1, "slot 0 never serves again");
+        assert_eq!(last.index(), 1, "slot 0 is retired");
         assert_eq!(table.iter().count(), 1);
     }
 }

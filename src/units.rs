@@ -1,18 +1,18 @@
-//! Kinds of memory, and byte counts: checked arithmetic and the way people read them.
+//! Kinds of memory, and byte counts: checked arithmetic and readable text.
 
 use crate::error::{Error, ErrorCode, Result};
 
-/// Which memory.
+/// A kind of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MemoryKind {
-    /// A kernel object the NPU sees.
+    /// A kernel object that the NPU can address.
     Npu,
     /// Anonymous memory of this process.
     System,
 }
 
 impl MemoryKind {
-    /// The name that JavaScript uses.
+    /// Returns the name that JavaScript uses.
     pub const fn as_str(self) -> &'static str {
         match self {
             MemoryKind::Npu => "npu",
@@ -31,10 +31,10 @@ pub const GIB: u64 = 1 << 30;
 /// The largest integer that a JavaScript number holds exactly, 2^53 - 1.
 pub const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
 
-/// The smallest alignment handed out, in bytes: a cache line of every core in an RK3588.
+/// The smallest alignment of an allocation, in bytes: a cache line of every core in an RK3588.
 pub const MIN_ALIGNMENT: u64 = 64;
 
-/// `n` rounded up to a multiple of the power of two `to`; `None` where that passes 2^64.
+/// Rounds `n` up to a multiple of the power of two `to`. Returns `None` on overflow.
 pub const fn align_up(n: u64, to: u64) -> Option<u64> {
     debug_assert!(to.is_power_of_two());
     match n.checked_add(to - 1) {
@@ -43,15 +43,15 @@ pub const fn align_up(n: u64, to: u64) -> Option<u64> {
     }
 }
 
-/// `n` rounded down to a multiple of the power of two `to`.
+/// Rounds `n` down to a multiple of the power of two `to`.
 pub const fn align_down(n: u64, to: u64) -> u64 {
     debug_assert!(to.is_power_of_two());
     n & !(to - 1)
 }
 
-/// `size` in whole pages of `page` bytes, refusing what no kernel could mean: zero, and what would wrap.
+/// Rounds `size` up to whole pages of `page` bytes. Refuses zero, and sizes beyond 2^53 - 1.
 ///
-/// Drivers are not asked to judge this: the vendor's rounds 2^64 - 1 up to an object of zero bytes and says "ok"
+/// The check is not left to drivers: the vendor's rounds 2^64 - 1 up to an object of zero bytes and reports success
 /// (`docs/design/drivers.md` §1.2).
 pub fn whole_pages(size: u64, page: u64) -> Result<u64> {
     if size == 0 {
@@ -62,7 +62,8 @@ pub fn whole_pages(size: u64, page: u64) -> Result<u64> {
     })
 }
 
-/// "4 GiB", "1.5 MiB", "12 bytes": at most one decimal, never rounded up to a figure that is not there.
+/// Formats a byte count: "4 GiB", "1.5 MiB", "12 bytes". Rounds down to one decimal, so that the text never promises
+/// more than there is.
 pub fn format_bytes(bytes: u64) -> String {
     const UNITS: [(u64, &str); 4] = [(1 << 40, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")];
     for (unit, name) in UNITS {
@@ -95,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn people_read_sizes() {
+    fn byte_counts_are_formatted_rounded_down() {
         for (bytes, text) in [
             (0, "0 bytes"),
             (1, "1 byte"),

@@ -1,27 +1,27 @@
-//! The free lists of [`super::tlsf`]: bins by size, and bitmaps over them.
+//! The free lists of [`super::tlsf`]: bins by size, and bitmaps over the bins.
 //!
-//! Sizes below 128 granules have a bin each. Above, every power of two is cut into 64 bins of equal width, so a bin's
-//! members differ by less than 1.6 per cent. Bins are numbered through: 64 of them make one word of `occupied`, and
-//! `words` has a bit for each word that is not zero. Lists are doubly linked by index; 0 ends them, and node 0, the
-//! boundary, takes the writes that go past an end, which is cheaper than asking first. For the same reason most of the
-//! branches that could be are selections: which list is empty is not something a processor can predict.
+//! Sizes below 128 granules have a bin each. Above, every power of two is divided into 64 bins of equal width, so a
+//! bin's members differ by less than 1.6 per cent. 64 consecutive bins are one word of `occupied`, and `words` has a
+//! bit for each word that is not zero. Lists are doubly linked by index, and index 0 ends a list. Node 0, the boundary,
+//! takes the writes that go past an end, which is cheaper than a test for the end. For the same reason most branches
+//! are selections: a processor cannot predict which list is empty.
 //!
-//! Note: the order of a list. Allocation takes the head. A free region joins at the tail, so that it has the longest
-//! time to merge before it is cut again; but one that comes free below `low` joins at the head. The low end of the
-//! arena is thus filled first, the rest gets time to come free in large pieces, and the arena is used less far up: in
-//! the random workload of `benchmark/suballoc.rs` the highest address is 1.041 times the peak of live bytes, with tails
-//! only 1.066.
+//! Note: the order of a list. Allocation takes the head. A freed region joins at the tail, so that it has the longest
+//! time to merge before it is divided again. A region that is freed below `low` joins at the head instead. So the low
+//! end of the arena is filled first, the rest has time to be freed in large pieces, and the highest used address is
+//! lower. In the random workload of `benchmark/suballoc.rs` that address is 1.041 times the peak of live bytes, and
+//! 1.066 times with tails only.
 
 use super::node::Node;
 use std::hint::select_unpredictable;
 
-/// log2 of the bins a power of two is cut into.
+/// log2 of the number of bins in a power of two.
 const STEP_BITS: u32 = 6;
 
 /// Bins below this hold one size each.
 pub(super) const SINGLE_SIZE: usize = 2 << STEP_BITS;
 
-/// Bin of a size of at least 1 granule: monotone, and one size a bin below 128.
+/// Returns the bin of a size of at least 1 granule. Monotone; below 128, each bin has one size.
 #[inline(always)]
 pub(super) fn bin_of(size: u64) -> usize {
     let drop = (size | 1 << STEP_BITS).ilog2() - STEP_BITS;
@@ -37,14 +37,14 @@ struct Ends {
 #[derive(Debug)]
 pub(super) struct Bins {
     words: u64,
-    /// Free regions that start below it, in granules, join their list at the head.
+    /// The offset, in granules, below which freed regions join their list at the head.
     low: u64,
     occupied: Box<[u64]>,
     ends: Box<[Ends]>,
 }
 
 impl Bins {
-    /// Bins for sizes up to `largest` granules.
+    /// Makes bins for sizes up to `largest` granules.
     pub(super) fn new(largest: u64) -> Self {
         let words = (bin_of(largest) >> 6) + 1;
         Self {
@@ -62,7 +62,7 @@ impl Bins {
         self.ends.fill(Ends::default());
     }
 
-    /// Sets the bound below which free regions are used first.
+    /// Sets the offset below which freed regions are used first.
     #[inline(always)]
     pub(super) fn set_low(&mut self, low: u64) {
         self.low = low;
@@ -72,7 +72,7 @@ impl Bins {
         size_of_val(&*self.occupied) + size_of_val(&*self.ends)
     }
 
-    /// The first bin at or above `bin` that has a member.
+    /// Returns the first bin at or above `bin` that has a member.
     #[inline(always)]
     pub(super) fn occupied_from(&self, bin: usize) -> Option<usize> {
         let word = bin >> 6;
@@ -89,25 +89,25 @@ impl Bins {
         Some(word << 6 | self.occupied[word].trailing_zeros() as usize)
     }
 
-    /// The last bin that has a member.
+    /// Returns the last bin that has a member.
     pub(super) fn highest(&self) -> Option<usize> {
         let word = self.words.checked_ilog2()? as usize;
         Some(word << 6 | self.occupied[word].checked_ilog2()? as usize)
     }
 
-    /// First member of a bin, 0 if it has none.
+    /// Returns the first member of a bin, or 0 if the bin is empty.
     #[inline(always)]
     pub(super) fn head(&self, bin: usize) -> u32 {
         self.ends[bin].head
     }
 
-    /// Members of a bin, from the head.
+    /// Iterates over the members of a bin, from the head.
     pub(super) fn members<'a>(&self, nodes: &'a [Node], bin: usize) -> impl Iterator<Item = u32> + 'a {
         let some = |index: u32| (index != 0).then_some(index);
         std::iter::successors(some(self.ends[bin].head), move |&index| some(nodes[index as usize].next_free))
     }
 
-    /// Puts a free node at the tail of the bin of `size`: for what is left of a region that was cut.
+    /// Adds a free node at the tail of the bin of `size`, for the rest of a divided region.
     #[inline(always)]
     pub(super) fn push(&mut self, nodes: &mut [Node], index: u32, size: u64) {
         let bin = bin_of(size);
@@ -122,7 +122,7 @@ impl Bins {
         self.mark_occupied(bin);
     }
 
-    /// Puts a node that came free into the bin of `size`: at the head if it lies low, else at the tail.
+    /// Adds a freed node to the bin of `size`: at the head if it lies below `low`, else at the tail.
     #[inline(always)]
     pub(super) fn push_freed(&mut self, nodes: &mut [Node], index: u32, size: u64) {
         let node = &mut nodes[index as usize];
@@ -146,7 +146,7 @@ impl Bins {
         self.words |= 1 << (bin >> 6);
     }
 
-    /// Takes a node out of its bin.
+    /// Removes a node from its bin.
     #[inline(always)]
     pub(super) fn remove(&mut self, nodes: &mut [Node], index: u32, bin: usize) {
         let Node { prev_free, next_free, .. } = nodes[index as usize];
@@ -160,7 +160,7 @@ impl Bins {
         }
     }
 
-    /// `remove` of the head, which is `index`.
+    /// Removes the head of a bin, which is `index`. Cheaper than `remove`.
     #[inline(always)]
     pub(super) fn pop(&mut self, nodes: &mut [Node], index: u32, bin: usize) {
         let next = nodes[index as usize].next_free;
@@ -184,7 +184,7 @@ impl Bins {
         self.ends.len()
     }
 
-    /// Whether ends and bitmaps agree with a list whose last member is `last`.
+    /// Checks that ends and bitmaps agree with a list whose last member is `last`.
     pub(super) fn check(&self, bin: usize, last: u32) -> Result<(), String> {
         let Ends { head, tail } = self.ends[bin];
         let bit = self.occupied[bin >> 6] >> (bin & 63) & 1 == 1;
@@ -200,7 +200,7 @@ impl Bins {
 mod tests {
     use super::*;
 
-    /// Every bin starts where the one before it ends, is one size wide below 128 and less than 1.6 per cent above.
+    /// Every bin starts at the end of the previous one. Below 128 a bin has one size, above less than 1.6 per cent.
     #[test]
     fn bins_are_gapless_and_narrow() {
         assert_eq!(bin_of(1), 1);
@@ -217,7 +217,7 @@ mod tests {
         }
     }
 
-    /// Each line breaks one of the rules that `check` looks at.
+    /// Each line breaks one rule that `check` checks.
     #[test]
     fn check_finds_ends_and_bitmaps_that_disagree_with_the_list() {
         let damages: &[fn(&mut Bins)] = &[

@@ -1,16 +1,16 @@
 //! Blocks of one size: no fragmentation, constant time, the lowest free block first.
 //!
-//! A tree of bitmaps has a 1 for each free block: 64 blocks are one word of level 0, and a bit of level k+1 says
-//! whether a word of level k is not zero. The lowest free block is one bit scan a level: four levels serve 16 million
-//! blocks. Lowest first keeps the used blocks together at the front, so the chunks behind them come free and can go
-//! back.
+//! A tree of bitmaps has a 1 for each free block. 64 blocks are one word of level 0, and a bit of level k+1 is set when
+//! its word of level k is not zero. Each level takes one bit scan, and four levels are enough for 16 million blocks.
+//! The lowest free block is taken first, which keeps used blocks together at the front, so that the chunks behind them
+//! become free and can be returned to the device.
 //!
 //! Invariants:
 //!
 //! - a bit of level 0 is set exactly when its block is free, a bit above exactly when its word below is not zero;
 //! - the generation of a block's slot carries [`RegionId::USED`] exactly when the block is used.
 //!
-//! In the walk, a run of free blocks is one free region, named by its first block.
+//! In the walk, a run of free blocks is one free region with the id of its first block.
 
 use super::{LayoutError, Region, RegionId, StaleRegion, SubAllocator};
 
@@ -35,7 +35,7 @@ impl BlockSlot {
         self.user_data_high = (user_data >> 32) as u32;
     }
 
-    /// Free, and a stranger to every id given out.
+    /// Marks the block free and advances its generation, so that earlier ids are stale.
     fn retire(&mut self) {
         self.generation = self.generation.wrapping_add(1) & !RegionId::USED;
     }
@@ -44,23 +44,23 @@ impl BlockSlot {
 /// The fixed-size suballocator.
 #[derive(Debug)]
 pub struct Fixed {
-    /// One a block. 12 bytes.
+    /// One slot a block, of 12 bytes.
     slots: Vec<BlockSlot>,
-    /// From the level with a bit a block up to the level of a single word.
+    /// The bitmaps, from one bit a block up to a single word.
     levels: Vec<Vec<u64>>,
     block: u64,
     free: u64,
 }
 
 impl Fixed {
-    /// An empty arena of `capacity` bytes in blocks of `block` bytes.
+    /// Makes an empty arena of `capacity` bytes in blocks of `block` bytes.
     ///
-    /// The tables are made at once: 12.2 bytes a block.
+    /// The tables are allocated at once: 12.2 bytes a block.
     ///
     /// # Errors
     ///
-    /// [`LayoutError`] when the capacity is 0 or no multiple of the block size, has 2^32 - 1 blocks or more, or when
-    /// there is no memory for the tables.
+    /// [`LayoutError`] when the capacity is 0 or not a multiple of the block size, when it has 2^32 - 1 blocks or more,
+    /// or when memory for the tables is exhausted.
     pub fn new(capacity: u64, block: u64) -> Result<Self, LayoutError> {
         if block == 0 || capacity == 0 || !capacity.is_multiple_of(block) {
             return Err(LayoutError::Capacity { capacity, unit: block });
@@ -86,12 +86,12 @@ impl Fixed {
         Ok(arena)
     }
 
-    /// Bytes a block.
+    /// Returns the bytes of a block.
     pub fn block_size(&self) -> u64 {
         self.block
     }
 
-    /// Takes one block by its number, if it is free: for a pool whose free list lives elsewhere.
+    /// Allocates the block of that number if it is free, for a pool that keeps its free list elsewhere.
     pub fn claim(&mut self, block: u32, user_data: u64) -> Option<Region> {
         let slot = self.slots.get_mut(block as usize)?;
         if slot.used() {
@@ -127,7 +127,7 @@ impl Fixed {
         self.free = self.slots.len() as u64;
     }
 
-    /// The lowest free block.
+    /// Returns the lowest free block.
     fn lowest(&self) -> Option<u32> {
         if self.free == 0 {
             return None;
@@ -139,18 +139,18 @@ impl Fixed {
         Some(bit as u32)
     }
 
-    /// Whether a request is one that a block can serve, and `block`'s offset is aligned.
+    /// Returns whether a block can serve the request, and `block`'s offset is aligned.
     fn serves(&self, block: u32, size: u64, align: u64) -> bool {
         let offset = u64::from(block) * self.block;
         size != 0 && size <= self.block && align.is_power_of_two() && offset & (align - 1) == 0
     }
 
-    /// Alignment that every block has.
+    /// Returns the alignment that every block has.
     fn natural_align(&self) -> u64 {
         1 << self.block.trailing_zeros()
     }
 
-    /// The free block lowest by address whose offset is a multiple of `align`, which is more than blocks have anyway.
+    /// Returns the lowest free block whose offset is a multiple of `align`, for an `align` above the natural one.
     #[cold]
     fn lowest_aligned(&self, align: u64) -> Option<u32> {
         // Offsets are multiples of the block size, so every `stride`th block is aligned.
@@ -166,7 +166,7 @@ impl Fixed {
         }
     }
 
-    /// The region that starts at `block`: a used block, or the run of free ones from there.
+    /// Returns the region that starts at `block`: a used block, or a run of free blocks.
     fn view(&self, block: usize) -> Region {
         let slot = &self.slots[block];
         let blocks = if slot.used() { 1 } else { self.free_run(block) };
@@ -179,7 +179,7 @@ impl Fixed {
         }
     }
 
-    /// Free blocks from `block` on, up to the first used one: whole words at a time.
+    /// Counts the free blocks from `block` to the next used one, a word at a time.
     fn free_run(&self, block: usize) -> usize {
         let words = &self.levels[0];
         let mut at = block;
@@ -281,7 +281,7 @@ impl SubAllocator for Fixed {
         self.slots.len() as u64 - self.free
     }
 
-    /// Free blocks: each can serve a request, however they lie.
+    /// Returns the number of free blocks, each of which can serve a request.
     fn free_regions(&self) -> u64 {
         self.free
     }
@@ -294,7 +294,7 @@ impl SubAllocator for Fixed {
         }
     }
 
-    /// 0: as long as anything is free, no request for a block is refused.
+    /// Returns 0: as long as a block is free, no request for one is refused.
     fn fragmentation(&self) -> f64 {
         0.0
     }
@@ -312,21 +312,21 @@ impl SubAllocator for Fixed {
     fn validate(&self) -> Result<(), String> {
         let free = self.slots.iter().filter(|slot| !slot.used()).count() as u64;
         if free != self.free {
-            return Err(format!("{free} blocks are free, {} counted", self.free));
+            return Err(format!("{free} blocks are free, but the counter has {}", self.free));
         }
         for (block, slot) in self.slots.iter().enumerate() {
             if (self.levels[0][block >> 6] >> (block & 63) & 1 == 1) == slot.used() {
-                return Err(format!("block {block} is free in one table and used in another"));
+                return Err(format!("block {block} is free in one table and used in the other"));
             }
         }
         let ones: u32 = self.levels[0].iter().map(|word| word.count_ones()).sum();
         if u64::from(ones) != free {
-            return Err(format!("{ones} bits for {free} free blocks"));
+            return Err(format!("level 0 has {ones} bits for {free} free blocks"));
         }
         for (number, pair) in self.levels.windows(2).enumerate() {
             for (bit, below) in pair[0].iter().enumerate() {
                 if (pair[1][bit >> 6] >> (bit & 63) & 1 == 1) != (*below != 0) {
-                    return Err(format!("level {} bit {bit} does not say whether there is one below", number + 1));
+                    return Err(format!("level {} bit {bit} disagrees with its word below", number + 1));
                 }
             }
         }

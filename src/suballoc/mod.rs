@@ -1,18 +1,41 @@
-//! Suballocators: which bytes of an arena are taken, and nothing else.
+//! Suballocators: they divide an arena into used and free regions. Imports no other room.
 //!
-//! A suballocator hands out *regions* of the range `0..capacity`. It knows no memory, no descriptor and no pointer: the
-//! pool above it owns the bytes, and everything here can be tested, fuzzed and replayed without a device. Metadata
-//! lives out of band, so nothing that JavaScript or the NPU writes can corrupt it.
+//! A suballocator allocates *regions* of the range `0..capacity`. It has no memory, no descriptor and no pointer: the
+//! pool above it owns the bytes, so the suballocators are tested, fuzzed and replayed without a device. Metadata lies
+//! outside the arena, so that no write by JavaScript or the NPU can corrupt it.
 //!
-//! What every implementation keeps (`validate` checks it, `__test__/rust/suballoc.rs` proves it against a naive model):
+//! ```
+//! use rkllmjs_memory::suballoc::{Fixed, SubAllocator, Tlsf};
+//!
+//! // Variable sizes: 1 MiB in multiples of 64 bytes.
+//! let mut arena = Tlsf::new(1 << 20, 64)?;
+//! let first = arena.allocate(100, 64, 0).expect("the arena is empty");
+//! let second = arena.allocate(5000, 4096, 0).expect("the arena has room");
+//! assert_eq!((first.offset, first.size), (0, 128));
+//! assert_eq!((second.offset, second.size), (4096, 5056));
+//!
+//! arena.free(first.id).expect("the region is live");
+//! assert!(arena.free(first.id).is_err(), "a stale id is an error value");
+//! assert_eq!(arena.largest_free(), (1 << 20) - second.end());
+//!
+//! // Blocks of one size: the lowest free block first.
+//! let mut blocks = Fixed::new(16 * 4096, 4096)?;
+//! let block = blocks.allocate(4000, 4096, 7).expect("the arena is empty");
+//! assert_eq!((block.offset, block.size, block.user_data), (0, 4096, 7));
+//! assert_eq!(blocks.free_bytes(), 15 * 4096);
+//! # Ok::<(), rkllmjs_memory::suballoc::LayoutError>(())
+//! ```
+//!
+//! Invariants of every implementation (`validate` checks them, `__test__/rust/suballoc.rs` proves them against a naive
+//! model):
 //!
 //! - free and used regions together tile `0..capacity`, without gap or overlap;
 //! - two free regions never touch (in [`Fixed`], whose blocks do not merge, a run of free blocks counts as one region
 //!   of the walk);
-//! - a [`RegionId`] is good for one region from its allocation to its free; any other use is a [`StaleRegion`], never a
-//!   panic and never somebody else's region.
+//! - a [`RegionId`] is valid for one region from its allocation to its free; any other use is a [`StaleRegion`], never
+//!   a panic and never another region.
 //!
-//! Nothing here locks: the pool's one mutex covers it.
+//! A suballocator does not lock: its pool's mutex covers it.
 
 #![forbid(unsafe_code)]
 
@@ -27,10 +50,10 @@ pub use tlsf::Tlsf;
 
 use std::fmt;
 
-/// Names one region of one suballocator: a slot and the generation of its use.
+/// Names one region of one suballocator by its slot and the slot's generation.
 ///
-/// Ids are reused only after the slot went through 2^31 generations, and every use of an id is checked, so a stale or
-/// made-up one is an error value.
+/// An id comes again only after its slot went through 2^31 generations. Every use of an id is checked, so a stale or
+/// invented one is an error value.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RegionId(u64);
 
@@ -42,8 +65,8 @@ impl RegionId {
         Self(u64::from(generation) << 32 | u64::from(slot))
     }
 
-    /// The region's slot: below the largest number of regions that were ever alive at once, so it can index a side
-    /// table.
+    /// Returns the region's slot, which can index a side table: it is below the largest number of regions that were
+    /// ever live at once.
     pub fn slot(self) -> u32 {
         self.0 as u32
     }
@@ -56,12 +79,12 @@ impl RegionId {
         self.generation() & Self::USED != 0
     }
 
-    /// The id as a number, for storing it elsewhere.
+    /// Returns the id as a number, for storage elsewhere.
     pub fn to_raw(self) -> u64 {
         self.0
     }
 
-    /// An id from a number. Any number is safe: one that names no live region is refused where it is used.
+    /// Makes an id from a number. Any number is safe: one that names no live region is refused where it is used.
     pub fn from_raw(raw: u64) -> Self {
         Self(raw)
     }
@@ -73,114 +96,115 @@ impl fmt::Debug for RegionId {
     }
 }
 
-/// A region as the walk sees it: used or free.
+/// A used or free region of an arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
-    /// Names the region. A free region's id serves [`SubAllocator::allocate_at`] and the walk.
+    /// The region's id. A free region's id serves [`SubAllocator::allocate_at`] and the walk.
     pub id: RegionId,
-    /// First byte, from the start of the arena.
+    /// Bytes from the start of the arena to the region.
     pub offset: u64,
-    /// Bytes, rounded up to the suballocator's granularity: what the region really takes.
+    /// Bytes of the region: the requested size, rounded up to the suballocator's granularity.
     pub size: u64,
-    /// The caller's own number for a used region; 0 for a free one.
+    /// The caller's number for a used region; 0 for a free one.
     pub user_data: u64,
     /// Whether the region is allocated.
     pub used: bool,
 }
 
 impl Region {
-    /// One past the last byte.
+    /// Returns the offset after the last byte.
     pub fn end(&self) -> u64 {
         self.offset + self.size
     }
 }
 
-/// The id names no live region: freed already, never given out, or of a suballocator that was reset since.
+/// An id that names no live region: the region was freed, never existed, or its suballocator was reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} names no live region")]
 pub struct StaleRegion(pub RegionId);
 
-/// What a suballocator cannot be made of.
+/// A layout that a suballocator does not support.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LayoutError {
-    /// Granularity and block alignment are powers of two.
+    /// The granularity is not a power of two.
     #[error("{0} is not a power of two")]
     NotPowerOfTwo(u64),
-    /// The capacity is zero or no multiple of the granularity (of the block size).
+    /// The capacity is zero, or not a multiple of the granularity or block size.
     #[error("capacity {capacity} is not a positive multiple of {unit}")]
     Capacity {
-        /// Bytes asked for.
+        /// Bytes requested.
         capacity: u64,
-        /// What they must be a multiple of.
+        /// The granularity or block size, in bytes.
         unit: u64,
     },
-    /// More units than an index can name.
+    /// The capacity has more units than an index can name.
     #[error("capacity {capacity} has too many units of {unit} bytes")]
     TooManyUnits {
-        /// Bytes asked for.
+        /// Bytes requested.
         capacity: u64,
-        /// Bytes a unit.
+        /// The granularity or block size, in bytes.
         unit: u64,
     },
-    /// The allocator's own tables did not fit into memory.
+    /// The system has no memory for the suballocator's tables.
     #[error("no memory for the suballocator's tables")]
     NoMemory,
 }
 
-/// Places regions in the range `0..capacity()`.
+/// Allocates regions of the range `0..capacity()`.
 ///
 /// Offsets and sizes are bytes. Implementations are `Send`, object-safe, and free of panics that a caller can reach.
 pub trait SubAllocator: Send + fmt::Debug {
-    /// Takes `size` bytes at an offset that is a multiple of `align`, and stores `user_data` with them.
+    /// Allocates `size` bytes at an offset that is a multiple of `align`, and stores `user_data` with them.
     ///
-    /// Alignment is relative to the arena's start: whoever owns the memory aligns that. `None` when nothing free fits,
-    /// when `size` is 0, or when `align` is no power of two. With `align` up to the granularity this succeeds exactly
-    /// when `size <= largest_free()`; with a larger one, exactly when some free region holds an aligned `size`.
+    /// Alignment is relative to the arena's start, which the owner of the memory aligns. Returns `None` when no free
+    /// region fits, when `size` is 0, or when `align` is not a power of two. With `align` up to the granularity this
+    /// succeeds exactly when `size <= largest_free()`; with a larger one, exactly when a free region holds an aligned
+    /// `size`.
     fn allocate(&mut self, size: u64, align: u64, user_data: u64) -> Option<Region>;
 
-    /// Like `allocate`, out of the free region `free` only: how a compaction planner says where.
+    /// Allocates from the free region `free` only, so that a compaction planner can choose the place.
     fn allocate_at(&mut self, free: RegionId, size: u64, align: u64, user_data: u64) -> Option<Region>;
 
-    /// Gives a region back, in constant time, and returns what it was.
+    /// Frees a used region in constant time, and returns its last state.
     fn free(&mut self, id: RegionId) -> Result<Region, StaleRegion>;
 
-    /// The region that `id` names now.
+    /// Returns the region that `id` names.
     fn get(&self, id: RegionId) -> Result<Region, StaleRegion>;
 
     /// Replaces the user data of a used region.
     fn set_user_data(&mut self, id: RegionId, user_data: u64) -> Result<(), StaleRegion>;
 
-    /// The region at the lowest address, used or free.
+    /// Returns the region at the lowest address, used or free.
     fn first(&self) -> Region;
 
-    /// The region after `id` by address, `None` after the last. Constant time.
+    /// Returns the region after `id` by address, or `None` after the last. Takes constant time.
     fn next(&self, id: RegionId) -> Result<Option<Region>, StaleRegion>;
 
-    /// The region before `id` by address, `None` before the first. Constant time, but for a run of free blocks of one
-    /// size.
+    /// Returns the region before `id` by address, or `None` before the first. Takes constant time, except over a run of
+    /// free blocks of [`Fixed`].
     fn previous(&self, id: RegionId) -> Result<Option<Region>, StaleRegion>;
 
-    /// Bytes of the whole arena.
+    /// Returns the bytes of the whole arena.
     fn capacity(&self) -> u64;
 
-    /// Bytes in free regions.
+    /// Returns the bytes in free regions.
     fn free_bytes(&self) -> u64;
 
-    /// Bytes in used regions, as padded to the granularity.
+    /// Returns the bytes in used regions, padding included.
     fn allocated(&self) -> u64 {
         self.capacity() - self.free_bytes()
     }
 
-    /// Number of used regions.
+    /// Returns the number of used regions.
     fn used_regions(&self) -> u64;
 
-    /// Number of free regions.
+    /// Returns the number of free regions.
     fn free_regions(&self) -> u64;
 
-    /// The largest size that `allocate` can satisfy now: exact, 0 when nothing is free.
+    /// Returns the largest size that `allocate` can satisfy now. Exact; 0 when the arena is full.
     fn largest_free(&self) -> u64;
 
-    /// 1 - largest free / free bytes; 0 when nothing is free.
+    /// Returns 1 - largest free region / free bytes; 0 when the arena is full.
     fn fragmentation(&self) -> f64 {
         match self.free_bytes() {
             0 => 0.0,
@@ -188,22 +212,22 @@ pub trait SubAllocator: Send + fmt::Debug {
         }
     }
 
-    /// Frees everything. Ids given out before are stale afterwards.
+    /// Frees all regions. Earlier ids are stale afterwards.
     fn reset(&mut self);
 
-    /// Bytes that the tables take now.
+    /// Returns the bytes that the tables take now.
     fn metadata_bytes(&self) -> u64;
 
-    /// Checks every invariant, in time linear in the number of regions. For tests and for diagnosis.
+    /// Checks every invariant in time linear in the number of regions, for tests and diagnosis.
     fn validate(&self) -> Result<(), String>;
 }
 
-/// All regions of `arena`, used and free, by ascending address.
+/// Iterates over all regions of `arena`, used and free, by ascending address.
 pub fn regions(arena: &dyn SubAllocator) -> impl Iterator<Item = Region> + '_ {
     regions_from(arena, arena.first())
 }
 
-/// `first`, which is one of `arena`, and all regions above it.
+/// Iterates over `first`, a region of `arena`, and all regions above it.
 pub fn regions_from(arena: &dyn SubAllocator, first: Region) -> impl Iterator<Item = Region> + '_ {
     std::iter::successors(Some(first), |region| arena.next(region.id).ok().flatten())
 }

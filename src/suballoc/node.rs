@@ -1,6 +1,6 @@
 //! [`Node`]: one region of a [`Tlsf`](super::Tlsf) arena, and its links.
 
-/// Bits of a node's words that count granules; the 16 above hold half a generation each.
+/// The low bits of a node's words, which count granules; the 16 bits above hold half a generation each.
 const COUNT_BITS: u32 = 48;
 pub(super) const COUNT: u64 = (1 << COUNT_BITS) - 1;
 pub(super) const USED: u64 = 1 << 63;
@@ -8,20 +8,20 @@ pub(super) const USED: u64 = 1 << 63;
 /// The boundary node, and the end of every list.
 pub(super) const NIL: u32 = 0;
 
-/// One region. Two fit into a cache line and none straddles two.
+/// One region. Two nodes fit into a cache line, and no node straddles two lines.
 ///
 /// `start` and `extent` are offset and size in granules. Above their 48 bits, `start` holds the generation's low half
-/// and `extent` its high half, whose top bit says used.
+/// and `extent` the high half, whose top bit is set for a used region.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(32))]
 pub(super) struct Node {
     pub(super) start: u64,
     pub(super) extent: u64,
-    /// Neighbours by address.
+    /// The neighbours by address.
     pub(super) prev_phys: u32,
     pub(super) next_phys: u32,
-    /// Free: the bin's list, towards its head and towards its tail. Used: the user data, low half and high half.
-    /// Unused: `next_free` is the next unused node.
+    /// Free node: the neighbours in the bin's list. Used node: the user data, low half and high half. Unused node:
+    /// `next_free` is the next unused node.
     pub(super) prev_free: u32,
     pub(super) next_free: u32,
 }
@@ -60,7 +60,7 @@ impl Node {
         self.extent = self.extent & !COUNT | granules;
     }
 
-    /// Ends the node's present use: ids to it go stale, and it is free.
+    /// Marks the node free and advances its generation, so that earlier ids are stale.
     #[inline(always)]
     pub(super) fn retire(&mut self) {
         let (start, carry) = self.start.overflowing_add(1 << COUNT_BITS);

@@ -1,34 +1,34 @@
 //! Two-level segregated fit: variable sizes, any power-of-two alignment, constant time.
 //!
-//! Free regions hang in bins by size: a first level by power of two, a second of 64 steps each, and a bitmap for both,
-//! so the next bin that has anything is two bit scans away (see [`super::bins`]). Every region, used or free, is a node
-//! of 32 bytes in one vector, linked by index to its neighbours by address: freeing looks left and right and merges.
+//! Free regions are in bins by size: a first level by power of two, a second of 64 steps each, and a bitmap for both,
+//! so two bit scans find the next occupied bin (see [`super::bins`]). Every region, used or free, is a node of 32 bytes
+//! in one vector, linked by index to its neighbours by address. `free` merges a region with its free neighbours.
 //!
 //! Invariants:
 //!
-//! - node 0 is the boundary: used for ever, size 0, before the first region and after the last. It spares every
-//!   neighbour look-up its "is there one" branch, and every list its null check;
-//! - two neighbours are never both free; a free node is in the bin of its size, at one place; `free` is the sum of
-//!   them;
-//! - a node that is no region is on the list of unused nodes and has size 0; its generation moved on when it left, so
-//!   ids to it are stale;
+//! - node 0 is the boundary: always used, size 0, before the first region and after the last. It spares every
+//!   neighbour look-up a branch for the ends, and every list its null check;
+//! - two neighbours are never both free; a free node is in the bin of its size, exactly once; `free` is the sum of
+//!   the free nodes' sizes;
+//! - a node without a region is on the list of unused nodes and has size 0; its generation advanced when it left the
+//!   regions, so ids to it are stale.
 //!
-//! Note: what is chosen. Rounding a request up to the next bin, as TLSF does, is fast and wastes: a pool of N bytes
-//! would refuse N. Here the head of the request's own bin is tried first, then the head of the next occupied bin above,
-//! where everything fits. Only if no bin above has anything is the request's own bin searched to its end, so that no
-//! request is refused that some free region could hold; `refused` makes repeating a refused request constant time until
-//! something is freed. Comparing the first few of a bin and taking the smallest and lowest was measured too: four of
-//! them cost a fifth of the time on 20,000 live regions, in cache misses, and reach 1.061 where one reaches 1.066. The
-//! order of the lists does more (see [`super::bins`]).
+//! Note: the choice of a region. Rounding a request up to the next bin, as TLSF does, is fast and wastes memory: a pool
+//! of N bytes would refuse N. `find` tries the head of the request's own bin, then the head of the next occupied bin
+//! above, where every member fits. If every bin above is empty, it searches the request's own bin to the end, so that
+//! it refuses no request that some free region could hold. `refused` makes a repeated refusal take constant time until
+//! the next free. An alternative was measured: comparing the first members of a bin, and taking the smallest and
+//! lowest. Four members cost a fifth of the time on 20,000 live regions, in cache misses, and lower the highest address
+//! from 1.066 to 1.061 of the peak. The order of the lists gains more (see [`super::bins`]).
 
 use super::bins::{bin_of, Bins, SINGLE_SIZE};
 use super::node::{Node, COUNT, NIL, USED};
 use super::{LayoutError, Region, RegionId, StaleRegion, SubAllocator};
 
-/// The part of the used span whose free regions are used first, as a fraction.
+/// The low part of the used span whose free regions are used first, as a fraction.
 const LOW_END: (u64, u64) = (3, 32);
 
-/// Members of the first bin that are tried for an alignment before a larger region is cut.
+/// The number of members of the first bin that are tried for an alignment before a larger region is divided.
 const ALIGNED_TRIES: usize = 4;
 
 /// The variable-size suballocator.
@@ -36,26 +36,26 @@ const ALIGNED_TRIES: usize = 4;
 pub struct Tlsf {
     pub(super) nodes: Vec<Node>,
     pub(super) bins: Bins,
-    /// Head of the nodes that are no region at present.
+    /// The head of the list of nodes without a region.
     pub(super) unused: u32,
     /// log2 of the granularity.
     shift: u32,
-    /// Granules in all, and granules free.
+    /// All granules, and the free ones.
     pub(super) total: u64,
     pub(super) free: u64,
     pub(super) used_regions: u64,
     pub(super) free_regions: u64,
-    /// No free region holds this many granules: the smallest request refused since the last free.
+    /// The smallest request refused since the last free, in granules: no free region is as large.
     pub(super) refused: u64,
 }
 
 impl Tlsf {
-    /// An empty arena of `capacity` bytes, cut in multiples of `granularity` (a power of two; every region's offset and
-    /// size is a multiple of it).
+    /// Makes an empty arena of `capacity` bytes. Every region's offset and size is a multiple of `granularity`, a power
+    /// of two.
     ///
     /// # Errors
     ///
-    /// [`LayoutError`] when the capacity is 0, is no multiple of the granularity, or has 2^48 granules or more.
+    /// [`LayoutError`] when the capacity is 0, is not a multiple of the granularity, or has 2^48 granules or more.
     pub fn new(capacity: u64, granularity: u64) -> Result<Self, LayoutError> {
         if !granularity.is_power_of_two() {
             return Err(LayoutError::NotPowerOfTwo(granularity));
@@ -86,7 +86,7 @@ impl Tlsf {
         Ok(arena)
     }
 
-    /// Makes the one free region that covers everything. The arena has no region and an unused node.
+    /// Makes one free region that covers the arena, which has no region and at least one unused node.
     fn span_all(&mut self) {
         let only = self.take_unused();
         let node = &mut self.nodes[only as usize];
@@ -103,7 +103,7 @@ impl Tlsf {
         self.refused = u64::MAX;
     }
 
-    /// Sees to it that the next `take_unused` finds a node. False when there is no memory for that.
+    /// Makes sure that the next `take_unused` finds a node. Returns false when memory is exhausted.
     #[inline(always)]
     fn reserve(&mut self) -> bool {
         self.unused != NIL || self.grow()
@@ -113,7 +113,7 @@ impl Tlsf {
         self.reserve() && (self.nodes[self.unused as usize].next_free != NIL || self.grow())
     }
 
-    /// By a quarter and exactly, not by doubling: the promise is at most 64 bytes a live block.
+    /// Adds nodes: a quarter more and exactly that, not twice as many, to keep below 64 bytes a live block.
     #[cold]
     #[inline(never)]
     fn grow(&mut self) -> bool {
@@ -137,7 +137,7 @@ impl Tlsf {
         index
     }
 
-    /// The node leaves the ranks of regions.
+    /// Makes a node unused, so that ids to it are stale.
     #[inline(always)]
     fn give_unused(&mut self, index: u32) {
         let unused = self.unused;
@@ -161,7 +161,7 @@ impl Tlsf {
         }
     }
 
-    /// The node that `id` names, if it still does.
+    /// Returns the node that `id` names, unless `id` is stale.
     #[inline(always)]
     fn resolve(&self, id: RegionId) -> Result<u32, StaleRegion> {
         match self.nodes.get(id.slot() as usize) {
@@ -170,15 +170,15 @@ impl Tlsf {
         }
     }
 
-    /// Bytes to granules, rounded up; `None` for none and for more than there are.
+    /// Converts bytes to granules, rounded up. Returns `None` for 0 bytes, and for more bytes than the arena has.
     #[inline(always)]
     fn granules(&self, bytes: u64) -> Option<u64> {
         let granules = bytes.wrapping_sub(1) >> self.shift;
-        // 0 bytes wrapped to the largest number there is, which with a granularity of 1 must not come back to 0.
+        // 0 bytes wrapped to u64::MAX, and with a granularity of 1 the addition must not wrap back to 0.
         (granules < self.total).then_some(granules.wrapping_add(1))
     }
 
-    /// Takes a free node of at least `need` granules out of its bin.
+    /// Removes a free node of at least `need` granules from its bin.
     #[inline(always)]
     fn find(&mut self, need: u64) -> Option<u32> {
         let own = bin_of(need);
@@ -195,7 +195,7 @@ impl Tlsf {
         Some(head)
     }
 
-    /// The last resort: the best of a whole bin, when no bin above it has anything.
+    /// Searches a whole bin for the best fit: the last resort, when all bins above are empty.
     #[cold]
     #[inline(never)]
     fn search_all(&mut self, bin: usize, need: u64) -> Option<u32> {
@@ -214,7 +214,7 @@ impl Tlsf {
         best
     }
 
-    /// `find` for an alignment above the granularity, in granules: also how much to skip in front.
+    /// Finds a free node for an alignment above the granularity, and the granules to skip in front.
     #[inline(never)]
     fn find_aligned(&self, need: u64, align: u64) -> Option<(u32, u64)> {
         let skip_of = |index: u32| {
@@ -226,7 +226,7 @@ impl Tlsf {
             return None;
         }
         let own = bin_of(need);
-        // First the few of the first bin: often already aligned, as everything a pool of pages cuts is.
+        // First, some members of the first bin: often aligned already, as all regions of a pool of pages are.
         let first = self.bins.occupied_from(own)?;
         let near = self.bins.members(&self.nodes, first).take(ALIGNED_TRIES);
         let best = near
@@ -235,7 +235,7 @@ impl Tlsf {
         if best.is_some() {
             return best;
         }
-        // Then a bin whose members hold it wherever they start; then, with nothing that large left, one by one what is.
+        // Second, a bin whose members are large enough at any offset. Last, all remaining members one by one.
         let sure = need.saturating_add(align - 1);
         if let Some(bin) = (sure <= self.total).then(|| self.bins.occupied_from(bin_of(sure) + 1)).flatten() {
             let index = self.bins.head(bin);
@@ -252,7 +252,7 @@ impl Tlsf {
         None
     }
 
-    /// Cuts `need` granules off the front of free node `index`, which is in no bin. There is an unused node.
+    /// Allocates the first `need` granules of free node `index`, which is in no bin. Needs an unused node.
     #[inline(always)]
     fn take(&mut self, index: u32, need: u64, user_data: u64) -> Region {
         let whole = self.nodes[index as usize];
@@ -288,9 +288,9 @@ impl Tlsf {
         }
     }
 
-    /// Cuts the first `skip` granules off free node `index` as a free region of their own, and takes from what follows.
+    /// Divides free node `index` after `skip` granules, which stay free, and allocates from the rest.
     fn take_after(&mut self, index: u32, skip: u64, need: u64, user_data: u64) -> Option<Region> {
-        // Cutting nothing off in front takes one node, which whoever has just freed a neighbour is sure to have.
+        // With nothing to skip one node is enough, and a caller that has just freed a neighbour is sure to have it.
         if !(if skip == 0 { self.reserve() } else { self.reserve_two() }) {
             return None;
         }

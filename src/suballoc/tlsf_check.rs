@@ -1,4 +1,4 @@
-//! `Tlsf::check`, behind [`super::SubAllocator::validate`]: every invariant of [`super::tlsf`], spelled out.
+//! `Tlsf::check`, the body of [`super::SubAllocator::validate`]: checks every invariant of [`super::tlsf`].
 
 use super::bins::bin_of;
 use super::node::NIL;
@@ -19,7 +19,8 @@ impl Tlsf {
         Ok(())
     }
 
-    /// By address: no gap, no overlap, no two free neighbours, links symmetric, counters true.
+    /// Checks the regions by address: no gap, no overlap, no two free neighbours, symmetric links, true counters.
+    /// Returns the numbers of used and free regions.
     fn check_tiling(&self) -> Result<(u64, u64), String> {
         let boundary = &self.nodes[NIL as usize];
         if !boundary.used() || boundary.size() != 0 {
@@ -31,7 +32,7 @@ impl Tlsf {
         let mut index = boundary.next_phys;
         while index != NIL {
             let node =
-                self.nodes.get(index as usize).ok_or_else(|| format!("link to node {index}, which is not there"))?;
+                self.nodes.get(index as usize).ok_or_else(|| format!("a link names node {index}, beyond the table"))?;
             if node.offset() != end || node.size() == 0 {
                 return Err(format!("node {index} is {}+{}, expected at {end}", node.offset(), node.size()));
             }
@@ -62,12 +63,13 @@ impl Tlsf {
             return Err(format!("(total, free, used regions, free regions): counted {counted:?}, kept {kept:?}"));
         }
         if largest >= self.refused {
-            return Err(format!("{} granules count as refused, {largest} are free", self.refused));
+            return Err(format!("{} granules count as refused, a free region has {largest}", self.refused));
         }
         Ok((used, free))
     }
 
-    /// Every member free, in the bin of its size, linked both ways; bitmaps say what the lists say.
+    /// Checks that every member is free, in the bin of its size and linked both ways, and that bitmaps and lists agree.
+    /// Returns the number of members.
     fn check_bins(&self) -> Result<u64, String> {
         let mut listed = 0;
         for bin in 0..self.bins.len() {
@@ -75,7 +77,7 @@ impl Tlsf {
             for index in self.bins.members(&self.nodes, bin) {
                 let node = &self.nodes[index as usize];
                 if node.used() || node.size() == 0 || bin_of(node.size()) != bin {
-                    return Err(format!("node {index} does not belong into bin {bin}: {node:?}"));
+                    return Err(format!("node {index} does not belong in bin {bin}: {node:?}"));
                 }
                 if node.prev_free != last {
                     return Err(format!("node {index} in bin {bin} has {} before it, not {last}", node.prev_free));
@@ -83,7 +85,7 @@ impl Tlsf {
                 last = index;
                 members += 1;
                 if members > self.free_regions {
-                    return Err(format!("bin {bin} runs in a circle"));
+                    return Err(format!("the list of bin {bin} is circular"));
                 }
             }
             self.bins.check(bin, last)?;
@@ -92,16 +94,18 @@ impl Tlsf {
         Ok(listed)
     }
 
+    /// Checks the list of unused nodes, and returns its length.
     fn check_unused(&self) -> Result<u64, String> {
         let (mut index, mut unused) = (self.unused, 0);
         while index != NIL {
-            let node = self.nodes.get(index as usize).ok_or_else(|| format!("unused node {index} is not there"))?;
+            let node =
+                self.nodes.get(index as usize).ok_or_else(|| format!("unused node {index} is beyond the table"))?;
             if node.used() || node.size() != 0 {
                 return Err(format!("unused node {index} is in use: {node:?}"));
             }
             unused += 1;
             if unused > self.nodes.len() as u64 {
-                return Err("the list of unused nodes runs in a circle".into());
+                return Err("the list of unused nodes is circular".into());
             }
             index = node.next_free;
         }
@@ -114,7 +118,7 @@ mod tests {
     use super::super::{RegionId, SubAllocator};
     use super::*;
 
-    /// Three used regions of 2 granules at 0, 4 and 8, free ones between and after.
+    /// An arena with three used regions of 2 granules at 0, 4 and 8, and free regions between and after.
     fn arena() -> Tlsf {
         let mut arena = Tlsf::new(64 * 64, 64).expect("valid layout");
         let all: Vec<RegionId> =
@@ -125,7 +129,7 @@ mod tests {
         arena
     }
 
-    /// Each line breaks one invariant; a check that cannot fail proves nothing.
+    /// Each line breaks one invariant: a check that cannot fail proves nothing.
     #[test]
     fn validate_finds_damage() {
         let damages: &[fn(&mut Tlsf)] = &[
