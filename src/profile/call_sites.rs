@@ -1,4 +1,4 @@
-//! Who allocates: samples that live, and the places in the program that they came from.
+//! Live samples, and estimates by the place in the program that allocated.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,63 +7,63 @@ use super::clock;
 use super::histogram::Histogram;
 use crate::handle::{Handle, Table};
 
-/// More places than this are one: a stack that is never the same twice must not be a leak.
+/// The most call sites: later ones count as one, so that a stack that is never the same twice is no leak.
 const MAX_CALL_SITES: usize = 10_000;
 const OTHER_CALL_SITES: &str = "(other call sites)";
 
-/// An allocation that was looked at more closely.
+/// A sampled allocation.
 #[derive(Clone, Debug)]
 struct Sample {
-    /// Bytes that were asked for.
+    /// Bytes requested.
     size: u64,
-    /// How many of its like it stands for.
+    /// The number of similar allocations that the sample represents.
     stands_for: f64,
-    /// When, in µs.
+    /// The time of the allocation, in µs.
     at: u64,
     tag: Option<Arc<str>>,
-    /// Its place in the program, once that is known.
+    /// The call site's index, once it is known.
     site: Option<usize>,
 }
 
-/// A place in the program, for one tag. Estimates, without bias.
+/// Unbiased estimates for a place in the program and one tag.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CallSite {
     /// Frames, one a line, the innermost first.
     pub stack: Arc<str>,
-    /// Free text for accounting.
+    /// The tag of the allocations.
     pub tag: Option<Arc<str>>,
-    /// Bytes of it that live.
+    /// Live bytes.
     pub live_bytes: f64,
-    /// Allocations of it that live.
+    /// Live allocations.
     pub live_count: f64,
-    /// Bytes of it that there ever were.
+    /// Bytes ever allocated.
     pub total_bytes: f64,
-    /// Allocations of it that there ever were.
+    /// Allocations ever made.
     pub total_count: f64,
 }
 
-/// A stack for one tag.
+/// A stack and a tag.
 type CallSiteKey = (Arc<str>, Option<Arc<str>>);
 
-/// See the module's header.
+/// The live samples and all call sites of one profile.
 #[derive(Debug, Default)]
 pub struct CallSites {
     samples: Table<Sample>,
     sites: Vec<CallSite>,
-    /// Samples of each of them that live.
+    /// The number of live samples of each site.
     live_samples: Vec<u64>,
     index: HashMap<CallSiteKey, usize>,
-    /// How long samples lived, in µs.
+    /// Lifetimes of freed samples, in µs.
     lifetimes: Histogram,
 }
 
 impl CallSites {
-    /// A sample of `size` bytes that stands for so many of its like.
+    /// Adds a sample of `size` bytes that represents `stands_for` similar allocations.
     pub fn sampled(&mut self, size: u64, stands_for: f64, tag: Option<Arc<str>>) -> Handle {
         self.samples.insert(Sample { size, stands_for, at: clock::exact(), tag, site: None })
     }
 
-    /// Where in the program the sample was taken. Nothing happens the second time, and when it was freed already.
+    /// Sets the stack of a sample. Does nothing for a sample that has a stack, or that was freed.
     pub fn attribute(&mut self, id: Handle, stack: &str) {
         let Some(sample) = self.samples.get_mut(id).filter(|sample| sample.site.is_none()) else { return };
         let key = (Arc::from(stack), sample.tag.clone());
@@ -87,7 +87,7 @@ impl CallSites {
         site.total_count += count;
     }
 
-    /// A sample's allocation ended.
+    /// Removes a sample whose allocation was freed.
     pub fn freed(&mut self, id: Handle) {
         let Some(sample) = self.samples.remove(id) else { return };
         let lived = clock::exact().saturating_sub(sample.at).max(1);
@@ -96,7 +96,7 @@ impl CallSites {
         let site = &mut self.sites[at];
         self.live_samples[at] -= 1;
         if self.live_samples[at] == 0 {
-            // Exactly nothing, whatever was lost in adding up numbers of such different sizes.
+            // Exactly zero: sums of numbers of different magnitude leave rounding errors.
             (site.live_bytes, site.live_count) = (0.0, 0.0);
         } else {
             site.live_bytes -= sample.stands_for * sample.size as f64;
@@ -104,23 +104,23 @@ impl CallSites {
         }
     }
 
-    /// Where in the program a sample was taken.
+    /// Returns the stack of a live sample, if it is known.
     pub fn stack(&self, id: Handle) -> Option<Arc<str>> {
         let site = self.samples.get(id)?.site?;
         self.sites.get(site).map(|site| Arc::clone(&site.stack))
     }
 
-    /// When a sample was taken, in µs, its bytes, and where.
+    /// Returns a live sample's time in µs, its bytes and its stack.
     pub fn sample(&self, id: Handle) -> Option<(u64, u64, Option<Arc<str>>)> {
         self.samples.get(id).map(|sample| (sample.at, sample.size, self.stack(id)))
     }
 
-    /// Every place there is.
+    /// Returns all call sites.
     pub fn list(&self) -> &[CallSite] {
         &self.sites
     }
 
-    /// How long samples lived, in µs.
+    /// Returns the lifetimes of freed samples, in µs.
     pub fn lifetimes(&self) -> &Histogram {
         &self.lifetimes
     }
@@ -138,12 +138,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_lives_and_what_ever_was_is_counted_by_place_and_tag() {
+    fn live_and_total_samples_are_counted_by_stack_and_tag() {
         let mut sites = CallSites::default();
         let tag: Option<Arc<str>> = Some("kv".into());
         let ids: Vec<_> = [None, tag.clone(), None].into_iter().map(|tag| sites.sampled(100, 2.0, tag)).collect();
         ids.iter().for_each(|id| sites.attribute(*id, "at f"));
-        sites.attribute(ids[0], "at g"); // it has its place
+        sites.attribute(ids[0], "at g"); // ignored: the sample has a stack
         sites.freed(ids[0]);
         sites.freed(ids[0]);
         sites.freed(ids[1]);
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn stacks_that_are_never_the_same_twice_are_no_leak() {
+    fn stacks_that_are_never_the_same_twice_do_not_leak() {
         let mut sites = CallSites::default();
         for at in 0..MAX_CALL_SITES + 500 {
             let id = sites.sampled(1, 1.0, None);

@@ -1,9 +1,9 @@
 //! A coarse clock that costs one load while it is read often.
 //!
-//! Reading the kernel's clock takes 25 to 40 ns. That is nothing at a thousand reads a second, and a third of what a
-//! pool needs to allocate and free in a loop. So a read asks the kernel, until there were `BUSY_READS` reads within a
-//! millisecond. Then a thread caches the time for a while and sleeps again. The thread does not run for rare reads,
-//! because its wake-ups would cost more than they do.
+//! Reading the kernel's clock takes 25 to 40 ns. That is negligible at a thousand reads a second, and a third of the
+//! time of a pool's allocate and free in a loop. So a read asks the kernel, until there were `BUSY_READS` reads
+//! within a millisecond. Then a thread caches the time for a while and sleeps again. The thread does not run for rare
+//! reads, because its wake-ups would cost more than the reads.
 //!
 //! [`now`] is exact below that rate. Above it, it lags by up to `TICK` and the scheduler's delay. [`exact`] is exact.
 
@@ -15,15 +15,15 @@ use once_cell::sync::{Lazy, OnceCell};
 
 /// Reads within one millisecond that start the ticker: by then they cost 0.2 % of the time.
 const BUSY_READS: u64 = 64;
-/// How often the ticker caches the time.
+/// The interval at which the ticker caches the time.
 const TICK: Duration = Duration::from_millis(4);
-/// How many ticks one start lasts. The ticker cannot tell whether reads go on: that would cost each read a store.
+/// The number of ticks after a start. The ticker cannot tell whether reads go on: that would cost each read a store.
 const TICKS_PER_START: u32 = 64;
 
 /// `CoarseClock::reads` holds a millisecond above so many bits, and below them the number of reads in it.
 const COUNT_BITS: u32 = 8;
 
-/// What readers and the ticker share. Times are microseconds, and never 0.
+/// The state that readers and the ticker share. Times are microseconds, and never 0.
 struct CoarseClock {
     /// The time that the ticker cached last, or 0 while it sleeps.
     cached: AtomicU64,
@@ -76,10 +76,11 @@ impl CoarseClock {
 
 static CLOCK: CoarseClock = CoarseClock::new();
 static EPOCH: Lazy<Instant> = Lazy::new(Instant::now);
-/// `None` where no thread could be started: then every read asks the kernel.
+/// `None` if the thread could not be started; then every read asks the kernel.
 static TICKER: OnceCell<Option<Thread>> = OnceCell::new();
 
-/// Microseconds since this process first asked: cached lately while reads are frequent, else the kernel's.
+/// Returns the microseconds since the first read in this process: a cached time while reads are frequent, else the
+/// kernel's.
 #[inline]
 pub fn now() -> u64 {
     match CLOCK.cached() {
@@ -88,9 +89,9 @@ pub fn now() -> u64 {
     }
 }
 
-/// Microseconds since this process first asked, from the kernel.
+/// Returns the microseconds since the first read in this process, from the kernel.
 pub fn exact() -> u64 {
-    // From 1 on: 0 is no time.
+    // Starts at 1: 0 means that no time is cached.
     EPOCH.elapsed().as_micros() as u64 + 1
 }
 

@@ -1,11 +1,11 @@
-//! How numbers are spread: counted in buckets of one per cent.
+//! Histograms with buckets of one per cent.
 
 use hdrhistogram::Histogram as Buckets;
 
-/// What is beyond counts as this: 4 TiB, 73 minutes in nanoseconds, 50 days in microseconds.
+/// The largest value; larger ones count as this. 4 TiB, 73 minutes in nanoseconds, 50 days in microseconds.
 const MAX_VALUE: u64 = 1 << 42;
 
-/// Counts of numbers, which are at least 1.
+/// Counts values, which are at least 1, in buckets of one per cent.
 #[derive(Clone, Debug)]
 pub struct Histogram {
     /// Counts `value - 1`, so that a power of two, which many sizes are, ends its bucket.
@@ -15,39 +15,39 @@ pub struct Histogram {
     max: u64,
 }
 
-/// What a [`Histogram`] says. Quantiles are exact to one per cent.
+/// The statistics of a [`Histogram`]. Quantiles are exact to one per cent.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HistogramSummary {
-    /// How many there were.
+    /// The number of values.
     pub count: u64,
-    /// The least.
+    /// The smallest value.
     pub min: u64,
-    /// Half of them are at most this.
+    /// The median.
     pub p50: u64,
-    /// Nine of ten are.
+    /// The 90th percentile.
     pub p90: u64,
-    /// 99 of 100 are.
+    /// The 99th percentile.
     pub p99: u64,
-    /// 999 of 1000 are.
+    /// The 99.9th percentile.
     pub p999: u64,
-    /// The greatest.
+    /// The largest value.
     pub max: u64,
-    /// Their mean.
+    /// The arithmetic mean.
     pub mean: f64,
-    /// `(up to, how many)` by powers of two, without the empty ones.
+    /// The non-empty buckets by powers of two: inclusive upper bound, and count.
     pub buckets: Vec<(u64, u64)>,
 }
 
 impl Default for Histogram {
     fn default() -> Self {
-        // These bounds are valid ones, whatever happens.
+        // Constant and valid bounds: this cannot fail.
         let minus_one = Buckets::new_with_bounds(1, MAX_VALUE, 2).expect("valid bounds");
         Self { minus_one, sum: 0.0, min: u64::MAX, max: 0 }
     }
 }
 
 impl Histogram {
-    /// Counts `value` as often as it came.
+    /// Counts `value` `times` times.
     pub fn count(&mut self, value: u64, times: u64) {
         if times > 0 {
             self.minus_one.saturating_record_n(value.saturating_sub(1), times);
@@ -56,37 +56,37 @@ impl Histogram {
         }
     }
 
-    /// How many numbers were counted.
+    /// Returns the number of values counted.
     pub fn len(&self) -> u64 {
         self.minus_one.len()
     }
 
-    /// Whether none was.
+    /// Returns whether no value was counted.
     pub fn is_empty(&self) -> bool {
         self.minus_one.is_empty()
     }
 
-    /// Their sum.
+    /// Returns the sum of all values.
     pub fn sum(&self) -> f64 {
         self.sum
     }
 
-    /// Adds what `other` counted.
+    /// Adds the counts of `other`.
     pub fn merge(&mut self, other: &Self) {
-        // Both have the same bounds.
+        // Cannot fail: both have the same bounds.
         let _ = self.minus_one.add(&other.minus_one);
         self.sum += other.sum;
         (self.min, self.max) = (self.min.min(other.min), self.max.max(other.max));
     }
 
-    /// See [`HistogramSummary`].
+    /// Computes the statistics.
     pub fn summary(&self) -> HistogramSummary {
         let Self { minus_one, sum, min, max } = self;
         let count = minus_one.len();
         if count == 0 {
             return HistogramSummary::default();
         }
-        // A bucket is named by the largest number that is counted in it; no quantile is beyond the greatest.
+        // A quantile is the upper end of its bucket, which may lie beyond the largest value.
         let quantile = |share| (minus_one.value_at_quantile(share) + 1).clamp(*min, *max);
         let buckets =
             minus_one.iter_log(1, 2.0).map(|step| (step.value_iterated_to() + 1, step.count_since_last_iteration()));
@@ -104,11 +104,11 @@ impl Histogram {
     }
 }
 
-/// A [`Histogram`] for numbers of which few are the same again and again, as sizes are: most counts are one addition.
+/// A [`Histogram`] for values that repeat often, as sizes do: a cache makes most counts one addition.
 #[derive(Clone, Debug)]
 pub struct CachedHistogram {
     histogram: Histogram,
-    /// Numbers, and how often they came since they were last put into the histogram.
+    /// Values, and their counts since they were last moved to the histogram.
     cache: [(u64, u64); CACHE_SLOTS],
 }
 
@@ -124,7 +124,7 @@ impl CachedHistogram {
     /// Counts `value`.
     #[inline]
     pub fn count(&mut self, value: u64) {
-        // Sizes are often powers of two: the upper bits of a product differ where the lower ones of the numbers do not.
+        // Sizes are often powers of two, whose low bits are equal; the high bits of a product differ.
         let (last, times) = &mut self.cache[(value.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 59) as usize];
         if *last != value {
             self.histogram.count(*last, *times);
@@ -133,7 +133,7 @@ impl CachedHistogram {
         *times += 1;
     }
 
-    /// Everything that was counted.
+    /// Returns the histogram with the cached counts added.
     pub fn read(&self) -> Histogram {
         let mut histogram = self.histogram.clone();
         self.cache.iter().for_each(|(value, times)| histogram.count(*value, *times));
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_are_those_of_the_sorted_numbers() {
+    fn quantiles_match_the_sorted_numbers() {
         let mut state = 1_u64;
         let mut numbers: Vec<u64> = (0..50_000)
             .map(|_| {
@@ -173,7 +173,7 @@ mod tests {
         let (mut from, mut at) = (0, 0);
         for (upto, count) in figures.buckets {
             let exact = numbers[at..].iter().take_while(|number| **number <= upto).count() as i64;
-            // Those in a bucket of one per cent that lies across the bound may count on either side.
+            // Values in a one-per-cent bucket across the bound may count on either side.
             assert!(
                 (exact - count as i64).unsigned_abs() <= numbers.len() as u64 / 200,
                 "{from}..{upto}: {count}, not {exact}"
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_counted_says_nothing_and_too_much_is_the_most() {
+    fn an_empty_summary_is_zero_and_values_beyond_the_largest_count_as_it() {
         assert_eq!(Histogram::default().summary(), HistogramSummary::default());
         let mut histogram = Histogram::default();
         histogram.count(u64::MAX, 3);

@@ -1,12 +1,24 @@
-//! Profiling: what was allocated, when, how long it lived, and who did it.
+//! Profiling: recorded events, samples with their call sites, and histograms. Imports only the root.
 //!
-//! Recording is done by a [`Recorder`] that each source of allocations (a pool, a manager's accounting) owns and
-//! changes under the lock that it holds anyway, so that it costs a pool a few nanoseconds: 24 bytes into a ring, a
-//! count in a histogram, a subtraction for the sampler. Off, it is one comparison with nothing. What few samples need,
-//! their stack and their lifetime, is kept in the [`Profiler`] that the recorders of one manager share.
+//! Each source of allocations (a pool, a manager's accounting) owns a [`Recorder`], and changes it under the lock that
+//! the source holds anyway. So recording costs a pool a few nanoseconds: 24 bytes into a ring, a count in a histogram,
+//! a subtraction for the sampler. Without a recorder the cost is one comparison. The recorders of one manager share a
+//! [`Profiler`], which keeps the stack and the lifetime of each sample.
 //!
-//! A sample's stack is JavaScript's to tell: [`Profiler::pending`] says on the thread that allocated what there is to
-//! tell of.
+//! The stack of a sample comes from JavaScript: [`Profiler::pending`] counts the samples of the calling thread that
+//! still need one.
+//!
+//! ```
+//! use rkllmjs_memory::profile::Histogram;
+//!
+//! let mut sizes = Histogram::default();
+//! sizes.count(4096, 99);
+//! sizes.count(1 << 20, 1);
+//! let summary = sizes.summary();
+//! assert_eq!((summary.count, summary.min, summary.max), (100, 4096, 1 << 20));
+//! assert_eq!((summary.p50, summary.p999), (4096, 1 << 20));
+//! assert_eq!(summary.buckets, [(4096, 99), (1 << 20, 1)]);
+//! ```
 #![forbid(unsafe_code)]
 
 mod call_sites;
@@ -30,58 +42,58 @@ pub use recorder::{Key, Recorder};
 pub use recording::{RawRecording, Recording, Totals};
 pub use ring::{Action, Event, Label};
 
-/// How a manager is profiled.
+/// Options of a profile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Mean bytes between two samples; 1 samples everything.
+    /// Mean bytes between two samples; 1 samples every allocation.
     pub sample_interval: u64,
-    /// Events that are kept of each source, and of all together.
+    /// The number of events kept by each source, and by all sources together.
     pub event_capacity: usize,
 }
 
-/// What the recorders of one manager share. See the module's header.
+/// The state that the recorders of one manager share.
 #[derive(Debug)]
 pub struct Profiler {
     number: u64,
     options: Options,
-    /// When it began, in µs of [`clock`] and by the calendar.
+    /// The start, in µs of [`clock`] and by the calendar.
     began: (u64, SystemTime),
     sites: Mutex<CallSites>,
-    /// How long allocations took, in ns.
+    /// Durations of allocations, in ns.
     latencies: Mutex<Histogram>,
-    /// Of sources that are gone.
+    /// The recordings of sources that ended.
     past: Mutex<Recording>,
-    /// When it ended.
+    /// The end, in µs of [`clock`].
     ended: Mutex<Option<u64>>,
 }
 
-/// Everything that was recorded.
+/// A finished or running profile, as read by [`Profiler::profile`].
 #[derive(Clone, Debug)]
 pub struct Profile {
-    /// When it began.
+    /// The start, by the calendar.
     pub began: SystemTime,
-    /// For how long, in µs.
+    /// The duration, in µs.
     pub lasted: u64,
-    /// Events, sizes and counts of all sources. The events' times are µs since it began.
+    /// Events, sizes and counts of all sources. The events' times are µs since the start.
     pub recording: Recording,
-    /// How long samples lived, in µs.
+    /// Lifetimes of freed samples, in µs.
     pub lifetimes: Histogram,
-    /// How long allocations took, in ns.
+    /// Durations of allocations, in ns.
     pub latencies: Histogram,
-    /// Who allocated.
+    /// Estimates by call site.
     pub sites: Vec<CallSite>,
 }
 
 thread_local! {
-    /// Samples of this thread of which nobody has told the stack.
+    /// Samples of this thread that have no stack yet, with their profiler's number.
     static PENDING: RefCell<Vec<(u64, Handle)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Where nobody tells, in Rust, they must not add up.
+/// The most samples that wait for a stack: a Rust caller that never attributes them must not leak.
 const MAX_PENDING: usize = 64;
 
 impl Profiler {
-    /// Begins.
+    /// Starts a profile.
     pub fn new(options: Options) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Arc::new(Self {
@@ -95,17 +107,17 @@ impl Profiler {
         })
     }
 
-    /// How.
+    /// Returns the options of the profile.
     pub fn options(&self) -> Options {
         self.options
     }
 
-    /// How many samples this thread took, of which it has to tell the stack.
+    /// Counts the samples of this thread that need a stack.
     pub fn pending(&self) -> usize {
         PENDING.with_borrow(|pending| pending.iter().filter(|(of, _)| *of == self.number).count())
     }
 
-    /// Those samples; they are told of from here on.
+    /// Returns the samples that [`pending`](Self::pending) counts. They are no longer pending.
     pub fn take_pending(&self) -> Vec<Handle> {
         PENDING.with_borrow_mut(|pending| {
             let (own, others) = pending.iter().partition(|(of, _)| *of == self.number);
@@ -115,27 +127,28 @@ impl Profiler {
         })
     }
 
-    /// Samples and call sites.
+    /// Locks the samples and call sites.
     pub fn sites(&self) -> MutexGuard<'_, CallSites> {
         self.sites.lock()
     }
 
-    /// An allocation took `ns`, and `times` of its like were not measured.
+    /// Records that an allocation took `ns`, which counts `times`.
     pub fn record_latency(&self, ns: u64, times: u64) {
         self.latencies.lock().count(ns.max(1), times);
     }
 
-    /// A source is gone, or is not recorded any more.
+    /// Keeps the recording of a source that ended.
     pub fn absorb(&self, recorded: RawRecording) {
         self.past.lock().merge(recorded.read(), self.options.event_capacity);
     }
 
-    /// Nothing is recorded from here on.
+    /// Ends the profile.
     pub fn end(&self) {
         self.ended.lock().get_or_insert_with(clock::exact);
     }
 
-    /// Everything that was recorded, with what the sources still have, and with the events if those have theirs.
+    /// Returns the profile: the recordings of ended sources, merged with those of the live `sources`. `with_events`
+    /// says whether the latter include events.
     pub fn profile(&self, sources: Vec<Recording>, with_events: bool) -> Profile {
         let mut recording = self.past.lock().clone();
         if !with_events {
@@ -160,7 +173,7 @@ impl Profiler {
         }
     }
 
-    /// When a sample was taken, by the calendar.
+    /// Converts the time of a sample, in µs of [`clock`], to calendar time.
     pub fn calendar(&self, at: u64) -> SystemTime {
         let (began, calendar) = self.began;
         calendar + std::time::Duration::from_micros(at.saturating_sub(began))
@@ -177,7 +190,7 @@ impl Profiler {
         id
     }
 
-    /// For a sampler: no two of them see the same marks.
+    /// Returns a seed for a sampler. No two samplers get the same marks.
     fn seed(&self) -> u64 {
         static NEXT: AtomicU64 = AtomicU64::new(0x9E37_79B9_7F4A_7C15);
         let nanos = self.began.1.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;

@@ -1,5 +1,4 @@
-//! A [`Recorder`]: what is recorded of one source of allocations, a pool or a manager's accounting, under the lock that
-//! its source holds anyway.
+//! [`Recorder`]: records the events, sizes and samples of one source of allocations, a pool or a manager's accounting.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +11,7 @@ use super::{clock, Profiler};
 use crate::handle::Handle;
 use crate::units::MemoryKind;
 
-/// See the module's header.
+/// Records the allocations of one source, under the lock that the source holds anyway.
 #[derive(Debug)]
 pub struct Recorder {
     profiler: Arc<Profiler>,
@@ -22,18 +21,17 @@ pub struct Recorder {
     frees: u64,
     bytes_freed: u64,
     sampler: Sampler,
-    /// What is sampled and lives, by what its source calls it.
+    /// Live samples by the source's key.
     samples: HashMap<Key, Handle>,
-    /// What is said of an event of which nothing else is.
+    /// The label of events without one of their own.
     label: Label,
 }
 
-/// How a source names an allocation: two numbers.
+/// The two numbers by which a source names an allocation.
 pub type Key = (u64, u64);
 
 impl Recorder {
-    /// What `profiler` records of a source whose events are of `kind`, with that tag and pool unless they say
-    /// otherwise.
+    /// Makes a recorder for `profiler`. Events without a label of their own have this kind, tag and pool.
     pub fn new(profiler: &Arc<Profiler>, kind: MemoryKind, tag: Option<&Arc<str>>, pool: Option<&Arc<str>>) -> Self {
         let mut interner = Interner::default();
         let label = Label::new(interner.of(tag), interner.of(pool), kind);
@@ -50,12 +48,12 @@ impl Recorder {
         }
     }
 
-    /// What an event is of that is not of the source's own.
+    /// Makes the label of an event that differs from the source's own.
     pub fn label(&mut self, kind: MemoryKind, tag: Option<&Arc<str>>, pool: Option<&Arc<str>>) -> Label {
         Label::new(self.interner.of(tag), self.interner.of(pool), kind)
     }
 
-    /// What the source's own events are of, under that tag if there is one.
+    /// Returns the source's own label, with its tag replaced by `tag` if there is one.
     pub fn label_of(&mut self, tag: Option<&Arc<str>>) -> Label {
         match tag {
             Some(_) => self.label.tagged(self.interner.of(tag)),
@@ -63,12 +61,12 @@ impl Recorder {
         }
     }
 
-    /// Whose it is.
+    /// Returns the profiler that this recorder belongs to.
     pub fn profiler(&self) -> &Arc<Profiler> {
         &self.profiler
     }
 
-    /// An allocation succeeded. Whether it is one to look at more closely: then [`sampled`](Self::sampled) is called.
+    /// Records an allocation. Returns whether it is to be sampled; the caller then calls [`sampled`](Self::sampled).
     #[inline]
     pub fn allocated(&mut self, id: u64, size: u64, label: Option<Label>) -> bool {
         self.push(Action::Allocate, id, size, label);
@@ -76,8 +74,8 @@ impl Recorder {
         self.sampler.passes_mark(size)
     }
 
-    /// The allocation that just succeeded is sampled, under the name `key`. JavaScript is to say where in the program
-    /// it was.
+    /// Samples the allocation that was just recorded, under the name `key`. Its stack is pending until
+    /// [`CallSites::attribute`](super::CallSites::attribute).
     #[cold]
     pub fn sampled(&mut self, key: Key, size: u64, tag: Option<Arc<str>>) {
         let stands_for = self.sampler.hit(size, clock::exact());
@@ -86,7 +84,7 @@ impl Recorder {
         self.samples.insert(key, id);
     }
 
-    /// An allocation ended.
+    /// Records the end of an allocation: a free or a collection.
     #[inline(always)]
     pub fn ended(&mut self, action: Action, id: u64, size: u64, label: Option<Label>) {
         self.push(action, id, size, label);
@@ -94,7 +92,7 @@ impl Recorder {
         self.bytes_freed += size;
     }
 
-    /// What is called `key` ended, if it is sampled.
+    /// Ends the sample of the allocation `key`, if there is one.
     #[cold]
     pub fn sample_ended(&mut self, key: Key) {
         if let Some(sample) = self.samples.remove(&key) {
@@ -102,18 +100,18 @@ impl Recorder {
         }
     }
 
-    /// Something else happened.
+    /// Records an event that neither begins nor ends an allocation.
     pub fn note(&mut self, action: Action, id: u64, size: u64, label: Option<Label>) {
         self.push(action, id, size, label);
     }
 
-    /// Without a label it is the source's own.
+    /// Adds an event to the ring, by default with the source's own label.
     #[inline(always)]
     fn push(&mut self, action: Action, id: u64, size: u64, label: Option<Label>) {
         self.ring.push(action, clock::now(), id, size, label.as_ref().unwrap_or(&self.label));
     }
 
-    /// A sampled allocation has another name from here on. Whether it is sampled.
+    /// Changes the key of an allocation. Returns whether the allocation is sampled.
     pub fn renamed(&mut self, from: Key, to: Key) -> bool {
         match self.samples.remove(&from) {
             Some(sample) => self.samples.insert(to, sample).is_none(),
@@ -121,17 +119,18 @@ impl Recorder {
         }
     }
 
-    /// The sample that is called `key`.
+    /// Returns the sample of the allocation `key`.
     pub fn sample(&self, key: Key) -> Option<Handle> {
         self.samples.get(&key).copied()
     }
 
-    /// Everything that is sampled and lives.
+    /// Iterates over all live samples with their keys.
     pub fn samples(&self) -> impl Iterator<Item = (Key, Handle)> + '_ {
         self.samples.iter().map(|(key, sample)| (*key, *sample))
     }
 
-    /// What was recorded until now, with the events if they are wanted: copied, for whoever holds its source's lock.
+    /// Copies the recording so far, with the raw events on request. Cheap enough for the source's lock; the caller
+    /// decodes the copy after unlocking.
     pub fn copy(&self, with_events: bool) -> RawRecording {
         let sizes = self.sizes.read();
         let totals = Totals {

@@ -1,14 +1,14 @@
-//! What was recorded of one source of allocations, or of several: events, sizes and counts.
+//! The events, sizes and counts that one or several sources of allocations recorded.
 
 use super::histogram::Histogram;
 use super::ring::{Event, Interner, Ring};
 
-/// Counts since profiling began. Bytes are those that were asked for.
+/// Counts since profiling began, with bytes as requested.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Allocations that succeeded.
     pub allocations: u64,
-    /// Allocations that ended.
+    /// Allocations that were freed or collected.
     pub frees: u64,
     /// Bytes allocated.
     pub bytes_allocated: u64,
@@ -16,7 +16,7 @@ pub struct Totals {
     pub bytes_freed: u64,
 }
 
-/// A [`Recording`] whose events lie as the ring has them.
+/// A [`Recording`] with packed events, as copied from the ring.
 #[derive(Debug)]
 pub struct RawRecording {
     pub(super) events: Option<(Ring, Interner)>,
@@ -24,33 +24,33 @@ pub struct RawRecording {
 }
 
 impl RawRecording {
-    /// With the events as they are read.
+    /// Decodes the events.
     pub fn read(self) -> Recording {
         let events = self.events.map_or_else(Vec::new, |(ring, interner)| ring.read(&interner).collect());
         Recording { events, ..self.figures }
     }
 }
 
-/// What was recorded of one source, or of several.
+/// The recording of one source, or of several merged ones.
 #[derive(Clone, Debug, Default)]
 pub struct Recording {
-    /// By time; empty where they were not wanted.
+    /// Events by time; empty if the caller asked for none.
     pub events: Vec<Event>,
-    /// How many there are.
+    /// The number of events in the rings.
     pub kept: u64,
-    /// Events that fell out.
+    /// The number of events that the rings dropped.
     pub dropped: u64,
-    /// Sizes of all allocations, in bytes.
+    /// Requested sizes of all allocations, in bytes.
     pub sizes: Histogram,
-    /// Counts.
+    /// Counts of allocations and bytes.
     pub totals: Totals,
 }
 
 impl Recording {
-    /// Adds another one; of the events the latest `capacity` stay.
+    /// Adds another recording, and keeps the latest `capacity` events.
     pub fn merge(&mut self, other: Self, capacity: usize) {
         self.events.extend(other.events);
-        // Stable: events of one source stay in their order where the clock did not go on between them.
+        // Stable: events of one source with equal times stay in order.
         self.events.sort_by_key(|event| event.time);
         let surplus = self.events.len().saturating_sub(capacity);
         self.events.drain(..surplus);

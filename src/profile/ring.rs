@@ -1,34 +1,34 @@
-//! The last so many events, three words each, and how many fell out.
+//! A ring of the latest events, three words each, and a count of the dropped ones.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::units::MemoryKind;
 
-/// What happened.
+/// The kind of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Action {
     /// An allocation succeeded.
     Allocate,
-    /// It was freed by somebody.
+    /// The program freed an allocation.
     Free,
     /// A request was refused.
     Fail,
-    /// A pool took a chunk.
+    /// A pool allocated a chunk.
     Grow,
-    /// A pool gave a chunk back.
+    /// A pool freed a chunk.
     Trim,
     /// Compaction moved a block.
     Move,
-    /// It was freed by the garbage collector, or with its thread.
+    /// The garbage collector, or the end of its thread, freed an allocation.
     Collect,
 }
 
 impl Action {
     const ALL: [Self; 7] = [Self::Allocate, Self::Free, Self::Fail, Self::Grow, Self::Trim, Self::Move, Self::Collect];
 
-    /// The name that JavaScript uses.
+    /// Returns the name that JavaScript uses.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Allocate => "allocate",
@@ -42,11 +42,11 @@ impl Action {
     }
 }
 
-/// A string of an [`Interner`]; 0 is none.
+/// The number of a string in an [`Interner`]; 0 stands for no string.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StringId(u16);
 
-/// Tags and pools, each once.
+/// Stores each tag and each pool's name once.
 #[derive(Clone, Debug, Default)]
 pub struct Interner {
     list: Vec<Arc<str>>,
@@ -54,7 +54,7 @@ pub struct Interner {
 }
 
 impl Interner {
-    /// The name of `text`; none where there are 65,535 others already, which is no way to use tags.
+    /// Returns the number of `text`, or 0 once there are 65,535 other strings.
     pub fn of(&mut self, text: Option<&Arc<str>>) -> StringId {
         let Some(text) = text else { return StringId::default() };
         if let Some(name) = self.index.get(text) {
@@ -66,58 +66,58 @@ impl Interner {
         StringId(next)
     }
 
-    /// What `name` stands for.
+    /// Returns the string with the number `name`.
     pub fn text(&self, name: StringId) -> Option<&Arc<str>> {
         self.list.get(usize::from(name.0).checked_sub(1)?)
     }
 }
 
-/// An event, as it is kept: 24 bytes.
+/// An event in the ring, of 24 bytes.
 #[derive(Clone, Copy, Debug)]
 struct PackedEvent {
-    /// µs (48 bits: nine years), tag.
+    /// The time in µs (48 bits: nine years), and the tag.
     time_tag: u64,
-    /// Bytes (48 bits), pool.
+    /// The bytes (48 bits), and the pool.
     size_pool: u64,
-    /// A handle or an address (both below 2^53), action, kind.
+    /// A handle or an address (both below 2^53), the action and the kind.
     id_action: u64,
 }
 
 const LOW_48_BITS: u64 = (1 << 48) - 1;
 const LOW_53_BITS: u64 = (1 << 53) - 1;
 
-/// An event, as it is read.
+/// A decoded event.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
-    /// What happened.
+    /// The kind of the event.
     pub action: Action,
-    /// When, in µs of the profile's clock.
+    /// The time, in µs of the profile's clock.
     pub time: u64,
-    /// To what: an allocation's or a block's id, a chunk's number; 0 for what never was.
+    /// The id of the allocation or block, or the chunk's number; 0 for a refused request.
     pub id: u64,
-    /// Bytes that were asked for; those of a chunk.
+    /// Bytes requested, or the bytes of the chunk.
     pub size: u64,
-    /// Of which memory.
+    /// The kind of memory.
     pub kind: MemoryKind,
-    /// Under which tag.
+    /// The allocation's tag.
     pub tag: Option<Arc<str>>,
-    /// In which pool.
+    /// The pool's name.
     pub pool: Option<Arc<str>>,
 }
 
-/// See the module's header.
+/// The latest events, up to a capacity.
 #[derive(Clone, Debug)]
 pub struct Ring {
     events: Vec<PackedEvent>,
     capacity: usize,
     full: bool,
-    /// Where the next one goes once all places are taken: the oldest is there.
+    /// The index of the oldest event once the ring is full: the next event replaces it.
     next: usize,
-    /// Events that fell out the last time around, and before.
+    /// Events dropped in completed rounds of the ring.
     dropped_before: u64,
 }
 
-/// What does not change from event to event of one source: a tag, a pool, a kind of memory. As they lie in an event.
+/// The tag, pool and kind of an event, as packed in the event. Constant for most events of one source.
 #[derive(Clone, Copy, Debug)]
 pub struct Label {
     tag: u64,
@@ -126,30 +126,30 @@ pub struct Label {
 }
 
 impl Label {
-    /// Of those three.
+    /// Packs a tag, a pool and a kind.
     pub fn new(tag: StringId, pool: StringId, kind: MemoryKind) -> Self {
         let kind = u64::from(kind == MemoryKind::Npu) << 56;
         Self { tag: u64::from(tag.0) << 48, pool: u64::from(pool.0) << 48, kind }
     }
 
-    /// The same under another tag.
+    /// Replaces the tag.
     pub fn tagged(self, tag: StringId) -> Self {
         Self { tag: u64::from(tag.0) << 48, ..self }
     }
 
-    /// Its tag.
+    /// Returns the tag.
     pub fn tag(self) -> StringId {
         StringId((self.tag >> 48) as u16)
     }
 }
 
 impl Ring {
-    /// A ring with that many places; they are taken when they are needed.
+    /// Makes a ring for `capacity` events. Its memory grows on demand.
     pub fn new(capacity: usize) -> Self {
         Self { events: Vec::new(), capacity, full: false, next: 0, dropped_before: 0 }
     }
 
-    /// Puts an event in; the oldest falls out where there is no place.
+    /// Adds an event. A full ring drops the oldest one.
     #[inline(always)]
     pub fn push(&mut self, action: Action, time: u64, id: u64, size: u64, label: &Label) {
         let time_tag = time & LOW_48_BITS | label.tag;
@@ -157,7 +157,7 @@ impl Ring {
         let id_action = id & LOW_53_BITS | (action as u64) << 53 | label.kind;
         match self.events.get_mut(self.next) {
             Some(oldest) if self.full => {
-                // Word by word: made elsewhere and copied, the processor waits for it to be written before it is read.
+                // Word by word: a copy of a struct made elsewhere would wait for the struct's stores before it loads.
                 oldest.time_tag = time_tag;
                 oldest.size_pool = size_pool;
                 oldest.id_action = id_action;
@@ -171,7 +171,7 @@ impl Ring {
         }
     }
 
-    /// There is room, or none at all.
+    /// Adds an event to a ring that is not full, or whose capacity is 0.
     #[cold]
     fn fill(&mut self, event: PackedEvent) {
         if self.capacity == 0 {
@@ -182,17 +182,17 @@ impl Ring {
         self.full = self.events.len() == self.capacity;
     }
 
-    /// Events that are there.
+    /// Returns the number of events in the ring.
     pub fn kept(&self) -> u64 {
         self.events.len() as u64
     }
 
-    /// Events that fell out.
+    /// Returns the number of dropped events.
     pub fn dropped(&self) -> u64 {
         self.dropped_before + self.next as u64
     }
 
-    /// The events, oldest first, with what `names` calls them.
+    /// Decodes the events, oldest first, with the strings of `names`.
     pub fn read<'a>(&'a self, names: &'a Interner) -> impl Iterator<Item = Event> + 'a {
         let (newer, older) = self.events.split_at(self.next);
         older.iter().chain(newer).map(|event| Event {
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_goes_in_comes_out_and_the_oldest_falls_out() {
+    fn events_are_read_as_written_and_the_oldest_is_dropped() {
         let mut names = Interner::default();
         let mut ring = Ring::new(5);
         let event = |at: u64| Event {
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_without_places_counts() {
+    fn a_ring_of_capacity_zero_counts_its_events_as_dropped() {
         let mut ring = Ring::new(0);
         let label = Label::new(StringId::default(), StringId::default(), MemoryKind::Npu);
         ring.push(Action::Fail, 1, 2, 3, &label);
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn more_names_than_there_are_numbers_are_none() {
+    fn strings_beyond_the_last_number_have_none() {
         let mut names = Interner::default();
         for at in 0..70_000 {
             names.of(Some(&Arc::from(at.to_string())));

@@ -1,54 +1,53 @@
-//! Which allocations to look at more closely: a Poisson process over the bytes, as tcmalloc's and V8's profilers have
-//! it.
+//! The choice of allocations to sample: a Poisson process over the bytes, as in the profilers of tcmalloc and V8.
 //!
-//! Bytes are marked at random, one in so many on average, and an allocation that has a mark is sampled. One of `size`
-//! bytes is with a probability of p = 1 - exp(-size / mean), so it stands for 1 / p of its like, and sums over samples
-//! are sums over everything, without a bias towards small or large ones.
+//! The sampler marks bytes at random, one in `mean` on average, and an allocation with a mark is sampled. An allocation
+//! of `size` bytes has a mark with probability p = 1 - exp(-size / mean). So a sample represents 1 / p similar
+//! allocations, and sums over the samples estimate sums over all allocations, without a bias by size.
 //!
-//! What a sample costs is not in proportion to its bytes: a pool can give out 30 GB/s, and a stack costs tens of
-//! microseconds. Beyond [`MAX_SAMPLES_PER_SECOND`] samples a second, for longer than [`BURST_SAMPLES`] of them, the
-//! mean grows, though to no more than one part in [`MIN_MEANS_PER_TOTAL`] of what there was so far. Since marks have no
-//! memory it may change after any sample, and each sample stands for what it stood for when it was taken.
+//! The cost of a sample is not proportional to its bytes: a pool can allocate 30 GB/s, and a stack costs tens of
+//! microseconds. After a burst of [`BURST_SAMPLES`] samples, more than [`MAX_SAMPLES_PER_SECOND`] samples a second make
+//! the mean grow, to at most one part in [`MIN_MEANS_PER_TOTAL`] of the bytes so far. Marks have no memory, so the mean
+//! may change after any sample. Each sample keeps the weight that it had when it was taken.
 //!
-//! How many bytes there were is known, so what the samples' sum is off by is known too. Each sample makes good one part
-//! in [`CORRECTION_PARTS`] of it, a control variate. What the sum is off by before an allocation says nothing of
-//! whether that has a mark, and is 0 on average, so that this adds no bias; and the sum stays within a few means of the
-//! truth, for ever.
+//! The sampler also knows the exact sum of all bytes, and so the error of the samples' sum. Each sample corrects one
+//! part in [`CORRECTION_PARTS`] of that error, as a control variate. The error before an allocation is independent of
+//! the allocation's mark, and 0 on average, so the correction adds no bias. The sum stays within a few means of the
+//! exact one, however long the sampler runs.
 
-/// Samples a second that there may be for long.
+/// Samples a second that are allowed in the long run.
 const MAX_SAMPLES_PER_SECOND: f64 = 50.0;
-/// Samples that there may be at once before that counts.
+/// Samples that are allowed in a burst.
 const BURST_SAMPLES: f64 = 1000.0;
-/// What the mean changes by: little, so that samples of one time stand for about as much each.
+/// The factor by which the mean changes: small, so that neighbouring samples have similar weights.
 const MEAN_STEP: f64 = 1.1;
-/// The mean is at most one part in so many of all bytes: a storm that is over in no time still has samples enough.
+/// The mean is at most all bytes divided by this, so that even a short storm of allocations has enough samples.
 const MIN_MEANS_PER_TOTAL: f64 = 500.0;
-/// A sample makes good one part in so many of what the sum is off by.
+/// Each sample corrects one part in this many of the sum's error.
 const CORRECTION_PARTS: f64 = 16.0;
 
-/// See the module's header.
+/// Decides for each allocation whether it is sampled.
 #[derive(Debug)]
 pub struct Sampler {
     /// Bytes to the next mark.
     left: i64,
     /// Bytes between two marks, on average.
     mean: f64,
-    /// What was asked for; at most 1: everything is sampled.
+    /// The requested mean; at most 1 samples every allocation.
     base: f64,
-    /// Bytes that had gone by when `left` was drawn, and what it was drawn as.
+    /// Bytes before `left` was drawn, and the value drawn.
     passed: f64,
     drawn: i64,
-    /// Bytes that the samples stand for.
+    /// Bytes that the samples represent.
     represented: f64,
     /// Samples that may be taken before the mean grows.
     tokens: f64,
-    /// When tokens were last added, in µs.
+    /// The time at which tokens were last added, in µs.
     refilled: u64,
     random: u64,
 }
 
 impl Sampler {
-    /// One mark in `mean` bytes; 1 samples everything.
+    /// Makes a sampler with one mark in `mean` bytes; 1 samples every allocation.
     pub fn new(mean: u64, seed: u64) -> Self {
         let mean = mean as f64;
         let mut sampler = Self {
@@ -60,20 +59,21 @@ impl Sampler {
             represented: 0.0,
             tokens: BURST_SAMPLES,
             refilled: 0,
-            random: seed | 1, // not 0, which this generator would stay at
+            random: seed | 1, // the generator would stay at 0
         };
         sampler.draw();
         sampler
     }
 
-    /// Goes on by `size` bytes. Whether there was a mark: then [`hit`](Self::hit) is called.
+    /// Advances by `size` bytes. Returns whether they had a mark; the caller then calls [`hit`](Self::hit).
     #[inline]
     pub fn passes_mark(&mut self, size: u64) -> bool {
         self.left -= size as i64;
         self.left < 0
     }
 
-    /// An allocation of `size` bytes is sampled at the time `now` (µs); how many of its like it stands for.
+    /// Samples an allocation of `size` bytes at the time `now` (µs). Returns the number of similar allocations that the
+    /// sample represents.
     pub fn hit(&mut self, size: u64, now: u64) -> f64 {
         if self.base <= 1.0 {
             self.left = 0;
@@ -82,7 +82,7 @@ impl Sampler {
         self.passed += (self.drawn - self.left) as f64;
         let bytes = size as f64;
         let alike = bytes / -(-bytes / self.mean).exp_m1();
-        // At most half of it, so that no sample stands for nothing; the rest is left to those that come.
+        // At most half of the weight, so that every sample has one; later samples correct the rest.
         let correction = ((self.passed - bytes - self.represented) / CORRECTION_PARTS).clamp(-alike / 2.0, alike / 2.0);
         self.represented += alike + correction;
         self.adapt_mean(now);
@@ -103,7 +103,7 @@ impl Sampler {
     }
 
     fn draw(&mut self) {
-        // xorshift64*: of the 64 bits the upper 53 are a number in (0, 1].
+        // xorshift64*: the upper 53 of the 64 bits make a number in (0, 1].
         self.random ^= self.random >> 12;
         self.random ^= self.random << 25;
         self.random ^= self.random >> 27;
@@ -120,17 +120,17 @@ mod tests {
 
     const MEAN: u64 = 524_288;
 
-    /// What the samples of some allocations say of them.
+    /// Estimates from samples, as ratios to the exact values.
     #[derive(Default)]
     struct Estimate {
-        /// All bytes: what the samples' sum is, to one.
+        /// The bytes of all allocations.
         sum: f64,
-        /// The same of some of the allocations.
+        /// The bytes of the allocations in the part.
         part: f64,
         samples: f64,
     }
 
-    /// `count` allocations of those sizes, `gap` µs apart; `part` says which are in the part.
+    /// Samples `count` allocations of those sizes, `gap` µs apart. `part` selects the allocations in the part.
     fn estimate(
         mean: u64,
         gap: f64,
@@ -149,7 +149,7 @@ mod tests {
             exact_part += size as f64 * part;
             if sampler.passes_mark(size) {
                 let bytes = sampler.hit(size, (at as f64 * gap) as u64) * size as f64;
-                assert!(bytes > 0.0, "a sample stands for something");
+                assert!(bytes > 0.0, "every sample has a weight");
                 said.sum += bytes;
                 said.part += bytes * part;
                 said.samples += 1.0;
@@ -163,16 +163,16 @@ mod tests {
     }
 
     #[test]
-    fn the_sum_over_samples_is_the_sum_over_everything() {
+    fn the_sum_over_samples_is_the_sum_over_all_allocations() {
         for (mean, gap) in [(MEAN, 1.0), (4096, 100.0), (1 << 22, 1.0)] {
             for seed in 0..20 {
                 let Estimate { sum, samples, .. } = estimate(mean, gap, 100_000, mixed, |_| true, seed << 32);
-                assert!((sum - 1.0).abs() < 0.025, "{mean}, seed {seed}: {sum} of the truth, from {samples} samples");
+                assert!((sum - 1.0).abs() < 0.025, "{mean}, seed {seed}: ratio {sum}, from {samples} samples");
             }
         }
     }
 
-    /// Whether the part that `part` says is estimated right, on average over many seeds.
+    /// Asserts that the part is estimated right, on average over many seeds.
     fn has_no_bias(name: &str, gap: f64, size: impl Fn(u64) -> u64, part: impl Fn(u64) -> bool) {
         const SEEDS: u64 = 200;
         let parts =
@@ -180,39 +180,39 @@ mod tests {
         let mean = parts.iter().sum::<f64>() / SEEDS as f64;
         let variance = parts.iter().map(|part| (part - mean).powi(2)).sum::<f64>() / (SEEDS - 1) as f64;
         let error = (variance / SEEDS as f64).sqrt();
-        assert!((mean - 1.0).abs() < 4.0 * error + 1e-6, "{name}: {mean} ± {error} of the truth");
-        assert!(error < 0.02, "{name}: nothing can be told from this: {error}");
+        assert!((mean - 1.0).abs() < 4.0 * error + 1e-6, "{name}: ratio {mean} ± {error}");
+        assert!(error < 0.02, "{name}: the error {error} is too large to judge");
     }
 
     #[test]
     fn a_part_of_the_allocations_is_estimated_without_bias() {
         let large_and_small = |at| if at % 2 == 0 { 50 * MEAN } else { MEAN / 10 };
         let (rare, storm) = (1e4, 0.1);
-        has_no_bias("small ones among large ones", rare, large_and_small, |at| at % 2 == 1);
-        has_no_bias("the large ones", rare, large_and_small, |at| at % 2 == 0);
-        has_no_bias("half of the large ones, in a storm", storm, large_and_small, |at| at % 4 == 0);
-        has_no_bias("some of one size", rare, |_| 100_000, |at| at % 16 == 3);
-        has_no_bias("the same, in a storm", storm, |_| 100_000, |at| at % 16 == 3);
+        has_no_bias("small among large allocations", rare, large_and_small, |at| at % 2 == 1);
+        has_no_bias("large among small allocations", rare, large_and_small, |at| at % 2 == 0);
+        has_no_bias("half of the large allocations, in a storm", storm, large_and_small, |at| at % 4 == 0);
+        has_no_bias("one in 16 of one size", rare, |_| 100_000, |at| at % 16 == 3);
+        has_no_bias("one in 16 of one size, in a storm", storm, |_| 100_000, |at| at % 16 == 3);
     }
 
     #[test]
-    fn everything_is_sampled_where_that_is_asked_for() {
+    fn a_mean_of_one_samples_every_allocation() {
         let Estimate { sum, samples, .. } = estimate(1, 0.1, 20_000, mixed, |_| true, 42);
         assert_eq!((sum, samples), (1.0, 20_000.0));
     }
 
     #[test]
-    fn a_storm_has_few_samples_and_the_sum_is_right_all_the_same() {
+    fn a_storm_has_few_samples_and_the_right_sum() {
         // 4 KiB every 100 ns are 80,000 marks a second.
         let count = 100_000_000;
         let Estimate { sum, samples, .. } = estimate(MEAN, 0.1, count, |_| 4096, |_| true, 42);
-        assert!((sum - 1.0).abs() < 0.02, "{sum} of the truth, from {samples} samples");
+        assert!((sum - 1.0).abs() < 0.02, "ratio {sum}, from {samples} samples");
         let marks = count as f64 * 4096.0 / MEAN as f64;
         let seconds = count as f64 * 0.1 / 1e6;
         let most =
             BURST_SAMPLES + MAX_SAMPLES_PER_SECOND * seconds + MIN_MEANS_PER_TOTAL * (marks / BURST_SAMPLES).ln();
-        assert!(samples < 1.1 * most, "{samples} samples in {seconds} s, not {most}");
-        assert!(samples > BURST_SAMPLES, "{samples}: a burst is not held back");
+        assert!(samples < 1.1 * most, "{samples} samples in {seconds} s, at most {most} expected");
+        assert!(samples > BURST_SAMPLES, "{samples} samples: a burst is not limited");
     }
 
     #[test]
@@ -232,7 +232,7 @@ mod tests {
         };
         let (_, mean) = run(0.1, 10_000_000);
         assert!(mean > 20.0 * MEAN as f64, "{mean}");
-        // Ten marks a second, for long.
+        // Ten marks a second, for a long time.
         run(781.0, 1_000_000);
         let (samples, mean) = run(781.0, 100_000);
         assert_eq!(mean, MEAN as f64);
