@@ -1,7 +1,7 @@
 //! Locks that do not poison.
 //!
-//! The standard library marks a lock as poisoned when a thread panics while it holds it. No caller of this crate could do
-//! more about that than go on with the state as it is, so these locks do so. They are those of [`std::sync`] otherwise.
+//! The standard library marks a lock as poisoned when a thread panics while it holds the lock. No caller of this crate
+//! could do more than go on with the state as it is, so these locks do that. Otherwise they are those of [`std::sync`].
 #![forbid(unsafe_code)]
 
 use std::sync::{self, PoisonError};

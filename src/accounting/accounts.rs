@@ -1,4 +1,4 @@
-//! What the lock of an [`Accounting`](super::Accounting) covers: usage counters and the limits over them.
+//! The state under the lock of an [`Accounting`](super::Accounting): usage counters and their limits.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -15,35 +15,35 @@ use crate::units::{format_bytes, MemoryKind};
 pub(super) struct AccountingState {
     pub(super) accounts: Accounts,
     pub(super) global: GlobalLimits,
-    /// The device's, whoever fills them up.
+    /// The device's IOMMU domains, which all its managers fill, and the limits that warn.
     pub(super) domains: Vec<(Arc<Budget>, Limit)>,
     pub(super) recorder: Option<Box<Recorder>>,
 }
 
-/// The figures in [`Accounting`](super::Accounting).
+/// The figures of an [`Accounting`](super::Accounting).
 #[derive(Clone, Debug, Default)]
 pub struct Accounts {
-    /// NPU memory.
+    /// The counters of NPU memory.
     pub npu: Counters,
-    /// System memory.
+    /// The counters of system memory.
     pub system: Counters,
-    /// Both, by tag.
+    /// The counters of memory of either kind, by tag.
     pub tags: BTreeMap<Arc<str>, TaggedCounters>,
-    /// Every live allocation.
+    /// All live allocations.
     pub live: HashSet<Handle>,
-    /// Nothing may be added any more.
+    /// Whether further allocations are refused.
     pub closed: bool,
 }
 
-/// What carries one tag. Its limit lies beside its figures, so that both are looked up at once.
+/// The counters and the limit of one tag, side by side so that one look-up finds both.
 #[derive(Clone, Debug, Default)]
 pub struct TaggedCounters {
-    /// The figures.
+    /// The counters of the tag's memory.
     pub counters: Counters,
     pub(super) limit: Limit,
 }
 
-/// What an account counts under, looked up once for all that is done to it under the lock.
+/// The counters and limits of one account, looked up once under the lock.
 pub(super) struct View<'a> {
     kind: Option<MemoryKind>,
     npu: &'a mut Counters,
@@ -52,7 +52,7 @@ pub(super) struct View<'a> {
     global: &'a mut GlobalLimits,
 }
 
-/// The limits that no tag has.
+/// The limits that do not belong to a tag.
 #[derive(Debug, Default)]
 pub(super) struct GlobalLimits {
     pub(super) npu: Limit,
@@ -60,7 +60,7 @@ pub(super) struct GlobalLimits {
     pub(super) total: Limit,
 }
 
-/// A limit that a request does not fit under.
+/// A limit that a request exceeds.
 pub(super) struct LimitExceeded {
     scope: Scope,
     used: u64,
@@ -68,7 +68,7 @@ pub(super) struct LimitExceeded {
     max: u64,
 }
 
-/// A tag with nothing to its name is forgotten when there are more than this: a tag per request must not be a leak.
+/// The most tags without memory and limit: with more, such tags are removed, so that a tag per request does not leak.
 const IDLE_TAGS: usize = 1024;
 
 impl Accounts {
@@ -88,7 +88,7 @@ impl Accounts {
 }
 
 impl View<'_> {
-    /// Changes every counter that the account has.
+    /// Changes all counters of the account.
     #[inline(always)]
     pub(super) fn each(&mut self, change: impl Fn(&mut Counters)) {
         match self.kind {
@@ -101,7 +101,7 @@ impl View<'_> {
         }
     }
 
-    /// Shows `visit` every limit that the account is under, and what is counted against it.
+    /// Calls `visit` with every limit that applies to the account, and the usage under that limit.
     #[inline(always)]
     pub(super) fn each_limit(&mut self, mut visit: impl FnMut(&mut Limit, LimitScope, Usage)) {
         if let Some(kind) = self.kind {
@@ -117,8 +117,8 @@ impl View<'_> {
         }
     }
 
-    /// Shows the limits what is in use; those that came near it say so. And the tightest that `bytes` more do not fit
-    /// under.
+    /// Checks the account's usage against its limits. Returns the tightest limit under which `bytes` more do not fit,
+    /// and the warnings that are due.
     #[inline(always)]
     pub(super) fn check(&mut self, bytes: u64) -> (Option<LimitExceeded>, Vec<Warning>) {
         let mut quiet = true;
@@ -157,7 +157,7 @@ impl AccountingState {
         View { kind, npu, system, tagged: tag.map(|tag| (tag, Accounts::tag(tags, tag))), global }
     }
 
-    /// Shows the limits over the device's domains what is in use, where NPU memory changed.
+    /// Adds the warnings that are due for the device's domains, if NPU memory changed.
     pub(super) fn check_domains(&mut self, kind: Option<MemoryKind>, warnings: &mut Vec<Warning>) {
         if kind != Some(MemoryKind::Npu) {
             return;
@@ -171,7 +171,7 @@ impl AccountingState {
     }
 }
 
-/// Which limit.
+/// The kind of a limit.
 #[derive(Clone, Copy)]
 pub(super) enum LimitScope {
     Npu,
@@ -192,12 +192,12 @@ impl LimitScope {
     }
 }
 
-/// What is counted against a limit, in bytes.
+/// The bytes counted against a limit.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Usage {
-    /// With what is under way: this is what may not pass it.
+    /// Bytes in use and in flight, which must not exceed the limit.
     pub(super) committed: u64,
-    /// What warnings speak of.
+    /// Bytes in use, which cause warnings.
     pub(super) in_use: u64,
 }
 
@@ -225,7 +225,7 @@ impl LimitExceeded {
             .available(*room)
             .limit(scope.to_string(), *max)
             .hint(
-                "deallocate what is no longer used (dropped buffers go when the event loop turns), or raise the limit \
+                "deallocate unused buffers (dropped buffers are freed when the event loop turns), or raise the limit \
                  with setMemoryLimits",
             )
     }

@@ -1,51 +1,51 @@
-//! Budgets: quantities with a limit, taken by tokens.
+//! Budgets: quantities with a limit, charged by tokens.
 //!
-//! **Reserve, act, settle.** A [`Charge`] is taken before the kernel is asked and gives its bytes back when it drops,
-//! so that every way out of an allocation, errors and panics included, leaves the budget as it was. A request that does
-//! not fit changes nothing, not even for a moment: it can never make one that fits fail.
+//! **Reserve, act, commit.** A [`Charge`] is reserved before the kernel is asked, and returns its bytes when it drops.
+//! So every exit of an allocation, errors and panics included, leaves the budget as it was. A request that does not fit
+//! changes nothing, not even for a moment, so it never makes a fitting request fail.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
-/// A limit and what is taken of it, in bytes.
+/// A limit and the bytes reserved under it.
 #[derive(Debug)]
 pub struct Budget {
     limit: u64,
     used: AtomicU64,
 }
 
-/// A request that did not fit.
+/// The refusal of a request that does not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// What would have fitted, in bytes.
+    /// The bytes that would have fitted.
     pub available: u64,
     /// The limit, in bytes.
     pub limit: u64,
 }
 
 impl Budget {
-    /// Nothing taken yet. `u64::MAX` is no limit.
+    /// Makes an unused budget. `u64::MAX` stands for no limit.
     pub fn new(limit: u64) -> Arc<Self> {
         Arc::new(Self { limit, used: AtomicU64::new(0) })
     }
 
-    /// The limit.
+    /// Returns the limit, in bytes.
     pub fn limit(&self) -> u64 {
         self.limit
     }
 
-    /// What is taken.
+    /// Returns the bytes reserved.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// What may still be taken.
+    /// Returns the bytes that can still be reserved.
     pub fn available(&self) -> u64 {
         self.limit.saturating_sub(self.used())
     }
 
-    /// Takes `bytes`, or refuses and changes nothing.
+    /// Reserves `bytes`, or refuses and changes nothing.
     pub fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Charge, Refused> {
         let fits = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.limit);
         match self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
@@ -55,7 +55,7 @@ impl Budget {
     }
 }
 
-/// Bytes taken from a [`Budget`]; given back when dropped.
+/// Bytes reserved under a [`Budget`]. Dropping it returns them.
 #[derive(Debug)]
 pub struct Charge {
     budget: Arc<Budget>,
@@ -63,7 +63,7 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// How many.
+    /// Returns the number of bytes reserved.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -95,13 +95,13 @@ mod tests {
     }
 
     #[test]
-    fn threads_never_pass_the_limit_and_doomed_requests_refuse_nobody() {
+    fn threads_never_pass_the_limit_and_doomed_requests_make_no_other_fail() {
         let budget = Budget::new(8);
         std::thread::scope(|scope| {
             for _ in 0..7 {
                 scope.spawn(|| {
                     for _ in 0..20_000 {
-                        // Eight threads of one byte always fit, whatever the doomed one asks for.
+                        // Seven threads of one byte always fit: the eighth's requests change nothing.
                         let charge = budget.reserve(1).unwrap();
                         assert!(budget.used() <= 8);
                         drop(charge);

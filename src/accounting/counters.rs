@@ -1,39 +1,39 @@
-//! Counters: plain numbers, owned by the state they describe and changed under the lock that is already held.
+//! Counters: plain numbers, changed under the lock of the state that owns them.
 #![forbid(unsafe_code)]
 
-/// What one kind of memory, or one tag, has seen. Bytes are those really taken: page rounding included.
+/// The counters of one kind of memory, or of one tag. Bytes include the rounding to pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Bytes live now.
+    /// Live bytes.
     pub used: u64,
     /// The most bytes that were ever live at once.
     pub peak: u64,
-    /// Allocations live now.
+    /// Live allocations.
     pub live: u64,
-    /// Allocations that ever succeeded.
+    /// All successful allocations.
     pub allocations: u64,
-    /// Allocations that ended, however they did.
+    /// All allocations that were freed or collected.
     pub frees: u64,
-    /// Requests that were refused.
+    /// All refused requests.
     pub failures: u64,
-    /// Bytes admitted for allocations that are under way.
+    /// Bytes admitted for allocations in flight.
     pub in_flight: u64,
-    /// Bytes set aside for somebody else's allocations.
+    /// Bytes reserved for other libraries.
     pub set_aside: u64,
 }
 
 impl Counters {
-    /// Bytes that a limit counts as taken.
+    /// Returns the bytes that must not exceed a limit.
     pub fn committed(&self) -> u64 {
         self.used + self.in_flight + self.set_aside
     }
 
-    /// Bytes that a warning speaks of.
+    /// Returns the bytes that cause warnings.
     pub fn in_use(&self) -> u64 {
         self.used + self.set_aside
     }
 
-    /// An allocation of `bytes` succeeded.
+    /// Counts an allocation of `bytes`.
     pub fn allocated(&mut self, bytes: u64) {
         self.used += bytes;
         self.peak = self.peak.max(self.used);
@@ -41,20 +41,20 @@ impl Counters {
         self.allocations += 1;
     }
 
-    /// An allocation of `bytes` ended.
+    /// Counts the free of an allocation of `bytes`.
     pub fn freed(&mut self, bytes: u64) {
         self.used = self.used.saturating_sub(bytes);
         self.live = self.live.saturating_sub(1);
         self.frees += 1;
     }
 
-    /// Bytes were taken or given back without an allocation: a pool's chunks.
+    /// Adds `change` bytes that are no allocation: a pool's chunk.
     pub fn resized(&mut self, change: i64) {
         self.used = self.used.saturating_add_signed(change);
         self.peak = self.peak.max(self.used);
     }
 
-    /// A request was refused.
+    /// Counts a refused request.
     pub fn failed(&mut self) {
         self.failures += 1;
     }
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_peak_stays_when_memory_goes() {
+    fn the_peak_stays_when_memory_is_freed() {
         let mut counters = Counters::default();
         counters.allocated(10);
         counters.allocated(5);

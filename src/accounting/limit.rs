@@ -1,22 +1,22 @@
-//! What a user sets: limits that refuse, and shares of them that warn.
+//! Limits, which refuse requests, and shares of a limit, which cause warnings.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// Whose memory a limit is over.
+/// The memory that a limit applies to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
     /// NPU memory.
     Npu,
     /// System memory.
     System,
-    /// Both.
+    /// Memory of both kinds.
     Total,
-    /// What carries that tag, of either kind.
+    /// Memory of either kind with that tag.
     Tag(Arc<str>),
-    /// A pool that comes near the most it may have.
+    /// The memory of a named pool.
     Pool(Arc<str>),
-    /// An IOMMU domain that fills up.
+    /// The addresses of an IOMMU domain.
     Domain(u32),
 }
 
@@ -33,51 +33,50 @@ impl fmt::Display for Scope {
     }
 }
 
-/// A share of a limit was passed upwards; bytes.
+/// A warning that usage rose above a share of a limit.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Warning {
-    /// Whose.
+    /// The memory that the limit applies to.
     pub scope: Scope,
-    /// In use.
+    /// Bytes in use.
     pub used: u64,
-    /// The limit.
+    /// The limit, in bytes.
     pub max: u64,
 }
 
-/// Shares at which a limit warns unless it is told others.
+/// The default shares at which a limit warns.
 pub const WARN_AT: [f64; 2] = [0.8, 0.95];
 
-/// A crossing is over when the share is this much below it again.
+/// A warning ends when usage is this share of the limit below its level.
 const HYSTERESIS: f64 = 0.05;
 
-/// How much there may be, and when to say that it is nearly so much. Costs three comparisons as long as nothing
-/// happens.
+/// A limit with its warning levels. A check costs three comparisons while usage crosses no level.
 #[derive(Clone, Debug)]
 pub struct Limit {
-    /// `u64::MAX` is none.
+    /// `u64::MAX` stands for no limit.
     max: u64,
-    /// From here on the next warning is due, and below here the last one is over: between them nothing happens.
+    /// Usage at which the next warning is due, and below which the last one is over. Between them nothing changes.
     due: u64,
     over: u64,
-    /// Bytes at which to warn, rising, and below which each warning is over.
+    /// Usage at which each warning is due, rising, and below which the warning is over.
     levels: Vec<(u64, u64)>,
-    /// How many of them have been warned of.
+    /// The number of levels that usage is above.
     warned: usize,
 }
 
 impl Default for Limit {
-    /// None.
+    /// Makes a limit that neither refuses nor warns.
     fn default() -> Self {
         Self::new(None, &[])
     }
 }
 
 impl Limit {
-    /// A limit of `max` bytes that warns at these shares of it (above 0, up to 1, in any order).
+    /// Makes a limit of `max` bytes that warns at these shares of the limit (above 0, up to 1, in any order).
     pub fn new(max: Option<u64>, warn_at: &[f64]) -> Self {
         let bytes = |share: f64| (max.unwrap_or(0) as f64 * share).ceil() as u64;
         let mut levels: Vec<_> = match max {
-            // Nothing fits under 0, so nothing comes near it.
+            // No request fits under 0, so there is no usage to warn of.
             None | Some(0) => Vec::new(),
             Some(_) => warn_at.iter().map(|share| (bytes(*share), bytes(share - HYSTERESIS))).collect(),
         };
@@ -88,12 +87,12 @@ impl Limit {
         limit
     }
 
-    /// The most there may be.
+    /// Returns the limit, in bytes, if there is one.
     pub fn max(&self) -> Option<u64> {
         Some(self.max).filter(|max| *max != u64::MAX)
     }
 
-    /// What still fits beside `used`.
+    /// Returns the bytes that still fit beside `used`.
     #[inline(always)]
     pub fn room(&self, used: u64) -> u64 {
         if self.max == u64::MAX {
@@ -102,7 +101,7 @@ impl Limit {
         self.max.saturating_sub(used)
     }
 
-    /// Whether [`observe`](Self::observe) would change nothing, and `bytes` more fit.
+    /// Returns whether [`observe`](Self::observe) would change nothing, and `bytes` more fit.
     #[inline(always)]
     pub fn below_thresholds(&self, used: u64, committed: u64, bytes: u64) -> bool {
         self.is_between(used) && bytes <= self.room(committed)
@@ -113,7 +112,7 @@ impl Limit {
         (self.over..self.due).contains(&used)
     }
 
-    /// Tells it what is in use now; true when that is the first time above one of its levels, or above it again.
+    /// Updates the usage. Returns true if a warning is due: usage rose above a level, for the first time or again.
     #[inline(always)]
     pub fn observe(&mut self, used: u64) -> bool {
         !self.is_between(used) && self.cross(used)
@@ -132,23 +131,23 @@ impl Limit {
         self.warned > before
     }
 
-    /// For what is next.
+    /// Sets `due` and `over` for the levels next to the present usage.
     fn wait(&mut self) {
         self.due = self.levels.get(self.warned).map_or(u64::MAX, |(level, _)| *level);
         self.over = self.warned.checked_sub(1).map_or(0, |last| self.levels[last].1);
     }
 }
 
-/// Limits to be set; the others stay.
+/// Limits to set. `None` keeps the present limit.
 #[derive(Debug, Default)]
 pub struct Limits {
-    /// Over NPU memory.
+    /// The limit of NPU memory.
     pub npu: Option<Limit>,
-    /// Over system memory.
+    /// The limit of system memory.
     pub system: Option<Limit>,
-    /// Over both.
+    /// The limit of both kinds together.
     pub total: Option<Limit>,
-    /// Over what carries a tag, of either kind.
+    /// Limits of the memory with a tag, of either kind.
     pub tags: Vec<(Arc<str>, Limit)>,
 }
 
@@ -157,11 +156,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_crossing_upwards_is_told_once() {
+    fn each_rise_above_a_level_warns_once() {
         let mut limit = Limit::new(Some(100), &[0.95, 0.8]);
-        let told: Vec<u64> = (0..=100).filter(|used| limit.observe(*used)).collect();
-        assert_eq!(told, [80, 95]);
-        // Up and down around a level is one crossing, until it is 5 % below.
+        let warned_at: Vec<u64> = (0..=100).filter(|used| limit.observe(*used)).collect();
+        assert_eq!(warned_at, [80, 95]);
+        // Usage that varies around a level warns once, until usage is 5 % below.
         assert!(![94, 96, 90, 99].iter().any(|used| limit.observe(*used)));
         assert!(!limit.observe(89) && limit.observe(95));
         assert!(!limit.observe(10) && limit.observe(100), "two levels at once are one warning");
@@ -169,26 +168,26 @@ mod tests {
     }
 
     #[test]
-    fn where_it_is_quiet_nothing_would_have_happened() {
+    fn usage_below_the_thresholds_would_cross_no_level() {
         for warn_at in [&[0.95, 0.8][..], &[], &[1.0], &[0.02, 0.5]] {
             let mut limit = Limit::new(Some(100), warn_at);
-            let mut heard = 0;
+            let mut warnings = 0;
             // Up and down, in steps of every size.
             for step in 0..40_000_u64 {
                 let used = step * step % 7919 % 101;
                 let (quiet, before) = (limit.below_thresholds(used, used, 3), limit.clone());
                 let warned = limit.cross(used);
                 assert!(!quiet || (!warned && before.warned == limit.warned && used + 3 <= 100), "{used}: {before:?}");
-                // And the other way round, but for a crossing downwards and up again at once.
+                // The converse holds too, except for a crossing downwards and up again at once.
                 assert!(quiet || warned || before.warned != limit.warned || used + 3 > 100, "{used}: {before:?}");
-                heard += u64::from(warned);
+                warnings += u64::from(warned);
             }
-            assert_eq!(heard > 0, !warn_at.is_empty());
+            assert_eq!(warnings > 0, !warn_at.is_empty());
         }
     }
 
     #[test]
-    fn no_limit_and_one_of_nothing_never_warn() {
+    fn no_limit_and_a_limit_of_zero_never_warn() {
         for mut limit in [Limit::default(), Limit::new(None, &WARN_AT), Limit::new(Some(0), &WARN_AT)] {
             assert!(![0, 1, u64::MAX, 0, u64::MAX].iter().any(|used| limit.observe(*used)));
         }

@@ -1,11 +1,32 @@
-//! Per-manager accounting: usage counters, limits and warnings.
+//! Per-manager accounting: usage counters, limits and warnings. Imports `profile` and the root.
 //!
-//! **Admit, act, commit.** Bytes are admitted under the limits before a driver is asked ([`Account::admit`]), and the
-//! [`Admission`] becomes a counted holding when they are there, or is forgotten when it drops. Admitting is one step
-//! under one lock: what is in use and under way never passes a limit by a byte, and a request that does not fit
-//! changes nothing, so that it never makes another one fail.
+//! **Admit, act, commit.** [`Account::admit`] admits bytes under the limits before a driver is asked. The [`Admission`]
+//! is committed once the memory exists, and dropping it cancels it. Admission is one step under one lock, so the bytes
+//! in use and in flight never exceed a limit. A request that does not fit changes nothing, so it makes no other request
+//! fail.
 //!
-//! Nothing is called and nothing is formatted under the lock.
+//! ```
+//! use std::sync::Arc;
+//!
+//! use rkllmjs_memory::accounting::{Account, Accounting, Limit, Limits, WARN_AT};
+//! use rkllmjs_memory::units::MemoryKind;
+//!
+//! let accounting = Accounting::new(&[]);
+//! accounting.set_limits(Limits { npu: Some(Limit::new(Some(100), &WARN_AT)), ..Limits::default() });
+//! let account = Account { accounting: Arc::clone(&accounting), kind: Some(MemoryKind::Npu), tag: None };
+//!
+//! let counted = account.admit(90)?.commit();
+//! assert_eq!(accounting.read(|accounts| accounts.npu.used), 90);
+//! assert_eq!(accounting.take_warnings()[0].used, 90, "80 per cent of the limit are in use");
+//! assert_eq!(account.admit(11).unwrap_err().code().as_str(), "ERR_MEMORY_LIMIT");
+//!
+//! drop(counted);
+//! drop(account.admit(100)?);
+//! assert_eq!(accounting.read(|accounts| accounts.npu.committed()), 0);
+//! # Ok::<(), rkllmjs_memory::error::Error>(())
+//! ```
+//!
+//! No callback and no formatting runs under the lock.
 #![forbid(unsafe_code)]
 
 mod accounts;
@@ -31,52 +52,51 @@ pub use limit::{Limit, Limits, Scope, Warning, WARN_AT};
 
 static NOTIFICATIONS: AtomicU32 = AtomicU32::new(0);
 
-/// Warnings that are kept until they are taken; beyond that the oldest are dropped.
+/// The most warnings kept until they are taken; the oldest are dropped first.
 const MAX_PENDING_WARNINGS: usize = 256;
 
-/// Counts the warnings and samples of this process: while it does not change, there is nothing new to read.
+/// Returns the count of warnings and samples in this process. While the count stays the same, there is nothing to read.
 pub fn notifications() -> &'static AtomicU32 {
     &NOTIFICATIONS
 }
 
-/// Counts a warning or a sample that JavaScript should read.
+/// Tells JavaScript that there is a warning or a sample to read.
 pub fn notify() {
     NOTIFICATIONS.fetch_add(1, Ordering::Release);
 }
 
-/// See the module's header. Every allocation holds its manager's accounting, which outlives the manager until the last
-/// of them ends.
+/// The accounting of one manager. Every allocation holds it, so it outlives the manager until the last allocation ends.
 #[derive(Debug, Default)]
 pub struct Accounting {
     state: Mutex<AccountingState>,
     warnings: Mutex<VecDeque<Warning>>,
 }
 
-/// Where bytes are counted. A slice of a pool is only counted by its tag: its pool's chunk counts the memory.
+/// The counters of an [`Accounting`] to which an allocation's bytes belong.
 #[derive(Clone, Debug)]
 pub struct Account {
-    /// Whose.
+    /// The manager's accounting.
     pub accounting: Arc<Accounting>,
-    /// As that kind of memory.
+    /// The kind of memory. `None` for a slice of a pool, whose memory is counted with the pool's chunk.
     pub kind: Option<MemoryKind>,
-    /// Under that tag.
+    /// The allocation's tag.
     pub tag: Option<Arc<str>>,
 }
 
-/// What is recorded of an allocation.
+/// The description of an allocation for the profile.
 #[derive(Clone, Copy, Debug)]
 pub struct AllocationEvent<'a> {
-    /// Bytes that were asked for.
+    /// Bytes requested.
     pub size: u64,
-    /// Of which memory.
+    /// The kind of memory.
     pub kind: MemoryKind,
-    /// Under which tag.
+    /// The allocation's tag.
     pub tag: Option<&'a Arc<str>>,
-    /// In which pool.
+    /// The pool's name.
     pub pool: Option<&'a Arc<str>>,
 }
 
-/// Bytes that an allocation may take; forgotten when dropped.
+/// Admitted bytes, in flight until they are committed. Dropping it cancels it.
 #[derive(Debug)]
 #[must_use]
 pub struct Admission {
@@ -84,7 +104,7 @@ pub struct Admission {
     bytes: u64,
 }
 
-/// Bytes that are counted until this drops.
+/// Counted bytes. Dropping it frees them.
 #[derive(Debug)]
 pub struct CountedBytes {
     account: Account,
@@ -98,7 +118,7 @@ impl Drop for CountedBytes {
 }
 
 impl Accounting {
-    /// An empty one, for a device with these domains.
+    /// Makes the accounting of a device with these IOMMU domains.
     pub fn new(domains: &[Arc<Budget>]) -> Arc<Self> {
         let watched = |budget: &Arc<Budget>| (Arc::clone(budget), Limit::new(Some(budget.limit()), &WARN_AT));
         let domains = domains.iter().map(watched).collect();
@@ -108,9 +128,9 @@ impl Accounting {
         })
     }
 
-    /// Records what happens from here on, or nothing any more. What was recorded goes to its profiler.
+    /// Starts to record for `profiler`, or stops with `None`. The previous recording goes to its profiler.
     pub fn record(&self, profiler: Option<&Arc<Profiler>>) {
-        // Every event says of which memory it is.
+        // The default kind does not matter: every event here has a label.
         let recorder = profiler.map(|profiler| Box::new(Recorder::new(profiler, MemoryKind::Npu, None, None)));
         let before = std::mem::replace(&mut self.state().recorder, recorder);
         if let Some(recorder) = before {
@@ -118,35 +138,35 @@ impl Accounting {
         }
     }
 
-    /// What was recorded since, with the events if they are wanted.
+    /// Returns the recording so far, with the events on request, or `None` if nothing records.
     pub fn recording(&self, with_events: bool) -> Option<Recording> {
         let copy = self.state().recorder.as_ref().map(|recorder| recorder.copy(with_events));
         copy.map(RawRecording::read)
     }
 
-    /// The samples of what lives, by allocation.
+    /// Returns the samples of live allocations, by allocation.
     pub fn samples(&self) -> HashMap<Handle, Handle> {
         let state = self.state();
         let samples = state.recorder.iter().flat_map(|recorder| recorder.samples());
         samples.map(|((_, id), sample)| (Handle::from_raw(id), sample)).collect()
     }
 
-    /// The sample of that allocation.
+    /// Returns the sample of the allocation `id`.
     pub fn sample(&self, id: Handle) -> Option<Handle> {
         self.state().recorder.as_ref().and_then(|recorder| recorder.sample(key(id)))
     }
 
-    /// The warnings since the last time.
+    /// Takes the warnings since the last call.
     pub fn take_warnings(&self) -> Vec<Warning> {
         self.warnings().drain(..).collect()
     }
 
-    /// Reads the figures. `read` runs under their lock: no calls out of it.
+    /// Reads the figures. `read` runs under the lock, so it must not call out of this room.
     pub fn read<T>(&self, read: impl FnOnce(&Accounts) -> T) -> T {
         read(&self.state().accounts)
     }
 
-    /// Changes limits, and warns of those that are near already.
+    /// Changes limits, and warns of those that are nearly reached already.
     pub fn set_limits(&self, change: Limits) {
         let Limits { npu, system, total, tags } = change;
         let warnings = {
@@ -170,7 +190,7 @@ impl Accounting {
         self.publish(warnings);
     }
 
-    /// The most there may be of that kind, and what still fits under every limit it is under.
+    /// Returns the limit of that kind, and the bytes that still fit under every limit that applies.
     pub fn limit_and_room(&self, kind: MemoryKind) -> (Option<u64>, u64) {
         let mut state = self.state();
         let own = match kind {
@@ -182,19 +202,19 @@ impl Accounting {
         (own, room)
     }
 
-    /// Lets nothing be added from here on, and says what is live. The second time nothing is.
+    /// Refuses all further allocations, and returns the live ones.
     pub fn close(&self) -> Vec<Handle> {
         let mut state = self.state();
         state.accounts.closed = true;
         state.accounts.live.iter().copied().collect()
     }
 
-    /// Something came near its maximum.
+    /// Publishes a warning.
     pub fn warn(&self, warning: Warning) {
         self.publish(vec![warning]);
     }
 
-    /// A pool ended: what its slices were counts on.
+    /// Adds the counts of a destroyed pool, so that the totals keep them.
     pub fn pool_ended(&self, kind: MemoryKind, allocations: u64, failures: u64) {
         let mut state = self.state();
         let counters = state.accounts.kind(kind);
@@ -225,7 +245,7 @@ impl Accounting {
 }
 
 impl Account {
-    /// Takes room for `bytes` under every limit they are under, or refuses and changes nothing.
+    /// Admits `bytes` under every limit that applies, or refuses and changes nothing.
     ///
     /// Errors: `ERR_MEMORY_LIMIT`, `ERR_MANAGER_DISPOSED`.
     pub fn admit(&self, bytes: u64) -> Result<Admission> {
@@ -233,7 +253,7 @@ impl Account {
         Ok(Admission { account: self.clone(), bytes })
     }
 
-    /// Bytes of an allocation went. How it came to that is recorded, unless that is somebody else's to do.
+    /// Counts that an allocation was freed, and records `event`. `None` if the pool records it.
     pub fn freed(&self, id: Handle, bytes: u64, event: Option<(Action, AllocationEvent<'_>)>) {
         let mut state = self.accounting.state();
         self.view(&mut state).each(|counters| counters.freed(bytes));
@@ -245,17 +265,17 @@ impl Account {
         }
     }
 
-    /// Bytes that stood for no allocation went: a pool's chunk.
+    /// Counts that a pool's chunk was freed.
     pub fn chunk_freed(&self, bytes: u64) {
         self.view(&mut self.accounting.state()).each(|counters| counters.resized(-(bytes as i64)));
     }
 
-    /// Bytes that were set aside are not any more.
+    /// Counts that a reservation ended.
     pub fn release_set_aside(&self, bytes: u64) {
         self.view(&mut self.accounting.state()).each(|counters| counters.set_aside -= bytes);
     }
 
-    /// A request for `size` bytes was refused.
+    /// Counts and records that a request for `size` bytes was refused.
     pub fn failed(&self, size: u64) {
         let mut state = self.accounting.state();
         self.view(&mut state).each(Counters::failed);
@@ -265,7 +285,6 @@ impl Account {
         }
     }
 
-    /// What the account counts under.
     #[inline(always)]
     fn view<'a>(&'a self, state: &'a mut AccountingState) -> View<'a> {
         state.view(self.kind, self.tag.as_ref())
@@ -276,7 +295,7 @@ impl Account {
             let mut state = self.accounting.state();
             let closed = state.accounts.closed;
             let mut view = self.view(&mut state);
-            // What others took or gave back since the last time is news too.
+            // Warnings are due even for a refused request: other accounts may have changed the counters meanwhile.
             let (refused, mut warnings) = view.check(bytes);
             let outcome = match refused {
                 Some(refused) => Err(Some(refused)),
@@ -295,9 +314,9 @@ impl Account {
 }
 
 impl Admission {
-    /// Makes sure that there is room for `bytes` in all: a driver may have taken more than was asked of it.
+    /// Raises the admission to `bytes` in all, for a driver that allocated more than requested.
     ///
-    /// Errors: those of [`Account::admit`]; what was admitted stays.
+    /// Errors: those of [`Account::admit`]; the earlier admission stays.
     pub fn cover(&mut self, bytes: u64) -> Result<()> {
         if bytes > self.bytes {
             self.account.take_room(bytes - self.bytes)?;
@@ -306,8 +325,8 @@ impl Admission {
         Ok(())
     }
 
-    /// The bytes are there, as the allocation `id`, and are recorded unless that is somebody else's to do. False when
-    /// the accounting was closed meanwhile: it has to end at once.
+    /// Commits the bytes as the allocation `id`, and records `event`; `None` if the pool records it. Returns false if
+    /// the accounting was closed meanwhile: the caller then frees the allocation at once.
     pub fn allocated(self, id: Handle, bytes: u64, event: Option<AllocationEvent<'_>>) -> bool {
         let (open, sampled) = self.commit_as(
             |counters| counters.allocated(bytes),
@@ -330,32 +349,31 @@ impl Admission {
         open
     }
 
-    /// The bytes are there and stand for no allocation: a pool's chunk.
+    /// Commits the bytes as a pool's chunk, which is no allocation.
     pub fn commit_chunk(self) {
         let bytes = self.bytes as i64;
         self.commit_as(|counters| counters.resized(bytes), |_| {});
     }
 
-    /// The bytes are there, for as long as what is returned.
+    /// Commits the bytes until the returned value is dropped.
     pub fn commit(self) -> CountedBytes {
         let counted = CountedBytes { account: self.account.clone(), bytes: self.bytes };
         self.commit_as(|counters| counters.allocated(counted.bytes), |_| {});
         counted
     }
 
-    /// The bytes are somebody else's to take.
+    /// Commits the bytes as a reservation for other libraries.
     pub fn set_aside(self) {
         let bytes = self.bytes;
         self.commit_as(|counters| counters.set_aside += bytes, |_| {});
     }
 
-    /// Whose.
+    /// Returns the account that the bytes belong to.
     pub fn account(&self) -> &Account {
         &self.account
     }
 
-    /// What was admitted is under way no more, `count` says what it is now, and `then` what else is to be done under
-    /// the lock.
+    /// Ends the admission: in each counter, `count` replaces the bytes in flight. `then` runs under the same lock.
     fn commit_as<T>(mut self, count: impl Fn(&mut Counters), then: impl FnOnce(&mut AccountingState) -> T) -> T {
         let (result, warnings) = {
             let bytes = std::mem::take(&mut self.bytes);

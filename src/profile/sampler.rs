@@ -240,16 +240,16 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_stands_for_half_as_much_at_least_and_half_as_much_again_at_most() {
+    fn a_correction_changes_a_sample_by_at_most_half_of_its_weight() {
         for represented in [-1e15, 1e15] {
             let mut sampler = Sampler { represented, ..Sampler::new(MEAN, 42) };
-            // So many means that every allocation has a mark: it stands for itself alone.
+            // At 50 means every allocation has a mark, so its weight before the correction is 1.
             let weight = sampler.hit(50 * MEAN, 0);
             assert!((weight - if represented < 0.0 { 1.5 } else { 0.5 }).abs() < 1e-6, "{weight}");
         }
     }
 
-    /// The mean after a hit at the time 0, with so many tokens, in a sampler whose mean has grown to 100 times its base.
+    /// Returns the factor by which a hit at the time 0 changes a mean that had grown to 100 times its base.
     fn mean_after_hit(tokens: f64) -> f64 {
         let grown = 100.0 * MEAN as f64;
         let mut sampler = Sampler { tokens, mean: grown, passed: 1e15, ..Sampler::new(MEAN, 42) };
@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn the_mean_grows_by_a_step_without_tokens_and_shrinks_by_a_step_with_half_a_burst_of_them() {
         assert_eq!(mean_after_hit(0.5), MEAN_STEP);
-        assert_eq!(mean_after_hit(1.0), 1.0, "the last token is as good as any");
+        assert_eq!(mean_after_hit(1.0), 1.0, "the last token prevents a step");
         assert_eq!(mean_after_hit(BURST_SAMPLES / 2.0 + 1.0), 1.0);
         assert!((mean_after_hit(BURST_SAMPLES / 2.0 + 2.0) - 1.0 / MEAN_STEP).abs() < 1e-9);
     }
