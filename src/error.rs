@@ -77,7 +77,7 @@ codes! {
     DeviceNotFound = "ERR_DEVICE_NOT_FOUND",
     /// The device exists, and this user may not open it.
     DevicePermission = "ERR_DEVICE_PERMISSION",
-    /// The device was removed, or its driver unloaded.
+    /// The device disappeared while it was open.
     DeviceLost = "ERR_DEVICE_LOST",
     /// The driver failed in a way that has no code of its own; `errno` has the reason.
     DeviceIo = "ERR_DEVICE_IO",

@@ -1,4 +1,4 @@
-//! What a manager may hold, and what it keeps free for others.
+//! A manager's limits, warnings and reservations.
 
 use std::sync::Arc;
 
@@ -11,25 +11,25 @@ use crate::sync::MutexGuard;
 use crate::units::{format_bytes, MemoryKind};
 
 impl Manager {
-    /// Changes what may be held. Limits may be below what is: then nothing is added until enough has gone.
+    /// Changes limits. A limit below the present usage refuses allocations until enough memory is freed.
     pub fn set_limits(&self, change: Limits) {
         self.accounting.set_limits(change);
     }
 
-    /// What came near its end since the last time: a limit, a pool, a domain.
-    /// [`notifications`](crate::accounting::notifications) tells when it is worth asking.
+    /// Takes the warnings since the last call, of limits, pools and domains that are nearly full. Changes of
+    /// [`notifications`](crate::accounting::notifications) tell when to call.
     pub fn take_warnings(&self) -> Vec<Warning> {
         self.accounting.take_warnings()
     }
 
-    /// Keeps `size` bytes free for somebody else, until [`release`](Self::release).
+    /// Keeps `size` bytes free for other libraries until [`release`](Self::release).
     ///
-    /// Errors: `ERR_MEMORY_LIMIT`; for NPU memory `ERR_OUT_OF_RANGE` beyond what the device can ever hold and
-    /// `ERR_IOVA_EXHAUSTED` where the domain has no room.
+    /// Errors: `ERR_MEMORY_LIMIT`; for NPU memory `ERR_OUT_OF_RANGE` beyond the device's capacity, and
+    /// `ERR_IOVA_EXHAUSTED` if the domain has no room.
     pub fn reserve(&self, kind: MemoryKind, size: u64, tag: Option<Arc<str>>, domain: Option<u32>) -> Result<Handle> {
         if let (MemoryKind::System, Some(id)) = (kind, domain) {
-            let message = format!("system memory is in no IOMMU domain, and so not in domain {id}");
-            return Err(Error::new(ErrorCode::OutOfRange, message).hint("leave iommuDomain out"));
+            let message = format!("system memory has no IOMMU domain, but iommuDomain is {id}");
+            return Err(Error::new(ErrorCode::OutOfRange, message).hint("omit iommuDomain for system memory"));
         }
         let account = Account { accounting: Arc::clone(&self.accounting), kind: Some(kind), tag: tag.clone() };
         let admission = account.admit(size)?;
@@ -37,7 +37,7 @@ impl Manager {
             MemoryKind::Npu => Some(self.device.set_aside(domain.unwrap_or(0), size)?),
             MemoryKind::System if size > self.ram_total => {
                 let message = format!(
-                    "{} is more than the {} this machine has",
+                    "{} is more than the {} of RAM that this machine has",
                     format_bytes(size),
                     format_bytes(self.ram_total)
                 );
@@ -49,20 +49,20 @@ impl Manager {
         Ok(self.reserved().insert(Reservation { kind, tag, size, account, _domain: set_aside }))
     }
 
-    /// Ends a reservation; false when it was ended before.
+    /// Ends a reservation. Returns false if the reservation was ended before.
     pub fn release(&self, reservation: Handle) -> bool {
         let ended = self.reserved().remove(reservation);
         ended.is_some()
     }
 
-    /// Every reservation: its kind, its tag and its bytes.
+    /// Returns the kind, tag and bytes of every reservation.
     pub fn reservations(&self) -> Vec<(MemoryKind, Option<Arc<str>>, u64)> {
         self.reserved().iter().map(|(_, held)| (held.kind, held.tag.clone(), held.size)).collect()
     }
 
     pub(super) fn release_all(&self) {
         let all = std::mem::take(&mut *self.reserved());
-        drop(all); // with the lock open
+        drop(all); // after unlocking
     }
 
     fn reserved(&self) -> MutexGuard<'_, Table<Reservation>> {
@@ -150,10 +150,10 @@ mod tests {
     }
 
     #[test]
-    fn eight_threads_never_pass_a_limit_by_a_byte_and_are_never_refused_for_nothing() {
+    fn eight_threads_never_exceed_a_limit_and_no_fitting_request_fails() {
         let manager = manager();
         let page = page_size();
-        // Seven threads hold at most one page each, and so does the limit; an eighth asks for more than there ever is.
+        // Seven threads hold at most one page each, which the limit allows; an eighth requests more than the limit.
         bound(&manager, Scope::Total, 7 * page);
         std::thread::scope(|scope| {
             for at in 0..7 {
@@ -200,7 +200,7 @@ mod tests {
         assert_eq!(manager.accounts().tags["pool"].counters.used, 3 * MIB);
         pool.free(slices[0].chunk, slices[0].region).unwrap();
         pool.allocate(MIB, 64).unwrap();
-        // A whole chunk would pass the limit; what is asked for does not.
+        // A whole chunk would exceed the limit; the requested size does not.
         bound(&manager, Scope::Npu, 3 * MIB + 256 * KIB);
         pool.allocate(200 * KIB, 64).unwrap();
         assert_eq!(pool.stats().reserved, 3 * MIB + 256 * KIB);
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reservation_counts_wherever_memory_does() {
+    fn a_reservation_counts_like_memory() {
         let manager = manager();
         bound(&manager, Scope::Npu, 5 * GIB);
         let weights = manager.reserve(MemoryKind::Npu, 3 * GIB, Some("weights".into()), None).unwrap();
@@ -233,24 +233,24 @@ mod tests {
     }
 
     #[test]
-    fn warnings_name_whatever_comes_near_its_end() {
+    fn warnings_name_every_limit_that_is_nearly_reached() {
         let device = Device::new(Arc::new(
             Simulated::new(Options { domain_bytes: Some(10 * MIB), domains: Some(1), ..Options::default() }).unwrap(),
         ));
         let manager = Manager::new(device, SlabOptions { threshold: 0, ..SlabOptions::default() });
-        let heard = || manager.take_warnings().iter().map(|warning| warning.scope.to_string()).collect::<Vec<_>>();
+        let scopes = || manager.take_warnings().iter().map(|warning| warning.scope.to_string()).collect::<Vec<_>>();
         bound(&manager, Scope::Tag("kv".into()), 4 * MIB);
         bound(&manager, Scope::Total, 5 * MIB);
         let first = manager.allocate_npu(4 * MIB, &tagged("kv")).unwrap();
-        assert_eq!(heard(), ["total", "tag:kv"]);
+        assert_eq!(scopes(), ["total", "tag:kv"]);
         manager.allocate_npu(page_size(), &NpuOptions::default()).unwrap().finalize(Reachability::Unreachable);
-        assert!(heard().is_empty(), "once per crossing");
+        assert!(scopes().is_empty(), "a level warns once");
         first.finalize(Reachability::Unreachable);
         unbound(&manager);
         let full = manager.allocate_npu(8 * MIB, &NpuOptions::default()).unwrap();
-        assert_eq!(heard(), ["domain:0"]);
+        assert_eq!(scopes(), ["domain:0"]);
         bound(&manager, Scope::Npu, 8 * MIB);
-        assert_eq!(heard(), ["npu"], "a limit that is reached already says so at once");
+        assert_eq!(scopes(), ["npu"], "a limit below the present usage warns at once");
         full.finalize(Reachability::Unreachable);
     }
 }

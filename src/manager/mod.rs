@@ -1,4 +1,27 @@
-//! The façade: allocates, frees, describes and counts, for one opened device.
+//! The façade: allocates, frees, describes and counts memory for one opened device. May import every room but `node`.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use rkllmjs_memory::allocation::Reachability;
+//! use rkllmjs_memory::backend::simulated::{Options, Simulated};
+//! use rkllmjs_memory::device::Device;
+//! use rkllmjs_memory::manager::{Manager, NpuOptions};
+//! use rkllmjs_memory::pool::SlabOptions;
+//!
+//! let device = Device::new(Arc::new(Simulated::new(Options::default())?));
+//! let manager = Manager::new(device, SlabOptions::default());
+//!
+//! let tensor = manager.allocate_npu(1 << 20, &NpuOptions::default())?;
+//! assert_eq!(manager.find(tensor.address, None)?.id, tensor.id);
+//! assert_eq!((manager.summary().npu.live, manager.summary().npu.used), (1, 1 << 20));
+//!
+//! // `release` frees the memory; `finalize` says that no ArrayBuffer reaches the addresses any more.
+//! tensor.release()?;
+//! tensor.finalize(Reachability::Unreachable);
+//! assert_eq!((manager.summary().npu.live, manager.summary().npu.used), (0, 0));
+//! # Ok::<(), rkllmjs_memory::error::Error>(())
+//! ```
 
 mod limits;
 mod pools;
@@ -35,45 +58,45 @@ pub use profile::{Sampled, Snapshot, SnapshotPool};
 use profiling::Profiling;
 pub use reservation::Reservation;
 
-/// How NPU memory is asked for. Sizes are bytes; `None` takes what the device needs.
+/// Options of an allocation of NPU memory. Sizes are bytes; `None` takes the device's default.
 #[derive(Clone, Debug, Default)]
 pub struct NpuOptions {
     /// Free text for accounting.
     pub tag: Option<Arc<str>>,
-    /// Power of two, at least 64; a page where `None`.
+    /// A power of two, at least 64; a page by default.
     pub alignment: Option<u64>,
-    /// Leave the bytes as the driver gave them.
+    /// Whether the bytes stay as the driver left them.
     pub dirty: bool,
-    /// Without a CPU-cached mapping.
+    /// Whether the mapping bypasses the CPU's caches.
     pub uncached: bool,
-    /// Physically contiguous.
+    /// Whether the memory is physically contiguous.
     pub contiguous: Option<bool>,
-    /// Where the bytes should lie.
+    /// The preferred kind of storage.
     pub placement: Placement,
-    /// IOMMU domain.
+    /// The IOMMU domain.
     pub domain: u32,
-    /// NPU cores that will use it, as a bit mask.
+    /// The NPU cores that will use the memory, as a bit mask.
     pub core_mask: u32,
-    /// A kernel object of its own, however small.
+    /// Whether even a small allocation gets its own kernel object.
     pub dedicated: bool,
 }
 
-/// How system memory is asked for.
+/// Options of an allocation of system memory.
 #[derive(Clone, Debug, Default)]
 pub struct SystemOptions {
     /// Free text for accounting.
     pub tag: Option<Arc<str>>,
-    /// Power of two, at least 64; a page where `None`.
+    /// A power of two, at least 64; a page by default.
     pub alignment: Option<u64>,
-    /// Transparent huge pages.
+    /// The use of transparent huge pages.
     pub huge_pages: HugePages,
-    /// Never swapped.
+    /// Whether the pages are never swapped.
     pub lock: bool,
-    /// Every page faulted in now.
+    /// Whether the pages are faulted in at once.
     pub prefault: bool,
 }
 
-/// Memory of one opened device, and of the system beside it, with one accounting.
+/// Manages the memory of one opened device, and system memory, under one accounting.
 #[derive(Debug)]
 pub struct Manager {
     device: Arc<Device>,
@@ -83,13 +106,13 @@ pub struct Manager {
     reservations: Mutex<Table<Reservation>>,
     profiling: Profiling,
     proc: Proc,
-    /// Neither changes while the machine runs.
+    /// Read once, as is `ram_total`: neither changes while the machine runs.
     npu_total: u64,
     ram_total: u64,
 }
 
 impl Manager {
-    /// A manager without allocations.
+    /// Makes a manager for `device`.
     pub fn new(device: Arc<Device>, slabs: SlabOptions) -> Self {
         let ram_total = Ram::read().map_or(0, |ram| ram.total);
         let npu_total = stats::reach(device.info()).map_or(ram_total, |reach| reach.min(ram_total));
@@ -107,26 +130,26 @@ impl Manager {
         }
     }
 
-    /// What was opened.
+    /// Returns the description of the opened device.
     pub fn info(&self) -> &DeviceInfo {
         self.device.info()
     }
 
-    /// SRAM nobody uses, in bytes.
+    /// Returns the free SRAM, in bytes.
     pub fn sram_free(&self) -> u64 {
         self.device.backend().gauges(0).sram_free
     }
 
-    /// Allocates NPU memory: a slice of a slab where that is small enough, else a kernel object of its own.
+    /// Allocates NPU memory: a slice of a slab for a small size, else a dedicated kernel object.
     ///
     /// Errors: `ERR_OUT_OF_RANGE`, and those of [`Device::create`].
     pub fn allocate_npu(&self, size: u64, options: &NpuOptions) -> Result<Arc<Allocation>> {
         self.prepare_npu(size, options)?.enter()
     }
 
-    /// The part of [`allocate_npu`](Self::allocate_npu) that waits for the driver, for any thread.
+    /// Runs the part of [`allocate_npu`](Self::allocate_npu) that waits for the driver, on any thread.
     ///
-    /// Errors: as there.
+    /// Errors: those of [`allocate_npu`](Self::allocate_npu).
     pub fn prepare_npu(&self, size: u64, options: &NpuOptions) -> Result<Prepared> {
         self.counted(MemoryKind::Npu, Some(size), options.tag.clone(), |account| {
             let request = self.request(size, options)?;
@@ -155,12 +178,13 @@ impl Manager {
         })
     }
 
-    /// Maps somebody else's dma-buf; `fd` stays the caller's. `size` bounds the bytes shown, else it is all of them.
+    /// Maps a dma-buf of another library or process. `fd` stays the caller's. The allocation has `size` bytes, by
+    /// default all bytes of the dma-buf.
     ///
     /// Errors: `ERR_OUT_OF_RANGE`, and those of [`Device::import`].
     pub fn import(&self, fd: BorrowedFd<'_>, size: Option<u64>, tag: Option<Arc<str>>) -> Result<Arc<Allocation>> {
         self.counted(MemoryKind::Npu, size, tag, |account| {
-            // How large it is, only the driver says; what passes a limit goes back.
+            // The size is known only after the import; an object that exceeds a limit is closed again.
             let admission = account.admit(0)?;
             let block = Block::import(&self.device, fd, size)?;
             let shown = size.unwrap_or(block.object().size);
@@ -168,8 +192,8 @@ impl Manager {
         })
     }
 
-    /// The live allocation of this manager at `address`. Where the memory is shared there may be several: then it is
-    /// the one of that `id`.
+    /// Finds the live allocation of this manager at `address`. Shared memory may have several allocations there: `id`
+    /// selects one of them.
     ///
     /// Errors: `ERR_UNKNOWN_BUFFER`.
     pub fn find(&self, address: usize, id: Option<Handle>) -> Result<Arc<Allocation>> {
@@ -178,11 +202,11 @@ impl Manager {
         };
         Allocation::at(address).find(is_it).ok_or_else(|| {
             Error::new(ErrorCode::UnknownBuffer, "this buffer was not allocated by this MemoryManager")
-                .hint("pass the ArrayBuffer that it returned, or a view of it")
+                .hint("pass an ArrayBuffer that this manager returned, or a view of one")
         })
     }
 
-    /// Memory that another manager of this process shares, as an allocation of this one.
+    /// Makes an allocation of this manager over memory that another manager of this process shares.
     ///
     /// Errors: those of [`SharedBacking::find`] and [`SharedBacking::retain`]; `ERR_UNSUPPORTED` for memory of another
     /// kind of device.
@@ -194,8 +218,8 @@ impl Manager {
         if let Some(theirs) = memory.device().map(|device| device.info().kind).filter(|kind| *kind != self.info().kind)
         {
             let message =
-                format!("this buffer is memory of \"{theirs}\", and this manager is one of \"{}\"", self.info().kind);
-            return Err(Error::new(ErrorCode::Unsupported, message).hint("open both managers on one backend"));
+                format!("this buffer is memory of \"{theirs}\", and this manager uses \"{}\"", self.info().kind);
+            return Err(Error::new(ErrorCode::Unsupported, message).hint("open both managers with the same backend"));
         }
         self.counted(memory.kind(), Some(share.size), share.tag.clone(), |account| {
             let admission = account.admit(backing.info().reserved)?;
@@ -204,14 +228,15 @@ impl Manager {
         })
     }
 
-    /// Cache maintenance of `length` bytes from `offset` on; `None` means to the end.
+    /// Synchronizes the CPU's caches for `length` bytes from `offset` on, by default up to the end.
     ///
     /// Errors: `ERR_BUFFER_KIND` for system memory, `ERR_OUT_OF_RANGE`, and those of the driver.
     pub fn sync(&self, allocation: &Allocation, direction: Direction, offset: u64, length: Option<u64>) -> Result<()> {
         self.prepare_sync(allocation, direction, offset, length)?()
     }
 
-    /// The part of [`sync`](Self::sync) that waits for the driver, for any thread: it keeps the memory until then.
+    /// Returns the part of [`sync`](Self::sync) that waits for the driver, for any thread. The closure keeps the memory
+    /// alive.
     ///
     /// Errors: `ERR_OUT_OF_RANGE`, `ERR_BUFFER_KIND`.
     pub fn prepare_sync(
@@ -229,7 +254,7 @@ impl Manager {
             _ => {
                 let length = length.unwrap_or(0);
                 let message =
-                    format!("offset {offset} and length {length} pass the buffer's {} bytes", allocation.size);
+                    format!("offset {offset} and length {length} exceed the buffer's {} bytes", allocation.size);
                 return Err(Error::new(ErrorCode::OutOfRange, message)
                     .requested(offset.saturating_add(length))
                     .limit("buffer", allocation.size));
@@ -238,41 +263,41 @@ impl Manager {
         Ok(move || memory.sync(direction, range))
     }
 
-    /// A new close-on-exec dma-buf fd over the allocation's kernel object, in which it lies at
-    /// [`offset`](Allocation::offset).
+    /// Returns a new close-on-exec dma-buf fd of the allocation's kernel object. The allocation starts at
+    /// [`offset`](Allocation::offset) in it.
     ///
     /// Errors: `ERR_BUFFER_KIND` for system memory, and those of the driver.
     pub fn export(&self, allocation: &Allocation) -> Result<OwnedFd> {
         allocation.memory()?.0.export()
     }
 
-    /// Frees everything, buffers that JavaScript still sees included: those read zeros from here on.
+    /// Frees all memory. ArrayBuffers that JavaScript still holds read zeros afterwards.
     pub fn dispose(&self) {
         let live: Vec<_> = self.accounting.close().into_iter().filter_map(Allocation::by_id).collect();
         self.release_all();
         self.end_pools(&live);
         for allocation in live {
-            // Where the kernel has no mapping left for the zeros, the memory goes when the buffer is collected.
+            // If the kernel has no mapping left for the zero pages, the memory is freed when the buffer is collected.
             let _ = allocation.release();
         }
     }
 
-    /// Waits until what was freed is back with the driver, at most `timeout`. Whether it is.
+    /// Waits until the driver has taken back all freed memory, at most `timeout`. Returns whether it has.
     pub fn wait_for_frees(&self, timeout: Duration) -> bool {
         self.device.wait_for_frees(timeout)
     }
 
-    /// Bytes that were freed and are not back with the driver yet.
+    /// Returns the freed bytes that the driver has not taken back yet.
     pub fn pending(&self) -> u64 {
         self.device.pending()
     }
 
-    /// Everything that is counted.
+    /// Copies the figures of the accounting.
     pub fn accounts(&self) -> Accounts {
         self.accounting.read(Accounts::clone)
     }
 
-    /// Counts a refusal, and gives it the size that was asked for in place of the one that was rounded up from it.
+    /// Runs `allocate`. Counts a refusal, and replaces the error's size, which was rounded up, by the requested one.
     fn counted<T>(
         &self,
         kind: MemoryKind,
@@ -290,8 +315,8 @@ impl Manager {
         })
     }
 
-    /// A slice for `request`, unless it is not for slabs, or no slab can be had: then there may still be room for an
-    /// object of its own.
+    /// Allocates a slice of a slab. Returns `None` if the request is not for slabs, or if no slab fits: there may still
+    /// be room for a dedicated object.
     fn slab_slice(&self, request: &Request, zeroed: bool) -> Result<Option<Backing>> {
         whole_pages(request.size, page_size())?;
         let Some(pool) = self.slabs.pool_for(request)? else { return Ok(None) };
@@ -299,7 +324,7 @@ impl Manager {
         pools::backing(pool, slice, zeroed).map(Some)
     }
 
-    /// A kernel object. The empty slabs that are kept go back before a request fails for want of what they hold.
+    /// Creates a kernel object. Frees the empty slabs and tries again before it fails for lack of memory.
     fn block(&self, request: &Request, zeroed: bool) -> Result<Block> {
         retry_with_room(|| Block::create(&self.device, request, zeroed), || self.slabs.trim() > 0)
     }
@@ -309,7 +334,7 @@ impl Manager {
         if let Some(cores) = info.npu_cores {
             if u64::from(options.core_mask) >> cores != 0 {
                 let message =
-                    format!("coreMask {:#b} names cores this NPU does not have: it has {cores}", options.core_mask);
+                    format!("coreMask {:#b} names cores that this NPU lacks: it has {cores}", options.core_mask);
                 return Err(Error::new(ErrorCode::OutOfRange, message));
             }
         }
@@ -326,7 +351,7 @@ impl Manager {
     }
 }
 
-/// Memory that is there and that JavaScript has not seen yet; dropped, it goes back.
+/// Memory that JavaScript has not seen yet. Dropping it frees the memory.
 #[derive(Debug)]
 pub struct Prepared {
     admission: Admission,
@@ -335,14 +360,14 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// An allocation of this thread.
+    /// Makes an allocation that belongs to this thread.
     ///
     /// Errors: those of [`Allocation::enter`].
     pub fn enter(self) -> Result<Arc<Allocation>> {
         let Self { admission, mut backing, size } = self;
         match backing.0.take() {
             Some(backing) => Allocation::enter(admission, backing, size),
-            None => Err(Error::new(ErrorCode::BufferFreed, "this memory was given back")),
+            None => Err(Error::new(ErrorCode::BufferFreed, "this memory was freed")),
         }
     }
 }
@@ -354,7 +379,7 @@ struct Unclaimed(Option<Backing>);
 impl Drop for Unclaimed {
     fn drop(&mut self) {
         if let Some(Backing::Suballocated { pool, slice, .. }) = &self.0 {
-            // The slab may have gone with its manager.
+            // Fails if the slab ended with its manager, which freed the slice.
             let _ = pool.free(slice.chunk, slice.region);
         }
     }
@@ -393,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_zeroed_whatever_the_driver_hands_out() {
+    fn memory_is_zeroed_even_if_the_driver_does_not_clear_it() {
         let manager = manager(Options { soc: Some("rk3566".into()), ..Options::default() });
         let mut bytes = [1; 64];
         let clean = manager.allocate_npu(1 << 16, &NpuOptions::default()).unwrap();
@@ -435,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slice_whose_bytes_may_live_on_is_never_used_again() {
+    fn a_slice_that_may_still_be_reachable_is_never_used_again() {
         let manager = manager(Options::default());
         let moved = manager.allocate_npu(4096, &NpuOptions::default()).unwrap();
         moved.finalize(Reachability::Unknown);
@@ -457,8 +482,8 @@ mod tests {
     }
 
     #[test]
-    fn where_no_slab_can_be_had_an_object_of_its_own_may_do() {
-        // Room for three pages: a slab asks for more.
+    fn a_small_request_gets_a_dedicated_object_when_no_slab_fits() {
+        // Room for three pages: a slab needs more.
         let options = Options { domain_bytes: Some(4 * page_size()), domains: Some(1), ..Options::default() };
         let manager = manager(options);
         let small = manager.allocate_npu(100, &NpuOptions::default()).unwrap();
@@ -487,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_per_request_is_no_leak() {
+    fn a_tag_per_request_does_not_leak() {
         let manager = manager(Options::default());
         for request in 0..5000 {
             let options = SystemOptions { tag: Some(format!("request {request}").into()), ..SystemOptions::default() };
@@ -497,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn finalizers_may_come_first_twice_or_from_another_thread() {
+    fn finalizers_may_run_first_twice_or_on_another_thread() {
         let manager = manager(Options::default());
         let allocate = || manager.allocate_npu(1, &NpuOptions::default()).unwrap();
         let first = allocate();
@@ -514,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_added_after_dispose() {
+    fn dispose_refuses_further_allocations() {
         let manager = manager(Options::default());
         let kept = manager.allocate_npu(1, &NpuOptions::default()).unwrap();
         manager.dispose();

@@ -15,26 +15,26 @@ use crate::suballoc::RegionId;
 use crate::sync::MutexGuard;
 use crate::units::MIN_ALIGNMENT;
 
-/// How a pool is asked for; bytes.
+/// Options of a pool. Sizes are bytes.
 #[derive(Clone, Debug)]
 pub struct PoolOptions {
-    /// Unique in its manager.
+    /// The name, unique in the manager.
     pub name: Arc<str>,
-    /// Reserved at once.
+    /// The size reserved at once.
     pub initial: u64,
-    /// It grows up to here; `initial` where `None`.
+    /// The size up to which the pool grows; `initial` by default.
     pub max: Option<u64>,
-    /// What it grows by; `initial` where `None`, or as much as a slab where that is 0.
+    /// The size of a chunk, by which the pool grows; by default `initial`, or the size of a slab if `initial` is 0.
     pub chunk: Option<u64>,
-    /// Fixed-size blocks.
+    /// The size of a block, for a pool of fixed-size blocks.
     pub block: Option<u64>,
-    /// Of every slice; 64 where `None`.
+    /// The alignment of every slice; 64 by default.
     pub alignment: Option<u64>,
-    /// What its chunks are made of.
+    /// The memory of the chunks.
     pub memory: PoolMemory,
 }
 
-/// What a pool's chunks are made of.
+/// The memory of a pool's chunks.
 #[derive(Clone, Debug)]
 pub enum PoolMemory {
     /// Kernel objects.
@@ -44,15 +44,15 @@ pub enum PoolMemory {
 }
 
 impl Manager {
-    /// Makes a pool.
+    /// Creates a pool.
     ///
     /// Errors: `ERR_POOL_EXISTS`, `ERR_OUT_OF_RANGE`, and those of [`Pool::new`].
     pub fn create_pool(&self, options: &PoolOptions) -> Result<Arc<Pool>> {
         let exists = || {
-            Error::new(ErrorCode::PoolExists, format!("there is a pool called \"{}\" already", options.name))
-                .hint("getMemoryPool gives it; destroyMemoryPool makes room for another")
+            Error::new(ErrorCode::PoolExists, format!("a pool called \"{}\" exists already", options.name))
+                .hint("use getMemoryPool for that pool, or destroyMemoryPool before you create another")
         };
-        // Before the driver is asked for anything, and again below: two threads may want the same name.
+        // Checked before the driver allocates, and again below: two threads may create the same name.
         if self.registry().contains_key(&options.name) {
             return Err(exists());
         }
@@ -93,17 +93,17 @@ impl Manager {
         }
     }
 
-    /// The pool of that name.
+    /// Returns the pool of that name.
     pub fn pool(&self, name: &str) -> Option<Arc<Pool>> {
         self.registry().get(name).cloned()
     }
 
-    /// Every named pool.
+    /// Returns all named pools.
     pub fn pools(&self) -> Vec<Arc<Pool>> {
         self.registry().values().cloned().collect()
     }
 
-    /// A slice of `pool` as an allocation of this manager.
+    /// Allocates a slice of `pool` as an allocation of this manager.
     ///
     /// Errors: those of [`Pool::allocate`].
     pub fn allocate_from(
@@ -120,7 +120,7 @@ impl Manager {
         Allocation::enter(admission, backing, size)
     }
 
-    /// A slice that was taken by name, as an allocation of this manager.
+    /// Makes an allocation of this manager over a slice that was allocated without an ArrayBuffer.
     ///
     /// Errors: `ERR_BUFFER_FREED`.
     pub fn adopt_slice(&self, pool: &Arc<Pool>, chunk: Handle, region: RegionId) -> Result<Arc<Allocation>> {
@@ -135,7 +135,7 @@ impl Manager {
         )
     }
 
-    /// A slice that compaction may move: its name and its place.
+    /// Allocates a slice that compaction may move. Returns its handle and its present place.
     ///
     /// Errors: those of [`Pool::allocate_movable`] and [`Pool::zero`].
     pub fn allocate_movable(
@@ -158,7 +158,7 @@ impl Manager {
         Ok((id, slice))
     }
 
-    /// A movable slice as an allocation of this manager.
+    /// Makes an allocation of this manager over a movable slice.
     ///
     /// Errors: `ERR_BUFFER_FREED`.
     pub fn adopt_movable(&self, pool: &Arc<Pool>, id: Handle) -> Result<Arc<Allocation>> {
@@ -171,12 +171,12 @@ impl Manager {
         Ok(allocation)
     }
 
-    /// The memory of a slice is counted with its pool's chunks.
+    /// Makes the account of a slice. Has no kind, because the slice's memory is counted with the pool's chunks.
     fn slice_account(&self, tag: Option<Arc<str>>) -> Account {
         Account { accounting: Arc::clone(&self.accounting), kind: None, tag }
     }
 
-    /// Frees every slice of `pool` and keeps the memory, but for chunks that an ArrayBuffer could not be taken from.
+    /// Frees all slices of `pool` and keeps its memory, except chunks that an ArrayBuffer still reaches.
     ///
     /// Errors: `ERR_POOL_DESTROYED`.
     pub fn reset_pool(&self, pool: &Arc<Pool>) -> Result<()> {
@@ -187,9 +187,9 @@ impl Manager {
         Ok(())
     }
 
-    /// Ends `pool`.
+    /// Destroys `pool`.
     ///
-    /// Errors: `ERR_POOL_BUSY` while slices live, unless `force`; `ERR_POOL_DESTROYED`.
+    /// Errors: `ERR_POOL_BUSY` while the pool has live slices, unless `force`; `ERR_POOL_DESTROYED`.
     pub fn destroy_pool(&self, pool: &Arc<Pool>, force: bool) -> Result<()> {
         pool.destroy(force)?;
         let PoolStats { allocations, failures, .. } = pool.stats();
@@ -204,16 +204,16 @@ impl Manager {
         Ok(())
     }
 
-    /// Gives the empty slabs that are kept back to the device; returns the bytes.
+    /// Frees the empty slabs that are kept for reuse. Returns their bytes.
     pub fn trim_slabs(&self) -> u64 {
         self.slabs.trim()
     }
 
-    /// Ends every pool and the slabs; `live` are all the allocations there are.
+    /// Destroys all pools and slabs. `live` are all live allocations.
     pub(super) fn end_pools(&self, live: &[Arc<Allocation>]) {
         let pools: Vec<_> = std::mem::take(&mut *self.registry()).into_values().collect();
         for pool in pools {
-            // It is destroyed once, here.
+            // Fails only if another thread has just destroyed the pool.
             let _ = pool.destroy(true);
         }
         self.slabs.destroy();
@@ -230,15 +230,15 @@ impl Manager {
     }
 }
 
-/// Slices whose pool has taken their memory away.
+/// Releases slices whose pool has freed their memory.
 fn end(allocations: &[Arc<Allocation>]) {
     for allocation in allocations {
-        // A slice's end cannot fail: there is nothing left to give back.
+        // Cannot fail: the slice has no memory left to free.
         let _ = allocation.release();
     }
 }
 
-/// `slice`, without stale bytes if it is to be `zeroed`. On failure it is free again.
+/// Makes a backing of `slice`, zeroed on request. Frees the slice on failure.
 pub(super) fn backing(pool: Arc<Pool>, slice: Slice, zeroed: bool) -> Result<Backing> {
     let zero = || if zeroed { pool.zero(&slice) } else { Ok(()) };
     match zero().and_then(|()| pool.chunk_memory(slice.chunk)) {
@@ -261,7 +261,7 @@ mod tests {
     use crate::device::Device;
     use crate::pool::ChunkMemory;
 
-    /// What takes a pool's memory away while somebody still reaches a slice: an ArrayBuffer that was moved, or marked.
+    /// Each way frees a pool's memory while an ArrayBuffer that was moved, or marked, still reaches a slice.
     #[test]
     fn addresses_of_a_slice_outlive_its_pool_until_the_finalizer_has_run() {
         let ways: [fn(&Manager, &Arc<Pool>); 3] = [
@@ -289,7 +289,7 @@ mod tests {
             assert!(!slice.is_live());
             assert!(
                 chunk_memory.upgrade().is_some_and(|chunk_memory| chunk_memory.memory().is_none()),
-                "no memory, but its addresses"
+                "the memory is freed and its addresses are kept"
             );
             slice.finalize(Reachability::Unreachable);
             assert!(chunk_memory.upgrade().is_none());

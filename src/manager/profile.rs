@@ -1,4 +1,4 @@
-//! A manager's profile, and snapshots of what lives.
+//! A manager's profile, its snapshots and its suspected leaks.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
@@ -13,45 +13,45 @@ use crate::pool::{ChunkMap, Pool, PoolStats, SampledBlock};
 use crate::profile::{Options, Profile, Profiler};
 use crate::units::MemoryKind;
 
-/// What lives, all at (nearly) one time.
+/// All live memory at (nearly) one time.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// Every buffer, with the stack it was made at where it is sampled.
+    /// All buffers, each with the stack of the call that allocated it, if sampled.
     pub buffers: Vec<(Arc<Allocation>, Option<Arc<str>>)>,
-    /// Every named pool.
+    /// All named pools.
     pub pools: Vec<SnapshotPool>,
 }
 
 /// A pool in a [`Snapshot`].
 #[derive(Debug)]
 pub struct SnapshotPool {
-    /// Its name.
+    /// The pool's name.
     pub name: Arc<str>,
-    /// Of which memory.
+    /// The pool's kind of memory.
     pub kind: MemoryKind,
-    /// Its figures.
+    /// The pool's statistics.
     pub stats: PoolStats,
-    /// Its chunks and their blocks.
+    /// The pool's chunks, with their blocks.
     pub chunks: Vec<ChunkMap>,
-    /// Stacks of blocks, by their sample.
+    /// The stacks of sampled blocks, by sample.
     pub stacks: HashMap<Handle, Arc<str>>,
 }
 
-/// A block of a pool that lives, and where it was made.
+/// A live, sampled block of a pool.
 #[derive(Debug)]
 pub struct Sampled {
-    /// Its pool.
+    /// The block's pool.
     pub pool: Arc<Pool>,
-    /// What and where it is.
+    /// The block's address and sizes.
     pub block: SampledBlock,
-    /// When it was made.
+    /// The time of the allocation.
     pub at: SystemTime,
-    /// Where in the program.
+    /// The stack of the call that allocated the block.
     pub stack: Option<Arc<str>>,
 }
 
 impl Manager {
-    /// Begins to record; what was recorded before is forgotten.
+    /// Starts a profile, and discards the previous one.
     pub fn start_profiling(&self, options: Options) {
         let profiler = Profiler::new(options);
         *self.profiling.profiler() = Some(Arc::clone(&profiler));
@@ -61,7 +61,7 @@ impl Manager {
         self.pools().iter().for_each(|pool| pool.record(Some(&profiler)));
     }
 
-    /// Records nothing any more; the profile stays.
+    /// Ends the profile, which can still be read.
     pub fn stop_profiling(&self) {
         self.profiling.on.store(false, Ordering::Relaxed);
         self.accounting.record(None);
@@ -71,12 +71,12 @@ impl Manager {
         }
     }
 
-    /// Whether it records.
+    /// Returns whether a profile is running.
     pub fn is_profiling(&self) -> bool {
         self.profiling.on.load(Ordering::Relaxed)
     }
 
-    /// What was recorded, now or last, with the events if they are wanted; `None` before the first time.
+    /// Returns the running or the last profile, with events on request, or `None` before the first.
     pub fn profile(&self, with_events: bool) -> Option<Profile> {
         let profiler = self.profiling.profiler().clone()?;
         let pools = self.pools();
@@ -85,7 +85,7 @@ impl Manager {
         Some(profiler.profile(recordings, with_events))
     }
 
-    /// Where in the program that allocation was made, if it is sampled.
+    /// Returns the stack of the call that made the allocation, if sampled.
     pub fn stack_of(&self, allocation: &Allocation) -> Option<Arc<str>> {
         let profiler = self.profiling.recording()?;
         let sample = self.accounting.sample(allocation.id).or_else(|| block_sample(allocation))?;
@@ -93,7 +93,7 @@ impl Manager {
         stack
     }
 
-    /// What lives.
+    /// Lists all live buffers and pools.
     pub fn snapshot(&self) -> Snapshot {
         let profiler = self.profiling.recording();
         let stack = |sample: Handle| profiler.as_ref()?.sites().stack(sample);
@@ -119,7 +119,7 @@ impl Manager {
         Snapshot { buffers, pools: pools.collect() }
     }
 
-    /// Buffers, and sampled blocks, that are older than `age` and that nobody has been told of: each of them once.
+    /// Returns the buffers and sampled blocks that are older than `age`. Reports each of them once in a profile.
     pub fn leaks(&self, age: Duration) -> (Vec<Arc<Allocation>>, Vec<Sampled>) {
         let Some(profiler) = self.profiling.recording() else { return Default::default() };
         let Some(latest) = SystemTime::now().checked_sub(age) else { return Default::default() };
@@ -145,17 +145,17 @@ impl Manager {
         reported.blocks.retain(|sample| alive.contains(sample));
         let blocks = sampled.into_iter().filter(|sampled| sampled.at <= latest);
         let blocks: Vec<_> = blocks.filter(|sampled| reported.blocks.insert(sampled.block.sample)).collect();
-        // A block whose ArrayBuffer was made is a buffer too, and told of as that.
+        // A block with an ArrayBuffer is among the buffers.
         let blocks = blocks.into_iter().filter(|sampled| Allocation::at(sampled.block.slice.address).next().is_none());
         (buffers, blocks.collect())
     }
 
-    /// How many samples this thread took for this manager, of which it has to tell the stack.
+    /// Counts the samples of this thread that need a stack.
     pub fn pending_samples(&self) -> usize {
         self.profiling.recording().map_or(0, |profiler| profiler.pending())
     }
 
-    /// Where in the program they were taken.
+    /// Sets the stack of all samples that [`pending_samples`](Self::pending_samples) counts.
     pub fn attribute(&self, stack: &str) {
         if let Some(profiler) = self.profiling.recording() {
             let samples = profiler.take_pending();
@@ -164,7 +164,7 @@ impl Manager {
         }
     }
 
-    /// A new pool is recorded like the others.
+    /// Starts to record a new pool, if a profile is running.
     pub(super) fn record_pool(&self, pool: &Pool) {
         if let Some(profiler) = self.profiling.recording() {
             pool.record(Some(&profiler));
@@ -172,7 +172,7 @@ impl Manager {
     }
 }
 
-/// As what the block is sampled that the allocation is the ArrayBuffer of.
+/// Returns the sample of a block, by the allocation of its ArrayBuffer.
 fn block_sample(allocation: &Allocation) -> Option<Handle> {
     allocation.pool.as_ref()?;
     let (pool, slice) = allocation.place()?;

@@ -1,4 +1,4 @@
-//! Which profiler of a manager records, and which leaks were reported.
+//! The profiler of a manager, and the leaks that were reported.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,25 +10,26 @@ use crate::handle::Handle;
 use crate::profile::Profiler;
 use crate::sync::{Mutex, MutexGuard};
 
-/// The profiler that records, or that did last.
+/// The running or the last profiler, and its reported leaks.
 #[derive(Debug, Default)]
 pub(super) struct Profiling {
-    /// One records.
+    /// Whether a profile is running.
     pub(super) on: AtomicBool,
     profiler: Mutex<Option<Arc<Profiler>>>,
-    /// Leaks that were told of.
     reported: Mutex<ReportedLeaks>,
 }
 
+/// The leaks that were reported in this profile.
 #[derive(Debug, Default)]
 pub(super) struct ReportedLeaks {
+    /// Buffers, by allocation.
     pub(super) buffers: HashSet<Handle>,
-    /// By sample.
+    /// Blocks, by sample.
     pub(super) blocks: HashSet<Handle>,
 }
 
 impl Profiling {
-    /// Measures how long `allocate` takes, if anybody wants to know.
+    /// Runs `allocate`, and records its duration if a profile is running.
     pub(super) fn timed<T>(&self, allocate: impl FnOnce() -> Result<T>) -> Result<T> {
         if !self.on.load(Ordering::Relaxed) {
             return allocate();
@@ -41,11 +42,12 @@ impl Profiling {
         allocated
     }
 
-    /// The profiler that records.
+    /// Returns the running profiler.
     pub(super) fn recording(&self) -> Option<Arc<Profiler>> {
         self.on.load(Ordering::Relaxed).then(|| self.profiler().clone()).flatten()
     }
 
+    /// Locks the running or the last profiler.
     pub(super) fn profiler(&self) -> MutexGuard<'_, Option<Arc<Profiler>>> {
         self.profiler.lock()
     }

@@ -1,4 +1,4 @@
-//! Memory that a manager keeps free for others.
+//! [`Reservation`]: memory that a manager keeps free for other libraries.
 
 use std::sync::Arc;
 
@@ -6,16 +6,17 @@ use crate::accounting::Account;
 use crate::device::SetAside;
 use crate::units::MemoryKind;
 
-/// Memory that somebody else will take, or has taken: the RKLLM runtime's weights first of all. CountedBytes under
-/// limits and in its IOMMU domain; what the kernel says is available is not touched, for it sees whatever the others
-/// take.
+/// Memory that another library in this process allocates, first of all the RKLLM runtime for its weights.
+///
+/// A reservation counts under limits and in its IOMMU domain. The kernel's own figures of available memory stay as they
+/// are, because they include the other library's allocations.
 #[derive(Debug)]
 pub struct Reservation {
-    /// Which memory.
+    /// The kind of memory.
     pub kind: MemoryKind,
     /// Free text for accounting.
     pub tag: Option<Arc<str>>,
-    /// Bytes.
+    /// The bytes reserved.
     pub size: u64,
     pub(super) account: Account,
     pub(super) _domain: Option<SetAside>,

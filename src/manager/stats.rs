@@ -1,4 +1,4 @@
-//! A manager's figures: what its accounting, its pools, the driver and the kernel say.
+//! A manager's statistics, from its accounting, its pools, the driver and the kernel.
 
 use std::sync::Arc;
 
@@ -11,102 +11,102 @@ use crate::sys::proc::{Cgroup, Gauge, MemInfo, Pressure};
 use crate::sys::ram::Ram;
 use crate::units::MemoryKind;
 
-/// NPU memory in figures; bytes.
+/// Statistics of NPU memory, in bytes.
 #[derive(Clone, Debug)]
 pub struct NpuStats {
-    /// What was asked for and given.
+    /// Counters of allocations, pools' slices included.
     pub counters: Counters,
-    /// What the NPU can address and the machine could give, whichever binds.
+    /// The smaller of the NPU's address space and the machine's memory.
     pub total: u64,
-    /// What of it is free.
+    /// The bytes that can still be allocated.
     pub available: u64,
     /// Kernel objects behind the allocations, those of pools and slabs included.
     pub objects: u64,
-    /// All slabs together: bytes in them, bytes in slices that live, writes after a free.
+    /// All slabs together.
     pub slabs: SlabStats,
-    /// Freed here, not yet given back by the driver.
+    /// Freed bytes that the driver has not taken back yet.
     pub pending_free: u64,
     /// Objects that the driver failed to take back, and their bytes.
     pub lost: (u64, u64),
-    /// The most there may be.
+    /// The user's limit of NPU memory.
     pub limit: Option<u64>,
-    /// Each IOMMU domain.
+    /// The IOMMU domains, by number.
     pub domains: Vec<DomainStats>,
-    /// NPU buffers mapped in this process by anyone.
+    /// Bytes of NPU buffers mapped in this process, those of other libraries included.
     pub process_mapped: Option<u64>,
-    /// SRAM nobody uses.
+    /// Free SRAM.
     pub sram_free: u64,
-    /// Contiguous memory, all and free.
+    /// Contiguous memory: all bytes, and the free ones.
     pub cma: Option<(u64, u64)>,
-    /// Per cent per core.
+    /// The load of each core, in per cent.
     pub load: Option<Vec<f64>>,
 }
 
-/// An IOMMU domain; bytes.
+/// Statistics of an IOMMU domain, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DomainStats {
-    /// What it addresses.
+    /// The size of the domain.
     pub total: u64,
-    /// What of it this process holds.
+    /// Bytes allocated by this process.
     pub used: u64,
-    /// What of it is set aside for others.
+    /// Bytes reserved for other libraries.
     pub for_others: u64,
 }
 
 impl DomainStats {
-    /// What nobody holds.
+    /// Returns the bytes neither allocated nor reserved.
     pub fn free(&self) -> u64 {
         self.total.saturating_sub(self.used + self.for_others)
     }
 }
 
-/// All slabs together; bytes.
+/// Statistics of all slabs together, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SlabStats {
-    /// In slabs.
+    /// Bytes of slabs.
     pub reserved: u64,
-    /// In slices that live.
+    /// Bytes of live slices.
     pub allocated: u64,
-    /// Slices that were written to after they were freed; only with a delay can anybody tell.
+    /// The number of slices written after their free. Detected only if frees are delayed.
     pub late_writes: u64,
 }
 
-/// System memory in figures; bytes.
+/// Statistics of system memory, in bytes.
 #[derive(Clone, Debug)]
 pub struct SystemStats {
-    /// What was asked for and given.
+    /// Counters of allocations, pools' slices included.
     pub counters: Counters,
-    /// The most there may be.
+    /// The user's limit of system memory.
     pub limit: Option<u64>,
     /// The machine's memory.
     pub memory: MemInfo,
-    /// Resident set of this process.
+    /// The resident set of this process.
     pub rss: u64,
-    /// The container's figures.
+    /// The figures of this process's cgroup.
     pub cgroup: Option<Cgroup>,
-    /// How much tasks wait for memory.
+    /// The time that tasks wait for memory.
     pub pressure: Option<Pressure>,
 }
 
-/// The one-look summary; bytes. Costs the same however many buffers are live.
+/// A cheap summary, in bytes. Its cost does not depend on the number of live buffers.
 #[derive(Clone, Copy, Debug)]
 pub struct Summary {
-    /// NPU memory.
+    /// Counters of NPU memory.
     pub npu: Counters,
-    /// What the NPU can address and the machine could give.
+    /// The smaller of the NPU's address space and the machine's memory.
     pub npu_total: u64,
-    /// System memory.
+    /// Counters of system memory.
     pub system: Counters,
-    /// RAM of the machine, or the cgroup's limit where that is less.
+    /// The machine's RAM, or the cgroup's limit if that is less.
     pub system_total: u64,
-    /// Bytes in the chunks of named pools.
+    /// Bytes of the chunks of named pools.
     pub pool_reserved: u64,
-    /// Bytes of them in slices that live.
+    /// Bytes of live slices in those chunks.
     pub pool_allocated: u64,
 }
 
 impl Manager {
-    /// The one-look summary.
+    /// Returns the summary.
     pub fn summary(&self) -> Summary {
         let pools: Vec<_> = self.pools().into_iter().map(|pool| (pool.kind(), pool.stats())).collect();
         let (npu, system) = self.accounting.read(|accounts| (accounts.npu, accounts.system));
@@ -120,7 +120,7 @@ impl Manager {
         }
     }
 
-    /// The figures of every named pool.
+    /// Returns the name, kind and statistics of every named pool.
     pub fn pool_stats(&self) -> Vec<(Arc<str>, MemoryKind, PoolStats)> {
         let named = self.pools().into_iter().filter_map(|pool| Some((Arc::clone(pool.public_name()?), pool)));
         named.map(|(name, pool)| (name, pool.kind(), pool.stats())).collect()
@@ -136,7 +136,7 @@ impl Manager {
         .collect()
     }
 
-    /// NPU memory in figures. Reads this process's mappings.
+    /// Returns the statistics of NPU memory. Reads this process's mappings.
     pub fn npu_stats(&self) -> NpuStats {
         let info = self.info();
         let domains: Vec<_> = self.domains();
@@ -144,7 +144,7 @@ impl Manager {
         let ram = Ram::read().map_or(0, |ram| ram.available);
         let gauges = self.device.backend().gauges(0);
         let cma = match info.kind {
-            // It plays its own area, and never takes from the machine's.
+            // The simulated device has an area of its own, apart from the machine's.
             Kind::Simulated if !info.iommu => Some(info.domain_bytes).zip(gauges.free),
             Kind::Simulated | Kind::Rocket => None,
             _ => memory.cma_total.zip(memory.cma_free),
@@ -186,7 +186,7 @@ impl Manager {
         }
     }
 
-    /// System memory in figures.
+    /// Returns the statistics of system memory.
     pub fn system_stats(&self) -> SystemStats {
         let pools: Vec<_> = self.pools().into_iter().map(|pool| (pool.kind(), pool.stats())).collect();
         SystemStats {
@@ -199,12 +199,12 @@ impl Manager {
         }
     }
 
-    /// Open file descriptors and mappings of this process, and their bounds.
+    /// Returns the numbers of open file descriptors and of mappings of this process, with their limits.
     pub fn process_gauges(&self) -> (Option<Gauge>, Option<Gauge>) {
         (self.proc.fds(), self.proc.maps())
     }
 
-    /// Bytes of NPU buffers mapped here, by this library or any other, recognised by their names.
+    /// Returns the bytes of NPU buffers mapped in this process, recognized by the names of their mappings.
     fn process_mapped(&self) -> Option<u64> {
         let info = self.info();
         match (info.kind, &info.path) {
@@ -221,7 +221,7 @@ impl Manager {
     }
 }
 
-/// The accounting has a pool's chunks as bytes taken; its slices are counted where they are cut.
+/// Adds the pools' counts of slices. The accounting has only the bytes of their chunks.
 fn with_pools(mut counters: Counters, kind: MemoryKind, pools: &[(MemoryKind, PoolStats)]) -> Counters {
     for (_, stats) in pools.iter().filter(|(of, _)| *of == kind) {
         counters.live += stats.live;
@@ -232,7 +232,7 @@ fn with_pools(mut counters: Counters, kind: MemoryKind, pools: &[(MemoryKind, Po
     counters
 }
 
-/// What the device can address in all; `None`: whatever RAM there is.
+/// Returns the bytes that the device can address, or `None` if only RAM limits them.
 pub(super) fn reach(info: &DeviceInfo) -> Option<u64> {
     match (info.iommu, info.domain_bytes) {
         (_, 0) => None,

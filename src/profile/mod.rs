@@ -132,7 +132,7 @@ impl Profiler {
         self.sites.lock()
     }
 
-    /// Records that an allocation took `ns`, which counts `times`.
+    /// Records that an allocation took `ns`, counted `times` times.
     pub fn record_latency(&self, ns: u64, times: u64) {
         self.latencies.lock().count(ns.max(1), times);
     }
