@@ -10,7 +10,7 @@ import ts from 'typescript'
 
 const STRICT = [
   'allocation', 'cli', 'core', 'devices', 'explain', 'index', 'inference', 'inspect', 'limits', 'manager-host',
-  'manager-options', 'metrics', 'models', 'pools', 'profiling', 'reclaim', 'replay', 'sharing', 'stats',
+  'manager-options', 'metrics', 'models', 'pools', 'profiling', 'reclaim', 'replay', 'report', 'sharing', 'stats',
 ]
 
 const root = fileURLToPath(new URL('..', import.meta.url))

@@ -13,34 +13,55 @@ const { invalid, shown } = require('../core/options.js')
 const RMM_COLUMNS = ['Thread', 'Time', 'Action', 'Pointer', 'Size', 'Stream']
 const EXTRA_COLUMNS = ['Type', 'TimeUs', 'Kind', 'Tag', 'Pool', 'Id']
 
+/**
+ * @typedef {import('../types/profiling.js').MemoryEvent} MemoryEvent
+ * @typedef {import('../types/profiling.js').MemoryProfile} MemoryProfile
+ */
+
+/** @type {MemoryEvent['type'][]} */
 const TYPES = ['allocate', 'free', 'fail', 'grow', 'trim', 'move', 'collect']
+/** @type {Record<string, MemoryEvent['type']>} */
 const TYPE_OF_ACTION = { allocate: 'allocate', free: 'free', 'allocate failure': 'fail' }
 
 const DAY_US = 24 * 3600e6
 
+/** @type {Record<string, string>} */
 const ESCAPES = { '\\': '\\\\', '\n': '\\n', '\r': '\\r' }
+/** @type {Record<string, string>} */
 const UNESCAPES = { '\\\\': '\\', '\\n': '\n', '\\r': '\r' }
 
-/** Writes a name: empty for none, in quotes if it is empty or has commas, quotes or blanks. */
+/**
+ * Writes a name: empty for none, in quotes if it is empty or has commas, quotes or blanks.
+ *
+ * @param {string | null | undefined} name
+ */
 function quoted(name) {
   if (name === null || name === undefined) return ''
   const line = name.replace(/[\\\n\r]/g, (character) => ESCAPES[character])
   return line === '' || /[",\s]/.test(line) ? `"${line.replaceAll('"', '""')}"` : line
 }
 
-/** Formats the time of day, UTC, as RMM does: "14:03:07.000250". */
+/**
+ * Formats the time of day, UTC, as RMM does: "14:03:07.000250".
+ *
+ * @param {number} us
+ */
 function timeOfDay(us) {
-  const two = (number) => String(Math.floor(number)).padStart(2, '0')
+  const two = (/** @type {number} */ number) => String(Math.floor(number)).padStart(2, '0')
   const time = Math.floor(us) % DAY_US
   const [hours, minutes, seconds] = [time / 3600e6, (time / 60e6) % 60, (time / 1e6) % 60].map(two)
   return `${hours}:${minutes}:${seconds}.${String(time % 1e6).padStart(6, '0')}`
 }
 
-/** Writes the events of a profile as a log. */
+/**
+ * Writes the events of a profile as a log.
+ *
+ * @param {Pick<MemoryProfile, 'events' | 'startedAt'>} profile
+ */
 function eventLog({ events, startedAt }) {
   const startUs = Math.round(startedAt * 1000)
   const live = new Set()
-  const actionOf = ({ type, id }) => {
+  const actionOf = (/** @type {MemoryEvent} */ { type, id }) => {
     if (type === 'allocate') {
       live.add(id)
       return 'allocate'
@@ -57,8 +78,13 @@ function eventLog({ events, startedAt }) {
 
 const FIELD = /(?:"((?:[^"]|"")*)"|([^",]*))(,|$)/y
 
-/** Splits one line into fields; an empty field without quotes is null. Returns null if a quote is out of place. */
+/**
+ * Splits one line into fields; an empty field without quotes is null. Returns null if a quote is out of place.
+ *
+ * @param {string} line
+ */
 function fieldsOf(line) {
+  /** @type {Array<string | null>} */
   const fields = []
   for (FIELD.lastIndex = 0; ;) {
     const match = FIELD.exec(line)
@@ -69,15 +95,24 @@ function fieldsOf(line) {
   }
 }
 
+/** @type {(name: string | null) => string | null} */
 const unescaped = (name) => name?.replace(/\\[\\nr]/g, (escape) => UNESCAPES[escape]) ?? null
 
-/** Parses a whole number, decimal or "0x..."; undefined otherwise. */
+/**
+ * Parses a whole number, decimal or "0x..."; undefined otherwise.
+ *
+ * @param {string | null} text
+ */
 function whole(text) {
   const number = /^(?:0x[\da-f]+|\d+)$/i.test(text ?? '') ? Number(text) : NaN
   return Number.isSafeInteger(number) ? number : undefined
 }
 
-/** Parses RMM's "HH:MM:SS.micros" (older: a colon before the micros) to µs since midnight; undefined otherwise. */
+/**
+ * Parses RMM's "HH:MM:SS.micros" (older: a colon before the micros) to µs since midnight; undefined otherwise.
+ *
+ * @param {string | null} text
+ */
 function clockUs(text) {
   const parts = /^(\d\d?):(\d\d):(\d\d)[.:](\d{6})$/.exec(text ?? '')
   if (parts === null) return undefined
@@ -89,13 +124,13 @@ function clockUs(text) {
  * Parses an event log of RMM or of this package. Without the column TimeUs, times are µs since the first event.
  *
  * @param {string} text
- * @returns {object[]} MemoryEvents
+ * @returns {MemoryEvent[]}
  */
 function parseEventLog(text) {
   if (typeof text !== 'string') throw invalid(`parseEventLog: the log must be a string, not ${shown(text)}`)
   const lines = text.replace(/^\uFEFF/, '').split(/\r?\n/)
   while (lines.at(-1) === '') lines.pop()
-  const bad = (at, what) =>
+  const bad = (/** @type {number} */ at, /** @type {string} */ what) =>
     memoryError('ERR_OUT_OF_RANGE', `line ${at + 1} of the event log: ${what}`, {
       hint: `a log starts with ${RMM_COLUMNS.join()}, as RMM's logging adaptor and a .csv report write it`,
     })
@@ -110,15 +145,20 @@ function parseEventLog(text) {
     const fields = fieldsOf(line)
     if (fields === null) throw bad(at, 'a quote is out of place')
     if (fields.length !== header.length) throw bad(at, `${fields.length} fields, not ${header.length}`)
-    const field = (name) => (columns[name] === -1 ? null : fields[columns[name]])
+    const field = (/** @type {string} */ name) => (columns[name] === -1 ? null : fields[columns[name]])
+    /** @type {(name: string, fallback?: number) => number} */
     const number = (name, fallback) => {
       const value = fallback !== undefined && field(name) === null ? fallback : whole(field(name))
       if (value === undefined) throw bad(at, `${name} is ${shown(field(name))}; it must be a whole number below 2^53`)
       return value
     }
+    /** @type {<T extends string>(name: string, allowed: T[], value: string | null) => T} */
     const oneOf = (name, allowed, value) => {
-      if (!allowed.includes(value)) throw bad(at, `${name} is ${shown(value)}; it must be one of ${allowed.join(', ')}`)
-      return value
+      const found = allowed.find((one) => one === value)
+      if (found === undefined) {
+        throw bad(at, `${name} is ${shown(value)}; it must be one of ${allowed.join(', ')}`)
+      }
+      return found
     }
     const action = oneOf('Action', Object.keys(TYPE_OF_ACTION), field('Action'))
     const day = clockUs(field('Time'))
@@ -140,10 +180,12 @@ function parseEventLog(text) {
 
 /** Converts times of day to µs since the first. A log may pass midnight, and threads may be slightly out of order. */
 function dayClock() {
+  /** @type {number | undefined} */
   let first
+  /** @type {number | undefined} */
   let last
   let days = 0
-  return (time) => {
+  return (/** @type {number} */ time) => {
     first ??= time
     last ??= time
     if (last - time > DAY_US / 2) days++

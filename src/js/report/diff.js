@@ -5,6 +5,18 @@
 const { invalid, outOfRange, shown } = require('../core/options.js')
 const { holders } = require('./holders.js')
 
+/**
+ * @typedef {import('../types/report.js').MemorySnapshot} MemorySnapshot
+ * @typedef {import('../types/report.js').MemoryHolder} MemoryHolder
+ * @typedef {import('../types/report.js').Growth} Growth
+ * @typedef {import('../types/report.js').SnapshotDiff} SnapshotDiff
+ * @typedef {import('./holders.js').Holder} Holder
+ */
+
+/**
+ * @param {string} name
+ * @param {any} value
+ */
 function checkSnapshot(name, value) {
   if (typeof value !== 'object' || value === null)
     throw invalid(`diffSnapshots: ${name} must be a snapshot, not ${shown(value)}`)
@@ -26,12 +38,22 @@ function checkSnapshot(name, value) {
   return value
 }
 
-/** Sums bytes and counts by key in both snapshots, sorted by growth. */
-function growth(name, keyOf, before, after) {
+/**
+ * Sums bytes and counts by key in both snapshots, sorted by growth.
+ *
+ * @template {'tag' | 'stack' | 'pool' | 'kind'} Name
+ * @param {Name} name
+ * @param {Holder[]} before
+ * @param {Holder[]} after
+ * @returns {Array<Growth & Pick<Holder, Name>>}
+ */
+function growth(name, before, after) {
+  /** @type {Map<unknown, any>} */
   const groups = new Map()
+  /** @type {(list: Holder[], bytes: 'before' | 'after', number: 'countBefore' | 'countAfter') => void} */
   const count = (list, bytes, number) => {
     for (const holder of list) {
-      const key = keyOf(holder)
+      const key = holder[name]
       let group = groups.get(key)
       if (group === undefined)
         groups.set(key, (group = { [name]: key, before: 0, after: 0, growth: 0, countBefore: 0, countAfter: 0 }))
@@ -45,12 +67,17 @@ function growth(name, keyOf, before, after) {
   return [...groups.values()].sort((a, b) => b.growth - a.growth || b.after - a.after)
 }
 
-/** Returns a holder without the field that only the report's page needs. */
+/** @type {(holder: Holder) => MemoryHolder} Returns a holder without the field that only the report's page needs. */
 const plain = ({ buffer, ...holder }) => holder
 
-/** Identifies a holder. The id alone is not enough: a new block at the same address has the same id. */
+/**
+ * Identifies a holder. The id alone is not enough: a new block at the same address has the same id.
+ *
+ * @param {Holder} holder
+ */
 const identity = ({ id, size, allocatedAt }) => `${id}:${size}:${allocatedAt}`
 
+/** @type {(list: Holder[], others: Holder[]) => MemoryHolder[]} */
 const without = (list, others) => {
   const known = new Set(others.map(identity))
   return list
@@ -62,23 +89,23 @@ const without = (list, others) => {
 /**
  * Compares two snapshots, `a` before `b`.
  *
- * @param {object} a
- * @param {object} b
+ * @param {MemorySnapshot} a
+ * @param {MemorySnapshot} b
+ * @returns {SnapshotDiff}
  */
 function diffSnapshots(a, b) {
   checkSnapshot('the first argument', a)
   checkSnapshot('the second argument', b)
   const [before, after] = [holders(a), holders(b)]
-  const by = (name, keyOf) => growth(name, keyOf, before, after)
   return {
     elapsedMs: b.takenAt - a.takenAt,
     npuUsed: b.stats.npuUsed - a.stats.npuUsed,
     systemUsed: b.stats.systemUsed - a.stats.systemUsed,
     poolReserved: b.stats.poolReserved - a.stats.poolReserved,
-    byTag: by('tag', ({ tag }) => tag),
-    bySite: by('stack', ({ stack }) => stack),
-    byPool: by('pool', ({ pool }) => pool),
-    byKind: by('kind', ({ kind }) => kind),
+    byTag: growth('tag', before, after),
+    bySite: growth('stack', before, after),
+    byPool: growth('pool', before, after),
+    byKind: growth('kind', before, after),
     added: without(after, before),
     gone: without(before, after),
   }

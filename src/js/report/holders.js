@@ -3,12 +3,19 @@
 // Lists the holders of memory in a snapshot, each once: buffers, and pool blocks without an ArrayBuffer.
 
 /**
- * @typedef {{id: number, kind: string, size: number, tag: string | null, pool: string | null, stack: string | null,
- *   allocatedAt: number | null, buffer: object | null}} Holder
+ * A holder, and the buffer if it is one.
+ *
+ * @typedef {import('../types/report.js').MemoryHolder & {
+ *   buffer: import('../types/allocations.js').BufferInfo | null,
+ * }} Holder
  */
 
-/** @returns {Holder[]} */
+/**
+ * @param {Pick<import('../types/report.js').MemorySnapshot, 'buffers' | 'pools'>} snapshot
+ * @returns {Holder[]}
+ */
 function holders({ buffers, pools }) {
+  /** @type {Holder[]} */
   const all = buffers.map((buffer) => {
     const { id, kind, size, tag, pool, stack = null, allocatedAt } = buffer
     return { id, kind, size, tag, pool, stack, allocatedAt, buffer }

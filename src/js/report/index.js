@@ -13,19 +13,34 @@ const { pprof } = require('./pprof.js')
 const { trace } = require('./trace.js')
 const { replaceFile } = require('./write.js')
 
-/** Extension → a function that makes the content. Longer extensions come first: a trace is not plain JSON. */
-const FORMATS = new Map([
+/**
+ * The data that formats are made of.
+ *
+ * @typedef {object} Source
+ * @property {() => import('../types/report.js').MemorySnapshot} snapshot
+ * @property {() => import('../types/profiling.js').MemoryProfile} profile
+ * @property {() => string} metrics
+ */
+/** @typedef {(source: Source) => string | Uint8Array | Promise<Uint8Array>} Render */
+
+/**
+ * Extension → a function that makes the content. Longer extensions come first: a trace is not plain JSON.
+ *
+ * @type {[extension: string, render: Render][]}
+ */
+const FORMATS = [
   ['.trace.json', (source) => trace(source.profile())],
   ['.pb.gz', (source) => pprof(source.profile())],
   ['.html', (source) => page(source.snapshot(), source.profile())],
   ['.json', (source) => json(source.snapshot(), source.profile())],
   ['.csv', (source) => eventLog(source.profile())],
   ['.prom', (source) => source.metrics()],
-])
+]
 
 /** The extensions of all formats. */
 const REPORT_FORMATS = Object.freeze(['.html', '.json', '.csv', '.pb.gz', '.trace.json', '.prom'])
 
+/** @param {unknown} path */
 function formatOf(path) {
   if (typeof path !== 'string') throw invalid(`writeReport: the path must be a string, not ${shown(path)}`)
   if (path === '' || path.includes('\0')) throw invalid(`writeReport: ${shown(path)} is not a path`)
@@ -42,7 +57,7 @@ function formatOf(path) {
  * Writes a report. A reader of `path` sees the old file or the complete new one.
  *
  * @param {string} path
- * @param {{snapshot(): object, profile(): object, metrics(): string}} source
+ * @param {Source} source
  */
 async function writeReport(path, source) {
   const render = formatOf(path)

@@ -12,8 +12,9 @@ const MAX_EVENTS = 50_000
 
 /** Collects strings, each once; `indexOf` returns a string's index, -1 for none. */
 function stringTable() {
+  /** @type {Map<string, number>} */
   const indices = new Map()
-  const indexOf = (text) => {
+  const indexOf = (/** @type {string | null | undefined} */ text) => {
     if (text === null || text === undefined) return -1
     let index = indices.get(text)
     if (index === undefined) indices.set(text, (index = indices.size))
@@ -22,22 +23,38 @@ function stringTable() {
   return { indexOf, list: () => [...indices.keys()] }
 }
 
-/** Makes columns of rows: each maker maps a row to the column's value. */
+/**
+ * Makes columns of rows: each maker maps a row to the column's value.
+ *
+ * @type {<Row>(rows: Row[], makers: Record<string, (row: Row) => unknown>) => Record<string, unknown[]>}
+ */
 const columns = (rows, makers) =>
   Object.fromEntries(Object.entries(makers).map(([name, make]) => [name, rows.map(make)]))
 
+/** @type {(address: bigint | string | null | undefined) => unknown} */
 const hex = (address) => (address === null || address === undefined ? null : plain('', address))
 
+/** @typedef {{ kind: string, tag: string | null, pool: string | null }} Named */
+/** @typedef {Pick<import('./holders.js').Holder, 'id' | 'size' | 'stack' | 'allocatedAt' | 'buffer'> & Named} Held */
+
+/**
+ * @param {import('../types/report.js').MemorySnapshot} snapshot
+ * @param {import('../types/profiling.js').MemoryProfile} profile
+ */
 function pageData(snapshot, profile) {
   const { indexOf, list } = stringTable()
-  const named = { kind: ({ kind }) => indexOf(kind), tag: ({ tag }) => indexOf(tag), pool: ({ pool }) => indexOf(pool) }
-  const facts = (holder) => {
+  const named = {
+    kind: (/** @type {Named} */ { kind }) => indexOf(kind),
+    tag: (/** @type {Pick<Named, 'tag'>} */ { tag }) => indexOf(tag),
+    pool: (/** @type {Named} */ { pool }) => indexOf(pool),
+  }
+  const facts = (/** @type {Held} */ holder) => {
     const { buffer } = holder
     if (buffer === null) return null
     const { address, deviceAddress, reservedSize, iommuDomain, dedicated, imported, shared, cacheable } = buffer
     return [hex(address), hex(deviceAddress), reservedSize, iommuDomain, +dedicated, +imported, +shared, +cacheable]
   }
-  const held = (rows) =>
+  const held = (/** @type {Held[]} */ rows) =>
     columns(rows, {
       ...named,
       id: ({ id }) => id,

@@ -13,26 +13,35 @@ const { pageData } = require('./page-data.js')
 /** The scripts in the order of their dependencies; the page runs them as one function. */
 const SCRIPTS = ['base', 'table', 'overview', 'timeline', 'pools', 'flame', 'holders', 'events', 'main']
 
+/** @type {{ script: string, policy: string } | undefined} */
 let assets
 
 function load() {
   const parts = SCRIPTS.map((name) => readFileSync(join(__dirname, 'page', `${name}.client.js`), 'utf8'))
   const script = `(() => {\n'use strict'\n${parts.join('\n')}})()\n`
-  const hash = (text) => `'sha256-${createHash('sha256').update(text).digest('base64')}'`
+  const hash = (/** @type {string} */ text) => `'sha256-${createHash('sha256').update(text).digest('base64')}'`
   const policy =
     `default-src 'none'; img-src data:; script-src ${hash(script)}; style-src ${hash(css)}; base-uri 'none'; ` +
     `form-action 'none'`
   return { script, policy }
 }
 
-/** Encodes JSON so that no string in it can end the script element. */
+/**
+ * Encodes JSON so that no string in it can end the script element.
+ *
+ * @param {unknown} value
+ */
 const embedded = (value) =>
   JSON.stringify(value).replace(
     /[<\u2028\u2029]/g,
     (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
   )
 
-/** @returns {string} */
+/**
+ * @param {import('../types/report.js').MemorySnapshot} snapshot
+ * @param {import('../types/profiling.js').MemoryProfile} profile
+ * @returns {string}
+ */
 function page(snapshot, profile) {
   assets ??= load()
   return `<!doctype html>

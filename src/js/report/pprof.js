@@ -7,6 +7,7 @@ const { promisify } = require('node:util')
 const gzip = promisify(require('node:zlib').gzip)
 const { framesOf } = require('./frames.js')
 
+/** @type {[type: string, unit: string, figure: 'liveBytes' | 'liveCount' | 'totalBytes' | 'totalCount'][]} */
 const SAMPLE_TYPES = [
   ['inuse_space', 'bytes', 'liveBytes'],
   ['inuse_objects', 'count', 'liveCount'],
@@ -14,24 +15,38 @@ const SAMPLE_TYPES = [
   ['alloc_objects', 'count', 'totalCount'],
 ]
 
-/** Encodes seven bits per byte, the lowest first. */
+/**
+ * Encodes seven bits per byte, the lowest first.
+ *
+ * @param {number | bigint} value
+ */
 function varint(value) {
+  /** @type {number[]} */
   const bytes = []
   let rest = BigInt(value)
   for (; rest > 127n; rest >>= 7n) bytes.push(Number(rest & 127n) | 128)
   return [...bytes, Number(rest)]
 }
 
+/** @type {(field: number, value: number | bigint) => number[]} */
 const number = (field, value) => (value === 0 ? [] : [...varint(field << 3), ...varint(value)])
+/** @type {(field: number, content: number[] | Uint8Array) => number[]} */
 const bytes = (field, content) => [...varint((field << 3) | 2), ...varint(content.length), ...content]
+/** @type {(field: number, values: number[]) => number[]} */
 const packed = (field, values) => bytes(field, values.flatMap(varint))
 
 /** Numbers objects by key, from 1 in the order of their first use. */
 function numbered() {
+  /** @type {Map<string, number>} */
   const numbers = new Map()
+  /** @type {number[][]} */
   const list = []
   return {
     list,
+    /**
+     * @param {string} key
+     * @param {(number: number) => number[]} make
+     */
     of(key, make) {
       let found = numbers.get(key)
       if (found === undefined) {
@@ -44,18 +59,27 @@ function numbered() {
   }
 }
 
-/** @returns {Promise<Buffer>} gzipped, as the format demands */
+/**
+ * @param {import('../types/profiling.js').MemoryProfile} profile
+ * @returns {Promise<Buffer>} gzipped, as the format demands
+ */
 function pprof({ callSites, startedAt, durationMs, sampleInterval = 0 }) {
   const strings = new Map([['', 0]])
-  const text = (value) => {
-    if (!strings.has(value)) strings.set(value, strings.size)
-    return strings.get(value)
+  const text = (/** @type {string} */ value) => {
+    const known = strings.get(value)
+    if (known !== undefined) return known
+    const index = strings.size
+    strings.set(value, index)
+    return index
   }
-  const valueType = (type, unit) => [...number(1, text(type)), ...number(2, text(unit))]
+  const valueType = (/** @type {string} */ type, /** @type {string} */ unit) => [
+    ...number(1, text(type)),
+    ...number(2, text(unit)),
+  ]
   const functions = numbered()
   const locations = numbered()
 
-  const location = ({ name, file, line }) =>
+  const location = (/** @type {ReturnType<typeof framesOf>[number]} */ { name, file, line }) =>
     locations.of(`${name}\n${file}\n${line}`, (id) => {
       const functionId = functions.of(`${name}\n${file}`, (id) =>
         bytes(5, [...number(1, id), ...number(2, text(name)), ...number(3, text(name)), ...number(4, text(file))]),

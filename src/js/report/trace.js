@@ -3,18 +3,23 @@
 // Writes the trace event format, which Perfetto and chrome://tracing open: counters, and a bar for each allocation's
 // lifetime.
 
+/** @type {[name: string, figure: 'npuUsed' | 'systemUsed' | 'poolReserved'][]} */
 const COUNTERS = [
   ['NPU used', 'npuUsed'],
   ['System used', 'systemUsed'],
   ['Pools reserved', 'poolReserved'],
 ]
 
-/** @returns {string} */
+/**
+ * @param {import('../types/profiling.js').MemoryProfile} profile
+ * @returns {string}
+ */
 function trace({ events, timeline, startedAt, droppedEvents }) {
   const pid = process.pid
   const threads = new Set([0])
+  /** @type {object[]} */
   const traceEvents = []
-  const emit = (event) => traceEvents.push({ pid, ...event })
+  const emit = (/** @type {object} */ event) => traceEvents.push({ pid, ...event })
 
   for (const point of timeline) {
     for (const [name, figure] of COUNTERS) {

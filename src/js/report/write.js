@@ -8,8 +8,10 @@ const { dirname, join } = require('node:path')
 const { memoryError } = require('../core/errors.js')
 const { shown } = require('../core/options.js')
 
+/** @type {Record<string, import('../types/errors.js').MemoryErrorCode>} */
 const CODES = { EMFILE: 'ERR_TOO_MANY_FDS', ENFILE: 'ERR_TOO_MANY_FDS', ENOMEM: 'ERR_OUT_OF_MEMORY' }
 
+/** @type {Record<string, string>} */
 const HINTS = {
   ENOENT: 'create its directory first',
   ENOTDIR: 'a part of the path is a file, not a directory',
@@ -22,15 +24,19 @@ const HINTS = {
   EMFILE: 'close descriptors, or raise the limit (ulimit -n)',
 }
 
+/**
+ * @param {string} path
+ * @param {NodeJS.ErrnoException} error
+ */
 function failed(path, error) {
-  const { code, errno, syscall } = error
+  const { code = '', errno, syscall } = error
   if (syscall === undefined && errno === undefined) return error
   const figures = { path, syscall, errno: typeof errno === 'number' ? Math.abs(errno) : undefined, hint: HINTS[code] }
-  for (const [name, figure] of Object.entries(figures)) if (figure === undefined) delete figures[name]
+  const known = Object.fromEntries(Object.entries(figures).filter(([, figure]) => figure !== undefined))
   return memoryError(
     CODES[code] ?? 'ERR_DEVICE_IO',
-    `the report ${shown(path)} cannot be written: ${code ?? error.message}`,
-    figures,
+    `the report ${shown(path)} cannot be written: ${code || error.message}`,
+    known,
     {
       cause: error,
     },
@@ -57,7 +63,7 @@ async function replaceFile(path, content) {
       await file.close().catch(() => {})
       await unlink(draft).catch(() => {})
     }
-    throw failed(path, error)
+    throw failed(path, /** @type {NodeJS.ErrnoException} */ (error))
   }
 }
 

@@ -2,11 +2,13 @@
 
 // The page's frame, which the scripts fill.
 
+/** @type {(id: string, title: string, note: string, content: string) => string} */
 const section = (id, title, note, content) => `<section id="${id}" class="panel" aria-labelledby="${id}-title">
 <div class="panel-head"><h2 id="${id}-title">${title}</h2><p class="note" id="${id}-note">${note}</p></div>
 ${content}
 </section>`
 
+/** @type {(id: string, label: string) => string} */
 const search = (id, label) => `<label class="search"><span class="hidden">${label}</span><input
  id="${id}" type="search" placeholder="${label}" autocomplete="off" spellcheck="false"></label>`
 
