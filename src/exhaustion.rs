@@ -50,8 +50,8 @@ impl ErrorCode {
     }
 }
 
-/// Runs `attempt`. If it fails because the kernel has no more, and `make_room` gives something back to it, runs `attempt`
-/// once more.
+/// Runs `attempt`. If it fails because the kernel has no more, and `make_room` gives something back to it, runs
+/// `attempt` once more.
 ///
 /// Errors: those of `attempt`.
 pub fn retry_with_room<T>(mut attempt: impl FnMut() -> Result<T>, make_room: impl FnOnce() -> bool) -> Result<T> {
