@@ -53,9 +53,11 @@ process.exit(survived === 0 ? 0 : 1)
 function tryRoom(name) {
   const { modules, suites } = rooms[name]
   const tree = join(root, 'target', 'mutants', name)
-  writePackage(name, tree)
+  const imported = writePackage(name, tree)
   const glob = (module) => (statSync(pathOf(module)).isFile() ? `src/${module}.rs` : `src/${module}/**`)
   const filters = [...modules.map((module) => `${module}::`), ...suites.map((suite) => `${suite}_suite::`)]
+  // A filter is any part of a test's path: `pool::` would run the tests of `sys::thread_pool::` as well.
+  filters.push(...imported.filter((module) => !modules.includes(module)).flatMap((module) => ['--skip', `${module}::`]))
   // A filter is a part of a name: `pool::` is one of `sys::thread_pool::`, whose tests panic by design.
   filters.push('--skip', 'sys::')
   const command = ['mutants', '--in-place', '--no-shuffle', '--colors', 'never']
@@ -84,7 +86,7 @@ function report(name, outcomes, killedBefore) {
   return missed.length
 }
 
-/** Writes a package of the room, of all that it imports, and of its tests. */
+/** Writes a package of the room, of all that it imports, and of its tests; returns its modules. */
 function writePackage(name, tree) {
   const { modules, suites } = rooms[name]
   for (const part of ['src', 'tests']) {
@@ -105,6 +107,7 @@ function writePackage(name, tree) {
   writeFileSync(join(tree, 'src', 'lib.rs'), `${library.join('\n')}\n`)
   writeFileSync(join(tree, 'Cargo.toml'), manifest())
   copy(join(root, 'Cargo.lock'), join(tree, 'Cargo.lock'))
+  return imported
 }
 
 /** The crate's manifest without the binding: one library, quick to build, with all tests in it. */
