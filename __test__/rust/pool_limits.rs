@@ -317,6 +317,24 @@ fn only_bytes_of_an_earlier_slice_are_zeroed() {
 }
 
 #[test]
+fn freed_bytes_stay_as_they_are_where_no_free_is_delayed() {
+    let pool = pool(layout(MIB, MIB, MIB));
+    let slice = pool.allocate(256, 64).unwrap();
+    fill(&pool, &slice, 7);
+    pool.free(slice.chunk, slice.region).unwrap();
+    assert_eq!(read(&pool, &slice, 256), vec![7; 256]);
+}
+
+#[test]
+fn a_slice_lies_where_its_memory_is_mapped() {
+    let pool = pool(layout(MIB, MIB, MIB));
+    let slices = [(); 2].map(|()| pool.allocate(256, 64).unwrap());
+    let chunk = pool.chunk_memory(slices[0].chunk).unwrap();
+    let mapped = chunk.memory().unwrap().mapping().address() as usize;
+    assert_eq!((chunk.base(), slices[0].address, slices[1].address), (mapped, mapped, mapped + 256));
+}
+
+#[test]
 fn of_memory_that_came_dirty_all_bytes_are_zeroed() {
     let (_backend, device) = simulated(Options::default());
     let source = Source::Npu { device, request: Request::plain(1), dirty: true };
@@ -336,7 +354,9 @@ fn memory_that_others_hold_outlives_its_pool() {
     let (held, other) = (pool.allocate(MIB, 64).unwrap(), pool.allocate(MIB, 64).unwrap());
     let chunk_memory = pool.chunk_memory(held.chunk).unwrap();
     assert_eq!(chunk_memory.base(), held.address);
-    assert!(!chunk_memory.is_retained());
+    assert!(chunk_memory.retain());
+    chunk_memory.release();
+    assert!(!chunk_memory.is_retained() && chunk_memory.memory().is_some(), "the pool has it still");
     assert!(chunk_memory.retain() && chunk_memory.retain() && chunk_memory.is_retained());
     // A reset that could keep the chunk gives it up all the same: others share a slice of it.
     pool.reset(|_| true).unwrap();

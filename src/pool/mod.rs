@@ -453,3 +453,47 @@ impl Pool {
         self.state.lock()
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::device::memory::PageOptions;
+    use crate::units::MIB;
+
+    fn pool() -> Pool {
+        let source = Source::System(PageOptions { alignment: page_size(), ..PageOptions::default() });
+        let layout = Layout { initial: MIB, max: MIB, chunk: MIB, block: None, alignment: 64, delay: 0 };
+        let pool = Pool::new(None, source, layout, None).unwrap();
+        pool.allocate(100, 64).unwrap();
+        pool.allocate_movable(200, 64, None).unwrap();
+        assert_eq!(pool.validate(), Ok(()));
+        pool
+    }
+
+    /// Each line breaks one invariant; a check that cannot fail proves nothing.
+    #[test]
+    fn validate_finds_damage() {
+        let damages: &[fn(&mut PoolState)] = &[
+            |state| state.live += 1,
+            |state| state.allocated += 64,
+            |state| state.requested -= 1,
+            |state| state.order.clear(),
+            |state| state.order.push(state.order[0]),
+            // Handed out behind all that was ever handed out.
+            |state| state.chunks.get_mut(state.order[0]).unwrap().touched -= 64,
+            // More bytes than a region has, and counted so.
+            |state| {
+                let arena = &mut state.chunks.get_mut(state.order[0]).unwrap().arena;
+                let first = arena.first();
+                arena.set_user_data(first.id, first.size + 1).unwrap();
+                state.requested += first.size + 1 - first.user_data;
+            },
+        ];
+        for (number, damage) in damages.iter().enumerate() {
+            let pool = pool();
+            damage(&mut pool.state());
+            assert!(pool.validate().is_err(), "damage {number} went unnoticed");
+        }
+    }
+}
