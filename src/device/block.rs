@@ -1,4 +1,4 @@
-//! A [`Block`]: one kernel object, its mapping, its place in the ledger. Its drop is the only close.
+//! A [`Block`]: one kernel object with its mapping and its charges. Only its drop destroys the object.
 
 use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -10,15 +10,16 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::sys::mapping::Mapping;
 use crate::sys::page::page_size;
 
-/// See the module's header.
+/// An owned kernel object, mapped. See the [module](self).
 #[derive(Debug)]
 pub struct Block {
-    // Fields drop in this order: a dma-buf's mapping must go before its object does (`docs/design/rknpu.md` §3.6).
+    // Fields drop in this order: a dma-buf must be unmapped before its object is destroyed (`docs/design/rknpu.md`
+    // §3.6).
     mapping: Mapping,
     owned: Owned,
 }
 
-/// A kernel object that is given back when this drops.
+/// A kernel object that goes to the reaper when this drops.
 #[derive(Debug)]
 struct Owned {
     device: Arc<Device>,
@@ -35,7 +36,7 @@ impl Drop for Owned {
 }
 
 impl Block {
-    /// Makes and maps a kernel object. With `zeroed`, no stale byte is left in it.
+    /// Creates and maps a kernel object. With `zeroed`, the object has no stale bytes.
     ///
     /// Errors: those of [`Device::create`] and [`Backend::map`](crate::backend::Backend::map).
     pub fn create(device: &Arc<Device>, request: &Request, zeroed: bool) -> Result<Self> {
@@ -44,13 +45,13 @@ impl Block {
         let object = block.object();
         if zeroed && !object.zeroed {
             block.mapping.zero(0..object.size);
-            // The zeros may still sit in the caches; the device must not see what lies under them.
+            // The CPU caches may still hold the zeros; without a clean, the device would read the old bytes.
             block.sync(Direction::ToDevice, 0..object.size)?;
         }
         Ok(block)
     }
 
-    /// Maps somebody else's dma-buf.
+    /// Imports and maps a foreign dma-buf.
     ///
     /// Errors: those of [`Device::import`] and [`Backend::map`](crate::backend::Backend::map).
     pub fn import(device: &Arc<Device>, fd: BorrowedFd<'_>, size: Option<u64>) -> Result<Self> {
@@ -59,40 +60,40 @@ impl Block {
     }
 
     fn map(device: &Arc<Device>, object: Object, charges: Arc<Charges>, alignment: u64) -> Result<Self> {
-        // From here on the object goes back however this ends.
+        // `owned` destroys the object on every early return.
         let owned = Owned { device: Arc::clone(device), object, charges: Some(charges) };
         let mapping = device.backend().map(owned.object.handle, alignment)?;
         Ok(Self { mapping, owned })
     }
 
-    /// The facts of the kernel object.
+    /// The properties of the kernel object.
     pub fn object(&self) -> &Object {
         &self.owned.object
     }
 
-    /// Whose it is.
+    /// The device that owns this object.
     pub fn device(&self) -> &Arc<Device> {
         &self.owned.device
     }
 
-    /// Where it is mapped.
+    /// The mapping of the whole object.
     pub fn mapping(&self) -> &Mapping {
         &self.mapping
     }
 
-    /// Cache maintenance of `range` (bytes from the start).
+    /// Maintains the caches for `range` (bytes from the start).
     ///
     /// Errors: `ERR_OUT_OF_RANGE` outside the object, and those of [`Backend::sync`](crate::backend::Backend::sync).
     pub fn sync(&self, direction: Direction, range: Range<u64>) -> Result<()> {
         let size = self.object().size;
         if range.start > range.end || range.end > size {
-            let message = format!("bytes {}..{} are not inside the {size} there are", range.start, range.end);
+            let message = format!("bytes {}..{} are not inside the object's {size}", range.start, range.end);
             return Err(Error::new(ErrorCode::OutOfRange, message));
         }
         self.owned.device.backend().sync(self.object().handle, direction, range)
     }
 
-    /// A new close-on-exec dma-buf fd over the whole object.
+    /// Exports the whole object as a new close-on-exec dma-buf fd.
     ///
     /// Errors: those of [`Backend::export`](crate::backend::Backend::export).
     pub fn export(&self) -> Result<OwnedFd> {

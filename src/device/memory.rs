@@ -1,4 +1,4 @@
-//! Memory of either kind, mapped, and where it comes from.
+//! Mapped memory of either kind, and the sources that allocate it.
 
 use std::ops::Range;
 use std::os::fd::OwnedFd;
@@ -16,32 +16,32 @@ use crate::sys::ram;
 pub use crate::units::MemoryKind;
 use crate::units::{align_up, format_bytes, whole_pages, GIB, MIN_ALIGNMENT};
 
-/// Whether huge pages are wanted.
+/// The use of transparent huge pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HugePages {
-    /// No.
+    /// Requests no huge pages.
     #[default]
     No,
-    /// Where there are any.
+    /// Uses huge pages if the kernel has them.
     Try,
-    /// Or else nothing.
+    /// Fails without huge pages.
     Must,
 }
 
-/// How pages of this process are wanted.
+/// Options for pages of this process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PageOptions {
-    /// Power of two, in bytes.
+    /// The alignment in bytes, a power of two.
     pub alignment: u64,
-    /// Transparent huge pages.
+    /// The use of transparent huge pages.
     pub huge_pages: HugePages,
-    /// Never swapped.
+    /// Locks the pages in RAM.
     pub lock: bool,
-    /// Every page faulted in now.
+    /// Faults every page in at once.
     pub prefault: bool,
 }
 
-/// Zeroed pages of this process, and the RAM they are charged to.
+/// Zeroed pages of this process, with the charge for their RAM.
 #[derive(Debug)]
 pub struct Pages {
     mapping: Mapping,
@@ -49,10 +49,10 @@ pub struct Pages {
 }
 
 impl Pages {
-    /// Takes at least `size` bytes.
+    /// Allocates at least `size` bytes.
     ///
-    /// Errors: `ERR_OUT_OF_RANGE`, `ERR_OUT_OF_MEMORY`, `ERR_TOO_MANY_MAPS`; `ERR_UNSUPPORTED` where huge pages must be
-    /// and are not.
+    /// Errors: `ERR_OUT_OF_RANGE`, `ERR_OUT_OF_MEMORY`, `ERR_TOO_MANY_MAPS`; `ERR_UNSUPPORTED` if huge pages are
+    /// required and the kernel has none.
     pub fn allocate(size: u64, options: PageOptions) -> Result<Self> {
         let (mut alignment, mut granule) = (options.alignment, page_size());
         let huge = match options.huge_pages {
@@ -97,7 +97,7 @@ impl Pages {
 }
 
 fn lock_failed(error: &std::io::Error, size: u64) -> Error {
-    // Locking a part of a mapping splits it: ENOMEM is the map count here as well.
+    // Locking a part of a mapping splits it, so ENOMEM may mean the map count here too.
     let refused = mmap_failed(error, size);
     if refused.code() == ErrorCode::TooManyMaps {
         return refused;
@@ -110,17 +110,17 @@ fn lock_failed(error: &std::io::Error, size: u64) -> Error {
         .hint("raise RLIMIT_MEMLOCK (ulimit -l), or leave out `lock`")
 }
 
-/// Memory, mapped.
+/// Mapped memory.
 #[derive(Debug)]
 pub enum Memory {
-    /// A kernel object.
+    /// A kernel object of a device.
     Npu(Block),
     /// Pages of this process.
     System(Pages),
 }
 
 impl Memory {
-    /// Where it is mapped.
+    /// The mapping.
     pub fn mapping(&self) -> &Mapping {
         match self {
             Memory::Npu(block) => block.mapping(),
@@ -128,7 +128,7 @@ impl Memory {
         }
     }
 
-    /// Which memory.
+    /// The kind of memory.
     pub fn kind(&self) -> MemoryKind {
         match self {
             Memory::Npu(_) => MemoryKind::Npu,
@@ -136,7 +136,7 @@ impl Memory {
         }
     }
 
-    /// Bytes it really takes.
+    /// Bytes that the memory takes, rounding included.
     pub fn reserved(&self) -> u64 {
         match self {
             Memory::Npu(block) => block.object().size,
@@ -144,7 +144,7 @@ impl Memory {
         }
     }
 
-    /// The facts of the kernel object, for NPU memory.
+    /// The properties of the kernel object; `None` for system memory.
     pub fn object(&self) -> Option<&Object> {
         match self {
             Memory::Npu(block) => Some(block.object()),
@@ -152,7 +152,7 @@ impl Memory {
         }
     }
 
-    /// The device it is memory of.
+    /// The device of the kernel object; `None` for system memory.
     pub fn device(&self) -> Option<&Arc<Device>> {
         match self {
             Memory::Npu(block) => Some(block.device()),
@@ -160,7 +160,7 @@ impl Memory {
         }
     }
 
-    /// Cache maintenance of `range` (bytes from the start).
+    /// Maintains the caches for `range` (bytes from the start).
     ///
     /// Errors: `ERR_BUFFER_KIND` for system memory, and those of [`Block::sync`].
     pub fn sync(&self, direction: Direction, range: Range<u64>) -> Result<()> {
@@ -170,7 +170,7 @@ impl Memory {
         }
     }
 
-    /// A new dma-buf fd over the whole kernel object.
+    /// Exports the whole kernel object as a new dma-buf fd.
     ///
     /// Errors: `ERR_BUFFER_KIND` for system memory, and those of [`Block::export`].
     pub fn export(&self) -> Result<OwnedFd> {
@@ -180,13 +180,13 @@ impl Memory {
         }
     }
 
-    /// Writes zeros over `range` (bytes from the start), for the CPU and for the device.
+    /// Writes zeros over `range` (bytes from the start), visible to the CPU and the device.
     ///
     /// Errors: those of [`Block::sync`].
     pub fn zero(&self, range: Range<u64>) -> Result<()> {
         self.mapping().zero(range.clone());
         match self {
-            // The zeros may still sit in the caches; the device must not see what lies under them.
+            // The CPU caches may still hold the zeros; without a clean, the device would read the old bytes.
             Memory::Npu(block) => block.sync(Direction::ToDevice, range),
             Memory::System(_) => Ok(()),
         }
@@ -194,13 +194,13 @@ impl Memory {
 }
 
 impl Memory {
-    /// Copies `size` bytes at `from` of `source`, which may be this memory and overlap, to `offset`: what the CPU wrote
-    /// there and what the device wrote, for the CPU and for the device.
+    /// Copies `size` bytes of `source`, starting at `from`, to `offset`. The ranges may overlap in one memory. The copy
+    /// includes writes of the CPU and of the device, and both see the result.
     ///
-    /// Errors: those of [`Block::sync`]; the source has its bytes then, also where both overlap.
+    /// Errors: those of [`Block::sync`]; the source then keeps its bytes, also if both overlap.
     pub fn copy(&self, offset: u64, source: &Self, from: u64, size: u64) -> Result<()> {
         if let Memory::Npu(block) = source {
-            // Lines that the CPU has written go out first: throwing the rest away must not take them along.
+            // Cleans first: invalidating the lines would discard those that the CPU has written.
             block.sync(Direction::ToDevice, from..from + size)?;
             block.sync(Direction::FromDevice, from..from + size)?;
         }
@@ -209,7 +209,7 @@ impl Memory {
         block.sync(Direction::ToDevice, offset..offset + size).inspect_err(|_| {
             source.mapping().copy(from, self.mapping(), offset, size);
             if let Memory::Npu(block) = source {
-                // What failed once will most likely fail again; the CPU has the right bytes in any case.
+                // The sync would most likely fail again; the CPU has the right bytes in any case.
                 let _ = block.sync(Direction::ToDevice, from..from + size);
             }
         })
@@ -220,16 +220,16 @@ fn wrong_kind(why: &str) -> Error {
     Error::new(ErrorCode::BufferKind, format!("this buffer is system memory: {why}"))
 }
 
-/// Where memory comes from: allocates more of the same.
+/// A source of memory of one kind.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// Kernel objects as `request` describes them, whatever size it names.
+    /// Kernel objects like `request`, which gives all properties but the size.
     Npu {
-        /// Of this device.
+        /// The device.
         device: Arc<Device>,
-        /// Like this one.
+        /// The properties of each object.
         request: Request,
-        /// Leave the bytes as the driver gave them.
+        /// Keeps the bytes as the driver gave them.
         dirty: bool,
     },
     /// Pages of this process.
@@ -237,7 +237,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// Which memory.
+    /// The kind of memory.
     pub fn kind(&self) -> MemoryKind {
         match self {
             Source::Npu { .. } => MemoryKind::Npu,
@@ -258,12 +258,12 @@ impl Source {
     }
 }
 
-/// Larger alignments have no use and would reserve that many addresses a buffer.
+/// The maximum alignment. Larger ones have no use, and each buffer would reserve as many addresses.
 const MAX_ALIGNMENT: u64 = GIB;
 
-/// `wanted`, or `default` where nothing was; a power of two in any case.
+/// Checks an alignment; `default` stands for `None`.
 ///
-/// Errors: `ERR_OUT_OF_RANGE`.
+/// Errors: `ERR_OUT_OF_RANGE` if it is no power of two within the bounds.
 pub fn alignment(wanted: Option<u64>, default: u64) -> Result<u64> {
     let Some(wanted) = wanted else { return Ok(default) };
     if wanted.is_power_of_two() && (MIN_ALIGNMENT..=MAX_ALIGNMENT).contains(&wanted) {

@@ -1,8 +1,25 @@
-//! An opened device with its ledger: every size is bounded here before a driver sees it.
+//! An opened device with its ledger, kernel objects, mapped memory, and the thread that frees.
 //!
-//! Drivers accept sizes that wrap to zero, crash the kernel, or get the caller killed (`docs/design/drivers.md` §1.2).
-//! The ledger knows what each IOMMU domain holds of ours; a real node is opened once per process, so that two managers
-//! share one.
+//! Imports `backend` and the rooms below it.
+//!
+//! [`Device`] checks every size before a driver gets it: drivers accept sizes that wrap to zero, crash the kernel, or
+//! get the caller killed (`docs/design/drivers.md` §1.2). The ledger tracks this process's bytes in each IOMMU domain.
+//! A process opens a real node once, so that two managers share one ledger.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use rkllmjs_memory::backend::simulated::{Options, Simulated};
+//! use rkllmjs_memory::backend::Request;
+//! use rkllmjs_memory::device::{block::Block, Device};
+//! use rkllmjs_memory::units::MIB;
+//! # fn main() -> rkllmjs_memory::error::Result<()> {
+//! let device = Device::new(Arc::new(Simulated::new(Options::default())?));
+//! let block = Block::create(&device, &Request::plain(MIB), true)?;
+//! block.mapping().write(0, b"weights");
+//! assert_eq!(device.domains()[0].used(), MIB);
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod block;
 pub mod memory;
@@ -30,54 +47,53 @@ use crate::sys::page::page_size;
 use crate::sys::ram;
 use crate::units::{format_bytes, whole_pages, MIB};
 
-/// See the module's header.
+/// An opened device. See the [module](self).
 #[derive(Debug)]
 pub struct Device {
     backend: Arc<dyn Backend>,
-    /// One for each IOMMU domain; a single one without a limit where the driver keeps the only book there is.
+    /// A budget for each IOMMU domain; without an IOMMU, one without a limit, because only the driver knows the figure.
     domains: Vec<Arc<Budget>>,
-    /// What of each is set aside for others.
+    /// The bytes of each domain that are set aside for other libraries.
     for_others: Vec<Arc<Budget>>,
-    /// The charges of live objects by their backend's handle: an object that is imported again is not charged twice.
+    /// The charges of live objects by their backend's handle. An object that is imported again is not charged twice.
     charges: Mutex<HashMap<Handle, Weak<Charges>>>,
-    /// Freed by JavaScript, not yet given back by the driver.
+    /// Objects that JavaScript freed and the driver still has to destroy.
     pending: PendingFrees<Arc<Charges>>,
-    /// Objects that the driver failed to take back, and their bytes.
+    /// The number and bytes of objects that the driver failed to destroy.
     lost: (AtomicU64, AtomicU64),
 }
 
-/// Room of a domain that somebody else's memory will take; given back when dropped.
+/// A part of a domain, set aside for memory of another library. Dropping it returns the bytes.
 #[derive(Debug)]
 pub struct SetAside {
     _domain: Charge,
     _for_others: Option<Charge>,
 }
 
-/// What one kernel object takes: addresses in its domain, and RAM.
+/// The charges of one kernel object: addresses in its domain, and RAM.
 #[derive(Debug)]
 pub struct Charges {
     _domain: Charge,
     _ram: Option<Charge>,
-    /// What the driver took beyond that: it buys alignment with size.
+    /// The driver's surplus: it provides alignment by a larger size.
     _rest: Option<Charge>,
 }
 
-/// What drivers failed to take back stays charged for as long as the process lives.
+/// The charges of objects that drivers failed to destroy. They stay until the process ends.
 static LOST_CHARGES: Mutex<Vec<Arc<Charges>>> = Mutex::new(Vec::new());
 
-/// An allocation that finds nothing left waits this long for what has been freed already.
+/// The maximum time that a create waits for pending frees before it fails.
 const FREE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The page allocator, which serves where CMA is full, stops at this size (`docs/design/drivers.md` §1.2: 4 MiB
-/// pieces).
+/// The page allocator serves when CMA is full, up to this size (`docs/design/drivers.md` §1.2: pieces of 4 MiB).
 const MAX_SIZE_WITHOUT_CMA: u64 = 4 * MIB;
 
-/// Real nodes open in this process.
+/// The real nodes that this process has open.
 static OPEN_DEVICES: Lazy<Mutex<DevicesByNode>> = Lazy::new(Mutex::default);
 type DevicesByNode = HashMap<(Kind, PathBuf), Weak<Device>>;
 
 impl Device {
-    /// A device over `backend`.
+    /// Opens a device over `backend`.
     pub fn new(backend: Arc<dyn Backend>) -> Arc<Self> {
         let info = backend.info();
         let domains = match info.iommu {
@@ -94,7 +110,7 @@ impl Device {
         })
     }
 
-    /// The one device of this process over the node that `backend` opened, if another manager has it open; else this.
+    /// Returns this process's device for the node of `backend` if another manager has it open; else opens a new one.
     pub fn shared(backend: Arc<dyn Backend>) -> Arc<Self> {
         let info = backend.info();
         let Some(path) = info.path.clone() else { return Self::new(backend) };
@@ -109,13 +125,13 @@ impl Device {
         device
     }
 
-    /// The device of this process that has `path` open through `kind`, if there is one.
+    /// Finds the device of this process that has `path` open through `kind`.
     pub fn already_open(kind: Kind, path: &Path) -> Option<Arc<Self>> {
         let open = OPEN_DEVICES.lock();
         open.get(&(kind, path.to_owned())).and_then(Weak::upgrade)
     }
 
-    /// What was opened.
+    /// The properties of the device.
     pub fn info(&self) -> &DeviceInfo {
         self.backend.info()
     }
@@ -125,7 +141,7 @@ impl Device {
         &*self.backend
     }
 
-    /// The ledger of each IOMMU domain; empty without an IOMMU.
+    /// The budget of each IOMMU domain; empty without an IOMMU.
     pub fn domains(&self) -> &[Arc<Budget>] {
         if self.info().iommu {
             &self.domains
@@ -134,13 +150,13 @@ impl Device {
         }
     }
 
-    /// What of each IOMMU domain is set aside for others, in bytes; empty without an IOMMU.
+    /// The bytes of each IOMMU domain that are set aside for other libraries; empty without an IOMMU.
     pub fn for_others(&self) -> Vec<u64> {
         let domains = self.for_others.iter().take(self.domains().len());
         domains.map(|budget| budget.used()).collect()
     }
 
-    /// Keeps room in `domain` for memory that somebody else takes through the same device.
+    /// Sets `size` bytes of `domain` aside, for memory that another library allocates through the same device.
     ///
     /// Errors: `ERR_OUT_OF_RANGE`, `ERR_IOVA_EXHAUSTED`.
     pub fn set_aside(&self, domain: u32, size: u64) -> Result<SetAside> {
@@ -151,16 +167,16 @@ impl Device {
         Ok(SetAside { _domain: charge, _for_others: for_others })
     }
 
-    /// Makes a kernel object within bounds. Before it is refused for want of what was freed already, that is waited
-    /// for.
+    /// Creates a kernel object within the device's limits. If memory is short while frees are pending, waits for them
+    /// and tries again.
     ///
-    /// Errors: `ERR_OUT_OF_RANGE` beyond what the device can ever hold, `ERR_UNSUPPORTED`, `ERR_IOVA_EXHAUSTED` and
-    /// `ERR_OUT_OF_MEMORY` beyond what it can hold now, and those of [`Backend::create`].
+    /// Errors: `ERR_OUT_OF_RANGE` beyond the device's capacity, `ERR_UNSUPPORTED`, `ERR_IOVA_EXHAUSTED` and
+    /// `ERR_OUT_OF_MEMORY` beyond its free memory, and those of [`Backend::create`].
     pub fn create(&self, request: &Request) -> Result<(Object, Arc<Charges>)> {
         if request.placement == Placement::TrySram && self.backend.gauges(request.domain).sram_free < request.size {
             self.wait_for_frees(FREE_TIMEOUT);
         }
-        // Asked before: what is given back while the driver refuses is room that the refusal knows nothing of.
+        // Read before the attempt: the refusal does not account for frees that complete during it.
         let freeing = self.pending.in_progress();
         let wait = || {
             let any = freeing || self.pending.in_progress();
@@ -180,18 +196,18 @@ impl Device {
         let mut charges = Charges { _domain: addresses, _ram: ram, _rest: None };
         match self.backend.create(&Request { size, ..request.clone() }) {
             Ok(object) => {
-                // It has them already: there is nothing to refuse any more.
+                // The object exists: charge the excess without checking.
                 charges._rest = domain.reserve(object.size.saturating_sub(size)).ok();
                 Ok((object.clone(), self.record_charges(object.handle, charges)))
             }
             Err(error) => {
-                drop(charges); // so that the figures are those of after the refusal
+                drop(charges); // the figures then exclude the refused request
                 Err(self.with_figures(error, request.domain))
             }
         }
     }
 
-    /// A driver that says that a domain is full does not say how full: the ledger does.
+    /// Adds the ledger's figures to a driver's error, which does not say how full the domain is.
     fn with_figures(&self, error: Error, domain: u32) -> Error {
         if error.code() != ErrorCode::IovaExhausted {
             return error;
@@ -206,16 +222,16 @@ impl Device {
         }
     }
 
-    /// Makes somebody else's dma-buf visible to the device.
+    /// Imports a foreign dma-buf for the device.
     ///
-    /// Errors: those of [`Backend::import`], and `ERR_IOVA_EXHAUSTED` where domain 0 has no room in the ledger.
+    /// Errors: those of [`Backend::import`], and `ERR_IOVA_EXHAUSTED` if domain 0 has no room in the ledger.
     pub fn import(&self, fd: BorrowedFd<'_>, size: Option<u64>) -> Result<(Object, Arc<Charges>)> {
         let object = self.backend.import(fd, size)?;
         let known = self.live_charges().get(&object.handle).and_then(Weak::upgrade);
         if let Some(charges) = known {
             return Ok((object, charges));
         }
-        // Imported memory is in RAM already: only its addresses are charged.
+        // Another owner has paid for the RAM of imported memory: only its addresses are charged.
         let domain = object.domain.unwrap_or(0);
         match self.domain(domain).and_then(|budget| self.charge(budget, domain, object.size)) {
             Ok(charge) => {
@@ -229,7 +245,7 @@ impl Device {
         }
     }
 
-    /// Gives an object back, after its mappings are gone: some time soon, on a thread of its own.
+    /// Hands an unmapped object to the reaper's thread, which destroys it soon.
     pub fn free_later(self: &Arc<Self>, object: Object, charges: Arc<Charges>) {
         if self.pending.push(object, charges) {
             let device = Arc::clone(self);
@@ -245,13 +261,13 @@ impl Device {
         });
     }
 
-    /// Waits until everything that was freed is back with the driver, at most `timeout`. Whether it is.
+    /// Waits, at most `timeout`, until the driver has destroyed every freed object. Returns whether it has.
     pub fn wait_for_frees(&self, timeout: Duration) -> bool {
         self.pending.wait(timeout)
     }
 
-    /// What the driver fails to take back is not retried (`docs/design/rknpu.md` §3.6: the kernel keeps it until a
-    /// reboot): it stays charged, and [`lost`](Self::lost) counts it.
+    /// Destroys an object. A failed destroy is not retried, because the kernel keeps the object until a reboot
+    /// (`docs/design/rknpu.md` §3.6). The object stays charged, and [`lost`](Self::lost) counts it.
     fn destroy(&self, object: &Object, charges: Arc<Charges>) {
         if self.backend.destroy(object.handle).is_err() {
             self.count_lost(object.size);
@@ -271,12 +287,12 @@ impl Device {
         self.lost.1.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Bytes freed by JavaScript that the driver has not given back yet.
+    /// Bytes that JavaScript freed and the driver has not destroyed yet.
     pub fn pending(&self) -> u64 {
         self.pending.bytes()
     }
 
-    /// Objects that the driver failed to take back, and their bytes.
+    /// The number and bytes of objects that the driver failed to destroy.
     pub fn lost(&self) -> (u64, u64) {
         (self.lost.0.load(Ordering::Relaxed), self.lost.1.load(Ordering::Relaxed))
     }
@@ -302,7 +318,7 @@ impl Device {
         })
     }
 
-    /// Refuses what no amount of freeing would make fit.
+    /// Refuses a size that would not fit even on an empty device.
     fn check_reach(&self, size: u64) -> Result<()> {
         let info = self.info();
         let reach = match (info.iommu, info.domain_bytes) {
@@ -342,7 +358,7 @@ impl Device {
         })
     }
 
-    /// CMA was set aside at boot: only what comes out of the common RAM is charged to it.
+    /// Charges RAM, except for CMA: the kernel set that aside at boot.
     fn charge_ram(&self, size: u64) -> Result<Option<Charge>> {
         let own_memory = !self.info().iommu && matches!(self.info().kind, Kind::Rknpu | Kind::RknpuHeap);
         match own_memory {
@@ -387,13 +403,14 @@ mod tests {
         assert_eq!(device.domains()[0].used(), MIB);
         device.free_later(object, charges);
         device.wait_for_frees(FREE_TIMEOUT);
-        assert_eq!(device.domains()[0].used(), MIB, "the import still holds it");
+        assert_eq!(device.domains()[0].used(), MIB, "the import still holds the object");
         device.free_later(again, shared);
         assert!(device.wait_for_frees(FREE_TIMEOUT));
         assert_eq!(device.domains()[0].used(), 0);
         assert!(device.live_charges().is_empty());
     }
-    /// Full while it is being emptied: it refuses, and by the time the caller hears of it there is room.
+    /// A backend that refuses a create and completes a free meanwhile, so that there is room once the caller gets the
+    /// error.
     #[derive(Debug)]
     struct FullUntilSettled {
         inner: Simulated,
@@ -437,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_back_while_the_driver_refuses_is_tried_for() {
+    fn a_create_is_retried_after_a_free_that_completed_during_the_refusal() {
         let options = Options { max_objects: Some(1), ..Options::default() };
         let backend = FullUntilSettled { inner: Simulated::new(options).unwrap(), device: Mutex::default() };
         let backend = Arc::new(backend);

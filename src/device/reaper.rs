@@ -1,5 +1,4 @@
-//! The reaper: kernel objects are destroyed on threads of its own, since a driver may make each caller wait for
-//! seconds.
+//! The reaper: destroys kernel objects on threads of its own, since a driver may block each caller for seconds.
 
 use std::time::Duration;
 
@@ -7,10 +6,10 @@ use crate::backend::Object;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::sys::thread_pool::ThreadPool;
 
-/// Runs [`PendingFrees::drain`].
+/// The threads that run [`PendingFrees::drain`].
 pub(super) static REAPERS: ThreadPool = ThreadPool::new("rkllm-reaper", 2);
 
-/// Objects that wait to be destroyed, each with what is released after it.
+/// Objects to destroy, each with a value to drop afterwards.
 #[derive(Debug)]
 pub(super) struct PendingFrees<T> {
     queue: Mutex<Queue<T>>,
@@ -21,7 +20,7 @@ pub(super) struct PendingFrees<T> {
 #[derive(Debug)]
 struct Queue<T> {
     objects: Vec<(Object, T)>,
-    /// Bytes of the objects in the queue, and of those that the driver is destroying.
+    /// Bytes of the objects in the queue and of those that the driver is destroying.
     bytes: u64,
     reaper_running: bool,
 }
@@ -34,7 +33,8 @@ impl<T> Default for PendingFrees<T> {
 }
 
 impl<T> PendingFrees<T> {
-    /// Adds an object. True when no reaper runs: the caller has to start one, which calls [`drain`](Self::drain).
+    /// Adds an object. Returns true if no reaper runs; the caller must then start one that calls
+    /// [`drain`](Self::drain).
     pub(super) fn push(&self, object: Object, rest: T) -> bool {
         let mut queue = self.queue();
         queue.bytes += object.size;
@@ -42,8 +42,8 @@ impl<T> PendingFrees<T> {
         !std::mem::replace(&mut queue.reaper_running, true)
     }
 
-    /// Destroys objects until none is left. Those that arrive meanwhile make one batch, and objects of one IOMMU domain
-    /// go one after the other: changing the domain costs a driver tens of milliseconds. `destroy` must not panic.
+    /// Destroys objects until none is left. Objects that arrive meanwhile form the next batch. A batch is ordered by
+    /// IOMMU domain, because a switch of the domain costs the driver tens of milliseconds. `destroy` must not panic.
     pub(super) fn drain(&self, destroy: impl Fn(&Object, T)) {
         loop {
             let mut batch = {
@@ -63,18 +63,18 @@ impl<T> PendingFrees<T> {
         self.drained.notify_all();
     }
 
-    /// Waits until no object is left, at most `timeout`. Returns whether none is.
+    /// Waits, at most `timeout`, until no object is left. Returns whether none is left.
     pub(super) fn wait(&self, timeout: Duration) -> bool {
         let queue = self.drained.wait_timeout_while(self.queue(), timeout, |queue| queue.reaper_running);
         !queue.reaper_running
     }
 
-    /// Whether a reaper is at work.
+    /// Reports whether a reaper is running.
     pub(super) fn in_progress(&self) -> bool {
         self.queue().reaper_running
     }
 
-    /// Bytes that the driver has not given back yet.
+    /// Bytes that the driver has not freed yet.
     pub(super) fn bytes(&self) -> u64 {
         self.queue().bytes
     }

@@ -1,4 +1,4 @@
-//! Which device a manager gets.
+//! Selects the device of a manager.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,34 +9,34 @@ use crate::backend::Kind;
 use crate::device::Device;
 use crate::error::{Error, ErrorCode, Result};
 
-/// What was asked for.
+/// The requested backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackendChoice {
-    /// The best NPU there is; the simulated one only where there is none.
+    /// The best NPU of the machine; the simulated device if there is none.
     Auto,
-    /// That kernel interface and no other.
+    /// This kernel interface only.
     Only(Kind),
 }
 
-/// A device, and whether it stands in for one that is not there.
+/// An opened device, and whether it replaces a missing one.
 #[derive(Debug)]
 pub struct Opened {
-    /// What was opened.
+    /// The device.
     pub device: Arc<Device>,
-    /// [`BackendChoice::Auto`] found no NPU.
+    /// Whether [`BackendChoice::Auto`] found no NPU.
     pub fell_back: bool,
 }
 
-/// Opens what `choice` asks for; `node` is a device node or a heap's name instead of the probe's choice, `simulated`
-/// what to play where that is the simulated device.
+/// Opens the device of `choice`. `node` is a device node or a heap's name that replaces the probe's choice; `simulated`
+/// describes the board of a simulated device.
 ///
 /// Errors: `ERR_DEVICE_NOT_FOUND`, `ERR_DEVICE_PERMISSION`, `ERR_DEVICE_IO`, `ERR_TOO_MANY_FDS`; `ERR_OUT_OF_RANGE` for
-/// a simulated board that no board could be; `ERR_INVALID_ARG_TYPE` for a node without a backend.
+/// an impossible simulated board; `ERR_INVALID_ARG_TYPE` for a node without a backend.
 pub fn open(choice: BackendChoice, node: Option<&Path>, simulated: Option<Options>) -> Result<Opened> {
     let kind = match choice {
         BackendChoice::Only(kind) => kind,
         BackendChoice::Auto if node.is_some() => {
-            let message = "`device` names a node, and not which backend is to open it";
+            let message = "`device` names a node, but `backend` is missing";
             return Err(Error::new(ErrorCode::InvalidArgType, message).hint("give `backend` as well"));
         }
         BackendChoice::Auto => choose(probe::probe())?,
@@ -59,9 +59,9 @@ fn open_node(kind: Kind, node: Option<&Path>) -> Result<Arc<Device>> {
     probe::open(kind, node).map(|backend| Device::shared(backend.into()))
 }
 
-/// The best NPU of what was probed; one that is there and cannot be opened is an error, not a reason to simulate.
+/// Chooses the best NPU. An NPU that exists but cannot be opened is an error, not a reason to simulate.
 fn choose(probed: Vec<Probed>) -> Result<Kind> {
-    // A heap's buffers are seen by no NPU unless a driver imports them.
+    // An NPU sees a heap's buffer only if its driver imports it.
     let npus = probed.into_iter().filter(|found| !matches!(found.kind, Kind::DmaHeap | Kind::Simulated));
     let mut refusal = None;
     for found in npus {
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn auto_takes_the_best_npu_and_never_passes_a_forbidden_one_by() {
+    fn auto_takes_the_best_npu_and_never_skips_a_forbidden_one() {
         assert_eq!(choose(vec![found(Kind::RknpuHeap), found(Kind::DmaHeap)]).unwrap(), Kind::RknpuHeap);
         assert_eq!(choose(vec![found(Kind::DmaHeap), found(Kind::Simulated)]).unwrap(), Kind::Simulated);
         assert_eq!(choose(vec![]).unwrap(), Kind::Simulated);
