@@ -1,16 +1,19 @@
-//! What an allocation is over: memory of its own, a slice of a pool's, or either of them together with others.
+//! The memory of an allocation: a whole kernel object or mapping, a slice of a pool's, or either of them shared.
 //!
 //! # Sharing
 //!
-//! Each holder has an ArrayBuffer of its own over the same addresses, perhaps in another thread, and an
-//! [`Allocation`](crate::allocation::Allocation) of its own with its manager's accounting. Two things are counted:
+//! Each holder has an ArrayBuffer of its own over the same addresses, possibly in another thread, and an
+//! [`Allocation`](crate::allocation::Allocation) of its own with its manager's accounting. A [`SharedBacking`] counts
+//! holders and viewers:
 //!
-//! - *Holders* have not let go yet. When the last one does, the memory goes back and its addresses hold zeros.
-//! - *Viewers* are allocations whose finalizer has not run. When the last one is gone, so is the [`SharedBacking`], and
-//!   the addresses may be used again.
+//! - *Holders* have not released the memory yet. When the last one does, the memory returns to its owner and its
+//!   addresses read zeros.
+//! - *Viewers* are allocations whose finalizer has not run. When the last one is gone, the [`SharedBacking`] is
+//!   dropped, and the addresses may be used again.
 //!
-//! A slice's place is used again without zeros in between. Which of several ArrayBuffers over one address a caller
-//! holds cannot always be told, so for a slice that was adopted only finalizers prove that nobody reaches it: its place
+//! A pool reuses a slice's place without zeros in between. A caller's ArrayBuffer cannot always be told from others
+//! over the same address. So for an adopted slice only finalizers prove that no ArrayBuffer reaches it: its place waits
+//! for the last of them.
 //! waits for the last of them.
 #![forbid(unsafe_code)]
 
@@ -27,38 +30,38 @@ use crate::pool::{ChunkMemory, Pool, Slice};
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::mapping::Retired;
 
-/// See the module's header.
+/// The memory of an allocation. See the [module](self).
 #[derive(Clone, Debug)]
 pub enum Backing {
     /// Memory of its own.
     Dedicated(Arc<Memory>),
-    /// A part of a pool's.
+    /// A slice of a pool's memory.
     Suballocated {
-        /// The pool it goes back to.
+        /// The pool that owns the slice.
         pool: Arc<Pool>,
-        /// Its place there.
+        /// The place in the pool.
         slice: Slice,
         /// The chunk's memory and addresses.
         chunk_memory: Arc<ChunkMemory>,
     },
-    /// Either, held by others as well.
+    /// Either of them with several holders.
     Shared(Arc<SharedBacking>),
 }
 
 /// The properties of a backing that never change.
 #[derive(Clone, Debug)]
 pub struct BackingInfo {
-    /// Bytes it really takes.
+    /// Bytes that the backing takes, rounding included.
     pub reserved: u64,
-    /// The pool it is a slice of. The manager's own slabs are nameless.
+    /// The pool of a slice. The manager's own slabs have no name.
     pub pool: Option<Arc<str>>,
-    /// It is all of its memory.
+    /// Whether the allocation is the whole of its memory.
     pub dedicated: bool,
 }
 
 impl Backing {
-    /// The memory and where in it this starts; `None` when it was given back, or the pool took it away (a reset, a
-    /// destroy).
+    /// The memory and the offset in it. Returns `None` after a release, or once a reset or destroy of the pool took the
+    /// memory away.
     pub fn memory(&self) -> Option<(Arc<Memory>, u64)> {
         match self {
             Backing::Dedicated(memory) => Some((Arc::clone(memory), 0)),
@@ -69,7 +72,7 @@ impl Backing {
         }
     }
 
-    /// See [`BackingInfo`].
+    /// The properties that never change.
     pub fn info(&self) -> BackingInfo {
         match self {
             Backing::Dedicated(memory) => BackingInfo { reserved: memory.reserved(), pool: None, dedicated: true },
@@ -80,7 +83,7 @@ impl Backing {
         }
     }
 
-    /// Its pool and its place there, and the chunk it is in.
+    /// The pool, the place in it, and the chunk; `None` unless the backing is a slice.
     pub fn place(&self) -> Option<(Arc<Pool>, Slice, Arc<ChunkMemory>)> {
         match self {
             Backing::Dedicated(_) => None,
@@ -91,7 +94,7 @@ impl Backing {
         }
     }
 
-    /// The same for several holders, of whom the caller is the first.
+    /// Shares the same memory between several holders, of which the caller is the first.
     ///
     /// Errors: `ERR_UNSUPPORTED` for a slice that compaction may move.
     pub fn share(&self, size: u64, tag: Option<Arc<str>>) -> Result<Arc<SharedBacking>> {
@@ -103,7 +106,7 @@ impl Backing {
             }
             _ => {}
         }
-        // Its name first: it is to know it.
+        // Reserves the id first, because the shared backing contains it.
         let id = shares().insert(Weak::new());
         let state = SharedState { backing: Some(self.clone()), holders: 1, adopted: false, retired: None };
         let share = Arc::new(SharedBacking {
@@ -121,32 +124,32 @@ impl Backing {
     }
 }
 
-/// Memory with several holders. See the module's header.
+/// Memory with several holders. See the [module](self).
 #[derive(Debug)]
 pub struct SharedBacking {
     id: Handle,
-    /// Bytes that were asked for.
+    /// The requested bytes.
     pub size: u64,
-    /// Free text for accounting, as the first holder gave it.
+    /// Free text for accounting, from the first holder.
     pub tag: Option<Arc<str>>,
     info: BackingInfo,
-    /// A finalizer could not say whether somebody still reaches it.
+    /// Set once a finalizer could not prove that no ArrayBuffer reaches the memory.
     reachable: AtomicBool,
     state: Mutex<SharedState>,
 }
 
 #[derive(Debug)]
 struct SharedState {
-    /// `None` once the last holder has let go.
+    /// `None` once the last holder has released it.
     backing: Option<Backing>,
     holders: usize,
-    /// There was more than one holder.
+    /// Whether there ever was a second holder.
     adopted: bool,
-    /// The addresses, between the last holder and the last viewer.
+    /// The retired addresses, between the last holder and the last viewer.
     retired: Option<Retired>,
 }
 
-/// Every share of this process that has a viewer.
+/// Every shared backing of this process that has a viewer.
 static SHARES: Lazy<Mutex<Table<Weak<SharedBacking>>>> = Lazy::new(Mutex::default);
 
 fn shares() -> MutexGuard<'static, Table<Weak<SharedBacking>>> {
@@ -154,34 +157,34 @@ fn shares() -> MutexGuard<'static, Table<Weak<SharedBacking>>> {
 }
 
 impl SharedBacking {
-    /// Names it within this process, for [`find`](Self::find).
+    /// Names the shared backing within this process, for [`find`](Self::find).
     pub fn token(&self) -> String {
         format!("{}:{:x}", process(), self.id.get())
     }
 
-    /// The share that `token` names.
+    /// Finds the shared backing that `token` names.
     ///
-    /// Errors: `ERR_BUFFER_FREED` when its last holder has let go, `ERR_UNKNOWN_BUFFER` for what is no token of this
-    /// process.
+    /// Errors: `ERR_BUFFER_FREED` once its last holder has released it, `ERR_UNKNOWN_BUFFER` for a string that is no
+    /// token of this process.
     pub fn find(token: &str) -> Result<Arc<Self>> {
         let id = token.split_once(':').filter(|(of, _)| *of == process());
         let id = id.and_then(|(_, id)| u64::from_str_radix(id, 16).ok()).ok_or_else(|| {
             Error::new(ErrorCode::UnknownBuffer, "this is no token of a buffer that this process shares")
                 .hint("share() and adopt() are for threads of one process; others take a dma-buf: exportDmaBuf")
         })?;
-        // Not within the look-up: where this is the last to hold it, its end takes the same lock.
+        // Upgraded outside the look-up: if this is the last reference, its drop takes the same lock.
         let found = shares().get(Handle::from_raw(id)).and_then(Weak::upgrade);
         found.ok_or_else(freed)
     }
 
     /// Adds a holder; pair with [`release`](Self::release).
     ///
-    /// Errors: `ERR_BUFFER_FREED` when the last holder has let go, or the pool took the memory away.
+    /// Errors: `ERR_BUFFER_FREED` once the last holder has released the memory, or the pool took it away.
     pub fn retain(&self) -> Result<()> {
         let mut state = self.state();
         let Some(backing) = state.backing.as_ref().filter(|_| state.holders > 0) else { return Err(freed()) };
         if let (Backing::Suballocated { pool, slice, chunk_memory }, false) = (backing, state.adopted) {
-            // In this order: a reset that comes in between has seen the hold, or is seen here.
+            // In this order: a concurrent reset either sees the hold, or this call sees the reset.
             if !chunk_memory.retain() {
                 return Err(freed());
             }
@@ -195,9 +198,10 @@ impl SharedBacking {
         Ok(())
     }
 
-    /// One holder less. The last one gives the memory back.
+    /// Removes a holder. The last one frees the memory.
     ///
-    /// Errors: those of [`Mapping::retire`](crate::sys::mapping::Mapping::retire); the caller still holds it then.
+    /// Errors: those of [`Mapping::retire`](crate::sys::mapping::Mapping::retire); the caller then still holds the
+    /// memory.
     pub fn release(&self) -> io::Result<()> {
         let backing = {
             let mut state = self.state();
@@ -209,7 +213,7 @@ impl SharedBacking {
             }
         };
         let Some(Backing::Dedicated(memory)) = backing else {
-            // A slice that nobody adopted: the only ArrayBuffer there was is gone.
+            // A slice that was never adopted has no ArrayBuffer left.
             backing.into_iter().for_each(|backing| self.free_slice(backing));
             return Ok(());
         };
@@ -226,22 +230,22 @@ impl SharedBacking {
         }
     }
 
-    /// Whether there ever was a second holder.
+    /// Reports whether there ever was a second holder.
     pub fn is_adopted(&self) -> bool {
         self.state().adopted
     }
 
-    /// Somebody may reach it for as long as the process lives.
+    /// Keeps the addresses out of use until the process ends, because an ArrayBuffer may reach them.
     pub fn quarantine_forever(&self) {
         self.reachable.store(true, Ordering::Relaxed);
     }
 
-    /// Gives a slice's place back, or leaves it out of use for good.
+    /// Frees a slice's place, or keeps it out of use for good.
     fn free_slice(&self, backing: Backing) {
         let Backing::Suballocated { pool, slice, chunk_memory } = backing else { return };
         match self.reachable.load(Ordering::Relaxed) {
             true => chunk_memory.quarantine_forever(),
-            // A pool that was reset or destroyed has taken it back already.
+            // A pool that was reset or destroyed has freed the slice already.
             false => drop(pool.free(slice.chunk, slice.region)),
         }
     }
@@ -263,7 +267,7 @@ impl Drop for SharedBacking {
             self.free_slice(backing);
             chunk_memory.filter(|_| adopted).into_iter().for_each(|chunk_memory| chunk_memory.release());
         }
-        // A range that somebody may still reach is dropped, which keeps it out of use for ever.
+        // Dropping a range that an ArrayBuffer may still reach keeps it out of use for ever.
         if let (Some(range), false) = (retired, self.reachable.load(Ordering::Relaxed)) {
             range.give_back();
         }
@@ -271,11 +275,11 @@ impl Drop for SharedBacking {
 }
 
 fn freed() -> Error {
-    Error::new(ErrorCode::BufferFreed, "the last holder of this buffer has let go of it")
+    Error::new(ErrorCode::BufferFreed, "the last holder of this buffer has released it")
         .hint("keep the buffer until the other thread has adopted it")
 }
 
-/// What tells tokens of this process from those of others.
+/// A name that distinguishes tokens of this process from those of others.
 fn process() -> &'static str {
     static NAME: Lazy<String> = Lazy::new(|| {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
@@ -320,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_holder_gives_the_memory_back_and_nobody_joins_after() {
+    fn the_last_holder_frees_the_memory_and_no_holder_can_join_after() {
         let pool = pool();
         for backing in [whole(), slice(&pool)] {
             let share = backing.share(4096, None).unwrap();
@@ -340,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn an_adopted_place_waits_for_the_last_viewer_and_another_does_not() {
+    fn an_adopted_slice_waits_for_the_last_viewer_and_another_slice_does_not() {
         let pool = pool();
         let alone = slice(&pool).share(4096, None).unwrap();
         alone.release().unwrap();
@@ -356,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_somebody_may_still_reach_is_never_used_again() {
+    fn a_slice_that_an_array_buffer_may_reach_is_never_used_again() {
         let pool = pool();
         let share = slice(&pool).share(4096, None).unwrap();
         share.retain().unwrap();
@@ -366,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn adopted_slices_outlive_their_pool_and_others_do_not() {
+    fn adopted_slices_outlive_their_pool_and_other_slices_do_not() {
         for end in [|pool: &Pool| pool.destroy(true).unwrap(), |pool: &Pool| pool.reset(|_| true).unwrap()] {
             let pool = pool();
             let (adopted, alone) = (slice(&pool).share(4096, None).unwrap(), slice(&pool).share(4096, None).unwrap());
@@ -383,9 +387,9 @@ mod tests {
         }
     }
 
-    /// Threads adopt and release while others end the pool: memory that somebody holds has its bytes.
+    /// Threads adopt and release while others destroy the pool. Memory with a holder keeps its bytes.
     #[test]
-    fn whoever_joins_in_time_has_the_bytes() {
+    fn a_holder_that_joins_in_time_has_the_bytes() {
         for round in 0..200 {
             let pool = pool();
             let backing = if round % 2 == 0 { slice(&pool) } else { whole() };

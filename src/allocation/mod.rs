@@ -1,16 +1,18 @@
-//! An [`Allocation`]: what JavaScript holds one ArrayBuffer over, and the directory in which it is found.
+//! The memory of one ArrayBuffer, as an [`Allocation`], and the directory that finds it.
+//!
+//! Imports `pool` and the rooms below it; it knows no runtime of JavaScript.
 //!
 //! # Life
 //!
-//! live → released → gone. *Released*: the memory is back with the device, the addresses hold zeros
-//! ([`Mapping::retire`](crate::sys::mapping::Mapping::retire)). *Gone*: the runtime's finalizer has said that no
-//! ArrayBuffer is left, and the addresses may be used again. Either end may come first, from any thread, and the
-//! finalizer may never come: the first `release` wins, the last of the two cleans up, and a handle that is gone finds
-//! nothing.
+//! An allocation is live, then released, then gone (`docs/design/safety.md` §1). *Released*: the memory is back with
+//! the device, and the addresses hold zeros ([`Mapping::retire`](crate::sys::mapping::Mapping::retire)). *Gone*: the
+//! runtime's finalizer has reported that no ArrayBuffer is left, and the addresses may be used again. Release and
+//! finalizer may come in either order, from any thread, and the finalizer may never come. The first `release` wins, the
+//! second of the two events cleans up, and a stale handle finds nothing.
 //!
 //! The directory is process-wide and keyed by the *address* of the bytes: `transfer()` moves the bytes to another
-//! ArrayBuffer object, perhaps in another thread, and the address is all that comes along. Memory that is shared has
-//! several allocations at one address.
+//! ArrayBuffer object, possibly in another thread, and only the address stays the same. Shared memory has several
+//! allocations at one address.
 
 pub mod backing;
 
@@ -34,38 +36,38 @@ use crate::sync::{Mutex, MutexGuard};
 use crate::sys::mapping::Retired;
 use crate::units::MemoryKind;
 
-/// See the module's header.
+/// The memory behind one ArrayBuffer. See the [module](self).
 #[derive(Debug)]
 pub struct Allocation {
-    /// Unique in this process.
+    /// The id, unique in this process.
     pub id: Handle,
-    /// Which memory.
+    /// The kind of memory.
     pub kind: MemoryKind,
-    /// Bytes asked for: the ArrayBuffer's length.
+    /// The requested bytes, which are the length of the ArrayBuffer.
     pub size: u64,
-    /// Bytes it really takes.
+    /// Bytes that the allocation takes, rounding included.
     pub reserved: u64,
     /// Free text for accounting.
     pub tag: Option<Arc<str>>,
-    /// CPU address of the first byte.
+    /// The CPU address of the first byte.
     pub address: usize,
-    /// The kernel object, for NPU memory.
+    /// The kernel object; `None` for system memory.
     pub object: Option<Object>,
-    /// Bytes from the kernel object's start.
+    /// The offset in bytes from the kernel object's start.
     pub offset: u64,
-    /// It is all of its kernel object.
+    /// Whether the allocation is the whole of its kernel object.
     pub dedicated: bool,
-    /// The pool it is a slice of. The manager's own slabs are nameless.
+    /// The pool of a slice. The manager's own slabs have no name.
     pub pool: Option<Arc<str>>,
-    /// When it was made.
+    /// The time of the allocation.
     pub allocated_at: SystemTime,
-    /// The thread that made it, as [`this_thread`] numbers them.
+    /// The thread that allocated, as numbered by [`this_thread`].
     pub thread: u64,
     account: Account,
-    /// Its events are recorded as its own, and not as its pool's of a block.
+    /// Whether events are recorded under this id; a pool records those of its blocks itself.
     recorded: bool,
     pinned: AtomicBool,
-    /// Somebody frees it: on some runtimes the finalizer comes while they are at it.
+    /// Set while a caller frees the allocation: some runtimes run the finalizer inside that call.
     freeing: AtomicBool,
     state: Mutex<AllocationState>,
 }
@@ -74,23 +76,23 @@ pub struct Allocation {
 struct AllocationState {
     /// `None` once released.
     backing: Option<Backing>,
-    /// The addresses, between release and finalizer.
+    /// The retired addresses, between release and finalizer.
     retired: Option<Retired>,
-    /// The same where they are not its own.
+    /// The owner of the addresses.
     address_owner: AddressOwner,
-    /// What the finalizer said, once it has run.
+    /// The finalizer's report, once it has run.
     finalized: Option<Reachability>,
 }
 
-/// Whose addresses an allocation leaves to its finalizer.
+/// The owner of the addresses that an allocation leaves to its finalizer.
 #[derive(Debug, Default)]
 enum AddressOwner {
-    /// Its own, or nobody's.
+    /// The allocation itself, or no owner any more.
     #[default]
     Own,
-    /// A chunk's: its pool may take it away under an ArrayBuffer that cannot be detached.
+    /// A chunk: its pool may free it under an ArrayBuffer that cannot be detached.
     Chunk(Arc<ChunkMemory>),
-    /// Of all who share the memory.
+    /// All holders of shared memory.
     Shared(Arc<SharedBacking>),
 }
 
@@ -104,27 +106,27 @@ impl AddressOwner {
     }
 }
 
-/// What a finalizer knows of the addresses it was called for.
+/// The report of a finalizer about its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reachability {
-    /// No ArrayBuffer over them is left anywhere.
+    /// No ArrayBuffer over them is left in the process.
     Unreachable,
-    /// The environment is being torn down, and an ArrayBuffer that was moved out of it may live on elsewhere
-    /// (`docs/design/runtimes.md` §4.1).
+    /// The environment is being torn down. An ArrayBuffer that was moved out of it may live on in another thread
+    /// (`docs/design/runtimes.md` §4.1, the teardown hole).
     Unknown,
 }
 
 impl Allocation {
     /// Enters `size` bytes of `backing` into the directory and into the accounting that admitted them.
     ///
-    /// Errors: `ERR_MANAGER_DISPOSED` when their manager was disposed meanwhile, `ERR_MEMORY_LIMIT` when the driver
-    /// took more than was admitted and that does not fit; `backing` is gone then.
+    /// Errors: `ERR_MANAGER_DISPOSED` if the manager was disposed meanwhile, `ERR_MEMORY_LIMIT` if the driver's surplus
+    /// exceeds the limit. Either drops `backing`.
     pub fn enter(admission: Admission, backing: Backing, size: u64) -> Result<Arc<Self>> {
         let tag = admission.account().tag.clone();
         Self::register(admission, backing, size, tag, true)
     }
 
-    /// As [`enter`](Self::enter), for a block of a pool: its tag is counted there, and its events are recorded there.
+    /// Like [`enter`](Self::enter), for a block of a pool: the pool counts its tag and records its events.
     ///
     /// Errors: those of [`enter`](Self::enter).
     pub fn enter_block(admission: Admission, backing: Backing, size: u64, tag: Option<Arc<str>>) -> Result<Arc<Self>> {
@@ -177,14 +179,14 @@ impl Allocation {
         };
         let allocation = directory().insert(make);
         if !admission.allocated(allocation.id, reserved, allocation.event()) {
-            // No runtime was told of it.
+            // No runtime got this allocation.
             allocation.finalize(Reachability::Unreachable);
             return Err(disposed());
         }
         Ok(allocation)
     }
 
-    /// The live allocations whose first byte is at `address`: more than one where the memory is shared.
+    /// Finds the live allocations whose first byte is at `address`; shared memory has several.
     pub fn at(address: usize) -> impl Iterator<Item = Arc<Self>> {
         let directory = directory();
         let first = directory.by_address.get(&address).copied();
@@ -195,41 +197,41 @@ impl Allocation {
         first.into_iter().chain(others)
     }
 
-    /// The allocation of that id, live or released, until its finalizer has run.
+    /// Finds an allocation, live or released, until its finalizer has run.
     pub fn by_id(id: Handle) -> Option<Arc<Self>> {
         directory().table.get(id).cloned()
     }
 
-    /// Those of the ids that are not gone.
+    /// Finds the allocations of `ids` that are not gone.
     pub fn by_ids(ids: &[Handle]) -> Vec<Arc<Self>> {
         let directory = directory();
         ids.iter().filter_map(|id| directory.table.get(*id).cloned()).collect()
     }
 
-    /// Whether `accounting` is its owner's.
+    /// Reports whether `accounting` counts this allocation.
     pub fn belongs_to(&self, accounting: &Arc<Accounting>) -> bool {
         Arc::ptr_eq(&self.account.accounting, accounting)
     }
 
-    /// Whether it is a live slice of `pool`.
+    /// Reports whether this is a live slice of `pool`.
     pub fn is_of(&self, pool: &Arc<Pool>) -> bool {
         let backing = self.state().backing.clone();
         backing.and_then(|backing| backing.place()).is_some_and(|(of, _, _)| Arc::ptr_eq(&of, pool))
     }
 
-    /// Its pool and its place there, if it is a live slice.
+    /// The pool and the place in it, for a live slice.
     pub fn place(&self) -> Option<(Arc<Pool>, Slice)> {
         let backing = self.state().backing.clone();
         backing.and_then(|backing| backing.place()).map(|(pool, slice, _)| (pool, slice))
     }
 
-    /// The chunk it is a live slice of.
+    /// The chunk's memory, for a live slice.
     pub fn chunk_memory(&self) -> Option<Arc<ChunkMemory>> {
         let backing = self.state().backing.clone();
         backing.and_then(|backing| backing.place()).map(|(_, _, chunk_memory)| chunk_memory)
     }
 
-    /// The same memory for others to join.
+    /// Shares the memory with further holders.
     ///
     /// Errors: `ERR_BUFFER_FREED`, and those of [`Backing::share`].
     pub fn share(&self) -> Result<Arc<SharedBacking>> {
@@ -240,12 +242,12 @@ impl Allocation {
         Ok(share)
     }
 
-    /// Whether others may hold the same memory.
+    /// Reports whether the memory may have further holders.
     pub fn is_shared(&self) -> bool {
         matches!(self.state().backing, Some(Backing::Shared(_)))
     }
 
-    /// The memory and where in it this starts. Whoever holds the `Arc` keeps the kernel object, not the addresses.
+    /// The memory and the offset in it. The `Arc` keeps the kernel object alive, but not the addresses.
     ///
     /// Errors: `ERR_BUFFER_FREED`.
     pub fn memory(&self) -> Result<(Arc<Memory>, u64)> {
@@ -253,19 +255,19 @@ impl Allocation {
         memory.ok_or_else(freed)
     }
 
-    /// Somebody has its address, or nobody has it any more.
+    /// Records whether a holder outside JavaScript has the address.
     pub fn set_pinned(&self, pinned: bool) {
         self.pinned.store(pinned, Ordering::Relaxed);
     }
 
-    /// Somebody is about to free it, or could not.
+    /// Marks the allocation as being freed, or undoes the mark after a failure.
     pub fn set_freeing(&self, freeing: bool) {
         self.freeing.store(freeing, Ordering::Relaxed);
     }
 
-    /// Whether it may be freed by the one who asks for it.
+    /// Checks that the caller may free the allocation.
     ///
-    /// Errors: `ERR_BUFFER_BUSY` while it, or the movable slice that it shows, is pinned.
+    /// Errors: `ERR_BUFFER_BUSY` while the allocation, or the movable slice under it, is pinned.
     pub fn check_freeable(&self) -> Result<()> {
         if self.pinned.load(Ordering::Relaxed) {
             return Err(Error::new(ErrorCode::BufferBusy, "this block is pinned: it was not freed")
@@ -273,28 +275,28 @@ impl Allocation {
         }
         let slice = match &self.state().backing {
             Some(Backing::Suballocated { pool, slice, .. }) => Some((Arc::clone(pool), *slice)),
-            // What is shared is not movable.
+            // Shared memory is not movable.
             _ => None,
         };
         slice.map_or(Ok(()), |(pool, slice)| pool.check_unpinned(&slice))
     }
 
-    /// Whether its memory is still there.
+    /// Reports whether the memory is still there.
     pub fn is_live(&self) -> bool {
         self.state().backing.is_some()
     }
 
-    /// Gives the memory back. Memory of its own leaves zeros at its addresses; a slice's are its pool's to use again,
-    /// so the caller has made sure that nobody reaches them. `false` when that was done before.
+    /// Frees the memory; returns `false` if it was freed before. Memory of its own leaves zeros at its addresses. A
+    /// pool reuses a slice's addresses at once, so the caller has made sure that no ArrayBuffer reaches them.
     ///
-    /// Errors: `ERR_TOO_MANY_MAPS` when the kernel has no mapping left for the zeros: nothing has changed then.
+    /// Errors: `ERR_TOO_MANY_MAPS` if the kernel has no mapping left for the zeros; the allocation is then unchanged.
     pub fn release(&self) -> Result<bool> {
         self.end(Reachability::Unreachable, Action::Free)
     }
 
-    /// The runtime's finalizer has run, or never will.
+    /// Ends the allocation when the runtime's finalizer has run or never will.
     pub fn finalize(&self, reach: Reachability) {
-        // Where the kernel has no mapping left, the memory stays as it is: leaked, counted as live, and safe.
+        // If the kernel has no mapping left, the memory stays as it is: leaked, counted as live, and safe.
         let how = if self.freeing.load(Ordering::Relaxed) { Action::Free } else { Action::Collect };
         let released = self.end(reach, how).is_ok();
         if released {
@@ -304,15 +306,15 @@ impl Allocation {
 
     fn end(&self, reach: Reachability, how: Action) -> Result<bool> {
         let Some(backing) = self.state().backing.take() else { return Ok(false) };
-        // Forget the record before the memory goes: another thread may be given the same addresses.
+        // Removes the record before the memory is freed: another thread may get the same addresses.
         directory().forget_address(self);
         let taken = match &backing {
             Backing::Dedicated(memory) => memory.mapping().retire(),
             Backing::Suballocated { pool, slice, chunk_memory } => {
                 match reach {
-                    // A pool that was reset or destroyed has taken it back already.
+                    // A pool that was reset or destroyed has freed the slice already.
                     Reachability::Unreachable => drop(pool.free_as(slice.chunk, slice.region, how)),
-                    // Its place is never used again, and neither are its addresses when the chunk goes.
+                    // The slice's place is never used again, and neither are its addresses when the chunk goes.
                     Reachability::Unknown => chunk_memory.quarantine_forever(),
                 }
                 Ok(None)
@@ -342,7 +344,7 @@ impl Allocation {
         Ok(true)
     }
 
-    /// Takes it out of the accounting.
+    /// Removes the allocation from the accounting.
     fn forget(&self, how: Action) {
         self.account.freed(self.id, self.reserved, self.event().map(|event| (how, event)));
     }
@@ -352,8 +354,8 @@ impl Allocation {
         self.recorded.then_some(AllocationEvent { size: self.size, kind: self.kind, tag, pool })
     }
 
-    /// Takes a slice's place away from it, so that its end, should it come now, leaves the place alone: it is about to
-    /// be somebody else's. `None` for one that ended already, and for memory of its own.
+    /// Detaches the allocation from its slice, so that ending the allocation does not free the slice, which is about to
+    /// have another owner. Returns `None` for an ended allocation and for memory of its own.
     pub fn detach_from_slice(&self) -> Option<Detached<'_>> {
         let mut state = self.state();
         match state.backing {
@@ -362,12 +364,12 @@ impl Allocation {
         }
     }
 
-    /// Undoes [`enter`](Self::enter) for an allocation of which no runtime was told, or only perhaps.
+    /// Undoes [`enter`](Self::enter) for an allocation that no runtime got for certain.
     pub fn abandon(&self) {
         self.finalize(Reachability::Unknown);
     }
 
-    /// Changes the state; the second of release and finalizer to come here decides what becomes of the addresses.
+    /// Changes the state. The second of release and finalizer decides about the addresses.
     fn transition(&self, change: impl FnOnce(&mut AllocationState)) {
         let (reach, retired, address_owner) = {
             let mut state = self.state();
@@ -378,7 +380,7 @@ impl Allocation {
             }
         };
         directory().table.remove(self.id);
-        // A range that somebody may still reach is dropped, which keeps it out of use for ever.
+        // Dropping a range that an ArrayBuffer may still reach keeps it out of use for ever.
         if let (Reachability::Unreachable, Some(range)) = (reach, retired) {
             range.give_back();
         }
@@ -392,7 +394,7 @@ impl Allocation {
     }
 }
 
-/// An allocation without its place ([`Allocation::detach_from_slice`]). Dropped, it has its place back.
+/// An allocation without its slice ([`Allocation::detach_from_slice`]). Dropping this attaches the slice again.
 #[derive(Debug)]
 #[must_use]
 pub struct Detached<'a> {
@@ -401,7 +403,7 @@ pub struct Detached<'a> {
 }
 
 impl Detached<'_> {
-    /// Its ArrayBuffer was taken away: it has ended, and its place lives on without it.
+    /// Ends the allocation, whose ArrayBuffer was detached. The slice lives on without it.
     pub fn ended(mut self) {
         let Some(Backing::Suballocated { chunk_memory, .. }) = self.backing.take() else { return };
         directory().forget_address(self.allocation);
@@ -418,7 +420,7 @@ impl Drop for Detached<'_> {
     }
 }
 
-/// A number of this thread's own. Unlike the kernel's it is never given to another one, and asking is no system call.
+/// Numbers the calling thread. Unlike the kernel's ids, a number is never reused and needs no system call.
 pub fn this_thread() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     thread_local! {
@@ -436,18 +438,18 @@ fn freed() -> Error {
 }
 
 fn retire_failed(error: &std::io::Error, bytes: u64) -> Error {
-    Error::new(ErrorCode::TooManyMaps, format!("the memory cannot be taken back: {error}"))
+    Error::new(ErrorCode::TooManyMaps, format!("the memory cannot be freed: {error}"))
         .syscall("mmap", error.raw_os_error().unwrap_or(0))
         .requested(bytes)
         .hint("raise vm.max_map_count (sysctl); the buffer's memory goes when it is collected")
 }
 
-/// Every allocation of this process.
+/// All allocations of this process.
 #[derive(Default)]
 struct Directory {
     table: Table<Arc<Allocation>>,
     by_address: HashMap<usize, Handle>,
-    /// Where memory is shared, all but one of those at its address.
+    /// The further allocations at an address of shared memory.
     others: HashMap<usize, Vec<Handle>>,
 }
 
@@ -493,7 +495,7 @@ impl Directory {
     }
 }
 
-/// No lock is held across a call into a runtime or a driver, so finalizers may come from anywhere.
+/// No code holds this lock across a call into a runtime or a driver, so a finalizer may run on any thread.
 fn directory() -> MutexGuard<'static, Directory> {
     static DIRECTORY: Lazy<Mutex<Directory>> = Lazy::new(Mutex::default);
     DIRECTORY.lock()
