@@ -1,4 +1,4 @@
-//! A chunk: one piece of memory with a suballocator over it, and the end of its addresses.
+//! A chunk: one piece of memory with a suballocator, and the lifetime of its addresses.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -12,15 +12,15 @@ use crate::suballoc::{Region, SubAllocator};
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::mapping::Retired;
 
-/// The memory of a chunk, kept by the pool and by every ArrayBuffer over a slice of it.
+/// The memory of a chunk, kept alive by the pool and by every ArrayBuffer over a slice of it.
 ///
-/// Its memory ends when the pool says so ([`end`](Self::end)); its addresses when the last holder lets go, and only if
-/// every finalizer said that nobody reaches them any more.
+/// The pool ends the memory ([`end`](Self::end)). The addresses end with the last owner of this struct, and only if
+/// every finalizer reported that no ArrayBuffer reaches them any more.
 #[derive(Debug)]
 pub struct ChunkMemory {
     base: usize,
     state: Mutex<ChunkMemoryState>,
-    /// A finalizer could not say whether somebody still reaches a slice.
+    /// Set once a finalizer could not prove that no ArrayBuffer reaches a slice.
     reachable: AtomicBool,
 }
 
@@ -29,9 +29,9 @@ struct ChunkMemoryState {
     /// `None` once ended.
     memory: Option<Arc<Memory>>,
     retired: Option<Retired>,
-    /// Slices that others than the pool's owner hold as well: the memory stays for them.
+    /// The number of holds by sharers of a slice. The memory stays for them.
     holds: usize,
-    /// The pool has said that the memory is to end.
+    /// Set once the pool has ended the memory.
     ending: bool,
 }
 
@@ -49,18 +49,18 @@ impl ChunkMemory {
         })
     }
 
-    /// CPU address of the first byte.
+    /// The CPU address of the first byte.
     pub fn base(&self) -> usize {
         self.base
     }
 
-    /// The memory, while it is there.
+    /// The memory; `None` once ended.
     pub fn memory(&self) -> Option<Arc<Memory>> {
         self.state().memory.clone()
     }
 
-    /// Gives the memory back and leaves zeros at its addresses; not before the last [`retain`](Self::retain) is over.
-    /// Where the kernel has no mapping left for the zeros, it stays as it is: leaked, and safe.
+    /// Frees the memory, once the last [`retain`](Self::retain) is undone, and leaves zeros at its addresses. If the
+    /// kernel has no mapping left for the zeros, the memory stays as it is: leaked, and safe.
     pub fn end(&self) {
         let memory = {
             let mut state = self.state();
@@ -77,7 +77,8 @@ impl ChunkMemory {
         }
     }
 
-    /// Keeps the memory for somebody who shares a slice, whatever becomes of the pool. False when it is too late.
+    /// Keeps the memory for a sharer of a slice, whatever happens to the pool. Returns false if the memory is ending
+    /// already.
     pub fn retain(&self) -> bool {
         let mut state = self.state();
         let there = !state.ending;
@@ -97,12 +98,12 @@ impl ChunkMemory {
         }
     }
 
-    /// Whether somebody holds it.
+    /// Reports whether a sharer holds the memory.
     pub fn is_retained(&self) -> bool {
         self.state().holds > 0
     }
 
-    /// Somebody may reach a slice of it for as long as the process lives.
+    /// Keeps the addresses out of use until the process ends, because an ArrayBuffer may reach a slice.
     pub fn quarantine_forever(&self) {
         self.reachable.store(true, Ordering::Relaxed);
     }
@@ -122,16 +123,16 @@ impl Drop for ChunkMemory {
     }
 }
 
-/// See the module's header.
+/// A piece of a pool's memory with its suballocator. See the [module](self).
 #[derive(Debug)]
 pub(super) struct Chunk {
-    /// CountedBytes from 0 as the pool grew.
+    /// The number of the chunk, counted from 0 as the pool grew.
     pub(super) number: u64,
     pub(super) chunk_memory: Arc<ChunkMemory>,
     pub(super) arena: Box<dyn SubAllocator>,
-    /// Bytes from the start that were ever handed out; what lies behind them is as the source gave it.
+    /// The end of the bytes that were ever allocated. The bytes behind it are as the source gave them.
     pub(super) touched: u64,
-    /// Address that the NPU sees at the start.
+    /// The NPU's address of the start.
     pub(super) device_address: Option<u64>,
     pub(super) flags: RegionFlags,
 }
@@ -165,7 +166,7 @@ impl Chunk {
         self.arena.used_regions() == 0
     }
 
-    /// Records that the slice at `place` ended, `offset` bytes from the chunk's start.
+    /// Records that the slice at `place`, `offset` bytes from the chunk's start, has ended.
     #[inline(always)]
     pub(super) fn record_ended(
         &mut self,
@@ -193,12 +194,12 @@ impl Chunk {
     }
 }
 
-/// What profiling has to know of a slice when it ends, by its region's slot. Empty unless something is recorded.
+/// The profiler's flags of slices, by their regions' slots. Empty unless something is recorded.
 #[derive(Debug, Default)]
 pub(super) struct RegionFlags {
-    /// It is sampled.
+    /// Slices that are sampled.
     pub(super) sampled: BitSet,
-    /// Its events are somebody else's to record.
+    /// Slices whose holders record their events.
     pub(super) silent: BitSet,
 }
 
@@ -219,7 +220,7 @@ impl BitSet {
         self.0.get(slot as usize / 64).is_some_and(|word| word >> (slot % 64) & 1 == 1)
     }
 
-    /// Takes it out. Whether it was in.
+    /// Removes a number. Returns whether it was in the set.
     #[inline]
     pub(super) fn take(&mut self, slot: u32) -> bool {
         let Some(word) = self.0.get_mut(slot as usize / 64) else { return false };
@@ -229,7 +230,7 @@ impl BitSet {
     }
 }
 
-/// What a recorder calls the slice at that place.
+/// A recorder's key of the slice at that place.
 pub(super) fn key((chunk, region): SlicePlace) -> Key {
     (chunk.get(), region.to_raw())
 }

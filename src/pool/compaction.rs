@@ -1,15 +1,14 @@
-//! Compaction: moves slices together, so that what is free lies in one piece and chunks become empty.
+//! Compaction: moves slices together, so that free bytes lie in one piece and chunks become empty.
 //!
-//! A [`Pass`] goes one [`Move`] at a time: the target is reserved, the owner of the slice takes its view away, the
-//! bytes are copied, and [`Move::commit`] makes the new place the slice's own. A move that is dropped instead leaves
-//! everything as it was, so a pass can stop at any point. Nothing that others do to the pool between two moves can hurt
-//! it: what a pass remembers is looked at again before it is used. A slice that is being moved can be neither pinned
-//! nor freed.
+//! A [`Pass`] makes one [`Move`] at a time: it reserves the target, the owner of the slice detaches its view, the bytes
+//! are copied, and [`Move::commit`] gives the slice its new place. Dropping a move cancels it, so a pass can stop at
+//! any point. Other users may change the pool between two moves: a pass checks everything that it remembers again
+//! before use. A slice in a move can be neither pinned nor freed.
 //!
-//! A pass first looks at every region there is, a number at a time: a slice of a compaction must not take long, however
-//! large the pool. Then the movable slices of the last chunks, from the top, go into the first holes that are large
-//! enough; where all slices have one size, no order of moves needs fewer bytes. What is too large for any hole then
-//! slides down, over its own bytes if it has to, in those chunks where that helps.
+//! A pass first surveys every region, some at a time: a time slice of a compaction must be short, however large the
+//! pool. Then the movable slices of the last chunks, from the top, go into the first holes that are large enough. If
+//! all slices have one size, no order of moves needs fewer bytes. Slices too large for any hole then slide down, over
+//! their own bytes if necessary, in those chunks where that helps.
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
@@ -24,17 +23,17 @@ use crate::error::Result;
 use crate::handle::Handle;
 use crate::suballoc::{regions_from, Region, RegionId, SubAllocator};
 
-/// A chunk whose free bytes are in one piece but for this share needs no sliding.
+/// The fragmentation up to which a chunk's slices do not slide.
 const NEGLIGIBLE_FRAGMENTATION: f64 = 0.02;
 
-/// One compaction of a pool, as far as it has come.
+/// One compaction of a pool and its progress.
 #[derive(Debug)]
 pub struct Pass {
-    /// Chunks, from those that fill up to those that empty.
+    /// The chunks, from those that fill up to those that empty.
     chunks: Vec<Handle>,
     survey: Survey,
     holes: Holes,
-    /// Slices that may still go into a hole; the last one is next.
+    /// The slices that may still go into a hole; the last one is next.
     candidates: Vec<Candidate>,
     slides: Slides,
 }
@@ -46,60 +45,60 @@ struct Candidate {
     offset: u64,
 }
 
-/// How far looking at what there is has come.
+/// The progress of the survey.
 #[derive(Debug, Default)]
 struct Survey {
-    /// The chunk it is in.
+    /// The rank of the current chunk.
     rank: usize,
-    /// The slice that was seen last there; `None` at the chunk's start.
+    /// The last surveyed slice of that chunk; `None` at its start.
     seen: Option<RegionId>,
     holes: Vec<(Hole, u64)>,
 }
 
-/// What was not seen yet of a chunk.
+/// The regions of a chunk that were not surveyed yet.
 fn unsurveyed(arena: &dyn SubAllocator, seen: Option<RegionId>) -> impl Iterator<Item = Region> + '_ {
     let first = match seen {
         None => Some(arena.first()),
-        // Freed meanwhile: the rest of this chunk is for another time.
+        // The slice was freed meanwhile; a later pass surveys the rest of this chunk.
         Some(seen) => arena.next(seen).ok().flatten(),
     };
     first.into_iter().flat_map(|first| regions_from(arena, first))
 }
 
-/// How far sliding has come.
+/// The progress of sliding.
 #[derive(Debug, Default)]
 struct Slides {
-    /// The chunk it is in.
+    /// The rank of the current chunk.
     rank: usize,
-    /// The last region there that stays where it is; `None` at the chunk's start.
+    /// The last region of that chunk that stays in its place; `None` at the chunk's start.
     last_fixed: Option<RegionId>,
-    /// Each slice is tried once.
+    /// The slices that were tried. Each one is tried once.
     tried: HashSet<Handle>,
 }
 
-/// Where a slice is or was, for the record.
+/// A slice's place, as reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Location {
-    /// The chunk's number: counted from 0 as the pool grew.
+    /// The chunk's number, counted from 0 as the pool grew.
     pub chunk: u64,
-    /// Bytes from the chunk's start.
+    /// The offset in bytes from the chunk's start.
     pub offset: u64,
 }
 
-/// A slice that was moved.
+/// The report of a move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moved {
-    /// Its name.
+    /// The slice's id.
     pub id: Handle,
-    /// Where it was.
+    /// The old place.
     pub from: Location,
-    /// Where it is.
+    /// The new place.
     pub to: Location,
-    /// Bytes that were asked for.
+    /// The requested bytes.
     pub size: u64,
 }
 
-/// A move that is under way; dropped, it never was.
+/// An in-progress move. Dropping it cancels the move.
 #[derive(Debug)]
 #[must_use]
 pub struct Move<'a> {
@@ -108,9 +107,9 @@ pub struct Move<'a> {
     view: Option<Handle>,
     from: MoveEndpoint,
     to: MoveEndpoint,
-    /// Bytes to copy.
+    /// The bytes to copy.
     size: u64,
-    /// The target is the hole right below the source, which goes over its own bytes where it is the larger one.
+    /// Whether the target is the hole right below the source. The slice then moves over its own bytes if it is larger.
     slide: bool,
     done: bool,
 }
@@ -129,7 +128,7 @@ struct Slide {
 }
 
 impl Pool {
-    /// Starts a compaction. Others may use the pool all the while.
+    /// Starts a compaction. Other users may use the pool throughout.
     ///
     /// Errors: `ERR_POOL_DESTROYED`.
     pub fn start_pass(&self) -> Result<Pass> {
@@ -137,7 +136,8 @@ impl Pool {
         state.alive(self.name())?;
         let mut chunks = state.order.clone();
         let filled = |handle: &Handle| state.chunks.get(*handle).map_or(0, |chunk| chunk.arena.allocated());
-        // The initial chunk stays in any case, so it is filled first; then the fullest, which would cost most to empty.
+        // The initial chunk always stays, so it is filled first; then the fullest chunk, which would cost most to
+        // empty.
         chunks.sort_by_key(|handle| (Some(*handle) != state.first, Reverse(filled(handle)), handle.get()));
         Ok(Pass {
             chunks,
@@ -148,8 +148,8 @@ impl Pool {
         })
     }
 
-    /// Looks at `most` more slices of the pool and the holes between them; true when all have been seen. What others do
-    /// meanwhile may be missed, or be seen as it was: every move looks again.
+    /// Surveys `most` more slices of the pool and the holes between them; returns true once all are surveyed. The
+    /// survey may miss concurrent changes, so every move checks again.
     pub fn survey(&self, pass: &mut Pass, most: usize) -> bool {
         let Pass { chunks, survey, candidates, .. } = pass;
         if survey.rank == chunks.len() {
@@ -180,14 +180,14 @@ impl Pool {
         true
     }
 
-    /// The next move of `pass`, with its target reserved; `None` when there is nothing left to gain. What was not
-    /// [surveyed](Self::survey) yet is now. Where moves are in flight meanwhile ([`CopyQueue`](super::CopyQueue)), they
-    /// are over before [`next_slide`](Self::next_slide) is asked: it finds what their ends have made of the pool.
+    /// Reserves the target of the next move; returns `None` if no move gains anything. Completes the
+    /// [survey](Self::survey) if necessary. Moves in flight ([`CopyQueue`](super::CopyQueue)) must complete before
+    /// [`next_slide`](Self::next_slide), which works on the pool that they leave.
     pub fn next_move<'a>(&'a self, pass: &mut Pass) -> Option<Move<'a>> {
         self.next_fill(pass).or_else(|| self.next_slide(pass))
     }
 
-    /// The next move into a hole. Those that were found before may still be under way.
+    /// Finds the next move into a hole. Earlier moves may still be in flight.
     pub fn next_fill<'a>(&'a self, pass: &mut Pass) -> Option<Move<'a>> {
         self.survey(pass, usize::MAX);
         let mut state = self.state();
@@ -197,8 +197,8 @@ impl Pool {
         }
     }
 
-    /// The next move down, over the slice's own bytes if it has to; when no hole can be filled any more, and all that
-    /// was begun is over.
+    /// Finds the next move down, over the slice's own bytes if necessary. Requires that no hole can be filled any more
+    /// and that all earlier moves are complete.
     pub fn next_slide<'a>(&'a self, pass: &mut Pass) -> Option<Move<'a>> {
         let mut state = self.state();
         match state.destroyed {
@@ -216,7 +216,7 @@ impl Pool {
                 }
                 let chunk = pass.chunks[hole.rank];
                 let Some(target) = state.reserve_target(chunk, hole.id, source.user_data, alignment) else {
-                    // Somebody else was faster, or it is too small once it is aligned: no hole for this time.
+                    // Another user took the hole, or it is too small once aligned; this pass ignores it from here on.
                     pass.holes.shrink(at, None);
                     continue;
                 };
@@ -242,7 +242,7 @@ impl Pool {
         None
     }
 
-    /// A move of `id` to the reserved region `target`.
+    /// Starts a move of `id` to the reserved region `target`.
     fn begin_move<'a>(
         &'a self,
         state: &mut PoolState,
@@ -271,30 +271,30 @@ impl Pool {
 }
 
 impl Move<'_> {
-    /// Whose. Its owner takes the views away before [`commit`](Self::commit), for nobody may write to the old place any
-    /// more.
+    /// The slice's id. Its owner detaches the views before [`commit`](Self::commit), because no write may reach the old
+    /// place any more.
     pub fn id(&self) -> Handle {
         self.id
     }
 
-    /// What JavaScript's ArrayBuffer over it is found by, if there is one.
+    /// The id of JavaScript's ArrayBuffer over the slice; `None` without one.
     pub fn view(&self) -> Option<Handle> {
         self.view
     }
 
-    /// Bytes that will be copied.
+    /// The bytes to copy.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// CPU address where it still is.
+    /// The CPU address of the old place.
     pub fn address(&self) -> usize {
         self.from.chunk_memory.base() + self.from.location.offset as usize
     }
 
-    /// Copies, and makes the new place the slice's own. `None` when the pool was reset or destroyed meanwhile.
+    /// Copies the bytes and gives the slice its new place. Returns `None` if the pool was reset or destroyed meanwhile.
     ///
-    /// Errors: those of [`Memory::copy`]; nothing has changed then.
+    /// Errors: those of [`Memory::copy`]; the slice then stays in its place.
     pub fn commit(self) -> Result<Option<Moved>> {
         match self.copy_job() {
             Some(job) => job.copy().map(|()| self.complete()),
@@ -302,13 +302,13 @@ impl Move<'_> {
         }
     }
 
-    /// What has to be copied, by whichever thread. `None` when the pool was reset or destroyed meanwhile.
+    /// The copy to make, on any thread. Returns `None` if the pool was reset or destroyed meanwhile.
     pub(super) fn copy_job(&self) -> Option<CopyJob> {
         let (source, target) = (self.from.chunk_memory.memory()?, self.to.chunk_memory.memory()?);
         Some(CopyJob { source, from: self.from.location.offset, target, to: self.to.location.offset, size: self.size })
     }
 
-    /// Makes the new place the slice's own, now that its bytes are there. `None` as for [`copy_job`](Self::copy_job).
+    /// Gives the slice its new place once the bytes are copied. Returns `None` like [`copy_job`](Self::copy_job).
     pub(super) fn complete(mut self) -> Option<Moved> {
         let moved = Moved { id: self.id, from: self.from.location, to: self.to.location, size: self.size };
         let mut state = self.pool.state();
@@ -329,7 +329,7 @@ impl Move<'_> {
     }
 }
 
-/// The bytes of a [`Move`]. It keeps their memory, whatever becomes of the pool.
+/// The copy of a [`Move`]. It keeps both memories alive, whatever happens to the pool.
 #[derive(Debug)]
 pub(super) struct CopyJob {
     source: Arc<Memory>,
@@ -356,14 +356,14 @@ impl Drop for Move<'_> {
 }
 
 impl PoolState {
-    /// The region of a slice that may be moved now, and its alignment.
+    /// The region and alignment of a slice that may move now.
     fn unpinned(&self, id: Handle) -> Option<(Region, u64)> {
         let movable = self.movables.get(id).ok().filter(|movable| !movable.pinned() && !movable.moving)?;
         let region = self.chunks.get(movable.place.0)?.arena.get(movable.place.1).ok()?;
         Some((region, movable.alignment))
     }
 
-    /// Takes `size` bytes of a hole. No slice is counted: what moves is counted already.
+    /// Reserves `size` bytes of a hole. Counts no slice, because the moving one is counted already.
     fn reserve_target(&mut self, chunk: Handle, hole: RegionId, size: u64, alignment: u64) -> Option<Region> {
         let chunk = self.chunks.get_mut(chunk)?;
         let target = chunk.arena.allocate_at(hole, size, alignment, size)?;
@@ -372,7 +372,7 @@ impl PoolState {
     }
 
     fn cancel_target(&mut self, (chunk, region): SlicePlace) {
-        // Where the pool was reset or destroyed, it has gone already.
+        // A reset or destroy of the pool has freed the target already.
         let _ = self.chunks.get_mut(chunk).map(|chunk| chunk.arena.free(region));
     }
 
@@ -382,7 +382,7 @@ impl PoolState {
         after.filter(|region| !region.used)
     }
 
-    /// The next slice above a hole, after the last region that stays where it is.
+    /// Finds the next slice above a hole, after the last region that stays in its place.
     fn next_slide(&self, handle: Handle, slides: &mut Slides) -> Option<Slide> {
         let arena = &self.chunks.get(handle)?.arena;
         if slides.last_fixed.is_none() && arena.fragmentation() <= NEGLIGIBLE_FRAGMENTATION {
@@ -391,7 +391,7 @@ impl PoolState {
         loop {
             let next = match slides.last_fixed {
                 None => Some(arena.first()),
-                // Freed meanwhile: the rest of this chunk is for another time.
+                // The region was freed meanwhile; a later pass slides the rest of this chunk.
                 Some(last_fixed) => arena.next(last_fixed).ok()?,
             }?;
             if next.used {
@@ -409,23 +409,23 @@ impl PoolState {
         }
     }
 
-    /// The source of a move goes, and its target stays.
+    /// Frees the source of a move and keeps its target.
     fn swap(&mut self, from: SlicePlace, to: SlicePlace) -> Option<SlicePlace> {
         self.chunks.get_mut(from.0)?.arena.free(from.1).ok()?;
         Some(to)
     }
 
-    /// The hole below a slice and the slice change places. What lies around them may have changed since the move began.
+    /// Exchanges the hole below a slice and the slice. Their neighbours may have changed since the move started.
     fn swap_down(&mut self, from: SlicePlace, hole: SlicePlace) -> Option<SlicePlace> {
         let arena = &mut self.chunks.get_mut(from.0)?.arena;
-        // Nothing is given up before it is known that all of it is there: the bytes have moved already.
+        // Both regions are checked before either is freed: the bytes have moved already.
         let (source, gap) = (arena.get(from.1).ok()?, arena.get(hole.1).ok()?);
         if gap.size == source.size {
             arena.set_user_data(hole.1, source.user_data).ok()?;
             arena.free(from.1).ok()?;
             return Some(hole);
         }
-        // The two become one free region, together with what is free around them. What lies below that stays.
+        // The two merge into one free region, together with free neighbours. The region below those stays.
         let below = match arena.previous(hole.1).ok()? {
             Some(free) if !free.used => arena.previous(free.id).ok()?,
             below => below,
@@ -436,7 +436,7 @@ impl PoolState {
             None => arena.first(),
             Some(below) => arena.next(below.id).ok()??,
         };
-        // None of this needs memory of the suballocator's: three regions have become one.
+        // These calls need no memory for the suballocator: three regions have become one.
         let lower = match gap.offset - merged.offset {
             0 => None,
             bytes => Some(arena.allocate_at(merged.id, bytes, 1, 0)?.id),
@@ -452,8 +452,8 @@ impl PoolState {
     }
 }
 
-/// Holes in the order in which they are filled, and a tree of maxima over their sizes: the first that is large enough
-/// is found in as many steps as the number of holes has bits.
+/// The holes in the order of filling, with a tree of maxima over their sizes. It finds the first hole that is large
+/// enough in logarithmic time.
 #[derive(Debug, Default)]
 struct Holes {
     list: Vec<Hole>,
@@ -482,7 +482,7 @@ impl Holes {
         Self { list: holes.into_iter().map(|(hole, _)| hole).collect(), tree, leaves }
     }
 
-    /// The first hole of at least `size` bytes.
+    /// Finds the first hole of at least `size` bytes.
     fn first_of(&self, size: u64) -> Option<(usize, Hole)> {
         if self.tree.get(1).is_none_or(|largest| *largest < size.max(1)) {
             return None;
@@ -498,7 +498,7 @@ impl Holes {
         Some((at, self.list[at]))
     }
 
-    /// What is left of hole `at`.
+    /// Replaces hole `at` by the rest of it.
     fn shrink(&mut self, at: usize, rest: Option<Region>) {
         if let Some(rest) = rest {
             (self.list[at].id, self.list[at].offset) = (rest.id, rest.offset);

@@ -1,5 +1,5 @@
-//! [`CopyQueue`]: the moves of a compaction that are in flight. While a second thread copies their bytes, the first one
-//! prepares the next moves, which costs it as much where it has to detach JavaScript's views.
+//! [`CopyQueue`]: the moves of a compaction that are in flight. A second thread copies their bytes while the compacting
+//! thread prepares the next moves. Preparing costs as much as copying if it detaches JavaScript's views.
 
 use std::collections::VecDeque;
 use std::mem::take;
@@ -13,24 +13,24 @@ use super::compaction::{CopyJob, Move, Moved};
 use crate::error::Result;
 use crate::sys::thread_pool::ThreadPool;
 
-/// Copies for a compacting thread. Memory bandwidth is the limit: more threads are no faster.
+/// The copying thread. Memory bandwidth is the limit, so more threads are no faster.
 static COPIERS: ThreadPool = ThreadPool::new("rkllm-copier", 1);
 
-/// Whether there is a processor for a copier.
+/// Whether the machine has a processor for the copying thread.
 static HAS_SECOND_PROCESSOR: Lazy<bool> = Lazy::new(|| available_parallelism().map_or(1, NonZero::get) > 1);
 
-/// Bytes that the compacting thread copies before a copier is started: starting a thread takes as long.
+/// Bytes that the compacting thread copies before it starts the copier: starting a thread takes as long.
 const INLINE_BYTES: u64 = 1 << 20;
-/// Bytes that a copier is woken for.
+/// Bytes of a batch, enough to be worth a wake-up of the copier.
 const BATCH_BYTES: u64 = 1 << 20;
-/// Batches that wait for the copier or are being copied; with as many, one more is copied on this thread.
+/// The maximum number of batches that the copier has. Beyond it, the compacting thread copies the next batch itself.
 const MAX_BATCHES_IN_FLIGHT: usize = 2;
 
-/// See the module's header. Dropped, it waits for what is being copied; moves that nobody copies yet never were.
+/// A queue of moves in flight. Dropping it waits for running copies and cancels the moves that were not started.
 #[derive(Debug, Default)]
 pub struct CopyQueue<'a> {
     aided: bool,
-    /// Moves that were taken on, and their bytes, whether they are complete or not.
+    /// The number and bytes of the accepted moves, complete or not.
     taken: (u64, u64),
     batch: Vec<Move<'a>>,
     batch_bytes: u64,
@@ -38,7 +38,7 @@ pub struct CopyQueue<'a> {
     results: VecDeque<Result<Option<Moved>>>,
 }
 
-/// A batch that the other thread copies.
+/// A batch that the copier has.
 #[derive(Debug)]
 struct InFlightBatch<'a> {
     moves: Vec<Move<'a>>,
@@ -47,25 +47,25 @@ struct InFlightBatch<'a> {
 }
 
 impl<'a> CopyQueue<'a> {
-    /// With a second thread or without: with one, up to four MiB, or as many larger moves, are under way when no more
-    /// is taken on.
+    /// Creates a queue; `aided` uses the copier. With the copier, up to four MiB (or as many larger moves) are in
+    /// flight before [`add`](Self::add) copies on this thread.
     pub fn new(aided: bool) -> Self {
         let mut queue = Self::default();
         queue.aided = aided && *HAS_SECOND_PROCESSOR;
         queue
     }
 
-    /// Moves that were taken on.
+    /// The number of accepted moves, without those that failed.
     pub fn moves(&self) -> u64 {
         self.taken.0
     }
 
-    /// Bytes of the moves that were taken on, but for those that came to nothing.
+    /// The bytes of the accepted moves, without those that failed.
     pub fn bytes(&self) -> u64 {
         self.taken.1
     }
 
-    /// Takes a move on: its views are gone, and it is carried out before [`finish`](Self::finish) is over.
+    /// Accepts a move whose views are detached. The move is complete once [`finish`](Self::finish) returns.
     pub fn add(&mut self, step: Move<'a>) {
         let (size, before) = (step.size(), self.taken.1);
         self.taken = (self.taken.0 + 1, before + size);
@@ -80,12 +80,12 @@ impl<'a> CopyQueue<'a> {
         }
     }
 
-    /// What became of a move that was taken on; `None` where none has completed since.
+    /// Takes the result of a completed move; `None` if none has completed since the last call.
     pub fn next_result(&mut self) -> Option<Result<Option<Moved>>> {
         self.results.pop_front()
     }
 
-    /// Carries out everything that was taken on.
+    /// Completes all accepted moves.
     pub fn finish(&mut self) {
         let rest = take(&mut self.batch);
         self.batch_bytes = 0;
@@ -115,9 +115,9 @@ impl<'a> CopyQueue<'a> {
         let (done, copied) = sync_channel(1);
         COPIERS.run(move || {
             let results = jobs.iter().map(|job| job.as_ref().map(CopyJob::copy).transpose()).collect();
-            // Memory that this keeps alive is let go before anybody is told: what then frees it, gives it back.
+            // Releases the memory before it sends the results: the receiver may free that memory at once.
             drop(jobs);
-            // Nobody waits where the queue was dropped in a panic.
+            // Sending fails if the queue was dropped in a panic.
             let _ = done.send(results);
         });
         self.in_flight.push_back(InFlightBatch { moves, copied });
@@ -130,7 +130,7 @@ impl<'a> CopyQueue<'a> {
         }
     }
 
-    /// Completes the moves of a batch that the other thread has copied. A move without an entry in `copied` was not.
+    /// Completes the moves of a batch that the copier has copied. A move without an entry in `copied` was not copied.
     fn collect(&mut self, moves: Vec<Move<'a>>, copied: Vec<Result<Option<()>>>) {
         let mut copied = copied.into_iter();
         for step in moves {
@@ -154,8 +154,8 @@ impl<'a> CopyQueue<'a> {
 
 impl Drop for CopyQueue<'_> {
     fn drop(&mut self) {
-        // Undone while somebody copies, a move's target could be given to others, who would find their bytes
-        // overwritten; undone afterwards, one that slid over its own bytes would have lost them.
+        // Waits, because cancelling a move during its copy would free its target for other users, and the copy would
+        // overwrite their bytes. After the copy, cancelling would lose the bytes of a slice that slid over itself.
         self.wait();
     }
 }

@@ -1,8 +1,8 @@
-//! Debugging: frees that wait, poisoned, before their bytes are used again.
+//! Debugging: delays the reuse of freed bytes and poisons them.
 //!
-//! An operation that is still under way when its slice is freed writes into whoever has the slice next. With a delay
-//! the slice waits behind a number of other frees, filled with [`POISON`]; when its turn comes and it holds anything
-//! else, somebody wrote to freed memory, and is counted.
+//! An operation that is still in flight when its slice is freed would write into the next owner's bytes. With a delay,
+//! the slice waits behind a number of other frees, filled with [`POISON`]. If it holds other bytes when its turn comes,
+//! an operation wrote to freed memory, and the pool counts that.
 
 use std::collections::VecDeque;
 
@@ -11,15 +11,15 @@ use crate::device::memory::Memory;
 use crate::handle::Handle;
 use crate::suballoc::RegionId;
 
-/// What freed bytes hold while they wait.
+/// The byte that fills delayed slices.
 const POISON: u8 = 0xdd;
 
-/// The frees that wait, oldest first.
+/// The delayed frees, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct DelayedFrees {
-    /// With the bytes that were asked for.
+    /// The slices and their requested bytes.
     slices: VecDeque<(Slice, u64)>,
-    /// Slices that were written to while they waited.
+    /// The number of slices that were written to during the delay.
     pub(super) late_writes: u64,
 }
 
@@ -28,18 +28,18 @@ impl DelayedFrees {
         self.slices.iter().any(|(slice, _)| (slice.chunk, slice.region) == (chunk, region))
     }
 
-    /// Adds a freed slice of which `requested` bytes were asked for.
+    /// Adds a freed slice of `requested` bytes.
     pub(super) fn push(&mut self, slice: Slice, requested: u64) {
         self.slices.push_back((slice, requested));
     }
 
-    /// Takes the oldest out, if more than `keep` wait.
+    /// Takes the oldest slice if more than `keep` are delayed.
     pub(super) fn pop(&mut self, keep: usize) -> Option<(Slice, u64)> {
         let due = self.slices.len() > keep;
         due.then(|| self.slices.pop_front()).flatten()
     }
 
-    /// How many, and the bytes that were asked for.
+    /// The number of delayed slices and their requested bytes.
     pub(super) fn figures(&self) -> (u64, u64) {
         (self.slices.len() as u64, self.slices.iter().map(|(_, requested)| requested).sum())
     }
@@ -54,7 +54,7 @@ pub(super) fn poison(memory: &Memory, slice: &Slice) {
     memory.mapping().fill(slice.offset..slice.offset + slice.padded, POISON);
 }
 
-/// Whether a slice still holds the poison and nothing else.
+/// Reports whether a slice holds only poison.
 pub(super) fn is_poison(memory: &Memory, slice: &Slice) -> bool {
     let mut bytes = [0; 4096];
     (slice.offset..slice.offset + slice.padded).step_by(bytes.len()).all(|at| {

@@ -1,5 +1,5 @@
-//! How a pool comes by its chunks: bytes of its maximum are reserved, the source is asked outside the lock, and what it
-//! gave becomes a chunk.
+//! The growth of a pool: reserves bytes of its maximum, allocates from the source outside the lock, and adds the memory
+//! as a chunk.
 
 use super::state::PoolState;
 use super::Pool;
@@ -9,7 +9,7 @@ use crate::profile::Action;
 use crate::units::format_bytes;
 
 impl Pool {
-    /// The least that a chunk must have to serve a request which no chunk has room for.
+    /// The minimum size of a chunk that serves a request for which no chunk has room.
     fn chunk_for(&self, size: u64) -> Result<u64> {
         if let Some(least) = self.layout.least_chunk(size) {
             return Ok(least);
@@ -24,7 +24,7 @@ impl Pool {
         Err(Error::new(ErrorCode::OutOfRange, message).requested(size).limit(format!("pool:{}", self.name()), most))
     }
 
-    /// A chunk that serves a request of `size`. Where there is no room for a whole one, half of that may do, and so on.
+    /// Adds a chunk that serves a request of `size`. If there is no room for a full chunk, tries half of it, and so on.
     pub(super) fn grow_for(&self, size: u64) -> Result<Handle> {
         let least = self.chunk_for(size)?;
         let mut most = self.layout.chunk;
@@ -40,13 +40,13 @@ impl Pool {
         }
     }
 
-    /// Makes the initial chunk.
+    /// Adds the initial chunk.
     pub(super) fn grow_first(&self) -> Result<Handle> {
         self.state().reserved = self.layout.initial;
         self.grow(ReservedGrowth { pool: self, bytes: self.layout.initial })
     }
 
-    /// Takes `most` of the pool's maximum, or what is left of it, but at least `least`.
+    /// Reserves `most` bytes of the pool's maximum, or the rest of it, but at least `least`.
     fn reserve(&self, least: u64, most: u64, size: u64) -> Result<ReservedGrowth<'_>> {
         let mut state = self.state();
         state.alive(self.name())?;
@@ -57,7 +57,7 @@ impl Pool {
         Ok(ReservedGrowth { pool: self, bytes })
     }
 
-    /// Makes the chunk that was reserved.
+    /// Allocates the reserved chunk.
     fn grow(&self, reserved: ReservedGrowth<'_>) -> Result<Handle> {
         let admission = self.account.as_ref().map(|account| account.admit(reserved.bytes)).transpose()?;
         let memory = self.source.allocate(reserved.bytes)?;
@@ -74,7 +74,7 @@ impl Pool {
         if let Some(admission) = admission {
             admission.commit_chunk();
         }
-        std::mem::forget(reserved); // settled: the chunk stands for it now
+        std::mem::forget(reserved); // the chunk holds the bytes now
         Ok(handle)
     }
 
@@ -97,7 +97,7 @@ impl Pool {
     }
 }
 
-/// Bytes of a pool's maximum, taken before the source is asked for them; they go back unless a chunk stands for them.
+/// Reserved bytes of a pool's maximum. Dropping them returns them.
 struct ReservedGrowth<'a> {
     pool: &'a Pool,
     bytes: u64,

@@ -1,4 +1,4 @@
-//! How a pool is laid out: sizes that are whole, sane, and turned into arenas.
+//! The layout of a pool: sizes, checked and rounded, and the arenas that they make.
 
 use super::chunk::Chunk;
 use crate::device::memory::Memory;
@@ -6,30 +6,31 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::suballoc::{Fixed, LayoutError, SubAllocator, Tlsf};
 use crate::units::{align_up, format_bytes, MAX_SAFE_INTEGER};
 
-/// How a pool is laid out; bytes.
+/// The sizes of a pool, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// Reserved at once, and never given back before the pool ends.
+    /// The bytes allocated at the start, which stay until the pool ends.
     pub initial: u64,
-    /// It grows up to here.
+    /// The maximum size.
     pub max: u64,
-    /// What it grows by; a request beyond that has a chunk of its own size.
+    /// The size of a chunk. A larger request gets a chunk of its own size.
     pub chunk: u64,
-    /// Fixed-size blocks instead of variable ones.
+    /// The size of fixed blocks; `None` for blocks of any size.
     pub block: Option<u64>,
-    /// Of every slice; a power of two, and what sizes are rounded up to.
+    /// The alignment of every slice: a power of two, to which sizes are rounded up.
     pub alignment: u64,
-    /// Debugging: this many frees wait, poisoned, before their bytes are used again. 0: none does.
+    /// Debugging: the number of frees whose reuse is delayed
+    /// ([`PoolStats::late_writes`](super::PoolStats::late_writes)); 0 for none.
     pub delay: usize,
 }
 
 impl Layout {
-    /// The unit of everything: a fixed block, or the alignment.
+    /// The unit of sizes: a fixed block, or the alignment.
     pub fn granule(&self) -> u64 {
         self.block.unwrap_or(self.alignment)
     }
 
-    /// Sizes rounded up to whole granules, and sane.
+    /// Checks the sizes and rounds them up to whole granules.
     ///
     /// Errors: `ERR_OUT_OF_RANGE`.
     pub fn checked(self) -> Result<Self> {
@@ -37,7 +38,7 @@ impl Layout {
         if !self.alignment.is_power_of_two() {
             return bad(format!("alignment is {}; it must be a power of two", self.alignment));
         }
-        // Blocks lie at multiples of their size: rounded up, each of them is aligned.
+        // Blocks lie at multiples of their size, so a rounded size aligns each of them.
         let block = match self.block {
             Some(0) => return bad("blockSize must be at least 1 byte".to_owned()),
             Some(block) => Some(rounded("blockSize", block, self.alignment)?),
@@ -64,23 +65,22 @@ impl Layout {
         Ok(Self { chunk: layout.chunk.min(layout.max), ..layout })
     }
 
-    /// The least that a chunk must have to serve a request which no chunk has room for; `None` beyond what a pool can
-    /// ever give.
+    /// The minimum size of a chunk that serves a request for which no chunk has room; `None` beyond the pool's maximum.
     pub fn least_chunk(&self, size: u64) -> Option<u64> {
-        // Its start is aligned to whatever a slice may ask for.
+        // A chunk's start is aligned to the largest alignment that a slice may request.
         let needs = align_up(size, self.alignment)?;
         let fits = needs <= self.max && self.block.is_none_or(|block| size <= block);
         fits.then(|| self.block.unwrap_or(needs))
     }
 
-    /// What a pool that has `reserved` bytes grows by where it needs `least` and would like `most`, a chunk at first:
-    /// that, or what is left of its maximum; `None` where less than `least` is.
+    /// The bytes to add to a pool of `reserved` bytes: `most`, or the rest below its maximum. Returns `None` if the
+    /// rest is less than `least`.
     pub fn growth(&self, reserved: u64, least: u64, most: u64) -> Option<u64> {
         let left = self.max.saturating_sub(reserved);
         (least <= left).then(|| least.max(most.min(left)))
     }
 
-    /// An empty arena of `capacity` bytes.
+    /// Creates an empty arena of `capacity` bytes.
     ///
     /// Errors: `ERR_OUT_OF_RANGE`, `ERR_OUT_OF_MEMORY`.
     pub fn arena(&self, capacity: u64) -> Result<Box<dyn SubAllocator>> {
@@ -94,14 +94,14 @@ impl Layout {
         })
     }
 
-    /// `capacity` bytes of `memory`, which may have been rounded up to pages.
+    /// Creates a chunk from `capacity` bytes of `memory`, which may have been rounded up to pages.
     pub(super) fn chunk(&self, memory: Memory, capacity: u64) -> Result<Chunk> {
         Ok(Chunk::new(memory, self.arena(capacity)?))
     }
 }
 
 fn rounded(name: &str, bytes: u64, granule: u64) -> Result<u64> {
-    // A block size is no power of two.
+    // A block size need not be a power of two.
     bytes
         .div_ceil(granule)
         .checked_mul(granule)

@@ -1,13 +1,35 @@
 //! Pools: slices of few large kernel objects in place of many small ones.
 //!
-//! A [`Pool`] has chunks, each with a suballocator of its own; it grows by chunks up to a maximum and gives empty ones
-//! back, keeping one so that a load that goes up and down does not ask the driver each time. One mutex covers it: it is
-//! held for arithmetic only, never across a driver's call, a copy or a runtime.
+//! Imports `device`, `suballoc`, `profile` and the rooms below them; it knows no runtime of JavaScript.
 //!
-//! A slice is named by its chunk's handle and its region's id. Both are generation-checked, so that a name that
-//! outlived its slice is an error value, also after a reset, and when the chunk is gone.
+//! A [`Pool`] has chunks, each with a suballocator. It adds chunks up to a maximum and frees empty ones. It keeps one
+//! of them, so that a varying load does not ask the driver each time. One mutex covers the pool. It is held for
+//! arithmetic only, never across a call of a driver, a copy or a runtime.
 //!
-//! Bytes: *reserved* (chunks) ≥ *allocated* (regions, padded) ≥ *requested* (asked for).
+//! The chunk's handle and the region's id name a slice. Both have generations, so a stale name is an error value, also
+//! after a reset and after the chunk was freed.
+//!
+//! Bytes: *reserved* (chunks) ≥ *allocated* (regions, padded) ≥ *requested*.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use rkllmjs_memory::backend::simulated::{Options, Simulated};
+//! use rkllmjs_memory::backend::Request;
+//! use rkllmjs_memory::device::{memory::Source, Device};
+//! use rkllmjs_memory::pool::{Layout, Pool};
+//! use rkllmjs_memory::units::{KIB, MIB};
+//! # fn main() -> rkllmjs_memory::error::Result<()> {
+//! let device = Device::new(Arc::new(Simulated::new(Options::default())?));
+//! let source = Source::Npu { device, request: Request::plain(MIB), dirty: false };
+//! let layout = Layout { initial: MIB, max: 4 * MIB, chunk: MIB, block: None, alignment: 64, delay: 0 };
+//! let pool = Pool::new(Some("tokens".into()), source, layout, None)?;
+//! let slice = pool.allocate(4 * KIB, 64)?;
+//! assert_eq!(pool.stats().allocated, 4 * KIB);
+//! pool.free(slice.chunk, slice.region)?;
+//! assert!(pool.free(slice.chunk, slice.region).is_err(), "the name is stale");
+//! # Ok(())
+//! # }
+//! ```
 #![forbid(unsafe_code)]
 
 mod chunk;
@@ -50,35 +72,35 @@ use slice::freed;
 pub use slice::Slice;
 use state::{EventOwner, PoolState};
 
-/// A pool's figures; bytes.
+/// The figures of a pool; sizes in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PoolStats {
-    /// Pieces of memory it has.
+    /// The number of chunks.
     pub chunks: u64,
-    /// Bytes in them.
+    /// Bytes of chunks.
     pub reserved: u64,
     /// Bytes of regions, padded.
     pub allocated: u64,
-    /// Bytes asked for.
+    /// Requested bytes.
     pub requested: u64,
-    /// Bytes free in its chunks.
+    /// Free bytes of chunks.
     pub free: u64,
-    /// The most that was ever allocated.
+    /// The maximum of `allocated` so far.
     pub peak_allocated: u64,
-    /// The largest slice that its chunks have room for now.
+    /// The largest slice for which a chunk has room now.
     pub largest_free: u64,
-    /// Slices that live.
+    /// The number of live slices.
     pub live: u64,
-    /// Slices that ever lived.
+    /// The number of slices ever allocated.
     pub allocations: u64,
-    /// Requests that were refused.
+    /// The number of refused requests.
     pub failures: u64,
-    /// Slices that were written to after they were freed; only a pool that delays their reuse can tell.
+    /// The number of slices that were written to after their free. Only a pool that delays reuse counts them.
     pub late_writes: u64,
 }
 
 impl PoolStats {
-    /// 1 - largest free / free; 0 when nothing is free.
+    /// The fragmentation, 1 - largest free / free; 0 if no byte is free.
     pub fn fragmentation(&self) -> f64 {
         match self.free {
             0 => 0.0,
@@ -87,24 +109,24 @@ impl PoolStats {
     }
 }
 
-/// See the module's header.
+/// A pool of slices. See the [module](self).
 #[derive(Debug)]
 pub struct Pool {
-    /// `None`: the manager's own slabs.
+    /// `None` for the manager's own slabs.
     name: Option<Arc<str>>,
     source: Source,
     layout: Layout,
-    /// Where its chunks are counted; `None`: the manager's own slabs, whose slices are.
+    /// The account that counts the chunks; `None` for the manager's own slabs, whose slices are counted instead.
     account: Option<Account>,
-    /// Allocations until one is timed; 0: none is.
+    /// The number of allocations until the next timed one; 0 times none.
     timer: AtomicU32,
     state: Mutex<PoolState>,
 }
 
 impl Pool {
-    /// A pool with its initial bytes.
+    /// Creates a pool with its initial bytes.
     ///
-    /// Errors: `ERR_OUT_OF_RANGE` for a layout that cannot be, and those of [`Source::allocate`].
+    /// Errors: `ERR_OUT_OF_RANGE` for an impossible layout, and those of [`Source::allocate`].
     pub fn new(name: Option<Arc<str>>, source: Source, layout: Layout, account: Option<Account>) -> Result<Self> {
         let layout = layout.checked()?;
         let near = Limit::new(Some(layout.max), &WARN_AT);
@@ -117,7 +139,7 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Its name; `None` for the manager's own slabs.
+    /// The name; `None` for the manager's own slabs.
     pub fn public_name(&self) -> Option<&Arc<str>> {
         self.name.as_ref()
     }
@@ -126,25 +148,25 @@ impl Pool {
         self.name.as_deref().unwrap_or("slabs")
     }
 
-    /// Which memory.
+    /// The kind of memory.
     pub fn kind(&self) -> MemoryKind {
         self.source.kind()
     }
 
-    /// How it is laid out.
+    /// The layout.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// Takes `size` bytes at a multiple of `alignment`. The bytes are as their last owner left them.
+    /// Allocates `size` bytes at a multiple of `alignment`. The bytes are as their previous owner left them.
     ///
-    /// Errors: `ERR_OUT_OF_RANGE` beyond what the pool can ever hold, `ERR_POOL_EXHAUSTED`, `ERR_POOL_DESTROYED`, and
-    /// those of [`Source::allocate`] where it has to grow.
+    /// Errors: `ERR_OUT_OF_RANGE` beyond the pool's maximum, `ERR_POOL_EXHAUSTED`, `ERR_POOL_DESTROYED`, and those of
+    /// [`Source::allocate`] if the pool has to grow.
     pub fn allocate(&self, size: u64, alignment: u64) -> Result<Slice> {
         self.timed(|| self.place(size, alignment, EventOwner::Pool))
     }
 
-    /// As [`allocate`](Self::allocate), for a holder who records what happens to the slice.
+    /// Like [`allocate`](Self::allocate), for a holder that records the slice's events itself.
     ///
     /// Errors: those of [`allocate`](Self::allocate).
     pub fn allocate_held(&self, size: u64, alignment: u64) -> Result<Slice> {
@@ -157,12 +179,12 @@ impl Pool {
             let mut state = self.state();
             state.failures += 1;
             state.note(Action::Fail, 0, size);
-            // What the driver refused may have been a whole chunk.
+            // The driver's error may have a chunk's size.
             error.requested(size)
         })
     }
 
-    /// The alignment of a slice, no finer than the pool's and no coarser than its chunks'.
+    /// Raises `alignment` to the pool's own. Refuses one beyond that of the chunks.
     fn aligned(&self, size: u64, alignment: u64) -> Result<u64> {
         let coarsest = self.layout.alignment.max(page_size());
         if !alignment.is_power_of_two() {
@@ -205,16 +227,16 @@ impl Pool {
             if self.layout.delay > 0 && self.end_delays(0) {
                 continue;
             }
-            // Again if other threads used the new chunk up before we had our turn: the maximum ends it.
+            // The loop repeats if other threads use up the new chunk first; the pool's maximum ends it.
             grown = Some(self.grow_for(size)?);
         }
     }
 
-    /// Writes zeros where a slice may hold somebody's bytes.
+    /// Writes zeros where a slice may hold a previous owner's bytes.
     ///
     /// Errors: `ERR_BUFFER_FREED`, and those of [`Memory::zero`](crate::device::memory::Memory::zero).
     pub fn zero(&self, slice: &Slice) -> Result<()> {
-        // A source that leaves its bytes as the driver gave them leaves them everywhere.
+        // A source that keeps the driver's bytes leaves stale ones in the whole slice.
         let stale = match self.source {
             Source::Npu { dirty: true, .. } => slice.padded,
             _ => slice.used_before,
@@ -226,14 +248,14 @@ impl Pool {
         memory.zero(slice.offset..slice.offset + stale)
     }
 
-    /// Gives a slice back; what the pool no longer needs goes back to the device.
+    /// Frees a slice, and the chunks that the pool no longer needs.
     ///
-    /// Errors: `ERR_BUFFER_FREED` for a name that outlived its slice.
+    /// Errors: `ERR_BUFFER_FREED` for a stale name.
     pub fn free(&self, chunk: Handle, region: RegionId) -> Result<()> {
         self.free_as(chunk, region, Action::Free)
     }
 
-    /// As [`free`](Self::free), saying how it came to that.
+    /// Like [`free`](Self::free), with the action to record.
     ///
     /// Errors: those of [`free`](Self::free).
     pub fn free_as(&self, chunk: Handle, region: RegionId, how: Action) -> Result<()> {
@@ -247,16 +269,16 @@ impl Pool {
         Ok(())
     }
 
-    /// As `free`, with a delay.
+    /// Like `free_as`, with a delay.
     fn free_delayed(&self, chunk: Handle, region: RegionId, how: Action) -> Result<()> {
         let (slice, requested) = self.slice(chunk, region)?;
-        // Before it joins the others: whoever takes it out expects the poison.
+        // Poisons the slice before it joins the queue: the thread that takes it out expects the poison.
         if let Some(memory) = self.memory_of(&slice) {
             poison(&memory, &slice);
         }
         {
             let mut state = self.state();
-            // Another thread may have freed it in the meantime.
+            // Another thread may have freed the slice in the meantime.
             if state.delayed.has(chunk, region) {
                 return Err(freed());
             }
@@ -271,7 +293,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Lets the oldest go until no more than `keep` wait. Whether any did.
+    /// Frees the oldest delayed slices until no more than `keep` are left. Returns whether it freed any.
     fn end_delays(&self, keep: usize) -> bool {
         let mut any = false;
         loop {
@@ -286,7 +308,7 @@ impl Pool {
             let empty = {
                 let mut state = self.state();
                 state.delayed.late_writes += u64::from(!intact);
-                // It was counted as gone when it was freed.
+                // The delayed free has subtracted these already.
                 state.live += 1;
                 state.requested += requested;
                 state.free_region(slice.chunk, slice.region, &self.layout, None).unwrap_or_default()
@@ -299,7 +321,7 @@ impl Pool {
         self.chunk_memory(slice.chunk).ok().and_then(|chunk_memory| chunk_memory.memory())
     }
 
-    /// A slice by its name, and the bytes that were asked for.
+    /// Finds a slice by its name, with its requested bytes.
     ///
     /// Errors: `ERR_BUFFER_FREED`.
     pub fn slice(&self, chunk: Handle, region: RegionId) -> Result<(Slice, u64)> {
@@ -309,7 +331,7 @@ impl Pool {
         if !region.used || state.delayed.has(chunk, region.id) {
             return Err(freed());
         }
-        // What was there before is not known any more: all of it may be stale.
+        // The number of stale bytes is no longer known, so all of them may be.
         Ok((found.slice(chunk, &region, region.size), region.user_data))
     }
 
@@ -320,8 +342,8 @@ impl Pool {
         self.state().chunks.get(chunk).map(|chunk| Arc::clone(&chunk.chunk_memory)).ok_or_else(freed)
     }
 
-    /// Frees every slice and keeps the memory. Chunks of which `keep` says no end instead: an ArrayBuffer over one of
-    /// their slices could not be taken away. So do those of which others share a slice.
+    /// Frees every slice and keeps the memory. Ends the chunks for which `keep` returns false, because an ArrayBuffer
+    /// over one of their slices could not be detached. Ends chunks with a shared slice too.
     ///
     /// Errors: `ERR_POOL_DESTROYED`.
     pub fn reset(&self, keep: impl Fn(&Arc<ChunkMemory>) -> bool) -> Result<()> {
@@ -349,22 +371,22 @@ impl Pool {
         Ok(())
     }
 
-    /// Gives empty chunks back to the device, down to the initial size; returns the bytes.
+    /// Frees empty chunks, down to the initial size; returns the bytes.
     pub fn trim(&self) -> u64 {
         self.end_delays(0);
         let empty = self.state().take_empty_chunks(&self.layout, 0);
         self.end(empty)
     }
 
-    /// Gives everything back, slices that live included; their ArrayBuffers read zeros from here on.
+    /// Frees all memory, that of live slices included, whose ArrayBuffers then read zeros.
     ///
-    /// Errors: `ERR_POOL_BUSY` while slices live, unless `force`; `ERR_POOL_DESTROYED` the second time.
+    /// Errors: `ERR_POOL_BUSY` while slices are live, unless `force`; `ERR_POOL_DESTROYED` for a destroyed pool.
     pub fn destroy(&self, force: bool) -> Result<()> {
         let (gone, recorder): (Vec<Chunk>, _) = {
             let mut state = self.state();
             state.alive(self.name())?;
             if state.live > 0 && !force {
-                let message = format!("{} allocations of pool \"{}\" live", state.live, self.name());
+                let message = format!("{} allocations of pool \"{}\" are live", state.live, self.name());
                 return Err(Error::new(ErrorCode::PoolBusy, message)
                     .hint("free them, or pass { force: true }, which frees and detaches them"));
             }
@@ -385,7 +407,7 @@ impl Pool {
         Ok(())
     }
 
-    /// The driver's turn, outside the lock: the chunks' memory goes back; returns the bytes.
+    /// Frees the chunks' memory outside the lock; returns the bytes.
     fn end(&self, chunks: Vec<Chunk>) -> u64 {
         let bytes = chunks.iter().map(|chunk| chunk.arena.capacity()).sum();
         chunks.iter().for_each(|chunk| chunk.chunk_memory.end());
@@ -395,7 +417,7 @@ impl Pool {
         bytes
     }
 
-    /// Its figures. Exact: the chunks' largest free regions are looked up.
+    /// Computes the exact figures, which takes a look-up of each chunk's largest free region.
     pub fn stats(&self) -> PoolStats {
         let state = self.state();
         let reserved = state.chunks.iter().map(|(_, chunk)| chunk.arena.capacity()).sum();
@@ -414,7 +436,7 @@ impl Pool {
         }
     }
 
-    /// Checks every invariant of the pool and its chunks. For tests and for diagnosis.
+    /// Checks every invariant of the pool and its chunks, for tests and diagnosis.
     pub fn validate(&self) -> Result<(), String> {
         let state = self.state();
         state.movables.check()?;
@@ -422,12 +444,15 @@ impl Pool {
         for (handle, chunk) in state.chunks.iter() {
             chunk.arena.validate()?;
             if !state.order.contains(&handle) {
-                return Err(format!("{handle:?} is in no order"));
+                return Err(format!("{handle:?} is missing in the order of chunks"));
             }
             for region in crate::suballoc::regions(&*chunk.arena).filter(|region| region.used) {
                 (live, allocated, requested) = (live + 1, allocated + region.size, requested + region.user_data);
                 if region.end() > chunk.touched || region.user_data > region.size {
-                    return Err(format!("{region:?} lies behind {} or holds more than it has", chunk.touched));
+                    return Err(format!(
+                        "{region:?} ends behind {} or has more requested bytes than its size",
+                        chunk.touched
+                    ));
                 }
             }
         }
@@ -435,12 +460,12 @@ impl Pool {
         let delayed = state.delayed.figures();
         let (live, requested) = (live - delayed.0, requested - delayed.1);
         if counted != (live, allocated, requested) || state.order.len() != state.chunks.len() {
-            return Err(format!("{counted:?} are counted, ({live}, {allocated}, {requested}) are there"));
+            return Err(format!("{counted:?} are counted, but the chunks have ({live}, {allocated}, {requested})"));
         }
         Ok(())
     }
 
-    /// `used` of the maximum are allocated, which is nearly all of it.
+    /// Warns that `used` bytes, nearly the whole maximum, are allocated.
     #[cold]
     fn warn(&self, used: u64) {
         if let (Some(account), Some(name)) = (&self.account, &self.name) {

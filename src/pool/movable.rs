@@ -1,4 +1,4 @@
-//! Slices that compaction may move: a name that stays, whatever place it has.
+//! Slices that compaction may move. Their ids stay the same in every place.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use crate::error::Result;
 use crate::handle::Handle;
 
 impl Pool {
-    /// As [`allocate`](Self::allocate), for a slice that compaction may move: the name is its own, and stays. With an
-    /// account, the bytes are counted there for as long as it lives.
+    /// Like [`allocate`](Self::allocate), for a slice that compaction may move; its id stays the same. An account, if
+    /// given, counts the bytes while the slice lives.
     ///
     /// Errors: those of [`allocate`](Self::allocate) and [`Account::admit`].
     pub fn allocate_movable(&self, size: u64, alignment: u64, account: Option<&Account>) -> Result<(Handle, Slice)> {
@@ -36,7 +36,7 @@ impl Pool {
         Ok((id, slice))
     }
 
-    /// Where a movable slice is now, the bytes that were asked for, and its tag.
+    /// The current place of a movable slice, its requested bytes and its tag.
     ///
     /// Errors: `ERR_BUFFER_FREED`.
     pub fn movable(&self, id: Handle) -> Result<(Slice, u64, Option<Arc<str>>)> {
@@ -48,41 +48,41 @@ impl Pool {
         self.slice(chunk, region).map(|(slice, size)| (slice, size, tag))
     }
 
-    /// An ArrayBuffer over a movable slice was made, or is gone: whoever moves it takes that away first.
+    /// Records the ArrayBuffer over a movable slice, or its end. A compaction detaches it before a move.
     pub fn set_view(&self, id: Handle, view: Option<Handle>) {
         self.state().movables.set_view(id, view);
     }
 
-    /// Keeps a movable slice where it is, until it was unpinned as often.
+    /// Pins a movable slice to its place until as many calls of [`unpin`](Self::unpin).
     ///
-    /// Errors: `ERR_BUFFER_FREED`; `ERR_BUFFER_BUSY` while another thread moves it.
+    /// Errors: `ERR_BUFFER_FREED`; `ERR_BUFFER_BUSY` while another thread moves the slice.
     pub fn pin(&self, id: Handle) -> Result<()> {
         self.state().movables.pin(id)
     }
 
     /// Undoes one [`pin`](Self::pin).
     ///
-    /// Errors: `ERR_BUFFER_FREED`; `ERR_OUT_OF_RANGE` for one that is not pinned.
+    /// Errors: `ERR_BUFFER_FREED`; `ERR_OUT_OF_RANGE` for a slice that is not pinned.
     pub fn unpin(&self, id: Handle) -> Result<()> {
         self.state().movables.unpin(id)
     }
 
-    /// Gives a movable slice back.
+    /// Frees a movable slice.
     ///
-    /// Errors: `ERR_BUFFER_FREED`; `ERR_BUFFER_BUSY` while it is pinned or being moved.
+    /// Errors: `ERR_BUFFER_FREED`; `ERR_BUFFER_BUSY` while the slice is pinned or in a move.
     pub fn free_movable(&self, id: Handle) -> Result<()> {
         let (chunk, region) = self.state().movables.freeable(id)?;
         self.free(chunk, region)
     }
 
-    /// Whether a movable slice could be freed now.
+    /// Checks whether a movable slice could be freed now.
     ///
     /// Errors: those of [`free_movable`](Self::free_movable).
     pub fn check_freeable(&self, id: Handle) -> Result<()> {
         self.state().movables.freeable(id).map(drop)
     }
 
-    /// Whether the slice at that place, if it is a movable one, could be freed now.
+    /// Checks whether the slice at that place could be freed now, if it is movable.
     ///
     /// Errors: `ERR_BUFFER_BUSY`.
     pub fn check_unpinned(&self, slice: &Slice) -> Result<()> {
@@ -93,12 +93,12 @@ impl Pool {
         }
     }
 
-    /// Whether the slice at that place is a movable one.
+    /// Reports whether the slice at that place is movable.
     pub fn is_movable(&self, slice: &Slice) -> bool {
         self.state().movables.at((slice.chunk, slice.region)).is_some()
     }
 
-    /// Gives a movable slice back unless somebody has an ArrayBuffer over it.
+    /// Frees a movable slice unless an ArrayBuffer over it exists.
     ///
     /// Errors: those of [`free_movable`](Self::free_movable).
     pub fn free_dropped(&self, id: Handle) -> Result<()> {
@@ -109,7 +109,7 @@ impl Pool {
         }
     }
 
-    /// How many movable slices there are.
+    /// The number of movable slices.
     pub fn movables(&self) -> usize {
         self.state().movables.len()
     }

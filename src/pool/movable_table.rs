@@ -1,4 +1,4 @@
-//! The movable slices of a pool, by name and by place.
+//! The movable slices of a pool, by id and by place.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,24 +9,24 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
 use crate::suballoc::RegionId;
 
-/// Where a slice is: its chunk, and its region there.
+/// A slice's place: the chunk and the region in it.
 pub(super) type SlicePlace = (Handle, RegionId);
 
-/// What a movable slice is called, and what it is counted under.
+/// The id and the tag of a movable slice.
 pub(super) type MovableName = (Handle, Option<Arc<str>>);
 
-/// A slice that may be moved.
+/// A slice that compaction may move.
 #[derive(Debug)]
 pub(super) struct Movable {
     pub(super) place: SlicePlace,
-    /// That a new place has to have as well.
+    /// The alignment that every place must have.
     pub(super) alignment: u64,
     pins: u32,
-    /// Its bytes are on their way.
+    /// Set while the slice is in a move.
     pub(super) moving: bool,
-    /// What JavaScript's ArrayBuffer over it is found by, while there is one.
+    /// The id of JavaScript's ArrayBuffer over the slice; `None` without one.
     pub(super) view: Option<Handle>,
-    /// Its tag, and its bytes under it.
+    /// The tag and the bytes counted under it.
     tagged: Option<(Arc<str>, CountedBytes)>,
 }
 
@@ -40,14 +40,14 @@ impl Movable {
     }
 }
 
-/// Every movable slice of a pool, by its name and by its place. Both agree.
+/// All movable slices of a pool, by id and by place. Both maps agree.
 #[derive(Debug, Default)]
 pub(super) struct Movables {
     table: Table<Movable>,
     by_place: HashMap<Handle, InChunk>,
 }
 
-/// The movable slices of one chunk, each at its region's slot: a walk over the regions finds them without a search.
+/// The movable slices of one chunk, by the slots of their regions. A walk over the regions finds them without a search.
 #[derive(Debug, Default)]
 pub(super) struct InChunk {
     slots: Vec<Option<(RegionId, Handle)>>,
@@ -102,7 +102,7 @@ impl Movables {
         id
     }
 
-    /// Those of one chunk, if it has any.
+    /// The movable slices of one chunk.
     pub(super) fn of(&self, chunk: Handle) -> Option<&InChunk> {
         self.by_place.get(&chunk)
     }
@@ -116,10 +116,10 @@ impl Movables {
         self.of(chunk)?.at(region)
     }
 
-    /// The slice at that place was freed; its name and its tag, if it was a movable one.
+    /// Removes the freed slice at that place. Returns its id and tag if it was movable.
     #[inline]
     pub(super) fn forget(&mut self, place: SlicePlace) -> Option<MovableName> {
-        // Most pools have none.
+        // Most pools have no movable slices.
         if self.by_place.is_empty() {
             return None;
         }
@@ -127,7 +127,7 @@ impl Movables {
         self.table.remove(id).map(|movable| (id, movable.tag()))
     }
 
-    /// It is somewhere else from here on. Whoever says so has looked that it exists.
+    /// Records a slice's new place. The caller has checked that the slice exists.
     pub(super) fn moved(&mut self, id: Handle, to: SlicePlace) {
         if let Some(movable) = self.table.get_mut(id) {
             let from = std::mem::replace(&mut movable.place, to);
@@ -144,7 +144,7 @@ impl Movables {
         Ok(())
     }
 
-    /// An ArrayBuffer over it was made, or is gone.
+    /// Records the ArrayBuffer over a slice, or its end.
     pub(super) fn set_view(&mut self, id: Handle, view: Option<Handle>) {
         if let Some(movable) = self.table.get_mut(id) {
             movable.view = view;
@@ -157,7 +157,7 @@ impl Movables {
         }
     }
 
-    /// One that is not being moved by another thread at this moment.
+    /// Finds a slice that is not in a move.
     fn get_unmoving(&mut self, id: Handle) -> Result<&mut Movable> {
         match self.table.get_mut(id) {
             None => Err(freed()),
@@ -168,7 +168,7 @@ impl Movables {
         }
     }
 
-    /// The place of one that may be freed.
+    /// The place of a slice that may be freed.
     pub(super) fn freeable(&mut self, id: Handle) -> Result<SlicePlace> {
         let movable = self.get_unmoving(id)?;
         match movable.pins {
@@ -192,7 +192,7 @@ impl Movables {
     }
 
     pub(super) fn clear(&mut self) {
-        // Not a new table: names of before must not name anything again.
+        // A new table would start its generations again, and stale ids would name new slices.
         for (_, chunk) in self.by_place.drain() {
             for (_, id) in chunk.slots.into_iter().flatten() {
                 self.table.remove(id);
@@ -211,7 +211,7 @@ impl Movables {
         let places: usize = self.by_place.values().map(|chunk| chunk.live).sum();
         match self.table.len() == places && self.by_place.iter().all(agree) {
             true => Ok(()),
-            false => Err("movable slices have places that they do not have".to_owned()),
+            false => Err("the movable slices by id and by place disagree".to_owned()),
         }
     }
 }

@@ -1,7 +1,7 @@
-//! What a pool records when it is profiled, and what it shows of its chunks.
+//! The events that a pool records when it is profiled, and its map of chunks.
 //!
-//! A block is known by its address, a movable one by its own name, as JavaScript knows it (`block.id`). A slice that
-//! somebody holds an ArrayBuffer over from the start is recorded by whoever counts that, under its name.
+//! The address identifies a block; a movable one has an id, which is JavaScript's `block.id`. If a slice has an
+//! ArrayBuffer from the start, its holder records its events under the holder's id.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
@@ -19,54 +19,54 @@ use crate::handle::Handle;
 use crate::profile::{Action, Key, Profiler, RawRecording, Recorder, Recording};
 use crate::suballoc::{regions, Region, RegionId};
 
-/// One allocation in so many is timed: reading the clock twice costs as much as the allocation.
+/// One allocation in this many is timed: reading the clock twice costs as much as an allocation.
 const TIMING_INTERVAL: u32 = 256;
 
 /// A chunk and its regions, by address.
 #[derive(Clone, Debug)]
 pub struct ChunkMap {
-    /// Bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// CPU address.
+    /// The CPU address.
     pub address: usize,
-    /// Used and free.
+    /// The used and free regions.
     pub blocks: Vec<BlockMap>,
 }
 
 /// A region of a chunk.
 #[derive(Clone, Debug)]
 pub struct BlockMap {
-    /// Bytes from the chunk's start.
+    /// The offset in bytes from the chunk's start.
     pub offset: u64,
-    /// Bytes, padded.
+    /// The size in bytes, padded.
     pub size: u64,
-    /// Whether it is allocated.
+    /// Whether the region is allocated.
     pub used: bool,
-    /// Its name, if it may be moved.
+    /// The slice's id; `None` unless the slice is movable.
     pub movable: Option<Handle>,
-    /// Its tag, if it has one of its own and may be moved.
+    /// The tag of a movable slice; `None` without one.
     pub tag: Option<Arc<str>>,
-    /// It is sampled as this.
+    /// The id of its sample; `None` unless sampled.
     pub sample: Option<Handle>,
 }
 
-/// A block that lives and is sampled.
+/// A live and sampled block.
 #[derive(Clone, Debug)]
 pub struct SampledBlock {
-    /// What JavaScript calls it.
+    /// JavaScript's id of the block.
     pub id: u64,
-    /// Where it is.
+    /// The place.
     pub slice: Slice,
-    /// Bytes that were asked for.
+    /// The requested bytes.
     pub size: u64,
-    /// Free text for accounting, if it has its own.
+    /// Free text for accounting; `None` without one of its own.
     pub tag: Option<Arc<str>>,
-    /// As what it is sampled.
+    /// The id of the sample.
     pub sample: Handle,
 }
 
 impl Pool {
-    /// Records what happens from here on, or nothing any more. What was recorded goes to its profiler.
+    /// Starts to record events for `profiler`; `None` stops. The previous recording goes to its profiler.
     pub fn record(&self, profiler: Option<&Arc<Profiler>>) {
         let tag = self.account.as_ref().and_then(|account| account.tag.as_ref());
         let recorder = profiler.map(|profiler| Box::new(Recorder::new(profiler, self.kind(), tag, self.public_name())));
@@ -77,13 +77,13 @@ impl Pool {
         }
     }
 
-    /// What was recorded since, with the events if they are wanted.
+    /// The recording since the start; `with_events` includes the events.
     pub fn recording(&self, with_events: bool) -> Option<Recording> {
         let copy = self.state().recorder.as_ref().map(|recorder| recorder.copy(with_events));
         copy.map(RawRecording::read)
     }
 
-    /// Its chunks and their regions.
+    /// Lists the chunks and their regions.
     pub fn map(&self) -> Vec<ChunkMap> {
         let state = self.state();
         let block = |handle: Handle, chunk: &Chunk, region: Region| {
@@ -111,7 +111,7 @@ impl Pool {
             .collect()
     }
 
-    /// How its kernel objects are asked for; `None` for pages of this process.
+    /// The request for this pool's kernel objects; `None` for pages of this process.
     pub fn facts(&self) -> Option<&Request> {
         match &self.source {
             Source::Npu { request, .. } => Some(request),
@@ -119,13 +119,13 @@ impl Pool {
         }
     }
 
-    /// As what the slice at that place is sampled.
+    /// The sample of the slice at that place.
     pub fn sample_of(&self, slice: &Slice) -> Option<Handle> {
         let state = self.state();
         state.recorder.as_ref()?.sample(key((slice.chunk, slice.region)))
     }
 
-    /// The blocks that live and are sampled.
+    /// Lists the live and sampled blocks.
     pub fn sampled(&self) -> Vec<SampledBlock> {
         let state = self.state();
         let Some(recorder) = &state.recorder else { return Vec::new() };
@@ -146,13 +146,13 @@ impl Pool {
         recorder.samples().filter_map(block).collect()
     }
 
-    /// Times one call in so many, if it is recorded.
+    /// Times one call in [`TIMING_INTERVAL`] while the pool is recorded.
     #[inline]
     pub(super) fn timed<T>(&self, allocate: impl FnOnce() -> Result<T>) -> Result<T> {
         match self.timer.load(Relaxed) {
             0 => allocate(),
             1 => self.time(allocate),
-            // Two threads may count one step together: it is about one in so many.
+            // Two threads may count one step together: the interval is approximate.
             left => {
                 self.timer.store(left - 1, Relaxed);
                 allocate()
@@ -170,7 +170,7 @@ impl Pool {
         match profiler {
             Some(profiler) if result.is_ok() => profiler.record_latency(took.as_nanos() as u64, TIMING_INTERVAL.into()),
             Some(_) => {}
-            // Profiling ended in between.
+            // The recording stopped in between.
             None => self.timer.store(0, Relaxed),
         }
         result
@@ -178,7 +178,7 @@ impl Pool {
 }
 
 impl PoolState {
-    /// A slice was taken. Whether it is sampled.
+    /// Records a new slice. Returns whether it is sampled.
     #[inline]
     pub(super) fn record_slice(&mut self, slice: &Slice, size: u64, events: EventOwner) -> bool {
         match &mut self.recorder {
@@ -196,7 +196,7 @@ impl PoolState {
         }
     }
 
-    /// A slice that may be moved has its name. Whether it is sampled.
+    /// Records a new movable slice under its id. Returns whether it is sampled.
     pub(super) fn record_movable(&mut self, id: Handle, slice: &Slice, size: u64, tag: Option<Arc<str>>) -> bool {
         let Some(recorder) = &mut self.recorder else { return false };
         let label = recorder.label_of(tag.as_ref());
@@ -222,7 +222,7 @@ impl PoolState {
         }
     }
 
-    /// Everything is about to be taken away from whoever has it.
+    /// Records the end of every slice, before a reset or a destroy.
     pub(super) fn record_all_freed(&mut self) {
         let Some(mut recorder) = self.recorder.take() else { return };
         let places: Vec<(Handle, Region)> = self
@@ -247,7 +247,7 @@ impl PoolState {
         self.recorder = Some(recorder);
     }
 
-    /// A slice has another place.
+    /// Records a move.
     pub(super) fn record_move(&mut self, id: Handle, from: SlicePlace, to: SlicePlace, size: u64) {
         let Some(recorder) = &mut self.recorder else { return };
         let tag = self.movables.get(id).ok().and_then(Movable::tag);
@@ -261,7 +261,7 @@ impl PoolState {
         }
     }
 
-    /// Something else happened.
+    /// Records an event that has no slice.
     pub(super) fn note(&mut self, action: Action, id: u64, size: u64) {
         if let Some(recorder) = &mut self.recorder {
             recorder.note(action, id, size, None);

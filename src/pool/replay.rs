@@ -1,9 +1,8 @@
-//! Replay: what a pool of some layout would have made of a recorded log.
+//! Replay: runs a recorded log on a pool of another layout.
 //!
-//! The suballocators are the real ones, and so is the arithmetic of growth ([`Layout::least_chunk`],
-//! [`Layout::growth`]); which chunk is tried first and which one goes back is [`Pool`](crate::pool::Pool)'s policy once
-//! more, without memory and without locks. `__test__/rust/replay.rs` runs both on the same logs and compares them after
-//! every step.
+//! It uses the real suballocators and the real arithmetic of growth ([`Layout::least_chunk`], [`Layout::growth`]). It
+//! repeats the policy of [`Pool`](crate::pool::Pool) about the order of chunks and about freeing them, without memory
+//! and without locks. `__test__/rust/replay.rs` runs both on the same logs and compares them after every step.
 #![forbid(unsafe_code)]
 
 use crate::error::Result;
@@ -11,65 +10,65 @@ use crate::handle::{Handle, Table};
 use crate::pool::Layout;
 use crate::suballoc::{RegionId, SubAllocator};
 
-/// The smallest capacity is looked for in steps of this many bytes, or of a block where that is more.
+/// The step of the search for the smallest capacity in bytes; a larger block size replaces it.
 const FINEST_STEP: u64 = 4096;
 
-/// One entry of a log: somebody takes `size` bytes and calls them `block`, or gives `block` back (a size of 0).
+/// One entry of a log: an allocation of `size` bytes named `block`, or a free of `block` (size 0).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// Names an allocation from its allocation to its free. Small numbers: they index a table.
+    /// The name of an allocation until its free. Small numbers, because they index a table.
     pub block: u32,
-    /// Bytes asked for; 0: a free.
+    /// The requested bytes; 0 for a free.
     pub size: u64,
 }
 
-/// A request that found no room, and what there was instead; bytes.
+/// A refused request and the state of the pool; sizes in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Which step, from 0.
+    /// The number of the step, from 0.
     pub step: u64,
-    /// Bytes asked for.
+    /// The requested bytes.
     pub size: u64,
-    /// Bytes asked for that were live.
+    /// Live requested bytes.
     pub live: u64,
     /// Bytes of chunks.
     pub reserved: u64,
-    /// Bytes free in them.
+    /// Free bytes of chunks.
     pub free: u64,
-    /// The largest of the free pieces.
+    /// The largest free piece.
     pub largest_free: u64,
 }
 
-/// What became of a log; bytes.
+/// The result of a replay; sizes in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Outcome {
-    /// Requests that were served.
+    /// The number of served requests.
     pub allocations: u64,
-    /// Blocks that were given back.
+    /// The number of frees.
     pub frees: u64,
-    /// Requests that were refused.
+    /// The number of refused requests.
     pub failures: u64,
-    /// Bytes that they asked for.
+    /// The requested bytes of the refused requests.
     pub failed_bytes: u64,
-    /// The first of them.
+    /// The first refused request.
     pub first_failure: Option<Refusal>,
-    /// The most that was live, as asked for.
+    /// The maximum of live requested bytes.
     pub peak_live: u64,
-    /// The most that regions took, padded.
+    /// The maximum of bytes in regions, padded.
     pub peak_allocated: u64,
-    /// The most that chunks took.
+    /// The maximum of bytes in chunks.
     pub peak_reserved: u64,
-    /// 1 - largest free / free, when regions took most.
+    /// The fragmentation, 1 - largest free / free, at the maximum of bytes in regions.
     pub fragmentation_at_peak: f64,
-    /// One past the last byte that was ever used; `None` where there was more than one chunk.
+    /// The end of the highest byte ever used; `None` with more than one chunk.
     pub highest_address: Option<u64>,
-    /// Chunks that were asked of the device, the initial one included.
+    /// The number of chunks allocated, the initial one included.
     pub chunks_made: u64,
-    /// Blocks that nobody gave back.
+    /// The number of blocks without a free.
     pub live_at_end: u64,
     /// Bytes of chunks at the end.
     pub reserved_at_end: u64,
-    /// The largest slice that its chunks have room for at the end.
+    /// The largest slice for which a chunk has room at the end.
     pub largest_free_at_end: u64,
 }
 
@@ -78,26 +77,26 @@ pub struct Outcome {
 pub struct Replay {
     layout: Layout,
     chunks: Table<Box<dyn SubAllocator>>,
-    /// Handles of `chunks`, in the order in which they are tried.
+    /// Handles of `chunks`, in the order of trying.
     order: Vec<Handle>,
-    /// The initial one, which stays.
+    /// The initial chunk, which stays.
     first: Option<Handle>,
-    /// By `Step::block`.
+    /// The live blocks, indexed by `Step::block`.
     blocks: Vec<Option<(Handle, RegionId)>>,
     steps: u64,
     reserved: u64,
     live: u64,
     allocated: u64,
     highest: u64,
-    /// `allocated` is at its peak, and the fragmentation of it is still to be looked up.
+    /// Set while `allocated` is at its maximum and the fragmentation there was not computed yet.
     at_peak: bool,
     so_far: Outcome,
 }
 
 impl Replay {
-    /// An empty pool.
+    /// Creates an empty pool.
     ///
-    /// Errors: `ERR_OUT_OF_RANGE` for a layout that cannot be; `ERR_OUT_OF_MEMORY`.
+    /// Errors: `ERR_OUT_OF_RANGE` for an impossible layout; `ERR_OUT_OF_MEMORY`.
     pub fn new(layout: Layout) -> Result<Self> {
         let layout = layout.checked()?;
         let mut replay = Self {
@@ -120,8 +119,8 @@ impl Replay {
         Ok(replay)
     }
 
-    /// Does one step; false where a request was refused. A free of what is not live, its request having been refused,
-    /// is nothing.
+    /// Runs one step; returns false for a refused request. Ignores the free of a block that is not live, because its
+    /// request was refused.
     ///
     /// Errors: `ERR_OUT_OF_MEMORY` for the tables of a chunk.
     pub fn step(&mut self, Step { block, size }: Step) -> Result<bool> {
@@ -142,13 +141,13 @@ impl Replay {
             self.blocks.resize(at + 1, None);
         }
         if let Some((chunk, region)) = self.blocks[at].replace(taken) {
-            // Its free is not in the log.
+            // The log lacks the free of the previous block with this name.
             self.free(chunk, region);
         }
         Ok(true)
     }
 
-    /// What became of it so far.
+    /// The result so far.
     pub fn outcome(&self) -> Outcome {
         Outcome {
             fragmentation_at_peak: if self.at_peak { self.fragmentation() } else { self.so_far.fragmentation_at_peak },
@@ -160,22 +159,22 @@ impl Replay {
         }
     }
 
-    /// Bytes of chunks now.
+    /// The current bytes of chunks.
     pub fn reserved(&self) -> u64 {
         self.reserved
     }
 
-    /// Bytes of regions now.
+    /// The current bytes of regions.
     pub fn allocated(&self) -> u64 {
         self.allocated
     }
 
-    /// The largest slice that its chunks have room for now.
+    /// The largest slice for which a chunk has room now.
     pub fn largest_free(&self) -> u64 {
         self.chunks.iter().map(|(_, chunk)| chunk.largest_free()).max().unwrap_or(0)
     }
 
-    /// Offset of a live block in its chunk.
+    /// The offset of a live block in its chunk.
     pub fn offset(&self, block: u32) -> Option<u64> {
         let (chunk, region) = (*self.blocks.get(block as usize)?)?;
         Some(self.chunks.get(chunk)?.get(region).ok()?.offset)
@@ -229,7 +228,7 @@ impl Replay {
     #[inline]
     fn free(&mut self, handle: Handle, region: RegionId) {
         if self.at_peak {
-            // Looked up when the peak is left, not at each step up to it.
+            // Computed when the maximum is left, rather than at each step up to it.
             self.at_peak = false;
             self.so_far.fragmentation_at_peak = self.fragmentation();
         }
@@ -244,7 +243,7 @@ impl Replay {
         }
     }
 
-    /// Empty chunks but one go. The initial one stays, and so the initial size does.
+    /// Frees all empty chunks but one. The initial chunk always stays, and with it the initial size.
     fn give_back(&mut self) {
         let is_empty = |handle: &Handle| self.chunks.get(*handle).is_some_and(|chunk| chunk.used_regions() == 0);
         let others = self.order.iter().copied().filter(|handle| Some(*handle) != self.first);
@@ -271,7 +270,7 @@ impl Replay {
     }
 }
 
-/// What a pool of that layout makes of a log.
+/// Replays a log on a pool of that layout.
 ///
 /// Errors: those of [`Replay::new`] and [`Replay::step`].
 pub fn replay(layout: Layout, steps: impl IntoIterator<Item = Step>) -> Result<Outcome> {
@@ -282,11 +281,11 @@ pub fn replay(layout: Layout, steps: impl IntoIterator<Item = Step>) -> Result<O
     Ok(replay.outcome())
 }
 
-/// The smallest maximum with which a pool of otherwise that layout serves every request of a log, found by bisection:
-/// it serves them, and one step of 4 KiB (or of a block) less does not. `None` where no size up to the layout's own
-/// maximum does.
+/// Finds the smallest maximum with which a pool of that layout serves every request of a log. It bisects: the result
+/// serves all requests, and one step of 4 KiB (or of a block) less does not. Returns `None` if the layout's own maximum
+/// does not suffice.
 ///
-/// A pool that was given its maximum at once is looked for as one that is.
+/// For a layout whose initial size is its maximum, the search changes both.
 ///
 /// Errors: those of [`replay`].
 pub fn smallest_capacity(layout: Layout, steps: impl Iterator<Item = Step> + Clone) -> Result<Option<u64>> {
@@ -315,7 +314,8 @@ pub fn smallest_capacity(layout: Layout, steps: impl Iterator<Item = Step> + Clo
     if serves(least)? {
         return Ok(Some(of(least).max));
     }
-    // A smaller arena is cut in other places: what was enough of a large one need not be enough of a small one.
+    // A smaller arena places blocks elsewhere, so a capacity that sufficed in a large arena may not suffice as a small
+    // one.
     let (mut fails, mut enough) =
         (least, roomy.highest_address.unwrap_or(roomy.peak_reserved).div_ceil(step).max(least));
     while !serves(enough)? {

@@ -1,7 +1,7 @@
-//! Slabs: the pools behind small NPU allocations, one for each class of memory that may not be mixed.
+//! Slabs: the pools behind small NPU allocations, one for each class of memory that must not be mixed.
 //!
-//! 100,000 buffers of 16 KiB are a hundred kernel objects and as many descriptors instead of 100,000: the wall that
-//! RKNN users hit at about 1020 buffers is not there. Slices are whole pages, so that no two share one.
+//! 100,000 buffers of 16 KiB take a hundred kernel objects and as many descriptors instead of 100,000 each. RKNN users
+//! run out of descriptors at about 1020 buffers. Slices are whole pages, so no two share one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,12 +15,12 @@ use crate::sync::{Mutex, MutexGuard};
 use crate::sys::page::page_size;
 use crate::units::{KIB, MAX_SAFE_INTEGER, MIB};
 
-/// How small allocations share kernel objects; bytes.
+/// The options of slabs; sizes in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlabOptions {
-    /// Allocations up to this size are slices; 0 turns slabs off.
+    /// Allocations up to this size become slices; 0 turns slabs off.
     pub threshold: u64,
-    /// Of one slab.
+    /// The size of a slab.
     pub size: u64,
     /// Debugging: see [`Layout::delay`].
     pub delay: usize,
@@ -32,7 +32,7 @@ impl Default for SlabOptions {
     }
 }
 
-/// What slices of one slab have in common.
+/// The properties that all slices of a slab have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Class {
     cacheable: bool,
@@ -41,7 +41,7 @@ struct Class {
     core_mask: u32,
 }
 
-/// See the module's header.
+/// The slabs of a manager. See the [module](self).
 #[derive(Debug)]
 pub struct Slabs {
     device: Arc<Device>,
@@ -50,7 +50,7 @@ pub struct Slabs {
 }
 
 impl Slabs {
-    /// No slab yet. A slab takes at most a 32nd of what one domain (or CMA) has, so that small boards keep their room.
+    /// Starts without a slab. A slab takes at most a 32nd of a domain (or of CMA), so that small boards keep room.
     pub fn new(device: Arc<Device>, options: SlabOptions) -> Self {
         let most = match device.info().domain_bytes {
             0 => u64::MAX,
@@ -61,7 +61,8 @@ impl Slabs {
         Self { device, options, classes: Mutex::default() }
     }
 
-    /// The pool that serves `request`, if it is one for slabs. SRAM is too scarce to be taken by the slab.
+    /// The pool that serves `request`; `None` for requests that slabs do not serve. Slabs use no SRAM, which is too
+    /// scarce.
     ///
     /// Errors: those of [`Pool::new`].
     pub fn pool_for(&self, request: &Request) -> Result<Option<Arc<Pool>>> {
@@ -88,11 +89,11 @@ impl Slabs {
             delay: self.options.delay,
         };
         let pool = Arc::new(Pool::new(None, source, layout, None)?);
-        // Another thread's, where it was quicker: this one is empty still.
+        // If another thread was first, its pool serves; this one is still empty.
         Ok(Some(Arc::clone(self.classes().entry(class).or_insert(pool))))
     }
 
-    /// Debugging: how many frees wait, in every pool of the manager.
+    /// Debugging: the number of delayed frees in every pool of the manager.
     pub fn delay(&self) -> usize {
         self.options.delay
     }
@@ -102,17 +103,17 @@ impl Slabs {
         self.classes().values().map(|pool| pool.stats()).collect()
     }
 
-    /// Gives empty slabs back; returns the bytes.
+    /// Frees empty slabs; returns the bytes.
     pub fn trim(&self) -> u64 {
         let pools: Vec<_> = self.classes().values().cloned().collect();
         pools.iter().map(|pool| pool.trim()).sum()
     }
 
-    /// Gives everything back.
+    /// Frees all slabs.
     pub fn destroy(&self) {
         let pools: Vec<_> = self.classes().drain().map(|(_, pool)| pool).collect();
         for pool in pools {
-            // It is destroyed once, here.
+            // Only this call destroys a slab, so it cannot fail.
             let _ = pool.destroy(true);
         }
     }

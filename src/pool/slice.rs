@@ -4,26 +4,26 @@ use crate::error::{Error, ErrorCode};
 use crate::handle::Handle;
 use crate::suballoc::RegionId;
 
-/// A slice of a pool, by name and by place.
+/// A slice of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slice {
-    /// Its chunk.
+    /// The handle of its chunk.
     pub chunk: Handle,
-    /// Its region there.
+    /// The id of its region in the chunk.
     pub region: RegionId,
-    /// Bytes from the chunk's start.
+    /// The offset in bytes from the chunk's start.
     pub offset: u64,
-    /// Bytes it really takes.
+    /// Bytes that the slice takes, padding included.
     pub padded: u64,
-    /// CPU address.
+    /// The CPU address.
     pub address: usize,
-    /// Address that the NPU sees.
+    /// The NPU's address; `None` if there is none.
     pub device_address: Option<u64>,
-    /// How many of its first bytes somebody has had before: these may be stale.
+    /// The number of bytes at the start that had a previous owner and may be stale.
     pub used_before: u64,
 }
 
-/// The error for a name that outlived its slice.
+/// The error for a stale name.
 pub(super) fn freed() -> Error {
     Error::new(ErrorCode::BufferFreed, "this memory was given back to its pool already")
 }

@@ -1,4 +1,4 @@
-//! What a pool's mutex covers: its chunks, its counts, and which of its slices wait or may move.
+//! The state under a pool's mutex: its chunks, its counts, and its delayed and movable slices.
 
 use super::chunk::Chunk;
 use super::delayed_free::DelayedFrees;
@@ -14,11 +14,11 @@ use crate::suballoc::{Region, RegionId};
 #[derive(Debug, Default)]
 pub(super) struct PoolState {
     pub(super) chunks: Table<Chunk>,
-    /// Handles of `chunks`, in the order in which they are tried.
+    /// Handles of `chunks`, in the order of trying.
     pub(super) order: Vec<Handle>,
-    /// The initial one, which stays.
+    /// The initial chunk, which stays.
     pub(super) first: Option<Handle>,
-    /// Bytes of chunks, those that are being made included.
+    /// Bytes of chunks, growth in progress included.
     pub(super) reserved: u64,
     pub(super) requested: u64,
     pub(super) allocated: u64,
@@ -29,7 +29,7 @@ pub(super) struct PoolState {
     pub(super) delayed: DelayedFrees,
     /// Slices that compaction may move.
     pub(super) movables: Movables,
-    /// Chunks that there ever were.
+    /// The number of chunks ever added.
     pub(super) grown: u64,
     pub(super) destroyed: bool,
     /// Warns when little of the maximum is left.
@@ -37,12 +37,12 @@ pub(super) struct PoolState {
     pub(super) recorder: Option<Box<Recorder>>,
 }
 
-/// Who records the events of a slice.
+/// The recorder of a slice's events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EventOwner {
-    /// Its pool, by its address.
+    /// The pool, under the slice's address.
     Pool,
-    /// Whoever holds it.
+    /// The slice's holder, under its own id.
     Holder,
 }
 
@@ -55,7 +55,7 @@ impl PoolState {
         }
     }
 
-    /// From the first chunk that has room. The one that had it last is tried first.
+    /// Allocates from the first chunk that has room. The chunk of the last allocation is tried first.
     pub(super) fn take(&mut self, size: u64, alignment: u64) -> Option<Slice> {
         for at in 0..self.order.len() {
             if let Some(slice) = self.take_from(self.order[at], size, alignment) {
@@ -79,7 +79,8 @@ impl PoolState {
         Some(chunk.slice(handle, &region, used_before))
     }
 
-    /// Frees a region; the chunks that are spare now come out. How it came to that is recorded, unless it was before.
+    /// Frees a region; returns the chunks that are no longer needed. `how` is recorded, unless a delayed free has
+    /// recorded it.
     pub(super) fn free_region(
         &mut self,
         handle: Handle,
@@ -88,7 +89,7 @@ impl PoolState {
         how: Option<Action>,
     ) -> Result<Vec<Chunk>> {
         let chunk = self.chunks.get_mut(handle).ok_or_else(freed)?;
-        // By its fields: what was written as several words and is read as one block makes the processor wait.
+        // Destructured, because reading whole a struct that was just written in several words makes the processor wait.
         let Region { offset, size, user_data: requested, .. } = chunk.arena.free(id).map_err(|_stale| freed())?;
         let movable = self.movables.forget((handle, id));
         self.live -= 1;
@@ -98,14 +99,14 @@ impl PoolState {
         if let (Some(recorder), Some(how)) = (&mut self.recorder, how) {
             chunk.record_ended(recorder, (handle, id), offset, requested, movable, how);
         }
-        // One is kept, so that the next request does not ask the driver again.
+        // Keeps one empty chunk, so that the next request does not ask the driver again.
         match is_empty && self.order.len() > 1 {
             true => Ok(self.take_empty_chunks(layout, 1)),
             false => Ok(Vec::new()),
         }
     }
 
-    /// Takes out empty chunks but `keep` of them, as long as the initial size stays.
+    /// Removes empty chunks but `keep` of them, down to the initial size.
     pub(super) fn take_empty_chunks(&mut self, layout: &Layout, keep: usize) -> Vec<Chunk> {
         let mut empty: Vec<Handle> = self
             .order
@@ -116,7 +117,7 @@ impl PoolState {
             .collect();
         let bytes_of = |state: &Self, handle| state.chunks.get(handle).map_or(0, |chunk| chunk.arena.capacity());
         if keep == 0 {
-            // Small ones last: one large chunk must not stand for all of the initial size.
+            // Sorts small chunks last, so that one large chunk does not stay for the whole initial size.
             empty.sort_by_key(|handle| std::cmp::Reverse(bytes_of(self, *handle)));
         }
         let mut gone = Vec::new();
