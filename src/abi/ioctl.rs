@@ -31,7 +31,7 @@ impl<T: Copy> Request<T> {
     ///
     /// # Safety
     ///
-    /// As for [`read_write`](Self::read_write).
+    /// The same as for [`read_write`](Self::read_write).
     pub(super) const unsafe fn write(kind: u8, nr: u8) -> Self {
         Self { number: nix::request_code_write!(kind, nr, size_of::<T>()) as u32, argument: PhantomData }
     }

@@ -1,6 +1,6 @@
 //! The table of a backend's kernel objects.
 //!
-//! It has two kinds of lock. The table's mutex covers look-ups and counts only, never a system call. Each object has a
+//! The table has two kinds of lock. Its mutex covers look-ups and counts only, never a system call. Each object has a
 //! lock of its own: calls that pass its kernel names to the driver share the lock, and its destroy takes the lock
 //! exclusively. So a sync on one thread cannot meet a destroy on another, which would be a use-after-free in the
 //! vendor's driver (`docs/design/rknpu.md` §3.6), and a slow driver delays only the users of that object.

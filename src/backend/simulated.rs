@@ -1,6 +1,6 @@
 //! A simulated device: memfd-backed, with the rules, limits and errnos of the vendor's driver.
 //!
-//! It is first-class, for laptops, tests and CI, and never passes for a real device: [`DeviceInfo::kind`] is
+//! The device is first-class, for laptops, tests and CI, and never passes for a real one: [`DeviceInfo::kind`] is
 //! [`Kind::Simulated`], and JavaScript shows that kind with every figure. It simulates (`docs/design/drivers.md`):
 //!
 //! - 16 domains of 4 GiB that end in EFAULT, or a CMA area that ends in EINVAL and returns the previous user's bytes;

@@ -1,8 +1,9 @@
 //! Replay: runs a recorded log on a pool of another layout.
 //!
-//! It uses the real suballocators and the real arithmetic of growth ([`Layout::least_chunk`], [`Layout::growth`]). It
-//! repeats the policy of [`Pool`](crate::pool::Pool) about the order of chunks and about freeing them, without memory
-//! and without locks. `__test__/rust/replay.rs` runs both on the same logs and compares them after every step.
+//! A replay uses the real suballocators and the real arithmetic of growth ([`Layout::least_chunk`],
+//! [`Layout::growth`]). It repeats the policy of [`Pool`](crate::pool::Pool) about the order of chunks and about
+//! freeing them, without memory and without locks. `__test__/rust/replay.rs` runs both on the same logs and compares
+//! them after every step.
 #![forbid(unsafe_code)]
 
 use crate::error::Result;

@@ -228,9 +228,9 @@ mod tests {
         bind(dead.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
         drop(dead);
         assert!(Inbox::bind(&path).unwrap().take().unwrap().is_none());
-        fs::write(&path, "somebody's").unwrap();
+        fs::write(&path, "a file").unwrap();
         assert!(Inbox::bind(&path).is_err());
-        assert_eq!(fs::read_to_string(&path).unwrap(), "somebody's");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "a file");
         fs::remove_file(&path).unwrap();
     }
 

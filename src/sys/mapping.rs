@@ -7,8 +7,8 @@
 //! other memory, and no access faults. Dropping a `Retired` keeps its addresses out of use for ever, which is the safe
 //! default. [`Retired::give_back`] queues the addresses behind other retired ranges (`docs/design/safety.md` §3).
 //!
-//! A mapping goes where an [`AddressHint`] says. That and MAP_FIXED need `mmap` itself; memmap2 makes the mappings that
-//! have no hint.
+//! An [`AddressHint`] suggests the addresses of a mapping. Hints and MAP_FIXED need `mmap` itself; memmap2 makes the
+//! mappings without a hint.
 //!
 //! Only this file accesses memory by address in the core, besides the ioctls of `abi/`.
 #![allow(unsafe_code)]
@@ -44,7 +44,7 @@ pub struct Mapping {
     retired: AtomicBool,
 }
 
-/// What a new mapping shows.
+/// The content of a new mapping.
 #[derive(Clone, Copy)]
 enum Content<'a> {
     /// Private zero pages.
@@ -92,8 +92,8 @@ impl Whole {
         Ok(Self { base, len, hint })
     }
 
-    /// Maps `len` bytes of `content` at addresses of the kernel's choice: the address window is full, or could not be
-    /// made.
+    /// Maps `len` bytes of `content` at addresses of the kernel's choice, because the address window is full or
+    /// missing.
     fn map_anywhere(len: usize, content: Content<'_>) -> io::Result<Self> {
         let mut options = MmapOptions::new();
         let map = match content {

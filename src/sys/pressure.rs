@@ -1,6 +1,6 @@
 //! Memory pressure: a thread that waits for the kernel to report a shortage, while there is a subscription.
 //!
-//! It uses the best source that the kernel offers:
+//! A watch uses the best source that the kernel offers:
 //!
 //! - PSI triggers (the share of two seconds in which tasks waited for memory), of the machine and of this process's own
 //!   cgroup, with the events of the cgroup whose limit binds;
