@@ -123,7 +123,7 @@ impl Drop for ChunkMemory {
     }
 }
 
-/// A piece of a pool's memory with its suballocator. See the [module](self).
+/// A piece of a pool's memory with its suballocator.
 #[derive(Debug)]
 pub(super) struct Chunk {
     /// The number of the chunk, counted from 0 as the pool grew.

@@ -70,7 +70,7 @@ impl Default for CompactionLimits {
 pub enum CompactionOutcome {
     /// No move is left that gains anything.
     Finished,
-    /// A limit stopped it.
+    /// A limit stopped the compaction.
     Stopped,
     /// The driver failed. Moves that were made before stay.
     Failed(Error),
@@ -217,7 +217,7 @@ impl Compactor {
                 // A lock that is taken again at once starves the other threads that wait for the pool.
                 thread::sleep(SURVEY_PAUSE);
             }
-            // Fails where the pool was closed meanwhile.
+            // Sending fails if the compactor was dropped meanwhile.
             let _ = sender.send(paused);
         });
         Ok(None)
@@ -239,7 +239,7 @@ impl Compactor {
     }
 }
 
-/// One call's part of a compaction.
+/// The part of a compaction that one call makes.
 struct CompactionRun<'r, D> {
     pool: &'r Pool,
     detacher: &'r mut D,
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn the_detacher_is_told_the_address_of_the_block_before_the_move() {
+    fn the_detacher_gets_the_address_of_the_block_before_the_move() {
         let (pool, left) = pool(2);
         let address = pool.movable(left[0]).unwrap().0.address;
         let compactor = Compactor::new(Arc::clone(&pool));

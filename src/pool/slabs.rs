@@ -41,7 +41,7 @@ struct Class {
     core_mask: u32,
 }
 
-/// The slabs of a manager. See the [module](self).
+/// The pools behind a manager's small NPU allocations, one for each class of memory.
 #[derive(Debug)]
 pub struct Slabs {
     device: Arc<Device>,
