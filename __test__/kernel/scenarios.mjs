@@ -18,7 +18,7 @@ const needingSimulated = [
   'stats',
 ]
 /** Suites too slow under emulation for one scenario's limit: the number of their pieces (`inPiece` of helpers.mjs). */
-const pieces = { attacks: 6, 'bad-input': 3, exits: 4 }
+const pieces = { attacks: 16, 'bad-input': 4, exits: 4 }
 
 /**
  * One scenario a suite, on `board`. `always` names the suites that every run has; `--all` runs the others too.
