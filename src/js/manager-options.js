@@ -38,4 +38,8 @@ const managerOptions = {
   profiling: (name, value) => (typeof value === 'boolean' ? value : check(name, value, profilingOptions)),
 }
 
-module.exports = { managerOptions }
+/** The warning of a manager that found no NPU. */
+const SIMULATED =
+  "No NPU on this machine: @rkllmjs/memory runs on a simulated one. Pass backend: 'simulated' to say that you mean it."
+
+module.exports = { SIMULATED, managerOptions }

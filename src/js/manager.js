@@ -13,7 +13,7 @@ const { makeInferenceBuffers } = require('./inference/buffers.js')
 const { Limits } = require('./limits/limits.js')
 const { makeReservation } = require('./limits/reservation.js')
 const { ManagerHost } = require('./manager-host.js')
-const { managerOptions } = require('./manager-options.js')
+const { SIMULATED, managerOptions } = require('./manager-options.js')
 const { exposition, metricsOptions } = require('./metrics/openmetrics.js')
 const { offerProfile, profileOf } = require('./metrics/reader.js')
 const { createPool } = require('./pools/create-pool.js')
@@ -27,38 +27,37 @@ const { disposeAtExit } = require('./sharing/dispose-at-exit.js')
 const { adopt, exportDmaBuf, importDmaBuf, share } = require('./sharing/shared-memory.js')
 const { inspectManager, npuStats, systemStats, usageOf } = require('./stats/usage.js')
 
+/** @typedef {import('./types/manager.js').MemoryManager} MemoryManagerType */
+
 /** Abandons managers that were dropped without `dispose`: their device closes when their last buffer is collected. */
 const dropped = new FinalizationRegistry((handle) => native.abandonManager(handle))
 
 class MemoryManager extends EventEmitter {
   #host
+  /** @type {import('./types/devices.js').DeviceInfo} */
   #device
   /** Closes the inspect socket, if there is one. */
   #closeInspector = () => {}
 
+  /** @param {import('./types/manager.js').MemoryManagerOptions} [options] */
   constructor(options) {
     const checked = check('MemoryManager', options, managerOptions)
     super()
     const { backend = 'auto', device: node, simulated, slabs, debug } = checked
     const limits = Limits.check('MemoryManager: limits', checked.limits)
     const { manager: handle, device, warn } = native.openManager(backend, node, simulated, { ...slabs, ...debug })
-    this.#device = Object.freeze(device)
-    this.#host = new ManagerHost(this, handle, checked.cleanup ?? {})
+    this.#device = Object.freeze(/** @type {any} */ (device))
+    this.#host = new ManagerHost(/** @type {any} */ (this), handle, checked.cleanup ?? {})
     dropped.register(this, handle, this)
-    pressure.watch(this.#host, handle, onPressure)
+    pressure.watch(this.#host, handle)
     offerProfile(this, () => this.#host.profiling.profile(false))
     this.#host.limits.apply(limits)
-    if (warn) {
-      process.emitWarning(
-        'No NPU on this machine: @rkllmjs/memory runs on a simulated one. ' +
-          "Pass backend: 'simulated' to say that you mean it.",
-        { code: 'RKLLM_SIMULATED_NPU' },
-      )
-    }
+    if (warn) process.emitWarning(SIMULATED, { code: 'RKLLM_SIMULATED_NPU' })
     const { profiling = false } = checked
     if (profiling !== false) this.#host.profiling.start(profiling === true ? {} : profiling)
     // Loaded on demand, because it loads the network modules.
-    if (checked.inspect) this.#closeInspector = require('./inspect/inspector.js').openInspector(this)
+    if (checked.inspect)
+      this.#closeInspector = require('./inspect/inspector.js').openInspector(/** @type {any} */ (this))
   }
 
   get device() {
@@ -71,14 +70,17 @@ class MemoryManager extends EventEmitter {
 
   // ── NPU memory
 
+  /** @type {MemoryManagerType['allocateNPUMemory']} */
   allocateNPUMemory(size, options) {
     return this.#host.allocator.allocateNpu(size, options)
   }
 
+  /** @type {MemoryManagerType['allocateNPUMemoryAsync']} */
   async allocateNPUMemoryAsync(size, options) {
     return this.#host.allocator.allocateNpuAsync(size, options)
   }
 
+  /** @type {MemoryManagerType['deallocateNPUMemory']} */
   deallocateNPUMemory(buffer) {
     this.#host.allocator.deallocate(buffer, 'npu')
   }
@@ -89,10 +91,12 @@ class MemoryManager extends EventEmitter {
 
   // ── System memory
 
+  /** @type {MemoryManagerType['allocateSystemMemory']} */
   allocateSystemMemory(size, options) {
     return this.#host.allocator.allocateSystem(size, options)
   }
 
+  /** @type {MemoryManagerType['deallocateSystemMemory']} */
   deallocateSystemMemory(buffer) {
     this.#host.allocator.deallocate(buffer, 'system')
   }
@@ -103,82 +107,96 @@ class MemoryManager extends EventEmitter {
 
   // ── Either kind
 
+  /** @type {MemoryManagerType['deallocate']} */
   deallocate(buffer) {
     this.#host.allocator.deallocate(buffer)
   }
 
+  /** @type {MemoryManagerType['describe']} */
   describe(buffer) {
     return this.#host.allocator.describe(buffer)
   }
 
+  /** @type {MemoryManagerType['owns']} */
   owns(buffer) {
     return this.#host.allocator.owns(buffer)
   }
 
   // ── Cache maintenance
 
+  /** @type {MemoryManagerType['syncToDevice']} */
   syncToDevice(buffer, offset, length) {
     this.#host.allocator.sync(buffer, true, offset, length)
   }
 
+  /** @type {MemoryManagerType['syncFromDevice']} */
   syncFromDevice(buffer, offset, length) {
     this.#host.allocator.sync(buffer, false, offset, length)
   }
 
+  /** @type {MemoryManagerType['syncToDeviceAsync']} */
   async syncToDeviceAsync(buffer, offset, length) {
     await this.#host.allocator.syncAsync(buffer, true, offset, length)
   }
 
+  /** @type {MemoryManagerType['syncFromDeviceAsync']} */
   async syncFromDeviceAsync(buffer, offset, length) {
     await this.#host.allocator.syncAsync(buffer, false, offset, length)
   }
 
   // ── Sharing
 
+  /** @type {MemoryManagerType['exportDmaBuf']} */
   exportDmaBuf(buffer) {
     return exportDmaBuf(this.#host, buffer)
   }
 
+  /** @type {MemoryManagerType['importDmaBuf']} */
   importDmaBuf(fd, options) {
     return importDmaBuf(this.#host, fd, options)
   }
 
+  /** @type {MemoryManagerType['share']} */
   share(buffer) {
     return share(this.#host, buffer)
   }
 
+  /** @type {MemoryManagerType['adopt']} */
   adopt(token) {
     return adopt(this.#host, token, () => disposeAtExit(this))
   }
 
-  // ── Pools
+  // ── Pools, and sessions over a pool
 
+  /** @type {MemoryManagerType['createMemoryPool']} */
   createMemoryPool(options) {
-    return createPool(this.#open(), this.#host, options)
+    return /** @type {any} */ (createPool(this.#open(), this.#host, options))
   }
 
+  /** @type {MemoryManagerType['getMemoryPool']} */
   getMemoryPool(name) {
     this.#open()
     if (typeof name !== 'string') throw invalid(`the name of a pool must be a string, not ${shown(name)}`)
-    return this.#host.pools.get(name)
+    return /** @type {any} */ (this.#host.pools.get(name))
   }
 
+  /** @type {MemoryManagerType['allocateFromPool']} */
   allocateFromPool(pool, size, options) {
     this.#open()
     return this.#host.pools.resolve(pool).allocateBuffer(size, options)
   }
 
+  /** @type {MemoryManagerType['destroyMemoryPool']} */
   destroyMemoryPool(pool, options) {
     this.#open()
     const { force = false } = check('destroyMemoryPool', options, destroyPoolOptions)
     destroyPool(this.#host.pools.resolve(pool), force)
   }
 
-  // ── Sessions
-
+  /** @type {MemoryManagerType['createInferenceBuffers']} */
   createInferenceBuffers(spec) {
     this.#open()
-    return makeInferenceBuffers(this, spec)
+    return /** @type {any} */ (makeInferenceBuffers(/** @type {any} */ (this), spec))
   }
 
   // ── Monitoring
@@ -191,6 +209,7 @@ class MemoryManager extends EventEmitter {
     return usageOf(this.#open(), this.getNPUMemoryStats(), this.getSystemMemoryStats())
   }
 
+  /** @type {MemoryManagerType['enableMemoryProfiling']} */
   enableMemoryProfiling(options) {
     this.#open()
     this.#host.profiling.start(check('enableMemoryProfiling', options, profilingOptions))
@@ -210,6 +229,7 @@ class MemoryManager extends EventEmitter {
     return snapshotOf(this.#open(), this.#device, this.getMemoryStats())
   }
 
+  /** @type {MemoryManagerType['writeReport']} */
   async writeReport(path) {
     this.#open()
     // Loaded on demand, because no other method writes files.
@@ -220,20 +240,21 @@ class MemoryManager extends EventEmitter {
     })
   }
 
+  /** @type {MemoryManagerType['metrics']} */
   metrics(options) {
     this.#open()
     const { format = 'openmetrics' } = check('metrics', options, metricsOptions)
     return exposition(this.getMemoryUsage(), this.#device, profileOf(this), format)
   }
 
-  // ── Optimization
+  // ── Limits and reclaim
 
+  /** @type {MemoryManagerType['optimizeMemory']} */
   optimizeMemory(options) {
     return optimizeMemory(this.#open(), this.#host.pools, options)
   }
 
-  // ── Limits
-
+  /** @type {MemoryManagerType['setMemoryLimits']} */
   setMemoryLimits(limits) {
     this.#open()
     if (limits === undefined) throw invalid('setMemoryLimits needs limits')
@@ -245,10 +266,11 @@ class MemoryManager extends EventEmitter {
     return this.#host.limits.get()
   }
 
+  /** @type {MemoryManagerType['reserve']} */
   reserve(size, options) {
     const reservation = makeReservation(this.#open(), size, options)
     this.#host.notifications.poll()
-    return reservation
+    return /** @type {any} */ (reservation)
   }
 
   // ── The end
@@ -260,6 +282,7 @@ class MemoryManager extends EventEmitter {
     this.#host.dispose()
   }
 
+  /** @type {(depth: number, options: import('node:util').InspectOptionsStylized, _inspect: unknown) => string} */
   [inspect.custom](depth, options, _inspect) {
     if (!(#host in this)) return inspectNonInstance(options)
     return inspectManager(this, depth, options, () => this.getMemoryStats())
@@ -268,12 +291,6 @@ class MemoryManager extends EventEmitter {
   #open() {
     return this.#host.handle.open()
   }
-}
-
-/** Not a closure over the manager: the watch holds managers weakly. */
-function onPressure(host, level, available) {
-  if (host.handle.closed) return
-  host.reclaimer.onPressure((released) => host.events.emit('pressure', { level, available, released }))
 }
 
 defineDispose(MemoryManager, function dispose() {

@@ -8,19 +8,25 @@ const native = require('../core/binding.js')
 const tree = { root: '/' }
 
 /**
- * Calls `onPressure(host, level, available)` at each report of memory pressure while the native manager is open. This
- * keeps neither the host nor an event loop alive, so `onPressure` must hold neither.
- *
- * @template {object} Host
- * @param {Host} host
- * @param {number} handle of the native manager
- * @param {(host: Host, level: 'some' | 'full', available: number) => void} onPressure
+ * @typedef {object} PressureHost the parts of a manager that answer memory pressure
+ * @property {import('../core/manager-handle.js').ManagerHandle} handle
+ * @property {import('../core/manager-events.js').ManagerEvents} events
+ * @property {import('./reclaimer.js').Reclaimer} reclaimer
  */
-function watch(host, handle, onPressure) {
+
+/**
+ * Reclaims memory at each report of memory pressure while the native manager is open, and emits 'pressure'. Keeps
+ * neither the manager nor an event loop alive.
+ *
+ * @param {PressureHost} host
+ * @param {number} handle of the native manager
+ */
+function watch(host, handle) {
   const weak = new WeakRef(host)
   native.watchPressure(handle, tree.root, (level, available) => {
     const alive = weak.deref()
-    if (alive !== undefined) onPressure(alive, /** @type {'some' | 'full'} */ (level), available)
+    if (alive === undefined || alive.handle.closed) return
+    alive.reclaimer.onPressure((released) => alive.events.emit('pressure', { level, available, released }))
   })
 }
 
