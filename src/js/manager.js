@@ -50,7 +50,7 @@ class MemoryManager extends EventEmitter {
     this.#host = new ManagerHost(/** @type {any} */ (this), handle, checked.cleanup ?? {})
     dropped.register(this, handle, this)
     pressure.watch(this.#host, handle)
-    offerProfile(this, () => this.#host.profiling.profile(false))
+    offerProfile(/** @type {any} */ (this), () => this.#host.profiling.profile(false))
     this.#host.limits.apply(limits)
     if (warn) process.emitWarning(SIMULATED, { code: 'RKLLM_SIMULATED_NPU' })
     const { profiling = false } = checked
@@ -244,7 +244,7 @@ class MemoryManager extends EventEmitter {
   metrics(options) {
     this.#open()
     const { format = 'openmetrics' } = check('metrics', options, metricsOptions)
-    return exposition(this.getMemoryUsage(), this.#device, profileOf(this), format)
+    return exposition(this.getMemoryUsage(), this.#device, profileOf(/** @type {any} */ (this)), format)
   }
 
   // ── Limits and reclaim
