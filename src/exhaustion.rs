@@ -1,10 +1,10 @@
-//! Exhaustion: the errors that mean that something is used up, and what is tried before a caller sees one.
+//! Exhaustion: the errors that report an exhausted resource, and the remedies that are tried before a caller sees one.
 //!
 //! | step | room | attempt | for |
 //! |---|---|---|---|
-//! | 1 | `device` | waits for frees that are pending, and asks the driver again | [`Memory`], [`Slots`] |
-//! | 2 | `manager` | gives empty slabs back to the driver, and asks again | [`Memory`], [`Slots`] |
-//! | 3 | `pool` | asks for a smaller chunk, down to what the request needs | [`Memory`], [`Limit`] |
+//! | 1 | `device` | waits for pending frees, and asks the driver again | [`Memory`], [`Slots`] |
+//! | 2 | `manager` | frees empty slabs, and asks again | [`Memory`], [`Slots`] |
+//! | 3 | `pool` | asks for a smaller chunk, down to the size of the request | [`Memory`], [`Limit`] |
 //! | 4 | `src/js/reclaim` | collects garbage, compacts pools and trims them, and allocates again | all |
 //!
 //! [`Memory`]: Exhausted::Memory
@@ -14,7 +14,7 @@
 
 use crate::error::{ErrorCode, Result};
 
-/// What is used up.
+/// An exhausted resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exhausted {
     /// RAM, CMA, or the addresses of an IOMMU domain.
@@ -28,7 +28,7 @@ pub enum Exhausted {
 }
 
 impl ErrorCode {
-    /// Returns what is used up; `None` for other errors.
+    /// Returns the exhausted resource, or `None` for other errors.
     pub const fn exhausted(self) -> Option<Exhausted> {
         match self {
             ErrorCode::OutOfMemory | ErrorCode::IovaExhausted => Some(Exhausted::Memory),
@@ -39,19 +39,18 @@ impl ErrorCode {
         }
     }
 
-    /// Whether reclaiming memory may resolve the error. `src/js/reclaim/exhaustion.js` lists the same codes.
+    /// Returns whether reclaiming memory may resolve the error. `src/js/reclaim/exhaustion.js` lists the same codes.
     pub const fn is_exhaustion(self) -> bool {
         self.exhausted().is_some()
     }
 
-    /// Whether a smaller request may succeed at once.
+    /// Returns whether a smaller request may succeed at once.
     pub const fn depends_on_size(self) -> bool {
         matches!(self.exhausted(), Some(Exhausted::Memory | Exhausted::Limit))
     }
 }
 
-/// Runs `attempt`. If it fails because the kernel has no more, and `make_room` gives something back to it, runs
-/// `attempt` once more.
+/// Runs `attempt`, and once more if a resource of the kernel was exhausted and `make_room` returned some of it.
 ///
 /// Errors: those of `attempt`.
 pub fn retry_with_room<T>(mut attempt: impl FnMut() -> Result<T>, make_room: impl FnOnce() -> bool) -> Result<T> {
@@ -61,6 +60,7 @@ pub fn retry_with_room<T>(mut attempt: impl FnMut() -> Result<T>, make_room: imp
     }
 }
 
+/// Returns whether the code reports an exhausted resource of the kernel.
 fn is_kernels(code: ErrorCode) -> bool {
     matches!(code.exhausted(), Some(Exhausted::Memory | Exhausted::Slots))
 }

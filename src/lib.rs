@@ -4,7 +4,8 @@
 //!
 //! | room | contents |
 //! |---|---|
-//! | [`error`] [`exhaustion`] [`units`] [`handle`] [`sync`] | errors, and those that reclaiming resolves; kinds of memory and sizes; generation-checked handles; locks |
+//! | [`error`] [`exhaustion`] | the error type, and the errors that reclaiming memory may resolve |
+//! | [`units`] [`handle`] [`sync`] | kinds of memory and sizes; generation-checked handles; locks |
 //! | [`abi`] | the kernel's structs and ioctls, one file a header |
 //! | [`suballoc`] | the free and used regions of an arena: arithmetic without memory |
 //! | [`profile`] | events, samples, call sites and histograms |

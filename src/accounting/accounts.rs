@@ -134,18 +134,18 @@ impl View<'_> {
         let mut warnings = Vec::new();
         let mut tightest: Option<(LimitScope, u64, u64, u64)> = None;
         let tag = self.tagged.as_ref().map(|(tag, _)| *tag);
-        self.each_limit(|limit, over, usage| {
+        self.each_limit(|limit, kind, usage| {
             let max = limit.max().unwrap_or(u64::MAX);
             if limit.observe(usage.in_use) {
-                warnings.push(Warning { scope: over.scope(tag), used: usage.in_use, max });
+                warnings.push(Warning { scope: kind.scope(tag), used: usage.in_use, max });
             }
             let room = limit.room(usage.committed);
             if bytes > room && tightest.is_none_or(|(_, least, ..)| room < least) {
-                tightest = Some((over, room, usage.committed, max));
+                tightest = Some((kind, room, usage.committed, max));
             }
         });
         let refused =
-            |(over, room, used, max): (LimitScope, _, _, _)| LimitExceeded { scope: over.scope(tag), used, room, max };
+            |(kind, room, used, max): (LimitScope, _, _, _)| LimitExceeded { scope: kind.scope(tag), used, room, max };
         (tightest.map(refused), warnings)
     }
 }

@@ -55,7 +55,7 @@ impl Budget {
     }
 }
 
-/// Bytes reserved under a [`Budget`]. Dropping it returns them.
+/// Bytes reserved under a [`Budget`]. Dropping a charge returns its bytes.
 #[derive(Debug)]
 pub struct Charge {
     budget: Arc<Budget>,
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_never_pass_the_limit_and_doomed_requests_make_no_other_fail() {
+    fn threads_never_exceed_the_limit_and_doomed_requests_make_no_other_fail() {
         let budget = Budget::new(8);
         std::thread::scope(|scope| {
             for _ in 0..7 {

@@ -96,7 +96,7 @@ pub struct AllocationEvent<'a> {
     pub pool: Option<&'a Arc<str>>,
 }
 
-/// Admitted bytes, in flight until they are committed. Dropping it cancels it.
+/// Admitted bytes, in flight until they are committed. Dropping an admission cancels it.
 #[derive(Debug)]
 #[must_use]
 pub struct Admission {
@@ -104,7 +104,7 @@ pub struct Admission {
     bytes: u64,
 }
 
-/// Counted bytes. Dropping it frees them.
+/// Counted bytes. Dropping the value counts their free.
 #[derive(Debug)]
 pub struct CountedBytes {
     account: Account,

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_below_what_is_in_use_takes_nothing_away() {
+    fn a_limit_below_the_present_usage_frees_no_memory() {
         let manager = manager();
         let held = manager.allocate_npu(4 * MIB, &NpuOptions::default()).unwrap();
         bound(&manager, Scope::Npu, MIB);

@@ -197,10 +197,10 @@ impl Manager {
     ///
     /// Errors: `ERR_UNKNOWN_BUFFER`.
     pub fn find(&self, address: usize, id: Option<Handle>) -> Result<Arc<Allocation>> {
-        let is_it = |found: &Arc<Allocation>| {
+        let matches = |found: &Arc<Allocation>| {
             found.belongs_to(&self.accounting) && (!found.is_shared() || id.is_none_or(|id| id == found.id))
         };
-        Allocation::at(address).find(is_it).ok_or_else(|| {
+        Allocation::at(address).find(matches).ok_or_else(|| {
             Error::new(ErrorCode::UnknownBuffer, "this buffer was not allocated by this MemoryManager")
                 .hint("pass an ArrayBuffer that this manager returned, or a view of one")
         })
@@ -215,10 +215,9 @@ impl Manager {
         let backing = Backing::Shared(Arc::clone(&share));
         let (memory, _) =
             backing.memory().ok_or_else(|| Error::new(ErrorCode::BufferFreed, "this buffer was freed"))?;
-        if let Some(theirs) = memory.device().map(|device| device.info().kind).filter(|kind| *kind != self.info().kind)
-        {
+        if let Some(other) = memory.device().map(|device| device.info().kind).filter(|kind| *kind != self.info().kind) {
             let message =
-                format!("this buffer is memory of \"{theirs}\", and this manager uses \"{}\"", self.info().kind);
+                format!("this buffer is memory of \"{other}\", and this manager uses \"{}\"", self.info().kind);
             return Err(Error::new(ErrorCode::Unsupported, message).hint("open both managers with the same backend"));
         }
         self.counted(memory.kind(), Some(share.size), share.tag.clone(), |account| {
@@ -342,7 +341,7 @@ impl Manager {
             size,
             alignment: alignment(options.alignment, page_size())?.max(page_size()),
             cacheable: !options.uncached,
-            // Rule 7 of the drivers: scattered pages behind an IOMMU, contiguous ones without.
+            // Scattered pages behind an IOMMU, contiguous ones without: `docs/design/drivers.md` §6, rule 7.
             contiguous: options.contiguous.unwrap_or(!info.iommu && info.kind != Kind::DmaHeap),
             placement: options.placement,
             domain: options.domain,
@@ -351,7 +350,7 @@ impl Manager {
     }
 }
 
-/// Memory that JavaScript has not seen yet. Dropping it frees the memory.
+/// Memory that JavaScript has not seen yet. Dropping the value frees the memory.
 #[derive(Debug)]
 pub struct Prepared {
     admission: Admission,
@@ -450,7 +449,7 @@ mod tests {
         write(&first);
         end(&first);
         let second = allocate(true);
-        assert_eq!(second.address, first.address, "the slab's place is used again");
+        assert_eq!(second.address, first.address, "the slab uses the slice's place again");
         assert_eq!(read(&second), vec![7; 10_000]);
         end(&second);
         let third = allocate(false);

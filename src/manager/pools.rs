@@ -180,10 +180,10 @@ impl Manager {
     ///
     /// Errors: `ERR_POOL_DESTROYED`.
     pub fn reset_pool(&self, pool: &Arc<Pool>) -> Result<()> {
-        let left = self.left_of(pool);
-        let held: Vec<_> = left.iter().filter_map(|allocation| allocation.chunk_memory()).collect();
+        let live = self.live_allocations_of(pool);
+        let held: Vec<_> = live.iter().filter_map(|allocation| allocation.chunk_memory()).collect();
         pool.reset(|chunk_memory| !held.iter().any(|held| Arc::ptr_eq(held, chunk_memory)))?;
-        end(&left);
+        end(&live);
         Ok(())
     }
 
@@ -200,7 +200,7 @@ impl Manager {
                 registry.remove(name);
             }
         }
-        end(&self.left_of(pool));
+        end(&self.live_allocations_of(pool));
         Ok(())
     }
 
@@ -220,7 +220,7 @@ impl Manager {
         end(&live.iter().filter(|allocation| !allocation.dedicated).cloned().collect::<Vec<_>>());
     }
 
-    fn left_of(&self, pool: &Arc<Pool>) -> Vec<Arc<Allocation>> {
+    fn live_allocations_of(&self, pool: &Arc<Pool>) -> Vec<Arc<Allocation>> {
         let live = self.accounting.read(|accounts| accounts.live.iter().copied().collect::<Vec<_>>());
         live.into_iter().filter_map(Allocation::by_id).filter(|allocation| allocation.is_of(pool)).collect()
     }

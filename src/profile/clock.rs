@@ -20,7 +20,7 @@ const TICK: Duration = Duration::from_millis(4);
 /// The number of ticks after a start. The ticker cannot tell whether reads go on: that would cost each read a store.
 const TICKS_PER_START: u32 = 64;
 
-/// `CoarseClock::reads` holds a millisecond above so many bits, and below them the number of reads in it.
+/// The low bits of `CoarseClock::reads`, which count the reads within the millisecond that the high bits hold.
 const COUNT_BITS: u32 = 8;
 
 /// The state that readers and the ticker share. Times are microseconds, and never 0.

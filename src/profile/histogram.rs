@@ -166,9 +166,9 @@ mod tests {
         assert!((figures.mean / mean - 1.0).abs() < 1e-9, "{} is not {mean}", figures.mean);
         assert_eq!((figures.min, figures.max), (numbers[0], numbers[numbers.len() - 1]));
         assert_eq!(figures.count, 50_000);
-        let mut tally = CachedHistogram::default();
-        numbers.iter().for_each(|number| tally.count(*number));
-        assert_eq!(tally.read().summary(), figures);
+        let mut cached = CachedHistogram::default();
+        numbers.iter().for_each(|number| cached.count(*number));
+        assert_eq!(cached.read().summary(), figures);
         assert_eq!(figures.buckets.iter().map(|(_, count)| count).sum::<u64>(), 50_000);
         let (mut from, mut at) = (0, 0);
         for (upto, count) in figures.buckets {

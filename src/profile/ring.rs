@@ -127,18 +127,18 @@ pub struct Label {
 
 impl Label {
     /// Packs a tag, a pool and a kind.
-    pub fn new(tag: StringId, pool: StringId, kind: MemoryKind) -> Self {
+    pub(super) fn new(tag: StringId, pool: StringId, kind: MemoryKind) -> Self {
         let kind = u64::from(kind == MemoryKind::Npu) << 56;
         Self { tag: u64::from(tag.0) << 48, pool: u64::from(pool.0) << 48, kind }
     }
 
     /// Replaces the tag.
-    pub fn tagged(self, tag: StringId) -> Self {
+    pub(super) fn tagged(self, tag: StringId) -> Self {
         Self { tag: u64::from(tag.0) << 48, ..self }
     }
 
     /// Returns the tag.
-    pub fn tag(self) -> StringId {
+    pub(super) fn tag(self) -> StringId {
         StringId((self.tag >> 48) as u16)
     }
 }

@@ -113,7 +113,7 @@ impl Fixed {
         Some(Region { id, offset: u64::from(block) * self.block, size: self.block, user_data, used: true })
     }
 
-    /// Marks every block free in the bitmaps.
+    /// Marks all blocks free in the bitmaps.
     fn fill(&mut self) {
         let mut bits = self.slots.len();
         for level in &mut self.levels {

@@ -441,8 +441,8 @@ impl SubAllocator for Tlsf {
     fn largest_free(&self) -> u64 {
         let Some(bin) = self.bins.highest() else { return 0 };
         let sizes = self.bins.members(&self.nodes, bin).map(|index| self.nodes[index as usize].size());
-        let looked_at = if bin < SINGLE_SIZE { 1 } else { usize::MAX };
-        sizes.take(looked_at).max().unwrap_or(0) << self.shift
+        let candidates = if bin < SINGLE_SIZE { 1 } else { usize::MAX };
+        sizes.take(candidates).max().unwrap_or(0) << self.shift
     }
 
     fn reset(&mut self) {
