@@ -74,15 +74,6 @@ mod tests {
     use crate::error::Error;
 
     #[test]
-    fn javascript_reclaims_for_the_same_codes() {
-        let text = include_str!("js/reclaim/exhaustion.js");
-        for code in ErrorCode::ALL {
-            assert_eq!(text.contains(&format!("'{code}'")), code.is_exhaustion(), "{code}");
-        }
-        assert_eq!(text.matches("'ERR_").count(), ErrorCode::ALL.iter().filter(|code| code.is_exhaustion()).count());
-    }
-
-    #[test]
     fn a_second_attempt_needs_an_error_of_the_kernels_and_room() {
         let attempts = |code: ErrorCode, room: bool| {
             let (count, asked) = (Cell::new(0), Cell::new(false));

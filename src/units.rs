@@ -53,13 +53,26 @@ pub const fn align_down(n: u64, to: u64) -> u64 {
 ///
 /// The check is not left to drivers: the vendor's rounds 2^64 - 1 up to an object of zero bytes and reports success
 /// (`docs/design/drivers.md` §1.2).
-pub fn whole_pages(size: u64, page: u64) -> Result<u64> {
-    if size == 0 {
-        return Err(Error::new(ErrorCode::OutOfRange, "size must be at least 1 byte").requested(0));
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WholePages(u64);
+
+impl WholePages {
+    /// Rounds `size` up to pages of `page` bytes.
+    ///
+    /// Errors: `ERR_OUT_OF_RANGE` for zero, and beyond 2^53 - 1 bytes.
+    pub fn round_up(size: u64, page: u64) -> Result<Self> {
+        if size == 0 {
+            return Err(Error::new(ErrorCode::OutOfRange, "size must be at least 1 byte").requested(0));
+        }
+        align_up(size, page).filter(|rounded| *rounded <= MAX_SAFE_INTEGER).map(Self).ok_or_else(|| {
+            Error::new(ErrorCode::OutOfRange, format!("size {size} is beyond 2^53 - 1 bytes")).requested(size)
+        })
     }
-    align_up(size, page).filter(|rounded| *rounded <= MAX_SAFE_INTEGER).ok_or_else(|| {
-        Error::new(ErrorCode::OutOfRange, format!("size {size} is beyond 2^53 - 1 bytes")).requested(size)
-    })
+
+    /// Returns the size in bytes.
+    pub const fn bytes(self) -> u64 {
+        self.0
+    }
 }
 
 /// Formats a byte count: "4 GiB", "1.5 MiB", "12 bytes". Rounds down to one decimal, so that the text never promises
@@ -89,9 +102,9 @@ mod tests {
         assert_eq!(align_up(4096, 4096), Some(4096));
         assert_eq!(align_up(u64::MAX, 4096), None);
         assert_eq!(align_down(4097, 4096), 4096);
-        assert_eq!(whole_pages(4097, 4096).unwrap(), 8192);
+        assert_eq!(WholePages::round_up(4097, 4096).unwrap().bytes(), 8192);
         for bad in [0, u64::MAX, MAX_SAFE_INTEGER] {
-            assert_eq!(whole_pages(bad, 4096).unwrap_err().code(), ErrorCode::OutOfRange);
+            assert_eq!(WholePages::round_up(bad, 4096).unwrap_err().code(), ErrorCode::OutOfRange);
         }
     }
 

@@ -32,8 +32,8 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::mapping::Mapping;
-use crate::sys::page::page_size;
-use crate::units::{format_bytes, whole_pages, GIB, KIB, MIB};
+use crate::sys::page::{page_size, whole_pages};
+use crate::units::{format_bytes, GIB, KIB, MIB};
 use address_space::{AddressSpace, Growth};
 
 /// The name of a simulated object's mapping in `/proc/self/maps`.
@@ -320,7 +320,7 @@ impl Backend for Simulated {
 
     fn create(&self, request: &Request) -> Result<Object> {
         self.switch_domain();
-        let size = whole_pages(request.size, page_size())?;
+        let size = whole_pages(request.size)?.bytes();
         let want_sram = request.placement == Placement::TrySram;
         let mut reservation = self.reserve(request.domain, size, request.alignment.max(page_size()), want_sram)?;
         let sram = reservation.sram;

@@ -10,11 +10,11 @@ use crate::device::block::Block;
 use crate::device::Device;
 use crate::error::{Error, ErrorCode, Result};
 use crate::sys::mapping::Mapping;
-use crate::sys::page::page_size;
+use crate::sys::page::{page_size, whole_pages};
 use crate::sys::proc::Proc;
 use crate::sys::ram;
 pub use crate::units::MemoryKind;
-use crate::units::{align_up, format_bytes, whole_pages, GIB, MIN_ALIGNMENT};
+use crate::units::{align_up, format_bytes, WholePages, GIB, MIN_ALIGNMENT};
 
 /// The use of transparent huge pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,9 +51,9 @@ pub struct Pages {
 impl Pages {
     /// Allocates at least `size` bytes.
     ///
-    /// Errors: `ERR_OUT_OF_RANGE`, `ERR_OUT_OF_MEMORY`, `ERR_TOO_MANY_MAPS`; `ERR_UNSUPPORTED` if huge pages are
-    /// required and the kernel has none.
-    pub fn allocate(size: u64, options: PageOptions) -> Result<Self> {
+    /// Errors: `ERR_OUT_OF_MEMORY`, `ERR_TOO_MANY_MAPS`; `ERR_UNSUPPORTED` if huge pages are required and the kernel has
+    /// none.
+    pub fn allocate(size: WholePages, options: PageOptions) -> Result<Self> {
         let (mut alignment, mut granule) = (options.alignment, page_size());
         let huge = match options.huge_pages {
             HugePages::No => None,
@@ -66,8 +66,7 @@ impl Pages {
                 .path("/sys/kernel/mm/transparent_hugepage/enabled")
                 .hint("write \"madvise\" into it as root, or use hugePages: 'try'"));
         }
-        whole_pages(size, page_size())?;
-        let reserved = align_up(size, granule).unwrap_or(size);
+        let reserved = align_up(size.bytes(), granule).unwrap_or(size.bytes());
         let charge = ram::admit(reserved)?;
         let mapping = Mapping::anonymous(reserved, alignment).map_err(|error| mmap_failed(&error, reserved))?;
         if huge.is_some() {
@@ -253,7 +252,7 @@ impl Source {
             Source::Npu { device, request, dirty } => {
                 Block::create(device, &Request { size, ..request.clone() }, !dirty).map(Memory::Npu)
             }
-            Source::System(options) => Pages::allocate(size, *options).map(Memory::System),
+            Source::System(options) => Pages::allocate(whole_pages(size)?, *options).map(Memory::System),
         }
     }
 }

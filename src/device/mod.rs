@@ -43,9 +43,9 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::exhaustion::retry_with_room;
 use crate::handle::Handle;
 use crate::sync::{Mutex, MutexGuard};
-use crate::sys::page::page_size;
+use crate::sys::page::whole_pages;
 use crate::sys::ram;
-use crate::units::{format_bytes, whole_pages, MIB};
+use crate::units::{format_bytes, MIB};
 
 /// An opened device. See the [module](self).
 #[derive(Debug)]
@@ -189,7 +189,7 @@ impl Device {
     }
 
     fn try_create(&self, request: &Request) -> Result<(Object, Arc<Charges>)> {
-        let size = whole_pages(request.size, page_size())?;
+        let size = whole_pages(request.size)?.bytes();
         let domain = self.domain(request.domain)?;
         self.check_reach(size.max(request.alignment))?;
         let (addresses, ram) = (self.charge(domain, request.domain, size)?, self.charge_ram(size)?);

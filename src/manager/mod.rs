@@ -47,10 +47,10 @@ use crate::exhaustion::retry_with_room;
 use crate::handle::{Handle, Table};
 use crate::pool::{Pool, SlabOptions, Slabs};
 use crate::sync::Mutex;
-use crate::sys::page::page_size;
+use crate::sys::page::{page_size, whole_pages};
 use crate::sys::proc::Proc;
 use crate::sys::ram::Ram;
-use crate::units::{whole_pages, MemoryKind};
+use crate::units::MemoryKind;
 pub use stats::{DomainStats, NpuStats, SlabStats, Summary, SystemStats};
 
 pub use pools::{PoolMemory, PoolOptions};
@@ -153,7 +153,7 @@ impl Manager {
     pub fn prepare_npu(&self, size: u64, options: &NpuOptions) -> Result<Prepared> {
         self.counted(MemoryKind::Npu, Some(size), options.tag.clone(), |account| {
             let request = self.request(size, options)?;
-            let admission = account.admit(whole_pages(size, page_size())?)?;
+            let admission = account.admit(whole_pages(size)?.bytes())?;
             let backing = match options.dedicated {
                 true => None,
                 false => self.slab_slice(&request, !options.dirty)?,
@@ -172,8 +172,9 @@ impl Manager {
     pub fn allocate_system(&self, size: u64, options: &SystemOptions) -> Result<Arc<Allocation>> {
         self.counted(MemoryKind::System, Some(size), options.tag.clone(), |account| {
             let page_options = page_options(options)?;
-            let admission = account.admit(whole_pages(size, page_size())?)?;
-            let memory = Memory::System(Pages::allocate(size, page_options)?);
+            let pages = whole_pages(size)?;
+            let admission = account.admit(pages.bytes())?;
+            let memory = Memory::System(Pages::allocate(pages, page_options)?);
             Allocation::enter(admission, dedicated(memory), size)
         })
     }
@@ -317,7 +318,6 @@ impl Manager {
     /// Allocates a slice of a slab. Returns `None` if the request is not for slabs, or if no slab fits: there may still
     /// be room for a dedicated object.
     fn slab_slice(&self, request: &Request, zeroed: bool) -> Result<Option<Backing>> {
-        whole_pages(request.size, page_size())?;
         let Some(pool) = self.slabs.pool_for(request)? else { return Ok(None) };
         let Ok(slice) = pool.allocate(request.size, page_size()) else { return Ok(None) };
         pools::backing(pool, slice, zeroed).map(Some)

@@ -3,6 +3,9 @@
 
 use std::sync::OnceLock;
 
+use crate::error::Result;
+use crate::units::WholePages;
+
 /// The page size of this kernel in bytes: 4096 on most, 16 KiB or 64 KiB on some arm64 ones.
 pub fn page_size() -> u64 {
     static SIZE: OnceLock<u64> = OnceLock::new();
@@ -11,4 +14,11 @@ pub fn page_size() -> u64 {
         let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
         u64::try_from(size).unwrap_or(4096)
     })
+}
+
+/// Rounds `size` up to pages of this kernel.
+///
+/// Errors: those of [`WholePages::round_up`].
+pub fn whole_pages(size: u64) -> Result<WholePages> {
+    WholePages::round_up(size, page_size())
 }
