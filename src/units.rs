@@ -49,7 +49,7 @@ pub const fn align_down(n: u64, to: u64) -> u64 {
     n & !(to - 1)
 }
 
-/// Rounds `size` up to whole pages of `page` bytes. Refuses zero, and sizes beyond 2^53 - 1.
+/// A size that is checked and rounded up to whole pages: at least one page, at most 2^53 - 1 bytes.
 ///
 /// The check is not left to drivers: the vendor's rounds 2^64 - 1 up to an object of zero bytes and reports success
 /// (`docs/design/drivers.md` §1.2).
