@@ -1,8 +1,8 @@
-// Says how fast this machine computes, so that a slow run of CI can be told from a slow change:
+// Measures this machine's speed, which separates a slow run of CI from a slow change:
 //   node .ci/calibrate.mjs
 // Processor time does not count the time that other programs take; elapsed time does.
 
-/** Milliseconds of processor time that the loop takes on the machine whose CI times the contributor's guide quotes. */
+/** Processor milliseconds of the loop on the reference machine, which gave CONTRIBUTING.md its CI times. */
 const REFERENCE_MS = 420
 
 function work() {
@@ -24,4 +24,4 @@ console.log(
   `calibration: ${processor.toFixed(0)} ms of processor time, ${elapsed.toFixed(0)} ms elapsed; ` +
     `${speed} % of the reference's speed`,
 )
-if (speed < 75) console.log('this machine is slow today: read the times below with that in mind')
+if (speed < 75) console.log('this machine is slower than the reference: expect longer times than in CONTRIBUTING.md')

@@ -1,6 +1,5 @@
-// Checks the types of the JavaScript in src/js, chapter by chapter: strict, with the types of src/js/types. The
-// chapters of STRICT have no error; the list only grows, and a chapter without errors that is not in it fails the check
-// too.
+// Checks the types of the JavaScript in src/js chapter by chapter, in strict mode, against src/js/types. The chapters
+// of STRICT must have no errors. The list only grows: a chapter without errors must be in it.
 //   node .ci/check-js.mjs            errors of the strict chapters
 //   node .ci/check-js.mjs CHAPTER    errors of that chapter
 

@@ -1,7 +1,7 @@
-// Checks that no line has more than 120 columns, in every language. Fails with a list of the lines that have.
+// Checks that no line has more than 120 columns, in every language. Lists the lines that do, and fails.
 //
-// Excepted by rule: rows of tables in Markdown and rustdoc, a line that is one word (an address), licences, and files
-// that hold data (.txt, .csv, .json, .lock).
+// Exceptions: rows of tables in Markdown and rustdoc, lines of one word (an address), licences, and data files (.txt,
+// .csv, .json, .lock).
 
 import { execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
@@ -11,13 +11,13 @@ const COLUMNS = 120
 const CHECKED = /\.(rs|js|mjs|ts|c|h|sh|md|toml)$|^\.ci\/run$|\/(init|Kbuild)$/
 
 const root = fileURLToPath(new URL('..', import.meta.url))
-// Files that are new and not yet added count too.
+// Includes new files that are not yet added.
 const listed = ['ls-files', '--cached', '--others', '--exclude-standard', '-z']
 const names = execFileSync('git', listed, { cwd: root, encoding: 'utf8' }).split('\0')
 const files = new Set(names.filter((name) => CHECKED.test(name)))
 
 const isTableRow = (name, line) => /\.md$/.test(name) ? /^\s*(> )?\|/.test(line) : /^\s*\/\/[/!] \|.*\|$/.test(line)
-/** A line of one word, which may follow the mark of a comment or of a list. */
+/** Matches a line of one word, with or without the mark of a comment or of a list. */
 const isOneWord = (line) => /^\s*((\/\/[/!]?|\*|#|-)\s+)?\S+$/.test(line)
 
 const found = [...files].flatMap((name) => {

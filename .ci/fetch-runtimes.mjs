@@ -1,4 +1,4 @@
-// The runtimes that are supported, each from its npm package.
+// The supported runtimes, each from its npm package.
 
 import { execFileSync } from 'node:child_process'
 import { rmSync } from 'node:fs'
@@ -24,7 +24,7 @@ export const runtimes = {
   bun: {
     spec: `@oven/bun-linux-${arch === 'arm64' ? 'aarch64' : arch}@1`,
     binary: 'bin/bun',
-    // Its timeout of 5 s a test is for others.
+    // Bun's default timeout of 5 s is too short for the slowest tests.
     test: (file) => ['test', '--timeout', '120000', `./${file}`],
     run: (file) => ['--expose-gc', file],
   },
@@ -36,7 +36,7 @@ export const runtimes = {
   },
 }
 
-/** Path of a runtime's binary, which is fetched once. */
+/** Returns the path of a runtime's binary; downloads it the first time. */
 export function fetched(name) {
   const { spec, binary } = runtimes[name]
   const folder = once(join(cache, `${name}-${arch}`), (into) => {

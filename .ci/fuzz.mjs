@@ -1,6 +1,6 @@
-// Random programs of every way to move, hold and free memory, on every runtime that is supported:
+// Runs random programs that move, hold and free memory in every way, on every supported runtime:
 //   node .ci/fuzz.mjs [seeds] [seconds a seed] [first seed]
-// A failing seed goes another way each time, since threads and collectors do; it is where to look.
+// A failing seed may not fail again: threads and collectors differ from run to run.
 
 import { spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
@@ -59,8 +59,8 @@ function start({ binary, args }) {
   })
   let output = ''
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => (output += chunk))
-  const patience = setTimeout(() => child.kill('SIGKILL'), seconds * 1000 + 60_000)
+  const timer = setTimeout(() => child.kill('SIGKILL'), seconds * 1000 + 60_000)
   return new Promise((resolve) =>
-    child.on('close', (status, signal) => (clearTimeout(patience), resolve({ status, signal, output }))),
+    child.on('close', (status, signal) => (clearTimeout(timer), resolve({ status, signal, output }))),
   )
 }

@@ -1,5 +1,4 @@
-// Runs every check that runs no program of the project: `npm run lint [-- STEP...]`. Runs all steps, and fails when one
-// of them has failed.
+// Runs the static checks: `npm run lint [-- STEP...]`. Runs all steps, and fails if any has failed.
 
 import { spawnSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
@@ -17,7 +16,7 @@ const STEPS = {
   fmt: [['cargo', 'fmt', '--check']],
   clippy: [
     [...clippy, '--all-targets', '--no-default-features', '--', '-D', 'warnings'],
-    // The exports of the binding are unused in a build for tests.
+    // A build for tests does not use the exports of the binding.
     [...clippy, '--lib', '--', '-D', 'warnings'],
   ],
   rustdoc: [[...doc, '--no-default-features'], doc],
@@ -26,7 +25,7 @@ const STEPS = {
 const named = process.argv.slice(2)
 const unknown = named.find((name) => !Object.hasOwn(STEPS, name))
 if (unknown !== undefined) {
-  console.error(`lint: no step "${unknown}"; there are ${Object.keys(STEPS).join(', ')}`)
+  console.error(`lint: no step "${unknown}"; the steps are ${Object.keys(STEPS).join(', ')}`)
   process.exit(2)
 }
 

@@ -1,26 +1,26 @@
-// Mutation tests of the pure rooms of the core: cargo-mutants changes one function body or operator at a time, and the
-// tests of the room have to fail. Needs `cargo install --locked cargo-mutants`. A room takes up to an hour: not in CI.
+// Mutation tests of the core's pure rooms: cargo-mutants changes one function body or operator at a time, and the tests
+// of the room must fail. Needs `cargo install --locked cargo-mutants`. A room takes up to an hour: not in CI.
 //   node .ci/mutants.mjs [room ...] [-- options of cargo mutants]
-// For example `node .ci/mutants.mjs suballoc -- --re Fixed`; with `-- --iterate` only the last survivors are tried.
+// Example: `node .ci/mutants.mjs suballoc -- --re Fixed`. `-- --iterate` tries only the last survivors.
 //
-// Each room is tried in a package of its own, in target/mutants: its modules, those that they import, and its tests as
-// one binary. That builds in a second, where the whole crate takes ten.
+// Each room gets a package in target/mutants: its modules, their imports, and its tests as one binary. The package
+// builds in one second, the whole crate in ten.
 
 import { spawnSync } from 'node:child_process'
 import { cpSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
-/** The modules of each room, below `src`, and its integration tests, in `__test__/rust`. */
+/** Each room's modules, below `src`, and its integration tests, in `__test__/rust`. */
 const rooms = {
   suballoc: { modules: ['suballoc'], suites: ['suballoc'] },
   accounting: { modules: ['accounting'], suites: ['accounting'] },
   profile: { modules: ['profile'], suites: ['profile'] },
   pool: { modules: ['pool'], suites: ['pool', 'pool_limits', 'pool_profile', 'compaction', 'replay'] },
 }
-/** A mutant that allocates without end fails, and the machine goes on. */
+/** Address space of a test process: a mutant that allocates without end fails before the machine runs out of RAM. */
 const ADDRESS_SPACE_KIB = 8 << 20
-/** The first test that fails ends the process: the others would only take time. */
+/** Ends the process at the first failed test: one failure kills the mutant. */
 const FAIL_FAST = `
 #[cfg(test)]
 #[used]
@@ -41,7 +41,7 @@ const split = args.indexOf('--')
 const [named, options] = split < 0 ? [args, []] : [args.slice(0, split), args.slice(split + 1)]
 const unknown = named.filter((name) => !Object.hasOwn(rooms, name))
 if (unknown.length > 0) {
-  console.error(`no such room: ${unknown.join(', ')} (there are ${Object.keys(rooms).join(', ')})`)
+  console.error(`no such room: ${unknown.join(', ')} (the rooms are ${Object.keys(rooms).join(', ')})`)
   process.exit(2)
 }
 
@@ -56,17 +56,16 @@ function tryRoom(name) {
   const imported = writePackage(name, tree)
   const glob = (module) => (statSync(pathOf(module)).isFile() ? `src/${module}.rs` : `src/${module}/**`)
   const filters = [...modules.map((module) => `${module}::`), ...suites.map((suite) => `${suite}_suite::`)]
-  // A filter is any part of a test's path: `pool::` would run the tests of `sys::thread_pool::` as well.
+  // Filters match parts of paths: `pool::` would also run the tests of `sys::thread_pool::`, which panic by design.
   filters.push(...imported.filter((module) => !modules.includes(module)).flatMap((module) => ['--skip', `${module}::`]))
-  // A filter is a part of a name: `pool::` is one of `sys::thread_pool::`, whose tests panic by design.
   filters.push('--skip', 'sys::')
   const command = ['mutants', '--in-place', '--no-shuffle', '--colors', 'never']
   command.push(...modules.flatMap((module) => ['--file', glob(module)]), ...options, '--', '--', ...filters)
-  // One job, behind everything else that the machine does.
+  // One job at the lowest priority.
   const shell = `ulimit -v ${ADDRESS_SPACE_KIB}; exec nice -n 19 cargo "$@"`
   const { status } = spawnSync('sh', ['-c', shell, 'cargo', ...command], { cwd: tree, stdio: 'inherit' })
   const results = join(tree, 'mutants.out', 'outcomes.json')
-  // 2: mutants survived; 3: mutants hung. Anything else was no run.
+  // 2: mutants survived; 3: mutants hung. Any other status means that the run itself failed.
   if (![0, 2, 3].includes(status) || !existsSync(results)) throw new Error(`cargo mutants ended with ${status}`)
   const known = join(tree, 'mutants.out', 'previously_caught.txt')
   const iterates = options.includes('--iterate') && existsSync(known)
@@ -86,7 +85,7 @@ function report(name, outcomes, killedBefore) {
   return missed.length
 }
 
-/** Writes a package of the room, of all that it imports, and of its tests; returns its modules. */
+/** Writes a package with the room's modules, their imports and its tests. Returns the modules. */
 function writePackage(name, tree) {
   const { modules, suites } = rooms[name]
   for (const part of ['src', 'tests']) {
@@ -100,7 +99,7 @@ function writePackage(name, tree) {
   }
   const imported = importsOf([...modules, ...sources(join(tree, 'tests')).flatMap(modulesIn)])
   for (const module of imported) copy(pathOf(module), join(tree, 'src', pathOf(module).slice(join(root, 'src').length)))
-  // The suites name the crate as its users do.
+  // The suites import the crate by its public name.
   const library = ['#![allow(warnings)]', '#[cfg(test)]\nextern crate self as rkllmjs_memory;', FAIL_FAST]
   library.push(...imported.map((module) => `pub mod ${module};`))
   library.push(...suites.map((suite) => `#[cfg(test)]\n#[path = "../tests/${suite}.rs"]\nmod ${suite}_suite;`))
@@ -110,7 +109,7 @@ function writePackage(name, tree) {
   return imported
 }
 
-/** The crate's manifest without the binding: one library, quick to build, with all tests in it. */
+/** Returns the crate's manifest without the binding: one library with all tests in it, which builds fast. */
 function manifest() {
   const sections = readFileSync(join(root, 'Cargo.toml'), 'utf8').split(/^(?=\[)/m)
   const section = (header) => sections.find((text) => text.startsWith(`[${header}]`)) ?? ''
@@ -125,7 +124,7 @@ function manifest() {
   ].join('\n')
 }
 
-/** These modules of the crate and all that they import, directly or not. */
+/** Returns `modules` and their imports within the crate, direct and indirect. */
 function importsOf(modules) {
   const all = new Set(modules)
   for (const module of all) {
@@ -134,7 +133,7 @@ function importsOf(modules) {
   return [...all].sort()
 }
 
-/** The crate's modules that a file names. */
+/** Returns the crate's modules that a file names. */
 function modulesIn(file) {
   const found = readFileSync(file, 'utf8').matchAll(/\b(?:crate|rkllmjs_memory)::(\w+)/g)
   return [...found].map(([, module]) => module).filter((module) => pathOf(module) !== undefined)

@@ -1,7 +1,6 @@
-// The JavaScript suites on every runtime that is supported, with the addon of this checkout:
+// Runs the JavaScript suites on every supported runtime, with the addon of this checkout:
 //   node .ci/runtimes.mjs [--all] [node22 node24 node26 bun deno] [-- suite...]
-// Without `--all` or names of suites: those whose outcome depends on the engine. The tests skip by name what a runtime
-// cannot do.
+// The default is the suites with engine-dependent outcomes. The tests skip the features that a runtime lacks.
 
 import { execFileSync, spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
@@ -12,7 +11,7 @@ import { fetched, runtimes } from './fetch-runtimes.mjs'
 const root = fileURLToPath(new URL('..', import.meta.url))
 const AT_ONCE = 2
 
-/** V8 versions between the oldest and the newest run only the suites about ArrayBuffers, the collector and threads. */
+/** The Node versions with other V8s run only the suites about ArrayBuffers, the collector and threads. */
 const BUFFERS = ['attacks', 'collected', 'exits', 'lifetime']
 const FEWER = { node22: BUFFERS, node24: BUFFERS }
 
@@ -22,7 +21,7 @@ const only = words.slice(split + 1)
 const all = words.slice(0, split).includes('--all')
 const names = words.slice(0, split).filter((word) => word !== '--all')
 for (const name of names)
-  if (!(name in runtimes)) throw new Error(`no runtime "${name}": ${Object.keys(runtimes).join(' ')}`)
+  if (!(name in runtimes)) throw new Error(`no runtime "${name}"; the runtimes are ${Object.keys(runtimes).join(', ')}`)
 
 function chosen(name) {
   if (only.length > 0) return only
@@ -65,8 +64,8 @@ function run({ binary, args }) {
   })
   let output = ''
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => (output += chunk))
-  const patience = setTimeout(() => child.kill('SIGKILL'), 180_000)
-  return new Promise((resolve) => child.on('close', (status) => (clearTimeout(patience), resolve({ status, output }))))
+  const timer = setTimeout(() => child.kill('SIGKILL'), 180_000)
+  return new Promise((resolve) => child.on('close', (status) => (clearTimeout(timer), resolve({ status, output }))))
 }
 
 /** Reads the numbers of passed and skipped tests from the runtime's own summary. */

@@ -1,5 +1,5 @@
-// Hours of use in half a minute: what is open, mapped and resident afterwards is what was before.
-//   node --expose-gc .ci/soak.mjs [cycles] [workers]      1,000,000 and 500 where nothing is said
+// Simulates hours of use in half a minute, and checks that descriptors, mappings and resident memory do not grow:
+//   node --expose-gc .ci/soak.mjs [cycles] [workers]      default: 1,000,000 and 500
 
 import { readdirSync, readFileSync } from 'node:fs'
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
@@ -10,7 +10,7 @@ import { MemoryManager } from '../index.js'
 const [cycles = 1_000_000, workers = 500] = process.argv.slice(2).map(Number)
 const MiB = 1 << 20
 
-/** Everything that was given out is back, and so is what the runtime made beside it. */
+/** Collects garbage until finalizers have run, then counts descriptors, mappings and resident bytes. */
 async function footprint() {
   for (let i = 0; i < 20; i++) {
     gc()
@@ -25,7 +25,7 @@ async function footprint() {
   }
 }
 
-/** `count` cycles of whatever there is, some hundred buffers alive at a time. */
+/** Runs `count` cycles of random verbs with some hundred live buffers. */
 async function mixed(count, seed) {
   let state = seed
   const below = (limit) => {
@@ -41,7 +41,7 @@ async function mixed(count, seed) {
     if (old !== undefined) {
       if (old.free) old.free()
       else if (i % 16 > 0) manager.deallocate(old)
-      // else it is the collector's
+      // Otherwise the collector frees it.
     }
     const size = 1 << (6 + below(11))
     const kind = below(20)
@@ -76,7 +76,7 @@ const SOURCE = `
     if (workerData.end === 'terminate') setInterval(() => {}, 1000)
   })`
 
-/** `count` threads that end with live buffers: by themselves, by process.exit, terminated. */
+/** Runs `count` threads that end with live buffers: by themselves, by process.exit, terminated. */
 async function threads(count) {
   const manager = new MemoryManager({ backend: 'simulated' })
   const token = manager.share((globalThis.shared = manager.allocateNPUMemory(65536, { dedicated: true })))
@@ -95,10 +95,7 @@ async function threads(count) {
   manager.dispose()
 }
 
-/**
- * How often it may be that something grew. What is retired between two things that live may take a while to be one
- * again; a leak grows each time.
- */
+/** Rounds in which a figure may grow before it counts as a leak. Retired address ranges take time to merge. */
 const TRIES = 3
 
 let failed = false
@@ -110,7 +107,7 @@ async function soak(what, warm, run, tolerance) {
     await run()
     const seconds = (performance.now() - began) / 1000
     let after = await footprint()
-    // A thread that lingers, a trigger that the kernel is slow to take back.
+    // Idle threads of the pool and the kernel's pressure triggers end with a delay.
     for (let i = 0; i < 20 && (after.fds > before.fds || after.maps > before.maps + tolerance.maps); i++)
       after = await footprint()
     const line = (name, unit) => `${name} ${(before[name] / unit).toFixed(0)} → ${(after[name] / unit).toFixed(0)}`
@@ -119,7 +116,7 @@ async function soak(what, warm, run, tolerance) {
       after.fds > before.fds || after.maps > before.maps + tolerance.maps || after.rss > before.rss + tolerance.rss
     if (!grown) return
     if (tries === TRIES) {
-      console.log(`FAILED: ${what}: it grew ${TRIES} times`)
+      console.log(`FAILED: ${what}: usage grew ${TRIES} times in a row`)
       failed = true
       return
     }

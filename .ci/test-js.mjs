@@ -1,4 +1,4 @@
-// The JavaScript suites on the simulated device, or those that are named:
+// Runs the JavaScript suites, or the named ones, on the simulated device:
 //   npm run test:js [-- suite...]
 
 import { spawnSync } from 'node:child_process'

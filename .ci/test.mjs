@@ -1,12 +1,12 @@
-// All tests that need no emulator: the core without napi, the conformance suite on what this machine has, the types,
-// and the JavaScript suites on the simulated device.
+// Runs the tests that need no emulator: the core without napi, the conformance suite on this machine's devices, the
+// types, and the JavaScript suites on the simulated device.
 
 import { spawnSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 
-// The types come last: they need the npm packages, which `test:js` installs.
+// The types come last: they need npm packages, which `test:js` installs.
 for (const script of ['test:rust', 'test:js', 'test:types']) {
   console.log(`\n# npm run ${script}`)
   const began = performance.now()
