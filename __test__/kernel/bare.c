@@ -1,5 +1,5 @@
-// What one 1 MiB buffer costs without any library: create, map, mmap, zero, munmap, destroy; the median of many rounds
-// in ns.
+// Measures one 1 MiB buffer without any library: create, map, mmap, zero, munmap, destroy. Prints the median of many
+// rounds in ns.
 #include "device.h"
 
 enum { ROUNDS = 120, WARM = 20, BYTES = 1 << 20 };

@@ -1,7 +1,6 @@
 #!/usr/bin/env node
-// node cross.mjs [addon|conformance]: builds for linux-arm64-gnu on an x64 machine, from packages alone, so that it
-// runs on boards with glibc 2.28; then reads the binary to see that it does. run.mjs takes what it boots with from
-// here, for x64 too.
+// node cross.mjs [addon|conformance]: builds for linux-arm64-gnu on an x64 machine, from packages alone, for boards
+// with glibc 2.28. Checks the glibc versions that the binary needs. run.mjs gets its binaries from here, for x64 too.
 import { copyFileSync, existsSync, readFileSync, realpathSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -10,11 +9,11 @@ import { addArchitecture, install, installTools, once, cache, run } from './pack
 const repo = resolve(dirname(fileURLToPath(import.meta.url)), '../..')
 const TARGET = 'aarch64-unknown-linux-gnu'
 
-/** The oldest glibc that a board may have. */
+/** The oldest supported glibc. */
 const GLIBC = [2, 28]
 const VERSIONED = `${TARGET}.${GLIBC.join('.')}`
 
-/** Fails when `file` asks for a newer glibc than the boards have; returns the newest it asks for. */
+/** Returns the newest glibc version that `file` needs. Throws if it is newer than `GLIBC`. */
 export function checkGlibc(file) {
   const versions = [...run('readelf', ['-V', '--wide', file]).matchAll(/Name: GLIBC_(\d+)\.(\d+)/g)]
     .map(([, major, minor]) => [Number(major), Number(minor)])
@@ -25,7 +24,7 @@ export function checkGlibc(file) {
   return `${major}.${minor}`
 }
 
-/** A linker that knows the symbols of every glibc: with Debian's own (2.36) the binary would ask for that. */
+/** Installs a linker that can target old glibcs. Debian's own would link against its glibc 2.36. */
 function zigbuild() {
   const dir = once(join(cache, 'zigbuild'), into => {
     console.log('fetching a linker for arm64 with an old glibc')
@@ -36,8 +35,8 @@ function zigbuild() {
 }
 
 /**
- * A cargo that has Rust's library for arm64. rustup's own network is not everywhere, so Debian's: called by its path,
- * beside the rustup toolchain that everything else uses, and with a target directory of its own.
+ * Returns a cargo with Rust's library for arm64. Uses Debian's cargo by path, with its own target directory, because
+ * rustup's network is not available everywhere. Other builds keep the rustup toolchain.
  */
 function crossCargo() {
   const sysroot = run('rustc', ['--print', 'sysroot'], { cwd: repo }).trim()
@@ -49,7 +48,7 @@ function crossCargo() {
   return { dir: '/usr/bin', env: { CARGO: '/usr/bin/cargo', RUSTC: '/usr/bin/rustc' } }
 }
 
-/** What stands for cargo, and in which environment, to build for `--target aarch64-unknown-linux-gnu.2.28`. */
+/** Returns the command and the environment that build for `--target aarch64-unknown-linux-gnu.2.28`. */
 function cross() {
   installTools('arm64')
   const { dir, env } = crossCargo()
@@ -65,7 +64,7 @@ function cross() {
   }
 }
 
-/** Builds and returns the artefact that cargo's messages call by `kind` ("cdylib", "test") and `name`. */
+/** Builds, and returns the artefact with this `kind` ("cdylib", "test") and `name` in cargo's messages. */
 function build(command, args, env, kind, name) {
   const messages = run(command, [...args, '--locked', '--quiet', '--message-format=json-render-diagnostics'], {
     cwd: repo,
@@ -85,7 +84,7 @@ function build(command, args, env, kind, name) {
 
 const manifest = () => JSON.parse(readFileSync(join(repo, 'package.json'), 'utf8'))
 
-/** The Rust conformance suite as a program. */
+/** Builds the Rust conformance suite and returns its path. */
 export function conformancePath(arch) {
   const args = ['test', '--no-default-features', '--test', 'conformance', '--no-run']
   if (arch === 'x64') return build('cargo', args, process.env, 'test', 'conformance')
@@ -95,11 +94,11 @@ export function conformancePath(arch) {
   return file
 }
 
-/** The addon, where index.js finds it. The x64 build also writes its private loader, which arm64 shares. */
+/** Builds the addon where index.js finds it. The x64 build also writes the private loader, which arm64 shares. */
 export function addonPath(arch) {
   const dir = join(repo, 'src/js')
   const file = join(dir, `${manifest().napi.binaryName}.linux-${arch}-gnu.node`)
-  // Prepares a checkout for this machine, and does nothing when that is done.
+  // Does nothing in a prepared checkout.
   run(process.execPath, ['.ci/prepare.mjs'], { cwd: repo, stdio: ['ignore', 'ignore', 'inherit'] })
   if (arch === 'x64') return file
   const { command, env } = cross()
@@ -112,7 +111,7 @@ if (process.argv[1] && realpathSync(process.argv[1]) === fileURLToPath(import.me
   const wanted = process.argv.slice(2)
   for (const what of wanted.length ? wanted : ['addon']) {
     const file = { addon: addonPath, conformance: conformancePath }[what]?.('arm64')
-    if (!file) throw new Error(`cross.mjs [addon] [conformance], not ${what}`)
+    if (!file) throw new Error(`cross.mjs: no target "${what}"; the targets are addon, conformance`)
     console.log(`${what}: ${file}, GLIBC_${checkGlibc(file)}`)
   }
 }

@@ -1,4 +1,4 @@
-// Opening the test driver's nodes, for smoke.c and bare.c.
+// Opens the test driver's nodes, for smoke.c and bare.c.
 #pragma once
 #define _GNU_SOURCE
 #include <errno.h>
@@ -37,7 +37,7 @@ struct drm_close {
 #define DRM_FD_TO_HANDLE _IOWR('d', 0x2e, struct drm_prime)
 #define PRIME_RW (O_CLOEXEC | O_RDWR)
 
-// The first node of `pattern` whose DRM driver is `name`; -1 when there is none.
+// Opens the first node of `pattern` that belongs to the DRM driver `name`. Returns -1 if there is none.
 static inline int open_drm(const char *pattern, const char *name, struct drm_version *v) {
   glob_t g;
   int fd = -1;

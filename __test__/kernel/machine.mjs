@@ -21,14 +21,14 @@ export function buildModule(arch, kernel, work) {
   return join(dir, 'rknpu_test.ko')
 }
 
-/** Compiles a C program of this folder, static: it runs with or without the chroot. */
+/** Compiles a C program of this folder; static, to run with or without the chroot. */
 export function buildProgram(arch, name, work) {
   const out = join(work, name)
   run(arches[arch].gcc, ['-O2', '-Wall', '-Wextra', '-Werror', '-static', join(here, `${name}.c`), '-o', out])
   return out
 }
 
-/** Module files in the order in which they must be inserted. */
+/** Returns the module files in order of insertion. */
 function moduleOrder(kernel, wanted) {
   const files = new Map()
   for (const path of readdirSync(kernel.modules, { recursive: true }))
@@ -36,7 +36,7 @@ function moduleOrder(kernel, wanted) {
   const order = []
   const visit = name => {
     const file = files.get(name)
-    if (!file || order.includes(file)) return // built in
+    if (!file || order.includes(file)) return // Built into the kernel.
     const depends = run('modinfo', ['-F', 'depends', file], {
       env: { ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` },
     })
@@ -52,7 +52,7 @@ const APPLETS = [
   'kill', 'usleep', 'readlink', 'chmod', 'sync', 'ip', 'su',
 ]
 
-/** A first file system: busybox, the modules for the shared folders and for DRM, and guest/init. */
+/** Builds the initramfs: busybox, the modules for the shared folders and for DRM, and guest/init. */
 export function buildInitramfs(kernel, root, work) {
   const dir = join(work, 'initramfs')
   rmSync(dir, { recursive: true, force: true })
@@ -64,7 +64,7 @@ export function buildInitramfs(kernel, root, work) {
   chmodSync(join(dir, 'init'), 0o755)
   const order = moduleOrder(kernel, ['9pnet_virtio', '9p', 'drm', 'udmabuf'])
   order.forEach((file, i) => {
-    // busybox cannot read xz
+    // busybox cannot read xz.
     writeFileSync(join(dir, 'mod', `${i}.ko`), run('xz', ['-dc', file], { encoding: 'buffer' }))
   })
   writeFileSync(join(dir, 'mod/order'), order.map((_, i) => `${i}.ko`).join('\n'))
@@ -74,8 +74,8 @@ export function buildInitramfs(kernel, root, work) {
 }
 
 /**
- * Boots and waits for the machine to power off. `onLine` sees each console line. Gives up when the console has been
- * silent for `quietSeconds` or when `seconds` have passed; `problem` then says which, and is null when all went well.
+ * Boots the machine and waits until it powers off. Passes each console line to `onLine`. Gives up after `quietSeconds`
+ * without a console line, or after `seconds`. `problem` is the reason, or null.
  */
 export function boot({
   arch,
@@ -142,7 +142,7 @@ export function boot({
     onLine(line)
   }
   for (const stream of [child.stdout, child.stderr]) createInterface({ input: stream }).on('line', hear)
-  // The machine does not outlive this program.
+  // Kills the machine when this program ends.
   const stop = () => child.kill('SIGKILL')
   const interrupted = () => process.exit(130)
   process.once('exit', stop).once('SIGINT', interrupted).once('SIGTERM', interrupted)

@@ -1,4 +1,4 @@
-// What the machine is made of, from packages alone: kernels, headers, a root for the tests, Node.
+// Builds the parts of the machine from packages alone: kernels, headers, a root for the tests, Node.
 import { spawnSync } from 'node:child_process'
 import {
   existsSync,
@@ -16,7 +16,7 @@ import { fileURLToPath } from 'node:url'
 
 const here = dirname(fileURLToPath(import.meta.url))
 
-/** Downloads and what is built from them. Kept between runs, never committed. */
+/** Folder of downloads and of the parts built from them. Kept between runs, never committed. */
 export const cache = process.env.XDG_CACHE_HOME
   ? join(process.env.XDG_CACHE_HOME, 'rkllmjs-memory-kernel')
   : join(here, '.cache')
@@ -69,7 +69,7 @@ export function run(command, args, options = {}) {
 const found = tool =>
   [...(process.env.PATH ?? '').split(':'), '/usr/sbin', '/sbin'].some(dir => existsSync(join(dir, tool)))
 
-/** Runs apt-get. Two runs on one computer take turns: apt-get itself gives up where another holds its lists. */
+/** Runs apt-get under a lock. Without it, apt-get fails while another run holds its lists. */
 const aptGet = (args, options) => run('flock', [APT_LOCK, 'apt-get', '-qq', ...args], options)
 const APT_LOCK = join(tmpdir(), 'rkllmjs-memory-apt.lock')
 
@@ -79,7 +79,7 @@ function aptUpdate({ again = false } = {}) {
   updated = true
 }
 
-/** Installs what is missing where that is allowed, and says what to install where it is not. */
+/** Installs the missing packages as root. For other users, throws an error that names them. */
 export function install(wanted) {
   const missing = Object.entries(wanted)
     .filter(([tool]) => !found(tool))
@@ -98,18 +98,18 @@ export function installTools(arch) {
   install({ ...tools, ...arches[arch].packages })
 }
 
-/** apt only knows packages of an architecture that it was told about. */
+/** Registers a foreign architecture with dpkg: apt lists only packages of registered ones. */
 export function addArchitecture(debian) {
   const own = run('dpkg', ['--print-architecture']).trim()
   const known = run('dpkg', ['--print-foreign-architectures']).split('\n')
   if (own === debian || known.includes(debian)) return
   if (process.getuid() !== 0) throw new Error(`please run: dpkg --add-architecture ${debian} && apt-get update`)
   run('dpkg', ['--add-architecture', debian])
-  // Lists fetched before, to install the emulator perhaps, have nothing for it.
+  // Lists that an earlier install fetched do not cover the new architecture.
   aptUpdate({ again: true })
 }
 
-/** The newest 6.12 that the index offers for this architecture, e.g. "6.12.117+deb12". */
+/** Returns the newest 6.12 that the index offers for this architecture, e.g. "6.12.117+deb12". */
 function kernelVersion(debian) {
   const pattern = new RegExp(`^linux-image-(6\\.12\\.(\\d+)\\+deb12)-${debian}-unsigned `)
   for (let again = false; ; again = true) {
@@ -132,7 +132,7 @@ function kernelVersion(debian) {
   }
 }
 
-/** Fills `dir` once. A run that is cut short leaves no `dir`; of two runs at once the first to finish makes it. */
+/** Fills `dir` once. An interrupted run leaves no `dir`; of two concurrent runs, the first to finish creates it. */
 export function once(dir, fill) {
   if (existsSync(dir)) return dir
   mkdirSync(dirname(dir), { recursive: true })
@@ -141,7 +141,7 @@ export function once(dir, fill) {
     fill(partial)
     renameSync(partial, dir)
   } catch (error) {
-    // Another run may have filled the folder meanwhile.
+    // A concurrent run may have filled the folder.
     if (!existsSync(dir)) throw error
   } finally {
     rmSync(partial, { recursive: true, force: true })
@@ -152,13 +152,13 @@ export function once(dir, fill) {
 function unpack(into, names) {
   const debs = join(into, 'debs')
   mkdirSync(debs, { recursive: true })
-  // The sandbox user of apt cannot write here; as root it would only warn about that.
+  // apt's sandbox user cannot write here; as root apt would only warn.
   aptGet(['-o', 'APT::Sandbox::User=root', 'download', ...names], { cwd: debs })
   for (const deb of readdirSync(debs)) run('dpkg-deb', ['-x', join(debs, deb), into])
   rmSync(debs, { recursive: true })
 }
 
-/** Kernel, modules and headers of one architecture, unpacked and not installed. */
+/** Unpacks the kernel, modules and headers of one architecture, without installing them. */
 export function kernel(arch) {
   const { debian } = arches[arch]
   addArchitecture(debian)
@@ -172,12 +172,12 @@ export function kernel(arch) {
       `linux-headers-${version}-common`,
       `linux-kbuild-${version}`,
     ])
-    // Without it no step asks for pahole.
+    // Without vmlinux no build step needs pahole.
     rmSync(join(into, `usr/src/linux-headers-${version}-${debian}/vmlinux`), { force: true })
   })
   const sources = join(dir, 'usr/src')
   const headers = join(sources, `linux-headers-${version}-${debian}`)
-  // Headers that were only unpacked include the common ones by an absolute path; the cache may also have been moved.
+  // Unpacked headers include the common ones by an absolute path, and the cache may have moved.
   const makefile = join(headers, 'Makefile')
   writeFileSync(
     makefile,
@@ -205,7 +205,7 @@ export function kernel(arch) {
 const NODE = 22
 const BUN = '1.4'
 
-/** A root to chroot into: libc, libstdc++, busybox, Node, and on arm64 Bun. */
+/** Builds a root for chroot: libc, libstdc++, busybox, Node, and on arm64 Bun. */
 export function root(arch) {
   const { debian } = arches[arch]
   addArchitecture(debian)
@@ -230,7 +230,7 @@ export function root(arch) {
     writeFileSync(join(into, 'etc/passwd'), 'root:x:0:0::/tmp:/bin/sh\nnobody:x:65534:65534::/tmp:/bin/sh\n')
     writeFileSync(join(into, 'etc/group'), 'root:x:0:\nnogroup:x:65534:\n')
   })
-  // What the tests and their children call by name.
+  // The commands that the tests and their children call by name.
   for (const applet of [
     'sh',
     'env',

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 // npm run test:kernel [x64|arm64] [scenario...] [--all] [--steps smoke,js,...] [--machines N] [--user-mode] [--console]
-// Boots a stock Debian kernel in QEMU, plays the boards of scenarios.mjs to the library, and judges each scenario.
+// Boots a stock Debian kernel in QEMU, simulates the boards of scenarios.mjs, and checks each scenario.
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
@@ -14,7 +14,7 @@ import * as user from './user.mjs'
 const here = dirname(fileURLToPath(import.meta.url))
 const repo = resolve(here, '../..')
 
-/** Console or dmesg lines that no scenario may leave behind. */
+/** Matches console and dmesg lines that fail a scenario. */
 const ALARM = new RegExp(
   [
     'VIOLATION|Oops|BUG:|WARNING:|Call [Tt]race|general protection|Unable to handle|Kernel panic',
@@ -22,9 +22,7 @@ const ALARM = new RegExp(
   ].join('|'),
 )
 
-/**
- * A machine has two processors, which emulation keeps busy. More machines at once than that are slower than in turn.
- */
+/** Machines at once. Each has two emulated processors; more machines than that are slower in parallel than in turn. */
 const MACHINES = Math.min(4, Math.max(1, availableParallelism() >> 1))
 
 function usage(message) {
@@ -62,7 +60,7 @@ function parse(argv) {
   return options
 }
 
-/** The named scenarios; without names those of every run, or all of the architecture's. */
+/** Returns the named scenarios; by default those of every run, or with `all` those of the architecture. */
 function choose({ arch, names, steps, all }) {
   return scenarios
     .filter(s => !s.arches || s.arches.includes(arch))
@@ -73,10 +71,10 @@ function choose({ arch, names, steps, all }) {
 
 const quote = word => `'${String(word).replaceAll("'", "'\\''")}'`
 
-// Without `--test`, which would start a second Node for each file: starting takes emulation seconds.
+// Without `--test`, which would start a second Node for each file: under emulation a start takes seconds.
 const runners = { node: '/bin/node --test-reporter=spec', bun: '/bin/bun test --timeout 120000' }
 
-/** The words of a step, to be run in the root. */
+/** Returns the command line of a step, relative to the root. */
 function commandOf(scenario, step, ...variables) {
   const env = [
     '/bin/env',
@@ -96,7 +94,7 @@ function commandOf(scenario, step, ...variables) {
   ]
 }
 
-/** One scenario as the lines of shell that guest/lib.sh understands. */
+/** Translates a scenario into calls of guest/lib.sh. */
 function plan(scenario) {
   const parameters = scenario.module ? Object.entries(scenario.module).map(([k, v]) => `${k}=${v}`) : ['-']
   const lines = [
@@ -106,7 +104,7 @@ function plan(scenario) {
   for (const step of scenario.steps) {
     const words = [step.name, step.seconds, step.user ?? 'root', ...commandOf(scenario, step)]
     lines.push([step.kill ? 'killed' : 'step', ...words.map(quote)].join(' '))
-    if (step.sins) lines.push('sinned')
+    if (step.misuse) lines.push('misused')
   }
   lines.push('finish', 'fi')
   return lines
@@ -114,7 +112,7 @@ function plan(scenario) {
 
 const text = path => (existsSync(path) ? readFileSync(path, 'utf8') : '')
 
-/** The line of a log that sums it up, for the table. */
+/** Returns the summary line of a log, for the table. */
 function summary(log, step) {
   const lines = log.trim().split('\n')
   if (step.js) {
@@ -133,7 +131,7 @@ function verdictOf(status, idle, seconds) {
   return status === '137' ? `KILLED (limit ${seconds} s)` : `FAILED (${status})`
 }
 
-/** Reads what a scenario left in the share: printed, and true when all is well. */
+/** Reads and prints a scenario's results from the share. Returns whether it passed. */
 function judge(scenario, out) {
   const dir = join(out, scenario.name)
   const problems = text(join(dir, 'failures')).split('\n').filter(Boolean)
@@ -201,7 +199,7 @@ async function main() {
   const kernel = fetchKernel(arch)
   const root = fetchRoot(arch)
   lap(`Linux ${kernel.version}, ${arch}`)
-  // A folder of its own: two runs on one computer do not meet.
+  // A unique folder: two runs may share a computer.
   const work = mkdtempSync(join(cache, `run-${arch}-`))
   const share = join(work, 'share')
   for (const name of ['out', 'claimed']) mkdirSync(join(share, name), { recursive: true })
@@ -235,7 +233,7 @@ async function main() {
   writeFileSync(join(share, 'run.sh'), ['. /host/lib.sh', ...booted.flatMap(plan), ''].join('\n'))
   const limit = booted.flatMap(s => s.steps).reduce((sum, step) => sum + step.seconds, 120)
   const machines = Math.min(options.machines, booted.length)
-  /** One machine, which does what no other has begun. Its problem, in words, or null. */
+  /** Runs one machine, which takes scenarios from the shared queue. Returns its problem, or null. */
   const machine = async number => {
     let current = 'boot'
     const who = machines > 1 ? `${number}  ` : ''
@@ -253,11 +251,11 @@ async function main() {
       ],
       onLine(line) {
         if (options.console) console.log(`[${arch} ${number}] ${line}`)
-        // SeaBIOS leaves the cursor in the middle of a line.
+        // SeaBIOS leaves the cursor in the middle of a line, so a mark may not start one.
         const mark = /@@ (.*)/.exec(line)?.[1]
         if (mark?.startsWith('finished ')) judgeOne(mark.slice(9))
         else if (mark) lap(`${who}${(current = mark)}`)
-        else if (ALARM.test(line) && !current.endsWith(' sins')) alarms.push(`${current}: ${line}`)
+        else if (ALARM.test(line) && !current.endsWith(' misuse')) alarms.push(`${current}: ${line}`)
       },
     })
     if (!problem) return null

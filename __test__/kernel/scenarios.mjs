@@ -4,7 +4,7 @@ import { driverless, pathOf, suites } from '../support/suites.mjs'
 
 const MiB = 1 << 20
 
-/** Suites that skip much unless the device is simulated. */
+/** Suites that skip most tests on other devices than the simulated one. */
 const needingSimulated = [
   'api',
   'async',
@@ -17,12 +17,10 @@ const needingSimulated = [
   'slabs',
   'stats',
 ]
-/** Suites too slow under emulation for one scenario's limit: the number of their pieces (`inPiece` of helpers.mjs). */
+/** Number of pieces of suites that exceed a scenario's limit under emulation (`inPiece` of helpers.mjs). */
 const pieces = { attacks: 16, 'bad-input': 4, exits: 4 }
 
-/**
- * One scenario a suite, on `board`. `always` names the suites that every run has; `--all` runs the others too.
- */
+/** Makes one scenario for each suite on `board`. Every run has the suites of `always`; `--all` adds the others. */
 const withSuites = (board, names, always, runtime = 'node') =>
   names.flatMap(name => {
     const count = pieces[name] ?? 1
@@ -36,9 +34,9 @@ const withSuites = (board, names, always, runtime = 'node') =>
     }))
   })
 
-/** Steps that run a program of this folder; the others are built by run.mjs. */
+/** Steps that run a program of this folder; run.mjs builds the others. */
 const smoke = flavour => ({ name: 'smoke', seconds: 30, run: ['/host/smoke', flavour] })
-const sins = flavour => ({ name: 'sins', seconds: 15, run: ['/host/smoke', 'sins', flavour], sins: true })
+const misuse = flavour => ({ name: 'misuse', seconds: 15, run: ['/host/smoke', 'misuse', flavour], misuse: true })
 const killed = flavour => ({ name: 'killed', seconds: 20, run: ['/host/smoke', 'hold', flavour], kill: true })
 const conformance = backend => ({
   name: 'conformance',
@@ -56,7 +54,7 @@ const script = (name, extra = {}) => ({
 const js = (...files) => ({ name: 'js', seconds: 110, needs: 'addon', js: files })
 
 const all = [...suites.keys()]
-/** The suites that ask something of a driver. */
+/** The suites that call a driver. */
 const onDriver = all.filter(name => !driverless.includes(name))
 
 export const scenarios = [
@@ -68,7 +66,7 @@ export const scenarios = [
     module: { flavour: 'gem', version: '0.9.8', sram_bytes: 966656, dirty: 1 },
     steps: [
       smoke('gem'),
-      sins('gem'),
+      misuse('gem'),
       conformance('rknpu'),
       killed('gem'),
       script('hold', { kill: true }),
@@ -82,7 +80,7 @@ export const scenarios = [
     about: 'no IOMMU, 64 MiB of CMA, memory that is not zeroed',
     backend: 'rknpu',
     module: { flavour: 'gem', version: '0.9.8', soc: 'fde40000.npu', iommu: 0, cma_bytes: 64 * MiB, dirty: 1 },
-    steps: [smoke('gem'), sins('gem'), conformance('rknpu'), killed('gem'), script('hold', { kill: true })],
+    steps: [smoke('gem'), misuse('gem'), conformance('rknpu'), killed('gem'), script('hold', { kill: true })],
   },
   {
     name: 'driver-0.8',
@@ -114,7 +112,7 @@ export const scenarios = [
     about: '/dev/rknpu: buffers are dma-buf fds',
     backend: 'rknpu-heap',
     module: { flavour: 'heap', version: '0.9.8', iommu: 0, cma_bytes: 64 * MiB },
-    steps: [smoke('heap'), sins('heap'), conformance('rknpu-heap'), killed('heap'), script('hold', { kill: true })],
+    steps: [smoke('heap'), misuse('heap'), conformance('rknpu-heap'), killed('heap'), script('hold', { kill: true })],
   },
   {
     name: 'dma-heap',
@@ -166,7 +164,7 @@ export const scenarios = [
     module: { flavour: 'gem' },
     steps: [script('pressure')],
   },
-  // Each suite meets the driver once in every run, where emulation is faster.
+  // Every run has each suite with the driver once, on x64, where emulation is faster.
   ...withSuites(
     {
       name: 'js',
@@ -178,7 +176,8 @@ export const scenarios = [
     onDriver,
     onDriver,
   ),
-  // Without an IOMMU memory is contiguous, domains are none and CMA runs out: what depends on that is in every run.
+  // Without an IOMMU memory is contiguous, there are no domains, and CMA runs out: every run has the suites that depend
+  // on it.
   ...withSuites(
     {
       name: 'cma',
@@ -190,13 +189,13 @@ export const scenarios = [
     onDriver,
     ['api', 'compaction', 'fuzz', 'memory-limits', 'pools', 'slabs'],
   ),
-  // The engines on arm64: their ArrayBuffers, threads and exits are compiled for another processor there.
+  // The engines on arm64: the code of their ArrayBuffers, threads and exits differs there.
   ...withSuites(
     { name: 'js-simulated', about: 'no driver, arm64 Node', arches: ['arm64'], backend: 'simulated', module: null },
     all.filter(name => name !== 'layers' && !needingSimulated.includes(name)),
     ['attacks', 'exits', 'lifetime'],
   ),
-  // User-mode emulation refuses an mprotect that Bun does for resizable ArrayBuffers, which are bad input too.
+  // User-mode emulation refuses an mprotect that Bun needs for resizable ArrayBuffers, which `bad-input` uses.
   ...withSuites(
     { name: 'bun', about: 'no driver, Bun', arches: ['arm64'], backend: 'simulated', module: null },
     all.filter(name => !['layers', 'bad-input'].includes(name)),

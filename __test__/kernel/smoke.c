@@ -1,7 +1,7 @@
-// Proves the test driver on its own terms, before any library is trusted to it.
+// Tests the test driver itself, before the library's tests rely on it.
 //   smoke gem|heap|rocket   every call once, good and bad, with the errno of docs/design/drivers.md
-//   smoke sins FLAVOUR      does what a board would crash on; each one must be refused and counted
-//   smoke hold FLAVOUR      buffers created, mapped, exported and destroyed until somebody kills us
+//   smoke misuse FLAVOUR    makes calls that would crash a board; the driver must refuse and count each one
+//   smoke hold FLAVOUR      creates, maps, exports and destroys buffers until lib.sh kills the process
 #include "device.h"
 
 static int bad, checks;
@@ -18,7 +18,7 @@ static int bad, checks;
 #define CHECK(cond)                                                   \
   do {                                                                \
     checks++;                                                         \
-    if (!(cond)) bad++, printf("smoke.c:%d: not so: %s (errno %d)\n", __LINE__, #cond, errno); \
+    if (!(cond)) bad++, printf("smoke.c:%d: false: %s (errno %d)\n", __LINE__, #cond, errno); \
   } while (0)
 
 enum { MIB = 1 << 20, PAGE = 4096, POISON = 0xa5 };
@@ -36,7 +36,7 @@ static void param_text(const char *name, char *out, size_t room) {
   read_text(path, out, room);
 }
 
-// Numbers as they are, booleans as 0 or 1.
+// Reads a module parameter: a number, or a boolean as 0 or 1.
 static long long param(const char *name) {
   char text[64];
   param_text(name, text, sizeof text);
@@ -151,7 +151,7 @@ static void gem_actions(int fd) {
     CHECK(!action(fd, A, RKNPU_GET_DOMAIN, &v) && v == 0);
     v = 1;
     if (iommu || !param("domains")) {
-      // A driver that was built without domains says yes and stays where it is.
+      // A driver that was built without domains succeeds and changes nothing.
       CHECK(!action(fd, A, RKNPU_SET_DOMAIN, &v));
       CHECK(!action(fd, A, RKNPU_GET_DOMAIN, &v) && v == (param("domains") ? 1 : 0));
       v = 0;
@@ -173,7 +173,7 @@ static void gem_create(int fd) {
   CHECK(b.obj_addr != a.obj_addr && b.handle != a.handle);
   if (iommu) CHECK(b.dma_addr < a.dma_addr);
 
-  // A known handle is a question, an unknown one is as good as none.
+  // MEM_CREATE queries a known handle and ignores an unknown one.
   memset(&q, 0, sizeof q);
   q.handle = a.handle;
   q.size = 12345678;
@@ -184,7 +184,7 @@ static void gem_create(int fd) {
   CHECK(!ioctl(fd, DRM_IOCTL_RKNPU_MEM_CREATE, &q) && q.handle != 12345);
   CHECK(!destroy(fd, &q));
 
-  // The shorter structs of older callers, and a tail that an older driver does not know.
+  // Shorter structs of older callers, and fields that an older driver does not know.
   memset(&q, 0, sizeof q);
   q.size = PAGE, q.flags = usual_flags(), q.sram_size = 77;
   CHECK(!ioctl(fd, _IOC(_IOC_READ | _IOC_WRITE, 'd', 0x42, 32), &q) && q.size == PAGE && q.sram_size == 77);
@@ -212,7 +212,7 @@ static void gem_create(int fd) {
   REFUSED(destroy(fd, &a), EINVAL);
 }
 
-// Chunks until no more go in: which errno, and is everything back afterwards?
+// Creates chunks until the driver refuses; checks the errno and that destroying returns everything.
 static int fill(int fd, uint32_t flags, uint64_t size, int want_errno) {
   static struct rknpu_mem_create c[512];
   int n = 0;
@@ -258,7 +258,7 @@ static void gem_memory(int fd) {
   REFUSED(sync_mem(fd, wc.obj_addr, 0, PAGE), EINVAL);
   CHECK(!destroy(fd, &wc));
 
-  // PRIME: out, mapped (at an offset that is not looked at), back into this file and into another.
+  // PRIME: export, map (the driver ignores the offset), import into the same file and into another.
   struct drm_prime x = {.handle = c.handle, .flags = PRIME_RW}, y = {.handle = c.handle, .flags = 0xff};
   REFUSED(ioctl(fd, DRM_HANDLE_TO_FD, &y), EINVAL);
   CHECK(!ioctl(fd, DRM_HANDLE_TO_FD, &x) && lseek(x.fd, 0, SEEK_END) == MIB);
@@ -274,7 +274,7 @@ static void gem_memory(int fd) {
   CHECK(count("live_objects") == 1 && count("live_handles") == 2 && count("live_dmabufs") == 1 &&
         count("live_maps") == 2);
 
-  // Memory outlives its handles as long as anything else holds it.
+  // Memory outlives its handles while an fd or a mapping holds it.
   CHECK(!destroy(fd, &c));
   close(other);
   CHECK(p[0] == 1 && e[0] == 1 && p[MIB - 1] == 0x33);
@@ -351,13 +351,13 @@ static void gem(void) {
   gem_import(fd);
   gem_sram(fd);
   gem_faults(fd);
-  // What is left open goes with the file.
+  // Closing the file destroys the objects left.
   struct rknpu_mem_create c;
   CHECK(!create(fd, MIB, usual_flags(), &c) && count("live_objects") == 1);
   close(fd);
 }
 
-static void gem_sins(void) {
+static void gem_misuse(void) {
   int fd = gem_open(), other = gem_open();
   struct rknpu_mem_create c, d;
   CHECK(!create(fd, PAGE, usual_flags(), &c) && !create(fd, PAGE, usual_flags(), &d));
@@ -370,7 +370,7 @@ static void gem_sins(void) {
   REFUSED(destroy(fd, &wrong), EINVAL);
   CHECK(!destroy(fd, &c));
   REFUSED(sync_mem(fd, c.obj_addr, 0, PAGE), EINVAL);
-  // The next object must not be mistaken for the last one, wherever it lies.
+  // The driver must not take the old token for the next object, even at the same address.
   CHECK(!create(fd, PAGE, usual_flags(), &d));
   REFUSED(sync_mem(fd, c.obj_addr, 0, PAGE), EINVAL);
   REFUSED(create(fd, ~0ull, usual_flags(), &d), EINVAL);
@@ -434,7 +434,7 @@ static void heap(void) {
   REFUSED(heap_sync(fd, 0, 0, MIB), EINVAL);
   REFUSED(heap_destroy(fd, 0), EINVAL);
 
-  // Import of one's own and of a foreign buffer; the size is what the caller says.
+  // Imports of own and foreign buffers; the driver trusts the caller's size.
   CHECK(!heap_create(fd, buf, MIB, 2, &i) && i.dma_addr == c.dma_addr && i.obj_addr != c.obj_addr);
   CHECK(!heap_destroy(fd, i.obj_addr));
   int u = udmabuf(MIB);
@@ -444,14 +444,14 @@ static void heap(void) {
   REFUSED(heap_create(fd, 999, PAGE, 2, &i), EBADF);
   REFUSED(heap_create(fd, fd, PAGE, 2, &i), EINVAL);
 
-  // MEM_DESTROY forgets, close() frees.
+  // MEM_DESTROY drops the record, close() frees the memory.
   CHECK(!heap_destroy(fd, c.obj_addr) && count("live_bytes") == MIB && count("live_objects") == 0);
   close(buf);
   CHECK(p[8 * PAGE] == 2 && count("live_dmabufs") == 1);
   munmap(p, MIB);
   CHECK(count("live_bytes") == 0);
 
-  // Exhaustion is ENOMEM, and a full table of descriptors is EFAULT.
+  // Exhaustion is ENOMEM; a full descriptor table is EFAULT.
   uint64_t cma = param("cma_bytes");
   static struct rknpu_mem_create many[64];
   int n = 0;
@@ -459,14 +459,14 @@ static void heap(void) {
   if (cma <= 64 * MIB) CHECK(errno == ENOMEM && n == (int)(cma / (4 * MIB)));
   for (int k = 0; k < n; k++) CHECK(!heap_destroy(fd, many[k].obj_addr) && !close(many[k].handle));
 
-  // One without MEM_DESTROY is reported when the file is closed, and its memory stays with its fd.
+  // Closing the file reports an object without MEM_DESTROY; its fd keeps the memory.
   CHECK(!heap_create(fd, 0, PAGE, 2, &c));
   close(fd);
   CHECK(count("undestroyed") == 1 && count("live_bytes") == PAGE);
   close(c.handle);
 }
 
-static void heap_sins(void) {
+static void heap_misuse(void) {
   int fd = heap_open(), other = heap_open();
   struct rknpu_mem_create c;
   char big[64] = {0};
@@ -525,7 +525,7 @@ static void rocket(void) {
   struct rocket_fini_bo odd = {.handle = a.handle, .reserved = 1};
   REFUSED(ioctl(fd, DRM_IOCTL_ROCKET_FINI_BO, &odd), EINVAL);
 
-  // A deadline is a point in time: one in the past is EBUSY, one too near ETIMEDOUT.
+  // A deadline is absolute: one in the past is EBUSY, one too near ETIMEDOUT.
   set_param("busy_us", "200000");
   CHECK(!fini(fd, a.handle));
   REFUSED(prep(fd, a.handle, s / 1000), EBUSY);
@@ -549,7 +549,7 @@ static void rocket(void) {
   close(other);
 }
 
-// ---- killed in mid-flight
+// ---- killed while it runs
 
 static void hold_one(const char *flavour, int fd, int keep) {
   struct rknpu_mem_create c;
@@ -589,21 +589,21 @@ int main(int argc, char **argv) {
   const char *what = argc > 1 ? argv[1] : "", *flavour = argc > 2 ? argv[2] : what;
   struct {
     const char *name;
-    void (*run)(void), (*sins)(void);
-  } known[] = {{"gem", gem, gem_sins}, {"heap", heap, heap_sins}, {"rocket", rocket, NULL}};
+    void (*run)(void), (*misuse)(void);
+  } known[] = {{"gem", gem, gem_misuse}, {"heap", heap, heap_misuse}, {"rocket", rocket, NULL}};
   if (!strcmp(what, "hold")) {
     hold(flavour);
     return 1;
   }
   for (size_t i = 0; i < 3; i++) {
     if (strcmp(flavour, known[i].name)) continue;
-    void (*run)(void) = strcmp(what, "sins") ? known[i].run : known[i].sins;
+    void (*run)(void) = strcmp(what, "misuse") ? known[i].run : known[i].misuse;
     if (!run) return 0;
     run();
     all_gone();
-    printf("smoke %s%s: %d checks, %d failed\n", flavour, run == known[i].run ? "" : " sins", checks, bad);
+    printf("smoke %s%s: %d checks, %d failed\n", flavour, run == known[i].run ? "" : " misuse", checks, bad);
     return bad > 0;
   }
-  fprintf(stderr, "usage: smoke [sins|hold] gem|heap|rocket\n");
+  fprintf(stderr, "usage: smoke [misuse|hold] gem|heap|rocket\n");
   return 2;
 }

@@ -1,5 +1,5 @@
-// Scenarios that need no driver, by QEMU's user-mode emulation: this machine's kernel, the other architecture's
-// programs. About twice as fast as an emulated machine, and as many at once as there are processors.
+// Runs scenarios without a driver by QEMU's user-mode emulation: the other architecture's programs on this machine's
+// kernel. About twice as fast as an emulated machine, with one scenario a processor.
 import { spawn, spawnSync } from 'node:child_process'
 import { createWriteStream, existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
@@ -7,16 +7,14 @@ import { join } from 'node:path'
 import { install } from './packages.mjs'
 
 const BINFMT = '/proc/sys/fs/binfmt_misc'
-/** Of this process: another run takes only its own away. */
+/** Name of the registration. It has this process's ID, so that a run removes only its own. */
 const NAME = `rkllm-test-arm64-${process.pid}`
 const INTERPRETER = '/usr/bin/qemu-aarch64-static'
-/**
- * 64-bit little-endian ELF for AArch64, executables and shared ones; F: opened now, so that a chroot need not have it.
- */
+/** Matches 64-bit little-endian ELF for AArch64, executables and shared objects. */
 const MAGIC = '\\x7fELF\\x02\\x01\\x01\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x02\\x00\\xb7\\x00'
 const MASK = '\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\x00\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xfe\\xff\\xff\\xff'
 
-/** What a chroot needs; in a mount namespace of its own, so that nothing is left of it. */
+/** Returns the mounts of a chroot. They live in a mount namespace of their own and end with it. */
 const mounts = (root, repo) => [
   'mount --make-rprivate /',
   ...['proc', 'sys', 'dev'].map(name => `mount --rbind /${name} '${root}/${name}'`),
@@ -26,10 +24,7 @@ const mounts = (root, repo) => [
   `chmod 1777 '${root}/tmp'`,
 ].join(' && ')
 
-/**
- * Tells the kernel how programs of arm64 are run, until this process ends. Returns why that cannot be done here, or
- * null.
- */
+/** Registers QEMU with the kernel for arm64 programs until this process ends. Returns a failure's reason, or null. */
 export function prepare(root, repo) {
   if (process.arch === 'arm64') return 'this is an arm64 machine'
   try {
@@ -39,6 +34,7 @@ export function prepare(root, repo) {
       process.once('exit', () => spawnSync('umount', [BINFMT]))
     }
     if (!existsSync(join(BINFMT, NAME))) {
+      // F: the kernel opens the interpreter now, so that a chroot needs no copy.
       writeFileSync(join(BINFMT, 'register'), `:${NAME}:M::${MAGIC}:${MASK}:${INTERPRETER}:F`)
       process.prependOnceListener('exit', () => writeFileSync(join(BINFMT, NAME), '-1'))
       for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => process.exit(130))
@@ -54,8 +50,8 @@ const inside = (root, repo, command) =>
   ['-m', 'sh', '-c', `${mounts(root, repo)} && exec chroot '${root}' "$@"`, 'sh', ...command]
 
 /**
- * Runs each scenario's one step, and leaves in `out` what guest/lib.sh would. `commandOf` gives a step's words; `judge`
- * is told of each end.
+ * Runs each scenario's only step, and writes to `out` the files that guest/lib.sh would. `commandOf` returns a step's
+ * command line. Calls `judge` after each scenario.
  */
 export async function runAll(scenarios, { root, repo, out, commandOf, judge }) {
   const waiting = [...scenarios]
@@ -83,7 +79,7 @@ export async function runAll(scenarios, { root, repo, out, commandOf, judge }) {
 
 function finished(args, seconds, log) {
   const file = createWriteStream(log)
-  // A group of its own: what outlives its limit is killed with its children.
+  // A process group of its own, so that the time limit kills its children too.
   const child = spawn('unshare', args, { stdio: ['ignore', 'pipe', 'pipe'], detached: true })
   child.stdout.pipe(file, { end: false })
   child.stderr.pipe(file, { end: false })
@@ -91,15 +87,15 @@ function finished(args, seconds, log) {
     try {
       process.kill(-child.pid, 'SIGKILL')
     } catch {
-      // It has ended.
+      // The group has ended.
     }
   }
-  const patience = setTimeout(end, seconds * 1000)
+  const timer = setTimeout(end, seconds * 1000)
   process.once('exit', end)
   return new Promise(resolve => {
     child.on('error', error => file.write(String(error)))
     child.on('close', (status, signal) => {
-      clearTimeout(patience)
+      clearTimeout(timer)
       process.off('exit', end)
       file.end(() => resolve(status ?? (signal === 'SIGKILL' ? 137 : 1)))
     })

@@ -1,4 +1,4 @@
-// What the test driver counts, and how to make its calls fail.
+// Reads the test driver's counters, and makes its calls fail.
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { createRequire } from 'node:module'
@@ -9,7 +9,7 @@ export const backend = process.env.RKLLM_TEST_BACKEND
 
 const PROC = '/proc/rknpu_test'
 
-/** Counters by name; none where the scenario has no test driver. */
+/** Returns the counters by name; empty in a scenario without the test driver. */
 export const counters = () =>
   existsSync(PROC)
     ? Object.fromEntries(
@@ -21,12 +21,12 @@ export const counters = () =>
       )
     : {}
 
-/** Names of what is still alive, with its count. */
+/** Returns the names and the counts of live kernel objects. */
 export const alive = () => Object.entries(counters()).filter(([name, n]) => name.startsWith('live_') && n !== 0)
 
 export const set = (parameter, value) => writeFileSync(`/sys/module/rknpu_test/parameters/${parameter}`, String(value))
 
-/** Waits until nothing is alive in the driver: frees go through a thread of their own. */
+/** Waits until the driver has no live object: the library frees on a separate thread. */
 export async function settled(seconds = 5) {
   for (let left = seconds * 20; left > 0 && alive().length > 0; left--) {
     globalThis.gc?.()

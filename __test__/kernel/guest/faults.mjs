@@ -1,5 +1,5 @@
-// Every kind of driver call fails once, at its first, second, ... turn, with each errno: the program sees a MemoryError
-// or nothing, and once the manager is disposed of the driver has everything back.
+// Fails each kind of driver call once, at its first, second, ... turn, with each errno. The program may see only
+// MemoryErrors, and no kernel object may outlive the manager.
 import { closeSync } from 'node:fs'
 import { MemoryError, MemoryManager, backend, counters, fail, set, settled } from './driver.mjs'
 
@@ -57,7 +57,7 @@ for (const kind of KINDS) {
       if (left) fail(`${where}: ${left}`)
       if (counters().violations) fail(`${where}: violations`)
       runs++
-      if (counters().total_injected === before) break // there is no such turn
+      if (counters().total_injected === before) break // The program makes fewer calls of this kind.
       for (const error of errors) {
         if (!(error instanceof MemoryError) || !/^ERR_/.test(error.code)) fail(`${where}: ${error?.stack ?? error}`)
         seen.set(error.code, (seen.get(error.code) ?? 0) + 1)
@@ -65,7 +65,7 @@ for (const kind of KINDS) {
     }
   }
 }
-if (work().length) fail('an error where nothing fails')
+if (work().length) fail('an error without an injected failure')
 console.log(
   `ok: ${runs} runs, ${counters().total_injected} calls failed; ` +
     `${[...seen].map(([code, n]) => `${code} ${n}`).join(', ')}`,

@@ -1,4 +1,4 @@
-// Buffers of every sort allocated, synced, exported and freed, until somebody kills the process.
+// Allocates, syncs, exports and frees buffers of every sort until lib.sh kills the process.
 import { closeSync } from 'node:fs'
 import { MemoryManager, backend } from './driver.mjs'
 

@@ -1,5 +1,5 @@
-# Shell half of the machine: what run.mjs writes calls these. Results go to /host/out/SCENARIO/, progress to the
-# console.
+# Shell half of the machine: the script that run.mjs writes calls these functions. They write results to
+# /host/out/SCENARIO/ and progress to the console.
 counters=/proc/rknpu_test
 
 live() { # anything alive in the driver?
@@ -34,7 +34,7 @@ scenario() { # NAME PARAMETERS...; "-" for no module
 
 uptime() { cut -d' ' -f1 /proc/uptime; }
 
-# STEP SECONDS USER COMMAND...: one program in the chroot; its output and status.
+# STEP SECONDS USER COMMAND...: runs one program in the chroot; records its output and status.
 step() {
   step=$1; limit=$2; user=$3; shift 3
   echo "@@ step $name $step"
@@ -49,7 +49,7 @@ step() {
   after "$step"
 }
 
-# The same for a program that says "holding" and must then be killed.
+# The same for a program that prints "holding" and is then killed.
 killed() {
   step=$1; limit=$2; shift 3
   echo "@@ step $name $step"
@@ -75,11 +75,11 @@ after() {
     kill -9 $left
   fi
   settle ||
-    echo "$1: not everything is back: $(grep '^live_' $counters | grep -v ' 0$' | tr '\n' ' ')" >>"$out/failures"
+    echo "$1: objects are still alive: $(grep '^live_' $counters | grep -v ' 0$' | tr '\n' ' ')" >>"$out/failures"
 }
 
-sinned() { # what a step of deliberate sins left in the counters and in the log is no failure
-  dmesg -c >"$out/sins.dmesg"
+misused() { # drops the violations of a step of deliberate misuse from the counters and from the kernel's log
+  dmesg -c >"$out/misuse.dmesg"
   echo >$counters
 }
 

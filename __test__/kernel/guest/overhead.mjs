@@ -1,6 +1,6 @@
-// What the library adds to a dedicated 1 MiB buffer: median of allocate + free, against the same calls from C (bare.c).
-// The C program runs before and after, so that a machine that speeds up or slows down shows as a spread, not as a
-// result.
+// Measures the library's overhead on a dedicated 1 MiB buffer: the median of allocate + free, against the same calls
+// from C (bare.c). The C program runs before and after: a change of the machine's speed shows as a spread between the
+// two runs.
 import { execFileSync } from 'node:child_process'
 import { MemoryManager, backend, fail, settled } from './driver.mjs'
 
@@ -36,4 +36,4 @@ const us = list => list.map(ns => (ns / 1000).toFixed(0)).join(' ')
 const left = await settled()
 if (left) fail(left)
 console.log(`C ${us(c)} µs, library ${us(js)} µs, ratio ${ratio.toFixed(3)} (goal: ${GOAL.toFixed(2)})`)
-// Shown, not judged: on a busy machine a ratio of times is no test.
+// Reported only: on a busy machine a ratio of times is not a test.

@@ -1,5 +1,4 @@
-// A user who may not open the node hears so, and what to do about it; nobody is sent to a simulated device behind his
-// back.
+// A user without permission for the node gets an error with a remedy, not a silent fallback to the simulated device.
 import { MemoryManager, backend, fail, probeDevices } from './driver.mjs'
 
 for (const options of [{ backend: 'auto' }, { backend }, undefined]) {
@@ -14,5 +13,5 @@ for (const options of [{ backend: 'auto' }, { backend }, undefined]) {
   if (!/render|video|udev|group/.test(`${caught.message} ${caught.hint ?? ''}`)) fail(`no remedy in: ${caught.message}`)
 }
 const refused = probeDevices().filter(device => device.error)
-if (!refused.some(device => device.error.code === 'ERR_DEVICE_PERMISSION')) fail('probeDevices() does not say so')
-console.log(`ok: ERR_DEVICE_PERMISSION from every way in (uid ${process.getuid()})`)
+if (!refused.some(device => device.error.code === 'ERR_DEVICE_PERMISSION')) fail('probeDevices() reports no permission')
+console.log(`ok: ERR_DEVICE_PERMISSION in every case (uid ${process.getuid()})`)

@@ -1,5 +1,5 @@
-// A real kernel says that memory is short: this process's cgroup passes memory.high, and its tasks are made to wait.
-// The manager gives the empty chunks of its pool back and says so, and its bytes are still there.
+// A real kernel reports memory pressure: this process's cgroup exceeds memory.high, and the kernel stalls its tasks.
+// The manager frees the empty chunks of its pool and reports the event; live blocks keep their bytes.
 import { spawn } from 'node:child_process'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { once } from 'node:events'
@@ -24,15 +24,15 @@ const before = pool.stats().reserved
 const current = Number(readFileSync(`${group}/memory.current`, 'utf8'))
 writeFileSync(`${group}/memory.high`, String(current + 64 * MiB))
 writeFileSync(`${group}/memory.max`, String(current + 400 * MiB))
-// Its descendants share the group. This one takes 256 MiB more than may be had without waiting.
+// Children share the cgroup. This one allocates 256 MiB above memory.high.
 const greedy = spawn(process.execPath, [
   '-e',
   'const all = []; while (all.length < 320) all.push(Buffer.alloc(1 << 20, 1))',
 ])
 const ended = once(greedy, 'exit')
-const patience = setTimeout(() => fail('nothing was said of pressure'), 60_000)
+const timer = setTimeout(() => fail('the manager reported no pressure'), 60_000)
 const [{ level, available, released }] = await once(manager, 'pressure')
-clearTimeout(patience)
+clearTimeout(timer)
 greedy.kill('SIGKILL')
 await ended
 writeFileSync(`${group}/memory.high`, 'max')

@@ -1,4 +1,5 @@
-// Every call waits for another process to give the domain back: slow, then not at all. Nothing may be lost or crash.
+// Each call waits for another process to release the domain: first slowly, then until it times out. The library may not
+// crash or lose memory.
 import { MemoryError, MemoryManager, backend, counters, fail, set, settled } from './driver.mjs'
 
 const SWITCH_MS = 40
@@ -18,8 +19,8 @@ for (let i = 0; i < 10; i++) {
   freeing += (performance.now() - start) / 10
 }
 
-// With the asynchronous twins comes the thread that frees: then the driver may be slow, and JavaScript is not; and
-// the loop turns while an allocation waits.
+// The asynchronous verbs free on a separate thread: a slow driver does not slow down JavaScript, and the event loop
+// turns while an allocation waits.
 if (manager.allocateNPUMemoryAsync) {
   if (freeing > SWITCH_MS / 2) fail(`a free takes ${freeing.toFixed(0)} ms of JavaScript's time`)
   let turns = 0
@@ -38,7 +39,7 @@ for (const call of [() => manager.allocateNPUMemory(65536, { dedicated: true }),
     if (!(error instanceof MemoryError)) fail(`not a MemoryError: ${error}`)
   }
 }
-manager.deallocateNPUMemory(buffer) // its destroy fails: reported, not retried
+manager.deallocateNPUMemory(buffer) // The destroy fails: the manager reports it and does not retry.
 manager.dispose()
 set('switch_timeout', 0)
 set('switch_ms', 0)

@@ -1,4 +1,4 @@
-// A worker that is terminated in the middle of its work takes its kernel objects with it, while the process lives on.
+// Terminates busy workers: their kernel objects end with them, while the process lives on.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Worker, isMainThread, parentPort } from 'node:worker_threads'
 import { MemoryManager, alive, backend, counters, fail, settled } from './driver.mjs'
@@ -16,7 +16,7 @@ if (isMainThread) {
     if (left) fail(`round ${round}: after terminate: ${left}`)
   }
   if (counters().violations) fail('violations')
-  console.log(`ok: ${ROUNDS} workers terminated, nothing left`)
+  console.log(`ok: ${ROUNDS} workers terminated, no kernel object left`)
 } else {
   const manager = new MemoryManager({ backend })
   const kept = Array.from({ length: 4 }, () => manager.allocateNPUMemory(65536, { dedicated: true }))

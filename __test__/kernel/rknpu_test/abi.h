@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0 WITH Linux-syscall-note) OR MIT */
 /*
- * What user space sees of the rknpu and rocket drivers, as far as memory goes.
- * Written from facts about the public interface; shared by the test module
- * and by the C programs beside it.
+ * The memory part of the user-space interface of the rknpu and rocket
+ * drivers.  Written from facts about the public interface; shared by the test
+ * module and by the C programs beside it.
  */
 #ifndef RKNPU_TEST_ABI_H
 #define RKNPU_TEST_ABI_H

@@ -103,8 +103,8 @@ static int gem_mmap(struct drm_gem_object *obj, struct vm_area_struct *vma)
 }
 
 /*
- * DRM's own dma-buf operations with one more thing in them: the count.  As in
- * DRM's there is no begin/end_cpu_access, so DMA_BUF_IOCTL_SYNC does nothing.
+ * DRM's own dma-buf operations, plus a counter.  They have no
+ * begin/end_cpu_access, so DMA_BUF_IOCTL_SYNC does nothing.
  */
 static void gem_dmabuf_release(struct dma_buf *buf)
 {
@@ -152,7 +152,7 @@ static const struct drm_gem_object_funcs gem_funcs = {
 	.vm_ops = &gem_vm_ops,
 };
 
-/* `size` in whole pages, no memory yet.  drm_gem_object_put() undoes it. */
+/* `size` in whole pages, without memory.  Undo with drm_gem_object_put(). */
 struct rkt_gem *rkt_gem_new(struct drm_device *dev, u64 size, u32 flags)
 {
 	struct rkt_gem *gem = kzalloc(sizeof(*gem), GFP_KERNEL);
@@ -174,7 +174,7 @@ struct rkt_gem *rkt_gem_new(struct drm_device *dev, u64 size, u32 flags)
 	return gem;
 }
 
-/* Fresh shmem pages are zero; what a board would not zero is for the caller. */
+/* Fresh shmem pages are zero; the caller poisons those that a board would not zero. */
 int rkt_gem_back(struct rkt_gem *gem)
 {
 	struct page **pages = drm_gem_get_pages(&gem->base);
@@ -211,7 +211,7 @@ int rkt_gem_fd_to_handle(struct drm_device *dev, struct drm_file *file,
 	return ret;
 }
 
-/* DRM knows its own exports by their operations; ours differ, so ask here. */
+/* DRM recognises its own exports by their operations; this driver's differ. */
 struct drm_gem_object *rkt_gem_import(struct drm_device *dev,
 				      struct dma_buf *buf)
 {
@@ -227,8 +227,9 @@ struct drm_gem_object *rkt_gem_import(struct drm_device *dev,
 }
 
 /*
- * Without an IOMMU nobody looks whether the buffer is in one piece: its address
- * is that of the first.  With one, it is mapped in whatever domain is current.
+ * Without an IOMMU the real driver does not check that the buffer is
+ * contiguous: it takes the address of the first piece.  With an IOMMU it maps
+ * the buffer in the current domain.
  */
 static struct drm_gem_object *
 gem_import_sg_table(struct drm_device *dev, struct dma_buf_attachment *attach,
@@ -277,7 +278,7 @@ static int ioctl_action(struct drm_device *dev, void *data,
 	return rkt_action(data);
 }
 
-/* An older driver leaves the fields that it does not know as they came in. */
+/* An older driver does not change the fields that it does not know. */
 static void create_answer(struct rknpu_mem_create *a, struct rkt_gem *gem)
 {
 	a->size = gem->base.size;
@@ -287,7 +288,7 @@ static void create_answer(struct rknpu_mem_create *a, struct rkt_gem *gem)
 		a->sram_size = gem->sram;
 }
 
-/* Addresses for `gem`, with the errors that the real driver gives. */
+/* Assigns addresses to `gem`, with the errors of the real driver. */
 static int create_place(struct rkt_gem *gem, u64 sram_wanted)
 {
 	u64 size = gem->base.size, align;
@@ -346,7 +347,7 @@ static int ioctl_create(struct drm_device *dev, void *data,
 	if (!size)
 		return rkt_violation("MEM_CREATE of %#llx bytes wraps to nothing", a->size);
 	if (size >> PAGE_SHIFT > totalram_pages()) {
-		/* Cut to 32 bits, or the caller meets the OOM killer. */
+		/* The real driver truncates to 32 bits; the limit avoids the OOM killer. */
 		if (board.iommu)
 			return rkt_violation("MEM_CREATE of %llu bytes, more than the RAM", size);
 		return -EINVAL;
@@ -403,7 +404,7 @@ static int ioctl_map(struct drm_device *dev, void *data, struct drm_file *file)
 	return ret;
 }
 
-/* Only the handle counts, but a wrong obj_addr says that books are in disorder. */
+/* Only the handle counts, but a wrong obj_addr shows a caller's accounting error. */
 static int ioctl_destroy(struct drm_device *dev, void *data,
 			 struct drm_file *file)
 {
@@ -475,7 +476,7 @@ static int ioctl_sync(struct drm_device *dev, void *data, struct drm_file *file)
 	return ret;
 }
 
-/* There is no NPU: every job is one that was put together wrongly. */
+/* There is no NPU: every job is refused as malformed. */
 static int ioctl_submit(struct drm_device *dev, void *data,
 			struct drm_file *file)
 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The DMA-heap flavour: /dev/rknpu.  Memory is a dma-buf that its fd owns; the
- * driver object is a note about it, and MEM_DESTROY only tears up the note.
+ * driver object is a record of it, and MEM_DESTROY frees only the record.
  */
 #include <linux/dma-buf.h>
 #include <linux/dma-mapping.h>
@@ -18,7 +18,7 @@ struct heap_buf {
 	struct drm_mm_node node;
 };
 
-/* A note.  It holds a reference to what it imported, none to what it made. */
+/* A record.  Holds a reference to an imported buffer, none to one of its own. */
 struct heap_obj {
 	struct list_head all;
 	struct list_head mine;
@@ -128,7 +128,7 @@ static const struct vm_operations_struct buf_vm_ops = {
 	.close = buf_vm_close,
 };
 
-/* As in the real one the offset is not looked at. */
+/* Ignores the offset, as the real driver does. */
 static int buf_mmap(struct dma_buf *buf, struct vm_area_struct *vma)
 {
 	struct heap_buf *hb = buf->priv;
@@ -166,7 +166,7 @@ static const struct dma_buf_ops buf_ops = {
 	.release = buf_release,
 };
 
-/* ---- the driver's notes ---- */
+/* ---- the driver's records ---- */
 
 static int obj_add(struct heap_file *hf, struct heap_obj *obj)
 {
@@ -185,7 +185,7 @@ static int obj_add(struct heap_file *hf, struct heap_obj *obj)
 	return 0;
 }
 
-/* With objs_lock held; what it imported is for the caller to put. */
+/* Called with objs_lock held; the caller puts the imported buffer. */
 static void obj_remove(struct heap_obj *obj)
 {
 	rkt_token_drop(obj->token);
@@ -243,7 +243,7 @@ static int create_new(struct heap_file *hf, struct rknpu_mem_create *a)
 	if (ret)
 		goto err_buf;
 
-	/* No free slot reads as EFAULT in this driver. */
+	/* The real driver reports a full descriptor table as EFAULT. */
 	fd = dma_buf_fd(obj->buf, O_CLOEXEC);
 	if (fd < 0) {
 		ret = -EFAULT;
@@ -267,7 +267,7 @@ err_obj:
 	return ret;
 }
 
-/* Mapped for a moment to learn the address: that of the last piece. */
+/* Maps the buffer briefly for its address: that of the last piece. */
 static int import_address(struct dma_buf *buf, u64 *addr)
 {
 	struct dma_buf_attachment *at;
@@ -296,7 +296,7 @@ static int import_address(struct dma_buf *buf, u64 *addr)
 	return 0;
 }
 
-/* The size is the caller's word, never compared with the buffer's. */
+/* Trusts the caller's size, as the real driver does. */
 static int create_import(struct heap_file *hf, struct rknpu_mem_create *a)
 {
 	struct heap_obj *obj;
@@ -402,7 +402,7 @@ static int do_sync(struct heap_file *hf, struct rknpu_mem_sync *a)
 
 /* ---- the device ---- */
 
-/* MEM_CREATE alone looks at the size in the request, and not at its limit. */
+/* MEM_CREATE alone reads the size in the request, without checking its limit. */
 static int create_bytes(unsigned int cmd)
 {
 	if (board.create_size < 48)
@@ -425,7 +425,7 @@ static long heap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	void __user *user = (void __user *)arg;
 	int bytes, ret;
 
-	/* The type is not looked at: another driver's call is taken for ours. */
+	/* The real driver ignores the type and accepts other drivers' calls. */
 	if (_IOC_TYPE(cmd) != 'r')
 		return rkt_violation("ioctl %#x of another driver on /dev/rknpu",
 				     cmd);
@@ -484,7 +484,7 @@ static int heap_open(struct inode *inode, struct file *file)
 	return 0;
 }
 
-/* Takes the notes back and says how many were forgotten; fds live on. */
+/* Frees the records and logs how many were left; fds live on. */
 static int heap_release(struct inode *inode, struct file *file)
 {
 	struct heap_file *hf = file->private_data;

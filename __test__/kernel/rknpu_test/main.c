@@ -4,9 +4,9 @@
  * user-space allocators can be tested against a real kernel without a board.
  *
  * Real here: device nodes, GEM objects, handles, mmap, PRIME, dma-bufs, errors.
- * Make-believe: the NPU, its IOMMU, CMA and SRAM.  What boards differ in is a
- * module parameter.  Whatever the real driver would crash on is refused with a
- * line that says VIOLATION and counted in /proc/rknpu_test.
+ * Simulated: the NPU, its IOMMU, CMA and SRAM.  Module parameters describe the
+ * board.  A call that would crash the real driver is refused, logged as
+ * VIOLATION, and counted in /proc/rknpu_test.
  */
 #include <linux/dma-mapping.h>
 #include <linux/proc_fs.h>
@@ -51,7 +51,7 @@ static unsigned long long sram_bytes;
 module_param(sram_bytes, ullong, 0444);
 MODULE_PARM_DESC(sram_bytes, "on-chip memory (IOMMU and 0.8.0 or later only)");
 
-/* The rest may change while the module is in use. */
+/* The parameters below may change while the module is in use. */
 module_param_named(dirty, board.dirty, bool, 0644);
 MODULE_PARM_DESC(dirty, "fresh memory holds a poison pattern where the real one is not zeroed");
 
@@ -86,7 +86,7 @@ static const char *const kind_names[CALL_LAST] = {
 
 static struct {
 	long skip;	/* calls that still succeed */
-	long times;	/* failures left; negative: for ever */
+	long times;	/* failures left; negative: unlimited */
 	int error;
 } faults[CALL_LAST];
 static DEFINE_SPINLOCK(fault_lock);
@@ -205,7 +205,7 @@ static int stats_open(struct inode *inode, struct file *file)
 	return single_open(file, stats_show, NULL);
 }
 
-/* Any write starts the totals afresh; what is alive stays counted. */
+/* Any write resets the totals, but not the counts of live objects. */
 static ssize_t stats_write(struct file *file, const char __user *buf,
 			   size_t len, loff_t *pos)
 {
@@ -292,7 +292,7 @@ static int __init rkt_init(void)
 	ret = platform_driver_register(driver);
 	if (ret)
 		goto err_device;
-	/* A probe that failed leaves the driver registered and no node. */
+	/* A failed probe leaves the driver registered without a node. */
 	if (!platform_get_drvdata(device)) {
 		ret = -ENODEV;
 		goto err_driver;

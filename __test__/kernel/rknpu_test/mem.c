@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Make-believe addresses, real pages, and obj_addr tokens. */
+/* Simulated addresses, real pages, and obj_addr tokens. */
 #include <linux/delay.h>
 #include <linux/highmem.h>
 #include <linux/slab.h>
@@ -7,7 +7,7 @@
 
 #include "rknpu_test.h"
 
-/* Where CMA pretends to lie: below 4 GiB, as 32-bit NPUs need it. */
+/* Simulated base of CMA: below 4 GiB, as 32-bit NPUs need. */
 #define CMA_BASE	0xa0000000ull
 /* CMA aligns to the size, up to 1 MiB. */
 #define CMA_MAX_ALIGN	SZ_1M
@@ -53,7 +53,7 @@ void rkt_space_put(struct rkt_space *space)
 		kref_put(&space->refs, space_free);
 }
 
-/* A node keeps its space alive: objects can outlive the file they came from. */
+/* A node keeps its space alive: objects can outlive their file. */
 int rkt_space_insert(struct rkt_space *space, struct drm_mm_node *node,
 		     u64 size, u64 align, enum drm_mm_insert_mode mode)
 {
@@ -76,7 +76,7 @@ void rkt_space_remove(struct rkt_space *space, struct drm_mm_node *node)
 	rkt_space_put(space);
 }
 
-/* Gives up `node` without giving its addresses back. */
+/* Drops `node` without freeing its addresses. */
 int rkt_space_leak(struct rkt_space *space, struct drm_mm_node *node)
 {
 	struct leaked_node *leak = kzalloc(sizeof(*leak), GFP_KERNEL);
@@ -146,7 +146,7 @@ u64 rkt_cma_align(u64 size)
 	return size >= CMA_MAX_ALIGN ? CMA_MAX_ALIGN : roundup_pow_of_two(size);
 }
 
-/* With an IOMMU only the amount of CMA matters, not where in it. */
+/* With an IOMMU only the amount of CMA matters, not the place in it. */
 bool rkt_cma_charge(u64 bytes)
 {
 	if (atomic64_add_return(bytes, &cma_charged) <= board.cma_bytes)
@@ -160,7 +160,7 @@ void rkt_cma_uncharge(u64 bytes)
 	atomic64_sub(bytes, &cma_charged);
 }
 
-/* Best effort: whatever is left, or what was asked for. */
+/* Best effort: takes at most the bytes left. */
 u64 rkt_sram_take(u64 bytes)
 {
 	s64 used, got;
@@ -179,7 +179,7 @@ void rkt_sram_give(u64 bytes)
 	stat_add(ST_SRAM, -(s64)bytes);
 }
 
-/* ---- the domain that is current, for the whole device ---- */
+/* ---- the device's current domain ---- */
 
 static DEFINE_MUTEX(switch_lock);
 static int current_domain;
@@ -201,7 +201,7 @@ int rkt_switch_domain(int id)
 	mutex_lock(&switch_lock);
 	if (id != current_domain || board.rival) {
 		stat_add(ST_SWITCHES, 1);
-		/* The real one waits for jobs, and cannot be interrupted. */
+		/* The real driver waits for jobs, uninterruptibly. */
 		if (board.switch_ms)
 			fsleep(board.switch_ms * 1000UL);
 		if (board.switch_timeout)
@@ -284,9 +284,9 @@ void rkt_poison(struct page **pages, unsigned long count)
 }
 
 /*
- * All pages at once and from the first one, whatever the offset: as the real
- * driver does it.  These flags keep the mapping out of forked children, core
- * dumps and page pinning.
+ * Maps all pages from the first one, and ignores the offset, as the real driver
+ * does.  The flags exclude the mapping from forked children, core dumps and
+ * page pinning.
  */
 int rkt_map_pages(struct vm_area_struct *vma, struct page **pages,
 		  unsigned long count)
@@ -335,7 +335,7 @@ void rkt_token_drop(u64 token)
 		xa_erase(&tokens, token_index(token));
 }
 
-/* An object found is alive until rkt_tokens_unlock(): dropping takes the lock. */
+/* A found object stays alive until rkt_tokens_unlock(): dropping takes the lock. */
 void rkt_tokens_lock(void)
 {
 	xa_lock(&tokens);

@@ -15,7 +15,7 @@
 
 #include "abi.h"
 
-/* What the board at hand is like; see the parameters in main.c. */
+/* The simulated board; set by the parameters in main.c. */
 struct rkt_board {
 	unsigned int version;		/* major * 10000 + minor * 100 + patch */
 	unsigned int create_size;	/* bytes of the driver's mem_create */
@@ -36,7 +36,7 @@ struct rkt_board {
 
 extern struct rkt_board board;
 
-/* Counters: the first ones count what is alive and must end at zero. */
+/* Counters: the first ones count live objects and must end at zero. */
 enum rkt_stat {
 	ST_FILES, ST_OBJECTS, ST_BYTES, ST_HANDLES, ST_MAPS, ST_DMABUFS,
 	ST_IMPORTS, ST_SRAM, ST_LIVE_LAST = ST_SRAM,
@@ -58,7 +58,7 @@ static inline s64 stat_get(enum rkt_stat s)
 	return atomic64_read(&rkt_stats[s]);
 }
 
-/* Kinds of call that can be made to fail; the names are in main.c. */
+/* Kinds of call that tests can fail; the names are in main.c. */
 enum rkt_kind {
 	CALL_OPEN, CALL_ACTION, CALL_CREATE, CALL_MAP, CALL_DESTROY, CALL_SYNC,
 	CALL_MMAP, CALL_EXPORT, CALL_IMPORT, CALL_SWITCH, CALL_PREP, CALL_FINI,
@@ -68,7 +68,7 @@ enum rkt_kind {
 int rkt_fault(enum rkt_kind kind);
 
 /*
- * Something that the real driver would crash on, or corrupt memory by.  Loud,
+ * Refuses a call that would crash the real driver or corrupt memory.  Logs it,
  * so that a test fails even when the library swallows the EINVAL.
  */
 #define rkt_violation(fmt, ...) ({					\
@@ -113,9 +113,9 @@ int rkt_map_pages(struct vm_area_struct *vma, struct page **pages,
 		  unsigned long count);
 
 /*
- * mem.c: obj_addr.  The real driver hands out kernel pointers; here they are
- * numbers that look like one and are not used twice, so that a stale one is
- * recognised even after the memory of its object has been reused.
+ * mem.c: obj_addr.  The real driver returns kernel pointers; this one returns
+ * unique numbers that look like pointers, and so recognises a stale one even
+ * after the memory of its object has been reused.
  */
 int rkt_token_new(void *obj, u64 *token);
 void rkt_token_drop(u64 token);
@@ -155,7 +155,7 @@ int rkt_gem_handle_to_fd(struct drm_device *dev, struct drm_file *file,
 int rkt_gem_fd_to_handle(struct drm_device *dev, struct drm_file *file,
 			 int fd, u32 *handle);
 
-/* Each flavour is a platform driver for the one device there is. */
+/* Each flavour is a platform driver for the only device. */
 extern struct platform_driver rkt_gem_platform, rkt_heap_platform,
 	rkt_rocket_platform;
 extern const struct platform_device_id rkt_ids[];

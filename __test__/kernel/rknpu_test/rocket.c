@@ -63,7 +63,7 @@ static int ioctl_submit(struct drm_device *dev, void *data,
 	return -EINVAL;
 }
 
-/* Waits until the make-believe job is done or `deadline` has come. */
+/* Waits until the simulated job is done or `deadline` has passed. */
 static int wait_idle(struct rkt_gem *gem, s64 deadline)
 {
 	ktime_t busy_until = READ_ONCE(gem->busy_until);
@@ -158,7 +158,7 @@ static void file_close(struct drm_device *dev, struct drm_file *file)
 
 DEFINE_DRM_ACCEL_FOPS(rocket_fops);
 
-/* Without gem_prime_import_sg_table foreign buffers are refused: EINVAL. */
+/* Without gem_prime_import_sg_table DRM refuses foreign buffers: EINVAL. */
 static const struct drm_driver rocket_driver = {
 	.driver_features = DRIVER_COMPUTE_ACCEL | DRIVER_GEM,
 	.open = file_open,
