@@ -51,8 +51,8 @@ pub struct Pages {
 impl Pages {
     /// Allocates at least `size` bytes.
     ///
-    /// Errors: `ERR_OUT_OF_MEMORY`, `ERR_TOO_MANY_MAPS`; `ERR_UNSUPPORTED` if huge pages are required and the kernel has
-    /// none.
+    /// Errors: `ERR_OUT_OF_MEMORY`, `ERR_TOO_MANY_MAPS`; `ERR_UNSUPPORTED` if huge pages are required and the kernel
+    /// has none.
     pub fn allocate(size: WholePages, options: PageOptions) -> Result<Self> {
         let (mut alignment, mut granule) = (options.alignment, page_size());
         let huge = match options.huge_pages {
