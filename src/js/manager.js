@@ -8,7 +8,7 @@ const { inspect } = require('node:util')
 const native = require('./core/binding.js')
 const { defineDispose } = require('./core/disposable.js')
 const { inspectNonInstance } = require('./core/inspect-non-instance.js')
-const { check, invalid, shown } = require('./core/options.js')
+const { check, invalid, formatValue } = require('./core/options.js')
 const { makeInferenceBuffers } = require('./inference/buffers.js')
 const { Limits } = require('./limits/limits.js')
 const { makeReservation } = require('./limits/reservation.js')
@@ -176,7 +176,7 @@ class MemoryManager extends EventEmitter {
   /** @type {MemoryManagerType['getMemoryPool']} */
   getMemoryPool(name) {
     this.#open()
-    if (typeof name !== 'string') throw invalid(`the name of a pool must be a string, not ${shown(name)}`)
+    if (typeof name !== 'string') throw invalid(`the name of a pool must be a string, not ${formatValue(name)}`)
     return /** @type {any} */ (this.#host.pools.get(name))
   }
 

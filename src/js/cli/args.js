@@ -119,7 +119,7 @@ const UNITS = { '': 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 }
  * @param {string} name
  * @param {string} word
  */
-function size(name, word) {
+function parseSize(name, word) {
   const [, digits, unit] = /^(\d+(?:\.\d+)?) ?([a-z]*)$/i.exec(word) ?? []
   const factor = Object.entries(UNITS).find(([known]) => known.toLowerCase() === unit?.toLowerCase())?.[1]
   const bytes = Number(digits) * (factor ?? NaN)
@@ -131,7 +131,7 @@ function size(name, word) {
 }
 
 /** @type {(min: number, max?: number) => (name: string, word: string) => number} */
-const whole =
+const wholeNumber =
   (min, max = Number.MAX_SAFE_INTEGER) =>
   (name, word) => {
     const number = Number(word)
@@ -160,4 +160,4 @@ function expectWords(words, names, atLeast = names.length) {
   return words
 }
 
-module.exports = { COMMON, UsageError, expectWords, oneOf, parse, size, unknown, whole }
+module.exports = { COMMON, UsageError, expectWords, oneOf, parse, parseSize, unknown, wholeNumber }

@@ -5,7 +5,7 @@
 // Each round measures every case once, so that a machine that slows down slows all cases alike. The result is the
 // median of the rounds.
 
-const { oneOf, expectWords, whole } = require('./args.js')
+const { oneOf, expectWords, wholeNumber } = require('./args.js')
 const { makeProgress } = require('./progress.js')
 const { bytes, columns } = require('./style.js')
 
@@ -28,7 +28,7 @@ const command = {
       type: 'string',
       value: 'N',
       text: `measurements of each case; default ${ROUNDS}`,
-      parse: whole(3, 1000),
+      parse: wholeNumber(3, 1000),
     },
     json: { type: 'boolean', text: 'as JSON, times in ns' },
   },

@@ -4,22 +4,22 @@
 
 const { existsSync } = require('node:fs')
 const { basename } = require('node:path')
-const { UsageError, size, whole } = require('./args.js')
+const { UsageError, parseSize, wholeNumber } = require('./args.js')
 
 const DEFAULT_CONTEXT = 4096
 
 /** @type {Record<string, import('./args.js').Option>} */
 const SHAPE = {
-  context: { type: 'string', value: 'N', text: `tokens of context; default ${DEFAULT_CONTEXT}`, parse: whole(1) },
+  context: { type: 'string', value: 'N', text: `tokens of context; default ${DEFAULT_CONTEXT}`, parse: wholeNumber(1) },
   config: { type: 'string', value: 'FILE', text: "the model's config.json from Hugging Face" },
-  weights: { type: 'string', value: 'SIZE', text: 'bytes of weights, if there is no file', parse: size },
-  layers: { type: 'string', value: 'N', text: 'layers, if there is no config', parse: whole(1) },
-  hidden: { type: 'string', value: 'N', text: 'hidden size', parse: whole(1) },
-  'kv-heads': { type: 'string', value: 'N', text: 'key/value heads', parse: whole(1) },
-  'head-dim': { type: 'string', value: 'N', text: 'dimension of a head', parse: whole(1) },
-  vocab: { type: 'string', value: 'N', text: 'size of the vocabulary', parse: whole(1) },
-  batch: { type: 'string', value: 'N', text: 'sequences at once', parse: whole(1) },
-  'kv-bytes': { type: 'string', value: 'N', text: 'bytes of an element of the KV cache', parse: whole(1) },
+  weights: { type: 'string', value: 'SIZE', text: 'bytes of weights, if there is no file', parse: parseSize },
+  layers: { type: 'string', value: 'N', text: 'layers, if there is no config', parse: wholeNumber(1) },
+  hidden: { type: 'string', value: 'N', text: 'hidden size', parse: wholeNumber(1) },
+  'kv-heads': { type: 'string', value: 'N', text: 'key/value heads', parse: wholeNumber(1) },
+  'head-dim': { type: 'string', value: 'N', text: 'dimension of a head', parse: wholeNumber(1) },
+  vocab: { type: 'string', value: 'N', text: 'size of the vocabulary', parse: wholeNumber(1) },
+  batch: { type: 'string', value: 'N', text: 'sequences at once', parse: wholeNumber(1) },
+  'kv-bytes': { type: 'string', value: 'N', text: 'bytes of an element of the KV cache', parse: wholeNumber(1) },
 }
 
 const FIELDS = {
@@ -58,7 +58,7 @@ function parseModel(word) {
   const [, path, name] = /^(.+):([^:/]+)$/.exec(rest) ?? [undefined, rest]
   const found = existsSync(rest) ? { path: rest, name: nameOf(rest) } : { path, name: name ?? nameOf(path) }
   if (!existsSync(found.path)) throw new UsageError(`there is no file ${found.path}`)
-  return context === undefined ? found : { ...found, contextLength: whole(1)('the context', context) }
+  return context === undefined ? found : { ...found, contextLength: wholeNumber(1)('the context', context) }
 }
 
 /** @param {string} path */

@@ -3,7 +3,7 @@
 // `rkllm-memory replay LOG`: replays an event log against a pool of another size.
 
 const { readFileSync } = require('node:fs')
-const { expectWords, size } = require('./args.js')
+const { expectWords, parseSize } = require('./args.js')
 const { bytes, columns, grouped, wrap } = require('./style.js')
 
 const SIZES = {
@@ -21,7 +21,10 @@ const command = {
   words: 'LOG.csv',
   options: {
     ...Object.fromEntries(
-      Object.entries(SIZES).map(([option, [, text]]) => [option, { type: 'string', value: 'SIZE', text, parse: size }]),
+      Object.entries(SIZES).map(([option, [, text]]) => [
+        option,
+        { type: 'string', value: 'SIZE', text, parse: parseSize },
+      ]),
     ),
     smallest: { type: 'boolean', text: 'also find the smallest capacity that fits all allocations' },
     json: { type: 'boolean', text: 'as JSON' },

@@ -3,7 +3,7 @@
 // `rkllm-memory snapshot PID`: writes a snapshot of a running process's manager as JSON.
 
 const { writeFileSync } = require('node:fs')
-const { UsageError, expectWords, whole } = require('./args.js')
+const { UsageError, expectWords, wholeNumber } = require('./args.js')
 const { askProcess } = require('./attach.js')
 const { jsonText } = require('./style.js')
 
@@ -12,7 +12,7 @@ const MANAGER = {
   type: 'string',
   value: 'N',
   text: 'the manager: the number behind its name in `top`, or 0',
-  parse: whole(0),
+  parse: wholeNumber(0),
 }
 
 /**
@@ -23,7 +23,7 @@ const MANAGER = {
  * @param {string[]} want
  */
 async function askOne(word, index, want) {
-  const answers = await askProcess(whole(1)('PID', word), want)
+  const answers = await askProcess(wholeNumber(1)('PID', word), want)
   const numbers = answers.map(({ about }) => about.manager)
   if (index === undefined && answers.length > 1) {
     throw new UsageError(

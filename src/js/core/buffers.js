@@ -7,7 +7,7 @@
 
 const { isArrayBuffer, isDataView, isSharedArrayBuffer } = require('node:util/types')
 const { memoryError } = require('./errors.js')
-const { invalid, shown } = require('./options.js')
+const { invalid, formatValue } = require('./options.js')
 
 // Taken before user code can replace them.
 const { isView } = ArrayBuffer
@@ -43,7 +43,7 @@ function arrayBufferOf(value) {
   if (isView(value)) buffer = isDataView(value) ? bufferOfDataView(value) : bufferOfTypedArray(value)
   if (isArrayBuffer(buffer)) return buffer
   if (isSharedArrayBuffer(buffer)) throw invalid('a SharedArrayBuffer is never memory of a MemoryManager')
-  throw invalid(`the buffer must be an ArrayBuffer or a view of one, not ${shown(value)}`)
+  throw invalid(`the buffer must be an ArrayBuffer or a view of one, not ${formatValue(value)}`)
 }
 
 /**

@@ -32,7 +32,7 @@ const outOfRange = (message, figures) => memoryError('ERR_OUT_OF_RANGE', message
  *
  * @param {unknown} value
  */
-function shown(value) {
+function formatValue(value) {
   switch (typeof value) {
     case 'string':
       return JSON.stringify(value)
@@ -58,7 +58,7 @@ function shown(value) {
 function integer(name, value, min, max = Number.MAX_SAFE_INTEGER) {
   if (typeof value !== 'number') {
     throw invalid(
-      `${name} must be a number, not ${shown(value)}`,
+      `${name} must be a number, not ${formatValue(value)}`,
       typeof value === 'bigint' ? 'convert it with Number()' : undefined,
     )
   }
@@ -74,19 +74,19 @@ function integer(name, value, min, max = Number.MAX_SAFE_INTEGER) {
 const kinds = {
   /** @type {Validator<boolean>} */
   boolean(name, value) {
-    if (typeof value !== 'boolean') throw invalid(`${name} must be true or false, not ${shown(value)}`)
+    if (typeof value !== 'boolean') throw invalid(`${name} must be true or false, not ${formatValue(value)}`)
     return value
   },
   /** @type {Validator<string>} */
   string(name, value) {
-    if (typeof value !== 'string') throw invalid(`${name} must be a string, not ${shown(value)}`)
+    if (typeof value !== 'string') throw invalid(`${name} must be a string, not ${formatValue(value)}`)
     return value
   },
   /** @type {(min: number, max?: number) => Validator<number>} */
   integer: (min, max) => (name, value) => integer(name, value, min, max),
   /** @type {(max: number) => Validator<number>} */
   milliseconds: (max) => (name, value) => {
-    if (typeof value !== 'number') throw invalid(`${name} must be a number, not ${shown(value)}`)
+    if (typeof value !== 'number') throw invalid(`${name} must be a number, not ${formatValue(value)}`)
     if (!(value >= 0 && value <= max)) throw outOfRange(`${name} is ${value}; it must be from 0 to ${max} ms`)
     return value
   },
@@ -96,15 +96,15 @@ const kinds = {
     (name, value) => {
       const found = allowed.find((choice) => choice === value)
       if (found !== undefined) return found
-      const list = allowed.map(shown).join(', ')
+      const list = allowed.map(formatValue).join(', ')
       const known = allowed.some((choice) => typeof choice === typeof value)
-      const message = `${name} is ${shown(value)}; it must be one of ${list}`
+      const message = `${name} is ${formatValue(value)}; it must be one of ${list}`
       throw known ? outOfRange(message) : invalid(message)
     },
   /** @type {Validator<AbortSignal>} */
   signal(name, value) {
     if (value instanceof AbortSignal) return value
-    throw invalid(`${name} must be an AbortSignal, not ${shown(value)}`)
+    throw invalid(`${name} must be an AbortSignal, not ${formatValue(value)}`)
   },
   /** @type {<S extends Schema>(schema: S) => Validator<Checked<S>>} */
   nested: (schema) => (name, value) => check(name, value, schema),
@@ -123,7 +123,7 @@ const kinds = {
 function check(what, options, schema) {
   if (options === undefined) return {}
   if (typeof options !== 'object' || options === null || Array.isArray(options)) {
-    throw invalid(`the options of ${what} must be an object, not ${shown(options)}`)
+    throw invalid(`the options of ${what} must be an object, not ${formatValue(options)}`)
   }
   for (const name of Object.keys(options)) {
     if (!Object.hasOwn(schema, name)) throw unknownOption(what, name, Object.keys(schema))
@@ -184,4 +184,4 @@ function editDistance(a, b) {
   return row[b.length]
 }
 
-module.exports = { check, integer, invalid, kinds, nearest, outOfRange, shown }
+module.exports = { check, integer, invalid, kinds, nearest, outOfRange, formatValue }

@@ -2,7 +2,7 @@
 
 // Implements `explainError`: matches log lines against the tables of known errors.
 
-const { invalid, shown } = require('../core/options.js')
+const { invalid, formatValue } = require('../core/options.js')
 
 /** @typedef {import('../types/errors.js').MemoryErrorCode} MemoryErrorCode */
 
@@ -57,7 +57,7 @@ function bestMatch(line) {
 function explainError(line) {
   if (typeof line !== 'string') {
     throw invalid(
-      `explainError needs a log line, not ${shown(line)}`,
+      `explainError needs a log line, not ${formatValue(line)}`,
       /** @type {unknown} */ (line) instanceof Error ? 'pass error.message' : undefined,
     )
   }

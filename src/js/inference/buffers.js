@@ -8,7 +8,7 @@ const { defineDispose } = require('../core/disposable.js')
 const { memoryError } = require('../core/errors.js')
 const { formatBytes } = require('../core/format-bytes.js')
 const { inspectNonInstance } = require('../core/inspect-non-instance.js')
-const { check, invalid, kinds, outOfRange, shown } = require('../core/options.js')
+const { check, invalid, kinds, outOfRange, formatValue } = require('../core/options.js')
 const { destroyPool } = require('../pools/pool.js')
 const { roundUp } = require('./layouts.js')
 const { dtypes, readSpec } = require('./spec.js')
@@ -268,7 +268,7 @@ class InferenceBuffers {
         throw memoryError('ERR_MANAGER_DISPOSED', 'the MemoryManager of these inference buffers was disposed')
       throw memoryError(
         'ERR_POOL_DESTROYED',
-        `the pool ${shown(this.#pool.name)} of these inference buffers was destroyed`,
+        `the pool ${formatValue(this.#pool.name)} of these inference buffers was destroyed`,
       )
     }
     if (front.structs.gone) throw freedError('the structs')
@@ -340,9 +340,9 @@ const keyOf = ({ group, name }) => (group === '' ? name : `${group}.${name}`)
 function partOf(parts, name) {
   const part = parts.find((candidate) => keyOf(candidate) === name)
   if (part !== undefined) return part
-  if (typeof name !== 'string') throw invalid(`the name of an array must be a string, not ${shown(name)}`)
-  throw outOfRange(`these buffers have no ${shown(name)}`, {
-    hint: `they have ${parts.map((known) => shown(keyOf(known))).join(', ')}`,
+  if (typeof name !== 'string') throw invalid(`the name of an array must be a string, not ${formatValue(name)}`)
+  throw outOfRange(`these buffers have no ${formatValue(name)}`, {
+    hint: `they have ${parts.map((known) => formatValue(keyOf(known))).join(', ')}`,
   })
 }
 

@@ -3,7 +3,7 @@
 // Checks the spec of inference buffers and lists the arrays that it asks for. Allocates nothing.
 
 const { memoryError } = require('../core/errors.js')
-const { check, integer, invalid, kinds, outOfRange, shown } = require('../core/options.js')
+const { check, integer, invalid, kinds, outOfRange, formatValue } = require('../core/options.js')
 const { headers } = require('./layouts.js')
 
 const WHAT = 'createInferenceBuffers'
@@ -76,7 +76,7 @@ const tensorSchema = {
   name: kinds.string,
   /** @type {Validator<readonly number[]>} */
   shape: (name, value) => {
-    if (!Array.isArray(value)) throw invalid(`${name} must be an array of dimensions, not ${shown(value)}`)
+    if (!Array.isArray(value)) throw invalid(`${name} must be an array of dimensions, not ${formatValue(value)}`)
     if (value.length < 1 || value.length > MAX_DIMENSIONS) {
       throw outOfRange(`${name} has ${value.length} dimensions; it must have from 1 to ${MAX_DIMENSIONS}`)
     }
@@ -88,7 +88,7 @@ const tensorSchema = {
 
 /** @type {<S extends typeof tensorSchema>(schema: S) => Validator<Nested<S, 'name' | 'shape' | 'dtype'>[]>} */
 const tensors = (schema) => (name, value) => {
-  if (!Array.isArray(value)) throw invalid(`${name} must be an array of tensors, not ${shown(value)}`)
+  if (!Array.isArray(value)) throw invalid(`${name} must be an array of tensors, not ${formatValue(value)}`)
   const checked = Array.from(value, (tensor, at) => nested(schema, 'name', 'shape', 'dtype')(`${name}[${at}]`, tensor))
   const names = new Set()
   for (const { name: own } of checked) {

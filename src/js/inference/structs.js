@@ -4,7 +4,7 @@
 // one pointer.
 
 const { memoryError } = require('../core/errors.js')
-const { check, integer, invalid, kinds, outOfRange, shown } = require('../core/options.js')
+const { check, integer, invalid, kinds, outOfRange, formatValue } = require('../core/options.js')
 const { headers, rknn, roundUp, write } = require('./layouts.js')
 const { dtypes, formats } = require('./spec.js')
 
@@ -299,7 +299,7 @@ class Structs {
    * @param {string} [hint]
    */
   #text(what, place, room, text, hint) {
-    if (typeof text !== 'string') throw invalid(`${what} must be a string, not ${shown(text)}`)
+    if (typeof text !== 'string') throw invalid(`${what} must be a string, not ${formatValue(text)}`)
     if (text.includes('\0')) throw outOfRange(`${what} has a NUL in it, which would end it in C`)
     const at = this.#places[place]
     const bytes = this.#bytes.subarray(at, at + room)

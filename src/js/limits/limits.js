@@ -3,7 +3,7 @@
 // The limits of one manager: checked and remembered here, enforced by the native part.
 
 const native = require('../core/binding.js')
-const { check, integer, invalid, outOfRange, shown } = require('../core/options.js')
+const { check, integer, invalid, outOfRange, formatValue } = require('../core/options.js')
 
 /** The default shares of a limit at which 'warning' fires. */
 const WARN_AT = Object.freeze([0.8, 0.95])
@@ -15,9 +15,9 @@ const max = (name, value) => (value === null ? null : integer(name, value, 0))
 
 /** @type {import('../core/options.js').Validator<number[]>} */
 function warnAt(name, value) {
-  if (!Array.isArray(value)) throw invalid(`${name} must be an array of shares, not ${shown(value)}`)
+  if (!Array.isArray(value)) throw invalid(`${name} must be an array of shares, not ${formatValue(value)}`)
   return Array.from(value, (share, at) => {
-    if (typeof share !== 'number') throw invalid(`${name}[${at}] must be a number, not ${shown(share)}`)
+    if (typeof share !== 'number') throw invalid(`${name}[${at}] must be a number, not ${formatValue(share)}`)
     if (!(share > 0 && share <= 1)) throw outOfRange(`${name}[${at}] is ${share}; it must be above 0 and at most 1`)
     return share
   }).sort((a, b) => a - b)
@@ -32,7 +32,7 @@ function limit(name, value) {
 /** @type {import('../core/options.js').Validator<[tag: string, limit: FullLimit][]>} */
 function tags(name, value) {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-    throw invalid(`${name} must be an object of limits by tag, not ${shown(value)}`)
+    throw invalid(`${name} must be an object of limits by tag, not ${formatValue(value)}`)
   }
   return Object.entries(value)
     .filter(([, of]) => of !== undefined)

@@ -5,7 +5,7 @@ const native = require('../core/binding.js')
 const { defineDispose } = require('../core/disposable.js')
 const { formatBytes } = require('../core/format-bytes.js')
 const { inspectNonInstance } = require('../core/inspect-non-instance.js')
-const { check, integer, invalid, kinds, shown } = require('../core/options.js')
+const { check, integer, invalid, kinds, formatValue } = require('../core/options.js')
 
 /** The options of `manager.reserve`. */
 const reservationOptions = {
@@ -48,7 +48,7 @@ class Reservation {
     if (key !== kConstruct) throw invalid('a Reservation is made by manager.reserve')
     this.#size = size
     this.#release = release
-    const what = tag === undefined ? formatBytes(size) : `${formatBytes(size)} (${shown(tag)})`
+    const what = tag === undefined ? formatBytes(size) : `${formatBytes(size)} (${formatValue(tag)})`
     dropped.register(this, { release, what }, this)
   }
 

@@ -3,7 +3,7 @@
 // `@rkllmjs/memory/opentelemetry`: registers a manager's figures as observable instruments.
 
 const { version } = require('../../../package.json')
-const { check, invalid, shown } = require('../core/options.js')
+const { check, invalid, formatValue } = require('../core/options.js')
 const { PREFIX, families, samplesOf } = require('./families.js')
 const { readerOf } = require('./reader.js')
 
@@ -51,7 +51,7 @@ const schema = {
   /** @type {import('../core/options.js').Validator<Attributes>} */
   attributes: (name, value) => {
     if (typeof value === 'object' && value !== null && !Array.isArray(value)) return { ...value }
-    throw invalid(`${name} must be an object, not ${shown(value)}`)
+    throw invalid(`${name} must be an object, not ${formatValue(value)}`)
   },
 }
 
@@ -72,7 +72,7 @@ function meterOf(target) {
   const meter = typeof target?.getMeter === 'function' ? target.getMeter('@rkllmjs/memory', version) : target
   if (typeof meter?.addBatchObservableCallback === 'function' && typeof meter.createObservableGauge === 'function')
     return meter
-  throw invalid(`registerMetrics needs a Meter or a MeterProvider of OpenTelemetry, not ${shown(target)}`)
+  throw invalid(`registerMetrics needs a Meter or a MeterProvider of OpenTelemetry, not ${formatValue(target)}`)
 }
 
 module.exports = { registerMetrics }

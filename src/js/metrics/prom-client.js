@@ -3,7 +3,7 @@
 // `@rkllmjs/memory/prom-client`: registers a manager's figures in a registry of prom-client.
 
 const { memoryError } = require('../core/errors.js')
-const { check, invalid, shown } = require('../core/options.js')
+const { check, invalid, formatValue } = require('../core/options.js')
 const { PREFIX, families, samplesOf } = require('./families.js')
 const { readerOf } = require('./reader.js')
 
@@ -38,12 +38,12 @@ const schema = {
   /** @type {import('../core/options.js').Validator<string>} */
   prefix: (name, value) => {
     if (typeof value === 'string' && /^[a-zA-Z_:][\w:]*$/.test(value)) return value
-    throw invalid(`${name} is ${shown(value)}; it must be letters, digits and _, and begin with no digit`)
+    throw invalid(`${name} is ${formatValue(value)}; it must be letters, digits and _, and begin with no digit`)
   },
   /** @type {import('../core/options.js').Validator<Registry>} */
   registry: (name, value) => {
     if (isRegistry(value)) return value
-    throw invalid(`${name} must be a Registry of prom-client, not ${shown(value)}`)
+    throw invalid(`${name} must be a Registry of prom-client, not ${formatValue(value)}`)
   },
 }
 
@@ -62,7 +62,8 @@ function libraryOf(target, chosen) {
     (module) => typeof module?.Gauge === 'function' && typeof module.Counter === 'function',
   )
   if (client !== undefined) return { client, registry: chosen ?? client.register }
-  if (!isRegistry(target)) throw invalid(`registerMetrics needs prom-client, or a Registry of it, not ${shown(target)}`)
+  if (!isRegistry(target))
+    throw invalid(`registerMetrics needs prom-client, or a Registry of it, not ${formatValue(target)}`)
   try {
     return { client: require('prom-client'), registry: chosen ?? target }
   } catch (cause) {

@@ -3,7 +3,7 @@
 // Reads a manager's figures for the adapters. A metrics library outlives managers and must not keep one alive, and a
 // failing manager must not fail a scrape.
 
-const { invalid, shown } = require('../core/options.js')
+const { invalid, formatValue } = require('../core/options.js')
 
 /**
  * @typedef {import('../types/manager.js').MemoryManager} MemoryManager
@@ -20,7 +20,7 @@ const { invalid, shown } = require('../core/options.js')
  */
 function readerOf(manager) {
   if (typeof manager?.getMemoryUsage !== 'function')
-    throw invalid(`the manager must be a MemoryManager, not ${shown(manager)}`)
+    throw invalid(`the manager must be a MemoryManager, not ${formatValue(manager)}`)
   const held = new WeakRef(manager)
   /** @type {Figures | null | undefined} */
   let reading

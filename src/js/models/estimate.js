@@ -3,7 +3,7 @@
 // Estimates a model's memory before it is loaded.
 
 const fs = require('node:fs')
-const { check, invalid, outOfRange, shown } = require('../core/options.js')
+const { check, invalid, outOfRange, formatValue } = require('../core/options.js')
 const fit = require('./fit.json')
 const { inspect, openError } = require('./file.js')
 const schemas = require('./options.js')
@@ -96,7 +96,7 @@ function shapeFrom(spec, warnings) {
     const name =
       shape.architecture === null
         ? 'the configuration names no model_type'
-        : `the architecture ${shown(shape.architecture)} is unknown`
+        : `the architecture ${formatValue(shape.architecture)} is unknown`
     warnings.push(`${name}: estimated with gated layers and a wider band`)
   }
   return { shape, missing }
@@ -135,16 +135,16 @@ function estimate(spec) {
   if (!Object.hasOwn(CHIPS, soc)) warnings.push(`there are no measurements of ${soc}: estimated as rk3588`)
 
   if (known === null) {
-    return sizeOnly({ weights: needsWeights(given), kv: 0, host: 0, warnings, architecture: 'rknn', file })
+    return sizeOnly({ weights: requireWeights(given), kv: 0, host: 0, warnings, architecture: 'rknn', file })
   }
   const { shape, missing } = known
   const run = { contextLength: known.contextLength, batch, kvBytesPerElement, soc, warnings, file }
-  if (missing.length > 0) return fromSize(needsWeights(given), shape, run)
+  if (missing.length > 0) return fromSize(requireWeights(given), shape, run)
   return fromShape(/** @type {Shape} */ (shape), given, { ...run, dtype, config: spec.config !== undefined })
 }
 
 /** @param {number | undefined} bytes */
-function needsWeights(bytes) {
+function requireWeights(bytes) {
   if (bytes !== undefined) return bytes
   throw invalid('the weights are unknown', 'give weightBytes, path, or a config.json with the sizes of all layers')
 }

@@ -1,6 +1,6 @@
 'use strict'
 
-const { check, invalid, kinds, shown } = require('../core/options.js')
+const { check, invalid, kinds, formatValue } = require('../core/options.js')
 
 /**
  * @template T
@@ -24,7 +24,7 @@ const model = {
     if (typeof value === 'object' && value !== null && !Array.isArray(value)) {
       return /** @type {Record<string, unknown>} */ (value)
     }
-    throw invalid(`${name} must be a path or an object, not ${shown(value)}`)
+    throw invalid(`${name} must be a path or an object, not ${formatValue(value)}`)
   },
   layers: kinds.integer(1, 4096),
   hiddenSize: kinds.integer(1, 2 ** 24),
@@ -47,7 +47,7 @@ const plan = {
   /** @type {Validator<Checked<typeof domainUse>[]>} */
   domains: (name, value) => {
     if (Array.isArray(value)) return value.map((domain, i) => check(`${name}[${i}]`, domain, domainUse))
-    throw invalid(`${name} must be an array of DomainStats, not ${shown(value)}`)
+    throw invalid(`${name} must be an array of DomainStats, not ${formatValue(value)}`)
   },
   ramAvailable: kinds.integer(0),
   keepFree: kinds.integer(0),

@@ -3,7 +3,7 @@
 // Plans an IOMMU domain for each model, or explains why the models do not fit and which change would help.
 
 const { formatBytes } = require('../core/format-bytes.js')
-const { check, invalid, shown } = require('../core/options.js')
+const { check, invalid, formatValue } = require('../core/options.js')
 const { estimate } = require('./estimate.js')
 const schemas = require('./options.js')
 const { pack } = require('./pack.js')
@@ -39,7 +39,7 @@ const GIB4 = 4 * 2 ** 30
  * @returns {Demand[]}
  */
 function demandsOf(models) {
-  if (!Array.isArray(models)) throw invalid(`models must be an array of ModelSpec, not ${shown(models)}`)
+  if (!Array.isArray(models)) throw invalid(`models must be an array of ModelSpec, not ${formatValue(models)}`)
   const names = new Set()
   return models.map((model, i) => {
     const { name, group, ...spec } = check(`models[${i}]`, model ?? null, schemas.plannedModel)
@@ -68,13 +68,14 @@ function demandsOf(models) {
  * @returns {Place[]}
  */
 function domainsOf(device, domains) {
-  if (typeof device !== 'object' || device === null) throw invalid(`device must be a DeviceInfo, not ${shown(device)}`)
+  if (typeof device !== 'object' || device === null)
+    throw invalid(`device must be a DeviceInfo, not ${formatValue(device)}`)
   const { iommu, iommuDomains, domainBytes } = device
   for (const [name, value] of Object.entries({ iommuDomains, domainBytes })) {
     if (!Number.isSafeInteger(value) || value < 0)
-      throw invalid(`device.${name} must be a whole number, not ${shown(value)}`)
+      throw invalid(`device.${name} must be a whole number, not ${formatValue(value)}`)
   }
-  if (typeof iommu !== 'boolean') throw invalid(`device.iommu must be true or false, not ${shown(iommu)}`)
+  if (typeof iommu !== 'boolean') throw invalid(`device.iommu must be true or false, not ${formatValue(iommu)}`)
   const count = iommu ? Math.max(1, iommuDomains) : 1
   const total = domainBytes > 0 ? domainBytes : iommu ? GIB4 : null
   const all = Array.from({ length: count }, (_, id) => ({ id, total, used: 0, reservedForOthers: 0 }))
@@ -194,7 +195,7 @@ function reasonOf(groups, places, device) {
  * @param {Group} group
  * @param {Place[]} places
  */
-function spreadOut(group, places) {
+function spreadOverDomains(group, places) {
   for (let first = 0; first < places.length; first++) {
     const pieces = []
     let rest = group.bytes
@@ -256,7 +257,7 @@ function planModels(models, device, options) {
       whole.push(group)
       continue
     }
-    const pieces = spreadOut(group, places)
+    const pieces = spreadOverDomains(group, places)
     if (pieces === null) return refuse(reasonOf([group], places, device))
     placements.push(...pieces)
     warnings.push(

@@ -1,7 +1,7 @@
 'use strict'
 
 const { memoryError } = require('../core/errors.js')
-const { invalid, shown } = require('../core/options.js')
+const { invalid, formatValue } = require('../core/options.js')
 const { endPool, handleOf, isPool } = require('./pool.js')
 
 /** @typedef {import('./pool.js').MemoryPool} MemoryPool */
@@ -52,13 +52,14 @@ class PoolRegistry {
   resolve(pool) {
     const given = isPool(pool)
     const name = given ? pool.name : pool
-    if (typeof name !== 'string') throw invalid(`the pool must be a MemoryPool or its name, not ${shown(pool)}`)
+    if (typeof name !== 'string') throw invalid(`the pool must be a MemoryPool or its name, not ${formatValue(pool)}`)
     const known = this.#pools.get(name)
     if (known !== undefined && (pool === name || pool === known)) return known
     if (given && pool.destroyed) {
       throw memoryError('ERR_POOL_DESTROYED', `pool ${JSON.stringify(name)} was destroyed`)
     }
-    const hint = this.#pools.size === 0 ? 'it has none' : `it has ${[...this.#pools.keys()].map(shown).join(', ')}`
+    const hint =
+      this.#pools.size === 0 ? 'it has none' : `it has ${[...this.#pools.keys()].map(formatValue).join(', ')}`
     throw memoryError('ERR_POOL_UNKNOWN', `this MemoryManager has no such pool ${JSON.stringify(name)}`, { hint })
   }
 

@@ -1,6 +1,6 @@
 'use strict'
 
-const { check, invalid, kinds, outOfRange, shown } = require('../core/options.js')
+const { check, invalid, kinds, outOfRange, formatValue } = require('../core/options.js')
 
 /**
  * @template T
@@ -32,7 +32,7 @@ const cleanup = {
   /** @type {Validator<number | null>} */
   defragmentAbove: (name, value) => {
     if (value === null) return value
-    if (typeof value !== 'number') throw invalid(`${name} must be a number or null, not ${shown(value)}`)
+    if (typeof value !== 'number') throw invalid(`${name} must be a number or null, not ${formatValue(value)}`)
     if (!(value >= 0 && value <= 1)) throw outOfRange(`${name} is ${value}; it must be from 0 to 1`)
     return value
   },

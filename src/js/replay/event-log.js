@@ -4,7 +4,7 @@
 // columns to those, or the events of `getMemoryProfile`. Columns are found by name, so that other columns may stand
 // between them.
 
-const { invalid, outOfRange, shown } = require('../core/options.js')
+const { invalid, outOfRange, formatValue } = require('../core/options.js')
 
 /**
  * An entry of a log; fields that the log does not have are null. Nothing checks the fields of a caller's events.
@@ -28,7 +28,7 @@ const { invalid, outOfRange, shown } = require('../core/options.js')
 function readLog(log) {
   if (typeof log === 'string') return readCsv(log)
   if (isIterable(log)) return readEvents(log)
-  throw invalid(`the log must be the text of a .csv or a list of events, not ${shown(log)}`)
+  throw invalid(`the log must be the text of a .csv or a list of events, not ${formatValue(log)}`)
 }
 
 /** @type {(value: any) => value is Iterable<any>} */
@@ -43,7 +43,7 @@ function* readEvents(events) {
   for (const event of events) {
     line++
     if (typeof event !== 'object' || event === null)
-      throw invalid(`event ${line} of the log must be an object, not ${shown(event)}`)
+      throw invalid(`event ${line} of the log must be an object, not ${formatValue(event)}`)
     const { type, kind = null, pool = null, tag = null, id, size } = event
     yield { type, kind, pool, tag, id, size, line }
   }
@@ -59,7 +59,7 @@ function* readCsv(text) {
   const header = Array.from({ length: rows.columns }, (_, column) => (rows.field(column) ?? '').trim().toLowerCase())
   const [action, pointer, sizes, types, kinds, tags, pools, ids] = COLUMNS.map((name) => header.indexOf(name))
   if (action < 0 || pointer < 0 || sizes < 0)
-    throw notALogError(`its first line is ${shown(header.join(',').slice(0, 80))}`)
+    throw notALogError(`its first line is ${formatValue(header.join(',').slice(0, 80))}`)
   while (rows.next()) {
     if (rows.columns === 1 && rows.field(0) === '') continue
     if (rows.columns <= Math.max(action, pointer, sizes))

@@ -8,7 +8,7 @@
 const native = require('../core/binding.js')
 const { memoryError } = require('../core/errors.js')
 const { formatBytes } = require('../core/format-bytes.js')
-const { check, invalid, kinds, outOfRange, shown } = require('../core/options.js')
+const { check, invalid, kinds, outOfRange, formatValue } = require('../core/options.js')
 const { readLog } = require('./event-log.js')
 
 /** A capacity that no log reaches. */
@@ -30,10 +30,10 @@ const FAILS = new Set(['fail', 'allocate failure'])
  * @type {import('../core/options.js').Validator<Array<string | null>>}
  */
 const nameList = (name, value) => {
-  if (!Array.isArray(value)) throw invalid(`${name} must be an array, not ${shown(value)}`)
+  if (!Array.isArray(value)) throw invalid(`${name} must be an array, not ${formatValue(value)}`)
   const wrong = value.find((item) => item !== null && typeof item !== 'string')
   if (wrong !== undefined || value.includes(undefined))
-    throw invalid(`${name} must hold strings and null, not ${shown(wrong)}`)
+    throw invalid(`${name} must hold strings and null, not ${formatValue(wrong)}`)
   return [...value]
 }
 
@@ -165,7 +165,9 @@ function stepsOf(entries, filters) {
         continue
       }
       if (!Number.isSafeInteger(size) || size < 0) {
-        throw outOfRange(`replayEventLog: line ${line} allocates ${shown(entry.size)} bytes; it must be a whole number`)
+        throw outOfRange(
+          `replayEventLog: line ${line} allocates ${formatValue(entry.size)} bytes; it must be a whole number`,
+        )
       }
       const before = space.blocks.get(id)
       // Two allocations with one id: the log has lost the free between them.

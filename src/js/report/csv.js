@@ -8,7 +8,7 @@
 // the real type. RMM ends a row at every line break, so line breaks in names are escaped.
 
 const { memoryError } = require('../core/errors.js')
-const { invalid, shown } = require('../core/options.js')
+const { invalid, formatValue } = require('../core/options.js')
 
 const RMM_COLUMNS = ['Thread', 'Time', 'Action', 'Pointer', 'Size', 'Stream']
 const EXTRA_COLUMNS = ['Type', 'TimeUs', 'Kind', 'Tag', 'Pool', 'Id']
@@ -127,7 +127,7 @@ function clockUs(text) {
  * @returns {MemoryEvent[]}
  */
 function parseEventLog(text) {
-  if (typeof text !== 'string') throw invalid(`parseEventLog: the log must be a string, not ${shown(text)}`)
+  if (typeof text !== 'string') throw invalid(`parseEventLog: the log must be a string, not ${formatValue(text)}`)
   const lines = text.replace(/^\uFEFF/, '').split(/\r?\n/)
   while (lines.at(-1) === '') lines.pop()
   const bad = (/** @type {number} */ at, /** @type {string} */ what) =>
@@ -149,20 +149,21 @@ function parseEventLog(text) {
     /** @type {(name: string, fallback?: number) => number} */
     const number = (name, fallback) => {
       const value = fallback !== undefined && field(name) === null ? fallback : whole(field(name))
-      if (value === undefined) throw bad(at, `${name} is ${shown(field(name))}; it must be a whole number below 2^53`)
+      if (value === undefined)
+        throw bad(at, `${name} is ${formatValue(field(name))}; it must be a whole number below 2^53`)
       return value
     }
     /** @type {<T extends string>(name: string, allowed: T[], value: string | null) => T} */
     const oneOf = (name, allowed, value) => {
       const found = allowed.find((one) => one === value)
       if (found === undefined) {
-        throw bad(at, `${name} is ${shown(value)}; it must be one of ${allowed.join(', ')}`)
+        throw bad(at, `${name} is ${formatValue(value)}; it must be one of ${allowed.join(', ')}`)
       }
       return found
     }
     const action = oneOf('Action', Object.keys(TYPE_OF_ACTION), field('Action'))
     const day = clockUs(field('Time'))
-    if (day === undefined) throw bad(at, `Time is ${shown(field('Time'))}; it must be like 14:03:07.000250`)
+    if (day === undefined) throw bad(at, `Time is ${formatValue(field('Time'))}; it must be like 14:03:07.000250`)
     const elapsed = clock(day)
     return {
       type: oneOf('Type', TYPES, field('Type') ?? TYPE_OF_ACTION[action]),

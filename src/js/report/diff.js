@@ -2,7 +2,7 @@
 
 // Implements `diffSnapshots`: the growth between two snapshots, the largest first.
 
-const { invalid, outOfRange, shown } = require('../core/options.js')
+const { invalid, outOfRange, formatValue } = require('../core/options.js')
 const { holders } = require('./holders.js')
 
 /**
@@ -19,7 +19,7 @@ const { holders } = require('./holders.js')
  */
 function checkSnapshot(name, value) {
   if (typeof value !== 'object' || value === null)
-    throw invalid(`diffSnapshots: ${name} must be a snapshot, not ${shown(value)}`)
+    throw invalid(`diffSnapshots: ${name} must be a snapshot, not ${formatValue(value)}`)
   const { version, takenAt, stats, buffers, pools } = value
   if (
     !Array.isArray(buffers) ||
@@ -34,7 +34,7 @@ function checkSnapshot(name, value) {
     )
   }
   if (version !== 1)
-    throw outOfRange(`diffSnapshots: ${name} is of version ${shown(version)}; this package reads version 1`)
+    throw outOfRange(`diffSnapshots: ${name} is of version ${formatValue(version)}; this package reads version 1`)
   return value
 }
 

@@ -4,7 +4,7 @@
 // only for the data that the format needs.
 
 const { memoryError } = require('../core/errors.js')
-const { invalid, shown } = require('../core/options.js')
+const { invalid, formatValue } = require('../core/options.js')
 const { eventLog } = require('./csv.js')
 const { diffSnapshots } = require('./diff.js')
 const { json } = require('./json.js')
@@ -42,12 +42,12 @@ const REPORT_FORMATS = Object.freeze(['.html', '.json', '.csv', '.pb.gz', '.trac
 
 /** @param {unknown} path */
 function formatOf(path) {
-  if (typeof path !== 'string') throw invalid(`writeReport: the path must be a string, not ${shown(path)}`)
-  if (path === '' || path.includes('\0')) throw invalid(`writeReport: ${shown(path)} is not a path`)
+  if (typeof path !== 'string') throw invalid(`writeReport: the path must be a string, not ${formatValue(path)}`)
+  if (path === '' || path.includes('\0')) throw invalid(`writeReport: ${formatValue(path)} is not a path`)
   for (const [extension, render] of FORMATS) {
     if (path.toLowerCase().endsWith(extension)) return render
   }
-  throw memoryError('ERR_OUT_OF_RANGE', `writeReport: ${shown(path)} has no known extension`, {
+  throw memoryError('ERR_OUT_OF_RANGE', `writeReport: ${formatValue(path)} has no known extension`, {
     hint: `end it in ${REPORT_FORMATS.slice(0, -1).join(', ')} or ${REPORT_FORMATS.at(-1)}`,
     path,
   })

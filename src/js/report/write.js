@@ -6,7 +6,7 @@ const { randomBytes } = require('node:crypto')
 const { open, rename, unlink } = require('node:fs/promises')
 const { dirname, join } = require('node:path')
 const { memoryError } = require('../core/errors.js')
-const { shown } = require('../core/options.js')
+const { formatValue } = require('../core/options.js')
 
 /** @type {Record<string, import('../types/errors.js').MemoryErrorCode>} */
 const CODES = { EMFILE: 'ERR_TOO_MANY_FDS', ENFILE: 'ERR_TOO_MANY_FDS', ENOMEM: 'ERR_OUT_OF_MEMORY' }
@@ -35,7 +35,7 @@ function failed(path, error) {
   const known = Object.fromEntries(Object.entries(figures).filter(([, figure]) => figure !== undefined))
   return memoryError(
     CODES[code] ?? 'ERR_DEVICE_IO',
-    `the report ${shown(path)} cannot be written: ${code || error.message}`,
+    `the report ${formatValue(path)} cannot be written: ${code || error.message}`,
     known,
     {
       cause: error,

@@ -6,7 +6,7 @@ const native = require('../core/binding.js')
 const { AsyncTasks } = require('../core/async-tasks.js')
 const { defineDispose } = require('../core/disposable.js')
 const { memoryError } = require('../core/errors.js')
-const { check, integer, invalid, kinds, shown } = require('../core/options.js')
+const { check, integer, invalid, kinds, formatValue } = require('../core/options.js')
 
 /** Closes inboxes that were dropped without `close`. */
 const dropped = new FinalizationRegistry((/** @type {number} */ handle) => native.closeInbox(handle))
@@ -66,7 +66,7 @@ class DmaBufInbox {
 async function sendDmaBuf(path, fd, message = '') {
   nonEmptyString('path', path)
   integer('fd', fd, 0, 2 ** 31 - 1)
-  if (typeof message !== 'string') throw invalid(`message must be a string, not ${shown(message)}`)
+  if (typeof message !== 'string') throw invalid(`message must be a string, not ${formatValue(message)}`)
   await new AsyncTasks().run(() => native.sendDmaBuf(path, fd, message))
 }
 
@@ -79,7 +79,7 @@ function closeDmaBuf(fd) {
 /** @type {import('../core/options.js').Validator<string>} */
 function nonEmptyString(name, value) {
   if (typeof value === 'string' && value !== '') return value
-  throw invalid(`${name} must be a string that is not empty, not ${shown(value)}`)
+  throw invalid(`${name} must be a string that is not empty, not ${formatValue(value)}`)
 }
 
 const closedError = () => memoryError('ERR_BUFFER_FREED', 'this inbox was closed')

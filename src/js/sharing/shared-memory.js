@@ -4,7 +4,7 @@
 
 const native = require('../core/binding.js')
 const { byteLengthOf } = require('../core/buffers.js')
-const { check, integer, invalid, kinds, shown } = require('../core/options.js')
+const { check, integer, invalid, kinds, formatValue } = require('../core/options.js')
 
 /** The options of `importDmaBuf`. */
 const importOptions = { size: kinds.integer(1), tag: kinds.string }
@@ -85,11 +85,11 @@ function adopt({ handle, allocator, reclaimer }, token, adopted) {
  */
 function tokenOf(token) {
   if (typeof token !== 'object' || token === null) {
-    throw invalid(`the token must be what share() returned, not ${shown(token)}`)
+    throw invalid(`the token must be what share() returned, not ${formatValue(token)}`)
   }
   const { token: name } = /** @type {{ token?: unknown }} */ (token)
   if (typeof name !== 'string') {
-    throw invalid(`the token must be what share() returned; its token is ${shown(name)}`)
+    throw invalid(`the token must be what share() returned; its token is ${formatValue(name)}`)
   }
   return name
 }

@@ -70,7 +70,7 @@ function holder(reader, pid, nodes) {
       buffers: all.length,
       bytes: all.reduce((sum, { size }) => sum + size, 0),
       exporters: [...new Set(all.map(({ exporter }) => exporter))].sort(),
-      mapped: usesNpu ? mapped(reader.text(`${folder}/maps`) ?? '', nodes) : 0,
+      mapped: usesNpu ? mappedBytes(reader.text(`${folder}/maps`) ?? '', nodes) : 0,
     },
   ]
 }
@@ -81,7 +81,7 @@ function holder(reader, pid, nodes) {
  * @param {string} maps
  * @param {string[]} nodes
  */
-function mapped(maps, nodes) {
+function mappedBytes(maps, nodes) {
   const objects = new Map()
   for (const [, start, end, offset, node] of maps.matchAll(
     /^([\da-f]+)-([\da-f]+) \S+ ([\da-f]+) \S+ \d+ +(\/dev\/\S+)$/gm,

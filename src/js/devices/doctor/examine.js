@@ -32,7 +32,7 @@ const { checks: machineChecks } = require('./machine-checks.js')
 function examine(reader, probe) {
   const facts = { ...factsOf(reader), heaps: heapsOf(reader), sram: sramOf(reader), hugePages: hugePagesOf(reader) }
   /** @type {Probed} */
-  const opened = probe === undefined ? { findings: [] } : probed(probe, facts)
+  const opened = probe === undefined ? { findings: [] } : openDevices(probe, facts)
   const checked = run(deviceChecks, opened.facts ?? facts)
   const npu = [
     ...checked,
@@ -79,7 +79,7 @@ const explained = (findings, path) =>
  * @param {Facts} facts
  * @returns {Probed}
  */
-function probed(probe, facts) {
+function openDevices(probe, facts) {
   let found
   try {
     found = probe()

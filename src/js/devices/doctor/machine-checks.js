@@ -114,7 +114,9 @@ function fds({ limits: { fds: limit, files } }) {
   if (limit !== undefined) {
     const { soft, hard } = limit
     const figures =
-      soft === hard ? `up to ${shown(soft)} open files` : `up to ${shown(soft)} open files, ${shown(hard)} when raised`
+      soft === hard
+        ? `up to ${limitText(soft)} open files`
+        : `up to ${limitText(soft)} open files, ${limitText(hard)} when raised`
     const remedy =
       hard >= FDS_ENOUGH
         ? 'ulimit -n 65536 in the shell that starts it, LimitNOFILE=65536 in a systemd unit'
@@ -138,7 +140,7 @@ function fds({ limits: { fds: limit, files } }) {
 }
 
 /** @type {(number: number) => string | number} */
-const shown = (number) => (number === Infinity ? 'unlimited' : number)
+const limitText = (number) => (number === Infinity ? 'unlimited' : number)
 
 /**
  * @param {Facts} facts
