@@ -193,6 +193,20 @@ fn under_a_limit_a_pool_grows_by_less_than_a_chunk() {
 }
 
 #[test]
+fn a_growth_that_is_refused_takes_nothing_of_the_maximum() {
+    let (accounting, pool) = counted(layout(0, 2 * MIB, MIB));
+    let set = |limit| accounting.set_limits(Limits { system: Some(limit), ..Limits::default() });
+    set(Limit::new(Some(1), &[]));
+    for _ in 0..3 {
+        assert_eq!(pool.allocate(MIB, 64).unwrap_err().code(), ErrorCode::MemoryLimit);
+    }
+    set(Limit::default());
+    pool.allocate(MIB, 64).unwrap();
+    pool.allocate(MIB, 64).unwrap();
+    assert_eq!(pool.allocate(1, 64).unwrap_err().code(), ErrorCode::PoolExhausted);
+}
+
+#[test]
 fn a_slab_does_not_make_do_with_less_than_its_size() {
     let (_backend, device) = simulated(Options { domain_bytes: Some(8 * MIB), ..Options::default() });
     let source = Source::Npu { device: Arc::clone(&device), request: Request::plain(1), dirty: false };

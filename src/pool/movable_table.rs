@@ -215,3 +215,58 @@ impl Movables {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const CHUNK: u64 = 7;
+
+    fn place(slot: u64) -> SlicePlace {
+        (Handle::from_raw(CHUNK), RegionId::from_raw(slot))
+    }
+
+    /// Two movable slices of one chunk.
+    fn movables() -> (Movables, [Handle; 2]) {
+        let mut movables = Movables::default();
+        let ids = [1, 2].map(|slot| movables.insert(place(slot), 64, None));
+        assert_eq!(movables.check(), Ok(()));
+        (movables, ids)
+    }
+
+    /// Each line breaks the agreement of names and places; a check that cannot fail proves nothing.
+    #[test]
+    fn check_finds_damage() {
+        let damages: &[fn(&mut Movables, [Handle; 2])] = &[
+            |movables, _| movables.by_place.clear(),
+            |movables, [first, _]| drop(movables.table.remove(first)),
+            |movables, [first, _]| movables.table.get_mut(first).unwrap().place = place(3),
+            // As many as there are names, but for one that is in no slot, and one that has another name's slot.
+            |movables, _| movables.by_place.get_mut(&Handle::from_raw(CHUNK)).unwrap().slots[1] = None,
+            |movables, [first, _]| {
+                movables.by_place.get_mut(&Handle::from_raw(CHUNK)).unwrap().slots[2] = Some((place(2).1, first));
+            },
+        ];
+        for (number, damage) in damages.iter().enumerate() {
+            let (mut movables, ids) = movables();
+            damage(&mut movables, ids);
+            assert!(movables.check().is_err(), "damage {number} went unnoticed");
+        }
+    }
+
+    #[test]
+    fn a_slice_is_found_at_its_place_and_nowhere_else() {
+        let (mut movables, [first, second]) = movables();
+        movables.moved(first, place(70));
+        assert_eq!([1, 2, 70, 71].map(|slot| movables.at(place(slot))), [None, Some(second), Some(first), None]);
+        assert_eq!(movables.get(first).unwrap().place, place(70));
+        // Another use of the same slot is another region.
+        assert_eq!(movables.at(place(2 | 1 << 32)), None);
+        assert_eq!(movables.forget(place(70)), Some((first, None)));
+        assert_eq!((movables.forget(place(70)), movables.len(), movables.check()), (None, 1, Ok(())));
+        movables.clear();
+        assert_eq!((movables.at(place(2)), movables.len(), movables.check()), (None, 0, Ok(())));
+        assert!(movables.of(Handle::from_raw(CHUNK)).is_none());
+    }
+}
