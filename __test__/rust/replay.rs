@@ -169,3 +169,18 @@ fn layouts_that_cannot_be_are_refused() {
         assert!(smallest_capacity(layout, std::iter::empty()).is_err());
     }
 }
+
+#[test]
+fn fragmentation_is_that_of_the_first_time_at_the_peak() {
+    let mut replay = Replay::new(layout(MIB, MIB, MIB)).unwrap();
+    let mut step = |block, kib| assert!(replay.step(Step { block, size: kib * KIB }).unwrap());
+    [(0, 100), (1, 100), (2, 100), (1, 0), (3, 150)].into_iter().for_each(|(block, kib)| step(block, kib));
+    // 100 KiB are free between two blocks, and 574 behind the last one.
+    let expected = 1.0 - 574.0 / 674.0;
+    assert_eq!(replay.outcome().fragmentation_at_peak, expected);
+    // As many bytes again, now in one piece.
+    let mut step = |block, kib| assert!(replay.step(Step { block, size: kib * KIB }).unwrap());
+    [(3, 0), (4, 100), (5, 50)].into_iter().for_each(|(block, kib)| step(block, kib));
+    assert_eq!(replay.allocated(), 350 * KIB);
+    assert_eq!(replay.outcome().fragmentation_at_peak, expected);
+}
