@@ -18,7 +18,6 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use once_cell::sync::Lazy;
@@ -28,7 +27,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
 use crate::pool::{ChunkMemory, Pool, Slice};
 use crate::sync::{Mutex, MutexGuard};
-use crate::sys::mapping::Retired;
+use crate::sys::held_addresses::HeldAddresses;
 
 /// The memory of an allocation. See the [module](self).
 #[derive(Clone, Debug)]
@@ -108,13 +107,13 @@ impl Backing {
         }
         // Reserves the id first, because the shared backing contains it.
         let id = shares().insert(Weak::new());
-        let state = SharedState { backing: Some(self.clone()), holders: 1, adopted: false, retired: None };
+        let state = SharedState { backing: Some(self.clone()), holders: 1, adopted: false };
         let share = Arc::new(SharedBacking {
             id,
             size,
             tag,
             info: self.info(),
-            reachable: AtomicBool::new(false),
+            addresses: HeldAddresses::default(),
             state: Mutex::new(state),
         });
         if let Some(place) = shares().get_mut(id) {
@@ -133,8 +132,7 @@ pub struct SharedBacking {
     /// Free text for accounting, from the first holder.
     pub tag: Option<Arc<str>>,
     info: BackingInfo,
-    /// Set once a finalizer could not prove that no ArrayBuffer reaches the memory.
-    reachable: AtomicBool,
+    addresses: HeldAddresses,
     state: Mutex<SharedState>,
 }
 
@@ -145,8 +143,6 @@ struct SharedState {
     holders: usize,
     /// Whether there ever was a second holder.
     adopted: bool,
-    /// The retired addresses, between the last holder and the last viewer.
-    retired: Option<Retired>,
 }
 
 /// Every shared backing of this process that has a viewer.
@@ -217,17 +213,10 @@ impl SharedBacking {
             backing.into_iter().for_each(|backing| self.free_slice(backing));
             return Ok(());
         };
-        match memory.mapping().retire() {
-            Ok(retired) => {
-                self.state().retired = retired;
-                Ok(())
-            }
-            Err(error) => {
-                let mut state = self.state();
-                (state.holders, state.backing) = (1, Some(Backing::Dedicated(memory)));
-                Err(error)
-            }
-        }
+        self.addresses.retire(memory.mapping()).inspect_err(|_| {
+            let mut state = self.state();
+            (state.holders, state.backing) = (1, Some(Backing::Dedicated(Arc::clone(&memory))));
+        })
     }
 
     /// Reports whether there ever was a second holder.
@@ -237,13 +226,13 @@ impl SharedBacking {
 
     /// Keeps the addresses out of use until the process ends, because an ArrayBuffer may reach them.
     pub fn quarantine_forever(&self) {
-        self.reachable.store(true, Ordering::Relaxed);
+        self.addresses.quarantine_forever();
     }
 
     /// Frees a slice's place, or keeps it out of use for good.
     fn free_slice(&self, backing: Backing) {
         let Backing::Suballocated { pool, slice, chunk_memory } = backing else { return };
-        match self.reachable.load(Ordering::Relaxed) {
+        match self.addresses.are_quarantined() {
             true => chunk_memory.quarantine_forever(),
             // A pool that was reset or destroyed has freed the slice already.
             false => drop(pool.free(slice.chunk, slice.region)),
@@ -258,19 +247,16 @@ impl SharedBacking {
 impl Drop for SharedBacking {
     fn drop(&mut self) {
         shares().remove(self.id);
-        let (backing, retired, adopted) = {
+        let (backing, adopted) = {
             let mut state = self.state();
-            (state.backing.take(), state.retired.take(), state.adopted)
+            (state.backing.take(), state.adopted)
         };
         if let Some(backing) = backing {
             let chunk_memory = backing.place().map(|(_, _, chunk_memory)| chunk_memory);
             self.free_slice(backing);
             chunk_memory.filter(|_| adopted).into_iter().for_each(|chunk_memory| chunk_memory.release());
         }
-        // Dropping a range that an ArrayBuffer may still reach keeps it out of use for ever.
-        if let (Some(range), false) = (retired, self.reachable.load(Ordering::Relaxed)) {
-            range.give_back();
-        }
+        self.addresses.end();
     }
 }
 

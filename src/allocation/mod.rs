@@ -33,7 +33,7 @@ use crate::handle::{Handle, Table};
 use crate::pool::{ChunkMemory, Pool, Slice};
 use crate::profile::Action;
 use crate::sync::{Mutex, MutexGuard};
-use crate::sys::mapping::Retired;
+use crate::sys::held_addresses::HeldAddresses;
 use crate::units::MemoryKind;
 
 /// The memory behind one ArrayBuffer. See the [module](self).
@@ -76,20 +76,17 @@ pub struct Allocation {
 struct AllocationState {
     /// `None` once released.
     backing: Option<Backing>,
-    /// The retired addresses, between release and finalizer.
-    retired: Option<Retired>,
-    /// The owner of the addresses.
+    /// The owner of the addresses, between release and finalizer.
     address_owner: AddressOwner,
     /// The finalizer's report, once it has run.
     finalized: Option<Reachability>,
 }
 
 /// The owner of the addresses that an allocation leaves to its finalizer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 enum AddressOwner {
-    /// The allocation itself, or no owner any more.
-    #[default]
-    Own,
+    /// The allocation itself; with no addresses before the release and after the end.
+    Own(HeldAddresses),
     /// A chunk: its pool may free it under an ArrayBuffer that cannot be detached.
     Chunk(Arc<ChunkMemory>),
     /// All holders of shared memory.
@@ -99,10 +96,23 @@ enum AddressOwner {
 impl AddressOwner {
     fn quarantine_forever(&self) {
         match self {
-            AddressOwner::Own => {}
+            AddressOwner::Own(addresses) => addresses.quarantine_forever(),
             AddressOwner::Chunk(chunk_memory) => chunk_memory.quarantine_forever(),
             AddressOwner::Shared(share) => share.quarantine_forever(),
         }
+    }
+
+    /// Ends the allocation's own addresses. Those of others end with them.
+    fn end(self) {
+        if let AddressOwner::Own(addresses) = self {
+            addresses.end();
+        }
+    }
+}
+
+impl Default for AddressOwner {
+    fn default() -> Self {
+        AddressOwner::Own(HeldAddresses::default())
     }
 }
 
@@ -171,8 +181,7 @@ impl Allocation {
                 freeing: AtomicBool::new(false),
                 state: Mutex::new(AllocationState {
                     backing: Some(backing),
-                    retired: None,
-                    address_owner: AddressOwner::Own,
+                    address_owner: AddressOwner::default(),
                     finalized: None,
                 }),
             })
@@ -308,8 +317,9 @@ impl Allocation {
         let Some(backing) = self.state().backing.take() else { return Ok(false) };
         // Removes the record before the memory is freed: another thread may get the same addresses.
         directory().forget_address(self);
+        let own = HeldAddresses::default();
         let taken = match &backing {
-            Backing::Dedicated(memory) => memory.mapping().retire(),
+            Backing::Dedicated(memory) => own.retire(memory.mapping()),
             Backing::Suballocated { pool, slice, chunk_memory } => {
                 match reach {
                     // A pool that was reset or destroyed has freed the slice already.
@@ -317,30 +327,27 @@ impl Allocation {
                     // The slice's place is never used again, and neither are its addresses when the chunk goes.
                     Reachability::Unknown => chunk_memory.quarantine_forever(),
                 }
-                Ok(None)
+                Ok(())
             }
             Backing::Shared(share) => {
                 if reach == Reachability::Unknown {
                     share.quarantine_forever();
                 }
-                share.release().map(|()| None)
+                share.release()
             }
         };
-        let retired = match taken {
-            Ok(retired) => retired,
-            Err(error) => {
-                self.state().backing = Some(backing);
-                directory().remember_address(self.address, self.id);
-                return Err(retire_failed(&error, self.reserved));
-            }
-        };
+        if let Err(error) = taken {
+            self.state().backing = Some(backing);
+            directory().remember_address(self.address, self.id);
+            return Err(retire_failed(&error, self.reserved));
+        }
         let address_owner = match backing {
-            Backing::Dedicated(_) => AddressOwner::Own,
+            Backing::Dedicated(_) => AddressOwner::Own(own),
             Backing::Suballocated { chunk_memory, .. } => AddressOwner::Chunk(chunk_memory),
             Backing::Shared(share) => AddressOwner::Shared(share),
         };
         self.forget(how);
-        self.transition(|state| (state.retired, state.address_owner) = (retired, address_owner));
+        self.transition(|state| state.address_owner = address_owner);
         Ok(true)
     }
 
@@ -371,22 +378,19 @@ impl Allocation {
 
     /// Changes the state. The second of release and finalizer decides about the addresses.
     fn transition(&self, change: impl FnOnce(&mut AllocationState)) {
-        let (reach, retired, address_owner) = {
+        let (reach, address_owner) = {
             let mut state = self.state();
             change(&mut state);
             match state.finalized {
-                Some(reach) => (reach, state.retired.take(), std::mem::take(&mut state.address_owner)),
+                Some(reach) => (reach, std::mem::take(&mut state.address_owner)),
                 None => return,
             }
         };
         directory().table.remove(self.id);
-        // Dropping a range that an ArrayBuffer may still reach keeps it out of use for ever.
-        if let (Reachability::Unreachable, Some(range)) = (reach, retired) {
-            range.give_back();
-        }
         if reach == Reachability::Unknown {
             address_owner.quarantine_forever();
         }
+        address_owner.end();
     }
 
     fn state(&self) -> MutexGuard<'_, AllocationState> {

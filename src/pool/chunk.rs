@@ -1,6 +1,5 @@
 //! A chunk: one piece of memory with a suballocator, and the lifetime of its addresses.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use super::movable_table::{MovableName, SlicePlace};
@@ -10,7 +9,7 @@ use crate::handle::Handle;
 use crate::profile::{Action, Key, Recorder};
 use crate::suballoc::{Region, SubAllocator};
 use crate::sync::{Mutex, MutexGuard};
-use crate::sys::mapping::Retired;
+use crate::sys::held_addresses::HeldAddresses;
 
 /// The memory of a chunk, kept alive by the pool and by every ArrayBuffer over a slice of it.
 ///
@@ -20,15 +19,13 @@ use crate::sys::mapping::Retired;
 pub struct ChunkMemory {
     base: usize,
     state: Mutex<ChunkMemoryState>,
-    /// Set once a finalizer could not prove that no ArrayBuffer reaches a slice.
-    reachable: AtomicBool,
+    addresses: HeldAddresses,
 }
 
 #[derive(Debug)]
 struct ChunkMemoryState {
     /// `None` once ended.
     memory: Option<Arc<Memory>>,
-    retired: Option<Retired>,
     /// The number of holds by sharers of a slice. The memory stays for them.
     holds: usize,
     /// Set once the pool has ended the memory.
@@ -39,13 +36,8 @@ impl ChunkMemory {
     fn new(memory: Memory) -> Arc<Self> {
         Arc::new(Self {
             base: memory.mapping().address() as usize,
-            state: Mutex::new(ChunkMemoryState {
-                memory: Some(Arc::new(memory)),
-                retired: None,
-                holds: 0,
-                ending: false,
-            }),
-            reachable: AtomicBool::new(false),
+            state: Mutex::new(ChunkMemoryState { memory: Some(Arc::new(memory)), holds: 0, ending: false }),
+            addresses: HeldAddresses::default(),
         })
     }
 
@@ -71,9 +63,8 @@ impl ChunkMemory {
             }
         };
         let Some(memory) = memory else { return };
-        match memory.mapping().retire() {
-            Ok(retired) => self.state().retired = retired,
-            Err(_) => std::mem::forget(memory),
+        if self.addresses.retire(memory.mapping()).is_err() {
+            std::mem::forget(memory);
         }
     }
 
@@ -105,7 +96,7 @@ impl ChunkMemory {
 
     /// Keeps the addresses out of use until the process ends, because an ArrayBuffer may reach a slice.
     pub fn quarantine_forever(&self) {
-        self.reachable.store(true, Ordering::Relaxed);
+        self.addresses.quarantine_forever();
     }
 
     fn state(&self) -> MutexGuard<'_, ChunkMemoryState> {
@@ -116,10 +107,7 @@ impl ChunkMemory {
 impl Drop for ChunkMemory {
     fn drop(&mut self) {
         self.end();
-        let retired = self.state().retired.take();
-        if let (Some(range), false) = (retired, self.reachable.load(Ordering::Relaxed)) {
-            range.give_back();
-        }
+        self.addresses.end();
     }
 }
 

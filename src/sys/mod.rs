@@ -14,6 +14,7 @@
 
 pub mod address_space;
 pub mod fd_socket;
+pub mod held_addresses;
 pub mod mapping;
 pub mod page;
 pub mod pressure;
