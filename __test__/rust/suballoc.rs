@@ -332,3 +332,21 @@ fn a_block_arena_says_how_large_its_blocks_are() {
     let (_, arena) = fixed(3, 192);
     assert_eq!((arena.block_size(), arena.capacity()), (192, 576));
 }
+
+/// Regions of 130 and of 131 granules are in one bin, and nothing is in those above it.
+#[test]
+fn no_request_is_refused_that_a_region_behind_smaller_ones_holds() {
+    let (_, mut arena) = tlsf(130 + 1 + 131 + 1 + 131 + 1, 64);
+    let take = |n: u64| arena.allocate(n * 64, 1, 0).expect("free").id;
+    let all = [130, 1, 131, 1, 131, 1].map(take);
+    for at in [0, 4, 2] {
+        arena.free(all[at]).expect("live");
+    }
+    assert_eq!(arena.largest_free(), 131 * 64);
+    assert_eq!(arena.allocate(132 * 64, 1, 0), None);
+    // Of two that fit equally well, the lower one.
+    let offsets = [(); 3].map(|()| arena.allocate(131 * 64, 1, 0).map(|region| region.offset / 64));
+    assert_eq!(offsets, [Some(131), Some(263), None]);
+    assert_eq!(arena.allocate(130 * 64, 1, 0).map(|region| region.offset), Some(0));
+    arena.validate().expect("valid");
+}
