@@ -1,4 +1,4 @@
-// A file of src/js imports only from its own room and from rooms below it, no two files import each other, and only
+// Checks src/js: a file imports only from its own room and from rooms below it, no files import each other, and only
 // cli/ prints.
 //
 // The rooms are the folders of src/js, and the files beside them. ORDER says which may import which.
@@ -116,7 +116,7 @@ test('every file that is required exists', () => {
   assert.deepEqual(missing, [])
 })
 
-test('a violation would be seen', () => {
+test('the checks find violations', () => {
   const wrong = new Map([
     ['core/options.js', "const { a } = require('../pools/pool.js')"],
     ['pools/pool.js', "const { b } = require('../core/options.js'), { c } = require('../limits/limits.js')"],

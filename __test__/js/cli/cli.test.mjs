@@ -1,4 +1,4 @@
-/** `rkllm-memory`: its words, its exit statuses, and how it looks. */
+/** `rkllm-memory`: arguments, exit statuses, and output. */
 
 import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
@@ -27,7 +27,7 @@ const colored = (text) => /\x1b\[/.test(text)
 const narrow = (text, width = 80) =>
   text.split('\n').forEach((line) => assert.ok(visibleWidth(line) <= width, `${visibleWidth(line)} columns: ${line}`))
 
-/** Puts `fakes` in the place of the package's functions for one test, and keeps what they were called with. */
+/** Replaces the package's functions with `fakes` for one test, and records their arguments. */
 function instead(t, fakes) {
   const calls = []
   for (const [name, answer] of Object.entries(fakes)) {
@@ -38,7 +38,7 @@ function instead(t, fakes) {
   return calls
 }
 
-// ── words
+// ── arguments
 
 test('the manifest names an executable script', () => {
   const path = join(root, bin['rkllm-memory'])
@@ -75,7 +75,7 @@ for (const name of NAMES) {
   })
 }
 
-test('what is wrong with the words: status 2, and what would be right', async () => {
+test('a usage error: status 2, and the right usage', async () => {
   const wrong = [
     [['docter'], /no command docter[^]*did you mean doctor\?/],
     [['--versoin'], /no option --versoin[^]*--version/],
@@ -131,7 +131,7 @@ test('sizes: bytes, and binary units with and without a blank or a point', async
   )
 })
 
-// ── looks
+// ── output
 
 test('colour: only on a terminal, not with NO_COLOR, with FORCE_COLOR always', async () => {
   const help = async (terminal) => colored((await command(['--help'], terminal)).stdout)
@@ -158,7 +158,7 @@ const ESTIMATE = {
   uncertainty: 0.08,
 }
 
-test('estimate: what it asks, and what it shows', async (t) => {
+test('estimate passes its options on, and shows the result', async (t) => {
   const calls = instead(t, { estimateModelMemory: () => ESTIMATE })
   const { status, stdout } = await command(['estimate', `${model}:chat@8192`, '--layers', '28', '--kv-heads', '2'])
   assert.equal(status, 0)
@@ -270,7 +270,7 @@ test('replay: the options it knows, the first failure, and status 1', async (t) 
   assert.deepEqual(JSON.parse((await command(['replay', log, '--json'])).stdout), failed)
 })
 
-test('a file that cannot be read: status 4 and why', async () => {
+test('an unreadable file: status 4 and the reason', async () => {
   const { status, stderr } = await command(['replay', join(folder, 'nowhere.csv')])
   assert.equal(status, STATUS.broken)
   assert.match(stderr, /ENOENT/)
@@ -288,13 +288,13 @@ test('bench: medians and ratios to new ArrayBuffer in the same run', async () =>
   }
   const { stdout, stderr } = await command(words, { isTTY: true, env: { NO_COLOR: '1' } })
   narrow(stdout)
-  // A bar while it lasts, and its line is given back.
+  // A progress bar during the run; the bar's line is cleared at the end.
   assert.match(stderr, /█+░*/)
   assert.ok(stderr.endsWith('\r\x1b[K'))
   assert.equal((await command(words)).stderr, '')
 })
 
-// ── the functions themselves, where this checkout has them
+// ── the functions themselves, if this checkout has them
 
 const has = (name) => (name in memory ? false : `needs ${name}`)
 
@@ -337,7 +337,7 @@ async function inspected(t, ...words) {
   return child
 }
 
-test('snapshot: as JSON, to a file, of the manager that is meant', async (t) => {
+test('snapshot: as JSON, to a file, of the chosen manager', async (t) => {
   const { pid } = await inspected(t, '2')
   const ambiguous = await command(['snapshot', String(pid)])
   assert.equal(ambiguous.status, STATUS.usage)
@@ -369,7 +369,7 @@ test('report: rendered here, in the format that the extension names', { skip: ne
   assert.equal((await command(['report', String(pid), join(folder, 'report.docx')])).status, STATUS.broken)
 })
 
-test('nobody to attach to: status 3, and why', async () => {
+test('no process to attach to: status 3, and the reason', async () => {
   for (const [pid, why] of [
     ['4194303', /no process 4194303/],
     [String(process.pid), /inspect: true/],

@@ -1,4 +1,4 @@
-/** `rkllm-memory top`: one frame, what it reads of other processes, and the terminal it is on. */
+/** `rkllm-memory top`: a frame, the figures of other processes, and the terminal. */
 
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
@@ -54,7 +54,7 @@ const machine = {
   load: [82, 0, 100],
 }
 
-/** What a manager of this kind answers, from a real one. */
+/** Returns the inspection answers of a real manager with these contents. */
 function manager(t, pid, { buffers = 1, tags = 0, pools = 0, program = '/srv/app/server.mjs' } = {}) {
   const made = new MemoryManager({ backend: 'simulated' })
   t.after(() => made.dispose())
@@ -69,7 +69,7 @@ function manager(t, pid, { buffers = 1, tags = 0, pools = 0, program = '/srv/app
   }
 }
 
-test('a frame is as wide and as high as the window, whatever there is to show', (t) => {
+test('a frame fits the window, with any contents', (t) => {
   const managers = [
     manager(t, 100, { buffers: 20, tags: 30, pools: 12 }),
     manager(t, 4194304, { program: `/${'x'.repeat(200)}` }),
@@ -91,7 +91,7 @@ test('a frame is as wide and as high as the window, whatever there is to show', 
   }
 })
 
-test('a frame says what is there', (t) => {
+test('a frame lists managers, pools and tags', (t) => {
   const lines = frame(
     { machine, managers: [manager(t, 100, { pools: 1, tags: 1 })], holders: [], silent: 1 },
     view({ height: 60 }),
@@ -114,7 +114,7 @@ test('a frame says what is there', (t) => {
     assert.match(text, pattern)
 })
 
-test('nothing that a tag says reaches the terminal as an escape', (t) => {
+test('no tag reaches the terminal as an escape sequence', (t) => {
   const one = manager(t, 100)
   one.usage.tags = { '\x1b]0;gone\x07\x9b31m': { used: 1, peak: 1, liveAllocations: 1, failedAllocations: 0 } }
   const holders = [{ pid: 7, name: '\x1b[2J', buffers: 1, bytes: 1, mapped: 0, exporters: ['\x1b[H'] }]
@@ -122,7 +122,7 @@ test('nothing that a tag says reaches the terminal as an escape', (t) => {
   assert.doesNotMatch(text, /[\x00-\x09\x0b-\x1f\x7f-\x9f]/)
 })
 
-test('the order is that of the column, and the chosen one is shown below', (t) => {
+test('a column sorts the rows, and the chosen row has its details below', (t) => {
   const managers = [
     manager(t, 30, { buffers: 1, tags: 9 }),
     manager(t, 20, { buffers: 3 }),
@@ -141,7 +141,7 @@ test('the order is that of the column, and the chosen one is shown below', (t) =
   assert.deepEqual(order('pid', 99), { pids: [10, 20, 30], below: 30 })
 })
 
-test('who holds dma-bufs and NPU memory, from /proc', (t) => {
+test('the holders of dma-bufs and NPU memory, from /proc', (t) => {
   const root = mkdtempSync(join(tmpdir(), 'rkllm-proc-'))
   t.after(() => rmSync(root, { recursive: true }))
   const path = (name) => (mkdirSync(dirname(join(root, name)), { recursive: true }), join(root, name))
@@ -156,7 +156,7 @@ test('who holds dma-bufs and NPU memory, from /proc', (t) => {
   }
   write('proc/100/comm', 'rkllm_server\n')
   dmabuf(100, 5, MiB, 11, 'drm')
-  dmabuf(100, 6, MiB, 11, 'drm') // the same buffer
+  dmabuf(100, 6, MiB, 11, 'drm') // The same buffer.
   dmabuf(100, 7, 2 * MiB, 12, 'system')
   link('proc/100/fd/8', '/dev/dri/card1')
   write(
@@ -169,7 +169,7 @@ test('who holds dma-bufs and NPU memory, from /proc', (t) => {
   write('proc/200/comm', 'cat\n')
   link('proc/200/fd/3', '/dev/null')
   link('proc/200/fd/4', '/dev/dri/card0')
-  write('proc/300/comm', 'secret\n') // no fd folder that may be read
+  write('proc/300/comm', 'secret\n') // A process without a readable fd folder.
   write('proc/meminfo', '')
   assert.deepEqual(machines.holders(reading.makeReader(root), machine.nodes), [
     { pid: 100, name: 'rkllm_server', buffers: 2, bytes: 3 * MiB, exporters: ['drm', 'system'], mapped: 5 * MiB },
@@ -225,7 +225,7 @@ test(
     at = await top.shows(new RegExp(`\\x1b\\[7m${second.pid} `), at)
     other.kill('SIGKILL')
     await once(other, 'close')
-    // A whole frame without it.
+    // A whole frame without the other process.
     await top.shows(new RegExp(`\\x1b\\[H(?:(?!${other.pid} |\\x1b\\[H)[^])*\\x1b\\[J(?:(?!${other.pid} )[^])*$`), at)
     top.press('q')
     await top.closed

@@ -1,4 +1,4 @@
-/** What subscribers of node:diagnostics_channel are told, and what they may do. */
+/** The messages of node:diagnostics_channel, and subscribers that call the manager. */
 
 import assert from 'node:assert/strict'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
@@ -8,7 +8,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises'
 import { closeDmaBuf, MemoryManager } from '../../../index.js'
 import { backend, device, KiB, MiB, needsTransfer, open, refuses, runChild } from '../../support/helpers.mjs'
 
-/** What is published until the test is over: `[channel, message without its manager]`. */
+/** Collects the messages until the test ends: `[channel, message without its manager]`. */
 function listen(t, manager, ...names) {
   const heard = []
   for (const name of names.length > 0 ? names : ['allocate', 'free', 'fail', 'warning']) {
@@ -25,8 +25,8 @@ function listen(t, manager, ...names) {
 
 const plain = { kind: 'npu', tag: null, pool: null, movable: false }
 
-// The first: nothing else in this process has subscribed yet.
-test('nobody subscribing, nothing is described', (t) => {
+// Must be the first test: no other one has subscribed yet.
+test('without subscribers no message is built', (t) => {
   class Watched extends MemoryManager {
     described = 0
     describe(buffer) {
@@ -92,7 +92,7 @@ describe('buffers', () => {
     )
   })
 
-  test('one whose bytes were moved is freed under the same id', { skip: needsTransfer }, (t) => {
+  test('a buffer is freed under the same id after transfer()', { skip: needsTransfer }, (t) => {
     const manager = open(t)
     const heard = listen(t, manager)
     const moved = manager.allocateNPUMemory(4096).transfer()
@@ -101,7 +101,7 @@ describe('buffers', () => {
     assert.deepEqual(heard[1][1], heard[0][1])
   })
 
-  test('dispose tells of those that it frees, when it is over', (t) => {
+  test('dispose publishes the frees of live buffers at its end', (t) => {
     const manager = open(t)
     const buffers = [manager.allocateNPUMemory(4096), manager.allocateSystemMemory(4096)]
     const heard = []
@@ -150,7 +150,7 @@ describe('pools', () => {
     assert.deepEqual(heard.map(([, { id, movable }]) => [id, movable]), [[ids[0], false], [ids[1], true]])
   })
 
-  test('reset and the end tell of buffers, when they are over; of blocks without one nobody knows', (t) => {
+  test('reset and destroy publish the frees of buffers at their end, but not of blocks without a buffer', (t) => {
     const manager = open(t)
     const pool = poolOf(manager)
     for (const end of [() => pool.reset(), () => manager.destroyMemoryPool(pool, { force: true })]) {
@@ -169,7 +169,7 @@ describe('pools', () => {
 })
 
 describe('refusals', () => {
-  test('by a limit, a pool and the device, with the error that is thrown', async (t) => {
+  test('a limit, a pool and the device refuse: the message has the thrown error', async (t) => {
     const manager = open(t, { limits: { npu: { max: MiB } } })
     const pool = manager.createMemoryPool({ name: 'kv', kind: 'system', initialSize: 4096 })
     const heard = listen(t, manager)
@@ -194,7 +194,7 @@ describe('refusals', () => {
     heard.forEach(([, { error }], i) => assert.equal(error, errors[i]))
   })
 
-  test('not for calls that are wrong in themselves, or were called off', async (t) => {
+  test('invalid and aborted calls are no refusals', async (t) => {
     const manager = open(t)
     const pool = manager.createMemoryPool({ name: 'kv', initialSize: 64 * KiB })
     const heard = listen(t, manager)
@@ -218,7 +218,7 @@ describe('refusals', () => {
   })
 })
 
-test('warnings, as the event says them', async (t) => {
+test('warnings have the same figures as the event', async (t) => {
   const manager = open(t, { limits: { npu: { max: MiB, warnAt: [0.5] } } })
   const [heard, emitted] = [listen(t, manager, 'warning'), []]
   manager.on('warning', (warning) => emitted.push(['warning', warning]))

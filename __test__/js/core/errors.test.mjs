@@ -1,4 +1,4 @@
-/** MemoryError: its classes, its fields, its words. */
+/** MemoryError: its classes, fields and messages. */
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
@@ -43,14 +43,14 @@ test('an error names its code, its figures and its stack', { skip: needsSimulate
   assert.deepEqual(JSON.parse(JSON.stringify(error)).code, 'ERR_OUT_OF_RANGE')
 })
 
-test('fields that are not known are absent', (t) => {
+test('unknown fields are absent', (t) => {
   const manager = open(t)
   const error = refuses(() => manager.allocateNPUMemory('1'), 'ERR_INVALID_ARG_TYPE')
   assert.deepEqual(Object.entries(error).filter(([, value]) => value === undefined || value === null), [])
   assert.equal('errno' in error, false)
 })
 
-test('messages show what was given', (t) => {
+test('messages show the wrong value', (t) => {
   const manager = open(t)
   for (const [value, shown] of [
     ['4096', /"4096"/], [4096n, /4096n/], [NaN, /NaN/], [-5, /-5/], [1.5, /1\.5/], [null, /null/], [{}, /[Oo]bject/],

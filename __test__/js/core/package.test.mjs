@@ -1,4 +1,4 @@
-/** What a user installs and imports. */
+/** The installed package: contents, exports and types. */
 
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
@@ -57,7 +57,7 @@ test('the package finds itself under its name, its types and its manifest', () =
   }
 })
 
-test('what is not exported cannot be reached', { skip: notOn({ bun: 'it shows a package all of itself' }) }, () => {
+test('internal modules cannot be imported', { skip: notOn({ bun: 'a package reaches its own files' }) }, () => {
   assert.throws(() => require(`${manifest.name}/src/js/manager.js`), { code: 'ERR_PACKAGE_PATH_NOT_EXPORTED' })
 })
 
@@ -83,13 +83,13 @@ test('every method that the types declare exists, and the other way round', () =
   const body = /export class MemoryManager[^{]*\{([\s\S]*?)\n\}/.exec(types)[1]
   const declared = new Set([...body.matchAll(/^ {2}(?:readonly )?(\w+)[(:]/gm)].map(([, name]) => name))
   const { prototype } = esm.MemoryManager
-  for (const name of declared) assert.ok(name in prototype, `${name} is declared and not there`)
+  for (const name of declared) assert.ok(name in prototype, `${name} is declared but missing`)
   for (const name of Object.getOwnPropertyNames(prototype))
     assert.ok(declared.has(name), `${name} is there and not declared`)
 })
 
 const npm = spawnSync('npm', ['--version'], { encoding: 'utf8' })
-test('npm pack: what a user needs, and no more', { skip: npm.status !== 0 && 'there is no npm here' }, () => {
+test('npm pack: the files of the package and no others', { skip: npm.status !== 0 && 'npm is not installed' }, () => {
   const pack = spawnSync('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], { cwd: root, encoding: 'utf8' })
   assert.equal(pack.status, 0, pack.stderr)
   const [{ files }] = JSON.parse(pack.stdout)
@@ -105,7 +105,7 @@ test('npm pack: what a user needs, and no more', { skip: npm.status !== 0 && 'th
   )
 })
 
-test('the manifest: no dependencies at run time but the binaries, which are for arm64 and x64', () => {
+test('the manifest: the only run-time dependencies are the binaries for arm64 and x64', () => {
   assert.equal(manifest.license, 'MIT')
   assert.deepEqual(manifest.dependencies ?? {}, {})
   assert.equal(manifest.engines.node, '>=20')
@@ -123,7 +123,7 @@ test('no scripts run when a user installs it', () => {
     assert.equal(manifest.scripts[script], undefined)
 })
 
-/** What npm makes of two packages that each bring their own. */
+/** Copies the package, as npm does for two packages that depend on different versions. */
 function anotherCopy(t) {
   const copy = mkdtempSync(join(tmpdir(), 'rkllm-copy-'))
   t.after(() => rmSync(copy, { recursive: true }))

@@ -1,4 +1,4 @@
-/** `rkllm-memory doctor` on six boards and four broken set-ups, and on this machine. */
+/** `rkllm-memory doctor` on six boards, four broken set-ups, and this machine. */
 
 import assert from 'node:assert/strict'
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -23,7 +23,7 @@ function folder(t) {
   return made
 }
 
-/** The machine's files under a folder. */
+/** Writes the machine's files below a temporary folder. */
 function materialise(t, { files, nodes }) {
   const root = folder(t)
   const write = (path, text) => {
@@ -39,7 +39,7 @@ for (const [name, machine] of Object.entries(machines)) {
   test(`${name}: every finding, its remedy, and the exit status`, async (t) => {
     const root = materialise(t, machine)
     const { status, stdout, stderr } = await command(['doctor', '--root', root])
-    // RKLLM_TEST_UPDATE=1 writes what it says now, to be read before it is committed.
+    // RKLLM_TEST_UPDATE=1 writes the current output; review it before the commit.
     if (process.env.RKLLM_TEST_UPDATE) writeFileSync(expected(name), stdout)
     assert.equal(stdout, readFileSync(expected(name), 'utf8'))
     assert.equal(stderr, '')
@@ -60,7 +60,7 @@ for (const [name, machine] of Object.entries(machines)) {
 
 const levels = ({ findings }) => Object.fromEntries(findings.map(({ id, status }) => [id, status]))
 
-test('each broken set-up fails for what is broken in it', (t) => {
+test('each broken set-up fails for its own fault', (t) => {
   const failing = (name) =>
     Object.entries(levels(examine(makeReader(materialise(t, machines[name])))))
       .filter(([, status]) => status === 'fail')
@@ -98,7 +98,7 @@ test('a support bundle carries no secrets', async (t) => {
     assert.doesNotMatch(readFileSync(join(parentPath ?? path, name), 'utf8'), /hunter2/, name)
 })
 
-test('diagnose: the same for programs', async (t) => {
+test('diagnose returns the same findings to programs', async (t) => {
   const root = materialise(t, machines['broken-cma'])
   assert.deepEqual(diagnose({ root }), JSON.parse((await command(['doctor', '--root', root, '--json'])).stdout))
   const { findings, counts } = diagnose()
@@ -108,7 +108,7 @@ test('diagnose: the same for programs', async (t) => {
   refuses(() => diagnose({ root: 7 }), 'ERR_INVALID_ARG_TYPE')
 })
 
-test('what a container is told depends on what runs it', (t) => {
+test('remedies in a container depend on its runtime', (t) => {
   const { files, nodes } = machines['broken-container']
   const advice = (extra) => {
     const { findings, machine } = examine(
@@ -132,7 +132,7 @@ test('what a container is told depends on what runs it', (t) => {
   assert.deepEqual(advice({}), [null, null, 'sudo udevadm trigger'])
 })
 
-test('an empty tree is no crash: what cannot be known is not claimed', (t) => {
+test('an empty tree does not crash it, and gives no claim without evidence', (t) => {
   const { findings, machine } = examine(makeReader(folder(t)))
   assert.deepEqual(machine, { board: null, soc: null, kernel: null, container: null })
   assert.deepEqual(
@@ -142,7 +142,7 @@ test('an empty tree is no crash: what cannot be known is not claimed', (t) => {
   assert.ok(!JSON.stringify(findings).match(/undefined|NaN/))
 })
 
-test('garbage in the files is no crash', (t) => {
+test('garbage in the files does not crash it', (t) => {
   const { files, nodes } = machines['rock5b-6.1']
   for (const text of ['', '\0\xff', 'Max open files', '::::\n= =\n', '9'.repeat(400)]) {
     const root = materialise(t, { files: Object.fromEntries(Object.keys(files).map((path) => [path, text])), nodes })
@@ -150,7 +150,7 @@ test('garbage in the files is no crash', (t) => {
   }
 })
 
-test('what opening the devices says is among the findings', (t) => {
+test('the findings include the errors of opening devices', (t) => {
   const reader = makeReader(
     materialise(t, {
       ...machines['rock5b-6.1'],

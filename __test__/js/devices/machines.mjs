@@ -1,9 +1,7 @@
 /**
- * Six boards and four broken set-ups, as the files that `doctor` reads. What it shall say of each is in <name>.txt
- * beside this.
+ * Six boards and four broken set-ups, as the files that `doctor` reads. `machines/<name>.txt` has the expected output.
  *
- * Put together from published boot logs, device trees and reports in public trackers; nothing here was copied from one
- * machine.
+ * Compiled from published boot logs, device trees and reports in public trackers; none is a copy of one machine.
  */
 
 const GiB = 1024 * 1024 // in the KiB of /proc/meminfo
@@ -93,7 +91,7 @@ const hugePages = (setting) => ({
     ['always', 'madvise', 'never'].map((word) => (word === setting ? `[${word}]` : word)).join(' ') + '\n',
 })
 
-/** cgroup v2, as systemd lays it out, with or without a limit. */
+/** A cgroup v2 in systemd's layout, with or without a limit. */
 function cgroup(path, { max = 'max', current, file = 0, mountRoot = '/' }) {
   const folder = `/sys/fs/cgroup${mountRoot === '/' ? path : ''}`
   return {

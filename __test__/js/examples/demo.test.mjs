@@ -1,4 +1,4 @@
-/** The demo in small: it serves, and it notices what it says it would notice. */
+/** A small run of the demo, and the faults that it promises to detect. */
 
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
@@ -25,17 +25,17 @@ test('a small run: every byte right, every buffer back', () => {
   const tokens = generateWorkload(20, 7).reduce((sum, { context, generated }) => sum + context + generated, 0)
   assert.equal(row(stdout, 'Tokens'), tokens.toLocaleString('en-US'))
   assert.match(stdout, /simulated/)
-  assert.doesNotMatch(stdout, /\r|\x1b/, 'no progress bar where nobody watches')
+  assert.doesNotMatch(stdout, /\r|\x1b/, 'no progress bar without a terminal')
 })
 
-test('a byte that is wrong is found', () => {
+test('the demo finds a wrong byte', () => {
   const { status, stdout, stderr } = demo('--requests', '10', '--corrupt')
   assert.equal(status, 1)
   assert.equal(row(stdout, 'Bytes wrong'), '1')
   assert.match(stderr, /1 bytes were wrong/)
 })
 
-test('a buffer that is lost is found', () => {
+test('the demo finds a lost buffer', () => {
   const { status, stdout, stderr } = demo('--requests', '10', '--lose')
   assert.equal(status, 1)
   assert.equal(row(stdout, 'Buffers lost'), '1')
@@ -62,7 +62,7 @@ test('--trace reads the Azure format', (t) => {
   assert.equal(row(demo('--trace', file, '--requests', '2').stdout, 'Requests served'), '2')
 })
 
-test('traces that cannot be read say where', (t) => {
+test('an unreadable trace fails with its line', (t) => {
   const directory = mkdtempSync(join(tmpdir(), 'rkllm-'))
   t.after(() => rmSync(directory, { recursive: true }))
   const file = join(directory, 'trace.csv')
@@ -81,7 +81,7 @@ test('traces that cannot be read say where', (t) => {
   assert.match(missing.stderr, /ENOENT/)
 })
 
-test('options: --help, and what is no option', () => {
+test('options: --help, and unknown ones', () => {
   const help = demo('--help')
   assert.equal(help.status, 0)
   for (const option of ['--trace', '--requests', '--seed', '--corrupt', '--lose'])
@@ -106,7 +106,7 @@ test('the generator: the same seed, the same requests; the trace\'s means', () =
   const mean = (name) => requests.reduce((sum, request) => sum + request[name], 0) / requests.length
   assert.ok(Math.abs(mean('context') / 2048 - 1) < 0.05, `context ${mean('context')}`)
   assert.ok(Math.abs(mean('generated') / 27.9 - 1) < 0.1, `generated ${mean('generated')}`)
-  // The pauses have a long tail: a handful of them decides a tenth of the mean.
+  // The pauses have a long tail: a few of them make up a tenth of the mean.
   assert.ok(Math.abs(requests.at(-1).arrival / requests.length / 0.39 - 1) < 0.25)
   assert.ok(
     requests.every(({ context, generated }) => context >= 3 && context <= 7437 && generated >= 6 && generated <= 1899),

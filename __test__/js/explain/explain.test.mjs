@@ -1,4 +1,4 @@
-/** explainError: lines as users pasted them into issues, and this package's own. */
+/** explainError: log lines from users' issues, and this package's own messages. */
 
 import assert from 'node:assert/strict'
 import { readdirSync, readFileSync } from 'node:fs'
@@ -10,7 +10,7 @@ import { MiB, needsSimulated, open, refuses } from '../../support/helpers.mjs'
 
 const { TABLE } = createRequire(import.meta.url)('../../../src/js/explain/explain.js')
 
-/** [line, code, what the cause says, what the remedy says] */
+/** [line, code, pattern of the cause, pattern of the remedy] */
 const LINES = [
   // airockchip/rknn-llm#62, #68, #195, #335, #139, #232, #129, #249, #522; rknn-toolkit2#44, #218, #532, #281, #405,
   // #531, #536, #534
@@ -169,7 +169,7 @@ for (const [line, code, cause, remedy] of LINES) {
   })
 }
 
-test('every pattern is met by a line of these tests, or is of this package', () => {
+test('every pattern matches a line of these tests, or belongs to this package', () => {
   const unmet = TABLE.filter(
     ({ pattern, source }) => source !== 'this package' && !LINES.some(([line]) => pattern.test(line)),
   )
@@ -214,7 +214,7 @@ test('own errors explain themselves', { skip: needsSimulated }, (t) => {
   )
 })
 
-test('of several lines the most telling one counts', () => {
+test('of several lines the most specific one decides', () => {
   const log = [
     'I rkllm: rkllm-runtime version: 1.2.1, rknpu driver version: 0.9.6, platform: RK3588',
     'W rkllm: Warning: Your rknpu driver version is too low, please upgrade to 0.9.7',
@@ -228,7 +228,7 @@ test('of several lines the most telling one counts', () => {
   assert.deepEqual(explainError(log.reverse().join('\r\n')), answer)
 })
 
-test('what is not known is null', () => {
+test('an unknown line gives null', () => {
   for (const line of [
     '', '\n\n', 'hello', 'rkllm init success', 'TypeError: x is not a function',
     'I rkllm: rkllm-runtime version: 1.2.1, rknpu driver version: 0.9.6, platform: RK3588', '\u0000\ud800',
@@ -237,7 +237,7 @@ test('what is not known is null', () => {
   }
 })
 
-test('long and hostile text is no trouble', () => {
+test('long and hostile text neither crashes nor hangs it', () => {
   for (const line of [
     'failed to allocate handle, ret: -1 '.repeat(1e5), 'a'.repeat(1e6), `${'/dev/dri/'.repeat(1e5)} x`,
     '\n'.repeat(1e6), 'EACCES'.repeat(1e5),

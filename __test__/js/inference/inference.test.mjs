@@ -1,7 +1,4 @@
-/**
- * The memory of an inference session: shapes, structs, reuse, and its end. What C sees of it is compared in
- * examples/inference.
- */
+/** The memory of an inference session: shapes, structs, reuse, and its end. examples/inference compares the C side. */
 
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
@@ -29,7 +26,7 @@ const SPEC = {
 const KINDS = ['npu', 'system']
 
 for (const kind of KINDS) {
-  test(`${kind}: what was asked for, zeroed, at the addresses that describe tells, from one pool`, (t) => {
+  test(`${kind}: the requested arrays, zeroed, at the addresses of describe(), from one pool`, (t) => {
     const manager = open(t)
     const buffers = manager.createInferenceBuffers({ ...SPEC, kind, name: 'session', tag: 'qwen' })
     const lengths = {
@@ -65,7 +62,7 @@ for (const kind of KINDS) {
     }
   })
 
-  test(`${kind}: requests take nothing, reset leaves nothing, swap changes the sets`, (t) => {
+  test(`${kind}: requests allocate nothing, reset clears the arrays, swap changes the sets`, (t) => {
     const manager = open(t)
     const buffers = manager.createInferenceBuffers({ ...SPEC, kind, doubleBuffered: true })
     const before = manager.getMemoryStats()
@@ -94,7 +91,7 @@ for (const kind of KINDS) {
   })
 }
 
-test('specs that cannot be: refused by name, and nothing is taken', (t) => {
+test('invalid specs are refused by name, and nothing is allocated', (t) => {
   const manager = open(t)
   const bad = (spec, code, message) => {
     const error = refuses(
@@ -135,11 +132,11 @@ test('specs that cannot be: refused by name, and nothing is taken', (t) => {
   assertNothingLeft(manager)
 })
 
-test('all or nothing: a part that fails takes the others with it', (t) => {
+test('all or nothing: a part that fails frees the others', (t) => {
   const manager = open(t, { limits: { npu: { max: 64 << 10 } } })
   refuses(() => manager.createInferenceBuffers({ maxTokens: 64, hiddenSize: 4096, name: 'again' }), 'ERR_MEMORY_LIMIT')
   assertNothingLeft(manager)
-  // As an heir may: the third part.
+  // As a subclass may: the third part fails.
   let parts = 0
   const { createMemoryPool } = manager
   manager.createMemoryPool = function (options) {
@@ -156,7 +153,7 @@ test('all or nothing: a part that fails takes the others with it', (t) => {
   assert.equal(manager.getMemoryPool('again'), undefined)
 })
 
-test('requests that cannot be', (t) => {
+test('invalid requests are refused', (t) => {
   const buffers = open(t).createInferenceBuffers({ ...SPEC, promptBytes: 8 })
   const { message, requested, limit } = refuses(() => buffers.promptInput('ü'.repeat(4)), 'ERR_OUT_OF_RANGE')
   assert.match(message, /prompt takes 9 bytes/)
@@ -184,7 +181,7 @@ test('requests that cannot be', (t) => {
   refuses(() => old.embedInput(1), 'ERR_UNSUPPORTED')
 })
 
-test('pinned buffers stay; an end from outside is told as what it was', (t) => {
+test('pinned buffers stay; a session that ended from outside reports the cause', (t) => {
   const manager = open(t)
   const buffers = manager.createInferenceBuffers({ ...SPEC, name: 'one' })
   buffers.pin()
@@ -208,14 +205,14 @@ test('pinned buffers stay; an end from outside is told as what it was', (t) => {
   other.dispose()
 })
 
-test('what was moved elsewhere is not pointed to', { skip: needsTransfer }, (t) => {
+test('structs do not point to transferred buffers', { skip: needsTransfer }, (t) => {
   const buffers = open(t).createInferenceBuffers(SPEC)
   buffers.embeddings.buffer.transfer()
   refuses(() => buffers.embedInput(1), 'ERR_BUFFER_FREED')
   buffers.reset()
 })
 
-test('dropped with all its arrays it goes; one array keeps it', async (t) => {
+test('the collector frees a session dropped with all its arrays; one array keeps it', async (t) => {
   const manager = open(t)
   const there = () =>
     Array.from({ length: 20 }, (_, n) => n).filter((n) => manager.getMemoryPool(`dropped ${n}`) !== undefined)
@@ -223,7 +220,7 @@ test('dropped with all its arrays it goes; one array keeps it', async (t) => {
   const { tokens } = manager.createInferenceBuffers({ maxTokens: 8, name: 'dropped 0' })
   for (let n = 1; n < 20; n++) drop(n)
   assert.equal(there().length, 20)
-  // Not all: engines that look for pointers on the stack may find some.
+  // Conservative stack scanning of some engines may keep a few sessions.
   for (let i = 0; i < 100 && there().length > 5; i++) {
     collectGarbage()
     await new Promise((resolve) => setTimeout(resolve, 10))
@@ -233,7 +230,7 @@ test('dropped with all its arrays it goes; one array keeps it', async (t) => {
   tokens[0] = 1
 })
 
-// ── What C sees
+// ── The C side
 
 const MAIN = fileURLToPath(new URL('../../../examples/inference/main.mjs', import.meta.url))
 const canRequire = (name) => {

@@ -1,7 +1,4 @@
-/**
- * The socket of `new MemoryManager({ inspect: true })`: who reaches it, what it answers, and that it is gone
- * afterwards.
- */
+/** The socket of `new MemoryManager({ inspect: true })`: permissions, answers, and removal. */
 
 import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
@@ -31,7 +28,7 @@ import garbage from '../../../src/js/core/gc.js'
 import { MiB, needsCommand, notOn, refuses } from '../../support/helpers.mjs'
 
 const { ask, askProcess, sockets } = attach
-/** The sockets of this process. In /tmp there may be those of other ones, another run of this suite among them. */
+/** Returns the sockets of this process. /tmp may have those of others, such as another run of this suite. */
 const own = () => sockets(process.pid)
 const NOBODY = 65534
 const runtime = mkdtempSync(join(tmpdir(), 'rkllm-run-'))
@@ -49,9 +46,9 @@ async function until(done) {
   assert.ok(done(), String(done))
 }
 
-/** A manager whose socket listens. */
+/** Creates a manager and waits until its socket listens. */
 async function inspected(t, options = {}) {
-  // Its own: others that are found dead go at the same moment.
+  // Counts this process's own sockets: the manager also removes dead ones of other processes.
   const count = () => here().filter((name) => name.startsWith(`${process.pid}-`)).length
   const before = count()
   const manager = new MemoryManager({ backend: 'simulated', inspect: true, ...options })
@@ -60,7 +57,7 @@ async function inspected(t, options = {}) {
   return manager
 }
 
-/** A process of its own, once its sockets listen. */
+/** Starts a process and waits until its sockets listen. */
 async function child(t, ...words) {
   const started = spawn(process.execPath, [CHILD, ...words], { stdio: ['pipe', 'pipe', 'inherit'] })
   const closed = once(started, 'close')
@@ -70,7 +67,7 @@ async function child(t, ...words) {
   return Object.assign(started, { closed })
 }
 
-/** A connection that one writes to and reads lines from. */
+/** Opens a connection with `write` and line-by-line reads. */
 function talk(t, path) {
   const socket = net.connect(path)
   t.after(() => socket.destroy())
@@ -85,7 +82,7 @@ function talk(t, path) {
   return { socket, lines, answers: async (count) => (await until(() => lines().length >= count), lines()) }
 }
 
-test('nothing listens unless it is asked to', async (t) => {
+test('a manager listens only with inspect: true', async (t) => {
   const manager = new MemoryManager({ backend: 'simulated' })
   t.after(() => manager.dispose())
   await sleep(50)
@@ -109,7 +106,7 @@ test('a manager that is disposed before it listens leaves nothing', async () => 
   assert.deepEqual(here(), [])
 })
 
-test('it answers what is asked, and who it is', async (t) => {
+test('it answers requests, and identifies its process', async (t) => {
   const manager = await inspected(t)
   manager.allocateNPUMemory(2 * MiB, { tag: 'weights' })
   const [{ path, pid }] = own()
@@ -149,7 +146,7 @@ for (const [what, text] of [
   })
 }
 
-test('who asks and does not read keeps nobody waiting', async (t) => {
+test('a client that does not read delays no other client', async (t) => {
   const manager = await inspected(t)
   for (let i = 0; i < 300; i++) manager.createMemoryPool({ name: `pool ${i}`, kind: 'system', initialSize: 4096 })
   const [{ path }] = own()
@@ -162,7 +159,7 @@ test('who asks and does not read keeps nobody waiting', async (t) => {
   for (let i = 0; i < 5; i++) assert.equal((await ask(path, ['usage'])).usage.pools.length, 300)
 })
 
-test('an answer that was cut into pieces is one', async (t) => {
+test('the client joins the pieces of an answer', async (t) => {
   await inspected(t)
   const { socket, answers } = talk(t, own()[0].path)
   for (const piece of ['{"wa', 'nt":["st', 'ats"]}\n{"want"', ':[]}\n']) {
@@ -199,7 +196,7 @@ test('it keeps no process alive, and is removed when one ends', async () => {
   assert.deepEqual(here(), [])
 })
 
-test('nor does a connection', async (t) => {
+test('a connection keeps no process alive', async (t) => {
   const { pid, stdin, closed } = await child(t)
   const { socket, answers } = talk(t, sockets(pid)[0].path)
   socket.write('{"want":["stats"]}\n')
@@ -227,7 +224,7 @@ test('process.exit removes it too', async (t) => {
   assert.deepEqual(here(), [])
 })
 
-test('what a killed process left is swept by the next manager', async (t) => {
+test('the next manager removes the socket of a killed process', async (t) => {
   const killed = await child(t)
   killed.kill('SIGKILL')
   await killed.closed
@@ -242,24 +239,24 @@ test('what a killed process left is swept by the next manager', async (t) => {
   await assert.rejects(askProcess(killed.pid, ['stats']), /there is no process/)
 })
 
-test('a busy event loop is told from one that is gone', async (t) => {
+test('a busy event loop is told from an ended process', async (t) => {
   const { pid } = await child(t, '1', 'busy')
   await assert.rejects(ask(sockets(pid)[0].path, ['stats'], 200), { busy: true })
 })
 
-test('a process that is not inspected is told how', async () => {
+test('the error for a process without a socket names the option', async () => {
   await assert.rejects(askProcess(process.pid, ['stats']), /inspect: true/)
 })
 
-// ── what others may do
+// ── other users
 
-const needsRoot = process.geteuid() === 0 ? false : 'only root can be somebody else'
+const needsRoot = process.geteuid() === 0 ? false : 'only root can become another user'
 const needsPython = needsCommand('python3')
 
 test('another user cannot connect', { skip: needsRoot || needsPython }, async (t) => {
   await inspected(t)
   const [{ path }] = own()
-  // Even where the way to the directory is open.
+  // The directory refuses, even with access to its parent.
   chmodSync(runtime, 0o711)
   t.after(() => chmodSync(runtime, 0o700))
   const connect = (uid) => {
@@ -268,7 +265,7 @@ test('another user cannot connect', { skip: needsRoot || needsPython }, async (t
     return spawnSync('python3', ['-c', script], { encoding: 'utf8' })
   }
   assert.match(connect(NOBODY).stderr, /PermissionError/)
-  // Nor when the directory were open: the socket has a mode of its own.
+  // The socket's own mode refuses, even with access to the directory.
   chmodSync(folder, 0o711)
   await until(() => mode(path) === 0o600)
   assert.match(connect(NOBODY).stderr, /PermissionError/)
@@ -279,7 +276,7 @@ for (const [what, make, skip] of [
   ['a symbolic link', () => symlinkSync(runtime, folder), false],
   ['open to the group', () => (mkdirSync(folder), chmodSync(folder, 0o750)), false],
   ['a file', () => symlinkSync('/dev/null', folder), false],
-  ["somebody else's", () => (mkdirSync(folder, { mode: 0o700 }), chownSync(folder, NOBODY, NOBODY)), needsRoot],
+  ["another user's", () => (mkdirSync(folder, { mode: 0o700 }), chownSync(folder, NOBODY, NOBODY)), needsRoot],
 ]) {
   test(`a directory that is ${what} is not used: a warning, and the manager works`, { skip }, async (t) => {
     make()
@@ -291,7 +288,7 @@ for (const [what, make, skip] of [
     assert.ok(warning.message.includes(folder), warning.message)
     assert.ok(!readdirSync(runtime).some((name) => name.endsWith('.sock')))
     assert.equal(manager.allocateNPUMemory(4096).byteLength, 4096)
-    // Who attaches does not trust it either.
+    // The client does not trust the directory either.
     assert.deepEqual(own(), [])
   })
 }

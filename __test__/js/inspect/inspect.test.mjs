@@ -1,4 +1,4 @@
-/** What console.log(manager) shows. */
+/** The output of console.log(manager). */
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
@@ -6,7 +6,7 @@ import { inspect } from 'node:util'
 
 import { backend, MiB, open, simulated } from '../../support/helpers.mjs'
 
-test('a manager prints as what it holds', (t) => {
+test('a manager prints its contents', (t) => {
   const manager = open(t)
   manager.allocateNPUMemory(3 * MiB)
   const text = inspect(manager)
@@ -26,7 +26,7 @@ test('nested, in colours, and disposed', (t) => {
   assert.match(inspect(manager), /disposed/)
 })
 
-test('the class itself, its prototype, and what only inherits from a manager can be printed', (t) => {
+test('the class itself, its prototype, and an object that only inherits from a manager can be printed', (t) => {
   const manager = open(t)
   for (const value of [manager.constructor, manager.constructor.prototype, Object.create(manager)]) {
     assert.equal(typeof inspect(value), 'string')

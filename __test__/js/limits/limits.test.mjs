@@ -1,7 +1,4 @@
-/**
- * What happens when something is used up: address space, CMA, kernel objects, descriptors, RAM. It is an error with
- * figures, and it passes.
- */
+/** Exhaustion of address space, CMA, kernel objects, descriptors and RAM: an error with figures, and then recovery. */
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
@@ -57,7 +54,7 @@ test(
   },
 )
 
-test('fragmented address space: enough in all, too little in one piece', { skip: needsSimulated }, (t) => {
+test('fragmented address space: enough in total, too little in one piece', { skip: needsSimulated }, (t) => {
   const manager = open(t, { simulated: { domains: 1, domainBytes: 64 * MiB } })
   const { buffers } = fill(manager, MiB)
   for (let i = 0; i < buffers.length; i += 2) manager.deallocate(buffers[i])
@@ -80,7 +77,7 @@ test('a full CMA area: ERR_OUT_OF_MEMORY', { skip: needsSimulated }, (t) => {
   assertNothingLeft(manager)
 })
 
-test('as many kernel objects as may be: ERR_TOO_MANY_FDS', { skip: needsSimulated }, (t) => {
+test('the limit of kernel objects: ERR_TOO_MANY_FDS', { skip: needsSimulated }, (t) => {
   const manager = open(t, { simulated: { maxObjects: 10 } })
   const { buffers, error } = fill(manager, 4 * KiB)
   assert.equal(error.code, 'ERR_TOO_MANY_FDS')
@@ -121,7 +118,7 @@ test('the real limit of descriptors: an error, and room again after a free', { s
   assert.equal(result.figures.total, os.totalmem())
   assert.ok(result.figures.rss > MiB)
   assert.equal(result.figures.maxFds, 128)
-  // Descriptors that were inherited may lie above the limit.
+  // Inherited descriptors may lie above the limit.
   assert.ok(result.figures.openFds >= 128 && result.figures.openFds < 140, `${result.figures.openFds}`)
 })
 

@@ -1,4 +1,4 @@
-/** setMemoryLimits, reserve, and the warnings before either bites. */
+/** setMemoryLimits, reserve, and their warnings. */
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
@@ -12,7 +12,7 @@ import {
 const needsDispose = Symbol.dispose === undefined ? `Node ${process.version} has no Symbol.dispose` : false
 const PAGE = 4 * KiB
 
-/** What was warned of since the last time, as `scope percent`. */
+/** Returns a function that returns the warnings since its last call, as `scope percent`. */
 function warnings(manager) {
   const heard = []
   manager.on('warning', ({ scope, used, max, ratio, message }) => {
@@ -26,7 +26,7 @@ function warnings(manager) {
   }
 }
 
-test('a hard limit refuses what would pass it, by a byte, and says which', (t) => {
+test('a hard limit refuses an excess of one byte, and the error names the limit', (t) => {
   const manager = open(t, { limits: { npu: { max: 4 * MiB }, tags: { kv: { max: MiB } } } })
   const first = manager.allocateNPUMemory(MiB, { tag: 'kv' })
   const before = ledger(manager)
@@ -42,7 +42,7 @@ test('a hard limit refuses what would pass it, by a byte, and says which', (t) =
   assert.deepEqual(ledger(manager), before)
   assert.equal(manager.getNPUMemoryStats().failedAllocations, 3)
   assert.equal(manager.getNPUMemoryStats().limit, 4 * MiB)
-  // A kernel that shows no CMA area does not tell how much is left of it.
+  // A kernel without CMA figures does not show the bytes left.
   if (manager.device.iommu || cmaIsShown) assert.equal(manager.getNPUMemoryStats().available, 3 * MiB)
   const rest = manager.allocateNPUMemory(3 * MiB)
   for (const buffer of [first, rest]) manager.deallocate(buffer)
@@ -60,7 +60,7 @@ test('total counts both kinds, system its own', (t) => {
   assert.equal(manager.getSystemMemoryStats().limit, MiB)
 })
 
-test('pools meet the limits when they are made and when they grow, slabs slice by slice', (t) => {
+test('limits apply to pools at creation and growth, and to slabs slice by slice', (t) => {
   const manager = open(t, { slabs: {}, limits: { npu: { max: 3 * MiB } } })
   refuses(() => manager.createMemoryPool({ name: 'large', initialSize: 4 * MiB }), 'ERR_MEMORY_LIMIT')
   assert.equal(manager.getMemoryPool('large'), undefined)
@@ -99,7 +99,7 @@ test('limits change scope by scope, and getMemoryLimits gives a copy of all', (t
   manager.deallocate(manager.allocateNPUMemory(2 * MiB))
 })
 
-test('a limit below what is held takes nothing away and lets nothing in', (t) => {
+test('a limit below the usage frees nothing and refuses every allocation', (t) => {
   const manager = open(t)
   const held = manager.allocateNPUMemory(4 * MiB)
   new Uint8Array(held).fill(7)
@@ -220,7 +220,7 @@ test(
   },
 )
 
-test('a reservation that cannot be is refused', (t) => {
+test('an invalid reservation is refused', (t) => {
   const manager = open(t)
   for (const size of [0, -1, 1.5, NaN, Infinity, 2 ** 53])
     refuses(() => manager.reserve(size), 'ERR_OUT_OF_RANGE', size)
@@ -235,7 +235,7 @@ test('a reservation that cannot be is refused', (t) => {
   assert.throws(() => new held.constructor(), { code: 'ERR_INVALID_ARG_TYPE' })
 })
 
-test('limits that cannot be are refused, and nothing changes', (t) => {
+test('invalid limits are refused, and nothing changes', (t) => {
   const manager = open(t, { limits: { npu: { max: MiB } } })
   const before = manager.getMemoryLimits()
   for (const [limits, code, message] of [

@@ -14,7 +14,7 @@ const { ProcessLimits } = createRequire(import.meta.url)('../../../src/js/limits
 
 const maxMaps = Number(readFileSync('/proc/sys/vm/max_map_count', 'utf8'))
 
-/** For `skip`: what keeps a test from filling a process with mappings. */
+/** For `skip`: the reason against a test that fills a process with mappings. */
 function needsFewMappings() {
   if (process.env.RKLLM_TEST_SCENARIO) return 'a hundred thousand buffers are too many for an emulated machine'
   return maxMaps > 100_000 ? `vm.max_map_count is ${maxMaps}: too many to fill` : false
@@ -55,13 +55,13 @@ test('a crossing upwards warns once; a step back below it arms it again', () => 
   assert.deepEqual(at(1000), ['fds 1'])
 })
 
-test('a limit that is far away is not counted at every allocation', () => {
+test('figures far below a limit are not counted at every allocation', () => {
   const { counts, allocate } = makeLimits({ openFds: 20, maxFds: 1_000_000, maps: 100, maxMaps: 65_530 })
   allocate(10_000)
   assert.ok(counts() <= 4, `${counts()} counts for 10,000 allocations`)
 })
 
-test('what is not known warns of nothing', () => {
+test('unknown figures cause no warning', () => {
   const { warnings, allocate } = makeLimits({})
   allocate(10_000)
   assert.deepEqual(warnings, [])

@@ -1,4 +1,4 @@
-/** Each verb and option used as it is meant to be. */
+/** Correct use of each verb and option. */
 
 import assert from 'node:assert/strict'
 import { fstatSync } from 'node:fs'
@@ -164,7 +164,7 @@ test('alignment: the addresses are multiples of it', (t) => {
   }
 })
 
-test('zeroed: false gives memory that works, whatever is in it', (t) => {
+test('zeroed: false gives usable memory with any contents', (t) => {
   const manager = open(t)
   for (const allocate of ['allocateNPUMemory', 'allocateSystemMemory']) {
     const bytes = new Uint8Array(manager[allocate](64 * KiB, { zeroed: false })).fill(3)
@@ -184,7 +184,7 @@ test('system memory: lock, prefault and hugePages "try"', (t) => {
     assert.ok(isZero(buffer))
     manager.deallocate(buffer)
   }
-  // 64 KiB is what an unprivileged process may lock everywhere.
+  // An unprivileged process may lock 64 KiB on every system.
   const locked = manager.allocateSystemMemory(16 * KiB, { lock: true })
   new Uint8Array(locked).fill(1)
   manager.deallocate(locked)
@@ -292,7 +292,7 @@ test('export and import are the same memory', { skip: needsForeignFds }, (t) => 
   assert.equal(theirs.tag, 'twin')
   assert.equal(theirs.deviceAddress, mine.deviceAddress)
 
-  // Whichever goes first, the other one keeps the memory; the descriptor stays the caller's.
+  // Either may be freed first: the other keeps the memory. The descriptor stays the caller's.
   manager.deallocate(original)
   assert.equal(new Uint32Array(twin)[700], 0xdeadbeef)
   fstatSync(exported.fd)
@@ -350,7 +350,7 @@ test('the memory outlives its manager object through an exported descriptor', (t
   assert.equal(new Uint8Array(second.importDmaBuf(fd, { size: 4096 }))[7], 77)
 })
 
-test('device tells what was opened', (t) => {
+test('device describes the opened device', (t) => {
   const manager = open(t)
   const info = manager.device
   assert.equal(info.backend, backend)
@@ -399,7 +399,7 @@ test('probeDevices lists devices and refusals', () => {
     )
 })
 
-test('managers do not share their ledgers', (t) => {
+test('managers do not share their accounting', (t) => {
   const [a, b] = [open(t), open(t)]
   const before = ledger(b)
   a.allocateNPUMemory(MiB)

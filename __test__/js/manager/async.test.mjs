@@ -1,4 +1,4 @@
-/** Allocation and cache maintenance off the JavaScript thread, and frees that nobody waits for. */
+/** Allocation, cache maintenance and frees off the JavaScript thread. */
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
@@ -22,7 +22,7 @@ async function rejects(promise, code, what = code) {
 
 const slow = (latencyMs, options) => ({ simulated: { latencyMs, ...options } })
 
-test('what is allocated asynchronously is like what is not', async (t) => {
+test('asynchronous allocations equal synchronous ones', async (t) => {
   const manager = open(t, { slabs: {} })
   const before = manager.getMemoryStats().liveAllocations
   const buffers = await Promise.all(
@@ -70,7 +70,7 @@ test('bad input rejects, and nothing is allocated', async (t) => {
   await rejects(manager.allocateNPUMemoryAsync(1), 'ERR_MANAGER_DISPOSED')
 })
 
-test('an event loop turns while a driver makes callers wait', { skip: needsSimulated }, async (t) => {
+test('the event loop turns while the driver blocks', { skip: needsSimulated }, async (t) => {
   const manager = open(t, slow(500))
   const order = []
   const allocated = manager.allocateNPUMemoryAsync(MiB).then((buffer) => (order.push('allocated'), buffer))
@@ -93,7 +93,7 @@ test('an event loop turns while a driver makes callers wait', { skip: needsSimul
   assert.equal(manager.getNPUMemoryStats().pendingFree, 0)
 })
 
-test('an abort rejects at once, and what comes too late goes back', { skip: needsSimulated }, async (t) => {
+test('an abort rejects at once, and the late memory is freed', { skip: needsSimulated }, async (t) => {
   const manager = open(t, slow(100))
   const reason = new Error('changed my mind')
   assert.equal(
@@ -111,14 +111,14 @@ test('an abort rejects at once, and what comes too late goes back', { skip: need
   const left = () => manager.getNPUMemoryStats().domains[0].used
   for (let i = 0; i < 1000 && left() > 0; i++) await sleep(5)
   assert.equal(left(), 0)
-  // One that has ended is not touched by a later abort.
+  // A later abort does not affect a settled promise.
   const late = new AbortController()
   const buffer = await manager.allocateNPUMemoryAsync(1, { signal: late.signal })
   late.abort()
   assert.equal(buffer.byteLength, 1)
 })
 
-test('dispose ends what is under way', { skip: needsSimulated }, async (t) => {
+test('dispose ends pending allocations', { skip: needsSimulated }, async (t) => {
   const manager = open(t, slow(100))
   const buffer = manager.allocateNPUMemory(MiB)
   const pending = [
@@ -155,7 +155,7 @@ test('many at once, in any order', { skip: needsSimulated }, async (t) => {
   assertNothingLeft(manager)
 })
 
-test('what was freed is waited for before an allocation fails', { skip: needsSimulated }, async (t) => {
+test('an allocation waits for pending frees before it fails', { skip: needsSimulated }, async (t) => {
   const manager = open(t, slow(20, { domainBytes: 64 * MiB, domains: 1 }))
   for (let round = 0; round < 5; round++) {
     const buffer = round % 2 ? manager.allocateNPUMemory(60 * MiB) : await manager.allocateNPUMemoryAsync(60 * MiB)
@@ -165,7 +165,7 @@ test('what was freed is waited for before an allocation fails', { skip: needsSim
   for (let round = 0; round < 10; round++) few.deallocate(few.allocateNPUMemory(4096))
 })
 
-test('at a limit, dropped buffers are let go before an allocation is refused', () => {
+test('at a limit, dropped buffers are collected before an allocation is refused', () => {
   const { result } = runChild('async-at-the-limit.mjs', { args: [backend, device ?? ''] })
   assert.deepEqual(result, { refused: 'ERR_MEMORY_LIMIT', allocated: 20 })
 })

@@ -1,6 +1,6 @@
 /**
- * What pure JavaScript can do to memory that it did not make (`facts` in support/child/attack.mjs), each in a process
- * of its own: no crash, no hang, no late write into somebody else's bytes, nothing left open.
+ * Attacks of pure JavaScript on external memory (`facts` in support/child/attack.mjs), each in its own process: no
+ * crash, no hang, no late write into another owner's bytes, no open handle.
  */
 
 import assert from 'node:assert/strict'
@@ -16,7 +16,7 @@ const names = [...table.matchAll(/^ {2}(?:async )?(\w+)\(\) \{$/gm)].map(([, nam
 test('the table of attacks was found', () => assert.ok(names.length >= 20, names.join()))
 
 for (const [name, how] of inPiece(names.flatMap((name) => ['objects', 'slices'].map((how) => [name, how])))) {
-  // QEMU refuses an mprotect that Bun does for resizable ArrayBuffers.
+  // QEMU refuses an mprotect that Bun needs for resizable ArrayBuffers.
   const skip = runtime === 'bun' && name === 'sharedBuffers' && needsOwnKernel
   test(`${name}, ${how}`, { skip }, () => {
     const { result } = runChild('attack.mjs', { args: [name, how], flags: ['--expose-gc'] })

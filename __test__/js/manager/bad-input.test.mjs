@@ -1,6 +1,6 @@
 /**
- * What bad input gets: each verb against each kind of wrong argument, as a table. Nothing may be left allocated
- * afterwards, and a buffer that is not ours must be as it was.
+ * Bad input: each verb against each kind of wrong argument, as a table. A refused call leaves nothing allocated and
+ * does not change foreign buffers.
  */
 
 import assert from 'node:assert/strict'
@@ -56,13 +56,13 @@ describe('sizes', () => {
     test(`more than any machine has: ${size}`, (t) =>
       unchanged(t, (manager) => {
         refuses(() => manager.allocateNPUMemory(size), RANGE, 'NPU')
-        // System memory has no device that it must fit; only a size that cannot be rounded up to pages is out of range.
+        // System memory has no device limit: only a size that cannot be rounded up to pages is out of range.
         const code = codeOf(() => manager.allocateSystemMemory(size))
         assert.ok(code === 'ERR_OUT_OF_MEMORY' || (size === 2 ** 53 - 1 && code === RANGE), `system: ${code}`)
       }))
   }
 
-  // 2^32 and its neighbours are what a 32-bit size wraps at.
+  // A 32-bit size wraps at 2^32.
   for (const size of [4 * GiB + 1, 4 * GiB + 4096, 8 * GiB, 2 ** 40]) {
     test(`more than the device reaches: ${size}`, { skip: needsSimulated }, (t) =>
       unchanged(t, (manager) => {
@@ -124,7 +124,7 @@ const NOT_BUFFERS = [
   ['a shared WebAssembly.Memory', new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true }).buffer],
 ]
 
-describe('things that are no ArrayBuffer', () => {
+describe('values that are no ArrayBuffer', () => {
   for (const verb of [...BUFFER_VERBS, 'owns']) {
     test(`${verb}()`, (t) => unchanged(t, (manager) => refuses(() => manager[verb](), TYPE)))
     for (const [name, value] of NOT_BUFFERS) {
@@ -144,7 +144,7 @@ const FOREIGN = [
   ['an ArrayBuffer of another realm', () => runInNewContext('new Uint8Array([1, 2, 3])')],
 ]
 
-describe('ArrayBuffers of others stay untouched', () => {
+describe('foreign ArrayBuffers stay untouched', () => {
   for (const verb of BUFFER_VERBS) {
     for (const [name, make] of FOREIGN) {
       test(`${verb}(${name})`, (t) =>
@@ -174,7 +174,7 @@ describe('ArrayBuffers of others stay untouched', () => {
   }
 })
 
-describe('buffers that are gone', () => {
+describe('freed buffers', () => {
   for (const verb of BUFFER_VERBS) {
     for (const allocate of ['allocateNPUMemory', 'allocateSystemMemory']) {
       test(`${verb}(freed, of ${allocate})`, (t) =>
@@ -205,7 +205,7 @@ describe('buffers that are gone', () => {
       refuses(() => manager.deallocate(moved), 'ERR_BUFFER_FREED')
     }))
 
-  test('an address that is used again belongs to the new buffer only', (t) => {
+  test('a reused address belongs to the new buffer only', (t) => {
     const manager = open(t)
     const gone = []
     for (let i = 0; i < 50; i++) {
@@ -229,7 +229,7 @@ describe('the wrong kind of memory', () => {
     ['exportDmaBuf', 'allocateSystemMemory'],
   ]
   for (const [verb, allocate] of cases) {
-    test(`${verb}(what ${allocate} gave)`, (t) => {
+    test(`${verb}(memory of ${allocate})`, (t) => {
       const manager = open(t)
       const buffer = manager[allocate](4096)
       const before = ledger(manager)
@@ -322,7 +322,7 @@ describe('options', () => {
       test(`${verb}(..., ${name})`, (t) =>
         unchanged(t, (manager, fd) => refuses(() => manager[verb](firstArgument(verb, fd), value), TYPE)))
     }
-    test(`${verb}: unknown and misspelt options are named, with what was meant`, (t) =>
+    test(`${verb}: the error for an unknown option names it and the nearest one`, (t) =>
       unchanged(t, (manager, fd) => {
         const first = firstArgument(verb, fd)
         const misspelt = refuses(() => manager[verb](first, { tga: 'x' }), TYPE)
@@ -400,9 +400,9 @@ describe('options of the constructor', () => {
 })
 
 const withoutPermission =
-  process.getuid() !== 0 ? 'only root can become somebody without permission' : needsCommand('mknod')
+  process.getuid() !== 0 ? 'only root can become a user without permission' : needsCommand('mknod')
 
-describe('devices that are not there, or not for us', () => {
+describe('missing and inaccessible devices', () => {
   const path = '/dev/dri/renderD-no-such-node'
   for (const name of ['rknpu', 'rknpu-heap', 'dma-heap']) {
     test(`${name}: no such node`, (t) =>
@@ -436,7 +436,7 @@ describe('devices that are not there, or not for us', () => {
       ))
   }
 
-  test('a machine without an NPU says so', { skip: hasNpu() && 'this machine has an NPU' }, (t) =>
+  test('the error on a machine without an NPU says so', { skip: hasNpu() && 'this machine has an NPU' }, (t) =>
     unchanged(t, () => {
       for (const name of ['rknpu', 'rknpu-heap']) {
         const error = refuses(() => new MemoryManager({ backend: name }), 'ERR_DEVICE_NOT_FOUND')
@@ -444,7 +444,7 @@ describe('devices that are not there, or not for us', () => {
       }
     }))
 
-  test('a node without permission says what to do', { skip: withoutPermission }, () => {
+  test('the error for a node without permission has a remedy', { skip: withoutPermission }, () => {
     const { result } = runChild('no-permission.mjs')
     assert.equal(result.code, 'ERR_DEVICE_PERMISSION')
     assert.ok(result.hint)
@@ -512,14 +512,14 @@ describe('a disposed manager', () => {
     getMemoryUsage: [[]],
   }
   for (const [verb, argumentLists] of Object.entries(CALLS)) {
-    test(`${verb} comes to nothing before its arguments are looked at`, () => {
+    test(`${verb} fails before it reads its arguments`, () => {
       const manager = new MemoryManager({ backend, device })
       manager.dispose()
       for (const args of argumentLists) refuses(() => manager[verb](...args), 'ERR_MANAGER_DISPOSED')
     })
   }
 
-  test('its buffers are freed, and say so to another manager too', (t) => {
+  test('its buffers are freed, also for another manager', (t) => {
     const manager = new MemoryManager({ backend, device })
     const buffer = manager.allocateNPUMemory(4096)
     manager.dispose()
@@ -529,7 +529,7 @@ describe('a disposed manager', () => {
   })
 })
 
-test('methods do not work on what is no manager', (t) => {
+test('methods refuse a receiver that is no manager', (t) => {
   const { allocateNPUMemory, dispose, getMemoryStats } = MemoryManager.prototype
   for (const target of [undefined, null, {}, Object.create(open(t))]) {
     for (const method of [allocateNPUMemory, dispose, getMemoryStats]) {
@@ -538,12 +538,12 @@ test('methods do not work on what is no manager', (t) => {
   }
 })
 
-test('what was tampered with is seen through', () => {
+test('tampered buffers do not deceive the library', () => {
   const { result } = runChild('tampered.mjs')
   assert.deepEqual(result, { wrong: [], live: 0 })
 })
 
-/** Runs `call(manager, fd)` and asserts that neither it nor what it refused left anything behind. */
+/** Runs `call(manager, fd)` and asserts that it changes no figure and leaves no memory. */
 function unchanged(t, call, options) {
   const manager = open(t, options)
   const fd = call.length > 1 ? borrowFd(t) : -1
@@ -553,7 +553,7 @@ function unchanged(t, call, options) {
   assert.deepEqual(ledger(manager), before)
 }
 
-/** A dma-buf of 64 KiB that somebody else owns. */
+/** Exports a dma-buf of 64 KiB from another manager. */
 function borrowFd(t) {
   const owner = open(t)
   const { fd } = owner.exportDmaBuf(owner.allocateNPUMemory(64 * KiB))

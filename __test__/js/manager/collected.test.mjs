@@ -1,6 +1,6 @@
 /**
- * How memory ends when nobody frees it, or frees it at a bad moment: the garbage collector, and operations of the
- * runtime that still hold a pointer. Each in a child: what is wrong here may take the process down.
+ * Memory that the garbage collector frees, or that the program frees while the runtime holds a pointer to it. Each test
+ * runs in a child, because a failure may crash the process.
  */
 
 import assert from 'node:assert/strict'
@@ -22,8 +22,8 @@ test('the garbage collector frees: buffers dropped by the program are gone after
 
 test('a loop that allocates 64 MiB buffers and drops them meets a clear error', { skip: needsSimulated }, () => {
   const { result } = runChild('drop-loop.mjs', { flags: ['--expose-gc'] })
-  // 64 buffers of 64 MiB would fill a domain of 4 GiB if its first page could be used. None of them came back
-  // meanwhile: the loop never let the event loop turn.
+  // 64 buffers of 64 MiB would fill a domain of 4 GiB if its first page were usable. No finalizer ran in between: the
+  // event loop did not turn.
   if (totalmem() > 6 * GiB) {
     assert.equal(result.code, 'ERR_IOVA_EXHAUSTED')
     assert.equal(result.allocated, 63)
@@ -37,13 +37,13 @@ test('a loop that allocates 64 MiB buffers and drops them meets a clear error', 
   assert.equal(result.afterTurning, 'allocated', 'once the loop turned there is room again')
 })
 
-test('freeing memory under an operation of the runtime harms nobody', () => {
+test('freeing memory under an operation of the runtime corrupts no memory', () => {
   const { result } = runChild('in-flight.mjs', { args: ['operations'] })
   assert.equal(result.neighbourIntact, true, 'memory allocated afterwards was written by a stale operation')
   assert.ok(result.rounds > 0)
 })
 
-test('freeing memory under a read that still waits harms nobody', { skip: needsCommand('mkfifo') }, () => {
+test('freeing memory under a pending read corrupts no memory', { skip: needsCommand('mkfifo') }, () => {
   const { result } = runChild('in-flight.mjs', { args: ['waiting-read'] })
   assert.equal(result.neighbourIntact, true, 'memory allocated afterwards got the data of a stale read')
   assert.equal(result.rounds, 2)

@@ -1,4 +1,4 @@
-/** The end of a manager. */
+/** Disposal of a manager. */
 
 import assert from 'node:assert/strict'
 import { EventEmitter } from 'node:events'
@@ -30,7 +30,7 @@ test('dispose may be called again', () => {
   assert.equal(manager.device.backend, backend)
 })
 
-test('a moved buffer reads zeros after dispose, and harms nobody', { skip: needsTransfer }, async () => {
+test('a moved buffer reads zeros after dispose, and corrupts no memory', { skip: needsTransfer }, async () => {
   const manager = make()
   const moved = new Uint8Array(manager.allocateNPUMemory(4096).transfer()).fill(1)
   manager.dispose()

@@ -1,4 +1,4 @@
-/** What becomes of memory when the thread or the process that holds it ends, however it does. Each in a child. */
+/** Memory at each kind of end of its thread or process. Each test runs in a child. */
 
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
@@ -6,7 +6,7 @@ import { test } from 'node:test'
 
 import { inPiece, needsTransfer, runChild } from '../../support/helpers.mjs'
 
-test('memory that moved to a worker lives there, and goes when the worker lets go', { skip: needsTransfer }, () => {
+test('memory that moved to a worker lives there until the worker drops it', { skip: needsTransfer }, () => {
   const { result } = runChild('to-worker.mjs', { flags: ['--expose-gc'] })
   assert.deepEqual(result, {
     sumInWorker: 4096 * 11,
@@ -19,7 +19,7 @@ test('memory that moved to a worker lives there, and goes when the worker lets g
 })
 
 for (const end of inPiece(['natural', 'exit', 'throw', 'terminate'])) {
-  test(`a worker that ends (${end}) takes its memory with it and nobody else's`, () => {
+  test(`a worker that ends (${end}) frees its own memory and no other`, () => {
     const { result } = runChild('worker-end.mjs', { args: [end] })
     assert.equal(result.mineIntact, true)
     assert.deepEqual(result.fds, [])

@@ -1,6 +1,6 @@
 /**
- * When memory lives and where: explicit frees, moves between ArrayBuffers and threads, other processes. How it ends
- * otherwise is in exits.test.mjs and collected.test.mjs.
+ * Lifetime of memory: explicit frees, moves between ArrayBuffers and threads, other processes. exits.test.mjs and
+ * collected.test.mjs have the other ends.
  */
 
 import assert from 'node:assert/strict'
@@ -60,7 +60,7 @@ test('transfer(0) gives the memory back by itself', { skip: needsTransfer }, asy
   assertNothingLeft(manager)
 })
 
-test('a BYOB stream moves the memory, and what comes out of it is the buffer', async (t) => {
+test('a BYOB stream moves the memory, and its result is the buffer', async (t) => {
   const manager = open(t)
   const buffer = manager.allocateNPUMemory(4096)
   const before = manager.describe(buffer)
@@ -103,7 +103,7 @@ test('structuredClone and postMessage with a transfer list neither lose nor doub
   ]) {
     const buffer = manager.allocateNPUMemory(4096)
     new Uint8Array(buffer).fill(3)
-    // Node 20 copies silently, Node 22 and later refuse, Deno moves: whichever it is, one ArrayBuffer is the memory.
+    // Node 20 copies silently, Node 22 and later refuse, Deno moves: in each case one ArrayBuffer is the memory.
     let received
     try {
       received = send(buffer)
@@ -150,7 +150,7 @@ test(
   },
 )
 
-test('nobody can cut an exported buffer short', { skip: needsSimulated || needsForeignFds }, (t) => {
+test('an exported buffer cannot be truncated', { skip: needsSimulated || needsForeignFds }, (t) => {
   const manager = open(t)
   const bytes = new Uint8Array(manager.allocateNPUMemory(4096))
   const { fd } = manager.exportDmaBuf(bytes)

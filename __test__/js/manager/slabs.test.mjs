@@ -1,4 +1,4 @@
-/** Slabs: small NPU buffers share kernel objects, without being seen to. */
+/** Slabs: small NPU buffers share kernel objects transparently. */
 
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
@@ -14,7 +14,7 @@ const all = (buffer, byte) => new Uint8Array(buffer).every((found) => found === 
 
 test('10,000 or 20,000 buffers of 16 KiB: a thousandth of the kernel objects and descriptors', (t) => {
   const manager = withSlabs(t)
-  // A CMA area of 256 MiB has room for the lesser number.
+  // A CMA area of 256 MiB has room for the smaller number.
   const count = manager.device.iommu ? 20_000 : 10_000
   const fds = openFds()
   const buffers = Array.from({ length: count }, () => manager.allocateNPUMemory(16 * KiB))
@@ -33,7 +33,7 @@ test('10,000 or 20,000 buffers of 16 KiB: a thousandth of the kernel objects and
   assert.ok(openFds() - fds <= 1)
 })
 
-test('past the wall of objects that a board has', { skip: needsSimulated }, (t) => {
+test('more buffers than a board may have kernel objects', { skip: needsSimulated }, (t) => {
   const manager = withSlabs(t, { simulated: { maxObjects: 20 } })
   for (let i = 0; i < 5000; i++) manager.allocateNPUMemory(16 * KiB)
   const alone = open(t, { simulated: { maxObjects: 20 } })
@@ -41,7 +41,7 @@ test('past the wall of objects that a board has', { skip: needsSimulated }, (t) 
   assert.equal(alone.getMemoryStats().liveAllocations, 20)
 })
 
-test('a slice in words', (t) => {
+test('describe() of a slice', (t) => {
   const manager = withSlabs(t)
   const [first, second] = [manager.allocateNPUMemory(100), manager.allocateNPUMemory(5000, { tag: 'a' })]
   const { size, reservedSize, pool, dedicated, imported, tag, kind } = manager.describe(second)
@@ -57,7 +57,7 @@ test('a slice in words', (t) => {
   assert.deepEqual([objects(manager), manager.getMemoryUsage().pools], [1, []])
 })
 
-test('exportDmaBuf: the bytes are at the offset it says', (t) => {
+test('exportDmaBuf: the bytes are at the returned offset', (t) => {
   const manager = withSlabs(t)
   manager.allocateNPUMemory(100)
   const buffer = manager.allocateNPUMemory(5000)
@@ -74,7 +74,7 @@ test('exportDmaBuf: the bytes are at the offset it says', (t) => {
   refuses(() => manager.syncToDevice(buffer, 5001), 'ERR_OUT_OF_RANGE')
 })
 
-describe('what is no slice', () => {
+describe('buffers that are no slices', () => {
   const isSlice = (manager, size, options) => !manager.describe(manager.allocateNPUMemory(size, options)).dedicated
 
   test('dedicated: true has an object of its own', (t) => {
@@ -124,7 +124,7 @@ describe('what is no slice', () => {
     }
   })
 
-  test('slabs too small to hold anything are no slabs', (t) => {
+  test('slabs too small for a slice are not made', (t) => {
     for (const size of [1, 4, 4095]) {
       const manager = withSlabs(t, { slabs: { size } })
       const buffer = manager.allocateNPUMemory(4096)
@@ -167,7 +167,7 @@ test('classes are not mixed', { skip: needsSimulated }, (t) => {
   assert.deepEqual([0, 1, 2, 3, 15].map((id) => domains[id].used / MiB), [48, 16, 16, 0, 16])
 })
 
-test('zeroed by default, also where somebody was before', (t) => {
+test('zeroed by default, also in reused memory', (t) => {
   const manager = withSlabs(t)
   const anchor = manager.allocateNPUMemory(1)
   for (const size of [1, 100, 4096, 5000, 64 * KiB, MiB]) {
@@ -183,7 +183,7 @@ test('zeroed by default, also where somebody was before', (t) => {
     const asked = manager.allocateNPUMemory(size, { zeroed: true })
     assert.ok(all(asked, 0))
     manager.deallocate(asked)
-    // What the caller does not see of the last page is clean too: the next request may be larger.
+    // The invisible rest of the last page is zero too: the next request may be larger.
     const larger = manager.allocateNPUMemory(Math.min(MiB, size + 3000))
     assert.ok(all(larger, 0))
     new Uint8Array(larger).fill(0xcc)
@@ -201,7 +201,7 @@ test('zeroed: false spares the time', { skip: needsSimulated }, (t) => {
   assert.ok(all(manager.allocateNPUMemory(4096, { zeroed: false }), 0xaa))
 })
 
-test('a slab goes back when it is empty, and one is kept', { skip: needsSimulated }, (t) => {
+test('empty slabs are freed, except one', { skip: needsSimulated }, (t) => {
   const manager = withSlabs(t)
   const perSlab = 16
   const buffers = Array.from({ length: 5 * perSlab }, () => manager.allocateNPUMemory(MiB))
@@ -239,7 +239,7 @@ describe('small boards', { skip: needsSimulated }, () => {
     }
   })
 
-  test('where a slab does not fit any more an object of its own still may, down to the last page', (t) => {
+  test('a dedicated object serves a request when no slab fits, down to the last page', (t) => {
     const domainBytes = 4 * MiB
     const manager = withSlabs(t, { simulated: { soc: 'rk3566', domainBytes } })
     const big = manager.allocateNPUMemory(domainBytes - 100 * KiB)
@@ -262,7 +262,7 @@ describe('small boards', { skip: needsSimulated }, () => {
     assert.equal(manager.describe(manager.allocateNPUMemory(4096)).dedicated, false)
   })
 
-  test('an address space full of slabs says so in terms of the request', (t) => {
+  test('the error for an address space full of slabs has the figures of the request', (t) => {
     const manager = withSlabs(t, { simulated: { domainBytes: 64 * MiB, domains: 1 } })
     let error
     while (!error) {
@@ -276,7 +276,7 @@ describe('small boards', { skip: needsSimulated }, () => {
     assert.ok(manager.getMemoryStats().npuUsed >= 62 * MiB, 'nearly all of it was used')
   })
 
-  test('memory in an empty slab is given up for a request that needs it', (t) => {
+  test('a request that needs memory frees an empty slab', (t) => {
     const manager = withSlabs(t, { simulated: { domainBytes: 64 * MiB, domains: 1 } })
     for (const buffer of Array.from({ length: 80 }, () => manager.allocateNPUMemory(512 * KiB)))
       manager.deallocate(buffer)
@@ -292,7 +292,7 @@ describe('small boards', { skip: needsSimulated }, () => {
   })
 })
 
-test('dispose detaches slices and gives the slabs back', (t) => {
+test('dispose detaches slices and frees the slabs', (t) => {
   const manager = withSlabs(t)
   const fds = openFds()
   const buffers = Array.from({ length: 100 }, () => manager.allocateNPUMemory(16 * KiB))

@@ -1,4 +1,4 @@
-/** The adapters, against the libraries that they are for. */
+/** The adapters, against their metrics libraries. */
 
 import assert from 'node:assert/strict'
 import { createRequire } from 'node:module'
@@ -21,7 +21,7 @@ const prometheus = require('@rkllmjs/memory/prom-client')
 const openTelemetry = require('@rkllmjs/memory/opentelemetry')
 const { collectGarbage } = require('../../../src/js/core/gc.js')
 
-/** Samples of the text by name and labels; figures that are another one at each look are left out. */
+/** Parses samples by name and labels; leaves out figures that change from one scrape to the next. */
 function steady(text) {
   const changing = /process_|available|_rss|swap|pressure|cgroup|load/
   const samples = [...parse(text).values()]
@@ -32,7 +32,7 @@ function steady(text) {
   )
 }
 
-/** Buffers that must not be collected between two looks at the figures. */
+/** Keeps buffers from the collector between two reads of the figures. */
 const held = []
 
 function busy(t, options) {
@@ -42,7 +42,7 @@ function busy(t, options) {
   return manager
 }
 
-/** Registers a manager that nobody has afterwards. */
+/** Registers a manager and drops it. */
 function abandoned(register) {
   const manager = new MemoryManager({ backend, device })
   register(manager)
@@ -64,7 +64,7 @@ describe('prom-client', () => {
     const registry = openMetrics()
     prometheus.registerMetrics(client, manager, { registry })
     assert.deepEqual(steady(await registry.metrics()), steady(manager.metrics()))
-    // Counters are what they are, and not what they were plus what they are; what is gone is gone.
+    // A second scrape replaces the counters instead of adding to them; a destroyed pool has no samples.
     manager.destroyMemoryPool('kv', { force: true })
     held.push(manager.allocateNPUMemory(MiB))
     settle(manager)
@@ -101,7 +101,7 @@ describe('prom-client', () => {
     assert.equal(readings, 2)
   })
 
-  test('a figure that is not known is absent, not 0', async (t) => {
+  test('an unknown figure is absent, not 0', async (t) => {
     const manager = busy(t)
     const registry = new client.Registry()
     prometheus.registerMetrics(registry, manager)
@@ -129,7 +129,7 @@ describe('prom-client', () => {
     prometheus.registerMetrics(registry, one)
   })
 
-  test('a manager that is disposed, broken or collected costs no scrape', async (t) => {
+  test('a disposed, broken or collected manager breaks no scrape', async (t) => {
     const registry = new client.Registry()
     new client.Gauge({ name: 'others', help: 'Not ours.', registers: [registry] }).set(7)
     const [disposed, broken] = [busy(t), busy(t)]
@@ -145,7 +145,7 @@ describe('prom-client', () => {
     assert.deepEqual(samples, ['others 7'])
   })
 
-  test('what is no registry, no manager and no option is refused', (t) => {
+  test('invalid registries, managers and options are refused', (t) => {
     const manager = open(t)
     const registry = new client.Registry()
     for (const target of [undefined, null, {}, 'prom-client']) {
@@ -164,7 +164,7 @@ describe('OpenTelemetry', () => {
     const reader = new PeriodicExportingMetricReader({ exporter, exportIntervalMillis: 1e6 })
     const provider = new MeterProvider({ readers: [reader] })
     t.after(() => provider.shutdown())
-    /** What a collection exports, by name: `{ unit, points: [[attributes, value]] }`. */
+    /** Returns the exported metrics by name: `{ unit, points: [[attributes, value]] }`. */
     const collect = async () => {
       exporter.reset()
       await provider.forceFlush()
@@ -241,7 +241,7 @@ describe('OpenTelemetry', () => {
     assert.equal((await collect()).size, 0)
   })
 
-  test('what is no meter, no manager and no option is refused', (t) => {
+  test('invalid meters, managers and options are refused', (t) => {
     const manager = open(t)
     const { provider } = pipeline(t)
     for (const target of [undefined, {}, 1])

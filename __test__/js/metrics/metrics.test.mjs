@@ -1,7 +1,4 @@
-/**
- * Figures as text: read back by a strict parser, by promtool where there is one, and compared with what getMemoryUsage
- * says.
- */
+/** Metrics as text: checked by a strict parser and by promtool if installed, and compared with getMemoryUsage. */
 
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
@@ -16,13 +13,13 @@ const require = createRequire(import.meta.url)
 const { families: table } = require('../../../src/js/metrics/families.js')
 const { exposition } = require('../../../src/js/metrics/openmetrics.js')
 
-/** What no label should have to carry, and does. */
+/** A label value with every character that needs escaping. */
 const AWKWARD = 'a "quoted" \\ back\\nslash,\nnew line = {x} é ☃'
 
-/** Buffers that must not be collected between two looks at the figures. */
+/** Keeps buffers from the collector between two reads of the figures. */
 const held = []
 
-/** A manager with something of everything. */
+/** Creates a manager with memory of every kind. */
 function busy(t) {
   const manager = open(t, { slabs: {}, limits: { npu: { max: 512 * MiB } } })
   held.push(manager.allocateNPUMemory(MiB, { tag: 'weights' }))
@@ -40,7 +37,7 @@ function busy(t) {
   return manager
 }
 
-/** `{ enabled, sizes, ... }` as a profile has it; buckets as a histogram by powers of two would have them. */
+/** A profile, `{ enabled, sizes, ... }`, with buckets by powers of two. */
 const PROFILE = {
   enabled: true,
   droppedEvents: 3,
@@ -49,14 +46,14 @@ const PROFILE = {
   latencyNs: { count: 0, mean: 0, buckets: [] },
 }
 
-/** The value of the sample with these labels; undefined where there is none. */
+/** Returns the value of the sample with these labels, or undefined. */
 function find(families, name, labels = {}) {
   const found = [...families.values()].flatMap(({ samples }) => samples).filter((sample) => sample.name === name)
   return found.find((sample) => Object.entries(labels).every(([label, value]) => sample.labels[label] === value))?.value
 }
 
 describe('metrics()', () => {
-  test('is OpenMetrics, and says what getMemoryUsage says', (t) => {
+  test('is OpenMetrics, with the figures of getMemoryUsage', (t) => {
     const manager = busy(t)
     const families = parse(manager.metrics())
     const usage = manager.getMemoryUsage()
@@ -98,7 +95,7 @@ describe('metrics()', () => {
     for (const [name, { help, type }] of families) assert.ok(help && type, name)
   })
 
-  test('what is not known has no sample, and no family', { skip: needsSimulated }, (t) => {
+  test('an unknown figure has no sample and no family', { skip: needsSimulated }, (t) => {
     const manager = open(t)
     const names = new Set(parse(manager.metrics()).keys())
     assert.ok(names.has('rkllm_memory_used_bytes'))
@@ -122,7 +119,7 @@ describe('metrics()', () => {
     )
   })
 
-  test('a profile adds histograms with bounds that stay', (t) => {
+  test('a profile adds histograms with constant bounds', (t) => {
     const manager = open(t)
     const families = parse(exposition(manager.getMemoryUsage(), manager.device, PROFILE))
     const bucket = (name, le) => find(families, `rkllm_memory_${name}_bucket`, { le })
@@ -141,7 +138,7 @@ describe('metrics()', () => {
   })
 
   const skip = needsCommand('promtool')
-  test('promtool has nothing to say against it', { skip }, (t) => {
+  test('promtool accepts it', { skip }, (t) => {
     const manager = busy(t)
     const texts = [
       manager.metrics({ format: 'prometheus' }),
@@ -181,7 +178,7 @@ describe('metrics()', () => {
     assert.equal(renamed, theirs)
   })
 
-  test('is refused what it does not know, and after the end', (t) => {
+  test('refuses unknown options, and calls after dispose', (t) => {
     const manager = open(t)
     refuses(() => manager.metrics({ format: 'json' }), 'ERR_OUT_OF_RANGE')
     refuses(() => manager.metrics({ fromat: 'prometheus' }), 'ERR_INVALID_ARG_TYPE')

@@ -1,4 +1,4 @@
-/** estimateModelMemory: its error on models that it was not calibrated on, and what it refuses. */
+/** estimateModelMemory: its error on models outside the calibration set, and refused input. */
 
 import assert from 'node:assert/strict'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
@@ -23,7 +23,7 @@ test('half of the models are held back, and all rows of a model are on one side'
   assert.deepEqual(shipped.calibratedOn, NAMES.filter(calibrates))
 })
 
-test('held-back models, estimated as a user does: median error below 8 %, 90 % of rows within the band', () => {
+test('held-back models, estimated from user input: median error below 8 %, 90 % of rows within the band', () => {
   const results = rows
     .filter(({ model }) => !calibrates(model))
     .map(({ model, chip, dtype, context, measured }) => {
@@ -40,7 +40,7 @@ test('held-back models, estimated as a user does: median error below 8 %, 90 % o
   assert.ok(results.filter(({ band }) => band).length / results.length >= 0.9)
 })
 
-test('the shipped coefficients are what the script makes of the table', () => {
+test('the calibration script reproduces the shipped coefficients from the table', () => {
   const { coefficients, uncertainty } = calibrate(rows)
   for (const [dtype, bytes] of Object.entries(shipped.coefficients.bytesPerWeight))
     near(coefficients.bytesPerWeight[dtype], bytes, 1e-5, dtype)
@@ -67,7 +67,7 @@ test('the KV cache: layers, GQA heads, context, batch, bytes', () => {
   assert.equal(of({ kvHeads: 32 }), 8 * of({}), 'a number in the spec goes before the configuration')
 })
 
-test('the sums are sums', () => {
+test('the totals are the sums of their parts', () => {
   for (const model of NAMES) {
     const e = estimateModelMemory({ config: configOf(model), contextLength: 2048, dtype: 'w4a16' })
     assert.equal(e.npuTotal, e.weights + e.kvCache + e.activations, model)
@@ -77,8 +77,8 @@ test('the sums are sums', () => {
   }
 })
 
-test('parameters that are known from elsewhere', () => {
-  // From the models' pages: numbers of parameters without the input embeddings where the head is another table.
+test('numbers of parameters agree with published ones', () => {
+  // From the models' pages. Without the input embeddings for models with a separate head.
   const known = {
     'Qwen2 0.5B': 494e6,
     'InternLM2 1.8B': 1889e6 - 190e6,
@@ -91,7 +91,7 @@ test('parameters that are known from elsewhere', () => {
   }
 })
 
-test('an unknown architecture, experts and latent attention: wider bands, and said so', () => {
+test('an unknown architecture, experts and latent attention: wider bands, and a note', () => {
   const config = { ...configOf('Qwen2 0.5B') }
   const plain = estimateModelMemory({ config, contextLength: 1024 })
   const odd = estimateModelMemory({ config: { ...config, model_type: 'frobnicator' }, contextLength: 1024 })
@@ -102,7 +102,7 @@ test('an unknown architecture, experts and latent attention: wider bands, and sa
   assert.match(experts.warnings.join(), /experts/)
 })
 
-test('numbers alone: what is not known is left out, and said', () => {
+test('numbers alone: the estimate leaves out unknown parts, and notes them', () => {
   const bare = estimateModelMemory({ weightBytes: GiB, contextLength: 4096 })
   assert.equal(bare.weights, GiB)
   assert.equal(bare.kvCache, 0)
@@ -121,7 +121,7 @@ function folder(t) {
   }
 }
 
-/** The head of a .rknn file as public readers of the format describe it. */
+/** Builds the header of a .rknn file, as public readers of the format describe it. */
 function rknn(size, told = size - 64) {
   const bytes = Buffer.alloc(size, 7)
   bytes.write('RKNN\0\0\0\0', 'latin1')
@@ -130,7 +130,7 @@ function rknn(size, told = size - 64) {
   return bytes
 }
 
-test('files: the size is the weights', (t) => {
+test('files: the file size is the size of the weights', (t) => {
   const file = folder(t)
   const llm = estimateModelMemory({
     path: file('a.rkllm', Buffer.alloc(MiB, 1)),
@@ -143,7 +143,7 @@ test('files: the size is the weights', (t) => {
   assert.deepEqual([vision.weights, vision.kvCache, vision.source], [MiB, 0, 'file'])
 })
 
-test('files that are no model, cut off or empty', (t) => {
+test('files without a model, truncated or empty, are refused', (t) => {
   const file = folder(t)
   const refused = (name, contents, pattern) => {
     const error = refuses(
@@ -165,7 +165,7 @@ test('files that are no model, cut off or empty', (t) => {
   refuses(() => estimateModelMemory({ path: tmpdir(), contextLength: 1 }), 'ERR_UNSUPPORTED')
 })
 
-test('config.json: by path, and what is wrong with one', (t) => {
+test('config.json: by path, and errors that name the wrong field', (t) => {
   const file = folder(t)
   const config = configOf('Qwen3-VL 2B')
   const byPath = estimateModelMemory({ config: file('config.json', JSON.stringify(config)), contextLength: 512 })

@@ -1,4 +1,4 @@
-/** planModels: the best places up to eight models, proved by trying all; and the reasons. */
+/** planModels: optimal up to eight models, proved by brute force; and the reasons of a failure. */
 
 import assert from 'node:assert/strict'
 import { createRequire } from 'node:module'
@@ -25,7 +25,7 @@ function random(seed) {
   }
 }
 
-/** Every assignment there is: [bins used, least room left in a used one] of the best, or null. */
+/** Tries every assignment. Returns [bins used, least room left in a used one] of the best, or null. */
 function bruteForce(sizes, rooms) {
   let best = null
   const bins = new Array(sizes.length)
@@ -71,7 +71,7 @@ test('eight models in 16 domains', () => {
   assert.deepEqual(scoreOf([9, 8, 7, 6, 5, 4, 3, 2], new Array(16).fill(11), bins), [4, 0])
 })
 
-test('the search ends soon in domains that all differ', () => {
+test('the search ends early in domains that all differ', () => {
   const next = random(11)
   for (let round = 0; round < 20; round++) {
     const rooms = Array.from({ length: 16 }, () => 300 + next(100))
@@ -86,7 +86,7 @@ test('the search ends soon in domains that all differ', () => {
 test('above eight: within 11/9 of the fewest, plus one', () => {
   const next = random(3)
   for (let round = 0; round < 100; round++) {
-    // Bins that were full, cut in pieces: so many are enough.
+    // The pieces of full bins: as many bins are enough.
     const enough = 4 + next(6)
     const sizes = Array.from({ length: enough }, () => { const cut = 20 + next(61); return [cut, 100 - cut] }).flat()
     if (sizes.length <= EXACT) continue
@@ -114,7 +114,7 @@ test('two 4-bit models share a domain, a third gets the next', () => {
   assert.equal(plan.placements[0].bytes, Math.ceil(npuTotal * (1 + uncertainty)), 'the upper end of the band')
 })
 
-test('what is in a domain already counts', () => {
+test('memory already in a domain counts', () => {
   const domains = [{ id: 0, total: 4 * GiB, used: 3 * GiB, reservedForOthers: GiB / 2 }, { id: 2, used: GiB }]
   const plan = planModels([model('a', GiB)], { ...board, iommuDomains: 3 }, { domains })
   assert.deepEqual(plan.placements.map(({ domain }) => domain), [1])
@@ -142,7 +142,7 @@ test('a group stays together', () => {
   assert.match(large.reason, /apart, in domains of their own/)
 })
 
-test('too large for any domain: what would fit does fit', () => {
+test('too large for any domain: the proposed size fits', () => {
   const spec = { name: 'a', config: configOf('Qwen3.5 4B'), contextLength: 4096 }
   const plan = planModels([spec], board)
   assert.equal(plan.fits, false)
@@ -201,7 +201,7 @@ test('RAM is the other bound', () => {
   assert.equal(planModels([model('a', GiB)], board, { ramAvailable: 2 * GiB, keepFree: GiB }).fits, false)
 })
 
-test('none at all fit', () => {
+test('no model fits', () => {
   assert.deepEqual(planModels([], board).placements, [])
   assert.equal(planModels([], board, { ramAvailable: 0 }).fits, true)
 })

@@ -1,6 +1,6 @@
 /**
- * One pool, several threads. From JavaScript a pool belongs to the thread that made it; this is the native one below,
- * which does not.
+ * One native pool, several threads. In JavaScript a pool belongs to the thread that made it; the native pool below it
+ * does not.
  */
 
 import assert from 'node:assert/strict'
@@ -13,7 +13,7 @@ import { KiB, MiB } from '../../support/helpers.mjs'
 
 const native = createRequire(import.meta.url)('../../../src/js/core/binding.js')
 
-test('workers hammer one pool: no byte is had twice, and all come back', async () => {
+test('many workers use one pool: no two blocks overlap, and all bytes return', async () => {
   const { manager } = native.openManager('simulated', undefined, undefined, {})
   const size = 8 * MiB
   const pool = native.createPool(manager, { name: 'shared', initialSize: size, maxSize: size, npu: {} })

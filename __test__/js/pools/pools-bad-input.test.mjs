@@ -1,7 +1,4 @@
-/**
- * What bad input gets from the verbs of pools and blocks, as a table. Nothing may be taken or freed by what was
- * refused.
- */
+/** Bad input to the verbs of pools and blocks, as a table. A refused call may not allocate or free. */
 
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
@@ -21,10 +18,7 @@ const NOT_BOOLEANS = [0, 1, 'true', null, {}]
 const NOT_STRINGS = [1, null, {}, true, Symbol('name'), ['name'], Object('name')]
 const NOT_OBJECTS = [null, 5, 'options', true, ['tag'], () => {}]
 
-/**
- * Runs `call(manager, pool)` on a pool with something in it, and asserts that nothing changed but the count of
- * refusals.
- */
+/** Runs `call(manager, pool)` on a pool with live blocks, and asserts that only the count of refusals changed. */
 function unchanged(t, call) {
   const manager = open(t)
   const pool = manager.createMemoryPool({ name: 'p', initialSize: 64 * KiB, maxSize: MiB })
@@ -101,7 +95,7 @@ describe('createMemoryPool', () => {
       }))
   }
 
-  test('misspelt options: what was meant', (t) =>
+  test('misspelt options: the error names the nearest one', (t) =>
     unchanged(t, (manager) => {
       const meant = {
         intialSize: 'initialSize', max_size: 'maxSize', chunksize: 'chunkSize', blocksize: 'blockSize', Tag: 'tag',
@@ -153,7 +147,7 @@ describe('sizes and options of an allocation', () => {
 })
 
 describe('which pool', () => {
-  test('things that are none', (t) =>
+  test('values that are no pool', (t) =>
     unchanged(t, (manager, pool) => {
       const forged = [
         undefined,
@@ -206,7 +200,7 @@ describe('which pool', () => {
       assert.match(refuses(() => manager.destroyMemoryPool(pool, { Force: true }), TYPE).hint, /"force"/)
     }))
 
-  test('a pool whose name was painted over is what it was', (t) =>
+  test('a changed name property does not redirect a pool', (t) =>
     unchanged(t, (manager, pool) => {
       manager.createMemoryPool({ name: 'victim', initialSize: 4096 })
       Object.defineProperty(pool, 'name', { value: 'victim', configurable: true })
@@ -217,8 +211,8 @@ describe('which pool', () => {
     }))
 })
 
-describe('what pool.deallocate is given', () => {
-  test('things that are neither blocks nor buffers', (t) => {
+describe('arguments of pool.deallocate', () => {
+  test('values that are neither blocks nor buffers', (t) => {
     const pool = open(t).createMemoryPool({ name: 'p', initialSize: 64 * KiB })
     const forged = [
       undefined,
@@ -242,7 +236,7 @@ describe('what pool.deallocate is given', () => {
     assert.equal(pool.stats().liveAllocations, 3)
   })
 
-  test('memory of others', (t) => {
+  test('memory of other pools and managers', (t) => {
     const [manager, other] = [open(t), open(t)]
     const pool = manager.createMemoryPool({ name: 'p', initialSize: 4096 })
     const sibling = manager.createMemoryPool({ name: 'q', initialSize: 4096 })
@@ -270,7 +264,7 @@ describe('what pool.deallocate is given', () => {
 })
 
 describe('classes', () => {
-  test('nobody makes pools and blocks but their managers', (t) => {
+  test('only managers construct pools and blocks', (t) => {
     const pool = open(t).createMemoryPool({ name: 'p', initialSize: 64 * KiB })
     const block = pool.allocate(64)
     for (const Class of [MemoryPool, MemoryBlock]) {
@@ -287,7 +281,7 @@ describe('classes', () => {
     assert.equal(pool.stats().totalAllocations, 1)
   })
 
-  test('methods work on nothing else', (t) => {
+  test('methods refuse other receivers', (t) => {
     const manager = open(t)
     const pool = manager.createMemoryPool({ name: 'p', initialSize: 4096 })
     const block = pool.allocate(64)
@@ -309,7 +303,7 @@ describe('classes', () => {
   })
 })
 
-describe('getters that do more than get', () => {
+describe('getters with side effects', () => {
   const again = (manager) => manager.createMemoryPool({ name: 'again', initialSize: 4096 })
   const doing = (act, value) => ({ get tag() { act(); return value } })
 

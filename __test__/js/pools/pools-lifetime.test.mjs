@@ -1,6 +1,6 @@
 /**
- * When slices go: the garbage collector, moves between ArrayBuffers and threads, and pools that end under what cannot
- * be detached.
+ * Ends of slices: the garbage collector, moves between ArrayBuffers and threads, and pools that end while buffers
+ * cannot be detached.
  */
 
 import assert from 'node:assert/strict'
@@ -14,7 +14,7 @@ const canTransfer = !needsTransfer
 const conservative = notOn({ bun: 'its collector takes old values on the stack for references' })
 const run = (...args) => runChild('pool-lifetime.mjs', { args, flags: ['--expose-gc'] }).result
 
-test('the garbage collector frees slices that had a buffer, and their place is used again', () => {
+test('the garbage collector frees slices that had a buffer, and their bytes are reused', () => {
   assert.deepEqual(run('dropped'), { before: 154, liveAllocations: 4, allocated: 4 * 4096, requested: 4 * 4096 })
 })
 
@@ -27,8 +27,8 @@ test(
 )
 
 for (const end of ['reset', 'destroy', 'dispose']) {
-  test(`${end} under buffers that cannot be detached: they read zeros, and nobody has their addresses`, () => {
-    // Without detach keys marked ones are detached like any other.
+  test(`${end} under buffers that cannot be detached: they read zeros, and their addresses stay unused`, () => {
+    // Without detach keys the runtime detaches marked buffers too.
     const attached = (hasDetachKeys ? 2 : 0) + (canTransfer ? 1 : 0)
     assert.deepEqual(run('held', end), { attached, moved: canTransfer, live: 0 })
   })

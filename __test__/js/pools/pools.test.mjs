@@ -1,7 +1,4 @@
-/**
- * Pools and blocks: every verb and option, the figures, and what each end (free, reset, trim, destroy, dispose) leaves
- * behind.
- */
+/** Pools and blocks: every verb and option, the figures, and each end (free, reset, trim, destroy, dispose). */
 
 import assert from 'node:assert/strict'
 import { freemem } from 'node:os'
@@ -15,7 +12,7 @@ import {
 
 const KINDS = ['npu', 'system']
 
-/** A manager with a pool of 1 MiB, unless told otherwise. */
+/** Creates a manager with a pool, by default of 1 MiB. */
 function pooled(t, options = {}, managerOptions) {
   const manager = open(t, managerOptions)
   const pool = manager.createMemoryPool({ name: 'p', initialSize: MiB, ...options })
@@ -25,7 +22,7 @@ function pooled(t, options = {}, managerOptions) {
 const all = (buffer, byte) => new Uint8Array(buffer).every((found) => found === byte)
 const fill = (buffer, byte) => new Uint8Array(buffer).fill(byte)
 
-/** What must hold of any figures. */
+/** Asserts the invariants of a pool's figures. */
 function sane(stats) {
   assert.ok(stats.reserved >= stats.allocated && stats.allocated >= stats.requested, inspect(stats))
   assert.equal(stats.free, stats.reserved - stats.allocated)
@@ -78,7 +75,7 @@ describe('createMemoryPool', () => {
     }
   })
 
-  test('initialSize 0: nothing is taken until something is needed', (t) => {
+  test('initialSize 0: the first allocation takes the first chunk', (t) => {
     const { manager, pool } = pooled(t, { initialSize: 0, maxSize: 8 * MiB })
     assert.deepEqual([pool.stats().chunks, pool.stats().reserved, manager.getMemoryStats().npuUsed], [0, 0, 0])
     const blocks = Array.from({ length: 100 }, () => pool.allocate(1000))
@@ -173,7 +170,7 @@ describe('createMemoryPool', () => {
     refuses(() => full.allocate(64 * KiB, { alignment: 4096 }), 'ERR_POOL_EXHAUSTED')
   })
 
-  test('alignments that are none are refused, and the pool does not grow for them', (t) => {
+  test('invalid alignments are refused, and the pool does not grow for them', (t) => {
     const { pool } = pooled(t, { initialSize: 4 * KiB, maxSize: MiB, chunkSize: 4 * KiB })
     for (const alignment of [96, 1, 2, 32, 63, 65, 4095]) {
       for (const options of [{ alignment }, { alignment, zeroed: true }, { alignment, tag: 'x' }]) {
@@ -234,7 +231,7 @@ describe('createMemoryPool', () => {
     assertNothingLeft(manager)
   })
 
-  test('a name is taken once', (t) => {
+  test('a name is unique', (t) => {
     const { manager, pool } = pooled(t)
     const before = ledger(manager)
     const error = refuses(() => manager.createMemoryPool({ name: 'p', initialSize: MiB }), 'ERR_POOL_EXISTS')
@@ -252,7 +249,7 @@ describe('createMemoryPool', () => {
     assert.equal(other.createMemoryPool({ name: 'p', initialSize: MiB }).name, 'p', 'names are a manager\'s own')
   })
 
-  test('unusual names are names', (t) => {
+  test('unusual names are valid', (t) => {
     const manager = open(t)
     for (const name of ['__proto__', 'constructor', 'KV \u{1f9e0}', 'a\0b', 'x'.repeat(1000)]) {
       const pool = manager.createMemoryPool({ name, initialSize: 4096 })
@@ -266,7 +263,7 @@ describe('createMemoryPool', () => {
     }
   })
 
-  test('what the device cannot give: the pool is not there, and nothing is taken', { skip: needsSimulated }, (t) => {
+  test('a size beyond the device: no pool is made, and no memory is taken', { skip: needsSimulated }, (t) => {
     const manager = open(t)
     const before = ledger(manager)
     const codes = ['ERR_OUT_OF_RANGE', 'ERR_IOVA_EXHAUSTED', 'ERR_OUT_OF_MEMORY']
@@ -319,7 +316,7 @@ describe('figures', () => {
       [65536, allocated - 1024, 65536, 4],
     )
     assert.equal(manager.getMemoryUsage().fragmentation, pool.stats().fragmentation)
-    // Largest free is what can be had: so many bytes, and not one more.
+    // An allocation of the largest free range succeeds; one byte more fails.
     refuses(() => pool.allocate(largest + 1), 'ERR_POOL_EXHAUSTED')
     pool.allocate(largest).free()
     assert.equal(pool.stats().failedAllocations, 1)
@@ -330,7 +327,7 @@ describe('figures', () => {
     })
   })
 
-  test('exhaustion says what was asked for, what there is, and what to do', (t) => {
+  test('the error of exhaustion has the request, the free bytes, and a remedy', (t) => {
     const { pool } = pooled(t, { initialSize: 64 * KiB })
     pool.allocate(40 * KiB)
     const error = refuses(() => pool.allocate(30 * KiB), 'ERR_POOL_EXHAUSTED')
@@ -345,7 +342,7 @@ describe('figures', () => {
     assert.equal(pool.stats().failedAllocations, 2)
   })
 
-  test('growth that the device refuses: in terms of the request', { skip: needsSimulated }, (t) => {
+  test('growth that the device refuses: the error has the figures of the request', { skip: needsSimulated }, (t) => {
     const { manager, pool } = pooled(
       t,
       { maxSize: 128 * MiB, chunkSize: 100 * MiB },
@@ -387,7 +384,7 @@ describe('figures', () => {
     }
   })
 
-  test('the device\'s ledger agrees with the figures', { skip: needsSimulated }, (t) => {
+  test('the accounting of the device agrees with the figures', { skip: needsSimulated }, (t) => {
     const { manager, pool } = pooled(t, { initialSize: 256 * KiB, maxSize: 4 * MiB, chunkSize: 512 * KiB })
     const agrees = () => {
       settle(manager)
@@ -406,7 +403,7 @@ describe('figures', () => {
     agrees()
   })
 
-  test('fragmentation over all pools is weighted by what is free', (t) => {
+  test('fragmentation over all pools is weighted by free bytes', (t) => {
     const { manager, pool } = pooled(t, { initialSize: 4096 })
     manager.createMemoryPool({ name: 'q', kind: 'system', initialSize: 12288 })
     assert.equal(manager.getMemoryUsage().fragmentation, 0)
@@ -569,7 +566,7 @@ describe('blocks', () => {
     assert.equal(pool.stats().liveAllocations, 0)
   })
 
-  test('a block and its buffer are one: whoever frees it, the other knows', (t) => {
+  test('a block and its buffer share one state: freeing either ends both', (t) => {
     const { manager, pool } = pooled(t)
     const ways = [
       (block) => manager.deallocate(block.buffer),
@@ -620,7 +617,7 @@ describe('buffers', () => {
           fill(buffer, 0xee)
           pool.deallocate(buffer)
         }
-        assert.ok(all(pool.allocate(32 * KiB).buffer, 0), 'memory nobody had is zero')
+        assert.ok(all(pool.allocate(32 * KiB).buffer, 0), 'fresh memory is zero')
         pool.reset()
         dirty()
         const plain = pool.allocateBuffer(32 * KiB)
@@ -644,7 +641,7 @@ describe('buffers', () => {
     for (const verb of ['syncToDevice', 'syncFromDevice']) {
       for (const range of [[], [0], [0, 1000], [999, 1], [1000, 0], [1000], [10, 20]]) manager[verb](buffer, ...range)
       manager[verb](new Uint8Array(buffer, 10, 10))
-      // The neighbour is inside the kernel object, and none of this buffer's.
+      // The neighbour shares the kernel object, but is not part of this buffer.
       for (const range of [[0, 1001], [1001], [1, 1000], [2 ** 53 - 1, 1], [0, MiB]]) {
         const error = refuses(() => manager[verb](buffer, ...range), 'ERR_OUT_OF_RANGE', `${verb} ${range}`)
         assert.equal(error.limit, 1000)
@@ -655,7 +652,7 @@ describe('buffers', () => {
     refuses(() => manager.exportDmaBuf(system), 'ERR_BUFFER_KIND')
   })
 
-  test('exportDmaBuf says where the slice lies, and its bytes are there', (t) => {
+  test('exportDmaBuf returns the offset of the slice, and its bytes are there', (t) => {
     const { manager, pool } = pooled(t)
     pool.allocate(5000)
     for (const buffer of [pool.allocate(3000).buffer, pool.allocateBuffer(100)]) {
@@ -733,14 +730,14 @@ describe('ends', () => {
         )
         assert.equal(largestFree, layout.blockSize ?? MiB)
         const next = pool.allocate(100)
-        refuses(() => bare.free(), 'ERR_BUFFER_FREED', 'not somebody else\'s')
+        refuses(() => bare.free(), 'ERR_BUFFER_FREED', 'not another owner\'s')
         next.free()
         pool.reset()
       }
     }
   })
 
-  test('trim gives empty chunks back, down to the initial size', (t) => {
+  test('trim frees empty chunks, down to the initial size', (t) => {
     const { manager, pool } = pooled(t, { initialSize: 256 * KiB, chunkSize: 512 * KiB, maxSize: 8 * MiB })
     assert.equal(pool.trim(), 0, 'nothing to give')
     const blocks = Array.from({ length: 9 }, () => pool.allocate(256 * KiB))
@@ -757,7 +754,7 @@ describe('ends', () => {
     assert.equal(pool.trim(), 0)
   })
 
-  test('trim comes down to the initial size whichever chunk was used last', (t) => {
+  test('trim reaches the initial size with any chunk used last', (t) => {
     for (const last of [0, 1, 2]) {
       const { pool } = pooled(t, { initialSize: 64 * KiB, chunkSize: 64 * KiB, maxSize: 8 * MiB })
       const blocks = [pool.allocate(64 * KiB), pool.allocate(MiB), pool.allocate(64 * KiB)]
@@ -769,7 +766,7 @@ describe('ends', () => {
     }
   })
 
-  test('a load that goes up and down does not ask the driver each time', { skip: needsSimulated }, (t) => {
+  test('a load that rises and falls does not call the driver each time', { skip: needsSimulated }, (t) => {
     const { manager, pool } = pooled(t, { initialSize: 64 * KiB, chunkSize: 64 * KiB, maxSize: MiB })
     const kept = pool.allocate(64 * KiB)
     const addresses = new Set()
@@ -783,7 +780,7 @@ describe('ends', () => {
     kept.free()
   })
 
-  test('destroy: refused while something lives, unless forced', (t) => {
+  test('destroy: refused while blocks live, unless forced', (t) => {
     for (const by of ['object', 'name']) {
       const { manager, pool } = pooled(t)
       const which = by === 'name' ? 'p' : pool
@@ -831,7 +828,7 @@ describe('ends', () => {
     pool[Symbol.dispose]?.()
   })
 
-  test('Symbol.dispose of a pool destroys it with what lives', { skip: Symbol.dispose === undefined }, (t) => {
+  test('Symbol.dispose of a pool destroys it with its live blocks', { skip: Symbol.dispose === undefined }, (t) => {
     const { manager, pool } = pooled(t)
     const { buffer } = pool.allocate(100)
     pool[Symbol.dispose]()

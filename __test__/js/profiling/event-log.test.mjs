@@ -1,4 +1,4 @@
-/** The event log: what RMM's tools make of it, and what is read back, of ours and of theirs. */
+/** The event log: reading it back, replaying it with RMM's tools, and reading RMM's logs. */
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
@@ -11,7 +11,7 @@ const { eventLog, parseEventLog } = csv
 const { profile } = sample()
 profile.events[0] = { ...profile.events[0], tag: HOSTILE }
 
-test('read back, every event is what it was', () => {
+test('every event survives writing and reading', () => {
   const text = eventLog(profile)
   assert.ok(text.startsWith('Thread,Time,Action,Pointer,Size,Stream,Type,TimeUs,Kind,Tag,Pool,Id\n'))
   const lines = text.trimEnd().split('\n')
@@ -21,11 +21,11 @@ test('read back, every event is what it was', () => {
   assert.deepEqual(parseEventLog(`\uFEFF${text.replaceAll('\n', '\r\n')}`), profile.events)
 })
 
-test('what RMM replays gives back just what it took', () => {
+test('a replay by RMM frees exactly its allocations', () => {
   const rows = eventLog(profile).trimEnd().split('\n').slice(1)
   const live = new Map()
   for (const [at, row] of rows.entries()) {
-    // The first six columns hold no quotes: this is what RMM's tools read of a row.
+    // RMM's tools read the first six columns, which hold no quotes.
     const [thread, time, action, pointer, size, stream] = row.split(',')
     assert.match(thread, /^\d+$/)
     assert.match(time, /^\d\d:\d\d:\d\d\.\d{6}$/)
@@ -38,7 +38,7 @@ test('what RMM replays gives back just what it took', () => {
     if (action === 'free') live.delete(pointer)
     assert.equal(action, { allocate: 'allocate', free: 'free', collect: 'free' }[type] ?? 'allocate failure')
   }
-  // The allocation fell out of the ring: nothing to give back.
+  // The allocation fell out of the ring: there is no event to undo.
   const orphan = {
     ...nothing().profile,
     events: [{ type: 'free', timeUs: 5, id: 9, kind: 'npu', size: 64, tag: '', pool: null }],

@@ -18,7 +18,7 @@ import {
 const require = createRequire(import.meta.url)
 const { stackHere } = require('../../../src/js/profiling/stack.js')
 
-/** Numbers that differ and are always the same. */
+/** Returns a deterministic generator of pseudo-random numbers. */
 function generator(seed) {
   let state = seed
   return (limit) => {
@@ -29,7 +29,7 @@ function generator(seed) {
 
 const profiled = (t, profiling = true, options = {}) => open(t, { profiling, ...options })
 
-describe('what is counted', () => {
+describe('counts', () => {
   test('nothing, before the first time', (t) => {
     const manager = open(t)
     manager.deallocate(manager.allocateSystemMemory(1))
@@ -59,7 +59,7 @@ describe('what is counted', () => {
       buffer: manager.describe(buffer).id,
       tagged: manager.describe(tagged).id,
     }
-    void shown.buffer // exposing a block is no allocation
+    void shown.buffer // Exposing a block is no allocation.
     void movable.buffer
     for (const memory of [block, shown, movable]) memory.free()
     for (const memory of [buffer, tagged]) manager.deallocate(memory)
@@ -86,7 +86,7 @@ describe('what is counted', () => {
     assert.deepEqual(seen('free'), expected)
   })
 
-  test('refusals, growth, trimming, moves, and what the collector freed', async (t) => {
+  test('refusals, growth, trimming, moves, and frees by the collector', async (t) => {
     const manager = profiled(t)
     const pool = manager.createMemoryPool({
       name: 'p',
@@ -117,7 +117,7 @@ describe('what is counted', () => {
     assert.ok(collected().every(({ tag }) => tag === 'garbage'))
   })
 
-  test('reset, destroy and dispose free what lives', (t) => {
+  test('reset, destroy and dispose free live memory', (t) => {
     const manager = profiled(t)
     for (const end of [(pool) => pool.reset(), (pool) => manager.destroyMemoryPool(pool, { force: true })]) {
       const pool = manager.createMemoryPool({ name: `pool ${end}`, kind: 'system', initialSize: MiB })
@@ -138,7 +138,7 @@ describe('what is counted', () => {
     assert.deepEqual([...open.values()], new Array(8).fill(0), 'each event names what the other one named')
   })
 
-  test('the ring keeps the latest and counts what fell out', (t) => {
+  test('the ring keeps the latest events and counts the lost ones', (t) => {
     const manager = profiled(t, { eventCapacity: 10 })
     for (let i = 1; i <= 20; i++) manager.deallocate(manager.allocateSystemMemory(i))
     const { events, droppedEvents } = manager.getMemoryProfile()
@@ -151,7 +151,7 @@ describe('what is counted', () => {
     assert.deepEqual([none.events, none.droppedEvents, none.allocations], [[], 2, 1])
   })
 
-  test('it begins from nothing each time, and stays when it ends', (t) => {
+  test('profiling starts empty each time, and its figures stay after it ends', (t) => {
     const manager = profiled(t)
     manager.deallocate(manager.allocateSystemMemory(1))
     manager.disableMemoryProfiling()
@@ -166,10 +166,10 @@ describe('what is counted', () => {
 })
 
 describe('histograms and estimates', () => {
-  /** The quantile of sorted numbers. */
+  /** Returns the quantile of sorted numbers. */
   const exact = (sorted, share) => sorted[Math.ceil(sorted.length * share) - 1]
 
-  test('sizes: the quantiles of what was asked for', (t) => {
+  test('sizes: the quantiles of the requested sizes', (t) => {
     const manager = profiled(t)
     const pool = manager.createMemoryPool({ name: 'p', kind: 'system', initialSize: 64 * MiB })
     const below = generator(3)
@@ -185,7 +185,7 @@ describe('histograms and estimates', () => {
     assert.equal(found.buckets.reduce((sum, [, count]) => sum + count, 0), 20_000)
   })
 
-  test('lifetimes and latencies: as long as it took, as seen from here', async (t) => {
+  test('lifetimes and latencies agree with times measured in JavaScript', async (t) => {
     const manager = profiled(t, { sampleInterval: 1 })
     const lived = []
     for (const ms of [2, 30, 30, 30, 80]) {
@@ -208,7 +208,7 @@ describe('histograms and estimates', () => {
     assert.ok(latencyNs.min > 100 && latencyNs.p50 <= latencyNs.max, JSON.stringify(latencyNs))
   })
 
-  test('a Poisson sample says how many bytes there were, within 2 %, over 100,000 allocations', (t) => {
+  test('a Poisson sample estimates the bytes of 100,000 allocations within 2 %', (t) => {
     const manager = profiled(t)
     const pool = manager.createMemoryPool({ name: 'p', kind: 'system', initialSize: 256 * MiB })
     const below = generator(9)
@@ -235,14 +235,14 @@ describe('histograms and estimates', () => {
     const sum = (name) => callSites.reduce((total, site) => total + site[name], 0)
     assert.ok(Math.abs(sum('totalBytes') / bytes - 1) < 0.02, `${sum('totalBytes')} is not ${bytes}`)
     assert.ok(Math.abs(sum('liveBytes') / live - 1) < 0.4, `${sum('liveBytes')} is not ${live}: it is a sample of 500`)
-    // The first frame is who called: each of the two has its share.
+    // The first frame is the caller: each of the two has its share.
     const from = (name) => callSites.filter(({ stack }) => stack.split('\n')[0].includes(name))
     const large = from('largeOnes').reduce((total, site) => total + site.totalBytes, 0)
     assert.ok(large > bytes * 0.7 && from('smallOnes').length > 0, JSON.stringify(callSites.slice(0, 3)))
   })
 })
 
-describe('who allocated', () => {
+describe('callers', () => {
   test('a sample has the frames of the user, and none of this package', (t) => {
     const manager = profiled(t, { sampleInterval: 1, stackDepth: 3 })
     const pool = manager.createMemoryPool({ name: 'p', kind: 'system', initialSize: MiB })
@@ -272,7 +272,7 @@ describe('who allocated', () => {
     }
   })
 
-  test('a block that compaction moved is still its own sample', (t) => {
+  test('a block that compaction moved keeps its sample', (t) => {
     const manager = profiled(t, { sampleInterval: 1 })
     const pool = manager.createMemoryPool({
       name: 'p',
@@ -297,8 +297,8 @@ describe('who allocated', () => {
       assert.deepEqual([liveCount, totalCount], [0, 1])
   })
 
-  test('places that were seen before are told apart, and said as whoever prepares stacks wants it now', () => {
-    // Not in the place of a tail call: those have no frame on Bun.
+  test('cached call sites stay distinct, and show the output of the current prepareStackTrace', () => {
+    // Not as a tail call: tail calls have no frame on Bun.
     const one = () => `${stackHere(2)}`
     const other = () => `${stackHere(2)}`
     const seen = (call) => Array.from({ length: 3 }, () => call())
@@ -306,7 +306,7 @@ describe('who allocated', () => {
     assert.deepEqual([new Set(ones).size, new Set(others).size], [1, 1])
     assert.notEqual(ones[0].split('\n')[0], others[0].split('\n')[0])
     assert.deepEqual([2, 1, 2].map((depth) => `${stackHere(depth)}`.split('\n').length), [2, 1, 2])
-    // Evaluated code, of which several pieces have the same positions.
+    // Evaluated code: several pieces have the same positions.
     const evaluated = ['Alpha', 'Gamma'].map((name) =>
       new Function('stackHere', `return class ${name} { go() { return \`\${stackHere(1)}\` } }`)(stackHere),
     )
@@ -332,7 +332,7 @@ describe('who allocated', () => {
     assert.deepEqual(prepared, [false, true, true, false])
   })
 
-  test('asynchronous allocations know who awaited them', async (t) => {
+  test('asynchronous allocations have the frames of their awaiting callers', async (t) => {
     const manager = profiled(t, { sampleInterval: 1 })
     async function whoAwaits() {
       return await manager.allocateNPUMemoryAsync(5000)
@@ -343,7 +343,7 @@ describe('who allocated', () => {
     if (process.versions.bun === undefined) assert.match(stack, /whoAwaits/)
   })
 
-  test('not sampled is null, and what was not profiled too', (t) => {
+  test('the stack of memory without a sample is null', (t) => {
     const manager = open(t)
     const before = manager.allocateSystemMemory(100)
     manager.enableMemoryProfiling({ sampleInterval: 2 ** 50 })
@@ -351,7 +351,7 @@ describe('who allocated', () => {
     assert.equal(manager.describe(manager.allocateSystemMemory(100)).stack, null)
   })
 
-  test("whatever a program does to Error, allocating goes on", (t) => {
+  test('changes of a program to Error do not break allocation', (t) => {
     const manager = profiled(t, { sampleInterval: 1 })
     const { prepareStackTrace, stackTraceLimit } = Error
     t.after(() => Object.assign(Error, { prepareStackTrace, stackTraceLimit }))
@@ -383,7 +383,7 @@ describe('who allocated', () => {
 })
 
 describe('leaks', () => {
-  test('each is told of once, with its stack, and what was freed in time is not', async (t) => {
+  test('each leak is reported once, with its stack, and memory freed in time is not', async (t) => {
     const manager = profiled(t, { sampleInterval: 1, leakAfterMs: 100 })
     const pool = manager.createMemoryPool({ name: 'p', kind: 'system', initialSize: MiB })
     const told = []
@@ -407,7 +407,7 @@ describe('leaks', () => {
     assert.equal(manager.getMemoryProfile().leaks.length, 2)
   })
 
-  test('profiling holds neither a process nor a manager', () => {
+  test('profiling keeps neither the process nor the manager alive', () => {
     const { result } = runChild('profiled-and-dropped.mjs', { flags: process.versions.bun ? [] : ['--expose-gc'] })
     assert.equal(result.ended, true)
     if (process.versions.bun === undefined) assert.equal(result.collected, true)
@@ -415,7 +415,7 @@ describe('leaks', () => {
 })
 
 describe('snapshots', () => {
-  test('everything that lives is in it, and blocks and gaps tile each chunk', (t) => {
+  test('a snapshot has all live memory, and blocks and gaps tile each chunk', (t) => {
     const manager = profiled(t, { sampleInterval: 1 })
     const pool = manager.createMemoryPool({
       name: 'kv',
@@ -462,7 +462,7 @@ describe('snapshots', () => {
     assert.ok(used.filter(({ stack }) => stack !== null).length >= 80)
   })
 
-  test('as a file it is what the published schema says, and two of them name what grew', async (t) => {
+  test('its file follows the published schema, and the difference of two names the growth', async (t) => {
     const manager = profiled(t)
     const pool = manager.createMemoryPool({ name: 'kv', kind: 'system', initialSize: MiB })
     const kept = [pool.allocate(100), pool.allocate(200, { movable: true })]
@@ -481,7 +481,7 @@ describe('snapshots', () => {
 })
 
 describe('reports', () => {
-  test('the event log of a workload can be replayed, and needed what it needed', async (t) => {
+  test('a replay of the event log of a workload needs the same capacity', async (t) => {
     const manager = profiled(t)
     const pool = manager.createMemoryPool({ name: 'kv', kind: 'system', initialSize: 8 * MiB })
     const below = generator(5)
@@ -502,7 +502,7 @@ describe('reports', () => {
     assert.equal(replayed.peakAllocated, pool.stats().peakAllocated, 'the same suballocator, the same requests')
   })
 
-  test('every format, of a manager that did something', async (t) => {
+  test('every format, of a used manager', async (t) => {
     const manager = profiled(t, { sampleInterval: 1 })
     const pool = manager.createMemoryPool({ name: 'kv', kind: 'npu', initialSize: MiB })
     const kept = [pool.allocate(100), manager.allocateNPUMemory(5000, { tag: 'a' })]
@@ -520,7 +520,7 @@ describe('reports', () => {
   })
 })
 
-describe('what is refused', () => {
+describe('refusals', () => {
   test('options by name, and values', (t) => {
     const manager = open(t)
     const misspelt = refuses(() => manager.enableMemoryProfiling({ sampleIntervall: 1 }), 'ERR_INVALID_ARG_TYPE')
@@ -536,7 +536,7 @@ describe('what is refused', () => {
     assert.equal(manager.getMemoryProfile().enabled, false)
   })
 
-  test('everything, once the manager is gone', async () => {
+  test('every verb, after dispose', async () => {
     const manager = new MemoryManager({ backend, device, profiling: { leakAfterMs: 1 } })
     manager.dispose()
     await sleep(120)

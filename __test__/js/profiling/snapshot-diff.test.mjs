@@ -1,4 +1,4 @@
-/** What grew between two snapshots. */
+/** Growth between two snapshots. */
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
@@ -10,7 +10,7 @@ import { refuses } from '../../support/helpers.mjs'
 
 const { snapshot, profile } = sample()
 
-test('diffSnapshots names what grew, by tag, place, pool and kind', () => {
+test('diffSnapshots names the growth by tag, place, pool and kind', () => {
   const buffer = (id, size, tag, stack = null, pool = null, kind = 'npu') => ({
     ...snapshot.buffers[0],
     id,
@@ -81,7 +81,7 @@ test('diffSnapshots names what grew, by tag, place, pool and kind', () => {
   assert.deepEqual(Object.keys(diff.added[0]).sort(), ['allocatedAt', 'id', 'kind', 'pool', 'size', 'stack', 'tag'])
 })
 
-test('diffSnapshots: nothing against itself, reports from files, and no snapshots', () => {
+test('diffSnapshots: a snapshot against itself, reports from files, and invalid snapshots', () => {
   const same = diffSnapshots(snapshot, JSON.parse(reportJson.json(snapshot, profile)).snapshot)
   assert.deepEqual([same.added, same.gone, same.elapsedMs], [[], [], 0])
   for (const list of [same.byTag, same.bySite, same.byPool, same.byKind])

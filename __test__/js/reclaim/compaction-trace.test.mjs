@@ -13,17 +13,17 @@ import { KiB, MiB, open, refuses } from '../../support/helpers.mjs'
 const trace = process.env.RKLLM_TEST_TRACE
 const workload = trace ? readTrace(trace, 2000) : generateWorkload(2000, 3)
 
-/** As the demo's: so many at a time. */
+/** Concurrent requests, as in the demo. */
 const BATCH = 8
 const BLOCK_TOKENS = 16
 const BLOCK_BYTES = 8 * KiB
-/** Embeddings of a prompt that is being read. */
+/** Bytes of the embeddings of a prompt during prefill. */
 const EMBEDDING_BYTES = 128
 const POOL = 64 * MiB
 
 /**
- * Serves the trace as a server with a prefix cache does: the KV blocks of finished requests stay until the pool is
- * full, then every second one goes. Yields after every request with all blocks that live.
+ * Serves the trace like a server with a prefix cache: the KV blocks of finished requests stay until the pool is full,
+ * then every second one is freed. Yields all live blocks after every request.
  */
 function* serve(pool) {
   const running = []

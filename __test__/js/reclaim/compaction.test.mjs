@@ -1,4 +1,4 @@
-/** Movable blocks, defragment, and memory that looks after itself. */
+/** Movable blocks, defragment, and automatic compaction. */
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
@@ -9,7 +9,7 @@ import {
   assertNothingLeft, backend, device, KiB, MiB, needsTransfer, open, refuses, runChild,
 } from '../../support/helpers.mjs'
 
-/** Pages of both kinds behave the same. */
+/** Movable blocks of both kinds behave the same. */
 const KINDS = ['npu', 'system']
 
 function pool(manager, options) {
@@ -29,7 +29,7 @@ const holds = (block, byte) => new Uint8Array(block.buffer).every((found) => fou
 const everySecond = (blocks) => blocks.filter((block, at) => at % 2 === 0 && (block.free(), true))
 
 for (const kind of KINDS) {
-  test(`${kind}: what is scattered is together afterwards, with its bytes, and old views show nothing`, (t) => {
+  test(`${kind}: compaction joins scattered blocks with their bytes, and detaches old views`, (t) => {
     const manager = open(t)
     const kv = pool(manager, { kind })
     const blocks = fill(kv, 16 * KiB, 64)
@@ -86,7 +86,7 @@ test('a movable block is a MemoryBlock with a name that stays', (t) => {
   assert.equal(low.freed, true)
 })
 
-test('zeroed and aligned survive, also for blocks that nobody has looked at', (t) => {
+test('zeroing and alignment survive a move, also for blocks without a buffer', (t) => {
   const manager = open(t)
   const kv = pool(manager)
   new Uint8Array(kv.allocate(64 * KiB).buffer).fill(1)
@@ -100,7 +100,7 @@ test('zeroed and aligned survive, also for blocks that nobody has looked at', (t
   assert.ok(holds(block, 0))
 })
 
-test('what is pinned stays, pins nest, and a pinned block is not freed', (t) => {
+test('pinned blocks stay, pins nest, and a pinned block is not freed', (t) => {
   const manager = open(t)
   const kv = pool(manager)
   const [low, high] = fill(kv, 4 * KiB, 2)
@@ -123,7 +123,7 @@ test('what is pinned stays, pins nest, and a pinned block is not freed', (t) => 
   high.free()
 })
 
-test('a block whose bytes were moved elsewhere stays where it is', { skip: needsTransfer }, (t) => {
+test('a block with a transferred buffer does not move', { skip: needsTransfer }, (t) => {
   const manager = open(t)
   const kv = pool(manager)
   const [low, high] = fill(kv, 4 * KiB, 2)
@@ -137,7 +137,7 @@ test('a block whose bytes were moved elsewhere stays where it is', { skip: needs
   assert.equal(kv.stats().liveAllocations, 0)
 })
 
-test('blocks move across chunks, and empty chunks go back', (t) => {
+test('blocks move across chunks, and empty chunks are freed', (t) => {
   const manager = open(t)
   const kv = pool(manager, { kind: 'npu', initialSize: 64 * KiB, maxSize: MiB })
   const blocks = fill(kv, 16 * KiB, 64)
@@ -150,7 +150,7 @@ test('blocks move across chunks, and empty chunks go back', (t) => {
   blocks.forEach((block, at) => at % 4 === 1 && assert.ok(holds(block, at % 251), at))
 })
 
-test('more than a thread alone copies: every byte arrives', (t) => {
+test('a copy by several threads: every byte arrives', (t) => {
   const manager = open(t)
   const kv = pool(manager, { kind: 'npu', initialSize: 12 * MiB })
   const blocks = fill(kv, 16 * KiB, 768)
@@ -169,7 +169,7 @@ test('more than a thread alone copies: every byte arrives', (t) => {
   assert.equal(kv.stats().liveAllocations, 0)
 })
 
-test('however little time each call has, the pool is compacted in the end', (t) => {
+test('calls with minimal time limits compact the pool in the end', (t) => {
   const manager = open(t, { cleanup: { defragmentAbove: null } })
   const kv = pool(manager, { initialSize: 8 * MiB })
   const blocks = Array.from({ length: 2048 }, () => kv.allocate(4 * KiB, { movable: true }))
@@ -181,13 +181,13 @@ test('however little time each call has, the pool is compacted in the end', (t) 
     moves += some
   }
   assert.equal(moves, 512)
-  // What was freed since is seen by a call that goes on with what was looked at earlier.
+  // A call that resumes an earlier pass sees the frees since then.
   blocks.slice(0, 100).forEach((block, at) => at % 2 && block.free())
   kv.defragment({ maxMs: 1000 })
   assert.ok(kv.stats().fragmentation < 0.01)
 })
 
-test('caps stop a compaction, and the next one goes on', (t) => {
+test('caps stop a compaction, and the next one resumes it', (t) => {
   const manager = open(t)
   const kv = pool(manager)
   everySecond(fill(kv, 16 * KiB, 64))
@@ -210,7 +210,7 @@ test('caps stop a compaction, and the next one goes on', (t) => {
   refuses(() => kv.defragment(), 'ERR_POOL_DESTROYED')
 })
 
-test("'relocated' tells the moves, after they were made", async (t) => {
+test("'relocated' reports the moves after they were made", async (t) => {
   const manager = open(t)
   const kv = pool(manager)
   const heard = []
@@ -245,7 +245,7 @@ test('an allocation that would fail compacts first; with onExhaustion off it doe
   }
 })
 
-test('other pools give back what they can before an allocation meets a limit', (t) => {
+test('other pools free their empty chunks before an allocation fails at a limit', (t) => {
   const manager = open(t, { limits: { npu: { max: MiB } }, cleanup: { defragmentAbove: null } })
   const kv = pool(manager, { kind: 'npu', initialSize: 64 * KiB, maxSize: MiB })
   const blocks = fill(kv, 16 * KiB, 64)
@@ -257,7 +257,7 @@ test('other pools give back what they can before an allocation meets a limit', (
   blocks.forEach((block, at) => at % 4 === 1 && assert.ok(holds(block, at % 251), at))
 })
 
-test('scattered pools are compacted in the background, once something was freed', async (t) => {
+test('scattered pools are compacted in the background after a free', async (t) => {
   const manager = open(t)
   const kv = pool(manager)
   const blocks = fill(kv, 16 * KiB, 64)
@@ -268,7 +268,7 @@ test('scattered pools are compacted in the background, once something was freed'
   blocks.forEach((block, at) => at % 2 && assert.ok(holds(block, at % 251), at))
 })
 
-test('optimizeMemory does all of it and says what it gained', (t) => {
+test('optimizeMemory runs every step and returns the gain', (t) => {
   const manager = open(t, { slabs: {}, cleanup: { defragmentAbove: null } })
   manager.deallocate(manager.allocateNPUMemory(16 * KiB))
   const kv = pool(manager, { kind: 'npu', initialSize: 64 * KiB, maxSize: MiB })
@@ -289,7 +289,7 @@ test('optimizeMemory does all of it and says what it gained', (t) => {
   refuses(() => open(t, { cleanup: { onPresure: true } }), 'ERR_INVALID_ARG_TYPE')
 })
 
-test('blocks that were dropped go, and moved ones with them', () => {
+test('dropped blocks are collected, moved ones too', () => {
   const { result } = runChild('dropped-blocks.mjs', { flags: ['--expose-gc'], args: [backend, device ?? ''] })
   assert.deepEqual(result, { before: 8, moved: 4, after: 0 })
 })

@@ -1,6 +1,6 @@
 /**
- * The kernel says that memory is short. Here by a tree of files without PSI; in `npm run test:kernel` it is a real
- * kernel that says so.
+ * Memory pressure from the kernel. These tests use a tree of files without PSI; `npm run test:kernel` uses a real
+ * kernel.
  */
 
 import assert from 'node:assert/strict'
@@ -22,7 +22,7 @@ function available(kib) {
   renameSync(join(root, 'new'), join(root, 'proc/meminfo'))
 }
 
-// Nothing that is told here holds the event loop open.
+// The manager's events do not keep the event loop alive.
 const alive = setInterval(() => {}, 1000)
 
 before(() => {
@@ -36,7 +36,7 @@ after(() => {
   rmSync(root, { recursive: true })
 })
 
-/** Two chunks' worth of movable blocks, every second one freed: half of it could go back. */
+/** Fills two chunks with movable blocks and frees every second one: compaction can free one chunk. */
 function scattered(manager) {
   const pool = manager.createMemoryPool({
     name: 'kv',
@@ -54,10 +54,10 @@ function scattered(manager) {
   return { pool, kept }
 }
 
-test('cleanup first, then the event with what it gave back', async (t) => {
+test('cleanup first, then the event with the freed bytes', async (t) => {
   const manager = open(t, { slabs: {}, cleanup: { defragmentAbove: null } })
   const { pool, kept } = scattered(manager)
-  manager.deallocate(manager.allocateNPUMemory(KiB)) // leaves an empty slab behind
+  manager.deallocate(manager.allocateNPUMemory(KiB)) // Leaves an empty slab.
   const reserved = pool.stats().reserved
   assert.equal(reserved, 4 * MiB)
   const told = once(manager, 'pressure')
@@ -74,7 +74,7 @@ test('cleanup first, then the event with what it gave back', async (t) => {
   available(900)
 })
 
-test('onPressure: false is told and does nothing', async (t) => {
+test('onPressure: false: the event fires, and nothing is freed', async (t) => {
   const manager = open(t, { cleanup: { onPressure: false, defragmentAbove: null } })
   const { pool, kept } = scattered(manager)
   const told = once(manager, 'pressure')
@@ -92,7 +92,7 @@ test('a pool destroyed and a manager disposed in the middle of a cleanup end it'
     open(t, { cleanup: { defragmentAbove: null } }),
     open(t, { cleanup: { defragmentAbove: null } }),
   ]
-  // Blocks that nobody holds would be collected, and nothing be left to move.
+  // Holds the blocks: the collector would free them, and leave none to move.
   const [{ pool, kept }, others] = [scattered(one), scattered(other)]
   let heard = 0
   one.on('pressure', () => heard++)
@@ -108,14 +108,14 @@ test('a pool destroyed and a manager disposed in the middle of a cleanup end it'
   available(900)
 })
 
-test('descriptors and the thread go with the last manager', (t) => {
+test('the descriptors and the thread end with the last manager', (t) => {
   const fds = openFds()
   const managers = Array.from({ length: 3 }, () => open(t))
   managers.forEach((manager) => manager.dispose())
   assert.equal(openFds(), fds)
 })
 
-test('neither a process nor a dropped manager is kept by it', () => {
+test('pressure events keep neither the process nor a dropped manager alive', () => {
   const { result } = runChild('pressure-holds-nothing.mjs', { flags: ['--expose-gc'] })
   assert.deepEqual(result, { collected: true })
 })

@@ -1,4 +1,4 @@
-/** Logs, replayed against other pools; and against what a real pool did when the log was recorded. */
+/** Replays of logs against other pools, and against the real pool that recorded the log. */
 
 import assert from 'node:assert/strict'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
@@ -9,7 +9,7 @@ import { KiB, MiB, open, refuses } from '../../support/helpers.mjs'
 
 const HEADER = 'Thread,Time,Action,Pointer,Size,Stream'
 
-/** A text as RMM writes it, of `[action, pointer, size]`. */
+/** Writes `[action, pointer, size]` rows in RMM's format. */
 const rmm = (...rows) =>
   [HEADER, ...rows.map(([action, pointer, size]) => `140,10:00:00:000001,${action},${pointer},${size},0x0`), ''].join(
     '\n',
@@ -26,8 +26,8 @@ function randomOf(seed) {
 }
 
 /**
- * A real pool under load, and the log of it: what the channels tell. Returns what the pool says of itself at the end,
- * and the most that its chunks ever took.
+ * Runs a real pool under load and records its log from the diagnostics channels. Returns the pool's final figures, and
+ * the peak of its chunks.
  */
 function recorded(t, options, operations = 4000) {
   const manager = open(t)
@@ -61,7 +61,7 @@ function recorded(t, options, operations = 4000) {
   return { events, stats: pool.stats(), peakReserved }
 }
 
-/** Events as our own .csv has them. */
+/** Writes events in this package's own .csv format. */
 function ours(events) {
   const quoted = (text) => (text === null ? '' : /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text)
   const rows = events.map(({ type, kind, size, tag, pool, id }, i) => {
@@ -100,7 +100,7 @@ describe('a recorded workload', () => {
     })
   }
 
-  test('it says which capacity would have been enough, and which is not', (t) => {
+  test('a replay finds the smallest sufficient capacity', (t) => {
     const { events } = recorded(t, { initialSize: 4 * MiB })
     const { smallestCapacity, peakLive, capacity } = replayEventLog(events, {
       capacity: 64 * MiB,
@@ -113,7 +113,7 @@ describe('a recorded workload', () => {
     assert.equal(less.fits, false)
     assert.ok(less.failures > 0 && less.firstFailure.size > less.firstFailure.largestFree)
     assert.equal(events[less.firstFailure.line - 1].size, less.firstFailure.size)
-    // Without a capacity it is that one.
+    // The default is that capacity.
     assert.equal(replayEventLog(events).capacity, smallestCapacity)
   })
 
@@ -145,7 +145,7 @@ describe('reading', () => {
     }
   })
 
-  test('the line of the first failure, whatever stands before it', () => {
+  test('the line of the first failure is right after any header', () => {
     const header = `${HEADER},Type,TimeUs,Kind,Tag,Pool,Id`
     const row = (type, size, tag, id) => `1,0,${type},0x0,${size},0x0,${type},0,npu,${tag},kv,${id}`
     const rows = [
@@ -162,7 +162,7 @@ describe('reading', () => {
     assert.deepEqual([result.operations, result.failures, result.failedBytes, result.frees], [3, 1, 9999, 1])
   })
 
-  test('frees that are not there, and of what was never allocated', () => {
+  test('missing frees, and frees without an allocation', () => {
     const log = rmm(
       ['free', '0x1', 10],
       ['allocate', '0x2', 10],
@@ -177,12 +177,12 @@ describe('reading', () => {
     assert.deepEqual(skipped, { filtered: 0, refused: 0, unmatchedFrees: 2, lostFrees: 1 })
   })
 
-  test('only some kinds, pools and tags; ids are those of their kind and pool', () => {
+  test('filters by kind, pool and tag; ids are unique within their kind and pool', () => {
     const events = [
       { type: 'allocate', id: 1, size: 100, kind: 'npu', pool: 'kv', tag: 'a' },
       { type: 'allocate', id: 1, size: 200, kind: 'npu', pool: null, tag: null },
       { type: 'allocate', id: 1, size: 400, kind: 'system', pool: 'kv', tag: 'b' },
-      // A free may know less than its allocation did.
+      // A free may have fewer fields than its allocation.
       { type: 'collect', id: 1, size: 100, kind: 'npu', pool: 'kv' },
       { type: 'move', id: 1, size: 100, kind: 'npu', pool: 'kv' },
     ]
@@ -205,7 +205,7 @@ describe('reading', () => {
     }
   })
 
-  test('what is no log is refused', () => {
+  test('files that are no log are refused', () => {
     for (const log of [undefined, null, 5, {}, Symbol.iterator, [1], [null]])
       refuses(() => replayEventLog(log), 'ERR_INVALID_ARG_TYPE')
     const texts = [
@@ -222,7 +222,7 @@ describe('reading', () => {
 describe('options', () => {
   const log = rmm(['allocate', '0x1', 5000])
 
-  test('that contradict each other or could be no pool', () => {
+  test('that contradict each other or describe no valid pool', () => {
     const bad = {
       ERR_INVALID_ARG_TYPE: [
         { capacity: 4096, maxSize: 8192 },
@@ -247,16 +247,16 @@ describe('options', () => {
     }
   })
 
-  test('what no capacity holds', () => {
+  test('a log that no capacity can serve', () => {
     const { message, requested } = refuses(() => replayEventLog(rmm(['allocate', '0x1', 2 ** 51])), 'ERR_OUT_OF_RANGE')
     assert.match(message, /no capacity is enough/)
     assert.equal(requested, 2 ** 51)
   })
 
-  test('blocks of one size need no more than are there at once', () => {
+  test('blocks of one size need only the peak of live blocks', () => {
     const rows = Array.from({ length: 10 }, (_, i) => ['allocate', `0x${i + 1}`, 3000])
     const result = replayEventLog(rmm(...rows), { suballocator: 'fixed', blockSize: 4000 })
-    // 4000 is 63 × 64 bytes, rounded up; and 4 KiB is the step.
+    // 4000 rounds up to 63 × 64 bytes; capacities are multiples of 4 KiB.
     assert.deepEqual([result.fits, result.peakAllocated], [true, 10 * 4032])
     assert.ok(result.capacity >= 10 * 4032 && result.capacity < 12 * 4032, String(result.capacity))
     assert.equal(
@@ -265,7 +265,7 @@ describe('options', () => {
     )
   })
 
-  test('alignment costs what it costs', () => {
+  test('alignment adds its padding to the capacity', () => {
     const { peakAllocated, peakLive } = replayEventLog(rmm(['allocate', '0x1', 1], ['allocate', '0x2', 1]), {
       capacity: MiB,
       alignment: 4096,

@@ -1,7 +1,4 @@
-/**
- * Reports: each format read back by a reader of its own, hostile names, nothing to report, and files that are whole or
- * not there.
- */
+/** Reports: each format by an independent reader, hostile names, empty reports, and atomic files. */
 
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
@@ -40,7 +37,7 @@ async function written(t, name, source = FULL) {
   return readFileSync(path)
 }
 
-/** Asserts that the promise is refused with a MemoryError of that code; gives it. */
+/** Asserts that the promise rejects with a MemoryError of that code. Returns the error. */
 async function rejects(promise, code) {
   const error = await promise.then(
     () => assert.fail(`expected ${code}`),
@@ -51,7 +48,7 @@ async function rejects(promise, code) {
   }, code)
 }
 
-test('every format is written whole, over what was there, and nothing else is left', async (t) => {
+test('every format replaces an old file atomically, and leaves no other file', async (t) => {
   const path = directory(t)
   for (const source of [FULL, nothing()]) {
     for (const extension of REPORT_FORMATS) await writeReport(join(path, `report${extension}`), sourceOf(source))
@@ -61,7 +58,7 @@ test('every format is written whole, over what was there, and nothing else is le
   assert.equal(JSON.parse(readFileSync(join(path, 'report.json'))).snapshot.buffers.length, 0)
 })
 
-test('a format asks only for what it needs, and a bad path for nothing', async (t) => {
+test('a format reads only the figures that it needs, and a bad path none', async (t) => {
   const path = directory(t)
   const asked = []
   const source = Object.fromEntries(
@@ -89,7 +86,7 @@ test('a format asks only for what it needs, and a bad path for nothing', async (
   assert.deepEqual(asked, [])
 })
 
-test('what the file system refuses is a MemoryError, and no draft is left', async (t) => {
+test('an error of the file system is a MemoryError, and no draft is left', async (t) => {
   const path = directory(t)
   const source = sourceOf(FULL)
   const missing = await rejects(writeReport(join(path, 'none', 'report.json'), source), 'ERR_DEVICE_IO')
@@ -132,7 +129,7 @@ test('readers never see half a report', async (t) => {
   assert.deepEqual([...seen].sort(), [0, 40])
 })
 
-test('.json: as the published schema says, with addresses as text', async (t) => {
+test('.json: follows the published schema, with addresses as text', async (t) => {
   const validate = new Ajv({ allErrors: true, strict: false }).compile(require('@rkllmjs/memory/snapshot.schema.json'))
   for (const source of [FULL, nothing()]) {
     const parsed = JSON.parse(await written(t, 'report.json', source))
@@ -257,7 +254,7 @@ test('.trace.json: counters, lives that begin and end in order, names', async (t
     assert.ok(Number.isInteger(event.pid) && Number.isInteger(event.tid) && (event.ph === 'M' || event.ts >= 0))
 })
 
-test('.trace.json: an id that is given again is another life', async (t) => {
+test('.trace.json: a reused id is another lifetime', async (t) => {
   const event = { kind: 'npu', size: 1, tag: 'a', pool: null, id: 7 }
   const events = ['free', 'allocate', 'free', 'allocate'].map((type, timeUs) => ({ ...event, type, timeUs }))
   const { traceEvents } = JSON.parse(
@@ -272,7 +269,7 @@ test('.trace.json: an id that is given again is another life', async (t) => {
   ])
 })
 
-test('.html: one file that loads nothing, and names stay names', async (t) => {
+test('.html: one file that loads nothing, with names escaped', async (t) => {
   const html = String(await written(t, 'report.html'))
   assert.equal(html.match(/<script/g).length, 2, 'the data and the script')
   assert.equal(html.match(/<\/script>/g).length, 2)

@@ -1,4 +1,4 @@
-/** Dma-bufs from process to process. */
+/** Transfers of dma-bufs between processes. */
 
 import assert from 'node:assert/strict'
 import { execFile, spawn } from 'node:child_process'
@@ -33,7 +33,7 @@ function exported(t, manager = open(t), fill = 7) {
   return manager.exportDmaBuf(buffer).fd
 }
 
-test('a dma-buf arrives with its message, before and after somebody waits for it', async (t) => {
+test('a dma-buf arrives with its message, before and after a call of receive()', async (t) => {
   const here = inbox(t)
   const manager = open(t)
   const fds = openFds()
@@ -53,7 +53,7 @@ test('a dma-buf arrives with its message, before and after somebody waits for it
   assert.ok(await turnsUntil(() => openFds() <= fds, 2000))
 })
 
-test('letters come in order, each to one of those who wait', async (t) => {
+test('messages arrive in order, each at one waiting receiver', async (t) => {
   const here = inbox(t)
   const fd = exported(t)
   const all = Promise.all(Array.from({ length: 8 }, () => here.receive()))
@@ -78,7 +78,7 @@ test('an abort, and a close, end the wait', async (t) => {
   setTimeout(() => controller.abort(reason), 20)
   await assert.rejects(waiting, reason)
   await assert.rejects(here.receive({ signal: AbortSignal.abort(reason) }), reason)
-  // What comes later is not lost to the one who has given up.
+  // An aborted receive() does not lose a later message.
   const fd = exported(t)
   await sendDmaBuf(here.path, fd, 'later')
   closeDmaBuf(fd)
@@ -93,7 +93,7 @@ test('an abort, and a close, end the wait', async (t) => {
   here.close()
 })
 
-test('what is wrong is refused', async (t) => {
+test('bad input is refused', async (t) => {
   const path = join(folder(t), 'file')
   writeFileSync(path, 'mine')
   refuses(() => new DmaBufInbox(path), 'ERR_DEVICE_IO')
@@ -103,9 +103,9 @@ test('what is wrong is refused', async (t) => {
   const here = inbox(t)
   refuses(() => new DmaBufInbox(here.path), 'ERR_DEVICE_IO')
   const fd = exported(t)
-  const nobody = await sendDmaBuf(join(folder(t), 'nobody'), fd).catch((error) => error)
-  assert.deepEqual([nobody.code, nobody.syscall, nobody.errno], ['ERR_DEVICE_IO', 'sendmsg', 2])
-  assert.match(nobody.hint, /DmaBufInbox/)
+  const refused = await sendDmaBuf(join(folder(t), 'missing'), fd).catch((error) => error)
+  assert.deepEqual([refused.code, refused.syscall, refused.errno], ['ERR_DEVICE_IO', 'sendmsg', 2])
+  assert.match(refused.hint, /DmaBufInbox/)
   const codes = [
     [[here.path, 2 ** 31], 'ERR_OUT_OF_RANGE'],
     [[here.path, '3'], 'ERR_INVALID_ARG_TYPE'],
@@ -122,7 +122,7 @@ test('what is wrong is refused', async (t) => {
   refuses(() => closeDmaBuf(-1), 'ERR_OUT_OF_RANGE')
 })
 
-test('a thread that ends while it waits takes its inbox along', async (t) => {
+test('the inbox of a thread that ends while it waits is closed', async (t) => {
   const path = join(folder(t), 'inbox')
   const index = new URL('../../../index.js', import.meta.url).href
   const source = `
@@ -147,7 +147,7 @@ test('the example: two processes, one memory', { skip: needsSimulated }, async (
   assert.match(stdout, /8 imports at a time, 3702784 bytes/)
 })
 
-test('a receiver that was killed leaves nothing that is in the way of the next', async (t) => {
+test('a killed receiver does not block the next one', async (t) => {
   const path = join(folder(t), 'frames')
   const child = spawn(process.execPath, [...process.execArgv, EXAMPLE, 'model', path], { stdio: 'ignore' })
   assert.ok(await turnsUntil(() => existsSync(path), 1e6))

@@ -1,4 +1,4 @@
-/** share and adopt: one memory, several holders, in one thread and in several. */
+/** share and adopt: several holders of one memory, in one thread and in several. */
 
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
@@ -11,10 +11,10 @@ import {
 
 const open = (t, options) => openDevice(t, { slabs: {}, ...options })
 
-/** The values that occur in a buffer. */
+/** Returns the distinct byte values of a buffer. */
 function bytes(buffer) {
   const all = Buffer.from(buffer)
-  // The usual case without a million steps of an iterator, each of which an emulated machine feels.
+  // Fast path: a million iterator steps are slow on an emulated machine.
   return all.equals(Buffer.alloc(all.length, all[0])) ? [all[0]] : [...new Set(all)]
 }
 const fill = (buffer, value) => void new Uint8Array(buffer).fill(value)
@@ -32,7 +32,7 @@ function slice(manager, kind) {
   return pool.allocateBuffer(16 * KiB, { tag: 'kv' })
 }
 
-/** Lets finalizers run until `done()`, with garbage collected now and then. */
+/** Collects garbage and runs finalizers until `done()`. */
 async function collected(manager, done) {
   for (let i = 0; i < 20; i++) {
     manager.optimizeMemory()
@@ -87,7 +87,7 @@ for (const [name, allocate] of Object.entries(KINDS)) {
       }
       assertNothingLeft(yours)
       assert.throws(() => yours.adopt(token), { code: 'ERR_BUFFER_FREED' })
-      // The place of a slice waits for the finalizers of all.
+      // A slice's bytes are reused after the finalizers of all holders.
       const pools = ['npu', 'system'].map((name) => mine.getMemoryPool(name)).filter(Boolean)
       assert.ok(await collected(mine, () => pools.every((pool) => pool.stats().liveAllocations === 0)))
       for (const pool of pools) mine.destroyMemoryPool(pool)
@@ -96,7 +96,7 @@ for (const [name, allocate] of Object.entries(KINDS)) {
   })
 }
 
-test('the place of a shared slice is nobody else’s while somebody holds it', async (t) => {
+test('the bytes of a shared slice are not reused while a holder lives', async (t) => {
   const [mine, yours] = [open(t), open(t)]
   const first = mine.allocateNPUMemory(4 * KiB)
   const held = yours.adopt(mine.share(first))
@@ -123,7 +123,7 @@ test('memory outlives the manager and the pool that it came from', async (t) => 
       const held = yours.adopt(mine.share(KINDS[name](mine)))
       fill(held, 5)
       end(mine)
-      // What is reused now is not this.
+      // The new buffer does not reuse the shared memory.
       if (!mine.disposed && mine.getMemoryPool('npu')) fill(mine.getMemoryPool('npu').allocateBuffer(MiB), 1)
       assert.deepEqual(bytes(held), [5], `${name}, ${end}`)
       yours.syncToDevice(held)
@@ -136,7 +136,7 @@ test('memory outlives the manager and the pool that it came from', async (t) => 
   }
 })
 
-test('a token that names nothing is refused, and so are limits', (t) => {
+test('invalid tokens are refused, and limits apply', (t) => {
   const manager = open(t, { limits: { npu: { max: 2 * MiB } } })
   const buffer = manager.allocateNPUMemory(1.5 * MiB)
   const token = manager.share(buffer)
@@ -180,7 +180,7 @@ test(
       manager.deallocate(view)
       assert.throws(() => manager.deallocate(view), { code: 'ERR_BUFFER_FREED' })
       for (const rest of [first, ...moved.slice(i + 1)]) assert.deepEqual(bytes(rest), [3])
-      // Its finalizer says which it was.
+      // The finalizer of a buffer names its memory.
       assert.ok(await collected(manager, () => manager.getMemoryStats().liveAllocations === 6 - i))
     }
     for (const view of views) assert.throws(() => manager.deallocate(view), { code: 'ERR_BUFFER_FREED' })
@@ -213,12 +213,12 @@ for (const how of ['exit', 'terminate']) {
     const what = options.dedicated ? 'kernel objects' : 'slab slices'
     test(`threads that hold ${what} and end (${how}), in any order`, async (t) => {
       const manager = open(t)
-      // A runtime's first thread opens what it keeps.
+      // A runtime's first thread opens descriptors that stay open.
       const first = new Thread()
       await first.ask('stats')
       await first.end(how)
       const fds = openFds()
-      // Made here, held there.
+      // Allocated by this thread, held by another.
       const here = manager.allocateNPUMemory(64 * KiB, options)
       fill(here, 1)
       const one = new Thread()
@@ -228,7 +228,7 @@ for (const how of ['exit', 'terminate']) {
       assert.deepEqual(bytes(here), [2])
       manager.deallocate(here)
       assert.deepEqual(await one.ask('read', { buffer: 0 }), [2])
-      // Made there, held here and by a third.
+      // Allocated by another thread, held by this and by a third.
       const token = await one.ask('allocate', { kind: 'npu', size: 64 * KiB, fill: 3, options })
       const two = new Thread()
       await two.ask('adopt', { token })
@@ -244,7 +244,7 @@ for (const how of ['exit', 'terminate']) {
       assert.deepEqual(bytes(held), [4])
       manager.deallocate(held)
       assertNothingLeft(manager)
-      // A thread that is torn down cannot say where its ArrayBuffers are: the places of its slices stay out of use.
+      // A terminated thread does not report its ArrayBuffers: the bytes of its slices stay unused.
       if (options.dedicated) assert.ok(await collected(manager, () => manager.getNPUMemoryStats().objects === 0))
       assert.ok(await turnsUntil(() => openFds() <= fds + 1, 2000), `${fds} → ${openFds()}`)
     })

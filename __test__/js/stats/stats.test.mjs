@@ -1,4 +1,4 @@
-/** Figures: counters by kind and tag, domains, and what the kernel says of the machine and the process. */
+/** Figures: counters by kind and tag, domains, and the kernel's figures of the machine and the process. */
 
 import assert from 'node:assert/strict'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
@@ -16,7 +16,7 @@ for (const [kind, allocate, getStats] of [
   ['npu', 'allocateNPUMemory', 'getNPUMemoryStats'],
   ['system', 'allocateSystemMemory', 'getSystemMemoryStats'],
 ]) {
-  test(`counters of ${kind} memory: bytes really taken, and their peak`, (t) => {
+  test(`counters of ${kind} memory: bytes in use, and their peak`, (t) => {
     const manager = open(t)
     const now = () => counters(manager[getStats]())
     const none = { used: 0, peak: 0, liveAllocations: 0, totalAllocations: 0, totalFrees: 0, failedAllocations: 0 }
@@ -83,7 +83,7 @@ for (const tag of [
   test(`a tag may be any text: ${JSON.stringify(tag.slice(0, 20))}`, (t) => {
     const manager = open(t)
     const buffer = manager.allocateNPUMemory(4096, { tag })
-    // A lone surrogate is no text; what comes back for it is the replacement character.
+    // A lone surrogate is no valid text and becomes the replacement character.
     const expected = tag.toWellFormed?.() ?? (tag === '\ud800' ? '\ufffd' : tag)
     assert.equal(manager.describe(buffer).tag, expected)
     const { tags } = manager.getMemoryUsage()
@@ -99,7 +99,7 @@ test('many tags do not grow without bound', (t) => {
   assert.ok(Object.keys(manager.getMemoryUsage().tags).length <= 1100)
 })
 
-test('domains count what was allocated in them', { skip: needsSimulated }, (t) => {
+test('domains count the memory allocated in them', { skip: needsSimulated }, (t) => {
   const manager = open(t)
   manager.allocateNPUMemory(MiB, { iommuDomain: 3 })
   manager.allocateNPUMemory(2 * MiB, { iommuDomain: 15 })
@@ -117,7 +117,7 @@ test('domains count what was allocated in them', { skip: needsSimulated }, (t) =
   assert.equal(objects, 2)
 })
 
-test('total and available: what binds', { skip: needsSimulated }, (t) => {
+test('total and available: the tightest limit', { skip: needsSimulated }, (t) => {
   const manager = open(t, { simulated: { domains: 2, domainBytes: 64 * MiB } })
   const before = manager.getNPUMemoryStats()
   assert.equal(before.total, Math.min(128 * MiB, totalmem()))
@@ -158,10 +158,10 @@ test('the process: rss, descriptors, mappings', { skip: needsOwnKernel }, (t) =>
   assert.ok(usage.heapUsed > 0 && usage.external > 0)
 })
 
-test('openFds follows what is opened', async (t) => {
+test('openFds follows opens and closes', async (t) => {
   const manager = open(t)
   const fdsNow = () => manager.getMemoryUsage().process.openFds
-  // The kernel still has triggers for memory pressure of managers before in hand.
+  // The kernel frees pressure triggers of earlier managers with a delay.
   await sleep(500)
   const buffer = manager.allocateNPUMemory(4096)
   const before = fdsNow()
@@ -184,7 +184,7 @@ test('cgroup and PSI: figures where the kernel has them, null where not', (t) =>
   }
 })
 
-test('getMemoryUsage is the whole picture', (t) => {
+test('getMemoryUsage has every figure', (t) => {
   const manager = open(t)
   manager.allocateNPUMemory(4096)
   const usage = manager.getMemoryUsage()
@@ -196,7 +196,7 @@ test('getMemoryUsage is the whole picture', (t) => {
   assert.deepEqual(counters(usage.system), counters(manager.getSystemMemoryStats()))
 })
 
-test('figures are numbers, never NaN; what is not known is null', (t) => {
+test('figures are numbers, never NaN; unknown ones are null', (t) => {
   const manager = open(t)
   for (const get of ['getMemoryStats', 'getNPUMemoryStats', 'getSystemMemoryStats', 'getMemoryUsage']) {
     JSON.stringify(manager[get](), (key, value) => {
@@ -207,7 +207,7 @@ test('figures are numbers, never NaN; what is not known is null', (t) => {
   }
 })
 
-test('what is asked for by the caller cannot change the books', (t) => {
+test('changes of returned objects do not change the accounting', (t) => {
   const manager = open(t)
   const stats = manager.getMemoryUsage()
   stats.npu.used = 99
