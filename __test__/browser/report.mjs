@@ -1,6 +1,6 @@
 /**
- * The HTML report in a real browser: its figures against the snapshot, and everything that can be done with it. Needs
- * Debian's `chromium` (or CHROMIUM=/path/to/it). With --shots DIRECTORY it leaves pictures there.
+ * Tests the HTML report in a real browser: its figures against the snapshot, and every interaction. Needs Debian's
+ * `chromium` (or CHROMIUM=/path/to/it). --shots DIRECTORY saves screenshots.
  */
 
 import assert from 'node:assert/strict'
@@ -35,7 +35,7 @@ const quiet = [
 const browser = await chromium.launch({ executablePath, args: ['--no-sandbox', '--disable-gpu', ...quiet] })
 const heard = []
 
-/** Opens a report; what its console says and what it asks of any network is heard. */
+/** Opens a report, and records its console messages and network requests. */
 async function open(name, { width = 1280, colorScheme = 'light' } = {}) {
   const page = await browser.newPage({ viewport: { width, height: 900 }, colorScheme })
   const url = pathToFileURL(join(directory, name)).href

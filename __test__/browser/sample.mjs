@@ -1,13 +1,13 @@
-/** A snapshot and a profile to report on: what a real manager says of real buffers and pools, and more of the like. */
+/** Makes a snapshot and a profile for reports: those of a real manager, plus generated entries. */
 
 import { MemoryManager } from '../../index.js'
 
 const MiB = 1024 * 1024
 
-/** A tag that wants to be something else: HTML, a line, a formula. */
+/** A hostile tag: HTML, line breaks, a spreadsheet formula. */
 export const HOSTILE = '</script><script>alert(1)</script><!--\u2028"quoted", \\n not a line\nbut this\r\n=1+1 ü 🎈'
 
-/** Numbers in [0, 1) that are the same every time. */
+/** Returns a deterministic generator of numbers in [0, 1). */
 export function random(seed) {
   let state = seed >>> 0
   return () => {
@@ -30,7 +30,7 @@ export const STACKS = [
   frames('Weights.map', 'Model.load', 'main'),
 ]
 
-/** A pool's chunk as blocks, from the addresses and sizes that it handed out. */
+/** Builds the block list of a pool's chunk from the addresses and sizes of its blocks. */
 function chunkMap(size, blocks) {
   const base = blocks.reduce((least, { address }) => (address < least ? address : least), blocks[0].address)
   const map = []
@@ -176,7 +176,7 @@ export function sample({ more = 0, tag } = {}) {
 
 const NOTHING = { count: 0, min: 0, p50: 0, p90: 0, p99: 0, p999: 0, max: 0, mean: 0 }
 
-/** What a manager has to say that holds nothing and was never profiled. */
+/** Returns the snapshot and the profile of an empty manager without profiling. */
 export function nothing() {
   const manager = new MemoryManager({ backend: 'simulated' })
   const { device } = manager
@@ -200,7 +200,7 @@ export function nothing() {
   }
 }
 
-/** What `writeReport` asks. */
+/** The source that `writeReport` reads. */
 export const sourceOf = ({ snapshot, profile }) => ({
   snapshot: () => snapshot,
   profile: () => profile,

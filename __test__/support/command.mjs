@@ -1,4 +1,4 @@
-/** The command line without a process of its own: its words, and where its output goes. */
+/** Runs the command line in this process, with the given arguments and captured output. */
 
 import cli from '../../src/js/cli/run.js'
 
@@ -27,5 +27,5 @@ export async function command(words, { columns, isTTY, env = {}, stdin } = {}) {
 export const STATUS = cli.STATUS
 export const NAMES = cli.NAMES
 
-/** Columns that a line takes on a terminal. */
+/** Returns the columns of a line on a terminal. */
 export const visibleWidth = (line) => [...line.replace(/\x1b\[[\d;?]*[a-zA-Z]/g, '')].length

@@ -1,6 +1,6 @@
 /**
- * What every test file shares. RKLLM_TEST_BACKEND and RKLLM_TEST_DEVICE choose the device that the suite runs on;
- * without them it is the simulated one, which every machine has.
+ * Helpers of all test files. RKLLM_TEST_BACKEND and RKLLM_TEST_DEVICE choose the device under test; the default is the
+ * simulated one.
  */
 
 import assert from 'node:assert/strict'
@@ -18,7 +18,7 @@ export { openFds }
 export const backend = process.env.RKLLM_TEST_BACKEND ?? 'simulated'
 export const device = process.env.RKLLM_TEST_DEVICE || undefined
 export const simulated = backend === 'simulated'
-/** Whether the kernel tells the size of its CMA area, which is all the room of an NPU without an IOMMU. */
+/** Whether the kernel shows the size of its CMA area, which bounds the memory of an NPU without an IOMMU. */
 export const cmaIsShown = /^CmaTotal: +[1-9]/m.test(readFileSync('/proc/meminfo', 'utf8'))
 
 export const KiB = 1024
@@ -27,13 +27,13 @@ export const GiB = 1024 * MiB
 
 const PIECE = (process.env.RKLLM_TEST_PIECE ?? '1/1').split('/').map(Number)
 
-/** Of a list of tests those of this run: all, or with RKLLM_TEST_PIECE=2/5 the second of five pieces. */
+/** Returns the tests of this run: all, or with RKLLM_TEST_PIECE=2/5 the second of five pieces. */
 export function inPiece(list) {
   const [piece, pieces] = PIECE
   return list.filter((_, at) => at % pieces === piece - 1)
 }
 
-/** `describe` for a suite that is run in pieces: some of its groups, in turn. */
+/** Wraps `describe` for a suite that runs in pieces: skips the groups of other pieces. */
 export function inPieces(describe) {
   let at = 0
   const [piece, pieces] = PIECE
@@ -42,19 +42,19 @@ export function inPieces(describe) {
 
 /** For node:test's `skip`: the reason, or false. */
 export const needsSimulated = simulated ? false : `needs the simulated device; this run is on ${backend}`
-/** QEMU's user-mode emulation makes up what a process is told of itself, and gives pages when they are written. */
+/** For `skip`: QEMU's user-mode emulation invents figures of the process, and allocates pages at the first write. */
 export const needsOwnKernel =
   process.env.RKLLM_TEST_EMULATION === 'user' ? 'needs the kernel to itself; this is user-mode emulation' : false
-/** Whose tests these are: "node", "bun" or "deno". */
+/** The runtime of the tests: "node", "bun" or "deno". */
 export const runtime = ['bun', 'deno'].find((name) => process.versions[name] !== undefined) ?? 'node'
 
-/** For `skip` on runtimes that cannot do what a test is about: `notOn({ deno: 'why' })`. */
+/** For `skip` on runtimes without the tested feature: `notOn({ deno: 'why' })`. */
 export const notOn = (reasons) => (reasons[runtime] === undefined ? false : `not on ${runtime}: ${reasons[runtime]}`)
 
-/** For `skip`: tests that use a descriptor which the library made. */
+/** For `skip`: tests that use a descriptor of the library. */
 export const needsForeignFds = notOn({ deno: 'its fs knows only descriptors that it opened itself' })
 
-/** Whether what was marked with markAsUntransferable cannot be detached (Node 24 and later). */
+/** Whether markAsUntransferable prevents detaching (Node 24 and later). */
 export const hasDetachKeys = (() => {
   const probe = new ArrayBuffer(8)
   markAsUntransferable(probe)
@@ -71,15 +71,15 @@ export const needsTransfer =
     ? false
     : `Node ${process.version} has no ArrayBuffer.prototype.transfer`
 
-/** For `skip`: a test machine may be a kernel, Node and little else. */
+/** For `skip`: a test machine may lack the command. */
 export function needsCommand(name) {
   const found = (process.env.PATH ?? '').split(':').some((directory) => existsSync(`${directory}/${name}`))
   return found ? false : `needs the command "${name}"`
 }
 
 /**
- * A manager on the device under test, disposed when the test is over. Every buffer has a kernel object of its own, so
- * that a test can count objects, descriptors and addresses; tests of slabs say `slabs: {}`.
+ * Opens a manager on the device under test, and disposes it after the test. Slabs are off by default, so that tests can
+ * count objects, descriptors and addresses; tests of slabs pass `slabs: {}`.
  */
 export function open(t, options = {}) {
   const manager = new MemoryManager({ backend, device, slabs: { threshold: 0 }, ...options })
@@ -87,7 +87,7 @@ export function open(t, options = {}) {
   return manager
 }
 
-/** Asserts that `call` throws a MemoryError with that code, of the JavaScript class that belongs to it. Returns it. */
+/** Asserts that `call` throws a MemoryError with that code and the matching JavaScript class. Returns the error. */
 export function refuses(call, code, what = code) {
   let error
   try {
@@ -104,20 +104,20 @@ export function refuses(call, code, what = code) {
   return error
 }
 
-/** Waits until the driver has taken back what was freed. */
+/** Waits until the driver has completed pending frees. */
 export function settle(manager) {
   if (runtime === 'deno') {
-    // Its collector ends dropped buffers of earlier tests at any moment: let it be now, and not between two counts.
+    // Collects dropped buffers of earlier tests now: otherwise Deno's collector may do so between two counts.
     manager.optimizeMemory({ trim: false, defragment: false })
     return
   }
-  // Not optimizeMemory elsewhere, which collects garbage: some suites ask a thousand times.
+  // Other runtimes poll: optimizeMemory collects garbage, which is too slow for suites with a thousand calls.
   const clock = new Int32Array(new SharedArrayBuffer(4))
   for (let waited = 0; manager.getNPUMemoryStats().pendingFree > 0 && waited < 2000; waited++)
     Atomics.wait(clock, 0, 0, 1)
 }
 
-/** What must be as before after anything was refused. */
+/** Returns the figures that a refused call must not change. */
 export function ledger(manager) {
   settle(manager)
   const { liveAllocations, npuUsed, systemUsed } = manager.getMemoryStats()
@@ -132,7 +132,7 @@ export function assertNothingLeft(manager) {
   assert.deepEqual({ liveAllocations, npuUsed, systemUsed }, { liveAllocations: 0, npuUsed: 0, systemUsed: 0 })
 }
 
-/** Lets finalizers run until `done()`; they come some turns of the event loop after the collection. */
+/** Runs finalizers until `done()`; they follow the collection by some turns of the event loop. */
 export async function turnsUntil(done, turns = 200) {
   for (let i = 0; i < turns && !done(); i++) await nextTurn()
   return done()
@@ -140,7 +140,7 @@ export async function turnsUntil(done, turns = 200) {
 
 const CHILDREN = new URL('./child/', import.meta.url)
 
-/** Runs __test__/support/child/<name> in a process of its own and returns the JSON that it printed last. */
+/** Runs __test__/support/child/<name> in its own process and returns the last JSON line of its output. */
 export function runChild(name, { args = [], flags = [], env = {} } = {}) {
   const child = spawnSync(process.execPath, [...flags, fileURLToPath(new URL(name, CHILDREN)), ...args], {
     encoding: 'utf8',

@@ -1,7 +1,4 @@
-/**
- * A strict reader of OpenMetrics 1.0 text: whatever the standard does not allow throws. Exemplars and timestamps are
- * not read.
- */
+/** A strict parser of OpenMetrics 1.0 text: throws on every violation. Does not support exemplars and timestamps. */
 
 import assert from 'node:assert/strict'
 
@@ -17,10 +14,10 @@ const SAMPLE = /^([a-zA-Z_:][a-zA-Z0-9_:]*)(\{.*\})? (\S+)$/
 const LABEL = /([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\["\\n])*)"(,|$)/y
 const NUMBER = /^(?:[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|[+-]?\.\d+(?:[eE][+-]?\d+)?|[+-]Inf|NaN)$/
 
-/** Families by name: `{ type, unit, help, samples: [{ name, labels, value }] }`. */
+/** Returns the families by name: `{ type, unit, help, samples: [{ name, labels, value }] }`. */
 export function parse(text) {
   assert.ok(text.endsWith('\n# EOF\n'), 'it ends with # EOF')
-  assert.ok(text.isWellFormed(), 'it can be UTF-8')
+  assert.ok(text.isWellFormed(), 'the text is valid Unicode')
   const families = new Map()
   let family
   for (const line of text.slice(0, -'\n# EOF\n'.length).split('\n')) {
@@ -28,16 +25,16 @@ export function parse(text) {
     if (descriptor) {
       const [, field, name, value] = descriptor
       if (family?.name !== name) {
-        assert.ok(!families.has(name), `${name} is in two places`)
+        assert.ok(!families.has(name), `${name} appears twice`)
         families.set(name, (family = { name, samples: [] }))
       }
       assert.equal(family.samples.length, 0, `${field} of ${name} comes after a sample`)
-      assert.equal(family[field.toLowerCase()], undefined, `${field} of ${name} is there twice`)
+      assert.equal(family[field.toLowerCase()], undefined, `${field} of ${name} appears twice`)
       family[field.toLowerCase()] = field === 'HELP' ? unescaped(value) : value
     } else {
       const sample = sampleOf(line)
       assert.ok(family, `a sample without a family: ${line}`)
-      assert.ok(sample.name.startsWith(family.name), `${sample.name} stands under ${family.name}`)
+      assert.ok(sample.name.startsWith(family.name), `${sample.name} is listed under ${family.name}`)
       family.samples.push(sample)
     }
   }
@@ -55,10 +52,10 @@ function sampleOf(line) {
   const list = braces?.slice(1, -1) ?? ''
   for (LABEL.lastIndex = 0; LABEL.lastIndex < list.length; ) {
     const label = LABEL.exec(list)
-    assert.ok(label, `labels that cannot be read: ${line}`)
+    assert.ok(label, `malformed labels: ${line}`)
     assert.ok(!(label[1] in labels) && !label[1].startsWith('__'), `label ${label[1]}: ${line}`)
     labels[label[1]] = unescaped(label[2])
-    assert.ok(label[3] === '' || LABEL.lastIndex < list.length, `a comma too many: ${line}`)
+    assert.ok(label[3] === '' || LABEL.lastIndex < list.length, `trailing comma: ${line}`)
   }
   return { name, labels, value: Number(number.replace('Inf', 'Infinity')) }
 }
@@ -97,7 +94,7 @@ function checkHistogram(name, samples) {
   assert.equal(of('_sum').length, 1)
 }
 
-/** No family may have the name of another one's sample. */
+/** Asserts that no family has the name of another one's sample. */
 function checkClashes(families) {
   for (const { name, type = 'unknown' } of families.values()) {
     for (const suffix of SUFFIXES[type]) {

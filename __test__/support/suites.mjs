@@ -1,7 +1,6 @@
 /**
- * Lists the JavaScript suites, found by folder, and what each needs. The scripts that run them all read this list: `npm
- * run test:js`,
- * `test:runtimes`, `test:kernel`.
+ * Lists the JavaScript suites, found by folder, and their needs. `npm run test:js`, `test:runtimes` and `test:kernel`
+ * read this list.
  */
 
 import { readdirSync } from 'node:fs'
@@ -18,7 +17,7 @@ export const suites = new Map(
     .map((path) => [basename(path, '.test.mjs'), `__test__/js/${path}`]),
 )
 
-/** Suites that ask nothing of a driver: one run of them is enough, on any device. */
+/** Suites without driver calls: one run on any device is enough. */
 export const driverless = [
   'adapters',
   'attacks',
@@ -40,9 +39,7 @@ export const driverless = [
   'top',
 ]
 
-/**
- * Suites whose outcome depends on the engine: its collector, its ArrayBuffers, its threads, its events, its modules.
- */
+/** Suites with engine-dependent outcomes: the collector, ArrayBuffers, threads, events, modules. */
 export const engineDependent = [
   'async',
   'attacks',
@@ -65,9 +62,9 @@ export const engineDependent = [
   'sharing',
 ]
 
-/** The path of a suite; throws when a list names one that does not exist. */
+/** Returns the path of a suite. Throws if it does not exist. */
 export function pathOf(name) {
   const path = suites.get(name)
-  if (path === undefined) throw new Error(`no suite "${name}"; there are ${[...suites.keys()].join(' ')}`)
+  if (path === undefined) throw new Error(`no suite "${name}"; the suites are ${[...suites.keys()].join(' ')}`)
   return path
 }

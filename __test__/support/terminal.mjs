@@ -1,4 +1,4 @@
-/** The command line on a pseudo-terminal of 80 by 24, through util-linux's `script`. */
+/** Runs the command line on a pseudo-terminal of 80 by 24, through util-linux's `script`. */
 
 import { spawn } from 'node:child_process'
 import { readFileSync } from 'node:fs'
@@ -12,18 +12,18 @@ const quoted = (word) => `'${word.replaceAll("'", "'\\''")}'`
 
 export const needsTerminal = needsCommand('script') || needsCommand('stty')
 
-/** The shell command that runs the command line with `words` on this runtime. */
+/** Returns the shell command that runs the command line with `words` on this runtime. */
 export const shell = (...words) =>
   [process.execPath, ...(runtime === 'deno' ? ['run', '--allow-all', '--no-check'] : []), MAIN, ...words]
     .map(quoted)
     .join(' ')
 
-/** Runs `words` in a terminal; at the end the shell tells the exit status and whether the terminal is as it was. */
+/** Runs `words` in a terminal. At the end the shell prints the exit status, and "restored" if the settings are. */
 export function terminal(t, words, env = {}) {
   const command = `stty cols 80 rows 24; before=$(stty -g); ${shell(...words)}; echo "status=$?"; ` +
     `[ "$before" = "$(stty -g)" ] && echo restored`
   const started = spawn('script', ['-qfc', command, '/dev/null'], {
-    // Coloured unless the test says otherwise, whatever whoever runs the tests prefers.
+    // Clears the user's colour settings; a test may set its own.
     env: { ...process.env, TERM: 'xterm', NODE_OPTIONS: '', NO_COLOR: '', FORCE_COLOR: '', ...env },
     stdio: ['pipe', 'pipe', 'inherit'],
   })
@@ -35,7 +35,7 @@ export function terminal(t, words, env = {}) {
     press: (keys) => started.stdin.write(keys),
     screen: () => screen,
     closed,
-    /** Waits until the terminal shows what `pattern` matches, behind what it had shown `from` characters ago. */
+    /** Waits until the terminal's output after the first `from` characters matches `pattern`. */
     async shows(pattern, from = 0) {
       for (let tries = 0; tries < 6000 && !pattern.test(screen.slice(from)); tries++) await sleep(10)
       if (!pattern.test(screen.slice(from))) throw new Error(`${pattern} never came:\n${screen.slice(from)}`)

@@ -1,4 +1,4 @@
-/** Drops every buffer it gets: the limit has room for two. */
+/** Allocates and drops every buffer, under a limit with room for two. */
 
 import { MemoryManager } from '../../../index.js'
 

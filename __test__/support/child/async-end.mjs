@@ -1,4 +1,4 @@
-/** A thread, or the process, ends in the middle of allocations, syncs and frees of a slow driver. */
+/** Ends a thread or the process during allocations, syncs and frees of a slow driver. */
 
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -39,7 +39,7 @@ if (!isMainThread) {
       await new Promise((resolve) => worker.on('exit', resolve))
     }
   }
-  // Whatever comes too late meets nobody.
+  // Late completions find no environment.
   await sleep(500)
   console.log(JSON.stringify({ end }))
 }

@@ -1,6 +1,6 @@
 /**
- * Every route by which JavaScript can move, hold or free memory, mixed at random: argv is a seed and how many seconds.
- * Every buffer that only this program writes keeps its bytes, and at the end nothing is left open. Needs --expose-gc.
+ * Moves, holds and frees memory by every route of JavaScript, at random. Arguments: seed, seconds. Buffers that only
+ * this program writes keep their bytes, and no handle is left open. Needs --expose-gc.
  */
 
 import assert from 'node:assert/strict'
@@ -34,7 +34,7 @@ let manager = open()
 let pool
 const counts = {}
 const refusals = {}
-/** buffer → { mark: what every byte of it is, own: nobody but this program has its bytes, alone: no slice } */
+/** buffer → { mark: the value of its bytes, own: no other holder has its bytes, alone: no slice } */
 let live = new Map()
 const pending = new Set()
 const workers = new Set()
@@ -119,7 +119,7 @@ function startEcho() {
   })
   return made
 }
-/** Deno 2.9 loses what a thread that is terminated has sent and nobody has received yet. */
+/** Waits for the thread's messages: Deno 2.9 loses unreceived messages of a terminated thread. */
 async function ready(echo) {
   while (deno && echo.away > 0) await sleep(1)
 }
@@ -171,7 +171,7 @@ const routes = {
   },
   resize() {
     const buffer = some()
-    // Node 22 does not survive this for a buffer from another thread.
+    // Node 22 crashes on this for a buffer from another thread.
     if (!canTransfer || !buffer || live.get(buffer).foreign) return
     quietly(() => buffer.transfer(pick([0, 1, buffer.byteLength + 1])))
     if (buffer.byteLength === 0) live.delete(buffer)
@@ -219,7 +219,7 @@ const routes = {
     if (back.byteLength > 0) live.set(back, info)
   },
   mark() {
-    // Node 24 and later abort at their end with such a buffer alive.
+    // Node 24 and later abort at exit with such a live buffer.
     const buffer = some()
     if (node < 24 && !deno && buffer) markAsUntransferable(buffer)
   },
@@ -256,7 +256,7 @@ const routes = {
     else if (holder) wait(holder.terminate())
     holder = undefined
   },
-  // Bun 1.4 aborts by itself when a buffer that was made in one thread is collected in another.
+  // Bun 1.4 aborts when it collects a buffer of another thread.
   async endEcho() {
     if (bun || below(10) > 0) return
     await ready(echo)
@@ -266,7 +266,7 @@ const routes = {
   reopen() {
     if (below(20) > 0) return
     manager.dispose()
-    // What others hold as well, or was moved, lives on; the rest is detached or reads zeros.
+    // Shared and moved memory lives on; other buffers are detached or read zeros.
     live = new Map()
     pool = undefined
     manager = open()
@@ -305,7 +305,7 @@ console.log(JSON.stringify({ steps, left, refusals }))
 function check() {
   for (const [buffer, { mark, pool: of, shared, foreign }] of live) {
     const ended = of !== undefined && (of.destroyed || of !== pool)
-    // What was under way when its pool or its manager was ended by force reads zeros, unless somebody has adopted it.
+    // A buffer in flight at the forced end of its pool or manager reads zeros, unless another manager adopted it.
     const zeros = (foreign || (of !== undefined && shared)) && holds(buffer, 0)
     if (buffer.byteLength === 0 || (ended && !shared) || zeros) live.delete(buffer)
     else

@@ -1,8 +1,7 @@
 /**
- * What pure JavaScript can do to memory that it did not make, one attack a process: argv names it, and whether buffers
- * are kernel objects of their own ("objects") or slices ("slices"). Neighbours full of known bytes stand beside;
- * afterwards memory of the same sizes is allocated and watched, so that a late write into what was freed shows. Needs
- * --expose-gc.
+ * Attacks external memory from pure JavaScript, one attack a process. Arguments: the attack, and "objects" (dedicated
+ * kernel objects) or "slices". Neighbours with known bytes show stray writes. Afterwards new memory of the same sizes
+ * shows late writes into freed memory. Needs --expose-gc.
  */
 
 import assert from 'node:assert/strict'
@@ -26,14 +25,14 @@ const can = { transfer: typeof ArrayBuffer.prototype.transfer === 'function' }
 
 const manager = open(objects ? { slabs: { threshold: 0 } } : {})
 const SIZES = objects ? [4096, 65536, 1 << 20] : [100, 4096, 65536]
-/** Codes of refusals that are due. */
+/** Counts of expected refusals, by code. */
 const refusals = {}
 
 const fresh = (size = SIZES[1], from = manager) => from.allocateNPUMemory(size)
 const fill = (buffer, value) => new Uint8Array(buffer).fill(value)
 const holds = (buffer, value) => new Uint8Array(buffer).every((byte) => byte === value)
 
-/** Runs what may be refused, with one of these codes and no other error. */
+/** Runs a call that may fail with one of these codes, and with no other error. */
 function may(codes, call) {
   try {
     return call()
@@ -44,7 +43,7 @@ function may(codes, call) {
 }
 const free = (buffer, ...also) =>
   may(['ERR_BUFFER_BUSY', 'ERR_BUFFER_TRANSFERRED', 'ERR_BUFFER_FREED', ...also], () => manager.deallocate(buffer))
-/** The runtime's own refusals are as good as success. */
+/** Ignores the runtime's own refusals. */
 const quietly = (call) => {
   try {
     return call()
@@ -77,7 +76,7 @@ const attacks = {
       const again = moved.transferToFixedLength()
       manager.deallocate(again)
       for (const gone of [buffer, again]) assert.throws(() => manager.deallocate(gone), { code: 'ERR_BUFFER_FREED' })
-      // Nobody has ever seen this one.
+      // The manager has never seen this ArrayBuffer.
       assert.throws(() => manager.deallocate(moved), { code: 'ERR_UNKNOWN_BUFFER' })
     }
   },
@@ -172,7 +171,7 @@ const attacks = {
     if (node >= 24) leave()
   },
   async inFlight() {
-    // What an operation that is under way does to a slice that is used again, the README says.
+    // The README documents the effect of an operation in flight on a reused slice.
     if (!objects) return
     const sink = openSync('/dev/null', 'w')
     const zero = openSync('/dev/zero', 'r')
@@ -199,7 +198,7 @@ const attacks = {
     await Promise.all(pending)
   },
   async fetchBodies() {
-    // A request's body under way, and an answer that arrives in memory that goes meanwhile.
+    // Frees the body of a request in flight, and the memory that receives a response.
     if (!objects) return
     const server = createServer((request, response) => {
       request.on('data', () => {})
@@ -264,7 +263,7 @@ const attacks = {
     }
   },
   detachedInside() {
-    // A callback that frees what a built-in is working on.
+    // Callbacks that free the buffer of the running built-in.
     for (const size of SIZES) {
       const tricks = [
         (bytes, once) => bytes.sort((a, b) => (once(), b - a)),
@@ -331,7 +330,7 @@ const attacks = {
     mine.forEach(free)
   },
   async stolen() {
-    // Made there, moved here, and then that thread ends: its runtime says that the memory may go.
+    // Allocated by a thread and moved here; then the thread ends, and its runtime runs the finalizers.
     const stolen = []
     for (let round = 0; round < 4; round++) {
       const thief = worker(
@@ -364,7 +363,7 @@ const attacks = {
     assert.ok(mine.every((buffer) => holds(buffer, 1)))
     for (const buffer of stolen) assert.throws(() => manager.deallocate(buffer), { code: 'ERR_UNKNOWN_BUFFER' })
     mine.forEach(free)
-    // Bun 1.4 aborts by itself when such a buffer is collected here.
+    // Bun 1.4 aborts when it collects such a buffer here.
     if (bun) leave()
   },
   async twentyWorkers() {
@@ -398,7 +397,7 @@ const attacks = {
     manager.deallocate(shared)
   },
   async terminated() {
-    // In the middle of whatever it does. Deno lets one that never yields run on for seconds.
+    // Terminates a busy thread. Deno takes seconds to end one that never yields.
     const source = `
       const { workerData, parentPort } = require('node:worker_threads')
       import(workerData.index).then(async ({ MemoryManager }) => {
@@ -434,7 +433,7 @@ const attacks = {
     leave()
   },
   reentrant() {
-    // Getters, listeners and conversions that come back into the manager in the middle of a call.
+    // Getters, listeners and conversions that re-enter the manager during a call.
     const buffers = SIZES.map((size) => fresh(size))
     const back = () => {
       fresh(SIZES[0])
@@ -466,7 +465,7 @@ const attacks = {
     manager.removeAllListeners()
   },
   async listeners() {
-    // Told of moves, warnings and pressure, they compact, free and end what the manager is about to look at.
+    // Listeners for moves, warnings and pressure that compact, free and dispose during the manager's pass.
     const own = open(objects ? { slabs: { threshold: 0 } } : {})
     const pool = own.createMemoryPool({ name: 'p', initialSize: 1 << 20, maxSize: 1 << 21 })
     let blocks = Array.from({ length: 60 }, () => pool.allocate(16384, { movable: true }))
@@ -485,7 +484,7 @@ const attacks = {
     )
     blocks.forEach((block) => fill(block.buffer, 4))
     blocks = blocks.filter((block, at) => at % 2 || (block.free(), false))
-    // A conversion of a cap that comes back, and frees what is about to move.
+    // The conversion of a cap re-enters, and frees a block that is about to move.
     pool.defragment({ get maxMoves() { return blocks.pop().free(), pool.defragment(), 20 } })
     for (let i = 0; i < 20; i++) await nextTurn()
     assert.ok(heard > 0)
@@ -603,7 +602,7 @@ const attacks = {
   },
 }
 
-/** Ends the process before a runtime's own end of it, with the result. */
+/** Prints the result, and exits without the runtime's own cleanup. */
 function leave() {
   check()
   report()
@@ -626,7 +625,7 @@ for (let i = 0; i < 10; i++) {
   gc()
   await nextTurn()
 }
-// Whoever still writes where something was freed, writes here.
+// A late write into freed memory lands in these buffers.
 const watched = SIZES.flatMap((size) => Array.from({ length: 16 }, () => fresh(size)))
 watched.forEach((buffer) => fill(buffer, 0x11))
 await sleep(50)

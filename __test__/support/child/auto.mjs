@@ -1,4 +1,4 @@
-/** Opens three managers with the backend in argv (default: 'auto', said and unsaid) and prints what came of it. */
+/** Opens three managers with the backend in argv (default: 'auto', explicit and implicit), and prints the results. */
 
 import { setImmediate as nextTurn } from 'node:timers/promises'
 

@@ -1,4 +1,4 @@
-/** Drops buffers and lets the garbage collector have them. Needs --expose-gc. */
+/** Drops buffers and collects garbage. Needs --expose-gc. */
 
 import { setImmediate as nextTurn } from 'node:timers/promises'
 
@@ -6,7 +6,7 @@ import { open, openFds } from './open.mjs'
 
 const BUFFERS = 200
 
-// Objects are counted: no slab is kept.
+// No slabs: the test counts kernel objects.
 const manager = open({ slabs: { threshold: 0 } })
 await settle(() => false, 5)
 const fds = openFds()

@@ -1,6 +1,4 @@
-/**
- * Allocates and drops in a loop that never yields, until it is refused; then yields and tries again. Needs --expose-gc.
- */
+/** Allocates and drops without yielding until an allocation fails; then yields and retries. Needs --expose-gc. */
 
 import { setImmediate as nextTurn } from 'node:timers/promises'
 

@@ -1,4 +1,4 @@
-/** Drops movable blocks, some of which were moved: the collector ends them all. */
+/** Drops movable blocks, moved ones among them: the collector frees all. */
 
 import { setImmediate as nextTurn } from 'node:timers/promises'
 
@@ -13,7 +13,7 @@ function scatter() {
   for (const block of blocks) new Uint8Array(block.buffer).fill(1)
   blocks.forEach((block, at) => at % 2 && block.free())
   const moved = pool.defragment().moves.length
-  // One of those that were moved is looked at again, the others are not.
+  // Reads the buffer of one moved block again.
   return { moved, shown: blocks[14].buffer.byteLength }
 }
 

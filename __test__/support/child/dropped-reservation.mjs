@@ -1,4 +1,4 @@
-/** Drops a reservation: the collector ends it, and the process is told. */
+/** Drops a reservation: the collector releases it, and the process emits a warning. */
 
 import { setImmediate as nextTurn } from 'node:timers/promises'
 

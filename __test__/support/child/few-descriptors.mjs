@@ -1,6 +1,4 @@
-/**
- * Allocates and exports with at most 128 descriptors (the limit is the shell's: Node raises its own as far as it can).
- */
+/** Allocates and exports with at most 128 descriptors. The shell sets the hard limit: Node raises the soft one. */
 
 import { execFileSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
@@ -26,7 +24,7 @@ if (process.argv[2] !== 'limited') {
   } catch (error) {
     failure = error
   }
-  // What tells a user what is wrong must not need a descriptor itself.
+  // The diagnostics must work without a free descriptor.
   const { system, process: gauges } = manager.getMemoryUsage()
   const figures = { total: system.total, rss: system.rss, openFds: gauges.openFds, maxFds: gauges.maxFds }
   for (const fd of fds.splice(0)) closeDmaBuf(fd)

@@ -1,7 +1,4 @@
-/**
- * Runs into a limit of 256 descriptors and says what it was warned of (the limit is the shell's, as in
- * few-descriptors.mjs).
- */
+/** Exhausts 256 descriptors and prints the warnings. The shell sets the limit, as for few-descriptors.mjs. */
 
 import { execFileSync } from 'node:child_process'
 import { fileURLToPath } from 'node:url'

@@ -1,7 +1,6 @@
 /**
- * A random program over the whole API, seeded by argv: whatever it does, every live buffer keeps its bytes, the
- * counters agree with a model, and nothing is left at the end. A third argument is the manager's options. Needs
- * --expose-gc.
+ * Runs a random program over the whole API. Arguments: seed, steps, options of the manager. Every live buffer keeps its
+ * bytes, the counters agree with a model, and no memory is left at the end. Needs --expose-gc.
  */
 
 import assert from 'node:assert/strict'
@@ -23,20 +22,18 @@ const below = (limit) => {
 }
 const pick = (list) => list[below(list.length)]
 
-/**
- * What must be: buffer → { manager, kind, mark, group }. Imports and their origins are one group and share their bytes.
- */
+/** The model: buffer → { manager, kind, mark, group }. Imports and their origins are one group and share bytes. */
 let live = new Map()
-// Before the first manager: those of one device share its descriptor.
+// Counts before the first manager: managers of one device share its descriptor.
 await nextTurn()
 const filesBefore = openFiles()
 let managers = [open(), open()]
 let nextMark = 1
 /** { pool, manager, kind, name } */
 let pools = []
-/** Blocks of which no buffer was read: block → its pool. Others are known by their buffer. */
+/** Blocks without a buffer: block → its pool. `live` has the others, by their buffer. */
 let blocks = new Map()
-/** Buffers that only the collector can free: the model no longer knows how many of them live. */
+/** Number of buffers that only the collector can free. Some may already be freed. */
 let adrift = 0
 
 const write = (buffer, mark) => new Uint8Array(buffer).fill(mark)
@@ -44,7 +41,7 @@ const holds = (buffer, mark, offset = 0) => {
   const bytes = new Uint8Array(buffer, offset)
   return bytes[0] === mark && bytes[bytes.length >> 1] === mark && bytes[bytes.length - 1] === mark
 }
-/** ArrayBuffers that the library never handed out: when they are moved on, it cannot know that they were its own. */
+/** ArrayBuffers made by transfer(): the library does not recognise them after a second transfer. */
 const movedOnes = new WeakSet()
 const rememberMoved = (buffer) => (movedOnes.add(buffer), buffer)
 const add = (buffer, info) => live.set(buffer, info)
@@ -126,7 +123,7 @@ const actions = {
     const twin = importer.importDmaBuf(fd, { size: offset + size })
     closeDmaBuf(fd)
     assert.ok(holds(twin, group.mark, offset))
-    // Whoever imports a slab or a chunk sees all of it, also what its next owners write there.
+    // An import of a slab or a chunk shows all of it, with the writes of later owners.
     if (!manager.describe(buffer).dedicated) return importer.deallocate(twin)
     group.mark = 1 + (nextMark++ % 255)
     write(twin, group.mark)
@@ -149,13 +146,13 @@ const actions = {
     const buffer = take()
     if (!buffer) return
     const { manager, group, kind } = live.get(buffer)
-    // Nor may a slice be freed under an operation: its place is the next one's at once.
+    // A slice may not be freed under an operation: its bytes are reused at once.
     const { pool, dedicated } = manager.describe(buffer)
     if (pool !== null || (kind === 'npu' && !dedicated)) return
-    // The operation writes into memory that others may still see through an import: they must not mind.
+    // The operation's writes would show in imports of the same memory.
     if ([...live.values()].some((other) => other.group === group && other !== live.get(buffer))) return
     live.delete(buffer)
-    // Deno throws where nobody can catch it when the buffer is gone before it is full.
+    // Deno throws an uncatchable error when the buffer is freed before the fill ends.
     if (process.versions.deno === undefined) randomFill(new Uint8Array(buffer), () => {})
     try {
       manager.deallocate(buffer)
@@ -215,7 +212,7 @@ const actions = {
       assert.throws(use, { code: 'ERR_BUFFER_FREED' })
   },
   dropBlock() {
-    // Only its pool can free it now.
+    // From here on only the pool can free the block.
     const block = blocks.size && below(5) === 0 && pick([...blocks.keys()])
     if (!block) return
     blocks.delete(block)
@@ -231,7 +228,7 @@ const actions = {
     if (!one) return
     const before = one.pool.stats()
     const given = one.pool.trim()
-    // With a delay the frees that wait end first.
+    // A delay would end the delayed frees first.
     if (options.debug) return
     assert.equal(one.pool.stats().reserved, before.reserved - given)
     assert.equal(one.pool.stats().allocated, before.allocated)
@@ -271,7 +268,7 @@ const actions = {
     pools = pools.filter((one) => one.manager !== manager)
     for (const [i, buffer] of mine.entries()) {
       live.delete(buffer)
-      // One that came out of transfer() is not known to dispose: it stays, and reads zeros.
+      // dispose() does not know ArrayBuffers made by transfer(): they stay attached and read zeros.
       assert.ok(buffer.byteLength === 0 || (buffer.byteLength === moved[i] && holds(buffer, 0)))
     }
     managers = [managers[1], open()]
@@ -294,7 +291,7 @@ for (let i = 0; i < 20; i++) {
   gc()
   await nextTurn()
 }
-// What was collected now goes back on a thread of its own.
+// A separate thread frees collected memory.
 for (let i = 0; i < 1000 && filesLeft().length > 0; i++) await sleep(10)
 const left = filesLeft()
 managers = [open()]
@@ -328,9 +325,9 @@ function check() {
   }
 }
 
-/** A slice that JavaScript now sees. */
+/** Adds a slice with an exposed buffer to the model. */
 function mark(buffer, { manager, kind, pool, name }, block, zeroed) {
-  if (zeroed) assert.ok(holds(buffer, 0), 'zeroed was asked for')
+  if (zeroed) assert.ok(holds(buffer, 0), 'zeroed memory is zero')
   assert.equal(manager.describe(buffer).pool, name)
   const group = { mark: 1 + (nextMark++ % 255) }
   write(buffer, group.mark)
@@ -338,7 +335,7 @@ function mark(buffer, { manager, kind, pool, name }, block, zeroed) {
   add(buffer, { manager, kind, group, pool, block })
 }
 
-/** The result, unless the pool is full or too small for it. */
+/** Returns the allocation, or undefined if the pool is full or too small. */
 function within(allocate) {
   try {
     return allocate()
@@ -347,7 +344,7 @@ function within(allocate) {
   }
 }
 
-/** A pool that was reset or destroyed has taken everything back. */
+/** Ends the slices of a pool that was reset or destroyed. */
 function endSlices(one) {
   endBlocks([one])
   for (const [buffer, { pool, block }] of live) {

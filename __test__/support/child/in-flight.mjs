@@ -1,7 +1,6 @@
 /**
- * Frees buffers while an operation of the runtime still reads or writes them. The runtime keeps only a pointer: if the
- * address were given back it would crash, or write into memory that somebody else got since. argv names the operations
- * to try.
+ * Frees buffers while an operation of the runtime reads or writes them. The runtime keeps only a pointer: a reused
+ * address would crash it, or receive its writes. Arguments: the operations to try.
  */
 
 import { execFileSync } from 'node:child_process'
@@ -15,7 +14,7 @@ import { brotliCompress, deflate } from 'node:zlib'
 
 import { open } from './open.mjs'
 
-// Each buffer an object of its own: a slice under an operation is what the README warns of.
+// Dedicated objects: the README warns against freeing slices under an operation.
 const manager = open({ slabs: { threshold: 0 } })
 let neighbourIntact = true
 let rounds = 0
@@ -27,10 +26,9 @@ console.log(JSON.stringify({ neighbourIntact, rounds }))
 async function runningOperations() {
   const size = 4 * 1024 * 1024
   const sink = openSync('/dev/null', 'w')
-  // Node 20 asserts inside zlib when the buffer of a running operation is detached, by whomever: no memory manager can
-  // mend that.
+  // Node 20 asserts inside zlib when any code detaches the buffer of a running operation.
   const zlibSurvives = Number(process.versions.node.split('.')[0]) > 20
-  // Deno fills in steps, and throws where nobody can catch it when the buffer is gone at the next one.
+  // Deno fills in steps, and throws an uncatchable error when the buffer is freed between two of them.
   const fillSurvives = process.versions.deno === undefined
   const operations = [
     ...(fillSurvives ? [(bytes) => promisify(randomFill)(bytes)] : []),
@@ -54,7 +52,7 @@ async function runningOperations() {
   }
 }
 
-/** A read that waits for data while its buffer goes and others come. */
+/** Frees the buffer of a waiting read, and allocates others. */
 async function waitingRead() {
   const directory = mkdtempSync(join(tmpdir(), 'rkllm-'))
   const fifo = join(directory, 'fifo')
@@ -63,7 +61,7 @@ async function waitingRead() {
   for (const allocate of ['allocateNPUMemory', 'allocateSystemMemory']) {
     const bytes = new Uint8Array(manager[allocate](65536))
     const pending = promisify(read)(fd, bytes, 0, 4096, null)
-    // Until a thread of the pool hangs in read().
+    // Waits until a pool thread blocks in read().
     await wait(50)
     free(bytes)
     const neighbours = Array.from({ length: 16 }, () => new Uint8Array(manager[allocate](65536)).fill(0x77))
@@ -78,7 +76,7 @@ async function waitingRead() {
   rmSync(directory, { recursive: true })
 }
 
-/** Node lets go of a buffer under an operation; Bun pins it and refuses. */
+/** Frees a buffer under an operation. Node detaches it; Bun pins it and refuses. */
 function free(bytes) {
   try {
     manager.deallocate(bytes)

@@ -1,7 +1,7 @@
 /**
- * A process with managers that can be inspected, until its standard input ends. Prints "ready" when they listen.
- * Arguments: how many managers; "worker" for one more in a thread; "busy" to block the event loop for good; "exit" to
- * end by process.exit; "alone" to wait for nothing.
+ * Runs inspectable managers until standard input ends. Prints "ready" when they listen. Arguments: the number of
+ * managers; "worker" for one more in a thread; "busy" to block the event loop for good; "exit" to end by process.exit;
+ * "alone" to end at once.
  */
 
 import { existsSync, readdirSync } from 'node:fs'
@@ -39,6 +39,6 @@ if (isMainThread) {
       .on('end', () => (words.includes('exit') ? process.exit(0) : (process.exitCode = managers.length > 0 ? 0 : 1)))
       .resume()
 } else {
-  // A thread that has nothing else to do would end, and its socket with it.
+  // An idle thread would end, and its socket with it.
   setInterval(() => managers.length, 1000)
 }

@@ -1,4 +1,4 @@
-/** Has most of the mappings that a process may have, and says what it was warned of. */
+/** Makes most of the mappings that a process may have, and prints the warnings. */
 
 import { readFileSync } from 'node:fs'
 import { setImmediate as nextTurn } from 'node:timers/promises'
@@ -7,14 +7,14 @@ import { MemoryManager } from '../../../index.js'
 
 const most = Number(readFileSync('/proc/sys/vm/max_map_count', 'utf8'))
 const PAGE = 4096
-/** Counted at least once in so many allocations (src/js/limits/process-limits.js). */
+/** Allocations between two counts at most (src/js/limits/process-limits.js). */
 const UNTIL_COUNTED = 4096
 
 const manager = new MemoryManager({ backend: 'simulated' })
 const warnings = []
 manager.on('warning', (warning) => warnings.push(warning))
 
-// Neighbours are one mapping in the kernel's books, until what lies between two of them goes.
+// The kernel merges adjacent mappings; freeing every second one splits them.
 const kept = []
 const between = []
 for (let i = 0; i < most; i++) {

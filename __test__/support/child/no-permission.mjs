@@ -1,4 +1,4 @@
-/** Opens a device node that exists but that this user may not open, and prints the error. */
+/** Opens a device node without permission, and prints the error. */
 
 import { chmodSync, mkdtempSync, rmSync } from 'node:fs'
 import { execFileSync } from 'node:child_process'
@@ -14,7 +14,7 @@ chmodSync(directory, 0o755)
 const node = join(directory, 'rknpu')
 let failure
 try {
-  // The device of /dev/null under another name: what matters is that open() says EACCES.
+  // A node of /dev/null's device: open() fails with EACCES.
   execFileSync('mknod', ['-m', '000', node, 'c', '1', '3'])
   process.setegid(NOBODY)
   process.seteuid(NOBODY)

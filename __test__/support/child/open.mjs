@@ -1,4 +1,4 @@
-/** For child processes: the device under test, as in helpers.mjs, but without its node:test. */
+/** Opens the device under test in child processes, as helpers.mjs does, but without node:test. */
 
 import { readdirSync, readlinkSync } from 'node:fs'
 
@@ -10,12 +10,12 @@ export function open(options = {}) {
 }
 
 /**
- * What is open without being ours, or not for long: the directory that is read, sockets and notes about modules of
- * Deno's own, and triggers for memory pressure, which the kernel takes some 50 ms to take back.
+ * Matches descriptors that do not count: the directory being read, Deno's sockets and module caches, and pressure
+ * triggers, which the kernel frees after some 50 ms.
  */
 const OTHERS = /\/fd$|^socket:|\/deno\/|\/pressure\/memory$|\/memory\.(pressure|events)$/
 
-/** "descriptor target" of each. */
+/** Returns "descriptor target" of each open file. */
 export function openFiles() {
   return readdirSync('/proc/self/fd').flatMap((fd) => {
     try {

@@ -1,4 +1,4 @@
-/** Slices whose ArrayBuffers live longer than their pool wants, by the way that argv names. Needs --expose-gc. */
+/** Slices with ArrayBuffers that outlive their pool. argv names the way. Needs --expose-gc. */
 
 import assert from 'node:assert/strict'
 import { writeSync } from 'node:fs'
@@ -23,7 +23,7 @@ async function collect(done, turns = 200) {
 }
 
 const ways = {
-  /** Dropped buffers and read blocks go; blocks of which no buffer was read stay until they are freed. */
+  /** The collector frees dropped buffers and blocks with a buffer; blocks without one stay until an explicit free. */
   async dropped() {
     const pool = make({ initialSize: 1024 * KiB })
     const keep = fill(pool.allocateBuffer(4096), 7)
@@ -42,11 +42,11 @@ const ways = {
     const { liveAllocations, allocated, requested } = pool.stats()
     assert.ok(all(keep, 7) && view.every((byte) => byte === 8) && !block.freed)
     for (let i = 0; i < 100; i++) fill(pool.allocate(4096).buffer, 2)
-    assert.ok(all(keep, 7) && view.every((byte) => byte === 8), 'nobody else has their bytes')
+    assert.ok(all(keep, 7) && view.every((byte) => byte === 8), 'no other slice has their bytes')
     return { before, liveAllocations, allocated, requested }
   },
 
-  /** A slice is not used again before the ArrayBuffer that its bytes moved to is collected. */
+  /** A slice is not reused before the collection of the ArrayBuffer that received its bytes. */
   async moved() {
     const pool = make({ initialSize: 8 * KiB })
     const addresses = []
@@ -64,7 +64,7 @@ const ways = {
     return { same: addresses[0] === addresses[1], freed: next.freed }
   },
 
-  /** What cannot be detached reads zeros once its pool is gone, and nobody is given its addresses. */
+  /** An undetachable buffer reads zeros after the end of its pool, and its addresses stay unused. */
   async held() {
     const pool = make({ initialSize: 64 * KiB, maxSize: 1024 * KiB, kind: 'npu' })
     const [marked, block, loose] = [fill(pool.allocateBuffer(4096), 1), pool.allocate(4096), pool.allocate(4096)]
@@ -86,14 +86,14 @@ const ways = {
       end === 'reset' ? pool : other.createMemoryPool({ name: 'next', initialSize: 64 * KiB, maxSize: 1024 * KiB })
     for (let i = 0; i < 100; i++) {
       const fresh = next.allocate(4096)
-      assert.ok(fresh.address < taken[0] || fresh.address >= taken[1], 'somebody can still reach this')
+      assert.ok(fresh.address < taken[0] || fresh.address >= taken[1], 'an old buffer still reaches this address')
       fill(fresh.buffer, 0xff)
       const alone = other.allocateNPUMemory(64 * KiB)
       const at = other.describe(alone).address
       assert.ok(at < taken[0] || at >= taken[1])
       fill(alone, 0xff)
     }
-    assert.ok(zero(), 'somebody else\'s bytes')
+    assert.ok(zero(), 'bytes of another slice')
     for (const buffer of attached) fill(buffer, 0x11)
     assert.ok(all(next.allocate(64, { zeroed: true }).buffer, 0))
     if (end === 'reset') assert.equal(pool.stats().liveAllocations, 101)
@@ -101,7 +101,7 @@ const ways = {
     return { attached: attached.length, moved: moved !== undefined, live }
   },
 
-  /** Workers with pools, blocks, buffers and moved buffers, terminated: nobody else minds. */
+  /** Terminates workers with pools, blocks, buffers and moved buffers: other threads keep their memory. */
   async workers() {
     const mine = make()
     const [buffer, block] = [fill(mine.allocateBuffer(4096), 0x5a), mine.allocate(4096)]
@@ -123,7 +123,7 @@ const ways = {
              kept.push(block, pool.allocateBuffer(100), manager.allocateNPUMemory(100))
            }
          }
-         // Its bytes leave the worker, which then ends.
+         // Moves the bytes out of the worker, which then ends.
          const last = manager.getMemoryPool('npu').allocateBuffer(4096)
          new Uint8Array(last).fill(0x33)
          const moved = typeof last.transfer === 'function' ? last.transfer() : new ArrayBuffer(0)
@@ -134,18 +134,18 @@ const ways = {
       const received = await new Promise((resolve, reject) => worker.once('message', resolve).once('error', reject))
       if (received.byteLength > 0) assert.ok(all(received, 0x33))
       await worker.terminate()
-      // On Deno the environment ends a little later.
+      // Deno ends the environment with a delay.
       for (let wait = 0; wait < 1000 && !all(received, 0); wait++) await sleep(5)
-      assert.ok(all(received, 0), 'its memory went with its manager, and its addresses did not')
+      assert.ok(all(received, 0), 'the memory ended with its manager, but its addresses stay reserved')
       const more = Array.from({ length: 20 }, () => fill(manager.allocateNPUMemory(64 * KiB), 0x77))
-      assert.ok(all(received, 0), 'nobody has them')
+      assert.ok(all(received, 0), 'the addresses are not reused')
       more.forEach((one) => manager.deallocate(one))
     }
     assert.ok(all(buffer, 0x5a) && all(block.buffer, 0x5b))
     return { mine: mine.stats().liveAllocations }
   },
 
-  /** A manager that was dropped with its pool: a slice of it lives as long as its ArrayBuffer. */
+  /** Drops a manager with its pool: a slice lives as long as its ArrayBuffer. */
   async orphan() {
     const view = (() => {
       const pool = open().createMemoryPool({ name: 'p', initialSize: 64 * KiB })
@@ -160,5 +160,5 @@ const ways = {
 
 const result = await ways[way]()
 writeSync(1, `${JSON.stringify(result)}\n`)
-// Node 24 and 26 abort by themselves when they end with a marked buffer alive: leave before they notice.
+// Node 24 and 26 abort at exit with a live marked buffer: exit without their cleanup.
 if (way === 'held') process.reallyExit(0)

@@ -1,10 +1,10 @@
-/** One of several workers on one pool. Takes and gives slices at random; no two workers may ever have the same byte. */
+/** One of several workers on one pool. Allocates and frees slices at random; no two live slices may overlap. */
 
 import assert from 'node:assert/strict'
 import { createRequire } from 'node:module'
 import { parentPort, workerData } from 'node:worker_threads'
 
-// A MemoryPool belongs to its thread; what lies below does not.
+// A MemoryPool belongs to its thread; the native pool does not.
 const native = createRequire(import.meta.url)('../../../src/js/core/binding.js')
 const { manager, pool, base, cells, mark, steps, largest } = workerData
 const hot = native.fastCalls()
@@ -37,9 +37,9 @@ function take(size) {
   const [first, last] = [(numbers[3] - base) / CELL, Math.floor((numbers[3] - base + size - 1) / CELL)]
   const slice = { name: words.slice(10, 14), first, last, buffer: undefined }
   for (const cell of new Set([first, (first + last) >> 1, last])) {
-    assert.equal(Atomics.compareExchange(cells, cell, 0, mark), 0, 'somebody has that byte')
+    assert.equal(Atomics.compareExchange(cells, cell, 0, mark), 0, 'another slice has this byte')
   }
-  // Some of them as JavaScript sees them.
+  // Exposes some of them as ArrayBuffers.
   if (random(20) === 0) {
     slice.buffer = native.poolExpose(pool, ...slice.name)[0]
     new Uint8Array(slice.buffer).fill(mark)

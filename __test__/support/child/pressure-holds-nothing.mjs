@@ -1,5 +1,5 @@
-// A manager that is dropped is collected although the kernel may have something to tell it, and the process ends by
-// itself with one open.
+// The collector frees a dropped manager despite its pressure subscription, and the process ends by itself with an open
+// one.
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { MemoryManager } from '../../../index.js'
 

@@ -1,4 +1,4 @@
-/** Ends the process, in the way that argv names, while buffers are alive. */
+/** Ends the process with live buffers. argv names the way. */
 
 import { randomFill } from 'node:crypto'
 

@@ -1,4 +1,4 @@
-/** A manager that is profiled and dropped: it goes, and the process ends by itself. */
+/** Profiles and drops a manager: the collector frees it, and the process ends by itself. */
 
 import { setImmediate as nextTurn } from 'node:timers/promises'
 

@@ -1,4 +1,4 @@
-/** A thread with a manager of its own, which does what it is told by messages and answers each. */
+/** A thread with its own manager, which runs commands from messages and answers each. */
 
 import { parentPort, workerData } from 'node:worker_threads'
 

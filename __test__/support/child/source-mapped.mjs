@@ -1,4 +1,4 @@
-/** Allocates in a function of which a source map says that it is line 7 of original.ts. */
+/** Allocates in a function that a source map places at line 7 of original.ts. */
 
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'

@@ -1,4 +1,4 @@
-/** Frees buffers whose prototypes and properties lie. The library goes by what the buffer is, not by what it says. */
+/** Frees buffers with tampered prototypes and properties. The library reads the internal slots only. */
 
 import { runInNewContext } from 'node:vm'
 
@@ -34,7 +34,7 @@ class Liar extends Uint8Array {
 }
 frees('an heir that lies', (buffer) => new Liar(buffer))
 
-// From here on the built-ins lie to everybody.
+// From here on the built-ins return false values.
 ArrayBuffer.prototype.transfer = () => new ArrayBuffer(1)
 ArrayBuffer.isView = () => true
 Object.defineProperty(ArrayBuffer.prototype, 'byteLength', { get: () => 99, configurable: true })

@@ -1,4 +1,4 @@
-/** Subscribers that throw: what was allocated is there all the same, and the runtime tells of the error. */
+/** Subscribers that throw: the allocation succeeds all the same, and the runtime reports the error. */
 
 import { subscribe } from 'node:diagnostics_channel'
 import { setTimeout as sleep } from 'node:timers/promises'

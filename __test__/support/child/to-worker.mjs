@@ -1,6 +1,4 @@
-/**
- * Moves NPU memory to a worker (transfer() first: Node refuses to post what an addon made) and watches it come back.
- */
+/** Moves NPU memory to a worker and back. Uses transfer() first: Node refuses to post an addon's ArrayBuffer. */
 
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'

@@ -1,7 +1,4 @@
-/**
- * Marks a buffer as not to be transferred: from Node 24 on it cannot be detached, and forcing it would abort the
- * process.
- */
+/** Marks a buffer as untransferable: from Node 24 on it cannot be detached, and forcing it would abort the process. */
 
 import { writeSync } from 'node:fs'
 import { markAsUntransferable } from 'node:worker_threads'
@@ -23,5 +20,5 @@ const intact = attached && new Uint8Array(buffer).every((byte) => byte === 1)
 const live = manager.getMemoryStats().liveAllocations
 manager.dispose()
 writeSync(1, `${JSON.stringify({ code, attached, intact, live })}\n`)
-// Node 24 and 26 abort by themselves when they end with such a buffer alive: leave before they notice.
+// Node 24 and 26 abort at exit with such a live buffer: exit without their cleanup.
 process.reallyExit(0)

@@ -1,4 +1,4 @@
-/** Workers that allocate and then end, without freeing, in the way that argv names. */
+/** Runs workers that allocate and end without freeing. argv names the way. */
 
 import { readdirSync, readlinkSync } from 'node:fs'
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads'
@@ -11,12 +11,12 @@ const WORKERS = 8
 if (isMainThread) {
   const manager = open()
   const mine = new Uint8Array(manager.allocateNPUMemory(65536)).fill(0x5a)
-  // The first worker opens what stays open: the threads' own descriptors.
+  // The first worker opens descriptors that stay open: those of the runtime's threads.
   await runWorker()
   const before = memoryFds()
   for (let i = 1; i < WORKERS; i++) await runWorker()
   for (let i = 0; i < 10; i++) await nextTurn()
-  // On Deno an environment that was terminated ends a little later, and a driver may take its time.
+  // Deno ends a terminated environment with a delay, and a driver may be slow.
   for (let i = 0; i < 1000 && memoryFds().length > before.length; i++) await sleep(5)
   const fds = memoryFds().slice(before.length)
   console.log(JSON.stringify({ mineIntact: mine.every((byte) => byte === 0x5a), fds, workers: WORKERS }))
@@ -37,7 +37,7 @@ async function runWorker() {
   const end = process.argv[2]
   const worker = new Worker(new URL(import.meta.url), { workerData: end })
   worker.on('error', () => {})
-  // Not events.once: it would be content with 'error', which comes before 'exit'.
+  // Not events.once, which would settle at 'error', before 'exit'.
   const ended = new Promise((resolve) => worker.once('exit', resolve))
   await new Promise((resolve) => worker.once('message', resolve))
   if (end === 'terminate') await worker.terminate()
