@@ -24,12 +24,12 @@ fn handle(raw: u64) -> Handle {
     Handle::from_raw(raw)
 }
 
-/// An allocation that is not recorded.
+/// Allocates without a record.
 fn allocate(account: &Account, id: u64, bytes: u64) {
     assert!(account.admit(bytes).unwrap().allocated(handle(id), bytes, None));
 }
 
-/// A limit without warnings.
+/// Makes a limit without warnings.
 fn limit(max: u64) -> Option<Limit> {
     Some(Limit::new(Some(max), &[]))
 }
@@ -46,7 +46,7 @@ fn tagged(accounting: &Accounting, tag: &str) -> Counters {
     accounting.read(|accounts| accounts.tags[tag].counters)
 }
 
-/// Scope, bytes in use and limit of each warning since the last time.
+/// Scope, bytes in use and limit of each warning since the last call.
 fn warnings(accounting: &Accounting) -> Vec<(String, u64, u64)> {
     let warnings = accounting.take_warnings();
     warnings.iter().map(|Warning { scope, used, max }| (scope.to_string(), *used, *max)).collect()
@@ -86,7 +86,7 @@ fn a_slice_of_a_pool_counts_for_its_tag_alone() {
 }
 
 #[test]
-fn admitted_bytes_take_room_at_once_and_give_it_back_when_nothing_comes_of_them() {
+fn admitted_bytes_count_at_once_and_are_returned_when_the_admission_is_dropped() {
     let accounting = Accounting::new(&[]);
     accounting.set_limits(Limits { npu: limit(100), ..Limits::default() });
     let account = account(&accounting, NPU, Some("kv"));
@@ -147,7 +147,7 @@ fn the_end_of_a_pool_leaves_its_slices_in_the_counts() {
 }
 
 #[test]
-fn bytes_that_are_counted_by_a_guard_go_with_it() {
+fn a_guard_counts_its_bytes_until_it_is_dropped() {
     let accounting = Accounting::new(&[]);
     let counted = account(&accounting, NPU, Some("kv")).admit(64).unwrap().commit();
     assert_eq!((npu(&accounting).used, npu(&accounting).live, tagged(&accounting, "kv").used), (64, 1, 64));
@@ -186,7 +186,7 @@ fn of_several_limits_the_tightest_refuses() {
     allocate(&account(&accounting, SYSTEM, None), 1, 25);
     assert_eq!(refused(NPU, None, 36), ("total".to_owned(), 35, 60));
     allocate(&account(&accounting, NPU, None), 2, 35);
-    // Nothing is left of all kinds together; what is left of each is not asked for.
+    // The total has no bytes left, so the bytes left of each kind do not matter.
     assert_eq!(refused(NPU, None, 1), ("total".to_owned(), 0, 60));
     assert_eq!(refused(SYSTEM, None, 1), ("total".to_owned(), 0, 60));
     let error = account(&accounting, NPU, None).admit(7).unwrap_err();
@@ -205,7 +205,7 @@ fn where_two_limits_are_equally_tight_the_one_of_the_kind_is_named() {
 }
 
 #[test]
-fn a_limit_and_its_room_can_be_asked_for() {
+fn limits_and_their_room_are_readable() {
     let accounting = Accounting::new(&[]);
     assert_eq!(
         (accounting.limit_and_room(NPU), accounting.limit_and_room(SYSTEM)),
@@ -215,7 +215,7 @@ fn a_limit_and_its_room_can_be_asked_for() {
     allocate(&account(&accounting, NPU, None), 1, 30);
     let in_flight = account(&accounting, NPU, None).admit(10).unwrap();
     assert_eq!((accounting.limit_and_room(NPU), accounting.limit_and_room(SYSTEM)), ((Some(100), 60), (Some(40), 40)));
-    // The total binds where it is tighter. It has no say in the limit itself.
+    // A tighter total bounds the room, but not the limit itself.
     accounting.set_limits(Limits { total: limit(50), ..Limits::default() });
     assert_eq!((accounting.limit_and_room(NPU), accounting.limit_and_room(SYSTEM)), ((Some(100), 10), (Some(40), 10)));
     drop(in_flight);
@@ -223,7 +223,7 @@ fn a_limit_and_its_room_can_be_asked_for() {
 }
 
 #[test]
-fn limits_that_are_not_named_stay() {
+fn limits_of_unnamed_scopes_stay() {
     let accounting = Accounting::new(&[]);
     accounting.set_limits(Limits { npu: limit(100), system: limit(200), ..Limits::default() });
     accounting.set_limits(Limits { system: limit(300), ..Limits::default() });
@@ -311,7 +311,7 @@ fn warnings_wait_and_the_oldest_go_first_when_there_are_too_many() {
 }
 
 #[test]
-fn nothing_is_added_after_the_end() {
+fn a_closed_accounting_admits_no_bytes() {
     let accounting = Accounting::new(&[]);
     let account = account(&accounting, NPU, None);
     allocate(&account, 1, 10);
@@ -319,7 +319,7 @@ fn nothing_is_added_after_the_end() {
     assert_eq!(accounting.close(), [handle(1)]);
     assert_eq!(account.admit(1).unwrap_err().code(), ErrorCode::ManagerDisposed);
     assert_eq!(npu(&accounting).committed(), 30);
-    // It was on its way: it counts until its holder ends it, as it is told to.
+    // The late allocation counts until its holder frees it.
     assert!(!late.allocated(handle(2), 20, None));
     account.freed(handle(2), 20, None);
     account.freed(handle(1), 10, None);
@@ -327,7 +327,7 @@ fn nothing_is_added_after_the_end() {
 }
 
 #[test]
-fn of_many_tags_those_are_forgotten_that_have_neither_bytes_nor_a_limit() {
+fn tags_without_bytes_and_without_a_limit_are_forgotten_when_there_are_many() {
     let accounting = Accounting::new(&[]);
     accounting.set_limits(Limits { tags: vec![("bound".into(), Limit::new(Some(10), &[]))], ..Limits::default() });
     allocate(&account(&accounting, SYSTEM, Some("used")), 1, 1);
@@ -336,7 +336,7 @@ fn of_many_tags_those_are_forgotten_that_have_neither_bytes_nor_a_limit() {
     for at in 0..1023 {
         idle(at);
     }
-    // One that is known already makes no room for itself.
+    // A known tag evicts no other.
     idle(0);
     assert_eq!(tags(&accounting), 1025);
     idle(1023);
@@ -345,7 +345,7 @@ fn of_many_tags_those_are_forgotten_that_have_neither_bytes_nor_a_limit() {
     assert!(account(&accounting, SYSTEM, Some("bound")).admit(11).is_err());
 }
 
-/// Samples every allocation.
+/// A profiler that samples every allocation.
 fn profiler() -> Arc<Profiler> {
     Profiler::new(Options { sample_interval: 1, event_capacity: 100 })
 }
@@ -361,7 +361,7 @@ fn seen(events: Vec<profile::Event>) -> Vec<Seen> {
 }
 
 #[test]
-fn what_happens_is_recorded_with_kind_tag_and_pool() {
+fn events_are_recorded_with_kind_tag_and_pool() {
     let accounting = Accounting::new(&[]);
     accounting.record(Some(&profiler()));
     let (kv, pool): (Arc<str>, Arc<str>) = ("kv".into(), "p".into());
@@ -371,7 +371,7 @@ fn what_happens_is_recorded_with_kind_tag_and_pool() {
     assert!(tagged.admit(64).unwrap().allocated(handle(1), 64, Some(event)));
     tagged.freed(handle(1), 64, Some((Action::Collect, event)));
     account(&accounting, NPU, Some("kv")).failed(99);
-    // A slice is recorded by its pool.
+    // The pool records its slices.
     account(&accounting, None, Some("kv")).failed(98);
     allocate(&tagged, 2, 64);
     tagged.freed(handle(2), 64, None);
@@ -423,7 +423,7 @@ fn a_recording_that_ends_goes_to_its_profiler() {
 }
 
 #[test]
-fn a_budget_says_what_is_left_and_a_charge_what_it_holds() {
+fn a_budget_has_the_bytes_left_and_a_charge_its_own_bytes() {
     let budget = Budget::new(100);
     let charge = budget.reserve(30).unwrap();
     assert_eq!((charge.bytes(), budget.used(), budget.available(), budget.limit()), (30, 30, 70, 100));

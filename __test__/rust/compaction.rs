@@ -1,5 +1,5 @@
-//! Compaction against a naive model: whatever is moved, freed, pinned, stopped half-way or taken away, every slice
-//! keeps its bytes and the pool its figures.
+//! Compaction against a naive model: through moves, frees, pins, interrupted passes and resets, every slice keeps its
+//! bytes and the pool its figures.
 //!
 //! `COMPACTION_STEPS` is the number of steps of all random programs; `npm run test:long` takes a million.
 
@@ -45,7 +45,7 @@ fn layout(initial: u64, max: u64) -> Layout {
     Layout { initial, max, chunk: initial, block: None, alignment: 64, delay: 0 }
 }
 
-/// What a slice holds: another byte every 16, so that bytes that moved inside a slice show.
+/// Contents of a slice: the byte changes every 16, so that bytes that moved within the slice show.
 fn pattern(size: u64, byte: u8) -> Vec<u8> {
     (0..size).map(|at| byte.wrapping_add((at / 16) as u8)).collect()
 }
@@ -62,7 +62,7 @@ fn holds(pool: &Pool, slice: &Slice, size: u64, byte: u8) -> bool {
     bytes == pattern(size, byte)
 }
 
-/// A slice that the model knows.
+/// A slice of the model.
 struct Known {
     slice: Slice,
     size: u64,
@@ -71,13 +71,13 @@ struct Known {
     pins: u32,
 }
 
-/// Makes all moves there are, or the first `limit`; each one for which `keep` says no is dropped after it has begun.
+/// Makes all moves, or the first `limit`. Drops each begun move for which `keep` returns false.
 fn defragment(pool: &Pool, limit: usize, keep: impl FnMut() -> bool) -> Vec<Moved> {
-    go_on(pool, pool.start_pass().unwrap(), limit, keep)
+    resume(pool, pool.start_pass().unwrap(), limit, keep)
 }
 
-/// The same for a pass that was begun some time ago.
-fn go_on(pool: &Pool, mut pass: Pass, limit: usize, mut keep: impl FnMut() -> bool) -> Vec<Moved> {
+/// The same for a paused pass.
+fn resume(pool: &Pool, mut pass: Pass, limit: usize, mut keep: impl FnMut() -> bool) -> Vec<Moved> {
     let mut moves = Vec::new();
     for _ in 0..limit {
         let Some(step) = pool.next_move(&mut pass) else { break };
@@ -88,8 +88,8 @@ fn go_on(pool: &Pool, mut pass: Pass, limit: usize, mut keep: impl FnMut() -> bo
     moves
 }
 
-/// All moves there are, or the first `limit`, with a second thread that copies; each one for which `keep` says no is
-/// dropped. The failures beside them.
+/// Makes all moves, or the first `limit`, with a second thread that copies. Drops each move for which `keep` returns
+/// false. Returns the moves and the number of failures.
 fn defragment_aided(pool: &Pool, limit: usize, mut keep: impl FnMut() -> bool) -> (Vec<Moved>, usize) {
     let mut pass = pool.start_pass().unwrap();
     let (mut queue, mut moves, mut failures) = (CopyQueue::new(true), Vec::new(), 0);
@@ -118,12 +118,12 @@ fn defragment_aided(pool: &Pool, limit: usize, mut keep: impl FnMut() -> bool) -
     (moves, failures)
 }
 
-/// Tells the model where things went, and checks each that was moved.
+/// Updates the model with the moves, and checks the bytes of each moved slice.
 fn follow(pool: &Pool, live: &mut HashMap<Handle, Known>, moves: &[Moved]) {
-    // Into a hole first, and then down with it: a slice may be moved twice.
+    // A slice may move twice: into a hole, and then down.
     let mut now = HashMap::new();
     for moved in moves {
-        let known = live.get(&moved.id).expect("only what lives is moved");
+        let known = live.get(&moved.id).expect("only live slices move");
         assert_eq!((moved.size, known.pins), (known.size, 0));
         let from = *now.entry(moved.id).or_insert(known.slice.offset);
         assert!(from == moved.from.offset && moved.from != moved.to, "{moved:?} after {from}");
@@ -156,7 +156,7 @@ fn check(pool: &Pool, live: &HashMap<Handle, Known>, fixed: &[(Slice, u64, u8)])
 }
 
 #[test]
-fn random_programs_keep_every_byte_wherever_it_goes() {
+fn random_programs_keep_every_byte() {
     let all: u64 = std::env::var("COMPACTION_STEPS").ok().and_then(|steps| steps.parse().ok()).unwrap_or(8_000);
     for (seed, block) in [(1, None), (2, Some(1000)), (3, None), (4, None)] {
         let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ seed);
@@ -221,7 +221,7 @@ fn random_programs_keep_every_byte_wherever_it_goes() {
                     let odds = 1 + random.below(4);
                     let fresh = begun.is_none() || random.below(2) == 0;
                     let pass = if fresh { pool.start_pass().unwrap() } else { begun.take().unwrap() };
-                    let moves = go_on(&pool, pass, limit, || random.below(4) < odds);
+                    let moves = resume(&pool, pass, limit, || random.below(4) < odds);
                     moved += moves.len();
                     follow(&pool, &mut live, &moves);
                     pool.trim();
@@ -233,7 +233,7 @@ fn random_programs_keep_every_byte_wherever_it_goes() {
                 }
                 _ => {}
             }
-            // A pass that others get in the way of, for as long as it takes.
+            // A pass that other operations interrupt, until it ends.
             if random.below(3) == 0 {
                 pool.survey(begun.get_or_insert_with(|| pool.start_pass().unwrap()), random.below(3) as usize);
             }
@@ -254,17 +254,17 @@ fn every_second_of_ten_thousand_freed_is_one_piece_again_for_the_least_bytes() {
         let moves = defragment(&pool, usize::MAX, || true);
         match block {
             None => assert!(pool.stats().fragmentation() < 0.02, "{}", pool.stats().fragmentation()),
-            // What is free is never in one piece for a pool of fixed blocks: a block is all that it gives.
+            // A pool of fixed blocks never has its free bytes in one piece: its largest piece is a block.
             Some(_) => assert!(moves.iter().all(|moved| moved.to.offset < 5_000 * size)),
         }
-        // The 5,000 that live fill the lower half; those 2,500 of them that are there already need not move.
+        // The 5,000 live slices fill the lower half; the 2,500 that are already there do not move.
         assert_eq!(moves.iter().map(|moved| moved.size).sum::<u64>(), 2_500 * size);
         pool.validate().unwrap();
     }
 }
 
 #[test]
-fn what_fits_into_no_hole_slides_down_over_its_own_bytes() {
+fn a_slice_that_fits_into_no_hole_slides_down_over_its_own_bytes() {
     let pool = pool(layout(MIB, MIB));
     let slices: Vec<_> = (0..)
         .map_while(|at| pool.allocate_movable(if at % 2 == 0 { 2 * KIB } else { 6 * KIB }, 64, None).ok())
@@ -288,7 +288,7 @@ fn what_fits_into_no_hole_slides_down_over_its_own_bytes() {
 }
 
 #[test]
-fn chunks_become_empty_and_go_back() {
+fn empty_chunks_are_freed() {
     let pool = pool(layout(64 * KIB, MIB));
     let ids: Vec<_> = (0..64).map(|_| pool.allocate_movable(16 * KIB, 64, None).unwrap().0).collect();
     assert_eq!(pool.stats().chunks, 16);
@@ -301,7 +301,7 @@ fn chunks_become_empty_and_go_back() {
 }
 
 #[test]
-fn a_pool_that_is_looked_at_in_pieces_is_compacted_like_one_that_is_looked_at_at_once() {
+fn a_pool_surveyed_in_pieces_is_compacted_like_one_surveyed_at_once() {
     let scattered = || {
         let pool = pool(layout(64 * KIB, 256 * KIB));
         let mut random = Random(99);
@@ -320,13 +320,13 @@ fn a_pool_that_is_looked_at_in_pieces_is_compacted_like_one_that_is_looked_at_at
         let looks = 1 + std::iter::repeat_with(|| pool.survey(&mut pass, most)).take_while(|all| !all).count();
         assert!(looks.abs_diff(live.div_ceil(most)) <= 1, "{looks} looks at {most} of {live}");
         let same = |(a, b): (&Moved, &Moved)| (a.from, a.to, a.size) == (b.from, b.to, b.size);
-        let sliced = go_on(&pool, pass, usize::MAX, || true);
+        let sliced = resume(&pool, pass, usize::MAX, || true);
         assert!(sliced.len() == moves.len() && sliced.iter().zip(&moves).all(same), "{most} at a time");
     }
 }
 
 #[test]
-fn what_is_pinned_or_moving_stays() {
+fn pinned_and_moving_slices_stay() {
     let pool = pool(layout(64 * KIB, 64 * KIB));
     let (low, _) = pool.allocate_movable(KIB, 64, None).unwrap();
     let (high, slice) = pool.allocate_movable(KIB, 64, None).unwrap();
@@ -371,8 +371,8 @@ fn a_pool_that_ends_in_the_middle_of_a_move_takes_it_along() {
 }
 
 #[test]
-fn a_slide_keeps_its_bytes_whatever_happens_around_it_meanwhile() {
-    // Slices a to e with holes between them; what is freed while c slides down over its own bytes.
+fn a_slide_keeps_its_bytes_while_its_neighbours_are_freed() {
+    // Slices a to e with holes between them. The table has the frees while c slides down over its own bytes.
     for mask in 0..16_u32 {
         let pool = pool(layout(64 * KIB, 64 * KIB));
         let sizes = [6, 2, 9, 3, 10, 5].map(|kib| kib * KIB);
@@ -428,7 +428,7 @@ fn a_pass_that_stops_at_any_point_leaves_the_pool_valid() {
     follow(&whole, &mut live, &moves);
     assert!(moves.len() > 10);
     for stop in 0..=moves.len() {
-        // After `stop` moves; and after as many, with one more begun and dropped.
+        // Stops after `stop` moves, and after as many with one more begun and dropped.
         for begun in [false, true] {
             let (pool, mut live) = build();
             let mut made = 0;
@@ -450,7 +450,7 @@ fn a_driver_that_fails_in_the_middle_of_a_move_costs_no_byte() {
         let device = Device::new(Arc::clone(&faulty) as Arc<dyn Backend>);
         let source = Source::Npu { device, request: Request::plain(64 * KIB), dirty: true };
         let pool = Pool::new(Some("test".into()), source, layout(64 * KIB, 64 * KIB), None).unwrap();
-        // Two that go into holes, and one that slides down over its own bytes.
+        // Two slices move into holes, and one slides down over its own bytes.
         let sizes = [2, 6, 2, 6, 1, 1, 2].map(|kib| kib * KIB);
         let made = sizes.map(|size| pool.allocate_movable(size, 64, None).unwrap());
         for (at, ((_, slice), size)) in made.iter().zip(sizes).enumerate() {
@@ -478,7 +478,7 @@ fn a_driver_that_fails_in_the_middle_of_a_move_costs_no_byte() {
     }
 }
 
-/// Chunks of 4 MiB with slices of up to 300 KiB and every second freed: enough to be copied by a second thread.
+/// A pool of 4 MiB chunks with slices of up to 300 KiB, every second freed: enough work for a second thread.
 fn large() -> (Pool, HashMap<Handle, Known>) {
     let pool = pool(layout(4 * MIB, 16 * MIB));
     let mut random = Random(31);
@@ -526,7 +526,7 @@ fn with_a_second_thread_a_pass_can_stop_and_moves_can_be_dropped_at_any_point() 
         let (moves, _) = defragment_aided(&pool, stop, || random.below(5) > 0);
         follow(&pool, &mut live, &moves);
         check(&pool, &live, &[]);
-        // What was left goes where it should have gone, now.
+        // A second pass makes the moves that were left.
         let (moves, _) = defragment_aided(&pool, usize::MAX, || true);
         follow(&pool, &mut live, &moves);
         check(&pool, &live, &[]);
@@ -534,7 +534,7 @@ fn with_a_second_thread_a_pass_can_stop_and_moves_can_be_dropped_at_any_point() 
 }
 
 #[test]
-fn a_haul_that_is_dropped_has_moved_slices_or_left_them_alone() {
+fn a_dropped_batch_has_moved_each_slice_or_left_it_alone() {
     for taken in [1, 5, 20, 40, usize::MAX] {
         let (pool, live) = large();
         let mut pass = pool.start_pass().unwrap();
@@ -589,7 +589,7 @@ fn with_a_second_thread_others_use_the_pool_meanwhile() {
                 if mine.len() < 20 && random.below(2) == 0 {
                     let (size, byte) = (1 + random.below(40 * KIB), random.next() as u8);
                     let Ok((id, slice)) = pool.allocate_movable(size, 64, None) else { continue };
-                    // Nobody moves it while it is written.
+                    // The pin keeps it in place during the write.
                     if pool.pin(id).is_ok() {
                         let (slice, ..) = pool.movable(id).map_or((slice, 0, None), |found| found);
                         fill(&pool, &slice, size, byte);
@@ -622,7 +622,7 @@ fn with_a_second_thread_others_use_the_pool_meanwhile() {
                     (known.slice, ..) = pool.movable(moved.id).unwrap();
                 }
             }
-            // Something to move for the next one.
+            // Leaves moves for the next pass.
             let lowest: Vec<_> = live.keys().copied().take(live.len() / 8).collect();
             for id in lowest {
                 pool.free_movable(id).unwrap();

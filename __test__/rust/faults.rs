@@ -1,6 +1,6 @@
-//! Every call of the backend under a manager failed once, with every errno it can give: nothing is lost.
+//! Fails each backend call of a manager once, with each of its errnos: no memory is lost.
 //!
-//! One test in a process of its own, because it counts the process's descriptors and mappings.
+//! One test in its own process, because it counts the process's descriptors and mappings.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -23,7 +23,7 @@ use rkllmjs_memory::sys::page::page_size;
 use rkllmjs_memory::sys::proc::Proc;
 use rkllmjs_memory::units::{KIB, MIB};
 
-/// What the calls have been seen to give, and what they could.
+/// The errnos that the calls are known to return, and possible others.
 const ERRNOS: &[i32] = &[
     libc::EPERM,
     libc::ENOENT,
@@ -56,7 +56,7 @@ fn mapped() -> u64 {
     Proc::default().mapped(|mapped| mapped.starts_with(&name)).unwrap()
 }
 
-/// Each verb that reaches the backend, more than once; how many of them were refused.
+/// Calls each verb that reaches the backend, more than once. Returns the number of refusals.
 fn workload(manager: &Manager) -> usize {
     let refused = Cell::new(0);
     let refuse = || refused.set(refused.get() + 1);
@@ -95,7 +95,7 @@ fn workload(manager: &Manager) -> usize {
     refused.get()
 }
 
-/// Lets other threads do something; false, for a condition that is not met yet.
+/// Yields to other threads. Returns false, for use in a condition.
 fn pause() -> bool {
     std::thread::sleep(Duration::from_millis(1));
     false
@@ -105,7 +105,7 @@ fn pause() -> bool {
 fn every_failure_leaves_everything_as_it_was() {
     let boards = [Options::default(), Options { soc: Some("rk3566".into()), ..Options::default() }];
     let (mut runs, mut failures) = (0, 0);
-    // With and without slabs: a slab's making fails over to an object of its own.
+    // With and without slabs: a failed slab falls back to a dedicated object.
     let slabs = [0, 256 * KIB].map(|threshold| SlabOptions { threshold, size: MIB, delay: 0 });
     for (board, slabs) in boards.iter().flat_map(|board| slabs.iter().map(move |slabs| (board, *slabs))) {
         for &call in CALLS {
@@ -118,15 +118,15 @@ fn every_failure_leaves_everything_as_it_was() {
                     let device = Device::new(Arc::clone(&faulty) as Arc<dyn Backend>);
                     let manager = Manager::new(Arc::clone(&device), slabs);
                     let refused = workload(&manager);
-                    manager.dispose(); // the empty slab that is kept
+                    manager.dispose(); // Frees the empty slab that the manager keeps.
                     assert!(manager.wait_for_frees(Duration::from_secs(60)));
                     let hit = faulty.pending() == 0;
                     let what = format!("{call:?} number {nth} failed with errno {errno}");
                     let lost = device.lost();
                     match call {
-                        // Nobody can be told, and it is counted.
+                        // A failed destroy has no caller; the manager counts it.
                         Call::Destroy => assert_eq!((refused, lost.0), (0, u64::from(hit)), "{what}"),
-                        // A slab that cannot be made gives way to an object of its own, which can.
+                        // A failed slab falls back to a dedicated object, which succeeds.
                         _ if slabs.threshold > 0 => assert!((refused == 0 || hit) && lost == (0, 0), "{what}"),
                         _ => assert_eq!((refused > 0, lost), (hit, (0, 0)), "{what}"),
                     }
@@ -134,11 +134,11 @@ fn every_failure_leaves_everything_as_it_was() {
                     assert_eq!(mapped(), 0, "{what}: a mapping is left");
                     let summary = manager.summary();
                     assert_eq!((summary.npu.used, summary.npu.live), (0, 0), "{what}: it is still counted");
-                    // What the driver did not take back stays charged: its addresses are gone.
+                    // A failed destroy stays charged: its addresses are lost.
                     let charged: u64 = device.domains().iter().map(|domain| domain.used()).sum();
                     assert!(charged <= lost.1, "{what}: {charged} bytes are still charged");
                     drop(manager);
-                    // The reaper lets go of the device a moment after its last grave.
+                    // The reaper releases the device shortly after its last free.
                     assert!(
                         (0..10_000).any(|_| Arc::strong_count(&device) == 1 || pause()),
                         "{what}: the device is held"

@@ -1,7 +1,7 @@
-//! The floor plan, read from the folders of `src/`: which room may import which, and no circle between files.
+//! Checks the imports between the rooms of `src/`, and that no files form a circle.
 //!
-//! A room is a folder of `src/`; the files beside the folders are one room, `root`. An import counts between the two
-//! files that it ties: a name that a `mod.rs` re-exports counts for the file that defines it. This prints the numbers:
+//! A room is a folder of `src/`; the files beside the folders are one room, `root`. An import counts between its two
+//! files: a name that a `mod.rs` re-exports counts for the file that defines it. This prints the numbers:
 //! `cargo test --no-default-features --test layers -- --nocapture`.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
@@ -32,7 +32,7 @@ type Name = String;
 
 struct Source {
     path: PathBuf,
-    /// Code without comments and without its tests, which may reach anywhere.
+    /// Code without comments and without its tests, which may import from any room.
     code: String,
 }
 
@@ -74,7 +74,7 @@ fn room(modules: &BTreeSet<Name>, module: &str) -> String {
     if is_folder { first } else { "root" }.to_owned()
 }
 
-/// Splits a use tree, `a::{b, c::{d, e as f}}`, into its paths; a rename is dropped.
+/// Splits a use tree, `a::{b, c::{d, e as f}}`, into its paths; drops renames.
 fn expand(tree: &str, prefix: &str, found: &mut Vec<String>) {
     let tree = tree.trim();
     let Some(open) = tree.find('{') else {
@@ -141,7 +141,7 @@ fn join(parent: &str, child: &str) -> Name {
     }
 }
 
-/// The path from the crate that `path` means in `module`; `None` where it leaves the crate.
+/// Resolves `path` in `module` to a path from the crate. Returns `None` for a path to another crate.
 fn absolute(modules: &BTreeSet<Name>, module: &str, path: &str) -> Option<String> {
     let (first, rest) = path.split_once("::").unwrap_or((path, ""));
     let parent = module.rsplit_once("::").map_or("", |(parent, _)| parent);
@@ -155,7 +155,7 @@ fn absolute(modules: &BTreeSet<Name>, module: &str, path: &str) -> Option<String
     }
 }
 
-/// The module that defines what `path`, from the crate, names: re-exports are followed.
+/// Returns the module that defines the item at `path`, from the crate; follows re-exports.
 fn definer(modules: &BTreeSet<Name>, exports: &BTreeMap<Name, Vec<String>>, path: &str) -> Name {
     let mut module = String::new();
     let mut rest = path;
@@ -174,7 +174,7 @@ fn definer(modules: &BTreeSet<Name>, exports: &BTreeMap<Name, Vec<String>>, path
     }
 }
 
-/// Which file imports from which.
+/// Returns the imports of each file.
 fn imports(sources: &BTreeMap<Name, String>) -> BTreeMap<Name, BTreeSet<Name>> {
     let modules: BTreeSet<Name> = sources.keys().cloned().collect();
     let parsed: BTreeMap<_, _> = sources.iter().map(|(module, code)| (module.clone(), paths(code))).collect();
@@ -189,7 +189,7 @@ fn imports(sources: &BTreeMap<Name, String>) -> BTreeMap<Name, BTreeSet<Name>> {
     parsed.iter().filter(|(module, _)| !module.is_empty()).map(of).collect()
 }
 
-/// Groups of files that all import each other, on whatever way.
+/// Groups of files that import each other, directly or through others.
 fn circles(imports: &BTreeMap<Name, BTreeSet<Name>>) -> Vec<BTreeSet<Name>> {
     let reached = |from: &Name| {
         let (mut seen, mut open) = (BTreeSet::new(), vec![from]);
@@ -210,7 +210,7 @@ fn circles(imports: &BTreeMap<Name, BTreeSet<Name>>) -> Vec<BTreeSet<Name>> {
     groups.into_iter().collect()
 }
 
-/// Says why room `own` may not import from room `other`, if it may not.
+/// Returns the reason why room `own` may not import from room `other`, if there is one.
 fn violation(own: &str, other: &str) -> Option<String> {
     let place = |room: &str| ROOMS.iter().position(|line| line.contains(&room));
     let (Some(from), Some(to)) = (place(own), place(other)) else {
@@ -273,7 +273,7 @@ fn the_pure_layers_know_no_descriptor_and_no_pointer() {
     let pure = |module: &str| PURE.iter().find(|pure| module == **pure || module.starts_with(&format!("{pure}::")));
     for (module, source) in &sources {
         let Some(root) = pure(module) else { continue };
-        // A module's root forbids it in all of it.
+        // A room's mod.rs forbids `unsafe` for the whole room.
         let forbids = |name: &str| sources[name].code.contains("#![forbid(unsafe_code)]");
         assert!(forbids(root) || forbids(module), "{} does not forbid unsafe code", source.path.display());
         for word in ["std::os::fd", "libc::", "nix::", "*mut ", "*const ", "std::fs"] {
@@ -283,7 +283,7 @@ fn the_pure_layers_know_no_descriptor_and_no_pointer() {
 }
 
 #[test]
-fn a_violation_would_be_seen() {
+fn the_checks_find_violations() {
     assert!(violation("sys", "backend").is_some());
     assert!(violation("suballoc", "profile").is_some(), "neighbours of one line do not know each other");
     assert!(violation("sys", "somewhere").is_some());

@@ -1,7 +1,7 @@
 //! Pools against a naive model, and under threads.
 //!
-//! Each slice is filled with its own byte, and looked at before it goes: an overlap, a slice that outlived its chunk or
-//! a slice of somebody else's shows in the bytes, whatever the counters say.
+//! The tests fill each slice with its own byte and check it before the free: an overlap, a slice that outlived its
+//! chunk and a foreign write show in the bytes, independently of the counters.
 
 #![allow(clippy::unwrap_used)]
 
@@ -133,7 +133,7 @@ fn random_programs_keep_every_byte_and_every_figure() {
 }
 
 #[test]
-fn what_the_figures_promise_can_be_had() {
+fn an_allocation_of_the_largest_free_figure_succeeds() {
     let pool = pool(pages(), layout(MIB, MIB, MIB));
     let whole = pool.allocate(MIB, 64).unwrap();
     pool.free(whole.chunk, whole.region).unwrap();
@@ -153,7 +153,7 @@ fn where_the_device_has_no_whole_chunk_left_a_smaller_one_does() {
         let options = Options { domain_bytes: Some(8 * MIB), ..Options::default() };
         let backend = Arc::new(Simulated::new(options).unwrap());
         let device = Device::new(Arc::clone(&backend) as Arc<dyn Backend>);
-        // Others have most of what the domain addresses.
+        // Other objects take most of the domain's addresses.
         let (object, charges) = device.create(&Request::plain(3 * MIB)).unwrap();
         let pool = pool(npu(&device), Layout { block, alignment, ..layout(0, 64 * MIB, 4 * MIB) });
         let size = 90 * KIB;
@@ -174,7 +174,7 @@ fn where_the_device_has_no_whole_chunk_left_a_smaller_one_does() {
 }
 
 #[test]
-fn it_grows_to_its_maximum_and_shrinks_to_its_beginning() {
+fn a_pool_grows_to_its_maximum_and_shrinks_to_its_initial_size() {
     let (backend, device) = simulated();
     let pool = pool(npu(&device), layout(MIB, 4 * MIB + 512 * KIB, MIB));
     let slices: Vec<_> = std::iter::from_fn(|| pool.allocate(512 * KIB, 64).ok()).collect();
@@ -184,7 +184,7 @@ fn it_grows_to_its_maximum_and_shrinks_to_its_beginning() {
     for slice in &slices {
         pool.free(slice.chunk, slice.region).unwrap();
     }
-    // One empty chunk is kept beside what was reserved at once.
+    // The pool keeps one empty chunk beside the initial size.
     settle(&device);
     assert!(backend.live() <= 2, "{} chunks are left", backend.live());
     pool.trim();
@@ -202,7 +202,7 @@ fn it_grows_to_its_maximum_and_shrinks_to_its_beginning() {
 }
 
 #[test]
-fn a_chunk_whose_slices_are_still_reached_goes_in_a_reset() {
+fn a_reset_frees_a_chunk_with_reachable_slices() {
     let pool = pool(pages(), layout(MIB, 4 * MIB, MIB));
     let (kept, held) = (pool.allocate(MIB, 64).unwrap(), pool.allocate(MIB, 64).unwrap());
     let chunk_memory = pool.chunk_memory(held.chunk).unwrap();
@@ -249,7 +249,7 @@ fn threads_hammer_one_pool() {
 }
 
 #[test]
-fn layouts_that_cannot_be_are_refused() {
+fn invalid_layouts_are_refused() {
     let good = layout(MIB, MIB, MIB);
     for bad in [
         layout(0, 0, 0),
@@ -274,7 +274,7 @@ fn delayed_frees_wait_and_late_writes_are_found() {
     assert_eq!((pool.stats().live, pool.stats().requested), (0, 0));
     let second = pool.allocate(10_000, 64).unwrap();
     assert_ne!(second.address, first.address, "the first one waits");
-    // Somebody who did not hear of the free.
+    // A late write through a stale pointer.
     chunk_memory.memory().unwrap().mapping().write(first.offset + 9_999, b"!");
     for _ in 0..3 {
         let next = pool.allocate(64, 64).unwrap();
@@ -282,7 +282,7 @@ fn delayed_frees_wait_and_late_writes_are_found() {
     }
     assert_eq!(pool.stats().late_writes, 1);
     pool.validate().unwrap();
-    // What waits is no reason to refuse.
+    // Delayed frees do not cause a refusal.
     pool.free(second.chunk, second.region).unwrap();
     assert!(pool.allocate(MIB, 64).is_ok());
     pool.validate().unwrap();

@@ -1,4 +1,4 @@
-//! What a pool may hold and to whom it is counted, how it is laid out, and what keeps its memory.
+//! Limits and accounting of a pool, its layout, and the holders of its memory.
 
 #![allow(clippy::unwrap_used)]
 
@@ -33,7 +33,7 @@ fn pool(layout: Layout) -> Pool {
     Pool::new(Some("p".into()), pages(), layout, None).unwrap()
 }
 
-/// A pool whose chunks are counted as system memory under the tag "kv".
+/// A pool that charges its chunks as system memory with the tag "kv".
 fn counted(layout: Layout) -> (Arc<Accounting>, Pool) {
     let accounting = Accounting::new(&[]);
     let account =
@@ -106,7 +106,7 @@ fn a_chunk_is_large_enough_for_the_request_that_needs_it() {
 }
 
 #[test]
-fn what_no_pool_can_give_is_told_apart_from_what_this_one_has_not_left() {
+fn a_request_that_no_pool_can_serve_is_told_from_an_exhausted_pool() {
     let pool = pool(layout(64 * KIB, 128 * KIB, 64 * KIB));
     let error = pool.allocate(128 * KIB + 1, 64).unwrap_err();
     assert_eq!(limit(&error), (ErrorCode::OutOfRange, Some("pool:p"), Some(128 * KIB)));
@@ -164,7 +164,7 @@ fn chunks_are_counted_for_as_long_as_the_pool_has_them() {
     for slice in &slices[1..] {
         pool.free(slice.chunk, slice.region).unwrap();
     }
-    // One empty chunk is kept.
+    // The pool keeps one empty chunk.
     assert_eq!((used(&accounting), pool.stats().reserved), ((2 * MIB, 2 * MIB), 2 * MIB));
     assert_eq!((pool.trim(), pool.trim()), (MIB, 0));
     assert_eq!(used(&accounting), (MIB, MIB));
@@ -242,7 +242,7 @@ fn a_movable_block_is_counted_under_its_own_tag_until_it_is_freed() {
     pool.free_movable(id).unwrap();
     assert_eq!((counters().used, counters().live), (0, 0));
     assert_eq!(pool.movable(id).unwrap_err().code(), ErrorCode::BufferFreed);
-    // What fits as it was asked for does not fit as it is padded: nothing stays of it.
+    // The request fits, but not with its padding: the pool keeps no charge.
     accounting.set_limits(Limits { tags: vec![("own".into(), Limit::new(Some(100), &[]))], ..Limits::default() });
     let error = pool.allocate_movable(100, 64, Some(&own)).unwrap_err();
     assert_eq!(limit(&error), (ErrorCode::MemoryLimit, Some("tag:own"), Some(100)));
@@ -349,7 +349,7 @@ fn a_slice_lies_where_its_memory_is_mapped() {
 }
 
 #[test]
-fn of_memory_that_came_dirty_all_bytes_are_zeroed() {
+fn all_bytes_of_dirty_chunks_are_zeroed() {
     let (_backend, device) = simulated(Options::default());
     let source = Source::Npu { device, request: Request::plain(1), dirty: true };
     let pool = Pool::new(None, source, layout(MIB, MIB, MIB), None).unwrap();
@@ -363,7 +363,7 @@ fn of_memory_that_came_dirty_all_bytes_are_zeroed() {
 }
 
 #[test]
-fn memory_that_others_hold_outlives_its_pool() {
+fn shared_memory_outlives_its_pool() {
     let pool = pool(layout(MIB, 2 * MIB, MIB));
     let (held, other) = (pool.allocate(MIB, 64).unwrap(), pool.allocate(MIB, 64).unwrap());
     let chunk_memory = pool.chunk_memory(held.chunk).unwrap();
@@ -372,7 +372,7 @@ fn memory_that_others_hold_outlives_its_pool() {
     chunk_memory.release();
     assert!(!chunk_memory.is_retained() && chunk_memory.memory().is_some(), "the pool has it still");
     assert!(chunk_memory.retain() && chunk_memory.retain() && chunk_memory.is_retained());
-    // A reset that could keep the chunk gives it up all the same: others share a slice of it.
+    // The reset frees the chunk despite the initial size: a slice of it is shared.
     pool.reset(|_| true).unwrap();
     assert_eq!(
         (pool.stats().chunks, pool.chunk_memory(held.chunk).is_err(), pool.chunk_memory(other.chunk).is_ok()),
@@ -397,7 +397,7 @@ fn trimming_keeps_the_initial_size_and_gives_large_chunks_back_first() {
     pool.trim();
     assert_eq!((pool.stats().chunks, pool.stats().reserved), (0, 0));
 
-    // After a reset that kept only chunks beyond the first one, those that are left hold the initial size.
+    // After a reset that kept only later chunks, the remaining ones hold the initial size.
     let pool = self::pool(layout(MIB, 64 * MIB, MIB));
     let slices: Vec<_> = [1, 1, 4].map(|n| pool.allocate(n * MIB, 64).unwrap()).into();
     let first = pool.chunk_memory(slices[0].chunk).unwrap();
@@ -420,7 +420,7 @@ fn freed_slices_wait_in_turn_and_a_trim_lets_them_all_go() {
     assert_eq!(pool.stats().allocated, 2 * 3 * 4096, "two wait");
     assert_eq!((pool.stats().live, pool.stats().requested), (0, 0));
     pool.validate().unwrap();
-    // A late operation writes to the last byte of the slice that goes last.
+    // A late operation writes to the last byte of the slice that is freed last.
     pool.chunk_memory(slices[3].chunk)
         .unwrap()
         .memory()

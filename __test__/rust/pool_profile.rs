@@ -1,4 +1,4 @@
-//! What a pool records when it is profiled, and what it shows of its chunks.
+//! The events of a profiled pool, and the map of its chunks.
 
 #![allow(clippy::unwrap_used)]
 
@@ -34,7 +34,7 @@ fn pool() -> Pool {
     Pool::new(Some("p".into()), pages(), layout(MIB, 3 * MIB, MIB), Some(account)).unwrap()
 }
 
-/// Samples everything.
+/// A profiler that samples every allocation.
 fn profiler() -> Arc<Profiler> {
     Profiler::new(profile::Options { sample_interval: 1, event_capacity: 1000 })
 }
@@ -75,7 +75,7 @@ fn events_name_blocks_by_their_address_and_chunks_by_their_number() {
             (Action::Fail, 0, MIB),
             (Action::Free, third.address as u64, MIB),
             (Action::Collect, second.address as u64, MIB / 2),
-            // Of two empty chunks the one is kept that would be tried first.
+            // The pool keeps the empty chunk that it would try first.
             (Action::Trim, 2, MIB),
         ]
     );
@@ -88,13 +88,13 @@ fn events_name_blocks_by_their_address_and_chunks_by_their_number() {
 }
 
 #[test]
-fn a_slice_of_which_its_holder_records_the_events_is_silent_here() {
+fn the_pool_does_not_record_slices_that_their_holder_records() {
     let (pool, profiler) = recorded();
     let held = pool.allocate_held(100, 64).unwrap();
     let own = pool.allocate(100, 64).unwrap();
     assert_eq!(pool.sample_of(&held), None);
     pool.free(held.chunk, held.region).unwrap();
-    // The next slice at its place is recorded.
+    // The pool records the next slice at its place.
     let again = pool.allocate(100, 64).unwrap();
     assert_eq!(again.address, held.address);
     pool.free(again.chunk, again.region).unwrap();
@@ -208,7 +208,7 @@ fn the_map_shows_every_region_of_every_chunk() {
 }
 
 #[test]
-fn a_reset_and_the_end_free_whatever_lives() {
+fn a_reset_and_the_end_free_all_live_slices() {
     let (pool, profiler) = recorded();
     let kept = pool.allocate(MIB, 64).unwrap();
     let (movable, gone) = pool.allocate_movable(MIB / 2, 64, None).unwrap();
@@ -245,7 +245,7 @@ fn a_delayed_free_is_recorded_when_it_is_asked_for() {
         (Action::Free, movable.get(), 10),
     ];
     assert_eq!(events(&pool.recording(true).unwrap()), expected);
-    // What waits has been freed already: it is neither freed by the end nor in the list of what lives.
+    // A delayed free is already recorded: the end does not free it again, and the live list does not have it.
     assert!(pool.sampled().is_empty());
     pool.destroy(false).unwrap();
     assert_eq!(profiler.profile(Vec::new(), false).recording.totals.frees, 2);
@@ -266,13 +266,13 @@ fn one_allocation_in_256_is_timed_and_stands_for_the_others() {
     once();
     assert_eq!(timed(), 512);
     (1..256).for_each(|_| once());
-    // A refusal takes no time that says anything.
+    // A refusal has no meaningful latency.
     assert!(pool.allocate(100 * MIB, 64).is_err());
     assert_eq!(timed(), 512);
 }
 
 #[test]
-fn what_is_not_recorded_any_more_goes_to_its_profiler() {
+fn a_recording_that_ends_goes_to_its_profiler() {
     let (pool, profiler) = recorded();
     let slice = pool.allocate(10, 64).unwrap();
     pool.record(None);
@@ -283,7 +283,7 @@ fn what_is_not_recorded_any_more_goes_to_its_profiler() {
 }
 
 #[test]
-fn a_pool_says_how_its_kernel_objects_are_asked_for() {
+fn a_pool_shows_the_options_of_its_kernel_objects() {
     let device = Device::new(Arc::new(Simulated::new(Options::default()).unwrap()));
     let request = Request { domain: 1, ..Request::plain(1) };
     let source = Source::Npu { device, request: request.clone(), dirty: false };

@@ -1,4 +1,4 @@
-//! Profiling without a manager: recorders, what they add up to, and which samples wait for their stack.
+//! Profiling without a manager: recorders, their merged figures, and samples that wait for their stack.
 
 #![allow(clippy::unwrap_used)]
 
@@ -14,7 +14,7 @@ use rkllmjs_memory::units::MemoryKind;
 const NPU: MemoryKind = MemoryKind::Npu;
 const SYSTEM: MemoryKind = MemoryKind::System;
 
-/// A profiler that samples everything.
+/// A profiler that samples every allocation.
 fn profiler() -> Arc<Profiler> {
     Profiler::new(Options { sample_interval: 1, event_capacity: 100 })
 }
@@ -23,7 +23,7 @@ fn recorder(profiler: &Arc<Profiler>) -> Recorder {
     Recorder::new(profiler, NPU, None, None)
 }
 
-/// An allocation that is sampled under `key`.
+/// Records an allocation with a sample under `key`.
 fn sample(recorder: &mut Recorder, key: u64) {
     assert!(recorder.allocated(key, 100, None));
     recorder.sampled((0, key), 100, None);
@@ -33,7 +33,7 @@ fn event(time: u64, id: u64) -> Event {
     Event { action: Action::Allocate, time, id, size: 1, kind: NPU, tag: None, pool: None }
 }
 
-/// Waits until the clock shows another time.
+/// Waits until the clock advances.
 fn let_time_pass() {
     let before = clock::exact();
     while clock::exact() == before {
@@ -197,7 +197,7 @@ fn a_profile_has_what_sources_that_are_gone_recorded_and_what_the_others_have() 
     let ids: Vec<_> = all.recording.events.iter().map(|event| event.id).collect();
     assert_eq!((ids, all.recording.kept, all.recording.dropped), (vec![2, 3, 4], 3, 1));
     assert_eq!(all.recording.totals.allocations, 4);
-    // Times count from the beginning of the profile.
+    // Times are relative to the start of the profile.
     assert!(all.recording.events.iter().all(|event| event.time <= all.lasted));
     assert!(all.lasted <= clock::exact() - began + 1_000_000, "{} µs", all.lasted);
     let bare = profile(false);
@@ -301,6 +301,6 @@ fn a_call_site_has_the_sum_of_its_samples_and_exactly_nothing_when_all_have_ende
     sites.freed(samples[1]);
     // 0.1 + 0.2 - 0.1 - 0.2 is not 0.
     assert_eq!((sites.list()[0].live_bytes, sites.list()[0].live_count), (0.0, 0.0));
-    // A sample stands for at least one allocation, also where it stands for less.
+    // A sample counts as at least one allocation, even with a smaller weight.
     assert_eq!(sites.lifetimes().len(), 5);
 }

@@ -1,4 +1,4 @@
-//! Replay against a real pool, step by step, and its figures against a naive count.
+//! Compares a replay with a real pool step by step, and its figures with a naive count.
 
 #![allow(clippy::unwrap_used)]
 
@@ -24,7 +24,7 @@ fn pool(layout: Layout) -> Pool {
     Pool::new(Some("test".into()), pages, layout, None).unwrap()
 }
 
-/// Pools that grow, pools that do not, blocks of one size.
+/// Growing pools, constant pools, and pools of fixed blocks.
 fn layouts() -> impl Strategy<Value = Layout> {
     let sizes = (0..4u64, 1..9u64, 1..4u64, prop::sample::select(vec![64, 256, 4096]));
     (sizes, prop::option::of(1..20_000u64)).prop_map(|((initial, more, chunk, alignment), block)| {
@@ -40,8 +40,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..300)
 }
 
-/// What a log does to a real pool. `blocks` has what lives, `peak` the most that was reserved; true where the request
-/// was served.
+/// Runs a step of a log on a real pool. `blocks` has the live blocks, `peak` the most reserved bytes. Returns whether
+/// the pool served the request.
 fn really(pool: &Pool, blocks: &mut HashMap<u32, Slice>, peak: &mut u64, Step { block, size }: Step) -> bool {
     let free = |slice: Option<Slice>| {
         if let Some(slice) = slice {
@@ -54,7 +54,7 @@ fn really(pool: &Pool, blocks: &mut HashMap<u32, Slice>, peak: &mut u64, Step { 
     }
     match pool.allocate(size, 64) {
         Ok(slice) => {
-            // A block that is given out again lives twice for a moment, and the pool may have grown for that.
+            // A reallocated block lives twice for a moment, and the pool may have grown for it.
             *peak = pool.stats().reserved.max(*peak);
             free(blocks.insert(block, slice));
         }
@@ -69,7 +69,7 @@ fn really(pool: &Pool, blocks: &mut HashMap<u32, Slice>, peak: &mut u64, Step { 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
 
-    /// The policy of `Pool` and that of `Replay` are written twice: here they are one.
+    /// `Pool` and `Replay` make the same decisions.
     #[test]
     fn a_replay_is_what_a_pool_does(layout in layouts(), steps in steps()) {
         let (pool, mut replay, mut blocks) = (pool(layout), Replay::new(layout).unwrap(), HashMap::new());
@@ -102,7 +102,7 @@ proptest! {
         let (mut peak, mut peak_padded) = (0, 0);
         for Step { block, size } in steps {
             let sum = |live: &HashMap<u32, u64>| live.values().sum::<u64>() + size;
-            // For a moment a block that is given out again lives twice.
+            // A reallocated block lives twice for a moment.
             peak = peak.max(sum(&live));
             let padded = |size: u64| align_up(size, 64).unwrap();
             peak_padded = peak_padded.max(live.values().map(|size| padded(*size)).sum::<u64>() + padded(size));
@@ -135,7 +135,7 @@ proptest! {
         prop_assert_eq!(with(smallest).unwrap(), 0);
         let checked = roomy.checked().unwrap();
         let unit = 4096u64.next_multiple_of(checked.granule());
-        // Less than the initial size is no pool; and less than what is live at once holds it in no way.
+        // A capacity below the initial size is invalid, and one below the peak of live bytes is too small.
         let least = if checked.initial == checked.max { unit } else { checked.initial.max(unit) };
         if let Some(less) = smallest.checked_sub(unit).filter(|less| *less >= least) {
             prop_assert!(with(less).unwrap() > 0, "{smallest} is not the smallest: {less} will do");
@@ -144,7 +144,7 @@ proptest! {
 }
 
 #[test]
-fn the_first_refusal_says_what_there_was() {
+fn the_first_refusal_has_the_figures_of_its_moment() {
     let take = |block, size| Step { block, size };
     let give = |block| Step { block, size: 0 };
     let steps =
@@ -152,17 +152,17 @@ fn the_first_refusal_says_what_there_was() {
     let outcome = replay(layout(4096, 4096, 4096), steps).unwrap();
     let refusal = outcome.first_failure.unwrap();
     assert_eq!((refusal.step, refusal.size, refusal.live, refusal.reserved), (4, 2000, 2000, 4096));
-    // Each takes 1024: the second quarter and the last are free.
+    // Each block takes 1024 bytes: the second and the last quarter are free.
     assert_eq!((refusal.free, refusal.largest_free), (2048, 1024));
     assert_eq!((outcome.failures, outcome.failed_bytes, outcome.allocations, outcome.frees), (2, 7000, 4, 1));
     assert_eq!((outcome.peak_live, outcome.peak_allocated, outcome.highest_address), (3000, 3072, Some(4096)));
-    // At the first peak, before anything was freed, what was free was in one piece.
+    // At the first peak, before any free, the free bytes were in one piece.
     assert_eq!(outcome.fragmentation_at_peak, 0.0);
     assert_eq!(outcome.largest_free_at_end, 1024);
 }
 
 #[test]
-fn layouts_that_cannot_be_are_refused() {
+fn invalid_layouts_are_refused() {
     let bad = [layout(8192, 4096, 4096), layout(0, 0, 0), Layout { alignment: 48, ..layout(4096, 4096, 4096) }];
     for layout in bad {
         assert_eq!(Replay::new(layout).unwrap_err().code(), ErrorCode::OutOfRange);

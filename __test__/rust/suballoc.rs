@@ -74,7 +74,7 @@ impl Seeded {
     }
 }
 
-/// `steps` operations; the model is compared after every `every`th, and each answer at once.
+/// Runs `steps` operations. Compares each answer at once, and the model after every `every`th operation.
 fn seeded_run(seed: u64, rules: Rules, arena: &mut dyn SubAllocator, steps: u32, every: u32) {
     let mut seeded = Seeded(seed);
     let mut model = Model::new(rules);
@@ -101,7 +101,7 @@ fn tlsf_small_arena_seeded() {
     }
 }
 
-/// Many regions: bins with long lists, nodes recycled by the thousand.
+/// Many regions: bins with long lists, thousands of recycled nodes.
 #[test]
 fn tlsf_crowded_arena_seeded() {
     let (rules, mut arena) = tlsf(1 << 15, 64);
@@ -208,7 +208,7 @@ fn a_fresh_arena_serves_all_of_itself() {
 }
 
 #[test]
-fn layouts_that_cannot_be_are_refused() {
+fn invalid_layouts_are_refused() {
     assert_eq!(Tlsf::new(4096, 48).err(), Some(LayoutError::NotPowerOfTwo(48)));
     assert_eq!(Tlsf::new(0, 64).err(), Some(LayoutError::Capacity { capacity: 0, unit: 64 }));
     assert_eq!(Tlsf::new(100, 64).err(), Some(LayoutError::Capacity { capacity: 100, unit: 64 }));
@@ -219,8 +219,8 @@ fn layouts_that_cannot_be_are_refused() {
     assert_eq!(Fixed::new(1 << 60, 64).err(), Some(LayoutError::TooManyUnits { capacity: 1 << 60, unit: 64 }));
 }
 
-/// The promise is 64 bytes of tables a live block with 1,000,000 live, also with a free region to every two of them:
-/// the proportion that Knuth's fifty-per-cent rule leads one to expect.
+/// Tables take at most 64 bytes a live block at 1,000,000 live blocks, also with one free region for every two blocks,
+/// the ratio of Knuth's fifty-per-cent rule.
 #[test]
 fn a_million_live_blocks_cost_64_bytes_each() {
     const LIVE: u64 = if cfg!(miri) { 10_000 } else { 1_000_000 };
@@ -241,7 +241,7 @@ fn a_million_live_blocks_cost_64_bytes_each() {
 }
 
 #[test]
-fn nothing_is_no_request_at_any_granularity() {
+fn a_request_of_zero_bytes_is_refused_at_any_granularity() {
     for granularity in [1, 64, 4096] {
         let Ok(mut arena) = Tlsf::new(16 * granularity, granularity) else { panic!("it is a layout") };
         let whole = arena.first().id;
@@ -281,9 +281,9 @@ fn an_id_is_a_number_and_an_error_names_it() {
     assert_eq!(StaleRegion(made_up).to_string(), "RegionId(3@800000ab) names no live region");
 }
 
-/// See `suballoc::bins`: the low end is filled first, the rest has time to come free in large pieces.
+/// See `suballoc::bins`: the low end fills first, so that the rest can become free in large pieces.
 #[test]
-fn what_comes_free_low_down_serves_first_and_above_that_what_came_free_first() {
+fn low_free_regions_serve_first_and_above_them_the_region_freed_first() {
     let (_, mut arena) = tlsf(64, 64);
     let all: Vec<RegionId> = (0..64).filter_map(|user_data| arena.allocate(64, 1, user_data)).map(|r| r.id).collect();
     // Low are the first 3 of 32 parts of the used span: 6 regions.
@@ -296,16 +296,16 @@ fn what_comes_free_low_down_serves_first_and_above_that_what_came_free_first() {
 }
 
 #[test]
-fn the_tables_that_are_counted_are_those_that_there_are() {
+fn the_counted_bytes_of_tables_are_the_real_ones() {
     let (_, mut arena) = tlsf(1 << 14, 64);
     let empty = arena.metadata_bytes();
     (0..10_000).for_each(|user_data| assert!(arena.allocate(64, 1, user_data).is_some()));
-    // A node takes 32 bytes; there may be a quarter more of them than are used.
+    // A node takes 32 bytes; up to a quarter more nodes than are in use may exist.
     assert!((32 * 9_900..=40 * 10_100).contains(&(arena.metadata_bytes() - empty)), "{}", arena.metadata_bytes());
-    // 64 bins of 8 bytes, and a word that says which have members, for each of 33 powers of two more.
+    // 64 bins of 8 bytes and a bitmap of the occupied ones, for each of 33 more powers of two.
     let [(_, large), (_, small)] = [1 << 40, 1 << 7].map(|units| tlsf(units, 1));
     assert_eq!(large.metadata_bytes() - small.metadata_bytes(), 33 * (64 * 8 + 8));
-    // 12 bytes a block, 1 bit in each level of a tree, and the struct.
+    // 12 bytes a block, 1 bit at each level of a tree, and the struct.
     let (_, blocks) = fixed(1 << 14, 64);
     let tables = 12 * (1 << 14) + (1 << 14) / 8 + (1 << 8) / 8 + 8;
     assert!((tables..tables + 200).contains(&blocks.metadata_bytes()), "{}", blocks.metadata_bytes());
@@ -329,7 +329,7 @@ fn no_two_regions_at_one_place_have_the_same_id() {
 }
 
 #[test]
-fn a_block_arena_says_how_large_its_blocks_are() {
+fn a_block_arena_has_the_size_of_its_blocks() {
     let (_, arena) = fixed(3, 192);
     assert_eq!((arena.block_size(), arena.capacity()), (192, 576));
 }

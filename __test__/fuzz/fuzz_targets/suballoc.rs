@@ -1,4 +1,4 @@
-//! Any bytes are operations: each suballocator against the naive model of the property tests.
+//! Interprets arbitrary bytes as operations, and compares each suballocator with the naive model of the property tests.
 
 #![no_main]
 
@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use model::{Model, Op, Rules};
 use rkllmjs_memory::suballoc::{Fixed, SubAllocator, Tlsf};
 
-/// Two bytes of header, then four an operation: what, how large (two), how aligned.
+/// Runs the input: two bytes of header, then four bytes an operation: verb, size (two), alignment.
 fn run(data: &[u8]) {
     let [kind, units, steps @ ..] = data else { return };
     let units = u64::from(*units) + 1;

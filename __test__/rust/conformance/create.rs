@@ -1,4 +1,4 @@
-//! Making and ending objects.
+//! Creating and destroying objects.
 
 use crate::suite::{ensure, not_applicable, told, Case, Check, Owned, Rig, HELD};
 use rkllmjs_memory::backend::{Direction, Kind, Placement, Request};
@@ -93,7 +93,7 @@ fn senseless_sizes(rig: &Rig) -> Check {
     for size in [0, 1 << 41, 1 << 45, 1 << 46, 1 << 62, 1 << 63, u64::MAX - 4095, u64::MAX] {
         ensure!(rig.try_create(&Request::plain(size)).is_err(), "an object of {size} bytes was made");
     }
-    // Not whole pages: rounded up or refused, never cut.
+    // The backend rounds up or refuses sizes that are not whole pages; it never truncates.
     if let Ok(owned) = rig.try_create(&Request::plain(page_size() + 1)) {
         ensure!(owned.object.size >= 2 * page_size(), "cut to {}", owned.object.size);
     }
@@ -134,8 +134,8 @@ fn addresses(rig: &Rig) -> Check {
 
 fn comes_back(rig: &Rig) -> Check {
     let size = 16 * MIB;
-    // 4.5 GiB in all, more than any domain has; a real kernel takes a tenth of a second for each, so 384 MiB there,
-    // which is more than a CMA area has.
+    // 4.5 GiB in all exceed any domain. A real kernel takes a tenth of a second for each object, so 384 MiB there, more
+    // than a CMA area has.
     for round in 0..if rig.kind() == Kind::Simulated { 288 } else { 24 } {
         match rig.try_create(&Request::plain(size)) {
             Ok(owned) => owned.destroy()?,
@@ -151,7 +151,7 @@ fn comes_back(rig: &Rig) -> Check {
 fn alignment(rig: &Rig) -> Check {
     let mut honoured = 0;
     for alignment in [64 * KIB, MIB, 2 * MIB] {
-        // Something small before it, so that the next free address is not aligned by luck.
+        // A small object first, so that the next free address is not aligned by chance.
         let _odd = rig.pages(1)?;
         let request = Request { alignment, ..Request::plain(page_size()) };
         let Some(owned) = rig.create_if_supported(&request)? else { continue };
@@ -271,7 +271,7 @@ fn zeroed(rig: &Rig) -> Check {
                 let dirty = bytes.iter().position(|byte| *byte != 0);
                 ensure!(dirty.is_none(), "byte {dirty:?} of fresh memory is not zero");
             }
-            mapping.fill(0..size, 0xa5); // what the next one must not see
+            mapping.fill(0..size, 0xa5); // The next object must not show these bytes.
             drop(mapping);
             owned.destroy()?;
         }

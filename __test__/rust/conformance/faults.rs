@@ -1,4 +1,4 @@
-//! Every call failed once with each errno it can give: nothing is left behind, and the words have a remedy.
+//! Fails every call once with each of its errnos: nothing is left behind, and the error has a remedy.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -43,13 +43,13 @@ const ERRNOS: &[(Call, &[i32])] = &[
     (Call::Destroy, &[libc::EINVAL, libc::ENODEV, libc::EIO]),
 ];
 
-/// Mappings of files, which ours all are; the allocator's are private.
+/// Counts file mappings, which include all of the backend's; the allocator's are private.
 fn shared_mappings() -> usize {
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
     maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|rights| rights.ends_with('s'))).count()
 }
 
-/// One object's whole life, undone at the first refusal as any caller must.
+/// Runs one object's lifecycle, and undoes it at the first error, as every caller must.
 fn life(device: &dyn Backend, imports: bool) -> Result<(), Error> {
     let object = device.create(&Request::plain(2 * page_size()))?;
     let result = (|| {
@@ -64,7 +64,7 @@ fn life(device: &dyn Backend, imports: bool) -> Result<(), Error> {
         }
         Ok(())
     })();
-    // The handle is dead afterwards even where this fails: never again.
+    // The handle is invalid afterwards, even if this call fails.
     let ended = device.destroy(object.handle);
     result.and(ended)
 }
@@ -74,7 +74,7 @@ fn sweep(rig: &Rig) -> Check {
     let imports = rig.imports();
     let before = (device.live(), open_fds(), shared_mappings());
     for (call, errnos) in ERRNOS {
-        // How often a whole life makes the call.
+        // The number of times that a lifecycle makes the call.
         let times = match call {
             Call::Sync | Call::SyncDmaBuf => 2,
             Call::Destroy if imports => 2,
@@ -85,7 +85,7 @@ fn sweep(rig: &Rig) -> Check {
             for nth in 1..=times {
                 device.fail(Fault::new(*call, nth, *errno));
                 let error = match life(&device, imports) {
-                    Ok(()) => return Err(format!("{call:?} {errno}: nobody was told")),
+                    Ok(()) => return Err(format!("{call:?} {errno}: no error was reported")),
                     Err(error) => error,
                 };
                 ensure!(device.pending() == 0, "{call:?} was not made {nth} times");

@@ -1,4 +1,4 @@
-//! Ends of things: memory, file descriptors; and several threads at once.
+//! Exhaustion of memory and file descriptors, and concurrent threads.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
@@ -21,13 +21,13 @@ pub const CASES: &[Case] = &[
     Case { name: "the end of memory is a typed error, and everything is back afterwards", check: exhaustion },
 ];
 
-/// Up to `count` rounds: fewer, but at least five, where a slow driver makes them last beyond a few seconds.
+/// Up to `count` rounds. A slow driver stops after a few seconds, but not before five rounds.
 fn rounds(count: u64) -> impl Iterator<Item = u64> {
     let end = Instant::now() + Duration::from_secs(4);
     (0..count).take_while(move |round| *round < 5 || Instant::now() < end)
 }
 
-/// Runs `work` on `count` threads; the first failure of any.
+/// Runs `work` on `count` threads. Returns the first failure.
 fn on_threads(count: u64, work: impl Fn(u64) -> Result<(), String> + Sync) -> Result<(), String> {
     thread::scope(|scope| {
         let threads: Vec<_> = (0..count)
@@ -69,8 +69,8 @@ fn threads_share(rig: &Rig) -> Check {
     let owned = rig.pages(1)?;
     let fd = owned.export()?;
     owned.map()?.write(0, &mark(11));
-    // With nobody else's reference the last destroy of one thread meets the import of the other: the kernel hands
-    // both the same handle (`docs/design/rknpu.md` §2.5).
+    // Without another reference, one thread's last destroy races the other's import: the kernel gives both the same
+    // handle (`docs/design/rknpu.md` §2.5).
     owned.destroy()?;
     on_threads(4, |n| {
         for round in rounds(100) {
@@ -78,7 +78,7 @@ fn threads_share(rig: &Rig) -> Check {
             ensure!(shows(&again.map()?, 0, 11), "thread {n} sees other bytes in round {round}");
             rig.backend.sync(again.handle(), Direction::FromDevice, 0..64).map_err(told)?;
             again.destroy()?;
-            // Something else takes the kernel handle that was just given back.
+            // Another object takes the freed kernel handle.
             rig.pages(1)?.destroy()?;
         }
         Ok(())
@@ -92,7 +92,7 @@ fn sync_meets_destroy(rig: &Rig) -> Check {
         let (handle, size) = (owned.handle(), owned.object.size);
         thread::scope(|scope| {
             let syncs = scope.spawn(|| {
-                // Ends with the first refusal: the handle is stale then.
+                // Stops at the first error, when the handle is stale.
                 (0..1000).find(|_| rig.backend.sync(handle, Direction::ToDevice, 0..size).is_err())
             });
             let ended = owned.destroy();
@@ -104,7 +104,7 @@ fn sync_meets_destroy(rig: &Rig) -> Check {
     HELD
 }
 
-/// Lowers RLIMIT_NOFILE for as long as it lives.
+/// Lowers RLIMIT_NOFILE while it lives.
 struct FewFds(u64);
 
 impl FewFds {
@@ -139,7 +139,7 @@ fn out_of_fds(rig: &Rig) -> Check {
         ensure!(refused.code() == ErrorCode::TooManyFds, "export: {}", told(refused));
         ensure!(refused.details().hint.is_some(), "it has no remedy");
         match rig.try_create(&Request::plain(page_size())) {
-            Ok(other) => other.destroy()?, // this backend's objects are no fds
+            Ok(other) => other.destroy()?, // This backend's objects are no fds.
             Err(error) => ensure!(error.code() == ErrorCode::TooManyFds, "create: {}", told(error)),
         }
         fds.clear();
@@ -181,7 +181,7 @@ fn exhaustion(rig: &Rig) -> Check {
         ensure!(details.errno.is_some() && details.requested == Some(chunk), "without its figures: {details:?}");
         ensure!(details.hint.is_some(), "it has no remedy");
         counts.push(objects.len());
-        // What is there still works.
+        // Existing objects still work.
         let last = objects.last().ok_or("not one object fits")?;
         last.map()?.write(0, &mark(12));
         rig.backend.sync(last.handle(), Direction::ToDevice, 0..chunk).map_err(told)?;
@@ -189,7 +189,7 @@ fn exhaustion(rig: &Rig) -> Check {
             owned.destroy()?;
         }
     }
-    // A few may differ: other users of a CMA area come and go.
+    // The counts may differ by a few: a CMA area has other users.
     ensure!(counts[1] + 1 + counts[0] / 16 >= counts[0], "{} fitted, and then only {}", counts[0], counts[1]);
     HELD
 }

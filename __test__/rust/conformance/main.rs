@@ -1,9 +1,9 @@
 //! The conformance suite of every backend: `cargo test --no-default-features --test conformance`.
 //!
-//! `--backend NAME` runs one kind, `--device PATH` a certain node of it, `--require` fails where it is not there. A
-//! device that is not on this machine is said so in words and counts for nothing. The last line is the count alone.
+//! `--backend NAME` runs one backend, `--device PATH` one of its nodes; `--require` fails if the device is missing. A
+//! missing device is reported and not counted. The last line has only the counts.
 
-#![allow(clippy::print_stdout)] // its output is its purpose
+#![allow(clippy::print_stdout)] // The output is the result.
 
 mod create;
 mod faults;
@@ -22,7 +22,7 @@ use rkllmjs_memory::backend::simulated::{Options, Simulated};
 use rkllmjs_memory::backend::{Backend, Kind};
 use suite::{Case, Outcome};
 
-/// Every case, in the order to run them: the gentle ones first.
+/// Every case in order of execution: the gentle ones first.
 fn cases() -> Vec<Case> {
     [create::CASES, map::CASES, share::CASES, limits::CASES, faults::CASES].concat()
 }
@@ -57,7 +57,7 @@ fn arguments() -> Result<Arguments, String> {
     }
 }
 
-/// Cases that held, failed, and had nothing to ask.
+/// Numbers of cases that passed, failed, and did not apply.
 #[derive(Default)]
 struct Count {
     passed: usize,
@@ -89,7 +89,7 @@ fn run(name: &str, backend: &Arc<dyn Backend>) -> Count {
     for case in cases() {
         let began = Instant::now();
         let outcome = case.run(backend);
-        // Only what is worth a thought, so that two runs can be compared.
+        // Prints only the notable cases, so that two runs can be compared.
         let time = match began.elapsed() {
             time if time.as_secs() >= 1 => format!(" ({:.1} s)", time.as_secs_f64()),
             _ => String::new(),
@@ -116,7 +116,7 @@ fn run(name: &str, backend: &Arc<dyn Backend>) -> Count {
     count
 }
 
-/// The simulated device plays more than one board.
+/// The boards that the simulated device imitates.
 fn boards() -> Vec<(String, Arc<dyn Backend>)> {
     ["rk3588", "rk3566"]
         .into_iter()

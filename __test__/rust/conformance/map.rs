@@ -97,7 +97,7 @@ fn many_times(rig: &Rig) -> Check {
 }
 
 fn outlives(rig: &Rig) -> Check {
-    // The manager retires its mapping before the destroy; a view in another mapping must not fault all the same.
+    // The manager retires its mapping before the destroy; another mapping must still not fault.
     let owned = rig.pages(4)?;
     let mapping = owned.map()?;
     mapping.write(0, &mark(5));

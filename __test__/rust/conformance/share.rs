@@ -127,7 +127,7 @@ fn import_survives(rig: &Rig) -> Check {
     let again = import(rig, &owned.export()?)?;
     let address = owned.object.device_address;
     owned.destroy()?;
-    // What comes next must not get its memory, its address or its kernel handle.
+    // The next object must not get its memory, its address or its kernel handle.
     let next = rig.pages(2)?;
     next.map()?.fill(0..2 * page_size(), 0xff);
     ensure!(next.handle() != again.handle(), "the next object got its handle");
@@ -232,7 +232,7 @@ fn no_dma_buf(rig: &Rig) -> Check {
     let unsealed = memfd_create("rkllm-conformance", MFdFlags::MFD_CLOEXEC).map_err(|error| error.to_string())?;
     ftruncate(&unsealed, page_size() as i64).map_err(|error| error.to_string())?;
     let (read, write) = pipe().map_err(|error| error.to_string())?;
-    // Every ioctl and mmap of an O_PATH fd is EBADF: the kernel treats it as one that is not open.
+    // Every ioctl and mmap of an O_PATH fd is EBADF: the kernel treats it as closed.
     let closed =
         open("/dev/null", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).map_err(|error| error.to_string())?;
     let mut file = File::open("/proc/self/exe").map_err(words)?;

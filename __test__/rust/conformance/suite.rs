@@ -1,9 +1,9 @@
-//! One conformance suite that every backend runs: what the manager relies on, case by case.
+//! The conformance suite of all backends: the manager's requirements, case by case.
 //!
-//! A case is either held, or failed with the figures, or not applicable to this device in words; the last is counted on
-//! its own and never passes for the first. After each case the backend has as many objects and the process as many
-//! file descriptors as before. Run it with `cargo test --no-default-features --test conformance`, one process with
-//! nothing beside it: cases count the process's descriptors and lower its limits.
+//! A case passes, fails with the figures, or does not apply to this device for a reason; the last kind is counted
+//! apart. After each case the backend has as many objects and the process as many file descriptors as before. Run it
+//! with `cargo test --no-default-features --test conformance`, in a process of its own: cases count the process's
+//! descriptors and lower its limits.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -20,28 +20,28 @@ use rkllmjs_memory::handle::Handle;
 use rkllmjs_memory::sys::mapping::Mapping;
 use rkllmjs_memory::sys::page::page_size;
 
-/// How a case ended that did not fail.
+/// Outcome of a case without a failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The backend does as the contract says.
+    /// The backend fulfils the contract.
     Held,
-    /// This device has nothing to ask, and why.
+    /// The case does not apply to this device, for this reason.
     NotApplicable(String),
 }
 
-/// What a case returns: the failure in words.
+/// Result of a case; the error describes the failure.
 pub type Check = Result<Outcome, String>;
 
-/// One sentence of the contract.
+/// A rule of the contract.
 #[derive(Clone, Copy)]
 pub struct Case {
-    /// The sentence.
+    /// The rule as a sentence.
     pub name: &'static str,
     pub check: fn(&Rig) -> Check,
 }
 
 impl Case {
-    /// Runs it against a backend that nobody else uses meanwhile.
+    /// Runs the case against a backend without other users.
     pub fn run(&self, backend: &Arc<dyn Backend>) -> Check {
         let (live, fds) = (backend.live(), open_fds());
         let outcome = (self.check)(&Rig { backend: Arc::clone(backend) })?;
@@ -74,21 +74,21 @@ pub fn not_applicable(why: impl Into<String>) -> Check {
 
 /// Open file descriptors of this process.
 pub fn open_fds() -> usize {
-    // Reading the folder opens it: one of those seen is ours.
+    // Reading the folder opens it: one of the entries is its own descriptor.
     fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count().saturating_sub(1))
 }
 
-/// The words of an error, for a failed case.
+/// Formats an error for a failed case.
 pub fn told(error: Error) -> String {
     format!("{}: {error}", error.code())
 }
 
-/// What a case works with.
+/// The environment of a case.
 pub struct Rig {
     pub backend: Arc<dyn Backend>,
 }
 
-/// An object that is destroyed with its guard.
+/// An object that its guard destroys.
 pub struct Owned {
     pub backend: Arc<dyn Backend>,
     pub object: Object,
@@ -117,7 +117,7 @@ impl Owned {
 impl Drop for Owned {
     fn drop(&mut self) {
         if !self.gone {
-            // A case that failed half-way: its own words are the ones to tell.
+            // A case that failed earlier reports its own failure.
             let _ = self.backend.destroy(self.object.handle);
         }
     }
@@ -137,7 +137,7 @@ impl Rig {
         self.try_create(request).map_err(|error| format!("create of {request:?}: {}", told(error)))
     }
 
-    /// A plain object of `pages` pages.
+    /// Creates a plain object of `pages` pages.
     pub fn pages(&self, pages: u64) -> Result<Owned, String> {
         self.create(&Request::plain(pages * page_size()))
     }
@@ -146,7 +146,7 @@ impl Rig {
         Owned { backend: Arc::clone(&self.backend), object, gone: false }
     }
 
-    /// What the device may refuse: `None` if it does, with `ERR_UNSUPPORTED`.
+    /// Creates an object that the device may not support. Returns `None` at `ERR_UNSUPPORTED`.
     pub fn create_if_supported(&self, request: &Request) -> Result<Option<Owned>, String> {
         match self.try_create(request) {
             Ok(owned) => Ok(Some(owned)),
@@ -155,8 +155,7 @@ impl Rig {
         }
     }
 
-    /// A dma-buf that some other driver made, and memory that shows its bytes. `None` where this machine has no such
-    /// driver.
+    /// Gets a dma-buf of another driver, and a mapping of its bytes. Returns `None` on a machine without such a driver.
     pub fn foreign(&self, size: u64) -> Result<Option<(OwnedFd, Mapping)>, String> {
         let words = |error: nix::errno::Errno| format!("making a memfd: {error}");
         let memfd =
@@ -166,7 +165,7 @@ impl Rig {
         use std::os::fd::AsFd;
         let memory = Mapping::shared(memfd.as_fd(), 0, size, page_size()).map_err(|error| error.to_string())?;
         if self.kind() == Kind::Simulated {
-            return Ok(Some((memfd, memory))); // its dma-bufs are memfds
+            return Ok(Some((memfd, memory))); // The simulated dma-bufs are memfds.
         }
         let Ok(node) = fs::File::open("/dev/udmabuf") else { return Ok(None) };
         let buffer = udmabuf::create(node.as_fd(), memfd.as_fd(), size).map_err(|error| format!("udmabuf: {error}"))?;
@@ -180,7 +179,7 @@ impl Rig {
 
 pub const NO_IMPORT: &str = "this driver imports nothing";
 
-/// 16 bytes that tell one place from another.
+/// 16 bytes that identify a place.
 pub fn mark(seed: u64) -> [u8; 16] {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());

@@ -13,11 +13,11 @@ pub enum Op {
     Reset,
 }
 
-/// What a suballocator promises, besides the sizes it is asked for.
+/// The rules of a suballocator.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
     pub capacity: u64,
-    /// Sizes are rounded up to it.
+    /// The suballocator rounds sizes up to it.
     pub unit: u64,
     /// Every region is one unit, and free neighbours stay apart.
     pub fixed: bool,
@@ -52,7 +52,7 @@ impl Model {
         holes
     }
 
-    /// Bytes that a request takes, if it is one that an empty arena could serve.
+    /// Bytes that a request takes, if an empty arena could serve it.
     fn padded(&self, size: u64) -> Option<u64> {
         let padded = size.checked_next_multiple_of(self.rules.unit)?;
         let most = if self.rules.fixed { self.rules.unit } else { self.rules.capacity };
@@ -80,7 +80,7 @@ impl Model {
         self.live.push(region.id);
     }
 
-    /// Does `op` to the arena and to the model, and compares the answers.
+    /// Applies `op` to the arena and to the model, and compares the answers.
     pub fn step(&mut self, arena: &mut dyn SubAllocator, op: Op) {
         match op {
             Op::Allocate { size, align_log2 } => {
@@ -142,7 +142,7 @@ impl Model {
         }
     }
 
-    /// Everything the arena says about itself.
+    /// Compares all figures of the arena with the model.
     pub fn compare(&self, arena: &dyn SubAllocator) {
         arena.validate().expect("valid");
         let holes = self.holes();
