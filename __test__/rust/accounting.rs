@@ -170,7 +170,7 @@ fn bytes_set_aside_are_in_use_but_are_no_allocation() {
 }
 
 #[test]
-fn of_several_limits_the_tightest_refuses() {
+fn the_tightest_of_several_limits_refuses() {
     let accounting = Accounting::new(&[]);
     let tags = vec![(Arc::from("kv"), Limit::new(Some(20), &[]))];
     accounting.set_limits(Limits { npu: limit(50), system: limit(30), total: limit(60), tags });
@@ -197,7 +197,7 @@ fn of_several_limits_the_tightest_refuses() {
 }
 
 #[test]
-fn where_two_limits_are_equally_tight_the_one_of_the_kind_is_named() {
+fn the_limit_of_the_kind_is_named_when_two_are_equally_tight() {
     let accounting = Accounting::new(&[]);
     accounting.set_limits(Limits { npu: limit(10), total: limit(10), ..Limits::default() });
     let error = account(&accounting, NPU, None).admit(11).unwrap_err();

@@ -148,7 +148,7 @@ fn an_allocation_of_the_largest_free_figure_succeeds() {
 }
 
 #[test]
-fn where_the_device_has_no_whole_chunk_left_a_smaller_one_does() {
+fn a_smaller_chunk_serves_when_the_device_has_no_whole_one_left() {
     for (block, alignment) in [(None, 64), (Some(96 * KIB), 64)] {
         let options = Options { domain_bytes: Some(8 * MIB), ..Options::default() };
         let backend = Arc::new(Simulated::new(options).unwrap());

@@ -457,7 +457,7 @@ fn each_class_of_small_requests_has_its_slab() {
     let plain = Request::plain(MIB);
     let pool = slabs.pool_for(&plain).unwrap().unwrap();
     let same = slabs.pool_for(&Request::plain(1)).unwrap().unwrap();
-    assert!(Arc::ptr_eq(&pool, &same), "whatever their size");
+    assert!(Arc::ptr_eq(&pool, &same), "one slab for every size");
     assert_eq!((pool.layout().chunk, pool.layout().alignment, pool.public_name()), (4 * MIB, page_size(), None));
     for other in [
         Request { cacheable: !plain.cacheable, ..plain.clone() },

@@ -169,7 +169,7 @@ proptest! {
         }
     }
 
-    /// Any number is safe as an id, whatever the arena's state.
+    /// Any number is safe as an id, in any state of the arena.
     #[test]
     fn made_up_ids_are_errors(raw in prop_oneof![any::<u64>(), 0u64..8, (0u64..8).prop_map(|slot| slot | 1 << 63)]) {
         let (_, mut tlsf) = tlsf(64, 64);

@@ -1,7 +1,6 @@
 /**
- * index.d.ts against contract.d.ts, the contract of version 1. What is built so far is less than the contract, so only
- * members that both have are compared: what comes out may be narrower, what goes in may be wider, never the other way
- * round.
+ * Compares index.d.ts with contract.d.ts, the contract of version 1, in the members that both have. Results may be
+ * narrower than the contract and parameters wider, never the other way round.
  */
 
 import type { EventEmitter } from 'node:events'
@@ -11,15 +10,15 @@ import type * as contract from './contract.js'
 
 type Both<A, B> = keyof A & keyof B
 
-/** What comes out of the library: every common member is assignable to the contract's. */
+/** Results: every common member must be assignable to the contract's. */
 type Gives<Built, Contract> = Pick<Built, Both<Built, Contract>> extends Pick<Contract, Both<Built, Contract>>
   ? true
   : { [Key in Both<Built, Contract>]: Built[Key] extends Contract[Key] ? never : Key }[Both<Built, Contract>]
 
-/** What goes into it: whatever the contract allows is taken. */
+/** Parameters: the library must accept every value that the contract allows. */
 type Takes<Built, Contract> = Gives<Contract, Built>
 
-/** Parameters are compared on their own: TypeScript is lenient with those of methods. */
+/** Compares parameters separately: TypeScript checks those of methods bivariantly. */
 type TakesParameters<Built, Contract> = {
   [Key in Both<Built, Contract>]: Contract[Key] extends (...args: infer Allowed) => unknown
     ? Built[Key] extends (...args: infer Accepted) => unknown
@@ -34,10 +33,10 @@ type TakesParameters<Built, Contract> = {
     : Wrong
   : never
 
-/** What the manager itself has. What it inherits returns `this`, which is another type in each of the two. */
+/** The manager's own members. Inherited ones return `this`, which differs between the two. */
 type BuiltManager = Omit<built.MemoryManager, keyof EventEmitter | PoolVerbs>
 
-/** Pools are compared below: their constructors are private, so that neither class is assignable to the other. */
+/** Pools are compared below: with private constructors, neither class is assignable to the other. */
 type PoolVerbs = 'createMemoryPool' | 'getMemoryPool' | 'allocateFromPool' | 'destroyMemoryPool'
 
 /** Fails to compile, and names the members, where T is not `true`. */
@@ -96,7 +95,7 @@ holds<
 >()
 holds<typeof built.probeDevices extends typeof contract.probeDevices ? true : 'probeDevices'>()
 
-// Members that a value of the contract has and ours has not would be promises broken silently; values have all of them.
+// Values must have all members of the contract: a missing one would break the contract silently.
 holds<Exclude<keyof contract.DeviceInfo, keyof built.DeviceInfo> extends never ? true : false>()
 holds<Exclude<keyof contract.BufferInfo, keyof built.BufferInfo> extends never ? true : false>()
 holds<Exclude<keyof contract.NPUMemoryStats, keyof built.NPUMemoryStats> extends never ? true : false>()

@@ -1,4 +1,4 @@
-/** How people will write it, and what the compiler must not let through. Only compiled, never run. */
+/** Typical use, and errors that the compiler must report. Only compiled, never run. */
 
 import memory = require('../../index.js')
 import {
