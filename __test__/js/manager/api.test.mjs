@@ -99,7 +99,7 @@ test('a freed buffer shows nothing, through any view', (t) => {
   assert.throws(() => new Uint8Array(buffer), TypeError)
 })
 
-test('describe tells size, kind, tag, addresses', (t) => {
+test('describe returns size, kind, tag and addresses', (t) => {
   const manager = open(t)
   const before = Date.now()
   const npu = manager.describe(manager.allocateNPUMemory(5000, { tag: 'weights' }))
@@ -138,7 +138,7 @@ test('describe answers the same for the ArrayBuffer and its views', (t) => {
   assert.equal(manager.describe(manager.allocateNPUMemory(4096)).tag, null)
 })
 
-test('owns tells its live buffers from all others', (t) => {
+test('owns is true of live buffers of the manager, and of no other', (t) => {
   const manager = open(t)
   const other = open(t)
   const buffer = manager.allocateNPUMemory(4096)

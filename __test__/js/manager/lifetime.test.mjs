@@ -39,7 +39,7 @@ test('transferToFixedLength() is the same', { skip: needsTransfer }, (t) => {
   assertNothingLeft(manager)
 })
 
-test('transfer(another length) copies out, and the memory goes by itself', { skip: needsTransfer }, async (t) => {
+test('transfer(another length) copies, and the finalizer frees the memory', { skip: needsTransfer }, async (t) => {
   const manager = open(t)
   const buffer = manager.allocateNPUMemory(8192)
   new Uint8Array(buffer).fill(7)
@@ -53,7 +53,7 @@ test('transfer(another length) copies out, and the memory goes by itself', { ski
   assert.equal(copy.byteLength, 100)
 })
 
-test('transfer(0) gives the memory back by itself', { skip: needsTransfer }, async (t) => {
+test('transfer(0) frees the memory without a deallocate', { skip: needsTransfer }, async (t) => {
   const manager = open(t)
   manager.allocateNPUMemory(8192).transfer(0)
   assert.ok(await turnsUntil(() => manager.getMemoryStats().liveAllocations === 0))
