@@ -25,7 +25,7 @@ const ROOMS: &[&[&str]] = &[
 ];
 
 /// Rooms and files of pure data and arithmetic: no descriptor, no pointer, no binding.
-const PURE: &[&str] = &["accounting", "pool::replay", "profile", "suballoc"];
+const PURE: &[&str] = &["accounting", "pool::chunk_set", "pool::replay", "profile", "suballoc"];
 
 /// A module's path below the crate: `backend::simulated`, `""` for `lib.rs`.
 type Name = String;

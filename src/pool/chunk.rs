@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::chunk_set::HasArena;
 use super::movable_table::{MovableName, SlicePlace};
 use super::slice::Slice;
 use crate::device::memory::Memory;
@@ -150,10 +151,6 @@ impl Chunk {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.arena.used_regions() == 0
-    }
-
     /// Records that the slice at `place`, `offset` bytes from the chunk's start, has ended.
     #[inline(always)]
     pub(super) fn record_ended(
@@ -179,6 +176,16 @@ impl Chunk {
                 recorder.ended(how, id.get(), size, Some(label));
             }
         }
+    }
+}
+
+impl HasArena for Chunk {
+    fn arena(&self) -> &dyn SubAllocator {
+        &*self.arena
+    }
+
+    fn arena_mut(&mut self) -> &mut dyn SubAllocator {
+        &mut *self.arena
     }
 }
 

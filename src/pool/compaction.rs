@@ -134,11 +134,11 @@ impl Pool {
     pub fn start_pass(&self) -> Result<Pass> {
         let state = self.state();
         state.alive(self.name())?;
-        let mut chunks = state.order.clone();
+        let mut chunks = state.chunks.order.clone();
         let filled = |handle: &Handle| state.chunks.get(*handle).map_or(0, |chunk| chunk.arena.allocated());
         // The initial chunk always stays, so it is filled first; then the fullest chunk, which would cost most to
         // empty.
-        chunks.sort_by_key(|handle| (Some(*handle) != state.first, Reverse(filled(handle)), handle.get()));
+        chunks.sort_by_key(|handle| (Some(*handle) != state.chunks.first, Reverse(filled(handle)), handle.get()));
         Ok(Pass {
             chunks,
             survey: Survey::default(),

@@ -42,7 +42,7 @@ impl Pool {
 
     /// Adds the initial chunk.
     pub(super) fn grow_first(&self) -> Result<Handle> {
-        self.state().reserved = self.layout.initial;
+        self.state().chunks.reserved = self.layout.initial;
         self.grow(ReservedGrowth { pool: self, bytes: self.layout.initial })
     }
 
@@ -50,10 +50,10 @@ impl Pool {
     fn reserve(&self, least: u64, most: u64, size: u64) -> Result<ReservedGrowth<'_>> {
         let mut state = self.state();
         state.alive(self.name())?;
-        let Some(bytes) = self.layout.growth(state.reserved, least, most) else {
+        let Some(bytes) = self.layout.growth(state.chunks.reserved, least, most) else {
             return Err(self.exhausted(&state, size));
         };
-        state.reserved += bytes;
+        state.chunks.reserved += bytes;
         Ok(ReservedGrowth { pool: self, bytes })
     }
 
@@ -67,9 +67,7 @@ impl Pool {
             state.alive(self.name())?;
             (chunk.number, state.grown) = (state.grown, state.grown + 1);
             state.note(Action::Grow, chunk.number, chunk.arena.capacity());
-            let handle = state.chunks.insert(chunk);
-            state.order.push(handle);
-            handle
+            state.chunks.add(chunk)
         };
         if let Some(admission) = admission {
             admission.commit_chunk();
@@ -79,18 +77,18 @@ impl Pool {
     }
 
     fn exhausted(&self, state: &PoolState, size: u64) -> Error {
-        let (max, largest) = (self.layout.max, state.largest_free());
+        let (max, largest) = (self.layout.max, state.chunks.largest_free());
         let message = format!(
             "pool \"{}\" has no {} left: {} of its {} are allocated, the largest free piece is {}",
             self.name(),
             format_bytes(size),
-            format_bytes(state.allocated),
+            format_bytes(state.chunks.allocated),
             format_bytes(max),
             format_bytes(largest)
         );
         Error::new(ErrorCode::PoolExhausted, message)
             .requested(size)
-            .available(max.saturating_sub(state.allocated))
+            .available(max.saturating_sub(state.chunks.allocated))
             .largest_free(largest)
             .limit(format!("pool:{}", self.name()), max)
             .hint("free what is no longer used, or give the pool a larger maxSize")
@@ -106,6 +104,6 @@ struct ReservedGrowth<'a> {
 impl Drop for ReservedGrowth<'_> {
     fn drop(&mut self) {
         let mut state = self.pool.state();
-        state.reserved = state.reserved.saturating_sub(self.bytes);
+        state.chunks.reserved = state.chunks.reserved.saturating_sub(self.bytes);
     }
 }

@@ -33,6 +33,7 @@
 #![forbid(unsafe_code)]
 
 mod chunk;
+mod chunk_set;
 mod compaction;
 mod compactor;
 mod copy_queue;
@@ -134,7 +135,7 @@ impl Pool {
         let pool = Self { name, source, layout, account, timer: AtomicU32::new(0), state };
         if layout.initial > 0 {
             let first = pool.grow_first()?;
-            pool.state().first = Some(first);
+            pool.state().chunks.first = Some(first);
         }
         Ok(pool)
     }
@@ -211,7 +212,7 @@ impl Pool {
                 state.alive(self.name())?;
                 let slice = grown.and_then(|chunk| state.take_from(chunk, size, alignment));
                 let slice = slice.or_else(|| state.take(size, alignment));
-                let used = state.allocated;
+                let used = state.chunks.allocated;
                 slice.map(|slice| {
                     let sampled = state.record_slice(&slice, size, events);
                     (slice, state.near.observe(used).then_some(used), sampled)
@@ -285,8 +286,8 @@ impl Pool {
             let region = state.chunks.get(chunk).ok_or_else(freed)?.arena.get(region).map_err(|_stale| freed())?;
             let movable = state.movables.forget((chunk, region.id));
             state.record_ended(chunk, &region, movable, how);
-            state.live -= 1;
-            state.requested -= requested;
+            state.chunks.live -= 1;
+            state.chunks.requested -= requested;
             state.delayed.push(slice, requested);
         }
         self.end_delays(self.layout.delay);
@@ -309,8 +310,8 @@ impl Pool {
                 let mut state = self.state();
                 state.delayed.late_writes += u64::from(!intact);
                 // The delayed free has subtracted these already.
-                state.live += 1;
-                state.requested += requested;
+                state.chunks.live += 1;
+                state.chunks.requested += requested;
                 state.free_region(slice.chunk, slice.region, &self.layout, None).unwrap_or_default()
             };
             self.end(empty);
@@ -352,18 +353,18 @@ impl Pool {
             let mut state = self.state();
             state.alive(self.name())?;
             state.record_all_freed();
-            for handle in std::mem::take(&mut state.order) {
+            for handle in std::mem::take(&mut state.chunks.order) {
                 let Some(chunk) = state.chunks.get_mut(handle) else { continue };
                 if keep(&chunk.chunk_memory) && !chunk.chunk_memory.is_retained() {
                     chunk.arena.reset();
-                    state.order.push(handle);
+                    state.chunks.order.push(handle);
                 } else if let Some(chunk) = state.chunks.remove(handle) {
-                    state.reserved -= chunk.arena.capacity();
+                    state.chunks.reserved -= chunk.arena.capacity();
                     state.note(Action::Trim, chunk.number, chunk.arena.capacity());
                     gone.push(chunk);
                 }
             }
-            (state.live, state.requested, state.allocated) = (0, 0, 0);
+            (state.chunks.live, state.chunks.requested, state.chunks.allocated) = (0, 0, 0);
             state.delayed.clear();
             state.movables.clear();
         }
@@ -374,7 +375,7 @@ impl Pool {
     /// Frees empty chunks, down to the initial size; returns the bytes.
     pub fn trim(&self) -> u64 {
         self.end_delays(0);
-        let empty = self.state().take_empty_chunks(&self.layout, 0);
+        let empty = self.state().take_empty_chunks(&self.layout);
         self.end(empty)
     }
 
@@ -385,15 +386,15 @@ impl Pool {
         let (gone, recorder): (Vec<Chunk>, _) = {
             let mut state = self.state();
             state.alive(self.name())?;
-            if state.live > 0 && !force {
-                let message = format!("{} allocations of pool \"{}\" are live", state.live, self.name());
+            if state.chunks.live > 0 && !force {
+                let message = format!("{} allocations of pool \"{}\" are live", state.chunks.live, self.name());
                 return Err(Error::new(ErrorCode::PoolBusy, message)
                     .hint("free them, or pass { force: true }, which frees and detaches them"));
             }
             state.destroyed = true;
             state.record_all_freed();
-            let handles = std::mem::take(&mut state.order);
-            (state.live, state.requested, state.allocated, state.reserved) = (0, 0, 0, 0);
+            let handles = std::mem::take(&mut state.chunks.order);
+            (state.chunks.live, state.chunks.requested, state.chunks.allocated, state.chunks.reserved) = (0, 0, 0, 0);
             state.delayed.clear();
             state.movables.clear();
             let gone: Vec<_> = handles.into_iter().filter_map(|handle| state.chunks.remove(handle)).collect();
@@ -424,13 +425,13 @@ impl Pool {
         PoolStats {
             chunks: state.chunks.len() as u64,
             reserved,
-            allocated: state.allocated,
-            requested: state.requested,
-            free: reserved - state.allocated,
-            peak_allocated: state.peak_allocated,
-            largest_free: state.largest_free(),
-            live: state.live,
-            allocations: state.allocations,
+            allocated: state.chunks.allocated,
+            requested: state.chunks.requested,
+            free: reserved - state.chunks.allocated,
+            peak_allocated: state.chunks.peak_allocated,
+            largest_free: state.chunks.largest_free(),
+            live: state.chunks.live,
+            allocations: state.chunks.allocations,
             failures: state.failures,
             late_writes: state.delayed.late_writes,
         }
@@ -443,7 +444,7 @@ impl Pool {
         let (mut live, mut allocated, mut requested) = (0, 0, 0);
         for (handle, chunk) in state.chunks.iter() {
             chunk.arena.validate()?;
-            if !state.order.contains(&handle) {
+            if !state.chunks.order.contains(&handle) {
                 return Err(format!("{handle:?} is missing in the order of chunks"));
             }
             for region in crate::suballoc::regions(&*chunk.arena).filter(|region| region.used) {
@@ -456,10 +457,10 @@ impl Pool {
                 }
             }
         }
-        let counted = (state.live, state.allocated, state.requested);
+        let counted = (state.chunks.live, state.chunks.allocated, state.chunks.requested);
         let delayed = state.delayed.figures();
         let (live, requested) = (live - delayed.0, requested - delayed.1);
-        if counted != (live, allocated, requested) || state.order.len() != state.chunks.len() {
+        if counted != (live, allocated, requested) || state.chunks.order.len() != state.chunks.len() {
             return Err(format!("{counted:?} are counted, but the chunks have ({live}, {allocated}, {requested})"));
         }
         Ok(())
@@ -500,19 +501,19 @@ mod tests {
     #[test]
     fn validate_finds_damage() {
         let damages: &[fn(&mut PoolState)] = &[
-            |state| state.live += 1,
-            |state| state.allocated += 64,
-            |state| state.requested -= 1,
-            |state| state.order.clear(),
-            |state| state.order.push(state.order[0]),
+            |state| state.chunks.live += 1,
+            |state| state.chunks.allocated += 64,
+            |state| state.chunks.requested -= 1,
+            |state| state.chunks.order.clear(),
+            |state| state.chunks.order.push(state.chunks.order[0]),
             // Handed out behind all that was ever handed out.
-            |state| state.chunks.get_mut(state.order[0]).unwrap().touched -= 64,
+            |state| state.chunks.get_mut(state.chunks.order[0]).unwrap().touched -= 64,
             // More bytes than a region has, and counted so.
             |state| {
-                let arena = &mut state.chunks.get_mut(state.order[0]).unwrap().arena;
+                let arena = &mut state.chunks.get_mut(state.chunks.order[0]).unwrap().arena;
                 let first = arena.first();
                 arena.set_user_data(first.id, first.size + 1).unwrap();
-                state.requested += first.size + 1 - first.user_data;
+                state.chunks.requested += first.size + 1 - first.user_data;
             },
         ];
         for (number, damage) in damages.iter().enumerate() {

@@ -1,15 +1,15 @@
 //! Replay: runs a recorded log on a pool of another layout.
 //!
-//! A replay uses the real suballocators and the real arithmetic of growth ([`Layout::least_chunk`],
-//! [`Layout::growth`]). It repeats the policy of [`Pool`](crate::pool::Pool) about the order of chunks and about
-//! freeing them, without memory and without locks. `__test__/rust/replay.rs` runs both on the same logs and compares
-//! them after every step.
+//! A replay shares with [`Pool`](crate::pool::Pool) the suballocators, the arithmetic of growth
+//! ([`Layout::least_chunk`], [`Layout::growth`]), and the set of chunks with its policy. It has no memory and no lock.
+//! `__test__/rust/replay.rs` runs both on the same logs and compares them after every step.
 #![forbid(unsafe_code)]
 
+use super::chunk_set::ChunkSet;
 use crate::error::Result;
-use crate::handle::{Handle, Table};
+use crate::handle::Handle;
 use crate::pool::Layout;
-use crate::suballoc::{RegionId, SubAllocator};
+use crate::suballoc::{Region, RegionId, SubAllocator};
 
 /// The step of the search for the smallest capacity in bytes; a larger block size replaces it.
 const FINEST_STEP: u64 = 4096;
@@ -77,19 +77,12 @@ pub struct Outcome {
 #[derive(Debug)]
 pub struct Replay {
     layout: Layout,
-    chunks: Table<Box<dyn SubAllocator>>,
-    /// Handles of `chunks`, in the order of trying.
-    order: Vec<Handle>,
-    /// The initial chunk, which stays.
-    first: Option<Handle>,
+    chunks: ChunkSet<Box<dyn SubAllocator>>,
     /// The live blocks, indexed by `Step::block`.
     blocks: Vec<Option<(Handle, RegionId)>>,
     steps: u64,
-    reserved: u64,
-    live: u64,
-    allocated: u64,
     highest: u64,
-    /// Set while `allocated` is at its maximum and the fragmentation there was not computed yet.
+    /// Set while `chunks.allocated` is at its maximum and the fragmentation there was not computed yet.
     at_peak: bool,
     so_far: Outcome,
 }
@@ -102,20 +95,15 @@ impl Replay {
         let layout = layout.checked()?;
         let mut replay = Self {
             layout,
-            chunks: Table::new(),
-            order: Vec::new(),
-            first: None,
+            chunks: ChunkSet::default(),
             blocks: Vec::new(),
             steps: 0,
-            reserved: 0,
-            live: 0,
-            allocated: 0,
             highest: 0,
             at_peak: false,
             so_far: Outcome::default(),
         };
         if layout.initial > 0 {
-            replay.first = Some(replay.grow(layout.initial)?);
+            replay.chunks.first = Some(replay.grow(layout.initial)?);
         }
         Ok(replay)
     }
@@ -153,8 +141,11 @@ impl Replay {
         Outcome {
             fragmentation_at_peak: if self.at_peak { self.fragmentation() } else { self.so_far.fragmentation_at_peak },
             highest_address: (self.so_far.chunks_made <= 1).then_some(self.highest),
-            live_at_end: self.so_far.allocations - self.so_far.frees,
-            reserved_at_end: self.reserved,
+            allocations: self.chunks.allocations,
+            frees: self.chunks.allocations - self.chunks.live,
+            peak_allocated: self.chunks.peak_allocated,
+            live_at_end: self.chunks.live,
+            reserved_at_end: self.chunks.reserved,
             largest_free_at_end: self.largest_free(),
             ..self.so_far
         }
@@ -162,17 +153,17 @@ impl Replay {
 
     /// The current bytes of chunks.
     pub fn reserved(&self) -> u64 {
-        self.reserved
+        self.chunks.reserved
     }
 
     /// The current bytes of regions.
     pub fn allocated(&self) -> u64 {
-        self.allocated
+        self.chunks.allocated
     }
 
     /// The largest slice for which a chunk has room now.
     pub fn largest_free(&self) -> u64 {
-        self.chunks.iter().map(|(_, chunk)| chunk.largest_free()).max().unwrap_or(0)
+        self.chunks.largest_free()
     }
 
     /// The offset of a live block in its chunk.
@@ -182,47 +173,35 @@ impl Replay {
     }
 
     fn fragmentation(&self) -> f64 {
-        match self.reserved - self.allocated {
+        match self.chunks.reserved - self.chunks.allocated {
             0 => 0.0,
             free => 1.0 - self.largest_free() as f64 / free as f64,
         }
     }
 
     fn allocate(&mut self, size: u64) -> Result<Option<(Handle, RegionId)>> {
-        for at in 0..self.order.len() {
-            if let Some(taken) = self.take_from(self.order[at], size) {
-                self.order.swap(0, at);
-                return Ok(Some(taken));
-            }
+        let before = self.chunks.peak_allocated;
+        let placed = |handle, _: &mut _, region: Region| (handle, region.id, region.end());
+        let mut taken = self.chunks.take(size, self.layout.alignment, placed);
+        if taken.is_none() {
+            let least = self.layout.least_chunk(size);
+            let growth = least.and_then(|least| self.layout.growth(self.chunks.reserved, least, self.layout.chunk));
+            let Some(bytes) = growth else { return Ok(None) };
+            let chunk = self.grow(bytes)?;
+            taken = self.chunks.take_from(chunk, size, self.layout.alignment, placed);
         }
-        let growth =
-            self.layout.least_chunk(size).and_then(|least| self.layout.growth(self.reserved, least, self.layout.chunk));
-        let Some(bytes) = growth else { return Ok(None) };
-        let chunk = self.grow(bytes)?;
-        Ok(self.take_from(chunk, size))
-    }
-
-    #[inline]
-    fn take_from(&mut self, handle: Handle, size: u64) -> Option<(Handle, RegionId)> {
-        let region = self.chunks.get_mut(handle)?.allocate(size, self.layout.alignment, size)?;
-        self.live += size;
-        self.allocated += region.size;
-        self.highest = self.highest.max(region.end());
-        self.so_far.allocations += 1;
-        self.so_far.peak_live = self.so_far.peak_live.max(self.live);
-        if self.allocated > self.so_far.peak_allocated {
-            self.so_far.peak_allocated = self.allocated;
-            self.at_peak = true;
-        }
-        Some((handle, region.id))
+        let Some((handle, id, end)) = taken else { return Ok(None) };
+        self.highest = self.highest.max(end);
+        self.so_far.peak_live = self.so_far.peak_live.max(self.chunks.requested);
+        self.at_peak |= self.chunks.peak_allocated > before;
+        Ok(Some((handle, id)))
     }
 
     fn grow(&mut self, bytes: u64) -> Result<Handle> {
-        let handle = self.chunks.insert(self.layout.arena(bytes)?);
-        self.order.push(handle);
-        self.reserved += bytes;
+        let handle = self.chunks.add(self.layout.arena(bytes)?);
+        self.chunks.reserved += bytes;
         self.so_far.chunks_made += 1;
-        self.so_far.peak_reserved = self.so_far.peak_reserved.max(self.reserved);
+        self.so_far.peak_reserved = self.so_far.peak_reserved.max(self.chunks.reserved);
         Ok(handle)
     }
 
@@ -233,24 +212,10 @@ impl Replay {
             self.at_peak = false;
             self.so_far.fragmentation_at_peak = self.fragmentation();
         }
-        let Some(chunk) = self.chunks.get_mut(handle) else { return };
-        let Ok(freed) = chunk.free(region) else { return };
-        let empty = chunk.used_regions() == 0;
-        self.live -= freed.user_data;
-        self.allocated -= freed.size;
-        self.so_far.frees += 1;
-        if empty && self.order.len() > 1 {
-            self.give_back();
-        }
-    }
-
-    /// Frees all empty chunks but one. The initial chunk always stays, and with it the initial size.
-    fn give_back(&mut self) {
-        let is_empty = |handle: &Handle| self.chunks.get(*handle).is_some_and(|chunk| chunk.used_regions() == 0);
-        let others = self.order.iter().copied().filter(|handle| Some(*handle) != self.first);
-        for handle in others.filter(is_empty).skip(1).collect::<Vec<_>>() {
-            self.order.retain(|kept| *kept != handle);
-            self.reserved -= self.chunks.remove(handle).map_or(0, |chunk| chunk.capacity());
+        if let Some((chunk, _)) = self.chunks.free(handle, region) {
+            if chunk.used_regions() == 0 {
+                self.chunks.take_leftover(self.layout.initial);
+            }
         }
     }
 
@@ -262,9 +227,9 @@ impl Replay {
             self.so_far.first_failure = Some(Refusal {
                 step,
                 size,
-                live: self.live,
-                reserved: self.reserved,
-                free: self.reserved - self.allocated,
+                live: self.chunks.requested,
+                reserved: self.chunks.reserved,
+                free: self.chunks.reserved - self.chunks.allocated,
                 largest_free: self.largest_free(),
             });
         }
