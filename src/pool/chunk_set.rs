@@ -95,8 +95,8 @@ impl<C: HasArena> ChunkSet<C> {
         self.chunks.remove(handle)
     }
 
-    /// Allocates from the first chunk that has room, and returns the result of `found`. The chunk of the last allocation
-    /// is tried first.
+    /// Allocates from the first chunk that has room, and returns the result of `found`. The chunk of the last
+    /// allocation is tried first.
     #[inline]
     pub(super) fn take<T>(
         &mut self,
