@@ -22,6 +22,9 @@ const ALARM = new RegExp(
   ].join('|'),
 )
 
+/** Boots of a machine that stops before its first scenario. */
+const BOOTS = 3
+
 /** Machines at once. Each has two emulated processors; more machines than that are slower in parallel than in turn. */
 const MACHINES = Math.min(4, Math.max(1, availableParallelism() >> 1))
 
@@ -234,8 +237,9 @@ async function main() {
   const limit = booted.flatMap(s => s.steps).reduce((sum, step) => sum + step.seconds, 120)
   const machines = Math.min(options.machines, booted.length)
   /** Runs one machine, which takes scenarios from the shared queue. Returns its problem, or null. */
-  const machine = async number => {
+  const machine = async (number, attempt = 1) => {
     let current = 'boot'
+    const alarmsBefore = alarms.length
     const who = machines > 1 ? `${number}  ` : ''
     const { problem, last } = await boot({
       arch,
@@ -259,6 +263,13 @@ async function main() {
       },
     })
     if (!problem) return null
+    // QEMU now and then breaks the stock kernel's patching of its own code while it boots. No code of this project runs
+    // before the first scenario.
+    if (current === 'boot' && attempt < BOOTS) {
+      for (const alarm of alarms.splice(alarmsBefore)) lap(`${who}${alarm}`)
+      lap(`${who}the machine did not boot (${problem}); attempt ${attempt + 1} of ${BOOTS}`)
+      return machine(number, attempt + 1)
+    }
     return [`FAILED at ${current}: ${problem}. The console's last lines:`, ...last.map(line => `  | ${line}`)].join(
       '\n',
     )
