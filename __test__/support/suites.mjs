@@ -26,6 +26,7 @@ export const driverless = [
   'demo',
   'estimate',
   'event-log',
+  'examples',
   'explain',
   'format-bytes',
   'inspect-socket',

@@ -72,6 +72,16 @@ export interface DebugOptions {
  *
  * All managers of a process that open the same device node share the device. A manager belongs to the thread that made
  * it.
+ *
+ * @example
+ * const memory = new MemoryManager({ backend: 'simulated' })
+ * const buffer = memory.allocateNPUMemory(4096, { tag: 'tokens' })
+ * new Int32Array(buffer).set([1, 2, 3])
+ * memory.syncToDevice(buffer)
+ * memory.getMemoryUsage().tags.tokens.used // => 4096
+ * memory.deallocate(buffer)
+ * buffer.byteLength // => 0
+ * memory.dispose()
  */
 export class MemoryManager extends EventEmitter {
   /**

@@ -93,6 +93,13 @@ export interface DomainPlan {
  *
  * @throws ERR_INVALID_ARG_TYPE, ERR_OUT_OF_RANGE: a part of the spec is missing or wrong; ERR_UNSUPPORTED: the file is
  * empty, truncated, or not a model; ERR_DEVICE_IO, ERR_DEVICE_PERMISSION: the file cannot be read.
+ *
+ * @example
+ * const shape = { layers: 28, hiddenSize: 1536, kvHeads: 2, headDim: 128, vocabSize: 151_936 }
+ * const chat = estimateModelMemory({ ...shape, weightBytes: 1_900_000_000, contextLength: 4096 })
+ * // Layers, keys and values, heads, elements of a head, bytes of an element, tokens.
+ * chat.kvCache === 28 * 2 * 2 * 128 * 2 * 4096 // => true
+ * chat.npuTotal === chat.weights + chat.kvCache + chat.activations // => true
  */
 export function estimateModelMemory(spec: ModelSpec): ModelEstimate
 
@@ -103,6 +110,12 @@ export function estimateModelMemory(spec: ModelSpec): ModelEstimate
  * domain. For more groups, it places the largest group first, in the first domain that fits.
  *
  * @throws the errors of {@link estimateModelMemory}.
+ *
+ * @example
+ * const memory = new MemoryManager({ backend: 'simulated' })
+ * const encoder = { name: 'encoder', type: 'vision', weightBytes: 900_000_000 }
+ * planModels([encoder], memory.device).placements[0].domain // => 0
+ * memory.dispose()
  */
 export function planModels(
   models: Array<ModelSpec & { name: string; group?: string }>,

@@ -53,6 +53,16 @@ export interface PoolAllocationOptions extends AllocationOptions {
 /**
  * A pool of slices. Made by {@link MemoryManager.createMemoryPool}. Every method throws ERR_POOL_DESTROYED once the
  * pool is destroyed.
+ *
+ * @example
+ * const memory = new MemoryManager({ backend: 'simulated' })
+ * const pool = memory.createMemoryPool({ name: 'kv-cache', initialSize: 1 << 20, maxSize: 4 << 20 })
+ * const block = pool.allocate(1000)
+ * new Uint16Array(block.buffer).fill(7)
+ * pool.stats().requested // => 1000
+ * block.free()
+ * pool.stats().requested // => 0
+ * memory.dispose()
  */
 export class MemoryPool {
   private constructor()
