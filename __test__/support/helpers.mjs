@@ -11,9 +11,9 @@ import { fileURLToPath } from 'node:url'
 import { markAsUntransferable } from 'node:worker_threads'
 
 import { MemoryError, MemoryManager } from '../../index.js'
-import { openFds } from './child/open.mjs'
+import { fdsAtMost, openFds } from './child/open.mjs'
 
-export { openFds }
+export { fdsAtMost, openFds }
 
 export const backend = process.env.RKLLM_TEST_BACKEND ?? 'simulated'
 export const device = process.env.RKLLM_TEST_DEVICE || undefined

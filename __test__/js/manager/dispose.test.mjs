@@ -5,7 +5,9 @@ import { EventEmitter } from 'node:events'
 import { test } from 'node:test'
 
 import { MemoryManager } from '../../../index.js'
-import { backend, device, needsTransfer, open, openFds, runChild, turnsUntil } from '../../support/helpers.mjs'
+import {
+  backend, device, fdsAtMost, needsTransfer, open, openFds, runChild, turnsUntil,
+} from '../../support/helpers.mjs'
 
 const make = () => new MemoryManager({ backend, device })
 
@@ -19,7 +21,7 @@ test('dispose frees everything and detaches every buffer', () => {
   manager.dispose()
   assert.equal(manager.disposed, true)
   assert.ok(buffers.every((buffer) => buffer.byteLength === 0))
-  assert.equal(openFds(), fds)
+  assert.ok(fdsAtMost(fds) <= fds)
 })
 
 test('dispose may be called again', () => {
@@ -80,7 +82,7 @@ test('opening and disposing leaves nothing', () => {
     manager.allocateNPUMemory(4096)
     manager.dispose()
   }
-  assert.equal(openFds(), fds)
+  assert.ok(fdsAtMost(fds) <= fds)
 })
 
 test('a manager is an EventEmitter', (t) => {

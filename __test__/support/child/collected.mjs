@@ -2,7 +2,7 @@
 
 import { setImmediate as nextTurn } from 'node:timers/promises'
 
-import { open, openFds } from './open.mjs'
+import { fdsAtMost, open, openFds } from './open.mjs'
 
 const BUFFERS = 200
 
@@ -32,7 +32,7 @@ const result = {
   after: { liveAllocations, npuUsed, systemUsed },
   frees: tags.dropped?.totalFrees ?? npu.totalFrees + manager.getSystemMemoryStats().totalFrees,
   objects: npu.objects,
-  fdsLeft: openFds() - fds,
+  fdsLeft: fdsAtMost(fds) - fds,
 }
 
 const view = new Uint8Array(manager.allocateNPUMemory(4096), 1000, 10).fill(6)

@@ -28,3 +28,13 @@ export function openFiles() {
 }
 
 export const openFds = () => openFiles().length
+
+/**
+ * Returns the number of open files once it is at most `expected`, or after five seconds. A thread that frees late, or
+ * reads a file of /proc, has one more open for a moment.
+ */
+export function fdsAtMost(expected) {
+  const clock = new Int32Array(new SharedArrayBuffer(4))
+  for (let waited = 0; openFds() > expected && waited < 5000; waited++) Atomics.wait(clock, 0, 0, 1)
+  return openFds()
+}
