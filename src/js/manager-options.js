@@ -19,7 +19,7 @@ const BACKENDS = ['rknpu', 'rknpu-heap', 'rocket', 'dma-heap', 'simulated']
 /** The options of `new MemoryManager`. */
 const managerOptions = {
   backend: kinds.oneOf('auto', ...BACKENDS),
-  device: kinds.string,
+  device: kinds.nonEmptyString,
   simulated: kinds.nested({
     soc: kinds.string,
     domainBytes: kinds.integer(1),

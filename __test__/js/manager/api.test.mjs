@@ -7,7 +7,7 @@ import { test } from 'node:test'
 import { closeDmaBuf, MemoryManager, probeDevices } from '../../../index.js'
 import {
   assertNothingLeft, backend, device, fdsAtMost, KiB, ledger, MiB, needsForeignFds, needsOwnKernel, needsSimulated,
-  open, openFds, settle, simulated,
+  open, openFds, refuses, settle, simulated,
 } from '../../support/helpers.mjs'
 
 const isZero = (buffer) => Buffer.compare(Buffer.from(buffer), Buffer.alloc(buffer.byteLength)) === 0
@@ -404,4 +404,53 @@ test('managers do not share their accounting', (t) => {
   const before = ledger(b)
   a.allocateNPUMemory(MiB)
   assert.deepEqual({ ...ledger(b), fds: 0 }, { ...before, fds: 0 })
+})
+
+test('a MemoryBlock is taken wherever a buffer is', { skip: needsSimulated }, async (t) => {
+  const manager = open(t)
+  const other = open(t)
+  const pool = manager.createMemoryPool({ name: 'blocks', initialSize: 1 << 20 })
+  for (const options of [undefined, { movable: true }, { tag: 'tagged' }]) {
+    const block = pool.allocate(4096, options)
+    assert.equal(manager.describe(block).pool, 'blocks')
+    assert.equal(manager.owns(block), true)
+    assert.equal(other.owns(block), false)
+    manager.syncToDevice(block)
+    manager.syncFromDevice(block, 0, 64)
+    await manager.syncToDeviceAsync(block)
+    await manager.syncFromDeviceAsync(block)
+    for (const verb of ['describe', 'deallocate', 'deallocateNPUMemory', 'syncToDevice', 'exportDmaBuf', 'share'])
+      refuses(() => other[verb](block), 'ERR_UNKNOWN_BUFFER', verb)
+    refuses(() => manager.deallocateSystemMemory(block), 'ERR_BUFFER_KIND')
+    manager.deallocate(block)
+    assert.equal(block.freed, true)
+    assert.equal(manager.owns(block), false)
+    for (const verb of ['describe', 'deallocate', 'deallocateNPUMemory', 'syncToDevice', 'exportDmaBuf', 'share'])
+      refuses(() => manager[verb](block), 'ERR_BUFFER_FREED', verb)
+  }
+  const block = pool.allocate(4096)
+  closeDmaBuf(manager.exportDmaBuf(block).fd)
+  assert.equal(manager.share(block).size, 4096)
+  manager.deallocateNPUMemory(block)
+  assert.equal(block.freed, true)
+  assert.equal(pool.stats().liveAllocations, 0)
+})
+
+test('a tag of null is no tag', (t) => {
+  const manager = open(t)
+  assert.equal(manager.describe(manager.allocateNPUMemory(4096, { tag: null })).tag, null)
+  assert.equal(manager.describe(manager.allocateSystemMemory(4096, { tag: null })).tag, null)
+  const pool = manager.createMemoryPool({ name: 'p', initialSize: 65536, tag: null, allocation: { tag: null } })
+  assert.equal(manager.describe(manager.allocateFromPool(pool, 64, { tag: null })).tag, null)
+  assert.equal(manager.describe(pool.allocate(64, { tag: null })).tag, null)
+  manager.reserve(4096, { tag: null }).release()
+})
+
+test('an empty name is refused with a sentence', (t) => {
+  const manager = open(t)
+  const named = /is ""; it must not be empty/
+  const pool = () => manager.createMemoryPool({ name: '', initialSize: 4096 })
+  assert.match(refuses(pool, 'ERR_OUT_OF_RANGE').message, named)
+  for (const backend of ['auto', 'rknpu', 'rknpu-heap', 'rocket', 'dma-heap', 'simulated'])
+    assert.match(refuses(() => new MemoryManager({ backend, device: '' }), 'ERR_OUT_OF_RANGE').message, named)
 })

@@ -125,13 +125,19 @@ const NOT_BUFFERS = [
 ]
 
 describe('values that are no ArrayBuffer', () => {
-  for (const verb of [...BUFFER_VERBS, 'owns']) {
+  for (const verb of BUFFER_VERBS) {
     test(`${verb}()`, (t) => unchanged(t, (manager) => refuses(() => manager[verb](), TYPE)))
     for (const [name, value] of NOT_BUFFERS) {
       test(`${verb}(${name})`, (t) => unchanged(t, (manager) => refuses(() => manager[verb](value), TYPE)))
     }
   }
 })
+
+test('owns is false of values that are no buffer', (t) =>
+  unchanged(t, (manager) => {
+    assert.equal(manager.owns(), false)
+    for (const [name, value] of NOT_BUFFERS) assert.equal(manager.owns(value), false, name)
+  }))
 
 const FOREIGN = [
   ['an ArrayBuffer', () => new ArrayBuffer(4096)],
@@ -261,7 +267,7 @@ describe('ranges of sync', () => {
 /** [verb, arguments before the options, option, wrong values by code] */
 const OPTIONS = [
   ...['allocateNPUMemory', 'allocateSystemMemory'].flatMap((verb) => [
-    [verb, [4096], 'tag', { [TYPE]: [1, null, {}, true, Symbol('tag'), ['kv']] }],
+    [verb, [4096], 'tag', { [TYPE]: [1, {}, true, Symbol('tag'), ['kv']] }],
     [
       verb,
       [4096],

@@ -15,7 +15,7 @@ const NOT_NUMBERS = [
 ]
 const NOT_SIZES = [NaN, 0, -0, -1, 4096.5, Number.MIN_VALUE, Infinity, -Infinity, 2 ** 53, 1e300, 2 ** 64]
 const NOT_BOOLEANS = [0, 1, 'true', null, {}]
-const NOT_STRINGS = [1, null, {}, true, Symbol('name'), ['name'], Object('name')]
+const NOT_STRINGS = [1, {}, true, Symbol('name'), ['name'], Object('name')]
 const NOT_OBJECTS = [null, 5, 'options', true, ['tag'], () => {}]
 
 /** Runs `call(manager, pool)` on a pool with live blocks, and asserts that only the count of refusals changed. */
@@ -46,6 +46,8 @@ describe('createMemoryPool', () => {
       TYPE, (manager) => manager.createMemoryPool({ name: 'q', maxSize: 4096 }), 'no initialSize, but a maxSize',
       /initialSize/,
     ],
+    [TYPE, create({ name: null }), 'name: null', /name/],
+    [RANGE, create({ name: '' }), 'an empty name', /empty/],
     ...NOT_STRINGS.flatMap((value) =>
       ['name', 'tag'].map((option) => [TYPE, create({ [option]: value }), `${option}: ${inspect(value)}`, option]),
     ),

@@ -2,12 +2,16 @@
 
 // Allocates, describes and frees the buffers of one manager.
 
+const { isArrayBuffer } = require('node:util/types')
 const { npuAllocationAsync, npuRequest, systemRequest } = require('../core/allocation-options.js')
 const native = require('../core/binding.js')
-const { arrayBufferOf, byteLengthOf, detachedError, idOf, remember } = require('../core/buffers.js')
+const buffers = require('../core/buffers.js')
+const { memoryError } = require('../core/errors.js')
 const { collectGarbage } = require('../core/gc.js')
 const { disposedError } = require('../core/manager-handle.js')
 const { integer } = require('../core/options.js')
+
+const { allocatorOf, arrayBufferOf, byteLengthOf, detachedError, idOf, isBlock, remember, underlying } = buffers
 
 /** How often an asynchronous allocation is tried before exhaustion is an error. */
 const ASYNC_TRIES = 3
@@ -133,6 +137,13 @@ class Allocator {
    */
   deallocate(value, kind) {
     const handle = this.#handle.open()
+    if (kind === undefined && isBlock(value)) {
+      if (allocatorOf(value) !== this) {
+        throw memoryError('ERR_UNKNOWN_BUFFER', 'this block is of a pool of another MemoryManager')
+      }
+      value.free()
+      return
+    }
     const buffer = this.liveBuffer(value)
     const message = this.#publisher.freeing(buffer)
     // A buffer that transfer() made is first seen here: remembered, a second deallocate can say that it was freed.
@@ -170,9 +181,12 @@ class Allocator {
     return /** @type {BufferInfo} */ (native.describe(handle, live, this.idAmongShared(live)))
   }
 
-  /** @param {unknown} buffer */
-  owns(buffer) {
-    return native.owns(this.#handle.open(), arrayBufferOf(buffer))
+  /** @param {unknown} value */
+  owns(value) {
+    const handle = this.#handle.open()
+    if (isBlock(value)) return allocatorOf(value) === this && !value.freed
+    const buffer = underlying(value)
+    return isArrayBuffer(buffer) && native.owns(handle, buffer)
   }
 
   /**

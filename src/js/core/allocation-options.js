@@ -5,7 +5,7 @@
 const { check, kinds } = require('./options.js')
 
 const allocation = {
-  tag: kinds.string,
+  tag: kinds.tag,
   alignment: kinds.integer(1),
   zeroed: kinds.boolean,
 }

@@ -33,17 +33,44 @@ const bufferOfDataView = getter(DataView.prototype, 'buffer')
 const ids = new WeakMap()
 
 /**
- * Returns the ArrayBuffer that `value` is, or is a view of.
+ * @typedef {object} Blocks `pools/block.js` sets it: this room imports no blocks.
+ * @property {(value: unknown) => value is { buffer: ArrayBuffer, freed: boolean, free(): void }} isBlock
+ * @property {(block: any) => object} allocatorOf the allocator of the block's manager
+ */
+/** @type {Blocks} */
+let blocks = { isBlock: /** @type {any} */ (() => false), allocatorOf: (block) => block }
+
+/** @param {Blocks} access */
+function acceptBlocks(access) {
+  blocks = access
+}
+
+/** @type {Blocks['isBlock']} */
+const isBlock = (value) => blocks.isBlock(value)
+/** @type {Blocks['allocatorOf']} */
+const allocatorOf = (block) => blocks.allocatorOf(block)
+
+/**
+ * Returns the ArrayBuffer that `value` is, or is a view of; of other values, the value itself.
+ *
+ * @param {unknown} value
+ */
+function underlying(value) {
+  if (!isView(value)) return value
+  return isDataView(value) ? bufferOfDataView(value) : bufferOfTypedArray(value)
+}
+
+/**
+ * Returns the ArrayBuffer that `value` is, is a view of, or is the block of.
  *
  * @param {unknown} value
  * @returns {ArrayBuffer}
  */
 function arrayBufferOf(value) {
-  let buffer = value
-  if (isView(value)) buffer = isDataView(value) ? bufferOfDataView(value) : bufferOfTypedArray(value)
+  const buffer = blocks.isBlock(value) ? value.buffer : underlying(value)
   if (isArrayBuffer(buffer)) return buffer
   if (isSharedArrayBuffer(buffer)) throw invalid('a SharedArrayBuffer is never memory of a MemoryManager')
-  throw invalid(`the buffer must be an ArrayBuffer or a view of one, not ${formatValue(value)}`)
+  throw invalid(`the buffer must be an ArrayBuffer, a view of one or a MemoryBlock, not ${formatValue(value)}`)
 }
 
 /**
@@ -82,4 +109,14 @@ function detachedError(buffer, isLive) {
   return memoryError('ERR_BUFFER_FREED', 'this buffer was freed already')
 }
 
-module.exports = { arrayBufferOf, byteLengthOf, detachedError, idOf, remember }
+module.exports = {
+  acceptBlocks,
+  allocatorOf,
+  arrayBufferOf,
+  byteLengthOf,
+  detachedError,
+  idOf,
+  isBlock,
+  remember,
+  underlying,
+}

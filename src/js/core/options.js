@@ -82,6 +82,13 @@ const kinds = {
     if (typeof value !== 'string') throw invalid(`${name} must be a string, not ${formatValue(value)}`)
     return value
   },
+  /** @type {Validator<string>} */
+  nonEmptyString(name, value) {
+    if (kinds.string(name, value) === '') throw outOfRange(`${name} is ""; it must not be empty`)
+    return /** @type {string} */ (value)
+  },
+  /** @type {Validator<string | undefined>} null stands for no tag, as in the results. */
+  tag: (name, value) => (value === null ? undefined : kinds.string(name, value)),
   /** @type {(min: number, max?: number) => Validator<number>} */
   integer: (min, max) => (name, value) => integer(name, value, min, max),
   /** @type {(max: number) => Validator<number>} */

@@ -121,7 +121,7 @@ const schema = {
   rknnOutputs: tensors(tensorSchema),
   doubleBuffered: kinds.boolean,
   name: kinds.string,
-  tag: kinds.string,
+  tag: kinds.tag,
   /** @type {Validator<any>} createMemoryPool checks it with the schema of the kind. */
   allocation: (_name, value) => value,
 }

@@ -10,7 +10,7 @@ const { check, integer, invalid, kinds, formatValue } = require('../core/options
 /** The options of `manager.reserve`. */
 const reservationOptions = {
   kind: kinds.oneOf('npu', 'system'),
-  tag: kinds.string,
+  tag: kinds.tag,
   iommuDomain: kinds.integer(0, 2 ** 31 - 1),
 }
 

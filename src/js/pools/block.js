@@ -3,6 +3,7 @@
 const { MAX_LENGTH } = require('node:buffer').constants
 const { inspect } = require('node:util')
 const native = require('../core/binding.js')
+const { acceptBlocks } = require('../core/buffers.js')
 const { PLACED, channels } = require('../core/diagnostics-channels.js')
 const { defineDispose } = require('../core/disposable.js')
 const { memoryError } = require('../core/errors.js')
@@ -189,6 +190,7 @@ class MemoryBlock {
   static {
     isBlock = /** @type {typeof isBlock} */ ((value) => typeof value === 'object' && value !== null && #pool in value)
     blockIsOf = (block, pool) => block.#pool === pool
+    acceptBlocks({ isBlock, allocatorOf: (block) => block.#host.allocator })
   }
 }
 

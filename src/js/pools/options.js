@@ -10,14 +10,14 @@ const { kinds } = require('../core/options.js')
 
 /** The options of `createMemoryPool`. */
 const pool = {
-  name: kinds.string,
+  name: kinds.nonEmptyString,
   kind: kinds.oneOf('npu', 'system'),
   initialSize: kinds.integer(0),
   maxSize: kinds.integer(1),
   chunkSize: kinds.integer(1),
   blockSize: kinds.integer(1),
   alignment: kinds.integer(1),
-  tag: kinds.string,
+  tag: kinds.tag,
   /** @type {Validator<any>} createPool checks it with the schema of the pool's kind. */
   allocation: (_name, value) => value,
 }

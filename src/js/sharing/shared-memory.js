@@ -7,7 +7,7 @@ const { byteLengthOf } = require('../core/buffers.js')
 const { check, integer, invalid, kinds, formatValue } = require('../core/options.js')
 
 /** The options of `importDmaBuf`. */
-const importOptions = { size: kinds.integer(1), tag: kinds.string }
+const importOptions = { size: kinds.integer(1), tag: kinds.tag }
 
 /**
  * @typedef {object} SharingHost the parts of a manager that sharing calls

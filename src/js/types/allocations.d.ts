@@ -11,8 +11,8 @@ export type MemoryKind = 'npu' | 'system'
 
 /** Options of allocations of either kind. */
 export interface AllocationOptions {
-  /** Free text for accounting: "kv-cache", "vision-input". */
-  tag?: string
+  /** Free text for accounting: "kv-cache", "vision-input". `null` is no tag, as in the results. */
+  tag?: string | null
   /**
    * Alignment of the CPU address, and for NPU memory also of the device address. A power of two, 64 bytes to 1 GiB.
    * Default: the page size.

@@ -68,7 +68,7 @@ export interface InferenceSpec {
   doubleBuffered?: boolean
   /** Name of the pool. Default: 'inference ' and a number. */
   name?: string
-  tag?: string
+  tag?: string | null
   /** Allocation options of the pool's memory. */
   allocation?: NPUAllocationOptions | SystemAllocationOptions
 }

@@ -3,6 +3,7 @@
 import { EventEmitter } from 'node:events'
 
 import type { Buf, BufferInfo, MemoryKind, NPUAllocationOptions, SystemAllocationOptions } from './allocations.js'
+import type { MemoryBlock } from './blocks.js'
 import type { BlockMove } from './compaction.js'
 import type { Backend, DeviceInfo, SimulatedDeviceOptions } from './devices.js'
 import type { InferenceBuffers, InferenceSpec } from './inference.js'
@@ -125,7 +126,7 @@ export class MemoryManager extends EventEmitter {
    *
    * @throws ERR_BUFFER_KIND, and the errors of {@link deallocate}.
    */
-  deallocateNPUMemory(buffer: Buf): void
+  deallocateNPUMemory(buffer: Buf | MemoryBlock): void
 
   /**
    * Returns the figures of NPU memory. Reads this process's mappings, which takes some milliseconds at tens of
@@ -147,7 +148,7 @@ export class MemoryManager extends EventEmitter {
    *
    * @throws ERR_BUFFER_KIND, and the errors of {@link deallocate}.
    */
-  deallocateSystemMemory(buffer: Buf): void
+  deallocateSystemMemory(buffer: Buf | MemoryBlock): void
 
   /** Returns the figures of system memory. */
   getSystemMemoryStats(): SystemMemoryStats
@@ -162,17 +163,17 @@ export class MemoryManager extends EventEmitter {
    * detach the buffer, and nothing was freed; ERR_TOO_MANY_MAPS: the buffer was detached, and its memory is freed when
    * it is collected.
    */
-  deallocate(buffer: Buf): void
+  deallocate(buffer: Buf | MemoryBlock): void
 
   /**
    * Describes a live buffer.
    *
    * @throws ERR_UNKNOWN_BUFFER, ERR_BUFFER_FREED, ERR_BUFFER_TRANSFERRED.
    */
-  describe(buffer: Buf): BufferInfo
+  describe(buffer: Buf | MemoryBlock): BufferInfo
 
-  /** Returns whether `buffer` is a live buffer of this manager, or a view of one. */
-  owns(buffer: Buf): boolean
+  /** Returns whether `buffer` is a live buffer or block of this manager, or a view of one. False of anything else. */
+  owns(buffer: unknown): boolean
 
   // ── Cache maintenance
 
@@ -186,21 +187,21 @@ export class MemoryManager extends EventEmitter {
    * @throws ERR_BUFFER_KIND: system memory; ERR_OUT_OF_RANGE, ERR_DOMAIN_BUSY, ERR_DEVICE_IO, and the errors of
    * {@link describe}.
    */
-  syncToDevice(buffer: Buf, offset?: number, length?: number): void
+  syncToDevice(buffer: Buf | MemoryBlock, offset?: number, length?: number): void
 
   /**
    * Makes device writes visible to the CPU. Call it between the device's write and the first CPU read. Arguments and
    * errors are those of {@link syncToDevice}.
    */
-  syncFromDevice(buffer: Buf, offset?: number, length?: number): void
+  syncFromDevice(buffer: Buf | MemoryBlock, offset?: number, length?: number): void
 
   /**
    * Syncs like {@link syncToDevice}, off the JavaScript thread. The memory stays until the sync has ended, even if the
    * buffer is freed meanwhile.
    */
-  syncToDeviceAsync(buffer: Buf, offset?: number, length?: number): Promise<void>
+  syncToDeviceAsync(buffer: Buf | MemoryBlock, offset?: number, length?: number): Promise<void>
   /** Syncs like {@link syncFromDevice}, off the JavaScript thread, as {@link syncToDeviceAsync} does. */
-  syncFromDeviceAsync(buffer: Buf, offset?: number, length?: number): Promise<void>
+  syncFromDeviceAsync(buffer: Buf | MemoryBlock, offset?: number, length?: number): Promise<void>
 
   // ── Sharing: librknnrt (rknn_create_mem_from_fd), RGA, MPP, V4L2, other processes
 
@@ -210,7 +211,7 @@ export class MemoryManager extends EventEmitter {
    *
    * @throws ERR_BUFFER_KIND: system memory; ERR_TOO_MANY_FDS, ERR_UNSUPPORTED, and the errors of {@link describe}.
    */
-  exportDmaBuf(buffer: Buf): { fd: number; offset: number; size: number }
+  exportDmaBuf(buffer: Buf | MemoryBlock): { fd: number; offset: number; size: number }
 
   /**
    * Maps a dma-buf of another owner and makes it visible to the NPU. The caller still owns `fd`. `size` maps only the
@@ -222,7 +223,7 @@ export class MemoryManager extends EventEmitter {
    * @throws ERR_INVALID_ARG_TYPE: not an open dma-buf; ERR_OUT_OF_RANGE: smaller than `size`; ERR_UNSUPPORTED; and the
    * errors of {@link allocateNPUMemory}.
    */
-  importDmaBuf(fd: number, options?: { size?: number; tag?: string }): ArrayBuffer
+  importDmaBuf(fd: number, options?: { size?: number; tag?: string | null }): ArrayBuffer
 
   /**
    * Returns a token with which {@link adopt} maps the same memory elsewhere in this process. Takes NPU and system
@@ -233,7 +234,7 @@ export class MemoryManager extends EventEmitter {
    *
    * @throws ERR_UNKNOWN_BUFFER, ERR_BUFFER_FREED, ERR_BUFFER_TRANSFERRED; ERR_UNSUPPORTED: a movable block.
    */
-  share(buffer: Buf): SharedBufferToken
+  share(buffer: Buf | MemoryBlock): SharedBufferToken
 
   /**
    * Returns another zero-copy ArrayBuffer at the same address, in the calling thread.
@@ -349,7 +350,7 @@ export class MemoryManager extends EventEmitter {
    * @throws ERR_MEMORY_LIMIT; ERR_IOVA_EXHAUSTED: the domain has no room; ERR_OUT_OF_RANGE: more than the device or the
    * machine can ever hold.
    */
-  reserve(size: number, options?: { kind?: MemoryKind; tag?: string; iommuDomain?: number }): Reservation
+  reserve(size: number, options?: { kind?: MemoryKind; tag?: string | null; iommuDomain?: number }): Reservation
 
   // ── The end
 

@@ -14,7 +14,7 @@ import type { PoolStats } from './stats.js'
 
 /** Options of {@link MemoryManager.createMemoryPool}. */
 export interface MemoryPoolOptions {
-  /** Name, unique in its manager. */
+  /** Name, unique in its manager and not empty. */
   name: string
   /** Default 'npu'. */
   kind?: MemoryKind
@@ -32,7 +32,7 @@ export interface MemoryPoolOptions {
   /** Alignment of every slice: a power of two, 64 bytes to 1 GiB. Default 64. */
   alignment?: number
   /** Tag that accounts the bytes of the pool's chunks. A slice may have its own tag, which accounts the slice. */
-  tag?: string
+  tag?: string | null
   /** Allocation options of the chunks. `zeroed: false` leaves the chunks as the driver returned them. */
   allocation?: NPUAllocationOptions | SystemAllocationOptions
 }
