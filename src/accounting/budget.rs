@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// A limit and the bytes reserved under it.
 #[derive(Debug)]
 pub struct Budget {
-    limit: u64,
+    limit: AtomicU64,
     used: AtomicU64,
 }
 
@@ -27,12 +27,17 @@ pub struct Refused {
 impl Budget {
     /// Makes an unused budget. `u64::MAX` stands for no limit.
     pub fn new(limit: u64) -> Arc<Self> {
-        Arc::new(Self { limit, used: AtomicU64::new(0) })
+        Arc::new(Self { limit: AtomicU64::new(limit), used: AtomicU64::new(0) })
     }
 
     /// Returns the limit, in bytes.
     pub fn limit(&self) -> u64 {
-        self.limit
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Sets the limit, in bytes. Bytes that are reserved beyond it stay reserved.
+    pub fn set_limit(&self, limit: u64) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     /// Returns the bytes reserved.
@@ -42,15 +47,16 @@ impl Budget {
 
     /// Returns the bytes that can still be reserved.
     pub fn available(&self) -> u64 {
-        self.limit.saturating_sub(self.used())
+        self.limit().saturating_sub(self.used())
     }
 
     /// Reserves `bytes`, or refuses and changes nothing.
     pub fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Charge, Refused> {
-        let fits = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.limit);
+        let limit = self.limit();
+        let fits = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= limit);
         match self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
             Ok(_) => Ok(Charge { budget: Arc::clone(self), bytes }),
-            Err(used) => Err(Refused { available: self.limit.saturating_sub(used), limit: self.limit }),
+            Err(used) => Err(Refused { available: limit.saturating_sub(used), limit }),
         }
     }
 }
@@ -90,6 +96,9 @@ mod tests {
         assert_eq!(budget.available(), 0);
         drop(first);
         assert_eq!(budget.used(), 40);
+        budget.set_limit(30);
+        assert_eq!((budget.used(), budget.available()), (40, 0));
+        assert_eq!(budget.reserve(1).unwrap_err(), Refused { available: 0, limit: 30 });
         drop(second);
         assert_eq!(budget.used(), 0);
     }

@@ -394,6 +394,54 @@ mod tests {
     }
 
     #[test]
+    fn a_request_beyond_the_ram_never_reaches_the_driver() {
+        // A device without a reach of its own, as a DMA-BUF heap: only RAM bounds the size.
+        let mut info = Simulated::new(Options::default()).unwrap().info().clone();
+        (info.kind, info.iommu, info.domain_bytes) = (Kind::DmaHeap, false, 0);
+        let device = Device::new(Arc::new(NeverAsked(info)));
+        let ram = ram::Ram::read().unwrap();
+        for size in [ram.available, ram.total, ram.total + 4096, 1 << 46] {
+            let error = device.create(&Request::plain(size)).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::OutOfMemory, "{size}");
+            assert_eq!(error.details().requested, Some(size));
+        }
+    }
+
+    /// A backend whose driver must not be called.
+    #[derive(Debug)]
+    struct NeverAsked(DeviceInfo);
+
+    impl Backend for NeverAsked {
+        fn info(&self) -> &DeviceInfo {
+            &self.0
+        }
+        fn create(&self, request: &Request) -> Result<Object> {
+            panic!("the driver was asked for {request:?}")
+        }
+        fn import(&self, _: BorrowedFd<'_>, _: Option<u64>) -> Result<Object> {
+            unreachable!()
+        }
+        fn map(&self, _: Handle, _: u64) -> Result<crate::sys::mapping::Mapping> {
+            unreachable!()
+        }
+        fn sync(&self, _: Handle, _: crate::backend::Direction, _: std::ops::Range<u64>) -> Result<()> {
+            unreachable!()
+        }
+        fn export(&self, _: Handle) -> Result<std::os::fd::OwnedFd> {
+            unreachable!()
+        }
+        fn destroy(&self, _: Handle) -> Result<()> {
+            unreachable!()
+        }
+        fn gauges(&self, _: u32) -> crate::backend::Gauges {
+            unreachable!()
+        }
+        fn live(&self) -> usize {
+            0
+        }
+    }
+
+    #[test]
     fn an_object_that_comes_back_is_charged_once() {
         let device = device(Options::default());
         let (object, charges) = device.create(&Request::plain(MIB)).unwrap();

@@ -7,7 +7,8 @@ use crate::accounting::Counters;
 use crate::backend::simulated::MEMFD_NAME;
 use crate::backend::{DeviceInfo, Kind};
 use crate::pool::PoolStats;
-use crate::sys::proc::{Cgroup, Gauge, MemInfo, Pressure};
+use crate::sys::cgroup::Cgroup;
+use crate::sys::proc::{Gauge, MemInfo, Pressure};
 use crate::sys::ram::Ram;
 use crate::units::MemoryKind;
 

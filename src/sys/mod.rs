@@ -13,6 +13,7 @@
 //! ```
 
 pub mod address_space;
+pub mod cgroup;
 pub mod fd_socket;
 pub mod held_addresses;
 pub mod mapping;

@@ -3,7 +3,7 @@
 //! A watch uses the best source that the kernel offers:
 //!
 //! - PSI triggers (the share of two seconds in which tasks waited for memory), of the machine and of this process's own
-//!   cgroup, with the events of the cgroup whose limit binds;
+//!   cgroup, with the events of the cgroup with the fewest bytes left;
 //! - the PSI figures, read every two seconds, where no trigger may be set (before Linux 6.4, a trigger takes
 //!   CAP_SYS_RESOURCE);
 //! - MemAvailable, read every second, on kernels without PSI.
@@ -26,7 +26,8 @@ use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use once_cell::sync::Lazy;
 
-use super::proc::{field, Groups, Pressure, Proc};
+use super::cgroup::Groups;
+use super::proc::{field, Pressure, Proc};
 use super::ram::Ram;
 
 use crate::sync::Mutex;
@@ -92,7 +93,7 @@ impl Trigger {
     }
 }
 
-/// `memory.events` of the cgroup whose limit binds. Reading the file arms it for the next poll.
+/// `memory.events` of the cgroup with the fewest bytes left. Reading the file arms it for the next poll.
 struct CgroupEvents {
     file: File,
     /// The number of times that the group met its limit, and that the kernel killed a process of it.
@@ -101,8 +102,7 @@ struct CgroupEvents {
 
 impl CgroupEvents {
     fn open(groups: &Groups) -> Option<Self> {
-        groups.read()?.limit?;
-        let file = File::open(groups.binding()?.join("memory.events")).ok()?;
+        let file = File::open(groups.binding_folder()?.join("memory.events")).ok()?;
         let mut events = Self { file, seen: (0, 0) };
         events.seen = events.read().ok()?;
         Some(events)
@@ -121,7 +121,7 @@ impl CgroupEvents {
     fn new_level(&mut self, ram: Option<Ram>) -> io::Result<Option<Level>> {
         let (met, killed) = self.read()?;
         let before = std::mem::replace(&mut self.seen, (met, killed));
-        let short = ram.is_some_and(|ram| ram.available < ram.total / LOW_MEMORY_DIVISORS[1].1);
+        let short = ram.is_some_and(|ram| ram.available < ram.limit / LOW_MEMORY_DIVISORS[1].1);
         Ok(match () {
             () if killed > before.1 => Some(Level::Full),
             () if met > before.0 && short => Some(Level::Some),
@@ -237,7 +237,7 @@ impl Sources {
                 let ram = now?;
                 let level = LOW_MEMORY_DIVISORS
                     .iter()
-                    .find(|(_, part)| ram.available < ram.total / part)
+                    .find(|(_, part)| ram.available < ram.limit / part)
                     .map(|(level, _)| *level);
                 let news = match (level, *said) {
                     (Some(level), Some((before, at))) => level > before || at.elapsed() >= REPEAT_INTERVAL,

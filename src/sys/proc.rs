@@ -34,57 +34,6 @@ pub struct MemInfo {
     pub cma_free: Option<u64>,
 }
 
-/// The v2 memory controller of this process, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cgroup {
-    /// The tightest `memory.max` on the way to the root; `None` without any limit.
-    pub limit: Option<u64>,
-    /// Usage of the group with that limit; without a limit, of this process's own group.
-    pub current: u64,
-    /// Page cache within `current`. The kernel drops it before it refuses memory; a model file that was read stays in
-    /// it.
-    pub cache: u64,
-}
-
-impl Cgroup {
-    /// The bytes below the limit; `None` without a limit.
-    pub fn left(&self) -> Option<u64> {
-        self.limit.map(|limit| limit.saturating_sub(self.current.saturating_sub(self.cache)))
-    }
-}
-
-/// The folders of the cgroups above this process, its own first.
-#[derive(Clone, Debug, Default)]
-pub struct Groups(Vec<PathBuf>);
-
-impl Groups {
-    /// Reads the group with the tightest limit; `None` without a memory controller.
-    pub fn read(&self) -> Option<Cgroup> {
-        let folder = self.binding()?;
-        let file = |name: &str| with_reserve(|_| fs::read_to_string(folder.join(name)));
-        let number = |name: &str| -> Option<u64> { file(name)?.trim().parse().ok() };
-        let cache = file("memory.stat").map_or(0, |stat| {
-            let counted = ["active_file", "inactive_file"].map(|name| field(&stat, name));
-            counted.into_iter().flatten().sum()
-        });
-        Some(Cgroup { limit: number("memory.max"), current: number("memory.current")?, cache })
-    }
-
-    /// The folder of this process's own group.
-    pub fn own(&self) -> Option<&Path> {
-        self.0.first().map(PathBuf::as_path)
-    }
-
-    /// Finds the folder with the tightest limit; without any limit, the first that has a memory controller.
-    pub fn binding(&self) -> Option<&Path> {
-        let text = |folder: &PathBuf, name| with_reserve(|_| fs::read_to_string(folder.join(name)));
-        let controlled = self.0.iter().filter(|folder| text(folder, "memory.current").is_some());
-        // "max" means no limit at this level, and does not parse.
-        let limit = |folder: &PathBuf| text(folder, "memory.max")?.trim().parse::<u64>().ok();
-        controlled.min_by_key(|folder| limit(folder).unwrap_or(u64::MAX)).map(PathBuf::as_path)
-    }
-}
-
 /// Finds the number after `name` in lines of "name number".
 pub fn field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
@@ -124,12 +73,12 @@ impl Proc {
         Self { root: root.into() }
     }
 
-    fn text(&self, path: impl AsRef<Path>) -> Option<String> {
+    pub(super) fn text(&self, path: impl AsRef<Path>) -> Option<String> {
         let path = self.at(path);
         with_reserve(|_| fs::read_to_string(&path))
     }
 
-    fn at(&self, path: impl AsRef<Path>) -> PathBuf {
+    pub(super) fn at(&self, path: impl AsRef<Path>) -> PathBuf {
         let path = path.as_ref();
         self.root.join(path.strip_prefix("/").unwrap_or(path))
     }
@@ -157,35 +106,6 @@ impl Proc {
             swap_free: field("SwapFree").unwrap_or(0),
             cma_total: field("CmaTotal"),
             cma_free: field("CmaFree"),
-        })
-    }
-
-    /// Reads the cgroup v2 memory controller of this process; `None` outside one.
-    pub fn cgroup(&self) -> Option<Cgroup> {
-        self.groups().read()
-    }
-
-    /// Finds the cgroups of this process. Finding them costs more than reading them.
-    pub fn groups(&self) -> Groups {
-        Groups(self.group_folders().unwrap_or_default())
-    }
-
-    fn group_folders(&self) -> Option<Vec<PathBuf>> {
-        let membership = self.text("proc/self/cgroup")?;
-        let path = membership.lines().find_map(|line| line.strip_prefix("0::"))?;
-        let (mount, root) = self.cgroup2_mount()?;
-        let below = Path::new(path).strip_prefix(&root).unwrap_or(Path::new(""));
-        Some(below.ancestors().map(|group| self.at(mount.join(group))).collect())
-    }
-
-    /// Finds the mount point of the v2 hierarchy and the folder of the hierarchy that it shows.
-    fn cgroup2_mount(&self) -> Option<(PathBuf, PathBuf)> {
-        let mounts = self.text("proc/self/mountinfo")?;
-        mounts.lines().find_map(|line| {
-            let (left, right) = line.split_once(" - ")?;
-            let mut fields = left.split(' ').skip(3);
-            let (root, at) = (fields.next()?, fields.next()?);
-            right.starts_with("cgroup2 ").then(|| (PathBuf::from(at), PathBuf::from(root)))
         })
     }
 
@@ -358,7 +278,6 @@ mod tests {
     fn an_empty_tree_has_no_figures() {
         let (_tree, proc) = Tree::new("empty", &[]);
         assert_eq!(proc.meminfo(), None);
-        assert_eq!(proc.cgroup(), None);
         assert_eq!(proc.pressure(), None);
         assert_eq!(proc.rss(), None);
         assert_eq!(proc.fds(), None);
@@ -376,39 +295,6 @@ mod tests {
         assert_eq!((memory.total, memory.available), (2 << 20, 1 << 20));
         assert_eq!((memory.cma_total, memory.cma_free), (Some(512 << 10), Some(8 << 10)));
         assert_eq!(memory.swap_total, 0);
-    }
-
-    #[test]
-    fn the_tightest_cgroup_on_the_way_up_binds() {
-        let (_tree, proc) = Tree::new(
-            "cgroup",
-            &[
-                ("proc/self/cgroup", "1:name=systemd:/\n0::/kube/pod/app\n"),
-                ("proc/self/mountinfo", "30 25 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"),
-                ("sys/fs/cgroup/kube/pod/app/memory.max", "max\n"),
-                ("sys/fs/cgroup/kube/pod/app/memory.current", "100\n"),
-                ("sys/fs/cgroup/kube/pod/memory.max", "4096\n"),
-                ("sys/fs/cgroup/kube/pod/memory.current", "300\n"),
-                ("sys/fs/cgroup/kube/pod/memory.stat", "anon 170\nfile 130\ninactive_file 100\nactive_file 20\n"),
-                ("sys/fs/cgroup/kube/memory.max", "8192\n"),
-                ("sys/fs/cgroup/kube/memory.current", "400\n"),
-            ],
-        );
-        assert_eq!(proc.cgroup(), Some(Cgroup { limit: Some(4096), current: 300, cache: 120 }));
-    }
-
-    #[test]
-    fn a_container_sees_its_own_group_as_the_root() {
-        let (_tree, proc) = Tree::new(
-            "container",
-            &[
-                ("proc/self/cgroup", "0::/\n"),
-                ("proc/self/mountinfo", "30 25 0:26 /docker/1 /sys/fs/cgroup ro - cgroup2 cgroup ro\n"),
-                ("sys/fs/cgroup/memory.max", "max\n"),
-                ("sys/fs/cgroup/memory.current", "7\n"),
-            ],
-        );
-        assert_eq!(proc.cgroup(), Some(Cgroup { limit: None, current: 7, cache: 0 }));
     }
 
     #[test]

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use once_cell::sync::Lazy;
 
-use super::proc::{Groups, Proc};
+use super::cgroup::Groups;
+use super::proc::Proc;
 use crate::accounting::{Budget, Charge};
 use crate::error::{Error, ErrorCode, Result};
 use crate::sync::Mutex;
@@ -19,32 +20,52 @@ use crate::units::{format_bytes, MIB};
 /// RAM that an allocation can take, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ram {
-    /// RAM of the machine, or the cgroup's limit where that is less.
+    /// RAM of the machine, or the smallest limit of a cgroup where that is less.
     pub total: u64,
     /// RAM that could be taken now without swapping, the system's reserve included.
     pub available: u64,
+    /// The limit of the scope that binds: RAM of the machine, or the limit of the cgroup with the fewest bytes left.
+    pub limit: u64,
     /// The figure that binds: "ram" or "cgroup".
     pub scope: &'static str,
+}
+
+/// The cgroups of this process, found again after [`MAX_GROUPS_AGE`].
+static GROUPS: Mutex<Option<(Instant, Arc<Groups>)>> = Mutex::new(None);
+
+/// How long the folders of the cgroups serve. A process is rarely moved to another group; its limits are read each
+/// time.
+const MAX_GROUPS_AGE: Duration = Duration::from_secs(1);
+
+fn groups() -> Arc<Groups> {
+    let known = GROUPS.lock().clone();
+    if let Some((_, groups)) = known.filter(|(at, _)| at.elapsed() < MAX_GROUPS_AGE) {
+        return groups;
+    }
+    let groups = Arc::new(Proc::default().groups());
+    *GROUPS.lock() = Some((Instant::now(), Arc::clone(&groups)));
+    groups
 }
 
 impl Ram {
     /// Reads the current figures; `None` without a readable `/proc`.
     pub fn read() -> Option<Self> {
-        // A process practically never changes its cgroup, so one look-up serves.
-        static GROUPS: Lazy<Groups> = Lazy::new(|| Proc::default().groups());
-        Self::of(&Proc::default(), &GROUPS)
+        Self::of(&Proc::default(), &groups())
     }
 
     /// Reads the figures from `proc` and `groups`.
     pub fn of(proc: &Proc, groups: &Groups) -> Option<Self> {
         let memory = proc.meminfo()?;
-        let group = groups.read().and_then(|group| Some((group.limit?, group.left()?)));
-        let (limit, left) = group.unwrap_or((u64::MAX, u64::MAX));
-        Some(Self {
-            total: memory.total.min(limit),
-            available: memory.available.min(left),
-            scope: if left < memory.available { "cgroup" } else { "ram" },
-        })
+        let binding = groups.read(memory.available);
+        let smallest = binding.smallest_limit.unwrap_or(u64::MAX);
+        let group = binding.group.and_then(|group| Some((group.left()?, group.limit?)));
+        // A group whose usage cannot be read leaves at most its limit.
+        let (left, limit) = group.unwrap_or((u64::MAX, u64::MAX)).min((smallest, smallest));
+        let (available, limit, scope) = match left < memory.available {
+            true => (left, limit, "cgroup"),
+            false => (memory.available, memory.total, "ram"),
+        };
+        Some(Self { total: memory.total.min(smallest), available, limit, scope })
     }
 
     /// RAM left to the system, so that the last allocation does not wake the OOM killer.
@@ -64,17 +85,32 @@ struct Reading {
 }
 
 static LAST_READING: Mutex<Reading> = Mutex::new(Reading { at: None, left: 0 });
-/// All memory that this process holds through this library, touched or not. It never exceeds the RAM.
-static RAM_BUDGET: Lazy<Arc<Budget>> =
-    Lazy::new(|| Budget::new(Ram::read().map_or(u64::MAX, |ram| ram.total - ram.reserve())));
+/// All memory that this process holds through this library, touched or not. It never exceeds the RAM. Each reading
+/// sets the limit, because a cgroup's limit changes while the process runs.
+static RAM_BUDGET: Lazy<Arc<Budget>> = Lazy::new(|| {
+    let budget = Budget::new(u64::MAX);
+    read_into(&budget);
+    budget
+});
+
+/// Reads the RAM and sets the limit of `budget` to it.
+fn read_into(budget: &Budget) -> Option<Ram> {
+    let ram = Ram::read()?;
+    budget.set_limit(ram.total.saturating_sub(ram.reserve()));
+    Some(ram)
+}
 
 /// Charges `bytes` of RAM. Dropping the charge returns them.
 ///
 /// Errors: `ERR_OUT_OF_MEMORY` with the bytes that are available.
 pub fn admit(bytes: u64) -> Result<Charge> {
-    let charge = RAM_BUDGET.reserve(bytes).map_err(|refused| {
+    let reserved = RAM_BUDGET.reserve(bytes).or_else(|_| {
+        read_into(&RAM_BUDGET);
+        RAM_BUDGET.reserve(bytes)
+    });
+    let charge = reserved.map_err(|refused| {
         let message = format!(
-            "{} more would promise more memory than this machine has: {} of {} are held already",
+            "{} more would promise more memory than this process may have: {} of {} are held already",
             format_bytes(bytes),
             format_bytes(RAM_BUDGET.used()),
             format_bytes(refused.limit)
@@ -84,7 +120,7 @@ pub fn admit(bytes: u64) -> Result<Charge> {
     if bytes <= left_of_last_reading(bytes) {
         return Ok(charge);
     }
-    let Some(ram) = Ram::read() else { return Ok(charge) };
+    let Some(ram) = read_into(&RAM_BUDGET) else { return Ok(charge) };
     let left = ram.available.saturating_sub(ram.reserve());
     let mut reading = LAST_READING.lock();
     reading.at = Some(Instant::now());
@@ -99,7 +135,7 @@ pub fn admit(bytes: u64) -> Result<Charge> {
         format_bytes(left),
         ram.scope
     );
-    Err(out_of_memory(message, bytes, left, ram.scope, ram.total))
+    Err(out_of_memory(message, bytes, left, ram.scope, ram.limit))
 }
 
 /// Takes `bytes` off the last reading if that is fresh and large enough; returns 0 otherwise.

@@ -132,6 +132,36 @@ test('remedies in a container depend on its runtime', (t) => {
   assert.deepEqual(advice({}), [null, null, 'sudo udevadm trigger'])
 })
 
+test('the cgroup with the fewest bytes left is judged, of v2, v1 and hybrid systems', (t) => {
+  const MiB = 2 ** 20
+  const v2 = '30 25 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n'
+  const v1 = '31 25 0:27 /docker/x /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n'
+  const verdict = (membership, mounts, files) => {
+    const all = { '/proc/self/cgroup': membership, '/proc/self/mountinfo': mounts, ...files }
+    const { findings } = examine(makeReader(materialise(t, { files: all, nodes: [] })))
+    const { status, message } = findings.find(({ id }) => id === 'cgroup')
+    return [status, message]
+  }
+  const group = (folder, files) =>
+    Object.fromEntries(Object.entries(files).map(([name, value]) => [`/sys/fs/cgroup${folder}/${name}`, `${value}\n`]))
+  const nested = {
+    ...group('/slice/app', { 'memory.max': 4096 * MiB, 'memory.current': 1024 * MiB }),
+    ...group('/slice', { 'memory.max': 5120 * MiB, 'memory.high': 'max', 'memory.current': 5056 * MiB }),
+  }
+  assert.deepEqual(verdict('0::/slice/app\n', v2, nested), ['fail', 'memory.max is 5 GiB, 4.9 GiB held (98 %)'])
+  const high = group('/app', { 'memory.max': 4096 * MiB, 'memory.high': 2048 * MiB, 'memory.current': MiB })
+  assert.deepEqual(verdict('0::/app\n', v2, high), ['ok', 'memory.high is 2 GiB, 1 MiB held (0 %)'])
+  const old = group('/memory', { 'memory.limit_in_bytes': 512 * MiB, 'memory.usage_in_bytes': 500 * MiB })
+  assert.deepEqual(verdict('9:memory:/docker/x\n0::/docker/x\n', v1, old), [
+    'fail',
+    'memory.limit_in_bytes is 512 MiB, 500 MiB held (97 %)',
+  ])
+  const none = group('/memory', { 'memory.limit_in_bytes': '9223372036854771712', 'memory.usage_in_bytes': MiB })
+  assert.deepEqual(verdict('9:cpu,memory:/docker/x\n', v1, none), ['ok', 'no limit; 1 MiB used'])
+  const space = group('', { 'memory.max': 2048 * MiB, 'memory.current': MiB })
+  assert.equal(verdict('0::/../..\n', v2, space)[1], 'memory.max is 2 GiB, 1 MiB held (0 %)')
+})
+
 test('an empty tree does not crash it, and gives no claim without evidence', (t) => {
   const { findings, machine } = examine(makeReader(folder(t)))
   assert.deepEqual(machine, { board: null, soc: null, kernel: null, container: null })

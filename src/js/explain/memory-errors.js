@@ -31,7 +31,7 @@ module.exports = [
   ),
   entry(
     'ERR_OUT_OF_MEMORY',
-    /(.+?) more would promise more memory than this machine has: (.+?) of (.+?) are held already/,
+    /(.+?) more would promise more memory than this (?:machine has|process may have): (.+?) of (.+?) are held already/,
     ([, more, held, total]) => `${more.trim()} were asked for, and this process holds ${held} of ${total} already.`,
     'Free memory, or ask for less.',
   ),

@@ -335,13 +335,13 @@ const machine = [
   single(
     'cgroup_limit_bytes',
     'bytes',
-    'The tightest memory limit of the cgroups of this process.',
+    'The limit of the memory cgroup of this process that leaves the fewest bytes.',
     ({ usage }) => usage.system.cgroup?.limit,
   ),
   single(
     'cgroup_used_bytes',
     'bytes',
-    'Bytes used by the cgroup of that limit.',
+    'Bytes used by that cgroup, page cache included.',
     ({ usage }) => usage.system.cgroup?.current,
   ),
   gauge(

@@ -64,7 +64,9 @@ export interface SystemMemoryStats extends CounterStats {
   /** Resident set of this process. */
   rss: number
   /**
-   * Figures of cgroup v2 (container): the tightest limit on the way up the hierarchy; null outside a cgroup.
+   * The memory cgroup (v2 or v1) on the way up the hierarchy that leaves the fewest bytes, page cache excluded: its
+   * limit (the smaller of `memory.max` and `memory.high`) and its usage; without any limit, this process's own. Null
+   * outside a memory controller.
    */
   cgroup: { limit: number | null; current: number } | null
   /**

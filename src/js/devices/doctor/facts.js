@@ -2,6 +2,8 @@
 
 // Parses the machine's files into facts, once. A fact that the files do not hold is undefined.
 
+const { cgroupOf } = require('./cgroup.js')
+
 const SOCS = ['rk3588', 'rk3588s', 'rk3583', 'rk3576', 'rk3566', 'rk3568', 'rk3562', 'rv1126b', 'rv1103', 'rv1106']
 const KiB = 1024
 /** Kernel arguments that change memory, as patterns. */
@@ -220,33 +222,6 @@ function limitsOf(reader) {
     maps: reader.number('/proc/sys/vm/max_map_count'),
     files: maxFiles > 0 ? { open: openFiles, max: maxFiles } : undefined,
   }
-}
-
-/**
- * Returns the memory controller (v2) with the tightest limit over this process: { limit, current, cache } in bytes.
- *
- * @param {Reader} reader
- */
-function cgroupOf(reader) {
-  const path = /^0::(.*)$/m.exec(reader.text('/proc/self/cgroup') ?? '')?.[1]
-  const mount = reader.only('/proc/self/mountinfo', /^\d+ \d+ \S+ \S+ \S+ .* - cgroup2 /gm)?.[0]
-  if (path === undefined || mount === undefined) return undefined
-  const [, , , root, at] = mount.split(' ')
-  const below = path.startsWith(root) ? path.slice(root.length) : ''
-  const names = below.split('/').filter(Boolean)
-  const folders = Array.from({ length: names.length + 1 }, (_, up) =>
-    [at, ...names.slice(0, names.length - up)].join('/'),
-  )
-  const groups = folders.map((folder) => ({
-    limit: reader.number(`${folder}/memory.max`) ?? Infinity,
-    current: reader.number(`${folder}/memory.current`),
-    cache: ['active_file', 'inactive_file'].reduce(
-      (sum, name) =>
-        sum + Number(new RegExp(`^${name} (\\d+)$`, 'm').exec(reader.text(`${folder}/memory.stat`) ?? '')?.[1] ?? 0),
-      0,
-    ),
-  }))
-  return groups.filter(({ current }) => current !== undefined).sort((a, b) => a.limit - b.limit)[0]
 }
 
 /**

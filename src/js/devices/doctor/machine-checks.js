@@ -90,13 +90,13 @@ function pressure({ pressure: psi, kernelVersion, commandLine = [], user }) {
 function cgroup({ cgroup: group, commandLine = [] }) {
   if (group === undefined) {
     const off = commandLine.includes('cgroup_disable=memory') ? ' (cgroup_disable=memory)' : ''
-    return ok('cgroup', `no memory controller (v2) over this process${off}`)
+    return ok('cgroup', `no memory controller over this process${off}`)
   }
-  const { limit, current = NaN, cache } = group
+  const { file, limit, current, cache } = group
   if (limit === Infinity) return ok('cgroup', `no limit; ${formatBytes(current)} used`)
   // The kernel drops page cache before it refuses an allocation.
   const held = Math.max(0, current - cache)
-  const figures = `memory.max is ${formatBytes(limit)}, ${formatBytes(held)} held (${percent(held / limit)})`
+  const figures = `${file} is ${formatBytes(limit)}, ${formatBytes(held)} held (${percent(held / limit)})`
   const remedy =
     'raise it (MemoryMax=, docker run --memory): with an IOMMU NPU memory counts, and the process is killed at the ' +
     'limit'
