@@ -1,5 +1,6 @@
 /** Typical use, and errors that the compiler must report. Only compiled, never run. */
 
+import { PassThrough } from 'node:stream'
 import memory = require('../../index.js')
 import {
   closeDmaBuf, diagnose, DmaBufInbox, MemoryError, MemoryManager, probeDevices, replayEventLog, sendDmaBuf,
@@ -64,6 +65,8 @@ export function right(): void {
     alignment: 64,
   })
   manager.deallocate(Buffer.from(system))
+  const freed: Promise<void> = manager.deallocateWhen(system, Promise.resolve(1))
+  void manager.deallocateWhen(Buffer.from(system), new PassThrough()).then(() => freed)
 
   const info: BufferInfo = manager.describe(buffer)
   const address: bigint = info.address

@@ -5,6 +5,7 @@
 const native = require('./core/binding.js')
 const { Allocator } = require('./allocation/allocator.js')
 const { LiveBuffers } = require('./allocation/live-buffers.js')
+const { PendingFrees } = require('./allocation/pending-frees.js')
 const { AsyncTasks } = require('./core/async-tasks.js')
 const { ChannelPublisher } = require('./core/diagnostics-channels.js')
 const { ManagerEvents } = require('./core/manager-events.js')
@@ -40,6 +41,7 @@ class ManagerHost {
     this.compactor = new Compactor(cleanup, this.buffers, this.events)
     this.reclaimer = new Reclaimer(cleanup, this)
     this.allocator = new Allocator(this)
+    this.pendingFrees = new PendingFrees(this)
   }
 
   /** Frees all buffers, ends all pools and background work, and closes the native manager. */
@@ -55,6 +57,7 @@ class ManagerHost {
     this.pools.end()
     native.closeManager(handle)
     publishFrees()
+    this.pendingFrees.end()
   }
 }
 

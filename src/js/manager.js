@@ -89,8 +89,6 @@ class MemoryManager extends EventEmitter {
     return npuStats(this.#open(), this.#device)
   }
 
-  // ── System memory
-
   /** @type {MemoryManagerType['allocateSystemMemory']} */
   allocateSystemMemory(size, options) {
     return this.#host.allocator.allocateSystem(size, options)
@@ -112,6 +110,11 @@ class MemoryManager extends EventEmitter {
     this.#host.allocator.deallocate(buffer)
   }
 
+  /** @type {MemoryManagerType['deallocateWhen']} */
+  async deallocateWhen(buffer, done) {
+    return this.#host.pendingFrees.deallocateWhen(buffer, done)
+  }
+
   /** @type {MemoryManagerType['describe']} */
   describe(buffer) {
     return this.#host.allocator.describe(buffer)
@@ -121,8 +124,6 @@ class MemoryManager extends EventEmitter {
   owns(buffer) {
     return this.#host.allocator.owns(buffer)
   }
-
-  // ── Cache maintenance
 
   /** @type {MemoryManagerType['syncToDevice']} */
   syncToDevice(buffer, offset, length) {
@@ -272,8 +273,6 @@ class MemoryManager extends EventEmitter {
     this.#host.notifications.poll()
     return /** @type {any} */ (reservation)
   }
-
-  // ── The end
 
   dispose() {
     if (this.#host.handle.closed) return

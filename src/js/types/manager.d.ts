@@ -166,6 +166,26 @@ export class MemoryManager extends EventEmitter {
   deallocate(buffer: Buf | MemoryBlock): void
 
   /**
+   * Frees a buffer or a block when an operation that uses its bytes has ended: when the promise has settled, or the
+   * stream has emitted 'finish', 'close' or 'error'. Until then the buffer stays attached and is counted. Resolves when
+   * the memory was freed, by this call or otherwise; the operation's own error is not reported here. A movable block is
+   * pinned meanwhile.
+   *
+   * `response.end(Buffer.from(buffer))` returns before the client has the bytes: then
+   * `memory.deallocateWhen(buffer, response)`.
+   *
+   * @param done a promise, a stream, or another emitter of those events. For a buffer that was piped or written to
+   * several streams: the promise of the last of them.
+   * @throws (rejects) ERR_INVALID_ARG_TYPE: `done` is neither; ERR_UNKNOWN_BUFFER, ERR_BUFFER_FREED,
+   * ERR_BUFFER_TRANSFERRED; at the end ERR_BUFFER_BUSY: the block is pinned, or the runtime refuses to detach the
+   * buffer.
+   */
+  deallocateWhen(
+    buffer: Buf | MemoryBlock,
+    done: PromiseLike<unknown> | NodeJS.EventEmitter,
+  ): Promise<void>
+
+  /**
    * Describes a live buffer.
    *
    * @throws ERR_UNKNOWN_BUFFER, ERR_BUFFER_FREED, ERR_BUFFER_TRANSFERRED.
