@@ -125,6 +125,8 @@ pub struct Details {
     pub errno: Option<i32>,
     /// The file or device of that call.
     pub path: Option<PathBuf>,
+    /// The version of the driver whose capability was exceeded.
+    pub driver_version: Option<String>,
 }
 
 impl Error {
@@ -142,6 +144,7 @@ impl Error {
             syscall: None,
             errno: None,
             path: None,
+            driver_version: None,
         }))
     }
 
@@ -201,6 +204,12 @@ impl Error {
     /// Adds the file or device of the failed call.
     pub fn path(mut self, path: impl AsRef<Path>) -> Self {
         self.0.path = Some(path.as_ref().to_owned());
+        self
+    }
+
+    /// Adds the version of the driver.
+    pub fn driver_version(mut self, version: impl Into<String>) -> Self {
+        self.0.driver_version = Some(version.into());
         self
     }
 }

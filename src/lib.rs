@@ -20,6 +20,12 @@
 //!
 //! The rooms below `node` do not know JavaScript: `cargo test --no-default-features` builds and tests them alone.
 
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!(
+    "rkllmjs-memory needs a 64-bit target: handles of 53 bits travel in pointers, and the RV1103 and RV1106 have 32-bit \
+     CPUs"
+);
+
 pub mod abi;
 pub mod accounting;
 pub mod allocation;

@@ -1,14 +1,18 @@
 //! Helpers of the backends of real devices: opening a node, and inspecting a dma-buf fd.
+//!
+//! A path may come from the user, so the kernel is asked for the driver's name before the driver gets a private ioctl:
+//! other drivers give the same numbers another meaning (`docs/design/rknpu.md` §1.2). A DRM node answers
+//! DRM_IOCTL_VERSION; /dev/rknpu would take that for another call, so sysfs names the drivers of all other nodes.
 
 use std::fs;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{open, OFlag};
-use nix::sys::stat::{fstat, Mode};
+use nix::fcntl::{fcntl, open, FcntlArg, OFlag};
+use nix::sys::stat::{fstat, major, minor, stat, FileStat, Mode, SFlag};
 use nix::sys::statfs::{fstatfs, FsType};
 use nix::unistd::{lseek, Whence};
 
@@ -18,10 +22,89 @@ use crate::abi::dma_buf;
 use crate::error::{Error, ErrorCode, Result};
 use crate::units::format_bytes;
 
-/// Opens a device node, close-on-exec: a forked child would share its handles (`docs/design/rknpu.md` §3.6).
-pub(super) fn open_node(kind: Kind, path: &Path) -> Result<OwnedFd> {
-    open(path, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
-        .map_err(|errno| open_failed(kind, path, errno, group_of(path).as_deref()))
+/// The major numbers of DRM nodes, of accel nodes and of misc devices (`docs/design/rknpu.md` §1.1).
+const DRM_MAJOR: u64 = 226;
+const ACCEL_MAJOR: u64 = 261;
+const MISC_MAJOR: u64 = 10;
+
+/// Opens the node of a device of that kind with `access`, close-on-exec: a forked child would share its handles
+/// (`docs/design/rknpu.md` §3.6).
+///
+/// The file is looked at before it is opened, because an open can block (a FIFO) or act (a watchdog). Without
+/// O_NONBLOCK, a FIFO that takes the file's place meanwhile would block.
+///
+/// Errors: `ERR_DEVICE_NOT_FOUND` for a file that is no node of that kind, `ERR_DEVICE_PERMISSION`,
+/// `ERR_TOO_MANY_FDS`, `ERR_DEVICE_IO`.
+pub(super) fn open_node(kind: Kind, path: &Path, access: OFlag) -> Result<OwnedFd> {
+    let failed = |errno| open_failed(kind, path, errno, group_of(path).as_deref());
+    check_node(kind, path, &stat(path).map_err(failed)?)?;
+    let node = open(path, access | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC, Mode::empty()).map_err(failed)?;
+    check_node(kind, path, &fstat(&node).map_err(failed)?)?;
+    fcntl(&node, FcntlArg::F_SETFL(access)).map_err(failed)?;
+    Ok(node)
+}
+
+/// Refuses a file that cannot be a node of that kind.
+fn check_node(kind: Kind, path: &Path, stat: &FileStat) -> Result<()> {
+    let not_found = |message: String| {
+        Err(Error::new(ErrorCode::DeviceNotFound, message).path(path).hint(format!(
+            "name a {kind} node, or leave `device` out: `probeDevices()` lists the nodes of this machine"
+        )))
+    };
+    let what = match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
+        SFlag::S_IFCHR => {
+            return match is_of_kind(kind, path, stat.st_rdev) {
+                true => Ok(()),
+                false => not_found(format!("{} is not a node of {kind}", path.display())),
+            }
+        }
+        SFlag::S_IFDIR => "a directory",
+        SFlag::S_IFIFO => "a FIFO",
+        SFlag::S_IFSOCK => "a socket",
+        SFlag::S_IFBLK => "a block device",
+        _ => "a regular file",
+    };
+    not_found(format!("{} is {what}, not a device", path.display()))
+}
+
+/// Reports whether the device number belongs to that kind, as far as numbers and sysfs say. The name that a DRM driver
+/// reports is left to the caller.
+fn is_of_kind(kind: Kind, path: &Path, rdev: u64) -> bool {
+    match kind {
+        Kind::Rknpu => major(rdev) == DRM_MAJOR,
+        Kind::Rocket => major(rdev) == ACCEL_MAJOR,
+        // Without sysfs, only the file's own name is left to judge by.
+        Kind::RknpuHeap => {
+            let named = || path.file_name().is_some_and(|name| name == "rknpu");
+            major(rdev) == MISC_MAJOR && kernel_name(rdev).map_or_else(named, |name| name == "rknpu")
+        }
+        Kind::DmaHeap => {
+            kernel_name(rdev).is_none_or(|name| name.starts_with("dma_heap/") || name.starts_with("rk_dma_heap/"))
+        }
+        Kind::Simulated => false,
+    }
+}
+
+/// The kernel's description of a device number; the path may not exist.
+fn in_sysfs(rdev: u64) -> PathBuf {
+    PathBuf::from(format!("/sys/dev/char/{}:{}", major(rdev), minor(rdev)))
+}
+
+/// The kernel's name of a node, relative to /dev, e.g. "dma_heap/system". `None` without a readable sysfs.
+fn kernel_name(rdev: u64) -> Option<String> {
+    let uevent = fs::read_to_string(in_sysfs(rdev).join("uevent")).ok()?;
+    uevent.lines().find_map(|line| line.strip_prefix("DEVNAME=")).map(str::to_owned)
+}
+
+/// Identifies the device behind a node: the card and the render node of one NPU have the same identity, and so has a
+/// symlink to either. Falls back to the path for a file that is no device.
+pub fn identity(path: &Path) -> PathBuf {
+    let Ok(stat) = stat(path) else { return path.to_owned() };
+    if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFCHR {
+        return path.to_owned();
+    }
+    let node = in_sysfs(stat.st_rdev);
+    fs::canonicalize(node.join("device")).unwrap_or(node)
 }
 
 /// Finds the name of the group that owns `path`.
@@ -172,9 +255,38 @@ mod tests {
 
     #[test]
     fn a_missing_node_is_not_found_and_a_group_has_a_name() {
-        let error = open_node(Kind::RknpuHeap, Path::new("/nonexistent/rknpu")).unwrap_err();
+        let error = open_node(Kind::RknpuHeap, Path::new("/nonexistent/rknpu"), OFlag::O_RDWR).unwrap_err();
         assert_eq!(error.code(), ErrorCode::DeviceNotFound);
         assert_eq!(error.details().path.as_deref(), Some(Path::new("/nonexistent/rknpu")));
         assert_eq!(group_of(Path::new("/")).as_deref(), Some("root"));
+    }
+
+    #[test]
+    fn a_file_that_is_no_device_is_named_and_never_opened() {
+        let folder = std::env::temp_dir().join(format!("rkllm-nodes-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let fifo = folder.join("fifo");
+        nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+        for kind in [Kind::Rknpu, Kind::RknpuHeap, Kind::Rocket, Kind::DmaHeap] {
+            for (path, what) in [(&fifo, "a FIFO"), (&folder, "a directory")] {
+                // An open of the FIFO for reading would wait here for a writer.
+                let error = open_node(kind, path, OFlag::O_RDONLY).unwrap_err();
+                assert_eq!(error.code(), ErrorCode::DeviceNotFound);
+                assert!(error.to_string().contains(what), "{error}");
+            }
+            let error = open_node(kind, Path::new("/dev/null"), OFlag::O_RDWR).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::DeviceNotFound, "{kind}: {error}");
+        }
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn names_of_one_device_have_one_identity() {
+        let link = std::env::temp_dir().join(format!("rkllm-link-{}", std::process::id()));
+        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+        assert_eq!(identity(&link), identity(Path::new("/dev/null")));
+        assert_ne!(identity(Path::new("/dev/zero")), identity(Path::new("/dev/null")));
+        fs::remove_file(&link).unwrap();
+        assert_eq!(identity(&link), link, "a name without a file is its own identity");
     }
 }

@@ -7,15 +7,14 @@
 use std::fs;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{open, OFlag};
-use nix::sys::stat::Mode;
+use nix::fcntl::OFlag;
 
-use super::device_node::{duplicate, group_of, inside, sync_dma_buf, DmaBuf};
-use super::errno::{check, open_failed, translate, Call, Context};
+use super::contiguous;
+use super::device_node::{duplicate, inside, open_node, sync_dma_buf, DmaBuf};
+use super::errno::{check, translate, Call, Context};
 use super::object_table::{unnamed, ObjectTable};
 use super::soc::npu_cores;
 use super::{Backend, DeviceInfo, Direction, Gauges, Kind, Object, Request};
@@ -96,8 +95,7 @@ fn uncached_sibling(path: &Path) -> Option<PathBuf> {
 /// Opens a heap read-only, which suffices to allocate and is all that some udev rules allow (`docs/design/rknpu.md`
 /// §4.1).
 fn open_heap(path: &Path) -> Result<OwnedFd> {
-    open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-        .map_err(|errno| open_failed(Kind::DmaHeap, path, errno, group_of(path).as_deref()))
+    open_node(Kind::DmaHeap, path, OFlag::O_RDONLY)
 }
 
 impl DmaHeap {
@@ -116,11 +114,6 @@ impl DmaHeap {
             .path(path));
         }
         let heap = open_heap(path)?;
-        let is_device = fs::metadata(path).is_ok_and(|node| node.file_type().is_char_device());
-        if !is_device {
-            let message = format!("{} is not a device", path.display());
-            return Err(Error::new(ErrorCode::DeviceNotFound, message).path(path));
-        }
         let contiguous = is_contiguous(&name);
         let memory = Proc::default().meminfo();
         Ok(Self {
@@ -184,6 +177,10 @@ impl Backend for DmaHeap {
             }
             (true, true, _) => return self.refuse(request, "is uncached", "open its cached sibling"),
         };
+        // Other contiguous heaps are areas of their own, which /proc/meminfo does not show.
+        if self.info.path.as_deref().is_some_and(|path| name_of(path).contains("cma")) {
+            contiguous::check_room(&self.info, request.size, &self.at().here())?;
+        }
         let fd = alloc(heap.as_fd(), self.vendor, request.size)
             .map_err(|errno| translate(Call::Create, errno, &self.at().request(request)))?;
         // The name is only informative; kernels before 5.3 support none.

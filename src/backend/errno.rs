@@ -9,7 +9,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-use super::{mmap_failed, DeviceInfo, Kind, Placement, Request};
+use super::{contiguous, mmap_failed, DeviceInfo, Kind, Placement, Request};
 use crate::error::{Error, ErrorCode, Result};
 use crate::sys::proc::Proc;
 use crate::units::{format_bytes, GIB};
@@ -91,7 +91,8 @@ impl<'a> Context<'a> {
         Self { bytes: request.size, domain: request.domain, sram, ..self }
     }
 
-    fn here(&self) -> String {
+    /// What this process holds on the device, for a message.
+    pub(super) fn here(&self) -> String {
         match self.held {
             (objects, Some(bytes)) => format!("this process holds {objects} objects of {} on it", format_bytes(bytes)),
             (objects, None) => format!("this process holds {objects} objects on it"),
@@ -134,10 +135,12 @@ fn create_failed(errno: Errno, at: &Context<'_>) -> Error {
         // The SRAM path returns ENOMEM for the same cause (§2.5).
         (Kind::Rknpu | Kind::Simulated, Errno::ENOMEM) if info.iommu && at.sram => domain_full(at),
         (Kind::Rocket, Errno::ENOSPC) => domain_full(at),
-        (Kind::Rknpu | Kind::Simulated, Errno::EINVAL) if !info.iommu => contiguous_memory_full(at),
-        (Kind::RknpuHeap, Errno::ENOMEM) => contiguous_memory_full(at),
+        (Kind::Rknpu | Kind::Simulated, Errno::EINVAL) if !info.iommu => {
+            contiguous::full(at.info, at.bytes, &at.here())
+        }
+        (Kind::RknpuHeap, Errno::ENOMEM) => contiguous::full(at.info, at.bytes, &at.here()),
         (Kind::Rknpu | Kind::Simulated, Errno::EINVAL) if info.domains > 1 => domain_busy(at),
-        (Kind::DmaHeap, Errno::ENOMEM) if !is_system_heap(info) => contiguous_memory_full(at),
+        (Kind::DmaHeap, Errno::ENOMEM) if !is_system_heap(info) => contiguous::full(at.info, at.bytes, &at.here()),
         (_, Errno::ENOMEM | Errno::ENOSPC) => ram_full(at),
         _ => unexpected(Call::Create, errno, at),
     }
@@ -195,28 +198,6 @@ fn domain_full(at: &Context<'_>) -> Error {
     Error::new(ErrorCode::IovaExhausted, message).limit(format!("domain:{}", at.domain), total).hint(hint)
 }
 
-fn contiguous_memory_full(at: &Context<'_>) -> Error {
-    let memory = Proc::default().meminfo();
-    let free = memory.and_then(|memory| memory.cma_free);
-    let total = memory.and_then(|memory| memory.cma_total);
-    let figures = match (free, total) {
-        (Some(free), Some(total)) => format!("CMA has {} of {} free", format_bytes(free), format_bytes(total)),
-        _ => "the kernel shows no CMA area".to_owned(),
-    };
-    let message =
-        format!("no {} of contiguous memory are left in one piece: {figures}; {}", format_bytes(at.bytes), at.here());
-    let error = Error::new(ErrorCode::OutOfMemory, message)
-        .hint("free buffers, use smaller ones, or give the kernel a larger CMA area (cma= on its command line)");
-    let error = match free {
-        Some(free) => error.available(free),
-        None => error,
-    };
-    match total {
-        Some(total) => error.limit("cma", total),
-        None => error,
-    }
-}
-
 fn ram_full(at: &Context<'_>) -> Error {
     let memory = Proc::default().meminfo();
     let available = memory.map(|memory| memory.available);
@@ -245,6 +226,41 @@ pub(super) fn domain_busy(at: &Context<'_>) -> Error {
         ),
     )
     .hint("try again when that job has ended, or use the domain that it uses")
+}
+
+/// The error for an IOMMU domain that the device does not have.
+pub(crate) fn no_domain(info: &DeviceInfo, domain: u32) -> Error {
+    let refused = |code, message: String| {
+        let error = Error::new(code, message).limit("domains", info.domains.into());
+        match &info.driver_version {
+            Some(version) => error.driver_version(version),
+            None => error,
+        }
+    };
+    let version = info.driver_version.as_deref().unwrap_or("of an unknown version");
+    match (info.kind, info.iommu, info.domains) {
+        (_, false, _) => {
+            refused(ErrorCode::OutOfRange, format!("there is no IOMMU domain {domain}: this device has no IOMMU"))
+                .hint("leave `iommuDomain` out")
+        }
+        (Kind::Rknpu, true, 1) if info.driver_is_below([0, 9, 8]) => refused(
+            ErrorCode::Unsupported,
+            format!(
+                "IOMMU domain {domain} is not usable with rknpu {version}: drivers below 0.9.8 do not hold the domain \
+                 during a call, and a switch would fail the allocations of every process"
+            ),
+        )
+        .hint("leave `iommuDomain` out, or update the board's kernel to one with rknpu 0.9.8"),
+        (Kind::Rknpu, true, count) if count == 1 || domain < count => refused(
+            ErrorCode::Unsupported,
+            format!("this build of rknpu {version} accepts IOMMU domain {domain} and uses domain 0 (no CONFIG_NO_GKI)"),
+        )
+        .hint("leave `iommuDomain` out"),
+        (_, true, count) => refused(
+            ErrorCode::OutOfRange,
+            format!("there is no IOMMU domain {domain}: this device has domains 0 to {}", count.max(1) - 1),
+        ),
+    }
 }
 
 fn unexpected(call: Call, errno: Errno, at: &Context<'_>) -> Error {

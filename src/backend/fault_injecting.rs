@@ -148,6 +148,10 @@ impl Backend for FaultInjecting {
         Err(self.refusal(fault, |at| at))
     }
 
+    fn end_of_destroys(&self) {
+        self.inner.end_of_destroys();
+    }
+
     fn gauges(&self, domain: u32) -> Gauges {
         self.inner.gauges(domain)
     }

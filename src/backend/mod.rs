@@ -11,6 +11,7 @@
 //! by cause. Policy (limits, zeroing, accounting, retries) belongs to the rooms above. `docs/design/drivers.md` §6 has
 //! the rules.
 
+pub mod contiguous;
 mod device_node;
 pub mod dma_heap;
 pub mod errno;
@@ -22,6 +23,8 @@ pub mod rknpu_heap;
 pub mod rocket;
 pub mod simulated;
 pub mod soc;
+
+pub(crate) use device_node::identity;
 
 use std::fmt;
 use std::io;
@@ -93,12 +96,38 @@ pub struct DeviceInfo {
     pub npu_cores: Option<u32>,
     /// Whether the NPU accesses memory through an IOMMU.
     pub iommu: bool,
-    /// The number of IOMMU domains; 0 without an IOMMU.
+    /// The number of IOMMU domains that the driver's version has; 0 without an IOMMU.
     pub domains: u32,
     /// The bytes that one domain addresses; without an IOMMU, the bytes of contiguous memory; 0 if unknown.
     pub domain_bytes: u64,
     /// On-chip SRAM that the driver may allocate, in bytes.
     pub sram_total: u64,
+}
+
+impl DeviceInfo {
+    /// Reports whether the driver is older than a version. An unreadable version is as old as any.
+    pub fn driver_is_below(&self, version: [u32; 3]) -> bool {
+        let own: Vec<u32> = match &self.driver_version {
+            Some(text) => text.split('.').map_while(|part| part.parse().ok()).collect(),
+            None => Vec::new(),
+        };
+        own.as_slice() < version.as_slice()
+    }
+
+    /// The maximum size of one object; `None` if the device reports no bound.
+    ///
+    /// Page 0 of an IOMMU domain is never used. A driver that aligns an address to the next power of two of the size
+    /// has no place for more than half of the domain (`docs/design/rknpu.md` §3.3).
+    pub fn max_object_size(&self, alignment: u64) -> Option<u64> {
+        let aligns = || alignment > page_size() || self.driver_is_below(rknpu_gem::LIMITS_ALIGNMENT);
+        match (self.iommu, self.domain_bytes) {
+            (_, 0) => None,
+            (true, bytes) if self.kind == Kind::Rknpu && aligns() => Some(bytes / 2),
+            (true, bytes) => Some(bytes - page_size()),
+            (false, cma) if self.falls_back_to_pages() => Some(cma.max(contiguous::MAX_FROM_PAGES)),
+            (false, cma) => Some(cma),
+        }
+    }
 }
 
 /// The placement of an object's bytes.
@@ -220,6 +249,9 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// Destroys the object. Its handle is dead afterwards even if the driver failed: a destroy is never retried.
     fn destroy(&self, object: Handle) -> Result<()>;
 
+    /// Ends a batch of destroys: the driver's state that all processes share becomes what it was before them.
+    fn end_of_destroys(&self) {}
+
     /// Reads the device's current figures.
     fn gauges(&self, domain: u32) -> Gauges;
 
@@ -246,4 +278,64 @@ pub(crate) fn mmap_failed(error: &io::Error, size: u64) -> Error {
     }
     .requested(size)
     .syscall("mmap", errno)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::{GIB, MIB};
+
+    fn info(kind: Kind, version: Option<&str>, iommu: bool, domain_bytes: u64) -> DeviceInfo {
+        DeviceInfo {
+            kind,
+            path: None,
+            soc: None,
+            driver_version: version.map(str::to_owned),
+            npu_cores: None,
+            iommu,
+            domains: u32::from(iommu),
+            domain_bytes,
+            sram_total: 0,
+        }
+    }
+
+    #[test]
+    fn versions_compare_by_number() {
+        let below = |version, bound| info(Kind::Rknpu, version, true, GIB).driver_is_below(bound);
+        for (version, expected) in [("0.9.7", true), ("0.9.8", false), ("0.9.10", false), ("0.10.0", false)] {
+            assert_eq!(below(Some(version), [0, 9, 8]), expected, "{version}");
+        }
+        assert!(below(None, [0, 9, 8]) && below(Some("unknown"), [0, 9, 8]));
+    }
+
+    #[test]
+    fn one_object_has_at_most_what_the_driver_can_place() {
+        let page = page_size();
+        for (kind, version, iommu, bytes, alignment, expected) in [
+            (Kind::Rknpu, Some("0.9.8"), true, 4 * GIB, page, Some(4 * GIB - page)),
+            (Kind::Rknpu, Some("0.9.8"), true, 4 * GIB, MIB, Some(2 * GIB)),
+            (Kind::Rknpu, Some("0.9.6"), true, 4 * GIB, page, Some(2 * GIB)),
+            (Kind::Rknpu, Some("0.9.8"), false, 256 * MIB, page, Some(256 * MIB)),
+            (Kind::Rknpu, Some("0.9.8"), false, MIB, page, Some(4 * MIB)), // ordinary pages
+            (Kind::RknpuHeap, Some("0.9.8"), false, MIB, page, Some(MIB)),
+            (Kind::DmaHeap, None, false, 0, page, None),
+        ] {
+            let info = info(kind, version, iommu, bytes);
+            assert_eq!(info.max_object_size(alignment), expected, "{kind} {version:?} {alignment}");
+        }
+    }
+
+    #[test]
+    fn only_a_driver_that_holds_its_domain_has_several() {
+        let old = info(Kind::Rknpu, Some("0.9.7"), true, 4 * GIB);
+        let error = errno::no_domain(&old, 1);
+        assert_eq!((error.code(), error.details().limit), (ErrorCode::Unsupported, Some(1)));
+        assert_eq!(error.details().driver_version.as_deref(), Some("0.9.7"));
+        assert!(error.to_string().contains("0.9.7"), "{error}");
+        let new = DeviceInfo { domains: 16, ..info(Kind::Rknpu, Some("0.9.8"), true, 4 * GIB) };
+        let code = |info: &DeviceInfo, domain| errno::no_domain(info, domain).code();
+        assert_eq!(code(&new, 16), ErrorCode::OutOfRange);
+        assert_eq!(code(&new, 5), ErrorCode::Unsupported, "a build without domains");
+        assert_eq!(code(&info(Kind::Rknpu, Some("0.9.8"), false, MIB), 1), ErrorCode::OutOfRange);
+    }
 }

@@ -84,7 +84,7 @@ impl<K: Copy + Eq + Hash, T> ObjectTable<K, T> {
     }
 
     /// Drops a reference. With the last one, removes the object and returns it once no call uses it any more.
-    pub(super) fn release(&self, handle: Handle, name: &'static str) -> Result<Option<T>> {
+    pub(super) fn release(&self, handle: Handle, name: &'static str) -> Result<Option<(T, Object)>> {
         let mut objects = self.objects();
         let entry = objects.table.get_mut(handle).ok_or_else(|| stale(name))?;
         entry.references -= 1;
@@ -99,7 +99,7 @@ impl<K: Copy + Eq + Hash, T> ObjectTable<K, T> {
         }
         drop(objects);
         let mut native = entry.native.write();
-        Ok(native.take())
+        Ok(native.take().map(|native| (native, entry.object)))
     }
 
     /// Removes and returns all remaining objects, when the backend itself ends.
@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(objects.add_reference(&7).unwrap().handle, made.handle);
         assert_eq!(objects.len(), 1);
         for expected in [None, None, Some("gem")] {
-            assert_eq!(objects.release(made.handle, "X").unwrap(), expected);
+            assert_eq!(objects.release(made.handle, "X").unwrap().map(|(native, _)| native), expected);
         }
         assert_eq!(objects.release(made.handle, "X").unwrap_err().errno(), Some(libc::EINVAL));
         assert!(objects.add_reference(&7).is_none());
@@ -221,6 +221,6 @@ mod tests {
         assert!(objects.with(handle, "X", |_, _| Ok(())).is_err(), "a dead handle still works");
         go.send(()).unwrap();
         user.join().unwrap().unwrap();
-        assert_eq!(ender.join().unwrap(), Some("gem"));
+        assert_eq!(ender.join().unwrap().map(|(native, _)| native), Some("gem"));
     }
 }

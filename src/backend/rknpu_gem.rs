@@ -5,16 +5,27 @@
 //! that dies the next moment, or that another buffer then gets. `gate` excludes the two: an import takes it
 //! exclusively, a destroy shares it. The gate also keeps this process's switches of the IOMMU domain away from an
 //! import (see [`RknpuGem::import`]). Its purpose is to be held across ioctls, and it is taken before any other lock.
+//!
+//! The IOMMU domain is the device's, for all processes (§3.4):
+//!
+//! - A driver below 0.9.8 does not hold the domain while it creates, frees or runs a job. A switch by one process fails
+//!   the allocations of all others and damages the driver's page tables (`docs/design/drivers.md` §5). So this backend
+//!   never switches there, and uses domain 0 only.
+//! - Later drivers wait for the current domain's jobs, up to 6 s, before they switch. So opening never switches. The
+//!   first creation outside domain 0 shows whether the build has domains at all. Calls that took the device out of
+//!   domain 0 put it back.
 
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{fence, Ordering};
+use std::sync::atomic::{fence, AtomicBool, Ordering};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 
+use super::contiguous;
 use super::device_node::{duplicate, inside, misplaced, open_node, sync_dma_buf, DmaBuf};
-use super::errno::{check, domain_busy, translate, Call, Context};
+use super::errno::{check, domain_busy, no_domain, translate, Call, Context};
 use super::object_table::{unnamed, ObjectTable};
 use super::soc::npu_cores;
 use super::{Backend, DeviceInfo, Direction, Gauges, Kind, Object, Placement, Request};
@@ -30,10 +41,14 @@ use crate::units::{align_down, align_up, format_bytes, GIB};
 
 /// The number of IOMMU domains of the driver (`docs/design/rknpu.md` §3.4).
 const MAX_DOMAINS: u32 = 16;
+/// The first driver that holds the domain during a call (`docs/design/drivers.md` §5).
+const HOLDS_DOMAINS: [u32; 3] = [0, 9, 8];
 /// The cache line of every core in these SoCs. The driver works on bytes, so ranges are rounded outward to lines.
 const CACHE_LINE: u64 = 64;
-/// The maximum attempts of an import while other processes switch the device's domain.
-const IMPORT_TRIES: u32 = 8;
+/// The first driver that knows [`rknpu::IOMMU_LIMIT_IOVA_ALIGNMENT`] (`docs/design/rknpu.md` §2.4).
+pub(super) const LIMITS_ALIGNMENT: [u32; 3] = [0, 9, 7];
+/// The maximum attempts of a call while other processes switch the device's domain.
+const DOMAIN_TRIES: u32 = 8;
 
 /// An open DRM node. See the [module](self).
 #[derive(Debug)]
@@ -42,6 +57,10 @@ pub struct RknpuGem {
     device: OwnedFd,
     objects: ObjectTable<u32, Gem>,
     gate: RwLock<()>,
+    /// Whether an object outside domain 0 has proven that the build has domains.
+    has_domains: AtomicBool,
+    /// Whether a destroy took the device out of domain 0.
+    is_away: AtomicBool,
 }
 
 /// The kernel's names of an object.
@@ -70,7 +89,7 @@ impl RknpuGem {
     ///
     /// Errors: `ERR_DEVICE_NOT_FOUND`, `ERR_DEVICE_PERMISSION`, `ERR_TOO_MANY_FDS`, `ERR_DEVICE_IO`.
     pub fn open(path: &Path, soc: Option<&str>) -> Result<Self> {
-        let device = open_node(Kind::Rknpu, path)?;
+        let device = open_node(Kind::Rknpu, path, OFlag::O_RDWR)?;
         // Sends no private ioctl before the name is known: other drivers give the same numbers another meaning (§1.2).
         let version = drm::version(device.as_fd()).ok().filter(|version| version.name == "rknpu").ok_or_else(|| {
             Error::new(ErrorCode::DeviceNotFound, format!("{} is not an rknpu node", path.display())).path(path)
@@ -83,19 +102,104 @@ impl RknpuGem {
         })? != 0;
         let (major, minor, patch) = version.number;
         let cma = || Proc::default().meminfo().and_then(|memory| memory.cma_total).unwrap_or(0);
-        let info = DeviceInfo {
+        let mut info = DeviceInfo {
             kind: Kind::Rknpu,
             path: Some(path.to_owned()),
             soc: soc.map(str::to_owned),
             driver_version: Some(format!("{major}.{minor}.{patch}")),
             npu_cores: soc.and_then(npu_cores),
             iommu,
-            domains: if iommu { probe_domains(device.as_fd()) } else { 0 },
+            domains: u32::from(iommu),
             domain_bytes: if iommu { 4 * GIB } else { cma() },
             // EINVAL means that the driver is older than its SRAM support.
             sram_total: ask(Action::GetTotalSram).map_or(0, u64::from),
         };
-        Ok(Self { info, device, objects: ObjectTable::new(), gate: RwLock::new(()) })
+        if iommu && !info.driver_is_below(HOLDS_DOMAINS) && ask(Action::GetIommuDomain).is_ok() {
+            info.domains = MAX_DOMAINS;
+        }
+        Ok(Self {
+            info,
+            device,
+            objects: ObjectTable::new(),
+            gate: RwLock::new(()),
+            has_domains: AtomicBool::new(false),
+            is_away: AtomicBool::new(false),
+        })
+    }
+
+    /// The device's current domain; `None` if the driver has no such call.
+    fn current_domain(&self) -> Option<u32> {
+        DRM.action(self.device.as_fd(), Action::GetIommuDomain, 0).ok()
+    }
+
+    /// Switches the device to domain 0. Waits for the jobs of the current domain.
+    fn to_domain_0(&self) -> Result<(), Errno> {
+        debug_assert!(self.info.domains > 1, "a driver below 0.9.8 is never switched");
+        DRM.action(self.device.as_fd(), Action::SetIommuDomain, 0).map(drop)
+    }
+
+    /// Records that the driver is about to leave domain 0 for `domain`, to destroy an object there. `None` is a sibling's
+    /// object in an unknown domain.
+    fn note_leaving(&self, domain: Option<u32>) {
+        if self.info.domains > 1 && domain != Some(0) && self.current_domain() == Some(0) {
+            self.is_away.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Puts the device back into domain 0 if a destroy took it out.
+    fn return_to_domain_0(&self) {
+        if self.is_away.swap(false, Ordering::Relaxed) {
+            // Fails if a job holds the domain for 6 s; the next call in domain 0 switches by itself.
+            let _ = self.to_domain_0();
+        }
+    }
+
+    /// Creates an object outside domain 0, and puts the device back into domain 0 if this call took it out.
+    fn create_elsewhere(&self, create: &mut MemCreate) -> Result<(), Errno> {
+        let _gate = self.shared_gate();
+        let before = self.current_domain();
+        let created = DRM.mem_create(self.device.as_fd(), create);
+        if before == Some(0) {
+            // The object exists: a job that holds its domain now is no reason to fail.
+            let _ = self.to_domain_0();
+        }
+        created
+    }
+
+    /// Finds out, once, whether the build has domains: one without CONFIG_NO_GKI accepts every domain and uses domain 0
+    /// (§3.4). Creates an object in `domain`, as the caller is about to, and reads the domain back.
+    ///
+    /// Errors: `ERR_UNSUPPORTED` if the build has none, and those of a create.
+    fn prove_domains(&self, domain: u32) -> Result<()> {
+        if self.has_domains.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let device = self.device.as_fd();
+        let _gate = self.gate.write();
+        // Tries several times: another process may switch between the two calls.
+        for _ in 0..DOMAIN_TRIES {
+            let before = self.current_domain();
+            if before.is_some_and(|current| current != 0) {
+                self.has_domains.store(true, Ordering::Relaxed);
+                return Ok(());
+            }
+            let mut create = MemCreate {
+                flags: flags(true, &Request::plain(page_size())),
+                size: page_size(),
+                iommu_domain_id: domain as i32, // below 16 by the caller's check
+                ..MemCreate::default()
+            };
+            let at = Context { domain, ..self.at().bytes(page_size()) };
+            DRM.mem_create(device, &mut create).map_err(|errno| translate(Call::Create, errno, &at))?;
+            let switched = self.current_domain() == Some(domain);
+            let _ = DRM.mem_destroy(device, create.handle, create.obj_addr);
+            let _ = self.to_domain_0();
+            if switched {
+                self.has_domains.store(true, Ordering::Relaxed);
+                return Ok(());
+            }
+        }
+        Err(no_domain(&self.info, domain))
     }
 
     fn shared_gate(&self) -> RwLockReadGuard<'_, ()> {
@@ -166,27 +270,6 @@ fn flags(iommu: bool, request: &Request) -> u32 {
     flags
 }
 
-/// Finds the number of domains. A build without CONFIG_NO_GKI accepts every domain call and does nothing, so this
-/// switches the domain and reads it back (§3.4).
-fn probe_domains(device: BorrowedFd<'_>) -> u32 {
-    let ask = |action, value| DRM.action(device, action, value);
-    if ask(Action::GetIommuDomain, 0).is_err() {
-        return 1; // the driver is older than domains
-    }
-    // Tries several times: another process may switch between the two calls.
-    let switched = (0..3).any(|_| match ask(Action::SetIommuDomain, 1) {
-        Ok(_) => ask(Action::GetIommuDomain, 0) == Ok(1),
-        // Only a driver that does switch can fail: a job held the NPU for 6 s.
-        Err(_busy) => true,
-    });
-    let _ = ask(Action::SetIommuDomain, 0); // later calls switch to their own domain
-    if switched {
-        MAX_DOMAINS
-    } else {
-        1
-    }
-}
-
 impl Backend for RknpuGem {
     fn info(&self) -> &DeviceInfo {
         &self.info
@@ -203,15 +286,17 @@ impl Backend for RknpuGem {
             .hint("leave `contiguous` out: with an IOMMU the NPU sees every buffer in one piece"));
         }
         if request.domain >= self.info.domains.max(1) {
-            return Err(Error::new(
-                ErrorCode::OutOfRange,
-                format!("IOMMU domain {} does not exist: the device has {}", request.domain, self.info.domains),
-            )
-            .limit("domains", self.info.domains.into()));
+            return Err(no_domain(&self.info, request.domain));
+        }
+        if request.domain != 0 {
+            self.prove_domains(request.domain)?;
         }
         // Without the LIMIT bit, the driver aligns an address to the next power of two of the size (§3.3). Without an
         // IOMMU, CMA and the page allocator do the same. So a larger size provides the alignment.
         let size = request.size.max(if request.alignment > page_size() { request.alignment } else { 0 });
+        if !self.info.iommu {
+            contiguous::check_room(&self.info, size, &self.at().here())?;
+        }
         let mut create = MemCreate {
             flags: flags(self.info.iommu, request),
             size,
@@ -219,14 +304,20 @@ impl Backend for RknpuGem {
             core_mask: request.core_mask,
             ..MemCreate::default()
         };
-        {
-            let _gate = self.shared_gate();
-            DRM.mem_create(self.device.as_fd(), &mut create)
-                .map_err(|errno| translate(Call::Create, errno, &self.at().request(request)))?;
-        }
+        let created = match request.domain {
+            0 => {
+                let _gate = self.shared_gate();
+                DRM.mem_create(self.device.as_fd(), &mut create)
+            }
+            _ => self.create_elsewhere(&mut create),
+        };
+        created.map_err(|errno| translate(Call::Create, errno, &self.at().request(request)))?;
         let misaligned = !create.dma_addr.is_multiple_of(request.alignment);
         if create.size < size || misaligned {
+            let _gate = self.shared_gate();
+            self.note_leaving(Some(request.domain));
             let _ = DRM.mem_destroy(self.device.as_fd(), create.handle, create.obj_addr);
+            self.return_to_domain_0();
             return Err(match misaligned {
                 true => misplaced(create.dma_addr, request.alignment),
                 false => Error::new(
@@ -270,13 +361,21 @@ impl Backend for RknpuGem {
         let _gate = self.gate.write();
         let device = self.device.as_fd();
         let failed = |errno| translate(Call::Import, errno, &self.at().bytes(buffer.size));
-        let busy = || domain_busy(&self.at()).syscall("ACTION", Errno::EINVAL as i32);
+        let busy = || match self.info.domains {
+            0 | 1 => Error::new(
+                ErrorCode::DomainBusy,
+                "another process has the NPU in another IOMMU domain, where the driver would map an import",
+            )
+            .hint("stop the process that uses other domains: drivers below 0.9.8 serve one domain only"),
+            _ => domain_busy(&self.at()).syscall("ACTION", Errno::EINVAL as i32),
+        };
         // The driver maps an import into the current domain and counts it to domain 0 from then on (§3.4). `gate`
         // excludes the switches of this process. A switch by another process is visible afterwards; the import is then
         // repeated.
-        for _ in 0..IMPORT_TRIES {
-            if self.info.domains > 1 {
-                DRM.action(device, Action::SetIommuDomain, 0).map_err(|errno| match errno {
+        let is_home = || !self.info.iommu || self.current_domain().unwrap_or(0) == 0;
+        for _ in 0..DOMAIN_TRIES {
+            if !is_home() && self.info.domains > 1 {
+                self.to_domain_0().map_err(|errno| match errno {
                     Errno::EINVAL => busy(),
                     _ => failed(errno),
                 })?;
@@ -285,7 +384,7 @@ impl Backend for RknpuGem {
             if let Some(known) = self.objects.add_reference(&gem) {
                 return Ok(known);
             }
-            if self.info.domains <= 1 || DRM.action(device, Action::GetIommuDomain, 0) == Ok(0) {
+            if is_home() {
                 return self.adopt(gem, fd, buffer);
             }
             let _ = drm::gem_close(device, gem);
@@ -349,13 +448,19 @@ impl Backend for RknpuGem {
 
     fn destroy(&self, object: Handle) -> Result<()> {
         let _gate = self.shared_gate();
-        let Some(gem) = self.objects.release(object, "MEM_DESTROY")? else { return Ok(()) };
+        let Some((gem, object)) = self.objects.release(object, "MEM_DESTROY")? else { return Ok(()) };
+        self.note_leaving(object.domain);
         let result = match &gem.origin {
             Origin::Created => DRM.mem_destroy(self.device.as_fd(), gem.handle, gem.obj_addr),
             Origin::Sibling | Origin::Foreign(_) => drm::gem_close(self.device.as_fd(), gem.handle),
         };
         // The foreign fd closes with `gem`, after the handle (§3.8).
         result.map_err(|errno| translate(Call::Destroy, errno, &self.at()))
+    }
+
+    fn end_of_destroys(&self) {
+        let _gate = self.shared_gate();
+        self.return_to_domain_0();
     }
 
     fn gauges(&self, _domain: u32) -> Gauges {

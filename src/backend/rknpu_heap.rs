@@ -10,7 +10,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 
+use super::contiguous;
 use super::device_node::{duplicate, inside, misplaced, open_node, sync_dma_buf, DmaBuf};
 use super::errno::{check, translate, Call, Context};
 use super::object_table::{unnamed, ObjectTable};
@@ -45,7 +47,7 @@ impl RknpuHeap {
     ///
     /// Errors: `ERR_DEVICE_NOT_FOUND`, `ERR_DEVICE_PERMISSION`, `ERR_TOO_MANY_FDS`.
     pub fn open(path: &Path, soc: Option<&str>) -> Result<Self> {
-        let device = open_node(Kind::RknpuHeap, path)?;
+        let device = open_node(Kind::RknpuHeap, path, OFlag::O_RDWR)?;
         let ask = |action| MISC.action(device.as_fd(), action, 0);
         let version = ask(Action::GetDriverVersion).ok().filter(|version| *version > 0).ok_or_else(|| {
             Error::new(ErrorCode::DeviceNotFound, format!("{} does not answer as the rknpu driver", path.display()))
@@ -111,6 +113,7 @@ impl Backend for RknpuHeap {
         }
         // CMA aligns to the size, as far as it aligns at all. So a larger size provides the alignment.
         let size = request.size.max(if request.alignment > page_size() { request.alignment } else { 0 });
+        contiguous::check_room(&self.info, size, &self.at().here())?;
         // No NON_CONTIGUOUS: this flavour refuses it (§2.4).
         let mut create =
             MemCreate { flags: rknpu::CACHEABLE, size, core_mask: request.core_mask, ..MemCreate::default() };
@@ -175,7 +178,7 @@ impl Backend for RknpuHeap {
 
     fn destroy(&self, object: Handle) -> Result<()> {
         match self.objects.release(object, "MEM_DESTROY")? {
-            Some(buffer) => self.end(buffer).map_err(|errno| translate(Call::Destroy, errno, &self.at())),
+            Some((buffer, _)) => self.end(buffer).map_err(|errno| translate(Call::Destroy, errno, &self.at())),
             None => Ok(()),
         }
     }

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::time::{clock_gettime, ClockId};
 
 use super::device_node::{inside, misplaced, open_node};
@@ -48,7 +49,7 @@ impl Rocket {
     ///
     /// Errors: `ERR_DEVICE_NOT_FOUND`, `ERR_DEVICE_PERMISSION`, `ERR_TOO_MANY_FDS`.
     pub fn open(path: &Path, soc: Option<&str>) -> Result<Self> {
-        let device = open_node(Kind::Rocket, path)?;
+        let device = open_node(Kind::Rocket, path, OFlag::O_RDWR)?;
         let version =
             drm::version(device.as_fd()).ok().filter(|version| version.name == "rocket").ok_or_else(|| {
                 Error::new(ErrorCode::DeviceNotFound, format!("{} is not a rocket node", path.display())).path(path)
@@ -173,7 +174,7 @@ impl Backend for Rocket {
 
     fn destroy(&self, object: Handle) -> Result<()> {
         match self.objects.release(object, "GEM_CLOSE")? {
-            Some(bo) => drm::gem_close(self.device.as_fd(), bo.handle)
+            Some((bo, _)) => drm::gem_close(self.device.as_fd(), bo.handle)
                 .map_err(|errno| translate(Call::Destroy, errno, &self.at())),
             None => Ok(()),
         }

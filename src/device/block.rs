@@ -9,6 +9,7 @@ use crate::device::{Charges, Device};
 use crate::error::{Error, ErrorCode, Result};
 use crate::sys::mapping::Mapping;
 use crate::sys::page::page_size;
+use crate::units::format_bytes;
 
 /// An owned kernel object, mapped. See the [module](self).
 #[derive(Debug)]
@@ -95,8 +96,19 @@ impl Block {
 
     /// Exports the whole object as a new close-on-exec dma-buf fd.
     ///
-    /// Errors: those of [`Backend::export`](crate::backend::Backend::export).
+    /// Errors: `ERR_UNSUPPORTED` for an object in SRAM, and those of
+    /// [`Backend::export`](crate::backend::Backend::export).
     pub fn export(&self) -> Result<OwnedFd> {
+        if self.object().sram > 0 {
+            // The driver exports the DRAM pages behind the SRAM (`docs/design/drivers.md` §5, A4).
+            let message = format!(
+                "{} of this buffer are on-chip SRAM, which cannot be exported: other devices would see the main \
+                 memory behind it",
+                format_bytes(self.object().sram)
+            );
+            return Err(Error::new(ErrorCode::Unsupported, message)
+                .hint("allocate buffers that are exported without `placement: \"try-sram\"`"));
+        }
         self.owned.device.backend().export(self.object().handle)
     }
 }

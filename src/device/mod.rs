@@ -38,14 +38,15 @@ use once_cell::sync::Lazy;
 use reaper::{PendingFrees, REAPERS};
 
 use crate::accounting::{Budget, Charge};
-use crate::backend::{Backend, DeviceInfo, Kind, Object, Placement, Request};
+use crate::backend::errno::no_domain;
+use crate::backend::{identity, Backend, DeviceInfo, Kind, Object, Placement, Request};
 use crate::error::{Error, ErrorCode, Result};
 use crate::exhaustion::retry_with_room;
 use crate::handle::Handle;
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::page::whole_pages;
 use crate::sys::ram;
-use crate::units::{format_bytes, MIB};
+use crate::units::format_bytes;
 
 /// An opened device. See the [module](self).
 #[derive(Debug)]
@@ -85,10 +86,8 @@ static LOST_CHARGES: Mutex<Vec<Arc<Charges>>> = Mutex::new(Vec::new());
 /// The maximum time that a create waits for pending frees before it fails.
 const FREE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The page allocator serves when CMA is full, up to this size (`docs/design/drivers.md` §1.2: pieces of 4 MiB).
-const MAX_SIZE_WITHOUT_CMA: u64 = 4 * MIB;
-
-/// The real nodes that this process has open.
+/// The real devices that this process has open, by kind and [`identity`]: the card and the render node of one NPU share
+/// one ledger.
 static OPEN_DEVICES: Lazy<Mutex<DevicesByNode>> = Lazy::new(Mutex::default);
 type DevicesByNode = HashMap<(Kind, PathBuf), Weak<Device>>;
 
@@ -114,9 +113,9 @@ impl Device {
     pub fn shared(backend: Arc<dyn Backend>) -> Arc<Self> {
         let info = backend.info();
         let Some(path) = info.path.clone() else { return Self::new(backend) };
+        let key = (info.kind, identity(&path));
         let mut open = OPEN_DEVICES.lock();
         open.retain(|_, device| device.strong_count() > 0);
-        let key = (info.kind, path);
         if let Some(device) = open.get(&key).and_then(Weak::upgrade) {
             return device;
         }
@@ -125,10 +124,11 @@ impl Device {
         device
     }
 
-    /// Finds the device of this process that has `path` open through `kind`.
+    /// Finds the device of this process that has the device behind `path` open through `kind`.
     pub fn already_open(kind: Kind, path: &Path) -> Option<Arc<Self>> {
+        let key = (kind, identity(path));
         let open = OPEN_DEVICES.lock();
-        open.get(&(kind, path.to_owned())).and_then(Weak::upgrade)
+        open.get(&key).and_then(Weak::upgrade)
     }
 
     /// The properties of the device.
@@ -161,7 +161,10 @@ impl Device {
     /// Errors: `ERR_OUT_OF_RANGE`, `ERR_IOVA_EXHAUSTED`.
     pub fn set_aside(&self, domain: u32, size: u64) -> Result<SetAside> {
         let budget = self.domain(domain)?;
-        self.check_reach(size)?;
+        let info = self.info();
+        // Any number of objects may share the bytes.
+        let bound = Some(info.domain_bytes).filter(|bytes| *bytes > 0).max(info.max_object_size(0));
+        self.check_bound(size, bound)?;
         let charge = self.charge(budget, domain, size)?;
         let for_others = self.for_others.get(domain as usize).and_then(|budget| budget.reserve(size).ok());
         Ok(SetAside { _domain: charge, _for_others: for_others })
@@ -191,9 +194,11 @@ impl Device {
     fn try_create(&self, request: &Request) -> Result<(Object, Arc<Charges>)> {
         let size = whole_pages(request.size)?.bytes();
         let domain = self.domain(request.domain)?;
-        self.check_reach(size.max(request.alignment))?;
-        let (addresses, ram) = (self.charge(domain, request.domain, size)?, self.charge_ram(size)?);
-        let mut charges = Charges { _domain: addresses, _ram: ram, _rest: None };
+        self.check_reach(size, request.alignment)?;
+        let addresses = self.charge(domain, request.domain, size)?;
+        // Without an IOMMU too: ordinary pages stand in for a full CMA area (`docs/design/drivers.md` §5, A2).
+        let ram = ram::admit(size)?;
+        let mut charges = Charges { _domain: addresses, _ram: Some(ram), _rest: None };
         match self.backend.create(&Request { size, ..request.clone() }) {
             Ok(object) => {
                 // The object exists: charge the excess without checking.
@@ -212,11 +217,15 @@ impl Device {
         if error.code() != ErrorCode::IovaExhausted {
             return error;
         }
-        let error = match self.domains.get(domain as usize) {
-            Some(budget) => error.available(budget.available()),
+        let gauges = self.backend.gauges(domain);
+        // The ledger has no other process's use. If it has room for what the driver refused, its figure is wrong.
+        let own = self.domains.get(domain as usize).map(|budget| budget.available());
+        let own = own.filter(|own| error.details().requested.is_none_or(|requested| *own < requested));
+        let error = match gauges.free.or(own) {
+            Some(free) => error.available(free),
             None => error,
         };
-        match self.backend.gauges(domain).largest_free {
+        match gauges.largest_free {
             Some(largest) => error.largest_free(largest),
             None => error,
         }
@@ -254,11 +263,14 @@ impl Device {
     }
 
     fn reap(&self) {
-        self.pending.drain(|object, charges| {
-            if catch_unwind(AssertUnwindSafe(|| self.destroy(object, charges))).is_err() {
-                self.count_lost(object.size);
-            }
-        });
+        self.pending.drain(
+            |object, charges| {
+                if catch_unwind(AssertUnwindSafe(|| self.destroy(object, charges))).is_err() {
+                    self.count_lost(object.size);
+                }
+            },
+            || self.backend.end_of_destroys(),
+        );
     }
 
     /// Waits, at most `timeout`, until the driver has destroyed every freed object. Returns whether it has.
@@ -308,34 +320,37 @@ impl Device {
     }
 
     fn domain(&self, id: u32) -> Result<&Arc<Budget>> {
-        self.domains.get(id as usize).ok_or_else(|| {
-            let info = self.info();
-            let have = match info.iommu {
-                true => format!("this device has domains 0 to {}", self.domains.len() - 1),
-                false => "this device has no IOMMU and only domain 0".to_owned(),
-            };
-            Error::new(ErrorCode::OutOfRange, format!("there is no IOMMU domain {id}: {have}"))
-        })
+        self.domains.get(id as usize).ok_or_else(|| no_domain(self.info(), id))
     }
 
-    /// Refuses a size that would not fit even on an empty device.
-    fn check_reach(&self, size: u64) -> Result<()> {
+    /// Refuses a size or an alignment that the device could not give even if it were empty.
+    fn check_reach(&self, size: u64, alignment: u64) -> Result<()> {
         let info = self.info();
-        let reach = match (info.iommu, info.domain_bytes) {
-            (_, 0) => return Ok(()),
-            (true, bytes) => bytes,
-            (false, cma) => cma.max(MAX_SIZE_WITHOUT_CMA),
-        };
-        if size <= reach {
-            return Ok(());
+        if let Some(most) = info.max_alignment().filter(|most| alignment > *most) {
+            let message = format!(
+                "an alignment of {} is more than CMA gives: {} at most",
+                format_bytes(alignment),
+                format_bytes(most)
+            );
+            return Err(Error::new(ErrorCode::Unsupported, message)
+                .requested(size)
+                .limit("alignment", most)
+                .hint("ask for a smaller alignment"));
         }
-        let (what, scope) = if info.iommu { ("one IOMMU domain addresses", "domain") } else { ("CMA has", "cma") };
+        self.check_bound(size.max(alignment), info.max_object_size(alignment))
+    }
+
+    /// Refuses a size beyond `bound`.
+    fn check_bound(&self, size: u64, bound: Option<u64>) -> Result<()> {
+        let Some(bound) = bound.filter(|bound| size > *bound) else { return Ok(()) };
+        let (what, scope) =
+            if self.info().iommu { ("one IOMMU domain addresses", "domain") } else { ("CMA has", "cma") };
         Err(Error::new(
             ErrorCode::OutOfRange,
-            format!("{} is more than the {} that {what}", format_bytes(size), format_bytes(reach)),
+            format!("{} is more than the {} that {what}", format_bytes(size), format_bytes(bound)),
         )
         .requested(size)
-        .limit(scope, reach)
+        .limit(scope, bound)
         .hint("split it into several buffers"))
     }
 
@@ -357,15 +372,6 @@ impl Device {
                 )
         })
     }
-
-    /// Charges RAM, except for CMA: the kernel set that aside at boot.
-    fn charge_ram(&self, size: u64) -> Result<Option<Charge>> {
-        let own_memory = !self.info().iommu && matches!(self.info().kind, Kind::Rknpu | Kind::RknpuHeap);
-        match own_memory {
-            true => Ok(None),
-            false => ram::admit(size).map(Some),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -375,7 +381,7 @@ mod tests {
 
     use super::*;
     use crate::backend::simulated::{Options, Simulated};
-    use crate::units::GIB;
+    use crate::units::{GIB, MIB};
 
     fn device(options: Options) -> Arc<Device> {
         Device::new(Arc::new(Simulated::new(options).unwrap()))

@@ -6,8 +6,12 @@ use crate::backend::Object;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::sys::thread_pool::ThreadPool;
 
-/// The threads that run [`PendingFrees::drain`].
-pub(super) static REAPERS: ThreadPool = ThreadPool::new("rkllm-reaper", 2);
+/// The threads that run [`PendingFrees::drain`]: at most one a device, so that a hung driver holds up the frees of its
+/// own device only.
+pub(super) static REAPERS: ThreadPool = ThreadPool::new("rkllm-reaper", MAX_REAPERS);
+
+/// More devices than a process has.
+const MAX_REAPERS: usize = 4096;
 
 /// Objects to destroy, each with a value to drop afterwards.
 #[derive(Debug)]
@@ -43,8 +47,9 @@ impl<T> PendingFrees<T> {
     }
 
     /// Destroys objects until none is left. Objects that arrive meanwhile form the next batch. A batch is ordered by
-    /// IOMMU domain, because a switch of the domain costs the driver tens of milliseconds. `destroy` must not panic.
-    pub(super) fn drain(&self, destroy: impl Fn(&Object, T)) {
+    /// IOMMU domain, because a switch of the domain costs the driver tens of milliseconds; `end_of_batch` follows it.
+    /// Neither may panic.
+    pub(super) fn drain(&self, destroy: impl Fn(&Object, T), end_of_batch: impl Fn()) {
         loop {
             let mut batch = {
                 let mut queue = self.queue();
@@ -59,6 +64,7 @@ impl<T> PendingFrees<T> {
                 destroy(&object, rest);
                 self.queue().bytes -= object.size;
             }
+            end_of_batch();
         }
         self.drained.notify_all();
     }

@@ -157,8 +157,10 @@ impl Manager {
         let counters = with_pools(own, MemoryKind::Npu, &pools);
         let reach = match (info.iommu, cma) {
             (true, _) => domains.iter().map(DomainStats::free).sum(),
-            (false, Some((_, free))) if info.kind != Kind::DmaHeap => free,
-            (false, _) if info.kind == Kind::DmaHeap => ram,
+            // Ordinary pages serve once the CMA area is full, and where the kernel shows none.
+            (false, _) if info.falls_back_to_pages() || info.kind == Kind::DmaHeap => ram,
+            (false, Some((_, free))) => free,
+            (false, None) if info.kind == Kind::RknpuHeap => ram,
             _ => info.domain_bytes.saturating_sub(counters.used),
         };
         let slices: u64 = slabs.iter().map(|stats| stats.live).sum();
@@ -238,6 +240,7 @@ pub(super) fn reach(info: &DeviceInfo) -> Option<u64> {
     match (info.iommu, info.domain_bytes) {
         (_, 0) => None,
         (true, domain) => domain.checked_mul(info.domains.max(1).into()),
+        (false, _) if info.falls_back_to_pages() => None,
         (false, cma) => Some(cma),
     }
 }

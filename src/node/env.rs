@@ -152,7 +152,8 @@ fn detail_values<'env>(env: &'env Env, details: &Details) -> Result<Object<'env>
     if let Some(syscall) = details.syscall {
         object.set("syscall", syscall)?;
     }
-    for (name, text) in [("hint", &details.hint), ("scope", &details.scope)] {
+    let texts = [("hint", &details.hint), ("scope", &details.scope), ("driverVersion", &details.driver_version)];
+    for (name, text) in texts {
         if let Some(text) = text {
             object.set(name, text)?;
         }

@@ -1,6 +1,9 @@
 //! The growth of a pool: reserves bytes of its maximum, allocates from the source outside the lock, and adds the memory
 //! as a chunk.
 
+use std::sync::atomic::Ordering;
+
+use super::slabs::MIN_SLAB;
 use super::state::PoolState;
 use super::Pool;
 use crate::error::{Error, ErrorCode, Result};
@@ -25,18 +28,32 @@ impl Pool {
     }
 
     /// Adds a chunk that serves a request of `size`. If there is no room for a full chunk, tries half of it, and so on.
+    ///
+    /// A slab remembers the size that fitted: a full device would otherwise refuse a full slab before each small
+    /// allocation. Each slab that is granted doubles the size of the next one, up to the full size. Below
+    /// [`MIN_SLAB`], the manager allocates the request by itself.
     pub(super) fn grow_for(&self, size: u64) -> Result<Handle> {
         let least = self.chunk_for(size)?;
-        let mut most = self.layout.chunk;
+        let is_slab = self.name.is_none();
+        let smallest = if is_slab { least.max(MIN_SLAB) } else { least };
+        let mut most = if is_slab { self.next_slab.load(Ordering::Relaxed) } else { self.layout.chunk };
         loop {
             let reserved = self.reserve(least, most, size)?;
             let bytes = reserved.bytes;
-            match self.grow(reserved) {
-                Err(error) if bytes > least && self.name.is_some() && error.code().depends_on_size() => {
-                    most = bytes / 2 / self.layout.granule() * self.layout.granule();
-                }
-                grown => return grown,
+            let grown = self.grow(reserved);
+            let refused = grown.as_ref().is_err_and(|error| error.code().depends_on_size());
+            let next = match (&grown, refused) {
+                (Ok(_), _) => bytes.saturating_mul(2).min(self.layout.chunk),
+                (_, true) => bytes / 2 / self.layout.granule() * self.layout.granule(),
+                _ => return grown,
+            };
+            if is_slab {
+                self.next_slab.store(next.max(MIN_SLAB).min(self.layout.chunk), Ordering::Relaxed);
             }
+            if !refused || bytes <= smallest {
+                return grown;
+            }
+            most = next.max(smallest);
         }
     }
 

@@ -48,7 +48,7 @@ mod slabs;
 mod slice;
 mod state;
 
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::Arc;
 
 use crate::accounting::{notify, Account, Limit, Scope, Warning, WARN_AT};
@@ -119,6 +119,8 @@ pub struct Pool {
     layout: Layout,
     /// The account that counts the chunks; `None` for the manager's own slabs, whose slices are counted instead.
     account: Option<Account>,
+    /// The size of the next slab to ask for: see [`grow_for`](Self::grow_for).
+    next_slab: AtomicU64,
     /// The number of allocations until the next timed one; 0 times none.
     timer: AtomicU32,
     state: Mutex<PoolState>,
@@ -132,7 +134,8 @@ impl Pool {
         let layout = layout.checked()?;
         let near = Limit::new(Some(layout.max), &WARN_AT);
         let state = Mutex::new(PoolState { near, ..PoolState::default() });
-        let pool = Self { name, source, layout, account, timer: AtomicU32::new(0), state };
+        let next_slab = AtomicU64::new(layout.chunk);
+        let pool = Self { name, source, layout, account, next_slab, timer: AtomicU32::new(0), state };
         if layout.initial > 0 {
             let first = pool.grow_first()?;
             pool.state().chunks.first = Some(first);

@@ -15,6 +15,9 @@ use crate::sync::{Mutex, MutexGuard};
 use crate::sys::page::page_size;
 use crate::units::{KIB, MAX_SAFE_INTEGER, MIB};
 
+/// The minimum size of a slab.
+pub(super) const MIN_SLAB: u64 = 256 * KIB;
+
 /// The options of slabs; sizes in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlabOptions {
@@ -54,7 +57,7 @@ impl Slabs {
     pub fn new(device: Arc<Device>, options: SlabOptions) -> Self {
         let most = match device.info().domain_bytes {
             0 => u64::MAX,
-            bytes => (bytes / 32).max(256 * KIB),
+            bytes => (bytes / 32).max(MIN_SLAB),
         };
         let size = options.size.min(most);
         let options = SlabOptions { threshold: options.threshold.min(size / 4), size, ..options };

@@ -65,4 +65,6 @@ export class MemoryError extends Error {
   syscall?: string
   errno?: number
   path?: string
+  /** Version of the driver that lacks what was asked for, e.g. "0.9.6". */
+  driverVersion?: string
 }

@@ -28,7 +28,10 @@ export interface DomainStats {
 export interface NPUMemoryStats extends CounterStats {
   backend: Backend
   simulated: boolean
-  /** The tightest of the bounds on NPU memory: IOMMU reach, CMA and RAM. */
+  /**
+   * The tightest of the bounds on NPU memory: IOMMU reach, CMA and RAM. CMA is no bound on `rknpu` without an IOMMU:
+   * buffers of up to 4 MiB come from ordinary pages when it is full ({@link NPUMemoryStats.cmaFree} for larger ones).
+   */
   total: number
   available: number
   limit: number | null
