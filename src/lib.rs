@@ -22,8 +22,8 @@
 
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!(
-    "rkllmjs-memory needs a 64-bit target: handles of 53 bits travel in pointers, and the RV1103 and RV1106 have 32-bit \
-     CPUs"
+    "rkllmjs-memory needs a 64-bit target: handles of 53 bits travel in pointers; the 32-bit RV1103 and RV1106 are not \
+     supported"
 );
 
 pub mod abi;

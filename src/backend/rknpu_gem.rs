@@ -138,8 +138,8 @@ impl RknpuGem {
         DRM.action(self.device.as_fd(), Action::SetIommuDomain, 0).map(drop)
     }
 
-    /// Records that the driver is about to leave domain 0 for `domain`, to destroy an object there. `None` is a sibling's
-    /// object in an unknown domain.
+    /// Records that the driver is about to leave domain 0 for `domain`, to destroy an object there. `None` is the
+    /// unknown domain of a sibling's object.
     fn note_leaving(&self, domain: Option<u32>) {
         if self.info.domains > 1 && domain != Some(0) && self.current_domain() == Some(0) {
             self.is_away.store(true, Ordering::Relaxed);

@@ -337,14 +337,20 @@ impl Device {
                 .limit("alignment", most)
                 .hint("ask for a smaller alignment"));
         }
-        self.check_bound(size.max(alignment), info.max_object_size(alignment))
+        let size = size.max(alignment);
+        // Beyond the whole domain, its own size is the plainer figure.
+        let whole = Some(info.domain_bytes).filter(|bytes| info.iommu && *bytes > 0 && size > *bytes);
+        self.check_bound(size, whole.or_else(|| info.max_object_size(alignment)))
     }
 
     /// Refuses a size beyond `bound`.
     fn check_bound(&self, size: u64, bound: Option<u64>) -> Result<()> {
         let Some(bound) = bound.filter(|bound| size > *bound) else { return Ok(()) };
-        let (what, scope) =
-            if self.info().iommu { ("one IOMMU domain addresses", "domain") } else { ("CMA has", "cma") };
+        let (what, scope) = match self.info().iommu {
+            true if bound == self.info().domain_bytes => ("one IOMMU domain addresses", "domain"),
+            true => ("one buffer can have in an IOMMU domain", "domain"),
+            false => ("CMA has", "cma"),
+        };
         Err(Error::new(
             ErrorCode::OutOfRange,
             format!("{} is more than the {} that {what}", format_bytes(size), format_bytes(bound)),

@@ -217,7 +217,7 @@ fn sram(rig: &Rig) -> Check {
 }
 
 fn domains(rig: &Rig) -> Check {
-    let count = rig.backend.info().domains;
+    let count = rig.domains();
     if count <= 1 {
         return not_applicable(format!("this device has {count} domains to choose from"));
     }
@@ -240,7 +240,7 @@ fn domains(rig: &Rig) -> Check {
 }
 
 fn senseless_domains(rig: &Rig) -> Check {
-    for domain in [rig.backend.info().domains.max(1), 16, 1000, u32::MAX] {
+    for domain in [rig.domains(), 16, 1000, u32::MAX] {
         let refused =
             rig.try_create(&Request { domain, ..Request::plain(page_size()) }).err().map(|error| error.code());
         ensure!(

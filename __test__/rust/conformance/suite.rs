@@ -124,6 +124,16 @@ impl Drop for Owned {
 }
 
 impl Rig {
+    /// The number of domains that serve, at least 1: a build of the driver may accept all and use one.
+    pub fn domains(&self) -> u32 {
+        let count = self.backend.info().domains.max(1);
+        let second = Request { domain: 1, ..Request::plain(page_size()) };
+        match self.try_create(&second) {
+            Ok(_) if count > 1 => count,
+            _ => 1,
+        }
+    }
+
     pub fn kind(&self) -> Kind {
         self.backend.info().kind
     }
