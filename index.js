@@ -27,19 +27,32 @@ const {
 } = shared[copies]
 
 function load() {
-  return {
-    ...require('./src/js/core/errors.js'),
-    ...require('./src/js/manager.js'),
-    ...require('./src/js/pools/block.js'),
-    ...require('./src/js/pools/pool.js'),
+  const { publicFunction } = require('./src/js/core/border.js')
+  const functions = {
     ...require('./src/js/devices/probe.js'),
     ...require('./src/js/devices/diagnose.js'),
-    ...require('./src/js/sharing/inbox.js'),
     ...require('./src/js/replay/replay.js'),
     ...require('./src/js/report/diff.js'),
     ...require('./src/js/models/estimate.js'),
     ...require('./src/js/models/plan.js'),
     ...require('./src/js/explain/explain.js'),
+  }
+  const inbox = require('./src/js/sharing/inbox.js')
+  return {
+    ...require('./src/js/core/errors.js'),
+    ...require('./src/js/manager.js'),
+    ...require('./src/js/pools/block.js'),
+    ...require('./src/js/pools/pool.js'),
+    DmaBufInbox: inbox.DmaBufInbox,
+    closeDmaBuf: publicFunction(inbox.closeDmaBuf),
+    diagnose: publicFunction(functions.diagnose),
+    diffSnapshots: publicFunction(functions.diffSnapshots),
+    estimateModelMemory: publicFunction(functions.estimateModelMemory),
+    explainError: publicFunction(functions.explainError),
+    planModels: publicFunction(functions.planModels),
+    probeDevices: publicFunction(functions.probeDevices),
+    replayEventLog: publicFunction(functions.replayEventLog),
+    sendDmaBuf: publicFunction(inbox.sendDmaBuf),
   }
 }
 

@@ -1,15 +1,16 @@
 'use strict'
 
-// `MemoryManager`, the package's public face. Each method checks that the manager is open and leaves the rest to its
-// chapter's folder.
+// `MemoryManager`: each method checks that the manager is open and leaves the rest to its chapter's folder.
 
 const { EventEmitter } = require('node:events')
 const { inspect } = require('node:util')
+const { publicClass } = require('./core/border.js')
 const native = require('./core/binding.js')
 const { defineDispose } = require('./core/disposable.js')
 const { inspectNonInstance } = require('./core/inspect-non-instance.js')
 const { check, invalid, formatValue } = require('./core/options.js')
 const { makeInferenceBuffers } = require('./inference/buffers.js')
+const { openInspector } = require('./inspect/on-demand.js')
 const { Limits } = require('./limits/limits.js')
 const { makeReservation } = require('./limits/reservation.js')
 const { ManagerHost } = require('./manager-host.js')
@@ -36,7 +37,6 @@ class MemoryManager extends EventEmitter {
   #host
   /** @type {import('./types/devices.js').DeviceInfo} */
   #device
-  /** Closes the inspect socket, if there is one. */
   #closeInspector = () => {}
 
   /** @param {import('./types/manager.js').MemoryManagerOptions} [options] */
@@ -53,11 +53,8 @@ class MemoryManager extends EventEmitter {
     offerProfile(/** @type {any} */ (this), () => this.#host.profiling.profile(false))
     this.#host.limits.apply(limits)
     if (warn) process.emitWarning(SIMULATED, { code: 'RKLLM_SIMULATED_NPU' })
-    const { profiling = false } = checked
-    if (profiling !== false) this.#host.profiling.start(profiling === true ? {} : profiling)
-    // Loaded on demand, because it loads the network modules.
-    if (checked.inspect)
-      this.#closeInspector = require('./inspect/inspector.js').openInspector(/** @type {any} */ (this))
+    if (checked.profiling) this.#host.profiling.start(checked.profiling === true ? {} : checked.profiling)
+    if (checked.inspect) this.#closeInspector = openInspector(/** @type {any} */ (this))
   }
 
   get device() {
@@ -290,10 +287,13 @@ class MemoryManager extends EventEmitter {
   #open() {
     return this.#host.handle.open()
   }
-}
 
-defineDispose(MemoryManager, function dispose() {
-  this.dispose() // a subclass's, if it overrides it
-})
+  static {
+    defineDispose(MemoryManager, function dispose() {
+      this.dispose() // a subclass's, if it overrides it
+    })
+    publicClass(MemoryManager, (value) => #host in value)
+  }
+}
 
 module.exports = { MemoryManager }

@@ -1,6 +1,7 @@
 /** MemoryError: its classes, fields and messages. */
 
 import assert from 'node:assert/strict'
+import { readdirSync, readFileSync } from 'node:fs'
 import { test } from 'node:test'
 import { inspect } from 'node:util'
 
@@ -59,5 +60,28 @@ test('messages show the wrong value', (t) => {
       () => manager.allocateNPUMemory(value),
       (error) => shown.test(error.message) || assert.fail(error.message),
     )
+  }
+})
+
+const read = (path) => readFileSync(new URL(`../../../${path}`, import.meta.url), 'utf8')
+const codesIn = (text) => new Set(text.match(/\bERR_[A-Z_]+\b/g))
+/** The package's codes: those of the native part. */
+const CODES = [...read('src/error.rs').matchAll(/^ {4}\w+ = "(ERR_\w+)",$/gm)].map(([, code]) => code)
+
+test('the types list the codes of the native part, each with its meaning', () => {
+  const [union] = /export type MemoryErrorCode =[^]*?\n\n/.exec(read('src/js/types/errors.d.ts'))
+  const documented = [...union.matchAll(/\/\*\* [^*]+\. \*\/\n {2}\| '(ERR_\w+)'/g)].map(([, code]) => code)
+  assert.deepEqual(documented, CODES)
+})
+
+test('JSDoc, JavaScript and the documentation name no other code', () => {
+  const of = (folder, extension) =>
+    readdirSync(new URL(`../../../${folder}`, import.meta.url), { recursive: true })
+      .filter((name) => name.endsWith(extension))
+      .map((name) => `${folder}/${name}`)
+  const known = new Set([...CODES, 'ERR_ACCESS_DENIED', 'ERR_DLOPEN_DISABLED', 'ERR_DLOPEN_FAILED'])
+  const files = [...of('src/js/types', '.d.ts'), ...of('src/js', '.js'), ...of('docs', '.md'), 'README.md']
+  for (const path of files.filter((name) => !name.includes('native.') && !name.includes('docs/design/'))) {
+    for (const code of codesIn(read(path))) assert.ok(known.has(code), `${path}: ${code}`)
   }
 })

@@ -505,7 +505,8 @@ const attacks = {
       new Proxy(buffer, {}), new Proxy(buffer, traps), new Proxy(new Uint8Array(buffer), traps), Object.create(buffer),
       Object.create(new Uint8Array(buffer)),
     ]) {
-      for (const verb of ['deallocate', 'describe', 'owns', 'syncToDevice', 'exportDmaBuf', 'share']) {
+      assert.equal(manager.owns(wrong), false)
+      for (const verb of ['deallocate', 'describe', 'syncToDevice', 'exportDmaBuf', 'share']) {
         assert.throws(() => manager[verb](wrong), { code: 'ERR_INVALID_ARG_TYPE' }, verb)
       }
     }

@@ -17,7 +17,7 @@ const branded = new WeakSet()
 class MemoryError extends Error {
   /** @param {string} message @param {Details} details */
   constructor(message, details) {
-    super(message)
+    super(textOf(message))
     applyDetails(this, details)
   }
 
@@ -31,7 +31,7 @@ class MemoryError extends Error {
 class MemoryTypeError extends TypeError {
   /** @param {string} message @param {Details} details */
   constructor(message, details) {
-    super(message)
+    super(textOf(message))
     applyDetails(this, details)
   }
 }
@@ -39,7 +39,7 @@ class MemoryTypeError extends TypeError {
 class MemoryRangeError extends RangeError {
   /** @param {string} message @param {Details} details */
   constructor(message, details) {
-    super(message)
+    super(textOf(message))
     applyDetails(this, details)
   }
 }
@@ -50,12 +50,29 @@ for (const errorClass of [MemoryError, MemoryTypeError, MemoryRangeError]) {
 }
 
 /**
+ * A message of a caller's own error may be anything; a symbol would throw.
+ *
+ * @param {unknown} message
+ */
+function textOf(message) {
+  if (typeof message === 'object' && message !== null) return 'an object'
+  return message === undefined ? '' : String(message)
+}
+
+/**
  * @param {Error} error
  * @param {Details} details
  */
 function applyDetails(error, details) {
   branded.add(error)
-  const { cause, ...figures } = details ?? {}
+  /** @type {Partial<Details>} */
+  let given
+  try {
+    given = { ...details }
+  } catch (reason) {
+    given = { code: 'ERR_INVALID_ARG_TYPE', cause: reason }
+  }
+  const { cause, ...figures } = given
   Object.assign(error, figures)
   if (cause !== undefined) Object.defineProperty(error, 'cause', { value: cause, configurable: true, writable: true })
 }

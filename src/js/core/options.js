@@ -4,6 +4,7 @@
 // schemas of their options. The native part checks the ranges that depend on the device.
 
 const { memoryError } = require('./errors.js')
+const { callersError } = require('./system-errors.js')
 
 /**
  * @template T
@@ -129,19 +130,35 @@ const kinds = {
  */
 function check(what, options, schema) {
   if (options === undefined) return {}
-  if (typeof options !== 'object' || options === null || Array.isArray(options)) {
-    throw invalid(`the options of ${what} must be an object, not ${formatValue(options)}`)
-  }
-  for (const name of Object.keys(options)) {
+  // A proxy or an accessor may throw anything at each look at it.
+  const isObject = typeof options === 'object' && options !== null && !read(what, () => Array.isArray(options))
+  if (!isObject) throw invalid(`the options of ${what} must be an object, not ${formatValue(options)}`)
+  for (const name of read(what, () => Object.keys(options))) {
     if (!Object.hasOwn(schema, name)) throw unknownOption(what, name, Object.keys(schema))
   }
   /** @type {Record<string, unknown>} */
   const checked = {}
   for (const [name, kind] of Object.entries(schema)) {
-    const value = /** @type {Record<string, unknown>} */ (options)[name]
+    const value = read(`${what}: ${name}`, () => /** @type {Record<string, unknown>} */ (options)[name])
     if (value !== undefined) checked[name] = kind(`${what}: ${name}`, value)
   }
   return /** @type {Checked<S>} */ (checked)
+}
+
+/**
+ * Calls `look`, which runs code of the caller.
+ *
+ * @template T
+ * @param {string} what
+ * @param {() => T} look
+ * @returns {T}
+ */
+function read(what, look) {
+  try {
+    return look()
+  } catch (cause) {
+    throw callersError(what, cause)
+  }
 }
 
 /**

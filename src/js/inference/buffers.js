@@ -4,6 +4,7 @@
 // and the C structs that point to them.
 
 const { inspect } = require('node:util')
+const { publicClass } = require('../core/border.js')
 const { defineDispose } = require('../core/disposable.js')
 const { memoryError } = require('../core/errors.js')
 const { formatBytes } = require('../core/format-bytes.js')
@@ -314,12 +315,12 @@ class InferenceBuffers {
         configurable: true,
       })
     }
+    defineDispose(InferenceBuffers, function dispose() {
+      this.dispose()
+    })
+    publicClass(InferenceBuffers, (value) => #front in value)
   }
 }
-
-defineDispose(InferenceBuffers, function dispose() {
-  this.dispose()
-})
 
 /** @type {(what: string) => Error} */
 const freedError = (what) =>

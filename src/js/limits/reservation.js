@@ -2,6 +2,7 @@
 
 const { inspect } = require('node:util')
 const native = require('../core/binding.js')
+const { publicClass } = require('../core/border.js')
 const { defineDispose } = require('../core/disposable.js')
 const { formatBytes } = require('../core/format-bytes.js')
 const { inspectNonInstance } = require('../core/inspect-non-instance.js')
@@ -75,11 +76,14 @@ class Reservation {
     const state = this.released ? ', released' : ''
     return `${options.stylize('Reservation', 'special')} (${formatBytes(this.#size)}${state})`
   }
-}
 
-defineDispose(Reservation, function dispose() {
-  this.release()
-})
+  static {
+    defineDispose(Reservation, function dispose() {
+      this.release()
+    })
+    publicClass(Reservation, (value) => #size in value)
+  }
+}
 
 /**
  * Implements `manager.reserve`.

@@ -3,6 +3,7 @@
 // `@rkllmjs/memory/opentelemetry`: registers a manager's figures as observable instruments.
 
 const { version } = require('../../../package.json')
+const { publicFunction } = require('../core/border.js')
 const { check, invalid, formatValue } = require('../core/options.js')
 const { PREFIX, families, samplesOf } = require('./families.js')
 const { readerOf } = require('./reader.js')
@@ -75,4 +76,4 @@ function meterOf(target) {
   throw invalid(`registerMetrics needs a Meter or a MeterProvider of OpenTelemetry, not ${formatValue(target)}`)
 }
 
-module.exports = { registerMetrics }
+module.exports = { registerMetrics: publicFunction(registerMetrics) }

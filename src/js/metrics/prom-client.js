@@ -3,6 +3,7 @@
 // `@rkllmjs/memory/prom-client`: registers a manager's figures in a registry of prom-client.
 
 const { memoryError } = require('../core/errors.js')
+const { publicFunction } = require('../core/border.js')
 const { check, invalid, formatValue } = require('../core/options.js')
 const { PREFIX, families, samplesOf } = require('./families.js')
 const { readerOf } = require('./reader.js')
@@ -123,4 +124,4 @@ function histogramOf(metric, samples) {
   return metric
 }
 
-module.exports = { registerMetrics }
+module.exports = { registerMetrics: publicFunction(registerMetrics) }

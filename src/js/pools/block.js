@@ -3,6 +3,7 @@
 const { MAX_LENGTH } = require('node:buffer').constants
 const { inspect } = require('node:util')
 const native = require('../core/binding.js')
+const { publicClass } = require('../core/border.js')
 const { acceptBlocks } = require('../core/buffers.js')
 const { PLACED, channels } = require('../core/diagnostics-channels.js')
 const { defineDispose } = require('../core/disposable.js')
@@ -197,6 +198,8 @@ class MemoryBlock {
 defineDispose(MemoryBlock, function dispose() {
   if (!this.freed) this.free()
 })
+
+publicClass(MemoryBlock, isBlock)
 
 /**
  * Refuses a size before it is allocated: a slice without an ArrayBuffer would be lost.

@@ -4,6 +4,7 @@
 
 const { MAX_LENGTH } = require('node:buffer').constants
 const native = require('../core/binding.js')
+const { publicClass } = require('../core/border.js')
 const { idOf } = require('../core/buffers.js')
 const { channels } = require('../core/diagnostics-channels.js')
 const { MemoryBlock, freedError, tooLongError } = require('./block.js')
@@ -105,6 +106,10 @@ class MovableBlock extends MemoryBlock {
     this.#freed = true
     dropped.unregister(this)
     this.#host.compactor.scheduleCompaction(this.#pool)
+  }
+
+  static {
+    publicClass(MovableBlock, (value) => #freed in value)
   }
 }
 

@@ -3,6 +3,7 @@
 const { MAX_LENGTH } = require('node:buffer').constants
 const { inspect } = require('node:util')
 const native = require('../core/binding.js')
+const { publicClass } = require('../core/border.js')
 const { arrayBufferOf, byteLengthOf } = require('../core/buffers.js')
 const { PLACED, channels } = require('../core/diagnostics-channels.js')
 const { defineDispose } = require('../core/disposable.js')
@@ -272,6 +273,8 @@ class MemoryPool {
 defineDispose(MemoryPool, function dispose() {
   if (!this.destroyed) destroyPool(this, true)
 })
+
+publicClass(MemoryPool, isPool)
 
 /**
  * Constructs the JavaScript object of the native pool `handle`.

@@ -6,7 +6,7 @@ const { join } = require('node:path')
 const { pathToFileURL } = require('node:url')
 
 /** The most frames of this package between the user's call and `stackHere`. */
-const MAX_OWN_FRAMES = 12
+const MAX_OWN_FRAMES = 20
 const root = join(__dirname, '..')
 const ownFolders = [`${root}/`, `${pathToFileURL(root)}/`]
 /** @type {(frame: string) => boolean} */

@@ -3,6 +3,7 @@
 // Sends dma-bufs from process to process, over a Unix socket.
 
 const native = require('../core/binding.js')
+const { publicClass } = require('../core/border.js')
 const { AsyncTasks } = require('../core/async-tasks.js')
 const { defineDispose } = require('../core/disposable.js')
 const { memoryError } = require('../core/errors.js')
@@ -57,6 +58,13 @@ class DmaBufInbox {
     this.#handle = 0
     this.#tasks.end(closedError())
   }
+
+  static {
+    defineDispose(DmaBufInbox, function dispose() {
+      this.close()
+    })
+    publicClass(DmaBufInbox, (value) => #handle in value)
+  }
 }
 
 /**
@@ -83,9 +91,5 @@ function nonEmptyString(name, value) {
 }
 
 const closedError = () => memoryError('ERR_BUFFER_FREED', 'this inbox was closed')
-
-defineDispose(DmaBufInbox, function dispose() {
-  this.close()
-})
 
 module.exports = { DmaBufInbox, closeDmaBuf, sendDmaBuf }

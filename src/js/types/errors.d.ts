@@ -28,24 +28,34 @@ export type MemoryErrorCode =
   | 'ERR_BUFFER_BUSY'
   /** The buffer is of the other kind: system memory for deallocateNPUMemory, or the reverse. */
   | 'ERR_BUFFER_KIND'
+  /** A pool of that name exists. */
   | 'ERR_POOL_EXISTS'
+  /** The manager has no pool of that name. */
   | 'ERR_POOL_UNKNOWN'
+  /** The pool was destroyed. */
   | 'ERR_POOL_DESTROYED'
+  /** The pool has no room left. */
   | 'ERR_POOL_EXHAUSTED'
   /** The pool has live allocations. */
   | 'ERR_POOL_BUSY'
+  /** The device does not exist. */
   | 'ERR_DEVICE_NOT_FOUND'
+  /** The device or the file exists, and this process may not open it. */
   | 'ERR_DEVICE_PERMISSION'
+  /** The device disappeared while it was open. */
   | 'ERR_DEVICE_LOST'
+  /** The driver or the file system failed in a way that has no code of its own; `errno` has the reason. */
   | 'ERR_DEVICE_IO'
   /** This device, kernel or runtime does not support the operation. */
   | 'ERR_UNSUPPORTED'
   /** The runtime forbids external ArrayBuffers, so that zero-copy is impossible (Electron). */
   | 'ERR_EXTERNAL_BUFFERS_FORBIDDEN'
+  /** The manager was disposed. */
   | 'ERR_MANAGER_DISPOSED'
 
 /**
- * The error that this package throws. `message` names the cause and its figures; `hint` suggests a fix.
+ * The error that every function of this package throws. `message` names the cause and its figures; `hint` suggests a
+ * fix. Only the caller's own errors pass as they are: the reason of an abort, and what an accessor of an option throws.
  */
 export class MemoryError extends Error {
   constructor(message: string, details: { code: MemoryErrorCode; cause?: unknown })
