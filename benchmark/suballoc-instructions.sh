@@ -15,7 +15,7 @@ tolerance=${TOLERANCE:-3}
 command -v valgrind >/dev/null || { echo "valgrind is not installed" >&2; exit 2; }
 
 bench=$(cargo bench --locked --no-default-features --bench suballoc --no-run --message-format=json 2>/dev/null |
-  sed -n 's/.*"executable":"\([^"]*suballoc[^"]*\)".*/\1/p' | tail -n 1)
+  sed -n 's/.*"executable":"\([^"]*suballoc-[0-9a-f]*\)".*/\1/p' | tail -n 1)
 [ -x "$bench" ] || { echo "the benchmark did not build" >&2; exit 2; }
 
 # count WORKLOAD SUBALLOCATOR

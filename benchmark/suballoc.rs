@@ -180,7 +180,7 @@ fn main() {
     let only = value("--workload").map(String::as_str);
     if let Some(name) = value("--once") {
         let workload = match only {
-            Some("random") => workload::random(500_000),
+            Some("random") => workload::random(500_000, 1),
             _ => workload::serve(&workload::lengths(2_200)),
         };
         println!("{}", black_box(player(name, workload.blocks).play(black_box(&workload.steps))));
@@ -196,7 +196,7 @@ fn main() {
         met &= measure(&workload::serve(&lengths), rounds, &Targets { time: 0.85, reach });
     }
     if only != Some("trace") {
-        met &= measure(&workload::random(2_000_000), rounds, &Targets { time: 0.9, reach: 1.070 });
+        met &= measure(&workload::random(2_000_000, 1), rounds, &Targets { time: 0.9, reach: 1.070 });
     }
     if arguments.iter().any(|a| a == "--check") && !met {
         std::process::exit(1);

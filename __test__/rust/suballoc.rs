@@ -120,6 +120,44 @@ fn tlsf_crowded_arena_seeded() {
     }
 }
 
+/// Hundreds of free regions in one bin, of sizes that differ in different bits: groups divide the bin, and groups those.
+#[test]
+fn tlsf_crowded_bins_seeded() {
+    const FILL: u32 = STEPS / 20;
+    let bases: [u64; 3] = [5000, 5000, 70_000];
+    for (seed, (base, spread)) in bases.into_iter().zip([60, 3, 1000]).enumerate() {
+        let (rules, mut arena) = tlsf(base * u64::from(FILL) / 2, 64);
+        let mut seeded = Seeded(seed as u64);
+        let mut model = Model::new(rules);
+        for step in 0..STEPS / 5 {
+            // First only allocations, and after each a region of one granule that stays and keeps the holes apart.
+            let (fill, nth) = (step < FILL, seeded.next() as usize);
+            if step == FILL {
+                model.live.retain(|&id| arena.get(id).expect("live").size > 64);
+            }
+            let size = match seeded.below(8) {
+                _ if fill && step % 2 == 1 => 1,
+                0 => 64 * seeded.below(base / 2),
+                _ => 64 * (base + seeded.below(spread)),
+            };
+            let align_log2 = if seeded.below(6) == 0 { 6 + seeded.below(9) as u32 } else { 0 };
+            let op = match seeded.below(16) {
+                _ if fill => Op::Allocate { size, align_log2: 0 },
+                0 => Op::FreeStale { nth },
+                1 => Op::AllocateAt { nth_free: nth, size, align_log2 },
+                // More frees than allocations at first, then as many.
+                2..9 if step > 2 * FILL || nth % 2 == 0 => Op::Allocate { size, align_log2 },
+                _ => Op::Free { nth },
+            };
+            model.step(&mut arena, op);
+            if step % 256 == 0 {
+                model.compare(&arena);
+            }
+        }
+        model.compare(&arena);
+    }
+}
+
 #[test]
 fn fixed_seeded() {
     for (seed, (units, unit)) in [(1, 64), (63, 4096), (64, 64), (65, 192), (300, 4096)].into_iter().enumerate() {
@@ -302,9 +340,9 @@ fn the_counted_bytes_of_tables_are_the_real_ones() {
     (0..10_000).for_each(|user_data| assert!(arena.allocate(64, 1, user_data).is_some()));
     // A node takes 32 bytes; up to a quarter more nodes than are in use may exist.
     assert!((32 * 9_900..=40 * 10_100).contains(&(arena.metadata_bytes() - empty)), "{}", arena.metadata_bytes());
-    // 64 bins of 8 bytes and a bitmap of the occupied ones, for each of 33 more powers of two.
+    // 64 lists of 12 bytes and a bitmap of the occupied ones, for each of 33 more powers of two.
     let [(_, large), (_, small)] = [1 << 40, 1 << 7].map(|units| tlsf(units, 1));
-    assert_eq!(large.metadata_bytes() - small.metadata_bytes(), 33 * (64 * 8 + 8));
+    assert_eq!(large.metadata_bytes() - small.metadata_bytes(), 33 * (64 * 12 + 8));
     // 12 bytes a block, 1 bit at each level of a tree, and the struct.
     let (_, blocks) = fixed(1 << 14, 64);
     let tables = 12 * (1 << 14) + (1 << 14) / 8 + (1 << 8) / 8 + 8;

@@ -151,9 +151,9 @@ pub fn serve(lengths: &[Lengths]) -> Workload {
 
 /// Makes `count` operations on 40,000 places, half of them full in the long run, so 20,000 live. Each frees a random
 /// place if it is full and fills it if it is empty, with sizes log-uniform in 64 B..1 MiB.
-pub fn random(count: usize) -> Workload {
+pub fn random(count: usize, seed: u64) -> Workload {
     let mut record = Recorder::default();
-    let mut seeded = Seeded(1);
+    let mut seeded = Seeded(seed);
     let mut places: Vec<Option<u32>> = vec![None; 40_000];
     while record.steps.len() < count {
         let place = (seeded.next() % places.len() as u64) as usize;

@@ -2,9 +2,10 @@
 //!
 //! Sizes below 128 granules have a bin each. Above, every power of two is divided into 64 bins of equal width, so a
 //! bin's members differ by less than 1.6 per cent. 64 consecutive bins are one word of `occupied`, and `words` has a
-//! bit for each word that is not zero. Lists are doubly linked by index, and index 0 ends a list. Node 0, the boundary,
-//! takes the writes that go past an end, which is cheaper than a test for the end. For the same reason most branches
-//! are selections: a processor cannot predict which list is empty.
+//! bit for each word that is not zero. A bin has one list, until many members of several sizes crowd it; then finer
+//! lists divide it (see [`super::crowded_bins`]). Lists are doubly linked by index, and index 0 ends a list. Node 0,
+//! the boundary, takes the writes that go past an end, which is cheaper than a test for the end. For the same reason
+//! most branches are selections: a processor cannot predict which list is empty.
 //!
 //! Note: the order of a list. Allocation takes the head. A freed region joins at the tail, so that it has the longest
 //! time to merge before it is divided again. A region that is freed below `low` joins at the head instead. So the low
@@ -28,10 +29,32 @@ pub(super) fn bin_of(size: u64) -> usize {
     (u64::from(drop << STEP_BITS) + (size >> drop)) as usize
 }
 
+/// Number of members at which a list of several sizes is divided.
+pub(super) const CROWDED: u32 = 128;
+
+/// The ends of a list.
 #[derive(Clone, Copy, Debug, Default)]
-struct Ends {
-    head: u32,
-    tail: u32,
+pub(super) struct Ends {
+    pub(super) head: u32,
+    pub(super) tail: u32,
+}
+
+/// Added to the form of a list whose members all have one size, so that no test counts them again.
+pub(super) const UNIFORM: u32 = 1 << 30;
+
+/// Added to the number of the group that divides a list.
+pub(super) const DIVIDED: u32 = 1 << 31;
+
+/// Sixteen lists that divide a crowded one. The lists lie in [`Bins::ends`], after the bins, in the order of the
+/// groups.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Group {
+    /// The list that the group divides. Out of use: the next group out of use, as a form.
+    pub(super) parent: u32,
+    /// A bit for each list that has members or is divided. 0: out of use.
+    pub(super) occupied: u16,
+    /// Sizes of one list of the group agree in all bits from this one on.
+    pub(super) shift: u8,
 }
 
 #[derive(Debug)]
@@ -40,7 +63,14 @@ pub(super) struct Bins {
     /// The offset, in granules, below which freed regions join their list at the head.
     low: u64,
     occupied: Box<[u64]>,
-    ends: Box<[Ends]>,
+    /// The ends of one list a bin, then those of the groups.
+    pub(super) ends: Vec<Ends>,
+    /// For each list, the number of its members, plus [`UNIFORM`] for a list of one size that was crowded. Or
+    /// [`DIVIDED`] plus a group's number: the lists of the group have the members.
+    pub(super) forms: Vec<u32>,
+    pub(super) groups: Vec<Group>,
+    /// The head of the list of groups out of use, as a form; 0 if there is none.
+    pub(super) unused_group: u32,
 }
 
 impl Bins {
@@ -51,7 +81,10 @@ impl Bins {
             words: 0,
             low: 0,
             occupied: vec![0; words].into_boxed_slice(),
-            ends: vec![Ends::default(); words << 6].into_boxed_slice(),
+            ends: vec![Ends::default(); words << 6],
+            forms: vec![0; words << 6],
+            groups: Vec::new(),
+            unused_group: 0,
         }
     }
 
@@ -59,7 +92,12 @@ impl Bins {
         self.words = 0;
         self.low = 0;
         self.occupied.fill(0);
+        self.ends.truncate(self.bins());
         self.ends.fill(Ends::default());
+        self.forms.truncate(self.bins());
+        self.forms.fill(0);
+        self.groups.clear();
+        self.unused_group = 0;
     }
 
     /// Sets the offset below which freed regions are used first.
@@ -69,7 +107,28 @@ impl Bins {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        size_of_val(&*self.occupied) + size_of_val(&*self.ends)
+        size_of_val(&*self.occupied)
+            + self.ends.capacity() * size_of::<Ends>()
+            + self.forms.capacity() * size_of::<u32>()
+            + self.groups.capacity() * size_of::<Group>()
+    }
+
+    /// Returns the number of bins. Lists from this index on belong to groups.
+    #[inline(always)]
+    pub(super) fn bins(&self) -> usize {
+        self.occupied.len() << 6
+    }
+
+    /// Returns the list of the largest members.
+    pub(super) fn last(&self) -> Option<usize> {
+        let word = self.words.checked_ilog2()? as usize;
+        let bin = word << 6 | self.occupied[word].checked_ilog2()? as usize;
+        Some(self.highest_in(bin))
+    }
+
+    /// Returns whether all members of a list have one size.
+    pub(super) fn is_uniform(&self, list: usize) -> bool {
+        list < SINGLE_SIZE || self.forms[list] >= UNIFORM
     }
 
     /// Returns the first bin at or above `bin` that has a member.
@@ -89,110 +148,157 @@ impl Bins {
         Some(word << 6 | self.occupied[word].trailing_zeros() as usize)
     }
 
-    /// Returns the last bin that has a member.
-    pub(super) fn highest(&self) -> Option<usize> {
-        let word = self.words.checked_ilog2()? as usize;
-        Some(word << 6 | self.occupied[word].checked_ilog2()? as usize)
-    }
-
-    /// Returns the first member of a bin, or 0 if the bin is empty.
+    /// Returns the first member of a list, or 0 if it has none. An occupied bin without one is divided.
     #[inline(always)]
-    pub(super) fn head(&self, bin: usize) -> u32 {
-        self.ends[bin].head
+    pub(super) fn head(&self, list: usize) -> u32 {
+        self.ends[list].head
     }
 
-    /// Iterates over the members of a bin, from the head.
-    pub(super) fn members<'a>(&self, nodes: &'a [Node], bin: usize) -> impl Iterator<Item = u32> + 'a {
+    /// Iterates over the members of a list, from the head.
+    pub(super) fn members<'a>(&self, nodes: &'a [Node], list: usize) -> impl Iterator<Item = u32> + 'a {
         let some = |index: u32| (index != 0).then_some(index);
-        std::iter::successors(some(self.ends[bin].head), move |&index| some(nodes[index as usize].next_free))
+        std::iter::successors(some(self.ends[list].head), move |&index| some(nodes[index as usize].next_free))
     }
 
-    /// Adds a free node at the tail of the bin of `size`, for the rest of a divided region.
+    /// Adds a free node at the tail of the list of `size`, for the rest of a divided region.
     #[inline(always)]
     pub(super) fn push(&mut self, nodes: &mut [Node], index: u32, size: u64) {
         let bin = bin_of(size);
-        let ends = &mut self.ends[bin];
-        let last = ends.tail;
-        ends.tail = index;
-        ends.head = select_unpredictable(last == 0, index, ends.head);
-        let node = &mut nodes[index as usize];
-        node.prev_free = last;
-        node.next_free = 0;
-        nodes[last as usize].next_free = index;
-        self.mark_occupied(bin);
+        let form = &mut self.forms[bin];
+        if *form >= CROWDED - 1 {
+            let one_size = *form & UNIFORM != 0 && nodes[self.ends[bin].tail as usize].size() == size;
+            if !one_size {
+                return self.push_crowded(nodes, index, bin);
+            }
+        }
+        *form += 1;
+        self.ends[bin].append(nodes, index);
+        self.mark_bin(bin);
     }
 
-    /// Adds a freed node to the bin of `size`: at the head if it lies below `low`, else at the tail.
+    /// Adds a freed node to the list of `size`: at the head if it lies below `low`, else at the tail.
     #[inline(always)]
     pub(super) fn push_freed(&mut self, nodes: &mut [Node], index: u32, size: u64) {
-        let node = &mut nodes[index as usize];
-        if node.offset() >= self.low {
+        if nodes[index as usize].offset() >= self.low {
             return self.push(nodes, index, size);
         }
         let bin = bin_of(size);
-        let ends = &mut self.ends[bin];
-        let next = ends.head;
-        ends.head = index;
-        ends.tail = select_unpredictable(next == 0, index, ends.tail);
-        node.prev_free = 0;
-        node.next_free = next;
-        nodes[next as usize].prev_free = index;
-        self.mark_occupied(bin);
+        let form = &mut self.forms[bin];
+        if *form >= CROWDED - 1 {
+            let one_size = *form & UNIFORM != 0 && nodes[self.ends[bin].tail as usize].size() == size;
+            if !one_size {
+                return self.push_crowded(nodes, index, bin);
+            }
+        }
+        *form += 1;
+        self.ends[bin].prepend(nodes, index);
+        self.mark_bin(bin);
+    }
+
+    /// Adds a node to a list under the crowded `bin`, where [`push_freed`](Self::push_freed) would.
+    #[cold]
+    #[inline(never)]
+    fn push_crowded(&mut self, nodes: &mut [Node], index: u32, bin: usize) {
+        let node = nodes[index as usize];
+        let list = self.list_to_join(nodes, bin, node.size());
+        self.forms[list] += 1;
+        if node.offset() < self.low {
+            self.ends[list].prepend(nodes, index);
+        } else {
+            self.ends[list].append(nodes, index);
+        }
+        if list < self.bins() {
+            self.mark_bin(list);
+        } else {
+            self.mark_in_group(list);
+        }
     }
 
     #[inline(always)]
-    fn mark_occupied(&mut self, bin: usize) {
+    fn mark_bin(&mut self, bin: usize) {
         self.occupied[bin >> 6] |= 1 << (bin & 63);
         self.words |= 1 << (bin >> 6);
     }
 
-    /// Removes a node from its bin.
+    /// Removes a node of `size` from its list.
     #[inline(always)]
-    pub(super) fn remove(&mut self, nodes: &mut [Node], index: u32, bin: usize) {
+    pub(super) fn remove(&mut self, nodes: &mut [Node], index: u32, size: u64) {
+        let bin = bin_of(size);
         let Node { prev_free, next_free, .. } = nodes[index as usize];
         nodes[prev_free as usize].next_free = next_free;
         nodes[next_free as usize].prev_free = prev_free;
-        let ends = &mut self.ends[bin];
+        let mut list = bin;
+        if self.forms[bin] >= DIVIDED {
+            list = self.list_in_divided(bin, size);
+            if prev_free | next_free == 0 {
+                return self.mark_empty_in_group(list);
+            }
+        }
+        self.forms[list] -= 1;
+        let ends = &mut self.ends[list];
         ends.head = select_unpredictable(prev_free == 0, next_free, ends.head);
         ends.tail = select_unpredictable(next_free == 0, prev_free, ends.tail);
         if prev_free | next_free == 0 {
-            self.mark_empty(bin);
+            self.mark_bin_empty(bin);
         }
     }
 
-    /// Removes the head of a bin, which is `index`. Cheaper than `remove`.
+    /// Removes `index`, the head of an undivided bin. Cheaper than `remove`.
     #[inline(always)]
     pub(super) fn pop(&mut self, nodes: &mut [Node], index: u32, bin: usize) {
         let next = nodes[index as usize].next_free;
         nodes[next as usize].prev_free = 0;
+        self.forms[bin] -= 1;
         let ends = &mut self.ends[bin];
         ends.head = next;
         if next == 0 {
             ends.tail = 0;
-            self.mark_empty(bin);
+            self.mark_bin_empty(bin);
         }
     }
 
     #[inline(always)]
-    fn mark_empty(&mut self, bin: usize) {
+    pub(super) fn mark_bin_empty(&mut self, bin: usize) {
         let word = &mut self.occupied[bin >> 6];
         *word &= !(1 << (bin & 63));
         self.words &= !(u64::from(*word == 0) << (bin >> 6));
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    /// Checks that ends and bitmaps agree with a list whose last member is `last`.
-    pub(super) fn check(&self, bin: usize, last: u32) -> Result<(), String> {
-        let Ends { head, tail } = self.ends[bin];
+    /// Checks that the bitmaps agree with a bin.
+    pub(super) fn check_bitmaps(&self, bin: usize) -> Result<(), String> {
+        let (head, form) = (self.ends[bin].head, self.forms[bin]);
         let bit = self.occupied[bin >> 6] >> (bin & 63) & 1 == 1;
         let word = self.words >> (bin >> 6) & 1 == 1;
-        if tail != last || (head == 0) != (last == 0) || bit != (last != 0) || word != (self.occupied[bin >> 6] != 0) {
-            return Err(format!("bin {bin}: head {head}, tail {tail}, last {last}, bit {bit}, word {word}"));
+        if bit != (head != 0 || form >= DIVIDED) || word != (self.occupied[bin >> 6] != 0) {
+            return Err(format!("bin {bin}: head {head}, form {form}, bit {bit}, word {word}"));
         }
         Ok(())
+    }
+}
+
+impl Ends {
+    /// Adds a member at the tail.
+    #[inline(always)]
+    pub(super) fn append(&mut self, nodes: &mut [Node], index: u32) {
+        let last = self.tail;
+        self.tail = index;
+        self.head = select_unpredictable(last == 0, index, self.head);
+        let node = &mut nodes[index as usize];
+        node.prev_free = last;
+        node.next_free = 0;
+        nodes[last as usize].next_free = index;
+    }
+
+    /// Adds a member at the head.
+    #[inline(always)]
+    fn prepend(&mut self, nodes: &mut [Node], index: u32) {
+        let next = self.head;
+        self.head = index;
+        self.tail = select_unpredictable(next == 0, index, self.tail);
+        let node = &mut nodes[index as usize];
+        node.prev_free = 0;
+        node.next_free = next;
+        nodes[next as usize].prev_free = index;
     }
 }
 
@@ -223,20 +329,19 @@ mod tests {
         let damages: &[fn(&mut Bins)] = &[
             |bins| bins.ends[5].tail = 2,
             |bins| bins.ends[5].head = 0,
+            |bins| bins.forms[5] = 0,
+            |bins| bins.forms[6] = 1,
             // Another bin of the word has members, and this one has none.
             |bins| bins.occupied[0] = 1 << 7,
             |bins| bins.words = 0,
         ];
-        let mut nodes = [Node::BOUNDARY; 2];
-        let mut bins = Bins::new(200);
-        bins.push(&mut nodes, 1, 5);
-        assert_eq!((bins.check(5, 1), bins.check(6, 0)), (Ok(()), Ok(())));
-        assert!(bins.check(5, 2).is_err() && bins.check(6, 1).is_err());
         for (number, damage) in damages.iter().enumerate() {
+            let mut nodes = [Node::BOUNDARY, Node { extent: 5, ..Node::BOUNDARY }];
             let mut bins = Bins::new(200);
             bins.push(&mut nodes, 1, 5);
+            assert_eq!(bins.check(&nodes, 1), Ok(1));
             damage(&mut bins);
-            assert!(bins.check(5, 1).is_err(), "damage {number} went unnoticed");
+            assert!(bins.check(&nodes, 1).is_err(), "damage {number} went unnoticed");
         }
     }
 }

@@ -40,6 +40,7 @@
 #![forbid(unsafe_code)]
 
 mod bins;
+mod crowded_bins;
 mod fixed;
 mod node;
 mod tlsf;

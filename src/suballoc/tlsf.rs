@@ -14,14 +14,14 @@
 //!   regions, so ids to it are stale.
 //!
 //! Note: the choice of a region. Rounding a request up to the next bin, as TLSF does, is fast and wastes memory: a pool
-//! of N bytes would refuse N. `find` tries the head of the request's own bin, then the head of the next occupied bin
-//! above, where every member fits. If every bin above is empty, it searches the request's own bin to the end, so that
-//! it refuses no request that some free region could hold. `refused` makes a repeated refusal take constant time until
-//! the next free. An alternative was measured: comparing the first members of a bin, and taking the smallest and
+//! of N bytes would refuse N. `find` tries the head of the request's own list, then the head of the next list above,
+//! where every member fits. If every list above is empty, it searches the request's own list, which is short or uniform
+//! (see [`super::crowded_bins`]), so that it refuses no request that some free region could hold. A search for an
+//! alignment can be long; `Refused` makes its repetition take constant time until the next free. An alternative was measured: comparing the first members of a bin, and taking the smallest and
 //! lowest. Four members cost a fifth of the time on 20,000 live regions, in cache misses, and lower the highest address
 //! from 1.066 to 1.061 times the peak. The order of the lists gains more (see [`super::bins`]).
 
-use super::bins::{bin_of, Bins, SINGLE_SIZE};
+use super::bins::{bin_of, Bins};
 use super::node::{Node, COUNT, NIL, USED};
 use super::{LayoutError, Region, RegionId, StaleRegion, SubAllocator};
 
@@ -30,6 +30,9 @@ const LOW_END: (u64, u64) = (3, 32);
 
 /// The number of members of the first bin that are tried for an alignment before a larger region is divided.
 const ALIGNED_TRIES: usize = 4;
+
+/// The number of nodes that one request adds at most.
+const NODES_AT_ONCE: usize = 62;
 
 /// The variable-size suballocator.
 #[derive(Debug)]
@@ -45,8 +48,35 @@ pub struct Tlsf {
     pub(super) free: u64,
     pub(super) used_regions: u64,
     pub(super) free_regions: u64,
-    /// The smallest request refused since the last free, in granules: no free region is as large.
-    pub(super) refused: u64,
+    pub(super) refused: Refused,
+}
+
+/// The aligned requests that were refused since the last free.
+#[derive(Debug)]
+pub(super) struct Refused {
+    /// Whether `sizes` holds any.
+    pub(super) any: bool,
+    /// For each log2 of an alignment, the smallest size refused with it or with a smaller alignment, in granules.
+    pub(super) sizes: [u64; 64],
+}
+
+impl Refused {
+    const NONE: Self = Self { any: false, sizes: [u64::MAX; 64] };
+
+    /// Returns whether a request that was no harder was refused.
+    fn covers(&self, need: u64, align: u64) -> bool {
+        self.any && self.sizes[align.trailing_zeros() as usize & 63] <= need
+    }
+
+    #[cold]
+    pub(super) fn add(&mut self, need: u64, align: u64) {
+        if !self.any {
+            *self = Self { any: true, ..Self::NONE };
+        }
+        for size in &mut self.sizes[align.trailing_zeros() as usize & 63..] {
+            *size = need.min(*size);
+        }
+    }
 }
 
 impl Tlsf {
@@ -77,7 +107,7 @@ impl Tlsf {
             free: 0,
             used_regions: 0,
             free_regions: 0,
-            refused: u64::MAX,
+            refused: Refused::NONE,
         };
         if !arena.reserve() {
             return Err(LayoutError::NoMemory);
@@ -100,7 +130,7 @@ impl Tlsf {
         self.free = self.total;
         self.free_regions = 1;
         self.used_regions = 0;
-        self.refused = u64::MAX;
+        self.refused.any = false;
     }
 
     /// Makes sure that the next `take_unused` finds a node. Returns false when memory is exhausted.
@@ -113,17 +143,20 @@ impl Tlsf {
         self.reserve() && (self.nodes[self.unused as usize].next_free != NIL || self.grow())
     }
 
-    /// Adds nodes: exactly a quarter more, because doubling would break the promise of at most 64 bytes a live block.
+    /// Adds unused nodes: room for exactly a quarter more, because doubling would break the promise of at most 64 bytes
+    /// a live block. Fills a few of them at a time, so that no request waits for a million.
     #[cold]
     #[inline(never)]
     fn grow(&mut self) -> bool {
         let len = self.nodes.len();
-        let more = (len / 4).clamp(62, 1 << 20);
-        if u32::try_from(len + more).is_err() || self.nodes.try_reserve_exact(more).is_err() {
-            return false;
+        if self.nodes.capacity() - len < NODES_AT_ONCE {
+            let more = (len / 4).clamp(NODES_AT_ONCE, 1 << 20);
+            if u32::try_from(len + more).is_err() || self.nodes.try_reserve_exact(more).is_err() {
+                return false;
+            }
         }
-        for index in len..len + more {
-            let next = if index + 1 < len + more { index as u32 + 1 } else { self.unused };
+        for index in len..len + NODES_AT_ONCE {
+            let next = if index + 1 < len + NODES_AT_ONCE { index as u32 + 1 } else { self.unused };
             self.nodes.push(Node { extent: 0, next_free: next, ..Node::BOUNDARY });
         }
         self.unused = len as u32;
@@ -178,56 +211,71 @@ impl Tlsf {
         (granules < self.total).then_some(granules.wrapping_add(1))
     }
 
-    /// Removes a free node of at least `need` granules from its bin.
+    /// Removes a free node of at least `need` granules from its list.
     #[inline(always)]
     fn find(&mut self, need: u64) -> Option<u32> {
         let own = bin_of(need);
         let mut bin = self.bins.occupied_from(own)?;
         let mut head = self.bins.head(bin);
         if self.nodes[head as usize].size() < need {
+            // The head of the request's own bin is too small, or the bin is divided.
             bin = match self.bins.occupied_from(own + 1) {
-                Some(above) => above,
-                None => return self.search_all(own, need),
+                Some(above) if head != NIL => above,
+                _ => return self.find_in_lists(need),
             };
             head = self.bins.head(bin);
+            if head == NIL {
+                return self.find_in_lists(need);
+            }
         }
         self.bins.pop(&mut self.nodes, head, bin);
         Some(head)
     }
 
-    /// Searches a whole bin for the best fit: the last resort, when all bins above are empty.
+    /// Does the work of `find` where a bin is divided, and where all bins above the request's own are empty: then it
+    /// searches the request's own list for the best fit.
     #[cold]
     #[inline(never)]
-    fn search_all(&mut self, bin: usize, need: u64) -> Option<u32> {
-        if need >= self.refused {
+    fn find_in_lists(&mut self, need: u64) -> Option<u32> {
+        let list = self.bins.first_from(need)?;
+        let head = self.bins.head(list);
+        let index = if self.nodes[head as usize].size() >= need {
+            head
+        } else if let Some(above) = self.bins.next_above(list) {
+            self.bins.head(above)
+        } else if self.bins.is_uniform(list) {
             return None;
-        }
-        let best = self
-            .bins
-            .members(&self.nodes, bin)
-            .filter(|&index| self.nodes[index as usize].size() >= need)
-            .min_by_key(|&index| (self.nodes[index as usize].size(), self.nodes[index as usize].offset()));
-        match best {
-            Some(index) => self.bins.remove(&mut self.nodes, index, bin),
-            None => self.refused = need,
-        }
-        best
+        } else {
+            let place = |index: u32| (self.nodes[index as usize].size(), self.nodes[index as usize].offset());
+            let fits = |&index: &u32| self.nodes[index as usize].size() >= need;
+            self.bins.members(&self.nodes, list).filter(fits).min_by_key(|&index| place(index))?
+        };
+        let size = self.nodes[index as usize].size();
+        self.bins.remove(&mut self.nodes, index, size);
+        Some(index)
     }
 
     /// Finds a free node for an alignment above the granularity, and the granules to skip in front.
     #[inline(never)]
-    fn find_aligned(&self, need: u64, align: u64) -> Option<(u32, u64)> {
+    fn find_aligned(&mut self, need: u64, align: u64) -> Option<(u32, u64)> {
+        if self.refused.covers(need, align) {
+            return None;
+        }
+        let found = self.search_aligned(need, align);
+        if found.is_none() {
+            self.refused.add(need, align);
+        }
+        found
+    }
+
+    fn search_aligned(&self, need: u64, align: u64) -> Option<(u32, u64)> {
         let skip_of = |index: u32| {
             let node = &self.nodes[index as usize];
             let skip = node.offset().wrapping_neg() & (align - 1);
             (need.checked_add(skip)? <= node.size()).then_some(skip)
         };
-        if need >= self.refused {
-            return None;
-        }
-        let own = bin_of(need);
-        // First, some members of the first bin: often aligned already, as all regions of a pool of pages are.
-        let first = self.bins.occupied_from(own)?;
+        // First, some members of the first list: often aligned already, as all regions of a pool of pages are.
+        let first = self.bins.first_from(need)?;
         let near = self.bins.members(&self.nodes, first).take(ALIGNED_TRIES);
         let best = near
             .filter_map(|index| Some((index, skip_of(index)?)))
@@ -235,21 +283,18 @@ impl Tlsf {
         if best.is_some() {
             return best;
         }
-        // Second, a bin whose members are large enough at any offset. Last, all remaining members one by one.
+        // Second, a list whose members are large enough at any offset. Last, all members one by one.
         let sure = need.saturating_add(align - 1);
-        if let Some(bin) = (sure <= self.total).then(|| self.bins.occupied_from(bin_of(sure) + 1)).flatten() {
-            let index = self.bins.head(bin);
-            return Some((index, skip_of(index)?));
-        }
-        let mut bin = Some(first);
-        while let Some(at) = bin {
-            let found = self.bins.members(&self.nodes, at).find_map(|index| Some((index, skip_of(index)?)));
+        if let Some(list) = (sure <= self.total).then(|| self.bins.first_from(sure)).flatten() {
+            let fits = |list: usize| Some((self.bins.head(list), skip_of(self.bins.head(list))?));
+            let found = fits(list).or_else(|| self.bins.next_above(list).and_then(fits));
             if found.is_some() {
                 return found;
             }
-            bin = self.bins.occupied_from(at + 1);
         }
-        None
+        std::iter::successors(Some(first), |&list| self.bins.next_above(list))
+            .flat_map(|list| self.bins.members(&self.nodes, list))
+            .find_map(|index| Some((index, skip_of(index)?)))
     }
 
     /// Allocates the first `need` granules of free node `index`, which is in no bin. Needs an unused node.
@@ -295,7 +340,7 @@ impl Tlsf {
             return None;
         }
         let whole = self.nodes[index as usize];
-        self.bins.remove(&mut self.nodes, index, bin_of(whole.size()));
+        self.bins.remove(&mut self.nodes, index, whole.size());
         if skip == 0 {
             return Some(self.take(index, need, user_data));
         }
@@ -364,12 +409,12 @@ impl SubAllocator for Tlsf {
         self.free += size;
         self.used_regions -= 1;
         self.free_regions += 1;
-        self.refused = u64::MAX;
+        self.refused.any = false;
 
         let mut end = next_phys;
         let right = self.nodes[next_phys as usize];
         if !right.used() {
-            self.bins.remove(&mut self.nodes, next_phys, bin_of(right.size()));
+            self.bins.remove(&mut self.nodes, next_phys, right.size());
             size += right.size();
             end = right.next_phys;
             self.give_unused(next_phys);
@@ -380,7 +425,7 @@ impl SubAllocator for Tlsf {
         if left.used() {
             self.nodes[index as usize].retire();
         } else {
-            self.bins.remove(&mut self.nodes, prev_phys, bin_of(left.size()));
+            self.bins.remove(&mut self.nodes, prev_phys, left.size());
             size += left.size();
             merged = prev_phys;
             self.give_unused(index);
@@ -439,9 +484,9 @@ impl SubAllocator for Tlsf {
     }
 
     fn largest_free(&self) -> u64 {
-        let Some(bin) = self.bins.highest() else { return 0 };
-        let sizes = self.bins.members(&self.nodes, bin).map(|index| self.nodes[index as usize].size());
-        let candidates = if bin < SINGLE_SIZE { 1 } else { usize::MAX };
+        let Some(list) = self.bins.last() else { return 0 };
+        let sizes = self.bins.members(&self.nodes, list).map(|index| self.nodes[index as usize].size());
+        let candidates = if self.bins.is_uniform(list) { 1 } else { usize::MAX };
         sizes.take(candidates).max().unwrap_or(0) << self.shift
     }
 

@@ -1,16 +1,16 @@
 //! `Tlsf::check`, the body of [`super::SubAllocator::validate`]: checks every invariant of [`super::tlsf`].
 
-use super::bins::bin_of;
-use super::node::NIL;
+use super::node::{Node, NIL};
 use super::tlsf::Tlsf;
 
 impl Tlsf {
     pub(super) fn check(&self) -> Result<(), String> {
         let (used, free) = self.check_tiling()?;
-        let listed = self.check_bins()?;
+        let listed = self.bins.check(&self.nodes, self.free_regions)?;
         if listed != free {
-            return Err(format!("{listed} nodes in bins, {free} free regions by address"));
+            return Err(format!("{listed} nodes in lists, {free} free regions by address"));
         }
+        self.check_refused()?;
         let unused = self.check_unused()?;
         let nodes = self.nodes.len() as u64;
         if 1 + used + free + unused != nodes {
@@ -26,7 +26,7 @@ impl Tlsf {
         if !boundary.used() || boundary.size() != 0 {
             return Err("the boundary node changed".into());
         }
-        let (mut used, mut free, mut free_granules, mut end, mut largest) = (0, 0, 0, 0, 0);
+        let (mut used, mut free, mut free_granules, mut end) = (0, 0, 0, 0);
         let mut before = NIL;
         let mut was_free = false;
         let mut index = boundary.next_phys;
@@ -47,7 +47,6 @@ impl Tlsf {
                 }
                 free += 1;
                 free_granules += node.size();
-                largest = node.size().max(largest);
             }
             was_free = !node.used();
             end += node.size();
@@ -62,36 +61,28 @@ impl Tlsf {
         if counted != kept {
             return Err(format!("(total, free, used regions, free regions): counted {counted:?}, kept {kept:?}"));
         }
-        if largest >= self.refused {
-            return Err(format!("{} granules count as refused, a free region has {largest}", self.refused));
-        }
         Ok((used, free))
     }
 
-    /// Checks that every member is free, in the bin of its size and linked both ways, and that bitmaps and lists agree.
-    /// Returns the number of members.
-    fn check_bins(&self) -> Result<u64, String> {
-        let mut listed = 0;
-        for bin in 0..self.bins.len() {
-            let (mut last, mut members) = (NIL, 0);
-            for index in self.bins.members(&self.nodes, bin) {
-                let node = &self.nodes[index as usize];
-                if node.used() || node.size() == 0 || bin_of(node.size()) != bin {
-                    return Err(format!("node {index} does not belong in bin {bin}: {node:?}"));
-                }
-                if node.prev_free != last {
-                    return Err(format!("node {index} in bin {bin} has {} before it, not {last}", node.prev_free));
-                }
-                last = index;
-                members += 1;
-                if members > self.free_regions {
-                    return Err(format!("the list of bin {bin} is circular"));
+    /// Checks that no free region holds an aligned request that counts as refused.
+    fn check_refused(&self) -> Result<(), String> {
+        if !self.refused.any {
+            return Ok(());
+        }
+        let mut harder = u64::MAX;
+        for (exponent, &size) in self.refused.sizes.iter().enumerate().filter(|&(_, &size)| size != u64::MAX) {
+            if size < harder {
+                harder = size;
+                let fits = |node: &&Node| {
+                    let skip = node.offset().wrapping_neg() & ((1 << exponent) - 1);
+                    !node.used() && node.size() != 0 && size.saturating_add(skip) <= node.size()
+                };
+                if let Some(node) = self.nodes.iter().find(fits) {
+                    return Err(format!("{size} granules at 2^{exponent} count as refused, but {node:?} is free"));
                 }
             }
-            self.bins.check(bin, last)?;
-            listed += members;
         }
-        Ok(listed)
+        Ok(())
     }
 
     /// Checks the list of unused nodes, and returns its length.
@@ -136,7 +127,7 @@ mod tests {
             |a| a.free += 1,
             |a| a.used_regions += 1,
             |a| a.free_regions -= 1,
-            |a| a.refused = 1,
+            |a| a.refused.add(4, 2),
             |a| a.unused = NIL,
             |a| a.nodes[NIL as usize].prev_phys = 1,
             |a| a.nodes[1].set_size(3),
