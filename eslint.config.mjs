@@ -43,6 +43,13 @@ const imports = {
   'n/prefer-node-protocol': 'error',
 }
 
+/** Globals that fake timers replace, or that a test environment such as jsdom lacks: core/runtime.js has them. */
+const replaceable = [
+  'AbortController', 'AbortSignal', 'Buffer', 'TextDecoder', 'TextEncoder', 'URL', 'clearImmediate', 'clearInterval',
+  'clearTimeout', 'fetch', 'performance', 'queueMicrotask', 'setImmediate', 'setInterval', 'setTimeout',
+  'structuredClone',
+]
+
 /** The scripts of the report's page share one scope: names that one declares are globals of the others. */
 const page = 'src/js/report/page'
 const scripts = readdirSync(new URL(page, import.meta.url)).filter((name) => name.endsWith('.client.js'))
@@ -85,7 +92,11 @@ export default defineConfig([
     files: ['index.js', 'src/js/**/*.js'],
     ignores: [`${page}/*.client.js`],
     languageOptions: { sourceType: 'commonjs', globals: globals.node },
-    rules: { 'n/no-extraneous-require': 'error', 'n/no-unsupported-features/node-builtins': 'error' },
+    rules: {
+      'n/no-extraneous-require': 'error',
+      'n/no-unsupported-features/node-builtins': 'error',
+      'no-restricted-globals': ['error', ...replaceable],
+    },
   },
   ...pageScripts,
   {

@@ -10,6 +10,7 @@ const { memoryError } = require('../core/errors.js')
 const { collectGarbage } = require('../core/gc.js')
 const { disposedError } = require('../core/manager-handle.js')
 const { integer } = require('../core/options.js')
+const { setImmediate } = require('../core/runtime.js')
 
 const { allocatorOf, arrayBufferOf, byteLengthOf, detachedError, idOf, isBlock, remember, underlying } = buffers
 
@@ -78,7 +79,7 @@ class Allocator {
     integer('size', size, 1)
     const { signal, ...request } = npuRequest('allocateNPUMemoryAsync', options, npuAllocationAsync)
     for (let tries = 1; ; tries++) {
-      signal?.throwIfAborted()
+      if (signal?.aborted) throw signal.reason
       try {
         const made = await this.#tasks.run(() => native.allocateNpuAsync(this.#handle.open(), size, request), signal)
         return this.#completed(made, signal)

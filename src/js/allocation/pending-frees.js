@@ -8,6 +8,7 @@ const native = require('../core/binding.js')
 const { allocatorOf, byteLengthOf, idOf, isBlock } = require('../core/buffers.js')
 const { memoryError } = require('../core/errors.js')
 const { formatValue, invalid } = require('../core/options.js')
+const { queueMicrotask } = require('../core/runtime.js')
 
 /**
  * @typedef {{ freed: boolean, movable: boolean, free(): void, pin(): void, unpin(): void }} Block

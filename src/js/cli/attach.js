@@ -5,6 +5,7 @@
 const { lstatSync, readdirSync, statSync } = require('node:fs')
 const net = require('node:net')
 const { join } = require('node:path')
+const { Buffer, clearTimeout, setTimeout } = require('../core/runtime.js')
 const { directoriesOf, isPrivate, parseName, userId } = require('../inspect/socket-path.js')
 
 /** How long a busy event loop may take to respond. */

@@ -7,6 +7,7 @@
 
 const { oneOf, expectWords, wholeNumber } = require('./args.js')
 const { makeProgress } = require('./progress.js')
+const { setImmediate } = require('../core/runtime.js')
 const { bytes, columns } = require('./style.js')
 
 const [KiB, MiB] = [1024, 2 ** 20]

@@ -2,6 +2,7 @@
 
 // A progress bar on standard error. Writes nothing if that is not a terminal.
 
+const { dateNow } = require('../core/runtime.js')
 const { bar, widthOf } = require('./style.js')
 
 const WIDTH = 30
@@ -16,7 +17,7 @@ function makeProgress(stream, total) {
   const shown = stream.isTTY === true
   return {
     update(/** @type {number} */ done, what = '') {
-      const now = Date.now()
+      const now = dateNow()
       if (!shown || now - drawnAt < MS_BETWEEN_DRAWS) return
       drawnAt = now
       const share = Math.min(1, done / total)

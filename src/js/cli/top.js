@@ -7,6 +7,7 @@ const { AttachError, ask, sockets } = require('./attach.js')
 const { makeReader } = require('../devices/doctor/reader.js')
 const { ORDER, frame } = require('./top/frame.js')
 const { holders, machineOf } = require('./top/machine.js')
+const { clearTimeout, dateNow, setTimeout } = require('../core/runtime.js')
 const { openScreen } = require('./top/screen.js')
 
 const REFRESH_MS = 1000
@@ -31,7 +32,7 @@ const command = {
   async run({ values, words, io, paint, print, json, width }) {
     expectWords(words, [])
     const sort = values.sort ?? 'npu'
-    if (values.json) return json({ takenAt: Date.now(), ...(await gather()) })
+    if (values.json) return json({ takenAt: dateNow(), ...(await gather()) })
     if (values.once || io.stdout.isTTY !== true) {
       const view = { sort, chosen: 0, width, height: Infinity, paint, interactive: false, time: clock() }
       return frame(await gather(), view).forEach((line) => print(line))

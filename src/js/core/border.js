@@ -1,7 +1,7 @@
 'use strict'
 
-// The border of the public API: each failure behind it reaches the caller as a MemoryError. Two are the caller's own and
-// stay as they are: the reason of an abort, and what an accessor or an iterator of an argument throws.
+// The border of the public API: each failure behind it reaches the caller as a MemoryError. Two are the caller's own
+// and stay as they are: the reason of an abort, and what an accessor or an iterator of an argument throws.
 //
 // `publicClass` and `publicFunction` wrap what the package exports. V8 inlines the wrapper: a pair of `allocate` and
 // `free` costs the same without it. A wrong receiver is found after the fact, by the error that a private name throws.

@@ -4,6 +4,7 @@
 // an allocation.
 
 const { channels } = require('./diagnostics-channels.js')
+const { nextTick } = require('./runtime.js')
 
 class ManagerEvents {
   #manager
@@ -26,7 +27,7 @@ class ManagerEvents {
    * @param {unknown} payload
    */
   emitLater(name, payload) {
-    process.nextTick(() => this.#manager.emit(name, payload))
+    nextTick(() => this.#manager.emit(name, payload))
   }
 
   /**
@@ -35,7 +36,7 @@ class ManagerEvents {
    * @param {import('../types/limits.js').MemoryWarning} warning
    */
   warn(warning) {
-    process.nextTick(() => {
+    nextTick(() => {
       if (channels.warning.hasSubscribers) channels.warning.publish({ manager: this.#manager, ...warning })
       this.#manager.emit('warning', warning)
     })

@@ -111,8 +111,11 @@ const kinds = {
     },
   /** @type {Validator<AbortSignal>} */
   signal(name, value) {
-    if (value instanceof AbortSignal) return value
-    throw invalid(`${name} must be an AbortSignal, not ${formatValue(value)}`)
+    // Not `instanceof`: a test environment, as jsdom, has an AbortSignal of its own.
+    const signal = /** @type {AbortSignal} */ (Object(value))
+    const isSignal = typeof signal.aborted === 'boolean' && typeof signal.addEventListener === 'function'
+    if (!isSignal) throw invalid(`${name} must be an AbortSignal, not ${formatValue(value)}`)
+    return signal
   },
   /** @type {<S extends Schema>(schema: S) => Validator<Checked<S>>} */
   nested: (schema) => (name, value) => check(name, value, schema),

@@ -12,6 +12,7 @@ const { inspectNonInstance } = require('../core/inspect-non-instance.js')
 const { check, invalid, kinds, outOfRange, formatValue } = require('../core/options.js')
 const { destroyPool } = require('../pools/pool.js')
 const { roundUp } = require('./layouts.js')
+const { setTimeout } = require('../core/runtime.js')
 const { dtypes, readSpec } = require('./spec.js')
 const { Structs, placeStructs } = require('./structs.js')
 

@@ -6,6 +6,7 @@
 const { memoryError } = require('../core/errors.js')
 const { check, integer, invalid, kinds, outOfRange, formatValue } = require('../core/options.js')
 const { headers, rknn, roundUp, write } = require('./layouts.js')
+const { Buffer, TextEncoder } = require('../core/runtime.js')
 const { dtypes, formats } = require('./spec.js')
 
 /** Room for a role or a marker, in UTF-8 with the final NUL. */

@@ -11,6 +11,7 @@ const net = require('node:net')
 const { join } = require('node:path')
 const { threadId } = require('node:worker_threads')
 const { formatBytes } = require('../core/format-bytes.js')
+const { dateNow } = require('../core/runtime.js')
 const { ownDirectory, parseName, socketName } = require('./socket-path.js')
 const { version } = require('../../../package.json')
 
@@ -230,7 +231,7 @@ function sweep(directory) {
     const path = join(directory, name)
     if (
       parseName(name) === undefined ||
-      Date.now() - (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? Infinity) < SWEEP_AGE_MS
+      dateNow() - (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? Infinity) < SWEEP_AGE_MS
     )
       continue
     // Connecting is the only proof: the pid may be of another container, where it means another process.

@@ -6,6 +6,7 @@
 const { lstatSync, mkdirSync } = require('node:fs')
 const { join } = require('node:path')
 const { memoryError } = require('../core/errors.js')
+const { Buffer } = require('../core/runtime.js')
 
 const NAME = 'rkllm-memory'
 /** The longest directory: a socket's address has 107 bytes, the name included. */

@@ -92,9 +92,13 @@ class Limits {
   /** Returns a copy. */
   get() {
     // Not assigned one by one: a tag may be called "__proto__".
-    const tags = Object.fromEntries(this.#tags)
-    return structuredClone({ ...this.#scopes, tags })
+    const tags = Object.fromEntries(Array.from(this.#tags, ([tag, of]) => [tag, copyOf(of)]))
+    const { npu, system, total } = this.#scopes
+    return { npu: copyOf(npu), system: copyOf(system), total: copyOf(total), tags }
   }
 }
+
+/** @type {(of: FullLimit) => FullLimit} */
+const copyOf = ({ max, warnAt }) => ({ max, warnAt: [...warnAt] })
 
 module.exports = { Limits }

@@ -4,6 +4,7 @@
 // failing manager must not fail a scrape.
 
 const { invalid, formatValue } = require('../core/options.js')
+const { queueMicrotask } = require('../core/runtime.js')
 
 /**
  * @typedef {import('../types/manager.js').MemoryManager} MemoryManager

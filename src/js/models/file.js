@@ -9,6 +9,7 @@
 const fs = require('node:fs')
 const { memoryError } = require('../core/errors.js')
 const { formatBytes } = require('../core/format-bytes.js')
+const { Buffer } = require('../core/runtime.js')
 
 const HEAD = 64
 /** No language or vision model is smaller; a truncated download or an error page is. */

@@ -6,6 +6,7 @@
 const { threadId } = require('node:worker_threads')
 const native = require('../core/binding.js')
 const { buffersOf, eventsOf, histogramOf, poolOf } = require('./columns.js')
+const { clearInterval, dateNow, now, setInterval } = require('../core/runtime.js')
 const { stackHere } = require('./stack.js')
 
 /** @type {Readonly<{ sampleInterval: number, eventCapacity: number, stackDepth: number }>} */
@@ -82,7 +83,7 @@ class Profiling {
     this.#options = options
     const { sampleInterval, eventCapacity, leakAfterMs } = options
     native.startProfiling(this.#handle.value, sampleInterval, eventCapacity)
-    this.#began = performance.now()
+    this.#began = now()
     this.#pointMs = POINT_MS
     this.#timeline = []
     this.#leaks = []
@@ -157,7 +158,7 @@ class Profiling {
 
   #point() {
     const { npuUsed, systemUsed, poolReserved } = native.summary(this.#handle.value)
-    this.#timeline.push({ timeMs: performance.now() - this.#began, npuUsed, systemUsed, poolReserved })
+    this.#timeline.push({ timeMs: now() - this.#began, npuUsed, systemUsed, poolReserved })
     if (this.#timeline.length < MAX_POINTS) return
     this.#timeline = this.#timeline.filter((_, at) => at % 2 === 0)
     this.#pointMs *= 2
@@ -219,7 +220,7 @@ function snapshotOf(handle, device, stats) {
   const { buffers, pools } = native.snapshot(handle)
   return {
     version: 1,
-    takenAt: Date.now(),
+    takenAt: dateNow(),
     device,
     stats,
     buffers: buffersOf(buffers, device.backend),

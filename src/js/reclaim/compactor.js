@@ -5,6 +5,7 @@
 const native = require('../core/binding.js')
 const { check } = require('../core/options.js')
 const schemas = require('./options.js')
+const { clearTimeout, now, setTimeout } = require('../core/runtime.js')
 
 /** Background compaction starts above this fragmentation. */
 const DEFRAGMENT_ABOVE = 0.5
@@ -55,12 +56,12 @@ class Compactor {
    */
   defragment(pool, options) {
     const caps = check('defragment', options, schemas.defragment)
-    const began = performance.now()
+    const began = now()
     const { moves: numbers, moved, stopped: _, failure, ...figures } = native.poolDefragment(pool, caps, this.#viewOf)
     const moves = movesOf(numbers ?? NO_MOVES, moved)
     if (moved > 0) this.#events.emitLater('relocated', moves)
     if (failure) throw failure
-    return { moves, ...figures, durationMs: performance.now() - began }
+    return { moves, ...figures, durationMs: now() - began }
   }
 
   /**

@@ -4,6 +4,7 @@ const native = require('../core/binding.js')
 const { collectGarbage } = require('../core/gc.js')
 const { check } = require('../core/options.js')
 const schemas = require('./options.js')
+const { now } = require('../core/runtime.js')
 
 /** How long `optimizeMemory` waits for a slow driver to take memory back. */
 const REAPER_WAIT_MS = 2000
@@ -20,7 +21,7 @@ const REAPER_WAIT_MS = 2000
  */
 function optimizeMemory(handle, pools, options) {
   const { trim = true, defragment = true } = check('optimizeMemory', options, schemas.optimize)
-  const began = performance.now()
+  const began = now()
   // Buffers that it collects are freed when the event loop turns, which is after this call.
   collectGarbage()
   native.waitForFrees(handle, REAPER_WAIT_MS)
@@ -37,7 +38,7 @@ function optimizeMemory(handle, pools, options) {
       bytesFreed += pool.trim()
     }
   }
-  return { bytesFreed, bytesMoved, pools: results, durationMs: performance.now() - began }
+  return { bytesFreed, bytesMoved, pools: results, durationMs: now() - began }
 }
 
 module.exports = { optimizeMemory }

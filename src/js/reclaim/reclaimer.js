@@ -5,6 +5,7 @@
 const native = require('../core/binding.js')
 const { formatBytes } = require('../core/format-bytes.js')
 const { isExhaustion } = require('./exhaustion.js')
+const { clearImmediate, clearTimeout, setImmediate, setTimeout } = require('../core/runtime.js')
 
 /**
  * @typedef {{ onPressure?: boolean, onExhaustion?: boolean }} ReclaimOptions

@@ -6,6 +6,7 @@
 const { promisify } = require('node:util')
 const gzip = promisify(require('node:zlib').gzip)
 const { framesOf } = require('./frames.js')
+const { Buffer } = require('../core/runtime.js')
 
 /** @type {[type: string, unit: string, figure: 'liveBytes' | 'liveCount' | 'totalBytes' | 'totalCount'][]} */
 const SAMPLE_TYPES = [

@@ -37,7 +37,7 @@ class DmaBufInbox {
   async receive(options) {
     const { signal } = check('receive', options, { signal: kinds.signal })
     for (;;) {
-      signal?.throwIfAborted()
+      if (signal?.aborted) throw signal.reason
       if (this.#handle === 0) throw closedError()
       const message = native.takeMessage(this.#handle)
       if (message) return message
