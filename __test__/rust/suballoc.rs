@@ -120,7 +120,7 @@ fn tlsf_crowded_arena_seeded() {
     }
 }
 
-/// Hundreds of free regions in one bin, of sizes that differ in different bits: groups divide the bin, and groups those.
+/// Hundreds of free regions in one bin, of sizes that differ in different bits: groups divide the bin and each other.
 #[test]
 fn tlsf_crowded_bins_seeded() {
     const FILL: u32 = STEPS / 20;

@@ -70,8 +70,8 @@ impl Bins {
         list
     }
 
-    /// Returns the lowest list that has members and may hold one of at least `size` granules: the list of `size` itself,
-    /// or the next above, where every member fits.
+    /// Returns the lowest list that has members and may hold one of at least `size` granules: the list of `size`
+    /// itself, or the next above, where every member fits.
     pub(super) fn first_from(&self, size: u64) -> Option<usize> {
         let own = bin_of(size);
         let bin = self.occupied_from(own)?;

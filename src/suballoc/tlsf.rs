@@ -17,9 +17,10 @@
 //! of N bytes would refuse N. `find` tries the head of the request's own list, then the head of the next list above,
 //! where every member fits. If every list above is empty, it searches the request's own list, which is short or uniform
 //! (see [`super::crowded_bins`]), so that it refuses no request that some free region could hold. A search for an
-//! alignment can be long; `Refused` makes its repetition take constant time until the next free. An alternative was measured: comparing the first members of a bin, and taking the smallest and
-//! lowest. Four members cost a fifth of the time on 20,000 live regions, in cache misses, and lower the highest address
-//! from 1.066 to 1.061 times the peak. The order of the lists gains more (see [`super::bins`]).
+//! alignment can be long; `Refused` makes its repetition take constant time until the next free. An alternative was
+//! measured: comparing the first members of a bin, and taking the smallest and lowest. Four members cost a fifth of the
+//! time on 20,000 live regions, in cache misses, and lower the highest address from 1.066 to 1.061 times the peak. The
+//! order of the lists gains more (see [`super::bins`]).
 
 use super::bins::{bin_of, Bins};
 use super::node::{Node, COUNT, NIL, USED};
