@@ -14,6 +14,7 @@ use nix::time::{clock_gettime, ClockId};
 use rkllmjs_memory::accounting::{Account, Accounting, AllocationEvent, Limit, Limits, WARN_AT};
 use rkllmjs_memory::device::memory::{PageOptions, Source};
 use rkllmjs_memory::handle::Handle;
+use rkllmjs_memory::id::AllocationId;
 use rkllmjs_memory::pool::{Layout, Pool, Slice};
 use rkllmjs_memory::profile::{Action, Options, Profiler};
 use rkllmjs_memory::suballoc::{Fixed, SubAllocator, Tlsf};
@@ -118,15 +119,21 @@ fn accounting() -> [f64; 2] {
         }
         Account { accounting, kind: Some(MemoryKind::Npu), tag: Some(Arc::clone(&tag)) }
     });
-    let id = Handle::from_raw(1);
-    let event = Some(AllocationEvent { size: SIZE, kind: MemoryKind::Npu, tag: Some(&tag), pool: None });
+    let handle = Handle::from_raw(1);
+    let event = Some(AllocationEvent {
+        id: AllocationId::next(),
+        size: SIZE,
+        kind: MemoryKind::Npu,
+        tag: Some(&tag),
+        pool: None,
+    });
     let mut times = [Vec::new(), Vec::new()];
     for round in 0..2 * ROUNDS {
         let (account, times) = (&accounts[round % 2], &mut times[round % 2]);
         let start = now_ns();
         for _ in 0..CALLS {
-            black_box(account.admit(black_box(SIZE)).expect("room").allocated(id, SIZE, event));
-            account.freed(id, SIZE, event.map(|event| (Action::Free, event)));
+            black_box(account.admit(black_box(SIZE)).expect("room").allocated(handle, SIZE, event));
+            account.freed(handle, SIZE, event.map(|event| (Action::Free, event)));
         }
         times.push((now_ns() - start) / f64::from(CALLS));
     }

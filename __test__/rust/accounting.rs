@@ -10,6 +10,7 @@ use rkllmjs_memory::accounting::{
 };
 use rkllmjs_memory::error::{Error, ErrorCode};
 use rkllmjs_memory::handle::Handle;
+use rkllmjs_memory::id::AllocationId;
 use rkllmjs_memory::profile::{self, Action, Options, Profiler};
 use rkllmjs_memory::units::MemoryKind;
 
@@ -367,7 +368,7 @@ fn events_are_recorded_with_kind_tag_and_pool() {
     let (kv, pool): (Arc<str>, Arc<str>) = ("kv".into(), "p".into());
     let (tag, in_pool) = (Some("kv".to_owned()), Some("p".to_owned()));
     let tagged = account(&accounting, SYSTEM, Some("kv"));
-    let event = AllocationEvent { size: 60, kind: SYSTEM, tag: Some(&kv), pool: Some(&pool) };
+    let event = AllocationEvent { id: AllocationId::next(), size: 60, kind: SYSTEM, tag: Some(&kv), pool: Some(&pool) };
     assert!(tagged.admit(64).unwrap().allocated(handle(1), 64, Some(event)));
     tagged.freed(handle(1), 64, Some((Action::Collect, event)));
     account(&accounting, NPU, Some("kv")).failed(99);
@@ -376,11 +377,12 @@ fn events_are_recorded_with_kind_tag_and_pool() {
     allocate(&tagged, 2, 64);
     tagged.freed(handle(2), 64, None);
     let recording = accounting.recording(true).unwrap();
+    let id = event.id.get();
     assert_eq!(
         seen(recording.events),
         [
-            (Action::Allocate, 1, 60, SYSTEM, tag.clone(), in_pool.clone()),
-            (Action::Collect, 1, 60, SYSTEM, tag.clone(), in_pool),
+            (Action::Allocate, id, 60, SYSTEM, tag.clone(), in_pool.clone()),
+            (Action::Collect, id, 60, SYSTEM, tag.clone(), in_pool),
             (Action::Fail, 0, 99, NPU, tag, None),
         ]
     );
@@ -395,7 +397,7 @@ fn a_sampled_allocation_has_its_sample_until_it_is_freed() {
     let profiler = profiler();
     accounting.record(Some(&profiler));
     let account = account(&accounting, NPU, None);
-    let event = AllocationEvent { size: 60, kind: NPU, tag: None, pool: None };
+    let event = AllocationEvent { id: AllocationId::next(), size: 60, kind: NPU, tag: None, pool: None };
     let before = notifications().load(Ordering::Relaxed);
     assert!(account.admit(64).unwrap().allocated(handle(7), 64, Some(event)));
     assert!(notifications().load(Ordering::Relaxed) > before, "its stack is worth asking for");

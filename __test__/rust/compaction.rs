@@ -123,11 +123,11 @@ fn follow(pool: &Pool, live: &mut HashMap<Handle, Known>, moves: &[Moved]) {
     // A slice may move twice: into a hole, and then down.
     let mut now = HashMap::new();
     for moved in moves {
-        let known = live.get(&moved.id).expect("only live slices move");
+        let known = live.get(&moved.handle).expect("only live slices move");
         assert_eq!((moved.size, known.pins), (known.size, 0));
-        let from = *now.entry(moved.id).or_insert(known.slice.offset);
+        let from = *now.entry(moved.handle).or_insert(known.slice.offset);
         assert!(from == moved.from.offset && moved.from != moved.to, "{moved:?} after {from}");
-        now.insert(moved.id, moved.to.offset);
+        now.insert(moved.handle, moved.to.offset);
     }
     for (id, offset) in now {
         let known = live.get_mut(&id).unwrap();
@@ -618,8 +618,8 @@ fn with_a_second_thread_others_use_the_pool_meanwhile() {
         for _ in 0..8 {
             let (moves, _) = defragment_aided(&pool, usize::MAX, || true);
             for moved in moves {
-                if let Some(known) = live.get_mut(&moved.id) {
-                    (known.slice, ..) = pool.movable(moved.id).unwrap();
+                if let Some(known) = live.get_mut(&moved.handle) {
+                    (known.slice, ..) = pool.movable(moved.handle).unwrap();
                 }
             }
             // Leaves moves for the next pass.

@@ -90,7 +90,7 @@ fn workload(manager: &Manager) -> usize {
     for allocation in live {
         allocation.release().unwrap();
         allocation.finalize(Reachability::Unreachable);
-        assert!(Allocation::by_id(allocation.id).is_none());
+        assert!(Allocation::by_handle(allocation.handle).is_none());
     }
     refused.get()
 }

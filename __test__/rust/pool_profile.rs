@@ -55,7 +55,7 @@ fn tags(recording: &Recording) -> Vec<Option<&str>> {
 }
 
 #[test]
-fn events_name_blocks_by_their_address_and_chunks_by_their_number() {
+fn events_name_blocks_by_their_ids_and_chunks_by_their_number() {
     let (pool, _profiler) = recorded();
     let first = pool.allocate(MIB, 64).unwrap();
     let second = pool.allocate(MIB / 2, 64).unwrap();
@@ -67,14 +67,14 @@ fn events_name_blocks_by_their_address_and_chunks_by_their_number() {
     assert_eq!(
         events(&recording),
         [
-            (Action::Allocate, first.address as u64, MIB),
+            (Action::Allocate, first.id.get(), MIB),
             (Action::Grow, 1, MIB),
-            (Action::Allocate, second.address as u64, MIB / 2),
+            (Action::Allocate, second.id.get(), MIB / 2),
             (Action::Grow, 2, MIB),
-            (Action::Allocate, third.address as u64, MIB),
+            (Action::Allocate, third.id.get(), MIB),
             (Action::Fail, 0, MIB),
-            (Action::Free, third.address as u64, MIB),
-            (Action::Collect, second.address as u64, MIB / 2),
+            (Action::Free, third.id.get(), MIB),
+            (Action::Collect, second.id.get(), MIB / 2),
             // The pool keeps the empty chunk that it would try first.
             (Action::Trim, 2, MIB),
         ]
@@ -98,23 +98,23 @@ fn the_pool_does_not_record_slices_that_their_holder_records() {
     let again = pool.allocate(100, 64).unwrap();
     assert_eq!(again.address, held.address);
     pool.free(again.chunk, again.region).unwrap();
-    let (own, again) = (own.address as u64, again.address as u64);
+    let (own, again) = (own.id.get(), again.id.get());
     let expected = [(Action::Allocate, own, 100), (Action::Allocate, again, 100), (Action::Free, again, 100)];
     assert_eq!(events(&pool.recording(true).unwrap()), expected);
     assert_eq!(profiler.pending(), 2);
 }
 
 #[test]
-fn a_movable_block_is_recorded_by_its_name_and_under_its_own_tag() {
+fn a_movable_block_is_recorded_under_its_id_and_its_own_tag() {
     let (pool, _profiler) = recorded();
     let own = account(&Accounting::new(&[]), None, Some("own"));
     let (tagged, slice) = pool.allocate_movable(100, 64, Some(&own)).unwrap();
-    let (plain, _) = pool.allocate_movable(200, 64, None).unwrap();
+    let (plain, other) = pool.allocate_movable(200, 64, None).unwrap();
     assert!(pool.sample_of(&slice).is_some());
     pool.free_movable(tagged).unwrap();
     pool.free_movable(plain).unwrap();
     let recording = pool.recording(true).unwrap();
-    let (tagged, plain) = (tagged.get(), plain.get());
+    let (tagged, plain) = (slice.id.get(), other.id.get());
     assert_eq!(
         events(&recording),
         [
@@ -140,11 +140,15 @@ fn a_move_is_recorded_and_takes_its_sample_along() {
         step.commit().unwrap().unwrap();
     }
     let (now, ..) = pool.movable(id).unwrap();
-    assert_eq!(now.address, below.address);
+    assert_eq!((now.address, now.id), (below.address, slice.id));
+    assert!(pool.map()[0].blocks.iter().any(|block| block.id == Some(slice.id) && block.offset == now.offset));
     assert_eq!((pool.sample_of(&now), pool.sample_of(&slice)), (Some(sample), None));
     let recording = pool.recording(true).unwrap();
     let last = recording.events.last().unwrap();
-    assert_eq!((last.action, last.id, last.size, last.tag.as_deref()), (Action::Move, id.get(), 64 * KIB, Some("own")));
+    assert_eq!(
+        (last.action, last.id, last.size, last.tag.as_deref()),
+        (Action::Move, slice.id.get(), 64 * KIB, Some("own"))
+    );
     // The sample ends with the block, at its new place.
     pool.free_movable(id).unwrap();
     assert!(pool.sampled().is_empty() && profiler.sites().sample(sample).is_none());
@@ -156,19 +160,19 @@ fn sampled_blocks_are_listed_as_javascript_knows_them() {
     let before = notifications().load(std::sync::atomic::Ordering::Relaxed);
     let own = account(&Accounting::new(&[]), None, Some("own"));
     let fixed = pool.allocate(100, 64).unwrap();
-    let (movable, place) = pool.allocate_movable(200, 64, Some(&own)).unwrap();
+    let (_, place) = pool.allocate_movable(200, 64, Some(&own)).unwrap();
     assert!(notifications().load(std::sync::atomic::Ordering::Relaxed) >= before + 2, "each stack is worth asking for");
     let mut sampled = pool.sampled();
     sampled.sort_by_key(|block| block.size);
     let said: Vec<_> = sampled
         .iter()
-        .map(|block| (block.id, block.slice.address, block.size, block.tag.as_deref(), block.sample))
+        .map(|block| (block.slice.id, block.slice.address, block.size, block.tag.as_deref(), block.sample))
         .collect();
     assert_eq!(
         said,
         [
-            (fixed.address as u64, fixed.address, 100, None, pool.sample_of(&fixed).unwrap()),
-            (movable.get(), place.address, 200, Some("own"), pool.sample_of(&place).unwrap()),
+            (fixed.id, fixed.address, 100, None, pool.sample_of(&fixed).unwrap()),
+            (place.id, place.address, 200, Some("own"), pool.sample_of(&place).unwrap()),
         ]
     );
     pool.free(fixed.chunk, fixed.region).unwrap();
@@ -180,7 +184,7 @@ fn the_map_shows_every_region_of_every_chunk() {
     let (pool, _profiler) = recorded();
     let own = account(&Accounting::new(&[]), None, Some("own"));
     let (first, hole) = (pool.allocate(MIB / 4, 64).unwrap(), pool.allocate(MIB / 4, 64).unwrap());
-    let (movable, place) = pool.allocate_movable(MIB / 2, 64, Some(&own)).unwrap();
+    let (_, place) = pool.allocate_movable(MIB / 2, 64, Some(&own)).unwrap();
     let other = pool.allocate(MIB, 64).unwrap();
     pool.free(hole.chunk, hole.region).unwrap();
     let map = pool.map();
@@ -191,14 +195,14 @@ fn the_map_shows_every_region_of_every_chunk() {
     let blocks: Vec<_> = map[0]
         .blocks
         .iter()
-        .map(|block| (block.offset, block.size, block.used, block.movable, block.tag.as_deref(), block.sample))
+        .map(|block| (block.offset, block.size, block.id, block.movable, block.tag.as_deref(), block.sample))
         .collect();
     assert_eq!(
         blocks,
         [
-            (0, MIB / 4, true, None, None, pool.sample_of(&first)),
-            (MIB / 4, MIB / 4, false, None, None, None),
-            (MIB / 2, MIB / 2, true, Some(movable), Some("own"), pool.sample_of(&place)),
+            (0, MIB / 4, Some(first.id), false, None, pool.sample_of(&first)),
+            (MIB / 4, MIB / 4, None, false, None, None),
+            (MIB / 2, MIB / 2, Some(place.id), true, Some("own"), pool.sample_of(&place)),
         ]
     );
     assert!(pool.sample_of(&first).is_some() && pool.sample_of(&place).is_some());
@@ -211,20 +215,19 @@ fn the_map_shows_every_region_of_every_chunk() {
 fn a_reset_and_the_end_free_all_live_slices() {
     let (pool, profiler) = recorded();
     let kept = pool.allocate(MIB, 64).unwrap();
-    let (movable, gone) = pool.allocate_movable(MIB / 2, 64, None).unwrap();
+    let (_, gone) = pool.allocate_movable(MIB / 2, 64, None).unwrap();
     let chunk_memory = pool.chunk_memory(gone.chunk).unwrap();
     pool.reset(|other| !Arc::ptr_eq(other, &chunk_memory)).unwrap();
     let mut found = events(&pool.recording(true).unwrap()).split_off(3);
     found.sort_by_key(|(action, _, size)| (*action as u8, *size));
-    let expected =
-        [(Action::Free, movable.get(), MIB / 2), (Action::Free, kept.address as u64, MIB), (Action::Trim, 1, MIB)];
+    let expected = [(Action::Free, gone.id.get(), MIB / 2), (Action::Free, kept.id.get(), MIB), (Action::Trim, 1, MIB)];
     assert_eq!(found, expected);
     assert!(pool.sampled().is_empty() && pool.movables() == 0);
     let last = pool.allocate(10, 64).unwrap();
     pool.destroy(true).unwrap();
     assert!(pool.recording(true).is_none(), "it is the profiler's now");
     let all = profiler.profile(Vec::new(), true).recording;
-    let expected = [(Action::Free, last.address as u64, 10), (Action::Trim, 0, MIB)];
+    let expected = [(Action::Free, last.id.get(), 10), (Action::Trim, 0, MIB)];
     assert_eq!(events(&all).split_off(all.events.len() - 2), expected);
     assert_eq!((all.totals.allocations, all.totals.frees), (3, 3));
 }
@@ -234,15 +237,15 @@ fn a_delayed_free_is_recorded_when_it_is_asked_for() {
     let profiler = profiler();
     let pool = Pool::new(None, pages(), Layout { delay: 1, ..layout(MIB, MIB, MIB) }, None).unwrap();
     pool.record(Some(&profiler));
-    let (movable, _) = pool.allocate_movable(10, 64, None).unwrap();
+    let (movable, moves) = pool.allocate_movable(10, 64, None).unwrap();
     let slice = pool.allocate(20, 64).unwrap();
     pool.free_as(slice.chunk, slice.region, Action::Collect).unwrap();
     pool.free_movable(movable).unwrap();
     let expected = [
-        (Action::Allocate, movable.get(), 10),
-        (Action::Allocate, slice.address as u64, 20),
-        (Action::Collect, slice.address as u64, 20),
-        (Action::Free, movable.get(), 10),
+        (Action::Allocate, moves.id.get(), 10),
+        (Action::Allocate, slice.id.get(), 20),
+        (Action::Collect, slice.id.get(), 20),
+        (Action::Free, moves.id.get(), 10),
     ];
     assert_eq!(events(&pool.recording(true).unwrap()), expected);
     // A delayed free is already recorded: the end does not free it again, and the live list does not have it.

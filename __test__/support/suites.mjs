@@ -30,6 +30,7 @@ export const driverless = [
   'examples',
   'explain',
   'format-bytes',
+  'ids',
   'inspect-socket',
   'layers',
   'metrics',

@@ -40,6 +40,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
+use crate::id::AllocationId;
 use crate::profile::{Action, Key, Profiler, RawRecording, Recorder, Recording};
 use crate::sync::{Mutex, MutexGuard};
 use crate::units::MemoryKind;
@@ -86,6 +87,8 @@ pub struct Account {
 /// The description of an allocation for the profile.
 #[derive(Clone, Copy, Debug)]
 pub struct AllocationEvent<'a> {
+    /// The allocation's id.
+    pub id: AllocationId,
     /// Bytes requested.
     pub size: u64,
     /// The kind of memory.
@@ -148,12 +151,12 @@ impl Accounting {
     pub fn samples(&self) -> HashMap<Handle, Handle> {
         let state = self.state();
         let samples = state.recorder.iter().flat_map(|recorder| recorder.samples());
-        samples.map(|((_, id), sample)| (Handle::from_raw(id), sample)).collect()
+        samples.map(|((_, handle), sample)| (Handle::from_raw(handle), sample)).collect()
     }
 
-    /// Returns the sample of the allocation `id`.
-    pub fn sample(&self, id: Handle) -> Option<Handle> {
-        self.state().recorder.as_ref().and_then(|recorder| recorder.sample(key(id)))
+    /// Returns the sample of the allocation `handle`.
+    pub fn sample(&self, handle: Handle) -> Option<Handle> {
+        self.state().recorder.as_ref().and_then(|recorder| recorder.sample(key(handle)))
     }
 
     /// Takes the warnings since the last call.
@@ -254,14 +257,14 @@ impl Account {
     }
 
     /// Counts that an allocation was freed, and records `event`. `None` if the pool records it.
-    pub fn freed(&self, id: Handle, bytes: u64, event: Option<(Action, AllocationEvent<'_>)>) {
+    pub fn freed(&self, handle: Handle, bytes: u64, event: Option<(Action, AllocationEvent<'_>)>) {
         let mut state = self.accounting.state();
         self.view(&mut state).each(|counters| counters.freed(bytes));
-        state.accounts.live.remove(&id);
+        state.accounts.live.remove(&handle);
         if let (Some(recorder), Some((how, event))) = (&mut state.recorder, event) {
             let label = recorder.label(event.kind, event.tag, event.pool);
-            recorder.ended(how, id.get(), event.size, Some(label));
-            recorder.sample_ended(key(id));
+            recorder.ended(how, event.id.get(), event.size, Some(label));
+            recorder.sample_ended(key(handle));
         }
     }
 
@@ -325,18 +328,18 @@ impl Admission {
         Ok(())
     }
 
-    /// Commits the bytes as the allocation `id`, and records `event`; `None` if the pool records it. Returns false if
-    /// the accounting was closed meanwhile: the caller then frees the allocation at once.
-    pub fn allocated(self, id: Handle, bytes: u64, event: Option<AllocationEvent<'_>>) -> bool {
+    /// Commits the bytes as the allocation `handle`, and records `event`; `None` if the pool records it. Returns false
+    /// if the accounting was closed meanwhile: the caller then frees the allocation at once.
+    pub fn allocated(self, handle: Handle, bytes: u64, event: Option<AllocationEvent<'_>>) -> bool {
         let (open, sampled) = self.commit_as(
             |counters| counters.allocated(bytes),
             |AccountingState { accounts, recorder, .. }| {
-                accounts.live.insert(id);
+                accounts.live.insert(handle);
                 let sampled = recorder.as_mut().zip(event).is_some_and(|(recorder, event)| {
                     let label = recorder.label(event.kind, event.tag, event.pool);
-                    let hit = recorder.allocated(id.get(), event.size, Some(label));
+                    let hit = recorder.allocated(event.id.get(), event.size, Some(label));
                     if hit {
-                        recorder.sampled(key(id), event.size, event.tag.cloned());
+                        recorder.sampled(key(handle), event.size, event.tag.cloned());
                     }
                     hit
                 });
@@ -401,8 +404,8 @@ impl Drop for Admission {
     }
 }
 
-fn key(id: Handle) -> Key {
-    (0, id.get())
+fn key(handle: Handle) -> Key {
+    (0, handle.get())
 }
 
 fn disposed() -> Error {

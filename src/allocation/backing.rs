@@ -25,6 +25,7 @@ use once_cell::sync::Lazy;
 use crate::device::memory::Memory;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
+use crate::id::AllocationId;
 use crate::pool::{ChunkMemory, Pool, Slice};
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::held_addresses::HeldAddresses;
@@ -79,6 +80,15 @@ impl Backing {
                 BackingInfo { reserved: slice.padded, pool: pool.public_name().cloned(), dedicated: false }
             }
             Backing::Shared(share) => share.info.clone(),
+        }
+    }
+
+    /// The id of the slice; `None` for memory of its own, and for a further holder of shared memory, which is an
+    /// allocation of its own.
+    pub fn slice_id(&self) -> Option<AllocationId> {
+        match self {
+            Backing::Suballocated { slice, .. } => Some(slice.id),
+            Backing::Dedicated(_) | Backing::Shared(_) => None,
         }
     }
 

@@ -30,6 +30,7 @@ use crate::backend::Object;
 use crate::device::memory::Memory;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
+use crate::id::AllocationId;
 use crate::pool::{ChunkMemory, Pool, Slice};
 use crate::profile::Action;
 use crate::sync::{Mutex, MutexGuard};
@@ -39,8 +40,10 @@ use crate::units::MemoryKind;
 /// The memory behind one ArrayBuffer. See the [module](self).
 #[derive(Debug)]
 pub struct Allocation {
-    /// The id, unique in this process.
-    pub id: Handle,
+    /// The id, which the slice under a block has too.
+    pub id: AllocationId,
+    /// The name in the directory. A block that gets another ArrayBuffer gets another name too.
+    pub handle: Handle,
     /// The kind of memory.
     pub kind: MemoryKind,
     /// The requested bytes, which are the length of the ArrayBuffer.
@@ -152,6 +155,7 @@ impl Allocation {
     ) -> Result<Arc<Self>> {
         let Some((memory, offset)) = backing.memory() else { return Err(disposed()) };
         let BackingInfo { reserved, pool, dedicated } = backing.info();
+        let id = backing.slice_id().unwrap_or_else(AllocationId::next);
         if let Err(error) = admission.cover(reserved) {
             match &backing {
                 Backing::Dedicated(_) => {}
@@ -161,9 +165,10 @@ impl Allocation {
             return Err(error);
         }
         let account = admission.account().clone();
-        let make = |id| {
+        let make = |handle| {
             Arc::new(Self {
                 id,
+                handle,
                 kind: memory.kind(),
                 size,
                 reserved,
@@ -187,7 +192,7 @@ impl Allocation {
             })
         };
         let allocation = directory().insert(make);
-        if !admission.allocated(allocation.id, reserved, allocation.event()) {
+        if !admission.allocated(allocation.handle, reserved, allocation.event()) {
             // No runtime got this allocation.
             allocation.finalize(Reachability::Unreachable);
             return Err(disposed());
@@ -207,14 +212,14 @@ impl Allocation {
     }
 
     /// Finds an allocation, live or released, until its finalizer has run.
-    pub fn by_id(id: Handle) -> Option<Arc<Self>> {
-        directory().table.get(id).cloned()
+    pub fn by_handle(handle: Handle) -> Option<Arc<Self>> {
+        directory().table.get(handle).cloned()
     }
 
-    /// Finds the allocations of `ids` that are not gone.
-    pub fn by_ids(ids: &[Handle]) -> Vec<Arc<Self>> {
+    /// Finds those of the allocations that are not gone.
+    pub fn by_handles(handles: &[Handle]) -> Vec<Arc<Self>> {
         let directory = directory();
-        ids.iter().filter_map(|id| directory.table.get(*id).cloned()).collect()
+        handles.iter().filter_map(|handle| directory.table.get(*handle).cloned()).collect()
     }
 
     /// Reports whether `accounting` counts this allocation.
@@ -338,7 +343,7 @@ impl Allocation {
         };
         if let Err(error) = taken {
             self.state().backing = Some(backing);
-            directory().remember_address(self.address, self.id);
+            directory().remember_address(self.address, self.handle);
             return Err(retire_failed(&error, self.reserved));
         }
         let address_owner = match backing {
@@ -353,12 +358,12 @@ impl Allocation {
 
     /// Removes the allocation from the accounting.
     fn forget(&self, how: Action) {
-        self.account.freed(self.id, self.reserved, self.event().map(|event| (how, event)));
+        self.account.freed(self.handle, self.reserved, self.event().map(|event| (how, event)));
     }
 
     fn event(&self) -> Option<AllocationEvent<'_>> {
         let (tag, pool) = (self.tag.as_ref(), self.pool.as_ref());
-        self.recorded.then_some(AllocationEvent { size: self.size, kind: self.kind, tag, pool })
+        self.recorded.then_some(AllocationEvent { id: self.id, size: self.size, kind: self.kind, tag, pool })
     }
 
     /// Detaches the allocation from its slice, so that ending the allocation does not free the slice, which is about to
@@ -386,7 +391,7 @@ impl Allocation {
                 None => return,
             }
         };
-        directory().table.remove(self.id);
+        directory().table.remove(self.handle);
         if reach == Reachability::Unknown {
             address_owner.quarantine_forever();
         }
@@ -459,21 +464,21 @@ struct Directory {
 
 impl Directory {
     fn insert(&mut self, make: impl FnOnce(Handle) -> Arc<Allocation>) -> Arc<Allocation> {
-        let (id, allocation) = self.table.insert_with(make);
+        let (handle, allocation) = self.table.insert_with(make);
         let allocation = Arc::clone(allocation);
-        self.remember_address(allocation.address, id);
+        self.remember_address(allocation.address, handle);
         allocation
     }
 
-    fn remember_address(&mut self, address: usize, id: Handle) {
-        if let Some(shares_with) = self.by_address.insert(address, id) {
+    fn remember_address(&mut self, address: usize, handle: Handle) {
+        if let Some(shares_with) = self.by_address.insert(address, handle) {
             self.others.entry(address).or_default().push(shares_with);
         }
     }
 
     fn forget_address(&mut self, allocation: &Allocation) {
-        let (address, id) = (&allocation.address, allocation.id);
-        let is_first = self.by_address.get(address) == Some(&id);
+        let (address, handle) = (&allocation.address, allocation.handle);
+        let is_first = self.by_address.get(address) == Some(&handle);
         if self.others.is_empty() {
             if is_first {
                 self.by_address.remove(address);
@@ -481,7 +486,7 @@ impl Directory {
             return;
         }
         let next = self.others.get_mut(address).and_then(|others| {
-            others.retain(|other| *other != id);
+            others.retain(|other| *other != handle);
             if is_first {
                 others.pop()
             } else {

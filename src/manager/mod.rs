@@ -193,13 +193,14 @@ impl Manager {
         })
     }
 
-    /// Finds the live allocation of this manager at `address`. Shared memory may have several allocations there: `id`
-    /// selects one of them.
+    /// Finds the live allocation of this manager at `address`. Shared memory may have several allocations there:
+    /// `handle` selects one of them.
     ///
     /// Errors: `ERR_UNKNOWN_BUFFER`.
-    pub fn find(&self, address: usize, id: Option<Handle>) -> Result<Arc<Allocation>> {
+    pub fn find(&self, address: usize, handle: Option<Handle>) -> Result<Arc<Allocation>> {
         let matches = |found: &Arc<Allocation>| {
-            found.belongs_to(&self.accounting) && (!found.is_shared() || id.is_none_or(|id| id == found.id))
+            found.belongs_to(&self.accounting)
+                && (!found.is_shared() || handle.is_none_or(|handle| handle == found.handle))
         };
         Allocation::at(address).find(matches).ok_or_else(|| {
             Error::new(ErrorCode::UnknownBuffer, "this buffer was not allocated by this MemoryManager")
@@ -273,7 +274,7 @@ impl Manager {
 
     /// Frees all memory. ArrayBuffers that JavaScript still holds read zeros afterwards.
     pub fn dispose(&self) {
-        let live: Vec<_> = self.accounting.close().into_iter().filter_map(Allocation::by_id).collect();
+        let live: Vec<_> = self.accounting.close().into_iter().filter_map(Allocation::by_handle).collect();
         self.release_all();
         self.end_pools(&live);
         for allocation in live {

@@ -167,7 +167,7 @@ impl Manager {
         let admission = self.slice_account(None).admit(size)?;
         let backing = Backing::Suballocated { pool: Arc::clone(pool), slice, chunk_memory };
         let allocation = Allocation::enter_block(admission, backing, size, tag)?;
-        pool.set_view(id, Some(allocation.id));
+        pool.set_view(id, Some(allocation.handle));
         Ok(allocation)
     }
 
@@ -222,7 +222,7 @@ impl Manager {
 
     fn live_allocations_of(&self, pool: &Arc<Pool>) -> Vec<Arc<Allocation>> {
         let live = self.accounting.read(|accounts| accounts.live.iter().copied().collect::<Vec<_>>());
-        live.into_iter().filter_map(Allocation::by_id).filter(|allocation| allocation.is_of(pool)).collect()
+        live.into_iter().filter_map(Allocation::by_handle).filter(|allocation| allocation.is_of(pool)).collect()
     }
 
     fn registry(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<Pool>>> {

@@ -88,7 +88,7 @@ impl Manager {
     /// Returns the stack of the call that made the allocation, if sampled.
     pub fn stack_of(&self, allocation: &Allocation) -> Option<Arc<str>> {
         let profiler = self.profiling.recording()?;
-        let sample = self.accounting.sample(allocation.id).or_else(|| block_sample(allocation))?;
+        let sample = self.accounting.sample(allocation.handle).or_else(|| block_sample(allocation))?;
         let stack = profiler.sites().stack(sample);
         stack
     }
@@ -99,10 +99,10 @@ impl Manager {
         let stack = |sample: Handle| profiler.as_ref()?.sites().stack(sample);
         let samples = self.accounting.samples();
         let live = self.accounting.read(|accounts| accounts.live.iter().copied().collect::<Vec<_>>());
-        let mut buffers: Vec<_> = Allocation::by_ids(&live)
+        let mut buffers: Vec<_> = Allocation::by_handles(&live)
             .into_iter()
             .map(|allocation| {
-                let sample = samples.get(&allocation.id).copied();
+                let sample = samples.get(&allocation.handle).copied();
                 let sample = sample.or_else(|| profiler.as_ref().and_then(|_| block_sample(&allocation)));
                 let stack = sample.and_then(stack);
                 (allocation, stack)
@@ -125,11 +125,11 @@ impl Manager {
         let Some(latest) = SystemTime::now().checked_sub(age) else { return Default::default() };
         let live = self.accounting.read(|accounts| accounts.live.clone());
         let mut reported = self.profiling.reported();
-        reported.buffers.retain(|id| live.contains(id));
-        let news: Vec<_> = live.into_iter().filter(|id| !reported.buffers.contains(id)).collect();
-        let mut buffers = Allocation::by_ids(&news);
+        reported.buffers.retain(|handle| live.contains(handle));
+        let news: Vec<_> = live.into_iter().filter(|handle| !reported.buffers.contains(handle)).collect();
+        let mut buffers = Allocation::by_handles(&news);
         buffers.retain(|allocation| allocation.allocated_at <= latest);
-        reported.buffers.extend(buffers.iter().map(|allocation| allocation.id));
+        reported.buffers.extend(buffers.iter().map(|allocation| allocation.handle));
 
         let sampled = self.pools().into_iter().flat_map(|pool| {
             let blocks = pool.sampled();

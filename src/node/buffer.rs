@@ -33,7 +33,7 @@ const FINALIZED_PER_CONSOLIDATION: u32 = 128;
 /// Status of a runtime that forbids external ArrayBuffers (Electron).
 const NO_EXTERNAL_BUFFERS_ALLOWED: sys::napi_status = 22;
 
-/// Creates the ArrayBuffer of a new allocation: `[buffer, id]`.
+/// Creates the ArrayBuffer of a new allocation: `[buffer, handle]`.
 ///
 /// An array, because the property names of an object would be made into strings at each call.
 pub fn expose<'env>(env: &'env Env, allocated: crate::error::Result<Arc<Allocation>>) -> Result<Array<'env>> {
@@ -41,11 +41,11 @@ pub fn expose<'env>(env: &'env Env, allocated: crate::error::Result<Arc<Allocati
     let buffer = create(env, &allocation).map_err(throw(env))?;
     let mut pair = env.create_array(2)?;
     pair.set(0, buffer)?;
-    pair.set(1, allocation.id.get() as f64)?;
+    pair.set(1, allocation.handle.get() as f64)?;
     Ok(pair)
 }
 
-/// Finds the live allocation that `buffer` covers as a whole. Several may share an address: `id` tells which of them.
+/// Finds the live allocation that `buffer` covers as a whole. Several may share it; the handle `id` selects one.
 ///
 /// Errors: `ERR_INVALID_ARG_TYPE`, `ERR_UNKNOWN_BUFFER`, and those of [`Manager::find`](crate::manager::Manager::find).
 pub fn find(env: &Env, manager_handle: f64, buffer: &Unknown<'_>, id: Option<f64>) -> Result<Arc<Allocation>> {
@@ -74,7 +74,7 @@ fn create<'env>(env: &'env Env, allocation: &Allocation) -> crate::error::Result
             allocation.address as *mut c_void,
             allocation.size as usize,
             Some(finalize),
-            allocation.id.get() as usize as *mut c_void,
+            allocation.handle.get() as usize as *mut c_void,
             &mut value,
         )
     };
@@ -191,7 +191,7 @@ pub fn close_fd(fd: i32) {
 /// Finalizer of an ArrayBuffer. A runtime runs it early or late, on this thread or another, inside a detach, or never.
 unsafe extern "C" fn finalize(env: sys::napi_env, _data: *mut c_void, hint: *mut c_void) {
     let finalize = || {
-        if let Some(allocation) = Allocation::by_id(Handle::from_raw(hint as usize as u64)) {
+        if let Some(allocation) = Allocation::by_handle(Handle::from_raw(hint as usize as u64)) {
             allocation.finalize(reach(env, &allocation));
         }
         consolidate_heap();

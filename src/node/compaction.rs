@@ -145,12 +145,12 @@ impl DetachView for Detacher<'_> {
     type Error = Failure;
 
     fn detach(&mut self, view: Handle, address: usize) -> std::result::Result<Detachment, Failure> {
-        let Some(allocation) = Allocation::by_id(view).filter(|allocation| allocation.is_live()) else {
+        let Some(allocation) = Allocation::by_handle(view).filter(|allocation| allocation.is_live()) else {
             return Ok(Detachment::Ended);
         };
         // Some runtimes run the finalizer inside the detach: it must not free the block that is about to move.
         let Some(detached) = allocation.detach_from_slice() else { return Ok(Detachment::Refused) };
-        let buffer = self.view_of.call(allocation.id.get() as f64).map_err(Failure::Thrown)?;
+        let buffer = self.view_of.call(allocation.handle.get() as f64).map_err(Failure::Thrown)?;
         let whole = (address, allocation.size);
         if buffer::info(self.env, &buffer) != Some(whole) || buffer::detach(self.env, &buffer, address).is_err() {
             return Ok(Detachment::Refused);
@@ -165,7 +165,7 @@ fn duration(ms: f64) -> Duration {
 }
 
 fn numbers(moved: &Moved) -> [f64; NUMBERS_PER_MOVE] {
-    let Moved { id, from, to, size } = *moved;
+    let Moved { id, from, to, size, .. } = *moved;
     let location = |location: Location| [location.chunk as f64, location.offset as f64];
     let ([from_chunk, from_offset], [to_chunk, to_offset]) = (location(from), location(to));
     [id.get() as f64, from_chunk, from_offset, to_chunk, to_offset, size as f64]

@@ -13,6 +13,7 @@
 //! | 0, 8, 16 | f64: pool, size, alignment |
 //! | 24, 32 | f64: CPU address, device address (-1: none) |
 //! | 40, 44, 48, 52 | i32: chunk (index, generation) and region (slot, generation), which name a slice |
+//! | 56 | f64: the slice's id |
 //!
 //! Any bytes are a safe request: numbers that name nothing find nothing.
 #![allow(unsafe_code)]
@@ -55,6 +56,7 @@ struct AliasedBuffer {
     device_address: f64,
     chunk: [i32; 2],
     region: [i32; 2],
+    id: f64,
 }
 
 impl FastCalls {
@@ -98,6 +100,7 @@ impl FastCalls {
             (&raw mut (*buffer).device_address).write(slice.device_address.map_or(-1.0, |address| address as f64));
             (&raw mut (*buffer).chunk).write(halves(slice.chunk.get()));
             (&raw mut (*buffer).region).write(halves(slice.region.to_raw()));
+            (&raw mut (*buffer).id).write(slice.id.get() as f64);
         }
     }
 

@@ -132,23 +132,23 @@ pub fn unix_ms(time: SystemTime) -> f64 {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64() * 1e3
 }
 
-/// Allocates NPU memory: `[buffer, id]`.
-#[napi(catch_unwind, ts_return_type = "[buffer: ArrayBuffer, id: number]")]
+/// Allocates NPU memory: `[buffer, handle]`.
+#[napi(catch_unwind, ts_return_type = "[buffer: ArrayBuffer, handle: number]")]
 pub fn allocate_npu<'env>(env: &'env Env, handle: f64, size: f64, options: Option<Npu>) -> Result<Array<'env>> {
     let options = options.unwrap_or_default().into();
     let allocated = manager(handle).and_then(|manager| manager.allocate_npu(size as u64, &options));
     expose(env, allocated)
 }
 
-/// Allocates system memory: `[buffer, id]`.
-#[napi(catch_unwind, ts_return_type = "[buffer: ArrayBuffer, id: number]")]
+/// Allocates system memory: `[buffer, handle]`.
+#[napi(catch_unwind, ts_return_type = "[buffer: ArrayBuffer, handle: number]")]
 pub fn allocate_system<'env>(env: &'env Env, handle: f64, size: f64, options: Option<System>) -> Result<Array<'env>> {
     let options = options.unwrap_or_default().into();
     let allocated = manager(handle).and_then(|manager| manager.allocate_system(size as u64, &options));
     expose(env, allocated)
 }
 
-/// Allocates NPU memory on another thread: a promise of `[buffer, id]`, or of nothing after
+/// Allocates NPU memory on another thread: a promise of `[buffer, handle]`, or of nothing after
 /// `cancelTask`.
 #[napi(catch_unwind)]
 pub fn allocate_npu_async(env: &Env, handle: f64, size: f64, options: Option<Npu>) -> Result<AsyncTask<'_>> {
@@ -159,7 +159,7 @@ pub fn allocate_npu_async(env: &Env, handle: f64, size: f64, options: Option<Npu
 }
 
 /// Frees `buffer`. `kind` is the kind that it must have ("npu" or "system"), if that matters. Returns the allocation's
-/// id, or 0 if the finalizer tells which of several allocations over shared memory it was.
+/// handle, or 0 if the finalizer tells which of several allocations over shared memory it was.
 #[napi(catch_unwind)]
 pub fn deallocate(env: &Env, handle: f64, buffer: Unknown<'_>, kind: Option<String>, id: Option<f64>) -> Result<f64> {
     let allocation = find(env, handle, &buffer, id)?;
@@ -184,13 +184,13 @@ pub fn deallocate(env: &Env, handle: f64, buffer: Unknown<'_>, kind: Option<Stri
     }
     // Does nothing where the runtime has run the finalizer inside the detach.
     allocation.release().map_err(throw(env))?;
-    Ok(allocation.id.get() as f64)
+    Ok(allocation.handle.get() as f64)
 }
 
 /// Pins an allocation, which keeps it from being deallocated, or unpins it.
 #[napi(catch_unwind)]
 pub fn pin_allocation(id: f64, pinned: bool) {
-    if let Some(allocation) = Allocation::by_id(registry::handle(id)) {
+    if let Some(allocation) = Allocation::by_handle(registry::handle(id)) {
         allocation.set_pinned(pinned);
     }
 }
@@ -214,7 +214,7 @@ pub fn owns(env: &Env, handle: f64, buffer: Unknown<'_>) -> Result<bool> {
 /// Returns whether an allocation is live. A detached buffer whose allocation lives was transferred by a script.
 #[napi(catch_unwind)]
 pub fn is_live(id: f64) -> bool {
-    Allocation::by_id(registry::handle(id)).is_some_and(|allocation| allocation.is_live())
+    Allocation::by_handle(registry::handle(id)).is_some_and(|allocation| allocation.is_live())
 }
 
 /// Cache maintenance of `length` bytes at `offset`; to the end without a length.

@@ -13,8 +13,8 @@ fn addresses(slice: &Slice) -> Vec<f64> {
     vec![slice.address as f64, slice.device_address.map_or(-1.0, |address| address as f64)]
 }
 
-/// Allocates a movable slice.
-#[napi(catch_unwind, ts_return_type = "[id: number, address: number, deviceAddress: number]")]
+/// Allocates a movable slice: `[handle, id]`. The pool knows it by the handle, every output by the id.
+#[napi(catch_unwind, ts_return_type = "[handle: number, id: number]")]
 pub fn movable_allocate(
     env: &Env,
     handle: f64,
@@ -27,10 +27,8 @@ pub fn movable_allocate(
         let alignment = alignment.map(|alignment| alignment as u64);
         open.manager()?.allocate_movable(&open.pool, size as u64, alignment, zeroed, tag.map(Into::into))
     });
-    let (id, slice) = allocated.map_err(throw(env))?;
-    let mut values = vec![id.get() as f64];
-    values.extend(addresses(&slice));
-    Ok(values)
+    let (handle, slice) = allocated.map_err(throw(env))?;
+    Ok(vec![handle.get() as f64, slice.id.get() as f64])
 }
 
 /// Returns the current addresses of a movable slice.
@@ -46,8 +44,8 @@ pub fn movable_is_live(handle: f64, id: f64) -> bool {
     pool(handle).is_ok_and(|open| open.pool.movable(movable(id)).is_ok())
 }
 
-/// Creates the ArrayBuffer of a movable slice at its current address: `[buffer, id]`.
-#[napi(catch_unwind, ts_return_type = "[buffer: ArrayBuffer, id: number]")]
+/// Creates the ArrayBuffer of a movable slice at its current address: `[buffer, handle]`.
+#[napi(catch_unwind, ts_return_type = "[buffer: ArrayBuffer, handle: number]")]
 pub fn movable_expose<'env>(env: &'env Env, handle: f64, id: f64) -> Result<Array<'env>> {
     let allocated = pool_of_block(handle).and_then(|open| open.manager()?.adopt_movable(&open.pool, movable(id)));
     expose(env, allocated)

@@ -90,8 +90,8 @@ pub fn create_pool(env: &Env, handle: f64, request: PoolRequest) -> Result<f64> 
     Ok(open_pool(handle, pool))
 }
 
-/// Allocates a slice with its ArrayBuffer: `[buffer, id]`.
-#[napi(catch_unwind, ts_return_type = "[buffer: ArrayBuffer, id: number]")]
+/// Allocates a slice with its ArrayBuffer: `[buffer, handle]`.
+#[napi(catch_unwind, ts_return_type = "[buffer: ArrayBuffer, handle: number]")]
 pub fn allocate_from_pool<'env>(
     env: &'env Env,
     handle: f64,
@@ -107,8 +107,8 @@ pub fn allocate_from_pool<'env>(
     expose(env, allocated)
 }
 
-/// Creates the ArrayBuffer of a slice that the fast path has allocated: `[buffer, id]`.
-#[napi(catch_unwind, ts_return_type = "[buffer: ArrayBuffer, id: number]")]
+/// Creates the ArrayBuffer of a slice that the fast path has allocated: `[buffer, handle]`.
+#[napi(catch_unwind, ts_return_type = "[buffer: ArrayBuffer, handle: number]")]
 pub fn pool_expose<'env>(
     env: &'env Env,
     handle: f64,

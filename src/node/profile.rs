@@ -214,9 +214,9 @@ pub fn snapshot(env: &Env, handle: f64) -> Result<Snapshot> {
     for (allocation, stack) in &snapshot.buffers {
         rows.extend(buffer(allocation, stack.as_ref(), &mut texts));
     }
-    // A block with an ArrayBuffer has the buffer's id.
     let in_pools = snapshot.buffers.iter().filter(|(allocation, _)| allocation.pool.is_some());
-    let slices = in_pools.map(|slice| (slice.0.address, slice)).collect();
+    // Of several holders of a slice, the first one has the slice's id.
+    let slices = in_pools.rev().map(|slice| (slice.0.address, slice)).collect();
     let pools = snapshot.pools.iter().map(|pool| pool_snapshot(pool, &slices)).collect();
     Ok(Snapshot { buffers: Columns { rows: rows.into(), texts: texts.list }, pools })
 }
@@ -259,13 +259,9 @@ fn pool_snapshot(pool: &SnapshotPool, slices: &HashMap<usize, &BufferStack>) -> 
     let mut rows = Vec::new();
     let mut block = |address: usize, block: &BlockMap| {
         let at = address + block.offset as usize;
-        let buffer = slices.get(&at).filter(|_| block.used);
-        let id = match (block.used, block.movable, buffer) {
-            (false, ..) => -1.0,
-            (_, Some(id), _) => id.get() as f64,
-            (_, _, Some((buffer, _))) => buffer.id.get() as f64,
-            _ => at as f64,
-        };
+        let buffer = slices.get(&at).filter(|_| block.id.is_some());
+        // A slice that its first holder freed lives on as the allocation of another holder.
+        let id = buffer.map(|(buffer, _)| buffer.id).or(block.id).map_or(-1.0, |id| id.get() as f64);
         let tag = block.tag.as_ref().or_else(|| buffer.and_then(|(buffer, _)| buffer.tag.as_ref()));
         let stack = block.sample.and_then(|sample: Handle| pool.stacks.get(&sample));
         let stack = stack.or_else(|| buffer.and_then(|(_, stack)| stack.as_ref()));
@@ -302,7 +298,7 @@ fn leaked_block(sampled: &Sampled, backend: &str, iommu: bool) -> Buffer {
     let info = pool.facts();
     let text = |text: Option<&Arc<str>>| text.map(|text| text.to_string());
     Buffer {
-        id: block.id as f64,
+        id: block.slice.id.get() as f64,
         kind: pool.kind().as_str().to_owned(),
         size: block.size as f64,
         reserved_size: block.slice.padded as f64,

@@ -50,8 +50,8 @@ pub fn export_dma_buf(env: &Env, handle: f64, buffer: Unknown<'_>) -> Result<Dma
     Ok(DmaBuf { fd: fd.into_raw_fd(), offset: allocation.offset as f64, size: allocation.size as f64 })
 }
 
-/// Maps a dma-buf: `[buffer, id]`.
-#[napi(catch_unwind, ts_return_type = "[buffer: ArrayBuffer, id: number]")]
+/// Maps a dma-buf: `[buffer, handle]`.
+#[napi(catch_unwind, ts_return_type = "[buffer: ArrayBuffer, handle: number]")]
 pub fn import_dma_buf<'env>(
     env: &'env Env,
     handle: f64,
@@ -72,8 +72,8 @@ pub fn share(env: &Env, handle: f64, buffer: Unknown<'_>, id: Option<f64>) -> Re
     find(env, handle, &buffer, id)?.share().map(|share| share.token()).map_err(throw(env))
 }
 
-/// Creates another ArrayBuffer over shared memory: `[buffer, id]`.
-#[napi(catch_unwind, ts_return_type = "[buffer: ArrayBuffer, id: number]")]
+/// Creates another ArrayBuffer over shared memory: `[buffer, handle]`.
+#[napi(catch_unwind, ts_return_type = "[buffer: ArrayBuffer, handle: number]")]
 pub fn adopt<'env>(env: &'env Env, handle: f64, token: String) -> Result<Array<'env>> {
     expose(env, manager(handle).and_then(|manager| manager.adopt(&token)))
 }

@@ -7,8 +7,9 @@ use super::movable_table::{MovableName, SlicePlace};
 use super::slice::Slice;
 use crate::device::memory::Memory;
 use crate::handle::Handle;
+use crate::id::AllocationId;
 use crate::profile::{Action, Key, Recorder};
-use crate::suballoc::{Region, SubAllocator};
+use crate::suballoc::{Region, RegionId, SubAllocator};
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::held_addresses::HeldAddresses;
 
@@ -124,6 +125,8 @@ pub(super) struct Chunk {
     /// The NPU's address of the start.
     pub(super) device_address: Option<u64>,
     pub(super) flags: RegionFlags,
+    /// The ids of the slices, by the slots of their regions.
+    ids: Vec<AllocationId>,
 }
 
 impl Chunk {
@@ -136,11 +139,13 @@ impl Chunk {
             touched: 0,
             device_address,
             flags: RegionFlags::default(),
+            ids: Vec::new(),
         }
     }
 
     pub(super) fn slice(&self, chunk: Handle, region: &Region, used_before: u64) -> Slice {
         Slice {
+            id: self.id_of(region.id),
             chunk,
             region: region.id,
             offset: region.offset,
@@ -151,13 +156,33 @@ impl Chunk {
         }
     }
 
-    /// Records that the slice at `place`, `offset` bytes from the chunk's start, has ended.
+    /// The id of the slice that has this region.
+    #[inline]
+    pub(super) fn id_of(&self, region: RegionId) -> AllocationId {
+        self.ids.get(region.slot() as usize).copied().unwrap_or_default()
+    }
+
+    /// Sets the id of the slice that has this region.
+    #[inline(always)]
+    pub(super) fn set_id(&mut self, region: RegionId, id: AllocationId) {
+        match self.ids.get_mut(region.slot() as usize) {
+            Some(place) => *place = id,
+            None => self.add_id(region, id),
+        }
+    }
+
+    #[cold]
+    fn add_id(&mut self, region: RegionId, id: AllocationId) {
+        self.ids.resize(region.slot() as usize + 1, AllocationId::default());
+        self.ids[region.slot() as usize] = id;
+    }
+
+    /// Records that the slice at `place` has ended.
     #[inline(always)]
     pub(super) fn record_ended(
         &mut self,
         recorder: &mut Recorder,
         place: SlicePlace,
-        offset: u64,
         size: u64,
         movable: Option<MovableName>,
         how: Action,
@@ -169,11 +194,12 @@ impl Chunk {
         if self.flags.silent.take(slot) {
             return;
         }
+        let id = self.id_of(place.1).get();
         match movable {
-            None => recorder.ended(how, self.chunk_memory.base() as u64 + offset, size, None),
-            Some((id, tag)) => {
+            None => recorder.ended(how, id, size, None),
+            Some((_, tag)) => {
                 let label = recorder.label_of(tag.as_ref());
-                recorder.ended(how, id.get(), size, Some(label));
+                recorder.ended(how, id, size, Some(label));
             }
         }
     }

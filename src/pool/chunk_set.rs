@@ -102,10 +102,10 @@ impl<C: HasArena> ChunkSet<C> {
         &mut self,
         size: u64,
         alignment: u64,
-        found: impl Fn(Handle, &mut C, Region) -> T,
+        mut found: impl FnMut(Handle, &mut C, Region) -> T,
     ) -> Option<T> {
         for at in 0..self.order.len() {
-            if let Some(taken) = self.take_from(self.order[at], size, alignment, &found) {
+            if let Some(taken) = self.take_from(self.order[at], size, alignment, &mut found) {
                 self.order.swap(0, at);
                 return Some(taken);
             }
@@ -120,7 +120,7 @@ impl<C: HasArena> ChunkSet<C> {
         handle: Handle,
         size: u64,
         alignment: u64,
-        found: impl Fn(Handle, &mut C, Region) -> T,
+        mut found: impl FnMut(Handle, &mut C, Region) -> T,
     ) -> Option<T> {
         let chunk = self.chunks.get_mut(handle)?;
         let region = chunk.arena_mut().allocate(size, alignment, size)?;

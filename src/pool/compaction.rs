@@ -21,6 +21,7 @@ use super::Pool;
 use crate::device::memory::Memory;
 use crate::error::Result;
 use crate::handle::Handle;
+use crate::id::AllocationId;
 use crate::suballoc::{regions_from, Region, RegionId, SubAllocator};
 
 /// The fragmentation up to which a chunk's slices do not slide.
@@ -88,8 +89,10 @@ pub struct Location {
 /// The report of a move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moved {
+    /// The slice's handle in its pool.
+    pub handle: Handle,
     /// The slice's id.
-    pub id: Handle,
+    pub id: AllocationId,
     /// The old place.
     pub from: Location,
     /// The new place.
@@ -310,8 +313,9 @@ impl Move<'_> {
 
     /// Gives the slice its new place once the bytes are copied. Returns `None` like [`copy_job`](Self::copy_job).
     pub(super) fn complete(mut self) -> Option<Moved> {
-        let moved = Moved { id: self.id, from: self.from.location, to: self.to.location, size: self.size };
         let mut state = self.pool.state();
+        let (of, region) = self.from.place;
+        let id = state.chunks.get(of)?.id_of(region);
         let place = match state.movables.get(self.id) {
             Ok(movable) if movable.place == self.from.place => match self.slide {
                 false => state.swap(self.from.place, self.to.place),
@@ -322,10 +326,13 @@ impl Move<'_> {
         let place = place?;
         state.movables.moved(self.id, place);
         state.movables.set_moving(self.id, false);
-        state.record_move(self.id, self.from.place, place, self.size);
+        if let Some(chunk) = state.chunks.get_mut(place.0) {
+            chunk.set_id(place.1, id);
+        }
+        state.record_move(self.id, id, self.from.place, place, self.size);
         drop(state);
         self.done = true;
-        Some(moved)
+        Some(Moved { handle: self.id, id, from: self.from.location, to: self.to.location, size: self.size })
     }
 }
 
@@ -368,6 +375,8 @@ impl PoolState {
         let chunk = self.chunks.get_mut(chunk)?;
         let target = chunk.arena.allocate_at(hole, size, alignment, size)?;
         chunk.touched = chunk.touched.max(target.end());
+        // The slice keeps its id at the old place until the move is complete.
+        chunk.set_id(target.id, AllocationId::default());
         Some(target)
     }
 

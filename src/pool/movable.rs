@@ -28,7 +28,7 @@ impl Pool {
         let (id, sampled) = {
             let mut state = self.state();
             let id = state.movables.insert((slice.chunk, slice.region), alignment, tagged);
-            (id, state.record_movable(id, &slice, size, tag))
+            (id, state.record_movable(&slice, size, tag))
         };
         if sampled {
             notify();

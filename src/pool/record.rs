@@ -1,7 +1,7 @@
 //! The events that a pool records when it is profiled, and its map of chunks.
 //!
-//! The address identifies a block; a movable one has an id, which is JavaScript's `block.id`. If a slice has an
-//! ArrayBuffer from the start, its holder records its events under the holder's id.
+//! Every event of a slice has the slice's id ([`AllocationId`]), which is JavaScript's `block.id`. If a slice has an
+//! ArrayBuffer from the start, its holder records its events, under the same id.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use crate::backend::Request;
 use crate::device::memory::Source;
 use crate::error::Result;
 use crate::handle::Handle;
+use crate::id::AllocationId;
 use crate::profile::{Action, Key, Profiler, RawRecording, Recorder, Recording};
 use crate::suballoc::{regions, Region, RegionId};
 
@@ -40,10 +41,10 @@ pub struct BlockMap {
     pub offset: u64,
     /// The size in bytes, padded.
     pub size: u64,
-    /// Whether the region is allocated.
-    pub used: bool,
-    /// The slice's id; `None` unless the slice is movable.
-    pub movable: Option<Handle>,
+    /// The slice's id; `None` for a free region, and for one that compaction keeps for a move.
+    pub id: Option<AllocationId>,
+    /// Whether compaction may move the slice.
+    pub movable: bool,
     /// The tag of a movable slice; `None` without one.
     pub tag: Option<Arc<str>>,
     /// The id of its sample; `None` unless sampled.
@@ -53,9 +54,7 @@ pub struct BlockMap {
 /// A live and sampled block.
 #[derive(Clone, Debug)]
 pub struct SampledBlock {
-    /// JavaScript's id of the block.
-    pub id: u64,
-    /// The place.
+    /// The id and the place.
     pub slice: Slice,
     /// The requested bytes.
     pub size: u64,
@@ -93,8 +92,8 @@ impl Pool {
             BlockMap {
                 offset: region.offset,
                 size: region.size,
-                used: region.used,
-                movable,
+                id: region.used.then(|| chunk.id_of(region.id)).filter(|id| *id != AllocationId::default()),
+                movable: movable.is_some(),
                 tag: movable.and_then(|id| state.movables.get(id).ok()?.tag()),
                 sample: state.recorder.as_ref().filter(|_| sampled).and_then(|recorder| recorder.sample(key(place))),
             }
@@ -136,7 +135,6 @@ impl Pool {
             let slice = of.slice(place.0, &region, region.size);
             let movable = state.movables.at(place);
             Some(SampledBlock {
-                id: movable.map_or(slice.address as u64, Handle::get),
                 slice,
                 size: region.user_data,
                 tag: movable.and_then(|id| state.movables.get(id).ok()?.tag()),
@@ -184,8 +182,7 @@ impl PoolState {
         match &mut self.recorder {
             None => false,
             Some(recorder) if events == EventOwner::Pool => {
-                recorder.allocated(slice.address as u64, size, None)
-                    && self.sample((slice.chunk, slice.region), size, None)
+                recorder.allocated(slice.id.get(), size, None) && self.sample((slice.chunk, slice.region), size, None)
             }
             Some(_) => {
                 if let Some(chunk) = self.chunks.get_mut(slice.chunk) {
@@ -196,11 +193,11 @@ impl PoolState {
         }
     }
 
-    /// Records a new movable slice under its id. Returns whether it is sampled.
-    pub(super) fn record_movable(&mut self, id: Handle, slice: &Slice, size: u64, tag: Option<Arc<str>>) -> bool {
+    /// Records a new movable slice. Returns whether it is sampled.
+    pub(super) fn record_movable(&mut self, slice: &Slice, size: u64, tag: Option<Arc<str>>) -> bool {
         let Some(recorder) = &mut self.recorder else { return false };
         let label = recorder.label_of(tag.as_ref());
-        let hit = recorder.allocated(id.get(), size, Some(label));
+        let hit = recorder.allocated(slice.id.get(), size, Some(label));
         if let Some(chunk) = self.chunks.get_mut(slice.chunk) {
             chunk.flags.silent.take(slice.region.slot());
         }
@@ -218,7 +215,7 @@ impl PoolState {
 
     pub(super) fn record_ended(&mut self, handle: Handle, region: &Region, movable: Option<MovableName>, how: Action) {
         if let (Some(recorder), Some(chunk)) = (&mut self.recorder, self.chunks.get_mut(handle)) {
-            chunk.record_ended(recorder, (handle, region.id), region.offset, region.user_data, movable, how);
+            chunk.record_ended(recorder, (handle, region.id), region.user_data, movable, how);
         }
     }
 
@@ -234,23 +231,23 @@ impl PoolState {
         for (handle, region) in places {
             let movable = self.movables.forget((handle, region.id));
             if let Some(chunk) = self.chunks.get_mut(handle) {
-                chunk.record_ended(
-                    &mut recorder,
-                    (handle, region.id),
-                    region.offset,
-                    region.user_data,
-                    movable,
-                    Action::Free,
-                );
+                chunk.record_ended(&mut recorder, (handle, region.id), region.user_data, movable, Action::Free);
             }
         }
         self.recorder = Some(recorder);
     }
 
-    /// Records a move.
-    pub(super) fn record_move(&mut self, id: Handle, from: SlicePlace, to: SlicePlace, size: u64) {
+    /// Records a move of the movable slice `handle`, whose id is `id`.
+    pub(super) fn record_move(
+        &mut self,
+        handle: Handle,
+        id: AllocationId,
+        from: SlicePlace,
+        to: SlicePlace,
+        size: u64,
+    ) {
         let Some(recorder) = &mut self.recorder else { return };
-        let tag = self.movables.get(id).ok().and_then(Movable::tag);
+        let tag = self.movables.get(handle).ok().and_then(Movable::tag);
         let label = recorder.label_of(tag.as_ref());
         recorder.note(Action::Move, id.get(), size, Some(label));
         if self.chunks.get_mut(from.0).is_some_and(|chunk| chunk.flags.sampled.take(from.1.slot())) {

@@ -2,11 +2,14 @@
 
 use crate::error::{Error, ErrorCode};
 use crate::handle::Handle;
+use crate::id::AllocationId;
 use crate::suballoc::RegionId;
 
 /// A slice of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slice {
+    /// The id, which stays the same when compaction moves the slice.
+    pub id: AllocationId,
     /// The handle of its chunk.
     pub chunk: Handle,
     /// The id of its region in the chunk.

@@ -9,6 +9,7 @@ use super::slice::{freed, Slice};
 use crate::accounting::Limit;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
+use crate::id::Ids;
 use crate::profile::{Action, Recorder};
 use crate::suballoc::{Region, RegionId};
 
@@ -25,14 +26,16 @@ pub(super) struct PoolState {
     /// Warns when little of the maximum is left.
     pub(super) near: Limit,
     pub(super) recorder: Option<Box<Recorder>>,
+    /// The ids of the next slices.
+    pub(super) ids: Ids,
 }
 
 /// The recorder of a slice's events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EventOwner {
-    /// The pool, under the slice's address.
+    /// The pool.
     Pool,
-    /// The slice's holder, under its own id.
+    /// The slice's holder.
     Holder,
 }
 
@@ -48,12 +51,14 @@ impl PoolState {
     /// Allocates from the first chunk that has room ([`ChunkSet::take`]).
     #[inline]
     pub(super) fn take(&mut self, size: u64, alignment: u64) -> Option<Slice> {
-        self.chunks.take(size, alignment, slice_of)
+        let Self { chunks, ids, .. } = self;
+        chunks.take(size, alignment, |handle, chunk, region| slice_of(ids, handle, chunk, region))
     }
 
     /// Allocates from one chunk.
     pub(super) fn take_from(&mut self, handle: Handle, size: u64, alignment: u64) -> Option<Slice> {
-        self.chunks.take_from(handle, size, alignment, slice_of)
+        let Self { chunks, ids, .. } = self;
+        chunks.take_from(handle, size, alignment, |handle, chunk, region| slice_of(ids, handle, chunk, region))
     }
 
     /// Frees a region; returns the chunks that are no longer needed. `how` is recorded, unless a delayed free has
@@ -66,11 +71,11 @@ impl PoolState {
         how: Option<Action>,
     ) -> Result<Vec<Chunk>> {
         // Destructured, because reading whole a struct that was just written in several words makes the processor wait.
-        let (chunk, Region { offset, user_data: requested, .. }) = self.chunks.free(handle, id).ok_or_else(freed)?;
+        let (chunk, Region { user_data: requested, .. }) = self.chunks.free(handle, id).ok_or_else(freed)?;
         let movable = self.movables.forget((handle, id));
         let is_empty = chunk.is_empty();
         if let (Some(recorder), Some(how)) = (&mut self.recorder, how) {
-            chunk.record_ended(recorder, (handle, id), offset, requested, movable, how);
+            chunk.record_ended(recorder, (handle, id), requested, movable, how);
         }
         match is_empty {
             true => {
@@ -94,8 +99,11 @@ impl PoolState {
 }
 
 /// The slice of a new region.
-fn slice_of(handle: Handle, chunk: &mut Chunk, region: Region) -> Slice {
+#[inline(always)]
+fn slice_of(ids: &mut Ids, handle: Handle, chunk: &mut Chunk, region: Region) -> Slice {
+    let id = ids.next();
+    chunk.set_id(region.id, id);
     let used_before = chunk.touched.saturating_sub(region.offset).min(region.size);
     chunk.touched = chunk.touched.max(region.end());
-    chunk.slice(handle, &region, used_before)
+    Slice { id, ..chunk.slice(handle, &region, used_before) }
 }

@@ -12,7 +12,7 @@ const { disposedError } = require('../core/manager-handle.js')
 const { integer } = require('../core/options.js')
 const { setImmediate } = require('../core/runtime.js')
 
-const { allocatorOf, arrayBufferOf, byteLengthOf, detachedError, idOf, isBlock, remember, underlying } = buffers
+const { allocatorOf, arrayBufferOf, byteLengthOf, detachedError, handleOf, isBlock, remember, underlying } = buffers
 
 /** How often an asynchronous allocation is tried before exhaustion is an error. */
 const ASYNC_TRIES = 3
@@ -21,8 +21,7 @@ const ASYNC_TRIES = 3
  * @typedef {import('../types/allocations.js').BufferInfo} BufferInfo
  * @typedef {import('../types/allocations.js').MemoryKind} MemoryKind
  * @typedef {import('../types/diagnostics-channels.js').AllocationMessage} AllocationMessage
- * @typedef {import('./live-buffers.js').BlockLabel} BlockLabel
- * @typedef {[buffer: ArrayBuffer, id: number]} Made a new ArrayBuffer, and its allocation's id
+ * @typedef {[buffer: ArrayBuffer, handle: number]} Made a new ArrayBuffer, and its native allocation
  */
 
 class Allocator {
@@ -33,7 +32,7 @@ class Allocator {
   #publisher
   #reclaimer
   #tasks
-  /** Whether several buffers may have the same address, so that a buffer is found by its id too. */
+  /** Whether several buffers may have the same address, so that a buffer is found by its handle too. */
   #addressesShared = false
 
   /**
@@ -109,10 +108,9 @@ class Allocator {
    *
    * @param {Made} made
    * @param {number} [pool]
-   * @param {BlockLabel} [block]
    */
-  allocated(made, pool, block) {
-    const buffer = this.handOut(made, pool, block)
+  allocated(made, pool) {
+    const buffer = this.handOut(made, pool)
     this.#publisher.allocated(buffer)
     return buffer
   }
@@ -122,11 +120,11 @@ class Allocator {
    *
    * @param {Made} made
    * @param {number} [pool]
-   * @param {BlockLabel} [block]
+   * @param {boolean} [movable]
    */
-  handOut([buffer, id], pool, block) {
-    remember(buffer, id)
-    this.#buffers.add(id, buffer, pool, block)
+  handOut([buffer, handle], pool, movable) {
+    remember(buffer, handle)
+    this.#buffers.add(handle, buffer, pool, movable)
     if (pool === undefined) this.#processLimits.allocated()
     this.#notifications.poll()
     return buffer
@@ -148,7 +146,7 @@ class Allocator {
     const buffer = this.liveBuffer(value)
     const message = this.#publisher.freeing(buffer)
     // A buffer that transfer() made is first seen here: remembered, a second deallocate can say that it was freed.
-    remember(buffer, native.deallocate(handle, buffer, kind, this.idAmongShared(buffer)))
+    remember(buffer, native.deallocate(handle, buffer, kind, this.handleAmongShared(buffer)))
     this.#publisher.freed(message)
   }
 
@@ -165,7 +163,7 @@ class Allocator {
       if (byteLengthOf(buffer) === 0) continue
       try {
         const message = this.#publisher.freeing(buffer)
-        native.deallocate(this.#handle.value, buffer, undefined, idOf(buffer))
+        native.deallocate(this.#handle.value, buffer, undefined, handleOf(buffer))
         messages.push(message)
       } catch {
         // The runtime holds the buffer, or it is marked as untransferable: it stays attached and reads zeros from now
@@ -179,7 +177,7 @@ class Allocator {
   describe(buffer) {
     const handle = this.#handle.open()
     const live = this.liveBuffer(buffer)
-    return /** @type {BufferInfo} */ (native.describe(handle, live, this.idAmongShared(live)))
+    return /** @type {BufferInfo} */ (native.describe(handle, live, this.handleAmongShared(live)))
   }
 
   /** @param {unknown} value */
@@ -228,12 +226,12 @@ class Allocator {
   }
 
   /**
-   * The id of `buffer` where its address may not be enough. A buffer that transfer() made has none.
+   * The handle of `buffer` where its address may not be enough. A buffer that transfer() made has none.
    *
    * @param {ArrayBuffer} buffer
    */
-  idAmongShared(buffer) {
-    return this.#addressesShared ? idOf(buffer) || undefined : undefined
+  handleAmongShared(buffer) {
+    return this.#addressesShared ? handleOf(buffer) || undefined : undefined
   }
 
   /**

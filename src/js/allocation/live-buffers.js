@@ -3,51 +3,49 @@
 // The ArrayBuffers that one manager handed out and that `dispose` has to detach.
 
 const native = require('../core/binding.js')
+const { handleOf } = require('../core/buffers.js')
 
 /** The first sweep happens at this many entries; each later one at twice as many as the last sweep left. */
 const FIRST_SWEEP = 256
-
-/** @typedef {{ id?: number, movable: boolean }} BlockLabel the label of a block, for the diagnostics channels */
 
 /**
  * @typedef {object} Entry
  * @property {WeakRef<ArrayBuffer>} view
  * @property {number | undefined} pool the native pool it is of
- * @property {BlockLabel | undefined} block the label of its block
+ * @property {boolean} movable whether it is over a movable block
  */
 
 class LiveBuffers {
-  /** @type {Map<number, Entry>} By allocation id. Entries of collected buffers stay until a sweep. */
+  /** @type {Map<number, Entry>} By native allocation. Entries of collected buffers stay until a sweep. */
   #entries = new Map()
   #sweepAt = FIRST_SWEEP
 
   /**
-   * @param {number} id
+   * @param {number} handle
    * @param {ArrayBuffer} buffer
    * @param {number} [pool]
-   * @param {BlockLabel} [block]
    */
-  add(id, buffer, pool, block) {
+  add(handle, buffer, pool, movable = false) {
     if (this.#entries.size >= this.#sweepAt) this.#sweep()
-    this.#entries.set(id, { view: new WeakRef(buffer), pool, block })
+    this.#entries.set(handle, { view: new WeakRef(buffer), pool, movable })
   }
 
   /**
    * The buffer over an allocation, unless it was collected.
    *
-   * @param {number} id
+   * @param {number} handle
    */
-  viewOf(id) {
-    return this.#entries.get(id)?.view.deref()
+  viewOf(handle) {
+    return this.#entries.get(handle)?.view.deref()
   }
 
   /**
-   * The label of the block that a buffer is over.
+   * Whether a buffer is over a movable block.
    *
-   * @param {number} id
+   * @param {ArrayBuffer} buffer
    */
-  blockOf(id) {
-    return this.#entries.get(id)?.block
+  isMovable(buffer) {
+    return this.#entries.get(handleOf(buffer))?.movable === true
   }
 
   /**
@@ -68,8 +66,8 @@ class LiveBuffers {
   }
 
   #sweep() {
-    for (const [id, { view }] of this.#entries) {
-      if (view.deref() === undefined || !native.isLive(id)) this.#entries.delete(id)
+    for (const [handle, { view }] of this.#entries) {
+      if (view.deref() === undefined || !native.isLive(handle)) this.#entries.delete(handle)
     }
     this.#sweepAt = Math.max(FIRST_SWEEP, this.#entries.size * 2)
   }

@@ -5,7 +5,7 @@
 
 const { EventEmitter, errorMonitor } = require('node:events')
 const native = require('../core/binding.js')
-const { allocatorOf, byteLengthOf, idOf, isBlock } = require('../core/buffers.js')
+const { allocatorOf, byteLengthOf, handleOf, isBlock } = require('../core/buffers.js')
 const { memoryError } = require('../core/errors.js')
 const { formatValue, invalid } = require('../core/options.js')
 const { queueMicrotask } = require('../core/runtime.js')
@@ -109,7 +109,7 @@ class PendingFrees {
     this.#allocator.describe(buffer) // throws for memory of others
     checkOperation(done)
     return () => {
-      const freed = byteLengthOf(buffer) === 0 && idOf(buffer) !== 0 && !native.isLive(idOf(buffer))
+      const freed = byteLengthOf(buffer) === 0 && handleOf(buffer) !== 0 && !native.isLive(handleOf(buffer))
       if (!freed) this.#allocator.deallocate(buffer)
     }
   }

@@ -26,11 +26,11 @@ const bufferOfTypedArray = getter(/** @type {object} */ (getPrototypeOf(Uint8Arr
 const bufferOfDataView = getter(DataView.prototype, 'buffer')
 
 /**
- * ArrayBuffer → its allocation's id, for every buffer handed out in this environment.
+ * ArrayBuffer → its native allocation, for every buffer handed out in this environment.
  *
  * @type {WeakMap<ArrayBuffer, number>}
  */
-const ids = new WeakMap()
+const handles = new WeakMap()
 
 /**
  * @typedef {object} Blocks `pools/block.js` sets it: this room imports no blocks.
@@ -74,34 +74,34 @@ function arrayBufferOf(value) {
 }
 
 /**
- * Remembers that `buffer` was handed out over the allocation `id`.
+ * Remembers that `buffer` was handed out over the native allocation `handle`.
  *
  * @param {ArrayBuffer} buffer
- * @param {number} id
+ * @param {number} handle
  */
-function remember(buffer, id) {
-  ids.set(buffer, id)
+function remember(buffer, handle) {
+  handles.set(buffer, handle)
 }
 
 /**
- * Returns the allocation's id of a buffer that was handed out; 0 for any other.
+ * Returns the native allocation of a buffer that was handed out; 0 for any other.
  *
  * @param {ArrayBuffer} buffer
  */
-const idOf = (buffer) => ids.get(buffer) ?? 0
+const handleOf = (buffer) => handles.get(buffer) ?? 0
 
 /**
  * Makes the error for a buffer that is detached or empty.
  *
  * @param {ArrayBuffer} buffer
- * @param {(id: number) => boolean} isLive
+ * @param {(handle: number) => boolean} isLive
  */
 function detachedError(buffer, isLive) {
-  const id = ids.get(buffer)
-  if (id === undefined) {
+  const handle = handles.get(buffer)
+  if (handle === undefined) {
     return memoryError('ERR_UNKNOWN_BUFFER', 'this ArrayBuffer is empty or detached, and no MemoryManager made it')
   }
-  if (isLive(id)) {
+  if (isLive(handle)) {
     return memoryError('ERR_BUFFER_TRANSFERRED', 'the bytes of this buffer were moved to another ArrayBuffer', {
       hint: 'deallocate that one, or drop it: the memory goes when it is collected',
     })
@@ -115,7 +115,7 @@ module.exports = {
   arrayBufferOf,
   byteLengthOf,
   detachedError,
-  idOf,
+  handleOf,
   isBlock,
   remember,
   underlying,

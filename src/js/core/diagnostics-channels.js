@@ -16,9 +16,6 @@ const channels = {
   warning: channel('rkllm-memory:warning'),
 }
 
-/** The label of a block whose id is its address. A movable block's label is `{ id, movable: true }`. */
-const PLACED = Object.freeze({ movable: false })
-
 /** Errors of the caller, which are no failed requests: a wrong argument, or a call after `dispose`. */
 const CALLER_ERRORS = new Set(['ERR_INVALID_ARG_TYPE', 'ERR_MANAGER_DISPOSED'])
 
@@ -37,7 +34,7 @@ class ChannelPublisher {
   /**
    * @param {import('../types/manager.js').MemoryManager} manager
    * @param {{ byHandle(handle: number): { name: string, kind: MemoryKind } | undefined }} pools
-   * @param {{ blockOf(id: number): { id?: number, movable: boolean } | undefined }} buffers
+   * @param {{ isMovable(buffer: ArrayBuffer): boolean }} buffers
    */
   constructor(manager, pools, buffers) {
     this.#manager = manager
@@ -111,11 +108,9 @@ class ChannelPublisher {
       // fail the call.
       return null
     }
-    const { kind, size, tag, pool, id, address } = info
-    const block = this.#buffers.blockOf(id)
-    const name = block === undefined ? id : (block.id ?? Number(address))
-    return { manager: this.#manager, kind, size, tag, pool, id: name, movable: block?.movable ?? false }
+    const { kind, size, tag, pool, id } = info
+    return { manager: this.#manager, kind, size, tag, pool, id, movable: this.#buffers.isMovable(buffer) }
   }
 }
 
-module.exports = { ChannelPublisher, PLACED, channels }
+module.exports = { ChannelPublisher, channels }

@@ -14,7 +14,7 @@ const words = new Int32Array(calls.buffer)
 const notifications = new Uint32Array(calls.notifications)
 
 // Places in `numbers`: a request, and the answer to `allocate`.
-const [POOL, SIZE, ALIGNMENT, ADDRESS, DEVICE_ADDRESS] = [0, 1, 2, 3, 4]
+const [POOL, SIZE, ALIGNMENT, ADDRESS, DEVICE_ADDRESS, ID] = [0, 1, 2, 3, 4, 7]
 // Places in `words`: the name of a slice.
 const [CHUNK, CHUNK_GENERATION, SLOT, SLOT_GENERATION] = [10, 11, 12, 13]
 
@@ -24,6 +24,7 @@ module.exports = {
   CHUNK,
   CHUNK_GENERATION,
   DEVICE_ADDRESS,
+  ID,
   POOL,
   SIZE,
   SLOT,

@@ -5,7 +5,7 @@ const { inspect } = require('node:util')
 const native = require('../core/binding.js')
 const { publicClass } = require('../core/border.js')
 const { acceptBlocks } = require('../core/buffers.js')
-const { PLACED, channels } = require('../core/diagnostics-channels.js')
+const { channels } = require('../core/diagnostics-channels.js')
 const { defineDispose } = require('../core/disposable.js')
 const { memoryError } = require('../core/errors.js')
 const fastPath = require('../core/fast-path.js')
@@ -16,7 +16,7 @@ const { kConstruct, kMovable } = require('./pool-host.js')
 
 // Local names: on the fast path even a property costs.
 const { free, numbers, words } = fastPath
-const { ADDRESS, CHUNK, CHUNK_GENERATION, DEVICE_ADDRESS, POOL, SLOT, SLOT_GENERATION } = fastPath
+const { ADDRESS, CHUNK, CHUNK_GENERATION, DEVICE_ADDRESS, ID, POOL, SLOT, SLOT_GENERATION } = fastPath
 const { free: freeChannel } = channels
 
 // Access for the pool to private state.
@@ -47,19 +47,21 @@ class MemoryBlock {
   #address = NONE
   /** @type {number} */
   #deviceAddress = NONE
+  /** @type {number} */
+  #id = NONE
   #size
   #pins = 0
   /** @type {ArrayBuffer | undefined} The ArrayBuffer, once it was read. */
   #buffer
-  /** @type {number | undefined} The allocation of the ArrayBuffer. */
-  #id
+  /** @type {number | undefined} The native allocation of the ArrayBuffer. */
+  #handle
 
   /**
    * @param {symbol} key
    * @param {import('./pool-host.js').PoolHost} host
    * @param {number} pool
    * @param {number} size
-   * @param {[buffer: ArrayBuffer, id: number]} [exposed]
+   * @param {[buffer: ArrayBuffer, handle: number]} [exposed]
    */
   constructor(key, host, pool, size, exposed) {
     if (key !== kConstruct && key !== kMovable) throw invalid('a MemoryBlock is made by pool.allocate')
@@ -74,20 +76,21 @@ class MemoryBlock {
       this.#slotGeneration = words[SLOT_GENERATION]
       this.#address = numbers[ADDRESS]
       this.#deviceAddress = numbers[DEVICE_ADDRESS]
+      this.#id = numbers[ID]
     } else {
-      const [buffer, id] = exposed
-      const { address, deviceAddress } = host.allocator.describe(buffer)
+      const [buffer, handle] = exposed
+      const { id, address, deviceAddress } = host.allocator.describe(buffer)
       this.#chunk = 0
       this.#address = Number(address)
       this.#deviceAddress = deviceAddress === null ? -1 : Number(deviceAddress)
-      this.#buffer = buffer
       this.#id = id
+      this.#buffer = buffer
+      this.#handle = handle
     }
   }
 
-  /** The address as a number: unique among live blocks. */
   get id() {
-    return this.#address
+    return this.#id
   }
 
   get size() {
@@ -102,7 +105,7 @@ class MemoryBlock {
     if (this.#chunk !== -1) {
       // `pool.reset`, the pool's end or `deallocate(block.buffer)` may have freed it.
       const live =
-        this.#buffer === undefined ? this.#call(native.sliceIsLive) : native.isLive(/** @type {number} */ (this.#id))
+        this.#handle === undefined ? this.#call(native.sliceIsLive) : native.isLive(this.#handle)
       if (!live) this.#chunk = -1
     }
     return this.#chunk === -1
@@ -114,9 +117,9 @@ class MemoryBlock {
     // A runtime that refuses the size runs the buffer's finalizer, which would free the block.
     if (this.#size > MAX_LENGTH) throw tooLongError(this.#size, 'the block stays as it was')
     const exposed = this.#call(native.poolExpose)
-    this.#id = exposed[1]
-    this.#buffer = this.#host.allocator.handOut(exposed, this.#pool, PLACED)
-    if (this.#pins !== 0) native.pinAllocation(this.#id, true)
+    this.#handle = exposed[1]
+    this.#buffer = this.#host.allocator.handOut(exposed, this.#pool)
+    if (this.#pins !== 0) native.pinAllocation(this.#handle, true)
     return this.#buffer
   }
 
@@ -131,13 +134,13 @@ class MemoryBlock {
   pin() {
     if (this.freed) throw freedError()
     this.#pins++
-    if (this.#pins === 1 && this.#id !== undefined) native.pinAllocation(this.#id, true)
+    if (this.#pins === 1 && this.#handle !== undefined) native.pinAllocation(this.#handle, true)
   }
 
   unpin() {
     if (this.#pins === 0) throw memoryError('ERR_OUT_OF_RANGE', 'this block is not pinned')
     this.#pins--
-    if (this.#pins === 0 && this.#id !== undefined) native.pinAllocation(this.#id, false)
+    if (this.#pins === 0 && this.#handle !== undefined) native.pinAllocation(this.#handle, false)
   }
 
   free() {

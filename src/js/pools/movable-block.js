@@ -1,11 +1,11 @@
 'use strict'
 
-// Blocks that compaction may move. Their id stays, and their place is looked up at each use.
+// Blocks that compaction may move. Their native handle stays, and their place is looked up at each use.
 
 const { MAX_LENGTH } = require('node:buffer').constants
 const native = require('../core/binding.js')
 const { publicClass } = require('../core/border.js')
-const { idOf } = require('../core/buffers.js')
+const { handleOf } = require('../core/buffers.js')
 const { channels } = require('../core/diagnostics-channels.js')
 const { MemoryBlock, freedError, tooLongError } = require('./block.js')
 const { kMovable } = require('./pool-host.js')
@@ -14,15 +14,16 @@ const { kMovable } = require('./pool-host.js')
 const blocks = new WeakMap()
 
 /** Frees blocks that were dropped together with their ArrayBuffers. */
-const dropped = new FinalizationRegistry((/** @type {{ pool: number, id: number }} */ { pool, id }) =>
-  native.movableCollected(pool, id),
+const dropped = new FinalizationRegistry((/** @type {{ pool: number, handle: number }} */ { pool, handle }) =>
+  native.movableCollected(pool, handle),
 )
 
-const isLive = (/** @type {ArrayBuffer} */ buffer) => native.isLive(idOf(buffer))
+const isLive = (/** @type {ArrayBuffer} */ buffer) => native.isLive(handleOf(buffer))
 
 class MovableBlock extends MemoryBlock {
   #host
   #pool
+  #handle
   #id
   #size
   #tag
@@ -34,17 +35,18 @@ class MovableBlock extends MemoryBlock {
    * @param {import('./pool-host.js').PoolHost} host
    * @param {number} pool
    * @param {number} size
-   * @param {number} id
+   * @param {[handle: number, id: number]} made
    * @param {string | undefined} tag
    */
-  constructor(host, pool, size, id, tag) {
+  constructor(host, pool, size, [handle, id], tag) {
     super(kMovable, host, pool, size)
     this.#host = host
     this.#pool = pool
+    this.#handle = handle
     this.#id = id
     this.#size = size
     this.#tag = tag
-    dropped.register(this, { pool, id }, this)
+    dropped.register(this, { pool, handle }, this)
   }
 
   get id() {
@@ -56,7 +58,7 @@ class MovableBlock extends MemoryBlock {
   }
 
   get freed() {
-    if (!this.#freed && !native.movableIsLive(this.#pool, this.#id)) this.#end()
+    if (!this.#freed && !native.movableIsLive(this.#pool, this.#handle)) this.#end()
     return this.#freed
   }
 
@@ -66,37 +68,37 @@ class MovableBlock extends MemoryBlock {
     if (this.#buffer !== undefined && isLive(this.#buffer)) return this.#buffer
     if (this.freed) throw freedError()
     if (this.#size > MAX_LENGTH) throw tooLongError(this.#size, 'the block stays as it was')
-    const made = native.movableExpose(this.#pool, this.#id)
-    this.#buffer = this.#host.allocator.handOut(made, this.#pool, { id: this.#id, movable: true })
+    const made = native.movableExpose(this.#pool, this.#handle)
+    this.#buffer = this.#host.allocator.handOut(made, this.#pool, true)
     blocks.set(this.#buffer, this)
     return this.#buffer
   }
 
   get address() {
-    return BigInt(native.movableAddresses(this.#pool, this.#id)[0])
+    return BigInt(native.movableAddresses(this.#pool, this.#handle)[0])
   }
 
   get deviceAddress() {
-    const [, address] = native.movableAddresses(this.#pool, this.#id)
+    const [, address] = native.movableAddresses(this.#pool, this.#handle)
     return address === -1 ? null : BigInt(address)
   }
 
   pin() {
-    native.movablePin(this.#pool, this.#id, true)
+    native.movablePin(this.#pool, this.#handle, true)
   }
 
   unpin() {
-    native.movablePin(this.#pool, this.#id, false)
+    native.movablePin(this.#pool, this.#handle, false)
   }
 
   free() {
     if (this.freed) throw freedError()
     if (this.#buffer !== undefined && isLive(this.#buffer)) {
-      native.movableFreeable(this.#pool, this.#id)
+      native.movableFreeable(this.#pool, this.#handle)
       this.#host.allocator.deallocate(this.#buffer)
       this.#end()
     } else {
-      native.movableFree(this.#pool, this.#id)
+      native.movableFree(this.#pool, this.#handle)
       this.#end()
       if (channels.free.hasSubscribers) this.#host.publisher.block(channels.free, this.#pool, this, this.#tag)
     }

@@ -24,11 +24,9 @@ const kMovable = Symbol('constructed by a MemoryManager, movable')
  * @property {PoolReclaimer} reclaimer
  * @property {PoolCompactor} compactor
  *
- * @typedef {{ id?: number, movable: boolean }} BlockLabel a block's label for the diagnostics channels
- *
  * @typedef {object} PoolAllocator
- * @property {(made: [ArrayBuffer, number], pool: number, block?: BlockLabel) => ArrayBuffer} allocated
- * @property {(made: [ArrayBuffer, number], pool: number, block?: BlockLabel) => ArrayBuffer} handOut
+ * @property {(made: [ArrayBuffer, number], pool: number) => ArrayBuffer} allocated
+ * @property {(made: [ArrayBuffer, number], pool: number, movable?: boolean) => ArrayBuffer} handOut
  * @property {(buffer: ArrayBuffer) => void} deallocate
  * @property {(buffer: ArrayBuffer) => import('../types/allocations.js').BufferInfo} describe
  * @property {(pool: number) => () => void} detachAll

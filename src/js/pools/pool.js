@@ -5,7 +5,7 @@ const { inspect } = require('node:util')
 const native = require('../core/binding.js')
 const { publicClass } = require('../core/border.js')
 const { arrayBufferOf, byteLengthOf } = require('../core/buffers.js')
-const { PLACED, channels } = require('../core/diagnostics-channels.js')
+const { channels } = require('../core/diagnostics-channels.js')
 const { defineDispose } = require('../core/disposable.js')
 const { memoryError } = require('../core/errors.js')
 const fastPath = require('../core/fast-path.js')
@@ -194,7 +194,7 @@ class MemoryPool {
     } else {
       // Zeroing and tags need an allocation with an ArrayBuffer.
       const made = this.#allocateExposed(handle, size, alignment, zeroed, tag)
-      this.#host.allocator.handOut(made, handle, PLACED)
+      this.#host.allocator.handOut(made, handle)
       block = new MemoryBlock(kConstruct, this.#host, handle, size, made)
     }
     if (allocateChannel.hasSubscribers) this.#host.publisher.block(allocateChannel, handle, block, tag)
@@ -236,9 +236,9 @@ class MemoryPool {
    */
   #allocateMovable(handle, size, alignment, zeroed, tag) {
     const allocate = () => native.movableAllocate(handle, size, alignment, zeroed, tag)
-    const [id] = this.#host.reclaimer.allocateWithReclaim(allocate, { size, tag }, handle)
+    const made = this.#host.reclaimer.allocateWithReclaim(allocate, { size, tag }, handle)
     this.#host.notifications.poll()
-    return new MovableBlock(this.#host, handle, size, id, tag)
+    return new MovableBlock(this.#host, handle, size, made, tag)
   }
 
   #otherPoolError() {

@@ -38,7 +38,7 @@ class Compactor {
 
   /**
    * @param {{ defragmentAbove?: number | null }} options
-   * @param {{ viewOf(id: number): ArrayBuffer | undefined }} buffers
+   * @param {{ viewOf(handle: number): ArrayBuffer | undefined }} buffers
    * @param {import('../core/manager-events.js').ManagerEvents} events
    */
   constructor({ defragmentAbove = DEFRAGMENT_ABOVE }, buffers, events) {
@@ -101,8 +101,8 @@ class Compactor {
     this.#above = null
   }
 
-  /** @param {number} id */
-  #viewOf = (id) => this.#buffers.viewOf(id)
+  /** @param {number} handle */
+  #viewOf = (handle) => this.#buffers.viewOf(handle)
 
   #runSlice() {
     this.#timer = undefined

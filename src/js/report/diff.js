@@ -71,11 +71,11 @@ function growth(name, before, after) {
 const plain = ({ buffer, ...holder }) => holder
 
 /**
- * Identifies a holder. The id alone is not enough: a new block at the same address has the same id.
+ * Identifies a holder. The ids of two processes may be the same, so the size is compared too.
  *
  * @param {Holder} holder
  */
-const identity = ({ id, size, allocatedAt }) => `${id}:${size}:${allocatedAt}`
+const identity = ({ id, size }) => `${id}:${size}`
 
 /** @type {(list: Holder[], others: Holder[]) => MemoryHolder[]} */
 const without = (list, others) => {

@@ -20,7 +20,7 @@ const importOptions = { size: kinds.integer(1), tag: kinds.tag }
  * @typedef {object} SharingAllocator
  * @property {(buffer: unknown) => ArrayBuffer} liveBuffer
  * @property {(made: [ArrayBuffer, number]) => ArrayBuffer} allocated
- * @property {(buffer: ArrayBuffer) => number | undefined} idAmongShared
+ * @property {(buffer: ArrayBuffer) => number | undefined} handleAmongShared
  * @property {() => void} markShared
  */
 
@@ -59,7 +59,7 @@ function importDmaBuf({ handle, allocator, publisher }, fd, options) {
 function share({ handle, allocator }, buffer) {
   const manager = handle.open()
   const live = allocator.liveBuffer(buffer)
-  const token = native.share(manager, live, allocator.idAmongShared(live))
+  const token = native.share(manager, live, allocator.handleAmongShared(live))
   allocator.markShared()
   return Object.freeze({ token, size: byteLengthOf(live) })
 }

@@ -56,7 +56,7 @@ export interface SystemAllocationOptions extends AllocationOptions {
 
 /** Description of a live buffer. */
 export interface BufferInfo {
-  /** Unique in this process. */
+  /** No other allocation of this process ever has it. The buffer of a block has the block's. */
   id: number
   kind: MemoryKind
   /** Requested bytes: the `byteLength` of the ArrayBuffer. */

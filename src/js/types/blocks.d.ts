@@ -6,7 +6,10 @@ import type { MemoryPool } from './pools.js'
 /** A slice of a pool. Made by {@link MemoryPool.allocate}. */
 export class MemoryBlock {
   private constructor()
-  /** Unique among the live movable blocks of a pool, or among its other live blocks. A move keeps it. */
+  /**
+   * The block's id in every output. No other allocation of this process ever has it. A move keeps it, and the
+   * block's buffer has it too ({@link BufferInfo.id}).
+   */
   readonly id: number
   /** Requested bytes. */
   readonly size: number

@@ -10,7 +10,7 @@ import type { MemoryManager } from './manager.js'
  * Message of `rkllm-memory:allocate`. The other channels are `rkllm-memory:free`, `:fail` and `:warning`;
  * docs/metrics.md says when each publishes.
  *
- * `pool`, `movable` and `id` together identify an allocation from its allocation to its free.
+ * `id` identifies an allocation from its allocation to its free.
  */
 export interface AllocationMessage {
   manager: MemoryManager
@@ -19,7 +19,7 @@ export interface AllocationMessage {
   size: number
   tag: string | null
   pool: string | null
-  /** {@link MemoryBlock.id} of a block, else {@link BufferInfo.id}. */
+  /** {@link BufferInfo.id}, or {@link MemoryBlock.id}: unique in this process. */
   id: number
   movable: boolean
 }

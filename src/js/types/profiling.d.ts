@@ -61,8 +61,8 @@ export interface MemoryEvent {
    */
   timeUs: number
   /**
-   * {@link BufferInfo.id}; {@link MemoryBlock.id} for an allocation by `pool.allocate`; the number of the chunk for
-   * `grow` and `trim`; 0 for `fail`.
+   * {@link BufferInfo.id} or {@link MemoryBlock.id}, unique in this process; the number of the chunk for `grow` and
+   * `trim`; 0 for `fail`.
    */
   id: number
   kind: MemoryKind

@@ -73,8 +73,7 @@ export interface SnapshotDiff {
  * Compares snapshot `a` with snapshot `b`: growth by tag, call site, pool and kind. Also takes the snapshots of
  * `.json` reports.
  *
- * Identifies a block of a pool by its id and size. A block that replaced a freed one of the same size, at the same
- * place, counts as the same block.
+ * Snapshots of one process are compared allocation by allocation, by id.
  *
  * @throws {MemoryError} ERR_INVALID_ARG_TYPE: not a snapshot; ERR_OUT_OF_RANGE: a snapshot of another version.
  */
