@@ -35,7 +35,7 @@ const withSuites = (board, names, always, runtime = 'node') =>
   })
 
 /** Steps that run a program of this folder; run.mjs builds the others. */
-const smoke = flavour => ({ name: 'smoke', seconds: 30, run: ['/host/smoke', flavour] })
+const smoke = flavour => ({ name: 'smoke', seconds: 30, run: ['/host/smoke', flavour], clears: true })
 const misuse = flavour => ({ name: 'misuse', seconds: 15, run: ['/host/smoke', 'misuse', flavour], misuse: true })
 const killed = flavour => ({ name: 'killed', seconds: 20, run: ['/host/smoke', 'hold', flavour], kill: true })
 const conformance = backend => ({
@@ -97,6 +97,55 @@ export const scenarios = [
     backend: 'rknpu',
     module: { flavour: 'gem', version: '0.7.2' },
     steps: [smoke('gem'), conformance('rknpu')],
+  },
+  // Below 0.9.8 the driver does not hold the domain of a call: nothing may switch it.
+  {
+    name: 'driver-0.9.6',
+    always: ['x64'],
+    about: 'a domain that is not held, addresses aligned to powers of two; another process allocates',
+    backend: 'rknpu',
+    module: { flavour: 'gem', version: '0.9.6', sram_bytes: 966656, dirty: 1 },
+    steps: [smoke('gem'), misuse('gem'), script('neighbour')],
+  },
+  {
+    name: 'driver-0.9.6-conformance',
+    always: [],
+    about: 'a domain that is not held: conformance',
+    backend: 'rknpu',
+    module: { flavour: 'gem', version: '0.9.6', sram_bytes: 966656, dirty: 1 },
+    steps: [conformance('rknpu')],
+  },
+  {
+    name: 'driver-0.9.7',
+    always: [],
+    about: 'a domain that is not held; another process allocates',
+    backend: 'rknpu',
+    module: { flavour: 'gem', version: '0.9.7', sram_bytes: 966656, dirty: 1 },
+    steps: [smoke('gem'), conformance('rknpu'), script('neighbour')],
+  },
+  {
+    name: 'neighbour',
+    always: ['x64'],
+    about: '0.9.8: another process allocates while this one uses two domains',
+    backend: 'rknpu',
+    module: { flavour: 'gem', version: '0.9.8', sram_bytes: 966656, dirty: 1 },
+    steps: [script('neighbour')],
+  },
+  {
+    name: 'job',
+    always: ['x64'],
+    about: 'a job holds domain 0 while devices are opened and probed',
+    backend: 'rknpu',
+    module: { flavour: 'gem', version: '0.9.8' },
+    steps: [script('job')],
+  },
+  {
+    name: 'cma-full',
+    always: ['x64'],
+    about: 'no IOMMU, 256 MiB of CMA that fills up, ordinary pages behind it',
+    backend: 'rknpu',
+    module: { flavour: 'gem', version: '0.9.8', soc: 'fde40000.npu', iommu: 0, cma_bytes: 256 * MiB },
+    steps: [script('cma')],
   },
   {
     name: 'narrow',

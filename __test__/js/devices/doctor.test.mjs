@@ -71,6 +71,24 @@ test('each broken set-up fails for its own fault', (t) => {
   assert.deepEqual(failing('broken-cma'), ['cma', 'ram'])
 })
 
+test('a driver below 0.9.8 has one domain, and a 32-bit SoC is not supported', (t) => {
+  const { files, nodes } = machines['rk3576-6.1']
+  const finding = (id, extra) =>
+    examine(makeReader(materialise(t, { files: { ...files, ...extra }, nodes }))).findings.find((one) => one.id === id)
+  for (const version of ['0.9.2', '0.9.6', '0.9.7']) {
+    const { status, message } = finding('iommu', { '/proc/rknpu/version': `RKNPU driver: v${version}\n` })
+    assert.equal(status, 'warn')
+    assert.match(message, new RegExp(`one domain of 4 GiB: rknpu ${version.replaceAll('.', '\\.')}`))
+  }
+  for (const version of ['0.9.8', '0.9.10'])
+    assert.equal(finding('iommu', { '/proc/rknpu/version': `RKNPU driver: v${version}\n` }).status, 'ok')
+  for (const soc of ['rv1103', 'rv1106']) {
+    const { status, message } = finding('board', { '/proc/device-tree/compatible': `luckfox,pico\0rockchip,${soc}\0` })
+    assert.equal(status, 'fail')
+    assert.match(message, /RV1103 and RV1106 are not supported/)
+  }
+})
+
 test('a support bundle gives the findings of the machine it was saved on', async (t) => {
   for (const name of ['rock5b-6.1', 'rk3568-heap', 'broken-container']) {
     const [root, bundle] = [materialise(t, machines[name]), join(folder(t), 'bundle')]

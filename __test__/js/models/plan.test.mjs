@@ -181,6 +181,16 @@ test('spread: over neighbouring domains, and only when asked', () => {
   assert.equal(planModels([spec], { ...board, iommuDomains: 1 }, { spread: true }).fits, false)
 })
 
+test('a driver that has one domain for its age is named', () => {
+  const models = [model('a', 2 * GiB), model('b', 2 * GiB), model('c', 2 * GiB)]
+  const reasonWith = (driverVersion, iommuDomains = 1) =>
+    planModels(models, { ...board, driverVersion, iommuDomains }).reason ?? ''
+  assert.match(reasonWith('0.9.7'), /rknpu 0\.9\.7 has one usable domain, 0\.9\.8 and later have 16/)
+  assert.match(reasonWith('0.8.2'), /rknpu 0\.8\.2 has one usable domain/)
+  for (const version of ['0.9.8', '0.9.10', '1.0.0', null]) assert.doesNotMatch(reasonWith(version), /usable/)
+  assert.equal(reasonWith('0.9.8', 16), '')
+})
+
 test('without an IOMMU: one area', () => {
   assert.deepEqual(planModels([model('a', 100 * MiB)], cma).placements.map(({ domain }) => domain), [0])
   const plan = planModels([model('a', 100 * MiB), model('b', 100 * MiB)], cma)

@@ -1,6 +1,7 @@
 # Shell half of the machine: the script that run.mjs writes calls these functions. They write results to
 # /host/out/SCENARIO/ and progress to the console.
 counters=/proc/rknpu_test
+meminfo=/proc/rknpu_test_meminfo
 
 live() { # anything alive in the driver?
   [ -e $counters ] && grep '^live_' $counters | grep -qv ' 0$'
@@ -30,6 +31,8 @@ scenario() { # NAME PARAMETERS...; "-" for no module
   dmesg -c >/dev/null
   uptime >"$out/started"
   [ "$1" = - ] || insmod /host/rknpu_test.ko "$@" 2>"$out/insmod" || echo "insmod failed" >>"$out/failures"
+  # A board without an IOMMU: the programs see its CMA area in /proc/meminfo.
+  [ ! -e $meminfo ] || mount -o bind $meminfo /root/proc/meminfo
 }
 
 uptime() { cut -d' ' -f1 /proc/uptime; }
@@ -83,7 +86,12 @@ misused() { # drops the violations of a step of deliberate misuse from the count
   echo >$counters
 }
 
+cleared() { # forgets the totals of a step that asks for what the library never does
+  [ ! -e $counters ] || echo >$counters
+}
+
 finish() {
+  [ ! -e $meminfo ] || umount /root/proc/meminfo
   [ ! -e $counters ] || cat $counters >"$out/counters"
   [ ! -e $counters ] || rmmod rknpu_test || echo "rmmod failed" >>"$out/failures"
   dmesg -c >"$out/dmesg"

@@ -14,11 +14,48 @@
 
 /* ---- objects ---- */
 
+/* What the page allocator gives in one piece. */
+#define MAX_FROM_PAGES	SZ_4M
+
+/*
+ * SRAM has pages of its own.  mmap shows them before the DRAM; a dma-buf's
+ * sg_table has the DRAM behind them instead, as in the real driver.
+ */
+static void sram_put(struct rkt_gem *gem)
+{
+	unsigned long i;
+
+	for (i = 0; gem->view && i < gem->sram >> PAGE_SHIFT; i++)
+		if (gem->view[i])
+			__free_page(gem->view[i]);
+	kvfree(gem->view);
+	gem->view = NULL;
+}
+
+static int sram_get(struct rkt_gem *gem)
+{
+	unsigned long i, sram = gem->sram >> PAGE_SHIFT;
+	unsigned long count = gem->base.size >> PAGE_SHIFT;
+
+	gem->view = kvcalloc(count, sizeof(*gem->view), GFP_KERNEL);
+	if (!gem->view)
+		return -ENOMEM;
+	for (i = 0; i < sram; i++) {
+		gem->view[i] = alloc_page(GFP_HIGHUSER | __GFP_ZERO);
+		if (!gem->view[i])
+			return -ENOMEM;
+	}
+	for (; i < count; i++)
+		gem->view[i] = gem->pages[i - sram];
+	return 0;
+}
+
 static void gem_free(struct drm_gem_object *obj)
 {
 	struct rkt_gem *gem = to_rkt_gem(obj);
 
 	rkt_token_drop(gem->token);
+	sram_put(gem);
 	if (obj->import_attach) {
 		drm_prime_gem_destroy(obj, gem->sgt);
 		stat_add(ST_IMPORTS, -1);
@@ -94,7 +131,8 @@ static int gem_mmap(struct drm_gem_object *obj, struct vm_area_struct *vma)
 		}
 		vma->vm_page_prot = pgprot_writecombine(prot);
 	}
-	ret = rkt_map_pages(vma, gem->pages, obj->size >> PAGE_SHIFT);
+	ret = rkt_map_pages(vma, gem->view ?: gem->pages,
+			    obj->size >> PAGE_SHIFT);
 	if (ret)
 		return ret;
 	stat_add(ST_MAPS, 1);
@@ -295,10 +333,20 @@ static int create_place(struct rkt_gem *gem, u64 sram_wanted)
 	bool scattered = gem->flags & RKNPU_NON_CONTIGUOUS;
 
 	if (!board.iommu) {
+		/* Above the page allocator's size, the kernel warns with a trace. */
+		if (size > rkt_cma_free() && size > MAX_FROM_PAGES)
+			stat_add(ST_BEYOND_CMA, 1);
 		gem->space = rkt_cma();
 		if (rkt_space_insert(gem->space, &gem->node, size,
-				     rkt_cma_align(size), DRM_MM_INSERT_LOW))
-			return -EINVAL;
+				     rkt_cma_align(size), DRM_MM_INSERT_LOW)) {
+			gem->space = rkt_ordinary();
+			if (size > MAX_FROM_PAGES ||
+			    rkt_space_insert(gem->space, &gem->node, size,
+					     roundup_pow_of_two(size),
+					     DRM_MM_INSERT_LOW))
+				return -EINVAL;
+			stat_add(ST_FROM_PAGES, 1);
+		}
 		gem->dma_addr = gem->node.start;
 		return 0;
 	}
@@ -373,6 +421,15 @@ static int ioctl_create(struct drm_device *dev, void *data,
 	ret = create_place(gem, sram_wanted);
 	if (!ret)
 		ret = rkt_gem_back(gem);
+	if (ret == -ENOMEM && !board.iommu)
+		ret = -EINVAL;
+	if (!ret && gem->sram)
+		ret = sram_get(gem);
+	if (!ret && domain != rkt_current_domain() && !rkt_holds_domain()) {
+		/* Another process switched: the pages are mapped elsewhere. */
+		stat_add(ST_ELSEWHERE, 1);
+		ret = -EFAULT;
+	}
 	if (!ret)
 		ret = rkt_token_new(gem, &gem->token);
 	if (ret)
@@ -380,7 +437,7 @@ static int ioctl_create(struct drm_device *dev, void *data,
 	if (board.dirty && !board.iommu && !(a->flags & RKNPU_KERNEL_MAPPING))
 		rkt_poison(gem->pages, size >> PAGE_SHIFT);
 	else if (board.dirty && gem->sram)
-		rkt_poison(gem->pages, gem->sram >> PAGE_SHIFT);
+		rkt_poison(gem->view, gem->sram >> PAGE_SHIFT);
 
 	ret = drm_gem_handle_create(file, &gem->base, &a->handle);
 	if (!ret) {
@@ -425,6 +482,10 @@ static int ioctl_destroy(struct drm_device *dev, void *data,
 				    a->handle, a->obj_addr);
 	if (!ret)
 		ret = rkt_switch_domain(to_rkt_gem(obj)->domain);
+	/* The real driver unmaps in the wrong page table then, for good. */
+	if (!ret && !rkt_holds_domain() && board.domains && board.iommu &&
+	    to_rkt_gem(obj)->domain != rkt_current_domain())
+		stat_add(ST_ELSEWHERE, 1);
 	drm_gem_object_put(obj);
 	if (!ret)
 		ret = drm_gem_handle_delete(file, a->handle);

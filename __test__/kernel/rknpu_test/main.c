@@ -16,7 +16,9 @@
 
 #include "rknpu_test.h"
 
-struct rkt_board board = { .sync_refuse = true };
+struct rkt_board board = {
+	.sync_refuse = true, .job_domain = -1, .job_wait_ms = 6000,
+};
 atomic64_t rkt_stats[ST_LAST];
 
 static char *flavour = "gem";
@@ -69,6 +71,12 @@ MODULE_PARM_DESC(switch_ms, "how long a domain switch takes");
 
 module_param_named(switch_timeout, board.switch_timeout, bool, 0644);
 MODULE_PARM_DESC(switch_timeout, "domain switches fail after switch_ms");
+
+module_param_named(job_domain, board.job_domain, int, 0644);
+MODULE_PARM_DESC(job_domain, "a job of this domain runs: 0.9.8 waits for its end before a switch (default -1: none)");
+
+module_param_named(job_wait_ms, board.job_wait_ms, uint, 0644);
+MODULE_PARM_DESC(job_wait_ms, "a switch gives up after this time behind a job (default 6000)");
 
 module_param_named(busy_us, board.busy_us, uint, 0644);
 MODULE_PARM_DESC(busy_us, "rocket: a buffer is in use by a job for so long after FINI_BO");
@@ -185,7 +193,10 @@ static const char *const stat_names[ST_LAST] = {
 	[ST_SYNC_BYTES] = "total_sync_bytes", [ST_MMAPS] = "total_maps",
 	[ST_EXPORTS] = "total_exports", [ST_IMPORTED] = "total_imports",
 	[ST_PREPS] = "total_preps", [ST_FINIS] = "total_finis",
-	[ST_SWITCHES] = "total_switches", [ST_INJECTED] = "total_injected",
+	[ST_SWITCHES] = "total_switches", [ST_SETS] = "total_sets",
+	[ST_WAITS] = "total_waits", [ST_ELSEWHERE] = "elsewhere",
+	[ST_FROM_PAGES] = "total_from_pages", [ST_BEYOND_CMA] = "beyond_cma",
+	[ST_INJECTED] = "total_injected",
 	[ST_BAD_HANDLES] = "bad_handles", [ST_UNDESTROYED] = "undestroyed",
 	[ST_IOVA_LEAKED] = "iova_leaked", [ST_VIOLATIONS] = "violations",
 };
@@ -197,6 +208,7 @@ static int stats_show(struct seq_file *m, void *v)
 	for (i = 0; i < ST_LAST; i++)
 		seq_printf(m, "%s%s %lld\n", i <= ST_LIVE_LAST ? "live_" : "",
 			   stat_names[i], stat_get(i));
+	seq_printf(m, "current_domain %d\n", rkt_current_domain());
 	return 0;
 }
 
@@ -223,6 +235,26 @@ static const struct proc_ops stats_ops = {
 	.proc_lseek = seq_lseek,
 	.proc_release = single_release,
 };
+
+/*
+ * /proc/meminfo with the simulated CMA area.  The guest mounts it over the real
+ * one, which has no such area.
+ */
+static int meminfo_show(struct seq_file *m, void *v)
+{
+	struct sysinfo i;
+
+	si_meminfo(&i);
+	seq_printf(m, "MemTotal: %lu kB\n", i.totalram << (PAGE_SHIFT - 10));
+	seq_printf(m, "MemFree: %lu kB\n", i.freeram << (PAGE_SHIFT - 10));
+	seq_printf(m, "MemAvailable: %lu kB\n",
+		   si_mem_available() << (PAGE_SHIFT - 10));
+	seq_printf(m, "Shmem: %lu kB\n", i.sharedram << (PAGE_SHIFT - 10));
+	seq_puts(m, "SwapTotal: 0 kB\nSwapFree: 0 kB\n");
+	seq_printf(m, "CmaTotal: %llu kB\n", board.cma_bytes >> 10);
+	seq_printf(m, "CmaFree: %llu kB\n", rkt_cma_free() >> 10);
+	return 0;
+}
 
 /* ---- loading ---- */
 
@@ -301,6 +333,9 @@ static int __init rkt_init(void)
 		ret = -ENOMEM;
 		goto err_driver;
 	}
+	if (!iommu)
+		proc_create_single("rknpu_test_meminfo", 0444, NULL,
+				   meminfo_show);
 	pr_info("%s %s, %s\n", flavour, version, iommu ? "IOMMU" : "no IOMMU");
 	return 0;
 
@@ -316,6 +351,8 @@ err_spaces:
 static void __exit rkt_exit(void)
 {
 	remove_proc_entry("rknpu_test", NULL);
+	if (!iommu)
+		remove_proc_entry("rknpu_test_meminfo", NULL);
 	platform_driver_unregister(driver);
 	platform_device_unregister(device);
 	rkt_spaces_exit();

@@ -7,6 +7,8 @@
 
 #include "rknpu_test.h"
 
+/* Simulated ordinary pages, which stand in for a full CMA area. */
+#define ORDINARY_BASE	0x40000000ull
 /* Simulated base of CMA: below 4 GiB, as 32-bit NPUs need. */
 #define CMA_BASE	0xa0000000ull
 /* CMA aligns to the size, up to 1 MiB. */
@@ -96,7 +98,7 @@ int rkt_space_leak(struct rkt_space *space, struct drm_mm_node *node)
 }
 
 static struct rkt_space *domain_spaces[16];
-static struct rkt_space *cma_space;
+static struct rkt_space *cma_space, *ordinary_space;
 static atomic64_t cma_charged;
 
 int rkt_spaces_init(void)
@@ -107,8 +109,11 @@ int rkt_spaces_init(void)
 
 	atomic64_set(&cma_charged, 0);
 	cma_space = rkt_space_new(CMA_BASE, board.cma_bytes);
-	if (!cma_space)
+	ordinary_space = rkt_space_new(ORDINARY_BASE, CMA_BASE - ORDINARY_BASE);
+	if (!cma_space || !ordinary_space) {
+		rkt_spaces_exit();
 		return -ENOMEM;
+	}
 	for (i = 0; i < max(board.domains, 1); i++) {
 		domain_spaces[i] = rkt_space_new(start, SZ_4G - start);
 		if (!domain_spaces[i]) {
@@ -128,7 +133,8 @@ void rkt_spaces_exit(void)
 		domain_spaces[i] = NULL;
 	}
 	rkt_space_put(cma_space);
-	cma_space = NULL;
+	rkt_space_put(ordinary_space);
+	cma_space = ordinary_space = NULL;
 }
 
 struct rkt_space *rkt_domain(int id)
@@ -139,6 +145,24 @@ struct rkt_space *rkt_domain(int id)
 struct rkt_space *rkt_cma(void)
 {
 	return cma_space;
+}
+
+struct rkt_space *rkt_ordinary(void)
+{
+	return ordinary_space;
+}
+
+/* As CmaFree of /proc/meminfo. */
+u64 rkt_cma_free(void)
+{
+	struct drm_mm_node *node;
+	u64 used = 0;
+
+	mutex_lock(&cma_space->lock);
+	drm_mm_for_each_node(node, &cma_space->mm)
+		used += node->size;
+	mutex_unlock(&cma_space->lock);
+	return board.cma_bytes - used;
 }
 
 u64 rkt_cma_align(u64 size)
@@ -189,6 +213,29 @@ int rkt_current_domain(void)
 	return READ_ONCE(current_domain);
 }
 
+/*
+ * From 0.9.8 on a call holds its domain, and a switch waits for the calls and
+ * the jobs of the current one.  Earlier drivers switch under them.
+ */
+bool rkt_holds_domain(void)
+{
+	return board.version >= 908;
+}
+
+/* Uninterruptibly, as the real driver does. */
+static int wait_for_job(void)
+{
+	unsigned int ms = 0;
+
+	stat_add(ST_WAITS, 1);
+	while (READ_ONCE(board.job_domain) == READ_ONCE(current_domain)) {
+		if (ms++ >= board.job_wait_ms)
+			return -EINVAL;
+		fsleep(1000);
+	}
+	return 0;
+}
+
 int rkt_switch_domain(int id)
 {
 	int ret;
@@ -198,6 +245,12 @@ int rkt_switch_domain(int id)
 	ret = rkt_fault(CALL_SWITCH);
 	if (ret)
 		return ret;
+	if (rkt_holds_domain() && id != READ_ONCE(current_domain) &&
+	    READ_ONCE(board.job_domain) == READ_ONCE(current_domain)) {
+		ret = wait_for_job();
+		if (ret)
+			return ret;
+	}
 	mutex_lock(&switch_lock);
 	if (id != current_domain || board.rival) {
 		stat_add(ST_SWITCHES, 1);
@@ -263,6 +316,9 @@ int rkt_action(struct rknpu_action *a)
 		if ((s32)a->value < 0 || (s32)a->value >= board.domains ||
 		    (a->value && !board.iommu))
 			return -EINVAL;
+		stat_add(ST_SETS, 1);
+		if (!rkt_holds_domain())
+			rkt_violation("SET_IOMMU_DOMAIN on a driver that does not hold its domain");
 		return rkt_switch_domain(a->value);
 	default:
 		return -EINVAL;

@@ -31,6 +31,8 @@ struct rkt_board {
 	bool rival;
 	bool switch_timeout;
 	unsigned int switch_ms;
+	int job_domain;			/* domain of a running job, or -1 */
+	unsigned int job_wait_ms;
 	unsigned int busy_us;
 };
 
@@ -42,6 +44,7 @@ enum rkt_stat {
 	ST_IMPORTS, ST_SRAM, ST_LIVE_LAST = ST_SRAM,
 	ST_ACTIONS, ST_CREATES, ST_DESTROYS, ST_SYNCS, ST_SYNC_BYTES,
 	ST_MMAPS, ST_EXPORTS, ST_IMPORTED, ST_PREPS, ST_FINIS, ST_SWITCHES,
+	ST_SETS, ST_WAITS, ST_ELSEWHERE, ST_FROM_PAGES, ST_BEYOND_CMA,
 	ST_INJECTED, ST_BAD_HANDLES, ST_UNDESTROYED, ST_IOVA_LEAKED,
 	ST_VIOLATIONS, ST_LAST
 };
@@ -97,6 +100,8 @@ int rkt_spaces_init(void);
 void rkt_spaces_exit(void);
 struct rkt_space *rkt_domain(int id);
 struct rkt_space *rkt_cma(void);
+struct rkt_space *rkt_ordinary(void);
+u64 rkt_cma_free(void);
 bool rkt_cma_charge(u64 bytes);
 void rkt_cma_uncharge(u64 bytes);
 u64 rkt_sram_take(u64 bytes);
@@ -105,6 +110,7 @@ u64 rkt_cma_align(u64 size);
 
 int rkt_current_domain(void);
 int rkt_switch_domain(int id);
+bool rkt_holds_domain(void);
 int rkt_action(struct rknpu_action *a);
 
 /* mem.c: pages */
@@ -128,6 +134,7 @@ bool rkt_range_ok(u64 offset, u64 size, u64 limit);
 struct rkt_gem {
 	struct drm_gem_object base;
 	struct page **pages;
+	struct page **view;		/* as mmap shows it, if SRAM comes first */
 	struct sg_table *sgt;		/* imported ones */
 	struct rkt_space *space;
 	struct drm_mm_node node;

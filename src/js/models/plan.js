@@ -145,6 +145,22 @@ function remediesOf(members, over) {
 const adviceOf = (remedies, otherwise) =>
   remedies.length > 0 ? `it would fit with ${remedies.join(', or ')}` : otherwise
 
+/** The first rknpu whose other domains this package uses: earlier ones do not hold a domain during a call. */
+const HOLDS_DOMAINS = [0, 9, 8]
+
+/**
+ * Explains why the device has one domain, if its driver is the cause.
+ *
+ * @param {DeviceInfo} device
+ */
+function oneDomainOf({ backend, iommu, iommuDomains, driverVersion }) {
+  if (backend !== 'rknpu' || !iommu || iommuDomains > 1 || typeof driverVersion !== 'string') return []
+  const parts = driverVersion.split('.').map(Number)
+  const differs = HOLDS_DOMAINS.findIndex((part, at) => part !== (parts[at] ?? 0))
+  if (differs === -1 || (parts[differs] ?? 0) > HOLDS_DOMAINS[differs]) return []
+  return [`rknpu ${driverVersion} has one usable domain, 0.9.8 and later have 16`]
+}
+
 /**
  * @param {Group[]} groups
  * @param {Place[]} places
@@ -167,6 +183,7 @@ function reasonOf(groups, places, device) {
       largest.members.length > 1 && device.iommu && places.length > 1
         ? ['apart, in domains of their own (leave group out)']
         : []
+    parts.push(...oneDomainOf(device))
     parts.push(adviceOf([...apart, ...remediesOf(largest.members, over)], 'use a smaller model, or free memory'))
     if (device.iommu && places.length > 1 && largest.members.length === 1 && largest.bytes > empty) {
       parts.push(
@@ -184,7 +201,7 @@ function reasonOf(groups, places, device) {
   const over = Math.max(1, sum - free)
   const members = groups.flatMap((group) => group.members)
   return sentence(
-    `${needs}${sum <= free ? ', but in pieces that are too small' : ''}; ` +
+    `${[`${needs}${sum <= free ? ', but in pieces that are too small' : ''}`, ...oneDomainOf(device)].join('; ')}; ` +
       `${adviceOf(remediesOf(members, over), 'load fewer models at once, or smaller ones')}`,
   )
 }

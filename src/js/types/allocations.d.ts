@@ -36,7 +36,10 @@ export interface NPUAllocationOptions extends AllocationOptions {
   contiguous?: boolean
   /** 'try-sram' takes on-chip SRAM first and the rest from DRAM. Default 'dram'. */
   placement?: 'dram' | 'try-sram'
-  /** IOMMU domain, below {@link DeviceInfo.iommuDomains}. Default 0. */
+  /**
+   * IOMMU domain, below {@link DeviceInfo.iommuDomains}. Default 0. ERR_UNSUPPORTED with a driver that has one domain
+   * only, such as rknpu below 0.9.8.
+   */
   iommuDomain?: number
   /** Bit mask of the NPU cores that will use the memory. Default 0: the driver chooses. */
   coreMask?: number

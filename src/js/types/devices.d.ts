@@ -29,7 +29,11 @@ export interface DeviceInfo {
   readonly npuCores: number | null
   /** Whether the NPU sees memory through an IOMMU. Without one, its buffers come from the CMA area. */
   readonly iommu: boolean
-  /** Number of IOMMU domains for {@link NPUAllocationOptions.iommuDomain}; 0 without an IOMMU. */
+  /**
+   * Number of IOMMU domains for {@link NPUAllocationOptions.iommuDomain}; 0 without an IOMMU, and 1 with rknpu below
+   * 0.9.8, which does not hold a domain during a call. Some builds of 0.9.8 accept 16 and use one: there the first
+   * allocation outside domain 0 is ERR_UNSUPPORTED.
+   */
   readonly iommuDomains: number
   /** Bytes that one domain can address, or the size of the CMA area; 0 where the backend does not report it. */
   readonly domainBytes: number

@@ -33,6 +33,8 @@ const OLDER_RUNTIMES = [0, 9, 6]
 /** The first Linux with the mainline driver. */
 const ROCKET_KERNEL = [6, 18]
 /** SoCs whose vendor kernels enable the IOMMU. */
+/** SoCs with 32-bit CPUs, for which this package does not compile. */
+const UNSUPPORTED = ['rv1103', 'rv1106']
 const WITH_IOMMU = ['rk3588', 'rk3588s', 'rk3583', 'rk3576', 'rk3562']
 
 /**
@@ -48,6 +50,13 @@ function board({ board: model, soc, deviceTree, container }) {
     )
   }
   const name = [model, soc].filter(Boolean).join(', ')
+  if (UNSUPPORTED.includes(soc)) {
+    return fail(
+      'board',
+      `${name}: RV1103 and RV1106 are not supported, because their CPUs have 32 bits`,
+      "use the vendor's C interface of RKNN there; this package needs a 64-bit SoC (RK3588, RK3576, RK356x)",
+    )
+  }
   if (deviceTree || container === undefined) return ok('board', name)
   // This package also finds the SoC in sysfs; the RKNN runtime reads the device tree only.
   const hidden = 'the device tree is hidden in this container, and the RKNN runtime may not recognise its board'
@@ -209,13 +218,16 @@ function iommu({ npus, soc, driver: { name, version } }) {
   if (driven.some((npu) => npu.iommu)) {
     if (name === 'rocket') return ok('iommu', 'on: every open file has 4 GiB of NPU addresses of its own')
     const parts = version === undefined ? undefined : versionOf(version)
-    const many = parts === undefined ? undefined : compareVersions(parts, OLDER_RUNTIMES) >= 0
-    if (many === undefined) return ok('iommu', 'on: 4 GiB of NPU addresses in each domain')
-    if (many) return ok('iommu', 'on: up to 16 domains of 4 GiB of NPU addresses')
+    if (parts === undefined) return ok('iommu', 'on: 4 GiB of NPU addresses in each domain')
+    if (compareVersions(parts, GUIDE) >= 0) return ok('iommu', 'on: up to 16 domains of 4 GiB of NPU addresses')
+    const why =
+      compareVersions(parts, OLDER_RUNTIMES) < 0
+        ? 'supports no others'
+        : 'does not hold a domain during a call, so this package uses no others'
     return warn(
       'iommu',
-      `on, with one domain of 4 GiB: rknpu ${version} supports no others`,
-      'rknpu 0.9.6 and later have 16: with them several large models fit',
+      `on, with one domain of 4 GiB: rknpu ${version} ${why}`,
+      'rknpu 0.9.8 and later have 16: with them several large models fit',
     )
   }
   const remedy =
