@@ -5,6 +5,7 @@
  */
 #include <linux/dma-buf.h>
 #include <linux/dma-mapping.h>
+#include <linux/highmem.h>
 #include <linux/list.h>
 #include <linux/miscdevice.h>
 #include <linux/slab.h>
@@ -13,7 +14,8 @@
 #include "rknpu_test.h"
 
 struct heap_buf {
-	struct page **pages;
+	struct page **pages;	/* as the CPU sees them, through its caches */
+	struct page **dram;	/* with `incoherent`: as the device sees them */
 	unsigned long count;
 	struct drm_mm_node node;
 };
@@ -41,14 +43,36 @@ static struct platform_device *heap_pdev;
 
 /* ---- the buffers ---- */
 
-static void buf_free(struct heap_buf *hb)
+static void pages_free(struct page **pages, unsigned long count)
 {
 	unsigned long i;
 
-	for (i = 0; i < hb->count; i++)
-		if (hb->pages[i])
-			__free_page(hb->pages[i]);
-	kvfree(hb->pages);
+	for (i = 0; pages && i < count; i++)
+		if (pages[i])
+			__free_page(pages[i]);
+	kvfree(pages);
+}
+
+static struct page **pages_new(unsigned long count)
+{
+	struct page **pages = kvcalloc(count, sizeof(*pages), GFP_KERNEL);
+	unsigned long i;
+
+	for (i = 0; pages && i < count; i++) {
+		pages[i] = alloc_page(GFP_HIGHUSER | __GFP_ZERO |
+				      __GFP_RETRY_MAYFAIL | __GFP_NOWARN);
+		if (!pages[i]) {
+			pages_free(pages, count);
+			return NULL;
+		}
+	}
+	return pages;
+}
+
+static void buf_free(struct heap_buf *hb)
+{
+	pages_free(hb->pages, hb->count);
+	pages_free(hb->dram, hb->count);
 	if (drm_mm_node_allocated(&hb->node))
 		rkt_space_remove(rkt_cma(), &hb->node);
 	kfree(hb);
@@ -57,23 +81,17 @@ static void buf_free(struct heap_buf *hb)
 static struct heap_buf *buf_new(u64 size)
 {
 	struct heap_buf *hb = kzalloc(sizeof(*hb), GFP_KERNEL);
-	unsigned long i, count = size >> PAGE_SHIFT;
 
 	if (!hb)
 		return NULL;
+	hb->count = size >> PAGE_SHIFT;
 	if (rkt_space_insert(rkt_cma(), &hb->node, size, rkt_cma_align(size),
 			     DRM_MM_INSERT_LOW))
 		goto err;
-	hb->pages = kvcalloc(count, sizeof(*hb->pages), GFP_KERNEL);
-	if (!hb->pages)
+	hb->pages = pages_new(hb->count);
+	hb->dram = board.incoherent ? pages_new(hb->count) : NULL;
+	if (!hb->pages || (board.incoherent && !hb->dram))
 		goto err;
-	hb->count = count;
-	for (i = 0; i < count; i++) {
-		hb->pages[i] = alloc_page(GFP_HIGHUSER | __GFP_ZERO |
-					  __GFP_RETRY_MAYFAIL | __GFP_NOWARN);
-		if (!hb->pages[i])
-			goto err;
-	}
 	return hb;
 err:
 	buf_free(hb);
@@ -159,7 +177,40 @@ static void buf_release(struct dma_buf *buf)
 	buf_free(hb);
 }
 
+static void pages_copy(struct page **to, struct page **from,
+		       unsigned long count)
+{
+	unsigned long i;
+
+	for (i = 0; to && from && i < count; i++)
+		copy_highpage(to[i], from[i]);
+}
+
+/*
+ * Caches that are not coherent, for whole buffers as in the vendor's heaps: the
+ * CPU's access starts with an invalidate, which drops lines that were not
+ * cleaned, and ends with a clean.
+ */
+static int buf_begin_cpu_access(struct dma_buf *buf, enum dma_data_direction dir)
+{
+	struct heap_buf *hb = buf->priv;
+
+	if (dir != DMA_TO_DEVICE)
+		pages_copy(hb->pages, hb->dram, hb->count);
+	return 0;
+}
+
+static int buf_end_cpu_access(struct dma_buf *buf, enum dma_data_direction dir)
+{
+	struct heap_buf *hb = buf->priv;
+
+	pages_copy(hb->dram, hb->pages, hb->count);
+	return 0;
+}
+
 static const struct dma_buf_ops buf_ops = {
+	.begin_cpu_access = buf_begin_cpu_access,
+	.end_cpu_access = buf_end_cpu_access,
 	.map_dma_buf = buf_map,
 	.unmap_dma_buf = buf_unmap,
 	.mmap = buf_mmap,

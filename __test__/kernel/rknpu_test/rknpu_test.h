@@ -28,6 +28,7 @@ struct rkt_board {
 	bool dirty;
 	bool sync_refuse;
 	bool leak_contiguous;
+	bool incoherent;
 	bool rival;
 	bool switch_timeout;
 	unsigned int switch_ms;
