@@ -15,6 +15,7 @@ use rkllmjs_memory::backend::errno::Call;
 use rkllmjs_memory::backend::fault_injecting::{Fault, FaultInjecting};
 use rkllmjs_memory::backend::simulated::{Options, Simulated, MEMFD_NAME};
 use rkllmjs_memory::backend::{Backend, Direction};
+use rkllmjs_memory::device::block::ImportRange;
 use rkllmjs_memory::device::Device;
 use rkllmjs_memory::error::Result;
 use rkllmjs_memory::manager::{Manager, NpuOptions};
@@ -76,7 +77,7 @@ fn workload(manager: &Manager) -> usize {
     let mut imports = Vec::new();
     for allocation in [&first, &second].into_iter().flatten() {
         match manager.export(allocation) {
-            Ok(fd) => imports.push(keep(manager.import(fd.as_fd(), None, None))),
+            Ok(fd) => imports.push(keep(manager.import(fd.as_fd(), ImportRange::default(), None))),
             Err(_) => refuse(),
         }
     }

@@ -6,7 +6,8 @@ import {
   closeDmaBuf, diagnose, DmaBufInbox, MemoryError, MemoryManager, probeDevices, replayEventLog, sendDmaBuf,
 } from '../../index.js'
 import type {
-  AllocationMessage, BufferInfo, MemoryErrorCode, MemorySnapshot, ReplayResult, SharedBufferToken, SnapshotDiff,
+  AllocationMessage, BufferInfo, DmaBufPiece, MemoryErrorCode, MemorySnapshot, ReplayResult, SharedBufferToken,
+  SnapshotDiff,
 } from '../../index.js'
 import promClient = require('prom-client')
 import { metrics as openTelemetry } from '@opentelemetry/api'
@@ -41,7 +42,8 @@ export function replayed(csv: string): number | null {
 export async function acrossProcesses(fd: number): Promise<void> {
   const inbox = new DmaBufInbox('/run/app/frames')
   await sendDmaBuf(inbox.path, fd, 'frame 7')
-  const letter: { fd: number; message: string } = await inbox.receive({ signal: AbortSignal.timeout(100) })
+  await sendDmaBuf(inbox.path, { fd, offset: 64, size: 100 }, 'frame 8')
+  const letter: DmaBufPiece & { message: string } = await inbox.receive({ signal: AbortSignal.timeout(100) })
   closeDmaBuf(letter.fd)
   inbox.close()
 }
@@ -72,7 +74,7 @@ export function right(): void {
   const address: bigint = info.address
   const deviceAddress: bigint | null = info.deviceAddress
   const { fd, offset, size } = manager.exportDmaBuf(buffer)
-  const twin: ArrayBuffer = manager.importDmaBuf(fd, { size: size - offset, tag: 'twin' })
+  const twin: ArrayBuffer = manager.importDmaBuf(fd, { offset, size, tag: 'twin' })
   const token: SharedBufferToken = manager.share(buffer)
   const adopted: ArrayBuffer = manager.adopt(structuredClone(token))
   const owned: boolean = manager.owns(twin) && manager.describe(adopted).shared

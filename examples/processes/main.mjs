@@ -32,7 +32,7 @@ const shade = (frame) => (frame * 31) & 0xff
 async function camera(socket) {
   const memory = open()
   const replies = new DmaBufInbox(`${socket}.replies`)
-  // Dedicated objects: the receiver of a slice's descriptor would see the neighbours as well.
+  // Dedicated objects: the receiver of a slice's descriptor could map the neighbours as well.
   const buffers = Array.from({ length: BUFFERS }, () =>
     memory.allocateNPUMemory(BUFFER, { dedicated: true, tag: 'frames' }),
   )
@@ -41,9 +41,9 @@ async function camera(socket) {
     const buffer = buffers[frame % BUFFERS]
     new Uint8Array(buffer, 0, FRAME).fill(shade(frame))
     memory.syncToDevice(buffer)
-    const { fd } = memory.exportDmaBuf(buffer)
-    await sendDmaBuf(socket, fd, `frame ${frame}`)
-    closeDmaBuf(fd) // the message has a descriptor of its own
+    const piece = memory.exportDmaBuf(buffer)
+    await sendDmaBuf(socket, piece, `frame ${frame}`)
+    closeDmaBuf(piece.fd) // the message has a descriptor of its own
     const answer = await replies.receive()
     closeDmaBuf(answer.fd)
     memory.syncFromDevice(buffer, FRAME)
@@ -65,11 +65,11 @@ async function model(socket) {
   let most = 0
   const imports = []
   for (let end = false; !end; ) {
-    const { fd, message } = await inbox.receive()
+    const { fd, offset, size, message } = await inbox.receive()
     end = message === 'end'
     if (!end) {
       // The same buffer arrives many times. It is the same memory each time, counted once in its domain.
-      const buffer = memory.importDmaBuf(fd, { tag: 'frames' })
+      const buffer = memory.importDmaBuf(fd, { offset, size, tag: 'frames' })
       if (imports.push(buffer) > 2 * BUFFERS) memory.deallocate(imports.shift())
       most = Math.max(most, memory.getNPUMemoryStats().domains[0]?.used ?? 0)
       memory.syncFromDevice(buffer)
@@ -77,7 +77,7 @@ async function model(socket) {
       for (const byte of new Uint8Array(buffer, 0, FRAME)) sum += byte
       new DataView(buffer, FRAME).setFloat64(0, sum)
       memory.syncToDevice(buffer, FRAME)
-      await sendDmaBuf(`${socket}.replies`, fd, message.replace('frame', 'answer'))
+      await sendDmaBuf(`${socket}.replies`, { fd, offset, size }, message.replace('frame', 'answer'))
     }
     closeDmaBuf(fd) // the import holds the memory, not this descriptor
   }

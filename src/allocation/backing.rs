@@ -64,7 +64,7 @@ impl Backing {
     /// memory away.
     pub fn memory(&self) -> Option<(Arc<Memory>, u64)> {
         match self {
-            Backing::Dedicated(memory) => Some((Arc::clone(memory), 0)),
+            Backing::Dedicated(memory) => Some((Arc::clone(memory), memory.start())),
             Backing::Suballocated { slice, chunk_memory, .. } => {
                 chunk_memory.memory().map(|memory| (memory, slice.offset))
             }
@@ -75,7 +75,9 @@ impl Backing {
     /// The properties that never change.
     pub fn info(&self) -> BackingInfo {
         match self {
-            Backing::Dedicated(memory) => BackingInfo { reserved: memory.reserved(), pool: None, dedicated: true },
+            Backing::Dedicated(memory) => {
+                BackingInfo { reserved: memory.reserved(), pool: None, dedicated: memory.is_whole() }
+            }
             Backing::Suballocated { pool, slice, .. } => {
                 BackingInfo { reserved: slice.padded, pool: pool.public_name().cloned(), dedicated: false }
             }

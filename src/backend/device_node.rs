@@ -6,20 +6,19 @@
 
 use std::fs;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{fcntl, open, FcntlArg, OFlag};
 use nix::sys::stat::{fstat, major, minor, stat, FileStat, Mode, SFlag};
-use nix::sys::statfs::{fstatfs, FsType};
-use nix::unistd::{lseek, Whence};
 
 use super::errno::{open_failed, too_many_fds};
 use super::{Direction, Kind};
 use crate::abi::dma_buf;
 use crate::error::{Error, ErrorCode, Result};
+use crate::sys::dma_buf::DmaBuf;
 use crate::units::format_bytes;
 
 /// The major numbers of DRM nodes, of accel nodes and of misc devices (`docs/design/rknpu.md` §1.1).
@@ -119,56 +118,21 @@ pub(super) fn group_of(path: &Path) -> Option<String> {
     })
 }
 
-/// The magic number of the file system of dma-bufs since Linux 5.3 ("DMAB").
-const DMA_BUF_MAGIC: FsType = FsType(0x444d_4142);
-
-/// The properties of a dma-buf, read from its fd.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct DmaBuf {
-    /// The size in bytes.
-    pub(super) size: u64,
-    /// Device and inode number, which are the same for every fd of one buffer. `None` before Linux 5.3, where all
-    /// buffers share one inode.
-    pub(super) identity: Option<(u64, u64)>,
-}
-
-impl DmaBuf {
-    /// Inspects `fd`. Refuses a file that is no dma-buf before a driver sees it, and a size beyond the buffer's end.
-    ///
-    /// Errors: `ERR_INVALID_ARG_TYPE`, `ERR_OUT_OF_RANGE`.
-    pub(super) fn of(fd: BorrowedFd<'_>, wanted: Option<u64>) -> Result<Self> {
-        let buffer = Self::inspect(fd).map_err(|errno| {
-            Error::new(ErrorCode::InvalidArgType, format!("the fd is not a dma-buf: {}", errno.desc()))
-                .syscall("fstat", errno as i32)
-                .hint("pass an open dma-buf fd, e.g. of a V4L2, DRM or DMA-BUF heap buffer")
-        })?;
-        match wanted.filter(|wanted| *wanted > buffer.size) {
-            None => Ok(buffer),
-            Some(wanted) => {
-                Err(Error::new(ErrorCode::OutOfRange, format!("the dma-buf has only {}", format_bytes(buffer.size)))
-                    .requested(wanted)
-                    .available(buffer.size))
-            }
-        }
-    }
-
-    fn inspect(fd: BorrowedFd<'_>) -> Result<Self, Errno> {
-        let stat = fstat(fd)?;
-        let modern = fstatfs(fd)?.filesystem_type() == DMA_BUF_MAGIC;
-        // Older kernels give a dma-buf an anonymous inode with this name.
-        let old = || {
-            let link = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap_or_default();
-            link.as_os_str() == "anon_inode:dmabuf"
-        };
-        if !modern && !old() {
-            return Err(Errno::EINVAL);
-        }
-        // The seek comes after the check: on any other file it would move the position under the file's owner.
-        let size = u64::try_from(lseek(fd, 0, Whence::SeekEnd)?).unwrap_or(0);
-        let _ = lseek(fd, 0, Whence::SeekSet);
-        match size {
-            0 => Err(Errno::EINVAL),
-            size => Ok(Self { size, identity: modern.then_some((stat.st_dev, stat.st_ino)) }),
+/// Inspects `fd`. Refuses a file that is no dma-buf before a driver sees it, and a size beyond the buffer's end.
+///
+/// Errors: `ERR_INVALID_ARG_TYPE`, `ERR_OUT_OF_RANGE`.
+pub(super) fn inspect(fd: BorrowedFd<'_>, wanted: Option<u64>) -> Result<DmaBuf> {
+    let buffer = DmaBuf::inspect(fd).map_err(|errno| {
+        Error::new(ErrorCode::InvalidArgType, format!("the fd is not a dma-buf: {}", errno.desc()))
+            .syscall("fstat", errno as i32)
+            .hint("pass an open dma-buf fd, e.g. of a V4L2, DRM or DMA-BUF heap buffer")
+    })?;
+    match wanted.filter(|wanted| *wanted > buffer.size) {
+        None => Ok(buffer),
+        Some(wanted) => {
+            Err(Error::new(ErrorCode::OutOfRange, format!("the dma-buf has only {}", format_bytes(buffer.size)))
+                .requested(wanted)
+                .available(buffer.size))
         }
     }
 }
@@ -236,7 +200,7 @@ mod tests {
         let mut file = fs::File::options().read(true).write(true).open(&path).unwrap();
         let mut two = [0; 2];
         file.read_exact(&mut two).unwrap();
-        let error = DmaBuf::of(file.as_fd(), None).unwrap_err();
+        let error = inspect(file.as_fd(), None).unwrap_err();
         assert_eq!((error.code(), error.errno()), (ErrorCode::InvalidArgType, Some(libc::EINVAL)));
         assert_eq!(file.stream_position().unwrap(), 2, "the seek moved the file's position");
         file.write_all(b"x").unwrap();

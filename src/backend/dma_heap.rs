@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::contiguous;
-use super::device_node::{duplicate, inside, open_node, sync_dma_buf, DmaBuf};
+use super::device_node::{duplicate, inside, inspect as inspect_dma_buf, open_node, sync_dma_buf};
 use super::errno::{check, translate, Call, Context};
 use super::object_table::{unnamed, ObjectTable};
 use super::soc::npu_cores;
@@ -185,7 +185,7 @@ impl Backend for DmaHeap {
             .map_err(|errno| translate(Call::Create, errno, &self.at().request(request)))?;
         // The name is only informative; kernels before 5.3 support none.
         let _ = set_name(fd.as_fd(), BUFFER_NAME);
-        let buffer = DmaBuf::of(fd.as_fd(), None)?;
+        let buffer = inspect_dma_buf(fd.as_fd(), None)?;
         let object = Object {
             handle: unnamed(),
             size: buffer.size,
@@ -201,7 +201,7 @@ impl Backend for DmaHeap {
     }
 
     fn import(&self, fd: BorrowedFd<'_>, size: Option<u64>) -> Result<Object> {
-        let buffer = DmaBuf::of(fd, size)?;
+        let buffer = inspect_dma_buf(fd, size)?;
         if let Some(known) = buffer.identity.and_then(|identity| self.objects.add_reference(&identity)) {
             return Ok(known);
         }

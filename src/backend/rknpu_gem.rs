@@ -24,7 +24,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::contiguous;
-use super::device_node::{duplicate, inside, misplaced, open_node, sync_dma_buf, DmaBuf};
+use super::device_node::{duplicate, inside, inspect as inspect_dma_buf, misplaced, open_node, sync_dma_buf};
 use super::errno::{check, domain_busy, no_domain, translate, Call, Context};
 use super::object_table::{unnamed, ObjectTable};
 use super::soc::npu_cores;
@@ -34,6 +34,7 @@ use crate::abi::rknpu::{self, Action, MemCreate, MemSync, DRM};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
 use crate::sync::{RwLock, RwLockReadGuard};
+use crate::sys::dma_buf::DmaBuf;
 use crate::sys::mapping::Mapping;
 use crate::sys::page::page_size;
 use crate::sys::proc::Proc;
@@ -357,7 +358,7 @@ impl Backend for RknpuGem {
     /// (`docs/design/drivers.md` §1.5). Only contiguous memory (of a CMA heap) is usable there, and this backend cannot
     /// check it.
     fn import(&self, fd: BorrowedFd<'_>, size: Option<u64>) -> Result<Object> {
-        let buffer = DmaBuf::of(fd, size)?;
+        let buffer = inspect_dma_buf(fd, size)?;
         let _gate = self.gate.write();
         let device = self.device.as_fd();
         let failed = |errno| translate(Call::Import, errno, &self.at().bytes(buffer.size));

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::contiguous;
-use super::device_node::{duplicate, inside, misplaced, open_node, sync_dma_buf, DmaBuf};
+use super::device_node::{duplicate, inside, inspect as inspect_dma_buf, misplaced, open_node, sync_dma_buf};
 use super::errno::{check, translate, Call, Context};
 use super::object_table::{unnamed, ObjectTable};
 use super::soc::npu_cores;
@@ -119,7 +119,7 @@ impl Backend for RknpuHeap {
             MemCreate { flags: rknpu::CACHEABLE, size, core_mask: request.core_mask, ..MemCreate::default() };
         let fd = rknpu::create_dma_buf(self.device.as_fd(), &mut create)
             .map_err(|errno| translate(Call::Create, errno, &self.at().request(request)))?;
-        let identity = DmaBuf::of(fd.as_fd(), None).ok().and_then(|buffer| buffer.identity);
+        let identity = inspect_dma_buf(fd.as_fd(), None).ok().and_then(|buffer| buffer.identity);
         let buffer = Buffer { fd, obj_addr: create.obj_addr };
         let misaligned = !create.dma_addr.is_multiple_of(request.alignment);
         if create.size < size || (misaligned && !self.info.iommu) {
@@ -132,7 +132,7 @@ impl Backend for RknpuHeap {
     /// Only memory in one piece is usable: for a scattered buffer, the driver returns the address of its *last* piece
     /// (§2.5). This backend cannot check it.
     fn import(&self, fd: BorrowedFd<'_>, size: Option<u64>) -> Result<Object> {
-        let dma_buf = DmaBuf::of(fd, size)?;
+        let dma_buf = inspect_dma_buf(fd, size)?;
         if let Some(known) = dma_buf.identity.and_then(|identity| self.objects.add_reference(&identity)) {
             return Ok(known);
         }

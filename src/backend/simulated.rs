@@ -31,13 +31,14 @@ use super::{Backend, DeviceInfo, Direction, Gauges, Kind, Object, Placement, Req
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
 use crate::sync::{Mutex, MutexGuard};
+use crate::sys::dma_buf::SIMULATED_NAME;
 use crate::sys::mapping::Mapping;
 use crate::sys::page::{page_size, whole_pages};
 use crate::units::{format_bytes, GIB, KIB, MIB};
 use address_space::{AddressSpace, Growth};
 
 /// The name of a simulated object's mapping in `/proc/self/maps`.
-pub const MEMFD_NAME: &str = "rkllm-simulated-npu";
+pub const MEMFD_NAME: &str = SIMULATED_NAME;
 
 /// The board to simulate, and its differences. `None` takes the board's own figure.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -353,8 +354,20 @@ impl Backend for Simulated {
     fn import(&self, fd: BorrowedFd<'_>, size: Option<u64>) -> Result<Object> {
         self.switch_domain();
         let (inode, bytes) = inode_of(fd)?;
-        if let Some(object) = self.state().reference(inode) {
-            return Ok(object);
+        let beyond = |wanted| {
+            Error::new(ErrorCode::OutOfRange, format!("the dma-buf has only {}", format_bytes(bytes)))
+                .available(bytes)
+                .requested(wanted)
+        };
+        let too_many = size.filter(|wanted| *wanted > bytes);
+        {
+            let mut state = self.state();
+            if let (Some(wanted), true) = (too_many, state.by_inode.contains_key(&inode)) {
+                return Err(beyond(wanted));
+            }
+            if let Some(object) = state.reference(inode) {
+                return Ok(object);
+            }
         }
         let not_a_buffer = |why: &str| {
             Error::new(ErrorCode::InvalidArgType, format!("the fd is not a dma-buf this device can import: {why}"))
@@ -368,10 +381,8 @@ impl Backend for Simulated {
         if bytes == 0 || !bytes.is_multiple_of(page_size()) {
             return Err(not_a_buffer("its size is not a whole number of pages"));
         }
-        if size.is_some_and(|wanted| wanted > bytes) {
-            return Err(Error::new(ErrorCode::OutOfRange, format!("the dma-buf has only {}", format_bytes(bytes)))
-                .available(bytes)
-                .requested(size.unwrap_or(0)));
+        if let Some(wanted) = too_many {
+            return Err(beyond(wanted));
         }
         let memory = duplicate(fd)?;
         let mut reservation = self.reserve(0, bytes, page_size(), false)?;

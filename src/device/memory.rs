@@ -138,8 +138,24 @@ impl Memory {
     /// Bytes that the memory takes, rounding included.
     pub fn reserved(&self) -> u64 {
         match self {
-            Memory::Npu(block) => block.object().size,
+            Memory::Npu(block) => block.reserved(),
             Memory::System(pages) => pages.charge.bytes(),
+        }
+    }
+
+    /// The offset of the first byte in use: an import may be a part of its kernel object.
+    pub fn start(&self) -> u64 {
+        match self {
+            Memory::Npu(block) => block.used().start,
+            Memory::System(_) => 0,
+        }
+    }
+
+    /// Reports whether all of the memory is in use.
+    pub fn is_whole(&self) -> bool {
+        match self {
+            Memory::Npu(block) => block.is_whole(),
+            Memory::System(_) => true,
         }
     }
 

@@ -257,9 +257,16 @@ impl Device {
     /// Hands an unmapped object to the reaper's thread, which destroys it soon.
     pub fn free_later(self: &Arc<Self>, object: Object, charges: Arc<Charges>) {
         if self.pending.push(object, charges) {
-            let device = Arc::clone(self);
-            REAPERS.run(move || device.reap());
+            self.start_reaper();
         }
+    }
+
+    /// Starts the reaper. Without a thread the objects wait for the next free, or for
+    /// [`wait_for_frees`](Self::wait_for_frees): the caller may be an event loop, which the driver would block.
+    fn start_reaper(self: &Arc<Self>) {
+        let reaper = Reaper(Some(Arc::clone(self)));
+        // A job without a thread is dropped, which `Reaper` notices.
+        drop(REAPERS.run(move || reaper.run()));
     }
 
     fn reap(&self) {
@@ -273,8 +280,12 @@ impl Device {
         );
     }
 
-    /// Waits, at most `timeout`, until the driver has destroyed every freed object. Returns whether it has.
+    /// Waits, at most `timeout`, until the driver has destroyed every freed object. Returns whether it has. Destroys
+    /// the objects on this thread if the system has no other.
     pub fn wait_for_frees(&self, timeout: Duration) -> bool {
+        if self.pending.take_over() {
+            self.reap();
+        }
         self.pending.wait(timeout)
     }
 
@@ -377,6 +388,25 @@ impl Device {
                      or use another iommuDomain",
                 )
         })
+    }
+}
+
+/// A job that destroys the freed objects of a device. One that is dropped without running reports that.
+struct Reaper(Option<Arc<Device>>);
+
+impl Reaper {
+    fn run(mut self) {
+        if let Some(device) = self.0.take() {
+            device.reap();
+        }
+    }
+}
+
+impl Drop for Reaper {
+    fn drop(&mut self) {
+        if let Some(device) = self.0.take() {
+            device.pending.reaper_failed();
+        }
     }
 }
 
@@ -524,6 +554,23 @@ mod tests {
         device.free_later(object, charges);
         let (object, charges) = device.create(&Request::plain(MIB)).unwrap();
         device.free_later(object, charges);
+        assert!(device.wait_for_frees(FREE_TIMEOUT));
+    }
+
+    #[test]
+    fn objects_without_a_reaper_wait_and_are_destroyed_by_the_next_caller_that_waits() {
+        let device = Device::new(Arc::new(Simulated::new(Options::default()).unwrap()));
+        let (object, charges) = device.create(&Request::plain(MIB)).unwrap();
+        assert!(device.pending.push(object, charges));
+        drop(Reaper(Some(Arc::clone(&device))));
+        assert_eq!((device.pending(), device.backend().live()), (MIB, 1), "the caller's thread destroyed it");
+        assert!(device.pending.in_progress());
+        assert!(device.wait_for_frees(Duration::ZERO));
+        assert_eq!((device.pending(), device.backend().live()), (0, 0));
+        // The next free asks for a reaper again.
+        let (object, charges) = device.create(&Request::plain(MIB)).unwrap();
+        assert!(device.pending.push(object, charges));
+        device.start_reaper();
         assert!(device.wait_for_frees(FREE_TIMEOUT));
     }
 }

@@ -46,6 +46,20 @@ impl<T> PendingFrees<T> {
         !std::mem::replace(&mut queue.reaper_running, true)
     }
 
+    /// Records that the reaper found no thread: the next [`push`](Self::push) asks for another.
+    pub(super) fn reaper_failed(&self) {
+        self.queue().reaper_running = false;
+        self.drained.notify_all();
+    }
+
+    /// Reports whether objects wait without a reaper. The caller must then call [`drain`](Self::drain).
+    pub(super) fn take_over(&self) -> bool {
+        let mut queue = self.queue();
+        let alone = !queue.reaper_running && !queue.objects.is_empty();
+        queue.reaper_running |= alone;
+        alone
+    }
+
     /// Destroys objects until none is left. Objects that arrive meanwhile form the next batch. A batch is ordered by
     /// IOMMU domain, because a switch of the domain costs the driver tens of milliseconds; `end_of_batch` follows it.
     /// Neither may panic.
@@ -72,12 +86,13 @@ impl<T> PendingFrees<T> {
     /// Waits, at most `timeout`, until no object is left. Returns whether none is left.
     pub(super) fn wait(&self, timeout: Duration) -> bool {
         let queue = self.drained.wait_timeout_while(self.queue(), timeout, |queue| queue.reaper_running);
-        !queue.reaper_running
+        !queue.reaper_running && queue.objects.is_empty()
     }
 
-    /// Reports whether a reaper is running.
+    /// Reports whether objects are left.
     pub(super) fn in_progress(&self) -> bool {
-        self.queue().reaper_running
+        let queue = self.queue();
+        queue.reaper_running || !queue.objects.is_empty()
     }
 
     /// Bytes that the driver has not freed yet.

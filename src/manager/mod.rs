@@ -39,7 +39,7 @@ use crate::accounting::{Account, Accounting, Accounts, Admission};
 use crate::allocation::backing::SharedBacking;
 use crate::allocation::{Allocation, Backing};
 use crate::backend::{DeviceInfo, Direction, Kind, Placement, Request};
-use crate::device::block::Block;
+use crate::device::block::{Block, ImportRange};
 use crate::device::memory::{alignment, HugePages, Memory, PageOptions, Pages};
 use crate::device::Device;
 use crate::error::{Error, ErrorCode, Result};
@@ -179,17 +179,25 @@ impl Manager {
         })
     }
 
-    /// Maps a dma-buf of another library or process. `fd` stays the caller's. The allocation has `size` bytes, by
-    /// default all bytes of the dma-buf.
+    /// Maps `range` of a dma-buf of another library or process. `fd` stays the caller's.
     ///
     /// Errors: `ERR_OUT_OF_RANGE`, and those of [`Device::import`].
-    pub fn import(&self, fd: BorrowedFd<'_>, size: Option<u64>, tag: Option<Arc<str>>) -> Result<Arc<Allocation>> {
-        self.counted(MemoryKind::Npu, size, tag, |account| {
+    pub fn import(&self, fd: BorrowedFd<'_>, range: ImportRange, tag: Option<Arc<str>>) -> Result<Arc<Allocation>> {
+        self.prepare_import(fd, range, tag)?.enter()
+    }
+
+    /// Runs the part of [`import`](Self::import) that waits for the driver, on any thread.
+    ///
+    /// Errors: those of [`import`](Self::import).
+    pub fn prepare_import(&self, fd: BorrowedFd<'_>, range: ImportRange, tag: Option<Arc<str>>) -> Result<Prepared> {
+        self.counted(MemoryKind::Npu, range.size, tag, |account| {
             // The size is known only after the import; an object that exceeds a limit is closed again.
-            let admission = account.admit(0)?;
-            let block = Block::import(&self.device, fd, size)?;
-            let shown = size.unwrap_or(block.object().size);
-            Allocation::enter(admission, dedicated(Memory::Npu(block)), shown)
+            let mut admission = account.admit(0)?;
+            let block = Block::import(&self.device, fd, range)?;
+            admission.cover(block.reserved())?;
+            let used = block.used();
+            let backing = Unclaimed(Some(dedicated(Memory::Npu(block))));
+            Ok(Prepared { admission, backing, size: used.end - used.start })
         })
     }
 
@@ -265,11 +273,15 @@ impl Manager {
     }
 
     /// Returns a new close-on-exec dma-buf fd of the allocation's kernel object. The allocation starts at
-    /// [`offset`](Allocation::offset) in it.
+    /// [`offset`](Allocation::offset) in it, and stays there.
     ///
-    /// Errors: `ERR_BUFFER_KIND` for system memory, and those of the driver.
+    /// Errors: `ERR_BUFFER_KIND` for system memory, those of [`Pool::keep_exported`], and those of the driver.
     pub fn export(&self, allocation: &Allocation) -> Result<OwnedFd> {
-        allocation.memory()?.0.export()
+        let (memory, _) = allocation.memory()?;
+        if let (MemoryKind::Npu, Some((pool, slice))) = (allocation.kind, allocation.place()) {
+            pool.keep_exported(&slice)?;
+        }
+        memory.export()
     }
 
     /// Frees all memory. ArrayBuffers that JavaScript still holds read zeros afterwards.

@@ -53,24 +53,63 @@ impl ToNapiValue for Settled {
     }
 }
 
+/// Settles a task's promise, from any thread. Dropped without a result, it rejects the promise: the task found no
+/// thread.
+pub struct Completer(Option<Box<dyn FnOnce(TaskResult) + Send>>);
+
+impl Completer {
+    /// Settles the promise.
+    pub fn complete(mut self, result: TaskResult) {
+        if let Some(settle) = self.0.take() {
+            settle(result);
+        }
+    }
+}
+
+impl Drop for Completer {
+    fn drop(&mut self) {
+        if let Some(settle) = self.0.take() {
+            settle(Err(no_thread()));
+        }
+    }
+}
+
+/// The error for a task that no thread ran. The caller's thread is an event loop, which the task would block.
+pub fn no_thread() -> Error {
+    Error::new(ErrorCode::DeviceIo, "the system started no thread for this call, so it was not made")
+        .syscall("clone", libc::EAGAIN)
+        .hint("raise RLIMIT_NPROC (ulimit -u) or the pids.max of the container, or end other threads")
+}
+
+/// Makes a promise, and the value that settles it.
+pub fn start(env: &Env) -> Result<(AsyncTask<'_>, Completer)> {
+    let (deferred, promise) = env.create_deferred()?;
+    let id = TASKS.insert(EnvData::of(env)?.id(), None);
+    let complete = move |result| {
+        let mut result = Some(result);
+        TASKS.with(id, |entry| *entry = result.take());
+        // Outside the lock: the drop of a cancelled task's memory calls the driver.
+        drop(result);
+        deferred.resolve(move |env| settle(&env, id));
+    };
+    Ok((AsyncTask { promise, task: id.get() as f64 }, Completer(Some(Box::new(complete)))))
+}
+
 /// Runs `work` on a thread of `threads`.
 pub fn spawn<'env>(
     env: &'env Env,
     threads: &'static ThreadPool,
     work: impl FnOnce() -> TaskResult + Send + 'static,
 ) -> Result<AsyncTask<'env>> {
-    let (deferred, promise) = env.create_deferred()?;
-    let id = TASKS.insert(EnvData::of(env)?.id(), None);
-    threads.run(move || {
-        let mut result = Some(catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_panic| {
+    let (task, completer) = start(env)?;
+    let queued = threads.run(move || {
+        completer.complete(catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_panic| {
             Err(Error::new(ErrorCode::DeviceIo, "the native part panicked: please report it"))
         }));
-        TASKS.with(id, |entry| *entry = result.take());
-        // Outside the lock: the drop of a cancelled task's memory calls the driver.
-        drop(result);
-        deferred.resolve(move |env| settle(&env, id));
     });
-    Ok(AsyncTask { promise, task: id.get() as f64 })
+    // Without a thread the completer was dropped, which rejects the promise.
+    drop(queued);
+    Ok(task)
 }
 
 /// Settles the promise of a task, on the JavaScript thread.

@@ -365,7 +365,7 @@ impl Drop for Move<'_> {
 impl PoolState {
     /// The region and alignment of a slice that may move now.
     fn unpinned(&self, id: Handle) -> Option<(Region, u64)> {
-        let movable = self.movables.get(id).ok().filter(|movable| !movable.pinned() && !movable.moving)?;
+        let movable = self.movables.get(id).ok().filter(|movable| movable.may_move())?;
         let region = self.chunks.get(movable.place.0)?.arena.get(movable.place.1).ok()?;
         Some((region, movable.alignment))
     }

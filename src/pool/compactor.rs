@@ -202,7 +202,7 @@ impl Compactor {
                         *progress = Progress::Surveying(surveyed);
                         Ok(None)
                     }
-                    // The surveying thread has panicked: the time slices survey by themselves.
+                    // The surveying thread has panicked, or none was left: the time slices survey by themselves.
                     Err(TryRecvError::Disconnected) => self.pool.start_pass().map(|pass| Some(PausedPass::new(pass))),
                 };
             }
@@ -211,7 +211,7 @@ impl Compactor {
         let (pool, mut paused) = (Arc::clone(&self.pool), PausedPass::new(self.pool.start_pass()?));
         let (sender, surveyed) = sync_channel(1);
         *progress = Progress::Surveying(surveyed);
-        SURVEYORS.run(move || {
+        let surveying = SURVEYORS.run(move || {
             paused.moves.reserve_exact(usize::try_from(max_moves).unwrap_or(0));
             while !pool.survey(&mut paused.pass, SURVEY_STEP) {
                 // A lock that is taken again at once starves the other threads that wait for the pool.
@@ -220,6 +220,8 @@ impl Compactor {
             // Sending fails if the compactor was dropped meanwhile.
             let _ = sender.send(paused);
         });
+        // Without a thread the sender is gone: the next time slice surveys by itself.
+        drop(surveying);
         Ok(None)
     }
 

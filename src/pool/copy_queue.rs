@@ -113,14 +113,18 @@ impl<'a> CopyQueue<'a> {
         }
         let jobs: Vec<Option<CopyJob>> = moves.iter().map(Move::copy_job).collect();
         let (done, copied) = sync_channel(1);
-        COPIERS.run(move || {
+        let queued = COPIERS.run(move || {
             let results = jobs.iter().map(|job| job.as_ref().map(CopyJob::copy).transpose()).collect();
             // Releases the memory before it sends the results: the receiver may free that memory at once.
             drop(jobs);
             // Sending fails if the queue was dropped in a panic.
             let _ = done.send(results);
         });
-        self.in_flight.push_back(InFlightBatch { moves, copied });
+        match queued {
+            Ok(()) => self.in_flight.push_back(InFlightBatch { moves, copied }),
+            // The system has no thread: the copies take time here, as those of a small batch do.
+            Err(_) => self.copy_here(moves),
+        }
     }
 
     /// Copies on this thread.

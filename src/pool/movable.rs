@@ -98,6 +98,18 @@ impl Pool {
         self.state().movables.at((slice.chunk, slice.region)).is_some()
     }
 
+    /// Keeps the slice at that place, if it is movable, because a descriptor with its offset leaves the process. An
+    /// importer holds the memory for as long as it likes, so the slice stays there until it is freed, also unpinned.
+    ///
+    /// Errors: `ERR_UNSUPPORTED` for a movable slice that is not pinned.
+    pub fn keep_exported(&self, slice: &Slice) -> Result<()> {
+        let mut state = self.state();
+        match state.movables.at((slice.chunk, slice.region)) {
+            Some(id) => state.movables.keep_exported(id),
+            None => Ok(()),
+        }
+    }
+
     /// Frees a movable slice unless an ArrayBuffer over it exists.
     ///
     /// Errors: those of [`free_movable`](Self::free_movable).

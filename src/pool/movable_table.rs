@@ -22,6 +22,8 @@ pub(super) struct Movable {
     /// The alignment that every place must have.
     pub(super) alignment: u64,
     pins: u32,
+    /// Set once a dma-buf with the slice's offset has left the process: an importer finds the bytes only there.
+    exported: bool,
     /// Set while the slice is in a move.
     pub(super) moving: bool,
     /// The id of JavaScript's ArrayBuffer over the slice; `None` without one.
@@ -33,6 +35,11 @@ pub(super) struct Movable {
 impl Movable {
     pub(super) fn pinned(&self) -> bool {
         self.pins > 0
+    }
+
+    /// Reports whether compaction may move the slice now.
+    pub(super) fn may_move(&self) -> bool {
+        !self.pinned() && !self.exported && !self.moving
     }
 
     pub(super) fn tag(&self) -> Option<Arc<str>> {
@@ -84,7 +91,15 @@ impl Movables {
         alignment: u64,
         tagged: Option<(Arc<str>, CountedBytes)>,
     ) -> Handle {
-        let id = self.table.insert(Movable { place, alignment, pins: 0, moving: false, view: None, tagged });
+        let id = self.table.insert(Movable {
+            place,
+            alignment,
+            pins: 0,
+            exported: false,
+            moving: false,
+            view: None,
+            tagged,
+        });
         self.put(place, id);
         id
     }
@@ -184,6 +199,18 @@ impl Movables {
         let movable = self.table.get_mut(id).ok_or_else(freed)?;
         let unpinned = movable.pins.checked_sub(1);
         movable.pins = unpinned.ok_or_else(|| Error::new(ErrorCode::OutOfRange, "this block is not pinned"))?;
+        Ok(())
+    }
+
+    /// Keeps a pinned slice at its place from now on, pinned or not, until it is freed.
+    pub(super) fn keep_exported(&mut self, id: Handle) -> Result<()> {
+        let movable = self.table.get_mut(id).ok_or_else(freed)?;
+        if !movable.pinned() {
+            let message = "a movable block is exported only while it is pinned: compaction moves it to another offset";
+            return Err(Error::new(ErrorCode::Unsupported, message)
+                .hint("call pin() before exportDmaBuf, or allocate the block without `movable`"));
+        }
+        movable.exported = true;
         Ok(())
     }
 

@@ -14,10 +14,12 @@
 
 pub mod address_space;
 pub mod cgroup;
+pub mod dma_buf;
 pub mod fd_socket;
 pub mod held_addresses;
 pub mod mapping;
 pub mod page;
+pub mod poller;
 pub mod pressure;
 pub mod proc;
 pub mod ram;

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
+use std::io;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::thread;
 use std::time::Duration;
@@ -45,31 +46,42 @@ impl ThreadPool {
         Self { name, max_threads, state: Mutex::new(state), work: Condvar::new() }
     }
 
-    /// Queues `job`. Jobs start in the order of their calls. If the system cannot start a thread, the caller's thread
-    /// runs the job. A panic ends its own job only.
-    pub fn run(&'static self, job: impl FnOnce() + Send + 'static) {
+    /// Queues `job`. Jobs start in the order of their calls. A panic ends its own job only.
+    ///
+    /// Errors: that of a thread's start (EAGAIN at RLIMIT_NPROC or `pids.max`) if the pool has no thread to run the
+    /// job. All waiting jobs are then dropped without running, those of other callers too: the owner of a job that may
+    /// be dropped notices it by the drop of what the job holds. No job runs on the caller's thread, which may be an
+    /// event loop.
+    pub fn run(&'static self, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        self.run_with(Box::new(job), |pool| {
+            thread::Builder::new().name(pool.name.to_owned()).spawn(|| pool.worker()).map(drop)
+        })
+    }
+
+    fn run_with(&'static self, job: Job, start: impl FnOnce(&'static Self) -> io::Result<()>) -> io::Result<()> {
         let mut state = self.state();
-        state.jobs.push_back(Box::new(job));
+        state.jobs.push_back(job);
         if state.idle >= state.jobs.len() {
             drop(state);
             self.work.notify_one();
-            return;
+            return Ok(());
         }
         if state.threads >= self.max_threads {
-            return;
+            return Ok(());
         }
         state.threads += 1;
         drop(state);
-        let started = thread::Builder::new().name(self.name.to_owned()).spawn(|| self.worker());
-        if started.is_err() {
-            let mut state = self.state();
-            state.threads -= 1;
-            // Running threads will take the jobs; without any, this thread must.
-            let alone = state.threads == 0;
-            let left: Vec<Job> = if alone { state.jobs.drain(..).collect() } else { Vec::new() };
-            drop(state);
-            left.into_iter().for_each(run_job);
+        let Err(error) = start(self) else { return Ok(()) };
+        let mut state = self.state();
+        state.threads -= 1;
+        if state.threads > 0 {
+            return Ok(()); // the running threads take the job
         }
+        let dropped = std::mem::take(&mut state.jobs);
+        drop(state);
+        // Outside the lock: the drop of a job may call this pool.
+        drop(dropped);
+        Err(error)
     }
 
     fn worker(&self) {
@@ -115,15 +127,42 @@ mod tests {
         let (done, doing) = channel();
         for at in 0..100 {
             let done = done.clone();
-            POOL.run(move || {
+            let queued = POOL.run(move || {
                 assert!(at % 10 != 3, "this one panics");
                 done.send(at).unwrap();
             });
+            queued.unwrap();
         }
         drop(done);
         let mut all: Vec<_> = doing.iter().collect();
         all.sort_unstable();
         assert_eq!(all, (0..100).filter(|at| at % 10 != 3).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_job_that_finds_no_thread_is_dropped_and_its_caller_is_told() {
+        static POOL: ThreadPool = ThreadPool::new("no threads", 2);
+        let refused = || io::Error::from_raw_os_error(libc::EAGAIN);
+        let (told, heard) = channel();
+        let job = || {
+            let told = told.clone();
+            Box::new(move || told.send(std::thread::current().id()).unwrap())
+        };
+        let error = POOL.run_with(job(), |_| Err(refused())).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EAGAIN));
+        assert!(heard.try_recv().is_err(), "a job ran on the caller's thread");
+        // A job that waits for another caller's thread goes with it.
+        let error = POOL.run_with(job(), |pool| {
+            assert!(pool.run_with(job(), |_| Err(refused())).is_ok(), "the other thread may still start");
+            Err(refused())
+        });
+        assert!(error.is_err() && heard.try_recv().is_err());
+        // A running thread takes the job of a caller that cannot start another.
+        let (open, gate) = sync_channel::<()>(1);
+        POOL.run(move || gate.recv().unwrap()).unwrap();
+        POOL.run_with(job(), |_| Err(refused())).unwrap();
+        open.send(()).unwrap();
+        assert_ne!(heard.recv().unwrap(), std::thread::current().id());
     }
 
     #[test]
@@ -135,10 +174,11 @@ mod tests {
             .map(|at| {
                 let (open, gate) = sync_channel::<()>(1);
                 let begun = begun.clone();
-                POOL.run(move || {
+                let queued = POOL.run(move || {
                     begun.send(at).unwrap();
                     gate.recv().unwrap();
                 });
+                queued.unwrap();
                 open
             })
             .collect();

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import test from 'node:test'
@@ -12,7 +12,9 @@ import { promisify } from 'node:util'
 import { Worker } from 'node:worker_threads'
 
 import { closeDmaBuf, DmaBufInbox, sendDmaBuf } from '../../../index.js'
-import { KiB, needsSimulated, open, openFds, refuses, turnsUntil } from '../../support/helpers.mjs'
+import {
+  KiB, needsCommand, needsOwnKernel, needsSimulated, open, openFds, refuses, runChild, turnsUntil,
+} from '../../support/helpers.mjs'
 
 function folder(t) {
   const made = mkdtempSync(join(tmpdir(), 'rkllm-inbox-'))
@@ -138,6 +140,92 @@ test('the inbox of a thread that ends while it waits is closed', async (t) => {
   assert.ok(await turnsUntil(() => !existsSync(path), 2000))
   new DmaBufInbox(path).close()
 })
+
+/** Counts the threads of the process with that name. */
+const threads = (name) =>
+  readdirSync('/proc/self/task').filter((id) => {
+    try {
+      return readFileSync(`/proc/self/task/${id}/comm`, 'utf8').trim() === name
+    } catch {
+      return false
+    }
+  }).length
+
+test('hundreds of inboxes wait on one thread, and each is told', { skip: needsOwnKernel }, async (t) => {
+  const directory = folder(t)
+  const fd = exported(t)
+  const fds = openFds()
+  const inboxes = Array.from({ length: 200 }, (_, i) => new DmaBufInbox(join(directory, `${i}`)))
+  const waiting = inboxes.map((one) => one.receive())
+  assert.equal(threads('rkllm-inbox'), 1)
+  // The last is told while all others wait.
+  for (const i of [199, 65, 64, 0]) {
+    await sendDmaBuf(inboxes[i].path, fd, `to ${i}`)
+    const { fd: received, message } = await waiting[i]
+    closeDmaBuf(received)
+    assert.equal(message, `to ${i}`)
+  }
+  const ends = waiting.map((end) => end.catch((error) => error.code))
+  for (const one of inboxes) one.close()
+  assert.equal((await Promise.all(ends)).filter((end) => end === 'ERR_BUFFER_FREED').length, 196)
+  closeDmaBuf(fd)
+  assert.ok(await turnsUntil(() => openFds() < fds, 2000), 'the descriptors of the waits are closed')
+})
+
+test('an aborted wait lets the process end, and a running one does not', () => {
+  for (const [abort, end] of [[true, 'ended'], [false, 'waits']]) {
+    assert.deepEqual(runChild('inbox-end.mjs', { args: [String(abort)] }).result, { end })
+  }
+})
+
+test('without a free descriptor a message stays queued, and nothing leaks', { skip: needsSimulated }, () => {
+  const { result } = runChild('inbox-descriptors.mjs')
+  assert.deepEqual(result, {
+    refused: ['ERR_TOO_MANY_FDS', 'ERR_TOO_MANY_FDS', 'ERR_TOO_MANY_FDS'],
+    messages: ['first', 'second'],
+    waits: 'ERR_TOO_MANY_FDS',
+    last: true,
+  })
+})
+
+test(
+  'what strangers send is closed and reported, and the inbox goes on',
+  { skip: needsCommand('python3') || needsOwnKernel },
+  async (t) => {
+    const here = inbox(t)
+    const strangers = fileURLToPath(new URL('../../support/child/stranger.py', import.meta.url))
+    const send = (...messages) => promisify(execFile)('python3', [strangers, here.path, ...messages])
+    const open = () =>
+      readdirSync('/proc/self/fd').filter((fd) => {
+        try {
+          return /pipe:|null|memfd:/.test(readlinkSync(`/proc/self/fd/${fd}`))
+        } catch {
+          return false
+        }
+      }).length
+    const kinds = ['file', 'pipe', 'socket', 'memfd', 'posing', 'file+pipe+memfd', '200pipe', '253file']
+    const fd = exported(t)
+    const before = open()
+    for (const kind of kinds) {
+      const received = here.receive()
+      const [error] = await Promise.all([received.catch((reason) => reason), send(kind)])
+      assert.equal(error.code, 'ERR_INVALID_ARG_TYPE', `${kind}: ${error.stack}`)
+      assert.match(error.message, /no dma-buf.*closed/, kind)
+      // Memory of earlier tests may go meanwhile.
+      assert.ok(await turnsUntil(() => open() <= before, 2000), `${kind}: ${before} → ${open()}`)
+    }
+    const [error] = await Promise.all([here.receive().catch((reason) => reason), send('long+memfd')])
+    assert.equal(error.code, 'ERR_OUT_OF_RANGE')
+    // A datagram without a descriptor is no message.
+    await send('none', 'none')
+    await sendDmaBuf(here.path, fd, 'after')
+    const { fd: received, message } = await here.receive()
+    closeDmaBuf(received)
+    closeDmaBuf(fd)
+    assert.equal(message, 'after')
+    assert.ok(await turnsUntil(() => open() < before, 2000))
+  },
+)
 
 const EXAMPLE = fileURLToPath(new URL('../../../examples/processes/main.mjs', import.meta.url))
 

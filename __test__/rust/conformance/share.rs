@@ -216,6 +216,11 @@ fn size_bound(rig: &Rig) -> Check {
     for fits in [1, page_size(), size] {
         rig.own(rig.backend.import(fd.as_fd(), Some(fits)).map_err(told)?).destroy()?;
     }
+    // A backend knows its own export, and must look at the bound nevertheless.
+    for too_much in [size + 1, u64::MAX] {
+        let refused = rig.backend.import(fd.as_fd(), Some(too_much)).err().map(|error| error.code());
+        ensure!(refused == Some(ErrorCode::OutOfRange), "{too_much} of our own {size}: {refused:?}");
+    }
     let Some((foreign, _memory)) = rig.foreign(page_size())? else { return no_foreign() };
     for too_much in [page_size() + 1, 1 << 40, u64::MAX] {
         let refused = rig.backend.import(foreign.as_fd(), Some(too_much)).err().map(|error| error.code());

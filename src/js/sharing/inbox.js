@@ -8,6 +8,7 @@ const { AsyncTasks } = require('../core/async-tasks.js')
 const { defineDispose } = require('../core/disposable.js')
 const { memoryError } = require('../core/errors.js')
 const { check, integer, invalid, kinds, formatValue } = require('../core/options.js')
+const { setImmediate } = require('../core/runtime.js')
 
 /** Closes inboxes that were dropped without `close`. */
 const dropped = new FinalizationRegistry((/** @type {number} */ handle) => native.closeInbox(handle))
@@ -39,15 +40,25 @@ class DmaBufInbox {
     for (;;) {
       if (signal?.aborted) throw signal.reason
       if (this.#handle === 0) throw closedError()
-      const message = native.takeMessage(this.#handle)
+      const message = await this.#take()
       if (message) return message
       try {
         await this.#tasks.run(() => native.awaitMessage(this.#handle), signal)
       } catch (reason) {
-        // Wakes the thread that still waits, which would keep the process alive.
+        // Ends the native wait, which would keep the process alive.
         if (this.#handle !== 0) native.wakeInbox(this.#handle)
         throw reason
       }
+    }
+  }
+
+  async #take() {
+    try {
+      return native.takeMessage(this.#handle)
+    } catch (error) {
+      // The message stays queued: a caller that tries again at once would never let the event loop close a descriptor.
+      if (/** @type {any} */ (error).code === 'ERR_TOO_MANY_FDS') await nextTurn()
+      throw error
     }
   }
 
@@ -67,15 +78,25 @@ class DmaBufInbox {
   }
 }
 
+/** The properties of a part of a dma-buf. A received one has its message too, which is not sent on. */
+const pieceProperties = {
+  fd: kinds.integer(0, 2 ** 31 - 1),
+  offset: kinds.integer(0),
+  size: kinds.integer(1),
+  message: kinds.string,
+}
+
 /**
  * @param {string} path
- * @param {number} fd
+ * @param {number | Partial<import('../types/sharing.js').DmaBufPiece>} piece
  */
-async function sendDmaBuf(path, fd, message = '') {
+async function sendDmaBuf(path, piece, message = '') {
   nonEmptyString('path', path)
+  const { fd, offset = 0, size } =
+    typeof piece === 'object' ? check('sendDmaBuf: the piece', piece, pieceProperties) : { fd: piece }
   integer('fd', fd, 0, 2 ** 31 - 1)
   if (typeof message !== 'string') throw invalid(`message must be a string, not ${formatValue(message)}`)
-  await new AsyncTasks().run(() => native.sendDmaBuf(path, fd, message))
+  await new AsyncTasks().run(() => native.sendDmaBuf(path, /** @type {number} */ (fd), offset, size, message))
 }
 
 /** @param {number} fd */
@@ -89,6 +110,8 @@ function nonEmptyString(name, value) {
   if (typeof value === 'string' && value !== '') return value
   throw invalid(`${name} must be a string that is not empty, not ${formatValue(value)}`)
 }
+
+const nextTurn = () => new Promise((resolve) => setImmediate(resolve))
 
 const closedError = () => memoryError('ERR_BUFFER_FREED', 'this inbox was closed')
 

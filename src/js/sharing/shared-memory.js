@@ -7,7 +7,7 @@ const { byteLengthOf } = require('../core/buffers.js')
 const { check, integer, invalid, kinds, formatValue } = require('../core/options.js')
 
 /** The options of `importDmaBuf`. */
-const importOptions = { size: kinds.integer(1), tag: kinds.tag }
+const importOptions = { offset: kinds.integer(0), size: kinds.integer(1), tag: kinds.tag }
 
 /**
  * @typedef {object} SharingHost the parts of a manager that sharing calls
@@ -43,9 +43,9 @@ function exportDmaBuf({ handle, allocator, processLimits }, buffer) {
 function importDmaBuf({ handle, allocator, publisher }, fd, options) {
   const manager = handle.open()
   integer('fd', fd, 0, 2 ** 31 - 1)
-  const { size, tag } = check('importDmaBuf', options, importOptions)
+  const { offset = 0, size, tag } = check('importDmaBuf', options, importOptions)
   try {
-    return allocator.allocated(native.importDmaBuf(manager, fd, size, tag))
+    return allocator.allocated(native.importDmaBuf(manager, fd, offset, size, tag))
   } catch (error) {
     throw publisher.refused(error, { kind: 'npu', size, tag })
   }

@@ -12,7 +12,7 @@ import type { MemoryPool, MemoryPoolOptions, PoolAllocationOptions } from './poo
 import type { MemoryProfile, ProfilingOptions } from './profiling.js'
 import type { CleanupOptions, MemoryPressure, OptimizeOptions, OptimizeResult } from './reclaim.js'
 import type { MemorySnapshot } from './report.js'
-import type { SharedBufferToken } from './sharing.js'
+import type { DmaBufImportOptions, DmaBufPiece, SharedBufferToken } from './sharing.js'
 import type { MemoryStats, MemoryUsage, NPUMemoryStats, SystemMemoryStats } from './stats.js'
 
 /** Options of the constructor of {@link MemoryManager}. */
@@ -229,21 +229,31 @@ export class MemoryManager extends EventEmitter {
    * Exports a buffer as a dma-buf: a new close-on-exec fd that the caller owns and closes. The memory lives as long as
    * any fd, mapping or importer.
    *
-   * @throws ERR_BUFFER_KIND: system memory; ERR_TOO_MANY_FDS, ERR_UNSUPPORTED, and the errors of {@link describe}.
+   * A slice is the part of `size` bytes at `offset` of its slab or chunk, and the fd shows its neighbours too. Free a
+   * slice after its importers have ended: its place then has another owner. A movable block must be pinned. Compaction
+   * never moves it again, also unpinned, because an importer finds the bytes at that offset only.
+   *
+   * @throws ERR_BUFFER_KIND: system memory; ERR_UNSUPPORTED: a movable block that is not pinned, memory in SRAM, or a
+   * device that exports nothing; ERR_TOO_MANY_FDS, and the errors of {@link describe}.
    */
-  exportDmaBuf(buffer: Buf | MemoryBlock): { fd: number; offset: number; size: number }
+  exportDmaBuf(buffer: Buf | MemoryBlock): DmaBufPiece
 
   /**
-   * Maps a dma-buf of another owner and makes it visible to the NPU. The caller still owns `fd`. `size` maps only the
-   * first bytes.
+   * Maps a dma-buf of another owner and makes it visible to the NPU. The caller still owns `fd`. The ArrayBuffer has
+   * the `size` bytes at `offset`, by default all of them. The whole dma-buf takes addresses, once in its domain; the
+   * manager counts the pages of the part.
    *
-   * A dma-buf that is imported again, or that this device exported, yields another view of the same memory, which
-   * counts once in its domain.
+   * A dma-buf that is imported again, or that this device exported, yields another view of the same memory.
    *
-   * @throws ERR_INVALID_ARG_TYPE: not an open dma-buf; ERR_OUT_OF_RANGE: smaller than `size`; ERR_UNSUPPORTED; and the
-   * errors of {@link allocateNPUMemory}.
+   * @example
+   * const { fd, offset, size } = memory.exportDmaBuf(tensor)
+   * const twin = memory.importDmaBuf(fd, { offset, size })
+   * closeDmaBuf(fd) // the import holds the memory
+   *
+   * @throws ERR_INVALID_ARG_TYPE: not an open dma-buf; ERR_OUT_OF_RANGE: the part is not inside the dma-buf, or
+   * `offset` is not a multiple of 8; ERR_UNSUPPORTED; and the errors of {@link allocateNPUMemory}.
    */
-  importDmaBuf(fd: number, options?: { size?: number; tag?: string | null }): ArrayBuffer
+  importDmaBuf(fd: number, options?: DmaBufImportOptions): ArrayBuffer
 
   /**
    * Returns a token with which {@link adopt} maps the same memory elsewhere in this process. Takes NPU and system
