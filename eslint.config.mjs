@@ -73,7 +73,7 @@ const pageScripts = declared.map(({ name }) => ({
 }))
 
 export default defineConfig([
-  globalIgnores(['**/node_modules/', '**/target/', 'src/js/native.js', '__test__/kernel/.cache/']),
+  globalIgnores(['**/node_modules/', '**/target/', '__test__/kernel/.cache/']),
   {
     files: ['**/*.js', '**/*.mjs'],
     plugins: { js, n: node },

@@ -14,7 +14,6 @@ const SOURCES = join(ROOT, 'src/js')
 
 /** Lowest first. A room imports from every lower line, and from no other room of its own line. */
 const ORDER = [
-  ['native.js'],
   ['core'],
   ['allocation', 'devices', 'inspect', 'limits', 'pools', 'profiling', 'reclaim', 'replay', 'sharing', 'stats'],
   ['explain', 'inference', 'metrics', 'models', 'report'],
@@ -24,12 +23,9 @@ const ORDER = [
   ['cli'],
 ]
 
-/** Built by `npm run build`: absent in a fresh checkout. */
-const GENERATED = new Set(['native.js'])
-
 /** Path → code of every file, and of index.js, which the command line imports. */
 function sources() {
-  const names = readdirSync(SOURCES, { recursive: true }).filter((name) => name.endsWith('.js') && !GENERATED.has(name))
+  const names = readdirSync(SOURCES, { recursive: true }).filter((name) => name.endsWith('.js'))
   const files = new Map(names.map((name) => [name, readFileSync(join(SOURCES, name), 'utf8')]))
   return files.set('index.js', readFileSync(join(ROOT, 'index.js'), 'utf8'))
 }
@@ -92,7 +88,7 @@ const printers = (files) =>
 const files = sources()
 
 test('every folder and file of src/js has its place in the order, and every place exists', () => {
-  const rooms = new Set([...files.keys()].map(roomOf).concat(...GENERATED))
+  const rooms = new Set([...files.keys()].map(roomOf))
   assert.deepEqual([...rooms].sort(), ORDER.flat().sort())
 })
 
@@ -111,7 +107,7 @@ test('only the command line prints', () => {
 
 test('every file that is required exists', () => {
   const missing = [...files].flatMap(([name, text]) =>
-    importsOf(name, text).filter((target) => !files.has(target) && !GENERATED.has(target)),
+    importsOf(name, text).filter((target) => !files.has(target)),
   )
   assert.deepEqual(missing, [])
 })

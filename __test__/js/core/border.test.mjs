@@ -81,8 +81,14 @@ async function thrown(call) {
   }
 }
 
-/** Shows a value that may be a revoked proxy. */
-const show = (value) => inspect(value, { showProxy: true, depth: 1 })
+/** Shows a value that may be a revoked proxy, which Deno cannot inspect. */
+function show(value) {
+  try {
+    return inspect(value, { showProxy: true, depth: 1 })
+  } catch {
+    return 'a revoked proxy'
+  }
+}
 
 async function throwsOnlyMemoryErrors(what, call) {
   const error = await thrown(call)
