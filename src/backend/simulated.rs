@@ -21,6 +21,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{fcntl, FcntlArg, SealFlag};
 use nix::sys::memfd::{memfd_create, MFdFlags};
+use nix::sys::resource::{getrlimit, Resource};
 use nix::sys::stat::fstat;
 use nix::unistd::ftruncate;
 
@@ -271,6 +272,11 @@ impl Simulated {
                 let error = match errno {
                     Errno::EMFILE | Errno::ENFILE => too_many_fds(errno),
                     Errno::ENOMEM | Errno::ENOSPC => because(ErrorCode::OutOfMemory),
+                    Errno::EFBIG => Error::new(
+                        ErrorCode::DeviceIo,
+                        format!("{} exceed the limit of file sizes of this process", format_bytes(size)),
+                    )
+                    .hint("raise it (ulimit -f unlimited): the simulated device keeps its memory in a file"),
                     _ => because(ErrorCode::DeviceIo),
                 };
                 error.requested(size).syscall(call, errno as i32)
@@ -278,6 +284,10 @@ impl Simulated {
         };
         let memory = memfd_create(MEMFD_NAME, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
             .map_err(failed("memfd_create"))?;
+        // ftruncate beyond the limit raises SIGXFSZ, which ends a process that does not ignore it, as Deno's.
+        if getrlimit(Resource::RLIMIT_FSIZE).is_ok_and(|(limit, _)| size > limit) {
+            return Err(failed("ftruncate")(Errno::EFBIG));
+        }
         ftruncate(&memory, i64::try_from(size).unwrap_or(i64::MAX)).map_err(failed("ftruncate"))?;
         // Sealed like a dma-buf: the holder of the fd may write the bytes, but may not truncate the file.
         fcntl(&memory, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW))

@@ -2,22 +2,19 @@
 
 // Formats text for the terminal: colours, line wrapping, tables, bars.
 
+const { inspect } = require('node:util')
 const { formatBytes } = require('../core/format-bytes.js')
+const { hexAddresses } = require('../core/json.js')
 
 const MAX_WIDTH = 100
-const CODES = {
-  bold: [1, 22],
-  dim: [2, 22],
-  red: [31, 39],
-  green: [32, 39],
-  yellow: [33, 39],
-  cyan: [36, 39],
-  inverse: [7, 27],
-}
+/** @type {['bold', 'dim', 'red', 'green', 'yellow', 'cyan', 'inverse']} */
+const STYLES = ['bold', 'dim', 'red', 'green', 'yellow', 'cyan', 'inverse']
+/** The first of the characters that stand for the begin and the end of a style until `styled`: no text may hold them. */
+const MARKS = 0xfdd0
 
 /**
  * @typedef {import('./args.js').Stream} Stream
- * @typedef {Record<keyof typeof CODES, (text: string | number) => string>} Paint
+ * @typedef {Record<(typeof STYLES)[number], (text: string | number) => string>} Paint
  */
 
 /**
@@ -34,29 +31,55 @@ function wantsColor(stream, env) {
 }
 
 /**
- * Makes the functions that colour text: `paint.red('text')`.
+ * Makes the functions that colour text: `paint.red('text')`. The result holds marks until `styled`.
  *
  * @param {boolean} colored
  * @returns {Paint}
  */
 function painter(colored) {
-  const functions = Object.entries(CODES).map(([name, [on, off]]) => [
-    name,
-    (/** @type {string | number} */ text) => (colored ? `\x1b[${on}m${text}\x1b[${off}m` : String(text)),
-  ])
+  const functions = STYLES.map((name, at) => {
+    const [on, off] = [MARKS + 2 * at, MARKS + 2 * at + 1].map((code) => (colored ? String.fromCharCode(code) : ''))
+    return [name, (/** @type {string | number} */ text) => `${on}${text}${off}`]
+  })
   return Object.fromEntries(functions)
 }
+
+/**
+ * Replaces control characters: a name, a tag or a line of a log may hold escapes for the terminal.
+ *
+ * @param {string} text
+ */
+const plain = (text) => text.replace(/[\x00-\x09\x0b-\x1f\x7f-\x9f]/g, (of) => (of === '\t' ? ' ' : '�'))
+
+/**
+ * Makes text ready for a terminal: without control characters, and with the escapes of `painter` and no others.
+ *
+ * @param {string} text
+ */
+const styled = (text) =>
+  plain(text).replace(/[\ufdd0-\ufddd]/g, (mark) => {
+    const at = mark.charCodeAt(0) - MARKS
+    return `\x1b[${/** @type {[number, number]} */ (inspect.colors[STYLES[at >> 1]])[at & 1]}m`
+  })
 
 /** @param {Stream} stream */
 const widthOf = (stream) => Math.max(40, Math.min(stream.columns ?? 80, MAX_WIDTH))
 
-const ESCAPES = /\x1b\[[\d;?]*[a-zA-Z]/g
+/** Characters of two columns: East Asian wide and fullwidth ones, and emoji. */
+const WIDE = /[\p{Script=Han}\p{Script=Hangul}\p{Script=Hiragana}\p{Script=Katakana}\p{Emoji_Presentation}\u3000-\u303e\uff01-\uff60\uffe0-\uffe6]/u
+/** Characters without a column of their own, and the marks of `painter`. */
+const NARROW = /[\p{M}\p{Cf}\ufdd0-\ufdef]/u
+
+/** @param {string} character */
+const columnsOf = (character) =>
+  character >= ' ' && character <= '~' ? 1 : NARROW.test(character) ? 0 : WIDE.test(character) ? 2 : 1
+
 /**
  * Counts the columns of a text; colours take none.
  *
  * @param {string} text
  */
-const visible = (text) => text.replace(ESCAPES, '').length
+const visible = (text) => Array.from(text, columnsOf).reduce((sum, width) => sum + width, 0)
 
 /** @type {(text: string, width: number) => string} */
 const pad = (text, width) => text + ' '.repeat(Math.max(0, width - visible(text)))
@@ -64,11 +87,27 @@ const pad = (text, width) => text + ' '.repeat(Math.max(0, width - visible(text)
 const padLeft = (text, width) => ' '.repeat(Math.max(0, width - visible(text))) + text
 
 /**
- * Cuts a text without colours to `width`.
+ * Cuts a text to `width` columns; colours stay.
  *
- * @type {(text: string, width: number) => string}
+ * @param {string} text
+ * @param {number} width
  */
-const clip = (text, width) => (text.length <= width ? text : `${text.slice(0, Math.max(0, width - 1))}…`)
+function clip(text, width) {
+  if (visible(text) <= width) return text
+  let [cut, room] = ['', Math.max(0, width - 1)]
+  let full = false
+  for (const character of text) {
+    const columns = columnsOf(character)
+    if (columns > 0 && !full && columns > room) {
+      full = true
+      if (width > 0) cut += '…'
+    }
+    // After the end only the marks follow, which end the styles.
+    if (columns === 0 || !full) cut += character
+    if (!full) room -= columns
+  }
+  return cut
+}
 
 /**
  * Wraps a text to lines of at most `width`; lines after the first are indented. Words that are too long stay whole.
@@ -80,7 +119,7 @@ function wrap(text, width, indent = 0) {
   const lines = []
   let line = ''
   for (const word of text.split(' ')) {
-    if (line !== '' && line.length + 1 + word.length > width - (lines.length === 0 ? 0 : indent)) {
+    if (line !== '' && visible(line) + 1 + visible(word) > width - (lines.length === 0 ? 0 : indent)) {
       lines.push(line)
       line = word
     } else {
@@ -132,12 +171,16 @@ const bytes = (count) => (count === null || count === undefined ? '–' : format
 const grouped = (number) => String(number).replace(/\B(?=(\d{3})+$)/g, ',')
 
 /**
- * Encodes JSON; bigints, which are addresses, become hexadecimal strings.
+ * Encodes JSON; bigints, which are addresses, become hexadecimal strings. Control characters that JSON allows are
+ * escaped, since terminals obey them.
  *
  * @param {unknown} value
  */
 const jsonText = (value, indent = 2) =>
-  `${JSON.stringify(value, (_, of) => (typeof of === 'bigint' ? `0x${of.toString(16)}` : of), indent)}\n`
+  `${JSON.stringify(value, hexAddresses, indent).replace(
+    /[\x7f-\x9f]/g,
+    (of) => `\\u${of.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  )}\n`
 
 module.exports = {
   bar,
@@ -149,6 +192,8 @@ module.exports = {
   pad,
   padLeft,
   painter,
+  plain,
+  styled,
   visible,
   wantsColor,
   widthOf,
