@@ -263,3 +263,64 @@ test(
     assert.doesNotMatch(top.screen(), /\x1b\[[0-9;]*m/)
   },
 )
+
+test('a frame fits 40 columns, also with names of two columns a character', (t) => {
+  const managers = [
+    manager(t, 4194304, { program: '/srv/推論サーバー/モデル推論管理サーバー本番環境用.mjs', pools: 3, tags: 3 }),
+    manager(t, 2, {}),
+  ]
+  const holders = [{ pid: 7, name: '视频编码器', buffers: 1, bytes: 1, mapped: 0, exporters: ['rknpu', 'system'] }]
+  for (const width of [40, 50, 60, 79, 80]) {
+    const lines = frame({ machine, managers, holders, silent: 1 }, view({ width, height: 40 }))
+    for (const line of lines) assert.ok(styling.visible(line) <= width, `${styling.visible(line)} of ${width}: ${line}`)
+    assert.match(lines.join('\n'), /^4194304 .*MiB/m, 'the NPU memory stays')
+  }
+  assert.equal(styling.visible('推論e\u0301🚀'), 7)
+  assert.equal(styling.clip('推論サーバー', 6), '推論…')
+})
+
+test('thirty managers scroll in 24 rows, and the chosen one has its details', (t) => {
+  const managers = Array.from({ length: 30 }, (_, at) => manager(t, 1000 + at, { pools: 2, tags: 2 }))
+  for (const chosen of [0, 15, 29]) {
+    const lines = frame({ machine, managers, holders: [], silent: 0 }, view({ sort: 'pid', chosen }))
+    assert.equal(lines.length, 24)
+    const text = lines.join('\n')
+    assert.match(text, /MANAGER \d+–\d+ of 30/)
+    assert.match(text, new RegExp(`^${1000 + chosen} +server`, 'm'), 'the chosen manager is in the list')
+    assert.match(text, new RegExp(`^${1000 + chosen} server\\.mjs  on `, 'm'), 'its details are shown')
+  }
+})
+
+test('a frame shows the history of the chosen manager, and the help', (t) => {
+  const data = { machine, managers: [manager(t, 1)], holders: [], silent: 0 }
+  const text = frame(data, view({ history: [0, MiB, 2 * MiB] })).join('\n')
+  assert.match(text, /^ {2}NPU {2}▁▅█ {2}up to 2 MiB$/m)
+  const help = frame(data, view({ help: true, width: 40 }))
+  assert.equal(help.length, 24)
+  assert.match(help.join('\n'), /select a manager/)
+})
+
+test('no name reaches the terminal as an escape sequence, in any place of a frame', (t) => {
+  const escape = '\x1b]0;gone\x07\x9b31m\x1b[2J'
+  const one = manager(t, 100, { program: `/srv/${escape}.mjs`, pools: 1 })
+  one.usage.pools[0].name = escape
+  one.usage.reservations = [{ tag: escape, kind: 'npu', size: 1 }]
+  one.about.device = { ...one.about.device, soc: escape, driverVersion: escape }
+  const data = { machine: { ...machine, board: escape }, managers: [one], holders: [], silent: 0 }
+  const lines = frame(data, view({ height: 60, paint: styling.painter(true) })).map(styling.styled)
+  const rest = lines.join('\n').replace(/\x1b\[(?:1|2|7|22|27|3[1236]|39)m/g, '')
+  assert.doesNotMatch(rest, /[\x00-\x09\x0b-\x1f\x7f-\x9f]/)
+})
+
+test('top takes one process, and an interval', async () => {
+  for (const [words, pattern] of [
+    [['--pid', 'x'], /--pid/], [['--interval', '0'], /--interval is "0"; it must be 0\.1 to 3600 seconds/],
+    [['--interval', '-1'], /--interval needs a value/],
+  ]) {
+    const { status, stderr } = await command(['top', '--once', ...words])
+    assert.equal(status, 2)
+    assert.match(stderr, pattern)
+  }
+  const { managers } = JSON.parse((await command(['top', '--json', '--pid', '4194304'])).stdout)
+  assert.deepEqual(managers, [])
+})

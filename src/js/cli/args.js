@@ -122,7 +122,9 @@ const UNITS = { '': 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 }
 function parseSize(name, word) {
   const [, digits, unit] = /^(\d+(?:\.\d+)?) ?([a-z]*)$/i.exec(word) ?? []
   const factor = Object.entries(UNITS).find(([known]) => known.toLowerCase() === unit?.toLowerCase())?.[1]
-  const bytes = Number(digits) * (factor ?? NaN)
+  const exact = Number(digits) * (factor ?? NaN)
+  // Of "1.6GiB" the fraction of a byte is dropped; there is no half of a byte.
+  const bytes = factor === 1 ? exact : Math.floor(exact)
   if (Number.isSafeInteger(bytes) && bytes > 0) return bytes
   const meant = /^[kmgt]b?$/i.test(unit ?? '')
     ? `did you mean ${digits}${unit[0].toUpperCase()}iB?`
@@ -138,6 +140,13 @@ const wholeNumber =
     if (/^\d+$/.test(word) && number >= min && number <= max) return number
     throw new UsageError(`${name} is ${JSON.stringify(word)}; it must be a whole number of at least ${min}`)
   }
+
+/** @type {(min: number, max: number) => (name: string, word: string) => number} */
+const seconds = (min, max) => (name, word) => {
+  const number = Number(word)
+  if (/^\d*\.?\d+$/.test(word) && number >= min && number <= max) return number
+  throw new UsageError(`${name} is ${JSON.stringify(word)}; it must be ${min} to ${max} seconds`)
+}
 
 /** @type {(...choices: string[]) => (name: string, word: string) => string} */
 const oneOf =
@@ -160,4 +169,4 @@ function expectWords(words, names, atLeast = names.length) {
   return words
 }
 
-module.exports = { COMMON, UsageError, expectWords, oneOf, parse, parseSize, unknown, wholeNumber }
+module.exports = { COMMON, UsageError, expectWords, oneOf, parse, parseSize, seconds, unknown, wholeNumber }

@@ -6,7 +6,7 @@ const { existsSync } = require('node:fs')
 const { UsageError, expectWords } = require('./args.js')
 const { examine } = require('../devices/doctor/examine.js')
 const { makeReader, save } = require('../devices/doctor/reader.js')
-const { pad, wrap } = require('./style.js')
+const { pad, styled, wrap } = require('./style.js')
 
 /**
  * @typedef {import('./args.js').Context} Context
@@ -53,7 +53,7 @@ const command = {
     if (values.save !== undefined) save(reader, values.save)
     if (values.json) json(result)
     else show(result, { paint, print, width })
-    if (values.save !== undefined) io.stderr.write(`saved to ${values.save}\n`)
+    if (values.save !== undefined) io.stderr.write(styled(`saved to ${values.save}\n`))
     return result.counts.fail > 0 ? STATUS.finding : STATUS.ok
   },
 }

@@ -5,6 +5,7 @@
 
 const { expectWords } = require('./args.js')
 const { MANAGER, askOne } = require('./snapshot.js')
+const { styled } = require('./style.js')
 
 /** @type {import('./args.js').Command} */
 const command = {
@@ -23,7 +24,7 @@ const command = {
     const { snapshot, profile, metrics } = await askOne(pid, values.manager, ['snapshot', 'profile', 'metrics'])
     const { writeReport } = require('../report/index.js')
     await writeReport(path, { snapshot: () => snapshot, profile: () => profile, metrics: () => metrics })
-    io.stderr.write(`wrote ${path}\n`)
+    io.stderr.write(styled(`wrote ${path}\n`))
   },
 }
 

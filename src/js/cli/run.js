@@ -7,7 +7,7 @@
 const { version } = require('../../../package.json')
 const { COMMON, UsageError, parse, unknown } = require('./args.js')
 const { AttachError } = require('./attach.js')
-const { columns, jsonText, pad, painter, wantsColor, widthOf, wrap } = require('./style.js')
+const { columns, jsonText, pad, painter, styled, wantsColor, widthOf, wrap } = require('./style.js')
 
 const NAMES = ['doctor', 'top', 'snapshot', 'report', 'plan', 'estimate', 'explain', 'replay', 'bench']
 const STATUS = { ok: 0, finding: 1, usage: 2, attach: 3, broken: 4 }
@@ -42,7 +42,7 @@ async function run(argv, io) {
     io,
     paint,
     width: widthOf(io.stdout),
-    print: (text) => void io.stdout.write(`${text}\n`),
+    print: (text) => void io.stdout.write(`${styled(text)}\n`),
     json: (value) => void io.stdout.write(jsonText(value)),
     STATUS,
   }
@@ -75,8 +75,8 @@ function explain(error, io, command) {
   const paint = painter(wantsColor(io.stderr, io.env))
   const report = (/** @type {string} */ message, /** @type {string} */ hint = '') => {
     const width = widthOf(io.stderr)
-    io.stderr.write(`${paint.red('rkllm-memory:')} ${wrap(message, width - 14, 2).join('\n')}\n`)
-    if (hint !== '') io.stderr.write(`  ${wrap(hint, width - 2, 2).join('\n')}\n`)
+    io.stderr.write(styled(`${paint.red('rkllm-memory:')} ${wrap(message, width - 14, 2).join('\n')}\n`))
+    if (hint !== '') io.stderr.write(styled(`  ${wrap(hint, width - 2, 2).join('\n')}\n`))
   }
   if (error instanceof UsageError) {
     report(

@@ -5,7 +5,7 @@
 const { writeFileSync } = require('node:fs')
 const { UsageError, expectWords, wholeNumber } = require('./args.js')
 const { askProcess } = require('./attach.js')
-const { jsonText } = require('./style.js')
+const { jsonText, styled } = require('./style.js')
 
 /** @type {import('./args.js').Option} */
 const MANAGER = {
@@ -53,7 +53,7 @@ const command = {
     const { snapshot } = await askOne(pid, values.manager, ['snapshot'])
     if (values.out === undefined) return json(snapshot)
     writeFileSync(values.out, jsonText(snapshot))
-    io.stderr.write(`wrote ${values.out}\n`)
+    io.stderr.write(styled(`wrote ${values.out}\n`))
   },
 }
 

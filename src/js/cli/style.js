@@ -9,7 +9,7 @@ const { hexAddresses } = require('../core/json.js')
 const MAX_WIDTH = 100
 /** @type {['bold', 'dim', 'red', 'green', 'yellow', 'cyan', 'inverse']} */
 const STYLES = ['bold', 'dim', 'red', 'green', 'yellow', 'cyan', 'inverse']
-/** The first of the characters that stand for the begin and the end of a style until `styled`: no text may hold them. */
+/** The first of the characters that stand for the begin and the end of a style until `styled`. */
 const MARKS = 0xfdd0
 
 /**
@@ -66,7 +66,11 @@ const styled = (text) =>
 const widthOf = (stream) => Math.max(40, Math.min(stream.columns ?? 80, MAX_WIDTH))
 
 /** Characters of two columns: East Asian wide and fullwidth ones, and emoji. */
-const WIDE = /[\p{Script=Han}\p{Script=Hangul}\p{Script=Hiragana}\p{Script=Katakana}\p{Emoji_Presentation}\u3000-\u303e\uff01-\uff60\uffe0-\uffe6]/u
+const WIDE = new RegExp(
+  '[\\p{Script=Han}\\p{Script=Hangul}\\p{Script=Hiragana}\\p{Script=Katakana}\\p{Emoji_Presentation}' +
+    '\\u3000-\\u303e\\uff01-\\uff60\\uffe0-\\uffe6]',
+  'u',
+)
 /** Characters without a column of their own, and the marks of `painter`. */
 const NARROW = /[\p{M}\p{Cf}\ufdd0-\ufdef]/u
 
@@ -79,7 +83,7 @@ const columnsOf = (character) =>
  *
  * @param {string} text
  */
-const visible = (text) => Array.from(text, columnsOf).reduce((sum, width) => sum + width, 0)
+const visible = (text) => Array.from(text).reduce((sum, character) => sum + columnsOf(character), 0)
 
 /** @type {(text: string, width: number) => string} */
 const pad = (text, width) => text + ' '.repeat(Math.max(0, width - visible(text)))

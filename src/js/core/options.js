@@ -190,23 +190,29 @@ function nearest(name, known) {
     distance: editDistance(name.toLowerCase(), candidate.toLowerCase()),
   }))
   const [{ distance, candidate }] = distances.sort((a, b) => a.distance - b.distance)
-  return distance <= Math.max(2, name.length / 3) ? candidate : undefined
+  // One letter in three, and at least one: "foo" is not near "top". The dashes of an option are no letters.
+  const letters = Math.min(name.replace(/^-+/, '').length, candidate.replace(/^-+/, '').length)
+  return distance <= Math.max(1, Math.floor(letters / 3)) ? candidate : undefined
 }
 
 /**
- * Counts the letters to insert, delete or replace (Levenshtein distance).
+ * Counts the letters to insert, delete, replace, or swap with a neighbour (optimal string alignment distance).
  *
  * @param {string} a
  * @param {string} b
  */
 function editDistance(a, b) {
+  /** @type {number[]} */
+  let before = []
   let row = Array.from({ length: b.length + 1 }, (_, j) => j)
   for (let i = 1; i <= a.length; i++) {
     const next = [i]
     for (let j = 1; j <= b.length; j++) {
       next[j] = Math.min(row[j] + 1, next[j - 1] + 1, row[j - 1] + (a[i - 1] === b[j - 1] ? 0 : 1))
+      const swapped = i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1]
+      if (swapped) next[j] = Math.min(next[j], before[j - 2] + 1)
     }
-    row = next
+    ;[before, row] = [row, next]
   }
   return row[b.length]
 }

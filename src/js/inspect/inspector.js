@@ -11,6 +11,7 @@ const net = require('node:net')
 const { join } = require('node:path')
 const { threadId } = require('node:worker_threads')
 const { formatBytes } = require('../core/format-bytes.js')
+const { hexAddresses } = require('../core/json.js')
 const { dateNow } = require('../core/runtime.js')
 const { ownDirectory, parseName, socketName } = require('./socket-path.js')
 const { version } = require('../../../package.json')
@@ -219,7 +220,7 @@ function about(manager, serial) {
  * @param {unknown} value
  */
 const line = (value) =>
-  `${JSON.stringify(value, (_key, of) => (typeof of === 'bigint' ? `0x${of.toString(16)}` : of))}\n`
+  `${JSON.stringify(value, hexAddresses)}\n`
 
 /**
  * Removes the sockets of dead processes and threads.

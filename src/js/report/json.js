@@ -2,18 +2,12 @@
 
 // Writes snapshot and profile as JSON, as snapshot.schema.json describes.
 
-/**
- * A JSON replacer: addresses exceed JSON's numbers and become strings, "0x200000000000".
- *
- * @param {string} _key
- * @param {unknown} value
- */
-const plain = (_key, value) => (typeof value === 'bigint' ? `0x${value.toString(16)}` : value)
+const { hexAddresses } = require('../core/json.js')
 
 /**
  * @type {(snapshot: import('../types/report.js').MemorySnapshot, profile:
  * import('../types/profiling.js').MemoryProfile) => string}
  */
-const json = (snapshot, profile) => `${JSON.stringify({ version: 1, snapshot, profile }, plain)}\n`
+const json = (snapshot, profile) => `${JSON.stringify({ version: 1, snapshot, profile }, hexAddresses)}\n`
 
-module.exports = { json, plain }
+module.exports = { json }

@@ -4,7 +4,7 @@
 // the size.
 
 const { version } = require('../../../package.json')
-const { plain } = require('./json.js')
+const { hexAddresses } = require('../core/json.js')
 const { holders } = require('./holders.js')
 
 /** The most events on the page; the .csv report has all. */
@@ -32,7 +32,7 @@ const columns = (rows, makers) =>
   Object.fromEntries(Object.entries(makers).map(([name, make]) => [name, rows.map(make)]))
 
 /** @type {(address: bigint | string | null | undefined) => unknown} */
-const hex = (address) => (address === null || address === undefined ? null : plain('', address))
+const hex = (address) => (address === null || address === undefined ? null : hexAddresses('', address))
 
 /** @typedef {{ kind: string, tag: string | null, pool: string | null }} Named */
 /** @typedef {Pick<import('./holders.js').Holder, 'id' | 'size' | 'stack' | 'allocatedAt' | 'buffer'> & Named} Held */

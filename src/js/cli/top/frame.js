@@ -3,7 +3,7 @@
 // Renders one frame of `top` as lines of text for a width and a height. Reads no data and writes to no terminal.
 
 const { basename } = require('node:path')
-const { bar, bytes, clip, columns, padLeft, visible, wrap } = require('../style.js')
+const { bar, bytes, clip, columns, pad, padLeft, plain, visible, wrap } = require('../style.js')
 
 /**
  * @typedef {import('../../types/stats.js').MemoryUsage} MemoryUsage
@@ -22,6 +22,8 @@ const { bar, bytes, clip, columns, padLeft, visible, wrap } = require('../style.
  * @property {Paint} paint
  * @property {boolean} interactive
  * @property {string} time
+ * @property {number[]} [history] the chosen manager's NPU bytes at the last refreshes, the newest last
+ * @property {boolean} [help] shows the keys in place of the figures
  */
 
 /** @type {Record<string, (a: Manager, b: Manager) => number>} */
@@ -34,7 +36,20 @@ const SORTS = {
 const ORDER = Object.keys(SORTS)
 const BAR = 30
 const NAME = 24
-const KEYS = 'q quit   ↑↓ select   s sort'
+const KEYS = 'q quit   ↑↓ select   s sort   ? help'
+const HELP = [
+  ['q', 'quit; so does Ctrl-C'],
+  ['↑ ↓', 'select a manager: the list scrolls, and its details are below'],
+  ['s', 'change the order of the list'],
+  ['?', 'show or hide this text'],
+  ['Ctrl-Z', 'suspend'],
+]
+/** The fewest rows of the list of managers when it scrolls. */
+const MIN_LIST = 3
+/** The rows that a scrolling list leaves for the details. */
+const DETAIL_ROWS = 8
+/** Columns of the list of managers that a narrow terminal leaves out, the least wanted first. */
+const OPTIONAL = ['FDS', 'POOLS', 'PEAK', 'live', 'system', 'npu']
 /** The most rows of a table; further rows are only counted. */
 const MAX_ROWS = 8
 
@@ -54,25 +69,52 @@ const sorted = (managers, sort) =>
  * @param {View} view
  */
 function frame(data, view) {
-  const { managers, holders, silent } = data
-  const listed = sorted(managers, view.sort)
-  const chosen = listed[Math.min(view.chosen, listed.length - 1)]
-  const parts = [
-    title(data, view),
-    [...machineLines(data.machine, view), ''],
-    managerLines(listed, chosen, silent, view),
-    chosen === undefined ? [] : detail(chosen, view),
-    holders.length === 0 ? [] : ['', ...holderLines(holders, view)],
-  ]
-  const lines = parts.flat()
-  const room = view.interactive ? view.height - 1 : Infinity
+  const lines = view.help ? helpLines(data, view) : figureLines(data, view)
+  const room = roomOf(view)
   const fitting =
     lines.length > room
       ? [...lines.slice(0, room - 1), view.paint.dim(`… ${lines.length - room + 1} more lines: enlarge the window`)]
       : lines
-  return view.interactive
+  const all = view.interactive
     ? [...fitting, ...Array(Math.max(0, room - fitting.length)).fill(''), view.paint.dim(KEYS)]
     : fitting
+  return all.map((line) => clip(plain(line), view.width))
+}
+
+/**
+ * The lines for figures: all but the last, which has the keys.
+ *
+ * @param {View} view
+ */
+const roomOf = (view) => (view.interactive ? view.height - 1 : Infinity)
+
+/**
+ * @param {Data} data
+ * @param {View} view
+ */
+function helpLines(data, view) {
+  const rows = HELP.map(([key, text]) => `  ${key.padEnd(8)}${wrap(text, view.width - 10).join(`\n${' '.repeat(10)}`)}`)
+  return [...title(data, view), '', ...rows.flatMap((row) => row.split('\n'))]
+}
+
+/**
+ * @param {Data} data
+ * @param {View} view
+ */
+function figureLines(data, view) {
+  const { managers, holders, silent } = data
+  const listed = sorted(managers, view.sort)
+  const at = Math.min(view.chosen, listed.length - 1)
+  const chosen = listed[at]
+  const above = [...title(data, view), ...machineLines(data.machine, view), '']
+  const below = [
+    ...(chosen === undefined ? [] : detail(chosen, view)),
+    ...(holders.length === 0 ? [] : ['', ...holderLines(holders, view)]),
+  ]
+  const taken = above.length + 1 + (silent > 0 ? 1 : 0) + Math.min(below.length, DETAIL_ROWS)
+  const rows = Math.max(MIN_LIST, roomOf(view) - taken)
+  const first = Math.max(0, Math.min(at - Math.floor(rows / 2), listed.length - rows))
+  return [...above, ...managerLines(listed, chosen, silent, view, { first, rows }), ...below]
 }
 
 /**
@@ -81,8 +123,8 @@ function frame(data, view) {
  */
 function title({ machine }, { paint, width, time }) {
   const what = [machine.board, machine.soc, machine.driver].filter(Boolean).join(' · ') || 'no NPU on this machine'
-  const left = `rkllm-memory top   ${clip(what, width - 20 - time.length - 2)}`
-  return [paint.bold(left) + padLeft(time, width - left.length)]
+  const left = `rkllm-memory top   ${clip(plain(what), Math.max(0, width - 20 - time.length - 2))}`
+  return [paint.bold(left) + padLeft(time, width - visible(left))]
 }
 
 /** @type {Record<'total' | 'available' | 'swapTotal' | 'swapFree' | 'cmaTotal' | 'cmaFree', number | null>} */
@@ -99,24 +141,27 @@ const UNKNOWN_MEMORY = {
  * @param {Machine} machine
  * @param {View} view
  */
-function machineLines({ memory, pressure, load }, { paint }) {
+function machineLines({ memory, pressure, load }, { paint, width: columns }) {
   const lines = []
+  const long = Math.max(8, Math.min(BAR, columns - 50))
   const { total, available, swapTotal, swapFree, cmaTotal, cmaFree } = { ...UNKNOWN_MEMORY, ...memory }
   if (total !== null && available !== null) {
     const used = total - available
+    const room = columns >= 60
     const hasSwap = swapTotal !== null && swapFree !== null && swapTotal > 0
-    const swap = hasSwap ? `   swap ${bytes(swapTotal - swapFree)} of ${bytes(swapTotal)}` : ''
-    lines.push(`RAM  ${gauge(used / total, BAR, paint)}  ${bytes(used)} of ${bytes(total)}${swap}`)
+    const swap = hasSwap && room ? `   swap ${bytes(swapTotal - swapFree)} of ${bytes(swapTotal)}` : ''
+    lines.push(`RAM  ${gauge(used / total, long, paint)}  ${bytes(used)} of ${bytes(total)}${swap}`)
   }
   if (cmaTotal !== null && cmaFree !== null && cmaTotal > 0) {
     const used = cmaTotal - cmaFree
-    lines.push(`CMA  ${gauge(used / cmaTotal, BAR, paint)}  ${bytes(used)} of ${bytes(cmaTotal)}`)
+    lines.push(`CMA  ${gauge(used / cmaTotal, long, paint)}  ${bytes(used)} of ${bytes(cmaTotal)}`)
   }
   if (load !== null) {
-    const width = load.length === 1 ? BAR : 8
+    const width = load.length === 1 ? long : 8
     const cores = load.map((share, core) => {
       const name = load.length === 1 ? '' : `${core} `
-      return `${name}${gauge(share / 100, width, paint)} ${String(share).padStart(3)} %`
+      const figure = `${String(share).padStart(3)} %`
+      return columns < 60 && load.length > 1 ? name + figure : `${name}${gauge(share / 100, width, paint)} ${figure}`
     })
     lines.push(`NPU  ${cores.join('   ')}`)
   }
@@ -142,43 +187,65 @@ function gauge(share, width, paint) {
  * @param {Manager | undefined} chosen
  * @param {number} silent
  * @param {View} view
+ * @param {{ first: number, rows: number }} part the rows that fit
  */
-function managerLines(listed, chosen, silent, { paint, sort, interactive, width }) {
+function managerLines(listed, chosen, silent, { paint, sort, interactive, width }, { first, rows }) {
   if (listed.length === 0 && silent === 0) {
     return wrap(
       'None of your managers can be inspected. Create one with new MemoryManager({ inspect: true }).',
       width,
     ).map((line) => paint.dim(line))
   }
-  /** @type {Record<string, string>} */
-  const heads = { npu: 'NPU', system: 'SYSTEM', live: 'LIVE', pid: 'PID' }
-  const mark = (/** @type {string} */ name) => (name === sort && interactive ? '▾' : ' ')
-  const head = (/** @type {string} */ name) => (name === 'pid' ? heads[name] + mark(name) : mark(name) + heads[name])
-  const rows = listed.map(({ about, usage }) => [
-    String(about.pid),
-    clip(nameOf(about), NAME).padEnd(NAME),
-    bytes(usage.npu.used),
-    bytes(usage.npu.peak),
-    bytes(usage.system.used),
-    bytes(usage.pools.reduce((sum, { reserved }) => sum + reserved, 0)),
-    String(liveOf({ usage })),
-    usage.process.openFds === null ? '–' : String(usage.process.openFds),
-  ])
-  const table = columns(
-    [[head('pid'), 'MANAGER', head('npu'), 'PEAK', head('system'), 'POOLS', head('live'), 'FDS'], ...rows],
-    {
-      left: 2,
-    },
-  )
+  const shown = listed.slice(first, first + rows)
+  const count = shown.length < listed.length ? ` ${first + 1}–${first + shown.length} of ${listed.length}` : ''
+  const cells = managerColumns(shown, count, (name) => (name === sort && interactive ? '▾' : ' '))
+  const left = [...OPTIONAL.filter((name) => name !== sort)]
+  const aligned = () => columns(cells[0].cells.map((_, row) => cells.map((column) => column.cells[row])), { left: 2 })
+  let table = aligned()
+  while (visible(table[0]) > width && left.length > 0) {
+    const least = left.shift()
+    const index = cells.findIndex(({ name }) => name === least)
+    cells.splice(index, 1)
+    table = aligned()
+  }
+  const over = Math.max(...table.map(visible)) - width
+  if (over > 0) {
+    const names = cells[1].cells
+    const room = Math.max(8, Math.max(...names.map(visible)) - over)
+    cells[1].cells = names.map((name) => clip(name.trimEnd(), room))
+    table = aligned()
+  }
   const lines = table.map((row, at) => {
     if (at === 0) return paint.dim(row)
-    return listed[at - 1] === chosen && interactive
+    return shown[at - 1] === chosen && interactive
       ? paint.inverse(row + ' '.repeat(Math.max(0, width - visible(row))))
       : row
   })
   if (silent > 0)
     lines.push(paint.yellow(`${silent} more ${silent === 1 ? 'does' : 'do'} not respond: the event loop is busy`))
   return lines
+}
+
+/**
+ * The columns of the list of managers, each with its head.
+ *
+ * @param {Manager[]} shown
+ * @param {string} count of managers, where not all are shown
+ * @param {(name: string) => string} mark of the column that sorts
+ */
+function managerColumns(shown, count, mark) {
+  /** @type {Array<[name: string, head: string, cell: (manager: Manager) => string]>} */
+  const all = [
+    ['pid', `PID${mark('pid')}`, ({ about }) => String(about.pid)],
+    ['MANAGER', `MANAGER${count}`, ({ about }) => pad(clip(plain(nameOf(about)), NAME), NAME)],
+    ['npu', `${mark('npu')}NPU`, ({ usage }) => bytes(usage.npu.used)],
+    ['PEAK', 'PEAK', ({ usage }) => bytes(usage.npu.peak)],
+    ['system', `${mark('system')}SYSTEM`, ({ usage }) => bytes(usage.system.used)],
+    ['POOLS', 'POOLS', ({ usage }) => bytes(usage.pools.reduce((sum, { reserved }) => sum + reserved, 0))],
+    ['live', `${mark('live')}LIVE`, ({ usage }) => String(liveOf({ usage }))],
+    ['FDS', 'FDS', ({ usage }) => (usage.process.openFds === null ? '–' : String(usage.process.openFds))],
+  ]
+  return all.map(([name, head, cell]) => ({ name, cells: [head, ...shown.map(cell)] }))
 }
 
 /**
@@ -193,7 +260,7 @@ const nameOf = ({ program, manager }) =>
  * @param {Manager} manager
  * @param {View} view
  */
-function detail({ about, usage }, { paint, width }) {
+function detail({ about, usage }, { paint, width, history = [] }) {
   const { npu } = usage
   const device = [about.device.backend, about.device.soc, about.device.driverVersion].filter(Boolean).join(' ')
   const facts = [
@@ -203,15 +270,29 @@ function detail({ about, usage }, { paint, width }) {
     ...(npu.sramTotal > 0 ? [`SRAM ${bytes(npu.sramTotal - npu.sramFree)} of ${bytes(npu.sramTotal)}`] : []),
     ...(npu.limit === null ? [] : [`limit ${bytes(npu.limit)}`]),
   ]
+  const shown = history.slice(-Math.max(2, width - 30))
   const sections = [poolLines(usage), tagLines(usage), domainLines(usage, paint), reservationLines(usage)].filter(
     (lines) => lines.length > 0,
   )
   return [
     '',
-    paint.bold(clip(`${about.pid} ${nameOf(about)}`, width - device.length - 5)) + `  on ${device}`,
+    paint.bold(clip(`${about.pid} ${nameOf(about)}`, Math.max(12, width - visible(device) - 5))) + `  on ${device}`,
     clip(`  ${facts.join(', ')}`, width),
+    ...(history.length < 2 ? [] : [`  NPU  ${spark(shown)}  up to ${bytes(Math.max(...shown))}`]),
     ...sections.flatMap(([head, ...rows]) => [paint.dim(head), ...rows]),
   ]
+}
+
+const STEPS = '▁▂▃▄▅▆▇█'
+
+/**
+ * Draws one character for each figure, as high as its share of the largest.
+ *
+ * @param {number[]} figures
+ */
+function spark(figures) {
+  const most = Math.max(...figures, 1)
+  return figures.map((figure) => STEPS[Math.round((figure / most) * (STEPS.length - 1))]).join('')
 }
 
 /** @param {string[]} rows */
@@ -234,7 +315,7 @@ function table(head, rows) {
 function poolLines({ pools }) {
   const byte = [...pools].sort((a, b) => b.reserved - a.reserved)
   const rows = byte.map((pool) => [
-    `  ${clip(pool.name, 20)}`,
+    `  ${clip(plain(pool.name), 20)}`,
     bytes(pool.reserved),
     bytes(pool.allocated),
     bytes(pool.largestFree),
@@ -282,13 +363,6 @@ function reservationLines({ reservations }) {
     reservations.map(({ tag, kind, size }) => [`  ${clip(plain(tag ?? 'no tag'), 30)}`, kind, bytes(size)]),
   )
 }
-
-/**
- * Replaces control characters: a tag may hold escapes for the terminal.
- *
- * @param {string} text
- */
-const plain = (text) => text.replace(/[\x00-\x1f\x7f-\x9f]/g, '�')
 
 /**
  * @param {Holder[]} holders

@@ -3,6 +3,8 @@
 // Controls the terminal for a live view: the alternate screen and raw keys. Restores it at the end, also after a signal
 // or an error.
 
+const { styled } = require('../style.js')
+
 const ENTER = '\x1b[?1049h\x1b[?25l'
 const LEAVE = '\x1b[?25h\x1b[?1049l'
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP']
@@ -53,7 +55,7 @@ function openScreen(io, on) {
   enter()
   return {
     draw(/** @type {string[]} */ lines) {
-      if (open) stdout.write(`\x1b[H${lines.map((line) => `${line}\x1b[K`).join('\r\n')}\x1b[J`)
+      if (open) stdout.write(`\x1b[H${lines.map((line) => `${styled(line)}\x1b[K`).join('\r\n')}\x1b[J`)
     },
     close() {
       leave()
