@@ -44,7 +44,7 @@ fn system(accounting: &Accounting) -> Counters {
 }
 
 fn tagged(accounting: &Accounting, tag: &str) -> Counters {
-    accounting.read(|accounts| accounts.tags[tag].counters)
+    accounting.read(|accounts| accounts.tags[tag].counters())
 }
 
 /// Scope, bytes in use and limit of each warning since the last call.

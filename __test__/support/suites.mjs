@@ -65,6 +65,7 @@ export const engineDependent = [
   'lifetime',
   'loader',
   'package',
+  'pins',
   'pool-threads',
   'pools-lifetime',
   'pressure',

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use super::budget::Budget;
 use super::counters::Counters;
-use super::limit::{Limit, Scope, Warning};
-use crate::error::{Error, ErrorCode};
+use super::limit::{Limit, LimitExceeded, Scope, Warning};
+use super::tag_account::{TagAccount, TagState};
 use crate::handle::Handle;
 use crate::profile::Recorder;
-use crate::units::{format_bytes, MemoryKind};
+use crate::sync::MutexGuard;
+use crate::units::MemoryKind;
 
 #[derive(Debug, Default)]
 pub(super) struct AccountingState {
@@ -27,20 +28,12 @@ pub struct Accounts {
     pub npu: Counters,
     /// The counters of system memory.
     pub system: Counters,
-    /// The counters of memory of either kind, by tag.
-    pub tags: BTreeMap<Arc<str>, TaggedCounters>,
+    /// The accounts of memory of either kind, by tag.
+    pub tags: BTreeMap<Arc<str>, Arc<TagAccount>>,
     /// All live allocations.
     pub live: HashSet<Handle>,
     /// Whether further allocations are refused.
     pub closed: bool,
-}
-
-/// The counters and the limit of one tag, side by side so that one look-up finds both.
-#[derive(Clone, Debug, Default)]
-pub struct TaggedCounters {
-    /// The counters of the tag's memory.
-    pub counters: Counters,
-    pub(super) limit: Limit,
 }
 
 /// The counters and limits of one account, looked up once under the lock.
@@ -48,7 +41,7 @@ pub(super) struct View<'a> {
     kind: Option<MemoryKind>,
     npu: &'a mut Counters,
     system: &'a mut Counters,
-    tagged: Option<(&'a Arc<str>, &'a mut TaggedCounters)>,
+    tagged: Option<(&'a Arc<str>, MutexGuard<'a, TagState>)>,
     global: &'a mut GlobalLimits,
 }
 
@@ -58,14 +51,6 @@ pub(super) struct GlobalLimits {
     pub(super) npu: Limit,
     pub(super) system: Limit,
     pub(super) total: Limit,
-}
-
-/// A limit that a request exceeds.
-pub(super) struct LimitExceeded {
-    scope: Scope,
-    used: u64,
-    room: u64,
-    max: u64,
 }
 
 /// The most tags without memory and limit: with more, such tags are removed, so that a tag per request does not leak.
@@ -79,9 +64,9 @@ impl Accounts {
         }
     }
 
-    pub(super) fn tag<'a>(tags: &'a mut BTreeMap<Arc<str>, TaggedCounters>, tag: &Arc<str>) -> &'a mut TaggedCounters {
+    pub(super) fn tag<'a>(tags: &'a mut BTreeMap<Arc<str>, Arc<TagAccount>>, tag: &Arc<str>) -> &'a Arc<TagAccount> {
         if tags.len() > IDLE_TAGS && !tags.contains_key(tag) {
-            tags.retain(|_, TaggedCounters { counters, limit }| counters.committed() > 0 || limit.max().is_some());
+            tags.retain(|_, account| !account.is_idle());
         }
         tags.entry(Arc::clone(tag)).or_default()
     }
@@ -112,8 +97,9 @@ impl View<'_> {
             }
             visit(&mut self.global.total, LimitScope::Total, npu.and(system));
         }
-        if let Some((_, TaggedCounters { counters, limit })) = &mut self.tagged {
-            visit(limit, LimitScope::Tag, Usage::of(counters));
+        if let Some((_, tagged)) = &mut self.tagged {
+            let usage = Usage::of(&tagged.counters);
+            visit(&mut tagged.limit, LimitScope::Tag, usage);
         }
     }
 
@@ -154,7 +140,7 @@ impl AccountingState {
     #[inline(always)]
     pub(super) fn view<'a>(&'a mut self, kind: Option<MemoryKind>, tag: Option<&'a Arc<str>>) -> View<'a> {
         let Self { accounts: Accounts { npu, system, tags, .. }, global, .. } = self;
-        View { kind, npu, system, tagged: tag.map(|tag| (tag, Accounts::tag(tags, tag))), global }
+        View { kind, npu, system, tagged: tag.map(|tag| (tag, Accounts::tag(tags, tag).state())), global }
     }
 
     /// Adds the warnings that are due for the device's domains, if NPU memory changed.
@@ -208,25 +194,5 @@ impl Usage {
 
     fn and(self, other: Self) -> Self {
         Self { committed: self.committed + other.committed, in_use: self.in_use + other.in_use }
-    }
-}
-
-impl LimitExceeded {
-    pub(super) fn error(&self, requested: u64) -> Error {
-        let Self { scope, used, room, max } = self;
-        let message = format!(
-            "the limit of {scope} is {}, of which {} are in use: {} more do not fit",
-            format_bytes(*max),
-            format_bytes(*used),
-            format_bytes(requested)
-        );
-        Error::new(ErrorCode::MemoryLimit, message)
-            .requested(requested)
-            .available(*room)
-            .limit(scope.to_string(), *max)
-            .hint(
-                "deallocate unused buffers (dropped buffers are freed when the event loop turns), or raise the limit \
-                 with setMemoryLimits",
-            )
     }
 }

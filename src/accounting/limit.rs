@@ -3,6 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::error::{Error, ErrorCode};
+use crate::units::format_bytes;
+
 /// The memory that a limit applies to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
@@ -135,6 +138,35 @@ impl Limit {
     fn wait(&mut self) {
         self.due = self.levels.get(self.warned).map_or(u64::MAX, |(level, _)| *level);
         self.over = self.warned.checked_sub(1).map_or(0, |last| self.levels[last].1);
+    }
+}
+
+/// A limit that a request exceeds.
+#[derive(Debug)]
+pub(super) struct LimitExceeded {
+    pub(super) scope: Scope,
+    pub(super) used: u64,
+    pub(super) room: u64,
+    pub(super) max: u64,
+}
+
+impl LimitExceeded {
+    pub(super) fn error(&self, requested: u64) -> Error {
+        let Self { scope, used, room, max } = self;
+        let message = format!(
+            "the limit of {scope} is {}, of which {} are in use: {} more do not fit",
+            format_bytes(*max),
+            format_bytes(*used),
+            format_bytes(requested)
+        );
+        Error::new(ErrorCode::MemoryLimit, message)
+            .requested(requested)
+            .available(*room)
+            .limit(scope.to_string(), *max)
+            .hint(
+                "deallocate unused buffers (dropped buffers are freed when the event loop turns), or raise the limit \
+                 with setMemoryLimits",
+            )
     }
 }
 

@@ -33,6 +33,7 @@ mod accounts;
 mod budget;
 mod counters;
 mod limit;
+mod tag_account;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -45,11 +46,12 @@ use crate::profile::{Action, Key, Profiler, RawRecording, Recorder, Recording};
 use crate::sync::{Mutex, MutexGuard};
 use crate::units::MemoryKind;
 
+pub use accounts::Accounts;
 use accounts::{AccountingState, GlobalLimits, View};
-pub use accounts::{Accounts, TaggedCounters};
 pub use budget::{Budget, Charge};
 pub use counters::Counters;
 pub use limit::{Limit, Limits, Scope, Warning, WARN_AT};
+pub use tag_account::{TagAccount, TagRefused};
 
 static NOTIFICATIONS: AtomicU32 = AtomicU32::new(0);
 
@@ -181,7 +183,7 @@ impl Accounting {
                 }
             }
             for (tag, limit) in tags {
-                Accounts::tag(&mut state.accounts.tags, &tag).limit = limit;
+                Accounts::tag(&mut state.accounts.tags, &tag).state().limit = limit;
             }
             let tags: Vec<_> = state.accounts.tags.keys().cloned().map(Some).collect();
             let kinds = [(Some(MemoryKind::Npu), None), (Some(MemoryKind::System), None)].into_iter();
@@ -191,6 +193,11 @@ impl Accounting {
             warnings
         };
         self.publish(warnings);
+    }
+
+    /// Returns the account of a tag. It counts as used until the caller drops it.
+    pub fn tag(&self, tag: &Arc<str>) -> Arc<TagAccount> {
+        Arc::clone(Accounts::tag(&mut self.state().accounts.tags, tag))
     }
 
     /// Returns the limit of that kind, and the bytes that still fit under every limit that applies.
@@ -308,6 +315,7 @@ impl Account {
                     Ok(())
                 }
             };
+            drop(view);
             state.check_domains(self.kind, &mut warnings);
             (outcome, warnings)
         };
@@ -387,6 +395,7 @@ impl Admission {
                 count(counters);
             });
             let (_, mut warnings) = view.check(0);
+            drop(view);
             state.check_domains(self.account.kind, &mut warnings);
             (then(&mut state), warnings)
         };

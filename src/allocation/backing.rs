@@ -27,6 +27,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
 use crate::id::AllocationId;
 use crate::pool::{ChunkMemory, Pool, Slice};
+use crate::profile::Action;
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::held_addresses::HeldAddresses;
 
@@ -246,8 +247,8 @@ impl SharedBacking {
         let Backing::Suballocated { pool, slice, chunk_memory } = backing else { return };
         match self.addresses.are_quarantined() {
             true => chunk_memory.quarantine_forever(),
-            // A pool that was reset or destroyed has freed the slice already.
-            false => drop(pool.free(slice.chunk, slice.region)),
+            // A pool that was reset or destroyed has freed the slice already. A pinned slice stays.
+            false => drop(pool.free_unseen(slice.chunk, slice.region, Action::Free)),
         }
     }
 

@@ -69,7 +69,6 @@ pub struct Allocation {
     account: Account,
     /// Whether events are recorded under this id; a pool records those of its blocks itself.
     recorded: bool,
-    pinned: AtomicBool,
     /// Set while a caller frees the allocation: some runtimes run the finalizer inside that call.
     freeing: AtomicBool,
     state: Mutex<AllocationState>,
@@ -182,7 +181,6 @@ impl Allocation {
                 thread: this_thread(),
                 account,
                 recorded,
-                pinned: AtomicBool::new(false),
                 freeing: AtomicBool::new(false),
                 state: Mutex::new(AllocationState {
                     backing: Some(backing),
@@ -269,11 +267,6 @@ impl Allocation {
         memory.ok_or_else(freed)
     }
 
-    /// Records whether a holder outside JavaScript has the address.
-    pub fn set_pinned(&self, pinned: bool) {
-        self.pinned.store(pinned, Ordering::Relaxed);
-    }
-
     /// Marks the allocation as being freed, or undoes the mark after a failure.
     pub fn set_freeing(&self, freeing: bool) {
         self.freeing.store(freeing, Ordering::Relaxed);
@@ -281,18 +274,13 @@ impl Allocation {
 
     /// Checks that the caller may free the allocation.
     ///
-    /// Errors: `ERR_BUFFER_BUSY` while the allocation, or the movable slice under it, is pinned.
+    /// Errors: `ERR_BUFFER_BUSY` while the slice under it is pinned, or in a move.
     pub fn check_freeable(&self) -> Result<()> {
-        if self.pinned.load(Ordering::Relaxed) {
-            return Err(Error::new(ErrorCode::BufferBusy, "this block is pinned: it was not freed")
-                .hint("unpin it as often as it was pinned"));
+        // An adopter of a pinned slice only ends its own hold. The block's own manager does not record its events here.
+        match self.place() {
+            Some((pool, slice)) if !self.recorded || !self.is_shared() => pool.check_unpinned(&slice),
+            _ => Ok(()),
         }
-        let slice = match &self.state().backing {
-            Some(Backing::Suballocated { pool, slice, .. }) => Some((Arc::clone(pool), *slice)),
-            // Shared memory is not movable.
-            _ => None,
-        };
-        slice.map_or(Ok(()), |(pool, slice)| pool.check_unpinned(&slice))
     }
 
     /// Reports whether the memory is still there.
@@ -327,8 +315,8 @@ impl Allocation {
             Backing::Dedicated(memory) => own.retire(memory.mapping()),
             Backing::Suballocated { pool, slice, chunk_memory } => {
                 match reach {
-                    // A pool that was reset or destroyed has freed the slice already.
-                    Reachability::Unreachable => drop(pool.free_as(slice.chunk, slice.region, how)),
+                    // A pool that was reset or destroyed has freed the slice already. A pinned slice stays.
+                    Reachability::Unreachable => drop(pool.free_unseen(slice.chunk, slice.region, how)),
                     // The slice's place is never used again, and neither are its addresses when the chunk goes.
                     Reachability::Unknown => chunk_memory.quarantine_forever(),
                 }

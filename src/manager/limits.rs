@@ -133,7 +133,7 @@ mod tests {
         manager.allocate_npu(5 * MIB, &NpuOptions::default()).unwrap().finalize(Reachability::Unreachable);
         first.finalize(Reachability::Unreachable);
         let left = manager.accounts();
-        assert_eq!((left.npu.committed(), left.system.committed(), left.tags["kv"].counters.committed()), (0, 0, 0));
+        assert_eq!((left.npu.committed(), left.system.committed(), left.tags["kv"].counters().committed()), (0, 0, 0));
     }
 
     #[test]
@@ -197,7 +197,7 @@ mod tests {
         let slices: Vec<_> = (0..3).map(|_| pool.allocate(MIB, 64).unwrap()).collect();
         let error = pool.allocate(MIB, 64).unwrap_err();
         assert_eq!((error.code(), error.details().scope.as_deref()), (ErrorCode::MemoryLimit, Some("npu")));
-        assert_eq!(manager.accounts().tags["pool"].counters.used, 3 * MIB);
+        assert_eq!(manager.accounts().tags["pool"].counters().used, 3 * MIB);
         pool.free(slices[0].chunk, slices[0].region).unwrap();
         pool.allocate(MIB, 64).unwrap();
         // A whole chunk would exceed the limit; the requested size does not.
@@ -219,7 +219,7 @@ mod tests {
         assert_eq!((error.code(), error.details().available), (ErrorCode::MemoryLimit, Some(2 * GIB)));
         let domain = &manager.npu_stats().domains[0];
         assert_eq!((domain.used, domain.for_others), (0, 3 * GIB));
-        assert_eq!(manager.accounts().tags["weights"].counters.in_use(), 3 * GIB);
+        assert_eq!(manager.accounts().tags["weights"].counters().in_use(), 3 * GIB);
         assert_eq!(manager.reservations(), [(MemoryKind::Npu, Some("weights".into()), 3 * GIB)]);
         assert!(manager.release(weights) && !manager.release(weights));
         let too_much = manager.reserve(MemoryKind::System, 1 << 50, None, None).unwrap_err();

@@ -53,7 +53,7 @@ use crate::sys::ram::Ram;
 use crate::units::MemoryKind;
 pub use stats::{DomainStats, NpuStats, SlabStats, Summary, SystemStats};
 
-pub use pools::{PoolMemory, PoolOptions};
+pub use pools::{block_dropped, PoolMemory, PoolOptions};
 pub use profile::{Sampled, Snapshot, SnapshotPool};
 use profiling::Profiling;
 pub use reservation::Reservation;
@@ -513,12 +513,12 @@ mod tests {
         assert!(manager.allocate_npu(1 << 40, &npu).is_err());
         let accounts = manager.accounts();
         assert_eq!((accounts.npu.used, accounts.system.used), (page_size(), page_size()));
-        assert_eq!((accounts.npu.failures, accounts.tags[&tag].counters.failures), (1, 1));
-        assert_eq!((accounts.tags[&tag].counters.used, accounts.tags[&tag].counters.live), (2 * page_size(), 2));
+        assert_eq!((accounts.npu.failures, accounts.tags[&tag].counters().failures), (1, 1));
+        assert_eq!((accounts.tags[&tag].counters().used, accounts.tags[&tag].counters().live), (2 * page_size(), 2));
         end(&a);
         end(&b);
         assert_eq!(
-            (manager.accounts().tags[&tag].counters.used, manager.accounts().tags[&tag].counters.peak),
+            (manager.accounts().tags[&tag].counters().used, manager.accounts().tags[&tag].counters().peak),
             (0, 2 * page_size())
         );
     }

@@ -126,12 +126,14 @@ impl Manager {
     pub fn adopt_slice(&self, pool: &Arc<Pool>, chunk: Handle, region: RegionId) -> Result<Arc<Allocation>> {
         let (slice, size) = pool.slice(chunk, region)?;
         let chunk_memory = pool.chunk_memory(chunk)?;
+        let tag = pool.tag_of(chunk, region)?;
         let admission = self.slice_account(None).admit(size)?;
+        pool.set_seen(&slice);
         Allocation::enter_block(
             admission,
             Backing::Suballocated { pool: Arc::clone(pool), slice, chunk_memory },
             size,
-            None,
+            tag,
         )
     }
 
@@ -166,6 +168,7 @@ impl Manager {
         let chunk_memory = pool.chunk_memory(slice.chunk)?;
         let admission = self.slice_account(None).admit(size)?;
         let backing = Backing::Suballocated { pool: Arc::clone(pool), slice, chunk_memory };
+        pool.set_seen(&slice);
         let allocation = Allocation::enter_block(admission, backing, size, tag)?;
         pool.set_view(id, Some(allocation.handle));
         Ok(allocation)
@@ -228,6 +231,16 @@ impl Manager {
     fn registry(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<Pool>>> {
         self.pools.lock()
     }
+}
+
+/// Records that the collector took the block of a slice of `pool`. The slice stays while it is pinned or an ArrayBuffer
+/// shows it.
+///
+/// Errors: `ERR_BUFFER_FREED`.
+pub fn block_dropped(pool: &Arc<Pool>, chunk: Handle, region: RegionId) -> Result<()> {
+    let (slice, _) = pool.slice(chunk, region)?;
+    let seen = Allocation::at(slice.address).any(|allocation| allocation.is_of(pool));
+    pool.block_dropped(chunk, region, !seen)
 }
 
 /// Releases slices whose pool has freed their memory.

@@ -14,6 +14,7 @@
 //! | 24, 32 | f64: CPU address, device address (-1: none) |
 //! | 40, 44, 48, 52 | i32: chunk (index, generation) and region (slot, generation), which name a slice |
 //! | 56 | f64: the slice's id |
+//! | 64, 68 | i32: tag (-1: none), flags (1: zeroed); the answer of `isLive` is in the flags |
 //!
 //! Any bytes are a safe request: numbers that name nothing find nothing.
 #![allow(unsafe_code)]
@@ -34,9 +35,12 @@ use crate::accounting::notifications;
 use crate::device::memory::alignment as checked;
 use crate::error::Error;
 use crate::handle::Handle;
-use crate::pool::{Pool, Slice};
+use crate::pool::{Pool, Slice, SliceRequest, TagId};
 use crate::suballoc::RegionId;
 use crate::units::MIN_ALIGNMENT;
+
+/// The flag of a zeroed slice.
+const ZEROED: i32 = 1;
 
 /// State that the fast calls of one environment share. Leaked: environments are few.
 struct FastCalls {
@@ -57,6 +61,8 @@ struct AliasedBuffer {
     chunk: [i32; 2],
     region: [i32; 2],
     id: f64,
+    tag: i32,
+    flags: i32,
 }
 
 impl FastCalls {
@@ -76,6 +82,22 @@ impl FastCalls {
                 (&raw const (*buffer).alignment).read_volatile() as u64,
             )
         }
+    }
+
+    /// Reads the tag and the flags of `allocateWith`.
+    fn options(&self) -> (Option<TagId>, bool) {
+        let buffer = self.buffer;
+        // SAFETY: as in `allocate_request`.
+        unsafe {
+            let tag = (&raw const (*buffer).tag).read_volatile();
+            (u32::try_from(tag).ok().map(TagId::from_raw), (&raw const (*buffer).flags).read_volatile() & ZEROED != 0)
+        }
+    }
+
+    /// Writes the answer of `isLive`.
+    fn answer(&self, yes: bool) {
+        // SAFETY: as in `allocate_request`.
+        unsafe { (&raw mut (*self.buffer).flags).write(i32::from(yes)) }
     }
 
     /// Reads the request of `free`: pool, chunk, region.
@@ -130,7 +152,7 @@ impl FastCalls {
 #[napi(
     catch_unwind,
     ts_return_type = "{ buffer: ArrayBuffer, notifications: ArrayBuffer, \
-        allocate(): void, free(): void, idle(...numbers: number[]): void }"
+        allocate(): void, allocateWith(): void, free(): void, isLive(): void, idle(...numbers: number[]): void }"
 )]
 pub fn fast_calls(env: &Env) -> Result<Object<'_>> {
     let buffer: *mut AliasedBuffer = Box::leak(Box::default());
@@ -140,7 +162,9 @@ pub fn fast_calls(env: &Env) -> Result<Object<'_>> {
     object.set("buffer", alias(env, buffer)?)?;
     object.set("notifications", alias(env, notifications().as_ptr())?)?;
     object.set("allocate", function(env, c"allocate", allocate, calls)?)?;
+    object.set("allocateWith", function(env, c"allocateWith", allocate_with, calls)?)?;
     object.set("free", function(env, c"free", free, calls)?)?;
+    object.set("isLive", function(env, c"isLive", is_live, calls)?)?;
     object.set("idle", function(env, c"idle", idle_raw, calls)?)?;
     Ok(object)
 }
@@ -153,6 +177,34 @@ unsafe extern "C" fn allocate(env: sys::napi_env, info: sys::napi_callback_info)
             let (pool, size, alignment) = calls.allocate_request();
             let alignment = checked(Some(alignment), MIN_ALIGNMENT)?;
             calls.respond(&calls.pool(pool)?.allocate(size, alignment)?);
+            Ok(())
+        })
+    }
+}
+
+/// Like [`allocate`], with a tag or zeroed.
+unsafe extern "C" fn allocate_with(env: sys::napi_env, info: sys::napi_callback_info) -> sys::napi_value {
+    // SAFETY: this is a callback that `function` registered, called with its `env` and `info`.
+    unsafe {
+        run(env, info, |calls| {
+            let (pool, size, alignment) = calls.allocate_request();
+            let (tag, zeroed) = calls.options();
+            let alignment = checked(Some(alignment), MIN_ALIGNMENT)?;
+            let mut request = SliceRequest::new(size, alignment);
+            (request.tag, request.zeroed) = (tag, zeroed);
+            calls.respond(&calls.pool(pool)?.request(request)?);
+            Ok(())
+        })
+    }
+}
+
+/// Answers whether the slice that the aliased buffer names is still allocated.
+unsafe extern "C" fn is_live(env: sys::napi_env, info: sys::napi_callback_info) -> sys::napi_value {
+    // SAFETY: this is a callback that `function` registered, called with its `env` and `info`.
+    unsafe {
+        run(env, info, |calls| {
+            let (pool, chunk, region) = calls.free_request();
+            calls.answer(calls.pool(pool).is_ok_and(|pool| pool.slice(chunk, region).is_ok()));
             Ok(())
         })
     }

@@ -159,9 +159,17 @@ pub fn allocate_npu_async(env: &Env, handle: f64, size: f64, options: Option<Npu
 }
 
 /// Frees `buffer`. `kind` is the kind that it must have ("npu" or "system"), if that matters. Returns the allocation's
-/// handle, or 0 if the finalizer tells which of several allocations over shared memory it was.
+/// handle, or 0 if the finalizer tells which of several allocations over shared memory it was. `force`: also if it is
+/// pinned, because its pool or manager is about to end.
 #[napi(catch_unwind)]
-pub fn deallocate(env: &Env, handle: f64, buffer: Unknown<'_>, kind: Option<String>, id: Option<f64>) -> Result<f64> {
+pub fn deallocate(
+    env: &Env,
+    handle: f64,
+    buffer: Unknown<'_>,
+    kind: Option<String>,
+    id: Option<f64>,
+    force: Option<bool>,
+) -> Result<f64> {
     let allocation = find(env, handle, &buffer, id)?;
     if let Some(kind) = kind.filter(|kind| kind != allocation.kind.as_str()) {
         let verb = match allocation.kind {
@@ -171,7 +179,9 @@ pub fn deallocate(env: &Env, handle: f64, buffer: Unknown<'_>, kind: Option<Stri
         let message = format!("this buffer is {} memory, not {kind} memory", allocation.kind.as_str());
         return Err(throw(env)(Error::new(ErrorCode::BufferKind, message).hint(format!("use {verb} or deallocate"))));
     }
-    allocation.check_freeable().map_err(throw(env))?;
+    if force != Some(true) {
+        allocation.check_freeable().map_err(throw(env))?;
+    }
     allocation.set_freeing(true);
     if let Err(error) = buffer::detach(env, &buffer, allocation.address) {
         allocation.set_freeing(false);
@@ -185,14 +195,6 @@ pub fn deallocate(env: &Env, handle: f64, buffer: Unknown<'_>, kind: Option<Stri
     // Does nothing where the runtime has run the finalizer inside the detach.
     allocation.release().map_err(throw(env))?;
     Ok(allocation.handle.get() as f64)
-}
-
-/// Pins an allocation, which keeps it from being deallocated, or unpins it.
-#[napi(catch_unwind)]
-pub fn pin_allocation(id: f64, pinned: bool) {
-    if let Some(allocation) = Allocation::by_handle(registry::handle(id)) {
-        allocation.set_pinned(pinned);
-    }
 }
 
 /// Describes `buffer`.

@@ -51,11 +51,11 @@ pub fn movable_expose<'env>(env: &'env Env, handle: f64, id: f64) -> Result<Arra
     expose(env, allocated)
 }
 
-/// Pins a movable slice, or unpins it.
+/// Pins a movable slice, or unpins it. Returns whether it is pinned afterwards.
 #[napi(catch_unwind)]
-pub fn movable_pin(env: &Env, handle: f64, id: f64, pin: bool) -> Result<()> {
+pub fn movable_pin(env: &Env, handle: f64, id: f64, pin: bool) -> Result<bool> {
     let done = pool_of_block(handle).and_then(|open| match pin {
-        true => open.pool.pin(movable(id)),
+        true => open.pool.pin(movable(id)).map(|()| true),
         false => open.pool.unpin(movable(id)),
     });
     done.map_err(throw(env))

@@ -8,7 +8,7 @@ use super::env::throw;
 use super::fast_path::slice_name;
 use super::memory::{Npu, System};
 use super::registry::{close_pool, manager, open_pool, pool, pool_of_block};
-use crate::manager::{PoolMemory, PoolOptions};
+use crate::manager::{block_dropped, PoolMemory, PoolOptions};
 use crate::pool;
 use crate::units::MemoryKind;
 
@@ -124,11 +124,58 @@ pub fn pool_expose<'env>(
     expose(env, adopted)
 }
 
-/// Returns whether a slice that the fast path has allocated is still allocated.
+/// Pins a slice.
 #[napi(catch_unwind)]
-pub fn slice_is_live(handle: f64, index: i32, generation: i32, slot: i32, region_generation: i32) -> bool {
+pub fn pin_slice(env: &Env, handle: f64, index: i32, generation: i32, slot: i32, region_generation: i32) -> Result<()> {
     let (chunk, region) = slice_name(index, generation, slot, region_generation);
-    pool(handle).is_ok_and(|open| open.pool.slice(chunk, region).is_ok())
+    pool_of_block(handle).and_then(|open| open.pool.pin_slice(chunk, region)).map_err(throw(env))
+}
+
+/// Removes one pin of a slice. Returns whether it has others.
+#[napi(catch_unwind)]
+pub fn unpin_slice(
+    env: &Env,
+    handle: f64,
+    index: i32,
+    generation: i32,
+    slot: i32,
+    region_generation: i32,
+) -> Result<bool> {
+    let (chunk, region) = slice_name(index, generation, slot, region_generation);
+    pool_of_block(handle).and_then(|open| open.pool.unpin_slice(chunk, region, false)).map_err(throw(env))
+}
+
+/// Records that the block of a slice was collected.
+#[napi(catch_unwind)]
+pub fn block_collected(handle: f64, index: i32, generation: i32, slot: i32, region_generation: i32) {
+    let (chunk, region) = slice_name(index, generation, slot, region_generation);
+    if let Ok(open) = pool(handle) {
+        // A slice that was freed meanwhile is not an error.
+        let _ = block_dropped(&open.pool, chunk, region);
+    }
+}
+
+/// Returns the tag of a slice.
+#[napi(catch_unwind)]
+pub fn slice_tag(handle: f64, index: i32, generation: i32, slot: i32, region_generation: i32) -> Option<String> {
+    let (chunk, region) = slice_name(index, generation, slot, region_generation);
+    let tag = pool(handle).ok()?.pool.tag_of(chunk, region).ok()??;
+    Some(tag.to_string())
+}
+
+/// Returns the number that stands for a tag in requests of the fast path.
+#[napi(catch_unwind)]
+pub fn pool_tag(env: &Env, handle: f64, tag: String) -> Result<i32> {
+    let id = pool(handle).and_then(|open| open.pool.tag_id(&tag.into()));
+    id.map(|id| id.get() as i32).map_err(throw(env))
+}
+
+/// Takes back the numbers of all tags of a pool.
+#[napi(catch_unwind)]
+pub fn pool_forget_tags(handle: f64) {
+    if let Ok(open) = pool(handle) {
+        open.pool.forget_tags();
+    }
 }
 
 /// Returns a pool's statistics.

@@ -1,13 +1,11 @@
 //! Statistics: counters, gauges of the device and of the process.
 
-use std::sync::Arc;
-
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
 use super::env::throw;
 use super::registry::manager;
-use crate::accounting::{Counters, TaggedCounters};
+use crate::accounting::Counters;
 use crate::manager::{DomainStats, NpuStats as CoreNpuStats, SystemStats as CoreSystemStats};
 use crate::sys::proc::Gauge;
 
@@ -189,12 +187,9 @@ pub fn summary(env: &Env, handle: f64) -> Result<Summary> {
 pub fn tags(env: &Env, handle: f64) -> Result<Vec<Tag>> {
     let accounts = manager(handle).map_err(throw(env))?.accounts();
     // A tag that only has a limit has no counters yet.
-    let counted = accounts.tags.into_iter().filter(|(_, tagged)| tagged.counters != Counters::default());
-    let tag = |(tag, TaggedCounters { counters, .. }): (Arc<str>, TaggedCounters)| Tag {
-        tag: tag.to_string(),
-        counters: counters.into(),
-    };
-    Ok(counted.map(tag).collect())
+    let tags = accounts.tags.into_iter().map(|(tag, account)| (tag, account.counters()));
+    let counted = tags.filter(|(_, counters)| *counters != Counters::default());
+    Ok(counted.map(|(tag, counters)| Tag { tag: tag.to_string(), counters: counters.into() }).collect())
 }
 
 /// Returns the process's open file descriptors and their limit, and its mappings and their limit; NaN where unknown.

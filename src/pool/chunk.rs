@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::chunk_set::HasArena;
-use super::movable_table::{MovableName, SlicePlace};
+use super::movable_table::SlicePlace;
 use super::slice::Slice;
+use super::slice_tags::SlotTags;
 use crate::device::memory::Memory;
 use crate::handle::Handle;
 use crate::id::AllocationId;
@@ -35,10 +36,10 @@ struct ChunkMemoryState {
 }
 
 impl ChunkMemory {
-    fn new(memory: Memory) -> Arc<Self> {
+    fn new(memory: &Arc<Memory>) -> Arc<Self> {
         Arc::new(Self {
             base: memory.mapping().address() as usize,
-            state: Mutex::new(ChunkMemoryState { memory: Some(Arc::new(memory)), holds: 0, ending: false }),
+            state: Mutex::new(ChunkMemoryState { memory: Some(Arc::clone(memory)), holds: 0, ending: false }),
             addresses: HeldAddresses::default(),
         })
     }
@@ -127,14 +128,20 @@ pub(super) struct Chunk {
     pub(super) flags: RegionFlags,
     /// The ids of the slices, by the slots of their regions.
     ids: Vec<AllocationId>,
+    pub(super) tags: SlotTags,
+    /// The memory, so that zeroing a slice needs no lock. The chunk's end drops it.
+    pub(super) memory: Arc<Memory>,
 }
 
 impl Chunk {
     pub(super) fn new(memory: Memory, arena: Box<dyn SubAllocator>) -> Self {
         let device_address = memory.object().and_then(|object| object.device_address);
+        let memory = Arc::new(memory);
         Self {
             number: 0,
-            chunk_memory: ChunkMemory::new(memory),
+            chunk_memory: ChunkMemory::new(&memory),
+            memory,
+            tags: SlotTags::default(),
             arena,
             touched: 0,
             device_address,
@@ -184,7 +191,7 @@ impl Chunk {
         recorder: &mut Recorder,
         place: SlicePlace,
         size: u64,
-        movable: Option<MovableName>,
+        tag: Option<Arc<str>>,
         how: Action,
     ) {
         let slot = place.1.slot();
@@ -194,14 +201,8 @@ impl Chunk {
         if self.flags.silent.take(slot) {
             return;
         }
-        let id = self.id_of(place.1).get();
-        match movable {
-            None => recorder.ended(how, id, size, None),
-            Some((_, tag)) => {
-                let label = recorder.label_of(tag.as_ref());
-                recorder.ended(how, id, size, Some(label));
-            }
-        }
+        let label = tag.map(|tag| recorder.label_of(Some(&tag)));
+        recorder.ended(how, self.id_of(place.1).get(), size, label);
     }
 }
 

@@ -366,6 +366,9 @@ impl PoolState {
     /// The region and alignment of a slice that may move now.
     fn unpinned(&self, id: Handle) -> Option<(Region, u64)> {
         let movable = self.movables.get(id).ok().filter(|movable| movable.may_move())?;
+        if self.pins.get(movable.place).is_some() {
+            return None;
+        }
         let region = self.chunks.get(movable.place.0)?.arena.get(movable.place.1).ok()?;
         Some((region, movable.alignment))
     }

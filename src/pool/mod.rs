@@ -42,11 +42,15 @@ mod growth;
 mod layout;
 mod movable;
 mod movable_table;
+mod pin_table;
+mod pins;
 mod record;
 pub mod replay;
 mod slabs;
 mod slice;
+mod slice_tags;
 mod state;
+mod tags;
 
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::Arc;
@@ -67,11 +71,14 @@ pub use compactor::{Compaction, CompactionLimits, CompactionOutcome, Compactor, 
 pub use copy_queue::CopyQueue;
 use delayed_free::{is_poison, poison};
 pub use layout::Layout;
+pub use pin_table::PinStats;
+pub use pins::PinnedSlice;
 pub use record::{BlockMap, ChunkMap, SampledBlock};
 pub use slabs::{SlabOptions, Slabs};
-use slice::freed;
-pub use slice::Slice;
-use state::{EventOwner, PoolState};
+use slice::{freed, EventOwner};
+pub use slice::{Slice, SliceRequest};
+pub use slice_tags::TagId;
+use state::PoolState;
 
 /// The figures of a pool; sizes in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -167,19 +174,30 @@ impl Pool {
     /// Errors: `ERR_OUT_OF_RANGE` beyond the pool's maximum, `ERR_POOL_EXHAUSTED`, `ERR_POOL_DESTROYED`, and those of
     /// [`Source::allocate`] if the pool has to grow.
     pub fn allocate(&self, size: u64, alignment: u64) -> Result<Slice> {
-        self.timed(|| self.place(size, alignment, EventOwner::Pool))
+        self.request(SliceRequest::new(size, alignment))
+    }
+
+    /// Like [`allocate`](Self::allocate), with a tag or zeroed.
+    ///
+    /// Errors: those of [`allocate`](Self::allocate) and [`zero`](Self::zero); `ERR_MEMORY_LIMIT` beyond the tag's
+    /// limit.
+    #[inline]
+    pub fn request(&self, request: SliceRequest) -> Result<Slice> {
+        self.timed(|| self.place(request))
     }
 
     /// Like [`allocate`](Self::allocate), for a holder that records the slice's events itself.
     ///
     /// Errors: those of [`allocate`](Self::allocate).
     pub fn allocate_held(&self, size: u64, alignment: u64) -> Result<Slice> {
-        self.timed(|| self.place(size, alignment, EventOwner::Holder))
+        self.request(SliceRequest { events: EventOwner::Holder, ..SliceRequest::new(size, alignment) })
     }
 
-    fn place(&self, size: u64, alignment: u64, events: EventOwner) -> Result<Slice> {
-        let result = self.aligned(size, alignment).and_then(|alignment| self.try_allocate(size, alignment, events));
-        result.map_err(|error| {
+    fn place(&self, request: SliceRequest) -> Result<Slice> {
+        let SliceRequest { size, alignment, .. } = request;
+        let aligned = self.aligned(size, alignment).map(|alignment| SliceRequest { alignment, ..request });
+        aligned.and_then(|request| self.try_allocate(&request)).map_err(|error| {
+            request.tag.into_iter().for_each(|tag| self.tag_failed(tag));
             let mut state = self.state();
             state.failures += 1;
             state.note(Action::Fail, 0, size);
@@ -207,27 +225,47 @@ impl Pool {
         Err(Error::new(ErrorCode::OutOfRange, message).requested(size).hint("give the pool that alignment"))
     }
 
-    fn try_allocate(&self, size: u64, alignment: u64, events: EventOwner) -> Result<Slice> {
+    fn try_allocate(&self, request: &SliceRequest) -> Result<Slice> {
+        let SliceRequest { size, alignment, tag, .. } = *request;
         let mut grown = None;
         loop {
             let taken = {
                 let mut state = self.state();
                 state.alive(self.name())?;
+                let peak = state.chunks.peak_allocated;
                 let slice = grown.and_then(|chunk| state.take_from(chunk, size, alignment));
-                let slice = slice.or_else(|| state.take(size, alignment));
-                let used = state.chunks.allocated;
-                slice.map(|slice| {
-                    let sampled = state.record_slice(&slice, size, events);
-                    (slice, state.near.observe(used).then_some(used), sampled)
-                })
+                match slice.or_else(|| state.take(size, alignment)) {
+                    None => None,
+                    Some(slice) => {
+                        let near_tag = match tag {
+                            None => None,
+                            Some(tag) => state.count_tag(tag, &slice, peak)?.map(|near| (tag, near)),
+                        };
+                        let sampled = state.record_slice(&slice, request);
+                        let used = state.chunks.allocated;
+                        let stale = match request.zeroed {
+                            true => self.stale(&slice).zip(state.memory_of(&slice)),
+                            false => None,
+                        };
+                        Some((slice, state.near.observe(used).then_some(used), near_tag, sampled, stale))
+                    }
+                }
             };
-            if let Some((slice, near, sampled)) = taken {
+            if let Some((slice, near, near_tag, sampled, stale)) = taken {
                 near.into_iter().for_each(|used| self.warn(used));
+                near_tag.into_iter().for_each(|(tag, (used, max))| self.warn_tag(tag, used, max));
                 if sampled {
                     notify();
                 }
+                if let Some((bytes, memory)) = stale {
+                    if let Err(error) = memory.zero(slice.offset..slice.offset + bytes) {
+                        self.free(slice.chunk, slice.region)?;
+                        return Err(error);
+                    }
+                }
                 return Ok(slice);
             }
+            self.check_tag(tag, size)?;
             if self.layout.delay > 0 && self.end_delays(0) {
                 continue;
             }
@@ -240,21 +278,25 @@ impl Pool {
     ///
     /// Errors: `ERR_BUFFER_FREED`, and those of [`Memory::zero`](crate::device::memory::Memory::zero).
     pub fn zero(&self, slice: &Slice) -> Result<()> {
+        let Some(stale) = self.stale(slice) else { return Ok(()) };
+        let memory = self.chunk_memory(slice.chunk)?.memory().ok_or_else(freed)?;
+        memory.zero(slice.offset..slice.offset + stale)
+    }
+
+    /// The bytes at the start of a slice that may hold a previous owner's bytes; `None` if there are none.
+    #[inline]
+    fn stale(&self, slice: &Slice) -> Option<u64> {
         // A source that keeps the driver's bytes leaves stale ones in the whole slice.
         let stale = match self.source {
             Source::Npu { dirty: true, .. } => slice.padded,
             _ => slice.used_before,
         };
-        if stale == 0 {
-            return Ok(());
-        }
-        let memory = self.chunk_memory(slice.chunk)?.memory().ok_or_else(freed)?;
-        memory.zero(slice.offset..slice.offset + stale)
+        (stale > 0).then_some(stale)
     }
 
     /// Frees a slice, and the chunks that the pool no longer needs.
     ///
-    /// Errors: `ERR_BUFFER_FREED` for a stale name.
+    /// Errors: `ERR_BUFFER_FREED` for a stale name, `ERR_BUFFER_BUSY` for a pinned slice.
     pub fn free(&self, chunk: Handle, region: RegionId) -> Result<()> {
         self.free_as(chunk, region, Action::Free)
     }
@@ -266,7 +308,11 @@ impl Pool {
         if self.layout.delay > 0 {
             return self.free_delayed(chunk, region, how);
         }
-        let empty = self.state().free_region(chunk, region, &self.layout, Some(how))?;
+        let empty = {
+            let mut state = self.state();
+            state.pins.check((chunk, region))?;
+            state.free_region(chunk, region, &self.layout, Some(how))?
+        };
         if !empty.is_empty() {
             self.end(empty);
         }
@@ -276,19 +322,20 @@ impl Pool {
     /// Like `free_as`, with a delay.
     fn free_delayed(&self, chunk: Handle, region: RegionId, how: Action) -> Result<()> {
         let (slice, requested) = self.slice(chunk, region)?;
+        self.state().pins.check((chunk, region))?;
         // Poisons the slice before it joins the queue: the thread that takes it out expects the poison.
         if let Some(memory) = self.memory_of(&slice) {
             poison(&memory, &slice);
         }
         {
             let mut state = self.state();
-            // Another thread may have freed the slice in the meantime.
+            // Another thread may have freed or pinned the slice in the meantime.
             if state.delayed.has(chunk, region) {
                 return Err(freed());
             }
+            state.pins.check((chunk, region))?;
             let region = state.chunks.get(chunk).ok_or_else(freed)?.arena.get(region).map_err(|_stale| freed())?;
-            let movable = state.movables.forget((chunk, region.id));
-            state.record_ended(chunk, &region, movable, how);
+            state.end_names(chunk, &region, how);
             state.chunks.live -= 1;
             state.chunks.requested -= requested;
             state.delayed.push(slice, requested);
@@ -360,6 +407,7 @@ impl Pool {
                 let Some(chunk) = state.chunks.get_mut(handle) else { continue };
                 if keep(&chunk.chunk_memory) && !chunk.chunk_memory.is_retained() {
                     chunk.arena.reset();
+                    chunk.tags.clear();
                     state.chunks.order.push(handle);
                 } else if let Some(chunk) = state.chunks.remove(handle) {
                     state.chunks.reserved -= chunk.arena.capacity();
@@ -370,6 +418,8 @@ impl Pool {
             (state.chunks.live, state.chunks.requested, state.chunks.allocated) = (0, 0, 0);
             state.delayed.clear();
             state.movables.clear();
+            state.pins.clear();
+            state.tags.all_freed();
         }
         self.end(gone);
         Ok(())
@@ -400,6 +450,8 @@ impl Pool {
             (state.chunks.live, state.chunks.requested, state.chunks.allocated, state.chunks.reserved) = (0, 0, 0, 0);
             state.delayed.clear();
             state.movables.clear();
+            state.pins.clear();
+            state.tags.clear();
             let gone: Vec<_> = handles.into_iter().filter_map(|handle| state.chunks.remove(handle)).collect();
             gone.iter().for_each(|chunk| state.note(Action::Trim, chunk.number, chunk.arena.capacity()));
             (gone, state.recorder.take())
@@ -414,7 +466,9 @@ impl Pool {
     /// Frees the chunks' memory outside the lock; returns the bytes.
     fn end(&self, chunks: Vec<Chunk>) -> u64 {
         let bytes = chunks.iter().map(|chunk| chunk.arena.capacity()).sum();
-        chunks.iter().for_each(|chunk| chunk.chunk_memory.end());
+        for chunk in chunks {
+            chunk.chunk_memory.end();
+        }
         if let (Some(account), true) = (&self.account, bytes > 0) {
             account.chunk_freed(bytes);
         }
@@ -444,6 +498,7 @@ impl Pool {
     pub fn validate(&self) -> Result<(), String> {
         let state = self.state();
         state.movables.check()?;
+        state.pins.check_stats()?;
         let (mut live, mut allocated, mut requested) = (0, 0, 0);
         for (handle, chunk) in state.chunks.iter() {
             chunk.arena.validate()?;

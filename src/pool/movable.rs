@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::slice::Slice;
-use super::state::EventOwner;
 use super::Pool;
 use crate::accounting::{notify, Account, Admission};
 use crate::error::Result;
@@ -16,7 +15,7 @@ impl Pool {
     /// Errors: those of [`allocate`](Self::allocate) and [`Account::admit`].
     pub fn allocate_movable(&self, size: u64, alignment: u64, account: Option<&Account>) -> Result<(Handle, Slice)> {
         let mut admission = account.map(|account| account.admit(size)).transpose()?;
-        let slice = self.timed(|| self.place(size, alignment, EventOwner::Holder))?;
+        let slice = self.allocate_held(size, alignment)?;
         let covered = admission.as_mut().map_or(Ok(()), |admission| admission.cover(slice.padded));
         if let Err(error) = covered {
             self.free(slice.chunk, slice.region)?;
@@ -57,21 +56,22 @@ impl Pool {
     ///
     /// Errors: `ERR_BUFFER_FREED`; `ERR_BUFFER_BUSY` while another thread moves the slice.
     pub fn pin(&self, id: Handle) -> Result<()> {
-        self.state().movables.pin(id)
+        self.state().pin_movable(id)
     }
 
-    /// Undoes one [`pin`](Self::pin).
+    /// Undoes one [`pin`](Self::pin), as [`unpin_slice`](Self::unpin_slice). Returns whether there are others.
     ///
     /// Errors: `ERR_BUFFER_FREED`; `ERR_OUT_OF_RANGE` for a slice that is not pinned.
-    pub fn unpin(&self, id: Handle) -> Result<()> {
-        self.state().movables.unpin(id)
+    pub fn unpin(&self, id: Handle) -> Result<bool> {
+        let (chunk, region) = self.state().movables.get(id)?.place;
+        self.unpin_slice(chunk, region, false)
     }
 
     /// Frees a movable slice.
     ///
     /// Errors: `ERR_BUFFER_FREED`; `ERR_BUFFER_BUSY` while the slice is pinned or in a move.
     pub fn free_movable(&self, id: Handle) -> Result<()> {
-        let (chunk, region) = self.state().movables.freeable(id)?;
+        let (chunk, region) = self.state().freeable(id)?;
         self.free(chunk, region)
     }
 
@@ -79,18 +79,7 @@ impl Pool {
     ///
     /// Errors: those of [`free_movable`](Self::free_movable).
     pub fn check_freeable(&self, id: Handle) -> Result<()> {
-        self.state().movables.freeable(id).map(drop)
-    }
-
-    /// Checks whether the slice at that place could be freed now, if it is movable.
-    ///
-    /// Errors: `ERR_BUFFER_BUSY`.
-    pub fn check_unpinned(&self, slice: &Slice) -> Result<()> {
-        let mut state = self.state();
-        match state.movables.at((slice.chunk, slice.region)) {
-            Some(id) => state.movables.freeable(id).map(drop),
-            None => Ok(()),
-        }
+        self.state().freeable(id).map(drop)
     }
 
     /// Reports whether the slice at that place is movable.
@@ -103,22 +92,25 @@ impl Pool {
     ///
     /// Errors: `ERR_UNSUPPORTED` for a movable slice that is not pinned.
     pub fn keep_exported(&self, slice: &Slice) -> Result<()> {
+        let place = (slice.chunk, slice.region);
         let mut state = self.state();
-        match state.movables.at((slice.chunk, slice.region)) {
-            Some(id) => state.movables.keep_exported(id),
+        let pinned = state.pins.get(place).is_some();
+        match state.movables.at(place) {
+            Some(id) => state.movables.keep_exported(id, pinned),
             None => Ok(()),
         }
     }
 
-    /// Frees a movable slice unless an ArrayBuffer over it exists.
+    /// Records that the block of a movable slice was collected. Frees the slice, unless it is pinned or an ArrayBuffer
+    /// over it exists.
     ///
-    /// Errors: those of [`free_movable`](Self::free_movable).
+    /// Errors: `ERR_BUFFER_FREED`; `ERR_BUFFER_BUSY` while another thread moves the slice.
     pub fn free_dropped(&self, id: Handle) -> Result<()> {
-        let viewed = self.state().movables.get(id)?.view.is_some();
-        match viewed {
-            true => Ok(()),
-            false => self.free_movable(id),
-        }
+        let ((chunk, region), unseen) = {
+            let state = self.state();
+            (state.movables.unmoving(id)?, state.movables.get(id)?.view.is_none())
+        };
+        self.block_dropped(chunk, region, unseen)
     }
 
     /// The number of movable slices.

@@ -21,7 +21,6 @@ pub(super) struct Movable {
     pub(super) place: SlicePlace,
     /// The alignment that every place must have.
     pub(super) alignment: u64,
-    pins: u32,
     /// Set once a dma-buf with the slice's offset has left the process: an importer finds the bytes only there.
     exported: bool,
     /// Set while the slice is in a move.
@@ -33,13 +32,9 @@ pub(super) struct Movable {
 }
 
 impl Movable {
-    pub(super) fn pinned(&self) -> bool {
-        self.pins > 0
-    }
-
-    /// Reports whether compaction may move the slice now.
+    /// Reports whether compaction may move the slice now, if it is not pinned.
     pub(super) fn may_move(&self) -> bool {
-        !self.pinned() && !self.exported && !self.moving
+        !self.exported && !self.moving
     }
 
     pub(super) fn tag(&self) -> Option<Arc<str>> {
@@ -91,15 +86,7 @@ impl Movables {
         alignment: u64,
         tagged: Option<(Arc<str>, CountedBytes)>,
     ) -> Handle {
-        let id = self.table.insert(Movable {
-            place,
-            alignment,
-            pins: 0,
-            exported: false,
-            moving: false,
-            view: None,
-            tagged,
-        });
+        let id = self.table.insert(Movable { place, alignment, exported: false, moving: false, view: None, tagged });
         self.put(place, id);
         id
     }
@@ -151,14 +138,6 @@ impl Movables {
         }
     }
 
-    pub(super) fn pin(&mut self, id: Handle) -> Result<()> {
-        let movable = self.get_unmoving(id)?;
-        movable.pins = movable.pins.checked_add(1).ok_or_else(|| {
-            Error::new(ErrorCode::OutOfRange, format!("this block is pinned {} times already", u32::MAX))
-        })?;
-        Ok(())
-    }
-
     /// Records the ArrayBuffer over a slice, or its end.
     pub(super) fn set_view(&mut self, id: Handle, view: Option<Handle>) {
         if let Some(movable) = self.table.get_mut(id) {
@@ -172,40 +151,20 @@ impl Movables {
         }
     }
 
-    /// Finds a slice that is not in a move.
-    fn get_unmoving(&mut self, id: Handle) -> Result<&mut Movable> {
-        match self.table.get_mut(id) {
-            None => Err(freed()),
-            Some(movable) if movable.moving => {
+    /// The place of a slice that is not in a move.
+    pub(super) fn unmoving(&self, id: Handle) -> Result<SlicePlace> {
+        match self.get(id)? {
+            movable if movable.moving => {
                 Err(Error::new(ErrorCode::BufferBusy, "this block is being moved").hint("try again"))
             }
-            Some(movable) => Ok(movable),
+            movable => Ok(movable.place),
         }
-    }
-
-    /// The place of a slice that may be freed.
-    pub(super) fn freeable(&mut self, id: Handle) -> Result<SlicePlace> {
-        let movable = self.get_unmoving(id)?;
-        match movable.pins {
-            0 => Ok(movable.place),
-            pins => {
-                Err(Error::new(ErrorCode::BufferBusy, format!("this block is pinned {pins} times: it was not freed"))
-                    .hint("unpin it as often as it was pinned"))
-            }
-        }
-    }
-
-    pub(super) fn unpin(&mut self, id: Handle) -> Result<()> {
-        let movable = self.table.get_mut(id).ok_or_else(freed)?;
-        let unpinned = movable.pins.checked_sub(1);
-        movable.pins = unpinned.ok_or_else(|| Error::new(ErrorCode::OutOfRange, "this block is not pinned"))?;
-        Ok(())
     }
 
     /// Keeps a pinned slice at its place from now on, pinned or not, until it is freed.
-    pub(super) fn keep_exported(&mut self, id: Handle) -> Result<()> {
+    pub(super) fn keep_exported(&mut self, id: Handle, pinned: bool) -> Result<()> {
         let movable = self.table.get_mut(id).ok_or_else(freed)?;
-        if !movable.pinned() {
+        if !pinned {
             let message = "a movable block is exported only while it is pinned: compaction moves it to another offset";
             return Err(Error::new(ErrorCode::Unsupported, message)
                 .hint("call pin() before exportDmaBuf, or allocate the block without `movable`"));

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::chunk::{key, Chunk};
-use super::movable_table::{Movable, MovableName, SlicePlace};
-use super::slice::Slice;
-use super::state::{EventOwner, PoolState};
+use super::movable_table::{Movable, SlicePlace};
+use super::slice::{EventOwner, Slice, SliceRequest};
+use super::state::PoolState;
 use super::Pool;
 use crate::backend::Request;
 use crate::device::memory::Source;
@@ -45,7 +45,7 @@ pub struct BlockMap {
     pub id: Option<AllocationId>,
     /// Whether compaction may move the slice.
     pub movable: bool,
-    /// The tag of a movable slice; `None` without one.
+    /// The slice's own tag; `None` without one.
     pub tag: Option<Arc<str>>,
     /// The id of its sample; `None` unless sampled.
     pub sample: Option<Handle>,
@@ -94,7 +94,7 @@ impl Pool {
                 size: region.size,
                 id: region.used.then(|| chunk.id_of(region.id)).filter(|id| *id != AllocationId::default()),
                 movable: movable.is_some(),
-                tag: movable.and_then(|id| state.movables.get(id).ok()?.tag()),
+                tag: state.tag_at(place).filter(|_| region.used),
                 sample: state.recorder.as_ref().filter(|_| sampled).and_then(|recorder| recorder.sample(key(place))),
             }
         };
@@ -133,13 +133,7 @@ impl Pool {
             let of = state.chunks.get(place.0)?;
             let region = of.arena.get(place.1).ok().filter(|region| region.used)?;
             let slice = of.slice(place.0, &region, region.size);
-            let movable = state.movables.at(place);
-            Some(SampledBlock {
-                slice,
-                size: region.user_data,
-                tag: movable.and_then(|id| state.movables.get(id).ok()?.tag()),
-                sample,
-            })
+            Some(SampledBlock { slice, size: region.user_data, tag: state.tag_at(place), sample })
         };
         recorder.samples().filter_map(block).collect()
     }
@@ -178,11 +172,14 @@ impl Pool {
 impl PoolState {
     /// Records a new slice. Returns whether it is sampled.
     #[inline]
-    pub(super) fn record_slice(&mut self, slice: &Slice, size: u64, events: EventOwner) -> bool {
+    pub(super) fn record_slice(&mut self, slice: &Slice, request: &SliceRequest) -> bool {
+        let size = request.size;
         match &mut self.recorder {
             None => false,
-            Some(recorder) if events == EventOwner::Pool => {
-                recorder.allocated(slice.id.get(), size, None) && self.sample((slice.chunk, slice.region), size, None)
+            Some(recorder) if request.events == EventOwner::Pool => {
+                let tag = request.tag.and_then(|tag| self.tags.name(tag).cloned());
+                let label = tag.as_ref().map(|tag| recorder.label_of(Some(tag)));
+                recorder.allocated(slice.id.get(), size, label) && self.sample((slice.chunk, slice.region), size, tag)
             }
             Some(_) => {
                 if let Some(chunk) = self.chunks.get_mut(slice.chunk) {
@@ -213,9 +210,28 @@ impl PoolState {
         true
     }
 
-    pub(super) fn record_ended(&mut self, handle: Handle, region: &Region, movable: Option<MovableName>, how: Action) {
+    pub(super) fn record_ended(&mut self, handle: Handle, region: &Region, tag: Option<Arc<str>>, how: Action) {
         if let (Some(recorder), Some(chunk)) = (&mut self.recorder, self.chunks.get_mut(handle)) {
-            chunk.record_ended(recorder, (handle, region.id), region.user_data, movable, how);
+            chunk.record_ended(recorder, (handle, region.id), region.user_data, tag, how);
+        }
+    }
+
+    /// Ends the name and the tag of a slice whose free is delayed, and records its end.
+    pub(super) fn end_names(&mut self, handle: Handle, region: &Region, how: Action) {
+        let name = self.tag_at((handle, region.id));
+        self.movables.forget((handle, region.id));
+        let tag = self.chunks.get_mut(handle).and_then(|chunk| chunk.tags.take(region.id.slot()));
+        self.record_ended(handle, region, name, how);
+        if let Some(tag) = tag {
+            self.tags.freed(tag, region.size);
+        }
+    }
+
+    /// The own tag of the slice at that place.
+    pub(super) fn tag_at(&self, place: SlicePlace) -> Option<Arc<str>> {
+        match self.movables.at(place) {
+            Some(id) => self.movables.get(id).ok()?.tag(),
+            None => self.tags.name(self.chunks.get(place.0)?.tags.get(place.1.slot())?).cloned(),
         }
     }
 
@@ -229,9 +245,10 @@ impl PoolState {
             .filter(|(handle, region)| region.used && !self.delayed.has(*handle, region.id))
             .collect();
         for (handle, region) in places {
-            let movable = self.movables.forget((handle, region.id));
+            let tag = self.tag_at((handle, region.id));
+            self.movables.forget((handle, region.id));
             if let Some(chunk) = self.chunks.get_mut(handle) {
-                chunk.record_ended(&mut recorder, (handle, region.id), region.user_data, movable, Action::Free);
+                chunk.record_ended(&mut recorder, (handle, region.id), region.user_data, tag, Action::Free);
             }
         }
         self.recorder = Some(recorder);

@@ -1,12 +1,17 @@
 //! The state under a pool's mutex: its chunks, its counts, and its delayed and movable slices.
 
+use std::sync::Arc;
+
 use super::chunk::Chunk;
 use super::chunk_set::{ChunkSet, HasArena};
 use super::delayed_free::DelayedFrees;
 use super::layout::Layout;
 use super::movable_table::Movables;
+use super::pin_table::Pins;
 use super::slice::{freed, Slice};
+use super::slice_tags::SliceTags;
 use crate::accounting::Limit;
+use crate::device::memory::Memory;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
 use crate::id::Ids;
@@ -20,6 +25,8 @@ pub(super) struct PoolState {
     pub(super) delayed: DelayedFrees,
     /// Slices that compaction may move.
     pub(super) movables: Movables,
+    pub(super) pins: Pins,
+    pub(super) tags: SliceTags,
     /// The number of chunks ever added.
     pub(super) grown: u64,
     pub(super) destroyed: bool,
@@ -28,15 +35,6 @@ pub(super) struct PoolState {
     pub(super) recorder: Option<Box<Recorder>>,
     /// The ids of the next slices.
     pub(super) ids: Ids,
-}
-
-/// The recorder of a slice's events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum EventOwner {
-    /// The pool.
-    Pool,
-    /// The slice's holder.
-    Holder,
 }
 
 impl PoolState {
@@ -55,6 +53,11 @@ impl PoolState {
         chunks.take(size, alignment, |handle, chunk, region| slice_of(ids, handle, chunk, region))
     }
 
+    /// The memory of a live slice.
+    pub(super) fn memory_of(&self, slice: &Slice) -> Option<Arc<Memory>> {
+        self.chunks.get(slice.chunk).map(|chunk| Arc::clone(&chunk.memory))
+    }
+
     /// Allocates from one chunk.
     pub(super) fn take_from(&mut self, handle: Handle, size: u64, alignment: u64) -> Option<Slice> {
         let Self { chunks, ids, .. } = self;
@@ -71,11 +74,16 @@ impl PoolState {
         how: Option<Action>,
     ) -> Result<Vec<Chunk>> {
         // Destructured, because reading whole a struct that was just written in several words makes the processor wait.
-        let (chunk, Region { user_data: requested, .. }) = self.chunks.free(handle, id).ok_or_else(freed)?;
+        let (chunk, Region { size, user_data: requested, .. }) = self.chunks.free(handle, id).ok_or_else(freed)?;
         let movable = self.movables.forget((handle, id));
+        let tag = chunk.tags.take(id.slot());
         let is_empty = chunk.is_empty();
         if let (Some(recorder), Some(how)) = (&mut self.recorder, how) {
-            chunk.record_ended(recorder, (handle, id), requested, movable, how);
+            let tag = movable.map_or_else(|| tag.and_then(|tag| self.tags.name(tag).cloned()), |(_, tag)| tag);
+            chunk.record_ended(recorder, (handle, id), requested, tag, how);
+        }
+        if let Some(tag) = tag {
+            self.tags.freed(tag, size);
         }
         match is_empty {
             true => {

@@ -163,7 +163,7 @@ class Allocator {
       if (byteLengthOf(buffer) === 0) continue
       try {
         const message = this.#publisher.freeing(buffer)
-        native.deallocate(this.#handle.value, buffer, undefined, handleOf(buffer))
+        native.deallocate(this.#handle.value, buffer, undefined, handleOf(buffer), true)
         messages.push(message)
       } catch {
         // The runtime holds the buffer, or it is marked as untransferable: it stays attached and reads zeros from now

@@ -17,6 +17,8 @@ const notifications = new Uint32Array(calls.notifications)
 const [POOL, SIZE, ALIGNMENT, ADDRESS, DEVICE_ADDRESS, ID] = [0, 1, 2, 3, 4, 7]
 // Places in `words`: the name of a slice.
 const [CHUNK, CHUNK_GENERATION, SLOT, SLOT_GENERATION] = [10, 11, 12, 13]
+// Places in `words`: the options of `allocateWith`, and the answer of `isLive`.
+const [TAG, FLAGS] = [16, 17]
 
 module.exports = {
   ADDRESS,
@@ -24,13 +26,17 @@ module.exports = {
   CHUNK,
   CHUNK_GENERATION,
   DEVICE_ADDRESS,
+  FLAGS,
   ID,
   POOL,
   SIZE,
   SLOT,
   SLOT_GENERATION,
+  TAG,
   allocate: calls.allocate,
+  allocateWith: calls.allocateWith,
   free: calls.free,
+  isLive: calls.isLive,
   notifications,
   numbers,
   words,

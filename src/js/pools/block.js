@@ -4,7 +4,7 @@ const { MAX_LENGTH } = require('node:buffer').constants
 const { inspect } = require('node:util')
 const native = require('../core/binding.js')
 const { publicClass } = require('../core/border.js')
-const { acceptBlocks } = require('../core/buffers.js')
+const { acceptBlocks, byteLengthOf } = require('../core/buffers.js')
 const { channels } = require('../core/diagnostics-channels.js')
 const { defineDispose } = require('../core/disposable.js')
 const { memoryError } = require('../core/errors.js')
@@ -15,8 +15,8 @@ const { invalid, outOfRange } = require('../core/options.js')
 const { kConstruct, kMovable } = require('./pool-host.js')
 
 // Local names: on the fast path even a property costs.
-const { free, numbers, words } = fastPath
-const { ADDRESS, CHUNK, CHUNK_GENERATION, DEVICE_ADDRESS, ID, POOL, SLOT, SLOT_GENERATION } = fastPath
+const { free, isLive, numbers, words } = fastPath
+const { ADDRESS, CHUNK, CHUNK_GENERATION, DEVICE_ADDRESS, FLAGS, ID, POOL, SLOT, SLOT_GENERATION } = fastPath
 const { free: freeChannel } = channels
 
 // Access for the pool to private state.
@@ -27,6 +27,13 @@ let blockIsOf
 
 /** @type {any} Movable blocks are known to the native part by id: they have no name and no address here. */
 const NONE = undefined
+
+/** Reports that the collector took a block that was pinned. */
+const collected = new FinalizationRegistry((/** @type {SliceName} */ name) => native.blockCollected(...name))
+
+/**
+ * @typedef {[pool: number, chunk: number, chunkGeneration: number, slot: number, slotGeneration: number]} SliceName
+ */
 
 /**
  * A slice of a pool by name: no ArrayBuffer is made until `buffer` is read. Dropping a block whose buffer was never
@@ -50,43 +57,32 @@ class MemoryBlock {
   /** @type {number} */
   #id = NONE
   #size
-  #pins = 0
   /** @type {ArrayBuffer | undefined} The ArrayBuffer, once it was read. */
   #buffer
-  /** @type {number | undefined} The native allocation of the ArrayBuffer. */
-  #handle
+  /** @type {number} The native allocation of the ArrayBuffer. */
+  #handle = NONE
+  /** Whether `collected` has the block. */
+  #watched = false
 
   /**
    * @param {symbol} key
    * @param {import('./pool-host.js').PoolHost} host
    * @param {number} pool
    * @param {number} size
-   * @param {[buffer: ArrayBuffer, handle: number]} [exposed]
    */
-  constructor(key, host, pool, size, exposed) {
+  constructor(key, host, pool, size) {
     if (key !== kConstruct && key !== kMovable) throw invalid('a MemoryBlock is made by pool.allocate')
     this.#host = host
     this.#pool = pool
     this.#size = size
     if (key === kMovable) return
-    if (exposed === undefined) {
-      this.#chunk = words[CHUNK]
-      this.#chunkGeneration = words[CHUNK_GENERATION]
-      this.#slot = words[SLOT]
-      this.#slotGeneration = words[SLOT_GENERATION]
-      this.#address = numbers[ADDRESS]
-      this.#deviceAddress = numbers[DEVICE_ADDRESS]
-      this.#id = numbers[ID]
-    } else {
-      const [buffer, handle] = exposed
-      const { id, address, deviceAddress } = host.allocator.describe(buffer)
-      this.#chunk = 0
-      this.#address = Number(address)
-      this.#deviceAddress = deviceAddress === null ? -1 : Number(deviceAddress)
-      this.#id = id
-      this.#buffer = buffer
-      this.#handle = handle
-    }
+    this.#chunk = words[CHUNK]
+    this.#chunkGeneration = words[CHUNK_GENERATION]
+    this.#slot = words[SLOT]
+    this.#slotGeneration = words[SLOT_GENERATION]
+    this.#address = numbers[ADDRESS]
+    this.#deviceAddress = numbers[DEVICE_ADDRESS]
+    this.#id = numbers[ID]
   }
 
   get id() {
@@ -102,63 +98,58 @@ class MemoryBlock {
   }
 
   get freed() {
-    if (this.#chunk !== -1) {
-      // `pool.reset`, the pool's end or `deallocate(block.buffer)` may have freed it.
-      const live =
-        this.#handle === undefined ? this.#call(native.sliceIsLive) : native.isLive(this.#handle)
-      if (!live) this.#chunk = -1
-    }
+    // `pool.reset`, the pool's end or `deallocate(block.buffer)` may have freed it.
+    if (this.#chunk !== -1 && !this.#isLive()) this.#end()
     return this.#chunk === -1
   }
 
   get buffer() {
-    if (this.#buffer !== undefined) return this.#buffer
-    if (this.#chunk === -1) throw freedError()
+    if (this.freed) throw freedError()
+    // While the block was pinned, its buffer may have been transferred, and the collector may have taken it.
+    if (this.#buffer !== undefined && (byteLengthOf(this.#buffer) !== 0 || native.isLive(this.#handle)))
+      return this.#buffer
     // A runtime that refuses the size runs the buffer's finalizer, which would free the block.
     if (this.#size > MAX_LENGTH) throw tooLongError(this.#size, 'the block stays as it was')
     const exposed = this.#call(native.poolExpose)
     this.#handle = exposed[1]
     this.#buffer = this.#host.allocator.handOut(exposed, this.#pool)
-    if (this.#pins !== 0) native.pinAllocation(this.#handle, true)
     return this.#buffer
   }
 
   get address() {
+    if (this.freed) throw freedError()
     return BigInt(this.#address)
   }
 
   get deviceAddress() {
+    if (this.freed) throw freedError()
     return this.#deviceAddress === -1 ? null : BigInt(this.#deviceAddress)
   }
 
   pin() {
-    if (this.freed) throw freedError()
-    this.#pins++
-    if (this.#pins === 1 && this.#handle !== undefined) native.pinAllocation(this.#handle, true)
+    this.#call(native.pinSlice)
+    if (this.#watched) return
+    this.#watched = true
+    collected.register(this, this.#call((...name) => name), this)
   }
 
   unpin() {
-    if (this.#pins === 0) throw memoryError('ERR_OUT_OF_RANGE', 'this block is not pinned')
-    this.#pins--
-    if (this.#pins === 0 && this.#handle !== undefined) native.pinAllocation(this.#handle, false)
+    const others = this.#call(native.unpinSlice)
+    // Once a buffer was read, the collector frees the block: if not with the buffer, then with the block.
+    if (!others && this.#buffer === undefined) this.#unwatch()
   }
 
   free() {
     if (this.#chunk === -1) throw freedError()
-    if ((this.#pins !== 0 || this.#buffer !== undefined) && this.freed) throw freedError()
-    if (this.#pins !== 0) {
-      throw memoryError('ERR_BUFFER_BUSY', `this block is pinned ${this.#pins} times: it was not freed`, {
-        hint: 'unpin it as often as it was pinned',
-      })
-    }
-    if (this.#buffer !== undefined) {
+    if (this.#buffer !== undefined && native.isLive(this.#handle)) {
       this.#host.allocator.deallocate(this.#buffer)
-      this.#chunk = -1
+      this.#end()
       return
     }
+    const tag = freeChannel.hasSubscribers ? this.#call(native.sliceTag) : null
     this.#free()
-    this.#chunk = -1
-    if (freeChannel.hasSubscribers) this.#host.publisher.block(freeChannel, this.#pool, this)
+    this.#end()
+    if (freeChannel.hasSubscribers) this.#host.publisher.block(freeChannel, this.#pool, this, tag)
   }
 
   /**
@@ -167,7 +158,7 @@ class MemoryBlock {
    */
   [inspect.custom](_depth, options) {
     if (!(#chunk in this)) return inspectNonInstance(options)
-    const state = this.freed ? 'freed' : `at 0x${this.address.toString(16)}`
+    const state = this.freed ? 'freed' : `at 0x${this.#address.toString(16)}`
     return `${options.stylize('MemoryBlock', 'special')} (${formatBytes(this.#size)}, ${state})`
   }
 
@@ -175,20 +166,41 @@ class MemoryBlock {
    * Calls a function of the native part, off the fast path, with the slice's name.
    *
    * @template T
-   * @param {(pool: number, chunk: number, chunkGeneration: number, slot: number, slotGeneration: number) => T} verb
+   * @param {(...name: SliceName) => T} verb
    * @returns {T}
    */
   #call(verb) {
     return verb(this.#pool, this.#chunk, this.#chunkGeneration, this.#slot, this.#slotGeneration)
   }
 
+  #isLive() {
+    this.#writeName()
+    isLive()
+    return words[FLAGS] === 1
+  }
+
   #free() {
+    this.#writeName()
+    free()
+  }
+
+  #writeName() {
     numbers[POOL] = this.#pool
     words[CHUNK] = this.#chunk
     words[CHUNK_GENERATION] = this.#chunkGeneration
     words[SLOT] = this.#slot
     words[SLOT_GENERATION] = this.#slotGeneration
-    free()
+  }
+
+  /** Remembers that the slice was freed. */
+  #end() {
+    this.#chunk = -1
+    if (this.#watched) this.#unwatch()
+  }
+
+  #unwatch() {
+    collected.unregister(this)
+    this.#watched = false
   }
 
   static {

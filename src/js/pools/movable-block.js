@@ -13,7 +13,7 @@ const { kMovable } = require('./pool-host.js')
 /** The block of an ArrayBuffer: a reachable buffer keeps its block alive. */
 const blocks = new WeakMap()
 
-/** Frees blocks that were dropped together with their ArrayBuffers. */
+/** Frees blocks that were dropped together with their ArrayBuffers, and reports dropped blocks that are pinned. */
 const dropped = new FinalizationRegistry((/** @type {{ pool: number, handle: number }} */ { pool, handle }) =>
   native.movableCollected(pool, handle),
 )
@@ -28,8 +28,10 @@ class MovableBlock extends MemoryBlock {
   #size
   #tag
   #freed = false
-  /** @type {ArrayBuffer | undefined} The ArrayBuffer, if it was read since the last move. */
+  /** @type {ArrayBuffer | undefined} The ArrayBuffer that was last read. */
   #buffer
+  /** Whether `dropped` has the block. */
+  #watched = false
 
   /**
    * @param {import('./pool-host.js').PoolHost} host
@@ -46,7 +48,6 @@ class MovableBlock extends MemoryBlock {
     this.#id = id
     this.#size = size
     this.#tag = tag
-    dropped.register(this, { pool, handle }, this)
   }
 
   get id() {
@@ -71,6 +72,7 @@ class MovableBlock extends MemoryBlock {
     const made = native.movableExpose(this.#pool, this.#handle)
     this.#buffer = this.#host.allocator.handOut(made, this.#pool, true)
     blocks.set(this.#buffer, this)
+    this.#watch()
     return this.#buffer
   }
 
@@ -85,10 +87,13 @@ class MovableBlock extends MemoryBlock {
 
   pin() {
     native.movablePin(this.#pool, this.#handle, true)
+    this.#watch()
   }
 
   unpin() {
-    native.movablePin(this.#pool, this.#handle, false)
+    const others = native.movablePin(this.#pool, this.#handle, false)
+    // The collector frees no block whose buffer was never read.
+    if (!others && this.#buffer === undefined) this.#unwatch()
   }
 
   free() {
@@ -104,9 +109,20 @@ class MovableBlock extends MemoryBlock {
     }
   }
 
+  #watch() {
+    if (this.#watched) return
+    this.#watched = true
+    dropped.register(this, { pool: this.#pool, handle: this.#handle }, this)
+  }
+
+  #unwatch() {
+    if (this.#watched) dropped.unregister(this)
+    this.#watched = false
+  }
+
   #end() {
     this.#freed = true
-    dropped.unregister(this)
+    this.#unwatch()
     this.#host.compactor.scheduleCompaction(this.#pool)
   }
 

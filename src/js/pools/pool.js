@@ -18,7 +18,9 @@ const schemas = require('./options.js')
 const { kConstruct } = require('./pool-host.js')
 
 // Local names: on the fast path even a property costs.
-const { ALIGNMENT, POOL, SIZE, allocate, notifications, numbers } = fastPath
+const { ALIGNMENT, FLAGS, POOL, SIZE, TAG, allocate, allocateWith, notifications, numbers, words } = fastPath
+const { isArray } = Array
+const { isSafeInteger } = Number
 const { allocate: allocateChannel } = channels
 
 /**
@@ -41,6 +43,60 @@ function allocateSlice(pool, size, alignment) {
   allocate()
 }
 
+/**
+ * Like `allocateSlice`, with a tag's number (-1: none) or zeroed.
+ *
+ * @param {number} pool
+ * @param {number} size
+ * @param {number} alignment
+ * @param {boolean} zeroed
+ * @param {number} tag
+ */
+function allocateSliceWith(pool, size, alignment, zeroed, tag) {
+  numbers[POOL] = pool
+  numbers[SIZE] = size
+  numbers[ALIGNMENT] = alignment
+  words[TAG] = tag
+  words[FLAGS] = zeroed ? 1 : 0
+  allocateWith()
+}
+
+/**
+ * The options of `pool.allocate`, each read once. `check` explains wrong ones, but takes longer than an allocation: it
+ * sees only what does not pass here.
+ *
+ * @param {any} options
+ * @returns {{ alignment?: number, zeroed?: boolean, movable?: boolean, tag?: string | null }}
+ */
+function allocationOptions(options) {
+  if (typeof options === 'object' && options !== null && !isArray(options) && hasKnownNames(options)) {
+    const { alignment, zeroed, movable, tag } = options
+    const valid =
+      (alignment === undefined || (isSafeInteger(alignment) && alignment > 0)) &&
+      (zeroed === undefined || typeof zeroed === 'boolean') &&
+      (movable === undefined || typeof movable === 'boolean') &&
+      (tag == null || typeof tag === 'string')
+    if (valid) return { alignment, zeroed, movable, tag }
+  }
+  return check('allocate', options, schemas.poolAllocation)
+}
+
+/** @param {object} options */
+function hasKnownNames(options) {
+  for (const name in options) {
+    switch (name) {
+      case 'alignment':
+      case 'movable':
+      case 'tag':
+      case 'zeroed':
+        break
+      default:
+        return false
+    }
+  }
+  return true
+}
+
 // Access for the manager to private state.
 /** @type {(value: unknown) => value is MemoryPool} */
 let isPool
@@ -54,6 +110,9 @@ let handleOf
 /** The finest alignment in a pool, in bytes. */
 const CACHE_LINE = 64
 
+/** The most tags whose numbers a pool keeps; beyond them all are given back. */
+const MAX_TAGS = 256
+
 /**
  * Slices of few large pieces of memory in place of many small ones. Made by `manager.createMemoryPool`.
  */
@@ -65,6 +124,11 @@ class MemoryPool {
   #host
   /** The count of notifications at the last poll. */
   #seen = notifications[0]
+  /** @type {Map<string, number>} Tag → its number in the native pool. */
+  #tags = new Map()
+  /** @type {string | undefined} The last tag, which saves the next request the look-up. */
+  #lastTag
+  #lastTagId = -1
 
   /**
    * @param {symbol} key
@@ -101,7 +165,7 @@ class MemoryPool {
     const handle = this.#open()
     if (options !== undefined) return this.#allocateWith(handle, size, options)
     // The fast path: a comparison, one call of numbers, one object.
-    if (!Number.isSafeInteger(size) || size < 1) integer('size', size, 1)
+    if (!isSafeInteger(size) || size < 1) integer('size', size, 1)
     this.#allocateSlice(handle, size, CACHE_LINE)
     if (notifications[0] !== this.#seen) this.#seen = this.#host.notifications.poll()
     const block = new MemoryBlock(kConstruct, this.#host, handle, size)
@@ -181,21 +245,17 @@ class MemoryPool {
    * @param {unknown} options
    */
   #allocateWith(handle, size, options) {
-    integer('size', size, 1)
-    const checked = check('allocate', options, schemas.poolAllocation)
-    const { alignment = CACHE_LINE, zeroed = false, movable = false, tag } = checked
+    if (!isSafeInteger(size) || size < 1) integer('size', size, 1)
+    const { alignment = CACHE_LINE, zeroed = false, movable = false, tag: given } = allocationOptions(options)
+    const tag = given ?? undefined
     let block
     if (movable) {
       block = this.#allocateMovable(handle, size, alignment, zeroed, tag)
-    } else if (tag === undefined && !zeroed) {
-      this.#allocateSlice(handle, size, alignment)
-      this.#seen = this.#host.notifications.poll()
-      block = new MemoryBlock(kConstruct, this.#host, handle, size)
     } else {
-      // Zeroing and tags need an allocation with an ArrayBuffer.
-      const made = this.#allocateExposed(handle, size, alignment, zeroed, tag)
-      this.#host.allocator.handOut(made, handle)
-      block = new MemoryBlock(kConstruct, this.#host, handle, size, made)
+      const tagId = tag === undefined ? -1 : tag === this.#lastTag ? this.#lastTagId : this.#tagId(handle, tag)
+      this.#allocateSliceWith(handle, size, alignment, zeroed, tagId, tag)
+      if (notifications[0] !== this.#seen) this.#seen = this.#host.notifications.poll()
+      block = new MemoryBlock(kConstruct, this.#host, handle, size)
     }
     if (allocateChannel.hasSubscribers) this.#host.publisher.block(allocateChannel, handle, block, tag)
     return block
@@ -212,6 +272,44 @@ class MemoryPool {
     } catch (refusal) {
       this.#host.reclaimer.reclaimAndRetry(refusal, () => allocateSlice(handle, size, alignment), { size }, handle)
     }
+  }
+
+  /**
+   * @param {number} handle
+   * @param {number} size
+   * @param {number} alignment
+   * @param {boolean} zeroed
+   * @param {number} tagId
+   * @param {string | undefined} tag
+   */
+  #allocateSliceWith(handle, size, alignment, zeroed, tagId, tag) {
+    try {
+      allocateSliceWith(handle, size, alignment, zeroed, tagId)
+    } catch (refusal) {
+      const again = () => allocateSliceWith(handle, size, alignment, zeroed, tagId)
+      this.#host.reclaimer.reclaimAndRetry(refusal, again, { size, tag }, handle)
+    }
+  }
+
+  /**
+   * The number of a tag in the native pool.
+   *
+   * @param {number} handle
+   * @param {string} tag
+   */
+  #tagId(handle, tag) {
+    let id = this.#tags.get(tag)
+    if (id === undefined) {
+      if (this.#tags.size >= MAX_TAGS) {
+        this.#tags.clear()
+        native.poolForgetTags(handle)
+      }
+      id = native.poolTag(handle, tag)
+      this.#tags.set(tag, id)
+    }
+    this.#lastTag = tag
+    this.#lastTagId = id
+    return id
   }
 
   /**

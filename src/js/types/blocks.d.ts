@@ -17,7 +17,8 @@ export class MemoryBlock {
   readonly movable: boolean
   readonly freed: boolean
   /**
-   * The block's ArrayBuffer, made when it is first read.
+   * The block's ArrayBuffer, made when it is first read. If the bytes were moved to another ArrayBuffer while the block
+   * was pinned, and the collector took that one, a new one is made.
    *
    * @throws ERR_BUFFER_FREED.
    */
@@ -25,21 +26,42 @@ export class MemoryBlock {
   /**
    * CPU address. The caller must pin the block while native code holds the address.
    *
-   * @throws ERR_BUFFER_FREED: the block is movable and was freed.
+   * @throws ERR_BUFFER_FREED.
    */
   readonly address: bigint
-  readonly deviceAddress: bigint | null
   /**
-   * Pins the block: neither `free`, nor `deallocate(block.buffer)`, nor compaction touches it. Pins nest. `reset`,
-   * `destroyMemoryPool(..., { force: true })` and `dispose` free pinned blocks too.
+   * The NPU's address; null if there is none.
    *
    * @throws ERR_BUFFER_FREED.
+   */
+  readonly deviceAddress: bigint | null
+  /**
+   * Pins the block's memory. Neither `free`, nor `deallocate(block.buffer)`, nor compaction touches it, and neither the
+   * garbage collector nor the end of a thread frees it, whatever happens to the block and its ArrayBuffer (`transfer`,
+   * a BYOB read, `structuredClone`). `reset`, `destroyMemoryPool(..., { force: true })` and `dispose` free pinned
+   * blocks too. Pins nest.
+   *
+   * @throws ERR_BUFFER_FREED.
+   *
+   * @example
+   * const memory = new MemoryManager({ backend: 'simulated' })
+   * const pool = memory.createMemoryPool({ name: 'jobs', initialSize: 1 << 20 })
+   * const block = pool.allocate(4096)
+   * block.pin() // before native code gets block.address
+   * try {
+   *   block.free()
+   * } catch (error) {
+   *   error.code // => 'ERR_BUFFER_BUSY'
+   * }
+   * block.unpin() // when it is done
+   * block.free()
+   * memory.dispose()
    */
   pin(): void
   /**
    * Removes one pin.
    *
-   * @throws ERR_OUT_OF_RANGE: the block is not pinned.
+   * @throws ERR_OUT_OF_RANGE: the block is not pinned; ERR_BUFFER_FREED: the block was freed, with its pins.
    */
   unpin(): void
   /**

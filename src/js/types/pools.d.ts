@@ -71,9 +71,11 @@ export class MemoryPool {
   readonly destroyed: boolean
 
   /**
-   * Allocates a slice as a handle. This is the fast path: it makes no ArrayBuffer until `.buffer` is read.
+   * Allocates a slice as a handle. This is the fast path, also with `tag`, `zeroed` and `alignment`: it makes no
+   * ArrayBuffer until `.buffer` is read.
    *
-   * The caller must free the block. The garbage collector does not free a block whose buffer was never read.
+   * The caller must free the block. The garbage collector does not free a block whose buffer was never read, movable
+   * ones included, nor one that is pinned.
    *
    * @throws the errors of {@link MemoryManager.allocateFromPool}.
    */

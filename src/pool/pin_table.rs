@@ -1,0 +1,159 @@
+//! The pinned slices of a pool, by place.
+
+use std::collections::HashMap;
+
+use super::movable_table::SlicePlace;
+use crate::error::{Error, ErrorCode, Result};
+
+/// Counts and bytes (padded) of pinned slices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PinStats {
+    /// The number of pinned slices.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The number of pinned slices whose block was collected.
+    pub dropped_blocks: u64,
+    /// Their bytes.
+    pub dropped_bytes: u64,
+}
+
+impl PinStats {
+    /// Adds the figures of another pool.
+    pub fn add(&mut self, other: Self) {
+        self.blocks += other.blocks;
+        self.bytes += other.bytes;
+        self.dropped_blocks += other.dropped_blocks;
+        self.dropped_bytes += other.dropped_bytes;
+    }
+}
+
+/// The pins of one slice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pin {
+    pub(super) count: u32,
+    bytes: u64,
+    /// Set once the slice's block was collected: no object of JavaScript can unpin it.
+    pub(super) dropped: bool,
+    /// Set once no ArrayBuffer over the slice is left, or if there never was one when the block was collected.
+    pub(super) unseen: bool,
+}
+
+/// The pinned slices of a pool, by place. A pinned slice does not move.
+#[derive(Debug, Default)]
+pub(super) struct Pins {
+    by_place: HashMap<SlicePlace, Pin>,
+    stats: PinStats,
+}
+
+impl Pins {
+    #[inline]
+    pub(super) fn get(&self, place: SlicePlace) -> Option<&Pin> {
+        // Most pools have no pinned slices.
+        match self.by_place.is_empty() {
+            true => None,
+            false => self.by_place.get(&place),
+        }
+    }
+
+    pub(super) fn stats(&self) -> PinStats {
+        self.stats
+    }
+
+    pub(super) fn places(&self) -> impl Iterator<Item = (SlicePlace, &Pin)> {
+        self.by_place.iter().map(|(place, pin)| (*place, pin))
+    }
+
+    /// Refuses to free a pinned slice.
+    ///
+    /// Errors: `ERR_BUFFER_BUSY`.
+    #[inline]
+    pub(super) fn check(&self, place: SlicePlace) -> Result<()> {
+        self.get(place).map_or(Ok(()), |pin| Err(pinned(pin.count)))
+    }
+
+    /// Adds a pin to a slice of `bytes`.
+    pub(super) fn pin(&mut self, place: SlicePlace, bytes: u64) -> Result<()> {
+        let stats = &mut self.stats;
+        let pin = self.by_place.entry(place).or_insert_with(|| {
+            (stats.blocks, stats.bytes) = (stats.blocks + 1, stats.bytes + bytes);
+            Pin { count: 0, bytes, dropped: false, unseen: false }
+        });
+        pin.count = pin.count.checked_add(1).ok_or_else(|| {
+            Error::new(ErrorCode::OutOfRange, format!("this block is pinned {} times already", u32::MAX))
+        })?;
+        Ok(())
+    }
+
+    /// Removes one pin, or all of them. Returns the slice's last pin.
+    pub(super) fn unpin(&mut self, place: SlicePlace, all: bool) -> Result<Option<Pin>> {
+        let pin = self.by_place.get_mut(&place);
+        let pin = pin.ok_or_else(|| Error::new(ErrorCode::OutOfRange, "this block is not pinned"))?;
+        pin.count -= 1;
+        if pin.count > 0 && !all {
+            return Ok(None);
+        }
+        let last = *pin;
+        self.by_place.remove(&place);
+        self.stats.blocks -= 1;
+        self.stats.bytes -= last.bytes;
+        if last.dropped {
+            self.stats.dropped_blocks -= 1;
+            self.stats.dropped_bytes -= last.bytes;
+        }
+        Ok(Some(last))
+    }
+
+    /// Records that the slice's block was collected, and whether no ArrayBuffer shows the slice. Returns false if the
+    /// slice is not pinned.
+    pub(super) fn set_dropped(&mut self, place: SlicePlace, unseen: bool) -> bool {
+        let Some(pin) = self.by_place.get_mut(&place) else { return false };
+        if !std::mem::replace(&mut pin.dropped, true) {
+            self.stats.dropped_blocks += 1;
+            self.stats.dropped_bytes += pin.bytes;
+        }
+        pin.unseen |= unseen;
+        true
+    }
+
+    /// Records that the slice's last ArrayBuffer is gone.
+    pub(super) fn set_unseen(&mut self, place: SlicePlace) {
+        if let Some(pin) = self.by_place.get_mut(&place) {
+            pin.unseen = true;
+        }
+    }
+
+    /// Records that an ArrayBuffer over the slice was made.
+    pub(super) fn set_seen(&mut self, place: SlicePlace) {
+        if let Some(pin) = self.by_place.get_mut(&place) {
+            pin.unseen = false;
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Checks the counts against the pins.
+    pub(super) fn check_stats(&self) -> Result<(), String> {
+        let mut counted = PinStats::default();
+        for pin in self.by_place.values() {
+            let dropped = u64::from(pin.dropped);
+            counted.add(PinStats {
+                blocks: 1,
+                bytes: pin.bytes,
+                dropped_blocks: dropped,
+                dropped_bytes: dropped * pin.bytes,
+            });
+        }
+        match counted == self.stats {
+            true => Ok(()),
+            false => Err(format!("{:?} are counted, but the pins have {counted:?}", self.stats)),
+        }
+    }
+}
+
+fn pinned(pins: u32) -> Error {
+    Error::new(ErrorCode::BufferBusy, format!("this block is pinned {pins} times: it was not freed"))
+        .hint("unpin it as often as it was pinned")
+}

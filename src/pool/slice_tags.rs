@@ -1,0 +1,163 @@
+//! The tags of a pool's slices.
+//!
+//! JavaScript names a tag by a small number, because a string would cost more than an allocation. The number holds
+//! until JavaScript gives all numbers back; a tag with live slices stays until they end.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::accounting::{TagAccount, TagRefused};
+
+/// The number of a tag in its pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TagId(u32);
+
+impl TagId {
+    /// Makes an id from a number. Any number is safe: one that names no tag is refused.
+    pub fn from_raw(raw: u32) -> Self {
+        Self(raw)
+    }
+
+    /// Returns the id as a number.
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+/// A tag with its live slices.
+#[derive(Debug)]
+pub(super) struct Tag {
+    pub(super) name: Arc<str>,
+    pub(super) account: Arc<TagAccount>,
+    live: u64,
+    bytes: u64,
+    /// Whether JavaScript may still use the number.
+    held: bool,
+}
+
+/// The tags of a pool, by number and by name.
+#[derive(Debug, Default)]
+pub(super) struct SliceTags {
+    tags: Vec<Option<Tag>>,
+    vacant: Vec<u32>,
+    by_name: HashMap<Arc<str>, TagId>,
+}
+
+/// A tag's limit that a slice came near to, or the refusal of that limit.
+pub(super) type Counted = std::result::Result<Option<(u64, u64)>, TagRefused>;
+
+impl SliceTags {
+    pub(super) fn get(&self, id: TagId) -> Option<&Tag> {
+        self.tags.get(id.0 as usize)?.as_ref()
+    }
+
+    pub(super) fn name(&self, id: TagId) -> Option<&Arc<str>> {
+        self.get(id).map(|tag| &tag.name)
+    }
+
+    /// Counts a new slice of `bytes`; a number that names no tag counts nothing.
+    #[inline]
+    pub(super) fn add(&mut self, id: TagId, bytes: u64) -> Counted {
+        let Some(Some(tag)) = self.tags.get_mut(id.0 as usize) else { return Ok(None) };
+        let near = tag.account.allocated(bytes)?;
+        (tag.live, tag.bytes) = (tag.live + 1, tag.bytes + bytes);
+        Ok(near)
+    }
+
+    /// Counts the end of a slice of `bytes`.
+    #[inline]
+    pub(super) fn freed(&mut self, id: TagId, bytes: u64) {
+        let Some(Some(tag)) = self.tags.get_mut(id.0 as usize) else { return };
+        tag.account.freed(bytes);
+        (tag.live, tag.bytes) = (tag.live - 1, tag.bytes - bytes);
+        if tag.live == 0 && !tag.held {
+            self.remove(id);
+        }
+    }
+
+    /// Counts the end of all slices.
+    pub(super) fn all_freed(&mut self) {
+        for id in 0..self.tags.len() {
+            let Some(tag) = &mut self.tags[id] else { continue };
+            tag.account.all_freed(tag.live, tag.bytes);
+            (tag.live, tag.bytes) = (0, 0);
+            if !tag.held {
+                self.remove(TagId(id as u32));
+            }
+        }
+    }
+
+    fn remove(&mut self, id: TagId) {
+        if let Some(tag) = self.tags[id.0 as usize].take() {
+            self.by_name.remove(&tag.name);
+            self.vacant.push(id.0);
+        }
+    }
+
+    pub(super) fn insert(&mut self, name: &Arc<str>, account: Arc<TagAccount>) -> TagId {
+        if let Some(id) = self.by_name.get(name) {
+            let id = *id;
+            if let Some(Some(tag)) = self.tags.get_mut(id.0 as usize) {
+                tag.held = true;
+            }
+            return id;
+        }
+        let tag = Some(Tag { name: Arc::clone(name), account, live: 0, bytes: 0, held: true });
+        let id = match self.vacant.pop() {
+            Some(id) => {
+                self.tags[id as usize] = tag;
+                TagId(id)
+            }
+            None => {
+                self.tags.push(tag);
+                TagId(self.tags.len() as u32 - 1)
+            }
+        };
+        self.by_name.insert(Arc::clone(name), id);
+        id
+    }
+
+    pub(super) fn forget(&mut self) {
+        for id in 0..self.tags.len() {
+            let Some(tag) = &mut self.tags[id] else { continue };
+            tag.held = false;
+            if tag.live == 0 {
+                self.remove(TagId(id as u32));
+            }
+        }
+    }
+
+    /// Ends all tags with their pool.
+    pub(super) fn clear(&mut self) {
+        self.all_freed();
+        *self = Self::default();
+    }
+}
+
+/// The tags of one chunk's slices, by the slots of their regions. Empty unless a slice has a tag.
+#[derive(Debug, Default)]
+pub(super) struct SlotTags(Vec<Option<TagId>>);
+
+impl SlotTags {
+    #[inline]
+    pub(super) fn put(&mut self, slot: u32, tag: TagId) {
+        let at = slot as usize;
+        if at >= self.0.len() {
+            self.0.resize(at + 1, None);
+        }
+        self.0[at] = Some(tag);
+    }
+
+    #[inline]
+    pub(super) fn take(&mut self, slot: u32) -> Option<TagId> {
+        self.0.get_mut(slot as usize).and_then(Option::take)
+    }
+
+    pub(super) fn get(&self, slot: u32) -> Option<TagId> {
+        self.0.get(slot as usize).copied().flatten()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+}

@@ -1,0 +1,91 @@
+//! Slices that have a tag of their own.
+
+use std::sync::Arc;
+
+use super::slice::{freed, Slice};
+use super::slice_tags::TagId;
+use super::state::PoolState;
+use super::Pool;
+use crate::accounting::{Scope, TagRefused, Warning};
+use crate::error::{Error, Result};
+use crate::handle::Handle;
+use crate::suballoc::RegionId;
+
+impl Pool {
+    /// Returns the number of a tag, for [`SliceRequest::tag`](super::SliceRequest::tag). The pool keeps it until
+    /// [`forget_tags`](Self::forget_tags).
+    pub fn tag_id(&self, name: &Arc<str>) -> Result<TagId> {
+        let account = self.account.as_ref().map(|account| account.accounting.tag(name)).unwrap_or_default();
+        let mut state = self.state();
+        state.alive(self.name())?;
+        Ok(state.tags.insert(name, account))
+    }
+
+    /// Takes back the numbers of all tags.
+    pub fn forget_tags(&self) {
+        self.state().tags.forget();
+    }
+
+    /// The tag of a slice that is not movable.
+    ///
+    /// Errors: `ERR_BUFFER_FREED`.
+    pub fn tag_of(&self, chunk: Handle, region: RegionId) -> Result<Option<Arc<str>>> {
+        let state = self.state();
+        let tag = state.chunks.get(chunk).ok_or_else(freed)?.tags.get(region.slot());
+        Ok(tag.and_then(|tag| state.tags.name(tag).cloned()))
+    }
+
+    /// Warns that `used` bytes, nearly the whole limit of a tag, are allocated.
+    #[cold]
+    pub(super) fn warn_tag(&self, tag: TagId, used: u64, max: u64) {
+        let name = self.state().tags.name(tag).cloned();
+        if let (Some(account), Some(name)) = (&self.account, name) {
+            account.accounting.warn(Warning { scope: Scope::Tag(name), used, max });
+        }
+    }
+
+    /// Counts a refused request under its tag.
+    #[cold]
+    pub(super) fn tag_failed(&self, tag: TagId) {
+        let state = self.state();
+        if let Some(tag) = state.tags.get(tag) {
+            tag.account.failed();
+        }
+    }
+
+    /// Checks that `size` bytes fit under a tag's limit, before the pool grows for them.
+    #[cold]
+    pub(super) fn check_tag(&self, tag: Option<TagId>, size: u64) -> Result<()> {
+        let state = self.state();
+        let Some(tag) = tag.and_then(|tag| state.tags.get(tag)) else { return Ok(()) };
+        tag.account.check(size).map_err(|refused| refused.error(&tag.name, size))
+    }
+}
+
+impl PoolState {
+    /// Counts a new slice under its tag. A refusal frees the slice again.
+    #[inline]
+    pub(super) fn count_tag(&mut self, id: TagId, slice: &Slice, peak_before: u64) -> Result<Option<(u64, u64)>> {
+        match self.tags.add(id, slice.padded) {
+            Ok(near) => {
+                if let Some(chunk) = self.chunks.get_mut(slice.chunk) {
+                    chunk.tags.put(slice.region.slot(), id);
+                }
+                Ok(near)
+            }
+            Err(refused) => Err(self.untake(id, slice, peak_before, refused)),
+        }
+    }
+
+    #[cold]
+    fn untake(&mut self, id: TagId, slice: &Slice, peak: u64, refused: TagRefused) -> Error {
+        // The slice was taken under this lock: it is live.
+        let _ = self.chunks.free(slice.chunk, slice.region);
+        self.chunks.allocations -= 1;
+        self.chunks.peak_allocated = peak;
+        match self.tags.name(id) {
+            Some(name) => refused.error(name, slice.padded),
+            None => freed(),
+        }
+    }
+}
