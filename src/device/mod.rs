@@ -44,7 +44,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::exhaustion::retry_with_room;
 use crate::handle::Handle;
 use crate::sync::{Mutex, MutexGuard};
-use crate::sys::page::whole_pages;
+use crate::sys::page::{page_size, whole_pages};
 use crate::sys::ram;
 use crate::units::format_bytes;
 
@@ -60,6 +60,8 @@ pub struct Device {
     charges: Mutex<HashMap<Handle, Weak<Charges>>>,
     /// Objects that JavaScript freed and the driver still has to destroy.
     pending: PendingFrees<Arc<Charges>>,
+    /// The maximum size of an object, and of one that is aligned to more than a page.
+    max_sizes: [Option<u64>; 2],
     /// The number and bytes of objects that the driver failed to destroy.
     lost: (AtomicU64, AtomicU64),
 }
@@ -99,12 +101,14 @@ impl Device {
             true => (0..info.domains.max(1)).map(|_| Budget::new(info.domain_bytes)).collect(),
             false => vec![Budget::new(u64::MAX)],
         };
+        let max_sizes = [page_size(), 2 * page_size()].map(|alignment| info.max_object_size(alignment));
         Arc::new(Self {
             backend,
             for_others: domains.iter().map(|_| Budget::new(u64::MAX)).collect(),
             domains,
             charges: Mutex::default(),
             pending: PendingFrees::default(),
+            max_sizes,
             lost: Default::default(),
         })
     }
@@ -163,7 +167,7 @@ impl Device {
         let budget = self.domain(domain)?;
         let info = self.info();
         // Any number of objects may share the bytes.
-        let bound = Some(info.domain_bytes).filter(|bytes| *bytes > 0).max(info.max_object_size(0));
+        let bound = Some(info.domain_bytes).filter(|bytes| *bytes > 0).max(self.max_sizes[0]);
         self.check_bound(size, bound)?;
         let charge = self.charge(budget, domain, size)?;
         let for_others = self.for_others.get(domain as usize).and_then(|budget| budget.reserve(size).ok());
@@ -351,7 +355,7 @@ impl Device {
         let size = size.max(alignment);
         // Beyond the whole domain, its own size is the plainer figure.
         let whole = Some(info.domain_bytes).filter(|bytes| info.iommu && *bytes > 0 && size > *bytes);
-        self.check_bound(size, whole.or_else(|| info.max_object_size(alignment)))
+        self.check_bound(size, whole.or(self.max_sizes[usize::from(alignment > page_size())]))
     }
 
     /// Refuses a size beyond `bound`.

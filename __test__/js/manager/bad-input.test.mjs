@@ -4,7 +4,8 @@
  */
 
 import assert from 'node:assert/strict'
-import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { closeSync, mkdirSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir, totalmem } from 'node:os'
 import { join } from 'node:path'
 import { describe as group, test } from 'node:test'
@@ -423,7 +424,13 @@ describe('missing and inaccessible devices', () => {
         t.after(() => rmSync(directory, { recursive: true }))
         const file = join(directory, 'file')
         writeFileSync(file, 'no device')
-        for (const wrong of [file, directory, '/dev/null', '/dev/zero', '/dev/full', '']) {
+        // An open of a FIFO waits for its other end.
+        const heaps = join(directory, 'dma_heap')
+        mkdirSync(join(heaps, 'folder'), { recursive: true })
+        const fifo = join(heaps, 'fifo')
+        if (needsCommand('mkfifo') === false) execFileSync('mkfifo', [fifo])
+        const files = [file, directory, fifo, join(heaps, 'folder'), '/dev/null', '/dev/zero', '/dev/full', '']
+        for (const wrong of files) {
           const code = codeOf(() => new MemoryManager({ backend: name, device: wrong }))
           assert.match(
             code,

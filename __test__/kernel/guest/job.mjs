@@ -1,6 +1,7 @@
 // A job holds domain 0. Opening, probing, and everything in domain 0 go on; only a call in another domain waits for the
 // job's end, and times out with ERR_DOMAIN_BUSY.
-import { closeSync } from 'node:fs'
+import { closeSync, readdirSync } from 'node:fs'
+import { basename } from 'node:path'
 import { MemoryManager, backend, counters, fail, probeDevices, set, settled } from './driver.mjs'
 
 const WAIT_MS = 200
@@ -28,6 +29,15 @@ const idle = await settledBytes()
 if (idle) fail(idle)
 if (counters().total_waits !== 0) fail(`${counters().total_waits} calls waited for the job`)
 if (counters().total_sets !== 0) fail(`${counters().total_sets} switches behind the job`)
+
+// The card and the render node of one NPU are one device with one ledger.
+const { path } = manager.device
+const [card] = readdirSync(`/sys/class/drm/${basename(path)}/device/drm`).filter(name => name.startsWith('card'))
+const other = new MemoryManager({ backend, device: `/dev/dri/${card}` })
+const shared = other.allocateNPUMemory(65536, { dedicated: true })
+if (manager.getNPUMemoryStats().domains[0].used !== 65536) fail(`${path} and ${card} have ledgers of their own`)
+other.deallocate(shared)
+other.dispose()
 
 const elsewhere = () => manager.allocateNPUMemory(65536, { dedicated: true, iommuDomain: 3 })
 try {

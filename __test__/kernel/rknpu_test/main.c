@@ -64,7 +64,7 @@ module_param_named(leak_contiguous, board.leak_contiguous, bool, 0644);
 MODULE_PARM_DESC(leak_contiguous, "contiguous objects that fell back leak their addresses, as 0.9.8 does");
 
 module_param_named(incoherent, board.incoherent, bool, 0444);
-MODULE_PARM_DESC(incoherent, "heap: writes reach the device at the end of a CPU access only, and its start drops others");
+MODULE_PARM_DESC(incoherent, "heap: a CPU access cleans at its end, and drops dirty lines at its start");
 
 module_param_named(rival, board.rival, bool, 0644);
 MODULE_PARM_DESC(rival, "another process takes the domain away after every call");
