@@ -30,16 +30,16 @@ impl DeviceInfo {
 }
 
 /// Refuses `size` bytes that the CMA area cannot give, before the driver is asked. Accepts them if the kernel shows no
-/// CMA area: the device may have one of its own.
+/// CMA area: the device may have one of its own. `here` tells what this process holds.
 ///
 /// Errors: `ERR_OUT_OF_MEMORY`.
-pub(super) fn check_room(info: &DeviceInfo, size: u64, here: &str) -> Result<()> {
+pub(super) fn check_room(info: &DeviceInfo, size: u64, here: impl FnOnce() -> String) -> Result<()> {
     if info.falls_back_to_pages() && size <= MAX_FROM_PAGES {
         return Ok(());
     }
     match Proc::default().meminfo().and_then(|memory| memory.cma_total.zip(memory.cma_free)) {
         Some((total, free)) if total > 0 && size > free => {
-            let error = full(info, size, here).requested(size);
+            let error = full(info, size, &here()).requested(size);
             Err(match &info.path {
                 Some(path) => error.path(path),
                 None => error,

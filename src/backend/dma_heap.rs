@@ -179,7 +179,7 @@ impl Backend for DmaHeap {
         };
         // Other contiguous heaps are areas of their own, which /proc/meminfo does not show.
         if self.info.path.as_deref().is_some_and(|path| name_of(path).contains("cma")) {
-            contiguous::check_room(&self.info, request.size, &self.at().here())?;
+            contiguous::check_room(&self.info, request.size, || self.at().here())?;
         }
         let fd = alloc(heap.as_fd(), self.vendor, request.size)
             .map_err(|errno| translate(Call::Create, errno, &self.at().request(request)))?;

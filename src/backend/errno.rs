@@ -186,6 +186,11 @@ fn domain_full(at: &Context<'_>) -> Error {
         at.here()
     );
     let hint = match at.info.domains {
+        _ if at.info.kind == Kind::Rknpu && at.info.driver_is_below([0, 9, 8]) => {
+            "deallocate buffers (dropped ones go when the event loop turns), use smaller ones, or stop other users of \
+             the NPU: they share its addresses, and with a driver below 0.9.8 another process that switches the IOMMU \
+             domain causes the same errno"
+        }
         0 | 1 => {
             "deallocate buffers (dropped ones go when the event loop turns), use smaller ones, or stop other users of \
              the NPU: they share its addresses"

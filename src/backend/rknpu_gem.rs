@@ -296,7 +296,7 @@ impl Backend for RknpuGem {
         // IOMMU, CMA and the page allocator do the same. So a larger size provides the alignment.
         let size = request.size.max(if request.alignment > page_size() { request.alignment } else { 0 });
         if !self.info.iommu {
-            contiguous::check_room(&self.info, size, &self.at().here())?;
+            contiguous::check_room(&self.info, size, || self.at().here())?;
         }
         let mut create = MemCreate {
             flags: flags(self.info.iommu, request),

@@ -113,7 +113,7 @@ impl Backend for RknpuHeap {
         }
         // CMA aligns to the size, as far as it aligns at all. So a larger size provides the alignment.
         let size = request.size.max(if request.alignment > page_size() { request.alignment } else { 0 });
-        contiguous::check_room(&self.info, size, &self.at().here())?;
+        contiguous::check_room(&self.info, size, || self.at().here())?;
         // No NON_CONTIGUOUS: this flavour refuses it (§2.4).
         let mut create =
             MemCreate { flags: rknpu::CACHEABLE, size, core_mask: request.core_mask, ..MemCreate::default() };

@@ -30,7 +30,8 @@ pub struct MemInfo {
     pub swap_free: u64,
     /// Contiguous memory (CMA) set aside at boot; `None` on kernels without CMA.
     pub cma_total: Option<u64>,
-    /// Free contiguous memory.
+    /// Contiguous memory that can be allocated. The page cache borrows from CMA and gives back, so the vendor's kernels
+    /// show CmaFree 0 with a nearly unused area; their CmaAllocated tells. Mainline kernels only have CmaFree.
     pub cma_free: Option<u64>,
 }
 
@@ -105,7 +106,10 @@ impl Proc {
             swap_total: field("SwapTotal").unwrap_or(0),
             swap_free: field("SwapFree").unwrap_or(0),
             cma_total: field("CmaTotal"),
-            cma_free: field("CmaFree"),
+            cma_free: field("CmaTotal")
+                .zip(field("CmaAllocated"))
+                .map(|(total, allocated)| total.saturating_sub(allocated))
+                .or_else(|| field("CmaFree")),
         })
     }
 
@@ -295,6 +299,14 @@ mod tests {
         assert_eq!((memory.total, memory.available), (2 << 20, 1 << 20));
         assert_eq!((memory.cma_total, memory.cma_free), (Some(512 << 10), Some(8 << 10)));
         assert_eq!(memory.swap_total, 0);
+    }
+
+    #[test]
+    fn cma_that_the_page_cache_borrowed_is_free() {
+        let text = "MemTotal: 2048 kB\nMemAvailable: 1024 kB\n\
+                    CmaTotal: 512 kB\nCmaAllocated: 12 kB\nCmaReleased: 500 kB\nCmaFree: 0 kB\n";
+        let (_tree, proc) = Tree::new("cma-borrowed", &[("proc/meminfo", text)]);
+        assert_eq!(proc.meminfo().unwrap().cma_free, Some(500 << 10));
     }
 
     #[test]

@@ -89,6 +89,17 @@ test('a driver below 0.9.8 has one domain, and a 32-bit SoC is not supported', (
   }
 })
 
+test('CMA that the page cache borrowed is not used up', (t) => {
+  const { files, nodes } = machines['rk3566-cma']
+  const findingWith = (text) => {
+    const root = materialise(t, { files: { ...files, '/proc/meminfo': files['/proc/meminfo'] + text }, nodes })
+    return examine(makeReader(root)).findings.find(({ id }) => id === 'cma')
+  }
+  const [borrowed, taken] = ['CmaAllocated: 1024 kB\nCmaFree: 0 kB\n', 'CmaAllocated: 520000 kB\nCmaFree: 0 kB\n']
+  assert.deepEqual([findingWith(borrowed).status, findingWith(taken).status], ['ok', 'fail'])
+  assert.match(findingWith(borrowed).message, /^511 MiB of 512 MiB free/)
+})
+
 test('a support bundle gives the findings of the machine it was saved on', async (t) => {
   for (const name of ['rock5b-6.1', 'rk3568-heap', 'broken-container']) {
     const [root, bundle] = [materialise(t, machines[name]), join(folder(t), 'bundle')]

@@ -50,6 +50,7 @@ export interface NPUMemoryStats extends CounterStats {
   sramTotal: number
   sramFree: number
   cmaTotal: number | null
+  /** Bytes of the CMA area that can be allocated, those included that the page cache has borrowed. */
   cmaFree: number | null
   /** Load of each core in per cent; null unless the kernel shows it to this user. */
   load: number[] | null

@@ -167,8 +167,18 @@ function memoryOf(reader) {
     swapTotal: bytes('SwapTotal'),
     swapFree: bytes('SwapFree'),
     cmaTotal: bytes('CmaTotal'),
-    cmaFree: bytes('CmaFree'),
+    cmaFree: cmaFreeOf(bytes),
   }
+}
+
+/**
+ * The page cache borrows from CMA and gives back: the vendor's kernels tell by CmaAllocated what is really taken.
+ *
+ * @param {(name: string) => number | undefined} bytes
+ */
+function cmaFreeOf(bytes) {
+  const [total, allocated] = [bytes('CmaTotal'), bytes('CmaAllocated')]
+  return total === undefined || allocated === undefined ? bytes('CmaFree') : Math.max(0, total - allocated)
 }
 
 /**
