@@ -110,8 +110,8 @@ export default defineConfig([
     languageOptions: { globals: globals.browser },
   },
   {
-    // `bun:ffi` is a module of Bun alone.
-    files: ['examples/inference/ffi.mjs'],
+    // `bun:ffi` is a module of Bun alone; the bundlers have a folder of their own, which `npm ci` does not install.
+    files: ['examples/inference/ffi.mjs', '__test__/bundlers/bundle.mjs'],
     rules: { 'n/no-missing-import': 'off' },
   },
 ])

@@ -4,11 +4,14 @@
 
 const { join } = require('node:path')
 const { pathToFileURL } = require('node:url')
+const { wrappers } = require('../core/border.js')
 
 /** The most frames of this package between the user's call and `stackHere`. */
 const MAX_OWN_FRAMES = 20
-const root = join(__dirname, '..')
-const ownFolders = [`${root}/`, `${pathToFileURL(root)}/`]
+/** Whether this file is part of a bundle, where all frames have one file. A bundle of modules has no __filename. */
+const bundled = typeof __filename !== 'string' || !/[/\\]profiling[/\\]stack\.js$/.test(__filename)
+const root = bundled ? '' : join(__dirname, '..')
+const ownFolders = bundled ? [] : [`${root}/`, `${pathToFileURL(root)}/`]
 /** @type {(frame: string) => boolean} */
 const isOwn = (frame) => ownFolders.some((folder) => frame.includes(folder))
 
@@ -69,6 +72,7 @@ function stackHere(depth) {
 
 /** @param {number} depth */
 function formatted(depth) {
+  if (bundled) return formattedInBundle(depth)
   // With --enable-source-maps, or a library that does the same, V8 gives lines of the sources here.
   const { stack } = new Error()
   if (typeof stack !== 'string') return ''
@@ -78,6 +82,39 @@ function formatted(depth) {
     .slice(0, depth)
     .join('\n')
 }
+
+/**
+ * The frames below the outermost public function, which V8 leaves out by its identity.
+ *
+ * @param {number} depth
+ */
+function formattedInBundle(depth) {
+  // Outermost first: a method of the manager calls methods of pools.
+  for (const wrapper of [...wrappers].reverse()) {
+    /** @type {{ stack?: unknown }} */
+    const holder = {}
+    Error.captureStackTrace?.(holder, wrapper)
+    const frames = framesIn(holder.stack)
+    // Where the wrapper is not on the stack, only the frames of callers that wait are left.
+    if (frames.length > 0 && !frames[0].startsWith('at async ')) return frames.slice(0, depth).join('\n')
+  }
+  // After an await there are only the frames of the callers that wait; the last public one ends the package's own.
+  const frames = framesIn(new Error().stack)
+  const names = new Set(wrappers.map(({ name }) => name))
+  const own = frames.findLastIndex((frame) => names.has(/^at async (?:[\w$]+\.)?([\w$]+) /.exec(frame)?.[1] ?? ''))
+  return frames
+    .slice(own + 1)
+    .filter((frame) => frame.startsWith('at async '))
+    .slice(0, depth)
+    .join('\n')
+}
+
+/** @param {unknown} stack */
+const framesIn = (stack) =>
+  String(stack)
+    .split('\n')
+    .map((line) => line.trim())
+    .filter((line) => line.startsWith('at '))
 
 /** Returns the positions of all frames as a cache key; undefined where the engine does not give them. */
 function positions() {

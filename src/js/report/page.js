@@ -16,8 +16,33 @@ const SCRIPTS = ['base', 'table', 'overview', 'timeline', 'pools', 'flame', 'hol
 /** @type {{ script: string, policy: string } | undefined} */
 let assets
 
+/**
+ * Returns the sources of the scripts. A bundle has no files beside it: it holds the file that `npm pack` makes.
+ *
+ * @returns {string[]}
+ */
+function sources() {
+  try {
+    return SCRIPTS.map((name) => readFileSync(join(__dirname, 'page', `${name}.client.js`), 'utf8'))
+  } catch (error) {
+    const packed = packedScripts()
+    if (packed === undefined) throw error
+    return SCRIPTS.map((name) => packed[name])
+  }
+}
+
+/** @returns {Record<string, string> | undefined} */
+function packedScripts() {
+  try {
+    // @ts-ignore
+    return require('./page/scripts.json') // eslint-disable-line n/no-missing-require
+  } catch {
+    return undefined
+  }
+}
+
 function load() {
-  const parts = SCRIPTS.map((name) => readFileSync(join(__dirname, 'page', `${name}.client.js`), 'utf8'))
+  const parts = sources()
   const script = `(() => {\n'use strict'\n${parts.join('\n')}})()\n`
   const hash = (/** @type {string} */ text) => `'sha256-${createHash('sha256').update(text).digest('base64')}'`
   const policy =
