@@ -11,7 +11,7 @@ const doc = ['cargo', 'doc', '--quiet', '--no-deps']
 const STEPS = {
   columns: [['node', '.ci/columns.mjs']],
   eslint: [['node', 'node_modules/eslint/bin/eslint.js', '.']],
-  types: [[...tsc, '__test__/types']],
+  types: [[...tsc, '__test__/types'], ['node', '__test__/types/docs.mjs']],
   checkjs: [['node', '.ci/check-js.mjs']],
   fmt: [['cargo', 'fmt', '--check']],
   clippy: [

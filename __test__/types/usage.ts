@@ -6,8 +6,8 @@ import {
   closeDmaBuf, diagnose, DmaBufInbox, MemoryError, MemoryManager, probeDevices, replayEventLog, sendDmaBuf,
 } from '../../index.js'
 import type {
-  AllocationMessage, BufferInfo, DmaBufPiece, MemoryErrorCode, MemorySnapshot, ReplayResult, SharedBufferToken,
-  SnapshotDiff,
+  AllocationMessage, BufferInfo, DmaBufPiece, InferenceBuffers, MemoryErrorCode, MemorySnapshot, ReplayResult,
+  SharedBufferToken, SnapshotDiff,
 } from '../../index.js'
 import promClient = require('prom-client')
 import { metrics as openTelemetry } from '@opentelemetry/api'
@@ -198,3 +198,35 @@ export function planning(config: Record<string, unknown>): void {
   // @ts-expect-error no such quantisation
   memory.estimateModelMemory({ config, contextLength: 1, dtype: 'w2' })
 }
+
+// What a spec asks for is there; the rest may be null.
+function ofSpec(manager: MemoryManager): void {
+  const text = manager.createInferenceBuffers({ contextLength: 16, hiddenSize: 8, vocabSize: 32, doubleBuffered: true })
+  const all: [Int32Array, Float32Array, Float32Array] = [text.tokens, text.embeddings, text.logits]
+  const back: Int32Array = text.back.tokens
+  // @ts-expect-error: not asked for
+  const image: Float32Array = text.imageEmbeddings
+  const off = manager.createInferenceBuffers({ contextLength: 16, hiddenSize: 8, embeddings: false })
+  // @ts-expect-error: turned off
+  const none: Float32Array = off.embeddings
+  const any: InferenceBuffers = off
+  void [all, back, image, none, any]
+}
+
+// Events: their names and the arguments of listeners, for every way to listen.
+function listening(manager: MemoryManager): void {
+  manager.once('warning', ({ scope, ratio }) => void [scope, ratio.toFixed(1)])
+  manager.off('leak', (leak) => void leak.size.toFixed())
+  manager.addListener('relocated', (moves) => void moves[0].id)
+  manager.removeListener('pressure', ({ level }) => void level)
+  // @ts-expect-error: no such event
+  manager.once('warn', () => {})
+}
+
+function discriminated(): void {
+  for (const found of probeDevices()) {
+    if (found.refused) void found.error.code
+    else void found.npuCores
+  }
+}
+void [ofSpec, listening, discriminated]

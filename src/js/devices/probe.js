@@ -14,7 +14,7 @@ const native = require('../core/binding.js')
  */
 function probeDevices() {
   const found = /** @type {Array<DeviceRefusal & { device?: DeviceInfo }>} */ (native.probeDevices())
-  return found.map(({ device, ...refusal }) => device ?? refusal)
+  return found.map(({ device, ...refusal }) => device ?? { ...refusal, refused: true })
 }
 
 module.exports = { probeDevices }

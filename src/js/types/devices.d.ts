@@ -41,18 +41,22 @@ export interface DeviceInfo {
   readonly sramTotal: number
   /** Bytes of free SRAM at opening; {@link MemoryManager.getNPUMemoryStats} has the current figure. */
   readonly sramFree: number
+  /** Tells a device from a {@link DeviceRefusal}. */
+  readonly refused?: undefined
 }
 
 /** A device that exists but cannot be opened. */
 export interface DeviceRefusal {
   backend: Backend
   path: string
+  /** Tells a refusal from a {@link DeviceInfo}. */
+  refused: true
   error: MemoryError
 }
 
 /**
  * Lists every device that this process can open, best first, then every device that it cannot open, with the reason.
- * Opens each device for a moment.
+ * Opens each device for a moment. `refused` tells the two apart.
  */
 export function probeDevices(): Array<DeviceInfo | DeviceRefusal>
 

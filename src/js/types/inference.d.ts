@@ -77,17 +77,32 @@ export interface InferenceSpec {
 export type RKNNArray =
   | Float32Array | Uint16Array | Int8Array | Uint8Array | Int16Array | Int32Array | Uint32Array | BigInt64Array
 
+/** Whether a spec surely has the option `K`: true, or false where it may be left out. */
+type Has<S, K extends PropertyKey> = K extends keyof S
+  ? undefined extends S[K] ? false : false extends S[K] ? false : null extends S[K] ? false : true
+  : false
+/** Whether a spec surely does not turn the option `K` off. */
+type Keeps<S, K extends PropertyKey> = K extends keyof S ? Has<S, K> : true
+type Both<A, B> = A extends true ? B : false
+type Either<A, B> = A extends true ? true : B
+/** `T` where the spec surely asks for it; else it may be null. */
+type Asked<Surely, T> = Surely extends true ? T : T | null
+
+type HasTokens<S> = Either<Has<S, 'maxTokens'>, Has<S, 'contextLength'>>
+type HasEmbeddings<S> = Both<Both<HasTokens<S>, Has<S, 'hiddenSize'>>, Keeps<S, 'embeddings'>>
+type HasLogits<S> = Both<Has<S, 'vocabSize'>, Keeps<S, 'logits'>>
+
 /** CPU addresses of arrays and structs, for FFI; null for those that the spec does not include. */
-export interface InferenceAddresses {
-  readonly tokens: bigint | null
-  readonly embeddings: bigint | null
-  readonly imageEmbeddings: bigint | null
-  readonly encoderKeys: bigint | null
-  readonly encoderValues: bigint | null
-  readonly encoderMask: bigint | null
-  readonly encoderPositions: bigint | null
-  readonly logits: bigint | null
-  readonly hiddenStates: bigint | null
+export interface InferenceAddresses<S extends InferenceSpec = InferenceSpec> {
+  readonly tokens: Asked<HasTokens<S>, bigint>
+  readonly embeddings: Asked<HasEmbeddings<S>, bigint>
+  readonly imageEmbeddings: Asked<Has<S, 'image'>, bigint>
+  readonly encoderKeys: Asked<Has<S, 'crossAttention'>, bigint>
+  readonly encoderValues: Asked<Has<S, 'crossAttention'>, bigint>
+  readonly encoderMask: Asked<Has<S, 'crossAttention'>, bigint>
+  readonly encoderPositions: Asked<Has<S, 'crossAttention'>, bigint>
+  readonly logits: Asked<HasLogits<S>, bigint>
+  readonly hiddenStates: Asked<Has<S, 'hiddenStates'>, bigint>
   readonly inputs: Readonly<Record<string, bigint>>
   readonly outputs: Readonly<Record<string, bigint>>
   /** RKLLMInput, as the last call of promptInput, tokenInput, embedInput or multimodalInput wrote it. */
@@ -95,36 +110,36 @@ export interface InferenceAddresses {
   /** The RKLLMEmbedInput, RKLLMTokenInput or RKLLMMultiModalInput inside RKLLMInput. */
   readonly rkllmInputUnion: bigint
   readonly rkllmInferParam: bigint
-  readonly rkllmCrossAttnParam: bigint | null
+  readonly rkllmCrossAttnParam: Asked<Has<S, 'crossAttention'>, bigint>
   /** rknn_input[], filled from the start. */
-  readonly rknnInputs: bigint | null
+  readonly rknnInputs: Asked<Has<S, 'rknnInputs'>, bigint>
   /** rknn_output[], filled from the start. */
-  readonly rknnOutputs: bigint | null
+  readonly rknnOutputs: Asked<Has<S, 'rknnOutputs'>, bigint>
 }
 
 /** The arrays of one set; null for those that the spec does not include. Each starts at a cache line (64 bytes). */
-export interface InferenceArrays {
+export interface InferenceArrays<S extends InferenceSpec = InferenceSpec> {
   /** [maxTokens] */
-  readonly tokens: Int32Array | null
+  readonly tokens: Asked<HasTokens<S>, Int32Array>
   /** [maxTokens, hiddenSize] */
-  readonly embeddings: Float32Array | null
+  readonly embeddings: Asked<HasEmbeddings<S>, Float32Array>
   /** [count, tokens, hiddenSize] */
-  readonly imageEmbeddings: Float32Array | null
+  readonly imageEmbeddings: Asked<Has<S, 'image'>, Float32Array>
   /** [layers, tokens, heads, headDim] */
-  readonly encoderKeys: Float32Array | null
+  readonly encoderKeys: Asked<Has<S, 'crossAttention'>, Float32Array>
   /** [layers, heads, headDim, tokens] */
-  readonly encoderValues: Float32Array | null
+  readonly encoderValues: Asked<Has<S, 'crossAttention'>, Float32Array>
   /** [tokens of the encoder] */
-  readonly encoderMask: Float32Array | null
+  readonly encoderMask: Asked<Has<S, 'crossAttention'>, Float32Array>
   /** [tokens of the encoder] */
-  readonly encoderPositions: Int32Array | null
+  readonly encoderPositions: Asked<Has<S, 'crossAttention'>, Int32Array>
   /** [tokens, vocabSize] */
-  readonly logits: Float32Array | null
+  readonly logits: Asked<HasLogits<S>, Float32Array>
   /** [tokens, hiddenSize] */
-  readonly hiddenStates: Float32Array | null
+  readonly hiddenStates: Asked<Has<S, 'hiddenStates'>, Float32Array>
   readonly inputs: Readonly<Record<string, RKNNArray>>
   readonly outputs: Readonly<Record<string, RKNNArray>>
-  readonly addresses: InferenceAddresses
+  readonly addresses: InferenceAddresses<S>
 }
 
 /** Options of one request. */
@@ -146,7 +161,7 @@ export interface RKLLMTalkOptions {
  * collected. After `dispose`, everything but `disposed`, `bytes`, `kind`, `header` and `shapes` throws
  * ERR_BUFFER_FREED; after the manager's `dispose`, ERR_MANAGER_DISPOSED.
  */
-export interface InferenceBuffers extends InferenceArrays {
+export interface InferenceBuffers<S extends InferenceSpec = InferenceSpec> extends InferenceArrays<S> {
   readonly kind: MemoryKind
   readonly header: RKLLMHeader
   /** Bytes of all sets, with alignment and structs. */
@@ -155,7 +170,7 @@ export interface InferenceBuffers extends InferenceArrays {
   /** Dimensions by name; those of tensors are under `inputs` and `outputs`. */
   readonly shapes: Readonly<Record<string, any>>
   /** The other set, to be filled while the runtime reads the front set; null unless doubleBuffered. */
-  readonly back: InferenceArrays | null
+  readonly back: Asked<Has<S, 'doubleBuffered'>, InferenceArrays<S>>
   /**
    * Swaps front and back.
    *

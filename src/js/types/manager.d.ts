@@ -1,5 +1,7 @@
 /** The memory manager and its options. */
 
+/// <reference types="node" />
+
 import { EventEmitter } from 'node:events'
 
 import type { Buf, BufferInfo, MemoryKind, NPUAllocationOptions, SystemAllocationOptions } from './allocations.js'
@@ -66,6 +68,14 @@ export interface DebugOptions {
    * that holds other bytes at its reuse was written to after its free, and counts in `lateWrites`. Default 0.
    */
   delayReuse?: number
+}
+
+/** The manager's events, and what their listeners are called with. */
+export interface MemoryEvents {
+  warning: [warning: MemoryWarning]
+  pressure: [pressure: MemoryPressure]
+  relocated: [moves: BlockMove[]]
+  leak: [leak: BufferInfo]
 }
 
 /**
@@ -317,7 +327,7 @@ export class MemoryManager extends EventEmitter {
    * @throws ERR_INVALID_ARG_TYPE, ERR_OUT_OF_RANGE; ERR_UNSUPPORTED: cross-attention before 1.2.1; and the errors of
    * {@link createMemoryPool}.
    */
-  createInferenceBuffers(spec: InferenceSpec): InferenceBuffers
+  createInferenceBuffers<S extends InferenceSpec>(spec: S): InferenceBuffers<S>
 
   // ── Monitoring
 
@@ -408,4 +418,10 @@ export class MemoryManager extends EventEmitter {
    * sampled block of a pool; from `process.nextTick`.
    */
   on(event: 'leak', listener: (leak: BufferInfo) => void): this
+  /** Calls `listener` at the next event alone. */
+  once<E extends keyof MemoryEvents>(event: E, listener: (...args: MemoryEvents[E]) => void): this
+  addListener<E extends keyof MemoryEvents>(event: E, listener: (...args: MemoryEvents[E]) => void): this
+  prependListener<E extends keyof MemoryEvents>(event: E, listener: (...args: MemoryEvents[E]) => void): this
+  off<E extends keyof MemoryEvents>(event: E, listener: (...args: MemoryEvents[E]) => void): this
+  removeListener<E extends keyof MemoryEvents>(event: E, listener: (...args: MemoryEvents[E]) => void): this
 }
