@@ -28,7 +28,7 @@ const withSuites = (board, names, always, runtime = 'node') =>
       ...board,
       name: `${board.name}-${name}${count > 1 ? `-${at + 1}` : ''}`,
       about: `${board.about}: ${name}${count > 1 ? `, ${at + 1} of ${count}` : ''}`,
-      always: always.includes(name) ? (board.arches ?? board.always) : [],
+      always: always.includes(name) ? (board.arches ?? board.always ?? []) : [],
       steps: [{ ...js(pathOf(name)), runtime }],
       piece: `${at + 1}/${count}`,
     }))
@@ -224,6 +224,16 @@ export const scenarios = [
     },
     onDriver,
     onDriver,
+  ),
+  ...withSuites(
+    {
+      name: 'js-0.9.6',
+      about: 'IOMMU with a domain that is not held, 0.9.6',
+      backend: 'rknpu',
+      module: { flavour: 'gem', version: '0.9.6', sram_bytes: 966656, dirty: 1 },
+    },
+    onDriver,
+    [],
   ),
   // Without an IOMMU memory is contiguous, there are no domains, and CMA runs out: every run has the suites that depend
   // on it.

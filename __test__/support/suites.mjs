@@ -26,6 +26,7 @@ export const driverless = [
   'cli',
   'deallocate-when',
   'demo',
+  'drivers',
   'estimate',
   'event-log',
   'examples',

@@ -233,6 +233,9 @@ pub(super) fn domain_busy(at: &Context<'_>) -> Error {
     .hint("try again when that job has ended, or use the domain that it uses")
 }
 
+/// The number of IOMMU domains of the vendor's driver (`docs/design/rknpu.md` §3.4).
+pub(crate) const MAX_DOMAINS: u32 = 16;
+
 /// The error for an IOMMU domain that the device does not have.
 pub(crate) fn no_domain(info: &DeviceInfo, domain: u32) -> Error {
     let refused = |code, message: String| {
@@ -248,7 +251,7 @@ pub(crate) fn no_domain(info: &DeviceInfo, domain: u32) -> Error {
             refused(ErrorCode::OutOfRange, format!("there is no IOMMU domain {domain}: this device has no IOMMU"))
                 .hint("leave `iommuDomain` out")
         }
-        (Kind::Rknpu, true, 1) if info.driver_is_below([0, 9, 8]) => refused(
+        (Kind::Rknpu, true, 1) if domain < MAX_DOMAINS && info.driver_is_below([0, 9, 8]) => refused(
             ErrorCode::Unsupported,
             format!(
                 "IOMMU domain {domain} is not usable with rknpu {version}: drivers below 0.9.8 do not hold the domain \
@@ -256,7 +259,7 @@ pub(crate) fn no_domain(info: &DeviceInfo, domain: u32) -> Error {
             ),
         )
         .hint("leave `iommuDomain` out, or update the board's kernel to one with rknpu 0.9.8"),
-        (Kind::Rknpu, true, count) if count == 1 || domain < count => refused(
+        (Kind::Rknpu, true, _) if domain < MAX_DOMAINS => refused(
             ErrorCode::Unsupported,
             format!("this build of rknpu {version} accepts IOMMU domain {domain} and uses domain 0 (no CONFIG_NO_GKI)"),
         )

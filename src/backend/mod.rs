@@ -332,6 +332,7 @@ mod tests {
         assert_eq!((error.code(), error.details().limit), (ErrorCode::Unsupported, Some(1)));
         assert_eq!(error.details().driver_version.as_deref(), Some("0.9.7"));
         assert!(error.to_string().contains("0.9.7"), "{error}");
+        assert_eq!(errno::no_domain(&old, 16).code(), ErrorCode::OutOfRange, "no driver has it");
         let new = DeviceInfo { domains: 16, ..info(Kind::Rknpu, Some("0.9.8"), true, 4 * GIB) };
         let code = |info: &DeviceInfo, domain| errno::no_domain(info, domain).code();
         assert_eq!(code(&new, 16), ErrorCode::OutOfRange);

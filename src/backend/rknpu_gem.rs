@@ -25,7 +25,7 @@ use nix::fcntl::OFlag;
 
 use super::contiguous;
 use super::device_node::{duplicate, inside, inspect as inspect_dma_buf, misplaced, open_node, sync_dma_buf};
-use super::errno::{check, domain_busy, no_domain, translate, Call, Context};
+use super::errno::{check, domain_busy, no_domain, translate, Call, Context, MAX_DOMAINS};
 use super::object_table::{unnamed, ObjectTable};
 use super::soc::npu_cores;
 use super::{Backend, DeviceInfo, Direction, Gauges, Kind, Object, Placement, Request};
@@ -40,8 +40,6 @@ use crate::sys::page::page_size;
 use crate::sys::proc::Proc;
 use crate::units::{align_down, align_up, format_bytes, GIB};
 
-/// The number of IOMMU domains of the driver (`docs/design/rknpu.md` §3.4).
-const MAX_DOMAINS: u32 = 16;
 /// The first driver that holds the domain during a call (`docs/design/drivers.md` §5).
 const HOLDS_DOMAINS: [u32; 3] = [0, 9, 8];
 /// The cache line of every core in these SoCs. The driver works on bytes, so ranges are rounded outward to lines.

@@ -34,7 +34,10 @@ export interface NPUAllocationOptions extends AllocationOptions {
    * 0.9.8 leaks address space for contiguous memory behind an IOMMU, so that combination throws ERR_UNSUPPORTED.
    */
   contiguous?: boolean
-  /** 'try-sram' takes on-chip SRAM first and the rest from DRAM. Default 'dram'. */
+  /**
+   * 'try-sram' takes on-chip SRAM first and the rest from DRAM. A buffer with bytes in SRAM is not exported
+   * (ERR_UNSUPPORTED): other devices would see the DRAM behind it. Default 'dram'.
+   */
   placement?: 'dram' | 'try-sram'
   /**
    * IOMMU domain, below {@link DeviceInfo.iommuDomains}. Default 0. ERR_UNSUPPORTED with a driver that has one domain
