@@ -246,7 +246,7 @@ impl SharedBacking {
     fn free_slice(&self, backing: Backing) {
         let Backing::Suballocated { pool, slice, chunk_memory } = backing else { return };
         match self.addresses.are_quarantined() {
-            true => chunk_memory.quarantine_forever(),
+            true => chunk_memory.lose_slice(slice.padded),
             // A pool that was reset or destroyed has freed the slice already. A pinned slice stays.
             false => drop(pool.free_unseen(slice.chunk, slice.region, Action::Free)),
         }

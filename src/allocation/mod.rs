@@ -71,6 +71,8 @@ pub struct Allocation {
     recorded: bool,
     /// Set while a caller frees the allocation: some runtimes run the finalizer inside that call.
     freeing: AtomicBool,
+    /// Set once it is known that no ArrayBuffer reaches the bytes, whatever the finalizer can tell.
+    unreachable: AtomicBool,
     state: Mutex<AllocationState>,
 }
 
@@ -182,6 +184,7 @@ impl Allocation {
                 account,
                 recorded,
                 freeing: AtomicBool::new(false),
+                unreachable: AtomicBool::new(false),
                 state: Mutex::new(AllocationState {
                     backing: Some(backing),
                     address_owner: AddressOwner::default(),
@@ -272,6 +275,12 @@ impl Allocation {
         self.freeing.store(freeing, Ordering::Relaxed);
     }
 
+    /// Records that no ArrayBuffer reaches the bytes any more: the only one was seen detached, or with its bytes when
+    /// its environment had run its last script.
+    pub fn set_unreachable(&self) {
+        self.unreachable.store(true, Ordering::Relaxed);
+    }
+
     /// Checks that the caller may free the allocation.
     ///
     /// Errors: `ERR_BUFFER_BUSY` while the slice under it is pinned, or in a move.
@@ -298,6 +307,7 @@ impl Allocation {
 
     /// Ends the allocation when the runtime's finalizer has run or never will.
     pub fn finalize(&self, reach: Reachability) {
+        let reach = if self.unreachable.load(Ordering::Relaxed) { Reachability::Unreachable } else { reach };
         // If the kernel has no mapping left, the memory stays as it is: leaked, counted as live, and safe.
         let how = if self.freeing.load(Ordering::Relaxed) { Action::Free } else { Action::Collect };
         let released = self.end(reach, how).is_ok();
@@ -318,7 +328,7 @@ impl Allocation {
                     // A pool that was reset or destroyed has freed the slice already. A pinned slice stays.
                     Reachability::Unreachable => drop(pool.free_unseen(slice.chunk, slice.region, how)),
                     // The slice's place is never used again, and neither are its addresses when the chunk goes.
-                    Reachability::Unknown => chunk_memory.quarantine_forever(),
+                    Reachability::Unknown => chunk_memory.lose_slice(slice.padded),
                 }
                 Ok(())
             }

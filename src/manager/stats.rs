@@ -70,6 +70,8 @@ pub struct SlabStats {
     pub allocated: u64,
     /// The number of slices written after their free. Detected only if frees are delayed.
     pub late_writes: u64,
+    /// The number and the bytes of slices that are never used again.
+    pub lost: (u64, u64),
 }
 
 /// Statistics of system memory, in bytes.
@@ -175,6 +177,7 @@ impl Manager {
                 reserved: slabs.iter().map(|stats| stats.reserved).sum(),
                 allocated: slabs.iter().map(|stats| stats.allocated).sum(),
                 late_writes: slabs.iter().map(|stats| stats.late_writes).sum(),
+                lost: slabs.iter().fold((0, 0), |sum, stats| (sum.0 + stats.lost.0, sum.1 + stats.lost.1)),
             },
             pending_free: self.device.pending(),
             lost: self.device.lost(),

@@ -22,6 +22,7 @@ use napi::{sys, JsValue};
 
 use super::env::{finalizers_follow_memory, throw, EnvData};
 use super::registry::{handle, manager};
+use super::shared_buffers::unwatch;
 use crate::allocation::{this_thread, Allocation, Reachability};
 use crate::error::{Error, ErrorCode};
 use crate::handle::Handle;
@@ -192,6 +193,7 @@ pub fn close_fd(fd: i32) {
 unsafe extern "C" fn finalize(env: sys::napi_env, _data: *mut c_void, hint: *mut c_void) {
     let finalize = || {
         if let Some(allocation) = Allocation::by_handle(Handle::from_raw(hint as usize as u64)) {
+            unwatch(allocation.handle);
             allocation.finalize(reach(env, &allocation));
         }
         consolidate_heap();

@@ -192,6 +192,8 @@ pub fn deallocate(
         // allocation.
         return Ok(0.0);
     }
+    // Also if this environment ends before the finalizer could say so.
+    allocation.set_unreachable();
     // Does nothing where the runtime has run the finalizer inside the detach.
     allocation.release().map_err(throw(env))?;
     Ok(allocation.handle.get() as f64)

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `env.rs` | data of a JavaScript environment: error constructor, `transfer`, exit hooks |
 //! | `registry.rs` | native objects by handle: managers, pools |
+//! | `shared_buffers.rs` | ArrayBuffers over shared memory at the end of an environment |
 //! | `buffer.rs` | external ArrayBuffers: creation, look-up, detach, finalizer |
 //! | `fast_path.rs` | allocation and free of slices, without arguments |
 //! | `async_task.rs` | tasks off the JavaScript thread, and their promises |
@@ -40,5 +41,6 @@ mod pressure;
 mod profile;
 mod registry;
 mod replay;
+mod shared_buffers;
 mod sharing;
 mod stats;

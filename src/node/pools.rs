@@ -60,6 +60,14 @@ pub struct PoolStats {
     pub failed_allocations: f64,
     pub fragmentation: f64,
     pub late_writes: f64,
+    pub lost: LostSlices,
+}
+
+/// Slices that are never used again.
+#[napi(object)]
+pub struct LostSlices {
+    pub slices: f64,
+    pub bytes: f64,
 }
 
 impl PoolStats {
@@ -79,6 +87,7 @@ impl PoolStats {
             failed_allocations: stats.failures as f64,
             fragmentation: stats.fragmentation(),
             late_writes: stats.late_writes as f64,
+            lost: LostSlices { slices: stats.lost.0 as f64, bytes: stats.lost.1 as f64 },
         }
     }
 }

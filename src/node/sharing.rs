@@ -14,6 +14,7 @@ use super::async_task::{no_thread, spawn, start, AsyncTask, Completer, Outcome};
 use super::buffer::{borrow_fd, close_fd, expose, find};
 use super::env::{throw, EnvData, EnvId};
 use super::registry::{self, manager, Registry};
+use super::shared_buffers::watch;
 use crate::device::block::ImportRange;
 use crate::error::{Error, ErrorCode};
 use crate::sync::Mutex;
@@ -73,13 +74,21 @@ pub fn import_dma_buf<'env>(
 /// Shares a buffer's memory. Returns a token for [`adopt`].
 #[napi(catch_unwind)]
 pub fn share(env: &Env, handle: f64, buffer: Unknown<'_>, id: Option<f64>) -> Result<String> {
-    find(env, handle, &buffer, id)?.share().map(|share| share.token()).map_err(throw(env))
+    let allocation = find(env, handle, &buffer, id)?;
+    let share = allocation.share().map_err(throw(env))?;
+    watch(env, &buffer, &allocation);
+    Ok(share.token())
 }
 
 /// Creates another ArrayBuffer over shared memory: `[buffer, handle]`.
 #[napi(catch_unwind, ts_return_type = "[buffer: ArrayBuffer, handle: number]")]
 pub fn adopt<'env>(env: &'env Env, handle: f64, token: String) -> Result<Array<'env>> {
-    expose(env, manager(handle).and_then(|manager| manager.adopt(&token)))
+    let allocation = manager(handle).and_then(|manager| manager.adopt(&token)).map_err(throw(env))?;
+    let pair = expose(env, Ok(Arc::clone(&allocation)))?;
+    if let Some(buffer) = pair.get(0)? {
+        watch(env, &buffer, &allocation);
+    }
+    Ok(pair)
 }
 
 /// Opens an inbox: binds a Unix socket at `path`.

@@ -4,6 +4,7 @@ use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
 use super::env::throw;
+use super::pools::LostSlices;
 use super::registry::manager;
 use crate::accounting::Counters;
 use crate::manager::{DomainStats, NpuStats as CoreNpuStats, SystemStats as CoreSystemStats};
@@ -59,6 +60,7 @@ pub struct NpuStats {
     pub slab_reserved: f64,
     pub slab_allocated: f64,
     pub slab_late_writes: f64,
+    pub slab_lost: LostSlices,
     pub domains: Vec<Domain>,
     pub process_mapped: Option<f64>,
     pub sram_free: f64,
@@ -87,6 +89,7 @@ impl From<CoreNpuStats> for NpuStats {
             slab_reserved: stats.slabs.reserved as f64,
             slab_allocated: stats.slabs.allocated as f64,
             slab_late_writes: stats.slabs.late_writes as f64,
+            slab_lost: LostSlices { slices: stats.slabs.lost.0 as f64, bytes: stats.slabs.lost.1 as f64 },
             domains: (0..).zip(stats.domains).map(domain).collect(),
             process_mapped: stats.process_mapped.map(|n| n as f64),
             sram_free: stats.sram_free as f64,

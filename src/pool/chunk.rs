@@ -1,5 +1,6 @@
 //! A chunk: one piece of memory with a suballocator, and the lifetime of its addresses.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 use super::chunk_set::HasArena;
@@ -23,6 +24,8 @@ pub struct ChunkMemory {
     base: usize,
     state: Mutex<ChunkMemoryState>,
     addresses: HeldAddresses,
+    /// The number and the bytes of lost slices.
+    lost: (AtomicU64, AtomicU64),
 }
 
 #[derive(Debug)]
@@ -41,6 +44,7 @@ impl ChunkMemory {
             base: memory.mapping().address() as usize,
             state: Mutex::new(ChunkMemoryState { memory: Some(Arc::clone(memory)), holds: 0, ending: false }),
             addresses: HeldAddresses::default(),
+            lost: Default::default(),
         })
     }
 
@@ -100,6 +104,18 @@ impl ChunkMemory {
     /// Keeps the addresses out of use until the process ends, because an ArrayBuffer may reach a slice.
     pub fn quarantine_forever(&self) {
         self.addresses.quarantine_forever();
+    }
+
+    /// Like [`quarantine_forever`](Self::quarantine_forever), for a slice of `bytes` that its pool never gets back.
+    pub fn lose_slice(&self, bytes: u64) {
+        self.lost.0.fetch_add(1, Ordering::Relaxed);
+        self.lost.1.fetch_add(bytes, Ordering::Relaxed);
+        self.quarantine_forever();
+    }
+
+    /// The number and the bytes of lost slices.
+    pub fn lost(&self) -> (u64, u64) {
+        (self.lost.0.load(Ordering::Relaxed), self.lost.1.load(Ordering::Relaxed))
     }
 
     fn state(&self) -> MutexGuard<'_, ChunkMemoryState> {

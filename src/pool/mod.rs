@@ -105,6 +105,14 @@ pub struct PoolStats {
     pub failures: u64,
     /// The number of slices that were written to after their free. Only a pool that delays reuse counts them.
     pub late_writes: u64,
+    /// The number and the bytes of slices that are never used again: a thread ended, and one of its ArrayBuffers may
+    /// live on in another thread.
+    pub lost: (u64, u64),
+}
+
+/// Adds two pairs of figures.
+fn add((a, b): (u64, u64), (c, d): (u64, u64)) -> (u64, u64) {
+    (a + c, b + d)
 }
 
 impl PoolStats {
@@ -491,6 +499,7 @@ impl Pool {
             allocations: state.chunks.allocations,
             failures: state.failures,
             late_writes: state.delayed.late_writes,
+            lost: state.chunks.iter().map(|(_, chunk)| chunk.chunk_memory.lost()).fold((0, 0), add),
         }
     }
 

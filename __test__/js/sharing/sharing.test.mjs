@@ -6,7 +6,7 @@ import test from 'node:test'
 import { Worker } from 'node:worker_threads'
 
 import {
-  assertNothingLeft, KiB, MiB, needsTransfer, notOn, open as openDevice, openFds, turnsUntil,
+  assertNothingLeft, KiB, MiB, needsTransfer, notOn, open as openDevice, openFds, runtime, turnsUntil,
 } from '../../support/helpers.mjs'
 
 const open = (t, options) => openDevice(t, { slabs: {}, ...options })
@@ -244,9 +244,54 @@ for (const how of ['exit', 'terminate']) {
       assert.deepEqual(bytes(held), [4])
       manager.deallocate(held)
       assertNothingLeft(manager)
-      // A terminated thread does not report its ArrayBuffers: the bytes of its slices stay unused.
-      if (options.dedicated) assert.ok(await collected(manager, () => manager.getNPUMemoryStats().objects === 0))
+      assert.ok(await collected(manager, () => manager.getNPUMemoryStats().objects === 0))
+      assert.deepEqual(manager.getNPUMemoryStats().slabs.lost, { slices: 0, bytes: 0 })
       assert.ok(await turnsUntil(() => openFds() <= fds + 1, 2000), `${fds} → ${openFds()}`)
     })
   }
+}
+
+for (const how of ['exit', 'terminate']) {
+  test(`a pool has the slices again that a thread held when it ended (${how})`, async (t) => {
+    const manager = open(t)
+    const pool = manager.createMemoryPool({ name: 'p', initialSize: MiB, maxSize: MiB })
+    for (let round = 0; round < 3; round++) {
+      // More than half of the pool: the next round needs the place of this one.
+      const held = [pool.allocateBuffer(600 * KiB), pool.allocateBuffer(64 * KiB)]
+      const thread = new Thread()
+      for (const buffer of held) await thread.ask('adopt', { token: manager.share(buffer) })
+      assert.equal(await thread.ask('adopt', { token: manager.share(held[0]) }), 2, 'twice')
+      // Freed here before, and after, the thread's end.
+      manager.deallocate(held[0])
+      await thread.end(how)
+      manager.deallocate(held[1])
+      assert.ok(await collected(manager, () => pool.stats().liveAllocations === 0))
+    }
+    assert.deepEqual(pool.stats().lost, { slices: 0, bytes: 0 })
+  })
+
+  test(
+    `a slice whose ArrayBuffer left the thread that ended is not used again, and counted (${how})`,
+    { skip: needsTransfer },
+    async (t) => {
+      const manager = open(t)
+      const pool = manager.createMemoryPool({ name: 'p', initialSize: MiB, maxSize: MiB })
+      const buffer = pool.allocateBuffer(64 * KiB)
+      const thread = new Thread()
+      const adopted = await thread.ask('adopt', { token: manager.share(buffer) })
+      fill(buffer, 7)
+      thread.worker.postMessage({ verb: 'move', buffer: adopted })
+      const [{ moved }] = await once(thread.worker, 'message')
+      await thread.end(how)
+      manager.deallocate(buffer)
+      await collected(manager, () => false)
+      assert.deepEqual(bytes(moved), [7])
+      fill(pool.allocateBuffer(800 * KiB), 1)
+      fill(moved, 8)
+      assert.deepEqual(bytes(moved), [8])
+      // Deno finalizes for the last holder, so it loses nothing.
+      const lost = runtime === 'deno' ? { slices: 0, bytes: 0 } : { slices: 1, bytes: 64 * KiB }
+      assert.deepEqual([pool.stats().lost, pool.stats().liveAllocations], [lost, 2])
+    },
+  )
 }

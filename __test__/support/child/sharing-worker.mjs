@@ -18,6 +18,10 @@ const verbs = {
   read: ({ buffer }) => [...new Set(new Uint8Array(buffers[buffer]))],
   write: ({ buffer, fill }) => void new Uint8Array(buffers[buffer]).fill(fill),
   free: ({ buffer }) => manager.deallocate(buffers[buffer]),
+  move: ({ buffer }) => {
+    const moved = buffers[buffer].transfer()
+    parentPort.postMessage({ moved }, [moved])
+  },
   stats: () => manager.getMemoryStats(),
   exit: () => process.exit(0),
 }

@@ -24,9 +24,9 @@ const { formatBytes } = require('../core/format-bytes.js')
  */
 function npuStats(handle, { backend, simulated, sramTotal }) {
   const stats = native.npuStats(handle)
-  const { counters, lostObjects, lostBytes, slabReserved, slabAllocated, slabLateWrites, ...figures } = stats
+  const { counters, lostObjects, lostBytes, slabReserved, slabAllocated, slabLateWrites, slabLost, ...figures } = stats
   const lost = { objects: lostObjects, bytes: lostBytes }
-  const slabs = { reserved: slabReserved, allocated: slabAllocated, lateWrites: slabLateWrites }
+  const slabs = { reserved: slabReserved, allocated: slabAllocated, lateWrites: slabLateWrites, lost: slabLost }
   return { backend, simulated, ...counters, ...figures, sramTotal, lost, slabs }
 }
 

@@ -38,7 +38,7 @@ export interface NPUMemoryStats extends CounterStats {
   /** Number of kernel objects (and so fds) behind `liveAllocations`, with the empty ones that the manager keeps. */
   objects: number
   /** All slabs: their bytes, the bytes of live slices, and writes after a free ({@link DebugOptions.delayReuse}). */
-  slabs: { reserved: number; allocated: number; lateWrites: number }
+  slabs: { reserved: number; allocated: number; lateWrites: number; lost: LostSlices }
   /** Bytes that JavaScript freed and the driver has not yet released. */
   pendingFree: number
   /** Memory that the driver failed to release. The kernel keeps it until a reboot; the release is not retried. */
@@ -79,6 +79,15 @@ export interface SystemMemoryStats extends CounterStats {
   pressure: { someAvg10: number; fullAvg10: number } | null
 }
 
+/**
+ * Slices that are never used again while their pool or slab lives. A thread ended while it held them, after a script
+ * had moved their ArrayBuffers (`transfer()`, a BYOB stream), so that these may live on in another thread.
+ */
+export interface LostSlices {
+  slices: number
+  bytes: number
+}
+
 /** Statistics of one pool: reserved (chunks) >= allocated (padded regions) >= requested bytes. */
 export interface PoolStats {
   name: string
@@ -99,6 +108,7 @@ export interface PoolStats {
   fragmentation: number
   /** Number of slices that were written to after they were freed, with {@link DebugOptions.delayReuse}. */
   lateWrites: number
+  lost: LostSlices
 }
 
 /** Result of {@link MemoryManager.getMemoryStats}. */
