@@ -18,6 +18,8 @@ export { fdsAtMost, openFds }
 export const backend = process.env.RKLLM_TEST_BACKEND ?? 'simulated'
 export const device = process.env.RKLLM_TEST_DEVICE || undefined
 export const simulated = backend === 'simulated'
+/** The simulated device's caches: RKLLM_TEST_CACHES=incoherent, or incoherent:objects for syncs of whole objects. */
+const [caches, cacheMaintenance] = (process.env.RKLLM_TEST_CACHES || undefined)?.split(':') ?? []
 /** Whether the kernel shows the size of its CMA area, which bounds the memory of an NPU without an IOMMU. */
 export const cmaIsShown = /^CmaTotal: +[1-9]/m.test(readFileSync('/proc/meminfo', 'utf8'))
 
@@ -82,7 +84,8 @@ export function needsCommand(name) {
  * count objects, descriptors and addresses; tests of slabs pass `slabs: {}`.
  */
 export function open(t, options = {}) {
-  const manager = new MemoryManager({ backend, device, slabs: { threshold: 0 }, ...options })
+  const board = caches && { simulated: { caches, cacheMaintenance, ...options.simulated } }
+  const manager = new MemoryManager({ backend, device, slabs: { threshold: 0 }, ...options, ...board })
   t.after(() => manager.dispose())
   return manager
 }

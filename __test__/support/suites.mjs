@@ -22,6 +22,7 @@ export const driverless = [
   'adapters',
   'attacks',
   'border',
+  'caches',
   'channels',
   'cli',
   'deallocate-when',

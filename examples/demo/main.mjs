@@ -1,18 +1,19 @@
 /**
  * Manages the memory of an LLM server. Requests of a real trace (or of a generator fitted to one) allocate token ids,
  * embeddings, logits and a growing KV cache from a MemoryManager. They write, sync, read back, check and free them. The
- * demo runs on the simulated RK3588, so it needs no board. It exits with 1 if one byte was wrong or one buffer was
- * lost.
+ * demo runs on the simulated RK3588, whose caches are not coherent, so it needs no board. It exits with 1 if one byte
+ * was wrong or one buffer was lost.
  *
  * Read on in request.mjs (how a request uses its memory) and server.mjs (the loop).
  */
 
 import { parseArgs } from 'node:util'
 
-import { MemoryManager } from '../../index.js'
+import { MemoryManager, SimulatedNPU } from '../../index.js'
 import { BATCH } from './model.mjs'
 import { Meter } from './meter.mjs'
 import { Progress } from './progress.mjs'
+import { SYNCED } from './request.mjs'
 import { accountableFds, openFds, serve } from './server.mjs'
 import { bytes, duration, integer, table } from './table.mjs'
 import { generateWorkload, readTrace } from './workload.mjs'
@@ -32,6 +33,8 @@ const HELP = `Serves an LLM workload on the simulated RK3588 and checks every by
                   .html .json .csv .pb.gz .trace.json .prom
   --corrupt       flip one byte half-way, to show that the check finds it
   --lose          forget one buffer half-way, to show that the check finds it
+  --forget-sync BUFFER
+                  leave out the syncs of one request's ${SYNCED.join(', ')}, to show that the check finds it
   --help          print this text
 `
 
@@ -61,7 +64,11 @@ async function main() {
   await new Promise((resolve) => setTimeout(resolve, 1))
   const fdsBefore = openFds()
   const accountable = accountableFds()
-  const manager = new MemoryManager({ backend: 'simulated', profiling: options.report !== undefined })
+  const manager = new MemoryManager({
+    backend: 'simulated',
+    simulated: { caches: 'incoherent' },
+    profiling: options.report !== undefined,
+  })
   console.log(`on ${describeDevice(manager.device)}`)
 
   const meter = new Meter(manager)
@@ -71,7 +78,9 @@ async function main() {
   const startedAt = performance.now()
   const result = await serve(workload, {
     manager,
+    npu: new SimulatedNPU(manager),
     meter,
+    forget: options['forget-sync'] && { id: halfWay, buffer: options['forget-sync'] },
     corrupt: options.corrupt ? halfWay : null,
     lose: options.lose ? halfWay : null,
     onStep: ({ requests, tokens, running }) => {
@@ -127,6 +136,7 @@ function parseOptions() {
       report: { type: 'string' },
       corrupt: { type: 'boolean', default: false },
       lose: { type: 'boolean', default: false },
+      'forget-sync': { type: 'string' },
       help: { type: 'boolean', default: false },
     },
   })
@@ -135,6 +145,12 @@ function parseOptions() {
     const value = Number(values[name])
     if (Number.isSafeInteger(value) && value >= least) return value
     throw Object.assign(new Error(`--${name} must be a whole number from ${least} up, not "${values[name]}"`), {
+      code: 'ERR_PARSE_ARGS_INVALID_OPTION_VALUE',
+    })
+  }
+  const forgotten = values['forget-sync']
+  if (forgotten !== undefined && !SYNCED.includes(forgotten)) {
+    throw Object.assign(new Error(`--forget-sync must be one of ${SYNCED.join(', ')}, not "${forgotten}"`), {
       code: 'ERR_PARSE_ARGS_INVALID_OPTION_VALUE',
     })
   }

@@ -12,7 +12,8 @@ import { Request } from './request.mjs'
 /** Listing /proc/self/fd costs more than a step of a small request. */
 const STEPS_BETWEEN_FD_COUNTS = 32
 
-export async function serve(workload, { manager, meter, corrupt = null, lose = null, onStep = () => {} }) {
+export async function serve(workload, options) {
+  const { manager, npu, meter, corrupt = null, lose = null, forget = null, onStep = () => {} } = options
   const result = { requests: 0, tokens: 0, wrongBytes: 0, virtualSeconds: 0, maxOpenFds: openFds() }
   const running = new Map()
   let next = 0
@@ -21,7 +22,8 @@ export async function serve(workload, { manager, meter, corrupt = null, lose = n
     if (running.size === 0) result.virtualSeconds = Math.max(result.virtualSeconds, workload[next].arrival)
     while (running.size < BATCH && next < workload.length && workload[next].arrival <= result.virtualSeconds) {
       const job = workload[next++]
-      running.set(job.id, new Request(job, manager, meter))
+      const forgetSync = job.id === forget?.id ? forget.buffer : null
+      running.set(job.id, new Request(job, { manager, npu, meter, forgetSync }))
     }
 
     let prefilled = 0

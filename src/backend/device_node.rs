@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::fcntl::{fcntl, open, FcntlArg, OFlag};
 use nix::sys::stat::{fstat, major, minor, stat, FileStat, Mode, SFlag};
 
+use super::cache_maintenance::maintain_object;
 use super::errno::{open_failed, too_many_fds};
 use super::{Direction, Kind};
 use crate::abi::dma_buf;
@@ -137,9 +138,9 @@ pub(super) fn inspect(fd: BorrowedFd<'_>, wanted: Option<u64>) -> Result<DmaBuf>
     }
 }
 
-/// DMA_BUF_IOCTL_SYNC for one direction. A CPU write ends where the device's turn starts.
+/// DMA_BUF_IOCTL_SYNC of the whole buffer. A CPU write ends where the device's turn starts.
 pub(super) fn sync_dma_buf(fd: BorrowedFd<'_>, direction: Direction) -> Result<(), Errno> {
-    match direction {
+    maintain_object(direction, |direction| match direction {
         Direction::FromDevice => dma_buf::sync(fd, dma_buf::SYNC_START | dma_buf::SYNC_READ),
         Direction::ToDevice => match dma_buf::sync(fd, dma_buf::SYNC_END | dma_buf::SYNC_WRITE) {
             // udmabuf requires the pair (`docs/design/rknpu.md` §4.5): it refuses the end of an access that never
@@ -150,7 +151,7 @@ pub(super) fn sync_dma_buf(fd: BorrowedFd<'_>, direction: Direction) -> Result<(
             }
             result => result,
         },
-    }
+    })
 }
 
 /// Duplicates an fd, close-on-exec.

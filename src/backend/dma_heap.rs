@@ -17,7 +17,7 @@ use super::device_node::{duplicate, inside, inspect as inspect_dma_buf, open_nod
 use super::errno::{check, translate, Call, Context};
 use super::object_table::{unnamed, ObjectTable};
 use super::soc::npu_cores;
-use super::{Backend, DeviceInfo, Direction, Gauges, Kind, Object, Request};
+use super::{Backend, DeviceInfo, Direction, Gauges, Kind, Maintenance, Object, Request};
 use crate::abi::dma_buf::{set_name, NAME_MAX};
 use crate::abi::dma_heap::{alloc, Vendor};
 use crate::error::{Error, ErrorCode, Result};
@@ -256,6 +256,10 @@ impl Backend for DmaHeap {
 
     fn live(&self) -> usize {
         self.objects.len()
+    }
+
+    fn maintenance(&self) -> Maintenance {
+        Maintenance::Objects
     }
 }
 

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use nix::errno::Errno;
 
 use super::errno::{translate, Call, Context};
-use super::{Backend, DeviceInfo, Direction, Gauges, Object, Request};
+use super::simulated::Simulated;
+use super::{Backend, DeviceInfo, Direction, Gauges, Maintenance, Object, Request};
 use crate::error::{Error, Result};
 use crate::handle::Handle;
 use crate::sync::{Mutex, MutexGuard};
@@ -158,6 +159,14 @@ impl Backend for FaultInjecting {
 
     fn live(&self) -> usize {
         self.inner.live()
+    }
+
+    fn maintenance(&self) -> Maintenance {
+        self.inner.maintenance()
+    }
+
+    fn simulated(&self) -> Option<&Simulated> {
+        self.inner.simulated()
     }
 }
 

@@ -11,6 +11,7 @@
 //! by cause. Policy (limits, zeroing, accounting, retries) belongs to the rooms above. `docs/design/drivers.md` §6 has
 //! the rules.
 
+mod cache_maintenance;
 pub mod contiguous;
 mod device_node;
 pub mod dma_heap;
@@ -206,6 +207,16 @@ pub enum Direction {
     FromDevice,
 }
 
+/// The unit of a backend's cache maintenance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Maintenance {
+    /// The lines of a range.
+    #[default]
+    Ranges,
+    /// Whole objects, whatever the range.
+    Objects,
+}
+
 /// The device's current figures in bytes; `None` where the device has no figure.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gauges {
@@ -241,6 +252,7 @@ pub trait Backend: Send + Sync + fmt::Debug {
     fn map(&self, object: Handle, alignment: u64) -> Result<Mapping>;
 
     /// Maintains the caches for `range` (bytes from the object's start, within it). Does nothing on coherent memory.
+    /// The rest of the object keeps the CPU's writes, also if the kernel maintains whole objects.
     fn sync(&self, object: Handle, direction: Direction, range: Range<u64>) -> Result<()>;
 
     /// Exports the whole object as a new close-on-exec dma-buf fd.
@@ -257,6 +269,16 @@ pub trait Backend: Send + Sync + fmt::Debug {
 
     /// Counts the kernel objects of this backend.
     fn live(&self) -> usize;
+
+    /// The unit of the kernel's cache maintenance.
+    fn maintenance(&self) -> Maintenance {
+        Maintenance::Ranges
+    }
+
+    /// The simulated device behind this backend, which gives access to the device's view of memory.
+    fn simulated(&self) -> Option<&simulated::Simulated> {
+        None
+    }
 }
 
 /// The error for a failed `mmap` of `size` bytes. ENOMEM means the map count as often as memory; the figures decide.

@@ -17,7 +17,7 @@ use super::device_node::{duplicate, inside, inspect as inspect_dma_buf, misplace
 use super::errno::{check, translate, Call, Context};
 use super::object_table::{unnamed, ObjectTable};
 use super::soc::npu_cores;
-use super::{Backend, DeviceInfo, Direction, Gauges, Kind, Object, Request};
+use super::{Backend, DeviceInfo, Direction, Gauges, Kind, Maintenance, Object, Request};
 use crate::abi::rknpu::{self, Action, MemCreate, MISC};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
@@ -189,6 +189,10 @@ impl Backend for RknpuHeap {
 
     fn live(&self) -> usize {
         self.objects.len()
+    }
+
+    fn maintenance(&self) -> Maintenance {
+        Maintenance::Objects
     }
 }
 

@@ -11,11 +11,12 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::time::{clock_gettime, ClockId};
 
+use super::cache_maintenance::maintain_object;
 use super::device_node::{inside, misplaced, open_node};
 use super::errno::{check, translate, Call, Context};
 use super::object_table::{unnamed, ObjectTable};
 use super::soc::npu_cores;
-use super::{Backend, DeviceInfo, Direction, Gauges, Kind, Object, Request};
+use super::{Backend, DeviceInfo, Direction, Gauges, Kind, Maintenance, Object, Request};
 use crate::abi::drm;
 use crate::abi::rocket::{create_bo, fini_bo, prep_bo, CreateBo};
 use crate::error::{Error, ErrorCode, Result};
@@ -157,10 +158,10 @@ impl Backend for Rocket {
                 return Ok(());
             }
             let device = self.device.as_fd();
-            match direction {
+            maintain_object(direction, |direction| match direction {
                 Direction::ToDevice => fini_bo(device, bo.handle),
                 Direction::FromDevice => deadline().and_then(|deadline| prep_bo(device, bo.handle, deadline)),
-            }
+            })
             .map_err(|errno| translate(Call::Sync, errno, &self.at()))
         })
     }
@@ -186,5 +187,9 @@ impl Backend for Rocket {
 
     fn live(&self) -> usize {
         self.objects.len()
+    }
+
+    fn maintenance(&self) -> Maintenance {
+        Maintenance::Objects
     }
 }

@@ -6,15 +6,19 @@
 //! - 16 domains of 4 GiB that end in EFAULT, or a CMA area that ends in EINVAL and returns the previous user's bytes;
 //! - SRAM that runs out silently;
 //! - kernel objects that run out like file descriptors;
-//! - the latency of a driver.
+//! - the latency of a driver;
+//! - with [`Options::incoherent`], caches of the CPU that the device does not see ([`caches`]).
 
 mod address_space;
+pub mod caches;
+mod device_view;
+pub mod missing;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Write as _;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,15 +32,17 @@ use nix::unistd::ftruncate;
 use super::device_node::{duplicate, inside};
 use super::errno::too_many_fds;
 use super::object_table::stale;
-use super::{Backend, DeviceInfo, Direction, Gauges, Kind, Object, Placement, Request};
+use super::{Backend, DeviceInfo, Direction, Gauges, Kind, Maintenance, Object, Placement, Request};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
 use crate::sync::{Mutex, MutexGuard};
-use crate::sys::dma_buf::SIMULATED_NAME;
+use crate::sys::dma_buf::{simulated_views, INCOHERENT_NAME, INCOHERENT_VIEWS, SIMULATED_NAME};
 use crate::sys::mapping::Mapping;
 use crate::sys::page::{page_size, whole_pages};
 use crate::units::{format_bytes, GIB, KIB, MIB};
 use address_space::{AddressSpace, Growth};
+use caches::CachedMemory;
+use missing::MissingSyncs;
 
 /// The name of a simulated object's mapping in `/proc/self/maps`.
 pub const MEMFD_NAME: &str = SIMULATED_NAME;
@@ -56,6 +62,12 @@ pub struct Options {
     pub max_objects: Option<u64>,
     /// The delay of every create, destroy and sync.
     pub latency: Duration,
+    /// Whether the CPU's caches are not coherent with the device.
+    pub incoherent: bool,
+    /// The unit of cache maintenance.
+    pub maintenance: Maintenance,
+    /// Whether missing syncs are recorded.
+    pub check_sync: bool,
 }
 
 /// The figures in which boards differ.
@@ -100,6 +112,10 @@ pub struct Simulated {
     info: DeviceInfo,
     max_objects: u64,
     latency: Duration,
+    incoherent: bool,
+    maintenance: Maintenance,
+    /// Missing syncs that were found; `None` without the check.
+    missing: Option<MissingSyncs>,
     state: Mutex<SimulatedState>,
 }
 
@@ -117,7 +133,9 @@ struct SimulatedState {
 #[derive(Debug)]
 struct Entry {
     object: Object,
-    memory: Arc<OwnedFd>,
+    memory: Arc<File>,
+    /// The model of the CPU's caches; `None` for coherent or uncached memory.
+    caches: Option<CachedMemory>,
     inode: (u64, u64),
     /// Creates and imports that were not destroyed yet.
     references: u32,
@@ -194,6 +212,9 @@ impl Simulated {
             },
             max_objects: options.max_objects.unwrap_or(u64::MAX),
             latency: options.latency,
+            incoherent: options.incoherent,
+            maintenance: options.maintenance,
+            missing: options.check_sync.then(MissingSyncs::default),
             state: Mutex::new(SimulatedState {
                 domains: (0..domains).map(|_| space()).collect(),
                 sram_free: sram,
@@ -264,7 +285,8 @@ impl Simulated {
             )
     }
 
-    fn make_memory(&self, size: u64, stale: u64) -> Result<OwnedFd> {
+    /// Makes the memory of an object. The first `stale` bytes of each of its `views` have stale bytes.
+    fn make_memory(&self, size: u64, stale: u64, views: u64) -> Result<File> {
         let failed = |call: &'static str| {
             move |errno: Errno| {
                 let because =
@@ -282,29 +304,28 @@ impl Simulated {
                 error.requested(size).syscall(call, errno as i32)
             }
         };
-        let memory = memfd_create(MEMFD_NAME, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
-            .map_err(failed("memfd_create"))?;
+        let name = if views > 1 { INCOHERENT_NAME } else { MEMFD_NAME };
+        let memory =
+            memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).map_err(failed("memfd_create"))?;
         // ftruncate beyond the limit raises SIGXFSZ, which ends a process that does not ignore it, as Deno's.
-        if getrlimit(Resource::RLIMIT_FSIZE).is_ok_and(|(limit, _)| size > limit) {
+        if getrlimit(Resource::RLIMIT_FSIZE).is_ok_and(|(limit, _)| size * views > limit) {
             return Err(failed("ftruncate")(Errno::EFBIG));
         }
-        ftruncate(&memory, i64::try_from(size).unwrap_or(i64::MAX)).map_err(failed("ftruncate"))?;
+        ftruncate(&memory, i64::try_from(size * views).unwrap_or(i64::MAX)).map_err(failed("ftruncate"))?;
         // Sealed like a dma-buf: the holder of the fd may write the bytes, but may not truncate the file.
         fcntl(&memory, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW))
             .map_err(failed("fcntl"))?;
-        if stale == 0 {
-            return Ok(memory);
-        }
-        let mut file = File::from(memory);
+        let file = File::from(memory);
         let chunk = [STALE; 1 << 16];
-        let mut left = stale;
-        while left > 0 {
-            let count = left.min(chunk.len() as u64);
-            file.write_all(&chunk[..count as usize])
-                .map_err(|error| failed("write")(error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)))?;
-            left -= count;
+        for view in 0..views {
+            for at in (0..stale).step_by(chunk.len()) {
+                let count = (stale - at).min(chunk.len() as u64) as usize;
+                file.write_all_at(&chunk[..count], view * size + at).map_err(|error| {
+                    failed("write")(error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw))
+                })?;
+            }
         }
-        Ok(file.into())
+        Ok(file)
     }
 
     fn entry<T>(&self, handle: Handle, call: &'static str, read: impl FnOnce(&Entry) -> T) -> Result<T> {
@@ -336,7 +357,8 @@ impl Backend for Simulated {
         let mut reservation = self.reserve(request.domain, size, request.alignment.max(page_size()), want_sram)?;
         let sram = reservation.sram;
         // Without an IOMMU, the kernel clears no memory. With one, only SRAM keeps the previous user's bytes.
-        let memory = self.make_memory(size, if self.info.iommu { sram } else { size })?;
+        let views = if self.incoherent && request.cacheable { INCOHERENT_VIEWS } else { 1 };
+        let memory = Arc::new(self.make_memory(size, if self.info.iommu { sram } else { size }, views)?);
         let (inode, _) = inode_of(memory.as_fd())?;
         let mut state = self.state();
         let (handle, entry) = state.table.insert_with(|handle| Entry {
@@ -351,7 +373,8 @@ impl Backend for Simulated {
                 zeroed: self.info.iommu && sram == 0,
                 imported: false,
             },
-            memory: Arc::new(memory),
+            caches: (views > 1).then(|| CachedMemory::new(Arc::clone(&memory), size)),
+            memory,
             inode,
             references: 1,
         });
@@ -364,6 +387,8 @@ impl Backend for Simulated {
     fn import(&self, fd: BorrowedFd<'_>, size: Option<u64>) -> Result<Object> {
         self.switch_domain();
         let (inode, bytes) = inode_of(fd)?;
+        let views = simulated_views(fd);
+        let bytes = bytes / views;
         let beyond = |wanted| {
             Error::new(ErrorCode::OutOfRange, format!("the dma-buf has only {}", format_bytes(bytes)))
                 .available(bytes)
@@ -394,7 +419,7 @@ impl Backend for Simulated {
         if let Some(wanted) = too_many {
             return Err(beyond(wanted));
         }
-        let memory = duplicate(fd)?;
+        let memory = Arc::new(File::from(duplicate(fd)?));
         let mut reservation = self.reserve(0, bytes, page_size(), false)?;
         let mut state = self.state();
         if let Some(object) = state.reference(inode) {
@@ -413,7 +438,8 @@ impl Backend for Simulated {
                 zeroed: false,
                 imported: true,
             },
-            memory: Arc::new(memory),
+            caches: (views > 1).then(|| CachedMemory::new(Arc::clone(&memory), bytes)),
+            memory,
             inode,
             references: 1,
         });
@@ -428,12 +454,14 @@ impl Backend for Simulated {
         Mapping::shared(memory.as_fd(), 0, size, alignment).map_err(|error| super::mmap_failed(&error, size))
     }
 
-    fn sync(&self, object: Handle, _direction: Direction, range: Range<u64>) -> Result<()> {
+    fn sync(&self, object: Handle, direction: Direction, range: Range<u64>) -> Result<()> {
         self.switch_domain();
-        let size = self.entry(object, "MEM_SYNC", |entry| entry.object.size)?;
-        inside(range, size, "MEM_SYNC")?;
-        // The CPU plays the NPU here, so the memory is coherent.
-        Ok(())
+        let (size, caches) = self.entry(object, "MEM_SYNC", |entry| (entry.object.size, entry.caches.clone()))?;
+        let range = inside(range, size, "MEM_SYNC")?;
+        match caches {
+            Some(caches) if !range.is_empty() => self.maintain(object, &caches, direction, range),
+            _ => Ok(()),
+        }
     }
 
     fn export(&self, object: Handle) -> Result<OwnedFd> {
@@ -470,6 +498,14 @@ impl Backend for Simulated {
 
     fn live(&self) -> usize {
         self.state().table.len()
+    }
+
+    fn maintenance(&self) -> Maintenance {
+        self.maintenance
+    }
+
+    fn simulated(&self) -> Option<&Simulated> {
+        Some(self)
     }
 }
 

@@ -11,10 +11,13 @@ const { ChannelPublisher } = require('./core/diagnostics-channels.js')
 const { ManagerEvents } = require('./core/manager-events.js')
 const { ManagerHandle, disposedError } = require('./core/manager-handle.js')
 const { Notifications } = require('./core/notifications.js')
+const { MissingSyncs } = require('./devices/missing-syncs.js')
+const { offerHost } = require('./devices/simulated-npu.js')
 const { Limits } = require('./limits/limits.js')
 const { ProcessLimits } = require('./limits/process-limits.js')
 const { PoolRegistry } = require('./pools/pool-registry.js')
 const { Profiling } = require('./profiling/profiling.js')
+const { stackHere } = require('./profiling/stack.js')
 const { Compactor } = require('./reclaim/compactor.js')
 const { Reclaimer } = require('./reclaim/reclaimer.js')
 
@@ -23,8 +26,9 @@ class ManagerHost {
    * @param {import('./types/manager.js').MemoryManager} manager
    * @param {number} nativeHandle
    * @param {import('./reclaim/reclaimer.js').ReclaimOptions & { defragmentAbove?: number | null }} cleanup
+   * @param {boolean} [checkSync]
    */
-  constructor(manager, nativeHandle, cleanup) {
+  constructor(manager, nativeHandle, cleanup, checkSync = false) {
     this.handle = new ManagerHandle(nativeHandle)
     this.events = new ManagerEvents(manager)
     this.tasks = new AsyncTasks()
@@ -41,6 +45,11 @@ class ManagerHost {
     this.compactor = new Compactor(cleanup, this.buffers, this.events)
     this.reclaimer = new Reclaimer(cleanup, this)
     this.allocator = new Allocator(this)
+    const { handle, events, allocator } = this
+    const describe = (/** @type {ArrayBuffer} */ buffer) => allocator.describe(buffer)
+    this.missingSyncs = checkSync ? new MissingSyncs({ handle, events, describe, stackHere }) : null
+    allocator.missingSyncs = this.missingSyncs
+    offerHost(manager, this)
     this.pendingFrees = new PendingFrees(this)
   }
 

@@ -27,12 +27,14 @@ const managerOptions = {
     sramBytes: kinds.integer(0),
     maxObjects: kinds.integer(1),
     latencyMs: kinds.milliseconds(60_000),
+    caches: kinds.oneOf('coherent', 'incoherent'),
+    cacheMaintenance: kinds.oneOf('ranges', 'objects'),
   }),
   slabs: kinds.nested({ threshold: kinds.integer(0), size: kinds.integer(1) }),
   cleanup: kinds.nested(cleanup),
   /** @type {Validator<unknown>} `Limits.check` checks it. */
   limits: (_name, value) => value,
-  debug: kinds.nested({ delayReuse: kinds.integer(0, 1_000_000) }),
+  debug: kinds.nested({ delayReuse: kinds.integer(0, 1_000_000), checkSync: kinds.boolean }),
   inspect: kinds.boolean,
   /** @type {Validator<boolean | Checked<typeof profilingOptions>>} */
   profiling: (name, value) => (typeof value === 'boolean' ? value : check(name, value, profilingOptions)),

@@ -47,7 +47,7 @@ class MemoryManager extends EventEmitter {
     const limits = Limits.check('MemoryManager: limits', checked.limits)
     const { manager: handle, device, warn } = native.openManager(backend, node, simulated, { ...slabs, ...debug })
     this.#device = Object.freeze(/** @type {any} */ (device))
-    this.#host = new ManagerHost(/** @type {any} */ (this), handle, checked.cleanup ?? {})
+    this.#host = new ManagerHost(/** @type {any} */ (this), handle, checked.cleanup ?? {}, debug?.checkSync)
     dropped.register(this, handle, this)
     pressure.watch(this.#host, handle)
     offerProfile(/** @type {any} */ (this), () => this.#host.profiling.profile(false))

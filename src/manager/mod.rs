@@ -28,9 +28,11 @@ mod pools;
 mod profile;
 mod profiling;
 mod reservation;
+mod simulated;
 mod stats;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +40,7 @@ use std::time::Duration;
 use crate::accounting::{Account, Accounting, Accounts, Admission};
 use crate::allocation::backing::SharedBacking;
 use crate::allocation::{Allocation, Backing};
-use crate::backend::{DeviceInfo, Direction, Kind, Placement, Request};
+use crate::backend::{DeviceInfo, Direction, Kind, Maintenance, Placement, Request};
 use crate::device::block::{Block, ImportRange};
 use crate::device::memory::{alignment, HugePages, Memory, PageOptions, Pages};
 use crate::device::Device;
@@ -241,10 +243,10 @@ impl Manager {
     ///
     /// Errors: `ERR_BUFFER_KIND` for system memory, `ERR_OUT_OF_RANGE`, and those of the driver.
     pub fn sync(&self, allocation: &Allocation, direction: Direction, offset: u64, length: Option<u64>) -> Result<()> {
-        self.prepare_sync(allocation, direction, offset, length)?()
+        self.prepare_sync(allocation, direction, offset, length)?.run()
     }
 
-    /// Returns the part of [`sync`](Self::sync) that waits for the driver, for any thread. The closure keeps the memory
+    /// Returns the part of [`sync`](Self::sync) that waits for the driver, for any thread. The job keeps the memory
     /// alive.
     ///
     /// Errors: `ERR_OUT_OF_RANGE`, `ERR_BUFFER_KIND`.
@@ -254,7 +256,21 @@ impl Manager {
         direction: Direction,
         offset: u64,
         length: Option<u64>,
-    ) -> Result<impl FnOnce() -> Result<()> + Send + 'static> {
+    ) -> Result<SyncJob> {
+        let (memory, range) = Self::bytes_of(allocation, offset, length)?;
+        // The clean and the invalidate of a whole object are two steps. A neighbour's bytes that this thread writes in
+        // between would be lost, so a slice is not left to another thread.
+        let whole = memory.device().is_some_and(|device| device.backend().maintenance() == Maintenance::Objects);
+        let shared = range.end - range.start < memory.mapping().len();
+        if whole && shared && direction == Direction::FromDevice {
+            memory.sync(direction, range)?;
+            return Ok(SyncJob(None));
+        }
+        Ok(SyncJob(Some((memory, direction, range))))
+    }
+
+    /// Returns the memory of an allocation, with the place of `length` bytes from `offset` on, by default all the rest.
+    fn bytes_of(allocation: &Allocation, offset: u64, length: Option<u64>) -> Result<(Arc<Memory>, Range<u64>)> {
         let (memory, start) = allocation.memory()?;
         let end = length.map_or(Some(allocation.size), |length| offset.checked_add(length));
         let range = match end {
@@ -269,7 +285,7 @@ impl Manager {
                     .limit("buffer", allocation.size));
             }
         };
-        Ok(move || memory.sync(direction, range))
+        Ok((memory, range))
     }
 
     /// Returns a new close-on-exec dma-buf fd of the allocation's kernel object. The allocation starts at
@@ -360,6 +376,19 @@ impl Manager {
             domain: options.domain,
             core_mask: options.core_mask,
         })
+    }
+}
+
+/// Cache maintenance that is left to do.
+#[derive(Debug)]
+pub struct SyncJob(Option<(Arc<Memory>, Direction, Range<u64>)>);
+
+impl SyncJob {
+    /// Maintains the caches.
+    ///
+    /// Errors: `ERR_BUFFER_KIND` for system memory, and those of the driver.
+    pub fn run(self) -> Result<()> {
+        self.0.map_or(Ok(()), |(memory, direction, range)| memory.sync(direction, range))
     }
 }
 

@@ -5,7 +5,7 @@ use napi_derive::napi;
 
 use super::env::EnvData;
 use crate::backend::probe::{self, Probed};
-use crate::backend::{self, simulated, DeviceInfo};
+use crate::backend::{self, simulated, DeviceInfo, Maintenance};
 
 #[napi(object, use_nullable = true)]
 pub struct Device {
@@ -48,6 +48,8 @@ pub struct Simulated {
     pub sram_bytes: Option<f64>,
     pub max_objects: Option<f64>,
     pub latency_ms: Option<f64>,
+    pub caches: Option<String>,
+    pub cache_maintenance: Option<String>,
 }
 
 impl From<Simulated> for simulated::Options {
@@ -60,6 +62,12 @@ impl From<Simulated> for simulated::Options {
             max_objects: options.max_objects.map(|n| n as u64),
             // JavaScript has checked the range; the clamp keeps `from_secs_f64` from panicking.
             latency: std::time::Duration::from_secs_f64(options.latency_ms.unwrap_or(0.0).clamp(0.0, 60_000.0) / 1e3),
+            incoherent: options.caches.as_deref() == Some("incoherent"),
+            maintenance: match options.cache_maintenance.as_deref() {
+                Some("objects") => Maintenance::Objects,
+                _ => Maintenance::Ranges,
+            },
+            check_sync: false,
         }
     }
 }

@@ -10,7 +10,7 @@ use napi_derive::napi;
 use super::devices::{Device, Simulated};
 use super::env::{throw, EnvData};
 use super::registry;
-use crate::backend::Kind;
+use crate::backend::{simulated, Kind};
 use crate::device::select::{self, BackendChoice};
 use crate::error::{Error, ErrorCode};
 use crate::manager::Manager;
@@ -37,6 +37,7 @@ pub struct Slabs {
     pub threshold: Option<f64>,
     pub size: Option<f64>,
     pub delay_reuse: Option<u32>,
+    pub check_sync: Option<bool>,
 }
 
 impl From<Slabs> for SlabOptions {
@@ -77,8 +78,24 @@ pub fn open_manager(
             throw(env)(Error::new(ErrorCode::OutOfRange, format!("there is no backend called \"{name}\"")))
         })?),
     };
-    let opened =
-        select::open(choice, device.as_deref().map(Path::new), simulated.map(Into::into)).map_err(throw(env))?;
+    let check_sync = slabs.as_ref().is_some_and(|options| options.check_sync == Some(true));
+    let coherent = simulated.as_ref().is_some_and(|options| options.caches.as_deref() == Some("coherent"));
+    let mut board: Option<simulated::Options> = simulated.map(Into::into);
+    if check_sync {
+        if coherent {
+            let message = "debug.checkSync finds nothing with simulated.caches: 'coherent'";
+            let error = Error::new(ErrorCode::OutOfRange, message);
+            return Err(throw(env)(error.hint("leave out caches: checkSync sets 'incoherent'")));
+        }
+        let board = board.get_or_insert_default();
+        (board.incoherent, board.check_sync) = (true, true);
+    }
+    let opened = select::open(choice, device.as_deref().map(Path::new), board).map_err(throw(env))?;
+    if check_sync && opened.device.info().kind != Kind::Simulated {
+        let message = "debug.checkSync: only the simulated device knows which bytes its caches hold";
+        let error = Error::new(ErrorCode::Unsupported, message);
+        return Err(throw(env)(error.hint("open the manager with backend: 'simulated', or leave out checkSync")));
+    }
     let manager = Manager::new(opened.device, slabs.map_or_else(SlabOptions::default, Into::into));
     let device = Device::new(manager.info(), manager.sram_free());
     let manager = registry::open_manager(EnvData::of(env)?.id(), manager);

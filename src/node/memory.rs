@@ -253,5 +253,5 @@ pub fn sync_async<'env>(
     let manager = manager(handle).map_err(throw(env))?;
     let job =
         manager.prepare_sync(&allocation, direction, offset as u64, length.map(|n| n as u64)).map_err(throw(env))?;
-    spawn(env, &DRIVER_THREADS, move || job().map(|()| Outcome::Done))
+    spawn(env, &DRIVER_THREADS, move || job.run().map(|()| Outcome::Done))
 }

@@ -43,4 +43,5 @@ mod registry;
 mod replay;
 mod shared_buffers;
 mod sharing;
+mod simulated_npu;
 mod stats;

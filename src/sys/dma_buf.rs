@@ -16,6 +16,11 @@ const DMA_BUF_MAGIC: FsType = FsType(0x444d_4142);
 /// The name of the memfds that stand for dma-bufs on the simulated device.
 pub const SIMULATED_NAME: &str = "rkllm-simulated-npu";
 
+/// The name of those whose caches are not coherent. Their file has [`INCOHERENT_VIEWS`] views of the bytes.
+pub const INCOHERENT_NAME: &str = "rkllm-simulated-npu-incoherent";
+/// The views of the CPU, of the device, and of what the caches held last.
+pub const INCOHERENT_VIEWS: u64 = 3;
+
 /// The properties of a dma-buf, read from its fd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DmaBuf {
@@ -64,8 +69,16 @@ impl DmaBuf {
             return Err(refusal);
         }
         let stat = fstat(fd)?;
-        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let size = u64::try_from(stat.st_size).unwrap_or(0) / simulated_views(fd);
         Ok(Self { size, identity: Some((stat.st_dev, stat.st_ino)) })
+    }
+}
+
+/// Returns the number of views in the file behind an export of the simulated device.
+pub fn simulated_views(fd: BorrowedFd<'_>) -> u64 {
+    match link(fd).strip_prefix("/memfd:").is_some_and(|name| name.starts_with(INCOHERENT_NAME)) {
+        true => INCOHERENT_VIEWS,
+        false => 1,
     }
 }
 
@@ -101,6 +114,8 @@ mod tests {
         let export = memfd(c"rkllm-simulated-npu", true);
         assert_eq!(DmaBuf::inspect_any(export.as_fd()).unwrap().size, 8192);
         assert_eq!(DmaBuf::inspect(export.as_fd()), Err(Errno::EINVAL));
+        let incoherent = memfd(c"rkllm-simulated-npu-incoherent", true);
+        assert_eq!(DmaBuf::inspect_any(incoherent.as_fd()).unwrap().size, 8192 / INCOHERENT_VIEWS);
         let (read, write) = pipe().unwrap();
         let file = File::open("/proc/self/exe").unwrap();
         for (what, fd) in [

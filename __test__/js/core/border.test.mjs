@@ -9,7 +9,7 @@ import { test } from 'node:test'
 import { inspect } from 'node:util'
 
 import memory from '../../../index.js'
-import { open, refuses } from '../../support/helpers.mjs'
+import { open, refuses, simulated } from '../../support/helpers.mjs'
 
 const require = createRequire(import.meta.url)
 const { MemoryError, MemoryManager } = memory
@@ -52,6 +52,7 @@ function instances(t) {
     block: pool.allocate(64),
     movable: pool.allocate(64, { movable: true }),
     reservation: manager.reserve(4096),
+    ...(simulated && { npu: new memory.SimulatedNPU(manager) }),
     inference: manager.createInferenceBuffers({ contextLength: 16, hiddenSize: 8, vocabSize: 8, kind: 'system' }),
   }
 }

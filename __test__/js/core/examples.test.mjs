@@ -27,7 +27,7 @@ const examples = readdirSync(folder).flatMap(examplesOf)
 
 test('the examples were found', () => {
   const names = examples.map(({ name }) => name)
-  assert.deepEqual(names.sort(), ['MemoryManager', 'MemoryPool', 'estimateModelMemory', 'planModels'])
+  assert.deepEqual(names.sort(), ['MemoryManager', 'MemoryPool', 'SimulatedNPU', 'estimateModelMemory', 'planModels'])
 })
 
 for (const { name, lines } of examples) {

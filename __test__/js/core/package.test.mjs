@@ -25,6 +25,7 @@ const EXPORTS = [
   'MemoryError',
   'MemoryManager',
   'MemoryPool',
+  'SimulatedNPU',
   'closeDmaBuf',
   'diagnose',
   'diffSnapshots',

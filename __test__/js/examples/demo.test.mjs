@@ -35,6 +35,14 @@ test('the demo finds a wrong byte', () => {
   assert.match(stderr, /1 bytes were wrong/)
 })
 
+for (const buffer of ['embeddings', 'logits', 'kv-cache']) {
+  test(`the demo finds a missing sync of ${buffer}`, () => {
+    const { status, stdout, stderr } = demo('--requests', '4', '--forget-sync', buffer)
+    assert.equal(status, 1, stdout)
+    assert.match(stderr, /FAILED: [\d,]+ bytes were wrong/)
+  })
+}
+
 test('the demo finds a lost buffer', () => {
   const { status, stdout, stderr } = demo('--requests', '10', '--lose')
   assert.equal(status, 1)
@@ -84,7 +92,7 @@ test('an unreadable trace fails with its line', (t) => {
 test('options: --help, and unknown ones', () => {
   const help = demo('--help')
   assert.equal(help.status, 0)
-  for (const option of ['--trace', '--requests', '--seed', '--corrupt', '--lose'])
+  for (const option of ['--trace', '--requests', '--seed', '--corrupt', '--lose', '--forget-sync'])
     assert.match(help.stdout, new RegExp(option))
   for (const args of [
     ['--reqests', '5'],
@@ -92,6 +100,7 @@ test('options: --help, and unknown ones', () => {
     ['--requests', 'many'],
     ['--seed', '-1'],
     ['--requests'],
+    ['--forget-sync', 'token-ids'],
   ]) {
     const { status, stderr } = demo(...args)
     assert.equal(status, 1, args.join(' '))

@@ -69,6 +69,7 @@ fn threads_share(rig: &Rig) -> Check {
     let owned = rig.pages(1)?;
     let fd = owned.export()?;
     owned.map()?.write(0, &mark(11));
+    rig.backend.sync(owned.handle(), Direction::ToDevice, 0..64).map_err(told)?;
     // Without another reference, one thread's last destroy races the other's import: the kernel gives both the same
     // handle (`docs/design/rknpu.md` §2.5).
     owned.destroy()?;

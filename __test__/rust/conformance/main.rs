@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use rkllmjs_memory::backend::probe;
 use rkllmjs_memory::backend::simulated::{Options, Simulated};
-use rkllmjs_memory::backend::{Backend, Kind};
+use rkllmjs_memory::backend::{Backend, Kind, Maintenance};
 use suite::{Case, Outcome};
 
 /// Every case in order of execution: the gentle ones first.
@@ -118,14 +118,20 @@ fn run(name: &str, backend: &Arc<dyn Backend>) -> Count {
 
 /// The boards that the simulated device imitates.
 fn boards() -> Vec<(String, Arc<dyn Backend>)> {
-    ["rk3588", "rk3566"]
-        .into_iter()
-        .filter_map(|soc| {
-            let options = Options { soc: Some(soc.into()), ..Options::default() };
-            let backend: Arc<dyn Backend> = Arc::new(Simulated::new(options).ok()?);
-            Some((format!("simulated {soc}"), backend))
-        })
-        .collect()
+    let incoherent = |maintenance| Options { incoherent: true, maintenance, ..Options::default() };
+    [
+        ("rk3588", "", Options::default()),
+        ("rk3566", "", Options::default()),
+        ("rk3588", " with incoherent caches", incoherent(Maintenance::Ranges)),
+        ("rk3588", " with incoherent caches, synced by objects", incoherent(Maintenance::Objects)),
+    ]
+    .into_iter()
+    .filter_map(|(soc, name, options)| {
+        let options = Options { soc: Some(soc.into()), ..options };
+        let backend: Arc<dyn Backend> = Arc::new(Simulated::new(options).ok()?);
+        Some((format!("simulated {soc}{name}"), backend))
+    })
+    .collect()
 }
 
 fn main() -> ExitCode {

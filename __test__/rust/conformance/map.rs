@@ -1,6 +1,6 @@
 //! Mappings and cache maintenance.
 
-use crate::suite::{ensure, mark, shows, told, Case, Check, Rig, HELD};
+use crate::suite::{ensure, mark, not_applicable, shows, told, Case, Check, Rig, HELD};
 use rkllmjs_memory::backend::{Direction, Request};
 use rkllmjs_memory::sys::page::page_size;
 use rkllmjs_memory::units::MIB;
@@ -18,6 +18,8 @@ pub const CASES: &[Case] = &[
     Case { name: "sync of nothing does nothing", check: sync_empty },
     Case { name: "sync beyond the object is an error", check: sync_outside },
     Case { name: "bytes are what they were after a sync", check: sync_keeps },
+    Case { name: "a sync of a range keeps writes elsewhere in the object", check: sync_keeps_others },
+    Case { name: "what either side wrote reaches the other one by a sync", check: sync_reaches },
 ];
 
 fn bytes_survive(rig: &Rig) -> Check {
@@ -168,6 +170,40 @@ fn sync_keeps(rig: &Rig) -> Check {
     rig.backend.sync(owned.handle(), Direction::FromDevice, 50..4100).map_err(told)?;
     for (n, at) in [0, 48, 64, 4096, 4 * page_size() - 16].into_iter().enumerate() {
         ensure!(shows(&mapping, at, n as u64), "the bytes at {at} changed");
+    }
+    HELD
+}
+
+fn sync_keeps_others(rig: &Rig) -> Check {
+    let owned = rig.pages(4)?;
+    let mapping = owned.map()?;
+    mapping.write(page_size(), &mark(1));
+    mapping.write(2 * page_size() - 64, &mark(2));
+    for range in [0..page_size(), 2 * page_size()..owned.object.size] {
+        for direction in [Direction::FromDevice, Direction::ToDevice, Direction::FromDevice] {
+            rig.backend.sync(owned.handle(), direction, range.clone()).map_err(told)?;
+        }
+    }
+    ensure!(
+        shows(&mapping, page_size(), 1) && shows(&mapping, 2 * page_size() - 64, 2),
+        "the page between lost writes"
+    );
+    HELD
+}
+
+fn sync_reaches(rig: &Rig) -> Check {
+    let Some(device) = rig.backend.simulated() else { return not_applicable("only a simulated NPU runs jobs here") };
+    for cacheable in [true, false] {
+        let owned = rig.create(&Request { cacheable, ..Request::plain(4 * page_size()) })?;
+        let mapping = owned.map()?;
+        let mut bytes = [0; 16];
+        mapping.write(page_size() + 8, &mark(1));
+        rig.backend.sync(owned.handle(), Direction::ToDevice, page_size()..page_size() + 64).map_err(told)?;
+        device.device_read(owned.handle(), page_size() + 8, &mut bytes).map_err(told)?;
+        ensure!(bytes == mark(1), "the device reads {bytes:?}");
+        device.device_write(owned.handle(), 3 * page_size(), &mark(2)).map_err(told)?;
+        rig.backend.sync(owned.handle(), Direction::FromDevice, 3 * page_size()..owned.object.size).map_err(told)?;
+        ensure!(shows(&mapping, 3 * page_size(), 2), "the CPU does not see what the device wrote");
     }
     HELD
 }

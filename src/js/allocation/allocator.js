@@ -32,6 +32,12 @@ class Allocator {
   #publisher
   #reclaimer
   #tasks
+  /**
+   * Reports syncs that the program missed, with `debug.checkSync`.
+   *
+   * @type {import('../devices/missing-syncs.js').MissingSyncs | null}
+   */
+  missingSyncs = null
   /** Whether several buffers may have the same address, so that a buffer is found by its handle too. */
   #addressesShared = false
 
@@ -144,6 +150,7 @@ class Allocator {
       return
     }
     const buffer = this.liveBuffer(value)
+    this.missingSyncs?.beforeFree(buffer, this.handleAmongShared(buffer))
     const message = this.#publisher.freeing(buffer)
     // A buffer that transfer() made is first seen here: remembered, a second deallocate can say that it was freed.
     remember(buffer, native.deallocate(handle, buffer, kind, this.handleAmongShared(buffer)))
@@ -195,7 +202,9 @@ class Allocator {
    * @param {number} [length]
    */
   sync(value, toDevice, offset, length) {
-    native.sync(...this.#syncRequest(value, toDevice, offset, length))
+    const request = this.#syncRequest(value, toDevice, offset, length)
+    native.sync(...request)
+    this.missingSyncs?.check(request[1], this.handleAmongShared(request[1]))
   }
 
   /**
@@ -206,7 +215,10 @@ class Allocator {
    */
   async syncAsync(value, toDevice, offset, length) {
     const request = this.#syncRequest(value, toDevice, offset, length)
+    const place = this.missingSyncs?.place()
     await this.#tasks.run(() => native.syncAsync(...request))
+    const [, buffer] = request
+    if (byteLengthOf(buffer) > 0) this.missingSyncs?.check(buffer, this.handleAmongShared(buffer), place)
   }
 
   /**

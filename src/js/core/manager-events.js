@@ -14,6 +14,11 @@ class ManagerEvents {
     this.#manager = manager
   }
 
+  /** @param {string} name */
+  listenedTo(name) {
+    return this.#manager.listenerCount(name) > 0
+  }
+
   /**
    * @param {string} name
    * @param {unknown} payload

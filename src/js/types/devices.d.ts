@@ -1,6 +1,6 @@
 /** NPU devices: probing, properties, and the simulated board. */
 
-import type { NPUAllocationOptions } from './allocations.js'
+import type { Buf, BufferInfo, NPUAllocationOptions } from './allocations.js'
 import type { MemoryError } from './errors.js'
 import type { MemoryManager } from './manager.js'
 
@@ -80,4 +80,82 @@ export interface SimulatedDeviceOptions {
   maxObjects?: number
   /** Delay of each create, destroy and sync, in ms, as of a real driver's domain switch. At most 60,000. */
   latencyMs?: number
+  /**
+   * Whether the NPU sees the CPU's writes at once. With 'incoherent', as on the boards, they reach it at `syncToDevice`
+   * only, `syncFromDevice` drops those that did not, and the NPU's writes reach the CPU at `syncFromDevice` only; until
+   * then the CPU reads neither its old bytes nor the new ones. Lines have 64 bytes. It takes up to three times the
+   * memory. {@link SimulatedNPU} is the NPU's side. Default 'coherent'.
+   */
+  caches?: 'coherent' | 'incoherent'
+  /**
+   * The unit of cache maintenance: 'ranges' as in the vendor's DRM driver, 'objects' as in its DMA-heap flavour, the
+   * DMA-BUF heaps and the mainline driver. Default 'ranges'.
+   */
+  cacheMaintenance?: 'ranges' | 'objects'
+}
+
+/**
+ * The simulated NPU's accesses to memory: the place of a job in tests and demonstrations.
+ *
+ * @example
+ * const memory = new MemoryManager({ backend: 'simulated', simulated: { caches: 'incoherent' } })
+ * const npu = new SimulatedNPU(memory)
+ * const buffer = memory.allocateNPUMemory(4096)
+ * new Uint8Array(buffer).fill(7)
+ * npu.read(buffer, 0, 1)[0] // => 0
+ * memory.syncToDevice(buffer)
+ * npu.read(buffer, 0, 1)[0] // => 7
+ * npu.write(buffer, new Uint8Array(4096).fill(9))
+ * memory.syncFromDevice(buffer)
+ * new Uint8Array(buffer)[0] // => 9
+ * memory.dispose()
+ */
+export class SimulatedNPU {
+  /** @throws ERR_UNSUPPORTED: the device is a real one; ERR_MANAGER_DISPOSED. */
+  constructor(manager: MemoryManager)
+
+  /**
+   * Returns a copy of `length` bytes at `offset` as the NPU sees them; by default all.
+   *
+   * @throws ERR_OUT_OF_RANGE, ERR_BUFFER_KIND: system memory, and the errors of a freed or unknown buffer.
+   */
+  read(buffer: Buf, offset?: number, length?: number): Uint8Array
+
+  /**
+   * Writes bytes at `offset` as a job does, past the CPU's caches.
+   *
+   * @throws the errors of {@link read}.
+   */
+  write(buffer: Buf, data: ArrayBufferView, offset?: number): void
+}
+
+/** A sync that the program missed ({@link DebugOptions.checkSync}). */
+export interface MissingSync {
+  /**
+   * What was seen:
+   *
+   * - `device-read-dirty`: the NPU read lines that the CPU had written and not synced.
+   * - `device-wrote-dirty`: the NPU wrote such lines. The CPU, or the last owner of the memory, wrote them before.
+   * - `invalidated-dirty`: `syncFromDevice` dropped such lines.
+   * - `cleaned-stale`: the CPU wrote a part of a line that the NPU had written, without `syncFromDevice` between.
+   * - `never-invalidated`: the buffer was freed with lines that the NPU had written and that were never synced.
+   */
+  fault:
+    | 'device-read-dirty'
+    | 'device-wrote-dirty'
+    | 'invalidated-dirty'
+    | 'cleaned-stale'
+    | 'never-invalidated'
+  /** False for the last two, which are no errors if the CPU does not need the NPU's bytes. */
+  certain: boolean
+  message: string
+  hint: string
+  /** The buffer, with its `id`, `tag` and `pool`. */
+  buffer: BufferInfo
+  /** First byte of the lines concerned, from the start of the buffer. */
+  offset: number
+  /** Bytes from the first of those lines to the last; of `never-invalidated`, the number of bytes. */
+  length: number
+  /** Frames of the call that showed it (a sync, an access of the NPU, a free), innermost first. */
+  place: string
 }

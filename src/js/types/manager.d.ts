@@ -7,7 +7,7 @@ import { EventEmitter } from 'node:events'
 import type { Buf, BufferInfo, MemoryKind, NPUAllocationOptions, SystemAllocationOptions } from './allocations.js'
 import type { MemoryBlock } from './blocks.js'
 import type { BlockMove } from './compaction.js'
-import type { Backend, DeviceInfo, SimulatedDeviceOptions } from './devices.js'
+import type { Backend, DeviceInfo, MissingSync, SimulatedDeviceOptions } from './devices.js'
 import type { InferenceBuffers, InferenceSpec } from './inference.js'
 import type { MemoryLimits, MemoryWarning, Reservation } from './limits.js'
 import type { MemoryPool, MemoryPoolOptions, PoolAllocationOptions } from './pools.js'
@@ -68,6 +68,17 @@ export interface DebugOptions {
    * that holds other bytes at its reuse was written to after its free, and counts in `lateWrites`. Default 0.
    */
   delayReuse?: number
+  /**
+   * Looks for missing syncs, on the simulated device with `caches: 'incoherent'`, which it sets. Each is emitted as
+   * `'missingSync'`; without a listener the certain ones are process warnings (`RKLLM_MISSING_SYNC`), once a place.
+   *
+   * It compares bytes when the program syncs or frees a buffer, and when a {@link SimulatedNPU} reads or writes it. It
+   * finds every line that the NPU reads or overwrites before the CPU's bytes arrived there, and every write that
+   * `syncFromDevice` drops. It cannot see the moment of a CPU's access: a CPU that reads a result too early reads a
+   * pattern in place of it, and only a partial write or the free shows that a sync is missing. It cannot see a write of
+   * bytes that the memory held already, nor accesses of other devices. Default false.
+   */
+  checkSync?: boolean
 }
 
 /** The manager's events, and what their listeners are called with. */
@@ -411,6 +422,8 @@ export class MemoryManager extends EventEmitter {
    * it lasts, and after the cleanup that answers it ({@link CleanupOptions.onPressure}).
    */
   on(event: 'pressure', listener: (pressure: MemoryPressure) => void): this
+  /** Emitted for each sync that the program missed, with `debug.checkSync`; from `process.nextTick`. */
+  on(event: 'missingSync', listener: (missing: MissingSync) => void): this
   /** Emitted when `defragment` or automatic cleanup moved blocks; from `process.nextTick`, after the moves. */
   on(event: 'relocated', listener: (moves: BlockMove[]) => void): this
   /**

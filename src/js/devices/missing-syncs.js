@@ -1,0 +1,136 @@
+'use strict'
+
+// Reports the syncs that a program missed, as the simulated device's model of the CPU's caches finds them.
+
+const native = require('../core/binding.js')
+
+/** The most frames of a report's place. */
+const STACK_DEPTH = 8
+
+/**
+ * What each fault means, and what mends it.
+ *
+ * @type {Record<string, { certain: boolean, means: string, mend: string }>}
+ */
+const FAULTS = {
+  'device-read-dirty': {
+    certain: true,
+    means: 'the NPU read lines that the CPU had written and not synced: it read old bytes',
+    mend: 'call syncToDevice after the last write and before the job',
+  },
+  'device-wrote-dirty': {
+    certain: true,
+    means:
+      'the NPU wrote lines that the CPU, or the last owner of the memory, had written and not synced: the CPU may ' +
+      'write its bytes over them at any time',
+    mend: 'call syncToDevice before the job, also for memory that the job only writes',
+  },
+  'invalidated-dirty': {
+    certain: true,
+    means: 'syncFromDevice dropped lines that the CPU had written and not synced',
+    mend: 'call syncToDevice before it, or sync only the range that the job wrote',
+  },
+  'cleaned-stale': {
+    certain: false,
+    means:
+      'the CPU wrote a part of lines that the NPU had written and that were not synced: the rest of them lost the ' +
+      'bytes of the NPU',
+    mend: 'call syncFromDevice before the CPU writes a part of a result',
+  },
+  'never-invalidated': {
+    certain: false,
+    means:
+      'the buffer was freed with lines that the NPU had written and that were never synced: a CPU that read them saw ' +
+      'other bytes',
+    mend: 'call syncFromDevice before the CPU reads a result',
+  },
+}
+
+/** @typedef {import('../types/devices.js').MissingSync} MissingSync */
+
+class MissingSyncs {
+  #handle
+  #events
+  #describe
+  #stackHere
+  /**
+   * Faults and places that a process warning has named.
+   *
+   * @type {Set<string>}
+   */
+  #warned = new Set()
+
+  /**
+   * @param {object} parts of the manager
+   * @param {import('../core/manager-handle.js').ManagerHandle} parts.handle
+   * @param {import('../core/manager-events.js').ManagerEvents} parts.events
+   * @param {(buffer: ArrayBuffer) => import('../types/allocations.js').BufferInfo} parts.describe
+   * @param {(depth: number) => string} parts.stackHere
+   */
+  constructor({ handle, events, describe, stackHere }) {
+    this.#handle = handle
+    this.#events = events
+    this.#describe = describe
+    this.#stackHere = stackHere
+  }
+
+  /** Returns the place of the user's call, for a check after other threads' work. */
+  place() {
+    return this.#stackHere(STACK_DEPTH)
+  }
+
+  /**
+   * Reports what a call on `buffer` showed.
+   *
+   * @param {ArrayBuffer} buffer
+   * @param {number} [id]
+   * @param {string} [place]
+   */
+  check(buffer, id, place) {
+    for (const { fault, offset, length } of native.takeMissingSyncs(this.#handle.value, buffer, id)) {
+      this.#report(fault, buffer, offset, length, place ?? this.place())
+    }
+  }
+
+  /**
+   * Reports results that were never synced.
+   *
+   * @param {ArrayBuffer} buffer
+   * @param {number} [id]
+   */
+  beforeFree(buffer, id) {
+    const info = this.#describe(buffer)
+    if (info.kind !== 'npu') return
+    const stale = native.staleBytes(this.#handle.value, buffer, id)
+    if (stale > 0) this.#report('never-invalidated', buffer, 0, stale, this.place())
+  }
+
+  /**
+   * @param {string} fault
+   * @param {ArrayBuffer} buffer
+   * @param {number} offset
+   * @param {number} length
+   * @param {string} place
+   */
+  #report(fault, buffer, offset, length, place) {
+    const info = this.#describe(buffer)
+    const { certain, means, mend } = FAULTS[fault]
+    const names = [`buffer ${info.id}`, info.tag && `tag "${info.tag}"`, info.pool && `pool "${info.pool}"`]
+    const where = fault === 'never-invalidated' ? `${length} bytes` : `bytes ${offset} to ${offset + length - 1}`
+    const message = `${names.filter(Boolean).join(', ')}: ${means} (${where})`
+    const what = { fault, certain, message, hint: mend, buffer: info, offset, length, place }
+    const missing = /** @type {MissingSync} */ (what)
+    if (this.#events.listenedTo('missingSync')) this.#events.emitLater('missingSync', missing)
+    else if (certain) this.#warn(missing)
+  }
+
+  /** @param {MissingSync} missing */
+  #warn({ fault, message, hint, place }) {
+    const key = `${fault}\n${place}`
+    if (this.#warned.has(key) || this.#warned.size >= 100) return
+    this.#warned.add(key)
+    process.emitWarning(`${message}; ${hint}\n${place}`, { code: 'RKLLM_MISSING_SYNC' })
+  }
+}
+
+module.exports = { MissingSyncs }
