@@ -17,6 +17,7 @@ const PRELUDE = `
 import * as api from '@rkllmjs/memory'
 declare global {
   const MemoryManager: typeof api.MemoryManager, DmaBufInbox: typeof api.DmaBufInbox
+  const SimulatedNPU: typeof api.SimulatedNPU
   const closeDmaBuf: typeof api.closeDmaBuf, sendDmaBuf: typeof api.sendDmaBuf
   const diffSnapshots: typeof api.diffSnapshots, replayEventLog: typeof api.replayEventLog
   const estimateModelMemory: typeof api.estimateModelMemory, planModels: typeof api.planModels

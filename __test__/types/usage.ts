@@ -4,6 +4,7 @@ import { PassThrough } from 'node:stream'
 import memory = require('../../index.js')
 import {
   closeDmaBuf, diagnose, DmaBufInbox, MemoryError, MemoryManager, probeDevices, replayEventLog, sendDmaBuf,
+  SimulatedNPU,
 } from '../../index.js'
 import type {
   AllocationMessage, BufferInfo, DmaBufPiece, InferenceBuffers, MemoryErrorCode, MemorySnapshot, ReplayResult,
@@ -29,6 +30,21 @@ export function observed(manager: MemoryManager): Array<() => void> {
     inOpenTelemetry(openTelemetry, manager),
     inOpenTelemetry(new MeterProvider().getMeter('mine'), manager, { attributes: { model: 'qwen' } }),
   ]
+}
+
+export function missingSyncs(): Array<string | null> {
+  const board = { caches: 'incoherent', cacheMaintenance: 'objects' } as const
+  const manager = new MemoryManager({ backend: 'simulated', simulated: board, debug: { checkSync: true } })
+  const places: Array<string | null> = []
+  manager.on('missingSync', ({ fault, buffer, place }) => {
+    if (fault === 'device-read-dirty') places.push(buffer.tag, place)
+  })
+  const npu = new SimulatedNPU(manager)
+  const bytes: Uint8Array = npu.read(manager.allocateNPUMemory(64), 0, 8)
+  npu.write(manager.allocateNPUMemory(64), new Float32Array(bytes.buffer), 8)
+  // @ts-expect-error bytes come in a view
+  npu.write(new ArrayBuffer(8), [1, 2])
+  return places
 }
 
 export function replayed(csv: string): number | null {
@@ -137,6 +153,8 @@ export function wrong(manager: MemoryManager, buffer: ArrayBuffer): void {
   manager.deallocate()
   // @ts-expect-error offsets are numbers
   manager.syncToDevice(buffer, '0')
+  // @ts-expect-error there are no such caches
+  new MemoryManager({ simulated: { caches: 'none' } })
   // @ts-expect-error there is no such backend
   new MemoryManager({ backend: 'cuda' })
   // @ts-expect-error misspelt
