@@ -6,7 +6,8 @@ import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promi
 
 import { MemoryError } from '../../../index.js'
 import {
-  assertNothingLeft, backend, device, GiB, MiB, needsSimulated, open, runChild, settle,
+  assertNothingLeft, backend, device, GiB, MiB, needsCommand, needsOwnKernel, needsSimulated, notOn, open, runChild,
+  settle,
 } from '../../support/helpers.mjs'
 
 /** Asserts that `promise` rejects with a MemoryError of that code. Returns it. */
@@ -175,4 +176,17 @@ test('workers and processes may end while drivers are busy', { skip: needsSimula
     const { result } = runChild('async-end.mjs', { args: [end] })
     assert.deepEqual(result, { end })
   }
+})
+
+const needsNobody =
+  needsSimulated ||
+  needsOwnKernel ||
+  needsCommand('prlimit') ||
+  notOn({ bun: 'it starts threads for itself', deno: 'it has no setuid' }) ||
+  (process.getuid() === 0 ? false : 'root sets the limit for another user')
+
+test('a call that finds no thread is an error, and a free does not wait for the driver', { skip: needsNobody }, () => {
+  const { result } = runChild('no-threads.mjs')
+  const refused = 'ERR_DEVICE_IO clone true'
+  assert.deepEqual(result, { sync: refused, allocate: refused, receive: refused, pendingFree: 3 * MiB, after: 0 })
 })

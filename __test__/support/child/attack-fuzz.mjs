@@ -9,6 +9,7 @@ import { openSync, read, write } from 'node:fs'
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 import { markAsUntransferable, Worker } from 'node:worker_threads'
 
+import { closeDmaBuf } from '../../../index.js'
 import { open, openFiles } from './open.mjs'
 
 const [seed, seconds] = process.argv.slice(2).map(Number)
@@ -133,6 +134,24 @@ const routes = {
     pool ??= manager.createMemoryPool({ name: `p${nextMark}`, initialSize: 1 << 20, maxSize: 4 << 20 })
     const buffer = may(() => pool.allocateBuffer(pick([64, 4096, 20_000])))
     if (buffer) keep(buffer, { pool })
+  },
+  exportAndMove() {
+    pool ??= manager.createMemoryPool({ name: `p${nextMark}`, initialSize: 1 << 20, maxSize: 4 << 20 })
+    const [hole, block] = [1, 2].map(() => may(() => pool.allocate(pick([64, 4096]), { movable: true })))
+    if (!hole || !block) return
+    block.pin()
+    const { fd, offset, size } = manager.exportDmaBuf(block.buffer)
+    const twin = manager.importDmaBuf(fd, { offset, size })
+    closeDmaBuf(fd)
+    block.unpin()
+    new Uint8Array(twin).fill(251)
+    hole.free()
+    pool.defragment()
+    assert.ok(holds(block.buffer, 251), 'an exported block was moved')
+    new Uint8Array(block.buffer).fill(252)
+    assert.ok(holds(twin, 252), 'an importer sees other bytes')
+    manager.deallocate(twin)
+    may(() => block.free())
   },
   movable() {
     pool ??= manager.createMemoryPool({ name: `p${nextMark}`, initialSize: 1 << 20, maxSize: 4 << 20 })

@@ -7,14 +7,16 @@
 import assert from 'node:assert/strict'
 import { Blob } from 'node:buffer'
 import { createHash, randomFill, subtle } from 'node:crypto'
-import { openSync, read, write } from 'node:fs'
+import { mkdtempSync, openSync, read, rmSync, write } from 'node:fs'
 import { createServer } from 'node:http'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 import { inspect, promisify, types } from 'node:util'
 import { MessageChannel, markAsUntransferable, Worker } from 'node:worker_threads'
 import { deflate } from 'node:zlib'
 
-import { MemoryManager } from '../../../index.js'
+import { closeDmaBuf, DmaBufInbox, MemoryManager, sendDmaBuf } from '../../../index.js'
 import { open, openFiles } from './open.mjs'
 
 const [name, how] = process.argv.slice(2)
@@ -286,6 +288,73 @@ const attacks = {
         if (!freed) free(bytes)
       }
     }
+  },
+  exportAndMove() {
+    const pool = manager.createMemoryPool({ name: 'exported', initialSize: 1 << 20, maxSize: 1 << 20 })
+    const blocks = Array.from({ length: 16 }, () => pool.allocate(65536, { movable: true }))
+    const importer = open()
+    const twins = new Map()
+    for (const [i, block] of blocks.entries()) {
+      fill(block.buffer, i + 1)
+      assert.throws(() => manager.exportDmaBuf(block.buffer), { code: 'ERR_UNSUPPORTED' })
+      if (i % 4 !== 1) continue
+      block.pin()
+      // The bytes may be in another ArrayBuffer by then.
+      const buffer = can.transfer && i === 5 ? block.buffer.transfer() : block.buffer
+      const { fd, offset, size } = manager.exportDmaBuf(buffer)
+      twins.set(i, importer.importDmaBuf(fd, { offset, size }))
+      closeDmaBuf(fd)
+      block.unpin()
+      // A freed block's place may have another owner, and its importer sees that one.
+      if (i === 13) {
+        block.free()
+        twins.delete(i)
+      }
+    }
+    blocks.filter((_, i) => i % 4 === 0).forEach((block) => block.free())
+    pool.defragment()
+    const later = Array.from({ length: 4 }, () => may(['ERR_POOL_EXHAUSTED'], () => pool.allocate(65536)))
+    later.filter(Boolean).forEach((block) => fill(block.buffer, 0xee))
+    pool.defragment()
+    for (const [i, twin] of twins) {
+      assert.ok(holds(twin, i + 1), `the importer of block ${i} sees other bytes`)
+      fill(twin, 100 + i)
+    }
+    for (const [i, block] of blocks.entries()) {
+      if (i % 4 === 0 || i === 13 || (can.transfer && i === 5)) continue
+      assert.ok(holds(block.buffer, i % 4 === 1 ? 100 + i : i + 1), `block ${i} has other bytes`)
+    }
+    assert.ok(later.every((block) => !block || holds(block.buffer, 0xee)))
+    pool.reset()
+    twins.forEach((twin) => quietly(() => fill(twin, 9)))
+    importer.dispose()
+    manager.destroyMemoryPool(pool, { force: true })
+  },
+  async sendAndFree() {
+    // The receiver of a dma-buf keeps its memory. What is freed while the message waits is not somebody else's.
+    const folder = mkdtempSync(join(tmpdir(), 'rkllm-attack-'))
+    const inbox = new DmaBufInbox(join(folder, 'inbox'))
+    const importer = open()
+    for (const size of SIZES) {
+      const buffer = manager.allocateNPUMemory(size, { dedicated: true })
+      fill(buffer, 3)
+      const piece = manager.exportDmaBuf(buffer)
+      await sendDmaBuf(inbox.path, piece, 'x')
+      closeDmaBuf(piece.fd)
+      manager.deallocate(buffer)
+      const next = manager.allocateNPUMemory(size, { dedicated: true })
+      fill(next, 4)
+      const { fd, offset, size: bytes } = await inbox.receive()
+      const twin = importer.importDmaBuf(fd, { offset, size: bytes })
+      closeDmaBuf(fd)
+      assert.ok(twin.byteLength === size && holds(twin, 3))
+      fill(twin, 5)
+      assert.ok(holds(next, 4))
+      manager.deallocate(next)
+    }
+    inbox.close()
+    importer.dispose()
+    rmSync(folder, { recursive: true })
   },
   forcedPool() {
     for (const end of ['destroy', 'reset']) {
