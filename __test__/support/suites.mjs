@@ -39,6 +39,7 @@ export const driverless = [
   'layers',
   'loader',
   'metrics',
+  'monitoring',
   'plan',
   'process-limits',
   'replay',

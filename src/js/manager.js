@@ -191,7 +191,7 @@ class MemoryManager extends EventEmitter {
     destroyPool(this.#host.pools.resolve(pool), force)
   }
 
-  /** @type {MemoryManagerType['createInferenceBuffers']} */
+  /** @param {import('./types/inference.js').InferenceSpec} spec */
   createInferenceBuffers(spec) {
     this.#open()
     return /** @type {any} */ (makeInferenceBuffers(/** @type {any} */ (this), spec))

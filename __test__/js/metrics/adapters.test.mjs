@@ -129,6 +129,33 @@ describe('prom-client', () => {
     prometheus.registerMetrics(registry, one)
   })
 
+  test('two managers share a registry by their labels', async (t) => {
+    const [one, two] = [busy(t), open(t)]
+    one.enableMemoryProfiling()
+    one.deallocate(one.allocateSystemMemory(100))
+    const registry = new client.Registry()
+    const unregister = prometheus.registerMetrics(registry, one, { labels: { model: 'chat', rank: '0' } })
+    const other = prometheus.registerMetrics(registry, two, { labels: { rank: '0', model: 'eyes' } })
+    const text = await registry.metrics()
+    assert.match(text, /^rkllm_memory_used_bytes\{kind="npu",model="chat",rank="0"\} [1-9]/m)
+    assert.match(text, /^rkllm_memory_used_bytes\{kind="npu",model="eyes",rank="0"\} 0$/m)
+    assert.match(text, /^rkllm_memory_allocation_size_bytes_count\{model="chat",rank="0"\} 1$/m)
+    assert.equal(text.match(/^# TYPE rkllm_memory_used_bytes /gm).length, 1)
+    const three = open(t)
+    for (const labels of [undefined, {}, { model: 'chat', rank: '0' }, { model: 'x' }])
+      refuses(() => prometheus.registerMetrics(registry, three, { labels }), 'ERR_UNSUPPORTED')
+    for (const labels of [{ kind: 'x' }, { __x: 'y' }, { 'a-b': 'c' }, { le: '1' }])
+      refuses(() => prometheus.registerMetrics(new client.Registry(), three, { labels }), 'ERR_OUT_OF_RANGE')
+    for (const labels of [null, 'x', ['x'], { model: 1 }])
+      refuses(() => prometheus.registerMetrics(new client.Registry(), three, { labels }), 'ERR_INVALID_ARG_TYPE')
+    unregister()
+    assert.doesNotMatch(await registry.metrics(), /model="chat"/)
+    assert.match(await registry.metrics(), /model="eyes"/)
+    other()
+    assert.doesNotMatch(await registry.metrics(), /^rkllm_/m)
+    prometheus.registerMetrics(registry, three)
+  })
+
   test('a disposed, broken or collected manager breaks no scrape', async (t) => {
     const registry = new client.Registry()
     new client.Gauge({ name: 'others', help: 'Not ours.', registers: [registry] }).set(7)

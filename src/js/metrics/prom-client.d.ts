@@ -20,7 +20,12 @@ export function registerMetrics(
   manager: MemoryManager,
   options?: {
     registry?: AnyRegistry
-    /** Prefix in place of `rkllm_memory_`. Two managers in one registry need two prefixes. */
+    /** Prefix in place of `rkllm_memory_`. Two managers in one registry need two prefixes, or labels. */
     prefix?: string
+    /**
+     * Labels of every sample, as `{ model: 'chat' }`. Managers that share a registry and a prefix have the same names
+     * of labels, and other values.
+     */
+    labels?: Record<string, string>
   },
 ): () => void

@@ -77,32 +77,17 @@ export interface InferenceSpec {
 export type RKNNArray =
   | Float32Array | Uint16Array | Int8Array | Uint8Array | Int16Array | Int32Array | Uint32Array | BigInt64Array
 
-/** Whether a spec surely has the option `K`: true, or false where it may be left out. */
-type Has<S, K extends PropertyKey> = K extends keyof S
-  ? undefined extends S[K] ? false : false extends S[K] ? false : null extends S[K] ? false : true
-  : false
-/** Whether a spec surely does not turn the option `K` off. */
-type Keeps<S, K extends PropertyKey> = K extends keyof S ? Has<S, K> : true
-type Both<A, B> = A extends true ? B : false
-type Either<A, B> = A extends true ? true : B
-/** `T` where the spec surely asks for it; else it may be null. */
-type Asked<Surely, T> = Surely extends true ? T : T | null
-
-type HasTokens<S> = Either<Has<S, 'maxTokens'>, Has<S, 'contextLength'>>
-type HasEmbeddings<S> = Both<Both<HasTokens<S>, Has<S, 'hiddenSize'>>, Keeps<S, 'embeddings'>>
-type HasLogits<S> = Both<Has<S, 'vocabSize'>, Keeps<S, 'logits'>>
-
 /** CPU addresses of arrays and structs, for FFI; null for those that the spec does not include. */
-export interface InferenceAddresses<S extends InferenceSpec = InferenceSpec> {
-  readonly tokens: Asked<HasTokens<S>, bigint>
-  readonly embeddings: Asked<HasEmbeddings<S>, bigint>
-  readonly imageEmbeddings: Asked<Has<S, 'image'>, bigint>
-  readonly encoderKeys: Asked<Has<S, 'crossAttention'>, bigint>
-  readonly encoderValues: Asked<Has<S, 'crossAttention'>, bigint>
-  readonly encoderMask: Asked<Has<S, 'crossAttention'>, bigint>
-  readonly encoderPositions: Asked<Has<S, 'crossAttention'>, bigint>
-  readonly logits: Asked<HasLogits<S>, bigint>
-  readonly hiddenStates: Asked<Has<S, 'hiddenStates'>, bigint>
+export interface InferenceAddresses {
+  readonly tokens: bigint | null
+  readonly embeddings: bigint | null
+  readonly imageEmbeddings: bigint | null
+  readonly encoderKeys: bigint | null
+  readonly encoderValues: bigint | null
+  readonly encoderMask: bigint | null
+  readonly encoderPositions: bigint | null
+  readonly logits: bigint | null
+  readonly hiddenStates: bigint | null
   readonly inputs: Readonly<Record<string, bigint>>
   readonly outputs: Readonly<Record<string, bigint>>
   /** RKLLMInput, as the last call of promptInput, tokenInput, embedInput or multimodalInput wrote it. */
@@ -110,36 +95,36 @@ export interface InferenceAddresses<S extends InferenceSpec = InferenceSpec> {
   /** The RKLLMEmbedInput, RKLLMTokenInput or RKLLMMultiModalInput inside RKLLMInput. */
   readonly rkllmInputUnion: bigint
   readonly rkllmInferParam: bigint
-  readonly rkllmCrossAttnParam: Asked<Has<S, 'crossAttention'>, bigint>
+  readonly rkllmCrossAttnParam: bigint | null
   /** rknn_input[], filled from the start. */
-  readonly rknnInputs: Asked<Has<S, 'rknnInputs'>, bigint>
+  readonly rknnInputs: bigint | null
   /** rknn_output[], filled from the start. */
-  readonly rknnOutputs: Asked<Has<S, 'rknnOutputs'>, bigint>
+  readonly rknnOutputs: bigint | null
 }
 
 /** The arrays of one set; null for those that the spec does not include. Each starts at a cache line (64 bytes). */
-export interface InferenceArrays<S extends InferenceSpec = InferenceSpec> {
+export interface InferenceArrays {
   /** [maxTokens] */
-  readonly tokens: Asked<HasTokens<S>, Int32Array>
+  readonly tokens: Int32Array | null
   /** [maxTokens, hiddenSize] */
-  readonly embeddings: Asked<HasEmbeddings<S>, Float32Array>
+  readonly embeddings: Float32Array | null
   /** [count, tokens, hiddenSize] */
-  readonly imageEmbeddings: Asked<Has<S, 'image'>, Float32Array>
+  readonly imageEmbeddings: Float32Array | null
   /** [layers, tokens, heads, headDim] */
-  readonly encoderKeys: Asked<Has<S, 'crossAttention'>, Float32Array>
+  readonly encoderKeys: Float32Array | null
   /** [layers, heads, headDim, tokens] */
-  readonly encoderValues: Asked<Has<S, 'crossAttention'>, Float32Array>
+  readonly encoderValues: Float32Array | null
   /** [tokens of the encoder] */
-  readonly encoderMask: Asked<Has<S, 'crossAttention'>, Float32Array>
+  readonly encoderMask: Float32Array | null
   /** [tokens of the encoder] */
-  readonly encoderPositions: Asked<Has<S, 'crossAttention'>, Int32Array>
+  readonly encoderPositions: Int32Array | null
   /** [tokens, vocabSize] */
-  readonly logits: Asked<HasLogits<S>, Float32Array>
+  readonly logits: Float32Array | null
   /** [tokens, hiddenSize] */
-  readonly hiddenStates: Asked<Has<S, 'hiddenStates'>, Float32Array>
+  readonly hiddenStates: Float32Array | null
   readonly inputs: Readonly<Record<string, RKNNArray>>
   readonly outputs: Readonly<Record<string, RKNNArray>>
-  readonly addresses: InferenceAddresses<S>
+  readonly addresses: InferenceAddresses
 }
 
 /** Options of one request. */
@@ -161,7 +146,7 @@ export interface RKLLMTalkOptions {
  * collected. After `dispose`, everything but `disposed`, `bytes`, `kind`, `header` and `shapes` throws
  * ERR_BUFFER_FREED; after the manager's `dispose`, ERR_MANAGER_DISPOSED.
  */
-export interface InferenceBuffers<S extends InferenceSpec = InferenceSpec> extends InferenceArrays<S> {
+export interface InferenceSession extends InferenceArrays {
   readonly kind: MemoryKind
   readonly header: RKLLMHeader
   /** Bytes of all sets, with alignment and structs. */
@@ -170,7 +155,7 @@ export interface InferenceBuffers<S extends InferenceSpec = InferenceSpec> exten
   /** Dimensions by name; those of tensors are under `inputs` and `outputs`. */
   readonly shapes: Readonly<Record<string, any>>
   /** The other set, to be filled while the runtime reads the front set; null unless doubleBuffered. */
-  readonly back: Asked<Has<S, 'doubleBuffered'>, InferenceArrays<S>>
+  readonly back: InferenceArrays | null
   /**
    * Swaps front and back.
    *
@@ -253,3 +238,54 @@ export interface InferenceBuffers<S extends InferenceSpec = InferenceSpec> exten
   dispose(): void
   [Symbol.dispose](): void
 }
+
+/** Whether a spec surely has the option `K`: true, or false where it may be left out. */
+type Has<S, K extends PropertyKey> = K extends keyof S
+  ? undefined extends S[K] ? false : false extends S[K] ? false : null extends S[K] ? false : true
+  : false
+/** Whether a spec surely does not turn the option `K` off. */
+type Keeps<S, K extends PropertyKey> = K extends keyof S ? Has<S, K> : true
+type Both<A, B> = A extends true ? B : false
+type Either<A, B> = A extends true ? true : B
+/** `T` where the spec surely asks for it; else it may be null. */
+type Asked<Surely, T> = Surely extends true ? T : T | null
+
+type HasTokens<S> = Either<Has<S, 'maxTokens'>, Has<S, 'contextLength'>>
+type HasEmbeddings<S> = Both<Both<HasTokens<S>, Has<S, 'hiddenSize'>>, Keeps<S, 'embeddings'>>
+type HasLogits<S> = Both<Has<S, 'vocabSize'>, Keeps<S, 'logits'>>
+
+/** The addresses of a spec, by what it surely asks for. */
+interface AddressesOf<S> {
+  readonly tokens: Asked<HasTokens<S>, bigint>
+  readonly embeddings: Asked<HasEmbeddings<S>, bigint>
+  readonly imageEmbeddings: Asked<Has<S, 'image'>, bigint>
+  readonly encoderKeys: Asked<Has<S, 'crossAttention'>, bigint>
+  readonly encoderValues: Asked<Has<S, 'crossAttention'>, bigint>
+  readonly encoderMask: Asked<Has<S, 'crossAttention'>, bigint>
+  readonly encoderPositions: Asked<Has<S, 'crossAttention'>, bigint>
+  readonly logits: Asked<HasLogits<S>, bigint>
+  readonly hiddenStates: Asked<Has<S, 'hiddenStates'>, bigint>
+  readonly rkllmCrossAttnParam: Asked<Has<S, 'crossAttention'>, bigint>
+  readonly rknnInputs: Asked<Has<S, 'rknnInputs'>, bigint>
+  readonly rknnOutputs: Asked<Has<S, 'rknnOutputs'>, bigint>
+}
+
+/** The arrays of a spec, by what it surely asks for. */
+interface ArraysOf<S> {
+  readonly tokens: Asked<HasTokens<S>, Int32Array>
+  readonly embeddings: Asked<HasEmbeddings<S>, Float32Array>
+  readonly imageEmbeddings: Asked<Has<S, 'image'>, Float32Array>
+  readonly encoderKeys: Asked<Has<S, 'crossAttention'>, Float32Array>
+  readonly encoderValues: Asked<Has<S, 'crossAttention'>, Float32Array>
+  readonly encoderMask: Asked<Has<S, 'crossAttention'>, Float32Array>
+  readonly encoderPositions: Asked<Has<S, 'crossAttention'>, Int32Array>
+  readonly logits: Asked<HasLogits<S>, Float32Array>
+  readonly hiddenStates: Asked<Has<S, 'hiddenStates'>, Float32Array>
+  readonly addresses: InferenceAddresses & AddressesOf<S>
+}
+
+/**
+ * The memory of one session, by its spec: an array that the spec asks for is not null.
+ */
+export type InferenceBuffers<S extends InferenceSpec = InferenceSpec> = InferenceSession &
+  ArraysOf<S> & { readonly back: Asked<Has<S, 'doubleBuffered'>, InferenceArrays & ArraysOf<S>> }

@@ -339,6 +339,7 @@ export class MemoryManager extends EventEmitter {
    * {@link createMemoryPool}.
    */
   createInferenceBuffers<S extends InferenceSpec>(spec: S): InferenceBuffers<S>
+  createInferenceBuffers(spec: InferenceSpec): InferenceBuffers
 
   // ── Monitoring
 
