@@ -164,6 +164,14 @@ export const scenarios = [
     steps: [smoke('heap'), misuse('heap'), conformance('rknpu-heap'), killed('heap'), script('hold', { kill: true })],
   },
   {
+    name: 'heap-incoherent',
+    always: ['x64'],
+    about: '/dev/rknpu whose syncs clean or drop the lines of whole objects',
+    backend: 'rknpu-heap',
+    module: { flavour: 'heap', version: '0.9.8', iommu: 0, cma_bytes: 64 * MiB, incoherent: 1 },
+    steps: [conformance('rknpu-heap')],
+  },
+  {
     name: 'dma-heap',
     always: ['x64'],
     about: "the stock kernel's /dev/dma_heap/system and udmabuf",

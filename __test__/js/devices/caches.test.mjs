@@ -101,6 +101,22 @@ test('pools, slabs and compaction keep the bytes of both sides', { skip }, (t) =
   }
 })
 
+test('a zeroed slice is zero for the NPU too, whoever wrote it last', { skip }, (t) => {
+  for (const simulated of [{ soc: 'rk3566' }, { cacheMaintenance: 'objects' }]) {
+    const { memory, npu } = incoherent(t, { simulated })
+    const pool = memory.createMemoryPool({ name: 'p', initialSize: 64 * KiB, kind: 'npu' })
+    for (const movable of [false, false, true, true]) {
+      const block = pool.allocate(4000, { zeroed: true, movable })
+      assert.deepEqual(npu.read(block.buffer), bytes(4000, 0))
+      assert.deepEqual(new Uint8Array(block.buffer), bytes(4000, 0))
+      memory.syncToDevice(block.buffer)
+      npu.write(block.buffer, bytes(4000, 9))
+      block.free()
+    }
+    memory.dispose()
+  }
+})
+
 test('another manager sees the same caches', { skip }, (t) => {
   const [one, other] = [incoherent(t), incoherent(t)]
   const buffer = one.memory.allocateNPUMemory(8 * KiB)
