@@ -174,7 +174,10 @@ fn chunks_are_counted_for_as_long_as_the_pool_has_them() {
     pool.allocate(1, 64).unwrap();
     pool.destroy(true).unwrap();
     assert_eq!(used(&accounting), (0, 0));
-    assert_eq!(pool.stats(), PoolStats { peak_allocated: 3 * MIB, allocations: 5, ..PoolStats::default() });
+    assert_eq!(
+        pool.stats(),
+        PoolStats { max: 3 * MIB, peak_allocated: 3 * MIB, allocations: 5, ..PoolStats::default() }
+    );
 }
 
 #[test]

@@ -32,6 +32,7 @@ export const driverless = [
   'event-log',
   'examples',
   'explain',
+  'figures',
   'format-bytes',
   'globals',
   'ids',

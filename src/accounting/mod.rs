@@ -212,6 +212,11 @@ impl Accounting {
         (own, room)
     }
 
+    /// Returns the limit of both kinds together, if there is one.
+    pub fn total_limit(&self) -> Option<u64> {
+        self.state().global.total.max()
+    }
+
     /// Refuses all further allocations, and returns the live ones.
     pub fn close(&self) -> Vec<Handle> {
         let mut state = self.state();

@@ -34,6 +34,11 @@ impl TagAccount {
         self.state().counters
     }
 
+    /// Returns the tag's limit, in bytes, if there is one.
+    pub fn max(&self) -> Option<u64> {
+        self.state().limit.max()
+    }
+
     /// Counts an allocation of `bytes`. Returns the bytes in use and the limit, if a warning is due.
     ///
     /// Errors: a refusal if the bytes do not fit under the tag's limit; nothing has changed then.

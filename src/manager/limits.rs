@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::reservation::Reservation;
 use super::Manager;
 use crate::accounting::{Account, Limits, Warning};
+use crate::device::SetAside;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
 use crate::sync::MutexGuard;
@@ -32,27 +33,41 @@ impl Manager {
             return Err(Error::new(ErrorCode::OutOfRange, message).hint("omit iommuDomain for system memory"));
         }
         let account = Account { accounting: Arc::clone(&self.accounting), kind: Some(kind), tag: tag.clone() };
-        let admission = account.admit(size)?;
-        let set_aside = match kind {
-            MemoryKind::Npu => Some(self.device.set_aside(domain.unwrap_or(0), size)?),
+        let keep = || {
+            let admission = account.admit(size)?;
+            let set_aside = self.set_aside(kind, size, domain)?;
+            Ok((admission, set_aside))
+        };
+        let (admission, set_aside) = keep().inspect_err(|_refusal: &Error| account.failed(size))?;
+        admission.set_aside();
+        Ok(self.reserved().insert(Reservation { kind, tag, size, account, _domain: set_aside }))
+    }
+
+    /// Keeps `size` bytes of the device or of RAM free.
+    fn set_aside(&self, kind: MemoryKind, size: u64, domain: Option<u32>) -> Result<Option<SetAside>> {
+        match kind {
+            MemoryKind::Npu => self.device.set_aside(domain.unwrap_or(0), size).map(Some),
             MemoryKind::System if size > self.ram_total => {
                 let message = format!(
                     "{} is more than the {} of RAM that this machine has",
                     format_bytes(size),
                     format_bytes(self.ram_total)
                 );
-                return Err(Error::new(ErrorCode::OutOfRange, message).requested(size).limit("ram", self.ram_total));
+                Err(Error::new(ErrorCode::OutOfRange, message).requested(size).limit("ram", self.ram_total))
             }
-            MemoryKind::System => None,
-        };
-        admission.set_aside();
-        Ok(self.reserved().insert(Reservation { kind, tag, size, account, _domain: set_aside }))
+            MemoryKind::System => Ok(None),
+        }
     }
 
     /// Ends a reservation. Returns false if the reservation was ended before.
     pub fn release(&self, reservation: Handle) -> bool {
         let ended = self.reserved().remove(reservation);
         ended.is_some()
+    }
+
+    /// Returns whether a reservation holds its bytes: neither it nor the manager was ended.
+    pub fn is_reserved(&self, reservation: Handle) -> bool {
+        self.reserved().get(reservation).is_some()
     }
 
     /// Returns the kind, tag and bytes of every reservation.

@@ -85,7 +85,10 @@ impl Manager {
             }
         };
         let account = Account { kind: Some(source.kind()), ..self.slice_account(tag) };
-        let pool = Arc::new(Pool::new(Some(Arc::clone(&options.name)), source, layout, Some(account))?);
+        let refused = account.clone();
+        let pool = Pool::new(Some(Arc::clone(&options.name)), source, layout, Some(account))
+            .map(Arc::new)
+            .inspect_err(|_refusal| refused.failed(options.initial))?;
         self.record_pool(&pool);
         match self.registry().entry(Arc::clone(&options.name)) {
             Entry::Vacant(place) => Ok(Arc::clone(place.insert(pool))),
@@ -115,9 +118,13 @@ impl Manager {
         tag: Option<Arc<str>>,
     ) -> Result<Arc<Allocation>> {
         let align = alignment(align, MIN_ALIGNMENT)?;
-        let admission = self.slice_account(tag).admit(size)?;
-        let backing = backing(Arc::clone(pool), pool.allocate_held(size, align)?, zeroed)?;
-        Allocation::enter(admission, backing, size)
+        let account = self.slice_account(tag);
+        let allocate = || {
+            let admission = account.admit(size)?;
+            let backing = backing(Arc::clone(pool), pool.allocate_held(size, align)?, zeroed)?;
+            Allocation::enter(admission, backing, size)
+        };
+        allocate().map_err(|error| pool.refused(size, account.tag.as_ref(), error))
     }
 
     /// Makes an allocation of this manager over a slice that was allocated without an ArrayBuffer.
@@ -154,7 +161,8 @@ impl Manager {
         if zeroed {
             if let Err(error) = pool.zero(&slice) {
                 pool.free_movable(id)?;
-                return Err(error);
+                let tag = account.as_ref().and_then(|account| account.tag.as_ref());
+                return Err(pool.refused(size, tag, error));
             }
         }
         Ok((id, slice))

@@ -29,6 +29,8 @@ pub struct SnapshotPool {
     pub name: Arc<str>,
     /// The pool's kind of memory.
     pub kind: MemoryKind,
+    /// The pool's tag.
+    pub tag: Option<Arc<str>>,
     /// The pool's statistics.
     pub stats: PoolStats,
     /// The pool's chunks, with their blocks.
@@ -114,9 +116,24 @@ impl Manager {
             let sampled = chunks.iter().flat_map(|chunk| chunk.blocks.iter().filter_map(|block| block.sample));
             let stacks = sampled.filter_map(|sample| Some((sample, stack(sample)?))).collect();
             let name = Arc::clone(pool.public_name()?);
-            Some(SnapshotPool { name, kind: pool.kind(), stats: pool.stats(), chunks, stacks })
+            Some(SnapshotPool {
+                name,
+                kind: pool.kind(),
+                tag: pool.tag().cloned(),
+                stats: pool.stats(),
+                chunks,
+                stacks,
+            })
         });
         Snapshot { buffers, pools: pools.collect() }
+    }
+
+    /// Returns the ids of all live buffers and blocks.
+    pub fn live_ids(&self) -> HashSet<u64> {
+        let live = self.accounting.read(|accounts| accounts.live.iter().copied().collect::<Vec<_>>());
+        let buffers = Allocation::by_handles(&live).into_iter().map(|allocation| allocation.id.get());
+        let blocks = self.pools().into_iter().flat_map(|pool| pool.live_ids());
+        buffers.chain(blocks).collect()
     }
 
     /// Returns the buffers and sampled blocks that are older than `age`. Reports each of them once in a profile.

@@ -19,8 +19,8 @@ pub struct NpuStats {
     pub counters: Counters,
     /// The smaller of the NPU's address space and the machine's memory.
     pub total: u64,
-    /// The bytes that can still be allocated.
-    pub available: u64,
+    /// The bytes that can still be allocated; `None` if the kernel does not show the area that bounds them.
+    pub available: Option<u64>,
     /// Kernel objects behind the allocations, those of pools and slabs included.
     pub objects: u64,
     /// All slabs together.
@@ -84,7 +84,7 @@ pub struct SystemStats {
     /// The machine's memory.
     pub memory: MemInfo,
     /// The resident set of this process.
-    pub rss: u64,
+    pub rss: Option<u64>,
     /// The figures of this process's cgroup.
     pub cgroup: Option<Cgroup>,
     /// The time that tasks wait for memory.
@@ -158,19 +158,20 @@ impl Manager {
         let own = self.accounting.read(|accounts| accounts.npu);
         let counters = with_pools(own, MemoryKind::Npu, &pools);
         let reach = match (info.iommu, cma) {
-            (true, _) => domains.iter().map(DomainStats::free).sum(),
+            (true, _) => Some(domains.iter().map(DomainStats::free).sum()),
             // Ordinary pages serve once the CMA area is full, and where the kernel shows none.
-            (false, _) if info.falls_back_to_pages() || info.kind == Kind::DmaHeap => ram,
-            (false, Some((_, free))) => free,
-            (false, None) if info.kind == Kind::RknpuHeap => ram,
-            _ => info.domain_bytes.saturating_sub(counters.used),
+            (false, _) if info.falls_back_to_pages() || info.kind == Kind::DmaHeap => Some(ram),
+            (false, Some((_, free))) => Some(free),
+            (false, None) if info.kind == Kind::RknpuHeap => Some(ram),
+            (false, None) if info.domain_bytes == 0 => None,
+            _ => Some(info.domain_bytes.saturating_sub(counters.used)),
         };
         let slices: u64 = slabs.iter().map(|stats| stats.live).sum();
         let chunks = pools.iter().filter(|(kind, _)| *kind == MemoryKind::Npu).map(|(_, stats)| stats);
         NpuStats {
             counters,
             total: self.npu_total,
-            available: reach.min(ram).min(room),
+            available: reach.map(|reach: u64| reach.min(ram).min(room)),
             limit,
             objects: own.live - slices.min(own.live) + chunks.chain(&slabs).map(|stats| stats.chunks).sum::<u64>(),
             slabs: SlabStats {
@@ -199,10 +200,15 @@ impl Manager {
             counters: with_pools(self.accounting.read(|accounts| accounts.system), MemoryKind::System, &pools),
             limit: self.accounting.limit_and_room(MemoryKind::System).0,
             memory: self.proc.meminfo().unwrap_or_default(),
-            rss: self.proc.rss().unwrap_or(0),
+            rss: self.proc.rss(),
             cgroup: self.proc.cgroup(),
             pressure: self.proc.pressure(),
         }
+    }
+
+    /// Returns the limit of both kinds of memory together.
+    pub fn total_limit(&self) -> Option<u64> {
+        self.accounting.total_limit()
     }
 
     /// Returns the numbers of open file descriptors and of mappings of this process, with their limits.

@@ -99,6 +99,12 @@ pub fn release_reservation(handle: f64, reservation: f64) -> bool {
     manager(handle).is_ok_and(|manager| manager.release(Handle::from_raw(reservation as u64)))
 }
 
+/// Returns whether a reservation still holds its bytes.
+#[napi(catch_unwind)]
+pub fn reservation_is_live(handle: f64, reservation: f64) -> bool {
+    manager(handle).is_ok_and(|manager| manager.is_reserved(Handle::from_raw(reservation as u64)))
+}
+
 /// A reservation in the statistics.
 #[napi(object, use_nullable = true)]
 pub struct ReservationStats {

@@ -48,6 +48,7 @@ impl From<PoolRequest> for PoolOptions {
 pub struct PoolStats {
     pub name: String,
     pub kind: String,
+    pub max_size: f64,
     pub chunks: f64,
     pub reserved: f64,
     pub allocated: f64,
@@ -75,6 +76,7 @@ impl PoolStats {
         Self {
             name: name.to_owned(),
             kind: kind.as_str().to_owned(),
+            max_size: stats.max as f64,
             chunks: stats.chunks as f64,
             reserved: stats.reserved as f64,
             allocated: stats.allocated as f64,
@@ -184,6 +186,14 @@ pub fn pool_tag(env: &Env, handle: f64, tag: String) -> Result<i32> {
 pub fn pool_forget_tags(handle: f64) {
     if let Ok(open) = pool(handle) {
         open.pool.forget_tags();
+    }
+}
+
+/// Stops a pool's warnings of being full.
+#[napi(catch_unwind)]
+pub fn pool_expect_full(handle: f64) {
+    if let Ok(open) = pool(handle) {
+        open.pool.expect_full();
     }
 }
 

@@ -196,8 +196,9 @@ pub struct Snapshot {
 }
 
 /// A pool and its chunks.
-#[napi(object)]
+#[napi(object, use_nullable = true)]
 pub struct PoolSnapshot {
+    pub tag: Option<String>,
     pub stats: PoolStats,
     /// Pairs of a chunk's bytes and the number of its blocks.
     pub chunks: Vec<f64>,
@@ -257,12 +258,14 @@ type BufferStack = (Arc<Allocation>, Option<Arc<str>>);
 fn pool_snapshot(pool: &SnapshotPool, slices: &HashMap<usize, &BufferStack>) -> PoolSnapshot {
     let mut texts = StringTable::default();
     let mut rows = Vec::new();
+    let of_pool = pool.tag.as_ref();
     let mut block = |address: usize, block: &BlockMap| {
         let at = address + block.offset as usize;
         let buffer = slices.get(&at).filter(|_| block.id.is_some());
         // A slice that its first holder freed lives on as the allocation of another holder.
         let id = buffer.map(|(buffer, _)| buffer.id).or(block.id).map_or(-1.0, |id| id.get() as f64);
         let tag = block.tag.as_ref().or_else(|| buffer.and_then(|(buffer, _)| buffer.tag.as_ref()));
+        let tag = tag.or(of_pool.filter(|_| block.id.is_some()));
         let stack = block.sample.and_then(|sample: Handle| pool.stacks.get(&sample));
         let stack = stack.or_else(|| buffer.and_then(|(_, stack)| stack.as_ref()));
         rows.extend([block.offset as f64, block.size as f64, id, texts.index_of(tag), texts.index_of(stack)]);
@@ -272,10 +275,19 @@ fn pool_snapshot(pool: &SnapshotPool, slices: &HashMap<usize, &BufferStack>) -> 
     }
     let chunks = pool.chunks.iter().flat_map(|chunk| [chunk.size as f64, chunk.blocks.len() as f64]).collect();
     PoolSnapshot {
+        tag: pool.tag.as_deref().map(str::to_owned),
         stats: PoolStats::new(&pool.name, pool.kind, &pool.stats),
         chunks,
         blocks: Columns { rows: rows.into(), texts: texts.list },
     }
+}
+
+/// Returns those of the ids that live allocations of this manager have.
+#[napi(catch_unwind)]
+pub fn live_among(env: &Env, handle: f64, ids: Float64ArraySlice<'_>) -> Result<Float64Array> {
+    let live = manager(handle).map_err(throw(env))?.live_ids();
+    let found: Vec<f64> = ids.iter().copied().filter(|id| live.contains(&(*id as u64))).collect();
+    Ok(found.into())
 }
 
 /// Reports buffers, and sampled blocks of pools, that are older than `age` ms. Reports each once.
@@ -302,7 +314,7 @@ fn leaked_block(sampled: &Sampled, backend: &str, iommu: bool) -> Buffer {
         kind: pool.kind().as_str().to_owned(),
         size: block.size as f64,
         reserved_size: block.slice.padded as f64,
-        tag: text(block.tag.as_ref()),
+        tag: text(block.tag.as_ref().or(pool.tag())),
         backend: (pool.kind() == MemoryKind::Npu).then(|| backend.to_owned()),
         address: BigInt::from(block.slice.address as u64),
         device_address: block.slice.device_address.map(BigInt::from),

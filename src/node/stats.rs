@@ -1,5 +1,7 @@
 //! Statistics: counters, gauges of the device and of the process.
 
+use std::sync::Arc;
+
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
@@ -13,6 +15,8 @@ use crate::sys::proc::Gauge;
 #[napi(object)]
 pub struct Count {
     pub used: f64,
+    /// Bytes that count against limits: those in use, in flight, and reserved.
+    pub taken: f64,
     pub peak: f64,
     pub live_allocations: f64,
     pub total_allocations: f64,
@@ -24,6 +28,7 @@ impl From<Counters> for Count {
     fn from(counters: Counters) -> Self {
         Self {
             used: counters.used as f64,
+            taken: counters.committed() as f64,
             peak: counters.peak as f64,
             live_allocations: counters.live as f64,
             total_allocations: counters.allocations as f64,
@@ -33,9 +38,10 @@ impl From<Counters> for Count {
     }
 }
 
-#[napi(object)]
+#[napi(object, use_nullable = true)]
 pub struct Tag {
     pub tag: String,
+    pub limit: Option<f64>,
     pub counters: Count,
 }
 
@@ -51,7 +57,7 @@ pub struct Domain {
 pub struct NpuStats {
     pub counters: Count,
     pub total: f64,
-    pub available: f64,
+    pub available: Option<f64>,
     pub limit: Option<f64>,
     pub objects: f64,
     pub pending_free: f64,
@@ -80,7 +86,7 @@ impl From<CoreNpuStats> for NpuStats {
         Self {
             counters: stats.counters.into(),
             total: stats.total as f64,
-            available: stats.available as f64,
+            available: stats.available.map(|n| n as f64),
             limit: stats.limit.map(|n| n as f64),
             objects: stats.objects as f64,
             pending_free: stats.pending_free as f64,
@@ -120,7 +126,7 @@ pub struct SystemStats {
     pub available: f64,
     pub swap_total: f64,
     pub swap_free: f64,
-    pub rss: f64,
+    pub rss: Option<f64>,
     pub cgroup: Option<Group>,
     pub pressure: Option<Stall>,
 }
@@ -134,7 +140,7 @@ impl From<CoreSystemStats> for SystemStats {
             available: stats.memory.available as f64,
             swap_total: stats.memory.swap_total as f64,
             swap_free: stats.memory.swap_free as f64,
-            rss: stats.rss as f64,
+            rss: stats.rss.map(|n| n as f64),
             cgroup: stats
                 .cgroup
                 .map(|group| Group { limit: group.limit.map(|n| n as f64), current: group.current as f64 }),
@@ -185,14 +191,25 @@ pub fn summary(env: &Env, handle: f64) -> Result<Summary> {
     })
 }
 
+/// Returns the limit of both kinds of memory together; null without one.
+#[napi(catch_unwind)]
+pub fn total_limit(env: &Env, handle: f64) -> Result<Option<f64>> {
+    Ok(manager(handle).map_err(throw(env))?.total_limit().map(|max| max as f64))
+}
+
 /// Returns the counters by tag.
 #[napi(catch_unwind)]
 pub fn tags(env: &Env, handle: f64) -> Result<Vec<Tag>> {
     let accounts = manager(handle).map_err(throw(env))?.accounts();
     // A tag that only has a limit has no counters yet.
-    let tags = accounts.tags.into_iter().map(|(tag, account)| (tag, account.counters()));
-    let counted = tags.filter(|(_, counters)| *counters != Counters::default());
-    Ok(counted.map(|(tag, counters)| Tag { tag: tag.to_string(), counters: counters.into() }).collect())
+    let tags = accounts.tags.into_iter().map(|(tag, account)| (tag, account.counters(), account.max()));
+    let counted = tags.filter(|(_, counters, _)| *counters != Counters::default());
+    let tag = |(tag, counters, max): (Arc<str>, Counters, Option<u64>)| Tag {
+        tag: tag.to_string(),
+        limit: max.map(|max| max as f64),
+        counters: counters.into(),
+    };
+    Ok(counted.map(tag).collect())
 }
 
 /// Returns the process's open file descriptors and their limit, and its mappings and their limit; NaN where unknown.

@@ -85,6 +85,10 @@ use state::PoolState;
 pub struct PoolStats {
     /// The number of chunks.
     pub chunks: u64,
+    /// The bytes that the chunks may have at most.
+    pub max: u64,
+    /// Whether all slices are blocks of one size.
+    pub fixed: bool,
     /// Bytes of chunks.
     pub reserved: u64,
     /// Bytes of regions, padded.
@@ -116,9 +120,11 @@ fn add((a, b): (u64, u64), (c, d): (u64, u64)) -> (u64, u64) {
 }
 
 impl PoolStats {
-    /// The fragmentation, 1 - largest free / free; 0 if no byte is free.
+    /// The fragmentation, 1 - largest free / free; 0 if no byte is free, and for blocks of one size, each of which
+    /// serves any request.
     pub fn fragmentation(&self) -> f64 {
         match self.free {
+            _ if self.fixed => 0.0,
             0 => 0.0,
             free => 1.0 - self.largest_free as f64 / free as f64,
         }
@@ -167,9 +173,19 @@ impl Pool {
         self.name.as_deref().unwrap_or("slabs")
     }
 
+    /// The tag under which the chunks are counted.
+    pub fn tag(&self) -> Option<&Arc<str>> {
+        self.account.as_ref()?.tag.as_ref()
+    }
+
     /// The kind of memory.
     pub fn kind(&self) -> MemoryKind {
         self.source.kind()
+    }
+
+    /// Stops the warnings that little of the maximum is left, for a pool that is made to be full.
+    pub fn expect_full(&self) {
+        self.state().near = Limit::default();
     }
 
     /// The layout.
@@ -191,27 +207,39 @@ impl Pool {
     /// limit.
     #[inline]
     pub fn request(&self, request: SliceRequest) -> Result<Slice> {
-        self.timed(|| self.place(request))
+        self.timed(|| self.place(request)).map_err(|error| {
+            let own = request.tag.and_then(|tag| self.state().tags.name(tag).cloned());
+            self.refused(request.size, own.as_ref(), error)
+        })
     }
 
-    /// Like [`allocate`](Self::allocate), for a holder that records the slice's events itself.
+    /// Like [`allocate`](Self::allocate), for a holder that records the slice's events itself. It counts a refusal
+    /// ([`refused`](Self::refused)), of this call or of one of its own after it.
     ///
     /// Errors: those of [`allocate`](Self::allocate).
     pub fn allocate_held(&self, size: u64, alignment: u64) -> Result<Slice> {
-        self.request(SliceRequest { events: EventOwner::Holder, ..SliceRequest::new(size, alignment) })
+        let request = SliceRequest { events: EventOwner::Holder, ..SliceRequest::new(size, alignment) };
+        self.timed(|| self.place(request))
     }
 
     fn place(&self, request: SliceRequest) -> Result<Slice> {
         let SliceRequest { size, alignment, .. } = request;
         let aligned = self.aligned(size, alignment).map(|alignment| SliceRequest { alignment, ..request });
-        aligned.and_then(|request| self.try_allocate(&request)).map_err(|error| {
-            request.tag.into_iter().for_each(|tag| self.tag_failed(tag));
-            let mut state = self.state();
-            state.failures += 1;
-            state.note(Action::Fail, 0, size);
-            // The driver's error may have a chunk's size.
-            error.requested(size)
-        })
+        aligned.and_then(|request| self.try_allocate(&request))
+    }
+
+    /// Counts and records that a request for `size` bytes was refused: for the pool, and for the tag of the request or
+    /// else of the pool. Returns the error.
+    #[cold]
+    pub fn refused(&self, size: u64, own: Option<&Arc<str>>, error: Error) -> Error {
+        self.state().record_refused(size, own);
+        if let Some(account) = &self.account {
+            let tag = own.or(account.tag.as_ref()).cloned();
+            // The manager adds the pool's count to that of its kind of memory.
+            Account { kind: None, tag, accounting: Arc::clone(&account.accounting) }.failed(size);
+        }
+        // The driver's error may have a chunk's size.
+        error.requested(size)
     }
 
     /// Raises `alignment` to the pool's own. Refuses one beyond that of the chunks.
@@ -489,6 +517,8 @@ impl Pool {
         let reserved = state.chunks.iter().map(|(_, chunk)| chunk.arena.capacity()).sum();
         PoolStats {
             chunks: state.chunks.len() as u64,
+            max: self.layout.max,
+            fixed: self.layout.block.is_some(),
             reserved,
             allocated: state.chunks.allocated,
             requested: state.chunks.requested,

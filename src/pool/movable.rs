@@ -14,6 +14,11 @@ impl Pool {
     ///
     /// Errors: those of [`allocate`](Self::allocate) and [`Account::admit`].
     pub fn allocate_movable(&self, size: u64, alignment: u64, account: Option<&Account>) -> Result<(Handle, Slice)> {
+        let own = account.and_then(|account| account.tag.as_ref());
+        self.try_allocate_movable(size, alignment, account).map_err(|error| self.refused(size, own, error))
+    }
+
+    fn try_allocate_movable(&self, size: u64, alignment: u64, account: Option<&Account>) -> Result<(Handle, Slice)> {
         let mut admission = account.map(|account| account.admit(size)).transpose()?;
         let slice = self.allocate_held(size, alignment)?;
         let covered = admission.as_mut().map_or(Ok(()), |admission| admission.cover(slice.padded));

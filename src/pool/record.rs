@@ -110,6 +110,18 @@ impl Pool {
             .collect()
     }
 
+    /// Lists the ids of all live slices.
+    pub fn live_ids(&self) -> Vec<u64> {
+        let state = self.state();
+        let chunks = state.chunks.iter();
+        let slices =
+            chunks.flat_map(|(handle, chunk)| regions(&*chunk.arena).map(move |region| (handle, chunk, region)));
+        slices
+            .filter(|(handle, _, region)| region.used && !state.delayed.has(*handle, region.id))
+            .map(|(_, chunk, region)| chunk.id_of(region.id).get())
+            .collect()
+    }
+
     /// The request for this pool's kernel objects; `None` for pages of this process.
     pub fn facts(&self) -> Option<&Request> {
         match &self.source {
@@ -272,6 +284,15 @@ impl PoolState {
             if let Some(chunk) = self.chunks.get_mut(to.0) {
                 chunk.flags.sampled.put(to.1.slot());
             }
+        }
+    }
+
+    /// Counts and records a refused request, under its own tag if it has one.
+    pub(super) fn record_refused(&mut self, size: u64, own: Option<&Arc<str>>) {
+        self.failures += 1;
+        if let Some(recorder) = &mut self.recorder {
+            let label = recorder.label_of(own);
+            recorder.note(Action::Fail, 0, size, Some(label));
         }
     }
 

@@ -44,15 +44,6 @@ impl Pool {
         }
     }
 
-    /// Counts a refused request under its tag.
-    #[cold]
-    pub(super) fn tag_failed(&self, tag: TagId) {
-        let state = self.state();
-        if let Some(tag) = state.tags.get(tag) {
-            tag.account.failed();
-        }
-    }
-
     /// Checks that `size` bytes fit under a tag's limit, before the pool grows for them.
     #[cold]
     pub(super) fn check_tag(&self, tag: Option<TagId>, size: u64) -> Result<()> {

@@ -8,6 +8,7 @@ const native = require('../core/binding.js')
 const buffers = require('../core/buffers.js')
 const { memoryError } = require('../core/errors.js')
 const { collectGarbage } = require('../core/gc.js')
+const { jsonable } = require('../core/jsonable.js')
 const { disposedError } = require('../core/manager-handle.js')
 const { integer } = require('../core/options.js')
 const { setImmediate } = require('../core/runtime.js')
@@ -184,7 +185,7 @@ class Allocator {
   describe(buffer) {
     const handle = this.#handle.open()
     const live = this.liveBuffer(buffer)
-    return /** @type {BufferInfo} */ (native.describe(handle, live, this.handleAmongShared(live)))
+    return jsonable(/** @type {BufferInfo} */ (native.describe(handle, live, this.handleAmongShared(live))))
   }
 
   /** @param {unknown} value */

@@ -10,7 +10,7 @@ const { memoryError } = require('../core/errors.js')
 const { formatBytes } = require('../core/format-bytes.js')
 const { inspectNonInstance } = require('../core/inspect-non-instance.js')
 const { check, invalid, kinds, outOfRange, formatValue } = require('../core/options.js')
-const { destroyPool } = require('../pools/pool.js')
+const { destroyPool, expectFull } = require('../pools/pool.js')
 const { roundUp } = require('./layouts.js')
 const { setTimeout } = require('../core/runtime.js')
 const { dtypes, readSpec } = require('./spec.js')
@@ -410,6 +410,7 @@ function makeInferenceBuffers(manager, options) {
   const { kind, tag, allocation, name = `inference ${++unnamed}` } = spec
   const made = manager.createMemoryPool({ name, kind, initialSize: bytes, tag, allocation })
   const pool = /** @type {MemoryPool} */ (/** @type {unknown} */ (made))
+  expectFull(pool)
   try {
     const sets = Array.from({ length: spec.doubleBuffered ? 2 : 1 }, () => makeSet(pool, spec))
     return new InferenceBuffers(kConstruct, manager, pool, spec, sets)

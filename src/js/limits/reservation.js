@@ -6,7 +6,7 @@ const { publicClass } = require('../core/border.js')
 const { defineDispose } = require('../core/disposable.js')
 const { formatBytes } = require('../core/format-bytes.js')
 const { inspectNonInstance } = require('../core/inspect-non-instance.js')
-const { check, integer, invalid, kinds, formatValue } = require('../core/options.js')
+const { check, integer, invalid, kinds } = require('../core/options.js')
 
 /** The options of `manager.reserve`. */
 const reservationOptions = {
@@ -15,42 +15,29 @@ const reservationOptions = {
   iommuDomain: kinds.integer(0, 2 ** 31 - 1),
 }
 
-/** Releases reservations that were dropped without `release`, and warns of them. */
-const dropped = new FinalizationRegistry(
-  (/** @type {{ release: () => boolean, what: string }} */ { release, what }) => {
-    if (!release()) return
-    process.emitWarning(`A reservation of ${what} was dropped without release(): it is released now.`, {
-      code: 'RKLLM_RESERVATION_DROPPED',
-      detail: 'Keep it while the other allocator uses the memory, then call release(), or declare it with "using".',
-    })
-  },
-)
-
 /** The construction key: only `makeReservation` has it. */
 const kConstruct = Symbol('constructed by a MemoryManager')
 
-/** Memory that is kept free for another allocator. */
+/**
+ * Memory that is kept free for another allocator. The native manager holds it: dropping this object releases nothing,
+ * because a program that reserves at its start has no reason to look at the reservation again.
+ */
 class Reservation {
   #size
-  /**
-   * Ends it; returns false if it, or its manager, was ended before. Undefined once released.
-   *
-   * @type {(() => boolean) | undefined}
-   */
+  #isLive
   #release
 
   /**
    * @param {symbol} key
    * @param {number} size
-   * @param {string | undefined} tag
-   * @param {() => boolean} release
+   * @param {() => boolean} isLive
+   * @param {() => void} release
    */
-  constructor(key, size, tag, release) {
+  constructor(key, size, isLive, release) {
     if (key !== kConstruct) throw invalid('a Reservation is made by manager.reserve')
     this.#size = size
+    this.#isLive = isLive
     this.#release = release
-    const what = tag === undefined ? formatBytes(size) : `${formatBytes(size)} (${formatValue(tag)})`
-    dropped.register(this, { release, what }, this)
   }
 
   get size() {
@@ -58,13 +45,11 @@ class Reservation {
   }
 
   get released() {
-    return this.#release === undefined
+    return !this.#isLive()
   }
 
   release() {
-    dropped.unregister(this)
-    this.#release?.()
-    this.#release = undefined
+    this.#release()
   }
 
   /**
@@ -96,7 +81,8 @@ function makeReservation(handle, size, options) {
   integer('size', size, 1)
   const { kind = 'npu', tag, iommuDomain } = check('reserve', options, reservationOptions)
   const id = native.reserve(handle, kind === 'npu', size, tag, iommuDomain)
-  return new Reservation(kConstruct, size, tag, () => native.releaseReservation(handle, id))
+  const isLive = () => native.reservationIsLive(handle, id)
+  return new Reservation(kConstruct, size, isLive, () => native.releaseReservation(handle, id))
 }
 
 module.exports = { makeReservation }

@@ -98,6 +98,13 @@ const kinds = [
     KIND,
     byKind('used'),
   ),
+  gauge(
+    'taken_bytes',
+    'bytes',
+    'Bytes that count against the limit: used, reserved, and requested right now.',
+    KIND,
+    byKind('taken'),
+  ),
   gauge('peak_bytes', 'bytes', 'The most bytes used since the manager was made.', KIND, byKind('peak')),
   gauge('limit_bytes', 'bytes', 'The limit of setMemoryLimits; absent without one.', KIND, byKind('limit')),
   gauge(
@@ -111,7 +118,19 @@ const kinds = [
   gauge('live_allocations', '', 'Live allocations.', KIND, byKind('liveAllocations')),
   counter('allocations_total', 'Allocations made.', KIND, byKind('totalAllocations')),
   counter('frees_total', 'Allocations that ended: deallocated, disposed or collected.', KIND, byKind('totalFrees')),
-  counter('failures_total', 'Allocations refused.', KIND, byKind('failedAllocations')),
+  counter(
+    'failures_total',
+    'Requests refused: allocations, slices of pools, pools and reservations.',
+    KIND,
+    byKind('failedAllocations'),
+  ),
+  single(
+    'total_taken_bytes',
+    'bytes',
+    'Bytes that count against the limit of both kinds.',
+    ({ usage }) => usage.total.taken,
+  ),
+  single('total_limit_bytes', 'bytes', 'The limit of both kinds together.', ({ usage }) => usage.total.limit),
 ]
 
 // ── By pool.
@@ -124,6 +143,13 @@ const byPool =
     usage.pools.map((pool) => [figure(pool), pool.name, pool.kind])
 
 const pools = [
+  gauge(
+    'pool_max_bytes',
+    'bytes',
+    'The most bytes that the chunks of a pool may have (maxSize).',
+    POOL,
+    byPool((pool) => pool.maxSize),
+  ),
   gauge(
     'pool_reserved_bytes',
     'bytes',
@@ -169,7 +195,7 @@ const pools = [
   gauge(
     'pool_fragmentation_ratio',
     'ratio',
-    '1 - largest free / free.',
+    '1 - largest free / free; 0 for blocks of a fixed size.',
     POOL,
     byPool((pool) => pool.fragmentation),
   ),
@@ -222,7 +248,7 @@ const pools = [
 // ── By tag.
 
 const TAG = ['tag']
-/** @type {(field: keyof CounterStats) => Samples} */
+/** @type {(field: keyof CounterStats | 'limit') => Samples} */
 const byTag =
   (field) =>
   ({ usage }) =>
@@ -230,11 +256,13 @@ const byTag =
 
 const tags = [
   gauge('tag_used_bytes', 'bytes', 'Bytes in use under a tag, of either kind.', TAG, byTag('used')),
+  gauge('tag_taken_bytes', 'bytes', 'Bytes that count against the limit of a tag.', TAG, byTag('taken')),
+  gauge('tag_limit_bytes', 'bytes', 'The limit of a tag; absent without one.', TAG, byTag('limit')),
   gauge('tag_peak_bytes', 'bytes', 'The most bytes in use under a tag.', TAG, byTag('peak')),
   gauge('tag_live_allocations', '', 'Live allocations under a tag.', TAG, byTag('liveAllocations')),
   counter('tag_allocations_total', 'Allocations made under a tag.', TAG, byTag('totalAllocations')),
   counter('tag_frees_total', 'Allocations freed under a tag.', TAG, byTag('totalFrees')),
-  counter('tag_failures_total', 'Allocations refused under a tag.', TAG, byTag('failedAllocations')),
+  counter('tag_failures_total', 'Requests refused under a tag.', TAG, byTag('failedAllocations')),
   gauge(
     'reserved_bytes',
     'bytes',

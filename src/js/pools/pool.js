@@ -106,6 +106,8 @@ let destroyPool
 let endPool
 /** @type {(pool: MemoryPool) => number} */
 let handleOf
+/** @type {(pool: MemoryPool) => void} Keeps a pool that is made to be full from warning of it. */
+let expectFull
 
 /** The finest alignment in a pool, in bytes. */
 const CACHE_LINE = 64
@@ -362,6 +364,7 @@ class MemoryPool {
       publishFrees()
     }
     handleOf = (pool) => pool.#handle
+    expectFull = (pool) => native.poolExpectFull(pool.#handle)
     endPool = (pool) => {
       pool.#handle = 0
     }
@@ -384,4 +387,4 @@ publicClass(MemoryPool, isPool)
  */
 const makePool = (name, kind, handle, host) => new MemoryPool(kConstruct, name, kind, handle, host)
 
-module.exports = { MemoryPool, destroyPool, endPool, handleOf, isPool, makePool }
+module.exports = { MemoryPool, destroyPool, endPool, expectFull, handleOf, isPool, makePool }

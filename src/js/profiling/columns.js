@@ -3,6 +3,8 @@
 // Converts the native part's flat arrays to objects. A row is a run of numbers, and texts are indices into a list of
 // strings (`src/node/profile.rs`).
 
+const { jsonable } = require('../core/jsonable.js')
+
 /**
  * @typedef {import('../native.js').Columns} Columns
  * @typedef {import('../types/allocations.js').BufferInfo} BufferInfo
@@ -46,7 +48,7 @@ function buffersOf({ rows: column, texts }, backend) {
     const flags = column[at + 7]
     const onDevice = (flags & 32) !== 0
     const [device, domain] = [column[at + 6], column[at + 8]]
-    return {
+    return jsonable({
       id: column[at],
       kind: KINDS[column[at + 1]],
       size: column[at + 2],
@@ -65,7 +67,7 @@ function buffersOf({ rows: column, texts }, backend) {
       offset: column[at + 10],
       allocatedAt: column[at + 11],
       stack: textOf(texts, column[at + 12]),
-    }
+    })
   })
 }
 
@@ -95,7 +97,7 @@ function eventsOf({ rows: column, texts }, thread) {
  * @param {import('../native.js').PoolSnapshot} pool
  * @returns {MemorySnapshot['pools'][number]}
  */
-function poolOf({ stats, chunks, blocks: { rows: column, texts } }) {
+function poolOf({ tag, stats, chunks, blocks: { rows: column, texts } }) {
   const blocks = rows(column, BLOCK, (at) => ({
     offset: column[at],
     size: column[at + 1],
@@ -109,7 +111,7 @@ function poolOf({ stats, chunks, blocks: { rows: column, texts } }) {
     chunkMaps.push({ size: chunks[chunk], blocks: blocks.slice(from, to) })
     from = to
   }
-  return { .../** @type {PoolStats} */ (stats), chunkMaps }
+  return { .../** @type {PoolStats} */ (stats), tag: tag ?? null, chunkMaps }
 }
 
 /**

@@ -7,6 +7,7 @@ const { threadId } = require('node:worker_threads')
 const native = require('../core/binding.js')
 const { buffersOf, eventsOf, histogramOf, poolOf } = require('./columns.js')
 const { clearInterval, dateNow, now, setInterval } = require('../core/runtime.js')
+const { jsonable } = require('../core/jsonable.js')
 const { stackHere } = require('./stack.js')
 
 /** @type {Readonly<{ sampleInterval: number, eventCapacity: number, stackDepth: number }>} */
@@ -17,8 +18,8 @@ const POINT_MS = 250
 const MAX_POINTS = 1200
 /** Bounds of the interval between leak checks, which is a quarter of `leakAfterMs`. */
 const LEAK_CHECK_MS = { min: 50, max: 10_000 }
-/** The most leaks that a profile keeps. */
-const MAX_LEAKS = 1000
+/** The most leaks that a profile describes; it counts all of them. */
+const MAX_LEAKS = 10_000
 
 /** @type {import('../types/profiling.js').Histogram} */
 const EMPTY_HISTOGRAM = Object.freeze({
@@ -55,8 +56,12 @@ class Profiling {
   #pointMs = POINT_MS
   /** @type {MemoryProfile['timeline']} */
   #timeline = []
-  /** @type {BufferInfo[]} */
-  #leaks = []
+  /**
+   * The leaks that were reported, by id; null for those that are only counted.
+   *
+   * @type {Map<number, BufferInfo | null>}
+   */
+  #leaks = new Map()
 
   /**
    * @param {import('../core/manager-handle.js').ManagerHandle} handle
@@ -86,7 +91,7 @@ class Profiling {
     this.#began = now()
     this.#pointMs = POINT_MS
     this.#timeline = []
-    this.#leaks = []
+    this.#leaks = new Map()
     this.#startTimeline()
     if (leakAfterMs === undefined) return
     const interval = Math.min(Math.max(leakAfterMs / 4, LEAK_CHECK_MS.min), LEAK_CHECK_MS.max)
@@ -123,7 +128,7 @@ class Profiling {
     const recorded = native.profile(this.#handle.value, withEvents)
     const { sampleInterval } = this.#options ?? DEFAULTS
     if (recorded == null)
-      return { ...EMPTY_PROFILE, sampleInterval, callSites: [], events: [], timeline: [], leaks: [] }
+      return { ...EMPTY_PROFILE, sampleInterval, callSites: [], events: [], timeline: [], leaks: [], leakCount: 0 }
     const { sizes, lifetimesUs, latencyNs, callSites, events, droppedEvents, ...figures } = recorded
     // A scrape of metrics, which wants no events, adds no point to the timeline.
     if (this.enabled && withEvents) this.#point()
@@ -139,7 +144,7 @@ class Profiling {
       events: events == null ? [] : eventsOf(events, threadId),
       droppedEvents,
       timeline: this.#timeline.map((point) => ({ ...point })),
-      leaks: [...this.#leaks],
+      ...this.#liveLeaks(),
     }
   }
 
@@ -165,10 +170,20 @@ class Profiling {
     this.#startTimeline()
   }
 
+  /** The leaks that are still live. Forgets the others. */
+  #liveLeaks() {
+    if (this.#leaks.size > 0) {
+      const live = new Set(native.liveAmong(this.#handle.value, Float64Array.from(this.#leaks.keys())))
+      for (const id of this.#leaks.keys()) if (!live.has(id)) this.#leaks.delete(id)
+    }
+    return { leaks: [...this.#leaks.values()].filter((leak) => leak !== null), leakCount: this.#leaks.size }
+  }
+
   /** @param {number} age in ms */
   #checkLeaks(age) {
+    this.#liveLeaks()
     for (const leak of /** @type {BufferInfo[]} */ (native.leaks(this.#handle.value, age))) {
-      if (this.#leaks.length < MAX_LEAKS) this.#leaks.push(leak)
+      this.#leaks.set(leak.id, this.#leaks.size < MAX_LEAKS ? jsonable(leak) : null)
       this.#events.emitLater('leak', leak)
     }
   }

@@ -15,9 +15,12 @@
  * @returns {Holder[]}
  */
 function holders({ buffers, pools }) {
+  // A slice without a tag of its own counts under its pool's.
+  const tagOf = new Map(pools.map(({ name, tag = null }) => [name, tag]))
   /** @type {Holder[]} */
   const all = buffers.map((buffer) => {
-    const { id, kind, size, tag, pool, stack = null, allocatedAt } = buffer
+    const { id, kind, size, tag: own, pool, stack = null, allocatedAt } = buffer
+    const tag = own ?? (pool === null ? null : (tagOf.get(pool) ?? null))
     return { id, kind, size, tag, pool, stack, allocatedAt, buffer }
   })
   const known = new Set(buffers.map(({ id }) => id))

@@ -52,19 +52,19 @@ function systemStats(handle) {
 function usageOf(handle, npu, system) {
   // Not process.memoryUsage(), which opens /proc: that fails when the process is out of descriptors.
   const { used_heap_size: heapUsed, external_memory: external } = getHeapStatistics()
-  const [openFds, maxFds, maps, maxMaps] = native.processGauges(handle)
+  const [openFds, maxFds, maps, maxMaps] = native.processGauges(handle).map(known)
   const pools = /** @type {PoolStats[]} */ (native.poolsStats(handle))
   return {
     npu,
     system,
+    total: { taken: npu.taken + system.taken, limit: native.totalLimit(handle) ?? null },
     pools,
-    tags: Object.fromEntries(native.tags(handle).map(({ tag, counters }) => [tag, counters])),
+    tags: Object.fromEntries(native.tags(handle).map(({ tag, limit, counters }) => [tag, { ...counters, limit }])),
     reservations: /** @type {MemoryUsage['reservations']} */ (native.reservations(handle)),
     process: {
       rss: system.rss,
       heapUsed,
       external,
-      // NaN where /proc is not mounted.
       openFds,
       maxFds,
       maps,
@@ -73,6 +73,9 @@ function usageOf(handle, npu, system) {
     fragmentation: fragmentationOf(pools),
   }
 }
+
+/** @type {(figure: number) => number | null} A figure of /proc; null where it is not known. */
+const known = (figure) => (Number.isNaN(figure) ? null : figure)
 
 /**
  * The fragmentation of all pools, weighted by their free bytes; 0 without any.

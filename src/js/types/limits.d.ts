@@ -29,11 +29,12 @@ export interface MemoryLimits {
 }
 
 /**
- * Memory set aside by {@link MemoryManager.reserve}. A reservation that is garbage-collected without `release` is
- * released then, with a process warning.
+ * Memory set aside by {@link MemoryManager.reserve}. The manager holds it until `release` or `dispose`, whether the
+ * program keeps this object or not.
  */
 export interface Reservation {
   readonly size: number
+  /** True after `release`, and after the manager's `dispose`. */
   readonly released: boolean
   /** Ends the reservation. Idempotent. */
   release(): void

@@ -105,6 +105,8 @@ export interface MemoryProfile {
    * only while the event loop turns.
    */
   timeline: Array<{ timeMs: number; npuUsed: number; systemUsed: number; poolReserved: number }>
-  /** The first thousand reports of 'leak'. */
+  /** What 'leak' reported and is still live, up to 10,000. */
   leaks: BufferInfo[]
+  /** The number of all of them. */
+  leakCount: number
 }

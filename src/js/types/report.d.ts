@@ -15,6 +15,8 @@ export interface MemorySnapshot {
   buffers: BufferInfo[]
   pools: Array<
     PoolStats & {
+      /** The pool's tag, which its slices without one of their own have too. Absent in older reports. */
+      tag?: string | null
       /** Maps of the chunks: every block and every gap, in order of offset. A gap has the `id` null. */
       chunkMaps: Array<{
         size: number

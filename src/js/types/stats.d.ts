@@ -7,6 +7,11 @@ import type { DebugOptions, MemoryManager } from './manager.js'
 /** Usage counters. Bytes are those that memory occupies: whole pages, and the chunks of named pools. */
 export interface CounterStats {
   used: number
+  /**
+   * Bytes that count against a limit: those in use, those of reservations, and those of requests in flight. A limit is
+   * as near as `taken / limit`.
+   */
+  taken: number
   peak: number
   liveAllocations: number
   totalAllocations: number
@@ -33,7 +38,8 @@ export interface NPUMemoryStats extends CounterStats {
    * buffers of up to 4 MiB come from ordinary pages when it is full ({@link NPUMemoryStats.cmaFree} for larger ones).
    */
   total: number
-  available: number
+  /** Bytes that can still be allocated; null if the kernel does not show the area that bounds them. */
+  available: number | null
   limit: number | null
   /** Number of kernel objects (and so fds) behind `liveAllocations`, with the empty ones that the manager keeps. */
   objects: number
@@ -65,8 +71,8 @@ export interface SystemMemoryStats extends CounterStats {
   available: number
   swapTotal: number
   swapFree: number
-  /** Resident set of this process. */
-  rss: number
+  /** Resident set of this process; null where the kernel does not tell. */
+  rss: number | null
   /**
    * The memory cgroup (v2 or v1) on the way up the hierarchy that leaves the fewest bytes, page cache excluded: its
    * limit (the smaller of `memory.max` and `memory.high`) and its usage; without any limit, this process's own. Null
@@ -92,6 +98,8 @@ export interface LostSlices {
 export interface PoolStats {
   name: string
   kind: MemoryKind
+  /** The most bytes that its chunks may have. */
+  maxSize: number
   /** Number of chunks. */
   chunks: number
   reserved: number
@@ -104,7 +112,7 @@ export interface PoolStats {
   liveAllocations: number
   totalAllocations: number
   failedAllocations: number
-  /** 1 - largestFree / free, over the whole pool; 0 if nothing is free. */
+  /** 1 - largestFree / free, over the whole pool; 0 if nothing is free, and for blocks of a fixed size. */
   fragmentation: number
   /** Number of slices that were written to after they were freed, with {@link DebugOptions.delayReuse}. */
   lateWrites: number
@@ -126,24 +134,33 @@ export interface MemoryStats {
   simulated: boolean
 }
 
+/** Usage by one tag. */
+export interface TagStats extends CounterStats {
+  /** The tag's limit. */
+  limit: number | null
+}
+
 /** Result of {@link MemoryManager.getMemoryUsage}. */
 export interface MemoryUsage {
   npu: NPUMemoryStats
   system: SystemMemoryStats
   pools: PoolStats[]
   /** Usage by tag. Above 1024 tags, those without live allocations are dropped. */
-  tags: Record<string, CounterStats>
+  tags: Record<string, TagStats>
   /** Reservations of `reserve` that have not been released. */
   reservations: Array<{ tag: string | null; kind: MemoryKind; size: number }>
-  /** Figures of the process; NaN where /proc is not mounted. */
+  /** Both kinds together, for the limit `total` of `setMemoryLimits`. */
+  total: { taken: number; limit: number | null }
+  /** Figures of the process. */
   process: {
-    rss: number
+    /** Null where the kernel does not tell, as the four figures below. */
+    rss: number | null
     heapUsed: number
     external: number
-    openFds: number
-    maxFds: number
-    maps: number
-    maxMaps: number
+    openFds: number | null
+    maxFds: number | null
+    maps: number | null
+    maxMaps: number | null
   }
   /** Mean fragmentation of all pools, weighted by their free bytes; 0 without pools. */
   fragmentation: number
