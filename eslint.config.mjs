@@ -64,6 +64,7 @@ const pageScripts = declared.map(({ name }) => ({
     sourceType: 'script',
     globals: {
       ...globals.browser,
+      formatBytes: false,
       ...Object.fromEntries(
         declared.filter((other) => other.name !== name).flatMap(({ names }) => names.map((key) => [key, false])),
       ),

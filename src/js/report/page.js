@@ -6,6 +6,7 @@
 const { createHash } = require('node:crypto')
 const { readFileSync } = require('node:fs')
 const { join } = require('node:path')
+const { formatBytes } = require('../core/format-bytes.js')
 const { body } = require('./page/body.js')
 const { css } = require('./page/style.js')
 const { pageData } = require('./page-data.js')
@@ -43,7 +44,8 @@ function packedScripts() {
 
 function load() {
   const parts = sources()
-  const script = `(() => {\n'use strict'\n${parts.join('\n')}})()\n`
+  const common = `const formatBytes = ${formatBytes}\n`
+  const script = `(() => {\n'use strict'\n${common}${parts.join('\n')}})()\n`
   const hash = (/** @type {string} */ text) => `'sha256-${createHash('sha256').update(text).digest('base64')}'`
   const policy =
     `default-src 'none'; img-src data:; script-src ${hash(script)}; style-src ${hash(css)}; base-uri 'none'; ` +

@@ -23,18 +23,8 @@ function el(name, attributes = {}, ...children) {
 
 const count = (number) => Math.round(number).toLocaleString('en-US')
 
-/** Formats bytes: "1.5 MiB". */
-function bytes(number) {
-  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB']
-  let unit = 0
-  let scaled = Math.abs(number)
-  while (scaled >= 1024 && unit < units.length - 1) {
-    scaled /= 1024
-    unit++
-  }
-  const figure = unit === 0 || scaled >= 100 || scaled % 1 === 0 ? Math.floor(scaled) : Math.floor(scaled * 10) / 10
-  return `${number < 0 ? '−' : ''}${figure} ${units[unit]}`
-}
+/** Formats bytes: "1.5 MiB". page.js defines `formatBytes`, the package's own. */
+const bytes = (number) => (number < 0 ? '−' : '') + formatBytes(Math.abs(number)).replace(/ bytes?$/, ' B')
 
 /** Formats a duration: "340 ms", "12.4 s", "3 min 5 s", "2 h 10 min", "3 d 4 h". */
 function duration(ms) {
