@@ -389,3 +389,27 @@ test('as a process: status, streams, a pipe that closes early', { skip: needsCom
   const piped = run(`${shell('doctor')} | head -n 1`)
   assert.deepEqual([piped.status, piped.stderr, piped.stdout.split('\n').length], [0, '', 2])
 })
+
+test('no escape of a log line or of an argument reaches the terminal', async () => {
+  const escape = '\x1b]0;gone\x07\x9b31m\x1b[2J'
+  const words = [
+    ['explain', `E RKNN: failed to allocate handle, ret: -1, errno: 14, errstr: Bad address ${escape}`],
+    ['explain', escape], ['estimate', `${escape}/config.json`], [escape], ['top', `--${escape}`], ['replay', escape],
+    ['doctor', '--root', escape],
+  ]
+  for (const FORCE_COLOR of ['0', '1']) {
+    for (const each of words) {
+      const { stdout, stderr } = await command(each, { env: { FORCE_COLOR } })
+      const rest = `${stdout}${stderr}`.replace(/\x1b\[(?:1|2|7|22|27|3[1236]|39)m/g, '')
+      assert.doesNotMatch(rest, /[\x00-\x09\x0b-\x1f\x7f-\x9f]/, JSON.stringify(each))
+    }
+  }
+})
+
+test('a size may have a fraction of its unit, and a suggestion is near', async () => {
+  assert.equal((await command(['estimate', '--weights', '1.6GiB', '--layers', '24'])).status, 0)
+  assert.equal((await command(['estimate', '--weights', '1.5', '--layers', '24'])).status, 2)
+  for (const [word, hint] of [['stop', /did you mean top/], ['tpo', /did you mean top/], ['foo', /--help lists/]])
+    assert.match((await command([word])).stderr, hint)
+  assert.doesNotMatch((await command(['foo'])).stderr, /did you mean/)
+})
