@@ -72,8 +72,8 @@ export interface DebugOptions {
    * Looks for missing syncs, on the simulated device with `caches: 'incoherent'`, which it sets. Each is emitted as
    * `'missingSync'`; without a listener the certain ones are process warnings (`RKLLM_MISSING_SYNC`), once a place.
    *
-   * It compares bytes when the program syncs or frees a buffer, and when a {@link SimulatedNPU} reads or writes it. It
-   * finds every line that the NPU reads or overwrites before the CPU's bytes arrived there, and every write that
+   * It compares bytes when the program syncs or deallocates a buffer, and when a {@link SimulatedNPU} reads or writes
+   * it. It finds every line that the NPU reads or overwrites before the CPU's bytes arrived there, and every write that
    * `syncFromDevice` drops. It cannot see the moment of a CPU's access: a CPU that reads a result too early reads a
    * pattern in place of it, and only a partial write or the free shows that a sync is missing. It cannot see a write of
    * bytes that the memory held already, nor accesses of other devices. Default false.
@@ -87,6 +87,7 @@ export interface MemoryEvents {
   pressure: [pressure: MemoryPressure]
   relocated: [moves: BlockMove[]]
   leak: [leak: BufferInfo]
+  missingSync: [missing: MissingSync]
 }
 
 /**
