@@ -413,3 +413,16 @@ test('a size may have a fraction of its unit, and a suggestion is near', async (
     assert.match((await command([word])).stderr, hint)
   assert.doesNotMatch((await command(['foo'])).stderr, /did you mean/)
 })
+
+test('replay: a log of which nothing is understood is an error, status 4', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'rkllm-replay-'))
+  try {
+    const log = join(folder, 'log.csv')
+    writeFileSync(log, 'Thread,Time,Action,Pointer,Size,Stream\n1,1,acquire,0x1,64,0\n')
+    const { status, stderr, stdout } = await command(['replay', log])
+    assert.deepEqual([status, stdout], [4, ''])
+    assert.match(stderr, /none of the log's 1 entries was understood/)
+  } finally {
+    rmSync(folder, { recursive: true })
+  }
+})

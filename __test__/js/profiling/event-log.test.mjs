@@ -66,7 +66,7 @@ test('logs of RMM itself, and bad ones by their line', () => {
   for (const [line, bad, heading] of [
     [1, '', ''],
     [1, '', 'Thread,Time,Action,Pointer,Size'],
-    [3, '1,00:00:00.000000,deallocate,0x1,1,0'],
+    [3, '1,00:00:00.000000,shrink,0x1,1,0'],
     [3, '1,00:00:00.000000,allocate,0x1,1'],
     [3, '1,00:00:00.000000,allocate,0x1,1,0,9'],
     [3, '1,00:00:00.000000,allocate,0x1,-1,0'],

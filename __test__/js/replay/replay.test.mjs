@@ -141,7 +141,7 @@ describe('reading', () => {
     for (const log of [text, text.replaceAll('\n', '\r\n'), `\ufeff${text}\n\n`, text.trimEnd()]) {
       const result = replayEventLog(log, { capacity: 8 * KiB })
       assert.deepEqual([result.allocations, result.frees, result.liveAtEnd, result.peakLive], [3, 1, 2, 3000])
-      assert.deepEqual(result.skipped, { filtered: 0, refused: 1, unmatchedFrees: 0, lostFrees: 0 })
+      assert.deepEqual(result.skipped, { filtered: 0, refused: 1, unmatchedFrees: 0, lostFrees: 0, unknown: {} })
     }
   })
 
@@ -174,7 +174,7 @@ describe('reading', () => {
     )
     const { allocations, frees, liveAtEnd, skipped } = replayEventLog(log, { capacity: 4 * KiB })
     assert.deepEqual([allocations, frees, liveAtEnd], [2, 2, 0])
-    assert.deepEqual(skipped, { filtered: 0, refused: 0, unmatchedFrees: 2, lostFrees: 1 })
+    assert.deepEqual(skipped, { filtered: 0, refused: 0, unmatchedFrees: 2, lostFrees: 1, unknown: {} })
   })
 
   test('filters by kind, pool and tag; ids are unique within their kind and pool', () => {
@@ -271,5 +271,55 @@ describe('options', () => {
       alignment: 4096,
     })
     assert.deepEqual([peakAllocated, peakLive], [8192, 2])
+  })
+})
+
+describe('logs of other allocators', () => {
+  const row = (action) => `1,1,${action},0x1,4096,0`
+  const log = (...rows) => [HEADER, ...rows].join('\n')
+  const outcome = (text) => {
+    const { allocations, frees, liveAtEnd, fits, skipped } = replayEventLog(text, { capacity: MiB })
+    return [allocations, frees, liveAtEnd, fits, skipped.unknown]
+  }
+
+  test("RMM's and PyTorch's names, capitals and blanks are understood", () => {
+    for (const [allocate, free] of [
+      ['allocate', 'deallocate'], ['Allocate', 'FREE'], [' allocate', ' free '], ['alloc', 'free_completed'],
+      ['"allocate"', ' "free"'],
+    ]) {
+      assert.deepEqual(outcome(log(row(allocate), row(free))), [1, 1, 0, true, {}], allocate)
+    }
+    assert.deepEqual(outcome(log('1, 1, allocate, 0x1, 4096, 0', '1, 1, free, 0x1, 4096, 0')), [1, 1, 0, true, {}])
+    const entries = ['segment_alloc', 'alloc', 'free_requested', 'free_completed', 'snapshot']
+    assert.deepEqual(outcome(entries.map((action) => ({ action, addr: 1, size: 4096 }))), [1, 1, 0, true, {}])
+  })
+
+  test('entries that are not understood are counted by action', () => {
+    const text = log(row('allocate'), row('shrink'), row('shrink'), row('__proto__'))
+    assert.deepEqual(outcome(text).slice(0, 3), [1, 0, 1])
+    assert.deepEqual(Object.entries(outcome(text)[4]), [
+      ['shrink', 2],
+      ['__proto__', 1],
+    ])
+    const { unknown } = replayEventLog(
+      [...Array(200).keys()].map((at) => ({ type: at === 0 ? 'allocate' : `u${at}`, id: 1, size: 1 })),
+    ).skipped
+    assert.deepEqual([Object.keys(unknown).length, unknown['(others)']], [101, 99])
+  })
+
+  test('a log of which nothing was understood is an error, not one that fits', () => {
+    for (const text of [log(row('acquire'), row('release')), [{ type: 'x', id: 1, size: 1 }, { id: 2 }]]) {
+      const error = refuses(() => replayEventLog(text, { capacity: 4096 }), 'ERR_OUT_OF_RANGE')
+      assert.match(error.message, /none of the log's 2 entries was understood/)
+    }
+  })
+
+  test('names are read as writeReport wrote them', () => {
+    const columns = 'Type,TimeUs,Kind,Tag,Pool,Id'
+    const of = (tag) => `0,00:00:00.000000,allocate,0x1,64,0,allocate,0,npu,${tag},,1`
+    for (const [written, tag] of [['C:\\\\a', 'C:\\a'], ['""', ''], ['"a\\nb"', 'a\nb'], ['', null]]) {
+      const text = [`${HEADER},${columns}`, of(written)].join('\n')
+      assert.equal(replayEventLog(text, { tags: [tag] }).allocations, 1, written)
+    }
   })
 })

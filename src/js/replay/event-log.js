@@ -44,8 +44,9 @@ function* readEvents(events) {
     line++
     if (typeof event !== 'object' || event === null)
       throw invalid(`event ${line} of the log must be an object, not ${formatValue(event)}`)
-    const { type, kind = null, pool = null, tag = null, id, size } = event
-    yield { type, kind, pool, tag, id, size, line }
+    // PyTorch's memory traces have `action` and `addr`.
+    const { action, addr, type = action, kind = null, pool = null, tag = null, id = addr, size } = event
+    yield { type: typeof type === 'string' ? actionOf(type) : type, kind, pool, tag, id, size, line }
   }
 }
 
@@ -58,6 +59,11 @@ function* readCsv(text) {
   if (!rows.next()) throw notALogError('it is empty')
   const header = Array.from({ length: rows.columns }, (_, column) => (rows.field(column) ?? '').trim().toLowerCase())
   const [action, pointer, sizes, types, kinds, tags, pools, ids] = COLUMNS.map((name) => header.indexOf(name))
+  // Only this package escapes line ends in names (`report/csv.js`), and says which names are empty.
+  const nameOf = (/** @type {number} */ column) => {
+    const name = rows.name(column)
+    return types < 0 ? name || null : unescaped(name)
+  }
   if (action < 0 || pointer < 0 || sizes < 0)
     throw notALogError(`its first line is ${formatValue(header.join(',').slice(0, 80))}`)
   while (rows.next()) {
@@ -65,10 +71,10 @@ function* readCsv(text) {
     if (rows.columns <= Math.max(action, pointer, sizes))
       throw outOfRange(`line ${rows.line} of the log has ${rows.columns} columns only`)
     yield {
-      type: rows.field(types) || rows.field(action),
-      kind: rows.field(kinds) || null,
-      tag: rows.field(tags) || null,
-      pool: rows.field(pools) || null,
+      type: actionOf(rows.field(types) || rows.field(action) || ''),
+      kind: rows.field(kinds)?.trim() || null,
+      tag: nameOf(tags),
+      pool: nameOf(pools),
       id: rows.number(ids) ?? rows.number(pointer),
       size: rows.number(sizes),
       line: rows.line,
@@ -76,8 +82,58 @@ function* readCsv(text) {
   }
 }
 
+/**
+ * The names that other allocators' logs give to an action of this package, which are the values: RMM (its logs say
+ * `free`, its guide `deallocate`) and PyTorch (CUDACachingAllocator). A block of PyTorch is free when the free is
+ * completed; its segments are chunks.
+ *
+ * @type {Record<string, string>}
+ */
+const ACTIONS = {
+  alloc: 'allocate',
+  malloc: 'allocate',
+  deallocate: 'free',
+  dealloc: 'free',
+  free_completed: 'free',
+  free_requested: 'requested',
+  'allocate failure': 'fail',
+  allocate_failure: 'fail',
+  oom: 'fail',
+  segment_alloc: 'grow',
+  segment_map: 'grow',
+  segment_free: 'trim',
+  segment_unmap: 'trim',
+  snapshot: 'mark',
+}
+
+/** The actions that the functions of this file return, beside those that are not known. */
+const KNOWN = new Set(['allocate', 'free', 'collect', 'fail', 'grow', 'trim', 'move', ...Object.values(ACTIONS)])
+
+/** @type {Map<string, string>} The words of a log are few. */
+const actions = new Map()
+
+/**
+ * Returns the action that a log means by a word: one of `KNOWN`, or else the word itself.
+ *
+ * @param {string} word
+ */
+function actionOf(word) {
+  const known = actions.get(word)
+  if (known !== undefined) return known
+  const plain = word.trim().toLowerCase()
+  const action = Object.hasOwn(ACTIONS, plain) ? ACTIONS[plain] : KNOWN.has(plain) ? plain : word.trim()
+  if (actions.size < 1000) actions.set(word, action)
+  return action
+}
+
+/** @type {Record<string, string>} */
+const UNESCAPES = { '\\\\': '\\', '\\n': '\n', '\\r': '\r' }
+
+/** @type {(name: string | null) => string | null} A name as it was before `report/csv.js` escaped it. */
+const unescaped = (name) => name?.replace(/\\[\\nr]/g, (escape) => UNESCAPES[escape]) ?? null
+
 const COLUMNS = ['action', 'pointer', 'size', 'type', 'kind', 'tag', 'pool', 'id']
-const [RETURN, ZERO, X] = ['\r', '0', 'x'].map((letter) => letter.charCodeAt(0))
+const [RETURN, BLANK, ZERO, X] = ['\r', ' ', '0', 'x'].map((letter) => letter.charCodeAt(0))
 
 /**
  * Reads comma-separated values (RFC 4180) row by row. A log has millions of rows, so a field is only sliced when it is
@@ -100,6 +156,8 @@ class Rows {
   #ends = []
   /** @type {string[] | null} */
   #fields = null
+  /** @type {Set<number> | null} The columns in quotes. */
+  #quotes = null
 
   /** @param {string} text */
   constructor(text) {
@@ -113,6 +171,7 @@ class Rows {
     this.line += this.#lines
     this.#lines = 1
     this.#fields = null
+    this.#quotes = null
     const end = this.#find('\n', start)
     if (this.#quote < start) this.#quote = this.#find('"', start)
     if (this.#quote < end) return this.#quoted(start)
@@ -153,6 +212,15 @@ class Rows {
   }
 
   /**
+   * Returns a name: null without such a column, and for an empty field without quotes.
+   *
+   * @param {number} column
+   */
+  name(column) {
+    return this.field(column) || (this.#quotes?.has(column) ? '' : null)
+  }
+
+  /**
    * Returns a field as a number if it is a whole one, decimal or 0x…; otherwise its text, or undefined if it is
    * empty.
    *
@@ -161,8 +229,10 @@ class Rows {
    */
   number(column) {
     if (this.#fields !== null || column < 0 || column >= this.columns) return numeric(this.field(column))
-    const [text, end] = [this.#text, this.#ends[column]]
-    let at = this.#starts[column]
+    const text = this.#text
+    let [at, end] = [this.#starts[column], this.#ends[column]]
+    while (at < end && text.charCodeAt(at) === BLANK) at++
+    while (at < end && text.charCodeAt(end - 1) === BLANK) end--
     if (at === end) return undefined
     const base = end - at > 2 && text.charCodeAt(at) === ZERO && (text.charCodeAt(at + 1) | 32) === X ? 16 : 10
     let value = 0
@@ -176,8 +246,9 @@ class Rows {
 
   /** @param {number} start */
   #quoted(start) {
-    const { fields, lines, end } = quotedRow(this.#text, start, this.line)
+    const { fields, quotes, lines, end } = quotedRow(this.#text, start, this.line)
     this.#fields = fields
+    this.#quotes = quotes
     this.columns = fields.length
     this.#lines = lines
     this.#at = end
@@ -196,14 +267,15 @@ function digitOf(letter) {
   return small >= 0 && small < 6 ? small + 10 : 16
 }
 
-/** @param {string | undefined} field */
-function numeric(field) {
+/** @param {string | undefined} given */
+function numeric(given) {
+  const field = given?.trim()
   if (!field) return undefined
   const value = /^(0x[\da-f]+|\d+)$/i.test(field) ? Number(field) : NaN
   return value <= Number.MAX_SAFE_INTEGER ? value : field
 }
 
-const FIELD = /"([^"]*(?:""[^"]*)*)"|([^,\r\n]*)/y
+const FIELD = / *"([^"]*(?:""[^"]*)*)" *|([^,\r\n]*)/y
 
 /**
  * Parses a row with quoted fields, which may hold commas, quotes and line ends.
@@ -215,11 +287,14 @@ const FIELD = /"([^"]*(?:""[^"]*)*)"|([^,\r\n]*)/y
 function quotedRow(text, start, line) {
   /** @type {string[]} */
   const fields = []
+  /** @type {Set<number>} */
+  const quotes = new Set()
   for (let at = start; ;) {
     FIELD.lastIndex = at
     // The second alternative matches anything, if only the empty string.
     const [all, quoted, plain] = /** @type {RegExpExecArray} */ (FIELD.exec(text))
-    if (plain?.startsWith('"')) throw outOfRange(`line ${line} of the log has a quote that is not closed`)
+    if (plain?.trimStart().startsWith('"')) throw outOfRange(`line ${line} of the log has a quote that is not closed`)
+    if (plain === undefined) quotes.add(fields.length)
     fields.push(plain ?? quoted.replaceAll('""', '"'))
     const end = at + all.length
     if (text[end] === ',') {
@@ -229,7 +304,8 @@ function quotedRow(text, start, line) {
     const next = text.startsWith('\r\n', end) ? end + 2 : end + 1
     if (end < text.length && text[next - 1] !== '\n')
       throw outOfRange(`line ${line} of the log has text after a closing quote`)
-    return { fields, lines: text.slice(start, next).split('\n').length - (text[next - 1] === '\n' ? 1 : 0), end: next }
+    const lines = text.slice(start, next).split('\n').length - (text[next - 1] === '\n' ? 1 : 0)
+    return { fields, quotes, lines, end: next }
   }
 }
 
@@ -240,4 +316,4 @@ function notALogError(why) {
   })
 }
 
-module.exports = { readLog }
+module.exports = { KNOWN, actionOf, readLog, unescaped }

@@ -9,7 +9,7 @@ const native = require('../core/binding.js')
 const { memoryError } = require('../core/errors.js')
 const { formatBytes } = require('../core/format-bytes.js')
 const { check, invalid, kinds, outOfRange, formatValue } = require('../core/options.js')
-const { readLog } = require('./event-log.js')
+const { KNOWN, readLog } = require('./event-log.js')
 
 /** A capacity that no log reaches. */
 const UNLIMITED = 2 ** 50
@@ -19,10 +19,10 @@ const ALIGNMENT = 64
 /** The most fixed blocks: each takes 12 bytes of table, used or not. */
 const MAX_BLOCKS = 2 ** 26
 
-/** Entry types by their effect. RMM writes "allocate failure" for this package's "fail". */
+/** Entry types by their effect. */
 const ALLOCATES = 'allocate'
 const FREES = new Set(['free', 'collect'])
-const FAILS = new Set(['fail', 'allocate failure'])
+const FAILS = 'fail'
 
 /**
  * A list of names; null stands for entries without a name.
@@ -153,7 +153,8 @@ function layoutOf(
 function stepsOf(entries, filters) {
   const wanted = makeFilter(filters)
   const steps = new Steps()
-  const skipped = { filtered: 0, refused: 0, unmatchedFrees: 0, lostFrees: 0 }
+  const skipped = { filtered: 0, refused: 0, unmatchedFrees: 0, lostFrees: 0, unknown: new Unknown() }
+  let known = 0
   /** @type {Space | undefined} */
   let space
   for (const entry of entries) {
@@ -185,10 +186,16 @@ function stepsOf(entries, filters) {
       } else if (type === 'free' && wanted(entry)) {
         skipped.unmatchedFrees++
       }
-    } else if (FAILS.has(type) && wanted(entry)) {
-      skipped.refused++
+    } else if (type === FAILS) {
+      if (wanted(entry)) skipped.refused++
+    } else if (!KNOWN.has(type)) {
+      skipped.unknown.count(type)
+      continue
     }
+    known++
   }
+  const unknown = skipped.unknown.byAction()
+  if (known === 0 && skipped.filtered === 0 && Object.keys(unknown).length > 0) throw notUnderstoodError(unknown)
   if (skipped.filtered > 0 && steps.count === 0) {
     throw outOfRange(
       `replayEventLog: none of the log's ${skipped.filtered} allocations is of these kinds, pools and tags`,
@@ -197,7 +204,38 @@ function stepsOf(entries, filters) {
       },
     )
   }
-  return { ...steps.done(), skipped }
+  return { ...steps.done(), skipped: { ...skipped, unknown } }
+}
+
+/** The most actions that are counted one by one. */
+const MAX_UNKNOWN = 100
+
+/** Counts entries that were not understood, by action. */
+class Unknown {
+  /** @type {Map<string, number>} */
+  #counts = new Map()
+
+  /** @param {unknown} type */
+  count(type) {
+    const word = typeof type === 'string' ? type : formatValue(type)
+    const action = this.#counts.has(word) || this.#counts.size < MAX_UNKNOWN ? word : '(others)'
+    this.#counts.set(action, (this.#counts.get(action) ?? 0) + 1)
+  }
+
+  /** @returns {Record<string, number>} */
+  byAction() {
+    // Not assigned one by one: an action may be called "__proto__".
+    return Object.fromEntries(this.#counts)
+  }
+}
+
+/** @param {Record<string, number>} unknown */
+function notUnderstoodError(unknown) {
+  const all = Object.values(unknown).reduce((sum, count) => sum + count, 0)
+  const words = Object.keys(unknown).slice(0, 5).map(formatValue).join(', ')
+  return outOfRange(`replayEventLog: none of the log's ${all} entries was understood; their actions are ${words}`, {
+    hint: 'an action is allocate or free, as in logs of this package, of RMM and of PyTorch',
+  })
 }
 
 const NO_BLOCK = -1

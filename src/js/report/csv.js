@@ -9,6 +9,7 @@
 
 const { memoryError } = require('../core/errors.js')
 const { invalid, formatValue } = require('../core/options.js')
+const { actionOf, unescaped } = require('../replay/event-log.js')
 
 const RMM_COLUMNS = ['Thread', 'Time', 'Action', 'Pointer', 'Size', 'Stream']
 const EXTRA_COLUMNS = ['Type', 'TimeUs', 'Kind', 'Tag', 'Pool', 'Id']
@@ -20,16 +21,10 @@ const EXTRA_COLUMNS = ['Type', 'TimeUs', 'Kind', 'Tag', 'Pool', 'Id']
 
 /** @type {MemoryEvent['type'][]} */
 const TYPES = ['allocate', 'free', 'fail', 'grow', 'trim', 'move', 'collect']
-/** @type {Record<string, MemoryEvent['type']>} */
-const TYPE_OF_ACTION = { allocate: 'allocate', free: 'free', 'allocate failure': 'fail' }
-
 const DAY_US = 24 * 3600e6
 
 /** @type {Record<string, string>} */
 const ESCAPES = { '\\': '\\\\', '\n': '\\n', '\r': '\\r' }
-/** @type {Record<string, string>} */
-const UNESCAPES = { '\\\\': '\\', '\\n': '\n', '\\r': '\r' }
-
 /**
  * Writes a name: empty for none, in quotes if it is empty or has commas, quotes or blanks.
  *
@@ -61,7 +56,7 @@ function timeOfDay(us) {
 function eventLog({ events, startedAt }) {
   const startUs = Math.round(startedAt * 1000)
   const live = new Set()
-  const actionOf = (/** @type {MemoryEvent} */ { type, id }) => {
+  const rmmActionOf = (/** @type {MemoryEvent} */ { type, id }) => {
     if (type === 'allocate') {
       live.add(id)
       return 'allocate'
@@ -70,13 +65,13 @@ function eventLog({ events, startedAt }) {
   }
   const rows = events.map((event) => {
     const { type, timeUs, id, kind, size, tag, pool, thread = 0 } = event
-    const rmmFields = [thread, timeOfDay(startUs + timeUs), actionOf(event), `0x${id.toString(16)}`, size, 0]
+    const rmmFields = [thread, timeOfDay(startUs + timeUs), rmmActionOf(event), `0x${id.toString(16)}`, size, 0]
     return [...rmmFields, type, timeUs, kind, quoted(tag), quoted(pool), id].join()
   })
   return `${[[...RMM_COLUMNS, ...EXTRA_COLUMNS].join(), ...rows].join('\n')}\n`
 }
 
-const FIELD = /(?:"((?:[^"]|"")*)"|([^",]*))(,|$)/y
+const FIELD = /(?: *"((?:[^"]|"")*)" *|([^",]*))(,|$)/y
 
 /**
  * Splits one line into fields; an empty field without quotes is null. Returns null if a quote is out of place.
@@ -90,13 +85,10 @@ function fieldsOf(line) {
     const match = FIELD.exec(line)
     if (match === null) return null
     const [, inQuotes, bare, end] = match
-    fields.push(inQuotes === undefined ? bare || null : inQuotes.replaceAll('""', '"'))
+    fields.push(inQuotes === undefined ? bare.trim() || null : inQuotes.replaceAll('""', '"'))
     if (end === '') return fields
   }
 }
-
-/** @type {(name: string | null) => string | null} */
-const unescaped = (name) => name?.replace(/\\[\\nr]/g, (escape) => UNESCAPES[escape]) ?? null
 
 /**
  * Parses a whole number, decimal or "0x..."; undefined otherwise.
@@ -161,12 +153,12 @@ function parseEventLog(text) {
       }
       return found
     }
-    const action = oneOf('Action', Object.keys(TYPE_OF_ACTION), field('Action'))
+    const action = actionOf(field('Type') ?? field('Action') ?? '')
     const day = clockUs(field('Time'))
     if (day === undefined) throw bad(at, `Time is ${formatValue(field('Time'))}; it must be like 14:03:07.000250`)
     const elapsed = clock(day)
     return {
-      type: oneOf('Type', TYPES, field('Type') ?? TYPE_OF_ACTION[action]),
+      type: oneOf(field('Type') === null ? 'Action' : 'Type', TYPES, /** @type {MemoryEvent['type']} */ (action)),
       timeUs: number('TimeUs', elapsed),
       id: number('Id', field('Pointer') === '(nil)' ? 0 : number('Pointer')),
       // RMM logs device memory only.

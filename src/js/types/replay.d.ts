@@ -4,7 +4,10 @@ import type { MemoryKind } from './allocations.js'
 
 /** The part of an event that a replay reads. `kind`, `pool` and `tag` are optional. */
 export interface ReplayEvent {
-  /** 'allocate', 'free' or 'collect'. 'fail' is counted; other types are skipped. */
+  /**
+   * 'allocate', 'free' or 'collect', or the names of RMM and PyTorch for them, in any case. 'fail', 'grow', 'trim' and
+   * 'move' change nothing; others are counted as not understood.
+   */
   type: string
   /** Unique among the live allocations of the same kind and pool. */
   id: number | string
@@ -90,9 +93,16 @@ export interface ReplayResult {
   largestFreeAtEnd: number
   /**
    * Counts of skipped entries: `filtered` by the options, `refused` when the log was recorded, `unmatchedFrees` without
-   * an allocation in the log, and `lostFrees`, implied where the log allocates a live place a second time.
+   * an allocation in the log, `lostFrees`, implied where the log allocates a live place a second time, and `unknown`,
+   * by action, which were not understood.
    */
-  skipped: { filtered: number; refused: number; unmatchedFrees: number; lostFrees: number }
+  skipped: {
+    filtered: number
+    refused: number
+    unmatchedFrees: number
+    lostFrees: number
+    unknown: Record<string, number>
+  }
 }
 
 /**
@@ -102,7 +112,7 @@ export interface ReplayResult {
  * Blocks the event loop: a million entries take about a second, most of it to read the text.
  *
  * @param log The text of a .csv of `writeReport` or of RMM (`Thread,Time,Action,Pointer,Size,Stream`), or events.
- * @throws ERR_INVALID_ARG_TYPE; ERR_OUT_OF_RANGE: the text is not a log, the pool is impossible, `kinds`, `pools` and
- * `tags` leave nothing to replay, or no capacity is enough; ERR_OUT_OF_MEMORY.
+ * @throws ERR_INVALID_ARG_TYPE; ERR_OUT_OF_RANGE: the text is not a log, not one entry was understood, the pool is
+ * impossible, `kinds`, `pools` and `tags` leave nothing to replay, or no capacity is enough; ERR_OUT_OF_MEMORY.
  */
 export function replayEventLog(log: string | Iterable<ReplayEvent>, options?: ReplayOptions): ReplayResult
