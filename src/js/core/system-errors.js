@@ -72,8 +72,7 @@ function callersError(what, error) {
   const system = systemError(`${what} failed`, error)
   if (system !== undefined) return system
   if (!ENGINE_ERRORS.has(error.name) && !('code' in error)) return error
-  const message = `${what}: an argument cannot be used: ${error.message}`
-  return memoryError('ERR_INVALID_ARG_TYPE', message, {}, { cause: error })
+  return memoryError('ERR_INVALID_ARG_TYPE', `${what} failed: ${error.message}`, {}, { cause: error })
 }
 
 module.exports = { callersError, systemError }
