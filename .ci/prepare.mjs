@@ -5,7 +5,7 @@
 // An installed package brings its binary and needs no build.
 
 import { execFileSync } from 'node:child_process'
-import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -37,6 +37,9 @@ if (Object.keys(devDependencies).some((name) => !existsSync(join(root, 'node_mod
   // `npm ci` requires platform packages of the CLI's dependencies, which some registries do not have.
   run('npm', 'install', '--no-audit', '--no-fund', '--loglevel=error')
 }
+
+// The loader that the napi CLI generated in older checkouts.
+rmSync(join(root, 'src/js/native.js'), { force: true })
 
 if (wanted !== 'packages') {
   const binary = join(root, `src/js/rkllm-memory.linux-${process.arch}-gnu.node`)
