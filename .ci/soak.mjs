@@ -1,4 +1,5 @@
-// Simulates hours of use in half a minute, and checks that descriptors, mappings and resident memory do not grow:
+// Simulates hours of use in half a minute, and checks that descriptors, mappings, resident memory and
+// address space do not grow. It prints them every tenth of the cycles:
 //   node --expose-gc .ci/soak.mjs [cycles] [workers]      default: 1,000,000 and 500
 
 import { readdirSync, readFileSync } from 'node:fs'
@@ -10,7 +11,7 @@ import { MemoryManager } from '../index.js'
 const [cycles = 1_000_000, workers = 500] = process.argv.slice(2).map(Number)
 const MiB = 1 << 20
 
-/** Collects garbage until finalizers have run, then counts descriptors, mappings and resident bytes. */
+/** Collects garbage until finalizers have run, then counts descriptors, mappings, resident and mapped bytes. */
 async function footprint() {
   for (let i = 0; i < 20; i++) {
     gc()
@@ -22,7 +23,14 @@ async function footprint() {
     fds: readdirSync('/proc/self/fd').length,
     maps: readFileSync('/proc/self/maps', 'utf8').split('\n').length - 1,
     rss: Number(/^VmRSS:\s+(\d+) kB/m.exec(status)[1]) * 1024,
+    vm: Number(/^VmSize:\s+(\d+) kB/m.exec(status)[1]) * 1024,
   }
+}
+
+async function printFootprint(cycle) {
+  const { fds, maps, rss, vm } = await footprint()
+  const MiBs = [rss, vm].map((bytes) => (bytes / MiB).toFixed(0))
+  console.log(`  ${cycle} cycles: fds ${fds}, maps ${maps}, rss ${MiBs[0]} MiB, vm ${MiBs[1]} MiB`)
 }
 
 /** Runs `count` cycles of random verbs with some hundred live buffers. */
@@ -36,6 +44,7 @@ async function mixed(count, seed) {
   const pool = manager.createMemoryPool({ name: 'pool', initialSize: 4 * MiB, maxSize: 64 * MiB })
   const live = new Array(200).fill(undefined)
   for (let i = 0; i < count; i++) {
+    if (i > 0 && i % (cycles / 10) === 0) await printFootprint(i)
     const at = below(live.length)
     const old = live[at]
     if (old !== undefined) {
@@ -111,9 +120,9 @@ async function soak(what, warm, run, tolerance) {
     for (let i = 0; i < 20 && (after.fds > before.fds || after.maps > before.maps + tolerance.maps); i++)
       after = await footprint()
     const line = (name, unit) => `${name} ${(before[name] / unit).toFixed(0)} → ${(after[name] / unit).toFixed(0)}`
-    console.log(`${what}: ${seconds.toFixed(1)} s; ${line('fds', 1)}, ${line('maps', 1)}, ${line('rss', MiB)} MiB`)
-    const grown =
-      after.fds > before.fds || after.maps > before.maps + tolerance.maps || after.rss > before.rss + tolerance.rss
+    const lines = [line('fds', 1), line('maps', 1), `${line('rss', MiB)} MiB`, `${line('vm', MiB)} MiB`]
+    console.log(`${what}: ${seconds.toFixed(1)} s; ${lines.join(', ')}`)
+    const grown = after.fds > before.fds || ['maps', 'rss', 'vm'].some((of) => after[of] > before[of] + tolerance[of])
     if (!grown) return
     if (tries === TRIES) {
       console.log(`FAILED: ${what}: usage grew ${TRIES} times in a row`)
@@ -123,6 +132,15 @@ async function soak(what, warm, run, tolerance) {
   }
 }
 
-await soak(`${cycles} cycles`, () => mixed(cycles / 10, 1), () => mixed(cycles, 2), { maps: 50, rss: 32 * MiB })
-await soak(`${workers} threads`, () => threads(20), () => threads(workers), { maps: 50, rss: 64 * MiB })
+await soak(`${cycles} cycles`, () => mixed(cycles / 10, 1), () => mixed(cycles, 2), {
+  maps: 50,
+  rss: 32 * MiB,
+  vm: 256 * MiB,
+})
+await soak(`${workers} threads`, () => threads(20), () => threads(workers), {
+  maps: 50,
+  rss: 64 * MiB,
+  // Threads that run at the same time have stacks and heaps of their own.
+  vm: 4096 * MiB,
+})
 process.exit(failed ? 1 : 0)

@@ -14,7 +14,6 @@
 //! A pool reuses a slice's place without zeros in between. A caller's ArrayBuffer cannot always be told from others
 //! over the same address. So for an adopted slice only finalizers prove that no ArrayBuffer reaches it: its place waits
 //! for the last of them.
-//! waits for the last of them.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -23,6 +22,7 @@ use std::sync::{Arc, Weak};
 use once_cell::sync::Lazy;
 
 use crate::device::memory::Memory;
+use crate::device::unretired;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
 use crate::id::AllocationId;
@@ -126,7 +126,7 @@ impl Backing {
             size,
             tag,
             info: self.info(),
-            addresses: HeldAddresses::default(),
+            addresses: Arc::default(),
             state: Mutex::new(state),
         });
         if let Some(place) = shares().get_mut(id) {
@@ -145,7 +145,7 @@ pub struct SharedBacking {
     /// Free text for accounting, from the first holder.
     pub tag: Option<Arc<str>>,
     info: BackingInfo,
-    addresses: HeldAddresses,
+    addresses: Arc<HeldAddresses>,
     state: Mutex<SharedState>,
 }
 
@@ -212,6 +212,22 @@ impl SharedBacking {
     /// Errors: those of [`Mapping::retire`](crate::sys::mapping::Mapping::retire); the caller then still holds the
     /// memory.
     pub fn release(&self) -> io::Result<()> {
+        let Some(memory) = self.remove_holder() else { return Ok(()) };
+        self.addresses.retire(memory.mapping()).inspect_err(|_| {
+            let mut state = self.state();
+            (state.holders, state.backing) = (1, Some(Backing::Dedicated(Arc::clone(&memory))));
+        })
+    }
+
+    /// Like [`release`](Self::release); memory that the kernel cannot retire now is lost for now ([`unretired`]).
+    pub fn release_or_keep(&self) {
+        if let Some(memory) = self.remove_holder() {
+            unretired::retire_or_keep(memory, &self.addresses);
+        }
+    }
+
+    /// Removes a holder. Frees a slice without one, and returns memory of its own without one.
+    fn remove_holder(&self) -> Option<Arc<Memory>> {
         let backing = {
             let mut state = self.state();
             state.holders = state.holders.saturating_sub(1);
@@ -224,12 +240,9 @@ impl SharedBacking {
         let Some(Backing::Dedicated(memory)) = backing else {
             // A slice that was never adopted has no ArrayBuffer left.
             backing.into_iter().for_each(|backing| self.free_slice(backing));
-            return Ok(());
+            return None;
         };
-        self.addresses.retire(memory.mapping()).inspect_err(|_| {
-            let mut state = self.state();
-            (state.holders, state.backing) = (1, Some(Backing::Dedicated(Arc::clone(&memory))));
-        })
+        Some(memory)
     }
 
     /// Reports whether there ever was a second holder.

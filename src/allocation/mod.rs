@@ -28,6 +28,7 @@ pub use crate::allocation::backing::Backing;
 use crate::allocation::backing::{BackingInfo, SharedBacking};
 use crate::backend::Object;
 use crate::device::memory::Memory;
+use crate::device::unretired;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
 use crate::id::AllocationId;
@@ -90,7 +91,7 @@ struct AllocationState {
 #[derive(Debug)]
 enum AddressOwner {
     /// The allocation itself; with no addresses before the release and after the end.
-    Own(HeldAddresses),
+    Own(Arc<HeldAddresses>),
     /// A chunk: its pool may free it under an ArrayBuffer that cannot be detached.
     Chunk(Arc<ChunkMemory>),
     /// All holders of shared memory.
@@ -116,7 +117,7 @@ impl AddressOwner {
 
 impl Default for AddressOwner {
     fn default() -> Self {
-        AddressOwner::Own(HeldAddresses::default())
+        AddressOwner::Own(Arc::default())
     }
 }
 
@@ -302,26 +303,29 @@ impl Allocation {
     ///
     /// Errors: `ERR_TOO_MANY_MAPS` if the kernel has no mapping left for the zeros; the allocation is then unchanged.
     pub fn release(&self) -> Result<bool> {
-        self.end(Reachability::Unreachable, Action::Free)
+        self.end(Reachability::Unreachable, Action::Free, false)
     }
 
     /// Ends the allocation when the runtime's finalizer has run or never will.
     pub fn finalize(&self, reach: Reachability) {
         let reach = if self.unreachable.load(Ordering::Relaxed) { Reachability::Unreachable } else { reach };
-        // If the kernel has no mapping left, the memory stays as it is: leaked, counted as live, and safe.
         let how = if self.freeing.load(Ordering::Relaxed) { Action::Free } else { Action::Collect };
-        let released = self.end(reach, how).is_ok();
-        if released {
-            self.transition(|state| state.finalized = Some(reach));
-        }
+        // Cannot fail: memory that the kernel cannot retire now is kept, because no other event would try again.
+        let _ = self.end(reach, how, true);
+        self.transition(|state| state.finalized = Some(reach));
     }
 
-    fn end(&self, reach: Reachability, how: Action) -> Result<bool> {
+    /// Ends the memory. With `or_keep`, memory that the kernel cannot retire now is lost for now ([`unretired`]).
+    fn end(&self, reach: Reachability, how: Action, or_keep: bool) -> Result<bool> {
         let Some(backing) = self.state().backing.take() else { return Ok(false) };
         // Removes the record before the memory is freed: another thread may get the same addresses.
         directory().forget_address(self);
-        let own = HeldAddresses::default();
+        let own: Arc<HeldAddresses> = Arc::default();
         let taken = match &backing {
+            Backing::Dedicated(memory) if or_keep => {
+                unretired::retire_or_keep(Arc::clone(memory), &own);
+                Ok(())
+            }
             Backing::Dedicated(memory) => own.retire(memory.mapping()),
             Backing::Suballocated { pool, slice, chunk_memory } => {
                 match reach {
@@ -336,7 +340,13 @@ impl Allocation {
                 if reach == Reachability::Unknown {
                     share.quarantine_forever();
                 }
-                share.release()
+                match or_keep {
+                    true => {
+                        share.release_or_keep();
+                        Ok(())
+                    }
+                    false => share.release(),
+                }
             }
         };
         if let Err(error) = taken {
@@ -351,6 +361,7 @@ impl Allocation {
         };
         self.forget(how);
         self.transition(|state| state.address_owner = address_owner);
+        unretired::retry_one();
         Ok(true)
     }
 
@@ -374,9 +385,13 @@ impl Allocation {
         }
     }
 
-    /// Undoes [`enter`](Self::enter) for an allocation that no runtime got for certain.
+    /// Undoes [`enter`](Self::enter) after the runtime failed to make the ArrayBuffer. Even if it has made one, no
+    /// script has it, so the place is free. A block that had the memory before has it again.
     pub fn abandon(&self) {
-        self.finalize(Reachability::Unknown);
+        if !self.recorded {
+            self.detach_from_slice().into_iter().for_each(Detached::ended);
+        }
+        self.finalize(Reachability::Unreachable);
     }
 
     /// Changes the state. The second of release and finalizer decides about the addresses.
@@ -415,6 +430,7 @@ impl Detached<'_> {
         let Some(Backing::Suballocated { chunk_memory, .. }) = self.backing.take() else { return };
         directory().forget_address(self.allocation);
         self.allocation.forget(Action::Free);
+        self.allocation.set_unreachable();
         self.allocation.transition(|state| state.address_owner = AddressOwner::Chunk(chunk_memory));
     }
 }

@@ -25,6 +25,7 @@ pub mod block;
 pub mod memory;
 mod reaper;
 pub mod select;
+pub mod unretired;
 
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
@@ -44,6 +45,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::exhaustion::retry_with_room;
 use crate::handle::Handle;
 use crate::sync::{Mutex, MutexGuard};
+use crate::sys::address_space;
 use crate::sys::page::{page_size, whole_pages};
 use crate::sys::ram;
 use crate::units::format_bytes;
@@ -96,6 +98,7 @@ type DevicesByNode = HashMap<(Kind, PathBuf), Weak<Device>>;
 impl Device {
     /// Opens a device over `backend`.
     pub fn new(backend: Arc<dyn Backend>) -> Arc<Self> {
+        address_space::prepare();
         let info = backend.info();
         let domains = match info.iommu {
             true => (0..info.domains.max(1)).map(|_| Budget::new(info.domain_bytes)).collect(),
@@ -319,9 +322,11 @@ impl Device {
         self.pending.bytes()
     }
 
-    /// The number and bytes of objects that the driver failed to destroy.
+    /// The number and bytes of objects that the driver failed to destroy, and of those that the kernel would not unmap
+    /// yet ([`unretired`]).
     pub fn lost(&self) -> (u64, u64) {
-        (self.lost.0.load(Ordering::Relaxed), self.lost.1.load(Ordering::Relaxed))
+        let (objects, bytes) = unretired::lost(Some(self));
+        (self.lost.0.load(Ordering::Relaxed) + objects, self.lost.1.load(Ordering::Relaxed) + bytes)
     }
 
     fn live_charges(&self) -> MutexGuard<'_, HashMap<Handle, Weak<Charges>>> {

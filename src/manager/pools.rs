@@ -8,11 +8,13 @@ use super::{page_options, Manager, NpuOptions, SystemOptions};
 use crate::accounting::Account;
 use crate::allocation::{Allocation, Backing};
 use crate::device::memory::{alignment, Source};
+use crate::device::unretired;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
 use crate::pool::{Layout, Pool, PoolStats, SlabOptions, Slice};
 use crate::suballoc::RegionId;
 use crate::sync::MutexGuard;
+use crate::sys::quarantine;
 use crate::units::MIN_ALIGNMENT;
 
 /// Options of a pool. Sizes are bytes.
@@ -215,9 +217,11 @@ impl Manager {
         Ok(())
     }
 
-    /// Frees the empty slabs that are kept for reuse. Returns their bytes.
+    /// Frees the empty slabs that are kept for reuse, the memory that the kernel could not retire before, and the pages
+    /// that late writers dirtied. Returns the bytes of the first two.
     pub fn trim_slabs(&self) -> u64 {
-        self.slabs.trim()
+        quarantine::clean();
+        self.slabs.trim() + unretired::retry_all()
     }
 
     /// Destroys all pools and slabs. `live` are all live allocations.
@@ -281,6 +285,7 @@ mod tests {
     use crate::backend::simulated::{Options, Simulated};
     use crate::device::Device;
     use crate::pool::ChunkMemory;
+    use crate::sys::address_space::{fate, Fate};
 
     /// Each way frees a pool's memory while an ArrayBuffer that was moved, or marked, still reaches a slice.
     #[test]
@@ -315,5 +320,66 @@ mod tests {
             slice.finalize(Reachability::Unreachable);
             assert!(chunk_memory.upgrade().is_none());
         }
+    }
+
+    /// The ways to end, and the fate of the addresses: of memory of its own, and of a chunk whose slice it was.
+    #[test]
+    fn a_detach_that_was_verified_needs_no_finalizer_to_prove_it() {
+        type End = fn(&Allocation);
+        let ends: [(End, Fate); 3] = [
+            (
+                |allocation| {
+                    allocation.set_unreachable();
+                    assert!(allocation.release().unwrap());
+                },
+                Fate::Free,
+            ),
+            (|allocation| assert!(allocation.release().unwrap()), Fate::Withheld),
+            (|_| {}, Fate::Withheld),
+        ];
+        for ((end, fate_after), dedicated) in ends.into_iter().flat_map(|end| [(end, false), (end, true)]) {
+            let device = Device::new(Arc::new(Simulated::new(Options::default()).unwrap()));
+            let manager = Manager::new(device, SlabOptions::default());
+            let options = NpuOptions { dedicated, ..NpuOptions::default() };
+            let allocation = manager.allocate_npu(1 << 16, &options).unwrap();
+            let address = allocation.address;
+            end(&allocation);
+            allocation.finalize(Reachability::Unknown); // the environment ends
+            manager.dispose();
+            drop((allocation, manager));
+            assert_eq!(fate(address), fate_after, "dedicated: {dedicated}");
+        }
+    }
+
+    #[test]
+    fn an_array_buffer_that_could_not_be_made_leaves_the_place_as_it_was() {
+        let device = Device::new(Arc::new(Simulated::new(Options::default()).unwrap()));
+        let manager = Manager::new(device, SlabOptions::default());
+        let layout = |name: &str| PoolOptions {
+            name: name.into(),
+            initial: 1 << 16,
+            max: None,
+            chunk: None,
+            block: None,
+            alignment: None,
+            memory: PoolMemory::System(SystemOptions::default()),
+        };
+        let pool = manager.create_pool(&layout("p")).unwrap();
+        // A slice that was allocated for its ArrayBuffer is free again.
+        manager.allocate_from(&pool, 100, None, false, None).unwrap().abandon();
+        assert_eq!(pool.stats().live, 0);
+        // A block keeps its slice.
+        let block = pool.allocate(100, 64).unwrap();
+        manager.adopt_slice(&pool, block.chunk, block.region).unwrap().abandon();
+        assert_eq!(pool.stats().live, 1);
+        pool.free(block.chunk, block.region).unwrap();
+        let own = manager.allocate_system(1 << 16, &SystemOptions::default()).unwrap();
+        own.abandon();
+        assert_eq!((own.is_live(), fate(own.address)), (false, Fate::Free));
+        let base = pool.allocate(100, 64).unwrap().address;
+        manager.destroy_pool(&pool, true).unwrap();
+        drop(pool);
+        assert_eq!(fate(base), Fate::Free);
+        assert_eq!(manager.summary().npu.live, 0);
     }
 }

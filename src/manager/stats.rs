@@ -6,6 +6,7 @@ use super::Manager;
 use crate::accounting::Counters;
 use crate::backend::simulated::MEMFD_NAME;
 use crate::backend::{DeviceInfo, Kind};
+use crate::device::unretired;
 use crate::pool::PoolStats;
 use crate::sys::cgroup::Cgroup;
 use crate::sys::proc::{Gauge, MemInfo, Pressure};
@@ -27,7 +28,7 @@ pub struct NpuStats {
     pub slabs: SlabStats,
     /// Freed bytes that the driver has not taken back yet.
     pub pending_free: u64,
-    /// Objects that the driver failed to take back, and their bytes.
+    /// Objects that the driver failed to take back, or that the kernel could not unmap yet, and their bytes.
     pub lost: (u64, u64),
     /// The user's limit of NPU memory.
     pub limit: Option<u64>,
@@ -81,6 +82,8 @@ pub struct SystemStats {
     pub counters: Counters,
     /// The user's limit of system memory.
     pub limit: Option<u64>,
+    /// Freed memory that the kernel could not retire yet: the number of mappings, and their bytes.
+    pub lost: (u64, u64),
     /// The machine's memory.
     pub memory: MemInfo,
     /// The resident set of this process.
@@ -199,6 +202,7 @@ impl Manager {
         SystemStats {
             counters: with_pools(self.accounting.read(|accounts| accounts.system), MemoryKind::System, &pools),
             limit: self.accounting.limit_and_room(MemoryKind::System).0,
+            lost: unretired::lost(None),
             memory: self.proc.meminfo().unwrap_or_default(),
             rss: self.proc.rss(),
             cgroup: self.proc.cgroup(),

@@ -47,8 +47,11 @@ pub fn movable_is_live(handle: f64, id: f64) -> bool {
 /// Creates the ArrayBuffer of a movable slice at its current address: `[buffer, handle]`.
 #[napi(catch_unwind, ts_return_type = "[buffer: ArrayBuffer, handle: number]")]
 pub fn movable_expose<'env>(env: &'env Env, handle: f64, id: f64) -> Result<Array<'env>> {
-    let allocated = pool_of_block(handle).and_then(|open| open.manager()?.adopt_movable(&open.pool, movable(id)));
-    expose(env, allocated)
+    let open = pool_of_block(handle).map_err(throw(env))?;
+    let adopted =
+        open.manager().and_then(|manager| manager.adopt_movable(&open.pool, movable(id))).map_err(throw(env))?;
+    // A block whose ArrayBuffer could not be made has none.
+    expose(env, Ok(adopted)).inspect_err(|_| open.pool.set_view(movable(id), None))
 }
 
 /// Pins a movable slice, or unpins it. Returns whether it is pinned afterwards.

@@ -10,6 +10,7 @@ use super::pools::LostSlices;
 use super::registry::manager;
 use crate::accounting::Counters;
 use crate::manager::{DomainStats, NpuStats as CoreNpuStats, SystemStats as CoreSystemStats};
+use crate::sys::address_space;
 use crate::sys::proc::Gauge;
 
 #[napi(object)]
@@ -122,6 +123,8 @@ pub struct Stall {
 pub struct SystemStats {
     pub counters: Count,
     pub limit: Option<f64>,
+    pub lost_mappings: f64,
+    pub lost_bytes: f64,
     pub total: f64,
     pub available: f64,
     pub swap_total: f64,
@@ -136,6 +139,8 @@ impl From<CoreSystemStats> for SystemStats {
         Self {
             counters: stats.counters.into(),
             limit: stats.limit.map(|n| n as f64),
+            lost_mappings: stats.lost.0 as f64,
+            lost_bytes: stats.lost.1 as f64,
             total: stats.memory.total as f64,
             available: stats.memory.available as f64,
             swap_total: stats.memory.swap_total as f64,
@@ -212,13 +217,19 @@ pub fn tags(env: &Env, handle: f64) -> Result<Vec<Tag>> {
     Ok(counted.map(tag).collect())
 }
 
-/// Returns the process's open file descriptors and their limit, and its mappings and their limit; NaN where unknown.
+/// Returns the process's open file descriptors and their limit, and its mappings and their limit, NaN where unknown;
+/// and the bytes of addresses that are reused last, and of those that are never used again.
 ///
 /// An array: V8 discards the shape of an object that native code creates only now and then, and with it code that it
 /// has optimized for that shape, which includes the code of allocations.
-#[napi(catch_unwind, ts_return_type = "[openFds: number, maxFds: number, maps: number, maxMaps: number]")]
+#[napi(
+    catch_unwind,
+    ts_return_type = "[openFds: number, maxFds: number, maps: number, maxMaps: number, \
+        addressBudget: number, withheldAddresses: number]"
+)]
 pub fn process_gauges(env: &Env, handle: f64) -> Result<Vec<f64>> {
     let (fds, maps) = manager(handle).map_err(throw(env))?.process_gauges();
     let numbers = |gauge: Option<Gauge>| gauge.map_or([f64::NAN; 2], |Gauge { used, max }| [used as f64, max as f64]);
-    Ok([numbers(fds), numbers(maps)].concat())
+    let addresses = address_space::figures();
+    Ok([numbers(fds), numbers(maps), [addresses.budget as f64, addresses.withheld as f64]].concat())
 }

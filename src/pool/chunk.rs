@@ -8,6 +8,7 @@ use super::movable_table::SlicePlace;
 use super::slice::Slice;
 use super::slice_tags::SlotTags;
 use crate::device::memory::Memory;
+use crate::device::unretired;
 use crate::handle::Handle;
 use crate::id::AllocationId;
 use crate::profile::{Action, Key, Recorder};
@@ -23,7 +24,7 @@ use crate::sys::held_addresses::HeldAddresses;
 pub struct ChunkMemory {
     base: usize,
     state: Mutex<ChunkMemoryState>,
-    addresses: HeldAddresses,
+    addresses: Arc<HeldAddresses>,
     /// The number and the bytes of lost slices.
     lost: (AtomicU64, AtomicU64),
 }
@@ -43,7 +44,7 @@ impl ChunkMemory {
         Arc::new(Self {
             base: memory.mapping().address() as usize,
             state: Mutex::new(ChunkMemoryState { memory: Some(Arc::clone(memory)), holds: 0, ending: false }),
-            addresses: HeldAddresses::default(),
+            addresses: Arc::default(),
             lost: Default::default(),
         })
     }
@@ -59,7 +60,7 @@ impl ChunkMemory {
     }
 
     /// Frees the memory, once the last [`retain`](Self::retain) is undone, and leaves zeros at its addresses. If the
-    /// kernel has no mapping left for the zeros, the memory stays as it is: leaked, and safe.
+    /// kernel accepts no zeros, the memory is lost for now ([`unretired`]).
     pub fn end(&self) {
         let memory = {
             let mut state = self.state();
@@ -69,9 +70,8 @@ impl ChunkMemory {
                 _ => None,
             }
         };
-        let Some(memory) = memory else { return };
-        if self.addresses.retire(memory.mapping()).is_err() {
-            std::mem::forget(memory);
+        if let Some(memory) = memory {
+            unretired::retire_or_keep(memory, &self.addresses);
         }
     }
 
@@ -271,4 +271,47 @@ impl BitSet {
 /// A recorder's key of the slice at that place.
 pub(super) fn key((chunk, region): SlicePlace) -> Key {
     (chunk.get(), region.to_raw())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::device::memory::{PageOptions, Source};
+    use crate::sys::address_space::{fate, Fate};
+    use crate::sys::page::page_size;
+
+    fn chunk_memory() -> Arc<ChunkMemory> {
+        let source = Source::System(PageOptions { alignment: page_size(), ..PageOptions::default() });
+        ChunkMemory::new(&Arc::new(source.allocate(1 << 16).unwrap()))
+    }
+
+    #[test]
+    fn addresses_are_free_when_the_last_owner_is_gone() {
+        for ended in [false, true] {
+            let chunk = chunk_memory();
+            let (base, slice_holder) = (chunk.base(), Arc::clone(&chunk));
+            if ended {
+                chunk.end();
+            }
+            drop(chunk);
+            assert_eq!(fate(base), Fate::Owned, "ended: {ended}");
+            drop(slice_holder);
+            assert_eq!(fate(base), Fate::Free, "ended: {ended}");
+        }
+    }
+
+    #[test]
+    fn addresses_that_an_array_buffer_may_reach_are_withheld() {
+        for ended in [false, true] {
+            let chunk = chunk_memory();
+            let base = chunk.base();
+            chunk.quarantine_forever();
+            if ended {
+                chunk.end();
+            }
+            drop(chunk);
+            assert_eq!(fate(base), Fate::Withheld, "ended: {ended}");
+        }
+    }
 }

@@ -1,87 +1,427 @@
-//! Chooses addresses for mappings: side by side, in a window of the address space that other code does not use.
+//! Places mappings in a window of the address space that belongs to this library, and reuses addresses last.
 //!
-//! Retired ranges are private zero pages. The kernel merges neighbouring mappings of one kind into one. Without a hint,
-//! the kernel scatters mappings among those of other libraries, and each retired range would stay a mapping of its own.
-//! Every thread that ends with live buffers would then cost one mapping, and `vm.max_map_count` allows 65,530.
+//! The window holds zero pages (`zero_pages`) wherever no memory is mapped. So no other code's mapping is ever placed
+//! between its ranges, freed ranges merge with their neighbours into few mappings, and a range that is free again costs
+//! the kernel nothing. The size of the window is the *address budget*: a freed address comes back when all others were
+//! used since.
 //!
-//! An [`AddressHint`] reserves nothing in the kernel and replaces no mapping. If another mapping occupies the hinted
-//! addresses, the kernel chooses different ones.
+//! The window consists of segments. A cursor walks through one segment after the other; behind it, a freed range rests.
+//! When the end of the segment is reached, the segment continues in which a range was freed or placed least recently.
+//! Only ranges in use are remembered, so the bookkeeping grows with them and not with the number of frees.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-use once_cell::sync::Lazy;
+use nix::sys::resource::{getrlimit, Resource, RLIM_INFINITY};
 
-use crate::suballoc::{RegionId, SubAllocator, Tlsf};
+use super::page::{page_size, top_of_addresses};
+use super::zero_pages;
 use crate::sync::{Mutex, MutexGuard};
-use crate::sys::page::page_size;
+use crate::units::{align_up, GIB};
 
-/// Suggests addresses for one mapping. Dropping the hint makes the addresses available to the next hint.
+/// The number of occupied ranges that one search passes: it bounds the time of an allocation.
+const MAX_PASSED: usize = 64;
+/// The number of segments that one search opens.
+const MAX_OPENED: usize = 4;
+/// A range has at most this share of a segment. Larger ones are placed by the kernel.
+const SHARE_OF_SEGMENT: u64 = 4;
+/// The window is reserved in steps: at first this share of it.
+const FIRST_SHARE: usize = 16;
+
+/// A range of the window with an owner. Dropping it withholds its addresses for ever, which is the safe default.
 #[derive(Debug, PartialEq, Eq)]
-pub struct AddressHint {
-    address: usize,
-    id: RegionId,
-}
-
-struct Window {
+pub(super) struct Place {
     base: usize,
-    arena: Tlsf,
+    len: usize,
 }
 
-/// `None` if the window could not be created; the kernel then chooses every address.
-static ADDRESS_WINDOW: Lazy<Mutex<Option<Window>>> = Lazy::new(|| Mutex::new(window()));
-
-fn address_window() -> MutexGuard<'static, Option<Window>> {
-    ADDRESS_WINDOW.lock()
+/// Figures of the window, in bytes of addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AddressFigures {
+    /// The address budget: the window's size.
+    pub budget: u64,
+    /// Addresses that are never used again, because an ArrayBuffer may reach them.
+    pub withheld: u64,
 }
 
-/// Places the window at a quarter of the address space, with a 32nd of its size. This is far from the stack and the
-/// libraries at the top, and from programs and heaps, which start at two thirds or at the bottom.
-fn window() -> Option<Window> {
-    let top = top_of_addresses();
-    let capacity = (top / 32).min(page_size() << 30);
-    let arena = Tlsf::new(capacity, page_size()).ok()?;
-    Some(Window { base: usize::try_from(top / 4).ok()?, arena })
+/// The window; `None` if it could not be made, and the kernel chooses every address.
+fn address_window() -> Option<MutexGuard<'static, Window>> {
+    static WINDOW: OnceLock<Option<Mutex<Window>>> = OnceLock::new();
+    WINDOW.get_or_init(|| window().map(Mutex::new)).as_ref().map(Mutex::lock)
 }
 
-/// The end of the address space that this kernel gives a process, a power of two: 2^47 on x86-64, 2^39 to 2^48 on
-/// arm64.
-pub fn top_of_addresses() -> u64 {
-    static TOP: OnceLock<u64> = OnceLock::new();
-    *TOP.get_or_init(|| {
-        // The stack lies near the top.
-        let here = 0_u8;
-        (&raw const here as u64).next_power_of_two()
+/// Reserves the first part of the window, if that has not been done.
+pub fn prepare() {
+    grow(|window| window.segments.iter().all(|segment| segment.state == State::Unreserved));
+}
+
+/// Returns figures of the window.
+pub fn figures() -> AddressFigures {
+    let window = address_window();
+    window.map_or(AddressFigures::default(), |window| AddressFigures {
+        budget: (window.segments.len() * window.segment) as u64,
+        withheld: window.withheld as u64,
     })
 }
 
-impl AddressHint {
-    /// Finds room for `len` bytes (whole pages) at a multiple of `alignment`, a power of two.
-    pub fn find(len: u64, alignment: u64) -> Option<Self> {
-        let mut window = address_window();
-        let window = window.as_mut()?;
-        // An aligned offset is an aligned address, because the base is aligned further than any request.
-        let region = window.arena.allocate(len, alignment.max(page_size()), 0)?;
-        Some(Self { address: window.base + region.offset as usize, id: region.id })
+/// What becomes of an address of the window, for tests of those that hold addresses.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Owned,
+    Withheld,
+    Free,
+}
+
+/// Returns the fate of `address`, which lies in the window.
+#[cfg(test)]
+pub(crate) fn fate(address: usize) -> Fate {
+    let window = address_window().expect("a window");
+    assert!(
+        (window.base..window.base + window.segments.len() * window.segment).contains(&address),
+        "not in the window"
+    );
+    match window.owned.range(..=address).next_back() {
+        Some((_, (end, Owner::Occupied))) if *end > address => Fate::Owned,
+        Some((_, (end, Owner::Withheld))) if *end > address => Fate::Withheld,
+        _ => Fate::Free,
+    }
+}
+
+/// Lays the window out from half of the address space on: below lie the random hints of V8, at two thirds begin
+/// programs with their heaps, and libraries and stacks lie at the top. It has 5/32 of the addresses: 20 TiB of 47 bits,
+/// 80 GiB of the 39 bits of some arm64 kernels. Under RLIMIT_AS it has an eighth of the rest.
+fn window() -> Option<Window> {
+    let top = top_of_addresses();
+    let mut capacity = top / 32 * 5;
+    if let Ok((limit, _)) = getrlimit(Resource::RLIMIT_AS) {
+        if limit != RLIM_INFINITY {
+            capacity = capacity.min(limit.saturating_sub(mapped()?) / 8);
+        }
+    }
+    if zero_pages::populated_at_once() {
+        return None;
+    }
+    let segment = largest_power(capacity / 1024).max(largest_power(capacity / 64).min(GIB)).max(page_size());
+    let count = usize::try_from(capacity / segment).ok().filter(|count| *count > 0)?;
+    Some(Window::new(usize::try_from(top / 2).ok()?, usize::try_from(segment).ok()?, count))
+}
+
+/// The largest power of two that is not above `n`; 0 for 0.
+fn largest_power(n: u64) -> u64 {
+    n.checked_ilog2().map_or(0, |log| 1 << log)
+}
+
+/// Bytes of addresses that this process has mapped.
+fn mapped() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    Some(statm.split(' ').next()?.parse::<u64>().ok()? * page_size())
+}
+
+/// Reserves the window's next step while `wanted`. Returns whether it did.
+fn grow(wanted: impl Fn(&Window) -> bool) -> bool {
+    static GROWING: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = GROWING.lock();
+    let step = address_window().filter(|window| wanted(window)).and_then(|window| window.next_step());
+    let Some((first, count, base, segment)) = step else { return false };
+    let whole = zero_pages::reserve(base, count * segment);
+    let reserved: Vec<_> = (0..count).map(|i| whole || zero_pages::reserve(base + i * segment, segment)).collect();
+    if let Some(mut window) = address_window() {
+        window.reserved(first, &reserved);
+    }
+    true
+}
+
+impl Place {
+    /// Finds room for `len` bytes (whole pages) at a multiple of `alignment`, a power of two. Zero pages are mapped
+    /// there. `None`: the kernel has to choose.
+    pub(super) fn find(len: usize, alignment: u64) -> Option<Self> {
+        let alignment = usize::try_from(alignment.max(page_size())).ok()?;
+        loop {
+            match address_window()?.find(len, alignment) {
+                Found::At(base) => return Some(Self { base, len }),
+                Found::Nothing => return None,
+                Found::NeedsSegment => {}
+            }
+            // Another thread may have grown the window meanwhile: then there is no step to make, and room is.
+            grow(|window| window.needs_segment());
+        }
     }
 
     /// The address of the first byte.
-    pub fn address(&self) -> usize {
-        self.address
+    pub(super) fn base(&self) -> usize {
+        self.base
     }
 
-    /// Withdraws these addresses for good, because a mapping occupies them or a stale pointer may reach them.
-    pub fn keep(self) {
+    /// The length in bytes.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Makes the addresses available again, after all others. Zero pages are mapped there.
+    pub(super) fn release(self) {
+        if let Some(mut window) = address_window() {
+            window.release(self.base);
+        }
         std::mem::forget(self);
     }
 }
 
-impl Drop for AddressHint {
+impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(window) = address_window().as_mut() {
-            // The free cannot fail: this hint owns the id.
-            let _ = window.arena.free(self.id);
+        if let Some(mut window) = address_window() {
+            window.withhold(self.base);
         }
+    }
+}
+
+/// A step of the walk through all free parts of the window that were in use before.
+#[derive(Debug)]
+pub(super) enum Sweep {
+    /// The next free range, of at most the bytes that were asked for.
+    Range(Swept),
+    /// Passed ranges in use.
+    Passed,
+    /// The end: the next step is the first of the next walk.
+    End,
+}
+
+/// Makes a step of the walk.
+pub(super) fn sweep(len: usize) -> Sweep {
+    address_window().map_or(Sweep::End, |mut window| window.sweep(len))
+}
+
+/// Begins the walk again.
+pub(super) fn restart_sweep() {
+    if let Some(mut window) = address_window() {
+        window.sweep = window.base;
+    }
+}
+
+/// A free range that nothing else uses until it is [`done`](Self::done).
+#[derive(Debug)]
+pub(super) struct Swept(Place);
+
+impl Swept {
+    /// Address and length.
+    pub(super) fn range(&self) -> (usize, usize) {
+        (self.0.base, self.0.len)
+    }
+
+    /// Makes the range free again.
+    pub(super) fn done(self) {
+        if let Some(mut window) = address_window() {
+            window.swept(self.0.base);
+        }
+        std::mem::forget(self.0);
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Unreserved,
+    /// Zero pages are mapped wherever nothing else is.
+    Reserved,
+    /// Other code has mappings there, or the kernel refused.
+    Unusable,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    state: State,
+    /// The time of the last release or placement; 0 for a segment that was never used.
+    stamp: u64,
+    /// Counts how often the cursor has entered.
+    opened: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    /// Memory, or zero pages that an ArrayBuffer or a sweep may reach.
+    Occupied,
+    /// Withheld for ever.
+    Withheld,
+    /// Released ahead of the cursor: rests until the segment is opened the next time.
+    Resting { opened: u32 },
+}
+
+/// Where a request is placed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    At(usize),
+    Nothing,
+    NeedsSegment,
+}
+
+/// The window's bookkeeping; it maps nothing. See the [module](self).
+#[derive(Debug)]
+struct Window {
+    base: usize,
+    /// The bytes of a segment, a power of two.
+    segment: usize,
+    segments: Vec<Segment>,
+    /// The segment with the cursor; `None` before the first.
+    current: Option<usize>,
+    cursor: usize,
+    /// Counts releases and closed segments.
+    clock: u64,
+    /// Ranges in use, by start, with their ends.
+    owned: BTreeMap<usize, (usize, Owner)>,
+    withheld: usize,
+    sweep: usize,
+}
+
+impl Window {
+    fn new(base: usize, segment: usize, count: usize) -> Self {
+        let unreserved = Segment { state: State::Unreserved, stamp: 0, opened: 0 };
+        Self {
+            base,
+            segment,
+            segments: vec![unreserved; count],
+            current: None,
+            cursor: base,
+            clock: 0,
+            owned: BTreeMap::new(),
+            withheld: 0,
+            sweep: base,
+        }
+    }
+
+    /// The segments to reserve next: the first of them, their number, their address, and the bytes of each.
+    fn next_step(&self) -> Option<(usize, usize, usize, usize)> {
+        let first = self.segments.iter().position(|segment| segment.state == State::Unreserved)?;
+        let count = first.max(self.segments.len() / FIRST_SHARE).clamp(1, self.segments.len() - first);
+        Some((first, count, self.base + first * self.segment, self.segment))
+    }
+
+    /// Records which segments of a step were reserved.
+    fn reserved(&mut self, first: usize, reserved: &[bool]) {
+        for (segment, reserved) in self.segments[first..].iter_mut().zip(reserved) {
+            segment.state = if *reserved { State::Reserved } else { State::Unusable };
+        }
+    }
+
+    fn find(&mut self, len: usize, alignment: usize) -> Found {
+        let most = self.segment / SHARE_OF_SEGMENT as usize;
+        if len > most || alignment > most {
+            return Found::Nothing;
+        }
+        for _ in 0..MAX_OPENED {
+            match self.find_in_current(len, alignment) {
+                Some(found) => return found,
+                None if self.needs_segment() => return Found::NeedsSegment,
+                None if self.open_next() => {}
+                None => break,
+            }
+        }
+        Found::Nothing
+    }
+
+    /// Searches from the cursor to the end of its segment. `None` if the end was reached.
+    fn find_in_current(&mut self, len: usize, alignment: usize) -> Option<Found> {
+        let current = self.current?;
+        let (end, opened) = (self.base + (current + 1) * self.segment, self.segments[current].opened);
+        for _ in 0..MAX_PASSED {
+            let at = align_up(self.cursor as u64, alignment as u64)? as usize;
+            if at + len > end {
+                return None;
+            }
+            match self.owned.range(..at + len).next_back().map(|(start, owned)| (*start, *owned)) {
+                Some((start, (_, Owner::Resting { opened: before }))) if before != opened => {
+                    self.owned.remove(&start);
+                }
+                Some((_, (passed, _))) if passed > at => self.cursor = passed,
+                _ => {
+                    self.cursor = at + len;
+                    self.owned.insert(at, (at + len, Owner::Occupied));
+                    return Some(Found::At(at));
+                }
+            }
+        }
+        Some(Found::Nothing)
+    }
+
+    /// Reports whether no fresh segment is left among the reserved ones and the window can still grow.
+    fn needs_segment(&self) -> bool {
+        let fresh = |segment: &Segment| segment.state == State::Reserved && segment.opened == 0;
+        !self.segments.iter().any(fresh) && self.segments.iter().any(|segment| segment.state == State::Unreserved)
+    }
+
+    /// Moves the cursor to the segment that was used least recently. Returns false if there is none.
+    fn open_next(&mut self) -> bool {
+        self.clock += 1;
+        if let Some(current) = self.current {
+            self.segments[current].stamp = self.clock;
+        }
+        let reserved = self.segments.iter().enumerate().filter(|(_, segment)| segment.state == State::Reserved);
+        let Some((next, _)) = reserved.min_by_key(|(_, segment)| segment.stamp) else { return false };
+        self.segments[next].opened = self.segments[next].opened.wrapping_add(1);
+        (self.current, self.cursor) = (Some(next), self.base + next * self.segment);
+        true
+    }
+
+    fn release(&mut self, base: usize) {
+        let Some((end, _)) = self.owned.remove(&base) else { return };
+        self.clock += 1;
+        let at = (base - self.base) / self.segment;
+        self.segments[at].stamp = self.clock;
+        if self.current == Some(at) && end > self.cursor {
+            let opened = self.segments[at].opened;
+            self.owned.insert(base, (end, Owner::Resting { opened }));
+        }
+    }
+
+    /// Merges a range with the withheld ones beside it.
+    fn withhold(&mut self, base: usize) {
+        let Some((mut end, _)) = self.owned.remove(&base) else { return };
+        self.withheld += end - base;
+        let mut start = base;
+        if let Some((next, Owner::Withheld)) = self.owned.get(&end).copied() {
+            self.owned.remove(&end);
+            end = next;
+        }
+        match self.owned.range(..start).next_back() {
+            Some((before, (until, Owner::Withheld))) if *until == start => start = *before,
+            _ => {}
+        }
+        self.owned.insert(start, (end, Owner::Withheld));
+    }
+
+    /// Occupies the next free range behind the sweep's own cursor, of at most `len` bytes.
+    fn sweep(&mut self, len: usize) -> Sweep {
+        let Some(last) = self.segments.iter().rposition(|segment| segment.opened > 0) else { return Sweep::End };
+        for _ in 0..MAX_PASSED {
+            let at = self.sweep;
+            let segment = (at - self.base) / self.segment;
+            if segment > last {
+                self.sweep = self.base;
+                return Sweep::End;
+            }
+            let segment_end = self.base + (segment + 1) * self.segment;
+            let Segment { opened, .. } = self.segments[segment];
+            // Nothing behind the cursor was in use, unless the segment was open before.
+            let end = if self.current == Some(segment) && opened == 1 { self.cursor } else { segment_end };
+            if opened == 0 || at >= end {
+                self.sweep = segment_end;
+                continue;
+            }
+            match self.owned.range(..=at).next_back() {
+                Some((_, (passed, _))) if *passed > at => self.sweep = *passed,
+                _ => {
+                    let next = self.owned.range(at..).next().map_or(end, |(start, _)| *start);
+                    let until = next.min(end).min(at.saturating_add(len));
+                    self.sweep = until;
+                    self.owned.insert(at, (until, Owner::Occupied));
+                    return Sweep::Range(Swept(Place { base: at, len: until - at }));
+                }
+            }
+        }
+        Sweep::Passed
+    }
+
+    fn swept(&mut self, base: usize) {
+        self.owned.remove(&base);
     }
 }
 
@@ -90,12 +430,146 @@ impl Drop for AddressHint {
 mod tests {
     use super::*;
 
+    const SEGMENT: usize = 1 << 20;
+    const BASE: usize = 1 << 30;
+
+    fn reserved(count: usize) -> Window {
+        let mut window = Window::new(BASE, SEGMENT, count);
+        window.reserved(0, &vec![true; count]);
+        window
+    }
+
+    fn at(window: &mut Window, len: usize) -> usize {
+        match window.find(len, 4096) {
+            Found::At(at) => at,
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
-    fn hints_are_disjoint_and_aligned() {
-        let page = page_size();
-        let (a, b) = (AddressHint::find(page, page).unwrap(), AddressHint::find(page, 1 << 21).unwrap());
-        assert!(b.address() % (1 << 21) == 0 && a.address() % page as usize == 0);
-        assert!(a.address().abs_diff(b.address()) >= page as usize);
-        assert!(AddressHint::find(!(page - 1), page).is_none());
+    fn ranges_are_disjoint_and_aligned() {
+        let mut window = reserved(2);
+        let (a, b) = (at(&mut window, 4096), window.find(8192, 1 << 16));
+        assert_eq!((a, b), (BASE, Found::At(BASE + (1 << 16))));
+        assert_eq!(at(&mut window, 4096), BASE + (1 << 16) + 8192, "neighbours lie side by side");
+        assert_eq!(window.find(SEGMENT / 4 + 4096, 4096), Found::Nothing);
+        assert_eq!(window.find(4096, SEGMENT), Found::Nothing);
+    }
+
+    /// Frees every range at once, and each other one later, and one that lives on.
+    #[test]
+    fn an_address_comes_back_when_all_others_were_used() {
+        for lag in [0, 1, 7, 200] {
+            let mut window = reserved(8);
+            let kept = at(&mut window, 4096);
+            let mut freed = BTreeMap::new();
+            let mut live = std::collections::VecDeque::new();
+            let mut least = usize::MAX;
+            for step in 0..20_000_usize {
+                let here = at(&mut window, 4096);
+                assert_ne!(here, kept);
+                if let Some(since) = freed.insert(here, usize::MAX) {
+                    assert_ne!(since, usize::MAX, "in use already");
+                    least = least.min(step - since);
+                }
+                live.push_back(here);
+                while live.len() > lag {
+                    let old = if step % 3 == 0 { live.pop_back() } else { live.pop_front() }.unwrap();
+                    window.release(old);
+                    freed.insert(old, step);
+                }
+            }
+            // 2,048 pages, less one segment that is open and those in use.
+            assert!(least > 2048 - 256 - 300, "lag {lag}: came back after {least}");
+            assert!(window.owned.len() < 2 * lag + 10, "lag {lag}: {} entries", window.owned.len());
+        }
+    }
+
+    #[test]
+    fn a_range_freed_ahead_of_the_cursor_is_not_the_next_to_be_used() {
+        let mut window = reserved(2);
+        let ranges: Vec<_> = (0..512).map(|_| at(&mut window, 4096)).collect();
+        ranges[..200].iter().for_each(|range| window.release(*range));
+        let again = at(&mut window, 4096);
+        assert_eq!(again, ranges[0]);
+        window.release(ranges[201]);
+        ranges[202..300].iter().for_each(|range| window.release(*range));
+        for _ in 0..400 {
+            let Found::At(next) = window.find(4096, 4096) else { break };
+            assert!(!ranges[201..256].contains(&next), "this was freed a moment ago");
+            if next == ranges[256] {
+                break;
+            }
+        }
+    }
+
+    #[test]
+    fn withheld_ranges_merge_and_never_come_back() {
+        let mut window = reserved(2);
+        let ranges: Vec<_> = (0..256).map(|_| at(&mut window, 4096)).collect();
+        let order = (0..256).step_by(2).chain((1..256).step_by(2));
+        order.for_each(|i| window.withhold(ranges[i]));
+        assert_eq!((window.owned.len(), window.withheld), (1, SEGMENT));
+        for _ in 0..1000 {
+            let next = at(&mut window, 4096);
+            assert!(next >= BASE + SEGMENT);
+            window.release(next);
+        }
+    }
+
+    #[test]
+    fn a_crowded_window_answers_in_bounded_steps_and_recovers() {
+        let mut window = reserved(4);
+        let mut ranges = Vec::new();
+        while let Found::At(next) = window.find(4096, 4096) {
+            ranges.push(next);
+        }
+        assert_eq!(ranges.len(), 4 * 256);
+        // Holes of one page: nothing of two pages fits, and a page does.
+        ranges.iter().step_by(2).for_each(|range| window.release(*range));
+        assert_eq!(window.find(8192, 4096), Found::Nothing);
+        let found = (0..2000).filter(|_| matches!(window.find(4096, 4096), Found::At(_))).count();
+        assert_eq!(found, 512);
+    }
+
+    #[test]
+    fn the_window_grows_in_steps_and_passes_over_what_others_have_mapped() {
+        let mut window = Window::new(BASE, SEGMENT, 64);
+        assert_eq!(window.find(4096, 4096), Found::NeedsSegment);
+        assert_eq!(window.next_step(), Some((0, 4, BASE, SEGMENT)));
+        window.reserved(0, &[false, true, true, true]);
+        for _ in 0..3 * 4 {
+            assert!(at(&mut window, SEGMENT / 4) >= BASE + SEGMENT);
+        }
+        assert_eq!(window.find(4096, 4096), Found::NeedsSegment);
+        assert_eq!(window.next_step(), Some((4, 4, BASE + 4 * SEGMENT, SEGMENT)));
+        window.reserved(4, &[false; 4]);
+        assert_eq!(window.next_step(), Some((8, 8, BASE + 8 * SEGMENT, SEGMENT)));
+    }
+
+    #[test]
+    fn a_sweep_visits_each_free_range_that_was_used_and_no_other() {
+        let mut window = reserved(2);
+        let ranges: Vec<_> = (0..16).map(|_| at(&mut window, 4096)).collect();
+        ranges.iter().step_by(2).for_each(|range| window.release(*range));
+        let mut visited = Vec::new();
+        while let Sweep::Range(swept) = window.sweep(1 << 16) {
+            let (base, len) = swept.range();
+            std::mem::forget(swept); // it is a range of this test's window
+            assert_eq!(len, 4096);
+            visited.push(base);
+            window.swept(base);
+        }
+        assert_eq!(visited, ranges.iter().copied().step_by(2).collect::<Vec<_>>());
+        assert_eq!(window.owned.len(), 8);
+    }
+
+    #[test]
+    fn the_budget_is_a_large_share_of_the_address_space() {
+        prepare();
+        let AddressFigures { budget, .. } = figures();
+        assert!(budget >= top_of_addresses() / 8, "{budget:#x}");
+        assert_eq!(largest_power(0), 0);
+        assert_eq!(largest_power(80 << 20), 64 << 20);
     }
 }

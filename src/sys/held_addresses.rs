@@ -13,10 +13,17 @@ use crate::sync::Mutex;
 /// for ever, which is the safe default.
 #[derive(Debug, Default)]
 pub struct HeldAddresses {
-    /// `None` before the memory ends, and for memory without addresses of its own.
-    retired: Mutex<Option<Retired>>,
+    state: Mutex<State>,
     /// Set once a finalizer could not prove that no ArrayBuffer reaches the addresses.
     quarantined: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// `None` before the memory ends, and for memory without addresses of its own.
+    retired: Option<Retired>,
+    /// Set by [`HeldAddresses::end`]: memory that is retired later, since it was refused before, holds no addresses.
+    ended: bool,
 }
 
 impl HeldAddresses {
@@ -24,8 +31,14 @@ impl HeldAddresses {
     ///
     /// Errors: those of [`Mapping::retire`]; nothing has changed then.
     pub fn retire(&self, mapping: &Mapping) -> io::Result<()> {
-        if let Some(retired) = mapping.retire()? {
-            *self.retired.lock() = Some(retired);
+        let Some(retired) = mapping.retire()? else { return Ok(()) };
+        let ended = {
+            let mut state = self.state.lock();
+            state.retired = Some(retired);
+            state.ended
+        };
+        if ended {
+            self.end();
         }
         Ok(())
     }
@@ -42,7 +55,11 @@ impl HeldAddresses {
 
     /// Lets the kernel reuse the addresses, unless they are quarantined.
     pub fn end(&self) {
-        let retired = self.retired.lock().take();
+        let retired = {
+            let mut state = self.state.lock();
+            state.ended = true;
+            state.retired.take()
+        };
         // Dropping a range that an ArrayBuffer may still reach keeps it out of use for ever.
         if let (Some(range), false) = (retired, self.are_quarantined()) {
             range.give_back();
@@ -54,6 +71,7 @@ impl HeldAddresses {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::sys::address_space::{fate, Fate};
     use crate::sys::page::page_size;
 
     #[test]
@@ -62,10 +80,9 @@ mod tests {
             let mapping = Mapping::anonymous(page_size(), 64).unwrap();
             mapping.write(0, b"secret");
             let held = HeldAddresses::default();
-            held.end(); // nothing is held yet
             held.retire(&mapping).unwrap();
             held.retire(&mapping).unwrap();
-            assert!(held.retired.lock().is_some() && !held.are_quarantined());
+            assert!(held.state.lock().retired.is_some() && !held.are_quarantined());
             let mut bytes = [1; 6];
             mapping.read(0, &mut bytes);
             assert_eq!(bytes, [0; 6]);
@@ -73,8 +90,21 @@ mod tests {
                 held.quarantine_forever();
             }
             held.end();
-            assert!(held.retired.lock().is_none());
+            assert!(held.state.lock().retired.is_none());
             assert_eq!(held.are_quarantined(), quarantined);
+            let expected = if quarantined { Fate::Withheld } else { Fate::Free };
+            assert_eq!(fate(mapping.address() as usize), expected);
         }
+    }
+
+    #[test]
+    fn memory_that_ends_after_its_addresses_holds_none() {
+        let mapping = Mapping::anonymous(page_size(), 64).unwrap();
+        let held = HeldAddresses::default();
+        held.end();
+        held.retire(&mapping).unwrap();
+        assert!(held.state.lock().retired.is_none());
+        assert_eq!(mapping.retire().unwrap(), None);
+        assert_eq!(fate(mapping.address() as usize), Fate::Free);
     }
 }

@@ -5,15 +5,14 @@
 //! those addresses to other memory (`docs/design/runtimes.md` §3.1). [`Mapping::retire`] returns the *memory* at once
 //! by mapping private zero pages over the range, and leaves a [`Retired`] range: reads find zeros, writes reach no
 //! other memory, and no access faults. Dropping a `Retired` keeps its addresses out of use for ever, which is the safe
-//! default. [`Retired::give_back`] queues the addresses behind other retired ranges (`docs/design/safety.md` §3).
+//! default. [`Retired::give_back`] lets the addresses be reused, after all others (`docs/design/safety.md` §3).
 //!
-//! An [`AddressHint`] suggests the addresses of a mapping. Hints and MAP_FIXED need `mmap` itself; memmap2 makes the
-//! mappings without a hint.
+//! Addresses come from the window of [`address_space`](super::address_space), or from the kernel if that has no room.
+//! memmap2 makes the mappings that the kernel places; those in the window need MAP_FIXED.
 //!
 //! Only this file accesses memory by address in the core, besides the ioctls of `abi/`.
 #![allow(unsafe_code)]
 
-use std::collections::VecDeque;
 use std::ffi::{c_int, c_void};
 use std::io;
 use std::mem;
@@ -21,15 +20,15 @@ use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::OnceLock;
-use std::time::{Duration, Instant};
 
 use memmap2::{MmapOptions, MmapRaw};
 
-use super::address_space::{top_of_addresses, AddressHint};
+use super::address_space::Place;
 use super::page::page_size;
+use super::quarantine::{self, KernelRange};
+use super::zero_pages;
 use crate::sync::{Mutex, MutexGuard};
-use crate::units::{align_down, align_up};
+use crate::units::align_up;
 
 /// An owned, readable and writable range of addresses.
 ///
@@ -53,47 +52,40 @@ enum Content<'a> {
     Shared { fd: BorrowedFd<'a>, offset: libc::off64_t },
 }
 
-/// A mapped range and its address hint. Dropping it does not unmap the range.
+/// A mapped range. Dropping it does not unmap the range.
 #[derive(Debug, PartialEq, Eq)]
-struct Whole {
-    base: usize,
-    len: usize,
-    /// `None` if the kernel chose the addresses.
-    hint: Option<AddressHint>,
+enum Whole {
+    /// In the window.
+    Placed(Place),
+    /// Where the kernel chose.
+    Kernel(KernelRange),
 }
 
 impl Whole {
-    /// Maps `bytes` of `content`, at a multiple of `alignment` if the kernel accepts the hint.
+    /// Maps `bytes` of `content`, at a multiple of `alignment` if the window has room.
     fn map(bytes: usize, alignment: u64, content: Content<'_>) -> io::Result<Self> {
         let len =
             usize::try_from(align_up(bytes as u64, page_size()).ok_or_else(no_memory)?).map_err(|_| no_memory())?;
-        let Some(hint) = AddressHint::find(len as u64, alignment) else { return Self::map_anywhere(len, content) };
-        let (flags, fd, offset) = match content {
-            // No MAP_NORESERVE here: only retired ranges have it. The kernel would otherwise merge written pages with a
-            // retired range, and that range could not merge with the next one.
-            Content::Zeros => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0),
-            Content::Shared { fd, offset } => (libc::MAP_SHARED, fd.as_raw_fd(), offset),
+        let Some(place) = Place::find(len, alignment) else {
+            return match Self::map_anywhere(len, content) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && quarantine::give_way(len) => {
+                    Self::map_anywhere(len, content)
+                }
+                mapped => mapped,
+            };
         };
-        let address = hint.address() as *mut c_void;
-        // SAFETY: without MAP_FIXED, mmap replaces no existing mapping, wherever the hint points.
-        let at = unsafe { libc::mmap64(address, len, libc::PROT_READ | libc::PROT_WRITE, flags, fd, offset) };
-        if at == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let base = at as usize;
-        let hint = match hint.address() == base {
-            true => Some(hint),
-            false => {
-                // Another mapping occupies the hinted addresses and may stay there.
-                hint.keep();
-                None
+        // SAFETY: `place` owns the range.
+        match unsafe { content.map_over(place.base(), len) } {
+            Ok(()) => Ok(Self::Placed(place)),
+            Err(error) => {
+                // A driver refuses after the kernel has unmapped what was there: before Linux 6.12 for good.
+                Self::Placed(place).unmap();
+                Err(error)
             }
-        };
-        Ok(Self { base, len, hint })
+        }
     }
 
-    /// Maps `len` bytes of `content` at addresses of the kernel's choice, because the address window is full or
-    /// missing.
+    /// Maps `len` bytes of `content` at addresses of the kernel's choice, because the window is full or missing.
     fn map_anywhere(len: usize, content: Content<'_>) -> io::Result<Self> {
         let mut options = MmapOptions::new();
         let map = match content {
@@ -102,14 +94,66 @@ impl Whole {
         };
         let base = map.as_mut_ptr().expose_provenance();
         mem::forget(map); // `unmap` ends the mapping
-        Ok(Self { base, len, hint: None })
+        Ok(Self::Kernel(KernelRange { base, len }))
     }
 
-    /// Unmaps the range. A later hint may suggest its addresses again.
+    fn base(&self) -> usize {
+        match self {
+            Self::Placed(place) => place.base(),
+            Self::Kernel(range) => range.base,
+        }
+    }
+
+    /// Replaces the mapping with zero pages.
+    fn put_zeros(&self) -> io::Result<()> {
+        let (base, len, exclusive) = match self {
+            Self::Placed(place) => (place.base(), place.len(), true),
+            Self::Kernel(range) => (range.base, range.len, false),
+        };
+        // SAFETY: this owns exactly the range, so no stranger's mapping is replaced. The range stays mapped, so a stale
+        // pointer in JavaScript or in an operation in flight does not fault.
+        unsafe { zero_pages::put(base, len, exclusive) }
+    }
+
+    /// Ends the mapping. JavaScript has not seen the range: its addresses may be used again.
     fn unmap(self) {
-        // SAFETY: the range is mapped, and its single owner gives it up here. The module's header says what a pointer
-        // into it that is still in use would break.
-        unsafe { libc::munmap(self.base as *mut c_void, self.len) };
+        match self {
+            Self::Kernel(range) => range.unmap(),
+            whole if whole.put_zeros().is_ok() => whole.give_back(),
+            // Nothing may be placed over the memory, or over a hole: the place is withheld.
+            Self::Placed(place) => KernelRange { base: place.base(), len: place.len() }.unmap(),
+        }
+    }
+
+    /// Lets the addresses be reused, after all others. Zero pages are mapped there.
+    fn give_back(self) {
+        match self {
+            Self::Placed(place) => quarantine::release(place),
+            Self::Kernel(range) => quarantine::wait(range),
+        }
+    }
+}
+
+impl Content<'_> {
+    /// Maps `len` bytes of this content at `base`.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns the whole range, and its memory ends here.
+    unsafe fn map_over(self, base: usize, len: usize) -> io::Result<()> {
+        let (flags, fd, offset) = match self {
+            // No MAP_NORESERVE here: only zero pages over free addresses have it. The kernel would otherwise merge
+            // written pages with them.
+            Self::Zeros => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0),
+            Self::Shared { fd, offset } => (libc::MAP_SHARED, fd.as_raw_fd(), offset),
+        };
+        let (writable, flags) = (libc::PROT_READ | libc::PROT_WRITE, flags | libc::MAP_FIXED);
+        // SAFETY: MAP_FIXED replaces exactly the caller's range. If that were not the caller's, this would unmap a
+        // stranger's memory.
+        match unsafe { libc::mmap64(base as *mut c_void, len, writable, flags, fd, offset) } {
+            libc::MAP_FAILED => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -122,14 +166,14 @@ impl Mapping {
     pub fn anonymous(len: u64, alignment: u64) -> io::Result<Self> {
         let bytes = to_usize(len)?;
         let aligned = Whole::map(bytes, alignment, Content::Zeros)?;
-        if (aligned.base as u64).is_multiple_of(alignment.max(page_size())) {
+        if (aligned.base() as u64).is_multiple_of(alignment.max(page_size())) {
             return Ok(Self::over(aligned, 0, bytes));
         }
         aligned.unmap();
         let slack = alignment.checked_add(len).ok_or_else(no_memory)?;
         let whole = Whole::map(to_usize(slack)?, page_size(), Content::Zeros)?;
-        let first = align_up(whole.base as u64, alignment).ok_or_else(no_memory)?;
-        let start = first as usize - whole.base;
+        let first = align_up(whole.base() as u64, alignment).ok_or_else(no_memory)?;
+        let start = first as usize - whole.base();
         Ok(Self::over(whole, start, bytes))
     }
 
@@ -141,31 +185,27 @@ impl Mapping {
         let bytes = to_usize(len)?;
         let offset = libc::off64_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
         let whole = Whole::map(bytes, alignment, Content::Shared { fd, offset })?;
-        if (whole.base as u64).is_multiple_of(alignment.max(page_size())) {
+        if (whole.base() as u64).is_multiple_of(alignment.max(page_size())) {
             return Ok(Self::over(whole, 0, bytes));
         }
         whole.unmap();
         let mapping = Self::anonymous(len, alignment)?;
-        // SAFETY: MAP_FIXED replaces exactly the aligned part of the range that `mapping` has just reserved and that no
-        // other code knows. If the range were not ours, this would unmap a stranger's memory.
-        let at = unsafe {
-            libc::mmap64(
-                mapping.address().cast(),
-                mapping.len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_FIXED,
-                fd.as_raw_fd(),
-                offset,
-            )
-        };
-        if at == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
+        let content = Content::Shared { fd, offset };
+        // SAFETY: this is the aligned part of the range that `mapping` has just reserved and that no other code knows.
+        let mapped = unsafe { content.map_over(mapping.address, mapping.len.next_multiple_of(page_size() as usize)) };
+        if let Err(error) = mapped {
+            // Drops `mapping` without a hole in it: unmapping a hole could unmap what another thread has mapped there.
+            let plugged = mapping.whole().as_ref().map(Whole::put_zeros);
+            if let Some(Err(_)) = plugged {
+                mem::forget(mapping);
+            }
+            return Err(error);
         }
         Ok(mapping)
     }
 
     fn over(whole: Whole, start: usize, len: usize) -> Self {
-        let address = whole.base + start;
+        let address = whole.base() + start;
         Self { whole: Mutex::new(Some(whole)), address, len, retired: AtomicBool::new(false) }
     }
 
@@ -264,31 +304,17 @@ impl Mapping {
         }
     }
 
-    /// Returns the memory now and keeps the addresses: private zero pages replace the previous mapping.
+    /// Returns the memory now and keeps the addresses: zero pages replace the previous mapping.
     ///
-    /// Returns `None` if the mapping was retired before. If the kernel has no room for one more mapping, this changes
-    /// nothing, and a later call may try again.
+    /// Returns `None` if the mapping was retired before. If the kernel accepts no zero pages, this changes nothing, and
+    /// a later call may try again.
     pub fn retire(&self) -> io::Result<Option<Retired>> {
         if self.retired.swap(true, Ordering::AcqRel) {
             return Ok(None);
         }
         let mut held = self.whole();
         let Some(whole) = held.take() else { return Ok(None) };
-        // SAFETY: the range is exactly the one that `whole` owns, so this replaces no stranger's mapping. The range
-        // stays mapped and writable without a gap, so a stale pointer in JavaScript or in an operation in flight never
-        // faults.
-        let at = unsafe {
-            libc::mmap64(
-                whole.base as *mut c_void,
-                whole.len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        if at == libc::MAP_FAILED {
-            let error = io::Error::last_os_error();
+        if let Err(error) = whole.put_zeros() {
             *held = Some(whole);
             self.retired.store(false, Ordering::Release);
             return Err(error);
@@ -315,60 +341,11 @@ impl Drop for Mapping {
 pub struct Retired(Option<Whole>);
 
 impl Retired {
-    /// Queues the addresses for reuse, after a minimum time and behind other ranges. JavaScript no longer reaches them.
-    /// Only an operation that was in flight at the free may still hold one.
+    /// Lets the addresses be reused, after all others. JavaScript no longer reaches them. Only an operation that was in
+    /// flight at the free may still hold one.
     pub fn give_back(mut self) {
-        let Some(whole) = self.0.take() else { return };
-        let mut line = QUARANTINE.lock();
-        line.bytes += whole.len as u64;
-        line.ranges.push_back((Instant::now(), whole));
-        let limit = quarantine_limit();
-        while line.bytes > limit || line.ranges.len() > MAX_QUARANTINED {
-            match line.ranges.front() {
-                Some((since, _)) if since.elapsed() >= MIN_QUARANTINE => {}
-                _ => break,
-            }
-            if let Some((_, oldest)) = line.ranges.pop_front() {
-                line.bytes -= oldest.len as u64;
-                oldest.unmap();
-            }
-        }
+        self.0.take().into_iter().for_each(Whole::give_back);
     }
-}
-
-impl Drop for Retired {
-    fn drop(&mut self) {
-        let hint = self.0.take().and_then(|whole| whole.hint);
-        hint.into_iter().for_each(AddressHint::keep);
-    }
-}
-
-#[derive(Default)]
-struct Quarantine {
-    ranges: VecDeque<(Instant, Whole)>,
-    bytes: u64,
-}
-
-static QUARANTINE: Mutex<Quarantine> = Mutex::new(Quarantine { ranges: VecDeque::new(), bytes: 0 });
-
-/// The minimum time in quarantine under any pressure: longer than a disk or socket operation should take.
-const MIN_QUARANTINE: Duration = Duration::from_secs(10);
-/// The maximum number of ranges in quarantine. Neighbouring zero pages merge into one mapping, but in the worst case
-/// each range is one of `vm.max_map_count`.
-const MAX_QUARANTINED: usize = 8192;
-
-/// The maximum bytes of addresses in quarantine: a 64th of the address space. That is 2 TiB with 47-bit addresses and 8
-/// GiB with the 39 bits of some arm64 kernels. A kernel with a strict commit limit (`vm.overcommit_memory` = 2) counts
-/// every private page, so the maximum is 256 MiB there.
-fn quarantine_limit() -> u64 {
-    static LIMIT: OnceLock<u64> = OnceLock::new();
-    *LIMIT.get_or_init(|| {
-        let strict = std::fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.trim() == "2");
-        if strict {
-            return 256 << 20;
-        }
-        align_down(top_of_addresses() / 64, page_size())
-    })
 }
 
 fn to_usize(n: u64) -> io::Result<usize> {
@@ -402,8 +379,8 @@ mod tests {
         let shared = Content::Shared { fd: std::os::fd::AsFd::as_fd(&file), offset: page_size() as i64 };
         for (content, expected) in [(Content::Zeros, [0; 11]), (shared, *b"second page")] {
             let whole = Whole::map_anywhere(len, content).unwrap();
-            assert_eq!((whole.len, whole.hint.is_none()), (len, true));
-            let base = whole.base;
+            let base = whole.base();
+            assert_eq!(whole, Whole::Kernel(KernelRange { base, len }));
             let mapping = Mapping::over(whole, 0, len);
             let mut bytes = [1; 11];
             mapping.read(0, &mut bytes);
@@ -411,7 +388,7 @@ mod tests {
             mapping.write(page_size(), b"x");
             let retired = mapping.retire().unwrap().unwrap();
             mapping.read(0, &mut bytes);
-            assert_eq!((bytes, retired.0.as_ref().unwrap().base), ([0; 11], base));
+            assert_eq!((bytes, retired.0.as_ref().unwrap().base()), ([0; 11], base));
         }
         let mut last = [0];
         std::os::unix::fs::FileExt::read_exact_at(&file, &mut last, 2 * page_size()).unwrap();
@@ -441,7 +418,7 @@ mod tests {
         mapping.write(0, b"stale");
         drop(mapping); // the range stays reserved: no other mapping may be placed there
         let elsewhere = Mapping::anonymous(page_size(), 64).unwrap();
-        assert_ne!(elsewhere.address() as usize, retired.0.as_ref().unwrap().base);
+        assert_ne!(elsewhere.address() as usize, retired.0.as_ref().unwrap().base());
         retired.give_back();
     }
 
@@ -460,8 +437,60 @@ mod tests {
     }
 
     #[test]
-    fn the_quarantine_is_a_share_of_the_address_space() {
-        let limit = quarantine_limit();
-        assert!(limit == 256 << 20 || (1 << 32..=1 << 52).contains(&limit), "{limit:#x}");
+    fn an_address_that_was_given_back_is_not_soon_used_again() {
+        let fifo = Mapping::anonymous(1 << 16, 64).unwrap();
+        let address = fifo.address();
+        fifo.retire().unwrap().unwrap().give_back();
+        let maps = || std::fs::read_to_string("/proc/self/maps").unwrap().lines().count();
+        let before = maps();
+        for i in 0..20_000 {
+            let other = Mapping::anonymous(1 << 16, 64).unwrap();
+            assert_ne!(other.address(), address, "after {i} others");
+            if i % 2 == 0 {
+                other.retire().unwrap().unwrap().give_back();
+            }
+        }
+        assert!(maps() < before + 100, "{before} → {}", maps());
+    }
+
+    #[test]
+    fn pages_that_late_writers_dirtied_go_back_to_the_kernel() {
+        let resident = |mapping: &Mapping| {
+            let mut pages = [0_u8; 16];
+            // SAFETY: `pages` has a byte for each page of the mapping; the call changes no memory but that.
+            let done = unsafe { libc::mincore(mapping.address().cast(), mapping.len, pages.as_mut_ptr()) };
+            assert_eq!(done, 0);
+            pages.iter().filter(|page| **page & 1 == 1).count()
+        };
+        let window = Mapping::anonymous(16 * page_size(), 64).unwrap();
+        let whole = Whole::map_anywhere(16 * page_size() as usize, Content::Zeros).unwrap();
+        let len = 16 * page_size() as usize;
+        for mapping in [window, Mapping::over(whole, 0, len)] {
+            let retired = mapping.retire().unwrap().unwrap();
+            mapping.fill(0..u64::MAX, 1); // an operation that was in flight at the free
+            assert_eq!(resident(&mapping), 16);
+            retired.give_back(); // at least 64 KiB
+            assert_eq!(resident(&mapping), 0);
+            mapping.fill(0..u64::MAX, 2); // one that waits still longer
+            assert_eq!(resident(&mapping), 16);
+            // Another test's step of the sweep may have the range at this moment.
+            let cleaned = (0..1000).any(|_| {
+                quarantine::clean();
+                resident(&mapping) == 0
+            });
+            assert!(cleaned);
+        }
+    }
+
+    #[test]
+    fn a_mapping_that_was_refused_leaves_zero_pages_and_no_hole() {
+        let file = std::fs::File::open("/proc/self/status").unwrap(); // a file that cannot be mapped
+        let content = Content::Shared { fd: std::os::fd::AsFd::as_fd(&file), offset: 0 };
+        let place = Place::find(1 << 16, 64).unwrap();
+        let base = place.base();
+        place.release();
+        assert!(Whole::map(1 << 16, 64, content).is_err());
+        assert!(!zero_pages::reserve(base, 1 << 17), "zero pages are mapped there");
+        assert!(Mapping::shared(std::os::fd::AsFd::as_fd(&file), 0, 1 << 16, 1 << 30).is_err());
     }
 }

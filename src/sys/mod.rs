@@ -1,7 +1,7 @@
 //! The operating system: address ranges, `/proc` and `/sys`, memory pressure, descriptors over sockets, threads.
 //!
-//! Imports `accounting`, `suballoc` and the crate's root: [`address_space`] places mappings with a suballocator, and
-//! [`ram`] charges a budget. It knows no device and no kernel interface of an NPU.
+//! Imports `accounting` and the crate's root: [`ram`] charges a budget. It knows no device and no kernel interface of
+//! an NPU.
 //!
 //! Readers take the root of a file tree, so tests read fixtures in place of the running system:
 //!
@@ -22,6 +22,8 @@ pub mod page;
 pub mod poller;
 pub mod pressure;
 pub mod proc;
+pub mod quarantine;
 pub mod ram;
 pub mod reserve_fd;
 pub mod thread_pool;
+mod zero_pages;

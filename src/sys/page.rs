@@ -1,4 +1,4 @@
-//! The page size of the running kernel.
+//! The page size and the address space of the running kernel.
 #![allow(unsafe_code)]
 
 use std::sync::OnceLock;
@@ -13,6 +13,17 @@ pub fn page_size() -> u64 {
         // SAFETY: sysconf only reads and has no preconditions.
         let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
         u64::try_from(size).unwrap_or(4096)
+    })
+}
+
+/// The end of the address space that this kernel gives a process, a power of two: 2^47 on x86-64, 2^39 to 2^48 on
+/// arm64.
+pub fn top_of_addresses() -> u64 {
+    static TOP: OnceLock<u64> = OnceLock::new();
+    *TOP.get_or_init(|| {
+        // The stack lies near the top.
+        let here = 0_u8;
+        (&raw const here as u64).next_power_of_two()
     })
 }
 

@@ -27,6 +27,14 @@ for (const end of inPiece(['natural', 'exit', 'throw', 'terminate'])) {
   })
 }
 
+test('a worker that deallocates and ends in one turn withholds no addresses', () => {
+  const { result } = runChild('worker-addresses.mjs')
+  assert.equal(result.deallocate, 0)
+  assert.equal(result['deallocate and exit'], 0)
+  // The buffers may live on in another thread. On some runtimes no finalizer comes, or one that proves otherwise.
+  assert.ok([0, 1, 2].includes(result.drop), result.drop)
+})
+
 for (const way of inPiece(['return', 'exit', 'uncaught', 'dispose-late'])) {
   test(`the process ends with live buffers (${way})`, () => {
     const child = spawnSync(

@@ -37,8 +37,8 @@ function npuStats(handle, { backend, simulated, sramTotal }) {
  * @returns {SystemMemoryStats}
  */
 function systemStats(handle) {
-  const { counters, ...figures } = native.systemStats(handle)
-  return { ...counters, ...figures }
+  const { counters, lostMappings, lostBytes, ...figures } = native.systemStats(handle)
+  return { ...counters, ...figures, lost: { mappings: lostMappings, bytes: lostBytes } }
 }
 
 /**
@@ -52,7 +52,9 @@ function systemStats(handle) {
 function usageOf(handle, npu, system) {
   // Not process.memoryUsage(), which opens /proc: that fails when the process is out of descriptors.
   const { used_heap_size: heapUsed, external_memory: external } = getHeapStatistics()
-  const [openFds, maxFds, maps, maxMaps] = native.processGauges(handle).map(known)
+  const gauges = native.processGauges(handle)
+  const [openFds, maxFds, maps, maxMaps] = gauges.slice(0, 4).map(known)
+  const [, , , , budget, withheld] = gauges
   const pools = /** @type {PoolStats[]} */ (native.poolsStats(handle))
   return {
     npu,
@@ -69,6 +71,7 @@ function usageOf(handle, npu, system) {
       maxFds,
       maps,
       maxMaps,
+      addresses: { budget, withheld },
     },
     fragmentation: fragmentationOf(pools),
   }

@@ -47,7 +47,11 @@ export interface NPUMemoryStats extends CounterStats {
   slabs: { reserved: number; allocated: number; lateWrites: number; lost: LostSlices }
   /** Bytes that JavaScript freed and the driver has not yet released. */
   pendingFree: number
-  /** Memory that the driver failed to release. The kernel keeps it until a reboot; the release is not retried. */
+  /**
+   * Freed memory that is not back. Objects that the driver failed to release stay until a reboot. Objects that the
+   * kernel could not unmap, because it had no mapping left (`vm.max_map_count`) or no addresses, are tried again at
+   * later frees and by `optimizeMemory`; they count until that succeeds.
+   */
   lost: { objects: number; bytes: number }
   /** Usage by IOMMU domain; empty without an IOMMU. */
   domains: DomainStats[]
@@ -65,6 +69,8 @@ export interface NPUMemoryStats extends CounterStats {
 /** Result of {@link MemoryManager.getSystemMemoryStats}. */
 export interface SystemMemoryStats extends CounterStats {
   limit: number | null
+  /** Freed memory that the kernel could not unmap yet, in this process. It is tried again at later frees. */
+  lost: { mappings: number; bytes: number }
   /** RAM of the machine. */
   total: number
   /** RAM that can be allocated without swapping. */
@@ -161,6 +167,11 @@ export interface MemoryUsage {
     maxFds: number | null
     maps: number | null
     maxMaps: number | null
+    /**
+     * Bytes of addresses of this library. A freed address is used again when all others of the `budget` were;
+     * `withheld` ones never, because a thread ended while its buffers may have lived on in another.
+     */
+    addresses: { budget: number; withheld: number }
   }
   /** Mean fragmentation of all pools, weighted by their free bytes; 0 without pools. */
   fragmentation: number
