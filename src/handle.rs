@@ -132,6 +132,14 @@ impl<T> Table<T> {
         self.live == 0
     }
 
+    /// Iterates over all values with their handles, in slot order, mutably.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (Handle, &mut T)> {
+        self.slots.iter_mut().enumerate().filter_map(|(index, slot)| {
+            let generation = slot.generation;
+            slot.value.as_mut().map(|value| (Handle::new(index as u32, generation), value))
+        })
+    }
+
     /// Iterates over all values with their handles, in slot order.
     pub fn iter(&self) -> impl Iterator<Item = (Handle, &T)> {
         self.slots.iter().enumerate().filter_map(|(index, slot)| {

@@ -107,7 +107,7 @@ fn every_failure_leaves_everything_as_it_was() {
     let boards = [Options::default(), Options { soc: Some("rk3566".into()), ..Options::default() }];
     let (mut runs, mut failures) = (0, 0);
     // With and without slabs: a failed slab falls back to a dedicated object.
-    let slabs = [0, 256 * KIB].map(|threshold| SlabOptions { threshold, size: MIB, delay: 0 });
+    let slabs = [0, 256 * KIB].map(|threshold| SlabOptions { threshold, size: MIB, ..SlabOptions::default() });
     for (board, slabs) in boards.iter().flat_map(|board| slabs.iter().map(move |slabs| (board, *slabs))) {
         for &call in CALLS {
             for &errno in ERRNOS {

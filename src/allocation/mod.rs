@@ -437,8 +437,15 @@ impl Detached<'_> {
 
 impl Drop for Detached<'_> {
     fn drop(&mut self) {
-        if let Some(backing) = self.backing.take() {
-            self.allocation.state().backing = Some(backing);
+        let Some(backing) = self.backing.take() else { return };
+        let finalized = {
+            let mut state = self.allocation.state();
+            state.backing = Some(backing);
+            state.finalized
+        };
+        // The finalizer came while the slice was away, and found nothing to free.
+        if let Some(reach) = finalized {
+            self.allocation.finalize(reach);
         }
     }
 }

@@ -1,5 +1,6 @@
 'use strict'
 
+const { MAX_REUSE_AFTER_MS, REUSE_AFTER_MS } = require('./core/allocation-options.js')
 const { check, kinds } = require('./core/options.js')
 const { profilingOptions } = require('./profiling/options.js')
 const { cleanup } = require('./reclaim/options.js')
@@ -30,7 +31,11 @@ const managerOptions = {
     caches: kinds.oneOf('coherent', 'incoherent'),
     cacheMaintenance: kinds.oneOf('ranges', 'objects'),
   }),
-  slabs: kinds.nested({ threshold: kinds.integer(0), size: kinds.integer(1) }),
+  slabs: kinds.nested({
+    threshold: kinds.integer(0),
+    size: kinds.integer(1),
+    reuseAfterMs: kinds.milliseconds(MAX_REUSE_AFTER_MS),
+  }),
   cleanup: kinds.nested(cleanup),
   /** @type {Validator<unknown>} `Limits.check` checks it. */
   limits: (_name, value) => value,
@@ -40,8 +45,16 @@ const managerOptions = {
   profiling: (name, value) => (typeof value === 'boolean' ? value : check(name, value, profilingOptions)),
 }
 
+/**
+ * The native part's options of slabs.
+ *
+ * @param {object} [slabs]
+ * @param {object} [debug]
+ */
+const slabOptions = (slabs, debug) => ({ reuseAfterMs: REUSE_AFTER_MS, ...slabs, ...debug })
+
 /** The warning of a manager that found no NPU. */
 const SIMULATED =
   "No NPU on this machine: @rkllmjs/memory runs on a simulated one. Pass backend: 'simulated' to say that you mean it."
 
-module.exports = { SIMULATED, managerOptions }
+module.exports = { SIMULATED, managerOptions, slabOptions }

@@ -206,6 +206,7 @@ mod tests {
             chunk: Some(MIB),
             block: None,
             alignment: None,
+            reuse_after: None,
             memory: PoolMemory::Npu(tagged("pool")),
         };
         let pool = manager.create_pool(&options).unwrap();

@@ -34,6 +34,7 @@ mod stats;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -130,6 +131,12 @@ impl Manager {
             npu_total,
             ram_total,
         }
+    }
+
+    /// Lets freed slices wait for turns of an event loop too, which `turns` counts.
+    #[must_use]
+    pub fn with_turns(self, turns: &'static AtomicU32) -> Self {
+        Self { slabs: self.slabs.with_turns(turns), ..self }
     }
 
     /// Returns the description of the opened device.
@@ -348,8 +355,16 @@ impl Manager {
     /// be room for a dedicated object.
     fn slab_slice(&self, request: &Request, zeroed: bool) -> Result<Option<Backing>> {
         let Some(pool) = self.slabs.pool_for(request)? else { return Ok(None) };
+        self.bound_waits();
         let Ok(slice) = pool.allocate(request.size, page_size()) else { return Ok(None) };
         pools::backing(pool, slice, zeroed).map(Some)
+    }
+
+    /// Ends the oldest waits in slabs until the slices that still wait fit under every limit, with the memory in use.
+    fn bound_waits(&self) {
+        if self.slabs.waiting() > 0 {
+            self.slabs.end_waits_beyond(self.accounting.limit_and_room(MemoryKind::Npu).1);
+        }
     }
 
     /// Creates a kernel object. Frees the empty slabs and tries again before it fails for lack of memory.

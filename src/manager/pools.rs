@@ -3,6 +3,7 @@
 use std::collections::btree_map::Entry;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{page_options, Manager, NpuOptions, SystemOptions};
 use crate::accounting::Account;
@@ -11,7 +12,7 @@ use crate::device::memory::{alignment, Source};
 use crate::device::unretired;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
-use crate::pool::{Layout, Pool, PoolStats, SlabOptions, Slice};
+use crate::pool::{Clearing, Layout, Pool, PoolStats, SlabOptions, Slice, SliceRequest, View};
 use crate::suballoc::RegionId;
 use crate::sync::MutexGuard;
 use crate::sys::quarantine;
@@ -32,6 +33,8 @@ pub struct PoolOptions {
     pub block: Option<u64>,
     /// The alignment of every slice; 64 by default.
     pub alignment: Option<u64>,
+    /// How long freed slices wait whose ArrayBuffer JavaScript has seen; by default as those of slabs.
+    pub reuse_after: Option<Duration>,
     /// The memory of the chunks.
     pub memory: PoolMemory,
 }
@@ -88,8 +91,9 @@ impl Manager {
         };
         let account = Account { kind: Some(source.kind()), ..self.slice_account(tag) };
         let refused = account.clone();
+        let reuse = self.slabs.reuse(options.reuse_after.unwrap_or(self.slabs.reuse_after()));
         let pool = Pool::new(Some(Arc::clone(&options.name)), source, layout, Some(account))
-            .map(Arc::new)
+            .map(|pool| Arc::new(pool.with_reuse(reuse)))
             .inspect_err(|_refusal| refused.failed(options.initial))?;
         self.record_pool(&pool);
         match self.registry().entry(Arc::clone(&options.name)) {
@@ -116,14 +120,16 @@ impl Manager {
         pool: &Arc<Pool>,
         size: u64,
         align: Option<u64>,
-        zeroed: bool,
+        clearing: Clearing,
         tag: Option<Arc<str>>,
     ) -> Result<Arc<Allocation>> {
         let align = alignment(align, MIN_ALIGNMENT)?;
         let account = self.slice_account(tag);
+        let mut request = SliceRequest::new(size, align);
+        (request.owner, request.clearing) = (pool.owner(account.tag.as_ref()), clearing);
         let allocate = || {
             let admission = account.admit(size)?;
-            let backing = backing(Arc::clone(pool), pool.allocate_held(size, align)?, zeroed)?;
+            let backing = backing(Arc::clone(pool), pool.request_held(request)?, false)?;
             Allocation::enter(admission, backing, size)
         };
         allocate().map_err(|error| pool.refused(size, account.tag.as_ref(), error))
@@ -148,40 +154,34 @@ impl Manager {
 
     /// Allocates a slice that compaction may move. Returns its handle and its present place.
     ///
-    /// Errors: those of [`Pool::allocate_movable`] and [`Pool::zero`].
+    /// Errors: those of [`Pool::request_movable`].
     pub fn allocate_movable(
         &self,
         pool: &Arc<Pool>,
         size: u64,
         align: Option<u64>,
-        zeroed: bool,
+        clearing: Clearing,
         tag: Option<Arc<str>>,
     ) -> Result<(Handle, Slice)> {
         let align = alignment(align, MIN_ALIGNMENT)?;
         let account = tag.map(|tag| self.slice_account(Some(tag)));
-        let (id, slice) = pool.allocate_movable(size, align, account.as_ref())?;
-        if zeroed {
-            if let Err(error) = pool.zero(&slice) {
-                pool.free_movable(id)?;
-                let tag = account.as_ref().and_then(|account| account.tag.as_ref());
-                return Err(pool.refused(size, tag, error));
-            }
-        }
-        Ok((id, slice))
+        let mut request = SliceRequest::new(size, align);
+        request.clearing = clearing;
+        pool.request_movable(request, account.as_ref())
     }
 
     /// Makes an allocation of this manager over a movable slice.
     ///
-    /// Errors: `ERR_BUFFER_FREED`.
+    /// Errors: `ERR_BUFFER_FREED`; `ERR_BUFFER_BUSY` while another thread moves the slice.
     pub fn adopt_movable(&self, pool: &Arc<Pool>, id: Handle) -> Result<Arc<Allocation>> {
-        let (slice, size, tag) = pool.movable(id)?;
-        let chunk_memory = pool.chunk_memory(slice.chunk)?;
-        let admission = self.slice_account(None).admit(size)?;
-        let backing = Backing::Suballocated { pool: Arc::clone(pool), slice, chunk_memory };
-        pool.set_seen(&slice);
-        let allocation = Allocation::enter_block(admission, backing, size, tag)?;
-        pool.set_view(id, Some(allocation.handle));
-        Ok(allocation)
+        let View { slice, size, tag, chunk_memory } = pool.begin_view(id)?;
+        let entered = self.slice_account(None).admit(size).and_then(|admission| {
+            let backing = Backing::Suballocated { pool: Arc::clone(pool), slice, chunk_memory };
+            pool.set_seen(&slice);
+            Allocation::enter_block(admission, backing, size, tag)
+        });
+        pool.end_view(id, entered.as_ref().ok().map(|allocation| allocation.handle));
+        entered
     }
 
     /// Makes the account of a slice. Has no kind, because the slice's memory is counted with the pool's chunks.
@@ -215,6 +215,16 @@ impl Manager {
         }
         end(&self.live_allocations_of(pool));
         Ok(())
+    }
+
+    /// Ends the waits of freed slices that are over. Returns the bytes that still wait.
+    pub fn end_waits(&self) -> u64 {
+        let mut pools = self.pools();
+        pools.extend(self.slabs.pools());
+        for pool in &pools {
+            pool.end_waits();
+        }
+        pools.iter().map(|pool| pool.waiting()).sum()
     }
 
     /// Frees the empty slabs that are kept for reuse, the memory that the kernel could not retire before, and the pages
@@ -287,6 +297,41 @@ mod tests {
     use crate::pool::ChunkMemory;
     use crate::sys::address_space::{fate, Fate};
 
+    /// A pool of 64 KiB with its manager.
+    fn pool() -> (Manager, Arc<Pool>) {
+        let device = Device::new(Arc::new(Simulated::new(Options::default()).unwrap()));
+        let manager = Manager::new(device, SlabOptions::default());
+        let options = PoolOptions {
+            name: "p".into(),
+            initial: 1 << 16,
+            max: None,
+            chunk: None,
+            block: None,
+            alignment: None,
+            reuse_after: None,
+            memory: PoolMemory::System(SystemOptions::default()),
+        };
+        let pool = manager.create_pool(&options).unwrap();
+        (manager, pool)
+    }
+
+    /// On Deno a finalizer runs on another thread, at any time within a compaction.
+    #[test]
+    fn a_slice_goes_whose_finalizer_came_while_a_compaction_had_it() {
+        let (manager, pool) = pool();
+        let (id, _) = manager.allocate_movable(&pool, 4096, None, Clearing::default(), Some("kv".into())).unwrap();
+        let view = manager.adopt_movable(&pool, id).unwrap();
+        let detached = view.detach_from_slice().unwrap();
+        Allocation::by_handle(view.handle).unwrap().finalize(Reachability::Unreachable);
+        // The runtime has no ArrayBuffer to detach: the slice stays where it is.
+        drop(detached);
+        assert!(Allocation::by_handle(view.handle).is_none() && !view.is_live());
+        assert!(pool.free_dropped(id).is_err(), "it was freed");
+        let accounts = manager.accounts();
+        assert_eq!((pool.stats().live, accounts.live.len(), accounts.tags["kv"].counters().used), (0, 0, 0));
+        assert_eq!(pool.validate(), Ok(()));
+    }
+
     /// Each way frees a pool's memory while an ArrayBuffer that was moved, or marked, still reaches a slice.
     #[test]
     fn addresses_of_a_slice_outlive_its_pool_until_the_finalizer_has_run() {
@@ -296,19 +341,8 @@ mod tests {
             |manager, _| manager.dispose(),
         ];
         for end in ways {
-            let device = Device::new(Arc::new(Simulated::new(Options::default()).unwrap()));
-            let manager = Manager::new(device, SlabOptions::default());
-            let options = PoolOptions {
-                name: "p".into(),
-                initial: 1 << 16,
-                max: None,
-                chunk: None,
-                block: None,
-                alignment: None,
-                memory: PoolMemory::System(SystemOptions::default()),
-            };
-            let pool = manager.create_pool(&options).unwrap();
-            let slice = manager.allocate_from(&pool, 100, None, false, None).unwrap();
+            let (manager, pool) = pool();
+            let slice = manager.allocate_from(&pool, 100, None, Clearing::default(), None).unwrap();
             let chunk_memory: Weak<ChunkMemory> = Arc::downgrade(&slice.chunk_memory().unwrap());
             end(&manager, &pool);
             drop((pool, manager));

@@ -69,6 +69,8 @@ pub struct SlabStats {
     pub reserved: u64,
     /// Bytes of live slices.
     pub allocated: u64,
+    /// Bytes of freed slices that wait before their bytes are used again.
+    pub waiting: u64,
     /// The number of slices written after their free. Detected only if frees are delayed.
     pub late_writes: u64,
     /// The number and the bytes of slices that are never used again.
@@ -109,6 +111,8 @@ pub struct Summary {
     pub pool_reserved: u64,
     /// Bytes of live slices in those chunks.
     pub pool_allocated: u64,
+    /// Bytes of freed slices, of pools and slabs, that wait before their bytes are used again.
+    pub waiting: u64,
 }
 
 impl Manager {
@@ -123,6 +127,7 @@ impl Manager {
             system_total: self.ram_total,
             pool_reserved: pools.iter().map(|(_, stats)| stats.reserved).sum(),
             pool_allocated: pools.iter().map(|(_, stats)| stats.allocated).sum(),
+            waiting: pools.iter().map(|(_, stats)| stats.waiting).sum::<u64>() + self.slabs.waiting(),
         }
     }
 
@@ -180,6 +185,7 @@ impl Manager {
             slabs: SlabStats {
                 reserved: slabs.iter().map(|stats| stats.reserved).sum(),
                 allocated: slabs.iter().map(|stats| stats.allocated).sum(),
+                waiting: slabs.iter().map(|stats| stats.waiting).sum(),
                 late_writes: slabs.iter().map(|stats| stats.late_writes).sum(),
                 lost: slabs.iter().fold((0, 0), |sum, stats| (sum.0 + stats.lost.0, sum.1 + stats.lost.1)),
             },

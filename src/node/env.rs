@@ -9,7 +9,7 @@
 use std::ffi::{c_void, CStr};
 use std::panic::catch_unwind;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use napi::bindgen_prelude::*;
 use napi::{sys, JsValue};
@@ -28,6 +28,8 @@ pub struct EnvData {
     make_error: sys::napi_ref,
     /// `ArrayBuffer.prototype.transfer`, captured when the addon was loaded; null on Node 20, which has none.
     transfer: sys::napi_ref,
+    /// The number of turns of the event loop, which JavaScript counts. Leaked: environments are few.
+    turns: &'static AtomicU32,
 }
 
 static NEXT_ID: AtomicUsize = AtomicUsize::new(1);
@@ -73,7 +75,7 @@ impl EnvData {
         pin_addon();
         let id = EnvId(NEXT_ID.fetch_add(1, Ordering::Relaxed));
         let make_error = reference(env, make_error.raw())?;
-        let data = EnvData { id, make_error, transfer: capture_transfer(env)? };
+        let data = EnvData { id, make_error, transfer: capture_transfer(env)?, turns: Box::leak(Box::default()) };
         env.set_instance_data(data, (), |_| {})?;
         // SAFETY: `run_exit_hooks` takes an integer for its argument and may be called from any thread at any time.
         let status = unsafe { sys::napi_add_env_cleanup_hook(env.raw(), Some(run_exit_hooks), id.0 as *mut c_void) };
@@ -86,6 +88,11 @@ impl EnvData {
             Some(data) => Ok(data),
             None => Err(napi::Error::from_reason("the native part was not set up in this environment")),
         }
+    }
+
+    /// Returns the number of turns of the event loop.
+    pub fn turns(&self) -> &'static AtomicU32 {
+        self.turns
     }
 
     /// Returns the environment's id.

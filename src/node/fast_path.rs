@@ -14,7 +14,7 @@
 //! | 24, 32 | f64: CPU address, device address (-1: none) |
 //! | 40, 44, 48, 52 | i32: chunk (index, generation) and region (slot, generation), which name a slice |
 //! | 56 | f64: the slice's id |
-//! | 64, 68 | i32: tag (-1: none), flags (1: zeroed); the answer of `isLive` is in the flags |
+//! | 64, 68 | i32: tag (-1: none), flags (1: zeroed, 2: not cleared); the answer of `isLive` is in the flags |
 //!
 //! Any bytes are a safe request: numbers that name nothing find nothing.
 #![allow(unsafe_code)]
@@ -35,12 +35,14 @@ use crate::accounting::notifications;
 use crate::device::memory::alignment as checked;
 use crate::error::Error;
 use crate::handle::Handle;
-use crate::pool::{Pool, Slice, SliceRequest, TagId};
+use crate::pool::{Clearing, Pool, Slice, SliceRequest, TagId};
 use crate::suballoc::RegionId;
 use crate::units::MIN_ALIGNMENT;
 
 /// The flag of a zeroed slice.
 const ZEROED: i32 = 1;
+/// The flag of a slice whose bytes stay as they are.
+const UNCLEARED: i32 = 2;
 
 /// State that the fast calls of one environment share. Leaked: environments are few.
 struct FastCalls {
@@ -85,12 +87,17 @@ impl FastCalls {
     }
 
     /// Reads the tag and the flags of `allocateWith`.
-    fn options(&self) -> (Option<TagId>, bool) {
+    fn options(&self) -> (Option<TagId>, Clearing) {
         let buffer = self.buffer;
         // SAFETY: as in `allocate_request`.
         unsafe {
             let tag = (&raw const (*buffer).tag).read_volatile();
-            (u32::try_from(tag).ok().map(TagId::from_raw), (&raw const (*buffer).flags).read_volatile() & ZEROED != 0)
+            let clearing = match (&raw const (*buffer).flags).read_volatile() {
+                flags if flags & ZEROED != 0 => Clearing::All,
+                flags if flags & UNCLEARED != 0 => Clearing::None,
+                _ => Clearing::OtherTags,
+            };
+            (u32::try_from(tag).ok().map(TagId::from_raw), clearing)
         }
     }
 
@@ -148,10 +155,10 @@ impl FastCalls {
 }
 
 /// Makes the fast functions of this environment, with the `buffer` that they share and `notifications`, the count of
-/// warnings.
+/// warnings, and `turns`, the count of the event loop's turns.
 #[napi(
     catch_unwind,
-    ts_return_type = "{ buffer: ArrayBuffer, notifications: ArrayBuffer, \
+    ts_return_type = "{ buffer: ArrayBuffer, notifications: ArrayBuffer, turns: ArrayBuffer, \
         allocate(): void, allocateWith(): void, free(): void, isLive(): void, idle(...numbers: number[]): void }"
 )]
 pub fn fast_calls(env: &Env) -> Result<Object<'_>> {
@@ -161,6 +168,7 @@ pub fn fast_calls(env: &Env) -> Result<Object<'_>> {
     let mut object = Object::new(env)?;
     object.set("buffer", alias(env, buffer)?)?;
     object.set("notifications", alias(env, notifications().as_ptr())?)?;
+    object.set("turns", alias(env, EnvData::of(env)?.turns().as_ptr())?)?;
     object.set("allocate", function(env, c"allocate", allocate, calls)?)?;
     object.set("allocateWith", function(env, c"allocateWith", allocate_with, calls)?)?;
     object.set("free", function(env, c"free", free, calls)?)?;
@@ -188,10 +196,10 @@ unsafe extern "C" fn allocate_with(env: sys::napi_env, info: sys::napi_callback_
     unsafe {
         run(env, info, |calls| {
             let (pool, size, alignment) = calls.allocate_request();
-            let (tag, zeroed) = calls.options();
+            let (tag, clearing) = calls.options();
             let alignment = checked(Some(alignment), MIN_ALIGNMENT)?;
             let mut request = SliceRequest::new(size, alignment);
-            (request.tag, request.zeroed) = (tag, zeroed);
+            (request.tag, request.clearing) = (tag, clearing);
             calls.respond(&calls.pool(pool)?.request(request)?);
             Ok(())
         })

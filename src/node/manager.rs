@@ -38,6 +38,7 @@ pub struct Slabs {
     pub size: Option<f64>,
     pub delay_reuse: Option<u32>,
     pub check_sync: Option<bool>,
+    pub reuse_after_ms: Option<f64>,
 }
 
 impl From<Slabs> for SlabOptions {
@@ -47,6 +48,7 @@ impl From<Slabs> for SlabOptions {
             threshold: options.threshold.map_or(default.threshold, |n| n as u64),
             size: options.size.map_or(default.size, |n| n as u64),
             delay: options.delay_reuse.unwrap_or(0) as usize,
+            reuse_after: milliseconds(options.reuse_after_ms.unwrap_or(0.0)),
         }
     }
 }
@@ -96,7 +98,8 @@ pub fn open_manager(
         let error = Error::new(ErrorCode::Unsupported, message);
         return Err(throw(env)(error.hint("open the manager with backend: 'simulated', or leave out checkSync")));
     }
-    let manager = Manager::new(opened.device, slabs.map_or_else(SlabOptions::default, Into::into));
+    let options = slabs.map_or_else(SlabOptions::default, Into::into);
+    let manager = Manager::new(opened.device, options).with_turns(EnvData::of(env)?.turns());
     let device = Device::new(manager.info(), manager.sram_free());
     let manager = registry::open_manager(EnvData::of(env)?.id(), manager);
     Ok(Opened { manager, device, warn: opened.fell_back && !WARNED.swap(true, Relaxed) })
@@ -119,6 +122,17 @@ pub fn close_manager(manager: f64) {
 #[napi(catch_unwind)]
 pub fn abandon_manager(manager: f64) {
     drop(registry::close_manager(manager));
+}
+
+/// Ends the waits of freed slices that are over. Returns the bytes that still wait.
+#[napi(catch_unwind)]
+pub fn end_waits(handle: f64) -> f64 {
+    registry::manager(handle).map_or(0.0, |manager| manager.end_waits() as f64)
+}
+
+/// Converts a number of milliseconds, of which any is safe.
+pub fn milliseconds(ms: f64) -> Duration {
+    Duration::try_from_secs_f64(ms / 1e3).unwrap_or_default()
 }
 
 /// Waits until the driver has taken freed memory back, at most `timeout` ms. Returns the bytes that it took.

@@ -6,7 +6,7 @@ use napi_derive::napi;
 use super::buffer::expose;
 use super::env::throw;
 use super::registry::{handle as movable, pool, pool_of_block};
-use crate::pool::Slice;
+use crate::pool::{Clearing, Slice};
 
 /// Returns CPU address and device address (-1: none).
 fn addresses(slice: &Slice) -> Vec<f64> {
@@ -20,12 +20,12 @@ pub fn movable_allocate(
     handle: f64,
     size: f64,
     alignment: Option<f64>,
-    zeroed: bool,
+    zeroed: Option<bool>,
     tag: Option<String>,
 ) -> Result<Vec<f64>> {
     let allocated = pool(handle).and_then(|open| {
         let alignment = alignment.map(|alignment| alignment as u64);
-        open.manager()?.allocate_movable(&open.pool, size as u64, alignment, zeroed, tag.map(Into::into))
+        open.manager()?.allocate_movable(&open.pool, size as u64, alignment, Clearing::of(zeroed), tag.map(Into::into))
     });
     let (handle, slice) = allocated.map_err(throw(env))?;
     Ok(vec![handle.get() as f64, slice.id.get() as f64])

@@ -6,10 +6,11 @@ use napi_derive::napi;
 use super::buffer::expose;
 use super::env::throw;
 use super::fast_path::slice_name;
+use super::manager::milliseconds;
 use super::memory::{Npu, System};
 use super::registry::{close_pool, manager, open_pool, pool, pool_of_block};
 use crate::manager::{block_dropped, PoolMemory, PoolOptions};
-use crate::pool;
+use crate::pool::{self, Clearing};
 use crate::units::MemoryKind;
 
 /// Options of a new pool.
@@ -21,6 +22,7 @@ pub struct PoolRequest {
     pub chunk_size: Option<f64>,
     pub block_size: Option<f64>,
     pub alignment: Option<f64>,
+    pub reuse_after_ms: Option<f64>,
     /// Options of a pool of NPU memory.
     pub npu: Option<Npu>,
     /// Options of a pool of system memory.
@@ -36,6 +38,7 @@ impl From<PoolRequest> for PoolOptions {
             chunk: request.chunk_size.map(|n| n as u64),
             block: request.block_size.map(|n| n as u64),
             alignment: request.alignment.map(|n| n as u64),
+            reuse_after: request.reuse_after_ms.map(milliseconds),
             memory: match request.system {
                 Some(system) => PoolMemory::System(system.into()),
                 None => PoolMemory::Npu(request.npu.unwrap_or_default().into()),
@@ -60,6 +63,7 @@ pub struct PoolStats {
     pub total_allocations: f64,
     pub failed_allocations: f64,
     pub fragmentation: f64,
+    pub waiting: f64,
     pub late_writes: f64,
     pub lost: LostSlices,
 }
@@ -88,6 +92,7 @@ impl PoolStats {
             total_allocations: stats.allocations as f64,
             failed_allocations: stats.failures as f64,
             fragmentation: stats.fragmentation(),
+            waiting: stats.waiting as f64,
             late_writes: stats.late_writes as f64,
             lost: LostSlices { slices: stats.lost.0 as f64, bytes: stats.lost.1 as f64 },
         }
@@ -108,12 +113,12 @@ pub fn allocate_from_pool<'env>(
     handle: f64,
     size: f64,
     alignment: Option<f64>,
-    zeroed: bool,
+    zeroed: Option<bool>,
     tag: Option<String>,
 ) -> Result<Array<'env>> {
     let allocated = pool(handle).and_then(|open| {
         let alignment = alignment.map(|alignment| alignment as u64);
-        open.manager()?.allocate_from(&open.pool, size as u64, alignment, zeroed, tag.map(Into::into))
+        open.manager()?.allocate_from(&open.pool, size as u64, alignment, Clearing::of(zeroed), tag.map(Into::into))
     });
     expose(env, allocated)
 }
@@ -202,6 +207,14 @@ pub fn pool_expect_full(handle: f64) {
 pub fn pool_stats(env: &Env, handle: f64) -> Result<PoolStats> {
     let pool = pool(handle).map_err(throw(env))?.pool;
     Ok(PoolStats::new(pool.public_name().map_or("", |name| name), pool.kind(), &pool.stats()))
+}
+
+/// Ends the waits of a pool's freed slices, because memory is scarce.
+#[napi(catch_unwind)]
+pub fn pool_end_waits(handle: f64) {
+    if let Ok(open) = pool(handle) {
+        open.pool.end_all_waits();
+    }
 }
 
 /// Gives empty chunks back to the device and returns their bytes.

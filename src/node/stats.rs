@@ -66,6 +66,7 @@ pub struct NpuStats {
     pub lost_bytes: f64,
     pub slab_reserved: f64,
     pub slab_allocated: f64,
+    pub slab_waiting: f64,
     pub slab_late_writes: f64,
     pub slab_lost: LostSlices,
     pub domains: Vec<Domain>,
@@ -95,6 +96,7 @@ impl From<CoreNpuStats> for NpuStats {
             lost_bytes: stats.lost.1 as f64,
             slab_reserved: stats.slabs.reserved as f64,
             slab_allocated: stats.slabs.allocated as f64,
+            slab_waiting: stats.slabs.waiting as f64,
             slab_late_writes: stats.slabs.late_writes as f64,
             slab_lost: LostSlices { slices: stats.slabs.lost.0 as f64, bytes: stats.slabs.lost.1 as f64 },
             domains: (0..).zip(stats.domains).map(domain).collect(),
@@ -164,6 +166,7 @@ pub struct Summary {
     pub system_peak: f64,
     pub pool_reserved: f64,
     pub pool_allocated: f64,
+    pub waiting: f64,
     pub live_allocations: f64,
 }
 
@@ -192,6 +195,7 @@ pub fn summary(env: &Env, handle: f64) -> Result<Summary> {
         system_peak: summary.system.peak as f64,
         pool_reserved: summary.pool_reserved as f64,
         pool_allocated: summary.pool_allocated as f64,
+        waiting: summary.waiting as f64,
         live_allocations: (summary.npu.live + summary.system.live) as f64,
     })
 }

@@ -1,10 +1,12 @@
 //! A chunk: one piece of memory with a suballocator, and the lifetime of its addresses.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::Arc;
 
 use super::chunk_set::HasArena;
 use super::movable_table::SlicePlace;
+use super::owners::LastOwners;
 use super::slice::Slice;
 use super::slice_tags::SlotTags;
 use crate::device::memory::Memory;
@@ -12,7 +14,7 @@ use crate::device::unretired;
 use crate::handle::Handle;
 use crate::id::AllocationId;
 use crate::profile::{Action, Key, Recorder};
-use crate::suballoc::{Region, RegionId, SubAllocator};
+use crate::suballoc::{regions, Region, RegionId, SubAllocator};
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::held_addresses::HeldAddresses;
 
@@ -24,6 +26,8 @@ use crate::sys::held_addresses::HeldAddresses;
 pub struct ChunkMemory {
     base: usize,
     state: Mutex<ChunkMemoryState>,
+    /// The number of new slices that are being cleared.
+    clearing: AtomicUsize,
     addresses: Arc<HeldAddresses>,
     /// The number and the bytes of lost slices.
     lost: (AtomicU64, AtomicU64),
@@ -44,6 +48,7 @@ impl ChunkMemory {
         Arc::new(Self {
             base: memory.mapping().address() as usize,
             state: Mutex::new(ChunkMemoryState { memory: Some(Arc::clone(memory)), holds: 0, ending: false }),
+            clearing: AtomicUsize::new(0),
             addresses: Arc::default(),
             lost: Default::default(),
         })
@@ -96,9 +101,20 @@ impl ChunkMemory {
         }
     }
 
-    /// Reports whether a sharer holds the memory.
+    /// Reports whether a sharer holds the memory, a move has its target there, or a new slice is being cleared. A reset
+    /// of the pool then ends the memory, so that no next owner meets them.
     pub fn is_retained(&self) -> bool {
-        self.state().holds > 0
+        self.clearing.load(Acquire) > 0 || self.state().holds > 0
+    }
+
+    /// Records, under the pool's lock, that a new slice is about to be cleared; pair with
+    /// [`end_clearing`](Self::end_clearing).
+    pub(super) fn begin_clearing(&self) {
+        self.clearing.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn end_clearing(&self) {
+        self.clearing.fetch_sub(1, Release);
     }
 
     /// Keeps the addresses out of use until the process ends, because an ArrayBuffer may reach a slice.
@@ -108,14 +124,14 @@ impl ChunkMemory {
 
     /// Like [`quarantine_forever`](Self::quarantine_forever), for a slice of `bytes` that its pool never gets back.
     pub fn lose_slice(&self, bytes: u64) {
-        self.lost.0.fetch_add(1, Ordering::Relaxed);
-        self.lost.1.fetch_add(bytes, Ordering::Relaxed);
+        self.lost.0.fetch_add(1, Relaxed);
+        self.lost.1.fetch_add(bytes, Relaxed);
         self.quarantine_forever();
     }
 
     /// The number and the bytes of lost slices.
     pub fn lost(&self) -> (u64, u64) {
-        (self.lost.0.load(Ordering::Relaxed), self.lost.1.load(Ordering::Relaxed))
+        (self.lost.0.load(Relaxed), self.lost.1.load(Relaxed))
     }
 
     fn state(&self) -> MutexGuard<'_, ChunkMemoryState> {
@@ -144,6 +160,9 @@ pub(super) struct Chunk {
     pub(super) flags: RegionFlags,
     /// The ids of the slices, by the slots of their regions.
     ids: Vec<AllocationId>,
+    /// The number and the bytes of freed slices that wait.
+    pub(super) waiting: (u64, u64),
+    pub(super) owners: LastOwners,
     pub(super) tags: SlotTags,
     /// The memory, so that zeroing a slice needs no lock. The chunk's end drops it.
     pub(super) memory: Arc<Memory>,
@@ -163,6 +182,8 @@ impl Chunk {
             device_address,
             flags: RegionFlags::default(),
             ids: Vec::new(),
+            waiting: (0, 0),
+            owners: LastOwners::default(),
         }
     }
 
@@ -200,6 +221,24 @@ impl Chunk {
         self.ids[region.slot() as usize] = id;
     }
 
+    /// Frees all slices. Those that wait go on waiting.
+    pub(super) fn reset(&mut self) {
+        self.tags.clear();
+        if self.waiting.0 == 0 {
+            self.arena.reset();
+            self.flags = RegionFlags::default();
+            return;
+        }
+        let waiting = std::mem::take(&mut self.flags.waiting);
+        let freed = regions(&*self.arena).filter(|region| region.used && !waiting.has(region.id.slot()));
+        let freed: Vec<_> = freed.map(|region| region.id).collect();
+        for id in freed {
+            // Found in the same critical section.
+            let _ = self.arena.free(id);
+        }
+        self.flags = RegionFlags { waiting, ..RegionFlags::default() };
+    }
+
     /// Records that the slice at `place` has ended.
     #[inline(always)]
     pub(super) fn record_ended(
@@ -230,15 +269,23 @@ impl HasArena for Chunk {
     fn arena_mut(&mut self) -> &mut dyn SubAllocator {
         &mut *self.arena
     }
+
+    fn is_idle(&self) -> bool {
+        self.arena.used_regions() == self.waiting.0
+    }
 }
 
-/// The profiler's flags of slices, by their regions' slots. Empty unless something is recorded.
+/// Flags of regions, by their slots. Most stay empty: something records, waits or moves rarely.
 #[derive(Debug, Default)]
 pub(super) struct RegionFlags {
     /// Slices that are sampled.
     pub(super) sampled: BitSet,
     /// Slices whose holders record their events.
     pub(super) silent: BitSet,
+    /// Freed slices that wait.
+    pub(super) waiting: BitSet,
+    /// Targets of moves in flight, which no slice counts.
+    pub(super) targets: BitSet,
 }
 
 /// A set of small numbers.
@@ -254,6 +301,7 @@ impl BitSet {
         self.0[at] |= 1 << (slot % 64);
     }
 
+    #[inline]
     pub(super) fn has(&self, slot: u32) -> bool {
         self.0.get(slot as usize / 64).is_some_and(|word| word >> (slot % 64) & 1 == 1)
     }

@@ -17,6 +17,11 @@ pub(super) trait HasArena {
     fn is_empty(&self) -> bool {
         self.arena().used_regions() == 0
     }
+
+    /// Reports whether no slice is live. Freed ones may wait: an operation in flight then reads zeros.
+    fn is_idle(&self) -> bool {
+        self.is_empty()
+    }
 }
 
 impl HasArena for Box<dyn SubAllocator> {
@@ -81,6 +86,10 @@ impl<C: HasArena> ChunkSet<C> {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Handle, &C)> {
         self.chunks.iter()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut C> {
+        self.chunks.iter_mut().map(|(_, chunk)| chunk)
     }
 
     /// Adds a chunk whose bytes `reserved` counts already. Requests try it last.
@@ -152,14 +161,14 @@ impl<C: HasArena> ChunkSet<C> {
         }
     }
 
-    /// Removes empty chunks but `keep` of them, down to `initial` bytes.
+    /// Removes empty chunks but `keep` of them, down to `initial` bytes. If none is kept, idle ones go too.
     pub(super) fn take_empty(&mut self, initial: u64, keep: usize) -> Vec<C> {
         let mut empty: Vec<Handle> = self
             .order
             .iter()
             .copied()
             .filter(|handle| Some(*handle) != self.first)
-            .filter(|handle| self.chunks.get(*handle).is_some_and(C::is_empty))
+            .filter(|handle| self.chunks.get(*handle).is_some_and(if keep == 0 { C::is_idle } else { C::is_empty }))
             .collect();
         let bytes_of = |set: &Self, handle| set.chunks.get(handle).map_or(0, |chunk| chunk.arena().capacity());
         if keep == 0 {

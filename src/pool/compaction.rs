@@ -17,6 +17,7 @@ use std::sync::Arc;
 use super::chunk::{Chunk, ChunkMemory};
 use super::movable_table::SlicePlace;
 use super::state::PoolState;
+use super::waiting::{Moment, WaitingSlice};
 use super::Pool;
 use crate::device::memory::Memory;
 use crate::error::Result;
@@ -218,7 +219,8 @@ impl Pool {
                     break;
                 }
                 let chunk = pass.chunks[hole.rank];
-                let Some(target) = state.reserve_target(chunk, hole.id, source.user_data, alignment) else {
+                let Some(target) = state.reserve_target(candidate.id, (chunk, hole.id), source.user_data, alignment)
+                else {
                     // Another user took the hole, or it is too small once aligned; this pass ignores it from here on.
                     pass.holes.shrink(at, None);
                     continue;
@@ -238,7 +240,7 @@ impl Pool {
                 continue;
             };
             pass.slides.tried.insert(id);
-            if let Some(target) = state.reserve_target(chunk, gap.id, gap.size, 1) {
+            if let Some(target) = state.reserve_target(id, (chunk, gap.id), gap.size, 1) {
                 return self.begin_move(state, id, (chunk, target), true);
             }
         }
@@ -264,7 +266,9 @@ impl Pool {
             let to = end(state.chunks.get(chunk)?, (chunk, target.id), target.offset);
             Some((end(source, movable.place, region.offset), to, region.user_data, movable.view))
         });
-        let Some((from, to, size, view)) = endpoints else {
+        // A reset ends the target's chunk meanwhile, so that the copy meets no new owner.
+        let retained = endpoints.filter(|(_, to, ..)| to.chunk_memory.retain());
+        let Some((from, to, size, view)) = retained else {
             state.cancel_target((chunk, target.id));
             return None;
         };
@@ -313,17 +317,18 @@ impl Move<'_> {
 
     /// Gives the slice its new place once the bytes are copied. Returns `None` like [`copy_job`](Self::copy_job).
     pub(super) fn complete(mut self) -> Option<Moved> {
+        let reuse = &self.pool.reuse;
+        let since = reuse.waits().then(|| reuse.now());
         let mut state = self.pool.state();
         let (of, region) = self.from.place;
         let id = state.chunks.get(of)?.id_of(region);
-        let place = match state.movables.get(self.id) {
-            Ok(movable) if movable.place == self.from.place => match self.slide {
-                false => state.swap(self.from.place, self.to.place),
-                true => state.swap_down(self.from.place, self.to.place),
-            },
-            _ => None,
-        };
-        let place = place?;
+        let movable = state.movables.get(self.id).ok().filter(|movable| movable.place == self.from.place)?;
+        let since = since.filter(|_| movable.seen);
+        let place = match self.slide {
+            false => state.swap(self.from.place, self.to.place, since),
+            true => state.swap_down(self.from.place, self.to.place),
+        }?;
+        state.end_target(self.to.place);
         state.movables.moved(self.id, place);
         state.movables.set_moving(self.id, false);
         if let Some(chunk) = state.chunks.get_mut(place.0) {
@@ -332,6 +337,7 @@ impl Move<'_> {
         state.record_move(self.id, id, self.from.place, place, self.size);
         drop(state);
         self.done = true;
+        self.to.chunk_memory.release();
         Some(Moved { handle: self.id, id, from: self.from.location, to: self.to.location, size: self.size })
     }
 }
@@ -358,6 +364,8 @@ impl Drop for Move<'_> {
             let mut state = self.pool.state();
             state.movables.set_moving(self.id, false);
             state.cancel_target(self.to.place);
+            drop(state);
+            self.to.chunk_memory.release();
         }
     }
 }
@@ -373,19 +381,34 @@ impl PoolState {
         Some((region, movable.alignment))
     }
 
-    /// Reserves `size` bytes of a hole. Counts no slice, because the moving one is counted already.
-    fn reserve_target(&mut self, chunk: Handle, hole: RegionId, size: u64, alignment: u64) -> Option<Region> {
-        let chunk = self.chunks.get_mut(chunk)?;
+    /// Reserves `size` bytes of a hole for the slice `id`. Counts no slice, because the moving one is counted already.
+    fn reserve_target(
+        &mut self,
+        id: Handle,
+        (handle, hole): (Handle, RegionId),
+        size: u64,
+        alignment: u64,
+    ) -> Option<Region> {
+        let owner = self.movables.get(id).ok()?.owner;
+        let chunk = self.chunks.get_mut(handle)?;
         let target = chunk.arena.allocate_at(hole, size, alignment, size)?;
         chunk.touched = chunk.touched.max(target.end());
         // The slice keeps its id at the old place until the move is complete.
         chunk.set_id(target.id, AllocationId::default());
+        chunk.flags.targets.put(target.id.slot());
+        // The copy does not reach the padding.
+        if !self.owners.are_only(owner) {
+            self.give(owner, (handle, target.offset, target.size), false);
+        }
         Some(target)
     }
 
     fn cancel_target(&mut self, (chunk, region): SlicePlace) {
         // A reset or destroy of the pool has freed the target already.
-        let _ = self.chunks.get_mut(chunk).map(|chunk| chunk.arena.free(region));
+        if let Some(chunk) = self.chunks.get_mut(chunk).filter(|chunk| chunk.arena.get(region).is_ok()) {
+            chunk.flags.targets.take(region.slot());
+            let _ = chunk.arena.free(region);
+        }
     }
 
     /// The free region right after `region`.
@@ -421,9 +444,24 @@ impl PoolState {
         }
     }
 
-    /// Frees the source of a move and keeps its target.
-    fn swap(&mut self, from: SlicePlace, to: SlicePlace) -> Option<SlicePlace> {
-        self.chunks.get_mut(from.0)?.arena.free(from.1).ok()?;
+    /// Ends the time in which no slice counts a target.
+    fn end_target(&mut self, (chunk, region): SlicePlace) {
+        if let Some(chunk) = self.chunks.get_mut(chunk) {
+            chunk.flags.targets.take(region.slot());
+        }
+    }
+
+    /// Frees the source of a move and keeps its target. `seen`: the source waits before its bytes are used again.
+    fn swap(&mut self, from: SlicePlace, to: SlicePlace, seen: Option<Moment>) -> Option<SlicePlace> {
+        let chunk = self.chunks.get_mut(from.0)?;
+        let source = chunk.arena.get(from.1).ok()?;
+        match seen {
+            None => drop(chunk.arena.free(from.1).ok()?),
+            Some(since) => {
+                self.keep_waiting(from, source.size)?;
+                self.waiting.push(WaitingSlice { place: from, since, poisoned: false });
+            }
+        }
         Some(to)
     }
 

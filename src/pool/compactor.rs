@@ -143,8 +143,10 @@ impl Compactor {
         detacher: &mut D,
         report: impl FnOnce(&[Moved]),
     ) -> std::result::Result<Compaction, D::Error> {
+        // Nothing would gain from moves around holes that wait. Time slices in the background leave them.
+        let ended = self.pool.end_all_waits();
         let fragmentation_before = self.pool.stats().fragmentation();
-        let mut run = CompactionRun::new(&self.pool, detacher, limits);
+        let mut run = CompactionRun { bytes_freed: ended, ..CompactionRun::new(&self.pool, detacher, limits) };
         let paused = limits.max_time.and_then(|_| self.take_paused());
         let mut outcome = CompactionOutcome::Finished;
         let mut pass = None;
@@ -250,12 +252,14 @@ struct CompactionRun<'r, D> {
     incremental: bool,
     moves: Vec<Moved>,
     bytes: u64,
+    /// Bytes of chunks that went back to the device before the first move.
+    bytes_freed: u64,
 }
 
 impl<'r, D: DetachView> CompactionRun<'r, D> {
     fn new(pool: &'r Pool, detacher: &'r mut D, limits: CompactionLimits) -> Self {
-        let (started, incremental, moves, bytes) = (Instant::now(), false, Vec::new(), 0);
-        Self { pool, detacher, started, limits, incremental, moves, bytes }
+        let (started, incremental, moves) = (Instant::now(), false, Vec::new());
+        Self { pool, detacher, started, limits, incremental, moves, bytes: 0, bytes_freed: 0 }
     }
 
     /// Makes the moves of `pass`, until it has none left or a limit is reached.
@@ -334,7 +338,8 @@ impl<'r, D: DetachView> CompactionRun<'r, D> {
     }
 
     fn finish(&self, outcome: CompactionOutcome, fragmentation_before: f64) -> Compaction {
-        let bytes_freed = self.pool.trim();
+        let ended = if self.incremental { 0 } else { self.pool.end_all_waits() };
+        let bytes_freed = self.bytes_freed + ended + self.pool.trim();
         Compaction {
             moved: self.moves.len() as u64,
             bytes_moved: self.bytes,

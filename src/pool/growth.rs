@@ -93,8 +93,15 @@ impl Pool {
         Ok(handle)
     }
 
+    /// Reports whether the pool's maximum leaves no room for a chunk that serves a request of `size`.
+    pub(super) fn cannot_grow(&self, size: u64) -> bool {
+        let Some(least) = self.layout.least_chunk(size) else { return false };
+        let state = self.state();
+        state.waiting.bytes > 0 && self.layout.growth(state.chunks.reserved, least, least).is_none()
+    }
+
     fn exhausted(&self, state: &PoolState, size: u64) -> Error {
-        let (max, largest) = (self.layout.max, state.chunks.largest_free());
+        let (max, largest) = (self.layout.max, state.largest_free(&self.layout));
         let message = format!(
             "pool \"{}\" has no {} left: {} of its {} are allocated, the largest free piece is {}",
             self.name(),

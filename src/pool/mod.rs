@@ -37,20 +37,22 @@ mod chunk_set;
 mod compaction;
 mod compactor;
 mod copy_queue;
-mod delayed_free;
 mod growth;
 mod layout;
 mod movable;
 mod movable_table;
+mod owners;
 mod pin_table;
 mod pins;
 mod record;
 pub mod replay;
+mod reuse;
 mod slabs;
 mod slice;
 mod slice_tags;
 mod state;
 mod tags;
+mod waiting;
 
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::Arc;
@@ -69,16 +71,18 @@ pub use chunk::ChunkMemory;
 pub use compaction::{Location, Move, Moved, Pass};
 pub use compactor::{Compaction, CompactionLimits, CompactionOutcome, Compactor, DetachView, Detachment};
 pub use copy_queue::CopyQueue;
-use delayed_free::{is_poison, poison};
 pub use layout::Layout;
+pub use movable::View;
+pub use owners::Owner;
 pub use pin_table::PinStats;
 pub use pins::PinnedSlice;
 pub use record::{BlockMap, ChunkMap, SampledBlock};
 pub use slabs::{SlabOptions, Slabs};
 use slice::{freed, EventOwner};
-pub use slice::{Slice, SliceRequest};
+pub use slice::{Clearing, Slice, SliceRequest};
 pub use slice_tags::TagId;
-use state::PoolState;
+use state::{PoolState, ToClear};
+pub use waiting::ReuseDelay;
 
 /// The figures of a pool; sizes in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -99,7 +103,7 @@ pub struct PoolStats {
     pub free: u64,
     /// The maximum of `allocated` so far.
     pub peak_allocated: u64,
-    /// The largest slice for which a chunk has room now.
+    /// The largest slice for which a chunk has room now, without the slices that wait.
     pub largest_free: u64,
     /// The number of live slices.
     pub live: u64,
@@ -107,6 +111,9 @@ pub struct PoolStats {
     pub allocations: u64,
     /// The number of refused requests.
     pub failures: u64,
+    /// Bytes of freed slices that wait before their bytes are used again, padded. They are free as soon
+    /// as the pool needs them.
+    pub waiting: u64,
     /// The number of slices that were written to after their free. Only a pool that delays reuse counts them.
     pub late_writes: u64,
     /// The number and the bytes of slices that are never used again: a thread ended, and one of its ArrayBuffers may
@@ -138,6 +145,7 @@ pub struct Pool {
     name: Option<Arc<str>>,
     source: Source,
     layout: Layout,
+    reuse: ReuseDelay,
     /// The account that counts the chunks; `None` for the manager's own slabs, whose slices are counted instead.
     account: Option<Account>,
     /// The size of the next slab to ask for: see [`grow_for`](Self::grow_for).
@@ -155,8 +163,8 @@ impl Pool {
         let layout = layout.checked()?;
         let near = Limit::new(Some(layout.max), &WARN_AT);
         let state = Mutex::new(PoolState { near, ..PoolState::default() });
-        let next_slab = AtomicU64::new(layout.chunk);
-        let pool = Self { name, source, layout, account, next_slab, timer: AtomicU32::new(0), state };
+        let (reuse, next_slab) = (ReuseDelay::default(), AtomicU64::new(layout.chunk));
+        let pool = Self { name, source, layout, reuse, account, next_slab, timer: AtomicU32::new(0), state };
         if layout.initial > 0 {
             let first = pool.grow_first()?;
             pool.state().chunks.first = Some(first);
@@ -193,7 +201,8 @@ impl Pool {
         &self.layout
     }
 
-    /// Allocates `size` bytes at a multiple of `alignment`. The bytes are as their previous owner left them.
+    /// Allocates `size` bytes at a multiple of `alignment`. Bytes of owners with a tag are cleared; others are as their
+    /// previous owner left them.
     ///
     /// Errors: `ERR_OUT_OF_RANGE` beyond the pool's maximum, `ERR_POOL_EXHAUSTED`, `ERR_POOL_DESTROYED`, and those of
     /// [`Source::allocate`] if the pool has to grow.
@@ -218,7 +227,14 @@ impl Pool {
     ///
     /// Errors: those of [`allocate`](Self::allocate).
     pub fn allocate_held(&self, size: u64, alignment: u64) -> Result<Slice> {
-        let request = SliceRequest { events: EventOwner::Holder, ..SliceRequest::new(size, alignment) };
+        self.request_held(SliceRequest::new(size, alignment))
+    }
+
+    /// Like [`request`](Self::request), for a holder that records the slice's events, and its refusal, itself.
+    ///
+    /// Errors: those of [`request`](Self::request).
+    pub fn request_held(&self, request: SliceRequest) -> Result<Slice> {
+        let request = SliceRequest { events: EventOwner::Holder, ..request };
         self.timed(|| self.place(request))
     }
 
@@ -263,11 +279,15 @@ impl Pool {
 
     fn try_allocate(&self, request: &SliceRequest) -> Result<Slice> {
         let SliceRequest { size, alignment, tag, .. } = *request;
-        let mut grown = None;
+        let (mut grown, mut refused) = (None, None);
         loop {
+            let mut empty = Vec::new();
             let taken = {
                 let mut state = self.state();
                 state.alive(self.name())?;
+                if state.waiting.is_due(&self.reuse) && self.layout.delay == 0 {
+                    empty = state.end_waits(&self.reuse, self.reuse.now(), &self.layout);
+                }
                 let peak = state.chunks.peak_allocated;
                 let slice = grown.and_then(|chunk| state.take_from(chunk, size, alignment));
                 match slice.or_else(|| state.take(size, alignment)) {
@@ -279,34 +299,46 @@ impl Pool {
                         };
                         let sampled = state.record_slice(&slice, request);
                         let used = state.chunks.allocated;
-                        let stale = match request.zeroed {
-                            true => self.stale(&slice).zip(state.memory_of(&slice)),
+                        let stale = match state.must_clear(&slice, request) {
+                            true => self.stale(&slice).and_then(|bytes| state.begin_clearing(&slice, bytes)),
                             false => None,
                         };
                         Some((slice, state.near.observe(used).then_some(used), near_tag, sampled, stale))
                     }
                 }
             };
+            if !empty.is_empty() {
+                self.end(empty);
+            }
             if let Some((slice, near, near_tag, sampled, stale)) = taken {
                 near.into_iter().for_each(|used| self.warn(used));
                 near_tag.into_iter().for_each(|(tag, (used, max))| self.warn_tag(tag, used, max));
                 if sampled {
                     notify();
                 }
-                if let Some((bytes, memory)) = stale {
-                    if let Err(error) = memory.zero(slice.offset..slice.offset + bytes) {
-                        self.free(slice.chunk, slice.region)?;
-                        return Err(error);
-                    }
-                }
-                return Ok(slice);
+                return match stale {
+                    Some(stale) => self.clear(slice, stale),
+                    None => Ok(slice),
+                };
             }
             self.check_tag(tag, size)?;
-            if self.layout.delay > 0 && self.end_delays(0) {
+            if self.end_waits() {
                 continue;
             }
+            // The pool takes waiting slices before it fails. A refused growth is not asked for again.
+            let is_bounded = refused.is_some() || self.cannot_grow(size) || self.has_waiting_enough();
+            if is_bounded && self.end_oldest_wait() {
+                continue;
+            }
+            if let Some(refused) = refused {
+                return Err(refused);
+            }
             // The loop repeats if other threads use up the new chunk first; the pool's maximum ends it.
-            grown = Some(self.grow_for(size)?);
+            match self.grow_for(size) {
+                Ok(chunk) => grown = Some(chunk),
+                Err(error) if error.code().is_exhaustion() => refused = Some(error),
+                Err(error) => return Err(error),
+            }
         }
     }
 
@@ -317,6 +349,24 @@ impl Pool {
         let Some(stale) = self.stale(slice) else { return Ok(()) };
         let memory = self.chunk_memory(slice.chunk)?.memory().ok_or_else(freed)?;
         memory.zero(slice.offset..slice.offset + stale)
+    }
+
+    /// Clears a new slice. A reset meanwhile ends the chunk, so that the slice gets no other owner.
+    fn clear(&self, slice: Slice, stale: ToClear) -> Result<Slice> {
+        let cleared = stale.memory.zero(slice.offset..slice.offset + stale.bytes);
+        drop(stale);
+        match cleared {
+            Ok(()) => Ok(slice),
+            Err(error) => {
+                self.free(slice.chunk, slice.region)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// The owner of slices with that tag, for [`SliceRequest::owner`].
+    pub fn owner(&self, tag: Option<&Arc<str>>) -> Owner {
+        tag.map_or(Owner::UNTAGGED, |tag| self.state().owners.of(tag))
     }
 
     /// The bytes at the start of a slice that may hold a previous owner's bytes; `None` if there are none.
@@ -330,80 +380,6 @@ impl Pool {
         (stale > 0).then_some(stale)
     }
 
-    /// Frees a slice, and the chunks that the pool no longer needs.
-    ///
-    /// Errors: `ERR_BUFFER_FREED` for a stale name, `ERR_BUFFER_BUSY` for a pinned slice.
-    pub fn free(&self, chunk: Handle, region: RegionId) -> Result<()> {
-        self.free_as(chunk, region, Action::Free)
-    }
-
-    /// Like [`free`](Self::free), with the action to record.
-    ///
-    /// Errors: those of [`free`](Self::free).
-    pub fn free_as(&self, chunk: Handle, region: RegionId, how: Action) -> Result<()> {
-        if self.layout.delay > 0 {
-            return self.free_delayed(chunk, region, how);
-        }
-        let empty = {
-            let mut state = self.state();
-            state.pins.check((chunk, region))?;
-            state.free_region(chunk, region, &self.layout, Some(how))?
-        };
-        if !empty.is_empty() {
-            self.end(empty);
-        }
-        Ok(())
-    }
-
-    /// Like `free_as`, with a delay.
-    fn free_delayed(&self, chunk: Handle, region: RegionId, how: Action) -> Result<()> {
-        let (slice, requested) = self.slice(chunk, region)?;
-        self.state().pins.check((chunk, region))?;
-        // Poisons the slice before it joins the queue: the thread that takes it out expects the poison.
-        if let Some(memory) = self.memory_of(&slice) {
-            poison(&memory, &slice);
-        }
-        {
-            let mut state = self.state();
-            // Another thread may have freed or pinned the slice in the meantime.
-            if state.delayed.has(chunk, region) {
-                return Err(freed());
-            }
-            state.pins.check((chunk, region))?;
-            let region = state.chunks.get(chunk).ok_or_else(freed)?.arena.get(region).map_err(|_stale| freed())?;
-            state.end_names(chunk, &region, how);
-            state.chunks.live -= 1;
-            state.chunks.requested -= requested;
-            state.delayed.push(slice, requested);
-        }
-        self.end_delays(self.layout.delay);
-        Ok(())
-    }
-
-    /// Frees the oldest delayed slices until no more than `keep` are left. Returns whether it freed any.
-    fn end_delays(&self, keep: usize) -> bool {
-        let mut any = false;
-        loop {
-            let Some((slice, requested)) = ({
-                let mut state = self.state();
-                state.delayed.pop(keep)
-            }) else {
-                return any;
-            };
-            any = true;
-            let intact = self.memory_of(&slice).is_none_or(|memory| is_poison(&memory, &slice));
-            let empty = {
-                let mut state = self.state();
-                state.delayed.late_writes += u64::from(!intact);
-                // The delayed free has subtracted these already.
-                state.chunks.live += 1;
-                state.chunks.requested += requested;
-                state.free_region(slice.chunk, slice.region, &self.layout, None).unwrap_or_default()
-            };
-            self.end(empty);
-        }
-    }
-
     fn memory_of(&self, slice: &Slice) -> Option<Arc<Memory>> {
         self.chunk_memory(slice.chunk).ok().and_then(|chunk_memory| chunk_memory.memory())
     }
@@ -412,14 +388,7 @@ impl Pool {
     ///
     /// Errors: `ERR_BUFFER_FREED`.
     pub fn slice(&self, chunk: Handle, region: RegionId) -> Result<(Slice, u64)> {
-        let state = self.state();
-        let found = state.chunks.get(chunk).ok_or_else(freed)?;
-        let region = found.arena.get(region).map_err(|_stale| freed())?;
-        if !region.used || state.delayed.has(chunk, region.id) {
-            return Err(freed());
-        }
-        // The number of stale bytes is no longer known, so all of them may be.
-        Ok((found.slice(chunk, &region, region.size), region.user_data))
+        self.state().slice((chunk, region))
     }
 
     /// The memory of a slice's chunk.
@@ -429,8 +398,9 @@ impl Pool {
         self.state().chunks.get(chunk).map(|chunk| Arc::clone(&chunk.chunk_memory)).ok_or_else(freed)
     }
 
-    /// Frees every slice and keeps the memory. Ends the chunks for which `keep` returns false, because an ArrayBuffer
-    /// over one of their slices could not be detached. Ends chunks with a shared slice too.
+    /// Frees every slice and keeps the memory. Slices that wait go on waiting. Ends the chunks for which `keep` returns
+    /// false, because an ArrayBuffer over one of their slices could not be detached. Ends chunks with a shared slice
+    /// too.
     ///
     /// Errors: `ERR_POOL_DESTROYED`.
     pub fn reset(&self, keep: impl Fn(&Arc<ChunkMemory>) -> bool) -> Result<()> {
@@ -442,17 +412,15 @@ impl Pool {
             for handle in std::mem::take(&mut state.chunks.order) {
                 let Some(chunk) = state.chunks.get_mut(handle) else { continue };
                 if keep(&chunk.chunk_memory) && !chunk.chunk_memory.is_retained() {
-                    chunk.arena.reset();
-                    chunk.tags.clear();
+                    chunk.reset();
                     state.chunks.order.push(handle);
                 } else if let Some(chunk) = state.chunks.remove(handle) {
                     state.chunks.reserved -= chunk.arena.capacity();
-                    state.note(Action::Trim, chunk.number, chunk.arena.capacity());
+                    state.chunk_gone(&chunk);
                     gone.push(chunk);
                 }
             }
             (state.chunks.live, state.chunks.requested, state.chunks.allocated) = (0, 0, 0);
-            state.delayed.clear();
             state.movables.clear();
             state.pins.clear();
             state.tags.all_freed();
@@ -462,8 +430,10 @@ impl Pool {
     }
 
     /// Frees empty chunks, down to the initial size; returns the bytes.
+    /// A chunk whose slices all wait is empty: operations in flight then read zeros.
     pub fn trim(&self) -> u64 {
-        self.end_delays(0);
+        self.end_waits();
+        self.end_idle_waits();
         let empty = self.state().take_empty_chunks(&self.layout);
         self.end(empty)
     }
@@ -484,7 +454,7 @@ impl Pool {
             state.record_all_freed();
             let handles = std::mem::take(&mut state.chunks.order);
             (state.chunks.live, state.chunks.requested, state.chunks.allocated, state.chunks.reserved) = (0, 0, 0, 0);
-            state.delayed.clear();
+            state.waiting.clear();
             state.movables.clear();
             state.pins.clear();
             state.tags.clear();
@@ -511,7 +481,8 @@ impl Pool {
         bytes
     }
 
-    /// Computes the exact figures, which takes a look-up of each chunk's largest free region.
+    /// Computes the exact figures, which takes a look-up of each chunk's largest free region, and a walk over the
+    /// regions where slices wait.
     pub fn stats(&self) -> PoolStats {
         let state = self.state();
         let reserved = state.chunks.iter().map(|(_, chunk)| chunk.arena.capacity()).sum();
@@ -524,11 +495,12 @@ impl Pool {
             requested: state.chunks.requested,
             free: reserved - state.chunks.allocated,
             peak_allocated: state.chunks.peak_allocated,
-            largest_free: state.chunks.largest_free(),
+            largest_free: state.largest_free(&self.layout),
             live: state.chunks.live,
             allocations: state.chunks.allocations,
             failures: state.failures,
-            late_writes: state.delayed.late_writes,
+            waiting: state.waiting.bytes,
+            late_writes: state.waiting.late_writes,
             lost: state.chunks.iter().map(|(_, chunk)| chunk.chunk_memory.lost()).fold((0, 0), add),
         }
     }
@@ -538,14 +510,23 @@ impl Pool {
         let state = self.state();
         state.movables.check()?;
         state.pins.check_stats()?;
-        let (mut live, mut allocated, mut requested) = (0, 0, 0);
+        let (mut live, mut allocated, mut requested, mut all_waiting) = (0, 0, 0, 0);
         for (handle, chunk) in state.chunks.iter() {
             chunk.arena.validate()?;
+            let mut waiting = (0, 0);
             if !state.chunks.order.contains(&handle) {
                 return Err(format!("{handle:?} is missing in the order of chunks"));
             }
             for region in crate::suballoc::regions(&*chunk.arena).filter(|region| region.used) {
-                (live, allocated, requested) = (live + 1, allocated + region.size, requested + region.user_data);
+                let slot = region.id.slot();
+                if chunk.flags.targets.has(slot) {
+                    continue;
+                }
+                match chunk.flags.waiting.has(slot) {
+                    true => waiting = (waiting.0 + 1, waiting.1 + region.size),
+                    false => (live, allocated) = (live + 1, allocated + region.size),
+                }
+                requested += region.user_data;
                 if region.end() > chunk.touched || region.user_data > region.size {
                     return Err(format!(
                         "{region:?} ends behind {} or has more requested bytes than its size",
@@ -553,10 +534,15 @@ impl Pool {
                     ));
                 }
             }
+            if waiting != chunk.waiting {
+                return Err(format!("{:?} wait in {handle:?}, but {waiting:?} are marked", chunk.waiting));
+            }
+            all_waiting += waiting.1;
+        }
+        if all_waiting != state.waiting.bytes {
+            return Err(format!("{} bytes wait, but the chunks have {all_waiting}", state.waiting.bytes));
         }
         let counted = (state.chunks.live, state.chunks.allocated, state.chunks.requested);
-        let delayed = state.delayed.figures();
-        let (live, requested) = (live - delayed.0, requested - delayed.1);
         if counted != (live, allocated, requested) || state.chunks.order.len() != state.chunks.len() {
             return Err(format!("{counted:?} are counted, but the chunks have ({live}, {allocated}, {requested})"));
         }

@@ -2,11 +2,25 @@
 
 use std::sync::Arc;
 
-use super::slice::Slice;
-use super::Pool;
+use super::slice::{freed, Slice, SliceRequest};
+use super::{ChunkMemory, Pool};
 use crate::accounting::{notify, Account, Admission};
 use crate::error::Result;
 use crate::handle::Handle;
+use crate::profile::Action;
+
+/// A movable slice over which an ArrayBuffer is made.
+#[derive(Debug)]
+pub struct View {
+    /// The place.
+    pub slice: Slice,
+    /// The requested bytes.
+    pub size: u64,
+    /// The slice's own tag; `None` without one.
+    pub tag: Option<Arc<str>>,
+    /// The memory of its chunk.
+    pub chunk_memory: Arc<ChunkMemory>,
+}
 
 impl Pool {
     /// Like [`allocate`](Self::allocate), for a slice that compaction may move; its id stays the same. An account, if
@@ -14,24 +28,36 @@ impl Pool {
     ///
     /// Errors: those of [`allocate`](Self::allocate) and [`Account::admit`].
     pub fn allocate_movable(&self, size: u64, alignment: u64, account: Option<&Account>) -> Result<(Handle, Slice)> {
-        let own = account.and_then(|account| account.tag.as_ref());
-        self.try_allocate_movable(size, alignment, account).map_err(|error| self.refused(size, own, error))
+        self.request_movable(SliceRequest::new(size, alignment), account)
     }
 
-    fn try_allocate_movable(&self, size: u64, alignment: u64, account: Option<&Account>) -> Result<(Handle, Slice)> {
+    /// Like [`allocate_movable`](Self::allocate_movable). The account, not the request, has the tag.
+    ///
+    /// Errors: those of [`request`](Self::request) and [`Account::admit`].
+    pub fn request_movable(&self, request: SliceRequest, account: Option<&Account>) -> Result<(Handle, Slice)> {
+        let own = account.and_then(|account| account.tag.as_ref());
+        self.try_request_movable(request, account).map_err(|error| self.refused(request.size, own, error))
+    }
+
+    fn try_request_movable(&self, request: SliceRequest, account: Option<&Account>) -> Result<(Handle, Slice)> {
+        let SliceRequest { size, alignment, .. } = request;
         let mut admission = account.map(|account| account.admit(size)).transpose()?;
-        let slice = self.allocate_held(size, alignment)?;
+        let tag = account.and_then(|account| account.tag.clone());
+        let owner = self.owner(tag.as_ref());
+        let slice = self.request_held(SliceRequest { owner, ..request })?;
         let covered = admission.as_mut().map_or(Ok(()), |admission| admission.cover(slice.padded));
         if let Err(error) = covered {
             self.free(slice.chunk, slice.region)?;
             return Err(error);
         }
-        let tag = account.and_then(|account| account.tag.clone());
         let tagged = tag.clone().zip(admission.map(Admission::commit));
         let alignment = alignment.max(self.layout.alignment);
         let (id, sampled) = {
             let mut state = self.state();
-            let id = state.movables.insert((slice.chunk, slice.region), alignment, tagged);
+            let place = (slice.chunk, slice.region);
+            // A reset in between has freed the slice: an id would name a place of others.
+            state.live_region(place).ok_or_else(freed)?;
+            let id = state.movables.insert(place, alignment, owner, tagged);
             (id, state.record_movable(&slice, size, tag))
         };
         if sampled {
@@ -44,12 +70,32 @@ impl Pool {
     ///
     /// Errors: `ERR_BUFFER_FREED`.
     pub fn movable(&self, id: Handle) -> Result<(Slice, u64, Option<Arc<str>>)> {
-        let ((chunk, region), tag) = {
-            let state = self.state();
-            let movable = state.movables.get(id)?;
-            (movable.place, movable.tag())
-        };
-        self.slice(chunk, region).map(|(slice, size)| (slice, size, tag))
+        let state = self.state();
+        let movable = state.movables.get(id)?;
+        state.slice(movable.place).map(|(slice, size)| (slice, size, movable.tag()))
+    }
+
+    /// Like [`movable`](Self::movable), for a caller that makes an ArrayBuffer over the slice. The slice stays in its
+    /// place until [`end_view`](Self::end_view).
+    ///
+    /// Errors: `ERR_BUFFER_FREED`; `ERR_BUFFER_BUSY` while another thread moves the slice.
+    pub fn begin_view(&self, id: Handle) -> Result<View> {
+        let mut state = self.state();
+        let place = state.movables.unmoving(id)?;
+        let (slice, size) = state.slice(place)?;
+        let chunk = state.chunks.get(slice.chunk).ok_or_else(freed)?;
+        let (chunk_memory, tag) = (Arc::clone(&chunk.chunk_memory), state.movables.get(id)?.tag());
+        state.movables.begin_view(id);
+        Ok(View { slice, size, tag, chunk_memory })
+    }
+
+    /// Records the ArrayBuffer that the caller of [`begin_view`](Self::begin_view) has made, if it has.
+    pub fn end_view(&self, id: Handle, view: Option<Handle>) {
+        let mut state = self.state();
+        state.movables.end_view(id);
+        if view.is_some() {
+            state.movables.set_view(id, view);
+        }
     }
 
     /// Records the ArrayBuffer over a movable slice, or its end. A compaction detaches it before a move.
@@ -68,16 +114,15 @@ impl Pool {
     ///
     /// Errors: `ERR_BUFFER_FREED`; `ERR_OUT_OF_RANGE` for a slice that is not pinned.
     pub fn unpin(&self, id: Handle) -> Result<bool> {
-        let (chunk, region) = self.state().movables.get(id)?.place;
-        self.unpin_slice(chunk, region, false)
+        self.unpin_where(false, |state| Ok(state.movables.get(id)?.place))
     }
 
     /// Frees a movable slice.
     ///
     /// Errors: `ERR_BUFFER_FREED`; `ERR_BUFFER_BUSY` while the slice is pinned or in a move.
     pub fn free_movable(&self, id: Handle) -> Result<()> {
-        let (chunk, region) = self.state().freeable(id)?;
-        self.free(chunk, region)
+        let seen = self.state().movables.get(id)?.seen;
+        self.free_where(Action::Free, seen, |state| state.freeable(id))
     }
 
     /// Checks whether a movable slice could be freed now.
@@ -111,11 +156,17 @@ impl Pool {
     ///
     /// Errors: `ERR_BUFFER_FREED`; `ERR_BUFFER_BUSY` while another thread moves the slice.
     pub fn free_dropped(&self, id: Handle) -> Result<()> {
-        let ((chunk, region), unseen) = {
-            let state = self.state();
-            (state.movables.unmoving(id)?, state.movables.get(id)?.view.is_none())
+        let seen = {
+            let mut state = self.state();
+            let place = state.movables.unmoving(id)?;
+            let movable = state.movables.get(id)?;
+            let (viewed, seen) = (movable.view.is_some(), movable.seen);
+            if state.pins.set_dropped(place, !viewed) || viewed {
+                return Ok(());
+            }
+            seen
         };
-        self.block_dropped(chunk, region, unseen)
+        self.free_where(Action::Collect, seen, |state| state.freeable(id))
     }
 
     /// The number of movable slices.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::owners::Owner;
 use super::slice::freed;
 use crate::accounting::CountedBytes;
 use crate::error::{Error, ErrorCode, Result};
@@ -25,6 +26,12 @@ pub(super) struct Movable {
     exported: bool,
     /// Set while the slice is in a move.
     pub(super) moving: bool,
+    /// The number of callers that make an ArrayBuffer over the slice.
+    viewing: u32,
+    /// Whether JavaScript has seen an ArrayBuffer over the present place.
+    pub(super) seen: bool,
+    /// The owner of the bytes.
+    pub(super) owner: Owner,
     /// The id of JavaScript's ArrayBuffer over the slice; `None` without one.
     pub(super) view: Option<Handle>,
     /// The tag and the bytes counted under it.
@@ -32,9 +39,10 @@ pub(super) struct Movable {
 }
 
 impl Movable {
-    /// Reports whether compaction may move the slice now, if it is not pinned.
+    /// Reports whether compaction may move the slice now, if it is not pinned: no other move has it, and no caller is
+    /// making an ArrayBuffer over it.
     pub(super) fn may_move(&self) -> bool {
-        !self.exported && !self.moving
+        !self.exported && !self.moving && self.viewing == 0
     }
 
     pub(super) fn tag(&self) -> Option<Arc<str>> {
@@ -84,9 +92,12 @@ impl Movables {
         &mut self,
         place: SlicePlace,
         alignment: u64,
+        owner: Owner,
         tagged: Option<(Arc<str>, CountedBytes)>,
     ) -> Handle {
-        let id = self.table.insert(Movable { place, alignment, exported: false, moving: false, view: None, tagged });
+        let (exported, moving, viewing, seen, view) = (false, false, 0, false, None);
+        let movable = Movable { place, alignment, exported, moving, viewing, seen, owner, view, tagged };
+        let id = self.table.insert(movable);
         self.put(place, id);
         id
     }
@@ -133,8 +144,22 @@ impl Movables {
     pub(super) fn moved(&mut self, id: Handle, to: SlicePlace) {
         if let Some(movable) = self.table.get_mut(id) {
             let from = std::mem::replace(&mut movable.place, to);
+            movable.seen = false;
             self.take(from);
             self.put(to, id);
+        }
+    }
+
+    /// Keeps a slice in its place until [`end_view`](Self::end_view).
+    pub(super) fn begin_view(&mut self, id: Handle) {
+        if let Some(movable) = self.table.get_mut(id) {
+            movable.viewing += 1;
+        }
+    }
+
+    pub(super) fn end_view(&mut self, id: Handle) {
+        if let Some(movable) = self.table.get_mut(id) {
+            movable.viewing = movable.viewing.saturating_sub(1);
         }
     }
 
@@ -142,6 +167,7 @@ impl Movables {
     pub(super) fn set_view(&mut self, id: Handle, view: Option<Handle>) {
         if let Some(movable) = self.table.get_mut(id) {
             movable.view = view;
+            movable.seen |= view.is_some();
         }
     }
 
@@ -216,7 +242,7 @@ mod tests {
     /// Two movable slices of one chunk.
     fn movables() -> (Movables, [Handle; 2]) {
         let mut movables = Movables::default();
-        let ids = [1, 2].map(|slot| movables.insert(place(slot), 64, None));
+        let ids = [1, 2].map(|slot| movables.insert(place(slot), 64, Owner::UNTAGGED, None));
         assert_eq!(movables.check(), Ok(()));
         (movables, ids)
     }

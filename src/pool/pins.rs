@@ -12,7 +12,7 @@ use super::Pool;
 use crate::error::Result;
 use crate::handle::Handle;
 use crate::profile::Action;
-use crate::suballoc::RegionId;
+use crate::suballoc::{Region, RegionId};
 
 /// A pinned slice of a pool.
 #[derive(Clone, Debug)]
@@ -34,13 +34,9 @@ impl Pool {
     ///
     /// Errors: `ERR_BUFFER_FREED`.
     pub fn pin_slice(&self, chunk: Handle, region: RegionId) -> Result<()> {
-        let (slice, _) = self.slice(chunk, region)?;
         let mut state = self.state();
-        // Another thread may have freed the slice in the meantime.
-        if !state.is_live((chunk, region)) {
-            return Err(freed());
-        }
-        state.pins.pin((chunk, region), slice.padded)
+        let bytes = state.live_region((chunk, region)).ok_or_else(freed)?.size;
+        state.pins.pin((chunk, region), bytes)
     }
 
     /// Removes one pin, or all pins; returns whether there are others. The last one frees a slice whose block and
@@ -48,17 +44,24 @@ impl Pool {
     ///
     /// Errors: `ERR_BUFFER_FREED`; `ERR_OUT_OF_RANGE` for a slice that is not pinned.
     pub fn unpin_slice(&self, chunk: Handle, region: RegionId, all: bool) -> Result<bool> {
-        let place = (chunk, region);
-        let last = {
+        self.unpin_where(all, |_| Ok((chunk, region)))
+    }
+
+    /// Like [`unpin_slice`](Self::unpin_slice), for the slice that `find` finds in the same critical section.
+    pub(super) fn unpin_where(
+        &self,
+        all: bool,
+        find: impl FnOnce(&mut PoolState) -> Result<SlicePlace>,
+    ) -> Result<bool> {
+        let (place, last) = {
             let mut state = self.state();
-            if !state.is_live(place) {
-                return Err(freed());
-            }
-            state.pins.unpin(place, all)?
+            let place = find(&mut state)?;
+            state.live_region(place).ok_or_else(freed)?;
+            (place, state.pins.unpin(place, all)?)
         };
         match last {
             Some(Pin { dropped: true, unseen: true, .. }) => {
-                self.free_as(chunk, region, Action::Collect).map(|()| false)
+                self.free_seen(place.0, place.1, Action::Collect).map(|()| false)
             }
             last => Ok(last.is_none()),
         }
@@ -78,7 +81,7 @@ impl Pool {
                 return Err(refused);
             }
         }
-        self.free_as(chunk, region, how)
+        self.free_seen(chunk, region, how)
     }
 
     /// Records that the block of a slice was collected. `unseen`: no ArrayBuffer shows the slice. Frees an unseen slice
@@ -135,9 +138,10 @@ impl Pool {
 }
 
 impl PoolState {
-    fn is_live(&self, (chunk, region): SlicePlace) -> bool {
-        let region = self.chunks.get(chunk).and_then(|chunk| chunk.arena.get(region).ok());
-        region.is_some_and(|region| region.used && !self.delayed.has(chunk, region.id))
+    /// The region of a live slice.
+    pub(super) fn live_region(&self, place: SlicePlace) -> Option<Region> {
+        let region = self.chunks.get(place.0)?.arena.get(place.1).ok()?;
+        (region.used && !self.is_waiting(place)).then_some(region)
     }
 
     /// Pins a movable slice.

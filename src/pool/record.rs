@@ -117,7 +117,7 @@ impl Pool {
         let slices =
             chunks.flat_map(|(handle, chunk)| regions(&*chunk.arena).map(move |region| (handle, chunk, region)));
         slices
-            .filter(|(handle, _, region)| region.used && !state.delayed.has(*handle, region.id))
+            .filter(|(handle, _, region)| region.used && !state.is_waiting((*handle, region.id)))
             .map(|(_, chunk, region)| chunk.id_of(region.id).get())
             .collect()
     }
@@ -228,7 +228,7 @@ impl PoolState {
         }
     }
 
-    /// Ends the name and the tag of a slice whose free is delayed, and records its end.
+    /// Ends the name and the tag of a slice that starts to wait, and records its end.
     pub(super) fn end_names(&mut self, handle: Handle, region: &Region, how: Action) {
         let name = self.tag_at((handle, region.id));
         self.movables.forget((handle, region.id));
@@ -254,7 +254,7 @@ impl PoolState {
             .chunks
             .iter()
             .flat_map(|(handle, chunk)| regions(&*chunk.arena).map(move |region| (handle, region)))
-            .filter(|(handle, region)| region.used && !self.delayed.has(*handle, region.id))
+            .filter(|(handle, region)| region.used && !self.is_waiting((*handle, region.id)))
             .collect();
         for (handle, region) in places {
             let tag = self.tag_at((handle, region.id));

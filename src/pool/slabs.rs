@@ -4,9 +4,11 @@
 //! run out of descriptors at about 1020 buffers. Slices are whole pages, so no two share one.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicU32;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Layout, Pool, PoolStats};
+use super::{Layout, Pool, PoolStats, ReuseDelay};
 use crate::backend::{Placement, Request};
 use crate::device::memory::Source;
 use crate::device::Device;
@@ -27,11 +29,13 @@ pub struct SlabOptions {
     pub size: u64,
     /// Debugging: see [`Layout::delay`].
     pub delay: usize,
+    /// How long freed slices wait whose ArrayBuffer JavaScript has seen.
+    pub reuse_after: Duration,
 }
 
 impl Default for SlabOptions {
     fn default() -> Self {
-        Self { threshold: MIB, size: 16 * MIB, delay: 0 }
+        Self { threshold: MIB, size: 16 * MIB, delay: 0, reuse_after: Duration::ZERO }
     }
 }
 
@@ -49,6 +53,7 @@ struct Class {
 pub struct Slabs {
     device: Arc<Device>,
     options: SlabOptions,
+    turns: Option<&'static AtomicU32>,
     classes: Mutex<HashMap<Class, Arc<Pool>>>,
 }
 
@@ -61,7 +66,7 @@ impl Slabs {
         };
         let size = options.size.min(most);
         let options = SlabOptions { threshold: options.threshold.min(size / 4), size, ..options };
-        Self { device, options, classes: Mutex::default() }
+        Self { device, options, turns: None, classes: Mutex::default() }
     }
 
     /// The pool that serves `request`; `None` for requests that slabs do not serve. Slabs use no SRAM, which is too
@@ -91,7 +96,7 @@ impl Slabs {
             alignment: page_size(),
             delay: self.options.delay,
         };
-        let pool = Arc::new(Pool::new(None, source, layout, None)?);
+        let pool = Arc::new(Pool::new(None, source, layout, None)?.with_reuse(self.reuse(self.options.reuse_after)));
         // If another thread was first, its pool serves; this one is still empty.
         Ok(Some(Arc::clone(self.classes().entry(class).or_insert(pool))))
     }
@@ -101,6 +106,40 @@ impl Slabs {
         self.options.delay
     }
 
+    /// Lets freed slices wait for turns of an event loop too, which `turns` counts.
+    #[must_use]
+    pub fn with_turns(self, turns: &'static AtomicU32) -> Self {
+        Self { turns: Some(turns), ..self }
+    }
+
+    /// The time that freed slices wait.
+    pub fn reuse_after(&self) -> Duration {
+        self.options.reuse_after
+    }
+
+    /// The wait of `after` and of the event loop's turns.
+    pub fn reuse(&self, after: Duration) -> ReuseDelay {
+        ReuseDelay { after, turns: self.turns }
+    }
+
+    /// The pools of every class.
+    pub fn pools(&self) -> Vec<Arc<Pool>> {
+        self.classes().values().cloned().collect()
+    }
+
+    /// Bytes of freed slices that wait.
+    pub fn waiting(&self) -> u64 {
+        self.classes().values().map(|pool| pool.waiting()).sum()
+    }
+
+    /// Ends the oldest waits of each class until at most `bytes` wait.
+    pub fn end_waits_beyond(&self, mut bytes: u64) {
+        for pool in self.pools() {
+            pool.end_waits_beyond(bytes);
+            bytes = bytes.saturating_sub(pool.waiting());
+        }
+    }
+
     /// The figures of every class.
     pub fn stats(&self) -> Vec<PoolStats> {
         self.classes().values().map(|pool| pool.stats()).collect()
@@ -108,8 +147,7 @@ impl Slabs {
 
     /// Frees empty slabs; returns the bytes.
     pub fn trim(&self) -> u64 {
-        let pools: Vec<_> = self.classes().values().cloned().collect();
-        pools.iter().map(|pool| pool.trim()).sum()
+        self.pools().iter().map(|pool| pool.trim()).sum()
     }
 
     /// Frees all slabs.

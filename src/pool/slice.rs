@@ -1,5 +1,6 @@
 //! A slice: the name and the place of some bytes of a pool.
 
+use super::owners::Owner;
 use super::slice_tags::TagId;
 use crate::error::{Error, ErrorCode};
 use crate::handle::Handle;
@@ -36,15 +37,47 @@ pub struct SliceRequest {
     pub alignment: u64,
     /// The tag that counts the slice ([`Pool::tag_id`](super::Pool::tag_id)).
     pub tag: Option<TagId>,
-    /// Whether the bytes are zeros. Otherwise they are as their previous owner left them.
-    pub zeroed: bool,
+    /// The owner of the bytes, if the request has no `tag` ([`Pool::owner`](super::Pool::owner)).
+    pub owner: Owner,
+    /// The bytes that are cleared.
+    pub clearing: Clearing,
     pub(super) events: EventOwner,
 }
 
 impl SliceRequest {
-    /// A request without a tag, for a slice that is not zeroed.
+    /// A request without a tag.
     pub fn new(size: u64, alignment: u64) -> Self {
-        Self { size, alignment, tag: None, zeroed: false, events: EventOwner::Pool }
+        Self {
+            size,
+            alignment,
+            tag: None,
+            owner: Owner::UNTAGGED,
+            clearing: Clearing::default(),
+            events: EventOwner::Pool,
+        }
+    }
+}
+
+/// The previous bytes of a slice that are cleared before its owner gets it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Clearing {
+    /// Those of owners with another tag.
+    #[default]
+    OtherTags,
+    /// All: the slice is zeroed.
+    All,
+    /// None: the bytes are as their previous owner left them.
+    None,
+}
+
+impl Clearing {
+    /// The meaning of an option `zeroed`.
+    pub fn of(zeroed: Option<bool>) -> Self {
+        match zeroed {
+            None => Self::OtherTags,
+            Some(true) => Self::All,
+            Some(false) => Self::None,
+        }
     }
 }
 

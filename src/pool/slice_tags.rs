@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::owners::Owner;
 use crate::accounting::{TagAccount, TagRefused};
 
 /// The number of a tag in its pool.
@@ -29,6 +30,7 @@ impl TagId {
 pub(super) struct Tag {
     pub(super) name: Arc<str>,
     pub(super) account: Arc<TagAccount>,
+    pub(super) owner: Owner,
     live: u64,
     bytes: u64,
     /// Whether JavaScript may still use the number.
@@ -94,7 +96,7 @@ impl SliceTags {
         }
     }
 
-    pub(super) fn insert(&mut self, name: &Arc<str>, account: Arc<TagAccount>) -> TagId {
+    pub(super) fn insert(&mut self, name: &Arc<str>, account: Arc<TagAccount>, owner: Owner) -> TagId {
         if let Some(id) = self.by_name.get(name) {
             let id = *id;
             if let Some(Some(tag)) = self.tags.get_mut(id.0 as usize) {
@@ -102,7 +104,7 @@ impl SliceTags {
             }
             return id;
         }
-        let tag = Some(Tag { name: Arc::clone(name), account, live: 0, bytes: 0, held: true });
+        let tag = Some(Tag { name: Arc::clone(name), account, owner, live: 0, bytes: 0, held: true });
         let id = match self.vacant.pop() {
             Some(id) => {
                 self.tags[id as usize] = tag;

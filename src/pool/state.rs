@@ -1,15 +1,16 @@
-//! The state under a pool's mutex: its chunks, its counts, and its delayed and movable slices.
+//! The state under a pool's mutex: its chunks, its counts, and its waiting and movable slices.
 
 use std::sync::Arc;
 
-use super::chunk::Chunk;
+use super::chunk::{Chunk, ChunkMemory};
 use super::chunk_set::{ChunkSet, HasArena};
-use super::delayed_free::DelayedFrees;
 use super::layout::Layout;
-use super::movable_table::Movables;
+use super::movable_table::{Movables, SlicePlace};
+use super::owners::{Owner, Owners};
 use super::pin_table::Pins;
-use super::slice::{freed, Slice};
+use super::slice::{freed, Clearing, Slice, SliceRequest};
 use super::slice_tags::SliceTags;
+use super::waiting::WaitingSlices;
 use crate::accounting::Limit;
 use crate::device::memory::Memory;
 use crate::error::{Error, ErrorCode, Result};
@@ -22,7 +23,8 @@ use crate::suballoc::{Region, RegionId};
 pub(super) struct PoolState {
     pub(super) chunks: ChunkSet<Chunk>,
     pub(super) failures: u64,
-    pub(super) delayed: DelayedFrees,
+    pub(super) waiting: WaitingSlices,
+    pub(super) owners: Owners,
     /// Slices that compaction may move.
     pub(super) movables: Movables,
     pub(super) pins: Pins,
@@ -35,6 +37,20 @@ pub(super) struct PoolState {
     pub(super) recorder: Option<Box<Recorder>>,
     /// The ids of the next slices.
     pub(super) ids: Ids,
+}
+
+/// The bytes of a new slice that are cleared outside the lock.
+#[derive(Debug)]
+pub(super) struct ToClear {
+    pub(super) bytes: u64,
+    pub(super) memory: Arc<Memory>,
+    chunk_memory: Arc<ChunkMemory>,
+}
+
+impl Drop for ToClear {
+    fn drop(&mut self) {
+        self.chunk_memory.end_clearing();
+    }
 }
 
 impl PoolState {
@@ -53,19 +69,58 @@ impl PoolState {
         chunks.take(size, alignment, |handle, chunk, region| slice_of(ids, handle, chunk, region))
     }
 
-    /// The memory of a live slice.
-    pub(super) fn memory_of(&self, slice: &Slice) -> Option<Arc<Memory>> {
-        self.chunks.get(slice.chunk).map(|chunk| Arc::clone(&chunk.memory))
-    }
-
     /// Allocates from one chunk.
     pub(super) fn take_from(&mut self, handle: Handle, size: u64, alignment: u64) -> Option<Slice> {
         let Self { chunks, ids, .. } = self;
         chunks.take_from(handle, size, alignment, |handle, chunk, region| slice_of(ids, handle, chunk, region))
     }
 
-    /// Frees a region; returns the chunks that are no longer needed. `how` is recorded, unless a delayed free has
-    /// recorded it.
+    /// Finds a slice by its name, with its requested bytes.
+    pub(super) fn slice(&self, place: SlicePlace) -> Result<(Slice, u64)> {
+        let region = self.live_region(place).ok_or_else(freed)?;
+        let chunk = self.chunks.get(place.0).ok_or_else(freed)?;
+        // The number of stale bytes is no longer known, so all of them may be.
+        Ok((chunk.slice(place.0, &region, region.size), region.user_data))
+    }
+
+    /// The memory of a new slice with `bytes` to clear.
+    #[inline]
+    pub(super) fn begin_clearing(&self, slice: &Slice, bytes: u64) -> Option<ToClear> {
+        let chunk = self.chunks.get(slice.chunk)?;
+        chunk.chunk_memory.begin_clearing();
+        Some(ToClear { bytes, memory: Arc::clone(&chunk.memory), chunk_memory: Arc::clone(&chunk.chunk_memory) })
+    }
+
+    /// Reports whether a new slice has to be cleared, and records its owner.
+    #[inline]
+    pub(super) fn must_clear(&mut self, slice: &Slice, request: &SliceRequest) -> bool {
+        let owner = match request.tag {
+            None => request.owner,
+            Some(tag) => self.tags.get(tag).map_or(Owner::UNTAGGED, |tag| tag.owner),
+        };
+        let foreign = !self.owners.are_only(owner)
+            && self.give(owner, (slice.chunk, slice.offset, slice.padded), request.clearing != Clearing::None);
+        match request.clearing {
+            Clearing::All => true,
+            Clearing::OtherTags => foreign,
+            Clearing::None => false,
+        }
+    }
+
+    /// Reports whether bytes of another owner are in a region (chunk, offset, size), and gives them to `owner`.
+    #[cold]
+    pub(super) fn give(&mut self, owner: Owner, (handle, offset, size): (Handle, u64, u64), cleared: bool) -> bool {
+        if let Some(first) = self.owners.mix() {
+            for chunk in self.chunks.iter_mut() {
+                chunk.owners.start(chunk.arena.capacity(), chunk.touched, first);
+            }
+        }
+        let Some(chunk) = self.chunks.get_mut(handle) else { return true };
+        chunk.owners.give(owner, offset, offset + size, chunk.arena.capacity(), cleared)
+    }
+
+    /// Frees a region; returns the chunks that are no longer needed. `how` is recorded, unless the wait's start
+    /// has recorded it.
     pub(super) fn free_region(
         &mut self,
         handle: Handle,
@@ -100,8 +155,14 @@ impl PoolState {
         self.record_trimmed(gone)
     }
 
+    /// Records the end of a chunk, and that of its slices' waits.
+    pub(super) fn chunk_gone(&mut self, chunk: &Chunk) {
+        self.waiting.bytes -= chunk.waiting.1;
+        self.note(Action::Trim, chunk.number, chunk.arena.capacity());
+    }
+
     fn record_trimmed(&mut self, gone: Vec<Chunk>) -> Vec<Chunk> {
-        gone.iter().for_each(|chunk| self.note(Action::Trim, chunk.number, chunk.arena.capacity()));
+        gone.iter().for_each(|chunk| self.chunk_gone(chunk));
         gone
     }
 }

@@ -18,7 +18,8 @@ impl Pool {
         let account = self.account.as_ref().map(|account| account.accounting.tag(name)).unwrap_or_default();
         let mut state = self.state();
         state.alive(self.name())?;
-        Ok(state.tags.insert(name, account))
+        let owner = state.owners.of(name);
+        Ok(state.tags.insert(name, account, owner))
     }
 
     /// Takes back the numbers of all tags.

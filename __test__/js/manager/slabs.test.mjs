@@ -8,7 +8,8 @@ import {
   assertNothingLeft, fdsAtMost, GiB, KiB, MiB, needsSimulated, open, openFds, refuses, settle,
 } from '../../support/helpers.mjs'
 
-const withSlabs = (t, options = {}) => open(t, { slabs: {}, ...options })
+/** A manager whose slabs use places again at once. */
+const withSlabs = (t, options = {}) => open(t, { slabs: { reuseAfterMs: 0 }, ...options })
 const objects = (manager) => manager.getNPUMemoryStats().objects
 const all = (buffer, byte) => new Uint8Array(buffer).every((found) => found === byte)
 

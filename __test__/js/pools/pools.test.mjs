@@ -54,8 +54,8 @@ describe('createMemoryPool', () => {
         failedAllocations: 0,
         fragmentation: 0,
       }
-      const { lateWrites = 0, lost, ...stats } = pool.stats()
-      assert.deepEqual([lateWrites, lost], [0, { slices: 0, bytes: 0 }])
+      const { lateWrites, waiting, lost, ...stats } = pool.stats()
+      assert.deepEqual([lateWrites, waiting, lost], [0, 0, { slices: 0, bytes: 0 }])
       assert.deepEqual(stats, expected)
       assert.deepEqual(manager.getMemoryUsage().pools, [pool.stats()])
       const { npuUsed, systemUsed, poolReserved, poolAllocated, liveAllocations } = manager.getMemoryStats()
@@ -433,7 +433,7 @@ describe('figures', () => {
     assert.equal(manager.getMemoryStats().npuUsed, MiB)
   })
 
-  function pick({ name, kind, chunks, lateWrites, lost, ...figures }) {
+  function pick({ name, kind, chunks, lateWrites, waiting, lost, ...figures }) {
     return figures
   }
 })
@@ -708,7 +708,7 @@ describe('ends', () => {
   test('reset: views are detached, blocks are stale, the memory stays', (t) => {
     for (const kind of KINDS) {
       for (const layout of [{}, { blockSize: 4096 }]) {
-        const { manager, pool } = pooled(t, { kind, maxSize: 4 * MiB, ...layout })
+        const { manager, pool } = pooled(t, { kind, maxSize: 4 * MiB, reuseAfterMs: 0, ...layout })
         const [bare, shown, pinned] = [pool.allocate(100), pool.allocate(100), pool.allocate(100)]
         const tagged = pool.allocate(100, { tag: 'x' })
         const views = [shown.buffer, tagged.buffer, pool.allocateBuffer(100)].map((buffer) =>

@@ -1,6 +1,7 @@
 /**
  * Frees buffers while an operation of the runtime reads or writes them. The runtime keeps only a pointer: a reused
- * address would crash it, or receive its writes. Arguments: the operations to try.
+ * address would crash it, or receive its writes. Arguments: the operations to try, and
+ * "slices" for slices of slabs.
  */
 
 import { execFileSync } from 'node:child_process'
@@ -14,8 +15,9 @@ import { brotliCompress, deflate } from 'node:zlib'
 
 import { open } from './open.mjs'
 
-// Dedicated objects: the README warns against freeing slices under an operation.
-const manager = open({ slabs: { threshold: 0 } })
+/** Slices wait before their bytes are used again; memory of its own leaves zero pages. */
+const slices = process.argv[3] === 'slices'
+const manager = open(slices ? {} : { slabs: { threshold: 0 } })
 let neighbourIntact = true
 let rounds = 0
 
@@ -24,7 +26,7 @@ else await runningOperations()
 console.log(JSON.stringify({ neighbourIntact, rounds }))
 
 async function runningOperations() {
-  const size = 4 * 1024 * 1024
+  const size = slices ? 512 * 1024 : 4 * 1024 * 1024
   const sink = openSync('/dev/null', 'w')
   // Node 20 asserts inside zlib when any code detaches the buffer of a running operation.
   const zlibSurvives = Number(process.versions.node.split('.')[0]) > 20

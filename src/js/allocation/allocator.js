@@ -39,6 +39,7 @@ class Allocator {
    * @type {import('../devices/missing-syncs.js').MissingSyncs | null}
    */
   missingSyncs = null
+  #waits
   /** Whether several buffers may have the same address, so that a buffer is found by its handle too. */
   #addressesShared = false
 
@@ -52,8 +53,9 @@ class Allocator {
    * @param {{ allocateWithReclaim<T>(allocate: () => T, wanted: object): T, reclaimFor(error: unknown): boolean }}
    * parts.reclaimer
    * @param {import('../core/async-tasks.js').AsyncTasks} parts.tasks
+   * @param {import('./waits.js').Waits} parts.waits
    */
-  constructor({ handle, buffers, notifications, processLimits, publisher, reclaimer, tasks }) {
+  constructor({ handle, buffers, notifications, processLimits, publisher, reclaimer, tasks, waits }) {
     this.#handle = handle
     this.#buffers = buffers
     this.#notifications = notifications
@@ -61,6 +63,7 @@ class Allocator {
     this.#publisher = publisher
     this.#reclaimer = reclaimer
     this.#tasks = tasks
+    this.#waits = waits
   }
 
   /**
@@ -155,6 +158,7 @@ class Allocator {
     const message = this.#publisher.freeing(buffer)
     // A buffer that transfer() made is first seen here: remembered, a second deallocate can say that it was freed.
     remember(buffer, native.deallocate(handle, buffer, kind, this.handleAmongShared(buffer)))
+    this.#waits.started()
     this.#publisher.freed(message)
   }
 
@@ -178,6 +182,7 @@ class Allocator {
         // on.
       }
     }
+    this.#waits.started()
     return () => messages.forEach((message) => this.#publisher.freed(message))
   }
 

@@ -4,6 +4,10 @@
 
 const { check, kinds } = require('./options.js')
 
+/** How long a freed slice waits whose ArrayBuffer a script has seen, in ms: `reuseAfterMs` of pools and slabs. */
+const REUSE_AFTER_MS = 2000
+const MAX_REUSE_AFTER_MS = 86_400_000
+
 const allocation = {
   tag: kinds.tag,
   alignment: kinds.integer(1),
@@ -53,4 +57,11 @@ function systemRequest(what, options) {
   return { ...rest, hugePages: hugePages === true ? true : hugePages === 'try' ? false : undefined }
 }
 
-module.exports = { allocation, npuAllocationAsync, npuRequest, systemRequest }
+module.exports = {
+  MAX_REUSE_AFTER_MS,
+  REUSE_AFTER_MS,
+  allocation,
+  npuAllocationAsync,
+  npuRequest,
+  systemRequest,
+}

@@ -13,6 +13,9 @@ const words = new Int32Array(calls.buffer)
 /** Counts the warnings and due samples of this process: it changes when `Notifications.poll` has something to do. */
 const notifications = new Uint32Array(calls.notifications)
 
+/** Counts the turns of the event loop in which freed slices wait (`allocation/waits.js`). */
+const turns = new Uint32Array(calls.turns)
+
 // Places in `numbers`: a request, and the answer to `allocate`.
 const [POOL, SIZE, ALIGNMENT, ADDRESS, DEVICE_ADDRESS, ID] = [0, 1, 2, 3, 4, 7]
 // Places in `words`: the name of a slice.
@@ -39,5 +42,6 @@ module.exports = {
   isLive: calls.isLive,
   notifications,
   numbers,
+  turns,
   words,
 }

@@ -179,6 +179,13 @@ const pools = [
     byPool((pool) => pool.free),
   ),
   gauge(
+    'pool_waiting_bytes',
+    'bytes',
+    'Bytes of freed slices that wait before their bytes are used again.',
+    POOL,
+    byPool((pool) => pool.waiting),
+  ),
+  gauge(
     'pool_largest_free_bytes',
     'bytes',
     'The largest slice that fits into its chunks.',
@@ -337,6 +344,12 @@ const device = [
     'bytes',
     'Bytes of slabs that live slices occupy.',
     ({ usage }) => usage.npu.slabs.allocated,
+  ),
+  single(
+    'slab_waiting_bytes',
+    'bytes',
+    'Bytes of freed slab slices that wait before their bytes are used again.',
+    ({ usage }) => usage.npu.slabs.waiting,
   ),
   counter('slab_late_writes_total', 'Slab slices written to after they were freed.', NO_LABELS, ({ usage }) => [
     [usage.npu.slabs.lateWrites],

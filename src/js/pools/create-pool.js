@@ -1,6 +1,6 @@
 'use strict'
 
-const { npuRequest, systemRequest } = require('../core/allocation-options.js')
+const { REUSE_AFTER_MS, npuRequest, systemRequest } = require('../core/allocation-options.js')
 const native = require('../core/binding.js')
 const { check, invalid, outOfRange } = require('../core/options.js')
 const schemas = require('./options.js')
@@ -16,14 +16,14 @@ const { makePool } = require('./pool.js')
 function createPool(manager, host, options) {
   if (options === undefined) throw invalid('createMemoryPool needs options')
   const checked = check('createMemoryPool', options, schemas.pool)
-  const { name, kind = 'npu', initialSize, tag, allocation, ...sizes } = checked
+  const { name, kind = 'npu', initialSize, tag, allocation, ...others } = checked
   if (name === undefined) throw invalid('createMemoryPool: name must be a string')
   // The native part would replace half a surrogate pair, and could meet another pool's name.
   if (!name.isWellFormed()) throw outOfRange('createMemoryPool: name has half a surrogate pair in it')
   if (initialSize === undefined) throw invalid('createMemoryPool: initialSize must be a number')
   const memory = (kind === 'npu' ? npuRequest : systemRequest)('createMemoryPool: allocation', allocation)
   const wanted = { kind, size: initialSize, tag: tag ?? memory.tag, pool: name }
-  const request = { name, initialSize, ...sizes, [kind]: { ...memory, tag: wanted.tag } }
+  const request = { name, initialSize, reuseAfterMs: REUSE_AFTER_MS, ...others, [kind]: { ...memory, tag: wanted.tag } }
   const handle = host.reclaimer.allocateWithReclaim(() => native.createPool(manager, request), wanted)
   const pool = makePool(name, kind, handle, host)
   host.pools.add(pool)

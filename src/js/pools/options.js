@@ -1,6 +1,6 @@
 'use strict'
 
-const { allocation } = require('../core/allocation-options.js')
+const { MAX_REUSE_AFTER_MS, allocation } = require('../core/allocation-options.js')
 const { kinds } = require('../core/options.js')
 
 /**
@@ -18,6 +18,7 @@ const pool = {
   blockSize: kinds.integer(1),
   alignment: kinds.integer(1),
   tag: kinds.tag,
+  reuseAfterMs: kinds.milliseconds(MAX_REUSE_AFTER_MS),
   /** @type {Validator<any>} createPool checks it with the schema of the pool's kind. */
   allocation: (_name, value) => value,
 }

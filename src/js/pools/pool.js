@@ -49,7 +49,7 @@ function allocateSlice(pool, size, alignment) {
  * @param {number} pool
  * @param {number} size
  * @param {number} alignment
- * @param {boolean} zeroed
+ * @param {boolean | undefined} zeroed
  * @param {number} tag
  */
 function allocateSliceWith(pool, size, alignment, zeroed, tag) {
@@ -57,7 +57,8 @@ function allocateSliceWith(pool, size, alignment, zeroed, tag) {
   numbers[SIZE] = size
   numbers[ALIGNMENT] = alignment
   words[TAG] = tag
-  words[FLAGS] = zeroed ? 1 : 0
+  // Without the option, bytes of owners with another tag are cleared.
+  words[FLAGS] = zeroed === undefined ? 0 : zeroed ? 1 : 2
   allocateWith()
 }
 
@@ -183,7 +184,7 @@ class MemoryPool {
     const handle = this.#open()
     integer('size', size, 1)
     const checked = check('allocateFromPool', options, schemas.poolAllocation)
-    const { alignment, zeroed = false, movable = false, tag } = checked
+    const { alignment, zeroed, movable = false, tag } = checked
     // The holder of an ArrayBuffer alone could not follow its bytes.
     if (movable) {
       throw invalid('an ArrayBuffer cannot be movable', 'pool.allocate(size, { movable: true }) gives a block that is')
@@ -248,7 +249,7 @@ class MemoryPool {
    */
   #allocateWith(handle, size, options) {
     if (!isSafeInteger(size) || size < 1) integer('size', size, 1)
-    const { alignment = CACHE_LINE, zeroed = false, movable = false, tag: given } = allocationOptions(options)
+    const { alignment = CACHE_LINE, zeroed, movable = false, tag: given } = allocationOptions(options)
     const tag = given ?? undefined
     let block
     if (movable) {
@@ -280,7 +281,7 @@ class MemoryPool {
    * @param {number} handle
    * @param {number} size
    * @param {number} alignment
-   * @param {boolean} zeroed
+   * @param {boolean | undefined} zeroed
    * @param {number} tagId
    * @param {string | undefined} tag
    */
@@ -318,7 +319,7 @@ class MemoryPool {
    * @param {number} handle
    * @param {number} size
    * @param {number | undefined} alignment
-   * @param {boolean} zeroed
+   * @param {boolean | undefined} zeroed
    * @param {string | undefined} tag
    */
   #allocateExposed(handle, size, alignment, zeroed, tag) {
@@ -331,7 +332,7 @@ class MemoryPool {
    * @param {number} handle
    * @param {number} size
    * @param {number} alignment
-   * @param {boolean} zeroed
+   * @param {boolean | undefined} zeroed
    * @param {string | undefined} tag
    */
   #allocateMovable(handle, size, alignment, zeroed, tag) {

@@ -11,6 +11,8 @@ const { clearTimeout, now, setTimeout } = require('../core/runtime.js')
 const DEFRAGMENT_ABOVE = 0.5
 /** The delay after the first free, so that a burst of frees is one compaction. */
 const BURST_MS = 50
+/** The delay after which a pool is looked at again whose holes wait (`reuseAfterMs`). */
+const WAIT_MS = 250
 /** The budget of one slice: how long it may block the event loop, beside V8's own collections. */
 const SLICE_MS = 0.5
 const SLICE_BYTES = 2 ** 21
@@ -31,6 +33,8 @@ class Compactor {
   /** Pools that wait for background compaction → whether their fragmentation was found high enough. */
   /** @type {Map<number, boolean>} */
   #waiting = new Map()
+  /** @type {Set<number>} Pools whose holes wait: they are looked at again. */
+  #later = new Set()
   /** @type {NodeJS.Timeout | undefined} */
   #timer
   /** The moves of a slice, written by the native part. */
@@ -98,6 +102,7 @@ class Compactor {
   end() {
     clearTimeout(this.#timer)
     this.#waiting.clear()
+    this.#later.clear()
     this.#above = null
   }
 
@@ -106,6 +111,8 @@ class Compactor {
 
   #runSlice() {
     this.#timer = undefined
+    for (const pool of this.#later) if (!this.#waiting.has(pool)) this.#waiting.set(pool, false)
+    this.#later.clear()
     for (const [pool, worthwhile] of this.#waiting) {
       if (!worthwhile && !this.#isWorthwhile(pool)) {
         this.#waiting.delete(pool)
@@ -117,12 +124,27 @@ class Compactor {
       else this.#waiting.set(pool, true)
       break
     }
-    if (this.#waiting.size > 0 && this.#above !== null) this.#timer = setTimeout(() => this.#runSlice(), 1).unref()
+    if (this.#waiting.size > 0 && this.#above !== null) this.#wake(1)
+    else if (this.#later.size > 0 && this.#above !== null) this.#wake(WAIT_MS)
   }
 
-  /** @param {number} pool */
+  /** @param {number} ms */
+  #wake(ms) {
+    this.#timer = setTimeout(() => this.#runSlice(), ms).unref()
+  }
+
+  /**
+   * Returns whether compaction of a pool gains something. Holes that wait cannot be filled yet: the pool is looked at
+   * again later.
+   *
+   * @param {number} pool
+   */
   #isWorthwhile(pool) {
-    return native.poolMovables(pool) > 0 && this.#isAbove(native.poolStats(pool).fragmentation)
+    if (native.poolMovables(pool) === 0) return false
+    const { free, waiting, fragmentation } = native.poolStats(pool)
+    if (!this.#isAbove(fragmentation)) return false
+    if (waiting > 0) this.#later.add(pool)
+    return waiting < free / 2
   }
 
   /** @param {number} fragmentation */

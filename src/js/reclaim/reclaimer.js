@@ -106,6 +106,8 @@ class Reclaimer {
     let released = native.trimSlabs(this.#handle.value)
     const pools = this.#pools.handles()
     const scattered = pools.filter(canEmptyChunk)
+    // Compaction gains nothing around holes that wait.
+    scattered.forEach((pool) => native.poolEndWaits(pool))
     for (const pool of pools) if (!scattered.includes(pool)) released += native.poolTrim(pool)
     const turn = () => {
       if (this.#ended) return

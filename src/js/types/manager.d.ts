@@ -59,6 +59,11 @@ export interface SlabOptions {
   threshold?: number
   /** Bytes of one slab. At most a 32nd of one IOMMU domain (or of CMA). Default 16 MiB. */
   size?: number
+  /**
+   * For how long the bytes of a freed slice are not used again, in ms, as {@link MemoryPoolOptions.reuseAfterMs}.
+   * Slabs do not grow for more waiting bytes than 16 slabs have. Default 2000.
+   */
+  reuseAfterMs?: number
 }
 
 /** Debugging aids. */

@@ -33,13 +33,23 @@ export interface MemoryPoolOptions {
   alignment?: number
   /** Tag that accounts the bytes of the pool's chunks. A slice may have its own tag, which accounts the slice. */
   tag?: string | null
+  /**
+   * For how long the bytes of a freed slice are not used again, in ms, if its ArrayBuffer was read: an operation in
+   * flight (a write to a socket or file, zlib) may still use them. The slice also waits for some turns of the event
+   * loop. It waits no longer where the pool would fail, or pass `maxSize` or a limit, without it. Longer operations
+   * need {@link MemoryManager.deallocateWhen}. 0: the bytes are used again at once. At most a day. Default 2000.
+   */
+  reuseAfterMs?: number
   /** Allocation options of the chunks. `zeroed: false` leaves the chunks as the driver returned them. */
   allocation?: NPUAllocationOptions | SystemAllocationOptions
 }
 
 /**
- * Options of an allocation from a pool. `alignment` is at most the page size, or the pool's own. `zeroed` is false by
- * default: the slice holds the bytes of its last owner.
+ * Options of an allocation from a pool. `alignment` is at most the page size, or the pool's own.
+ *
+ * Without `zeroed`, a slice holds the bytes of its last owner only if that had the same tag; no tag is a tag of its own
+ * kind. Bytes of owners with another tag are cleared first. `zeroed: true` clears the slice in any case, `zeroed:
+ * false` leaves it as it is.
  */
 export interface PoolAllocationOptions extends AllocationOptions {
   /**

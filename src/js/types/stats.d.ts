@@ -3,6 +3,7 @@
 import type { MemoryKind } from './allocations.js'
 import type { Backend } from './devices.js'
 import type { DebugOptions, MemoryManager } from './manager.js'
+import type { MemoryPoolOptions } from './pools.js'
 
 /** Usage counters. Bytes are those that memory occupies: whole pages, and the chunks of named pools. */
 export interface CounterStats {
@@ -43,8 +44,11 @@ export interface NPUMemoryStats extends CounterStats {
   limit: number | null
   /** Number of kernel objects (and so fds) behind `liveAllocations`, with the empty ones that the manager keeps. */
   objects: number
-  /** All slabs: their bytes, the bytes of live slices, and writes after a free ({@link DebugOptions.delayReuse}). */
-  slabs: { reserved: number; allocated: number; lateWrites: number; lost: LostSlices }
+  /**
+   * All slabs: their bytes, the bytes of live slices and of freed ones that wait before their bytes are used again
+   * (`reuseAfterMs`), and writes after a free ({@link DebugOptions.delayReuse}).
+   */
+  slabs: { reserved: number; allocated: number; waiting: number; lateWrites: number; lost: LostSlices }
   /** Bytes that JavaScript freed and the driver has not yet released. */
   pendingFree: number
   /**
@@ -100,7 +104,10 @@ export interface LostSlices {
   bytes: number
 }
 
-/** Statistics of one pool: reserved (chunks) >= allocated (padded regions) >= requested bytes. */
+/**
+ * Statistics of one pool: reserved (chunks) >= allocated (padded regions) >= requested bytes, and reserved =
+ * allocated + free.
+ */
 export interface PoolStats {
   name: string
   kind: MemoryKind
@@ -112,8 +119,13 @@ export interface PoolStats {
   allocated: number
   requested: number
   free: number
+  /**
+   * Bytes of `free` that are those of freed slices and wait before they are used again, unless the pool needs them
+   * ({@link MemoryPoolOptions.reuseAfterMs}, {@link DebugOptions.delayReuse}).
+   */
+  waiting: number
   peakAllocated: number
-  /** Bytes of the largest free region: exact, not the floor of a size class. */
+  /** Bytes of the largest slice that fits: exact, not the floor of a size class. Slices that wait count as free. */
   largestFree: number
   liveAllocations: number
   totalAllocations: number
@@ -136,6 +148,8 @@ export interface MemoryStats {
   systemPeak: number
   poolReserved: number
   poolAllocated: number
+  /** Bytes of freed slices, of pools and slabs, that wait before their bytes are used again. */
+  waiting: number
   liveAllocations: number
   simulated: boolean
 }

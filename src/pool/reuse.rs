@@ -1,0 +1,265 @@
+//! Frees of slices, and the waits before their bytes are used again.
+
+use super::chunk::Chunk;
+use super::chunk_set::HasArena;
+use super::movable_table::SlicePlace;
+use super::slice::{freed, Slice};
+use super::state::PoolState;
+use super::waiting::{is_poison, poison, Moment, ReuseDelay, WaitingSlice};
+use super::Pool;
+use crate::error::Result;
+use crate::handle::Handle;
+use crate::id::AllocationId;
+use crate::profile::Action;
+use crate::suballoc::{regions, RegionId};
+
+/// The slabs' worth of slices that may wait before slabs grow for others. The maximum of a named pool is its own bound.
+const MAX_WAITING_SLABS: u64 = 16;
+
+impl Pool {
+    /// Lets freed slices wait whose ArrayBuffer JavaScript has seen.
+    #[must_use]
+    pub fn with_reuse(self, reuse: ReuseDelay) -> Self {
+        Self { reuse, ..self }
+    }
+
+    /// Frees a slice, and the chunks that the pool no longer needs.
+    ///
+    /// Errors: `ERR_BUFFER_FREED` for a stale name, `ERR_BUFFER_BUSY` for a pinned slice.
+    pub fn free(&self, chunk: Handle, region: RegionId) -> Result<()> {
+        self.free_as(chunk, region, Action::Free)
+    }
+
+    /// Like [`free`](Self::free), with the action to record.
+    ///
+    /// Errors: those of [`free`](Self::free).
+    pub fn free_as(&self, chunk: Handle, region: RegionId, how: Action) -> Result<()> {
+        self.free_where(how, false, |state| state.pins.check((chunk, region)).map(|()| (chunk, region)))
+    }
+
+    /// Like [`free_as`](Self::free_as), for a slice whose ArrayBuffer JavaScript has seen: it waits before its bytes
+    /// are used again.
+    ///
+    /// Errors: those of [`free`](Self::free).
+    pub fn free_seen(&self, chunk: Handle, region: RegionId, how: Action) -> Result<()> {
+        self.free_where(how, true, |state| state.pins.check((chunk, region)).map(|()| (chunk, region)))
+    }
+
+    /// Frees the slice that `find` finds. Both are one critical section: a compaction may move the slice at any other
+    /// time.
+    #[inline]
+    pub(super) fn free_where(
+        &self,
+        how: Action,
+        seen: bool,
+        find: impl FnOnce(&mut PoolState) -> Result<SlicePlace>,
+    ) -> Result<()> {
+        let delayed = self.layout.delay > 0;
+        if !(delayed || seen && self.reuse.waits()) {
+            let empty = {
+                let mut state = self.state();
+                let (chunk, region) = find(&mut state)?;
+                state.check_owned((chunk, region))?;
+                state.free_region(chunk, region, &self.layout, Some(how))?
+            };
+            if !empty.is_empty() {
+                self.end(empty);
+            }
+            return Ok(());
+        }
+        let now = self.reuse.now();
+        // A finalizer runs in a turn of its own.
+        let since = if how == Action::Collect || !seen { now.without_turns() } else { now };
+        let slice = {
+            let mut state = self.state();
+            let place = find(&mut state)?;
+            let slice = state.start_wait(place, how)?;
+            if !delayed {
+                state.waiting.push(WaitingSlice { place, since, poisoned: false });
+                return Ok(());
+            }
+            slice
+        };
+        // No other thread frees the slice meanwhile, and a reset leaves it: it waits, and is not in the queue yet.
+        let memory = self.memory_of(&slice);
+        memory.iter().for_each(|memory| poison(memory, &slice));
+        let place = (slice.chunk, slice.region);
+        self.state().waiting.push(WaitingSlice { place, since, poisoned: memory.is_some() });
+        self.end_waits();
+        Ok(())
+    }
+
+    /// Ends the waits that are over; returns whether there were any.
+    pub fn end_waits(&self) -> bool {
+        let mut any = false;
+        loop {
+            let next = {
+                let mut state = self.state();
+                match state.waiting.is_empty() {
+                    true => None,
+                    false => state.waiting.pop_over(&self.reuse, self.reuse.now(), self.layout.delay),
+                }
+            };
+            let Some(slice) = next else { return any };
+            any |= self.end_wait(slice).is_some();
+        }
+    }
+
+    /// Ends the wait of the oldest slice, because the pool needs it; returns whether there was one.
+    pub(super) fn end_oldest_wait(&self) -> bool {
+        self.end_one_wait().is_some()
+    }
+
+    /// Like [`end_oldest_wait`](Self::end_oldest_wait); returns the bytes of chunks that went back to the device.
+    fn end_one_wait(&self) -> Option<u64> {
+        loop {
+            let oldest = self.state().waiting.pop()?;
+            if let Some(bytes) = self.end_wait(oldest) {
+                return Some(bytes);
+            }
+        }
+    }
+
+    /// Debugging: ends the waits in chunks that are about to go, so that writes to poison are counted.
+    pub(super) fn end_idle_waits(&self) {
+        if self.layout.delay == 0 {
+            return;
+        }
+        let idle = self.state().take_idle_waits();
+        for slice in idle {
+            self.end_wait(slice);
+        }
+    }
+
+    /// Ends the oldest waits until at most `bytes` wait.
+    pub fn end_waits_beyond(&self, bytes: u64) {
+        while self.waiting() > bytes && self.end_oldest_wait() {}
+    }
+
+    /// Ends all waits, because the caller needs the bytes in one piece. Returns the bytes of chunks that went back to
+    /// the device.
+    pub fn end_all_waits(&self) -> u64 {
+        std::iter::from_fn(|| self.end_one_wait()).sum()
+    }
+
+    /// Bytes of slices that wait.
+    pub fn waiting(&self) -> u64 {
+        self.state().waiting.bytes
+    }
+
+    /// Reports whether so many slices wait that the pool takes those before it grows.
+    pub(super) fn has_waiting_enough(&self) -> bool {
+        self.name.is_none() && self.waiting() >= self.layout.chunk.saturating_mul(MAX_WAITING_SLABS)
+    }
+
+    /// Frees a slice that was taken out of the queue. Returns the bytes of chunks that went back to the device; `None`
+    /// for a stale name.
+    fn end_wait(&self, WaitingSlice { place, poisoned, .. }: WaitingSlice) -> Option<u64> {
+        let late_write = poisoned && {
+            let slice = self.state().waiting_slice(place);
+            slice.is_some_and(|slice| self.memory_of(&slice).is_some_and(|memory| !is_poison(&memory, &slice)))
+        };
+        let empty = {
+            let mut state = self.state();
+            state.waiting.late_writes += u64::from(late_write);
+            state.finish_wait(place, &self.layout)
+        };
+        empty.map(|empty| self.end(empty))
+    }
+}
+
+impl PoolState {
+    /// Ends the waits that are over, within a request. Slices with poison are left to [`Pool::end_waits`].
+    #[cold]
+    pub(super) fn end_waits(&mut self, reuse: &ReuseDelay, now: Moment, layout: &super::Layout) -> Vec<Chunk> {
+        let mut empty = Vec::new();
+        while let Some(slice) = self.waiting.pop_over(reuse, now, 0) {
+            empty.extend(self.finish_wait(slice.place, layout).into_iter().flatten());
+        }
+        empty
+    }
+
+    fn take_idle_waits(&mut self) -> Vec<WaitingSlice> {
+        let chunks = &self.chunks;
+        self.waiting.take_where(|slice| chunks.get(slice.place.0).is_none_or(HasArena::is_idle))
+    }
+
+    /// The largest slice that the chunks have room for once all waits have ended.
+    pub(super) fn largest_free(&self, layout: &super::Layout) -> u64 {
+        let largest = |chunk: &Chunk| match layout.block {
+            _ if chunk.waiting.0 == 0 => chunk.arena.largest_free(),
+            // Fixed blocks do not merge.
+            Some(block) => block,
+            None => {
+                let (mut largest, mut run) = (0, 0);
+                for region in regions(&*chunk.arena) {
+                    let is_free = !region.used || chunk.flags.waiting.has(region.id.slot());
+                    run = if is_free { run + region.size } else { 0 };
+                    largest = largest.max(run);
+                }
+                largest
+            }
+        };
+        self.chunks.iter().map(|(_, chunk)| largest(chunk)).max().unwrap_or(0)
+    }
+
+    /// Refuses the name of a slice that was freed.
+    #[inline]
+    pub(super) fn check_owned(&self, (chunk, region): SlicePlace) -> Result<()> {
+        match self.waiting.bytes > 0 && self.is_waiting((chunk, region)) {
+            true => Err(freed()),
+            false => Ok(()),
+        }
+    }
+
+    /// Reports whether a live region is a slice that waits.
+    pub(super) fn is_waiting(&self, (chunk, region): SlicePlace) -> bool {
+        self.chunks.get(chunk).is_some_and(|chunk| chunk.flags.waiting.has(region.slot()))
+    }
+
+    fn waiting_slice(&self, (handle, region): SlicePlace) -> Option<Slice> {
+        let chunk = self.chunks.get(handle)?;
+        let region = chunk.arena.get(region).ok().filter(|region| chunk.flags.waiting.has(region.id.slot()))?;
+        Some(chunk.slice(handle, &region, region.size))
+    }
+
+    /// Ends a slice for its owner. Its region stays used.
+    pub(super) fn start_wait(&mut self, place: SlicePlace, how: Action) -> Result<Slice> {
+        let chunk = self.chunks.get(place.0).ok_or_else(freed)?;
+        let region = chunk.arena.get(place.1).ok().filter(|region| region.used).ok_or_else(freed)?;
+        if chunk.flags.waiting.has(region.id.slot()) {
+            return Err(freed());
+        }
+        self.end_names(place.0, &region, how);
+        self.chunks.live -= 1;
+        self.chunks.requested -= region.user_data;
+        self.chunks.allocated -= region.size;
+        self.keep_waiting(place, region.size).ok_or_else(freed)
+    }
+
+    /// Marks a used region that no slice counts as waiting.
+    pub(super) fn keep_waiting(&mut self, (handle, id): SlicePlace, bytes: u64) -> Option<Slice> {
+        let chunk = self.chunks.get_mut(handle)?;
+        chunk.arena.set_user_data(id, 0).ok()?;
+        chunk.flags.waiting.put(id.slot());
+        chunk.set_id(id, AllocationId::default());
+        (chunk.waiting.0, chunk.waiting.1) = (chunk.waiting.0 + 1, chunk.waiting.1 + bytes);
+        self.waiting.bytes += bytes;
+        self.waiting_slice((handle, id))
+    }
+
+    /// Frees the region of a slice that waits; `None` for a stale name. Returns the chunks that are no longer needed.
+    fn finish_wait(&mut self, (handle, id): SlicePlace, layout: &super::Layout) -> Option<Vec<Chunk>> {
+        let chunk = self.chunks.get_mut(handle)?;
+        let region = chunk.arena.get(id).ok().filter(|region| region.used)?;
+        if !chunk.flags.waiting.take(id.slot()) {
+            return None;
+        }
+        (chunk.waiting.0, chunk.waiting.1) = (chunk.waiting.0 - 1, chunk.waiting.1 - region.size);
+        self.waiting.bytes -= region.size;
+        // `start_wait` has subtracted it.
+        self.chunks.live += 1;
+        self.chunks.allocated += region.size;
+        self.free_region(handle, id, layout, None).ok()
+    }
+}
