@@ -79,6 +79,7 @@ fn a_chunk_that_cannot_be_retired_is_lost_until_it_can(limit: u64) {
             chunk: None,
             block: None,
             alignment: None,
+            reuse_after: None,
             memory,
         };
         let pool = manager.create_pool(&options).unwrap();

@@ -396,11 +396,12 @@ mod tests {
             chunk: None,
             block: None,
             alignment: None,
+            reuse_after: None,
             memory: PoolMemory::System(SystemOptions::default()),
         };
         let pool = manager.create_pool(&layout("p")).unwrap();
         // A slice that was allocated for its ArrayBuffer is free again.
-        manager.allocate_from(&pool, 100, None, false, None).unwrap().abandon();
+        manager.allocate_from(&pool, 100, None, Clearing::default(), None).unwrap().abandon();
         assert_eq!(pool.stats().live, 0);
         // A block keeps its slice.
         let block = pool.allocate(100, 64).unwrap();
