@@ -25,6 +25,7 @@ const {
   probeDevices,
   replayEventLog,
   sendDmaBuf,
+  unpinDropped,
 } = shared[copies]
 
 function load() {
@@ -37,6 +38,7 @@ function load() {
     ...require('./src/js/models/estimate.js'),
     ...require('./src/js/models/plan.js'),
     ...require('./src/js/explain/explain.js'),
+    ...require('./src/js/pools/unpin-dropped.js'),
   }
   const inbox = require('./src/js/sharing/inbox.js')
   return {
@@ -55,6 +57,7 @@ function load() {
     probeDevices: publicFunction(functions.probeDevices),
     replayEventLog: publicFunction(functions.replayEventLog),
     sendDmaBuf: publicFunction(inbox.sendDmaBuf),
+    unpinDropped: publicFunction(functions.unpinDropped),
   }
 }
 
@@ -75,4 +78,5 @@ module.exports = {
   probeDevices,
   replayEventLog,
   sendDmaBuf,
+  unpinDropped,
 }

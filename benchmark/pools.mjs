@@ -37,6 +37,9 @@ const blocks = filled({ name: 'fixed', initialSize: 64 * MiB, blockSize: 64 * Ki
 
 const calls = await measure({
   'pool.allocate(64 KiB) + free()': [1000, () => pool.allocate(64 * KiB).free()],
+  'the same, with a tag': [1000, () => pool.allocate(64 * KiB, { tag: 'kv' }).free()],
+  'pool.allocate(128) + free()': [1000, () => pool.allocate(128).free()],
+  'the same, zeroed': [1000, () => pool.allocate(128, { zeroed: true }).free()],
   'the same, blocks of a fixed size': [1000, () => blocks.allocate(64 * KiB).free()],
   'two #[napi] calls of three numbers': [1000, () => (native.idle(1, 65536, 64), native.idle(1, 2, 3))],
   'two bare calls of three numbers': [1000, () => (idle(1, 65536, 64), idle(1, 2, 3))],
@@ -44,9 +47,12 @@ const calls = await measure({
   'new ArrayBuffer(64 KiB)': [20, () => new ArrayBuffer(64 * KiB)],
   'new ArrayBuffer(1 MiB)': [5, () => new ArrayBuffer(MiB)],
 })
-const [variable, fixed, wrapped, bare, fromPool, arrayBuffer, largeArrayBuffer] = Object.entries(calls)
+const [variable, tagged, small, zeroed, fixed, ...peers] = Object.entries(calls)
+const [wrapped, bare, fromPool, arrayBuffer, largeArrayBuffer] = peers
 compare(variable, wrapped, 1.6)
 compare(variable, bare)
+compare(tagged, variable, 1.5)
+compare(zeroed, small, 1.5)
 compare(fixed, wrapped, 1)
 compare(fixed, bare)
 compare(variable, arrayBuffer, 0.05)

@@ -241,6 +241,11 @@ impl Allocation {
         backing.and_then(|backing| backing.place()).map(|(pool, slice, _)| (pool, slice))
     }
 
+    /// Reports whether the slice under the allocation is pinned; and if so, whether its block was collected.
+    pub fn pin(&self) -> Option<bool> {
+        self.place().and_then(|(pool, slice)| pool.pin_of(&slice))
+    }
+
     /// The chunk's memory, for a live slice.
     pub fn chunk_memory(&self) -> Option<Arc<ChunkMemory>> {
         let backing = self.state().backing.clone();

@@ -23,6 +23,8 @@ const { Compactor } = require('./reclaim/compactor.js')
 const { Reclaimer } = require('./reclaim/reclaimer.js')
 
 class ManagerHost {
+  #close = native.closeManager
+
   /**
    * @param {import('./types/manager.js').MemoryManager} manager
    * @param {number} nativeHandle
@@ -55,6 +57,11 @@ class ManagerHost {
     this.pendingFrees = new PendingFrees(this)
   }
 
+  /** Makes `dispose` leave pinned memory as it is: no program asks for the end, its thread does. */
+  keepPinned() {
+    this.#close = native.leaveManager
+  }
+
   /** Frees all buffers, ends all pools and background work, and closes the native manager. */
   dispose() {
     const handle = this.handle.value
@@ -67,7 +74,7 @@ class ManagerHost {
     this.handle.close()
     this.buffers.clear()
     this.pools.end()
-    native.closeManager(handle)
+    this.#close(handle)
     publishFrees()
     this.pendingFrees.end()
   }

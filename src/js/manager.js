@@ -161,7 +161,7 @@ class MemoryManager extends EventEmitter {
 
   /** @type {MemoryManagerType['adopt']} */
   adopt(token) {
-    return adopt(this.#host, token, () => disposeAtExit(this))
+    return adopt(this.#host, token, () => disposeAtExit(this, this.#host))
   }
 
   // ── Pools, and sessions over a pool

@@ -24,6 +24,7 @@
 //! ```
 
 mod limits;
+mod pins;
 mod pools;
 mod profile;
 mod profiling;
@@ -56,8 +57,9 @@ use crate::sys::ram::Ram;
 use crate::units::MemoryKind;
 pub use stats::{DomainStats, NpuStats, SlabStats, Summary, SystemStats};
 
+pub use pins::{orphaned_pins, unpin_orphan};
 pub use pools::{block_dropped, PoolMemory, PoolOptions};
-pub use profile::{Sampled, Snapshot, SnapshotPool};
+pub use profile::{Leaks, Sampled, Snapshot, SnapshotPool};
 use profiling::Profiling;
 pub use reservation::Reservation;
 
@@ -309,9 +311,14 @@ impl Manager {
 
     /// Frees all memory. ArrayBuffers that JavaScript still holds read zeros afterwards.
     pub fn dispose(&self) {
+        self.end(|_| true);
+    }
+
+    /// Frees all memory, and the pools that `ends` selects.
+    fn end(&self, ends: impl Fn(&Pool) -> bool) {
         let live: Vec<_> = self.accounting.close().into_iter().filter_map(Allocation::by_handle).collect();
         self.release_all();
-        self.end_pools(&live);
+        self.end_pools(&live, ends);
         for allocation in live {
             // If the kernel has no mapping left for the zero pages, the memory is freed when the buffer is collected.
             let _ = allocation.release();

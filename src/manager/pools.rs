@@ -234,10 +234,10 @@ impl Manager {
         self.slabs.trim() + unretired::retry_all()
     }
 
-    /// Destroys all pools and slabs. `live` are all live allocations.
-    pub(super) fn end_pools(&self, live: &[Arc<Allocation>]) {
+    /// Destroys all slabs, and the pools that `ends` selects. `live` are all live allocations.
+    pub(super) fn end_pools(&self, live: &[Arc<Allocation>], ends: impl Fn(&Pool) -> bool) {
         let pools: Vec<_> = std::mem::take(&mut *self.registry()).into_values().collect();
-        for pool in pools {
+        for pool in pools.into_iter().filter(|pool| ends(pool)) {
             // Fails only if another thread has just destroyed the pool.
             let _ = pool.destroy(true);
         }

@@ -9,7 +9,7 @@ use super::profiling::ReportedLeaks;
 use super::Manager;
 use crate::allocation::Allocation;
 use crate::handle::Handle;
-use crate::pool::{ChunkMap, Pool, PoolStats, SampledBlock};
+use crate::pool::{ChunkMap, PinnedSlice, Pool, PoolStats, SampledBlock};
 use crate::profile::{Options, Profile, Profiler};
 use crate::units::MemoryKind;
 
@@ -50,6 +50,17 @@ pub struct Sampled {
     pub at: SystemTime,
     /// The stack of the call that allocated the block.
     pub stack: Option<Arc<str>>,
+}
+
+/// Memory that a program may have forgotten.
+#[derive(Debug, Default)]
+pub struct Leaks {
+    /// Buffers.
+    pub buffers: Vec<Arc<Allocation>>,
+    /// Sampled blocks without an ArrayBuffer.
+    pub blocks: Vec<Sampled>,
+    /// Blocks that were dropped while pinned, with their pools. They may be among the others too.
+    pub pinned: Vec<(Arc<Pool>, PinnedSlice)>,
 }
 
 impl Manager {
@@ -136,8 +147,9 @@ impl Manager {
         buffers.chain(blocks).collect()
     }
 
-    /// Returns the buffers and sampled blocks that are older than `age`. Reports each of them once in a profile.
-    pub fn leaks(&self, age: Duration) -> (Vec<Arc<Allocation>>, Vec<Sampled>) {
+    /// Returns the buffers, the sampled blocks, and the blocks dropped while pinned, that are older than `age`. Reports
+    /// each of them once in a profile.
+    pub fn leaks(&self, age: Duration) -> Leaks {
         let Some(profiler) = self.profiling.recording() else { return Default::default() };
         let Some(latest) = SystemTime::now().checked_sub(age) else { return Default::default() };
         let live = self.accounting.read(|accounts| accounts.live.clone());
@@ -164,7 +176,11 @@ impl Manager {
         let blocks: Vec<_> = blocks.filter(|sampled| reported.blocks.insert(sampled.block.sample)).collect();
         // A block with an ArrayBuffer is among the buffers.
         let blocks = blocks.into_iter().filter(|sampled| Allocation::at(sampled.block.slice.address).next().is_none());
-        (buffers, blocks.collect())
+        let dropped = self.dropped_pins();
+        reported.pinned.retain(|id| dropped.iter().any(|(_, pinned)| pinned.slice.id == *id));
+        let due = dropped.into_iter().filter(|(_, pinned)| pinned.since <= latest);
+        let pinned = due.filter(|(_, pinned)| reported.pinned.insert(pinned.slice.id)).collect();
+        Leaks { buffers, blocks: blocks.collect(), pinned }
     }
 
     /// Counts the samples of this thread that need a stack.

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use crate::error::Result;
 use crate::handle::Handle;
+use crate::id::AllocationId;
 use crate::profile::Profiler;
 use crate::sync::{Mutex, MutexGuard};
 
@@ -26,6 +27,8 @@ pub(super) struct ReportedLeaks {
     pub(super) buffers: HashSet<Handle>,
     /// Blocks, by sample.
     pub(super) blocks: HashSet<Handle>,
+    /// Blocks that were dropped while pinned.
+    pub(super) pinned: HashSet<AllocationId>,
 }
 
 impl Profiling {

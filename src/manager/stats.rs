@@ -7,7 +7,7 @@ use crate::accounting::Counters;
 use crate::backend::simulated::MEMFD_NAME;
 use crate::backend::{DeviceInfo, Kind};
 use crate::device::unretired;
-use crate::pool::PoolStats;
+use crate::pool::{PinStats, PoolStats};
 use crate::sys::cgroup::Cgroup;
 use crate::sys::proc::{Gauge, MemInfo, Pressure};
 use crate::sys::ram::Ram;
@@ -113,6 +113,8 @@ pub struct Summary {
     pub pool_allocated: u64,
     /// Bytes of freed slices, of pools and slabs, that wait before their bytes are used again.
     pub waiting: u64,
+    /// The pinned slices of those pools.
+    pub pinned: PinStats,
 }
 
 impl Manager {
@@ -128,6 +130,7 @@ impl Manager {
             pool_reserved: pools.iter().map(|(_, stats)| stats.reserved).sum(),
             pool_allocated: pools.iter().map(|(_, stats)| stats.allocated).sum(),
             waiting: pools.iter().map(|(_, stats)| stats.waiting).sum::<u64>() + self.slabs.waiting(),
+            pinned: self.pin_stats(),
         }
     }
 

@@ -13,7 +13,7 @@ use super::registry;
 use crate::backend::{simulated, Kind};
 use crate::device::select::{self, BackendChoice};
 use crate::error::{Error, ErrorCode};
-use crate::manager::Manager;
+use crate::manager::{orphaned_pins, unpin_orphan, Manager};
 use crate::pool::SlabOptions;
 use crate::sys::reserve_fd;
 
@@ -118,10 +118,49 @@ pub fn close_manager(manager: f64) {
 }
 
 /// Closes a manager whose JavaScript object was collected. Its buffers keep the device open until the last of them
-/// ends.
+/// ends. Pinned memory stays.
 #[napi(catch_unwind)]
 pub fn abandon_manager(manager: f64) {
-    drop(registry::close_manager(manager));
+    if let Some(manager) = registry::close_manager(manager) {
+        manager.abandon();
+    }
+}
+
+/// Removes all pins of the block `id`, which was dropped. Looks in all managers of the process.
+#[napi(catch_unwind)]
+pub fn unpin_dropped(env: &Env, id: f64) -> Result<()> {
+    let id = id as u64;
+    for manager in registry::managers() {
+        if manager.unpin_dropped(id).map_err(throw(env))? {
+            return Ok(());
+        }
+    }
+    match unpin_orphan(id).map_err(throw(env))? {
+        true => Ok(()),
+        false => Err(throw(env)(
+            Error::new(ErrorCode::OutOfRange, format!("no pinned block has the id {id}"))
+                .hint("takeSnapshot() and 'leak' have the ids of blocks that were dropped while pinned"),
+        )),
+    }
+}
+
+/// Counts a manager's pinned blocks, those of them that were dropped, and those of all managers that ended without
+/// `dispose`: each the number and the bytes.
+#[napi(catch_unwind)]
+pub fn pin_stats(env: &Env, handle: f64) -> Result<Vec<f64>> {
+    let stats = registry::manager(handle).map_err(throw(env))?.pin_stats();
+    let orphaned = orphaned_pins();
+    let counts =
+        [[stats.blocks, stats.bytes], [stats.dropped_blocks, stats.dropped_bytes], [orphaned.blocks, orphaned.bytes]];
+    Ok(counts.concat().into_iter().map(|count| count as f64).collect())
+}
+
+/// Frees everything that a manager owns but pinned memory, and closes it, because its thread ends.
+#[napi(catch_unwind)]
+pub fn leave_manager(manager: f64) {
+    if let Some(manager) = registry::close_manager(manager) {
+        manager.leave();
+    }
 }
 
 /// Ends the waits of freed slices that are over. Returns the bytes that still wait.

@@ -93,6 +93,8 @@ pub struct Buffer {
     pub dedicated: bool,
     pub imported: bool,
     pub shared: bool,
+    pub pinned: bool,
+    pub dropped: bool,
     pub pool: Option<String>,
     pub offset: f64,
     pub allocated_at: f64,
@@ -102,6 +104,7 @@ pub struct Buffer {
 impl Buffer {
     pub fn new(allocation: &Allocation, kind: backend::Kind, stack: Option<&str>) -> Self {
         let object = allocation.object.as_ref();
+        let pin = allocation.pin();
         Self {
             id: allocation.id.get() as f64,
             kind: allocation.kind.as_str().to_owned(),
@@ -119,6 +122,8 @@ impl Buffer {
             dedicated: allocation.dedicated && object.is_some(),
             imported: object.is_some_and(|object| object.imported),
             shared: allocation.is_shared(),
+            pinned: pin.is_some(),
+            dropped: pin == Some(true),
             pool: allocation.pool.as_deref().map(str::to_owned),
             offset: allocation.offset as f64,
             allocated_at: unix_ms(allocation.allocated_at),

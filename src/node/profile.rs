@@ -16,8 +16,8 @@ use super::pools::PoolStats;
 use super::registry::manager;
 use crate::allocation::Allocation;
 use crate::handle::Handle;
-use crate::manager::{Sampled, SnapshotPool};
-use crate::pool::BlockMap;
+use crate::manager::{Leaks, Sampled, SnapshotPool};
+use crate::pool::{BlockMap, PinnedSlice, SampledBlock};
 use crate::profile::{self, Event, HistogramSummary, Options, Profile};
 use crate::units::MemoryKind;
 
@@ -202,7 +202,7 @@ pub struct PoolSnapshot {
     pub stats: PoolStats,
     /// Pairs of a chunk's bytes and the number of its blocks.
     pub chunks: Vec<f64>,
-    /// Offset, size, id (-1: free), tag, stack.
+    /// Offset, size, id (-1: free), tag, stack, pin (0: none, 1: pinned, 2: dropped too).
     pub blocks: Columns,
 }
 
@@ -224,7 +224,9 @@ pub fn snapshot(env: &Env, handle: f64) -> Result<Snapshot> {
 
 fn buffer(allocation: &Allocation, stack: Option<&Arc<str>>, texts: &mut StringTable) -> [f64; 13] {
     let object = allocation.object.as_ref();
-    // The order of `FACTS` in JavaScript: cacheable, contiguous, dedicated, imported, shared, of the device.
+    let pin = allocation.pin();
+    // The order of `buffersOf` in JavaScript: cacheable, contiguous, dedicated, imported, shared, of the device,
+    // pinned, dropped.
     let flags = [
         object.is_none_or(|object| object.cacheable),
         object.is_some_and(|object| object.contiguous),
@@ -232,6 +234,8 @@ fn buffer(allocation: &Allocation, stack: Option<&Arc<str>>, texts: &mut StringT
         object.is_some_and(|object| object.imported),
         allocation.is_shared(),
         object.is_some(),
+        pin.is_some(),
+        pin == Some(true),
     ];
     let flags: u32 = flags.iter().enumerate().map(|(bit, flag)| u32::from(*flag) << bit).sum();
     let device_address = object.and_then(|object| object.device_address);
@@ -268,7 +272,8 @@ fn pool_snapshot(pool: &SnapshotPool, slices: &HashMap<usize, &BufferStack>) -> 
         let tag = tag.or(of_pool.filter(|_| block.id.is_some()));
         let stack = block.sample.and_then(|sample: Handle| pool.stacks.get(&sample));
         let stack = stack.or_else(|| buffer.and_then(|(_, stack)| stack.as_ref()));
-        rows.extend([block.offset as f64, block.size as f64, id, texts.index_of(tag), texts.index_of(stack)]);
+        let pin = block.pinned.map_or(0.0, |dropped| if dropped { 2.0 } else { 1.0 });
+        rows.extend([block.offset as f64, block.size as f64, id, texts.index_of(tag), texts.index_of(stack), pin]);
     };
     for chunk in &pool.chunks {
         chunk.blocks.iter().for_each(|of| block(chunk.address, of));
@@ -295,19 +300,30 @@ pub fn live_among(env: &Env, handle: f64, ids: Float64ArraySlice<'_>) -> Result<
 pub fn leaks(env: &Env, handle: f64, age: f64) -> Result<Vec<Buffer>> {
     let manager = manager(handle).map_err(throw(env))?;
     let backend = manager.info().kind;
-    let (buffers, blocks) = manager.leaks(Duration::from_secs_f64(age / 1e3));
+    let Leaks { buffers, blocks, pinned } = manager.leaks(Duration::from_secs_f64(age / 1e3));
     let mut leaks: Vec<_> = buffers
         .iter()
         .map(|allocation| Buffer::new(allocation, backend, manager.stack_of(allocation).as_deref()))
         .collect();
     let iommu = manager.info().iommu;
     leaks.extend(blocks.iter().map(|block| leaked_block(block, backend.as_str(), iommu)));
+    for (pool, pinned) in pinned {
+        if leaks.iter().any(|leak| leak.id == pinned.slice.id.get() as f64) {
+            continue;
+        }
+        let PinnedSlice { slice, tag, size, since, .. } = pinned;
+        // A pinned block has no sample here: its age counts from its pin.
+        let block = SampledBlock { slice, size, tag, sample: Handle::from_raw(0) };
+        let sampled = Sampled { pool, block, at: since, stack: None };
+        leaks.push(leaked_block(&sampled, backend.as_str(), iommu));
+    }
     Ok(leaks)
 }
 
 fn leaked_block(sampled: &Sampled, backend: &str, iommu: bool) -> Buffer {
     let Sampled { pool, block, at, stack } = sampled;
     let info = pool.facts();
+    let pin = pool.pin_of(&block.slice);
     let text = |text: Option<&Arc<str>>| text.map(|text| text.to_string());
     Buffer {
         id: block.slice.id.get() as f64,
@@ -324,6 +340,8 @@ fn leaked_block(sampled: &Sampled, backend: &str, iommu: bool) -> Buffer {
         dedicated: false,
         imported: false,
         shared: false,
+        pinned: pin.is_some(),
+        dropped: pin == Some(true),
         pool: text(pool.public_name()),
         offset: block.slice.offset as f64,
         allocated_at: unix_ms(*at),

@@ -54,6 +54,11 @@ impl<O: Copy + PartialEq, T> Registry<O, T> {
         self.entries().remove(handle).map(|(_, value)| value)
     }
 
+    /// Maps all values, under the lock.
+    fn map<R>(&self, of: impl Fn(&T) -> R) -> Vec<R> {
+        self.entries().iter().map(|(_, (_, value))| of(value)).collect()
+    }
+
     /// Removes and returns every value of `owner`, with its handle.
     pub fn remove_of(&self, owner: O) -> Vec<(Handle, T)> {
         let mut entries = self.entries();
@@ -107,6 +112,11 @@ pub fn manager(number: f64) -> Result<Arc<Manager>> {
     find_manager(handle(number))
 }
 
+/// Returns all open managers of the process.
+pub fn managers() -> Vec<Arc<Manager>> {
+    MANAGERS.map(|open| Arc::clone(&open.manager))
+}
+
 fn find_manager(handle: Handle) -> Result<Arc<Manager>> {
     MANAGERS
         .with(handle, |open| Arc::clone(&open.manager))
@@ -135,7 +145,7 @@ fn end_manager(handle: Handle, open: OpenManager) -> Arc<Manager> {
 
 fn dispose_managers_of(env: EnvId) {
     for (handle, open) in MANAGERS.remove_of(env) {
-        end_manager(handle, open).dispose();
+        end_manager(handle, open).leave();
     }
 }
 

@@ -168,6 +168,10 @@ pub struct Summary {
     pub pool_allocated: f64,
     pub waiting: f64,
     pub live_allocations: f64,
+    pub pinned_blocks: f64,
+    pub pinned_bytes: f64,
+    pub dropped_pinned_blocks: f64,
+    pub dropped_pinned_bytes: f64,
 }
 
 /// Returns the statistics of NPU memory.
@@ -197,6 +201,10 @@ pub fn summary(env: &Env, handle: f64) -> Result<Summary> {
         pool_allocated: summary.pool_allocated as f64,
         waiting: summary.waiting as f64,
         live_allocations: (summary.npu.live + summary.system.live) as f64,
+        pinned_blocks: summary.pinned.blocks as f64,
+        pinned_bytes: summary.pinned.bytes as f64,
+        dropped_pinned_blocks: summary.pinned.dropped_blocks as f64,
+        dropped_pinned_bytes: summary.pinned.dropped_bytes as f64,
     })
 }
 

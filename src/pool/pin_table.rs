@@ -1,6 +1,7 @@
 //! The pinned slices of a pool, by place.
 
 use std::collections::HashMap;
+use std::time::SystemTime;
 
 use super::movable_table::SlicePlace;
 use crate::error::{Error, ErrorCode, Result};
@@ -32,6 +33,8 @@ impl PinStats {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pin {
     pub(super) count: u32,
+    /// The time of the first pin.
+    pub(super) since: SystemTime,
     bytes: u64,
     /// Set once the slice's block was collected: no object of JavaScript can unpin it.
     pub(super) dropped: bool,
@@ -77,7 +80,7 @@ impl Pins {
         let stats = &mut self.stats;
         let pin = self.by_place.entry(place).or_insert_with(|| {
             (stats.blocks, stats.bytes) = (stats.blocks + 1, stats.bytes + bytes);
-            Pin { count: 0, bytes, dropped: false, unseen: false }
+            Pin { count: 0, since: SystemTime::now(), bytes, dropped: false, unseen: false }
         });
         pin.count = pin.count.checked_add(1).ok_or_else(|| {
             Error::new(ErrorCode::OutOfRange, format!("this block is pinned {} times already", u32::MAX))

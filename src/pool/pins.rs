@@ -4,6 +4,9 @@
 //! its pool ends it. The collector may take the slice's block and its ArrayBuffer meanwhile: the slice stays, and the
 //! last [`unpin`](Pool::unpin) frees it once both are gone.
 
+use std::sync::Arc;
+use std::time::SystemTime;
+
 use super::movable_table::SlicePlace;
 use super::pin_table::{Pin, PinStats};
 use super::slice::{freed, Slice};
@@ -19,12 +22,14 @@ use crate::suballoc::{Region, RegionId};
 pub struct PinnedSlice {
     /// The place.
     pub slice: Slice,
-    /// The id of a movable slice.
-    pub movable: Option<Handle>,
+    /// The slice's own tag; `None` without one.
+    pub tag: Option<Arc<str>>,
     /// The requested bytes.
     pub size: u64,
     /// The number of pins.
     pub pins: u32,
+    /// The time of the first of them.
+    pub since: SystemTime,
     /// Whether the slice's block was collected.
     pub dropped: bool,
 }
@@ -112,6 +117,11 @@ impl Pool {
         }
     }
 
+    /// Reports whether a slice is pinned; and if so, whether its block was collected.
+    pub fn pin_of(&self, slice: &Slice) -> Option<bool> {
+        self.state().pins.get((slice.chunk, slice.region)).map(|pin| pin.dropped)
+    }
+
     /// Counts the pinned slices.
     pub fn pin_stats(&self) -> PinStats {
         self.state().pins.stats()
@@ -125,9 +135,10 @@ impl Pool {
             let region = of.arena.get(place.1).ok()?;
             Some(PinnedSlice {
                 slice: of.slice(place.0, &region, region.size),
-                movable: state.movables.at(place),
+                tag: state.tag_at(place),
                 size: region.user_data,
                 pins: pin.count,
+                since: pin.since,
                 dropped: pin.dropped,
             })
         };

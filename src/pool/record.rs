@@ -47,6 +47,8 @@ pub struct BlockMap {
     pub movable: bool,
     /// The slice's own tag; `None` without one.
     pub tag: Option<Arc<str>>,
+    /// Whether the block was collected, of a pinned slice; `None` unless it is pinned.
+    pub pinned: Option<bool>,
     /// The id of its sample; `None` unless sampled.
     pub sample: Option<Handle>,
 }
@@ -95,6 +97,7 @@ impl Pool {
                 id: region.used.then(|| chunk.id_of(region.id)).filter(|id| *id != AllocationId::default()),
                 movable: movable.is_some(),
                 tag: state.tag_at(place).filter(|_| region.used),
+                pinned: state.pins.get(place).map(|pin| pin.dropped),
                 sample: state.recorder.as_ref().filter(|_| sampled).and_then(|recorder| recorder.sample(key(place))),
             }
         };

@@ -35,6 +35,7 @@ const EXPORTS = [
   'probeDevices',
   'replayEventLog',
   'sendDmaBuf',
+  'unpinDropped',
 ]
 
 test('CommonJS and ESM give the same classes', () => {

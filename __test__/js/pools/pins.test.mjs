@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 
+import { unpinDropped } from '../../../index.js'
 import { KiB, MiB, open, refuses, runChild } from '../../support/helpers.mjs'
 
 const CLASSES = { plain: undefined, tag: { tag: 't' }, zeroed: { zeroed: true }, movable: { movable: true } }
@@ -133,5 +134,33 @@ describe('blocks with a tag, or zeroed', () => {
     again.free()
     assert.ok(Object.keys(manager.getMemoryUsage().tags).length <= 1300)
     assert.equal(manager.getMemoryUsage().tags.kept?.used ?? 0, 0)
+  })
+})
+
+describe('blocks that were dropped while they were pinned', () => {
+  test('show in the statistics, the metrics, the snapshot and as leaks, and go when they are unpinned by id', () => {
+    const { result } = runChild('pinned-and-dropped.mjs', { flags: ['--expose-gc'] })
+    assert.deepEqual(result.stats, { pinnedBlocks: 3, droppedPinnedBlocks: 2, droppedPinnedBytes: 2 * 4096 })
+    assert.deepEqual(result.metrics, ['rkllm_memory_pinned_bytes 12288', 'rkllm_memory_pinned_dropped_bytes 8192'])
+    assert.deepEqual(result.blocks, [true, true, null])
+    assert.deepEqual(result.leaks, [{ pinned: true, dropped: true, size: 4096, tag: 'job', pool: 'p' }, 2])
+    assert.deepEqual(result.session, { before: true, after: false })
+    assert.deepEqual(result.live, 1)
+    assert.deepEqual(result.thread, { orphanedBlocks: 1, orphanedBytes: 4096, after: 0 })
+  })
+
+  test('a block that still exists is not unpinned by its id, and an unknown id is an error', (t) => {
+    const { manager, pool } = pooled(t)
+    const block = pool.allocate(100)
+    refuses(() => unpinDropped(block.id), 'ERR_OUT_OF_RANGE')
+    block.pin()
+    refuses(() => unpinDropped(block.id), 'ERR_BUFFER_BUSY')
+    refuses(() => unpinDropped('1'), 'ERR_INVALID_ARG_TYPE')
+    refuses(() => unpinDropped(0), 'ERR_OUT_OF_RANGE')
+    const { pinned, dropped } = manager.describe(block.buffer)
+    assert.deepEqual([pinned, dropped], [true, false])
+    assert.equal(manager.getMemoryStats().pinnedBlocks, 1)
+    block.unpin()
+    assert.equal(manager.getMemoryStats().pinnedBlocks, 0)
   })
 })

@@ -131,6 +131,13 @@ const kinds = [
     ({ usage }) => usage.total.taken,
   ),
   single('total_limit_bytes', 'bytes', 'The limit of both kinds together.', ({ usage }) => usage.total.limit),
+  single('pinned_bytes', 'bytes', 'Bytes of pinned blocks.', ({ usage }) => usage.pinned.bytes),
+  single(
+    'pinned_dropped_bytes',
+    'bytes',
+    'Bytes of pinned blocks that JavaScript has dropped, those of ended managers of the process included.',
+    ({ usage }) => usage.pinned.droppedBytes + usage.pinned.orphanedBytes,
+  ),
 ]
 
 // ── By pool.

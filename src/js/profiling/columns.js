@@ -20,8 +20,10 @@ const KINDS = ['system', 'npu']
 /** @type {MemoryEvent['type'][]} */
 const ACTIONS = ['allocate', 'free', 'fail', 'grow', 'trim', 'move', 'collect']
 const BUFFER = 13
+/** @type {Array<{ pinned?: true, dropped?: true }>} */
+const PINS = [{}, { pinned: true }, { pinned: true, dropped: true }]
 const EVENT = 7
-const BLOCK = 5
+const BLOCK = 6
 
 /**
  * Calls `make(at)` for each row; `at` is the index of its first number.
@@ -63,6 +65,8 @@ function buffersOf({ rows: column, texts }, backend) {
       dedicated: (flags & 4) !== 0,
       imported: (flags & 8) !== 0,
       shared: (flags & 16) !== 0,
+      pinned: (flags & 64) !== 0,
+      dropped: (flags & 128) !== 0,
       pool: textOf(texts, column[at + 9]),
       offset: column[at + 10],
       allocatedAt: column[at + 11],
@@ -104,6 +108,7 @@ function poolOf({ tag, stats, chunks, blocks: { rows: column, texts } }) {
     id: column[at + 2] < 0 ? null : column[at + 2],
     tag: textOf(texts, column[at + 3]),
     stack: textOf(texts, column[at + 4]),
+    ...PINS[column[at + 5]],
   }))
   const chunkMaps = []
   for (let chunk = 0, from = 0; chunk < chunks.length; chunk += 2) {

@@ -8,8 +8,8 @@
 /** @type {Set<Reference>} Weak references to managers that adopted shared memory and are not disposed. */
 const adopters = new Set()
 const collected = new FinalizationRegistry((/** @type {Reference} */ reference) => adopters.delete(reference))
-/** @type {WeakMap<Disposable, Reference>} */
-const references = new WeakMap()
+/** @type {WeakMap<Disposable, { keepPinned(): void }>} */
+const hosts = new WeakMap()
 let listening = false
 
 /**
@@ -17,18 +17,24 @@ let listening = false
  * that the adopted slices could not be reused while their pool lives.
  *
  * @param {Disposable} manager
+ * @param {{ keepPinned(): void }} host the parts of the manager
  */
-function disposeAtExit(manager) {
+function disposeAtExit(manager, host) {
   // Deno runs a finalizer after the last ArrayBuffer over the memory, also across threads: it needs no exit hook.
-  if (process.versions.deno !== undefined || references.has(manager)) return
+  if (process.versions.deno !== undefined || hosts.has(manager)) return
   const reference = new WeakRef(manager)
-  references.set(manager, reference)
+  hosts.set(manager, host)
   adopters.add(reference)
   collected.register(manager, reference)
   if (listening) return
   listening = true
   process.once('exit', () => {
-    for (const adopter of adopters) adopter.deref()?.dispose()
+    for (const adopter of adopters) {
+      const manager = adopter.deref()
+      if (manager === undefined) continue
+      hosts.get(manager)?.keepPinned()
+      manager.dispose()
+    }
   })
 }
 

@@ -63,6 +63,7 @@ function usageOf(handle, npu, system) {
     total: { taken: npu.taken + system.taken, limit: native.totalLimit(handle) ?? null },
     pools,
     tags: Object.fromEntries(native.tags(handle).map(({ tag, limit, counters }) => [tag, { ...counters, limit }])),
+    pinned: pinnedOf(handle),
     reservations: /** @type {MemoryUsage['reservations']} */ (native.reservations(handle)),
     process: {
       rss: system.rss,
@@ -80,6 +81,17 @@ function usageOf(handle, npu, system) {
 
 /** @type {(figure: number) => number | null} A figure of /proc; null where it is not known. */
 const known = (figure) => (Number.isNaN(figure) ? null : figure)
+
+/**
+ * The figures of pinned blocks.
+ *
+ * @param {number} handle
+ * @returns {import('../types/stats.js').PinnedStats}
+ */
+function pinnedOf(handle) {
+  const [blocks, bytes, droppedBlocks, droppedBytes, orphanedBlocks, orphanedBytes] = native.pinStats(handle)
+  return { blocks, bytes, droppedBlocks, droppedBytes, orphanedBlocks, orphanedBytes }
+}
 
 /**
  * The fragmentation of all pools, weighted by their free bytes; 0 without any.

@@ -1,6 +1,7 @@
 /** Allocations: the options that they take, and the description of a live buffer. */
 
 import type { Backend, DeviceInfo } from './devices.js'
+import type { MemoryBlock, unpinDropped } from './blocks.js'
 import type { MemoryManager, SlabOptions } from './manager.js'
 
 /** An ArrayBuffer, or a view of one: a typed array, a DataView, a Buffer. */
@@ -82,6 +83,10 @@ export interface BufferInfo {
   imported: boolean
   /** True after {@link MemoryManager.share} or {@link MemoryManager.adopt}: there may be other holders. */
   shared: boolean
+  /** Whether the block is pinned ({@link MemoryBlock.pin}). */
+  pinned: boolean
+  /** Whether JavaScript has dropped the block while it was pinned: {@link unpinDropped} ends it. */
+  dropped: boolean
   pool: string | null
   /** Offset inside the kernel object, in bytes. */
   offset: number

@@ -72,3 +72,12 @@ export class MemoryBlock {
   free(): void
   [Symbol.dispose](): void
 }
+
+/**
+ * Removes all pins of a block that JavaScript has dropped, by its id, which frees the block. Use it when native code is
+ * done with memory that no object can unpin any more: the ids are in 'leak', {@link MemoryManager.takeSnapshot} and
+ * reports. Finds the blocks of all managers of this process, also of those whose thread ended.
+ *
+ * @throws {MemoryError} ERR_OUT_OF_RANGE: no pinned block has that id; ERR_BUFFER_BUSY: the block still exists.
+ */
+export function unpinDropped(id: number): void

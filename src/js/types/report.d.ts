@@ -20,7 +20,17 @@ export interface MemorySnapshot {
       /** Maps of the chunks: every block and every gap, in order of offset. A gap has the `id` null. */
       chunkMaps: Array<{
         size: number
-        blocks: Array<{ offset: number; size: number; id: number | null; tag: string | null; stack?: string | null }>
+        blocks: Array<{
+          offset: number
+          size: number
+          id: number | null
+          tag: string | null
+          stack?: string | null
+          /** Whether the block is pinned; absent if it is not. */
+          pinned?: true
+          /** Whether JavaScript has dropped the pinned block; absent if it has not. */
+          dropped?: true
+        }>
       }>
     }
   >

@@ -2,6 +2,7 @@
 
 import type { MemoryKind } from './allocations.js'
 import type { Backend } from './devices.js'
+import type { MemoryBlock, unpinDropped } from './blocks.js'
 import type { DebugOptions, MemoryManager } from './manager.js'
 import type { MemoryPoolOptions } from './pools.js'
 
@@ -151,6 +152,16 @@ export interface MemoryStats {
   /** Bytes of freed slices, of pools and slabs, that wait before their bytes are used again. */
   waiting: number
   liveAllocations: number
+  /** Number of pinned blocks ({@link MemoryBlock.pin}), and the bytes that they occupy. */
+  pinnedBlocks: number
+  pinnedBytes: number
+  /**
+   * Those of them that JavaScript has dropped: no object can unpin them. 'leak' and
+   * {@link MemoryManager.takeSnapshot} have their ids. {@link unpinDropped} ends them, and so do `pool.reset()`, a
+   * forced `destroyMemoryPool` and `dispose`.
+   */
+  droppedPinnedBlocks: number
+  droppedPinnedBytes: number
   simulated: boolean
 }
 
@@ -160,6 +171,21 @@ export interface TagStats extends CounterStats {
   limit: number | null
 }
 
+/** Figures of pinned blocks; bytes are those that the blocks occupy. */
+export interface PinnedStats {
+  blocks: number
+  bytes: number
+  /** Pinned blocks that JavaScript has dropped. */
+  droppedBlocks: number
+  droppedBytes: number
+  /**
+   * Pinned blocks of all managers of this process that ended without `dispose`: their thread ended, or JavaScript
+   * dropped them. The memory stays until {@link unpinDropped} or the end of the process.
+   */
+  orphanedBlocks: number
+  orphanedBytes: number
+}
+
 /** Result of {@link MemoryManager.getMemoryUsage}. */
 export interface MemoryUsage {
   npu: NPUMemoryStats
@@ -167,6 +193,7 @@ export interface MemoryUsage {
   pools: PoolStats[]
   /** Usage by tag. Above 1024 tags, those without live allocations are dropped. */
   tags: Record<string, TagStats>
+  pinned: PinnedStats
   /** Reservations of `reserve` that have not been released. */
   reservations: Array<{ tag: string | null; kind: MemoryKind; size: number }>
   /** Both kinds together, for the limit `total` of `setMemoryLimits`. */
