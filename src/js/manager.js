@@ -25,7 +25,7 @@ const { snapshotOf } = require('./profiling/profiling.js')
 const { optimizeMemory } = require('./reclaim/optimize.js')
 const pressure = require('./reclaim/pressure.js')
 const { disposeAtExit } = require('./sharing/dispose-at-exit.js')
-const { adopt, exportDmaBuf, importDmaBuf, share } = require('./sharing/shared-memory.js')
+const { adopt, exportDmaBuf, importDmaBuf, importDmaBufAsync, share } = require('./sharing/shared-memory.js')
 const { inspectManager, npuStats, systemStats, usageOf } = require('./stats/usage.js')
 
 /** @typedef {import('./types/manager.js').MemoryManager} MemoryManagerType */
@@ -100,8 +100,6 @@ class MemoryManager extends EventEmitter {
     return systemStats(this.#open())
   }
 
-  // ── Either kind
-
   /** @type {MemoryManagerType['deallocate']} */
   deallocate(buffer) {
     this.#host.allocator.deallocate(buffer)
@@ -152,6 +150,11 @@ class MemoryManager extends EventEmitter {
   /** @type {MemoryManagerType['importDmaBuf']} */
   importDmaBuf(fd, options) {
     return importDmaBuf(this.#host, fd, options)
+  }
+
+  /** @type {MemoryManagerType['importDmaBufAsync']} */
+  async importDmaBufAsync(fd, options) {
+    return importDmaBufAsync(this.#host, fd, options)
   }
 
   /** @type {MemoryManagerType['share']} */
@@ -244,8 +247,6 @@ class MemoryManager extends EventEmitter {
     const { format = 'openmetrics' } = check('metrics', options, metricsOptions)
     return exposition(this.getMemoryUsage(), this.#device, profileOf(/** @type {any} */ (this)), format)
   }
-
-  // ── Limits and reclaim
 
   /** @type {MemoryManagerType['optimizeMemory']} */
   optimizeMemory(options) {

@@ -18,7 +18,7 @@ use crate::sys::thread_pool::ThreadPool;
 use crate::units::MemoryKind;
 
 /// Threads for calls that wait for a driver. Further calls queue.
-static DRIVER_THREADS: ThreadPool = ThreadPool::new("rkllm-driver", 4);
+pub(super) static DRIVER_THREADS: ThreadPool = ThreadPool::new("rkllm-driver", 4);
 
 #[napi(object)]
 #[derive(Default)]

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd, IntoRawFd};
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use once_cell::sync::Lazy;
 use super::async_task::{no_thread, spawn, start, AsyncTask, Completer, Outcome};
 use super::buffer::{borrow_fd, close_fd, expose, find};
 use super::env::{throw, EnvData, EnvId};
+use super::memory::DRIVER_THREADS;
 use super::registry::{self, manager, Registry};
 use super::shared_buffers::watch;
 use crate::device::block::ImportRange;
@@ -69,6 +70,27 @@ pub fn import_dma_buf<'env>(
         manager.import(fd, range, tag.map(Into::into))
     });
     expose(env, imported)
+}
+
+/// Maps a part of a dma-buf on another thread: a promise of `[buffer, handle]`, or of nothing after `cancelTask`.
+#[napi(catch_unwind)]
+pub fn import_dma_buf_async(
+    env: &Env,
+    handle: f64,
+    fd: i32,
+    offset: f64,
+    size: Option<f64>,
+    tag: Option<String>,
+) -> Result<AsyncTask<'_>> {
+    let range = ImportRange { offset: offset as u64, size: size.map(|size| size as u64) };
+    let manager = manager(handle).map_err(throw(env))?;
+    // A duplicate, because JavaScript may close the original as soon as this returns.
+    let copy = checked_fd(fd).and_then(duplicate).map_err(throw(env))?;
+    let work = move || {
+        let prepared = manager.prepare_import(copy.as_fd(), range, tag.map(Into::into))?;
+        Ok(Outcome::Memory(Box::new(prepared)))
+    };
+    spawn(env, &DRIVER_THREADS, work)
 }
 
 /// Shares a buffer's memory. Returns a token for [`adopt`].
@@ -237,6 +259,17 @@ fn socket_error(error: &io::Error, call: &'static str, path: &Path) -> Error {
         Some(hint) => error.hint(hint),
         None => error,
     }
+}
+
+fn duplicate(fd: BorrowedFd<'_>) -> crate::error::Result<OwnedFd> {
+    fd.try_clone_to_owned().map_err(|error| {
+        let code = match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => ErrorCode::TooManyFds,
+            _ => ErrorCode::InvalidArgType,
+        };
+        Error::new(code, format!("the fd cannot be imported: {error}"))
+            .syscall("fcntl(F_DUPFD_CLOEXEC)", error.raw_os_error().unwrap_or(0))
+    })
 }
 
 fn checked_fd(fd: i32) -> crate::error::Result<BorrowedFd<'static>> {

@@ -135,6 +135,40 @@ test('the part must be inside the dma-buf', (t) => {
   })
 })
 
+test('an asynchronous import is the same memory, and an aborted one leaves nothing', async (t) => {
+  const [mine, yours] = [open(t), open(t)]
+  mine.allocateNPUMemory(100)
+  const slice = mine.allocateNPUMemory(5000)
+  fill(slice, 7)
+  const { fd, offset, size } = mine.exportDmaBuf(slice)
+  const importing = yours.importDmaBufAsync(fd, { offset, size, tag: 'twin' })
+  const controller = new AbortController()
+  const aborted = yours.importDmaBufAsync(fd, { offset, size, signal: controller.signal })
+  // The import has a descriptor of its own.
+  closeDmaBuf(fd)
+  controller.abort(new Error('enough'))
+  await assert.rejects(aborted, { message: 'enough' })
+  const twin = await importing
+  assert.deepEqual([twin.byteLength, all(twin, 7), yours.describe(twin).tag], [5000, true, 'twin'])
+  const whole = mine.exportDmaBuf(slice)
+  const signal = AbortSignal.abort(Object.assign(new Error(), { code: 'x' }))
+  for (const [options, code] of [
+    [{ offset: 2 ** 40 }, 'ERR_OUT_OF_RANGE'], [{ offset: 4 }, 'ERR_OUT_OF_RANGE'],
+    [{ ofset: 8 }, 'ERR_INVALID_ARG_TYPE'], [{ signal }, 'x'],
+  ]) {
+    await assert.rejects(yours.importDmaBufAsync(whole.fd, options), { code }, JSON.stringify(options))
+  }
+  closeDmaBuf(whole.fd)
+  await assert.rejects(yours.importDmaBufAsync(whole.fd), { code: 'ERR_INVALID_ARG_TYPE' })
+  yours.deallocate(twin)
+  assertNothingLeft(yours)
+  const last = mine.exportDmaBuf(slice)
+  const late = yours.importDmaBufAsync(last.fd)
+  closeDmaBuf(last.fd)
+  yours.dispose()
+  await assert.rejects(late, { code: 'ERR_MANAGER_DISPOSED' })
+})
+
 describe('a movable block', () => {
   function movables(t) {
     const manager = open(t)

@@ -90,8 +90,7 @@ class Allocator {
     for (let tries = 1; ; tries++) {
       if (signal?.aborted) throw signal.reason
       try {
-        const made = await this.#tasks.run(() => native.allocateNpuAsync(this.#handle.open(), size, request), signal)
-        return this.#completed(made, signal)
+        return await this.allocatedBy(() => native.allocateNpuAsync(this.#handle.open(), size, request), signal)
       } catch (error) {
         if (tries === ASYNC_TRIES || this.#handle.closed || !this.#reclaimer.reclaimFor(error)) {
           throw this.#publisher.refused(error, { kind: 'npu', size, tag: request.tag })
@@ -268,12 +267,13 @@ class Allocator {
   }
 
   /**
-   * Hands out what another thread allocated. The caller may have aborted or disposed of the manager meanwhile.
+   * Hands out what another thread allocates. The caller may have aborted or disposed of the manager meanwhile.
    *
-   * @param {Made} made
-   * @param {AbortSignal | undefined} signal
+   * @param {() => { promise: Promise<any>, task: number }} start
+   * @param {AbortSignal} [signal]
    */
-  #completed(made, signal) {
+  async allocatedBy(start, signal) {
+    const made = await this.#tasks.run(start, signal)
     if (this.#handle.closed) throw disposedError()
     const buffer = this.allocated(made)
     if (signal?.aborted) {

@@ -20,6 +20,7 @@ const importOptions = { offset: kinds.integer(0), size: kinds.integer(1), tag: k
  * @typedef {object} SharingAllocator
  * @property {(buffer: unknown) => ArrayBuffer} liveBuffer
  * @property {(made: [ArrayBuffer, number]) => ArrayBuffer} allocated
+ * @property {(start: () => any, signal?: AbortSignal) => Promise<ArrayBuffer>} allocatedBy
  * @property {(buffer: ArrayBuffer) => number | undefined} handleAmongShared
  * @property {() => void} markShared
  */
@@ -46,6 +47,28 @@ function importDmaBuf({ handle, allocator, publisher }, fd, options) {
   const { offset = 0, size, tag } = check('importDmaBuf', options, importOptions)
   try {
     return allocator.allocated(native.importDmaBuf(manager, fd, offset, size, tag))
+  } catch (error) {
+    throw publisher.refused(error, { kind: 'npu', size, tag })
+  }
+}
+
+/**
+ * @param {SharingHost} host
+ * @param {number} fd
+ * @param {unknown} options
+ * @returns {Promise<ArrayBuffer>}
+ */
+async function importDmaBufAsync({ handle, allocator, publisher }, fd, options) {
+  handle.open()
+  integer('fd', fd, 0, 2 ** 31 - 1)
+  const schema = { ...importOptions, signal: kinds.signal }
+  const { offset = 0, size, tag, signal } = check('importDmaBufAsync', options, schema)
+  if (signal?.aborted) throw signal.reason
+  try {
+    return await allocator.allocatedBy(
+      () => native.importDmaBufAsync(handle.open(), fd, offset, size, tag),
+      signal,
+    )
   } catch (error) {
     throw publisher.refused(error, { kind: 'npu', size, tag })
   }
@@ -94,4 +117,4 @@ function tokenOf(token) {
   return name
 }
 
-module.exports = { adopt, exportDmaBuf, importDmaBuf, share }
+module.exports = { adopt, exportDmaBuf, importDmaBuf, importDmaBufAsync, share }

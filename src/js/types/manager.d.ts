@@ -283,6 +283,12 @@ export class MemoryManager extends EventEmitter {
   importDmaBuf(fd: number, options?: DmaBufImportOptions): ArrayBuffer
 
   /**
+   * Imports like {@link importDmaBuf}, off the JavaScript thread. The fd may be closed as soon as this has returned its
+   * promise. An abort rejects at once with the reason of `signal`; what the driver maps afterwards is unmapped.
+   */
+  importDmaBufAsync(fd: number, options?: DmaBufImportOptions & { signal?: AbortSignal }): Promise<ArrayBuffer>
+
+  /**
    * Returns a token with which {@link adopt} maps the same memory elsewhere in this process. Takes NPU and system
    * memory, slices included. Post the token to another thread.
    *
