@@ -38,6 +38,15 @@ pub struct Pass {
     /// The slices that may still go into a hole; the last one is next.
     candidates: Vec<Candidate>,
     slides: Slides,
+    /// The most bytes of a slice that moves.
+    largest: u64,
+}
+
+impl Pass {
+    /// Leaves slices larger than `bytes` where they are. They keep no other slice from moving.
+    pub fn skip_larger(&mut self, bytes: u64) {
+        self.largest = bytes;
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -149,6 +158,7 @@ impl Pool {
             holes: Holes::default(),
             candidates: Vec::new(),
             slides: Slides::default(),
+            largest: u64::MAX,
         })
     }
 
@@ -214,6 +224,9 @@ impl Pool {
     fn fill_hole<'a>(&'a self, state: &mut PoolState, pass: &mut Pass) -> Option<Move<'a>> {
         while let Some(candidate) = pass.candidates.pop() {
             let Some((source, alignment)) = state.unpinned(candidate.id) else { continue };
+            if source.user_data > pass.largest {
+                continue;
+            }
             while let Some((at, hole)) = pass.holes.first_of(source.size) {
                 if (hole.rank, hole.offset) >= (candidate.rank, candidate.offset) {
                     break;
@@ -240,6 +253,9 @@ impl Pool {
                 continue;
             };
             pass.slides.tried.insert(id);
+            if state.unpinned(id).is_none_or(|(source, _)| source.user_data > pass.largest) {
+                continue;
+            }
             if let Some(target) = state.reserve_target(id, (chunk, gap.id), gap.size, 1) {
                 return self.begin_move(state, id, (chunk, target), true);
             }

@@ -266,6 +266,8 @@ impl<'r, D: DetachView> CompactionRun<'r, D> {
     fn run(&mut self, pass: &mut Pass) -> std::result::Result<CompactionOutcome, D::Error> {
         let pool = self.pool;
         let CompactionLimits { max_bytes, max_moves, max_time } = self.limits;
+        // A block larger than the whole budget would never move, and would stop all behind it.
+        pass.skip_larger(max_bytes);
         // With a time limit this thread copies by itself: the call then overruns the limit by one move, not by a queue
         // of them.
         let mut queue = CopyQueue::new(max_time.is_none());
@@ -288,9 +290,6 @@ impl<'r, D: DetachView> CompactionRun<'r, D> {
                 pool.next_slide(pass)
             });
             let Some(step) = step else { break CompactionOutcome::Finished };
-            if self.incremental && step.size() > max_bytes {
-                continue;
-            }
             if !self.incremental && (moves >= max_moves || bytes + step.size() > max_bytes) {
                 break CompactionOutcome::Stopped;
             }
@@ -589,6 +588,30 @@ mod tests {
         let limits = CompactionLimits { max_bytes: BLOCK - 1, max_moves: 8, max_time: Some(Duration::from_secs(60)) };
         let (moves, _) = all_slices(&compactor, limits);
         assert_eq!(moves, []);
+        pool.validate().unwrap();
+    }
+
+    #[test]
+    fn a_block_larger_than_the_budget_keeps_no_other_from_moving() {
+        let source = Source::System(PageOptions { alignment: page_size(), ..PageOptions::default() });
+        let initial = 64 * BLOCK;
+        let layout = Layout { initial, max: initial, chunk: initial, block: None, alignment: 64, delay: 0 };
+        let pool = Arc::new(Pool::new(Some("test".into()), source, layout, None).unwrap());
+        let allocate = |blocks: u64| pool.allocate_movable(blocks * BLOCK, 64, None).unwrap().0;
+        let hole = allocate(8);
+        let small: Vec<_> = (0..4).map(|_| allocate(1)).collect();
+        let large = allocate(8);
+        pool.free_movable(hole).unwrap();
+        let place = |id| pool.movable(id).unwrap().0.offset;
+        let (before, below) = (place(large), place(small[0]));
+        let compactor = Compactor::new(Arc::clone(&pool));
+        let limits = CompactionLimits { max_bytes: BLOCK, ..CompactionLimits::default() };
+        for _ in 0..16 {
+            let compaction = compactor.compact(limits, &mut detacher(agree), |_| {}).unwrap();
+            assert!(compaction.bytes_moved <= BLOCK);
+        }
+        assert!(small.iter().all(|id| place(*id) < below), "all small blocks went into the hole");
+        assert_eq!(place(large), before);
         pool.validate().unwrap();
     }
 

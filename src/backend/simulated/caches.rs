@@ -7,7 +7,7 @@
 //!
 //! - A clean copies dirty lines to the device's view.
 //! - An invalidate copies lines of the device's view to the CPU's. Dirty ones are lost.
-//! - The device reads and writes its own view. A line that it writes shows [`STALE_LINE`] to the CPU until an
+//! - The device reads and writes its own view. A line that it writes shows `STALE_LINE` to the CPU until an
 //!   invalidate: hardware shows the old or the new bytes there, depending on evictions, so neither may be relied on.
 //!
 //! The model cannot see that the CPU wrote the bytes that a line already had, and it evicts nothing by itself.
