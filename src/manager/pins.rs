@@ -103,6 +103,7 @@ mod tests {
             chunk: None,
             block: None,
             alignment: None,
+            reuse_after: None,
             memory: PoolMemory::System(SystemOptions::default()),
         };
         let pool = manager.create_pool(&options).unwrap();
