@@ -125,8 +125,8 @@ const ways = {
              kept.push(block, pool.allocateBuffer(100), manager.allocateNPUMemory(100))
            }
          }
-         // Moves the bytes out of the worker, which then ends.
-         const last = manager.getMemoryPool('npu').allocateBuffer(4096)
+         // Moves bytes out of the worker, which then ends. Their pool has no pinned block, which would keep it.
+         const last = manager.createMemoryPool({ name: 'last', initialSize: 65536 }).allocateBuffer(4096)
          new Uint8Array(last).fill(0x33)
          const moved = typeof last.transfer === 'function' ? last.transfer() : new ArrayBuffer(0)
          parentPort.postMessage(moved, [moved])
