@@ -11,7 +11,7 @@ import { connect, createServer } from 'node:net'
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 import { markAsUntransferable, Worker } from 'node:worker_threads'
 
-import { closeDmaBuf } from '../../../index.js'
+import { closeDmaBuf, unpinDropped } from '../../../index.js'
 import { open, openFiles } from './open.mjs'
 
 const [seed, seconds] = process.argv.slice(2).map(Number)
@@ -40,6 +40,8 @@ const refusals = {}
 /** buffer → { mark: the value of its bytes, own: no other holder has its bytes, alone: no slice } */
 let live = new Map()
 const pending = new Set()
+/** The places of pinned blocks that the program dropped: { id, pool, start, end } */
+let pinned = []
 const workers = new Set()
 let nextMark = 0
 
@@ -49,6 +51,9 @@ const holds = (buffer, mark) => {
   return bytes[0] === mark && bytes[bytes.length >> 1] === mark && bytes[bytes.length - 1] === mark
 }
 function keep(buffer, more) {
+  const { address } = manager.describe(buffer)
+  const meets = ({ start, end }) => address < end && address + BigInt(buffer.byteLength) > start
+  assert.ok(!pinned.some(meets), 'a buffer has the place of a pinned block')
   const mark = 1 + (nextMark++ % 250)
   new Uint8Array(buffer).fill(mark)
   live.set(buffer, { mark, alone: false, ...more })
@@ -171,6 +176,35 @@ const routes = {
     manager.deallocate(twin)
     may(() => block.free())
   },
+  pinAndDrop() {
+    pool ??= manager.createMemoryPool({ name: `p${nextMark}`, initialSize: 1 << 20, maxSize: 4 << 20 })
+    const options = pick([undefined, { tag: 't' }, { zeroed: true }, { movable: true }])
+    const block = may(() => pool.allocate(pick([64, 4096, 20_000]), options))
+    if (!block) return
+    block.pin()
+    const { id, address } = manager.describe(block)
+    pinned.push({ id, pool, start: address, end: address + BigInt(block.size) })
+    pick([
+      () => {},
+      () => block.buffer,
+      () => quietly(() => block.buffer.transfer(pick([0, 8, block.size]))),
+      () => quietly(() => structuredClone(block.buffer, { transfer: [block.buffer] })),
+      () => may(() => manager.deallocate(block.buffer)),
+      () => may(() => block.free()),
+    ])()
+  },
+  unpinDropped() {
+    const one = pinned.length > 0 && pick(pinned)
+    if (!one) return
+    try {
+      unpinDropped(one.id)
+    } catch (error) {
+      // The collector has not seen the block yet.
+      if (error.code !== 'ERR_BUFFER_BUSY') throw error
+      return
+    }
+    pinned = pinned.filter((other) => other !== one)
+  },
   movable() {
     pool ??= manager.createMemoryPool({ name: `p${nextMark}`, initialSize: 1 << 20, maxSize: 4 << 20 })
     const block = may(() => pool.allocate(pick([64, 4096]), { movable: true }))
@@ -189,6 +223,7 @@ const routes = {
     if (pick([true, false])) pool.reset()
     else manager.destroyMemoryPool(pool, { force: true })
     for (const [buffer, info] of live) if (info.pool === pool && !info.shared) live.delete(buffer)
+    pinned = []
     if (pool.destroyed) pool = undefined
   },
   free() {
@@ -321,6 +356,7 @@ const routes = {
     manager.dispose()
     // Shared and moved memory lives on; other buffers are detached or read zeros.
     live = new Map()
+    pinned = []
     pool = undefined
     manager = open()
   },
