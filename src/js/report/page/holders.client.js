@@ -20,7 +20,6 @@ function ordered(held, key, descending) {
 const wordsOf = (held, row) =>
   [held.tag, held.pool, held.kind, held.stack]
     .map((column) => text(column[row]) ?? '')
-    .concat(held.id[row])
     .join('\n')
     .toLowerCase()
 
@@ -78,7 +77,8 @@ function holderTable(host, label, held, detail, onShow) {
   const words = []
   const matches = (row) => {
     const known = (words[row] ??= wordsOf(held, row))
-    return needles.every((needle) => known.includes(needle))
+    // Ids are short numbers, which are part of many others.
+    return needles.every((needle) => known.includes(needle) || needle === String(held.id[row]))
   }
   const grid = table({
     label,
