@@ -1,9 +1,9 @@
 //! Places mappings in a window of the address space that belongs to this library, and reuses addresses last.
 //!
-//! The window holds zero pages (`zero_pages`) wherever no memory is mapped. So no other code's mapping is ever placed
-//! between its ranges, freed ranges merge with their neighbours into few mappings, and a range that is free again costs
-//! the kernel nothing. The size of the window is the *address budget*: a freed address comes back when all others were
-//! used since.
+//! The window holds zero pages (`zero_pages`) wherever memory was mapped before, and is reserved without access where
+//! it was not. So no other code's mapping is ever placed between its ranges, freed ranges merge with their neighbours
+//! into few mappings, and a range that is free again costs the kernel nothing. The size of the window is the *address
+//! budget*: a freed address comes back when all others were used since.
 //!
 //! The window consists of segments. A cursor walks through one segment after the other; behind it, a freed range rests.
 //! When the end of the segment is reached, the segment continues in which a range was freed or placed least recently.
@@ -32,6 +32,8 @@ const FIRST_SHARE: usize = 16;
 /// A range of the window with an owner. Dropping it withholds its addresses for ever, which is the safe default.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Place {
+    /// The start of the range, and of its bookkeeping: lower than `base` by a gap that the alignment left.
+    start: usize,
     base: usize,
     len: usize,
 }
@@ -134,13 +136,13 @@ fn grow(wanted: impl Fn(&Window) -> bool) -> bool {
 }
 
 impl Place {
-    /// Finds room for `len` bytes (whole pages) at a multiple of `alignment`, a power of two. Zero pages are mapped
-    /// there. `None`: the kernel has to choose.
+    /// Finds room for `len` bytes (whole pages) at a multiple of `alignment`, a power of two. No other code maps
+    /// anything there. `None`: the kernel has to choose.
     pub(super) fn find(len: usize, alignment: u64) -> Option<Self> {
         let alignment = usize::try_from(alignment.max(page_size())).ok()?;
         loop {
             match address_window()?.find(len, alignment) {
-                Found::At(base) => return Some(Self { base, len }),
+                Found::At { start, base } => return Some(Self { start, base, len }),
                 Found::Nothing => return None,
                 Found::NeedsSegment => {}
             }
@@ -159,10 +161,15 @@ impl Place {
         self.len
     }
 
-    /// Makes the addresses available again, after all others. Zero pages are mapped there.
+    /// The whole range: its address, and its length in bytes.
+    pub(super) fn whole(&self) -> (usize, usize) {
+        (self.start, self.base - self.start + self.len)
+    }
+
+    /// Makes the addresses available again, after all others. Zero pages are mapped over the whole range.
     pub(super) fn release(self) {
         if let Some(mut window) = address_window() {
-            window.release(self.base);
+            window.release(self.start);
         }
         std::mem::forget(self);
     }
@@ -171,7 +178,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if let Some(mut window) = address_window() {
-            window.withhold(self.base);
+            window.withhold(self.start);
         }
     }
 }
@@ -221,7 +228,7 @@ impl Swept {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Unreserved,
-    /// Zero pages are mapped wherever nothing else is.
+    /// Reserved, or zero pages, wherever nothing else is mapped.
     Reserved,
     /// Other code has mappings there, or the kernel refused.
     Unusable,
@@ -249,7 +256,7 @@ enum Owner {
 /// Where a request is placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Found {
-    At(usize),
+    At { start: usize, base: usize },
     Nothing,
     NeedsSegment,
 }
@@ -333,9 +340,11 @@ impl Window {
                 }
                 Some((_, (passed, _))) if passed > at => self.cursor = passed,
                 _ => {
+                    // A gap without access belongs to the range, so that zero pages cover both and merge with others.
+                    let start = if opened == 1 { self.cursor } else { at };
                     self.cursor = at + len;
-                    self.owned.insert(at, (at + len, Owner::Occupied));
-                    return Some(Found::At(at));
+                    self.owned.insert(start, (at + len, Owner::Occupied));
+                    return Some(Found::At { start, base: at });
                 }
             }
         }
@@ -413,7 +422,7 @@ impl Window {
                     let until = next.min(end).min(at.saturating_add(len));
                     self.sweep = until;
                     self.owned.insert(at, (until, Owner::Occupied));
-                    return Sweep::Range(Swept(Place { base: at, len: until - at }));
+                    return Sweep::Range(Swept(Place { start: at, base: at, len: until - at }));
                 }
             }
         }
@@ -441,7 +450,7 @@ mod tests {
 
     fn at(window: &mut Window, len: usize) -> usize {
         match window.find(len, 4096) {
-            Found::At(at) => at,
+            Found::At { base, .. } => base,
             other => panic!("{other:?}"),
         }
     }
@@ -450,7 +459,7 @@ mod tests {
     fn ranges_are_disjoint_and_aligned() {
         let mut window = reserved(2);
         let (a, b) = (at(&mut window, 4096), window.find(8192, 1 << 16));
-        assert_eq!((a, b), (BASE, Found::At(BASE + (1 << 16))));
+        assert_eq!((a, b), (BASE, Found::At { start: BASE + 4096, base: BASE + (1 << 16) }));
         assert_eq!(at(&mut window, 4096), BASE + (1 << 16) + 8192, "neighbours lie side by side");
         assert_eq!(window.find(SEGMENT / 4 + 4096, 4096), Found::Nothing);
         assert_eq!(window.find(4096, SEGMENT), Found::Nothing);
@@ -495,7 +504,7 @@ mod tests {
         window.release(ranges[201]);
         ranges[202..300].iter().for_each(|range| window.release(*range));
         for _ in 0..400 {
-            let Found::At(next) = window.find(4096, 4096) else { break };
+            let Found::At { base: next, .. } = window.find(4096, 4096) else { break };
             assert!(!ranges[201..256].contains(&next), "this was freed a moment ago");
             if next == ranges[256] {
                 break;
@@ -521,14 +530,14 @@ mod tests {
     fn a_crowded_window_answers_in_bounded_steps_and_recovers() {
         let mut window = reserved(4);
         let mut ranges = Vec::new();
-        while let Found::At(next) = window.find(4096, 4096) {
+        while let Found::At { base: next, .. } = window.find(4096, 4096) {
             ranges.push(next);
         }
         assert_eq!(ranges.len(), 4 * 256);
         // Holes of one page: nothing of two pages fits, and a page does.
         ranges.iter().step_by(2).for_each(|range| window.release(*range));
         assert_eq!(window.find(8192, 4096), Found::Nothing);
-        let found = (0..2000).filter(|_| matches!(window.find(4096, 4096), Found::At(_))).count();
+        let found = (0..2000).filter(|_| matches!(window.find(4096, 4096), Found::At { .. })).count();
         assert_eq!(found, 512);
     }
 

@@ -107,7 +107,7 @@ impl Whole {
     /// Replaces the mapping with zero pages.
     fn put_zeros(&self) -> io::Result<()> {
         let (base, len, exclusive) = match self {
-            Self::Placed(place) => (place.base(), place.len(), true),
+            Self::Placed(place) => (place.whole().0, place.whole().1, true),
             Self::Kernel(range) => (range.base, range.len, false),
         };
         // SAFETY: this owns exactly the range, so no stranger's mapping is replaced. The range stays mapped, so a stale

@@ -32,6 +32,8 @@ enum Kind {
     Private,
     Scratch,
     ReadOnly,
+    /// No access and no memory, for addresses that were never in use.
+    Reserved,
 }
 
 impl Kind {
@@ -59,6 +61,7 @@ impl Kind {
         let (protection, flags, fd, offset) = match self {
             Self::Private => (writable, private, -1, 0),
             Self::ReadOnly => (libc::PROT_READ, private, -1, 0),
+            Self::Reserved => (libc::PROT_NONE, private, -1, 0),
             Self::Scratch => {
                 let scratch = scratch()?;
                 discard(scratch, base, len)?;
@@ -146,10 +149,13 @@ fn plug(base: usize, len: usize) -> bool {
     kinds.into_iter().any(|kind| unsafe { kind.map(base, len, libc::MAP_FIXED_NOREPLACE) }.is_ok())
 }
 
-/// Reserves the range with zero pages. Returns false if something is mapped there, or the kernel refuses.
+/// Reserves a range that was never in use, without access. Returns false if something is mapped there, or the kernel
+/// refuses. No limit on committed memory counts it.
+///
+/// A mapping at the start of a reserved range shortens it, which costs the kernel less than a division of zero pages.
 pub(super) fn reserve(base: usize, len: usize) -> bool {
     // SAFETY: MAP_FIXED_NOREPLACE replaces no mapping.
-    Kind::writable().into_iter().any(|kind| unsafe { kind.map(base, len, libc::MAP_FIXED_NOREPLACE) }.is_ok())
+    unsafe { Kind::Reserved.map(base, len, libc::MAP_FIXED_NOREPLACE) }.is_ok()
 }
 
 /// Reports whether new mappings are populated at once (`mlockall` with MCL_FUTURE): a reservation would then take RAM.
