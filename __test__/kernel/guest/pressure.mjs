@@ -40,7 +40,8 @@ writeFileSync(`${group}/memory.high`, 'max')
 const after = pool.stats().reserved
 if (before !== 4 * MiB || after !== 2 * MiB || released < 2 * MiB)
   fail(`${before} bytes became ${after}, ${released} released`)
-if (!(available > 0 && available <= current + 400 * MiB)) fail(`available: ${available}`)
+// The child exceeds memory.high, which counts like memory.max: nothing or little is left.
+if (!(available >= 0 && available <= 64 * MiB)) fail(`available: ${available}`)
 kept.forEach((block, at) => {
   if (!new Uint8Array(block.buffer).every(byte => byte === at * 2)) fail(`block ${at} lost its bytes`)
 })
