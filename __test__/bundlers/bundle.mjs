@@ -83,7 +83,7 @@ const target = (bundler, format) => {
   return join(own, format === 'cjs' ? 'program.cjs' : 'program.mjs')
 }
 const entry = (format) => join(folder, format === 'cjs' ? 'cjs.cjs' : 'esm.mjs')
-/** What a program has to say in an ECMAScript module, so that `require` exists. */
+/** Defines `require` in an ECMAScript module. */
 const banner =
   "import { createRequire as makeRequire } from 'node:module'; const require = makeRequire(import.meta.url)"
 

@@ -217,7 +217,7 @@ export function planning(config: Record<string, unknown>): void {
   memory.estimateModelMemory({ config, contextLength: 1, dtype: 'w2' })
 }
 
-// What a spec asks for is there; the rest may be null.
+// A result has the parts of its spec; the others may be null.
 function ofSpec(manager: MemoryManager): void {
   const text = manager.createInferenceBuffers({ contextLength: 16, hiddenSize: 8, vocabSize: 32, doubleBuffered: true })
   const all: [Int32Array, Float32Array, Float32Array] = [text.tokens, text.embeddings, text.logits]

@@ -91,7 +91,7 @@ impl<'a> Context<'a> {
         Self { bytes: request.size, domain: request.domain, sram, ..self }
     }
 
-    /// What this process holds on the device, for a message.
+    /// Tells in a message how much this process holds on the device.
     pub(super) fn here(&self) -> String {
         match self.held {
             (objects, Some(bytes)) => format!("this process holds {objects} objects of {} on it", format_bytes(bytes)),

@@ -67,7 +67,7 @@ pub fn figures() -> AddressFigures {
     })
 }
 
-/// What becomes of an address of the window, for tests of those that hold addresses.
+/// The state of an address of the window, for tests of the owners of addresses.
 #[cfg(test)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {

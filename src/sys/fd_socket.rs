@@ -213,7 +213,7 @@ impl Drop for Inbox {
     }
 }
 
-/// What one recvmsg(2) delivered.
+/// The delivery of one recvmsg(2).
 struct Datagram {
     length: usize,
     flags: MsgFlags,

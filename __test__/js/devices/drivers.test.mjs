@@ -1,4 +1,4 @@
-/** What drivers cannot do is refused before they are asked, with the figures. */
+/** Refuses requests beyond a driver's abilities before the driver is asked, with the figures. */
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'

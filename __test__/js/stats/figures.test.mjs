@@ -157,7 +157,7 @@ test('descriptions, snapshots and profiles survive JSON.stringify, with addresse
   assert.deepEqual(buffers[0].address, copy.address)
   const { leaks } = JSON.parse(JSON.stringify(memory.getMemoryProfile()))
   assert.deepEqual([leaks[0].address, JSON.parse(JSON.stringify(told[0])).address], [copy.address, copy.address])
-  // The helper that makes it is nobody's property.
+  // The helper makes it, and only the manager holds it.
   assert.deepEqual(Object.keys(structuredClone(info)), Object.keys(info))
 })
 

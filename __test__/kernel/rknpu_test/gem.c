@@ -14,7 +14,7 @@
 
 /* ---- objects ---- */
 
-/* What the page allocator gives in one piece. */
+/* The largest piece of the page allocator. */
 #define MAX_FROM_PAGES	SZ_4M
 
 /*

@@ -348,7 +348,7 @@ const attacks = {
     manager.destroyMemoryPool(pool, { force: true })
   },
   async sendAndFree() {
-    // The receiver of a dma-buf keeps its memory. What is freed while the message waits is not somebody else's.
+    // The receiver of a dma-buf keeps its memory. Memory that is freed while the message waits gets no other owner.
     const folder = mkdtempSync(join(tmpdir(), 'rkllm-attack-'))
     const inbox = new DmaBufInbox(join(folder, 'inbox'))
     const importer = open()

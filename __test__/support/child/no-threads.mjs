@@ -32,7 +32,7 @@ if (process.argv[2] !== 'limited') {
   }
   for (const buffer of buffers) manager.deallocate(buffer)
   const { pendingFree } = manager.getNPUMemoryStats()
-  // What waits for frees makes them itself.
+  // A call that waits for frees makes them itself.
   manager.optimizeMemory()
   const after = manager.getNPUMemoryStats().pendingFree
   manager.dispose()

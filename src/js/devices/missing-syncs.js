@@ -8,7 +8,7 @@ const native = require('../core/binding.js')
 const STACK_DEPTH = 8
 
 /**
- * What each fault means, and what mends it.
+ * The meaning and the remedy of each fault.
  *
  * @type {Record<string, { certain: boolean, means: string, mend: string }>}
  */

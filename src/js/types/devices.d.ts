@@ -132,7 +132,7 @@ export class SimulatedNPU {
 /** A sync that the program missed ({@link DebugOptions.checkSync}). */
 export interface MissingSync {
   /**
-   * What was seen:
+   * The fault:
    *
    * - `device-read-dirty`: the NPU read lines that the CPU had written and not synced.
    * - `device-wrote-dirty`: the NPU wrote such lines. The CPU, or the last owner of the memory, wrote them before.

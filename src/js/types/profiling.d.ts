@@ -105,7 +105,7 @@ export interface MemoryProfile {
    * only while the event loop turns.
    */
   timeline: Array<{ timeMs: number; npuUsed: number; systemUsed: number; poolReserved: number }>
-  /** What 'leak' reported and is still live, up to 10,000. */
+  /** Allocations that 'leak' reported and that are still live, up to 10,000. */
   leaks: BufferInfo[]
   /** The number of all of them. */
   leakCount: number
