@@ -88,34 +88,14 @@ impl Manager {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::backend::simulated::{Options, Simulated};
-    use crate::device::Device;
-    use crate::manager::{PoolMemory, PoolOptions, SystemOptions};
-    use crate::pool::SlabOptions;
-
-    fn pooled() -> (Manager, Arc<Pool>) {
-        let device = Device::new(Arc::new(Simulated::new(Options::default()).unwrap()));
-        let manager = Manager::new(device, SlabOptions::default());
-        let options = PoolOptions {
-            name: "p".into(),
-            initial: 1 << 16,
-            max: None,
-            chunk: None,
-            block: None,
-            alignment: None,
-            reuse_after: None,
-            memory: PoolMemory::System(SystemOptions::default()),
-        };
-        let pool = manager.create_pool(&options).unwrap();
-        (manager, pool)
-    }
+    use crate::manager::pools::tests::pool;
 
     /// Each way ends a manager without `dispose`.
     #[test]
     fn pinned_memory_outlives_a_thread_and_a_dropped_manager_until_it_is_unpinned() {
         let ways: [fn(&Manager); 2] = [Manager::leave, Manager::abandon];
         for end in ways {
-            let (manager, pool) = pooled();
+            let (manager, pool) = pool();
             let slice = pool.allocate(100, 64).unwrap();
             pool.pin_slice(slice.chunk, slice.region).unwrap();
             let chunk_memory = Arc::downgrade(&pool.chunk_memory(slice.chunk).unwrap());
@@ -130,7 +110,7 @@ mod tests {
 
     #[test]
     fn dispose_ends_pinned_memory_and_a_block_that_exists_is_not_unpinned_by_its_id() {
-        let (manager, pool) = pooled();
+        let (manager, pool) = pool();
         let slice = pool.allocate(100, 64).unwrap();
         pool.pin_slice(slice.chunk, slice.region).unwrap();
         assert_eq!(manager.unpin_dropped(slice.id.get()).unwrap_err().code(), ErrorCode::BufferBusy);

@@ -287,7 +287,7 @@ pub(super) fn backing(pool: Arc<Pool>, slice: Slice, zeroed: bool) -> Result<Bac
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Weak;
 
     use super::*;
@@ -297,12 +297,10 @@ mod tests {
     use crate::pool::ChunkMemory;
     use crate::sys::address_space::{fate, Fate};
 
-    /// A pool of 64 KiB with its manager.
-    fn pool() -> (Manager, Arc<Pool>) {
-        let device = Device::new(Arc::new(Simulated::new(Options::default()).unwrap()));
-        let manager = Manager::new(device, SlabOptions::default());
-        let options = PoolOptions {
-            name: "p".into(),
+    /// Options of a pool of 64 KiB.
+    fn options(name: &str) -> PoolOptions {
+        PoolOptions {
+            name: name.into(),
             initial: 1 << 16,
             max: None,
             chunk: None,
@@ -310,8 +308,14 @@ mod tests {
             alignment: None,
             reuse_after: None,
             memory: PoolMemory::System(SystemOptions::default()),
-        };
-        let pool = manager.create_pool(&options).unwrap();
+        }
+    }
+
+    /// A pool of 64 KiB with its manager.
+    pub(in crate::manager) fn pool() -> (Manager, Arc<Pool>) {
+        let device = Device::new(Arc::new(Simulated::new(Options::default()).unwrap()));
+        let manager = Manager::new(device, SlabOptions::default());
+        let pool = manager.create_pool(&options("p")).unwrap();
         (manager, pool)
     }
 
@@ -389,17 +393,7 @@ mod tests {
     fn an_array_buffer_that_could_not_be_made_leaves_the_place_as_it_was() {
         let device = Device::new(Arc::new(Simulated::new(Options::default()).unwrap()));
         let manager = Manager::new(device, SlabOptions::default());
-        let layout = |name: &str| PoolOptions {
-            name: name.into(),
-            initial: 1 << 16,
-            max: None,
-            chunk: None,
-            block: None,
-            alignment: None,
-            reuse_after: None,
-            memory: PoolMemory::System(SystemOptions::default()),
-        };
-        let pool = manager.create_pool(&layout("p")).unwrap();
+        let pool = manager.create_pool(&options("p")).unwrap();
         // A slice that was allocated for its ArrayBuffer is free again.
         manager.allocate_from(&pool, 100, None, Clearing::default(), None).unwrap().abandon();
         assert_eq!(pool.stats().live, 0);
