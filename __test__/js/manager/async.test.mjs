@@ -178,14 +178,14 @@ test('workers and processes may end while drivers are busy', { skip: needsSimula
   }
 })
 
-const needsOtherUser =
+const needsLimits =
   needsSimulated ||
   needsOwnKernel ||
   needsCommand('prlimit') ||
   notOn({ bun: 'it starts threads for itself', deno: 'it has no setuid' }) ||
   (process.getuid() === 0 ? false : 'root sets the limit for another user')
 
-test('a call that finds no thread is an error, and a free does not wait for the driver', { skip: needsOtherUser }, () => {
+test('a call that finds no thread is an error, and a free does not wait for the driver', { skip: needsLimits }, () => {
   const { result } = runChild('no-threads.mjs')
   const refused = 'ERR_DEVICE_IO clone true'
   assert.deepEqual(result, { sync: refused, allocate: refused, receive: refused, pendingFree: 3 * MiB, after: 0 })
