@@ -161,18 +161,18 @@ impl Roots {
         let Err(error) = result else { return true };
         match (kind, error.code()) {
             (Kind::Rknpu | Kind::Rocket, ErrorCode::DeviceNotFound) => false,
-            (Kind::Rknpu, ErrorCode::DevicePermission) => self.driver_is("drm", path, "RKNPU"),
-            (Kind::Rocket, ErrorCode::DevicePermission) => self.driver_is("accel", path, "rocket"),
+            (Kind::Rknpu, ErrorCode::DevicePermission) => self.uevent_has("drm", path, "DRIVER=RKNPU"),
+            // rocket registers its node at a facade device without a driver (`docs/design/rknpu.md` §5).
+            (Kind::Rocket, ErrorCode::DevicePermission) => self.uevent_has("accel", path, "MODALIAS=platform:rknn"),
             _ => true,
         }
     }
 
-    /// Reports whether the device behind a node is bound to that platform driver (`docs/design/rknpu.md` §1.2).
-    fn driver_is(&self, class: &str, node: &Path, driver: &str) -> bool {
+    /// Reports whether the uevent of the device behind a node has that line (`docs/design/rknpu.md` §1.2).
+    fn uevent_has(&self, class: &str, node: &Path, line: &str) -> bool {
         let Some(name) = node.file_name() else { return false };
         let uevent = self.sys.join("class").join(class).join(name).join("device/uevent");
-        fs::read_to_string(uevent)
-            .is_ok_and(|text| text.lines().any(|line| line.strip_prefix("DRIVER=") == Some(driver)))
+        fs::read_to_string(uevent).is_ok_and(|text| text.lines().any(|found| found == line))
     }
 
     fn not_found(&self, kind: Kind, looked_at: &[String]) -> Error {
@@ -307,5 +307,25 @@ mod tests {
         assert!(!forbidden("renderD128"), "the node of the display is no refused NPU");
         assert!(forbidden("renderD129"));
         assert!(!forbidden("renderD130"));
+    }
+
+    #[test]
+    fn a_forbidden_accel_node_is_the_npu_if_its_parent_is_rockets_facade() {
+        let (_tree, roots) = Tree::new(
+            "rocket",
+            &[
+                ("sys/class/accel/accel0/device/uevent", "MODALIAS=platform:rknn\n"),
+                ("sys/class/accel/accel1/device/uevent", "DRIVER=amdxdna\nPCI_ID=1022:1502\nMODALIAS=pci:v00001022\n"),
+                ("sys/class/accel/accel2/device/uevent", "MODALIAS=platform:rknn-other\n"),
+            ],
+        );
+        let forbidden = |name: &str| {
+            let refused: Result<()> = Err(Error::new(ErrorCode::DevicePermission, "no"));
+            roots.concerns_us(Kind::Rocket, &roots.dev.join("accel").join(name), &refused)
+        };
+        assert!(forbidden("accel0"));
+        assert!(!forbidden("accel1"), "another vendor's NPU");
+        assert!(!forbidden("accel2"));
+        assert!(!forbidden("accel3"));
     }
 }

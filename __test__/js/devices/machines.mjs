@@ -222,7 +222,7 @@ export const machines = {
       ...npu('fdab0000.npu', 'rocket', 'rockchip,rk3588-rknn-core', { iommu: true }),
       ...npu('fdac0000.npu', 'rocket', 'rockchip,rk3588-rknn-core', { iommu: true }),
       ...npu('fdad0000.npu', 'rocket', 'rockchip,rk3588-rknn-core', { iommu: true }),
-      '/sys/class/accel/accel0/device/uevent': 'DRIVER=rocket\n',
+      '/sys/class/accel/accel0/device/uevent': 'MODALIAS=platform:rknn\n',
       ...heaps('/dev/dma_heap/system', '/dev/dma_heap/default_cma_region'),
       ...user('pi', 1000, [44, 104, 1000]),
       ...memory({ total: 15.6 * GiB, cma: 64 * 1024, cmaFree: 64 * 1024 }),

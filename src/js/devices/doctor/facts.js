@@ -135,7 +135,11 @@ function heapDriverNodes(reader) {
  * @returns {Node[]}
  */
 function rocketNodes(reader) {
-  return nodesIn(reader, '/sys/class/accel', /^accel\d+$/, 'rocket').map((name) => {
+  const folder = '/sys/class/accel'
+  // rocket's node belongs to a facade device without a driver (docs/design/rknpu.md §5).
+  const facade = /^(?:MODALIAS=platform:rknn|DRIVER=(?:rknn|rocket))$/m
+  const nodes = reader.list(folder, /^accel\d+$/) ?? []
+  return nodes.filter((name) => facade.test(reader.text(`${folder}/${name}/device/uevent`) ?? '')).map((name) => {
     return { path: `/dev/accel/${name}`, backend: 'rocket', role: 'only', ...reader.node(`/dev/accel/${name}`) }
   })
 }
