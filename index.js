@@ -1,5 +1,8 @@
 'use strict'
 
+// What `require` loads is what `allocateNPUMemory` needs. A function loads its chapter at its first call, and a class
+// that a manager makes is loaded when the manager needs it or the program reads it here.
+
 const { version } = require('./package.json')
 
 // Copies of one version share their classes within a thread, so that an error of one is an instance of the other's
@@ -11,10 +14,7 @@ if (shared[copies] === undefined) Object.defineProperty(shared, copies, { value:
 
 const {
   MemoryManager,
-  MemoryPool,
-  MemoryBlock,
   MemoryError,
-  DmaBufInbox,
   SimulatedNPU,
   closeDmaBuf,
   diagnose,
@@ -26,48 +26,31 @@ const {
   replayEventLog,
   sendDmaBuf,
   unpinDropped,
+  classes,
 } = shared[copies]
 
 function load() {
-  const { publicFunction } = require('./src/js/core/border.js')
-  const functions = {
-    ...require('./src/js/devices/probe.js'),
-    ...require('./src/js/devices/diagnose.js'),
-    ...require('./src/js/replay/replay.js'),
-    ...require('./src/js/report/diff.js'),
-    ...require('./src/js/models/estimate.js'),
-    ...require('./src/js/models/plan.js'),
-    ...require('./src/js/explain/explain.js'),
-    ...require('./src/js/pools/unpin-dropped.js'),
-  }
-  const inbox = require('./src/js/sharing/inbox.js')
+  const { onDemand } = require('./src/js/core/on-demand.js')
   return {
     ...require('./src/js/core/errors.js'),
     ...require('./src/js/manager.js'),
-    ...require('./src/js/pools/block.js'),
-    ...require('./src/js/pools/pool.js'),
-    DmaBufInbox: inbox.DmaBufInbox,
+    ...require('./src/js/functions.js'),
     SimulatedNPU: require('./src/js/devices/simulated-npu.js').SimulatedNPU,
-    closeDmaBuf: publicFunction(inbox.closeDmaBuf),
-    diagnose: publicFunction(functions.diagnose),
-    diffSnapshots: publicFunction(functions.diffSnapshots),
-    estimateModelMemory: publicFunction(functions.estimateModelMemory),
-    explainError: publicFunction(functions.explainError),
-    planModels: publicFunction(functions.planModels),
-    probeDevices: publicFunction(functions.probeDevices),
-    replayEventLog: publicFunction(functions.replayEventLog),
-    sendDmaBuf: publicFunction(inbox.sendDmaBuf),
-    unpinDropped: publicFunction(functions.unpinDropped),
+    classes: {
+      DmaBufInbox: onDemand(() => require('./src/js/sharing/inbox.js').DmaBufInbox),
+      MemoryBlock: onDemand(() => require('./src/js/pools/block.js').MemoryBlock),
+      MemoryPool: onDemand(() => require('./src/js/pools/pool.js').MemoryPool),
+    },
   }
 }
 
-// Listed by name, so that `import { MemoryManager }` finds them.
+// Listed by name, so that `import { MemoryManager }` finds them. Those that are undefined get their getters below.
 module.exports = {
   MemoryManager,
-  MemoryPool,
-  MemoryBlock,
+  MemoryPool: undefined,
+  MemoryBlock: undefined,
   MemoryError,
-  DmaBufInbox,
+  DmaBufInbox: undefined,
   SimulatedNPU,
   closeDmaBuf,
   diagnose,
@@ -79,4 +62,8 @@ module.exports = {
   replayEventLog,
   sendDmaBuf,
   unpinDropped,
+}
+
+for (const [name, get] of Object.entries(classes)) {
+  Object.defineProperty(module.exports, name, { get, enumerable: true, configurable: true })
 }

@@ -8,9 +8,9 @@ import { fileURLToPath } from 'node:url'
 import ts from 'typescript'
 
 const STRICT = [
-  'allocation', 'cli', 'core', 'devices', 'explain', 'index', 'inference', 'inspect', 'limits', 'manager',
-  'manager-host', 'manager-options', 'metrics', 'models', 'pools', 'profiling', 'reclaim', 'replay', 'report',
-  'sharing', 'stats',
+  'allocation', 'chapters', 'cli', 'core', 'devices', 'explain', 'functions', 'index', 'inference', 'inspect',
+  'limits', 'manager', 'manager-host', 'manager-options', 'metrics', 'models', 'pools', 'profiling', 'reclaim',
+  'replay', 'report', 'sharing', 'stats',
 ]
 
 const root = fileURLToPath(new URL('..', import.meta.url))

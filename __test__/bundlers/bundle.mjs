@@ -38,12 +38,19 @@ function install() {
   cpSync(binary, join(platform, FILE))
 }
 
+const NAMES = '{ MemoryManager, MemoryPool, diagnose, estimateModelMemory, explainError }'
 const BODY = `
   async function userCode() {
     const manager = new MemoryManager({ backend: 'simulated', profiling: { sampleInterval: 1 } })
     function allocateInUserCode() { return manager.allocateNPUMemory(4096, { tag: 'mine' }) }
     allocateInUserCode()
     const pool = manager.createMemoryPool({ name: 'p', initialSize: 65536 })
+    if (!(pool instanceof MemoryPool)) throw new Error('another MemoryPool')
+    // Chapters that load at their first use.
+    if (explainError('failed to allocate handle, ret: -1')?.code !== 'ERR_OUT_OF_MEMORY') throw new Error('explain')
+    if (diagnose().findings === undefined) throw new Error('diagnose')
+    if (estimateModelMemory({ weightBytes: 1 << 30, contextLength: 128 }).total < 1 << 30) throw new Error('estimate')
+    manager.createInferenceBuffers({ contextLength: 16, hiddenSize: 8, vocabSize: 8 }).dispose()
     function allocateFromPoolInUserCode() { return pool.allocate(100) }
     allocateFromPoolInUserCode()
     for (const extension of ['html', 'json', 'csv', 'pb.gz', 'trace.json', 'prom'])
@@ -55,8 +62,8 @@ const BODY = `
   userCode()`
 
 install()
-writeFileSync(join(folder, 'cjs.cjs'), `const { MemoryManager } = require('@rkllmjs/memory')${BODY}`)
-writeFileSync(join(folder, 'esm.mjs'), `import { MemoryManager } from '@rkllmjs/memory'${BODY}`)
+writeFileSync(join(folder, 'cjs.cjs'), `const ${NAMES} = require('@rkllmjs/memory')${BODY}`)
+writeFileSync(join(folder, 'esm.mjs'), `import ${NAMES} from '@rkllmjs/memory'${BODY}`)
 
 /** Runs a bundle from a folder of its own, and looks at what it wrote. */
 function check(bundle) {

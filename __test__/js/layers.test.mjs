@@ -17,8 +17,9 @@ const ORDER = [
   ['core'],
   ['allocation', 'devices', 'inspect', 'limits', 'pools', 'profiling', 'reclaim', 'replay', 'sharing', 'stats'],
   ['explain', 'inference', 'metrics', 'models', 'report'],
+  ['chapters.js'],
   ['manager-host.js', 'manager-options.js'],
-  ['manager.js'],
+  ['manager.js', 'functions.js'],
   ['index.js'],
   ['cli'],
 ]

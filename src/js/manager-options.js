@@ -1,8 +1,8 @@
 'use strict'
 
+const load = require('./chapters.js')
 const { MAX_REUSE_AFTER_MS, REUSE_AFTER_MS } = require('./core/allocation-options.js')
 const { check, kinds } = require('./core/options.js')
-const { profilingOptions } = require('./profiling/options.js')
 const { cleanup } = require('./reclaim/options.js')
 
 /**
@@ -41,8 +41,9 @@ const managerOptions = {
   limits: (_name, value) => value,
   debug: kinds.nested({ delayReuse: kinds.integer(0, 1_000_000), checkSync: kinds.boolean }),
   inspect: kinds.boolean,
-  /** @type {Validator<boolean | Checked<typeof profilingOptions>>} */
-  profiling: (name, value) => (typeof value === 'boolean' ? value : check(name, value, profilingOptions)),
+  /** @type {Validator<boolean | Checked<typeof import('./profiling/options.js').profilingOptions>>} */
+  profiling: (name, value) =>
+    typeof value === 'boolean' ? value : check(name, value, load.profilingOptions().profilingOptions),
 }
 
 /**

@@ -4,29 +4,16 @@
 
 const { EventEmitter } = require('node:events')
 const { inspect } = require('node:util')
+const load = require('./chapters.js')
 const { publicClass } = require('./core/border.js')
 const native = require('./core/binding.js')
 const { defineDispose } = require('./core/disposable.js')
-const { inspectNonInstance } = require('./core/inspect-non-instance.js')
 const { check, invalid, formatValue } = require('./core/options.js')
-const { makeInferenceBuffers } = require('./inference/buffers.js')
-const { openInspector } = require('./inspect/on-demand.js')
 const { Limits } = require('./limits/limits.js')
-const { makeReservation } = require('./limits/reservation.js')
 const { ManagerHost } = require('./manager-host.js')
 const { SIMULATED, managerOptions, slabOptions } = require('./manager-options.js')
-const { exposition, metricsOptions } = require('./metrics/openmetrics.js')
 const { offerProfile, profileOf } = require('./metrics/reader.js')
-const { createPool } = require('./pools/create-pool.js')
-const { destroyPool: destroyPoolOptions } = require('./pools/options.js')
-const { destroyPool } = require('./pools/pool.js')
-const { profilingOptions } = require('./profiling/options.js')
-const { snapshotOf } = require('./profiling/profiling.js')
-const { optimizeMemory } = require('./reclaim/optimize.js')
 const pressure = require('./reclaim/pressure.js')
-const { disposeAtExit } = require('./sharing/dispose-at-exit.js')
-const { adopt, exportDmaBuf, importDmaBuf, importDmaBufAsync, share } = require('./sharing/shared-memory.js')
-const { inspectManager, npuStats, systemStats, usageOf } = require('./stats/usage.js')
 
 /** @typedef {import('./types/manager.js').MemoryManager} MemoryManagerType */
 
@@ -54,7 +41,7 @@ class MemoryManager extends EventEmitter {
     this.#host.limits.apply(limits)
     if (warn) process.emitWarning(SIMULATED, { code: 'RKLLM_SIMULATED_NPU' })
     if (checked.profiling) this.#host.profiling.start(checked.profiling === true ? {} : checked.profiling)
-    if (checked.inspect) this.#closeInspector = openInspector(/** @type {any} */ (this))
+    if (checked.inspect) this.#closeInspector = load.inspector().openInspector(/** @type {any} */ (this))
   }
 
   get device() {
@@ -83,7 +70,7 @@ class MemoryManager extends EventEmitter {
   }
 
   getNPUMemoryStats() {
-    return npuStats(this.#open(), this.#device)
+    return load.usage().npuStats(this.#open(), this.#device)
   }
 
   /** @type {MemoryManagerType['allocateSystemMemory']} */
@@ -97,7 +84,7 @@ class MemoryManager extends EventEmitter {
   }
 
   getSystemMemoryStats() {
-    return systemStats(this.#open())
+    return load.usage().systemStats(this.#open())
   }
 
   /** @type {MemoryManagerType['deallocate']} */
@@ -144,34 +131,34 @@ class MemoryManager extends EventEmitter {
 
   /** @type {MemoryManagerType['exportDmaBuf']} */
   exportDmaBuf(buffer) {
-    return exportDmaBuf(this.#host, buffer)
+    return load.sharing().exportDmaBuf(this.#host, buffer)
   }
 
   /** @type {MemoryManagerType['importDmaBuf']} */
   importDmaBuf(fd, options) {
-    return importDmaBuf(this.#host, fd, options)
+    return load.sharing().importDmaBuf(this.#host, fd, options)
   }
 
   /** @type {MemoryManagerType['importDmaBufAsync']} */
   async importDmaBufAsync(fd, options) {
-    return importDmaBufAsync(this.#host, fd, options)
+    return load.sharing().importDmaBufAsync(this.#host, fd, options)
   }
 
   /** @type {MemoryManagerType['share']} */
   share(buffer) {
-    return share(this.#host, buffer)
+    return load.sharing().share(this.#host, buffer)
   }
 
   /** @type {MemoryManagerType['adopt']} */
   adopt(token) {
-    return adopt(this.#host, token, () => disposeAtExit(this, this.#host))
+    return load.sharing().adopt(this.#host, token, this)
   }
 
   // ── Pools, and sessions over a pool
 
   /** @type {MemoryManagerType['createMemoryPool']} */
   createMemoryPool(options) {
-    return /** @type {any} */ (createPool(this.#open(), this.#host, options))
+    return /** @type {any} */ (load.createPool().createPool(this.#open(), this.#host, options))
   }
 
   /** @type {MemoryManagerType['getMemoryPool']} */
@@ -190,14 +177,14 @@ class MemoryManager extends EventEmitter {
   /** @type {MemoryManagerType['destroyMemoryPool']} */
   destroyMemoryPool(pool, options) {
     this.#open()
-    const { force = false } = check('destroyMemoryPool', options, destroyPoolOptions)
-    destroyPool(this.#host.pools.resolve(pool), force)
+    const { force = false } = check('destroyMemoryPool', options, load.poolOptions().destroyPool)
+    load.pool().destroyPool(this.#host.pools.resolve(pool), force)
   }
 
   /** @param {import('./types/inference.js').InferenceSpec} spec */
   createInferenceBuffers(spec) {
     this.#open()
-    return /** @type {any} */ (makeInferenceBuffers(/** @type {any} */ (this), spec))
+    return /** @type {any} */ (load.inference().makeInferenceBuffers(/** @type {any} */ (this), spec))
   }
 
   // ── Monitoring
@@ -207,13 +194,13 @@ class MemoryManager extends EventEmitter {
   }
 
   getMemoryUsage() {
-    return usageOf(this.#open(), this.getNPUMemoryStats(), this.getSystemMemoryStats())
+    return load.usage().usageOf(this.#open(), this.getNPUMemoryStats(), this.getSystemMemoryStats())
   }
 
   /** @type {MemoryManagerType['enableMemoryProfiling']} */
   enableMemoryProfiling(options) {
     this.#open()
-    this.#host.profiling.start(check('enableMemoryProfiling', options, profilingOptions))
+    this.#host.profiling.start(check('enableMemoryProfiling', options, load.profilingOptions().profilingOptions))
   }
 
   disableMemoryProfiling() {
@@ -227,14 +214,13 @@ class MemoryManager extends EventEmitter {
   }
 
   takeSnapshot() {
-    return snapshotOf(this.#open(), this.#device, this.getMemoryStats())
+    return load.profiling().snapshotOf(this.#open(), this.#device, this.getMemoryStats())
   }
 
   /** @type {MemoryManagerType['writeReport']} */
   async writeReport(path) {
     this.#open()
-    // Loaded on demand, because no other method writes files.
-    await require('./report/index.js').writeReport(path, {
+    await load.report().writeReport(path, {
       snapshot: () => this.takeSnapshot(),
       profile: () => this.getMemoryProfile(),
       metrics: () => this.metrics({ format: 'prometheus' }),
@@ -244,13 +230,14 @@ class MemoryManager extends EventEmitter {
   /** @type {MemoryManagerType['metrics']} */
   metrics(options) {
     this.#open()
+    const { exposition, metricsOptions } = load.metrics()
     const { format = 'openmetrics' } = check('metrics', options, metricsOptions)
     return exposition(this.getMemoryUsage(), this.#device, profileOf(/** @type {any} */ (this)), format)
   }
 
   /** @type {MemoryManagerType['optimizeMemory']} */
   optimizeMemory(options) {
-    return optimizeMemory(this.#open(), this.#host.pools, options)
+    return load.optimize().optimizeMemory(this.#open(), this.#host.pools, options)
   }
 
   /** @type {MemoryManagerType['setMemoryLimits']} */
@@ -267,7 +254,7 @@ class MemoryManager extends EventEmitter {
 
   /** @type {MemoryManagerType['reserve']} */
   reserve(size, options) {
-    const reservation = makeReservation(this.#open(), size, options)
+    const reservation = load.reservation().makeReservation(this.#open(), size, options)
     this.#host.notifications.poll()
     return /** @type {any} */ (reservation)
   }
@@ -281,8 +268,8 @@ class MemoryManager extends EventEmitter {
 
   /** @type {(depth: number, options: import('node:util').InspectOptionsStylized, _inspect: unknown) => string} */
   [inspect.custom](depth, options, _inspect) {
-    if (!(#host in this)) return inspectNonInstance(options)
-    return inspectManager(this, depth, options, () => this.getMemoryStats())
+    if (!(#host in this)) return load.nonInstance().inspectNonInstance(options)
+    return load.usage().inspectManager(this, depth, options, () => this.getMemoryStats())
   }
 
   #open() {

@@ -25,6 +25,19 @@ pub fn setup(env: &Env, make_error: Unknown<'_>, finalizers_follow_memory: bool)
     EnvData::set_up(env, &make_error, finalizers_follow_memory)
 }
 
+/// Closes the descriptor in reserve, so that JavaScript can open a file when the process is out of descriptors. Returns
+/// whether there was one; pair with `refill_reserve_descriptor`.
+#[napi(catch_unwind)]
+pub fn lend_reserve_descriptor() -> bool {
+    reserve_fd::lend()
+}
+
+/// Opens the descriptor in reserve again.
+#[napi(catch_unwind)]
+pub fn refill_reserve_descriptor() {
+    reserve_fd::refill();
+}
+
 /// Returns the version of the native part. Copies of the package share one native part if their versions are equal.
 #[napi(catch_unwind)]
 pub fn version() -> &'static str {

@@ -35,6 +35,16 @@ pub fn open() {
     reserve.refill();
 }
 
+/// Closes the reserve for the caller's own use. Returns whether a descriptor became free; pair with [`refill`].
+pub fn lend() -> bool {
+    reserve().file.take().is_some()
+}
+
+/// Opens the reserve again after [`lend`].
+pub fn refill() {
+    reserve().refill();
+}
+
 /// Runs `read`. If it fails for want of a descriptor, closes the reserve and runs it again with `true`.
 pub fn with_reserve<T>(read: impl Fn(bool) -> io::Result<T>) -> Option<T> {
     match read(false) {

@@ -14,7 +14,7 @@ const { callersError } = require('./system-errors.js')
 const { apply, defineProperty, getOwnPropertyDescriptor, ownKeys } = Reflect
 
 /**
- * The wrappers, in the order in which they were made. A stack's frames below one of them are the caller's.
+ * All wrappers. A stack's frames below the outermost of them are the caller's.
  *
  * @type {Function[]}
  */

@@ -2,9 +2,6 @@
 
 // Forces a garbage collection when memory is short: the engine does not see how much memory a few small buffers hold.
 
-const { setFlagsFromString } = require('node:v8')
-const { runInNewContext } = require('node:vm')
-
 /** @type {(() => void) | undefined} */
 let collect
 
@@ -23,6 +20,9 @@ function collector() {
   if (typeof exposed === 'function') return exposed
   if (process.versions.bun !== undefined) return () => Bun.gc(true)
   try {
+    // Modules of Node that take a millisecond to load, which most programs never need.
+    const { setFlagsFromString } = require('node:v8')
+    const { runInNewContext } = require('node:vm')
     // A context made while the flag is set has the function. The user's context never gets it.
     setFlagsFromString('--expose-gc')
     const gc = runInNewContext('gc')

@@ -1,10 +1,13 @@
 'use strict'
 
 const { memoryError } = require('../core/errors.js')
+const { onDemand } = require('../core/on-demand.js')
 const { invalid, formatValue } = require('../core/options.js')
-const { endPool, handleOf, isPool } = require('./pool.js')
 
 /** @typedef {import('./pool.js').MemoryPool} MemoryPool */
+
+/** `pool.js`, which a registry with pools has loaded already. */
+const poolModule = onDemand(() => require('./pool.js'))
 
 /** The pools of one manager, by name. */
 class PoolRegistry {
@@ -32,7 +35,7 @@ class PoolRegistry {
 
   /** The native handles of all pools. */
   handles() {
-    return Array.from(this.#pools.values(), handleOf)
+    return [...this.#pools.values()].map((pool) => poolModule().handleOf(pool))
   }
 
   /**
@@ -41,7 +44,7 @@ class PoolRegistry {
    * @param {number} handle
    */
   byHandle(handle) {
-    return [...this.#pools.values()].find((pool) => handleOf(pool) === handle)
+    return [...this.#pools.values()].find((pool) => poolModule().handleOf(pool) === handle)
   }
 
   /**
@@ -50,7 +53,7 @@ class PoolRegistry {
    * @param {unknown} pool
    */
   resolve(pool) {
-    const given = isPool(pool)
+    const given = poolModule().isPool(pool)
     const name = given ? pool.name : pool
     if (typeof name !== 'string') throw invalid(`the pool must be a MemoryPool or its name, not ${formatValue(pool)}`)
     const known = this.#pools.get(name)
@@ -65,7 +68,7 @@ class PoolRegistry {
 
   /** Marks all pools as destroyed: their manager was disposed. */
   end() {
-    for (const pool of this.#pools.values()) endPool(pool)
+    for (const pool of this.#pools.values()) poolModule().endPool(pool)
     this.#pools.clear()
   }
 }

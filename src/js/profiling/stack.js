@@ -8,6 +8,8 @@ const { wrappers } = require('../core/border.js')
 
 /** The most frames of this package between the user's call and `stackHere`. */
 const MAX_OWN_FRAMES = 20
+/** Public functions on one stack are told apart by the frames below them, of which at most so many are counted. */
+const MAX_COMPARED_FRAMES = 1000
 /** Whether this file is part of a bundle, where all frames have one file. A bundle of modules has no __filename. */
 const bundled = typeof __filename !== 'string' || !/[/\\]profiling[/\\]stack\.js$/.test(__filename)
 const root = bundled ? '' : join(__dirname, '..')
@@ -84,20 +86,25 @@ function formatted(depth) {
 }
 
 /**
- * The frames below the outermost public function, which V8 leaves out by its identity.
+ * The frames below the outermost public function, which V8 leaves out by its identity. A method of the manager calls
+ * methods of pools: the outermost function has the fewest frames below it.
  *
  * @param {number} depth
  */
 function formattedInBundle(depth) {
-  // Outermost first: a method of the manager calls methods of pools.
-  for (const wrapper of [...wrappers].reverse()) {
+  Error.stackTraceLimit = MAX_COMPARED_FRAMES
+  /** @type {string[] | undefined} */
+  let fewest
+  for (const wrapper of wrappers) {
     /** @type {{ stack?: unknown }} */
     const holder = {}
     Error.captureStackTrace?.(holder, wrapper)
     const frames = framesIn(holder.stack)
     // Where the wrapper is not on the stack, only the frames of callers that wait are left.
-    if (frames.length > 0 && !frames[0].startsWith('at async ')) return frames.slice(0, depth).join('\n')
+    if (frames.length === 0 || frames[0].startsWith('at async ')) continue
+    if (fewest === undefined || frames.length < fewest.length) fewest = frames
   }
+  if (fewest !== undefined) return fewest.slice(0, depth).join('\n')
   // After an await there are only the frames of the callers that wait; the last public one ends the package's own.
   const frames = framesIn(new Error().stack)
   const names = new Set(wrappers.map(({ name }) => name))

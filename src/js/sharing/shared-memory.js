@@ -5,6 +5,7 @@
 const native = require('../core/binding.js')
 const { byteLengthOf } = require('../core/buffers.js')
 const { check, integer, invalid, kinds, formatValue } = require('../core/options.js')
+const { disposeAtExit } = require('./dispose-at-exit.js')
 
 /** The options of `importDmaBuf`. */
 const importOptions = { offset: kinds.integer(0), size: kinds.integer(1), tag: kinds.tag }
@@ -16,6 +17,7 @@ const importOptions = { offset: kinds.integer(0), size: kinds.integer(1), tag: k
  * @property {{ allocated(): void }} processLimits
  * @property {{ allocateWithReclaim<T>(allocate: () => T, wanted: object): T }} reclaimer
  * @property {SharingAllocator} allocator
+ * @property {() => void} keepPinned
  *
  * @typedef {object} SharingAllocator
  * @property {(buffer: unknown) => ArrayBuffer} liveBuffer
@@ -90,14 +92,15 @@ function share({ handle, allocator }, buffer) {
 /**
  * @param {SharingHost} host
  * @param {{ token: string, size: number }} token
- * @param {() => void} adopted called before the buffer is handed out
+ * @param {import('./dispose-at-exit.js').Disposable} manager
  */
-function adopt({ handle, allocator, reclaimer }, token, adopted) {
-  const manager = handle.open()
+function adopt(host, token, manager) {
+  const { handle, allocator, reclaimer } = host
+  const opened = handle.open()
   const name = tokenOf(token)
-  const made = reclaimer.allocateWithReclaim(() => native.adopt(manager, name), { kind: null, size: token.size })
+  const made = reclaimer.allocateWithReclaim(() => native.adopt(opened, name), { kind: null, size: token.size })
   allocator.markShared()
-  adopted()
+  disposeAtExit(manager, host)
   return allocator.allocated(made)
 }
 

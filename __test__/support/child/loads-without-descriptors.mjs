@@ -1,0 +1,51 @@
+/** Uses every descriptor, and then chapters of the package that are not loaded yet. The shell sets the limit. */
+
+import { execFileSync } from 'node:child_process'
+import { closeSync, openSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { fileURLToPath } from 'node:url'
+
+const require = createRequire(import.meta.url)
+
+if (process.argv[2] !== 'limited') {
+  const self = fileURLToPath(import.meta.url)
+  const command = `ulimit -n 128 && exec "$0" "$@" limited`
+  const run = process.versions.deno ? ['run', '-A', self] : [self]
+  process.stdout.write(execFileSync('/bin/sh', ['-c', command, process.execPath, ...run], { encoding: 'utf8' }))
+} else {
+  const memory = require('../../../index.js')
+  const manager = new memory.MemoryManager({ backend: 'simulated' })
+  const buffer = manager.allocateNPUMemory(4096)
+  const fds = []
+  try {
+    for (;;) fds.push(openSync('/dev/null'))
+  } catch (error) {
+    process.exitCode = error.code === 'EMFILE' ? 0 : 1
+  }
+  let refusal
+  try {
+    manager.allocateNPUMemory(4096, { dedicated: true })
+  } catch (error) {
+    refusal = error
+  }
+  const outcomes = {}
+  const uses = {
+    explainError: () => memory.explainError(refusal.message).code,
+    getMemoryUsage: () => manager.getMemoryUsage().npu.used,
+    metrics: () => manager.metrics().endsWith('# EOF\n'),
+    takeSnapshot: () => manager.takeSnapshot().buffers.length,
+    getMemoryProfile: () => manager.getMemoryProfile().enabled,
+    MemoryPool: () => memory.MemoryPool.name,
+  }
+  for (const [name, use] of Object.entries(uses)) {
+    try {
+      outcomes[name] = use()
+    } catch (error) {
+      outcomes[name] = `${error.name} ${error.code} ${error.message}`
+    }
+  }
+  for (const fd of fds) closeSync(fd)
+  manager.deallocate(buffer)
+  manager.dispose()
+  console.log(JSON.stringify(outcomes))
+}
