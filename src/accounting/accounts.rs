@@ -1,12 +1,13 @@
 //! The state under the lock of an [`Accounting`](super::Accounting): usage counters and their limits.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::budget::Budget;
 use super::counters::Counters;
 use super::limit::{Limit, LimitExceeded, Scope, Warning};
 use super::tag_account::{TagAccount, TagState};
+use super::tag_sweep::{TagSweep, Tags};
 use crate::handle::Handle;
 use crate::profile::Recorder;
 use crate::sync::MutexGuard;
@@ -15,6 +16,7 @@ use crate::units::MemoryKind;
 #[derive(Debug, Default)]
 pub(super) struct AccountingState {
     pub(super) accounts: Accounts,
+    pub(super) sweep: TagSweep,
     pub(super) global: GlobalLimits,
     /// The device's IOMMU domains, which all its managers fill, and the limits that warn.
     pub(super) domains: Vec<(Arc<Budget>, Limit)>,
@@ -29,7 +31,7 @@ pub struct Accounts {
     /// The counters of system memory.
     pub system: Counters,
     /// The accounts of memory of either kind, by tag.
-    pub tags: BTreeMap<Arc<str>, Arc<TagAccount>>,
+    pub tags: Tags,
     /// All live allocations.
     pub live: HashSet<Handle>,
     /// Whether further allocations are refused.
@@ -53,22 +55,12 @@ pub(super) struct GlobalLimits {
     pub(super) total: Limit,
 }
 
-/// The most tags without memory and limit: with more, such tags are removed, so that a tag per request does not leak.
-const IDLE_TAGS: usize = 1024;
-
 impl Accounts {
     pub(super) fn kind(&mut self, kind: MemoryKind) -> &mut Counters {
         match kind {
             MemoryKind::Npu => &mut self.npu,
             MemoryKind::System => &mut self.system,
         }
-    }
-
-    pub(super) fn tag<'a>(tags: &'a mut BTreeMap<Arc<str>, Arc<TagAccount>>, tag: &Arc<str>) -> &'a Arc<TagAccount> {
-        if tags.len() > IDLE_TAGS && !tags.contains_key(tag) {
-            tags.retain(|_, account| !account.is_idle());
-        }
-        tags.entry(Arc::clone(tag)).or_default()
     }
 }
 
@@ -139,8 +131,13 @@ impl View<'_> {
 impl AccountingState {
     #[inline(always)]
     pub(super) fn view<'a>(&'a mut self, kind: Option<MemoryKind>, tag: Option<&'a Arc<str>>) -> View<'a> {
-        let Self { accounts: Accounts { npu, system, tags, .. }, global, .. } = self;
-        View { kind, npu, system, tagged: tag.map(|tag| (tag, Accounts::tag(tags, tag).state())), global }
+        let Self { accounts: Accounts { npu, system, tags, .. }, sweep, global, .. } = self;
+        View { kind, npu, system, tagged: tag.map(|tag| (tag, sweep.account(tags, tag).state())), global }
+    }
+
+    /// Returns the account of a tag.
+    pub(super) fn tag(&mut self, tag: &Arc<str>) -> &Arc<TagAccount> {
+        self.sweep.account(&mut self.accounts.tags, tag)
     }
 
     /// Adds the warnings that are due for the device's domains, if NPU memory changed.

@@ -34,6 +34,7 @@ mod budget;
 mod counters;
 mod limit;
 mod tag_account;
+mod tag_sweep;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -182,13 +183,15 @@ impl Accounting {
                     *limit = change;
                 }
             }
+            // Tags that keep their limit have warned already, when they came near to it.
+            let mut warnings = Vec::new();
             for (tag, limit) in tags {
-                Accounts::tag(&mut state.accounts.tags, &tag).state().limit = limit;
+                state.tag(&tag).state().limit = limit;
+                warnings.extend(state.view(None, Some(&tag)).check(0).1);
             }
-            let tags: Vec<_> = state.accounts.tags.keys().cloned().map(Some).collect();
-            let kinds = [(Some(MemoryKind::Npu), None), (Some(MemoryKind::System), None)].into_iter();
-            let all = kinds.chain(tags.into_iter().map(|tag| (None, tag)));
-            let mut warnings: Vec<_> = all.flat_map(|(kind, tag)| state.view(kind, tag.as_ref()).check(0).1).collect();
+            for kind in [MemoryKind::Npu, MemoryKind::System] {
+                warnings.extend(state.view(Some(kind), None).check(0).1);
+            }
             state.check_domains(Some(MemoryKind::Npu), &mut warnings);
             warnings
         };
@@ -197,7 +200,7 @@ impl Accounting {
 
     /// Returns the account of a tag. It counts as used until the caller drops it.
     pub fn tag(&self, tag: &Arc<str>) -> Arc<TagAccount> {
-        Arc::clone(Accounts::tag(&mut self.state().accounts.tags, tag))
+        Arc::clone(self.state().tag(tag))
     }
 
     /// Returns the limit of that kind, and the bytes that still fit under every limit that applies.

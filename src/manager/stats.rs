@@ -219,6 +219,13 @@ impl Manager {
         }
     }
 
+    /// Returns the counters and the limit of every tag, by name.
+    pub fn tags(&self) -> Vec<(Arc<str>, Counters, Option<u64>)> {
+        // Copied under the lock and read after it.
+        let tags = self.accounting.read(|accounts| accounts.tags.clone());
+        tags.into_iter().map(|(tag, account)| (tag, account.counters(), account.max())).collect()
+    }
+
     /// Returns the limit of both kinds of memory together.
     pub fn total_limit(&self) -> Option<u64> {
         self.accounting.total_limit()

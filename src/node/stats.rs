@@ -217,10 +217,9 @@ pub fn total_limit(env: &Env, handle: f64) -> Result<Option<f64>> {
 /// Returns the counters by tag.
 #[napi(catch_unwind)]
 pub fn tags(env: &Env, handle: f64) -> Result<Vec<Tag>> {
-    let accounts = manager(handle).map_err(throw(env))?.accounts();
+    let tags = manager(handle).map_err(throw(env))?.tags();
     // A tag that only has a limit has no counters yet.
-    let tags = accounts.tags.into_iter().map(|(tag, account)| (tag, account.counters(), account.max()));
-    let counted = tags.filter(|(_, counters, _)| *counters != Counters::default());
+    let counted = tags.into_iter().filter(|(_, counters, _)| *counters != Counters::default());
     let tag = |(tag, counters, max): (Arc<str>, Counters, Option<u64>)| Tag {
         tag: tag.to_string(),
         limit: max.map(|max| max as f64),

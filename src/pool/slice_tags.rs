@@ -43,6 +43,8 @@ pub(super) struct SliceTags {
     tags: Vec<Option<Tag>>,
     vacant: Vec<u32>,
     by_name: HashMap<Arc<str>, TagId>,
+    /// The tags whose numbers JavaScript may still use.
+    held: Vec<TagId>,
 }
 
 /// A tag's limit that a slice came near to, or the refusal of that limit.
@@ -100,7 +102,9 @@ impl SliceTags {
         if let Some(id) = self.by_name.get(name) {
             let id = *id;
             if let Some(Some(tag)) = self.tags.get_mut(id.0 as usize) {
-                tag.held = true;
+                if !std::mem::replace(&mut tag.held, true) {
+                    self.held.push(id);
+                }
             }
             return id;
         }
@@ -116,15 +120,17 @@ impl SliceTags {
             }
         };
         self.by_name.insert(Arc::clone(name), id);
+        self.held.push(id);
         id
     }
 
+    /// Takes back all numbers. Visits the tags that have one, not those whose slices alone are left.
     pub(super) fn forget(&mut self) {
-        for id in 0..self.tags.len() {
-            let Some(tag) = &mut self.tags[id] else { continue };
+        for id in std::mem::take(&mut self.held) {
+            let Some(Some(tag)) = self.tags.get_mut(id.0 as usize) else { continue };
             tag.held = false;
             if tag.live == 0 {
-                self.remove(TagId(id as u32));
+                self.remove(id);
             }
         }
     }
