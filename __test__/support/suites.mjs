@@ -46,6 +46,7 @@ export const driverless = [
   'process-limits',
   'replay',
   'reports',
+  'scans',
   'snapshot-diff',
   'top',
 ]

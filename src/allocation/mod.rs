@@ -32,7 +32,7 @@ use crate::device::unretired;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
 use crate::id::AllocationId;
-use crate::pool::{ChunkMemory, Pool, Slice};
+use crate::pool::{ChunkMemory, Exposed, Pool, Slice};
 use crate::profile::Action;
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::held_addresses::HeldAddresses;
@@ -70,6 +70,8 @@ pub struct Allocation {
     account: Account,
     /// Whether events are recorded under this id; a pool records those of its blocks itself.
     recorded: bool,
+    /// The list of its named pool's allocations.
+    exposed: Option<Arc<Exposed>>,
     /// Set while a caller frees the allocation: some runtimes run the finalizer inside that call.
     freeing: AtomicBool,
     /// Set once it is known that no ArrayBuffer reaches the bytes, whatever the finalizer can tell.
@@ -167,6 +169,7 @@ impl Allocation {
             return Err(error);
         }
         let account = admission.account().clone();
+        let exposed = backing.place().and_then(|(pool, ..)| pool.exposed().cloned());
         let make = |handle| {
             Arc::new(Self {
                 id,
@@ -184,6 +187,7 @@ impl Allocation {
                 thread: this_thread(),
                 account,
                 recorded,
+                exposed,
                 freeing: AtomicBool::new(false),
                 unreachable: AtomicBool::new(false),
                 state: Mutex::new(AllocationState {
@@ -194,6 +198,7 @@ impl Allocation {
             })
         };
         let allocation = directory().insert(make);
+        allocation.exposed.iter().for_each(|exposed| exposed.add(allocation.handle));
         if !admission.allocated(allocation.handle, reserved, allocation.event()) {
             // No runtime got this allocation.
             allocation.finalize(Reachability::Unreachable);
@@ -215,11 +220,15 @@ impl Allocation {
 
     /// Finds an allocation, live or released, until its finalizer has run.
     pub fn by_handle(handle: Handle) -> Option<Arc<Self>> {
+        #[cfg(test)]
+        visits::add(1);
         directory().table.get(handle).cloned()
     }
 
     /// Finds those of the allocations that are not gone.
     pub fn by_handles(handles: &[Handle]) -> Vec<Arc<Self>> {
+        #[cfg(test)]
+        visits::add(handles.len());
         let directory = directory();
         handles.iter().filter_map(|handle| directory.table.get(*handle).cloned()).collect()
     }
@@ -370,8 +379,9 @@ impl Allocation {
         Ok(true)
     }
 
-    /// Removes the allocation from the accounting.
+    /// Removes the allocation from the accounting, and from the list of its pool.
     fn forget(&self, how: Action) {
+        self.exposed.iter().for_each(|exposed| exposed.remove(self.handle));
         self.account.freed(self.handle, self.reserved, self.event().map(|event| (how, event)));
     }
 
@@ -534,4 +544,25 @@ impl Directory {
 fn directory() -> MutexGuard<'static, Directory> {
     static DIRECTORY: Lazy<Mutex<Directory>> = Lazy::new(Mutex::default);
     DIRECTORY.lock()
+}
+
+/// The look-ups of allocations by handle, for tests that count work.
+#[cfg(test)]
+pub(crate) mod visits {
+    use std::cell::Cell;
+
+    thread_local! {
+        static VISITS: Cell<usize> = const { Cell::new(0) };
+    }
+
+    pub(super) fn add(count: usize) {
+        VISITS.set(VISITS.get() + count);
+    }
+
+    /// Returns the look-ups that this thread has made in `work`.
+    pub(crate) fn of(work: impl FnOnce()) -> usize {
+        let before = VISITS.get();
+        work();
+        VISITS.get() - before
+    }
 }

@@ -1,7 +1,7 @@
 //! A manager's named pools.
 
 use std::collections::btree_map::Entry;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -195,7 +195,8 @@ impl Manager {
     pub fn reset_pool(&self, pool: &Arc<Pool>) -> Result<()> {
         let live = self.live_allocations_of(pool);
         let held: Vec<_> = live.iter().filter_map(|allocation| allocation.chunk_memory()).collect();
-        pool.reset(|chunk_memory| !held.iter().any(|held| Arc::ptr_eq(held, chunk_memory)))?;
+        let held: HashSet<_> = held.iter().map(Arc::as_ptr).collect();
+        pool.reset(|chunk_memory| !held.contains(&Arc::as_ptr(chunk_memory)))?;
         end(&live);
         Ok(())
     }
@@ -245,9 +246,12 @@ impl Manager {
         end(&live.iter().filter(|allocation| !allocation.dedicated).cloned().collect::<Vec<_>>());
     }
 
+    /// Lists this manager's live allocations over slices of `pool`, in time in proportion to the pool.
     fn live_allocations_of(&self, pool: &Arc<Pool>) -> Vec<Arc<Allocation>> {
-        let live = self.accounting.read(|accounts| accounts.live.iter().copied().collect::<Vec<_>>());
-        live.into_iter().filter_map(Allocation::by_handle).filter(|allocation| allocation.is_of(pool)).collect()
+        let handles = pool.exposed().map(|exposed| exposed.all()).unwrap_or_default();
+        let mut live = Allocation::by_handles(&handles);
+        live.retain(|allocation| allocation.belongs_to(&self.accounting) && allocation.is_of(pool));
+        live
     }
 
     fn registry(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<Pool>>> {
@@ -291,7 +295,7 @@ pub(super) mod tests {
     use std::sync::Weak;
 
     use super::*;
-    use crate::allocation::Reachability;
+    use crate::allocation::{visits, Reachability};
     use crate::backend::simulated::{Options, Simulated};
     use crate::device::Device;
     use crate::pool::ChunkMemory;
@@ -334,6 +338,26 @@ pub(super) mod tests {
         let accounts = manager.accounts();
         assert_eq!((pool.stats().live, accounts.live.len(), accounts.tags["kv"].counters().used), (0, 0, 0));
         assert_eq!(pool.validate(), Ok(()));
+    }
+
+    /// Counts look-ups, not time.
+    #[test]
+    fn ending_a_pool_visits_its_own_buffers_alone() {
+        let (manager, pool) = pool();
+        let others: Vec<_> = (0..2_000).map(|_| manager.allocate_npu(4096, &NpuOptions::default()).unwrap()).collect();
+        let expose = || {
+            let slice = || manager.allocate_from(&pool, 100, None, Clearing::default(), None).unwrap();
+            [slice(), slice(), slice()]
+        };
+        let ended = expose();
+        ended[0].release().unwrap();
+        assert_eq!(visits::of(|| manager.reset_pool(&pool).unwrap()), 2);
+        let left = expose();
+        assert_eq!(visits::of(|| manager.destroy_pool(&pool, true).unwrap()), 3);
+        assert!(ended.iter().chain(&left).all(|slice| !slice.is_live()) && others.iter().all(|other| other.is_live()));
+        for allocation in ended.iter().chain(&left).chain(&others) {
+            allocation.finalize(Reachability::Unreachable);
+        }
     }
 
     /// Each way frees a pool's memory while an ArrayBuffer that was moved, or marked, still reaches a slice.

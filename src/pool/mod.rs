@@ -37,6 +37,7 @@ mod chunk_set;
 mod compaction;
 mod compactor;
 mod copy_queue;
+mod exposed;
 mod growth;
 mod layout;
 mod movable;
@@ -71,6 +72,7 @@ pub use chunk::ChunkMemory;
 pub use compaction::{Location, Move, Moved, Pass};
 pub use compactor::{Compaction, CompactionLimits, CompactionOutcome, Compactor, DetachView, Detachment};
 pub use copy_queue::CopyQueue;
+pub use exposed::Exposed;
 pub use layout::Layout;
 pub use movable::View;
 pub use owners::Owner;
@@ -152,6 +154,7 @@ pub struct Pool {
     next_slab: AtomicU64,
     /// The number of allocations until the next timed one; 0 times none.
     timer: AtomicU32,
+    exposed: Arc<Exposed>,
     state: Mutex<PoolState>,
 }
 
@@ -164,7 +167,8 @@ impl Pool {
         let near = Limit::new(Some(layout.max), &WARN_AT);
         let state = Mutex::new(PoolState { near, ..PoolState::default() });
         let (reuse, next_slab) = (ReuseDelay::default(), AtomicU64::new(layout.chunk));
-        let pool = Self { name, source, layout, reuse, account, next_slab, timer: AtomicU32::new(0), state };
+        let (timer, exposed) = (AtomicU32::new(0), Arc::default());
+        let pool = Self { name, source, layout, reuse, account, next_slab, timer, exposed, state };
         if layout.initial > 0 {
             let first = pool.grow_first()?;
             pool.state().chunks.first = Some(first);
@@ -189,6 +193,11 @@ impl Pool {
     /// The kind of memory.
     pub fn kind(&self) -> MemoryKind {
         self.source.kind()
+    }
+
+    /// The allocations over slices of a named pool; `None` for the manager's own slabs.
+    pub fn exposed(&self) -> Option<&Arc<Exposed>> {
+        self.name.as_ref().map(|_| &self.exposed)
     }
 
     /// Stops the warnings that little of the maximum is left, for a pool that is made to be full.

@@ -156,7 +156,9 @@ class Allocator {
     this.missingSyncs?.beforeFree(buffer, this.handleAmongShared(buffer))
     const message = this.#publisher.freeing(buffer)
     // A buffer that transfer() made is first seen here: remembered, a second deallocate can say that it was freed.
-    remember(buffer, native.deallocate(handle, buffer, kind, this.handleAmongShared(buffer)))
+    const freed = native.deallocate(handle, buffer, kind, this.handleAmongShared(buffer))
+    remember(buffer, freed)
+    this.#buffers.delete(freed)
     this.#waits.started()
     this.#publisher.freed(message)
   }
@@ -174,7 +176,7 @@ class Allocator {
       if (byteLengthOf(buffer) === 0) continue
       try {
         const message = this.#publisher.freeing(buffer)
-        native.deallocate(this.#handle.value, buffer, undefined, handleOf(buffer), true)
+        this.#buffers.delete(native.deallocate(this.#handle.value, buffer, undefined, handleOf(buffer), true))
         messages.push(message)
       } catch {
         // The runtime holds the buffer, or it is marked as untransferable: it stays attached and reads zeros from now

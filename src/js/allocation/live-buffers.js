@@ -1,12 +1,15 @@
 'use strict'
 
-// The ArrayBuffers that one manager handed out and that `dispose` has to detach.
+// The ArrayBuffers that one manager handed out and that `dispose` or a pool's end has to detach.
 
 const native = require('../core/binding.js')
 const { handleOf } = require('../core/buffers.js')
 
-/** The first sweep happens at this many entries; each later one at twice as many as the last sweep left. */
+/** From this many entries on, those of collected buffers are removed. */
 const FIRST_SWEEP = 256
+
+/** The entries that one new buffer visits, so that no allocation pays for a walk over all of them. */
+const VISITS = 2
 
 /**
  * @typedef {object} Entry
@@ -18,7 +21,10 @@ const FIRST_SWEEP = 256
 class LiveBuffers {
   /** @type {Map<number, Entry>} By native allocation. Entries of collected buffers stay until a sweep. */
   #entries = new Map()
-  #sweepAt = FIRST_SWEEP
+  /** @type {Map<number, Set<number>>} The native allocations of each pool. */
+  #ofPool = new Map()
+  /** The progress of the sweep. */
+  #lap = this.#entries.keys()
 
   /**
    * @param {number} handle
@@ -26,8 +32,26 @@ class LiveBuffers {
    * @param {number} [pool]
    */
   add(handle, buffer, pool, movable = false) {
-    if (this.#entries.size >= this.#sweepAt) this.#sweep()
+    if (this.#entries.size >= FIRST_SWEEP) this.#sweep()
     this.#entries.set(handle, { view: new WeakRef(buffer), pool, movable })
+    if (pool === undefined) return
+    const handles = this.#ofPool.get(pool)
+    if (handles === undefined) this.#ofPool.set(pool, new Set([handle]))
+    else handles.add(handle)
+  }
+
+  /**
+   * Removes the buffer over an allocation that has ended.
+   *
+   * @param {number} handle
+   */
+  delete(handle) {
+    const pool = this.#entries.get(handle)?.pool
+    this.#entries.delete(handle)
+    if (pool === undefined) return
+    const handles = /** @type {Set<number>} */ (this.#ofPool.get(pool))
+    handles.delete(handle)
+    if (handles.size === 0) this.#ofPool.delete(pool)
   }
 
   /**
@@ -54,22 +78,24 @@ class LiveBuffers {
    * @param {number} [pool]
    */
   *reachable(pool) {
-    for (const { view, pool: of } of this.#entries.values()) {
-      if (pool !== undefined && of !== pool) continue
-      const buffer = view.deref()
+    for (const handle of pool === undefined ? this.#entries.keys() : (this.#ofPool.get(pool) ?? [])) {
+      const buffer = this.viewOf(handle)
       if (buffer !== undefined) yield buffer
     }
   }
 
   clear() {
     this.#entries.clear()
+    this.#ofPool.clear()
   }
 
+  /** Visits the next entries, around and around, and removes those of allocations that have ended. */
   #sweep() {
-    for (const [handle, { view }] of this.#entries) {
-      if (view.deref() === undefined || !native.isLive(handle)) this.#entries.delete(handle)
+    for (let visits = 0; visits < VISITS; visits++) {
+      const { done, value: handle } = this.#lap.next()
+      if (done) this.#lap = this.#entries.keys()
+      else if (!native.isLive(handle)) this.delete(handle)
     }
-    this.#sweepAt = Math.max(FIRST_SWEEP, this.#entries.size * 2)
   }
 }
 
