@@ -34,6 +34,7 @@ export const driverless = [
   'explain',
   'figures',
   'format-bytes',
+  'gguf',
   'globals',
   'ids',
   'inspect-socket',

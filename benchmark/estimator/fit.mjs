@@ -1,7 +1,9 @@
 /**
- * Fits the coefficients of the estimator to half of the vendor's measurements and prints the error on the other half.
+ * Fits the coefficients of the estimator to the vendor's measurements, and prints the error on held-back families: each
+ * family of models is predicted by a fit to the other families.
  *
- *   node benchmark/estimator/fit.mjs            # the error, by model
+ *   node benchmark/estimator/fit.mjs            # the error, by runtime
+ *   node benchmark/estimator/fit.mjs --rows     # every row too
  *   node benchmark/estimator/fit.mjs --write    # writes src/js/models/fit.json too
  *   node benchmark/estimator/fit.mjs other.csv  # on another table of the same columns
  */
@@ -10,34 +12,46 @@ import { writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { fileURLToPath } from 'node:url'
 
-import { calibrates, NAMES, readRows } from './data.mjs'
+import { readRows } from './data.mjs'
 
 const require = createRequire(import.meta.url)
-const { apply } = require('../../src/js/models/terms.js')
+const { RUNTIMES } = require('../../src/js/models/dtypes.js')
+const { apply, bandClassOf, featuresOf } = require('../../src/js/models/terms.js')
 
 const FIT = new URL('../../src/js/models/fit.json', import.meta.url)
-const DTYPES = ['w8a8', 'w4a16', 'w4a16_g128']
 const SMALL_CHIPS = ['rk3562', 'rv1126b']
-/** Student's t for the middle 90 %, by degrees of freedom. */
-const T90 = [NaN, 6.314, 2.92, 2.353, 2.132, 2.015, 1.943, 1.895, 1.86, 1.833, 1.812, 1.796, 1.782, 1.771, 1.761, 1.753]
+const NONE = {
+  groupBytes: { w8a8: 0, w4a16: 0 },
+  bytesPerToken: 0,
+  bytesPerMatrix: 0,
+  nextDomain: 0,
+  constants: Object.fromEntries(RUNTIMES.map((runtime) => [runtime, 0])),
+  chips: {},
+}
 
-/** Fits six coefficients by least squares of relative errors. */
+/** Fits the coefficients by least squares of relative errors. */
 export function fit(rows) {
-  const features = ({ dtype, chip, terms }) => [
-    ...DTYPES.map((one) => (one === dtype ? terms.matrices : 0)),
-    terms.vocabulary,
-    1,
-    SMALL_CHIPS.includes(chip) ? 1 : 0,
-  ]
   const equations = rows.map((row) => {
-    const known = row.terms.kvCache + row.terms.activations
-    return { left: features(row).map((value) => value / row.measured), right: (row.measured - known) / row.measured }
+    const { groupsOf8, groupsOf4, vocabulary, matrixCount, nextDomain } = featuresOf(row.terms, row)
+    const features = [
+      groupsOf8,
+      groupsOf4,
+      vocabulary,
+      matrixCount,
+      nextDomain,
+      SMALL_CHIPS.includes(row.chip) ? 1 : 0,
+      ...RUNTIMES.map((runtime) => (runtime === row.runtime ? 1 : 0)),
+    ]
+    const known = apply(NONE, row.terms, row).loaded + row.terms.kvCache - row.terms.kvFirst
+    return { left: features.map((value) => value / row.measured), right: (row.measured - known) / row.measured }
   })
-  const [w8, w4, w4g, bytesPerToken, constant, small] = leastSquares(equations)
+  const [w8a8, w4a16, bytesPerToken, bytesPerMatrix, nextDomain, small, ...constants] = leastSquares(equations)
   return {
-    bytesPerWeight: { w8a8: w8, w4a16: w4, w4a16_g128: w4g },
+    groupBytes: { w8a8, w4a16 },
     bytesPerToken,
-    constant,
+    bytesPerMatrix,
+    nextDomain,
+    constants: Object.fromEntries(RUNTIMES.map((runtime, i) => [runtime, constants[i]])),
     chips: { rk3588: 0, rk3576: 0, ...Object.fromEntries(SMALL_CHIPS.map((chip) => [chip, small])) },
   }
 }
@@ -66,26 +80,8 @@ function leastSquares(equations) {
   return matrix.map((row, i) => (scale[i] === 0 ? 0 : row[size] / row[i] / scale[i]))
 }
 
-export const relativeError = (coefficients, row) => apply(coefficients, row.terms, row).total / row.measured - 1
-
-const modelsOf = (rows) => NAMES.filter((name) => rows.some(({ model }) => model === name))
-
-/**
- * Returns the half-width of the 90 % band, from the calibration half only. A fit to the other models predicts each
- * model. Student's t for so few models widens the root mean square of those errors.
- */
-export function band(rows) {
-  const models = modelsOf(rows)
-  const squares = models.map((name) => {
-    const others = rows.filter(({ model }) => model !== name)
-    const without = fit(others)
-    // The other models cannot predict rows of a chip that only this model was measured on.
-    const known = rows.filter(({ model, chip }) => model === name && others.some((other) => other.chip === chip))
-    const own = known.map((row) => relativeError(without, row) ** 2)
-    return own.reduce((a, b) => a + b) / own.length
-  })
-  return T90[models.length - 1] * Math.sqrt(squares.reduce((a, b) => a + b) / models.length)
-}
+/** The measured context was used in full, so the figure of a full context is compared. */
+export const relativeError = (coefficients, row) => apply(coefficients, row.terms, row).full / row.measured - 1
 
 export function median(values) {
   const sorted = [...values].sort((a, b) => a - b)
@@ -93,75 +89,95 @@ export function median(values) {
   return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2
 }
 
-/** Returns the coefficients to ship, and their error on the held-back half. */
-export function calibrate(rows, side = calibrates) {
-  const calibration = rows.filter(({ model }) => side(model))
-  const heldBack = rows.filter(({ model }) => !side(model))
-  const coefficients = fit(calibration)
-  const width = band(calibration)
-  const kinds = [...new Set(calibration.map(({ kind }) => kind))].sort()
-  // The calibration half has no model of this kind, so nothing bounds its error: the band doubles.
-  const widthFor = ({ kind }) => (kinds.includes(kind) ? width : 2 * width)
-  const errors = heldBack.map((row) => ({ row, error: relativeError(coefficients, row), within: widthFor(row) }))
-  return {
-    coefficients,
-    uncertainty: width,
-    kinds,
-    models: modelsOf(calibration),
-    heldBack: {
-      models: modelsOf(heldBack),
-      rows: errors.length,
-      medianError: median(errors.map(({ error }) => Math.abs(error))),
-      withinBand: errors.filter(({ error, within }) => Math.abs(error) <= within).length / errors.length,
-    },
-    errors,
-  }
+/** Predicts every family from the other families. */
+export function heldBack(rows) {
+  const families = [...new Set(rows.map(({ family }) => family))]
+  return families.flatMap((family) => {
+    const coefficients = fit(rows.filter((row) => row.family !== family))
+    return rows
+      .filter((row) => row.family === family)
+      .map((row) => ({ row, error: relativeError(coefficients, row) }))
+  })
+}
+
+/**
+ * Returns the half-width of the band of each class: the 95th percentile of its held-back errors, so that nine models in
+ * ten of an unknown family stay inside.
+ */
+function bandsOf(errors) {
+  const classes = [...new Set(errors.map(({ row }) => bandClassOf(row)))].sort()
+  return Object.fromEntries(
+    classes.map((name) => {
+      const own = errors.filter(({ row }) => bandClassOf(row) === name).map(({ error }) => Math.abs(error))
+      own.sort((x, y) => x - y)
+      return [name, own[Math.ceil(0.95 * own.length) - 1]]
+    }),
+  )
+}
+
+/** Returns the coefficients to ship, their bands, and the errors on held-back families. */
+export function calibrate(rows) {
+  const errors = heldBack(rows)
+  const uncertainty = bandsOf(errors)
+  const within = ({ row, error }) => Math.abs(error) <= uncertainty[bandClassOf(row)]
+  const versions = [...new Set(rows.map(({ version }) => version))].sort()
+  const coefficients = fit(rows)
+  const table = versions.map((version) => {
+    const own = errors.filter(({ row }) => row.version === version)
+    const fitted = own.map(({ row }) => Math.abs(relativeError(coefficients, row)))
+    return {
+      runtime: version,
+      rows: own.length,
+      medianHeldBack: median(own.map(({ error }) => Math.abs(error))),
+      withinBand: own.filter(within).length / own.length,
+      medianFitted: median(fitted),
+    }
+  })
+  return { coefficients, uncertainty, table, errors: errors.map((each) => ({ ...each, within: within(each) })) }
 }
 
 const percent = (share) => `${(100 * share).toFixed(1)} %`
+const MIB = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MiB`
 
-function report(title, { coefficients, uncertainty, heldBack, errors }) {
-  const { bytesPerWeight, bytesPerToken, constant, chips } = coefficients
-  console.log(`${title}: held back ${heldBack.rows} rows of ${heldBack.models.length} models:`)
-  console.log(
-    `  median error ${percent(heldBack.medianError)}, ${percent(heldBack.withinBand)} ` +
-      `within the band of ± ${percent(uncertainty)}`,
-  )
-  console.log(`  bytes per weight ${DTYPES.map((dtype) => `${dtype} ${bytesPerWeight[dtype].toFixed(3)}`).join(', ')}`)
-  console.log(
-    `  bytes per token of the vocabulary ${bytesPerToken.toFixed(0)}, ` +
-      `constant ${(constant / 2 ** 20).toFixed(1)} MiB, small chips ${(chips.rk3562 / 2 ** 20).toFixed(1)} MiB`,
-  )
-  for (const name of heldBack.models) {
-    const own = errors.filter(({ row }) => row.model === name)
-    const list = own.map(
-      ({ row, error, within }) => `${row.chip} ${row.dtype} ${percent(error)}${Math.abs(error) > within ? ' !' : ''}`,
+function report({ coefficients, uncertainty, table, errors }, everyRow) {
+  console.log('runtime  rows  median, family held back  in the band  median, fitted')
+  for (const { runtime, rows, medianHeldBack, withinBand, medianFitted } of table) {
+    console.log(
+      [
+        runtime.padEnd(7),
+        String(rows).padStart(5),
+        percent(medianHeldBack).padStart(25),
+        percent(withinBand).padStart(12),
+        percent(medianFitted).padStart(15),
+      ].join('  '),
     )
-    console.log(`  ${name}: ${list.join(', ')}`)
   }
+  const { groupBytes, bytesPerToken, bytesPerMatrix, nextDomain, constants, chips } = coefficients
+  console.log(`\nbytes a group: w8a8 ${groupBytes.w8a8.toFixed(1)}, w4a16 ${groupBytes.w4a16.toFixed(1)}`)
+  console.log(`bytes a token of the vocabulary ${bytesPerToken.toFixed(0)}, a matrix ${MIB(bytesPerMatrix)}`)
+  console.log(`a further domain ${MIB(nextDomain)}, small chips ${MIB(chips.rk3562)}`)
+  console.log(`constants ${RUNTIMES.map((runtime) => `${runtime} ${MIB(constants[runtime])}`).join(', ')}`)
+  for (const [name, width] of Object.entries(uncertainty)) console.log(`band, ${name}: ± ${percent(width)}`)
+  if (!everyRow) return
+  for (const { row, error, within } of errors)
+    console.log(`  ${row.version} ${row.chip} ${row.model} ${row.dtype}: ${percent(error)}${within ? '' : ' !'}`)
 }
 
 function main(args) {
   const path = args.find((arg) => !arg.startsWith('--'))
-  const rows = readRows(path)
-  const result = calibrate(rows)
-  report('Calibrated on the first, third, … model', result)
-  report('\nThe other way round, for comparison', calibrate(rows, (model) => !calibrates(model)))
+  const result = calibrate(readRows(path))
+  report(result, args.includes('--rows'))
   if (!args.includes('--write')) return
   const round = (value) => Number(value.toPrecision(6))
   const rounded = (object) =>
     Object.fromEntries(
       Object.entries(object).map(([key, value]) => [key, typeof value === 'number' ? round(value) : rounded(value)]),
     )
-  const { coefficients, uncertainty, kinds, models, heldBack } = result
   const shipped = {
-    source:
-      'airockchip/rknn-llm 1.3.0, benchmark.md: peak resident memory of one process; prompt of 128 tokens, 64 new ones',
+    source: 'airockchip/rknn-llm, tables of releases 1.1.4 to 1.3.0: peak resident memory of a process',
     madeBy: 'benchmark/estimator/fit.mjs',
-    ...rounded({ coefficients, uncertainty }),
-    kinds,
-    calibratedOn: models,
-    heldBack: { ...heldBack, ...rounded({ medianError: heldBack.medianError, withinBand: heldBack.withinBand }) },
+    ...rounded({ coefficients: result.coefficients, uncertainty: result.uncertainty }),
+    heldBack: result.table.map(({ runtime, ...figures }) => ({ runtime, ...rounded(figures) })),
   }
   writeFileSync(FIT, `${JSON.stringify(shipped, null, 2)}\n`)
   console.log(`\nwrote ${fileURLToPath(FIT)}`)

@@ -26,12 +26,13 @@ function random(seed) {
 }
 
 /** Tries every assignment. Returns [bins used, least room left in a used one] of the best, or null. */
-function bruteForce(sizes, rooms) {
+function bruteForce(sizes, rooms, fixed = []) {
   let best = null
   const bins = new Array(sizes.length)
   const visit = (item) => {
     if (item < sizes.length) {
-      for (bins[item] = 0; bins[item] < rooms.length; bins[item]++) visit(item + 1)
+      for (bins[item] = 0; bins[item] < rooms.length; bins[item]++)
+        if ((fixed[item] ?? bins[item]) === bins[item]) visit(item + 1)
       return
     }
     const score = scoreOf(sizes, rooms, bins)
@@ -83,6 +84,24 @@ test('the search ends early in domains that all differ', () => {
   }
 })
 
+test('fixed items stay in their bins, and the others use the fewest beside them', () => {
+  const next = random(5)
+  let fitting = 0
+  for (let round = 0; round < 200; round++) {
+    const rooms = Array.from({ length: 1 + next(4) }, () => 20 + next(60))
+    const sizes = Array.from({ length: 1 + next(5) }, () => 1 + next(45))
+    const fixed = sizes.map(() => (next(3) === 0 ? 0 : null))
+    const best = bruteForce(sizes, rooms, fixed)
+    const bins = pack(sizes, rooms, fixed)
+    assert.equal(bins === null, best === null, `${sizes} into ${rooms}, ${fixed}`)
+    if (bins === null) continue
+    fitting++
+    fixed.forEach((bin, item) => assert.ok(bin === null || bins[item] === bin))
+    assert.deepEqual(scoreOf(sizes, rooms, bins), best, `${sizes} into ${rooms}, ${fixed}`)
+  }
+  assert.ok(fitting > 60 && fitting < 200, `${fitting} of 200 fit`)
+})
+
 test('above eight: within 11/9 of the fewest, plus one', () => {
   const next = random(3)
   for (let round = 0; round < 100; round++) {
@@ -110,8 +129,8 @@ test('two 4-bit models share a domain, a third gets the next', () => {
     assert.equal(own, bytes)
     assert.ok(bytes <= 4 * GiB)
   }
-  const { npuTotal, uncertainty } = estimateModelMemory(spec)
-  assert.equal(plan.placements[0].bytes, Math.ceil(npuTotal * (1 + uncertainty)), 'the upper end of the band')
+  const { domain } = estimateModelMemory(spec)
+  assert.equal(plan.placements[0].bytes, domain.max, 'the upper end of the band')
 })
 
 test('memory already in a domain counts', () => {
@@ -142,31 +161,30 @@ test('a group stays together', () => {
   assert.match(large.reason, /apart, in domains of their own/)
 })
 
-test('too large for any domain: the proposed size fits', () => {
-  const spec = { name: 'a', config: configOf('Qwen3.5 4B'), contextLength: 4096 }
-  const plan = planModels([spec], board)
-  assert.equal(plan.fits, false)
-  assert.deepEqual(plan.placements, [])
-  assert.match(plan.reason, /w4a16/)
-  assert.equal(planModels([{ ...spec, dtype: 'w4a16' }], board).fits, true)
-
-  const long = { name: 'b', config: configOf('InternLM2 1.8B'), contextLength: 40_000, dtype: 'w4a16' }
-  const refused = planModels([long], board)
-  const [, fewer] = /a context of (\d+) instead of 40000/.exec(refused.reason)
-  assert.equal(planModels([{ ...long, contextLength: Number(fewer) }], board).fits, true)
-  assert.equal(
-    planModels([{ ...long, contextLength: Number(fewer) + 64 }], board).fits,
-    false,
-    'and not much more does',
-  )
+const qwen3 = (layers, hidden, wide, heads) => ({
+  model_type: 'qwen3', num_hidden_layers: layers, hidden_size: hidden, intermediate_size: wide,
+  num_attention_heads: heads, num_key_value_heads: 8, head_dim: 128, vocab_size: 151936, tie_word_embeddings: true,
 })
 
-test('spread: over neighbouring domains, and only when asked', () => {
-  const spec = { name: 'large', config: configOf('ChatGLM3 6B'), contextLength: 2048 }
-  const refused = planModels([spec], board)
-  assert.equal(refused.fits, false)
-  assert.match(refused.reason, /spread: true/)
-  const plan = planModels([spec, model('small', GiB)], board, { spread: true })
+test('what people have run in one domain fits, and one model more does not', () => {
+  // airockchip/rknn-llm#437, contexts of 4096: a 4B model, two of 1.7B, six of 0.6B; the next of each failed.
+  const one = { ...board, iommuDomains: 1 }
+  for (const [config, most] of [
+    [qwen3(36, 2560, 9728, 32), 1],
+    [qwen3(28, 2048, 6144, 16), 2],
+    [qwen3(28, 1024, 3072, 16), 6],
+  ]) {
+    const models = (count) =>
+      Array.from({ length: count }, (_, i) => ({ name: `${i}`, config, contextLength: 4096, dtype: 'w8a8' }))
+    assert.equal(planModels(models(most), one).fits, true, `${most} of ${config.hidden_size}`)
+    assert.equal(planModels(models(most + 1), one).fits, false, `${most + 1} of ${config.hidden_size}`)
+    assert.equal(planModels(models(most + 1), board).fits, true, 'with a second domain')
+  }
+})
+
+test('a model above 4 GiB: by the version of the driver', () => {
+  const large = { name: 'large', config: configOf('ChatGLM3 6B'), contextLength: 2048, dtype: 'w8a8' }
+  const plan = planModels([large, model('small', GiB)], board)
   assert.equal(plan.fits, true)
   assert.deepEqual(
     plan.placements.map((placement) => [placement.model, placement.domain]),
@@ -178,7 +196,44 @@ test('spread: over neighbouring domains, and only when asked', () => {
     'where most is free',
   )
   assert.match(plan.warnings.join(), /does not document/)
-  assert.equal(planModels([spec], { ...board, iommuDomains: 1 }, { spread: true }).fits, false)
+  for (const driverVersion of ['0.8.2', '0.9.6', '0.9.7', 'v0.9.7']) {
+    const old = planModels([large], { ...board, driverVersion })
+    assert.equal(old.fits, false, driverVersion)
+    assert.match(old.reason, /has one usable domain, 0\.9\.8 and later have 16/)
+    assert.match(old.reason, /w4a16/)
+    const smaller = planModels([{ ...large, dtype: 'w4a16' }], { ...board, driverVersion })
+    assert.equal(smaller.fits, true, 'the proposed type')
+    assert.equal(planModels([model('a', 3 * GiB), model('b', 3 * GiB)], { ...board, driverVersion }).fits, false)
+  }
+  const refused = planModels([large], board, { spread: false })
+  assert.equal(refused.fits, false)
+  assert.deepEqual(refused.placements, [])
+  assert.match(refused.reason, /spread: true/)
+  assert.equal(planModels([large], { ...board, iommuDomains: 1 }, { spread: true }).fits, false)
+})
+
+test('.rknn models go to domain 0, and the words go around them', () => {
+  const eyes = model('eyes', 900 * MiB, { type: 'vision' })
+  const domainsOf = (models) => planModels(models, board).placements.map((placement) => placement.domain)
+  assert.deepEqual(domainsOf([model('words', 3 * GiB), eyes]), [1, 0])
+  assert.deepEqual(domainsOf([model('words', 2 * GiB), eyes]), [0, 0], 'the fewest domains')
+  assert.deepEqual(domainsOf([model('large', 6 * GiB), eyes]), [1, 2, 0], 'the runtime fills whole domains')
+  const two = planModels([eyes, model('ears', 3 * GiB, { type: 'vision' })], board)
+  assert.equal(two.fits, false)
+  const one = planModels([model('ears', 4 * GiB, { type: 'vision' })], board)
+  assert.match(one.reason, /domain 0, where \.rknn models go/)
+})
+
+test('a long context is a matter of RAM: the proposed one fits', () => {
+  const long = { name: 'b', config: configOf('InternLM2 1.8B'), contextLength: 40_000, dtype: 'w4a16' }
+  assert.equal(planModels([long], board).fits, true, 'the cache takes no addresses')
+  const ramAvailable = 4 * GiB
+  const refused = planModels([long], board, { ramAvailable })
+  assert.equal(refused.fits, false)
+  const [, fewer] = /a context of (\d+) instead of 40000/.exec(refused.reason)
+  const fits = (contextLength) => planModels([{ ...long, contextLength }], board, { ramAvailable }).fits
+  assert.equal(fits(Number(fewer)), true)
+  assert.equal(fits(Number(fewer) + 64), false, 'and not much more does')
 })
 
 test('a driver that has one domain for its age is named', () => {
@@ -209,6 +264,14 @@ test('RAM is the other bound', () => {
   assert.match(plan.reason, /of RAM; 1 GiB is available/)
   assert.equal(planModels([model('a', GiB)], board, { ramAvailable: 2 * GiB }).fits, true)
   assert.equal(planModels([model('a', GiB)], board, { ramAvailable: 2 * GiB, keepFree: GiB }).fits, false)
+  // A device of this machine: its RAM counts without being asked for.
+  const here = { ...board, path: '/dev/dri/card1' }
+  const large = planModels([model('a', 2 ** 46)], { ...here, domainBytes: 2 ** 47 })
+  assert.equal(large.fits, false)
+  assert.match(large.reason, /of RAM;/)
+  assert.ok(large.ramAvailable > 0)
+  const left = planModels([model('a', 2 ** 46)], { ...here, domainBytes: 2 ** 47 }, { ramAvailable: null })
+  assert.deepEqual([left.fits, left.ramAvailable], [true, null])
 })
 
 test('no model fits', () => {
@@ -228,6 +291,7 @@ test('bad input', () => {
   }
   for (const options of [
     null, { ram: 1 }, { domains: {} }, { domains: [{ id: 16 }] }, { domains: [{}] }, { spread: 1 },
+    { ramAvailable: '1' },
   ]) {
     refuses(() => planModels([], board, options), 'ERR_INVALID_ARG_TYPE', JSON.stringify(options))
   }

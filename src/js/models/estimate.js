@@ -2,30 +2,33 @@
 
 // Estimates a model's memory before it is loaded.
 
-const fs = require('node:fs')
-const { check, invalid, outOfRange, formatValue } = require('../core/options.js')
+const { check, invalid } = require('../core/options.js')
+const { formatBytes } = require('../core/format-bytes.js')
+const { RUNTIMES, partsOf, runtimeOf } = require('./dtypes.js')
 const fit = require('./fit.json')
-const { inspect, openError } = require('./file.js')
+const { inspect } = require('./file.js')
+const { TYPICAL_VOCABULARY, compareWithConfig, weightsOfFile } = require('./file-weights.js')
+const { estimateGguf } = require('./gguf-estimate.js')
 const schemas = require('./options.js')
 const { kindOfModel } = require('./parameters.js')
-const { isObject, namesOf, shapeOf } = require('./shape.js')
-const { apply, termsOf } = require('./terms.js')
+const { result } = require('./result.js')
+const { NUMBERS, configOf, shapeFrom } = require('./spec.js')
+const { FIRST_TOKENS, apply, bandClassOf, termsOf } = require('./terms.js')
+const { visionOf } = require('./vision.js')
 
-/**
- * Uncertainties outside the calibration. A file's size does not tell the vocabulary, and a bare number tells nothing
- * else.
- */
+/** Uncertainties outside the calibration: an unknown architecture, a size that tells no vocabulary, a bare number. */
 const UNKNOWN_ARCHITECTURE = 0.3
 const SIZE_ONLY = 0.35
-/** The assumed vocabulary if it is unknown: the median of the vendor's table. */
-const TYPICAL_VOCABULARY = 128_000
-
-/** Bounds the loop over layers. */
-const MAX_LAYERS = 4096
+/** A runtime without measurements. */
+const UNKNOWN_RUNTIME = 1.5
+/** Group sizes with measurements; of others half of the scales is uncertain. */
+const MEASURED_GROUPS = [128, 512]
+const FLOAT = 4
 
 /**
  * @typedef {import('../types/models.js').ModelEstimate} ModelEstimate
  * @typedef {import('../types/models.js').ModelSpec} ModelSpec
+ * @typedef {import('../types/models.js').QuantizedType} QuantizedType
  * @typedef {import('./shape.js').PartialShape} PartialShape
  * @typedef {import('./shape.js').Shape} Shape
  * @typedef {ReturnType<typeof inspect>} ModelFile
@@ -39,68 +42,19 @@ const MAX_LAYERS = 4096
  * @property {number} batch
  * @property {number} kvBytesPerElement
  * @property {string} soc
+ * @property {import('./dtypes.js').Runtime} runtime
+ * @property {boolean} runtimeMeasured
+ * @property {boolean} embedFlash
+ * @property {QuantizedType | undefined} dtype
+ * @property {number | null} vision bytes of the vision part
  * @property {string[]} warnings
- * @property {ModelFile | null} file
+ * @property {(ModelFile & { path: string }) | null} file
  */
 
 /** @type {Record<string, number>} Bytes that a chip's runtime takes more than the rk3588's. */
 const CHIPS = fit.coefficients.chips
-const NUMBERS = /** @type {const} */ (['layers', 'hiddenSize', 'kvHeads', 'headDim', 'vocabSize'])
-
-/**
- * Returns the configuration; `config` is the object or a path to a config.json.
- *
- * @param {string | Record<string, unknown>} config
- */
-function configOf(config) {
-  if (typeof config !== 'string') return config
-  let text
-  try {
-    text = fs.readFileSync(config, 'utf8')
-  } catch (error) {
-    throw openError(config, /** @type {NodeJS.ErrnoException} */ (error))
-  }
-  let parsed
-  try {
-    parsed = JSON.parse(text)
-  } catch (error) {
-    throw invalid(`${config} is not JSON: ${/** @type {Error} */ (error).message}`, 'name the config.json of the model')
-  }
-  if (!isObject(parsed)) throw invalid(`${config} does not hold an object`, 'name the config.json of the model')
-  return parsed
-}
-
-/**
- * Reads the shape from the configuration and the numbers of a spec. Without a configuration the shape is incomplete if
- * `missing` names anything.
- *
- * @param {ModelSpec} spec
- * @param {string[]} warnings
- */
-function shapeFrom(spec, warnings) {
-  const { shape } = shapeOf(spec.config === undefined ? {} : configOf(spec.config))
-  for (const name of NUMBERS) if (spec[name] !== undefined) shape[name] = spec[name]
-  const rwkv = shape.family === 'rwkv'
-  const needed = NUMBERS.filter((name) => !rwkv || (name !== 'kvHeads' && name !== 'headDim'))
-  const missing = needed.filter((name) => !((shape[name] ?? 0) > 0))
-  if (spec.config !== undefined && missing.length > 0) {
-    const names = missing.map((name) => (namesOf(name) ?? [name])[0]).join(', ')
-    throw invalid(
-      `the configuration has no ${names}`,
-      `give ${missing.join(', ')} in the spec, or the language model's own config.json`,
-    )
-  }
-  if ((shape.layers ?? 0) > MAX_LAYERS)
-    throw outOfRange(`the configuration has ${shape.layers} layers; at most ${MAX_LAYERS} are accepted`)
-  if (spec.config !== undefined && shape.family === null) {
-    const name =
-      shape.architecture === null
-        ? 'the configuration names no model_type'
-        : `the architecture ${formatValue(shape.architecture)} is unknown`
-    warnings.push(`${name}: estimated with gated layers and a wider band`)
-  }
-  return { shape, missing }
-}
+/** @type {Record<string, number>} Half-widths of bands, by class. */
+const BANDS = fit.uncertainty
 
 /**
  * Implements `estimateModelMemory`.
@@ -110,8 +64,7 @@ function shapeFrom(spec, warnings) {
  */
 function estimateModelMemory(spec) {
   if (spec === undefined) throw invalid('estimateModelMemory needs a ModelSpec, not undefined')
-  const checked = check('estimateModelMemory', spec, schemas.model)
-  return estimate(checked)
+  return estimate(check('estimateModelMemory', spec, schemas.model))
 }
 
 /**
@@ -119,33 +72,111 @@ function estimateModelMemory(spec) {
  * @returns {ModelEstimate}
  */
 function estimate(spec) {
-  const { contextLength, batch = 1, kvBytesPerElement = 2, soc = 'rk3588', dtype } = spec
-  /** @type {string[]} */
-  const warnings = []
-  const file = spec.path === undefined ? null : inspect(spec.path)
-  if (file !== null) warnings.push(...file.warnings)
+  const { contextLength } = spec
+  const found = spec.path === undefined ? null : inspect(spec.path)
+  const file = found === null ? null : { ...found, path: /** @type {string} */ (spec.path) }
   const given = spec.weightBytes ?? file?.size
   if (given === undefined && spec.config === undefined && !NUMBERS.some((name) => spec[name] !== undefined)) {
     throw invalid('a ModelSpec needs path, weightBytes or config', 'e.g. { path: "model.rkllm", contextLength: 4096 }')
   }
-  const vision = spec.type === 'vision' || file?.kind === 'rknn'
-  if (!vision && contextLength === undefined)
+  const warnings = [...(file?.warnings ?? [])]
+  const config = spec.config === undefined ? {} : configOf(spec.config)
+  if (spec.type === 'vision' || file?.kind === 'rknn') return estimateVision(spec, given, config, file, warnings)
+  if (contextLength === undefined)
     throw invalid('contextLength is missing', 'pass the value that RKLLMParam.max_context_len will have')
-  const known = contextLength === undefined || vision ? null : { ...shapeFrom(spec, warnings), contextLength }
-  if (!Object.hasOwn(CHIPS, soc)) warnings.push(`there are no measurements of ${soc}: estimated as rk3588`)
-
-  if (known === null) {
-    return sizeOnly({ weights: requireWeights(given), kv: 0, host: 0, warnings, architecture: 'rknn', file })
-  }
-  const { shape, missing } = known
-  const run = { contextLength: known.contextLength, batch, kvBytesPerElement, soc, warnings, file }
-  if (missing.length > 0) return fromSize(requireWeights(given), shape, run)
-  return fromShape(/** @type {Shape} */ (shape), given, { ...run, dtype, config: spec.config !== undefined })
+  if (file?.kind === 'gguf') return estimateGguf(file, { ...spec, contextLength }, warnings)
+  const run = runOf({ ...spec, contextLength }, config, file, warnings)
+  const { shape, missing } = shapeFrom(spec, config, warnings)
+  if (missing.length > 0) return fromSize(spec, shape, run)
+  return fromShape(/** @type {Shape} */ (shape), spec, run)
 }
 
-/** @param {number | undefined} bytes */
+/**
+ * @param {ModelSpec & { contextLength: number }} spec
+ * @param {Record<string, unknown>} config
+ * @param {Run['file']} file
+ * @param {string[]} warnings
+ * @returns {Run}
+ */
+function runOf(spec, config, file, warnings) {
+  const { contextLength, batch = 1, kvBytesPerElement = 2, soc = 'rk3588', dtype } = spec
+  const newest = /** @type {string} */ (RUNTIMES.at(-1))
+  const version = spec.runtime ?? newest
+  const { runtime, measured } = runtimeOf(version)
+  if (!Object.hasOwn(CHIPS, soc)) warnings.push(`there are no measurements of ${soc}: estimated as rk3588`)
+  if (!measured) warnings.push(`there are no measurements of runtime ${version}: estimated as ${runtime}`)
+  const embedFlash = spec.embedFlash ?? runtime !== '1.1'
+  if (embedFlash && runtime === '1.1')
+    warnings.push(`runtime ${version} has no embed_flash: the table of embeddings is counted in RAM`)
+  const vision = visionOf(config)
+  if (vision !== null) warnings.push(visionWarning(vision.bytes))
+  return {
+    contextLength,
+    batch,
+    kvBytesPerElement,
+    soc,
+    runtime,
+    runtimeMeasured: measured,
+    embedFlash: embedFlash && runtime !== '1.1',
+    dtype,
+    vision: vision?.bytes ?? null,
+    warnings,
+    file: file?.kind === 'safetensors' ? safetensors(file, spec, warnings) : file,
+  }
+}
+
+/** @param {number | null} bytes */
+const visionWarning = (bytes) =>
+  bytes === null
+    ? 'the configuration has a vision part of unknown size, a .rknn file of its own: it is not counted'
+    : `the configuration has a vision part, a .rknn file of its own: about ${formatBytes(bytes)} more, which the ` +
+      'other figures do not count; plan it as a model of type "vision"'
+
+/**
+ * A safetensors file is the source of a conversion: its size is not that of the converted model.
+ *
+ * @param {NonNullable<Run['file']>} file
+ * @param {ModelSpec} spec
+ * @param {string[]} warnings
+ */
+function safetensors(file, spec, warnings) {
+  const instead = spec.config === undefined ? 'its size is halved, as of 16-bit weights' : 'the configuration is used'
+  warnings.push(
+    `${file.path} is a safetensors file, which no runtime of the NPU loads: ${instead}; convert it with rkllm-toolkit`,
+  )
+  if (spec.config !== undefined) return null
+  return { ...file, size: Math.ceil(file.size * partsOf(spec.dtype ?? 'w8a8').bytes * 0.5) }
+}
+
+/**
+ * Estimates a vision encoder: a .rknn file, or the vision part of a configuration.
+ *
+ * @param {ModelSpec} spec
+ * @param {number | undefined} given
+ * @param {Record<string, unknown>} config
+ * @param {Run['file']} file
+ * @param {string[]} warnings
+ */
+function estimateVision(spec, given, config, file, warnings) {
+  const weights = given ?? visionOf(config)?.bytes ?? undefined
+  const known = requireWeights(weights)
+  return result({
+    weights: known,
+    domain: known,
+    domainShare: SIZE_ONLY,
+    uncertainty: SIZE_ONLY,
+    architecture: 'rknn',
+    source: file ? 'file' : given === undefined ? 'config' : 'numbers',
+    basis: 'arithmetic',
+    dtype: null,
+    runtime: null,
+    warnings,
+  })
+}
+
+/** @param {number | null | undefined} bytes */
 function requireWeights(bytes) {
-  if (bytes !== undefined) return bytes
+  if (bytes !== undefined && bytes !== null) return bytes
   throw invalid('the weights are unknown', 'give weightBytes, path, or a config.json with the sizes of all layers')
 }
 
@@ -153,121 +184,118 @@ function requireWeights(bytes) {
  * Estimates from the whole shape: the calibrated sum of terms.
  *
  * @param {Shape} shape
- * @param {number | undefined} given
- * @param {Run & { dtype?: string, config: boolean }} run
+ * @param {ModelSpec} spec
+ * @param {Run} run
  * @returns {ModelEstimate}
  */
-function fromShape(shape, given, { contextLength, batch, kvBytesPerElement, soc, dtype, warnings, file, config }) {
+function fromShape(shape, spec, run) {
   const has = (/** @type {number | null | undefined} */ count) => (count ?? 0) > 0
-  const countable = shape.family === 'rwkv' || (has(shape.heads) && (has(shape.intermediateSize) || has(shape.experts)))
-  if (given === undefined && !(config && countable)) {
-    throw invalid('the weights are unknown', 'give weightBytes, path, or a config.json with the sizes of all layers')
+  const config = spec.config !== undefined
+  const { file, warnings, soc, runtime } = run
+  const countable =
+    config && (shape.family === 'rwkv' || (has(shape.heads) && (has(shape.intermediateSize) || has(shape.experts))))
+  if (!countable) {
+    requireWeights(spec.weightBytes ?? file?.size)
+    return fromSize(spec, shape, run)
   }
-  const terms = termsOf(shape, { context: contextLength, batch, kvBytes: kvBytesPerElement })
-  const calibrated = apply(fit.coefficients, terms, { dtype: dtype ?? 'w8a8', chip: soc })
-  const kind = kindOfModel(shape)
-  let uncertainty = shape.family === null ? UNKNOWN_ARCHITECTURE : fit.uncertainty
-  if (shape.family !== null && !fit.kinds.includes(kind)) {
-    uncertainty = 2 * fit.uncertainty
-    warnings.push(`the calibration has no model of this kind (${kind}): the band is twice as wide`)
-  }
-  if (dtype === undefined && given === undefined) warnings.push('dtype is not given: estimated as w8a8')
+  const terms = termsOf(shape, { context: run.contextLength, batch: run.batch, kvBytes: run.kvBytesPerElement })
+  const compared = file === null || spec.weightBytes ? null : compareWithConfig(file, terms, run.dtype)
+  if (compared !== null) warnings.push(...compared.warnings)
+  const dtype = compared?.dtype ?? run.dtype ?? 'w8a8'
+  if (file === null && run.dtype === undefined && spec.weightBytes === undefined)
+    warnings.push('dtype is not given: estimated as w8a8')
+  const figures = apply(fit.coefficients, terms, { dtype, chip: soc, runtime, embedFlash: run.embedFlash })
+  const given = spec.weightBytes ?? compared?.weights ?? null
+  const bySize = compared !== null && compared.weights !== null
+  const weights = given ?? figures.weights
+  const loaded = figures.loaded - figures.weights + weights
   return result({
-    weights: given ?? calibrated.weights,
+    weights,
     kvCache: terms.kvCache,
+    kvFirst: terms.kvFirst,
     activations: terms.activations,
-    hostBuffers: calibrated.host,
-    uncertainty,
+    hostBuffers: figures.host,
+    domain: figures.domain - figures.weights + weights,
+    domainShare: bySize || shape.family === null ? SIZE_ONLY : 0,
+    uncertainty: bySize
+      ? SIZE_ONLY
+      : bandOf(shape, run, { dtype, loaded, scores: terms.scores, table: figures.table }),
     architecture: shape.architecture,
-    source: config ? 'config' : 'numbers',
-    calibrated: given === undefined,
+    source: file ? 'file' : 'config',
+    basis: given === null ? 'calibrated' : 'arithmetic',
+    dtype,
+    runtime,
+    vision: run.vision,
     warnings,
-    file,
   })
+}
+
+/**
+ * Returns the half-width of the band around `loaded`: that of the calibration, and the parts that it does not have.
+ *
+ * @param {Shape} shape
+ * @param {Run} run
+ * @param {{ dtype: QuantizedType, loaded: number, scores: number, table: number }} figures
+ */
+function bandOf(shape, { runtime, runtimeMeasured, embedFlash, warnings }, { dtype, loaded, scores, table }) {
+  if (shape.family === null) return UNKNOWN_ARCHITECTURE
+  const kind = kindOfModel(shape)
+  if (kind === 'experts') warnings.push('the calibration has one model with experts: the band is wider')
+  let bytes = BANDS[bandClassOf({ runtime, dtype, kind })] * (runtimeMeasured ? 1 : UNKNOWN_RUNTIME) * loaded
+  const { group, bytes: perWeight, eightBits } = partsOf(dtype)
+  if (group !== null && !MEASURED_GROUPS.includes(group)) {
+    const scales = fit.coefficients.groupBytes[eightBits ? 'w8a8' : 'w4a16'] / group
+    bytes += (0.5 * scales * loaded) / (perWeight + scales)
+    warnings.push(`there are no measurements of ${dtype}: its scales are estimated from other group sizes`)
+  }
+  // The vendor's contexts are short, so the scores against a long one are arithmetic.
+  bytes += scores
+  if (runtime !== '1.1' && !embedFlash) {
+    bytes += table / 2
+    warnings.push('embedFlash is false: the table of embeddings is counted in RAM as float32, as before 1.2.0')
+  }
+  return bytes / loaded
 }
 
 /**
  * Estimates from the size of the weights, and from the numbers that the spec gives.
  *
- * @param {number} weights
+ * @param {ModelSpec} spec
  * @param {PartialShape} shape
  * @param {Run} run
  * @returns {ModelEstimate}
  */
-function fromSize(weights, shape, { contextLength, batch, kvBytesPerElement, soc, warnings, file }) {
-  const perToken = 2 * (shape.layers ?? 0) * (shape.kvHeads ?? 0) * (shape.headDim ?? 0)
-  const kv = perToken * kvBytesPerElement * contextLength * batch
-  if (kv === 0) warnings.push('the KV cache is unknown and left out: give config, or layers, kvHeads and headDim')
-  const { bytesPerToken, constant } = fit.coefficients
-  const host = bytesPerToken * (shape.vocabSize ?? TYPICAL_VOCABULARY) + constant + (CHIPS[soc] ?? 0)
-  return sizeOnly({ weights, kv, host, warnings, architecture: shape.architecture ?? null, file })
-}
-
-/**
- * @param {object} found
- * @param {number} found.weights
- * @param {number} found.kv
- * @param {number} found.host
- * @param {string[]} found.warnings
- * @param {string | null} found.architecture
- * @param {ModelFile | null} found.file
- */
-const sizeOnly = ({ weights, kv, host, warnings, architecture, file }) =>
-  result({
+function fromSize(spec, shape, run) {
+  const { contextLength, batch, kvBytesPerElement, soc, runtime, warnings, file } = run
+  const bySize = file && (file.kind === 'safetensors' ? file.size : weightsOfFile(file.size, shape))
+  const weights = requireWeights(spec.weightBytes ?? bySize)
+  const perToken = 2 * (shape.layers ?? 0) * (shape.kvHeads ?? 0) * (shape.headDim ?? 0) * kvBytesPerElement * batch
+  if (perToken === 0) warnings.push('the KV cache is unknown and left out: give config, or layers, kvHeads and headDim')
+  const vocabulary = shape.vocabSize || TYPICAL_VOCABULARY
+  const { bytesPerToken, constants } = fit.coefficients
+  const table = run.embedFlash || !shape.hiddenSize ? 0 : vocabulary * shape.hiddenSize * FLOAT
+  const hostBuffers =
+    (runtime === '1.1' ? 0 : bytesPerToken * vocabulary) + constants[runtime] + (CHIPS[soc] ?? 0) + table + OTHER_HOST
+  return result({
     weights,
-    kvCache: kv,
+    kvCache: perToken * contextLength,
+    kvFirst: perToken * Math.min(contextLength, FIRST_TOKENS),
     activations: 0,
-    hostBuffers: host,
+    hostBuffers: Math.max(0, hostBuffers),
+    domain: weights + OTHER_HOST,
+    domainShare: spec.weightBytes === undefined ? SIZE_ONLY : 0,
     uncertainty: SIZE_ONLY,
-    architecture,
+    architecture: shape.architecture ?? null,
     source: file ? 'file' : 'numbers',
-    calibrated: false,
+    basis: 'arithmetic',
+    dtype: null,
+    runtime,
+    vision: run.vision,
     warnings,
-    file,
   })
-
-/**
- * @param {Pick<ModelEstimate, 'weights' | 'kvCache' | 'activations' | 'hostBuffers' | 'uncertainty' | 'architecture' |
- *   'source' | 'warnings'> & { calibrated: boolean, file: ModelFile | null }} figures
- * @returns {ModelEstimate}
- */
-function result({
-  weights,
-  kvCache,
-  activations,
-  hostBuffers,
-  uncertainty,
-  architecture,
-  source,
-  calibrated,
-  warnings,
-  file,
-}) {
-  const bytes = { weights, kvCache, activations, hostBuffers }
-  const [w, kv, a, h] = Object.values(bytes).map(Math.ceil)
-  const npuTotal = w + kv + a
-  return {
-    weights: w,
-    kvCache: kv,
-    activations: a,
-    hostBuffers: h,
-    npuTotal,
-    total: npuTotal + h,
-    uncertainty,
-    architecture,
-    source: file ? 'file' : source,
-    measured: calibrated
-      ? [
-          'total: calibrated on peak resident memory that the vendor measured',
-          'weights and hostBuffers: coefficients of that calibration',
-        ]
-      : [file ? 'weights: the size of the file' : 'weights: as given'],
-    derived: [
-      'npuTotal, kvCache, activations: follow from the shape; there are no measurements of NPU memory by itself',
-      ...(calibrated ? [] : ['hostBuffers: typical of the calibration']),
-    ],
-    warnings,
-  }
 }
+
+/** Commands of the NPU of a typical model: 200 matrices. */
+const OTHER_HOST = 200 * fit.coefficients.bytesPerMatrix
 
 module.exports = { estimateModelMemory, estimate }

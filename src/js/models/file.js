@@ -4,7 +4,7 @@
 //
 // Public readers of the format (Netron) document the head of a .rknn file: "RKNN", four zeros, a version and the length
 // of the rest, 64 bits each. The head of a .rkllm file is not documented: it is only compared with the heads of other
-// formats.
+// formats. gguf.js reads a GGUF file's head.
 
 const fs = require('node:fs')
 const { memoryError } = require('../core/errors.js')
@@ -19,11 +19,12 @@ const MIN_SIZE = 1024
 const OTHER_FORMATS = [
   [/^version https:\/\/git-lfs/, 'a Git LFS pointer, not the model itself', 'fetch it with "git lfs pull"'],
   [/^\s*<(!doctype|html|\?xml)/i, 'a web page', 'download the file itself, not the page that shows it'],
-  [/^GGUF/, 'a GGUF model', 'the runtime takes .rkllm files: convert the original model with rkllm-toolkit'],
   [/^PK\x03\x04/, 'a zip archive (or a PyTorch checkpoint)', 'unpack or convert it first'],
   [/^\x7fELF/, 'a program or library', 'name the model file'],
   [/^\x1f\x8b/, 'a gzip archive', 'unpack it first'],
 ]
+
+/** @typedef {'rkllm' | 'rknn' | 'gguf' | 'safetensors' | 'unknown'} FileKind */
 
 /** @type {(path: string, message: string, hint: string) => import('../types/errors.js').MemoryError} */
 const refuse = (path, message, hint) => memoryError('ERR_UNSUPPORTED', `${path} ${message}`, { hint, path })
@@ -68,7 +69,7 @@ function readHead(path) {
  * Refuses a file that is no model, and returns what is known of one that is.
  *
  * @param {string} path
- * @returns {{kind: 'rkllm' | 'rknn' | 'unknown', size: number, warnings: string[]}}
+ * @returns {{kind: FileKind, size: number, warnings: string[]}}
  */
 function inspect(path) {
   const { size, head } = readHead(path)
@@ -82,11 +83,21 @@ function inspect(path) {
 
   if (/\.rknn$/i.test(path) || text.startsWith('RKNN'))
     return { kind: 'rknn', size, warnings: checkRknn(path, size, head) }
+  if (text.startsWith('GGUF')) {
+    if (/\.rkllm$/i.test(path))
+      throw refuse(
+        path,
+        'is a GGUF model, in spite of its name',
+        'librkllmrt takes .rkllm files: convert the original model with rkllm-toolkit, or name the file .gguf',
+      )
+    return { kind: 'gguf', size, warnings: [] }
+  }
+  if (/^[^]{8}\{\s*"/.test(text)) return { kind: 'safetensors', size, warnings: [] }
   if (/\.rkllm$/i.test(path)) return { kind: 'rkllm', size, warnings: [] }
   return {
     kind: 'unknown',
     size,
-    warnings: [`${path} ends neither in .rkllm nor in .rknn: its size is used for the weights`],
+    warnings: [`${path} ends neither in .rkllm nor in .rknn: its size is taken for that of a .rkllm file`],
   }
 }
 

@@ -1,6 +1,7 @@
 'use strict'
 
-const { check, invalid, kinds, formatValue } = require('../core/options.js')
+const { check, invalid, kinds, formatValue, outOfRange } = require('../core/options.js')
+const { DTYPES, numbersOf } = require('./dtypes.js')
 
 /**
  * @template T
@@ -10,9 +11,6 @@ const { check, invalid, kinds, formatValue } = require('../core/options.js')
  * @template {import('../core/options.js').Schema} S
  * @typedef {import('../core/options.js').Checked<S>} Checked
  */
-
-/** @type {import('../types/models.js').QuantizedType[]} */
-const DTYPES = ['w8a8', 'w4a16', 'w4a16_g128']
 
 /** A ModelSpec. */
 const model = {
@@ -35,6 +33,13 @@ const model = {
   batch: kinds.integer(1, 4096),
   kvBytesPerElement: kinds.integer(1, 8),
   dtype: kinds.oneOf(...DTYPES),
+  /** @type {Validator<string>} */
+  runtime: (name, value) => {
+    const version = kinds.string(name, value)
+    if (numbersOf(version) === null) throw outOfRange(`${name} is ${formatValue(value)}; it must be as "1.2.3"`)
+    return version
+  },
+  embedFlash: kinds.boolean,
   soc: kinds.string,
   type: kinds.oneOf('language', 'vision'),
 }
@@ -49,7 +54,8 @@ const plan = {
     if (Array.isArray(value)) return value.map((domain, i) => check(`${name}[${i}]`, domain, domainUse))
     throw invalid(`${name} must be an array of DomainStats, not ${formatValue(value)}`)
   },
-  ramAvailable: kinds.integer(0),
+  /** @type {Validator<number | null>} */
+  ramAvailable: (name, value) => (value === null ? null : kinds.integer(0)(name, value)),
   keepFree: kinds.integer(0),
   spread: kinds.boolean,
 }

@@ -79,14 +79,19 @@ function linearMatrices(shape) {
   return shape.hiddenSize * (2 * key + 2 * value + 2 * (shape.linearValueHeads ?? 0)) + value * shape.hiddenSize
 }
 
+/** @type {(shape: Shape, i: number) => boolean} Whether layer `i` has experts. */
+const routes = (shape, i) =>
+  (shape.experts ?? 0) > 0 && i >= (shape.denseLayers ?? 0) && (i + 1) % (shape.expertInterval || 1) === 0
+
 /**
  * @param {Shape} shape
  * @param {number} i
  */
 function feedForward(shape, i) {
-  const gated = (/** @type {number} */ width) => 3 * shape.hiddenSize * width
+  const perWidth = shape.family === 'plain' ? 2 : 3
+  const gated = (/** @type {number} */ width) => perWidth * shape.hiddenSize * width
   const experts = shape.experts ?? 0
-  if (!(experts > 0) || i < (shape.denseLayers ?? 0)) {
+  if (!routes(shape, i)) {
     const wide = shape.doubleWide && !ownsCache(shape, i)
     return gated((shape.intermediateSize ?? 0) * (wide ? 2 : 1))
   }
@@ -118,13 +123,35 @@ function rwkvLayer({ hiddenSize: hidden, intermediateSize }) {
   return 4 * hidden ** 2 + 2 * hidden * (intermediateSize ?? 4 * hidden) + 2 * hidden * ranks
 }
 
+/** Matrices in the attention and the feed-forward part of a layer, and in a layer of RWKV-7. */
+const MATRICES = { full: 4, linear: 5, latent: 5, gated: 3, plain: 2, rwkv: 14 }
+
+/**
+ * Counts the matrices, each of which has commands of its own in NPU memory.
+ *
+ * @param {Shape} shape
+ */
+function matrixCount(shape) {
+  if (shape.family === 'rwkv') return shape.layers * MATRICES.rwkv + 1
+  const perExpert = shape.family === 'plain' ? MATRICES.plain : MATRICES.gated
+  const counted = sum(shape.layers, (i) => {
+    const linear = kindOf(shape, i) === 'linear'
+    const mixing = linear ? MATRICES.linear : isLatent(shape) ? MATRICES.latent : MATRICES.full
+    const routed = routes(shape, i)
+    const shared = routed && ((shape.sharedExperts ?? 0) > 0 || (shape.sharedExpertSize ?? 0) > 0) ? 1 : 0
+    const own = (shape.perLayerSize ?? 0) > 0 ? 2 : 0
+    return mixing + own + perExpert * (routed ? (shape.experts ?? 0) + shared : 1)
+  })
+  return counted + 1
+}
+
 /** @type {(count: number, of: (i: number) => number) => number} */
 const sum = (count, of) => Array.from({ length: count }, (_, i) => of(i)).reduce((a, b) => a + b, 0)
 
 /**
  * @param {Shape} shape
- * @returns {{matrices: number, embedding: number, perLayerEmbedding: number, kvPerToken: number, state: number}} counts
- * of numbers
+ * @returns {{matrices: number, matrixCount: number, embedding: number, perLayerEmbedding: number, kvPerToken: number,
+ * state: number}} counts of numbers; `matrixCount` of matrices
  */
 function parametersOf(shape) {
   const { layers, hiddenSize, vocabSize } = shape
@@ -132,7 +159,14 @@ function parametersOf(shape) {
   if (shape.family === 'rwkv') {
     // Each head has a state of 64 by 64.
     const state = layers * hiddenSize * 64
-    return { matrices: layers * rwkvLayer(shape) + table, embedding: table, perLayerEmbedding: 0, kvPerToken: 0, state }
+    return {
+      matrices: layers * rwkvLayer(shape) + table,
+      matrixCount: matrixCount(shape),
+      embedding: table,
+      perLayerEmbedding: 0,
+      kvPerToken: 0,
+      state,
+    }
   }
   const body = sum(layers, (i) => {
     const mixing = kindOf(shape, i) === 'linear' ? linearMatrices(shape) : attentionMatrices(shape, i)
@@ -141,6 +175,7 @@ function parametersOf(shape) {
   const mixers = Math.max(0, (shape.alternatives ?? 0) - 1) * 2 * hiddenSize ** 2
   return {
     matrices: body + mixers + table,
+    matrixCount: matrixCount(shape),
     embedding: table,
     perLayerEmbedding: layers * (shape.perLayerSize ?? 0) * (shape.perLayerVocab ?? 0),
     kvPerToken: sum(layers, (i) => kvOf(shape, i)),

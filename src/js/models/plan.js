@@ -4,9 +4,12 @@
 
 const { formatBytes } = require('../core/format-bytes.js')
 const { check, invalid, formatValue } = require('../core/options.js')
+const { availableRam } = require('./available-ram.js')
 const { estimate } = require('./estimate.js')
 const schemas = require('./options.js')
 const { pack } = require('./pack.js')
+const { adviceOf, hasOneDomain, reasonOf, remediesOf } = require('./plan-reasons.js')
+const { DOMAIN_WEIGHTS } = require('./terms.js')
 
 /** The default RAM left to the rest of the machine. */
 const KEEP_FREE = 256 * 2 ** 20
@@ -32,7 +35,7 @@ const GIB4 = 4 * 2 ** 30
  * @property {number} ram
  */
 
-/** @typedef {{ members: Demand[], bytes: number }} Group */
+/** @typedef {{ members: Demand[], bytes: number, fixed: boolean }} Group `fixed` groups have a .rknn model */
 
 /**
  * @param {unknown} models
@@ -47,16 +50,9 @@ function demandsOf(models) {
     if (names.has(name)) throw invalid(`two models are called ${JSON.stringify(name)}`, 'give each a name of its own')
     names.add(name)
     const figures = estimate(spec)
-    // Plans with the upper end of the band; with the estimate itself half of the plans would fail.
-    const margin = 1 + figures.uncertainty
-    return {
-      name,
-      group: group ?? null,
-      spec,
-      figures,
-      bytes: Math.ceil(figures.npuTotal * margin),
-      ram: Math.ceil(figures.total * margin),
-    }
+    // Plans with the upper ends of the bands; with the estimate itself half of the plans would fail.
+    const ram = Math.ceil(figures.full * (1 + figures.uncertainty))
+    return { name, group: group ?? null, spec, figures, bytes: figures.domain.max, ram }
   })
 }
 
@@ -76,7 +72,7 @@ function domainsOf(device, domains) {
       throw invalid(`device.${name} must be a whole number, not ${formatValue(value)}`)
   }
   if (typeof iommu !== 'boolean') throw invalid(`device.iommu must be true or false, not ${formatValue(iommu)}`)
-  const count = iommu ? Math.max(1, iommuDomains) : 1
+  const count = iommu && !hasOneDomain(device) ? Math.max(1, iommuDomains) : 1
   const total = domainBytes > 0 ? domainBytes : iommu ? GIB4 : null
   const all = Array.from({ length: count }, (_, id) => ({ id, total, used: 0, reservedForOthers: 0 }))
   for (const { id, total: own, used = 0, reservedForOthers = 0 } of domains ?? []) {
@@ -107,107 +103,17 @@ function groupsOf(demands) {
     const key = demand.group === null ? demand : demand.group
     groups.set(key, [...(groups.get(key) ?? []), demand])
   }
-  return [...groups.values()].map((members) => ({ members, bytes: members.reduce((sum, { bytes }) => sum + bytes, 0) }))
-}
-
-/** @type {(members: Demand[]) => string} */
-const namesOf = (members) => members.map(({ name }) => JSON.stringify(name)).join(' + ')
-
-/**
- * Lists changes that save at least `over` bytes, the mildest first.
- *
- * @param {Demand[]} members
- * @param {number} over
- */
-function remediesOf(members, over) {
-  const remedies = []
-  for (const { name, spec, figures } of members) {
-    const margin = 1 + figures.uncertainty
-    const { contextLength = 0 } = spec
-    const perToken = contextLength > 0 ? (figures.kvCache * margin) / contextLength : 0
-    const fewer = perToken > 0 ? Math.floor(contextLength - over / perToken) : 0
-    if (fewer >= 256) remedies.push(`a context of ${fewer} instead of ${contextLength} for ${JSON.stringify(name)}`)
-    const eightBits =
-      spec.config !== undefined &&
-      spec.weightBytes === undefined &&
-      spec.path === undefined &&
-      (spec.dtype ?? 'w8a8') === 'w8a8'
-    if (eightBits) {
-      const saved = (figures.npuTotal - estimate({ ...spec, dtype: 'w4a16' }).npuTotal) * margin
-      if (saved >= over)
-        remedies.push(`4-bit weights (w4a16) for ${JSON.stringify(name)}, which save ${formatBytes(saved)}`)
-    }
-  }
-  return remedies
-}
-
-/** @type {(remedies: string[], otherwise: string) => string} */
-const adviceOf = (remedies, otherwise) =>
-  remedies.length > 0 ? `it would fit with ${remedies.join(', or ')}` : otherwise
-
-/** The first rknpu whose other domains this package uses: earlier ones do not hold a domain during a call. */
-const HOLDS_DOMAINS = [0, 9, 8]
-
-/**
- * Explains why the device has one domain, if its driver is the cause.
- *
- * @param {DeviceInfo} device
- */
-function oneDomainOf({ backend, iommu, iommuDomains, driverVersion }) {
-  if (backend !== 'rknpu' || !iommu || iommuDomains > 1 || typeof driverVersion !== 'string') return []
-  const parts = driverVersion.split('.').map(Number)
-  const differs = HOLDS_DOMAINS.findIndex((part, at) => part !== (parts[at] ?? 0))
-  if (differs === -1 || (parts[differs] ?? 0) > HOLDS_DOMAINS[differs]) return []
-  return [`rknpu ${driverVersion} has one usable domain, 0.9.8 and later have 16`]
+  return [...groups.values()].map((members) => ({
+    members,
+    bytes: members.reduce((sum, { bytes }) => sum + bytes, 0),
+    // The RKNN API has no base_domain_id for a model: it allocates in domain 0.
+    fixed: members.some(({ figures }) => figures.architecture === 'rknn'),
+  }))
 }
 
 /**
- * @param {Group[]} groups
- * @param {Place[]} places
- * @param {DeviceInfo} device
- */
-function reasonOf(groups, places, device) {
-  const largest = [...groups].sort((a, b) => b.bytes - a.bytes)[0]
-  const rooms = places.map(roomOf)
-  const most = Math.max(...rooms)
-  const where = device.iommu ? 'IOMMU domain' : 'CMA area'
-  const sentence = (/** @type {string} */ text) => `${text}.`
-  if (largest.bytes > most) {
-    const empty = Math.max(...places.map(({ total }) => total ?? 0))
-    const over = largest.bytes - most
-    const parts = [
-      `${namesOf(largest.members)} may need ${formatBytes(largest.bytes)} of NPU memory, and no ${where} has more ` +
-        `than ${formatBytes(most)} free (of ${formatBytes(empty)})`,
-    ]
-    const apart =
-      largest.members.length > 1 && device.iommu && places.length > 1
-        ? ['apart, in domains of their own (leave group out)']
-        : []
-    parts.push(...oneDomainOf(device))
-    parts.push(adviceOf([...apart, ...remediesOf(largest.members, over)], 'use a smaller model, or free memory'))
-    if (device.iommu && places.length > 1 && largest.members.length === 1 && largest.bytes > empty) {
-      parts.push(
-        'the vendor documents base_domain_id as the first domain of a model, and measured models above 4 GiB with ' +
-          'runtime 1.3.0: spread: true plans with the following domains',
-      )
-    }
-    return sentence(parts.join('; '))
-  }
-  const sum = groups.reduce((total, { bytes }) => total + bytes, 0)
-  const free = rooms.reduce((total, room) => total + room, 0)
-  const needs =
-    `together the models may need ${formatBytes(sum)} of NPU memory, and ` +
-    `${places.length === 1 ? `the ${where} has` : `${places.length} domains have`} ${formatBytes(free)} free`
-  const over = Math.max(1, sum - free)
-  const members = groups.flatMap((group) => group.members)
-  return sentence(
-    `${[`${needs}${sum <= free ? ', but in pieces that are too small' : ''}`, ...oneDomainOf(device)].join('; ')}; ` +
-      `${adviceOf(remediesOf(members, over), 'load fewer models at once, or smaller ones')}`,
-  )
-}
-
-/**
- * Spreads a model that no domain can hold over neighbouring ones. Changes `places`.
+ * Spreads a model that no domain can hold over neighbouring ones, as the runtime does: it fills a domain up to
+ * DOMAIN_WEIGHTS, whatever else is there, and continues in the next. Changes `places`.
  *
  * @param {Group} group
  * @param {Place[]} places
@@ -217,8 +123,8 @@ function spreadOverDomains(group, places) {
     const pieces = []
     let rest = group.bytes
     for (let id = first; id < places.length && rest > 0; id++) {
-      const bytes = Math.min(rest, roomOf(places[id]))
-      if (bytes === 0) break
+      const bytes = Math.min(rest, DOMAIN_WEIGHTS, places[id].total ?? rest)
+      if (bytes > roomOf(places[id])) break
       pieces.push({ id, bytes })
       rest -= bytes
     }
@@ -230,6 +136,25 @@ function spreadOverDomains(group, places) {
 }
 
 /**
+ * Returns why RAM does not suffice; null if it does.
+ *
+ * @param {Demand[]} demands
+ * @param {number | null} ramAvailable
+ * @param {number} keepFree
+ */
+function ramReason(demands, ramAvailable, keepFree) {
+  const ram = demands.reduce((sum, demand) => sum + demand.ram, 0)
+  if (ramAvailable === null || ram === 0 || ram + keepFree <= ramAvailable) return null
+  const remedies = remediesOf(demands, ram + keepFree - ramAvailable, 'ram')
+  const loaded = demands.reduce((sum, { figures }) => sum + figures.loaded, 0)
+  return (
+    `the models may need ${formatBytes(ram)} of RAM; ${formatBytes(ramAvailable)} is available, of which ` +
+    `${formatBytes(keepFree)} stays free (full contexts; about ${formatBytes(loaded)} once loaded); ` +
+    `${adviceOf(remedies, 'load fewer models at once, or smaller ones')}.`
+  )
+}
+
+/**
  * Implements `planModels`.
  *
  * @param {Array<ModelSpec & { name: string, group?: string }>} models
@@ -238,56 +163,56 @@ function spreadOverDomains(group, places) {
  * @returns {DomainPlan}
  */
 function planModels(models, device, options) {
-  const { domains, ramAvailable, keepFree = KEEP_FREE, spread = false } = check('planModels', options, schemas.plan)
+  const { domains, ramAvailable, keepFree = KEEP_FREE, spread } = check('planModels', options, schemas.plan)
   const demands = demandsOf(models)
   const before = domainsOf(device, domains)
   const estimates = Object.fromEntries(demands.map(({ name, figures }) => [name, figures]))
   const warnings = demands.flatMap(({ name, figures }) => figures.warnings.map((warning) => `${name}: ${warning}`))
+  // A device without a node is no part of this machine, whose RAM says nothing about it.
+  const ram = ramAvailable === undefined ? (device.path ? availableRam() : null) : ramAvailable
   /** @type {(reason: string) => DomainPlan} */
   const refuse = (reason) => ({
     fits: false,
     placements: [],
     domains: before.map(reported),
+    ramAvailable: ram,
     reason,
     estimates,
     warnings,
   })
-
-  const ram = demands.reduce((sum, demand) => sum + demand.ram, 0)
-  if (ramAvailable !== undefined && ram > 0 && ram + keepFree > ramAvailable) {
-    const over = ram + keepFree - ramAvailable
-    return refuse(
-      `the models may need ${formatBytes(ram)} of RAM; ${formatBytes(ramAvailable)} is available, of which ` +
-        `${formatBytes(keepFree)} stays free; ` +
-        `${adviceOf(remediesOf(demands, over), 'load fewer models at once, or smaller ones')}.`,
-    )
-  }
+  const short = ramReason(demands, ram, keepFree)
+  if (short !== null) return refuse(short)
 
   const places = before.map((place) => ({ ...place }))
   /** @type {DomainPlan['placements']} */
   const placements = []
   const groups = groupsOf(demands)
+  const inDomain0 = groups.reduce((sum, { fixed, bytes }) => sum + (fixed ? bytes : 0), 0)
   const whole = []
   for (const group of groups) {
     const alone = places.some((place) => group.bytes <= (place.total ?? Number.MAX_SAFE_INTEGER))
-    if (alone || !spread || !device.iommu || group.members.length > 1) {
+    const spreads = (spread ?? true) && device.iommu && places.length > 1 && group.members.length === 1 && !group.fixed
+    if (alone || !spreads) {
       whole.push(group)
       continue
     }
+    places[0].used += inDomain0
     const pieces = spreadOverDomains(group, places)
-    if (pieces === null) return refuse(reasonOf([group], places, device))
+    places[0].used -= inDomain0
+    if (pieces === null) return refuse(reasonOf([group], places, device, roomOf))
     placements.push(...pieces)
     warnings.push(
-      `${group.members[0].name}: spread over domains from ${pieces[0].domain} on; the vendor does not document ` +
-        'which domains follow base_domain_id',
+      `${group.members[0].name}: exceeds a domain, and continues in the ones after domain ${pieces[0].domain}; the ` +
+        'vendor does not document which these are',
     )
   }
 
   const bins = pack(
     whole.map(({ bytes }) => bytes),
     places.map(roomOf),
+    whole.map(({ fixed }) => (fixed ? 0 : null)),
   )
-  if (bins === null) return refuse(reasonOf(whole, places, device))
+  if (bins === null) return refuse(reasonOf(whole, places, device, roomOf))
   whole.forEach(({ members }, i) => {
     for (const { name, bytes } of members) {
       placements.push({ model: name, domain: bins[i], bytes })
@@ -297,7 +222,15 @@ function planModels(models, device, options) {
   const order = new Map(demands.map(({ name }, i) => [name, i]))
   const orderOf = (/** @type {string} */ name) => order.get(name) ?? 0
   placements.sort((a, b) => orderOf(a.model) - orderOf(b.model) || a.domain - b.domain)
-  return { fits: true, placements, domains: places.map(reported), reason: null, estimates, warnings }
+  return {
+    fits: true,
+    placements,
+    domains: places.map(reported),
+    ramAvailable: ram,
+    reason: null,
+    estimates,
+    warnings,
+  }
 }
 
 module.exports = { planModels }

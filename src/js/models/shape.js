@@ -3,7 +3,9 @@
 // Reads the numbers that memory depends on from a Hugging Face config.json, under one name each.
 //
 // Families name the same number differently, and vision-language models keep the language model's numbers in a nested
-// object. A number that the configuration does not have is null; none is assumed here.
+// object. A number that the configuration leaves to the family's default is taken from families.js, and named.
+
+const { defaultsOf, familyOf, intervalOf } = require('./families.js')
 
 /** Names of the nested object that holds the language model's configuration, outermost first. */
 const NESTED = ['thinker_config', 'text_config', 'language_config', 'llm_config', 'lm_config']
@@ -22,6 +24,7 @@ const ALIASES = {
   sharedExperts: ['n_shared_experts'],
   sharedExpertSize: ['shared_expert_intermediate_size'],
   denseLayers: ['first_k_dense_replace'],
+  expertInterval: ['decoder_sparse_step', 'moe_layer_freq'],
   // Latent attention.
   queryRank: ['q_lora_rank'],
   latentRank: ['kv_lora_rank'],
@@ -49,7 +52,7 @@ const ALIASES = {
 /**
  * @typedef {object} Traits
  * @property {string | null} architecture
- * @property {keyof typeof FAMILIES | null} family
+ * @property {import('./families.js').Family | null} family
  * @property {boolean | null} tied
  * @property {boolean} doubleWide
  * @property {string[] | null} layerTypes
@@ -70,66 +73,6 @@ const ALIASES = {
 /** Numbers that may be zero or null: the family has the field, and the model does not use it. */
 const REQUIRED = /** @type {const} */ (['layers', 'hiddenSize', 'vocabSize'])
 const ATTENTION = /** @type {const} */ (['kvHeads', 'headDim'])
-
-/**
- * Model families, by the kind of layers that `parameters.js` can count.
- *
- * @type {{ gated: string[], rwkv: string[] }}
- */
-const FAMILIES = {
-  gated: [
-    'llama',
-    'mistral',
-    'qwen2',
-    'qwen3',
-    'qwen2_vl',
-    'qwen2_vl_text',
-    'qwen2_5_vl',
-    'qwen2_5_vl_text',
-    'qwen3_vl',
-    'qwen3_vl_text',
-    'gemma',
-    'gemma2',
-    'gemma3',
-    'gemma3_text',
-    'phi3',
-    'minicpm',
-    'minicpm3',
-    'minicpmv',
-    'chatglm',
-    'internlm2',
-    'internlm3',
-    'telechat',
-    'telechat2',
-    'exaone',
-    'exaone4',
-    'granite',
-    'smollm3',
-    'stablelm',
-    'yi',
-    'baichuan',
-    'deepseek_v2',
-    'deepseek_vl_v2',
-    'qwen2_moe',
-    'qwen3_moe',
-    'mixtral',
-    'gemma3n',
-    'gemma3n_text',
-    'gemma4',
-    'gemma4_text',
-    'qwen3_next',
-    'qwen3_5',
-    'qwen3_5_text',
-  ],
-  rwkv: ['rwkv7'],
-}
-
-/**
- * The families of which three layers in four are linear by default.
- *
- * @type {Record<string, number>}
- */
-const DEFAULT_INTERVAL = { qwen3_next: 4, qwen3_5: 4, qwen3_5_text: 4 }
 
 /** @type {(value: unknown) => value is Record<string, unknown>} */
 const isObject = (value) => typeof value === 'object' && value !== null && !Array.isArray(value)
@@ -165,9 +108,13 @@ function read(config, names) {
   return null
 }
 
+/** Numbers that a family's defaults may fill. */
+const FILLED = /** @type {const} */ (['vocabSize', 'heads', 'intermediateSize'])
+
 /**
  * @param {Record<string, unknown>} config of a whole model, or of a language model
- * @returns {{shape: PartialShape, missing: string[]}} `missing` names the required numbers that were not found
+ * @returns {{shape: PartialShape, missing: string[], assumed: string[]}} `missing` names the required numbers that were
+ * not found, `assumed` the fields that the family's defaults filled
  */
 function shapeOf(config) {
   const language = languageConfig(config)
@@ -185,37 +132,58 @@ function shapeOf(config) {
     ...counts,
     architecture,
     family: familyOf(architecture),
-    tied: typeof tied === 'boolean' ? tied : null,
+    tied: typeof tied === 'boolean' ? tied : (defaultsOf(architecture).tied ?? null),
     doubleWide: language.use_double_wide_mlp === true,
     layerTypes: Array.isArray(types) && types.length === counts.layers ? types : null,
   }
-
-  shape.kvHeads ??= counts.heads
-  if (counts.headDim === null && counts.heads !== null && counts.heads > 0) {
-    shape.headDim = Math.floor((counts.hiddenSize ?? 0) / counts.heads)
-  }
-  shape.attentionInterval ??= (architecture === null ? undefined : DEFAULT_INTERVAL[architecture]) ?? null
+  const assumed = fill(shape)
+  // Qwen's first generation writes the sum of its two gated widths.
+  if (architecture === 'qwen' && shape.intermediateSize) shape.intermediateSize /= 2
+  if (shape.family === 'plain') shape.intermediateSize ??= 4 * (shape.hiddenSize ?? 0)
+  shape.attentionInterval ??= intervalOf(architecture)
 
   const attention = shape.family === 'rwkv' ? [] : ATTENTION
   const missing = [...REQUIRED, ...attention].filter((name) => !((shape[name] ?? 0) > 0))
-  return { shape, missing }
+  return { shape, missing, assumed }
 }
 
 /**
- * @param {string | null} architecture
- * @returns {keyof typeof FAMILIES | null}
+ * Fills the numbers that the configuration leaves to its family, in place. A configuration without layers or width
+ * describes no model, and stays as it is.
+ *
+ * @param {PartialShape} shape
+ * @returns {string[]} the names of the filled fields
  */
-function familyOf(architecture) {
-  if (architecture === null) return null
-  if (FAMILIES.gated.includes(architecture)) return 'gated'
-  return FAMILIES.rwkv.includes(architecture) ? 'rwkv' : null
+function fill(shape) {
+  if (shape.family === 'rwkv') return []
+  /** @type {string[]} */
+  const assumed = []
+  const complete = (shape.layers ?? 0) > 0 && (shape.hiddenSize ?? 0) > 0
+  const defaults = complete ? defaultsOf(shape.architecture) : {}
+  const routed = (shape.experts ?? 0) > 0
+  for (const name of FILLED) {
+    if (shape[name] !== null || defaults[name] === undefined || (name === 'intermediateSize' && routed)) continue
+    shape[name] = defaults[name]
+    assumed.push(namesOf(name)[0])
+  }
+  const { kvHeads } = defaults
+  if (shape.kvHeads === null && kvHeads !== undefined && (shape.heads ?? 0) % kvHeads === 0) {
+    shape.kvHeads = kvHeads
+    assumed.push(namesOf('kvHeads')[0])
+  }
+  shape.kvHeads ??= shape.heads ?? null
+  if (shape.headDim === null) shape.headDim = defaults.headDim ?? null
+  if (shape.headDim === null && (shape.heads ?? 0) > 0) {
+    shape.headDim = Math.floor((shape.hiddenSize ?? 0) / (shape.heads ?? 1))
+  }
+  return assumed
 }
 
 /**
- * Returns the names of a number in configurations, for messages.
+ * Returns the names of a number in configurations, the best known first, for messages.
  *
  * @param {Count} field
  */
-const namesOf = (field) => ALIASES[field]
+const namesOf = (field) => (field === 'vocabSize' ? [...ALIASES[field]].reverse() : ALIASES[field])
 
-module.exports = { shapeOf, namesOf, isObject }
+module.exports = { shapeOf, languageConfig, namesOf, isObject }

@@ -3,16 +3,27 @@
 import type { DeviceInfo } from './devices.js'
 import type { DomainStats } from './stats.js'
 
-/** Quantisation of weights, in the terms of rkllm-toolkit. */
-export type QuantizedType = 'w8a8' | 'w4a16' | 'w4a16_g128'
+/**
+ * Quantisation of weights, in the terms of rkllm-toolkit. `_g128` has one scale for each 128 numbers of a channel;
+ * without it a channel has one scale. The vendor publishes memory of `w8a8`, `w8a8_g128`, `w8a8_g512`, `w4a16` and
+ * `w4a16_g128`.
+ */
+export type QuantizedType = `${'w8a8' | 'w4a16'}${'' | `_g${32 | 64 | 128 | 256 | 512}`}`
 
 /** Description of a model. */
 export interface ModelSpec {
-  /** Path of a .rkllm or .rknn file. The size of the file is the size of the weights. */
+  /**
+   * Path of a .rkllm, .rknn or .gguf file. A .rkllm file holds the weights and the float16 table of input embeddings;
+   * with `config` the estimate knows both, and `warnings` says where file and configuration disagree. Of a .gguf file
+   * the head is read, which has the shape.
+   */
   path?: string
-  /** Bytes of the weights; overrides the size of `path`. */
+  /** Bytes of the weights in NPU memory; overrides `path` and `config`. */
   weightBytes?: number
-  /** A Hugging Face config.json, as a path or as contents. Used beside or in place of the five fields below. */
+  /**
+   * A Hugging Face config.json, as a path or as contents. Used beside or in place of the five fields below. Fields that
+   * it leaves to its family's defaults are filled, and named in `warnings`.
+   */
   config?: string | Record<string, unknown>
   layers?: number
   hiddenSize?: number
@@ -25,35 +36,73 @@ export interface ModelSpec {
   batch?: number
   /** Bytes of one element of the KV cache. Default 2 (float16). */
   kvBytesPerElement?: number
-  /** Quantisation of the weights whose number `config` tells. Default "w8a8". */
+  /** Quantisation of the weights. Default: by the name and the size of `path`, else "w8a8". */
   dtype?: QuantizedType
+  /** Version of librkllmrt, e.g. "1.2.3". Default: the newest with measurements, "1.3.0". */
+  runtime?: string
+  /**
+   * RKLLMExtendParam.embed_flash: the table of input embeddings stays in the file. Default true. Before runtime 1.2.0
+   * the table is in RAM as float32, whatever is set here.
+   */
+  embedFlash?: boolean
   /** Chip: "rk3588" (default), "rk3576", "rk3562", "rv1126b". */
   soc?: string
-  /** "vision" is a .rknn model: weights without a KV cache. Default: by the file. */
+  /** "vision" is a .rknn model, or the vision part of `config`: weights without a KV cache. Default: by the file. */
   type?: 'language' | 'vision'
 }
 
 /** Estimate of a model's memory, in bytes. `measured` and `derived` list the source of each figure. */
 export interface ModelEstimate {
+  /** Quantised matrices, output head included and input embeddings not. */
   weights: number
+  /** The KV cache of a full context, and the state of linear layers. */
   kvCache: number
+  /** One chunk of a prompt in one layer, and its scores against the context. */
   activations: number
-  /** Memory of the runtime itself: tokenizer, logits, libraries. */
+  /** Memory of the runtime itself: tokenizer, logits, commands of the NPU, libraries; before 1.2.0 the embeddings. */
   hostBuffers: number
-  /** weights + kvCache + activations: the part that takes addresses in the NPU's IOMMU domain or CMA. */
+  /** weights + kvCache + activations. */
   npuTotal: number
-  /** npuTotal + hostBuffers: peak resident memory of the process. */
+  /** The same as `full`. */
   total: number
-  /** Half-width of the 90 % band around `total`, as a fraction. */
+  /** Half-width of the 90 % band around `full`, as a fraction. The KV cache is arithmetic, and widens the band. */
   uncertainty: number
-  /** `model_type` of the configuration. */
+  /**
+   * Resident memory of the process once the model is loaded and has answered a first short prompt (192 tokens, as in
+   * the vendor's measurements). The KV cache becomes resident as it fills.
+   */
+  loaded: number
+  /** Half-width of the 90 % band around `loaded`, as a fraction of it. */
+  loadedUncertainty: number
+  /** Resident memory of the process once the context is full. */
+  full: number
+  /**
+   * Bytes that take addresses in the NPU's IOMMU domain, or CMA, and the most that they may be. The KV cache is not
+   * among them: six models of which each has 448 MiB of it fit in 4 GiB with their weights (airockchip/rknn-llm#437).
+   */
+  domain: { bytes: number; max: number }
+  /**
+   * Bytes of the vision part of `config`, which is a .rknn file of its own; the other figures do not count it. Null
+   * without one, or if its sizes are not given.
+   */
+  vision: number | null
+  /**
+   * Where the figures come from: `calibrated` on the vendor's measurements; or `arithmetic`, where a size, an unknown
+   * format or a given number takes the place of the calibration.
+   */
+  basis: 'calibrated' | 'arithmetic'
+  /** `model_type` of the configuration; "rknn" of vision models. */
   architecture: string | null
+  /** The quantisation that was estimated; null where the size of the weights was given. */
+  dtype: QuantizedType | null
+  /** The runtime whose measurements were used; null of models that RKLLM does not load. */
+  runtime: string | null
   source: 'file' | 'config' | 'numbers'
   /** Figures that were measured. */
   measured: string[]
   /** Figures that only follow from the model's shape. */
   derived: string[]
-  /** Assumptions, and reasons for a wide band. */
+  /** Assumptions, disagreements, and reasons for a wide band. */
   warnings: string[]
 }
 
@@ -61,13 +110,17 @@ export interface ModelEstimate {
 export interface PlanOptions {
   /** Domains that are already in use, e.g. `manager.getNPUMemoryStats().domains`. */
   domains?: Array<Partial<DomainStats> & { id: number }>
-  /** RAM that the models may take. Default: RAM is not checked. */
-  ramAvailable?: number
+  /**
+   * RAM that the models may take; null to leave RAM out. Default: what is available on this machine and in its cgroups,
+   * if the device is one of this machine (`device.path`).
+   */
+  ramAvailable?: number | null
   /** RAM to leave to other processes. Default 256 MiB. */
   keepFree?: number
   /**
-   * Lets a model that exceeds every domain continue in the next ones. The vendor documents `base_domain_id` as the
-   * domain where a model *starts*, not where it continues. Default false.
+   * Whether a model that exceeds a domain may continue in the next ones, as the runtime lets it with rknpu 0.9.8 and
+   * later. The vendor documents `base_domain_id` as the domain where a model *starts*. Default true; with rknpu below
+   * 0.9.8, which has one usable domain, no model continues.
    */
   spread?: boolean
 }
@@ -82,6 +135,8 @@ export interface DomainPlan {
    * area; its total is 0 if unknown, and then RAM is the bound.
    */
   domains: DomainStats[]
+  /** The RAM that the plan counted with; null if RAM was left out. */
+  ramAvailable: number | null
   /** The reason why the models do not fit, and a set-up that would. */
   reason: string | null
   estimates: Record<string, ModelEstimate>
@@ -89,7 +144,8 @@ export interface DomainPlan {
 }
 
 /**
- * Estimates the memory of a model. Calibrated on the vendor's measurements; docs/planning.md states the error.
+ * Estimates the memory of a model: `loaded` and `full`, each with its band. Calibrated on the vendor's measurements of
+ * runtimes 1.1 to 1.3; docs/planning.md states the error.
  *
  * @throws ERR_INVALID_ARG_TYPE, ERR_OUT_OF_RANGE: a part of the spec is missing or wrong; ERR_UNSUPPORTED: the file is
  * empty, truncated, or not a model; ERR_DEVICE_IO, ERR_DEVICE_PERMISSION: the file cannot be read.
@@ -100,11 +156,14 @@ export interface DomainPlan {
  * // Layers, keys and values, heads, elements of a head, bytes of an element, tokens.
  * chat.kvCache === 28 * 2 * 2 * 128 * 2 * 4096 // => true
  * chat.npuTotal === chat.weights + chat.kvCache + chat.activations // => true
+ * chat.loaded < chat.full && chat.full === chat.total // => true
  */
 export function estimateModelMemory(spec: ModelSpec): ModelEstimate
 
 /**
- * Places each model in an IOMMU domain. Models of one `group` (a vision encoder and its language model) share a domain.
+ * Places each model in an IOMMU domain, with the upper ends of its bands: `domain.max` there, `full` in RAM.
+ * Models of one `group` (a vision encoder and its language model) share a domain. .rknn models go to domain 0: their
+ * API has no other.
  *
  * For up to eight groups, the plan uses the fewest domains; among such plans it leaves the most room in the fullest
  * domain. For more groups, it places the largest group first, in the first domain that fits.
