@@ -36,6 +36,7 @@ export const driverless = [
   'format-bytes',
   'gguf',
   'globals',
+  'help-examples',
   'ids',
   'inspect-socket',
   'layers',

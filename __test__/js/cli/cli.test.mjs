@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -169,6 +169,64 @@ test('estimate passes its options on, and shows the result', async (t) => {
   narrow(stdout)
   const { stdout: json } = await command(['estimate', '--weights', '2GiB', '--json'])
   assert.deepEqual(JSON.parse(json), { spec: { contextLength: 4096, weightBytes: 2048 * MiB }, ...ESTIMATE })
+})
+
+const CONFIG = {
+  model_type: 'qwen3', num_hidden_layers: 28, hidden_size: 1024, intermediate_size: 3072, num_attention_heads: 16,
+  num_key_value_heads: 8, head_dim: 128, vocab_size: 151936,
+}
+
+test('estimate: type, runtime, chip and embeddings; bands and warnings are shown', async () => {
+  const config = file('config.json', JSON.stringify(CONFIG))
+  const words = ['estimate', '--config', config, '--context', '16384', '--runtime', '1.2.1', '--soc', 'rk3576']
+  const { status, stdout, stderr } = await command([...words, '--dtype', 'w4a16_g64'])
+  assert.deepEqual([status, stderr], [0, ''])
+  narrow(stdout)
+  assert.match(stdout, /^the model, 16384 tokens of context, w4a16_g64, runtime 1\.2\.1$/m)
+  assert.match(stdout, /once loaded .*MiB\n +with a full context .*GiB\n/)
+  assert.match(stdout, /In an NPU domain: .*, at most /)
+  assert.match(stdout, /! there are no measurements of w4a16_g64/)
+  const json = async (...more) => JSON.parse((await command([...words, '--json', ...more])).stdout)
+  const [flash, ram] = [await json('--embed-flash'), await json('--no-embed-flash')]
+  assert.equal(ram.loaded - flash.loaded, 151936 * 1024 * 4)
+  for (const [wrong, pattern] of [
+    [['--dtype', 'w8a9'], /"w8a9"[^]*did you mean w8a8/],
+    [['--runtime', 'new'], /must be a version/],
+    [['--soc', 'rk3566'], /must be one of/],
+    [['--embed-flash', '--no-embed-flash'], /exclude each other/],
+  ]) {
+    const refused = await command([...words, ...wrong])
+    assert.equal(refused.status, STATUS.usage)
+    assert.match(refused.stderr, pattern)
+  }
+})
+
+test('plan: configuration by model, RAM, driver, spread; warnings are shown', async () => {
+  const config = file('config.json', JSON.stringify(CONFIG))
+  const large = file('large.rkllm', 'weights')
+  truncateSync(large, 907_000_000)
+  const words = ['plan', `${large}:a`, `${large}:b`, '--soc', 'rk3588']
+  const known = await command([...words, '--config', config, '--ram', '4GiB'])
+  assert.deepEqual([known.status, known.stderr], [0, ''])
+  assert.match(known.stdout, /! a: .* is taken for w8a8, by its size/)
+  assert.match((await command([...words, '--config', config])).stdout, /RAM was not looked at/)
+  const one = JSON.parse((await command([...words, '--config', `b=${config}`, '--json'])).stdout)
+  assert.deepEqual([one.estimates.a.basis, one.estimates.b.basis], ['arithmetic', 'calibrated'])
+  const little = await command([...words, '--config', config, '--ram', '1GiB', '--keep-free', '512MiB'])
+  assert.equal(little.status, STATUS.finding)
+  assert.match(little.stdout, /of RAM; 1 GiB is available, of which 512\s+MiB\s+stays/)
+  truncateSync(large, 6_000_000_000)
+  for (const [more, status] of [
+    [[], STATUS.ok],
+    [['--spread'], STATUS.ok],
+    [['--no-spread'], STATUS.finding],
+    [['--driver', '0.9.6'], STATUS.finding],
+    [['--config', 'c=x'], STATUS.usage],
+    [['--config', config, '--config', config], STATUS.usage],
+    [['--driver', 'new'], STATUS.usage],
+    [['--ram', 'lots'], STATUS.usage],
+  ])
+    assert.equal((await command(['plan', large, '--soc', 'rk3588', ...more])).status, status, more.join(' '))
 })
 
 const PLAN = {

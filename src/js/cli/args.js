@@ -29,6 +29,7 @@ const COMMON = {
  * @property {string} [value] the placeholder in help
  * @property {string} text the description in help
  * @property {(name: string, word: string) => unknown} [parse]
+ * @property {boolean} [multiple] whether it may be repeated: its value is a list
  */
 
 /**
@@ -56,6 +57,7 @@ const COMMON = {
  * @property {string} words
  * @property {Record<string, Option>} options
  * @property {string[]} [notes]
+ * @property {string[]} [examples] whole command lines, which a test runs
  * @property {(context: Context) => number | void | Promise<number | void>} run
  */
 
@@ -95,7 +97,8 @@ function parse(args, options) {
       if (value === undefined || (!token.inlineValue && value.startsWith('-') && value !== '-')) {
         throw new UsageError(`${rawName} needs a value: ${rawName} ${all[name].value}`)
       }
-      values[name] = all[name].parse?.(rawName, value) ?? value
+      const parsed = all[name].parse?.(rawName, value) ?? value
+      values[name] = all[name].multiple ? [...(values[name] ?? []), parsed] : parsed
     }
   }
   return { values, words }

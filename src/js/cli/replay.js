@@ -31,8 +31,8 @@ const command = {
   },
   notes: [
     'LOG.csv is a .csv report or a log of RMM. Exit status 1 if an allocation would have failed.',
-    'Example: rkllm-memory replay log.csv --capacity 2GiB --chunk-size 64MiB',
   ],
+  examples: ['rkllm-memory replay log.csv --capacity 2GiB --chunk-size 64MiB'],
   run({ values, words, paint, print, json, width, STATUS }) {
     const [path] = expectWords(words, ['LOG.csv'])
     const options = Object.fromEntries(

@@ -2,7 +2,7 @@
 
 // Runs a command: parses its options, and reports errors as a message and an exit status.
 //
-// A command is { name, summary, words, options, notes, run }. The same data makes `--help` and the parser.
+// A command is { name, summary, words, options, notes, examples, run }. The same data makes `--help` and the parser.
 
 const { version } = require('../../../package.json')
 const { COMMON, UsageError, parse, unknown } = require('./args.js')
@@ -117,7 +117,7 @@ function overview(context, [name]) {
  * @param {BaseContext} context
  * @param {Command} command
  */
-function help({ paint, print, width }, { name, summary, words, options, notes = [] }) {
+function help({ paint, print, width }, { name, summary, words, options, notes = [], examples = [] }) {
   print(`${paint.bold(`rkllm-memory ${name}`)}: ${wrap(summary, width - 15 - name.length, 2).join('\n')}\n`)
   print(`${paint.bold('Usage')}  rkllm-memory ${[name, words, '[OPTIONS]'].filter(Boolean).join(' ')}\n`)
   const all = Object.entries({ ...options, ...COMMON })
@@ -127,6 +127,7 @@ function help({ paint, print, width }, { name, summary, words, options, notes = 
   const widest = Math.max(...forms.map((form) => form.length)) + 2
   all.forEach(([, { text }], at) => print(entry(forms[at], widest, text, width)))
   for (const note of notes) print(`\n${wrap(note, width).join('\n')}`)
+  if (examples.length > 0) print(`\n${paint.bold('Examples')}\n${examples.map((line) => `  ${line}`).join('\n')}`)
   return STATUS.ok
 }
 

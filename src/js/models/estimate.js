@@ -53,6 +53,10 @@ const FLOAT = 4
 
 /** @type {Record<string, number>} Bytes that a chip's runtime takes more than the rk3588's. */
 const CHIPS = fit.coefficients.chips
+/** @type {(soc: string) => boolean} Whether the vendor has measured on a chip. */
+const isMeasured = (soc) => Object.hasOwn(CHIPS, chipOf(soc))
+/** @type {(soc: string) => string} The "s" of rk3588s is a package with fewer pins. */
+const chipOf = (soc) => soc.replace(/s$/, '')
 /** @type {Record<string, number>} Half-widths of bands, by class. */
 const BANDS = fit.uncertainty
 
@@ -99,11 +103,12 @@ function estimate(spec) {
  * @returns {Run}
  */
 function runOf(spec, config, file, warnings) {
-  const { contextLength, batch = 1, kvBytesPerElement = 2, soc = 'rk3588', dtype } = spec
+  const { contextLength, batch = 1, kvBytesPerElement = 2, dtype } = spec
+  const soc = chipOf(spec.soc ?? 'rk3588')
   const newest = /** @type {string} */ (RUNTIMES.at(-1))
   const version = spec.runtime ?? newest
   const { runtime, measured } = runtimeOf(version)
-  if (!Object.hasOwn(CHIPS, soc)) warnings.push(`there are no measurements of ${soc}: estimated as rk3588`)
+  if (!isMeasured(soc)) warnings.push(`there are no measurements of ${soc}: estimated as rk3588`)
   if (!measured) warnings.push(`there are no measurements of runtime ${version}: estimated as ${runtime}`)
   const embedFlash = spec.embedFlash ?? runtime !== '1.1'
   if (embedFlash && runtime === '1.1')
@@ -298,4 +303,4 @@ function fromSize(spec, shape, run) {
 /** Commands of the NPU of a typical model: 200 matrices. */
 const OTHER_HOST = 200 * fit.coefficients.bytesPerMatrix
 
-module.exports = { estimateModelMemory, estimate }
+module.exports = { estimateModelMemory, estimate, isMeasured }

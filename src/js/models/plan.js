@@ -5,7 +5,7 @@
 const { formatBytes } = require('../core/format-bytes.js')
 const { check, invalid, formatValue } = require('../core/options.js')
 const { availableRam } = require('./available-ram.js')
-const { estimate } = require('./estimate.js')
+const { estimate, isMeasured } = require('./estimate.js')
 const schemas = require('./options.js')
 const { pack } = require('./pack.js')
 const { adviceOf, hasOneDomain, reasonOf, remediesOf } = require('./plan-reasons.js')
@@ -39,9 +39,10 @@ const GIB4 = 4 * 2 ** 30
 
 /**
  * @param {unknown} models
+ * @param {string | null | undefined} soc of the device, for models that name none
  * @returns {Demand[]}
  */
-function demandsOf(models) {
+function demandsOf(models, soc) {
   if (!Array.isArray(models)) throw invalid(`models must be an array of ModelSpec, not ${formatValue(models)}`)
   const names = new Set()
   return models.map((model, i) => {
@@ -49,7 +50,7 @@ function demandsOf(models) {
     if (name === undefined) throw invalid(`models[${i}] has no name`)
     if (names.has(name)) throw invalid(`two models are called ${JSON.stringify(name)}`, 'give each a name of its own')
     names.add(name)
-    const figures = estimate(spec)
+    const figures = estimate(typeof soc === 'string' && isMeasured(soc) ? { soc, ...spec } : spec)
     // Plans with the upper ends of the bands; with the estimate itself half of the plans would fail.
     const ram = Math.ceil(figures.full * (1 + figures.uncertainty))
     return { name, group: group ?? null, spec, figures, bytes: figures.domain.max, ram }
@@ -164,8 +165,8 @@ function ramReason(demands, ramAvailable, keepFree) {
  */
 function planModels(models, device, options) {
   const { domains, ramAvailable, keepFree = KEEP_FREE, spread } = check('planModels', options, schemas.plan)
-  const demands = demandsOf(models)
   const before = domainsOf(device, domains)
+  const demands = demandsOf(models, device.soc)
   const estimates = Object.fromEntries(demands.map(({ name, figures }) => [name, figures]))
   const warnings = demands.flatMap(({ name, figures }) => figures.warnings.map((warning) => `${name}: ${warning}`))
   // A device without a node is no part of this machine, whose RAM says nothing about it.

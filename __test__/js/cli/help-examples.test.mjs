@@ -1,0 +1,50 @@
+/** The examples of --help run, in a folder with the files that they name. */
+
+import assert from 'node:assert/strict'
+import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, before, test } from 'node:test'
+
+import { configOf } from '../../../benchmark/estimator/data.mjs'
+import { command, NAMES } from '../../support/command.mjs'
+import { examplesOf } from '../../support/help-examples.mjs'
+
+const folder = mkdtempSync(join(tmpdir(), 'rkllm-examples-'))
+const home = process.cwd()
+before(() => process.chdir(folder))
+after(() => {
+  process.chdir(home)
+  rmSync(folder, { recursive: true })
+})
+
+const sparse = (name, head, size) => {
+  writeFileSync(join(folder, name), head)
+  truncateSync(join(folder, name), size)
+}
+// A head of a .rknn file: magic, zeros, version, bytes that follow.
+const rknn = Buffer.alloc(64, 7)
+rknn.write('RKNN\0\0\0\0', 'latin1')
+rknn.writeBigUInt64LE(6n, 8)
+rknn.writeBigUInt64LE(600_000n, 16)
+sparse('vision.rknn', rknn, 1_000_000)
+// Qwen2-0.5B: 494 million numbers, and the float16 table of 151,936 rows of 896.
+sparse('qwen.rkllm', 'RKLLM', 494_000_000 + 2 * 151_936 * 896)
+writeFileSync(join(folder, 'config.json'), JSON.stringify(configOf('Qwen2 0.5B')))
+writeFileSync(join(folder, 'log.csv'), 'Thread,Time,Action,Pointer,Size,Stream\n1,0.1,allocate,0x10,1048576,0\n')
+
+const found = await Promise.all(NAMES.map(async (name) => [name, await examplesOf(name)]))
+
+test('the commands over files have examples', () => {
+  const named = found.filter(([, examples]) => examples.length > 0).map(([name]) => name)
+  for (const name of ['estimate', 'plan', 'replay']) assert.ok(named.includes(name), name)
+})
+
+for (const [name, examples] of found) {
+  for (const { line, words } of examples.filter(({ piped }) => piped === null)) {
+    test(`${name}: ${line}`, async () => {
+      const { status, stderr } = await command(words)
+      assert.deepEqual([status, stderr], [0, ''])
+    })
+  }
+}
