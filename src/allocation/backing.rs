@@ -250,6 +250,11 @@ impl SharedBacking {
         self.state().adopted
     }
 
+    /// Reports whether there are several holders now.
+    pub fn has_several_holders(&self) -> bool {
+        self.state().holders > 1
+    }
+
     /// Keeps the addresses out of use until the process ends, because an ArrayBuffer may reach them.
     pub fn quarantine_forever(&self) {
         self.addresses.quarantine_forever();

@@ -277,6 +277,11 @@ impl Allocation {
         matches!(self.state().backing, Some(Backing::Shared(_)))
     }
 
+    /// Reports whether the memory has other holders now.
+    pub fn has_other_holders(&self) -> bool {
+        matches!(&self.state().backing, Some(Backing::Shared(share)) if share.has_several_holders())
+    }
+
     /// The memory and the offset in it. The `Arc` keeps the kernel object alive, but not the addresses.
     ///
     /// Errors: `ERR_BUFFER_FREED`.

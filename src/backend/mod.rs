@@ -17,6 +17,7 @@ mod device_node;
 pub mod dma_heap;
 pub mod errno;
 pub mod fault_injecting;
+mod home_domain;
 mod object_table;
 pub mod probe;
 pub mod rknpu_gem;

@@ -13,7 +13,7 @@
 //!   never switches there, and uses domain 0 only.
 //! - Later drivers wait for the current domain's jobs, up to 6 s, before they switch. So opening never switches. The
 //!   first creation outside domain 0 shows whether the build has domains at all. Calls that took the device out of
-//!   domain 0 put it back.
+//!   domain 0 put it back (`home_domain.rs`).
 
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -26,6 +26,7 @@ use nix::fcntl::OFlag;
 use super::contiguous;
 use super::device_node::{duplicate, inside, inspect as inspect_dma_buf, misplaced, open_node, sync_dma_buf};
 use super::errno::{check, domain_busy, no_domain, translate, Call, Context, MAX_DOMAINS};
+use super::home_domain::{DomainCalls, HomeDomain, Visit};
 use super::object_table::{unnamed, ObjectTable};
 use super::soc::npu_cores;
 use super::{Backend, DeviceInfo, Direction, Gauges, Kind, Object, Placement, Request};
@@ -58,8 +59,7 @@ pub struct RknpuGem {
     gate: RwLock<()>,
     /// Whether an object outside domain 0 has proven that the build has domains.
     has_domains: AtomicBool,
-    /// Whether a destroy took the device out of domain 0.
-    is_away: AtomicBool,
+    home: HomeDomain,
 }
 
 /// The kernel's names of an object.
@@ -122,47 +122,14 @@ impl RknpuGem {
             objects: ObjectTable::new(),
             gate: RwLock::new(()),
             has_domains: AtomicBool::new(false),
-            is_away: AtomicBool::new(false),
+            home: HomeDomain::default(),
         })
     }
 
-    /// The device's current domain; `None` if the driver has no such call.
-    fn current_domain(&self) -> Option<u32> {
-        DRM.action(self.device.as_fd(), Action::GetIommuDomain, 0).ok()
-    }
-
-    /// Switches the device to domain 0. Waits for the jobs of the current domain.
-    fn to_domain_0(&self) -> Result<(), Errno> {
-        debug_assert!(self.info.domains > 1, "a driver below 0.9.8 is never switched");
-        DRM.action(self.device.as_fd(), Action::SetIommuDomain, 0).map(drop)
-    }
-
-    /// Records that the driver is about to leave domain 0 for `domain`, to destroy an object there. `None` is the
-    /// unknown domain of a sibling's object.
-    fn note_leaving(&self, domain: Option<u32>) {
-        if self.info.domains > 1 && domain != Some(0) && self.current_domain() == Some(0) {
-            self.is_away.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// Puts the device back into domain 0 if a destroy took it out.
-    fn return_to_domain_0(&self) {
-        if self.is_away.swap(false, Ordering::Relaxed) {
-            // Fails if a job holds the domain for 6 s; the next call in domain 0 switches by itself.
-            let _ = self.to_domain_0();
-        }
-    }
-
-    /// Creates an object outside domain 0, and puts the device back into domain 0 if this call took it out.
-    fn create_elsewhere(&self, create: &mut MemCreate) -> Result<(), Errno> {
-        let _gate = self.shared_gate();
-        let before = self.current_domain();
-        let created = DRM.mem_create(self.device.as_fd(), create);
-        if before == Some(0) {
-            // The object exists: a job that holds its domain now is no reason to fail.
-            let _ = self.to_domain_0();
-        }
-        created
+    /// Starts a call that takes the device to `domain`; `None` is the unknown domain of a sibling's object. Such a call
+    /// shares the gate.
+    fn visit(&self, domain: Option<u32>) -> Option<Visit<'_, OwnedFd>> {
+        (self.info.domains > 1 && domain != Some(0)).then(|| self.home.visit(&self.device))
     }
 
     /// Finds out, once, whether the build has domains: one without CONFIG_NO_GKI accepts every domain and uses domain 0
@@ -177,7 +144,7 @@ impl RknpuGem {
         let _gate = self.gate.write();
         // Tries several times: another process may switch between the two calls.
         for _ in 0..DOMAIN_TRIES {
-            let before = self.current_domain();
+            let before = self.device.current_domain();
             if before.is_some_and(|current| current != 0) {
                 self.has_domains.store(true, Ordering::Relaxed);
                 return Ok(());
@@ -190,9 +157,9 @@ impl RknpuGem {
             };
             let at = Context { domain, ..self.at().bytes(page_size()) };
             DRM.mem_create(device, &mut create).map_err(|errno| translate(Call::Create, errno, &at))?;
-            let switched = self.current_domain() == Some(domain);
+            let switched = self.device.current_domain() == Some(domain);
             let _ = DRM.mem_destroy(device, create.handle, create.obj_addr);
-            let _ = self.to_domain_0();
+            let _ = self.device.to_domain_0();
             if switched {
                 self.has_domains.store(true, Ordering::Relaxed);
                 return Ok(());
@@ -231,6 +198,7 @@ impl RknpuGem {
                     offset: 0,
                     size: CACHE_LINE,
                 };
+                let _visit = self.visit(None);
                 (Origin::Sibling, DRM.mem_sync(self.device.as_fd(), probe).is_ok())
             }
             // The driver refuses objects of other drivers.
@@ -303,20 +271,17 @@ impl Backend for RknpuGem {
             core_mask: request.core_mask,
             ..MemCreate::default()
         };
-        let created = match request.domain {
-            0 => {
-                let _gate = self.shared_gate();
-                DRM.mem_create(self.device.as_fd(), &mut create)
-            }
-            _ => self.create_elsewhere(&mut create),
+        let created = {
+            let _gate = self.shared_gate();
+            let _visit = self.visit(Some(request.domain));
+            DRM.mem_create(self.device.as_fd(), &mut create)
         };
         created.map_err(|errno| translate(Call::Create, errno, &self.at().request(request)))?;
         let misaligned = !create.dma_addr.is_multiple_of(request.alignment);
         if create.size < size || misaligned {
             let _gate = self.shared_gate();
-            self.note_leaving(Some(request.domain));
+            let _visit = self.visit(Some(request.domain));
             let _ = DRM.mem_destroy(self.device.as_fd(), create.handle, create.obj_addr);
-            self.return_to_domain_0();
             return Err(match misaligned {
                 true => misplaced(create.dma_addr, request.alignment),
                 false => Error::new(
@@ -371,10 +336,10 @@ impl Backend for RknpuGem {
         // The driver maps an import into the current domain and counts it to domain 0 from then on (§3.4). `gate`
         // excludes the switches of this process. A switch by another process is visible afterwards; the import is then
         // repeated.
-        let is_home = || !self.info.iommu || self.current_domain().unwrap_or(0) == 0;
+        let is_home = || !self.info.iommu || self.device.current_domain().unwrap_or(0) == 0;
         for _ in 0..DOMAIN_TRIES {
             if !is_home() && self.info.domains > 1 {
-                self.to_domain_0().map_err(|errno| match errno {
+                self.device.to_domain_0().map_err(|errno| match errno {
                     Errno::EINVAL => busy(),
                     _ => failed(errno),
                 })?;
@@ -427,6 +392,7 @@ impl Backend for RknpuGem {
                         Direction::FromDevice => rknpu::SYNC_FROM_DEVICE,
                     };
                     let sync = MemSync { flags, reserved: 0, obj_addr: gem.obj_addr, offset: start, size: end - start };
+                    let _visit = self.visit(object.domain);
                     DRM.mem_sync(self.device.as_fd(), sync).map_err(failed(Call::Sync))
                 }
                 Origin::Created | Origin::Sibling => {
@@ -448,18 +414,21 @@ impl Backend for RknpuGem {
     fn destroy(&self, object: Handle) -> Result<()> {
         let _gate = self.shared_gate();
         let Some((gem, object)) = self.objects.release(object, "MEM_DESTROY")? else { return Ok(()) };
-        self.note_leaving(object.domain);
+        let visit = self.visit(object.domain);
         let result = match &gem.origin {
             Origin::Created => DRM.mem_destroy(self.device.as_fd(), gem.handle, gem.obj_addr),
             Origin::Sibling | Origin::Foreign(_) => drm::gem_close(self.device.as_fd(), gem.handle),
         };
+        if let Some(visit) = visit {
+            visit.stay();
+        }
         // The foreign fd closes with `gem`, after the handle (§3.8).
         result.map_err(|errno| translate(Call::Destroy, errno, &self.at()))
     }
 
     fn end_of_destroys(&self) {
         let _gate = self.shared_gate();
-        self.return_to_domain_0();
+        self.home.return_home(&self.device);
     }
 
     fn gauges(&self, _domain: u32) -> Gauges {

@@ -255,7 +255,9 @@ impl Device {
                 Ok((object, charges))
             }
             Err(error) => {
-                self.backend.destroy(object.handle)?;
+                let destroyed = self.backend.destroy(object.handle);
+                self.backend.end_of_destroys();
+                destroyed?;
                 Err(error)
             }
         }

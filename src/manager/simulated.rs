@@ -31,10 +31,14 @@ impl Manager {
         device.device_write(object, range.start, bytes)
     }
 
-    /// Counts the bytes of an allocation that the simulated NPU wrote and that the CPU has not invalidated since.
+    /// Counts the bytes of an allocation that the simulated NPU wrote and that the CPU has not invalidated since. None
+    /// of shared memory that has other holders, which may still do so.
     ///
     /// Errors: those of [`device_read`](Self::device_read).
     pub fn stale_bytes(&self, allocation: &Allocation) -> Result<u64> {
+        if allocation.has_other_holders() {
+            return Ok(0);
+        }
         let (memory, range) = Self::bytes_of(allocation, 0, None)?;
         let (device, object) = simulated(&memory)?;
         device.stale_bytes(object, range)

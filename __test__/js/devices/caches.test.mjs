@@ -171,6 +171,78 @@ test('checkSync names the buffer and the place of each missing sync', { skip }, 
   assert.deepEqual(await faults(() => memory.deallocate(input)), [['never-invalidated', false, 0, 128, 'tokens']])
 })
 
+test('a result that was never synced is reported at every way to free it, with the place', { skip }, async (t) => {
+  const { memory, npu } = incoherent(t, { debug: { checkSync: true } })
+  let made = 0
+  const newPool = () => memory.createMemoryPool({ name: `p${++made}`, initialSize: 64 * KiB, kind: 'npu' })
+  /** Writes one line of a result. */
+  const written = (value) => {
+    memory.syncToDevice(value)
+    npu.write(value, bytes(64, 7))
+    return value
+  }
+  const ways = {
+    deallocate: () => memory.deallocate(written(memory.allocateNPUMemory(KiB))),
+    deallocateNPUMemory: () => memory.deallocateNPUMemory(written(memory.allocateNPUMemory(KiB))),
+    'block.free': () => written(newPool().allocate(KiB)).free(),
+    'movable block.free': () => written(newPool().allocate(KiB, { movable: true })).free(),
+    'deallocate(block)': () => memory.deallocate(written(newPool().allocate(KiB))),
+    'pool.deallocate': () => {
+      const pool = newPool()
+      pool.deallocate(written(pool.allocateBuffer(KiB)))
+    },
+    'pool.reset': () => {
+      const pool = newPool()
+      written(pool.allocate(KiB))
+      pool.reset()
+    },
+    'destroyMemoryPool, forced': () => {
+      const pool = newPool()
+      written(pool.allocate(KiB, { movable: true }))
+      memory.destroyMemoryPool(pool, { force: true })
+    },
+    'session.dispose': () => {
+      const buffers = memory.createInferenceBuffers({ contextLength: 4, hiddenSize: 8, vocabSize: 100, kind: 'npu' })
+      written(buffers.logits)
+      buffers.dispose()
+    },
+    'transfer, then deallocate': () => {
+      const buffer = written(memory.allocateNPUMemory(KiB))
+      memory.deallocate(typeof buffer.transfer === 'function' ? buffer.transfer() : buffer)
+    },
+    'deallocateWhen(buffer)': () => memory.deallocateWhen(written(memory.allocateNPUMemory(KiB)), Promise.resolve()),
+    'deallocateWhen(block)': () => memory.deallocateWhen(written(newPool().allocate(KiB)), Promise.resolve()),
+    'manager.dispose': () => {
+      written(memory.allocateNPUMemory(KiB))
+      memory.dispose()
+    },
+  }
+  for (const [way, free] of Object.entries(ways)) {
+    const found = await missing(memory, free)
+    const faults = found.map(({ fault, certain, length }) => [fault, certain, length])
+    assert.deepEqual(faults, [['never-invalidated', false, 64]], way)
+    assert.match(found[0].place.split('\n')[0], /caches\.test\.mjs/, way)
+  }
+})
+
+test('a refused free and a free beside other holders report nothing', { skip }, async (t) => {
+  const { memory, npu } = incoherent(t, { debug: { checkSync: true } })
+  const pool = memory.createMemoryPool({ name: 'p', initialSize: 64 * KiB, kind: 'npu' })
+  const block = pool.allocate(KiB)
+  npu.write(block.buffer, bytes(64, 7))
+  block.pin()
+  assert.deepEqual(await missing(memory, () => refuses(() => block.free(), 'ERR_BUFFER_BUSY')), [])
+  block.unpin()
+  assert.equal((await missing(memory, () => block.free())).length, 1)
+
+  const other = incoherent(t).memory
+  const buffer = memory.allocateNPUMemory(KiB)
+  npu.write(buffer, bytes(64, 7))
+  const held = other.adopt(memory.share(buffer))
+  assert.deepEqual(await missing(memory, () => memory.deallocate(buffer)), [], 'the other holder may still sync')
+  other.deallocate(held)
+})
+
 test('a program with all syncs causes no report', { skip }, async (t) => {
   for (const cacheMaintenance of ['ranges', 'objects']) {
     const { memory, npu } = incoherent(t, { simulated: { cacheMaintenance }, slabs: {}, debug: { checkSync: true } })

@@ -153,13 +153,14 @@ class Allocator {
       return
     }
     const buffer = this.liveBuffer(value)
-    this.missingSyncs?.beforeFree(buffer, this.handleAmongShared(buffer))
+    const reportMissing = this.missingSyncs?.beforeFree(buffer, this.handleAmongShared(buffer))
     const message = this.#publisher.freeing(buffer)
     // A buffer that transfer() made is first seen here: remembered, a second deallocate can say that it was freed.
     const freed = native.deallocate(handle, buffer, kind, this.handleAmongShared(buffer))
     remember(buffer, freed)
     this.#buffers.delete(freed)
     this.#waits.started()
+    reportMissing?.()
     this.#publisher.freed(message)
   }
 
@@ -175,8 +176,10 @@ class Allocator {
     for (const buffer of this.#buffers.reachable(pool)) {
       if (byteLengthOf(buffer) === 0) continue
       try {
+        const reportMissing = this.missingSyncs?.beforeFree(buffer, this.handleAmongShared(buffer))
         const message = this.#publisher.freeing(buffer)
         this.#buffers.delete(native.deallocate(this.#handle.value, buffer, undefined, handleOf(buffer), true))
+        reportMissing?.()
         messages.push(message)
       } catch {
         // The runtime holds the buffer, or it is marked as untransferable: it stays attached and reads zeros from now

@@ -51,7 +51,10 @@ class PendingFrees {
    */
   async deallocateWhen(value, done) {
     this.#handle.open()
-    const free = isBlock(value) ? this.#freeBlock(/** @type {any} */ (value), done) : this.#freeBuffer(value, done)
+    const freeNow = isBlock(value) ? this.#freeBlock(/** @type {any} */ (value), done) : this.#freeBuffer(value, done)
+    const { missingSyncs } = this.#allocator
+    const place = missingSyncs?.place() ?? ''
+    const free = () => (missingSyncs ? missingSyncs.at(place, freeNow) : freeNow())
     await new Promise((resolve, reject) => {
       /** @type {Wait} */
       const wait = { over: false, freed: () => resolve(undefined) }

@@ -59,6 +59,8 @@ class MissingSyncs {
    * @type {Set<string>}
    */
   #warned = new Set()
+  /** @type {string | undefined} The place of a call that is made later than the user's. */
+  #place
 
   /**
    * @param {object} parts of the manager
@@ -76,7 +78,22 @@ class MissingSyncs {
 
   /** Returns the place of the user's call, for a check after other threads' work. */
   place() {
-    return this.#stackHere(STACK_DEPTH)
+    return this.#place ?? this.#stackHere(STACK_DEPTH)
+  }
+
+  /**
+   * Makes a call for the user's call at `place`, which is not on the stack any more.
+   *
+   * @param {string} place
+   * @param {() => void} call
+   */
+  at(place, call) {
+    this.#place = place
+    try {
+      call()
+    } finally {
+      this.#place = undefined
+    }
   }
 
   /**
@@ -88,32 +105,40 @@ class MissingSyncs {
    */
   check(buffer, id, place) {
     for (const { fault, offset, length } of native.takeMissingSyncs(this.#handle.value, buffer, id)) {
-      this.#report(fault, buffer, offset, length, place ?? this.place())
+      this.#report({ info: this.#describe(buffer), fault, offset, length, place: place ?? this.place() })
     }
   }
 
   /**
-   * Reports results that were never synced.
+   * Looks for results that were never synced. Returns a function that reports them once the buffer was freed; undefined
+   * if there are none. A free that is refused reports nothing.
    *
    * @param {ArrayBuffer} buffer
    * @param {number} [id]
    */
   beforeFree(buffer, id) {
-    const info = this.#describe(buffer)
-    if (info.kind !== 'npu') return
-    const stale = native.staleBytes(this.#handle.value, buffer, id)
-    if (stale > 0) this.#report('never-invalidated', buffer, 0, stale, this.place())
+    let info
+    let stale = 0
+    try {
+      info = this.#describe(buffer)
+      if (info.kind === 'npu') stale = native.staleBytes(this.#handle.value, buffer, id)
+    } catch {
+      return undefined // another manager's buffer, for example: freeing it fails with the reason
+    }
+    if (stale === 0) return undefined
+    const found = { info, fault: 'never-invalidated', offset: 0, length: stale, place: this.place() }
+    return () => this.#report(found)
   }
 
   /**
-   * @param {string} fault
-   * @param {ArrayBuffer} buffer
-   * @param {number} offset
-   * @param {number} length
-   * @param {string} place
+   * @param {object} found
+   * @param {import('../types/allocations.js').BufferInfo} found.info
+   * @param {string} found.fault
+   * @param {number} found.offset
+   * @param {number} found.length
+   * @param {string} found.place
    */
-  #report(fault, buffer, offset, length, place) {
-    const info = this.#describe(buffer)
+  #report({ info, fault, offset, length, place }) {
     const { certain, means, mend } = FAULTS[fault]
     const names = [`buffer ${info.id}`, info.tag && `tag "${info.tag}"`, info.pool && `pool "${info.pool}"`]
     const where = fault === 'never-invalidated' ? `${length} bytes` : `bytes ${offset} to ${offset + length - 1}`

@@ -138,7 +138,7 @@ export interface MissingSync {
    * - `device-wrote-dirty`: the NPU wrote such lines. The CPU, or the last owner of the memory, wrote them before.
    * - `invalidated-dirty`: `syncFromDevice` dropped such lines.
    * - `cleaned-stale`: the CPU wrote a part of a line that the NPU had written, without `syncFromDevice` between.
-   * - `never-invalidated`: the buffer was deallocated with lines that the NPU had written and that were never synced.
+   * - `never-invalidated`: the buffer was freed with lines that the NPU had written and that were never synced.
    */
   fault:
     | 'device-read-dirty'

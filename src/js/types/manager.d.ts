@@ -77,11 +77,13 @@ export interface DebugOptions {
    * Looks for missing syncs, on the simulated device with `caches: 'incoherent'`, which it sets. Each is emitted as
    * `'missingSync'`; without a listener the certain ones are process warnings (`RKLLM_MISSING_SYNC`), once a place.
    *
-   * It compares bytes when the program syncs or deallocates a buffer, and when a {@link SimulatedNPU} reads or writes
-   * it. It finds every line that the NPU reads or overwrites before the CPU's bytes arrived there, and every write that
+   * It compares bytes when the program syncs or frees a buffer (`deallocate`, `deallocateWhen`, `block.free`, the
+   * reset or end of its pool, session or manager), and when a {@link SimulatedNPU} reads or writes it. It finds
+   * every line that the NPU reads or overwrites before the CPU's bytes arrived there, and every write that
    * `syncFromDevice` drops. It cannot see the moment of a CPU's access: a CPU that reads a result too early reads a
-   * pattern in place of it, and only a partial write or the free shows that a sync is missing. It cannot see a write of
-   * bytes that the memory held already, nor accesses of other devices. Default false.
+   * pattern in place of it, and only a partial write or the free shows that a sync is missing. It cannot see a write
+   * of bytes that the memory held already, nor accesses of other devices, and does not look at buffers that the
+   * garbage collector takes. Default false.
    */
   checkSync?: boolean
 }
