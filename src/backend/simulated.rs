@@ -1,7 +1,8 @@
 //! A simulated device: memfd-backed, with the rules, limits and errnos of the vendor's driver.
 //!
 //! The device is first-class, for laptops, tests and CI, and never passes for a real one: [`DeviceInfo::kind`] is
-//! [`Kind::Simulated`], and JavaScript shows that kind with every figure. It simulates (`docs/design/drivers.md`):
+//! [`Kind::Simulated`](super::Kind::Simulated), and JavaScript shows that kind with every figure. It simulates
+//! (`docs/design/drivers.md`):
 //!
 //! - 16 domains of 4 GiB that end in EFAULT, or a CMA area that ends in EINVAL and returns the previous user's bytes;
 //! - SRAM that runs out silently;
@@ -10,6 +11,7 @@
 //! - with [`Options::incoherent`], caches of the CPU that the device does not see ([`caches`]).
 
 mod address_space;
+mod board;
 pub mod caches;
 mod device_view;
 pub mod missing;
@@ -32,77 +34,22 @@ use nix::unistd::ftruncate;
 use super::device_node::{duplicate, inside};
 use super::errno::too_many_fds;
 use super::object_table::stale;
-use super::{Backend, DeviceInfo, Direction, Gauges, Kind, Maintenance, Object, Placement, Request};
+use super::{Backend, DeviceInfo, Direction, Gauges, Maintenance, Object, Placement, Request};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::dma_buf::{simulated_views, INCOHERENT_NAME, INCOHERENT_VIEWS, SIMULATED_NAME};
 use crate::sys::mapping::Mapping;
 use crate::sys::page::{page_size, whole_pages};
-use crate::units::{format_bytes, GIB, KIB, MIB};
-use address_space::{AddressSpace, Growth};
+use crate::units::format_bytes;
+use address_space::AddressSpace;
+pub use board::Options;
 use caches::CachedMemory;
 use missing::MissingSyncs;
 
 /// The name of a simulated object's mapping in `/proc/self/maps`.
 pub const MEMFD_NAME: &str = SIMULATED_NAME;
 
-/// The board to simulate, and its differences. `None` takes the board's own figure.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Options {
-    /// The SoC; "rk3588" if `None`. The error for an unknown one lists the known ones.
-    pub soc: Option<String>,
-    /// Bytes that one domain addresses, or of the CMA area: whole pages, at most 4 GiB.
-    pub domain_bytes: Option<u64>,
-    /// IOMMU domains, 1 to 16; without an IOMMU, only 1.
-    pub domains: Option<u32>,
-    /// On-chip SRAM, in bytes.
-    pub sram_bytes: Option<u64>,
-    /// The maximum number of kernel objects.
-    pub max_objects: Option<u64>,
-    /// The delay of every create, destroy and sync.
-    pub latency: Duration,
-    /// Whether the CPU's caches are not coherent with the device.
-    pub incoherent: bool,
-    /// The unit of cache maintenance.
-    pub maintenance: Maintenance,
-    /// Whether missing syncs are recorded.
-    pub check_sync: bool,
-}
-
-/// The figures in which boards differ.
-struct Board {
-    soc: &'static str,
-    cores: u32,
-    iommu: bool,
-    sram: u64,
-}
-
-/// The boards of `docs/design/rknpu.md` §6.5. The SRAM is the figure of the vendor's driver (`docs/design/drivers.md`
-/// §1).
-const BOARDS: &[Board] = &[
-    Board { soc: "rk3588", cores: 3, iommu: true, sram: 944 * KIB },
-    Board { soc: "rk3588s", cores: 3, iommu: true, sram: 944 * KIB },
-    Board { soc: "rk3576", cores: 2, iommu: true, sram: 0 },
-    Board { soc: "rk3562", cores: 1, iommu: true, sram: 0 },
-    Board { soc: "rk3566", cores: 1, iommu: false, sram: 0 },
-    Board { soc: "rk3568", cores: 1, iommu: false, sram: 0 },
-];
-
-impl Board {
-    fn named(soc: &str) -> Result<&'static Board> {
-        BOARDS.iter().find(|board| board.soc == soc).ok_or_else(|| {
-            let known: Vec<_> = BOARDS.iter().map(|board| board.soc).collect();
-            Error::new(ErrorCode::OutOfRange, format!("no simulated board is called \"{soc}\""))
-                .hint(format!("use one of {}", known.join(", ")))
-        })
-    }
-}
-
-/// The start of a CMA area, as on a board with 4 GiB of RAM (`docs/design/drivers.md` §1.1: 0xace40000).
-const CMA_BASE: u64 = 0xa000_0000;
-const CMA_MAX: u64 = 4 * GIB - CMA_BASE;
-const MAX_DOMAINS: u32 = 16;
 /// The content of freed memory that the kernel does not clear.
 const STALE: u8 = 0xdb;
 
@@ -173,55 +120,21 @@ impl Simulated {
     ///
     /// Errors: `ERR_OUT_OF_RANGE` for an unknown board or an impossible figure.
     pub fn new(options: Options) -> Result<Self> {
-        let board = Board::named(options.soc.as_deref().unwrap_or("rk3588"))?;
-        let most = if board.iommu { 4 * GIB } else { CMA_MAX };
-        let default = if board.iommu { 4 * GIB } else { 256 * MIB };
-        let domain_bytes = options.domain_bytes.unwrap_or(default);
-        // Page 0 of a domain is never used, so the smallest usable domain has two pages.
-        if domain_bytes > most || domain_bytes < 2 * page_size() || !domain_bytes.is_multiple_of(page_size()) {
-            return Err(out_of_range(
-                "domainBytes",
-                domain_bytes,
-                &format!("whole pages, at most {}", format_bytes(most)),
-            ));
-        }
-        let domains = options.domains.unwrap_or(if board.iommu { MAX_DOMAINS } else { 1 });
-        if !(1..=if board.iommu { MAX_DOMAINS } else { 1 }).contains(&domains) {
-            let allowed = if board.iommu { "1 to 16" } else { "1: this board has no IOMMU" };
-            return Err(out_of_range("domains", domains.into(), allowed));
-        }
-        let sram = options.sram_bytes.unwrap_or(board.sram);
-        if !sram.is_multiple_of(page_size()) || sram > 16 * MIB || (sram > 0 && !board.iommu) {
-            return Err(out_of_range("sramBytes", sram, "whole pages, at most 16 MiB, and 0 without an IOMMU"));
-        }
-        let space = || match board.iommu {
-            true => AddressSpace::new(page_size(), domain_bytes - page_size(), Growth::TopDown),
-            false => AddressSpace::new(CMA_BASE, domain_bytes, Growth::BottomUp),
-        };
+        let (info, domains) = board::lay_out(&options)?;
         Ok(Self {
-            info: DeviceInfo {
-                kind: Kind::Simulated,
-                path: None,
-                soc: Some(board.soc.to_owned()),
-                driver_version: Some("0.9.8".to_owned()),
-                npu_cores: Some(board.cores),
-                iommu: board.iommu,
-                domains: if board.iommu { domains } else { 0 },
-                domain_bytes,
-                sram_total: sram,
-            },
             max_objects: options.max_objects.unwrap_or(u64::MAX),
             latency: options.latency,
             incoherent: options.incoherent,
             maintenance: options.maintenance,
             missing: options.check_sync.then(MissingSyncs::default),
             state: Mutex::new(SimulatedState {
-                domains: (0..domains).map(|_| space()).collect(),
-                sram_free: sram,
+                domains,
+                sram_free: info.sram_total,
                 objects: 0,
                 table: Table::new(),
                 by_inode: HashMap::new(),
             }),
+            info,
         })
     }
 
@@ -331,10 +244,6 @@ impl Simulated {
     fn entry<T>(&self, handle: Handle, call: &'static str, read: impl FnOnce(&Entry) -> T) -> Result<T> {
         self.state().table.get(handle).map(read).ok_or_else(|| stale(call))
     }
-}
-
-fn out_of_range(option: &str, value: u64, allowed: &str) -> Error {
-    Error::new(ErrorCode::OutOfRange, format!("simulated.{option} is {value}; it must be {allowed}"))
 }
 
 fn inode_of(fd: BorrowedFd<'_>) -> Result<((u64, u64), u64)> {
@@ -520,85 +429,4 @@ impl SimulatedState {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    fn device(options: Options) -> Simulated {
-        Simulated::new(options).unwrap()
-    }
-
-    #[test]
-    fn a_4_gib_domain_holds_63_buffers_of_64_mib_as_the_vendor_driver_does() {
-        let device = device(Options::default());
-        let objects: Vec<_> = (0..63).map(|_| device.create(&Request::plain(64 * MIB)).unwrap()).collect();
-        let error = device.create(&Request::plain(64 * MIB)).unwrap_err();
-        assert_eq!(error.code(), ErrorCode::IovaExhausted);
-        assert_eq!(error.errno(), Some(libc::EFAULT));
-        assert_eq!(error.details().largest_free, Some(64 * MIB - page_size()));
-        // Another domain has room; its addresses have the same numbers.
-        let other = device.create(&Request { domain: 15, ..Request::plain(64 * MIB) }).unwrap();
-        assert_eq!(other.device_address, objects[0].device_address);
-        objects.iter().chain([&other]).for_each(|object| device.destroy(object.handle).unwrap());
-        assert_eq!(device.live(), 0);
-        assert_eq!(device.gauges(0).largest_free, Some(4 * GIB - page_size()));
-    }
-
-    #[test]
-    fn a_cma_area_hands_out_stale_bytes_and_ends_in_einval() {
-        let device = device(Options { soc: Some("rk3566".into()), ..Options::default() });
-        let object = device.create(&Request::plain(MIB)).unwrap();
-        assert!(object.contiguous && !object.zeroed && object.domain.is_none());
-        let mut bytes = [0; 16];
-        let mapping = device.map(object.handle, 64).unwrap();
-        mapping.read(MIB - 16, &mut bytes);
-        assert_eq!(bytes, [STALE; 16]);
-        let error = device.create(&Request::plain(256 * MIB)).unwrap_err();
-        assert_eq!((error.code(), error.errno()), (ErrorCode::OutOfMemory, Some(libc::EINVAL)));
-        device.destroy(object.handle).unwrap();
-    }
-
-    #[test]
-    fn sram_is_used_until_it_runs_out() {
-        let device = device(Options { sram_bytes: Some(64 * KIB), ..Options::default() });
-        let wanted = Request { placement: Placement::TrySram, ..Request::plain(48 * KIB) };
-        let first = device.create(&wanted).unwrap();
-        let second = device.create(&wanted).unwrap();
-        assert_eq!((first.sram, second.sram), (48 * KIB, 16 * KIB));
-        assert!(!first.zeroed, "SRAM keeps its last user's bytes");
-        assert_eq!(device.gauges(0).sram_free, 0);
-        device.destroy(first.handle).unwrap();
-        device.destroy(second.handle).unwrap();
-        assert_eq!(device.gauges(0).sram_free, 64 * KIB);
-    }
-
-    #[test]
-    fn the_limit_of_objects_is_a_limit_of_descriptors() {
-        let device = device(Options { max_objects: Some(2), ..Options::default() });
-        let a = device.create(&Request::plain(1)).unwrap();
-        device.create(&Request::plain(1)).unwrap();
-        let error = device.create(&Request::plain(1)).unwrap_err();
-        assert_eq!((error.code(), error.errno()), (ErrorCode::TooManyFds, Some(libc::EMFILE)));
-        device.destroy(a.handle).unwrap();
-        device.create(&Request::plain(1)).unwrap();
-    }
-
-    #[test]
-    fn impossible_boards_are_refused() {
-        let none = Options::default();
-        for options in [
-            Options { soc: Some("rk9999".into()), ..none.clone() },
-            Options { domain_bytes: Some(0), ..none.clone() },
-            Options { domain_bytes: Some(4 * GIB + page_size()), ..none.clone() },
-            Options { domain_bytes: Some(page_size() * 2 + 1), ..none.clone() },
-            Options { domains: Some(0), ..none.clone() },
-            Options { domains: Some(17), ..none.clone() },
-            Options { soc: Some("rk3566".into()), domains: Some(2), ..none.clone() },
-            Options { soc: Some("rk3566".into()), sram_bytes: Some(page_size()), ..none.clone() },
-            Options { sram_bytes: Some(1), ..none },
-        ] {
-            let error = Simulated::new(options.clone()).unwrap_err();
-            assert_eq!(error.code(), ErrorCode::OutOfRange, "{options:?}");
-        }
-    }
-}
+mod tests;
