@@ -21,6 +21,7 @@ declare global {
   const closeDmaBuf: typeof api.closeDmaBuf, sendDmaBuf: typeof api.sendDmaBuf
   const diffSnapshots: typeof api.diffSnapshots, replayEventLog: typeof api.replayEventLog
   const estimateModelMemory: typeof api.estimateModelMemory, planModels: typeof api.planModels
+  const measureModel: typeof api.measureModel
   const explainError: typeof api.explainError, probeDevices: typeof api.probeDevices
   const memory: api.MemoryManager, manager: api.MemoryManager, kv: api.MemoryPool, pool: api.MemoryPool
   const buffer: ArrayBuffer, token: api.SharedBufferToken, before: api.MemorySnapshot, device: api.DeviceInfo

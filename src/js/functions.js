@@ -11,6 +11,7 @@ const load = {
   diff: onDemand(() => require('./report/diff.js')),
   estimate: onDemand(() => require('./models/estimate.js')),
   explain: onDemand(() => require('./explain/explain.js')),
+  measure: onDemand(() => require('./models/measure.js')),
   inbox: onDemand(() => require('./sharing/inbox.js')),
   plan: onDemand(() => require('./models/plan.js')),
   probe: onDemand(() => require('./devices/probe.js')),
@@ -38,6 +39,10 @@ const functions = {
   /** @type {typeof import('./explain/explain.js').explainError} */
   explainError(line) {
     return load.explain().explainError(line)
+  },
+  /** @type {typeof import('./models/measure.js').measureModel} */
+  async measureModel(start, options) {
+    return load.measure().measureModel(start, options)
   },
   /** @type {typeof import('./models/plan.js').planModels} */
   planModels(models, device, options) {

@@ -42,6 +42,7 @@ const MODULES = {
   diffSnapshots: 'report/diff.js',
   estimateModelMemory: 'models/estimate.js',
   explainError: 'explain/explain.js',
+  measureModel: 'models/measure.js',
   planModels: 'models/plan.js',
   probeDevices: 'devices/probe.js',
   replayEventLog: 'replay/replay.js',

@@ -31,6 +31,7 @@ const EXPORTS = [
   'diffSnapshots',
   'estimateModelMemory',
   'explainError',
+  'measureModel',
   'planModels',
   'probeDevices',
   'replayEventLog',

@@ -44,7 +44,8 @@ const command = {
     const figures = { ...estimate, loaded, full }
     const rows = columns(PARTS.map(([key, what]) => [`  ${what}`, bytes(figures[key])]))
     rows.forEach((row, at) => print(at >= PARTS.length - 2 ? paint.bold(row) : row))
-    const { domain, vision } = estimate
+    const { domain, vision, basis, measured = [] } = estimate
+    if (basis === 'measured-here') print(`\n  ${measured[0]}`)
     if (domain) print(`\n  In an NPU domain: ${bytes(domain.bytes)}, at most ${bytes(domain.max)}.`)
     if (vision) print(`  The vision part, a file of its own: ${bytes(vision)} more.`)
     print(`\n  9 of 10 models are between ${between(loaded, loadedUncertainty)} once loaded,`)

@@ -32,6 +32,11 @@ const RUN = {
   },
   'embed-flash': { type: 'boolean', text: 'embeddings stay in the file (RKLLMExtendParam.embed_flash); the default' },
   'no-embed-flash': { type: 'boolean', text: 'embeddings are in RAM, as always before runtime 1.2.0' },
+  calibration: {
+    type: 'string',
+    value: 'FILE',
+    text: 'the file with what was measured here, or none; default: where measure stores it',
+  },
   batch: { type: 'string', value: 'N', text: 'sequences at once', parse: wholeNumber(1) },
   'kv-bytes': { type: 'string', value: 'N', text: 'bytes of an element of the KV cache', parse: wholeNumber(1) },
 }
@@ -76,6 +81,9 @@ function specOf(values) {
   return {
     contextLength: values.context ?? DEFAULT_CONTEXT,
     ...Object.fromEntries(given.map(([option, field]) => [field, values[option]])),
+    ...(values.calibration === undefined
+      ? {}
+      : { calibration: values.calibration === 'none' ? false : values.calibration }),
     ...(values['embed-flash'] ? { embedFlash: true } : values['no-embed-flash'] ? { embedFlash: false } : {}),
   }
 }

@@ -4,6 +4,7 @@
 
 const { check, invalid } = require('../core/options.js')
 const { formatBytes } = require('../core/format-bytes.js')
+const { defaultFile, findMeasurement } = require('./calibration.js')
 const { RUNTIMES, partsOf, runtimeOf } = require('./dtypes.js')
 const fit = require('./fit.json')
 const { inspect } = require('./file.js')
@@ -11,7 +12,7 @@ const { TYPICAL_VOCABULARY, compareWithConfig, weightsOfFile } = require('./file
 const { estimateGguf } = require('./gguf-estimate.js')
 const schemas = require('./options.js')
 const { kindOfModel } = require('./parameters.js')
-const { result } = require('./result.js')
+const { measuredHere, result } = require('./result.js')
 const { NUMBERS, configOf, shapeFrom } = require('./spec.js')
 const { FIRST_TOKENS, apply, bandClassOf, termsOf } = require('./terms.js')
 const { visionOf } = require('./vision.js')
@@ -72,10 +73,24 @@ function estimateModelMemory(spec) {
 }
 
 /**
+ * Estimates, and takes this machine's own measurement of the file where there is one.
+ *
  * @param {ModelSpec} spec checked
  * @returns {ModelEstimate}
  */
 function estimate(spec) {
+  const estimated = estimateFromShape(spec)
+  const { path, calibration = defaultFile(), runtime, contextLength = null } = spec
+  if (path === undefined || calibration === false) return estimated
+  const measurement = findMeasurement(calibration, path, { runtime, contextLength })
+  return measurement === null ? estimated : measuredHere(estimated, measurement, contextLength)
+}
+
+/**
+ * @param {ModelSpec} spec checked
+ * @returns {ModelEstimate}
+ */
+function estimateFromShape(spec) {
   const { contextLength } = spec
   const found = spec.path === undefined ? null : inspect(spec.path)
   const file = found === null ? null : { ...found, path: /** @type {string} */ (spec.path) }

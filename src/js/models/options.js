@@ -40,6 +40,8 @@ const model = {
     return version
   },
   embedFlash: kinds.boolean,
+  /** @type {Validator<string | false>} */
+  calibration: (name, value) => (value === false ? false : kinds.string(name, value)),
   soc: kinds.string,
   type: kinds.oneOf('language', 'vision'),
 }

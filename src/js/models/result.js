@@ -7,6 +7,8 @@
  * of 290 tokens of Qwen3-0.6B has float16's size).
  */
 const KV_BAND = 0.15
+/** Measurements of one file on one machine repeat within this share. */
+const MEASURED_BAND = 0.01
 /** Bytes beside the weights in a domain may be twice the estimate: no source publishes them. */
 const DOMAIN_SLACK = 2
 
@@ -97,4 +99,45 @@ function domainMax({ domainShare = 0, uncertainty, dtype }, weights, domain) {
   return Math.ceil(inDomain * (1 + Math.max(domainShare, scales)) + (domain - inDomain) * DOMAIN_SLACK)
 }
 
-module.exports = { result }
+/**
+ * Puts this machine's measurement in the place of the estimate of what is loaded.
+ *
+ * @param {ModelEstimate} estimated
+ * @param {import('./calibration.js').Entry} measurement
+ * @param {number | null} contextLength
+ * @returns {ModelEstimate}
+ */
+function measuredHere(estimated, measurement, contextLength) {
+  const { footprint: loaded, npu, dmaBufs, runtime, driver, at } = measurement
+  const later = estimated.full - estimated.loaded
+  const full = loaded + later
+  const otherContext = measurement.contextLength !== null && measurement.contextLength !== contextLength
+  const loadedUncertainty = MEASURED_BAND + (otherContext ? estimated.activations / loaded : 0)
+  // The parts stay estimates; host buffers take up the difference, and the weights what they cannot.
+  const over = Math.max(0, estimated.npuTotal - full)
+  const npuTotal = estimated.npuTotal - over
+  const bytes = Math.max(npu, dmaBufs)
+  const versions = [runtime && `runtime ${runtime}`, driver && `driver ${driver}`].filter(Boolean)
+  const date = new Date(at).toISOString().slice(0, 10)
+  const warnings = [...estimated.warnings]
+  if (otherContext)
+    warnings.push(`measured here with a context of ${measurement.contextLength}: the band of another is wider`)
+  return {
+    ...estimated,
+    weights: Math.max(0, estimated.weights - over),
+    npuTotal,
+    hostBuffers: full - npuTotal,
+    total: full,
+    uncertainty: (loadedUncertainty * loaded + KV_BAND * later) / full,
+    loaded,
+    loadedUncertainty,
+    full,
+    domain: bytes > 0 ? { bytes, max: Math.ceil(bytes * (1 + MEASURED_BAND)) } : estimated.domain,
+    basis: 'measured-here',
+    measured: [`loaded: measured here on ${[date, ...versions].join(', ')}`],
+    derived: ['full: loaded, and the KV cache of the rest of the context', 'the parts: as estimated'],
+    warnings,
+  }
+}
+
+module.exports = { measuredHere, result }

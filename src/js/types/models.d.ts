@@ -47,6 +47,11 @@ export interface ModelSpec {
   embedFlash?: boolean
   /** Chip: "rk3588" (default), "rk3576", "rk3562", "rv1126b". */
   soc?: string
+  /**
+   * The file with measurements of this machine ({@link measureModel}); false leaves them out. They are found by the
+   * contents of `path`. Default: the file where `measureModel` stores them.
+   */
+  calibration?: string | false
   /** "vision" is a .rknn model, or the vision part of `config`: weights without a KV cache. Default: by the file. */
   type?: 'language' | 'vision'
 }
@@ -87,10 +92,10 @@ export interface ModelEstimate {
    */
   vision: number | null
   /**
-   * Where the figures come from: `calibrated` on the vendor's measurements; or `arithmetic`, where a size, an unknown
-   * format or a given number takes the place of the calibration.
+   * Where the figures come from: `measured-here`, of this file on this machine; `calibrated` on the vendor's
+   * measurements; or `arithmetic`, where a size, an unknown format or a given number takes the calibration's place.
    */
-  basis: 'calibrated' | 'arithmetic'
+  basis: 'measured-here' | 'calibrated' | 'arithmetic'
   /** `model_type` of the configuration; "rknn" of vision models. */
   architecture: string | null
   /** The quantisation that was estimated; null where the size of the weights was given. */
@@ -104,6 +109,64 @@ export interface ModelEstimate {
   derived: string[]
   /** Assumptions, disagreements, and reasons for a wide band. */
   warnings: string[]
+}
+
+/** Start of {@link measureModel}. */
+export interface MeasureStart {
+  /** The program that loads the model, e.g. "llm_demo". It is ended once the model is loaded. */
+  command: string
+  args?: string[]
+  /** Added to this process's environment. */
+  env?: Record<string, string>
+  /** Path of the model file that the command loads. */
+  model: string
+  /**
+   * The sign that the model is loaded: text of the command's output, or milliseconds after its start. Default: its
+   * memory has not grown for 10 seconds, or the command has ended by itself.
+   */
+  until?: RegExp | number
+  /** RKLLMParam.max_context_len of the run, so that estimates of the same context are exact. */
+  contextLength?: number
+  /** Version of librkllmrt. Default: the one that the command's output names. */
+  runtime?: string
+  /**
+   * The calibration file; false stores nothing. Default: `$XDG_STATE_HOME/rkllm-memory/models.json`, or
+   * `~/.local/state/rkllm-memory/models.json`.
+   */
+  calibration?: string | false
+}
+
+/** Memory of a loaded model, as it was measured. Sizes are bytes of the command and its children. */
+export interface MeasuredModel {
+  path: string
+  /** Version of librkllmrt; null if neither the command nor the caller named it. */
+  runtime: string | null
+  /** Version of the driver; null if it is unknown. */
+  driver: string | null
+  contextLength: number | null
+  /** `resident`, and the NPU's bytes that it does not have: what estimates use. */
+  footprint: number
+  /** Resident set; a page that several of the processes share counts once. */
+  resident: number
+  /** The resident set by kind: heap, files, shared memory. */
+  anonymous: number
+  file: number
+  shmem: number
+  /** Objects of the NPU's device nodes in the mappings. */
+  npu: number
+  /** Open dma-bufs, each once. */
+  dmaBufs: number
+  processes: number
+  /** The largest footprint of the run. */
+  peak: number
+  /** Bytes by which MemAvailable fell and used CMA grew; others' memory counts too. Null where the kernel is silent. */
+  availableDrop: number | null
+  cma: number | null
+  command: string
+  /** Milliseconds since 1970. */
+  at: number
+  /** The file where the measurement is stored; null if it is not. */
+  calibration: string | null
 }
 
 /** Options of {@link planModels}. */
@@ -181,3 +244,13 @@ export function planModels(
   device: DeviceInfo,
   options?: PlanOptions,
 ): DomainPlan
+
+/**
+ * Runs a command that loads a model, watches it and its children until the model is loaded, ends them, and stores the
+ * figures in the calibration file: resident memory by kind, dma-bufs, mapped NPU objects, CMA. Estimates of the same
+ * file, found by its contents, then are `measured-here`. Measure on a quiet machine.
+ *
+ * @throws ERR_INVALID_ARG_TYPE, ERR_OUT_OF_RANGE; ERR_DEVICE_IO: the command cannot be started, or ended before the
+ * model was loaded; ERR_UNSUPPORTED: the file is no model, or the calibration file is damaged; the signal's reason.
+ */
+export function measureModel(start: MeasureStart, options?: { signal?: AbortSignal }): Promise<MeasuredModel>

@@ -3,12 +3,11 @@
 // Reads the machine's memory and the processes that hold NPU memory, for `top`.
 
 const { factsOf } = require('../../devices/doctor/facts.js')
-
-const NPU_NODE = /^\/dev\/(?:dri\/(?:card|renderD)\d+|rknpu|accel\/accel\d+)$/
+const { holder } = require('../../devices/npu-holders.js')
 
 /**
  * @typedef {ReturnType<typeof import('../../devices/doctor/reader.js').makeReader>} Reader
- * @typedef {{ pid: number, name: string, buffers: number, bytes: number, exporters: string[], mapped: number }} Holder
+ * @typedef {import('../../devices/npu-holders.js').Holder} Holder
  */
 
 /** @param {Reader} reader */
@@ -41,56 +40,6 @@ function holders(reader, nodes) {
   return pids
     .flatMap((pid) => holder(reader, pid, nodes))
     .sort((a, b) => b.bytes + b.mapped - a.bytes - a.mapped || a.pid - b.pid)
-}
-
-/**
- * @param {Reader} reader
- * @param {string} pid
- * @param {string[]} nodes
- * @returns {Holder[]} empty if the process holds none
- */
-function holder(reader, pid, nodes) {
-  const folder = `/proc/${pid}`
-  const links = (reader.list(`${folder}/fd`) ?? []).map((fd) => [fd, reader.link(`${folder}/fd/${fd}`) ?? ''])
-  const buffers = new Map()
-  for (const [fd] of links.filter(([, target]) => target.startsWith('/dmabuf:'))) {
-    const info = reader.text(`${folder}/fdinfo/${fd}`) ?? ''
-    const field = (/** @type {string} */ name) => new RegExp(`^${name}:\\s*(.*)$`, 'm').exec(info)?.[1]
-    if (field('size') === undefined) continue
-    // Kernels before 5.14 do not show the inode: every descriptor counts there.
-    buffers.set(field('ino') ?? `fd ${fd}`, { size: Number(field('size')), exporter: field('exp_name') ?? '?' })
-  }
-  const usesNpu = links.some(([, target]) => NPU_NODE.test(target) && nodes.includes(target))
-  if (buffers.size === 0 && !usesNpu) return []
-  const all = [...buffers.values()]
-  return [
-    {
-      pid: Number(pid),
-      name: reader.text(`${folder}/comm`)?.trim() ?? '?',
-      buffers: all.length,
-      bytes: all.reduce((sum, { size }) => sum + size, 0),
-      exporters: [...new Set(all.map(({ exporter }) => exporter))].sort(),
-      mapped: usesNpu ? mappedBytes(reader.text(`${folder}/maps`) ?? '', nodes) : 0,
-    },
-  ]
-}
-
-/**
- * Sums the NPU memory in a process's mappings, each object once.
- *
- * @param {string} maps
- * @param {string[]} nodes
- */
-function mappedBytes(maps, nodes) {
-  const objects = new Map()
-  for (const [, start, end, offset, node] of maps.matchAll(
-    /^([\da-f]+)-([\da-f]+) \S+ ([\da-f]+) \S+ \d+ +(\/dev\/\S+)$/gm,
-  )) {
-    if (!nodes.includes(node)) continue
-    const size = Number(BigInt(`0x${end}`) - BigInt(`0x${start}`))
-    objects.set(offset, Math.max(size, objects.get(offset) ?? 0))
-  }
-  return [...objects.values()].reduce((sum, size) => sum + size, 0)
 }
 
 module.exports = { holders, machineOf }

@@ -1,0 +1,131 @@
+'use strict'
+
+// Reads the memory of a process and its children: resident bytes by kind, dma-bufs, mapped objects of the NPU.
+
+const { NPU_NODE, holder } = require('../devices/npu-holders.js')
+
+/** @typedef {import('../devices/doctor/reader.js').Reader} Reader */
+
+/**
+ * @typedef {object} Sample
+ * @property {number} processes
+ * @property {number} resident bytes of all processes; shared pages count once
+ * @property {number} anonymous
+ * @property {number} file
+ * @property {number} shmem
+ * @property {number} dmaBufs bytes of the dma-bufs that are open, each once
+ * @property {number} npu bytes of the NPU's objects that are mapped
+ * @property {number} footprint `resident`, and the NPU's bytes that it does not have
+ */
+
+const KIB = 1024
+
+/**
+ * Returns a process and all its descendants.
+ *
+ * @param {Reader} reader
+ * @param {number} root
+ */
+function treeOf(reader, root) {
+  /** @type {Map<number, number[]>} */
+  const children = new Map()
+  for (const name of reader.list('/proc', /^\d+$/) ?? []) {
+    const [, parent] = /^PPid:\s+(\d+)$/m.exec(reader.text(`/proc/${name}/status`) ?? '') ?? []
+    if (parent !== undefined) children.set(+parent, [...(children.get(+parent) ?? []), +name])
+  }
+  const found = [root]
+  for (const pid of found) found.push(...(children.get(pid) ?? []).filter((child) => !found.includes(child)))
+  return found
+}
+
+/** @type {(text: string, name: string) => number} */
+const bytesOf = (text, name) => Number(new RegExp(`^${name}:\\s+(\\d+) kB$`, 'm').exec(text)?.[1] ?? 0) * KIB
+
+/**
+ * Samples a process tree. Null once the process is gone.
+ *
+ * @param {Reader} reader
+ * @param {number} root
+ * @param {string[]} nodes the NPU's device nodes
+ * @returns {Sample | null}
+ */
+function sampleOf(reader, root, nodes) {
+  const each = treeOf(reader, root).flatMap((pid) => memoryOf(reader, pid, nodes))
+  if (each.length === 0) return null
+  // The largest counts whole; of the others a page that several processes share counts for its part.
+  each.sort((a, b) => b.rss - a.rss)
+  const [largest, ...others] = each
+  const sum = (/** @type {(of: typeof each[number]) => number} */ figure) =>
+    each.reduce((total, of) => total + figure(of), 0)
+  const resident = largest.rss + others.reduce((total, { pss }) => total + pss, 0)
+  const [dmaBufs, npu] = [sum((of) => of.dmaBufs), sum((of) => of.npu)]
+  // An object may be mapped and be exported as a dma-buf: the larger figure counts each object once.
+  const outside = Math.max(0, Math.max(dmaBufs, npu) - sum((of) => of.npuResident))
+  return {
+    processes: each.length,
+    resident,
+    anonymous: sum((of) => of.anonymous),
+    file: sum((of) => of.file),
+    shmem: sum((of) => of.shmem),
+    dmaBufs,
+    npu,
+    footprint: resident + outside,
+  }
+}
+
+/**
+ * @param {Reader} reader
+ * @param {number} pid
+ * @param {string[]} nodes
+ */
+function memoryOf(reader, pid, nodes) {
+  const status = reader.text(`/proc/${pid}/status`) ?? ''
+  const rss = bytesOf(status, 'VmRSS')
+  // A process that has ended and waits for its parent has no memory.
+  if (rss === 0) return []
+  const rollup = reader.text(`/proc/${pid}/smaps_rollup`) ?? ''
+  const [held] = holder(reader, String(pid), nodes)
+  return [
+    {
+      rss,
+      pss: /^Pss:/m.test(rollup) ? bytesOf(rollup, 'Pss') : rss,
+      anonymous: bytesOf(status, 'RssAnon'),
+      file: bytesOf(status, 'RssFile'),
+      shmem: bytesOf(status, 'RssShmem'),
+      dmaBufs: held?.bytes ?? 0,
+      npu: held?.mapped ?? 0,
+      npuResident: held === undefined ? 0 : npuResidentOf(reader.text(`/proc/${pid}/smaps`) ?? ''),
+    },
+  ]
+}
+
+/**
+ * Sums the resident bytes in mappings of the NPU's nodes and of dma-bufs. Kernels that map them by page count them as
+ * resident, those that map them by frame number do not.
+ *
+ * @param {string} smaps
+ */
+function npuResidentOf(smaps) {
+  let ours = false
+  let total = 0
+  for (const line of smaps.split('\n')) {
+    const [, path] = /^[\da-f]+-[\da-f]+ \S+ [\da-f]+ \S+ \d+\s*(.*)$/.exec(line) ?? []
+    if (path !== undefined) ours = NPU_NODE.test(path) || path.startsWith('/dmabuf:')
+    else if (ours && line.startsWith('Rss:')) total += bytesOf(line, 'Rss')
+  }
+  return total
+}
+
+/**
+ * Reads the machine's figures; null where the kernel does not tell.
+ *
+ * @param {Reader} reader
+ */
+function machineMemory(reader) {
+  const text = reader.text('/proc/meminfo') ?? ''
+  const figure = (/** @type {string} */ name) => (new RegExp(`^${name}:`, 'm').test(text) ? bytesOf(text, name) : null)
+  const [available, cmaTotal, cmaFree] = [figure('MemAvailable'), figure('CmaTotal'), figure('CmaFree')]
+  return { available, cmaUsed: cmaTotal === null || cmaFree === null ? null : cmaTotal - cmaFree }
+}
+
+module.exports = { machineMemory, sampleOf, treeOf }
