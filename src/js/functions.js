@@ -37,8 +37,8 @@ const functions = {
     return load.estimate().estimateModelMemory(spec)
   },
   /** @type {typeof import('./explain/explain.js').explainError} */
-  explainError(line) {
-    return load.explain().explainError(line)
+  explainError(log, options) {
+    return load.explain().explainError(log, options)
   },
   /** @type {typeof import('./models/measure.js').measureModel} */
   async measureModel(start, options) {

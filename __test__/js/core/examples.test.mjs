@@ -27,7 +27,8 @@ const examples = readdirSync(folder).flatMap(examplesOf)
 
 test('the examples were found', () => {
   const names = examples.map(({ name }) => name)
-  assert.deepEqual(names.sort(), ['MemoryManager', 'MemoryPool', 'SimulatedNPU', 'estimateModelMemory', 'planModels'])
+  const expected = ['MemoryManager', 'MemoryPool', 'SimulatedNPU', 'estimateModelMemory', 'explainError', 'planModels']
+  assert.deepEqual(names.sort(), expected)
 })
 
 for (const { name, lines } of examples) {

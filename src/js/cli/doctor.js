@@ -37,6 +37,11 @@ const command = {
       text: 'also write the files that were read to DIR: a support bundle for --root',
     },
   },
+  examples: [
+    'rkllm-memory doctor',
+    'rkllm-memory doctor --save bundle',
+    'rkllm-memory doctor --root bundle --json',
+  ],
   notes: [
     'Exit status 1 if any check fails; warnings are not failures.',
     'A support bundle holds the parts of /proc, /sys and /etc that were read: board, kernel, limits, your name and ' +

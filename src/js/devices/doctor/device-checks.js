@@ -6,7 +6,7 @@
 // nothing.
 
 const { formatBytes } = require('../../core/format-bytes.js')
-const { compareVersions, versionOf } = require('./facts.js')
+const { compareVersions, versionOf } = require('../../core/versions.js')
 const { showMode } = require('./reader.js')
 
 const MiB = 2 ** 20

@@ -2,6 +2,7 @@
 
 // Parses the machine's files into facts, once. A fact that the files do not hold is undefined.
 
+const { versionOf } = require('../../core/versions.js')
 const { cgroupOf } = require('./cgroup.js')
 
 const SOCS = ['rk3588', 'rk3588s', 'rk3583', 'rk3576', 'rk3566', 'rk3568', 'rk3562', 'rv1126b', 'rv1103', 'rv1106']
@@ -47,23 +48,6 @@ function factsOf(reader) {
     load: loadOf(reader),
     container: containerOf(reader),
   }
-}
-
-/** @type {(text: string) => number[] | undefined} Parses "6.1.75-vendor" to [6, 1, 75]. */
-const versionOf = (text) => /\d+(?:\.\d+)*/.exec(text)?.[0].split('.').map(Number)
-
-/**
- * Compares versions, as for sort.
- *
- * @param {number[]} a
- * @param {number[]} b
- */
-function compareVersions(a, b) {
-  for (let i = 0; i < Math.max(a.length, b.length); i++) {
-    const difference = (a[i] ?? 0) - (b[i] ?? 0)
-    if (difference !== 0) return difference
-  }
-  return 0
 }
 
 /** @type {(text: string, separator: string) => Record<string, string | undefined>} */
@@ -270,4 +254,4 @@ function containerOf(reader) {
   return manager
 }
 
-module.exports = { compareVersions, factsOf, versionOf }
+module.exports = { factsOf }

@@ -3,8 +3,8 @@
 // Checks of the machine around the NPU: RAM, limits of the process, containers, the kernel's settings.
 
 const { formatBytes } = require('../../core/format-bytes.js')
+const { compareVersions } = require('../../core/versions.js')
 const { fail, kernelArgument, ok, warn } = require('./device-checks.js')
-const { compareVersions } = require('./facts.js')
 
 const [MiB, GiB] = [2 ** 20, 2 ** 30]
 

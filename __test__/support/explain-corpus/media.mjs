@@ -1,0 +1,172 @@
+// The 2D engine (RGA) and video (MPP, rkmpp).
+
+export const media = [
+  {
+    kind: 'rga-4g',
+    code: 'ERR_UNSUPPORTED',
+    cause: /below 4 GiB/,
+    remedy: /dma32/,
+    logs: ['rga_mmu: RGA_MMU unsupported memory larger than 4G!', 'rga_mm: RGA_MMU unsupported Memory larger than 4G!'],
+  },
+  {
+    kind: 'rga-import',
+    code: 'ERR_UNKNOWN_BUFFER',
+    cause: /148/,
+    remedy: /open/,
+    logs: ['rga_mm: rga_mm_get_channel_external_buffer dma_buf_get fail fd[148]'],
+  },
+  {
+    kind: 'rga-import',
+    code: 'ERR_OUT_OF_MEMORY',
+    cause: [/swiotlb/, /too many buffers/],
+    remedy: /dma32/,
+    logs: [
+      'rga_dma_buf  E  Failed to map attachment, ret[-22]',
+      '2025-10-17 18:11:32.036  4106-4106  rga_dma_buf  E  Failed to map attachment, ret[-22]',
+      'rga_mm: rga_mm_map_dma_buffer core[1] map dma buffer error!',
+      'rga_mm: rga_mm_map_buffer map dma_buf error!',
+      'rga: buffer[0] mm import buffer failed! memory = 0xbe, type = dma_fd(0x0)',
+      'rga_dma_buf: Failed to map attachment, ret[-12]',
+    ],
+  },
+  {
+    kind: 'rga-import',
+    code: 'ERR_OUT_OF_MEMORY',
+    cause: /swiotlb is full \(from the log\)/,
+    remedy: /dma32/,
+    logs: [
+      'rga2 fdb80000.rga: swiotlb buffer is full (sz: 3133440 bytes), total 32768 (slots), used 0 (slots)\n' +
+        'rga_dma_buf: Failed to map attachment, ret[-22]',
+    ],
+  },
+  {
+    kind: 'rga-virtual',
+    code: 'ERR_UNSUPPORTED',
+    cause: /ordinary memory/,
+    remedy: /importbuffer_fd/,
+    logs: [
+      'rga_mm: Current NONE_MMU[0] cannot support physically discontinuous virtual address!',
+      'rga: buffer[0] mm import buffer failed! memory = 0xa3676020, type = virt_addr(0x1)',
+      'rga_mm: page[0] failed to get pte',
+      'rga_mm: rga_mm_map_buffer map virtual address error!',
+      'rga_mm: failed to get pages from virtual adrees: 0x7f4b172040',
+    ],
+  },
+  {
+    kind: 'rga-fault',
+    code: 'ERR_DEVICE_IO',
+    cause: /beyond/,
+    remedy: /strides/,
+    logs: [
+      'rga: 0      0     : RGA IOMMU: page fault! Please check the memory size.',
+      'rga_iommu: RGA current IOMMU intr fault, IOVA[0xfff00000], STATUS[0x1]',
+    ],
+  },
+  {
+    kind: 'rga-refused',
+    code: null,
+    cause: /refused/,
+    remedy: /dmesg/,
+    logs: [
+      ' RgaBlit(1465) RGA_BLIT fail: Invalid argument',
+      'rga_job: request[477] task[0] job_commit failed.',
+      'rga2_isr: hardware job timeout',
+      'im2d_rga_impl: Failed to call RockChipRga interface, please use dmesg',
+    ],
+  },
+  {
+    kind: 'rga-node',
+    code: 'ERR_DEVICE_NOT_FOUND',
+    cause: /No such file or directory/,
+    remedy: /--device \/dev\/rga/,
+    logs: ['failed to open RGA:No such file or directory.'],
+  },
+  {
+    kind: 'rga-node',
+    code: 'ERR_DEVICE_NOT_FOUND',
+    cause: /could not be opened/,
+    logs: ['open /dev/rga fail'],
+  },
+  {
+    kind: 'heap',
+    code: 'ERR_DEVICE_NOT_FOUND',
+    cause: /system-(?:dma32|uncached|uncached-dma32) is missing or closed/,
+    remedy: /udev/,
+    logs: [
+      'h264_rkmpp: Failed to open system-dma32 heap',
+      '[ffmpeg/video] hevc_rkmpp: Failed to open system-uncached heap',
+      'open /dev/dma_heap/system-uncached-dma32 fail!',
+    ],
+  },
+  {
+    kind: 'heap',
+    code: 'ERR_DEVICE_PERMISSION',
+    cause: /system-uncached/,
+    remedy: /udev/,
+    logs: ['mpp[6698]: mpp_dma_heap: os_allocator_dma_heap_open open dma heap type 0 system-uncached failed!'],
+  },
+  {
+    kind: 'heap',
+    code: 'ERR_DEVICE_PERMISSION',
+    cause: [/heap/, /type 0|could not be opened/],
+    remedy: /--device \/dev\/dma_heap/,
+    logs: [
+      'mpp_dma_heap: os_allocator_dma_heap_open open dma heap type 0 failed!',
+      'mpp[887]: mpp_dma_heap: Assertion fd > 0 failed at heap_fd_open:136',
+    ],
+  },
+  {
+    kind: 'mpp-node',
+    code: 'ERR_DEVICE_PERMISSION',
+    cause: /not there or not permitted/,
+    remedy: /--device \/dev\/mpp_service/,
+    logs: [
+      'failed to open /dev/mpp_service fail',
+      'open vcodec_service /dev/mpp_service failed',
+      'vcodec_service: open vcodec_service /dev/vpu_service failed',
+    ],
+  },
+  {
+    kind: 'mpp-allocator',
+    code: 'ERR_DEVICE_PERMISSION',
+    cause: /no allocator/,
+    remedy: /dri/,
+    logs: [
+      'mpp_allocator: mpp_allocator_get type 1 failed',
+      'mpp_buffer: MppBufferService get_group failed to get allocater with mode 0 type 3',
+    ],
+  },
+  {
+    kind: 'mpp-buffers',
+    code: 'ERR_OUT_OF_MEMORY',
+    cause: /no buffer/,
+    remedy: /mpp_buffer_put/,
+    logs: [
+      'mpp[5488]: mpp_buffer: mpp_buffer_create failed to create buffer with size 1024',
+      'mpp[5488]: mpp_dma_heap: os_allocator_dma_heap_alloc dma_heap_alloc failed ret -1',
+      'E image_processor_rga.h:114] Failed to allocate DMA buffer: -1',
+      'mpp_dma_heap: DMA_HEAP_IOCTL_ALLOC failed',
+    ],
+  },
+  {
+    kind: 'mpp-buffers',
+    code: null,
+    cause: /2\.9 MiB/,
+    remedy: /mpp_frame_deinit/,
+    logs: ['mpp_buffer: mpp_group 5 mode internal deinit with 3110400 bytes not released'],
+  },
+  {
+    kind: 'mpp-import',
+    cause: /could not map a dma-buf/,
+    code: 'ERR_UNKNOWN_BUFFER',
+    logs: [
+      "rk_vcodec: mpp_task_attach_fd:1760: can't import dma-buf 264",
+      'mpp_dma_import_fd:240: dma_buf_map_attachment fd 264 failed(-22)',
+      'mpp_dma_import_fd:196: dma_buf_get fd 22 failed',
+      'rk_vcodec: mpp_process_request:1369: can not import fd 113',
+      'rk_vcodec: mpp_translate_reg_address:1816: reg[130]: 0x00000108 fd 264 failed',
+      'mpp_rkvenc2 fdbd0000.rkvenc-core: no memory region mapped',
+      'mpp_serivce: mpp_service_cmd_send ioctl MPP_IOC_CFG_V1 failed ret -1 errno 12 Cannot allocate memory',
+    ],
+  },
+]

@@ -1,0 +1,82 @@
+'use strict'
+
+// Cleans lines of logs, and finds the device that a line names.
+
+/** Colours and other escapes of terminals. */
+const ESCAPES = /\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07]*(?:\x07|$)|[@-Z\\-_])/g
+
+/** What logs put before a line: quotes, levels, containers' names, times, hosts and processes, in this order. */
+const PREFIXES = [
+  /^(?:>\s?)+/,
+  /^[\w.-]+\s+\| /,
+  /^<\d+>/,
+  /^\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z| ?[+-]\d\d:?\d\d)?\s+(?:std(?:out|err) [FP] )?/,
+  /^\p{Lu}\p{L}{2,3}\.? {1,2}\d{1,2} \d\d:\d\d:\d\d(?:\.\d+)? /u,
+  /^\[?\s*\d+\.\d+\]? /,
+  /^(?:\S+ )?(?:kernel|[\w./@-]+\[\d+\]): /,
+  /^\[(?:\s*\d+\.\d+|\w{3} \w{3} [ \d]\d \d\d:\d\d:\d\d \d{4})\] ?/,
+  /^\[\s*[CT]\d+\] ?/,
+]
+
+/** Removes escapes and what cannot be printed. */
+const clean = (/** @type {string} */ line) =>
+  line
+    .replace(ESCAPES, '')
+    .replace(/[\0\r]/g, '')
+    .trim()
+
+/** Removes the prefixes of logs. */
+const bare = (/** @type {string} */ line) => PREFIXES.reduce((text, prefix) => text.replace(prefix, ''), line)
+
+/** A line of the vendor's driver, of rocket, of RKNPU3, or of the NPU's device. */
+const NPU = /\bRKNPU3?\b|\brknpu\b|\brknpu_\w+|\b[0-9a-f]{6,16}\.npu\b|\brocket\b/i
+
+/** Register blocks of NPUs and of their IOMMUs: RK3588, RK356x, RK3576, RK3562. */
+const NPU_BLOCKS = [
+  [0xfdab0000, 0xfdadffff],
+  [0xfde40000, 0xfde4ffff],
+  [0x27700000, 0x2770ffff],
+  [0xff300000, 0xff30ffff],
+]
+
+/** Devices by address, on PCI and USB, and drivers of other devices, as kernel lines begin. */
+const OTHERS = [
+  /\b([0-9a-f]{6,16}\.[a-z][\w-]*)\b/,
+  /\b([0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])\b/,
+  /\b(usb \d+-[\d.]+|\d+-[\d.]+:\d+\.\d+)\b/,
+  new RegExp(
+    '^(?:\\[drm:)?((?:' +
+      [
+        ...['v4l2', 'videobuf', 'vb2', 'uvcvideo', 'rkisp', 'rkcif', 'rkvdec', 'rkvenc', 'hantro', 'vop', 'vpu'],
+        ...['dwmmc', 'mmc', 'sdhci', 'nvme', 'ata\\d', 'ahci', 'panfrost', 'panthor', 'mali', 'bifrost', 'lima'],
+        ...['etnaviv', 'amdgpu', 'i915', 'nouveau', 'brcmfmac', 'ath\\d', 'iwlwifi', 'rtw', 'rtl', 'r81', 'xhci'],
+        ...['snd', 'hdmi', 'dw-hdmi', 'dw_hdmi', 'ext4', 'btrfs', 'zram', 'nvidia', 'edgetpu', 'apex', 'hailo'],
+      ].join('|') +
+      ')[\\w-]*)\\b',
+    'i',
+  ),
+]
+
+/**
+ * Returns the device that a kernel line names: `npu` tells whether it is the NPU or its IOMMU. Undefined if it names
+ * none.
+ *
+ * @param {string} text a line without its prefixes
+ * @returns {{ name: string, npu: boolean } | undefined}
+ */
+function deviceOf(text) {
+  const named = NPU.exec(text)?.[0]
+  if (named !== undefined) return { name: named, npu: true }
+  const other = OTHERS.map((pattern) => pattern.exec(text)?.[1]).find(Boolean)
+  if (other === undefined) return undefined
+  const address = /^([0-9a-f]{6,16})\./.exec(other)?.[1]
+  return { name: other, npu: address !== undefined && isNpuAddress(address) }
+}
+
+/** @param {string} address in hexadecimal */
+function isNpuAddress(address) {
+  const at = parseInt(address, 16)
+  return NPU_BLOCKS.some(([first, last]) => at >= first && at <= last)
+}
+
+module.exports = { bare, clean, deviceOf, isNpuAddress }
