@@ -47,6 +47,7 @@ export const driverless = [
   'on-demand',
   'plan',
   'process-limits',
+  'published',
   'replay',
   'reports',
   'scans',

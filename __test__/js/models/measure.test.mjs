@@ -211,7 +211,7 @@ function machine(t) {
   const sizes = maps.map((line) => `${line}\nSize: 4096 kB\nRss: 512 kB\n`)
   put('proc/100/smaps', `${sizes.join('')}30-40 r--p 0 0:0 0\nRss: 8 kB\n`)
   put('proc/100/comm', 'demo\n')
-  mkdirSync(join(folder, 'proc/100/fd'))
+  for (const pid of [100, 101]) mkdirSync(join(folder, `proc/${pid}/fd`))
   symlinkSync('/dev/dri/card1', join(folder, 'proc/100/fd/3'))
   for (const fd of [4, 5]) {
     symlinkSync('/dmabuf:', join(folder, `proc/100/fd/${fd}`))
@@ -225,6 +225,7 @@ test('a process tree: resident bytes by kind, dma-bufs once, mapped objects once
   const sample = sampleOf(machine(t), 100, ['/dev/dri/card1'])
   assert.deepEqual(sample, {
     processes: 2,
+    unreadable: 0,
     resident: (3000 + 350) * KiB,
     anonymous: 1300 * KiB,
     file: 2100 * KiB,
@@ -235,6 +236,7 @@ test('a process tree: resident bytes by kind, dma-bufs once, mapped objects once
     footprint: (3000 + 350) * KiB + 5 * MiB,
   })
   assert.equal(sampleOf(machine(t), 999, []), null)
+  assert.equal(sampleOf(machine(t), 102, []).unreadable, 1, 'no folder of descriptors: a process of another user')
 })
 
 test('the command line: measures, says what it stored, passes the command its options', async (t) => {

@@ -20,6 +20,13 @@ const TYPICAL_VOCABULARY = 128_000
 /** The width of a model whose file has 1 GB; width grows with the root of the size. Published: 1024 of 0.9 GB. */
 const WIDTH_OF_1_GB = 1080
 
+/**
+ * The types of published files, the most frequent first: sizes of rare group sizes are between theirs.
+ *
+ * @type {QuantizedType[]}
+ */
+const COMMON = ['w8a8', 'w4a16', 'w4a16_g128', 'w8a8_g128']
+
 /** @type {(dtype: QuantizedType) => number} */
 const toleranceOf = (dtype) => (partsOf(dtype).group === null ? TOLERANCE.plain : TOLERANCE.grouped)
 
@@ -53,7 +60,8 @@ function compareWithConfig({ path, size }, terms, asked) {
   const errorOf = (/** @type {QuantizedType} */ dtype) => size / fileBytesOf(terms, dtype) - 1
   const fits = (/** @type {QuantizedType} */ dtype) => Math.abs(errorOf(dtype)) <= toleranceOf(dtype)
   const named = dtypeInName(basename(path))
-  const nearest = [...DTYPES].sort((a, b) => Math.abs(errorOf(a)) - Math.abs(errorOf(b)))[0]
+  const nearest =
+    COMMON.find(fits) ?? [...DTYPES].sort((a, b) => Math.abs(errorOf(a)) - Math.abs(errorOf(b)))[0]
   const dtype = asked ?? named ?? nearest
   if (fits(dtype)) {
     const guess = asked ?? named

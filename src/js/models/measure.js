@@ -107,7 +107,9 @@ async function measure(start, { signal, onOutput = () => {}, onSample = () => {}
   const { nodes, driver } = factsOf(reader)
   const before = machineMemory(reader)
   const watch = await watched(given, { signal, onOutput, onSample, nodes: nodes.map(({ path }) => path) })
-  const { loaded, peak, after, output } = watch
+  const { peak, after, output } = watch
+  const { unreadable, ...loaded } = watch.loaded
+  if (unreadable > 0) throw notOurs(command)
   const [, runtime = null] = /rkllm-runtime version: v?(\d+\.\d+\.\d+)/i.exec(output) ?? []
   const [, driverVersion = driver.version ?? null] = /rknpu driver version: v?(\d+\.\d+\.\d+)/i.exec(output) ?? []
   /** @type {(a: number | null, b: number | null) => number | null} */
@@ -246,6 +248,14 @@ function watched({ command = '', args = [], env, until }, { signal, onOutput, on
     child.on('close', closed)
   })
 }
+
+/** @param {string} command */
+const notOurs = (command) =>
+  memoryError(
+    'ERR_DEVICE_PERMISSION',
+    `the command ${formatValue(command)} runs as another user, whose NPU memory this process may not see`,
+    { hint: 'run the measurement as that user: sudo rkllm-memory measure -- COMMAND, without sudo in COMMAND' },
+  )
 
 /**
  * @param {string} command

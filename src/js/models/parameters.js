@@ -80,8 +80,11 @@ function linearMatrices(shape) {
 }
 
 /** @type {(shape: Shape, i: number) => boolean} Whether layer `i` has experts. */
-const routes = (shape, i) =>
-  (shape.experts ?? 0) > 0 && i >= (shape.denseLayers ?? 0) && (i + 1) % (shape.expertInterval || 1) === 0
+function routes(shape, i) {
+  // A list has a mean between 0 and 1: layers with experts, one by one.
+  const interval = Math.max(1, Math.round(shape.expertInterval ?? 1))
+  return (shape.experts ?? 0) > 0 && i >= (shape.denseLayers ?? 0) && (i + 1) % interval === 0
+}
 
 /**
  * @param {Shape} shape

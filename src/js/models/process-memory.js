@@ -15,6 +15,7 @@ const { NPU_NODE, holder } = require('../devices/npu-holders.js')
  * @property {number} shmem
  * @property {number} dmaBufs bytes of the dma-bufs that are open, each once
  * @property {number} npu bytes of the NPU's objects that are mapped
+ * @property {number} unreadable processes of which this user may not see the NPU's memory
  * @property {number} footprint `resident`, and the NPU's bytes that it does not have
  */
 
@@ -63,6 +64,7 @@ function sampleOf(reader, root, nodes) {
   const outside = Math.max(0, Math.max(dmaBufs, npu) - sum((of) => of.npuResident))
   return {
     processes: each.length,
+    unreadable: sum((of) => of.unreadable),
     resident,
     anonymous: sum((of) => of.anonymous),
     file: sum((of) => of.file),
@@ -92,6 +94,7 @@ function memoryOf(reader, pid, nodes) {
       anonymous: bytesOf(status, 'RssAnon'),
       file: bytesOf(status, 'RssFile'),
       shmem: bytesOf(status, 'RssShmem'),
+      unreadable: reader.list(`/proc/${pid}/fd`) === undefined ? 1 : 0,
       dmaBufs: held?.bytes ?? 0,
       npu: held?.mapped ?? 0,
       npuResident: held === undefined ? 0 : npuResidentOf(reader.text(`/proc/${pid}/smaps`) ?? ''),

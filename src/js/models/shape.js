@@ -12,11 +12,11 @@ const NESTED = ['thinker_config', 'text_config', 'language_config', 'llm_config'
 
 const ALIASES = {
   layers: ['num_hidden_layers', 'n_layer', 'num_layers', 'n_layers'],
-  hiddenSize: ['hidden_size', 'n_embd', 'd_model'],
+  hiddenSize: ['hidden_size', 'n_embd', 'n_embed', 'd_model'],
   heads: ['num_attention_heads', 'n_head', 'num_heads'],
   kvHeads: ['num_key_value_heads', 'multi_query_group_num', 'num_kv_heads', 'n_head_kv'],
   headDim: ['head_dim', 'kv_channels'],
-  intermediateSize: ['intermediate_size', 'ffn_hidden_size', 'n_inner'],
+  intermediateSize: ['intermediate_size', 'ffn_hidden_size', 'n_inner', 'ffn_dim'],
   vocabSize: ['padded_vocab_size', 'vocab_size'],
   // Mixture of experts.
   experts: ['n_routed_experts', 'num_experts', 'num_local_experts'],
@@ -136,6 +136,8 @@ function shapeOf(config) {
     doubleWide: language.use_double_wide_mlp === true,
     layerTypes: Array.isArray(types) && types.length === counts.layers ? types : null,
   }
+  // One head of keys and values for all queries, in the words of Falcon and StarCoder.
+  if (language.multi_query === true && language.new_decoder_architecture !== true) shape.kvHeads ??= 1
   const assumed = fill(shape)
   // Qwen's first generation writes the sum of its two gated widths.
   if (architecture === 'qwen' && shape.intermediateSize) shape.intermediateSize /= 2

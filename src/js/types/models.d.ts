@@ -251,6 +251,7 @@ export function planModels(
  * file, found by its contents, then are `measured-here`. Measure on a quiet machine.
  *
  * @throws ERR_INVALID_ARG_TYPE, ERR_OUT_OF_RANGE; ERR_DEVICE_IO: the command cannot be started, or ended before the
- * model was loaded; ERR_UNSUPPORTED: the file is no model, or the calibration file is damaged; the signal's reason.
+ * model was loaded; ERR_DEVICE_PERMISSION: it runs as another user; ERR_UNSUPPORTED: the file is no model, or the
+ * calibration file is damaged; the signal's reason.
  */
 export function measureModel(start: MeasureStart, options?: { signal?: AbortSignal }): Promise<MeasuredModel>
