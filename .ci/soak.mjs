@@ -2,33 +2,17 @@
 // address space do not grow. It prints them every tenth of the cycles:
 //   node --expose-gc .ci/soak.mjs [cycles] [workers]      default: 1,000,000 and 500
 
-import { readdirSync, readFileSync } from 'node:fs'
-import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
-import { Worker } from 'node:worker_threads'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 
+import { collected } from '../benchmark/soak/footprint.mjs'
+import { ENDS, runWorker } from '../benchmark/soak/workers.mjs'
 import { MemoryManager } from '../index.js'
 
 const [cycles = 1_000_000, workers = 500] = process.argv.slice(2).map(Number)
 const MiB = 1 << 20
 
-/** Collects garbage until finalizers have run, then counts descriptors, mappings, resident and mapped bytes. */
-async function footprint() {
-  for (let i = 0; i < 20; i++) {
-    gc()
-    await nextTurn()
-  }
-  await sleep(200)
-  const status = readFileSync('/proc/self/status', 'utf8')
-  return {
-    fds: readdirSync('/proc/self/fd').length,
-    maps: readFileSync('/proc/self/maps', 'utf8').split('\n').length - 1,
-    rss: Number(/^VmRSS:\s+(\d+) kB/m.exec(status)[1]) * 1024,
-    vm: Number(/^VmSize:\s+(\d+) kB/m.exec(status)[1]) * 1024,
-  }
-}
-
 async function printFootprint(cycle) {
-  const { fds, maps, rss, vm } = await footprint()
+  const { fds, maps, rss, vm } = await collected()
   const MiBs = [rss, vm].map((bytes) => (bytes / MiB).toFixed(0))
   console.log(`  ${cycle} cycles: fds ${fds}, maps ${maps}, rss ${MiBs[0]} MiB, vm ${MiBs[1]} MiB`)
 }
@@ -70,37 +54,12 @@ async function mixed(count, seed) {
   return liveAllocations
 }
 
-const SOURCE = `
-  const { parentPort, workerData } = require('node:worker_threads')
-  import(workerData.index).then(({ MemoryManager }) => {
-    const manager = new MemoryManager({ backend: 'simulated' })
-    globalThis.kept = Array.from({ length: 20 }, (_, i) => {
-      const size = 5000 * (i + 1)
-      return i % 2 ? manager.allocateNPUMemory(size) : manager.allocateSystemMemory(size)
-    })
-    kept.forEach((buffer) => new Uint8Array(buffer).fill(1))
-    kept.push(manager.adopt(workerData.token))
-    parentPort.postMessage('ready')
-    if (workerData.end === 'exit') process.exit(0)
-    if (workerData.end === 'terminate') setInterval(() => {}, 1000)
-  })`
-
 /** Runs `count` threads that end with live buffers: by themselves, by process.exit, terminated. */
 async function threads(count) {
   const manager = new MemoryManager({ backend: 'simulated' })
   const token = manager.share((globalThis.shared = manager.allocateNPUMemory(65536, { dedicated: true })))
-  const one = async (end) => {
-    const worker = new Worker(SOURCE, {
-      eval: true,
-      workerData: { index: new URL('../index.js', import.meta.url).href, token, end },
-    })
-    const ended = new Promise((resolve, reject) => worker.once('exit', resolve).once('error', reject))
-    await new Promise((resolve, reject) => worker.once('message', resolve).once('error', reject))
-    if (end === 'terminate') await worker.terminate()
-    await ended
-  }
-  for (let i = 0; i < count; i += 4)
-    await Promise.all(['exit', 'terminate', 'ends', 'terminate'].slice(0, count - i).map(one))
+  for (let i = 0; i < count; i += ENDS.length)
+    await Promise.all(ENDS.slice(0, count - i).map((end) => runWorker(token, end)))
   manager.dispose()
 }
 
@@ -111,14 +70,14 @@ let failed = false
 async function soak(what, warm, run, tolerance) {
   await warm()
   for (let tries = 1; ; tries++) {
-    const before = await footprint()
+    const before = await collected()
     const began = performance.now()
     await run()
     const seconds = (performance.now() - began) / 1000
-    let after = await footprint()
+    let after = await collected()
     // Idle threads of the pool and the kernel's pressure triggers end with a delay.
     for (let i = 0; i < 20 && (after.fds > before.fds || after.maps > before.maps + tolerance.maps); i++)
-      after = await footprint()
+      after = await collected()
     const line = (name, unit) => `${name} ${(before[name] / unit).toFixed(0)} → ${(after[name] / unit).toFixed(0)}`
     const lines = [line('fds', 1), line('maps', 1), `${line('rss', MiB)} MiB`, `${line('vm', MiB)} MiB`]
     console.log(`${what}: ${seconds.toFixed(1)} s; ${lines.join(', ')}`)

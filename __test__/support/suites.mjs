@@ -47,11 +47,13 @@ export const driverless = [
   'on-demand',
   'plan',
   'process-limits',
+  'progress',
   'published',
   'replay',
   'reports',
   'scans',
   'snapshot-diff',
+  'soak',
   'top',
 ]
 

@@ -12,15 +12,18 @@ const quoted = (word) => `'${word.replaceAll("'", "'\\''")}'`
 
 export const needsTerminal = needsCommand('script') || needsCommand('stty')
 
-/** Returns the shell command that runs the command line with `words` on this runtime. */
-export const shell = (...words) =>
-  [process.execPath, ...(runtime === 'deno' ? ['run', '--allow-all', '--no-check'] : []), MAIN, ...words]
+/** Returns the shell command that runs the program `main` with `words` on this runtime. */
+const shellOf = (main, words) =>
+  [process.execPath, ...(runtime === 'deno' ? ['run', '--allow-all', '--no-check'] : []), main, ...words]
     .map(quoted)
     .join(' ')
 
+/** Returns the shell command that runs the command line with `words` on this runtime. */
+export const shell = (...words) => shellOf(MAIN, words)
+
 /** Runs `words` in a terminal. At the end the shell prints the exit status, and "restored" if the settings are. */
-export function terminal(t, words, env = {}) {
-  const command = `stty cols 80 rows 24; before=$(stty -g); ${shell(...words)}; echo "status=$?"; ` +
+export function terminal(t, words, env = {}, main = MAIN) {
+  const command = `stty cols 80 rows 24; before=$(stty -g); ${shellOf(main, words)}; echo "status=$?"; ` +
     `[ "$before" = "$(stty -g)" ] && echo restored`
   const started = spawn('script', ['-qfc', command, '/dev/null'], {
     // Clears the user's colour settings; a test may set its own.

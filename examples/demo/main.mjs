@@ -10,9 +10,9 @@
 import { parseArgs } from 'node:util'
 
 import { MemoryManager, SimulatedNPU } from '../../index.js'
+import { makeProgress } from '../../src/js/cli/progress.js'
 import { BATCH } from './model.mjs'
 import { Meter } from './meter.mjs'
-import { Progress } from './progress.mjs'
 import { SYNCED } from './request.mjs'
 import { accountableFds, openFds, serve } from './server.mjs'
 import { bytes, duration, integer, table } from './table.mjs'
@@ -72,7 +72,7 @@ async function main() {
   console.log(`on ${describeDevice(manager.device)}`)
 
   const meter = new Meter(manager)
-  const progress = new Progress(workload.length)
+  const progress = makeProgress(process.stderr, workload.length)
   const halfWay = workload[workload.length >> 1].id
   let report
   const startedAt = performance.now()

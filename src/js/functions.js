@@ -53,8 +53,9 @@ const functions = {
     return load.probe().probeDevices()
   },
   /** @type {typeof import('./replay/replay.js').replayEventLog} */
-  replayEventLog(log, options) {
-    return load.replay().replayEventLog(log, options)
+  replayEventLog(log, options, progress = undefined) {
+    // The command line passes a third argument, to show its progress.
+    return load.replay().replayEventLog(log, options, progress)
   },
   /** @type {typeof import('./sharing/inbox.js').sendDmaBuf} */
   async sendDmaBuf(path, piece, message = undefined) {

@@ -65,9 +65,10 @@ const replayOptions = {
  *
  * @param {unknown} log
  * @param {ReplayOptions} [options]
+ * @param {(line: number) => void} [progress] called for each entry, with its line
  * @returns {ReplayResult}
  */
-function replayEventLog(log, options) {
+function replayEventLog(log, options, progress = undefined) {
   const {
     kinds,
     pools,
@@ -75,7 +76,7 @@ function replayEventLog(log, options) {
     smallestCapacity: searched = false,
     ...sizes
   } = check('replayEventLog', options, replayOptions)
-  const steps = stepsOf(readLog(log), { kinds, pools, tags })
+  const steps = stepsOf(readLog(log), { kinds, pools, tags }, progress)
   const pool = layoutOf(sizes, steps.slots)
   const smallest =
     searched || pool.capacity === null ? native.replaySmallest(steps.sizes, steps.blocks, pool.unlimited) : null
@@ -149,8 +150,9 @@ function layoutOf(
  *
  * @param {Iterable<Entry>} entries
  * @param {Filters} filters
+ * @param {(line: number) => void} [progress]
  */
-function stepsOf(entries, filters) {
+function stepsOf(entries, filters, progress) {
   const wanted = makeFilter(filters)
   const steps = new Steps()
   const skipped = { filtered: 0, refused: 0, unmatchedFrees: 0, lostFrees: 0, unknown: new Unknown() }
@@ -159,6 +161,7 @@ function stepsOf(entries, filters) {
   let space
   for (const entry of entries) {
     const { type, kind, pool, id, size, line } = entry
+    if (typeof progress === 'function') progress(line)
     if (space === undefined || space.kind !== kind || space.pool !== pool) space = steps.space(kind, pool)
     if (type === ALLOCATES) {
       if (!wanted(entry)) {

@@ -1,0 +1,51 @@
+/** The command line of the benchmarks: options with checks, `--help`, and the lines that name machine and command. */
+
+import { cpus } from 'node:os'
+
+import args from '../src/js/cli/args.js'
+
+const { UsageError, expectWords, parse } = args
+
+/** Prints an error of the command line, and ends with the status of wrong usage. */
+function refuse(error) {
+  if (!(error instanceof UsageError)) throw error
+  console.error(error.message)
+  console.error(error.hint ?? '--help lists the options')
+  process.exit(2)
+}
+
+/**
+ * Returns the values of the options. Ends the process after `--help`, and at an option that is wrong.
+ *
+ * @param {string} command how the program is started
+ * @param {string} summary
+ * @param {Record<string, import('../src/js/cli/args.js').Option>} options
+ */
+export function optionsOf(command, summary, options) {
+  try {
+    const { values, words } = parse(process.argv.slice(2), options)
+    if (values.help) {
+      console.log(`${summary}\n\n  ${command} [options]\n`)
+      for (const [name, { value = '', text }] of Object.entries(options))
+        console.log(`  ${`--${name} ${value}`.padEnd(18)} ${text}`)
+      process.exit(0)
+    }
+    expectWords(words, [])
+    return values
+  } catch (error) {
+    return refuse(error)
+  }
+}
+
+/** A parser of numbers that may have a fraction. */
+export const number = (min, max, unit) => (name, word) => {
+  const value = Number(word)
+  if (/^\d*\.?\d+$/.test(word) && value >= min && value <= max) return value
+  throw new UsageError(`${name} is ${JSON.stringify(word)}; it must be ${min} to ${max} ${unit}`)
+}
+
+/** The processor and the runtime. */
+export const machine = () => `Node ${process.version}, ${process.arch}, ${cpus().length} × ${cpus()[0]?.model.trim()}`
+
+/** The command as it was given. */
+export const given = (command) => [command, ...process.argv.slice(2)].join(' ')

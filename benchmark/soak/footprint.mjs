@@ -1,0 +1,26 @@
+/** What a process holds: descriptors, mappings, resident memory, address space. */
+
+import { readdirSync, readFileSync } from 'node:fs'
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
+
+/** The figures of this moment; `rss` and `vm` in bytes. */
+export function footprint() {
+  const status = readFileSync('/proc/self/status', 'utf8')
+  const bytes = (name) => Number(new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(status)[1]) * 1024
+  return {
+    fds: readdirSync('/proc/self/fd').length,
+    maps: readFileSync('/proc/self/maps', 'utf8').split('\n').length - 1,
+    rss: bytes('VmRSS'),
+    vm: bytes('VmSize'),
+  }
+}
+
+/** Collects garbage until finalizers have run; needs `--expose-gc`. */
+export async function collected() {
+  for (let i = 0; i < 20; i++) {
+    gc()
+    await nextTurn()
+  }
+  await sleep(200)
+  return footprint()
+}
