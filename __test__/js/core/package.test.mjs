@@ -79,7 +79,8 @@ test('index.d.ts re-exports every chapter of the types', () => {
 
 test('every value that the types export exists, and the other way round', () => {
   const declared = [...types.matchAll(/^export (?:declare )?(?:class|function|const) (\w+)/gm)]
-  assert.deepEqual(declared.map(([, name]) => name).sort(), EXPORTS)
+  // A function with several signatures is declared once for each.
+  assert.deepEqual([...new Set(declared.map(([, name]) => name))].sort(), EXPORTS)
 })
 
 test('every method that the types declare exists, and the other way round', () => {

@@ -21,7 +21,7 @@ const outcome = (use) => {
   }
 }
 const uses = {
-  function: ['explain/memory-errors.js', () => memory.explainError('no known line')],
+  function: ['explain/explain.js', () => memory.explainError('no known line')],
   class: ['pools/pool-host.js', () => memory.MemoryPool.name],
   method: ['stats/usage.js', () => new memory.MemoryManager({ backend: 'simulated' }).getNPUMemoryStats().backend],
 }
