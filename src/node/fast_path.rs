@@ -19,18 +19,19 @@
 //! Any bytes are a safe request: numbers that name nothing find nothing.
 #![allow(unsafe_code)]
 
-use std::cell::RefCell;
 use std::ffi::{c_void, CStr};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr;
-use std::sync::{Arc, Weak};
+use std::rc::Rc;
+use std::sync::Arc;
 
 use napi::bindgen_prelude::*;
 use napi::sys;
 use napi_derive::napi;
 
 use super::env::{check, EnvData};
-use super::registry::{pool, pool_of_block, OpenPool};
+use super::last_pool::LastPool;
+use super::registry;
 use crate::accounting::notifications;
 use crate::device::memory::alignment as checked;
 use crate::error::Error;
@@ -47,8 +48,8 @@ const UNCLEARED: i32 = 2;
 /// State that the fast calls of one environment share. Leaked: environments are few.
 struct FastCalls {
     buffer: *mut AliasedBuffer,
-    /// The pool of the last call, which saves the next call the look-up. Weak: it keeps no pool alive.
-    last: RefCell<(f64, Weak<Pool>)>,
+    /// The pool of the last call, which saves the next call the look-up.
+    last: Rc<LastPool>,
 }
 
 /// Layout of the aliased buffer, as in the module's table.
@@ -132,26 +133,6 @@ impl FastCalls {
             (&raw mut (*buffer).id).write(slice.id.get() as f64);
         }
     }
-
-    fn pool(&self, handle: f64) -> crate::error::Result<Arc<Pool>> {
-        self.cached(handle, pool)
-    }
-
-    fn pool_of_block(&self, handle: f64) -> crate::error::Result<Arc<Pool>> {
-        self.cached(handle, pool_of_block)
-    }
-
-    fn cached(&self, handle: f64, find: fn(f64) -> crate::error::Result<OpenPool>) -> crate::error::Result<Arc<Pool>> {
-        let mut last = self.last.borrow_mut();
-        if last.0 == handle {
-            if let Some(pool) = last.1.upgrade() {
-                return Ok(pool);
-            }
-        }
-        let pool = find(handle)?.pool;
-        *last = (handle, Arc::downgrade(&pool));
-        Ok(pool)
-    }
 }
 
 /// Makes the fast functions of this environment, with the `buffer` that they share and `notifications`, the count of
@@ -163,7 +144,7 @@ impl FastCalls {
 )]
 pub fn fast_calls(env: &Env) -> Result<Object<'_>> {
     let buffer: *mut AliasedBuffer = Box::leak(Box::default());
-    let calls = FastCalls { buffer, last: RefCell::default() };
+    let calls = FastCalls { buffer, last: LastPool::of_environment() };
     let calls: *const FastCalls = Box::leak(Box::new(calls));
     let mut object = Object::new(env)?;
     object.set("buffer", alias(env, buffer)?)?;
@@ -184,8 +165,7 @@ unsafe extern "C" fn allocate(env: sys::napi_env, info: sys::napi_callback_info)
         run(env, info, |calls| {
             let (pool, size, alignment) = calls.allocate_request();
             let alignment = checked(Some(alignment), MIN_ALIGNMENT)?;
-            calls.respond(&calls.pool(pool)?.allocate(size, alignment)?);
-            Ok(())
+            calls.last.with(pool, open, |pool| pool.allocate(size, alignment).map(|slice| calls.respond(&slice)))
         })
     }
 }
@@ -200,8 +180,7 @@ unsafe extern "C" fn allocate_with(env: sys::napi_env, info: sys::napi_callback_
             let alignment = checked(Some(alignment), MIN_ALIGNMENT)?;
             let mut request = SliceRequest::new(size, alignment);
             (request.tag, request.clearing) = (tag, clearing);
-            calls.respond(&calls.pool(pool)?.request(request)?);
-            Ok(())
+            calls.last.with(pool, open, |pool| pool.request(request).map(|slice| calls.respond(&slice)))
         })
     }
 }
@@ -212,7 +191,8 @@ unsafe extern "C" fn is_live(env: sys::napi_env, info: sys::napi_callback_info) 
     unsafe {
         run(env, info, |calls| {
             let (pool, chunk, region) = calls.free_request();
-            calls.answer(calls.pool(pool).is_ok_and(|pool| pool.slice(chunk, region).is_ok()));
+            let found = calls.last.with(pool, open, |pool| pool.slice(chunk, region));
+            calls.answer(found.is_ok());
             Ok(())
         })
     }
@@ -224,7 +204,7 @@ unsafe extern "C" fn free(env: sys::napi_env, info: sys::napi_callback_info) -> 
     unsafe {
         run(env, info, |calls| {
             let (pool, chunk, region) = calls.free_request();
-            calls.pool_of_block(pool)?.free(chunk, region)
+            calls.last.with(pool, open_of_block, |pool| pool.free(chunk, region))
         })
     }
 }
@@ -246,6 +226,14 @@ unsafe extern "C" fn idle_raw(env: sys::napi_env, info: sys::napi_callback_info)
 /// Baseline of `benchmark/pools.mjs`: the same through the wrapper of `#[napi]`.
 #[napi(catch_unwind)]
 pub fn idle(_first: f64, _second: f64, _third: f64) {}
+
+fn open(pool: f64) -> crate::error::Result<Arc<Pool>> {
+    registry::pool(pool).map(|open| open.pool)
+}
+
+fn open_of_block(pool: f64) -> crate::error::Result<Arc<Pool>> {
+    registry::pool_of_block(pool).map(|open| open.pool)
+}
 
 /// Runs the body of a callback. Throws its error as a `MemoryError`, and a panic as an `Error`.
 ///

@@ -6,6 +6,7 @@
 //! | file | content |
 //! |---|---|
 //! | `env.rs` | data of a JavaScript environment: error constructor, `transfer`, exit hooks |
+//! | `last_pool.rs` | the pool of the last fast call |
 //! | `registry.rs` | native objects by handle: managers, pools |
 //! | `shared_buffers.rs` | ArrayBuffers over shared memory at the end of an environment |
 //! | `buffer.rs` | external ArrayBuffers: creation, look-up, detach, finalizer |
@@ -32,6 +33,7 @@ mod compaction;
 mod devices;
 mod env;
 mod fast_path;
+mod last_pool;
 mod limits;
 mod manager;
 mod memory;

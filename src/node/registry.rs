@@ -10,6 +10,7 @@ use std::sync::Arc;
 use once_cell::sync::Lazy;
 
 use super::env::{at_exit, EnvId};
+use super::last_pool;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
 use crate::manager::Manager;
@@ -140,6 +141,7 @@ pub fn close_manager(number: f64) -> Option<Arc<Manager>> {
 fn end_manager(handle: Handle, open: OpenManager) -> Arc<Manager> {
     drop(open.pressure);
     drop(POOLS.remove_of(handle));
+    last_pool::forget();
     open.manager
 }
 
@@ -175,4 +177,5 @@ pub fn pool_of_block(number: f64) -> Result<OpenPool> {
 /// Removes a pool.
 pub fn close_pool(number: f64) {
     drop(POOLS.remove(handle(number)));
+    last_pool::forget();
 }

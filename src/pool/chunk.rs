@@ -1,7 +1,7 @@
 //! A chunk: one piece of memory with a suballocator, and the lifetime of its addresses.
 
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
 use super::chunk_set::HasArena;
@@ -26,8 +26,6 @@ use crate::sys::held_addresses::HeldAddresses;
 pub struct ChunkMemory {
     base: usize,
     state: Mutex<ChunkMemoryState>,
-    /// The number of new slices that are being cleared.
-    clearing: AtomicUsize,
     addresses: Arc<HeldAddresses>,
     /// The number and the bytes of lost slices.
     lost: (AtomicU64, AtomicU64),
@@ -48,7 +46,6 @@ impl ChunkMemory {
         Arc::new(Self {
             base: memory.mapping().address() as usize,
             state: Mutex::new(ChunkMemoryState { memory: Some(Arc::clone(memory)), holds: 0, ending: false }),
-            clearing: AtomicUsize::new(0),
             addresses: Arc::default(),
             lost: Default::default(),
         })
@@ -101,20 +98,10 @@ impl ChunkMemory {
         }
     }
 
-    /// Reports whether a sharer holds the memory, a move has its target there, or a new slice is being cleared. A reset
-    /// of the pool then ends the memory, so that no next owner meets them.
+    /// Reports whether a sharer holds the memory, or a move has its target there. A reset of the pool then ends the
+    /// memory, so that no next owner meets them.
     pub fn is_retained(&self) -> bool {
-        self.clearing.load(Acquire) > 0 || self.state().holds > 0
-    }
-
-    /// Records, under the pool's lock, that a new slice is about to be cleared; pair with
-    /// [`end_clearing`](Self::end_clearing).
-    pub(super) fn begin_clearing(&self) {
-        self.clearing.fetch_add(1, Relaxed);
-    }
-
-    pub(super) fn end_clearing(&self) {
-        self.clearing.fetch_sub(1, Release);
+        self.state().holds > 0
     }
 
     /// Keeps the addresses out of use until the process ends, because an ArrayBuffer may reach a slice.
@@ -164,18 +151,28 @@ pub(super) struct Chunk {
     pub(super) waiting: (u64, u64),
     pub(super) owners: LastOwners,
     pub(super) tags: SlotTags,
-    /// The memory, so that zeroing a slice needs no lock. The chunk's end drops it.
+    pub(super) cleared: Arc<ClearedMemory>,
+}
+
+/// The memory of a chunk, for a thread that clears a new slice. One count of references keeps both alive. The chunk's
+/// end drops it.
+#[derive(Debug)]
+pub(super) struct ClearedMemory {
+    /// The memory, so that clearing needs no lock.
     pub(super) memory: Arc<Memory>,
+    /// The owner of the addresses.
+    _addresses: Arc<ChunkMemory>,
 }
 
 impl Chunk {
     pub(super) fn new(memory: Memory, arena: Box<dyn SubAllocator>) -> Self {
         let device_address = memory.object().and_then(|object| object.device_address);
         let memory = Arc::new(memory);
+        let chunk_memory = ChunkMemory::new(&memory);
         Self {
             number: 0,
-            chunk_memory: ChunkMemory::new(&memory),
-            memory,
+            cleared: Arc::new(ClearedMemory { memory, _addresses: Arc::clone(&chunk_memory) }),
+            chunk_memory,
             tags: SlotTags::default(),
             arena,
             touched: 0,
@@ -187,9 +184,24 @@ impl Chunk {
         }
     }
 
+    /// The slice of a live region.
     pub(super) fn slice(&self, chunk: Handle, region: &Region, used_before: u64) -> Slice {
+        self.slice_of(self.id_of(region.id), chunk, region, used_before)
+    }
+
+    /// The slice of a new region, which has the id `id` from now on.
+    #[inline(always)]
+    pub(super) fn touch(&mut self, chunk: Handle, region: &Region, id: AllocationId) -> Slice {
+        self.set_id(region.id, id);
+        let used_before = self.touched.saturating_sub(region.offset).min(region.size);
+        self.touched = self.touched.max(region.end());
+        self.slice_of(id, chunk, region, used_before)
+    }
+
+    #[inline(always)]
+    fn slice_of(&self, id: AllocationId, chunk: Handle, region: &Region, used_before: u64) -> Slice {
         Slice {
-            id: self.id_of(region.id),
+            id,
             chunk,
             region: region.id,
             offset: region.offset,
@@ -219,6 +231,12 @@ impl Chunk {
     fn add_id(&mut self, region: RegionId, id: AllocationId) {
         self.ids.resize(region.slot() as usize + 1, AllocationId::default());
         self.ids[region.slot() as usize] = id;
+    }
+
+    /// Reports whether a thread is clearing a new slice. A reset of the pool then ends the chunk, so that no next owner
+    /// meets the zeros.
+    pub(super) fn is_being_cleared(&mut self) -> bool {
+        Arc::get_mut(&mut self.cleared).is_none()
     }
 
     /// Frees all slices. Those that wait go on waiting.

@@ -88,8 +88,8 @@ impl<C: HasArena> ChunkSet<C> {
         self.chunks.iter()
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut C> {
-        self.chunks.iter_mut().map(|(_, chunk)| chunk)
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (Handle, &mut C)> {
+        self.chunks.iter_mut()
     }
 
     /// Adds a chunk whose bytes `reserved` counts already. Requests try it last.

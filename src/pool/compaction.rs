@@ -408,13 +408,12 @@ impl PoolState {
         let owner = self.movables.get(id).ok()?.owner;
         let chunk = self.chunks.get_mut(handle)?;
         let target = chunk.arena.allocate_at(hole, size, alignment, size)?;
-        chunk.touched = chunk.touched.max(target.end());
         // The slice keeps its id at the old place until the move is complete.
-        chunk.set_id(target.id, AllocationId::default());
+        let slice = chunk.touch(handle, &target, AllocationId::default());
         chunk.flags.targets.put(target.id.slot());
         // The copy does not reach the padding.
         if !self.owners.are_only(owner) {
-            self.give(owner, (handle, target.offset, target.size), false);
+            self.give(owner, &slice, false);
         }
         Some(target)
     }

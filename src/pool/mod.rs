@@ -32,6 +32,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod allocate;
 mod chunk;
 mod chunk_set;
 mod compaction;
@@ -58,15 +59,14 @@ mod waiting;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::Arc;
 
-use crate::accounting::{notify, Account, Limit, Scope, Warning, WARN_AT};
+use crate::accounting::{Account, Limit, WARN_AT};
 use crate::device::memory::{Memory, Source};
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
 use crate::profile::Action;
 use crate::suballoc::RegionId;
 use crate::sync::{Mutex, MutexGuard};
-use crate::sys::page::page_size;
-use crate::units::{format_bytes, MemoryKind};
+use crate::units::MemoryKind;
 use chunk::Chunk;
 pub use chunk::ChunkMemory;
 pub use compaction::{Location, Move, Moved, Pass};
@@ -80,10 +80,10 @@ pub use pin_table::PinStats;
 pub use pins::PinnedSlice;
 pub use record::{BlockMap, ChunkMap, SampledBlock};
 pub use slabs::{SlabOptions, Slabs};
-use slice::{freed, EventOwner};
+use slice::freed;
 pub use slice::{Clearing, Slice, SliceRequest};
 pub use slice_tags::TagId;
-use state::{PoolState, ToClear};
+use state::PoolState;
 pub use waiting::ReuseDelay;
 
 /// The figures of a pool; sizes in bytes.
@@ -210,185 +210,6 @@ impl Pool {
         &self.layout
     }
 
-    /// Allocates `size` bytes at a multiple of `alignment`. Bytes of owners with a tag are cleared; others are as their
-    /// previous owner left them.
-    ///
-    /// Errors: `ERR_OUT_OF_RANGE` beyond the pool's maximum, `ERR_POOL_EXHAUSTED`, `ERR_POOL_DESTROYED`, and those of
-    /// [`Source::allocate`] if the pool has to grow.
-    pub fn allocate(&self, size: u64, alignment: u64) -> Result<Slice> {
-        self.request(SliceRequest::new(size, alignment))
-    }
-
-    /// Like [`allocate`](Self::allocate), with a tag or zeroed.
-    ///
-    /// Errors: those of [`allocate`](Self::allocate) and [`zero`](Self::zero); `ERR_MEMORY_LIMIT` beyond the tag's
-    /// limit.
-    #[inline]
-    pub fn request(&self, request: SliceRequest) -> Result<Slice> {
-        self.timed(|| self.place(request)).map_err(|error| {
-            let own = request.tag.and_then(|tag| self.state().tags.name(tag).cloned());
-            self.refused(request.size, own.as_ref(), error)
-        })
-    }
-
-    /// Like [`allocate`](Self::allocate), for a holder that records the slice's events itself. It counts a refusal
-    /// ([`refused`](Self::refused)), of this call or of one of its own after it.
-    ///
-    /// Errors: those of [`allocate`](Self::allocate).
-    pub fn allocate_held(&self, size: u64, alignment: u64) -> Result<Slice> {
-        self.request_held(SliceRequest::new(size, alignment))
-    }
-
-    /// Like [`request`](Self::request), for a holder that records the slice's events, and its refusal, itself.
-    ///
-    /// Errors: those of [`request`](Self::request).
-    pub fn request_held(&self, request: SliceRequest) -> Result<Slice> {
-        let request = SliceRequest { events: EventOwner::Holder, ..request };
-        self.timed(|| self.place(request))
-    }
-
-    fn place(&self, request: SliceRequest) -> Result<Slice> {
-        let SliceRequest { size, alignment, .. } = request;
-        let aligned = self.aligned(size, alignment).map(|alignment| SliceRequest { alignment, ..request });
-        aligned.and_then(|request| self.try_allocate(&request))
-    }
-
-    /// Counts and records that a request for `size` bytes was refused: for the pool, and for the tag of the request or
-    /// else of the pool. Returns the error.
-    #[cold]
-    pub fn refused(&self, size: u64, own: Option<&Arc<str>>, error: Error) -> Error {
-        self.state().record_refused(size, own);
-        if let Some(account) = &self.account {
-            let tag = own.or(account.tag.as_ref()).cloned();
-            // The manager adds the pool's count to that of its kind of memory.
-            Account { kind: None, tag, accounting: Arc::clone(&account.accounting) }.failed(size);
-        }
-        // The driver's error may have a chunk's size.
-        error.requested(size)
-    }
-
-    /// Raises `alignment` to the pool's own. Refuses one beyond that of the chunks.
-    fn aligned(&self, size: u64, alignment: u64) -> Result<u64> {
-        let coarsest = self.layout.alignment.max(page_size());
-        if !alignment.is_power_of_two() {
-            let message = format!("alignment is {alignment}; it must be a power of two");
-            return Err(Error::new(ErrorCode::OutOfRange, message).requested(size));
-        }
-        if alignment <= coarsest {
-            return Ok(alignment.max(self.layout.alignment));
-        }
-        let message = format!(
-            "pool \"{}\" aligns to at most {}, not to {}",
-            self.name(),
-            format_bytes(coarsest),
-            format_bytes(alignment)
-        );
-        Err(Error::new(ErrorCode::OutOfRange, message).requested(size).hint("give the pool that alignment"))
-    }
-
-    fn try_allocate(&self, request: &SliceRequest) -> Result<Slice> {
-        let SliceRequest { size, alignment, tag, .. } = *request;
-        let (mut grown, mut refused) = (None, None);
-        loop {
-            let mut empty = Vec::new();
-            let taken = {
-                let mut state = self.state();
-                state.alive(self.name())?;
-                if state.waiting.is_due(&self.reuse) && self.layout.delay == 0 {
-                    empty = state.end_waits(&self.reuse, self.reuse.now(), &self.layout);
-                }
-                let peak = state.chunks.peak_allocated;
-                let slice = grown.and_then(|chunk| state.take_from(chunk, size, alignment));
-                match slice.or_else(|| state.take(size, alignment)) {
-                    None => None,
-                    Some(slice) => {
-                        let near_tag = match tag {
-                            None => None,
-                            Some(tag) => state.count_tag(tag, &slice, peak)?.map(|near| (tag, near)),
-                        };
-                        let sampled = state.record_slice(&slice, request);
-                        let used = state.chunks.allocated;
-                        let stale = match state.must_clear(&slice, request) {
-                            true => self.stale(&slice).and_then(|bytes| state.begin_clearing(&slice, bytes)),
-                            false => None,
-                        };
-                        Some((slice, state.near.observe(used).then_some(used), near_tag, sampled, stale))
-                    }
-                }
-            };
-            if !empty.is_empty() {
-                self.end(empty);
-            }
-            if let Some((slice, near, near_tag, sampled, stale)) = taken {
-                near.into_iter().for_each(|used| self.warn(used));
-                near_tag.into_iter().for_each(|(tag, (used, max))| self.warn_tag(tag, used, max));
-                if sampled {
-                    notify();
-                }
-                return match stale {
-                    Some(stale) => self.clear(slice, stale),
-                    None => Ok(slice),
-                };
-            }
-            self.check_tag(tag, size)?;
-            if self.end_waits() {
-                continue;
-            }
-            // The pool takes waiting slices before it fails. A refused growth is not asked for again.
-            let is_bounded = refused.is_some() || self.cannot_grow(size) || self.has_waiting_enough();
-            if is_bounded && self.end_oldest_wait() {
-                continue;
-            }
-            if let Some(refused) = refused {
-                return Err(refused);
-            }
-            // The loop repeats if other threads use up the new chunk first; the pool's maximum ends it.
-            match self.grow_for(size) {
-                Ok(chunk) => grown = Some(chunk),
-                Err(error) if error.code().is_exhaustion() => refused = Some(error),
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// Writes zeros where a slice may hold a previous owner's bytes.
-    ///
-    /// Errors: `ERR_BUFFER_FREED`, and those of [`Memory::zero`](crate::device::memory::Memory::zero).
-    pub fn zero(&self, slice: &Slice) -> Result<()> {
-        let Some(stale) = self.stale(slice) else { return Ok(()) };
-        let memory = self.chunk_memory(slice.chunk)?.memory().ok_or_else(freed)?;
-        memory.zero(slice.offset..slice.offset + stale)
-    }
-
-    /// Clears a new slice. A reset meanwhile ends the chunk, so that the slice gets no other owner.
-    fn clear(&self, slice: Slice, stale: ToClear) -> Result<Slice> {
-        let cleared = stale.memory.zero(slice.offset..slice.offset + stale.bytes);
-        drop(stale);
-        match cleared {
-            Ok(()) => Ok(slice),
-            Err(error) => {
-                self.free(slice.chunk, slice.region)?;
-                Err(error)
-            }
-        }
-    }
-
-    /// The owner of slices with that tag, for [`SliceRequest::owner`].
-    pub fn owner(&self, tag: Option<&Arc<str>>) -> Owner {
-        tag.map_or(Owner::UNTAGGED, |tag| self.state().owners.of(tag))
-    }
-
-    /// The bytes at the start of a slice that may hold a previous owner's bytes; `None` if there are none.
-    #[inline]
-    fn stale(&self, slice: &Slice) -> Option<u64> {
-        // A source that keeps the driver's bytes leaves stale ones in the whole slice.
-        let stale = match self.source {
-            Source::Npu { dirty: true, .. } => slice.padded,
-            _ => slice.used_before,
-        };
-        (stale > 0).then_some(stale)
-    }
-
     fn memory_of(&self, slice: &Slice) -> Option<Arc<Memory>> {
         self.chunk_memory(slice.chunk).ok().and_then(|chunk_memory| chunk_memory.memory())
     }
@@ -420,7 +241,7 @@ impl Pool {
             state.record_all_freed();
             for handle in std::mem::take(&mut state.chunks.order) {
                 let Some(chunk) = state.chunks.get_mut(handle) else { continue };
-                if keep(&chunk.chunk_memory) && !chunk.chunk_memory.is_retained() {
+                if keep(&chunk.chunk_memory) && !chunk.chunk_memory.is_retained() && !chunk.is_being_cleared() {
                     chunk.reset();
                     state.chunks.order.push(handle);
                 } else if let Some(chunk) = state.chunks.remove(handle) {
@@ -558,15 +379,6 @@ impl Pool {
         Ok(())
     }
 
-    /// Warns that `used` bytes, nearly the whole maximum, are allocated.
-    #[cold]
-    fn warn(&self, used: u64) {
-        if let (Some(account), Some(name)) = (&self.account, &self.name) {
-            let scope = Scope::Pool(Arc::clone(name));
-            account.accounting.warn(Warning { scope, used, max: self.layout.max });
-        }
-    }
-
     fn state(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock()
     }
@@ -577,6 +389,7 @@ impl Pool {
 mod tests {
     use super::*;
     use crate::device::memory::PageOptions;
+    use crate::sys::page::page_size;
     use crate::units::MIB;
 
     fn pool() -> Pool {

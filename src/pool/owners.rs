@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 /// The number of segments of a chunk, at most.
-const MAX_SEGMENTS: u64 = 1024;
+const MAX_SEGMENTS: u64 = 16_384;
 /// The size of a segment, at least: clearing fewer bytes costs less than remembering more owners.
 const MIN_SEGMENT: u64 = 4096;
 /// The number of names, at most. A forgotten name gets another number, so that its slices are cleared once more.
@@ -106,6 +106,9 @@ impl LastOwners {
         }
         let (first, last) = ((offset >> self.shift) as usize, (end.saturating_sub(1) >> self.shift) as usize);
         let Some(segments) = self.segments.get_mut(first..=last) else { return true };
+        if owner != Owner::MIXED && segments.iter().all(|segment| *segment == owner) {
+            return false;
+        }
         let is_own = |segment: &Owner| *segment == owner || *segment == Owner::NOBODY;
         let foreign = owner == Owner::MIXED || !segments.iter().all(is_own);
         let covered = |at: usize| {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::chunk::{Chunk, ChunkMemory};
+use super::chunk::{Chunk, ClearedMemory};
 use super::chunk_set::{ChunkSet, HasArena};
 use super::layout::Layout;
 use super::movable_table::{Movables, SlicePlace};
@@ -12,7 +12,6 @@ use super::slice::{freed, Clearing, Slice, SliceRequest};
 use super::slice_tags::SliceTags;
 use super::waiting::WaitingSlices;
 use crate::accounting::Limit;
-use crate::device::memory::Memory;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
 use crate::id::Ids;
@@ -43,14 +42,8 @@ pub(super) struct PoolState {
 #[derive(Debug)]
 pub(super) struct ToClear {
     pub(super) bytes: u64,
-    pub(super) memory: Arc<Memory>,
-    chunk_memory: Arc<ChunkMemory>,
-}
-
-impl Drop for ToClear {
-    fn drop(&mut self) {
-        self.chunk_memory.end_clearing();
-    }
+    /// Also says, while it is there, that the chunk is being cleared ([`Chunk::is_being_cleared`]).
+    pub(super) memory: Arc<ClearedMemory>,
 }
 
 impl PoolState {
@@ -66,13 +59,13 @@ impl PoolState {
     #[inline]
     pub(super) fn take(&mut self, size: u64, alignment: u64) -> Option<Slice> {
         let Self { chunks, ids, .. } = self;
-        chunks.take(size, alignment, |handle, chunk, region| slice_of(ids, handle, chunk, region))
+        chunks.take(size, alignment, |handle, chunk, region| chunk.touch(handle, &region, ids.next()))
     }
 
     /// Allocates from one chunk.
     pub(super) fn take_from(&mut self, handle: Handle, size: u64, alignment: u64) -> Option<Slice> {
         let Self { chunks, ids, .. } = self;
-        chunks.take_from(handle, size, alignment, |handle, chunk, region| slice_of(ids, handle, chunk, region))
+        chunks.take_from(handle, size, alignment, |handle, chunk, region| chunk.touch(handle, &region, ids.next()))
     }
 
     /// Finds a slice by its name, with its requested bytes.
@@ -86,9 +79,7 @@ impl PoolState {
     /// The memory of a new slice with `bytes` to clear.
     #[inline]
     pub(super) fn begin_clearing(&self, slice: &Slice, bytes: u64) -> Option<ToClear> {
-        let chunk = self.chunks.get(slice.chunk)?;
-        chunk.chunk_memory.begin_clearing();
-        Some(ToClear { bytes, memory: Arc::clone(&chunk.memory), chunk_memory: Arc::clone(&chunk.chunk_memory) })
+        self.chunks.get(slice.chunk).map(|chunk| ToClear { bytes, memory: Arc::clone(&chunk.cleared) })
     }
 
     /// Reports whether a new slice has to be cleared, and records its owner.
@@ -98,8 +89,7 @@ impl PoolState {
             None => request.owner,
             Some(tag) => self.tags.get(tag).map_or(Owner::UNTAGGED, |tag| tag.owner),
         };
-        let foreign = !self.owners.are_only(owner)
-            && self.give(owner, (slice.chunk, slice.offset, slice.padded), request.clearing != Clearing::None);
+        let foreign = !self.owners.are_only(owner) && self.give(owner, slice, request.clearing != Clearing::None);
         match request.clearing {
             Clearing::All => true,
             Clearing::OtherTags => foreign,
@@ -107,16 +97,24 @@ impl PoolState {
         }
     }
 
-    /// Reports whether bytes of another owner are in a region (chunk, offset, size), and gives them to `owner`.
-    #[cold]
-    pub(super) fn give(&mut self, owner: Owner, (handle, offset, size): (Handle, u64, u64), cleared: bool) -> bool {
+    /// Reports whether bytes of another owner are in a new slice, and gives them to `owner`.
+    pub(super) fn give(&mut self, owner: Owner, slice: &Slice, cleared: bool) -> bool {
         if let Some(first) = self.owners.mix() {
-            for chunk in self.chunks.iter_mut() {
-                chunk.owners.start(chunk.arena.capacity(), chunk.touched, first);
-            }
+            self.remember_owners(first, slice);
         }
-        let Some(chunk) = self.chunks.get_mut(handle) else { return true };
-        chunk.owners.give(owner, offset, offset + size, chunk.arena.capacity(), cleared)
+        let Some(chunk) = self.chunks.get_mut(slice.chunk) else { return true };
+        let end = slice.offset + slice.padded;
+        chunk.owners.give(owner, slice.offset, end, chunk.arena.capacity(), cleared) && slice.used_before > 0
+    }
+
+    /// Starts to remember the last owners of each chunk: so far there was `first` only, beside the owner of `slice`.
+    #[cold]
+    fn remember_owners(&mut self, first: Owner, slice: &Slice) {
+        for (handle, chunk) in self.chunks.iter_mut() {
+            let is_new_end = handle == slice.chunk && slice.used_before < slice.padded;
+            let touched = if is_new_end { slice.offset + slice.used_before } else { chunk.touched };
+            chunk.owners.start(chunk.arena.capacity(), touched, first);
+        }
     }
 
     /// Frees a region; returns the chunks that are no longer needed. `how` is recorded, unless the wait's start
@@ -165,14 +163,4 @@ impl PoolState {
         gone.iter().for_each(|chunk| self.chunk_gone(chunk));
         gone
     }
-}
-
-/// The slice of a new region.
-#[inline(always)]
-fn slice_of(ids: &mut Ids, handle: Handle, chunk: &mut Chunk, region: Region) -> Slice {
-    let id = ids.next();
-    chunk.set_id(region.id, id);
-    let used_before = chunk.touched.saturating_sub(region.offset).min(region.size);
-    chunk.touched = chunk.touched.max(region.end());
-    Slice { id, ..chunk.slice(handle, &region, used_before) }
 }
