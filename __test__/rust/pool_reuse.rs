@@ -156,6 +156,22 @@ fn bytes_never_cross_tags_and_stay_where_the_tag_is_the_same() {
     }
 }
 
+/// A new owner's first bytes lie behind all others: they are its own, and stay so when it uses them again.
+#[test]
+fn bytes_behind_those_of_other_owners_are_not_cleared() {
+    let pool = pool(layout(64 * MIB, 64 * MIB));
+    let before = pool.allocate(BLOCK, 64).unwrap();
+    let mut request = SliceRequest::new(BLOCK, 64);
+    request.tag = Some(pool.tag_id(&"a".into()).unwrap());
+    for expected in [0, 7, 7] {
+        let slice = pool.request(request).unwrap();
+        assert!(slice.offset >= before.offset + before.padded);
+        assert_eq!(bytes(&pool, &slice), vec![expected; BLOCK as usize]);
+        fill(&pool, &slice, 7);
+        pool.free(slice.chunk, slice.region).unwrap();
+    }
+}
+
 /// Free regions merge and are divided again: every byte that a slice shows was its tag's last, or is zero.
 #[test]
 fn a_slice_shows_its_own_tags_bytes_or_zeros_however_regions_merge() {

@@ -7,7 +7,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 
 import {
-  hasDetachKeys, KiB, MiB, needsTransfer, notOn, open, refuses, runChild, turnsUntil,
+  fdsAtMost, hasDetachKeys, KiB, MiB, needsTransfer, notOn, open, openFds, refuses, runChild, turnsUntil,
 } from '../../support/helpers.mjs'
 
 const canTransfer = !needsTransfer
@@ -65,6 +65,21 @@ test('a BYOB stream moves a slice', async (t) => {
   pool.deallocate(value)
   assert.deepEqual([value.byteLength, block.freed, pool.stats().liveAllocations], [0, true, 0])
 })
+
+// The native part remembers the pool of the last call.
+for (const end of ['destroy', 'dispose']) {
+  test(`${end} frees the memory of the pool that was used last`, () => {
+    const before = openFds()
+    const manager = open({ after() {} }, { slabs: {} })
+    const pool = manager.createMemoryPool({ name: 'p', initialSize: 64 * KiB })
+    const blocks = [pool.allocate(100), pool.allocate(100)]
+    if (end === 'destroy') manager.destroyMemoryPool(pool, { force: true })
+    else blocks.forEach((block) => block.free())
+    manager.dispose()
+    assert.ok(fdsAtMost(before) <= before)
+    refuses(() => pool.allocate(1), 'ERR_POOL_DESTROYED')
+  })
+}
 
 test('stale views never see another allocation\'s bytes', (t) => {
   const manager = open(t, { slabs: {} })

@@ -4,10 +4,13 @@
  */
 
 import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
 import { randomFill, subtle } from 'node:crypto'
 import { once } from 'node:events'
-import { openSync, read, write } from 'node:fs'
+import { constants, openSync, read, rmSync, write, writeSync } from 'node:fs'
 import { connect, createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 import { markAsUntransferable, Worker } from 'node:worker_threads'
 
@@ -32,6 +35,9 @@ const pick = (list) => list[below(list.length)]
 
 const sink = openSync('/dev/null', 'w')
 const zero = openSync('/dev/zero', 'r')
+const fifo = openFifo()
+/** Reads of `fifo` that wait. */
+let quiet = 0
 const before = openFiles()
 let manager = open()
 let pool
@@ -130,6 +136,15 @@ function startEcho() {
 /** Waits for the thread's messages: Deno 2.9 loses unreceived messages of a terminated thread. */
 async function ready(echo) {
   while (deno && echo.away > 0) await sleep(1)
+}
+
+/** Opens a FIFO without a name; undefined where the machine has no `mkfifo`. */
+function openFifo() {
+  const path = join(tmpdir(), `rkllm-fuzz-${process.pid}`)
+  if (spawnSync('mkfifo', [path]).status !== 0) return undefined
+  const fd = openSync(path, constants.O_RDWR)
+  rmSync(path)
+  return fd
 }
 
 let server
@@ -311,6 +326,22 @@ const routes = {
     ])()
     if (pick([true, false])) may(() => manager.deallocate(buffer))
   },
+  quietRead() {
+    // A read that gets its byte when this route is chosen again.
+    if (fifo === undefined) return
+    if (quiet > 0) {
+      writeSync(fifo, 'X')
+      quiet--
+      return
+    }
+    const buffer = some()
+    const { alone, shared } = live.get(buffer) ?? {}
+    if (!alone || shared) return
+    live.delete(buffer)
+    quiet++
+    wait(new Promise((resolve) => read(fifo, new Uint8Array(buffer), 0, buffer.byteLength, null, resolve)))
+    if (pick([true, false])) may(() => manager.deallocate(buffer))
+  },
   async send() {
     // A slow client of a server that frees what it sent receives no bytes of a neighbour.
     if (below(8) > 0) return
@@ -377,6 +408,7 @@ for (const end = performance.now() + seconds * 1000; performance.now() < end; st
   if (steps % 200 === 0) await nextTurn()
 }
 check()
+for (; quiet > 0; quiet--) writeSync(fifo, 'X')
 await ready(echo)
 await Promise.all([...workers].map((one) => one.terminate()))
 await Promise.all(pending)

@@ -5,10 +5,11 @@
  */
 
 import assert from 'node:assert/strict'
-import { Blob } from 'node:buffer'
+import { Blob, Buffer } from 'node:buffer'
+import { spawnSync } from 'node:child_process'
 import { createHash, randomFill, subtle } from 'node:crypto'
 import { once } from 'node:events'
-import { mkdtempSync, openSync, read, rmSync, write } from 'node:fs'
+import { closeSync, constants, mkdtempSync, openSync, read, rmSync, write, writeSync } from 'node:fs'
 import { createServer, get } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -17,7 +18,7 @@ import { inspect, promisify, types } from 'node:util'
 import { MessageChannel, markAsUntransferable, Worker } from 'node:worker_threads'
 import { deflate } from 'node:zlib'
 
-import { closeDmaBuf, DmaBufInbox, MemoryManager, sendDmaBuf } from '../../../index.js'
+import { closeDmaBuf, DmaBufInbox, MemoryManager, sendDmaBuf, unpinDropped } from '../../../index.js'
 import { open, openFiles } from './open.mjs'
 
 const [name, how] = process.argv.slice(2)
@@ -345,6 +346,94 @@ const attacks = {
     pool.reset()
     twins.forEach((twin) => quietly(() => fill(twin, 9)))
     importer.dispose()
+    manager.destroyMemoryPool(pool, { force: true })
+  },
+  async pinAndDrop() {
+    // A pinned block that JavaScript dropped keeps its place, whatever became of its buffer.
+    const pool = manager.createMemoryPool({ name: 'pinned', initialSize: 1 << 20, maxSize: 1 << 20 })
+    const { port1, port2 } = new MessageChannel()
+    const endings = [
+      () => {},
+      (block) => fill(block.buffer, 9),
+      (block) => can.transfer && block.buffer.transfer(),
+      (block) => can.transfer && block.buffer.transfer(8),
+      (block) => structuredClone(block.buffer, { transfer: [block.buffer] }),
+      (block) => port1.postMessage(block.buffer, [block.buffer]),
+      (block) => may(['ERR_BUFFER_BUSY'], () => manager.deallocate(block.buffer)),
+      (block) => may(['ERR_BUFFER_BUSY'], () => block.free()),
+    ]
+    const pinned = []
+    const pinOne = (ending, options) => {
+      const block = pool.allocate(4096, options)
+      block.pin()
+      const { id, address } = manager.describe(block)
+      pinned.push({ id, address })
+      quietly(() => ending(block))
+    }
+    for (const ending of endings) {
+      for (const options of [undefined, { tag: 't' }, { zeroed: true }, { movable: true }]) pinOne(ending, options)
+    }
+    for (let round = 0; round < 5; round++) {
+      gc()
+      await nextTurn()
+    }
+    pool.defragment()
+    const others = []
+    const other = () => may(['ERR_POOL_EXHAUSTED'], () => pool.allocate(4096))
+    for (let block = other(); block !== undefined; block = other()) others.push(block)
+    assert.ok(others.length > 0 && others.length <= 256 - pinned.length)
+    const places = new Set(pinned.map(({ address }) => address))
+    assert.ok(!others.some((block) => places.has(block.address)), 'a block has the place of a pinned one')
+    // The collector may not have seen a block yet.
+    for (const { id } of pinned) may(['ERR_BUFFER_BUSY'], () => unpinDropped(id))
+    port1.close()
+    port2.close()
+    manager.destroyMemoryPool(pool, { force: true })
+  },
+  async quietReads() {
+    // Reads that get their bytes long after the memory was freed, or its pinned block was dropped.
+    const folder = mkdtempSync(join(tmpdir(), 'rkllm-attack-'))
+    const path = join(folder, 'fifo')
+    if (spawnSync('mkfifo', [path]).status !== 0) return
+    const fifo = openSync(path, constants.O_RDWR)
+    const pool = manager.createMemoryPool({ name: 'quiet', initialSize: 1 << 20, maxSize: 1 << 20 })
+    const readLater = (buffer) =>
+      new Promise((resolve) => read(fifo, new Uint8Array(buffer), 0, buffer.byteLength, null, resolve))
+    const freed = (allocate) => () => {
+      const buffer = allocate()
+      const done = readLater(buffer)
+      free(buffer)
+      return done
+    }
+    const starts = [
+      freed(() => manager.allocateNPUMemory(65536, { dedicated: true })),
+      freed(() => manager.allocateSystemMemory(65536)),
+      () => {
+        const block = pool.allocate(65536)
+        block.pin()
+        return readLater(block.buffer)
+      },
+    ]
+    for (const start of starts) {
+      const done = start()
+      await sleep(20)
+      gc()
+      await nextTurn()
+      const others = Array.from({ length: 64 }, (_, i) =>
+        i % 2 ? manager.allocateNPUMemory(65536, { dedicated: true }) : manager.allocateSystemMemory(65536),
+      )
+      const blocks = Array.from({ length: 14 }, () => pool.allocate(65536))
+      const all = [...others, ...blocks.map((block) => block.buffer)]
+      all.forEach((buffer) => fill(buffer, 1))
+      writeSync(fifo, Buffer.alloc(4096, 0x58))
+      await done
+      assert.ok(all.every((buffer) => holds(buffer, 1)), 'a late read')
+      others.forEach((buffer) => manager.deallocate(buffer))
+      pool.defragment()
+      blocks.forEach((block) => block.free())
+    }
+    closeSync(fifo)
+    rmSync(folder, { recursive: true })
     manager.destroyMemoryPool(pool, { force: true })
   },
   async sendAndFree() {
