@@ -11,6 +11,7 @@ import { pathToFileURL } from 'node:url'
 
 import { chromium } from 'playwright-core'
 
+import { diffSnapshots } from '../../index.js'
 import report from '../../src/js/report/index.js'
 import { nothing, sample, sourceOf } from './sample.mjs'
 
@@ -112,23 +113,23 @@ try {
     const least = (key) => holders.reduce((a, b) => (b[key] < a[key] ? b : a))
     const greatest = (key) => holders.reduce((a, b) => (b[key] > a[key] ? b : a))
     assert.equal(await first('id'), String(greatest('size').id))
-    await page.click('[data-sort="size"]')
-    assert.equal(await page.getAttribute('.th:has([data-sort="size"])', 'aria-sort'), 'ascending')
+    await page.click('#holder-table [data-sort="size"]')
+    assert.equal(await page.getAttribute('#holder-table .th:has([data-sort="size"])', 'aria-sort'), 'ascending')
     assert.equal(await first('size'), `${least('size').size} B`)
-    await page.click('[data-sort="id"]')
+    await page.click('#holder-table [data-sort="id"]')
     assert.equal(await first('id'), String(greatest('id').id))
-    await page.click('[data-sort="id"]')
+    await page.click('#holder-table [data-sort="id"]')
     assert.equal(await first('id'), String(least('id').id))
-    await page.click('[data-sort="tag"]')
+    await page.click('#holder-table [data-sort="tag"]')
     assert.equal((await first('tag')).trim(), HOSTILE)
-    await page.click('[data-sort="age"]')
+    await page.click('#holder-table [data-sort="age"]')
     const aged = snapshot.buffers.reduce((a, b) => (b.allocatedAt < a.allocatedAt ? b : a))
     assert.equal(await first('id'), String(aged.id))
-    await page.click('[data-sort="pool"]')
+    await page.click('#holder-table [data-sort="pool"]')
     assert.equal(await first('pool'), 'kv-cache')
-    await page.click('[data-sort="kind"]')
+    await page.click('#holder-table [data-sort="kind"]')
     assert.equal(await first('kind'), 'npu')
-    await page.click('[data-sort="size"]')
+    await page.click('#holder-table [data-sort="size"]')
     assert.ok((await page.locator('#holder-table .body .tr').count()) < 60, 'only what is in sight is drawn')
   })
 
@@ -223,6 +224,67 @@ try {
     await page.keyboard.press('Escape')
   })
 
+  await check('what was alive tells each tag, and the allocations at the peak', async () => {
+    const { alive } = JSON.parse(await page.textContent('#data'))
+    assert.equal(await page.getAttribute('#alive-note', 'data-peak'), String(alive.peak.bytes))
+    assert.equal(alive.peak.bytes, Math.max(...alive.total))
+    await page.focus('#alive-chart canvas')
+    await page.keyboard.press('p')
+    const told = await page.textContent('#tip')
+    assert.match(told, /the peak/)
+    for (const tag of ['kv-cache', 'weights', '(no tag)']) assert.ok(told.includes(tag), told)
+    await page.keyboard.press('Home')
+    assert.doesNotMatch(await page.textContent('#tip'), /the peak/)
+    await page.keyboard.press('Escape')
+    assert.equal(await page.isVisible('#tip'), false)
+    const { x, y, width } = await page.locator('#alive-chart canvas').boundingBox()
+    await page.mouse.move(x + width / 2, y + 100)
+    assert.equal(await page.isVisible('#tip'), true)
+    await page.mouse.move(0, 0)
+    const largest = Number(await page.getAttribute('#alive-peak [role="grid"]', 'aria-rowcount')) - 1
+    assert.equal(largest, Math.min(1000, alive.peak.count))
+  })
+
+  await check('limits, refusals, reservations, domains, descriptors, waits and pins', async () => {
+    const { usage } = source
+    const row = (table, name) => page.locator(`${table} tr`, { hasText: name }).first().textContent()
+    assert.match(await row('#limit-table', 'tag logits'), /40 MiB.*\d %.*1$/)
+    assert.match(await row('#limit-table', 'NPU memory'), /300 MiB.*\d %.*1$/)
+    assert.match(await row('#limit-table', 'pool scratch'), /16 MiB16 MiB100 %/)
+    assert.equal(await page.getAttribute('#limits-note', 'data-refused'), '1')
+    assert.match(await row('#reservation-table', 'weights of librkllmrt'), /npu128 MiB/)
+    assert.match(await row('#domain-table', '4 GiB'), /^0.*128 MiB4 GiB/)
+    const figures = await page.textContent('#process-list')
+    const { openFds, maxFds } = usage.process
+    for (const part of [`${openFds} of ${maxFds.toLocaleString('en-US')}`, 'pinned blocks1, 4 KiB', 'that wait'])
+      assert.ok(figures.includes(part), `${part} in ${figures}`)
+    assert.equal(await page.locator('#process-list dt', { hasText: 'dropped by JavaScript' }).count(), 1)
+  })
+
+  await check('two snapshots: what grew, what was added and what is gone', async () => {
+    const { snapshot: before } = sample()
+    const diff = diffSnapshots(before, snapshot)
+    await report.writeDiff(join(directory, 'diff.html'), before, sourceOf(source))
+    for (const options of [{}, { width: 400, colorScheme: 'dark' }]) {
+      const compared = await open('diff.html', options)
+      const growths = await compared.$$eval('#tag-growth [data-growth]', (all) =>
+        all.map(({ dataset }) => Number(dataset.growth)),
+      )
+      assert.deepEqual(growths, diff.byTag.map(({ growth }) => growth))
+      assert.equal(await compared.getAttribute('#added-note', 'data-count'), String(diff.added.length))
+      assert.equal(await compared.getAttribute('#gone-note', 'data-count'), String(diff.gone.length))
+      assert.equal(Number(await compared.getAttribute('[data-stat="npuUsed"]', 'data-value')), diff.npuUsed)
+      await compared.fill('#added-filter', 'kv-cache')
+      await compared.focus('#added-table .scroll')
+      await compared.keyboard.press('Home')
+      assert.match(await compared.textContent('#added-detail'), /kv-cache/)
+      assert.equal(await compared.evaluate(() => document.documentElement.scrollWidth), options.width ?? 1280)
+      if (shots !== null)
+        await compared.screenshot({ path: join(shots, `diff-${options.width ?? 1280}.png`), fullPage: true })
+      await compared.close()
+    }
+  })
+
   await check('the theme: what the system wants, then what the user does', async () => {
     const background = (of) => of.evaluate(() => getComputedStyle(document.body).backgroundColor)
     const light = await background(page)
@@ -257,7 +319,7 @@ try {
 
   await check('nothing to report: it says so, and what to call', async () => {
     const bare = await open('empty.html')
-    assert.equal(await bare.locator('.empty').count(), 8)
+    assert.equal(await bare.locator('.empty').count(), 10)
     assert.ok((await bare.locator('.empty', { hasText: 'manager.enableMemoryProfiling()' }).count()) >= 4)
     if (shots !== null) await bare.screenshot({ path: join(shots, 'empty.png'), fullPage: true })
     await bare.close()

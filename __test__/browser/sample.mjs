@@ -1,5 +1,7 @@
 /** Makes a snapshot and a profile for reports: those of a real manager, plus generated entries. */
 
+import assert from 'node:assert/strict'
+
 import { MemoryManager } from '../../index.js'
 
 const MiB = 1024 * 1024
@@ -82,9 +84,17 @@ export function sample({ more = 0, tag } = {}) {
     }))
     pools.push({ ...pool.stats(), chunkMaps: [chunkMap(16 * MiB, described)] })
   }
+  const max = (MiBs) => ({ max: MiBs * MiB })
+  manager.setMemoryLimits({ npu: max(300), tags: { 'kv-cache': max(64), logits: max(40) } })
+  const reservation = manager.reserve(128 * MiB, { tag: 'weights of librkllmrt' })
+  assert.throws(() => manager.allocateNPUMemory(512 * MiB, { tag: 'logits' }))
+  const pinned = manager.getMemoryPool('scratch').allocate(4096)
+  pinned.pin()
   const { device } = manager
   const stats = manager.getMemoryStats()
+  const usage = manager.getMemoryUsage()
   const takenAt = Date.now()
+  reservation.release()
   manager.dispose()
   for (let at = 0; at < more; at++) {
     const size = Math.ceil(2 ** (6 + next() * 14))
@@ -171,7 +181,7 @@ export function sample({ more = 0, tag } = {}) {
     timeline,
     leaks: buffers.slice(0, 3),
   }
-  return { snapshot: { version: 1, takenAt, device, stats, buffers, pools }, profile }
+  return { snapshot: { version: 1, takenAt, device, stats, buffers, pools }, profile, usage }
 }
 
 const NOTHING = { count: 0, min: 0, p50: 0, p90: 0, p99: 0, p999: 0, max: 0, mean: 0 }
@@ -181,6 +191,7 @@ export function nothing() {
   const manager = new MemoryManager({ backend: 'simulated' })
   const { device } = manager
   const stats = manager.getMemoryStats()
+  const usage = manager.getMemoryUsage()
   manager.dispose()
   const figures = {
     durationMs: 0,
@@ -197,12 +208,19 @@ export function nothing() {
     profile: {
       enabled: false, startedAt: 0, ...figures, ...lists, sizes: NOTHING, lifetimesMs: NOTHING, latencyNs: NOTHING,
     },
+    usage,
   }
 }
 
-/** The source that `writeReport` reads. */
-export const sourceOf = ({ snapshot, profile }) => ({
-  snapshot: () => snapshot,
-  profile: () => profile,
-  metrics: () => '# EOF\n',
-})
+/** Answers what `writeReport` asks for. */
+export const sourceOf = (figures) => (needs) => {
+  const known = { metrics: '# EOF\n', ...figures }
+  return Object.fromEntries(needs.map((need) => [need, known[need]]))
+}
+
+/** Joins the pieces of a report. */
+export async function textOf(pieces) {
+  let text = ''
+  for await (const piece of pieces) text += piece
+  return text
+}

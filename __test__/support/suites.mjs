@@ -20,6 +20,7 @@ export const suites = new Map(
 /** Suites without driver calls: one run on any device is enough. */
 export const driverless = [
   'adapters',
+  'alive',
   'attacks',
   'border',
   'caches',

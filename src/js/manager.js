@@ -218,13 +218,9 @@ class MemoryManager extends EventEmitter {
   }
 
   /** @type {MemoryManagerType['writeReport']} */
-  async writeReport(path) {
+  async writeReport(path, options) {
     this.#open()
-    await load.report().writeReport(path, {
-      snapshot: () => this.takeSnapshot(),
-      profile: () => this.getMemoryProfile(),
-      metrics: () => this.metrics({ format: 'prometheus' }),
-    })
+    await load.report().writeManagerReport(/** @type {any} */ (this), this.#host, path, options)
   }
 
   /** @type {MemoryManagerType['metrics']} */

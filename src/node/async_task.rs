@@ -24,7 +24,18 @@ use crate::sys::thread_pool::ThreadPool;
 /// Result of a task that succeeded.
 pub enum Outcome {
     Memory(Box<Prepared>),
+    Value(MakeValue),
     Done,
+}
+
+type MakeValue = Box<dyn FnOnce(sys::napi_env) -> Result<sys::napi_value> + Send>;
+
+impl Outcome {
+    /// The outcome of a task that found figures. The JavaScript thread makes objects of them.
+    pub fn value<T: ToNapiValue + Send + 'static>(value: T) -> Self {
+        // SAFETY: `settle` alone calls this, with an environment that is calling into this library.
+        Self::Value(Box::new(move |env| unsafe { T::to_napi_value(env, value) }))
+    }
 }
 
 type TaskResult = crate::error::Result<Outcome>;
@@ -119,6 +130,7 @@ fn settle(env: &Env, id: Handle) -> Result<Settled> {
             let pair = expose(env, prepared.enter())?;
             Ok(Settled(pair.raw()))
         }
+        Some(Ok(Outcome::Value(make))) => make(env.raw()).map(Settled),
         Some(Err(error)) => Err(throw(env)(error)),
         // Done, or cancelled.
         Some(Ok(Outcome::Done)) | None => {

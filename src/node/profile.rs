@@ -10,16 +10,21 @@ use std::time::Duration;
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
+use super::async_task::{spawn, AsyncTask, Outcome};
 use super::env::throw;
 use super::memory::{unix_ms, Buffer};
 use super::pools::PoolStats;
 use super::registry::manager;
 use crate::allocation::Allocation;
 use crate::handle::Handle;
-use crate::manager::{Leaks, Sampled, SnapshotPool};
+use crate::manager::{Leaks, Manager, Sampled, SnapshotPool};
 use crate::pool::{BlockMap, PinnedSlice, SampledBlock};
 use crate::profile::{self, Event, HistogramSummary, Options, Profile};
+use crate::sys::thread_pool::ThreadPool;
 use crate::units::MemoryKind;
+
+/// Threads for reports, which never wait behind a driver.
+static REPORT_THREADS: ThreadPool = ThreadPool::new("rkllm-report", 1);
 
 /// Rows of numbers, one after the other. Some index `texts`; -1 is no text.
 #[napi(object)]
@@ -151,8 +156,12 @@ pub struct Recorded {
 /// Returns the current recording, or the last one; nothing before the first.
 #[napi(catch_unwind)]
 pub fn profile(env: &Env, handle: f64, with_events: bool) -> Result<Option<Recorded>> {
-    let profile = manager(handle).map_err(throw(env))?.profile(with_events);
-    Ok(profile.map(|Profile { began, lasted, recording, lifetimes, latencies, sites }| Recorded {
+    manager(handle).map(|manager| recorded(&manager, with_events)).map_err(throw(env))
+}
+
+fn recorded(manager: &Manager, with_events: bool) -> Option<Recorded> {
+    let Profile { began, lasted, recording, lifetimes, latencies, sites } = manager.profile(with_events)?;
+    Some(Recorded {
         started_at: unix_ms(began),
         duration_ms: lasted as f64 / 1e3,
         allocations: recording.totals.allocations as f64,
@@ -165,7 +174,7 @@ pub fn profile(env: &Env, handle: f64, with_events: bool) -> Result<Option<Recor
         call_sites: sites.into_iter().map(Into::into).collect(),
         events: with_events.then(|| events(&recording.events)),
         dropped_events: recording.dropped as f64,
-    }))
+    })
 }
 
 /// Makes a row of each event: action, time, id, kind, size, tag, pool.
@@ -209,7 +218,11 @@ pub struct PoolSnapshot {
 /// Takes a snapshot of a manager's live buffers and pools.
 #[napi(catch_unwind)]
 pub fn snapshot(env: &Env, handle: f64) -> Result<Snapshot> {
-    let snapshot = manager(handle).map_err(throw(env))?.snapshot();
+    manager(handle).map(|manager| snapshot_of(&manager)).map_err(throw(env))
+}
+
+fn snapshot_of(manager: &Manager) -> Snapshot {
+    let snapshot = manager.snapshot();
     let mut texts = StringTable::default();
     let mut rows = Vec::with_capacity(snapshot.buffers.len() * 13);
     for (allocation, stack) in &snapshot.buffers {
@@ -219,7 +232,26 @@ pub fn snapshot(env: &Env, handle: f64) -> Result<Snapshot> {
     // Of several holders of a slice, the first one has the slice's id.
     let slices = in_pools.rev().map(|slice| (slice.0.address, slice)).collect();
     let pools = snapshot.pools.iter().map(|pool| pool_snapshot(pool, &slices)).collect();
-    Ok(Snapshot { buffers: Columns { rows: rows.into(), texts: texts.list }, pools })
+    Snapshot { buffers: Columns { rows: rows.into(), texts: texts.list }, pools }
+}
+
+/// The figures of a report.
+#[napi(object, object_from_js = false)]
+pub struct ReportData {
+    pub snapshot: Option<Snapshot>,
+    pub profile: Option<Recorded>,
+}
+
+/// Makes the figures of a report on another thread: they have a row for each block and each event. The snapshot comes
+/// first, so that the log has what happened after it.
+#[napi(catch_unwind)]
+pub fn report_data(env: &Env, handle: f64, with_snapshot: bool, with_profile: bool) -> Result<AsyncTask<'_>> {
+    let manager = manager(handle).map_err(throw(env))?;
+    spawn(env, &REPORT_THREADS, move || {
+        let snapshot = with_snapshot.then(|| snapshot_of(&manager));
+        let profile = if with_profile { recorded(&manager, true) } else { None };
+        Ok(Outcome::value(ReportData { snapshot, profile }))
+    })
 }
 
 fn buffer(allocation: &Allocation, stack: Option<&Arc<str>>, texts: &mut StringTable) -> [f64; 13] {

@@ -436,6 +436,34 @@ test('report: rendered here, in the format that the extension names', { skip: ne
   assert.equal((await command(['report', String(pid), join(folder, 'report.docx')])).status, STATUS.broken)
 })
 
+test('report: of a .json report, and of two', { skip: needsReports }, async () => {
+  const manager = new memory.MemoryManager({ backend: 'simulated', profiling: true })
+  const [before, after] = ['before.json', 'after.json'].map((name) => join(folder, name))
+  await manager.writeReport(before)
+  const kept = manager.allocateNPUMemory(3 << 20, { tag: '\x1b[31mkv' })
+  await manager.writeReport(after)
+  manager.dispose()
+  assert.equal(kept.byteLength, 0)
+  assert.equal((await command(['report', after, join(folder, 'after.html')])).status, 0)
+  const printed = await command(['report', before, '--diff', after])
+  assert.deepEqual([printed.status, printed.stderr], [0, ''])
+  assert.match(printed.stdout, /NPU \+3 MiB/)
+  assert.match(printed.stdout, /By tag\n {2}�\[31mkv +\+3 MiB +0 B to 3 MiB/)
+  const { byTag } = JSON.parse((await command(['report', before, '--diff', after, '--json'])).stdout)
+  assert.equal(byTag[0].growth, 3 << 20)
+  const page = join(folder, 'diff.html')
+  assert.equal((await command(['report', before, '--diff', after, page])).status, 0)
+  assert.match(readFileSync(page, 'utf8'), /<title>Memory diff/)
+  const bad = join(folder, 'bad.json')
+  writeFileSync(bad, '{}')
+  for (const words of [
+    ['report', before], ['report', before, '--diff', '4711'], ['report', bad, page], ['report', after, page, '--json'],
+    ['report', before, '--diff', bad], ['report', after, join(folder, 'r.prom')],
+  ])
+    assert.equal((await command(words)).status, STATUS.usage, words.join(' '))
+  assert.equal((await command(['report', before, '--diff', after, join(folder, 'diff.csv')])).status, STATUS.broken)
+})
+
 test('no process to attach to: status 3, and the reason', async () => {
   for (const [pid, why] of [
     ['4194303', /no process 4194303/],

@@ -5,7 +5,7 @@ import { test } from 'node:test'
 
 import { diffSnapshots } from '../../../index.js'
 import reportJson from '../../../src/js/report/json.js'
-import { sample, STACKS } from '../../browser/sample.mjs'
+import { sample, STACKS, textOf } from '../../browser/sample.mjs'
 import { refuses } from '../../support/helpers.mjs'
 
 const { snapshot, profile } = sample()
@@ -81,8 +81,8 @@ test('diffSnapshots names the growth by tag, place, pool and kind', () => {
   assert.deepEqual(Object.keys(diff.added[0]).sort(), ['allocatedAt', 'id', 'kind', 'pool', 'size', 'stack', 'tag'])
 })
 
-test('diffSnapshots: a snapshot against itself, reports from files, and invalid snapshots', () => {
-  const same = diffSnapshots(snapshot, JSON.parse(reportJson.json(snapshot, profile)).snapshot)
+test('diffSnapshots: a snapshot against itself, reports from files, and invalid snapshots', async () => {
+  const same = diffSnapshots(snapshot, JSON.parse(await textOf(reportJson.json({ snapshot, profile }))).snapshot)
   assert.deepEqual([same.added, same.gone, same.elapsedMs], [[], [], 0])
   for (const list of [same.byTag, same.bySite, same.byPool, same.byKind])
     assert.ok(list.length > 0 && list.every(({ growth }) => growth === 0))

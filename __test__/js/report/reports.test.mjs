@@ -12,12 +12,13 @@ import { gunzipSync } from 'node:zlib'
 import Ajv from 'ajv'
 import { Profile } from 'pprof-format'
 
-import { MemoryError } from '../../../index.js'
+import { MemoryError, MemoryManager } from '../../../index.js'
+import native from '../../../src/js/core/binding.js'
 import report from '../../../src/js/report/index.js'
 import { HOSTILE, nothing, sample, sourceOf } from '../../browser/sample.mjs'
 import { needsCommand, refuses } from '../../support/helpers.mjs'
 
-const { REPORT_FORMATS, writeReport } = report
+const { REPORT_FORMATS, writeDiff, writeReport } = report
 const require = createRequire(import.meta.url)
 
 const FULL = sample({ tag: HOSTILE })
@@ -61,15 +62,13 @@ test('every format replaces an old file atomically, and leaves no other file', a
 test('a format reads only the figures that it needs, and a bad path none', async (t) => {
   const path = directory(t)
   const asked = []
-  const source = Object.fromEntries(
-    Object.entries(sourceOf(FULL)).map(([name, ask]) => [name, () => (asked.push(name), ask())]),
-  )
+  const source = (needs) => (asked.push(...needs), sourceOf(FULL)(needs))
   for (const [extension, needs] of [
     ['.prom', ['metrics']],
     ['.csv', ['profile']],
     ['.pb.gz', ['profile']],
     ['.trace.json', ['profile']],
-    ['.JSON', ['snapshot', 'profile']],
+    ['.JSON', ['snapshot', 'profile', 'usage']],
   ]) {
     asked.length = 0
     await writeReport(join(path, `report${extension}`), source)
@@ -102,14 +101,89 @@ test('a report that fails leaves the old file, and passes the error on', async (
   const path = join(directory(t), 'report.json')
   writeFileSync(path, 'old')
   const failure = new MemoryError('disposed', { code: 'ERR_MANAGER_DISPOSED' })
-  const source = {
-    ...sourceOf(FULL),
-    profile: () => {
-      throw failure
-    },
+  const source = () => {
+    throw failure
   }
   await assert.rejects(writeReport(path, source), (error) => error === failure)
   assert.equal(readFileSync(path, 'utf8'), 'old')
+})
+
+/** Runs `act` and returns the most that `touch` was called for in one turn of the event loop. */
+async function mostInOneTurn(act) {
+  let [most, now, running] = [0, 0, true]
+  const tick = () => {
+    now = 0
+    if (running) setImmediate(tick)
+  }
+  setImmediate(tick)
+  await act(() => (most = Math.max(most, ++now)))
+  running = false
+  return most
+}
+
+test('no turn of the event loop handles more than a bounded number of blocks and events, in any format', async (t) => {
+  const path = directory(t)
+  const many = sample({ more: 4000 })
+  const blocks = Array.from({ length: 4000 }, (_, at) => ({ offset: at * 64, size: 64, id: 1e6 + at, tag: 'many' }))
+  const [pool] = many.snapshot.pools
+  for (const extension of [...REPORT_FORMATS, '.diff.html']) {
+    const most = await mostInOneTurn(async (touch) => {
+      const counted = (list, name) =>
+        list.map((entry) => {
+          const get = () => (touch(), entry[name])
+          return Object.defineProperty({ ...entry }, name, { enumerable: true, get })
+        })
+      const snapshot = {
+        ...many.snapshot,
+        buffers: counted(many.snapshot.buffers, 'kind'),
+        pools: [{ ...pool, chunkMaps: [{ size: 256_000, blocks: counted(blocks, 'tag') }] }],
+      }
+      const profile = { ...many.profile, events: counted(many.profile.events, 'kind') }
+      const source = sourceOf({ ...many, snapshot, profile })
+      if (extension === '.diff.html') await writeDiff(join(path, 'a.html'), FULL.snapshot, source)
+      else await writeReport(join(path, `report${extension}`), source)
+    })
+    assert.ok(most <= 1500, `${most} in one turn of ${extension}`)
+    assert.ok(most >= 500 || !/html|json|csv/.test(extension), `${extension}: the test counts nothing`)
+  }
+})
+
+test('the figures of a manager are read in turns too', async (t) => {
+  const manager = new MemoryManager({ backend: 'simulated', profiling: true })
+  t.after(() => manager.dispose())
+  const pool = manager.createMemoryPool({ name: 'many', kind: 'system', initialSize: 4 << 20 })
+  const kept = Array.from({ length: 4000 }, () => pool.allocate(64))
+  const { reportData } = native
+  t.after(() => (native.reportData = reportData))
+  for (const extension of ['.html', '.json', '.csv', '.trace.json']) {
+    const most = await mostInOneTurn(async (touch) => {
+      const counted = (rows) =>
+        new Proxy(rows, { get: (target, name) => (name === 'length' || touch(), target[name]) })
+      native.reportData = (...args) => {
+        const { promise, task } = reportData(...args)
+        const counting = async () => {
+          const { snapshot, profile } = await promise
+          if (snapshot) snapshot.pools[0].blocks.rows = counted(snapshot.pools[0].blocks.rows)
+          profile.events.rows = counted(profile.events.rows)
+          return { snapshot, profile }
+        }
+        return { promise: counting(), task }
+      }
+      await manager.writeReport(join(directory(t), `report${extension}`))
+    })
+    // A row has 6 or 7 numbers, and a flag is read twice.
+    assert.ok(most > 500 && most <= 1500 * 8, `${most} numbers in one turn of ${extension}`)
+  }
+  assert.equal(kept.length, pool.stats().liveAllocations)
+})
+
+test('a report of a manager that is disposed meanwhile is refused, and leaves no file', async (t) => {
+  const path = directory(t)
+  const manager = new MemoryManager({ backend: 'simulated' })
+  const report = manager.writeReport(join(path, 'report.json'))
+  manager.dispose()
+  await rejects(report, 'ERR_MANAGER_DISPOSED')
+  assert.deepEqual(readdirSync(path), [])
 })
 
 test('readers never see half a report', async (t) => {

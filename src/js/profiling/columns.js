@@ -3,7 +3,8 @@
 // Converts the native part's flat arrays to objects. A row is a run of numbers, and texts are indices into a list of
 // strings (`src/node/profile.rs`).
 
-const { jsonable } = require('../core/jsonable.js')
+const { jsonable } = require('../core/json.js')
+const { slices } = require('../core/turns.js')
 
 /**
  * @typedef {import('../native.js').Columns} Columns
@@ -13,6 +14,7 @@ const { jsonable } = require('../core/jsonable.js')
  * @typedef {import('../types/profiling.js').MemoryEvent} MemoryEvent
  * @typedef {import('../types/report.js').MemorySnapshot} MemorySnapshot
  * @typedef {import('../types/stats.js').PoolStats} PoolStats
+ * @typedef {MemorySnapshot['pools'][number]['chunkMaps'][number]['blocks'][number]} Block
  */
 
 /** @type {MemoryKind[]} */
@@ -26,27 +28,50 @@ const EVENT = 7
 const BLOCK = 6
 
 /**
- * Calls `make(at)` for each row; `at` is the index of its first number.
+ * Makes an object of each row: `make(at)`, where `at` is the index of its first number.
  *
  * @template T
- * @param {Float64Array} numbers
- * @param {number} width
- * @param {(at: number) => T} make
+ * @typedef {{ column: Float64Array, width: number, make: (at: number) => T }} Rows
  */
-const rows = ({ length }, width, make) => Array.from({ length: length / width }, (_, row) => make(row * width))
+
+/**
+ * @template T
+ * @param {Rows<T>} rows
+ * @returns {T[]}
+ */
+const all = ({ column, width, make }) => Array.from({ length: column.length / width }, (_, row) => make(row * width))
+
+/**
+ * The same in turns of the event loop.
+ *
+ * @template T
+ * @param {Rows<T>} rows
+ * @returns {Promise<T[]>}
+ */
+async function allInTurns({ column, width, make }) {
+  /** @type {T[]} */
+  const made = []
+  for await (const slice of slices({ length: column.length / width, slice: range }))
+    for (const row of slice) made.push(make(row * width))
+  return made
+}
+
+/** @type {(from: number, to: number) => number[]} */
+const range = (from, to) => Array.from({ length: to - from }, (_, at) => from + at)
 
 /** @type {(texts: string[], at: number) => string | null} */
 const textOf = (texts, at) => (at < 0 ? null : texts[at])
 
 /**
- * Builds the buffers of a snapshot.
+ * The buffers of a snapshot.
  *
  * @param {Columns} columns
  * @param {BufferInfo['backend']} backend
- * @returns {BufferInfo[]}
+ * @returns {Rows<BufferInfo>}
  */
-function buffersOf({ rows: column, texts }, backend) {
-  return rows(column, BUFFER, (at) => {
+function bufferRows({ rows: column, texts }, backend) {
+  /** @param {number} at */
+  const make = (at) => {
     const flags = column[at + 7]
     const onDevice = (flags & 32) !== 0
     const [device, domain] = [column[at + 6], column[at + 8]]
@@ -72,18 +97,20 @@ function buffersOf({ rows: column, texts }, backend) {
       allocatedAt: column[at + 11],
       stack: textOf(texts, column[at + 12]),
     })
-  })
+  }
+  return { column, width: BUFFER, make }
 }
 
 /**
- * Builds the events of a profile.
+ * The events of a profile.
  *
  * @param {Columns} columns
  * @param {number} thread
- * @returns {MemoryEvent[]}
+ * @returns {Rows<MemoryEvent>}
  */
-function eventsOf({ rows: column, texts }, thread) {
-  return rows(column, EVENT, (at) => ({
+function eventRows({ rows: column, texts }, thread) {
+  /** @param {number} at */
+  const make = (at) => ({
     type: ACTIONS[column[at]],
     timeUs: column[at + 1],
     id: column[at + 2],
@@ -92,24 +119,37 @@ function eventsOf({ rows: column, texts }, thread) {
     tag: textOf(texts, column[at + 5]),
     pool: textOf(texts, column[at + 6]),
     thread,
-  }))
+  })
+  return { column, width: EVENT, make }
 }
 
 /**
- * Builds a snapshot's pool: its figures, and the blocks and gaps of each chunk.
+ * The blocks and gaps of a pool's chunks.
  *
- * @param {import('../native.js').PoolSnapshot} pool
- * @returns {MemorySnapshot['pools'][number]}
+ * @param {Columns} columns
+ * @returns {Rows<Block>}
  */
-function poolOf({ tag, stats, chunks, blocks: { rows: column, texts } }) {
-  const blocks = rows(column, BLOCK, (at) => ({
+function blockRows({ rows: column, texts }) {
+  /** @param {number} at */
+  const make = (at) => ({
     offset: column[at],
     size: column[at + 1],
     id: column[at + 2] < 0 ? null : column[at + 2],
     tag: textOf(texts, column[at + 3]),
     stack: textOf(texts, column[at + 4]),
     ...PINS[column[at + 5]],
-  }))
+  })
+  return { column, width: BLOCK, make }
+}
+
+/**
+ * Builds a snapshot's pool: its figures, and the blocks and gaps of each chunk.
+ *
+ * @param {import('../native.js').PoolSnapshot} pool
+ * @param {Block[]} blocks
+ * @returns {MemorySnapshot['pools'][number]}
+ */
+function poolOf({ tag, stats, chunks }, blocks) {
   const chunkMaps = []
   for (let chunk = 0, from = 0; chunk < chunks.length; chunk += 2) {
     const to = from + chunks[chunk + 1]
@@ -133,4 +173,4 @@ function histogramOf({ buckets, count, ...figures }, scale = 1) {
   return { count, ...scaled, buckets: pairs }
 }
 
-module.exports = { buffersOf, eventsOf, histogramOf, poolOf }
+module.exports = { all, allInTurns, blockRows, bufferRows, eventRows, histogramOf, poolOf }

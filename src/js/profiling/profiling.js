@@ -5,9 +5,9 @@
 
 const { threadId } = require('node:worker_threads')
 const native = require('../core/binding.js')
-const { buffersOf, eventsOf, histogramOf, poolOf } = require('./columns.js')
+const { all, allInTurns, blockRows, bufferRows, eventRows, histogramOf, poolOf } = require('./columns.js')
 const { clearInterval, dateNow, now, setInterval } = require('../core/runtime.js')
-const { jsonable } = require('../core/jsonable.js')
+const { jsonable } = require('../core/json.js')
 const { stackHere } = require('./stack.js')
 
 /** @type {Readonly<{ sampleInterval: number, eventCapacity: number, stackDepth: number }>} */
@@ -36,6 +36,8 @@ const EMPTY_HISTOGRAM = Object.freeze({
 
 /**
  * @typedef {import('../types/allocations.js').BufferInfo} BufferInfo
+ * @typedef {import('../native.js').Recorded} Recorded
+ * @typedef {import('../types/report.js').MemorySnapshot} MemorySnapshot
  * @typedef {import('../types/profiling.js').MemoryProfile} MemoryProfile
  * @typedef {import('../types/profiling.js').ProfilingOptions} ProfilingOptions
  * @typedef {ProfilingOptions & { sampleInterval: number, eventCapacity: number, stackDepth: number }} Options
@@ -126,12 +128,32 @@ class Profiling {
    */
   profile(withEvents) {
     const recorded = native.profile(this.#handle.value, withEvents)
+    const events = recorded?.events == null ? [] : all(eventRows(recorded.events, threadId))
+    return this.#profileOf(recorded, events, withEvents)
+  }
+
+  /**
+   * Returns the profile that the native part recorded, made in turns of the event loop.
+   *
+   * @param {Recorded | null | undefined} recorded
+   */
+  async profileInTurns(recorded) {
+    const events = recorded?.events == null ? [] : await allInTurns(eventRows(recorded.events, threadId))
+    return this.#profileOf(recorded, events, !this.#handle.closed)
+  }
+
+  /**
+   * @param {Recorded | null | undefined} recorded
+   * @param {MemoryProfile['events']} events
+   * @param {boolean} withPoint whether to add a point to the timeline; a scrape of metrics does not
+   * @returns {MemoryProfile}
+   */
+  #profileOf(recorded, events, withPoint) {
     const { sampleInterval } = this.#options ?? DEFAULTS
     if (recorded == null)
       return { ...EMPTY_PROFILE, sampleInterval, callSites: [], events: [], timeline: [], leaks: [], leakCount: 0 }
-    const { sizes, lifetimesUs, latencyNs, callSites, events, droppedEvents, ...figures } = recorded
-    // A scrape of metrics, which wants no events, adds no point to the timeline.
-    if (this.enabled && withEvents) this.#point()
+    const { sizes, lifetimesUs, latencyNs, callSites, droppedEvents, events: _rows, ...figures } = recorded
+    if (this.enabled && withPoint) this.#point()
     return {
       enabled: this.enabled,
       ...figures,
@@ -141,7 +163,7 @@ class Profiling {
       lifetimesMs: histogramOf(lifetimesUs, 1000),
       latencyNs: histogramOf(latencyNs),
       callSites: callSites.sort((a, b) => b.liveBytes - a.liveBytes || b.totalBytes - a.totalBytes),
-      events: events == null ? [] : eventsOf(events, threadId),
+      events,
       droppedEvents,
       timeline: this.#timeline.map((point) => ({ ...point })),
       ...this.#liveLeaks(),
@@ -172,7 +194,7 @@ class Profiling {
 
   /** The leaks that are still live. Forgets the others. */
   #liveLeaks() {
-    if (this.#leaks.size > 0) {
+    if (this.#leaks.size > 0 && !this.#handle.closed) {
       const live = new Set(native.liveAmong(this.#handle.value, Float64Array.from(this.#leaks.keys())))
       for (const id of this.#leaks.keys()) if (!live.has(id)) this.#leaks.delete(id)
     }
@@ -229,7 +251,7 @@ const EMPTY_PROFILE = Object.freeze({
  * @param {number} handle
  * @param {import('../types/devices.js').DeviceInfo} device
  * @param {import('../types/stats.js').MemoryStats} stats
- * @returns {import('../types/report.js').MemorySnapshot}
+ * @returns {MemorySnapshot}
  */
 function snapshotOf(handle, device, stats) {
   const { buffers, pools } = native.snapshot(handle)
@@ -238,9 +260,24 @@ function snapshotOf(handle, device, stats) {
     takenAt: dateNow(),
     device,
     stats,
-    buffers: buffersOf(buffers, device.backend),
-    pools: pools.map(poolOf),
+    buffers: all(bufferRows(buffers, device.backend)),
+    pools: pools.map((pool) => poolOf(pool, all(blockRows(pool.blocks)))),
   }
 }
 
-module.exports = { Profiling, snapshotOf }
+/**
+ * Makes a snapshot of what the native part listed, in turns of the event loop.
+ *
+ * @param {import('../native.js').Snapshot} listed
+ * @param {import('../types/devices.js').DeviceInfo} device
+ * @param {{ takenAt: number, stats: import('../types/stats.js').MemoryStats }} figures
+ * @returns {Promise<MemorySnapshot>}
+ */
+async function snapshotInTurns(listed, device, { takenAt, stats }) {
+  const buffers = await allInTurns(bufferRows(listed.buffers, device.backend))
+  const pools = []
+  for (const pool of listed.pools) pools.push(poolOf(pool, await allInTurns(blockRows(pool.blocks))))
+  return { version: 1, takenAt, device, stats, buffers, pools }
+}
+
+module.exports = { Profiling, snapshotInTurns, snapshotOf }

@@ -17,9 +17,9 @@ const { holders } = require('./holders.js')
  * @param {string} name
  * @param {any} value
  */
-function checkSnapshot(name, value) {
+function checkSnapshot(name, value, verb = 'diffSnapshots') {
   if (typeof value !== 'object' || value === null)
-    throw invalid(`diffSnapshots: ${name} must be a snapshot, not ${formatValue(value)}`)
+    throw invalid(`${verb}: ${name} must be a snapshot, not ${formatValue(value)}`)
   const { version, takenAt, stats, buffers, pools } = value
   if (
     !Array.isArray(buffers) ||
@@ -29,25 +29,22 @@ function checkSnapshot(name, value) {
     stats === null
   ) {
     throw invalid(
-      `diffSnapshots: ${name} is not a snapshot`,
+      `${verb}: ${name} is not a snapshot`,
       'take one with manager.takeSnapshot(), or read the "snapshot" of a .json report',
     )
   }
   if (version !== 1)
-    throw outOfRange(`diffSnapshots: ${name} is of version ${formatValue(version)}; this package reads version 1`)
+    throw outOfRange(`${verb}: ${name} is of version ${formatValue(version)}; this package reads version 1`)
   return value
 }
 
 /**
- * Sums bytes and counts by key in both snapshots, sorted by growth.
+ * Sums bytes and counts by key, of both snapshots.
  *
  * @template {'tag' | 'stack' | 'pool' | 'kind'} Name
  * @param {Name} name
- * @param {Holder[]} before
- * @param {Holder[]} after
- * @returns {Array<Growth & Pick<Holder, Name>>}
  */
-function growth(name, before, after) {
+function growthBy(name) {
   /** @type {Map<unknown, any>} */
   const groups = new Map()
   /** @type {(list: Holder[], bytes: 'before' | 'after', number: 'countBefore' | 'countAfter') => void} */
@@ -61,14 +58,38 @@ function growth(name, before, after) {
       group[number]++
     }
   }
-  count(before, 'before', 'countBefore')
-  count(after, 'after', 'countAfter')
-  for (const group of groups.values()) group.growth = group.after - group.before
-  return [...groups.values()].sort((a, b) => b.growth - a.growth || b.after - a.after)
+  return {
+    /** @param {Holder[]} list */
+    before: (list) => count(list, 'before', 'countBefore'),
+    /** @param {Holder[]} list */
+    after: (list) => count(list, 'after', 'countAfter'),
+    /**
+     * The groups, the largest growth first.
+     *
+     * @returns {Array<Growth & Pick<Holder, Name>>}
+     */
+    sorted() {
+      for (const group of groups.values()) group.growth = group.after - group.before
+      return [...groups.values()].sort((a, b) => b.growth - a.growth || b.after - a.after)
+    },
+  }
 }
 
-/** @type {(holder: Holder) => MemoryHolder} Returns a holder without the field that only the report's page needs. */
-const plain = ({ buffer, ...holder }) => holder
+/**
+ * @template {'tag' | 'stack' | 'pool' | 'kind'} Name
+ * @param {Name} name
+ * @param {Holder[]} before
+ * @param {Holder[]} after
+ */
+function growth(name, before, after) {
+  const groups = growthBy(name)
+  groups.before(before)
+  groups.after(after)
+  return groups.sorted()
+}
+
+/** @type {(holder: Holder) => MemoryHolder} Returns a holder without the fields that only the report's page needs. */
+const plain = ({ buffer, pinned, dropped, ...holder }) => holder
 
 /**
  * Identifies a holder. The ids of two processes may be the same, so the size is compared too.
@@ -111,4 +132,4 @@ function diffSnapshots(a, b) {
   }
 }
 
-module.exports = { diffSnapshots }
+module.exports = { checkSnapshot, diffSnapshots, growthBy, identity }

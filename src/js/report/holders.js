@@ -2,37 +2,72 @@
 
 // Lists the holders of memory in a snapshot, each once: buffers, and pool blocks without an ArrayBuffer.
 
+const { slices } = require('../core/turns.js')
+
 /**
  * A holder, and the buffer if it is one.
  *
  * @typedef {import('../types/report.js').MemoryHolder & {
  *   buffer: import('../types/allocations.js').BufferInfo | null,
+ *   pinned?: boolean,
+ *   dropped?: boolean,
  * }} Holder
+ *
+ * @typedef {Pick<import('../types/report.js').MemorySnapshot, 'buffers' | 'pools'>} Lists
  */
 
 /**
- * @param {Pick<import('../types/report.js').MemorySnapshot, 'buffers' | 'pools'>} snapshot
- * @returns {Holder[]}
+ * The functions that make holders of the lists of a snapshot. Buffers come first.
+ *
+ * @param {Lists} snapshot
  */
-function holders({ buffers, pools }) {
+function holderMaker({ pools }) {
   // A slice without a tag of its own counts under its pool's.
   const tagOf = new Map(pools.map(({ name, tag = null }) => [name, tag]))
+  const known = new Set()
   /** @type {Holder[]} */
-  const all = buffers.map((buffer) => {
-    const { id, kind, size, tag: own, pool, stack = null, allocatedAt } = buffer
-    const tag = own ?? (pool === null ? null : (tagOf.get(pool) ?? null))
-    return { id, kind, size, tag, pool, stack, allocatedAt, buffer }
-  })
-  const known = new Set(buffers.map(({ id }) => id))
-  for (const { name, kind, chunkMaps } of pools) {
-    for (const { blocks } of chunkMaps) {
-      for (const { id, size, tag, stack = null } of blocks) {
-        if (id === null || known.has(id)) continue
-        all.push({ id, kind, size, tag, pool: name, stack, allocatedAt: null, buffer: null })
+  const all = []
+  return {
+    all,
+    /** @param {Lists['buffers']} buffers */
+    addBuffers(buffers) {
+      for (const buffer of buffers) {
+        const { id, kind, size, tag: own, pool, stack = null, allocatedAt, pinned, dropped } = buffer
+        const tag = own ?? (pool === null ? null : (tagOf.get(pool) ?? null))
+        known.add(id)
+        all.push({ id, kind, size, tag, pool, stack, allocatedAt, buffer, pinned, dropped })
       }
-    }
+    },
+    /** @type {(pool: Pick<Lists['pools'][number], 'name' | 'kind'>, blocks: Blocks) => void} */
+    addBlocks({ name, kind }, blocks) {
+      for (const { id, size, tag, stack = null, pinned, dropped } of blocks) {
+        if (id === null || known.has(id)) continue
+        all.push({ id, kind, size, tag, pool: name, stack, allocatedAt: null, buffer: null, pinned, dropped })
+      }
+    },
   }
+}
+/** @typedef {Lists['pools'][number]['chunkMaps'][number]['blocks']} Blocks */
+
+/** @param {Lists} snapshot */
+function holders(snapshot) {
+  const { all, addBuffers, addBlocks } = holderMaker(snapshot)
+  addBuffers(snapshot.buffers)
+  for (const pool of snapshot.pools) for (const { blocks } of pool.chunkMaps) addBlocks(pool, blocks)
   return all
 }
 
-module.exports = { holders }
+/**
+ * The same in turns of the event loop.
+ *
+ * @param {Lists} snapshot
+ */
+async function holdersInTurns(snapshot) {
+  const { all, addBuffers, addBlocks } = holderMaker(snapshot)
+  for await (const slice of slices(snapshot.buffers)) addBuffers(slice)
+  for (const pool of snapshot.pools)
+    for (const { blocks } of pool.chunkMaps) for await (const slice of slices(blocks)) addBlocks(pool, slice)
+  return all
+}
+
+module.exports = { holders, holdersInTurns }

@@ -7,28 +7,32 @@ const { createHash } = require('node:crypto')
 const { readFileSync } = require('node:fs')
 const { join } = require('node:path')
 const { formatBytes } = require('../core/format-bytes.js')
-const { body } = require('./page/body.js')
+const { body, diffBody } = require('./page/body.js')
 const { css } = require('./page/style.js')
+const { jsonPieces } = require('./json.js')
+const { diffData } = require('./diff-data.js')
 const { pageData } = require('./page-data.js')
 
 /** The scripts in the order of their dependencies; the page runs them as one function. */
-const SCRIPTS = ['base', 'table', 'overview', 'timeline', 'pools', 'flame', 'holders', 'events', 'main']
-
-/** @type {{ script: string, policy: string } | undefined} */
-let assets
+const SCRIPTS = [
+  ...['base', 'theme', 'table', 'plain-table', 'overview', 'timeline', 'pools', 'flame', 'holders', 'alive', 'usage'],
+  ...['events', 'main'],
+]
+const DIFF_SCRIPTS = ['base', 'theme', 'table', 'plain-table', 'holders', 'diff']
 
 /**
- * Returns the sources of the scripts. A bundle has no files beside it: it holds the file that `npm pack` makes.
+ * Returns the sources of scripts. A bundle has no files beside it: it holds the file that `npm pack` makes.
  *
+ * @param {string[]} names
  * @returns {string[]}
  */
-function sources() {
+function sources(names) {
   try {
-    return SCRIPTS.map((name) => readFileSync(join(__dirname, 'page', `${name}.client.js`), 'utf8'))
+    return names.map((name) => readFileSync(join(__dirname, 'page', `${name}.client.js`), 'utf8'))
   } catch (error) {
     const packed = packedScripts()
     if (packed === undefined) throw error
-    return SCRIPTS.map((name) => packed[name])
+    return names.map((name) => packed[name])
   }
 }
 
@@ -42,8 +46,9 @@ function packedScripts() {
   }
 }
 
-function load() {
-  const parts = sources()
+/** @param {string[]} names */
+function load(names) {
+  const parts = sources(names)
   const common = `const formatBytes = ${formatBytes}\n`
   const script = `(() => {\n'use strict'\n${common}${parts.join('\n')}})()\n`
   const hash = (/** @type {string} */ text) => `'sha256-${createHash('sha256').update(text).digest('base64')}'`
@@ -54,39 +59,57 @@ function load() {
 }
 
 /**
- * Encodes JSON so that no string in it can end the script element.
+ * Escapes JSON so that no string in it can end the script element.
  *
- * @param {unknown} value
+ * @param {string} json
  */
-const embedded = (value) =>
-  JSON.stringify(value).replace(
+const embedded = (json) =>
+  json.replace(
     /[<\u2028\u2029]/g,
     (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
   )
 
 /**
- * @param {import('../types/report.js').MemorySnapshot} snapshot
- * @param {import('../types/profiling.js').MemoryProfile} profile
- * @returns {string}
+ * Yields a page that shows `data` by the scripts.
+ *
+ * @param {{ title: string, scripts: string[], body: string }} parts
+ * @param {Record<string, unknown>} data
  */
-function page(snapshot, profile) {
-  assets ??= load()
-  return `<!doctype html>
+async function* pageOf({ title, scripts, body }, data) {
+  const { script, policy } = load(scripts)
+  yield `<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="${assets.policy}">
+<meta http-equiv="Content-Security-Policy" content="${policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>Memory report</title>
+<title>${title}</title>
 <link rel="icon" href="data:,">
 <style>${css}</style>
 </head>
 ${body}
-<script type="application/json" id="data">${embedded(pageData(snapshot, profile))}</script>
-<script>${assets.script}</script>
+<script type="application/json" id="data">`
+  for await (const piece of jsonPieces(data)) yield embedded(piece)
+  yield `</script>
+<script>${script}</script>
 </html>
 `
 }
 
-module.exports = { page }
+/** @param {Pick<import('./index.js').Figures, 'snapshot' | 'profile' | 'usage'>} figures */
+async function* page(figures) {
+  yield* pageOf({ title: 'Memory report', scripts: SCRIPTS, body }, await pageData(figures))
+}
+
+/**
+ * Writes the comparison of two snapshots as a page.
+ *
+ * @param {import('../types/report.js').MemorySnapshot} before
+ * @param {import('../types/report.js').MemorySnapshot} after
+ */
+async function* diffPage(before, after) {
+  yield* pageOf({ title: 'Memory diff', scripts: DIFF_SCRIPTS, body: diffBody }, await diffData(before, after))
+}
+
+module.exports = { diffPage, page }

@@ -7,6 +7,10 @@ const { promisify } = require('node:util')
 const gzip = promisify(require('node:zlib').gzip)
 const { framesOf } = require('./frames.js')
 const { Buffer } = require('../core/runtime.js')
+const { slices } = require('../core/turns.js')
+
+/** A call site has as many frames as this, each with a number and two names. */
+const SITE_WEIGHT = 20
 
 /** @type {[type: string, unit: string, figure: 'liveBytes' | 'liveCount' | 'totalBytes' | 'totalCount'][]} */
 const SAMPLE_TYPES = [
@@ -62,9 +66,9 @@ function numbered() {
 
 /**
  * @param {import('../types/profiling.js').MemoryProfile} profile
- * @returns {Promise<Buffer>} gzipped, as the format demands
+ * @returns {AsyncGenerator<Buffer>} gzipped, as the format demands
  */
-function pprof({ callSites, startedAt, durationMs, sampleInterval = 0 }) {
+async function* pprof({ callSites, startedAt, durationMs, sampleInterval = 0 }) {
   const strings = new Map([['', 0]])
   const text = (/** @type {string} */ value) => {
     const known = strings.get(value)
@@ -89,11 +93,15 @@ function pprof({ callSites, startedAt, durationMs, sampleInterval = 0 }) {
     })
 
   const types = SAMPLE_TYPES.map(([type, unit]) => bytes(1, valueType(type, unit)))
-  const samples = callSites.map((site) => {
-    const values = SAMPLE_TYPES.map(([, , figure]) => Math.round(site[figure]))
-    const label = site.tag === null ? [] : bytes(3, [...number(1, text('tag')), ...number(2, text(site.tag))])
-    return bytes(2, [...packed(1, framesOf(site.stack).map(location)), ...packed(2, values), ...label])
-  })
+  /** @type {number[][]} */
+  const samples = []
+  for await (const sites of slices(callSites, SITE_WEIGHT)) {
+    for (const site of sites) {
+      const values = SAMPLE_TYPES.map(([, , figure]) => Math.round(site[figure]))
+      const label = site.tag === null ? [] : bytes(3, [...number(1, text('tag')), ...number(2, text(site.tag))])
+      samples.push(bytes(2, [...packed(1, framesOf(site.stack).map(location)), ...packed(2, values), ...label]))
+    }
+  }
   const facts = [
     number(9, BigInt(Math.round(startedAt * 1000)) * 1000n),
     number(10, Math.round(durationMs * 1e6)),
@@ -101,9 +109,13 @@ function pprof({ callSites, startedAt, durationMs, sampleInterval = 0 }) {
     number(12, sampleInterval),
     number(14, text('inuse_space')),
   ]
-  const table = () => [...strings.keys()].map((string) => bytes(6, Buffer.from(string)))
-  const message = [types, samples, locations.list, functions.list, table(), facts]
-  return gzip(Buffer.concat(message.flat().map((part) => Buffer.from(part))))
+  /** @type {Buffer[]} */
+  const parts = []
+  for (const list of [types, samples, locations.list, functions.list])
+    for await (const slice of slices(list)) parts.push(...slice.map((part) => Buffer.from(part)))
+  for await (const slice of slices([...strings.keys()]))
+    parts.push(...slice.map((string) => Buffer.from(bytes(6, Buffer.from(string)))))
+  yield gzip(Buffer.concat([...parts, ...facts.map((part) => Buffer.from(part))]))
 }
 
 module.exports = { pprof }

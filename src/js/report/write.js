@@ -2,24 +2,40 @@
 
 // Replaces a file atomically.
 
+/** @typedef {string | Uint8Array} Piece of a file; a file has texts or bytes, not both */
+
 const { randomBytes } = require('node:crypto')
 const { open, rename, unlink } = require('node:fs/promises')
 const { dirname, join } = require('node:path')
 const { formatValue } = require('../core/options.js')
 const { systemError } = require('../core/system-errors.js')
 
+/** Short pieces are written together up to this length. */
+const WRITE_LENGTH = 65_536
+
 /**
- * Writes `content` to a file beside `path`, syncs it to disk, and renames it to `path`.
+ * Writes pieces to a file beside `path`, syncs it to disk, and renames it to `path`.
  *
  * @param {string} path
- * @param {string | Uint8Array} content
+ * @param {Iterable<Piece> | AsyncIterable<Piece>} pieces
  */
-async function replaceFile(path, content) {
+async function replaceFile(path, pieces) {
   const draft = join(dirname(path), `.rkllm-report-${randomBytes(8).toString('hex')}`)
   let file
   try {
     file = await open(draft, 'wx')
-    await file.writeFile(content)
+    let text = ''
+    for await (const piece of pieces) {
+      if (typeof piece !== 'string') {
+        await file.appendFile(piece)
+        continue
+      }
+      text += piece
+      if (text.length < WRITE_LENGTH) continue
+      await file.appendFile(text)
+      text = ''
+    }
+    if (text !== '') await file.appendFile(text)
     await file.sync()
     await file.close()
     await rename(draft, path)

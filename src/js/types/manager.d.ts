@@ -13,7 +13,7 @@ import type { MemoryLimits, MemoryWarning, Reservation } from './limits.js'
 import type { MemoryPool, MemoryPoolOptions, PoolAllocationOptions } from './pools.js'
 import type { MemoryProfile, ProfilingOptions } from './profiling.js'
 import type { CleanupOptions, MemoryPressure, OptimizeOptions, OptimizeResult } from './reclaim.js'
-import type { MemorySnapshot } from './report.js'
+import type { MemorySnapshot, ReportOptions } from './report.js'
 import type { DmaBufImportOptions, DmaBufPiece, SharedBufferToken } from './sharing.js'
 import type { MemoryStats, MemoryUsage, NPUMemoryStats, SystemMemoryStats } from './stats.js'
 
@@ -389,9 +389,18 @@ export class MemoryManager extends EventEmitter {
    * Writes a report, in the format that the extension names: `.html` `.json` `.csv` (event log) `.pb.gz` (pprof)
    * `.trace.json` (Perfetto) `.prom`. The file appears once it is complete. docs/reports.md describes the formats.
    *
-   * @throws (rejects) ERR_INVALID_ARG_TYPE; ERR_OUT_OF_RANGE: another extension; ERR_DEVICE_IO with errno and path.
+   * The figures are those of one moment of the call. The event loop turns meanwhile: a turn handles at most 500 blocks
+   * or events.
+   *
+   * @throws (rejects) ERR_INVALID_ARG_TYPE; ERR_OUT_OF_RANGE: another extension; ERR_DEVICE_IO with errno and path;
+   * ERR_MANAGER_DISPOSED: the manager was disposed before the figures were read.
+   *
+   * @example
+   * const before = memory.takeSnapshot()
+   * // ... a request ...
+   * await memory.writeReport('growth.html', { before })
    */
-  writeReport(path: string): Promise<void>
+  writeReport(path: string, options?: ReportOptions): Promise<void>
 
   /**
    * Releases empty slabs and chunks, compacts movable blocks, and returns the gain. Also collects garbage buffers,

@@ -36,6 +36,12 @@ export interface MemorySnapshot {
   >
 }
 
+/** Options of {@link MemoryManager.writeReport}. */
+export interface ReportOptions {
+  /** An earlier snapshot. The report, an .html page, then shows what grew since. */
+  before?: MemorySnapshot
+}
+
 /** Bytes and counts of holders, before and after. */
 export interface Growth {
   /** Bytes before. */

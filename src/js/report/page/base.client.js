@@ -46,18 +46,8 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 const PALETTE = ['#5b86e5', '#2fb39c', '#e09f3e', '#b878d6', '#e0708d', '#8fae3f', '#46acd2', '#c98a63', '#8a8fe0']
 const OTHERS = '#98a2b3'
 
-/** Totals by tag, sorted by bytes. The first tags have palette colours. */
-const tagTotals = (() => {
-  const totals = new Map()
-  const { tag, size } = data.holders
-  tag.forEach((at, index) => {
-    const total = totals.get(at) ?? { tag: at, bytes: 0, count: 0 }
-    totals.set(at, total)
-    total.bytes += size[index]
-    total.count++
-  })
-  return [...totals.values()].sort((a, b) => b.bytes - a.bytes)
-})()
+/** Totals by tag of all holders, sorted by bytes. The first tags have palette colours. */
+const tagTotals = data.held.byTag
 const tagColours = new Map(
   tagTotals
     .filter(({ tag }) => tag >= 0)

@@ -14,15 +14,18 @@ const search = (id, label) => `<label class="search"><span class="hidden">${labe
 
 const SECTIONS = {
   timeline: 'Timeline',
+  alive: 'Peak',
+  limits: 'Limits',
   pools: 'Pools',
   sites: 'Call sites',
   holders: 'Holders',
   leaks: 'Leaks',
   events: 'Events',
 }
-const links = Object.entries(SECTIONS).map(([id, name]) => `<a href="#${id}">${name}</a>`)
 
 const timeline = '<div id="timeline-legend" class="legend"></div><div id="timeline-chart" class="chart"></div>'
+const alive = `<div id="alive-legend" class="legend"></div><div id="alive-chart" class="chart"></div>
+<div id="alive-peak"></div>`
 const poolsNote = 'The blocks of each chunk by address. Hover, or focus a map and use the arrow keys.'
 
 const sites = `<div class="tools"><div
@@ -43,28 +46,62 @@ const events = `<div class="tools"><div
    'Filter by tag, pool, kind or id',
  )}</div><div id="event-table"></div>`
 
-const body = `<body>
-<a class="skip" href="#holders">Skip to the holders of memory</a>
+/** @type {(title: string, sections: Record<string, string>, skip: string, content: string) => string} */
+const frame = (title, sections, skip, content) => `<body>
+<a class="skip" href="#${skip}">Skip to the table of memory</a>
 <header class="top"><div class="wrap bar">
-<div class="brand"><h1>Memory report</h1><span id="simulated" class="badge" hidden>Simulated NPU</span></div>
-<nav aria-label="Sections">${links.join('')}</nav>
+<div class="brand"><h1>${title}</h1><span id="simulated" class="badge" hidden>Simulated NPU</span></div>
+<nav aria-label="Sections">${Object.entries(sections)
+  .map(([id, name]) => `<a href="#${id}">${name}</a>`)
+  .join('')}</nav>
 <button id="theme" type="button" class="button" aria-pressed="false">Dark</button>
 </div></header>
 <main class="wrap">
 <p id="device" class="device"></p>
 <div id="summary" class="cards"></div>
-${section('tags', 'Largest tags', 'Live bytes by tag', '<div id="tag-bars" class="bars"></div>')}
-${section('timeline', 'Memory over time', '', timeline)}
-${section('pools', 'Pools', poolsNote, '<div id="pool-list"></div>')}
-${section('sites', 'Call sites', '', sites)}
-${section('holders', 'Largest holders', '', holders)}
-${section('leaks', 'Leaks', 'Allocations that outlived leakAfterMs', '<div id="leak-table"></div>')}
-${section('spread', 'Sizes, lifetimes, latencies', '', '<div id="spread-list" class="spreads"></div>')}
-${section('events', 'Events', '', events)}
-<footer id="foot"></footer>
+${content}<footer id="foot"></footer>
 </main>
 <div id="tip" role="status" hidden></div>
 <noscript><p class="wrap">This report needs JavaScript, which is switched off here.
 The .json report has the same figures.</p></noscript>`
 
-module.exports = { body }
+const body = frame(
+  'Memory report',
+  SECTIONS,
+  'holders',
+  `${section('tags', 'Largest tags', 'Live bytes by tag', '<div id="tag-bars" class="bars"></div>')}
+${section('timeline', 'Memory over time', '', timeline)}
+${section('alive', 'What was alive', '', alive)}
+${section('limits', 'Limits and refusals', '', '<div id="limit-table"></div>')}
+${section('reservations', 'Reservations', 'Bytes set aside by reserve()', '<div id="reservation-table"></div>')}
+${section('domains', 'IOMMU domains', '', '<div id="domain-table"></div>')}
+${section('pools', 'Pools', poolsNote, '<div id="pool-list"></div>')}
+${section('sites', 'Call sites', '', sites)}
+${section('holders', 'Largest holders', '', holders)}
+${section('leaks', 'Leaks', 'Allocations that outlived leakAfterMs', '<div id="leak-table"></div>')}
+${section('spread', 'Sizes, lifetimes, latencies', '', '<div id="spread-list" class="spreads"></div>')}
+${section('process', 'Process and machine', '', '<div id="process-list" class="groups"></div>')}
+${section('events', 'Events', '', events)}
+`,
+)
+
+/** @type {(name: string) => string} */
+const holderList = (name) => `<div class="tools">${search(
+  `${name}-filter`,
+  'Filter by tag, pool, kind, id or stack',
+)}</div><div id="${name}-table"></div><div id="${name}-detail" class="detail" aria-live="polite" hidden></div>`
+
+const diffBody = frame(
+  'Memory diff',
+  { tags: 'Tags', pools: 'Pools', sites: 'Call sites', added: 'Added', gone: 'Gone' },
+  'added',
+  `${section('tags', 'Growth by tag', '', '<div id="tag-growth"></div>')}
+${section('kinds', 'Growth by kind', '', '<div id="kind-growth"></div>')}
+${section('pools', 'Growth by pool', '', '<div id="pool-growth"></div>')}
+${section('sites', 'Growth by call site', '', '<div id="site-growth"></div>')}
+${section('added', 'Added', '', holderList('added'))}
+${section('gone', 'Gone', '', holderList('gone'))}
+`,
+)
+
+module.exports = { body, diffBody }

@@ -16,10 +16,14 @@ function ordered(held, key, descending) {
   return descending ? rows.reverse() : rows
 }
 
+/** What the filter finds pinned blocks by. */
+const PINS = ['', 'pinned', 'pinned dropped']
+
 /** Returns the text of a row that the filter searches. */
 const wordsOf = (held, row) =>
   [held.tag, held.pool, held.kind, held.stack]
     .map((column) => text(column[row]) ?? '')
+    .concat(PINS[held.pin[row]])
     .join('\n')
     .toLowerCase()
 
@@ -37,6 +41,7 @@ function holderDetail(held, row) {
     fact('pool', text(held.pool[row]) ?? '–'),
     fact('age', age(held.at[row])),
   ]
+  if (held.pin[row] > 0) known.push(fact('pin', held.pin[row] > 1 ? 'pinned, and dropped by JavaScript' : 'pinned'))
   if (facts !== null) {
     const [address, deviceAddress, reserved, domain, dedicated, imported, shared, cacheable] = facts
     const traits = [
@@ -121,17 +126,19 @@ function holderTable(host, label, held, detail, onShow) {
 
 function drawHolders() {
   const held = data.holders
-  const all = held.id.length
+  const { count: all, bytes: sumOfAll } = data.held
+  const left = all - held.id.length
   if (all === 0) {
     document.querySelector('#holders .tools').remove()
     return $('holder-table').append(empty('Nothing is allocated.'))
   }
   const onShow = (number, sum) => {
     const note = $('holders-note')
+    const cut = left > 0 ? `; ${count(left)} smaller ones are left out, the .json report has them` : ''
     note.textContent =
-      number === all
-        ? `${count(all)} buffers and blocks, ${bytes(sum)}`
-        : `${count(number)} of ${count(all)}, ${bytes(sum)}`
+      (number === held.id.length
+        ? `${count(all)} buffers and blocks, ${bytes(sumOfAll)}`
+        : `${count(number)} of ${count(all)}, ${bytes(sum)}`) + cut
     Object.assign(note.dataset, { count: number, bytes: sum })
   }
   const filter = holderTable($('holder-table'), 'Holders of memory', held, $('holder-detail'), onShow)

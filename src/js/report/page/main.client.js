@@ -1,31 +1,19 @@
-// Draws all parts, and switches the theme.
+// Draws the parts of the report.
 
-const prefersDark = matchMedia('(prefers-color-scheme: dark)')
-const isDark = () => (document.documentElement.dataset.theme ?? (prefersDark.matches ? 'dark' : 'light')) === 'dark'
-
-function themed() {
-  $('theme').textContent = isDark() ? 'Light' : 'Dark'
-  $('theme').setAttribute('aria-pressed', String(isDark()))
-  $('theme').setAttribute('aria-label', `Dark theme: ${isDark() ? 'on' : 'off'}`)
-  for (const redraw of drawings) redraw()
-}
-
-$('theme').addEventListener('click', () => {
-  document.documentElement.dataset.theme = isDark() ? 'light' : 'dark'
-  themed()
-})
-prefersDark.addEventListener('change', themed)
-
-drawDevice()
-drawSummary()
-drawTags()
-drawTimeline()
-drawPools()
-drawFlame()
-drawHolders()
-drawLeaks()
-drawSpreads()
-drawEvents()
-$('foot').textContent = `Written by @rkllmjs/memory ${data.version}.`
-themed()
-document.documentElement.dataset.ready = 'true'
+drawAll(
+  drawDevice,
+  drawSummary,
+  drawTags,
+  drawTimeline,
+  drawAlive,
+  drawLimits,
+  drawReservations,
+  drawDomains,
+  drawPools,
+  drawFlame,
+  drawHolders,
+  drawLeaks,
+  drawSpreads,
+  drawProcess,
+  drawEvents,
+)

@@ -158,6 +158,8 @@ function drawPools() {
           figure('live', count(pool.liveAllocations)),
           figure('largest free', bytes(pool.largestFree)),
           figure('peak', bytes(pool.peakAllocated)),
+          pool.waiting > 0 ? figure('waiting', bytes(pool.waiting)) : null,
+          pool.maxSize > 0 ? figure('at most', bytes(pool.maxSize)) : null,
           figure('failed', count(pool.failedAllocations)),
           el(
             'span',
@@ -168,6 +170,9 @@ function drawPools() {
         ),
         maps,
         more > 0 ? button : null,
+        pool.unmapped > 0
+          ? el('p', { class: 'note' }, `${count(pool.unmapped)} more chunks are left out, the .json report has them.`)
+          : null,
       ),
     )
   }

@@ -137,6 +137,24 @@ pre { margin: 12px 0 0; font: 12px/1.6 var(--mono); white-space: pre-wrap; overf
   margin-top: 6px; max-height: 180px; overflow: hidden; font-size: 11.5px; } #tip .pair { display: flex;
   justify-content: space-between; gap: 18px; }
 footer { color: var(--soft); font-size: 12.5px; padding: 8px 0 36px; }
+.plain { overflow: auto; max-height: 420px; } .plain table { border-collapse: collapse; width: 100%; font-size: 13px; }
+.plain th { text-align: left; color: var(--soft); font-weight: 600; font-size: 12.5px; position: sticky; top: 0;
+  background: var(--panel); } .plain th, .plain td { padding: 6px 12px; border-bottom: 1px solid var(--line);
+  overflow-wrap: anywhere; vertical-align: top; } .plain .right { text-align: right; white-space: nowrap; }
+.plain td .track, .near .track { min-width: 80px; } .near { display: flex; gap: 10px; align-items: center; }
+  .near .track { flex: 1; }
+.near .track, .track.both { height: 8px; background: var(--sunk); border-radius: 3px;
+  overflow: hidden; } .near i, .both i { display: block; height: 100%; border-radius: 3px; }
+.near span { min-width: 48px; text-align: right; }
+.track.both { margin-top: 6px; }
+.plain summary { cursor: pointer; } .plain details pre { margin: 6px 0 0; }
+.groups { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(300px, 100%), 1fr)); gap: 20px 28px; }
+.groups dl { margin: 8px 0 0; display: grid; gap: 4px; font-size: 13px; } .groups dl div { display: flex;
+  justify-content: space-between; gap: 14px; } .groups dd { text-align: right; }
+#alive-peak { margin-top: 18px; } #alive-peak .note { margin-bottom: 8px; } .legend .key { display: inline-flex;
+  align-items: center; gap: 6px; font-size: 13px; overflow-wrap: anywhere; }
+.legend .key i { width: 10px; height: 10px; border-radius: 3px; flex: none; }
+@media (max-width: 640px) { .plain .wide { display: none; } .plain th, .plain td { padding: 6px 8px; } }
 @media (max-width: 900px) { .cards { grid-template-columns: repeat(2, minmax(0, 1fr)); } .bar nav { display: none; }
   .bar .button { margin-left: auto; } .spreads { grid-template-columns: 1fr; } }
 @media (max-width: 560px) { .wrap { padding: 0 12px; } .panel { padding: 14px 14px 16px; } .cards { gap: 10px;

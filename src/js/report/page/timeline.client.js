@@ -13,6 +13,30 @@ function byteSteps(most) {
   return Array.from({ length: Math.floor(most / step) + 1 }, (_, at) => at * step)
 }
 
+/** Draws the lines and labels of a chart of bytes over time. */
+function drawAxes(context, { left, right, bottom, width, most, y, start, end, x }) {
+  context.font = `12px ${getComputedStyle(document.body).fontFamily}`
+  context.fillStyle = colour('soft')
+  context.strokeStyle = colour('line')
+  context.lineWidth = 1
+  context.textAlign = 'right'
+  context.textBaseline = 'middle'
+  for (const step of byteSteps(most)) {
+    context.fillText(bytes(step), left - 8, y(step))
+    context.beginPath()
+    context.moveTo(left, Math.round(y(step)) + 0.5)
+    context.lineTo(right, Math.round(y(step)) + 0.5)
+    context.stroke()
+  }
+  const marks = width < 500 ? 3 : 6
+  context.textBaseline = 'alphabetic'
+  for (let mark = 0; mark <= marks; mark++) {
+    const ms = start + ((end - start) * mark) / marks
+    context.textAlign = mark === 0 ? 'left' : mark === marks ? 'right' : 'center'
+    context.fillText(ms < 1 ? '0' : duration(ms), x(ms), bottom + 20)
+  }
+}
+
 function drawTimeline() {
   const { time, ...lines } = data.timeline
   if (time.length < 2) {
@@ -39,25 +63,7 @@ function drawTimeline() {
         Math.max(4096, ...shownSeries().map(([key]) => lines[key].reduce((a, b) => Math.max(a, b), 0))) * 1.05
       const x = (ms) => left + ((ms - start) / (end - start)) * (right - left)
       const y = (value) => bottom - (value / most) * (bottom - top)
-      context.font = `12px ${getComputedStyle(document.body).fontFamily}`
-      context.fillStyle = colour('soft')
-      context.strokeStyle = colour('line')
-      context.textAlign = 'right'
-      context.textBaseline = 'middle'
-      for (const step of byteSteps(most)) {
-        context.fillText(bytes(step), left - 8, y(step))
-        context.beginPath()
-        context.moveTo(left, Math.round(y(step)) + 0.5)
-        context.lineTo(right, Math.round(y(step)) + 0.5)
-        context.stroke()
-      }
-      const marks = width < 500 ? 3 : 6
-      context.textBaseline = 'alphabetic'
-      for (let mark = 0; mark <= marks; mark++) {
-        const ms = start + ((end - start) * mark) / marks
-        context.textAlign = mark === 0 ? 'left' : mark === marks ? 'right' : 'center'
-        context.fillText(mark === 0 ? '0' : duration(ms - start), x(ms), bottom + 20)
-      }
+      drawAxes(context, { left, right, bottom, width, most, y, start, end, x })
       context.lineJoin = 'round'
       for (const [key, , shade] of shownSeries()) {
         // A step chart: a value holds until the next point.
