@@ -1,6 +1,7 @@
 /** measureModel, the calibration file, and estimates that use it. */
 
 import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
 import * as fs from 'node:fs'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
@@ -129,6 +130,34 @@ test('a command that ends by itself is measured at its largest', async (t) => {
   assert.ok(found.footprint >= 128 * MiB)
   const timed = await measured(model, false, 64 * MiB, { until: 1200 })
   assert.ok(timed.footprint > 0)
+})
+
+test('without a sign a model is loaded when its memory has stopped to grow', async (t) => {
+  const { model } = folderOf(t)
+  const args = [...flags, LOADS, String(128 * MiB)]
+  const start = { command: process.execPath, args, model, calibration: false }
+  // A slow machine may pause before it has taken all.
+  const found = await measure(start, { steadyMs: 2500 })
+  assert.ok(found.footprint > MiB && found.peak >= found.footprint)
+})
+
+test('an interrupted command line ends the command that it measures', async (t) => {
+  const { model } = folderOf(t)
+  const cli = fileURLToPath(new URL('../../../src/js/cli/main.js', import.meta.url))
+  const loads = [process.execPath, ...flags, LOADS, String(MiB)]
+  const options = ['--model', model, '--calibration', 'none', '--until', 'never']
+  const words = [...flags, cli, 'measure', ...options, '--', ...loads]
+  const child = spawn(process.execPath, words, { stdio: ['ignore', 'ignore', 'pipe'] })
+  let output = ''
+  const loaded = new Promise((resolve) =>
+    child.stderr.on('data', (data) => /init success/.test((output += data)) && resolve()),
+  )
+  const ended = new Promise((resolve) => child.on('exit', resolve))
+  await loaded
+  child.kill('SIGTERM')
+  assert.equal(await ended, STATUS.broken, output)
+  const [, pid] = /^process (\d+)$/m.exec(output)
+  assert.ok(await until(() => hasEnded(pid)), `${pid} runs`)
 })
 
 test('a command that fails, does not exist, or is aborted', async (t) => {

@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 
 import { configOf } from '../../../benchmark/estimator/data.mjs'
+import { compared } from '../../../benchmark/estimator/published.mjs'
 import { estimateModelMemory } from '../../../index.js'
 import { MiB } from '../../support/helpers.mjs'
 
@@ -51,54 +52,14 @@ for (const [name, [config, parameters]] of Object.entries(PARAMETERS)) {
   })
 }
 
-/** A vision part of Qwen2-VL, and of InternVL. */
-const QWEN2_VISION = {
-  depth: 32, embed_dim: 1280, mlp_ratio: 4, patch_size: 14, spatial_merge_size: 2, temporal_patch_size: 2,
-}
-const INTERN_VISION = { hidden_size: 1024, intermediate_size: 4096, num_hidden_layers: 24, patch_size: 14 }
+/** How near a kind of figures is; those of long contexts have their bands. */
+const SHARES = { 'with vision': 0.12, allocation: 0, file: 0.03 }
 
-/** Total RAM of language and vision, GB, RK3588, w8a8 and float16, contexts of 4096 (Qengineering's tables). */
-const WITH_VISION = {
-  'Qwen2-VL-2B': [
-    words(28, 1536, 8960, 12, 2, 151936, { model_type: 'qwen2_vl', vision_config: QWEN2_VISION }),
-    3.3,
-  ],
-  'Qwen2-VL-7B': [
-    words(28, 3584, 18944, 28, 4, 152064, { model_type: 'qwen2_vl', vision_config: QWEN2_VISION }),
-    8.7,
-  ],
-  'Qwen2.5-VL-3B': [
-    words(36, 2048, 11008, 16, 2, 151936, {
-      model_type: 'qwen2_5_vl',
-      vision_config: {
-        model_type: 'qwen2_5_vl', depth: 32, hidden_size: 1280, intermediate_size: 3420, out_hidden_size: 2048,
-        patch_size: 14, spatial_merge_size: 2, temporal_patch_size: 2,
-      },
-    }),
-    4.8,
-  ],
-  'InternVL3.5-4B': [
-    {
-      model_type: 'internvl_chat',
-      vision_config: INTERN_VISION,
-      llm_config: words(36, 2560, 9728, 32, 8, 151936, { model_type: 'qwen3', head_dim: 128 }),
-    },
-    5.4,
-  ],
-  'InternVL3-1B': [
-    {
-      model_type: 'internvl_chat',
-      vision_config: INTERN_VISION,
-      llm_config: words(24, 896, 4864, 14, 2, 151674, { model_type: 'qwen2' }),
-    },
-    1.3,
-  ],
-}
-
-for (const [name, [config, gigabytes]] of Object.entries(WITH_VISION)) {
-  test(`${name}: language and vision together`, () => {
-    const { loaded, vision } = estimateModelMemory({ config, contextLength: 4096, dtype: 'w8a8', runtime: '1.2.3' })
-    within(loaded + vision, gigabytes * 1e9, 0.12, name)
+for (const { model, kind, note, run, expected, found, error, within: inBand } of compared()) {
+  test(`${kind}: ${model} ${run.dtype}, ${run.contextLength} tokens`, (t) => {
+    if (kind !== 'long context') assert.ok(Math.abs(error) <= SHARES[kind], `${found}, published ${expected}`)
+    else if (note === undefined) assert.ok(inBand, `${found}, published ${expected}`)
+    else t.diagnostic(`${note}: ${(100 * error).toFixed(1)} %`)
   })
 }
 

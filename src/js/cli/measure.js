@@ -9,6 +9,9 @@ const { bytes, columns } = require('./style.js')
 
 const MODEL = /\.(?:rkllm|rknn|gguf)$/i
 
+/** @type {NodeJS.Signals[]} */
+const ENDS = ['SIGINT', 'SIGTERM', 'SIGHUP']
+
 /** @type {Array<['footprint' | 'resident' | 'anonymous' | 'file' | 'shmem' | 'npu' | 'dmaBufs' | 'peak' | 'cma' |
  *   'availableDrop', string]>} */
 const FIGURES = [
@@ -64,8 +67,18 @@ const command = {
         ? {}
         : { calibration: values.calibration === 'none' ? /** @type {const} */ (false) : values.calibration }),
     }
-    // Its output is the user's own program's.
-    const found = await require('../models/measure.js').measure(start, { onOutput: (text) => io.stderr.write(text) })
+    const controller = new AbortController()
+    const interrupt = () => controller.abort()
+    // The command must not outlive this one.
+    for (const name of ENDS) process.once(name, interrupt)
+    /** @type {import('../types/models.js').MeasuredModel} */
+    let found
+    try {
+      const { measure } = require('../models/measure.js')
+      found = await measure(start, { signal: controller.signal, onOutput: (text) => io.stderr.write(text) })
+    } finally {
+      for (const name of ENDS) process.off(name, interrupt)
+    }
     if (values.json) return json(found)
     const versions = [found.runtime && `runtime ${found.runtime}`, found.driver && `driver ${found.driver}`]
     print(`${paint.bold(basename(model))}${versions.filter(Boolean).map((each) => `, ${each}`).join('')}\n`)

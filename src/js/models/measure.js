@@ -92,10 +92,11 @@ async function measureModel(start, options) {
  * Measures, and reports output and samples to the command line.
  *
  * @param {MeasureStart} start
- * @param {{ signal?: AbortSignal, onOutput?: (text: string) => void, onSample?: (sample: Sample) => void }} options
+ * @param {{ signal?: AbortSignal, steadyMs?: number, onOutput?: (text: string) => void,
+ *   onSample?: (sample: Sample) => void }} options
  * @returns {Promise<MeasuredModel>}
  */
-async function measure(start, { signal, onOutput = () => {}, onSample = () => {} }) {
+async function measure(start, { signal, steadyMs = STEADY_MS, onOutput = () => {}, onSample = () => {} }) {
   const given = check('measureModel', start ?? null, startSchema)
   const { command, model: path, contextLength = null, calibration = defaultFile() } = given
   if (!command) throw invalid('command is missing', 'name the program that loads the model')
@@ -106,7 +107,8 @@ async function measure(start, { signal, onOutput = () => {}, onSample = () => {}
   const reader = makeReader()
   const { nodes, driver } = factsOf(reader)
   const before = machineMemory(reader)
-  const watch = await watched(given, { signal, onOutput, onSample, nodes: nodes.map(({ path }) => path) })
+  const watchedNodes = nodes.map(({ path: node }) => node)
+  const watch = await watched(given, { signal, steadyMs, onOutput, onSample, nodes: watchedNodes })
   const { peak, after, output } = watch
   const { unreadable, ...loaded } = watch.loaded
   if (unreadable > 0) throw notOurs(command)
@@ -136,11 +138,11 @@ async function measure(start, { signal, onOutput = () => {}, onSample = () => {}
  * Runs the command until the model is loaded, and ends it.
  *
  * @param {import('../core/options.js').Checked<typeof startSchema>} start
- * @param {{ signal?: AbortSignal, onOutput: (text: string) => void, onSample: (sample: Sample) => void,
- *   nodes: string[] }} options
+ * @param {{ signal?: AbortSignal, steadyMs: number, onOutput: (text: string) => void,
+ *   onSample: (sample: Sample) => void, nodes: string[] }} options
  * @returns {Promise<{ loaded: Sample, peak: number, after: ReturnType<typeof machineMemory>, output: string }>}
  */
-function watched({ command = '', args = [], env, until }, { signal, onOutput, onSample, nodes }) {
+function watched({ command = '', args = [], env, until }, { signal, steadyMs, onOutput, onSample, nodes }) {
   return new Promise((resolve, reject) => {
     // An open pipe as standard input: programs that wait for a prompt go on waiting.
     const child = spawn(command, args, { env: { ...process.env, ...env }, stdio: ['pipe', 'pipe', 'pipe'] })
@@ -211,7 +213,7 @@ function watched({ command = '', args = [], env, until }, { signal, onOutput, on
       if (last === null) return
       if (time - signedAt >= SETTLE_MS) return done()
       if (typeof until === 'number' && time - began >= until) return done()
-      if (until === undefined && time - grewAt >= STEADY_MS) done()
+      if (until === undefined && time - grewAt >= steadyMs) done()
     }
 
     const timer = setInterval(tick, SAMPLE_MS)
