@@ -3,6 +3,7 @@
 // `rkllm-memory measure -- COMMAND`: measures the memory of the model that a command loads, and stores the figures.
 
 const { basename } = require('node:path')
+const { memoryError } = require('../core/errors.js')
 const { UsageError, wholeNumber } = require('./args.js')
 const { RUN } = require('./models.js')
 const { bytes, columns } = require('./style.js')
@@ -67,15 +68,18 @@ const command = {
         ? {}
         : { calibration: values.calibration === 'none' ? /** @type {const} */ (false) : values.calibration }),
     }
-    const controller = new AbortController()
-    const interrupt = () => controller.abort()
+    let stop = (/** @type {unknown} */ _reason) => {}
+    const interrupt = () => stop(memoryError('ERR_DEVICE_IO', 'the measurement was interrupted'))
     // The command must not outlive this one.
     for (const name of ENDS) process.once(name, interrupt)
     /** @type {import('../types/models.js').MeasuredModel} */
     let found
     try {
       const { measure } = require('../models/measure.js')
-      found = await measure(start, { signal: controller.signal, onOutput: (text) => io.stderr.write(text) })
+      found = await measure(start, {
+        onStart: (end) => void (stop = end),
+        onOutput: (text) => void io.stderr.write(text),
+      })
     } finally {
       for (const name of ENDS) process.off(name, interrupt)
     }

@@ -40,6 +40,13 @@ const MAX_OUTPUT = 1 << 16
  * @typedef {import('../types/models.js').MeasuredModel} MeasuredModel
  * @typedef {import('../types/models.js').MeasureStart} MeasureStart
  * @typedef {import('./process-memory.js').Sample} Sample
+ *
+ * @typedef {object} Watching
+ * @property {AbortSignal} [signal]
+ * @property {number} steadyMs
+ * @property {(stop: (reason: unknown) => void) => void} onStart gets a function that ends the measurement
+ * @property {(text: string) => void} onOutput
+ * @property {string[]} nodes the NPU's device nodes
  */
 
 const startSchema = {
@@ -89,14 +96,14 @@ async function measureModel(start, options) {
 }
 
 /**
- * Measures, and reports output and samples to the command line.
+ * Measures, and shows the output to the command line.
  *
  * @param {MeasureStart} start
- * @param {{ signal?: AbortSignal, steadyMs?: number, onOutput?: (text: string) => void,
- *   onSample?: (sample: Sample) => void }} options
+ * @param {{ signal?: AbortSignal, steadyMs?: number, onStart?: Watching['onStart'],
+ *   onOutput?: Watching['onOutput'] }} options
  * @returns {Promise<MeasuredModel>}
  */
-async function measure(start, { signal, steadyMs = STEADY_MS, onOutput = () => {}, onSample = () => {} }) {
+async function measure(start, { signal, steadyMs = STEADY_MS, onStart = () => {}, onOutput = () => {} }) {
   const given = check('measureModel', start ?? null, startSchema)
   const { command, model: path, contextLength = null, calibration = defaultFile() } = given
   if (!command) throw invalid('command is missing', 'name the program that loads the model')
@@ -108,7 +115,7 @@ async function measure(start, { signal, steadyMs = STEADY_MS, onOutput = () => {
   const { nodes, driver } = factsOf(reader)
   const before = machineMemory(reader)
   const watchedNodes = nodes.map(({ path: node }) => node)
-  const watch = await watched(given, { signal, steadyMs, onOutput, onSample, nodes: watchedNodes })
+  const watch = await watched(given, { signal, steadyMs, onStart, onOutput, nodes: watchedNodes })
   const { peak, after, output } = watch
   const { unreadable, ...loaded } = watch.loaded
   if (unreadable > 0) throw notOurs(command)
@@ -138,11 +145,10 @@ async function measure(start, { signal, steadyMs = STEADY_MS, onOutput = () => {
  * Runs the command until the model is loaded, and ends it.
  *
  * @param {import('../core/options.js').Checked<typeof startSchema>} start
- * @param {{ signal?: AbortSignal, steadyMs: number, onOutput: (text: string) => void,
- *   onSample: (sample: Sample) => void, nodes: string[] }} options
+ * @param {Watching} options
  * @returns {Promise<{ loaded: Sample, peak: number, after: ReturnType<typeof machineMemory>, output: string }>}
  */
-function watched({ command = '', args = [], env, until }, { signal, steadyMs, onOutput, onSample, nodes }) {
+function watched({ command = '', args = [], env, until }, { signal, steadyMs, onStart, onOutput, nodes }) {
   return new Promise((resolve, reject) => {
     // An open pipe as standard input: programs that wait for a prompt go on waiting.
     const child = spawn(command, args, { env: { ...process.env, ...env }, stdio: ['pipe', 'pipe', 'pipe'] })
@@ -174,7 +180,6 @@ function watched({ command = '', args = [], env, until }, { signal, steadyMs, on
       if (last === null || now() - grewAt < SAMPLE_MS || found.footprint > last.footprint) last = found
       if (largest === null || found.footprint > largest.footprint) largest = found
       after = machineMemory(reader)
-      onSample(found)
     }
     const finish = (/** @type {() => void} */ then) => {
       if (outcome !== null) return
@@ -200,7 +205,8 @@ function watched({ command = '', args = [], env, until }, { signal, steadyMs, on
       const loaded = /** @type {Sample} */ (last)
       finish(() => resolve({ loaded, peak: Math.max(loaded.footprint, largest?.footprint ?? 0), after, output }))
     }
-    const abort = () => finish(() => reject(signal?.reason))
+    const stop = (/** @type {unknown} */ reason) => finish(() => reject(reason))
+    const abort = () => stop(signal?.reason)
     const read = (/** @type {any} */ data) => {
       const text = String(data)
       output = (output + text).slice(-MAX_OUTPUT)
@@ -218,6 +224,7 @@ function watched({ command = '', args = [], env, until }, { signal, steadyMs, on
 
     const timer = setInterval(tick, SAMPLE_MS)
     signal?.addEventListener('abort', abort, { once: true })
+    onStart(stop)
     child.stdin.on('error', () => {})
     child.stdout.on('data', read)
     child.stderr.on('data', read)
