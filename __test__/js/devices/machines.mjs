@@ -6,7 +6,7 @@
 
 const GiB = 1024 * 1024 // in the KiB of /proc/meminfo
 
-const user = (name, uid, groups) => ({
+export const user = (name, uid, groups) => ({
   '/proc/self/status':
     `Name:\tnode\nUid:\t${uid}\t${uid}\t${uid}\t${uid}\n` +
     `Gid:\t${uid}\t${uid}\t${uid}\t${uid}\n` +
@@ -15,23 +15,23 @@ const user = (name, uid, groups) => ({
   '/etc/group': `root:x:0:\nvideo:x:44:\nrender:x:104:\n${name}:x:${uid}:\n`,
 })
 
-const root = {
+export const root = {
   '/proc/self/status': 'Name:\tnode\nUid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nGroups:\t0 \nCapEff:\t000001ffffffffff\n',
   '/etc/passwd': 'root:x:0:0:root:/root:/bin/bash\n',
   '/etc/group': 'root:x:0:\nvideo:x:44:\nrender:x:104:\n',
 }
 
-const board = (model, ...compatible) => ({
+export const board = (model, ...compatible) => ({
   '/proc/device-tree/model': `${model}\0`,
   '/proc/device-tree/compatible': compatible.map((entry) => `${entry}\0`).join(''),
 })
 
-const kernel = (release, commandLine) => ({
+export const kernel = (release, commandLine) => ({
   '/proc/sys/kernel/osrelease': `${release}\n`,
   '/proc/cmdline': `${commandLine}\n`,
 })
 
-const npu = (name, driver, compatible, { iommu }) => ({
+export const npu = (name, driver, compatible, { iommu }) => ({
   [`/sys/bus/platform/devices/${name}/uevent`]:
     `${driver ? `DRIVER=${driver}\n` : ''}` +
     `OF_NAME=npu\nOF_COMPATIBLE_0=${compatible}\nOF_COMPATIBLE_N=1\n`,
@@ -39,19 +39,19 @@ const npu = (name, driver, compatible, { iommu }) => ({
 })
 
 /** The display at number 0, the NPU at number 1. */
-const drm = {
+export const drm = {
   '/sys/class/drm/card0/device/uevent': 'DRIVER=rockchip-drm\n',
   '/sys/class/drm/renderD128/device/uevent': 'DRIVER=rockchip-drm\n',
   '/sys/class/drm/card1/device/uevent': 'DRIVER=RKNPU\n',
   '/sys/class/drm/renderD129/device/uevent': 'DRIVER=RKNPU\n',
 }
-const drmNodes = ['crw-rw---- 0 44 /dev/dri/card1', 'crw-rw---- 0 104 /dev/dri/renderD129']
+export const drmNodes = ['crw-rw---- 0 44 /dev/dri/card1', 'crw-rw---- 0 104 /dev/dri/renderD129']
 
-const version = (number) => ({ '/proc/rknpu/version': `RKNPU driver: v${number}\n` })
+export const version = (number) => ({ '/proc/rknpu/version': `RKNPU driver: v${number}\n` })
 
-const heaps = (...paths) => Object.fromEntries(paths.map((path) => [path, '']))
+export const heaps = (...paths) => Object.fromEntries(paths.map((path) => [path, '']))
 
-function memory({ total, available = total * 0.8, swap = 0, swapFree = swap, cma, cmaFree }) {
+export function memory({ total, available = total * 0.8, swap = 0, swapFree = swap, cma, cmaFree }) {
   const line = (name, kib) => `${`${name}:`.padEnd(16)}${String(Math.floor(kib)).padStart(8)} kB\n`
   return {
     '/proc/meminfo':
@@ -65,7 +65,7 @@ function memory({ total, available = total * 0.8, swap = 0, swapFree = swap, cma
   }
 }
 
-const limits = ({
+export const limits = ({
   soft = 1048576,
   hard = 1048576,
   locked = 8388608,
@@ -80,7 +80,7 @@ const limits = ({
   '/proc/sys/fs/file-nr': `${files}\n`,
 })
 
-const psi = (some = '0.00', full = '0.00') => ({
+export const psi = (some = '0.00', full = '0.00') => ({
   '/proc/pressure/memory':
     `some avg10=${some} avg60=0.00 avg300=0.00 total=0\n` +
     `full avg10=${full} avg60=0.00 avg300=0.00 total=0\n`,
@@ -112,7 +112,7 @@ const sram = (total, free) => ({
     `SRAM total size: ${total}, used: ${total - free}, free: ${free}\n`,
 })
 
-const rock5b = {
+export const rock5b = {
   ...board('Radxa ROCK 5B', 'radxa,rock-5b', 'rockchip,rk3588'),
   ...kernel(
     '6.1.84-8-rk2410',
@@ -132,9 +132,9 @@ const rock5b = {
   ...hugePages('madvise'),
   ...session,
 }
-const rock5bNodes = [...drmNodes, 'crw-rw---- 0 44 /dev/dma_heap/system', 'crw-rw---- 0 44 /dev/dma_heap/cma']
+export const rock5bNodes = [...drmNodes, 'crw-rw---- 0 44 /dev/dma_heap/system', 'crw-rw---- 0 44 /dev/dma_heap/cma']
 
-const without = (files, ...patterns) =>
+export const without = (files, ...patterns) =>
   Object.fromEntries(Object.entries(files).filter(([path]) => !patterns.some((pattern) => path.startsWith(pattern))))
 
 /** name → { files, nodes } */

@@ -2,6 +2,8 @@
 
 // Cleans lines of logs, and finds the device that a line names.
 
+const { isNpuAddress } = require('../core/npu-addresses.js')
+
 /** Colours and other escapes of terminals. */
 const ESCAPES = /\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07]*(?:\x07|$)|[@-Z\\-_])/g
 
@@ -30,14 +32,6 @@ const bare = (/** @type {string} */ line) => PREFIXES.reduce((text, prefix) => t
 
 /** A line of the vendor's driver, of rocket, of RKNPU3, or of the NPU's device. */
 const NPU = /\bRKNPU3?\b|\brknpu\b|\brknpu_\w+|\b[0-9a-f]{6,16}\.npu\b|\brocket\b/i
-
-/** Register blocks of NPUs and of their IOMMUs: RK3588, RK356x, RK3576, RK3562. */
-const NPU_BLOCKS = [
-  [0xfdab0000, 0xfdadffff],
-  [0xfde40000, 0xfde4ffff],
-  [0x27700000, 0x2770ffff],
-  [0xff300000, 0xff30ffff],
-]
 
 /** Devices by address, on PCI and USB, and drivers of other devices, as kernel lines begin. */
 const OTHERS = [
@@ -73,10 +67,4 @@ function deviceOf(text) {
   return { name: other, npu: address !== undefined && isNpuAddress(address) }
 }
 
-/** @param {string} address in hexadecimal */
-function isNpuAddress(address) {
-  const at = parseInt(address, 16)
-  return NPU_BLOCKS.some(([first, last]) => at >= first && at <= last)
-}
-
-module.exports = { bare, clean, deviceOf, isNpuAddress }
+module.exports = { bare, clean, deviceOf }

@@ -6,6 +6,11 @@ export interface Finding {
   /** Name of the check: "driver", "permission", "cma", "fds", ...; docs/command-line.md lists them all. */
   id: string
   status: 'ok' | 'warn' | 'fail'
+  /**
+   * A stable name of what is wrong, for programs: "disabled", "module-not-loaded", "probe-failed", "device-cgroup".
+   * Null where the check passed. docs/command-line.md lists them. Of `opened` and `package` it is the error's code.
+   */
+  reason: string | null
   /** The finding, with its figures. */
   message: string
   /** The suggested fix, in lines; null where the check passed. */

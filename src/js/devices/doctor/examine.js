@@ -2,15 +2,20 @@
 
 // Runs all checks over one machine.
 
-const { checks: deviceChecks, deviceFlags, ok, fail } = require('./device-checks.js')
+const { checks: driverChecks } = require('./driver-checks.js')
 const { factsOf } = require('./facts.js')
+const { fail, ok } = require('./findings.js')
 const { checks: machineChecks } = require('./machine-checks.js')
+const { checks: nodeChecks, deviceFlags } = require('./node-checks.js')
+const { checks: memoryChecks } = require('./npu-memory-checks.js')
+
+const deviceChecks = [...driverChecks, ...nodeChecks, ...memoryChecks]
 
 /**
  * @typedef {import('./reader.js').Reader} Reader
- * @typedef {import('./facts.js').Node} Node
- * @typedef {import('./device-checks.js').Finding} Finding
- * @typedef {import('./device-checks.js').Result} Result
+ * @typedef {import('./npu-facts.js').Node} Node
+ * @typedef {import('./findings.js').Finding} Finding
+ * @typedef {import('./findings.js').Result} Result
  * @typedef {import('../../types/doctor.js').Diagnosis} Diagnosis
  * @typedef {import('../../types/devices.js').DeviceInfo} DeviceInfo
  * @typedef {import('../../types/devices.js').DeviceRefusal} DeviceRefusal
@@ -85,7 +90,7 @@ function openDevices(probe, facts) {
     found = probe()
   } catch (reason) {
     const error = /** @type {import('../../types/errors.js').MemoryError} */ (reason)
-    return { findings: [fail('package', error.message, error.hint ?? null)] }
+    return { findings: [fail('package', error.code ?? 'unloadable', error.message, error.hint ?? null)] }
   }
   const npus = found.flatMap((one) =>
     'error' in one || one.backend === 'dma-heap' || one.backend === 'simulated' ? [] : [one],
@@ -101,7 +106,7 @@ function openDevices(probe, facts) {
   for (const { path, backend, error } of found.flatMap((one) => ('error' in one ? [one] : []))) {
     // A heap is not an NPU.
     if (backend === 'dma-heap') continue
-    const refused = fail('opened', `${path}: ${error.message}`, error.hint ?? null)
+    const refused = fail('opened', error.code, `${path}: ${error.message}`, error.hint ?? null)
     if (error.code !== 'ERR_DEVICE_PERMISSION') findings.push(refused)
     // The node's mode allows it and the kernel does not: the container has the node without the right to it.
     else findings.push({ ...refused, path, remedy: deviceFlags(facts) ?? refused.remedy })

@@ -4,12 +4,13 @@
 
 const { versionOf } = require('../../core/versions.js')
 const { cgroupOf } = require('./cgroup.js')
+const { driverOf, driversOf, fields, nodesOf, platformDevices, strayOf, treeNodes } = require('./npu-facts.js')
+const { OTHER_GENERATIONS, SOCS } = require('./socs.js')
 
-const SOCS = ['rk3588', 'rk3588s', 'rk3583', 'rk3576', 'rk3566', 'rk3568', 'rk3562', 'rv1126b', 'rv1103', 'rv1106']
 const KiB = 1024
 /** Kernel arguments that change memory, as patterns. */
 const ARGUMENT_NAMES = [
-  ...['cma', 'coherent_pool', 'mem', 'psi', 'swiotlb'],
+  ...['cma', 'rk_dma_heap_cma', 'coherent_pool', 'mem', 'psi', 'swiotlb'],
   ...['iommu', 'iommu\\.\\w+', 'arm-smmu\\.\\w+'],
   ...['hugepages', 'default_hugepagesz', 'transparent_hugepage'],
   ...['cgroup_disable', 'cgroup_enable'],
@@ -18,16 +19,13 @@ const ARGUMENTS = new RegExp(`(?<=^|\\s)(?:(?:${ARGUMENT_NAMES.join('|')})=\\S+)
 
 /**
  * @typedef {import('./reader.js').Reader} Reader
- * @typedef {import('./reader.js').DeviceNode} DeviceNode
- * @typedef {import('../../types/devices.js').Backend} Backend
- * @typedef {{ path: string, backend: Backend, role: string } & Partial<DeviceNode>} Node
- * @typedef {ReturnType<typeof platformDevices>[number]} Npu
+ * @typedef {import('./npu-facts.js').Node} Node
+ * @typedef {import('./npu-facts.js').Npu} Npu
  */
 
 /** @param {Reader} reader */
 function factsOf(reader) {
   const npus = platformDevices(reader)
-  const nodes = [...drmNodes(reader), ...heapDriverNodes(reader), ...rocketNodes(reader)]
   const kernel = reader.text('/proc/sys/kernel/osrelease')?.trim()
   return {
     board: reader.text('/proc/device-tree/model')?.replaceAll('\0', '').trim(),
@@ -37,9 +35,15 @@ function factsOf(reader) {
     kernelVersion: kernel === undefined ? undefined : versionOf(kernel),
     commandLine: reader.only('/proc/cmdline', ARGUMENTS),
     npus,
-    nodes,
+    platform: reader.list('/sys/bus/platform/devices', /\.npu$/) !== undefined,
+    nodes: nodesOf(reader),
+    tree: treeNodes(reader),
+    drivers: driversOf(reader, kernel),
+    stray: strayOf(reader),
     driver: driverOf(reader, npus),
     memory: memoryOf(reader),
+    swaps: swapsOf(reader),
+    disks: disksOf(reader),
     user: userOf(reader),
     groups: groupsOf(reader),
     limits: limitsOf(reader),
@@ -50,94 +54,22 @@ function factsOf(reader) {
   }
 }
 
-/** @type {(text: string, separator: string) => Record<string, string | undefined>} */
-const fields = (text, separator) =>
-  Object.fromEntries(
-    text
-      .split('\n')
-      .flatMap((line) => (line.includes(separator) ? [line.split(separator, 2).map((part) => part.trim())] : [])),
-  )
-
 /**
  * @param {Reader} reader
  * @param {Npu[]} npus
  */
 function socOf(reader, npus) {
-  const entries = reader.text('/proc/device-tree/compatible')?.split('\0') ?? []
-  const named = entries.map((entry) => entry.replace(/^rockchip,/, '')).find((name) => SOCS.includes(name))
+  const entries = (reader.text('/proc/device-tree/compatible') ?? '').split('\0')
+  const names = entries.map((entry) => entry.replace(/^rockchip,/, ''))
+  const known = names.find((name) => SOCS.includes(name) || OTHER_GENERATIONS.has(name))
+  // The last entry is the SoC's, also of one that this package does not know.
+  const other = entries.map((entry) => /^rockchip,((?:rk|rv|px)\d{2,}\w*)$/.exec(entry)?.[1]).filter(Boolean)
   // Containers hide the device tree. They do not hide sysfs, which has the NPU's entry.
-  return named ?? npus.map(({ compatible }) => /^rockchip,(rk\w+|rv\w+)-rkn/.exec(compatible ?? '')?.[1]).find(Boolean)
-}
-
-/**
- * Lists the NPUs on the platform bus, with or without a driver.
- *
- * @param {Reader} reader
- */
-function platformDevices(reader) {
-  const folder = '/sys/bus/platform/devices'
-  return (reader.list(folder, /\.npu$/) ?? []).map((name) => {
-    const uevent = fields(reader.text(`${folder}/${name}/uevent`) ?? '', '=')
-    return {
-      name,
-      driver: uevent.DRIVER,
-      compatible: uevent.OF_COMPATIBLE_0,
-      iommu: reader.has(`${folder}/${name}/iommu_group`),
-    }
-  })
-}
-
-/** @type {(reader: Reader, folder: string, pattern: RegExp, driver: string) => string[]} */
-const nodesIn = (reader, folder, pattern, driver) =>
-  (reader.list(folder, pattern) ?? []).filter((name) => driverAt(reader, `${folder}/${name}`) === driver)
-
-/** @type {(reader: Reader, path: string) => string | undefined} */
-const driverAt = (reader, path) => fields(reader.text(`${path}/device/uevent`) ?? '', '=').DRIVER?.toLowerCase()
-
-/**
- * @param {Reader} reader
- * @returns {Node[]}
- */
-function drmNodes(reader) {
-  return nodesIn(reader, '/sys/class/drm', /^(card|renderD)\d+$/, 'rknpu').map((name) => {
-    const role = name.startsWith('card') ? 'card' : 'render'
-    return { path: `/dev/dri/${name}`, backend: 'rknpu', role, ...reader.node(`/dev/dri/${name}`) }
-  })
-}
-
-/**
- * @param {Reader} reader
- * @returns {Node[]}
- */
-function heapDriverNodes(reader) {
-  if (!reader.has('/sys/class/misc/rknpu')) return []
-  return [{ path: '/dev/rknpu', backend: 'rknpu-heap', role: 'only', ...reader.node('/dev/rknpu') }]
-}
-
-/**
- * @param {Reader} reader
- * @returns {Node[]}
- */
-function rocketNodes(reader) {
-  const folder = '/sys/class/accel'
-  // rocket's node belongs to a facade device without a driver (docs/design/rknpu.md §5).
-  const facade = /^(?:MODALIAS=platform:rknn|DRIVER=(?:rknn|rocket))$/m
-  const nodes = reader.list(folder, /^accel\d+$/) ?? []
-  return nodes.filter((name) => facade.test(reader.text(`${folder}/${name}/device/uevent`) ?? '')).map((name) => {
-    return { path: `/dev/accel/${name}`, backend: 'rocket', role: 'only', ...reader.node(`/dev/accel/${name}`) }
-  })
-}
-
-/**
- * @param {Reader} reader
- * @param {Npu[]} npus
- */
-function driverOf(reader, npus) {
-  const name = npus.map(({ driver }) => driver?.toLowerCase()).find(Boolean)
-  const places = ['/proc/rknpu/version', '/sys/kernel/debug/rknpu/version', '/sys/module/rknpu/version']
-  const texts = places.map((path) => reader.text(path))
-  const version = texts.map((text) => /(\d+\.\d+\.\d+)/.exec(text ?? '')?.[1]).find(Boolean)
-  return { name, version }
+  return (
+    known ??
+    other.at(-1) ??
+    npus.map(({ compatible }) => /^rockchip,(rk\w+|rv\w+)-rkn/.exec(compatible ?? '')?.[1]).find(Boolean)
+  )
 }
 
 /** @param {Reader} reader */
@@ -170,6 +102,31 @@ function cmaFreeOf(bytes) {
 }
 
 /**
+ * Lists the swap areas of which part lies in RAM (zram), in bytes.
+ *
+ * @param {Reader} reader
+ */
+function swapsOf(reader) {
+  const lines = reader.only('/proc/swaps', /^\/dev\/zram\d+\s+\w+\s+\d+\s+\d+/gm) ?? []
+  return lines.map((line) => {
+    const [name, , size, used] = line.split(/\s+/)
+    return { name, size: Number(size) * KiB, used: Number(used) * KiB }
+  })
+}
+
+/**
+ * Lists the disks and how many bytes the kernel reads ahead of a sequential reader.
+ *
+ * @param {Reader} reader
+ */
+function disksOf(reader) {
+  return (reader.list('/sys/block', /^(?:mmcblk\d+|nvme\d+n\d+|sd[a-z]+|vd[a-z]+)$/) ?? []).flatMap((name) => {
+    const kib = reader.number(`/sys/block/${name}/queue/read_ahead_kb`)
+    return kib === undefined ? [] : [{ name, readAhead: kib * KiB }]
+  })
+}
+
+/**
  * Reads this process's user, groups and capabilities.
  *
  * @param {Reader} reader
@@ -187,6 +144,8 @@ function userOf(reader) {
     uid,
     name,
     groups: [...new Set([gid, ...numbers(status.Groups)])],
+    // In a user namespace ids of the host that are not mapped show as 65534.
+    namespaced: !/^\s*0\s+0\s/.test(reader.text('/proc/self/uid_map') ?? '0 0 '),
     overrides: has(1) === 1n,
     resources: has(24) === 1n,
   }

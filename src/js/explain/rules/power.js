@@ -2,7 +2,12 @@
 
 // Power, clocks, probing, and IOMMUs: the NPU's own, and such that have no power.
 
+const { isNpuAddress } = require('../../core/npu-addresses.js')
+
 /** @typedef {import('../explain.js').Rule} Rule */
+
+/** @param {string | undefined} iommu "fdab9000.iommu" */
+const isNpu = (iommu = '') => isNpuAddress(iommu.split('.')[0])
 
 const SUPPLY =
   "Check the NPU's supply and power domain in the device tree (rknpu-supply or npu-supply, domain-supply of the " +
@@ -175,8 +180,3 @@ module.exports = [
     source: 'rockchip-linux/mpp#560',
   },
 ]
-
-/** @param {string | undefined} iommu "fdab9000.iommu" */
-function isNpu(iommu = '') {
-  return require('../log-lines.js').isNpuAddress(iommu.split('.')[0])
-}
