@@ -52,6 +52,7 @@ export const driverless = [
   'published',
   'replay',
   'reports',
+  'scale',
   'scans',
   'snapshot-diff',
   'soak',
