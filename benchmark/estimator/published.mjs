@@ -28,9 +28,11 @@ export const compared = () =>
         ? [published.loadedMiB * 2 ** 20, loaded, loadedUncertainty]
         : kind === 'with vision'
           ? [published.withVisionGB * 1e9, loaded + vision, loadedUncertainty]
-          : kind === 'allocation'
-            ? [published.weights, weights, 0]
-            : [published.fileMB * 1e6, fileBytesOf(parametersOf(shapeOf(config).shape), run.dtype), null]
+          : kind === 'vision alone'
+            ? [published.visionMiB * 2 ** 20, vision, null]
+            : kind === 'allocation'
+              ? [published.weights, weights, 0]
+              : [published.fileMB * 1e6, fileBytesOf(parametersOf(shapeOf(config).shape), run.dtype), null]
     const error = found / expected - 1
     const within = band !== null && Math.abs(expected - found) <= band * found
     return { model, kind, note, run, expected, found, error, band, within }

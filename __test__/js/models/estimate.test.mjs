@@ -101,6 +101,7 @@ test('every dtype of rkllm-toolkit: smaller groups take more scales', () => {
     sizes.slice(1).forEach((size, i) => assert.ok(size > sizes[i], `${base}: ${sizes}`))
     assert.ok(sizes[5] < 1.5 * sizes[0])
   }
+  assert.equal(of('w4a8_g32').weights, of('w4a16_g32').weights)
   assert.match(of('w4a16_g32').warnings.join(), /no measurements of w4a16_g32/)
   assert.ok(of('w4a16_g32').loadedUncertainty > of('w4a16_g128').loadedUncertainty)
 })

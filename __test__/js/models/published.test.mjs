@@ -53,7 +53,7 @@ for (const [name, [config, parameters]] of Object.entries(PARAMETERS)) {
 }
 
 /** How near a kind of figures is; those of long contexts have their bands. */
-const SHARES = { 'with vision': 0.12, allocation: 0, file: 0.03 }
+const SHARES = { 'with vision': 0.12, 'vision alone': 0.08, allocation: 0, file: 0.03 }
 
 for (const { model, kind, note, run, expected, found, error, within: inBand } of compared()) {
   test(`${kind}: ${model} ${run.dtype}, ${run.contextLength} tokens`, (t) => {

@@ -18,7 +18,7 @@ const RUN = {
   dtype: {
     type: 'string',
     value: 'TYPE',
-    text: 'w8a8, w4a16, or one of them with _g32 _g64 _g128 _g256 _g512; default: by the file, else w8a8',
+    text: 'w8a8, w4a16, one of them with _g32 _g64 _g128 _g256 _g512, or w4a8_g32; default: by the file, else w8a8',
     parse: oneOf(...DTYPES),
   },
   runtime: {

@@ -2,14 +2,15 @@
 
 // Quantised types of rkllm-toolkit, and the versions of its runtime.
 //
-// `w8a8` and `w4a16` have one scale for an output channel; `_gN` has one for each N numbers of a channel.
+// `w8a8` and `w4a16` have one scale for an output channel; `_gN` has one for each N numbers of a channel. `w4a8_g32` is
+// a type of the rk3562.
 
 /** @type {number[]} */
 const GROUPS = [32, 64, 128, 256, 512]
 
 /** @type {import('../types/models.js').QuantizedType[]} */
 const DTYPES = /** @type {any[]} */ (
-  ['w8a8', 'w4a16'].flatMap((base) => [base, ...GROUPS.map((group) => `${base}_g${group}`)])
+  ['w8a8', 'w4a16'].flatMap((base) => [base, ...GROUPS.map((group) => `${base}_g${group}`)]).concat('w4a8_g32')
 )
 
 /**
@@ -28,7 +29,7 @@ function partsOf(dtype) {
  * @param {string} name
  */
 function dtypeInName(name) {
-  const [, base, group] = /(w8a8|w4a16)(?:[_-]?g(\d+))?/i.exec(name) ?? []
+  const [, base, group] = /(w8a8|w4a16|w4a8)(?:[_-]?g(\d+))?/i.exec(name) ?? []
   if (base === undefined) return null
   const dtype = /** @type {any} */ (base.toLowerCase() + (group === undefined ? '' : `_g${group}`))
   return DTYPES.includes(dtype) ? /** @type {import('../types/models.js').QuantizedType} */ (dtype) : null

@@ -55,7 +55,10 @@ function visionOf(config) {
   const out = first(part, ['out_hidden_size']) ?? width
   const mergers = 1 + (Array.isArray(part.deepstack_visual_indexes) ? part.deepstack_visual_indexes.length : 0)
   const merger = merge === null ? width * out : mergers * ((merge ** 2 * width) ** 2 + merge ** 2 * width * out)
-  return { bytes: Math.ceil(HALF * FILE_SHARE * (body + patches + merger)) }
+  // MiniCPM-V has a layer of attention from a few queries to the patches, as wide as the words.
+  const words = first(config, ['query_num']) === null ? 0 : (first(config, ['hidden_size']) ?? 0)
+  const queries = 5 * words ** 2 + width * words
+  return { bytes: Math.ceil(HALF * FILE_SHARE * (body + patches + merger + queries)) }
 }
 
 module.exports = { visionOf }

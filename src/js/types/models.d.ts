@@ -8,7 +8,7 @@ import type { DomainStats } from './stats.js'
  * without it a channel has one scale. The vendor publishes memory of `w8a8`, `w8a8_g128`, `w8a8_g512`, `w4a16` and
  * `w4a16_g128`.
  */
-export type QuantizedType = `${'w8a8' | 'w4a16'}${'' | `_g${32 | 64 | 128 | 256 | 512}`}`
+export type QuantizedType = `${'w8a8' | 'w4a16'}${'' | `_g${32 | 64 | 128 | 256 | 512}`}` | 'w4a8_g32'
 
 /** Description of a model. */
 export interface ModelSpec {
