@@ -10,6 +10,8 @@ export const access = [
     remedy: /usermod|udev/,
     logs: [
       'open: /dev/dri/renderD129: Permission denied',
+      'open: /dev/dri/renderD129: Keine Berechtigung',
+      'open: /dev/rknpu: 权限不够',
       "PermissionError: [Errno 13] Permission denied: '/dev/dri/renderD129'",
       'open("/dev/rknpu", O_RDWR) = -1 EACCES (Permission denied)',
       'openat(AT_FDCWD, "/dev/dri/card1", O_RDWR|O_CLOEXEC) = -1 EACCES (Permission denied)',
@@ -65,11 +67,51 @@ export const access = [
     ],
   },
   {
+    kind: 'no-node',
+    code: 'ERR_DEVICE_NOT_FOUND',
+    cause: /does not exist/,
+    logs: [
+      'docker: error gathering device information while adding custom device "/dev/rknpu": no such file or directory',
+      'open: /dev/rknpu: 没有那个文件或目录',
+    ],
+  },
+  {
+    kind: 'device-cgroup',
+    code: DENIED,
+    cause: /device cgroup/,
+    logs: ['runc create failed: open /dev/dri/renderD129: operation not permitted: unknown'],
+  },
+  {
+    kind: 'maps',
+    code: 'ERR_TOO_MANY_MAPS',
+    cause: /vm\.max_map_count/,
+    logs: ['mmap(NULL, 4096, PROT_READ|PROT_WRITE, MAP_SHARED, 5, 0x100000000) = -1 ENOMEM (Cannot allocate memory)'],
+  },
+  {
+    kind: 'permission',
+    code: DENIED,
+    cause: /may not map/,
+    remedy: /O_RDWR/,
+    logs: ['mmap(NULL, 4096, PROT_READ|PROT_WRITE, MAP_SHARED, 5, 0x100000000) = -1 EPERM (Operation not permitted)'],
+  },
+  {
+    kind: 'ioctl',
+    code: 'ERR_OUT_OF_MEMORY',
+    cause: /RAM is used up|CMA/,
+    logs: [
+      'ioctl(5</dev/dri/card1<char 226:1>>, _IOC(_IOC_READ|_IOC_WRITE, 0x64, 0x42, 0x28), 0xffffe) = -1 ENOMEM',
+      'ioctl(5, _IOC(_IOC_READ|_IOC_WRITE, 0x64, 0x42, 0x30), 0xfff) = -1 EINVAL (Invalid argument)',
+    ],
+  },
+  {
     kind: 'node-busy',
     code: 'ERR_DEVICE_IO',
     cause: /another process/,
     remedy: /fuser/,
-    logs: ['open("/dev/rknpu", O_RDWR) = -1 EBUSY (Device or resource busy)'],
+    logs: [
+      'open("/dev/rknpu", O_RDWR) = -1 EBUSY (Device or resource busy)',
+      "OSError: [Errno 16] Device or resource busy: '/dev/rknpu'",
+    ],
   },
   {
     kind: 'library',
@@ -105,6 +147,8 @@ export const access = [
     remedy: /ulimit|file-max/,
     logs: [
       'Error: EMFILE: too many open files',
+      'open: 打开的文件过多',
+      'open: Zu viele offene Dateien',
       'OSError: [Errno 24] Too many open files',
       'accept4 failed (24: Too many open files)',
       'open: Too many open files in system',

@@ -13,7 +13,10 @@ export const media = [
     code: 'ERR_UNKNOWN_BUFFER',
     cause: /148/,
     remedy: /open/,
-    logs: ['rga_mm: rga_mm_get_channel_external_buffer dma_buf_get fail fd[148]'],
+    logs: [
+      'rga_mm: rga_mm_get_channel_external_buffer dma_buf_get fail fd[148]',
+      'rga: Failed to get dma_buf from fd 148',
+    ],
   },
   {
     kind: 'rga-import',
@@ -70,6 +73,11 @@ export const media = [
     logs: [
       ' RgaBlit(1465) RGA_BLIT fail: Invalid argument',
       'rga_job: request[477] task[0] job_commit failed.',
+      'rga_policy: invalid function policy',
+      'RgaCollorFill(1819) RGA_COLORFILL fail: Cannot allocate memory',
+      'librga: Failed to import buffer',
+      'rga_job: job assign failed',
+      'rga3_job: hardware job time out',
       'rga2_isr: hardware job timeout',
       'im2d_rga_impl: Failed to call RockChipRga interface, please use dmesg',
     ],
@@ -133,6 +141,10 @@ export const media = [
     remedy: /dri/,
     logs: [
       'mpp_allocator: mpp_allocator_get type 1 failed',
+      'mpp_drm: os_allocator_drm_open open /dev/dri/card0 failed',
+      'mpp_buffer: Assertion p->allocator failed at get_group:936',
+      '[h264_rkmpp @ 0x559f31ec70] Failed to init MPP context: -1',
+      '[ffmpeg/video] h264_rkmpp: Failed to initialize RKMPP decoder.',
       'mpp_buffer: MppBufferService get_group failed to get allocater with mode 0 type 3',
     ],
   },
@@ -146,6 +158,8 @@ export const media = [
       'mpp[5488]: mpp_dma_heap: os_allocator_dma_heap_alloc dma_heap_alloc failed ret -1',
       'E image_processor_rga.h:114] Failed to allocate DMA buffer: -1',
       'mpp_dma_heap: DMA_HEAP_IOCTL_ALLOC failed',
+      'ioctl(4, DMA_HEAP_IOCTL_ALLOC, 0x7fd) = -1 ENOMEM (Cannot allocate memory)',
+      'mpp[5488]: mpp_dma_heap: ioctl alloc failed for Bad file descriptor',
     ],
   },
   {
@@ -164,6 +178,7 @@ export const media = [
       'mpp_dma_import_fd:240: dma_buf_map_attachment fd 264 failed(-22)',
       'mpp_dma_import_fd:196: dma_buf_get fd 22 failed',
       'rk_vcodec: mpp_process_request:1369: can not import fd 113',
+      'mpp_rkvdec2: fd 33 alloc iova fail',
       'rk_vcodec: mpp_translate_reg_address:1816: reg[130]: 0x00000108 fd 264 failed',
       'mpp_rkvenc2 fdbd0000.rkvenc-core: no memory region mapped',
       'mpp_serivce: mpp_service_cmd_send ioctl MPP_IOC_CFG_V1 failed ret -1 errno 12 Cannot allocate memory',

@@ -189,6 +189,7 @@ export const npu = [
       'RKNPU: job timeout, flags: 0x0:',
       'RKNPU: job abort, flags: 0x1, ret: -22, elapsed time: 100us',
       'RKNPU: job commit failed',
+      'RKNPU: job: 00000000a1b2c3d4, wait_count: 1, continue_wait: 0, commit time: 6251us, timeout time: 6000000us',
       'RKNPU: \tcore 0 irq status: 0x0, raw status: 0x0, require mask: 0x300, task counter: 0x4',
       'RKNPU: invalid irq status: 0x100, raw status: 0x100, require mask: 0x300, task counter: 0x2',
       'RKNPU: soft reset, num: 6',
@@ -197,6 +198,17 @@ export const npu = [
       'RKNPU: failed to allocate rknpu job!',
       'RKNPU: Unknown core mask: 6',
       'RKNPU: Unknown use core num 4',
+    ],
+  },
+  {
+    kind: 'npu-crash',
+    code: 'ERR_DEVICE_LOST',
+    cause: /crashed in the kernel \(rknpu_/,
+    remedy: /Reboot/,
+    logs: [
+      'pc : rknpu_gem_free_object+0x20/0x60 [rknpu]',
+      'PC is at rknpu_job_done+0x1c/0x140',
+      'kernel BUG at drivers/rknpu/rknpu_gem.c:310!',
     ],
   },
   {
@@ -228,6 +240,7 @@ export const npu = [
     logs: [
       'W RKNN: [10:11:12.345] rknn_wait fence fd = -1 is invalid',
       'RKNPU: failed to use rknpu fence, please enable rknpu fence config!',
+      'E RKNN: [10:11:12.345] failed to create fence',
       `${P}failed to allocate fence context for rknpu`,
     ],
   },
@@ -250,6 +263,7 @@ export const npu = [
       `${P}failed to enable clk for rknpu, ret: -22`,
       `${P}failed to get clk source for rknpu`,
       `${P}iommu still enabled`,
+      'vdd_npu_s0: disabling',
       'rocket fdab0000.npu: failed to enable (-22) clocks for core 0',
     ],
   },
@@ -261,6 +275,8 @@ export const npu = [
     logs: [
       `${P}failed to probe device for rknpu`,
       `${P}failed to find cma heap`,
+      `${P}request npu0_irq failed: -22`,
+      `${P}failed to get rknpu srst_a0: -2`,
       `${P}failed to remap register for rknpu`,
       `${P}failed to get memory resource for rknpu`,
       `${P}no npu npu1_irq in dts`,
@@ -284,6 +300,8 @@ export const npu = [
         '= 0, target_ack = 0, val=0x1ee',
       "rockchip-pm-domain fd8d8000.power-management:power-controller: failed to set idle on domain 'nputop', val=0x2",
       "rockchip-pm-domain fd8d8000.power-management:power-controller: failed to power on domain 'npu1', val=0x0",
+      "rockchip-pm-domain fd8d8000.power-management:power-controller: failed to set domain 'nputop' on, val=0",
+      "rockchip-pm-domain fd8d8000.power-management:power-controller: failed to get mem status 'npu', val=0",
     ],
   },
   {
@@ -296,6 +314,7 @@ export const npu = [
       'rk_iommu fdab9000.iommu: Enable stall request timed out, status: 0x00004b',
       'rk_iommu fde4b000.iommu: Disable paging request timed out, status: 0x000000',
       'rk_iommu fdab9000.iommu: FORCE_RESET command timed out',
+      'rk_iommu fdab9000.iommu: Failed to enable clocks',
     ],
   },
   {
@@ -382,7 +401,7 @@ export const npu = [
     code: 'ERR_UNSUPPORTED',
     cause: /another generation/,
     remedy: /rknn3-toolkit/,
-    logs: ['RKNPU3 27700000.npu: core 0 task timeout', 'rknn3_run failed, ret = -1'],
+    logs: ['RKNPU3 27700000.npu: core 0 task timeout', 'rknn3_run failed, ret = -1', 'E RKNN3: rknn3_init fail'],
   },
   {
     kind: 'npu-generation',

@@ -49,6 +49,15 @@ export const ram = [
   {
     kind: 'oom',
     code: RAM,
+    cause: /held 96 MiB and 7 GiB of shared memory, where NPU buffers count/,
+    logs: [
+      'Out of memory: Killed process 5555 (rkllm_server) total-vm:12000000kB, anon-rss:98304kB, file-rss:0kB, ' +
+        'shmem-rss:7340032kB, UID:0',
+    ],
+  },
+  {
+    kind: 'oom',
+    code: RAM,
     cause: [/lack of RAM/, /1234 \(llm_demo\)/, /5 GiB/],
     remedy: /ramAvailable/,
     not: /container/,
@@ -107,6 +116,13 @@ export const ram = [
         'allocate 4 bytes',
       'SLUB: Unable to allocate memory on node -1, gfp=0xcc0(GFP_KERNEL)',
       'Error: ENOMEM: not enough memory, read',
+      'OSError: [Errno 12] Cannot allocate memory',
+      'OSError: [Errno 12] 无法分配内存',
+      'llama_mmap: mmap failed: Cannot allocate memory',
+      'fork/exec ./llm_demo: cannot allocate memory',
+      'fatal error: runtime: out of memory',
+      '__vm_enough_memory: pid: 2343, comm: ollama, bytes: 4294967296 not enough memory for the allocation',
+      '__vm_enough_memory: pid: 2343, comm: ollama, not enough memory for the allocation',
       'bash: fork: Cannot allocate memory',
     ],
   },

@@ -179,6 +179,9 @@ export const runtime = [
     logs: [
       'rknn_init fail! ret=-4',
       'RKNN init failed. error code: RKNN_ERR_MALLOC_FAIL',
+      'rknn_create_mem2 failed!',
+      'rknn_create_mem fail! ret=-1',
+      'E rkllm: failed to malloc memory for kv cache',
       'Exception: RKNN init failed. error code: RKNN_ERR_MALLOC_FAIL',
     ],
   },
@@ -240,6 +243,7 @@ export const runtime = [
       'E RKNN: [16:43:57.198] failed to submit!, op id: 119, op name: OutputOperator:net_output, flags: 0x5, ' +
         'task start: 0, task number: 823, run task counter: 819, int status: 0',
       'rknn_run fail: RKNN_ERR_TIMEOUT',
+      'rknn_run fail! ret=-1',
     ],
   },
   {
@@ -281,10 +285,13 @@ export const runtime = [
     remedy: /systempaths=unconfined/,
     logs: [
       'E RKNN: Meet unsupported target type: 0xffffffff',
+      'E RKNN: Meet unsupported target type: -1',
+      'failed to init hw, hw_version=0xffffffff',
       'Exception: Please specify the target in init_runtime!',
       "FileNotFoundError: [Errno 2] No such file or directory: '/proc/device-tree/compatible'",
       'Exception: Make sure to run docker in privileged mode.',
       'D RKNN: hw_version: -1',
+      'mpp_soc: can not found match soc name: ',
       'E RKNN: failed to get soc name',
       'E RKNN: unsupport soc: unknown',
       'cat: /proc/device-tree/compatible: No such file or directory',
@@ -318,6 +325,9 @@ export const runtime = [
       'rknn_init: RKNN_ERR_MODEL_INVALID',
       'E RKNN: rknn_init, load model failed!',
       'Error: RKLLM init failed',
+      'rknn_init error ret=-1',
+      'RuntimeError: Failed to init runtime, error code: -1',
+      'llama_model_load_from_file_impl: failed to load model',
       'Init runtime environment failed',
       "srv load_model: failed to load model, '/models/a.gguf'",
       "common_init_from_params: failed to load model '/models/a.gguf'",
@@ -374,6 +384,13 @@ export const runtime = [
     cause: /rknn_matmul_run/,
     remedy: /-ngl/,
     logs: ['ggml_rknpu2: rknn_matmul_run call failed: -1'],
+  },
+  {
+    kind: 'ggml-npu',
+    code: RAM,
+    cause: /500 MiB/,
+    remedy: /-ngl/,
+    logs: ['alloc_tensor_range: failed to allocate RKNPU buffer of size 524288000'],
   },
   {
     kind: 'mlock',

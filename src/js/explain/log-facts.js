@@ -26,6 +26,7 @@ const PATTERNS = {
   rkllm: [versioned('rkllm(?:-runtime)? version: *VERSION')],
   rknn: [versioned('(?:librknnrt|rknnrt|RKNN Runtime Information, librknnrt) version: *VERSION')],
   platform: [/\bplatform: *((?:RK|RV)\d+\w*)/i],
+  initialized: [/(Initialized (?:rknpu|RKNPU driver|rocket))/],
   iommuOn: [/(rknpu iommu is enabled, using iommu mode)/],
   iommuOff: [/(using non-iommu mode)/],
   domain: [/base_domain_id *[=:] *(\d+)/],

@@ -6,16 +6,28 @@
 
 /** The nodes that NPU, MPP and RGA use. */
 const NODE = String.raw`(?<path>\/dev\/(?:dri|rknpu|dma_heap|rk_dma_heap|accel|rga|mpp_service|udmabuf)[^\s'",:)\]]*)`
+/** What errnos are called: by name, and in the languages of the C library. */
+const TEXTS = {
+  eperm: 'EPERM|Operation not permitted|不允许的操作|Die Operation ist nicht erlaubt|Vorgang nicht zulässig',
+  eacces: 'EACCES|Permission denied|权限不够|Keine Berechtigung',
+  enoent: 'ENOENT|No such file or directory|没有那个文件或目录|Datei oder Verzeichnis nicht gefunden',
+}
 /** @type {(text: string, flags?: string) => RegExp} */
 const withNode = (text, flags) =>
   new RegExp(
-    text.replace('%node', () => NODE),
+    Object.entries(TEXTS)
+      .reduce((pattern, [name, words]) => pattern.replace(`%${name}`, words), text)
+      .replace('%node', () => NODE),
     flags,
   )
 
 const LIBRARY = String.raw`(?<library>lib(?:rknnrt|rkllmrt|rknn_api|rknn3_api|rga|rockchip_mpp)[\w.]*\.so[\w.]*)`
 /** @type {(text: string) => RegExp} */
-const withLibrary = (text) => new RegExp(text.replace('%library', () => LIBRARY), 'i')
+const withLibrary = (text) =>
+  new RegExp(
+    text.replace('%library', () => LIBRARY),
+    'i',
+  )
 
 const JOIN =
   'Add the user to the group that owns it (ls -l), mostly "render" or "video" (usermod -aG render,video USER), and ' +
@@ -29,8 +41,8 @@ module.exports = [
   {
     kind: 'device-cgroup',
     patterns: [
-      withNode(String.raw`%node['":,)]*\s.*?(?:= -1 EPERM|EPERM|Operation not permitted)`),
-      withNode(String.raw`(?:EPERM|Errno 1\]|Operation not permitted).*?%node`),
+      withNode(String.raw`%node['":,)]*\s.*?(?:= -1 EPERM|%eperm)`, 'i'),
+      withNode(String.raw`(?:Errno 1\]|%eperm).*?%node`, 'i'),
     ],
     weight: 3,
     code: 'ERR_DEVICE_PERMISSION',
@@ -45,8 +57,8 @@ module.exports = [
   {
     kind: 'permission',
     patterns: [
-      withNode(String.raw`%node['":,)]*\s.*?(?:Permission denied|EACCES)`, 'i'),
-      withNode(String.raw`(?:EACCES|Permission denied|PermissionError).*?%node`, 'i'),
+      withNode(String.raw`%node['":,)]*\s.*?(?:%eacces)`, 'i'),
+      withNode(String.raw`(?:PermissionError|%eacces).*?%node`, 'i'),
     ],
     weight: 3,
     code: 'ERR_DEVICE_PERMISSION',
@@ -58,11 +70,8 @@ module.exports = [
   {
     kind: 'no-node',
     patterns: [
-      withNode(String.raw`%node['":,)]*\s.*?(?:No such file or directory|ENOENT|No such device)`, 'i'),
-      withNode(
-        String.raw`(?:ENOENT|No such file or directory|FileNotFoundError|No such device|ENODEV|ENXIO).*?%node`,
-        'i',
-      ),
+      withNode(String.raw`%node['":,)]*\s.*?(?:%enoent|No such device)`, 'i'),
+      withNode(String.raw`(?:FileNotFoundError|No such device|ENODEV|ENXIO|%enoent).*?%node`, 'i'),
     ],
     weight: 3,
     code: 'ERR_DEVICE_NOT_FOUND',
@@ -85,7 +94,10 @@ module.exports = [
   },
   {
     kind: 'node-busy',
-    patterns: [withNode(String.raw`%node['":,)]*\s.*?(?:= -1 EBUSY|Device or resource busy)`, 'i')],
+    patterns: [
+      withNode(String.raw`%node['":,)]*\s.*?(?:= -1 EBUSY|Device or resource busy)`, 'i'),
+      withNode('(?:EBUSY|Device or resource busy).*?%node', 'i'),
+    ],
     weight: 3,
     code: 'ERR_DEVICE_IO',
     cause: '{path} is held by another process.',
@@ -135,7 +147,7 @@ module.exports = [
   },
   {
     kind: 'fds',
-    patterns: [/Too many open files/, /\bEMFILE\b/],
+    patterns: [/Too many open files|打开的文件过多|Zu viele offene Dateien/, /\bEMFILE\b/],
     weight: 2,
     code: 'ERR_TOO_MANY_FDS',
     cause: 'The process has no free file descriptor (EMFILE).',
@@ -143,11 +155,34 @@ module.exports = [
     source: 'airockchip/rknn-llm#47',
   },
   {
+    kind: 'maps',
+    patterns: [/\bmmap2?\(.*MAP_SHARED.*= -1 ENOMEM/],
+    weight: 3,
+    code: 'ERR_TOO_MANY_MAPS',
+    cause:
+      'The kernel refused a mapping (ENOMEM): the process has too many (vm.max_map_count, usually 65,530), or its ' +
+      'address space or RAM is used up.',
+    remedy: 'Count the lines of /proc/PID/maps; raise vm.max_map_count (sysctl), and reuse buffers.',
+    source: 'airockchip/rknn-toolkit2#532',
+  },
+  {
+    kind: 'permission',
+    patterns: [/\bmmap2?\(.*MAP_SHARED.*= -1 (?:EPERM|EACCES)/],
+    weight: 3,
+    code: 'ERR_DEVICE_PERMISSION',
+    cause:
+      'The process may not map that memory so: the descriptor was opened without the right to write, or a policy ' +
+      'refuses.',
+    remedy:
+      'Open or export it for reading and writing (O_RDWR, DRM_RDWR); look for seccomp, AppArmor or SELinux refusals.',
+    source: 'docs/design/rknpu.md §2.5',
+  },
+  {
     kind: 'ioctl',
     patterns: [
       /(?:ioctl\(.*)?DRM_IOCTL_(?:RKNPU_)?\w*MEM_CREATE.*= -1 (?<errno>EFAULT|ENOMEM|EINVAL)/,
       new RegExp(
-        String.raw`ioctl\(\d+(?:<[^>]*>)?, (?:_IOC\(_IOC_READ\|_IOC_WRITE, 0x64, 0x42|0xc0(?:20|28|30)6442).*` +
+        String.raw`ioctl\(\d+.{0,80}?, (?:_IOC\(_IOC_READ\|_IOC_WRITE, 0x64, 0x42|0xc0(?:20|28|30)6442).*` +
           '= -1 (?<errno>EFAULT|ENOMEM|EINVAL)',
       ),
     ],

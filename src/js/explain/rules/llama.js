@@ -30,8 +30,8 @@ module.exports = [
       /ggml_(?:calloc|malloc): failed to allocate +(?<mib>[\d.]+) ?MB/,
       /ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size (?<bytes>\d+)/,
       /failed to allocate CPU(?:_Mapped)? buffer of size (?<bytes>\d+)/,
-      /ggml_gallocr_reserve_n\w*: failed to allocate (?:CPU |compute )?\w* ?buffer of size (?<bytes>\d+)/,
-      /unable to allocate (?:backend|CPU|compute) buffer/,
+      /ggml_gallocr_reserve_n\w*: failed to allocate (?:CPU |compute )?buffer of size (?<bytes>\d+)/,
+      /unable to allocate (?:CPU|compute) buffer/,
       /llama_(?:kv_cache|init|new_context)\w*:.*failed to (?:allocate|initialize).*(?:kv|cache|buffer|context)/i,
       /llama_kv_cache_init\(\) failed for self-attention cache/,
     ],
@@ -83,6 +83,17 @@ module.exports = [
     source: 'invisiofficial/rk-llama.cpp#6',
   },
   {
+    kind: 'ggml-npu',
+    patterns: [/(?:un|fail)\w* to allocate RKNPU\w* buffer(?: of size (?<bytes>\d+))?/],
+    weight: 3,
+    code: 'ERR_OUT_OF_MEMORY',
+    cause:
+      'The NPU backend of llama.cpp got no buffer[ of {bytes|bytes}]: NPU addresses (4 GiB a domain) or RAM are used ' +
+      'up.',
+    remedy: 'Offload fewer layers to the NPU (-ngl), or use a smaller model or context.',
+    source: 'invisiofficial/rk-llama.cpp#6',
+  },
+  {
     kind: 'mlock',
     patterns: [/failed to mlock (?<bytes>\d+)-byte buffer.*?(?:Cannot allocate memory|Operation not permitted)/],
     weight: 2,
@@ -94,7 +105,7 @@ module.exports = [
   },
   {
     kind: 'bare-failure',
-    patterns: [/llama_model_load: error loading model/, /failed to load model,? '/, /error loading model:/],
+    patterns: [/llama_model_load: error loading model/, /failed to load model(?:,? '|$)/, /error loading model:/],
     weight: 1,
     code: null,
     cause: 'The model was not loaded. The lines before it name the cause (memory, version, format).',

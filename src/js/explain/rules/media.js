@@ -24,7 +24,10 @@ module.exports = [
   },
   {
     kind: 'rga-import',
-    patterns: [/rga_mm.*dma_buf_get fail fd(?:\[(?<fd>-?\d+))?/i],
+    patterns: [
+      /rga_mm.*dma_buf_get fail fd(?:\[(?<fd>-?\d+))?/i,
+      /\brga\w*: .*fail\w* to get dma_?buf.*fd\W*(?<fd>\d+)/i,
+    ],
     weight: 3,
     code: 'ERR_UNKNOWN_BUFFER',
     cause: 'RGA was given a descriptor[ ({fd})] that is not an open dma-buf of this process.',
@@ -89,10 +92,12 @@ module.exports = [
   {
     kind: 'rga-refused',
     patterns: [
-      /RGA_BLIT fail: (?<reason>.+?)\s*$/,
+      /RGA_[A-Z]+ fail: (?<reason>.+?)\s*$/,
+      /\b(?:im2d_rga_impl|librga)\b.*(?:fail|error)/i,
       /Failed to call RockChipRga interface/,
       /rga_job.*(?:commit failed|failed to map job info|job_commit failed)/,
-      /rga2?_\w+.*(?:timeout|timed out)/i,
+      /\brga\d?_\w+.*(?:time ?out|timed out)/i,
+      /rga_policy: invalid function policy|rga_job: .*assign failed/,
       /rga_mm: .*(?:failed|error)/i,
     ],
     weight: 2,
@@ -168,7 +173,13 @@ module.exports = [
   },
   {
     kind: 'mpp-allocator',
-    patterns: [/mpp_allocator_get type (?<type>\d+) failed/, /failed to get allocater with mode/],
+    patterns: [
+      /mpp_allocator_get type (?<type>\d+) failed/,
+      /failed to get allocater with mode/,
+      /Assertion p->alloc(?:ator|_api) failed/,
+      /os_allocator_drm_open.*fail|mpp_drm: .*open.*fail/,
+      /Failed to init MPP context: -?\d+|Failed to initialize RKMPP (?:de|en)coder/,
+    ],
     weight: 2,
     code: 'ERR_DEVICE_PERMISSION',
     cause: 'MPP has no allocator: it could open neither the DMA heaps nor the DRM node; the line before names it.',
@@ -180,7 +191,8 @@ module.exports = [
     patterns: [
       /mpp_buffer_create failed to create buffer with size (?<bytes>\d+)/,
       /dma_heap_alloc failed ret/,
-      /DMA_HEAP_IOCTL_ALLOC (?:failed|.*= -1 ENOMEM)/i,
+      /mpp_dma_heap: .*ioctl alloc failed/,
+      /DMA_HEAP_IOCTL_ALLOC\b.*(?:failed|ENOMEM|Cannot allocate memory)/i,
       /Failed to allocate DMA buffer: -?\d+/,
     ],
     weight: 2,
@@ -205,6 +217,7 @@ module.exports = [
       /mpp_task_attach_fd\S* can't import dma-buf (?<fd>\d+)/,
       /mpp_translate_reg_address.*fd (?<fd>\d+) failed/,
       /mpp_process_request\S* can not import fd (?<fd>\d+)/,
+      /\bmpp_\w+: fd (?<fd>\d+) alloc iova fail/,
       /MPP_IOC_CFG_V\d failed ret -?\d+ errno (?<errno>12)/,
       /no memory region mapped/,
     ],

@@ -58,7 +58,7 @@ module.exports = [
   },
   {
     kind: 'rknpu3',
-    patterns: [/\bRKNPU3\b.*(?:fail|error|timeout|invalid)/i, /\brknn3_\w+.*(?:fail|error)/i],
+    patterns: [/\bRKNPU3\b.*(?:fail|error|timeout|invalid)/i, /\brknn3(?:_\w+|\b).*(?:fail|error)/i],
     weight: 2,
     code: 'ERR_UNSUPPORTED',
     cause:

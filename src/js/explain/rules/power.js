@@ -25,6 +25,8 @@ module.exports = [
     cause: "The driver's probe failed: the {rail} regulator of the NPU cannot be had ({errno}).",
     remedy: SUPPLY,
     variants: [
+      // The driver came later, and the supply with it.
+      { when: ({ errno }, { initialized }) => errno === '-517' && initialized !== undefined, not: true },
       {
         when: ({ errno }) => errno === '-517',
         weight: 2,
@@ -65,6 +67,17 @@ module.exports = [
   },
   {
     kind: 'npu-power',
+    patterns: [/\b(?<rail>vdd_npu\w*): disabling\b/],
+    weight: 2,
+    code: 'ERR_DEVICE_IO',
+    cause: "The kernel switched off the NPU's supply ({rail}), because no driver had claimed it when the boot ended.",
+    remedy:
+      'Load the driver earlier: build it in (CONFIG_DRM_ACCEL_ROCKET=y), mark the supply always-on in the device ' +
+      'tree, or boot with regulator_ignore_unused.',
+    source: 'flipperdevices/flipperone-linux-build-scripts#159',
+  },
+  {
+    kind: 'npu-power',
     on: 'npu',
     patterns: [/\biommu still enabled/],
     weight: 2,
@@ -82,6 +95,8 @@ module.exports = [
       /no npu \S*(?: ?irq)? in dts/,
       /rknpu core invalid, invalid core mask/,
       /cannot register miscdev/,
+      /request (?:\w*irq) failed: (?<errno>-\d+)/,
+      /failed to get rknpu \S*(?:rst|reset)\S*:? ?(?<errno>-\d+)?/,
       /deferred probe pending(?:: (?<what>.+))?/,
       /probe (?:of \S+ )?(?:failed with error|with driver \S+ failed with error) (?<errno>-\d+)/,
     ],
@@ -99,6 +114,7 @@ module.exports = [
     patterns: [
       /failed to (?:get ack|set idle|power) (?:on|off).* domain '?(?<name>(?:pd_)?npu\w*)(?:.*?val=(?<value>\w+))?/,
       /failed to power (?:on|off) domain '?(?<name>(?:pd_)?npu\w*)(?:.*?val=(?<value>\w+))?/,
+      /failed to (?:set domain|get mem status|get chain status) '(?<name>(?:pd_)?npu\w*)'(?:.*?val=(?<value>\w+))?/,
     ],
     weight: 3,
     code: 'ERR_DEVICE_IO',
@@ -114,6 +130,7 @@ module.exports = [
       /rk_iommu (?<iommu>[0-9a-f]+\.\w+): (?<what>Error during raw reset\. MMU_DTE_ADDR is not functioning)/,
       /rk_iommu (?<iommu>[0-9a-f]+\.\w+): (?<what>(?:Enable|Disable) (?:stall|paging) request timed out)/,
       /rk_iommu (?<iommu>[0-9a-f]+\.\w+): (?<what>FORCE_RESET command timed out)/,
+      /rk_iommu (?<iommu>[0-9a-f]+\.\w+): (?<what>(?:Failed|Unable) to \w[^\n]{2,60})/i,
     ],
     weight: 3,
     code: 'ERR_DEVICE_IO',

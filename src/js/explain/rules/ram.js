@@ -68,15 +68,16 @@ module.exports = [
     patterns: [
       new RegExp(
         String.raw`(?<!cgroup )Out of memory(?: \(oom_kill_allocating_task\))?: (?:Killed|Kill) process ` +
-          String.raw`(?<pid>\d+),? \(?(?<name>[^),]*)\)?(?:.*?anon-rss:(?<kib>\d+)kB)?`,
+          String.raw`(?<pid>\d+),? \(?(?<name>[^),]*)\)?(?:.*?anon-rss:(?<kib>\d+)kB)?` +
+          String.raw`(?:.*?shmem-rss:(?<shmem>[1-9]\d*)kB)?`,
         'i',
       ),
     ],
     weight: 3,
     code: 'ERR_OUT_OF_MEMORY',
     cause:
-      'The kernel ended process {pid} ({name}) for lack of RAM[; it held {kib|kib}]. NPU memory comes on top of such ' +
-      'figures.',
+      'The kernel ended process {pid} ({name}) for lack of RAM[; it held {kib|kib}][ and {shmem|kib} of shared ' +
+      'memory, where NPU buffers count]. NPU memory that is not mapped comes on top of such figures.',
     remedy: SMALLER,
     variants: [
       {
@@ -146,9 +147,7 @@ module.exports = [
   },
   {
     kind: 'pages',
-    patterns: [
-      /(?<name>[\w./:+-]{1,40}): page allocation (?:failure|stalls for \d+ms)[:.,] ?order:(?<order>\d+)/,
-    ],
+    patterns: [/(?<name>[\w./:+-]{1,40}): page allocation (?:failure|stalls for \d+ms)[:.,] ?order:(?<order>\d+)/],
     weight: 3,
     code: 'ERR_OUT_OF_MEMORY',
     cause: 'The kernel found no {order|order} in one piece for {name}: RAM is used up, or too fragmented for that.',
@@ -215,6 +214,10 @@ module.exports = [
       /SLUB: Unable to allocate memory on node/,
       /fork: (?:retry: )?(?:Resource temporarily unavailable|Cannot allocate memory)/,
       /\bENOMEM: not enough memory/,
+      /\[Errno 12\] (?:Cannot allocate memory|无法分配内存|Nicht genügend Hauptspeicher verfügbar)/,
+      /\bmmap failed: Cannot allocate memory/,
+      /fork\/exec .*cannot allocate memory|\bruntime: out of memory/,
+      /__vm_enough_memory: pid: (?<pid>\d+), comm: (?<name>[^,]+),(?: bytes: (?<size>\d+))? not enough memory/,
       /\bMemoryError\b(?!: .*(?:domain|descriptor|pinned))/,
       /std::bad_alloc|terminate called after throwing an instance of 'std::bad_alloc'/,
       /AllocateRawInternal.*Failed to allocate memory for requested buffer of size (?<size>\d+)/,
@@ -222,7 +225,7 @@ module.exports = [
     ],
     weight: 2,
     code: 'ERR_OUT_OF_MEMORY',
-    cause: 'A process got no memory[ ({size|bytes})]: RAM, or what its limits leave of it, is used up.',
+    cause: 'A process[ ({name})] got no memory[ ({size|bytes})]: RAM, or what its limits leave of it, is used up.',
     remedy: 'Compare MemAvailable in /proc/meminfo with the limit of the container (memory.max). ' + SMALLER,
     variants: [
       {

@@ -30,10 +30,13 @@ module.exports = [
   },
   {
     kind: 'npu-job',
-    patterns: [/RKNPU: job: \S+,(?: mask: \w+,)?(?: job)? iommu domain id: (?<domain>\d+), .*timeout: (?<us>\d+)us/i],
+    patterns: [
+      /RKNPU: job: \S+,(?: mask: \w+,)?(?: job)? iommu domain id: (?<domain>\d+), .*timeout: (?<us>\d+)us/i,
+      /RKNPU: job: \S+,.*wait_count.*timeout(?: time)?: (?<us>\d+)us/i,
+    ],
     weight: 3,
     code: 'ERR_DEVICE_IO',
-    cause: 'A job in IOMMU domain {domain} did not end within {us|seconds}.',
+    cause: 'A job[ in IOMMU domain {domain}] did not end within {us|seconds}.',
     remedy: "Wrong addresses or commands hang the NPU; with the vendor's runtime, update it and the driver together.",
     source: 'mtx512/rk3588-npu#3',
   },
@@ -48,6 +51,22 @@ module.exports = [
       'The next job starts afresh. If it happens again, update driver and runtime together, and check cooling and ' +
       'power supply.',
     source: 'airockchip/rknn-toolkit2#536',
+  },
+  {
+    kind: 'npu-crash',
+    patterns: [
+      /^pc : (?<call>rknpu_\w+)\+0x/,
+      /PC is at (?<call>rknpu_\w+)\+0x/,
+      /kernel BUG at .*(?<call>rknpu_\w+)\.c/,
+    ],
+    weight: 3,
+    code: 'ERR_DEVICE_LOST',
+    cause:
+      'The rknpu driver crashed in the kernel ({call}): an error of the driver, often a buffer used after its end.',
+    remedy:
+      'Reboot; update the kernel to one with rknpu 0.9.8. Do not free buffers or models while a job runs, and keep ' +
+      'each context in one process.',
+    source: 'airockchip/rknn-toolkit2#533',
   },
   {
     kind: 'npu-reset',
@@ -125,6 +144,7 @@ module.exports = [
       /failed to use rknpu fence, please enable rknpu fence config/,
       /rknn_wait fence fd ?= ?(?<fd>-?\d+) is invalid/,
       /failed to allocate fence context for rknpu/,
+      /RKNN: .*(?:fail|error).*fence/,
     ],
     weight: 3,
     code: 'ERR_UNSUPPORTED',

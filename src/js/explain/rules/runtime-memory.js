@@ -289,7 +289,12 @@ module.exports = [
   },
   {
     kind: 'runtime-ram',
-    patterns: [/RKNN_ERR_MALLOC_FAIL/, /rknn_init fail!? ret=-4\b/],
+    patterns: [
+      /RKNN_ERR_MALLOC_FAIL/,
+      /rknn_init fail!? ret=-4\b/,
+      /rknn_create_mem\w*\(?\)? *(?:fail|error)/i,
+      /rkllm.*fail\w* to (?:malloc|alloc)/i,
+    ],
     weight: 2,
     code: 'ERR_OUT_OF_MEMORY',
     cause: "The NPU's driver or the system gave the runtime no memory.",
