@@ -9,8 +9,8 @@ import ts from 'typescript'
 
 const STRICT = [
   'allocation', 'chapters', 'cli', 'core', 'devices', 'explain', 'functions', 'index', 'inference', 'inspect',
-  'limits', 'manager', 'manager-host', 'manager-options', 'metrics', 'models', 'pools', 'profiling', 'reclaim',
-  'replay', 'report', 'sharing', 'stats',
+  'limits', 'manager', 'manager-async', 'manager-host', 'manager-options', 'metrics', 'models', 'pools', 'profiling',
+  'reclaim', 'replay', 'report', 'sharing', 'stats',
 ]
 
 const root = fileURLToPath(new URL('..', import.meta.url))

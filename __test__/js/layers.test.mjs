@@ -18,7 +18,7 @@ const ORDER = [
   ['allocation', 'devices', 'inspect', 'limits', 'pools', 'profiling', 'reclaim', 'replay', 'sharing', 'stats'],
   ['explain', 'inference', 'metrics', 'models', 'report'],
   ['chapters.js'],
-  ['manager-host.js', 'manager-options.js'],
+  ['manager-async.js', 'manager-host.js', 'manager-options.js'],
   ['manager.js', 'functions.js'],
   ['index.js'],
   ['cli'],

@@ -62,6 +62,7 @@ export const driverless = [
 /** Suites with engine-dependent outcomes: the collector, ArrayBuffers, threads, events, modules. */
 export const engineDependent = [
   'async',
+  'async-twins',
   'attacks',
   'border',
   'channels',

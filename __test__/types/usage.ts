@@ -93,6 +93,19 @@ export function right(): void {
   const twin: ArrayBuffer = manager.importDmaBuf(fd, { offset, size, tag: 'twin' })
   const token: SharedBufferToken = manager.share(buffer)
   const adopted: ArrayBuffer = manager.adopt(structuredClone(token))
+  const controller = new AbortController()
+  const { signal } = controller
+  void manager.adoptAsync(token, { signal }).then((again: ArrayBuffer) => again.byteLength)
+  void manager
+    .createMemoryPoolAsync({ name: 'later', initialSize: 4096, signal })
+    .then((pool) => Promise.all([pool.allocateAsync(64, { movable: true, signal }), pool.allocateBufferAsync(64)]))
+    .then(([block, slice]: [memory.MemoryBlock, ArrayBuffer]) => [block.size, slice.byteLength])
+  void manager
+    .createInferenceBuffersAsync({ contextLength: 16, hiddenSize: 8, signal }, { signal })
+    .then((session: InferenceBuffers) => session.dispose())
+  void manager.allocateFromPoolAsync('later', 64, { signal }).then(() => manager.disposeAsync({ signal }))
+  // @ts-expect-error the synchronous verb takes no signal
+  manager.createMemoryPool({ name: 'now', initialSize: 4096, signal })
   const owned: boolean = manager.owns(twin) && manager.describe(adopted).shared
   const { domains, cmaFree } = manager.getNPUMemoryStats()
   const used: number[] = domains.map((domain) => domain.used)

@@ -298,6 +298,17 @@ impl Device {
         self.pending.wait(timeout)
     }
 
+    /// Waits until the driver has destroyed every object that was freed before this call, however long that takes.
+    /// Others may free objects all the time.
+    pub fn wait_for_present_frees(&self) {
+        let added = self.pending.added();
+        while !self.pending.wait_until(added, FREE_TIMEOUT) {
+            if self.pending.take_over() {
+                self.reap();
+            }
+        }
+    }
+
     /// Destroys an object. A failed destroy is not retried, because the kernel keeps the object until a reboot
     /// (`docs/design/rknpu.md` §3.6). The object stays charged, and [`lost`](Self::lost) counts it.
     fn destroy(&self, object: &Object, charges: Arc<Charges>) {

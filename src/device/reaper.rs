@@ -17,7 +17,7 @@ const MAX_REAPERS: usize = 4096;
 #[derive(Debug)]
 pub(super) struct PendingFrees<T> {
     queue: Mutex<Queue<T>>,
-    /// Notified when a drain ends.
+    /// Notified when a batch ends, and when a drain does.
     drained: Condvar,
 }
 
@@ -27,11 +27,14 @@ struct Queue<T> {
     /// Bytes of the objects in the queue and of those that the driver is destroying.
     bytes: u64,
     reaper_running: bool,
+    /// The number of objects ever added, and of those whose batch has ended.
+    added: u64,
+    ended: u64,
 }
 
 impl<T> Default for PendingFrees<T> {
     fn default() -> Self {
-        let queue = Queue { objects: Vec::new(), bytes: 0, reaper_running: false };
+        let queue = Queue { objects: Vec::new(), bytes: 0, reaper_running: false, added: 0, ended: 0 };
         Self { queue: Mutex::new(queue), drained: Condvar::new() }
     }
 }
@@ -42,6 +45,7 @@ impl<T> PendingFrees<T> {
     pub(super) fn push(&self, object: Object, rest: T) -> bool {
         let mut queue = self.queue();
         queue.bytes += object.size;
+        queue.added += 1;
         queue.objects.push((object, rest));
         !std::mem::replace(&mut queue.reaper_running, true)
     }
@@ -65,13 +69,13 @@ impl<T> PendingFrees<T> {
     /// Neither may panic.
     pub(super) fn drain(&self, destroy: impl Fn(&Object, T), end_of_batch: impl Fn()) {
         loop {
-            let mut batch = {
+            let (mut batch, added) = {
                 let mut queue = self.queue();
                 if queue.objects.is_empty() {
                     queue.reaper_running = false;
                     break;
                 }
-                std::mem::take(&mut queue.objects)
+                (std::mem::take(&mut queue.objects), queue.added)
             };
             batch.sort_by_key(|(object, _)| object.domain);
             for (object, rest) in batch {
@@ -79,8 +83,22 @@ impl<T> PendingFrees<T> {
                 self.queue().bytes -= object.size;
             }
             end_of_batch();
+            self.queue().ended = added;
+            self.drained.notify_all();
         }
         self.drained.notify_all();
+    }
+
+    /// The number of objects ever added, for [`wait_until`](Self::wait_until).
+    pub(super) fn added(&self) -> u64 {
+        self.queue().added
+    }
+
+    /// Waits, at most `timeout`, until the first `added` objects are destroyed, or no reaper runs. Returns whether they
+    /// are destroyed.
+    pub(super) fn wait_until(&self, added: u64, timeout: Duration) -> bool {
+        let waits = |queue: &mut Queue<T>| queue.reaper_running && queue.ended < added;
+        self.drained.wait_timeout_while(self.queue(), timeout, waits).ended >= added
     }
 
     /// Waits, at most `timeout`, until no object is left. Returns whether none is left.

@@ -72,6 +72,31 @@ impl Backend for NeverAsked {
 }
 
 #[test]
+fn a_wait_for_present_frees_ends_while_other_threads_free_more() {
+    let latency = Duration::from_millis(2);
+    let device = device(Options { latency, ..Options::default() });
+    let free = |device: &Arc<Device>| {
+        let (object, charges) = device.create(&Request::plain(MIB)).unwrap();
+        device.free_later(object, charges);
+    };
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // The reaper always has a next object.
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                let made: Vec<_> = (0..4).map(|_| device.create(&Request::plain(MIB)).unwrap()).collect();
+                made.into_iter().for_each(|(object, charges)| device.free_later(object, charges));
+            }
+        });
+        free(&device);
+        device.wait_for_present_frees();
+        ended.store(true, Ordering::Relaxed);
+    });
+    device.wait_for_present_frees();
+    assert_eq!((device.pending(), device.domains()[0].used()), (0, 0));
+}
+
+#[test]
 fn an_object_that_comes_back_is_charged_once() {
     let device = device(Options::default());
     let (object, charges) = device.create(&Request::plain(MIB)).unwrap();

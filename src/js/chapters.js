@@ -5,6 +5,7 @@
 const { onDemand } = require('./core/on-demand.js')
 
 module.exports = {
+  asyncAllocations: onDemand(() => require('./allocation/async-allocations.js')),
   createPool: onDemand(() => require('./pools/create-pool.js')),
   inference: onDemand(() => require('./inference/buffers.js')),
   inspector: onDemand(() => require('./inspect/on-demand.js')),

@@ -7,9 +7,10 @@ const { inspect } = require('node:util')
 const load = require('./chapters.js')
 const { publicClass } = require('./core/border.js')
 const native = require('./core/binding.js')
-const { defineDispose } = require('./core/disposable.js')
+const { defineAsyncDispose, defineDispose } = require('./core/disposable.js')
 const { check, invalid, formatValue } = require('./core/options.js')
 const { Limits } = require('./limits/limits.js')
+const { defineAsyncTwins } = require('./manager-async.js')
 const { ManagerHost } = require('./manager-host.js')
 const { SIMULATED, managerOptions, slabOptions } = require('./manager-options.js')
 const { offerProfile, profileOf } = require('./metrics/reader.js')
@@ -24,7 +25,6 @@ class MemoryManager extends EventEmitter {
   #host
   /** @type {import('./types/devices.js').DeviceInfo} */
   #device
-  #closeInspector = () => {}
 
   /** @param {import('./types/manager.js').MemoryManagerOptions} [options] */
   constructor(options) {
@@ -35,13 +35,17 @@ class MemoryManager extends EventEmitter {
     const { manager: handle, device, warn } = native.openManager(backend, node, simulated, slabOptions(slabs, debug))
     this.#device = Object.freeze(/** @type {any} */ (device))
     this.#host = new ManagerHost(/** @type {any} */ (this), handle, checked.cleanup ?? {}, debug?.checkSync)
-    dropped.register(this, handle, this)
+    dropped.register(this, handle, this.#host)
     pressure.watch(this.#host, handle)
     offerProfile(/** @type {any} */ (this), () => this.#host.profiling.profile(false))
     this.#host.limits.apply(limits)
     if (warn) process.emitWarning(SIMULATED, { code: 'RKLLM_SIMULATED_NPU' })
     if (checked.profiling) this.#host.profiling.start(checked.profiling === true ? {} : checked.profiling)
-    if (checked.inspect) this.#closeInspector = load.inspector().openInspector(/** @type {any} */ (this))
+    const closeInspector = checked.inspect ? load.inspector().openInspector(/** @type {any} */ (this)) : () => {}
+    this.#host.onDispose = () => {
+      closeInspector()
+      dropped.unregister(this.#host)
+    }
   }
 
   get device() {
@@ -57,11 +61,6 @@ class MemoryManager extends EventEmitter {
   /** @type {MemoryManagerType['allocateNPUMemory']} */
   allocateNPUMemory(size, options) {
     return this.#host.allocator.allocateNpu(size, options)
-  }
-
-  /** @type {MemoryManagerType['allocateNPUMemoryAsync']} */
-  async allocateNPUMemoryAsync(size, options) {
-    return this.#host.allocator.allocateNpuAsync(size, options)
   }
 
   /** @type {MemoryManagerType['deallocateNPUMemory']} */
@@ -117,16 +116,6 @@ class MemoryManager extends EventEmitter {
     this.#host.allocator.sync(buffer, false, offset, length)
   }
 
-  /** @type {MemoryManagerType['syncToDeviceAsync']} */
-  async syncToDeviceAsync(buffer, offset, length) {
-    await this.#host.allocator.syncAsync(buffer, true, offset, length)
-  }
-
-  /** @type {MemoryManagerType['syncFromDeviceAsync']} */
-  async syncFromDeviceAsync(buffer, offset, length) {
-    await this.#host.allocator.syncAsync(buffer, false, offset, length)
-  }
-
   // ── Sharing
 
   /** @type {MemoryManagerType['exportDmaBuf']} */
@@ -137,11 +126,6 @@ class MemoryManager extends EventEmitter {
   /** @type {MemoryManagerType['importDmaBuf']} */
   importDmaBuf(fd, options) {
     return load.sharing().importDmaBuf(this.#host, fd, options)
-  }
-
-  /** @type {MemoryManagerType['importDmaBufAsync']} */
-  async importDmaBufAsync(fd, options) {
-    return load.sharing().importDmaBufAsync(this.#host, fd, options)
   }
 
   /** @type {MemoryManagerType['share']} */
@@ -256,9 +240,6 @@ class MemoryManager extends EventEmitter {
   }
 
   dispose() {
-    if (this.#host.handle.closed) return
-    this.#closeInspector()
-    dropped.unregister(this)
     this.#host.dispose()
   }
 
@@ -273,8 +254,12 @@ class MemoryManager extends EventEmitter {
   }
 
   static {
+    defineAsyncTwins(/** @type {any} */ (MemoryManager), (manager) => /** @type {any} */ (manager).#host)
     defineDispose(MemoryManager, function dispose() {
       this.dispose() // a subclass's, if it overrides it
+    })
+    defineAsyncDispose(/** @type {any} */ (MemoryManager), async function dispose() {
+      await /** @type {any} */ (this).disposeAsync()
     })
     publicClass(MemoryManager, (value) => #host in value)
   }

@@ -58,7 +58,7 @@ use crate::units::MemoryKind;
 pub use stats::{DomainStats, NpuStats, SlabStats, Summary, SystemStats};
 
 pub use pins::{orphaned_pins, unpin_orphan};
-pub use pools::{block_dropped, PoolMemory, PoolOptions};
+pub use pools::{block_dropped, PoolMemory, PoolOptions, PreparedPool};
 pub use profile::{Leaks, Sampled, Snapshot, SnapshotPool};
 use profiling::Profiling;
 pub use reservation::Reservation;
@@ -330,6 +330,11 @@ impl Manager {
         self.device.wait_for_frees(timeout)
     }
 
+    /// Waits until the driver has taken back the memory that was freed before this call.
+    pub fn wait_for_present_frees(&self) {
+        self.device.wait_for_present_frees();
+    }
+
     /// Returns the freed bytes that the driver has not taken back yet.
     pub fn pending(&self) -> u64 {
         self.device.pending()
@@ -423,6 +428,14 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    /// Whether the memory is a slice that a reset of its pool, or the pool's end, has freed meanwhile.
+    pub fn is_stale(&self) -> bool {
+        match &self.backing.0 {
+            Some(Backing::Suballocated { pool, slice, .. }) => pool.slice(slice.chunk, slice.region).is_err(),
+            _ => false,
+        }
+    }
+
     /// Makes an allocation that belongs to this thread.
     ///
     /// Errors: those of [`Allocation::enter`].
@@ -442,8 +455,7 @@ struct Unclaimed(Option<Backing>);
 impl Drop for Unclaimed {
     fn drop(&mut self) {
         if let Some(Backing::Suballocated { pool, slice, .. }) = &self.0 {
-            // Fails if the slab ended with its manager, which freed the slice.
-            let _ = pool.free(slice.chunk, slice.region);
+            pool.free_unclaimed(slice);
         }
     }
 }

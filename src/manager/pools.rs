@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{page_options, Manager, NpuOptions, SystemOptions};
+use super::{page_options, Manager, NpuOptions, Prepared, SystemOptions, Unclaimed};
 use crate::accounting::Account;
 use crate::allocation::{Allocation, Backing};
 use crate::device::memory::{alignment, Source};
 use crate::device::unretired;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
-use crate::pool::{Clearing, Layout, Pool, PoolStats, SlabOptions, Slice, SliceRequest, View};
+use crate::pool::{Clearing, Layout, Pool, PoolStats, SlabOptions, Slice, SliceRequest, UnclaimedMovable, View};
 use crate::suballoc::RegionId;
 use crate::sync::MutexGuard;
 use crate::sys::quarantine;
@@ -53,13 +53,37 @@ impl Manager {
     ///
     /// Errors: `ERR_POOL_EXISTS`, `ERR_OUT_OF_RANGE`, and those of [`Pool::new`].
     pub fn create_pool(&self, options: &PoolOptions) -> Result<Arc<Pool>> {
-        let exists = || {
-            Error::new(ErrorCode::PoolExists, format!("a pool called \"{}\" exists already", options.name))
-                .hint("use getMemoryPool for that pool, or destroyMemoryPool before you create another")
+        self.enter_pool(self.prepare_pool(options)?)
+    }
+
+    /// Gives a prepared pool its name.
+    ///
+    /// Errors: `ERR_POOL_EXISTS`.
+    pub fn enter_pool(&self, mut prepared: PreparedPool) -> Result<Arc<Pool>> {
+        let Some(name) = prepared.0.as_ref().and_then(|pool| pool.public_name()).map(Arc::clone) else {
+            return Err(Error::new(ErrorCode::PoolDestroyed, "this pool was destroyed"));
         };
-        // Checked before the driver allocates, and again below: two threads may create the same name.
+        let mut registry = self.registry();
+        match registry.entry(Arc::clone(&name)) {
+            Entry::Occupied(_) => {
+                drop(registry);
+                Err(pool_exists(&name))
+            }
+            Entry::Vacant(place) => {
+                let pool = prepared.0.take().map(|pool| Arc::clone(place.insert(pool)));
+                drop(registry);
+                pool.inspect(|pool| self.record_pool(pool)).ok_or_else(|| pool_exists(&name))
+            }
+        }
+    }
+
+    /// Runs the part of [`create_pool`](Self::create_pool) that waits for the driver, on any thread.
+    ///
+    /// Errors: those of [`create_pool`](Self::create_pool).
+    pub fn prepare_pool(&self, options: &PoolOptions) -> Result<PreparedPool> {
+        // Checked before the driver allocates, and when the pool gets its name.
         if self.registry().contains_key(&options.name) {
-            return Err(exists());
+            return Err(pool_exists(&options.name));
         }
         let aligned = alignment(options.alignment, MIN_ALIGNMENT)?;
         let layout = Layout {
@@ -95,11 +119,7 @@ impl Manager {
         let pool = Pool::new(Some(Arc::clone(&options.name)), source, layout, Some(account))
             .map(|pool| Arc::new(pool.with_reuse(reuse)))
             .inspect_err(|_refusal| refused.failed(options.initial))?;
-        self.record_pool(&pool);
-        match self.registry().entry(Arc::clone(&options.name)) {
-            Entry::Vacant(place) => Ok(Arc::clone(place.insert(pool))),
-            Entry::Occupied(_) => Err(exists()),
-        }
+        Ok(PreparedPool(Some(pool)))
     }
 
     /// Returns the pool of that name.
@@ -123,16 +143,65 @@ impl Manager {
         clearing: Clearing,
         tag: Option<Arc<str>>,
     ) -> Result<Arc<Allocation>> {
+        let prepared = self.prepare_from(pool, size, align, clearing, tag)?;
+        // The account of a pool's refusals has the slice's own tag.
+        let tag = prepared.admission.account().tag.clone();
+        prepared.enter().map_err(|error| pool.refused(size, tag.as_ref(), error))
+    }
+
+    /// Runs the part of [`allocate_from`](Self::allocate_from) that waits for the driver, on any thread.
+    ///
+    /// Errors: those of [`allocate_from`](Self::allocate_from).
+    pub fn prepare_from(
+        &self,
+        pool: &Arc<Pool>,
+        size: u64,
+        align: Option<u64>,
+        clearing: Clearing,
+        tag: Option<Arc<str>>,
+    ) -> Result<Prepared> {
+        let prepared =
+            self.prepare_at(pool, size, align, (clearing, tag), |request| pool.request_held(request).map(Some))?;
+        prepared.ok_or_else(|| Error::new(ErrorCode::BufferFreed, "this memory was freed"))
+    }
+
+    /// Like [`allocate_from`](Self::allocate_from), from the chunks that the pool has. Returns `None` if the request
+    /// may have to wait for a driver.
+    ///
+    /// Errors: those of [`allocate_from`](Self::allocate_from), but for those of a growth.
+    pub fn allocate_resident(
+        &self,
+        pool: &Arc<Pool>,
+        size: u64,
+        align: Option<u64>,
+        clearing: Clearing,
+        tag: Option<Arc<str>>,
+    ) -> Result<Option<Arc<Allocation>>> {
+        let prepared =
+            self.prepare_at(pool, size, align, (clearing, tag), |request| pool.request_resident_held(request))?;
+        prepared.map(Prepared::enter).transpose()
+    }
+
+    /// Makes the slice that `place` returns the memory of an allocation.
+    fn prepare_at(
+        &self,
+        pool: &Arc<Pool>,
+        size: u64,
+        align: Option<u64>,
+        (clearing, tag): (Clearing, Option<Arc<str>>),
+        place: impl FnOnce(SliceRequest) -> Result<Option<Slice>>,
+    ) -> Result<Option<Prepared>> {
         let align = alignment(align, MIN_ALIGNMENT)?;
         let account = self.slice_account(tag);
         let mut request = SliceRequest::new(size, align);
         (request.owner, request.clearing) = (pool.owner(account.tag.as_ref()), clearing);
-        let allocate = || {
+        let prepare = || {
             let admission = account.admit(size)?;
-            let backing = backing(Arc::clone(pool), pool.request_held(request)?, false)?;
-            Allocation::enter(admission, backing, size)
+            let Some(slice) = place(request)? else { return Ok(None) };
+            let backing = Unclaimed(Some(backing(Arc::clone(pool), slice, false)?));
+            Ok(Some(Prepared { admission, backing, size }))
         };
-        allocate().map_err(|error| pool.refused(size, account.tag.as_ref(), error))
+        prepare().map_err(|error| pool.refused(size, account.tag.as_ref(), error))
     }
 
     /// Makes an allocation of this manager over a slice that was allocated without an ArrayBuffer.
@@ -163,11 +232,51 @@ impl Manager {
         clearing: Clearing,
         tag: Option<Arc<str>>,
     ) -> Result<(Handle, Slice)> {
-        let align = alignment(align, MIN_ALIGNMENT)?;
-        let account = tag.map(|tag| self.slice_account(Some(tag)));
-        let mut request = SliceRequest::new(size, align);
-        request.clearing = clearing;
+        let (request, account) = self.movable_request(size, align, clearing, tag)?;
         pool.request_movable(request, account.as_ref())
+    }
+
+    /// Like [`allocate_movable`](Self::allocate_movable), from the chunks that the pool has. Returns `None` if the
+    /// request may have to wait for a driver.
+    ///
+    /// Errors: those of [`allocate_movable`](Self::allocate_movable), but for those of a growth.
+    pub fn allocate_movable_resident(
+        &self,
+        pool: &Arc<Pool>,
+        size: u64,
+        align: Option<u64>,
+        clearing: Clearing,
+        tag: Option<Arc<str>>,
+    ) -> Result<Option<(Handle, Slice)>> {
+        let (request, account) = self.movable_request(size, align, clearing, tag)?;
+        pool.request_movable_resident(request, account.as_ref())
+    }
+
+    /// Runs [`allocate_movable`](Self::allocate_movable) on any thread.
+    ///
+    /// Errors: those of [`allocate_movable`](Self::allocate_movable).
+    pub fn prepare_movable(
+        &self,
+        pool: &Arc<Pool>,
+        size: u64,
+        align: Option<u64>,
+        clearing: Clearing,
+        tag: Option<Arc<str>>,
+    ) -> Result<UnclaimedMovable> {
+        let (request, account) = self.movable_request(size, align, clearing, tag)?;
+        UnclaimedMovable::allocate(pool, request, account.as_ref())
+    }
+
+    fn movable_request(
+        &self,
+        size: u64,
+        align: Option<u64>,
+        clearing: Clearing,
+        tag: Option<Arc<str>>,
+    ) -> Result<(SliceRequest, Option<Account>)> {
+        let mut request = SliceRequest::new(size, alignment(align, MIN_ALIGNMENT)?);
+        request.clearing = clearing;
+        Ok((request, tag.map(|tag| self.slice_account(Some(tag)))))
     }
 
     /// Makes an allocation of this manager over a movable slice.
@@ -256,6 +365,24 @@ impl Manager {
 
     fn registry(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<Pool>>> {
         self.pools.lock()
+    }
+}
+
+fn pool_exists(name: &str) -> Error {
+    Error::new(ErrorCode::PoolExists, format!("a pool called \"{name}\" exists already"))
+        .hint("use getMemoryPool for that pool, or destroyMemoryPool before you create another")
+}
+
+/// A pool that its manager does not know by name yet. Dropping the value destroys the pool.
+#[derive(Debug)]
+pub struct PreparedPool(Option<Arc<Pool>>);
+
+impl Drop for PreparedPool {
+    fn drop(&mut self) {
+        if let Some(pool) = self.0.take() {
+            // Only this value has the pool, so it cannot fail.
+            let _ = pool.destroy(true);
+        }
     }
 }
 

@@ -14,27 +14,56 @@ use napi_derive::napi;
 use once_cell::sync::Lazy;
 
 use super::buffer::expose;
-use super::env::{throw, EnvData, EnvId};
+use super::env::{check, throw, EnvData, EnvId};
 use super::registry::{handle, Registry};
 use crate::error::{Error, ErrorCode};
 use crate::handle::Handle;
 use crate::manager::Prepared;
 use crate::sys::thread_pool::ThreadPool;
 
-/// Result of a task that succeeded.
-pub enum Outcome {
-    Memory(Box<Prepared>),
-    Value(MakeValue),
-    Done,
-}
+/// Result of a task that succeeded: makes the promise's value, on the JavaScript thread. Dropped, it gives back what it
+/// holds.
+pub struct Outcome(Option<MakeValue>);
 
-type MakeValue = Box<dyn FnOnce(sys::napi_env) -> Result<sys::napi_value> + Send>;
+type MakeValue = Box<dyn FnOnce(&Env) -> Result<sys::napi_value> + Send>;
 
 impl Outcome {
-    /// The outcome of a task that found figures. The JavaScript thread makes objects of them.
+    /// The promise resolves to nothing.
+    pub const DONE: Self = Self(None);
+
+    /// The promise resolves to the value that `make` returns.
+    pub fn new(make: impl FnOnce(&Env) -> Result<sys::napi_value> + Send + 'static) -> Self {
+        Self(Some(Box::new(make)))
+    }
+
+    /// The promise resolves to the figures that the task found. The JavaScript thread makes objects of them.
     pub fn value<T: ToNapiValue + Send + 'static>(value: T) -> Self {
         // SAFETY: `settle` alone calls this, with an environment that is calling into this library.
-        Self::Value(Box::new(move |env| unsafe { T::to_napi_value(env, value) }))
+        Self::new(move |env| unsafe { T::to_napi_value(env.raw(), value) })
+    }
+
+    /// The promise resolves to `[buffer, handle]`, or to nothing if a reset has freed the memory.
+    pub fn memory(prepared: Prepared) -> Self {
+        Self::new(move |env| match prepared.is_stale() {
+            true => undefined(env),
+            false => Ok(expose(env, prepared.enter())?.raw()),
+        })
+    }
+
+    /// The promise resolves to the array that `numbers` returns on the JavaScript thread, or to nothing for `None`.
+    pub fn numbers(numbers: impl FnOnce() -> Option<Vec<f64>> + Send + 'static) -> Self {
+        Self::new(move |env| match numbers() {
+            Some(numbers) => Ok(Array::from_vec(env, numbers)?.raw()),
+            None => undefined(env),
+        })
+    }
+
+    /// Takes a reset of the pool for no error: the promise resolves to nothing, and JavaScript asks again.
+    pub fn unless_reset(result: TaskResult) -> TaskResult {
+        match result {
+            Err(error) if error.code() == ErrorCode::BufferFreed => Ok(Self::DONE),
+            other => other,
+        }
     }
 }
 
@@ -126,20 +155,19 @@ pub fn spawn<'env>(
 /// Settles the promise of a task, on the JavaScript thread.
 fn settle(env: &Env, id: Handle) -> Result<Settled> {
     match TASKS.remove(id).flatten() {
-        Some(Ok(Outcome::Memory(prepared))) => {
-            let pair = expose(env, prepared.enter())?;
-            Ok(Settled(pair.raw()))
-        }
-        Some(Ok(Outcome::Value(make))) => make(env.raw()).map(Settled),
+        Some(Ok(Outcome(Some(make)))) => make(env).map(Settled),
         Some(Err(error)) => Err(throw(env)(error)),
         // Done, or cancelled.
-        Some(Ok(Outcome::Done)) | None => {
-            let mut undefined = ptr::null_mut();
-            // SAFETY: the runtime has called into `env`, and that call is still running.
-            unsafe { sys::napi_get_undefined(env.raw(), &mut undefined) };
-            Ok(Settled(undefined))
-        }
+        Some(Ok(Outcome(None))) | None => undefined(env).map(Settled),
     }
+}
+
+fn undefined(env: &Env) -> Result<sys::napi_value> {
+    let mut undefined = ptr::null_mut();
+    // SAFETY: the runtime has called into `env`, and that call is still running.
+    let status = unsafe { sys::napi_get_undefined(env.raw(), &mut undefined) };
+    check(status, "napi_get_undefined")?;
+    Ok(undefined)
 }
 
 /// Cancels a task: its promise resolves to nothing, and its result is dropped.

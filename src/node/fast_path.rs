@@ -14,7 +14,7 @@
 //! | 24, 32 | f64: CPU address, device address (-1: none) |
 //! | 40, 44, 48, 52 | i32: chunk (index, generation) and region (slot, generation), which name a slice |
 //! | 56 | f64: the slice's id |
-//! | 64, 68 | i32: tag (-1: none), flags (1: zeroed, 2: not cleared); the answer of `isLive` is in the flags |
+//! | 64, 68 | i32: tag (-1: none), flags (1: zeroed, 2: not cleared, 4: without a driver); the answers of `isLive` and of flag 4 are in the flags |
 //!
 //! Any bytes are a safe request: numbers that name nothing find nothing.
 #![allow(unsafe_code)]
@@ -44,6 +44,8 @@ use crate::units::MIN_ALIGNMENT;
 const ZEROED: i32 = 1;
 /// The flag of a slice whose bytes stay as they are.
 const UNCLEARED: i32 = 2;
+/// The flag of a request that may not wait for a driver. The answer says whether it was served.
+const RESIDENT: i32 = 4;
 
 /// State that the fast calls of one environment share. Leaked: environments are few.
 struct FastCalls {
@@ -88,21 +90,22 @@ impl FastCalls {
     }
 
     /// Reads the tag and the flags of `allocateWith`.
-    fn options(&self) -> (Option<TagId>, Clearing) {
+    fn options(&self) -> (Option<TagId>, Clearing, bool) {
         let buffer = self.buffer;
         // SAFETY: as in `allocate_request`.
         unsafe {
             let tag = (&raw const (*buffer).tag).read_volatile();
-            let clearing = match (&raw const (*buffer).flags).read_volatile() {
-                flags if flags & ZEROED != 0 => Clearing::All,
-                flags if flags & UNCLEARED != 0 => Clearing::None,
-                _ => Clearing::OtherTags,
+            let flags = (&raw const (*buffer).flags).read_volatile();
+            let clearing = match () {
+                () if flags & ZEROED != 0 => Clearing::All,
+                () if flags & UNCLEARED != 0 => Clearing::None,
+                () => Clearing::OtherTags,
             };
-            (u32::try_from(tag).ok().map(TagId::from_raw), clearing)
+            (u32::try_from(tag).ok().map(TagId::from_raw), clearing, flags & RESIDENT != 0)
         }
     }
 
-    /// Writes the answer of `isLive`.
+    /// Writes the answer of `isLive`, or of a request with the flag `RESIDENT`.
     fn answer(&self, yes: bool) {
         // SAFETY: as in `allocate_request`.
         unsafe { (&raw mut (*self.buffer).flags).write(i32::from(yes)) }
@@ -176,11 +179,21 @@ unsafe extern "C" fn allocate_with(env: sys::napi_env, info: sys::napi_callback_
     unsafe {
         run(env, info, |calls| {
             let (pool, size, alignment) = calls.allocate_request();
-            let (tag, clearing) = calls.options();
+            let (tag, clearing, resident) = calls.options();
             let alignment = checked(Some(alignment), MIN_ALIGNMENT)?;
             let mut request = SliceRequest::new(size, alignment);
             (request.tag, request.clearing) = (tag, clearing);
-            calls.last.with(pool, open, |pool| pool.request(request).map(|slice| calls.respond(&slice)))
+            calls.last.with(pool, open, |pool| {
+                let slice = match resident {
+                    true => pool.request_resident(request)?,
+                    false => Some(pool.request(request)?),
+                };
+                slice.iter().for_each(|slice| calls.respond(slice));
+                if resident {
+                    calls.answer(slice.is_some());
+                }
+                Ok(())
+            })
         })
     }
 }
@@ -313,6 +326,16 @@ fn alias<T>(env: &Env, data: *mut T) -> Result<Unknown<'_>> {
     check(status, "napi_create_external_arraybuffer")?;
     // SAFETY: just made, in this environment and scope.
     Ok(unsafe { Unknown::from_raw_unchecked(env.raw(), value) })
+}
+
+/// The numbers of a slice that another thread allocated: CPU address, device address (-1: none), chunk, region and id,
+/// as in the aliased buffer.
+pub fn slice_numbers(slice: &Slice) -> Vec<f64> {
+    let [chunk, chunk_generation] = halves(slice.chunk.get()).map(f64::from);
+    let [slot, slot_generation] = halves(slice.region.to_raw()).map(f64::from);
+    let device_address = slice.device_address.map_or(-1.0, |address| address as f64);
+    let id = slice.id.get() as f64;
+    vec![slice.address as f64, device_address, chunk, chunk_generation, slot, slot_generation, id]
 }
 
 /// Splits 64 bits into two numbers that a runtime represents without allocating.

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::Arc;
 use std::time::Duration;
 
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
+use super::async_task::{start, AsyncTask, Completer, Outcome};
 use super::devices::{Device, Simulated};
 use super::env::{throw, EnvData};
 use super::registry;
@@ -16,6 +18,7 @@ use crate::error::{Error, ErrorCode};
 use crate::manager::{orphaned_pins, unpin_orphan, Manager};
 use crate::pool::SlabOptions;
 use crate::sys::reserve_fd;
+use crate::sys::thread_pool::ThreadPool;
 
 /// Sets an environment up, before any other call. `make_error` constructs a `MemoryError`. `finalizers_follow_memory`
 /// says that a finalizer proves that no ArrayBuffer is left, whichever thread it runs on (Deno).
@@ -128,6 +131,56 @@ pub fn close_manager(manager: f64) {
         manager.dispose();
         manager.wait_for_frees(DISPOSE_TIMEOUT);
     }
+}
+
+/// Threads that dispose of managers. Each waits for a driver, so that a hung one holds up its own managers only.
+static DISPOSERS: ThreadPool = ThreadPool::new("rkllm-dispose", MAX_DISPOSERS);
+
+/// More managers than a process disposes of at the same time.
+const MAX_DISPOSERS: usize = 256;
+
+/// A manager that another thread disposes of. If the system has no thread, the caller's frees the memory, and waits for
+/// no driver.
+struct Closing {
+    manager: Option<Arc<Manager>>,
+    completer: Option<Completer>,
+}
+
+impl Closing {
+    fn run(mut self) {
+        if let Some(manager) = self.manager.take() {
+            manager.dispose();
+            manager.wait_for_present_frees();
+        }
+    }
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        if let Some(manager) = self.manager.take() {
+            manager.dispose();
+        }
+        if let Some(completer) = self.completer.take() {
+            completer.complete(Ok(Outcome::DONE));
+        }
+    }
+}
+
+/// Closes the pools of a manager that is about to be closed: they and their blocks are known no more. Their memory
+/// stays until then.
+#[napi(catch_unwind)]
+pub fn close_pools(manager: f64) {
+    registry::close_pools_of(manager);
+}
+
+/// Like [`close_manager`], on another thread: the promise resolves when the driver has taken back all memory.
+#[napi(catch_unwind)]
+pub fn close_manager_async(env: &Env, manager: f64) -> Result<AsyncTask<'_>> {
+    let (task, completer) = start(env)?;
+    let closing = Closing { manager: registry::close_manager(manager), completer: Some(completer) };
+    // Without a thread the job was dropped, which disposed of the manager.
+    drop(DISPOSERS.run(move || closing.run()));
+    Ok(task)
 }
 
 /// Closes a manager whose JavaScript object was collected. Its buffers keep the device open until the last of them

@@ -159,7 +159,7 @@ pub fn allocate_system<'env>(env: &'env Env, handle: f64, size: f64, options: Op
 pub fn allocate_npu_async(env: &Env, handle: f64, size: f64, options: Option<Npu>) -> Result<AsyncTask<'_>> {
     let options = options.unwrap_or_default().into();
     let manager = manager(handle).map_err(throw(env))?;
-    let work = move || Ok(Outcome::Memory(Box::new(manager.prepare_npu(size as u64, &options)?)));
+    let work = move || manager.prepare_npu(size as u64, &options).map(Outcome::memory);
     spawn(env, &DRIVER_THREADS, work)
 }
 
@@ -258,5 +258,5 @@ pub fn sync_async<'env>(
     let manager = manager(handle).map_err(throw(env))?;
     let job =
         manager.prepare_sync(&allocation, direction, offset as u64, length.map(|n| n as u64)).map_err(throw(env))?;
-    spawn(env, &DRIVER_THREADS, move || job.run().map(|()| Outcome::Done))
+    spawn(env, &DRIVER_THREADS, move || job.run().map(|()| Outcome::DONE))
 }

@@ -3,9 +3,12 @@
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
+use super::async_task::{spawn, AsyncTask, Outcome};
 use super::buffer::expose;
 use super::env::throw;
+use super::memory::DRIVER_THREADS;
 use super::registry::{handle as movable, pool, pool_of_block};
+use crate::handle::Handle;
 use crate::pool::{Clearing, Slice};
 
 /// Returns CPU address and device address (-1: none).
@@ -13,7 +16,8 @@ fn addresses(slice: &Slice) -> Vec<f64> {
     vec![slice.address as f64, slice.device_address.map_or(-1.0, |address| address as f64)]
 }
 
-/// Allocates a movable slice: `[handle, id]`. The pool knows it by the handle, every output by the id.
+/// Allocates a movable slice: `[handle, id]`. The pool knows it by the handle, every output by the id. `resident`:
+/// nothing, if the request may have to wait for a driver.
 #[napi(catch_unwind, ts_return_type = "[handle: number, id: number]")]
 pub fn movable_allocate(
     env: &Env,
@@ -22,13 +26,40 @@ pub fn movable_allocate(
     alignment: Option<f64>,
     zeroed: Option<bool>,
     tag: Option<String>,
-) -> Result<Vec<f64>> {
+    resident: Option<bool>,
+) -> Result<Option<Vec<f64>>> {
     let allocated = pool(handle).and_then(|open| {
-        let alignment = alignment.map(|alignment| alignment as u64);
-        open.manager()?.allocate_movable(&open.pool, size as u64, alignment, Clearing::of(zeroed), tag.map(Into::into))
+        let (size, alignment) = (size as u64, alignment.map(|alignment| alignment as u64));
+        let (manager, clearing, tag) = (open.manager()?, Clearing::of(zeroed), tag.map(Into::into));
+        match resident {
+            Some(true) => manager.allocate_movable_resident(&open.pool, size, alignment, clearing, tag),
+            _ => manager.allocate_movable(&open.pool, size, alignment, clearing, tag).map(Some),
+        }
     });
-    let (handle, slice) = allocated.map_err(throw(env))?;
-    Ok(vec![handle.get() as f64, slice.id.get() as f64])
+    let allocated = allocated.map_err(throw(env))?;
+    Ok(allocated.map(|(handle, slice)| vec![handle.get() as f64, slice.id.get() as f64]))
+}
+
+/// Allocates a movable slice on another thread: a promise of `[handle, id]`, or of nothing after a reset of the pool.
+#[napi(catch_unwind)]
+pub fn movable_allocate_async(
+    env: &Env,
+    handle: f64,
+    size: f64,
+    alignment: Option<f64>,
+    zeroed: Option<bool>,
+    tag: Option<String>,
+) -> Result<AsyncTask<'_>> {
+    let open = pool(handle).map_err(throw(env))?;
+    let manager = open.manager().map_err(throw(env))?;
+    let (size, alignment) = (size as u64, alignment.map(|alignment| alignment as u64));
+    let (clearing, tag) = (Clearing::of(zeroed), tag.map(Into::into));
+    let work = move || {
+        let made = manager.prepare_movable(&open.pool, size, alignment, clearing, tag);
+        let numbers = |(handle, id): (Handle, u64)| vec![handle.get() as f64, id as f64];
+        Outcome::unless_reset(made.map(|made| Outcome::numbers(move || made.claim().map(numbers))))
+    };
+    spawn(env, &DRIVER_THREADS, work)
 }
 
 /// Returns the current addresses of a movable slice.

@@ -3,15 +3,17 @@
 use napi::bindgen_prelude::*;
 use napi_derive::napi;
 
+use super::async_task::{spawn, AsyncTask, Outcome};
 use super::buffer::expose;
 use super::env::throw;
-use super::fast_path::slice_name;
+use super::fast_path::{slice_name, slice_numbers};
 use super::manager::milliseconds;
-use super::memory::{Npu, System};
+use super::memory::{Npu, System, DRIVER_THREADS};
 use super::registry::{close_pool, manager, open_pool, pool, pool_of_block};
+use crate::device::memory::alignment as checked;
 use crate::manager::{block_dropped, PoolMemory, PoolOptions};
-use crate::pool::{self, Clearing};
-use crate::units::MemoryKind;
+use crate::pool::{self, Clearing, DeferredRequest, SliceRequest, TagId, UnclaimedSlice};
+use crate::units::{MemoryKind, MIN_ALIGNMENT};
 
 /// Options of a new pool.
 #[napi(object)]
@@ -106,7 +108,23 @@ pub fn create_pool(env: &Env, handle: f64, request: PoolRequest) -> Result<f64> 
     Ok(open_pool(handle, pool))
 }
 
-/// Allocates a slice with its ArrayBuffer: `[buffer, handle]`.
+/// Creates a pool on another thread: a promise of its handle.
+#[napi(catch_unwind)]
+pub fn create_pool_async(env: &Env, handle: f64, request: PoolRequest) -> Result<AsyncTask<'_>> {
+    let maker = manager(handle).map_err(throw(env))?;
+    let work = move || {
+        let prepared = maker.prepare_pool(&request.into())?;
+        Ok(Outcome::new(move |env| {
+            // Looked up again: the manager may have been closed meanwhile.
+            let pool = manager(handle).and_then(|manager| manager.enter_pool(prepared)).map_err(throw(env))?;
+            Ok(env.create_double(open_pool(handle, pool))?.raw())
+        }))
+    };
+    spawn(env, &DRIVER_THREADS, work)
+}
+
+/// Allocates a slice with its ArrayBuffer: `[buffer, handle]`. `resident`: nothing, if the request may have to wait for
+/// a driver.
 #[napi(catch_unwind, ts_return_type = "[buffer: ArrayBuffer, handle: number]")]
 pub fn allocate_from_pool<'env>(
     env: &'env Env,
@@ -115,12 +133,62 @@ pub fn allocate_from_pool<'env>(
     alignment: Option<f64>,
     zeroed: Option<bool>,
     tag: Option<String>,
-) -> Result<Array<'env>> {
+    resident: Option<bool>,
+) -> Result<Option<Array<'env>>> {
     let allocated = pool(handle).and_then(|open| {
-        let alignment = alignment.map(|alignment| alignment as u64);
-        open.manager()?.allocate_from(&open.pool, size as u64, alignment, Clearing::of(zeroed), tag.map(Into::into))
+        let (size, alignment) = (size as u64, alignment.map(|alignment| alignment as u64));
+        let (manager, clearing, tag) = (open.manager()?, Clearing::of(zeroed), tag.map(Into::into));
+        match resident {
+            Some(true) => manager.allocate_resident(&open.pool, size, alignment, clearing, tag),
+            _ => manager.allocate_from(&open.pool, size, alignment, clearing, tag).map(Some),
+        }
     });
-    expose(env, allocated)
+    allocated.transpose().map(|allocated| expose(env, allocated)).transpose()
+}
+
+/// Allocates a slice on another thread: a promise of `[buffer, handle]`, or of nothing after a reset of the pool.
+#[napi(catch_unwind)]
+pub fn allocate_from_pool_async(
+    env: &Env,
+    handle: f64,
+    size: f64,
+    alignment: Option<f64>,
+    zeroed: Option<bool>,
+    tag: Option<String>,
+) -> Result<AsyncTask<'_>> {
+    let open = pool(handle).map_err(throw(env))?;
+    let manager = open.manager().map_err(throw(env))?;
+    let (size, alignment) = (size as u64, alignment.map(|alignment| alignment as u64));
+    let (clearing, tag) = (Clearing::of(zeroed), tag.map(Into::into));
+    let work = move || {
+        let prepared = manager.prepare_from(&open.pool, size, alignment, clearing, tag);
+        Outcome::unless_reset(prepared.map(Outcome::memory))
+    };
+    spawn(env, &DRIVER_THREADS, work)
+}
+
+/// Allocates a slice without an ArrayBuffer on another thread: a promise of its numbers, or of nothing after a reset of
+/// the pool. `tag` is a number of [`pool_tag`], or -1.
+#[napi(catch_unwind)]
+pub fn pool_allocate_async(
+    env: &Env,
+    handle: f64,
+    size: f64,
+    alignment: f64,
+    zeroed: Option<bool>,
+    tag: i32,
+) -> Result<AsyncTask<'_>> {
+    let open = pool(handle).map_err(throw(env))?;
+    let mut request =
+        SliceRequest::new(size as u64, checked(Some(alignment as u64), MIN_ALIGNMENT).map_err(throw(env))?);
+    (request.tag, request.clearing) = (u32::try_from(tag).ok().map(TagId::from_raw), Clearing::of(zeroed));
+    let request = DeferredRequest::new(open.pool, request);
+    let work = move || {
+        let made = request.run();
+        let numbers = |made: UnclaimedSlice| Outcome::numbers(move || made.claim().map(|slice| slice_numbers(&slice)));
+        Outcome::unless_reset(made.map(numbers))
+    };
+    spawn(env, &DRIVER_THREADS, work)
 }
 
 /// Creates the ArrayBuffer of a slice that the fast path has allocated: `[buffer, handle]`.

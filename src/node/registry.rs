@@ -145,6 +145,12 @@ fn end_manager(handle: Handle, open: OpenManager) -> Arc<Manager> {
     open.manager
 }
 
+/// Removes the pools of a manager.
+pub fn close_pools_of(manager: f64) {
+    drop(POOLS.remove_of(handle(manager)));
+    last_pool::forget();
+}
+
 fn dispose_managers_of(env: EnvId) {
     for (handle, open) in MANAGERS.remove_of(env) {
         end_manager(handle, open).leave();

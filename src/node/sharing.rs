@@ -86,10 +86,7 @@ pub fn import_dma_buf_async(
     let manager = manager(handle).map_err(throw(env))?;
     // A duplicate, because JavaScript may close the original as soon as this returns.
     let copy = checked_fd(fd).and_then(duplicate).map_err(throw(env))?;
-    let work = move || {
-        let prepared = manager.prepare_import(copy.as_fd(), range, tag.map(Into::into))?;
-        Ok(Outcome::Memory(Box::new(prepared)))
-    };
+    let work = move || manager.prepare_import(copy.as_fd(), range, tag.map(Into::into)).map(Outcome::memory);
     spawn(env, &DRIVER_THREADS, work)
 }
 
@@ -171,7 +168,7 @@ pub fn await_message(env: &Env, handle: f64) -> Result<AsyncTask<'_>> {
         }
     };
     let waiter = Arc::clone(&completer);
-    let waits = inbox.when_readable(Box::new(move || complete(&waiter, Ok(Outcome::Done))));
+    let waits = inbox.when_readable(Box::new(move || complete(&waiter, Ok(Outcome::DONE))));
     if let Err(error) = waits {
         let error = match error.raw_os_error() {
             Some(libc::EMFILE | libc::ENFILE) => socket_error(&error, "epoll_create1", inbox.path()),
@@ -203,7 +200,7 @@ pub fn send_dma_buf(
     let work = move || {
         let path = Path::new(&path);
         let sent = fd_socket::send(path, copy.as_fd(), part.as_ref(), message.as_bytes());
-        sent.map(|()| Outcome::Done).map_err(|error| socket_error(&error, "sendmsg", path))
+        sent.map(|()| Outcome::DONE).map_err(|error| socket_error(&error, "sendmsg", path))
     };
     spawn(env, &SENDER_THREADS, work)
 }

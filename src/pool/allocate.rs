@@ -17,7 +17,7 @@ use crate::units::format_bytes;
 
 /// The work that a new slice leaves for outside the lock. Mostly there is none.
 #[derive(Debug, Default)]
-struct Later {
+pub(super) struct Later {
     /// The bytes in use, for a warning that little of the maximum is left.
     near: Option<u64>,
     /// The bytes in use with a tag, and the tag's limit, for a warning.
@@ -94,7 +94,7 @@ impl Pool {
     }
 
     /// Raises `alignment` to the pool's own. Refuses one beyond that of the chunks.
-    fn aligned(&self, size: u64, alignment: u64) -> Result<u64> {
+    pub(super) fn aligned(&self, size: u64, alignment: u64) -> Result<u64> {
         let coarsest = self.layout.alignment.max(page_size());
         if !alignment.is_power_of_two() {
             let message = format!("alignment is {alignment}; it must be a power of two");
@@ -116,24 +116,34 @@ impl Pool {
     #[inline]
     fn try_allocate(&self, request: &SliceRequest) -> Result<Slice> {
         let mut later = Later::default();
-        match self.take(request, None, &mut later)? {
+        match self.take(request, None, false, &mut later)? {
             Some(slice) if later.is_nothing() => Ok(slice),
             Some(slice) => self.finish(slice, later),
             None => self.make_room(request),
         }
     }
 
-    /// Takes a slice of the chunks, of `grown` first. `None` if none has room.
+    /// Takes a slice of the chunks, of `grown` first. `None` if none has room, or if `resident` and the slice might have
+    /// to be cleared.
     ///
     /// The slice is written once, outside the lock's scope: a wide copy of fields that were just written makes the
     /// processor wait, a tenth of an allocation's time.
     #[inline(always)]
-    fn take(&self, request: &SliceRequest, grown: Option<Handle>, later: &mut Later) -> Result<Option<Slice>> {
+    pub(super) fn take(
+        &self,
+        request: &SliceRequest,
+        grown: Option<Handle>,
+        resident: bool,
+        later: &mut Later,
+    ) -> Result<Option<Slice>> {
         let SliceRequest { size, alignment, tag, .. } = *request;
         let mut state = self.state();
         state.alive(self.name())?;
         if state.waiting.is_due(&self.reuse) && self.layout.delay == 0 {
             state = self.end_due_waits(state)?;
+        }
+        if resident && state.may_clear(request) {
+            return Ok(None);
         }
         let peak = state.chunks.peak_allocated;
         let slice = match grown.and_then(|chunk| state.take_from(chunk, size, alignment)) {
@@ -161,7 +171,7 @@ impl Pool {
     }
 
     /// Does what a new slice left for outside the lock.
-    fn finish(&self, slice: Slice, later: Later) -> Result<Slice> {
+    pub(super) fn finish(&self, slice: Slice, later: Later) -> Result<Slice> {
         later.near.into_iter().for_each(|used| self.warn(used));
         later.near_tag.into_iter().for_each(|(tag, (used, max))| self.warn_tag(tag, used, max));
         if later.sampled {
@@ -206,7 +216,7 @@ impl Pool {
                 }
             }
             let mut later = Later::default();
-            if let Some(slice) = self.take(request, grown, &mut later)? {
+            if let Some(slice) = self.take(request, grown, false, &mut later)? {
                 return self.finish(slice, later);
             }
         }

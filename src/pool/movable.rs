@@ -35,16 +35,44 @@ impl Pool {
     ///
     /// Errors: those of [`request`](Self::request) and [`Account::admit`].
     pub fn request_movable(&self, request: SliceRequest, account: Option<&Account>) -> Result<(Handle, Slice)> {
-        let own = account.and_then(|account| account.tag.as_ref());
-        self.try_request_movable(request, account).map_err(|error| self.refused(request.size, own, error))
+        let made = self.movable_at(request, account, |request| self.request_held(request).map(Some))?;
+        made.ok_or_else(freed)
     }
 
-    fn try_request_movable(&self, request: SliceRequest, account: Option<&Account>) -> Result<(Handle, Slice)> {
+    /// Like [`request_movable`](Self::request_movable), from the chunks that the pool has. Returns `None` if the
+    /// request may have to wait for a driver.
+    ///
+    /// Errors: those of [`request_movable`](Self::request_movable), but for those of a growth.
+    pub fn request_movable_resident(
+        &self,
+        request: SliceRequest,
+        account: Option<&Account>,
+    ) -> Result<Option<(Handle, Slice)>> {
+        self.movable_at(request, account, |request| self.request_resident_held(request))
+    }
+
+    /// Makes the slice that `place` returns movable.
+    fn movable_at(
+        &self,
+        request: SliceRequest,
+        account: Option<&Account>,
+        place: impl FnOnce(SliceRequest) -> Result<Option<Slice>>,
+    ) -> Result<Option<(Handle, Slice)>> {
+        let own = account.and_then(|account| account.tag.as_ref());
+        self.try_movable_at(request, account, place).map_err(|error| self.refused(request.size, own, error))
+    }
+
+    fn try_movable_at(
+        &self,
+        request: SliceRequest,
+        account: Option<&Account>,
+        place: impl FnOnce(SliceRequest) -> Result<Option<Slice>>,
+    ) -> Result<Option<(Handle, Slice)>> {
         let SliceRequest { size, alignment, .. } = request;
         let mut admission = account.map(|account| account.admit(size)).transpose()?;
         let tag = account.and_then(|account| account.tag.clone());
         let owner = self.owner(tag.as_ref());
-        let slice = self.request_held(SliceRequest { owner, ..request })?;
+        let Some(slice) = place(SliceRequest { owner, ..request })? else { return Ok(None) };
         let covered = admission.as_mut().map_or(Ok(()), |admission| admission.cover(slice.padded));
         if let Err(error) = covered {
             self.free(slice.chunk, slice.region)?;
@@ -63,7 +91,7 @@ impl Pool {
         if sampled {
             notify();
         }
-        Ok((id, slice))
+        Ok(Some((id, slice)))
     }
 
     /// The current place of a movable slice, its requested bytes and its tag.

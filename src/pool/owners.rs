@@ -59,6 +59,11 @@ impl Owners {
         owner
     }
 
+    /// Reports whether bytes of an owner other than `owner` may be in the pool. Records nothing.
+    pub(super) fn may_have_others(&self, owner: Owner) -> bool {
+        self.only != Owner::NOBODY && (self.only != owner || owner == Owner::MIXED)
+    }
+
     /// Reports whether the pool's bytes have been those of `owner` only, from now on too.
     #[inline]
     pub(super) fn are_only(&mut self, owner: Owner) -> bool {

@@ -35,6 +35,14 @@ pub(super) struct Tag {
     bytes: u64,
     /// Whether JavaScript may still use the number.
     held: bool,
+    /// The number of requests on other threads that use the number.
+    requests: u64,
+}
+
+impl Tag {
+    fn is_unused(&self) -> bool {
+        self.live == 0 && self.requests == 0 && !self.held
+    }
 }
 
 /// The tags of a pool, by number and by name.
@@ -74,7 +82,7 @@ impl SliceTags {
         let Some(Some(tag)) = self.tags.get_mut(id.0 as usize) else { return };
         tag.account.freed(bytes);
         (tag.live, tag.bytes) = (tag.live - 1, tag.bytes - bytes);
-        if tag.live == 0 && !tag.held {
+        if tag.is_unused() {
             self.remove(id);
         }
     }
@@ -85,7 +93,7 @@ impl SliceTags {
             let Some(tag) = &mut self.tags[id] else { continue };
             tag.account.all_freed(tag.live, tag.bytes);
             (tag.live, tag.bytes) = (0, 0);
-            if !tag.held {
+            if tag.is_unused() {
                 self.remove(TagId(id as u32));
             }
         }
@@ -108,7 +116,7 @@ impl SliceTags {
             }
             return id;
         }
-        let tag = Some(Tag { name: Arc::clone(name), account, owner, live: 0, bytes: 0, held: true });
+        let tag = Some(Tag { name: Arc::clone(name), account, owner, live: 0, bytes: 0, held: true, requests: 0 });
         let id = match self.vacant.pop() {
             Some(id) => {
                 self.tags[id as usize] = tag;
@@ -129,9 +137,24 @@ impl SliceTags {
         for id in std::mem::take(&mut self.held) {
             let Some(Some(tag)) = self.tags.get_mut(id.0 as usize) else { continue };
             tag.held = false;
-            if tag.live == 0 {
+            if tag.is_unused() {
                 self.remove(id);
             }
+        }
+    }
+
+    /// Keeps a number for a request on another thread, until [`end_request`](Self::end_request).
+    pub(super) fn begin_request(&mut self, id: TagId) {
+        if let Some(Some(tag)) = self.tags.get_mut(id.0 as usize) {
+            tag.requests += 1;
+        }
+    }
+
+    pub(super) fn end_request(&mut self, id: TagId) {
+        let Some(Some(tag)) = self.tags.get_mut(id.0 as usize) else { return };
+        tag.requests = tag.requests.saturating_sub(1);
+        if tag.is_unused() {
+            self.remove(id);
         }
     }
 

@@ -85,15 +85,29 @@ impl PoolState {
     /// Reports whether a new slice has to be cleared, and records its owner.
     #[inline]
     pub(super) fn must_clear(&mut self, slice: &Slice, request: &SliceRequest) -> bool {
-        let owner = match request.tag {
-            None => request.owner,
-            Some(tag) => self.tags.get(tag).map_or(Owner::UNTAGGED, |tag| tag.owner),
-        };
+        let owner = self.owner_of(request);
         let foreign = !self.owners.are_only(owner) && self.give(owner, slice, request.clearing != Clearing::None);
         match request.clearing {
             Clearing::All => true,
             Clearing::OtherTags => foreign,
             Clearing::None => false,
+        }
+    }
+
+    /// Reports whether a new slice might have to be cleared, wherever it is.
+    pub(super) fn may_clear(&self, request: &SliceRequest) -> bool {
+        match request.clearing {
+            Clearing::All => true,
+            Clearing::OtherTags => self.owners.may_have_others(self.owner_of(request)),
+            Clearing::None => false,
+        }
+    }
+
+    #[inline]
+    fn owner_of(&self, request: &SliceRequest) -> Owner {
+        match request.tag {
+            None => request.owner,
+            Some(tag) => self.tags.get(tag).map_or(Owner::UNTAGGED, |tag| tag.owner),
         }
     }
 

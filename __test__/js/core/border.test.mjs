@@ -101,7 +101,7 @@ async function throwsOnlyMemoryErrors(what, call) {
 }
 
 /** Methods that end the object or wait for other processes: they are called last, or not with these arguments. */
-const ENDS = new Set(['dispose', 'close', 'free', 'release', Symbol.dispose, 'receive', 'writeReport'])
+const ENDS = new Set(['dispose', 'disposeAsync', 'close', 'free', 'release', 'receive', 'writeReport'])
 
 test('every method throws a MemoryError for a wrong receiver', async (t) => {
   for (const object of Object.values(instances(t))) {
@@ -110,7 +110,7 @@ test('every method throws a MemoryError for a wrong receiver', async (t) => {
       const what = `${object.constructor.name}.${String(name)}`
       for (const receiver of [...RECEIVERS, new Proxy(object, {}), Object.create(object)]) {
         for (const args of [[], [4096], ['x', {}]]) {
-          if (typeof name === 'symbol' && name !== Symbol.dispose) continue // util.inspect calls it
+          if (name === inspect.custom) continue // util.inspect calls it
           const error = await thrown(() => Reflect.apply(member, receiver, args))
           if (error === undefined) continue // it reads no state
           assert.ok(error instanceof MemoryError, `${what} on ${show(receiver)}: ${show(error)}`)
@@ -143,6 +143,14 @@ test('every method throws a MemoryError for wrong arguments', async (t) => {
         await throwsOnlyMemoryErrors(what, () => Reflect.apply(member, object, args))
       }
     }
+  }
+})
+
+test('disposeAsync rejects with a MemoryError for wrong options, and disposes of nothing', async (t) => {
+  const { manager } = instances(t)
+  for (const options of [null, 1, 'x', [], { sgnal: 1 }, { signal: {} }, revoked()]) {
+    await throwsOnlyMemoryErrors('disposeAsync', () => manager.disposeAsync(options))
+    assert.equal(manager.disposed, false, show(options))
   }
 })
 

@@ -11,12 +11,20 @@ const end = isMainThread ? process.argv[2] : workerData
 function busy() {
   const manager = new MemoryManager({ backend: 'simulated', simulated: { latencyMs: 30 } })
   const held = manager.allocateNPUMemory(4096)
-  const quiet = (promise) => promise.catch(() => {})
+  const quiet = (promise) => void promise.catch(() => {})
+  const grows = manager.createMemoryPool({ name: 'grows', initialSize: 0, chunkSize: 2 ** 20, maxSize: 2 ** 28 })
+  quiet(manager.createMemoryPoolAsync({ name: 'new', initialSize: 2 ** 20 }))
+  quiet(manager.createInferenceBuffersAsync({ contextLength: 64, hiddenSize: 64 }))
+  for (const movable of [true, false]) quiet(grows.allocateAsync(2 ** 20, { movable, tag: 'x' }))
+  quiet(manager.allocateFromPoolAsync('grows', 2 ** 20))
   for (let i = 0; i < 8; i++) {
     quiet(manager.allocateNPUMemoryAsync(2 ** 21))
     quiet(manager.syncToDeviceAsync(held))
   }
   for (const size of [4096, 2 ** 21]) manager.deallocate(manager.allocateNPUMemory(size, { dedicated: true }))
+  const disposed = new MemoryManager({ backend: 'simulated', simulated: { latencyMs: 30 } })
+  for (let i = 0; i < 300; i++) disposed.allocateNPUMemory(4096)
+  quiet(disposed.disposeAsync())
 }
 
 if (!isMainThread) {

@@ -33,6 +33,8 @@ let nextMark = 1
 let pools = []
 /** Blocks without a buffer: block → its pool. `live` has the others, by their buffer. */
 let blocks = new Map()
+/** The promises of aborted allocations. */
+let aborted = []
 /** Number of buffers that only the collector can free. Some may already be freed. */
 let adrift = 0
 
@@ -48,13 +50,13 @@ const add = (buffer, info) => live.set(buffer, info)
 const take = () => (live.size ? pick([...live.keys()]) : undefined)
 
 const actions = {
-  allocate() {
+  async allocate() {
     const manager = pick(managers)
     const kind = pick(['npu', 'system'])
     const size = pick([1, 100, 4096, 5000, 65536, 300_000, 2_000_000])
     const options = { tag: pick([undefined, 'a', 'b']), alignment: pick([undefined, 64, 4096]) }
-    const buffer =
-      kind === 'npu' ? manager.allocateNPUMemory(size, options) : manager.allocateSystemMemory(size, options)
+    const verb = kind === 'npu' ? pick(['allocateNPUMemory', 'allocateNPUMemoryAsync']) : 'allocateSystemMemory'
+    const buffer = await manager[verb](size, options)
     assert.equal(buffer.byteLength, size)
     assert.ok(holds(buffer, 0), 'fresh memory is zero')
     const mark = 1 + (nextMark++ % 255)
@@ -162,7 +164,7 @@ const actions = {
       adrift++
     }
   },
-  createPool() {
+  async createPool() {
     if (pools.length > 5) return
     const manager = pick(managers)
     const [name, kind] = [`pool ${nextMark++}`, pick(['npu', 'system'])]
@@ -174,10 +176,13 @@ const actions = {
       alignment: pick([undefined, 64, 256, 4096]),
       tag: pick([undefined, 'c']),
     }
-    pools.push({ manager, kind, name, pool: manager.createMemoryPool({ name, kind, initialSize, ...options }) })
+    const request = { name, kind, initialSize, ...options }
+    if (below(3) === 0) abort((signal) => manager.createMemoryPoolAsync({ ...request, signal }))
+    const pool = await manager[pick(['createMemoryPool', 'createMemoryPoolAsync'])](request)
+    pools.push({ manager, kind, name, pool })
     assert.throws(() => manager.createMemoryPool({ name, initialSize }), { code: 'ERR_POOL_EXISTS' })
   },
-  poolAllocate() {
+  async poolAllocate() {
     const one = pools.length && pick(pools)
     if (!one) return
     const { manager, kind, pool } = one
@@ -185,8 +190,14 @@ const actions = {
     const options = pick([
       undefined, undefined, { zeroed: true }, { tag: 'd' }, { alignment: 4096 }, { zeroed: true, alignment: 128 },
     ])
-    const made = within(() =>
-      pick([() => pool.allocate(size, options), () => pool.allocateBuffer(size, options), () => pool.allocate(size)])(),
+    const made = await within(
+      pick([
+        () => pool.allocate(size, options),
+        () => pool.allocateBuffer(size, options),
+        () => pool.allocate(size),
+        () => pool.allocateAsync(size, options),
+        () => manager.allocateFromPoolAsync(pool, size, options),
+      ]),
     )
     if (made === undefined) return
     if (made instanceof ArrayBuffer) return mark(made, one, undefined, options?.zeroed)
@@ -259,12 +270,12 @@ const actions = {
     gc()
     await nextTurn()
   },
-  dispose() {
+  async dispose() {
     if (below(20) > 0) return
     const manager = managers[0]
     const mine = [...live].filter(([, info]) => info.manager === manager).map(([buffer]) => buffer)
     const moved = mine.map((buffer) => buffer.byteLength)
-    manager.dispose()
+    await pick([() => manager.dispose(), () => manager.disposeAsync()])()
     endBlocks(pools.filter((one) => one.manager === manager))
     pools = pools.filter((one) => one.manager !== manager)
     for (const [i, buffer] of mine.entries()) {
@@ -281,7 +292,10 @@ const weighted = Object.entries(actions).flatMap(([name, act]) =>
 
 for (let i = 0; i < steps; i++) {
   await pick(weighted)()
-  if (i % 50 === 0) check()
+  if (i % 50 > 0) continue
+  await Promise.all(aborted)
+  aborted = []
+  check()
 }
 check()
 live = new Map()
@@ -336,10 +350,18 @@ function mark(buffer, { manager, kind, pool, name }, block, zeroed) {
   add(buffer, { manager, kind, group, pool, block })
 }
 
+/** Starts an allocation and aborts it. */
+function abort(start) {
+  const controller = new AbortController()
+  const reason = new Error('aborted')
+  aborted.push(assert.rejects(start(controller.signal), (error) => error === reason))
+  controller.abort(reason)
+}
+
 /** Returns the allocation, or undefined if the pool is full or too small. */
-function within(allocate) {
+async function within(allocate) {
   try {
-    return allocate()
+    return await allocate()
   } catch (error) {
     assert.match(error.code, /^ERR_(POOL_EXHAUSTED|OUT_OF_RANGE)$/, error.stack)
   }

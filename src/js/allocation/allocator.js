@@ -7,16 +7,10 @@ const { npuAllocationAsync, npuRequest, systemRequest } = require('../core/alloc
 const native = require('../core/binding.js')
 const buffers = require('../core/buffers.js')
 const { memoryError } = require('../core/errors.js')
-const { collectGarbage } = require('../core/gc.js')
 const { jsonable } = require('../core/json.js')
-const { disposedError } = require('../core/manager-handle.js')
 const { integer } = require('../core/options.js')
-const { setImmediate } = require('../core/runtime.js')
 
 const { allocatorOf, arrayBufferOf, byteLengthOf, detachedError, handleOf, isBlock, remember, underlying } = buffers
-
-/** How often an asynchronous allocation is tried before exhaustion is an error. */
-const ASYNC_TRIES = 3
 
 /**
  * @typedef {import('../types/allocations.js').BufferInfo} BufferInfo
@@ -27,12 +21,12 @@ const ASYNC_TRIES = 3
 
 class Allocator {
   #handle
+  #async
   #buffers
   #notifications
   #processLimits
   #publisher
   #reclaimer
-  #tasks
   /**
    * Reports syncs that the program missed, with `debug.checkSync`.
    *
@@ -50,19 +44,20 @@ class Allocator {
    * @param {import('../core/notifications.js').Notifications} parts.notifications
    * @param {{ allocated(): void }} parts.processLimits
    * @param {import('../core/diagnostics-channels.js').ChannelPublisher} parts.publisher
-   * @param {{ allocateWithReclaim<T>(allocate: () => T, wanted: object): T, reclaimFor(error: unknown): boolean }}
-   * parts.reclaimer
-   * @param {import('../core/async-tasks.js').AsyncTasks} parts.tasks
+   * @param {{ allocateWithReclaim<T>(allocate: () => T, wanted: object): T }} parts.reclaimer
+   * @param {import('./async-allocations.js').AsyncAllocations} parts.asyncAllocations
    * @param {import('./waits.js').Waits} parts.waits
    */
-  constructor({ handle, buffers, notifications, processLimits, publisher, reclaimer, tasks, waits }) {
+  constructor(parts) {
+    const { handle, buffers, notifications, processLimits, publisher, reclaimer, waits } = parts
     this.#handle = handle
+    // Made at the first use.
+    this.#async = () => parts.asyncAllocations
     this.#buffers = buffers
     this.#notifications = notifications
     this.#processLimits = processLimits
     this.#publisher = publisher
     this.#reclaimer = reclaimer
-    this.#tasks = tasks
     this.#waits = waits
   }
 
@@ -87,17 +82,9 @@ class Allocator {
     this.#handle.open()
     integer('size', size, 1)
     const { signal, ...request } = npuRequest('allocateNPUMemoryAsync', options, npuAllocationAsync)
-    for (let tries = 1; ; tries++) {
-      if (signal?.aborted) throw signal.reason
-      try {
-        return await this.allocatedBy(() => native.allocateNpuAsync(this.#handle.open(), size, request), signal)
-      } catch (error) {
-        if (tries === ASYNC_TRIES || this.#handle.closed || !this.#reclaimer.reclaimFor(error)) {
-          throw this.#publisher.refused(error, { kind: 'npu', size, tag: request.tag })
-        }
-        await finalizers()
-      }
-    }
+    const start = () => native.allocateNpuAsync(this.#handle.open(), size, request)
+    const wanted = { kind: /** @type {const} */ ('npu'), size, tag: request.tag }
+    return this.#async().allocate(() => this.allocatedBy(start, signal), wanted, signal)
   }
 
   /**
@@ -173,28 +160,51 @@ class Allocator {
   detachAll(pool) {
     /** @type {Array<AllocationMessage | null>} */
     const messages = []
-    for (const buffer of this.#buffers.reachable(pool)) {
-      if (byteLengthOf(buffer) === 0) continue
-      try {
-        const reportMissing = this.missingSyncs?.beforeFree(buffer, this.handleAmongShared(buffer))
-        const message = this.#publisher.freeing(buffer)
-        this.#buffers.delete(native.deallocate(this.#handle.value, buffer, undefined, handleOf(buffer), true))
-        reportMissing?.()
-        messages.push(message)
-      } catch {
-        // The runtime holds the buffer, or it is marked as untransferable: it stays attached and reads zeros from now
-        // on.
-      }
-    }
+    for (const buffer of this.#buffers.reachable(pool)) messages.push(this.detach(buffer))
     this.#waits.started()
     return () => messages.forEach((message) => this.#publisher.freed(message))
   }
 
+  /** The buffers that `dispose` has to detach. */
+  detachable() {
+    return this.#buffers.reachable()
+  }
+
+  /**
+   * Frees a buffer if that is possible. Returns the message to publish afterwards.
+   *
+   * @param {ArrayBuffer} buffer
+   * @returns {AllocationMessage | null}
+   */
+  detach(buffer) {
+    if (byteLengthOf(buffer) === 0) return null
+    try {
+      const reportMissing = this.missingSyncs?.beforeFree(buffer, this.handleAmongShared(buffer))
+      const message = this.#publisher.freeing(buffer)
+      this.#buffers.delete(native.deallocate(this.#handle.value, buffer, undefined, handleOf(buffer), true))
+      reportMissing?.()
+      return message
+    } catch {
+      // The runtime holds the buffer, or it is marked as untransferable: it stays attached and reads zeros from now on.
+      return null
+    }
+  }
+
   /** @param {unknown} buffer */
   describe(buffer) {
-    const handle = this.#handle.open()
+    this.#handle.open()
+    return this.info(buffer)
+  }
+
+  /**
+   * Like `describe`, also while the manager is being disposed.
+   *
+   * @param {unknown} buffer
+   */
+  info(buffer) {
     const live = this.liveBuffer(buffer)
-    return jsonable(/** @type {BufferInfo} */ (native.describe(handle, live, this.handleAmongShared(live))))
+    const id = this.handleAmongShared(live)
+    return jsonable(/** @type {BufferInfo} */ (native.describe(this.#handle.value, live, id)))
   }
 
   /** @param {unknown} value */
@@ -226,7 +236,7 @@ class Allocator {
   async syncAsync(value, toDevice, offset, length) {
     const request = this.#syncRequest(value, toDevice, offset, length)
     const place = this.missingSyncs?.place()
-    await this.#tasks.run(() => native.syncAsync(...request))
+    await this.#async().run(() => native.syncAsync(...request))
     const [, buffer] = request
     if (byteLengthOf(buffer) > 0) this.missingSyncs?.check(buffer, this.handleAmongShared(buffer), place)
   }
@@ -272,27 +282,28 @@ class Allocator {
   }
 
   /**
-   * Hands out what another thread allocates. The caller may have aborted or disposed of the manager meanwhile.
+   * Hands out what another thread allocates.
    *
-   * @param {() => { promise: Promise<any>, task: number }} start
+   * @param {() => import('./async-allocations.js').Task} start
    * @param {AbortSignal} [signal]
    */
-  async allocatedBy(start, signal) {
-    const made = await this.#tasks.run(start, signal)
-    if (this.#handle.closed) throw disposedError()
-    const buffer = this.allocated(made)
-    if (signal?.aborted) {
-      this.deallocate(buffer)
-      throw signal.reason
-    }
-    return buffer
+  allocatedBy(start, signal) {
+    return this.#async().run(
+      start,
+      signal,
+      (made) => this.allocated(made),
+      (made) => this.giveBack(made),
+    )
   }
-}
 
-/** Lets the finalizers of dropped buffers run: they come some turns of the event loop after a collection. */
-async function finalizers() {
-  collectGarbage()
-  for (let turn = 0; turn < 3; turn++) await new Promise((resolve) => setImmediate(resolve))
+  /**
+   * Frees an allocation that its caller no longer takes.
+   *
+   * @param {Made} made
+   */
+  giveBack([buffer, handle]) {
+    native.deallocate(this.#handle.open(), buffer, undefined, handle)
+  }
 }
 
 module.exports = { Allocator }

@@ -60,8 +60,8 @@ class PendingFrees {
       const wait = { over: false, freed: () => resolve(undefined) }
       this.#waits.add(wait)
       this.#whenEnded(done, () => {
-        this.#waits.delete(wait)
         if (wait.over) return
+        this.#waits.delete(wait)
         try {
           resolve(free())
         } catch (error) {
@@ -71,12 +71,14 @@ class PendingFrees {
     })
   }
 
+  /** Frees nothing any more: the manager is about to free the buffers. */
+  stop() {
+    for (const wait of this.#waits) wait.over = true
+  }
+
   /** Ends all waits: the manager has freed the buffers. */
   end() {
-    for (const wait of this.#waits) {
-      wait.over = true
-      wait.freed()
-    }
+    for (const wait of this.#waits) wait.freed()
     this.#waits.clear()
   }
 

@@ -14,16 +14,22 @@ class AsyncTasks {
   #running = new Set()
 
   /**
-   * Starts a task and waits for its result.
+   * Starts a task and waits for its result. `take` makes the promise's value of it. `giveBack` frees a result that
+   * reaches JavaScript after the end.
    *
+   * @template [R=any]
    * @param {() => { promise: Promise<any>, task: number }} start
    * @param {AbortSignal} [signal]
-   * @returns {Promise<any>}
+   * @param {(result: any) => R} [take]
+   * @param {(result: any) => void} [giveBack]
+   * @returns {Promise<R>}
    */
-  run(start, signal) {
+  run(start, signal, take = asItIs, giveBack = asItIs) {
     return new Promise((resolve, reject) => {
       const { promise, task } = start()
+      let over = false
       const end = (/** @type {unknown} */ reason) => {
+        over = true
         finished()
         native.cancelTask(task)
         reject(reason)
@@ -35,10 +41,13 @@ class AsyncTasks {
       }
       this.#running.add(end)
       signal?.addEventListener('abort', aborted, { once: true })
-      promise.then(
-        (result) => (finished(), resolve(result)),
-        (error) => (finished(), reject(error)),
-      )
+      const settled = (/** @type {any} */ result) => {
+        if (over) return void giveBack(result)
+        finished()
+        resolve(take(result))
+      }
+      // After the end, the promise has rejected already: its error is that of a result which its manager's end freed.
+      promise.then(settled).catch((error) => (finished(), reject(error)))
     })
   }
 
@@ -51,5 +60,7 @@ class AsyncTasks {
     for (const end of [...this.#running]) end(reason)
   }
 }
+
+const asItIs = (/** @type {any} */ result) => result
 
 module.exports = { AsyncTasks }

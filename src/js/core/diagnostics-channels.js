@@ -30,14 +30,18 @@ class ChannelPublisher {
   #manager
   #pools
   #buffers
+  #info
 
   /**
    * @param {import('../types/manager.js').MemoryManager} manager
    * @param {{ byHandle(handle: number): { name: string, kind: MemoryKind } | undefined }} pools
    * @param {{ isMovable(buffer: ArrayBuffer): boolean }} buffers
+   * @param {(buffer: ArrayBuffer) => import('../types/allocations.js').BufferInfo} info describes a buffer, also while
+   * the manager is being disposed
    */
-  constructor(manager, pools, buffers) {
+  constructor(manager, pools, buffers, info) {
     this.#manager = manager
+    this.#info = info
     this.#pools = pools
     this.#buffers = buffers
   }
@@ -102,7 +106,7 @@ class ChannelPublisher {
   #messageOf(buffer) {
     let info
     try {
-      info = this.#manager.describe(buffer)
+      info = this.#info(buffer)
     } catch {
       // Another manager's buffer, for example: freeing it fails with the reason. A message that cannot be made must not
       // fail the call.

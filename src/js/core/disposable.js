@@ -7,9 +7,24 @@
  * @param {(new (...args: any[]) => T) & { prototype: T }} constructor
  * @param {(this: T) => void} dispose
  */
-function defineDispose(constructor, dispose) {
-  if (/** @type {symbol | undefined} */ (Symbol.dispose) === undefined) return
-  Object.defineProperty(constructor.prototype, Symbol.dispose, { value: dispose, configurable: true, writable: true })
+const defineDispose = (constructor, dispose) => define(constructor, Symbol.dispose, dispose)
+
+/**
+ * Gives a class its `Symbol.asyncDispose` method, as `defineDispose`.
+ *
+ * @template {object} T
+ * @param {(new (...args: any[]) => T) & { prototype: T }} constructor
+ * @param {(this: T) => Promise<void>} dispose
+ */
+const defineAsyncDispose = (constructor, dispose) => define(constructor, Symbol.asyncDispose, dispose)
+
+/**
+ * @param {{ prototype: object }} constructor
+ * @param {symbol | undefined} key
+ * @param {Function} value
+ */
+function define({ prototype }, key, value) {
+  if (key !== undefined) Object.defineProperty(prototype, key, { value, configurable: true, writable: true })
 }
 
-module.exports = { defineDispose }
+module.exports = { defineAsyncDispose, defineDispose }

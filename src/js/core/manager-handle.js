@@ -7,6 +7,7 @@ const { memoryError } = require('./errors.js')
 
 class ManagerHandle {
   #value
+  #closing = false
 
   /** @param {number} value the native handle */
   constructor(value) {
@@ -18,17 +19,24 @@ class ManagerHandle {
     return this.#value
   }
 
+  /** Whether the manager was disposed, or is being disposed. */
   get closed() {
-    return this.#value === 0
+    return this.#closing
   }
 
   /** Returns the native handle, or throws ERR_MANAGER_DISPOSED. */
   open() {
-    if (this.#value === 0) throw disposedError()
+    if (this.#closing) throw disposedError()
     return this.#value
   }
 
+  /** Refuses callers from now on. The manager's parts have the handle until `close`. */
+  startClosing() {
+    this.#closing = true
+  }
+
   close() {
+    this.#closing = true
     this.#value = 0
   }
 }

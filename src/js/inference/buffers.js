@@ -359,31 +359,31 @@ function bytesOf(spec) {
 }
 
 /**
- * Makes one set: the arrays, their addresses, and the structs of a request.
+ * The bytes of the blocks of one set, in the order in which `makeSet` takes them.
  *
- * @param {MemoryPool} pool
  * @param {Spec} spec
  */
-function makeSet(pool, spec) {
+const blockSizes = (spec) => [...spec.parts.map(({ bytes }) => bytes), placeStructs(spec).bytes]
+
+/**
+ * Makes one set: the arrays, their addresses, and the structs of a request.
+ *
+ * @param {Spec} spec
+ * @param {MemoryBlock[]} blocks
+ */
+function makeSet(spec, blocks) {
   /** @type {Record<string, any>} */
   const arrays = { inputs: Object.create(null), outputs: Object.create(null) }
   /** @type {Record<string, any>} */
   const places = { inputs: Object.create(null), outputs: Object.create(null) }
   for (const name of ARRAYS) arrays[name] = places[name] = null
-  /** @type {MemoryBlock[]} */
-  const blocks = []
-  const allocate = (/** @type {number} */ bytes) => {
-    const block = pool.allocate(bytes, { zeroed: true })
-    blocks.push(block)
-    return block
-  }
-  for (const { name, group, dtype, bytes } of spec.parts) {
-    const block = allocate(bytes)
+  for (const [at, { name, group, dtype }] of spec.parts.entries()) {
+    const block = blocks[at]
     ;(group === '' ? arrays : arrays[group])[name] = new dtypes[dtype].Array(block.buffer)
     ;(group === '' ? places : places[group])[name] = block.address
   }
   const structPlaces = placeStructs(spec)
-  const block = allocate(structPlaces.bytes)
+  const block = blocks[spec.parts.length]
   const structs = new Structs(spec, structPlaces, block.buffer, block.address, places)
   const addresses = freeze({ ...places, ...structs.addresses })
   return { arrays, addresses, structs, blocks, shown: freeze({ ...arrays, addresses }) }
@@ -397,6 +397,26 @@ const freeze = (set) => {
 }
 
 /**
+ * The bytes of the blocks of each set.
+ *
+ * @param {Spec} spec
+ */
+const setsOf = (spec) => Array.from({ length: spec.doubleBuffered ? 2 : 1 }, () => blockSizes(spec))
+
+/**
+ * The options of the pool of a spec.
+ *
+ * @param {Spec} spec
+ */
+function poolOptions(spec) {
+  const initialSize = bytesOf(spec)
+  if (initialSize > Number.MAX_SAFE_INTEGER)
+    throw outOfRange('createInferenceBuffers: all arrays together have 2^53 bytes or more')
+  const { kind, tag, allocation, name = `inference ${++unnamed}` } = spec
+  return { name, kind, initialSize, tag, allocation }
+}
+
+/**
  * Implements `manager.createInferenceBuffers`. If a part cannot be allocated, nothing is.
  *
  * @param {MemoryManager} manager
@@ -404,20 +424,54 @@ const freeze = (set) => {
  */
 function makeInferenceBuffers(manager, options) {
   const spec = readSpec(options)
-  const bytes = bytesOf(spec)
-  if (bytes > Number.MAX_SAFE_INTEGER)
-    throw outOfRange('createInferenceBuffers: all arrays together have 2^53 bytes or more')
-  const { kind, tag, allocation, name = `inference ${++unnamed}` } = spec
-  const made = manager.createMemoryPool({ name, kind, initialSize: bytes, tag, allocation })
-  const pool = /** @type {MemoryPool} */ (/** @type {unknown} */ (made))
+  const pool = /** @type {MemoryPool} */ (/** @type {unknown} */ (manager.createMemoryPool(poolOptions(spec))))
   expectFull(pool)
   try {
-    const sets = Array.from({ length: spec.doubleBuffered ? 2 : 1 }, () => makeSet(pool, spec))
-    return new InferenceBuffers(kConstruct, manager, pool, spec, sets)
+    const sets = setsOf(spec).map((sizes) => sizes.map((bytes) => pool.allocate(bytes, { zeroed: true })))
+    return construct(manager, pool, spec, sets)
   } catch (error) {
     destroyPool(pool, true)
     throw error
   }
 }
 
-module.exports = { makeInferenceBuffers }
+/**
+ * Implements `manager.createInferenceBuffersAsync`. The signal may be part of the spec, or of other options.
+ *
+ * @param {MemoryManager} manager
+ * @param {unknown} options
+ * @param {unknown} others
+ */
+async function makeInferenceBuffersAsync(manager, options, others) {
+  const cancellable = { signal: kinds.signal }
+  const { signal: own, ...spec } = readSpec(options, cancellable)
+  const { signal = own } = check('createInferenceBuffersAsync', others, cancellable)
+  const made = await manager.createMemoryPoolAsync({ ...poolOptions(spec), signal })
+  const pool = /** @type {MemoryPool} */ (/** @type {unknown} */ (made))
+  try {
+    expectFull(pool)
+    const sets = []
+    for (const sizes of setsOf(spec)) {
+      const blocks = []
+      for (const bytes of sizes) blocks.push(await pool.allocateAsync(bytes, { zeroed: true, signal }))
+      sets.push(blocks)
+    }
+    return construct(manager, pool, spec, sets)
+  } catch (error) {
+    if (!pool.destroyed) destroyPool(pool, true)
+    throw error
+  }
+}
+
+/**
+ * @param {MemoryManager} manager
+ * @param {MemoryPool} pool
+ * @param {Spec} spec
+ * @param {MemoryBlock[][]} sets the blocks of each set
+ */
+function construct(manager, pool, spec, sets) {
+  const made = sets.map((blocks) => makeSet(spec, blocks))
+  return new InferenceBuffers(kConstruct, manager, pool, spec, made)
+}
+
+module.exports = { makeInferenceBuffers, makeInferenceBuffersAsync }

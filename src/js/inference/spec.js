@@ -185,11 +185,15 @@ function rows(name, asked, fallback, rowLength, rowName) {
  * Checks a spec.
  *
  * @param {unknown} options
+ * @param {{ signal?: Validator<AbortSignal> }} [cancellable] the schema of a spec that may have a signal too
  * @returns the spec with its defaults, and `parts`: the arrays of one set
  */
-function readSpec(options) {
+function readSpec(options, cancellable) {
   if (options === undefined) throw invalid(`${WHAT} needs a spec`)
-  const checked = check(WHAT, options, schema)
+  const checked = check(WHAT, options, /** @type {typeof schema & { signal: Validator<AbortSignal> }} */ ({
+    ...schema,
+    ...cancellable,
+  }))
   const { kind = 'npu', header = NEWEST, contextLength, hiddenSize, vocabSize, image, crossAttention } = checked
   const {
     maxTokens = contextLength,
@@ -254,6 +258,8 @@ function readSpec(options) {
   const shapes = { inputs: Object.create(null), outputs: Object.create(null) }
   for (const { name: own, group, shape } of parts) (group === '' ? shapes : shapes[group])[own] = shape
   Object.values(shapes).forEach(Object.freeze)
+  /** @type {{ signal?: AbortSignal }} */
+  const others = { signal: checked.signal }
   return {
     kind,
     header,
@@ -269,6 +275,7 @@ function readSpec(options) {
     rknnOutputs,
     parts,
     shapes: Object.freeze(shapes),
+    ...others,
   }
 }
 

@@ -29,4 +29,8 @@ const destroyPool = { force: kinds.boolean }
 /** The options of `pool.allocate` and `allocateFromPool`. */
 const poolAllocation = { ...allocation, movable: kinds.boolean }
 
-module.exports = { destroyPool, pool, poolAllocation }
+/** The options of their asynchronous twins. */
+const poolAsync = { ...pool, signal: kinds.signal }
+const poolAllocationAsync = { ...poolAllocation, signal: kinds.signal }
+
+module.exports = { destroyPool, pool, poolAllocation, poolAllocationAsync, poolAsync }

@@ -22,11 +22,13 @@ const kMovable = Symbol('constructed by a MemoryManager, movable')
  * @property {import('./pool-registry.js').PoolRegistry} pools
  * @property {PoolAllocator} allocator
  * @property {PoolReclaimer} reclaimer
+ * @property {PoolAsyncAllocations} asyncAllocations
  * @property {PoolCompactor} compactor
  *
  * @typedef {object} PoolAllocator
  * @property {(made: [ArrayBuffer, number], pool: number) => ArrayBuffer} allocated
  * @property {(made: [ArrayBuffer, number], pool: number, movable?: boolean) => ArrayBuffer} handOut
+ * @property {(made: [ArrayBuffer, number]) => void} giveBack
  * @property {(buffer: ArrayBuffer) => void} deallocate
  * @property {(buffer: ArrayBuffer) => import('../types/allocations.js').BufferInfo} describe
  * @property {(pool: number) => () => void} detachAll
@@ -34,6 +36,14 @@ const kMovable = Symbol('constructed by a MemoryManager, movable')
  * @typedef {object} PoolReclaimer
  * @property {<T>(allocate: () => T, wanted: Wanted, pool?: number) => T} allocateWithReclaim
  * @property {<T>(refusal: unknown, allocate: () => T, wanted: Wanted, pool: number) => T} reclaimAndRetry
+ *
+ * @typedef {object} PoolAsyncAllocations
+ * @property {<T>(attempt: () => T | Promise<T>, wanted: Wanted, signal?: AbortSignal, pool?: number) => Promise<T>}
+ * allocate
+ * @property {<R>(
+ *   start: () => { promise: Promise<any>, task: number }, signal: AbortSignal | undefined,
+ *   take: (result: any) => R, giveBack: (result: any) => void,
+ * ) => Promise<R>} run
  *
  * @typedef {object} PoolCompactor
  * @property {(pool: number, options: unknown) => import('../types/compaction.js').DefragmentResult} defragment

@@ -13,10 +13,42 @@ const poolModule = onDemand(() => require('./pool.js'))
 class PoolRegistry {
   /** @type {Map<string, MemoryPool>} */
   #pools = new Map()
+  /**
+   * The names of pools that another thread is making. An abort gives the name back at once.
+   *
+   * @type {Map<string, { signal: AbortSignal | undefined }>}
+   */
+  #claims = new Map()
 
   /** @param {string} name */
   get(name) {
     return this.#pools.get(name)
+  }
+
+  /**
+   * Throws if another thread is making a pool of that name. The native part knows the names of the others.
+   *
+   * @param {string} name
+   */
+  checkName(name) {
+    const claim = this.#claims.get(name)
+    if (claim === undefined || claim.signal?.aborted) return
+    throw memoryError('ERR_POOL_EXISTS', `a pool called ${JSON.stringify(name)} is being created`, {
+      hint: 'wait for the promise of createMemoryPoolAsync, or abort it',
+    })
+  }
+
+  /**
+   * Takes a name for a pool that another thread makes. Returns a function that gives it back.
+   *
+   * @param {string} name
+   * @param {AbortSignal} [signal]
+   */
+  claim(name, signal) {
+    this.checkName(name)
+    const claim = { signal }
+    this.#claims.set(name, claim)
+    return () => void (this.#claims.get(name) === claim && this.#claims.delete(name))
   }
 
   /** @param {MemoryPool} pool */

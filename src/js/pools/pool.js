@@ -12,6 +12,7 @@ const fastPath = require('../core/fast-path.js')
 const { formatBytes } = require('../core/format-bytes.js')
 const { inspectNonInstance } = require('../core/inspect-non-instance.js')
 const { check, integer, invalid } = require('../core/options.js')
+const { allocateBlock, allocateBuffer } = require('./async-allocation.js')
 const { MemoryBlock, blockIsOf, isBlock, tooLongError } = require('./block.js')
 const { MovableBlock } = require('./movable-block.js')
 const schemas = require('./options.js')
@@ -192,6 +193,23 @@ class MemoryPool {
     return this.#host.allocator.allocated(this.#allocateExposed(handle, size, alignment, zeroed, tag), handle)
   }
 
+  /**
+   * @param {number} size
+   * @param {unknown} [options]
+   */
+  async allocateAsync(size, options) {
+    const request = this.#asyncRequest('allocateAsync', size, options)
+    return allocateBlock(this.#host, request, (tag) => this.#tagId(this.#open(), tag))
+  }
+
+  /**
+   * @param {number} size
+   * @param {unknown} [options]
+   */
+  async allocateBufferAsync(size, options) {
+    return allocateBuffer(this.#host, this.#asyncRequest('allocateFromPoolAsync', size, options))
+  }
+
   /** @param {unknown} memory */
   deallocate(memory) {
     const handle = this.#open()
@@ -340,6 +358,17 @@ class MemoryPool {
     const made = this.#host.reclaimer.allocateWithReclaim(allocate, { size, tag }, handle)
     this.#host.notifications.poll()
     return new MovableBlock(this.#host, handle, size, made, tag)
+  }
+
+  /**
+   * @param {string} what
+   * @param {number} size
+   * @param {unknown} options
+   */
+  #asyncRequest(what, size, options) {
+    this.#open()
+    integer('size', size, 1)
+    return { ...check(what, options, schemas.poolAllocationAsync), size, open: () => this.#open() }
   }
 
   #otherPoolError() {

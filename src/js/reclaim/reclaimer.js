@@ -80,16 +80,21 @@ class Reclaimer {
   }
 
   /**
-   * Reclaims memory if `error` is exhaustion. Returns whether another try may succeed.
+   * Reclaims memory if `error` is exhaustion, and lets the event loop turn meanwhile. Returns whether another try may
+   * succeed: also if nothing was reclaimed, because finalizers may still free something.
    *
    * @param {unknown} error
+   * @param {number} [pool] the native pool that the allocation is for
    */
-  reclaimFor(error) {
+  async reclaimFor(error, pool) {
     if (!isExhaustion(error)) return false
-    try {
-      this.#retry(error, () => {})
-    } catch {
-      // Nothing was reclaimed here, but finalizers may still free something.
+    if (!this.#onExhaustion) return true
+    const { pools, others } = this.#concerned(error, pool)
+    if (others) native.trimSlabs(this.#handle.value)
+    for (const handle of pools) {
+      if (this.#ended) break
+      if (isMovable(handle)) await this.#compact(handle)
+      else if (others) trim(handle)
     }
     return true
   }
@@ -127,6 +132,22 @@ class Reclaimer {
     this.#underPressure = running
   }
 
+  /**
+   * Compacts a pool in slices.
+   *
+   * @param {number} pool
+   */
+  async #compact(pool) {
+    // Compaction gains nothing around holes that wait.
+    native.poolEndWaits(pool)
+    for (;;) {
+      const { finished, idle } = this.#compactor.step(pool)
+      if (finished) return
+      await new Promise((resolve) => void (idle ? setTimeout(resolve, 1) : setImmediate(resolve)))
+      if (this.#ended) return
+    }
+  }
+
   /** Stops the reclaim under pressure, and starts none any more. */
   end() {
     clearImmediate(this.#underPressure?.turn)
@@ -159,23 +180,49 @@ class Reclaimer {
    * @param {import('../types/errors.js').MemoryError} refusal
    * @param {number | undefined} pool
    */
-  #reclaim({ code }, pool) {
-    const others = this.#pools.handles().filter((handle) => handle !== pool)
-    const all = pool === undefined ? others : [pool, ...others]
-    // Memory of other pools is no help to a pool that is full.
-    const concerned = code === 'ERR_POOL_EXHAUSTED' ? all.slice(0, 1) : all
-    let [moved, freed] = [0, code === 'ERR_POOL_EXHAUSTED' ? 0 : native.trimSlabs(this.#handle.value)]
-    for (const handle of concerned) {
-      if (native.poolMovables(handle) > 0) {
+  #reclaim(refusal, pool) {
+    const { pools, others } = this.#concerned(refusal, pool)
+    let [moved, freed] = [0, others ? native.trimSlabs(this.#handle.value) : 0]
+    for (const handle of pools) {
+      if (isMovable(handle)) {
         const { bytesMoved, bytesFreed } = this.#compactor.defragment(handle, {})
         moved += bytesMoved
         freed += bytesFreed
-      } else if (code !== 'ERR_POOL_EXHAUSTED') {
+      } else if (others) {
         freed += native.poolTrim(handle)
       }
     }
     if (moved === 0 && freed === 0) return undefined
     return `compacting (moved ${formatBytes(moved)}) and trimming (freed ${formatBytes(freed)})`
+  }
+
+  /**
+   * The pools whose memory may help a refused request, its own first, and whether other memory may.
+   *
+   * @param {import('../types/errors.js').MemoryError} refusal
+   * @param {number | undefined} pool
+   */
+  #concerned({ code }, pool) {
+    const all = this.#pools.handles().filter((handle) => handle !== pool)
+    if (pool !== undefined) all.unshift(pool)
+    // Memory of other pools is no help to a pool that is full.
+    const others = code !== 'ERR_POOL_EXHAUSTED'
+    return { pools: others ? all : all.slice(0, 1), others }
+  }
+}
+
+const isMovable = (/** @type {number} */ pool) => native.poolMovables(pool) > 0
+
+/**
+ * Trims a pool, unless it was destroyed meanwhile.
+ *
+ * @param {number} pool
+ */
+function trim(pool) {
+  try {
+    native.poolTrim(pool)
+  } catch {
+    // It has no memory left.
   }
 }
 
@@ -185,7 +232,7 @@ class Reclaimer {
  * @param {number} pool
  */
 function canEmptyChunk(pool) {
-  if (native.poolMovables(pool) === 0) return false
+  if (!isMovable(pool)) return false
   const { chunks, free, reserved } = native.poolStats(pool)
   return chunks > 1 && free >= reserved / chunks
 }

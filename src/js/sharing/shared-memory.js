@@ -105,6 +105,27 @@ function adopt(host, token, manager) {
 }
 
 /**
+ * @param {SharingHost & { asyncAllocations: import('../pools/pool-host.js').PoolAsyncAllocations }} host
+ * @param {{ token: string, size: number }} token
+ * @param {unknown} options
+ * @param {import('./dispose-at-exit.js').Disposable} manager
+ */
+async function adoptAsync(host, token, options, manager) {
+  const { handle, allocator, asyncAllocations } = host
+  handle.open()
+  const name = tokenOf(token)
+  const { signal } = check('adoptAsync', options, { signal: kinds.signal })
+  const attempt = () => {
+    // Calls no driver: the memory is mapped already.
+    const made = native.adopt(handle.open(), name)
+    allocator.markShared()
+    disposeAtExit(manager, host)
+    return allocator.allocated(made)
+  }
+  return asyncAllocations.allocate(attempt, { kind: null, size: token.size }, signal)
+}
+
+/**
  * The native token in a result of `share`, made here or in another thread.
  *
  * @param {unknown} token
@@ -120,4 +141,4 @@ function tokenOf(token) {
   return name
 }
 
-module.exports = { adopt, exportDmaBuf, importDmaBuf, importDmaBufAsync, share }
+module.exports = { adopt, adoptAsync, exportDmaBuf, importDmaBuf, importDmaBufAsync, share }

@@ -10,6 +10,12 @@ export type Buf = ArrayBuffer | ArrayBufferView
 /** The kind of memory: `npu` is visible to the NPU, `system` is ordinary memory of the process. */
 export type MemoryKind = 'npu' | 'system'
 
+/** An option of operations that wait. */
+export interface Cancellable {
+  /** An abort rejects the promise at once, with the signal's reason. What was allocated is given back. */
+  signal?: AbortSignal
+}
+
 /** Options of allocations of either kind. */
 export interface AllocationOptions {
   /** Free text for accounting: "kv-cache", "vision-input". `null` is no tag, as in the results. */

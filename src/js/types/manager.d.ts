@@ -4,7 +4,9 @@
 
 import { EventEmitter } from 'node:events'
 
-import type { Buf, BufferInfo, MemoryKind, NPUAllocationOptions, SystemAllocationOptions } from './allocations.js'
+import type {
+  Buf, BufferInfo, Cancellable, MemoryKind, NPUAllocationOptions, SystemAllocationOptions,
+} from './allocations.js'
 import type { MemoryBlock } from './blocks.js'
 import type { BlockMove } from './compaction.js'
 import type { Backend, DeviceInfo, MissingSync, SimulatedDeviceOptions } from './devices.js'
@@ -148,7 +150,7 @@ export class MemoryManager extends EventEmitter {
    * finalizers of dropped buffers run, and retries before it rejects. An abort rejects at once with the reason of
    * `signal`; memory that the driver returns afterwards is freed.
    */
-  allocateNPUMemoryAsync(size: number, options?: NPUAllocationOptions & { signal?: AbortSignal }): Promise<ArrayBuffer>
+  allocateNPUMemoryAsync(size: number, options?: NPUAllocationOptions & Cancellable): Promise<ArrayBuffer>
 
   /**
    * Frees NPU memory at once and detaches its ArrayBuffer. Views of it have length 0 afterwards.
@@ -288,7 +290,7 @@ export class MemoryManager extends EventEmitter {
    * Imports like {@link importDmaBuf}, off the JavaScript thread. The fd may be closed as soon as this has returned its
    * promise. An abort rejects at once with the reason of `signal`; what the driver maps afterwards is unmapped.
    */
-  importDmaBufAsync(fd: number, options?: DmaBufImportOptions & { signal?: AbortSignal }): Promise<ArrayBuffer>
+  importDmaBufAsync(fd: number, options?: DmaBufImportOptions & Cancellable): Promise<ArrayBuffer>
 
   /**
    * Returns a token with which {@link adopt} maps the same memory elsewhere in this process. Takes NPU and system
@@ -314,6 +316,12 @@ export class MemoryManager extends EventEmitter {
    */
   adopt(token: SharedBufferToken): ArrayBuffer
 
+  /**
+   * Adopts like {@link adopt}. Calls no driver; at a limit, it waits as {@link allocateNPUMemoryAsync} does, and an
+   * abort of `signal` rejects with its reason.
+   */
+  adoptAsync(token: SharedBufferToken, options?: Cancellable): Promise<ArrayBuffer>
+
   // ── Pools
 
   /**
@@ -323,6 +331,20 @@ export class MemoryManager extends EventEmitter {
    * {@link allocateSystemMemory}.
    */
   createMemoryPool(options: MemoryPoolOptions): MemoryPool
+
+  /**
+   * Creates a pool like {@link createMemoryPool}, off the JavaScript thread. The name is taken at once. Waits at
+   * limits, and ends at an abort, as {@link allocateNPUMemoryAsync} does; an abort gives the name back at once.
+   *
+   * @example
+   * const memory = new MemoryManager({ backend: 'simulated', simulated: { latencyMs: 20 } })
+   * const signal = AbortSignal.timeout(10_000)
+   * const pool = await memory.createMemoryPoolAsync({ name: 'kv', initialSize: 1 << 20, maxSize: 8 << 20, signal })
+   * const block = await pool.allocateAsync(2 << 20, { signal }) // the pool grows, and the event loop turns
+   * block.size // => 2097152
+   * await memory.disposeAsync()
+   */
+  createMemoryPoolAsync(options: MemoryPoolOptions & Cancellable): Promise<MemoryPool>
 
   /** Returns the pool with that name, or undefined. */
   getMemoryPool(name: string): MemoryPool | undefined
@@ -335,6 +357,13 @@ export class MemoryManager extends EventEmitter {
    * hold; and, if the pool must grow, the errors of {@link allocateNPUMemory}.
    */
   allocateFromPool(pool: MemoryPool | string, size: number, options?: PoolAllocationOptions): ArrayBuffer
+
+  /** Allocates like {@link allocateFromPool}, and waits as {@link MemoryPool.allocateAsync} does. */
+  allocateFromPoolAsync(
+    pool: MemoryPool | string,
+    size: number,
+    options?: PoolAllocationOptions & Cancellable,
+  ): Promise<ArrayBuffer>
 
   /**
    * Destroys a pool and frees its memory. `force` frees (and detaches) live allocations too.
@@ -354,6 +383,16 @@ export class MemoryManager extends EventEmitter {
    */
   createInferenceBuffers<S extends InferenceSpec>(spec: S): InferenceBuffers<S>
   createInferenceBuffers(spec: InferenceSpec): InferenceBuffers
+
+  /**
+   * Allocates like {@link createInferenceBuffers}, off the JavaScript thread. Waits at limits, and ends at an abort, as
+   * {@link allocateNPUMemoryAsync} does. `signal` may be part of the spec, or of `options`.
+   */
+  createInferenceBuffersAsync<S extends InferenceSpec>(
+    spec: S & Cancellable,
+    options?: Cancellable,
+  ): Promise<InferenceBuffers<S>>
+  createInferenceBuffersAsync(spec: InferenceSpec & Cancellable, options?: Cancellable): Promise<InferenceBuffers>
 
   // ── Monitoring
 
@@ -438,6 +477,18 @@ export class MemoryManager extends EventEmitter {
    */
   dispose(): void
   [Symbol.dispose](): void
+
+  /**
+   * Disposes like {@link dispose}, without blocking the event loop: detaches the buffers in slices of some
+   * milliseconds, and frees the memory on another thread. Resolves when the driver has taken back all of it, however
+   * long that takes. From the call on, `disposed` is true.
+   *
+   * An abort of `signal` ends the wait, and rejects with its reason; the disposal goes on. {@link dispose} meanwhile
+   * detaches the rest at once.
+   */
+  disposeAsync(options?: Cancellable): Promise<void>
+  /** Disposes like {@link disposeAsync}: `await using memory = new MemoryManager()`. */
+  [Symbol.asyncDispose](): Promise<void>
 
   /** Emitted when a limit, a pool, an IOMMU domain, or the process's descriptors or mappings are nearly used up. */
   on(event: 'warning', listener: (warning: MemoryWarning) => void): this

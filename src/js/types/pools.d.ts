@@ -3,6 +3,7 @@
 import type {
   AllocationOptions,
   Buf,
+  Cancellable,
   MemoryKind,
   NPUAllocationOptions,
   SystemAllocationOptions,
@@ -91,8 +92,19 @@ export class MemoryPool {
    */
   allocate(size: number, options?: PoolAllocationOptions): MemoryBlock
 
+  /**
+   * Allocates like {@link allocate}. If the pool must grow, or the slice be cleared, another thread waits for the
+   * driver; else the block is there in the next turn of promises.
+   *
+   * At exhaustion it waits, and at an abort of `signal` it ends, as {@link MemoryManager.allocateNPUMemoryAsync} does.
+   * A `reset` meanwhile does not free it.
+   */
+  allocateAsync(size: number, options?: PoolAllocationOptions & Cancellable): Promise<MemoryBlock>
+
   /** Allocates a slice as an ArrayBuffer, as {@link MemoryManager.allocateFromPool} does. */
   allocateBuffer(size: number, options?: PoolAllocationOptions): ArrayBuffer
+  /** Allocates a slice as an ArrayBuffer, as {@link MemoryManager.allocateFromPoolAsync} does. */
+  allocateBufferAsync(size: number, options?: PoolAllocationOptions & Cancellable): Promise<ArrayBuffer>
 
   /**
    * Frees a slice of this pool.

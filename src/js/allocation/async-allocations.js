@@ -1,0 +1,80 @@
+'use strict'
+
+// Allocations that wait for a driver on another thread. At a limit, all of them reclaim memory and try again.
+
+const { collectGarbage } = require('../core/gc.js')
+const { setImmediate } = require('../core/runtime.js')
+
+/** How often an asynchronous allocation is tried before exhaustion is an error. */
+const TRIES = 3
+
+/** @typedef {{ promise: Promise<any>, task: number }} Task a task of the native part */
+
+class AsyncAllocations {
+  #handle
+  #publisher
+  #reclaimer
+  #tasks
+
+  /**
+   * @param {object} parts of the manager
+   * @param {import('../core/manager-handle.js').ManagerHandle} parts.handle
+   * @param {import('../core/diagnostics-channels.js').ChannelPublisher} parts.publisher
+   * @param {{ reclaimFor(error: unknown, pool?: number): Promise<boolean> }} parts.reclaimer
+   * @param {import('../core/async-tasks.js').AsyncTasks} parts.tasks
+   */
+  constructor({ handle, publisher, reclaimer, tasks }) {
+    this.#handle = handle
+    this.#publisher = publisher
+    this.#reclaimer = reclaimer
+    this.#tasks = tasks
+  }
+
+  /**
+   * Calls `attempt`. If it fails for exhaustion, reclaims memory, lets the finalizers of dropped buffers run, and calls
+   * it again.
+   *
+   * @template T
+   * @param {() => T | Promise<T>} attempt
+   * @param {import('../pools/pool-host.js').Wanted} wanted for the `fail` channel
+   * @param {AbortSignal} [signal]
+   * @param {number} [pool] the native pool that the allocation is for
+   * @returns {Promise<T>}
+   */
+  async allocate(attempt, wanted, signal, pool) {
+    for (let tries = 1; ; tries++) {
+      if (signal?.aborted) throw signal.reason
+      try {
+        return await attempt()
+      } catch (error) {
+        if (tries === TRIES || this.#handle.closed || !(await this.#reclaimer.reclaimFor(error, pool))) {
+          throw this.#publisher.refused(error, wanted, pool)
+        }
+        await finalizers()
+      }
+    }
+  }
+
+  /**
+   * Runs a task: `take` makes the value of its result, `giveBack` frees one that has no taker any more.
+   *
+   * @template [R=any]
+   * @param {() => Task} start
+   * @param {AbortSignal} [signal]
+   * @param {(result: any) => R} [take]
+   * @param {(result: any) => void} [giveBack]
+   */
+  run(start, signal, take, giveBack) {
+    return this.#tasks.run(start, signal, take, giveBack)
+  }
+}
+
+/** Lets the finalizers of dropped buffers run: they come some turns of the event loop after a collection. */
+async function finalizers() {
+  // A turn first: a buffer stays that was made or looked at in this one.
+  await new Promise((resolve) => setImmediate(resolve))
+  collectGarbage()
+  for (let turn = 0; turn < 3; turn++) await new Promise((resolve) => setImmediate(resolve))
+}
+
+module.exports = { AsyncAllocations }
