@@ -198,6 +198,8 @@ test('a vision part is a figure of its own, and warned of', () => {
   assert.equal(alone.vision, null)
   const encoder = estimateModelMemory({ config: { ...words, vision_config }, type: 'vision' })
   assert.equal(encoder.weights, both.vision)
+  const heard = estimateModelMemory({ config: { ...words, audio_config: {} }, contextLength: 512 })
+  assert.match(heard.warnings.join(), /audio part/)
   const unknown = estimateModelMemory({ config: { ...words, vision_config: {} }, contextLength: 512 })
   assert.match(unknown.warnings.join(), /of unknown size/)
 })

@@ -197,6 +197,25 @@ test('wrong arguments', async (t) => {
   await rejects(measureModel({ command: 'true', model: '/nowhere.rkllm' }), 'ERR_DEVICE_IO')
 })
 
+test('the default file: in XDG_STATE_HOME, else in the home; one that may not be read has no measurements', (t) => {
+  const { folder, model } = folderOf(t)
+  const { defaultFile } = require('../../../src/js/models/calibration.js')
+  assert.equal(defaultFile({ XDG_STATE_HOME: folder }), join(folder, 'rkllm-memory/models.json'))
+  assert.match(defaultFile({ XDG_STATE_HOME: 'relative' }), /^\/.*\.local\/state\/rkllm-memory\/models\.json$/)
+  const before = process.env.XDG_STATE_HOME
+  t.after(() => (before === undefined ? delete process.env.XDG_STATE_HOME : (process.env.XDG_STATE_HOME = before)))
+  process.env.XDG_STATE_HOME = folder
+  const spec = { path: model, contextLength: 512 }
+  assert.equal(estimateModelMemory(spec).basis, 'arithmetic')
+  mkdirSync(join(folder, 'rkllm-memory'))
+  const file = join(folder, 'rkllm-memory/models.json')
+  writeFileSync(file, 'damaged')
+  refuses(() => estimateModelMemory(spec), 'ERR_UNSUPPORTED')
+  fs.chmodSync(file, 0)
+  // Root may read every file.
+  if (process.getuid() !== 0) assert.equal(estimateModelMemory(spec).basis, 'arithmetic')
+})
+
 test('a damaged calibration file is named, and a newer one too', (t) => {
   const { model, calibration } = folderOf(t)
   mkdirSync(dirname(calibration))

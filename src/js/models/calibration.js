@@ -23,11 +23,15 @@ const MAX_ENTRIES = 1000
 /** @typedef {import('../types/models.js').MeasuredModel} MeasuredModel */
 /** @typedef {MeasuredModel & { fingerprint: string }} Entry */
 
-/** @param {Record<string, string | undefined>} [env] */
+/** Returns the default file; null for a user without a home. */
 function defaultFile(env = process.env) {
   const state = env.XDG_STATE_HOME
-  const base = state !== undefined && state.startsWith('/') ? state : join(homedir(), '.local', 'state')
-  return join(base, 'rkllm-memory', 'models.json')
+  if (state?.startsWith('/')) return join(state, 'rkllm-memory', 'models.json')
+  try {
+    return join(homedir(), '.local', 'state', 'rkllm-memory', 'models.json')
+  } catch {
+    return null
+  }
 }
 
 /**
@@ -148,4 +152,24 @@ function findMeasurement(file, path, { runtime, contextLength }) {
   return found.sort((a, b) => rank(b) - rank(a) || b.at - a.at)[0] ?? null
 }
 
-module.exports = { defaultFile, findMeasurement, fingerprintOf, readCalibration, saveMeasurement }
+/** Errors of a place that this process may not enter. */
+const DENIED = ['EACCES', 'EPERM', 'ERR_ACCESS_DENIED']
+
+/**
+ * Looks into the default file. One that this process may not read has no measurement of it.
+ *
+ * @type {(path: string, wanted: Parameters<typeof findMeasurement>[2]) => Entry | null}
+ */
+function findByDefault(path, wanted) {
+  const file = defaultFile()
+  if (file === null) return null
+  try {
+    return findMeasurement(file, path, wanted)
+  } catch (error) {
+    const { cause } = /** @type {{ cause?: NodeJS.ErrnoException }} */ (error)
+    if (DENIED.includes(cause?.code ?? '')) return null
+    throw error
+  }
+}
+
+module.exports = { defaultFile, findByDefault, findMeasurement, fingerprintOf, readCalibration, saveMeasurement }

@@ -4,7 +4,7 @@
 
 const { check, invalid } = require('../core/options.js')
 const { formatBytes } = require('../core/format-bytes.js')
-const { defaultFile, findMeasurement } = require('./calibration.js')
+const { findByDefault, findMeasurement } = require('./calibration.js')
 const { RUNTIMES, partsOf, runtimeOf } = require('./dtypes.js')
 const fit = require('./fit.json')
 const { inspect } = require('./file.js')
@@ -15,7 +15,7 @@ const { kindOfModel } = require('./parameters.js')
 const { measuredHere, result } = require('./result.js')
 const { NUMBERS, configOf, shapeFrom } = require('./spec.js')
 const { FIRST_TOKENS, apply, bandClassOf, termsOf } = require('./terms.js')
-const { visionOf } = require('./vision.js')
+const { hasAudio, visionOf } = require('./vision.js')
 
 /** Uncertainties outside the calibration: an unknown architecture, a size that tells no vocabulary, a bare number. */
 const UNKNOWN_ARCHITECTURE = 0.3
@@ -80,9 +80,11 @@ function estimateModelMemory(spec) {
  */
 function estimate(spec) {
   const estimated = estimateFromShape(spec)
-  const { path, calibration = defaultFile(), runtime, contextLength = null } = spec
+  const { path, calibration, runtime, contextLength = null } = spec
   if (path === undefined || calibration === false) return estimated
-  const measurement = findMeasurement(calibration, path, { runtime, contextLength })
+  const wanted = { runtime, contextLength }
+  const find = calibration === undefined ? findByDefault : findMeasurement.bind(null, calibration)
+  const measurement = find(path, wanted)
   return measurement === null ? estimated : measuredHere(estimated, measurement, contextLength)
 }
 
@@ -130,6 +132,7 @@ function runOf(spec, config, file, warnings) {
     warnings.push(`runtime ${version} has no embed_flash: the table of embeddings is counted in RAM`)
   const vision = visionOf(config)
   if (vision !== null) warnings.push(visionWarning(vision.bytes))
+  if (hasAudio(config)) warnings.push('the configuration has an audio part, which is not counted')
   return {
     contextLength,
     batch,

@@ -16,7 +16,7 @@ const GATED = [
   'gemma', 'gemma2', 'gemma3', 'gemma3_text', 'gemma3n', 'gemma3n_text', 'gemma4', 'gemma4_text',
   'phi3', 'phi4', 'minicpm', 'minicpm3', 'minicpmv', 'minicpmo', 'chatglm', 'glm', 'glm4', 'telechat', 'telechat2',
   'exaone', 'exaone4', 'granite', 'smollm3', 'stablelm', 'cohere', 'olmo', 'olmo2', 'hunyuan_v1_dense',
-  'ernie4_5', 'deepseek_v2', 'deepseek_v3', 'deepseek_vl_v2', 'lfm2', 'helium', 'seed_oss', 'mistral3', 'smolvlm',
+  'ernie4_5', 'deepseek_v2', 'deepseek_v3', 'deepseek_vl_v2', 'helium', 'seed_oss', 'mistral3', 'smolvlm',
   'idefics3', 'internvl', 'internvl_chat', 'multi_modality', 'llava', 'llava_onevision', 'paligemma',
 ]
 

@@ -105,8 +105,10 @@ async function measureModel(start, options) {
  */
 async function measure(start, { signal, steadyMs = STEADY_MS, onStart = () => {}, onOutput = () => {} }) {
   const given = check('measureModel', start ?? null, startSchema)
-  const { command, model: path, contextLength = null, calibration = defaultFile() } = given
+  const { command, model: path, contextLength = null } = given
+  const calibration = given.calibration ?? defaultFile()
   if (!command) throw invalid('command is missing', 'name the program that loads the model')
+  if (calibration === null) throw invalid('this user has no home for the calibration file', 'set XDG_STATE_HOME')
   if (path === undefined) throw invalid('model is missing', 'name the model file that the command loads')
   inspect(path)
   const fingerprint = fingerprintOf(path)

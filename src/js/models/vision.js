@@ -61,4 +61,14 @@ function visionOf(config) {
   return { bytes: Math.ceil(HALF * FILE_SHARE * (body + patches + merger + queries)) }
 }
 
-module.exports = { visionOf }
+/**
+ * Whether a configuration has a part that hears, which no runtime of the NPU takes.
+ *
+ * @param {Record<string, unknown>} config
+ */
+function hasAudio(config) {
+  const thinker = isObject(config.thinker_config) ? config.thinker_config : config
+  return isObject(thinker.audio_config) || isObject(config.audio_config)
+}
+
+module.exports = { hasAudio, visionOf }
