@@ -225,6 +225,7 @@ export function planning(config: Record<string, unknown>): void {
     { ramAvailable: 4e9, domains: [{ id: 0, used: 1 << 20 }] },
   )
   const code: MemoryErrorCode | null | undefined = memory.explainError('errno: 14')?.code
+  const kinds: string[] = memory.explainError('errno: 14', { all: true }).map(({ kind }) => kind)
   const loaded: [number, number] = [estimate.loaded * (1 + estimate.loadedUncertainty), estimate.domain.max]
   const measured: Promise<memory.MeasuredModel> = memory.measureModel(
     { command: 'llm_demo', args: ['qwen.rkllm'], model: 'qwen.rkllm', until: /init success/ },
@@ -233,7 +234,7 @@ export function planning(config: Record<string, unknown>): void {
   memory.estimateModelMemory({ config, contextLength: 1, dtype: 'w8a8_g512', runtime: '1.1.4', embedFlash: false })
   memory.planModels([], device, { ramAvailable: null, spread: false })
   void [loaded, measured, estimate.vision ?? 0, estimate.basis === 'measured-here']
-  void [estimate.total * (1 + estimate.uncertainty), plan.placements[0]?.domain, code]
+  void [estimate.total * (1 + estimate.uncertainty), plan.placements[0]?.domain, code, kinds]
   // @ts-expect-error no such quantisation
   memory.estimateModelMemory({ config, contextLength: 1, dtype: 'w2' })
 }

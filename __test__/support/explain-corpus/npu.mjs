@@ -401,7 +401,12 @@ export const npu = [
     code: 'ERR_UNSUPPORTED',
     cause: /another generation/,
     remedy: /rknn3-toolkit/,
-    logs: ['RKNPU3 27700000.npu: core 0 task timeout', 'rknn3_run failed, ret = -1', 'E RKNN3: rknn3_init fail'],
+    logs: [
+      'RKNPU3 27700000.npu: core 0 task timeout',
+      'rknn3_run failed, ret = -1',
+      'E RKNN3: rknn3_init fail',
+      'RKNPU3 27700000.npu: failed to get pages: -12',
+    ],
   },
   {
     kind: 'npu-generation',

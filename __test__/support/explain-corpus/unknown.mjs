@@ -77,6 +77,8 @@ const OTHERS = [
   'torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB',
   'rk_iommu fdd97e00.iommu: version = 2',
   'vdd_gpu_s0: disabling',
+  '"OOMKilled": false,',
+  'MemoryError: size must be a whole number of bytes',
   'pc : panfrost_job_run+0x20/0x60 [panfrost]',
   'v4l2: VIDIOC_REQBUFS: Cannot allocate memory',
   'dwc3 fc000000.usb: failed to allocate 4096 buffer',

@@ -30,8 +30,10 @@ const clean = (/** @type {string} */ line) =>
 /** Removes the prefixes of logs. */
 const bare = (/** @type {string} */ line) => PREFIXES.reduce((text, prefix) => text.replace(prefix, ''), line)
 
-/** A line of the vendor's driver, of rocket, of RKNPU3, or of the NPU's device. */
-const NPU = /\bRKNPU3?\b|\brknpu\b|\brknpu_\w+|\b[0-9a-f]{6,16}\.npu\b|\brocket\b/i
+/** A line of another generation's driver, whose messages are its own. */
+const OTHER_GENERATION = /\bRKN(?:PU|N)3\b|\brknn3_\w+/i
+/** A line of the vendor's driver, of rocket, or of the NPU's device. */
+const NPU = /\bRKNPU\b|\brknpu\b|\brknpu_\w+|\b[0-9a-f]{6,16}\.npu\b|\brocket\b/i
 
 /** Devices by address, on PCI and USB, and drivers of other devices, as kernel lines begin. */
 const OTHERS = [
@@ -59,6 +61,8 @@ const OTHERS = [
  * @returns {{ name: string, npu: boolean } | undefined}
  */
 function deviceOf(text) {
+  const generation = OTHER_GENERATION.exec(text)?.[0]
+  if (generation !== undefined) return { name: generation, npu: false }
   const named = NPU.exec(text)?.[0]
   if (named !== undefined) return { name: named, npu: true }
   const other = OTHERS.map((pattern) => pattern.exec(text)?.[1]).find(Boolean)

@@ -7,7 +7,7 @@ const { compareVersions, versionOf } = require('../../core/versions.js')
 const { GUIDE, OLDER_RUNTIMES } = require('./driver-checks.js')
 const { fail, kernelArgument, ok, warn } = require('./findings.js')
 const { mayOpen, permission } = require('./node-checks.js')
-const { WITH_IOMMU } = require('./socs.js')
+const { OTHER_DRIVERS, WITH_IOMMU } = require('./socs.js')
 
 const MiB = 2 ** 20
 /** The CMA sizes that are advised, and those that serve small models and none. */
@@ -25,7 +25,7 @@ const CMA = { wanted: 512 * MiB, enough: 256 * MiB, small: 64 * MiB, free: 16 * 
  */
 function iommu({ npus, soc, tree, driver: { name, version } }) {
   const driven = npus.filter(({ driver: of }) => of !== undefined)
-  if (driven.length === 0) return []
+  if (driven.length === 0 || OTHER_DRIVERS.has(name ?? '')) return []
   if (driven.some((npu) => npu.iommu)) {
     if (name === 'rocket') return ok('iommu', 'on: every open file has 4 GiB of NPU addresses of its own')
     const parts = version === undefined ? undefined : versionOf(version)
@@ -159,7 +159,7 @@ function sram({ sram: found, npus }) {
  * @returns {Result}
  */
 function load({ load: cores, npus }) {
-  if (npus.every(({ driver }) => driver === undefined)) return []
+  if (npus.every(({ driver }) => driver === undefined || OTHER_DRIVERS.has(driver.toLowerCase()))) return []
   if (cores === undefined) return ok('load', "not readable by this user (/sys/kernel/debug is root's)")
   return ok('load', cores.map((share, core) => `core ${core}: ${share} %`).join(', '))
 }

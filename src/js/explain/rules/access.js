@@ -81,6 +81,15 @@ module.exports = [
       'device tree lacks it: rkllm-memory doctor tells which.',
     variants: [
       {
+        when: ({ path }) => path === '/dev/rknpu',
+        cause:
+          '/dev/rknpu does not exist, which is right with the DRM flavour of rknpu, whose nodes are in /dev/dri: ' +
+          'only the DMA-heap flavour has it, or this kernel has no driver at all.',
+        remedy:
+          'rkllm-memory doctor names the node. Do not make a link; in containers pass --device /dev/dri, or with the ' +
+          'DMA-heap flavour --device /dev/rknpu and --device /dev/rk_dma_heap.',
+      },
+      {
         when: ({ path }) => /dma_heap/.test(path ?? ''),
         cause:
           '{path} does not exist: this kernel has no such DMA heap (mainline ones have no uncached or dma32 heaps), ' +

@@ -48,7 +48,7 @@ module.exports = [
   {
     kind: 'cgroup',
     patterns: [
-      /\bOOMKilled\b/,
+      /\bOOMKilled\b(?!"?: ?false)/,
       /[Cc]ontainer .*(?:exceeded|exceeds) (?:its )?memory limit/,
       /A process of this unit has been killed by the OOM killer/,
       /Failed with result 'oom-kill'/,
@@ -218,7 +218,7 @@ module.exports = [
       /\bmmap failed: Cannot allocate memory/,
       /fork\/exec .*cannot allocate memory|\bruntime: out of memory/,
       /__vm_enough_memory: pid: (?<pid>\d+), comm: (?<name>[^,]+),(?: bytes: (?<size>\d+))? not enough memory/,
-      /\bMemoryError\b(?!: .*(?:domain|descriptor|pinned))/,
+      /(?:^|\s)MemoryError(?:: Unable to allocate .*)?$/,
       /std::bad_alloc|terminate called after throwing an instance of 'std::bad_alloc'/,
       /AllocateRawInternal.*Failed to allocate memory for requested buffer of size (?<size>\d+)/,
       /RuntimeError: .*(?:DefaultCPUAllocator: can't allocate memory|not enough memory)/,
