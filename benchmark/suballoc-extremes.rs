@@ -2,7 +2,11 @@
 //!
 //! ```text
 //! cargo bench --no-default-features --bench suballoc-extremes
+//! cargo bench --no-default-features --bench suballoc-extremes -- --once served
 //! ```
+//!
+//! `--once` makes the holes and one kind of request beside them (`served`, `refused`, `aligned`), or `none`, for
+//! `benchmark/suballoc-instructions.sh`.
 //!
 //! Apart from `suballoc.rs`: a second user of the suballocator in one program changes what the compiler inlines, and so
 //! the instruction counts.
@@ -165,7 +169,38 @@ fn tightness(count: u64) {
     );
 }
 
+/// The holes of a run that is counted, and its requests: enough that a search of every hole would show.
+const COUNTED_HOLES: u64 = 100_000;
+const COUNTED_REQUESTS: usize = 2_000;
+
+/// Makes one kind of request beside the holes, or none. Returns whether there is such a kind.
+fn once(kind: &str) -> bool {
+    let Holes { mut arena, sizes } = holes(COUNTED_HOLES);
+    let needs: Vec<u64> = sizes.iter().rev().copied().take(COUNTED_REQUESTS).collect();
+    for &need in &needs {
+        match kind {
+            "served" => {
+                let region = arena.allocate(need, UNIT, 0).expect("a hole fits");
+                arena.free(region.id).expect("live");
+            }
+            "refused" => assert!(arena.allocate(HOLE + SIZES * UNIT, UNIT, 0).is_none()),
+            // One size: the first refusal looks at every hole, and the others remember it.
+            "aligned" => assert!(arena.allocate(HOLE + UNIT, 1 << 50, 0).is_none()),
+            "none" => {}
+            _ => return false,
+        }
+    }
+    black_box(arena);
+    true
+}
+
 fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    if let Some(at) = args.iter().position(|arg| arg == "--once") {
+        let kind = args.get(at + 1).map_or("", String::as_str);
+        assert!(once(kind), "--once takes served, refused, aligned or none");
+        return;
+    }
     longest();
     tightness(40);
 }

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Counts the instructions of the suballocator's two workloads by callgrind, and compares them with the committed
-# baseline. It shows a regression of three per cent on a shared machine; a clock would not.
+# Counts the instructions of the suballocator's two workloads, and of requests beside 100,000 holes, by callgrind, and
+# compares them with the committed baseline. It shows a regression of three per cent on a shared machine; a clock would
+# not.
 #
 #   benchmark/suballoc-instructions.sh            check: exit status 1 if a count is off by more than TOLERANCE per cent
 #   benchmark/suballoc-instructions.sh --update   write a new baseline
@@ -14,21 +15,36 @@ tolerance=${TOLERANCE:-3}
 [ "$(uname -m)" = x86_64 ] || { echo "the baseline is for x86_64: nothing checked"; exit 0; }
 command -v valgrind >/dev/null || { echo "valgrind is not installed" >&2; exit 2; }
 
-bench=$(cargo bench --locked --no-default-features --bench suballoc --no-run --message-format=json 2>/dev/null |
-  sed -n 's/.*"executable":"\([^"]*suballoc-[0-9a-f]*\)".*/\1/p' | tail -n 1)
-[ -x "$bench" ] || { echo "the benchmark did not build" >&2; exit 2; }
+built=$(cargo bench --locked --no-default-features --bench suballoc --bench suballoc-extremes --no-run \
+  --message-format=json 2>/dev/null)
+# executable NAME: the path of a benchmark
+executable() {
+  sed -n "s/.*\"executable\":\"\([^\"]*\/$1-[0-9a-f]*\)\".*/\1/p" <<<"$built" | tail -n 1
+}
+bench=$(executable suballoc)
+extremes=$(executable suballoc_extremes)
+[ -x "$bench" ] && [ -x "$extremes" ] || { echo "the benchmarks did not build" >&2; exit 2; }
 
-# count WORKLOAD SUBALLOCATOR
+# count COMMAND...
 count() {
-  valgrind --tool=callgrind --callgrind-out-file=/dev/null "$bench" --once "$2" --workload "$1" 2>&1 >/dev/null |
+  valgrind --tool=callgrind --callgrind-out-file=/dev/null "$@" 2>&1 >/dev/null |
     sed -n 's/.*Collected : \([0-9]*\).*/\1/p'
+}
+empty=$(count "$extremes" --once none)
+
+# instructions WORKLOAD: of the suballocator alone
+instructions() {
+  case $1 in
+    trace | random) echo $(($(count "$bench" --once tlsf --workload "$1") - $(count "$bench" --once none --workload "$1"))) ;;
+    *) echo $(($(count "$extremes" --once "$1") - empty)) ;;
+  esac
 }
 
 compiler=$(rustc --version)
 lines="# compiler: $compiler"
 status=0
-for workload in trace random; do
-  now=$(($(count "$workload" tlsf) - $(count "$workload" none)))
+for workload in trace random served refused aligned; do
+  now=$(instructions "$workload")
   lines+=$'\n'"$workload $now"
   [ "${1:-}" = --update ] && continue
   was=$(sed -n "s/^$workload //p" "$baseline")
