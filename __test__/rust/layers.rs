@@ -283,6 +283,22 @@ fn the_pure_layers_know_no_descriptor_and_no_pointer() {
 }
 
 #[test]
+fn the_files_with_unsafe_code_are_those_of_safety_md() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/design/safety.md")).unwrap();
+    let section = page.split_once("## 5. Unsafe code").unwrap().1.split_once("\n## ").unwrap().0;
+    let mut listed = BTreeSet::new();
+    // Rows: | `room/` | `file`, `file` | purpose |
+    for row in section.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<Vec<_>> = row.split('|').map(|cell| cell.split('`').skip(1).step_by(2).collect()).collect();
+        listed.extend(cells[2].iter().map(|file| root.join("src").join(cells[1][0]).join(file)));
+    }
+    let sources = sources();
+    let with_unsafe = sources.values().filter(|source| source.code.contains("allow(unsafe_code)"));
+    assert_eq!(listed, with_unsafe.map(|source| source.path.clone()).collect());
+}
+
+#[test]
 fn the_checks_find_violations() {
     assert!(violation("sys", "backend").is_some());
     assert!(violation("suballoc", "profile").is_some(), "neighbours of one line do not know each other");
