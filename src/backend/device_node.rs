@@ -96,15 +96,24 @@ fn kernel_name(rdev: u64) -> Option<String> {
     uevent.lines().find_map(|line| line.strip_prefix("DEVNAME=")).map(str::to_owned)
 }
 
+/// The device behind a node. See [`identity`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Identity {
+    /// The file system and the inode of the device's folder in sysfs.
+    Device(u64, u64),
+    /// The node's own number, without a readable sysfs.
+    Node(u64),
+    /// A file that is no device.
+    Path(PathBuf),
+}
+
 /// Identifies the device behind a node: the card and the render node of one NPU have the same identity, and so has a
-/// symlink to either. Falls back to the path for a file that is no device.
-pub fn identity(path: &Path) -> PathBuf {
-    let Ok(stat) = stat(path) else { return path.to_owned() };
-    if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFCHR {
-        return path.to_owned();
-    }
-    let node = in_sysfs(stat.st_rdev);
-    fs::canonicalize(node.join("device")).unwrap_or(node)
+/// symlink to either.
+pub fn identity(path: &Path) -> Identity {
+    let node = stat(path).ok().filter(|node| SFlag::from_bits_truncate(node.st_mode) & SFlag::S_IFMT == SFlag::S_IFCHR);
+    let Some(node) = node else { return Identity::Path(path.to_owned()) };
+    stat(&in_sysfs(node.st_rdev).join("device"))
+        .map_or(Identity::Node(node.st_rdev), |device| Identity::Device(device.st_dev, device.st_ino))
 }
 
 /// Finds the name of the group that owns `path`.
@@ -252,6 +261,6 @@ mod tests {
         assert_eq!(identity(&link), identity(Path::new("/dev/null")));
         assert_ne!(identity(Path::new("/dev/zero")), identity(Path::new("/dev/null")));
         fs::remove_file(&link).unwrap();
-        assert_eq!(identity(&link), link, "a name without a file is its own identity");
+        assert_eq!(identity(&link), Identity::Path(link), "a name without a file is its own identity");
     }
 }

@@ -26,7 +26,7 @@ pub mod rocket;
 pub mod simulated;
 pub mod soc;
 
-pub(crate) use device_node::identity;
+pub(crate) use device_node::{identity, Identity};
 
 use std::fmt;
 use std::io;

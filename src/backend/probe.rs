@@ -58,6 +58,32 @@ pub fn open(kind: Kind, device: Option<&Path>) -> Result<Box<dyn Backend>> {
     Roots::default().open(kind, device)
 }
 
+/// Opens the best NPU; `None` if there is none. An NPU that exists but cannot be opened is an error, not a reason to
+/// simulate. A DMA-BUF heap is no NPU: one sees a heap's buffer only if its driver imports it.
+///
+/// Errors: `ERR_DEVICE_PERMISSION`, `ERR_TOO_MANY_FDS`, `ERR_DEVICE_IO`.
+pub fn open_best() -> Result<Option<Box<dyn Backend>>> {
+    let roots = Roots::default();
+    let kinds = Kind::ALL.iter().filter(|kind| !matches!(kind, Kind::DmaHeap | Kind::Simulated));
+    first_opened(kinds.flat_map(|&kind| {
+        let attempts = roots.attempts(kind, false).into_iter();
+        let ours: Vec<_> = attempts.filter(|(path, result)| roots.concerns_us(kind, path, result)).collect();
+        ours.into_iter().map(|(_, result)| result)
+    }))
+}
+
+/// Returns the first success, or else the first error.
+fn first_opened<T>(attempts: impl Iterator<Item = Result<T>>) -> Result<Option<T>> {
+    let mut refusal = None;
+    for attempt in attempts {
+        match attempt {
+            Ok(opened) => return Ok(Some(opened)),
+            Err(error) => refusal = refusal.or(Some(error)),
+        }
+    }
+    refusal.map_or(Ok(None), Err)
+}
+
 type Attempt = (PathBuf, Result<Box<dyn Backend>>);
 
 impl Roots {
@@ -248,6 +274,18 @@ mod tests {
             assert_eq!(error.code(), ErrorCode::DeviceNotFound);
             assert!(error.to_string().contains("absent or empty") && error.details().hint.is_some(), "{error}");
         }
+    }
+
+    #[test]
+    fn the_best_npu_is_taken_and_a_forbidden_one_is_an_error_only_alone() {
+        let no = || Err(Error::new(ErrorCode::DevicePermission, "no"));
+        assert_eq!(first_opened([Ok(Kind::RknpuHeap), Ok(Kind::Rocket)].into_iter()).unwrap(), Some(Kind::RknpuHeap));
+        assert_eq!(first_opened([no(), Ok(Kind::Rocket)].into_iter()).unwrap(), Some(Kind::Rocket));
+        assert_eq!(first_opened(std::iter::empty::<Result<Kind>>()).unwrap(), None);
+        assert_eq!(
+            first_opened([no(), no()].into_iter()).map(|_: Option<Kind>| ()).unwrap_err().code(),
+            ErrorCode::DevicePermission
+        );
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub mod unretired;
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -40,7 +40,7 @@ use reaper::{PendingFrees, REAPERS};
 
 use crate::accounting::{Budget, Charge};
 use crate::backend::errno::no_domain;
-use crate::backend::{identity, Backend, DeviceInfo, Kind, Object, Placement, Request};
+use crate::backend::{identity, Backend, DeviceInfo, Identity, Kind, Object, Placement, Request};
 use crate::error::{Error, ErrorCode, Result};
 use crate::exhaustion::retry_with_room;
 use crate::handle::Handle;
@@ -93,7 +93,7 @@ const FREE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The real devices that this process has open, by kind and [`identity`]: the card and the render node of one NPU share
 /// one ledger.
 static OPEN_DEVICES: Lazy<Mutex<DevicesByNode>> = Lazy::new(Mutex::default);
-type DevicesByNode = HashMap<(Kind, PathBuf), Weak<Device>>;
+type DevicesByNode = HashMap<(Kind, Identity), Weak<Device>>;
 
 impl Device {
     /// Opens a device over `backend`.

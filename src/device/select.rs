@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::backend::probe::{self, Probed};
+use crate::backend::probe;
 use crate::backend::simulated::{Options, Simulated};
 use crate::backend::Kind;
 use crate::device::Device;
@@ -39,7 +39,10 @@ pub fn open(choice: BackendChoice, node: Option<&Path>, simulated: Option<Option
             let message = "`device` names a node, but `backend` is missing";
             return Err(Error::new(ErrorCode::InvalidArgType, message).hint("give `backend` as well"));
         }
-        BackendChoice::Auto => choose(probe::probe())?,
+        BackendChoice::Auto => match probe::open_best()? {
+            Some(backend) => return Ok(Opened { device: Device::shared(backend.into()), fell_back: false }),
+            None => Kind::Simulated,
+        },
     };
     let fell_back = choice == BackendChoice::Auto && kind == Kind::Simulated;
     if kind != Kind::Simulated {
@@ -59,44 +62,10 @@ fn open_node(kind: Kind, node: Option<&Path>) -> Result<Arc<Device>> {
     probe::open(kind, node).map(|backend| Device::shared(backend.into()))
 }
 
-/// Chooses the best NPU. An NPU that exists but cannot be opened is an error, not a reason to simulate.
-fn choose(probed: Vec<Probed>) -> Result<Kind> {
-    // An NPU sees a heap's buffer only if its driver imports it.
-    let npus = probed.into_iter().filter(|found| !matches!(found.kind, Kind::DmaHeap | Kind::Simulated));
-    let mut refusal = None;
-    for found in npus {
-        match found.outcome {
-            Ok(_) => return Ok(found.kind),
-            Err(error) => refusal = refusal.or(Some(error)),
-        }
-    }
-    refusal.map_or(Ok(Kind::Simulated), Err)
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::backend::Backend;
-
-    fn found(kind: Kind) -> Probed {
-        let info = Simulated::new(Options::default()).unwrap().info().clone();
-        Probed { kind, path: None, outcome: Ok(info) }
-    }
-
-    fn refused(kind: Kind) -> Probed {
-        Probed { kind, path: None, outcome: Err(Error::new(ErrorCode::DevicePermission, "no")) }
-    }
-
-    #[test]
-    fn auto_takes_the_best_npu_and_never_skips_a_forbidden_one() {
-        assert_eq!(choose(vec![found(Kind::RknpuHeap), found(Kind::DmaHeap)]).unwrap(), Kind::RknpuHeap);
-        assert_eq!(choose(vec![found(Kind::DmaHeap), found(Kind::Simulated)]).unwrap(), Kind::Simulated);
-        assert_eq!(choose(vec![]).unwrap(), Kind::Simulated);
-        let error = choose(vec![found(Kind::Simulated), refused(Kind::Rknpu)]).unwrap_err();
-        assert_eq!(error.code(), ErrorCode::DevicePermission);
-        assert_eq!(choose(vec![found(Kind::Rocket), refused(Kind::Rknpu)]).unwrap(), Kind::Rocket);
-    }
 
     #[test]
     fn a_node_needs_a_backend_and_the_simulated_device_has_none() {

@@ -13,8 +13,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::proc::{field, Proc};
-use super::reserve_fd::with_reserve;
+use super::proc::{field, read_text, Proc};
 
 /// The figures of one memory controller, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +98,7 @@ impl Group {
     }
 
     fn text(&self, name: &str) -> Option<String> {
-        with_reserve(|_| fs::read_to_string(self.folder.join(name)))
+        read_text(&self.folder.join(name))
     }
 
     /// Reads a figure. "max" means no limit, and does not parse.

@@ -28,8 +28,7 @@ use once_cell::sync::Lazy;
 
 use super::cgroup::Groups;
 use super::proc::{field, Pressure, Proc};
-use super::ram::Ram;
-
+use super::ram::{self, Ram};
 use crate::sync::Mutex;
 
 /// The severity of a shortage, in PSI's terms.
@@ -140,7 +139,7 @@ enum Polled {
 /// All sources of one watch.
 struct Sources {
     proc: Proc,
-    groups: Groups,
+    groups: Arc<Groups>,
     triggers: Vec<Trigger>,
     events: Option<CgroupEvents>,
     polled: Polled,
@@ -149,16 +148,15 @@ struct Sources {
 impl Sources {
     fn open(root: &Path) -> Self {
         let proc = Proc::new(root);
-        let groups = proc.groups();
+        let groups = if root == Path::new("/") { ram::groups() } else { Arc::new(proc.groups()) };
         let machine = root.join("proc/pressure/memory");
         let own = groups.own().map(|folder| folder.join("memory.pressure"));
         let of_machine = PSI_TRIGGERS.iter().filter_map(|stall| Trigger::set(&machine, *stall));
         let of_group = own.iter().flat_map(|own| PSI_TRIGGERS.iter().filter_map(|stall| Trigger::set(own, *stall)));
         let triggers: Vec<_> = of_machine.chain(of_group).collect();
-        let polled = match (triggers.is_empty(), proc.pressure()) {
-            (false, _) => Polled::Nothing,
-            (true, Some(before)) => Polled::Stalls { before },
-            (true, None) => Polled::Available { said: None },
+        let polled = match triggers.is_empty() {
+            false => Polled::Nothing,
+            true => proc.pressure().map_or(Polled::Available { said: None }, |before| Polled::Stalls { before }),
         };
         let events = CgroupEvents::open(&groups);
         Self { proc, groups, triggers, events, polled }

@@ -4,7 +4,8 @@
 //! have. No reader fails, and none guesses.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{getrlimit, Resource};
@@ -38,6 +39,20 @@ pub struct MemInfo {
 /// Finds the number after `name` in lines of "name number".
 pub fn field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+/// Bytes of the usual file of `/proc` or `/sys`.
+const USUAL_LENGTH: usize = 4096;
+
+/// Reads a file of `/proc` or `/sys` in one call of the kernel, if it has the usual length. Such files have size 0, so
+/// [`fs::read_to_string`] reads them in many small pieces.
+pub(super) fn read_text(path: &Path) -> Option<String> {
+    with_reserve(|_| {
+        let mut text = String::with_capacity(USUAL_LENGTH);
+        // `take` hides the file, whose size the standard library would ask for.
+        File::open(path)?.take(u64::MAX).read_to_string(&mut text)?;
+        Ok(text)
+    })
 }
 
 /// Pressure stall information: percentage of the last 10 s in which tasks waited for memory.
@@ -75,8 +90,7 @@ impl Proc {
     }
 
     pub(super) fn text(&self, path: impl AsRef<Path>) -> Option<String> {
-        let path = self.at(path);
-        with_reserve(|_| fs::read_to_string(&path))
+        read_text(&self.at(path))
     }
 
     pub(super) fn at(&self, path: impl AsRef<Path>) -> PathBuf {

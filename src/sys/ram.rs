@@ -37,7 +37,8 @@ static GROUPS: Mutex<Option<(Instant, Arc<Groups>)>> = Mutex::new(None);
 /// time.
 const MAX_GROUPS_AGE: Duration = Duration::from_secs(1);
 
-fn groups() -> Arc<Groups> {
+/// Returns the cgroups of this process.
+pub(super) fn groups() -> Arc<Groups> {
     let known = GROUPS.lock().clone();
     if let Some((_, groups)) = known.filter(|(at, _)| at.elapsed() < MAX_GROUPS_AGE) {
         return groups;
