@@ -31,7 +31,8 @@ const own = fileURLToPath(new URL('..', import.meta.url))
 const builds = { 'this build': own, ...(values.against && { [values.against]: resolve(values.against) }) }
 const sides = Object.entries(builds).map(([name, path]) => ({ name, ...require(join(path, 'index.js')) }))
 
-console.log(`Node ${process.version}, ${process.arch}, ${cpus().length} × ${cpus()[0]?.model.trim()}, ${ROUNDS} rounds`)
+const [processor] = cpus()
+console.log(`Node ${process.version}, ${process.arch}, ${cpus().length} × ${processor?.model.trim()}, ${ROUNDS} rounds`)
 const { backend, path, driverVersion } = describe()
 console.log(`${backend}${path ? ` at ${path}` : ''}, driver ${driverVersion ?? 'unknown'}\n`)
 

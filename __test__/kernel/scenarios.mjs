@@ -1,5 +1,6 @@
 // The scenarios of the emulated machine. A scenario is a board (module parameters) and a list of steps. One boot runs
 // all the scenarios of its architecture one after the other, and loads the module afresh for each.
+import { existsSync } from 'node:fs'
 import { driverless, pathOf, suites } from '../support/suites.mjs'
 
 const MiB = 1 << 20
@@ -51,6 +52,21 @@ const script = (name, extra = {}) => ({
   run: ['/bin/node', '--expose-gc', `/repo/__test__/kernel/guest/${name}.mjs`],
   ...extra,
 })
+/**
+ * Prints what opening and pairs of allocations cost. A build of another commit in target/before (index.js, src/js,
+ * package.json) is measured in turn.
+ */
+const costs = backend => ({
+  name: 'costs',
+  seconds: 110,
+  needs: 'addon',
+  run: [
+    ...['/bin/node', '/repo/benchmark/device.mjs', '--backend', backend, '--rounds', '40'],
+    ...(hasBefore ? ['--against', '/repo/target/before'] : []),
+  ],
+  prints: true,
+})
+const hasBefore = existsSync(new URL('../../target/before/index.js', import.meta.url))
 const js = (...files) => ({ name: 'js', seconds: 110, needs: 'addon', js: files })
 
 const all = [...suites.keys()]
@@ -138,6 +154,14 @@ export const scenarios = [
     backend: 'rknpu',
     module: { flavour: 'gem', version: '0.9.8' },
     steps: [script('job')],
+  },
+  {
+    name: 'costs',
+    always: [],
+    about: 'opening a device, and pairs of allocations; printed, not tested',
+    backend: 'rknpu',
+    module: { flavour: 'gem', version: '0.9.8', sram_bytes: 966656 },
+    steps: [costs('rknpu')],
   },
   {
     name: 'cma-full',
