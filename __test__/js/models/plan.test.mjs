@@ -212,6 +212,15 @@ test('a model above 4 GiB: by the version of the driver', () => {
   assert.equal(planModels([large], { ...board, iommuDomains: 1 }, { spread: true }).fits, false)
 })
 
+test('weights that the runtime splits are planned in two domains, though one could hold them', () => {
+  // 4,074 million numbers: more than the 4.06 GB that the runtime puts into a domain, less than 4 GiB.
+  const spec = { name: 'a', config: configOf('MiniCPM3 4B'), contextLength: 512, dtype: 'w8a8' }
+  const plan = planModels([spec], board)
+  assert.deepEqual(plan.placements.map(({ domain }) => domain), [0, 1])
+  assert.equal(plan.placements[0].bytes, 4_060_000_000)
+  assert.equal(planModels([spec], { ...board, iommuDomains: 1 }).placements.length, 1)
+})
+
 test('.rknn models go to domain 0, and the words go around them', () => {
   const eyes = model('eyes', 900 * MiB, { type: 'vision' })
   const domainsOf = (models) => planModels(models, board).placements.map((placement) => placement.domain)

@@ -191,20 +191,24 @@ function planModels(models, device, options) {
   const inDomain0 = groups.reduce((sum, { fixed, bytes }) => sum + (fixed ? bytes : 0), 0)
   const whole = []
   for (const group of groups) {
-    const alone = places.some((place) => group.bytes <= (place.total ?? Number.MAX_SAFE_INTEGER))
     const spreads = (spread ?? true) && device.iommu && places.length > 1 && group.members.length === 1 && !group.fixed
-    if (alone || !spreads) {
+    const fitsOne = places.some((place) => group.bytes <= (place.total ?? Number.MAX_SAFE_INTEGER))
+    if (!spreads || (fitsOne && group.members[0].figures.weights <= DOMAIN_WEIGHTS)) {
       whole.push(group)
       continue
     }
     places[0].used += inDomain0
     const pieces = spreadOverDomains(group, places)
     places[0].used -= inDomain0
-    if (pieces === null) return refuse(reasonOf([group], places, device, roomOf))
+    if (pieces === null) {
+      if (!fitsOne) return refuse(reasonOf([group], places, device, roomOf))
+      whole.push(group)
+      continue
+    }
     placements.push(...pieces)
     warnings.push(
-      `${group.members[0].name}: exceeds a domain, and continues in the ones after domain ${pieces[0].domain}; the ` +
-        'vendor does not document which these are',
+      `${group.members[0].name}: exceeds what the runtime puts into a domain, and continues in those after domain ` +
+        `${pieces[0].domain}; the vendor does not document which these are`,
     )
   }
 
