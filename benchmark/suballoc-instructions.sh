@@ -35,7 +35,11 @@ empty=$(count "$extremes" --once none)
 # instructions WORKLOAD: of the suballocator alone
 instructions() {
   case $1 in
-    trace | random) echo $(($(count "$bench" --once tlsf --workload "$1") - $(count "$bench" --once none --workload "$1"))) ;;
+    trace | random)
+      local all
+      all=$(count "$bench" --once tlsf --workload "$1")
+      echo $((all - $(count "$bench" --once none --workload "$1")))
+      ;;
     *) echo $(($(count "$extremes" --once "$1") - empty)) ;;
   esac
 }
