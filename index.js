@@ -31,16 +31,17 @@ const {
 } = shared[copies]
 
 function load() {
+  const { publicConstructor } = require('./src/js/core/border.js')
   const { onDemand } = require('./src/js/core/on-demand.js')
   return {
-    ...require('./src/js/core/errors.js'),
-    ...require('./src/js/manager.js'),
     ...require('./src/js/functions.js'),
-    SimulatedNPU: require('./src/js/devices/simulated-npu.js').SimulatedNPU,
+    MemoryError: publicConstructor(require('./src/js/core/errors.js').MemoryError),
+    MemoryManager: publicConstructor(require('./src/js/manager.js').MemoryManager),
+    SimulatedNPU: publicConstructor(require('./src/js/devices/simulated-npu.js').SimulatedNPU),
     classes: {
-      DmaBufInbox: onDemand(() => require('./src/js/sharing/inbox.js').DmaBufInbox),
-      MemoryBlock: onDemand(() => require('./src/js/pools/block.js').MemoryBlock),
-      MemoryPool: onDemand(() => require('./src/js/pools/pool.js').MemoryPool),
+      DmaBufInbox: onDemand(() => publicConstructor(require('./src/js/sharing/inbox.js').DmaBufInbox)),
+      MemoryBlock: onDemand(() => publicConstructor(require('./src/js/pools/block.js').MemoryBlock)),
+      MemoryPool: onDemand(() => publicConstructor(require('./src/js/pools/pool.js').MemoryPool)),
     },
   }
 }

@@ -86,6 +86,7 @@ fn a_chunk_that_cannot_be_retired_is_lost_until_it_can(limit: u64) {
         without_mappings(limit, || manager.destroy_pool(&pool, true).unwrap());
         drop(pool);
         assert_eq!(lost(), (1, MIB));
+        assert_eq!(manager.npu_stats().lost_for_good, 0, "it is tried again");
         assert_eq!(device.backend().live(), usize::from(npu), "the object is not destroyed under its mapping");
         // A later free tries again.
         let other = manager.allocate_system(MIB, &SystemOptions::default()).unwrap();

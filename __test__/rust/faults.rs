@@ -124,6 +124,7 @@ fn every_failure_leaves_everything_as_it_was() {
                     let hit = faulty.pending() == 0;
                     let what = format!("{call:?} number {nth} failed with errno {errno}");
                     let lost = device.lost();
+                    assert_eq!(device.lost_for_good(), lost.0, "{what}");
                     match call {
                         // A failed destroy has no caller; the manager counts it.
                         Call::Destroy => assert_eq!((refused, lost.0), (0, u64::from(hit)), "{what}"),

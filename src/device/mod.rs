@@ -342,6 +342,11 @@ impl Device {
         (self.lost.0.load(Ordering::Relaxed) + objects, self.lost.1.load(Ordering::Relaxed) + bytes)
     }
 
+    /// The number of objects that the driver failed to destroy. It never falls: they are not tried again.
+    pub fn lost_for_good(&self) -> u64 {
+        self.lost.0.load(Ordering::Relaxed)
+    }
+
     fn live_charges(&self) -> MutexGuard<'_, HashMap<Handle, Weak<Charges>>> {
         self.charges.lock()
     }

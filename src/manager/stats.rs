@@ -20,8 +20,8 @@ pub struct NpuStats {
     pub counters: Counters,
     /// The smaller of the NPU's address space and the machine's memory.
     pub total: u64,
-    /// The bytes that can still be allocated; `None` if the kernel does not show the area that bounds them.
-    pub available: Option<u64>,
+    /// The bytes that can still be allocated: available RAM where the kernel shows no area that bounds them.
+    pub available: u64,
     /// Kernel objects behind the allocations, those of pools and slabs included.
     pub objects: u64,
     /// All slabs together.
@@ -30,6 +30,8 @@ pub struct NpuStats {
     pub pending_free: u64,
     /// Objects that the driver failed to take back, or that the kernel could not unmap yet, and their bytes.
     pub lost: (u64, u64),
+    /// Those of them that the driver failed to take back: they stay until a reboot.
+    pub lost_for_good: u64,
     /// The user's limit of NPU memory.
     pub limit: Option<u64>,
     /// The IOMMU domains, by number.
@@ -82,6 +84,8 @@ pub struct SlabStats {
 pub struct SystemStats {
     /// Counters of allocations, pools' slices included.
     pub counters: Counters,
+    /// The bytes that can still be allocated, under the limits of the memory cgroup and of the user.
+    pub available: u64,
     /// The user's limit of system memory.
     pub limit: Option<u64>,
     /// Freed memory that the kernel could not retire yet: the number of mappings, and their bytes.
@@ -169,20 +173,19 @@ impl Manager {
         let own = self.accounting.read(|accounts| accounts.npu);
         let counters = with_pools(own, MemoryKind::Npu, &pools);
         let reach = match (info.iommu, cma) {
-            (true, _) => Some(domains.iter().map(DomainStats::free).sum()),
+            (true, _) => domains.iter().map(DomainStats::free).sum(),
             // Ordinary pages serve once the CMA area is full, and where the kernel shows none.
-            (false, _) if info.falls_back_to_pages() || info.kind == Kind::DmaHeap => Some(ram),
-            (false, Some((_, free))) => Some(free),
-            (false, None) if info.kind == Kind::RknpuHeap => Some(ram),
-            (false, None) if info.domain_bytes == 0 => None,
-            _ => Some(info.domain_bytes.saturating_sub(counters.used)),
+            (false, _) if info.falls_back_to_pages() || info.kind == Kind::DmaHeap => ram,
+            (false, Some((_, free))) => free,
+            (false, None) if info.kind == Kind::RknpuHeap || info.domain_bytes == 0 => ram,
+            _ => info.domain_bytes.saturating_sub(counters.used),
         };
         let slices: u64 = slabs.iter().map(|stats| stats.live).sum();
         let chunks = pools.iter().filter(|(kind, _)| *kind == MemoryKind::Npu).map(|(_, stats)| stats);
         NpuStats {
             counters,
             total: self.npu_total,
-            available: reach.map(|reach: u64| reach.min(ram).min(room)),
+            available: reach.min(ram).min(room),
             limit,
             objects: own.live - slices.min(own.live) + chunks.chain(&slabs).map(|stats| stats.chunks).sum::<u64>(),
             slabs: SlabStats {
@@ -194,6 +197,7 @@ impl Manager {
             },
             pending_free: self.device.pending(),
             lost: self.device.lost(),
+            lost_for_good: self.device.lost_for_good(),
             domains,
             process_mapped: self.process_mapped(),
             sram_free: gauges.sram_free,
@@ -208,9 +212,11 @@ impl Manager {
     /// Returns the statistics of system memory.
     pub fn system_stats(&self) -> SystemStats {
         let pools: Vec<_> = self.pools().into_iter().map(|pool| (pool.kind(), pool.stats())).collect();
+        let (limit, room) = self.accounting.limit_and_room(MemoryKind::System);
         SystemStats {
             counters: with_pools(self.accounting.read(|accounts| accounts.system), MemoryKind::System, &pools),
-            limit: self.accounting.limit_and_room(MemoryKind::System).0,
+            limit,
+            available: Ram::read().map_or(0, |ram| ram.available).min(room),
             lost: unretired::lost(None),
             memory: self.proc.meminfo().unwrap_or_default(),
             rss: self.proc.rss(),

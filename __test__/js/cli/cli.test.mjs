@@ -448,7 +448,7 @@ test('report: of a .json report, and of two', { skip: needsReports }, async () =
   const printed = await command(['report', before, '--diff', after])
   assert.deepEqual([printed.status, printed.stderr], [0, ''])
   assert.match(printed.stdout, /NPU \+3 MiB/)
-  assert.match(printed.stdout, /By tag\n {2}�\[31mkv +\+3 MiB +0 B to 3 MiB/)
+  assert.match(printed.stdout, /By tag\n {2}kv +\+3 MiB +0 B to 3 MiB/)
   const { byTag } = JSON.parse((await command(['report', before, '--diff', after, '--json'])).stdout)
   assert.equal(byTag[0].growth, 3 << 20)
   const page = join(folder, 'diff.html')

@@ -57,6 +57,40 @@ function instances(t) {
   }
 }
 
+test('a class that is called as a function throws a MemoryError, and stays a class', (t) => {
+  const classes = Object.entries(memory).filter(([name]) => /^[A-Z]/.test(name))
+  assert.equal(classes.length, 6)
+  const { manager, pool, block, inbox } = instances(t)
+  for (const [name, made] of classes) {
+    for (const call of [() => made(), () => made({}), () => made.call({}), () => Reflect.apply(made, undefined, [])]) {
+      const { message, hint } = refuses(call, 'ERR_INVALID_ARG_TYPE')
+      assert.ok(message.includes(name) && hint.includes(`new ${name}`), message)
+    }
+    assert.equal(made.name, name)
+    assert.equal(made.prototype.constructor, made)
+    assert.deepEqual(Object.keys(made), [])
+    assert.match(String(made), new RegExp(`^class ${name} `))
+  }
+  for (const [instance, made] of [
+    [manager, MemoryManager], [pool, memory.MemoryPool], [block, memory.MemoryBlock], [inbox, memory.DmaBufInbox],
+  ]) {
+    assert.ok(instance instanceof made)
+    assert.equal(instance.constructor, made)
+  }
+  class Own extends MemoryManager {
+    own = 7
+  }
+  const own = new Own({ backend: 'simulated' })
+  t.after(() => own.dispose())
+  assert.ok(own instanceof Own && own instanceof MemoryManager && !(manager instanceof Own))
+  assert.deepEqual([own.own, own.constructor, own.disposed], [7, Own, false])
+  assert.equal(MemoryManager.once, base.constructor.once, 'static members are inherited')
+  class OwnError extends MemoryError {}
+  const error = new OwnError('mine', { code: 'ERR_UNSUPPORTED' })
+  assert.ok(error instanceof OwnError && error instanceof MemoryError && error instanceof Error)
+  assert.equal(refuses(() => new MemoryManager(5), 'ERR_INVALID_ARG_TYPE') instanceof OwnError, false)
+})
+
 /** Every method and accessor of an object's own classes, by name. */
 function* membersOf(object) {
   const seen = new Set(['constructor'])

@@ -112,7 +112,7 @@ test('npm pack: the files of the package and no others', { skip: npm.status !== 
 test('the manifest: the only run-time dependencies are the binaries for arm64 and x64', () => {
   assert.equal(manifest.license, 'MIT')
   assert.deepEqual(manifest.dependencies ?? {}, {})
-  assert.equal(manifest.engines.node, '>=20')
+  assert.equal(manifest.engines.node, '>=20.12')
   for (const platform of ['linux-arm64-gnu', 'linux-x64-gnu']) {
     const binary = require(`../../../npm/${platform}/package.json`)
     assert.equal(binary.name, `${manifest.name}-${platform}`)

@@ -130,6 +130,22 @@ test('total and available: the tightest limit', { skip: needsSimulated }, (t) =>
   assert.equal(after.pendingFree, 0)
 })
 
+test('available is a number on every board, and never more than limits leave', { skip: needsSimulated }, (t) => {
+  for (const soc of ['rk3588', 'rk3576', 'rk3562', 'rk3566', 'rk3568']) {
+    const manager = open(t, { simulated: { soc } })
+    const left = () => ['getNPUMemoryStats', 'getSystemMemoryStats'].map((stats) => manager[stats]().available)
+    for (const available of left()) {
+      assert.ok(Number.isSafeInteger(available) && available > 0, `${soc}: ${available}`)
+      assert.ok(available <= totalmem(), soc)
+    }
+    manager.setMemoryLimits({ npu: { max: 3 * MiB }, system: { max: 2 * MiB } })
+    assert.deepEqual(left(), [3 * MiB, 2 * MiB])
+    const kept = [manager.allocateNPUMemory(MiB), manager.allocateSystemMemory(2 * MiB)]
+    assert.deepEqual(left(), [2 * MiB, 0])
+    kept.forEach((buffer) => manager.deallocate(buffer))
+  }
+})
+
 test('the machine: meminfo', (t) => {
   const stats = open(t).getSystemMemoryStats()
   const meminfo = Object.fromEntries(

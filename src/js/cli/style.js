@@ -2,13 +2,17 @@
 
 // Formats text for the terminal: colours, line wrapping, tables, bars.
 
-const { inspect } = require('node:util')
+// `styleText` is in Node 20.12, without a warning, and stable since 22.13.
+// eslint-disable-next-line n/no-unsupported-features/node-builtins
+const { stripVTControlCharacters, styleText } = require('node:util')
 const { formatBytes } = require('../core/format-bytes.js')
 const { hexAddresses } = require('../core/json.js')
 
 const MAX_WIDTH = 100
 /** @type {['bold', 'dim', 'red', 'green', 'yellow', 'cyan', 'inverse']} */
 const STYLES = ['bold', 'dim', 'red', 'green', 'yellow', 'cyan', 'inverse']
+/** The escapes that begin and end each style. */
+const ESCAPES = STYLES.flatMap((name) => styleText(name, '\0', { validateStream: false }).split('\0'))
 /** The first of the characters that stand for the begin and the end of a style until `styled`. */
 const MARKS = 0xfdd0
 
@@ -45,11 +49,13 @@ function painter(colored) {
 }
 
 /**
- * Replaces control characters: a name, a tag or a line of a log may hold escapes for the terminal.
+ * Removes escapes for the terminal, which a name, a tag or a line of a log may hold, and replaces other control
+ * characters.
  *
  * @param {string} text
  */
-const plain = (text) => text.replace(/[\x00-\x09\x0b-\x1f\x7f-\x9f]/g, (of) => (of === '\t' ? ' ' : '�'))
+const plain = (text) =>
+  stripVTControlCharacters(text).replace(/[\x00-\x09\x0b-\x1f\x7f-\x9f]/g, (of) => (of === '\t' ? ' ' : '�'))
 
 /**
  * Makes text ready for a terminal: without control characters, and with the escapes of `painter` and no others.
@@ -57,10 +63,7 @@ const plain = (text) => text.replace(/[\x00-\x09\x0b-\x1f\x7f-\x9f]/g, (of) => (
  * @param {string} text
  */
 const styled = (text) =>
-  plain(text).replace(/[\ufdd0-\ufddd]/g, (mark) => {
-    const at = mark.charCodeAt(0) - MARKS
-    return `\x1b[${/** @type {[number, number]} */ (inspect.colors[STYLES[at >> 1]])[at & 1]}m`
-  })
+  plain(text).replace(/[\ufdd0-\ufddd]/g, (mark) => ESCAPES[mark.charCodeAt(0) - MARKS])
 
 /** @param {Stream} stream */
 const widthOf = (stream) => Math.max(40, Math.min(stream.columns ?? 80, MAX_WIDTH))

@@ -11,7 +11,7 @@ const { memoryError } = require('./errors.js')
 const { formatValue } = require('./options.js')
 const { callersError } = require('./system-errors.js')
 
-const { apply, defineProperty, getOwnPropertyDescriptor, ownKeys } = Reflect
+const { apply, construct, defineProperty, getOwnPropertyDescriptor, ownKeys, setPrototypeOf } = Reflect
 
 /**
  * All wrappers. A stack's frames below the outermost of them are the caller's.
@@ -85,6 +85,36 @@ function publicClass({ name: className, prototype }, hasState) {
 }
 
 /**
+ * Returns the constructor to export for a class: called without `new` it throws a MemoryError. It has the prototype of
+ * the class, so that instances and subclasses are those of the class. A Proxy would do it too, but slows `new` and
+ * `instanceof` by some 100 ns; this function costs `new` 12 ns and a subclass's `new` half a microsecond.
+ *
+ * @template {new (...args: any[]) => object} C
+ * @param {C} named
+ * @returns {C}
+ */
+function publicConstructor(named) {
+  const { name, prototype } = named
+  /** @type {(...args: unknown[]) => object} */
+  function constructor(...args) {
+    if (new.target === undefined) {
+      const hint = `call it with new: new ${name}(...)`
+      throw memoryError('ERR_INVALID_ARG_TYPE', `${name} is a class and was called as a function`, { hint })
+    }
+    return construct(named, args, new.target === constructor ? named : new.target)
+  }
+  // Static members are inherited.
+  setPrototypeOf(constructor, named)
+  for (const property of ['name', 'length'])
+    defineProperty(constructor, property, /** @type {PropertyDescriptor} */ (getOwnPropertyDescriptor(named, property)))
+  // Libraries tell classes from functions by their text.
+  defineProperty(constructor, 'toString', { value: () => String(named), configurable: true, writable: true })
+  defineProperty(constructor, 'prototype', { value: prototype, writable: false })
+  defineProperty(prototype, 'constructor', { value: constructor, configurable: true, writable: true })
+  return /** @type {C} */ (/** @type {unknown} */ (constructor))
+}
+
+/**
  * @param {string} className
  * @param {string} name
  * @param {unknown} receiver
@@ -119,4 +149,4 @@ function isAbortReason(options, error) {
 const convert = (name, error, args) =>
   args.some((of) => isAbortReason(of, error)) ? error : callersError(name, error)
 
-module.exports = { publicClass, publicFunction, wrappers }
+module.exports = { publicClass, publicConstructor, publicFunction, wrappers }

@@ -23,7 +23,8 @@ class MemoryError extends Error {
 
   /** @param {unknown} value */
   static [Symbol.hasInstance](value) {
-    if (this !== MemoryError) return Function.prototype[Symbol.hasInstance].call(this, value)
+    // The class and its exported constructor, but no subclass.
+    if (this.prototype !== MemoryError.prototype) return Function.prototype[Symbol.hasInstance].call(this, value)
     return typeof value === 'object' && value !== null && branded.has(value)
   }
 }

@@ -336,9 +336,20 @@ const device = [
     ({ usage }) => usage.npu.pendingFree,
   ),
   counter('npu_lost_objects_total', 'Kernel objects that the driver failed to take back.', NO_LABELS, ({ usage }) => [
-    [usage.npu.lost.objects],
+    [usage.npu.lost.forGood],
   ]),
-  single('npu_lost_bytes', 'bytes', 'Bytes of lost kernel objects.', ({ usage }) => usage.npu.lost.bytes),
+  single(
+    'npu_mapped_freed_objects',
+    '',
+    'Freed kernel objects that the kernel could not unmap yet; they are tried again.',
+    ({ usage }) => usage.npu.lost.objects - usage.npu.lost.forGood,
+  ),
+  single(
+    'npu_lost_bytes',
+    'bytes',
+    'Bytes of lost kernel objects, and of those that could not be unmapped yet.',
+    ({ usage }) => usage.npu.lost.bytes,
+  ),
   single(
     'npu_process_mapped_bytes',
     'bytes',

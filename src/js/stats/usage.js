@@ -24,9 +24,9 @@ const { formatBytes } = require('../core/format-bytes.js')
  */
 function npuStats(handle, { backend, simulated, sramTotal }) {
   const stats = native.npuStats(handle)
-  const { counters, lostObjects, lostBytes, slabReserved, slabAllocated, slabWaiting, ...others } = stats
+  const { counters, lostObjects, lostForGood, lostBytes, slabReserved, slabAllocated, slabWaiting, ...others } = stats
   const { slabLateWrites: lateWrites, slabLost, ...figures } = others
-  const lost = { objects: lostObjects, bytes: lostBytes }
+  const lost = { objects: lostObjects, bytes: lostBytes, forGood: lostForGood }
   const slabs = { reserved: slabReserved, allocated: slabAllocated, waiting: slabWaiting, lateWrites, lost: slabLost }
   return { backend, simulated, ...counters, ...figures, sramTotal, lost, slabs }
 }

@@ -40,8 +40,11 @@ export interface NPUMemoryStats extends CounterStats {
    * buffers of up to 4 MiB come from ordinary pages when it is full ({@link NPUMemoryStats.cmaFree} for larger ones).
    */
   total: number
-  /** Bytes that can still be allocated; null if the kernel does not show the area that bounds them. */
-  available: number | null
+  /**
+   * Bytes that can still be allocated, under every limit. Where the kernel does not show the area that bounds them (CMA
+   * without an IOMMU), available RAM is the bound.
+   */
+  available: number
   limit: number | null
   /** Number of kernel objects (and so fds) behind `liveAllocations`, with the empty ones that the manager keeps. */
   objects: number
@@ -55,9 +58,10 @@ export interface NPUMemoryStats extends CounterStats {
   /**
    * Freed memory that is not back. Objects that the driver failed to release stay until a reboot. Objects that the
    * kernel could not unmap, because it had no mapping left (`vm.max_map_count`) or no addresses, are tried again at
-   * later frees and by `optimizeMemory`; they count until that succeeds.
+   * later frees and by `optimizeMemory`; they count until that succeeds. `forGood` is the number of the former. It
+   * never falls.
    */
-  lost: { objects: number; bytes: number }
+  lost: { objects: number; bytes: number; forGood: number }
   /** Usage by IOMMU domain; empty without an IOMMU. */
   domains: DomainStats[]
   /** Bytes of all NPU buffers mapped in this process, with those of the RKLLM runtime. */
@@ -78,7 +82,7 @@ export interface SystemMemoryStats extends CounterStats {
   lost: { mappings: number; bytes: number }
   /** RAM of the machine. */
   total: number
-  /** RAM that can be allocated without swapping. */
+  /** RAM that can be allocated without swapping, under the limits of the memory cgroup and of `setMemoryLimits`. */
   available: number
   swapTotal: number
   swapFree: number
