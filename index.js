@@ -33,6 +33,8 @@ const {
 function load() {
   const { publicConstructor } = require('./src/js/core/border.js')
   const { onDemand } = require('./src/js/core/on-demand.js')
+  const block = () => require('./src/js/pools/block.js').MemoryBlock
+  const pool = () => require('./src/js/pools/pool.js').MemoryPool
   return {
     ...require('./src/js/functions.js'),
     MemoryError: publicConstructor(require('./src/js/core/errors.js').MemoryError),
@@ -40,8 +42,8 @@ function load() {
     SimulatedNPU: publicConstructor(require('./src/js/devices/simulated-npu.js').SimulatedNPU),
     classes: {
       DmaBufInbox: onDemand(() => publicConstructor(require('./src/js/sharing/inbox.js').DmaBufInbox)),
-      MemoryBlock: onDemand(() => publicConstructor(require('./src/js/pools/block.js').MemoryBlock)),
-      MemoryPool: onDemand(() => publicConstructor(require('./src/js/pools/pool.js').MemoryPool)),
+      MemoryBlock: onDemand(() => publicConstructor(block(), 'pool.allocate makes them')),
+      MemoryPool: onDemand(() => publicConstructor(pool(), 'createMemoryPool makes them')),
     },
   }
 }

@@ -86,7 +86,11 @@ test('diffSnapshots: a snapshot against itself, reports from files, and invalid 
   assert.deepEqual([same.added, same.gone, same.elapsedMs], [[], [], 0])
   for (const list of [same.byTag, same.bySite, same.byPool, same.byKind])
     assert.ok(list.length > 0 && list.every(({ growth }) => growth === 0))
-  for (const bad of [undefined, null, 7, 'x', {}, [], { version: 1 }, { ...snapshot, buffers: {} }]) {
+  const broken = [
+    ...[{}, [null]].map((buffers) => ({ ...snapshot, buffers })),
+    ...[{ name: 'p' }, { chunkMaps: [{ blocks: [7] }] }].map((pool) => ({ ...snapshot, pools: [pool] })),
+  ]
+  for (const bad of [undefined, null, 7, 'x', {}, [], { version: 1 }, ...broken]) {
     refuses(() => diffSnapshots(bad, snapshot), 'ERR_INVALID_ARG_TYPE')
     refuses(() => diffSnapshots(snapshot, bad), 'ERR_INVALID_ARG_TYPE')
   }

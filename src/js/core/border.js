@@ -91,14 +91,14 @@ function publicClass({ name: className, prototype }, hasState) {
  *
  * @template {new (...args: any[]) => object} C
  * @param {C} named
+ * @param {string} [hint] how instances are made, if not with `new`
  * @returns {C}
  */
-function publicConstructor(named) {
+function publicConstructor(named, hint = `call it with new: new ${named.name}(...)`) {
   const { name, prototype } = named
   /** @type {(...args: unknown[]) => object} */
   function constructor(...args) {
     if (new.target === undefined) {
-      const hint = `call it with new: new ${name}(...)`
       throw memoryError('ERR_INVALID_ARG_TYPE', `${name} is a class and was called as a function`, { hint })
     }
     return construct(named, args, new.target === constructor ? named : new.target)

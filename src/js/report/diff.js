@@ -13,6 +13,13 @@ const { holders } = require('./holders.js')
  * @typedef {import('./holders.js').Holder} Holder
  */
 
+/** @type {(value: any) => boolean} */
+const isObject = (value) => typeof value === 'object' && value !== null
+/** @type {(value: any, is: (entry: any) => boolean) => boolean} */
+const isListOf = (value, is) => Array.isArray(value) && value.every(is)
+/** @type {(map: any) => boolean} */
+const hasBlocks = (map) => isObject(map) && isListOf(map.blocks, isObject)
+
 /**
  * @param {string} name
  * @param {any} value
@@ -22,8 +29,8 @@ function checkSnapshot(name, value, verb = 'diffSnapshots') {
     throw invalid(`${verb}: ${name} must be a snapshot, not ${formatValue(value)}`)
   const { version, takenAt, stats, buffers, pools } = value
   if (
-    !Array.isArray(buffers) ||
-    !Array.isArray(pools) ||
+    !isListOf(buffers, isObject) ||
+    !isListOf(pools, (pool) => isObject(pool) && isListOf(pool.chunkMaps, hasBlocks)) ||
     typeof takenAt !== 'number' ||
     typeof stats !== 'object' ||
     stats === null
