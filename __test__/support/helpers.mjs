@@ -5,7 +5,7 @@
 
 import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { markAsUntransferable } from 'node:worker_threads'
@@ -88,6 +88,25 @@ export function open(t, options = {}) {
   const manager = new MemoryManager({ backend, device, slabs: { threshold: 0 }, ...options, ...board })
   t.after(() => manager.dispose())
   return manager
+}
+
+/** The names of this process's threads that begin with `prefix`. */
+export function threadsOf(prefix) {
+  const names = readdirSync('/proc/self/task').map((id) => {
+    try {
+      return readFileSync(`/proc/self/task/${id}/comm`, 'utf8').trim()
+    } catch {
+      return '' // it has ended
+    }
+  })
+  return names.filter((name) => name.startsWith(prefix))
+}
+
+/** Returns the number of such threads once it is at most `expected`, or after ten seconds. */
+export function threadsAtMost(prefix, expected) {
+  const clock = new Int32Array(new SharedArrayBuffer(4))
+  for (let waited = 0; threadsOf(prefix).length > expected && waited < 1000; waited++) Atomics.wait(clock, 0, 0, 10)
+  return threadsOf(prefix).length
 }
 
 /** Asserts that `call` throws a MemoryError with that code and the matching JavaScript class. Returns the error. */

@@ -1,4 +1,5 @@
-//! Memory pressure: a thread that waits for the kernel to report a shortage, while there is a subscription.
+//! Memory pressure: a thread that waits for the kernel to report a shortage, while there is a subscription and for a
+//! second after it.
 //!
 //! A watch uses the best source that the kernel offers:
 //!
@@ -16,8 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{channel, Receiver};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -68,6 +68,9 @@ const PSI_WINDOW: Duration = Duration::from_secs(2);
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// The interval between repeated reports while memory stays short.
 const REPEAT_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a watch without a listener waits for the next one. A program that opens one manager after another would
+/// otherwise start a thread and set triggers for each, and the kernel takes some 50 ms to remove a trigger.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// Memory is short when less than one part in this many is available.
 const LOW_MEMORY_DIVISORS: [(Level, u64); 2] = [(Level::Full, 32), (Level::Some, 10)];
 
@@ -136,6 +139,15 @@ enum Polled {
     Available { said: Option<(Level, Instant)> },
 }
 
+/// The reason for which a wait ended.
+enum Wakeup {
+    Short(Shortage),
+    Woken,
+    TimedOut,
+    /// The kernel refuses to wait.
+    Failed,
+}
+
 /// All sources of one watch.
 struct Sources {
     proc: Proc,
@@ -166,35 +178,41 @@ impl Sources {
         Ram::of(&self.proc, &self.groups)
     }
 
-    /// Waits until memory is short; returns `None` once `wake` was written to.
-    fn wait(&mut self, wake: BorrowedFd<'_>) -> Option<Shortage> {
+    /// Waits until memory is short, until `wake` was written to, or at most for `time`.
+    fn wait(&mut self, wake: BorrowedFd<'_>, time: Option<Duration>) -> Wakeup {
+        let end = time.map(|time| Instant::now() + time);
         loop {
-            let (woken, triggered) = match self.poll(wake) {
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            let (woken, triggered) = match self.poll(wake, left) {
                 Ok(result) => result,
                 Err(Errno::EINTR) => continue,
-                Err(_) => return None,
+                Err(_) => return Wakeup::Failed,
             };
             if woken {
-                return None;
+                return Wakeup::Woken;
             }
             let level = triggered.max(self.poll_memory());
             if let Some(level) = level {
-                return Some(Shortage { level, available: self.ram().map_or(0, |ram| ram.available) });
+                return Wakeup::Short(Shortage { level, available: self.ram().map_or(0, |ram| ram.available) });
+            }
+            if left == Some(Duration::ZERO) {
+                return Wakeup::TimedOut;
             }
         }
     }
 
-    fn poll(&mut self, wake: BorrowedFd<'_>) -> nix::Result<(bool, Option<Level>)> {
+    fn poll(&mut self, wake: BorrowedFd<'_>, time: Option<Duration>) -> nix::Result<(bool, Option<Level>)> {
         let mut all: Vec<PollFd<'_>> = vec![PollFd::new(wake, PollFlags::POLLIN)];
         let urgent = |fd| PollFd::new(fd, PollFlags::POLLPRI);
         let fds: Vec<BorrowedFd<'_>> = self.triggers.iter().map(|trigger| trigger.file.as_fd()).collect();
         all.extend(fds.into_iter().map(urgent));
         all.extend(self.events.as_ref().map(|events| urgent(events.file.as_fd())));
-        let patience = match self.polled {
-            Polled::Nothing => PollTimeout::NONE,
-            Polled::Stalls { .. } => poll_timeout(PSI_WINDOW),
-            Polled::Available { .. } => poll_timeout(POLL_INTERVAL),
+        let interval = match self.polled {
+            Polled::Nothing => None,
+            Polled::Stalls { .. } => Some(PSI_WINDOW),
+            Polled::Available { .. } => Some(POLL_INTERVAL),
         };
+        let patience = interval.into_iter().chain(time).min().map_or(PollTimeout::NONE, poll_timeout);
         poll(&mut all, patience)?;
         let seen: Vec<PollFlags> = all.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
         drop(all);
@@ -267,40 +285,47 @@ fn poll_timeout(after: Duration) -> PollTimeout {
 
 type Listener = Box<dyn Fn(Shortage) + Send>;
 
-/// One thread and its listeners.
+/// The listeners of one thread.
 struct Watch {
-    listeners: Arc<Mutex<HashMap<u64, Listener>>>,
+    listeners: Mutex<HashMap<u64, Listener>>,
+    /// Wakes the thread when the last listener has gone.
     wake: EventFd,
-    /// The thread closes this channel after its last notification.
-    ended: Mutex<Receiver<()>>,
 }
 
 impl Watch {
     /// Starts the thread. Its descriptors are open when this returns, so that a caller that counts descriptors sees
     /// them.
-    fn start(root: &Path) -> io::Result<Self> {
-        let listeners = Arc::<Mutex<HashMap<u64, Listener>>>::default();
+    fn start(root: &Path) -> io::Result<Arc<Self>> {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        let (notified, woken) = (Arc::clone(&listeners), wake.as_fd().try_clone_to_owned()?);
-        let (ending, ended) = channel();
-        let mut sources = Sources::open(root);
-        thread::Builder::new().name("rkllm-pressure".to_owned()).spawn(move || {
-            while let Some(shortage) = sources.wait(woken.as_fd()) {
-                notified.lock().values().for_each(|listener| listener(shortage));
-            }
-            drop((woken, notified, ending));
-            // The kernel takes some 50 ms to remove a trigger, so this happens after the subscriber was released.
-            drop(sources);
-        })?;
-        Ok(Self { listeners, wake, ended: Mutex::new(ended) })
+        let watch = Arc::new(Self { listeners: Mutex::default(), wake });
+        let (running, root, sources) = (Arc::clone(&watch), root.to_owned(), Sources::open(root));
+        thread::Builder::new().name("rkllm-pressure".to_owned()).spawn(move || running.run(&root, sources))?;
+        Ok(watch)
     }
-}
 
-impl Drop for Watch {
-    /// Waits for the thread's last notification. The kernel removes the triggers a little later.
-    fn drop(&mut self) {
-        if self.wake.write(1).is_ok() {
-            let _ = self.ended.lock().recv();
+    fn run(&self, root: &Path, mut sources: Sources) {
+        let mut time = None;
+        loop {
+            match sources.wait(self.wake.as_fd(), time) {
+                Wakeup::Short(shortage) => self.listeners.lock().values().for_each(|listener| listener(shortage)),
+                Wakeup::Woken => {
+                    // Fails only if it was read already.
+                    let _ = self.wake.read();
+                    time = self.listeners.lock().is_empty().then_some(KEEP_ALIVE);
+                }
+                Wakeup::TimedOut => {
+                    let mut watches = WATCHES.lock();
+                    if self.listeners.lock().is_empty() {
+                        watches.remove(root);
+                        return;
+                    }
+                    time = None;
+                }
+                Wakeup::Failed => {
+                    WATCHES.lock().remove(root);
+                    return;
+                }
+            }
         }
     }
 }
@@ -308,7 +333,7 @@ impl Drop for Watch {
 /// Keeps one listener registered until it drops.
 #[derive(Debug)]
 pub struct Subscription {
-    watch: Option<Arc<Watch>>,
+    watch: Arc<Watch>,
     id: u64,
 }
 
@@ -319,7 +344,8 @@ impl std::fmt::Debug for Watch {
 }
 
 /// The watches of this process, by the root of the tree that they read.
-static WATCHES: Lazy<Mutex<HashMap<PathBuf, Weak<Watch>>>> = Lazy::new(Mutex::default);
+/// Locked before the listeners of a watch.
+static WATCHES: Lazy<Mutex<HashMap<PathBuf, Arc<Watch>>>> = Lazy::new(Mutex::default);
 /// The id of the next subscription.
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
@@ -329,27 +355,31 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 /// Errors: the system has no thread or no descriptor left.
 pub fn watch(root: &Path, listener: impl Fn(Shortage) + Send + 'static) -> io::Result<Subscription> {
     let mut watches = WATCHES.lock();
-    watches.retain(|_, watch| watch.strong_count() > 0);
-    let running = watches.get(root).and_then(Weak::upgrade);
-    let watch = match running {
-        Some(watch) => watch,
+    let watch = match watches.get(root) {
+        Some(watch) => Arc::clone(watch),
         None => {
-            let watch = Arc::new(Watch::start(root)?);
-            watches.insert(root.to_owned(), Arc::downgrade(&watch));
+            let watch = Watch::start(root)?;
+            watches.insert(root.to_owned(), Arc::clone(&watch));
             watch
         }
     };
     let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
     watch.listeners.lock().insert(id, Box::new(listener));
-    Ok(Subscription { watch: Some(watch), id })
+    Ok(Subscription { watch, id })
 }
 
 impl Drop for Subscription {
+    /// Waits for a notification that is under way.
     fn drop(&mut self) {
-        let Some(watch) = self.watch.take() else { return };
-        let listener = watch.listeners.lock().remove(&self.id);
+        let (listener, is_last) = {
+            let mut listeners = self.watch.listeners.lock();
+            (listeners.remove(&self.id), listeners.is_empty())
+        };
         drop(listener);
-        drop(watch); // the last owner waits for the thread's last notification, outside the locks
+        if is_last {
+            // Fails only if the counter is full: the thread was woken then.
+            let _ = self.watch.wake.write(1);
+        }
     }
 }
 
@@ -357,6 +387,7 @@ impl Drop for Subscription {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::fs;
+    use std::sync::mpsc::channel;
 
     use super::*;
 
@@ -444,16 +475,21 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_ends_with_its_last_subscription() {
+    fn subscriptions_that_follow_each_other_share_a_watch_which_ends_after_the_last() {
         let root = tree("ends");
         put(&root, "proc/meminfo", "MemTotal: 1000 kB\nMemAvailable: 900 kB\n");
         let (first, second) = (watch(&root, |_| {}).unwrap(), watch(&root, |_| {}).unwrap());
-        let running = Arc::downgrade(first.watch.as_ref().unwrap());
-        assert!(Arc::ptr_eq(first.watch.as_ref().unwrap(), second.watch.as_ref().unwrap()), "one thread for both");
-        drop(first);
-        assert!(running.upgrade().is_some());
-        drop(second);
-        assert!(running.upgrade().is_none());
+        assert!(Arc::ptr_eq(&first.watch, &second.watch), "one thread for both");
+        let running = Arc::downgrade(&first.watch);
+        drop((first, second));
+        let third = watch(&root, |_| {}).unwrap();
+        assert!(running.upgrade().is_some_and(|running| Arc::ptr_eq(&running, &third.watch)), "the same thread");
+        drop(third);
+        let deadline = Instant::now() + TEST_TIMEOUT;
+        while running.upgrade().is_some() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
+        assert!(running.upgrade().is_none() && !WATCHES.lock().contains_key(&root));
         drop(watch(&root, |_| {}).unwrap());
         fs::remove_dir_all(root).unwrap();
     }

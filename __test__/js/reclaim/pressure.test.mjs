@@ -12,7 +12,10 @@ import { join } from 'node:path'
 import { before, after, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import { fdsAtMost, KiB, MiB, open, openFds, refuses, runChild } from '../../support/helpers.mjs'
+import { MemoryManager } from '../../../index.js'
+import {
+  backend, device, fdsAtMost, KiB, MiB, open, openFds, refuses, runChild, threadsAtMost, threadsOf,
+} from '../../support/helpers.mjs'
 
 const { tree } = createRequire(import.meta.url)('../../../src/js/reclaim/pressure.js')
 const root = mkdtempSync(join(tmpdir(), 'rkllm-pressure-'))
@@ -108,11 +111,28 @@ test('a pool destroyed and a manager disposed in the middle of a cleanup end it'
   available(900)
 })
 
-test('the descriptors and the thread end with the last manager', (t) => {
+test('the descriptors and the thread end after the last manager', (t) => {
   const fds = openFds()
   const managers = Array.from({ length: 3 }, () => open(t))
   managers.forEach((manager) => manager.dispose())
   assert.ok(fdsAtMost(fds) <= fds)
+  assert.equal(threadsAtMost('rkllm-pressure', 0), 0)
+})
+
+test('200 managers in a row share their threads and descriptors', () => {
+  const fds = openFds()
+  let most = 0
+  for (let i = 0; i < 200; i++) {
+    const manager = new MemoryManager({ backend, device })
+    manager.allocateNPUMemory(4096)
+    manager.allocateNPUMemory(2 * MiB)
+    manager.dispose()
+    most = Math.max(most, threadsOf('rkllm-').length)
+  }
+  // One for pressure, and one that frees; another may start while that one is not yet idle.
+  assert.ok(most <= 12, `${most} threads: ${threadsOf('rkllm-')}`)
+  assert.ok(fdsAtMost(fds) <= fds)
+  assert.equal(threadsAtMost('rkllm-', 0), 0)
 })
 
 test('pressure events keep neither the process nor a dropped manager alive', () => {
