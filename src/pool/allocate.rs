@@ -123,8 +123,8 @@ impl Pool {
         }
     }
 
-    /// Takes a slice of the chunks, of `grown` first. `None` if none has room, or if `resident` and the slice might have
-    /// to be cleared.
+    /// Takes a slice of the chunks, of `grown` first. `None` if none has room, or if `resident` and the slice might
+    /// have to be cleared.
     ///
     /// The slice is written once, outside the lock's scope: a wide copy of fields that were just written makes the
     /// processor wait, a tenth of an allocation's time.
