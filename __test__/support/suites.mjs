@@ -28,6 +28,7 @@ export const driverless = [
   'cli',
   'deallocate-when',
   'demo',
+  'doctor-reasons',
   'drivers',
   'estimate',
   'event-log',

@@ -2,8 +2,8 @@
  * Logs with the right answer, by kind: the corpus of `explainError`.
  *
  * A group is { kind, code, cause, remedy, not, logs }: for each of its logs the answer has that kind and code, `cause`
- * and `remedy` match its texts, and `not` matches neither. `kind: null`: the answer is null. `share` marks groups whose
- * texts may be checked more loosely.
+ * and `remedy` match its texts, and `not` matches neither. `kind: null`: the answer is null, and `share` names the part
+ * of these logs.
  */
 
 import { access } from './access.mjs'
@@ -15,7 +15,7 @@ import { unknown } from './unknown.mjs'
 
 export const GROUPS = [...ram, ...npu, ...runtime, ...access, ...media, ...unknown]
 
-/** What is wrong with the answer to a log of a group; null if nothing is. */
+/** Returns the fault of an answer to a log of a group; null without one. */
 export function faultOf(group, answer) {
   if (group.kind === null) return answer === null ? null : `known as ${answer.kind}: ${answer.cause}`
   if (answer === null) return 'unknown'
@@ -28,7 +28,7 @@ export function faultOf(group, answer) {
   return null
 }
 
-/** What surrounds lines in real logs: the answer stays. */
+/** Surroundings of lines in real logs, which do not change the answer. */
 export const WRAPPINGS = {
   dmesg: (log) => log.replace(/^/gm, '[ 1234.567890] '),
   'dmesg -T': (log) => log.replace(/^/gm, '[Mon Mar  2 09:14:07 2026] '),

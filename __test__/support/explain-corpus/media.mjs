@@ -158,6 +158,8 @@ export const media = [
       'mpp[5488]: mpp_dma_heap: os_allocator_dma_heap_alloc dma_heap_alloc failed ret -1',
       'E image_processor_rga.h:114] Failed to allocate DMA buffer: -1',
       'mpp_dma_heap: DMA_HEAP_IOCTL_ALLOC failed',
+      'RK_DMA_HEAP_ALLOC_BUFFER failed',
+      'Failed to allocate RGA buffer',
       'ioctl(4, DMA_HEAP_IOCTL_ALLOC, 0x7fd) = -1 ENOMEM (Cannot allocate memory)',
       'mpp[5488]: mpp_dma_heap: ioctl alloc failed for Bad file descriptor',
     ],

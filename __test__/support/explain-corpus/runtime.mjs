@@ -91,7 +91,10 @@ export const runtime = [
     code: RAM,
     cause: [/0\.8\.2/, /below 4 GiB/],
     remedy: /Update/,
-    logs: [`rkllm-runtime version: 1.0.1, rknpu driver version: 0.8.2, platform: RK3588\n${E12}`],
+    logs: [
+      `rkllm-runtime version: 1.0.1, rknpu driver version: 0.8.2, platform: RK3588\n${E12}`,
+      `api version: 1.5.2\ndriver version: 0.8.2\n${E12}`,
+    ],
   },
   {
     kind: 'runtime-refused',

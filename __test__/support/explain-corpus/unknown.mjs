@@ -1,4 +1,4 @@
-// What must stay unknown: boot lines that look like errors, other devices, other programs.
+// Logs that must stay unknown: boot lines that look like errors, other devices, other programs.
 
 const BOOT = [
   'RKNPU fdab0000.npu: Adding to iommu group 0',

@@ -22,6 +22,7 @@ const PATTERNS = {
     versioned('RKNPU driver: *VERSION'),
     versioned('Initialized rknpu VERSION'),
     versioned('\\brknpu VERSION'),
+    /^ *driver version:? *v?(0\.\d+\.\d+)/i,
   ],
   rkllm: [versioned('rkllm(?:-runtime)? version: *VERSION')],
   rknn: [versioned('(?:librknnrt|rknnrt|RKNN Runtime Information, librknnrt) version: *VERSION')],

@@ -7,7 +7,7 @@ const { isNpuAddress } = require('../core/npu-addresses.js')
 /** Colours and other escapes of terminals. */
 const ESCAPES = /\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07]*(?:\x07|$)|[@-Z\\-_])/g
 
-/** What logs put before a line: quotes, levels, containers' names, times, hosts and processes, in this order. */
+/** Prefixes of log lines: quotes, containers' names, levels, times, hosts and processes, in this order. */
 const PREFIXES = [
   /^(?:>\s?)+/,
   /^[\w.-]+\s+\| /,

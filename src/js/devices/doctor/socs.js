@@ -31,7 +31,7 @@ function entry(soc, driver) {
   return [soc, driver]
 }
 
-/** What supports such an NPU instead. */
+/** The toolkits that support such NPUs. */
 const TOOLKITS = new Map([
   ['RKNPU3', 'use RKNN3 (airockchip/rknn3-toolkit) for it'],
   ['galcore', 'use rockchip-linux/rknn-toolkit (version 1) for it'],

@@ -6,7 +6,7 @@
 
 /** The nodes that NPU, MPP and RGA use. */
 const NODE = String.raw`(?<path>\/dev\/(?:dri|rknpu|dma_heap|rk_dma_heap|accel|rga|mpp_service|udmabuf)[^\s'",:)\]]*)`
-/** What errnos are called: by name, and in the languages of the C library. */
+/** Errnos by name, and in languages of the C library. */
 const TEXTS = {
   eperm: 'EPERM|Operation not permitted|不允许的操作|Die Operation ist nicht erlaubt|Vorgang nicht zulässig',
   eacces: 'EACCES|Permission denied|权限不够|Keine Berechtigung',
