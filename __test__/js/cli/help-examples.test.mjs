@@ -32,13 +32,17 @@ sparse('vision.rknn', rknn, 1_000_000)
 sparse('qwen.rkllm', 'RKLLM', 494_000_000 + 2 * 151_936 * 896)
 writeFileSync(join(folder, 'config.json'), JSON.stringify(configOf('Qwen2 0.5B')))
 writeFileSync(join(folder, 'dmesg'), '[ 12.3] Out of memory: Killed process 7 (llm_demo) anon-rss:5242880kB\n')
+// A program that loads a model and waits for a prompt.
+writeFileSync(join(folder, 'llm_demo'), '#!/bin/sh\necho rkllm init success\nexec sleep 600\n', { mode: 0o755 })
+process.env.XDG_STATE_HOME = folder
 writeFileSync(join(folder, 'log.csv'), 'Thread,Time,Action,Pointer,Size,Stream\n1,0.1,allocate,0x10,1048576,0\n')
 
 const found = await Promise.all(NAMES.map(async (name) => [name, await examplesOf(name)]))
 
 test('the commands over files have examples', () => {
   const named = found.filter(([, examples]) => examples.length > 0).map(([name]) => name)
-  for (const name of ['doctor', 'estimate', 'explain', 'plan', 'replay']) assert.ok(named.includes(name), name)
+  for (const name of ['doctor', 'estimate', 'explain', 'measure', 'plan', 'replay'])
+    assert.ok(named.includes(name), name)
 })
 
 for (const [name, examples] of found) {
@@ -47,6 +51,8 @@ for (const [name, examples] of found) {
       const { status, stderr } = await command(words)
       // The doctor of this machine may find a failure, and says where it saved.
       if (name === 'doctor') assert.ok(status <= 1 && /^(?:|saved to \S+\n)$/.test(stderr), stderr)
+      // The output of a measured program goes to standard error.
+      else if (name === 'measure') assert.deepEqual([status, stderr], [0, 'rkllm init success\n'])
       else assert.deepEqual([status, stderr], [0, ''])
     })
   }

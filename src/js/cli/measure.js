@@ -42,7 +42,7 @@ const command = {
       parse: parseUntil,
     },
     context: { type: 'string', value: 'N', text: 'tokens of context of this run', parse: wholeNumber(1) },
-    runtime: RUN.runtime,
+    runtime: { ...RUN.runtime, text: 'of librkllmrt, as 1.2.3; default: what the output names' },
     calibration: { type: 'string', value: 'FILE', text: 'the file to store it in, or none' },
     json: { type: 'boolean', text: 'as JSON' },
   },
@@ -50,6 +50,7 @@ const command = {
     'The command is ended once the model is loaded. Its output goes to standard error. Estimates of the same file ' +
       'are then measured here, within 1 %.',
   ],
+  examples: ['rkllm-memory measure --until "init success" -- ./llm_demo qwen.rkllm'],
   async run({ values, words, io, paint, print, json }) {
     const [program, ...args] = words
     if (program === undefined)

@@ -9,7 +9,6 @@ const { memoryError } = require('../core/errors.js')
 const { formatBytes } = require('../core/format-bytes.js')
 const { check, formatValue, invalid, kinds, outOfRange } = require('../core/options.js')
 const { dateNow, now, setInterval, clearInterval, setTimeout, clearTimeout } = require('../core/runtime.js')
-const { systemError } = require('../core/system-errors.js')
 const { factsOf } = require('../devices/doctor/facts.js')
 const { makeReader } = require('../devices/doctor/reader.js')
 const { defaultFile, fingerprintOf, saveMeasurement } = require('./calibration.js')
@@ -232,8 +231,7 @@ function watched({ command = '', args = [], env, until }, { signal, steadyMs, on
     child.stderr.on('data', read)
     child.on('error', (error) => {
       ended = true
-      const what = `the command ${formatValue(command)} cannot be started`
-      finish(() => reject(systemError(what, error, command) ?? error))
+      finish(() => reject(notStarted(command, /** @type {NodeJS.ErrnoException} */ (error))))
     })
     const closed = (/** @type {number | null} */ code, /** @type {NodeJS.Signals | null} */ killedBy) => {
       if (ended) return
@@ -259,6 +257,24 @@ function watched({ command = '', args = [], env, until }, { signal, steadyMs, on
     child.on('close', closed)
   })
 }
+
+/**
+ * @param {string} command
+ * @param {NodeJS.ErrnoException} error
+ */
+const notStarted = (command, error) =>
+  memoryError(
+    'ERR_DEVICE_IO',
+    `the command ${formatValue(command)} cannot be started: ${error.code ?? error.message}`,
+    {
+      path: command,
+      hint:
+        error.code === 'EACCES'
+          ? 'it may not be executed: chmod +x, or name its interpreter'
+          : 'name a program of PATH, or its path, as ./llm_demo; it is run without a shell',
+    },
+    { cause: error },
+  )
 
 /** @param {string} command */
 const notOurs = (command) =>
