@@ -94,7 +94,7 @@ finish() {
   [ ! -e $meminfo ] || umount /root/proc/meminfo
   [ ! -e $counters ] || cat $counters >"$out/counters"
   [ ! -e $counters ] || rmmod rknpu_test || echo "rmmod failed" >>"$out/failures"
-  dmesg -c >"$out/dmesg"
+  dmesg -r -c >"$out/dmesg"
   uptime >"$out/finished"
   echo "@@ finished $name"
 }
