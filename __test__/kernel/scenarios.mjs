@@ -193,7 +193,7 @@ export const scenarios = [
     about: '/dev/rknpu whose syncs clean or drop the lines of whole objects',
     backend: 'rknpu-heap',
     module: { flavour: 'heap', version: '0.9.8', iommu: 0, cma_bytes: 64 * MiB, incoherent: 1 },
-    steps: [conformance('rknpu-heap')],
+    steps: [smoke('heap'), conformance('rknpu-heap'), script('incoherent')],
   },
   {
     name: 'dma-heap',
@@ -279,6 +279,17 @@ export const scenarios = [
     },
     onDriver,
     ['api', 'compaction', 'fuzz', 'memory-limits', 'pools', 'slabs'],
+  ),
+  // Caches that a kernel maintains for whole objects: the suites whose slices share objects.
+  ...withSuites(
+    {
+      name: 'incoherent',
+      about: '/dev/rknpu with caches that are not coherent',
+      backend: 'rknpu-heap',
+      module: { flavour: 'heap', version: '0.9.8', iommu: 0, cma_bytes: 256 * MiB, incoherent: 1 },
+    },
+    ['api', 'compaction', 'fuzz', 'pools', 'slabs'],
+    [],
   ),
   // The engines on arm64: the code of their ArrayBuffers, threads and exits differs there.
   ...withSuites(
