@@ -149,6 +149,16 @@ export function ledger(manager) {
   return { liveAllocations, npuUsed, systemUsed, objects, inDomains, fds: openFds() }
 }
 
+/**
+ * Asserts that a manager's figures are those of `before`, and that no descriptor was added: the thread of a manager
+ * that was disposed earlier may close its files meanwhile.
+ */
+export function assertLedger(manager, { fds: fdsBefore, ...before }) {
+  const { fds, ...after } = ledger(manager)
+  assert.deepEqual(after, before)
+  assert.ok(fds <= fdsBefore, `${fds} descriptors, ${fdsBefore} before`)
+}
+
 export function assertNothingLeft(manager) {
   const { liveAllocations, npuUsed, systemUsed } = manager.getMemoryStats()
   assert.deepEqual({ liveAllocations, npuUsed, systemUsed }, { liveAllocations: 0, npuUsed: 0, systemUsed: 0 })
