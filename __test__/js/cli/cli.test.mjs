@@ -433,6 +433,8 @@ test('report: rendered here, in the format that the extension names', { skip: ne
     assert.equal(status, 0, stderr)
     assert.ok(statSync(out).size > 0, name)
   }
+  const text = readFileSync(join(folder, 'report.prom'), 'utf8')
+  assert.match(text, /^# TYPE rkllm_memory_allocations_total counter$/m, 'the format that promtool reads')
   assert.equal((await command(['report', String(pid), join(folder, 'report.docx')])).status, STATUS.broken)
 })
 

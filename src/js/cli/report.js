@@ -29,7 +29,7 @@ const command = {
   },
   notes: [
     'The extension of FILE selects the format: .html (to view), .json, .csv (event log, for replay), .pb.gz ' +
-      '(pprof), .prom (OpenMetrics), .trace.json (Perfetto).',
+      '(pprof), .prom (Prometheus), .trace.json (Perfetto).',
     'The process must be yours and create its manager with { inspect: true }. Call sites and events are included ' +
       'if it profiles.',
     'A.json is a .json report, or what `snapshot` writes. With --diff FILE is an .html page; without FILE the growth ' +
@@ -43,7 +43,12 @@ const command = {
     const { writeReport } = require('../report/index.js')
     const recorded = isFile(source) ? readReport(source) : undefined
     await writeReport(path, async (needs) => {
-      if (recorded === undefined) return /** @type {any} */ (await askOne(source, values.manager, needs))
+      if (recorded === undefined) {
+        // A .prom report has the older text format, as `writeReport` writes it: promtool reads that only.
+        const parts = needs.map((need) => (need === 'metrics' ? 'prometheus' : need))
+        const { prometheus, ...figures } = await askOne(source, values.manager, parts)
+        return /** @type {any} */ ({ ...figures, metrics: prometheus })
+      }
       const missing = needs.find((need) => need !== 'usage' && recorded[need] === undefined)
       if (missing !== undefined) throw new UsageError(`${source} has no ${missing}, which ${path} needs`)
       return recorded

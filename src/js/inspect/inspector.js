@@ -41,6 +41,7 @@ const PARTS = {
   snapshot: (manager) => manager.takeSnapshot(),
   profile: (manager) => manager.getMemoryProfile(),
   metrics: (manager) => manager.metrics(),
+  prometheus: (manager) => manager.metrics({ format: 'prometheus' }),
 }
 
 /**
