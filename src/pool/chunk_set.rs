@@ -1,13 +1,20 @@
-//! [`ChunkSet`]: the chunks of a pool, the order in which requests try them, and the choice of those that go back.
+//! [`ChunkSet`]: the chunks of a pool, the choice of the one that serves a request, and of those that go back.
 //!
 //! [`Pool`](super::Pool) has a set of chunks with memory, and [`Replay`](super::replay::Replay) one of arenas alone. So
 //! a replay follows the pool's policy because it is the same code.
+//!
+//! No request, free or refusal walks the chunks: a pool may have tens of thousands. [`ChunkOrder`] finds one with room,
+//! and lists name those that became empty.
 #![forbid(unsafe_code)]
 
 use std::cmp::Reverse;
 
+use super::chunk_order::ChunkOrder;
 use crate::handle::{Handle, Table};
 use crate::suballoc::{Region, RegionId, SubAllocator};
+
+/// The most empty chunks that one free looks at.
+const MAX_LEFTOVER: usize = 8;
 
 /// A chunk: at least an arena.
 pub(super) trait HasArena {
@@ -34,16 +41,33 @@ impl HasArena for Box<dyn SubAllocator> {
     }
 }
 
+/// A chunk with its entries in the lists.
+#[derive(Debug)]
+struct Member<C> {
+    chunk: C,
+    /// The place in the order.
+    at: usize,
+    /// Whether `empty` has the chunk, and whether `idle` has it.
+    in_empty: bool,
+    in_idle: bool,
+}
+
 /// The chunks of one pool and their counts. Sizes are in bytes.
 #[derive(Debug)]
 pub(super) struct ChunkSet<C> {
-    chunks: Table<C>,
-    /// Handles of `chunks`, in the order of trying.
-    pub(super) order: Vec<Handle>,
+    chunks: Table<Member<C>>,
+    order: ChunkOrder,
+    /// The chunk of the last allocation, which the next request tries first.
+    front: Option<Handle>,
+    /// Chunks that have become empty, and that have become idle with slices that wait. Some may be in use again.
+    empty: Vec<Handle>,
+    idle: Vec<Handle>,
     /// The initial chunk, which stays.
     pub(super) first: Option<Handle>,
     /// Bytes of chunks, growth in progress included.
     pub(super) reserved: u64,
+    /// Bytes of chunks.
+    pub(super) capacity: u64,
     pub(super) requested: u64,
     pub(super) allocated: u64,
     pub(super) peak_allocated: u64,
@@ -51,61 +75,105 @@ pub(super) struct ChunkSet<C> {
     pub(super) live: u64,
     /// The number of slices ever allocated.
     pub(super) allocations: u64,
+    /// The chunks that requests have tried.
+    #[cfg(test)]
+    pub(super) tries: usize,
 }
 
 impl<C> Default for ChunkSet<C> {
     fn default() -> Self {
         Self {
             chunks: Table::new(),
-            order: Vec::new(),
+            order: ChunkOrder::default(),
+            front: None,
+            empty: Vec::new(),
+            idle: Vec::new(),
             first: None,
             reserved: 0,
+            capacity: 0,
             requested: 0,
             allocated: 0,
             peak_allocated: 0,
             live: 0,
             allocations: 0,
+            #[cfg(test)]
+            tries: 0,
         }
     }
 }
 
 impl<C: HasArena> ChunkSet<C> {
+    /// Makes an empty set of chunks whose regions all have the alignment `granule`.
+    pub(super) fn new(granule: u64) -> Self {
+        let mut set = Self::default();
+        set.order.set_granule(granule);
+        set
+    }
+
     pub(super) fn len(&self) -> usize {
         self.chunks.len()
     }
 
     #[inline]
     pub(super) fn get(&self, handle: Handle) -> Option<&C> {
-        self.chunks.get(handle)
+        self.chunks.get(handle).map(|member| &member.chunk)
     }
 
+    /// A chunk to change. A caller that frees regions in it calls [`changed`](Self::changed) afterwards.
     #[inline]
     pub(super) fn get_mut(&mut self, handle: Handle) -> Option<&mut C> {
-        self.chunks.get_mut(handle)
+        self.chunks.get_mut(handle).map(|member| &mut member.chunk)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Handle, &C)> {
-        self.chunks.iter()
+        self.chunks.iter().map(|(handle, member)| (handle, &member.chunk))
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (Handle, &mut C)> {
-        self.chunks.iter_mut()
+        self.chunks.iter_mut().map(|(handle, member)| (handle, &mut member.chunk))
+    }
+
+    /// The chunks in the order of trying.
+    pub(super) fn handles(&self) -> impl Iterator<Item = Handle> + '_ {
+        self.order.handles()
     }
 
     /// Adds a chunk whose bytes `reserved` counts already. Requests try it last.
     pub(super) fn add(&mut self, chunk: C) -> Handle {
-        let handle = self.chunks.insert(chunk);
-        self.order.push(handle);
+        if self.order.len() == 1 {
+            // The bounds of a set of one chunk are not kept.
+            let only = self.order.handles().next();
+            only.into_iter().for_each(|only| self.refresh(only));
+        }
+        let room = chunk.arena().capacity();
+        self.capacity += room;
+        let handle = self.chunks.insert(Member { chunk, at: 0, in_empty: false, in_idle: false });
+        let at = self.order.push(handle, room);
+        if let Some(member) = self.chunks.get_mut(handle) {
+            member.at = at;
+        }
+        self.list(handle);
         handle
     }
 
-    /// Removes a chunk that is no longer in `order`.
-    pub(super) fn remove(&mut self, handle: Handle) -> Option<C> {
-        self.chunks.remove(handle)
+    /// Removes a chunk. `reserved` counts its bytes until the caller subtracts them.
+    fn remove(&mut self, handle: Handle) -> Option<C> {
+        let Member { chunk, at, .. } = self.chunks.remove(handle)?;
+        self.capacity -= chunk.arena().capacity();
+        self.front = self.front.filter(|front| *front != handle);
+        if self.order.remove(at) {
+            let chunks = &mut self.chunks;
+            self.order.pack(|handle, at| {
+                if let Some(member) = chunks.get_mut(handle) {
+                    member.at = at;
+                }
+            });
+        }
+        Some(chunk)
     }
 
-    /// Allocates from the first chunk that has room, and returns the result of `found`. The chunk of the last
-    /// allocation is tried first.
+    /// Allocates from the chunk of the last allocation, or else from the first one that has room. Returns the result of
+    /// `found`.
     #[inline]
     pub(super) fn take<T>(
         &mut self,
@@ -113,25 +181,75 @@ impl<C: HasArena> ChunkSet<C> {
         alignment: u64,
         mut found: impl FnMut(Handle, &mut C, Region) -> T,
     ) -> Option<T> {
-        for at in 0..self.order.len() {
-            if let Some(taken) = self.take_from(self.order[at], size, alignment, &mut found) {
-                self.order.swap(0, at);
+        if let Some(front) = self.front {
+            if let Some(taken) = self.allocate_in(front, size, alignment, &mut found) {
                 return Some(taken);
             }
+        }
+        self.take_in_order(size, alignment, found)
+    }
+
+    fn take_in_order<T>(
+        &mut self,
+        size: u64,
+        alignment: u64,
+        mut found: impl FnMut(Handle, &mut C, Region) -> T,
+    ) -> Option<T> {
+        if self.order.len() < 2 {
+            let only = self.order.handles().next().filter(|only| Some(*only) != self.front)?;
+            self.front = Some(only);
+            return self.take_from(only, size, alignment, found);
+        }
+        let class = self.order.class_of(alignment);
+        if let Some(front) = self.front {
+            self.refused(front, class, size);
+        }
+        while let Some((_, handle)) = self.order.first_with(class, size) {
+            if let Some(taken) = self.take_from(handle, size, alignment, &mut found) {
+                self.front = Some(handle);
+                return Some(taken);
+            }
+            self.refused(handle, class, size);
         }
         None
     }
 
+    /// Lowers the bound of a chunk that refused a request of `size` bytes.
+    fn refused(&mut self, handle: Handle, class: usize, size: u64) {
+        let Some(Member { chunk, at, .. }) = self.chunks.get(handle) else { return };
+        if self.order.bound(class, *at) >= size {
+            self.order.lower(class, *at, chunk.arena().largest_free().min(size - 1));
+        }
+    }
+
     /// Like [`take`](Self::take), from one chunk.
-    #[inline]
     pub(super) fn take_from<T>(
+        &mut self,
+        handle: Handle,
+        size: u64,
+        alignment: u64,
+        found: impl FnMut(Handle, &mut C, Region) -> T,
+    ) -> Option<T> {
+        let taken = self.allocate_in(handle, size, alignment, found)?;
+        // A chunk that was just added is the last in the list.
+        if self.empty.last() == Some(&handle) {
+            self.empty.pop();
+            self.chunks.get_mut(handle).into_iter().for_each(|member| member.in_empty = false);
+        }
+        Some(taken)
+    }
+
+    #[inline]
+    fn allocate_in<T>(
         &mut self,
         handle: Handle,
         size: u64,
         alignment: u64,
         mut found: impl FnMut(Handle, &mut C, Region) -> T,
     ) -> Option<T> {
-        let chunk = self.chunks.get_mut(handle)?;
+        #[cfg(test)]
+        (self.tries += 1);
+        let chunk = &mut self.chunks.get_mut(handle)?.chunk;
         let region = chunk.arena_mut().allocate(size, alignment, size)?;
         self.live += 1;
         self.allocations += 1;
@@ -141,55 +259,290 @@ impl<C: HasArena> ChunkSet<C> {
         Some(found(handle, chunk, region))
     }
 
-    /// Frees a region. Returns its chunk and the region as it was; `None` for a stale name.
+    /// Frees a region. Returns its chunk, the region as it was, and whether the chunk has become idle; `None` for a
+    /// stale name.
     #[inline]
-    pub(super) fn free(&mut self, handle: Handle, id: RegionId) -> Option<(&mut C, Region)> {
-        let chunk = self.chunks.get_mut(handle)?;
-        let region = chunk.arena_mut().free(id).ok()?;
+    pub(super) fn free(&mut self, handle: Handle, id: RegionId) -> Option<(&mut C, Region, bool)> {
+        let member = self.chunks.get_mut(handle)?;
+        let region = member.chunk.arena_mut().free(id).ok()?;
         self.live -= 1;
         self.requested -= region.user_data;
         self.allocated -= region.size;
-        Some((chunk, region))
+        if self.order.len() > 1 {
+            self.order.raise(member.at, member.chunk.arena().last_freed());
+        }
+        let idle = member.chunk.is_idle();
+        if idle {
+            self.list(handle);
+        }
+        Some((&mut self.chunks.get_mut(handle)?.chunk, region, idle))
+    }
+
+    /// Updates the index for a chunk in which regions were freed.
+    pub(super) fn changed(&mut self, handle: Handle) {
+        if self.order.len() > 1 {
+            self.refresh(handle);
+        }
+        self.list(handle);
+    }
+
+    fn refresh(&mut self, handle: Handle) {
+        if let Some(Member { chunk, at, .. }) = self.chunks.get(handle) {
+            self.order.set(*at, chunk.arena().largest_free());
+        }
+    }
+
+    /// Lists a chunk if it is idle, because its last slice may have started to wait.
+    #[cold]
+    pub(super) fn list(&mut self, handle: Handle) {
+        let Some(member) = self.chunks.get_mut(handle).filter(|member| member.chunk.is_idle()) else { return };
+        let (list, listed) = match member.chunk.is_empty() {
+            true => (&mut self.empty, &mut member.in_empty),
+            false => (&mut self.idle, &mut member.in_idle),
+        };
+        if !std::mem::replace(listed, true) {
+            list.push(handle);
+        }
     }
 
     /// Removes the empty chunks that a free has left over. Keeps one, so that the next request does not ask the driver
-    /// again.
+    /// again. Looks at [`MAX_LEFTOVER`] at most: after a reset, no single free pays for the end of all chunks.
     pub(super) fn take_leftover(&mut self, initial: u64) -> Vec<C> {
-        match self.order.len() > 1 {
-            true => self.take_empty(initial, 1),
-            false => Vec::new(),
+        if self.order.len() < 2 {
+            return Vec::new();
         }
+        let listed = self.empty.split_off(self.empty.len().saturating_sub(MAX_LEFTOVER));
+        let mut empty = self.unlist(&listed, |member| (&mut member.in_empty, member.chunk.is_empty()));
+        empty.sort_unstable_by_key(|(at, ..)| *at);
+        self.remove_all(empty, 1, initial)
     }
 
-    /// Removes empty chunks but `keep` of them, down to `initial` bytes. If none is kept, idle ones go too.
-    pub(super) fn take_empty(&mut self, initial: u64, keep: usize) -> Vec<C> {
-        let mut empty: Vec<Handle> = self
-            .order
-            .iter()
-            .copied()
-            .filter(|handle| Some(*handle) != self.first)
-            .filter(|handle| self.chunks.get(*handle).is_some_and(if keep == 0 { C::is_idle } else { C::is_empty }))
-            .collect();
-        let bytes_of = |set: &Self, handle| set.chunks.get(handle).map_or(0, |chunk| chunk.arena().capacity());
-        if keep == 0 {
-            // Sorts small chunks last, so that one large chunk does not stay for the whole initial size.
-            empty.sort_by_key(|handle| Reverse(bytes_of(self, *handle)));
+    /// Removes the empty and the idle chunks, down to `initial` bytes.
+    pub(super) fn take_empty(&mut self, initial: u64) -> Vec<C> {
+        let (empty, idle) = (std::mem::take(&mut self.empty), std::mem::take(&mut self.idle));
+        let mut all = self.unlist(&empty, |member| (&mut member.in_empty, member.chunk.is_idle()));
+        all.extend(self.unlist(&idle, |member| (&mut member.in_idle, member.chunk.is_idle())));
+        // Sorts small chunks last, so that one large chunk does not stay for the whole initial size.
+        all.sort_unstable_by_key(|(at, _, bytes)| (Reverse(*bytes), *at));
+        all.dedup();
+        self.remove_all(all, 0, initial)
+    }
+
+    /// Takes chunks out of a list. Returns place, name and bytes of those that may go.
+    fn unlist(
+        &mut self,
+        listed: &[Handle],
+        entry: impl Fn(&mut Member<C>) -> (&mut bool, bool),
+    ) -> Vec<(usize, Handle, u64)> {
+        let mut found = Vec::with_capacity(listed.len());
+        for handle in listed {
+            let Some(member) = self.chunks.get_mut(*handle) else { continue };
+            let (listed, goes) = entry(member);
+            *listed = false;
+            if goes && Some(*handle) != self.first {
+                found.push((member.at, *handle, member.chunk.arena().capacity()));
+            }
         }
+        found
+    }
+
+    /// Removes empty chunks but the first `keep` of them, down to `initial` bytes.
+    fn remove_all(&mut self, empty: Vec<(usize, Handle, u64)>, keep: usize, initial: u64) -> Vec<C> {
         let mut gone = Vec::new();
-        for handle in empty.into_iter().skip(keep) {
-            let bytes = bytes_of(self, handle);
-            if self.reserved - bytes < initial {
+        for (number, (_, handle, bytes)) in empty.into_iter().enumerate() {
+            if number < keep || self.reserved - bytes < initial {
+                self.list(handle);
                 continue;
             }
-            self.order.retain(|kept| *kept != handle);
             self.reserved -= bytes;
-            gone.extend(self.chunks.remove(handle));
+            gone.extend(self.remove(handle));
         }
         gone
     }
 
-    /// The largest slice for which a chunk has room.
+    /// Removes the chunks that `keep` does not keep, which it may change.
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&mut C) -> bool) -> Vec<C> {
+        let handles: Vec<_> = self.handles().collect();
+        let mut gone = Vec::new();
+        for handle in handles {
+            match self.get_mut(handle).is_some_and(&mut keep) {
+                true => self.changed(handle),
+                false => gone.extend(self.remove(handle)),
+            }
+        }
+        self.reserved -= gone.iter().map(|chunk| chunk.arena().capacity()).sum::<u64>();
+        gone
+    }
+
+    /// The largest free region of any chunk.
     pub(super) fn largest_free(&self) -> u64 {
-        self.chunks.iter().map(|(_, chunk)| chunk.arena().largest_free()).max().unwrap_or(0)
+        let largest = |handle| self.get(handle).map_or(0, |chunk| chunk.arena().largest_free());
+        match self.order.len() > 1 {
+            true => self.order.largest(largest),
+            false => self.order.handles().next().map_or(0, largest),
+        }
+    }
+
+    /// Checks the index against the chunks.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let capacity: u64 = self.iter().map(|(_, chunk)| chunk.arena().capacity()).sum();
+        if (capacity, self.chunks.len()) != (self.capacity, self.order.handles().count()) {
+            return Err(format!("the chunks have {capacity} bytes, and {} are counted", self.capacity));
+        }
+        for (handle, member) in self.chunks.iter() {
+            let Member { chunk, at, in_empty, in_idle } = member;
+            if self.order.at(*at) != Some(handle) {
+                return Err(format!("{handle:?} is not at its place in the order"));
+            }
+            let listed = if chunk.is_empty() { *in_empty } else { *in_idle };
+            if chunk.is_idle() && Some(handle) != self.first && !listed {
+                return Err(format!("{handle:?} is idle and not listed"));
+            }
+            if (*in_empty, *in_idle) != (self.empty.contains(&handle), self.idle.contains(&handle)) {
+                return Err(format!("the lists of empty chunks disagree about {handle:?}"));
+            }
+            let (room, bound) = (chunk.arena().largest_free(), self.order.bound(0, *at));
+            if self.order.len() > 1 && bound < room {
+                return Err(format!("{handle:?} has room for {room}, more than its bound, {bound}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::suballoc::Tlsf;
+
+    const CHUNK: u64 = 4096;
+
+    type Set = ChunkSet<Box<dyn SubAllocator>>;
+
+    fn set(count: u64) -> Set {
+        let mut set = Set::new(64);
+        for _ in 0..count {
+            set.reserved += CHUNK;
+            set.add(Box::new(Tlsf::new(CHUNK, 64).unwrap()));
+        }
+        set
+    }
+
+    fn take(set: &mut Set, size: u64, alignment: u64) -> Option<(Handle, RegionId)> {
+        set.take(size, alignment, |handle, _, region| (handle, region.id))
+    }
+
+    /// The tries of `work`.
+    fn tries<T>(set: &mut Set, work: impl FnOnce(&mut Set) -> T) -> (T, usize) {
+        let before = set.tries;
+        let result = work(set);
+        (result, set.tries - before)
+    }
+
+    /// Counts tries, not time.
+    #[test]
+    fn a_request_tries_two_chunks_of_twenty_thousand() {
+        let mut set = set(20_000);
+        let slices: Vec<_> = (0..20_000).map(|_| take(&mut set, CHUNK, 64).unwrap()).collect();
+        assert!(set.tries <= 2 * slices.len(), "{} tries", set.tries);
+        for size in [64, 128, CHUNK] {
+            let (refused, tries) = tries(&mut set, |set| take(set, size, 64));
+            assert!(refused.is_none() && tries <= 1, "{tries} tries of a refused request");
+        }
+        assert_eq!((set.largest_free(), set.check()), (0, Ok(())));
+        for (number, (handle, region)) in slices.iter().enumerate().step_by(1999) {
+            set.free(*handle, *region).unwrap();
+            assert_eq!(set.largest_free(), CHUNK);
+            let (taken, tries) = tries(&mut set, |set| take(set, CHUNK, 64).unwrap());
+            assert!(taken.0 == *handle && tries <= 2, "chunk {number}: {tries} tries");
+        }
+    }
+
+    /// The first refusal of an alignment looks at every chunk that is large enough, the next ones at none.
+    #[test]
+    fn a_refused_alignment_is_remembered_for_each_chunk() {
+        let mut set = set(500);
+        // Each chunk is free but for its middle, and no half has room for an aligned 2048.
+        for handle in set.handles().collect::<Vec<_>>() {
+            let taken = [64, 1984, 64, 1984].map(|size| set.take_from(handle, size, 64, |_, _, region| region.id));
+            for region in [taken[1], taken[3]] {
+                set.free(handle, region.unwrap()).unwrap();
+            }
+        }
+        assert!(take(&mut set, 1024, 1024).is_some() && take(&mut set, 1984, 2048).is_none());
+        let (refused, tries_of_next) = tries(&mut set, |set| take(set, 1984, 2048));
+        assert!(refused.is_none() && tries_of_next <= 1, "{tries_of_next} tries");
+        assert_eq!(set.check(), Ok(()));
+    }
+
+    #[test]
+    fn one_empty_chunk_is_kept_and_a_free_visits_no_other() {
+        let mut set = set(0);
+        // As a pool grows.
+        let grow = |_| {
+            set.reserved += CHUNK;
+            let handle = set.add(Box::new(Tlsf::new(CHUNK, 64).unwrap()));
+            set.take_from(handle, CHUNK, 64, |handle, _, region| (handle, region.id)).unwrap()
+        };
+        let slices: Vec<_> = (0..1000).map(grow).collect();
+        for (number, (handle, region)) in slices.iter().enumerate() {
+            let (_, _, idle) = set.free(*handle, *region).unwrap();
+            assert!(idle && set.empty.len() <= 2, "{} chunks are listed", set.empty.len());
+            assert_eq!(set.take_leftover(0).len(), usize::from(number > 0));
+        }
+        assert_eq!((set.len(), set.reserved, set.capacity, set.check()), (1, CHUNK, CHUNK, Ok(())));
+        assert_eq!((set.take_empty(0).len(), set.len(), set.check()), (1, 0, Ok(())));
+    }
+
+    /// Each line breaks one invariant; a check that cannot fail proves nothing.
+    #[test]
+    fn check_finds_damage() {
+        let damages: &[fn(&mut Set)] = &[
+            |set| set.capacity += 64,
+            |set| set.empty.clear(),
+            |set| set.order.set(0, 64),
+            |set| set.chunks.iter_mut().for_each(|(_, member)| member.at ^= 1),
+            |set| {
+                let first = set.handles().next().unwrap();
+                set.chunks.get_mut(first).unwrap().in_idle = true;
+            },
+        ];
+        for (number, damage) in damages.iter().enumerate() {
+            let mut set = set(2);
+            assert_eq!(set.check(), Ok(()));
+            damage(&mut set);
+            assert!(set.check().is_err(), "damage {number} went unnoticed");
+        }
+    }
+
+    /// Random steps: the index stays right, and a request is refused only if no chunk has room.
+    #[test]
+    fn a_request_is_refused_only_if_no_chunk_has_room() {
+        let mut set = set(40);
+        let (mut live, mut seed) = (Vec::new(), 7_u64);
+        for step in 0..4_000 {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let random = seed >> 33;
+            if random % 5 < 3 || live.is_empty() {
+                let (size, alignment) = (64 + random % 2000, 64 << ((random >> 8) % 4));
+                match take(&mut set, size, alignment) {
+                    Some(taken) => live.push(taken),
+                    None => {
+                        let handles: Vec<_> = set.handles().collect();
+                        let mut fits =
+                            |handle: &Handle| set.take_from(*handle, size, alignment, |_, _, _| ()).is_some();
+                        assert!(!handles.iter().any(&mut fits), "step {step}: a chunk has room");
+                    }
+                }
+            } else {
+                let (handle, region) = live.swap_remove(random as usize % live.len());
+                set.free(handle, region).unwrap();
+                set.take_leftover(0);
+            }
+            if step % 50 == 0 {
+                assert_eq!(set.check(), Ok(()), "step {step}");
+            }
+        }
     }
 }

@@ -11,10 +11,10 @@
 //! their own bytes if necessary, in those chunks where that helps.
 
 use std::cmp::Reverse;
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::chunk::{Chunk, ChunkMemory};
+use super::max_tree::MaxTree;
 use super::movable_table::SlicePlace;
 use super::state::PoolState;
 use super::waiting::{Moment, WaitingSlice};
@@ -28,9 +28,15 @@ use crate::suballoc::{regions_from, Region, RegionId, SubAllocator};
 /// The fragmentation up to which a chunk's slices do not slide.
 const NEGLIGIBLE_FRAGMENTATION: f64 = 0.02;
 
+/// The slices, holes or regions that one critical section visits at most, however large the pool: other threads wait
+/// for its lock meanwhile.
+pub(super) const SEARCH_STEP: usize = 256;
+
 /// One compaction of a pool and its progress.
 #[derive(Debug)]
 pub struct Pass {
+    /// The number of the pass in its pool.
+    number: u64,
     /// The chunks, from those that fill up to those that empty.
     chunks: Vec<Handle>,
     survey: Survey,
@@ -83,8 +89,18 @@ struct Slides {
     rank: usize,
     /// The last region of that chunk that stays in its place; `None` at the chunk's start.
     last_fixed: Option<RegionId>,
-    /// The slices that were tried. Each one is tried once.
-    tried: HashSet<Handle>,
+}
+
+/// The result of one step of the search for a move.
+#[derive(Debug)]
+#[must_use]
+pub enum SearchStep<'a> {
+    /// A move, whose target is reserved.
+    Found(Move<'a>),
+    /// None so far: the next step continues there.
+    Paused,
+    /// There is none.
+    Exhausted,
 }
 
 /// A slice's place, as reported.
@@ -145,15 +161,20 @@ impl Pool {
     ///
     /// Errors: `ERR_POOL_DESTROYED`.
     pub fn start_pass(&self) -> Result<Pass> {
-        let state = self.state();
-        state.alive(self.name())?;
-        let mut chunks = state.chunks.order.clone();
-        let filled = |handle: &Handle| state.chunks.get(*handle).map_or(0, |chunk| chunk.arena.allocated());
-        // The initial chunk always stays, so it is filled first; then the fullest chunk, which would cost most to
-        // empty.
-        chunks.sort_by_key(|handle| (Some(*handle) != state.chunks.first, Reverse(filled(handle)), handle.get()));
+        let (number, mut chunks): (_, Vec<_>) = {
+            let mut state = self.state();
+            state.alive(self.name())?;
+            state.passes += 1;
+            // The initial chunk always stays, so it is filled first; then the fullest chunk, which would cost most to
+            // empty.
+            let filled = |handle: Handle| state.chunks.get(handle).map_or(0, |chunk| chunk.arena.allocated());
+            let key = |handle| (Some(handle) != state.chunks.first, Reverse(filled(handle)), handle);
+            (state.passes, state.chunks.handles().map(key).collect())
+        };
+        chunks.sort_unstable();
         Ok(Pass {
-            chunks,
+            number,
+            chunks: chunks.into_iter().map(|(_, _, handle)| handle).collect(),
             survey: Survey::default(),
             holes: Holes::default(),
             candidates: Vec::new(),
@@ -169,26 +190,37 @@ impl Pool {
         if survey.rank == chunks.len() {
             return true;
         }
-        let state = self.state();
-        let mut left = most;
-        while let Some(&handle) = chunks.get(survey.rank) {
-            let (rank, seen) = (survey.rank, survey.seen);
-            let movables = state.movables.of(handle);
-            for region in state.chunks.get(handle).into_iter().flat_map(|chunk| unsurveyed(&*chunk.arena, seen)) {
-                if left == 0 {
+        let (mut left, mut chunks_left) = (most, SEARCH_STEP.max(most));
+        // Outside the lock: the tables of a large pool take long to grow.
+        survey.holes.reserve(most.min(SEARCH_STEP) + 1);
+        candidates.reserve(most.min(SEARCH_STEP));
+        {
+            let state = self.state();
+            while let Some(&handle) = chunks.get(survey.rank) {
+                if chunks_left == 0 {
                     return false;
                 }
-                if !region.used {
-                    survey.holes.push((Hole { rank, id: region.id, offset: region.offset }, region.size));
-                    continue;
+                chunks_left -= 1;
+                let (rank, seen) = (survey.rank, survey.seen);
+                let movables = state.movables.of(handle);
+                for region in state.chunks.get(handle).into_iter().flat_map(|chunk| unsurveyed(&*chunk.arena, seen)) {
+                    if left == 0 {
+                        return false;
+                    }
+                    #[cfg(test)]
+                    visits::add();
+                    if !region.used {
+                        survey.holes.push((Hole { rank, id: region.id, offset: region.offset }, region.size));
+                        continue;
+                    }
+                    left -= 1;
+                    survey.seen = Some(region.id);
+                    if let Some(id) = movables.and_then(|movables| movables.at(region.id)) {
+                        candidates.push(Candidate { id, rank, offset: region.offset });
+                    }
                 }
-                left -= 1;
-                survey.seen = Some(region.id);
-                if let Some(id) = movables.and_then(|movables| movables.at(region.id)) {
-                    candidates.push(Candidate { id, rank, offset: region.offset });
-                }
+                (survey.rank, survey.seen) = (rank + 1, None);
             }
-            (survey.rank, survey.seen) = (rank + 1, None);
         }
         pass.holes = Holes::new(std::mem::take(&mut survey.holes));
         true
@@ -203,34 +235,52 @@ impl Pool {
 
     /// Finds the next move into a hole. Earlier moves may still be in flight.
     pub fn next_fill<'a>(&'a self, pass: &mut Pass) -> Option<Move<'a>> {
-        self.survey(pass, usize::MAX);
-        let mut state = self.state();
-        match state.destroyed {
-            true => None,
-            false => self.fill_hole(&mut state, pass),
-        }
+        while !self.survey(pass, SEARCH_STEP) {}
+        search(|| self.search_fill(pass))
     }
 
     /// Finds the next move down, over the slice's own bytes if necessary. Requires that no hole can be filled any more
     /// and that all earlier moves are complete.
     pub fn next_slide<'a>(&'a self, pass: &mut Pass) -> Option<Move<'a>> {
+        search(|| self.search_slide(pass))
+    }
+
+    /// Runs one step of [`next_fill`](Self::next_fill), of which the lock is held for a bounded time. Requires a
+    /// complete survey.
+    pub fn search_fill<'a>(&'a self, pass: &mut Pass) -> SearchStep<'a> {
         let mut state = self.state();
         match state.destroyed {
-            true => None,
+            true => SearchStep::Exhausted,
+            false => self.fill_hole(&mut state, pass),
+        }
+    }
+
+    /// Runs one step of [`next_slide`](Self::next_slide), of which the lock is held for a bounded time.
+    pub fn search_slide<'a>(&'a self, pass: &mut Pass) -> SearchStep<'a> {
+        let mut state = self.state();
+        match state.destroyed {
+            true => SearchStep::Exhausted,
             false => self.slide_down(&mut state, pass),
         }
     }
 
-    fn fill_hole<'a>(&'a self, state: &mut PoolState, pass: &mut Pass) -> Option<Move<'a>> {
+    fn fill_hole<'a>(&'a self, state: &mut PoolState, pass: &mut Pass) -> SearchStep<'a> {
+        let mut left = SEARCH_STEP;
         while let Some(candidate) = pass.candidates.pop() {
-            let Some((source, alignment)) = state.unpinned(candidate.id) else { continue };
-            if source.user_data > pass.largest {
-                continue;
-            }
-            while let Some((at, hole)) = pass.holes.first_of(source.size) {
+            left = left.saturating_sub(1);
+            #[cfg(test)]
+            visits::add();
+            let slice = state.unpinned(candidate.id).filter(|(source, _)| source.user_data <= pass.largest);
+            while let Some((source, alignment)) = slice {
+                let Some((at, hole)) = pass.holes.first_of(source.size) else { break };
                 if (hole.rank, hole.offset) >= (candidate.rank, candidate.offset) {
                     break;
                 }
+                if left == 0 {
+                    pass.candidates.push(candidate);
+                    return SearchStep::Paused;
+                }
+                left -= 1;
                 let chunk = pass.chunks[hole.rank];
                 let Some(target) = state.reserve_target(candidate.id, (chunk, hole.id), source.user_data, alignment)
                 else {
@@ -239,28 +289,43 @@ impl Pool {
                     continue;
                 };
                 pass.holes.shrink(at, state.free_after(chunk, target.id));
-                return self.begin_move(state, candidate.id, (chunk, target), false);
+                match self.begin_move(state, candidate.id, (chunk, target), false) {
+                    Some(step) => return SearchStep::Found(step),
+                    None => break,
+                }
+            }
+            if left == 0 {
+                return SearchStep::Paused;
             }
         }
-        None
+        SearchStep::Exhausted
     }
 
-    fn slide_down<'a>(&'a self, state: &mut PoolState, pass: &mut Pass) -> Option<Move<'a>> {
+    fn slide_down<'a>(&'a self, state: &mut PoolState, pass: &mut Pass) -> SearchStep<'a> {
+        let mut left = SEARCH_STEP;
         while let Some(&chunk) = pass.chunks.get(pass.slides.rank) {
-            let Some(Slide { id, gap }) = state.next_slide(chunk, &mut pass.slides) else {
+            let found = state.next_slide(chunk, pass.number, &mut pass.slides, &mut left);
+            if left == 0 && found.is_none() {
+                return SearchStep::Paused;
+            }
+            let Some(Slide { id, gap }) = found else {
+                left -= 1;
                 pass.slides.rank += 1;
                 pass.slides.last_fixed = None;
                 continue;
             };
-            pass.slides.tried.insert(id);
+            state.movables.set_tried(id, pass.number);
             if state.unpinned(id).is_none_or(|(source, _)| source.user_data > pass.largest) {
                 continue;
             }
             if let Some(target) = state.reserve_target(id, (chunk, gap.id), gap.size, 1) {
-                return self.begin_move(state, id, (chunk, target), true);
+                match self.begin_move(state, id, (chunk, target), true) {
+                    Some(step) => return SearchStep::Found(step),
+                    None => return SearchStep::Exhausted,
+                }
             }
         }
-        None
+        SearchStep::Exhausted
     }
 
     /// Starts a move of `id` to the reserved region `target`.
@@ -290,6 +355,17 @@ impl Pool {
         };
         state.movables.set_moving(id, true);
         Some(Move { pool: self, id, view, from, to, size, slide, done: false })
+    }
+}
+
+/// Runs steps until one has a result.
+fn search<'a>(mut step: impl FnMut() -> SearchStep<'a>) -> Option<Move<'a>> {
+    loop {
+        match step() {
+            SearchStep::Found(found) => return Some(found),
+            SearchStep::Paused => {}
+            SearchStep::Exhausted => return None,
+        }
     }
 }
 
@@ -351,6 +427,7 @@ impl Move<'_> {
             chunk.set_id(place.1, id);
         }
         state.record_move(self.id, id, self.from.place, place, self.size);
+        state.chunks.changed(of);
         drop(state);
         self.done = true;
         self.to.chunk_memory.release();
@@ -418,11 +495,12 @@ impl PoolState {
         Some(target)
     }
 
-    fn cancel_target(&mut self, (chunk, region): SlicePlace) {
+    fn cancel_target(&mut self, (handle, region): SlicePlace) {
         // A reset or destroy of the pool has freed the target already.
-        if let Some(chunk) = self.chunks.get_mut(chunk).filter(|chunk| chunk.arena.get(region).is_ok()) {
+        if let Some(chunk) = self.chunks.get_mut(handle).filter(|chunk| chunk.arena.get(region).is_ok()) {
             chunk.flags.targets.take(region.slot());
             let _ = chunk.arena.free(region);
+            self.chunks.changed(handle);
         }
     }
 
@@ -432,13 +510,16 @@ impl PoolState {
         after.filter(|region| !region.used)
     }
 
-    /// Finds the next slice above a hole, after the last region that stays in its place.
-    fn next_slide(&self, handle: Handle, slides: &mut Slides) -> Option<Slide> {
+    /// Finds the next slice above a hole, after the last region that stays in its place. Visits `left` regions at most.
+    fn next_slide(&self, handle: Handle, pass: u64, slides: &mut Slides, left: &mut usize) -> Option<Slide> {
         let arena = &self.chunks.get(handle)?.arena;
         if slides.last_fixed.is_none() && arena.fragmentation() <= NEGLIGIBLE_FRAGMENTATION {
             return None;
         }
         loop {
+            *left = left.checked_sub(1)?;
+            #[cfg(test)]
+            visits::add();
             let next = match slides.last_fixed {
                 None => Some(arena.first()),
                 // The region was freed meanwhile; a later pass slides the rest of this chunk.
@@ -449,7 +530,7 @@ impl PoolState {
                 continue;
             }
             let above = arena.next(next.id).ok()??;
-            if let Some(id) = self.movables.at((handle, above.id)).filter(|id| !slides.tried.contains(id)) {
+            if let Some(id) = self.movables.at((handle, above.id)).filter(|id| !self.movables.was_tried(*id, pass)) {
                 let fits = |(_, alignment): &(Region, u64)| next.offset.is_multiple_of(*alignment);
                 if self.unpinned(id).is_some_and(|slice| fits(&slice)) {
                     return Some(Slide { id, gap: next });
@@ -517,14 +598,11 @@ impl PoolState {
     }
 }
 
-/// The holes in the order of filling, with a tree of maxima over their sizes. It finds the first hole that is large
-/// enough in logarithmic time.
+/// The holes in the order of filling, with a tree of maxima over their sizes.
 #[derive(Debug, Default)]
 struct Holes {
     list: Vec<Hole>,
-    /// Node 1 is the root, node n has children 2n and 2n + 1, leaves start at `leaves`.
-    tree: Vec<u64>,
-    leaves: usize,
+    sizes: MaxTree,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -536,30 +614,13 @@ struct Hole {
 
 impl Holes {
     fn new(holes: Vec<(Hole, u64)>) -> Self {
-        let leaves = holes.len().next_power_of_two();
-        let mut tree = vec![0; 2 * leaves];
-        for (at, (_, size)) in holes.iter().enumerate() {
-            tree[leaves + at] = *size;
-        }
-        for node in (1..leaves).rev() {
-            tree[node] = tree[2 * node].max(tree[2 * node + 1]);
-        }
-        Self { list: holes.into_iter().map(|(hole, _)| hole).collect(), tree, leaves }
+        let sizes = MaxTree::new(holes.iter().map(|(_, size)| *size));
+        Self { list: holes.into_iter().map(|(hole, _)| hole).collect(), sizes }
     }
 
     /// Finds the first hole of at least `size` bytes.
     fn first_of(&self, size: u64) -> Option<(usize, Hole)> {
-        if self.tree.get(1).is_none_or(|largest| *largest < size.max(1)) {
-            return None;
-        }
-        let mut node = 1;
-        while node < self.leaves {
-            node *= 2;
-            if self.tree[node] < size {
-                node += 1;
-            }
-        }
-        let at = node - self.leaves;
+        let at = self.sizes.first_at_least(size)?;
         Some((at, self.list[at]))
     }
 
@@ -568,37 +629,77 @@ impl Holes {
         if let Some(rest) = rest {
             (self.list[at].id, self.list[at].offset) = (rest.id, rest.offset);
         }
-        let mut node = self.leaves + at;
-        self.tree[node] = rest.map_or(0, |rest| rest.size);
-        while node > 1 {
-            node /= 2;
-            self.tree[node] = self.tree[2 * node].max(self.tree[2 * node + 1]);
-        }
+        self.sizes.set(at, rest.map_or(0, |rest| rest.size));
+    }
+}
+
+/// The slices, holes and regions that searches have visited, for tests that count work.
+#[cfg(test)]
+mod visits {
+    use std::cell::Cell;
+
+    thread_local! {
+        static VISITS: Cell<usize> = const { Cell::new(0) };
+    }
+
+    pub(super) fn add() {
+        VISITS.set(VISITS.get() + 1);
+    }
+
+    /// Returns the visits since the last call.
+    pub(super) fn take() -> usize {
+        VISITS.replace(0)
     }
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::device::memory::{PageOptions, Source};
+    use crate::pool::Layout;
+    use crate::sys::page::page_size;
 
-    #[test]
-    fn the_first_hole_that_is_large_enough_is_found() {
-        for count in 1..20_u64 {
-            let size = |at: u64| at * 7919 % 13;
-            let hole = |at| Hole { rank: 0, id: RegionId::from_raw(at), offset: at };
-            let mut sizes: Vec<u64> = (0..count).map(size).collect();
-            let mut holes = Holes::new((0..count).map(|at| (hole(at), size(at))).collect());
-            for round in 0..60 {
-                let wanted = 1 + round % 13;
-                let expected = sizes.iter().position(|size| *size >= wanted);
-                assert_eq!(holes.first_of(wanted).map(|(at, _)| at), expected, "{wanted} of {sizes:?}");
-                if let Some(at) = expected {
-                    sizes[at] -= wanted;
-                    let rest =
-                        Region { id: RegionId::from_raw(0), offset: 0, size: sizes[at], user_data: 0, used: false };
-                    holes.shrink(at, (sizes[at] > 0).then_some(rest));
-                }
-            }
+    /// A pool of one chunk with `fixed` slices that cannot move, of which every second one was freed, and movable ones
+    /// above them, which fit into no hole.
+    fn scattered(fixed: u64, movable: u64) -> Pool {
+        let source = Source::System(PageOptions { alignment: page_size(), ..PageOptions::default() });
+        let size = ((fixed + 4 * movable) * 64).next_multiple_of(page_size());
+        let layout = Layout { initial: size, max: size, chunk: size, block: None, alignment: 64, delay: 0 };
+        let pool = Pool::new(None, source, layout, None).unwrap();
+        let slices: Vec<_> = (0..fixed).map(|_| pool.allocate(64, 64).unwrap()).collect();
+        for _ in 0..movable {
+            pool.allocate_movable(128, 64, None).unwrap();
         }
+        slices.iter().step_by(2).for_each(|slice| pool.free(slice.chunk, slice.region).unwrap());
+        pool
+    }
+
+    /// Counts visits, not time: how long the lock is held does not depend on the size of the pool.
+    #[test]
+    fn no_step_visits_more_than_its_share_of_a_large_pool() {
+        let pool = scattered(20_000, 5_000);
+        let mut pass = pool.start_pass().unwrap();
+        let (mut steps, mut all) = (0, 0);
+        let mut visited = |most: usize| {
+            let visits = visits::take();
+            assert!(visits <= most, "{visits} visits in one step");
+            (steps, all) = (steps + 1, all + visits);
+        };
+        visits::take();
+        while !pool.survey(&mut pass, SEARCH_STEP) {
+            // The holes between the slices, too.
+            visited(2 * SEARCH_STEP + 1);
+        }
+        visited(2 * SEARCH_STEP + 1);
+        while let SearchStep::Paused = pool.search_fill(&mut pass) {
+            visited(SEARCH_STEP);
+        }
+        visited(SEARCH_STEP);
+        while let SearchStep::Paused = pool.search_slide(&mut pass) {
+            visited(SEARCH_STEP);
+        }
+        visited(SEARCH_STEP);
+        assert!(all > 30_000 && steps > 100, "{all} visits in {steps} steps");
     }
 }

@@ -12,14 +12,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{CopyQueue, Move, Moved, Pass, Pool};
+use super::compaction::SEARCH_STEP;
+use super::{CopyQueue, Move, Moved, Pass, Pool, SearchStep};
 use crate::error::{Error, Result};
 use crate::handle::Handle;
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::thread_pool::ThreadPool;
 
-/// Slices of a pool that one survey step visits.
-const SURVEY_STEP: usize = 256;
 /// Pause between two survey steps of the surveying thread.
 const SURVEY_PAUSE: Duration = Duration::from_micros(50);
 
@@ -88,7 +87,7 @@ pub struct Compaction {
     /// Fragmentation at the start; 0 for a time slice, because computing it takes long where many holes have about one
     /// size.
     pub fragmentation_before: f64,
-    /// Fragmentation at the end.
+    /// Fragmentation at the end; of a time slice, without the slices that wait.
     pub fragmentation_after: f64,
     /// Outcome.
     pub outcome: CompactionOutcome,
@@ -215,7 +214,7 @@ impl Compactor {
         *progress = Progress::Surveying(surveyed);
         let surveying = SURVEYORS.run(move || {
             paused.moves.reserve_exact(usize::try_from(max_moves).unwrap_or(0));
-            while !pool.survey(&mut paused.pass, SURVEY_STEP) {
+            while !pool.survey(&mut paused.pass, SEARCH_STEP) {
                 // A lock that is taken again at once starves the other threads that wait for the pool.
                 thread::sleep(SURVEY_PAUSE);
             }
@@ -282,14 +281,19 @@ impl<'r, D: DetachView> CompactionRun<'r, D> {
                 break CompactionOutcome::Stopped;
             }
             first = false;
-            if !pool.survey(pass, SURVEY_STEP) {
+            if !pool.survey(pass, SEARCH_STEP) {
                 continue;
             }
-            let step = pool.next_fill(pass).or_else(|| {
+            let mut found = pool.search_fill(pass);
+            if matches!(found, SearchStep::Exhausted) {
                 queue.finish();
-                pool.next_slide(pass)
-            });
-            let Some(step) = step else { break CompactionOutcome::Finished };
+                found = pool.search_slide(pass);
+            }
+            let step = match found {
+                SearchStep::Found(step) => step,
+                SearchStep::Paused => continue,
+                SearchStep::Exhausted => break CompactionOutcome::Finished,
+            };
             if !self.incremental && (moves >= max_moves || bytes + step.size() > max_bytes) {
                 break CompactionOutcome::Stopped;
             }
@@ -337,14 +341,17 @@ impl<'r, D: DetachView> CompactionRun<'r, D> {
     }
 
     fn finish(&self, outcome: CompactionOutcome, fragmentation_before: f64) -> Compaction {
-        let ended = if self.incremental { 0 } else { self.pool.end_all_waits() };
-        let bytes_freed = self.bytes_freed + ended + self.pool.trim();
+        // A time slice does nothing that takes as long as slices wait, or chunks or regions are there.
+        let (bytes_freed, fragmentation_after) = match self.incremental {
+            true => (self.pool.trim_chunks(), self.pool.fragmentation_now()),
+            false => (self.pool.end_all_waits() + self.pool.trim(), self.pool.stats().fragmentation()),
+        };
         Compaction {
             moved: self.moves.len() as u64,
             bytes_moved: self.bytes,
-            bytes_freed,
+            bytes_freed: self.bytes_freed + bytes_freed,
             fragmentation_before,
-            fragmentation_after: self.pool.stats().fragmentation(),
+            fragmentation_after,
             outcome,
         }
     }

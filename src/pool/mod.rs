@@ -34,6 +34,7 @@
 
 mod allocate;
 mod chunk;
+mod chunk_order;
 mod chunk_set;
 mod compaction;
 mod compactor;
@@ -42,6 +43,7 @@ mod deferred;
 mod exposed;
 mod growth;
 mod layout;
+mod max_tree;
 mod movable;
 mod movable_table;
 mod owners;
@@ -70,7 +72,8 @@ use crate::sync::{Mutex, MutexGuard};
 use crate::units::MemoryKind;
 use chunk::Chunk;
 pub use chunk::ChunkMemory;
-pub use compaction::{Location, Move, Moved, Pass};
+use chunk_set::ChunkSet;
+pub use compaction::{Location, Move, Moved, Pass, SearchStep};
 pub use compactor::{Compaction, CompactionLimits, CompactionOutcome, Compactor, DetachView, Detachment};
 pub use copy_queue::CopyQueue;
 pub use deferred::{DeferredRequest, UnclaimedMovable, UnclaimedSlice};
@@ -167,7 +170,7 @@ impl Pool {
     pub fn new(name: Option<Arc<str>>, source: Source, layout: Layout, account: Option<Account>) -> Result<Self> {
         let layout = layout.checked()?;
         let near = Limit::new(Some(layout.max), &WARN_AT);
-        let state = Mutex::new(PoolState { near, ..PoolState::default() });
+        let state = Mutex::new(PoolState { near, chunks: ChunkSet::new(layout.alignment), ..PoolState::default() });
         let (reuse, next_slab) = (ReuseDelay::default(), AtomicU64::new(layout.chunk));
         let (timer, exposed) = (AtomicU32::new(0), Arc::default());
         let pool = Self { name, source, layout, reuse, account, next_slab, timer, exposed, state };
@@ -236,22 +239,20 @@ impl Pool {
     ///
     /// Errors: `ERR_POOL_DESTROYED`.
     pub fn reset(&self, keep: impl Fn(&Arc<ChunkMemory>) -> bool) -> Result<()> {
-        let mut gone = Vec::new();
+        let gone;
         {
             let mut state = self.state();
             state.alive(self.name())?;
             state.record_all_freed();
-            for handle in std::mem::take(&mut state.chunks.order) {
-                let Some(chunk) = state.chunks.get_mut(handle) else { continue };
-                if keep(&chunk.chunk_memory) && !chunk.chunk_memory.is_retained() && !chunk.is_being_cleared() {
+            gone = state.chunks.retain(|chunk| {
+                let held = chunk.chunk_memory.is_retained() || chunk.is_being_cleared();
+                let kept = keep(&chunk.chunk_memory) && !held;
+                if kept {
                     chunk.reset();
-                    state.chunks.order.push(handle);
-                } else if let Some(chunk) = state.chunks.remove(handle) {
-                    state.chunks.reserved -= chunk.arena.capacity();
-                    state.chunk_gone(&chunk);
-                    gone.push(chunk);
                 }
-            }
+                kept
+            });
+            gone.iter().for_each(|chunk| state.chunk_gone(chunk));
             (state.chunks.live, state.chunks.requested, state.chunks.allocated) = (0, 0, 0);
             state.movables.clear();
             state.pins.clear();
@@ -265,6 +266,11 @@ impl Pool {
     /// A chunk whose slices all wait is empty: operations in flight then read zeros.
     pub fn trim(&self) -> u64 {
         self.end_waits();
+        self.trim_chunks()
+    }
+
+    /// Like [`trim`](Self::trim), but ends no wait.
+    fn trim_chunks(&self) -> u64 {
         self.end_idle_waits();
         let empty = self.state().take_empty_chunks(&self.layout);
         self.end(empty)
@@ -284,13 +290,12 @@ impl Pool {
             }
             state.destroyed = true;
             state.record_all_freed();
-            let handles = std::mem::take(&mut state.chunks.order);
+            let gone = state.chunks.retain(|_| false);
             (state.chunks.live, state.chunks.requested, state.chunks.allocated, state.chunks.reserved) = (0, 0, 0, 0);
             state.waiting.clear();
             state.movables.clear();
             state.pins.clear();
             state.tags.clear();
-            let gone: Vec<_> = handles.into_iter().filter_map(|handle| state.chunks.remove(handle)).collect();
             gone.iter().for_each(|chunk| state.note(Action::Trim, chunk.number, chunk.arena.capacity()));
             (gone, state.recorder.take())
         };
@@ -317,7 +322,7 @@ impl Pool {
     /// regions where slices wait.
     pub fn stats(&self) -> PoolStats {
         let state = self.state();
-        let reserved = state.chunks.iter().map(|(_, chunk)| chunk.arena.capacity()).sum();
+        let reserved = state.chunks.capacity;
         PoolStats {
             chunks: state.chunks.len() as u64,
             max: self.layout.max,
@@ -340,15 +345,13 @@ impl Pool {
     /// Checks every invariant of the pool and its chunks, for tests and diagnosis.
     pub fn validate(&self) -> Result<(), String> {
         let state = self.state();
+        state.chunks.check()?;
         state.movables.check()?;
         state.pins.check_stats()?;
         let (mut live, mut allocated, mut requested, mut all_waiting) = (0, 0, 0, 0);
         for (handle, chunk) in state.chunks.iter() {
             chunk.arena.validate()?;
             let mut waiting = (0, 0);
-            if !state.chunks.order.contains(&handle) {
-                return Err(format!("{handle:?} is missing in the order of chunks"));
-            }
             for region in crate::suballoc::regions(&*chunk.arena).filter(|region| region.used) {
                 let slot = region.id.slot();
                 if chunk.flags.targets.has(slot) {
@@ -375,7 +378,7 @@ impl Pool {
             return Err(format!("{} bytes wait, but the chunks have {all_waiting}", state.waiting.bytes));
         }
         let counted = (state.chunks.live, state.chunks.allocated, state.chunks.requested);
-        if counted != (live, allocated, requested) || state.chunks.order.len() != state.chunks.len() {
+        if counted != (live, allocated, requested) {
             return Err(format!("{counted:?} are counted, but the chunks have ({live}, {allocated}, {requested})"));
         }
         Ok(())
@@ -404,6 +407,11 @@ mod tests {
         pool
     }
 
+    fn first(state: &mut PoolState) -> &mut Chunk {
+        let first = state.chunks.handles().next().unwrap();
+        state.chunks.get_mut(first).unwrap()
+    }
+
     /// Each line breaks one invariant; a check that cannot fail proves nothing.
     #[test]
     fn validate_finds_damage() {
@@ -411,13 +419,12 @@ mod tests {
             |state| state.chunks.live += 1,
             |state| state.chunks.allocated += 64,
             |state| state.chunks.requested -= 1,
-            |state| state.chunks.order.clear(),
-            |state| state.chunks.order.push(state.chunks.order[0]),
+            |state| state.chunks.capacity += 64,
             // Handed out behind all that was ever handed out.
-            |state| state.chunks.get_mut(state.chunks.order[0]).unwrap().touched -= 64,
+            |state| first(state).touched -= 64,
             // More bytes than a region has, and counted so.
             |state| {
-                let arena = &mut state.chunks.get_mut(state.chunks.order[0]).unwrap().arena;
+                let arena = &mut first(state).arena;
                 let first = arena.first();
                 arena.set_user_data(first.id, first.size + 1).unwrap();
                 state.chunks.requested += first.size + 1 - first.user_data;

@@ -30,6 +30,8 @@ pub(super) struct Movable {
     viewing: u32,
     /// Whether JavaScript has seen an ArrayBuffer over the present place.
     pub(super) seen: bool,
+    /// The number of the last compaction that tried to slide it.
+    tried: u64,
     /// The owner of the bytes.
     pub(super) owner: Owner,
     /// The id of JavaScript's ArrayBuffer over the slice; `None` without one.
@@ -95,8 +97,8 @@ impl Movables {
         owner: Owner,
         tagged: Option<(Arc<str>, CountedBytes)>,
     ) -> Handle {
-        let (exported, moving, viewing, seen, view) = (false, false, 0, false, None);
-        let movable = Movable { place, alignment, exported, moving, viewing, seen, owner, view, tagged };
+        let (exported, moving, viewing, seen, tried, view) = (false, false, 0, false, 0, None);
+        let movable = Movable { place, alignment, exported, moving, viewing, seen, tried, owner, view, tagged };
         let id = self.table.insert(movable);
         self.put(place, id);
         id
@@ -175,6 +177,17 @@ impl Movables {
         if let Some(movable) = self.table.get_mut(id) {
             movable.moving = moving;
         }
+    }
+
+    /// Records that the compaction of that number has tried to slide a slice. Each one is tried once.
+    pub(super) fn set_tried(&mut self, id: Handle, pass: u64) {
+        if let Some(movable) = self.table.get_mut(id) {
+            movable.tried = pass;
+        }
+    }
+
+    pub(super) fn was_tried(&self, id: Handle, pass: u64) -> bool {
+        self.table.get(id).is_some_and(|movable| movable.tried == pass)
     }
 
     /// The place of a slice that is not in a move.

@@ -95,7 +95,7 @@ impl Replay {
         let layout = layout.checked()?;
         let mut replay = Self {
             layout,
-            chunks: ChunkSet::default(),
+            chunks: ChunkSet::new(layout.alignment),
             blocks: Vec::new(),
             steps: 0,
             highest: 0,
@@ -212,10 +212,8 @@ impl Replay {
             self.at_peak = false;
             self.so_far.fragmentation_at_peak = self.fragmentation();
         }
-        if let Some((chunk, _)) = self.chunks.free(handle, region) {
-            if chunk.used_regions() == 0 {
-                self.chunks.take_leftover(self.layout.initial);
-            }
+        if let Some((_, _, true)) = self.chunks.free(handle, region) {
+            self.chunks.take_leftover(self.layout.initial);
         }
     }
 

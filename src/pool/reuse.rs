@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::handle::Handle;
 use crate::id::AllocationId;
 use crate::profile::Action;
-use crate::suballoc::{regions, RegionId};
+use crate::suballoc::{regions_from, Region, RegionId};
 
 /// The slabs' worth of slices that may wait before slabs grow for others. The maximum of a named pool is its own bound.
 const MAX_WAITING_SLABS: u64 = 16;
@@ -147,6 +147,17 @@ impl Pool {
         self.state().waiting.bytes
     }
 
+    /// The fragmentation of what is free now, without the slices that wait. Unlike the exact figure, it costs the same
+    /// however many wait.
+    pub(super) fn fragmentation_now(&self) -> f64 {
+        let state = self.state();
+        let free = state.chunks.capacity - state.chunks.allocated - state.waiting.bytes;
+        match self.layout.block.is_some() || free == 0 {
+            true => 0.0,
+            false => 1.0 - state.chunks.largest_free() as f64 / free as f64,
+        }
+    }
+
     /// Reports whether so many slices wait that the pool takes those before it grows.
     pub(super) fn has_waiting_enough(&self) -> bool {
         self.name.is_none() && self.waiting() >= self.layout.chunk.saturating_mul(MAX_WAITING_SLABS)
@@ -184,23 +195,38 @@ impl PoolState {
         self.waiting.take_where(|slice| chunks.get(slice.place.0).is_none_or(HasArena::is_idle))
     }
 
-    /// The largest slice that the chunks have room for once all waits have ended.
+    /// The largest slice that the chunks have room for once all waits have ended. Looks at the slices that wait and at
+    /// their neighbours, not at every region.
     pub(super) fn largest_free(&self, layout: &super::Layout) -> u64 {
-        let largest = |chunk: &Chunk| match layout.block {
-            _ if chunk.waiting.0 == 0 => chunk.arena.largest_free(),
+        let largest = self.chunks.largest_free();
+        match layout.block {
+            _ if self.waiting.bytes == 0 => largest,
             // Fixed blocks do not merge.
             Some(block) => block,
-            None => {
-                let (mut largest, mut run) = (0, 0);
-                for region in regions(&*chunk.arena) {
-                    let is_free = !region.used || chunk.flags.waiting.has(region.id.slot());
-                    run = if is_free { run + region.size } else { 0 };
-                    largest = largest.max(run);
-                }
-                largest
+            None => self.waiting.places().filter_map(|place| self.run_from(place)).fold(largest, u64::max),
+        }
+    }
+
+    /// The bytes of the run of free and waiting regions that starts with the slice at that place, or with the free
+    /// region below it; `None` if the run starts elsewhere, and for a stale name.
+    fn run_from(&self, (handle, id): SlicePlace) -> Option<u64> {
+        let chunk = self.chunks.get(handle)?;
+        let arena = &*chunk.arena;
+        let waits = |region: &Region| region.used && chunk.flags.waiting.has(region.id.slot());
+        let first = arena.get(id).ok().filter(waits)?;
+        let below = arena.previous(id).ok()?;
+        if below.is_some_and(|below| waits(&below)) {
+            return None;
+        }
+        let free = below.filter(|below| !below.used);
+        if let Some(free) = free {
+            let end = arena.previous(free.id).ok()?;
+            if end.is_some_and(|end| waits(&end)) {
+                return None;
             }
-        };
-        self.chunks.iter().map(|(_, chunk)| largest(chunk)).max().unwrap_or(0)
+        }
+        let run = regions_from(arena, first).take_while(|region| !region.used || waits(region));
+        Some(free.map_or(0, |free| free.size) + run.map(|region| region.size).sum::<u64>())
     }
 
     /// Refuses the name of a slice that was freed.
@@ -245,6 +271,7 @@ impl PoolState {
         chunk.set_id(id, AllocationId::default());
         (chunk.waiting.0, chunk.waiting.1) = (chunk.waiting.0 + 1, chunk.waiting.1 + bytes);
         self.waiting.bytes += bytes;
+        self.chunks.list(handle);
         self.waiting_slice((handle, id))
     }
 

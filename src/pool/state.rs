@@ -31,6 +31,8 @@ pub(super) struct PoolState {
     /// The number of chunks ever added.
     pub(super) grown: u64,
     pub(super) destroyed: bool,
+    /// The number of compactions so far.
+    pub(super) passes: u64,
     /// Warns when little of the maximum is left.
     pub(super) near: Limit,
     pub(super) recorder: Option<Box<Recorder>>,
@@ -141,10 +143,11 @@ impl PoolState {
         how: Option<Action>,
     ) -> Result<Vec<Chunk>> {
         // Destructured, because reading whole a struct that was just written in several words makes the processor wait.
-        let (chunk, Region { size, user_data: requested, .. }) = self.chunks.free(handle, id).ok_or_else(freed)?;
+        let (chunk, Region { size, user_data: requested, .. }, idle) =
+            self.chunks.free(handle, id).ok_or_else(freed)?;
         let movable = self.movables.forget((handle, id));
         let tag = chunk.tags.take(id.slot());
-        let is_empty = chunk.is_empty();
+        let is_empty = idle && chunk.is_empty();
         if let (Some(recorder), Some(how)) = (&mut self.recorder, how) {
             let tag = movable.map_or_else(|| tag.and_then(|tag| self.tags.name(tag).cloned()), |(_, tag)| tag);
             chunk.record_ended(recorder, (handle, id), requested, tag, how);
@@ -163,7 +166,7 @@ impl PoolState {
 
     /// Removes all empty chunks, down to the initial size.
     pub(super) fn take_empty_chunks(&mut self, layout: &Layout) -> Vec<Chunk> {
-        let gone = self.chunks.take_empty(layout.initial, 0);
+        let gone = self.chunks.take_empty(layout.initial);
         self.record_trimmed(gone)
     }
 

@@ -128,6 +128,11 @@ impl WaitingSlices {
         self.slices.pop_front()
     }
 
+    /// The places of the slices.
+    pub(super) fn places(&self) -> impl Iterator<Item = SlicePlace> + '_ {
+        self.slices.iter().map(|slice| slice.place)
+    }
+
     /// Takes the slices that `chosen` chooses.
     pub(super) fn take_where(&mut self, chosen: impl Fn(&WaitingSlice) -> bool) -> Vec<WaitingSlice> {
         let (taken, left): (VecDeque<_>, _) = self.slices.drain(..).partition(chosen);

@@ -294,6 +294,10 @@ impl SubAllocator for Fixed {
         }
     }
 
+    fn last_freed(&self) -> u64 {
+        self.block
+    }
+
     /// Returns 0: as long as a block is free, no request for one is refused.
     fn fragmentation(&self) -> f64 {
         0.0

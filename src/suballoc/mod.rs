@@ -205,6 +205,10 @@ pub trait SubAllocator: Send + fmt::Debug {
     /// Returns the largest size that `allocate` can satisfy now. Exact; 0 when the arena is full.
     fn largest_free(&self) -> u64;
 
+    /// Returns the size that the last `free` has made room for, of its region merged with its free neighbours. Later
+    /// allocations do not change it.
+    fn last_freed(&self) -> u64;
+
     /// Returns 1 - largest free region / free bytes; 0 when the arena is full.
     fn fragmentation(&self) -> f64 {
         match self.free_bytes() {

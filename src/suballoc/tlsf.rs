@@ -50,6 +50,8 @@ pub struct Tlsf {
     pub(super) used_regions: u64,
     pub(super) free_regions: u64,
     pub(super) refused: Refused,
+    /// The granules of the region that the last free has made.
+    last_freed: u64,
 }
 
 /// The aligned requests that were refused since the last free.
@@ -109,6 +111,7 @@ impl Tlsf {
             used_regions: 0,
             free_regions: 0,
             refused: Refused::NONE,
+            last_freed: 0,
         };
         if !arena.reserve() {
             return Err(LayoutError::NoMemory);
@@ -436,6 +439,7 @@ impl SubAllocator for Tlsf {
         node.set_size(size);
         node.next_phys = end;
         self.nodes[end as usize].prev_phys = merged;
+        self.last_freed = size;
         self.bins.push_freed(&mut self.nodes, merged, size);
         Ok(region)
     }
@@ -489,6 +493,10 @@ impl SubAllocator for Tlsf {
         let sizes = self.bins.members(&self.nodes, list).map(|index| self.nodes[index as usize].size());
         let candidates = if self.bins.is_uniform(list) { 1 } else { usize::MAX };
         sizes.take(candidates).max().unwrap_or(0) << self.shift
+    }
+
+    fn last_freed(&self) -> u64 {
+        self.last_freed << self.shift
     }
 
     fn reset(&mut self) {
