@@ -480,14 +480,14 @@ fn each_class_of_small_requests_has_its_slab() {
         assert!(slabs.pool_for(&large).unwrap().is_none(), "{large:?}");
     }
     let slice = pool.allocate(1, page_size()).unwrap();
-    assert_eq!((slice.padded, slabs.stats().len()), (page_size(), 5));
-    let reserved: u64 = slabs.stats().iter().map(|stats| stats.reserved).sum();
+    assert_eq!((slice.padded, slabs.counts().len()), (page_size(), 5));
+    let reserved: u64 = slabs.counts().iter().map(|(counts, _)| counts.reserved).sum();
     assert_eq!(reserved, 4 * MIB);
     pool.free(slice.chunk, slice.region).unwrap();
     assert_eq!((slabs.trim(), slabs.trim()), (4 * MIB, 0));
     pool.allocate(1, 1).unwrap();
     slabs.destroy();
-    assert_eq!((slabs.stats().len(), pool.allocate(1, 1).unwrap_err().code()), (0, ErrorCode::PoolDestroyed));
+    assert_eq!((slabs.counts().len(), pool.allocate(1, 1).unwrap_err().code()), (0, ErrorCode::PoolDestroyed));
     assert!(device.wait_for_frees(Duration::from_secs(60)));
     assert_eq!(device.domains()[0].used(), 0);
 }

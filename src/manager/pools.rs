@@ -12,7 +12,7 @@ use crate::device::memory::{alignment, Source};
 use crate::device::unretired;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
-use crate::pool::{Clearing, Layout, Pool, PoolStats, SlabOptions, Slice, SliceRequest, UnclaimedMovable, View};
+use crate::pool::{Clearing, Layout, Pool, PoolCounts, SlabOptions, Slice, SliceRequest, UnclaimedMovable, View};
 use crate::suballoc::RegionId;
 use crate::sync::MutexGuard;
 use crate::sys::quarantine;
@@ -315,7 +315,7 @@ impl Manager {
     /// Errors: `ERR_POOL_BUSY` while the pool has live slices, unless `force`; `ERR_POOL_DESTROYED`.
     pub fn destroy_pool(&self, pool: &Arc<Pool>, force: bool) -> Result<()> {
         pool.destroy(force)?;
-        let PoolStats { allocations, failures, .. } = pool.stats();
+        let PoolCounts { allocations, failures, .. } = pool.counts();
         self.accounting.pool_ended(pool.kind(), allocations, failures);
         if let Some(name) = pool.public_name() {
             let mut registry = self.registry();
@@ -327,14 +327,13 @@ impl Manager {
         Ok(())
     }
 
-    /// Ends the waits of freed slices that are over. Returns the bytes that still wait.
-    pub fn end_waits(&self) -> u64 {
+    /// Ends waits of freed slices that are over, some of each pool. Returns the bytes that still wait, and whether
+    /// others may be over.
+    pub fn end_waits(&self) -> (u64, bool) {
         let mut pools = self.pools();
         pools.extend(self.slabs.pools());
-        for pool in &pools {
-            pool.end_waits();
-        }
-        pools.iter().map(|pool| pool.waiting()).sum()
+        let each = pools.iter().map(|pool| pool.end_due_waits());
+        each.fold((0, false), |(bytes, more), (waiting, over)| (bytes + waiting, more || over))
     }
 
     /// Frees the empty slabs that are kept for reuse, the memory that the kernel could not retire before, and the pages

@@ -7,7 +7,7 @@ use crate::accounting::Counters;
 use crate::backend::simulated::MEMFD_NAME;
 use crate::backend::{DeviceInfo, Kind};
 use crate::device::unretired;
-use crate::pool::{PinStats, PoolStats};
+use crate::pool::{PinStats, PoolCounts, PoolStats};
 use crate::sys::cgroup::Cgroup;
 use crate::sys::proc::{Gauge, MemInfo, Pressure};
 use crate::sys::ram::Ram;
@@ -124,7 +124,7 @@ pub struct Summary {
 impl Manager {
     /// Returns the summary.
     pub fn summary(&self) -> Summary {
-        let pools: Vec<_> = self.pools().into_iter().map(|pool| (pool.kind(), pool.stats())).collect();
+        let pools = self.pool_counts();
         let (npu, system) = self.accounting.read(|accounts| (accounts.npu, accounts.system));
         Summary {
             npu: with_pools(npu, MemoryKind::Npu, &pools),
@@ -136,6 +136,10 @@ impl Manager {
             waiting: pools.iter().map(|(_, stats)| stats.waiting).sum::<u64>() + self.slabs.waiting(),
             pinned: self.pin_stats(),
         }
+    }
+
+    fn pool_counts(&self) -> Vec<(MemoryKind, PoolCounts)> {
+        self.pools().into_iter().map(|pool| (pool.kind(), pool.counts())).collect()
     }
 
     /// Returns the name, kind and statistics of every named pool.
@@ -167,8 +171,8 @@ impl Manager {
             Kind::Simulated | Kind::Rocket => None,
             _ => memory.cma_total.zip(memory.cma_free),
         };
-        let pools: Vec<_> = self.pools().into_iter().map(|pool| (pool.kind(), pool.stats())).collect();
-        let slabs = self.slabs.stats();
+        let pools = self.pool_counts();
+        let slabs = self.slabs.counts();
         let (limit, room) = self.accounting.limit_and_room(MemoryKind::Npu);
         let own = self.accounting.read(|accounts| accounts.npu);
         let counters = with_pools(own, MemoryKind::Npu, &pools);
@@ -180,20 +184,21 @@ impl Manager {
             (false, None) if info.kind == Kind::RknpuHeap || info.domain_bytes == 0 => ram,
             _ => info.domain_bytes.saturating_sub(counters.used),
         };
-        let slices: u64 = slabs.iter().map(|stats| stats.live).sum();
-        let chunks = pools.iter().filter(|(kind, _)| *kind == MemoryKind::Npu).map(|(_, stats)| stats);
+        let slices: u64 = slabs.iter().map(|(counts, _)| counts.live).sum();
+        let chunks = pools.iter().filter(|(kind, _)| *kind == MemoryKind::Npu).map(|(_, counts)| counts);
         NpuStats {
             counters,
             total: self.npu_total,
             available: reach.min(ram).min(room),
             limit,
-            objects: own.live - slices.min(own.live) + chunks.chain(&slabs).map(|stats| stats.chunks).sum::<u64>(),
+            objects: own.live - slices.min(own.live)
+                + chunks.map(|counts| counts.chunks).chain(slabs.iter().map(|(counts, _)| counts.chunks)).sum::<u64>(),
             slabs: SlabStats {
-                reserved: slabs.iter().map(|stats| stats.reserved).sum(),
-                allocated: slabs.iter().map(|stats| stats.allocated).sum(),
-                waiting: slabs.iter().map(|stats| stats.waiting).sum(),
-                late_writes: slabs.iter().map(|stats| stats.late_writes).sum(),
-                lost: slabs.iter().fold((0, 0), |sum, stats| (sum.0 + stats.lost.0, sum.1 + stats.lost.1)),
+                reserved: slabs.iter().map(|(counts, _)| counts.reserved).sum(),
+                allocated: slabs.iter().map(|(counts, _)| counts.allocated).sum(),
+                waiting: slabs.iter().map(|(counts, _)| counts.waiting).sum(),
+                late_writes: slabs.iter().map(|(counts, _)| counts.late_writes).sum(),
+                lost: slabs.iter().fold((0, 0), |sum, (_, lost)| (sum.0 + lost.0, sum.1 + lost.1)),
             },
             pending_free: self.device.pending(),
             lost: self.device.lost(),
@@ -211,7 +216,7 @@ impl Manager {
 
     /// Returns the statistics of system memory.
     pub fn system_stats(&self) -> SystemStats {
-        let pools: Vec<_> = self.pools().into_iter().map(|pool| (pool.kind(), pool.stats())).collect();
+        let pools = self.pool_counts();
         let (limit, room) = self.accounting.limit_and_room(MemoryKind::System);
         SystemStats {
             counters: with_pools(self.accounting.read(|accounts| accounts.system), MemoryKind::System, &pools),
@@ -260,7 +265,7 @@ impl Manager {
 }
 
 /// Adds the pools' counts of slices. The accounting has only the bytes of their chunks.
-fn with_pools(mut counters: Counters, kind: MemoryKind, pools: &[(MemoryKind, PoolStats)]) -> Counters {
+fn with_pools(mut counters: Counters, kind: MemoryKind, pools: &[(MemoryKind, PoolCounts)]) -> Counters {
     for (_, stats) in pools.iter().filter(|(of, _)| *of == kind) {
         counters.live += stats.live;
         counters.allocations += stats.allocations;

@@ -229,10 +229,11 @@ pub fn leave_manager(manager: f64) {
     }
 }
 
-/// Ends the waits of freed slices that are over. Returns the bytes that still wait.
-#[napi(catch_unwind)]
-pub fn end_waits(handle: f64) -> f64 {
-    registry::manager(handle).map_or(0.0, |manager| manager.end_waits() as f64)
+/// Ends waits of freed slices that are over. Returns the bytes that still wait, and whether others may be over.
+#[napi(catch_unwind, ts_return_type = "[waiting: number, more: number]")]
+pub fn end_waits(handle: f64) -> Vec<f64> {
+    let (waiting, more) = registry::manager(handle).map_or((0, false), |manager| manager.end_waits());
+    vec![waiting as f64, f64::from(u8::from(more))]
 }
 
 /// Converts a number of milliseconds, of which any is safe.

@@ -11,7 +11,7 @@ const MIN_VACANT: usize = 32;
 /// place.
 ///
 /// A free raises the bound of its chunk, a refusal lowers it, an allocation leaves it. So a bound is too high only
-/// where the chunk has served a request since, and each allocation costs later requests one vain try at most. The bounds
+/// where the chunk has served a request since, and each allocation costs later requests one vain try at most. Bounds
 /// of a set of one chunk are not kept.
 #[derive(Debug)]
 pub(super) struct ChunkOrder {

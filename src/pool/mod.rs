@@ -128,6 +128,27 @@ pub struct PoolStats {
     pub lost: (u64, u64),
 }
 
+/// The counts of a pool, of [`PoolStats`]. They cost the same however many chunks and slices there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PoolCounts {
+    /// The number of chunks.
+    pub chunks: u64,
+    /// Bytes of chunks.
+    pub reserved: u64,
+    /// Bytes of regions, padded.
+    pub allocated: u64,
+    /// The number of live slices.
+    pub live: u64,
+    /// The number of slices ever allocated.
+    pub allocations: u64,
+    /// The number of refused requests.
+    pub failures: u64,
+    /// Bytes of freed slices that wait, padded.
+    pub waiting: u64,
+    /// The number of slices that were written to after their free.
+    pub late_writes: u64,
+}
+
 /// Adds two pairs of figures.
 fn add((a, b): (u64, u64), (c, d): (u64, u64)) -> (u64, u64) {
     (a + c, b + d)
@@ -265,7 +286,7 @@ impl Pool {
     /// Frees empty chunks, down to the initial size; returns the bytes.
     /// A chunk whose slices all wait is empty: operations in flight then read zeros.
     pub fn trim(&self) -> u64 {
-        self.end_waits();
+        while self.end_waits() {}
         self.trim_chunks()
     }
 
@@ -318,8 +339,27 @@ impl Pool {
         bytes
     }
 
-    /// Computes the exact figures, which takes a look-up of each chunk's largest free region, and a walk over the
-    /// regions where slices wait.
+    /// Returns the counts.
+    pub fn counts(&self) -> PoolCounts {
+        let state = self.state();
+        PoolCounts {
+            chunks: state.chunks.len() as u64,
+            reserved: state.chunks.capacity,
+            allocated: state.chunks.allocated,
+            live: state.chunks.live,
+            allocations: state.chunks.allocations,
+            failures: state.failures,
+            waiting: state.waiting.bytes,
+            late_writes: state.waiting.late_writes,
+        }
+    }
+
+    /// The number and the bytes of slices that are never used again.
+    pub fn lost(&self) -> (u64, u64) {
+        self.state().chunks.iter().map(|(_, chunk)| chunk.chunk_memory.lost()).fold((0, 0), add)
+    }
+
+    /// Computes the exact figures, which takes a look at the chunks with lost slices, and at the slices that wait.
     pub fn stats(&self) -> PoolStats {
         let state = self.state();
         let reserved = state.chunks.capacity;

@@ -16,6 +16,12 @@ use crate::suballoc::{regions_from, Region, RegionId};
 /// The slabs' worth of slices that may wait before slabs grow for others. The maximum of a named pool is its own bound.
 const MAX_WAITING_SLABS: u64 = 16;
 
+/// The waits that one call ends at most: tens of thousands may be over at the same time.
+pub(super) const WAITS_AT_ONCE: usize = 1024;
+
+/// The waits that a request ends at most before it looks for room.
+const WAITS_OF_A_REQUEST: usize = 64;
+
 impl Pool {
     /// Lets freed slices wait whose ArrayBuffer JavaScript has seen.
     #[must_use]
@@ -89,20 +95,34 @@ impl Pool {
         Ok(())
     }
 
-    /// Ends the waits that are over; returns whether there were any.
+    /// Ends waits that are over, [`WAITS_AT_ONCE`] at most, so that no caller pays for all. Returns whether there were
+    /// any.
     pub fn end_waits(&self) -> bool {
-        let mut any = false;
-        loop {
-            let next = {
-                let mut state = self.state();
-                match state.waiting.is_empty() {
-                    true => None,
-                    false => state.waiting.pop_over(&self.reuse, self.reuse.now(), self.layout.delay),
-                }
-            };
-            let Some(slice) = next else { return any };
-            any |= self.end_wait(slice).is_some();
+        self.end_some_waits() > 0
+    }
+
+    /// Like [`end_waits`](Self::end_waits); returns how many there were.
+    fn end_some_waits(&self) -> usize {
+        let next = || {
+            let mut state = self.state();
+            match state.waiting.is_empty() {
+                true => None,
+                false => state.waiting.pop_over(&self.reuse, self.reuse.now(), self.layout.delay),
+            }
+        };
+        let mut ended = 0;
+        for slice in std::iter::from_fn(next).take(WAITS_AT_ONCE) {
+            self.end_wait(slice);
+            ended += 1;
         }
+        ended
+    }
+
+    /// Ends waits as [`end_waits`](Self::end_waits) does. Returns the bytes that still wait, and whether others may be
+    /// over.
+    pub fn end_due_waits(&self) -> (u64, bool) {
+        let more = self.end_some_waits() == WAITS_AT_ONCE;
+        (self.waiting(), more)
     }
 
     /// Ends the wait of the oldest slice, because the pool needs it; returns whether there was one.
@@ -180,11 +200,12 @@ impl Pool {
 }
 
 impl PoolState {
-    /// Ends the waits that are over, within a request. Slices with poison are left to [`Pool::end_waits`].
+    /// Ends waits that are over, within a request. Slices with poison are left to [`Pool::end_waits`].
     #[cold]
     pub(super) fn end_waits(&mut self, reuse: &ReuseDelay, now: Moment, layout: &super::Layout) -> Vec<Chunk> {
         let mut empty = Vec::new();
-        while let Some(slice) = self.waiting.pop_over(reuse, now, 0) {
+        for _ in 0..WAITS_OF_A_REQUEST {
+            let Some(slice) = self.waiting.pop_over(reuse, now, 0) else { break };
             empty.extend(self.finish_wait(slice.place, layout).into_iter().flatten());
         }
         empty
@@ -288,5 +309,70 @@ impl PoolState {
         self.chunks.live += 1;
         self.chunks.allocated += region.size;
         self.free_region(handle, id, layout, None).ok()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::device::memory::{PageOptions, Source};
+    use crate::pool::{Layout, SliceRequest};
+    use crate::sys::page::page_size;
+    use crate::units::MIB;
+
+    fn pool(after: Duration) -> Pool {
+        let source = Source::System(PageOptions { alignment: page_size(), ..PageOptions::default() });
+        let layout = Layout { initial: MIB, max: MIB, chunk: MIB, block: None, alignment: 64, delay: 0 };
+        Pool::new(None, source, layout, None).unwrap().with_reuse(ReuseDelay { after, turns: None })
+    }
+
+    /// Counts waits, not time.
+    #[test]
+    fn a_burst_of_waits_that_end_together_is_not_paid_by_one_request() {
+        let pool = pool(Duration::from_nanos(1));
+        let slices: Vec<_> = (0..2_000).map(|_| pool.allocate(64, 64).unwrap()).collect();
+        let free = |slice: &Slice| pool.free_seen(slice.chunk, slice.region, Action::Free).unwrap();
+        slices.iter().for_each(free);
+        assert_eq!(pool.waiting(), 2_000 * 64);
+        // Longer than a tick of the coarse clock.
+        std::thread::sleep(Duration::from_millis(30));
+        pool.allocate(64, 64).unwrap();
+        assert_eq!(pool.waiting(), (2_000 - WAITS_OF_A_REQUEST as u64) * 64);
+        assert_eq!(pool.end_due_waits(), ((2_000 - WAITS_OF_A_REQUEST - WAITS_AT_ONCE) as u64 * 64, true));
+        assert_eq!((pool.end_due_waits(), pool.validate()), ((0, false), Ok(())));
+    }
+
+    /// The figure is that of a walk over all regions.
+    #[test]
+    fn the_largest_run_of_free_and_waiting_regions_is_found() {
+        let pool = pool(Duration::from_secs(1000));
+        let mut seed = 5_u64;
+        let mut random = |below: u64| {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (seed >> 33) % below
+        };
+        let slices: Vec<_> = (0..300).map(|_| pool.request(SliceRequest::new(64 + random(900), 64)).unwrap()).collect();
+        for slice in &slices {
+            match random(4) {
+                0 => pool.free(slice.chunk, slice.region).unwrap(),
+                1 => pool.free_seen(slice.chunk, slice.region, Action::Free).unwrap(),
+                _ => {}
+            }
+            let walked = {
+                let state = pool.state();
+                let (_, chunk) = state.chunks.iter().next().unwrap();
+                let (mut largest, mut run) = (0, 0);
+                for region in crate::suballoc::regions(&*chunk.arena) {
+                    let is_free = !region.used || chunk.flags.waiting.has(region.id.slot());
+                    run = if is_free { run + region.size } else { 0 };
+                    largest = largest.max(run);
+                }
+                largest
+            };
+            assert_eq!(pool.stats().largest_free, walked);
+        }
     }
 }

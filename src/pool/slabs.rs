@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Layout, Pool, PoolStats, ReuseDelay};
+use super::{Layout, Pool, PoolCounts, ReuseDelay};
 use crate::backend::{Placement, Request};
 use crate::device::memory::Source;
 use crate::device::Device;
@@ -140,9 +140,9 @@ impl Slabs {
         }
     }
 
-    /// The figures of every class.
-    pub fn stats(&self) -> Vec<PoolStats> {
-        self.classes().values().map(|pool| pool.stats()).collect()
+    /// The counts of every class, and its lost slices: their number and bytes.
+    pub fn counts(&self) -> Vec<(PoolCounts, (u64, u64))> {
+        self.classes().values().map(|pool| (pool.counts(), pool.lost())).collect()
     }
 
     /// Frees empty slabs; returns the bytes.

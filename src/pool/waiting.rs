@@ -118,9 +118,12 @@ impl WaitingSlices {
 
     /// Takes the oldest slice if its wait is over, and more than `keep` slices wait.
     pub(super) fn pop_over(&mut self, reuse: &ReuseDelay, now: Moment, keep: usize) -> Option<WaitingSlice> {
+        if self.slices.len() > keep && self.slices.front().is_some_and(|slice| reuse.is_over(slice.since, now)) {
+            return self.slices.pop_front();
+        }
+        // No other wait is over in this turn.
         self.searched = now.turn;
-        let over = self.slices.len() > keep && reuse.is_over(self.slices.front()?.since, now);
-        over.then(|| self.slices.pop_front()).flatten()
+        None
     }
 
     /// Takes the oldest slice.

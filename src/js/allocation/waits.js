@@ -14,6 +14,9 @@ const TURNS = 3
 /** The time between two looks at the waiting slices, in ms. A pool that needs them looks at once. */
 const INTERVAL = 500
 
+/** The time between two looks while more waits are over than one look ends, in ms. */
+const NEXT = 2
+
 /** Turns that are still to be counted. */
 let left = 0
 let counting = false
@@ -45,21 +48,23 @@ class Waits {
   /** A slice may have started to wait. */
   started() {
     countTurns()
-    if (this.#timer === undefined) this.#wake()
+    if (this.#timer === undefined) this.#wake(INTERVAL)
   }
 
   end() {
     clearTimeout(this.#timer)
   }
 
-  #wake() {
+  /** @param {number} ms */
+  #wake(ms) {
     this.#timer = setTimeout(() => {
       this.#timer = undefined
       if (this.#handle.closed) return
       // An idle loop turns only for this timer.
       turns[0]++
-      if (native.endWaits(this.#handle.value) > 0) this.#wake()
-    }, INTERVAL)
+      const [waiting, more] = native.endWaits(this.#handle.value)
+      if (waiting > 0) this.#wake(more ? NEXT : INTERVAL)
+    }, ms)
     this.#timer.unref()
   }
 }
