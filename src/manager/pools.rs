@@ -332,7 +332,7 @@ impl Manager {
     pub fn end_waits(&self) -> (u64, bool) {
         let mut pools = self.pools();
         pools.extend(self.slabs.pools());
-        let each = pools.iter().map(|pool| pool.end_due_waits());
+        let each = pools.iter().map(|pool| pool.sweep_waits());
         each.fold((0, false), |(bytes, more), (waiting, over)| (bytes + waiting, more || over))
     }
 

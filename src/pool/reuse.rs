@@ -120,7 +120,7 @@ impl Pool {
 
     /// Ends waits as [`end_waits`](Self::end_waits) does. Returns the bytes that still wait, and whether others may be
     /// over.
-    pub fn end_due_waits(&self) -> (u64, bool) {
+    pub fn sweep_waits(&self) -> (u64, bool) {
         let more = self.end_some_waits() == WAITS_AT_ONCE;
         (self.waiting(), more)
     }
@@ -341,8 +341,8 @@ mod tests {
         std::thread::sleep(Duration::from_millis(30));
         pool.allocate(64, 64).unwrap();
         assert_eq!(pool.waiting(), (2_000 - WAITS_OF_A_REQUEST as u64) * 64);
-        assert_eq!(pool.end_due_waits(), ((2_000 - WAITS_OF_A_REQUEST - WAITS_AT_ONCE) as u64 * 64, true));
-        assert_eq!((pool.end_due_waits(), pool.validate()), ((0, false), Ok(())));
+        assert_eq!(pool.sweep_waits(), ((2_000 - WAITS_OF_A_REQUEST - WAITS_AT_ONCE) as u64 * 64, true));
+        assert_eq!((pool.sweep_waits(), pool.validate()), ((0, false), Ok(())));
     }
 
     /// The figure is that of a walk over all regions.
