@@ -11,7 +11,7 @@ const SPEC = { contextLength: 2048, hiddenSize: 1024, vocabSize: 32_000 }
 /** A manager on a driver that takes `latencyMs` a call. */
 function slow(latencyMs) {
   const manager = new MemoryManager({ backend: 'simulated', simulated: { latencyMs } })
-  return { manager, end: () => manager.disposeAsync?.() ?? manager.dispose() }
+  return { manager, end: () => manager.disposeAsync() }
 }
 
 /** A manager with a pool that has no room. */
@@ -21,8 +21,6 @@ function fullPool(latencyMs) {
   pool.allocate(MiB)
   return { ...opened, pool }
 }
-
-const hasTwins = 'createMemoryPoolAsync' in MemoryManager.prototype
 
 /** Name → milliseconds of the driver, what stands before the call, and the call both ways. */
 const CALLS = [
@@ -65,10 +63,8 @@ const CALLS = [
   ],
 ]
 
-const calls = CALLS.filter(([name]) => hasTwins || name === 'importDmaBuf')
-
 /** @type {import('../scale.mjs').Row[]} */
-export const rows = calls.map(([name, latencyMs, prepare, call, callAsync]) => ({
+export const rows = CALLS.map(([name, latencyMs, prepare, call, callAsync]) => ({
   name: `${name}, driver of ${latencyMs} ms`,
   sides: 'synchronous : asynchronous',
   unit: 'ms',

@@ -20,7 +20,7 @@ const LATER = 67
  * One of so many NPU allocations has a tag. A slice whose last owner had another tag is cleared, for which the driver
  * cleans the CPU's caches: with a driver of 40 ms the library's threads do that some 200 times a second.
  */
-const TAGGED = 20
+const TAGGED = 40
 
 export class Workload {
   /** Figures since the last row. */
@@ -178,8 +178,7 @@ export class Workload {
   /** Allocates from a pool of NPU memory: on another thread where the slice may have to be cleared. */
   #fromPool(at, pool, size, options) {
     if (options.tag === undefined) this.#keep(at, pool.allocate(size, options))
-    else if (pool.allocateAsync !== undefined) this.#later(at, pool.allocateAsync(size, options))
-    else this.#keep(at, pool.allocate(size, { ...options, tag: undefined }))
+    else this.#later(at, pool.allocateAsync(size, options))
   }
 
   #later(at, coming) {
@@ -224,7 +223,7 @@ export class Workload {
   /** A pool that lives for a second, as one of a request. */
   async #shortPool(at) {
     const options = { name: `short ${at}`, initialSize: 256 * KiB, tag: `tag ${this.#tag}` }
-    const pool = await (this.#manager.createMemoryPoolAsync?.(options) ?? this.#manager.createMemoryPool(options))
+    const pool = await this.#manager.createMemoryPoolAsync(options)
     const kept = Array.from({ length: 100 }, () => pool.allocate(1 * KiB))
     kept.slice(50).forEach((block) => block.free())
     await sleep(1000)
