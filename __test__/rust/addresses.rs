@@ -80,6 +80,7 @@ fn a_chunk_that_cannot_be_retired_is_lost_until_it_can(limit: u64) {
             block: None,
             alignment: None,
             reuse_after: None,
+            grow_ahead: 0.0,
             memory,
         };
         let pool = manager.create_pool(&options).unwrap();

@@ -97,7 +97,7 @@ export function right(): void {
   const { signal } = controller
   void manager.adoptAsync(token, { signal }).then((again: ArrayBuffer) => again.byteLength)
   void manager
-    .createMemoryPoolAsync({ name: 'later', initialSize: 4096, signal })
+    .createMemoryPoolAsync({ name: 'later', initialSize: 4096, growAhead: 0.25, signal })
     .then((pool) => Promise.all([pool.allocateAsync(64, { movable: true, signal }), pool.allocateBufferAsync(64)]))
     .then(([block, slice]: [memory.MemoryBlock, ArrayBuffer]) => [block.size, slice.byteLength])
   void manager

@@ -207,6 +207,7 @@ mod tests {
             block: None,
             alignment: None,
             reuse_after: None,
+            grow_ahead: 0.0,
             memory: PoolMemory::Npu(tagged("pool")),
         };
         let pool = manager.create_pool(&options).unwrap();

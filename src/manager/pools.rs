@@ -35,6 +35,8 @@ pub struct PoolOptions {
     pub alignment: Option<u64>,
     /// How long freed slices wait whose ArrayBuffer JavaScript has seen; by default as those of slabs.
     pub reuse_after: Option<Duration>,
+    /// The share of the pool that is kept free by growth in the background; 0 for none.
+    pub grow_ahead: f64,
     /// The memory of the chunks.
     pub memory: PoolMemory,
 }
@@ -119,6 +121,7 @@ impl Manager {
         let pool = Pool::new(Some(Arc::clone(&options.name)), source, layout, Some(account))
             .map(|pool| Arc::new(pool.with_reuse(reuse)))
             .inspect_err(|_refusal| refused.failed(options.initial))?;
+        pool.grow_ahead(options.grow_ahead);
         Ok(PreparedPool(Some(pool)))
     }
 
@@ -437,6 +440,7 @@ pub(super) mod tests {
             block: None,
             alignment: None,
             reuse_after: None,
+            grow_ahead: 0.0,
             memory: PoolMemory::System(SystemOptions::default()),
         }
     }

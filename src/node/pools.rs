@@ -25,6 +25,7 @@ pub struct PoolRequest {
     pub block_size: Option<f64>,
     pub alignment: Option<f64>,
     pub reuse_after_ms: Option<f64>,
+    pub grow_ahead: Option<f64>,
     /// Options of a pool of NPU memory.
     pub npu: Option<Npu>,
     /// Options of a pool of system memory.
@@ -41,6 +42,7 @@ impl From<PoolRequest> for PoolOptions {
             block: request.block_size.map(|n| n as u64),
             alignment: request.alignment.map(|n| n as u64),
             reuse_after: request.reuse_after_ms.map(milliseconds),
+            grow_ahead: request.grow_ahead.unwrap_or(0.0),
             memory: match request.system {
                 Some(system) => PoolMemory::System(system.into()),
                 None => PoolMemory::Npu(request.npu.unwrap_or_default().into()),
@@ -67,6 +69,8 @@ pub struct PoolStats {
     pub fragmentation: f64,
     pub waiting: f64,
     pub late_writes: f64,
+    pub grown_ahead: f64,
+    pub failed_ahead: f64,
     pub lost: LostSlices,
 }
 
@@ -96,6 +100,8 @@ impl PoolStats {
             fragmentation: stats.fragmentation(),
             waiting: stats.waiting as f64,
             late_writes: stats.late_writes as f64,
+            grown_ahead: stats.grown_ahead as f64,
+            failed_ahead: stats.failed_ahead as f64,
             lost: LostSlices { slices: stats.lost.0 as f64, bytes: stats.lost.1 as f64 },
         }
     }

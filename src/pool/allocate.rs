@@ -24,6 +24,8 @@ pub(super) struct Later {
     near_tag: Option<(TagId, (u64, u64))>,
     /// Whether JavaScript takes a sample.
     sampled: bool,
+    /// Whether the pool grows ahead.
+    ahead: bool,
     /// The previous owner's bytes.
     stale: Option<ToClear>,
 }
@@ -31,7 +33,7 @@ pub(super) struct Later {
 impl Later {
     #[inline(always)]
     fn is_nothing(&self) -> bool {
-        self.near.is_none() && self.near_tag.is_none() && !self.sampled && self.stale.is_none()
+        self.near.is_none() && self.near_tag.is_none() && !self.sampled && !self.ahead && self.stale.is_none()
     }
 }
 
@@ -160,6 +162,7 @@ impl Pool {
         }
         let used = state.chunks.allocated;
         later.near = state.near.observe(used).then_some(used);
+        later.ahead = self.ahead.is_due(&state);
         Ok(Some(slice))
     }
 
@@ -176,6 +179,9 @@ impl Pool {
         later.near_tag.into_iter().for_each(|(tag, (used, max))| self.warn_tag(tag, used, max));
         if later.sampled {
             notify();
+        }
+        if later.ahead {
+            self.start_growth_ahead();
         }
         match later.stale {
             Some(stale) => self.clear(slice, stale),

@@ -32,6 +32,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod ahead;
 mod allocate;
 mod chunk;
 mod chunk_order;
@@ -70,6 +71,7 @@ use crate::profile::Action;
 use crate::suballoc::RegionId;
 use crate::sync::{Mutex, MutexGuard};
 use crate::units::MemoryKind;
+use ahead::GrowthAhead;
 use chunk::Chunk;
 pub use chunk::ChunkMemory;
 use chunk_set::ChunkSet;
@@ -123,6 +125,10 @@ pub struct PoolStats {
     pub waiting: u64,
     /// The number of slices that were written to after their free. Only a pool that delays reuse counts them.
     pub late_writes: u64,
+    /// The number of chunks that were added ahead of need ([`Pool::grow_ahead`]).
+    pub grown_ahead: u64,
+    /// The number of growths ahead that failed.
+    pub failed_ahead: u64,
     /// The number and the bytes of slices that are never used again: a thread ended, and one of its ArrayBuffers may
     /// live on in another thread.
     pub lost: (u64, u64),
@@ -180,6 +186,7 @@ pub struct Pool {
     next_slab: AtomicU64,
     /// The number of allocations until the next timed one; 0 times none.
     timer: AtomicU32,
+    ahead: GrowthAhead,
     exposed: Arc<Exposed>,
     state: Mutex<PoolState>,
 }
@@ -193,8 +200,8 @@ impl Pool {
         let near = Limit::new(Some(layout.max), &WARN_AT);
         let state = Mutex::new(PoolState { near, chunks: ChunkSet::new(layout.alignment), ..PoolState::default() });
         let (reuse, next_slab) = (ReuseDelay::default(), AtomicU64::new(layout.chunk));
-        let (timer, exposed) = (AtomicU32::new(0), Arc::default());
-        let pool = Self { name, source, layout, reuse, account, next_slab, timer, exposed, state };
+        let (timer, ahead, exposed) = (AtomicU32::new(0), GrowthAhead::default(), Arc::default());
+        let pool = Self { name, source, layout, reuse, account, next_slab, timer, ahead, exposed, state };
         if layout.initial > 0 {
             let first = pool.grow_first()?;
             pool.state().chunks.first = Some(first);
@@ -378,6 +385,8 @@ impl Pool {
             failures: state.failures,
             waiting: state.waiting.bytes,
             late_writes: state.waiting.late_writes,
+            grown_ahead: state.ahead.grown,
+            failed_ahead: state.ahead.failed,
             lost: state.chunks.iter().map(|(_, chunk)| chunk.chunk_memory.lost()).fold((0, 0), add),
         }
     }

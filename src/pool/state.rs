@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::ahead::AheadCounts;
 use super::chunk::{Chunk, ClearedMemory};
 use super::chunk_set::{ChunkSet, HasArena};
 use super::layout::Layout;
@@ -22,6 +23,7 @@ use crate::suballoc::{Region, RegionId};
 pub(super) struct PoolState {
     pub(super) chunks: ChunkSet<Chunk>,
     pub(super) failures: u64,
+    pub(super) ahead: AheadCounts,
     pub(super) waiting: WaitingSlices,
     pub(super) owners: Owners,
     /// Slices that compaction may move.

@@ -54,8 +54,9 @@ describe('createMemoryPool', () => {
         failedAllocations: 0,
         fragmentation: 0,
       }
-      const { lateWrites, waiting, lost, ...stats } = pool.stats()
-      assert.deepEqual([lateWrites, waiting, lost], [0, 0, { slices: 0, bytes: 0 }])
+      const { lateWrites, waiting, lost, grownAhead, failedAhead, ...stats } = pool.stats()
+      assert.deepEqual([lateWrites, waiting, grownAhead, failedAhead], [0, 0, 0, 0])
+      assert.deepEqual(lost, { slices: 0, bytes: 0 })
       assert.deepEqual(stats, expected)
       assert.deepEqual(manager.getMemoryUsage().pools, [pool.stats()])
       const { npuUsed, systemUsed, poolReserved, poolAllocated, liveAllocations } = manager.getMemoryStats()
@@ -433,7 +434,7 @@ describe('figures', () => {
     assert.equal(manager.getMemoryStats().npuUsed, MiB)
   })
 
-  function pick({ name, kind, chunks, lateWrites, waiting, lost, ...figures }) {
+  function pick({ name, kind, chunks, lateWrites, waiting, lost, grownAhead, failedAhead, ...figures }) {
     return figures
   }
 })

@@ -98,6 +98,12 @@ const kinds = {
     if (!(value >= 0 && value <= max)) throw outOfRange(`${name} is ${value}; it must be from 0 to ${max} ms`)
     return value
   },
+  /** @type {Validator<number>} A share that is less than all. */
+  share(name, value) {
+    if (typeof value !== 'number') throw invalid(`${name} must be a number, not ${formatValue(value)}`)
+    if (!(value >= 0 && value < 1)) throw outOfRange(`${name} is ${value}; it must be from 0 to less than 1`)
+    return value
+  },
   /** @type {<T extends string | boolean>(...allowed: T[]) => Validator<T>} */
   oneOf:
     (...allowed) =>

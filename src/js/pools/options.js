@@ -19,6 +19,7 @@ const pool = {
   alignment: kinds.integer(1),
   tag: kinds.tag,
   reuseAfterMs: kinds.milliseconds(MAX_REUSE_AFTER_MS),
+  growAhead: kinds.share,
   /** @type {Validator<any>} createPool checks it with the schema of the pool's kind. */
   allocation: (_name, value) => value,
 }

@@ -41,6 +41,13 @@ export interface MemoryPoolOptions {
    * need {@link MemoryManager.deallocateWhen}. 0: the bytes are used again at once. At most a day. Default 2000.
    */
   reuseAfterMs?: number
+  /**
+   * Grows in the background when less than this share of the pool's bytes is free (0.25: a quarter), so that a
+   * synchronous allocation seldom waits for the driver. Never beyond `maxSize` or a limit. A growth that fails is
+   * counted (`stats().failedAhead`) and tried again after a second at the earliest. 0 to less than 1. Default 0: only
+   * when needed.
+   */
+  growAhead?: number
   /** Allocation options of the chunks. `zeroed: false` leaves the chunks as the driver returned them. */
   allocation?: NPUAllocationOptions | SystemAllocationOptions
 }

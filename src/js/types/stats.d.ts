@@ -139,6 +139,9 @@ export interface PoolStats {
   fragmentation: number
   /** Number of slices that were written to after they were freed, with {@link DebugOptions.delayReuse}. */
   lateWrites: number
+  /** Number of chunks that were added in the background ({@link MemoryPoolOptions.growAhead}), and of failures. */
+  grownAhead: number
+  failedAhead: number
   lost: LostSlices
 }
 
