@@ -1,12 +1,13 @@
 /**
- * Compares index.d.ts with contract.d.ts, the contract of version 1, in the members that both have. Results may be
- * narrower than the contract and parameters wider, never the other way round.
+ * Compares index.d.ts with contract.d.ts and contract-2.d.ts, the contract of version 1, in the members that both have.
+ * Results may be narrower than the contract and parameters wider, never the other way round.
  */
 
 import type { EventEmitter } from 'node:events'
 
 import type * as built from '../../index.js'
 import type * as contract from './contract.js'
+import type * as more from './contract-2.js'
 
 type Both<A, B> = keyof A & keyof B
 
@@ -115,3 +116,22 @@ holds<Exclude<keyof contract.DomainPlan, keyof built.DomainPlan> extends never ?
 holds<typeof built.estimateModelMemory extends typeof contract.estimateModelMemory ? true : 'estimateModelMemory'>()
 holds<typeof built.planModels extends typeof contract.planModels ? true : 'planModels'>()
 holds<typeof built.explainError extends typeof contract.explainError ? true : 'explainError'>()
+
+// The contract's second part.
+type MoreVerbs = keyof (more.FreeingVerbs & more.AsyncVerbs)
+holds<MoreVerbs extends keyof built.MemoryManager ? true : Exclude<MoreVerbs, keyof built.MemoryManager>>()
+holds<Gives<built.MemoryManager, more.FreeingVerbs & more.AsyncVerbs>>()
+holds<TakesParameters<built.MemoryManager, more.FreeingVerbs & more.AsyncVerbs>>()
+holds<'allocateAsync' extends keyof built.MemoryPool ? true : 'allocateAsync'>()
+holds<Gives<built.MemoryPool, more.AsyncPoolVerbs>>()
+holds<TakesParameters<built.MemoryPool, more.AsyncPoolVerbs>>()
+holds<Takes<built.MemoryPoolOptions, more.PoolReuseOptions>>()
+holds<Takes<built.DmaBufImportOptions, more.DmaBufImportOptions>>()
+holds<Gives<built.DmaBufPiece, more.DmaBufPiece>>()
+holds<Takes<built.ModelSpec, more.ModelSpecMore>>()
+holds<Gives<built.ModelEstimate, more.ModelEstimateMore>>()
+holds<Exclude<keyof more.ModelEstimateMore, keyof built.ModelEstimate> extends never ? true : false>()
+holds<Gives<built.MeasuredModel, more.MeasuredModel>>()
+holds<Exclude<keyof more.MeasuredModel, keyof built.MeasuredModel> extends never ? true : false>()
+holds<typeof built.explainAll extends typeof more.explainAll ? true : 'explainAll'>()
+holds<typeof built.measureModel extends typeof more.measureModel ? true : 'measureModel'>()

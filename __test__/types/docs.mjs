@@ -22,7 +22,8 @@ declare global {
   const diffSnapshots: typeof api.diffSnapshots, replayEventLog: typeof api.replayEventLog
   const estimateModelMemory: typeof api.estimateModelMemory, planModels: typeof api.planModels
   const measureModel: typeof api.measureModel
-  const explainError: typeof api.explainError, probeDevices: typeof api.probeDevices
+  const explainAll: typeof api.explainAll, explainError: typeof api.explainError
+  const probeDevices: typeof api.probeDevices
   const memory: api.MemoryManager, manager: api.MemoryManager, kv: api.MemoryPool, pool: api.MemoryPool
   const buffer: ArrayBuffer, token: api.SharedBufferToken, before: api.MemorySnapshot, device: api.DeviceInfo
   const tokens: number[], ids: number[], keys: number[], csv: string, handle: bigint

@@ -235,8 +235,8 @@ export function planning(config: Record<string, unknown>): void {
   memory.planModels([], device, { ramAvailable: null, spread: false })
   void [loaded, measured, estimate.vision ?? 0, estimate.basis === 'measured-here']
   void [estimate.total * (1 + estimate.uncertainty), plan.placements[0]?.domain, code, kinds]
-  // @ts-expect-error no such quantisation
-  memory.estimateModelMemory({ config, contextLength: 1, dtype: 'w2' })
+  // Of a file's name or an option of a command: a word that is none is refused at the call.
+  memory.estimateModelMemory({ config, contextLength: 1, dtype: 'w8a8'.toLowerCase() })
 }
 
 // A result has the parts of its spec; the others may be null.

@@ -36,6 +36,10 @@ const functions = {
   estimateModelMemory(spec) {
     return load.estimate().estimateModelMemory(spec)
   },
+  /** @type {typeof import('./explain/explain.js').explainAll} */
+  explainAll(log) {
+    return load.explain().explainAll(log)
+  },
   /** @type {typeof import('./explain/explain.js').explainError} */
   explainError(log, options) {
     return load.explain().explainError(log, options)

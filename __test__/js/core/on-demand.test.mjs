@@ -41,6 +41,7 @@ const MODULES = {
   diagnose: 'devices/diagnose.js',
   diffSnapshots: 'report/diff.js',
   estimateModelMemory: 'models/estimate.js',
+  explainAll: 'explain/explain.js',
   explainError: 'explain/explain.js',
   measureModel: 'models/measure.js',
   planModels: 'models/plan.js',

@@ -30,6 +30,7 @@ const EXPORTS = [
   'diagnose',
   'diffSnapshots',
   'estimateModelMemory',
+  'explainAll',
   'explainError',
   'measureModel',
   'planModels',

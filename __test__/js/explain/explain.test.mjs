@@ -5,7 +5,7 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { test } from 'node:test'
 
-import { explainError, MemoryManager } from '../../../index.js'
+import { explainAll, explainError, MemoryManager } from '../../../index.js'
 import { faultOf, GROUPS, WRAPPINGS } from '../../support/explain-corpus/index.mjs'
 import { score } from '../../support/explain-score.mjs'
 import { MiB, needsSimulated, open, refuses } from '../../support/helpers.mjs'
@@ -128,6 +128,7 @@ test('facts of the log decide, and the answer tells which', () => {
 })
 
 test('all returns every finding, the root first, each with its lines', () => {
+  const twice = [...FAILED, FAILED[2]].join('\n')
   const found = explainError([...FAILED, FAILED[2], 'rtl8192ee 0000:05:00.0: swiotlb buffer is full'].join('\n'), {
     all: true,
   })
@@ -141,8 +142,11 @@ test('all returns every finding, the root first, each with its lines', () => {
       ['bare-failure', 6, 1],
     ],
   )
-  assert.deepEqual(found[0], explainError([...FAILED, FAILED[2]].join('\n')))
+  assert.deepEqual(found[0], explainError(twice))
+  assert.deepEqual(explainAll(twice), explainError(twice, { all: true }))
   assert.deepEqual(explainError('hello', { all: true }), [])
+  assert.deepEqual(explainAll('hello'), [])
+  assert.throws(() => explainAll(['hello']), { name: 'MemoryError', code: 'ERR_INVALID_ARG_TYPE' })
   assert.deepEqual(explainError('hello', { all: false }), null)
 })
 

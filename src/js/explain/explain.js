@@ -108,7 +108,7 @@ function explanation({ rule, fields, line, text }, facts) {
  * @param {string} log
  * @returns {Explanation[]}
  */
-function explainAll(log) {
+function findings(log) {
   const lines = log.split('\n', MAX_LINES).map((line) => bare(clean(line.slice(0, MAX_LINE_LENGTH))))
   const facts = factsOf(lines)
   /** @type {Map<string, { weight: number, found: Explanation }>} */
@@ -130,15 +130,30 @@ function explainAll(log) {
  * @returns {any} an explanation or null; with `all` every explanation
  */
 function explainError(log, options) {
-  if (typeof log !== 'string') {
-    throw invalid(
-      `explainError needs a log line, not ${formatValue(log)}`,
-      /** @type {unknown} */ (log) instanceof Error ? 'pass error.message' : undefined,
-    )
-  }
+  const text = checkedLog('explainError', log)
   const { all = false } = check('explainError', options, { all: kinds.boolean })
-  const found = explainAll(log)
+  const found = findings(text)
   return all ? found : (found[0] ?? null)
 }
 
-module.exports = { RULES, explainError }
+/**
+ * @param {string} log
+ * @returns {Explanation[]}
+ */
+function explainAll(log) {
+  return findings(checkedLog('explainAll', log))
+}
+
+/**
+ * @param {string} call
+ * @param {unknown} log
+ */
+function checkedLog(call, log) {
+  if (typeof log === 'string') return log
+  throw invalid(
+    `${call} needs a log line, not ${formatValue(log)}`,
+    log instanceof Error ? 'pass error.message' : undefined,
+  )
+}
+
+module.exports = { RULES, explainAll, explainError }

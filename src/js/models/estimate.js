@@ -141,7 +141,7 @@ function runOf(spec, config, file, warnings) {
     runtime,
     runtimeMeasured: measured,
     embedFlash: embedFlash && runtime !== '1.1',
-    dtype,
+    dtype: /** @type {QuantizedType | undefined} */ (dtype),
     vision: vision?.bytes ?? null,
     warnings,
     file: file?.kind === 'safetensors' ? safetensors(file, spec, warnings) : file,

@@ -46,3 +46,10 @@ export interface Explanation {
 export function explainError(log: string, options?: { all?: false }): Explanation | null
 export function explainError(log: string, options: { all: true }): Explanation[]
 export function explainError(log: string, options?: { all?: boolean }): Explanation | Explanation[] | null
+
+/**
+ * Explains every known line of a log, as `explainError(log, { all: true })` does.
+ *
+ * @throws ERR_INVALID_ARG_TYPE: `log` is not a string.
+ */
+export function explainAll(log: string): Explanation[]

@@ -36,8 +36,8 @@ export interface ModelSpec {
   batch?: number
   /** Bytes of one element of the KV cache. Default 2 (float16). */
   kvBytesPerElement?: number
-  /** Quantisation of the weights. Default: by the name and the size of `path`, else "w8a8". */
-  dtype?: QuantizedType
+  /** Quantisation of the weights; another word is refused. Default: by the name and the size of `path`, else "w8a8". */
+  dtype?: QuantizedType | (string & {})
   /** Version of librkllmrt, e.g. "1.2.3". Default: the newest with measurements, "1.3.0". */
   runtime?: string
   /**

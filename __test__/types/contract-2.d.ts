@@ -1,0 +1,78 @@
+/** The second part of the contract: what version 1 is given beside contract.d.ts. Its chapters that are built. */
+
+import type { EventEmitter } from 'node:events'
+
+// The classes are the built ones: of two classes with private members neither is assignable to the other.
+import type { MemoryBlock, MemoryPool } from '../../index.js'
+import type { Buf, MemoryPoolOptions, ModelEstimate, ModelSpec, PoolAllocationOptions } from './contract.js'
+
+export interface FreeingVerbs {
+  deallocateWhen(buffer: Buf | MemoryBlock, done: PromiseLike<unknown> | EventEmitter): Promise<void>
+  disposeAsync(): Promise<void>
+  [Symbol.asyncDispose](): Promise<void>
+}
+export interface PoolReuseOptions {
+  reuseAfterMs?: number
+  growAhead?: number
+}
+
+export interface Cancellable {
+  signal?: AbortSignal
+}
+export interface AsyncVerbs {
+  createMemoryPoolAsync(options: MemoryPoolOptions & PoolReuseOptions & Cancellable): Promise<MemoryPool>
+  allocateFromPoolAsync(
+    pool: MemoryPool | string,
+    size: number,
+    options?: PoolAllocationOptions & Cancellable,
+  ): Promise<ArrayBuffer>
+  importDmaBufAsync(fd: number, options?: DmaBufImportOptions & Cancellable): Promise<ArrayBuffer>
+}
+export interface AsyncPoolVerbs {
+  allocateAsync(size: number, options?: PoolAllocationOptions & Cancellable): Promise<MemoryBlock>
+}
+export interface DmaBufImportOptions {
+  size?: number
+  offset?: number
+  tag?: string | null
+}
+export interface DmaBufPiece {
+  fd: number
+  offset: number
+  size: number
+}
+
+export interface ModelSpecMore extends ModelSpec {
+  runtime?: string
+  embedFlash?: boolean
+  dtype?: string
+  soc?: string
+}
+export interface ModelEstimateMore extends ModelEstimate {
+  loaded: number
+  loadedUncertainty: number
+  full: number
+  basis: 'measured-here' | 'calibrated' | 'arithmetic'
+  warnings: string[]
+}
+export function explainAll(log: string): Array<{ cause: string; remedy: string; code: string | null; line: number }>
+export interface MeasuredModel {
+  path: string
+  runtime: string | null
+  driver: string | null
+  resident: number
+  npu: number
+  dmaBufs: number
+  peak: number
+  at: number
+}
+export function measureModel(
+  start: {
+    command: string
+    args?: string[]
+    env?: Record<string, string>
+    model: string
+    until?: RegExp | number
+  },
+  options?: Cancellable,
+): Promise<MeasuredModel>
