@@ -105,6 +105,21 @@ fn a_wait_ends_after_the_turns_of_the_event_loop() {
     assert_eq!(pool.stats().waiting, 0);
 }
 
+#[test]
+fn a_trim_counts_the_chunks_that_went_with_the_end_of_a_wait() {
+    static TURNS: AtomicU32 = AtomicU32::new(0);
+    let turns = Some(&TURNS);
+    let pool = pool(layout(BLOCK, 4 * BLOCK)).with_reuse(ReuseDelay { after: Duration::from_nanos(1), turns });
+    let slices: Vec<_> = (0..4).map(|_| pool.allocate(BLOCK, 64).unwrap()).collect();
+    slices.iter().for_each(|slice| free_seen(&pool, slice));
+    let before = pool.stats();
+    assert_eq!((before.chunks, before.waiting), (4, 4 * BLOCK));
+    thread::sleep(Duration::from_millis(20)); // the coarse clock's tick
+    TURNS.fetch_add(3, Relaxed);
+    let given = pool.trim();
+    assert_eq!((given, pool.stats().reserved), (3 * BLOCK, BLOCK));
+}
+
 /// A free before a reset is no reason to give the bytes to others earlier.
 #[test]
 fn waiting_slices_outlast_a_reset_and_end_with_their_chunk() {

@@ -293,15 +293,18 @@ impl Pool {
     /// Frees empty chunks, down to the initial size; returns the bytes.
     /// A chunk whose slices all wait is empty: operations in flight then read zeros.
     pub fn trim(&self) -> u64 {
-        while self.end_waits() {}
-        self.trim_chunks()
+        let mut freed = 0;
+        while let (1.., bytes) = self.end_some_waits() {
+            freed += bytes;
+        }
+        freed + self.trim_chunks()
     }
 
     /// Like [`trim`](Self::trim), but ends no wait.
     fn trim_chunks(&self) -> u64 {
-        self.end_idle_waits();
+        let freed = self.end_idle_waits();
         let empty = self.state().take_empty_chunks(&self.layout);
-        self.end(empty)
+        freed + self.end(empty)
     }
 
     /// Frees all memory, that of live slices included, whose ArrayBuffers then read zeros.

@@ -98,11 +98,12 @@ impl Pool {
     /// Ends waits that are over, [`WAITS_AT_ONCE`] at most, so that no caller pays for all. Returns whether there were
     /// any.
     pub fn end_waits(&self) -> bool {
-        self.end_some_waits() > 0
+        self.end_some_waits().0 > 0
     }
 
-    /// Like [`end_waits`](Self::end_waits); returns how many there were.
-    fn end_some_waits(&self) -> usize {
+    /// Like [`end_waits`](Self::end_waits); returns how many there were, and the bytes of chunks that went back to the
+    /// device.
+    pub(super) fn end_some_waits(&self) -> (usize, u64) {
         let next = || {
             let mut state = self.state();
             match state.waiting.is_empty() {
@@ -110,18 +111,18 @@ impl Pool {
                 false => state.waiting.pop_over(&self.reuse, self.reuse.now(), self.layout.delay),
             }
         };
-        let mut ended = 0;
+        let (mut ended, mut freed) = (0, 0);
         for slice in std::iter::from_fn(next).take(WAITS_AT_ONCE) {
-            self.end_wait(slice);
+            freed += self.end_wait(slice).unwrap_or(0);
             ended += 1;
         }
-        ended
+        (ended, freed)
     }
 
     /// Ends waits as [`end_waits`](Self::end_waits) does. Returns the bytes that still wait, and whether others may be
     /// over.
     pub fn sweep_waits(&self) -> (u64, bool) {
-        let more = self.end_some_waits() == WAITS_AT_ONCE;
+        let more = self.end_some_waits().0 == WAITS_AT_ONCE;
         (self.waiting(), more)
     }
 
@@ -141,14 +142,12 @@ impl Pool {
     }
 
     /// Debugging: ends the waits in chunks that are about to go, so that writes to poison are counted.
-    pub(super) fn end_idle_waits(&self) {
+    pub(super) fn end_idle_waits(&self) -> u64 {
         if self.layout.delay == 0 {
-            return;
+            return 0;
         }
         let idle = self.state().take_idle_waits();
-        for slice in idle {
-            self.end_wait(slice);
-        }
+        idle.into_iter().filter_map(|slice| self.end_wait(slice)).sum()
     }
 
     /// Ends the oldest waits until at most `bytes` wait.
