@@ -53,7 +53,7 @@ impl Pool {
     /// limit.
     #[inline]
     pub fn request(&self, request: SliceRequest) -> Result<Slice> {
-        self.timed(|| self.place(request)).map_err(|error| {
+        self.timed(|| self.place(&request)).map_err(|error| {
             let own = request.tag.and_then(|tag| self.state().tags.name(tag).cloned());
             self.refused(request.size, own.as_ref(), error)
         })
@@ -72,13 +72,17 @@ impl Pool {
     /// Errors: those of [`request`](Self::request).
     pub fn request_held(&self, request: SliceRequest) -> Result<Slice> {
         let request = SliceRequest { events: EventOwner::Holder, ..request };
-        self.timed(|| self.place(request))
+        self.timed(|| self.place(&request))
     }
 
-    fn place(&self, request: SliceRequest) -> Result<Slice> {
-        let SliceRequest { size, alignment, .. } = request;
-        let aligned = self.aligned(size, alignment).map(|alignment| SliceRequest { alignment, ..request });
-        aligned.and_then(|request| self.try_allocate(&request))
+    fn place(&self, request: &SliceRequest) -> Result<Slice> {
+        let alignment = self.aligned(request.size, request.alignment)?;
+        let mut later = Later::default();
+        match self.take(request, alignment, None, false, &mut later)? {
+            Some(slice) if later.is_nothing() => Ok(slice),
+            Some(slice) => self.finish(slice, later),
+            None => self.make_room(request, alignment),
+        }
     }
 
     /// Counts and records that a request for `size` bytes was refused: for the pool, and for the tag of the request or
@@ -114,17 +118,6 @@ impl Pool {
         Err(Error::new(ErrorCode::OutOfRange, message).requested(size).hint("give the pool that alignment"))
     }
 
-    /// Allocates from the chunks as they are, or else makes room.
-    #[inline]
-    fn try_allocate(&self, request: &SliceRequest) -> Result<Slice> {
-        let mut later = Later::default();
-        match self.take(request, None, false, &mut later)? {
-            Some(slice) if later.is_nothing() => Ok(slice),
-            Some(slice) => self.finish(slice, later),
-            None => self.make_room(request),
-        }
-    }
-
     /// Takes a slice of the chunks, of `grown` first. `None` if none has room, or if `resident` and the slice might
     /// have to be cleared.
     ///
@@ -134,11 +127,12 @@ impl Pool {
     pub(super) fn take(
         &self,
         request: &SliceRequest,
+        alignment: u64,
         grown: Option<Handle>,
         resident: bool,
         later: &mut Later,
     ) -> Result<Option<Slice>> {
-        let SliceRequest { size, alignment, tag, .. } = *request;
+        let size = request.size;
         let mut state = self.state();
         state.alive(self.name())?;
         if state.waiting.is_due(&self.reuse) && self.layout.delay == 0 {
@@ -153,11 +147,14 @@ impl Pool {
             slice => slice,
         };
         let Some(slice) = slice else { return Ok(None) };
-        if let Some(tag) = tag {
-            later.near_tag = state.count_tag(tag, &slice, peak)?.map(|near| (tag, near));
+        let mut owner = request.owner;
+        if let Some(tag) = request.tag {
+            let counted = state.count_tag(tag, &slice, peak)?;
+            owner = counted.owner;
+            later.near_tag = counted.near.map(|near| (tag, near));
         }
         later.sampled = state.record_slice(&slice, request);
-        if state.must_clear(&slice, request) {
+        if state.must_clear(&slice, owner, request.clearing) {
             later.stale = self.stale(&slice).and_then(|bytes| state.begin_clearing(&slice, bytes));
         }
         let used = state.chunks.allocated;
@@ -204,7 +201,7 @@ impl Pool {
 
     /// Allocates where no chunk has room: ends waits, takes waiting slices, or grows.
     #[cold]
-    fn make_room(&self, request: &SliceRequest) -> Result<Slice> {
+    fn make_room(&self, request: &SliceRequest, alignment: u64) -> Result<Slice> {
         let SliceRequest { size, tag, .. } = *request;
         let mut refused = None;
         loop {
@@ -222,7 +219,7 @@ impl Pool {
                 }
             }
             let mut later = Later::default();
-            if let Some(slice) = self.take(request, grown, false, &mut later)? {
+            if let Some(slice) = self.take(request, alignment, grown, false, &mut later)? {
                 return self.finish(slice, later);
             }
         }

@@ -48,9 +48,9 @@ impl Pool {
     }
 
     fn place_resident(&self, request: SliceRequest) -> Result<Option<Slice>> {
-        let request = SliceRequest { alignment: self.aligned(request.size, request.alignment)?, ..request };
+        let alignment = self.aligned(request.size, request.alignment)?;
         let mut later = Later::default();
-        let taken = self.take(&request, None, true, &mut later)?;
+        let taken = self.take(&request, alignment, None, true, &mut later)?;
         taken.map(|slice| self.finish(slice, later)).transpose()
     }
 }

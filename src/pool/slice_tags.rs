@@ -55,8 +55,13 @@ pub(super) struct SliceTags {
     held: Vec<TagId>,
 }
 
-/// A tag's limit that a slice came near to, or the refusal of that limit.
-pub(super) type Counted = std::result::Result<Option<(u64, u64)>, TagRefused>;
+/// A slice was counted under its tag.
+#[derive(Debug)]
+pub(super) struct Counted {
+    pub(super) owner: Owner,
+    /// The bytes in use and the tag's limit, if a warning is due.
+    pub(super) near: Option<(u64, u64)>,
+}
 
 impl SliceTags {
     pub(super) fn get(&self, id: TagId) -> Option<&Tag> {
@@ -69,11 +74,13 @@ impl SliceTags {
 
     /// Counts a new slice of `bytes`; a number that names no tag counts nothing.
     #[inline]
-    pub(super) fn add(&mut self, id: TagId, bytes: u64) -> Counted {
-        let Some(Some(tag)) = self.tags.get_mut(id.0 as usize) else { return Ok(None) };
+    pub(super) fn add(&mut self, id: TagId, bytes: u64) -> std::result::Result<Counted, TagRefused> {
+        let Some(Some(tag)) = self.tags.get_mut(id.0 as usize) else {
+            return Ok(Counted { owner: Owner::UNTAGGED, near: None });
+        };
         let near = tag.account.allocated(bytes)?;
         (tag.live, tag.bytes) = (tag.live + 1, tag.bytes + bytes);
-        Ok(near)
+        Ok(Counted { owner: tag.owner, near })
     }
 
     /// Counts the end of a slice of `bytes`.

@@ -9,7 +9,7 @@ use super::layout::Layout;
 use super::movable_table::{Movables, SlicePlace};
 use super::owners::{Owner, Owners};
 use super::pin_table::Pins;
-use super::slice::{freed, Clearing, Slice, SliceRequest};
+use super::slice::{freed, Clearing, Slice};
 use super::slice_tags::SliceTags;
 use super::waiting::WaitingSlices;
 use crate::accounting::Limit;
@@ -88,10 +88,9 @@ impl PoolState {
 
     /// Reports whether a new slice has to be cleared, and records its owner.
     #[inline]
-    pub(super) fn must_clear(&mut self, slice: &Slice, request: &SliceRequest) -> bool {
-        let owner = self.owner_of(request);
-        let foreign = !self.owners.are_only(owner) && self.give(owner, slice, request.clearing != Clearing::None);
-        match request.clearing {
+    pub(super) fn must_clear(&mut self, slice: &Slice, owner: Owner, clearing: Clearing) -> bool {
+        let foreign = !self.owners.are_only(owner) && self.give(owner, slice, clearing != Clearing::None);
+        match clearing {
             Clearing::All => true,
             Clearing::OtherTags => foreign,
             Clearing::None => false,

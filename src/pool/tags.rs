@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::slice::{freed, Slice};
-use super::slice_tags::TagId;
+use super::slice_tags::{Counted, TagId};
 use super::state::PoolState;
 use super::Pool;
 use crate::accounting::{Scope, TagRefused, Warning};
@@ -57,13 +57,13 @@ impl Pool {
 impl PoolState {
     /// Counts a new slice under its tag. A refusal frees the slice again.
     #[inline]
-    pub(super) fn count_tag(&mut self, id: TagId, slice: &Slice, peak_before: u64) -> Result<Option<(u64, u64)>> {
+    pub(super) fn count_tag(&mut self, id: TagId, slice: &Slice, peak_before: u64) -> Result<Counted> {
         match self.tags.add(id, slice.padded) {
-            Ok(near) => {
+            Ok(counted) => {
                 if let Some(chunk) = self.chunks.get_mut(slice.chunk) {
                     chunk.tags.put(slice.region.slot(), id);
                 }
-                Ok(near)
+                Ok(counted)
             }
             Err(refused) => Err(self.untake(id, slice, peak_before, refused)),
         }

@@ -35,7 +35,8 @@ const pick = (list) => list[below(list.length)]
 
 const sink = openSync('/dev/null', 'w')
 const zero = openSync('/dev/zero', 'r')
-const fifo = openFifo()
+// Deno 2.9 starts no worker while such a read waits.
+const fifo = deno ? undefined : openFifo()
 /** Reads of `fifo` that wait. */
 let quiet = 0
 const before = openFiles()
@@ -138,13 +139,13 @@ async function ready(echo) {
   while (deno && echo.away > 0) await sleep(1)
 }
 
-/** Opens a FIFO without a name; undefined where the machine has no `mkfifo`. */
+/** Opens both ends of a FIFO; undefined where the machine has no `mkfifo`. */
 function openFifo() {
   const path = join(tmpdir(), `rkllm-fuzz-${process.pid}`)
   if (spawnSync('mkfifo', [path]).status !== 0) return undefined
-  const fd = openSync(path, constants.O_RDWR)
+  const [from, to] = [1, 2].map(() => openSync(path, constants.O_RDWR))
   rmSync(path)
-  return fd
+  return { from, to }
 }
 
 let server
@@ -330,7 +331,7 @@ const routes = {
     // A read that gets its byte when this route is chosen again.
     if (fifo === undefined) return
     if (quiet > 0) {
-      writeSync(fifo, 'X')
+      writeSync(fifo.to, 'X')
       quiet--
       return
     }
@@ -339,7 +340,7 @@ const routes = {
     if (!alone || shared) return
     live.delete(buffer)
     quiet++
-    wait(new Promise((resolve) => read(fifo, new Uint8Array(buffer), 0, buffer.byteLength, null, resolve)))
+    wait(new Promise((resolve) => read(fifo.from, new Uint8Array(buffer), 0, buffer.byteLength, null, resolve)))
     if (pick([true, false])) may(() => manager.deallocate(buffer))
   },
   async send() {
@@ -408,7 +409,7 @@ for (const end = performance.now() + seconds * 1000; performance.now() < end; st
   if (steps % 200 === 0) await nextTurn()
 }
 check()
-for (; quiet > 0; quiet--) writeSync(fifo, 'X')
+for (; quiet > 0; quiet--) writeSync(fifo.to, 'X')
 await ready(echo)
 await Promise.all([...workers].map((one) => one.terminate()))
 await Promise.all(pending)
