@@ -305,9 +305,13 @@ impl Allocation {
     ///
     /// Errors: `ERR_BUFFER_BUSY` while the slice under it is pinned, or in a move.
     pub fn check_freeable(&self) -> Result<()> {
+        // Copies no references: each free of an ArrayBuffer comes by here. Lock order: allocation, then pool.
+        if let Some(Backing::Suballocated { pool, slice, .. }) = &self.state().backing {
+            return pool.check_unpinned(slice);
+        }
         // An adopter of a pinned slice only ends its own hold. The block's own manager does not record its events here.
         match self.place() {
-            Some((pool, slice)) if !self.recorded || !self.is_shared() => pool.check_unpinned(&slice),
+            Some((pool, slice)) if !self.recorded => pool.check_unpinned(&slice),
             _ => Ok(()),
         }
     }

@@ -76,17 +76,17 @@ impl Pool {
     ///
     /// Errors: `ERR_BUFFER_BUSY` for a pinned slice, `ERR_BUFFER_FREED`.
     pub fn free_unseen(&self, chunk: Handle, region: RegionId, how: Action) -> Result<()> {
-        {
-            let mut state = self.state();
-            if let Err(refused) = state.pins.check((chunk, region)) {
-                state.pins.set_unseen((chunk, region));
-                if let Some(id) = state.movables.at((chunk, region)) {
+        self.free_where(how, true, |state| {
+            let place = (chunk, region);
+            if let Err(refused) = state.pins.check(place) {
+                state.pins.set_unseen(place);
+                if let Some(id) = state.movables.at(place) {
                     state.movables.set_view(id, None);
                 }
                 return Err(refused);
             }
-        }
-        self.free_seen(chunk, region, how)
+            Ok(place)
+        })
     }
 
     /// Records that the block of a slice was collected. `unseen`: no ArrayBuffer shows the slice. Frees an unseen slice

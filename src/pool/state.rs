@@ -9,7 +9,7 @@ use super::layout::Layout;
 use super::movable_table::{Movables, SlicePlace};
 use super::owners::{Owner, Owners};
 use super::pin_table::Pins;
-use super::slice::{freed, Clearing, Slice};
+use super::slice::{freed, Clearing, Slice, SliceRequest};
 use super::slice_tags::SliceTags;
 use super::waiting::WaitingSlices;
 use crate::accounting::Limit;

@@ -4,12 +4,17 @@
  */
 
 import assert from 'node:assert/strict'
+import { constants } from 'node:buffer'
+import { createRequire } from 'node:module'
 import { test } from 'node:test'
 
 import {
-  fdsAtMost, hasDetachKeys, KiB, MiB, needsTransfer, notOn, open, openFds, refuses, runChild, turnsUntil,
+  fdsAtMost, GiB, hasDetachKeys, KiB, MiB, needsTransfer, notOn, open, openFds, refuses, runChild, runtime,
+  turnsUntil,
 } from '../../support/helpers.mjs'
 
+const native = createRequire(import.meta.url)('../../../src/js/core/binding.js')
+const { MAX_LENGTH } = constants
 const canTransfer = !needsTransfer
 const conservative = notOn({ bun: 'its collector takes old values on the stack for references' })
 const run = (...args) => runChild('pool-lifetime.mjs', { args, flags: ['--expose-gc'] }).result
@@ -64,6 +69,28 @@ test('a BYOB stream moves a slice', async (t) => {
   assert.equal(manager.describe(value).address, block.address)
   pool.deallocate(value)
   assert.deepEqual([value.byteLength, block.freed, pool.stats().liveAllocations], [0, true, 0])
+})
+
+// JavaScript refuses such sizes before it asks the native part. Other runtimes make buffers of any size here.
+const refusesBuffers = MAX_LENGTH === 4 * GiB && runtime === 'node'
+const anyLength = refusesBuffers ? false : 'this runtime makes ArrayBuffers of more than 4 GiB'
+test('an ArrayBuffer that the runtime refuses to make leaves its place free', { skip: anyLength }, (t) => {
+  const { manager } = native.openManager('simulated', undefined, undefined, {})
+  t.after(() => native.closeManager(manager))
+  const all = 4 * GiB + MiB
+  let pool
+  try {
+    pool = native.createPool(manager, { name: 'p', initialSize: all, maxSize: all, system: {} })
+  } catch (error) {
+    t.skip(`this machine has too little memory: ${error.message}`)
+    return
+  }
+  for (let i = 0; i < 3; i++) {
+    const refused = refuses(() => native.allocateFromPool(pool, all, undefined, false, undefined), 'ERR_OUT_OF_RANGE')
+    assert.match(refused.message, /cannot create an ArrayBuffer/)
+  }
+  const { liveAllocations, allocated, waiting } = native.poolStats(pool)
+  assert.deepEqual([liveAllocations, allocated, waiting], [0, 0, 0])
 })
 
 // The native part remembers the pool of the last call.
