@@ -84,7 +84,7 @@ class Allocator {
     const { signal, ...request } = npuRequest('allocateNPUMemoryAsync', options, npuAllocationAsync)
     const start = () => native.allocateNpuAsync(this.#handle.open(), size, request)
     const wanted = { kind: /** @type {const} */ ('npu'), size, tag: request.tag }
-    return this.#async().allocate(() => this.allocatedBy(start, signal), wanted, signal)
+    return await this.#async().allocate(() => this.allocatedBy(start, signal), wanted, signal)
   }
 
   /**

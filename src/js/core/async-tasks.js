@@ -24,31 +24,38 @@ class AsyncTasks {
    * @param {(result: any) => void} [giveBack]
    * @returns {Promise<R>}
    */
-  run(start, signal, take = asItIs, giveBack = asItIs) {
-    return new Promise((resolve, reject) => {
-      const { promise, task } = start()
-      let over = false
-      const end = (/** @type {unknown} */ reason) => {
-        over = true
-        finished()
-        native.cancelTask(task)
-        reject(reason)
-      }
-      const aborted = () => end(signal?.reason)
-      const finished = () => {
-        this.#running.delete(end)
-        signal?.removeEventListener('abort', aborted)
-      }
-      this.#running.add(end)
-      signal?.addEventListener('abort', aborted, { once: true })
-      const settled = (/** @type {any} */ result) => {
-        if (over) return void giveBack(result)
-        finished()
-        resolve(take(result))
-      }
-      // After the end, the promise has rejected already: its error is that of a result which its manager's end freed.
-      promise.then(settled).catch((error) => (finished(), reject(error)))
-    })
+  async run(start, signal, take = asItIs, giveBack = asItIs) {
+    /** @type {{ reason: unknown } | null} */
+    let over = null
+    let finished = () => {}
+    try {
+      const result = await new Promise((resolve, reject) => {
+        const { promise, task } = start()
+        const end = (/** @type {unknown} */ reason) => {
+          over = { reason }
+          finished()
+          native.cancelTask(task)
+          reject(reason)
+        }
+        const aborted = () => end(signal?.reason)
+        finished = () => {
+          this.#running.delete(end)
+          signal?.removeEventListener('abort', aborted)
+        }
+        this.#running.add(end)
+        signal?.addEventListener('abort', aborted, { once: true })
+        const settled = (/** @type {any} */ late) => (over === null ? resolve(late) : void giveBack(late))
+        // After the end, the promise has rejected already: its error is that of a result which its manager's end freed.
+        promise.then(settled).catch(reject)
+      })
+      // The end may come between the two turns of the promise. `take` runs in an awaiting function, so that the engine
+      // knows the frames that await it.
+      if (over === null) return take(result)
+      giveBack(result)
+      throw /** @type {{ reason: unknown }} */ (over).reason
+    } finally {
+      finished()
+    }
   }
 
   /**
