@@ -35,7 +35,7 @@ const pick = (list) => list[below(list.length)]
 
 const sink = openSync('/dev/null', 'w')
 const zero = openSync('/dev/zero', 'r')
-// Deno 2.9 starts no worker while such a read waits.
+// On Deno 2.9 a program hung that had such a read and a holder process; `quietReads` in attack.mjs runs there.
 const fifo = deno ? undefined : openFifo()
 /** Reads of `fifo` that wait. */
 let quiet = 0
