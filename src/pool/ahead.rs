@@ -1,12 +1,12 @@
 //! Growth ahead: a pool grows on another thread when less than a share of it is free, so that a request seldom waits
 //! for the driver.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::state::PoolState;
-use super::Pool;
+use super::{GrowthAhead, Pool};
 use crate::error::ErrorCode;
 use crate::sys::thread_pool::ThreadPool;
 
@@ -15,23 +15,6 @@ static GROWERS: ThreadPool = ThreadPool::new("rkllm-grow", 64);
 
 /// How long a pool waits after a growth that failed.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-
-/// The growth ahead of one pool.
-#[derive(Debug, Default)]
-pub(super) struct GrowthAhead {
-    /// Set at most once: the share, and the pool itself for the thread.
-    on: OnceLock<(f64, Weak<Pool>)>,
-    /// Whether a thread lets the pool grow, or is about to.
-    growing: AtomicBool,
-}
-
-/// The counts of a pool's growth ahead.
-#[derive(Debug, Default)]
-pub(super) struct AheadCounts {
-    pub(super) grown: u64,
-    pub(super) failed: u64,
-    failed_at: Option<Instant>,
-}
 
 impl PoolState {
     /// Whether less than `share` of the pool is free, waiting slices not included.

@@ -60,8 +60,8 @@ mod state;
 mod tags;
 mod waiting;
 
-use std::sync::atomic::{AtomicU32, AtomicU64};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::{Arc, OnceLock, Weak};
 
 use crate::accounting::{Account, Limit, WARN_AT};
 use crate::device::memory::{Memory, Source};
@@ -71,7 +71,6 @@ use crate::profile::Action;
 use crate::suballoc::RegionId;
 use crate::sync::{Mutex, MutexGuard};
 use crate::units::MemoryKind;
-use ahead::GrowthAhead;
 use chunk::Chunk;
 pub use chunk::ChunkMemory;
 use chunk_set::ChunkSet;
@@ -189,6 +188,15 @@ pub struct Pool {
     ahead: GrowthAhead,
     exposed: Arc<Exposed>,
     state: Mutex<PoolState>,
+}
+
+/// The growth ahead of one pool.
+#[derive(Debug, Default)]
+struct GrowthAhead {
+    /// Set at most once: the share, and the pool itself for the thread.
+    on: OnceLock<(f64, Weak<Pool>)>,
+    /// Whether a thread lets the pool grow, or is about to.
+    growing: AtomicBool,
 }
 
 impl Pool {

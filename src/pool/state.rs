@@ -1,8 +1,8 @@
 //! The state under a pool's mutex: its chunks, its counts, and its waiting and movable slices.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use super::ahead::AheadCounts;
 use super::chunk::{Chunk, ClearedMemory};
 use super::chunk_set::{ChunkSet, HasArena};
 use super::layout::Layout;
@@ -40,6 +40,14 @@ pub(super) struct PoolState {
     pub(super) recorder: Option<Box<Recorder>>,
     /// The ids of the next slices.
     pub(super) ids: Ids,
+}
+
+/// The counts of a pool's growth ahead.
+#[derive(Debug, Default)]
+pub(super) struct AheadCounts {
+    pub(super) grown: u64,
+    pub(super) failed: u64,
+    pub(super) failed_at: Option<Instant>,
 }
 
 /// The bytes of a new slice that are cleared outside the lock.
