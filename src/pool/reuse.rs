@@ -95,7 +95,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Ends waits that are over, [`WAITS_AT_ONCE`] at most, so that no caller pays for all. Returns whether there were
+    /// Ends waits that are over, `WAITS_AT_ONCE` at most, so that no caller pays for all. Returns whether there were
     /// any.
     pub fn end_waits(&self) -> bool {
         self.end_some_waits().0 > 0
