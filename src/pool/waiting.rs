@@ -24,8 +24,8 @@ use crate::device::memory::Memory;
 /// The byte that fills delayed slices.
 const POISON: u8 = 0xdd;
 
-/// The turns of the event loop that a slice waits: the turn of the free, one in which a socket is written to, and one
-/// for the callbacks of that.
+/// The turns of the event loop that a slice waits, each with a poll of I/O: the turn of the free, one in which a socket
+/// is written to, and one for the callbacks of that.
 const TURNS: u32 = 3;
 
 /// How long freed slices wait whose ArrayBuffer JavaScript has seen.

@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import http from 'node:http'
+import net from 'node:net'
 import { describe, test } from 'node:test'
 
 import { KiB, MiB, open, refuses } from '../../support/helpers.mjs'
@@ -111,6 +112,29 @@ describe('a slice whose ArrayBuffer was read', () => {
     while (manager.getMemoryStats().waiting > 0) await new Promise((resolve) => setTimeout(resolve, 20))
     const again = pool.allocateBuffer(4 * KiB)
     pool.deallocate(again)
+  })
+
+  test('waits until the event loop has polled I/O, where not each turn does', async (t) => {
+    const { pool } = pooled(t, { reuseAfterMs: 1 })
+    const server = net.createServer().listen(0, '127.0.0.1')
+    t.after(() => server.close())
+    await once(server, 'listening')
+    const client = net.connect(server.address().port, '127.0.0.1')
+    const [socket] = await once(server, 'connection')
+    let arrived = false
+    socket.on('data', () => (arrived = true))
+    // The byte can be read when this is over.
+    await new Promise((resolve) => client.write('x', resolve))
+    pool.deallocate(pool.allocateBuffer(4 * KiB))
+    while (pool.stats().waiting > 0) {
+      await turn()
+      const until = Date.now() + 5
+      while (Date.now() < until);
+      pool.allocate(4 * KiB).free()
+    }
+    client.destroy()
+    socket.destroy()
+    assert.ok(arrived, 'the slice was used again before an operation could make progress')
   })
 
   test('goes on waiting after a reset', (t) => {
