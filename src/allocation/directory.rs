@@ -1,0 +1,93 @@
+//! The directory: finds the allocations of this process by address and by handle.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use once_cell::sync::Lazy;
+
+use super::{visits, Allocation};
+use crate::handle::{Handle, Table};
+use crate::sync::{Mutex, MutexGuard};
+
+/// All allocations of this process.
+#[derive(Default)]
+pub(super) struct Directory {
+    pub(super) table: Table<Arc<Allocation>>,
+    by_address: HashMap<usize, Handle>,
+    /// The further allocations at an address of shared memory.
+    others: HashMap<usize, Vec<Handle>>,
+}
+
+impl Directory {
+    pub(super) fn insert(&mut self, make: impl FnOnce(Handle) -> Arc<Allocation>) -> Arc<Allocation> {
+        let (handle, allocation) = self.table.insert_with(make);
+        let allocation = Arc::clone(allocation);
+        self.remember_address(allocation.address, handle);
+        allocation
+    }
+
+    pub(super) fn remember_address(&mut self, address: usize, handle: Handle) {
+        if let Some(shares_with) = self.by_address.insert(address, handle) {
+            self.others.entry(address).or_default().push(shares_with);
+        }
+    }
+
+    pub(super) fn forget_address(&mut self, allocation: &Allocation) {
+        let (address, handle) = (&allocation.address, allocation.handle);
+        let is_first = self.by_address.get(address) == Some(&handle);
+        if self.others.is_empty() {
+            if is_first {
+                self.by_address.remove(address);
+            }
+            return;
+        }
+        let next = self.others.get_mut(address).and_then(|others| {
+            others.retain(|other| *other != handle);
+            if is_first {
+                others.pop()
+            } else {
+                None
+            }
+        });
+        if self.others.get(address).is_some_and(Vec::is_empty) {
+            self.others.remove(address);
+        }
+        match next {
+            Some(next) => drop(self.by_address.insert(*address, next)),
+            None if is_first => drop(self.by_address.remove(address)),
+            None => {}
+        }
+    }
+}
+
+/// No code holds this lock across a call into a runtime or a driver, so a finalizer may run on any thread.
+pub(super) fn directory() -> MutexGuard<'static, Directory> {
+    static DIRECTORY: Lazy<Mutex<Directory>> = Lazy::new(Mutex::default);
+    DIRECTORY.lock()
+}
+
+impl Allocation {
+    /// Finds the live allocations whose first byte is at `address`; shared memory has several.
+    pub fn at(address: usize) -> impl Iterator<Item = Arc<Self>> {
+        let directory = directory();
+        let first = directory.by_address.get(&address).copied();
+        let others = directory.others.get(&address).cloned().unwrap_or_default();
+        let found = |id: Handle| directory.table.get(id).cloned();
+        let first = first.and_then(found);
+        let others: Vec<_> = others.into_iter().filter_map(found).collect();
+        first.into_iter().chain(others)
+    }
+
+    /// Finds an allocation, live or released, until its finalizer has run.
+    pub fn by_handle(handle: Handle) -> Option<Arc<Self>> {
+        visits::add(1);
+        directory().table.get(handle).cloned()
+    }
+
+    /// Finds those of the allocations that are not gone.
+    pub fn by_handles(handles: &[Handle]) -> Vec<Arc<Self>> {
+        visits::add(handles.len());
+        let directory = directory();
+        handles.iter().filter_map(|handle| directory.table.get(*handle).cloned()).collect()
+    }
+}
