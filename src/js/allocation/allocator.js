@@ -68,9 +68,10 @@ class Allocator {
   allocateNpu(size, options) {
     const handle = this.#handle.open()
     integer('size', size, 1)
-    const request = npuRequest('allocateNPUMemory', options)
+    // The native part reads each property of a request, which takes longer than all else here.
+    const request = options === undefined ? undefined : npuRequest('allocateNPUMemory', options)
     const allocate = () => native.allocateNpu(handle, size, request)
-    return this.allocated(this.#reclaimer.allocateWithReclaim(allocate, { kind: 'npu', size, tag: request.tag }))
+    return this.allocated(this.#reclaimer.allocateWithReclaim(allocate, { kind: 'npu', size, tag: request?.tag }))
   }
 
   /**
@@ -94,9 +95,9 @@ class Allocator {
   allocateSystem(size, options) {
     const handle = this.#handle.open()
     integer('size', size, 1)
-    const request = systemRequest('allocateSystemMemory', options)
+    const request = options === undefined ? undefined : systemRequest('allocateSystemMemory', options)
     const allocate = () => native.allocateSystem(handle, size, request)
-    return this.allocated(this.#reclaimer.allocateWithReclaim(allocate, { kind: 'system', size, tag: request.tag }))
+    return this.allocated(this.#reclaimer.allocateWithReclaim(allocate, { kind: 'system', size, tag: request?.tag }))
   }
 
   /**
@@ -144,7 +145,7 @@ class Allocator {
     const message = this.#publisher.freeing(buffer)
     // A buffer that transfer() made is first seen here: remembered, a second deallocate can say that it was freed.
     const freed = native.deallocate(handle, buffer, kind, this.handleAmongShared(buffer))
-    remember(buffer, freed)
+    if (handleOf(buffer) !== freed) remember(buffer, freed)
     this.#buffers.delete(freed)
     this.#waits.started()
     reportMissing?.()
@@ -163,6 +164,11 @@ class Allocator {
     for (const buffer of this.#buffers.reachable(pool)) messages.push(this.detach(buffer))
     this.#waits.started()
     return () => messages.forEach((message) => this.#publisher.freed(message))
+  }
+
+  /** @param {number} pool a native pool that has ended */
+  poolEnded(pool) {
+    this.#buffers.poolEnded(pool)
   }
 
   /** The buffers that `dispose` has to detach. */

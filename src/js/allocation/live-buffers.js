@@ -14,14 +14,14 @@ const VISITS = 2
 /**
  * @typedef {object} Entry
  * @property {WeakRef<ArrayBuffer>} view
- * @property {number | undefined} pool the native pool it is of
+ * @property {Set<number> | undefined} siblings the native allocations of its pool
  * @property {boolean} movable whether it is over a movable block
  */
 
 class LiveBuffers {
   /** @type {Map<number, Entry>} By native allocation. Entries of collected buffers stay until a sweep. */
   #entries = new Map()
-  /** @type {Map<number, Set<number>>} The native allocations of each pool. */
+  /** @type {Map<number, Set<number>>} The native allocations of each pool that had any; until the pool ends. */
   #ofPool = new Map()
   /** The progress of the sweep. */
   #lap = this.#entries.keys()
@@ -33,11 +33,9 @@ class LiveBuffers {
    */
   add(handle, buffer, pool, movable = false) {
     if (this.#entries.size >= FIRST_SWEEP) this.#sweep()
-    this.#entries.set(handle, { view: new WeakRef(buffer), pool, movable })
-    if (pool === undefined) return
-    const handles = this.#ofPool.get(pool)
-    if (handles === undefined) this.#ofPool.set(pool, new Set([handle]))
-    else handles.add(handle)
+    const siblings = pool === undefined ? undefined : this.#siblings(pool)
+    siblings?.add(handle)
+    this.#entries.set(handle, { view: new WeakRef(buffer), siblings, movable })
   }
 
   /**
@@ -46,12 +44,17 @@ class LiveBuffers {
    * @param {number} handle
    */
   delete(handle) {
-    const pool = this.#entries.get(handle)?.pool
+    this.#entries.get(handle)?.siblings?.delete(handle)
     this.#entries.delete(handle)
-    if (pool === undefined) return
-    const handles = /** @type {Set<number>} */ (this.#ofPool.get(pool))
-    handles.delete(handle)
-    if (handles.size === 0) this.#ofPool.delete(pool)
+  }
+
+  /**
+   * Forgets a pool that has ended. Its buffers that are still live stay.
+   *
+   * @param {number} pool
+   */
+  poolEnded(pool) {
+    this.#ofPool.delete(pool)
   }
 
   /**
@@ -82,6 +85,16 @@ class LiveBuffers {
       const buffer = this.viewOf(handle)
       if (buffer !== undefined) yield buffer
     }
+  }
+
+  /**
+   * @param {number} pool
+   * @returns {Set<number>}
+   */
+  #siblings(pool) {
+    let handles = this.#ofPool.get(pool)
+    if (handles === undefined) this.#ofPool.set(pool, (handles = new Set()))
+    return handles
   }
 
   clear() {

@@ -32,6 +32,7 @@ const kMovable = Symbol('constructed by a MemoryManager, movable')
  * @property {(buffer: ArrayBuffer) => void} deallocate
  * @property {(buffer: ArrayBuffer) => import('../types/allocations.js').BufferInfo} describe
  * @property {(pool: number) => () => void} detachAll
+ * @property {(pool: number) => void} poolEnded
  *
  * @typedef {object} PoolReclaimer
  * @property {<T>(allocate: () => T, wanted: Wanted, pool?: number) => T} allocateWithReclaim

@@ -389,6 +389,7 @@ class MemoryPool {
       const handle = pool.#open()
       const publishFrees = force ? pool.#host.allocator.detachAll(handle) : () => {}
       native.poolDestroy(handle, force)
+      pool.#host.allocator.poolEnded(handle)
       pool.#host.pools.delete(pool)
       pool.#handle = 0
       publishFrees()
