@@ -64,7 +64,7 @@ function run({ binary, args }) {
   })
   let output = ''
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => (output += chunk))
-  const timer = setTimeout(() => child.kill('SIGKILL'), 180_000)
+  const timer = setTimeout(() => child.kill('SIGKILL'), 420_000)
   return new Promise((resolve) => child.on('close', (status) => (clearTimeout(timer), resolve({ status, output }))))
 }
 

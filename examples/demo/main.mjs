@@ -104,8 +104,9 @@ async function main() {
   const { objects: left, slabs } = manager.getNPUMemoryStats()
   const objects = left - (slabs.reserved > 0 && slabs.allocated === 0 ? 1 : 0)
   manager.dispose()
-  // The kernel takes a moment to close its triggers for memory pressure.
-  for (let waited = 0; accountableFds() > accountable && waited < 1000; waited += 10) {
+  // The watch of memory pressure ends a second after the last manager, and the kernel takes a moment to close its
+  // triggers.
+  for (let waited = 0; accountableFds() > accountable && waited < 5000; waited += 10) {
     await new Promise((resolve) => setTimeout(resolve, 10))
   }
   const fdsAfter = openFds()

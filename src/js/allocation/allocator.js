@@ -145,7 +145,7 @@ class Allocator {
     const message = this.#publisher.freeing(buffer)
     // A buffer that transfer() made is first seen here: remembered, a second deallocate can say that it was freed.
     const freed = native.deallocate(handle, buffer, kind, this.handleAmongShared(buffer))
-    if (handleOf(buffer) !== freed) remember(buffer, freed)
+    if (freed === 0 || handleOf(buffer) !== freed) remember(buffer, freed)
     this.#buffers.delete(freed)
     this.#waits.started()
     reportMissing?.()
