@@ -278,7 +278,7 @@ export const scenarios = [
       always: ['x64'],
     },
     onDriver,
-    ['api', 'compaction', 'fuzz', 'memory-limits', 'pools', 'slabs'],
+    ['api', 'compaction', 'fuzz', 'memory-limits', 'pool-blocks', 'pool-ends', 'pools', 'slabs'],
   ),
   // Caches that a kernel maintains for whole objects: the suites whose slices share objects.
   ...withSuites(
@@ -288,7 +288,7 @@ export const scenarios = [
       backend: 'rknpu-heap',
       module: { flavour: 'heap', version: '0.9.8', iommu: 0, cma_bytes: 256 * MiB, incoherent: 1 },
     },
-    ['api', 'compaction', 'fuzz', 'pools', 'slabs'],
+    ['api', 'compaction', 'fuzz', 'pool-blocks', 'pool-ends', 'pools', 'slabs'],
     [],
   ),
   // The engines on arm64: the code of their ArrayBuffers, threads and exits differs there.

@@ -5,13 +5,9 @@ import { describe, test } from 'node:test'
 
 import { unpinDropped } from '../../../index.js'
 import { KiB, MiB, open, refuses, runChild } from '../../support/helpers.mjs'
+import { pooled } from '../../support/pools.mjs'
 
 const CLASSES = { plain: undefined, tag: { tag: 't' }, zeroed: { zeroed: true }, movable: { movable: true } }
-
-function pooled(t, options = {}) {
-  const manager = open(t)
-  return { manager, pool: manager.createMemoryPool({ name: 'p', initialSize: MiB, ...options }) }
-}
 
 test('the collector, transfers, streams and the end of a thread leave a pinned block as it is', () => {
   assert.deepEqual(runChild('pinned.mjs', { flags: ['--expose-gc'] }).result, { wrong: [] })

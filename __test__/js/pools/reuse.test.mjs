@@ -7,10 +7,9 @@ import net from 'node:net'
 import { describe, test } from 'node:test'
 
 import { KiB, MiB, open, refuses } from '../../support/helpers.mjs'
+import { all, fill } from '../../support/pools.mjs'
 
 const turn = () => new Promise((resolve) => setImmediate(resolve))
-const fill = (buffer, byte) => new Uint8Array(buffer).fill(byte)
-const all = (buffer, byte) => new Uint8Array(buffer).every((found) => found === byte)
 
 function pooled(t, options = {}, managerOptions = {}) {
   const manager = open(t, managerOptions)
