@@ -2,81 +2,17 @@
 
 // The table of all metrics: names, help texts, and the figures behind them. The text formats and the adapters read this
 // table, so that a figure has the same name and value everywhere.
-//
-// A family is `{ name, type, unit, help, labels, samples }`; `samples({ usage, device, profile })` returns `[value,
-// ...label values]`. A value that is null, undefined or NaN is unknown and makes no sample.
+
+const { counter, gauge, NO_LABELS, PREFIX, single } = require('./family.js')
+const { profiling } = require('./profile-families.js')
 
 /**
- * @typedef {import('../types/stats.js').MemoryUsage} MemoryUsage
  * @typedef {import('../types/stats.js').PoolStats} PoolStats
  * @typedef {import('../types/stats.js').CounterStats} CounterStats
- * @typedef {import('../types/stats.js').DomainStats} DomainStats
- * @typedef {import('../types/profiling.js').Histogram} Histogram
- * @typedef {import('../types/profiling.js').MemoryProfile} MemoryProfile
+ * @typedef {import('./family.js').Figures} Figures
+ * @typedef {import('./family.js').Samples} Samples
+ * @typedef {import('./family.js').Family} Family
  */
-
-/**
- * The figures of one reading; the profile is null while profiling is off.
- *
- * @typedef {object} Figures
- * @property {MemoryUsage} usage
- * @property {import('../types/devices.js').DeviceInfo} device
- * @property {MemoryProfile | null} profile
- */
-
-/**
- * @typedef {object} Distribution
- * @property {number} count
- * @property {number} sum
- * @property {[bound: number, cumulative: number][]} buckets
- */
-
-/** @typedef {number | null | undefined} Value */
-/** @typedef {[value: Value | Distribution, ...labels: string[]]} Sample */
-/** @typedef {(from: Figures) => Sample[]} Samples */
-
-/**
- * @typedef {object} Family
- * @property {string} name
- * @property {'gauge' | 'counter' | 'histogram'} type
- * @property {Unit} unit
- * @property {string} help
- * @property {string[]} labels
- * @property {Samples} samples
- * @property {number[]} [bounds] of a histogram's buckets
- */
-
-/** @typedef {'bytes' | 'ratio' | 'seconds' | ''} Unit */
-
-/** Names follow the text format: the base unit at the end, then `_total` for counters. */
-const PREFIX = 'rkllm_memory_'
-
-/** @type {string[]} */
-const NO_LABELS = []
-
-/**
- * @param {Family['type']} type
- * @param {Unit} unit
- * @param {string} name
- * @param {string} help
- * @param {string[]} labels
- * @param {Samples} samples
- * @returns {Family}
- */
-function family(type, unit, name, help, labels, samples) {
-  return { name: PREFIX + name, type, unit, help, labels, samples }
-}
-
-/** @type {(name: string, unit: Unit, help: string, labels: string[], samples: Samples) => Family} */
-const gauge = (name, unit, help, labels, samples) => family('gauge', unit, name, help, labels, samples)
-/** @type {(name: string, help: string, labels: string[], samples: Samples) => Family} */
-const counter = (name, help, labels, samples) => family('counter', '', name, help, labels, samples)
-/**
- * Makes a gauge without labels.
- *
- * @type {(name: string, unit: Unit, help: string, figure: (from: Figures) => Value) => Family}
- */
-const single = (name, unit, help, figure) => gauge(name, unit, help, NO_LABELS, (from) => [[figure(from)]])
 
 // ── By kind: NPU memory and system memory have the same figures.
 
@@ -428,78 +364,6 @@ const machine = [
   single('process_max_fds', '', 'Limit of open file descriptors (RLIMIT_NOFILE).', ({ usage }) => usage.process.maxFds),
   single('process_maps', '', 'Memory mappings.', ({ usage }) => usage.process.maps),
   single('process_max_maps', '', 'Limit of memory mappings (vm.max_map_count).', ({ usage }) => usage.process.maxMaps),
-]
-
-// ── Profiling.
-
-/** Bounds of buckets. They are fixed, because a histogram over time needs the same buckets in every scrape. */
-/** @type {(base: number, from: number, to: number) => number[]} */
-const powers = (base, from, to) => Array.from({ length: to - from + 1 }, (_, i) => base ** (from + i))
-/** @type {(from: number, to: number) => number[]} Parsed, because `10 ** -7` is not 1e-7. */
-const decades = (from, to) => Array.from({ length: to - from + 1 }, (_, i) => Number(`1e${from + i}`))
-
-/**
- * Makes a histogram family; `scale` converts the profile's unit to the metric's.
- *
- * @param {string} name
- * @param {Unit} unit
- * @param {string} help
- * @param {'sizes' | 'lifetimesMs' | 'latencyNs'} field
- * @param {number} scale
- * @param {number[]} bounds
- * @returns {Family}
- */
-function histogram(name, unit, help, field, scale, bounds) {
-  /** @type {Samples} */
-  const samples = ({ profile }) => (profile?.[field]?.buckets ? [[distribution(profile[field], scale, bounds)]] : [])
-  return { ...family('histogram', unit, name, help, NO_LABELS, samples), bounds }
-}
-
-/**
- * Returns `{ count, sum, buckets: [[bound, cumulative count]] }`, with an infinite last bound. A profile's bucket that
- * crosses a bound is counted above it.
- *
- * @param {Histogram} histogram
- * @param {number} scale
- * @param {number[]} bounds
- * @returns {Distribution}
- */
-function distribution({ count, mean, buckets }, scale, bounds) {
-  let [at, upTo] = [0, 0]
-  const sorted = buckets.map(([edge, number]) => [edge * scale, number]).sort(([a], [b]) => a - b)
-  /** @type {Distribution['buckets']} */
-  const cumulative = bounds.map((bound) => {
-    // The tolerance is for edges that scaling put slightly above the bound.
-    for (; at < sorted.length && sorted[at][0] <= bound * (1 + Number.EPSILON * 4); at++) upTo += sorted[at][1]
-    return [bound, upTo]
-  })
-  return { count, sum: count === 0 ? 0 : mean * count * scale, buckets: [...cumulative, [Infinity, count]] }
-}
-
-const profiling = [
-  histogram('allocation_size_bytes', 'bytes', 'Requested sizes, while profiling.', 'sizes', 1, powers(4, 3, 17)),
-  histogram(
-    'allocation_lifetime_seconds',
-    'seconds',
-    'From allocation to free, while profiling.',
-    'lifetimesMs',
-    1e-3,
-    decades(-6, 5),
-  ),
-  histogram(
-    'allocation_latency_seconds',
-    'seconds',
-    'Duration of allocations, while profiling.',
-    'latencyNs',
-    1e-9,
-    decades(-7, 1),
-  ),
-  counter(
-    'profile_dropped_events_total',
-    'Events overwritten in the ring of the profile.',
-    NO_LABELS,
-    ({ profile }) => [[profile?.droppedEvents]],
-  ),
 ]
 
 const families = [...kinds, ...pools, ...tags, ...device, ...machine, ...profiling]

@@ -11,7 +11,7 @@ const { families, samplesOf } = require('./families.js')
 /** The options of `manager.metrics`. */
 const metricsOptions = { format: kinds.oneOf('openmetrics', 'prometheus') }
 
-/** @typedef {import('./families.js').Distribution} Distribution */
+/** @typedef {import('./family.js').Distribution} Distribution */
 
 /**
  * @param {import('../types/stats.js').MemoryUsage} usage

@@ -14,7 +14,7 @@ const UNITS = { bytes: 'By', ratio: '1', seconds: 's', '': undefined }
 /**
  * @typedef {import('@opentelemetry/api').Attributes} Attributes
  * @typedef {import('@opentelemetry/api').Meter} Meter
- * @typedef {import('./families.js').Family} Family
+ * @typedef {import('./family.js').Family} Family
  */
 
 /** @type {typeof import('./opentelemetry.js').registerMetrics} */

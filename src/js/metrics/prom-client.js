@@ -11,8 +11,8 @@ const { readerOf } = require('./reader.js')
 /**
  * @typedef {typeof import('prom-client')} Client
  * @typedef {Pick<import('prom-client').Registry, 'registerMetric' | 'getSingleMetric' | 'removeSingleMetric'>} Registry
- * @typedef {import('./families.js').Family} Family
- * @typedef {import('./families.js').Figures} Figures
+ * @typedef {import('./family.js').Family} Family
+ * @typedef {import('./family.js').Figures} Figures
  */
 
 /**

@@ -9,7 +9,7 @@ const { queueMicrotask } = require('../core/runtime.js')
 /**
  * @typedef {import('../types/manager.js').MemoryManager} MemoryManager
  * @typedef {import('../types/profiling.js').MemoryProfile} MemoryProfile
- * @typedef {import('./families.js').Figures} Figures
+ * @typedef {import('./family.js').Figures} Figures
  */
 
 /**
