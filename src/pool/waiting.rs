@@ -24,9 +24,9 @@ use crate::device::memory::Memory;
 /// The byte that fills delayed slices.
 const POISON: u8 = 0xdd;
 
-/// The turns of the event loop that a slice waits, each with a poll of I/O: the turn of the free, one in which a socket
-/// is written to, and one for the callbacks of that.
-const TURNS: u32 = 3;
+/// The turns of the event loop that a slice waits, each with a poll of I/O. A write of 32 MiB to a socket takes 8,
+/// however long each is (runtimes.md §3.2).
+const TURNS: u32 = 12;
 
 /// How long freed slices wait whose ArrayBuffer JavaScript has seen.
 #[derive(Clone, Copy, Debug, Default)]

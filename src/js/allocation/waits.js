@@ -2,7 +2,7 @@
 
 // Ends the waits of freed slices (`reuseAfterMs`). A slice waits for a time and for turns of the event loop in which it
 // polls I/O: while the loop stands still, no operation makes progress. This file counts the turns and asks the native
-// part to end what is over. Its timer and immediates keep no process alive.
+// part to end what is over. Its timer keeps no process alive, and its immediates do so for some turns at most.
 
 const native = require('../core/binding.js')
 const { turns } = require('../core/fast-path.js')
@@ -11,7 +11,7 @@ const { clearTimeout, setImmediate, setTimeout } = require('../core/runtime.js')
 const DENO = process.versions.deno !== undefined
 
 /** Turns that are counted at a time: as many as a slice waits for. */
-const TURNS = 3
+const TURNS = 12
 
 /**
  * The immediates in a row that count as one turn. Deno's event loop polls I/O at every 61st immediate (runtimes.md
@@ -19,8 +19,11 @@ const TURNS = 3
  */
 const IMMEDIATES = DENO ? 61 : 1
 
-/** The time between two looks at the waiting slices, in ms. A pool that needs them looks at once. */
-const INTERVAL = 500
+/**
+ * The time between two looks at the waiting slices, in ms. A pool that needs them looks at once. The immediates of a
+ * look take 8 ms on Deno.
+ */
+const INTERVAL = DENO ? 1000 : 500
 
 /** The time between two looks while more waits are over than one look ends, in ms. */
 const NEXT = 2
@@ -28,28 +31,35 @@ const NEXT = 2
 /** Immediates that are still to be counted, and those that were. */
 let left = 0
 let passed = 0
-let counting = false
+/** @type {NodeJS.Immediate | undefined} */
+let next
+/** Whether an idle loop counts too: it calls an immediate without a reference only after another event. */
+let idleToo = false
 
 function countTurns() {
   left = TURNS * IMMEDIATES
-  if (counting) return
-  counting = true
-  nextImmediate()
+  if (next === undefined) wait()
 }
 
-function nextImmediate() {
-  const immediate = setImmediate(pass)
-  // An idle loop calls an immediate without a reference after another event only: 183 would take minutes on Deno. With
-  // references they take 2 ms.
-  if (!DENO) immediate.unref()
+/** Counts the turns of an idle loop too, which keeps the process alive for so long. */
+function countTurnsNow() {
+  idleToo = true
+  next?.ref()
+  countTurns()
+}
+
+function wait() {
+  next = setImmediate(pass)
+  if (!idleToo) next.unref()
 }
 
 function pass() {
   passed++
   left--
   if (passed % IMMEDIATES === 0) turns[0]++
-  counting = left > 0
-  if (counting) nextImmediate()
+  if (left > 0) return wait()
+  next = undefined
+  idleToo = false
 }
 
 class Waits {
@@ -78,11 +88,9 @@ class Waits {
     this.#timer = setTimeout(() => {
       this.#timer = undefined
       if (this.#handle.closed) return
-      // An idle loop turns only for this timer.
-      if (!DENO) turns[0]++
       const [waiting, more] = native.endWaits(this.#handle.value)
       if (waiting === 0) return
-      if (DENO) countTurns()
+      countTurnsNow()
       this.#wake(more ? NEXT : INTERVAL)
     }, ms)
     this.#timer.unref()
