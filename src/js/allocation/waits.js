@@ -21,7 +21,7 @@ const IMMEDIATES = DENO ? 61 : 1
 
 /**
  * The time between two looks at the waiting slices, in ms. A pool that needs them looks at once. The immediates of a
- * look take 8 ms on Deno.
+ * look take up to 5 ms on Deno.
  */
 const INTERVAL = DENO ? 1000 : 500
 
