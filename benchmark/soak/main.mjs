@@ -95,7 +95,13 @@ for (let next = every * 1000; failure === undefined && performance.now() - began
 workload.stop()
 await running
 const left = await workload.end()
-const after = globalThis.gc === undefined ? footprint() : await collected()
+const figures = async () => (globalThis.gc === undefined ? footprint() : await collected())
+let after = await figures()
+// The watch of memory pressure ends a second after the last manager.
+for (let waited = 0; after.fds > before.fds && waited < 3000; waited += 100) {
+  await sleep(100)
+  after = await figures()
+}
 
 const { grew, compared } = verdictOf(rows)
 const faults = [
