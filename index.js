@@ -1,6 +1,6 @@
 'use strict'
 
-// What `require` loads is what `allocateNPUMemory` needs. A function loads its chapter at its first call, and a class
+// `require` loads the modules that `allocateNPUMemory` needs. A function loads its chapter at its first call. A class
 // that a manager makes is loaded when the manager needs it or the program reads it here.
 
 const { version } = require('./package.json')

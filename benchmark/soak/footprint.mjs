@@ -1,4 +1,4 @@
-/** What a process holds: descriptors, mappings, resident memory, address space. */
+/** The holdings of a process: descriptors, mappings, resident memory, address space. */
 
 import { readdirSync, readFileSync } from 'node:fs'
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'

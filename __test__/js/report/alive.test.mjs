@@ -1,4 +1,4 @@
-/** What was alive at each moment of a log, against a model that was there. */
+/** The memory that was alive at each moment of a log, against a model that was there. */
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'

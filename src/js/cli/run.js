@@ -119,7 +119,7 @@ function overview(context, [name]) {
  */
 function help({ paint, print, width }, { name, summary, words, options, notes = [], examples = [] }) {
   print(`${paint.bold(`rkllm-memory ${name}`)}: ${wrap(summary, width - 15 - name.length, 2).join('\n')}\n`)
-  // What follows "--" is another program's.
+  // Words after "--" are another program's.
   const usage = words.startsWith('-- ') ? [name, '[OPTIONS]', words] : [name, words, '[OPTIONS]']
   print(`${paint.bold('Usage')}  rkllm-memory ${usage.filter(Boolean).join(' ')}\n`)
   const all = Object.entries({ ...options, ...COMMON })

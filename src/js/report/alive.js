@@ -33,7 +33,7 @@ const MAX_LISTED = 1000
  * @property {{ at: number, timeMs: number, bytes: number, count: number, largest: Live[] }} peak `at` is its point
  */
 
-/** What is live, and its bytes by tag. */
+/** The live allocations, and their bytes by tag. */
 class State {
   /** @type {Map<number, Live>} */
   live = new Map()

@@ -16,7 +16,7 @@ function ordered(held, key, descending) {
   return descending ? rows.reverse() : rows
 }
 
-/** What the filter finds pinned blocks by. */
+/** The text by which the filter finds pinned blocks. */
 const PINS = ['', 'pinned', 'pinned dropped']
 
 /** Returns the text of a row that the filter searches. */
