@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/random.rs"]
+mod random;
+
 use std::sync::Arc;
 
 use rkllmjs_memory::allocation::{Allocation, Reachability};
@@ -14,6 +17,8 @@ use rkllmjs_memory::device::Device;
 use rkllmjs_memory::manager::{Manager, NpuOptions};
 use rkllmjs_memory::pool::{Layout, Pool, SlabOptions, Slice};
 use rkllmjs_memory::units::KIB;
+
+use random::Random;
 
 const BOTH: [Maintenance; 2] = [Maintenance::Ranges, Maintenance::Objects];
 
@@ -155,18 +160,6 @@ struct Known {
     slice: Slice,
     byte: u8,
     cpu: bool,
-}
-
-/// xorshift64*: the same programs on every machine.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % bound
-    }
 }
 
 /// Both sides write slices, and compaction moves them with writes of either side that no sync has followed yet.

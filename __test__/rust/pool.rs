@@ -5,6 +5,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/random.rs"]
+mod random;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,21 +20,7 @@ use rkllmjs_memory::pool::{Layout, Pool, Slice};
 use rkllmjs_memory::sys::page::page_size;
 use rkllmjs_memory::units::{KIB, MIB};
 
-/// xorshift64*: the same programs on every machine.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
+use random::Random;
 
 fn npu(device: &Arc<Device>) -> Source {
     Source::Npu { device: Arc::clone(device), request: Request::plain(1), dirty: false }

@@ -109,6 +109,24 @@ export function threadsAtMost(prefix, expected) {
   return threadsOf(prefix).length
 }
 
+/** Asserts that `promise` rejects with a MemoryError of that code and the matching JavaScript class. Returns it. */
+export async function rejects(promise, code, what = code) {
+  const error = await promise.then(
+    () => assert.fail(`${what}: expected ${code}, but it was accepted`),
+    (error) => error,
+  )
+  return refuses(
+    () => {
+      throw error
+    },
+    code,
+    what,
+  )
+}
+
+/** The options of a simulated device whose driver takes `latencyMs` for each call. */
+export const slow = (latencyMs, options) => ({ simulated: { latencyMs, ...options } })
+
 /** Asserts that `call` throws a MemoryError with that code and the matching JavaScript class. Returns the error. */
 export function refuses(call, code, what = code) {
   let error

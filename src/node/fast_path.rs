@@ -14,7 +14,8 @@
 //! | 24, 32 | f64: CPU address, device address (-1: none) |
 //! | 40, 44, 48, 52 | i32: chunk (index, generation) and region (slot, generation), which name a slice |
 //! | 56 | f64: the slice's id |
-//! | 64, 68 | i32: tag (-1: none), flags (1: zeroed, 2: not cleared, 4: without a driver); the answers of `isLive` and of flag 4 are in the flags |
+//! | 64 | i32: tag (-1: none) |
+//! | 68 | i32: flags (1: zeroed, 2: not cleared, 4: without a driver); the answers of `isLive` and of flag 4 |
 //!
 //! Any bytes are a safe request: numbers that name nothing find nothing.
 #![allow(unsafe_code)]

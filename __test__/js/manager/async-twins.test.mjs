@@ -4,23 +4,11 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 
-import { MemoryBlock, MemoryError, MemoryPool } from '../../../index.js'
+import { MemoryBlock, MemoryPool } from '../../../index.js'
 import {
-  assertNothingLeft, backend, device, MiB, needsSimulated, open, refuses, runChild, simulated,
+  assertNothingLeft, backend, device, MiB, needsSimulated, open, refuses, rejects, runChild, simulated,
+  slow,
 } from '../../support/helpers.mjs'
-
-/** Asserts that `promise` rejects with a MemoryError of that code. */
-async function rejects(promise, code, what = code) {
-  const error = await promise.then(
-    () => assert.fail(`${what}: expected ${code}, but it was accepted`),
-    (error) => error,
-  )
-  assert.equal(error.code, code, `${what}: ${error.stack}`)
-  assert.ok(error instanceof MemoryError)
-  return error
-}
-
-const slow = (latencyMs, options) => ({ simulated: { latencyMs, ...options } })
 
 /** Waits until the driver has taken back the memory of aborted calls. */
 async function untilUnused(manager) {

@@ -4,24 +4,10 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 
-import { MemoryError } from '../../../index.js'
 import {
-  assertNothingLeft, backend, device, GiB, MiB, needsCommand, needsOwnKernel, needsSimulated, notOn, open, runChild,
-  settle,
+  assertNothingLeft, backend, device, GiB, MiB, needsCommand, needsOwnKernel, needsSimulated, notOn, open, rejects,
+  runChild, settle, slow,
 } from '../../support/helpers.mjs'
-
-/** Asserts that `promise` rejects with a MemoryError of that code. Returns it. */
-async function rejects(promise, code, what = code) {
-  const error = await promise.then(
-    () => assert.fail(`${what}: expected ${code}, but it was accepted`),
-    (error) => error,
-  )
-  assert.equal(error.code, code, `${what}: ${error.stack}`)
-  assert.ok(error instanceof MemoryError)
-  return error
-}
-
-const slow = (latencyMs, options) => ({ simulated: { latencyMs, ...options } })
 
 test('asynchronous allocations equal synchronous ones', async (t) => {
   const manager = open(t, { slabs: {} })

@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url'
 
 import { estimateModelMemory, measureModel, planModels } from '../../../index.js'
 import { command, STATUS } from '../../support/command.mjs'
-import { GiB, MiB, refuses } from '../../support/helpers.mjs'
+import { GiB, MiB, refuses, rejects } from '../../support/helpers.mjs'
 
 const { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync } = fs
 const { statSync, symlinkSync, truncateSync, writeFileSync } = fs
@@ -55,12 +55,6 @@ const measured = (model, calibration, bytes, more = {}, ...what) =>
     calibration,
     until: /init success/,
     ...more,
-  })
-
-const rejects = (promise, code) =>
-  assert.rejects(promise, (error) => {
-    assert.equal(error.code, code, error.stack)
-    return true
   })
 
 test('a program that takes known bytes: they are found, stored, and what estimates say', async (t) => {

@@ -16,7 +16,7 @@ import { MemoryError, MemoryManager } from '../../../index.js'
 import native from '../../../src/js/core/binding.js'
 import report from '../../../src/js/report/index.js'
 import { HOSTILE, nothing, sample, sourceOf } from '../../browser/sample.mjs'
-import { needsCommand, refuses } from '../../support/helpers.mjs'
+import { needsCommand, rejects } from '../../support/helpers.mjs'
 
 const { REPORT_FORMATS, writeDiff, writeReport } = report
 const require = createRequire(import.meta.url)
@@ -36,17 +36,6 @@ async function written(t, name, source = FULL) {
   const path = join(directory(t), name)
   await writeReport(path, sourceOf(source))
   return readFileSync(path)
-}
-
-/** Asserts that the promise rejects with a MemoryError of that code. Returns the error. */
-async function rejects(promise, code) {
-  const error = await promise.then(
-    () => assert.fail(`expected ${code}`),
-    (error) => error,
-  )
-  return refuses(() => {
-    throw error
-  }, code)
 }
 
 test('every format replaces an old file atomically, and leaves no other file', async (t) => {

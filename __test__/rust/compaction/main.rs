@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod copy_queue;
+#[path = "../support/random.rs"]
+mod random;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,21 +24,7 @@ use rkllmjs_memory::pool::{Layout, Moved, Pass, Pool, Slice};
 use rkllmjs_memory::sys::page::page_size;
 use rkllmjs_memory::units::{KIB, MIB};
 
-/// xorshift64*: the same programs on every machine.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
+use random::Random;
 
 fn pool(layout: Layout) -> Pool {
     let source = Source::System(PageOptions { alignment: page_size(), ..PageOptions::default() });

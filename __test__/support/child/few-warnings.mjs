@@ -1,17 +1,11 @@
-/** Exhausts 256 descriptors and prints the warnings. The shell sets the limit, as for few-descriptors.mjs. */
+/** Exhausts 256 descriptors and prints the warnings. */
 
-import { execFileSync } from 'node:child_process'
-import { fileURLToPath } from 'node:url'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 
 import { MemoryManager } from '../../../index.js'
+import { isLimited } from './limited.mjs'
 
-if (process.argv[2] !== 'limited') {
-  const self = fileURLToPath(import.meta.url)
-  const command = `ulimit -n 256 && exec "$0" "$@" limited`
-  const run = process.versions.deno ? ['run', '-A', self] : [self]
-  process.stdout.write(execFileSync('/bin/sh', ['-c', command, process.execPath, ...run], { encoding: 'utf8' }))
-} else {
+if (isLimited(import.meta.url, 256)) {
   const manager = new MemoryManager({ backend: 'simulated', slabs: { threshold: 0 } })
   const warnings = []
   manager.on('warning', (warning) => warnings.push(warning))

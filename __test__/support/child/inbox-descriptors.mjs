@@ -1,20 +1,14 @@
-/** Receives dma-bufs with at most 128 descriptors. The shell sets the hard limit: Node raises the soft one. */
+/** Receives dma-bufs with at most 128 descriptors. */
 
-import { execFileSync } from 'node:child_process'
 import { mkdtempSync, openSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 
 import { closeDmaBuf, DmaBufInbox, sendDmaBuf } from '../../../index.js'
+import { isLimited } from './limited.mjs'
 import { open } from './open.mjs'
 
-if (process.argv[2] !== 'limited') {
-  const self = fileURLToPath(import.meta.url)
-  const command = `ulimit -n 128 && exec "$0" "$@" limited`
-  const run = process.versions.deno ? ['run', '-A', self] : [self]
-  process.stdout.write(execFileSync('/bin/sh', ['-c', command, process.execPath, ...run], { encoding: 'utf8' }))
-} else {
+if (isLimited(import.meta.url, 128)) {
   const folder = mkdtempSync(join(tmpdir(), 'rkllm-inbox-'))
   const inbox = new DmaBufInbox(join(folder, 'inbox'))
   const manager = open()

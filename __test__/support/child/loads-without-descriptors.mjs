@@ -1,18 +1,13 @@
-/** Uses every descriptor, and then chapters of the package that are not loaded yet. The shell sets the limit. */
+/** Uses every descriptor, and then chapters of the package that are not loaded yet. */
 
-import { execFileSync } from 'node:child_process'
 import { closeSync, openSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import { fileURLToPath } from 'node:url'
+
+import { isLimited } from './limited.mjs'
 
 const require = createRequire(import.meta.url)
 
-if (process.argv[2] !== 'limited') {
-  const self = fileURLToPath(import.meta.url)
-  const command = `ulimit -n 128 && exec "$0" "$@" limited`
-  const run = process.versions.deno ? ['run', '-A', self] : [self]
-  process.stdout.write(execFileSync('/bin/sh', ['-c', command, process.execPath, ...run], { encoding: 'utf8' }))
-} else {
+if (isLimited(import.meta.url, 128)) {
   const memory = require('../../../index.js')
   const manager = new memory.MemoryManager({ backend: 'simulated' })
   const buffer = manager.allocateNPUMemory(4096)

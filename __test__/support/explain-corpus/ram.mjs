@@ -36,7 +36,9 @@ export const ram = [
     cause: /container or service/,
     remedy: /--memory/,
     logs: [
-      'oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=docker-ab12.scope,mems_allowed=0,oom_memcg=/system.slice/docker-ab12.scope,task_memcg=/system.slice/docker-ab12.scope,task=python3,pid=901,uid=0',
+      'oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=docker-ab12.scope,mems_allowed=0,' +
+        'oom_memcg=/system.slice/docker-ab12.scope,task_memcg=/system.slice/docker-ab12.scope,' +
+        'task=python3,pid=901,uid=0',
       'Task in /docker/0123abcd killed as a result of limit of /docker/0123abcd',
       'node invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=999\n' +
         'oom-kill:constraint=CONSTRAINT_MEMCG,task_memcg=/kubepods/besteffort/pod1/x,task=node,pid=7,uid=0',

@@ -12,7 +12,7 @@ export type MemoryKind = 'npu' | 'system'
 
 /** An option of operations that wait. */
 export interface Cancellable {
-  /** An abort rejects the promise at once, with the signal's reason. What was allocated is given back. */
+  /** An abort rejects the promise at once, with the signal's reason. The memory is given back. */
   signal?: AbortSignal
 }
 

@@ -33,7 +33,10 @@ module.exports = [
   {
     kind: 'cgroup',
     patterns: [
-      /oom-kill:constraint=CONSTRAINT_MEMCG.*?(?:task_memcg=(?<group>[^,\s]+))?(?:,task=(?<name>[^,]+),pid=(?<pid>\d+).*)?$/,
+      new RegExp(
+        String.raw`oom-kill:constraint=CONSTRAINT_MEMCG.*?(?:task_memcg=(?<group>[^,\s]+))?` +
+          String.raw`(?:,task=(?<name>[^,]+),pid=(?<pid>\d+).*)?$`,
+      ),
       /memory: usage (?<used>\d+)kB, limit (?<limit>\d+)kB, failcnt [1-9]/,
       /Task in (?<group>\/\S+) killed as a result of limit of/,
     ],

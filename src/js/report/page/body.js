@@ -71,7 +71,7 @@ const body = frame(
   'holders',
   `${section('tags', 'Largest tags', 'Live bytes by tag', '<div id="tag-bars" class="bars"></div>')}
 ${section('timeline', 'Memory over time', '', timeline)}
-${section('alive', 'What was alive', '', alive)}
+${section('alive', 'Memory that was alive', '', alive)}
 ${section('limits', 'Limits and refusals', '', '<div id="limit-table"></div>')}
 ${section('reservations', 'Reservations', 'Bytes set aside by reserve()', '<div id="reservation-table"></div>')}
 ${section('domains', 'IOMMU domains', '', '<div id="domain-table"></div>')}
