@@ -62,7 +62,7 @@ pub use prepared::Prepared;
 pub use profile::{Leaks, Sampled, Snapshot, SnapshotPool};
 use profiling::Profiling;
 pub use reservation::Reservation;
-pub use slices::block_dropped;
+pub use slices::{block_dropped, SliceOptions};
 pub use stats::{DomainStats, NpuStats, SlabStats, Summary, SystemStats};
 
 /// Manages the memory of one opened device, and system memory, under one accounting.

@@ -13,19 +13,35 @@ use crate::pool::{Clearing, Pool, Slice, SliceRequest, UnclaimedMovable, View};
 use crate::suballoc::RegionId;
 use crate::units::MIN_ALIGNMENT;
 
+/// A request for a slice of a manager's pool.
+#[derive(Clone, Debug, Default)]
+pub struct SliceOptions {
+    /// Bytes.
+    pub size: u64,
+    /// A power of two, at least 64; 64 by default.
+    pub alignment: Option<u64>,
+    /// The bytes that are cleared.
+    pub clearing: Clearing,
+    /// Free text for accounting.
+    pub tag: Option<Arc<str>>,
+}
+
+impl SliceOptions {
+    /// Checks the alignment. The request names neither the tag nor its owner.
+    fn request(&self) -> Result<SliceRequest> {
+        let mut request = SliceRequest::new(self.size, alignment(self.alignment, MIN_ALIGNMENT)?);
+        request.clearing = self.clearing;
+        Ok(request)
+    }
+}
+
 impl Manager {
     /// Allocates a slice of `pool` as an allocation of this manager.
     ///
     /// Errors: those of [`Pool::allocate`].
-    pub fn allocate_from(
-        &self,
-        pool: &Arc<Pool>,
-        size: u64,
-        align: Option<u64>,
-        clearing: Clearing,
-        tag: Option<Arc<str>>,
-    ) -> Result<Arc<Allocation>> {
-        let prepared = self.prepare_from(pool, size, align, clearing, tag)?;
+    pub fn allocate_from(&self, pool: &Arc<Pool>, options: SliceOptions) -> Result<Arc<Allocation>> {
+        let size = options.size;
+        let prepared = self.prepare_from(pool, options)?;
         // The account of a pool's refusals has the slice's own tag.
         let tag = prepared.admission.account().tag.clone();
         prepared.enter().map_err(|error| pool.refused(size, tag.as_ref(), error))
@@ -34,16 +50,8 @@ impl Manager {
     /// Runs the part of [`allocate_from`](Self::allocate_from) that waits for the driver, on any thread.
     ///
     /// Errors: those of [`allocate_from`](Self::allocate_from).
-    pub fn prepare_from(
-        &self,
-        pool: &Arc<Pool>,
-        size: u64,
-        align: Option<u64>,
-        clearing: Clearing,
-        tag: Option<Arc<str>>,
-    ) -> Result<Prepared> {
-        let prepared =
-            self.prepare_at(pool, size, align, (clearing, tag), |request| pool.request_held(request).map(Some))?;
+    pub fn prepare_from(&self, pool: &Arc<Pool>, options: SliceOptions) -> Result<Prepared> {
+        let prepared = self.prepare_at(pool, options, |request| pool.request_held(request).map(Some))?;
         prepared.ok_or_else(|| Error::new(ErrorCode::BufferFreed, "this memory was freed"))
     }
 
@@ -51,16 +59,8 @@ impl Manager {
     /// may have to wait for a driver.
     ///
     /// Errors: those of [`allocate_from`](Self::allocate_from), but for those of a growth.
-    pub fn allocate_resident(
-        &self,
-        pool: &Arc<Pool>,
-        size: u64,
-        align: Option<u64>,
-        clearing: Clearing,
-        tag: Option<Arc<str>>,
-    ) -> Result<Option<Arc<Allocation>>> {
-        let prepared =
-            self.prepare_at(pool, size, align, (clearing, tag), |request| pool.request_resident_held(request))?;
+    pub fn allocate_resident(&self, pool: &Arc<Pool>, options: SliceOptions) -> Result<Option<Arc<Allocation>>> {
+        let prepared = self.prepare_at(pool, options, |request| pool.request_resident_held(request))?;
         prepared.map(Prepared::enter).transpose()
     }
 
@@ -68,15 +68,12 @@ impl Manager {
     fn prepare_at(
         &self,
         pool: &Arc<Pool>,
-        size: u64,
-        align: Option<u64>,
-        (clearing, tag): (Clearing, Option<Arc<str>>),
+        options: SliceOptions,
         place: impl FnOnce(SliceRequest) -> Result<Option<Slice>>,
     ) -> Result<Option<Prepared>> {
-        let align = alignment(align, MIN_ALIGNMENT)?;
-        let account = self.slice_account(tag);
-        let mut request = SliceRequest::new(size, align);
-        (request.owner, request.clearing) = (pool.owner(account.tag.as_ref()), clearing);
+        let mut request = options.request()?;
+        let (size, account) = (options.size, self.slice_account(options.tag));
+        request.owner = pool.owner(account.tag.as_ref());
         let prepare = || {
             let admission = account.admit(size)?;
             let Some(slice) = place(request)? else { return Ok(None) };
@@ -106,15 +103,8 @@ impl Manager {
     /// Allocates a slice that compaction may move. Returns its handle and its present place.
     ///
     /// Errors: those of [`Pool::request_movable`].
-    pub fn allocate_movable(
-        &self,
-        pool: &Arc<Pool>,
-        size: u64,
-        align: Option<u64>,
-        clearing: Clearing,
-        tag: Option<Arc<str>>,
-    ) -> Result<(Handle, Slice)> {
-        let (request, account) = self.movable_request(size, align, clearing, tag)?;
+    pub fn allocate_movable(&self, pool: &Arc<Pool>, options: SliceOptions) -> Result<(Handle, Slice)> {
+        let (request, account) = self.movable_request(options)?;
         pool.request_movable(request, account.as_ref())
     }
 
@@ -125,40 +115,22 @@ impl Manager {
     pub fn allocate_movable_resident(
         &self,
         pool: &Arc<Pool>,
-        size: u64,
-        align: Option<u64>,
-        clearing: Clearing,
-        tag: Option<Arc<str>>,
+        options: SliceOptions,
     ) -> Result<Option<(Handle, Slice)>> {
-        let (request, account) = self.movable_request(size, align, clearing, tag)?;
+        let (request, account) = self.movable_request(options)?;
         pool.request_movable_resident(request, account.as_ref())
     }
 
     /// Runs [`allocate_movable`](Self::allocate_movable) on any thread.
     ///
     /// Errors: those of [`allocate_movable`](Self::allocate_movable).
-    pub fn prepare_movable(
-        &self,
-        pool: &Arc<Pool>,
-        size: u64,
-        align: Option<u64>,
-        clearing: Clearing,
-        tag: Option<Arc<str>>,
-    ) -> Result<UnclaimedMovable> {
-        let (request, account) = self.movable_request(size, align, clearing, tag)?;
+    pub fn prepare_movable(&self, pool: &Arc<Pool>, options: SliceOptions) -> Result<UnclaimedMovable> {
+        let (request, account) = self.movable_request(options)?;
         UnclaimedMovable::allocate(pool, request, account.as_ref())
     }
 
-    fn movable_request(
-        &self,
-        size: u64,
-        align: Option<u64>,
-        clearing: Clearing,
-        tag: Option<Arc<str>>,
-    ) -> Result<(SliceRequest, Option<Account>)> {
-        let mut request = SliceRequest::new(size, alignment(align, MIN_ALIGNMENT)?);
-        request.clearing = clearing;
-        Ok((request, tag.map(|tag| self.slice_account(Some(tag)))))
+    fn movable_request(&self, options: SliceOptions) -> Result<(SliceRequest, Option<Account>)> {
+        Ok((options.request()?, options.tag.map(|tag| self.slice_account(Some(tag)))))
     }
 
     /// Makes an allocation of this manager over a movable slice.

@@ -13,7 +13,8 @@ use crate::allocation::Allocation;
 use crate::backend::{self, Direction, Placement};
 use crate::device::memory::HugePages;
 use crate::error::{Error, ErrorCode};
-use crate::manager::{NpuOptions, SystemOptions};
+use crate::manager::{NpuOptions, SliceOptions, SystemOptions};
+use crate::pool::Clearing;
 use crate::sys::thread_pool::ThreadPool;
 use crate::units::MemoryKind;
 
@@ -74,6 +75,21 @@ impl From<System> for SystemOptions {
             lock: options.lock == Some(true),
             prefault: options.prefault == Some(true),
         }
+    }
+}
+
+/// Makes a request for a slice of the arguments that its exports share.
+pub(super) fn slice_options(
+    size: f64,
+    alignment: Option<f64>,
+    zeroed: Option<bool>,
+    tag: Option<String>,
+) -> SliceOptions {
+    SliceOptions {
+        size: size as u64,
+        alignment: alignment.map(|n| n as u64),
+        clearing: Clearing::of(zeroed),
+        tag: tag.map(Into::into),
     }
 }
 

@@ -6,10 +6,10 @@ use napi_derive::napi;
 use super::async_task::{spawn, AsyncTask, Outcome};
 use super::buffer::expose;
 use super::env::throw;
-use super::memory::DRIVER_THREADS;
+use super::memory::{slice_options, DRIVER_THREADS};
 use super::registry::{handle as movable, pool, pool_of_block};
 use crate::handle::Handle;
-use crate::pool::{Clearing, Slice};
+use crate::pool::Slice;
 
 /// Returns CPU address and device address (-1: none).
 fn addresses(slice: &Slice) -> Vec<f64> {
@@ -29,11 +29,10 @@ pub fn movable_allocate(
     resident: Option<bool>,
 ) -> Result<Option<Vec<f64>>> {
     let allocated = pool(handle).and_then(|open| {
-        let (size, alignment) = (size as u64, alignment.map(|alignment| alignment as u64));
-        let (manager, clearing, tag) = (open.manager()?, Clearing::of(zeroed), tag.map(Into::into));
+        let (manager, options) = (open.manager()?, slice_options(size, alignment, zeroed, tag));
         match resident {
-            Some(true) => manager.allocate_movable_resident(&open.pool, size, alignment, clearing, tag),
-            _ => manager.allocate_movable(&open.pool, size, alignment, clearing, tag).map(Some),
+            Some(true) => manager.allocate_movable_resident(&open.pool, options),
+            _ => manager.allocate_movable(&open.pool, options).map(Some),
         }
     });
     let allocated = allocated.map_err(throw(env))?;
@@ -52,10 +51,9 @@ pub fn movable_allocate_async(
 ) -> Result<AsyncTask<'_>> {
     let open = pool(handle).map_err(throw(env))?;
     let manager = open.manager().map_err(throw(env))?;
-    let (size, alignment) = (size as u64, alignment.map(|alignment| alignment as u64));
-    let (clearing, tag) = (Clearing::of(zeroed), tag.map(Into::into));
+    let options = slice_options(size, alignment, zeroed, tag);
     let work = move || {
-        let made = manager.prepare_movable(&open.pool, size, alignment, clearing, tag);
+        let made = manager.prepare_movable(&open.pool, options);
         let numbers = |(handle, id): (Handle, u64)| vec![handle.get() as f64, id as f64];
         Outcome::unless_reset(made.map(|made| Outcome::numbers(move || made.claim().map(numbers))))
     };

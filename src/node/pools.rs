@@ -8,7 +8,7 @@ use super::buffer::expose;
 use super::env::throw;
 use super::fast_path::{slice_name, slice_numbers};
 use super::manager::milliseconds;
-use super::memory::{Npu, System, DRIVER_THREADS};
+use super::memory::{slice_options, Npu, System, DRIVER_THREADS};
 use super::registry::{close_pool, manager, open_pool, pool, pool_of_block};
 use crate::device::memory::alignment as checked;
 use crate::manager::{block_dropped, PoolMemory, PoolOptions};
@@ -142,11 +142,10 @@ pub fn allocate_from_pool<'env>(
     resident: Option<bool>,
 ) -> Result<Option<Array<'env>>> {
     let allocated = pool(handle).and_then(|open| {
-        let (size, alignment) = (size as u64, alignment.map(|alignment| alignment as u64));
-        let (manager, clearing, tag) = (open.manager()?, Clearing::of(zeroed), tag.map(Into::into));
+        let (manager, options) = (open.manager()?, slice_options(size, alignment, zeroed, tag));
         match resident {
-            Some(true) => manager.allocate_resident(&open.pool, size, alignment, clearing, tag),
-            _ => manager.allocate_from(&open.pool, size, alignment, clearing, tag).map(Some),
+            Some(true) => manager.allocate_resident(&open.pool, options),
+            _ => manager.allocate_from(&open.pool, options).map(Some),
         }
     });
     allocated.transpose().map(|allocated| expose(env, allocated)).transpose()
@@ -164,10 +163,9 @@ pub fn allocate_from_pool_async(
 ) -> Result<AsyncTask<'_>> {
     let open = pool(handle).map_err(throw(env))?;
     let manager = open.manager().map_err(throw(env))?;
-    let (size, alignment) = (size as u64, alignment.map(|alignment| alignment as u64));
-    let (clearing, tag) = (Clearing::of(zeroed), tag.map(Into::into));
+    let options = slice_options(size, alignment, zeroed, tag);
     let work = move || {
-        let prepared = manager.prepare_from(&open.pool, size, alignment, clearing, tag);
+        let prepared = manager.prepare_from(&open.pool, options);
         Outcome::unless_reset(prepared.map(Outcome::memory))
     };
     spawn(env, &DRIVER_THREADS, work)

@@ -7,7 +7,8 @@ use super::*;
 use crate::allocation::{visits, Reachability};
 use crate::backend::simulated::{Options, Simulated};
 use crate::device::Device;
-use crate::pool::{ChunkMemory, Clearing};
+use crate::manager::SliceOptions;
+use crate::pool::ChunkMemory;
 use crate::sys::address_space::{fate, Fate};
 
 /// Options of a pool of 64 KiB.
@@ -25,6 +26,10 @@ fn options(name: &str) -> PoolOptions {
     }
 }
 
+fn slice(size: u64) -> SliceOptions {
+    SliceOptions { size, ..SliceOptions::default() }
+}
+
 /// A pool of 64 KiB with its manager.
 pub(in crate::manager) fn pool() -> (Manager, Arc<Pool>) {
     let device = Device::new(Arc::new(Simulated::new(Options::default()).unwrap()));
@@ -37,7 +42,7 @@ pub(in crate::manager) fn pool() -> (Manager, Arc<Pool>) {
 #[test]
 fn a_slice_goes_whose_finalizer_came_while_a_compaction_had_it() {
     let (manager, pool) = pool();
-    let (id, _) = manager.allocate_movable(&pool, 4096, None, Clearing::default(), Some("kv".into())).unwrap();
+    let (id, _) = manager.allocate_movable(&pool, SliceOptions { tag: Some("kv".into()), ..slice(4096) }).unwrap();
     let view = manager.adopt_movable(&pool, id).unwrap();
     let detached = view.detach_from_slice().unwrap();
     Allocation::by_handle(view.handle).unwrap().finalize(Reachability::Unreachable);
@@ -55,10 +60,7 @@ fn a_slice_goes_whose_finalizer_came_while_a_compaction_had_it() {
 fn ending_a_pool_visits_its_own_buffers_alone() {
     let (manager, pool) = pool();
     let others: Vec<_> = (0..2_000).map(|_| manager.allocate_npu(4096, &NpuOptions::default()).unwrap()).collect();
-    let expose = || {
-        let slice = || manager.allocate_from(&pool, 100, None, Clearing::default(), None).unwrap();
-        [slice(), slice(), slice()]
-    };
+    let expose = || [(); 3].map(|()| manager.allocate_from(&pool, slice(100)).unwrap());
     let ended = expose();
     ended[0].release().unwrap();
     assert_eq!(visits::of(|| manager.reset_pool(&pool).unwrap()), 2);
@@ -80,7 +82,7 @@ fn addresses_of_a_slice_outlive_its_pool_until_the_finalizer_has_run() {
     ];
     for end in ways {
         let (manager, pool) = pool();
-        let slice = manager.allocate_from(&pool, 100, None, Clearing::default(), None).unwrap();
+        let slice = manager.allocate_from(&pool, slice(100)).unwrap();
         let chunk_memory: Weak<ChunkMemory> = Arc::downgrade(&slice.chunk_memory().unwrap());
         end(&manager, &pool);
         drop((pool, manager));
@@ -129,7 +131,7 @@ fn an_array_buffer_that_could_not_be_made_leaves_the_place_as_it_was() {
     let manager = Manager::new(device, SlabOptions::default());
     let pool = manager.create_pool(&options("p")).unwrap();
     // A slice that was allocated for its ArrayBuffer is free again.
-    manager.allocate_from(&pool, 100, None, Clearing::default(), None).unwrap().abandon();
+    manager.allocate_from(&pool, slice(100)).unwrap().abandon();
     assert_eq!(pool.stats().live, 0);
     // A block keeps its slice.
     let block = pool.allocate(100, 64).unwrap();
