@@ -29,15 +29,26 @@ impl Prepared {
         }
     }
 
-    /// Makes an allocation that belongs to this thread.
+    /// Makes an allocation that belongs to this thread. Counts a refusal.
     ///
     /// Errors: those of [`Allocation::enter`].
     pub fn enter(self) -> Result<Arc<Allocation>> {
         let Self { admission, mut backing, size } = self;
-        match backing.0.take() {
-            Some(backing) => Allocation::enter(admission, backing, size),
-            None => Err(Error::new(ErrorCode::BufferFreed, "this memory was freed")),
-        }
+        let Some(backing) = backing.0.take() else {
+            return Err(Error::new(ErrorCode::BufferFreed, "this memory was freed"));
+        };
+        let account = admission.account().clone();
+        let pool = match (&backing, account.kind) {
+            (Backing::Suballocated { pool, .. }, None) => Some(Arc::clone(pool)),
+            _ => None,
+        };
+        Allocation::enter(admission, backing, size).map_err(|error| match pool {
+            Some(pool) => pool.refused(size, account.tag.as_ref(), error),
+            None => {
+                account.failed(size);
+                error.requested(size)
+            }
+        })
     }
 }
 

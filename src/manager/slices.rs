@@ -40,11 +40,7 @@ impl Manager {
     ///
     /// Errors: those of [`Pool::allocate`].
     pub fn allocate_from(&self, pool: &Arc<Pool>, options: SliceOptions) -> Result<Arc<Allocation>> {
-        let size = options.size;
-        let prepared = self.prepare_from(pool, options)?;
-        // The account of a pool's refusals has the slice's own tag.
-        let tag = prepared.admission.account().tag.clone();
-        prepared.enter().map_err(|error| pool.refused(size, tag.as_ref(), error))
+        self.prepare_from(pool, options)?.enter()
     }
 
     /// Runs the part of [`allocate_from`](Self::allocate_from) that waits for the driver, on any thread.

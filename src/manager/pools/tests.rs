@@ -4,6 +4,7 @@
 use std::sync::Weak;
 
 use super::*;
+use crate::accounting::{Limit, Limits};
 use crate::allocation::{visits, Reachability};
 use crate::backend::simulated::{Options, Simulated};
 use crate::device::Device;
@@ -146,4 +147,24 @@ fn an_array_buffer_that_could_not_be_made_leaves_the_place_as_it_was() {
     drop(pool);
     assert_eq!(fate(base), Fate::Free);
     assert_eq!(manager.summary().npu.live, 0);
+}
+
+/// A tag's limit may have room for the requested bytes and not for the padded ones.
+#[test]
+fn a_refusal_of_padding_is_counted_however_the_slice_was_requested() {
+    type Request = fn(&Manager, &Arc<Pool>, SliceOptions) -> Error;
+    let ways: [Request; 3] = [
+        |manager, pool, options| manager.allocate_from(pool, options).unwrap_err(),
+        |manager, pool, options| manager.allocate_resident(pool, options).unwrap_err(),
+        |manager, pool, options| manager.prepare_from(pool, options).unwrap().enter().unwrap_err(),
+    ];
+    for request in ways {
+        let (manager, pool) = pool();
+        let limit = Limit::new(Some(100), &[]);
+        manager.set_limits(Limits { tags: vec![("kv".into(), limit)], ..Limits::default() });
+        let error = request(&manager, &pool, SliceOptions { tag: Some("kv".into()), ..slice(100) });
+        assert_eq!((error.code(), error.details().requested), (ErrorCode::MemoryLimit, Some(100)));
+        assert_eq!((pool.stats().failures, pool.stats().live), (1, 0));
+        assert_eq!(manager.accounts().tags["kv"].counters().failures, 1);
+    }
 }
