@@ -162,14 +162,14 @@ impl Manager {
     pub fn npu_stats(&self) -> NpuStats {
         let info = self.info();
         let domains: Vec<_> = self.domains();
-        let memory = self.proc.meminfo().unwrap_or_default();
-        let ram = Ram::read().map_or(0, |ram| ram.available);
+        let memory = self.proc.meminfo();
+        let ram = memory.as_ref().map_or(0, |memory| Ram::of(memory).available);
         let gauges = self.device.backend().gauges(0);
         let cma = match info.kind {
             // The simulated device has an area of its own, apart from the machine's.
             Kind::Simulated if !info.iommu => Some(info.domain_bytes).zip(gauges.free),
             Kind::Simulated | Kind::Rocket => None,
-            _ => memory.cma_total.zip(memory.cma_free),
+            _ => memory.and_then(|memory| memory.cma_total.zip(memory.cma_free)),
         };
         let pools = self.pool_counts();
         let slabs = self.slabs.counts();
@@ -217,13 +217,14 @@ impl Manager {
     /// Returns the statistics of system memory.
     pub fn system_stats(&self) -> SystemStats {
         let pools = self.pool_counts();
+        let memory = self.proc.meminfo();
         let (limit, room) = self.accounting.limit_and_room(MemoryKind::System);
         SystemStats {
             counters: with_pools(self.accounting.read(|accounts| accounts.system), MemoryKind::System, &pools),
             limit,
-            available: Ram::read().map_or(0, |ram| ram.available).min(room),
+            available: memory.as_ref().map_or(0, |memory| Ram::of(memory).available).min(room),
             lost: unretired::lost(None),
-            memory: self.proc.meminfo().unwrap_or_default(),
+            memory: memory.unwrap_or_default(),
             rss: self.proc.rss(),
             cgroup: self.proc.cgroup(),
             pressure: self.proc.pressure(),

@@ -175,7 +175,7 @@ impl Sources {
     }
 
     fn ram(&self) -> Option<Ram> {
-        Ram::of(&self.proc, &self.groups)
+        self.proc.meminfo().map(|memory| Ram::within(&memory, &self.groups))
     }
 
     /// Waits until memory is short, until `wake` was written to, or at most for `time`.

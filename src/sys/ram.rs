@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use once_cell::sync::Lazy;
 
 use super::cgroup::Groups;
-use super::proc::Proc;
+use super::proc::{MemInfo, Proc};
 use crate::accounting::{Budget, Charge};
 use crate::error::{Error, ErrorCode, Result};
 use crate::sync::Mutex;
@@ -51,12 +51,16 @@ pub(super) fn groups() -> Arc<Groups> {
 impl Ram {
     /// Reads the current figures; `None` without a readable `/proc`.
     pub fn read() -> Option<Self> {
-        Self::of(&Proc::default(), &groups())
+        Proc::default().meminfo().map(|memory| Self::of(&memory))
     }
 
-    /// Reads the figures from `proc` and `groups`.
-    pub fn of(proc: &Proc, groups: &Groups) -> Option<Self> {
-        let memory = proc.meminfo()?;
+    /// Reads the cgroups beside the machine's `memory`, which was just read.
+    pub fn of(memory: &MemInfo) -> Self {
+        Self::within(memory, &groups())
+    }
+
+    /// Reads the figures of `groups` beside the machine's `memory`.
+    pub(super) fn within(memory: &MemInfo, groups: &Groups) -> Self {
         let binding = groups.read(memory.available);
         let smallest = binding.smallest_limit.unwrap_or(u64::MAX);
         let group = binding.group.and_then(|group| Some((group.left()?, group.limit?)));
@@ -66,7 +70,7 @@ impl Ram {
             true => (left, limit, "cgroup"),
             false => (memory.available, memory.total, "ram"),
         };
-        Some(Self { total: memory.total.min(smallest), available, limit, scope })
+        Self { total: memory.total.min(smallest), available, limit, scope }
     }
 
     /// RAM left to the system, so that the last allocation does not wake the OOM killer.

@@ -47,7 +47,7 @@ impl Tree {
     /// Bytes available, and the figure that binds with its limit.
     fn ram(&self) -> (u64, &'static str, u64) {
         let proc = self.proc();
-        let ram = Ram::of(&proc, &proc.groups()).unwrap();
+        let ram = Ram::within(&proc.meminfo().unwrap(), &proc.groups());
         (ram.available, ram.scope, ram.limit)
     }
 }
@@ -70,7 +70,7 @@ fn the_group_with_the_fewest_bytes_left_binds_not_the_one_with_the_smallest_limi
     assert_eq!(tree.ram(), (64 * MIB, "cgroup", 5 * GIB));
     let proc = tree.proc();
     assert_eq!(proc.groups().read(u64::MAX).smallest_limit, Some(4 * GIB));
-    assert_eq!(Ram::of(&proc, &proc.groups()).unwrap().total, 4 * GIB);
+    assert_eq!(Ram::within(&proc.meminfo().unwrap(), &proc.groups()).total, 4 * GIB);
     assert!(proc.groups().binding_folder().unwrap().ends_with("sys/fs/cgroup/slice"));
     // Page cache of the ancestor is dropped before memory is refused; shared memory is not.
     tree.put("sys/fs/cgroup/slice/memory.stat", "file 900\nshmem 500\ninactive_file 1048576\nactive_file 2097152\n");
