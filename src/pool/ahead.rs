@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::state::PoolState;
-use super::{GrowthAhead, Pool};
+use super::{GrowthAhead, Layout, Pool};
 use crate::error::ErrorCode;
 use crate::sys::thread_pool::ThreadPool;
 
@@ -17,19 +17,20 @@ static GROWERS: ThreadPool = ThreadPool::new("rkllm-grow", 64);
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 impl PoolState {
-    /// Whether less than `share` of the pool is free, waiting slices not included.
-    fn is_short(&self, share: f64) -> bool {
-        let reserved = self.chunks.reserved;
+    /// Whether less than `share` of the pool is free, waiting slices not included, and the pool's maximum has room for
+    /// more.
+    fn is_short(&self, share: f64, layout: &Layout) -> bool {
+        let (reserved, least) = (self.chunks.reserved, layout.granule());
         let free = reserved.saturating_sub(self.chunks.allocated).saturating_sub(self.waiting.bytes);
-        reserved > 0 && (free as f64) < share * reserved as f64
+        reserved > 0 && (free as f64) < share * reserved as f64 && layout.growth(reserved, least, least).is_some()
     }
 }
 
 impl GrowthAhead {
     /// Whether a new slice has left the pool short.
     #[inline(always)]
-    pub(super) fn is_due(&self, state: &PoolState) -> bool {
-        self.on.get().is_some_and(|(share, _)| state.is_short(*share))
+    pub(super) fn is_due(&self, state: &PoolState, layout: &Layout) -> bool {
+        self.on.get().is_some_and(|(share, _)| state.is_short(*share, layout))
     }
 }
 
@@ -69,8 +70,7 @@ impl Pool {
         loop {
             {
                 let state = self.state();
-                let is_full = self.layout.growth(state.chunks.reserved, least, least).is_none();
-                if state.destroyed || is_full || !state.is_short(share) {
+                if state.destroyed || !state.is_short(share, &self.layout) {
                     return;
                 }
             }
@@ -140,6 +140,16 @@ mod tests {
         assert_eq!((stats.reserved, stats.grown_ahead, stats.failed_ahead), (3 * MIB, 2, 0));
         assert_eq!(pool.allocate(64, 64).unwrap_err().code(), ErrorCode::PoolExhausted);
         assert_eq!(pool.validate(), Ok(()));
+    }
+
+    /// Each slice of a pool that is nearly always full would otherwise wake a thread, which finds nothing to do.
+    #[test]
+    fn a_pool_that_has_its_maximum_starts_no_growth() {
+        let pool = pool(Options::default(), MIB);
+        let is_due = |pool: &Pool| pool.ahead.is_due(&pool.state(), &pool.layout);
+        pool.allocate(MIB, 64).unwrap();
+        assert!(!is_due(&pool));
+        assert!(pool.ahead.is_due(&pool.state(), &Layout { max: 2 * MIB, ..pool.layout }), "it is short");
     }
 
     #[test]

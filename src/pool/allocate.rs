@@ -159,7 +159,7 @@ impl Pool {
         }
         let used = state.chunks.allocated;
         later.near = state.near.observe(used).then_some(used);
-        later.ahead = self.ahead.is_due(&state);
+        later.ahead = self.ahead.is_due(&state, &self.layout);
         Ok(Some(slice))
     }
 
