@@ -94,11 +94,6 @@ use state::PoolState;
 pub use stats::{PoolCounts, PoolStats};
 pub use waiting::ReuseDelay;
 
-/// Adds two pairs of figures.
-fn add((a, b): (u64, u64), (c, d): (u64, u64)) -> (u64, u64) {
-    (a + c, b + d)
-}
-
 /// A pool of slices. See the [module](self).
 #[derive(Debug)]
 pub struct Pool {
@@ -302,10 +297,10 @@ impl Pool {
 
     /// The number and the bytes of slices that are never used again.
     pub fn lost(&self) -> (u64, u64) {
-        self.state().chunks.iter().map(|(_, chunk)| chunk.chunk_memory.lost()).fold((0, 0), add)
+        self.state().lost()
     }
 
-    /// Computes the exact figures, which takes a look at the chunks with lost slices, and at the slices that wait.
+    /// Computes the exact figures, which takes a look at every chunk and at every slice that waits.
     pub fn stats(&self) -> PoolStats {
         let state = self.state();
         let reserved = state.chunks.capacity;
@@ -326,7 +321,7 @@ impl Pool {
             late_writes: state.waiting.late_writes,
             grown_ahead: state.ahead.grown,
             failed_ahead: state.ahead.failed,
-            lost: state.chunks.iter().map(|(_, chunk)| chunk.chunk_memory.lost()).fold((0, 0), add),
+            lost: state.lost(),
         }
     }
 

@@ -173,6 +173,12 @@ impl PoolState {
         }
     }
 
+    /// The number and the bytes of slices that are never used again.
+    pub(super) fn lost(&self) -> (u64, u64) {
+        let each = self.chunks.iter().map(|(_, chunk)| chunk.chunk_memory.lost());
+        each.fold((0, 0), |sum, lost| (sum.0 + lost.0, sum.1 + lost.1))
+    }
+
     /// Removes all empty chunks, down to the initial size.
     pub(super) fn take_empty_chunks(&mut self, layout: &Layout) -> Vec<Chunk> {
         let gone = self.chunks.take_empty(layout.initial);
