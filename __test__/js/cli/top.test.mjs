@@ -312,6 +312,17 @@ test('no name reaches the terminal as an escape sequence, in any place of a fram
   assert.doesNotMatch(rest, /[\x00-\x09\x0b-\x1f\x7f-\x9f]/)
 })
 
+test('a name with the ends of lines or with the marks of styles keeps its row, and no style', (t) => {
+  const name = 'kv\ncache\n\ufdd4\ufde0\ufdd4'
+  const one = manager(t, 100, { pools: 1 })
+  one.usage.pools[0].name = name
+  one.usage.reservations = [{ tag: name, kind: 'npu', size: 1 }]
+  const data = { machine: { ...machine, board: name }, managers: [one], holders: [], silent: 0 }
+  const lines = frame(data, view({ height: 60 })).map(styling.styled)
+  assert.equal(lines.filter((line) => /^ {2}kv cache /.test(line)).length, 2)
+  assert.doesNotMatch(lines.join(''), /[\n\x1b]/)
+})
+
 test('top takes one process, and an interval', async () => {
   for (const [words, pattern] of [
     [['--pid', 'x'], /--pid/], [['--interval', '0'], /--interval is "0"; it must be 0\.1 to 3600 seconds/],

@@ -135,6 +135,19 @@ test('without a sign a model is loaded when its memory has stopped to grow', asy
   assert.ok(found.footprint > MiB && found.peak >= found.footprint)
 })
 
+test('the command line shows the output of the command without escapes for the terminal', async (t) => {
+  const { model } = folderOf(t)
+  const output = '\x1b]0;gone\x07\x9b31m\x1b[31mloading 1\rloading 2\r\n\ufdd4init success\n'
+  const script = `process.stderr.write(${JSON.stringify(output)})
+    setTimeout(() => {}, 60_000)`
+  const program = process.versions.deno === undefined ? [process.execPath, '-e'] : [process.execPath, 'eval']
+  const words = ['measure', '--model', model, '--calibration', 'none', '--until', 'init success', '--', ...program]
+  const { status, stderr } = await command([...words, script])
+  assert.equal(status, STATUS.ok, stderr)
+  assert.match(stderr, /loading 1\nloading 2\n\ufdd4init success\n$/)
+  assert.doesNotMatch(stderr, /[\x00-\x09\x0b-\x1f\x7f-\x9f]/)
+})
+
 test('an interrupted command line ends the command that it measures', async (t) => {
   const { model } = folderOf(t)
   const cli = fileURLToPath(new URL('../../../src/js/cli/main.js', import.meta.url))

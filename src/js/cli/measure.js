@@ -6,7 +6,7 @@ const { basename } = require('node:path')
 const { memoryError } = require('../core/errors.js')
 const { UsageError, wholeNumber } = require('./args.js')
 const { RUN } = require('./models.js')
-const { bytes, columns } = require('./style.js')
+const { bytes, columns, plain } = require('./style.js')
 
 const MODEL = /\.(?:rkllm|rknn|gguf)$/i
 
@@ -79,7 +79,8 @@ const command = {
       const { measure } = require('../models/measure.js')
       found = await measure(start, {
         onStart: (end) => void (stop = end),
-        onOutput: (text) => void io.stderr.write(text),
+        // Progress that the command draws over itself becomes a line each.
+        onOutput: (text) => void io.stderr.write(plain(text.replace(/\r\n?/g, '\n'))),
       })
     } finally {
       for (const name of ENDS) process.off(name, interrupt)

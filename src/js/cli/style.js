@@ -2,6 +2,7 @@
 
 // Formats text for the terminal: colours, line wrapping, tables, bars.
 
+const { randomBytes } = require('node:crypto')
 // `styleText` is in Node 20.12, without a warning, and stable since 22.13.
 // eslint-disable-next-line n/no-unsupported-features/node-builtins
 const { stripVTControlCharacters, styleText } = require('node:util')
@@ -13,8 +14,14 @@ const MAX_WIDTH = 100
 const STYLES = ['bold', 'dim', 'red', 'green', 'yellow', 'cyan', 'inverse']
 /** The escapes that begin and end each style. */
 const ESCAPES = STYLES.flatMap((name) => styleText(name, '\0', { validateStream: false }).split('\0'))
-/** The first of the characters that stand for the begin and the end of a style until `styled`. */
+/**
+ * Stands before each mark of this process. A mark is what `painter` writes for the begin or the end of a style, until
+ * `styled`: noncharacters of Unicode, which take no column. Text from elsewhere can hold those too, but not this word.
+ */
+const MARK = [...randomBytes(8)].map((byte) => String.fromCharCode(0xfde0 + (byte % 16))).join('')
+/** The last character of the first mark. */
 const MARKS = 0xfdd0
+const EVERY_MARK = new RegExp(`${MARK}([\\ufdd0-\\ufddd])`, 'g')
 
 /**
  * @typedef {import('./args.js').Stream} Stream
@@ -42,7 +49,9 @@ function wantsColor(stream, env) {
  */
 function painter(colored) {
   const functions = STYLES.map((name, at) => {
-    const [on, off] = [MARKS + 2 * at, MARKS + 2 * at + 1].map((code) => (colored ? String.fromCharCode(code) : ''))
+    const [on, off] = [MARKS + 2 * at, MARKS + 2 * at + 1].map((code) =>
+      colored ? MARK + String.fromCharCode(code) : '',
+    )
     return [name, (/** @type {string | number} */ text) => `${on}${text}${off}`]
   })
   return Object.fromEntries(functions)
@@ -63,7 +72,7 @@ const plain = (text) =>
  * @param {string} text
  */
 const styled = (text) =>
-  plain(text).replace(/[\ufdd0-\ufddd]/g, (mark) => ESCAPES[mark.charCodeAt(0) - MARKS])
+  plain(text).replace(EVERY_MARK, (_, /** @type {string} */ last) => ESCAPES[last.charCodeAt(0) - MARKS])
 
 /** @param {Stream} stream */
 const widthOf = (stream) => Math.max(40, Math.min(stream.columns ?? 80, MAX_WIDTH))
@@ -94,12 +103,14 @@ const pad = (text, width) => text + ' '.repeat(Math.max(0, width - visible(text)
 const padLeft = (text, width) => ' '.repeat(Math.max(0, width - visible(text))) + text
 
 /**
- * Cuts a text to `width` columns; colours stay.
+ * Cuts a text to one line of `width` columns; colours stay.
  *
- * @param {string} text
+ * @param {string} lines
  * @param {number} width
  */
-function clip(text, width) {
+function clip(lines, width) {
+  // A name may hold the ends of lines, which would shift the rows below it.
+  const text = lines.replace(/\n/g, ' ')
   if (visible(text) <= width) return text
   let [cut, room] = ['', Math.max(0, width - 1)]
   let full = false
