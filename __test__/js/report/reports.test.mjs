@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { open } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -84,6 +85,20 @@ test('an error of the file system is a MemoryError, and no draft is left', async
   const taken = await rejects(writeReport(join(path, 'taken.json'), source), 'ERR_DEVICE_IO')
   assert.equal(taken.errno, 21)
   assert.deepEqual(readdirSync(path), ['taken.json'])
+})
+
+test("a report is written where a FileHandle has no sync: under Yarn's Plug'n'Play", async (t) => {
+  const path = directory(t)
+  const handle = await open(join(path, 'other'), 'w')
+  const prototype = Object.getPrototypeOf(handle)
+  const { sync } = prototype
+  t.after(() => void (prototype.sync = sync))
+  prototype.sync = () => {
+    throw new Error('Method not implemented.')
+  }
+  await handle.close()
+  await writeReport(join(path, 'report.json'), sourceOf(FULL))
+  assert.deepEqual(readdirSync(path).sort(), ['other', 'report.json'])
 })
 
 test('a report that fails leaves the old file, and passes the error on', async (t) => {

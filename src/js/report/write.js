@@ -5,13 +5,17 @@
 /** @typedef {string | Uint8Array} Piece of a file; a file has texts or bytes, not both */
 
 const { randomBytes } = require('node:crypto')
+const { fsync } = require('node:fs')
 const { open, rename, unlink } = require('node:fs/promises')
 const { dirname, join } = require('node:path')
+const { promisify } = require('node:util')
 const { formatValue } = require('../core/options.js')
 const { systemError } = require('../core/system-errors.js')
 
 /** Short pieces are written together up to this length. */
 const WRITE_LENGTH = 65_536
+/** `FileHandle.sync` is not implemented under Yarn's Plug'n'Play. */
+const syncFile = promisify(fsync)
 
 /**
  * Writes pieces to a file beside `path`, syncs it to disk, and renames it to `path`.
@@ -36,7 +40,7 @@ async function replaceFile(path, pieces) {
       text = ''
     }
     if (text !== '') await file.appendFile(text)
-    await file.sync()
+    await syncFile(file.fd)
     await file.close()
     await rename(draft, path)
   } catch (error) {
