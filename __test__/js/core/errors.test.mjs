@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict'
 import { readdirSync, readFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
 import { test } from 'node:test'
 import { inspect } from 'node:util'
 
@@ -84,5 +85,18 @@ test('JSDoc, JavaScript and the documentation name no other code', () => {
   const files = [...of('src/js/types', '.d.ts'), ...of('src/js', '.js'), ...of('docs', '.md'), 'README.md']
   for (const path of files.filter((name) => !name.includes('native.') && !name.includes('docs/design/'))) {
     for (const code of codesIn(read(path))) assert.ok(known.has(code), `${path}: ${code}`)
+  }
+})
+
+test("what Node's permission model forbids: the hint names its flag", () => {
+  const { systemError } = createRequire(import.meta.url)('../../../src/js/core/system-errors.js')
+  for (const [permission, flag] of [
+    ['ChildProcess', /--allow-child-process$/], ['WorkerThreads', /--allow-worker$/],
+    ['FileSystemRead', /--allow-fs-read=PATH/], ['FileSystemWrite', /--allow-fs-write=PATH/],
+  ]) {
+    const denied = Object.assign(new Error('Access to this API has been restricted'), { permission })
+    const { code, hint } = systemError('measureModel failed', Object.assign(denied, { code: 'ERR_ACCESS_DENIED' }))
+    assert.equal(code, 'ERR_DEVICE_PERMISSION')
+    assert.match(hint, flag)
   }
 })

@@ -64,7 +64,7 @@ test('chapters load when the process is out of descriptors', () => {
   const { result } = runChild('loads-without-descriptors.mjs')
   assert.deepEqual(result, {
     explainError: 'ERR_TOO_MANY_FDS', getMemoryUsage: 4096, metrics: true, takeSnapshot: 1, getMemoryProfile: false,
-    MemoryPool: 'MemoryPool',
+    MemoryPool: 'MemoryPool', estimateModelMemory: 'ERR_TOO_MANY_FDS',
   })
 })
 

@@ -24,6 +24,13 @@ if (isLimited(import.meta.url, 128)) {
     refusal = error
   }
   const outcomes = {}
+  const codeOf = (act) => {
+    try {
+      return act()
+    } catch ({ code }) {
+      return code
+    }
+  }
   const uses = {
     explainError: () => memory.explainError(refusal.message).code,
     getMemoryUsage: () => manager.getMemoryUsage().npu.used,
@@ -31,6 +38,7 @@ if (isLimited(import.meta.url, 128)) {
     takeSnapshot: () => manager.takeSnapshot().buffers.length,
     getMemoryProfile: () => manager.getMemoryProfile().enabled,
     MemoryPool: () => memory.MemoryPool.name,
+    estimateModelMemory: () => codeOf(() => memory.estimateModelMemory({ path: process.execPath, contextLength: 1 })),
   }
   for (const [name, use] of Object.entries(uses)) {
     try {

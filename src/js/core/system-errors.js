@@ -34,6 +34,17 @@ const KNOWN = {
   MODULE_NOT_FOUND: failed('a file of @rkllmjs/memory is missing: install the package again'),
 }
 
+/** The flag that grants a permission of Node's permission model, by the permission's name. */
+const FLAGS = new Map([
+  ['ChildProcess', '--allow-child-process'],
+  ['WorkerThreads', '--allow-worker'],
+  ['Net', '--allow-net'],
+])
+
+/** @type {(error: any) => string | undefined} */
+const flagHint = ({ permission }) =>
+  FLAGS.has(permission) ? `Node's permission model forbids it: start node with ${FLAGS.get(permission)}` : undefined
+
 /**
  * The MemoryError for `error`, if the runtime or the operating system made it; undefined for any other error.
  *
@@ -49,7 +60,7 @@ function systemError(what, error, path) {
     path: path ?? own,
     syscall,
     errno: typeof errno === 'number' ? Math.abs(errno) : undefined,
-    hint: known?.hint,
+    hint: flagHint(Object(error)) ?? known?.hint,
   }
   const present = Object.fromEntries(Object.entries(figures).filter(([, figure]) => figure !== undefined))
   return memoryError(known?.code ?? 'ERR_DEVICE_IO', `${what}: ${code || message}`, present, { cause: error })

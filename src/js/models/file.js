@@ -10,6 +10,7 @@ const fs = require('node:fs')
 const { memoryError } = require('../core/errors.js')
 const { formatBytes } = require('../core/format-bytes.js')
 const { Buffer } = require('../core/runtime.js')
+const { systemError } = require('../core/system-errors.js')
 
 const HEAD = 64
 /** No language or vision model is smaller; a truncated download or an error page is. */
@@ -34,18 +35,11 @@ const refuse = (path, message, hint) => memoryError('ERR_UNSUPPORTED', `${path} 
  * @param {NodeJS.ErrnoException} error
  */
 function openError(path, error) {
-  const denied = error.code === 'EACCES' || error.code === 'EPERM'
-  const message = denied
-    ? 'may not be read by this user'
-    : error.code === 'ENOENT'
-      ? 'does not exist'
-      : `cannot be read: ${error.code}`
-  return memoryError(
-    denied ? 'ERR_DEVICE_PERMISSION' : 'ERR_DEVICE_IO',
-    `${path} ${message}`,
-    { path },
-    { cause: error },
-  )
+  const cause = { cause: error }
+  if (error.code === 'EACCES' || error.code === 'EPERM')
+    return memoryError('ERR_DEVICE_PERMISSION', `${path} may not be read by this user`, { path }, cause)
+  if (error.code === 'ENOENT') return memoryError('ERR_DEVICE_IO', `${path} does not exist`, { path }, cause)
+  return systemError(`${path} cannot be read`, error, path) ?? error
 }
 
 /** @param {string} path */
