@@ -54,11 +54,13 @@ pub(super) struct Visit<'a, D: DomainCalls> {
 impl HomeDomain {
     /// Starts a visit, before the driver is called.
     pub(super) fn visit<'a, D: DomainCalls>(&'a self, device: &'a D) -> Visit<'a, D> {
-        let left_home = device.current_domain() == Some(0);
-        let mut visits = self.0.lock();
-        visits.running += 1;
-        visits.left_home |= left_home;
-        Visit { home: self, device, returns: true }
+        // Counted before the domain is read: another visit that ends in between leaves the return to this one.
+        self.0.lock().running += 1;
+        let visit = Visit { home: self, device, returns: true };
+        if device.current_domain() == Some(0) {
+            self.0.lock().left_home = true;
+        }
+        visit
     }
 
     /// Takes the device back to domain 0 if visits left it, and none is running.
@@ -168,6 +170,30 @@ mod tests {
         home.return_home(&device);
         home.return_home(&device);
         assert_eq!(device.state(), (0, 1));
+    }
+
+    #[test]
+    fn a_visit_whose_start_meets_the_end_of_another_returns_itself() {
+        /// A device on which another thread's visit ends right after the domain was read.
+        struct Ending<'a>(&'a Fake, Mutex<Option<Visit<'a, Fake>>>);
+        impl DomainCalls for Ending<'_> {
+            fn current_domain(&self) -> Option<u32> {
+                let read = self.0.current_domain();
+                drop(self.1.lock().take());
+                read
+            }
+            fn to_domain_0(&self) -> Result<(), Errno> {
+                self.0.to_domain_0()
+            }
+        }
+        let (home, device) = (HomeDomain::default(), Fake::default());
+        let first = home.visit(&device);
+        device.switch(3);
+        let ending = Ending(&device, Mutex::new(Some(first)));
+        let second = home.visit(&ending);
+        device.switch(5);
+        drop(second);
+        assert_eq!(device.state().0, 0);
     }
 
     #[test]
