@@ -241,16 +241,16 @@ impl Sources {
     }
 
     fn poll_memory(&mut self) -> Option<Level> {
-        let now = self.ram();
-        match &mut self.polled {
+        let Self { proc, groups, polled, .. } = self;
+        match polled {
             Polled::Nothing => None,
             Polled::Stalls { before } => {
-                let now = self.proc.pressure()?;
+                let now = proc.pressure()?;
                 let last = std::mem::replace(before, now);
                 stalled(last, now)
             }
             Polled::Available { said } => {
-                let ram = now?;
+                let ram = Ram::within(&proc.meminfo()?, groups);
                 let level = LOW_MEMORY_DIVISORS
                     .iter()
                     .find(|(_, part)| ram.available < ram.limit / part)
