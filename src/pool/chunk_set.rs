@@ -16,6 +16,9 @@ use crate::suballoc::{Region, RegionId, SubAllocator};
 /// The most empty chunks that one free looks at.
 const MAX_LEFTOVER: usize = 8;
 
+/// The length from which on a list drops the names of chunks that ended, if they are the majority.
+const MIN_LISTED: usize = 32;
+
 /// A chunk: at least an arena.
 pub(super) trait HasArena {
     fn arena(&self) -> &dyn SubAllocator;
@@ -59,7 +62,8 @@ pub(super) struct ChunkSet<C> {
     order: ChunkOrder,
     /// The chunk of the last allocation, which the next request tries first.
     front: Option<Handle>,
-    /// Chunks that have become empty, and that have become idle with slices that wait. Some may be in use again.
+    /// Chunks that have become empty, and that have become idle with slices that wait. Some may be in use again, or
+    /// have ended.
     empty: Vec<Handle>,
     idle: Vec<Handle>,
     /// The initial chunk, which stays.
@@ -302,6 +306,9 @@ impl<C: HasArena> ChunkSet<C> {
         };
         if !std::mem::replace(listed, true) {
             list.push(handle);
+        }
+        if list.len() > MIN_LISTED + 2 * self.chunks.len() {
+            list.retain(|handle| self.chunks.get(*handle).is_some());
         }
     }
 

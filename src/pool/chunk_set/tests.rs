@@ -83,6 +83,37 @@ fn one_empty_chunk_is_kept_and_a_free_visits_no_other() {
     assert_eq!((set.take_empty(0).len(), set.len(), set.check()), (1, 0, Ok(())));
 }
 
+/// A chunk whose slices wait.
+struct Waiting(Box<dyn SubAllocator>);
+
+impl HasArena for Waiting {
+    fn arena(&self) -> &dyn SubAllocator {
+        &*self.0
+    }
+    fn arena_mut(&mut self) -> &mut dyn SubAllocator {
+        &mut *self.0
+    }
+    fn is_idle(&self) -> bool {
+        true
+    }
+}
+
+/// A pool that grows and shrinks for days is never trimmed.
+#[test]
+fn the_lists_forget_chunks_that_went_after_a_wait() {
+    let mut set = ChunkSet::new(64);
+    for _ in 0..1000 {
+        set.reserved += CHUNK;
+        let handle = set.add(Waiting(Box::new(Tlsf::new(CHUNK, 64).unwrap())));
+        let region = set.take_from(handle, CHUNK, 64, |_, _, region| region.id).unwrap();
+        set.list(handle);
+        set.free(handle, region).unwrap();
+        set.take_leftover(0);
+    }
+    assert_eq!((set.len(), set.check()), (1, Ok(())));
+    assert!(set.idle.len() + set.empty.len() < 100, "{} and {}", set.idle.len(), set.empty.len());
+}
+
 /// Each line breaks one invariant; a check that cannot fail proves nothing.
 #[test]
 fn check_finds_damage() {
