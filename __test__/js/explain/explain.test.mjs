@@ -165,6 +165,10 @@ test('long and hostile text neither crashes nor hangs it', () => {
     'EACCES'.repeat(1e5),
     `\x1b[${'1;'.repeat(1e5)}`,
     '> '.repeat(1e5),
+    // Lines on which patterns with several open parts have much to try.
+    `${'ggml_rknpu'.repeat(50)}${'rknn_a'.repeat(80)}\n`.repeat(500),
+    `${'IOMMU domain 0 holds a of its '.repeat(17)}${'a: '.repeat(170)}\n`.repeat(500),
+    `${'rga_'.repeat(128)}${'a'.repeat(500)}\n`.repeat(500),
   ])
     explainError(line)
 })

@@ -21,7 +21,8 @@ const withNode = (text, flags) =>
     flags,
   )
 
-const LIBRARY = String.raw`(?<library>lib(?:rknnrt|rkllmrt|rknn_api|rknn3_api|rga|rockchip_mpp)[\w.]*\.so[\w.]*)`
+const LIBRARY =
+  '(?<library>lib(?:rknnrt|rkllmrt|rknn_api|rknn3_api|rga|rockchip_mpp)' + String.raw`[\w.]{0,40}\.so[\w.]{0,40})`
 /** @type {(text: string) => RegExp} */
 const withLibrary = (text) =>
   new RegExp(
@@ -131,7 +132,10 @@ module.exports = [
   {
     kind: 'library',
     patterns: [
-      /(?<library>lib\S+\.so[\w.]*): version [`'"](?<symbol>(?:GLIBC|GLIBCXX|CXXABI|GOMP)_[\d.]+)['"] not found/,
+      new RegExp(
+        String.raw`(?<library>lib\S{1,100}\.so[\w.]{0,40}): version ['"\x60]` +
+          String.raw`(?<symbol>(?:GLIBC|GLIBCXX|CXXABI|GOMP)_[\d.]+)['"] not found`,
+      ),
       /(?<library>lib(?:rknnrt|rkllmrt)\S*): undefined symbol: (?<symbol>\w+)/,
       /undefined symbol: (?<symbol>(?:rknn|rkllm)_\w+)/,
       /(?<library>lib(?:rknnrt|rkllmrt)\S*): wrong ELF class/,
@@ -189,7 +193,7 @@ module.exports = [
   {
     kind: 'ioctl',
     patterns: [
-      /(?:ioctl\(.*)?DRM_IOCTL_(?:RKNPU_)?\w*MEM_CREATE.*= -1 (?<errno>EFAULT|ENOMEM|EINVAL)/,
+      /DRM_IOCTL_\w*MEM_CREATE.*= -1 (?<errno>EFAULT|ENOMEM|EINVAL)/,
       new RegExp(
         String.raw`ioctl\(\d+.{0,80}?, (?:_IOC\(_IOC_READ\|_IOC_WRITE, 0x64, 0x42|0xc0(?:20|28|30)6442).*` +
           '= -1 (?<errno>EFAULT|ENOMEM|EINVAL)',

@@ -13,7 +13,7 @@ module.exports = [
   {
     kind: 'cma',
     patterns: [
-      /cma(?:: |_)\S*alloc.*failed, req-size: (?<pages>\d+) pages, ret: -(?<errno>\d+)/i,
+      /cma(?:: |_)\S{0,60}alloc.{0,160}failed, req-size: (?<pages>\d+) pages, ret: -(?<errno>\d+)/i,
       /cma: .*alloc failed, req-size: (?<pages>\d+) pages/i,
     ],
     weight: 3,
@@ -32,7 +32,7 @@ module.exports = [
     kind: 'cma',
     patterns: [
       /(?:alloc_contig_range|cma_alloc).*(?:PFNs? busy|memory range at \S+ is busy)/,
-      /rk-dma-heap.*(?:alloc|allocate).*fail/i,
+      /rk-dma-heap.{0,160}alloc.{0,160}fail/i,
     ],
     weight: 1,
     code: 'ERR_OUT_OF_MEMORY',

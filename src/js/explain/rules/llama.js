@@ -63,7 +63,7 @@ module.exports = [
     kind: 'ggml-npu',
     patterns: [
       /RKNN error (?<errno>-\d+) at .*ggml-rknpu\S*: (?<call>\S+)/,
-      /ggml_rknpu\w*.*(?<call>rknn_\w+) .*(?:fail|error)/i,
+      /ggml_rknpu.{0,160}(?<call>rknn_\w{1,60}) .{0,160}(?:fail|error)/i,
     ],
     weight: 2,
     code: 'ERR_DEVICE_IO',

@@ -14,7 +14,7 @@ module.exports = [
     kind: 'rga-4g',
     patterns: [
       /RGA_MMU unsupported memory larger than 4G/i,
-      /rga.*(?:unsupport|not support).*(?:larger than|above|over|>) ?4 ?G/i,
+      /rga.{0,160}(?:unsupport|not support).{0,160}(?:larger than|above|over|>) ?4 ?G/i,
     ],
     weight: 3,
     code: 'ERR_UNSUPPORTED',
@@ -96,7 +96,7 @@ module.exports = [
       /\b(?:im2d_rga_impl|librga)\b.*(?:fail|error)/i,
       /Failed to call RockChipRga interface/,
       /rga_job.*(?:commit failed|failed to map job info|job_commit failed)/,
-      /\brga\d?_\w+.*(?:time ?out|timed out)/i,
+      /\brga\d?_\w.*(?:time ?out|timed out)/i,
       /rga_policy: invalid function policy|rga_job: .*assign failed/,
       /rga_mm: .*(?:failed|error)/i,
     ],

@@ -144,7 +144,7 @@ module.exports = [
       /failed to use rknpu fence, please enable rknpu fence config/,
       /rknn_wait fence fd ?= ?(?<fd>-?\d+) is invalid/,
       /failed to allocate fence context for rknpu/,
-      /RKNN: .*(?:fail|error).*fence/,
+      /RKNN: .{0,160}(?:fail|error).{0,160}fence/,
     ],
     weight: 3,
     code: 'ERR_UNSUPPORTED',

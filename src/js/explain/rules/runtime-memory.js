@@ -293,7 +293,7 @@ module.exports = [
       /RKNN_ERR_MALLOC_FAIL/,
       /rknn_init fail!? ret=-4\b/,
       /rknn_create_mem\w*\(?\)? *(?:fail|error)/i,
-      /rkllm.*fail\w* to (?:malloc|alloc)/i,
+      /rkllm.*fail\w{0,3} to (?:malloc|alloc)/i,
     ],
     weight: 2,
     code: 'ERR_OUT_OF_MEMORY',

@@ -29,14 +29,17 @@ module.exports = [
   ),
   own(
     'ERR_IOVA_EXHAUSTED',
-    /IOMMU domain (?<domain>\d+) holds (?<used>.+?) of its (?<total>.+?): (?<more>.+?) more do not fit/,
+    /IOMMU domain (?<domain>\d+) holds (?<used>.{1,40}?) of its (?<total>.{1,40}?): (?<more>.{1,40}?) more do not fit/,
     'IOMMU domain {domain} holds {used} of {total}, and {more} more were asked for.',
     'Free buffers or end reservations, or use another iommuDomain; buffers that were dropped are freed when the ' +
       'event loop turns.',
   ),
   own(
     'ERR_OUT_OF_MEMORY',
-    /(?<more>[\d.]{1,20}(?: \w+)?) more would promise more memory.*: (?<held>.+?) of (?<total>.+?) are held already/,
+    new RegExp(
+      String.raw`(?<more>[\d.]{1,20}(?: \w+)?) more would promise more memory.*: ` +
+        '(?<held>.{1,40}?) of (?<total>.{1,40}?) are held already',
+    ),
     '{more} were asked for, and this process holds {held} of {total} already.',
     'Free memory, or ask for less.',
   ),
@@ -51,7 +54,10 @@ module.exports = [
   ),
   own(
     'ERR_MEMORY_LIMIT',
-    /the limit of (?<scope>.+?) is (?<max>.+?), of which (?<used>.+?) are in use: (?<more>.+?) more do not fit/,
+    new RegExp(
+      'the limit of (?<scope>.+?) is (?<max>.{1,40}?), of which (?<used>.{1,40}?) are in use: ' +
+        '(?<more>.{1,40}?) more do not fit',
+    ),
     'The limit of {scope} ({max}) has {used} in use, and {more} more were asked for.',
     'Free unused memory, or raise the limit with setMemoryLimits.',
   ),
