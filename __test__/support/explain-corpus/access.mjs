@@ -134,6 +134,8 @@ export const access = [
     cause: /does not fit/,
     logs: [
       "librkllmrt.so: version `GLIBC_2.38' not found (required by ./llm_demo)",
+      "./llm_demo: /lib/aarch64-linux-gnu/libc.so.6: version `GLIBC_2.38' not found (required by ./librkllmrt.so)",
+      "OSError: libstdc++.so.6: version `GLIBCXX_3.4.30' not found (required by /usr/lib/librknnrt.so)",
       "ModuleNotFoundError: No module named 'rknnlite'",
       './llm_demo: undefined symbol: rkllm_set_chat_template',
       'librknnrt.so: undefined symbol: rknn_create_mem2',

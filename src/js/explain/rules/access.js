@@ -117,23 +117,8 @@ module.exports = [
   {
     kind: 'library',
     patterns: [
-      withLibrary(String.raw`%library['":]* *(?:cannot open shared object file|not found|No such file)`),
-      withLibrary('(?:cannot open shared object|No such file|not found|Can not find|Failed to load|dlopen).*?%library'),
-      /Can ?not find dynamic library on .*(?<library>librknnrt)/i,
-    ],
-    weight: 3,
-    code: null,
-    cause: 'The runtime library {library} is not installed, or not where the program looks for it.',
-    remedy:
-      'Copy it from the release (airockchip/rknn-toolkit2: rknpu2/runtime; airockchip/rknn-llm: rkllm-runtime) to ' +
-      '/usr/lib, run ldconfig; rknn-toolkit-lite2 looks in /usr/lib only. In a container install it in the image.',
-    source: 'airockchip/rknn-toolkit2#33',
-  },
-  {
-    kind: 'library',
-    patterns: [
       new RegExp(
-        String.raw`(?<library>lib\S{1,100}\.so[\w.]{0,40}): version ['"\x60]` +
+        String.raw`(?<library>lib[^\s/]{1,100}\.so[\w.]{0,40}): version ['"\x60]` +
           String.raw`(?<symbol>(?:GLIBC|GLIBCXX|CXXABI|GOMP)_[\d.]+)['"] not found`,
       ),
       /(?<library>lib(?:rknnrt|rkllmrt)\S*): undefined symbol: (?<symbol>\w+)/,
@@ -148,6 +133,21 @@ module.exports = [
       "Use the release for this system's C library and Python version (arm64; GLIBC of the image), and program and " +
       'runtime of one release.',
     source: 'airockchip/rknn-toolkit2',
+  },
+  {
+    kind: 'library',
+    patterns: [
+      withLibrary(String.raw`%library['":]* *(?:cannot open shared object file|not found|No such file)`),
+      withLibrary('(?:cannot open shared object|No such file|not found|Can not find|Failed to load|dlopen).*?%library'),
+      /Can ?not find dynamic library on .*(?<library>librknnrt)/i,
+    ],
+    weight: 3,
+    code: null,
+    cause: 'The runtime library {library} is not installed, or not where the program looks for it.',
+    remedy:
+      'Copy it from the release (airockchip/rknn-toolkit2: rknpu2/runtime; airockchip/rknn-llm: rkllm-runtime) to ' +
+      '/usr/lib, run ldconfig; rknn-toolkit-lite2 looks in /usr/lib only. In a container install it in the image.',
+    source: 'airockchip/rknn-toolkit2#33',
   },
   {
     kind: 'fds',
