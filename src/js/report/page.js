@@ -15,8 +15,8 @@ const { pageData } = require('./page-data.js')
 
 /** The scripts in the order of their dependencies; the page runs them as one function. */
 const SCRIPTS = [
-  ...['base', 'theme', 'table', 'plain-table', 'overview', 'timeline', 'pools', 'flame', 'holders', 'alive', 'usage'],
-  ...['events', 'main'],
+  ...['base', 'theme', 'table', 'plain-table', 'overview', 'time-cursor', 'timeline', 'pools', 'flame', 'holders'],
+  ...['alive', 'usage', 'events', 'main'],
 ]
 const DIFF_SCRIPTS = ['base', 'theme', 'table', 'plain-table', 'holders', 'diff']
 

@@ -20,13 +20,12 @@ function drawAlive() {
     `Requested bytes by tag, over ${duration(end - start)} that the log covers${dropped}. ` +
     `At the peak ${count(peak.count)} ${peak.count === 1 ? 'allocation' : 'allocations'}, ${bytes(peak.bytes)}.`
   Object.assign($('alive-note').dataset, { peak: peak.bytes, count: peak.count })
-  const edges = (width) => ({ left: 62, right: width - 8, top: 14, bottom: 214 })
   const most = Math.max(4096, ...total) * 1.05
-  let cursor = -1
+  const cursor = { at: -1 }
 
   const label = 'Live bytes by tag over time. The arrow keys move along it; P goes to the peak.'
-  const { canvas, redraw } = drawing({ tabindex: 0, role: 'img', 'aria-label': label }, () => 240, (context, width) => {
-    const { left, right, top, bottom } = edges(width)
+  const chart = drawing({ tabindex: 0, role: 'img', 'aria-label': label }, () => 240, (context, width) => {
+    const { left, right, top, bottom } = chartEdges(width, 14)
     const x = (ms) => left + ((ms - start) / (end - start)) * (right - left)
     const y = (value) => bottom - (value / most) * (bottom - top)
     drawAxes(context, { left, right, bottom, width, most, y, start, end, x })
@@ -61,55 +60,29 @@ function drawAlive() {
       context.setLineDash([])
     }
     line(peak.at, 'text', [3, 3])
-    if (cursor >= 0) line(cursor, 'soft', [])
+    if (cursor.at >= 0) line(cursor.at, 'soft', [])
   })
 
-  function point(at) {
-    cursor = Math.max(0, Math.min(time.length - 1, at))
-    redraw()
-    const box = canvas.getBoundingClientRect()
-    const { left, right } = edges(box.width)
-    const x = box.left + left + ((time[cursor] - start) / (end - start)) * (right - left)
-    const held = layers.filter(({ values }) => values[cursor] > 0).reverse()
-    tip.show(
-      x,
-      box.top + 30,
-      el('b', {}, `after ${duration(time[cursor])}${cursor === peak.at ? ', the peak' : ''}`),
-      pair('all', bytes(total[cursor])),
-      ...held.map(({ name, shade, values }) =>
+  const content = (at) => [
+    el('b', {}, `after ${duration(time[at])}${at === peak.at ? ', the peak' : ''}`),
+    pair('all', bytes(total[at])),
+    ...layers
+      .filter(({ values }) => values[at] > 0)
+      .reverse()
+      .map(({ name, shade, values }) =>
         el(
           'div',
           { class: 'pair' },
           el('span', { class: 'soft' }, dot(shade), ` ${name}`),
-          el('span', {}, bytes(values[cursor])),
+          el('span', {}, bytes(values[at])),
         ),
       ),
-    )
-  }
-  const leave = () => {
-    cursor = -1
-    redraw()
-    tip.hide()
-  }
-  canvas.addEventListener('pointermove', (event) => {
-    const { left, right } = edges(canvas.clientWidth)
-    const ms = start + ((event.offsetX - left) / (right - left)) * (end - start)
-    point(Math.max(0, blockAt(time, ms)))
-  })
-  canvas.addEventListener('keydown', (event) => {
-    const step = { ArrowLeft: -1, ArrowRight: 1, PageUp: -20, PageDown: 20, Home: -Infinity, End: Infinity }[event.key]
-    if (event.key === 'Escape') leave()
-    if (event.key === 'p' || event.key === 'P') point(peak.at)
-    if (step === undefined) return
-    event.preventDefault()
-    point(cursor + step)
-  })
-  canvas.addEventListener('pointerleave', leave)
-  canvas.addEventListener('blur', leave)
+  ]
+  moveCursor(cursor, chart, { time, start, end, content, keys: { p: peak.at } })
   $('alive-legend').append(
     ...layers.map(({ name, shade }) => el('span', { class: 'key' }, el('i', { style: { background: shade } }), name)),
   )
-  $('alive-chart').append(canvas)
+  $('alive-chart').append(chart.canvas)
   drawPeak(peak)
 }
 

@@ -51,14 +51,13 @@ function drawTimeline() {
   $('timeline-note').textContent = `${count(time.length)} points over ${duration(end - start)}`
   const off = new Set()
   const shownSeries = () => SERIES.filter(([key]) => !off.has(key))
-  const edges = (width) => ({ left: 62, right: width - 8, top: 10, bottom: 214 })
-  let cursor = -1
+  const cursor = { at: -1 }
 
   const { canvas, redraw } = drawing(
     { tabindex: 0, role: 'img', 'aria-label': 'Memory over time. The arrow keys move along it.' },
     () => 240,
     (context, width) => {
-      const { left, right, top, bottom } = edges(width)
+      const { left, right, top, bottom } = chartEdges(width, 10)
       const most =
         Math.max(4096, ...shownSeries().map(([key]) => lines[key].reduce((a, b) => Math.max(a, b), 0))) * 1.05
       const x = (ms) => left + ((ms - start) / (end - start)) * (right - left)
@@ -83,62 +82,27 @@ function drawTimeline() {
         context.fill()
         context.globalAlpha = 1
       }
-      if (cursor < 0) return
+      if (cursor.at < 0) return
       context.lineWidth = 1
       context.strokeStyle = colour('soft')
       context.beginPath()
-      context.moveTo(x(time[cursor]), top)
-      context.lineTo(x(time[cursor]), bottom)
+      context.moveTo(x(time[cursor.at]), top)
+      context.lineTo(x(time[cursor.at]), bottom)
       context.stroke()
       for (const [key, , shade] of shownSeries()) {
         context.beginPath()
-        context.arc(x(time[cursor]), y(lines[key][cursor]), 3.5, 0, 7)
+        context.arc(x(time[cursor.at]), y(lines[key][cursor.at]), 3.5, 0, 7)
         context.fillStyle = colour(shade)
         context.fill()
       }
     },
   )
 
-  function point(at) {
-    cursor = Math.max(0, Math.min(time.length - 1, at))
-    redraw()
-    const box = canvas.getBoundingClientRect()
-    const { left, right } = edges(box.width)
-    const x = box.left + left + ((time[cursor] - start) / (end - start)) * (right - left)
-    tip.show(
-      x,
-      box.top + 30,
-      el('b', {}, `after ${duration(time[cursor] - start)}`),
-      ...shownSeries().map(([key, name]) => pair(name, bytes(lines[key][cursor]))),
-    )
-  }
-  const leave = () => {
-    cursor = -1
-    redraw()
-    tip.hide()
-  }
-  canvas.addEventListener('pointermove', (event) => {
-    const { left, right } = edges(canvas.clientWidth)
-    const ms = start + ((event.offsetX - left) / (right - left)) * (end - start)
-    // Finds the last point that is not after the pointer.
-    let low = 0
-    let high = time.length - 1
-    while (low < high) {
-      const middle = (low + high + 1) >> 1
-      if (time[middle] <= ms) low = middle
-      else high = middle - 1
-    }
-    point(low)
-  })
-  canvas.addEventListener('keydown', (event) => {
-    const step = { ArrowLeft: -1, ArrowRight: 1, PageUp: -20, PageDown: 20 }[event.key]
-    if (event.key === 'Escape') leave()
-    if (step === undefined) return
-    event.preventDefault()
-    point(cursor + step)
-  })
-  canvas.addEventListener('pointerleave', leave)
-  canvas.addEventListener('blur', leave)
+  const content = (at) => [
+    el('b', {}, `after ${duration(time[at] - start)}`),
+    ...shownSeries().map(([key, name]) => pair(name, bytes(lines[key][at]))),
+  ]
+  moveCursor(cursor, { canvas, redraw }, { time, start, end, content })
 
   for (const [key, name, shade] of SERIES) {
     const button = el(
