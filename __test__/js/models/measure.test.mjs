@@ -1,7 +1,7 @@
 /** measureModel, the calibration file, and estimates that use it. */
 
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import * as fs from 'node:fs'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url'
 
 import { estimateModelMemory, measureModel, planModels } from '../../../index.js'
 import { command, STATUS } from '../../support/command.mjs'
-import { GiB, MiB, refuses, rejects } from '../../support/helpers.mjs'
+import { GiB, MiB, needsCommand, notOn, refuses, rejects } from '../../support/helpers.mjs'
 
 const { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync } = fs
 const { statSync, symlinkSync, truncateSync, writeFileSync } = fs
@@ -188,6 +188,31 @@ test('a command that fails, does not exist, or is aborted', async (t) => {
   const running = measureModel(start, { signal: controller.signal })
   setTimeout(() => controller.abort(reason), 300)
   await assert.rejects(running, reason)
+})
+
+/** Takes all descriptors but one, which the model's file needs, and measures. */
+const WITHOUT_DESCRIPTORS = `
+const { measureModel } = require(process.argv[1])
+const { closeSync, openSync } = require('node:fs')
+const start = { command: 'true', model: process.argv[2], until: 1, calibration: false }
+const measured = () => measureModel(start).then(() => 'measured', (error) => error.code)
+const main = async () => {
+  await measured() // loads all modules
+  const held = []
+  try { for (;;) held.push(openSync('/dev/null')) } catch {}
+  const codes = [await measured()]
+  closeSync(held.pop())
+  console.log([...codes, await measured()].join())
+}
+main()`
+
+const needsNode = notOn({ bun: 'it needs more descriptors', deno: 'it needs more descriptors' })
+test('a process without descriptors says so, and goes on', { skip: needsNode || needsCommand('bash') }, (t) => {
+  const { model } = folderOf(t)
+  const index = fileURLToPath(new URL('../../../index.js', import.meta.url))
+  const words = [process.execPath, '-e', WITHOUT_DESCRIPTORS, index, model]
+  const child = spawnSync('bash', ['-c', 'ulimit -n 64; exec "$0" "$@"', ...words], { encoding: 'utf8' })
+  assert.equal(child.stdout, 'ERR_TOO_MANY_FDS,ERR_TOO_MANY_FDS\n', child.stderr)
 })
 
 test('wrong arguments', async (t) => {

@@ -36,9 +36,14 @@ const refuse = (path, message, hint) => memoryError('ERR_UNSUPPORTED', `${path} 
  */
 function openError(path, error) {
   const cause = { cause: error }
-  if (error.code === 'EACCES' || error.code === 'EPERM')
-    return memoryError('ERR_DEVICE_PERMISSION', `${path} may not be read by this user`, { path }, cause)
-  if (error.code === 'ENOENT') return memoryError('ERR_DEVICE_IO', `${path} does not exist`, { path }, cause)
+  if (error.code === 'EACCES' || error.code === 'EPERM') {
+    const hint = 'let this user read it: chmod, or chown'
+    return memoryError('ERR_DEVICE_PERMISSION', `${path} may not be read by this user`, { path, hint }, cause)
+  }
+  if (error.code === 'ENOENT') {
+    const hint = 'check its spelling; a relative path begins at the working directory'
+    return memoryError('ERR_DEVICE_IO', `${path} does not exist`, { path, hint }, cause)
+  }
   return systemError(`${path} cannot be read`, error, path) ?? error
 }
 

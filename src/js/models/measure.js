@@ -9,6 +9,7 @@ const { memoryError } = require('../core/errors.js')
 const { formatBytes } = require('../core/format-bytes.js')
 const { check, formatValue, invalid, kinds, outOfRange } = require('../core/options.js')
 const { dateNow, now, setInterval, clearInterval, setTimeout, clearTimeout } = require('../core/runtime.js')
+const { systemError } = require('../core/system-errors.js')
 const { factsOf } = require('../devices/doctor/facts.js')
 const { makeReader } = require('../devices/doctor/reader.js')
 const { defaultFile, fingerprintOf, saveMeasurement } = require('./calibration.js')
@@ -75,14 +76,6 @@ const startSchema = {
   calibration: model.calibration,
 }
 
-const optionSchema = {
-  /** @type {Validator<AbortSignal>} */
-  signal: (name, value) => {
-    if (typeof (/** @type {any} */ (value)?.addEventListener) === 'function') return /** @type {AbortSignal} */ (value)
-    throw invalid(`${name} must be an AbortSignal, not ${formatValue(value)}`)
-  },
-}
-
 /**
  * Implements `measureModel`.
  *
@@ -91,7 +84,7 @@ const optionSchema = {
  * @returns {Promise<MeasuredModel>}
  */
 async function measureModel(start, options) {
-  return measure(start, check('measureModel', options, optionSchema))
+  return measure(start, check('measureModel', options, { signal: kinds.signal }))
 }
 
 /**
@@ -226,9 +219,10 @@ function watched({ command = '', args = [], env, until }, { signal, steadyMs, on
     const timer = setInterval(tick, SAMPLE_MS)
     signal?.addEventListener('abort', abort, { once: true })
     onStart(stop)
-    child.stdin.on('error', () => {})
-    child.stdout.on('data', read)
-    child.stderr.on('data', read)
+    // A process without a free descriptor gets no pipes; the error follows.
+    child.stdin?.on('error', () => {})
+    child.stdout?.on('data', read)
+    child.stderr?.on('data', read)
     child.on('error', (error) => {
       ended = true
       finish(() => reject(notStarted(command, /** @type {NodeJS.ErrnoException} */ (error))))
@@ -262,19 +256,17 @@ function watched({ command = '', args = [], env, until }, { signal, steadyMs, on
  * @param {string} command
  * @param {NodeJS.ErrnoException} error
  */
-const notStarted = (command, error) =>
-  memoryError(
-    'ERR_DEVICE_IO',
-    `the command ${formatValue(command)} cannot be started: ${error.code ?? error.message}`,
-    {
-      path: command,
-      hint:
-        error.code === 'EACCES'
-          ? 'it may not be executed: chmod +x, or name its interpreter'
-          : 'name a program of PATH, or its path, as ./llm_demo; it is run without a shell',
-    },
-    { cause: error },
-  )
+function notStarted(command, error) {
+  const what = `the command ${formatValue(command)} cannot be started`
+  const { code = error.message } = error
+  // This process lacks descriptors or memory.
+  if (['EMFILE', 'ENFILE', 'ENOMEM'].includes(code)) return systemError(what, error, command)
+  const hint =
+    code === 'EACCES'
+      ? 'it may not be executed: chmod +x, or name its interpreter'
+      : 'name a program of PATH, or its path, as ./llm_demo; it is run without a shell'
+  return memoryError('ERR_DEVICE_IO', `${what}: ${code}`, { path: command, hint }, { cause: error })
+}
 
 /** @param {string} command */
 const notOurs = (command) =>
