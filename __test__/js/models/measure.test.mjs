@@ -18,7 +18,7 @@ const { statSync, symlinkSync, truncateSync, writeFileSync } = fs
 const require = createRequire(import.meta.url)
 const { readCalibration } = require('../../../src/js/models/calibration.js')
 const { measure } = require('../../../src/js/models/measure.js')
-const { sampleOf } = require('../../../src/js/models/process-memory.js')
+const { machineMemory, sampleOf } = require('../../../src/js/models/process-memory.js')
 const { makeReader } = require('../../../src/js/devices/doctor/reader.js')
 const LOADS = fileURLToPath(new URL('../../support/child/loads-model.mjs', import.meta.url))
 const flags = process.versions.deno === undefined ? [] : ['run', '--allow-all']
@@ -299,6 +299,7 @@ function machine(t) {
     symlinkSync('/dmabuf:', join(folder, `proc/100/fd/${fd}`))
     put(`proc/100/fdinfo/${fd}`, 'pos: 0\nino: 77\nsize: 6291456\ncount: 3\nexp_name: drm\n')
   }
+  put('proc/meminfo', 'MemAvailable: 9000 kB\nCmaTotal: 500 kB\nCmaFree: 100 kB\nCmaAllocated: 200 kB\n')
   return makeReader(folder)
 }
 
@@ -319,6 +320,11 @@ test('a process tree: resident bytes by kind, dma-bufs once, mapped objects once
   })
   assert.equal(sampleOf(machine(t), 999, []), null)
   assert.equal(sampleOf(machine(t), 102, []).unreadable, 1, 'no folder of descriptors: a process of another user')
+})
+
+test("the page cache that borrows from CMA is not the model's", (t) => {
+  assert.deepEqual(machineMemory(machine(t)), { available: 9000 * 1024, cmaUsed: 200 * 1024 })
+  assert.deepEqual(machineMemory(makeReader(folderOf(t).folder)), { available: null, cmaUsed: null })
 })
 
 test('the command line: measures, says what it stored, passes the command its options', async (t) => {

@@ -2,6 +2,7 @@
 
 // Reads the memory of a process and its children: resident bytes by kind, dma-bufs, mapped objects of the NPU.
 
+const { memoryOf } = require('../devices/doctor/facts.js')
 const { NPU_NODE, holder } = require('../devices/npu-holders.js')
 
 /** @typedef {import('../devices/doctor/reader.js').Reader} Reader */
@@ -51,7 +52,7 @@ const bytesOf = (text, name) => Number(new RegExp(`^${name}:\\s+(\\d+) kB$`, 'm'
  * @returns {Sample | null}
  */
 function sampleOf(reader, root, nodes) {
-  const each = treeOf(reader, root).flatMap((pid) => memoryOf(reader, pid, nodes))
+  const each = treeOf(reader, root).flatMap((pid) => memoryOfProcess(reader, pid, nodes))
   if (each.length === 0) return null
   // The largest counts whole; of the others a page that several processes share counts for its part.
   each.sort((a, b) => b.rss - a.rss)
@@ -80,7 +81,7 @@ function sampleOf(reader, root, nodes) {
  * @param {number} pid
  * @param {string[]} nodes
  */
-function memoryOf(reader, pid, nodes) {
+function memoryOfProcess(reader, pid, nodes) {
   const status = reader.text(`/proc/${pid}/status`) ?? ''
   const rss = bytesOf(status, 'VmRSS')
   // A process that has ended and waits for its parent has no memory.
@@ -125,10 +126,9 @@ function npuResidentOf(smaps) {
  * @param {Reader} reader
  */
 function machineMemory(reader) {
-  const text = reader.text('/proc/meminfo') ?? ''
-  const figure = (/** @type {string} */ name) => (new RegExp(`^${name}:`, 'm').test(text) ? bytesOf(text, name) : null)
-  const [available, cmaTotal, cmaFree] = [figure('MemAvailable'), figure('CmaTotal'), figure('CmaFree')]
-  return { available, cmaUsed: cmaTotal === null || cmaFree === null ? null : cmaTotal - cmaFree }
+  const { available, cmaTotal, cmaFree } = memoryOf(reader) ?? {}
+  const cmaUsed = cmaTotal === undefined || cmaFree === undefined ? null : cmaTotal - cmaFree
+  return { available: available ?? null, cmaUsed }
 }
 
 module.exports = { machineMemory, sampleOf, treeOf }

@@ -36,7 +36,7 @@ function machineOf(reader) {
  * @returns {Holder[]}
  */
 function holders(reader, nodes) {
-  const pids = (reader.list('/proc') ?? []).filter((name) => /^\d+$/.test(name))
+  const pids = reader.list('/proc', /^\d+$/) ?? []
   return pids
     .flatMap((pid) => holder(reader, pid, nodes))
     .sort((a, b) => b.bytes + b.mapped - a.bytes - a.mapped || a.pid - b.pid)

@@ -72,7 +72,11 @@ function socOf(reader, npus) {
   )
 }
 
-/** @param {Reader} reader */
+/**
+ * Reads /proc/meminfo, in bytes.
+ *
+ * @param {Reader} reader
+ */
 function memoryOf(reader) {
   const text = reader.text('/proc/meminfo')
   if (text === undefined) return undefined
@@ -213,4 +217,4 @@ function containerOf(reader) {
   return manager
 }
 
-module.exports = { factsOf }
+module.exports = { factsOf, memoryOf }
