@@ -121,7 +121,7 @@ function saveMeasurement(file, entry) {
   try {
     fs.mkdirSync(dirname(file), { recursive: true, mode: 0o700 })
     fd = fs.openSync(draft, 'wx', 0o600)
-    fs.writeSync(fd, `${JSON.stringify({ version: VERSION, models }, null, 2)}\n`)
+    fs.writeFileSync(fd, `${JSON.stringify({ version: VERSION, models }, null, 2)}\n`)
     fs.fsyncSync(fd)
     fs.renameSync(draft, file)
   } catch (error) {

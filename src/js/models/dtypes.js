@@ -5,6 +5,8 @@
 // `w8a8` and `w4a16` have one scale for an output channel; `_gN` has one for each N numbers of a channel. `w4a8_g32` is
 // a type of the rk3562.
 
+const { compareVersions } = require('../core/versions.js')
+
 /** @type {number[]} */
 const GROUPS = [32, 64, 128, 256, 512]
 
@@ -45,9 +47,6 @@ function numbersOf(version) {
   return major === undefined ? null : [+major, +minor, +patch]
 }
 
-/** @type {(a: number[], b: number[]) => number} */
-const compare = (a, b) => a[0] - b[0] || a[1] - b[1] || (a[2] ?? 0) - (b[2] ?? 0)
-
 /**
  * Returns the runtime whose measurements stand for `version`, and whether the version was measured itself.
  *
@@ -56,13 +55,13 @@ const compare = (a, b) => a[0] - b[0] || a[1] - b[1] || (a[2] ?? 0) - (b[2] ?? 0
  */
 function runtimeOf(version) {
   const numbers = numbersOf(version) ?? [1, 3, 0]
-  const older = RUNTIMES.filter((known) => compare(/** @type {number[]} */ (numbersOf(known)), numbers) <= 0)
+  const older = RUNTIMES.filter((known) => compareVersions(/** @type {number[]} */ (numbersOf(known)), numbers) <= 0)
   const runtime = older.at(-1) ?? '1.1'
   // "1.2" without a patch is the last of its line.
   if (/^v?1\.2$/.test(version)) return { runtime: '1.2.2', measured: true }
   // 1.2.0 brought embed_flash; its memory is not published.
-  if (compare(numbers, [1, 2, 0]) === 0) return { runtime: '1.2.1', measured: false }
-  return { runtime, measured: numbers[0] === 1 && numbers[1] >= 1 && compare(numbers, [1, 3, 0]) <= 0 }
+  if (compareVersions(numbers, [1, 2, 0]) === 0) return { runtime: '1.2.1', measured: false }
+  return { runtime, measured: numbers[0] === 1 && numbers[1] >= 1 && compareVersions(numbers, [1, 3, 0]) <= 0 }
 }
 
-module.exports = { DTYPES, RUNTIMES, compare, dtypeInName, numbersOf, partsOf, runtimeOf }
+module.exports = { DTYPES, RUNTIMES, dtypeInName, numbersOf, partsOf, runtimeOf }

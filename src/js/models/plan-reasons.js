@@ -3,7 +3,7 @@
 // Explains why models do not fit, and which change would help.
 
 const { formatBytes } = require('../core/format-bytes.js')
-const { compare } = require('./dtypes.js')
+const { compareVersions } = require('../core/versions.js')
 const { estimate } = require('./estimate.js')
 
 /**
@@ -29,7 +29,7 @@ const HOLDS_DOMAINS = [0, 9, 8]
 function hasOneDomain({ backend, iommu, driverVersion }) {
   if (!WITH_VERSIONS.includes(backend) || !iommu || typeof driverVersion !== 'string') return false
   const parts = /^v?(\d+)\.(\d+)\.(\d+)/.exec(driverVersion)?.slice(1).map(Number)
-  return parts !== undefined && compare(parts, HOLDS_DOMAINS) < 0
+  return parts !== undefined && compareVersions(parts, HOLDS_DOMAINS) < 0
 }
 
 /** @type {(members: Demand[]) => string} */
