@@ -11,7 +11,7 @@ use rkllmjs_memory::backend::Request;
 use rkllmjs_memory::device::memory::{PageOptions, Source};
 use rkllmjs_memory::device::Device;
 use rkllmjs_memory::error::ErrorCode;
-use rkllmjs_memory::pool::{Layout, Pool};
+use rkllmjs_memory::pool::{Layout, Pool, SliceRequest};
 use rkllmjs_memory::profile::{self, Action, Profiler, Recording};
 use rkllmjs_memory::sys::page::page_size;
 use rkllmjs_memory::units::{MemoryKind, KIB, MIB};
@@ -90,7 +90,7 @@ fn events_name_blocks_by_their_ids_and_chunks_by_their_number() {
 #[test]
 fn the_pool_does_not_record_slices_that_their_holder_records() {
     let (pool, profiler) = recorded();
-    let held = pool.allocate_held(100, 64).unwrap();
+    let held = pool.request_held(SliceRequest::new(100, 64)).unwrap();
     let own = pool.allocate(100, 64).unwrap();
     assert_eq!(pool.sample_of(&held), None);
     pool.free(held.chunk, held.region).unwrap();

@@ -245,11 +245,6 @@ impl SharedBacking {
         Some(memory)
     }
 
-    /// Reports whether there ever was a second holder.
-    pub fn is_adopted(&self) -> bool {
-        self.state().adopted
-    }
-
     /// Reports whether there are several holders now.
     pub fn has_several_holders(&self) -> bool {
         self.state().holders > 1

@@ -84,11 +84,6 @@ impl Manager {
         }
     }
 
-    /// Returns whether a profile is running.
-    pub fn is_profiling(&self) -> bool {
-        self.profiling.on.load(Ordering::Relaxed)
-    }
-
     /// Returns the running or the last profile, with events on request, or `None` before the first.
     pub fn profile(&self, with_events: bool) -> Option<Profile> {
         let profiler = self.profiling.profiler().clone()?;

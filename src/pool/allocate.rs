@@ -59,15 +59,8 @@ impl Pool {
         })
     }
 
-    /// Like [`allocate`](Self::allocate), for a holder that records the slice's events itself. It counts a refusal
+    /// Like [`request`](Self::request), for a holder that records the slice's events itself. It counts a refusal
     /// ([`refused`](Self::refused)), of this call or of one of its own after it.
-    ///
-    /// Errors: those of [`allocate`](Self::allocate).
-    pub fn allocate_held(&self, size: u64, alignment: u64) -> Result<Slice> {
-        self.request_held(SliceRequest::new(size, alignment))
-    }
-
-    /// Like [`request`](Self::request), for a holder that records the slice's events, and its refusal, itself.
     ///
     /// Errors: those of [`request`](Self::request).
     pub fn request_held(&self, request: SliceRequest) -> Result<Slice> {
