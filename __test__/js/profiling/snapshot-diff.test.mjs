@@ -86,7 +86,15 @@ test('diffSnapshots: a snapshot against itself, reports from files, and invalid 
   assert.deepEqual([same.added, same.gone, same.elapsedMs], [[], [], 0])
   for (const list of [same.byTag, same.bySite, same.byPool, same.byKind])
     assert.ok(list.length > 0 && list.every(({ growth }) => growth === 0))
+  const buffer = { id: 1, kind: 'npu', size: 1, tag: null, pool: null }
+  const wrong = [{ size: NaN }, { size: '1' }, { tag: {} }, { stack: 5 }, { pool: [] }]
   const broken = [
+    ...wrong.map((part) => ({ ...snapshot, buffers: [{ ...buffer, ...part }] })),
+    ...[{ name: 'p', blocks: [{ id: 1e9 }] }, { blocks: [] }].map(({ name, blocks }) => ({
+      ...snapshot, pools: [{ name, chunkMaps: [{ blocks }] }],
+    })),
+    { ...snapshot, stats: {} },
+    { ...snapshot, takenAt: NaN },
     ...[{}, [null]].map((buffers) => ({ ...snapshot, buffers })),
     ...[{ name: 'p' }, { chunkMaps: [{ blocks: [7] }] }].map((pool) => ({ ...snapshot, pools: [pool] })),
   ]

@@ -3,7 +3,7 @@
 // Implements `diffSnapshots`: the growth between two snapshots, the largest first.
 
 const { invalid, outOfRange, formatValue } = require('../core/options.js')
-const { holders } = require('./holders.js')
+const { holders, isName } = require('./holders.js')
 
 /**
  * @typedef {import('../types/report.js').MemorySnapshot} MemorySnapshot
@@ -19,8 +19,16 @@ const isObject = (value) => typeof value === 'object' && value !== null
 const isListOf = (value, is) => Array.isArray(value) && value.every(is)
 /** @type {(map: any) => boolean} */
 const hasBlocks = (map) => isObject(map) && isListOf(map.blocks, isObject)
+/** @type {(pool: any) => boolean} */
+const isPool = (pool) =>
+  isObject(pool) && typeof pool.name === 'string' && isName(pool.tag) && isListOf(pool.chunkMaps, hasBlocks)
+/** @type {(stats: any) => boolean} */
+const isStats = (stats) =>
+  isObject(stats) && [stats.npuUsed, stats.systemUsed, stats.poolReserved].every(Number.isFinite)
 
 /**
+ * Checks a snapshot, except for its buffers and blocks, which `holders` checks.
+ *
  * @param {string} name
  * @param {any} value
  */
@@ -30,10 +38,9 @@ function checkSnapshot(name, value, verb = 'diffSnapshots') {
   const { version, takenAt, stats, buffers, pools } = value
   if (
     !isListOf(buffers, isObject) ||
-    !isListOf(pools, (pool) => isObject(pool) && isListOf(pool.chunkMaps, hasBlocks)) ||
-    typeof takenAt !== 'number' ||
-    typeof stats !== 'object' ||
-    stats === null
+    !isListOf(pools, isPool) ||
+    !Number.isFinite(takenAt) ||
+    !isStats(stats)
   ) {
     throw invalid(
       `${verb}: ${name} is not a snapshot`,

@@ -2,6 +2,7 @@
 
 // Lists the holders of memory in a snapshot, each once: buffers, and pool blocks without an ArrayBuffer.
 
+const { formatValue, invalid } = require('../core/options.js')
 const { slices } = require('../core/turns.js')
 
 /**
@@ -15,6 +16,22 @@ const { slices } = require('../core/turns.js')
  *
  * @typedef {Pick<import('../types/report.js').MemorySnapshot, 'buffers' | 'pools'>} Lists
  */
+
+/** @type {(value: unknown) => boolean} */
+const isName = (value) => value === null || value === undefined || typeof value === 'string'
+
+/**
+ * Throws if a snapshot from a file has an entry that is none.
+ *
+ * @type {(entry: { id: unknown, size: unknown, tag: unknown, stack?: unknown, pool?: unknown }) => void}
+ */
+function checkEntry({ id, size, tag, stack, pool }) {
+  if (Number.isFinite(size) && isName(tag) && isName(stack) && isName(pool)) return
+  throw invalid(
+    `the buffer or block ${formatValue(id)} of a snapshot is none: size ${formatValue(size)}, tag ${formatValue(tag)}`,
+    'take the snapshot again, with manager.takeSnapshot() or a .json report',
+  )
+}
 
 /**
  * The functions that make holders of the lists of a snapshot. Buffers come first.
@@ -33,6 +50,7 @@ function holderMaker({ pools }) {
     addBuffers(buffers) {
       for (const buffer of buffers) {
         const { id, kind, size, tag: own, pool, stack = null, allocatedAt, pinned, dropped } = buffer
+        checkEntry(buffer)
         const tag = own ?? (pool === null ? null : (tagOf.get(pool) ?? null))
         known.add(id)
         all.push({ id, kind, size, tag, pool, stack, allocatedAt, buffer, pinned, dropped })
@@ -40,8 +58,10 @@ function holderMaker({ pools }) {
     },
     /** @type {(pool: Pick<Lists['pools'][number], 'name' | 'kind'>, blocks: Blocks) => void} */
     addBlocks({ name, kind }, blocks) {
-      for (const { id, size, tag, stack = null, pinned, dropped } of blocks) {
+      for (const block of blocks) {
+        const { id, size, tag, stack = null, pinned, dropped } = block
         if (id === null || known.has(id)) continue
+        checkEntry(block)
         all.push({ id, kind, size, tag, pool: name, stack, allocatedAt: null, buffer: null, pinned, dropped })
       }
     },
@@ -70,4 +90,4 @@ async function holdersInTurns(snapshot) {
   return all
 }
 
-module.exports = { holders, holdersInTurns }
+module.exports = { holders, holdersInTurns, isName }
