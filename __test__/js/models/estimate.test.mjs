@@ -153,9 +153,11 @@ test('numbers of parameters agree with published ones', () => {
 test('an unknown architecture and experts: wider bands, and a note', () => {
   const config = { ...configOf('Qwen2 0.5B') }
   const plain = estimateModelMemory({ config, contextLength: 192 })
-  const odd = estimateModelMemory({ config: { ...config, model_type: 'frobnicator' }, contextLength: 192 })
-  assert.ok(odd.uncertainty > 3 * plain.uncertainty)
-  assert.match(odd.warnings.join(), /frobnicator/)
+  for (const model_type of ['frobnicator', 'constructor']) {
+    const odd = estimateModelMemory({ config: { ...config, model_type }, contextLength: 192 })
+    assert.ok(odd.uncertainty > 3 * plain.uncertainty)
+    assert.ok(odd.warnings.join().includes(model_type))
+  }
   const experts = estimateModelMemory({ config: configOf('DeepSeekOCR 3B(A570M)'), contextLength: 192 })
   assert.ok(experts.uncertainty > 2 * plain.uncertainty)
   assert.match(experts.warnings.join(), /experts/)

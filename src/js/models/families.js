@@ -34,7 +34,7 @@ const KINDS = {
 }
 
 /** @type {(architecture: string | null) => Family | null} */
-const familyOf = (architecture) => (architecture === null ? null : (KINDS[architecture] ?? null))
+const familyOf = (architecture) => (Object.hasOwn(KINDS, architecture ?? '') ? KINDS[architecture ?? ''] : null)
 
 /**
  * @typedef {object} Defaults the values of a class in transformers
@@ -93,7 +93,7 @@ const DEFAULTS = {
 }
 
 /** @type {(architecture: string | null) => Partial<Defaults>} */
-const defaultsOf = (architecture) => (architecture === null ? {} : (DEFAULTS[architecture] ?? {}))
+const defaultsOf = (architecture) => (Object.hasOwn(DEFAULTS, architecture ?? '') ? DEFAULTS[architecture ?? ''] : {})
 
 /** Families of which three layers in four are linear by default. */
 const LINEAR_BY_DEFAULT = [
