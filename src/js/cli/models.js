@@ -117,4 +117,4 @@ function printWarnings(warnings, { paint, print, width }) {
   for (const warning of warnings) print(`  ${paint.yellow('!')} ${wrap(warning, width - 4, 4).join('\n')}`)
 }
 
-module.exports = { DEFAULT_CONTEXT, RUN, SHAPE, parseModel, printWarnings, specOf }
+module.exports = { RUN, SHAPE, parseModel, printWarnings, specOf }

@@ -40,4 +40,4 @@ const property = { value: toJSON, configurable: true, writable: true }
  */
 const jsonable = (info) => Object.defineProperty(info, 'toJSON', property)
 
-module.exports = { hexAddress, hexAddresses, jsonable }
+module.exports = { hexAddresses, jsonable }

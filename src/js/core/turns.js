@@ -34,4 +34,4 @@ async function* slices(list, weight = 1) {
   }
 }
 
-module.exports = { ENTRIES, slices }
+module.exports = { slices }

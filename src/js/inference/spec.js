@@ -298,4 +298,4 @@ function tensorPart({ name, shape, dtype }, group, written) {
   return made
 }
 
-module.exports = { WHAT, dtypes, formats, readSpec }
+module.exports = { dtypes, formats, readSpec }

@@ -188,4 +188,4 @@ function fill(shape) {
  */
 const namesOf = (field) => (field === 'vocabSize' ? [...ALIASES[field]].reverse() : ALIASES[field])
 
-module.exports = { shapeOf, languageConfig, namesOf, isObject }
+module.exports = { shapeOf, namesOf, isObject }

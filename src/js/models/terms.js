@@ -181,11 +181,9 @@ module.exports = {
   DOMAIN_WEIGHTS,
   FIRST_TOKENS,
   HALF,
-  PROMPT_CHUNK,
   apply,
   bandClassOf,
   featuresOf,
   fileBytesOf,
   termsOf,
-  weightsOf,
 }
