@@ -323,6 +323,12 @@ test('a name with the ends of lines or with the marks of styles keeps its row, a
   assert.doesNotMatch(lines.join(''), /[\n\x1b]/)
 })
 
+test('of one process without a manager, a frame says so', () => {
+  const text = (pid) => frame({ machine, managers: [], holders: [], silent: 0, pid }, view()).join(' ')
+  assert.match(text(4711), /No manager of process 4711 can be inspected\./)
+  assert.match(text(undefined), /None of your managers can be inspected\./)
+})
+
 test('top takes one process, and an interval', async () => {
   for (const [words, pattern] of [
     [['--pid', 'x'], /--pid/], [['--interval', '0'], /--interval is "0"; it must be 0\.1 to 3600 seconds/],

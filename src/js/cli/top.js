@@ -80,7 +80,7 @@ async function gather(pid) {
   const errors = outcomes.flatMap((outcome) => (outcome.status === 'rejected' ? [outcome.reason] : []))
   const silent = errors.filter((error) => error instanceof AttachError && error.busy).length
   const others = holders(reader, machine.nodes).filter((of) => pid === undefined || of.pid === pid)
-  return { machine, managers, silent, holders: others }
+  return { machine, managers, silent, holders: others, pid }
 }
 
 /**

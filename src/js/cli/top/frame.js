@@ -12,7 +12,7 @@ const { bar, bytes, clip, columns, pad, padLeft, plain, visible, wrap } = requir
  * @typedef {import('./machine.js').Holder} Holder
  *
  * @typedef {{ about: any, usage: MemoryUsage }} Manager the response of an inspect socket
- * @typedef {{ machine: Machine, managers: any[], silent: number, holders: Holder[] }} Data
+ * @typedef {{ machine: Machine, managers: any[], silent: number, holders: Holder[], pid?: number }} Data
  *
  * @typedef {object} View
  * @property {string} sort
@@ -114,7 +114,7 @@ function figureLines(data, view) {
   const taken = above.length + 1 + (silent > 0 ? 1 : 0) + Math.min(below.length, DETAIL_ROWS)
   const rows = Math.max(MIN_LIST, roomOf(view) - taken)
   const first = Math.max(0, Math.min(at - Math.floor(rows / 2), listed.length - rows))
-  return [...above, ...managerLines(listed, chosen, silent, view, { first, rows }), ...below]
+  return [...above, ...managerLines(listed, chosen, silent, view, { first, rows, pid: data.pid }), ...below]
 }
 
 /**
@@ -187,14 +187,13 @@ function gauge(share, width, paint) {
  * @param {Manager | undefined} chosen
  * @param {number} silent
  * @param {View} view
- * @param {{ first: number, rows: number }} part the rows that fit
+ * @param {{ first: number, rows: number, pid: number | undefined }} part the rows that fit, and the only process
  */
-function managerLines(listed, chosen, silent, { paint, sort, interactive, width }, { first, rows }) {
+function managerLines(listed, chosen, silent, { paint, sort, interactive, width }, { first, rows, pid }) {
   if (listed.length === 0 && silent === 0) {
-    return wrap(
-      'None of your managers can be inspected. Create one with new MemoryManager({ inspect: true }).',
-      width,
-    ).map((line) => paint.dim(line))
+    const whose = pid === undefined ? 'None of your managers' : `No manager of process ${pid}`
+    const text = `${whose} can be inspected. Create one with new MemoryManager({ inspect: true }).`
+    return wrap(text, width).map((line) => paint.dim(line))
   }
   const shown = listed.slice(first, first + rows)
   const count = shown.length < listed.length ? ` ${first + 1}–${first + shown.length} of ${listed.length}` : ''
