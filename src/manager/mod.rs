@@ -83,7 +83,7 @@ pub struct Manager {
 impl Manager {
     /// Makes a manager for `device`.
     pub fn new(device: Arc<Device>, slabs: SlabOptions) -> Self {
-        let ram_total = Ram::read().map_or(0, |ram| ram.total);
+        let ram_total = Proc::default().memory().map_or(0, |memory| Ram::of(&memory).total);
         let npu_total = stats::reach(device.info()).map_or(ram_total, |reach| reach.min(ram_total));
         let accounting = Accounting::new(device.domains());
         Self {

@@ -162,7 +162,7 @@ impl Manager {
     pub fn npu_stats(&self) -> NpuStats {
         let info = self.info();
         let domains: Vec<_> = self.domains();
-        let memory = self.proc.meminfo();
+        let memory = self.proc.memory();
         let ram = memory.as_ref().map_or(0, |memory| Ram::of(memory).available);
         let gauges = self.device.backend().gauges(0);
         let cma = match info.kind {
@@ -217,7 +217,7 @@ impl Manager {
     /// Returns the statistics of system memory.
     pub fn system_stats(&self) -> SystemStats {
         let pools = self.pool_counts();
-        let memory = self.proc.meminfo();
+        let memory = self.proc.memory();
         let (limit, room) = self.accounting.limit_and_room(MemoryKind::System);
         SystemStats {
             counters: with_pools(self.accounting.read(|accounts| accounts.system), MemoryKind::System, &pools),

@@ -9,6 +9,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{getrlimit, Resource};
+use nix::sys::sysinfo::sysinfo;
 
 use super::reserve_fd::with_reserve;
 
@@ -124,6 +125,23 @@ impl Proc {
                 .zip(field("CmaAllocated"))
                 .map(|(total, allocated)| total.saturating_sub(allocated))
                 .or_else(|| field("CmaFree")),
+        })
+    }
+
+    /// Reads `/proc/meminfo`, or asks the kernel where this process cannot read that file. The kernel then tells free
+    /// pages only, the least that is available: not how many of the page cache's it would give back.
+    pub fn memory(&self) -> Option<MemInfo> {
+        self.meminfo().or_else(|| {
+            let running = self.root == Path::new("/");
+            let told = running.then(|| sysinfo().ok()).flatten()?;
+            Some(MemInfo {
+                total: told.ram_total(),
+                available: told.ram_unused(),
+                swap_total: told.swap_total(),
+                swap_free: told.swap_free(),
+                cma_total: None,
+                cma_free: None,
+            })
         })
     }
 
@@ -295,7 +313,7 @@ mod tests {
     #[test]
     fn an_empty_tree_has_no_figures() {
         let (_tree, proc) = Tree::new("empty", &[]);
-        assert_eq!(proc.meminfo(), None);
+        assert_eq!((proc.meminfo(), proc.memory()), (None, None));
         assert_eq!(proc.pressure(), None);
         assert_eq!(proc.rss(), None);
         assert_eq!(proc.fds(), None);

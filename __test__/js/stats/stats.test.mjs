@@ -1,14 +1,16 @@
 /** Figures: counters by kind and tag, domains, and the kernel's figures of the machine and the process. */
 
 import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { totalmem } from 'node:os'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
 
 import { closeDmaBuf } from '../../../index.js'
 import {
-  KiB, MiB, needsOwnKernel, needsSimulated, open, refuses, simulated, turnsUntil,
+  KiB, MiB, needsOwnKernel, needsSimulated, open, refuses, runtime, simulated, turnsUntil,
 } from '../../support/helpers.mjs'
 
 const COUNTERS = ['used', 'peak', 'liveAllocations', 'totalAllocations', 'totalFrees', 'failedAllocations']
@@ -201,6 +203,28 @@ test('cgroup and PSI: figures where the kernel has them, null where not', (t) =>
     for (const share of [pressure.someAvg10, pressure.fullAvg10]) assert.ok(share >= 0 && share <= 100)
     assert.ok(pressure.fullAvg10 <= pressure.someAvg10 + 1e-9)
   }
+})
+
+/** The words that run a command where /proc is empty; undefined if this user may not mount. */
+const WITHOUT_PROC = ['-m', '-rm']
+  .map((flags) => ['unshare', flags, 'sh', '-c', 'mount -t tmpfs none /proc && exec "$0" "$@"'])
+  .find(([name, ...words]) => spawnSync(name, [...words, 'true']).status === 0)
+const mayHideProc = runtime === 'node' && WITHOUT_PROC !== undefined
+
+test('without /proc figures of the process are null, and those of RAM what the kernel tells', {
+  skip: mayHideProc ? false : 'needs Node, and leave to mount',
+}, () => {
+  const child = fileURLToPath(new URL('../../support/child/without-proc.mjs', import.meta.url))
+  const [name, ...words] = WITHOUT_PROC
+  const options = { encoding: 'utf8', env: { ...process.env, NODE_OPTIONS: '' } }
+  const { stdout, stderr } = spawnSync(name, [...words, process.execPath, child], options)
+  const { none, places, metrics, memory, machine } = JSON.parse(stdout || assert.fail(stderr))
+  assert.deepEqual(new Set(Object.values(none)), new Set([null]), JSON.stringify(none))
+  assert.deepEqual([...places, ...metrics], [])
+  for (const figure of ['total', 'systemTotal', 'npuTotal'])
+    assert.ok(memory[figure] > 0 && memory[figure] <= machine.total, `${figure} ${memory[figure]}`)
+  for (const figure of ['available', 'npuAvailable'])
+    assert.ok(memory[figure] > 0 && memory[figure] <= machine.total, `${figure} ${memory[figure]}`)
 })
 
 test('getMemoryUsage has every figure', (t) => {

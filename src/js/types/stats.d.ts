@@ -82,7 +82,10 @@ export interface SystemMemoryStats extends CounterStats {
   lost: { mappings: number; bytes: number }
   /** RAM of the machine. */
   total: number
-  /** RAM that can be allocated without swapping, under the limits of the memory cgroup and of `setMemoryLimits`. */
+  /**
+   * RAM that can be allocated without swapping, under the limits of the memory cgroup and of `setMemoryLimits`. Free
+   * pages only where `/proc/meminfo` cannot be read.
+   */
   available: number
   swapTotal: number
   swapFree: number
