@@ -6,20 +6,18 @@
  *   taskset -c 1 node ...    without a second thread that copies
  */
 
-import { cpus } from 'node:os'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 
 import { MemoryManager } from '../index.js'
+import { machine } from './options.mjs'
 
 const [KiB, MiB] = [1024, 2 ** 20]
 const { values } = parseArgs({ options: { rounds: { type: 'string', default: '11' } } })
 const ROUNDS = Number(values.rounds)
 const BLOCKS = 10_000
 
-console.log(
-  `Node ${process.version}, ${process.arch}, ${cpus().length} × ${cpus()[0]?.model.trim()}, ${ROUNDS} rounds\n`,
-)
+console.log(`${machine()}, ${ROUNDS} rounds\n`)
 
 const median = (list) => list.slice().sort((a, b) => a - b)[list.length >> 1]
 const quantile = (list, share) =>

@@ -9,10 +9,11 @@
  */
 
 import { createRequire } from 'node:module'
-import { cpus } from 'node:os'
 import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
+
+import { machine } from './options.mjs'
 
 const { values } = parseArgs({
   options: {
@@ -31,8 +32,7 @@ const own = fileURLToPath(new URL('..', import.meta.url))
 const builds = { 'this build': own, ...(values.against && { [values.against]: resolve(values.against) }) }
 const sides = Object.entries(builds).map(([name, path]) => ({ name, ...require(join(path, 'index.js')) }))
 
-const [processor] = cpus()
-console.log(`Node ${process.version}, ${process.arch}, ${cpus().length} × ${processor?.model.trim()}, ${ROUNDS} rounds`)
+console.log(`${machine()}, ${ROUNDS} rounds`)
 const { backend, path, driverVersion } = describe()
 console.log(`${backend}${path ? ` at ${path}` : ''}, driver ${driverVersion ?? 'unknown'}\n`)
 

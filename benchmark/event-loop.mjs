@@ -6,12 +6,12 @@
  *   node benchmark/event-loop.mjs [--latency MS] [--seconds N]
  */
 
-import { cpus } from 'node:os'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 
 import { MemoryManager } from '../index.js'
+import { machine } from './options.mjs'
 
 const { values } = parseArgs({
   options: { latency: { type: 'string', default: '500' }, seconds: { type: 'string', default: '10' } },
@@ -21,10 +21,7 @@ const MiB = 2 ** 20
 /** Milliseconds from tick to tick. A measured delay contains them. */
 const RESOLUTION = 1
 
-console.log(
-  `Node ${process.version}, ${process.arch}, ${cpus().length} × ${cpus()[0]?.model.trim()}; ` +
-    `${latencyMs} ms a call, ${seconds} s each\n`,
-)
+console.log(`${machine()}; ${latencyMs} ms a call, ${seconds} s each\n`)
 const manager = new MemoryManager({ backend: 'simulated', simulated: { latencyMs } })
 
 await watch('idle', () => sleep(seconds * 1000))

@@ -5,11 +5,11 @@
  *   node --expose-gc benchmark/memory.mjs [--rounds N]
  */
 
-import { cpus } from 'node:os'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 
 import { MemoryManager } from '../index.js'
+import { machine } from './options.mjs'
 
 const MiB = 1024 * 1024
 const { values } = parseArgs({ options: { rounds: { type: 'string', default: '300' } } })
@@ -18,7 +18,7 @@ const WARM_UP = Math.ceil(ROUNDS / 10)
 
 const manager = new MemoryManager({ backend: 'simulated' })
 
-console.log(`Node ${process.version}, ${process.arch}, ${cpus().length} × ${cpus()[0]?.model.trim()}, ${ROUNDS} rounds`)
+console.log(`${machine()}, ${ROUNDS} rounds`)
 console.log(`node ${process.execArgv.join(' ')} benchmark/memory.mjs --rounds ${ROUNDS}\n`)
 
 // V8 frees the memory of the peers when it collects. It collects here, between the rounds, so that neither side pays

@@ -12,11 +12,11 @@
 
 import { readdirSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import { cpus } from 'node:os'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 
 import { MemoryManager } from '../index.js'
+import { machine } from './options.mjs'
 
 // Only the peers need the binding: applications use index.js.
 const native = createRequire(import.meta.url)('../src/js/core/binding.js')
@@ -27,9 +27,7 @@ const { values } = parseArgs({ options: { rounds: { type: 'string', default: '30
 const ROUNDS = Number(values.rounds)
 const WARM_UP = Math.ceil(ROUNDS / 5)
 
-console.log(
-  `Node ${process.version}, ${process.arch}, ${cpus().length} × ${cpus()[0]?.model.trim()}, ${ROUNDS} rounds\n`,
-)
+console.log(`${machine()}, ${ROUNDS} rounds\n`)
 
 const manager = new MemoryManager({ backend: 'simulated' })
 const pool = filled({ name: 'variable', initialSize: 64 * MiB })

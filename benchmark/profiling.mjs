@@ -12,12 +12,13 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
-import { cpus, tmpdir } from 'node:os'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 
 import { MemoryManager } from '../index.js'
+import { machine } from './options.mjs'
 
 const KiB = 1024
 const { values } = parseArgs({
@@ -30,9 +31,7 @@ const { values } = parseArgs({
 const ROUNDS = Number(values.rounds)
 const PAIRS = 2000
 
-console.log(
-  `Node ${process.version}, ${process.arch}, ${cpus().length} × ${cpus()[0]?.model.trim()}, ${ROUNDS} rounds\n`,
-)
+console.log(`${machine()}, ${ROUNDS} rounds\n`)
 
 const managers = [undefined, {}].map(
   (profiling) => new MemoryManager({ backend: 'simulated', ...(profiling && { profiling }) }),

@@ -4,17 +4,17 @@
  *   node benchmark/replay.mjs [--events N]
  */
 
-import { cpus } from 'node:os'
 import { parseArgs } from 'node:util'
 
 import { replayEventLog } from '../index.js'
+import { machine } from './options.mjs'
 
 const { values } = parseArgs({ options: { events: { type: 'string', default: '2000000' } } })
 const EVENTS = Number(values.events)
 const LIVE = 50_000
 const GiB = 2 ** 30
 
-console.log(`Node ${process.version}, ${process.arch}, ${cpus().length} × ${cpus()[0]?.model.trim()}`)
+console.log(machine())
 const rows = [...workload(EVENTS)]
 const text = [
   'Thread,Time,Action,Pointer,Size,Stream',

@@ -6,11 +6,12 @@
  */
 
 import { mkdtempSync, openSync, readSync, rmSync, statSync } from 'node:fs'
-import { cpus, tmpdir } from 'node:os'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 
 import { MemoryManager } from '../index.js'
+import { machine } from './options.mjs'
 
 const { values } = parseArgs({
   options: { blocks: { type: 'string', default: '50000' }, buffers: { type: 'string', default: '0' } },
@@ -47,7 +48,7 @@ async function longestTurn(act) {
   return { longest, turns }
 }
 
-console.log(`Node ${process.version}, ${process.arch}, ${cpus().length} × ${cpus()[0]?.model.trim()}`)
+console.log(machine())
 console.log(`${kept.length} allocations live; the goal for every turn: ${GOAL_MS} ms\n`)
 console.log(`  ${'format'.padEnd(12)} ${'longest turn'.padStart(14)} ${'turns'.padStart(8)} ${'size'.padStart(10)}`)
 const directory = mkdtempSync(join(tmpdir(), 'rkllm-benchmark-'))
