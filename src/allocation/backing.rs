@@ -73,14 +73,22 @@ impl Backing {
         }
     }
 
+    /// Bytes that the backing takes, rounding included.
+    pub fn reserved(&self) -> u64 {
+        match self {
+            Backing::Dedicated(memory) => memory.reserved(),
+            Backing::Suballocated { slice, .. } => slice.padded,
+            Backing::Shared(share) => share.info.reserved,
+        }
+    }
+
     /// The properties that never change.
     pub fn info(&self) -> BackingInfo {
+        let reserved = self.reserved();
         match self {
-            Backing::Dedicated(memory) => {
-                BackingInfo { reserved: memory.reserved(), pool: None, dedicated: memory.is_whole() }
-            }
-            Backing::Suballocated { pool, slice, .. } => {
-                BackingInfo { reserved: slice.padded, pool: pool.public_name().cloned(), dedicated: false }
+            Backing::Dedicated(memory) => BackingInfo { reserved, pool: None, dedicated: memory.is_whole() },
+            Backing::Suballocated { pool, .. } => {
+                BackingInfo { reserved, pool: pool.public_name().cloned(), dedicated: false }
             }
             Backing::Shared(share) => share.info.clone(),
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::accounting::Admission;
+use crate::accounting::{Account, Admission};
 use crate::allocation::{Allocation, Backing};
 use crate::device::memory::Memory;
 use crate::error::{Error, ErrorCode, Result};
@@ -11,7 +11,7 @@ use crate::pool::{Pool, Slice};
 /// Memory that JavaScript has not seen yet. Dropping the value frees the memory.
 #[derive(Debug)]
 pub struct Prepared {
-    pub(super) admission: Admission,
+    admission: Admission,
     backing: Unclaimed,
     size: u64,
 }
@@ -33,28 +33,37 @@ impl Prepared {
     ///
     /// Errors: those of [`Allocation::enter`].
     pub fn enter(self) -> Result<Arc<Allocation>> {
-        let Self { admission, mut backing, size } = self;
-        let Some(backing) = backing.0.take() else {
-            return Err(Error::new(ErrorCode::BufferFreed, "this memory was freed"));
-        };
-        let account = admission.account().clone();
-        let pool = match (&backing, account.kind) {
-            (Backing::Suballocated { pool, .. }, None) => Some(Arc::clone(pool)),
-            _ => None,
-        };
-        Allocation::enter(admission, backing, size).map_err(|error| match pool {
-            Some(pool) => pool.refused(size, account.tag.as_ref(), error),
-            None => {
-                account.failed(size);
-                error.requested(size)
-            }
-        })
+        let Self { mut admission, mut backing, size } = self;
+        if let Some(Err(error)) = backing.0.as_ref().map(|memory| admission.cover(memory.reserved())) {
+            return Err(backing.refused(admission.account(), size, error));
+        }
+        match backing.0.take() {
+            Some(backing) => Allocation::enter(admission, backing, size),
+            None => Err(Error::new(ErrorCode::BufferFreed, "this memory was freed")),
+        }
     }
 }
 
 /// A backing that no allocation has taken yet.
 #[derive(Debug)]
 struct Unclaimed(Option<Backing>);
+
+impl Unclaimed {
+    /// Frees the memory that was refused, and counts the refusal: for a slice of a named pool, which has no kind in its
+    /// account, with those of the pool. An empty chunk stays, as after any free: the next request may be refused too.
+    #[cold]
+    fn refused(mut self, account: &Account, size: u64, error: Error) -> Error {
+        if let Some(Backing::Suballocated { pool, slice, .. }) = self.0.take() {
+            // Fails if the pool's end or a reset has freed the slice.
+            let _ = pool.free(slice.chunk, slice.region);
+            if account.kind.is_none() {
+                return pool.refused(size, account.tag.as_ref(), error);
+            }
+        }
+        account.failed(size);
+        error.requested(size)
+    }
+}
 
 impl Drop for Unclaimed {
     fn drop(&mut self) {

@@ -49,7 +49,7 @@ impl Manager {
             return Err(Error::new(ErrorCode::Unsupported, message).hint("open both managers with the same backend"));
         }
         self.counted(memory.kind(), Some(share.size), share.tag.clone(), |account| {
-            let admission = account.admit(backing.info().reserved)?;
+            let admission = account.admit(backing.reserved())?;
             share.retain()?;
             Allocation::enter(admission, backing.clone(), share.size)
         })
