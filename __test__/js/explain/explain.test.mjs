@@ -156,6 +156,14 @@ test('a line of another device is never blamed on the NPU, whatever stands besid
   for (const log of others.logs) assert.equal(explainError(`${boot}\n${log}\n${boot}`), null, log)
 })
 
+test('a link that a terminal shows does not hide its line', () => {
+  const log = 'E RKNN: failed to allocate handle, ret: -1, errno: 14, errstr: Bad address'
+  for (const end of ['\x07', '\x1b\\']) {
+    const linked = `\x1b]8;;file:///a.c${end}${log}\x1b]8;;${end}`
+    assert.deepEqual(explainError(linked), explainError(log), JSON.stringify(end))
+  }
+})
+
 test('long and hostile text neither crashes nor hangs it', () => {
   for (const line of [
     'failed to allocate handle, ret: -1 '.repeat(1e5),
@@ -165,6 +173,7 @@ test('long and hostile text neither crashes nor hangs it', () => {
     'EACCES'.repeat(1e5),
     `\x1b[${'1;'.repeat(1e5)}`,
     '> '.repeat(1e5),
+    `${'\x1b]'.repeat(500)}\n`.repeat(1e4),
     // Lines on which patterns with several open parts have much to try.
     `${'ggml_rknpu'.repeat(50)}${'rknn_a'.repeat(80)}\n`.repeat(500),
     `${'IOMMU domain 0 holds a of its '.repeat(17)}${'a: '.repeat(170)}\n`.repeat(500),

@@ -5,7 +5,7 @@
 const { isNpuAddress } = require('../core/npu-addresses.js')
 
 /** Colours and other escapes of terminals. */
-const ESCAPES = /\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07]*(?:\x07|$)|[@-Z\\-_])/g
+const ESCAPES = /\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\|$)|[@-Z\\-_])/g
 
 /** Prefixes of log lines: quotes, containers' names, levels, times, hosts and processes, in this order. */
 const PREFIXES = [
