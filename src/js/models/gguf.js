@@ -70,8 +70,12 @@ class Reader {
     this.at += count
   }
 
-  /** @param {number} count at most PIECE */
-  bytes(count) {
+  /**
+   * Reads bytes into the piece. Returns their offset in it: a view of each number would cost more than its reading.
+   *
+   * @param {number} count
+   */
+  #read(count) {
     const from = this.at
     this.skip(count)
     if (from < this.#start || from + count > this.#start + this.#piece.length) {
@@ -81,18 +85,26 @@ class Reader {
       this.#piece = piece.subarray(0, read)
       this.#start = from
     }
-    return this.#piece.subarray(from - this.#start, from - this.#start + count)
+    return from - this.#start
+  }
+
+  /** @param {number} count at most PIECE */
+  bytes(count) {
+    const at = this.#read(count)
+    return this.#piece.subarray(at, at + count)
   }
 
   u32() {
-    return this.bytes(4).readUInt32LE(0)
+    const at = this.#read(4)
+    return this.#piece.readUInt32LE(at)
   }
 
   /** Reads a count or an offset; larger ones than 2^53 are no true ones. */
   u64() {
-    const value = this.bytes(8).readBigUInt64LE(0)
-    if (value > BigInt(Number.MAX_SAFE_INTEGER)) throw this.refuse('with a size beyond every file')
-    return Number(value)
+    const at = this.#read(8)
+    const high = this.#piece.readUInt32LE(at + 4)
+    if (high >= 2 ** 21) throw this.refuse('with a size beyond every file')
+    return high * 2 ** 32 + this.#piece.readUInt32LE(at)
   }
 
   string() {
