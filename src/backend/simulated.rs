@@ -192,10 +192,13 @@ impl Simulated {
             .largest_free(largest)
             .limit(scope, self.info.domain_bytes)
             .syscall("MEM_CREATE", errno as i32)
-            .hint(
-                "deallocate buffers (dropped ones go when the event loop turns), use smaller ones, or another \
-                 iommuDomain",
-            )
+            .hint(match self.info.domains {
+                0 | 1 => "deallocate buffers (dropped ones go when the event loop turns), or use smaller ones",
+                _ => {
+                    "deallocate buffers (dropped ones go when the event loop turns), use smaller ones, or another \
+                     iommuDomain"
+                }
+            })
     }
 
     /// Makes the memory of an object. The first `stale` bytes of each of its `views` have stale bytes.

@@ -410,10 +410,13 @@ impl Device {
                 .requested(size)
                 .available(refused.available)
                 .limit(format!("domain:{domain}"), refused.limit)
-                .hint(
-                    "deallocate what is no longer used (dropped buffers go when the event loop turns), \
-                     or use another iommuDomain",
-                )
+                .hint(match self.info().domains {
+                    0 | 1 => "deallocate what is no longer used (dropped buffers go when the event loop turns)",
+                    _ => {
+                        "deallocate what is no longer used (dropped buffers go when the event loop turns), \
+                         or use another iommuDomain"
+                    }
+                })
         })
     }
 }

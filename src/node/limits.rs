@@ -61,8 +61,9 @@ pub struct LimitWarning {
     pub message: String,
 }
 
-impl From<Warning> for LimitWarning {
-    fn from(Warning { scope, used, max }: Warning) -> Self {
+impl LimitWarning {
+    /// `domains` is the number of the device's IOMMU domains.
+    fn new(Warning { scope, used, max }: Warning, domains: u32) -> Self {
         let ratio = used as f64 / max as f64;
         let percent = (ratio * 100.0).floor();
         let remedy = match scope {
@@ -70,7 +71,8 @@ impl From<Warning> for LimitWarning {
                 "deallocate unused buffers, or raise the limit with setMemoryLimits"
             }
             Scope::Pool(_) => "free unused blocks, or give the pool a larger maxSize",
-            Scope::Domain(_) => "deallocate unused buffers, or use another iommuDomain",
+            Scope::Domain(_) if domains > 1 => "deallocate unused buffers, or use another iommuDomain",
+            Scope::Domain(_) => "deallocate unused buffers",
         };
         let message =
             format!("{scope}: {} of {} are in use ({percent} %): {remedy}", format_bytes(used), format_bytes(max));
@@ -81,8 +83,9 @@ impl From<Warning> for LimitWarning {
 /// Takes the warnings since the last call.
 #[napi(catch_unwind)]
 pub fn take_warnings(env: &Env, handle: f64) -> Result<Vec<LimitWarning>> {
-    let warnings = manager(handle).map_err(throw(env))?.take_warnings();
-    Ok(warnings.into_iter().map(Into::into).collect())
+    let manager = manager(handle).map_err(throw(env))?;
+    let domains = manager.info().domains;
+    Ok(manager.take_warnings().into_iter().map(|warning| LimitWarning::new(warning, domains)).collect())
 }
 
 /// Reserves memory for allocations that the manager does not make. Returns the reservation's handle.

@@ -56,3 +56,28 @@ test('small buffers on a full CMA area take few objects', (t) => {
   const { objects } = manager.getNPUMemoryStats()
   assert.ok(objects - large.length <= 8, `${objects - large.length} objects for ${buffers.length} buffers`)
 })
+
+test('another IOMMU domain is a remedy where the device has another', async (t) => {
+  for (const [simulated, code, has] of [
+    [{ domainBytes: 16 * MiB }, 'ERR_IOVA_EXHAUSTED', true],
+    [{ domainBytes: 16 * MiB, domains: 1 }, 'ERR_IOVA_EXHAUSTED', false],
+    [{ domainBytes: 16 * MiB, soc: 'rk3566' }, 'ERR_OUT_OF_MEMORY', false],
+  ]) {
+    const manager = onBoard(t, simulated)
+    const warnings = []
+    manager.on('warning', ({ message }) => warnings.push(message))
+    const fill = () => {
+      for (const kept of Array(32)) assert.notEqual(manager.allocateNPUMemory(MiB, { dedicated: true }), kept)
+    }
+    const { hint } = refuses(fill, code)
+    assert.equal(/iommuDomain/.test(hint), has, hint)
+    if (simulated.soc === undefined) {
+      const { hint: reserved } = refuses(() => manager.reserve(16 * MiB), 'ERR_IOVA_EXHAUSTED')
+      assert.equal(/iommuDomain/.test(reserved), has, reserved)
+    }
+    await new Promise(setImmediate)
+    const domain = warnings.filter((message) => message.startsWith('domain:'))
+    for (const message of domain) assert.equal(/iommuDomain/.test(message), has, message)
+    if (simulated.soc === undefined) assert.ok(domain.length > 0)
+  }
+})
