@@ -19,7 +19,10 @@ export interface CounterStats {
   totalAllocations: number
   /** Number of allocations that ended: deallocated, disposed or collected. */
   totalFrees: number
-  /** Number of refused requests. */
+  /**
+   * Number of refused requests. A request that is tried again after memory was reclaimed counts once for each try that
+   * was refused: at most twice, and three times for an asynchronous one.
+   */
   failedAllocations: number
 }
 
