@@ -17,7 +17,6 @@
 struct embed { float *embed; size_t n_tokens; };
 struct token { int32_t *input_ids; size_t n_tokens; };
 struct cross_attn { float *encoder_k_cache, *encoder_v_cache, *encoder_mask; int32_t *encoder_pos; int num_tokens; };
-struct infer { int mode; void *lora_params, *prompt_cache_params; int keep_history; };
 
 /* ---- rkllm.h: by version ---- */
 
@@ -51,6 +50,8 @@ struct input_1_2_0 { enum input_type input_type; CONTENT(images); };
 struct input_1_2 { const char *role; bool enable_thinking; enum input_type input_type; CONTENT(images); };
 struct input_1_3 { const char *role; bool enable_thinking; enum input_type input_type; CONTENT(images_videos); };
 
+struct infer_1_1 { int mode; void *lora_params, *prompt_cache_params; };
+struct infer { int mode; void *lora_params, *prompt_cache_params; int keep_history; };
 struct infer_1_3 {
     int mode;
     void *lora_params, *prompt_cache_params, *sampling_params;
@@ -121,7 +122,8 @@ const char *layouts(void) {
     BEGIN("RKLLMInput", struct input_1_1); CONTENT_FIELDS(struct input_1_1);
     FIELD(struct input_1_1, multimodal_input.image_embed); END(struct input_1_1, multimodal_input.n_image_tokens);
     COMMA;
-    infer();
+    BEGIN("RKLLMInferParam", struct infer_1_1); FIELD(struct infer_1_1, mode); FIELD(struct infer_1_1, lora_params);
+    END(struct infer_1_1, prompt_cache_params);
     put("},\"%s\":{%.0zu", "1.2.0", 0);
     BEGIN("RKLLMInput", struct input_1_2_0); CONTENT_FIELDS(struct input_1_2_0); IMAGE_FIELDS(struct input_1_2_0);
     COMMA;
@@ -252,6 +254,10 @@ int64_t read_infer(int version, const void *param) {
         const struct infer_1_3 *p = param;
         if (p->lora_params || p->prompt_cache_params || p->sampling_params) return -1;
         return p->mode + 10 * p->keep_history + 100LL * p->max_new_tokens;
+    }
+    if (version == 110) {
+        const struct infer_1_1 *p = param;
+        return p->lora_params || p->prompt_cache_params ? -1 : p->mode;
     }
     const struct infer *p = param;
     return p->lora_params || p->prompt_cache_params ? -1 : p->mode + 10 * p->keep_history;

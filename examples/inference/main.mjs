@@ -181,8 +181,10 @@ function exchange(buffers, call, tally, { header, hasRoles, request, input, addr
   })
 
   const most = header === '1.3' ? { maxNewTokens: 64 } : {}
-  const param = buffers.inferParam({ mode: 'logits', keepHistory: true, ...most })
-  tally.same('infer param', Number(call.read_infer(VERSIONS[header], param)), 2 + 10 + 100 * (most.maxNewTokens ?? 0))
+  const history = header === '1.1' ? {} : { keepHistory: true }
+  const param = buffers.inferParam({ mode: 'logits', ...history, ...most })
+  const wanted = 2 + (history.keepHistory ? 10 : 0) + 100 * (most.maxNewTokens ?? 0)
+  tally.same('infer param', Number(call.read_infer(VERSIONS[header], param)), wanted)
 
   if (hasRoles) {
     const hash = call.read_cross_attn(buffers.crossAttention(), CROSS.layers, CROSS.heads, CROSS.headDim, address)

@@ -178,6 +178,7 @@ test('invalid requests are refused', (t) => {
   refuses(() => old.tokenInput(1, { role: 'user' }), 'ERR_UNSUPPORTED')
   refuses(() => old.multimodalInput('a'), 'ERR_UNSUPPORTED')
   refuses(() => old.inferParam({ maxNewTokens: 1 }), 'ERR_UNSUPPORTED')
+  refuses(() => old.inferParam({ keepHistory: false }), 'ERR_UNSUPPORTED')
   refuses(() => old.embedInput(1), 'ERR_UNSUPPORTED')
 })
 
@@ -263,7 +264,12 @@ test('fields lie where the C compiler puts them', { skip }, () => {
   const ours = Object.fromEntries(
     Object.entries({ ...headers, rknn }).map(([header, structs]) => [header, plain(structs)]),
   )
-  assert.deepEqual(JSON.parse(stdout), ours)
+  const theirs = JSON.parse(stdout)
+  // layouts.test.mjs compares the other structs of rkllm.h.
+  for (const [header, structs] of Object.entries(ours)) {
+    for (const name of Object.keys(structs)) if (!(name in theirs[header])) delete structs[name]
+  }
+  assert.deepEqual(theirs, ours)
 })
 
 test('the example: every value the same on both sides', { skip }, () => {

@@ -2,16 +2,16 @@
 
 // Computes the layouts of the C structs of rkllm.h and rknn_api.h, as a 64-bit C compiler does.
 //
-// The structs of rkllm.h differ between versions. Only the structs that a session passes in are here. `RKLLMInput` is
-// passed by pointer, so that a library may read a shorter struct than a later version has.
+// The structs of rkllm.h differ between versions (runtime-api.md §1). The library reads a struct of another version at
+// the wrong places, without an error.
 
 /**
  * Sizes of scalar fields, which are aligned to their size. An enum is an `int`, a bool a `byte`.
  *
- * @typedef {'pointer' | 'size' | 'int' | 'byte'} Scalar
+ * @typedef {'pointer' | 'size' | 'int' | 'float' | 'byte'} Scalar
  * @type {Record<Scalar, number>}
  */
-const SCALARS = { pointer: 8, size: 8, int: 4, byte: 1 }
+const SCALARS = { pointer: 8, size: 8, int: 4, float: 4, byte: 1 }
 
 /**
  * @typedef {{ size: number, align: number, fields: Record<string, { offset: number, type: Scalar }> }} Layout
@@ -110,43 +110,144 @@ const plainInput = (multimodal) => struct(['input_type', 'int'], ['', content(mu
 const roleInput = (multimodal) =>
   struct(['role', 'pointer'], ['enable_thinking', 'byte'], ['input_type', 'int'], ['', content(multimodal)])
 
-const inferParam = struct(
+/** @type {(type: Scalar, ...names: string[]) => Member[]} */
+const all = (type, ...names) => names.map((name) => [name, type])
+/** @type {(size: number) => Member} Bytes that the header reserves; no field is in them. */
+const reserved = (size) => ['reserved', { size, align: 1, fields: {} }]
+
+const inferParam = struct(['mode', 'int'], ...all('pointer', 'lora_params', 'prompt_cache_params'))
+const inferParamWithHistory = struct(
   ['mode', 'int'],
-  ['lora_params', 'pointer'],
-  ['prompt_cache_params', 'pointer'],
+  ...all('pointer', 'lora_params', 'prompt_cache_params'),
   ['keep_history', 'int'],
 )
 const inferParamWithSampling = struct(
   ['mode', 'int'],
-  ['lora_params', 'pointer'],
-  ['prompt_cache_params', 'pointer'],
-  ['sampling_params', 'pointer'],
-  ['keep_history', 'int'],
-  ['max_new_tokens', 'int'],
+  ...all('pointer', 'lora_params', 'prompt_cache_params', 'sampling_params'),
+  ...all('int', 'keep_history', 'max_new_tokens'),
 )
 
 const crossAttnParam = struct(
-  ['encoder_k_cache', 'pointer'],
-  ['encoder_v_cache', 'pointer'],
-  ['encoder_mask', 'pointer'],
-  ['encoder_pos', 'pointer'],
+  ...all('pointer', 'encoder_k_cache', 'encoder_v_cache', 'encoder_mask', 'encoder_pos'),
   ['num_tokens', 'int'],
 )
+
+/** The numbers of sampling that RKLLMParam and RKLLMSamplingParam have in the same order, after `top_k`. */
+const sampling = [
+  ...all('float', 'top_p', 'temperature', 'repeat_penalty', 'frequency_penalty', 'presence_penalty'),
+  .../** @type {Member[]} */ ([['mirostat', 'int']]),
+  ...all('float', 'mirostat_tau', 'mirostat_eta'),
+]
+const samplingParam = struct(['top_k', 'int'], ...sampling)
+
+const domainOnly = struct(['base_domain_id', 'int'], reserved(112))
+/** @type {Member[]} */
+const flashAndCpus = [
+  ['base_domain_id', 'int'],
+  ...all('byte', 'embed_flash', 'enabled_cpus_num'),
+  ['enabled_cpus_mask', 'int'],
+]
+const flashParam = struct(...flashAndCpus, reserved(106))
+const batchParam = struct(...flashAndCpus, ...all('byte', 'n_batch', 'use_cross_attn'), reserved(104))
+
+const head = [
+  .../** @type {Member[]} */ ([['model_path', 'pointer']]),
+  ...all('int', 'max_context_len', 'max_new_tokens', 'top_k'),
+]
+const keepAndSampling = [.../** @type {Member[]} */ ([['n_keep', 'int']]), ...sampling]
+const switches = all('byte', 'skip_special_token', 'is_async')
+const imageMarkers = all('pointer', 'img_start', 'img_end', 'img_content')
+
+/** @type {(extended: Layout) => Layout} */
+const paramOf12 = (extended) =>
+  struct(...head, ...keepAndSampling, ...switches, ...imageMarkers, ['extend_param', extended])
+const param11 = struct(...head, ...sampling, ...switches, ...imageMarkers, ['extend_param', domainOnly])
+const param13 = struct(
+  ...head,
+  ...keepAndSampling,
+  ...all('byte', 'skip_special_token', 'ignore_eos_token', 'is_async'),
+  ['extend_param', batchParam],
+)
+
+const loraAdapter = struct(...all('pointer', 'lora_adapter_path', 'lora_adapter_name'), ['scale', 'float'])
+const loraParam = struct(['lora_adapter_name', 'pointer'])
+const promptCacheParam = struct(['save_prompt_cache', 'int'], ['prompt_cache_path', 'pointer'])
+const common = {
+  RKLLMLoraAdapter: loraAdapter,
+  RKLLMLoraParam: loraParam,
+  RKLLMPromptCacheParam: promptCacheParam,
+}
+
+/** @type {Member[]} The argument of the result callback, which native code reads. */
+const result = [
+  ['text', 'pointer'],
+  ['token_id', 'int'],
+  ['last_hidden_layer', struct(['hidden_states', 'pointer'], ...all('int', 'embd_size', 'num_tokens'))],
+]
+/** @type {Member[]} */
+const resultWithLogits = [
+  ...result,
+  ['logits', struct(['logits', 'pointer'], ...all('int', 'vocab_size', 'num_tokens'))],
+]
+const perfStat = struct(
+  ['prefill_time_ms', 'float'],
+  ['prefill_tokens', 'int'],
+  ['generate_time_ms', 'float'],
+  ['generate_tokens', 'int'],
+  ['memory_usage_mb', 'float'],
+)
+const resultWithPerf = struct(...resultWithLogits, ['perf', perfStat])
+
+const callback = struct(
+  ...all('pointer', 'result_callback', 'result_userdata', 'tokenizer_callback', 'tokenizer_userdata'),
+  ...all('pointer', 'embed_callback', 'embed_userdata'),
+)
+
+/**
+ * The structs of one version. A struct that a version does not have is absent.
+ *
+ * @typedef {Record<'RKLLMInput' | 'RKLLMParam' | 'RKLLMInferParam' | 'RKLLMResult' | 'RKLLMLoraAdapter' |
+ *   'RKLLMLoraParam' | 'RKLLMPromptCacheParam', Layout> &
+ *   Partial<Record<'RKLLMSamplingParam' | 'RKLLMCrossAttnParam' | 'RKLLMCallback', Layout>>} Header
+ */
 
 /**
  * By version of rkllm.h. 1.2.0 has an entry of its own: its headers have no role yet, and only some copies count
  * images. This layout suits both kinds of copies.
  *
- * @typedef {{ RKLLMInput: Layout, RKLLMInferParam: Layout, RKLLMCrossAttnParam?: Layout }} Header
  * @type {Record<import('../types/inference.js').RKLLMHeader, Header>}
  */
 const headers = {
-  1.1: { RKLLMInput: plainInput(oneImage), RKLLMInferParam: inferParam },
-  '1.2.0': { RKLLMInput: plainInput(images), RKLLMInferParam: inferParam },
-  1.2: { RKLLMInput: roleInput(images), RKLLMInferParam: inferParam, RKLLMCrossAttnParam: crossAttnParam },
+  1.1: {
+    ...common,
+    RKLLMInput: plainInput(oneImage),
+    RKLLMParam: param11,
+    RKLLMInferParam: inferParam,
+    RKLLMResult: struct(...result),
+  },
+  '1.2.0': {
+    ...common,
+    RKLLMInput: plainInput(images),
+    RKLLMParam: paramOf12(flashParam),
+    RKLLMInferParam: inferParamWithHistory,
+    RKLLMResult: struct(...resultWithLogits),
+  },
+  1.2: {
+    ...common,
+    RKLLMInput: roleInput(images),
+    RKLLMParam: paramOf12(batchParam),
+    RKLLMInferParam: inferParamWithHistory,
+    RKLLMResult: resultWithPerf,
+    RKLLMCrossAttnParam: crossAttnParam,
+  },
   1.3: {
+    ...common,
     RKLLMInput: roleInput(imagesAndVideos),
+    RKLLMParam: param13,
     RKLLMInferParam: inferParamWithSampling,
+    RKLLMSamplingParam: samplingParam,
+    RKLLMResult: resultWithPerf,
+    RKLLMCallback: callback,
     RKLLMCrossAttnParam: crossAttnParam,
   },
 }
@@ -177,6 +278,7 @@ const setters = {
   pointer: (view, at, value) => view.setBigUint64(at, value, HOST_IS_LITTLE),
   size: (view, at, value) => view.setBigUint64(at, BigInt(value), HOST_IS_LITTLE),
   int: (view, at, value) => view.setInt32(at, value, HOST_IS_LITTLE),
+  float: (view, at, value) => view.setFloat32(at, value, HOST_IS_LITTLE),
   byte: (view, at, value) => view.setUint8(at, value),
 }
 

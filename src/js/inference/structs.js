@@ -203,13 +203,16 @@ class Structs {
 
   /** @param {unknown} options */
   inferParam(options) {
-    const { mode = 'generate', keepHistory = false, maxNewTokens } = check('inferParam', options, optionsOf.inferParam)
+    const { mode = 'generate', keepHistory, maxNewTokens } = check('inferParam', options, optionsOf.inferParam)
     const { RKLLMInferParam: layout } = this.#layouts
     if (maxNewTokens !== undefined && layout.fields.max_new_tokens === undefined) {
       throw this.#unsupported('inferParam', 'maxNewTokens', 'before 1.3 it is a parameter of rkllm_init (RKLLMParam)')
     }
+    if (keepHistory !== undefined && layout.fields.keep_history === undefined)
+      throw this.#unsupported('inferParam', 'keepHistory', 'it came with 1.2.0')
     /** @type {Values} */
-    const values = { mode: modes[mode], keep_history: keepHistory }
+    const values = { mode: modes[mode] }
+    if (keepHistory !== undefined) values.keep_history = keepHistory
     if (maxNewTokens !== undefined) values.max_new_tokens = maxNewTokens
     return this.#fill('inferParam', layout, values)
   }
