@@ -26,6 +26,7 @@ const {
   planModels,
   probeDevices,
   replayEventLog,
+  runtimeVersion,
   sendDmaBuf,
   unpinDropped,
   classes,
@@ -67,6 +68,7 @@ module.exports = {
   planModels,
   probeDevices,
   replayEventLog,
+  runtimeVersion,
   sendDmaBuf,
   unpinDropped,
 }

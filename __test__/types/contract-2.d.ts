@@ -76,3 +76,44 @@ export function measureModel(
   },
   options?: Cancellable,
 ): Promise<MeasuredModel>
+export interface RKLLMSessionParameters {
+  param(options: {
+    model: string
+    maxNewTokens?: number
+    topK?: number
+    topP?: number
+    temperature?: number
+    repeatPenalty?: number
+    frequencyPenalty?: number
+    presencePenalty?: number
+    mirostat?: number
+    mirostatTau?: number
+    mirostatEta?: number
+    keep?: number
+    skipSpecialTokens?: boolean
+    ignoreEos?: boolean
+    async?: boolean
+    domain?: number
+    embedFlash?: boolean
+    cpus?: number[]
+    batch?: number
+    crossAttention?: boolean
+  }): bigint
+  loraAdapter(options: { path: string; name: string; scale?: number }): bigint
+  inferParam(options?: {
+    mode?: 'generate' | 'hiddenStates' | 'logits'
+    keepHistory?: boolean
+    maxNewTokens?: number
+    lora?: string
+    promptCache?: { path: string; save: boolean }
+    sampling?: {
+      topK?: number
+      topP?: number
+      temperature?: number
+      repeatPenalty?: number
+      frequencyPenalty?: number
+      presencePenalty?: number
+    }
+  }): bigint
+}
+export function runtimeVersion(library: string): string | null

@@ -30,6 +30,7 @@ declare global {
   const worker: import('node:worker_threads').Worker, http: typeof import('node:http')
   const client: typeof import('prom-client'), registry: import('prom-client').Registry
   const log: any
+  const library: string, session: api.InferenceBuffers, param: bigint, infer: bigint, callback: bigint
   const kvCache: { shrink(share: number): void }
   function rkllm_run(handle: bigint, input: bigint, param: bigint, userdata: null): number
   function runOnNpu(address: bigint): void

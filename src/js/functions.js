@@ -16,6 +16,7 @@ const load = {
   plan: onDemand(() => require('./models/plan.js')),
   probe: onDemand(() => require('./devices/probe.js')),
   replay: onDemand(() => require('./replay/replay.js')),
+  runtimeVersion: onDemand(() => require('./inference/runtime-version.js')),
   unpinDropped: onDemand(() => require('./pools/unpin-dropped.js')),
 }
 
@@ -60,6 +61,10 @@ const functions = {
   replayEventLog(log, options, progress = undefined) {
     // The command line passes a third argument, to show its progress.
     return load.replay().replayEventLog(log, options, progress)
+  },
+  /** @type {typeof import('./inference/runtime-version.js').runtimeVersion} */
+  runtimeVersion(library) {
+    return load.runtimeVersion().runtimeVersion(library)
   },
   /** @type {typeof import('./sharing/inbox.js').sendDmaBuf} */
   async sendDmaBuf(path, piece, message = undefined) {

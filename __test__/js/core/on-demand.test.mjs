@@ -47,6 +47,7 @@ const MODULES = {
   planModels: 'models/plan.js',
   probeDevices: 'devices/probe.js',
   replayEventLog: 'replay/replay.js',
+  runtimeVersion: 'inference/runtime-version.js',
   sendDmaBuf: 'sharing/inbox.js',
   unpinDropped: 'pools/unpin-dropped.js',
 }

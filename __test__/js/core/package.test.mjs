@@ -36,6 +36,7 @@ const EXPORTS = [
   'planModels',
   'probeDevices',
   'replayEventLog',
+  'runtimeVersion',
   'sendDmaBuf',
   'unpinDropped',
 ]

@@ -134,7 +134,8 @@ test('invalid specs are refused by name, and nothing is allocated', (t) => {
 
 test('all or nothing: a part that fails frees the others', (t) => {
   const manager = open(t, { limits: { npu: { max: 64 << 10 } } })
-  refuses(() => manager.createInferenceBuffers({ maxTokens: 64, hiddenSize: 4096, name: 'again' }), 'ERR_MEMORY_LIMIT')
+  const spec = { kind: 'npu', maxTokens: 64, hiddenSize: 4096, name: 'again' }
+  refuses(() => manager.createInferenceBuffers(spec), 'ERR_MEMORY_LIMIT')
   assertNothingLeft(manager)
   // As a subclass may: the third part fails.
   let parts = 0

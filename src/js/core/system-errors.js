@@ -86,4 +86,23 @@ function callersError(what, error) {
   return memoryError('ERR_INVALID_ARG_TYPE', `${what} failed: ${error.message}`, {}, { cause: error })
 }
 
-module.exports = { callersError, systemError }
+/**
+ * The error of a file that the caller named and that cannot be opened or read.
+ *
+ * @param {string} path
+ * @param {NodeJS.ErrnoException} error
+ */
+function openError(path, error) {
+  const cause = { cause: error }
+  if (error.code === 'EACCES' || error.code === 'EPERM') {
+    const hint = 'let this user read it: chmod, or chown'
+    return memoryError('ERR_DEVICE_PERMISSION', `${path} may not be read by this user`, { path, hint }, cause)
+  }
+  if (error.code === 'ENOENT') {
+    const hint = 'check its spelling; a relative path begins at the working directory'
+    return memoryError('ERR_DEVICE_IO', `${path} does not exist`, { path, hint }, cause)
+  }
+  return systemError(`${path} cannot be read`, error, path) ?? error
+}
+
+module.exports = { callersError, openError, systemError }

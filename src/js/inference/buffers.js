@@ -14,6 +14,8 @@ const { destroyPool, expectFull } = require('../pools/pool.js')
 const { roundUp } = require('./layouts.js')
 const { setTimeout } = require('../core/runtime.js')
 const { dtypes, readSpec } = require('./spec.js')
+const { Parameters, placeParameters } = require('./parameters.js')
+const { defaultSampling } = require('./sampling.js')
 const { Structs, placeStructs } = require('./structs.js')
 
 /** The arrays that a spec may ask for, besides RKNN tensors. */
@@ -80,6 +82,7 @@ class InferenceBuffers {
   #front
   /** @type {Set | undefined} */
   #back
+  #parameters
   #pins = 0
 
   /**
@@ -88,13 +91,15 @@ class InferenceBuffers {
    * @param {MemoryPool} pool
    * @param {Spec} spec
    * @param {Set[]} sets
+   * @param {Parameters} parameters
    */
-  constructor(key, manager, pool, spec, sets) {
+  constructor(key, manager, pool, spec, sets, parameters) {
     if (key !== kConstruct) throw invalid('InferenceBuffers are made by createInferenceBuffers')
     this.#manager = manager
     this.#pool = pool
     this.#spec = spec
     ;[this.#front, this.#back] = sets
+    this.#parameters = parameters
     this.#bytes = bytesOf(spec)
     for (const { blocks } of sets) for (const { buffer } of blocks) owners.set(buffer, this)
     dropped.register(this, pool, this)
@@ -135,6 +140,18 @@ class InferenceBuffers {
   get back() {
     this.#live()
     return this.#back?.shown ?? null
+  }
+
+  // ── The session
+
+  /** @param {unknown} options */
+  param(options) {
+    return this.#session().param(options)
+  }
+
+  /** @param {unknown} options */
+  loraAdapter(options) {
+    return this.#session().loraAdapter(options)
   }
 
   // ── Requests
@@ -277,6 +294,13 @@ class InferenceBuffers {
     return front
   }
 
+  /** Returns the structs of the session, or throws why they are gone. */
+  #session() {
+    this.#live()
+    if (this.#parameters.gone) throw freedError('the structs')
+    return this.#parameters
+  }
+
   /**
    * Returns the front set, or throws if its array `name` was freed: no struct may hold an address of freed memory.
    *
@@ -355,7 +379,7 @@ function partOf(parts, name) {
  */
 function bytesOf(spec) {
   const one = spec.parts.reduce((sum, { bytes }) => sum + roundUp(bytes, LINE), placeStructs(spec).bytes)
-  return spec.doubleBuffered ? 2 * one : one
+  return (spec.doubleBuffered ? 2 * one : one) + placeParameters(spec).bytes
 }
 
 /**
@@ -370,8 +394,9 @@ const blockSizes = (spec) => [...spec.parts.map(({ bytes }) => bytes), placeStru
  *
  * @param {Spec} spec
  * @param {MemoryBlock[]} blocks
+ * @param {{ sampling: Record<string, any> }} defaults
  */
-function makeSet(spec, blocks) {
+function makeSet(spec, blocks, defaults) {
   /** @type {Record<string, any>} */
   const arrays = { inputs: Object.create(null), outputs: Object.create(null) }
   /** @type {Record<string, any>} */
@@ -384,7 +409,7 @@ function makeSet(spec, blocks) {
   }
   const structPlaces = placeStructs(spec)
   const block = blocks[spec.parts.length]
-  const structs = new Structs(spec, structPlaces, block.buffer, block.address, places)
+  const structs = new Structs(spec, structPlaces, block.buffer, block.address, places, defaults)
   const addresses = freeze({ ...places, ...structs.addresses })
   return { arrays, addresses, structs, blocks, shown: freeze({ ...arrays, addresses }) }
 }
@@ -397,11 +422,15 @@ const freeze = (set) => {
 }
 
 /**
- * The bytes of the blocks of each set.
+ * The bytes of the blocks of each set. The first has one more block for the structs of the session.
  *
  * @param {Spec} spec
  */
-const setsOf = (spec) => Array.from({ length: spec.doubleBuffered ? 2 : 1 }, () => blockSizes(spec))
+function setsOf(spec) {
+  const sets = Array.from({ length: spec.doubleBuffered ? 2 : 1 }, () => blockSizes(spec))
+  if (spec.rkllm) sets[0].push(placeParameters(spec).bytes)
+  return sets
+}
 
 /**
  * The options of the pool of a spec.
@@ -470,8 +499,10 @@ async function makeInferenceBuffersAsync(manager, options, others) {
  * @param {MemoryBlock[][]} sets the blocks of each set
  */
 function construct(manager, pool, spec, sets) {
-  const made = sets.map((blocks) => makeSet(spec, blocks))
-  return new InferenceBuffers(kConstruct, manager, pool, spec, made)
+  const defaults = { sampling: defaultSampling }
+  const made = sets.map((blocks) => makeSet(spec, blocks, defaults))
+  const parameters = new Parameters(spec, spec.rkllm ? sets[0].at(-1) : undefined, defaults)
+  return new InferenceBuffers(kConstruct, manager, pool, spec, made, parameters)
 }
 
 module.exports = { makeInferenceBuffers, makeInferenceBuffersAsync }

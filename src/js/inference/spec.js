@@ -5,6 +5,7 @@
 const { memoryError } = require('../core/errors.js')
 const { check, integer, invalid, kinds, outOfRange, formatValue } = require('../core/options.js')
 const { headers } = require('./layouts.js')
+const { headerOfLibrary, libraryPath } = require('./runtime-version.js')
 
 const WHAT = 'createInferenceBuffers'
 /** The default of `header`: the latest version. */
@@ -14,6 +15,8 @@ const [PROMPT_BYTES_PER_TOKEN, MIN_PROMPT_BYTES] = [8, 4096]
 /** C counts tokens and layers in int, and a tensor's bytes in uint32_t. */
 const [MAX_INT, MAX_TENSOR_BYTES] = [2 ** 31 - 1, 2 ** 32 - 1]
 const MAX_DIMENSIONS = 16
+/** The default of `loraAdapters`. */
+const LORA_ADAPTERS = 4
 
 /**
  * Element types of rknn_api.h: their numbers and array classes. Half floats are Uint16Arrays of bits: not all runtimes
@@ -119,6 +122,8 @@ const schema = {
   hiddenStates: output,
   rknnInputs: tensors({ ...tensorSchema, passThrough: kinds.boolean }),
   rknnOutputs: tensors(tensorSchema),
+  library: libraryPath,
+  loraAdapters: kinds.integer(0, 1024),
   doubleBuffered: kinds.boolean,
   name: kinds.string,
   tag: kinds.tag,
@@ -194,13 +199,17 @@ function readSpec(options, cancellable) {
     ...schema,
     ...cancellable,
   }))
-  const { kind = 'npu', header = NEWEST, contextLength, hiddenSize, vocabSize, image, crossAttention } = checked
+  const { contextLength, hiddenSize, vocabSize, image, crossAttention, library, loraAdapters = LORA_ADAPTERS } = checked
+  const header =
+    library === undefined ? (checked.header ?? NEWEST) : headerOfLibrary(WHAT, library, checked.header)
   const {
     maxTokens = contextLength,
     embeddings = hiddenSize !== undefined && maxTokens !== undefined,
     doubleBuffered = false,
   } = checked
   const { rknnInputs = [], rknnOutputs = [], name, tag, allocation } = checked
+  // The RKLLM runtime reads with the CPU; the NPU reads only tensors.
+  const { kind = rknnInputs.length + rknnOutputs.length > 0 ? 'npu' : 'system' } = checked
   if (contextLength !== undefined && maxTokens !== undefined && maxTokens > contextLength) {
     throw outOfRange(`${WHAT}: maxTokens is ${maxTokens}, more than the contextLength of ${contextLength}`)
   }
@@ -264,6 +273,9 @@ function readSpec(options, cancellable) {
     kind,
     header,
     maxTokens,
+    contextLength,
+    rkllm: parts.some(({ group }) => group === ''),
+    loraAdapters,
     image,
     crossAttention,
     doubleBuffered,

@@ -4,16 +4,13 @@
 // one pointer.
 
 const { memoryError } = require('../core/errors.js')
-const { check, integer, invalid, kinds, outOfRange, formatValue } = require('../core/options.js')
-const { headers, rknn, roundUp, write } = require('./layouts.js')
-const { Buffer, TextEncoder } = require('../core/runtime.js')
+const { check, integer, invalid, kinds } = require('../core/options.js')
+const { headers, rknn } = require('./layouts.js')
+const { readSampling, samplingSchema } = require('./sampling.js')
 const { dtypes, formats } = require('./spec.js')
+const { LABEL_BYTES, LORA_NAME_BYTES, PATH_BYTES, StructMemory, cString, placeAll } = require('./struct-memory.js')
 
-/** Room for a role or a marker, in UTF-8 with the final NUL. */
-const LABEL_BYTES = 64
 const LABELS = ['role', 'imageStart', 'imageEnd', 'imageContent']
-/** Structs begin at cache lines, so that no two share a line. */
-const LINE = 64
 /** Values of `RKLLMInputType` and `RKLLMInferMode`. */
 const [PROMPT, TOKEN, EMBED, MULTIMODAL] = [0, 1, 2, 3]
 const modes = { generate: 0, hiddenStates: 1, logits: 2 }
@@ -24,8 +21,6 @@ const MARKERS = /** @type {const} */ ([
   ['imageEnd', 'image_end'],
   ['imageContent', 'image_content'],
 ])
-
-const encoder = new TextEncoder()
 
 const talk = { role: kinds.string, enableThinking: kinds.boolean }
 const optionsOf = {
@@ -44,6 +39,9 @@ const optionsOf = {
     mode: kinds.oneOf(.../** @type {Array<keyof typeof modes>} */ (Object.keys(modes))),
     keepHistory: kinds.boolean,
     maxNewTokens: kinds.integer(1, INT_MAX),
+    lora: kinds.nonEmptyString,
+    promptCache: kinds.nested({ path: kinds.nonEmptyString, save: kinds.boolean }),
+    sampling: kinds.nested(samplingSchema),
   },
 }
 
@@ -51,7 +49,7 @@ const optionsOf = {
  * @typedef {ReturnType<typeof import('./spec.js').readSpec>} Spec
  * @typedef {import('./layouts.js').Layout} Layout
  * @typedef {import('../types/inference.js').RKLLMTalkOptions} TalkOptions
- * @typedef {Record<string, number | bigint | boolean>} Values
+ * @typedef {import('./struct-memory.js').Values} Values
  */
 
 /**
@@ -60,35 +58,35 @@ const optionsOf = {
  * @param {Spec} spec
  * @returns {Record<string, number>}
  */
-function placeStructs({ header, promptBytes, rknnInputs, rknnOutputs }) {
-  const { RKLLMInput, RKLLMInferParam, RKLLMCrossAttnParam } = headers[header]
-  let bytes = 0
-  const place = (/** @type {number} */ size) => {
-    const at = bytes
-    bytes = roundUp(at + size, LINE)
-    return at
-  }
-  return {
-    input: place(RKLLMInput.size),
-    inferParam: place(RKLLMInferParam.size),
-    crossAttention: place(RKLLMCrossAttnParam?.size ?? 0),
-    rknnInputs: place(rknnInputs.length * rknn.rknn_input.size),
-    rknnOutputs: place(rknnOutputs.length * rknn.rknn_output.size),
-    ...Object.fromEntries(LABELS.map((label) => [label, place(LABEL_BYTES)])),
-    prompt: place(promptBytes),
-    bytes,
-  }
+function placeStructs({ header, promptBytes, rkllm, rknnInputs, rknnOutputs }) {
+  const layouts = headers[header]
+  const { RKLLMInput, RKLLMInferParam, RKLLMCrossAttnParam } = layouts
+  return placeAll({
+    input: RKLLMInput.size,
+    inferParam: RKLLMInferParam.size,
+    crossAttention: RKLLMCrossAttnParam?.size ?? 0,
+    rknnInputs: rknnInputs.length * rknn.rknn_input.size,
+    rknnOutputs: rknnOutputs.length * rknn.rknn_output.size,
+    ...Object.fromEntries(LABELS.map((label) => [label, LABEL_BYTES])),
+    ...(rkllm && {
+      sampling: layouts.RKLLMSamplingParam?.size ?? 0,
+      lora: layouts.RKLLMLoraParam.size,
+      loraName: LORA_NAME_BYTES,
+      promptCache: layouts.RKLLMPromptCacheParam.size,
+      promptCachePath: PATH_BYTES,
+    }),
+    prompt: promptBytes,
+  })
 }
 
 class Structs {
   #spec
   #layouts
-  #places
+  #memory
   /** The addresses of arrays by name; null for arrays that the spec does not ask for. */
   #arrays
-  #base
-  #bytes
-  #view
+  /** The sampling of `param`, shared by the sets of a session. */
+  #defaults
 
   /**
    * @param {Spec} spec
@@ -96,26 +94,25 @@ class Structs {
    * @param {ArrayBuffer} buffer
    * @param {bigint} base the address of `buffer`
    * @param {Record<string, any>} arrays addresses by name; those of tensors are under `inputs` and `outputs`
+   * @param {{ sampling: Values }} defaults
    */
-  constructor(spec, places, buffer, base, arrays) {
+  constructor(spec, places, buffer, base, arrays, defaults) {
     this.#spec = spec
     this.#layouts = headers[spec.header]
-    this.#places = places
+    this.#memory = new StructMemory(spec.header, places, buffer, base)
     this.#arrays = arrays
-    this.#base = base
-    this.#bytes = new Uint8Array(buffer)
-    this.#view = new DataView(buffer)
+    this.#defaults = defaults
     this.#writeTensors()
   }
 
   get gone() {
-    return this.#bytes.length === 0
+    return this.#memory.gone
   }
 
   /** The addresses of the structs; null for structs that the spec does not need. */
   get addresses() {
     const { rknnInputs, rknnOutputs, crossAttention } = this.#spec
-    const at = (/** @type {string} */ place) => this.#base + BigInt(this.#places[place])
+    const at = (/** @type {string} */ place) => this.#memory.addressOf(place)
     return {
       rkllmInput: at('input'),
       rkllmInputUnion: at('input') + BigInt(this.#layouts.RKLLMInput.fields.prompt_input.offset),
@@ -195,7 +192,7 @@ class Structs {
       if (checked[option] === undefined) continue
       if (!(`${prefix}${field}` in fields))
         throw this.#unsupported(what, option, 'before 1.3 it is a parameter of rkllm_init (RKLLMParam)')
-      values[`${prefix}${field}`] = this.#text(`${what}: ${option}`, option, LABEL_BYTES, checked[option])
+      values[`${prefix}${field}`] = this.#memory.text(`${what}: ${option}`, option, LABEL_BYTES, checked[option])
     }
     values['multimodal_input.prompt'] = this.#prompt(what, prompt)
     return this.#input(MULTIMODAL, values, what, checked)
@@ -203,25 +200,55 @@ class Structs {
 
   /** @param {unknown} options */
   inferParam(options) {
-    const { mode = 'generate', keepHistory, maxNewTokens } = check('inferParam', options, optionsOf.inferParam)
-    const { RKLLMInferParam: layout } = this.#layouts
-    if (maxNewTokens !== undefined && layout.fields.max_new_tokens === undefined) {
-      throw this.#unsupported('inferParam', 'maxNewTokens', 'before 1.3 it is a parameter of rkllm_init (RKLLMParam)')
-    }
+    const what = 'inferParam'
+    const { mode = 'generate', ...rest } = check(what, options, optionsOf.inferParam)
+    const { keepHistory, maxNewTokens, lora, promptCache, sampling } = rest
+    const { RKLLMInferParam: layout, RKLLMSamplingParam, RKLLMLoraParam, RKLLMPromptCacheParam } = this.#layouts
     if (keepHistory !== undefined && layout.fields.keep_history === undefined)
-      throw this.#unsupported('inferParam', 'keepHistory', 'it came with 1.2.0')
+      throw this.#unsupported(what, 'keepHistory', 'it came with 1.2.0')
+    for (const [name, value, field] of /** @type {const} */ ([
+      ['maxNewTokens', maxNewTokens, 'max_new_tokens'],
+      ['sampling', sampling, 'sampling_params'],
+    ])) {
+      if (value !== undefined && layout.fields[field] === undefined)
+        throw this.#unsupported(what, name, 'before 1.3 it is a parameter of rkllm_init: param()')
+    }
+    // Checked before anything is written: a call that throws leaves the structs of the call before.
+    if (lora !== undefined) cString(`${what}: lora`, lora, this.#rkllmRoom(what, LORA_NAME_BYTES))
+    if (promptCache !== undefined) {
+      const { path, save } = promptCache
+      if (path === undefined) throw invalid(`${what}: promptCache needs "path"`)
+      if (save === undefined) throw invalid(`${what}: promptCache needs "save"`)
+      cString(`${what}: promptCache: path`, path, this.#rkllmRoom(what, PATH_BYTES))
+    }
     /** @type {Values} */
     const values = { mode: modes[mode] }
     if (keepHistory !== undefined) values.keep_history = keepHistory
     if (maxNewTokens !== undefined) values.max_new_tokens = maxNewTokens
-    return this.#fill('inferParam', layout, values)
+    if (sampling !== undefined) {
+      this.#rkllmRoom(what, 0)
+      const numbers = { ...this.#defaults.sampling, ...readSampling(sampling) }
+      values.sampling_params = this.#memory.fill('sampling', /** @type {Layout} */ (RKLLMSamplingParam), numbers)
+    }
+    if (lora !== undefined) {
+      const name = this.#memory.text(`${what}: lora`, 'loraName', LORA_NAME_BYTES, lora)
+      values.lora_params = this.#memory.fill('lora', RKLLMLoraParam, { lora_adapter_name: name })
+    }
+    if (promptCache !== undefined) {
+      const { path, save } = promptCache
+      values.prompt_cache_params = this.#memory.fill('promptCache', RKLLMPromptCacheParam, {
+        save_prompt_cache: Boolean(save),
+        prompt_cache_path: this.#memory.text(`${what}: promptCache: path`, 'promptCachePath', PATH_BYTES, path),
+      })
+    }
+    return this.#memory.fill('inferParam', layout, values)
   }
 
   /** @param {number} [count] */
   crossAttention(count) {
     const keys = this.#array('encoderKeys', 'crossAttention')
     const { tokens } = /** @type {NonNullable<Spec['crossAttention']>} */ (this.#spec.crossAttention)
-    return this.#fill('crossAttention', /** @type {Layout} */ (this.#layouts.RKLLMCrossAttnParam), {
+    return this.#memory.fill('crossAttention', /** @type {Layout} */ (this.#layouts.RKLLMCrossAttnParam), {
       encoder_k_cache: keys,
       encoder_v_cache: this.#arrays.encoderValues,
       encoder_mask: this.#arrays.encoderMask,
@@ -232,9 +259,8 @@ class Structs {
 
   /** Clears the texts and structs of the request. The arrays of rknn_input and rknn_output stay. */
   reset() {
-    const { rknnInputs, role } = this.#places
-    this.#bytes.fill(0, 0, rknnInputs)
-    this.#bytes.fill(0, role)
+    this.#memory.clear('input', 'rknnInputs')
+    this.#memory.clear('role')
   }
 
   /**
@@ -248,27 +274,13 @@ class Structs {
     /** @type {Values} */
     const all = { input_type: type, ...values }
     if ('role' in layout.fields) {
-      all.role = this.#text(`${what}: role`, 'role', LABEL_BYTES, role ?? 'user')
+      all.role = this.#memory.text(`${what}: role`, 'role', LABEL_BYTES, role ?? 'user')
       all.enable_thinking = enableThinking ?? false
     } else {
       if (role !== undefined) throw this.#unsupported(what, 'role', 'roles came with 1.2.1')
       if (enableThinking !== undefined) throw this.#unsupported(what, 'enableThinking', 'it came with 1.2.1')
     }
-    return this.#fill('input', layout, all)
-  }
-
-  /**
-   * Writes a struct of `values`, zero elsewhere. Returns its address.
-   *
-   * @param {string} place
-   * @param {Layout} layout
-   * @param {Values} values
-   */
-  #fill(place, layout, values) {
-    const at = this.#places[place]
-    this.#bytes.fill(0, at, at + layout.size)
-    write(this.#view, at, layout, values)
-    return this.#base + BigInt(at)
+    return this.#memory.fill('input', layout, all)
   }
 
   /**
@@ -290,34 +302,7 @@ class Structs {
    */
   #prompt(what, text) {
     const { promptBytes } = this.#spec
-    return this.#text(`${what}: prompt`, 'prompt', promptBytes, text, 'make room with promptBytes')
-  }
-
-  /**
-   * Writes a C string to its place. Returns its address.
-   *
-   * @param {string} what
-   * @param {string} place
-   * @param {number} room
-   * @param {unknown} text
-   * @param {string} [hint]
-   */
-  #text(what, place, room, text, hint) {
-    if (typeof text !== 'string') throw invalid(`${what} must be a string, not ${formatValue(text)}`)
-    if (text.includes('\0')) throw outOfRange(`${what} has a NUL in it, which would end it in C`)
-    const at = this.#places[place]
-    const bytes = this.#bytes.subarray(at, at + room)
-    const { read, written } = encoder.encodeInto(text, bytes)
-    if (read < text.length || written === room) {
-      const requested = Buffer.byteLength(text) + 1
-      throw outOfRange(`${what} takes ${requested} bytes of UTF-8 with its final NUL, and there is room for ${room}`, {
-        requested,
-        limit: room,
-        ...(hint && { hint }),
-      })
-    }
-    bytes.fill(0, written)
-    return this.#base + BigInt(at)
+    return this.#memory.text(`${what}: prompt`, 'prompt', promptBytes, text, 'make room with promptBytes')
   }
 
   /**
@@ -326,7 +311,18 @@ class Structs {
    * @param {string} hint
    */
   #unsupported(what, option, hint) {
-    return memoryError('ERR_UNSUPPORTED', `${what}: rkllm.h ${this.#spec.header} has no ${option}`, { hint })
+    return this.#memory.unsupported(what, option, hint)
+  }
+
+  /**
+   * Returns `room`, or throws where the session has RKNN tensors alone and so no memory for it.
+   *
+   * @param {string} what
+   * @param {number} room
+   */
+  #rkllmRoom(what, room) {
+    if (this.#spec.rkllm) return room
+    throw rknnOnly(what)
   }
 
   /** Writes the arrays of rknn_input and rknn_output, which never change. */
@@ -334,27 +330,34 @@ class Structs {
     const { rknnInputs, rknnOutputs, parts } = this.#spec
     /** @type {(group: 'inputs' | 'outputs', name: string) => number} */
     const bytesOf = (group, name) => parts.find((part) => part.group === group && part.name === name)?.bytes ?? 0
-    rknnInputs.forEach(
-      ({ name, shape, dtype, format = shape.length === 4 ? 'nhwc' : 'undefined', passThrough = false }, index) =>
-        write(this.#view, this.#places.rknnInputs + index * rknn.rknn_input.size, rknn.rknn_input, {
-          index,
-          buf: this.#arrays.inputs[name],
-          size: bytesOf('inputs', name),
-          pass_through: passThrough,
-          type: dtypes[dtype].number,
-          fmt: formats[format],
-        }),
-    )
-    rknnOutputs.forEach(({ name, dtype }, index) =>
-      write(this.#view, this.#places.rknnOutputs + index * rknn.rknn_output.size, rknn.rknn_output, {
+    for (const [index, { name, shape, dtype, format, passThrough = false }] of rknnInputs.entries()) {
+      const values = {
+        index,
+        buf: this.#arrays.inputs[name],
+        size: bytesOf('inputs', name),
+        pass_through: passThrough,
+        type: dtypes[dtype].number,
+        fmt: formats[format ?? (shape.length === 4 ? 'nhwc' : 'undefined')],
+      }
+      this.#memory.fill('rknnInputs', rknn.rknn_input, values, index)
+    }
+    for (const [index, { name, dtype }] of rknnOutputs.entries()) {
+      const values = {
         want_float: dtype === 'float32',
         is_prealloc: true,
         index,
         buf: this.#arrays.outputs[name],
         size: bytesOf('outputs', name),
-      }),
-    )
+      }
+      this.#memory.fill('rknnOutputs', rknn.rknn_output, values, index)
+    }
   }
 }
 
-module.exports = { Structs, placeStructs }
+/** @type {(what: string) => Error} */
+const rknnOnly = (what) =>
+  memoryError('ERR_UNSUPPORTED', `${what}: these buffers have RKNN tensors alone`, {
+    hint: 'createInferenceBuffers makes room for it where the spec has an array of RKLLM, such as contextLength',
+  })
+
+module.exports = { Structs, placeStructs, rknnOnly }

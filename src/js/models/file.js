@@ -10,7 +10,7 @@ const fs = require('node:fs')
 const { memoryError } = require('../core/errors.js')
 const { formatBytes } = require('../core/format-bytes.js')
 const { Buffer } = require('../core/runtime.js')
-const { systemError } = require('../core/system-errors.js')
+const { openError } = require('../core/system-errors.js')
 
 const HEAD = 64
 /** No language or vision model is smaller; a truncated download or an error page is. */
@@ -29,23 +29,6 @@ const OTHER_FORMATS = [
 
 /** @type {(path: string, message: string, hint: string) => import('../types/errors.js').MemoryError} */
 const refuse = (path, message, hint) => memoryError('ERR_UNSUPPORTED', `${path} ${message}`, { hint, path })
-
-/**
- * @param {string} path
- * @param {NodeJS.ErrnoException} error
- */
-function openError(path, error) {
-  const cause = { cause: error }
-  if (error.code === 'EACCES' || error.code === 'EPERM') {
-    const hint = 'let this user read it: chmod, or chown'
-    return memoryError('ERR_DEVICE_PERMISSION', `${path} may not be read by this user`, { path, hint }, cause)
-  }
-  if (error.code === 'ENOENT') {
-    const hint = 'check its spelling; a relative path begins at the working directory'
-    return memoryError('ERR_DEVICE_IO', `${path} does not exist`, { path, hint }, cause)
-  }
-  return systemError(`${path} cannot be read`, error, path) ?? error
-}
 
 /** @param {string} path */
 function readHead(path) {

@@ -32,10 +32,18 @@ export interface RKNNTensorSpec {
  * present.
  */
 export interface InferenceSpec {
-  /** Kind of memory. The RKLLM runtime reads its inputs with the CPU, so 'system' suffices for it. Default 'npu'. */
+  /**
+   * Kind of memory. Default 'npu' with RKNN tensors, for the NPU may read them in place, and 'system' without: the
+   * RKLLM runtime reads its inputs with the CPU.
+   */
   kind?: MemoryKind
-  /** Default '1.3'. */
+  /** Default: that of `library`; '1.3' without one. A header that contradicts the library is ERR_UNSUPPORTED. */
   header?: RKLLMHeader
+  /**
+   * Path of librkllmrt.so, by whose version `header` is chosen ({@link runtimeVersion}). The file is read, not loaded.
+   * ERR_UNSUPPORTED if it does not say its version and `header` is left out, or if its structs are not known.
+   */
+  library?: string
   /** Length of the longest input, in tokens. Default: `contextLength`. */
   maxTokens?: number
   /** Context length of the model, in tokens. */
@@ -64,7 +72,14 @@ export interface InferenceSpec {
   hiddenStates?: boolean | { tokens: number }
   rknnInputs?: ReadonlyArray<RKNNTensorSpec & { /** Default false. */ passThrough?: boolean }>
   rknnOutputs?: ReadonlyArray<RKNNTensorSpec>
-  /** Allocates two sets of everything: the program fills one while the runtime reads the other. Default false. */
+  /** Adapters that `loraAdapter` has room for, about 4.4 KB each. Default 4; of no use with RKNN tensors alone. */
+  loraAdapters?: number
+  /**
+   * Allocates two sets of everything: the program fills one while the runtime reads the other. Default false.
+   *
+   * Deprecated for sessions without RKNN tensors: a handle of RKLLM runs one request at a time, and to write a request
+   * takes microseconds beside a run of seconds. There the second set only takes memory.
+   */
   doubleBuffered?: boolean
   /** Name of the pool. Default: 'inference ' and a number. */
   name?: string
@@ -135,6 +150,77 @@ export interface RKLLMTalkOptions {
   enableThinking?: boolean
 }
 
+/** Numbers of sampling. */
+export interface RKLLMSamplingOptions {
+  /** Candidates, from 0. Default 40. */
+  topK?: number
+  /** From 0 to 1. Default 0.9. */
+  topP?: number
+  /** From 0. Default 0.8. */
+  temperature?: number
+  /** From 0. Default 1.1. */
+  repeatPenalty?: number
+  /** Default 0. */
+  frequencyPenalty?: number
+  /** Default 0. */
+  presencePenalty?: number
+  /** 0 (off), 1 or 2. Default 0. */
+  mirostat?: number
+  /** From 0. Default 5. */
+  mirostatTau?: number
+  /** From 0. Default 0.1. */
+  mirostatEta?: number
+}
+
+/**
+ * Options of {@link InferenceSession.param}. The defaults are this package's: those of rkllm_createDefaultParam are not
+ * documented.
+ */
+export interface RKLLMParamOptions extends RKLLMSamplingOptions {
+  /** Path of the .rkllm file, at most 4095 bytes. */
+  model: string
+  /** Default: the context length. */
+  maxNewTokens?: number
+  /** First tokens that stay when the context moves on, from header 1.2.0. Default 0. */
+  keep?: number
+  /** Default true. */
+  skipSpecialTokens?: boolean
+  /** From header 1.3. Default false. */
+  ignoreEos?: boolean
+  /** For rkllm_run_async. Default false. */
+  async?: boolean
+  /** Markers of images up to header 1.2, at most 63 bytes each; from 1.3 multimodalInput has them. Default ''. */
+  imageStart?: string
+  imageEnd?: string
+  imageContent?: string
+  /** IOMMU domain of the runtime's memory, 0 to 15. Default 0. */
+  domain?: number
+  /** Leaves the table of embeddings in the model's file, from header 1.2.0. Default true. */
+  embedFlash?: boolean
+  /** CPUs of the runtime, each 0 to 31, from header 1.2.0. Default: the last four of the machine. */
+  cpus?: number[]
+  /** Requests of a batch, 1 to 255, from header 1.2. Default 1. */
+  batch?: number
+  /** From header 1.2. Default: whether the spec has `crossAttention`. */
+  crossAttention?: boolean
+}
+
+/** Options of {@link InferenceSession.inferParam}. */
+export interface RKLLMInferOptions {
+  /** Default 'generate'. */
+  mode?: 'generate' | 'hiddenStates' | 'logits'
+  /** From header 1.2.0. Default false. */
+  keepHistory?: boolean
+  /** From header 1.3; earlier it belongs to `param`. */
+  maxNewTokens?: number
+  /** Name of an adapter that rkllm_load_lora loaded, at most 255 bytes. */
+  lora?: string
+  /** File of the prompt's KV, at most 4095 bytes, and whether the run writes it. */
+  promptCache?: { path: string; save: boolean }
+  /** From header 1.3; earlier it belongs to `param`. Numbers that are left out are those of the last `param`. */
+  sampling?: RKLLMSamplingOptions
+}
+
 /**
  * The memory of one session. Made by {@link MemoryManager.createInferenceBuffers}. The arrays are those of the front
  * set.
@@ -199,14 +285,39 @@ export interface InferenceSession extends InferenceArrays {
     },
   ): bigint
   /**
-   * Writes RKLLMInferParam, without LoRA or prompt cache, and returns its address. Default mode 'generate';
-   * maxNewTokens from header 1.3.
+   * Writes RKLLMParam, for rkllm_init, and returns its address. Each call overwrites the last. The struct and its texts
+   * keep their memory until `dispose`; `reset` and `swap` leave them.
+   *
+   * The context length is the spec's. An option that the header does not have is ERR_UNSUPPORTED.
+   *
+   * @throws ERR_OUT_OF_RANGE: a text that does not fit, or that has a NUL or half of a surrogate pair; a number beyond
+   * its bounds.
+   * @throws ERR_UNSUPPORTED: the header has no such field, or the spec has RKNN tensors alone.
    */
-  inferParam(options?: {
-    mode?: 'generate' | 'hiddenStates' | 'logits'
-    keepHistory?: boolean
-    maxNewTokens?: number
+  param(options: RKLLMParamOptions): bigint
+  /**
+   * Writes RKLLMLoraAdapter, for rkllm_load_lora, and returns its address. Each name has a slot of its own, which keeps
+   * its memory until `dispose`; the same name again overwrites its slot.
+   *
+   * @throws ERR_OUT_OF_RANGE: more names than `loraAdapters`, or a text that does not fit.
+   * @throws ERR_UNSUPPORTED: the spec has RKNN tensors alone.
+   */
+  loraAdapter(options: {
+    /** At most 4095 bytes. */
+    path: string
+    /** At most 255 bytes. */
+    name: string
+    /** Default 1. */
+    scale?: number
   }): bigint
+  /**
+   * Writes RKLLMInferParam and returns its address. The struct, and those that it points to, are valid until the next
+   * call or `reset`: with rkllm_run_async, make the next call when the run has ended.
+   *
+   * @throws ERR_OUT_OF_RANGE: a text that does not fit, or a number beyond its bounds.
+   * @throws ERR_UNSUPPORTED: the header has no such field.
+   */
+  inferParam(options?: RKLLMInferOptions): bigint
   /**
    * Writes RKLLMCrossAttnParam, for rkllm_set_cross_attn_params, and returns its address. If `count` is less than the
    * tokens of the spec, it replaces them in the shapes of encoderKeys and encoderValues.
@@ -238,6 +349,18 @@ export interface InferenceSession extends InferenceArrays {
   dispose(): void
   [Symbol.dispose](): void
 }
+
+/**
+ * Returns the version that a librkllmrt.so carries, as "1.2.3"; null where it carries none, or more than one. The file
+ * is read in pieces and not loaded.
+ *
+ * @throws ERR_UNSUPPORTED: not an ELF library, truncated, or for another machine than this process runs on.
+ * @throws ERR_DEVICE_IO: it does not exist, or cannot be read.
+ * @throws ERR_DEVICE_PERMISSION: this user may not read it.
+ * @throws ERR_TOO_MANY_FDS: no descriptor is left to read it with.
+ * @throws ERR_OUT_OF_RANGE: the path is empty or has a NUL.
+ */
+export function runtimeVersion(library: string): string | null
 
 /** Whether a spec surely has the option `K`: true, or false where it may be left out. */
 type Has<S, K extends PropertyKey> = K extends keyof S
