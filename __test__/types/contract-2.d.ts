@@ -76,29 +76,34 @@ export function measureModel(
   },
   options?: Cancellable,
 ): Promise<MeasuredModel>
+/** Numbers of sampling, in RKLLMParam and for one run. */
+interface Sampling {
+  topK?: number
+  topP?: number
+  temperature?: number
+  repeatPenalty?: number
+  frequencyPenalty?: number
+  presencePenalty?: number
+}
 export interface RKLLMSessionParameters {
-  param(options: {
-    model: string
-    maxNewTokens?: number
-    topK?: number
-    topP?: number
-    temperature?: number
-    repeatPenalty?: number
-    frequencyPenalty?: number
-    presencePenalty?: number
-    mirostat?: number
-    mirostatTau?: number
-    mirostatEta?: number
-    keep?: number
-    skipSpecialTokens?: boolean
-    ignoreEos?: boolean
-    async?: boolean
-    domain?: number
-    embedFlash?: boolean
-    cpus?: number[]
-    batch?: number
-    crossAttention?: boolean
-  }): bigint
+  param(
+    options: Sampling & {
+      model: string
+      maxNewTokens?: number
+      mirostat?: number
+      mirostatTau?: number
+      mirostatEta?: number
+      keep?: number
+      skipSpecialTokens?: boolean
+      ignoreEos?: boolean
+      async?: boolean
+      domain?: number
+      embedFlash?: boolean
+      cpus?: number[]
+      batch?: number
+      crossAttention?: boolean
+    },
+  ): bigint
   loraAdapter(options: { path: string; name: string; scale?: number }): bigint
   inferParam(options?: {
     mode?: 'generate' | 'hiddenStates' | 'logits'
@@ -106,14 +111,7 @@ export interface RKLLMSessionParameters {
     maxNewTokens?: number
     lora?: string
     promptCache?: { path: string; save: boolean }
-    sampling?: {
-      topK?: number
-      topP?: number
-      temperature?: number
-      repeatPenalty?: number
-      frequencyPenalty?: number
-      presencePenalty?: number
-    }
+    sampling?: Sampling
   }): bigint
 }
 export function runtimeVersion(library: string): string | null

@@ -59,6 +59,47 @@ struct infer_1_3 {
     int32_t max_new_tokens;
 };
 
+/* RKLLMParam: a number of the version decides which fields are there, as in the headers. */
+#define SAMPLING \
+    float top_p, temperature, repeat_penalty, frequency_penalty, presence_penalty; \
+    int32_t mirostat; \
+    float mirostat_tau, mirostat_eta;
+struct param_1_1 {
+    const char *model_path;
+    int32_t max_context_len, max_new_tokens, top_k;
+    SAMPLING
+    bool skip_special_token, is_async;
+    const char *img_start, *img_end, *img_content;
+    struct { int32_t base_domain_id; uint8_t reserved[112]; } extend_param;
+};
+struct extended {
+    int32_t base_domain_id;
+    int8_t embed_flash, enabled_cpus_num;
+    uint32_t enabled_cpus_mask;
+    uint8_t n_batch; /* 1.2.0 reserves the two */
+    int8_t use_cross_attn;
+    uint8_t reserved[104];
+};
+struct param_1_2 {
+    const char *model_path;
+    int32_t max_context_len, max_new_tokens, top_k, n_keep;
+    SAMPLING
+    bool skip_special_token, is_async;
+    const char *img_start, *img_end, *img_content;
+    struct extended extend_param;
+};
+struct param_1_3 {
+    const char *model_path;
+    int32_t max_context_len, max_new_tokens, top_k, n_keep;
+    SAMPLING
+    bool skip_special_token, ignore_eos_token, is_async;
+    struct extended extend_param;
+};
+struct lora_adapter { const char *lora_adapter_path, *lora_adapter_name; float scale; };
+struct lora { const char *lora_adapter_name; };
+struct prompt_cache { int save_prompt_cache; const char *prompt_cache_path; };
+struct sampling { int32_t top_k; SAMPLING };
+
 /* ---- rknn_api.h ---- */
 
 struct rknn_in { uint32_t index; void *buf; uint32_t size; uint8_t pass_through; int type, fmt; };
@@ -261,6 +302,44 @@ int64_t read_infer(int version, const void *param) {
     }
     const struct infer *p = param;
     return p->lora_params || p->prompt_cache_params ? -1 : p->mode + 10 * p->keep_history;
+}
+
+#define HASH_SAMPLING(p) words(START, &(p)->top_p, 8)
+#define HASH_EXTENDED(e) \
+    ((uint32_t)(e).base_domain_id + 16u * (uint32_t)(e).embed_flash + 32u * (uint32_t)(e).enabled_cpus_num \
+     + (e).enabled_cpus_mask * 1024u + (uint32_t)(e).n_batch * 3u + (uint32_t)(e).use_cross_attn * 5u)
+
+/** Plays rkllm_init: `found` gets path, context, new tokens, top_k, keep, sampling, switches, marker and extension. */
+void read_param(int version, const void *param, uint32_t *found) {
+#define COMMON(p) \
+    found[0] = text((p)->model_path), found[1] = (uint32_t)(p)->max_context_len, \
+    found[2] = (uint32_t)(p)->max_new_tokens, found[3] = (uint32_t)(p)->top_k, found[5] = HASH_SAMPLING(p), \
+    found[6] = (p)->skip_special_token + 2u * (p)->is_async
+    memset(found, 0, 9 * sizeof *found);
+    if (version == 110) {
+        const struct param_1_1 *p = param;
+        COMMON(p), found[7] = text(p->img_end), found[8] = (uint32_t)p->extend_param.base_domain_id;
+    } else if (version == 130) {
+        const struct param_1_3 *p = param;
+        COMMON(p), found[4] = (uint32_t)p->n_keep, found[6] += 4u * p->ignore_eos_token;
+        found[8] = HASH_EXTENDED(p->extend_param);
+    } else {
+        const struct param_1_2 *p = param;
+        COMMON(p), found[4] = (uint32_t)p->n_keep, found[7] = text(p->img_end);
+        found[8] = HASH_EXTENDED(p->extend_param);
+    }
+}
+
+/** Plays rkllm_load_lora and a run with it: `found` gets path, name, scale, the run's name, cache and sampling. */
+void read_lora(int version, const struct lora_adapter *adapter, const void *param, uint32_t *found) {
+    const struct infer_1_1 *infer = param; /* its fields come first in all versions */
+    const struct lora *lora = infer->lora_params;
+    const struct prompt_cache *cache = infer->prompt_cache_params;
+    found[0] = text(adapter->lora_adapter_path), found[1] = text(adapter->lora_adapter_name);
+    found[2] = words(START, &adapter->scale, 1), found[3] = text(lora->lora_adapter_name);
+    found[4] = text(cache->prompt_cache_path) + (uint32_t)cache->save_prompt_cache;
+    const struct sampling *sampling = version == 130 ? ((const struct infer_1_3 *)param)->sampling_params : NULL;
+    found[5] = sampling == NULL ? 0 : HASH_SAMPLING(sampling) + (uint32_t)sampling->top_k;
 }
 
 /** Hashes both caches in the same order; each has a layout of its own. */

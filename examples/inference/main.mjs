@@ -27,6 +27,8 @@ const FUNCTIONS = {
   layouts: { returns: 'text', takes: [] },
   read_input: { returns: 'i32', takes: ['i32', 'pointer', 'u32', 'pointer'] },
   read_infer: { returns: 'i64', takes: ['i32', 'pointer'] },
+  read_param: { returns: 'void', takes: ['i32', 'pointer', 'pointer'] },
+  read_lora: { returns: 'void', takes: ['i32', 'pointer', 'pointer', 'pointer'] },
   read_cross_attn: { returns: 'u32', takes: ['pointer', 'i32', 'i32', 'i32', 'pointer'] },
   write_floats: { returns: 'void', takes: ['pointer', 'u64', 'u32'] },
   run_rknn: { returns: 'u32', takes: ['pointer', 'u32', 'pointer', 'u32'] },
@@ -115,6 +117,7 @@ function session(memory, call, kind, header) {
     const all = { ...Object.fromEntries(FOUND.map((name) => [name, 0])), ...wanted }
     for (const [at, name] of FOUND.entries()) tally.same(`${what}: ${name}`, found[at], all[name])
   }
+  parameters(buffers, call, tally, { header, address, found })
   for (let request = 0; request < REQUESTS; request++) {
     fill(buffers.back, request)
     buffers.swap()
@@ -130,6 +133,37 @@ function session(memory, call, kind, header) {
   buffers.dispose()
   memory.deallocate(answers)
   return { kind, header, bytes, ...tally }
+}
+
+/** Compares the structs of rkllm_init, of rkllm_load_lora, and of a run that uses what was loaded. */
+function parameters(buffers, call, tally, { header, address, found }) {
+  const is13 = header === '1.3'
+  const all = (what, wanted) => wanted.forEach((value, at) => tally.same(`${what} ${at}`, found[at], value >>> 0))
+  const numbers = [0.25, 0.5, 1.25, -0.5, 0.75]
+  const sampling = {
+    topK: 3, topP: 0.25, temperature: 0.5, repeatPenalty: 1.25, frequencyPenalty: -0.5, presencePenalty: 0.75,
+    mirostat: 2, mirostatTau: 4, mirostatEta: 0.125,
+  }
+  const hash = words(Float32Array.of(4, 0.125), words(Int32Array.of(2), words(Float32Array.from(numbers))))
+  const extended = header === '1.1' ? {} : { keep: 9, embedFlash: true, cpus: [0, 5] }
+  const batch = is13 || header === '1.2' ? { batch: 7, crossAttention: true } : {}
+  const own = is13 ? { ignoreEos: true } : { imageEnd: '</größe>' }
+  const model = '/srv/Größe.rkllm'
+  const options = { model, maxNewTokens: 77, ...sampling, async: true, domain: 3, ...extended, ...batch, ...own }
+  call.read_param(VERSIONS[header], buffers.param(options), address)
+  const rest = header === '1.1' ? 0 : 16 + 32 * 2 + 0x21 * 1024 + 3 * (batch.batch ?? 0) + (batch.batch ? 5 : 0)
+  all('param', [
+    text(model), 256, 77, 3, extended.keep ?? 0, hash, is13 ? 7 : 3, is13 ? 0 : text('</größe>'), 3 + rest,
+  ])
+
+  const adapter = buffers.loraAdapter({ path: '/srv/größer', name: 'größer', scale: -0.5 })
+  const promptCache = { path: '/tmp/Maß', save: true }
+  const infer = buffers.inferParam({ lora: 'größer', promptCache, ...(is13 ? { sampling: { topK: 8 } } : {}) })
+  call.read_lora(VERSIONS[header], adapter, infer, address)
+  const scale = words(Float32Array.of(-0.5))
+  all('lora', [
+    text('/srv/größer'), text('größer'), scale, text('größer'), text('/tmp/Maß') + 1, is13 ? hash + 8 : 0,
+  ])
 }
 
 /** Writes the inputs of a tokenizer, an encoder and a camera. */
