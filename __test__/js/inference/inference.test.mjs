@@ -178,6 +178,11 @@ test('invalid requests are refused', (t) => {
   })
   refuses(() => old.tokenInput(1, { role: 'user' }), 'ERR_UNSUPPORTED')
   refuses(() => old.multimodalInput('a'), 'ERR_UNSUPPORTED')
+  old.multimodalInput('a', { images: 1 })
+  for (const options of [{ width: 2 }, { height: 2 }, { imageEnd: 'x' }]) {
+    const { message: why } = refuses(() => old.multimodalInput('a', { images: 1, ...options }), 'ERR_UNSUPPORTED')
+    assert.ok(why.endsWith(`rkllm.h 1.1 has no ${Object.keys(options)[0]}`), why)
+  }
   refuses(() => old.inferParam({ maxNewTokens: 1 }), 'ERR_UNSUPPORTED')
   refuses(() => old.inferParam({ keepHistory: false }), 'ERR_UNSUPPORTED')
   refuses(() => old.embedInput(1), 'ERR_UNSUPPORTED')

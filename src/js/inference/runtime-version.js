@@ -24,10 +24,12 @@ const [LOAD, WRITABLE] = [1, 2]
 const MACHINES = /** @type {Record<string, number>} */ ({ x64: 62, arm64: 183 })
 const MACHINE_NAMES = /** @type {Record<number, string>} */ ({ 3: 'x86', 40: '32-bit ARM', 62: 'x64', 183: 'arm64' })
 
+/** The name's spellings. */
+const SPELLINGS = ['rkllm', 'RKLLM', 'Rkllm', 'RkLLM']
 /** The name, as in "librkllmrt", "rkllm-runtime", "RKLLM SDK", or "RKLLM version". */
 const NAME =
   'rkllm(?:(?:rt(?:\\.so)?|[-_ ](?:runtime|sdk|api))[-_ ,]{0,2}\\(?(?:version)?|[-_ ]\\(?version)[-_ :=]{0,3}'
-/** The version beside the name: "rkllm-runtime version: 1.2.3", "librkllmrt v1.2.3", "RKLLM SDK (version: 1.2.3)". */
+/** The version beside it: "rkllm-runtime version: 1.2.3", "librkllmrt v1.2.3", "RKLLM SDK (version: 1.2.3)". */
 const NAMED = new RegExp(`${NAME}v?(\\d{1,3}\\.\\d{1,3}\\.\\d{1,3})(?![\\d.]*\\d)`, 'gi')
 /** A format that gets its version from elsewhere: "rkllm-runtime version: %s". */
 const FORMAT = new RegExp(`${NAME}%s`, 'i')
@@ -135,23 +137,41 @@ function merge(segments) {
  * @param {Segment[]} segments
  */
 function versionIn(fd, segments) {
-  const [named, alone] = [new Set(), new Set()]
+  /** @type {Set<string>} */
+  const versions = new Set()
   let hasFormat = false
+  for (const { bytes, stop } of pieces(fd, segments)) {
+    // A search of bytes is several times as fast as making a text of them.
+    if (!SPELLINGS.some((spelling) => bytes.includes(spelling))) continue
+    const text = bytes.toString('latin1')
+    for (const found of text.matchAll(NAMED)) if (found.index < stop) versions.add(found[1])
+    hasFormat ||= FORMAT.test(text)
+  }
+  if (versions.size === 0 && hasFormat) {
+    for (const { bytes, stop } of pieces(fd, segments)) {
+      for (const found of bytes.toString('latin1').matchAll(ALONE)) if (found.index < stop) versions.add(found[1])
+    }
+  }
+  const [version] = versions
+  return versions.size === 1 ? version : null
+}
+
+/**
+ * Reads the segments in pieces that overlap. A text that begins before `stop` is whole in its piece; the next piece has
+ * the others.
+ *
+ * @param {number} fd
+ * @param {Segment[]} segments
+ */
+function* pieces(fd, segments) {
   for (const { at, end } of segments) {
     for (let from = at; from < end; from += PIECE - OVERLAP - MARGIN) {
-      const piece = read(fd, from, Math.min(PIECE, end - from))
-      const isLast = from + PIECE >= end || piece.length === 0
-      // A text near the end of a piece may be cut: the next piece has all of it.
-      const stop = isLast ? piece.length : piece.length - OVERLAP
-      const text = piece.toString('latin1')
-      for (const found of text.matchAll(NAMED)) if (found.index < stop) named.add(found[1])
-      for (const found of text.matchAll(ALONE)) if (found.index < stop) alone.add(found[1])
-      hasFormat ||= text.search(FORMAT) !== -1
+      const bytes = read(fd, from, Math.min(PIECE, end - from))
+      const isLast = from + PIECE >= end || bytes.length === 0
+      yield { bytes, stop: isLast ? bytes.length : bytes.length - OVERLAP }
       if (isLast) break
     }
   }
-  const versions = named.size > 0 || !hasFormat ? named : alone
-  return versions.size === 1 ? /** @type {string} */ ([...versions][0]) : null
 }
 
 /**

@@ -185,13 +185,16 @@ class Structs {
         [`${prefix}image_width`]: width,
         [`${prefix}image_height`]: height,
       })
-    } else if (images !== 1) {
-      throw this.#unsupported(what, 'images', 'it has one image; 1.2 and later have several')
+    } else {
+      if (images !== 1) throw this.#unsupported(what, 'images', 'it has one image; 1.2 and later have several')
+      for (const option of /** @type {const} */ (['width', 'height'])) {
+        if (checked[option] !== undefined) throw this.#unsupported(what, option, 'it came with 1.2.0')
+      }
     }
     for (const [option, field] of MARKERS) {
       if (checked[option] === undefined) continue
       if (!(`${prefix}${field}` in fields))
-        throw this.#unsupported(what, option, 'before 1.3 it is a parameter of rkllm_init (RKLLMParam)')
+        throw this.#unsupported(what, option, 'before 1.3 it is a parameter of rkllm_init: param()')
       values[`${prefix}${field}`] = this.#memory.text(`${what}: ${option}`, option, LABEL_BYTES, checked[option])
     }
     values['multimodal_input.prompt'] = this.#prompt(what, prompt)

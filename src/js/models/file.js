@@ -108,4 +108,4 @@ function checkRknn(path, size, head) {
   return []
 }
 
-module.exports = { inspect, openError }
+module.exports = { inspect }

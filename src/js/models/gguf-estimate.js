@@ -6,7 +6,7 @@
 
 const { formatBytes } = require('../core/format-bytes.js')
 const { readGguf, shapeOfGguf } = require('./gguf.js')
-const { openError } = require('./file.js')
+const { openError } = require('../core/system-errors.js')
 const { result } = require('./result.js')
 
 /** The tokens that llama.cpp computes at once by default (n_ubatch). */

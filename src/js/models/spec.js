@@ -4,7 +4,7 @@
 
 const fs = require('node:fs')
 const { invalid, outOfRange, formatValue } = require('../core/options.js')
-const { openError } = require('./file.js')
+const { openError } = require('../core/system-errors.js')
 const { isObject, namesOf, shapeOf } = require('./shape.js')
 
 /** Bounds the loop over layers. */
