@@ -172,9 +172,22 @@ test('the header follows the library; a header of another is refused with both',
 })
 
 test('a sparse file of many GiB is refused by its head, and not read', (t) => {
-  const path = inFolder(t)('')
-  truncateSync(path, 2 ** 36)
-  refuses(() => runtimeVersion(path), 'ERR_UNSUPPORTED')
+  const file = inFolder(t)
+  const size = 2 ** 36
+  const empty = file('')
+  truncateSync(empty, size)
+  assert.match(refuses(() => runtimeVersion(empty), 'ERR_UNSUPPORTED').message, /no ELF file/)
+  const head = library('')
+  head.writeBigUInt64LE(BigInt(size - head.length), 64 + 32)
+  const sparse = file(head)
+  truncateSync(sparse, size)
+  assert.match(refuses(() => runtimeVersion(sparse), 'ERR_UNSUPPORTED').message, /63\.9 GiB of read-only data/)
+})
+
+test('a FIFO is refused, and does not stop the process', { skip: needsCommand('mkfifo') }, (t) => {
+  const path = `${inFolder(t)('')}.fifo`
+  assert.equal(spawnSync('mkfifo', [path]).status, 0)
+  assert.match(refuses(() => runtimeVersion(path), 'ERR_UNSUPPORTED').message, /is not a file/)
 })
 
 test('a process without descriptors gets an error that says so', (t) => {

@@ -8,6 +8,7 @@
 
 const fs = require('node:fs')
 const { memoryError } = require('../core/errors.js')
+const { formatBytes } = require('../core/format-bytes.js')
 const { kinds, outOfRange } = require('../core/options.js')
 const { Buffer } = require('../core/runtime.js')
 const { openError } = require('../core/system-errors.js')
@@ -18,6 +19,8 @@ const PIECE = 1 << 18
 const OVERLAP = 512
 /** Texts may begin before what they are found by. */
 const MARGIN = 16
+/** No runtime is nearly that large: a sparse file would stop the process for minutes. */
+const MAX_READ_ONLY = 2 ** 30
 const [ELF_HEADER, PROGRAM_HEADER] = [64, 56]
 const [LOAD, WRITABLE] = [1, 2]
 /** e_machine of the processors of this package. */
@@ -111,7 +114,13 @@ function readSegments(fd, path, size) {
     if (end > size) throw refuse(path, `is truncated: it has ${size} bytes, and its head announces ${end}`, again)
     if ((table.readUInt32LE(entry + 4) & WRITABLE) === 0) segments.push({ at: begin, end })
   }
-  return merge(segments)
+  const merged = merge(segments)
+  const bytes = merged.reduce((sum, { at: begin, end }) => sum + end - begin, 0)
+  if (bytes > MAX_READ_ONLY) {
+    const found = formatBytes(bytes)
+    throw refuse(path, `has ${found} of read-only data: no runtime is that large`, 'name librkllmrt.so itself')
+  }
+  return merged
 }
 
 /**
