@@ -52,6 +52,7 @@ function structsOf(options) {
     session: new Parameters(spec, { buffer: session, address: SESSION }, defaults),
     read,
     text,
+    bytes: { request: new Uint8Array(request), session: new Uint8Array(session) },
   }
 }
 
@@ -157,6 +158,25 @@ test('1.3: sampling of a request: numbers that are left out are those of the las
   assert.equal(sampling({}).top_k, 1)
   const { sampling_params: none } = read('RKLLMInferParam', requests.inferParam({ maxNewTokens: 5 }))
   assert.equal(none, 0n)
+})
+
+test('reset leaves no text of a request, and all of the session', () => {
+  const { requests, session, bytes } = structsOf({ header: '1.3' })
+  session.param({ model: '/m' })
+  session.loraAdapter({ path: '/a', name: 'a' })
+  requests.promptInput('a secret', { role: 'tool' })
+  requests.inferParam({ lora: 'secret', promptCache: { path: '/secret', save: true }, sampling: { topK: 1 } })
+  const before = bytes.session.slice()
+  assert.ok(Buffer.from(bytes.request).includes('a secret') && Buffer.from(before).includes('/m\0'))
+  requests.reset()
+  assert.ok(bytes.request.every((byte) => byte === 0))
+  assert.deepEqual(bytes.session, before)
+})
+
+test('the mask of CPUs has a bit for each and no other', () => {
+  const { session, read } = structsOf({ header: '1.2' })
+  const mask = (cpus) => read('RKLLMParam', session.param({ model: 'm', cpus }))['extend_param.enabled_cpus_mask']
+  assert.deepEqual([mask([4, 5, 6, 7]), mask([1]), mask([0])], [0xf0, 2, 1])
 })
 
 test('what inferParam has in no earlier version is refused with the version and the name', () => {
