@@ -6,7 +6,7 @@ import { MemoryManager, closeDmaBuf } from '../../index.js'
 import { longestTurns } from './measure.mjs'
 
 const MiB = 2 ** 20
-const SPEC = { contextLength: 2048, hiddenSize: 1024, vocabSize: 32_000 }
+const SPEC = { kind: 'npu', contextLength: 2048, hiddenSize: 1024, vocabSize: 32_000 }
 
 /** A manager on a driver that takes `latencyMs` a call. */
 function slow(latencyMs) {

@@ -30,9 +30,9 @@ const TWINS = {
   allocateBufferAsync: (manager, options) => manager.getMemoryPool('grows').allocateBufferAsync(MiB, options),
   allocateFromPoolAsync: (manager, options) => manager.allocateFromPoolAsync('grows', MiB, options),
   createInferenceBuffersAsync: (manager, options) =>
-    manager.createInferenceBuffersAsync({ contextLength: 512, hiddenSize: 64, ...options }),
+    manager.createInferenceBuffersAsync({ kind: 'npu', contextLength: 512, hiddenSize: 64, ...options }),
   'createInferenceBuffersAsync, with options': (manager, options) =>
-    manager.createInferenceBuffersAsync({ contextLength: 512, hiddenSize: 64 }, options),
+    manager.createInferenceBuffersAsync({ kind: 'npu', contextLength: 512, hiddenSize: 64 }, options),
 }
 
 function withPool(t, options) {
@@ -78,7 +78,7 @@ test('the twins equal the synchronous verbs', async (t) => {
   manager.deallocate(buffer)
   assert.equal(pool.stats().liveAllocations, 0)
   const session = await manager.createInferenceBuffersAsync({
-    contextLength: 16, hiddenSize: 8, vocabSize: 8, doubleBuffered: true, allocation: { zeroed: false },
+    kind: 'npu', contextLength: 16, hiddenSize: 8, vocabSize: 8, doubleBuffered: true, allocation: { zeroed: false },
   })
   assert.equal(session.embeddings.length, 128)
   assert.ok([session, session.back].every(({ logits }) => logits.every((value) => value === 0)))

@@ -100,7 +100,7 @@ test("a session's own pool, which is full by design, warns of nothing; a user's 
   const memory = open(t)
   const scopes = []
   memory.on('warning', ({ scope }) => scopes.push(scope))
-  memory.createInferenceBuffers({ header: '1.2', contextLength: 512, hiddenSize: 256, vocabSize: 1024 })
+  memory.createInferenceBuffers({ kind: 'npu', header: '1.2', contextLength: 512, hiddenSize: 256, vocabSize: 1024 })
   await new Promise(setImmediate)
   assert.deepEqual(scopes, [])
   const pool = memory.createMemoryPool({ name: 'full', kind: 'system', initialSize: 64 * KiB })

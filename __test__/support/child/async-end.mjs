@@ -14,7 +14,7 @@ function busy() {
   const quiet = (promise) => void promise.catch(() => {})
   const grows = manager.createMemoryPool({ name: 'grows', initialSize: 0, chunkSize: 2 ** 20, maxSize: 2 ** 28 })
   quiet(manager.createMemoryPoolAsync({ name: 'new', initialSize: 2 ** 20 }))
-  quiet(manager.createInferenceBuffersAsync({ contextLength: 64, hiddenSize: 64 }))
+  quiet(manager.createInferenceBuffersAsync({ kind: 'npu', contextLength: 64, hiddenSize: 64 }))
   for (const movable of [true, false]) quiet(grows.allocateAsync(2 ** 20, { movable, tag: 'x' }))
   quiet(manager.allocateFromPoolAsync('grows', 2 ** 20))
   for (let i = 0; i < 8; i++) {

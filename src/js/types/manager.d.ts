@@ -378,7 +378,8 @@ export class MemoryManager extends EventEmitter {
    * Allocates, from one pool, all memory that one RKLLM or RKNN session passes across its API: typed arrays, their
    * addresses, and the C structs that point to them. If any part fails, nothing stays allocated.
    *
-   * @throws ERR_INVALID_ARG_TYPE, ERR_OUT_OF_RANGE; ERR_UNSUPPORTED: cross-attention before 1.2.1; and the errors of
+   * @throws ERR_INVALID_ARG_TYPE, ERR_OUT_OF_RANGE; ERR_UNSUPPORTED: cross-attention before 1.2.1, or a `library` whose
+   * version is not known or contradicts `header`; the errors of `runtimeVersion` for `library`, and of
    * {@link createMemoryPool}.
    */
   createInferenceBuffers<S extends InferenceSpec>(spec: S): InferenceBuffers<S>
