@@ -37,7 +37,7 @@ mod tag_account;
 mod tag_sweep;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorCode, Result};
@@ -74,6 +74,7 @@ pub fn notify() {
 pub struct Accounting {
     state: Mutex<AccountingState>,
     warnings: Mutex<VecDeque<Warning>>,
+    caller_retries: AtomicBool,
 }
 
 /// The counters of an [`Accounting`] to which an allocation's bytes belong.
@@ -131,7 +132,20 @@ impl Accounting {
         Arc::new(Self {
             state: Mutex::new(AccountingState { domains, ..AccountingState::default() }),
             warnings: Mutex::default(),
+            caller_retries: AtomicBool::new(false),
         })
+    }
+
+    /// Leaves the count of refusals for exhaustion to the caller, who reclaims memory and tries again. The caller counts
+    /// one refusal ([`Account::failed`]) once the request has failed for good. Then one request is one refusal,
+    /// however often it was tried.
+    pub fn let_caller_retry(&self) {
+        self.caller_retries.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns whether the caller may try again after `error`, and counts the refusal itself.
+    pub fn caller_counts(&self, error: &Error) -> bool {
+        error.code().is_exhaustion() && self.caller_retries.load(Ordering::Relaxed)
     }
 
     /// Starts to record for `profiler`, or stops with `None`. The previous recording goes to its profiler.
@@ -291,6 +305,14 @@ impl Account {
     /// Counts that a reservation ended.
     pub fn release_set_aside(&self, bytes: u64) {
         self.view(&mut self.accounting.state()).each(|counters| counters.set_aside -= bytes);
+    }
+
+    /// Counts that a request for `size` bytes was refused with `error`, unless the caller counts it.
+    #[cold]
+    pub fn refused(&self, size: u64, error: &Error) {
+        if !self.accounting.caller_counts(error) {
+            self.failed(size);
+        }
     }
 
     /// Counts and records that a request for `size` bytes was refused.

@@ -19,6 +19,7 @@ const { Limits } = require('./limits/limits.js')
 const { ProcessLimits } = require('./limits/process-limits.js')
 const { PoolRegistry } = require('./pools/pool-registry.js')
 const { Compactor } = require('./reclaim/compactor.js')
+const { Refusals } = require('./reclaim/refusals.js')
 const { Reclaimer } = require('./reclaim/reclaimer.js')
 
 /** How long `disposeAsync` may block the event loop at a time, in ms. */
@@ -67,6 +68,7 @@ class ManagerHost {
       () => native.processGauges(this.handle.value),
       (warning) => this.events.warn(warning),
     )
+    this.refusals = new Refusals(this)
     this.compactor = new Compactor(cleanup, this.buffers, this.events)
     this.reclaimer = new Reclaimer(cleanup, this)
     this.waits = new Waits(this.handle)

@@ -105,6 +105,20 @@ impl Manager {
         Self { slabs: self.slabs.with_turns(turns), ..self }
     }
 
+    /// Leaves refusals for exhaustion to the caller, who reclaims memory and tries again: see
+    /// [`Accounting::let_caller_retry`].
+    #[must_use]
+    pub fn with_retrying_caller(self) -> Self {
+        self.accounting.let_caller_retry();
+        self
+    }
+
+    /// Counts a request that the caller gave up after an error for exhaustion. A slice's request counts with its pool
+    /// ([`Pool::count_refused`](crate::pool::Pool::count_refused)).
+    pub fn count_refused(&self, kind: MemoryKind, size: u64, tag: Option<Arc<str>>) {
+        Account { accounting: Arc::clone(&self.accounting), kind: Some(kind), tag }.failed(size);
+    }
+
     /// Returns the description of the opened device.
     pub fn info(&self) -> &DeviceInfo {
         self.device.info()
@@ -176,7 +190,7 @@ impl Manager {
     ) -> Result<T> {
         let account = Account { accounting: Arc::clone(&self.accounting), kind: Some(kind), tag };
         self.profiling.timed(|| allocate(&account)).map_err(|error| {
-            account.failed(size.unwrap_or(0));
+            account.refused(size.unwrap_or(0), &error);
             match size {
                 Some(size) => error.requested(size),
                 None => error,

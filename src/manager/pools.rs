@@ -119,7 +119,7 @@ impl Manager {
         let reuse = self.slabs.reuse(options.reuse_after.unwrap_or(self.slabs.reuse_after()));
         let pool = Pool::new(Some(Arc::clone(&options.name)), source, layout, Some(account))
             .map(|pool| Arc::new(pool.with_reuse(reuse)))
-            .inspect_err(|_refusal| refused.failed(options.initial))?;
+            .inspect_err(|error| refused.refused(options.initial, error))?;
         pool.grow_ahead(options.grow_ahead);
         Ok(PreparedPool(Some(pool)))
     }

@@ -60,7 +60,7 @@ impl Unclaimed {
                 return pool.refused(size, account.tag.as_ref(), error);
             }
         }
-        account.failed(size);
+        account.refused(size, &error);
         error.requested(size)
     }
 }

@@ -55,6 +55,14 @@ impl Manager {
         })
     }
 
+    /// Counts an adoption of the shared memory `token` that the caller gave up.
+    pub fn count_refused_adoption(&self, token: &str) {
+        let Ok(share) = SharedBacking::find(token) else { return };
+        if let Some((memory, _)) = Backing::Shared(Arc::clone(&share)).memory() {
+            self.count_refused(memory.kind(), share.size, share.tag.clone());
+        }
+    }
+
     /// Returns a new close-on-exec dma-buf fd of the allocation's kernel object. The allocation starts at
     /// [`offset`](Allocation::offset) in it, and stays there.
     ///

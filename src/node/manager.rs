@@ -115,7 +115,7 @@ pub fn open_manager(
         return Err(throw(env)(error.hint("open the manager with backend: 'simulated', or leave out checkSync")));
     }
     let options = slabs.map_or_else(SlabOptions::default, Into::into);
-    let manager = Manager::new(opened.device, options).with_turns(EnvData::of(env)?.turns());
+    let manager = Manager::new(opened.device, options).with_turns(EnvData::of(env)?.turns()).with_retrying_caller();
     let device = Device::new(manager.info(), manager.sram_free());
     let manager = registry::open_manager(EnvData::of(env)?.id(), manager);
     Ok(Opened { manager, device, warn: opened.fell_back && !WARNED.swap(true, Relaxed) })

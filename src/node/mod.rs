@@ -41,6 +41,7 @@ mod movable;
 mod pools;
 mod pressure;
 mod profile;
+mod refusals;
 mod registry;
 mod replay;
 mod shared_buffers;

@@ -78,18 +78,25 @@ impl Pool {
         }
     }
 
-    /// Counts and records that a request for `size` bytes was refused: for the pool, and for the tag of the request or
-    /// else of the pool. Returns the error.
+    /// Counts that a request for `size` bytes was refused with `error`, unless the caller counts it. Returns the error.
     #[cold]
     pub fn refused(&self, size: u64, own: Option<&Arc<str>>, error: Error) -> Error {
+        if !self.account.as_ref().is_some_and(|account| account.accounting.caller_counts(&error)) {
+            self.count_refused(size, own);
+        }
+        // The driver's error may have a chunk's size.
+        error.requested(size)
+    }
+
+    /// Counts and records a refused request for `size` bytes: for the pool, and for the tag of the request or else of
+    /// the pool.
+    pub fn count_refused(&self, size: u64, own: Option<&Arc<str>>) {
         self.state().record_refused(size, own);
         if let Some(account) = &self.account {
             let tag = own.or(account.tag.as_ref()).cloned();
             // The manager adds the pool's count to that of its kind of memory.
             Account { kind: None, tag, accounting: Arc::clone(&account.accounting) }.failed(size);
         }
-        // The driver's error may have a chunk's size.
-        error.requested(size)
     }
 
     /// Raises `alignment` to the pool's own. Refuses one beyond that of the chunks.

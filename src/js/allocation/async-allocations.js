@@ -12,20 +12,20 @@ const TRIES = 3
 
 class AsyncAllocations {
   #handle
-  #publisher
+  #refusals
   #reclaimer
   #tasks
 
   /**
    * @param {object} parts of the manager
    * @param {import('../core/manager-handle.js').ManagerHandle} parts.handle
-   * @param {import('../core/diagnostics-channels.js').ChannelPublisher} parts.publisher
+   * @param {import('../reclaim/refusals.js').Refusals} parts.refusals
    * @param {{ reclaimFor(error: unknown, pool?: number): Promise<boolean> }} parts.reclaimer
    * @param {import('../core/async-tasks.js').AsyncTasks} parts.tasks
    */
-  constructor({ handle, publisher, reclaimer, tasks }) {
+  constructor({ handle, refusals, reclaimer, tasks }) {
     this.#handle = handle
-    this.#publisher = publisher
+    this.#refusals = refusals
     this.#reclaimer = reclaimer
     this.#tasks = tasks
   }
@@ -36,7 +36,7 @@ class AsyncAllocations {
    *
    * @template T
    * @param {() => T | Promise<T>} attempt
-   * @param {import('../pools/pool-host.js').Wanted} wanted for the `fail` channel
+   * @param {import('../pools/pool-host.js').Wanted} wanted for the counters and the `fail` channel
    * @param {AbortSignal} [signal]
    * @param {number} [pool] the native pool that the allocation is for
    * @returns {Promise<T>}
@@ -48,7 +48,7 @@ class AsyncAllocations {
         return await attempt()
       } catch (error) {
         if (tries === TRIES || this.#handle.closed || !(await this.#reclaimer.reclaimFor(error, pool))) {
-          throw this.#publisher.refused(error, wanted, pool)
+          throw this.#refusals.final(error, wanted, pool)
         }
         await finalizers()
       }

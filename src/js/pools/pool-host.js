@@ -9,8 +9,7 @@ const kMovable = Symbol('constructed by a MemoryManager, movable')
 /**
  * @typedef {import('../types/compaction.js').DefragmentOptions} DefragmentOptions
  * @typedef {import('../types/allocations.js').MemoryKind} MemoryKind
- * @typedef {{ kind?: MemoryKind | null, size?: number, tag?: string, pool?: string }} Wanted a request, for the
- * channels
+ * @typedef {import('../reclaim/refusals.js').Wanted} Wanted
  */
 
 /**

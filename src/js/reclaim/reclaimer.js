@@ -9,14 +9,14 @@ const { clearImmediate, clearTimeout, setImmediate, setTimeout } = require('../c
 
 /**
  * @typedef {{ onPressure?: boolean, onExhaustion?: boolean }} ReclaimOptions
- * @typedef {{ kind?: 'npu' | 'system' | null, size?: number, tag?: string, pool?: string }} Wanted
+ * @typedef {import('./refusals.js').Wanted} Wanted
  */
 
 class Reclaimer {
   #handle
   #pools
   #compactor
-  #publisher
+  #refusals
   #onExhaustion
   #onPressure
   /**
@@ -33,13 +33,13 @@ class Reclaimer {
    * @param {import('../core/manager-handle.js').ManagerHandle} parts.handle
    * @param {{ handles(): number[] }} parts.pools
    * @param {import('./compactor.js').Compactor} parts.compactor
-   * @param {import('../core/diagnostics-channels.js').ChannelPublisher} parts.publisher
+   * @param {import('./refusals.js').Refusals} parts.refusals
    */
-  constructor({ onPressure = true, onExhaustion = true }, { handle, pools, compactor, publisher }) {
+  constructor({ onPressure = true, onExhaustion = true }, { handle, pools, compactor, refusals }) {
     this.#handle = handle
     this.#pools = pools
     this.#compactor = compactor
-    this.#publisher = publisher
+    this.#refusals = refusals
     this.#onExhaustion = onExhaustion
     this.#onPressure = onPressure
   }
@@ -49,7 +49,7 @@ class Reclaimer {
    *
    * @template T
    * @param {() => T} allocate
-   * @param {Wanted} wanted for the `fail` channel
+   * @param {Wanted} wanted for the counters and the `fail` channel
    * @param {number} [pool] the native pool that the allocation is for
    * @returns {T}
    */
@@ -75,7 +75,7 @@ class Reclaimer {
     try {
       return this.#retry(refusal, allocate, pool)
     } catch (error) {
-      throw this.#publisher.refused(error, wanted, pool)
+      throw this.#refusals.final(error, wanted, pool)
     }
   }
 

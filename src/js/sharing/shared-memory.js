@@ -13,7 +13,7 @@ const importOptions = { offset: kinds.integer(0), size: kinds.integer(1), tag: k
 /**
  * @typedef {object} SharingHost the parts of a manager that sharing calls
  * @property {import('../core/manager-handle.js').ManagerHandle} handle
- * @property {import('../core/diagnostics-channels.js').ChannelPublisher} publisher
+ * @property {import('../reclaim/refusals.js').Refusals} refusals
  * @property {{ allocated(): void }} processLimits
  * @property {{ allocateWithReclaim<T>(allocate: () => T, wanted: object): T }} reclaimer
  * @property {SharingAllocator} allocator
@@ -43,14 +43,14 @@ function exportDmaBuf({ handle, allocator, processLimits }, buffer) {
  * @param {unknown} options
  * @returns {ArrayBuffer}
  */
-function importDmaBuf({ handle, allocator, publisher }, fd, options) {
+function importDmaBuf({ handle, allocator, refusals }, fd, options) {
   const manager = handle.open()
   integer('fd', fd, 0, 2 ** 31 - 1)
   const { offset = 0, size, tag } = check('importDmaBuf', options, importOptions)
   try {
     return allocator.allocated(native.importDmaBuf(manager, fd, offset, size, tag))
   } catch (error) {
-    throw publisher.refused(error, { kind: 'npu', size, tag })
+    throw refusals.final(error, { kind: 'npu', size, tag })
   }
 }
 
@@ -60,7 +60,7 @@ function importDmaBuf({ handle, allocator, publisher }, fd, options) {
  * @param {unknown} options
  * @returns {Promise<ArrayBuffer>}
  */
-async function importDmaBufAsync({ handle, allocator, publisher }, fd, options) {
+async function importDmaBufAsync({ handle, allocator, refusals }, fd, options) {
   handle.open()
   integer('fd', fd, 0, 2 ** 31 - 1)
   const schema = { ...importOptions, signal: kinds.signal }
@@ -72,7 +72,7 @@ async function importDmaBufAsync({ handle, allocator, publisher }, fd, options) 
       signal,
     )
   } catch (error) {
-    throw publisher.refused(error, { kind: 'npu', size, tag })
+    throw refusals.final(error, { kind: 'npu', size, tag })
   }
 }
 
@@ -98,7 +98,8 @@ function adopt(host, token, manager) {
   const { handle, allocator, reclaimer } = host
   const opened = handle.open()
   const name = tokenOf(token)
-  const made = reclaimer.allocateWithReclaim(() => native.adopt(opened, name), { kind: null, size: token.size })
+  const wanted = { kind: null, size: token.size, shared: name }
+  const made = reclaimer.allocateWithReclaim(() => native.adopt(opened, name), wanted)
   allocator.markShared()
   disposeAtExit(manager, host)
   return allocator.allocated(made)
@@ -122,7 +123,7 @@ async function adoptAsync(host, token, options, manager) {
     disposeAtExit(manager, host)
     return allocator.allocated(made)
   }
-  return asyncAllocations.allocate(attempt, { kind: null, size: token.size }, signal)
+  return asyncAllocations.allocate(attempt, { kind: null, size: token.size, shared: name }, signal)
 }
 
 /**

@@ -20,8 +20,8 @@ export interface CounterStats {
   /** Number of allocations that ended: deallocated, disposed or collected. */
   totalFrees: number
   /**
-   * Number of refused requests. A request that is tried again after memory was reclaimed counts once for each try that
-   * was refused: at most twice, and three times for an asynchronous one.
+   * Number of requests that failed for good: one for each, however often the manager reclaimed memory and tried again.
+   * An invalid argument is no refusal.
    */
   failedAllocations: number
 }
