@@ -136,9 +136,8 @@ impl Accounting {
         })
     }
 
-    /// Leaves the count of refusals for exhaustion to the caller, who reclaims memory and tries again. The caller counts
-    /// one refusal ([`Account::failed`]) once the request has failed for good. Then one request is one refusal,
-    /// however often it was tried.
+    /// Leaves the count of refusals for exhaustion to the caller, who reclaims memory and tries again. The caller
+    /// counts one refusal ([`Account::failed`]) once the last try has failed. So one request is one refusal.
     pub fn let_caller_retry(&self) {
         self.caller_retries.store(true, Ordering::Relaxed);
     }

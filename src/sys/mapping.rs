@@ -471,7 +471,8 @@ mod tests {
             assert_eq!(resident(&mapping), 16);
             retired.give_back(); // at least 64 KiB
             assert_eq!(resident(&mapping), 0);
-            mapping.fill(0..u64::MAX, 2); // one that waits still longer
+            // An operation that waits still longer.
+            mapping.fill(0..u64::MAX, 2);
             // Another test's step of the sweep may have the range at this moment.
             let cleaned = (0..1000).any(|_| {
                 quarantine::clean();

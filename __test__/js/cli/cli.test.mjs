@@ -99,7 +99,6 @@ test('a usage error: status 2, and the right usage', async () => {
     [['snapshot', 'me'], /PID is "me"/],
     [['report', '1'], /FILE is missing/],
     [['plan'], /MODEL is missing/],
-    [['plan', 'nowhere.rkllm'], /no file nowhere\.rkllm/],
     [['plan', model, '--soc', 'rk3558'], /"rk3558"[^]*did you mean rk3588\?/],
     [['plan', `${model}@0`], /at least 1/],
     [['estimate'], /MODEL is missing/],
@@ -347,9 +346,15 @@ test('replay: the options it knows, the first failure, and status 1', async (t) 
 })
 
 test('an unreadable file: status 4 and the reason', async () => {
-  const { status, stderr } = await command(['replay', join(folder, 'nowhere.csv')])
-  assert.equal(status, STATUS.broken)
-  assert.match(stderr, /ENOENT/)
+  for (const [words, reason] of [
+    [['replay', join(folder, 'nowhere.csv')], /ENOENT/],
+    [['plan', 'nowhere.rkllm'], /no file nowhere\.rkllm/],
+    [['estimate', 'nowhere.rkllm'], /no file nowhere\.rkllm/],
+  ]) {
+    const { status, stderr } = await command(words)
+    assert.equal(status, STATUS.broken)
+    assert.match(stderr, reason)
+  }
 })
 
 test('bench: medians and ratios to new ArrayBuffer in the same run', async () => {
@@ -520,6 +525,11 @@ test('replay: a log of which nothing is understood is an error, status 4', async
     const { status, stderr, stdout } = await command(['replay', log])
     assert.deepEqual([status, stdout], [4, ''])
     assert.match(stderr, /none of the log's 1 entries was understood/)
+
+    writeFileSync(log, 'Thread,Time,Action,Pointer,Size,Stream\n')
+    const empty = await command(['replay', log])
+    assert.deepEqual([empty.status, empty.stdout], [4, ''])
+    assert.match(empty.stderr, /has no allocation/)
   } finally {
     rmSync(folder, { recursive: true })
   }

@@ -4,6 +4,7 @@
 
 const { existsSync } = require('node:fs')
 const { basename } = require('node:path')
+const { memoryError } = require('../core/errors.js')
 const { DTYPES, numbersOf } = require('../models/dtypes.js')
 const { UsageError, oneOf, parseSize, wholeNumber } = require('./args.js')
 const { wrap } = require('./style.js')
@@ -98,7 +99,10 @@ function parseModel(word) {
   const [, rest, context] = /^(.+?)(?:@(\d+))?$/.exec(word) ?? [undefined, word]
   const [, path, name] = /^(.+):([^:/]+)$/.exec(rest) ?? [undefined, rest]
   const found = existsSync(rest) ? { path: rest, name: nameOf(rest) } : { path, name: name ?? nameOf(path) }
-  if (!existsSync(found.path)) throw new UsageError(`there is no file ${found.path}`)
+  if (!existsSync(found.path)) {
+    const [message, hint] = [`there is no file ${found.path}`, 'check its spelling']
+    throw memoryError('ERR_DEVICE_IO', message, { path: found.path, hint })
+  }
   return context === undefined ? found : { ...found, contextLength: wholeNumber(1)('the context', context) }
 }
 

@@ -3,6 +3,7 @@
 // `rkllm-memory replay LOG`: replays an event log against a pool of another size.
 
 const { readFileSync } = require('node:fs')
+const { outOfRange } = require('../core/options.js')
 const { expectWords, parseSize } = require('./args.js')
 const { makeProgress } = require('./progress.js')
 const { bytes, columns, grouped, wrap } = require('./style.js')
@@ -47,6 +48,7 @@ const command = {
     if (values.smallest) options.smallestCapacity = true
     const text = readFileSync(path, 'utf8')
     const result = replay(text, options, io.stderr)
+    if (result.allocations + result.failures === 0) throw outOfRange(`${path} has no allocation: nothing was replayed`)
     if (values.json) json(result)
     else show(result, { paint, print, width })
     return result.fits ? STATUS.ok : STATUS.finding
