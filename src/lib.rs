@@ -5,7 +5,7 @@
 //! | room | contents |
 //! |---|---|
 //! | [`error`] [`exhaustion`] | the error type, and the errors that reclaiming memory may resolve |
-//! | [`units`] [`handle`] [`id`] [`sync`] | kinds of memory and sizes; generation-checked handles; ids; locks |
+//! | [`units`] [`handle`] [`hash`] [`id`] [`sync`] | kinds of memory and sizes; generation-checked handles; hash tables; ids; locks |
 //! | [`abi`] | the kernel's structs and ioctls, one file a header |
 //! | [`suballoc`] | the free and used regions of an arena: arithmetic without memory |
 //! | [`profile`] | events, samples, call sites and histograms |
@@ -34,6 +34,7 @@ pub mod device;
 pub mod error;
 pub mod exhaustion;
 pub mod handle;
+pub mod hash;
 pub mod id;
 pub mod manager;
 pub mod pool;

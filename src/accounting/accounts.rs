@@ -1,6 +1,5 @@
 //! The state under the lock of an [`Accounting`](super::Accounting): usage counters and their limits.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::budget::Budget;
@@ -9,6 +8,7 @@ use super::limit::{Limit, LimitExceeded, Scope, Warning};
 use super::tag_account::{TagAccount, TagState};
 use super::tag_sweep::{TagSweep, Tags};
 use crate::handle::Handle;
+use crate::hash::NumberSet;
 use crate::profile::Recorder;
 use crate::sync::MutexGuard;
 use crate::units::MemoryKind;
@@ -33,7 +33,7 @@ pub struct Accounts {
     /// The accounts of memory of either kind, by tag.
     pub tags: Tags,
     /// All live allocations.
-    pub live: HashSet<Handle>,
+    pub live: NumberSet<Handle>,
     /// Whether further allocations are refused.
     pub closed: bool,
 }

@@ -1,21 +1,22 @@
 //! The directory: finds the allocations of this process by address and by handle.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use once_cell::sync::Lazy;
 
 use super::{visits, Allocation};
 use crate::handle::{Handle, Table};
+use crate::hash::NumberMap;
 use crate::sync::{Mutex, MutexGuard};
 
 /// All allocations of this process.
 #[derive(Default)]
 pub(super) struct Directory {
     pub(super) table: Table<Arc<Allocation>>,
-    by_address: HashMap<usize, Handle>,
+    by_address: NumberMap<usize, Handle>,
     /// The further allocations at an address of shared memory.
-    others: HashMap<usize, Vec<Handle>>,
+    others: NumberMap<usize, Vec<Handle>>,
 }
 
 impl Directory {
@@ -34,13 +35,15 @@ impl Directory {
 
     pub(super) fn forget_address(&mut self, allocation: &Allocation) {
         let (address, handle) = (&allocation.address, allocation.handle);
-        let is_first = self.by_address.get(address) == Some(&handle);
         if self.others.is_empty() {
-            if is_first {
-                self.by_address.remove(address);
+            if let Entry::Occupied(first) = self.by_address.entry(*address) {
+                if *first.get() == handle {
+                    first.remove();
+                }
             }
             return;
         }
+        let is_first = self.by_address.get(address) == Some(&handle);
         let next = self.others.get_mut(address).and_then(|others| {
             others.retain(|other| *other != handle);
             if is_first {

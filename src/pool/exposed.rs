@@ -1,14 +1,13 @@
 //! The allocations over the slices of one pool, so that the end of a small pool does not walk all live buffers.
 #![forbid(unsafe_code)]
 
-use std::collections::HashSet;
-
 use crate::handle::Handle;
+use crate::hash::NumberSet;
 use crate::sync::Mutex;
 
 /// The allocations over the slices of a named pool, of any manager. Slabs keep no such list: they end with all buffers.
 #[derive(Debug, Default)]
-pub struct Exposed(Mutex<HashSet<Handle>>);
+pub struct Exposed(Mutex<NumberSet<Handle>>);
 
 impl Exposed {
     /// Adds an allocation; pair with [`remove`](Self::remove).
