@@ -36,7 +36,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use once_cell::sync::Lazy;
-use reaper::{PendingFrees, REAPERS};
+use reaper::{PendingFrees, LINGER, REAPERS};
 
 use crate::accounting::{Budget, Charge};
 use crate::backend::errno::no_domain;
@@ -278,8 +278,9 @@ impl Device {
         drop(REAPERS.run(move || reaper.run()));
     }
 
-    fn reap(&self) {
+    fn reap(&self, linger: Duration) {
         self.pending.drain(
+            linger,
             |object, charges| {
                 if catch_unwind(AssertUnwindSafe(|| self.destroy(object, charges))).is_err() {
                     self.count_lost(object.size);
@@ -293,7 +294,7 @@ impl Device {
     /// the objects on this thread if the system has no other.
     pub fn wait_for_frees(&self, timeout: Duration) -> bool {
         if self.pending.take_over() {
-            self.reap();
+            self.reap(Duration::ZERO);
         }
         self.pending.wait(timeout)
     }
@@ -304,7 +305,7 @@ impl Device {
         let added = self.pending.added();
         while !self.pending.wait_until(added, FREE_TIMEOUT) {
             if self.pending.take_over() {
-                self.reap();
+                self.reap(Duration::ZERO);
             }
         }
     }
@@ -427,7 +428,7 @@ struct Reaper(Option<Arc<Device>>);
 impl Reaper {
     fn run(mut self) {
         if let Some(device) = self.0.take() {
-            device.reap();
+            device.reap(LINGER);
         }
     }
 }
