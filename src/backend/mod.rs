@@ -276,6 +276,12 @@ pub trait Backend: Send + Sync + fmt::Debug {
         Maintenance::Ranges
     }
 
+    /// Reports whether [`sync`](Self::sync) has nothing to do for `object`, now and later. The caller then makes no call.
+    fn needs_no_sync(&self, object: Handle) -> bool {
+        let _ = object;
+        false
+    }
+
     /// The simulated device behind this backend, which gives access to the device's view of memory.
     fn simulated(&self) -> Option<&simulated::Simulated> {
         None

@@ -376,6 +376,10 @@ impl Backend for Simulated {
         }
     }
 
+    fn needs_no_sync(&self, object: Handle) -> bool {
+        self.latency.is_zero() && self.entry(object, "MEM_SYNC", |entry| entry.caches.is_none()).unwrap_or(false)
+    }
+
     fn export(&self, object: Handle) -> Result<OwnedFd> {
         let memory = self.entry(object, "PRIME_HANDLE_TO_FD", |entry| Arc::clone(&entry.memory))?;
         duplicate(memory.as_fd())

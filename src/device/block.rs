@@ -69,6 +69,8 @@ pub struct Block {
     owned: Owned,
     /// The bytes in use: all of the object, or a part of an import.
     used: Range<u64>,
+    /// Whether the driver has nothing to do for [`sync`](Self::sync).
+    coherent: bool,
 }
 
 /// A kernel object that goes to the reaper when this drops.
@@ -130,7 +132,8 @@ impl Block {
     /// Maps the object. `owned` destroys it if that fails.
     fn map_owned(owned: Owned, alignment: u64, used: Range<u64>) -> Result<Self> {
         let mapping = owned.device.backend().map(owned.object.handle, alignment)?;
-        Ok(Self { mapping, owned, used })
+        let coherent = owned.device.backend().needs_no_sync(owned.object.handle);
+        Ok(Self { mapping, owned, used, coherent })
     }
 
     /// The bytes in use: all of the object, or the part of it that was imported.
@@ -179,7 +182,10 @@ impl Block {
             let message = format!("bytes {}..{} are not inside the object's {size}", range.start, range.end);
             return Err(Error::new(ErrorCode::OutOfRange, message));
         }
-        self.owned.device.backend().sync(self.object().handle, direction, range)
+        match self.coherent {
+            true => Ok(()),
+            false => self.owned.device.backend().sync(self.object().handle, direction, range),
+        }
     }
 
     /// Exports the whole object as a new close-on-exec dma-buf fd.
