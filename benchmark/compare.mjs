@@ -2,10 +2,11 @@
  * Compares another checkout of this repository with this one: pairs of allocation and free, in one process, in turn, in
  * CPU time. Both have release builds (`npm run build`).
  *
- *   node benchmark/compare.mjs OTHER [--rounds N]
+ *   node benchmark/compare.mjs OTHER [--rounds N] [--only TEXT]
  *
- * Prints for each pair the least and the median time of both, and the ratios. Then, of this checkout alone, blocks with
- * a tag and zeroed ones beside plain blocks; a zeroed block of 4 KiB includes the time to write 4 KiB.
+ * Prints for each pair the least and the median time of both, and the ratios; `--only`: of the pairs whose names
+ * contain TEXT. Then, of this checkout alone, blocks with a tag and zeroed ones beside plain blocks; a zeroed block of
+ * 4 KiB includes the time to write 4 KiB.
  */
 
 import { createRequire } from 'node:module'
@@ -16,7 +17,7 @@ import { parseArgs } from 'node:util'
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { rounds: { type: 'string', default: '40' } },
+  options: { rounds: { type: 'string', default: '40' }, only: { type: 'string', default: '' } },
 })
 const [other] = positionals
 const ROUNDS = Number(values.rounds)
@@ -49,8 +50,19 @@ function poolPair(size, options) {
 /** Makes a pair of ArrayBuffers. */
 function bufferPair(options, allocate) {
   return (library) => {
-    const manager = open(library, options)
+    const manager = withOptions((known) => open(library, known), options)
     return () => manager.deallocate(allocate(manager))
+  }
+}
+
+/** Makes a pair of ArrayBuffers in a pool with 50 live blocks. */
+function poolBufferPair(options) {
+  return (library) => {
+    const manager = open(library)
+    const create = (known) => manager.createMemoryPool({ name: 'p', initialSize: 64 << 20, ...known })
+    const pool = withOptions(create, options)
+    for (let i = 0; i < 50; i++) pool.allocate(65536)
+    return () => manager.deallocate(manager.allocateFromPool('p', 4096))
   }
 }
 
@@ -65,11 +77,14 @@ const pairs = {
   'allocateNPUMemory(1 MiB) + deallocate, a kernel object each': [
     100, 4, bufferPair({ slabs: { threshold: 0 } }, (from) => from.allocateNPUMemory(1 << 20)),
   ],
+  "allocateFromPool('p', 4096) + deallocate": [200, 10, poolBufferPair({})],
+  "allocateFromPool('p', 4096) + deallocate, reuseAfterMs: 0": [200, 10, poolBufferPair({ reuseAfterMs: 0 })],
 }
 if (libraries.other) {
   console.log('CPU time, ns: the other checkout → this one (least, median)')
   for (const [name, [calls, turns, make]] of Object.entries(pairs)) {
-    const { other, here } = await measure(makeBoth(make), calls, turns)
+    if (!name.includes(values.only)) continue
+    const { other, here } = await measure({ other: make(libraries.other), here: make(libraries.here) }, calls, turns)
     print(name, other, here)
   }
 }
@@ -77,21 +92,22 @@ if (libraries.other) {
 console.log('\nCPU time, ns: a plain block → another block, in this checkout (least, median)')
 for (const size of [64, 4096]) {
   for (const options of [{ tag: 'kv' }, { zeroed: true }, { tag: 'kv', zeroed: true }]) {
+    const name = `pool.allocate(${size}, ${Object.keys(options).join(' and ')}) + free`
+    if (!name.includes(values.only)) continue
     const made = { plain: poolPair(size)(libraries.here), with: poolPair(size, options)(libraries.here) }
     const { plain, with: other } = await measure(made, 20_000, 1)
-    print(`pool.allocate(${size}, ${Object.keys(options).join(' and ')}) + free`, plain, other)
+    print(name, plain, other)
   }
 }
 process.exit(0)
 
-/** Makes a pair of both checkouts. An older one that lacks an option has its slabs as they are. */
-function makeBoth(make) {
-  const here = make(libraries.here)
+/** Calls `make` with options, or without them in an older checkout that lacks one. */
+function withOptions(make, options) {
   try {
-    return { other: make(libraries.other), here }
+    return make(options)
   } catch (error) {
     if (!error.code?.startsWith('ERR_INVALID_ARG')) throw error
-    return { other: bufferPair({}, (from) => from.allocateNPUMemory(4096))(libraries.other), here }
+    return make({})
   }
 }
 
