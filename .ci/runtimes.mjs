@@ -12,7 +12,7 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 const AT_ONCE = 2
 
 /** The Node versions with other V8s run only the suites about ArrayBuffers, the collector and threads. */
-const BUFFERS = ['attacks', 'collected', 'exits', 'lifetime']
+const BUFFERS = ['attacks', 'collected', 'exits', 'lifetime', 'results']
 const FEWER = { node22: BUFFERS, node24: BUFFERS }
 
 const words = process.argv.slice(2)

@@ -7,6 +7,7 @@
 //! | [`error`] [`exhaustion`] | the error type, and the errors that reclaiming memory may resolve |
 //! | [`units`] [`handle`] [`hash`] [`id`] [`sync`] | kinds of memory and sizes; generation-checked handles; hash tables; ids; locks |
 //! | [`abi`] | the kernel's structs and ioctls, one file a header |
+//! | [`session`] | results of the RKLLM runtime, taken on its thread without JavaScript |
 //! | [`suballoc`] | the free and used regions of an arena: arithmetic without memory |
 //! | [`profile`] | events, samples, call sites and histograms |
 //! | [`accounting`] | one manager's counters, budgets, limits and warnings |
@@ -39,6 +40,7 @@ pub mod id;
 pub mod manager;
 pub mod pool;
 pub mod profile;
+pub mod session;
 pub mod suballoc;
 pub mod sync;
 pub mod sys;

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 const ROOMS: &[&[&str]] = &[
     &["root"],
     &["abi", "profile", "suballoc"],
-    &["accounting"],
+    &["accounting", "session"],
     &["sys"],
     &["backend"],
     &["device"],

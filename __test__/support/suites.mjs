@@ -88,6 +88,7 @@ export const engineDependent = [
   'pools-lifetime',
   'pressure',
   'profiling',
+  'results',
   'reuse',
   'sharing',
 ]

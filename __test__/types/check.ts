@@ -136,5 +136,6 @@ holds<Exclude<keyof more.MeasuredModel, keyof built.MeasuredModel> extends never
 holds<typeof built.explainAll extends typeof more.explainAll ? true : 'explainAll'>()
 holds<typeof built.measureModel extends typeof more.measureModel ? true : 'measureModel'>()
 holds<Gives<built.InferenceSession, more.RKLLMSessionParameters>>()
+holds<Gives<built.InferenceSession, more.RKLLMSessionResults>>()
 holds<TakesParameters<built.InferenceSession, more.RKLLMSessionParameters>>()
 holds<typeof built.runtimeVersion extends typeof more.runtimeVersion ? true : 'runtimeVersion'>()

@@ -114,4 +114,21 @@ export interface RKLLMSessionParameters {
     sampling?: Sampling
   }): bigint
 }
+export interface RKLLMResult {
+  state: 'normal' | 'waiting' | 'finish' | 'error'
+  text: string
+  tokenId: number
+  rows: number
+  perf: {
+    prefillMs: number
+    prefillTokens: number
+    generateMs: number
+    generateTokens: number
+    peakResidentMB: number
+  } | null
+}
+export interface RKLLMSessionResults {
+  callbacks(): { result: bigint; userdata: bigint; struct: bigint | null }
+  results(options?: Cancellable): AsyncIterableIterator<RKLLMResult>
+}
 export function runtimeVersion(library: string): string | null

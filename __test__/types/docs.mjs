@@ -33,6 +33,8 @@ declare global {
   const library: string, session: api.InferenceBuffers, param: bigint, infer: bigint, callback: bigint
   const kvCache: { shrink(share: number): void }
   function rkllm_run(handle: bigint, input: bigint, param: bigint, userdata: null): number
+  function rkllm_run_async(handle: bigint, input: bigint, param: bigint, userdata: bigint): number
+  function rkllm_init(handle: bigint, param: bigint, callback: bigint): number
   function runOnNpu(address: bigint): void
   function handleRequests(): Promise<void>
 }

@@ -1,4 +1,4 @@
-//! The kernel's structs and ioctls, one file a header.
+//! The structs and ioctls of the kernel, and the structs of librkllmrt, one file a header.
 //!
 //! Imports nothing but the crate's root, libc and nix. The compiler checks the size and offsets of every struct; a test
 //! checks every request number. A wrapper takes a borrowed fd and the struct by reference, and returns the errno.
@@ -8,6 +8,7 @@ pub mod dma_buf;
 pub mod dma_heap;
 pub mod drm;
 mod ioctl;
+pub mod rkllm;
 pub mod rknpu;
 pub mod rocket;
 pub mod udmabuf;

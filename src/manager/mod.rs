@@ -56,7 +56,7 @@ use crate::units::MemoryKind;
 
 pub use allocate::{NpuOptions, SystemOptions};
 pub use cache_maintenance::SyncJob;
-pub use pins::{orphaned_pins, unpin_orphan};
+pub use pins::{orphaned_pins, unpin, unpin_orphan};
 pub use pools::{PoolMemory, PoolOptions, PreparedPool};
 pub use prepared::Prepared;
 pub use profile::{Leaks, Sampled, Snapshot, SnapshotPool};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::Manager;
 use crate::error::{Error, ErrorCode, Result};
-use crate::pool::{PinStats, PinnedSlice, Pool};
+use crate::pool::{PinStats, PinnedSlice, Pool, Slice};
 use crate::sync::Mutex;
 
 /// Pools with pinned slices, of managers of this process that ended without `dispose`.
@@ -35,6 +35,22 @@ pub fn unpin_orphan(id: u64) -> Result<bool> {
     }
     // The last reference to the pool frees its memory, outside the lock.
     Ok(true)
+}
+
+/// Removes one pin of a slice, from any thread. Frees the pool with the last pin of a manager that ended without
+/// `dispose`.
+///
+/// Errors: those of [`Pool::unpin_slice`].
+pub fn unpin(pool: &Arc<Pool>, slice: &Slice) -> Result<()> {
+    pool.unpin_slice(slice.chunk, slice.region, false)?;
+    if pool.pin_stats() == PinStats::default() {
+        let mut orphans = ORPHANS.lock();
+        let freed: Vec<_> = orphans.extract_if(.., |other| Arc::ptr_eq(other, pool)).collect();
+        drop(orphans);
+        // Outside the lock: the last reference to a pool frees its memory.
+        drop(freed);
+    }
+    Ok(())
 }
 
 fn find(pools: Vec<Arc<Pool>>, id: u64) -> Option<(Arc<Pool>, PinnedSlice)> {

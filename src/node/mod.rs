@@ -21,6 +21,7 @@
 //! | `pressure.rs` | notifications of memory pressure |
 //! | `stats.rs` | statistics |
 //! | `profile.rs` | profiles, snapshots, leaks |
+//! | `sinks.rs` | results of the RKLLM runtime |
 //! | `replay.rs` | replay of recorded logs |
 //!
 //! Handles are numbers below 2^53, sizes are numbers of bytes, addresses are BigInts, and `null` is an unknown value.
@@ -47,4 +48,5 @@ mod replay;
 mod shared_buffers;
 mod sharing;
 mod simulated_npu;
+mod sinks;
 mod stats;

@@ -11,30 +11,15 @@ const { formatBytes } = require('../core/format-bytes.js')
 const { inspectNonInstance } = require('../core/inspect-non-instance.js')
 const { check, invalid, kinds, outOfRange, formatValue } = require('../core/options.js')
 const { destroyPool, expectFull } = require('../pools/pool.js')
-const { roundUp } = require('./layouts.js')
 const { setTimeout } = require('../core/runtime.js')
-const { dtypes, readSpec } = require('./spec.js')
-const { Parameters, placeParameters } = require('./parameters.js')
+const { readSpec } = require('./spec.js')
+const { Parameters } = require('./parameters.js')
 const { defaultSampling } = require('./sampling.js')
-const { Structs, placeStructs } = require('./structs.js')
+const { ARRAYS, bytesOf, find, makeSet, setsOf, targetsOf } = require('./sets.js')
+const { Sink } = require('./sink.js')
 
-/** The arrays that a spec may ask for, besides RKNN tensors. */
-const ARRAYS = [
-  'tokens',
-  'embeddings',
-  'imageEmbeddings',
-  'encoderKeys',
-  'encoderValues',
-  'encoderMask',
-  'encoderPositions',
-  'logits',
-  'hiddenStates',
-]
 /** The arrays with a row for each token. */
 const BY_TOKEN = new Set(['tokens', 'embeddings', 'hiddenStates'])
-/** Arrays begin at cache lines, so that syncing one touches no other. */
-const LINE = 64
-
 const resetOptions = { tokens: kinds.integer(0, 2 ** 31 - 1), side: kinds.oneOf('front', 'back') }
 
 /** The construction key: only `makeInferenceBuffers` has it. */
@@ -48,7 +33,7 @@ let unnamed = 0
  * @typedef {import('../pools/pool.js').MemoryPool} MemoryPool
  * @typedef {import('../pools/block.js').MemoryBlock} MemoryBlock
  * @typedef {import('../types/inference.js').RKNNArray} RKNNArray
- * @typedef {ReturnType<typeof makeSet>} Set
+ * @typedef {import('./sets.js').Set} Set
  */
 
 /** ArrayBuffer → its InferenceBuffers: one reachable array keeps all of them alive. */
@@ -84,6 +69,8 @@ class InferenceBuffers {
   #back
   #parameters
   #pins = 0
+  /** @type {Sink | undefined} */
+  #sink
 
   /**
    * @param {symbol} key
@@ -220,6 +207,33 @@ class InferenceBuffers {
     this.#live()
     if (this.#back === undefined) throw singleError('there is nothing to swap')
     ;[this.#front, this.#back] = [this.#back, this.#front]
+    this.#sink?.setTargets(targetsOf(this.#spec, this.#live()))
+  }
+
+  // ── The runtime's results
+
+  /** @param {unknown} [options] */
+  callbacks(options) {
+    const front = this.#live()
+    if (this.#sink !== undefined && options !== undefined) {
+      throw memoryError('ERR_BUFFER_BUSY', 'these buffers have callbacks: their options cannot change', {
+        hint: 'call releaseCallbacks() first, once the runtime has let go',
+      })
+    }
+    const buffers = this.#blocks().map((block) => block.buffer)
+    this.#sink ??= new Sink(this, this.header, options, targetsOf(this.#spec, front), buffers)
+    return this.#sink.addresses
+  }
+
+  /** @param {unknown} [options] */
+  results(options) {
+    this.callbacks()
+    return /** @type {Sink} */ (this.#sink).results(this, options)
+  }
+
+  releaseCallbacks() {
+    this.#sink?.close(true)
+    this.#sink = undefined
   }
 
   // ── Caches
@@ -257,8 +271,11 @@ class InferenceBuffers {
           hint: 'unpin them as often as they were pinned, when native code is done with them',
         })
       }
+      this.#sink?.expectIdle()
       destroyPool(this.#pool, true)
     }
+    this.#sink?.close(false)
+    this.#sink = undefined
     dropped.unregister(this)
     this.#front = this.#back = undefined
   }
@@ -354,8 +371,6 @@ const freedError = (what) =>
 const singleError = (what) =>
   memoryError('ERR_UNSUPPORTED', `${what}: these buffers are single`, { hint: 'ask for doubleBuffered: true' })
 
-/** @type {(set: Pick<Set, 'arrays'>, group: Part['group'], name: string) => RKNNArray} */
-const find = ({ arrays }, group, name) => (group === '' ? arrays : arrays[group])[name]
 /** @type {(part: Part) => string} */
 const keyOf = ({ group, name }) => (group === '' ? name : `${group}.${name}`)
 
@@ -370,66 +385,6 @@ function partOf(parts, name) {
   throw outOfRange(`these buffers have no ${formatValue(name)}`, {
     hint: `they have ${parts.map((known) => formatValue(keyOf(known))).join(', ')}`,
   })
-}
-
-/**
- * Computes the bytes that all sets take of the pool.
- *
- * @param {Spec} spec
- */
-function bytesOf(spec) {
-  const one = spec.parts.reduce((sum, { bytes }) => sum + roundUp(bytes, LINE), placeStructs(spec).bytes)
-  return (spec.doubleBuffered ? 2 * one : one) + placeParameters(spec).bytes
-}
-
-/**
- * The bytes of the blocks of one set, in the order in which `makeSet` takes them.
- *
- * @param {Spec} spec
- */
-const blockSizes = (spec) => [...spec.parts.map(({ bytes }) => bytes), placeStructs(spec).bytes]
-
-/**
- * Makes one set: the arrays, their addresses, and the structs of a request.
- *
- * @param {Spec} spec
- * @param {MemoryBlock[]} blocks
- * @param {{ sampling: Record<string, any> }} defaults
- */
-function makeSet(spec, blocks, defaults) {
-  /** @type {Record<string, any>} */
-  const arrays = { inputs: Object.create(null), outputs: Object.create(null) }
-  /** @type {Record<string, any>} */
-  const places = { inputs: Object.create(null), outputs: Object.create(null) }
-  for (const name of ARRAYS) arrays[name] = places[name] = null
-  for (const [at, { name, group, dtype }] of spec.parts.entries()) {
-    const block = blocks[at]
-    ;(group === '' ? arrays : arrays[group])[name] = new dtypes[dtype].Array(block.buffer)
-    ;(group === '' ? places : places[group])[name] = block.address
-  }
-  const structPlaces = placeStructs(spec)
-  const block = blocks[spec.parts.length]
-  const structs = new Structs(spec, structPlaces, block.buffer, block.address, places, defaults)
-  const addresses = freeze({ ...places, ...structs.addresses })
-  return { arrays, addresses, structs, blocks, shown: freeze({ ...arrays, addresses }) }
-}
-
-/** @type {(set: Record<string, any>) => Readonly<Record<string, any>>} */
-const freeze = (set) => {
-  Object.freeze(set.inputs)
-  Object.freeze(set.outputs)
-  return Object.freeze(set)
-}
-
-/**
- * The bytes of the blocks of each set. The first has one more block for the structs of the session.
- *
- * @param {Spec} spec
- */
-function setsOf(spec) {
-  const sets = Array.from({ length: spec.doubleBuffered ? 2 : 1 }, () => blockSizes(spec))
-  if (spec.rkllm) sets[0].push(placeParameters(spec).bytes)
-  return sets
 }
 
 /**

@@ -221,6 +221,47 @@ export interface RKLLMInferOptions {
   sampling?: RKLLMSamplingOptions
 }
 
+/** Options of {@link InferenceSession.callbacks}. */
+export interface RKLLMCallbackOptions {
+  /** Bytes of the ring that keeps results until they are read, from 1024: 36 a token, and its text. Default 65536. */
+  ringBytes?: number
+  /** Address of an LLMTokenizerCallback of the program's, from header 1.3, and its userdata. Default: none. */
+  tokenizer?: bigint
+  tokenizerUserdata?: bigint
+}
+
+/** One call of the runtime's result callback. */
+export interface RKLLMResult {
+  /** 'waiting': the token is the beginning of a character, whose text comes with a later one. */
+  state: 'normal' | 'waiting' | 'finish' | 'error'
+  /** Text that is complete with this result. Bytes that are not UTF-8 are U+FFFD. */
+  text: string
+  /** The token; -1 where the runtime gave none. */
+  tokenId: number
+  /** Rows that were written to `logits` or `hiddenStates` of the session, from the first. They stay until `next`. */
+  rows: number
+  /** Figures of the run, from header 1.2 with 'finish'; null elsewhere. */
+  perf: {
+    prefillMs: number
+    prefillTokens: number
+    generateMs: number
+    generateTokens: number
+    /** The peak of the process's resident memory, in MB, as the runtime tells it. */
+    peakResidentMB: number
+  } | null
+}
+
+/** Options of {@link InferenceSession.results}. */
+export interface RKLLMResultOptions {
+  /** Ends the iteration with the signal's reason. It does not abort the run: rkllm_abort does. */
+  signal?: AbortSignal
+  /**
+   * Lets the run pause while the ring is nearly full (header 1.2 and later). Called when everything was read, to resume
+   * it. Without it, the runtime's thread waits for room.
+   */
+  resume?: () => void
+}
+
 /**
  * The memory of one session. Made by {@link MemoryManager.createInferenceBuffers}. The arrays are those of the front
  * set.
@@ -333,6 +374,38 @@ export interface InferenceSession extends InferenceArrays {
    * Does nothing for system memory.
    */
   syncFromDevice(...names: string[]): void
+  /**
+   * Returns the addresses of native functions for rkllm_init, which run no JavaScript on the runtime's thread.
+   * `userdata` is a number that only this session has, for rkllm_run and inside `struct`. `struct` is an RKLLMCallback
+   * for rkllm_init of header 1.3; null before.
+   *
+   * The functions stay callable to the end of the process: after the session's end they do nothing.
+   *
+   * @throws ERR_BUFFER_BUSY: options, though the session has callbacks.
+   * @throws ERR_UNSUPPORTED: a tokenizer before header 1.3.
+   */
+  callbacks(options?: RKLLMCallbackOptions): {
+    readonly result: bigint
+    readonly userdata: bigint
+    readonly struct: bigint | null
+  }
+  /**
+   * Reads the results of one run, in order, up to 'finish'. Call it before rkllm_run_async, or after: results wait in
+   * the ring. A reader that stops early drops the rest of the run.
+   *
+   * Throws when the run fails: ERR_DEVICE_IO if the runtime says 'error', ERR_OUT_OF_RANGE for rows or text that do not
+   * fit, ERR_BUFFER_BUSY if the ring was full and the run blocked the event loop.
+   *
+   * @throws ERR_BUFFER_BUSY: the results are being read already.
+   * @throws ERR_UNSUPPORTED: `resume` before header 1.2.
+   */
+  results(options?: RKLLMResultOptions): AsyncIterableIterator<RKLLMResult>
+  /**
+   * States that the runtime has let go of the session: rkllm_destroy has returned. A read of results throws
+   * ERR_BUFFER_FREED. A later
+   * `callbacks()` makes others.
+   */
+  releaseCallbacks(): void
   /** Makes `dispose` throw ERR_BUFFER_BUSY until `unpin`, for as long as native code runs. Pins nest. */
   pin(): void
   /**
@@ -344,7 +417,8 @@ export interface InferenceSession extends InferenceArrays {
   /**
    * Frees all of the memory and detaches the arrays. Idempotent.
    *
-   * @throws ERR_BUFFER_BUSY: pinned.
+   * @throws ERR_BUFFER_BUSY: pinned, or a run is under way: from the first callback, or `results()`, up to 'finish' or
+   * 'error'.
    */
   dispose(): void
   [Symbol.dispose](): void

@@ -1,0 +1,176 @@
+'use strict'
+
+// The iterator of a run's results. It takes them from the native ring in batches, and waits for the next one without
+// a function on the runtime's thread.
+
+const native = require('../core/binding.js')
+const { memoryError } = require('../core/errors.js')
+
+/** Numbers of a result (`src/node/sinks.rs`): the first row has the count, and whether the run pauses. */
+const COLUMNS = 10
+const [STATE, TOKEN, ROWS, UNITS, HAS_PERF, PERF] = [0, 1, 2, 3, 4, 5]
+/** Results of a batch. */
+const BATCH = 64
+
+/** Names of `LLMCallState`. */
+const STATES = /** @type {const} */ (['normal', 'waiting', 'finish', 'error'])
+
+/**
+ * @typedef {import('../types/inference.js').RKLLMResult} RKLLMResult
+ * @typedef {object} Reader
+ * @property {AbortSignal} [signal]
+ * @property {() => void} [resume]
+ * @property {(atEnd: boolean) => void} end
+ * @property {object} session
+ */
+
+class Results {
+  #sink
+  /** @type {Reader | undefined} Undefined at the end. */
+  #reader
+  #numbers = new Float64Array(COLUMNS * (BATCH + 1))
+  /** @type {RKLLMResult[]} The batch, and the place in it. */
+  #batch = []
+  #at = 0
+  #paused = false
+  /** @type {Promise<unknown>} Calls of `next` run one after the other. */
+  #last = Promise.resolve()
+  #calls = 0
+  #aborted = () => this.#end(false)
+  #signal
+  /** @type {Error | undefined} The error after the batch. */
+  #error
+
+  /**
+   * @param {number} sink
+   * @param {Reader} reader
+   */
+  constructor(sink, reader) {
+    this.#sink = sink
+    this.#reader = reader
+    this.#signal = reader.signal
+    reader.signal?.addEventListener('abort', this.#aborted, { once: true })
+  }
+
+  [Symbol.asyncIterator]() {
+    return this
+  }
+
+  /** @returns {Promise<IteratorResult<RKLLMResult, undefined>>} */
+  next() {
+    if (this.#calls === 0 && this.#at < this.#batch.length && !this.#signal?.aborted) {
+      return Promise.resolve({ value: this.#batch[this.#at++], done: false })
+    }
+    this.#calls++
+    const next = this.#last.then(() => this.#next()).finally(() => this.#calls--)
+    this.#last = next.catch(() => {})
+    return next
+  }
+
+  /** @returns {Promise<IteratorResult<RKLLMResult, undefined>>} */
+  async return() {
+    this.#end(false)
+    return { value: undefined, done: true }
+  }
+
+  async [Symbol.asyncDispose]() {
+    this.#end(false)
+  }
+
+  /** @returns {Promise<IteratorResult<RKLLMResult, undefined>>} */
+  async #next() {
+    for (;;) {
+      this.#signal?.throwIfAborted()
+      if (this.#at < this.#batch.length) return { value: this.#batch[this.#at++], done: false }
+      if (this.#error !== undefined) {
+        const error = this.#error
+        this.#error = undefined
+        throw error
+      }
+      const reader = this.#reader
+      if (reader === undefined) return { value: undefined, done: true }
+      const taken = this.#takeOrEnd()
+      if (this.#paused) {
+        this.#paused = false
+        try {
+          reader.resume?.()
+        } catch (error) {
+          this.#end(false)
+          throw error
+        }
+      }
+      // The event loop stays alive while this promise is open.
+      if (!taken) await native.sinkWait(this.#sink).promise
+    }
+  }
+
+  #takeOrEnd() {
+    try {
+      return this.#take()
+    } catch (error) {
+      this.#end(true)
+      throw error
+    }
+  }
+
+  /** Takes a batch. Returns whether there was one. */
+  #take() {
+    const numbers = this.#numbers
+    const text = native.sinkTake(this.#sink, numbers)
+    this.#paused = numbers[1] === 1
+    if (typeof text !== 'string') return false
+    const count = numbers[0]
+    /** @type {RKLLMResult[]} */
+    const batch = []
+    let [begin, row] = [0, COLUMNS]
+    for (let at = 0; at < count; at++, row += COLUMNS) {
+      const end = begin + numbers[row + UNITS]
+      const state = STATES[numbers[row + STATE]]
+      if (state === 'error') {
+        this.#error = memoryError('ERR_DEVICE_IO', 'the RKLLM runtime ended the run with an error', {
+          hint: 'read its log: explainAll() knows many of its lines',
+        })
+        this.#end(true)
+        break
+      }
+      batch.push({
+        state,
+        text: text.slice(begin, end),
+        tokenId: numbers[row + TOKEN],
+        rows: numbers[row + ROWS],
+        perf: numbers[row + HAS_PERF] === 0 ? null : perfOf(numbers, row + PERF),
+      })
+      begin = end
+      if (state === 'finish') this.#end(true)
+    }
+    this.#batch = batch
+    this.#at = 0
+    return true
+  }
+
+  /**
+   * @param {boolean} atEnd whether the run was read up to its end
+   */
+  #end(atEnd) {
+    const reader = this.#reader
+    if (reader === undefined) return
+    this.#reader = undefined
+    reader.signal?.removeEventListener('abort', this.#aborted)
+    if (!atEnd) this.#batch = []
+    reader.end(atEnd)
+  }
+}
+
+/** @type {(numbers: Float64Array, at: number) => NonNullable<RKLLMResult['perf']>} */
+const perfOf = (numbers, at) => ({
+  prefillMs: numbers[at],
+  prefillTokens: numbers[at + 1],
+  generateMs: numbers[at + 2],
+  generateTokens: numbers[at + 3],
+  peakResidentMB: numbers[at + 4],
+})
+
+/** @type {(sink: number, reader: Reader) => Results} */
+const results = (sink, reader) => new Results(sink, reader)
+
+module.exports = { results }

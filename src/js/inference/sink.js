@@ -1,0 +1,136 @@
+'use strict'
+
+// The native callbacks of one session: the runtime calls them on its own thread, and `results` reads what they store.
+
+const native = require('../core/binding.js')
+const { memoryError } = require('../core/errors.js')
+const { check, invalid, kinds, outOfRange, formatValue } = require('../core/options.js')
+const { results } = require('./results.js')
+
+/** The default bytes of the ring: about a thousand tokens. */
+const RING_BYTES = 64 * 1024
+/** Bounds of the ring: a result with its end fits, and the native part allocates all of it at once. */
+const [MIN_RING_BYTES, MAX_RING_BYTES] = [1024, 2 ** 30]
+
+/** @type {import('../core/options.js').Validator<bigint>} Validates an address that the user supplies. */
+const address = (name, value) => {
+  if (typeof value !== 'bigint') throw invalid(`${name} must be a bigint, not ${formatValue(value)}`)
+  if (value < 0n || value >= 2n ** 64n) throw outOfRange(`${name} must be an address of 64 bits, not ${value}`)
+  return value
+}
+
+const callbacksOptions = {
+  ringBytes: kinds.integer(MIN_RING_BYTES, MAX_RING_BYTES),
+  tokenizer: address,
+  tokenizerUserdata: address,
+}
+
+/** @type {(value: unknown) => value is () => void} */
+const isFunction = (value) => typeof value === 'function'
+
+const resultsOptions = {
+  signal: kinds.signal,
+  /** @type {import('../core/options.js').Validator<() => void>} */
+  resume: (name, value) => {
+    if (!isFunction(value)) throw invalid(`${name} must be a function, not ${formatValue(value)}`)
+    return value
+  },
+}
+
+/** Headers whose result callback has an answer. */
+const ANSWERING = new Set(['1.2', '1.3'])
+
+/** Ends the sinks of sessions that were dropped without `dispose`. */
+const dropped = new FinalizationRegistry((/** @type {number} */ sink) => native.closeSink(sink, false))
+
+/**
+ * @typedef {{ address: bigint, width: number, rows: number }} RowsTarget
+ * @typedef {{ hiddenStates?: RowsTarget, logits?: RowsTarget }} Targets
+ */
+
+class Sink {
+  #sink
+  #header
+  #addresses
+  #reading = false
+
+  /**
+   * @param {object} session
+   * @param {string} header
+   * @param {unknown} options
+   * @param {Targets} targets
+   * @param {ArrayBuffer[]} buffers the session's memory
+   */
+  constructor(session, header, options, targets, buffers) {
+    const checked = check('callbacks', options, callbacksOptions)
+    const { ringBytes: ring = RING_BYTES, ...tokenizer } = checked
+    if (header !== '1.3' && (checked.tokenizer ?? checked.tokenizerUserdata) !== undefined) {
+      throw memoryError('ERR_UNSUPPORTED', `callbacks: rkllm.h ${header} has no tokenizer callback`, {
+        hint: 'it came with 1.3',
+      })
+    }
+    const { sink, result, userdata, struct } = native.openSink({ header, ring, ...targets, ...tokenizer }, buffers)
+    this.#sink = sink
+    this.#header = header
+    this.#addresses = Object.freeze({ result, userdata, struct: struct ?? null })
+    dropped.register(session, sink, this)
+  }
+
+  get addresses() {
+    return this.#addresses
+  }
+
+  /** Throws while the runtime uses the session's memory, as far as it is known. Else no callback writes there. */
+  expectIdle() {
+    if (native.sinkIsRunning(this.#sink)) {
+      throw memoryError('ERR_BUFFER_BUSY', 'the runtime uses these buffers: nothing was freed', {
+        hint: 'abort the run and read results() to the end, or call releaseCallbacks() after rkllm_destroy',
+      })
+    }
+  }
+
+  /** Calls of the callbacks, and what became of them. For tests. */
+  get counters() {
+    const [calls, late, dropped, waits, wakes] = native.sinkStats(this.#sink)
+    return { calls, late, dropped, waits, wakes }
+  }
+
+  /** @param {Targets} targets */
+  setTargets({ hiddenStates, logits }) {
+    native.sinkSetTargets(this.#sink, hiddenStates, logits)
+  }
+
+  /**
+   * @param {object} session kept alive while the results are read
+   * @param {unknown} options
+   */
+  results(session, options) {
+    const { signal, resume } = check('results', options, resultsOptions)
+    if (resume !== undefined && !ANSWERING.has(this.#header)) {
+      throw memoryError('ERR_UNSUPPORTED', `results: a run of rkllm.h ${this.#header} cannot pause`, {
+        hint: 'leave "resume" out: the run waits while the ring is full',
+      })
+    }
+    if (this.#reading) {
+      throw memoryError('ERR_BUFFER_BUSY', 'the results of these buffers are being read', {
+        hint: 'read them to their end, or call return() of the first iterator',
+      })
+    }
+    signal?.throwIfAborted()
+    native.sinkAttach(this.#sink, resume !== undefined)
+    this.#reading = true
+    const end = (/** @type {boolean} */ atEnd) => {
+      this.#reading = false
+      native.sinkDetach(this.#sink, atEnd)
+    }
+    return results(this.#sink, { signal, resume, end, session })
+  }
+
+  /** @param {boolean} released whether the runtime has let go of the memory */
+  close(released) {
+    dropped.unregister(this)
+    native.closeSink(this.#sink, released)
+  }
+}
+
+module.exports = { Sink }
