@@ -276,7 +276,8 @@ pub trait Backend: Send + Sync + fmt::Debug {
         Maintenance::Ranges
     }
 
-    /// Reports whether [`sync`](Self::sync) has nothing to do for `object`, now and later. The caller then makes no call.
+    /// Reports whether [`sync`](Self::sync) has nothing to do for `object`, now and later. The caller then leaves it
+    /// out.
     fn needs_no_sync(&self, object: Handle) -> bool {
         let _ = object;
         false
