@@ -4,6 +4,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 struct rows { const float *data; int width, count; };
 struct perf { float prefill_ms; int prefill_tokens; float generate_ms; int generate_tokens; float memory_mb; };
@@ -105,3 +107,41 @@ uint32_t paused_at(void) { return __atomic_load_n(&next_token, __ATOMIC_SEQ_CST)
 
 /* Threads that have not ended. */
 uint32_t running(void) { return __atomic_load_n(&begun, __ATOMIC_SEQ_CST) - __atomic_load_n(&ended, __ATOMIC_SEQ_CST); }
+
+/* CPU time of the calling thread, in ns. */
+int64_t thread_ns(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+struct batches { callback callback; void *userdata; int count, size, pause_us; };
+static int64_t batches_ns;
+
+static void *batch(void *argument) {
+  struct batches *batches = argument;
+  for (int at = 0; at < batches->count; at++) {
+    int64_t before = thread_ns();
+    for (int token = 0; token < batches->size; token++) {
+      struct result result = { " token", token, { 0 }, { 0 }, { 0 } };
+      batches->callback(&result, batches->userdata, 0);
+    }
+    __atomic_add_fetch(&batches_ns, thread_ns() - before, __ATOMIC_SEQ_CST);
+    usleep(batches->pause_us);
+  }
+  struct result last = { "", -1, { 0 }, { 0 }, { 0 } };
+  batches->callback(&last, batches->userdata, 2);
+  free(batches);
+  return NULL;
+}
+
+/* Calls in batches, for the benchmark: `size` results at once, then a pause in which the event loop reads them. */
+void start_batches(void *to, uint64_t userdata, int32_t count, int32_t size, int32_t pause_us) {
+  struct batches *batches = malloc(sizeof *batches);
+  *batches = (struct batches){ (callback)to, (void *)userdata, count, size, pause_us };
+  pthread_t thread;
+  if (pthread_create(&thread, NULL, batch, batches) == 0) pthread_detach(thread);
+}
+
+/* CPU time in ns of all batches so far, on their threads. */
+int64_t callback_ns(void) { return __atomic_load_n(&batches_ns, __ATOMIC_SEQ_CST); }

@@ -15,6 +15,9 @@ const FUNCTIONS = {
   },
   answers_of: { returns: 'u32', takes: ['i32'] },
   paused_at: { returns: 'u32', takes: [] },
+  thread_ns: { returns: 'i64', takes: [] },
+  callback_ns: { returns: 'i64', takes: [] },
+  start_batches: { returns: 'void', takes: ['pointer', 'u64', 'i32', 'i32', 'i32'] },
   running: { returns: 'u32', takes: [] },
 }
 
@@ -28,7 +31,18 @@ export async function loadResultThread(path = build()) {
   ) => call.start(result, userdata, +answers, first, tokens, end, text, ...hidden, ...logits, +here)
   const pausedAt = () => call.paused_at()
   const answersOf = (answer) => call.answers_of(answer)
-  return { path, start, pausedAt, answersOf, running: () => call.running() }
+  const startBatches = ({ result, userdata }, { count, size, pauseUs }) =>
+    call.start_batches(result, userdata, count, size, pauseUs)
+  return {
+    path,
+    start,
+    startBatches,
+    pausedAt,
+    answersOf,
+    running: () => call.running(),
+    threadNs: () => Number(call.thread_ns()),
+    callbackNs: () => Number(call.callback_ns()),
+  }
 }
 
 function build() {
