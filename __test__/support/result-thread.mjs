@@ -51,7 +51,8 @@ function build() {
   const library = join(folder, 'result-thread.so')
   const source = fileURLToPath(new URL('result-thread.c', import.meta.url))
   const warnings = ['-Wall', '-Wextra', '-Wno-missing-field-initializers', '-Werror']
-  const flags = ['-shared', '-fPIC', '-O2', '-std=gnu11', '-pthread', ...warnings]
+  // koffi and Deno unload a library at the end of the thread that loaded it, under the library's own threads.
+  const flags = ['-shared', '-fPIC', '-O2', '-std=gnu11', '-pthread', '-Wl,-z,nodelete', ...warnings]
   const { status, error, stderr } = spawnSync('cc', [...flags, '-o', library, source], { encoding: 'utf8' })
   if (status !== 0) throw new Error(`cc failed: ${error ?? stderr}`)
   return library

@@ -274,3 +274,10 @@ test('workers are terminated while the runtime calls back: no crash, nothing los
   const { result } = runChild('stress-results.mjs', { args: ['60000', '1', thread.path] })
   assert.ok(result.tokens >= 60_000 && result.terminated > 0)
 })
+
+test('the process ends in the middle of runs, by process.exit and by itself', { skip }, () => {
+  for (const how of ['--exit', '--natural']) {
+    const { result } = runChild('exit-during-run.mjs', { args: [thread.path, how] })
+    assert.deepEqual(result, { running: true }, how)
+  }
+})
