@@ -166,6 +166,9 @@ impl Pool {
     /// Ends waits for a request of `size`; returns whether there were any. Slices whose wait is not over end it only
     /// where the pool would fail without them. A refused growth is not asked for again.
     fn end_waits_for(&self, size: u64, refused: bool) -> bool {
+        if self.end_wait_when_full(size) {
+            return true;
+        }
         let is_bounded = || refused || self.cannot_grow(size) || self.has_waiting_enough();
         self.end_waits() || is_bounded() && self.end_oldest_wait()
     }

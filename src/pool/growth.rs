@@ -95,9 +95,7 @@ impl Pool {
 
     /// Reports whether the pool's maximum leaves no room for a chunk that serves a request of `size`.
     pub(super) fn cannot_grow(&self, size: u64) -> bool {
-        let Some(least) = self.layout.least_chunk(size) else { return false };
-        let state = self.state();
-        state.waiting.bytes > 0 && self.layout.growth(state.chunks.reserved, least, least).is_none()
+        self.state().cannot_grow(&self.layout, size)
     }
 
     fn exhausted(&self, state: &PoolState, size: u64) -> Error {

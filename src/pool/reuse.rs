@@ -131,6 +131,27 @@ impl Pool {
         self.end_one_wait().is_some()
     }
 
+    /// Ends the oldest wait of a pool at its maximum; returns whether there was one. One critical section: while all
+    /// free bytes of a pool wait, each request comes here.
+    pub(super) fn end_wait_when_full(&self, size: u64) -> bool {
+        // Poison is checked outside the lock.
+        if self.layout.delay > 0 {
+            return false;
+        }
+        let empty = {
+            let mut state = self.state();
+            match state.cannot_grow(&self.layout, size) {
+                true => state.finish_oldest_wait(&self.layout),
+                false => None,
+            }
+        };
+        let Some(empty) = empty else { return false };
+        if !empty.is_empty() {
+            self.end(empty);
+        }
+        true
+    }
+
     /// Like [`end_oldest_wait`](Self::end_oldest_wait); returns the bytes of chunks that went back to the device.
     fn end_one_wait(&self) -> Option<u64> {
         loop {
@@ -208,6 +229,23 @@ impl PoolState {
             empty.extend(self.finish_wait(slice.place, layout).into_iter().flatten());
         }
         empty
+    }
+
+    /// Reports whether slices wait, and the pool's maximum leaves no room for a chunk that serves a request of `size`.
+    pub(super) fn cannot_grow(&self, layout: &super::Layout, size: u64) -> bool {
+        let Some(least) = layout.least_chunk(size) else { return false };
+        self.waiting.bytes > 0 && layout.growth(self.chunks.reserved, least, least).is_none()
+    }
+
+    /// Ends the oldest wait; returns the chunks that are no longer needed. `None` if no slice waits.
+    fn finish_oldest_wait(&mut self, layout: &super::Layout) -> Option<Vec<Chunk>> {
+        loop {
+            let oldest = self.waiting.pop()?;
+            // A chunk that ended may have left stale names.
+            if let Some(empty) = self.finish_wait(oldest.place, layout) {
+                return Some(empty);
+            }
+        }
     }
 
     fn take_idle_waits(&mut self) -> Vec<WaitingSlice> {
