@@ -8,6 +8,7 @@
 //! | [`units`] [`handle`] [`hash`] [`id`] [`sync`] | kinds of memory and sizes; generation-checked handles; hash tables; ids; locks |
 //! | [`abi`] | the kernel's structs and ioctls, one file a header |
 //! | [`session`] | results of the RKLLM runtime, taken on its thread without JavaScript |
+//! | [`arena`] | places of buffers whose lifetimes are known |
 //! | [`suballoc`] | the free and used regions of an arena: arithmetic without memory |
 //! | [`profile`] | events, samples, call sites and histograms |
 //! | [`accounting`] | one manager's counters, budgets, limits and warnings |
@@ -30,6 +31,7 @@ compile_error!(
 pub mod abi;
 pub mod accounting;
 pub mod allocation;
+pub mod arena;
 pub mod backend;
 pub mod device;
 pub mod error;

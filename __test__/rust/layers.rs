@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// Left to right: a room imports only from those before it. Rooms of one line do not import each other.
 const ROOMS: &[&[&str]] = &[
     &["root"],
-    &["abi", "profile", "suballoc"],
+    &["abi", "arena", "profile", "suballoc"],
     &["accounting", "session"],
     &["sys"],
     &["backend"],
@@ -25,7 +25,7 @@ const ROOMS: &[&[&str]] = &[
 ];
 
 /// Rooms and files of pure data and arithmetic: no descriptor, no pointer, no binding.
-const PURE: &[&str] = &["accounting", "pool::chunk_set", "pool::replay", "profile", "suballoc"];
+const PURE: &[&str] = &["accounting", "arena", "pool::chunk_set", "pool::replay", "profile", "suballoc"];
 
 /// A module's path below the crate: `backend::simulated`, `""` for `lib.rs`.
 type Name = String;
