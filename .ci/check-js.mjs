@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url'
 import ts from 'typescript'
 
 const STRICT = [
-  'allocation', 'chapters', 'cli', 'core', 'devices', 'explain', 'functions', 'index', 'inference', 'inspect',
+  'allocation', 'arena', 'chapters', 'cli', 'core', 'devices', 'explain', 'functions', 'index', 'inference', 'inspect',
   'limits', 'manager', 'manager-async', 'manager-host', 'manager-options', 'metrics', 'models', 'pools', 'profiling',
   'reclaim', 'replay', 'report', 'sharing', 'stats',
 ]

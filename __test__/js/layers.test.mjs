@@ -15,7 +15,10 @@ const SOURCES = join(ROOT, 'src/js')
 /** Lowest first. A room imports from every lower line, and from no other room of its own line. */
 const ORDER = [
   ['core'],
-  ['allocation', 'devices', 'inspect', 'limits', 'pools', 'profiling', 'reclaim', 'replay', 'sharing', 'stats'],
+  [
+    'allocation', 'arena', 'devices', 'inspect', 'limits', 'pools', 'profiling', 'reclaim', 'replay', 'sharing',
+    'stats',
+  ],
   ['explain', 'inference', 'metrics', 'models', 'report'],
   ['chapters.js'],
   ['manager-async.js', 'manager-host.js', 'manager-options.js'],

@@ -1,6 +1,6 @@
 //! First fit: places buffers in a given order, each at the lowest offset that those before leave free.
 
-use super::{Lifetime, Plan};
+use super::buffers::{Lifetime, Plan};
 
 /// Places `buffers` in `order`. Replaces `best` if the arena is smaller.
 pub fn improve(buffers: &[Lifetime], order: &[usize], best: &mut Plan) {

@@ -17,12 +17,14 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod buffers;
 mod first_fit;
 mod order;
 mod search;
 mod sections;
 
 use crate::error::{Error, ErrorCode, Result};
+pub use buffers::{Goal, Lifetime, Plan};
 use order::{Orders, Random};
 use search::{Outcome, Search};
 use sections::Sections;
@@ -35,44 +37,6 @@ const MAX_SEARCHED: usize = 1_000;
 
 /// Steps of the first restarts of the search.
 const STEPS: u64 = 1_000;
-
-/// A buffer and its lifetime.
-#[derive(Clone, Copy, Debug)]
-pub struct Lifetime {
-    /// The first moment at which the buffer is alive.
-    pub lower: i64,
-    /// The first moment at which it is not alive any more.
-    pub upper: i64,
-    /// Bytes.
-    pub size: u64,
-    /// The offset is a multiple of it. A power of two.
-    pub alignment: u64,
-}
-
-/// The size of the arena that suffices.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Goal {
-    /// Stops at a plan of at most so many bytes. `None` looks for the least.
-    pub capacity: Option<u64>,
-}
-
-/// A valid placement.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// The offset of each buffer, in the order of the request.
-    pub offsets: Vec<u64>,
-    /// Bytes of the arena.
-    pub size: u64,
-    /// No arena is smaller than so many bytes.
-    pub lower_bound: u64,
-}
-
-impl Plan {
-    /// Returns whether no smaller arena exists.
-    pub fn is_least(&self) -> bool {
-        self.size == self.lower_bound
-    }
-}
 
 /// Places `buffers`. `goes_on` is called often, and ends the search for a smaller arena when it returns false.
 ///
@@ -112,11 +76,9 @@ fn search(
         if best.size <= enough || !goes_on() {
             return;
         }
-        // Without a goal the least arena is unknown: half of the restarts look for the bound, the others half way.
-        let capacity = match restart % 2 {
-            0 if goal.capacity.is_none() => enough + (best.size - 1 - enough) / 2,
-            _ => enough,
-        };
+        // The least arena is unknown, or the goal may be out of reach: some restarts look half way.
+        let halfway = restart % if goal.capacity.is_none() { 2 } else { 8 } == 0;
+        let capacity = if halfway { enough + (best.size - 1 - enough) / 2 } else { enough };
         let steps = STEPS * luby(restart);
         let mut search = Search::new(buffers, sections, capacity, &orders.random(&mut random, &blame));
         match search.run(steps, goes_on) {

@@ -3,8 +3,8 @@
 
 use std::cmp::Ordering;
 
+use super::buffers::Lifetime;
 use super::sections::Sections;
-use super::Lifetime;
 
 /// SplitMix64: the same plan on every machine.
 #[derive(Debug)]

@@ -1,15 +1,15 @@
 //! Search for a placement within a given capacity, complete if its steps suffice.
 //!
 //! A placement that is pushed down as far as it goes, and sorted by offset, places each buffer on a lower one or at 0.
-//! So the search places buffers in the order of their offsets, each at the lowest offset that the placed ones leave, and
-//! misses no placement. It keeps, for each section of time, a floor below which no unplaced buffer can lie. A branch
+//! So the search places buffers in the order of their offsets, each at the lowest offset that the placed ones leave,
+//! and misses no placement. It keeps, for each section of time, a floor below which no unplaced buffer can lie. A branch
 //! ends when the floor and the unplaced bytes of a section exceed the capacity, or a buffer does not fit any more.
 //! Where no unplaced buffer is alive, the rest falls into parts, which are solved apart.
 
 use std::ops::Range;
 
+use super::buffers::Lifetime;
 use super::sections::Sections;
-use super::Lifetime;
 
 /// Steps between two looks at the caller's budget.
 const STEPS_BETWEEN_LOOKS: u64 = 256;
@@ -150,7 +150,7 @@ impl<'a> Search<'a> {
             .collect();
         candidates.sort_unstable();
         for (offset, _, at) in candidates {
-            if self.steps == 0 || self.steps % STEPS_BETWEEN_LOOKS == 0 && !goes_on() {
+            if self.steps == 0 || self.steps.is_multiple_of(STEPS_BETWEEN_LOOKS) && !goes_on() {
                 return Branch::Stopped;
             }
             self.steps -= 1;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::Lifetime;
+use super::buffers::Lifetime;
 
 #[derive(Debug)]
 pub struct Sections {

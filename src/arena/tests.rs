@@ -1,3 +1,6 @@
+//! Tests of plans: valid pair by pair, as small as every order of first fit gives, and refused where wrong.
+#![allow(clippy::unwrap_used)]
+
 use super::*;
 
 fn buffer(lower: i64, upper: i64, size: u64) -> Lifetime {

@@ -7,6 +7,7 @@ const { publicFunction } = require('./core/border.js')
 const { onDemand } = require('./core/on-demand.js')
 
 const load = {
+  arena: onDemand(() => require('./arena/plan-arena.js')),
   diagnose: onDemand(() => require('./devices/diagnose.js')),
   diff: onDemand(() => require('./report/diff.js')),
   estimate: onDemand(() => require('./models/estimate.js')),
@@ -48,6 +49,10 @@ const functions = {
   /** @type {typeof import('./models/measure.js').measureModel} */
   async measureModel(start, options) {
     return load.measure().measureModel(start, options)
+  },
+  /** @type {typeof import('./arena/plan-arena.js').planArena} */
+  planArena(buffers, options) {
+    return load.arena().planArena(buffers, options)
   },
   /** @type {typeof import('./models/plan.js').planModels} */
   planModels(models, device, options) {

@@ -1,6 +1,6 @@
 //! Static planning of an arena.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use napi::bindgen_prelude::*;
 use napi_derive::napi;

@@ -22,12 +22,15 @@
 //! | `stats.rs` | statistics |
 //! | `profile.rs` | profiles, snapshots, leaks |
 //! | `sinks.rs` | results of the RKLLM runtime |
+//! | `refusals.rs` | counts of requests that failed for good |
 //! | `replay.rs` | replay of recorded logs |
+//! | `arena.rs` | plans of arenas |
 //!
 //! Handles are numbers below 2^53, sizes are numbers of bytes, addresses are BigInts, and `null` is an unknown value.
 //! `src/js/` has checked types and option names; this room and the core check ranges. Every export catches panics: none
 //! unwinds into the runtime.
 
+mod arena;
 mod async_task;
 mod buffer;
 mod compaction;

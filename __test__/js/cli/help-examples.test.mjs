@@ -37,6 +37,8 @@ writeFileSync(join(folder, 'llm_demo'), '#!/bin/sh\necho rkllm init success\nexe
 process.env.XDG_STATE_HOME = folder
 writeFileSync(join(folder, 'log.csv'), 'Thread,Time,Action,Pointer,Size,Stream\n1,0.1,allocate,0x10,1048576,0\n')
 
+writeFileSync(join(folder, 'lifetimes.csv'), 'id,lower,upper,size\na,0,2,4096\nb,1,3,1024\n')
+
 const found = await Promise.all(NAMES.map(async (name) => [name, await examplesOf(name)]))
 
 test('the commands over files have examples', () => {

@@ -9,7 +9,8 @@ const { COMMON, UsageError, parse, unknown } = require('./args.js')
 const { AttachError } = require('./attach.js')
 const { columns, jsonText, pad, painter, styled, wantsColor, widthOf, wrap } = require('./style.js')
 
-const NAMES = ['doctor', 'top', 'snapshot', 'report', 'plan', 'estimate', 'measure', 'explain', 'replay', 'bench']
+const MODELS = ['plan', 'estimate', 'measure']
+const NAMES = ['doctor', 'top', 'snapshot', 'report', ...MODELS, 'explain', 'replay', 'arena', 'bench']
 const STATUS = { ok: 0, finding: 1, usage: 2, attach: 3, broken: 4 }
 const STATUS_TEXT = [
   ['0', 'success'],
