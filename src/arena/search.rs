@@ -1,9 +1,9 @@
 //! Search for a placement within a given capacity, complete if its steps suffice.
 //!
 //! A placement that is pushed down as far as it goes, and sorted by offset, places each buffer on a lower one or at 0.
-//! So the search places buffers in the order of their offsets, each at the lowest offset that the placed ones leave,
-//! and misses no placement. It keeps, for each section of time, a floor below which no unplaced buffer can lie. A branch
-//! ends when the floor and the unplaced bytes of a section exceed the capacity, or a buffer does not fit any more.
+//! So the search places buffers in the order of their offsets, each at the lowest offset that the placed ones leave.
+//! It misses no placement. For each section of time it keeps a floor, below which no unplaced buffer can lie. A branch
+//! ends when the floor and the unplaced bytes of a section exceed the capacity, or when a buffer does not fit any more.
 //! Where no unplaced buffer is alive, the rest falls into parts, which are solved apart.
 
 use std::ops::Range;
