@@ -7,14 +7,12 @@
  */
 
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import { parseArgs } from 'node:util'
 
 import { MemoryManager } from '../index.js'
-import { machine } from './options.mjs'
+import { countsOf, machine } from './options.mjs'
 
 const [KiB, MiB] = [1024, 2 ** 20]
-const { values } = parseArgs({ options: { rounds: { type: 'string', default: '11' } } })
-const ROUNDS = Number(values.rounds)
+const { rounds: ROUNDS } = countsOf('compaction.mjs', { rounds: { fallback: 11, text: 'measurements of each case' } })
 const BLOCKS = 10_000
 
 console.log(`${machine()}, ${ROUNDS} rounds\n`)

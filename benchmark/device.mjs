@@ -11,18 +11,18 @@
 import { createRequire } from 'node:module'
 import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { parseArgs } from 'node:util'
 
-import { machine } from './options.mjs'
+import { countsOf, machine } from './options.mjs'
 
-const { values } = parseArgs({
-  options: {
-    backend: { type: 'string', default: 'auto' },
-    rounds: { type: 'string', default: '100' },
-    against: { type: 'string' },
+const values = countsOf(
+  'device.mjs',
+  { rounds: { fallback: 100, text: 'measurements of each case' } },
+  {
+    backend: { type: 'string', value: 'NAME', text: 'the backend; default auto' },
+    against: { type: 'string', value: 'PATH', text: 'another build, to compare with' },
   },
-})
-const ROUNDS = Number(values.rounds)
+)
+const ROUNDS = values.rounds
 const WARM_UP = Math.ceil(ROUNDS / 10)
 const KiB = 1024
 const MiB = 1024 * KiB
@@ -59,7 +59,7 @@ for (const [what, size, options] of [
 
 /** Opens the chosen device once, for its properties. */
 function describe() {
-  const manager = new sides[0].MemoryManager({ backend: values.backend })
+  const manager = new sides[0].MemoryManager({ backend: values.backend ?? 'auto' })
   const { device } = manager
   manager.dispose()
   return device

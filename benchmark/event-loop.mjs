@@ -8,15 +8,14 @@
 
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { parseArgs } from 'node:util'
 
 import { MemoryManager } from '../index.js'
-import { machine } from './options.mjs'
+import { countsOf, machine } from './options.mjs'
 
-const { values } = parseArgs({
-  options: { latency: { type: 'string', default: '500' }, seconds: { type: 'string', default: '10' } },
+const { latency: latencyMs, seconds } = countsOf('event-loop.mjs', {
+  latency: { fallback: 500, min: 0, text: "milliseconds of a driver's call" },
+  seconds: { fallback: 10, text: 'seconds of each measurement' },
 })
-const [latencyMs, seconds] = [Number(values.latency), Number(values.seconds)]
 const MiB = 2 ** 20
 /** Milliseconds from tick to tick. A measured delay contains them. */
 const RESOLUTION = 1

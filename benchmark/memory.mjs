@@ -6,14 +6,12 @@
  */
 
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import { parseArgs } from 'node:util'
 
 import { MemoryManager } from '../index.js'
-import { machine } from './options.mjs'
+import { countsOf, machine } from './options.mjs'
 
 const MiB = 1024 * 1024
-const { values } = parseArgs({ options: { rounds: { type: 'string', default: '300' } } })
-const ROUNDS = Number(values.rounds)
+const { rounds: ROUNDS } = countsOf('memory.mjs', { rounds: { fallback: 300, text: 'measurements of each case' } })
 const WARM_UP = Math.ceil(ROUNDS / 10)
 
 const manager = new MemoryManager({ backend: 'simulated' })

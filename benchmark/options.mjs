@@ -4,7 +4,7 @@ import { cpus } from 'node:os'
 
 import args from '../src/js/cli/args.js'
 
-const { UsageError, expectWords, parse } = args
+const { UsageError, expectWords, parse, wholeNumber } = args
 
 /** Prints an error of the command line, and ends with the status of wrong usage. */
 function refuse(error) {
@@ -35,6 +35,26 @@ export function optionsOf(command, summary, options) {
   } catch (error) {
     return refuse(error)
   }
+}
+
+/**
+ * Returns the whole numbers of the command line. Ends the process as `optionsOf` does.
+ *
+ * @param {string} name of the program's file
+ * @param {Record<string, { fallback: number, min?: number, text: string }>} counts by option
+ * @param {Record<string, import('../src/js/cli/args.js').Option>} [others]
+ */
+export function countsOf(name, counts, others = {}) {
+  const options = { ...others }
+  for (const [option, { fallback, min = 1, text }] of Object.entries(counts)) {
+    options[option] = {
+      type: 'string', value: 'N', text: `${text}; default ${fallback}`, parse: wholeNumber(min, 1e9),
+    }
+  }
+  const command = `node --expose-gc benchmark/${name}`
+  const values = optionsOf(command, `The benchmark ${name}; its head says what it measures.`, options)
+  for (const [option, { fallback }] of Object.entries(counts)) values[option] ??= fallback
+  return values
 }
 
 /** A parser of numbers that may have a fraction. */

@@ -13,18 +13,16 @@
 import { readdirSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import { parseArgs } from 'node:util'
 
 import { MemoryManager } from '../index.js'
-import { machine } from './options.mjs'
+import { countsOf, machine } from './options.mjs'
 
 // Only the peers need the binding: applications use index.js.
 const native = createRequire(import.meta.url)('../src/js/core/binding.js')
 const { idle } = native.fastCalls()
 
 const [KiB, MiB] = [1024, 1024 * 1024]
-const { values } = parseArgs({ options: { rounds: { type: 'string', default: '300' } } })
-const ROUNDS = Number(values.rounds)
+const { rounds: ROUNDS } = countsOf('pools.mjs', { rounds: { fallback: 300, text: 'measurements of each case' } })
 const WARM_UP = Math.ceil(ROUNDS / 5)
 
 console.log(`${machine()}, ${ROUNDS} rounds\n`)

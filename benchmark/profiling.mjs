@@ -15,20 +15,17 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { parseArgs } from 'node:util'
 
 import { MemoryManager } from '../index.js'
-import { machine } from './options.mjs'
+import { countsOf, machine } from './options.mjs'
 
 const KiB = 1024
-const { values } = parseArgs({
-  options: {
-    rounds: { type: 'string', default: '2000' },
-    trace: { type: 'string' },
-    runs: { type: 'string', default: '5' },
-  },
-})
-const ROUNDS = Number(values.rounds)
+const values = countsOf(
+  'profiling.mjs',
+  { rounds: { fallback: 2000, text: 'measurements of each case' }, runs: { fallback: 5, text: 'runs of the demo' } },
+  { trace: { type: 'string', value: 'PATH', text: 'the trace that the demo replays' } },
+)
+const ROUNDS = values.rounds
 const PAIRS = 2000
 
 console.log(`${machine()}, ${ROUNDS} rounds\n`)
@@ -96,7 +93,7 @@ async function run(...options) {
 // Runs two at once: the machine's speed changes by more from minute to minute than profiling costs.
 const twoOf = (...options) => Promise.all([run(), run(...options)])
 const seconds = { same: [], profiled: [] }
-for (let at = 0; at < Number(values.runs); at++) {
+for (let at = 0; at < values.runs; at++) {
   seconds.same.push(await twoOf())
   seconds.profiled.push(await twoOf('--report', report))
 }

@@ -4,13 +4,10 @@
  *   node benchmark/replay.mjs [--events N]
  */
 
-import { parseArgs } from 'node:util'
-
 import { replayEventLog } from '../index.js'
-import { machine } from './options.mjs'
+import { countsOf, machine } from './options.mjs'
 
-const { values } = parseArgs({ options: { events: { type: 'string', default: '2000000' } } })
-const EVENTS = Number(values.events)
+const { events: EVENTS } = countsOf('replay.mjs', { events: { fallback: 2_000_000, text: 'entries of the log' } })
 const LIVE = 50_000
 const GiB = 2 ** 30
 

@@ -8,15 +8,14 @@
 import { mkdtempSync, openSync, readSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
 
 import { MemoryManager } from '../index.js'
-import { machine } from './options.mjs'
+import { countsOf, machine } from './options.mjs'
 
-const { values } = parseArgs({
-  options: { blocks: { type: 'string', default: '50000' }, buffers: { type: 'string', default: '0' } },
+const { blocks, buffers } = countsOf('reports.mjs', {
+  blocks: { fallback: 50_000, min: 0, text: 'live blocks of the pool' },
+  buffers: { fallback: 0, min: 0, text: 'live buffers' },
 })
-const [blocks, buffers] = [values.blocks, values.buffers].map(Number)
 const GOAL_MS = 20
 
 const manager = new MemoryManager({ backend: 'simulated', profiling: { sampleInterval: 4096 } })

@@ -8,13 +8,11 @@
  * the iteration, and the loop of this program. Needs a C compiler (cc).
  */
 
-import { parseArgs } from 'node:util'
-
 import { loadResultThread } from '../__test__/support/result-thread.mjs'
 import { MemoryManager } from '../index.js'
+import { countsOf } from './options.mjs'
 
-const { values } = parseArgs({ options: { batches: { type: 'string', default: '2000' } } })
-const count = Number(values.batches)
+const { batches: count } = countsOf('sinks.mjs', { batches: { fallback: 2000, text: 'batches of results' } })
 const ROUNDS = 5
 
 const thread = await loadResultThread()

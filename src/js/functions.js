@@ -63,9 +63,8 @@ const functions = {
     return load.probe().probeDevices()
   },
   /** @type {typeof import('./replay/replay.js').replayEventLog} */
-  replayEventLog(log, options, progress = undefined) {
-    // The command line passes a third argument, to show its progress.
-    return load.replay().replayEventLog(log, options, progress)
+  replayEventLog(log, options) {
+    return load.replay().replayEventLog(log, options)
   },
   /** @type {typeof import('./inference/runtime-version.js').runtimeVersion} */
   runtimeVersion(library) {

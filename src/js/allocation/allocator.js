@@ -22,6 +22,7 @@ const { allocatorOf, arrayBufferOf, byteLengthOf, detachedError, handleOf, isBlo
 class Allocator {
   #handle
   #async
+  #tasks
   #buffers
   #notifications
   #processLimits
@@ -46,13 +47,15 @@ class Allocator {
    * @param {import('../core/diagnostics-channels.js').ChannelPublisher} parts.publisher
    * @param {{ allocateWithReclaim<T>(allocate: () => T, wanted: object): T }} parts.reclaimer
    * @param {import('./async-allocations.js').AsyncAllocations} parts.asyncAllocations
+   * @param {import('../core/async-tasks.js').AsyncTasks} parts.tasks
    * @param {import('./waits.js').Waits} parts.waits
    */
   constructor(parts) {
-    const { handle, buffers, notifications, processLimits, publisher, reclaimer, waits } = parts
+    const { handle, buffers, notifications, processLimits, publisher, reclaimer, tasks, waits } = parts
     this.#handle = handle
     // Made at the first use.
     this.#async = () => parts.asyncAllocations
+    this.#tasks = tasks
     this.#buffers = buffers
     this.#notifications = notifications
     this.#processLimits = processLimits
@@ -242,7 +245,7 @@ class Allocator {
   async syncAsync(value, toDevice, offset, length) {
     const request = this.#syncRequest(value, toDevice, offset, length)
     const place = this.missingSyncs?.place()
-    await this.#async().run(() => native.syncAsync(...request))
+    await this.#tasks.run(() => native.syncAsync(...request))
     const [, buffer] = request
     if (byteLengthOf(buffer) > 0) this.missingSyncs?.check(buffer, this.handleAmongShared(buffer), place)
   }
@@ -290,11 +293,11 @@ class Allocator {
   /**
    * Hands out what another thread allocates.
    *
-   * @param {() => import('./async-allocations.js').Task} start
+   * @param {() => { promise: Promise<any>, task: number }} start
    * @param {AbortSignal} [signal]
    */
   allocatedBy(start, signal) {
-    return this.#async().run(
+    return this.#tasks.run(
       start,
       signal,
       (made) => this.allocated(made),

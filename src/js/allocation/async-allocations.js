@@ -8,26 +8,21 @@ const { setImmediate } = require('../core/runtime.js')
 /** How often an asynchronous allocation is tried before exhaustion is an error. */
 const TRIES = 3
 
-/** @typedef {{ promise: Promise<any>, task: number }} Task a task of the native part */
-
 class AsyncAllocations {
   #handle
   #refusals
   #reclaimer
-  #tasks
 
   /**
    * @param {object} parts of the manager
    * @param {import('../core/manager-handle.js').ManagerHandle} parts.handle
    * @param {import('../reclaim/refusals.js').Refusals} parts.refusals
    * @param {{ reclaimFor(error: unknown, pool?: number): Promise<boolean> }} parts.reclaimer
-   * @param {import('../core/async-tasks.js').AsyncTasks} parts.tasks
    */
-  constructor({ handle, refusals, reclaimer, tasks }) {
+  constructor({ handle, refusals, reclaimer }) {
     this.#handle = handle
     this.#refusals = refusals
     this.#reclaimer = reclaimer
-    this.#tasks = tasks
   }
 
   /**
@@ -53,19 +48,6 @@ class AsyncAllocations {
         await finalizers()
       }
     }
-  }
-
-  /**
-   * Runs a task: `take` makes the value of its result, `giveBack` frees one that has no taker any more.
-   *
-   * @template [R=any]
-   * @param {() => Task} start
-   * @param {AbortSignal} [signal]
-   * @param {(result: any) => R} [take]
-   * @param {(result: any) => void} [giveBack]
-   */
-  run(start, signal, take, giveBack) {
-    return this.#tasks.run(start, signal, take, giveBack)
   }
 }
 

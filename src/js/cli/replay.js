@@ -65,13 +65,14 @@ const command = {
  * @returns {import('../types/replay.js').ReplayResult}
  */
 function replay(text, options, stream) {
-  const { replayEventLog } = /** @type {Record<string, any>} */ (require('../../../index.js'))
-  if (stream.isTTY !== true) return replayEventLog(text, options)
+  if (stream.isTTY !== true) return require('../../../index.js').replayEventLog(text, options)
+  // The function of index.js takes no progress.
+  const { replayEventLog } = require('../replay/replay.js')
   let lines = 0
   for (let at = text.indexOf('\n'); at >= 0; at = text.indexOf('\n', at + 1)) lines++
   const progress = makeProgress(stream, lines * 1.5)
   try {
-    return replayEventLog(text, options, (/** @type {number} */ line) => {
+    return replayEventLog(text, options, (line) => {
       if (line % LINES_BETWEEN_LOOKS > 0 && line < lines) return
       progress.update(line, () => `${grouped(line)} of ${grouped(lines)} lines`)
     })

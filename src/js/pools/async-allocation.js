@@ -99,12 +99,12 @@ function allocateBuffer(host, request) {
  * @param {Ways<Made, T>} ways
  * @returns {Promise<T>}
  */
-function allocate({ asyncAllocations }, { open, size, tag, signal }, { now, later, take, giveBack }) {
+function allocate({ asyncAllocations, tasks }, { open, size, tag, signal }, { now, later, take, giveBack }) {
   const attempt = async () => {
     const made = now()
     if (made != null) return take(made)
     for (;;) {
-      const value = await asyncAllocations.run(
+      const value = await tasks.run(
         later,
         signal,
         (made) => made && take(made),

@@ -35,7 +35,7 @@ async function createPoolAsync(host, options) {
   if (signal?.aborted) throw signal.reason
   const release = host.pools.claim(request.name, signal)
   const attempt = () =>
-    host.asyncAllocations.run(
+    host.tasks.run(
       () => native.createPoolAsync(host.handle.open(), request),
       signal,
       (handle) => opened(host, wanted, handle),

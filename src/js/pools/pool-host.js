@@ -22,6 +22,7 @@ const kMovable = Symbol('constructed by a MemoryManager, movable')
  * @property {PoolAllocator} allocator
  * @property {PoolReclaimer} reclaimer
  * @property {PoolAsyncAllocations} asyncAllocations
+ * @property {import('../core/async-tasks.js').AsyncTasks} tasks
  * @property {PoolCompactor} compactor
  *
  * @typedef {object} PoolAllocator
@@ -40,10 +41,6 @@ const kMovable = Symbol('constructed by a MemoryManager, movable')
  * @typedef {object} PoolAsyncAllocations
  * @property {<T>(attempt: () => T | Promise<T>, wanted: Wanted, signal?: AbortSignal, pool?: number) => Promise<T>}
  * allocate
- * @property {<R>(
- *   start: () => { promise: Promise<any>, task: number }, signal: AbortSignal | undefined,
- *   take: (result: any) => R, giveBack: (result: any) => void,
- * ) => Promise<R>} run
  *
  * @typedef {object} PoolCompactor
  * @property {(pool: number, options: unknown) => import('../types/compaction.js').DefragmentResult} defragment

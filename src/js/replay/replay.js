@@ -65,7 +65,7 @@ const replayOptions = {
  *
  * @param {unknown} log
  * @param {ReplayOptions} [options]
- * @param {(line: number) => void} [progress] called for each entry, with its line
+ * @param {(line: number) => void} [progress] called for each entry, with its line; for the command line, not public
  * @returns {ReplayResult}
  */
 function replayEventLog(log, options, progress = undefined) {
