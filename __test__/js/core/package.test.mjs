@@ -33,7 +33,7 @@ const EXPORTS = [
   'explainAll',
   'explainError',
   'measureModel',
-  'planModels',
+  'planArena', 'planModels',
   'probeDevices',
   'replayEventLog',
   'runtimeVersion',
