@@ -44,6 +44,7 @@ const MODULES = {
   explainAll: 'explain/explain.js',
   explainError: 'explain/explain.js',
   measureModel: 'models/measure.js',
+  planArena: 'arena/plan-arena.js',
   planModels: 'models/plan.js',
   probeDevices: 'devices/probe.js',
   replayEventLog: 'replay/replay.js',
