@@ -125,6 +125,25 @@ mod tests {
     }
 
     #[test]
+    fn the_last_unpin_of_another_holder_frees_the_pool_of_a_thread_that_ended() {
+        let (manager, pool) = pool();
+        let slice = pool.allocate(100, 64).unwrap();
+        pool.pin_slice(slice.chunk, slice.region).unwrap();
+        pool.pin_slice(slice.chunk, slice.region).unwrap();
+        let chunk_memory = Arc::downgrade(&pool.chunk_memory(slice.chunk).unwrap());
+        manager.leave();
+        drop(manager);
+        unpin(&pool, &slice).unwrap();
+        let of_pool = || ORPHANS.lock().iter().filter(|other| Arc::ptr_eq(other, &pool)).count();
+        assert_eq!(of_pool(), 1, "pinned once more");
+        unpin(&pool, &slice).unwrap();
+        assert_eq!(of_pool(), 0);
+        assert!(unpin(&pool, &slice).is_err());
+        drop(pool);
+        assert!(chunk_memory.upgrade().is_none());
+    }
+
+    #[test]
     fn dispose_ends_pinned_memory_and_a_block_that_exists_is_not_unpinned_by_its_id() {
         let (manager, pool) = pool();
         let slice = pool.allocate(100, 64).unwrap();
