@@ -51,6 +51,7 @@ export interface ArenaPlan {
  *   { id: 'attention', lower: 1, upper: 3, size: 1024 },
  *   { id: 'logits', lower: 2, upper: 4, size: 4096 },
  * ])
- * console.log(size, placements[2].offset) // 5120 0: 'logits' lies where 'patches' was
+ * size // => 5120
+ * placements[2].offset // => 0
  */
 export function planArena(buffers: readonly ArenaBuffer[], options?: ArenaOptions): ArenaPlan
