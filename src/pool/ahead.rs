@@ -51,16 +51,14 @@ impl Pool {
         if self.state().ahead.failed_at.is_some_and(is_later) || self.ahead.growing.swap(true, Ordering::AcqRel) {
             return;
         }
-        let (share, pool) = (*share, Weak::clone(pool));
+        let (share, growing) = (*share, Growing(Weak::clone(pool)));
         let queued = GROWERS.run(move || {
-            if let Some(pool) = pool.upgrade() {
+            if let Some(pool) = growing.0.upgrade() {
                 pool.grow_while_short(share);
-                pool.ahead.growing.store(false, Ordering::Release);
             }
         });
         if queued.is_err() {
             self.growth_failed();
-            self.ahead.growing.store(false, Ordering::Release);
         }
     }
 
@@ -90,6 +88,17 @@ impl Pool {
         let mut state = self.state();
         state.ahead.failed += 1;
         state.ahead.failed_at = Some(Instant::now());
+    }
+}
+
+/// A growth that is under way. Dropped, it lets the next one start: also after a panic, and if no thread runs it.
+struct Growing(Weak<Pool>);
+
+impl Drop for Growing {
+    fn drop(&mut self) {
+        if let Some(pool) = self.0.upgrade() {
+            pool.ahead.growing.store(false, Ordering::Release);
+        }
     }
 }
 
