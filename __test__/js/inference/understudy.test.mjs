@@ -31,11 +31,12 @@ const file = join(folder, 'model')
 const sizes = `weights = ${WEIGHTS}\nkv_per_token = ${KV}\nscratch = ${SCRATCH}\nhidden = 8\nvocab = 10\n`
 writeFileSync(file, `RKLLM understudy model\n${sizes}`)
 
-/** A session and a model of `header`; `life` ends both and checks that nothing is left. */
-async function begin(t, header, options) {
+/** A session and a model of `header`; `end` ends both and checks that nothing is left. */
+async function begin(t, header, options, ringBytes) {
   const manager = open(t)
   const library = await loadRkllm(buildUnderstudy(header), header)
   const session = manager.createInferenceBuffers({ ...SPEC, header })
+  if (ringBytes !== undefined) session.callbacks({ ringBytes })
   const model = library.model(manager, session)
   assert.equal(model.init(session.param({ model: file, maxNewTokens: 40, ...options })), 0)
   const idle = async () => {
@@ -182,6 +183,33 @@ for (const header of HEADERS) {
     end()
   })
 }
+
+test('a full ring pauses the run; the next run goes on, and ranges can be cleared in between', { skip }, async (t) => {
+  const { session, model, idle, end } = await begin(t, '1.3', { maxNewTokens: 40, ignoreEos: true }, 1024)
+  let pauses = 0
+  const resume = () => {
+    while (model.isRunning()) continue
+    pauses++
+    const held = model.kvSize()
+    assert.ok(held > 3)
+    if (pauses === 1) {
+      assert.equal(model.clearKv(false, [0, held + 1]), -1)
+      assert.equal(model.clearKv(false, [1, 3]), 0)
+      assert.equal(model.kvSize(), held - 2)
+    }
+    session.tokens[0] = 7
+    const more = session.inferParam({ maxNewTokens: 4 })
+    assert.equal(model.runAsync(session.tokenInput(1), more), 0)
+  }
+  const reading = all(session.results({ resume }))
+  // The ring fills before the reader has a turn: rkllm_run returns once the callback has paused it.
+  assert.equal(model.run(session.promptInput('abc'), session.inferParam()), 0)
+  const found = await reading
+  assert.ok(pauses >= 1)
+  assert.equal(found.at(-1).state, 'finish')
+  await idle()
+  end()
+})
 
 const child = (header, { lives = 1, mode = 'generate', env = {} } = {}) => {
   const script = fileURLToPath(new URL('../../support/child/understudy.mjs', import.meta.url))
