@@ -87,6 +87,8 @@ pub mod state {
     pub const FINISH: c_int = 2;
     /// The run has failed.
     pub const ERROR: c_int = 3;
+    /// Hidden states of the last layer, in 1.1. Later versions give them with `NORMAL`.
+    pub const LAST_HIDDEN_LAYER: c_int = 4;
 }
 
 /// Answers of the result callback, of 1.2.1 and later.

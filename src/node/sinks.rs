@@ -129,8 +129,12 @@ fn pin(slices: Vec<(Arc<Pool>, Slice)>) -> crate::error::Result<Pin> {
         }
     }
     let pinned = slices.clone();
-    let is_live = move || pinned.iter().all(|(pool, slice)| pool.pin_of(slice).is_some());
-    Ok(Pin::new(is_live, move || unpin_all(slices)))
+    // A session has one pool, whose reset and destroy wait for the write.
+    let while_live = move |write: &mut dyn FnMut()| {
+        let Some((pool, _)) = pinned.first() else { return false };
+        pool.while_pinned(pinned.iter().map(|(_, slice)| slice), write)
+    };
+    Ok(Pin::new(while_live, move || unpin_all(slices)))
 }
 
 fn find(sink: f64) -> crate::error::Result<Arc<Sink>> {

@@ -122,6 +122,17 @@ impl Pool {
         self.state().pins.get((slice.chunk, slice.region)).map(|pin| pin.dropped)
     }
 
+    /// Runs `write` while all `slices` of this pool are pinned; a reset and a destroy wait for it. Returns false, and
+    /// does not run it, if a slice is pinned no longer.
+    pub fn while_pinned<'a>(&self, slices: impl IntoIterator<Item = &'a Slice>, write: impl FnOnce()) -> bool {
+        let state = self.state();
+        let pinned = slices.into_iter().all(|slice| state.pins.get((slice.chunk, slice.region)).is_some());
+        if pinned {
+            write();
+        }
+        pinned
+    }
+
     /// Counts the pinned slices.
     pub fn pin_stats(&self) -> PinStats {
         self.state().pins.stats()
@@ -172,6 +183,10 @@ impl PoolState {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc::channel;
+    use std::thread;
+
     use super::*;
     use crate::device::memory::{PageOptions, Source};
     use crate::error::ErrorCode;
@@ -197,6 +212,34 @@ mod tests {
 
     fn code<T>(result: Result<T>) -> Option<ErrorCode> {
         result.err().map(|error| error.code())
+    }
+
+    #[test]
+    fn a_reset_and_a_destroy_wait_for_a_write_to_a_pinned_slice() {
+        let ends: [fn(&Pool); 2] = [|pool| pool.reset(|_| true).unwrap(), |pool| pool.destroy(true).unwrap()];
+        for end in ends {
+            let pool = pool(0);
+            let slice = pool.allocate(100, 64).unwrap();
+            pool.pin_slice(slice.chunk, slice.region).unwrap();
+            let written = AtomicBool::new(false);
+            let (begin, begun) = channel();
+            thread::scope(|scope| {
+                let (pool, written) = (&pool, &written);
+                scope.spawn(move || {
+                    begun.recv().unwrap();
+                    end(pool);
+                    assert!(written.load(Ordering::SeqCst), "the pool ended under the write");
+                });
+                let write = || {
+                    begin.send(()).unwrap();
+                    (0..1000).for_each(|_| thread::yield_now());
+                    written.store(true, Ordering::SeqCst);
+                };
+                assert!(pool.while_pinned([&slice], write));
+            });
+            assert!(!pool.while_pinned([&slice], || written.store(false, Ordering::SeqCst)));
+            assert!(written.load(Ordering::SeqCst), "nothing is written to memory that was reset");
+        }
     }
 
     #[test]

@@ -83,6 +83,12 @@ unsafe fn take_in(
     perf: Option<PerfStat>,
     answers: bool,
 ) -> c_int {
+    let said = match said {
+        state::LAST_HIDDEN_LAYER => state::NORMAL,
+        state::NORMAL..=state::ERROR => said,
+        // No known version has another one. An end is the state in which no reader waits for ever.
+        _ => state::ERROR,
+    };
     let taken = catch_unwind(|| {
         let handle = Handle::from_raw(userdata as usize as u64);
         let Some(sink) = find(handle) else { return answer::CONTINUE };
@@ -118,8 +124,48 @@ unsafe fn text_of<'a>(text: *const c_char, most: usize) -> &'a [u8] {
 fn copy(rows: &Rows, target: &Target) {
     let floats = rows.count.unsigned_abs() as usize * rows.width.unsigned_abs() as usize;
     // SAFETY: the runtime says that `data` has these floats for this call. The sink has checked that they fit the
-    // target, that the session's memory is pinned and still there, and holds its lock, for which the end of the session
-    // waits. The target is no memory of the runtime's. Where a forced end of the pool comes meanwhile, the addresses
-    // have private zero pages, which take the bytes. JavaScript may read floats that are half written.
+    // target, and holds its lock, for which the end of the session waits. The pin holds the pool's lock, for which a reset
+    // or a forced end of the pool waits; without it the bytes would go to the next owner of the slice. The target is no
+    // memory of the runtime's. JavaScript may read floats that are half written.
     unsafe { ptr::copy(rows.data, target.address as *mut f32, floats) };
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::result::Pin;
+    use super::super::sink::{Sink, MIN_RING};
+    use super::super::table::open;
+    use super::*;
+
+    #[test]
+    fn hidden_states_of_1_1_have_a_state_of_their_own_and_an_unknown_state_ends_the_run() {
+        let mut array = [0.0_f32; 4];
+        let target = Target { name: "hiddenStates", address: array.as_mut_ptr() as usize, width: 4, rows: 1 };
+        let pin = || {
+            Ok(Pin::new(
+                |write| {
+                    write();
+                    true
+                },
+                || {},
+            ))
+        };
+        let handle = open(Sink::new(MIN_RING, [Some(target), None], Box::new(pin)).unwrap());
+        let sink = find(handle).unwrap();
+        let given = [1.0_f32, 2.0, 3.0, 4.0];
+        let last_hidden_layer = Rows { data: given.as_ptr(), width: 4, count: 1 };
+        let result = Result11 { text: ptr::null(), token_id: 7, last_hidden_layer };
+        let userdata = handle.get() as usize as *mut c_void;
+        // SAFETY: the result is one of 1.1, whose rows have as many floats as they say; the array takes a row.
+        unsafe { on_result_11(&result, userdata, 4) };
+        // SAFETY: null is allowed.
+        unsafe { on_result_11(ptr::null(), userdata, 99) };
+        assert!(!sink.is_running());
+        sink.attach(false).unwrap();
+        let taken = sink.take(10);
+        assert_eq!((taken.rows.len(), taken.rows[0][0], taken.rows[0][2]), (1, 0.0, 1.0));
+        assert_eq!(sink.take(10).rows[0][0], f64::from(state::ERROR));
+        assert_eq!(array, given);
+    }
 }

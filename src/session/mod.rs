@@ -1,4 +1,4 @@
-//! What the RKLLM runtime says, taken on its own thread without JavaScript.
+//! Results of the RKLLM runtime, taken on its own thread without JavaScript.
 //!
 //! The runtime calls a function of C with each token. [`callback`] has these functions, one for each layout of
 //! `RKLLMResult`. They find the [`Sink`] by a generation-checked handle, the callback's userdata, and store what they

@@ -1,4 +1,4 @@
-//! What crosses the border of a sink: calls of the runtime, pins, and results.
+//! The types at the border of a sink: calls of the runtime, pins, and results.
 #![forbid(unsafe_code)]
 
 use crate::abi::rkllm::{PerfStat, Rows};
@@ -7,16 +7,23 @@ use crate::error::{Error, Result};
 /// Numbers of one result: state, token id, rows, UTF-16 units of text, whether it has figures, and the five figures.
 pub const COLUMNS: usize = 10;
 
+/// Runs a write to pinned memory; returns false, and does not run it, if the memory is gone.
+type WhileLive = dyn Fn(&mut dyn FnMut()) -> bool + Send;
+
 /// Ends the pins of a session's memory when it drops.
 pub struct Pin {
-    pub(super) is_live: Box<dyn Fn() -> bool + Send>,
+    pub(super) while_live: Box<WhileLive>,
     unpin: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Pin {
-    /// `is_live` tells whether the memory is still there: a forced end of its pool ends pinned memory too.
-    pub fn new(is_live: impl Fn() -> bool + Send + 'static, unpin: impl FnOnce() + Send + 'static) -> Self {
-        Self { is_live: Box::new(is_live), unpin: Some(Box::new(unpin)) }
+    /// `while_live` runs a write if the memory is still there, and keeps it there meanwhile. A forced end or a reset of
+    /// the pool ends pinned memory too.
+    pub fn new(
+        while_live: impl Fn(&mut dyn FnMut()) -> bool + Send + 'static,
+        unpin: impl FnOnce() + Send + 'static,
+    ) -> Self {
+        Self { while_live: Box::new(while_live), unpin: Some(Box::new(unpin)) }
     }
 }
 
@@ -79,7 +86,7 @@ pub struct Taken {
     pub paused: bool,
 }
 
-/// What a sink has counted.
+/// Counters of a sink.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct SinkStats {
     /// Calls of the callback.

@@ -251,7 +251,10 @@ mod tests {
             of_sink.fetch_add(1, Ordering::SeqCst);
             let pins = Arc::clone(&of_sink);
             Ok(Pin::new(
-                || true,
+                |write| {
+                    write();
+                    true
+                },
                 move || {
                     pins.fetch_sub(1, Ordering::SeqCst);
                 },
@@ -330,6 +333,21 @@ mod tests {
         }
         assert_eq!(sink.take(10).failure.unwrap().code(), ErrorCode::OutOfRange);
         assert_eq!(tokens(&sink.take(10)), [5]);
+    }
+
+    #[test]
+    fn each_failed_run_that_waits_unread_has_its_own_end() {
+        let (sink, _) = sink(MIN_RING);
+        for rows in [3, 3] {
+            call(&sink, NORMAL, 5, 0);
+            call(&sink, NORMAL, 6, rows);
+            call(&sink, FINISH, -1, 0);
+        }
+        for _ in 0..2 {
+            sink.attach(false).unwrap();
+            assert_eq!(tokens(&sink.take(10)), [5]);
+            assert_eq!(sink.take(10).failure.unwrap().code(), ErrorCode::OutOfRange);
+        }
     }
 
     #[test]

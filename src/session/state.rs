@@ -120,10 +120,10 @@ impl SinkState {
                     .limit(name, bytes(has, fits))
                     .hint("make the session with the model's sizes, and rows for each token of the input"));
             }
-            if !self.held.as_ref().is_some_and(|held| (held.is_live)()) {
+            let mut write = || copy(rows, target);
+            if !self.held.as_ref().is_some_and(|held| (held.while_live)(&mut write)) {
                 return Err(Error::new(ErrorCode::BufferFreed, format!("{} was freed during the run", target.name)));
             }
-            copy(rows, target);
             most = most.max(rows.count.unsigned_abs());
         }
         Ok(most)
@@ -135,9 +135,10 @@ impl SinkState {
             return;
         }
         self.discarding = true;
-        // The room of one record is left free for this one. A failure that was not read stands for this one too.
+        // Each stored result leaves the room of this record free. Without room nothing of this run is stored, and the
+        // failure before it stands for this one too.
         let record = Record { state: FAILED, token: -1, rows: 0, perf: None };
-        if self.failures.is_empty() && self.ring.push(&record, &[]) {
+        if self.ring.push(&record, &[]) {
             self.failures.push_back(error);
         }
     }

@@ -274,6 +274,7 @@ test('bad input of parameters is refused by name', (t) => {
   param({ topK: -1 }, range, /topK/)
   param({ mirostat: 3 }, range, /mirostat/)
   param({ maxNewTokens: 0 }, range, /maxNewTokens/)
+  param({ maxNewTokens: -1 }, range, /maxNewTokens/)
   param({ maxNewTokens: 2 ** 31 }, range, /maxNewTokens/)
   param({ domain: 16 }, range, /domain/)
   param({ batch: 256 }, range, /batch/)

@@ -179,7 +179,7 @@ export interface RKLLMSamplingOptions {
 export interface RKLLMParamOptions extends RKLLMSamplingOptions {
   /** Path of the .rkllm file, at most 4095 bytes. */
   model: string
-  /** Default: the context length. */
+  /** At least 1; no header defines −1. Default: the context length. */
   maxNewTokens?: number
   /** First tokens that stay when the context moves on, from header 1.2.0. Default 0. */
   keep?: number
@@ -211,7 +211,7 @@ export interface RKLLMInferOptions {
   mode?: 'generate' | 'hiddenStates' | 'logits'
   /** From header 1.2.0. Default false. */
   keepHistory?: boolean
-  /** From header 1.3; earlier it belongs to `param`. */
+  /** At least 1. From header 1.3; earlier it belongs to `param`. */
   maxNewTokens?: number
   /** Name of an adapter that rkllm_load_lora loaded, at most 255 bytes. */
   lora?: string
