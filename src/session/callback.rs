@@ -124,9 +124,9 @@ unsafe fn text_of<'a>(text: *const c_char, most: usize) -> &'a [u8] {
 fn copy(rows: &Rows, target: &Target) {
     let floats = rows.count.unsigned_abs() as usize * rows.width.unsigned_abs() as usize;
     // SAFETY: the runtime says that `data` has these floats for this call. The sink has checked that they fit the
-    // target, and holds its lock, for which the end of the session waits. The pin holds the pool's lock, for which a reset
-    // or a forced end of the pool waits; without it the bytes would go to the next owner of the slice. The target is no
-    // memory of the runtime's. JavaScript may read floats that are half written.
+    // target, and holds its lock, for which the end of the session waits. The pin holds the pool's lock, for which a
+    // reset or a forced end of the pool waits; without it the bytes would go to the next owner of the slice. The target
+    // is no memory of the runtime's. JavaScript may read floats that are half written.
     unsafe { ptr::copy(rows.data, target.address as *mut f32, floats) };
 }
 
