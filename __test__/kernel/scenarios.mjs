@@ -1,7 +1,7 @@
 // The scenarios of the emulated machine. A scenario is a board (module parameters) and a list of steps. One boot runs
 // all the scenarios of its architecture one after the other, and loads the module afresh for each.
 import { existsSync } from 'node:fs'
-import { driverless, pathOf, suites } from '../support/suites.mjs'
+import { driverless, needingCompiler, pathOf, suites } from '../support/suites.mjs'
 
 const MiB = 1 << 20
 
@@ -294,7 +294,7 @@ export const scenarios = [
   // The engines on arm64: the code of their ArrayBuffers, threads and exits differs there.
   ...withSuites(
     { name: 'js-simulated', about: 'no driver, arm64 Node', arches: ['arm64'], backend: 'simulated', module: null },
-    all.filter(name => name !== 'layers' && !needingSimulated.includes(name)),
+    all.filter(name => ![...needingSimulated, ...needingCompiler, 'layers'].includes(name)),
     ['attacks', 'exits', 'lifetime'],
   ),
   // User-mode emulation refuses an mprotect that Bun needs for resizable ArrayBuffers, which `bad-input` uses.

@@ -21,11 +21,13 @@ export const suites = new Map(
 export const driverless = [
   'adapters',
   'alive',
+  'arena',
   'attacks',
   'border',
   'caches',
   'channels',
   'cli',
+  'core',
   'deallocate-when',
   'demo',
   'doctor-reasons',
@@ -42,6 +44,7 @@ export const driverless = [
   'ids',
   'inspect-socket',
   'layers',
+  'layouts',
   'loader',
   'measure',
   'metrics',
@@ -51,14 +54,21 @@ export const driverless = [
   'process-limits',
   'progress',
   'published',
+  'refusals',
   'replay',
   'reports',
+  'results',
+  'runtime-version',
   'scale',
   'scans',
   'snapshot-diff',
   'soak',
   'top',
+  'understudy',
 ]
+
+/** Suites that compile C: no emulated machine has a compiler. */
+export const needingCompiler = ['layouts', 'results', 'understudy']
 
 /** Suites with engine-dependent outcomes: the collector, ArrayBuffers, threads, events, modules. */
 export const engineDependent = [
