@@ -14,6 +14,12 @@ class PoolRegistry {
   /** @type {Map<string, MemoryPool>} */
   #pools = new Map()
   /**
+   * The pools by native handle: each event of a pool is looked up.
+   *
+   * @type {Map<number, MemoryPool>}
+   */
+  #byHandle = new Map()
+  /**
    * The names of pools that another thread is making. An abort gives the name back at once.
    *
    * @type {Map<string, { signal: AbortSignal | undefined }>}
@@ -54,11 +60,13 @@ class PoolRegistry {
   /** @param {MemoryPool} pool */
   add(pool) {
     this.#pools.set(pool.name, pool)
+    this.#byHandle.set(poolModule().handleOf(pool), pool)
   }
 
   /** @param {MemoryPool} pool */
   delete(pool) {
     this.#pools.delete(pool.name)
+    this.#byHandle.delete(poolModule().handleOf(pool))
   }
 
   [Symbol.iterator]() {
@@ -67,7 +75,7 @@ class PoolRegistry {
 
   /** The native handles of all pools. */
   handles() {
-    return [...this.#pools.values()].map((pool) => poolModule().handleOf(pool))
+    return [...this.#byHandle.keys()]
   }
 
   /**
@@ -76,7 +84,7 @@ class PoolRegistry {
    * @param {number} handle
    */
   byHandle(handle) {
-    return [...this.#pools.values()].find((pool) => poolModule().handleOf(pool) === handle)
+    return this.#byHandle.get(handle)
   }
 
   /**
@@ -102,6 +110,7 @@ class PoolRegistry {
   end() {
     for (const pool of this.#pools.values()) poolModule().endPool(pool)
     this.#pools.clear()
+    this.#byHandle.clear()
   }
 }
 
