@@ -153,10 +153,12 @@ impl Fixed {
     /// Returns the lowest free block whose offset is a multiple of `align`, for an `align` above the natural one.
     #[cold]
     fn lowest_aligned(&self, align: u64) -> Option<u32> {
-        // Offsets are multiples of the block size, so every `stride`th block is aligned.
+        // Offsets are multiples of the block size, so every `stride`th block is aligned. The bitmap shows 64 at a time.
         let stride = usize::try_from(align / self.natural_align()).ok()?;
-        let block = (0..self.slots.len()).step_by(stride).find(|&block| !self.slots[block].used())?;
-        Some(block as u32)
+        let aligned_bits = (0..64).step_by(stride).fold(0_u64, |bits, bit| bits | 1 << bit);
+        let words = self.levels[0].iter().enumerate().step_by((stride >> 6).max(1));
+        let found = words.map(|(word, free)| (word, free & aligned_bits)).find(|(_, free)| *free != 0);
+        found.map(|(word, free)| (word << 6 | free.trailing_zeros() as usize) as u32)
     }
 
     fn resolve(&self, id: RegionId) -> Result<usize, StaleRegion> {
@@ -358,6 +360,25 @@ mod tests {
             assert_eq!(arena.validate(), Ok(()));
             damage(&mut arena);
             assert!(arena.validate().is_err(), "damage {number} went unnoticed");
+        }
+    }
+
+    #[test]
+    fn an_aligned_request_takes_the_lowest_aligned_free_block() {
+        // 384 is 3 * 128: the natural alignment is less than the block, and every `stride`th block is aligned.
+        for (block, blocks) in [(4096, 100), (384, 1000), (128, 4096)] {
+            for stride in [2, 4, 32, 64, 128, 512] {
+                let mut arena = Fixed::new(blocks * block, block).expect("valid layout");
+                let align = stride << block.trailing_zeros();
+                assert!(arena.claim(0, 0).is_some());
+                for expected in (stride..blocks).step_by(stride as usize) {
+                    let found = arena.lowest_aligned(align);
+                    assert_eq!(found.map(u64::from), Some(expected), "{block}-byte blocks, stride {stride}");
+                    assert!(arena.claim(expected as u32, 0).is_some());
+                }
+                assert_eq!(arena.lowest_aligned(align), None, "{block}-byte blocks, stride {stride}");
+                assert_eq!(arena.validate(), Ok(()));
+            }
         }
     }
 
