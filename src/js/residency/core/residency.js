@@ -60,7 +60,7 @@ class Model {
     this.idleSince = 0
     this.loads = 0
     this.evictions = 0
-    // What the policy reads.
+    // The inputs of the policy.
     this.bytes = Math.max(ram, npu)
     this.loadMs = this.bytes * MS_PER_BYTE
     this.uses = 0
