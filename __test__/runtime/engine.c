@@ -49,20 +49,20 @@ static double now_ms(void) {
   return now.tv_sec * 1e3 + now.tv_nsec / 1e6;
 }
 
-/* Waits for the time of one token, or for an abort. Returns whether the run goes on. */
+/* Waits for the time of a token since the run's begin, or for an abort. Returns whether the run goes on. */
 static int pace(struct engine *engine, int32_t token) {
   const uint64_t hang = setting("UNDERSTUDY_HANG_AT", UINT64_MAX);
   const uint64_t rate = setting("UNDERSTUDY_TOKENS_PER_SECOND", 0);
-  const uint64_t ms = setting("UNDERSTUDY_MS_PER_TOKEN", rate == 0 ? 0 : 1000 / rate);
-  struct timespec until;
-  clock_gettime(CLOCK_REALTIME, &until);
-  uint64_t at = (uint64_t)until.tv_nsec + ms * 1000000;
+  const uint64_t ms = setting("UNDERSTUDY_MS_PER_TOKEN", 0);
+  const uint64_t ns = ms != 0 ? ms * 1000000 : rate == 0 ? 0 : 1000000000 / rate;
+  struct timespec until = engine->request.began;
+  uint64_t at = (uint64_t)until.tv_nsec + ns * ((uint64_t)token + 1);
   until.tv_sec += (time_t)(at / 1000000000);
   until.tv_nsec = (long)(at % 1000000000);
   pthread_mutex_lock(&engine->lock);
   /* A submit that hangs never comes back, abort or not. */
   while ((uint64_t)token == hang) pthread_cond_wait(&engine->changed, &engine->lock);
-  while (ms > 0 && !engine->abort && pthread_cond_timedwait(&engine->changed, &engine->lock, &until) == 0) continue;
+  while (ns > 0 && !engine->abort && pthread_cond_timedwait(&engine->changed, &engine->lock, &until) == 0) continue;
   int goes_on = !engine->abort;
   pthread_mutex_unlock(&engine->lock);
   return goes_on;
@@ -118,7 +118,8 @@ static int hand_out_rows(struct engine *engine, int32_t width) {
   uint64_t bytes = sizeof(float) * (uint64_t)width * (uint64_t)request->count;
   float *values = NULL;
   /* Rows are contiguous for the callback, though `take` works in chunks. */
-  if (take(&output, bytes == 0 ? 1 : bytes, 0) == 0) values = output->next == NULL ? output->map : malloc(bytes);
+  if (take(&output, bytes == 0 ? 1 : bytes, engine->domain) == 0)
+    values = output->next == NULL ? output->map : malloc(bytes);
   if (values == NULL) {
     give_back(&output);
     return fail(engine, "no memory for the output");
@@ -146,10 +147,11 @@ static int hand_out_rows(struct engine *engine, int32_t width) {
   return 0;
 }
 
+/* Writes the positions after those of the system prompt: a load adds them to that prompt again. */
 static int save_cache(const struct engine *engine) {
   FILE *file = fopen(engine->request.cache_path, "we");
   if (file == NULL) return -1;
-  fprintf(file, "RKLLM understudy prompt cache\n%d\n", (int)engine->positions);
+  fprintf(file, "RKLLM understudy prompt cache\n%d\n", (int)(engine->positions - engine->system));
   return fclose(file);
 }
 
@@ -165,6 +167,7 @@ int answer(struct engine *engine) {
   if (request->cache_path != NULL && request->save_cache && save_cache(engine) != 0)
     return fail(engine, "the prompt cache cannot be written");
   double prefilled = now_ms();
+  clock_gettime(CLOCK_REALTIME, &request->began);
   if (request->mode != GENERATE) {
     int32_t width = (int32_t)(request->mode == LOGITS ? engine->model.vocab : engine->model.hidden);
     if (!pace(engine, 0)) return finish(engine, began, prefilled, 0), 0;
@@ -172,29 +175,26 @@ int answer(struct engine *engine) {
     finish(engine, began, prefilled, 0);
     return 0;
   }
-  if (!goes_on_from_pause) engine->state = request->seed;
+  if (!goes_on_from_pause) {
+    engine->state = request->seed;
+    engine->owes_half = 0;
+  }
   int32_t length = request->max_new_tokens, made = 0;
   int32_t natural = 8 + (int32_t)(request->seed % 57);
   if (!engine->ignore_eos && natural < length) length = natural;
   static const char letters[] = "etaoin shrdlu cmfwyp";
   while (made < length && engine->positions < engine->context && pace(engine, made)) {
-    engine->state = engine->state * 1664525u + 1013904223u;
+    const int rest = engine->owes_half;
+    if (!rest) engine->state = engine->state * 1664525u + 1013904223u;
     uint32_t chosen = engine->state >> 16;
-    /* One token in sixteen is half a character: its first byte, then the rest of it. */
-    int split = chosen % 16 == 0 && made + 1 < length && engine->positions + 1 < engine->context;
-    char text[2] = { split ? (char)0xC3 : letters[chosen % (sizeof letters - 1)], 0 };
+    /* One token in sixteen is half a character: its first byte, then the rest of it, also after a pause. */
+    int split = !rest && chosen % 16 == 0 && made + 1 < length && engine->positions + 1 < engine->context;
+    char text[2] = { rest ? (char)0xA9 : split ? (char)0xC3 : letters[chosen % (sizeof letters - 1)], 0 };
     result token = { .text = text, .token_id = (uint8_t)text[0] };
     engine->positions++;
     made++;
-    int said = tell(engine, &token, split ? WAITING : NORMAL);
-    if (said != 1 && split) {
-      text[0] = (char)0xA9;
-      token = (result){ .text = text, .token_id = (uint8_t)text[0] };
-      engine->positions++;
-      made++;
-      said = tell(engine, &token, NORMAL);
-    }
-    if (said == 1) {
+    engine->owes_half = split;
+    if (tell(engine, &token, split ? WAITING : NORMAL) == 1) {
       engine->paused = 1;
       return 0;
     }

@@ -4,6 +4,7 @@
 #include "memory.h"
 #include "rkllm-structs.h"
 #include <pthread.h>
+#include <time.h>
 
 struct lora { struct lora *next; struct buffer *memory; float scale; char name[]; };
 
@@ -15,6 +16,7 @@ struct request {
   uint32_t seed;
   char *cache_path;
   void *userdata;
+  struct timespec began;
 };
 
 struct engine {
@@ -22,11 +24,12 @@ struct engine {
   struct buffer *weights, *kv, *scratch;
   struct lora *adapters;
   callbacks callbacks;
-  int32_t context, max_new_tokens, batch, ignore_eos;
+  int32_t context, max_new_tokens, batch, ignore_eos, domain;
   pthread_mutex_t lock;
   pthread_cond_t changed;
   pthread_t thread;
-  int has_thread, running, abort, paused, fails_later;
+  /* owes_half: the last token was the first byte of a character. */
+  int has_thread, running, abort, paused, owes_half, fails_later;
   /* Positions of the KV memory in use, and those of the system prompt and of a loaded prompt cache. */
   int32_t positions, system, cached;
   uint32_t state;

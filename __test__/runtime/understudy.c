@@ -50,8 +50,9 @@ static void free_engine(struct engine *engine) {
   free(engine);
 }
 
-static int load(struct engine *engine, int32_t domain) {
+static int load(struct engine *engine) {
   const struct model *model = &engine->model;
+  const int32_t domain = engine->domain;
   usleep((useconds_t)setting("UNDERSTUDY_LOAD_MS", 0) * 1000);
   int copies = setting("UNDERSTUDY_WEIGHTS_TWICE", 0) ? 2 : 1;
   for (int copy = 0; copy < copies; copy++)
@@ -82,6 +83,7 @@ API int rkllm_init(void **handle, param *param, result_callback to) {
   engine->context = param->max_context_len;
   engine->max_new_tokens = param->max_new_tokens;
   engine->batch = 1;
+  engine->domain = param->extend.base_domain_id;
 #if SINCE(121)
   if (param->extend.n_batch > 1) engine->batch = param->extend.n_batch;
 #endif
@@ -92,7 +94,7 @@ API int rkllm_init(void **handle, param *param, result_callback to) {
   engine->callbacks.on_result = to;
 #endif
   int failed = read_model(param->model_path, &engine->model) != 0;
-  if (!failed && load(engine, param->extend.base_domain_id) != 0) {
+  if (!failed && load(engine) != 0) {
     failed = !setting("UNDERSTUDY_FAIL_LATER", 0);
     engine->fails_later = 1;
   }
@@ -163,7 +165,7 @@ API int rkllm_load_lora(void *handle, const lora_adapter *adapter) {
   if (lora == NULL) return -1;
   memcpy(lora->name, adapter->name, length);
   lora->scale = adapter->scale;
-  if (take(&lora->memory, (uint64_t)bytes, 0) != 0) {
+  if (take(&lora->memory, (uint64_t)bytes, engine->domain) != 0) {
     give_back(&lora->memory);
     free(lora);
     return -1;

@@ -18,8 +18,10 @@ const since11 = {
   rkllm_load_prompt_cache: returnsInt(POINTER, POINTER),
   rkllm_release_prompt_cache: returnsInt(POINTER),
 }
-const since120 = { rkllm_clear_kv_cache: returnsInt(POINTER, I32) }
+const template = { rkllm_set_chat_template: returnsInt(POINTER, POINTER, POINTER, POINTER) }
+const since120 = { ...template, rkllm_clear_kv_cache: returnsInt(POINTER, I32) }
 const since12 = {
+  ...template,
   rkllm_clear_kv_cache: returnsInt(POINTER, I32, POINTER, POINTER),
   rkllm_get_kv_cache_size: returnsInt(POINTER, POINTER),
 }
@@ -43,12 +45,28 @@ export async function loadRkllm(path, header) {
   return { name, header, path, bytesOf: (domain) => Number(call.understudy_bytes(domain)), model: modelOf(call) }
 }
 
+const scratch = (manager, bytes) => {
+  const buffers = manager.createInferenceBuffers({ maxTokens: Math.ceil(bytes / 4) })
+  return { tokens: buffers.tokens, addresses: buffers.addresses, dispose: () => buffers.dispose() }
+}
+
 /** One model: a method a function of rkllm.h, which returns what C returns. */
 const modelOf = (call) => (manager, session) => {
   // The runtime writes the handle, and counts of positions, into memory with an address.
   const desk = manager.createInferenceBuffers({ maxTokens: 16 })
   const words = new BigUint64Array(desk.tokens.buffer, desk.tokens.byteOffset, 1)
   let handle = 0n
+  /** Calls `use` with the address of `text` as a C string. */
+  const withText = (text, use) => {
+    const bytes = new TextEncoder().encode(`${text}\0`)
+    const { tokens, addresses, dispose } = scratch(manager, bytes.length)
+    new Uint8Array(tokens.buffer, tokens.byteOffset, bytes.length).set(bytes)
+    try {
+      return use(addresses.tokens)
+    } finally {
+      dispose()
+    }
+  }
   return {
     init(param) {
       const { result, struct } = session.callbacks()
@@ -62,7 +80,10 @@ const modelOf = (call) => (manager, session) => {
     abort: () => call.rkllm_abort(handle),
     isRunning: () => call.rkllm_is_running(handle) === 0,
     loadLora: (adapter) => call.rkllm_load_lora(handle, adapter),
-    loadPromptCache: (path) => call.rkllm_load_prompt_cache(handle, path),
+    loadPromptCache: (path) => withText(path, (at) => call.rkllm_load_prompt_cache(handle, at)),
+    /** Sets the system prompt; nothing stands around the user's. */
+    setSystemPrompt: (text) =>
+      withText(text, (at) => withText('', (empty) => call.rkllm_set_chat_template(handle, at, empty, empty))),
     releasePromptCache: () => call.rkllm_release_prompt_cache(handle),
     /** Clears all positions, or with a range those from `start` to before `end`. */
     clearKv(keepSystemPrompt = false, range = undefined) {

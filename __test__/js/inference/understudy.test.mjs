@@ -141,6 +141,20 @@ for (const header of HEADERS) {
     end()
   })
 
+  test(`${header}: a loaded cache has the prompt's positions`, { skip: skip || !since12 }, async (t) => {
+    const { session, model, run, end } = await begin(t, header, { maxNewTokens: 1 })
+    const path = join(folder, `loaded-${header}`)
+    assert.equal(model.setSystemPrompt('Be brief.'), 0)
+    await run(session.promptInput('abcde'), { promptCache: { path, save: true } })
+    assert.equal(model.kvSize(), 9 + 5 + 1)
+    assert.equal(model.loadPromptCache(`${path}-absent`), -1)
+    assert.equal(model.loadPromptCache(path), 0)
+    assert.equal(model.kvSize(), 9 + 5)
+    assert.equal(model.releasePromptCache(), 0)
+    assert.equal(model.kvSize(), 9)
+    end()
+  })
+
   test(`${header}: a prompt beyond the context ends the run with an error`, { skip }, async (t) => {
     const { session, model, idle, end } = await begin(t, header)
     const reading = all(session.results())
@@ -211,6 +225,25 @@ test('a full ring pauses the run; the next run goes on, and ranges can be cleare
   end()
 })
 
+test('a pause in the midst of a character loses no half of it', { skip }, async (t) => {
+  const { session, model, idle, end } = await begin(t, '1.3', { maxNewTokens: 48, ignoreEos: true }, 1024)
+  let pauses = 0
+  for (let prompt = 0; prompt < 200; prompt++) {
+    const resume = () => {
+      while (model.isRunning()) continue
+      pauses++
+      session.tokens[0] = 7
+      assert.equal(model.runAsync(session.tokenInput(1), session.inferParam({ maxNewTokens: 4 })), 0)
+    }
+    const reading = all(session.results({ resume }))
+    assert.equal(model.run(session.promptInput(`${prompt}`), session.inferParam()), 0)
+    assert.ok(!textOf(await reading).includes('\uFFFD'), `prompt ${prompt}`)
+    await idle()
+  }
+  assert.ok(pauses >= 200)
+  end()
+})
+
 const child = (header, { lives = 1, mode = 'generate', env = {} } = {}) => {
   const script = fileURLToPath(new URL('../../support/child/understudy.mjs', import.meta.url))
   const { status, signal, stdout, stderr } = spawnSync(
@@ -226,7 +259,7 @@ for (const header of HEADERS) {
     test(`${header}: fault: ${name}`, { skip }, () => check(child(header, options)))
 
   faulty('none: two lives leave nothing', { lives: 2 }, ({ steps, stderr }) => {
-    for (const { loadMs: _, ...step } of steps) {
+    for (const { loadMs: _, runMs: __, tokens: ___, ...step } of steps) {
       assert.deepEqual(step, { init: 0, bytes: ALL, run: 0, ended: 'finish', afterRun: ALL, destroy: 0, after: 0 })
     }
     assert.match(stderr, /understudy for tests, not the vendor's library: rkllm-runtime version: \d/)
@@ -261,6 +294,9 @@ for (const header of HEADERS) {
     assert.equal(steps[0].afterRun - ALL, header === '1.2' || header === '1.3' ? 0 : 4096),
   )
   faulty('a slow load', { env: { UNDERSTUDY_LOAD_MS: '50' } }, ({ steps }) => assert.ok(steps[0].loadMs >= 50))
+  faulty('600 tokens a second', { env: { UNDERSTUDY_TOKENS_PER_SECOND: '600' } }, ({ steps }) =>
+    assert.ok(steps[0].tokens > 4 && steps[0].runMs >= (steps[0].tokens * 1000) / 600, JSON.stringify(steps)),
+  )
   faulty('a submit that hangs', { env: { UNDERSTUDY_HANG_AT: '0' } }, ({ signal, steps }) => {
     assert.equal(signal, 'SIGKILL')
     assert.deepEqual([steps[0].run, steps[0].abort, steps[0].running], [0, 0, true])

@@ -20,10 +20,12 @@ for (let life = 0; life < Number(lives); life++) {
   step.bytes = library.bytesOf(0)
   found.push(step)
   if (step.init === 0) {
+    const started = performance.now()
     const reading = last(session.results())
     step.run = model.runAsync(session.promptInput('abc'), session.inferParam({ mode }))
     if (process.env.UNDERSTUDY_HANG_AT === undefined) {
-      step.ended = await reading
+      const { ended, tokens } = await reading
+      Object.assign(step, { ended, tokens, runMs: performance.now() - started })
       step.afterRun = library.bytesOf(0)
       step.destroy = model.destroy()
       session.dispose()
@@ -44,10 +46,14 @@ function report() {
 
 async function last(results) {
   let state
+  let tokens = 0
   try {
-    for await (const result of results) state = result.state
+    for await (const result of results) {
+      state = result.state
+      if (result.tokenId >= 0) tokens++
+    }
   } catch (error) {
-    return error.code
+    return { ended: error.code, tokens }
   }
-  return state
+  return { ended: state, tokens }
 }
