@@ -135,6 +135,12 @@ test('diagnose returns the same findings to programs', async (t) => {
   refuses(() => diagnose({ root: join(root, 'nowhere') }), 'ERR_OUT_OF_RANGE')
   refuses(() => diagnose({ rot: root }), 'ERR_INVALID_ARG_TYPE')
   refuses(() => diagnose({ root: 7 }), 'ERR_INVALID_ARG_TYPE')
+  refuses(() => diagnose({ root, models: 'relative' }), 'ERR_OUT_OF_RANGE')
+  refuses(() => diagnose({ models: join(root, 'nowhere') }), 'ERR_OUT_OF_RANGE')
+  refuses(() => diagnose({ models: 7 }), 'ERR_INVALID_ARG_TYPE')
+  const wrong = await command(['doctor', '--models', join(root, 'nowhere')])
+  assert.match(wrong.stderr, /--models: .*nowhere/)
+  assert.ok(diagnose({ models: root }).findings.length > 0)
 })
 
 test('remedies in a container depend on its runtime', (t) => {

@@ -1,12 +1,12 @@
 /** GGUF files: their head gives the shape and the weights, without reading the rest. */
 
 import assert from 'node:assert/strict'
-import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import fs, { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 
-import { estimateModelMemory } from '../../../index.js'
+import { estimateModelMemory, planModels } from '../../../index.js'
 import { gguf } from '../../support/gguf.mjs'
 import { GiB, MiB, refuses } from '../../support/helpers.mjs'
 
@@ -55,6 +55,22 @@ test('weights by the table of tensors, the cache by the metadata, the domain by 
   assert.deepEqual([found.architecture, found.source, found.basis], ['llama', 'file', 'arithmetic'])
   assert.match(found.warnings.join(), /rk-llama\.cpp converts/)
   assert.match(estimateModelMemory({ path, contextLength: 16384 }).warnings.join(), /trained for 8192 tokens/)
+})
+
+test('a search for a context that fits reads the head once more, not for each context', (t) => {
+  const path = files(t)('model.gguf', gguf(metadata, tensors))
+  const device = {
+    backend: 'rknpu', simulated: false, path: null, soc: 'rk3588', driverVersion: '0.9.8', npuCores: 3, iommu: true,
+    iommuDomains: 16, domainBytes: 4 * GiB, sramTotal: 0, sramFree: 0,
+  }
+  const spec = { name: 'a', path, contextLength: 150_000, calibration: false }
+  const { full, uncertainty } = estimateModelMemory({ path, contextLength: 75_000 })
+  const opened = t.mock.method(fs, 'openSync')
+  const ramAvailable = Math.ceil(full * (1 + uncertainty))
+  const { fits, reason } = planModels([spec], device, { ramAvailable, keepFree: 0 })
+  assert.deepEqual([fits, /a context of \d+ instead of 150000/.test(reason)], [false, true], reason)
+  // The head and the tensors, for the plan and for the search.
+  assert.equal(opened.mock.calls.filter(({ arguments: [opens] }) => opens === path).length, 4)
 })
 
 test('a model without types of the NPU, and one in parts', (t) => {

@@ -16,11 +16,12 @@ import { GiB, MiB, needsCommand, notOn, refuses, rejects } from '../../support/h
 const { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync } = fs
 const { statSync, symlinkSync, truncateSync, writeFileSync } = fs
 const require = createRequire(import.meta.url)
-const { readCalibration } = require('../../../src/js/models/calibration.js')
+const { readCalibration, saveMeasurement } = require('../../../src/js/models/calibration.js')
 const { measure } = require('../../../src/js/models/measure.js')
 const { machineMemory, sampleOf } = require('../../../src/js/models/process-memory.js')
 const { makeReader } = require('../../../src/js/devices/doctor/reader.js')
 const LOADS = fileURLToPath(new URL('../../support/child/loads-model.mjs', import.meta.url))
+const needsEval = notOn({ deno: 'its eval has no require' })
 const flags = process.versions.deno === undefined ? [] : ['run', '--allow-all']
 
 function folderOf(t) {
@@ -103,6 +104,44 @@ test('a measurement of the same model, runtime, driver and context takes the pla
   assert.deepEqual(readCalibration(calibration).map(({ runtime }) => runtime), ['1.1.4', '1.2.3', '1.2.3'])
   assert.equal(statSync(calibration).mode & 0o777, 0o600)
   assert.deepEqual(readdirSync(dirname(calibration)), ['models.json'], 'no drafts are left')
+})
+
+/** Saves `count` measurements of models of their own, one after another. */
+const SAVES = `
+const { saveMeasurement } = require(process.argv[1])
+const [file, name, count] = process.argv.slice(2)
+const main = async () => {
+  const figures = { footprint: 1, resident: 1, npu: 0, dmaBufs: 0, at: 1, runtime: null, driver: null }
+  for (let i = 0; i < Number(count); i++) await saveMeasurement(file, { ...figures, fingerprint: name + '-' + i })
+}
+main()`
+
+test('measurements of several processes that end at once all stay', { skip: needsEval }, async (t) => {
+  const { calibration } = folderOf(t)
+  const file = fileURLToPath(new URL('../../../src/js/models/calibration.js', import.meta.url))
+  const children = ['a', 'b', 'c', 'd'].map((name) =>
+    spawn(process.execPath, ['-e', SAVES, file, calibration, name, '25'], { stdio: ['ignore', 'ignore', 'inherit'] }),
+  )
+  const statuses = children.map((child) => new Promise((resolve) => child.on('exit', resolve)))
+  assert.deepEqual(await Promise.all(statuses), [0, 0, 0, 0])
+  assert.equal(new Set(readCalibration(calibration).map(({ fingerprint }) => fingerprint)).size, 100)
+  assert.deepEqual(readdirSync(dirname(calibration)), ['models.json'])
+})
+
+test('the lock of a process that was killed is taken over, and one that cannot be made is an error', async (t) => {
+  const { folder, calibration } = folderOf(t)
+  const figures = { footprint: 1, resident: 1, npu: 0, dmaBufs: 0, at: 1, runtime: null, driver: null }
+  mkdirSync(dirname(calibration))
+  for (const seconds of [-3600, 3600]) {
+    writeFileSync(`${calibration}.lock`, '')
+    const then = Date.now() / 1000 + seconds
+    fs.utimesSync(`${calibration}.lock`, then, then)
+    await saveMeasurement(calibration, { ...figures, fingerprint: String(seconds) })
+  }
+  assert.equal(readCalibration(calibration).length, 2)
+  assert.deepEqual(readdirSync(dirname(calibration)), ['models.json'])
+  const below = join(folder, 'qwen.rkllm', 'models.json')
+  await rejects(saveMeasurement(below, { ...figures, fingerprint: 'x' }), 'ERR_DEVICE_IO')
 })
 
 test('children count, and are ended with the command', async (t) => {
@@ -318,6 +357,10 @@ test('a process tree: resident bytes by kind, dma-bufs once, mapped objects once
     // The NPU's 6 MiB, of which 1 MiB is resident.
     footprint: (3000 + 350) * KiB + 5 * MiB,
   })
+  const reader = machine(t)
+  const listed = []
+  sampleOf({ ...reader, list: (path, pattern) => (listed.push(path), reader.list(path, pattern)) }, 100, [])
+  assert.deepEqual(listed.filter((path) => path.endsWith('/fd')), ['/proc/100/fd', '/proc/101/fd'], 'once each')
   assert.equal(sampleOf(machine(t), 999, []), null)
   assert.equal(sampleOf(machine(t), 102, []).unreadable, 1, 'no folder of descriptors: a process of another user')
 })

@@ -4,6 +4,7 @@
 
 const { existsSync } = require('node:fs')
 const { UsageError, expectWords } = require('./args.js')
+const { placeOf } = require('../devices/diagnose.js')
 const { examine } = require('../devices/doctor/examine.js')
 const { makeReader, save } = require('../devices/doctor/reader.js')
 const { pad, styled, wrap } = require('./style.js')
@@ -31,6 +32,11 @@ const command = {
       value: 'DIR',
       text: 'examine the files under DIR instead of this machine: a support bundle',
     },
+    models: {
+      type: 'string',
+      value: 'PATH',
+      text: 'where the models lie, a folder or a file: its disk is examined, not all disks',
+    },
     save: {
       type: 'string',
       value: 'DIR',
@@ -39,6 +45,7 @@ const command = {
   },
   examples: [
     'rkllm-memory doctor',
+    'rkllm-memory doctor --models /srv/models',
     'rkllm-memory doctor --save bundle',
     'rkllm-memory doctor --root bundle --json',
   ],
@@ -54,13 +61,27 @@ const command = {
     if (values.root !== undefined && !existsSync(values.root)) {
       throw new UsageError(`--root: ${values.root} is not a readable folder`)
     }
-    const result = examine(reader, reader.live ? () => require('../../../index.js').probeDevices() : undefined)
+    const probe = reader.live ? () => require('../../../index.js').probeDevices() : undefined
+    const models = values.models === undefined ? undefined : modelsOf(values.models, values.root)
+    const result = examine(reader, probe, models)
     if (values.save !== undefined) save(reader, values.save)
     if (values.json) json(result)
     else show(result, { paint, print, width })
     if (values.save !== undefined) io.stderr.write(styled(`saved to ${values.save}\n`))
     return result.counts.fail > 0 ? STATUS.finding : STATUS.ok
   },
+}
+
+/**
+ * @param {string} models
+ * @param {string} [root]
+ */
+function modelsOf(models, root) {
+  try {
+    return placeOf(models, root)
+  } catch (error) {
+    throw new UsageError(`--models: ${/** @type {Error} */ (error).message}`)
+  }
 }
 
 /**

@@ -13,11 +13,12 @@ const NPU_NODE = /^\/dev\/(?:dri\/(?:card|renderD)\d+|rknpu|accel\/accel\d+)$/
  * @param {Reader} reader
  * @param {string} pid
  * @param {string[]} nodes
+ * @param {string[]} [fds] its descriptors, if they are listed already
  * @returns {Holder[]} empty if the process holds none
  */
-function holder(reader, pid, nodes) {
+function holder(reader, pid, nodes, fds = reader.list(`/proc/${pid}/fd`) ?? []) {
   const folder = `/proc/${pid}`
-  const links = (reader.list(`${folder}/fd`) ?? []).map((fd) => [fd, reader.link(`${folder}/fd/${fd}`) ?? ''])
+  const links = fds.map((fd) => [fd, reader.link(`${folder}/fd/${fd}`) ?? ''])
   const buffers = new Map()
   for (const [fd] of links.filter(([, target]) => target.startsWith('/dmabuf:'))) {
     const info = reader.text(`${folder}/fdinfo/${fd}`) ?? ''

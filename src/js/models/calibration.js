@@ -10,7 +10,7 @@ const fs = require('node:fs')
 const { homedir } = require('node:os')
 const { dirname, join } = require('node:path')
 const { memoryError } = require('../core/errors.js')
-const { Buffer } = require('../core/runtime.js')
+const { Buffer, dateNow, setTimeout } = require('../core/runtime.js')
 const { systemError } = require('../core/system-errors.js')
 const { isObject } = require('./shape.js')
 
@@ -19,6 +19,10 @@ const VERSION = 1
 const END = 1 << 16
 /** The most measurements that are kept, the newest. */
 const MAX_ENTRIES = 1000
+/** The pause between two tries to take the lock. */
+const RETRY_MS = 20
+/** A lock is held for milliseconds; one this old was left behind by a process that was killed. */
+const STALE_MS = 10_000
 
 /** @typedef {import('../types/models.js').MeasuredModel} MeasuredModel */
 /** @typedef {MeasuredModel & { fingerprint: string }} Entry */
@@ -107,46 +111,106 @@ const isSame = (a, b) =>
   a.contextLength === b.contextLength
 
 /**
- * Adds a measurement, in place of an older one of the same model, runtime, driver and context. The file is replaced at
- * once, so that a reader sees the old or the new one.
+ * @param {string} file
+ * @param {unknown} error
+ */
+const notWritten = (file, error) => systemError(`the calibration file ${file} cannot be written`, error, file) ?? error
+
+/**
+ * Adds a measurement, in place of an older one of the same model, runtime, driver and context. A lock file beside the
+ * calibration file makes other writers wait, so that measurements which end at once all stay.
  *
  * @param {string} file
  * @param {Entry} entry
  */
-function saveMeasurement(file, entry) {
+async function saveMeasurement(file, entry) {
+  const lock = `${file}.lock`
+  try {
+    fs.mkdirSync(dirname(file), { recursive: true, mode: 0o700 })
+    while (!tryLock(lock)) await new Promise((resolve) => void setTimeout(resolve, RETRY_MS))
+  } catch (error) {
+    throw notWritten(file, error)
+  }
+  try {
+    addEntry(file, entry)
+  } finally {
+    fs.rmSync(lock, { force: true })
+  }
+}
+
+/**
+ * Makes the lock file; false if another writer has it. A lock that was left behind is moved away, which
+ * one of several waiting writers can do.
+ *
+ * @param {string} lock
+ */
+function tryLock(lock) {
+  try {
+    fs.closeSync(fs.openSync(lock, 'wx', 0o600))
+    return true
+  } catch (error) {
+    if (/** @type {NodeJS.ErrnoException} */ (error).code !== 'EEXIST') throw error
+  }
+  const age = dateNow() - (fs.statSync(lock, { throwIfNoEntry: false })?.mtimeMs ?? Infinity)
+  // A clock that was set back makes a lock of the future.
+  if (Math.abs(age) > STALE_MS && age !== -Infinity) {
+    const old = `${lock}-${randomBytes(8).toString('hex')}`
+    try {
+      fs.renameSync(lock, old)
+      fs.rmSync(old, { force: true })
+    } catch (error) {
+      if (/** @type {NodeJS.ErrnoException} */ (error).code !== 'ENOENT') throw error
+    }
+  }
+  return false
+}
+
+/**
+ * Replaces the file at once, so that a reader sees the old or the new one.
+ *
+ * @param {string} file
+ * @param {Entry} entry
+ */
+function addEntry(file, entry) {
   const others = readCalibration(file).filter((other) => !isSame(other, entry))
   const models = [entry, ...others].slice(0, MAX_ENTRIES)
   const draft = join(dirname(file), `.models-${randomBytes(8).toString('hex')}`)
   let fd
   try {
-    fs.mkdirSync(dirname(file), { recursive: true, mode: 0o700 })
     fd = fs.openSync(draft, 'wx', 0o600)
     fs.writeFileSync(fd, `${JSON.stringify({ version: VERSION, models }, null, 2)}\n`)
     fs.fsyncSync(fd)
     fs.renameSync(draft, file)
   } catch (error) {
     if (fd !== undefined) fs.rmSync(draft, { force: true })
-    throw systemError(`the calibration file ${file} cannot be written`, error, file) ?? error
+    throw notWritten(file, error)
   } finally {
     if (fd !== undefined) fs.closeSync(fd)
   }
 }
 
 /**
- * Returns the newest measurement of a model file, the one of the same context first; null without one.
+ * Reads the measurements of a model file.
  *
  * @param {string} file
  * @param {string} path of the model
+ */
+function measurementsOf(file, path) {
+  const entries = readCalibration(file)
+  if (entries.length === 0) return []
+  const fingerprint = fingerprintOf(path)
+  return entries.filter((entry) => entry.fingerprint === fingerprint)
+}
+
+/**
+ * Returns the newest measurement, one of the same context first; null without one.
+ *
+ * @param {Entry[]} entries
  * @param {{ runtime?: string, contextLength: number | null }} wanted any runtime if it is not given
  */
-function findMeasurement(file, path, { runtime, contextLength }) {
-  const entries = readCalibration(file)
-  if (entries.length === 0) return null
-  const fingerprint = fingerprintOf(path)
+function bestOf(entries, { runtime, contextLength }) {
   const plain = runtime?.replace(/^v/, '')
-  const found = entries.filter(
-    (entry) => entry.fingerprint === fingerprint && (plain === undefined || [plain, null].includes(entry.runtime)),
-  )
+  const found = entries.filter((entry) => plain === undefined || [plain, null].includes(entry.runtime))
   const rank = (/** @type {Entry} */ entry) =>
     entry.contextLength === contextLength ? 2 : entry.contextLength === null ? 1 : 0
   return found.sort((a, b) => rank(b) - rank(a) || b.at - a.at)[0] ?? null
@@ -156,20 +220,28 @@ function findMeasurement(file, path, { runtime, contextLength }) {
 const DENIED = ['EACCES', 'EPERM', 'ERR_ACCESS_DENIED']
 
 /**
- * Looks into the default file. One that this process may not read has no measurement of it.
+ * Looks into the default file. One that this process may not read has no measurements.
  *
- * @type {(path: string, wanted: Parameters<typeof findMeasurement>[2]) => Entry | null}
+ * @param {string} path of the model
  */
-function findByDefault(path, wanted) {
+function measurementsByDefault(path) {
   const file = defaultFile()
-  if (file === null) return null
+  if (file === null) return []
   try {
-    return findMeasurement(file, path, wanted)
+    return measurementsOf(file, path)
   } catch (error) {
     const { cause } = /** @type {{ cause?: NodeJS.ErrnoException }} */ (error)
-    if (DENIED.includes(cause?.code ?? '')) return null
+    if (DENIED.includes(cause?.code ?? '')) return []
     throw error
   }
 }
 
-module.exports = { defaultFile, findByDefault, findMeasurement, fingerprintOf, readCalibration, saveMeasurement }
+module.exports = {
+  bestOf,
+  defaultFile,
+  fingerprintOf,
+  measurementsByDefault,
+  measurementsOf,
+  readCalibration,
+  saveMeasurement,
+}

@@ -4,12 +4,12 @@
 
 const { check, invalid } = require('../core/options.js')
 const { formatBytes } = require('../core/format-bytes.js')
-const { findByDefault, findMeasurement } = require('./calibration.js')
+const { bestOf, measurementsByDefault, measurementsOf } = require('./calibration.js')
 const { RUNTIMES, partsOf, runtimeOf } = require('./dtypes.js')
 const fit = require('./fit.json')
 const { inspect } = require('./file.js')
 const { TYPICAL_VOCABULARY, compareWithConfig, weightsOfFile } = require('./file-weights.js')
-const { estimateGguf } = require('./gguf-estimate.js')
+const { estimateGguf, readModel } = require('./gguf-estimate.js')
 const schemas = require('./options.js')
 const { kindOfModel } = require('./parameters.js')
 const { measuredHere, result } = require('./result.js')
@@ -73,28 +73,36 @@ function estimateModelMemory(spec) {
 }
 
 /**
+ * What estimates of one file have read: its head, a GGUF model's tensors, and its measurements. A search for a context
+ * estimates many times, and reads once.
+ *
+ * @typedef {{ head?: ModelFile, gguf?: import('./gguf.js').Gguf, entries?: import('./calibration.js').Entry[] }} Seen
+ */
+
+/**
  * Estimates, and takes this machine's own measurement of the file where there is one.
  *
  * @param {ModelSpec} spec checked
+ * @param {Seen} [seen] of the same file and the same calibration file
  * @returns {ModelEstimate}
  */
-function estimate(spec) {
-  const estimated = estimateFromShape(spec)
+function estimate(spec, seen = {}) {
+  const estimated = estimateFromShape(spec, seen)
   const { path, calibration, runtime, contextLength = null } = spec
   if (path === undefined || calibration === false) return estimated
-  const wanted = { runtime, contextLength }
-  const find = calibration === undefined ? findByDefault : findMeasurement.bind(null, calibration)
-  const measurement = find(path, wanted)
+  seen.entries ??= calibration === undefined ? measurementsByDefault(path) : measurementsOf(calibration, path)
+  const measurement = bestOf(seen.entries, { runtime, contextLength })
   return measurement === null ? estimated : measuredHere(estimated, measurement, contextLength)
 }
 
 /**
  * @param {ModelSpec} spec checked
+ * @param {Seen} seen
  * @returns {ModelEstimate}
  */
-function estimateFromShape(spec) {
+function estimateFromShape(spec, seen) {
   const { contextLength } = spec
-  const found = spec.path === undefined ? null : inspect(spec.path)
+  const found = spec.path === undefined ? null : (seen.head ??= inspect(spec.path))
   const file = found === null ? null : { ...found, path: /** @type {string} */ (spec.path) }
   const given = spec.weightBytes ?? file?.size
   if (given === undefined && spec.config === undefined && !NUMBERS.some((name) => spec[name] !== undefined)) {
@@ -105,7 +113,10 @@ function estimateFromShape(spec) {
   if (spec.type === 'vision' || file?.kind === 'rknn') return estimateVision(spec, given, config, file, warnings)
   if (contextLength === undefined)
     throw invalid('contextLength is missing', 'pass the value that RKLLMParam.max_context_len will have')
-  if (file?.kind === 'gguf') return estimateGguf(file, { ...spec, contextLength }, warnings)
+  if (file?.kind === 'gguf') {
+    seen.gguf ??= readModel(file.path)
+    return estimateGguf(seen.gguf, file.path, { ...spec, contextLength }, warnings)
+  }
   const run = runOf({ ...spec, contextLength }, config, file, warnings)
   const { shape, missing } = shapeFrom(spec, config, warnings)
   if (missing.length > 0) return fromSize(spec, shape, run)

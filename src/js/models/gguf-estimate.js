@@ -18,12 +18,12 @@ const PROGRAM = 64 * 2 ** 20
 const UNCERTAINTY = 0.3
 
 /**
- * @param {{ path: string, size: number }} file
+ * @param {import('./gguf.js').Gguf} gguf
+ * @param {string} path
  * @param {import('../types/models.js').ModelSpec & { contextLength: number }} spec
  * @param {string[]} warnings
  */
-function estimateGguf({ path }, spec, warnings) {
-  const gguf = read(path)
+function estimateGguf(gguf, path, spec, warnings) {
   const shape = { ...shapeOfGguf(gguf) }
   const { contextLength, batch = 1, kvBytesPerElement = 2 } = spec
   if (shape.parts > 1)
@@ -62,7 +62,7 @@ function estimateGguf({ path }, spec, warnings) {
 }
 
 /** @param {string} path */
-function read(path) {
+function readModel(path) {
   try {
     return readGguf(path)
   } catch (reason) {
@@ -71,4 +71,4 @@ function read(path) {
   }
 }
 
-module.exports = { estimateGguf }
+module.exports = { estimateGguf, readModel }

@@ -131,7 +131,7 @@ async function measure(start, { signal, steadyMs = STEADY_MS, onStart = () => {}
     at: dateNow(),
     calibration: calibration === false ? null : calibration,
   }
-  if (calibration !== false) saveMeasurement(calibration, { ...found, fingerprint })
+  if (calibration !== false) await saveMeasurement(calibration, { ...found, fingerprint })
   return found
 }
 

@@ -79,8 +79,9 @@ const most = ({ full, uncertainty, domain }, what) =>
 function contextThatSaves(spec, figures, over) {
   const { contextLength = 0 } = spec
   if (figures.kvCache === 0 || contextLength <= MIN_CONTEXT) return null
+  const seen = {}
   const saves = (/** @type {number} */ length) =>
-    most(figures, 'ram') - most(estimate({ ...spec, contextLength: length }), 'ram') >= over
+    most(figures, 'ram') - most(estimate({ ...spec, contextLength: length }, seen), 'ram') >= over
   if (!saves(MIN_CONTEXT)) return null
   let [low, high] = [MIN_CONTEXT, contextLength]
   while (high - low > 1) {

@@ -87,7 +87,8 @@ function memoryOfProcess(reader, pid, nodes) {
   // A process that has ended and waits for its parent has no memory.
   if (rss === 0) return []
   const rollup = reader.text(`/proc/${pid}/smaps_rollup`) ?? ''
-  const [held] = holder(reader, String(pid), nodes)
+  const fds = reader.list(`/proc/${pid}/fd`)
+  const [held] = holder(reader, String(pid), nodes, fds ?? [])
   return [
     {
       rss,
@@ -95,7 +96,7 @@ function memoryOfProcess(reader, pid, nodes) {
       anonymous: bytesOf(status, 'RssAnon'),
       file: bytesOf(status, 'RssFile'),
       shmem: bytesOf(status, 'RssShmem'),
-      unreadable: reader.list(`/proc/${pid}/fd`) === undefined ? 1 : 0,
+      unreadable: fds === undefined ? 1 : 0,
       dmaBufs: held?.bytes ?? 0,
       npu: held?.mapped ?? 0,
       npuResident: held === undefined ? 0 : npuResidentOf(reader.text(`/proc/${pid}/smaps`) ?? ''),

@@ -38,7 +38,7 @@ const DOMAIN_SLACK = 2
  * @returns {ModelEstimate}
  */
 function result(parts) {
-  const { uncertainty: loadedUncertainty, basis, source } = parts
+  const { uncertainty, basis, source } = parts
   const [weights, kvCache, kvFirst, activations, hostBuffers, domain] = [
     parts.weights,
     parts.kvCache ?? 0,
@@ -51,6 +51,8 @@ function result(parts) {
   const full = npuTotal + hostBuffers
   const loaded = full - kvCache + kvFirst
   const later = full - loaded
+  // How much of the reserved cache a runtime touches at once is not published.
+  const loadedUncertainty = uncertainty + (KV_BAND * later) / loaded
   return {
     weights,
     kvCache,
@@ -58,7 +60,7 @@ function result(parts) {
     hostBuffers,
     npuTotal,
     total: full,
-    uncertainty: (loadedUncertainty * loaded + Math.max(KV_BAND, loadedUncertainty) * later) / full,
+    uncertainty: (uncertainty * loaded + Math.max(KV_BAND, uncertainty) * later) / full,
     loaded,
     loadedUncertainty,
     full,

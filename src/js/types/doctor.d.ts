@@ -31,6 +31,8 @@ export interface Diagnosis {
  * Reads /proc and /sys, and opens each device for a moment. With `root` it reads a support bundle (`doctor --save`)
  * in place of the machine, and opens nothing.
  *
- * @throws ERR_OUT_OF_RANGE: the folder `root` does not exist.
+ * `models` names the folder or a file of the models: the read-ahead of its disk is checked, not that of all disks.
+ *
+ * @throws ERR_OUT_OF_RANGE: the folder `root` or the path `models` does not exist, or `models` is not absolute with `root`.
  */
-export function diagnose(options?: { root?: string }): Diagnosis
+export function diagnose(options?: { root?: string; models?: string }): Diagnosis

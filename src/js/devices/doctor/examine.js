@@ -32,10 +32,16 @@ const deviceChecks = [...driverChecks, ...nodeChecks, ...memoryChecks]
 /**
  * @param {Reader} reader
  * @param {() => Array<DeviceInfo | DeviceRefusal>} [probe] `probeDevices`, if the reader reads this machine
+ * @param {string} [models] where the models lie: an absolute path without symbolic links
  * @returns {Diagnosis}
  */
-function examine(reader, probe) {
-  const facts = { ...factsOf(reader), heaps: heapsOf(reader), sram: sramOf(reader), hugePages: hugePagesOf(reader) }
+function examine(reader, probe, models) {
+  const facts = {
+    ...factsOf(reader, models),
+    heaps: heapsOf(reader),
+    sram: sramOf(reader),
+    hugePages: hugePagesOf(reader),
+  }
   /** @type {Probed} */
   const opened = probe === undefined ? { findings: [] } : openDevices(probe, facts)
   const checked = run(deviceChecks, opened.facts ?? facts)

@@ -4,6 +4,7 @@
 
 const { versionOf } = require('../../core/versions.js')
 const { cgroupOf } = require('./cgroup.js')
+const { disksOf } = require('./disks.js')
 const { driverOf, driversOf, fields, nodesOf, platformDevices, strayOf, treeNodes } = require('./npu-facts.js')
 const { OTHER_GENERATIONS, SOCS } = require('./socs.js')
 
@@ -23,8 +24,11 @@ const ARGUMENTS = new RegExp(`(?<=^|\\s)(?:(?:${ARGUMENT_NAMES.join('|')})=\\S+)
  * @typedef {import('./npu-facts.js').Npu} Npu
  */
 
-/** @param {Reader} reader */
-function factsOf(reader) {
+/**
+ * @param {Reader} reader
+ * @param {string} [models] where the models lie
+ */
+function factsOf(reader, models) {
   const npus = platformDevices(reader)
   const kernel = reader.text('/proc/sys/kernel/osrelease')?.trim()
   return {
@@ -43,7 +47,7 @@ function factsOf(reader) {
     driver: driverOf(reader, npus),
     memory: memoryOf(reader),
     swaps: swapsOf(reader),
-    disks: disksOf(reader),
+    disks: disksOf(reader, models),
     user: userOf(reader),
     groups: groupsOf(reader),
     limits: limitsOf(reader),
@@ -115,18 +119,6 @@ function swapsOf(reader) {
   return lines.map((line) => {
     const [name, , size, used] = line.split(/\s+/)
     return { name, size: Number(size) * KiB, used: Number(used) * KiB }
-  })
-}
-
-/**
- * Lists the disks and how many bytes the kernel reads ahead of a sequential reader.
- *
- * @param {Reader} reader
- */
-function disksOf(reader) {
-  return (reader.list('/sys/block', /^(?:mmcblk\d+|nvme\d+n\d+|sd[a-z]+|vd[a-z]+)$/) ?? []).flatMap((name) => {
-    const kib = reader.number(`/sys/block/${name}/queue/read_ahead_kb`)
-    return kib === undefined ? [] : [{ name, readAhead: kib * KiB }]
   })
 }
 

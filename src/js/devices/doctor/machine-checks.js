@@ -79,17 +79,20 @@ const READ_AHEAD = { usual: 128 * 1024, wanted: 1024 * 1024 }
  * @param {Facts} facts
  * @returns {Result}
  */
-function readAhead({ disks, npus, nodes }) {
-  if (disks.length === 0 || (npus.length === 0 && nodes.length === 0)) return []
-  const figures = disks.map(({ name, readAhead: bytes }) => `${name} ${formatBytes(bytes)}`).join(', ')
+function readAhead({ disks: { models, disks, place }, npus, nodes }) {
+  if (place === 'in RAM') return ok('readahead', `${models} lies in RAM`)
+  if (disks.length === 0 || (models === null && npus.length === 0 && nodes.length === 0)) return []
+  const which = place === 'known' ? `${models} lies on ` : models === null ? '' : `the disk of ${models} is not known: `
+  const figures = which + disks.map(({ name, readAhead: bytes }) => `${name} ${formatBytes(bytes)}`).join(', ')
   const small = disks.filter(({ readAhead: bytes }) => bytes <= READ_AHEAD.usual)
   if (small.length === 0) return ok('readahead', figures)
-  const tee = small.map(({ name }) => `/sys/block/${name}/queue/read_ahead_kb`).join(' ')
+  const tee = `echo ${READ_AHEAD.wanted / 1024} | sudo tee ${small.map(({ file }) => file).join(' ')}`
+  const several = disks.length > 1 && place === 'unknown'
   return warn(
     'readahead',
     'read-ahead-small',
     `${figures}: a model file is read in small pieces, and loads slowly`,
-    `for the disk of the models: echo ${READ_AHEAD.wanted / 1024} | sudo tee ${tee}`,
+    several ? `for the disk of the models (doctor --models DIR looks at it alone): ${tee}` : tee,
   )
 }
 

@@ -64,8 +64,14 @@ function makeReader(root = '/') {
      */
     only(path, pattern) {
       const found = attempt(() => readFileSync(at(path), 'utf8'))?.match(pattern) ?? []
-      record(seen.texts, path, found.length === 0 && !existsSync(at(path)) ? undefined : found.join('\n'))
-      return seen.texts.get(path) === undefined ? undefined : [...found]
+      if (found.length === 0 && !existsSync(at(path))) {
+        record(seen.texts, path, undefined)
+        return undefined
+      }
+      // Several facts may come from one file.
+      const before = seen.texts.get(path)?.split('\n') ?? []
+      record(seen.texts, path, [...new Set([...before, ...found])].join('\n'))
+      return [...found]
     },
     /** Lists the names in a folder that match, sorted; undefined if it cannot be read. */
     list: (/** @type {string} */ path, pattern = /./) =>
