@@ -45,7 +45,7 @@ const command = {
   },
   examples: [
     'rkllm-memory doctor',
-    'rkllm-memory doctor --models /srv/models',
+    'rkllm-memory doctor --models qwen.rkllm',
     'rkllm-memory doctor --save bundle',
     'rkllm-memory doctor --root bundle --json',
   ],

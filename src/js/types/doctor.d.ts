@@ -33,6 +33,6 @@ export interface Diagnosis {
  *
  * `models` names the folder or a file of the models: the read-ahead of its disk is checked, not that of all disks.
  *
- * @throws ERR_OUT_OF_RANGE: the folder `root` or the path `models` does not exist, or `models` is not absolute with `root`.
+ * @throws ERR_OUT_OF_RANGE: `root` or `models` does not exist, or `models` is not absolute with `root`.
  */
 export function diagnose(options?: { root?: string; models?: string }): Diagnosis
