@@ -143,6 +143,7 @@ function randomWorld(random) {
     concurrency: 1 + random(3),
     keepAliveMs: pick(random, [0, 50, 5000]),
     domain: domains.length > 0 && random(6) === 0 ? 0 : null,
+    pinned: random(5) === 0,
   }))
   return new World({ models, domains, ram: 40 + random(80), policy: pick(random, ['cost', 'lru']) })
 }
@@ -244,4 +245,50 @@ test('memory that did not come back stays accounted, and is not given out (omlx#
   assert.equal(world.loading.size, 0)
   world.recovered('a')
   assert.ok(world.loading.has('b'))
+})
+
+test('a model that does not fit beside pinned ones is refused, and holds back no other', () => {
+  const models = [['a', 6, true], ['b', 6, false], ['c', 3, false]]
+  const world = new World({ ram: 10, models: models.map(([name, ram, pinned]) => ({ name, ram, npu: 0, pinned })) })
+  world.request(1, 'a')
+  world.loaded('a')
+  world.request(2, 'b')
+  world.request(3, 'c')
+  assert.deepEqual([world.counts['never-fits'], world.loading.has('c'), world.waiting.size], [1, true, 1])
+})
+
+test('waiting outweighs priority at one moment, and the order of two requests never flips back', () => {
+  const models = ['x', 'a', 'b'].map((name) => ({ name, ram: 8, npu: 0 }))
+  for (let at = 0; at < 90_000; at += 5_000) {
+    const world = new World({ ram: 10, models })
+    world.request(0, 'x')
+    world.loaded('x')
+    world.request(1, 'a')
+    world.now = 15_000
+    world.request(2, 'b', { priority: 1 })
+    world.now += at
+    world.release(0)
+    world.unloaded('x')
+    assert.ok(world.loading.has('b'), `after ${at} ms`)
+  }
+})
+
+test('a load is no use: a model that is loaded again is not valued for it', () => {
+  const models = ['a', 'b', 'c'].map((name) => ({ name, ram: 5, npu: 0 }))
+  const world = new World({ ram: 10, models, policy: 'cost' })
+  for (const [id, name] of ['a', 'b'].entries()) {
+    world.request(id, name)
+    world.loaded(name, 1000)
+    world.release(id)
+  }
+  // Two uses of one load; then "b" is loaded anew for its second use.
+  world.request(2, 'a')
+  world.release(2)
+  world.apply(world.core.evict('b', world.now))
+  world.unloaded('b')
+  world.request(3, 'b')
+  world.loaded('b', 999)
+  world.release(3)
+  world.request(4, 'c')
+  assert.ok(world.unloading.has('b'), 'both were used twice, and "b" loads a little faster')
 })

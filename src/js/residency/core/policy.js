@@ -23,7 +23,19 @@ const HALF_LIFE_MS = 600_000
  * @param {number} inflation
  */
 function recordUse(model, now, inflation) {
-  model.uses = usesAt(model, now) + 1
+  age(model, now, inflation)
+  model.uses += 1
+}
+
+/**
+ * Brings the value of a model up to date, without a use.
+ *
+ * @param {Valued} model
+ * @param {number} now
+ * @param {number} inflation
+ */
+function age(model, now, inflation) {
+  model.uses = usesAt(model, now)
   model.usedAt = now
   model.base = inflation
 }
@@ -64,4 +76,4 @@ function pickVictims(candidates, valueOf, enough) {
   return picked
 }
 
-module.exports = { VALUES, pickVictims, recordUse }
+module.exports = { VALUES, age, pickVictims, recordUse }

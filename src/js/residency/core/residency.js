@@ -3,9 +3,9 @@
 // The state machine of resident models: events with a time go in, commands come out. Pure: no clock, no process, no
 // I/O. A caller applies an event, carries out the commands, and calls `tick` at `wakeAt`.
 
-const { VALUES, pickVictims, recordUse } = require('./policy.js')
+const { VALUES, age, pickVictims, recordUse } = require('./policy.js')
 
-/** A waiting request gains one priority each time it has waited so long. */
+/** A priority is worth so much waiting. */
 const AGING_MS = 30_000
 /** The load time of a model that was never loaded, by byte: an eMMC's 200 MB/s. */
 const MS_PER_BYTE = 1 / 200_000
@@ -91,10 +91,6 @@ class ResidencyCore {
   /** @param {{ id: number, name: string, now: number, deadline?: number, priority?: number }} request */
   request({ id, name, now, deadline = Infinity, priority = 0 }) {
     const model = this.#modelOf(name)
-    if (!this.#couldFit(model)) {
-      this.#commands.push({ type: 'reject', name, id, reason: 'never-fits' })
-      return this.tick(now)
-    }
     this.#owners.set(id, model)
     model.waiting.push({ id, at: now, deadline, priority })
     if (model.state === 'cold' || model.state === 'failed') model.state = 'queued'
@@ -140,7 +136,8 @@ class ResidencyCore {
     model.loadMs = ms
     model.idleSince = now
     model.retried = false
-    recordUse(model, now, this.#inflation)
+    // The grant that follows is the use.
+    age(model, now, this.#inflation)
     model.state = 'ready'
     // The load won the race against its cancellation.
     if (model.cancelling && model.waiting.length === 0) this.#unload(model, 'asked')
@@ -228,6 +225,7 @@ class ResidencyCore {
   tick(now) {
     for (const model of this.#models.values()) {
       this.#reject(model, (request) => request.deadline <= now, 'deadline')
+      if (model.state === 'queued' && !this.#couldFit(model)) this.#reject(model, () => true, 'never-fits')
       if (model.state === 'loading' && !model.cancelling && model.waiting.length === 0) {
         model.cancelling = true
         this.#commands.push({ type: 'cancel-load', name: model.name })
@@ -235,7 +233,7 @@ class ResidencyCore {
     }
     const queue = [...this.#models.values()]
       .filter(({ state }) => state === 'queued')
-      .sort((a, b) => compare(first(a, now), first(b, now), now))
+      .sort((a, b) => compare(first(a), first(b)))
     const starving = queue.length > 0 ? this.#admit(queue, now) : null
     for (const model of this.#models.values()) this.#grant(model, now, starving)
     for (const model of this.#models.values()) {
@@ -309,10 +307,10 @@ class ResidencyCore {
         return null
       }
       const victims = pickVictims(others, valueOf, enough) ?? []
-      const since = first(model, now)
+      const since = first(model)
       for (const victim of victims) {
         // A victim that only has later requests goes at once, and they wait for their next load.
-        const goes = victim.leases.size === 0 && (isIdle(victim) || compare(since, first(victim, now), now) < 0)
+        const goes = victim.leases.size === 0 && (isIdle(victim) || compare(since, first(victim)) < 0)
         if (goes) this.#unload(victim, 'room')
       }
       return { victims, since }
@@ -329,8 +327,8 @@ class ResidencyCore {
    */
   #grant(model, now, starving) {
     while (model.state === 'ready' && model.leases.size < model.concurrency && model.waiting.length > 0) {
-      const next = first(model, now)
-      if (starving?.victims.includes(model) && compare(starving.since, next, now) < 0) return
+      const next = first(model)
+      if (starving?.victims.includes(model) && compare(starving.since, next) < 0) return
       model.waiting.splice(model.waiting.indexOf(next), 1)
       model.leases.add(next.id)
       recordUse(model, now, this.#inflation)
@@ -357,10 +355,14 @@ class ResidencyCore {
     return best?.id
   }
 
-  /** @param {Model} model */
-  #couldFit({ ram, npu, fixedDomain }) {
-    const domains = this.#limits.domains.filter(({ id }) => fixedDomain === null || fixedDomain === id)
-    return ram <= this.#limits.ram && (this.#limits.domains.length === 0 || domains.some(({ limit }) => npu <= limit))
+  /**
+   * Whether a model fits once all others are gone but those that are pinned.
+   *
+   * @param {Model} model
+   */
+  #couldFit(model) {
+    const others = [...this.#models.values()].filter((other) => !isHeld(other))
+    return this.#placeOf(model, others) !== undefined
   }
 
   /** @param {Model[]} [gone] */
@@ -417,7 +419,7 @@ class ResidencyCore {
   /**
    * @param {Model} model
    * @param {(request: Request) => boolean} which
-   * @param {'deadline' | 'cancelled' | 'failed'} reason
+   * @param {'deadline' | 'cancelled' | 'failed' | 'never-fits'} reason
    */
   #reject(model, which, reason) {
     const rejected = model.waiting.filter(which)
@@ -434,12 +436,15 @@ class ResidencyCore {
 /** @type {(model: Model) => boolean} A model that was asked for is not idle, and serves before it goes. */
 const isIdle = ({ state, leases, waiting }) => state === 'ready' && leases.size === 0 && waiting.length === 0
 
-/** @type {(a: Request, b: Request, now: number) => number} The request that comes first; waiting raises priority. */
-const compare = (a, b, now) => effective(b, now) - effective(a, now) || a.at - b.at || a.id - b.id
-/** @type {(request: Request, now: number) => number} */
-const effective = ({ at, priority }, now) => priority + Math.floor((now - at) / AGING_MS)
+/** @type {(model: Model) => boolean} A pinned model that is loaded, or will be, keeps its memory. */
+const isHeld = ({ pinned, state }) => pinned && (state === 'loading' || state === 'ready')
 
-/** @type {(model: Model, now: number) => Request} */
-const first = (model, now) => model.waiting.reduce((best, next) => (compare(next, best, now) < 0 ? next : best))
+/** @type {(a: Request, b: Request) => number} The request that comes first: their order never changes. */
+const compare = (a, b) => rank(a) - rank(b) || a.at - b.at || a.id - b.id
+/** @type {(request: Request) => number} */
+const rank = ({ at, priority }) => at - priority * AGING_MS
+
+/** @type {(model: Model) => Request} */
+const first = (model) => model.waiting.reduce((best, next) => (compare(next, best) < 0 ? next : best))
 
 module.exports = { ResidencyCore }
