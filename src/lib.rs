@@ -5,7 +5,8 @@
 //! | room | contents |
 //! |---|---|
 //! | [`error`] [`exhaustion`] | the error type, and the errors that reclaiming memory may resolve |
-//! | [`units`] [`handle`] [`hash`] [`id`] [`sync`] | kinds of memory and sizes; generation-checked handles; hash tables; ids; locks |
+//! | [`units`] [`handle`] [`id`] | kinds of memory and sizes; generation-checked handles; ids |
+//! | [`hash`] [`sync`] | tables by handle and by address; locks |
 //! | [`abi`] | the kernel's structs and ioctls, one file a header |
 //! | [`session`] | results of the RKLLM runtime, taken on its thread without JavaScript |
 //! | [`arena`] | places of buffers whose lifetimes are known |

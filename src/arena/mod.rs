@@ -114,12 +114,11 @@ fn check(buffers: &[Lifetime]) -> Result<()> {
     let mut sum = 0_u64;
     for (at, &Lifetime { lower, upper, size, alignment }) in buffers.iter().enumerate() {
         if lower >= upper {
-            return refuse(format!("buffer {at} lives from {lower} to {upper}: upper must be greater than lower"));
+            return refuse(format!("buffers[{at}] lives from {lower} to {upper}: upper must be greater than lower"));
         }
         if size == 0 || !alignment.is_power_of_two() {
-            return refuse(format!(
-                "buffer {at} has {size} bytes at a multiple of {alignment}; it must be a power of two"
-            ));
+            let wanted = "the size must be at least 1, the alignment a power of two";
+            return refuse(format!("buffers[{at}] has {size} bytes at a multiple of {alignment}: {wanted}"));
         }
         sum = sum.saturating_add(size.saturating_add(alignment));
     }

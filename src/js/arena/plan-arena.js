@@ -1,6 +1,6 @@
 'use strict'
 
-// Implements `planArena`: checks the buffers, and places them by the native part.
+// Implements `planArena`: checks the types of the buffers. The native part checks the ranges, and places them.
 
 const native = require('../core/binding.js')
 const { check, formatValue, integer, invalid, kinds, outOfRange } = require('../core/options.js')
@@ -55,10 +55,6 @@ function checkedBuffers(buffers) {
     const { id, lower, upper, size, alignment = 1 } = check(name, each, buffer)
     if (id === undefined || lower === undefined || upper === undefined || size === undefined) {
       throw invalid(`${name} must have id, lower, upper and size`)
-    }
-    if (lower >= upper) throw outOfRange(`${name} lives from ${lower} to ${upper}: upper must be greater than lower`)
-    if (!Number.isInteger(Math.log2(alignment))) {
-      throw outOfRange(`${name}: alignment is ${alignment}; it must be a power of two`)
     }
     if (ids.has(id)) throw outOfRange(`${name}: the id ${formatValue(id)} was given before`)
     ids.add(id)

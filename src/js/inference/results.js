@@ -36,10 +36,8 @@ class Results {
   /** @type {Promise<unknown>} Calls of `next` run one after the other. */
   #last = Promise.resolve()
   #calls = 0
-  #aborted = () => this.#end(false)
-  #signal
-  /** @type {Error | undefined} The error after the batch. */
-  #error
+  /** @type {{ reason: unknown } | undefined} The failure after the batch, told once. */
+  #failure
 
   /**
    * @param {number} sink
@@ -48,8 +46,12 @@ class Results {
   constructor(sink, reader) {
     this.#sink = sink
     this.#reader = reader
-    this.#signal = reader.signal
     reader.signal?.addEventListener('abort', this.#aborted, { once: true })
+  }
+
+  #aborted = () => {
+    this.#failure = { reason: this.#reader?.signal?.reason }
+    this.#end(false)
   }
 
   [Symbol.asyncIterator]() {
@@ -58,7 +60,7 @@ class Results {
 
   /** @returns {Promise<IteratorResult<RKLLMResult, undefined>>} */
   next() {
-    if (this.#calls === 0 && this.#at < this.#batch.length && !this.#signal?.aborted) {
+    if (this.#calls === 0 && this.#at < this.#batch.length) {
       return Promise.resolve({ value: this.#batch[this.#at++], done: false })
     }
     this.#calls++
@@ -80,12 +82,11 @@ class Results {
   /** @returns {Promise<IteratorResult<RKLLMResult, undefined>>} */
   async #next() {
     for (;;) {
-      this.#signal?.throwIfAborted()
       if (this.#at < this.#batch.length) return { value: this.#batch[this.#at++], done: false }
-      if (this.#error !== undefined) {
-        const error = this.#error
-        this.#error = undefined
-        throw error
+      if (this.#failure !== undefined) {
+        const { reason } = this.#failure
+        this.#failure = undefined
+        throw reason
       }
       const reader = this.#reader
       if (reader === undefined) return { value: undefined, done: true }
@@ -127,9 +128,9 @@ class Results {
       const end = begin + numbers[row + UNITS]
       const state = STATES[numbers[row + STATE]]
       if (state === 'error') {
-        this.#error = memoryError('ERR_DEVICE_IO', 'the RKLLM runtime ended the run with an error', {
-          hint: 'read its log: explainAll() knows many of its lines',
-        })
+        const hint = 'read its log: explainAll() knows many of its lines'
+        const reason = memoryError('ERR_DEVICE_IO', 'the RKLLM runtime ended the run with an error', { hint })
+        this.#failure = { reason }
         this.#end(true)
         break
       }

@@ -73,8 +73,8 @@ function estimateModelMemory(spec) {
 }
 
 /**
- * What estimates of one file have read: its head, a GGUF model's tensors, and its measurements. A search for a context
- * estimates many times, and reads once.
+ * The parts of one file that estimates have read: its head, a GGUF model's tensors, its measurements. A search for a
+ * context estimates many times, and reads once.
  *
  * @typedef {{ head?: ModelFile, gguf?: import('./gguf.js').Gguf, entries?: import('./calibration.js').Entry[] }} Seen
  */
