@@ -4,36 +4,23 @@
  */
 
 import assert from 'node:assert/strict'
-import { existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 
-import { chromium } from 'playwright-core'
-
 import { diffSnapshots } from '../../index.js'
 import report from '../../src/js/report/index.js'
+import { openBrowser } from '../support/browser.mjs'
 import { nothing, sample, sourceOf } from './sample.mjs'
 
 const MORE = 50_000
 const HOSTILE = '</script><script>document.title = "taken"</script><img src=x onerror="document.title = 1">'
-const executablePath = process.env.CHROMIUM ?? '/usr/bin/chromium'
-if (!existsSync(executablePath)) {
-  console.error(`${executablePath} is missing: apt-get install chromium, or set CHROMIUM to a Chromium's path`)
-  process.exit(1)
-}
 const shots = process.argv.includes('--shots') ? process.argv[process.argv.indexOf('--shots') + 1] : null
 if (shots !== null) mkdirSync(shots, { recursive: true })
 
 const directory = mkdtempSync(join(tmpdir(), 'rkllm-report-'))
-const quiet = [
-  '--disable-quic',
-  '--no-first-run',
-  '--disable-background-networking',
-  '--disable-component-update',
-  '--disable-sync',
-]
-const browser = await chromium.launch({ executablePath, args: ['--no-sandbox', '--disable-gpu', ...quiet] })
+const browser = await openBrowser()
 const heard = []
 
 /** Opens a report, and records its console messages and network requests. */
