@@ -6,6 +6,38 @@ const FULL = 'ERR_IOVA_EXHAUSTED'
 
 export const npu = [
   {
+    kind: 'npu-module',
+    code: 'ERR_DEVICE_NOT_FOUND',
+    cause: /6\.8\.0/,
+    remedy: /rocket/,
+    logs: ['modprobe: FATAL: Module rknpu not found in directory /lib/modules/6.8.0'],
+  },
+  {
+    kind: 'npu-module',
+    code: 'ERR_DEVICE_NOT_FOUND',
+    cause: /This kernel has no module/,
+    logs: ['modprobe: module rknpu not found in modules.dep'],
+  },
+  {
+    kind: 'npu-module',
+    code: 'ERR_DEVICE_NOT_FOUND',
+    cause: /another kernel/,
+    remedy: /uname -r/,
+    logs: [
+      'insmod: ERROR: could not insert module rknpu.ko: Invalid module format',
+      'rknpu: disagrees about version of symbol module_layout',
+      'rknpu: Unknown symbol rockchip_iommu_disable (err -2)',
+    ],
+  },
+  {
+    kind: 'npu-probe',
+    code: 'ERR_DEVICE_NOT_FOUND',
+    logs: [
+      'RKNPU fdab0000.npu: error -ENXIO: IRQ npu0_irq not found',
+      'RKNPU fdab0000.npu: deferred probe timeout, ignoring dependency',
+    ],
+  },
+  {
     kind: 'npu-ram',
     code: RAM,
     cause: /RAM|memory/,

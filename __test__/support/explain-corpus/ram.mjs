@@ -4,6 +4,39 @@ const RAM = 'ERR_OUT_OF_MEMORY'
 
 export const ram = [
   {
+    kind: 'process-ram',
+    code: RAM,
+    remedy: /MemAvailable/,
+    not: /MPP/,
+    logs: [
+      'numpy.core._exceptions._ArrayMemoryError: Unable to allocate 1.16 GiB for an array with shape (151936, 2048) ' +
+        'and data type float32',
+      'numpy._core._exceptions._ArrayMemoryError: Unable to allocate 594. MiB for an array',
+      'memory allocation of 4294967296 bytes failed',
+      'RangeError: Array buffer allocation failed',
+      'Error: spawn ENOMEM',
+      'mmap: Cannot allocate memory',
+      'DMA_HEAP_IOCTL_ALLOC: Cannot allocate memory',
+      'ioctl(4, DMA_HEAP_IOCTL_ALLOC, 0x7fd) = -1 ENOMEM (Cannot allocate memory)',
+    ],
+  },
+  {
+    kind: 'oom',
+    code: RAM,
+    cause: /user\.slice/,
+    logs: [
+      'systemd-oomd[512]: Killed /user.slice/user-1000.slice due to memory pressure for /user.slice being 60.00% > ' +
+        '50.00% for > 20s with reclaim activity',
+      'systemd-oomd[512]: Killed /user.slice/user-1000.slice/session-2.scope due to swap used (15.8G) / total (16.0G)',
+    ],
+  },
+  {
+    kind: 'swap',
+    code: RAM,
+    cause: /254:0/,
+    logs: ['Write-error on swap-device (254:0:1234)'],
+  },
+  {
     kind: 'cgroup',
     code: RAM,
     cause: [/container/, /not the board's RAM/],

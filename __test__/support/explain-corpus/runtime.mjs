@@ -11,6 +11,59 @@ const E22 = `${E}failed to allocate handle, ret: -1, errno: 22, errstr: Invalid 
 
 export const runtime = [
   {
+    kind: 'runtime-job',
+    code: 'ERR_DEVICE_IO',
+    cause: /rknpu 0\.8\.2/,
+    remedy: /0\.9\.8/,
+    logs: [
+      'I rkllm: rkllm-runtime version: 1.2.1b1, rknpu driver version: 0.8.2, platform: RK3588\n' +
+        'rkllm init success\nE rkllm: matmul(w8a8) run failed',
+    ],
+  },
+  {
+    kind: 'runtime-job',
+    code: 'ERR_DEVICE_IO',
+    not: /too old/,
+    logs: [
+      'E rkllm: matmul(w4a16) run failed',
+      'I rkllm: rkllm-runtime version: 1.2.3, rknpu driver version: 0.9.8, platform: RK3588\n' +
+        'E rkllm: matmul(w8a8) run failed',
+      'E RKNN: failed to submit! Op id:3 , op name: conv:inputs.3_Conv_pads_conv, flags: 0x5, task start:0,task ' +
+        'number:218,run task number:218 , run task counter: 146 int status: 0',
+      'E RKNN: [08:24:12.287] failed to submit!',
+      'RKNPU_SUBMIT returned -1',
+    ],
+  },
+  {
+    kind: 'driver-version',
+    code: null,
+    cause: /0\.8\.8/,
+    remedy: /0\.9\.8/,
+    logs: [
+      'W RKNN: [02:17:34.734] Current driver version: 0.8.2, recommend to upgrade the driver to the new version: >= ' +
+        '0.8.8',
+    ],
+  },
+  {
+    kind: 'driver-version',
+    code: 'ERR_UNSUPPORTED',
+    remedy: /one release/,
+    logs: [
+      'E RKNN: [10:14:32.606] Mismatch driver version, librknnrt version: 1.3.0 need driver version: 0.7.2 or above',
+    ],
+  },
+  {
+    kind: 'runtime-device',
+    code: 'ERR_DEVICE_NOT_FOUND',
+    logs: ['E RKNN: [12:35:17.533] Device is not available'],
+  },
+  {
+    kind: 'container',
+    code: 'ERR_DEVICE_NOT_FOUND',
+    remedy: /--device/,
+    logs: ['frigate.detectors.plugins.rknn E : Error initializing rknn runtime. Do you run docker in privileged mode?'],
+  },
+  {
     kind: 'fds',
     code: 'ERR_TOO_MANY_FDS',
     cause: /handle 1020/,

@@ -32,6 +32,7 @@ const bare = (/** @type {string} */ line) => PREFIXES.reduce((text, prefix) => t
 
 /** A line of another generation's driver, whose messages are its own. */
 const OTHER_GENERATION = /\bRKN(?:PU|N)3\b|\brknn3_\w+/i
+const NPU_ADDRESS = /\b[0-9a-f]{6,16}\.npu\b/
 /** A line of the vendor's driver, of rocket, or of the NPU's device. */
 const NPU = /\bRKNPU\b|\brknpu\b|\brknpu_\w+|\b[0-9a-f]{6,16}\.npu\b|\brocket\b/i
 
@@ -63,7 +64,7 @@ const OTHERS = [
 function deviceOf(text) {
   const generation = OTHER_GENERATION.exec(text)?.[0]
   if (generation !== undefined) return { name: generation, npu: false }
-  const named = NPU.exec(text)?.[0]
+  const named = (NPU_ADDRESS.exec(text) ?? NPU.exec(text))?.[0]
   if (named !== undefined) return { name: named, npu: true }
   const other = OTHERS.map((pattern) => pattern.exec(text)?.[1]).find(Boolean)
   if (other === undefined) return undefined

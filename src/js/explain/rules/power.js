@@ -87,6 +87,33 @@ module.exports = [
     source: DRV,
   },
   {
+    kind: 'npu-module',
+    patterns: [
+      /modprobe: .*Module rknpu not found in directory \/lib\/modules\/(?<kernel>\S+)/,
+      /modprobe: module rknpu not found/,
+    ],
+    weight: 3,
+    code: 'ERR_DEVICE_NOT_FOUND',
+    cause:
+      'This kernel[ ({kernel})] has no module rknpu: the driver is built in (then nothing is to be loaded), or absent.',
+    remedy:
+      'dmesg | grep -i rknpu shows a built-in driver. Without one, install a kernel of the vendor (Armbian: the ' +
+      'branch "vendor"); a mainline kernel has the driver "rocket" instead, which RKLLM does not use.',
+    source: 'rkllm-memory doctor',
+  },
+  {
+    kind: 'npu-module',
+    patterns: [
+      /(?:insmod|modprobe): .*rknpu.*(?<what>Invalid module format|Unknown symbol in module)/,
+      /\brknpu: (?<what>disagrees about version of symbol|Unknown symbol|version magic)/,
+    ],
+    weight: 3,
+    code: 'ERR_DEVICE_NOT_FOUND',
+    cause: 'The module rknpu was built for another kernel than the one that runs ("{what}").',
+    remedy: "Build it against the running kernel's headers (uname -r), or install the kernel that it belongs to.",
+    source: 'Linux, kernel/module',
+  },
+  {
     kind: 'npu-probe',
     on: 'npu',
     patterns: [
@@ -97,7 +124,8 @@ module.exports = [
       /cannot register miscdev/,
       /request (?:\w*irq) failed: (?<errno>-\d+)/,
       /failed to get rknpu \S*(?:rst|reset)\S*:? ?(?<errno>-\d+)?/,
-      /deferred probe pending(?:: (?<what>.+))?/,
+      /deferred probe (?:pending|timeout)(?:[:,] (?<what>.+))?/,
+      /error (?<errno>-\w+): IRQ (?<what>\S+) not found/,
       /probe (?:of \S+ )?(?:failed with error|with driver \S+ failed with error) (?<errno>-\d+)/,
     ],
     weight: 3,

@@ -2,6 +2,8 @@
 
 // The RKNN and RKLLM runtimes: models, jobs, versions, devices.
 
+const { driverBelow } = require('../log-facts.js')
+
 /** @typedef {import('../explain.js').Rule} Rule */
 
 const PAIR =
@@ -12,7 +14,10 @@ const PAIR =
 module.exports = [
   {
     kind: 'driver-version',
-    patterns: [/driver version is too low, please upgrade to (?<version>[\d.]+?)\.?(?:\s|$)/i],
+    patterns: [
+      /driver version is too low, please upgrade to (?<version>[\d.]+?)\.?(?:\s|$)/i,
+      /driver version: [\d.]+, recommend to upgrade the driver to the new version: >= (?<version>[\d.]+)/i,
+    ],
     weight: 1,
     code: null,
     cause:
@@ -27,6 +32,7 @@ module.exports = [
       /driver open fail!? ret = -12\(ERROR_NOT_SUPPORTED\)/i,
       /rknn_init, (?:msg_\w+|driver open) (?:ioctl )?fail.*(?:NOT_SUPPORTED|mismatch)/i,
       /(?:RKNN_ERR_)?(?:DEVICE_)?(?:DRIVER_)?VERSION_(?:NOT_MATCH|UNMATCH|MISMATCH)/,
+      /Mismatch driver version\b/i,
     ],
     weight: 3,
     code: 'ERR_UNSUPPORTED',
@@ -113,7 +119,10 @@ module.exports = [
   },
   {
     kind: 'runtime-job',
-    patterns: [/failed to submit!?,.*op id: (?<op>\d+), op name: (?<name>[^,]+)/, /failed to submit!?,/],
+    patterns: [
+      /failed to submit!?,?.*op id ?: ?(?<op>\d+) ?, op name ?: ?(?<name>[^,]+)/i,
+      /failed to submit!?(?:,|$)/,
+    ],
     weight: 3,
     code: 'ERR_DEVICE_IO',
     cause:
@@ -126,7 +135,29 @@ module.exports = [
   },
   {
     kind: 'runtime-job',
-    patterns: [/RKNN_ERR_TIMEOUT/, /rknn_run\w*\(?\)? *(?:fail|error)/i],
+    patterns: [/matmul\((?<name>\w+)\) run failed/],
+    weight: 3,
+    code: 'ERR_DEVICE_IO',
+    cause: 'The NPU did not finish a matrix product ({name}) of the model.',
+    remedy: `dmesg | rkllm-memory explain has the kernel's reason. ${PAIR}`,
+    variants: [
+      {
+        when: (_, facts) => driverBelow(facts, '0.9.0'),
+        cause:
+          'The driver is too old for this model: rknpu {driver} (from the log) did not finish a matrix product ' +
+          '({name}).',
+        remedy: 'Update the kernel or image of the board to one with rknpu 0.9.8; the driver is part of the kernel.',
+      },
+    ],
+    source: 'airockchip/rknn-llm#413, #290',
+  },
+  {
+    kind: 'runtime-job',
+    patterns: [
+      /RKNPU_SUBMIT (?:returned -1|failed)/,
+      /RKNN_ERR_TIMEOUT/,
+      /rknn_run\w*\(?\)? *(?:fail|error)/i,
+    ],
     weight: 2,
     code: 'ERR_DEVICE_IO',
     cause: 'A job did not end, or not in time.',
@@ -166,7 +197,12 @@ module.exports = [
   },
   {
     kind: 'runtime-device',
-    patterns: [/failed to open rknn device/, /Get device properties failed/, /RKNN_ERR_DEVICE_UNAVAILABLE/],
+    patterns: [
+      /failed to open rknn device/,
+      /Get device properties failed/,
+      /RKNN_ERR_DEVICE_UNAVAILABLE/,
+      /RKNN.*Device is not available/,
+    ],
     weight: 2,
     code: 'ERR_DEVICE_NOT_FOUND',
     cause: 'The runtime found no NPU that it can use.',
@@ -223,7 +259,7 @@ module.exports = [
   },
   {
     kind: 'container',
-    patterns: [/necessary files are missing in the container/i],
+    patterns: [/necessary files are missing in the container/i, /Do you run docker in privileged mode/i],
     weight: 3,
     code: 'ERR_DEVICE_NOT_FOUND',
     cause: "The container does not have what the runtime needs: the NPU's node or the device tree was not passed in.",
