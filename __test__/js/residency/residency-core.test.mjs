@@ -69,9 +69,10 @@ class World {
     this.check()
   }
   check() {
-    const { ram, domains, models } = this.core.stats()
+    const { ram, npu, domains, models } = this.core.stats()
     assert.ok(ram.reserved <= ram.limit && ram.reserved >= 0, `${ram.reserved} of ${ram.limit} are reserved`)
     for (const { reserved, limit } of domains) assert.ok(reserved <= limit && reserved >= 0)
+    assert.ok(npu.reserved <= npu.limit && npu.reserved >= 0, `${npu.reserved} of ${npu.limit} are reserved`)
     for (const { name, state, waiting, leases, reserved } of models) {
       assert.equal(state === 'loading', this.loading.has(name), `${name} is ${state}`)
       assert.equal(state === 'ready', this.ready.has(name), `${name} is ${state}`)
@@ -113,8 +114,16 @@ class World {
   cancel(id) {
     this.apply(this.core.cancel(id, this.now))
   }
+  /** Others hold some memory, in the first domain too. */
+  setOthers({ ram, npu, domain }) {
+    const { domains = [] } = this.options
+    const others = { ram, npu, domains: new Map(domains.slice(0, 1).map(({ id }) => [id, domain])) }
+    const { ram: limit, npu: npuLimit = Infinity } = this.options
+    this.apply(this.core.setRoom({ ram: limit, npu: npuLimit, domains, others }, this.now))
+  }
   /** Lets everything under way end well; fails if requests are left. */
   drain() {
+    this.setOthers({ ram: 0, npu: 0, domain: 0 })
     for (let turn = 0; turn < 10_000; turn++) {
       const [loading] = this.loading.entries()
       const [unloading] = this.unloading
@@ -145,7 +154,8 @@ function randomWorld(random) {
     domain: domains.length > 0 && random(6) === 0 ? 0 : null,
     pinned: random(5) === 0,
   }))
-  return new World({ models, domains, ram: 40 + random(80), policy: pick(random, ['cost', 'lru']) })
+  const npu = pick(random, [Infinity, 30 + random(60)])
+  return new World({ models, domains, ram: 40 + random(80), npu, policy: pick(random, ['cost', 'lru']) })
 }
 
 function randomStep(world, random, id) {
@@ -169,6 +179,7 @@ function randomStep(world, random, id) {
   if (act < 91 && ready) return world.died(ready)
   if (act < 93 && world.waiting.size > 0) return world.cancel(one([...world.waiting.keys()]))
   if (act < 95 && ready) return world.apply(world.core.evict(ready, world.now))
+  if (act < 97) return world.setOthers({ ram: random(40), npu: random(40), domain: random(40) })
   return world.apply(world.core.tick(world.now))
 }
 
@@ -291,4 +302,28 @@ test('a load is no use: a model that is loaded again is not valued for it', () =
   world.release(3)
   world.request(4, 'c')
   assert.ok(world.unloading.has('b'), 'both were used twice, and "b" loads a little faster')
+})
+
+test('memory of others delays a load, and refuses none', () => {
+  const models = [{ name: 'a', ram: 8, npu: 8 }]
+  for (const others of [{ ram: 3, npu: 0, domain: 0 }, { ram: 0, npu: 3, domain: 0 }, { ram: 0, npu: 0, domain: 3 }]) {
+    const world = new World({ ram: 10, npu: 10, domains: [{ id: 0, limit: 10 }], models })
+    world.setOthers(others)
+    world.request(1, 'a')
+    assert.deepEqual([world.loading.size, world.waiting.size], [0, 1], JSON.stringify(others))
+    world.setOthers({ ram: 2, npu: 2, domain: 2 })
+    assert.ok(world.loading.has('a'))
+  }
+})
+
+test('the limit of NPU memory bounds all domains together', () => {
+  const models = ['a', 'b'].map((name) => ({ name, ram: 1, npu: 6 }))
+  const domains = [0, 1].map((id) => ({ id, limit: 10 }))
+  const world = new World({ ram: 10, npu: 11, domains, models })
+  world.request(1, 'a')
+  world.loaded('a')
+  world.request(2, 'b')
+  assert.equal(world.loading.size, 0)
+  world.release(1)
+  assert.ok(world.unloading.has('a'))
 })

@@ -26,6 +26,12 @@ const MS_PER_BYTE = 1 / 200_000
  *
  * @typedef {{ id: number, limit: number }} Domain
  *
+ * @typedef {object} Room bytes in all, and those that others than these models hold
+ * @property {number} ram
+ * @property {number} npu
+ * @property {Domain[]} domains
+ * @property {{ ram: number, npu: number, domains: Map<number, number> }} others
+ *
  * @typedef {{ type: 'load', name: string, domain: number | null }
  *   | { type: 'cancel-load', name: string }
  *   | { type: 'unload', name: string, reason: string }
@@ -72,8 +78,8 @@ class Model {
 class ResidencyCore {
   /** @type {Map<string, Model>} */
   #models = new Map()
-  /** @type {{ ram: number, domains: Domain[] }} */
-  #limits
+  /** @type {Room} */
+  #room
   /** @type {Map<number, Model>} of each waiting request and lease */
   #owners = new Map()
   #policy
@@ -81,10 +87,13 @@ class ResidencyCore {
   /** @type {Command[]} */
   #commands = []
 
-  /** @param {{ models: Definition[], ram: number, domains?: Domain[], policy?: 'cost' | 'lru' }} options */
-  constructor({ models, ram, domains = [], policy = 'cost' }) {
+  /**
+   * @param {{ models: Definition[], ram: number, npu?: number, domains?: Domain[], policy?: 'cost' | 'lru' }} options
+   *   `npu` bounds the bytes of all domains together
+   */
+  constructor({ models, ram, npu = Infinity, domains = [], policy = 'cost' }) {
     for (const definition of models) this.#models.set(definition.name, new Model(definition))
-    this.#limits = { ram, domains }
+    this.#room = { ram, npu, domains, others: { ram: 0, npu: 0, domains: new Map() } }
     this.#policy = policy
   }
 
@@ -218,6 +227,17 @@ class ResidencyCore {
   }
 
   /**
+   * Takes new figures of the machine. Models that are loaded stay; what others hold delays loads, and refuses none.
+   *
+   * @param {Room} room
+   * @param {number} now
+   */
+  setRoom(room, now) {
+    this.#room = room
+    return this.tick(now)
+  }
+
+  /**
    * Does what is due, and returns the commands.
    *
    * @param {number} now
@@ -266,8 +286,14 @@ class ResidencyCore {
       loads: model.loads,
       evictions: model.evictions,
     }))
-    const domains = this.#limits.domains.map(({ id, limit }) => ({ id, limit, reserved: limit - this.#roomIn(id) }))
-    return { ram: { limit: this.#limits.ram, reserved: this.#limits.ram - this.#ramLeft() }, domains, models }
+    const { others } = this.#room
+    const domains = this.#room.domains.map(({ id, limit }) => {
+      const held = others.domains.get(id) ?? 0
+      return { id, limit, others: held, reserved: limit - held - this.#roomIn(id) }
+    })
+    const ram = { limit: this.#room.ram, others: others.ram, reserved: this.#reserved('ram') }
+    const npu = { limit: this.#room.npu, others: others.npu, reserved: this.#reserved('npu') }
+    return { ram, npu, domains, models }
   }
 
   /** @param {string} name */
@@ -342,13 +368,16 @@ class ResidencyCore {
    *
    * @param {Model} model
    * @param {Model[]} gone
+   * @param {boolean} [withOthers] whether the bytes of others are taken
    */
-  #placeOf(model, gone) {
-    if (model.ram > this.#ramLeft(gone)) return undefined
-    if (this.#limits.domains.length === 0) return null
-    const [best] = this.#limits.domains
+  #placeOf(model, gone, withOthers = true) {
+    const { ram, npu, domains, others } = this.#room
+    if (model.ram > ram - (withOthers ? others.ram : 0) - this.#reserved('ram', gone)) return undefined
+    if (model.npu > npu - (withOthers ? others.npu : 0) - this.#reserved('npu', gone)) return undefined
+    if (domains.length === 0) return null
+    const [best] = domains
       .filter(({ id }) => model.fixedDomain === null || model.fixedDomain === id)
-      .map(({ id }) => ({ id, room: this.#roomIn(id, gone) }))
+      .map(({ id }) => ({ id, room: this.#roomIn(id, gone, withOthers) }))
       .filter(({ room }) => model.npu <= room)
       // Best fit keeps whole domains for large models.
       .sort((a, b) => a.room - b.room || a.id - b.id)
@@ -356,28 +385,35 @@ class ResidencyCore {
   }
 
   /**
-   * Whether a model fits once all others are gone but those that are pinned.
+   * Whether a model fits once all others are gone but those that are pinned, and once no other program holds anything.
    *
    * @param {Model} model
    */
   #couldFit(model) {
     const others = [...this.#models.values()].filter((other) => !isHeld(other))
-    return this.#placeOf(model, others) !== undefined
+    return this.#placeOf(model, others, false) !== undefined
   }
 
-  /** @param {Model[]} [gone] */
-  #ramLeft(gone) {
-    let left = this.#limits.ram
-    for (const model of this.#models.values()) if (!gone?.includes(model)) left -= model.reserved.ram
-    return left
+  /**
+   * Sums the bytes that are reserved for models.
+   *
+   * @param {'ram' | 'npu'} kind
+   * @param {Model[]} [gone]
+   */
+  #reserved(kind, gone) {
+    let bytes = 0
+    for (const model of this.#models.values()) if (!gone?.includes(model)) bytes += model.reserved[kind]
+    return bytes
   }
 
   /**
    * @param {number} domain
    * @param {Model[]} [gone]
    */
-  #roomIn(domain, gone) {
-    let room = this.#limits.domains.find(({ id }) => id === domain)?.limit ?? 0
+  #roomIn(domain, gone, withOthers = true) {
+    const { domains, others } = this.#room
+    let room = domains.find(({ id }) => id === domain)?.limit ?? 0
+    if (withOthers) room -= others.domains.get(domain) ?? 0
     for (const model of this.#models.values())
       if (model.domain === domain && !gone?.includes(model)) room -= model.reserved.npu
     return room
@@ -390,7 +426,7 @@ class ResidencyCore {
   #load(model, domain) {
     model.state = 'loading'
     model.domain = domain
-    model.reserved = { ram: model.ram, npu: domain === null ? 0 : model.npu }
+    model.reserved = { ram: model.ram, npu: model.npu }
     this.#commands.push({ type: 'load', name: model.name, domain })
   }
 
