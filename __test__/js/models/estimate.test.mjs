@@ -150,6 +150,12 @@ test('numbers of parameters agree with published ones', () => {
   near(weights, 2.78e9 - 51200 * 2560, 0.01, 'phi')
 })
 
+test('a configuration that does not tell the weights is refused, and the missing field is named', () => {
+  const { intermediate_size: _, ...config } = configOf('Qwen2 0.5B')
+  const error = refuses(() => estimateModelMemory({ config, contextLength: 192 }), 'ERR_INVALID_ARG_TYPE')
+  assert.match(error.message, /the weights are unknown: the configuration has no intermediate_size$/)
+})
+
 test('an unknown architecture and experts: wider bands, and a note', () => {
   const config = { ...configOf('Qwen2 0.5B') }
   const plain = estimateModelMemory({ config, contextLength: 192 })

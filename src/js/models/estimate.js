@@ -208,10 +208,17 @@ function estimateVision(spec, given, config, file, warnings) {
   })
 }
 
-/** @param {number | null | undefined} bytes */
-function requireWeights(bytes) {
+/**
+ * @param {number | null | undefined} bytes
+ * @param {string[]} [missing] fields of the configuration that would tell the weights
+ */
+function requireWeights(bytes, missing = []) {
   if (bytes !== undefined && bytes !== null) return bytes
-  throw invalid('the weights are unknown', 'give weightBytes, path, or a config.json with the sizes of all layers')
+  const without = missing.length === 0 ? '' : `: the configuration has no ${missing.join(', ')}`
+  throw invalid(
+    `the weights are unknown${without}`,
+    'give weightBytes, path, or a config.json with the sizes of all layers',
+  )
 }
 
 /**
@@ -226,10 +233,13 @@ function fromShape(shape, spec, run) {
   const has = (/** @type {number | null | undefined} */ count) => (count ?? 0) > 0
   const config = spec.config !== undefined
   const { file, warnings, soc, runtime } = run
-  const countable =
-    config && (shape.family === 'rwkv' || (has(shape.heads) && (has(shape.intermediateSize) || has(shape.experts))))
-  if (!countable) {
-    requireWeights(spec.weightBytes ?? file?.size)
+  const missing = []
+  if (config && shape.family !== 'rwkv') {
+    if (!has(shape.heads)) missing.push('num_attention_heads')
+    if (!has(shape.intermediateSize) && !has(shape.experts)) missing.push('intermediate_size')
+  }
+  if (!config || missing.length > 0) {
+    requireWeights(spec.weightBytes ?? file?.size, missing)
     return fromSize(spec, shape, run)
   }
   const terms = termsOf(shape, { context: run.contextLength, batch: run.batch, kvBytes: run.kvBytesPerElement })
