@@ -151,7 +151,7 @@ test('numbers of parameters agree with published ones', () => {
 })
 
 test('a configuration that does not tell the weights is refused, and the missing field is named', () => {
-  const { intermediate_size: _, ...config } = configOf('Qwen2 0.5B')
+  const { intermediate_size: _, ...config } = { ...configOf('Qwen2 0.5B'), model_type: 'lfm2' }
   const error = refuses(() => estimateModelMemory({ config, contextLength: 192 }), 'ERR_INVALID_ARG_TYPE')
   assert.match(error.message, /the weights are unknown: the configuration has no intermediate_size$/)
 })
