@@ -28,6 +28,7 @@ const {
   probeDevices,
   replayEventLog,
   runtimeVersion,
+  runtimeVersionAsync,
   sendDmaBuf,
   unpinDropped,
   classes,
@@ -71,6 +72,7 @@ module.exports = {
   probeDevices,
   replayEventLog,
   runtimeVersion,
+  runtimeVersionAsync,
   sendDmaBuf,
   unpinDropped,
 }

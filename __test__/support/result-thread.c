@@ -18,7 +18,7 @@ typedef void (*silent_callback)(struct result *, void *, int);
 struct run {
   void *callback, *userdata;
   const char *text;
-  int answers, first, tokens, end, hidden_count, hidden_width, logits_count, logits_width;
+  int answers, first, tokens, end, hidden_count, hidden_width, logits_count, logits_width, end_rows;
 };
 
 static uint32_t answered[4], ended, begun, next_token;
@@ -76,8 +76,11 @@ static void *talk(void *argument) {
     }
   }
   if (run->end >= 0) {
-    struct result last = { "", -1, { 0 }, { 0 }, { 1.5f, 7, 2.5f, count, 640.0f } };
+    float *hidden = floats(run->end_rows ? run->hidden_count : 0, run->hidden_width, run->first);
+    struct rows rows = { hidden, run->hidden_width, hidden == NULL ? 0 : run->hidden_count };
+    struct result last = { "", -1, rows, { 0 }, { 1.5f, 7, 2.5f, count, 640.0f } };
     call(run, &last, run->end);
+    free(hidden);
   }
 out:
   free((void *)run->text);
@@ -86,13 +89,14 @@ out:
   return NULL;
 }
 
-/* A run of `tokens` results from number `first`, or of the bytes of `text`; the last call has state `end`, -1: none. */
+/* A run of `tokens` results from number `first`, or of the bytes of `text`; the last call has state `end`, -1: none.
+ * `end_rows`: the last call has rows of hidden states too. */
 void start(void *callback, uint64_t userdata, int32_t answers, int32_t first, int32_t tokens, int32_t end,
            const char *text, int32_t hidden_count, int32_t hidden_width, int32_t logits_count, int32_t logits_width,
-           int32_t here) {
+           int32_t end_rows, int32_t here) {
   struct run *run = malloc(sizeof *run);
   *run = (struct run){ callback, (void *)userdata, text == NULL ? NULL : strdup(text), answers, first, tokens, end,
-                       hidden_count, hidden_width, logits_count, logits_width };
+                       hidden_count, hidden_width, logits_count, logits_width, end_rows };
   __atomic_add_fetch(&begun, 1, __ATOMIC_SEQ_CST);
   pthread_t thread;
   if (here || pthread_create(&thread, NULL, talk, run) != 0) talk(run);

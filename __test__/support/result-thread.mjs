@@ -11,7 +11,7 @@ import { open } from '../../examples/inference/ffi.mjs'
 const FUNCTIONS = {
   start: {
     returns: 'void',
-    takes: ['pointer', 'u64', 'i32', 'i32', 'i32', 'i32', 'pointer', 'i32', 'i32', 'i32', 'i32', 'i32'],
+    takes: ['pointer', 'u64', 'i32', 'i32', 'i32', 'i32', 'pointer', 'i32', 'i32', 'i32', 'i32', 'i32', 'i32'],
   },
   answers_of: { returns: 'u32', takes: ['i32'] },
   paused_at: { returns: 'u32', takes: [] },
@@ -27,8 +27,11 @@ export async function loadResultThread(path = build()) {
   /** Starts a run; `answers` is false for headers up to 1.2.0. */
   const start = (
     { result, userdata },
-    { answers = true, first = 0, tokens = 0, end = 2, text = 0n, hidden = [0, 0], logits = [0, 0], here = false } = {},
-  ) => call.start(result, userdata, +answers, first, tokens, end, text, ...hidden, ...logits, +here)
+    {
+      answers = true, first = 0, tokens = 0, end = 2, text = 0n, hidden = [0, 0], logits = [0, 0],
+      endRows = false, here = false,
+    } = {},
+  ) => call.start(result, userdata, +answers, first, tokens, end, text, ...hidden, ...logits, +endRows, +here)
   const pausedAt = () => call.paused_at()
   const answersOf = (answer) => call.answers_of(answer)
   const startBatches = ({ result, userdata }, { count, size, pauseUs }) =>

@@ -70,6 +70,10 @@ const functions = {
   runtimeVersion(library) {
     return load.runtimeVersion().runtimeVersion(library)
   },
+  /** @type {typeof import('./inference/runtime-version.js').runtimeVersionAsync} */
+  async runtimeVersionAsync(library) {
+    return load.runtimeVersion().runtimeVersionAsync(library)
+  },
   /** @type {typeof import('./sharing/inbox.js').sendDmaBuf} */
   async sendDmaBuf(path, piece, message = undefined) {
     return load.inbox().sendDmaBuf(path, piece, message)

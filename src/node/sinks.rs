@@ -94,7 +94,7 @@ pub fn open_sink(env: &Env, request: SinkRequest, buffers: Vec<Unknown<'_>>) -> 
     };
     let slices = buffers.iter().filter_map(|buffer| slice_of(env, buffer)).collect::<Vec<_>>();
     let targets = [target("hiddenStates", request.hidden_states), target("logits", request.logits)];
-    let sink = Sink::new(request.ring as usize, targets, Box::new(move || pin(slices.clone()))).map_err(throw(env))?;
+    let sink = Sink::new(request.ring as usize, targets, Box::new(move || pin(&slices))).map_err(throw(env))?;
     let id = EnvData::of(env)?.id();
     let userdata = session::open(sink);
     let result = address(layout) as u64;
@@ -116,25 +116,31 @@ fn slice_of(env: &Env, buffer: &Unknown<'_>) -> Option<(Arc<Pool>, Slice)> {
     Allocation::at(address).find_map(|allocation| allocation.place())
 }
 
-/// Pins the slices of a session.
-fn pin(slices: Vec<(Arc<Pool>, Slice)>) -> crate::error::Result<Pin> {
+/// Pins the slices of a session, but those that the user has freed since: a run that does not need them goes on.
+fn pin(slices: &[(Arc<Pool>, Slice)]) -> crate::error::Result<Pin> {
     let unpin_all = |slices: Vec<(Arc<Pool>, Slice)>| {
         // A forced end of the pool has ended the pins too.
         slices.iter().for_each(|(pool, slice)| drop(unpin(pool, slice)));
     };
-    for (done, (pool, slice)) in slices.iter().enumerate() {
-        if let Err(error) = pool.pin_slice(slice.chunk, slice.region) {
-            unpin_all(slices[..done].to_vec());
-            return Err(error);
+    let mut pinned = Vec::with_capacity(slices.len());
+    for (pool, slice) in slices {
+        match pool.pin_slice(slice.chunk, slice.region) {
+            Ok(()) => pinned.push((Arc::clone(pool), *slice)),
+            Err(error) if error.code() == ErrorCode::BufferFreed => {}
+            Err(error) => {
+                unpin_all(pinned);
+                return Err(error);
+            }
         }
     }
-    let pinned = slices.clone();
-    // A session has one pool, whose reset and destroy wait for the write.
-    let while_live = move |write: &mut dyn FnMut()| {
-        let Some((pool, _)) = pinned.first() else { return false };
-        pool.while_pinned(pinned.iter().map(|(_, slice)| slice), write)
+    let live = pinned.clone();
+    // The pool's reset and destroy wait for the write.
+    let while_live = move |address: usize, write: &mut dyn FnMut()| {
+        let at = |slice: &Slice| (slice.address..slice.address + slice.padded as usize).contains(&address);
+        let Some((pool, slice)) = live.iter().find(|(_, slice)| at(slice)) else { return false };
+        pool.while_pinned([slice], write)
     };
-    Ok(Pin::new(while_live, move || unpin_all(slices)))
+    Ok(Pin::new(while_live, move || unpin_all(pinned)))
 }
 
 fn find(sink: f64) -> crate::error::Result<Arc<Sink>> {
@@ -193,10 +199,23 @@ pub fn sink_set_targets(sink: f64, hidden_states: Option<RowsTarget>, logits: Op
     }
 }
 
-/// Returns whether the runtime uses the session, as far as it is known.
+/// Lets the next rows overwrite those of the last result.
 #[napi(catch_unwind)]
-pub fn sink_is_running(sink: f64) -> bool {
-    find(sink).is_ok_and(|sink| sink.is_running())
+pub fn sink_rows_read(sink: f64) {
+    if let Ok(sink) = find(sink) {
+        sink.rows_read();
+    }
+}
+
+/// Ends a sink whose runtime is idle, as far as it is known. Returns false, and ends nothing, while a run is under way.
+#[napi(catch_unwind)]
+pub fn close_sink_if_idle(sink: f64) -> bool {
+    let userdata = SINKS.with(handle(sink), |sink| sink.userdata);
+    let idle = userdata.is_none_or(session::abandon_idle);
+    if idle {
+        SINKS.remove(handle(sink));
+    }
+    idle
 }
 
 /// Counters of a sink: calls, late, dropped, waits, wakes.

@@ -144,7 +144,7 @@ mod tests {
         let target = Target { name: "hiddenStates", address: array.as_mut_ptr() as usize, width: 4, rows: 1 };
         let pin = || {
             Ok(Pin::new(
-                |write| {
+                |_, write| {
                     write();
                     true
                 },

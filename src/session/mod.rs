@@ -22,4 +22,4 @@ mod utf8;
 
 pub use result::{Event, Pin, Pinner, SinkStats, Taken, Target, Wake, COLUMNS};
 pub use sink::{Sink, MIN_RING};
-pub use table::{abandon, find, open, release};
+pub use table::{abandon, abandon_idle, find, open, release};

@@ -7,8 +7,8 @@ use crate::error::{Error, Result};
 /// Numbers of one result: state, token id, rows, UTF-16 units of text, whether it has figures, and the five figures.
 pub const COLUMNS: usize = 10;
 
-/// Runs a write to pinned memory; returns false, and does not run it, if the memory is gone.
-type WhileLive = dyn Fn(&mut dyn FnMut()) -> bool + Send;
+/// Runs a write to pinned memory at an address; returns false, and does not run it, if that memory is gone.
+type WhileLive = dyn Fn(usize, &mut dyn FnMut()) -> bool + Send;
 
 /// Ends the pins of a session's memory when it drops.
 pub struct Pin {
@@ -17,10 +17,10 @@ pub struct Pin {
 }
 
 impl Pin {
-    /// `while_live` runs a write if the memory is still there, and keeps it there meanwhile. A forced end or a reset of
-    /// the pool ends pinned memory too.
+    /// `while_live` runs a write if the memory at its address is pinned still, and keeps it there meanwhile. A forced
+    /// end or a reset of the pool ends pinned memory too.
     pub fn new(
-        while_live: impl Fn(&mut dyn FnMut()) -> bool + Send + 'static,
+        while_live: impl Fn(usize, &mut dyn FnMut()) -> bool + Send + 'static,
         unpin: impl FnOnce() + Send + 'static,
     ) -> Self {
         Self { while_live: Box::new(while_live), unpin: Some(Box::new(unpin)) }

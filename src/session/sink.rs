@@ -134,14 +134,19 @@ impl Sink {
             }
             state.running = true;
         }
-        (state.reader, state.may_pause) = (true, may_pause);
+        // A reader of the next run has read the rows of the last one.
+        (state.reader, state.may_pause, state.rows_read) = (true, may_pause, false);
+        drop(state);
+        self.room.notify_all();
         Ok(())
     }
 
-    /// Ends to read. The rest of a run that has begun is dropped.
+    /// Ends to read. The rest of a run that has begun is dropped. Rows that came with the end of the run stay until
+    /// [`rows_read`](Self::rows_read) or the next [`attach`](Self::attach).
     pub fn detach(&self, at_end: bool) {
         let mut state = self.state();
-        (state.reader, state.rows_read, state.paused) = (false, false, false);
+        (state.reader, state.paused) = (false, false);
+        state.rows_read &= at_end;
         let wake = state.take_wake();
         if !at_end {
             state.leave_run();
@@ -149,6 +154,12 @@ impl Sink {
         drop(state);
         self.room.notify_all();
         wake.into_iter().for_each(|wake| wake());
+    }
+
+    /// Lets the next rows overwrite those of the last result.
+    pub fn rows_read(&self) {
+        self.state().rows_read = false;
+        self.room.notify_all();
     }
 
     /// Takes up to `most` results, up to the first one with rows or the end of a run. The rows of the last call count
@@ -206,7 +217,16 @@ impl Sink {
     /// Ends the sink: when this returns, no callback writes to the session's arrays. Returns whether a run is under
     /// way. `released`: the runtime has let go, so the memory is not pinned any longer.
     pub fn end(&self, released: bool) -> bool {
-        let mut state = self.state();
+        self.end_locked(self.state(), released)
+    }
+
+    /// Ends the sink unless a run is under way, which it returns. No run that begins meanwhile is missed.
+    pub(super) fn end_if_idle(&self) -> bool {
+        let state = self.state();
+        state.running || self.end_locked(state, false)
+    }
+
+    fn end_locked(&self, mut state: MutexGuard<'_, SinkState>, released: bool) -> bool {
         state.ended = true;
         state.targets = [None, None];
         state.ring.clear();
@@ -236,7 +256,7 @@ mod tests {
     use std::thread;
 
     use super::super::result::Pin;
-    use super::super::table::{abandon, find, open, release, remove_ended};
+    use super::super::table::{abandon, abandon_idle, find, open, release, remove_ended};
     use super::*;
     use crate::abi::rkllm::answer::{CONTINUE, PAUSE, RELEASE_OUTPUT};
     use crate::abi::rkllm::state::{FINISH, NORMAL};
@@ -251,7 +271,7 @@ mod tests {
             of_sink.fetch_add(1, Ordering::SeqCst);
             let pins = Arc::clone(&of_sink);
             Ok(Pin::new(
-                |write| {
+                |_, write| {
                     write();
                     true
                 },
@@ -309,6 +329,45 @@ mod tests {
         let handle = open(idle);
         abandon(handle);
         assert!(find(handle).is_none());
+    }
+
+    #[test]
+    fn a_sink_ends_either_idle_or_not_at_all() {
+        let (sink, pins) = sink(MIN_RING);
+        let handle = open(sink);
+        let sink = find(handle).unwrap();
+        call(&sink, NORMAL, 1, 0);
+        assert!(!abandon_idle(handle), "a run is under way");
+        call(&sink, FINISH, -1, 0);
+        sink.attach(false).unwrap();
+        assert_eq!(tokens(&sink.take(10)), [1, -1], "a refused end changes nothing");
+        assert!(abandon_idle(handle));
+        assert!(find(handle).is_none());
+        // The runtime's thread found the sink before its end.
+        call(&sink, NORMAL, 2, 1);
+        assert_eq!((sink.stats().late, pins.load(Ordering::SeqCst)), (1, 0));
+        assert!(abandon_idle(handle), "an ended sink is idle");
+    }
+
+    #[test]
+    fn rows_that_came_with_the_end_stay_until_they_were_read() {
+        let ways: [fn(&Sink); 2] = [Sink::rows_read, |sink| sink.attach(false).unwrap()];
+        for read in ways {
+            let (sink, _) = sink(MIN_RING);
+            sink.attach(false).unwrap();
+            call(&sink, FINISH, 1, 1);
+            assert_eq!(sink.take(10).rows[0][2], 1.0);
+            sink.detach(true);
+            thread::scope(|scope| {
+                let next = scope.spawn(|| call(&sink, NORMAL, 2, 1));
+                while sink.stats().waits == 0 {
+                    thread::yield_now();
+                }
+                assert_eq!(sink.stats().calls, 2, "the next rows wait");
+                read(&sink);
+                assert_eq!(next.join().unwrap(), RELEASE_OUTPUT);
+            });
+        }
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub(super) struct SinkState {
     pub(super) paused: bool,
     /// The arrays have the rows of a result in the ring.
     pub(super) rows_stored: bool,
-    /// The arrays have the rows of a result that the reader has taken and may still look at.
+    /// The arrays have the rows of a result that the reader has taken and may still look at: also after `finish`.
     pub(super) rows_read: bool,
     pub(super) ended: bool,
     pub(super) held: Option<Pin>,
@@ -121,8 +121,10 @@ impl SinkState {
                     .hint("make the session with the model's sizes, and rows for each token of the input"));
             }
             let mut write = || copy(rows, target);
-            if !self.held.as_ref().is_some_and(|held| (held.while_live)(&mut write)) {
-                return Err(Error::new(ErrorCode::BufferFreed, format!("{} was freed during the run", target.name)));
+            if !self.held.as_ref().is_some_and(|held| (held.while_live)(target.address, &mut write)) {
+                let message = format!("the runtime gave rows for {}, which was freed", target.name);
+                return Err(Error::new(ErrorCode::BufferFreed, message)
+                    .hint("free no array of a session by hand: dispose() frees all of them"));
             }
             most = most.max(rows.count.unsigned_abs());
         }

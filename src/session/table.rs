@@ -36,6 +36,16 @@ pub fn abandon(handle: Handle) {
     }
 }
 
+/// Ends and removes a sink whose runtime is idle. Returns false, and ends nothing, while a run is under way.
+pub fn abandon_idle(handle: Handle) -> bool {
+    let Some(sink) = find(handle) else { return true };
+    let busy = sink.end_if_idle();
+    if !busy {
+        release(handle);
+    }
+    !busy
+}
+
 /// Removes a sink that ended during a run, once the run is over.
 pub(super) fn remove_ended(handle: Handle, sink: &Sink) {
     if sink.is_over() {

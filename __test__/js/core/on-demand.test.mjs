@@ -49,6 +49,7 @@ const MODULES = {
   probeDevices: 'devices/probe.js',
   replayEventLog: 'replay/replay.js',
   runtimeVersion: 'inference/runtime-version.js',
+  runtimeVersionAsync: 'inference/runtime-version.js',
   sendDmaBuf: 'sharing/inbox.js',
   unpinDropped: 'pools/unpin-dropped.js',
 }

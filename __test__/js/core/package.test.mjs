@@ -36,7 +36,7 @@ const EXPORTS = [
   'planArena', 'planModels',
   'probeDevices',
   'replayEventLog',
-  'runtimeVersion',
+  'runtimeVersion', 'runtimeVersionAsync',
   'sendDmaBuf',
   'unpinDropped',
 ]

@@ -256,6 +256,98 @@ test('memory that the runtime uses is pinned, and its loss ends the run', { skip
   assert.ok(new Uint8Array(others).every((byte) => byte === 0))
 })
 
+test('rows that came with the end of a run are not overwritten by the next run', { skip }, async (t) => {
+  const session = open(t).createInferenceBuffers(SPEC)
+  const hidden = [4, 8]
+  const ways = [(results) => results.next(), (results) => results.return(), () => {}]
+  for (const letGo of ways) {
+    const results = session.results()
+    begin(session, { tokens: 0, hidden, first: 100, endRows: true })
+    const { value } = await results.next()
+    assert.deepEqual([value.state, value.rows], ['finish', 4])
+    await ended()
+    const kept = [...session.hiddenStates]
+    assert.equal(kept[1], 101)
+    begin(session, { tokens: 1, hidden, first: 500, endRows: true })
+    for (let at = 0; at < 20; at++) await turn()
+    assert.deepEqual([...session.hiddenStates], kept)
+    assert.equal(thread.running(), 1)
+    await letGo(results)
+    const rows = []
+    for await (const result of session.results()) rows.push([result.rows, session.hiddenStates[0]])
+    assert.deepEqual(rows, [[4, 0], [4, 500]])
+    await ended()
+  }
+  const stale = session.results()
+  begin(session, { tokens: 0, hidden, endRows: true })
+  await stale.next()
+  await ended()
+  const later = session.results()
+  begin(session, { tokens: 2, hidden })
+  await later.next()
+  await stale.return()
+  for (let at = 0; at < 20; at++) await turn()
+  assert.equal(session.hiddenStates[0], 0, 'an iterator of an earlier run lets no rows of this one go')
+  await later.return()
+  await ended()
+  session.dispose()
+})
+
+test('an array that the program frees by hand hinders no run that does not need it', { skip }, async (t) => {
+  const manager = open(t)
+  const session = manager.createInferenceBuffers(SPEC)
+  session.callbacks()
+  begin(session, { tokens: 2 })
+  assert.equal((await all(session.results())).length, 3)
+  manager.deallocate(session.embeddings)
+  manager.deallocate(session.hiddenStates)
+  for (const logits of [[0, 0], [2, 10]]) {
+    begin(session, { tokens: 2, logits })
+    const found = await all(session.results())
+    assert.deepEqual(found.map(({ rows }) => rows), [logits[0], logits[0], 0])
+  }
+  begin(session, { tokens: 2, hidden: [4, 8] })
+  assert.match((await rejects(all(session.results()), 'ERR_BUFFER_FREED')).message, /hiddenStates/)
+  await ended()
+  begin(session, { tokens: 2, end: -1, here: true })
+  refuses(() => manager.deallocate(session.tokens), 'ERR_BUFFER_BUSY')
+  begin(session, { tokens: 0, here: true })
+  session.dispose()
+  assertNothingLeft(manager)
+})
+
+test('results of no run keep a session until it is released, and the refusal says so', { skip }, (t) => {
+  const manager = open(t)
+  const session = manager.createInferenceBuffers(SPEC)
+  session.results().return()
+  assert.match(refuses(() => session.dispose(), 'ERR_BUFFER_BUSY').hint, /releaseCallbacks\(\).*if no run was started/)
+  session.releaseCallbacks()
+  session.dispose()
+  assertNothingLeft(manager)
+})
+
+test('a run that begins while the session ends is seen, or writes nothing', { skip }, async (t) => {
+  const manager = open(t)
+  let [seen, over] = [0, 0]
+  for (let round = 0; round < 300; round++) {
+    const session = manager.createInferenceBuffers(SPEC)
+    begin(session, { tokens: 1, hidden: [4, 8] })
+    for (let at = round % 4; at > 0; at--) await turn()
+    try {
+      session.dispose()
+      over++
+    } catch (error) {
+      assert.equal(error.code, 'ERR_BUFFER_BUSY')
+      seen++
+      assert.equal((await all(session.results())).at(-1).state, 'finish')
+      session.dispose()
+    }
+    await ended()
+  }
+  assert.equal(seen + over, 300)
+  assertNothingLeft(manager)
+})
+
 test('bad input is refused with what was wanted', { skip }, (t) => {
   const manager = open(t)
   const session = manager.createInferenceBuffers({ ...SPEC, header: '1.2.0' })

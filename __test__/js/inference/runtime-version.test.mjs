@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 
-import { runtimeVersion } from '../../../index.js'
+import { runtimeVersion, runtimeVersionAsync } from '../../../index.js'
 import { assertNothingLeft, needsCommand, open, refuses } from '../../support/helpers.mjs'
 
 const MACHINE = { x64: 62, arm64: 183 }[process.arch]
@@ -170,6 +170,51 @@ test('the header follows the library; a header of another is refused with both',
   refuses(() => headerOf({ library: 5 }), 'ERR_INVALID_ARG_TYPE')
   assertNothingLeft(manager)
 })
+
+test('the asynchronous twin finds and refuses the same, and reads nothing on the event loop', async (t) => {
+  const file = inFolder(t)
+  const format = '\0rkllm-runtime version: %s\0'
+  const paths = [
+    file(library(`${NOISE}\0rkllm-runtime version: 1.2.3\0${NOISE}`)),
+    file(library(`${'x'.repeat(2 ** 19)}\0librkllmrt version: 1.3.0\0`)),
+    file(library(`${format}\x001.1.4\0`)),
+    file(library('\0rkllm-runtime version: 1.2.3\0rkllm-runtime version: 1.2.1\0')),
+    file(library('', { machine: OTHER })),
+    file(Buffer.from('no library')),
+    file(library('text').subarray(0, 100)),
+    tmpdir(),
+    join(tmpdir(), 'rkllm-version-that-is-absent.so'),
+    '',
+    'a\0b',
+  ]
+  const wanted = paths.map((path) => outcome(() => runtimeVersion(path)))
+  assert.deepEqual(wanted.slice(0, 4), ['1.2.3', '1.3.0', '1.1.4', null])
+  assert.ok(wanted.slice(4).every(([code]) => /^ERR_/.test(code)))
+  const { readSync } = fs
+  fs.readSync = () => assert.fail('read on the event loop')
+  try {
+    for (const [at, path] of paths.entries()) {
+      const found = await runtimeVersionAsync(path).catch(refusalOf)
+      assert.deepEqual(found, wanted[at], path)
+    }
+    const session = await open(t).createInferenceBuffersAsync({ library: paths[0], maxTokens: 8 })
+    assert.equal(session.header, '1.2')
+    session.dispose()
+  } finally {
+    fs.readSync = readSync
+  }
+})
+
+/** The code and the text of a refusal; the names of the two functions are equal. */
+const refusalOf = ({ code, message }) => [code, message.replace('runtimeVersionAsync', 'runtimeVersion')]
+
+function outcome(call) {
+  try {
+    return call()
+  } catch (error) {
+    return refusalOf(error)
+  }
+}
 
 test('a sparse file of many GiB is refused by its head, and not read', (t) => {
   const file = inFolder(t)

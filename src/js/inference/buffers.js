@@ -12,7 +12,7 @@ const { inspectNonInstance } = require('../core/inspect-non-instance.js')
 const { check, invalid, kinds, outOfRange, formatValue } = require('../core/options.js')
 const { destroyPool, expectFull } = require('../pools/pool.js')
 const { setTimeout } = require('../core/runtime.js')
-const { readSpec } = require('./spec.js')
+const { readSpec, readSpecAsync } = require('./spec.js')
 const { Parameters } = require('./parameters.js')
 const { defaultSampling } = require('./sampling.js')
 const { ARRAYS, bytesOf, find, makeSet, setsOf, targetsOf } = require('./sets.js')
@@ -271,7 +271,9 @@ class InferenceBuffers {
           hint: 'unpin them as often as they were pinned, when native code is done with them',
         })
       }
-      this.#sink?.expectIdle()
+      // A run that begins now finds no session: no callback writes to the pool while it ends.
+      this.#sink?.closeIfIdle()
+      this.#sink = undefined
       destroyPool(this.#pool, true)
     }
     this.#sink?.close(false)
@@ -427,9 +429,9 @@ function makeInferenceBuffers(manager, options) {
  * @param {unknown} others
  */
 async function makeInferenceBuffersAsync(manager, options, others) {
-  const cancellable = { signal: kinds.signal }
-  const { signal: own, ...spec } = readSpec(options, cancellable)
-  const { signal = own } = check('createInferenceBuffersAsync', others, cancellable)
+  const { signal: other } = check('createInferenceBuffersAsync', others, { signal: kinds.signal })
+  const { signal: own, ...spec } = await readSpecAsync(options)
+  const signal = other ?? own
   const made = await manager.createMemoryPoolAsync({ ...poolOptions(spec), signal })
   const pool = /** @type {MemoryPool} */ (/** @type {unknown} */ (made))
   try {

@@ -21,6 +21,7 @@ const STATES = /** @type {const} */ (['normal', 'waiting', 'finish', 'error'])
  * @property {AbortSignal} [signal]
  * @property {() => void} [resume]
  * @property {(atEnd: boolean) => void} end
+ * @property {() => void} rowsRead lets the next rows overwrite those of the last result
  * @property {object} session
  */
 
@@ -38,6 +39,8 @@ class Results {
   #calls = 0
   /** @type {{ reason: unknown } | undefined} The failure after the batch, told once. */
   #failure
+  /** @type {(() => void) | undefined} Lets go of the rows that came with the end of the run. */
+  #rowsRead
 
   /**
    * @param {number} sink
@@ -71,12 +74,22 @@ class Results {
 
   /** @returns {Promise<IteratorResult<RKLLMResult, undefined>>} */
   async return() {
-    this.#end(false)
+    this.#leave()
     return { value: undefined, done: true }
   }
 
   async [Symbol.asyncDispose]() {
+    this.#leave()
+  }
+
+  #leave() {
     this.#end(false)
+    this.#letRowsGo()
+  }
+
+  #letRowsGo() {
+    this.#rowsRead?.()
+    this.#rowsRead = undefined
   }
 
   /** @returns {Promise<IteratorResult<RKLLMResult, undefined>>} */
@@ -89,7 +102,10 @@ class Results {
         throw reason
       }
       const reader = this.#reader
-      if (reader === undefined) return { value: undefined, done: true }
+      if (reader === undefined) {
+        this.#letRowsGo()
+        return { value: undefined, done: true }
+      }
       const taken = this.#takeOrEnd()
       if (this.#paused) {
         this.#paused = false
@@ -131,6 +147,7 @@ class Results {
         const hint = 'read its log: explainAll() knows many of its lines'
         const reason = memoryError('ERR_DEVICE_IO', 'the RKLLM runtime ended the run with an error', { hint })
         this.#failure = { reason }
+        this.#reader?.rowsRead()
         this.#end(true)
         break
       }
@@ -142,7 +159,10 @@ class Results {
         perf: numbers[row + HAS_PERF] === 0 ? null : perfOf(numbers, row + PERF),
       })
       begin = end
-      if (state === 'finish') this.#end(true)
+      if (state === 'finish') {
+        if (numbers[row + ROWS] > 0) this.#rowsRead = this.#reader?.rowsRead
+        this.#end(true)
+      }
     }
     this.#batch = batch
     this.#at = 0

@@ -14,6 +14,8 @@ const { Buffer } = require('../core/runtime.js')
 const { openError } = require('../core/system-errors.js')
 const { compareVersions, versionOf } = require('../core/versions.js')
 
+/** Non-blocking: a FIFO without a writer would hang the process. */
+const OPEN_FLAGS = fs.constants.O_RDONLY | fs.constants.O_NONBLOCK
 const PIECE = 1 << 18
 /** Longer than each text that is looked for: pieces overlap by it. */
 const OVERLAP = 512
@@ -48,6 +50,14 @@ const libraryPath = (name, value) => {
   return path
 }
 
+/**
+ * A step of a search: it asks for `length` bytes at `at`, and gets fewer at the end of the file. The same search runs
+ * on the event loop's thread and beside it.
+ *
+ * @template T
+ * @typedef {Generator<{ at: number, length: number }, T, Buffer>} Search
+ */
+
 /** @type {(path: string, message: string, hint: string) => import('../types/errors.js').MemoryError} */
 const refuse = (path, message, hint) => memoryError('ERR_UNSUPPORTED', `${path} ${message}`, { path, hint })
 
@@ -60,17 +70,66 @@ function runtimeVersion(library) {
   const path = libraryPath('runtimeVersion: library', library)
   let fd
   try {
-    // Non-blocking: a FIFO without a writer would hang the process.
-    fd = fs.openSync(path, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK)
-    const status = fs.fstatSync(fd)
-    if (!status.isFile()) throw refuse(path, 'is not a file', 'name the library itself: librkllmrt.so')
-    return versionIn(fd, readSegments(fd, path, status.size))
-  } catch (reason) {
-    const error = /** @type {NodeJS.ErrnoException} */ (reason)
-    throw error.syscall === undefined ? error : openError(path, error)
+    fd = fs.openSync(path, OPEN_FLAGS)
+    const search = versionOfFile(path, fs.fstatSync(fd))
+    let step = search.next()
+    while (!step.done) {
+      const bytes = Buffer.allocUnsafe(step.value.length)
+      step = search.next(bytes.subarray(0, read(fd, bytes, step.value.at)))
+    }
+    return step.value
+  } catch (error) {
+    throw readError(path, error)
   } finally {
     if (fd !== undefined) fs.closeSync(fd)
   }
+}
+
+/**
+ * Implements `runtimeVersionAsync`.
+ *
+ * @param {string} library
+ */
+async function runtimeVersionAsync(library) {
+  const path = libraryPath('runtimeVersionAsync: library', library)
+  let file
+  try {
+    file = await fs.promises.open(path, OPEN_FLAGS)
+    const search = versionOfFile(path, await file.stat())
+    let step = search.next()
+    while (!step.done) {
+      const { at, length } = step.value
+      const bytes = Buffer.allocUnsafe(length)
+      let got = 0
+      while (got < length) {
+        const { bytesRead } = await file.read(bytes, got, length - got, at + got)
+        if (bytesRead === 0) break
+        got += bytesRead
+      }
+      step = search.next(bytes.subarray(0, got))
+    }
+    return step.value
+  } catch (error) {
+    throw readError(path, error)
+  } finally {
+    await file?.close()
+  }
+}
+
+/** @type {(path: string, reason: unknown) => unknown} */
+const readError = (path, reason) => {
+  const error = /** @type {NodeJS.ErrnoException} */ (reason)
+  return error.syscall === undefined ? error : openError(path, error)
+}
+
+/**
+ * @param {string} path
+ * @param {fs.Stats} status
+ * @returns {Search<string | null>}
+ */
+function* versionOfFile(path, status) {
+  if (!status.isFile()) throw refuse(path, 'is not a file', 'name the library itself: librkllmrt.so')
+  return yield* versionIn(yield* readSegments(path, status.size))
 }
 
 /** @typedef {{ at: number, end: number }} Segment offsets in the file */
@@ -78,14 +137,13 @@ function runtimeVersion(library) {
 /**
  * Reads the head of an ELF library. Returns the segments that the loader maps read-only.
  *
- * @param {number} fd
  * @param {string} path
  * @param {number} size
- * @returns {Segment[]}
+ * @returns {Search<Segment[]>}
  */
-function readSegments(fd, path, size) {
+function* readSegments(path, size) {
   const again = 'copy or download librkllmrt.so again'
-  const head = read(fd, 0, ELF_HEADER)
+  const head = yield { at: 0, length: ELF_HEADER }
   if (head.length < 4 || head.readUInt32BE(0) !== 0x7f454c46)
     throw refuse(path, 'is not a library: it is no ELF file', 'name librkllmrt.so itself')
   if (head.length < ELF_HEADER) throw refuse(path, `is truncated: it has ${size} bytes`, again)
@@ -103,7 +161,7 @@ function readSegments(fd, path, size) {
   const [at, length, count] = [Number(head.readBigUInt64LE(32)), head.readUInt16LE(54), head.readUInt16LE(56)]
   if (count === 0 || length < PROGRAM_HEADER)
     throw refuse(path, 'is not a library: it has no segments to load', 'name librkllmrt.so itself')
-  const table = at < size ? read(fd, at, count * length) : head.subarray(0, 0)
+  const table = at < size ? yield { at, length: count * length } : head.subarray(0, 0)
   if (table.length < count * length) throw refuse(path, `is truncated: it has ${size} bytes`, again)
   /** @type {Segment[]} */
   const segments = []
@@ -142,24 +200,24 @@ function merge(segments) {
 /**
  * Returns the one version in the segments; null where there is none or more than one.
  *
- * @param {number} fd
  * @param {Segment[]} segments
+ * @returns {Search<string | null>}
  */
-function versionIn(fd, segments) {
+function* versionIn(segments) {
   /** @type {Set<string>} */
   const versions = new Set()
   let hasFormat = false
-  for (const { bytes, stop } of pieces(fd, segments)) {
+  yield* eachPiece(segments, (bytes, stop) => {
     // A search of bytes is several times as fast as making a text of them.
-    if (!SPELLINGS.some((spelling) => bytes.includes(spelling))) continue
+    if (!SPELLINGS.some((spelling) => bytes.includes(spelling))) return
     const text = bytes.toString('latin1')
     for (const found of text.matchAll(NAMED)) if (found.index < stop) versions.add(found[1])
     hasFormat ||= FORMAT.test(text)
-  }
+  })
   if (versions.size === 0 && hasFormat) {
-    for (const { bytes, stop } of pieces(fd, segments)) {
+    yield* eachPiece(segments, (bytes, stop) => {
       for (const found of bytes.toString('latin1').matchAll(ALONE)) if (found.index < stop) versions.add(found[1])
-    }
+    })
   }
   const [version] = versions
   return versions.size === 1 ? version : null
@@ -169,36 +227,36 @@ function versionIn(fd, segments) {
  * Reads the segments in pieces that overlap. A text that begins before `stop` is whole in its piece; the next piece has
  * the others.
  *
- * @param {number} fd
  * @param {Segment[]} segments
+ * @param {(bytes: Buffer, stop: number) => void} search
+ * @returns {Search<void>}
  */
-function* pieces(fd, segments) {
+function* eachPiece(segments, search) {
   for (const { at, end } of segments) {
     for (let from = at; from < end; from += PIECE - OVERLAP - MARGIN) {
-      const bytes = read(fd, from, Math.min(PIECE, end - from))
+      const bytes = yield { at: from, length: Math.min(PIECE, end - from) }
       const isLast = from + PIECE >= end || bytes.length === 0
-      yield { bytes, stop: isLast ? bytes.length : bytes.length - OVERLAP }
+      search(bytes, isLast ? bytes.length : bytes.length - OVERLAP)
       if (isLast) break
     }
   }
 }
 
 /**
- * Reads up to `length` bytes at `at`; fewer at the end of the file.
+ * Fills `bytes` from `at` on. Returns their count, less than all at the end of the file.
  *
  * @param {number} fd
+ * @param {Buffer} bytes
  * @param {number} at
- * @param {number} length
  */
-function read(fd, at, length) {
-  const bytes = Buffer.allocUnsafe(length)
+function read(fd, bytes, at) {
   let got = 0
-  while (got < length) {
-    const more = fs.readSync(fd, bytes, got, length - got, at + got)
+  while (got < bytes.length) {
+    const more = fs.readSync(fd, bytes, got, bytes.length - got, at + got)
     if (more === 0) break
     got += more
   }
-  return bytes.subarray(0, got)
+  return got
 }
 
 /** Versions of the runtime and their headers: from the first version, to before the next. */
@@ -210,15 +268,15 @@ const KNOWN = /** @type {Array<[first: number[], before: number[], header: RKLLM
 ])
 
 /**
- * Returns the header that a library was built with. Refuses one that contradicts `wanted`.
+ * Returns the header of a library of `version`. Refuses one that contradicts `wanted`.
  *
  * @param {string} what
  * @param {string} path
+ * @param {string | null} version
  * @param {RKLLMHeader | undefined} wanted
  * @returns {RKLLMHeader}
  */
-function headerOfLibrary(what, path, wanted) {
-  const version = runtimeVersion(path)
+function headerOfLibrary(what, path, version, wanted) {
   if (version === null) {
     if (wanted !== undefined) return wanted
     throw refuse(path, 'does not say its version', 'give header, by the rkllm.h that it came with')
@@ -241,4 +299,4 @@ function headerOfLibrary(what, path, wanted) {
   return header
 }
 
-module.exports = { headerOfLibrary, libraryPath, runtimeVersion }
+module.exports = { headerOfLibrary, libraryPath, runtimeVersion, runtimeVersionAsync }

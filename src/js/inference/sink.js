@@ -53,6 +53,8 @@ class Sink {
   #header
   #addresses
   #reading = false
+  /** @type {object | undefined} The last reader, whose rows the arrays may hold. */
+  #reader
 
   /**
    * @param {object} session
@@ -80,13 +82,19 @@ class Sink {
     return this.#addresses
   }
 
-  /** Throws while the runtime uses the session's memory, as far as it is known. Else no callback writes there. */
-  expectIdle() {
-    if (native.sinkIsRunning(this.#sink)) {
+  /**
+   * Ends the sink, and from then on no callback writes to the session's memory. Throws, and ends nothing, while the
+   * runtime uses that memory, as far as it is known.
+   */
+  closeIfIdle() {
+    if (!native.closeSinkIfIdle(this.#sink)) {
       throw memoryError('ERR_BUFFER_BUSY', 'the runtime uses these buffers: nothing was freed', {
-        hint: 'abort the run and read results() to the end, or call releaseCallbacks() after rkllm_destroy',
+        hint:
+          'abort the run and read results() to its end; ' +
+          'or call releaseCallbacks(), after rkllm_destroy or if no run was started',
       })
     }
+    dropped.unregister(this)
   }
 
   /** Calls of the callbacks, and what became of them. For tests. */
@@ -123,10 +131,19 @@ class Sink {
       this.#reading = false
       native.sinkDetach(this.#sink, atEnd)
     }
-    return results(this.#sink, { signal, resume, end, session })
+    const rowsRead = () => {
+      if (this.#reader === reader) native.sinkRowsRead(this.#sink)
+    }
+    const reader = { signal, resume, end, rowsRead, session }
+    this.#reader = reader
+    return results(this.#sink, reader)
   }
 
-  /** @param {boolean} released whether the runtime has let go of the memory */
+  /**
+   * Ends the sink. The pool is gone, or the runtime has let go of the memory.
+   *
+   * @param {boolean} released whether the runtime has let go
+   */
   close(released) {
     dropped.unregister(this)
     native.closeSink(this.#sink, released)

@@ -5,7 +5,7 @@
 const { memoryError } = require('../core/errors.js')
 const { check, integer, invalid, kinds, outOfRange, formatValue } = require('../core/options.js')
 const { headers } = require('./layouts.js')
-const { headerOfLibrary, libraryPath } = require('./runtime-version.js')
+const { headerOfLibrary, libraryPath, runtimeVersion, runtimeVersionAsync } = require('./runtime-version.js')
 
 const WHAT = 'createInferenceBuffers'
 /** The default of `header`: the latest version. */
@@ -187,21 +187,47 @@ function rows(name, asked, fallback, rowLength, rowName) {
 }
 
 /**
- * Checks a spec.
+ * Checks a spec. Reads its library.
  *
  * @param {unknown} options
- * @param {{ signal?: Validator<AbortSignal> }} [cancellable] the schema of a spec that may have a signal too
- * @returns the spec with its defaults, and `parts`: the arrays of one set
  */
-function readSpec(options, cancellable) {
+function readSpec(options) {
+  const checked = checkSpec(options, {})
+  return specOf(checked, checked.library === undefined ? null : runtimeVersion(checked.library))
+}
+
+/**
+ * Checks a spec that may have a signal too. Reads its library without blocking the event loop.
+ *
+ * @param {unknown} options
+ */
+async function readSpecAsync(options) {
+  const checked = checkSpec(options, { signal: kinds.signal })
+  const version = checked.library === undefined ? null : await runtimeVersionAsync(checked.library)
+  return { ...specOf(checked, version), signal: checked.signal }
+}
+
+/**
+ * @param {unknown} options
+ * @param {{ signal?: Validator<AbortSignal> }} cancellable
+ */
+function checkSpec(options, cancellable) {
   if (options === undefined) throw invalid(`${WHAT} needs a spec`)
-  const checked = check(WHAT, options, /** @type {typeof schema & { signal: Validator<AbortSignal> }} */ ({
+  return check(WHAT, options, /** @type {typeof schema & { signal: Validator<AbortSignal> }} */ ({
     ...schema,
     ...cancellable,
   }))
+}
+
+/**
+ * @param {ReturnType<typeof checkSpec>} checked
+ * @param {string | null} version that of the library; null where it carries none
+ * @returns the spec with its defaults, and `parts`: the arrays of one set
+ */
+function specOf(checked, version) {
   const { contextLength, hiddenSize, vocabSize, image, crossAttention, library, loraAdapters = LORA_ADAPTERS } = checked
   const header =
-    library === undefined ? (checked.header ?? NEWEST) : headerOfLibrary(WHAT, library, checked.header)
+    library === undefined ? (checked.header ?? NEWEST) : headerOfLibrary(WHAT, library, version, checked.header)
   const {
     maxTokens = contextLength,
     embeddings = hiddenSize !== undefined && maxTokens !== undefined,
@@ -267,8 +293,6 @@ function readSpec(options, cancellable) {
   const shapes = { inputs: Object.create(null), outputs: Object.create(null) }
   for (const { name: own, group, shape } of parts) (group === '' ? shapes : shapes[group])[own] = shape
   Object.values(shapes).forEach(Object.freeze)
-  /** @type {{ signal?: AbortSignal }} */
-  const others = { signal: checked.signal }
   return {
     kind,
     header,
@@ -287,7 +311,6 @@ function readSpec(options, cancellable) {
     rknnOutputs,
     parts,
     shapes: Object.freeze(shapes),
-    ...others,
   }
 }
 
@@ -310,4 +333,4 @@ function tensorPart({ name, shape, dtype }, group, written) {
   return made
 }
 
-module.exports = { dtypes, formats, readSpec }
+module.exports = { dtypes, formats, readSpec, readSpecAsync }

@@ -238,7 +238,11 @@ export interface RKLLMResult {
   text: string
   /** The token; -1 where the runtime gave none. */
   tokenId: number
-  /** Rows that were written to `logits` or `hiddenStates` of the session, from the first. They stay until `next`. */
+  /**
+   * Rows that were written to `logits` or `hiddenStates` of the session, from the first. They stay until the next call
+   * of `next` or `return`. Those of 'finish' stay too, or until `results` is called for the next run. A run that has the
+   * next rows before that waits.
+   */
   rows: number
   /** Figures of the run, from header 1.2 with 'finish'; null elsewhere. */
   perf: {
@@ -394,16 +398,16 @@ export interface InferenceSession extends InferenceArrays {
    * the ring. A reader that stops early drops the rest of the run.
    *
    * Throws when the run fails: ERR_DEVICE_IO if the runtime says 'error', ERR_OUT_OF_RANGE for rows or text that do not
-   * fit, ERR_BUFFER_BUSY if the ring was full and the run blocked the event loop.
+   * fit, ERR_BUFFER_BUSY if the ring was full, or the last rows were not read yet, and the run blocked the event loop,
+   * ERR_BUFFER_FREED for rows whose array the program has freed by hand.
    *
    * @throws ERR_BUFFER_BUSY: the results are being read already.
    * @throws ERR_UNSUPPORTED: `resume` before header 1.2.
    */
   results(options?: RKLLMResultOptions): AsyncIterableIterator<RKLLMResult>
   /**
-   * States that the runtime has let go of the session: rkllm_destroy has returned. A read of results throws
-   * ERR_BUFFER_FREED. A later
-   * `callbacks()` makes others.
+   * States that the runtime has let go of the session: rkllm_destroy has returned, or no run was started. A read of
+   * results throws ERR_BUFFER_FREED. A later `callbacks()` makes others.
    */
   releaseCallbacks(): void
   /** Makes `dispose` throw ERR_BUFFER_BUSY until `unpin`, for as long as native code runs. Pins nest. */
@@ -415,7 +419,8 @@ export interface InferenceSession extends InferenceArrays {
    */
   unpin(): void
   /**
-   * Frees all of the memory and detaches the arrays. Idempotent.
+   * Frees all of the memory and detaches the arrays. Idempotent. A run that begins at the same time either is seen, and
+   * nothing is freed, or finds no session, and its callbacks do nothing.
    *
    * @throws ERR_BUFFER_BUSY: pinned, or a run is under way: from the first callback, or `results()`, up to 'finish' or
    * 'error'.
@@ -435,6 +440,12 @@ export interface InferenceSession extends InferenceArrays {
  * @throws ERR_OUT_OF_RANGE: the path is empty or has a NUL.
  */
 export function runtimeVersion(library: string): string | null
+
+/**
+ * Returns the version like {@link runtimeVersion}, without blocking the event loop while the file is read.
+ * `createInferenceBuffersAsync` reads its `library` like this.
+ */
+export function runtimeVersionAsync(library: string): Promise<string | null>
 
 /** Whether a spec surely has the option `K`: true, or false where it may be left out. */
 type Has<S, K extends PropertyKey> = K extends keyof S

@@ -386,7 +386,8 @@ export class MemoryManager extends EventEmitter {
   createInferenceBuffers(spec: InferenceSpec): InferenceBuffers
 
   /**
-   * Allocates like {@link createInferenceBuffers}, off the JavaScript thread. Waits at limits, and ends at an abort, as
+   * Allocates like {@link createInferenceBuffers}, off the JavaScript thread, which does not wait for the reading of
+   * `library` either. Waits at limits, and ends at an abort, as
    * {@link allocateNPUMemoryAsync} does. `signal` may be part of the spec, or of `options`.
    */
   createInferenceBuffersAsync<S extends InferenceSpec>(
