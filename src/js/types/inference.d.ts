@@ -240,8 +240,8 @@ export interface RKLLMResult {
   tokenId: number
   /**
    * Rows that were written to `logits` or `hiddenStates` of the session, from the first. They stay until the next call
-   * of `next` or `return`. Those of 'finish' stay too, or until `results` is called for the next run. A run that has the
-   * next rows before that waits.
+   * of `next` or `return`. Those of 'finish' stay too, or until `results` is called for the next run. A run that has
+   * the next rows before that waits.
    */
   rows: number
   /** Figures of the run, from header 1.2 with 'finish'; null elsewhere. */
