@@ -22,6 +22,8 @@ function randomOf(seed) {
   }
 }
 
+const NONE = { ram: 0, npu: 0, domains: new Map() }
+
 /** Carries out commands as a perfect shell would, and checks each against the invariants. */
 class World {
   loading = new Map()
@@ -30,23 +32,91 @@ class World {
   stuck = new Set()
   waiting = new Map()
   leases = new Map()
-  counts = { grant: 0, deadline: 0, cancelled: 0, failed: 0, died: 0, 'never-fits': 0 }
+  counts = { grant: 0, deadline: 0, cancelled: 0, failed: 0, died: 0, 'never-fits': 0, evicted: 0, preloaded: 0 }
   now = 0
+  /** What each model takes: bytes of RAM, and of each domain. */
+  places = new Map()
+  measured = new Map()
+  others = NONE
 
   constructor(options) {
     this.options = options
     this.core = new ResidencyCore(options)
   }
+  /** Adds up by itself what is taken, and not by the core's figures. */
+  place(name, domain) {
+    const { ram, npu: npuLimit = Infinity, domains = [], models } = this.options
+    const { npu, ram: own, spread = null, group = null, domain: only = null } = this.sizeOf(name)
+    assert.equal(domain === null, domains.length === 0)
+    assert.ok(only === null || only === domain, `${name} is in domain ${domain}, and may be in ${only} only`)
+    const pieces = new Map()
+    let rest = domain === null ? 0 : npu
+    for (let id = domain; rest > 0; id++) {
+      assert.ok(id < domains.length, `${name} continues in domain ${id}, which is not there`)
+      const bytes = npu <= domains[domain].limit ? rest : Math.min(rest, spread ?? 0, domains[id].limit)
+      assert.ok(bytes > 0, `${name} has no room in domain ${id}`)
+      pieces.set(id, bytes)
+      rest -= bytes
+    }
+    this.places.set(name, { ram: own, npu, pieces, domain })
+    const taken = (of) => [...this.places.values()].reduce((sum, place) => sum + of(place), 0)
+    assert.ok(taken((place) => place.ram) + this.others.ram <= ram, `RAM is over-committed by ${name}`)
+    assert.ok(taken((place) => place.npu) + this.others.npu <= npuLimit, `NPU memory is over-committed by ${name}`)
+    for (const [id] of pieces) {
+      const bytes = taken((place) => place.pieces.get(id) ?? 0) + (this.others.domains.get(id) ?? 0)
+      assert.ok(bytes <= domains[id].limit, `domain ${id} is over-committed by ${name}`)
+    }
+    for (const mate of models.filter((each) => group !== null && each.group === group))
+      assert.equal(this.places.get(mate.name)?.domain ?? domain, domain, `${mate.name} and ${name} are apart`)
+  }
+  sizeOf(name) {
+    return { ...this.options.models.find((model) => model.name === name), ...this.measured.get(name) }
+  }
+  /** What stays of a model's place; nothing without `stuck`. */
+  leave(name, stuck) {
+    const place = this.places.get(name)
+    this.places.delete(name)
+    if (!stuck) return
+    const pieces = new Map()
+    let rest = stuck.npu
+    for (const [id, bytes] of place.pieces) {
+      pieces.set(id, Math.min(rest, bytes))
+      rest -= pieces.get(id)
+    }
+    this.places.set(name, { ...place, ...stuck, pieces })
+  }
+  /** Others hold some memory. */
+  setOthers(others) {
+    this.others = { ...NONE, ...others }
+    const { ram, npu = Infinity, domains = [] } = this.options
+    this.apply(this.core.setRoom({ ram, npu, domains, others: this.others }, this.now))
+  }
+  measure(name, bytes) {
+    this.measured.set(name, bytes)
+    const { domains = [] } = this.options
+    const place = this.places.get(name)
+    if (this.ready.has(name)) {
+      Object.assign(place, bytes)
+      if (domains.length > 0 && place.pieces.size < 2) place.pieces = new Map([[place.domain, bytes.npu]])
+    }
+    this.apply(this.core.measured(name, bytes, this.now))
+  }
   request(id, name, more = {}) {
     this.waiting.set(id, { name, ...more })
     this.apply(this.core.request({ id, name, now: this.now, ...more }))
   }
+  preload(id, name, more = {}) {
+    this.waiting.set(id, { name, preload: true, ...more })
+    this.apply(this.core.preload({ id, name, now: this.now, ...more }))
+  }
   apply(commands) {
-    for (const { type, name, id, reason } of commands) {
+    for (const command of commands) {
+      const { type, name, id, reason } = command
       if (type === 'load') {
         assert.ok(!this.loading.has(name) && !this.ready.has(name) && !this.unloading.has(name), `${name} loads once`)
         assert.ok(!this.stuck.has(name), `${name} is stuck and is loaded`)
         this.loading.set(name, { cancelled: false })
+        this.place(name, command.domain)
       } else if (type === 'cancel-load') {
         assert.equal(this.loading.get(name)?.cancelled, false)
         this.loading.get(name).cancelled = true
@@ -54,7 +124,13 @@ class World {
         assert.ok(this.ready.delete(name), `${name} is unloaded from ready`)
         assert.ok(![...this.leases.values()].includes(name), `${name} is unloaded under a lease`)
         this.unloading.add(name)
+      } else if (type === 'preloaded') {
+        assert.ok(this.ready.has(name), `${name} is preloaded and not ready`)
+        assert.equal(this.waiting.get(id)?.preload, true)
+        this.waiting.delete(id)
+        this.counts.preloaded += 1
       } else if (type === 'grant') {
+        assert.ok(!this.waiting.get(id)?.preload)
         assert.ok(this.ready.has(name), `${name} is granted and not ready`)
         assert.equal(this.waiting.get(id)?.name, name)
         assert.ok((this.waiting.get(id).deadline ?? Infinity) > this.now, 'granted after its deadline')
@@ -62,7 +138,8 @@ class World {
         this.leases.set(id, name)
         this.counts.grant += 1
       } else {
-        assert.ok(this.waiting.delete(id) || (reason === 'died' && this.leases.delete(id)), `${id} is rejected once`)
+        const isLost = ['died', 'evicted'].includes(reason) && this.leases.delete(id)
+        assert.ok(isLost || this.waiting.delete(id), `${id} is rejected once`)
         this.counts[reason] += 1
       }
     }
@@ -70,9 +147,13 @@ class World {
   }
   check() {
     const { ram, npu, domains, models } = this.core.stats()
-    assert.ok(ram.reserved <= ram.limit && ram.reserved >= 0, `${ram.reserved} of ${ram.limit} are reserved`)
-    for (const { reserved, limit } of domains) assert.ok(reserved <= limit && reserved >= 0)
-    assert.ok(npu.reserved <= npu.limit && npu.reserved >= 0, `${npu.reserved} of ${npu.limit} are reserved`)
+    const taken = (of) => [...this.places.values()].reduce((sum, place) => sum + of(place), 0)
+    assert.equal(ram.reserved, taken((place) => place.ram), 'the core counts what is taken')
+    assert.equal(npu.reserved, taken((place) => place.npu))
+    for (const { id, reserved } of domains) assert.equal(reserved, taken((place) => place.pieces.get(id) ?? 0))
+    // A second look finds nothing to do, and neither does one before the core's next time.
+    for (const at of [this.now, Math.max(this.now, Math.min(this.core.wakeAt - 0.5, this.now + 1e6))])
+      assert.deepEqual(this.core.tick(at), [], `an event was not followed up at ${this.now}, ${at}`)
     for (const { name, state, waiting, leases, reserved } of models) {
       assert.equal(state === 'loading', this.loading.has(name), `${name} is ${state}`)
       assert.equal(state === 'ready', this.ready.has(name), `${name} is ${state}`)
@@ -90,17 +171,20 @@ class World {
     this.ready.add(name)
     this.apply(this.core.loaded(name, this.now, ms))
   }
-  loadFailed(name) {
+  loadFailed(name, retry = true) {
     this.loading.delete(name)
-    this.apply(this.core.loadFailed(name, this.now))
+    this.leave(name)
+    this.apply(this.core.loadFailed(name, this.now, undefined, { retry }))
   }
   unloaded(name, stuck) {
     this.unloading.delete(name)
+    this.leave(name, stuck)
     if (stuck) this.stuck.add(name)
     this.apply(this.core.unloaded(name, this.now, stuck))
   }
   recovered(name) {
     this.stuck.delete(name)
+    this.leave(name)
     this.apply(this.core.recovered(name, this.now))
   }
   died(name) {
@@ -114,16 +198,13 @@ class World {
   cancel(id) {
     this.apply(this.core.cancel(id, this.now))
   }
-  /** Others hold some memory, in the first domain too. */
-  setOthers({ ram, npu, domain }) {
-    const { domains = [] } = this.options
-    const others = { ram, npu, domains: new Map(domains.slice(0, 1).map(({ id }) => [id, domain])) }
-    const { ram: limit, npu: npuLimit = Infinity } = this.options
-    this.apply(this.core.setRoom({ ram: limit, npu: npuLimit, domains, others }, this.now))
+  /** Goes on to the time at which the core has something to do by itself. */
+  wake() {
+    this.now = Math.max(this.now, this.core.wakeAt)
+    this.apply(this.core.tick(this.now))
   }
   /** Lets everything under way end well; fails if requests are left. */
   drain() {
-    this.setOthers({ ram: 0, npu: 0, domain: 0 })
     for (let turn = 0; turn < 10_000; turn++) {
       const [loading] = this.loading.entries()
       const [unloading] = this.unloading
@@ -135,6 +216,7 @@ class World {
       else if (stuck) this.recovered(stuck)
       else if (lease !== undefined) this.release(lease)
       else if (this.waiting.size === 0) return
+      else if (this.core.wakeAt < Infinity) this.wake()
       else assert.fail(`${this.waiting.size} wait and nothing is under way: ${JSON.stringify(this.core.stats())}`)
     }
     assert.fail('livelock: 10,000 events did not serve the requests')
@@ -151,7 +233,10 @@ function randomWorld(random) {
     npu: random(50),
     concurrency: 1 + random(3),
     keepAliveMs: pick(random, [0, 50, 5000]),
+    priority: random(3) === 0 ? random(3) : 0,
     domain: domains.length > 0 && random(6) === 0 ? 0 : null,
+    group: random(4) === 0 ? 'g' : null,
+    spread: random(3) === 0 ? 15 : null,
     pinned: random(5) === 0,
   }))
   const npu = pick(random, [Infinity, 30 + random(60)])
@@ -165,21 +250,34 @@ function randomStep(world, random, id) {
   const one = (items) => (items.length === 0 ? undefined : pick(random, items))
   if (act < 35) {
     const more = { priority: random(3), deadline: random(3) === 0 ? world.now + random(200) : Infinity }
-    return world.request(id, pick(random, models).name, more)
+    return random(8) === 0 ? world.preload(id, pick(random, models).name, more)
+      : world.request(id, pick(random, models).name, more)
   }
   const loading = one([...world.loading.keys()])
   const unloading = one([...world.unloading])
   const stuck = one([...world.stuck])
   const lease = one([...world.leases.keys()])
   const ready = one([...world.ready])
-  if (act < 55 && loading) return random(6) === 0 ? world.loadFailed(loading) : world.loaded(loading, random(1000))
+  if (act < 55 && loading) {
+    if (random(6) === 0) return world.loadFailed(loading, random(4) > 0)
+    return world.loaded(loading, random(1000))
+  }
   if (act < 68 && unloading) return world.unloaded(unloading, random(10) === 0 ? { ram: 1, npu: 0 } : undefined)
   if (act < 85 && lease !== undefined) return world.release(lease)
   if (act < 89 && stuck) return world.recovered(stuck)
   if (act < 91 && ready) return world.died(ready)
   if (act < 93 && world.waiting.size > 0) return world.cancel(one([...world.waiting.keys()]))
-  if (act < 95 && ready) return world.apply(world.core.evict(ready, world.now))
-  if (act < 97) return world.setOthers({ ram: random(40), npu: random(40), domain: random(40) })
+  if (act < 95 && ready) {
+    const how = pick(random, [{}, { drain: true }, { force: true }])
+    return world.apply(world.core.evict(ready, world.now, 'asked', how))
+  }
+  if (act < 96) return world.apply(world.core.evict(pick(random, models).name, world.now, 'asked', { force: true }))
+  if (act < 97) return world.apply(world.core.pressure(random(60), world.now))
+  if (act < 98) return world.measure(pick(random, models).name, { ram: 1 + random(60), npu: random(50) })
+  if (act < 99) {
+    const domains = new Map(world.options.domains.map(({ id }) => [id, random(30)]))
+    return world.setOthers({ ram: random(60), npu: random(40), domains })
+  }
   return world.apply(world.core.tick(world.now))
 }
 
@@ -192,10 +290,11 @@ test(`${STEPS} random steps keep bytes, states, one load a model, and progress`,
     try {
       for (let step = 0; step < STEPS_OF_RUN; step++) {
         randomStep(world, random, step)
-        // By its deadline a request has been served, refused or cancelled.
+        // By its deadline, a request has been served, refused or cancelled.
         world.apply(world.core.tick(world.now))
         for (const { deadline = Infinity } of world.waiting.values()) assert.ok(deadline > world.now)
       }
+      world.setOthers({})
       world.drain()
     } catch (error) {
       error.message = `seed ${seed}: ${error.message}`
@@ -238,6 +337,7 @@ test('a queued model does not hold up requests for a loaded one that stays', () 
     world.loaded(name)
   }
   world.release(0)
+  world.now = 100
   world.request(2, 'c')
   assert.ok(world.unloading.has('a'))
   world.release(1)
@@ -250,6 +350,7 @@ test('memory that did not come back stays accounted, and is not given out (omlx#
   world.request(1, 'a')
   world.loaded('a')
   world.release(1)
+  world.now = 100
   world.request(2, 'b')
   world.unloaded('a', { ram: 3, npu: 0 })
   assert.equal(world.core.stats().ram.reserved, 3)
@@ -300,18 +401,137 @@ test('a load is no use: a model that is loaded again is not valued for it', () =
   world.request(3, 'b')
   world.loaded('b', 999)
   world.release(3)
+  world.now = 2000
   world.request(4, 'c')
   assert.ok(world.unloading.has('b'), 'both were used twice, and "b" loads a little faster')
 })
 
+test('a model that is preloaded is loaded once, without a lease, and stays for its keep-alive', () => {
+  const world = two({ keepAliveMs: 1000 })
+  world.preload(1, 'a')
+  world.preload(2, 'a')
+  world.loaded('a')
+  assert.deepEqual([world.counts.preloaded, world.leases.size, world.core.stats().models[0].loads], [2, 0, 1])
+  assert.equal(world.core.wakeAt, 1000)
+  world.request(3, 'a')
+  assert.equal(world.leases.get(3), 'a')
+})
+
+test('a forced eviction rejects leases and waiting requests; a draining one waits for the leases', () => {
+  const world = two()
+  for (const id of [1, 2]) world.request(id, 'a')
+  world.loaded('a')
+  world.apply(world.core.evict('a', world.now, 'asked', { drain: true }))
+  assert.ok(world.ready.has('a'))
+  world.release(1)
+  assert.deepEqual([world.unloading.has('a'), world.leases.size, world.waiting.size], [true, 0, 1])
+  world.unloaded('a')
+  world.loaded('a')
+  world.request(3, 'a')
+  world.apply(world.core.evict('a', world.now, 'asked', { force: true }))
+  assert.deepEqual([world.unloading.has('a'), world.counts.evicted, world.waiting.size], [true, 2, 0])
+})
+
+test('pressure evicts idle models for the bytes asked for, and counts those on their way (omlx#2179)', () => {
+  const models = [['a', 3], ['b', 4], ['c', 5]].map(([name, ram]) => ({ name, ram, npu: 0 }))
+  const world = new World({ ram: 12, models })
+  for (const [id, { name }] of models.entries()) {
+    world.request(id, name)
+    world.loaded(name)
+  }
+  for (const id of [0, 1]) world.release(id)
+  world.apply(world.core.pressure(4, world.now))
+  assert.deepEqual([...world.unloading], ['b'])
+  world.apply(world.core.pressure(4, world.now))
+  assert.deepEqual([...world.unloading], ['b'], 'a second report of the same pressure evicts nothing more')
+  world.apply(world.core.pressure(100, world.now))
+  assert.deepEqual([...world.unloading], ['b', 'a'], 'the busy one stays')
+})
+
+test('models of a group share a domain, which has room for all of them', () => {
+  const models = [['x', 30, null], ['words', 25, 'vl'], ['eyes', 25, 'vl']].map(([name, npu, group]) => ({
+    name, npu, group, ram: 1,
+  }))
+  const world = new World({ ram: 100, models, domains: [{ id: 0, limit: 60 }, { id: 1, limit: 90 }] })
+  for (const [id, { name }] of models.entries()) {
+    world.request(id, name)
+    world.loaded(name)
+  }
+  const domains = Object.fromEntries(world.core.stats().models.map(({ name, domain }) => [name, domain]))
+  assert.deepEqual(domains, { x: 0, words: 1, eyes: 1 })
+})
+
+test('a model that no domain holds continues in the next ones', () => {
+  const models = [{ name: 'a', ram: 1, npu: 70, spread: 40 }, { name: 'b', ram: 1, npu: 25 }]
+  const domains = [{ id: 0, limit: 50 }, { id: 1, limit: 50 }]
+  const world = new World({ ram: 10, models, domains })
+  world.request(1, 'a')
+  world.loaded('a')
+  assert.deepEqual(world.core.stats().domains.map(({ reserved }) => reserved), [40, 30])
+  world.release(1)
+  world.now = 100
+  world.request(2, 'b')
+  assert.ok(world.unloading.has('a'))
+  const [a] = new ResidencyCore({ models: [{ ...models[0], spread: null }], ram: 10, domains })
+    .request({ id: 1, name: 'a', now: 0 })
+  assert.equal(a.reason, 'never-fits')
+})
+
+test('placement keeps a domain for a pinned model that is not loaded yet', () => {
+  const models = [{ name: 'a', ram: 1, npu: 30 }, { name: 'p', ram: 1, npu: 38, pinned: true }]
+  const world = new World({ ram: 10, models, domains: [{ id: 0, limit: 40 }, { id: 1, limit: 35 }] })
+  world.request(1, 'a')
+  world.loaded('a')
+  world.request(2, 'p')
+  assert.deepEqual([world.unloading.size, world.places.get('a').domain, world.places.get('p').domain], [0, 1, 0])
+})
+
+test('a plan says what would be evicted and where models would be, and changes nothing', () => {
+  const models = [['a', 6], ['b', 5], ['c', 4]].map(([name, ram]) => ({ name, ram, npu: ram }))
+  const world = new World({ ram: 12, models, domains: [{ id: 0, limit: 6 }, { id: 1, limit: 6 }] })
+  world.request(1, 'c')
+  world.loaded('c')
+  world.release(1)
+  const before = world.core.stats()
+  assert.deepEqual(world.core.plan(['a'], 0), { evict: [], placements: [{ model: 'a', domain: 1, bytes: 6, ram: 6 }] })
+  assert.deepEqual(world.core.plan(['a', 'b'], 0), {
+    evict: ['c'],
+    placements: [{ model: 'a', domain: 0, bytes: 6, ram: 6 }, { model: 'b', domain: 1, bytes: 5, ram: 5 }],
+  })
+  assert.equal(world.core.plan(['a', 'b', 'c'], 0), null)
+  assert.deepEqual(world.core.stats(), before)
+})
+
+test('a failed load is tried again once, after idle models went', () => {
+  const models = [['a', 4], ['b', 4], ['c', 4]].map(([name, ram]) => ({ name, ram, npu: 0 }))
+  const world = new World({ ram: 12, models })
+  for (const [id, name] of ['a', 'b'].entries()) {
+    world.request(id, name)
+    world.loaded(name)
+    world.release(id)
+  }
+  world.request(2, 'c')
+  world.loadFailed('c')
+  // With "a" gone there would be room for "c" twice.
+  assert.deepEqual([world.unloading.size, world.loading.size, world.counts.failed], [1, 0, 0])
+  world.unloaded([...world.unloading][0])
+  assert.ok(world.loading.has('c'))
+  world.loadFailed('c')
+  assert.deepEqual([world.counts.failed, world.unloading.size], [1, 0])
+  world.request(3, 'c')
+  world.loadFailed('c', false)
+  assert.deepEqual([world.counts.failed, world.unloading.size], [2, 0], 'a load that more room does not help')
+})
+
 test('memory of others delays a load, and refuses none', () => {
   const models = [{ name: 'a', ram: 8, npu: 8 }]
-  for (const others of [{ ram: 3, npu: 0, domain: 0 }, { ram: 0, npu: 3, domain: 0 }, { ram: 0, npu: 0, domain: 3 }]) {
+  const cases = [{ ram: 3 }, { npu: 3 }, { domains: new Map([[0, 3]]) }]
+  for (const others of cases) {
     const world = new World({ ram: 10, npu: 10, domains: [{ id: 0, limit: 10 }], models })
     world.setOthers(others)
     world.request(1, 'a')
     assert.deepEqual([world.loading.size, world.waiting.size], [0, 1], JSON.stringify(others))
-    world.setOthers({ ram: 2, npu: 2, domain: 2 })
+    world.setOthers({ ram: 2, npu: 2, domains: new Map([[0, 2]]) })
     assert.ok(world.loading.has('a'))
   }
 })
@@ -324,6 +544,21 @@ test('the limit of NPU memory bounds all domains together', () => {
   world.loaded('a')
   world.request(2, 'b')
   assert.equal(world.loading.size, 0)
+  world.now = 100
   world.release(1)
   assert.ok(world.unloading.has('a'))
+})
+
+test('a measured size counts at once, and evicts idle models if it is too much (ollama#18264)', () => {
+  const models = ['a', 'b'].map((name) => ({ name, ram: 5, npu: 0 }))
+  const world = new World({ ram: 10, models })
+  for (const [id, name] of ['a', 'b'].entries()) {
+    world.request(id, name)
+    world.loaded(name)
+  }
+  world.release(0)
+  world.measure('b', { ram: 6, npu: 0 })
+  assert.ok(world.unloading.has('a'))
+  const [, b] = world.core.stats().models
+  assert.deepEqual([b.estimated.ram, b.measured.ram, b.reserved.ram], [5, 6, 6])
 })

@@ -3,77 +3,36 @@
 // The state machine of resident models: events with a time go in, commands come out. Pure: no clock, no process, no
 // I/O. A caller applies an event, carries out the commands, and calls `tick` at `wakeAt`.
 
-const { VALUES, age, pickVictims, recordUse } = require('./policy.js')
+const { admit, maySee, planTogether } = require('./admission.js')
+const { Layout } = require('./layout.js')
+const { Model, compare, first, isHeld, isIdle } = require('./model.js')
+const { POLICIES, pickVictims, recordUse } = require('./policy.js')
 
-/** A priority is worth so much waiting. */
-const AGING_MS = 30_000
-/** The load time of a model that was never loaded, by byte: an eMMC's 200 MB/s. */
+/** The load time of a byte before any load was measured: an eMMC's 200 MB/s. */
 const MS_PER_BYTE = 1 / 200_000
+/** A measured load time counts so much; the smoothed one before it counts the rest. */
+const NEW_LOAD_WEIGHT = 0.3
 
 /**
- * @typedef {'cold' | 'queued' | 'loading' | 'ready' | 'unloading' | 'stuck' | 'failed'} State
- * @typedef {{ id: number, at: number, deadline: number, priority: number }} Request
+ * @typedef {import('./model.js').Definition} Definition
+ * @typedef {import('./model.js').Request} Request
+ * @typedef {import('./model.js').State} State
+ * @typedef {import('./model.js').Bytes} Bytes
+ * @typedef {import('./layout.js').Domain} Domain
+ * @typedef {import('./layout.js').Room} Room
+ * @typedef {import('./policy.js').Policy<Model>} Policy
  *
- * @typedef {object} Definition
- * @property {string} name
- * @property {number} ram bytes
- * @property {number} npu bytes in its domain
- * @property {number | null} [domain] the only domain it may have
- * @property {number} [keepAliveMs]
- * @property {number} [priority]
- * @property {boolean} [pinned]
- * @property {number} [concurrency]
- *
- * @typedef {{ id: number, limit: number }} Domain
- *
- * @typedef {object} Room bytes in all, and those that others than these models hold
- * @property {number} ram
- * @property {number} npu
- * @property {Domain[]} domains
- * @property {{ ram: number, npu: number, domains: Map<number, number> }} others
- *
+ * @typedef {'deadline' | 'cancelled' | 'never-fits' | 'failed' | 'died' | 'evicted'} RejectReason
  * @typedef {{ type: 'load', name: string, domain: number | null }
  *   | { type: 'cancel-load', name: string }
  *   | { type: 'unload', name: string, reason: string }
  *   | { type: 'grant', name: string, id: number }
- *   | { type: 'reject', name: string, id: number, reason: 'deadline' | 'cancelled' | 'never-fits' | 'failed' | 'died' }
+ *   | { type: 'preloaded', name: string, id: number }
+ *   | { type: 'reject', name: string, id: number, reason: RejectReason }
  * } Command
+ *
+ * @typedef {{ id: number, name: string, now: number, deadline?: number, priority?: number }} RequestEvent
  */
-
-/** Bookkeeping of one model. */
-class Model {
-  /** @param {Definition} definition */
-  constructor({ name, ram, npu, domain = null, keepAliveMs = 300_000, priority = 0, pinned = false, concurrency = 1 }) {
-    this.name = name
-    this.ram = ram
-    this.npu = npu
-    this.fixedDomain = domain
-    this.keepAliveMs = keepAliveMs
-    this.priority = priority
-    this.pinned = pinned
-    this.concurrency = concurrency
-    /** @type {State} */
-    this.state = 'cold'
-    /** @type {number | null} */
-    this.domain = null
-    this.reserved = { ram: 0, npu: 0 }
-    /** @type {Request[]} */
-    this.waiting = []
-    /** @type {Set<number>} */
-    this.leases = new Set()
-    this.cancelling = false
-    this.retried = false
-    this.idleSince = 0
-    this.loads = 0
-    this.evictions = 0
-    // The inputs of the policy.
-    this.bytes = Math.max(ram, npu)
-    this.loadMs = this.bytes * MS_PER_BYTE
-    this.uses = 0
-    this.usedAt = 0
-    this.base = 0
-  }
-}
 
 class ResidencyCore {
   /** @type {Map<string, Model>} */
@@ -82,28 +41,39 @@ class ResidencyCore {
   #room
   /** @type {Map<number, Model>} of each waiting request and lease */
   #owners = new Map()
+  /** @type {Policy} */
   #policy
-  #inflation = 0
+  #msPerByte = MS_PER_BYTE
+  #guardEnd = Infinity
+  /** Whether more may be reserved than there is, since a model turned out to be larger. */
+  #isOver = false
   /** @type {Command[]} */
   #commands = []
 
   /**
-   * @param {{ models: Definition[], ram: number, npu?: number, domains?: Domain[], policy?: 'cost' | 'lru' }} options
-   *   `npu` bounds the bytes of all domains together
+   * @param {{
+   *   models: Definition[], ram: number, npu?: number, domains?: Domain[], policy?: 'cost' | 'lru' | Policy
+   * }} options `npu` bounds the bytes of all domains together
    */
   constructor({ models, ram, npu = Infinity, domains = [], policy = 'cost' }) {
     for (const definition of models) this.#models.set(definition.name, new Model(definition))
     this.#room = { ram, npu, domains, others: { ram: 0, npu: 0, domains: new Map() } }
-    this.#policy = policy
+    this.#policy = typeof policy === 'string' ? POLICIES[policy] : policy
+    this.#expectLoads()
   }
 
-  /** @param {{ id: number, name: string, now: number, deadline?: number, priority?: number }} request */
-  request({ id, name, now, deadline = Infinity, priority = 0 }) {
-    const model = this.#modelOf(name)
-    this.#owners.set(id, model)
-    model.waiting.push({ id, at: now, deadline, priority })
-    if (model.state === 'cold' || model.state === 'failed') model.state = 'queued'
-    return this.tick(now)
+  /** @param {RequestEvent} request */
+  request(request) {
+    return this.#ask(request, false)
+  }
+
+  /**
+   * Loads a model without a lease. The command `preloaded` ends the request.
+   *
+   * @param {RequestEvent} request
+   */
+  preload(request) {
+    return this.#ask(request, true)
   }
 
   /**
@@ -141,13 +111,15 @@ class ResidencyCore {
   loaded(name, now, ms) {
     const model = this.#modelOf(name)
     if (model.state !== 'loading') return this.tick(now)
+    this.#msPerByte += NEW_LOAD_WEIGHT * (ms / Math.max(1, model.bytes) - this.#msPerByte)
+    model.loadMs = model.loads === 0 ? ms : model.loadMs + NEW_LOAD_WEIGHT * (ms - model.loadMs)
     model.loads += 1
-    model.loadMs = ms
     model.idleSince = now
+    model.readyAt = now
     model.retried = false
-    // The grant that follows is the use.
-    age(model, now, this.#inflation)
+    model.awaits = []
     model.state = 'ready'
+    this.#expectLoads()
     // The load won the race against its cancellation.
     if (model.cancelling && model.waiting.length === 0) this.#unload(model, 'asked')
     model.cancelling = false
@@ -155,19 +127,23 @@ class ResidencyCore {
   }
 
   /**
-   * A load failed or was cancelled. `stuck` bytes have not come back.
+   * A load failed or was cancelled. `stuck` bytes have not come back. Unless `retry` is false, idle models go, and the
+   * load is tried again, once.
    *
    * @param {string} name
    * @param {number} now
+   * @param {Bytes} [stuck]
+   * @param {{ retry?: boolean }} [options]
    */
-  loadFailed(name, now, stuck = { ram: 0, npu: 0 }) {
+  loadFailed(name, now, stuck = { ram: 0, npu: 0 }, { retry = true } = {}) {
     const model = this.#modelOf(name)
     if (model.state !== 'loading') return this.tick(now)
-    const wasCancelled = model.cancelling
+    const isFinal = !model.cancelling && (model.retried || !retry)
+    if (isFinal) this.#reject(model, () => true, 'failed')
+    this.#gone(model, stuck, isFinal ? 'failed' : 'cold')
+    model.retried = !model.cancelling && !isFinal
+    model.awaits = model.retried && model.waiting.length > 0 ? this.#makeMoreRoom(model, now) : []
     model.cancelling = false
-    if (!wasCancelled && model.retried) this.#reject(model, () => true, 'failed')
-    this.#gone(model, stuck, wasCancelled || !model.retried ? 'cold' : 'failed')
-    model.retried = !wasCancelled && !model.retried
     return this.tick(now)
   }
 
@@ -176,6 +152,7 @@ class ResidencyCore {
    *
    * @param {string} name
    * @param {number} now
+   * @param {Bytes} [stuck]
    */
   unloaded(name, now, stuck = { ram: 0, npu: 0 }) {
     const model = this.#modelOf(name)
@@ -184,14 +161,15 @@ class ResidencyCore {
   }
 
   /**
-   * Memory of a stuck model came back.
+   * Memory of a stuck model came back: all of it, or all but `stuck`.
    *
    * @param {string} name
    * @param {number} now
+   * @param {Bytes} [stuck]
    */
-  recovered(name, now) {
+  recovered(name, now, stuck = { ram: 0, npu: 0 }) {
     const model = this.#modelOf(name)
-    if (model.state === 'stuck') this.#gone(model, { ram: 0, npu: 0 }, 'cold')
+    if (model.state === 'stuck') this.#gone(model, stuck, 'cold')
     return this.tick(now)
   }
 
@@ -204,25 +182,43 @@ class ResidencyCore {
   died(name, now) {
     const model = this.#modelOf(name)
     if (model.state !== 'ready') return this.tick(now)
-    for (const id of model.leases) {
-      this.#owners.delete(id)
-      this.#commands.push({ type: 'reject', name, id, reason: 'died' })
-    }
-    model.leases.clear()
+    this.#endLeases(model, 'died')
     this.#unload(model, 'died')
     return this.tick(now)
   }
 
   /**
-   * Unloads an idle model.
+   * Unloads an idle model. With `drain` a busy one goes once its leases have ended. With `force` leases and waiting
+   * requests are rejected, and a load is cancelled.
    *
    * @param {string} name
    * @param {number} now
    * @param {string} [reason]
+   * @param {{ drain?: boolean, force?: boolean }} [options]
    */
-  evict(name, now, reason = 'asked') {
+  evict(name, now, reason = 'asked', { drain = false, force = false } = {}) {
     const model = this.#modelOf(name)
+    if (force) {
+      this.#reject(model, () => true, 'evicted')
+      this.#endLeases(model, 'evicted')
+    }
     if (isIdle(model)) this.#unload(model, reason)
+    else if (drain && model.state === 'ready') model.draining = reason
+    return this.tick(now)
+  }
+
+  /**
+   * Unloads idle models until so many bytes of RAM are on their way back, or all idle ones. Those that are being
+   * unloaded count.
+   *
+   * @param {number} bytes
+   * @param {number} now
+   */
+  pressure(bytes, now) {
+    const all = [...this.#models.values()]
+    const ramOf = (/** @type {Model[]} */ models) => models.reduce((sum, { reserved }) => sum + reserved.ram, 0)
+    const wanted = bytes - ramOf(all.filter(({ state }) => state === 'unloading'))
+    this.#evictIdle(now, (gone) => ramOf(gone) >= wanted, 'pressure')
     return this.tick(now)
   }
 
@@ -238,11 +234,69 @@ class ResidencyCore {
   }
 
   /**
+   * Changes how many bytes a model takes, as measured: at once if it is loaded, and at its next loads.
+   *
+   * @param {string} name
+   * @param {Bytes} bytes
+   * @param {number} now
+   */
+  measured(name, bytes, now) {
+    const model = this.#modelOf(name)
+    model.measured = { ...bytes }
+    if (model.state === 'ready') {
+      const [piece] = model.pieces
+      if (model.pieces.length === 1) model.pieces = [{ id: piece.id, bytes: bytes.npu }]
+      else if (model.pieces.length > 1) model.pieces = shares(model.pieces, bytes.npu)
+      model.reserved = { ...bytes }
+    }
+    model.ram = bytes.ram
+    model.npu = bytes.npu
+    this.#isOver = true
+    this.#expectLoads()
+    return this.tick(now)
+  }
+
+  /**
+   * Plans to have models in memory together: which go, and where those are or will be that were named. Null if they
+   * can never be together. Changes nothing.
+   *
+   * @param {string[]} names
+   * @param {number} now
+   */
+  plan(names, now) {
+    const wanted = [...new Set(names)].map((name) => this.#modelOf(name))
+    const plan = planTogether({ ...this.#ground(now), wanted })
+    if (plan === null) return null
+    return {
+      evict: plan.evict.map(({ name }) => name),
+      placements: wanted.map((model) => {
+        const domain = plan.places.get(model)
+        const { name, npu, ram } = model
+        return { model: name, domain: domain === undefined ? model.domain : domain, bytes: npu, ram }
+      }),
+    }
+  }
+
+  /**
    * Does what is due, and returns the commands.
    *
    * @param {number} now
    */
   tick(now) {
+    // A grant or an unload changes what queued models may do.
+    let before = -1
+    while (this.#commands.length > before) {
+      before = this.#commands.length
+      if (!this.#pass(now)) break
+    }
+    const commands = this.#commands
+    this.#commands = []
+    return commands
+  }
+
+  /** Does what is due once. Returns whether another pass may find more. @param {number} now */
+  #pass(now) {
+    let isQueued = false
     for (const model of this.#models.values()) {
       this.#reject(model, (request) => request.deadline <= now, 'deadline')
       if (model.state === 'queued' && !this.#couldFit(model)) this.#reject(model, () => true, 'never-fits')
@@ -250,23 +304,22 @@ class ResidencyCore {
         model.cancelling = true
         this.#commands.push({ type: 'cancel-load', name: model.name })
       }
+      if (model.draining !== null && model.leases.size === 0) this.#unload(model, model.draining)
+      isQueued ||= model.state === 'queued'
     }
-    const queue = [...this.#models.values()]
-      .filter(({ state }) => state === 'queued')
-      .sort((a, b) => compare(first(a), first(b)))
-    const starving = queue.length > 0 ? this.#admit(queue, now) : null
-    for (const model of this.#models.values()) this.#grant(model, now, starving)
+    if (this.#isOver) this.#fitLimits(now)
+    const going = isQueued ? this.#admit(now) : new Map()
+    if (!isQueued) this.#guardEnd = Infinity
     for (const model of this.#models.values()) {
+      this.#grant(model, now, going.get(model))
       if (isIdle(model) && !model.pinned && now >= model.idleSince + model.keepAliveMs) this.#unload(model, 'idle')
     }
-    const commands = this.#commands
-    this.#commands = []
-    return commands
+    return isQueued || this.#isOver
   }
 
   /** The time at which `tick` has something to do though no event came; Infinity without one. */
   get wakeAt() {
-    let at = Infinity
+    let at = this.#guardEnd
     for (const model of this.#models.values()) {
       for (const { deadline } of model.waiting) at = Math.min(at, deadline)
       if (isIdle(model) && !model.pinned) at = Math.min(at, model.idleSince + model.keepAliveMs)
@@ -274,26 +327,36 @@ class ResidencyCore {
     return at
   }
 
-  /** Figures of every model, and reserved bytes. */
+  /** Figures of every model, and reserved bytes. Those of RAM and domains contain what is stuck. */
   stats() {
     const models = [...this.#models.values()].map((model) => ({
       name: model.name,
       state: model.state,
       domain: model.domain,
+      group: model.group,
+      pinned: model.pinned,
+      estimated: { ...model.estimated },
+      measured: model.measured && { ...model.measured },
       reserved: { ...model.reserved },
+      stuck: model.state === 'stuck' ? { ...model.reserved } : { ram: 0, npu: 0 },
       leases: model.leases.size,
       waiting: model.waiting.length,
+      waitingSince: model.waiting.length > 0 ? Math.min(...model.waiting.map(({ at }) => at)) : null,
+      idleSince: isIdle(model) ? model.idleSince : null,
       loads: model.loads,
       evictions: model.evictions,
+      loadMs: model.loads > 0 ? model.loadMs : null,
     }))
     const { others } = this.#room
+    const { rooms } = Layout.of([...this.#models.values()], this.#room, false)
+    const sumOf = (/** @type {'ram' | 'npu'} */ kind) => models.reduce((sum, { reserved }) => sum + reserved[kind], 0)
+    const ram = { limit: this.#room.ram, others: others.ram, reserved: sumOf('ram') }
+    const npu = { limit: this.#room.npu, others: others.npu, reserved: sumOf('npu') }
     const domains = this.#room.domains.map(({ id, limit }) => {
-      const held = others.domains.get(id) ?? 0
-      return { id, limit, others: held, reserved: limit - held - this.#roomIn(id) }
+      return { id, limit, others: others.domains.get(id) ?? 0, reserved: limit - (rooms.get(id) ?? 0) }
     })
-    const ram = { limit: this.#room.ram, others: others.ram, reserved: this.#reserved('ram') }
-    const npu = { limit: this.#room.npu, others: others.npu, reserved: this.#reserved('npu') }
-    return { ram, npu, domains, models }
+    const waiting = models.reduce((sum, model) => sum + model.waiting, 0)
+    return { ram, npu, domains, models, waiting }
   }
 
   /** @param {string} name */
@@ -304,84 +367,80 @@ class ResidencyCore {
   }
 
   /**
-   * Loads queued models in order. The first one without room has idle models evicted, and holds back those behind it,
-   * which would take its room again and again. Returns it if only leases keep it waiting.
-   *
-   * @param {Model[]} queue
-   * @param {number} now
-   * @returns {{ victims: Model[], since: Request } | null}
+   * @param {RequestEvent} request
+   * @param {boolean} preload
    */
-  #admit(queue, now) {
-    for (const model of queue) {
-      const domain = this.#placeOf(model, [])
-      if (domain !== undefined) {
-        this.#load(model, domain)
-        continue
-      }
-      // Room that is on its way counts: evicting for it twice would be too much.
-      const leaving = [...this.#models.values()].filter(({ state }) => state === 'unloading')
-      if (this.#placeOf(model, leaving) !== undefined) return null
-      const others = [...this.#models.values()].filter((other) => other.state === 'ready' && !other.pinned)
-      const valueOf = (/** @type {Model} */ other) => VALUES[this.#policy](other, now)
-      const enough = (/** @type {Model[]} */ gone) => this.#placeOf(model, [...leaving, ...gone]) !== undefined
-      const idle = pickVictims(others.filter(isIdle), valueOf, enough)
-      if (idle !== null) {
-        for (const victim of idle) {
-          this.#inflation = Math.max(this.#inflation, VALUES.cost(victim, now))
-          this.#unload(victim, 'room')
-        }
-        return null
-      }
-      const victims = pickVictims(others, valueOf, enough) ?? []
-      const since = first(model)
-      for (const victim of victims) {
-        // A victim that only has later requests goes at once, and they wait for their next load.
-        const goes = victim.leases.size === 0 && (isIdle(victim) || compare(since, first(victim)) < 0)
-        if (goes) this.#unload(victim, 'room')
-      }
-      return { victims, since }
+  #ask({ id, name, now, deadline = Infinity, priority = 0 }, preload) {
+    const model = this.#modelOf(name)
+    this.#owners.set(id, model)
+    model.waiting.push({ id, at: now, deadline, priority, preload })
+    if (model.state === 'cold' || model.state === 'failed') model.state = 'queued'
+    return this.tick(now)
+  }
+
+  /** @param {number} now */
+  #ground(now) {
+    const models = [...this.#models.values()]
+    const { costOf, ordered } = this.#policy
+    return {
+      models,
+      layout: Layout.of(models, this.#room),
+      now,
+      costOf: (/** @type {Model} */ model) => costOf(model, now),
+      ordered,
     }
-    return null
   }
 
   /**
-   * Gives leases to waiting requests. A model that has to go serves only requests before the one it goes for.
+   * Loads queued models, and unloads those that go for them. Returns the busy ones that have to go.
+   *
+   * @param {number} now
+   */
+  #admit(now) {
+    const ground = this.#ground(now)
+    const queue = ground.models
+      .filter(({ state }) => state === 'queued')
+      .sort((a, b) => compare(first(a), first(b)))
+    const { loads, evictions, going, wakeAt } = admit({ ...ground, queue })
+    for (const model of evictions) this.#unload(model, 'room')
+    for (const { model, domain } of loads) this.#load(model, domain, ground.layout)
+    this.#guardEnd = wakeAt
+    return going
+  }
+
+  /**
+   * Gives leases to waiting requests. A model that has to go serves only requests that may overtake the one that
+   * waits for its memory.
    *
    * @param {Model} model
    * @param {number} now
-   * @param {{ victims: Model[], since: Request } | null} starving
+   * @param {Request | undefined} since
    */
-  #grant(model, now, starving) {
-    while (model.state === 'ready' && model.leases.size < model.concurrency && model.waiting.length > 0) {
+  #grant(model, now, since) {
+    if (model.state !== 'ready') return
+    for (const { id } of model.waiting.filter(({ preload }) => preload)) {
+      model.idleSince = now
+      this.#serve(model, id, now, 'preloaded')
+    }
+    while (model.draining === null && model.leases.size < model.concurrency && model.waiting.length > 0) {
       const next = first(model)
-      if (starving?.victims.includes(model) && compare(starving.since, next) < 0) return
-      model.waiting.splice(model.waiting.indexOf(next), 1)
+      if (since !== undefined && !maySee(next, since)) return
       model.leases.add(next.id)
-      recordUse(model, now, this.#inflation)
-      this.#commands.push({ type: 'grant', name: model.name, id: next.id })
+      this.#serve(model, next.id, now, 'grant')
     }
   }
 
   /**
-   * Returns the domain that fits a model best once `gone` are gone: null on a machine without domains,
-   * undefined without room.
-   *
    * @param {Model} model
-   * @param {Model[]} gone
-   * @param {boolean} [withOthers] whether the bytes of others are taken
+   * @param {number} id
+   * @param {number} now
+   * @param {'grant' | 'preloaded'} type
    */
-  #placeOf(model, gone, withOthers = true) {
-    const { ram, npu, domains, others } = this.#room
-    if (model.ram > ram - (withOthers ? others.ram : 0) - this.#reserved('ram', gone)) return undefined
-    if (model.npu > npu - (withOthers ? others.npu : 0) - this.#reserved('npu', gone)) return undefined
-    if (domains.length === 0) return null
-    const [best] = domains
-      .filter(({ id }) => model.fixedDomain === null || model.fixedDomain === id)
-      .map(({ id }) => ({ id, room: this.#roomIn(id, gone, withOthers) }))
-      .filter(({ room }) => model.npu <= room)
-      // Best fit keeps whole domains for large models.
-      .sort((a, b) => a.room - b.room || a.id - b.id)
-    return best?.id
+  #serve(model, id, now, type) {
+    model.waiting = model.waiting.filter((request) => request.id !== id)
+    if (type === 'preloaded') this.#owners.delete(id)
+    recordUse(model, now)
+    this.#commands.push({ type, name: model.name, id })
   }
 
   /**
@@ -390,42 +449,65 @@ class ResidencyCore {
    * @param {Model} model
    */
   #couldFit(model) {
-    const others = [...this.#models.values()].filter((other) => !isHeld(other))
-    return this.#placeOf(model, others, false) !== undefined
+    const models = [...this.#models.values()]
+    const layout = Layout.of(models, this.#room, false)
+    return layout.without(models.filter((other) => !isHeld(other))).domainsFor(model).length > 0
+  }
+
+  /** Derives the load times of models that were never loaded from those that were. */
+  #expectLoads() {
+    for (const model of this.#models.values()) {
+      model.bytes = Math.max(model.ram, model.npu)
+      if (model.loads === 0) model.loadMs = model.bytes * this.#msPerByte
+    }
   }
 
   /**
-   * Sums the bytes that are reserved for models.
+   * Unloads the idle models that make `enough` true at least cost, or all of them. Returns them.
    *
-   * @param {'ram' | 'npu'} kind
-   * @param {Model[]} [gone]
+   * @param {number} now
+   * @param {(gone: Model[]) => boolean} enough
+   * @param {string} reason
    */
-  #reserved(kind, gone) {
-    let bytes = 0
-    for (const model of this.#models.values()) if (!gone?.includes(model)) bytes += model.reserved[kind]
-    return bytes
+  #evictIdle(now, enough, reason) {
+    const { models, costOf, ordered } = this.#ground(now)
+    const idle = models.filter((model) => isIdle(model) && !model.pinned)
+    const victims = pickVictims(idle, costOf, ordered, enough) ?? idle
+    for (const victim of victims) this.#unload(victim, reason)
+    return victims
+  }
+
+  /** Unloads idle models while more is reserved than there is. @param {number} now */
+  #fitLimits(now) {
+    const models = [...this.#models.values()]
+    const layout = Layout.of(models, this.#room, false)
+    const then = layout.without(models.filter(({ state }) => state === 'unloading'))
+    if (then.isWithin) this.#isOver = !layout.isWithin
+    else this.#evictIdle(now, (gone) => then.without(gone).isWithin, 'pressure')
   }
 
   /**
-   * @param {number} domain
-   * @param {Model[]} [gone]
+   * Unloads idle models for a load that failed, as it may take more than estimated: so many that it would fit twice.
+   *
+   * @param {Model} model
+   * @param {number} now
    */
-  #roomIn(domain, gone, withOthers = true) {
-    const { domains, others } = this.#room
-    let room = domains.find(({ id }) => id === domain)?.limit ?? 0
-    if (withOthers) room -= others.domains.get(domain) ?? 0
-    for (const model of this.#models.values())
-      if (model.domain === domain && !gone?.includes(model)) room -= model.reserved.npu
-    return room
+  #makeMoreRoom(model, now) {
+    const { layout, models } = this.#ground(now)
+    const then = layout.without(models.filter(({ state }) => state === 'unloading'))
+    const twice = Object.assign(Object.create(model), { ram: 2 * model.ram, npu: 2 * model.npu })
+    return this.#evictIdle(now, (gone) => then.without(gone).domainsFor(twice).length > 0, 'room')
   }
 
   /**
    * @param {Model} model
    * @param {number | null} domain
+   * @param {Layout} layout
    */
-  #load(model, domain) {
+  #load(model, domain, layout) {
     model.state = 'loading'
     model.domain = domain
+    model.pieces = layout.piecesAt(model, domain) ?? []
     model.reserved = { ram: model.ram, npu: model.npu }
     this.#commands.push({ type: 'load', name: model.name, domain })
   }
@@ -436,18 +518,32 @@ class ResidencyCore {
    */
   #unload(model, reason) {
     model.evictions += 1
+    model.draining = null
     model.state = 'unloading'
     this.#commands.push({ type: 'unload', name: model.name, reason })
   }
 
   /**
    * @param {Model} model
-   * @param {{ ram: number, npu: number }} stuck
+   * @param {'died' | 'evicted'} reason
+   */
+  #endLeases(model, reason) {
+    for (const id of model.leases) {
+      this.#owners.delete(id)
+      this.#commands.push({ type: 'reject', name: model.name, id, reason })
+    }
+    model.leases.clear()
+  }
+
+  /**
+   * @param {Model} model
+   * @param {Bytes} stuck
    * @param {State} state
    */
   #gone(model, stuck, state) {
-    model.reserved = stuck
     const isStuck = stuck.ram > 0 || stuck.npu > 0
+    model.reserved = { ...stuck }
+    model.pieces = isStuck ? shares(model.pieces, stuck.npu) : []
     if (!isStuck) model.domain = null
     model.state = isStuck ? 'stuck' : model.waiting.length > 0 ? 'queued' : state
   }
@@ -455,7 +551,7 @@ class ResidencyCore {
   /**
    * @param {Model} model
    * @param {(request: Request) => boolean} which
-   * @param {'deadline' | 'cancelled' | 'failed' | 'never-fits'} reason
+   * @param {RejectReason} reason
    */
   #reject(model, which, reason) {
     const rejected = model.waiting.filter(which)
@@ -469,18 +565,19 @@ class ResidencyCore {
   }
 }
 
-/** @type {(model: Model) => boolean} A model that was asked for is not idle, and serves before it goes. */
-const isIdle = ({ state, leases, waiting }) => state === 'ready' && leases.size === 0 && waiting.length === 0
-
-/** @type {(model: Model) => boolean} A pinned model that is loaded, or will be, keeps its memory. */
-const isHeld = ({ pinned, state }) => pinned && (state === 'loading' || state === 'ready')
-
-/** @type {(a: Request, b: Request) => number} The request that comes first: their order never changes. */
-const compare = (a, b) => rank(a) - rank(b) || a.at - b.at || a.id - b.id
-/** @type {(request: Request) => number} */
-const rank = ({ at, priority }) => at - priority * AGING_MS
-
-/** @type {(model: Model) => Request} */
-const first = (model) => model.waiting.reduce((best, next) => (compare(next, best) < 0 ? next : best))
+/**
+ * Spreads bytes over the domains of a model: each up to what it had, and the last the rest.
+ *
+ * @param {import('./model.js').Piece[]} pieces
+ * @param {number} bytes
+ */
+function shares(pieces, bytes) {
+  let rest = bytes
+  return pieces.map(({ id, bytes: had }, at) => {
+    const share = at === pieces.length - 1 ? rest : Math.min(rest, had)
+    rest -= share
+    return { id, bytes: share }
+  })
+}
 
 module.exports = { ResidencyCore }
