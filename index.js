@@ -39,6 +39,7 @@ function load() {
   const { onDemand } = require('./src/js/core/on-demand.js')
   const block = () => require('./src/js/pools/block.js').MemoryBlock
   const pool = () => require('./src/js/pools/pool.js').MemoryPool
+  const residency = () => require('./src/js/residency/model-residency.js').ModelResidency
   return {
     ...require('./src/js/functions.js'),
     MemoryError: publicConstructor(require('./src/js/core/errors.js').MemoryError),
@@ -48,6 +49,7 @@ function load() {
       DmaBufInbox: onDemand(() => publicConstructor(require('./src/js/sharing/inbox.js').DmaBufInbox)),
       MemoryBlock: onDemand(() => publicConstructor(block(), 'pool.allocate makes them')),
       MemoryPool: onDemand(() => publicConstructor(pool(), 'createMemoryPool makes them')),
+      ModelResidency: onDemand(() => publicConstructor(residency(), 'createModelResidency makes them')),
     },
   }
 }
@@ -58,6 +60,7 @@ module.exports = {
   MemoryPool: undefined,
   MemoryBlock: undefined,
   MemoryError,
+  ModelResidency: undefined,
   DmaBufInbox: undefined,
   SimulatedNPU,
   closeDmaBuf,

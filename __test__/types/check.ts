@@ -139,3 +139,21 @@ holds<Gives<built.InferenceSession, more.RKLLMSessionParameters>>()
 holds<Gives<built.InferenceSession, more.RKLLMSessionResults>>()
 holds<TakesParameters<built.InferenceSession, more.RKLLMSessionParameters>>()
 holds<typeof built.runtimeVersion extends typeof more.runtimeVersion ? true : 'runtimeVersion'>()
+
+// Residency. Inherited members return `this`, which differs between the two.
+type Models = { chat: { contextLength: number; load(): Promise<string> }; embed: { contextLength: number } }
+type BuiltResidency = Omit<built.ModelResidency<Models>, Exclude<keyof EventEmitter, 'on'>>
+holds<'createModelResidency' extends keyof built.MemoryManager ? true : 'createModelResidency'>()
+holds<TakesParameters<built.MemoryManager, more.ResidencyVerbs>>()
+// The types of models are computed, and compared for one definition.
+holds<Gives<Omit<BuiltResidency, 'on' | 'acquire' | 'use'>, more.ModelResidency<Models>>>()
+holds<built.ModelOf<Models['chat']> extends more.ModelOf<Models['chat']> ? true : 'ModelOf'>()
+holds<TakesParameters<BuiltResidency, more.ModelResidency<Models>>>()
+holds<Exclude<keyof more.ModelResidency<Models>, keyof built.ModelResidency> extends never ? true : false>()
+holds<Gives<built.ModelLease<string>, more.ModelLease<string>>>()
+holds<Gives<built.ModelStats, more.ModelStats>>()
+holds<Exclude<keyof more.ModelStats, keyof built.ModelStats> extends never ? true : false>()
+holds<Takes<built.ModelDefinition<string>, more.ModelDefinition<string>>>()
+holds<Takes<built.ResidencyOptions<Models>, more.ResidencyOptions<Models>>>()
+holds<built.ModelState extends more.ModelState ? true : Exclude<built.ModelState, more.ModelState>>()
+holds<built.EvictionReason extends more.EvictionReason ? true : Exclude<built.EvictionReason, more.EvictionReason>>()

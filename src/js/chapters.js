@@ -19,6 +19,7 @@ module.exports = {
   profiling: onDemand(() => require('./profiling/profiling.js')),
   profilingOptions: onDemand(() => require('./profiling/options.js')),
   report: onDemand(() => require('./report/of-manager.js')),
+  residency: onDemand(() => require('./residency/model-residency.js')),
   reservation: onDemand(() => require('./limits/reservation.js')),
   sharing: onDemand(() => require('./sharing/shared-memory.js')),
   stack: onDemand(() => require('./profiling/stack.js')),

@@ -38,6 +38,8 @@ class ManagerHost {
   #disposal
   /** Called when the disposal starts. */
   onDispose = () => {}
+  /** The model residencies that are open. @type {Set<{ abandon(): void }>} */
+  residencies = new Set()
   /** @type {import('./allocation/async-allocations.js').AsyncAllocations | undefined} */
   #asyncAllocations
   /** @type {import('./allocation/pending-frees.js').PendingFrees | undefined} */
@@ -131,6 +133,7 @@ class ManagerHost {
   /** @returns {Disposal} */
   #startDisposal() {
     this.onDispose()
+    for (const residency of this.residencies) residency.abandon()
     this.#profiling?.end()
     this.compactor.end()
     this.reclaimer.end()

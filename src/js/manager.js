@@ -171,6 +171,12 @@ class MemoryManager extends EventEmitter {
     return /** @type {any} */ (load.inference().makeInferenceBuffers(/** @type {any} */ (this), spec))
   }
 
+  /** @type {MemoryManagerType['createModelResidency']} */
+  createModelResidency(options) {
+    this.#open()
+    return /** @type {any} */ (load.residency().makeResidency(this.#host, this.#device, options))
+  }
+
   // ── Monitoring
 
   getMemoryStats() {

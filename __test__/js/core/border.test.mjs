@@ -59,12 +59,15 @@ function instances(t) {
 
 test('a class that is called as a function throws a MemoryError, and stays a class', (t) => {
   const classes = Object.entries(memory).filter(([name]) => /^[A-Z]/.test(name))
-  assert.equal(classes.length, 6)
+  assert.equal(classes.length, 7)
   const { manager, pool, block, inbox } = instances(t)
   for (const [name, made] of classes) {
     for (const call of [() => made(), () => made({}), () => made.call({}), () => Reflect.apply(made, undefined, [])]) {
       const { message, hint } = refuses(call, 'ERR_INVALID_ARG_TYPE')
-      const how = { MemoryPool: 'createMemoryPool', MemoryBlock: 'pool.allocate' }[name] ?? `new ${name}`
+      const makers = {
+        MemoryPool: 'createMemoryPool', MemoryBlock: 'pool.allocate', ModelResidency: 'createModelResidency',
+      }
+      const how = makers[name] ?? `new ${name}`
       assert.ok(message.includes(name) && hint.includes(how), `${message}; ${hint}`)
     }
     assert.equal(made.name, name)

@@ -28,7 +28,8 @@ const examples = readdirSync(folder).flatMap(examplesOf)
 test('the examples were found', () => {
   const names = examples.map(({ name }) => name)
   const expected = [
-    'MemoryManager', 'MemoryPool', 'SimulatedNPU', 'estimateModelMemory', 'explainError', 'planArena', 'planModels',
+    'MemoryManager', 'MemoryPool', 'ModelResidency', 'SimulatedNPU', 'estimateModelMemory', 'explainError', 'planArena',
+    'planModels',
   ]
   assert.deepEqual(names.sort(), expected)
 })

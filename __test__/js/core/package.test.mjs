@@ -25,6 +25,7 @@ const EXPORTS = [
   'MemoryError',
   'MemoryManager',
   'MemoryPool',
+  'ModelResidency',
   'SimulatedNPU',
   'closeDmaBuf',
   'diagnose',
@@ -87,7 +88,7 @@ test('every value that the types export exists, and the other way round', () => 
 
 test('every method that the types declare exists, and the other way round', () => {
   const body = /export class MemoryManager[^{]*\{([\s\S]*?)\n\}/.exec(types)[1]
-  const declared = new Set([...body.matchAll(/^ {2}(?:readonly )?(\w+)[(:]/gm)].map(([, name]) => name))
+  const declared = new Set([...body.matchAll(/^ {2}(?:readonly )?(\w+)[(:<]/gm)].map(([, name]) => name))
   const { prototype } = esm.MemoryManager
   for (const name of declared) assert.ok(name in prototype, `${name} is declared but missing`)
   for (const name of Object.getOwnPropertyNames(prototype))

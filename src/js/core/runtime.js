@@ -9,9 +9,11 @@ const { TextEncoder } = require('node:util')
 const timers = require('node:timers')
 
 const { clearImmediate, clearInterval, clearTimeout, setImmediate, setInterval, setTimeout } = timers
+const { AbortController } = globalThis
 const settled = Promise.resolve()
 
 module.exports = {
+  AbortController,
   Buffer,
   TextEncoder,
   clearImmediate,

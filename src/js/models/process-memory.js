@@ -49,10 +49,11 @@ const bytesOf = (text, name) => Number(new RegExp(`^${name}:\\s+(\\d+) kB$`, 'm'
  * @param {Reader} reader
  * @param {number} root
  * @param {string[]} nodes the NPU's device nodes
+ * @param {number[]} [tree] the processes, if not all descendants
  * @returns {Sample | null}
  */
-function sampleOf(reader, root, nodes) {
-  const each = treeOf(reader, root).flatMap((pid) => memoryOfProcess(reader, pid, nodes))
+function sampleOf(reader, root, nodes, tree = treeOf(reader, root)) {
+  const each = tree.flatMap((pid) => memoryOfProcess(reader, pid, nodes))
   if (each.length === 0) return null
   // The largest counts whole; of the others a page that several processes share counts for its part.
   each.sort((a, b) => b.rss - a.rss)

@@ -36,13 +36,13 @@ export type MemoryErrorCode =
   | 'ERR_POOL_DESTROYED'
   /** The pool has no room left. */
   | 'ERR_POOL_EXHAUSTED'
-  /** The pool has live allocations. */
+  /** The pool has live allocations; a model is leased, or a request for it has no lease at its deadline. */
   | 'ERR_POOL_BUSY'
   /** The device does not exist. */
   | 'ERR_DEVICE_NOT_FOUND'
   /** The device or the file exists, and this process may not open it. */
   | 'ERR_DEVICE_PERMISSION'
-  /** The device disappeared while it was open. */
+  /** The device disappeared while it was open, or the engine of a model while it was leased. */
   | 'ERR_DEVICE_LOST'
   /** The driver or the file system failed in a way that has no code of its own; `errno` has the reason. */
   | 'ERR_DEVICE_IO'
@@ -50,7 +50,7 @@ export type MemoryErrorCode =
   | 'ERR_UNSUPPORTED'
   /** The runtime forbids external ArrayBuffers, so that zero-copy is impossible (Electron). */
   | 'ERR_EXTERNAL_BUFFERS_FORBIDDEN'
-  /** The manager was disposed. */
+  /** The manager was disposed, or the model residency closed. */
   | 'ERR_MANAGER_DISPOSED'
 
 /**

@@ -16,6 +16,7 @@ import type { MemoryPool, MemoryPoolOptions, PoolAllocationOptions } from './poo
 import type { MemoryProfile, ProfilingOptions } from './profiling.js'
 import type { CleanupOptions, MemoryPressure, OptimizeOptions, OptimizeResult } from './reclaim.js'
 import type { MemorySnapshot, ReportOptions } from './report.js'
+import type { ModelDefinition, ModelResidency, ResidencyOptions } from './residency.js'
 import type { DmaBufImportOptions, DmaBufPiece, SharedBufferToken } from './sharing.js'
 import type { MemoryStats, MemoryUsage, NPUMemoryStats, SystemMemoryStats } from './stats.js'
 
@@ -395,6 +396,21 @@ export class MemoryManager extends EventEmitter {
     options?: Cancellable,
   ): Promise<InferenceBuffers<S>>
   createInferenceBuffersAsync(spec: InferenceSpec & Cancellable, options?: Cancellable): Promise<InferenceBuffers>
+
+  // ── Models
+
+  /**
+   * Makes the residency that keeps models in memory. Each loaded model is a reservation of this manager, tagged
+   * `model:NAME`, and counts under its limits. It ends with the manager.
+   *
+   * Memory that a `load` allocates with this manager counts by itself: state only the rest in `ramBytes`.
+   *
+   * @throws ERR_INVALID_ARG_TYPE, ERR_OUT_OF_RANGE: a definition is wrong, or `limits` have no room for any model; the
+   * errors of `estimateModelMemory` for a model without `ramBytes`.
+   */
+  createModelResidency<Models extends Record<string, ModelDefinition<any>>>(
+    options: ResidencyOptions<Models>,
+  ): ModelResidency<Models>
 
   // ── Monitoring
 

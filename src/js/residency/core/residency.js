@@ -23,7 +23,7 @@ const NEW_LOAD_WEIGHT = 0.3
  * @typedef {import('./policy.js').Policy<Model>} Policy
  *
  * @typedef {'deadline' | 'cancelled' | 'never-fits' | 'failed' | 'died' | 'evicted'} RejectReason
- * @typedef {{ type: 'load', name: string, domain: number | null }
+ * @typedef {{ type: 'load', name: string, domain: number | null, pieces: import('./model.js').Piece[] }
  *   | { type: 'cancel-load', name: string }
  *   | { type: 'unload', name: string, reason: string }
  *   | { type: 'grant', name: string, id: number }
@@ -509,7 +509,7 @@ class ResidencyCore {
     model.domain = domain
     model.pieces = layout.piecesAt(model, domain) ?? []
     model.reserved = { ram: model.ram, npu: model.npu }
-    this.#commands.push({ type: 'load', name: model.name, domain })
+    this.#commands.push({ type: 'load', name: model.name, domain, pieces: model.pieces })
   }
 
   /**

@@ -1,0 +1,207 @@
+'use strict'
+
+// One model of a residency: loads and unloads it, and counts what it holds.
+
+const native = require('../core/binding.js')
+const { memoryError } = require('../core/errors.js')
+const { AbortController, clearTimeout, setTimeout } = require('../core/runtime.js')
+const { ownMemory } = require('./own-memory.js')
+
+/**
+ * @typedef {import('./options.js').Checked} Checked
+ * @typedef {import('../types/residency.js').EvictionReason} EvictionReason
+ * @typedef {{ id: number, bytes: number }} Piece bytes in a domain
+ * @typedef {{ ram: number, npu: number }} Bytes
+ */
+
+/** @type {Bytes} */
+const NOTHING = Object.freeze({ ram: 0, npu: 0 })
+
+class ModelEntry {
+  #handle
+  /** @type {number[]} the manager's reservations for it */
+  #reservations = []
+  /** @type {AbortController | null} */
+  #loading = null
+  /** Settles when a load that was given up on ends after all. @type {Promise<unknown> | null} */
+  #late = null
+  #isUnloading = false
+
+  /**
+   * @param {Checked} definition
+   * @param {import('../core/manager-handle.js').ManagerHandle} handle
+   */
+  constructor(definition, handle) {
+    this.definition = definition
+    this.name = definition.name
+    this.#handle = handle
+    /** @type {any} */
+    this.model = undefined
+    this.isReady = false
+    /** The error of the last load that failed. @type {import('../types/errors.js').MemoryError | undefined} */
+    this.error = undefined
+    /** Bytes of the last load. @type {number | null} */
+    this.measured = null
+    /** RAM that is resident for sure. */
+    this.held = 0
+    /** Bytes that did not come back. */
+    this.stuck = NOTHING
+    /** @type {number | null} */
+    this.loadMs = null
+    /** @type {number | null} */
+    this.pid = null
+    this.reserved = { npu: 0, system: 0, domains: /** @type {Map<number, number>} */ (new Map()) }
+  }
+
+  /** Whether a load or an unload runs, or the model is loaded. */
+  get isBusy() {
+    return this.#loading !== null || this.isReady || this.#isUnloading
+  }
+
+  /**
+   * Loads the model. Rejects with the reason, and then `stuck` has what is not back.
+   *
+   * @param {number | null} domain
+   * @param {Piece[]} pieces what it takes of each domain
+   */
+  async load(domain, pieces) {
+    const { load, unload, core, figures, loadTimeoutMs } = this.definition
+    const { name } = this
+    const controller = new AbortController()
+    this.#loading = controller
+    this.stuck = NOTHING
+    const change = { reserved: core.ram, held: 0, measured: this.#measured }
+    try {
+      // The core's commands are carried out first.
+      await null
+      ownMemory.begin(change)
+      this.#reserve(core, pieces)
+      const work = (async () => load({ name, domain, estimate: figures, signal: controller.signal }))()
+      this.model = await this.#beforeDeadline(work, loadTimeoutMs, controller)
+      this.isReady = true
+    } catch (error) {
+      if (this.#late === null) this.#release()
+      else {
+        this.stuck = { ram: core.ram, npu: core.npu }
+        // The model that comes too late has no user.
+        this.#late = this.#late.then(
+          (model) => unload(model, { name, reason: 'asked' }),
+          () => {},
+        )
+        this.#late.catch(() => {})
+      }
+      throw error
+    } finally {
+      ownMemory.end(change)
+      this.#loading = null
+    }
+  }
+
+  /**
+   * @template T
+   * @param {Promise<T>} work
+   * @param {number} ms
+   * @param {AbortController} controller
+   * @returns {Promise<T>}
+   */
+  #beforeDeadline(work, ms, controller) {
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        const hint = 'it was aborted, and its memory counts until it settles; raise loadTimeoutMs, or see its output'
+        const error = memoryError('ERR_DEVICE_IO', `the load has not settled after ${ms} ms`, { hint })
+        this.#late = work
+        controller.abort(error)
+        reject(error)
+      }, ms)
+      work.then(resolve, reject).finally(() => clearTimeout(timer))
+    })
+  }
+
+  /** Aborts the load: no request waits for it. */
+  cancelLoad() {
+    this.#loading?.abort(memoryError('ERR_POOL_BUSY', 'no request waits for this load any more'))
+  }
+
+  /**
+   * Unloads the model. Resolves with the error of an unload that failed; `stuck` then has the model's bytes.
+   *
+   * @param {EvictionReason} reason
+   * @returns {Promise<{ error: unknown } | undefined>}
+   */
+  async unload(reason) {
+    const { definition, model, name } = this
+    const change = { reserved: 0, held: this.held, measured: () => {} }
+    this.isReady = false
+    this.#isUnloading = true
+    try {
+      await null
+      ownMemory.begin(change)
+      await definition.unload(model, { name, reason })
+      this.#gone()
+    } catch (error) {
+      this.stuck = { ram: definition.core.ram, npu: definition.core.npu }
+      return { error }
+    } finally {
+      ownMemory.end(change)
+      this.#isUnloading = false
+    }
+    return undefined
+  }
+
+  /** Resolves when stuck memory may be back: a load that was given up on has ended. */
+  async recovered() {
+    if (this.#late === null) return new Promise(() => {})
+    await this.#late.catch(() => {})
+    this.#gone()
+  }
+
+  #gone() {
+    this.model = undefined
+    this.#late = null
+    this.stuck = NOTHING
+    this.#release()
+  }
+
+  #measured = (/** @type {number | null} */ bytes) => {
+    if (!this.isReady || bytes === null) return
+    this.measured = bytes
+    this.held = Math.min(bytes, this.definition.core.ram)
+  }
+
+  /**
+   * Reserves the model's bytes with the manager, whose own allocations then leave them alone.
+   *
+   * @param {Bytes} bytes
+   * @param {Piece[]} pieces
+   */
+  #reserve({ ram, npu }, pieces) {
+    const handle = this.#handle.open()
+    const tag = `model:${this.name}`
+    try {
+      const inNpu = pieces.length > 0 ? pieces : [{ id: 0, bytes: npu }]
+      for (const { id, bytes } of inNpu) {
+        if (bytes === 0) continue
+        this.#reservations.push(native.reserve(handle, true, bytes, tag, id))
+        this.reserved.npu += bytes
+        this.reserved.domains.set(id, (this.reserved.domains.get(id) ?? 0) + bytes)
+      }
+      if (ram > npu) {
+        this.#reservations.push(native.reserve(handle, false, ram - npu, tag, undefined))
+        this.reserved.system += ram - npu
+      }
+    } catch (error) {
+      this.#release()
+      throw error
+    }
+  }
+
+  #release() {
+    const handle = this.#handle.value
+    if (handle !== 0) for (const id of this.#reservations) native.releaseReservation(handle, id)
+    this.#reservations = []
+    this.reserved = { npu: 0, system: 0, domains: new Map() }
+    this.held = 0
+  }
+}
+
+module.exports = { ModelEntry }

@@ -1,0 +1,460 @@
+'use strict'
+
+// The shell of the core: gives it events with a time, carries out its commands, and keeps the time at which it has
+// something to do.
+//
+// No function of the caller runs inside a core's event: loads and unloads start in a later microtask, listeners in the
+// next tick.
+
+const { now, setTimeout, clearTimeout, nextTick } = require('../core/runtime.js')
+const { ResidencyCore } = require('./core/residency.js')
+const { Grant } = require('./lease.js')
+const { Machine } = require('./machine.js')
+const { ModelEntry } = require('./model-entry.js')
+const refusals = require('./refusals.js')
+
+/** While a model waits for memory, the machine's figures are read so often. */
+const POLL_MS = 250
+/** The longest time of a timer. */
+const MAX_TIMER_MS = 2 ** 31 - 1
+
+/**
+ * @typedef {import('./options.js').Checked} Checked
+ * @typedef {import('./core/residency.js').Command} Command
+ * @typedef {import('../types/residency.js').EvictionReason} EvictionReason
+ * @typedef {import('../types/residency.js').ModelEvent} ModelEvent
+ *
+ * @typedef {object} Request
+ * @property {number} timeoutMs
+ * @property {Grant | true | null} result a lease, or true for a model that was preloaded
+ * @property {unknown} error of a request that was refused
+ * @property {((result: any) => void) | undefined} resolve
+ * @property {((error: unknown) => void) | undefined} reject
+ */
+
+class Shell {
+  #core
+  #machine
+  /** @type {Map<string, ModelEntry>} */
+  #entries = new Map()
+  /** @type {Map<number, Request>} those that wait */
+  #requests = new Map()
+  /** @type {Map<number, Grant>} */
+  #grants = new Map()
+  #ids = 0
+  #emit
+  #isClosed = false
+  /** @type {any} */
+  #timer
+  #timerAt = Infinity
+  #isRef = false
+  /** Called after each event, until it returns true. @type {Set<() => boolean>} */
+  #watchers = new Set()
+
+  /**
+   * @param {object} parts
+   * @param {import('../core/manager-handle.js').ManagerHandle} parts.handle
+   * @param {import('../types/devices.js').DeviceInfo} parts.device
+   * @param {(name: string, event: ModelEvent) => void} emit
+   * @param {ReturnType<typeof import('./options.js').residencyOptions>} options
+   */
+  constructor({ handle, device }, emit, { models, limits, keepFree, policy }) {
+    this.#emit = emit
+    this.#machine = new Machine(handle, device, { limits, keepFree })
+    for (const model of models) this.#entries.set(model.name, new ModelEntry(model, handle))
+    const { ram, npu, domains } = this.#machine.room(this.#ours())
+    this.#core = new ResidencyCore({ models: models.map(({ core }) => core), ram, npu, domains, policy })
+  }
+
+  get names() {
+    return [...this.#entries.keys()]
+  }
+
+  get closed() {
+    return this.#isClosed
+  }
+
+  /** @param {string} name */
+  has(name) {
+    return this.#entries.has(name)
+  }
+
+  /**
+   * Asks for a lease, or for a load without one. Returns the lease if the model is loaded and free, else a promise.
+   *
+   * @param {string} name
+   * @param {{ signal?: AbortSignal, timeoutMs?: number, priority?: number }} options
+   * @param {boolean} [preload]
+   * @returns {Grant | true | Promise<any>}
+   */
+  ask(name, { signal, timeoutMs = Infinity, priority = 0 }, preload = false) {
+    if (this.#isClosed) throw refusals.closed()
+    if (signal?.aborted) throw signal.reason
+    const entry = this.#entryOf(name)
+    const id = ++this.#ids
+    /** @type {Request} */
+    const request = { timeoutMs, result: null, error: null, resolve: undefined, reject: undefined }
+    this.#requests.set(id, request)
+    // Reading the machine's figures costs more than a lease of a loaded model.
+    if (!entry.isReady) this.#readMachine()
+    const time = now()
+    const event = { id, name, now: time, deadline: time + timeoutMs, priority }
+    if (signal === undefined && timeoutMs > 0) {
+      this.#perform(preload ? this.#core.preload(event) : this.#core.request(event))
+      if (request.result !== null) return request.result
+      if (request.error !== null) throw request.error
+      return new Promise((resolve, reject) => Object.assign(request, { resolve, reject }))
+    }
+    return this.#askCancellably(id, request, signal, () =>
+      preload ? this.#core.preload(event) : this.#core.request(event),
+    )
+  }
+
+  /**
+   * @param {number} id
+   * @param {Request} request
+   * @param {AbortSignal | undefined} signal
+   * @param {() => Command[]} start
+   */
+  #askCancellably(id, request, signal, start) {
+    return new Promise((resolve, reject) => {
+      const aborted = () => {
+        Object.assign(request, { resolve: undefined, reject: undefined })
+        this.#perform(this.#core.cancel(id, now()))
+        reject(signal?.reason)
+      }
+      const done = (/** @type {(value: any) => void} */ settle) => (/** @type {any} */ value) => {
+        signal?.removeEventListener('abort', aborted)
+        settle(value)
+      }
+      Object.assign(request, { resolve: done(resolve), reject: done(reject) })
+      signal?.addEventListener('abort', aborted, { once: true })
+      this.#perform(start())
+    })
+  }
+
+  /**
+   * Ends a lease. Idempotent.
+   *
+   * @param {number} id
+   */
+  #release(id) {
+    if (!this.#grants.delete(id)) return
+    if (this.#requests.size > 0) this.#readMachine()
+    this.#perform(this.#core.release(id, now()))
+  }
+
+  /**
+   * @param {string} name
+   * @param {{ force?: boolean }} options
+   */
+  evict(name, { force = false }) {
+    const entry = this.#entryOf(name)
+    const { state, leases, waiting } = this.#statsOf(name)
+    if (!force && (leases > 0 || waiting > 0)) throw refusals.busy(name, leases, waiting)
+    if (state === 'stuck') return this.#unloadAgain(entry)
+    if (state === 'cold' || state === 'failed') return undefined
+    this.#perform(this.#core.evict(name, now(), 'asked', { force }))
+    // A load that was cancelled settles in its own time.
+    return this.#until(() => !entry.isBusy)
+  }
+
+  /**
+   * Tries an unload that failed once more.
+   *
+   * @param {ModelEntry} entry
+   */
+  async #unloadAgain(entry) {
+    const failure = await entry.unload('asked')
+    if (failure !== undefined) throw refusals.unloadFailed(entry.name, failure.error)
+    this.#after(() => this.#core.recovered(entry.name, now()))
+  }
+
+  /** @param {string[]} names */
+  plan(names) {
+    for (const name of names) this.#entryOf(name)
+    this.#readMachine()
+    return this.#core.plan(names, now())
+  }
+
+  stats() {
+    this.#readMachine()
+    const time = now()
+    const { ram, domains, models } = this.#core.stats()
+    const each = models.map((model) => {
+      const entry = /** @type {ModelEntry} */ (this.#entries.get(model.name))
+      const { name, state, domain, reserved, leases, waiting, loads, evictions, idleSince } = model
+      return {
+        name,
+        state,
+        domain,
+        bytes: {
+          estimated: entry.definition.figures.full,
+          reserved: reserved.ram,
+          measured: entry.measured,
+          stuck: state === 'stuck' ? reserved.ram : 0,
+        },
+        leases,
+        waiting,
+        idleMs: idleSince === null ? null : time - idleSince,
+        loads,
+        evictions,
+        loadMs: entry.loadMs,
+        pid: entry.pid,
+      }
+    })
+    return { ram, domains, models: each, waiting: this.#requests.size }
+  }
+
+  /** Refuses requests, waits for leases to end, and unloads all models. */
+  async close() {
+    this.#refuseAll()
+    for (const grant of this.#grants.values()) grant.warn(refusals.closed())
+    for (const name of this.names) this.#perform(this.#core.evict(name, now(), 'closed', { drain: true }))
+    await this.#until(() => this.#grants.size === 0 && [...this.#entries.values()].every(({ isBusy }) => !isBusy))
+    this.#end()
+  }
+
+  /** Ends without waiting: the manager is being disposed. */
+  abandon() {
+    this.#refuseAll()
+    for (const [id, grant] of [...this.#grants]) {
+      grant.end(refusals.closed())
+      this.#grants.delete(id)
+    }
+    for (const name of this.names) this.#perform(this.#core.evict(name, now(), 'closed', { force: true }))
+    this.#end()
+  }
+
+  #refuseAll() {
+    this.#isClosed = true
+    for (const [id, { reject }] of [...this.#requests]) {
+      reject?.(refusals.closed())
+      this.#requests.delete(id)
+      this.#perform(this.#core.cancel(id, now()))
+    }
+  }
+
+  #end() {
+    clearTimeout(this.#timer)
+    this.#timerAt = -Infinity
+  }
+
+  /**
+   * @param {string} name
+   * @returns {ModelEntry}
+   */
+  #entryOf(name) {
+    return /** @type {ModelEntry} */ (this.#entries.get(name))
+  }
+
+  /** @param {string} name */
+  #statsOf(name) {
+    const found = this.#core.stats().models.find((model) => model.name === name)
+    return /** @type {NonNullable<typeof found>} */ (found)
+  }
+
+  /** @param {() => boolean} done */
+  #until(done) {
+    if (done()) return Promise.resolve()
+    return new Promise((resolve) => {
+      this.#watchers.add(() => {
+        if (!done()) return false
+        resolve(undefined)
+        return true
+      })
+    })
+  }
+
+  /** What the models have of RAM and of the manager's reservations. */
+  #ours() {
+    const ours = { held: 0, npu: 0, taken: 0, domains: new Map() }
+    for (const entry of this.#entries.values()) {
+      ours.held += entry.held
+      ours.npu += entry.reserved.npu
+      ours.taken += entry.reserved.npu + entry.reserved.system
+      for (const [id, bytes] of entry.reserved.domains) ours.domains.set(id, (ours.domains.get(id) ?? 0) + bytes)
+    }
+    return ours
+  }
+
+  #readMachine() {
+    if (this.#machine.isOpen) this.#perform(this.#core.setRoom(this.#machine.room(this.#ours()), now()))
+  }
+
+  /**
+   * Gives the core an event at which memory may have come free.
+   *
+   * @param {() => Command[]} event
+   */
+  #after(event) {
+    this.#perform(event())
+    if (this.#requests.size > 0) this.#readMachine()
+  }
+
+  /** @param {Command[]} commands */
+  #perform(commands) {
+    for (const command of commands) {
+      const entry = this.#entryOf(command.name)
+      if (command.type === 'load') this.#load(entry, command.domain, command.pieces)
+      else if (command.type === 'unload') this.#unload(entry, /** @type {EvictionReason} */ (command.reason))
+      else if (command.type === 'cancel-load') entry.cancelLoad()
+      else if (command.type === 'reject') this.#reject(entry, command.id, command.reason)
+      else this.#grant(entry, command.id, command.type === 'grant')
+    }
+    this.#arm()
+    for (const watcher of this.#watchers) if (watcher()) this.#watchers.delete(watcher)
+  }
+
+  /**
+   * @param {ModelEntry} entry
+   * @param {number} id
+   * @param {boolean} leased
+   */
+  #grant(entry, id, leased) {
+    const request = /** @type {Request} */ (this.#requests.get(id))
+    this.#requests.delete(id)
+    if (leased) {
+      const grant = new Grant(entry.name, entry.model, () => this.#release(id))
+      this.#grants.set(id, grant)
+      request.result = grant
+    } else {
+      request.result = true
+    }
+    request.resolve?.(request.result)
+  }
+
+  /**
+   * @param {ModelEntry} entry
+   * @param {number} id
+   * @param {string} reason
+   */
+  #reject(entry, id, reason) {
+    const grant = this.#grants.get(id)
+    const request = this.#requests.get(id)
+    this.#grants.delete(id)
+    this.#requests.delete(id)
+    const error = this.#errorOf(entry, reason, request?.timeoutMs ?? 0)
+    grant?.end(error)
+    if (request === undefined) return
+    request.error = error
+    request.reject?.(error)
+  }
+
+  /**
+   * @param {ModelEntry} entry
+   * @param {string} reason
+   * @param {number} timeoutMs
+   */
+  #errorOf({ name, definition, error }, reason, timeoutMs) {
+    const stats = this.#core.stats()
+    switch (reason) {
+      case 'never-fits': {
+        const stay = stats.models.filter((other) => other.name !== name && this.#isHeld(other))
+        return refusals.neverFits(definition.core, stats, stay)
+      }
+      case 'deadline':
+        return refusals.timedOut(definition.core, timeoutMs, stats)
+      case 'failed':
+        return error
+      case 'evicted':
+        return refusals.died(name, 'it was evicted by force')
+      default:
+        return refusals.died(name, 'its engine ended', error)
+    }
+  }
+
+  /** @param {{ name: string, state: string }} model */
+  #isHeld({ name, state }) {
+    return this.#entryOf(name).definition.core.pinned === true && (state === 'ready' || state === 'loading')
+  }
+
+  /**
+   * @param {ModelEntry} entry
+   * @param {number | null} domain
+   * @param {{ id: number, bytes: number }[]} pieces
+   */
+  #load(entry, domain, pieces) {
+    const { name } = entry
+    const began = now()
+    entry
+      .load(domain, pieces)
+      .then(() => {
+        const ms = now() - began
+        entry.loadMs = ms
+        this.#tell('ready', { name, ms, bytes: entry.measured ?? undefined })
+        this.#after(() => this.#core.loaded(name, now(), ms))
+      })
+      .catch((cause) => {
+        entry.error = refusals.loadFailed(name, cause)
+        this.#tell('fail', { name, error: entry.error })
+        this.#after(() => this.#core.loadFailed(name, now(), entry.stuck, { retry: entry.stuck.ram === 0 }))
+        this.#watchStuck(entry)
+      })
+    this.#tell('load', { name, bytes: entry.definition.core.ram })
+  }
+
+  /**
+   * @param {ModelEntry} entry
+   * @param {EvictionReason} reason
+   */
+  #unload(entry, reason) {
+    const { name } = entry
+    const began = now()
+    this.#tell('evict', { name, reason })
+    entry.unload(reason).then((failure) => {
+      if (failure !== undefined)
+        this.#tell('fail', { name, reason, error: refusals.unloadFailed(name, failure.error) })
+      else this.#tell('gone', { name, reason, ms: now() - began })
+      this.#after(() => this.#core.unloaded(name, now(), entry.stuck))
+      this.#watchStuck(entry)
+    })
+  }
+
+  /**
+   * Tells of memory that did not come back, and waits for it.
+   *
+   * @param {ModelEntry} entry
+   */
+  #watchStuck(entry) {
+    const { name, stuck } = entry
+    if (stuck.ram === 0 && stuck.npu === 0) return
+    this.#tell('stuck', { name, bytes: stuck.ram })
+    entry.recovered().then(() => this.#after(() => this.#core.recovered(name, now(), entry.stuck)))
+  }
+
+  /**
+   * @param {string} event
+   * @param {ModelEvent} payload
+   */
+  #tell(event, payload) {
+    nextTick(() => this.#emit(event, payload))
+  }
+
+  /** Sets the timer to the next time at which the core has something to do. */
+  #arm() {
+    const waits = this.#requests.size > 0
+    const at = Math.min(this.#core.wakeAt, waits ? now() + POLL_MS : Infinity)
+    // A timer that fires early costs less than a new one for each lease.
+    if (at < this.#timerAt) {
+      clearTimeout(this.#timer)
+      this.#timerAt = at
+      this.#timer = setTimeout(
+        () => {
+          this.#timerAt = Infinity
+          if (this.#requests.size > 0) this.#readMachine()
+          this.#perform(this.#core.tick(now()))
+        },
+        Math.min(MAX_TIMER_MS, Math.max(1, Math.ceil(at - now()))),
+      )
+      this.#isRef = true
+    }
+    // A keep-alive keeps no process alive; a request that waits does.
+    if (this.#isRef === waits) return
+    this.#isRef = waits
+    if (waits) this.#timer?.ref()
+    else this.#timer?.unref()
+  }
+}
+
+module.exports = { Shell }
