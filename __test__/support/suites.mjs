@@ -29,6 +29,8 @@ export const driverless = [
   'cli',
   'deallocate-when',
   'demo',
+  'docs',
+  'docs-links',
   'doctor-reasons',
   'drivers',
   'estimate',

@@ -1,35 +1,33 @@
-// Compiles the JavaScript and TypeScript blocks of README.md and docs/, in strict mode. Names that a page does not
-// define are the reader's own: the prelude declares them. Part of `npm run test:types`.
+// Compiles the JavaScript and TypeScript blocks of README.md and docs/, in strict mode, each with the names that
+// earlier blocks of its page declare. Names that a page does not define are the reader's own: the prelude declares
+// them. Part of `npm run test:types`.
 
-import { readdirSync, readFileSync } from 'node:fs'
+import { readFileSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 
 import ts from 'typescript'
 
-const root = fileURLToPath(new URL('../..', import.meta.url))
-const documents = readdirSync(join(root, 'docs')).filter((name) => name.endsWith('.md'))
-const pages = ['README.md', ...documents.map((name) => `docs/${name}`)]
+import { codeBlocks, pages, root } from '../support/docs.mjs'
+
 /** Its blocks configure bundlers, and use nothing of the package. */
 const FOREIGN = new Set(['docs/bundlers.md'])
+
+/** The functions and classes of the package. */
+const chapters = join(root, 'src/js/types')
+const types = readdirSync(chapters).map((name) => readFileSync(join(chapters, name), 'utf8'))
+const declared = types.flatMap((text) => [...text.matchAll(/^export (?:function|class) (\w+)/gm)])
+const exported = [...new Set(declared.map(([, name]) => name))]
 
 const PRELUDE = `
 import * as api from '@rkllmjs/memory'
 declare global {
-  const MemoryManager: typeof api.MemoryManager, DmaBufInbox: typeof api.DmaBufInbox
-  const SimulatedNPU: typeof api.SimulatedNPU
-  const closeDmaBuf: typeof api.closeDmaBuf, sendDmaBuf: typeof api.sendDmaBuf
-  const diffSnapshots: typeof api.diffSnapshots, replayEventLog: typeof api.replayEventLog
-  const estimateModelMemory: typeof api.estimateModelMemory, planModels: typeof api.planModels
-  const measureModel: typeof api.measureModel
-  const explainAll: typeof api.explainAll, explainError: typeof api.explainError
-  const probeDevices: typeof api.probeDevices
+  const ${exported.map((name) => `${name}: typeof api.${name}`).join(', ')}
   const memory: api.MemoryManager, manager: api.MemoryManager, kv: api.MemoryPool, pool: api.MemoryPool
   const buffer: ArrayBuffer, token: api.SharedBufferToken, before: api.MemorySnapshot, device: api.DeviceInfo
   const tokens: number[], ids: number[], keys: number[], csv: string, handle: bigint
   const worker: import('node:worker_threads').Worker, http: typeof import('node:http')
   const client: typeof import('prom-client'), registry: import('prom-client').Registry
-  const log: any
+  const log: any, response: import('node:http').ServerResponse
   const library: string, session: api.InferenceBuffers, param: bigint, infer: bigint, callback: bigint
   const kvCache: { shrink(share: number): void }
   function rkllm_run(handle: bigint, input: bigint, param: bigint, userdata: null): number
@@ -43,23 +41,26 @@ declare global {
 }
 `
 
-/** Virtual files, by path: one for each block. */
+/** Virtual files, by path: one for each page and language. Each block stands inside the block before it. */
 const files = new Map([[join(root, 'docs-prelude.mts'), PRELUDE]])
 for (const page of pages.filter((name) => !FOREIGN.has(name))) {
-  const text = readFileSync(join(root, page), 'utf8')
-  for (const { 1: language, 2: code, index } of text.matchAll(/^```(js|ts)\n([^]*?)^```/gm)) {
-    const line = text.slice(0, index).split('\n').length
-    const name = `${page.replaceAll('/', '-')}-${line}.${language === 'js' ? 'cjs' : 'cts'}`
+  for (const language of ['js', 'ts']) {
+    const blocks = codeBlocks.filter((block) => block.page === page && block.language === language)
+    if (blocks.length === 0) continue
+    const name = `${page.replaceAll('/', '-')}.${language === 'js' ? 'cjs' : 'cts'}`
     // Statements stay on the lines of the page, so that an error names them.
-    const blank = '\n'.repeat(line - 1)
-    files.set(join(root, name), `${blank}async () => {\n${code}}\n${language === 'ts' ? 'export {}\n' : ''}`)
+    let text = ''
+    for (const { line, code } of blocks) {
+      text += '\n'.repeat(line - 1 - text.split('\n').length) + `;(async () => {\n${code}`
+    }
+    files.set(join(root, name), `${text}${'})'.repeat(blocks.length)}\n${language === 'ts' ? 'export {}\n' : ''}`)
   }
 }
 
 const options = {
   allowJs: true, checkJs: true, strict: true, noEmit: true, skipLibCheck: true, target: ts.ScriptTarget.ES2022,
   lib: ['lib.es2023.d.ts', 'lib.esnext.disposable.d.ts'], module: ts.ModuleKind.NodeNext, noImplicitAny: false,
-  resolveJsonModule: true,
+  resolveJsonModule: true, useUnknownInCatchVariables: false,
   // Not "node": the package's types bring it.
   types: [],
 }
@@ -76,5 +77,5 @@ host.getCurrentDirectory = () => root
 const program = ts.createProgram([...files.keys()], options, host)
 const errors = ts.getPreEmitDiagnostics(program)
 process.stderr.write(ts.formatDiagnostics(errors, host))
-console.log(`${files.size - 1} blocks of ${pages.length} pages, ${errors.length} errors`)
-if (errors.length > 0 || files.size < 20) process.exitCode = 1
+console.log(`${codeBlocks.length} blocks of ${pages.length} pages, ${errors.length} errors`)
+if (errors.length > 0 || codeBlocks.length < 20) process.exitCode = 1
