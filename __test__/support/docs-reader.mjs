@@ -58,7 +58,7 @@ async function makeFolder() {
     mkdirSync(join(folder, dirname(path)), { recursive: true })
     writeFileSync(join(folder, path), content)
   }
-  for (const path of ['config.json', 'Qwen3-0.6B/config.json']) write(path, JSON.stringify(QWEN3))
+  for (const path of ['config.json', 'qwen.json', 'Qwen3-0.6B/config.json']) write(path, JSON.stringify(QWEN3))
   write('qwen.rkllm', Buffer.alloc(4096, 1))
   truncateSync(join(folder, 'qwen.rkllm'), 986 * MiB)
   for (const path of ['vision.rknn', 'srv/models/vision.rknn']) write(path, rknn(2 * MiB))
@@ -134,6 +134,8 @@ export async function openReader() {
     kvCache: { shrink() {} },
     runOnNpu() {},
     handleRequests: async () => {},
+    openChat: async () => ({ generate: async (text) => `${text} Because.`, close() {} }),
+    openSpeech: async () => ({ close() {} }),
     ...(await runtimeOf(library)),
   }
   names.worker.unref()
