@@ -64,6 +64,7 @@ export const driverless = [
   'runtime-version',
   'scale',
   'scans',
+  'server',
   'snapshot-diff',
   'soak',
   'top',
@@ -71,7 +72,7 @@ export const driverless = [
 ]
 
 /** Suites that compile C: no emulated machine has a compiler. */
-export const needingCompiler = ['layouts', 'results', 'understudy']
+export const needingCompiler = ['layouts', 'results', 'server', 'understudy']
 
 /** Suites with engine-dependent outcomes: the collector, ArrayBuffers, threads, events, modules. */
 export const engineDependent = [
@@ -104,6 +105,7 @@ export const engineDependent = [
   'residency',
   'results',
   'reuse',
+  'server',
   'sharing',
 ]
 

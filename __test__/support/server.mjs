@@ -1,0 +1,78 @@
+/** Starts examples/server on the understudy, in a process of the runtime under test. */
+
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { createInterface } from 'node:readline'
+import { fileURLToPath } from 'node:url'
+
+import OpenAI from 'openai'
+
+import { runtime } from './helpers.mjs'
+
+const MAIN = fileURLToPath(new URL('../../examples/server/main.mjs', import.meta.url))
+const FLAGS = runtime === 'deno' ? ['run', '--allow-all', '--no-check'] : []
+
+/**
+ * Starts the server with `args`, and ends it after the test. Resolves once it listens, or has ended.
+ *
+ * @param {{ after: (end: () => Promise<void>) => void }} t
+ * @param {string[]} args
+ * @param {Record<string, string | number>} [understudy] settings of the understudy, without their prefix
+ */
+export async function startServer(t, args = [], understudy = {}) {
+  const settings = Object.entries(understudy).map(([name, value]) => [`UNDERSTUDY_${name}`, String(value)])
+  const child = spawn(process.execPath, [...FLAGS, MAIN, '--understudy', '--port', '0', ...args], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, NODE_OPTIONS: '', ...Object.fromEntries(settings) },
+  })
+  const closed = once(child, 'close')
+  t.after(async () => {
+    child.kill('SIGKILL')
+    await closed
+  })
+  let [log, url] = ['', undefined]
+  const listening = new Promise((resolve) => {
+    for (const stream of [child.stdout, child.stderr]) {
+      createInterface({ input: stream }).on('line', (line) => {
+        log += `${line}\n`
+        url ??= /^listening on (\S+)/.exec(line)?.[1]
+        if (url !== undefined) resolve()
+      })
+    }
+  })
+  await Promise.race([listening, closed])
+  const json = async (path, options) => (await fetch(url + path, options)).json()
+  return {
+    url,
+    pid: child.pid,
+    log: () => log,
+    /** The official client, which does not try again unless it is told to. */
+    client: (apiKey = 'none', options) => new OpenAI({ baseURL: `${url}/v1`, apiKey, maxRetries: 0, ...options }),
+    post: (path, body, headers = {}) =>
+      fetch(url + path, { method: 'POST', body: typeof body === 'string' ? body : JSON.stringify(body), headers }),
+    health: () => json('/healthz'),
+    /** The value of a metric's sample, by the name with its labels. */
+    async metric(sample) {
+      const text = await (await fetch(`${url}/metrics`)).text()
+      const line = text.split('\n').find((one) => one.startsWith(`${sample} `))
+      return line && Number(line.split(' ').at(-1))
+    },
+    // Deno's own kill() reports the signal as the cause of the end, whatever the status is.
+    signal: (name) => process.kill(child.pid, name),
+    /** Resolves with the exit status, and the figures of the last line. */
+    async ended() {
+      const [status, signal] = await closed
+      const last = log.split('\n').findLast((line) => line.startsWith('{"left"'))
+      return { status: signal ?? status, left: last && JSON.parse(last).left }
+    },
+  }
+}
+
+/** Polls until `condition` holds; fails after ten seconds. */
+export async function until(condition, what) {
+  const deadline = Date.now() + 10_000
+  while (!(await condition())) {
+    if (Date.now() > deadline) throw new Error(`${what}: not within 10 s`)
+    await new Promise((resolve) => setTimeout(resolve, 5))
+  }
+}

@@ -1,0 +1,57 @@
+/** Metrics of the server beside those of its memory manager, by prom-client. */
+
+import { monitorEventLoopDelay } from 'node:perf_hooks'
+
+import client from 'prom-client'
+
+import prometheus from '../../src/js/metrics/prom-client.js'
+
+/** Milliseconds between two samples of the event loop's delay. */
+const RESOLUTION = 1
+
+/**
+ * @param {import('../../index.js').MemoryManager} memory
+ * @param {import('./queue.mjs').Queue} queue
+ */
+export function makeMetrics(memory, queue) {
+  const registry = new client.Registry()
+  const make = (Class, name, help, more) =>
+    new Class({ name: `rkllm_server_${name}`, help, registers: [registry], ...more })
+  const gauge = (name, help, read) => make(client.Gauge, name, help, { collect() { this.set(read()) } })
+  const unregister = prometheus.registerMetrics(client, memory, { registry })
+  const delay = watchEventLoop()
+
+  gauge('queue_waiting', 'Requests that wait.', () => queue.waiting)
+  gauge('queue_limit', 'Requests that may wait.', () => queue.limit)
+  gauge('running', 'Whether a run is under way.', () => Number(queue.running))
+  if (delay !== undefined) {
+    const help = 'The 99th percentile of the delay of the event loop since the start.'
+    gauge('event_loop_delay_p99_seconds', help, () => (delay.p99() ?? NaN) / 1e3)
+  }
+  const counter = (name, help, labelNames) => make(client.Counter, name, help, { labelNames })
+  return {
+    requests: counter('requests_total', 'Responses, by route and status.', ['route', 'status']),
+    tokens: counter('tokens_total', 'Tokens of prompts and of replies.', ['kind']),
+    contentType: registry.contentType,
+    text: () => registry.metrics(),
+    /** The 99th percentile in ms; undefined where the runtime does not measure it. */
+    delayP99: () => delay?.p99(),
+    end() {
+      delay?.end()
+      unregister()
+    },
+  }
+}
+
+/** The delay of the event loop. Not every runtime can measure it. */
+function watchEventLoop() {
+  try {
+    const histogram = monitorEventLoopDelay({ resolution: RESOLUTION })
+    histogram.enable()
+    // A sample is the time between two timers: with no delay it is the resolution.
+    const p99 = () => (histogram.count > 0 ? Math.max(0, histogram.percentile(99) / 1e6 - RESOLUTION) : undefined)
+    return { p99, end: () => histogram.disable() }
+  } catch {
+    return undefined
+  }
+}
