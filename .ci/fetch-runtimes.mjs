@@ -17,6 +17,9 @@ const node = (major) => ({
   run: (file) => ['--expose-gc', file],
 })
 
+/** The oldest supported Node, for those who start another one. */
+export const node20 = node(20)
+
 export const runtimes = {
   node22: node(22),
   node24: node(24),
@@ -37,8 +40,7 @@ export const runtimes = {
 }
 
 /** Returns the path of a runtime's binary; downloads it the first time. */
-export function fetched(name) {
-  const { spec, binary } = runtimes[name]
+export function fetched(name, { spec, binary } = runtimes[name]) {
   const folder = once(join(cache, `${name}-${arch}`), (into) => {
     const packed = execFileSync('npm', ['pack', '--silent', spec], { cwd: into, encoding: 'utf8' })
       .trim()

@@ -4,6 +4,7 @@
 
 const { EventEmitter } = require('node:events')
 const { inspect } = require('node:util')
+const { version } = require('../../package.json')
 const load = require('./chapters.js')
 const { publicClass } = require('./core/border.js')
 const native = require('./core/binding.js')
@@ -20,6 +21,9 @@ const pressure = require('./reclaim/pressure.js')
 
 /** Abandons managers that were dropped without `dispose`: their device closes when their last buffer is collected. */
 const dropped = new FinalizationRegistry((handle) => native.abandonManager(handle))
+
+/** @type {import('./types/manager.js').BuildInfo} */
+const buildInfo = Object.freeze({ ...native.buildInfo() })
 
 class MemoryManager extends EventEmitter {
   #host
@@ -46,6 +50,14 @@ class MemoryManager extends EventEmitter {
       closeInspector()
       dropped.unregister(this.#host)
     }
+  }
+
+  static get version() {
+    return version
+  }
+
+  static get buildInfo() {
+    return buildInfo
   }
 
   get device() {

@@ -47,6 +47,27 @@ pub fn version() -> &'static str {
     env!("CARGO_PKG_VERSION")
 }
 
+/// How the native part was built.
+#[napi(object, use_nullable = true)]
+pub struct BuildInfo {
+    pub version: String,
+    pub target: String,
+    pub profile: String,
+    pub revision: Option<String>,
+}
+
+/// Returns how the native part was built. The revision is known where the packing script built it.
+#[napi(catch_unwind)]
+pub fn build_info() -> BuildInfo {
+    let revision = env!("RKLLM_BUILD_REVISION");
+    BuildInfo {
+        version: version().to_owned(),
+        target: env!("RKLLM_BUILD_TARGET").to_owned(),
+        profile: env!("RKLLM_BUILD_PROFILE").to_owned(),
+        revision: (!revision.is_empty()).then(|| revision.to_owned()),
+    }
+}
+
 /// Options of the slabs, which let small NPU allocations share kernel objects.
 #[napi(object)]
 pub struct Slabs {

@@ -113,6 +113,8 @@ test('npm pack: the files of the package and no others', { skip: npm.status !== 
 })
 
 test('the manifest: the only run-time dependencies are the binaries for arm64 and x64', () => {
+  // It installs on every system, for its types; the packages of the binaries name theirs.
+  assert.equal(manifest.os, undefined)
   assert.equal(manifest.license, 'MIT')
   assert.deepEqual(manifest.dependencies ?? {}, {})
   assert.equal(manifest.engines.node, '>=20.12')
@@ -123,6 +125,18 @@ test('the manifest: the only run-time dependencies are the binaries for arm64 an
     assert.ok(binary.main.endsWith('.node'))
     assert.deepEqual(binary.os, ['linux'])
   }
+})
+
+test('the manager tells its version, and how its native part was built', () => {
+  const { MemoryManager } = esm
+  assert.equal(MemoryManager.version, manifest.version)
+  const { version, target, profile, revision } = MemoryManager.buildInfo
+  assert.equal(version, manifest.version)
+  const machine = { arm64: 'aarch64', x64: 'x86_64' }[process.arch]
+  assert.equal(target, `${machine}-unknown-linux-gnu`)
+  assert.match(profile, /^(release|dev-addon|debug)$/)
+  assert.match(revision ?? '', /^([0-9a-f]{40})?$/)
+  assert.ok(Object.isFrozen(MemoryManager.buildInfo))
 })
 
 test('no scripts run when a user installs it', () => {

@@ -100,6 +100,18 @@ export interface MemoryEvents {
   missingSync: [missing: MissingSync]
 }
 
+/** How the native part was built. */
+export interface BuildInfo {
+  /** The version of the native part: that of the package. */
+  readonly version: string
+  /** The target of the Rust compiler, e.g. 'aarch64-unknown-linux-gnu'. */
+  readonly target: string
+  /** The profile of the build: 'release' in published packages. */
+  readonly profile: string
+  /** The Git revision, 40 hexadecimal digits; null where it was not known, or the tree had other changes. */
+  readonly revision: string | null
+}
+
 /**
  * Manages the memory of one opened device, and system memory beside it, with common accounting.
  *
@@ -117,6 +129,17 @@ export interface MemoryEvents {
  * memory.dispose()
  */
 export class MemoryManager extends EventEmitter {
+  /** The version of this package. */
+  static readonly version: string
+  /**
+   * How the native part was built. Published binaries of one revision have the same bytes, on every machine that builds
+   * them with the same compiler.
+   *
+   * @example
+   * MemoryManager.buildInfo.version === MemoryManager.version // => true
+   */
+  static readonly buildInfo: BuildInfo
+
   /**
    * Opens a device.
    *
