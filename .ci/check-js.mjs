@@ -10,7 +10,7 @@ import ts from 'typescript'
 const STRICT = [
   'allocation', 'arena', 'chapters', 'cli', 'core', 'devices', 'explain', 'functions', 'index', 'inference', 'inspect',
   'limits', 'manager', 'manager-async', 'manager-host', 'manager-options', 'metrics', 'models', 'pools', 'profiling',
-  'reclaim', 'replay', 'report', 'residency', 'sharing', 'stats',
+  'reclaim', 'replay', 'report', 'residency', 'rknn', 'sharing', 'stats',
 ]
 
 const root = fileURLToPath(new URL('..', import.meta.url))

@@ -20,7 +20,7 @@ const ORDER = [
     'stats',
   ],
   ['explain', 'inference', 'metrics', 'models', 'report'],
-  ['residency'],
+  ['residency', 'rknn'],
   ['chapters.js'],
   ['manager-async.js', 'manager-host.js', 'manager-options.js'],
   ['manager.js', 'functions.js'],

@@ -1,6 +1,6 @@
 /**
  * The reader of the documentation: the names that its code uses and does not define, the files that it opens, and the
- * RKLLM runtime that it loads (the understudy). `__test__/types/docs.mjs` declares the same names.
+ * runtimes that it loads (the understudies). `__test__/types/docs.mjs` declares the same names.
  */
 
 import { chmodSync, mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
@@ -11,7 +11,8 @@ import { PassThrough } from 'node:stream'
 import { MessageChannel } from 'node:worker_threads'
 
 import { open as openLibrary } from '../../examples/inference/ffi.mjs'
-import { buildUnderstudy } from '../runtime/build.mjs'
+import { buildRknnUnderstudy, buildUnderstudy } from '../runtime/build.mjs'
+import { loadRknn, writeRknnModel } from './rknn.mjs'
 
 const require = createRequire(import.meta.url)
 const api = require('../../index.js')
@@ -64,6 +65,9 @@ async function makeFolder() {
   for (const path of ['vision.rknn', 'srv/models/vision.rknn']) write(path, rknn(2 * MiB))
   for (const path of ['models/qwen3.rkllm', 'srv/models/Qwen3-1.7B.rkllm', 'srv/models/sql.rkllm'])
     write(path, UNDERSTUDY_MODEL)
+  const encoder = ['input = pixels uint8 nhwc 16 1 8 8 3', 'output = features float16 undefined 0 1 196 8']
+  for (const name of ['vit', 'yolo'])
+    writeRknnModel(join(folder, `srv/models/${name}.rknn`), { weights: 65_536, internal: 8192, tensors: encoder })
   write('llm.log', LOG)
   write('llm_demo', '#!/bin/sh\necho rkllm init success\nexec sleep 60\n')
   chmodSync(join(folder, 'llm_demo'), 0o755)
@@ -136,6 +140,8 @@ export async function openReader() {
     handleRequests: async () => {},
     openChat: async () => ({ generate: async (text) => `${text} Because.`, close() {} }),
     openSpeech: async () => ({ close() {} }),
+    librknnrt: (await loadRknn(buildRknnUnderstudy('2.1'))).call,
+    image: new Uint8Array(192),
     ...(await runtimeOf(library)),
   }
   names.worker.unref()

@@ -61,6 +61,9 @@ export const driverless = [
   'residency',
   'residency-core',
   'results',
+  'rknn',
+  'rknn-layouts',
+  'rknn-refusals',
   'runtime-version',
   'scale',
   'scans',
@@ -72,7 +75,9 @@ export const driverless = [
 ]
 
 /** Suites that compile C: no emulated machine has a compiler. */
-export const needingCompiler = ['layouts', 'results', 'server', 'understudy']
+export const needingCompiler = [
+  'layouts', 'results', 'rknn', 'rknn-layouts', 'rknn-refusals', 'server', 'understudy',
+]
 
 /** Suites with engine-dependent outcomes: the collector, ArrayBuffers, threads, events, modules. */
 export const engineDependent = [

@@ -29,6 +29,7 @@ declare global {
   const client: typeof import('prom-client'), registry: import('prom-client').Registry
   const log: any, response: import('node:http').ServerResponse
   const library: string, session: api.InferenceBuffers, param: bigint, infer: bigint, callback: bigint
+  const librknnrt: any, image: Uint8Array
   const kvCache: { shrink(share: number): void }
   function rkllm_run(handle: bigint, input: bigint, param: bigint, userdata: null): number
   function rkllm_run_async(handle: bigint, input: bigint, param: bigint, userdata: bigint): number

@@ -21,6 +21,7 @@ module.exports = {
   report: onDemand(() => require('./report/of-manager.js')),
   residency: onDemand(() => require('./residency/model-residency.js')),
   reservation: onDemand(() => require('./limits/reservation.js')),
+  rknn: onDemand(() => require('./rknn/memory.js')),
   sharing: onDemand(() => require('./sharing/shared-memory.js')),
   stack: onDemand(() => require('./profiling/stack.js')),
   usage: onDemand(() => require('./stats/usage.js')),

@@ -189,6 +189,12 @@ class MemoryManager extends EventEmitter {
     return /** @type {any} */ (load.residency().makeResidency(this.#host, this.#device, options))
   }
 
+  /** @param {import('./types/rknn.js').RknnMemorySpec} spec */
+  createRknnMemory(spec) {
+    this.#open()
+    return /** @type {any} */ (load.rknn().makeRknnMemory(/** @type {any} */ (this), spec))
+  }
+
   // ── Monitoring
 
   getMemoryStats() {

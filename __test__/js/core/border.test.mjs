@@ -54,6 +54,7 @@ function instances(t) {
     reservation: manager.reserve(4096),
     ...(simulated && { npu: new memory.SimulatedNPU(manager) }),
     inference: manager.createInferenceBuffers({ contextLength: 16, hiddenSize: 8, vocabSize: 8, kind: 'system' }),
+    rknn: manager.createRknnMemory({ models: [{ name: 'm', file: 'm.rknn' }] }),
   }
 }
 

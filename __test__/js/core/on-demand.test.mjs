@@ -11,7 +11,7 @@ const require = createRequire(import.meta.url)
 
 /** The rooms of which an allocation needs no file, and the single files of others that it needs. */
 const CHAPTERS = ['cli', 'devices', 'explain', 'inference', 'inspect', 'metrics', 'models', 'pools', 'profiling',
-  'replay', 'report', 'sharing', 'stats']
+  'replay', 'report', 'rknn', 'sharing', 'stats']
 const NEEDED = ['devices/simulated-npu.js', 'metrics/reader.js', 'pools/pool-registry.js']
 /** The modules of `require`, among them index.js, package.json and the native part. */
 const MOST = 42

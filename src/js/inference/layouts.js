@@ -297,4 +297,4 @@ function write(view, at, { fields }, values) {
   }
 }
 
-module.exports = { headers, rknn, roundUp, write }
+module.exports = { headers, rknn, roundUp, struct, write }

@@ -15,6 +15,7 @@ import type { MemoryLimits, MemoryWarning, Reservation } from './limits.js'
 import type { MemoryPool, MemoryPoolOptions, PoolAllocationOptions } from './pools.js'
 import type { MemoryProfile, ProfilingOptions } from './profiling.js'
 import type { CleanupOptions, MemoryPressure, OptimizeOptions, OptimizeResult } from './reclaim.js'
+import type { RknnMemory, RknnMemorySpec } from './rknn.js'
 import type { MemorySnapshot, ReportOptions } from './report.js'
 import type { ModelDefinition, ModelResidency, ResidencyOptions } from './residency.js'
 import type { DmaBufImportOptions, DmaBufPiece, SharedBufferToken } from './sharing.js'
@@ -434,6 +435,27 @@ export class MemoryManager extends EventEmitter {
   createModelResidency<Models extends Record<string, ModelDefinition<any>>>(
     options: ResidencyOptions<Models>,
   ): ModelResidency<Models>
+
+  /**
+   * Prepares the memory of RKNN models: inputs and outputs, scratch memory that models share, and weights that contexts
+   * share. Allocates nothing before {@link RknnMemory.load}.
+   *
+   * @example
+   * const rknn = memory.createRknnMemory({
+   *   models: [
+   *     { name: 'encoder', file: 'encoder.rknn' },
+   *     { name: 'detector', file: 'detector.rknn', contexts: ['0', '1', '2'] },
+   *   ],
+   * })
+   * for (const call of rknn.load()) call.done(library[call.name](...call.args)) // by koffi, bun:ffi, ...
+   * const { handle, inputs } = rknn.models.encoder.contexts[0]
+   * inputs.pixels.write(image)
+   * library.rknn_run(handle, 0n)
+   *
+   * @throws ERR_INVALID_ARG_TYPE, ERR_OUT_OF_RANGE; ERR_UNSUPPORTED: the header lacks a flag, or options contradict
+   * each other.
+   */
+  createRknnMemory(spec: RknnMemorySpec): RknnMemory
 
   // ── Monitoring
 
