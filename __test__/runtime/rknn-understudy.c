@@ -79,7 +79,9 @@ API int rknn_init(rknn_context *made, void *data, uint32_t size, uint32_t flags,
   if ((flags & SHARE_SRAM) && !(flags & ENABLE_SRAM)) return fault(PARAM_INVALID, "SHARE_SRAM needs ENABLE_SRAM");
 #if RKNN_SINCE(210)
   if (flags & MODEL_BUFFER_ZERO_COPY) {
-    int error = check_buffer(data, size, extend);
+    int error = getenv("UNDERSTUDY_RKNN_OWN_BUFFERS") != NULL
+                    ? fault(PARAM_INVALID, "the model's buffer is not of rknn_create_mem2")
+                    : check_buffer(data, size, extend);
     if (error != SUCC) return error;
   }
 #endif
@@ -117,6 +119,7 @@ API int rknn_dup_context(rknn_context *from, rknn_context *made) {
   int error = context == NULL ? CTX_INVALID : SUCC;
   if (context != NULL) {
     context->model->users++;
+    context->is_duplicate = 1;
     *made = (rknn_context)(uintptr_t)context;
     if (first->own_internal.map != NULL) error = take_inside(&context->own_internal, context->model->internal);
   }
@@ -459,6 +462,7 @@ API int rknn_run(rknn_context number, rknn_run_extend *extend) {
   uint32_t seed = hash(2166136261u, weights, model->weights);
   if (model->outside_weights != NULL && seed != model->weights_hash)
     error = fault(FAIL, "the weights were overwritten");
+  if (context->is_duplicate && getenv("UNDERSTUDY_RKNN_DUPLICATES_DIFFER") != NULL) seed++;
   for (int at = 0; at < model->inputs; at++) seed = hash_input(seed, context->io[at]->bytes, &context->set[at]);
   if (scratch != NULL) {
     memset(scratch, (int)(seed & 0xff), model->internal);

@@ -46,7 +46,7 @@ struct context {
   struct inside own_internal;
   struct memory *internal, *io[2 * MAX_TENSORS];
   rknn_tensor_attr set[2 * MAX_TENSORS];
-  int core_mask;
+  int core_mask, is_duplicate;
 };
 
 enum counter { INSIDE, INSIDE_PEAK, CONTEXTS, MEMORIES, FAULTS, RUNS, INTERNAL_BYTES, WEIGHT_BYTES, SYNCS, COUNTERS };

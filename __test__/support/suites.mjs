@@ -72,11 +72,12 @@ export const driverless = [
   'soak',
   'top',
   'understudy',
+  'vision',
 ]
 
 /** Suites that compile C: no emulated machine has a compiler. */
 export const needingCompiler = [
-  'layouts', 'results', 'rknn', 'rknn-layouts', 'rknn-refusals', 'server', 'understudy',
+  'layouts', 'results', 'rknn', 'rknn-layouts', 'rknn-refusals', 'server', 'understudy', 'vision',
 ]
 
 /** Suites with engine-dependent outcomes: the collector, ArrayBuffers, threads, events, modules. */
