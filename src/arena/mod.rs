@@ -2,8 +2,8 @@
 //! Pure arithmetic; imports the root alone.
 //!
 //! Finding the least arena is NP-hard. [`plan`] tries several orders of first fit, then a complete search with restarts
-//! (`search.rs`) below the best size so far, until the caller's budget ends or the lower bound is reached. A plan is
-//! valid whenever it ends.
+//! (`search.rs`, and `bounds.rs` for what it may leave out) below the best size so far, until the caller's budget ends
+//! or the lower bound is reached. A plan is valid whenever it ends.
 //!
 //! ```
 //! use rkllmjs_memory::arena::{plan, Goal, Lifetime};
@@ -17,6 +17,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod bounds;
 mod buffers;
 mod first_fit;
 mod order;
@@ -59,8 +60,8 @@ pub fn plan(buffers: &[Lifetime], goal: Goal, goes_on: &mut dyn FnMut() -> bool)
     Ok(best)
 }
 
-/// Searches below the best size, with restarts: each with another order and some steps more, and each with what the
-/// ones before learnt about the buffers that are hard to place.
+/// Searches below the best size, with restarts. Most have a random order, and what the ones before learnt about the
+/// buffers that are hard to place. A quarter of the steps goes to orders without chance, in ever longer runs.
 fn search(
     buffers: &[Lifetime],
     sections: &Sections,
@@ -71,6 +72,8 @@ fn search(
 ) {
     let mut random = Random::new();
     let mut blame = vec![0.0; buffers.len()];
+    let neighbours = sections.neighbours();
+    let (mut random_runs, mut random_steps, mut sorted_runs, mut sorted_steps) = (0, 0, 0, 0);
     for restart in 1_u32.. {
         let enough = goal.capacity.unwrap_or(0).max(best.lower_bound);
         if best.size <= enough || !goes_on() {
@@ -79,8 +82,17 @@ fn search(
         // The least arena is unknown, or the goal may be out of reach: some restarts look half way.
         let halfway = restart % if goal.capacity.is_none() { 2 } else { 8 } == 0;
         let capacity = if halfway { enough + (best.size - 1 - enough) / 2 } else { enough };
-        let steps = STEPS * luby(restart);
-        let mut search = Search::new(buffers, sections, capacity, &orders.random(&mut random, &blame));
+        let (order, steps) = if sorted_steps <= random_steps / 3 {
+            let run = (orders.sorted(sorted_runs), STEPS << (sorted_runs / Orders::SORTED).min(40));
+            sorted_runs += 1;
+            sorted_steps += run.1;
+            run
+        } else {
+            random_runs += 1;
+            random_steps += STEPS * luby(random_runs);
+            (orders.random(&mut random, &blame), STEPS * luby(random_runs))
+        };
+        let mut search = Search::new(buffers, sections, &neighbours, capacity, &order);
         match search.run(steps, goes_on) {
             Outcome::Found(offsets) => {
                 best.size = offsets.iter().zip(buffers).map(|(offset, buffer)| offset + buffer.size).max().unwrap_or(0);

@@ -48,6 +48,27 @@ impl Orders {
         weights.into_iter().map(|weights| self.by(|_, traits| weighted(traits, weights)))
     }
 
+    /// The number of orders of [`Self::sorted`].
+    pub const SORTED: u32 = 4;
+
+    /// Order `at` of [`Self::SORTED`]: by one trait, then by the next where that is equal, and so on. The traits are
+    /// life, size times life, and the bytes alive with a buffer.
+    pub fn sorted(&self, at: u32) -> Vec<usize> {
+        let (life, area, bytes) = ([1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]);
+        let keys = match at % Self::SORTED {
+            0 => [bytes, life, area],
+            1 => [life, area, bytes],
+            2 => [area, bytes, life],
+            _ => [bytes, area, life],
+        };
+        let mut order: Vec<usize> = (0..self.traits.len()).collect();
+        order.sort_by(|&a, &b| {
+            let compared = keys.map(|key| weighted(&self.traits[b], key).total_cmp(&weighted(&self.traits[a], key)));
+            compared.into_iter().fold(Ordering::Equal, Ordering::then)
+        });
+        order
+    }
+
     /// An order with random weights and some noise, in which the buffers that earlier searches blamed come first.
     pub fn random(&self, random: &mut Random, blame: &[f64]) -> Vec<usize> {
         let weights = [2.0, 2.0, 8.0].map(|most| most * random.next());

@@ -41,6 +41,15 @@ impl Sections {
         self.ranges[buffer].clone()
     }
 
+    /// Returns the buffers that live with each one.
+    pub fn neighbours(&self) -> Vec<Vec<usize>> {
+        let meets = |a: &Range<usize>, b: &Range<usize>| a.start < b.end && b.start < a.end;
+        let with = |at: usize| (0..self.ranges.len()).filter(move |&other| other != at);
+        (0..self.ranges.len())
+            .map(|at| with(at).filter(|&other| meets(&self.ranges[at], &self.ranges[other])).collect())
+            .collect()
+    }
+
     /// The most bytes that are alive at one moment: no arena is smaller.
     pub fn busiest(&self) -> u64 {
         self.bytes.iter().copied().max().unwrap_or(0)
