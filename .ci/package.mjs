@@ -82,7 +82,7 @@ function pack(folder) {
 
 const main = readJson(join(root, 'package.json'))
 checkVersions(main)
-const known = process.env.RKLLM_REVISION ?? revision()
+const known = process.env.RKLLM_REVISION || revision()
 if (known === undefined) console.log('The tree has changes: the packages will not name a revision.')
 else process.env.RKLLM_REVISION = known
 

@@ -12,7 +12,7 @@ const MACHINES = { arm64: 183, x64: 62 }
 const LIBRARIES = /^(libc|libm|libdl|libpthread|librt|ld-linux-(aarch64|x86-64))\.so\.\d$/
 
 /** Names of folders of a build machine. */
-const BUILD_FOLDERS = ['/.cargo/', '/.rustup/', '/node_modules/', '/home/', '/root/', '/Users/', 'index.crates.io']
+const BUILD_FOLDERS = ['/.cargo/', '/.rustup/', '/node_modules/', '/home/', '/root/', '/Users/', 'registry/src']
 
 /**
  * @param {string} file

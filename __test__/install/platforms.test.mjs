@@ -1,7 +1,7 @@
 /** Installed on other systems, where the package serves for its types, and says at load which systems it supports. */
 
 import assert from 'node:assert/strict'
-import { cpSync, existsSync, readdirSync } from 'node:fs'
+import { cpSync, existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 
@@ -88,6 +88,10 @@ for (const [platform, machine] of [['darwin', 'arm64'], ['win32', 'x64'], ['linu
     const place = emptyFolder(url)
     await place.script('npm', ['install', MAIN, `--os=${platform}`, `--cpu=${machine}`])
     assert.deepEqual(readdirSync(join(place.folder, 'node_modules/@rkllmjs')), ['memory'])
+    // The lock file serves on the machines with a binary too.
+    const { packages } = JSON.parse(readFileSync(join(place.folder, 'package-lock.json'), 'utf8'))
+    for (const cpu of ['arm64', 'x64']) assert.ok(packages[`node_modules/${MAIN}-linux-${cpu}-gnu`])
+
     place.write('pretend.cjs', pretend(platform, machine))
     place.write('load.cjs', LOAD)
     const { stdout } = await place.node(['--require', './pretend.cjs', 'load.cjs'])
