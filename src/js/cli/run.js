@@ -10,7 +10,7 @@ const { AttachError } = require('./attach.js')
 const { columns, jsonText, pad, painter, styled, wantsColor, widthOf, wrap } = require('./style.js')
 
 const MODELS = ['plan', 'estimate', 'measure']
-const NAMES = ['doctor', 'top', 'snapshot', 'report', ...MODELS, 'explain', 'replay', 'arena', 'bench']
+const NAMES = ['doctor', 'top', 'snapshot', 'report', ...MODELS, 'explain', 'replay', 'arena', 'bench', 'selftest']
 const STATUS = { ok: 0, finding: 1, usage: 2, attach: 3, broken: 4 }
 const STATUS_TEXT = [
   ['0', 'success'],
