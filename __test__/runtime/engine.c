@@ -134,7 +134,8 @@ static int hand_out_rows(struct engine *engine, int32_t width) {
 #if SINCE(120)
   else made.logits = handed;
 #endif
-  int said = tell(engine, &made, NORMAL);
+  /* 1.1 has a state of their own for hidden states. */
+  int said = tell(engine, &made, SINCE(120) ? NORMAL : LAST_HIDDEN_LAYER);
   if (output->next != NULL) free(values);
   if (said == 2 || !setting("UNDERSTUDY_KEEP_OUTPUT", 0)) {
     give_back(&output);
@@ -155,6 +156,18 @@ static int save_cache(const struct engine *engine) {
   return fclose(file);
 }
 
+/* Asks the embedding callback for the rows of `count` tokens, and mixes them into `mixed`. */
+static int look_up_embeddings(struct engine *engine, const int32_t *tokens, int32_t count, uint32_t *mixed) {
+  if (engine->callbacks.embed == NULL || count == 0) return 0;
+  uint64_t bytes = sizeof(float) * engine->model.hidden * (uint64_t)count;
+  void *rows = malloc(bytes);
+  if (rows == NULL) return -1;
+  int failed = engine->callbacks.embed(engine->callbacks.embed_userdata, tokens, (uint64_t)count, rows, bytes);
+  if (!failed) *mixed = hash(*mixed, rows, bytes);
+  free(rows);
+  return failed ? -1 : 0;
+}
+
 int answer(struct engine *engine) {
   struct request *request = &engine->request;
   if (engine->fails_later) return fail(engine, "errno 14 (init returned 0)");
@@ -163,6 +176,8 @@ int answer(struct engine *engine) {
   engine->paused = 0;
   double began = now_ms();
   if (request->count > engine->context - engine->positions) return fail(engine, "the prompt exceeds the context");
+  if (look_up_embeddings(engine, request->tokens, request->count, &request->seed) != 0)
+    return fail(engine, "the embedding callback failed for the prompt");
   engine->positions += request->count;
   if (request->cache_path != NULL && request->save_cache && save_cache(engine) != 0)
     return fail(engine, "the prompt cache cannot be written");
@@ -198,6 +213,9 @@ int answer(struct engine *engine) {
       engine->paused = 1;
       return 0;
     }
+    /* The next step needs the row of this token. */
+    if (look_up_embeddings(engine, &token.token_id, 1, &engine->state) != 0)
+      return fail(engine, "the embedding callback failed for a token");
   }
   finish(engine, began, prefilled, made);
   return 0;

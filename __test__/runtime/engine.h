@@ -28,6 +28,9 @@ struct engine {
   pthread_mutex_t lock;
   pthread_cond_t changed;
   pthread_t thread;
+  /* The thread that works on the run, in a callback too. */
+  pthread_t runner;
+  int has_runner;
   /* owes_half: the last token was the first byte of a character. */
   int has_thread, running, abort, paused, owes_half, fails_later;
   /* Positions of the KV memory in use, and those of the system prompt and of a loaded prompt cache. */

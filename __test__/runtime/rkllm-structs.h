@@ -245,5 +245,5 @@ AT(cross_attn_param, count, 32);
 /* input.type, infer_param.mode, and the states of a result. */
 enum { INPUT_PROMPT, INPUT_TOKENS, INPUT_EMBED, INPUT_MULTIMODAL };
 enum { GENERATE, HIDDEN_STATES, LOGITS };
-enum { NORMAL, WAITING, FINISH, ERROR };
+enum { NORMAL, WAITING, FINISH, ERROR, LAST_HIDDEN_LAYER };
 #endif

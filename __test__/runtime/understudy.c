@@ -140,7 +140,12 @@ API int rkllm_destroy(void *handle) {
   struct engine *engine = handle;
   if (engine == NULL) return -1;
   rkllm_abort(engine);
-  if (join(engine) != 0) return -1;
+  pthread_mutex_lock(&engine->lock);
+  /* A run's own callback cannot wait for the run's end. */
+  int inside = engine->running && engine->has_runner && pthread_equal(engine->runner, pthread_self());
+  while (!inside && engine->running) pthread_cond_wait(&engine->changed, &engine->lock);
+  pthread_mutex_unlock(&engine->lock);
+  if (inside || join(engine) != 0) return -1;
   if (setting("UNDERSTUDY_KEEP_AFTER_DESTROY", 0)) engine->weights = NULL;
   free_engine(engine);
   return 0;
@@ -216,19 +221,6 @@ static int32_t read_input(struct engine *engine, const input *input, int32_t *to
   return more < 0 ? -1 : count + more;
 }
 
-/* Asks the embedding callback for all rows of the prompt, and mixes them into the answer. */
-static int look_up_embeddings(struct engine *engine, struct request *request) {
-  if (engine->callbacks.embed == NULL || request->count == 0) return 0;
-  uint64_t bytes = sizeof(float) * engine->model.hidden * (uint64_t)request->count;
-  void *rows = malloc(bytes);
-  if (rows == NULL) return -1;
-  int failed = engine->callbacks.embed(engine->callbacks.embed_userdata, request->tokens, (uint64_t)request->count,
-                                       rows, bytes);
-  if (!failed) request->seed = hash(request->seed, rows, bytes);
-  free(rows);
-  return failed ? -1 : 0;
-}
-
 static int read_request(struct engine *engine, const input *input, const infer_param *infer, void *userdata) {
   struct request *request = &engine->request;
   free(request->tokens);
@@ -259,23 +251,35 @@ static int read_request(struct engine *engine, const input *input, const infer_p
     request->cache_path = strdup(infer->prompt_cache->path);
     if (request->cache_path == NULL) return -1;
   }
-  return look_up_embeddings(engine, request);
+  return 0;
+}
+
+static void set_runner(struct engine *engine, int has_runner) {
+  pthread_mutex_lock(&engine->lock);
+  engine->runner = pthread_self();
+  engine->has_runner = has_runner;
+  pthread_mutex_unlock(&engine->lock);
 }
 
 static int begin(struct engine *engine, const input *input, const infer_param *infer, void *userdata) {
   if (engine == NULL || input == NULL || infer == NULL) return -1;
   pthread_mutex_lock(&engine->lock);
   int busy = engine->running;
-  engine->running = 1;
-  engine->abort = 0;
+  if (!busy) {
+    engine->running = 1;
+    engine->abort = 0;
+  }
   pthread_mutex_unlock(&engine->lock);
   if (busy) return -1;
+  set_runner(engine, 1);
   return join(engine) != 0 || read_request(engine, input, infer, userdata) != 0 ? -2 : 0;
 }
 
+/* The last use of the engine by a run: `rkllm_destroy` waits for it. */
 static int end(struct engine *engine, int answered) {
   pthread_mutex_lock(&engine->lock);
-  engine->running = 0;
+  engine->running = engine->has_runner = 0;
+  pthread_cond_broadcast(&engine->changed);
   pthread_mutex_unlock(&engine->lock);
   return answered;
 }
@@ -287,6 +291,7 @@ API int rkllm_run(void *handle, const input *input, const infer_param *infer, vo
 }
 
 static void *on_thread(void *handle) {
+  set_runner(handle, 1);
   end(handle, answer(handle));
   return NULL;
 }
@@ -297,6 +302,7 @@ API int rkllm_run_async(void *handle, const input *input, const infer_param *inf
   if (begun == -2) return end(engine, -1);
   if (begun != 0) return -1;
   engine->has_thread = 1;
+  set_runner(engine, 0);
   if (pthread_create(&engine->thread, NULL, on_thread, engine) == 0) return 0;
   engine->has_thread = 0;
   return end(engine, -1);

@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 const ROOMS: &[&[&str]] = &[
     &["root"],
     &["abi", "arena", "profile", "suballoc"],
-    &["accounting", "session"],
+    &["accounting"],
     &["sys"],
-    &["backend"],
+    &["backend", "session"],
     &["device"],
     &["pool"],
     &["allocation"],

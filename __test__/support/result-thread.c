@@ -1,5 +1,7 @@
 /* Calls a result callback of rkllm.h as a runtime does: on a thread of its own, or on the caller's. For tests of the
  * native callbacks; no model, no memory of its own. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -102,6 +104,50 @@ void start(void *callback, uint64_t userdata, int32_t answers, int32_t first, in
   if (here || pthread_create(&thread, NULL, talk, run) != 0) talk(run);
   else pthread_detach(thread);
 }
+
+typedef int (*run_function)(void *, void *, void *, void *);
+struct elsewhere { run_function run; void *takes[4]; };
+
+static void *run_it(void *argument) {
+  struct elsewhere *it = argument;
+  it->run(it->takes[0], it->takes[1], it->takes[2], it->takes[3]);
+  free(it);
+  __atomic_add_fetch(&ended, 1, __ATOMIC_SEQ_CST);
+  return NULL;
+}
+
+/* Calls rkllm_run of the library at `path` on a thread of its own. Returns 0, or -1 where there is none. */
+int32_t run_elsewhere(const char *path, void *handle, void *input, void *infer, void *userdata) {
+  void *library = dlopen(path, RTLD_NOW | RTLD_NODELETE);
+  struct elsewhere *it = malloc(sizeof *it);
+  *it = (struct elsewhere){ NULL, { handle, input, infer, userdata } };
+  if (library != NULL) *(void **)&it->run = dlsym(library, "rkllm_run");
+  pthread_t thread;
+  if (it->run == NULL || pthread_create(&thread, NULL, run_it, it) != 0) {
+    free(it);
+    return -1;
+  }
+  pthread_detach(thread);
+  __atomic_add_fetch(&begun, 1, __ATOMIC_SEQ_CST);
+  return 0;
+}
+
+/* An LLMTokenizerCallback: a token a word, `userdata` and the word's length. Fails where `userdata` is 0. */
+static int32_t tokenize(void *userdata, const char *text, int32_t length, int32_t *tokens, int32_t room) {
+  int32_t count = 0, word = 0;
+  if (userdata == NULL) return -1;
+  for (int32_t at = 0; at <= length; at++) {
+    if (at < length && text[at] != ' ') word++;
+    else if (word > 0) {
+      if (count == room) return -1;
+      tokens[count++] = (int32_t)(intptr_t)userdata + word;
+      word = 0;
+    }
+  }
+  return count;
+}
+
+uint64_t tokenizer_address(void) { return (uint64_t)(uintptr_t)tokenize; }
 
 /* How often callbacks have answered `answer`. */
 uint32_t answers_of(int32_t answer) { return __atomic_load_n(&answered[answer & 3], __ATOMIC_SEQ_CST); }

@@ -19,6 +19,8 @@ const FUNCTIONS = {
   callback_ns: { returns: 'i64', takes: [] },
   start_batches: { returns: 'void', takes: ['pointer', 'u64', 'i32', 'i32', 'i32'] },
   running: { returns: 'u32', takes: [] },
+  run_elsewhere: { returns: 'i32', takes: ['pointer', 'pointer', 'pointer', 'pointer', 'pointer'] },
+  tokenizer_address: { returns: 'u64', takes: [] },
 }
 
 /** Loads the library at `path`, or builds it first. */
@@ -43,6 +45,9 @@ export async function loadResultThread(path = build()) {
     pausedAt,
     answersOf,
     running: () => call.running(),
+    /** Calls rkllm_run of the library whose path is at `path`, on another thread. */
+    runElsewhere: (path, handle, input, infer, userdata) => call.run_elsewhere(path, handle, input, infer, userdata),
+    tokenizer: () => BigInt(call.tokenizer_address()),
     threadNs: () => Number(call.thread_ns()),
     callbackNs: () => Number(call.callback_ns()),
   }

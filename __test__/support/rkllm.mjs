@@ -24,6 +24,8 @@ const since12 = {
   ...template,
   rkllm_clear_kv_cache: returnsInt(POINTER, I32, POINTER, POINTER),
   rkllm_get_kv_cache_size: returnsInt(POINTER, POINTER),
+  rkllm_set_function_tools: returnsInt(POINTER, POINTER, POINTER, POINTER),
+  rkllm_set_cross_attn_params: returnsInt(POINTER, POINTER),
 }
 const understudy = { understudy_bytes: { returns: 'u64', takes: [I32] } }
 
@@ -42,7 +44,7 @@ const FUNCTIONS = {
  */
 export async function loadRkllm(path, header) {
   const { name, call } = await open(path, { ...FUNCTIONS[header], ...understudy })
-  return { name, header, path, bytesOf: (domain) => Number(call.understudy_bytes(domain)), model: modelOf(call) }
+  return { name, header, path, bytesOf: (domain) => Number(call.understudy_bytes(domain)), model: modelOf(call, path) }
 }
 
 const scratch = (manager, bytes) => {
@@ -51,7 +53,7 @@ const scratch = (manager, bytes) => {
 }
 
 /** One model: a method a function of rkllm.h, which returns what C returns. */
-const modelOf = (call) => (manager, session) => {
+const modelOf = (call, path) => (manager, session) => {
   // The runtime writes the handle, and counts of positions, into memory with an address.
   const desk = manager.createInferenceBuffers({ maxTokens: 16 })
   const words = new BigUint64Array(desk.tokens.buffer, desk.tokens.byteOffset, 1)
@@ -77,6 +79,9 @@ const modelOf = (call) => (manager, session) => {
     },
     run: (input, infer) => call.rkllm_run(handle, input, infer, session.callbacks().userdata),
     runAsync: (input, infer) => call.rkllm_run_async(handle, input, infer, session.callbacks().userdata),
+    /** Calls rkllm_run on a thread of `resultThread`. */
+    runElsewhere: (resultThread, input, infer) =>
+      withText(path, (at) => resultThread.runElsewhere(at, handle, input, infer, session.callbacks().userdata)),
     abort: () => call.rkllm_abort(handle),
     isRunning: () => call.rkllm_is_running(handle) === 0,
     loadLora: (adapter) => call.rkllm_load_lora(handle, adapter),
@@ -84,6 +89,14 @@ const modelOf = (call) => (manager, session) => {
     /** Sets the system prompt; nothing stands around the user's. */
     setSystemPrompt: (text) =>
       withText(text, (at) => withText('', (empty) => call.rkllm_set_chat_template(handle, at, empty, empty))),
+    setFunctionTools: (system, tools, tag) =>
+      withText(system, (first) =>
+        withText(tools, (second) =>
+          withText(tag, (third) => call.rkllm_set_function_tools(handle, first, second, third)),
+        ),
+      ),
+    /** @param {bigint} params the address of an RKLLMCrossAttnParam */
+    setCrossAttention: (params) => call.rkllm_set_cross_attn_params(handle, params),
     releasePromptCache: () => call.rkllm_release_prompt_cache(handle),
     /** Clears all positions, or with a range those from `start` to before `end`. */
     clearKv(keepSystemPrompt = false, range = undefined) {

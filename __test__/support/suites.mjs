@@ -72,12 +72,14 @@ export const driverless = [
   'soak',
   'top',
   'understudy',
+  'understudy-callbacks',
   'vision',
 ]
 
 /** Suites that compile C: no emulated machine has a compiler. */
 export const needingCompiler = [
-  'layouts', 'results', 'rknn', 'rknn-layouts', 'rknn-refusals', 'server', 'understudy', 'vision',
+  'layouts', 'results', 'rknn', 'rknn-layouts', 'rknn-refusals', 'server', 'understudy', 'understudy-callbacks',
+  'vision',
 ]
 
 /** Suites with engine-dependent outcomes: the collector, ArrayBuffers, threads, events, modules. */

@@ -17,8 +17,8 @@ use crate::error::{Error, ErrorCode};
 use crate::handle::Handle;
 use crate::manager::unpin;
 use crate::pool::{Pool, Slice};
-use crate::session::callback::{address, Layout};
-use crate::session::{self, Pin, Sink, Target, COLUMNS};
+use crate::session::callback::{address, embed_address, Layout};
+use crate::session::{self, Element, EmbeddingTable, Pin, Sink, TableRequest, Target, COLUMNS};
 use crate::sync::Mutex;
 
 /// The sinks of each environment, by the number that JavaScript has.
@@ -48,6 +48,17 @@ pub struct RowsTarget {
     pub rows: f64,
 }
 
+/// A table of embeddings in a file.
+#[napi(object)]
+pub struct EmbeddingsRequest {
+    pub path: String,
+    /// float16, else float32.
+    pub half: bool,
+    pub width: f64,
+    pub rows: Option<f64>,
+    pub offset: f64,
+}
+
 #[napi(object)]
 pub struct SinkRequest {
     /// Version of rkllm.h.
@@ -59,6 +70,8 @@ pub struct SinkRequest {
     /// Address and userdata of a tokenizer callback.
     pub tokenizer: Option<BigInt>,
     pub tokenizer_userdata: Option<BigInt>,
+    /// Answers the embedding callback, of 1.3.
+    pub embeddings: Option<EmbeddingsRequest>,
 }
 
 /// A sink's number, and what the runtime gets.
@@ -94,20 +107,34 @@ pub fn open_sink(env: &Env, request: SinkRequest, buffers: Vec<Unknown<'_>>) -> 
     };
     let slices = buffers.iter().filter_map(|buffer| slice_of(env, buffer)).collect::<Vec<_>>();
     let targets = [target("hiddenStates", request.hidden_states), target("logits", request.logits)];
-    let sink = Sink::new(request.ring as usize, targets, Box::new(move || pin(&slices))).map_err(throw(env))?;
+    let table = request.embeddings.as_ref().map(open_table).transpose().map_err(throw(env))?;
+    let embed = if table.is_some() { embed_address() as u64 } else { 0 };
+    let pinner = Box::new(move || pin(&slices));
+    let sink = Sink::new(request.ring as usize, targets, pinner, table).map_err(throw(env))?;
     let id = EnvData::of(env)?.id();
     let userdata = session::open(sink);
     let result = address(layout) as u64;
     let callback = (request.header == "1.3").then(|| {
         let pointers: &'static CallbackStruct = SPARE_STRUCTS.lock().pop().unwrap_or_else(|| Box::leak(Box::default()));
         let tokenizer = request.tokenizer.as_ref().map_or(0, number);
-        let values = [result, userdata.get(), tokenizer, request.tokenizer_userdata.as_ref().map_or(0, number), 0, 0];
+        let tokenizer_userdata = request.tokenizer_userdata.as_ref().map_or(0, number);
+        let values = [result, userdata.get(), tokenizer, tokenizer_userdata, embed, userdata.get()];
         pointers.iter().zip(values).for_each(|(place, value)| place.store(value, Ordering::Relaxed));
         pointers
     });
     let callback_struct = callback.map(|pointers| BigInt::from(pointers.as_ptr() as u64));
     let sink = SINKS.insert(id, SinkOfSession { userdata, callback }).get() as f64;
     Ok(OpenSink { sink, result: result.into(), userdata: userdata.get().into(), callback_struct })
+}
+
+fn open_table(request: &EmbeddingsRequest) -> crate::error::Result<EmbeddingTable> {
+    EmbeddingTable::open(&TableRequest {
+        path: request.path.as_str().into(),
+        element: if request.half { Element::Float16 } else { Element::Float32 },
+        width: request.width as usize,
+        rows: request.rows.map(|rows| rows as u64),
+        offset: request.offset as u64,
+    })
 }
 
 /// Finds the slice under an ArrayBuffer. One that was freed or moved has none.

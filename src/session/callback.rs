@@ -1,13 +1,15 @@
-//! The functions that librkllmrt calls with its results, and the only place that follows its pointers.
+//! The functions that librkllmrt calls, with results or for embeddings. The only place that follows its pointers.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_char, c_int, c_void};
 use std::panic::catch_unwind;
 use std::ptr;
 
+use super::embedding::{widen, Conversion, EmbeddingTable};
 use super::result::{Event, Target};
 use super::table::{find, remove_ended};
 use crate::abi::rkllm::{answer, state, PerfStat, Result11, Result120, Result121, Rows};
+use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
 
 /// The layouts of `RKLLMResult`.
@@ -28,6 +30,11 @@ pub fn address(layout: Layout) -> usize {
         Layout::V120 => on_result_120 as *const () as usize,
         Layout::V121 => on_result_121 as *const () as usize,
     }
+}
+
+/// Returns the address of the embedding callback.
+pub fn embed_address() -> usize {
+    on_embed as *const () as usize
 }
 
 const NO_ROWS: Rows = Rows { data: ptr::null(), width: 0, count: 0 };
@@ -120,6 +127,68 @@ unsafe fn text_of<'a>(text: *const c_char, most: usize) -> &'a [u8] {
     unsafe { std::slice::from_raw_parts(text.cast(), libc::strnlen(text, most)) }
 }
 
+/// `LLMGetEmbedCallback` of 1.3: writes the rows of `count` tokens, and returns 0. Else it returns −1, and the results
+/// of the run end with the reason.
+///
+/// # Safety
+///
+/// `tokens` is null or has `count` tokens, and `embed` is null or has room for `bytes`, for the call.
+pub unsafe extern "C" fn on_embed(
+    userdata: *mut c_void,
+    tokens: *const i32,
+    count: u64,
+    embed: *mut c_void,
+    bytes: u64,
+) -> c_int {
+    let answered = catch_unwind(|| {
+        let sink = find(Handle::from_raw(userdata as usize as u64))?;
+        let table = sink.table()?;
+        // SAFETY: the caller's.
+        match unsafe { look_up(&table, tokens, count, embed.cast(), bytes) } {
+            Ok(()) => Some(0),
+            Err(error) => {
+                sink.fail_run(error);
+                None
+            }
+        }
+    });
+    // A panic must not unwind into the runtime. A session that has ended answers nothing.
+    answered.ok().flatten().unwrap_or(-1)
+}
+
+/// # Safety
+///
+/// As for [`on_embed`].
+unsafe fn look_up(table: &EmbeddingTable, tokens: *const i32, count: u64, to: *mut u8, bytes: u64) -> Result<()> {
+    let conversion = table.conversion(count, bytes)?;
+    if count > 0 && (tokens.is_null() || to.is_null()) {
+        return Err(Error::new(
+            ErrorCode::OutOfRange,
+            "the runtime wants rows without tokens, or without room for them",
+        ));
+    }
+    for at in 0..count as usize {
+        // SAFETY: the caller's: there are `count` tokens. Each is read once.
+        let token = unsafe { tokens.add(at).read_unaligned() };
+        let (row, row_bytes) = table.row(token)?;
+        // SAFETY: the row lies in the mapping, which lives as long as the table. `conversion` has checked that `bytes`
+        // are `count` rows of `row_bytes`, or of twice as many when they widen. The file may change under the copy:
+        // the bytes are copied, and no reference is made.
+        unsafe {
+            match conversion {
+                Conversion::Copy => ptr::copy_nonoverlapping(row, to.add(at * row_bytes), row_bytes),
+                Conversion::Widen => {
+                    let (halves, floats) = (row.cast::<u16>(), to.add(at * 2 * row_bytes).cast::<f32>());
+                    for column in 0..table.width() {
+                        floats.add(column).write_unaligned(widen(halves.add(column).read_unaligned()));
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Copies rows that fit `target`.
 fn copy(rows: &Rows, target: &Target) {
     let floats = rows.count.unsigned_abs() as usize * rows.width.unsigned_abs() as usize;
@@ -133,9 +202,10 @@ fn copy(rows: &Rows, target: &Target) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::embedding::{Element, TableRequest};
     use super::super::result::Pin;
     use super::super::sink::{Sink, MIN_RING};
-    use super::super::table::open;
+    use super::super::table::{abandon, open};
     use super::*;
 
     #[test]
@@ -151,7 +221,7 @@ mod tests {
                 || {},
             ))
         };
-        let handle = open(Sink::new(MIN_RING, [Some(target), None], Box::new(pin)).unwrap());
+        let handle = open(Sink::new(MIN_RING, [Some(target), None], Box::new(pin), None).unwrap());
         let sink = find(handle).unwrap();
         let given = [1.0_f32, 2.0, 3.0, 4.0];
         let last_hidden_layer = Rows { data: given.as_ptr(), width: 4, count: 1 };
@@ -167,5 +237,56 @@ mod tests {
         assert_eq!((taken.rows.len(), taken.rows[0][0], taken.rows[0][2]), (1, 0.0, 1.0));
         assert_eq!(sink.take(10).rows[0][0], f64::from(state::ERROR));
         assert_eq!(array, given);
+    }
+    /// Writes a table of four rows of three numbers, `row + column / 4`, and one byte before it.
+    fn table_of(element: Element) -> EmbeddingTable {
+        let path = std::env::temp_dir().join(format!("rkllm-callback-{}-{element}", std::process::id()));
+        let value = |at: u16| f32::from(at / 3) + f32::from(at % 3) / 4.0;
+        // 0x3c00 is 1: a number below 4 with two bits behind the point has these halves.
+        let half = |value: f32| match value {
+            0.0 => 0,
+            _ => ((value.to_bits() >> 13) - (112 << 10)) as u16,
+        };
+        let numbers = (0..12).flat_map(|at| match element {
+            Element::Float16 => half(value(at)).to_ne_bytes().to_vec(),
+            Element::Float32 => value(at).to_ne_bytes().to_vec(),
+        });
+        std::fs::write(&path, std::iter::once(0xff).chain(numbers).collect::<Vec<_>>()).unwrap();
+        let request = TableRequest { path: path.clone(), element, width: 3, rows: None, offset: 1 };
+        let table = EmbeddingTable::open(&request).unwrap();
+        std::fs::remove_file(path).unwrap();
+        table
+    }
+
+    #[test]
+    fn embeddings_are_the_rows_of_the_tokens_and_a_wrong_token_ends_the_run_with_the_reason() {
+        for element in [Element::Float16, Element::Float32] {
+            let pin = || Ok(Pin::new(|_, _| true, || {}));
+            let handle = open(Sink::new(MIN_RING, [None, None], Box::new(pin), Some(table_of(element))).unwrap());
+            let sink = find(handle).unwrap();
+            let userdata = handle.get() as usize as *mut c_void;
+            let mut rows = [9.0_f32; 7];
+            // SAFETY (all calls): there are as many tokens as they say, and room for the bytes.
+            let mut embed = |tokens: &[i32], bytes| unsafe {
+                on_embed(userdata, tokens.as_ptr(), tokens.len() as u64, rows.as_mut_ptr().cast(), bytes)
+            };
+            assert_eq!(embed(&[3, 1], 24), 0);
+            assert!(!sink.is_running(), "an answer is no result of a run");
+            for (tokens, bytes) in [(&[3, 4][..], 24), (&[-1], 12), (&[0], 11), (&[0, 1], 12 + 1)] {
+                assert_eq!(embed(tokens, bytes), -1);
+                assert!(sink.is_running());
+                // SAFETY: null is allowed.
+                unsafe { on_result_121(ptr::null(), userdata, state::ERROR) };
+                sink.attach(false).unwrap();
+                assert_eq!(sink.take(10).failure.unwrap().code(), ErrorCode::OutOfRange);
+                assert!(!sink.is_running());
+            }
+            assert_eq!(rows, [3.0, 3.25, 3.5, 1.0, 1.25, 1.5, 9.0]);
+            // SAFETY: null is allowed.
+            assert_eq!(unsafe { on_embed(userdata, ptr::null(), 1, ptr::null_mut(), 12) }, -1);
+            abandon(handle);
+            // SAFETY: null is allowed.
+            assert_eq!(unsafe { on_embed(userdata, ptr::null(), 0, ptr::null_mut(), 0) }, -1, "the session has ended");
+        }
     }
 }

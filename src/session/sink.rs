@@ -2,9 +2,11 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
+use std::sync::Arc;
 use std::thread::ThreadId;
 use std::time::Duration;
 
+use super::embedding::EmbeddingTable;
 use super::result::{Event, Pinner, SinkStats, Taken, Target, Wake};
 use super::ring::RECORD_BYTES;
 use super::state::{full, SinkState};
@@ -24,6 +26,8 @@ pub struct Sink {
     /// Signalled when there is room again, and at the end.
     room: Condvar,
     pin: Pinner,
+    /// Answers the embedding callback.
+    table: Option<Arc<EmbeddingTable>>,
     /// The event loop's thread, which must not wait for itself.
     reader_thread: ThreadId,
 }
@@ -38,20 +42,40 @@ impl Sink {
     /// Makes a sink whose reader is the calling thread, with a ring of `ring` bytes.
     ///
     /// Errors: `ERR_OUT_OF_RANGE` below [`MIN_RING`].
-    pub fn new(ring: usize, targets: [Option<Target>; 2], pin: Pinner) -> Result<Self> {
+    pub fn new(ring: usize, targets: [Option<Target>; 2], pin: Pinner, table: Option<EmbeddingTable>) -> Result<Self> {
         if ring < MIN_RING {
             let message = format!("a ring of {ring} bytes holds no result; it needs {MIN_RING} bytes or more");
             return Err(Error::new(ErrorCode::OutOfRange, message).requested(ring as u64));
         }
         let state = SinkState::new(ring, targets);
         let reader_thread = std::thread::current().id();
-        Ok(Self { state: Mutex::new(state), room: Condvar::new(), pin, reader_thread })
+        let table = table.map(Arc::new);
+        Ok(Self { state: Mutex::new(state), room: Condvar::new(), pin, table, reader_thread })
     }
 
     /// The bytes of text that a result may have.
     pub fn max_text(&self) -> usize {
         let state = self.state();
         state.ring.size() - 2 * RECORD_BYTES
+    }
+
+    /// The table of embeddings, up to the end of the sink.
+    pub(super) fn table(&self) -> Option<Arc<EmbeddingTable>> {
+        let ended = self.state().ended;
+        self.table.as_ref().filter(|_| !ended).map(Arc::clone)
+    }
+
+    /// Ends the results of the run that is under way with `error`. The runtime ends the run itself.
+    pub(super) fn fail_run(&self, error: Error) {
+        let mut state = self.state();
+        if state.ended {
+            return;
+        }
+        (state.running, state.begun) = (true, true);
+        state.fail(error);
+        let wake = if state.has_news() { state.take_wake() } else { None };
+        drop(state);
+        wake.into_iter().for_each(|wake| wake());
     }
 
     /// Takes one call of the runtime. `copy` copies rows to a target that they fit. Returns the callback's answer.
@@ -281,7 +305,7 @@ mod tests {
             ))
         };
         let target = Target { name: "logits", address: 0, width: 4, rows: 2 };
-        (Sink::new(ring, [None, Some(target)], Box::new(pin)).unwrap(), pins)
+        (Sink::new(ring, [None, Some(target)], Box::new(pin), None).unwrap(), pins)
     }
 
     fn call(sink: &Sink, state: i32, token: i32, rows: i32) -> i32 {

@@ -16,6 +16,7 @@ pub mod address_space;
 pub mod cgroup;
 pub mod dma_buf;
 pub mod fd_socket;
+pub mod file_mapping;
 pub mod held_addresses;
 pub mod mapping;
 pub mod page;

@@ -2,69 +2,17 @@
 
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { existsSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { after, test } from 'node:test'
-import { setImmediate as turn } from 'node:timers/promises'
+import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 
 import { runtimeVersion } from '../../../index.js'
 import { HEADERS, buildUnderstudy } from '../../runtime/build.mjs'
-import { assertNothingLeft, needsCommand, open, runtime } from '../../support/helpers.mjs'
-import { loadRkllm } from '../../support/rkllm.mjs'
+import { ALL, CONTEXT, SPEC, WEIGHTS, all, begin, file, folder, skip, textOf } from '../../support/understudy.mjs'
 
-const noFfi = runtime === 'node' && !(await import('koffi').then(() => true, () => false)) && 'needs koffi'
-const skip = needsCommand('cc') || noFfi
-const [WEIGHTS, KV, SCRATCH, CONTEXT] = [1 << 20, 4096, 1 << 16, 64]
 /** The versions that the libraries carry. */
 const VERSIONS = { 1.1: '1.1.4', '1.2.0': '1.2.0', 1.2: '1.2.3', 1.3: '1.3.0' }
-const ALL = WEIGHTS + KV * CONTEXT + SCRATCH
-const SPEC = {
-  contextLength: CONTEXT, maxTokens: 16, hiddenSize: 8, vocabSize: 10,
-  hiddenStates: { tokens: 16 }, logits: { tokens: 16 },
-}
-
-const folder = mkdtempSync(join(tmpdir(), 'understudy-'))
-after(() => rmSync(folder, { recursive: true, force: true }))
-const file = join(folder, 'model')
-const sizes = `weights = ${WEIGHTS}\nkv_per_token = ${KV}\nscratch = ${SCRATCH}\nhidden = 8\nvocab = 10\n`
-writeFileSync(file, `RKLLM understudy model\n${sizes}`)
-
-/** A session and a model of `header`; `end` ends both and checks that nothing is left. */
-async function begin(t, header, options, ringBytes) {
-  const manager = open(t)
-  const library = await loadRkllm(buildUnderstudy(header), header)
-  const session = manager.createInferenceBuffers({ ...SPEC, header })
-  if (ringBytes !== undefined) session.callbacks({ ringBytes })
-  const model = library.model(manager, session)
-  assert.equal(model.init(session.param({ model: file, maxNewTokens: 40, ...options })), 0)
-  const idle = async () => {
-    while (model.isRunning()) await turn()
-  }
-  const run = async (input, infer) => {
-    const reading = all(session.results())
-    assert.equal(model.runAsync(input, session.inferParam(infer)), 0)
-    const found = await reading
-    await idle()
-    return found
-  }
-  const end = () => {
-    assert.equal(model.destroy(), 0)
-    session.dispose()
-    assert.equal(library.bytesOf(options?.domain ?? 0), 0)
-    assertNothingLeft(manager)
-  }
-  return { manager, library, session, model, run, idle, end }
-}
-
-async function all(results) {
-  const found = []
-  for await (const result of results) found.push(result)
-  return found
-}
-
-const textOf = (found) => found.map(({ text }) => text).join('')
 
 for (const header of HEADERS) {
   const since12 = header === '1.2' || header === '1.3'
@@ -199,7 +147,8 @@ for (const header of HEADERS) {
 }
 
 test('a full ring pauses the run; the next run goes on, and ranges can be cleared in between', { skip }, async (t) => {
-  const { session, model, idle, end } = await begin(t, '1.3', { maxNewTokens: 40, ignoreEos: true }, 1024)
+  const options = { ignoreEos: true, callbacks: { ringBytes: 1024 } }
+  const { session, model, idle, end } = await begin(t, '1.3', options)
   let pauses = 0
   const resume = () => {
     while (model.isRunning()) continue
@@ -226,7 +175,8 @@ test('a full ring pauses the run; the next run goes on, and ranges can be cleare
 })
 
 test('a pause in the midst of a character loses no half of it', { skip }, async (t) => {
-  const { session, model, idle, end } = await begin(t, '1.3', { maxNewTokens: 48, ignoreEos: true }, 1024)
+  const options = { maxNewTokens: 48, ignoreEos: true, callbacks: { ringBytes: 1024 } }
+  const { session, model, idle, end } = await begin(t, '1.3', options)
   let pauses = 0
   for (let prompt = 0; prompt < 200; prompt++) {
     const resume = () => {

@@ -221,7 +221,7 @@ class InferenceBuffers {
       })
     }
     const buffers = this.#blocks().map((block) => block.buffer)
-    this.#sink ??= new Sink(this, this.header, options, targetsOf(this.#spec, front), buffers)
+    this.#sink ??= new Sink(this, this.#spec, options, targetsOf(this.#spec, front), buffers)
     return this.#sink.addresses
   }
 

@@ -6,11 +6,15 @@ const native = require('../core/binding.js')
 const { memoryError } = require('../core/errors.js')
 const { check, invalid, kinds, outOfRange, formatValue } = require('../core/options.js')
 const { results } = require('./results.js')
+const { libraryPath } = require('./runtime-version.js')
 
 /** The default bytes of the ring: about a thousand tokens. */
 const RING_BYTES = 64 * 1024
 /** Bounds of the ring: a result with its end fits, and the native part allocates all of it at once. */
 const [MIN_RING_BYTES, MAX_RING_BYTES] = [1024, 2 ** 30]
+
+/** The runtime counts tokens and columns in int. */
+const MAX_INT = 2 ** 31 - 1
 
 /** @type {import('../core/options.js').Validator<bigint>} Validates an address that the user supplies. */
 const address = (name, value) => {
@@ -19,11 +23,27 @@ const address = (name, value) => {
   return value
 }
 
+const embeddingTableSchema = {
+  path: libraryPath,
+  dtype: kinds.oneOf('float16', 'float32'),
+  width: kinds.integer(1, MAX_INT),
+  rows: kinds.integer(1, MAX_INT),
+  offset: kinds.integer(0),
+}
+
 const callbacksOptions = {
   ringBytes: kinds.integer(MIN_RING_BYTES, MAX_RING_BYTES),
   tokenizer: address,
   tokenizerUserdata: address,
+  embeddingTable: kinds.nested(embeddingTableSchema),
 }
+
+/** Options of callbacks that came with header 1.3. */
+const SINCE_13 = /** @type {const} */ ([
+  ['tokenizer', 'tokenizer callback'],
+  ['tokenizerUserdata', 'tokenizer callback'],
+  ['embeddingTable', 'embedding callback'],
+])
 
 /** @type {(value: unknown) => value is () => void} */
 const isFunction = (value) => typeof value === 'function'
@@ -48,6 +68,23 @@ const dropped = new FinalizationRegistry((/** @type {number} */ sink) => native.
  * @typedef {{ hiddenStates?: RowsTarget, logits?: RowsTarget }} Targets
  */
 
+/**
+ * Returns the native request of a table of embeddings.
+ *
+ * @param {import('../core/options.js').Checked<typeof embeddingTableSchema>} table
+ * @param {number | undefined} hiddenSize that of the spec
+ */
+function embeddingsOf(table, hiddenSize) {
+  const what = 'callbacks: embeddingTable'
+  const { path, dtype, width = hiddenSize, rows, offset = 0 } = table
+  if (path === undefined || dtype === undefined) throw invalid(`${what} needs "path" and "dtype"`)
+  if (width === undefined) throw invalid(`${what} needs "width", or hiddenSize in the spec of the session`)
+  if (hiddenSize !== undefined && width !== hiddenSize) {
+    throw outOfRange(`${what}.width is ${width}, and the hiddenSize of the session is ${hiddenSize}`)
+  }
+  return { path, half: dtype === 'float16', width, rows, offset }
+}
+
 class Sink {
   #sink
   #header
@@ -58,20 +95,23 @@ class Sink {
 
   /**
    * @param {object} session
-   * @param {string} header
+   * @param {{ header: string, hiddenSize?: number }} spec
    * @param {unknown} options
    * @param {Targets} targets
    * @param {ArrayBuffer[]} buffers the session's memory
    */
-  constructor(session, header, options, targets, buffers) {
+  constructor(session, { header, hiddenSize }, options, targets, buffers) {
     const checked = check('callbacks', options, callbacksOptions)
-    const { ringBytes: ring = RING_BYTES, ...tokenizer } = checked
-    if (header !== '1.3' && (checked.tokenizer ?? checked.tokenizerUserdata) !== undefined) {
-      throw memoryError('ERR_UNSUPPORTED', `callbacks: rkllm.h ${header} has no tokenizer callback`, {
+    const { ringBytes: ring = RING_BYTES, embeddingTable, ...tokenizer } = checked
+    const later = header === '1.3' ? undefined : SINCE_13.find(([option]) => checked[option] !== undefined)
+    if (later !== undefined) {
+      throw memoryError('ERR_UNSUPPORTED', `callbacks: rkllm.h ${header} has no ${later[1]}`, {
         hint: 'it came with 1.3',
       })
     }
-    const { sink, result, userdata, struct } = native.openSink({ header, ring, ...targets, ...tokenizer }, buffers)
+    const embeddings = embeddingTable && embeddingsOf(embeddingTable, hiddenSize)
+    const request = { header, ring, ...targets, ...tokenizer, embeddings }
+    const { sink, result, userdata, struct } = native.openSink(request, buffers)
     this.#sink = sink
     this.#header = header
     this.#addresses = Object.freeze({ result, userdata, struct: struct ?? null })

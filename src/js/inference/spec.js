@@ -298,6 +298,7 @@ function specOf(checked, version) {
     header,
     maxTokens,
     contextLength,
+    hiddenSize,
     rkllm: parts.some(({ group }) => group === ''),
     loraAdapters,
     image,

@@ -228,6 +228,25 @@ export interface RKLLMCallbackOptions {
   /** Address of an LLMTokenizerCallback of the program's, from header 1.3, and its userdata. Default: none. */
   tokenizer?: bigint
   tokenizerUserdata?: bigint
+  /** Table that answers the embedding callback, from header 1.3. Default: no embedding callback. */
+  embeddingTable?: RKLLMEmbeddingTable
+}
+
+/**
+ * A file of embeddings: one row of numbers for each token, by the token's number, in the machine's byte order. It is
+ * mapped once in a process, read-only, and its pages are shared by all processes. Replace it by rename, never in place:
+ * a process that reads a row while its file is cut off ends by SIGBUS.
+ */
+export interface RKLLMEmbeddingTable {
+  path: string
+  /** Rows of float16 are widened where the runtime wants float32. */
+  dtype: 'float16' | 'float32'
+  /** Numbers of a row. Default: the `hiddenSize` of the session, from which it may not differ. */
+  width?: number
+  /** Rows. Default: all of the file from `offset` on, which has no part of a row then. */
+  rows?: number
+  /** Bytes of the file before the first row. Default 0. */
+  offset?: number
 }
 
 /** One call of the runtime's result callback. */
@@ -385,8 +404,15 @@ export interface InferenceSession extends InferenceArrays {
    *
    * The functions stay callable to the end of the process: after the session's end they do nothing.
    *
+   * The embedding callback writes the rows of the tokens that the runtime asks for. If the table does not have a token,
+   * or the runtime wants rows of another width or type, it returns −1, and `results` throws the reason
+   * (ERR_OUT_OF_RANGE; ERR_DEVICE_IO if the file has lost bytes) in place of the rest of the run.
+   *
    * @throws ERR_BUFFER_BUSY: options, though the session has callbacks.
-   * @throws ERR_UNSUPPORTED: a tokenizer before header 1.3.
+   * @throws ERR_UNSUPPORTED: a tokenizer or a table before header 1.3, or a table that is no file.
+   * @throws ERR_OUT_OF_RANGE: the file is shorter than the rows, or has a part of a row where `rows` is left out; the
+   * width is not `hiddenSize`.
+   * @throws ERR_DEVICE_IO, ERR_DEVICE_PERMISSION, ERR_TOO_MANY_FDS, ERR_OUT_OF_MEMORY: the file cannot be mapped.
    */
   callbacks(options?: RKLLMCallbackOptions): {
     readonly result: bigint
