@@ -266,9 +266,10 @@ mod tests {
             let sink = find(handle).unwrap();
             let userdata = handle.get() as usize as *mut c_void;
             let mut rows = [9.0_f32; 7];
-            // SAFETY (all calls): there are as many tokens as they say, and room for the bytes.
-            let mut embed = |tokens: &[i32], bytes| unsafe {
-                on_embed(userdata, tokens.as_ptr(), tokens.len() as u64, rows.as_mut_ptr().cast(), bytes)
+            let mut embed = |tokens: &[i32], bytes| {
+                let (from, count, to) = (tokens.as_ptr(), tokens.len() as u64, rows.as_mut_ptr());
+                // SAFETY: there are `count` tokens, and the calls below ask for at most 24 bytes of the 28.
+                unsafe { on_embed(userdata, from, count, to.cast(), bytes) }
             };
             assert_eq!(embed(&[3, 1], 24), 0);
             assert!(!sink.is_running(), "an answer is no result of a run");

@@ -232,7 +232,8 @@ mod tests {
         assert_eq!(table("whole", 160, |_| {}).unwrap().rows, 10);
         assert_eq!(table("behind", 170, |request| request.offset = 10).unwrap().rows, 10);
         assert_eq!(table("given", 170, |request| request.rows = Some(3)).unwrap().rows, 3);
-        let wrong: [(usize, fn(&mut TableRequest)); 6] = [
+        type Change = fn(&mut TableRequest);
+        let wrong: [(usize, Change); 6] = [
             (170, |_| {}),
             (8, |_| {}),
             (160, |request| request.offset = 160),
