@@ -5,9 +5,10 @@ import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync,
 import { availableParallelism } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { buildAll } from '../runtime/build.mjs'
 import { addonPath, conformancePath } from './cross.mjs'
 import { boot, buildInitramfs, buildModule, buildProgram } from './machine.mjs'
-import { cache, installTools, kernel as fetchKernel, root as fetchRoot } from './packages.mjs'
+import { arches, cache, installTools, kernel as fetchKernel, root as fetchRoot } from './packages.mjs'
 import { scenarios } from './scenarios.mjs'
 import * as user from './user.mjs'
 
@@ -218,6 +219,9 @@ async function main() {
   const needs = new Set(chosen.flatMap(s => s.steps.map(step => step.needs)))
   if (needs.has('conformance')) copyFileSync(conformancePath(arch), join(share, 'conformance'))
   if (needs.has('addon')) addonPath(arch)
+  if (chosen.some(s => s.steps.some(step => step.compiled))) {
+    buildAll({ arch, cc: arches[arch].gcc })
+  }
   lap('library built')
 
   const driverless = options.userMode ? chosen.filter(s => s.module === null && s.steps.every(step => step.js)) : []

@@ -19,7 +19,7 @@ const needingSimulated = [
   'stats',
 ]
 /** Number of pieces of suites that exceed a scenario's limit under emulation (`inPiece` of helpers.mjs). */
-const pieces = { attacks: 16, 'bad-input': 4, exits: 4 }
+const pieces = { attacks: 16, 'bad-input': 4, exits: 4, understudy: 4 }
 
 /** Makes one scenario for each suite on `board`. Every run has the suites of `always`; `--all` adds the others. */
 const withSuites = (board, names, always, runtime = 'node') =>
@@ -30,7 +30,7 @@ const withSuites = (board, names, always, runtime = 'node') =>
       name: `${board.name}-${name}${count > 1 ? `-${at + 1}` : ''}`,
       about: `${board.about}: ${name}${count > 1 ? `, ${at + 1} of ${count}` : ''}`,
       always: always.includes(name) ? (board.arches ?? board.always ?? []) : [],
-      steps: [{ ...js(pathOf(name)), runtime }],
+      steps: [{ ...js(pathOf(name)), runtime, compiled: builtByHost.includes(name) }],
       piece: `${at + 1}/${count}`,
     }))
   })
@@ -70,6 +70,8 @@ const hasBefore = existsSync(new URL('../../target/before/index.js', import.meta
 const js = (...files) => ({ name: 'js', seconds: 110, needs: 'addon', js: files })
 
 const all = [...suites.keys()]
+/** The suites that need a compiler, but not where the host has built their libraries (`compiled` of a scenario). */
+const builtByHost = ['layouts', 'results', 'understudy', 'understudy-callbacks']
 /** The suites that call a driver. */
 const onDriver = all.filter(name => !driverless.includes(name))
 
@@ -266,6 +268,18 @@ export const scenarios = [
     },
     onDriver,
     [],
+  ),
+  // The understudy of librkllmrt takes its memory from the driver. The host builds it. koffi has no arm64 build here.
+  ...withSuites(
+    {
+      name: 'runtime',
+      about: 'IOMMU, 0.9.8',
+      arches: ['x64'],
+      backend: 'rknpu',
+      module: { flavour: 'gem', version: '0.9.8', sram_bytes: 966656, dirty: 1 },
+    },
+    builtByHost,
+    ['understudy', 'understudy-callbacks'],
   ),
   // Without an IOMMU memory is contiguous, there are no domains, and CMA runs out: every run has the suites that depend
   // on it.

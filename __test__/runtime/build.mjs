@@ -1,12 +1,13 @@
 /**
- * Builds the understudies: one librkllmrt.so a version of rkllm.h, and one librknnrt.so a version of rknn_api.h:
+ * Builds the understudies: one librkllmrt.so a version of rkllm.h, and one librknnrt.so a version of rknn_api.h; and
+ * what the tests of sessions load besides:
  *   node __test__/runtime/build.mjs [--arch arm64] [--cc aarch64-linux-gnu-gcc]
  */
 
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync } from 'node:fs'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 
@@ -14,8 +15,10 @@ const FOLDER = fileURLToPath(new URL('.', import.meta.url))
 const TARGET = fileURLToPath(new URL('../../target/understudy/', import.meta.url))
 const SOURCES = ['understudy.c', 'engine.c', 'memory.c']
 const RKNN_SOURCES = ['rknn-understudy.c', 'rknn-model.c', 'rknn-memory.c']
-const FLAGS = ['-shared', '-fPIC', '-O2', '-std=gnu11', '-pthread', '-fvisibility=hidden', '-Wl,-z,nodelete']
 const WARNINGS = ['-Wall', '-Wextra', '-Wno-missing-field-initializers', '-Werror']
+/** koffi and Deno unload a library at the end of the thread that loaded it, under the library's own threads. */
+const SHARED = ['-shared', '-fPIC', '-O2', '-std=gnu11', '-pthread', '-Wl,-z,nodelete', ...WARNINGS]
+const HIDDEN = [...SHARED, '-fvisibility=hidden']
 
 /** The number of each header, by the names of `createInferenceBuffers`, and the version that the library carries. */
 const GENERATIONS = {
@@ -41,44 +44,93 @@ export const RKNN_HEADERS = Object.keys(RKNN_GENERATIONS).sort()
 /** @param {string} header */
 export const numberOfRknn = (header) => RKNN_GENERATIONS[header].number
 
+/** What the tests of sessions load besides: threads that call callbacks, and the offsets of structs. */
+const RESULT_THREAD = fileURLToPath(new URL('../support/result-thread.c', import.meta.url))
+const LAYOUTS = fileURLToPath(new URL('../js/inference/layouts.c', import.meta.url))
+
+/** @typedef {{ cc?: string, arch?: string }} Options a cross compiler, and its processor */
+
+/** The librkllmrt.so of `header`. */
+const understudy = (header) => {
+  const { number, version } = GENERATIONS[header]
+  const definitions = [`-DRKLLM_HEADER=${number}`, `-DRKLLM_VERSION="${version}"`]
+  return { name: 'librkllmrt.so', label: version, sources: inFolder(SOURCES), args: [...HIDDEN, ...definitions] }
+}
+
+/** The librknnrt.so of `header`. */
+const rknnUnderstudy = (header) => {
+  const { number, version } = RKNN_GENERATIONS[header]
+  const definitions = [`-DRKNN_HEADER=${number}`, `-DRKNN_VERSION="${version}"`]
+  return { name: 'librknnrt.so', label: version, sources: inFolder(RKNN_SOURCES), args: [...HIDDEN, ...definitions] }
+}
+
+const resultThread = { name: 'result-thread.so', label: 'thread', sources: [RESULT_THREAD], args: SHARED }
+const layouts = (header) => {
+  const args = ['-std=c11', `-DRKLLM_HEADER=${GENERATIONS[header].number}`]
+  return { name: 'layouts', label: `layouts-${header}`, sources: [LAYOUTS], args }
+}
+
+const inFolder = (files) => files.map((file) => join(FOLDER, file))
+
 /**
  * Builds the librkllmrt.so of `header` where sources or flags have changed. Returns its path.
  *
  * @param {string} header
- * @param {{ cc?: string, arch?: string }} [options] a cross compiler, and its processor
+ * @param {Options} [options]
  */
-export function buildUnderstudy(header, options) {
-  const { number, version } = GENERATIONS[header]
-  const definitions = [`-DRKLLM_HEADER=${number}`, `-DRKLLM_VERSION="${version}"`]
-  return build('librkllmrt.so', version, SOURCES, definitions, options)
-}
+export const buildUnderstudy = (header, options) => build(understudy(header), options)
 
 /** Builds the librknnrt.so of `header`, as `buildUnderstudy`. */
-export function buildRknnUnderstudy(header, options) {
-  const { number, version } = RKNN_GENERATIONS[header]
-  const definitions = [`-DRKNN_HEADER=${number}`, `-DRKNN_VERSION="${version}"`]
-  return build('librknnrt.so', version, RKNN_SOURCES, definitions, options)
+export const buildRknnUnderstudy = (header, options) => build(rknnUnderstudy(header), options)
+
+/** Builds the library of `__test__/support/result-thread.mjs`, as `buildUnderstudy`. */
+export const buildResultThread = (options) => build(resultThread, options)
+
+/** Builds the program that prints the structs of `header`, as `buildUnderstudy`. */
+export const buildLayouts = (header, options) => build(layouts(header), options)
+
+/**
+ * Builds all of them. A machine that has no compiler finds them.
+ *
+ * @param {Options} [options]
+ */
+export function buildAll(options) {
+  const all = [
+    ...HEADERS.flatMap((header) => [understudy(header), layouts(header)]),
+    ...RKNN_HEADERS.map(rknnUnderstudy),
+    resultThread,
+  ]
+  return all.map((what) => build(what, options))
 }
 
-function build(name, version, files, definitions, { cc = 'cc', arch = process.arch } = {}) {
-  const args = [...FLAGS, ...WARNINGS, ...definitions]
-  const key = createHash('sha256').update(JSON.stringify([cc, args]))
-  for (const file of readdirSync(FOLDER).sort()) if (/\.[ch]$/.test(file)) key.update(readFileSync(join(FOLDER, file)))
-  const folder = join(TARGET, `${arch}-${version}-${key.digest('hex').slice(0, 16)}`)
-  const library = join(folder, name)
-  if (existsSync(library)) return library
-  mkdirSync(folder, { recursive: true })
+/** For node:test's `skip`: the reason why the libraries of RKLLM are neither here nor can be built, or false. */
+export function needsUnderstudy() {
+  const built = [...HEADERS.map(understudy), resultThread].every((what) => existsSync(pathOf(what, process.arch)))
+  const hasCompiler = (process.env.PATH ?? '').split(':').some((directory) => existsSync(`${directory}/cc`))
+  return built || hasCompiler ? false : 'needs the command "cc", or libraries that were built before'
+}
+
+/** The compiler's name is not part of the path: a machine without one finds what another has built. */
+function pathOf({ name, label, sources, args }, arch) {
+  const key = createHash('sha256').update(JSON.stringify(args))
+  const folder = dirname(sources[0])
+  for (const file of readdirSync(folder).sort()) if (/\.[ch]$/.test(file)) key.update(readFileSync(join(folder, file)))
+  return join(TARGET, `${arch}-${label}-${key.digest('hex').slice(0, 16)}`, name)
+}
+
+function build(what, { cc = 'cc', arch = process.arch } = {}) {
+  const made = pathOf(what, arch)
+  if (existsSync(made)) return made
+  mkdirSync(dirname(made), { recursive: true })
   // Renamed into its place: suites that build at once never load half a library.
-  const draft = join(folder, `draft-${process.pid}.so`)
-  const sources = files.map((file) => join(FOLDER, file))
-  const { status, error, stderr } = spawnSync(cc, [...args, '-o', draft, ...sources], { encoding: 'utf8' })
+  const draft = join(dirname(made), `draft-${process.pid}`)
+  const { status, error, stderr } = spawnSync(cc, [...what.args, '-o', draft, ...what.sources], { encoding: 'utf8' })
   if (status !== 0) throw new Error(`${cc} failed: ${error ?? stderr}`)
-  renameSync(draft, library)
-  return library
+  renameSync(draft, made)
+  return made
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const { values } = parseArgs({ options: { arch: { type: 'string' }, cc: { type: 'string' } } })
-  for (const header of HEADERS) console.log(buildUnderstudy(header, values))
-  for (const header of RKNN_HEADERS) console.log(buildRknnUnderstudy(header, values))
+  for (const path of buildAll(values)) console.log(path)
 }

@@ -65,6 +65,7 @@ async function makeFolder() {
   for (const path of ['vision.rknn', 'srv/models/vision.rknn']) write(path, rknn(2 * MiB))
   for (const path of ['models/qwen3.rkllm', 'srv/models/Qwen3-1.7B.rkllm', 'srv/models/sql.rkllm'])
     write(path, UNDERSTUDY_MODEL)
+  write('srv/models/qwen3.embed', Buffer.alloc(2 * 1024 * 16))
   const encoder = ['input = pixels uint8 nhwc 16 1 8 8 3', 'output = features float16 undefined 0 1 196 8']
   for (const name of ['vit', 'yolo'])
     writeRknnModel(join(folder, `srv/models/${name}.rknn`), { weights: 65_536, internal: 8192, tensors: encoder })

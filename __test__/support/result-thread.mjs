@@ -1,12 +1,7 @@
 /** Builds and loads result-thread.c, which calls native callbacks as a runtime of RKLLM does. */
 
-import { spawnSync } from 'node:child_process'
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
-
 import { open } from '../../examples/inference/ffi.mjs'
+import { buildResultThread } from '../runtime/build.mjs'
 
 const FUNCTIONS = {
   start: {
@@ -24,7 +19,7 @@ const FUNCTIONS = {
 }
 
 /** Loads the library at `path`, or builds it first. */
-export async function loadResultThread(path = build()) {
+export async function loadResultThread(path = buildResultThread()) {
   const { call } = await open(path, FUNCTIONS)
   /** Starts a run; `answers` is false for headers up to 1.2.0. */
   const start = (
@@ -51,17 +46,4 @@ export async function loadResultThread(path = build()) {
     threadNs: () => Number(call.thread_ns()),
     callbackNs: () => Number(call.callback_ns()),
   }
-}
-
-function build() {
-  const folder = mkdtempSync(join(tmpdir(), 'result-thread-'))
-  process.on('exit', () => rmSync(folder, { recursive: true, force: true }))
-  const library = join(folder, 'result-thread.so')
-  const source = fileURLToPath(new URL('result-thread.c', import.meta.url))
-  const warnings = ['-Wall', '-Wextra', '-Wno-missing-field-initializers', '-Werror']
-  // koffi and Deno unload a library at the end of the thread that loaded it, under the library's own threads.
-  const flags = ['-shared', '-fPIC', '-O2', '-std=gnu11', '-pthread', '-Wl,-z,nodelete', ...warnings]
-  const { status, error, stderr } = spawnSync('cc', [...flags, '-o', library, source], { encoding: 'utf8' })
-  if (status !== 0) throw new Error(`cc failed: ${error ?? stderr}`)
-  return library
 }

@@ -7,14 +7,14 @@ import { join } from 'node:path'
 import { after } from 'node:test'
 import { setImmediate as turn } from 'node:timers/promises'
 
-import { buildUnderstudy } from '../runtime/build.mjs'
-import { assertNothingLeft, needsCommand, open, runtime } from './helpers.mjs'
+import { buildUnderstudy, needsUnderstudy } from '../runtime/build.mjs'
+import { assertNothingLeft, open, runtime } from './helpers.mjs'
 import { loadRkllm } from './rkllm.mjs'
 
 const noFfi = runtime === 'node' && !(await import('koffi').then(() => true, () => false)) && 'needs koffi'
 
 /** The reason why the understudy cannot be used here, or false. */
-export const skip = needsCommand('cc') || noFfi
+export const skip = needsUnderstudy() || noFfi
 /** Bytes of the model's parts, and positions of its context. */
 export const [WEIGHTS, KV, SCRATCH, CONTEXT] = [1 << 20, 4096, 1 << 16, 64]
 export const ALL = WEIGHTS + KV * CONTEXT + SCRATCH

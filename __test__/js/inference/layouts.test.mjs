@@ -2,21 +2,14 @@
 
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { mkdtempSync, rmSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { test } from 'node:test'
-import { fileURLToPath } from 'node:url'
 
-import { needsCommand } from '../../support/helpers.mjs'
+import { HEADERS, buildLayouts, needsUnderstudy } from '../../runtime/build.mjs'
 
 const require = createRequire(import.meta.url)
 const { headers } = require('../../../src/js/inference/layouts.js')
 
-const SOURCE = fileURLToPath(new URL('layouts.c', import.meta.url))
-/** The versions, as layouts.c numbers them. */
-const VERSIONS = { 1.1: 110, '1.2.0': 120, 1.2: 121, 1.3: 130 }
 /** The structs that examples/inference/check.c compares. */
 const COMPARED_THERE = ['RKLLMInput', 'RKLLMCrossAttnParam']
 
@@ -47,24 +40,17 @@ test('structs have the sizes of the headers', () => {
   }
 })
 
-test('every field lies where the C compiler puts it, in every version', { skip: needsCommand('cc') }, () => {
-  const folder = mkdtempSync(join(tmpdir(), 'rkllm-layouts-'))
-  try {
-    for (const [header, number] of Object.entries(VERSIONS)) {
-      const program = join(folder, `layouts-${number}`)
-      run('cc', ['-std=c11', `-DRKLLM_HEADER=${number}`, '-o', program, SOURCE])
-      const theirs = run(program, []).trim().split('\n').sort()
-      const ours = Object.entries(headers[header])
-        .filter(([name]) => !COMPARED_THERE.includes(name))
-        .flatMap(([name, { size, align, fields }]) => [
-          `${name} size ${size}`,
-          `${name} align ${align}`,
-          ...Object.entries(fields).map(([field, { offset }]) => `${name} ${field} ${offset}`),
-        ])
-        .sort()
-      assert.deepEqual(ours, theirs, header)
-    }
-  } finally {
-    rmSync(folder, { recursive: true })
+test('every field lies where the C compiler puts it, in every version', { skip: needsUnderstudy() }, () => {
+  for (const header of HEADERS) {
+    const theirs = run(buildLayouts(header), []).trim().split('\n').sort()
+    const ours = Object.entries(headers[header])
+      .filter(([name]) => !COMPARED_THERE.includes(name))
+      .flatMap(([name, { size, align, fields }]) => [
+        `${name} size ${size}`,
+        `${name} align ${align}`,
+        ...Object.entries(fields).map(([field, { offset }]) => `${name} ${field} ${offset}`),
+      ])
+      .sort()
+    assert.deepEqual(ours, theirs, header)
   }
 })

@@ -4,13 +4,14 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { setImmediate as turn } from 'node:timers/promises'
 
-import { assertNothingLeft, needsCommand, open, refuses, rejects, runChild, runtime } from '../../support/helpers.mjs'
+import { needsUnderstudy } from '../../runtime/build.mjs'
+import { assertNothingLeft, open, refuses, rejects, runChild, runtime } from '../../support/helpers.mjs'
 import { loadResultThread } from '../../support/result-thread.mjs'
 
 const HEADERS = ['1.1', '1.2.0', '1.2', '1.3']
 const SPEC = { contextLength: 32, hiddenSize: 8, vocabSize: 10, logits: { tokens: 2 }, hiddenStates: { tokens: 4 } }
 const noFfi = runtime === 'node' && !(await import('koffi').then(() => true, () => false)) && 'needs koffi'
-const skip = needsCommand('cc') || noFfi
+const skip = needsUnderstudy() || noFfi
 const thread = skip ? undefined : await loadResultThread()
 
 const answering = (header) => header === '1.2' || header === '1.3'
