@@ -107,7 +107,7 @@ export default defineConfig([
   },
   {
     // Callbacks that run inside the page.
-    files: ['__test__/browser/*.mjs'],
+    files: ['__test__/browser/*.mjs', '.ci/site/check.mjs'],
     languageOptions: { globals: globals.browser },
   },
   {
