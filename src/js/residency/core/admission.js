@@ -22,11 +22,12 @@ const { compare, first, isHeld, isIdle, rank } = require('./model.js')
  * @property {{ model: Model, domain: number | null }[]} loads
  * @property {Set<Model>} evictions
  * @property {Map<Model, Request>} going models that have to go, and the request that waits for it
+ * @property {Map<Model, Model[]>} claims the ready models that a queued one waits for
  * @property {number} wakeAt when a guard ends that holds a queued model back
  */
 
 /** A loaded model serves requests that come up to so long after the one that waits for its memory. */
-const MAX_OVERTAKING_MS = 10_000
+const MAX_OVERTAKING_MS = 20_000
 /** A model that was just loaded stays for as long as its load took, and at most so long. */
 const MAX_GUARD_MS = 30_000
 
@@ -34,12 +35,12 @@ const MAX_GUARD_MS = 30_000
  * Goes through the queue in order. A model without room claims what it will take, and those behind it load only beside
  * these claims: otherwise they would take its room again and again.
  *
- * @param {Ground & { queue: Model[] }} ground
+ * @param {Ground & { queue: Model[], claims: Map<Model, Model[]> }} ground `claims` are those of the admission before
  * @returns {Admission}
  */
-function admit({ queue, models, layout, now, costOf, ordered }) {
+function admit({ queue, claims, models, layout, now, costOf, ordered }) {
   /** @type {Admission} */
-  const admission = { loads: [], evictions: new Set(), going: new Map(), wakeAt: Infinity }
+  const admission = { loads: [], evictions: new Set(), going: new Map(), claims: new Map(), wakeAt: Infinity }
   const { loads, evictions, going } = admission
   const actual = layout.without([])
   let later = layout.without(models.filter(({ state }) => state === 'unloading'))
@@ -62,7 +63,11 @@ function admit({ queue, models, layout, now, costOf, ordered }) {
       const idle = ready.filter((other) => isIdle(other) && guardEnd(other) <= now)
       const victims = pickVictims(idle, costOf, ordered, enough)
       for (const victim of victims ?? []) evictions.add(victim)
-      const gone = victims ?? pickVictims(ready, costOf, ordered, enough) ?? placed
+      // A set that busy models are in stays chosen: otherwise one after the other would be closed, and none would end.
+      const kept = claims.get(model)?.filter((other) => ready.includes(other))
+      const busy = kept !== undefined && enough(kept) ? kept : pickVictims(ready, costOf, ordered, enough)
+      if (victims === null && busy !== null) admission.claims.set(model, busy)
+      const gone = victims ?? busy ?? placed
       for (const other of victims === null ? ready : []) {
         const end = guardEnd(other)
         if (end > now) admission.wakeAt = Math.min(admission.wakeAt, end)
@@ -79,15 +84,20 @@ function admit({ queue, models, layout, now, costOf, ordered }) {
 }
 
 /**
- * Whether a model that has to go for `since` still serves `request`.
+ * Whether a model that has to go for `since` still serves `request`: one that it was loaded for, one that came before
+ * `since`, or not long after it.
  *
+ * @param {Model} model
  * @param {Request} request
  * @param {Request} since
  */
-const maySee = (request, since) => compare(request, since) < 0 || rank(request) < rank(since) + MAX_OVERTAKING_MS
+function maySee({ readyAt }, request, since) {
+  return request.at <= readyAt || compare(request, since) < 0 || rank(request) < rank(since) + MAX_OVERTAKING_MS
+}
 
 /** @type {(model: Model, since: Request) => boolean} Whether a model that has to go for `since` serves no more. */
-const isFinished = ({ leases, waiting }, since) => leases.size === 0 && !waiting.some((each) => maySee(each, since))
+const isFinished = (model, since) =>
+  model.leases.size === 0 && !model.waiting.some((request) => maySee(model, request, since))
 
 /**
  * Plans to have models in memory together: the eviction set of least cost, and the places. Null if they can never be.

@@ -48,12 +48,13 @@ class Layout {
    * @param {Model[]} models
    * @param {Room} room
    * @param {boolean} [withOthers] whether the bytes of others are taken
+   * @param {Model[]} [all] the models that there are, if not all of them count
    */
-  static of(models, { ram, npu, domains, others }, withOthers = true) {
+  static of(models, { ram, npu, domains, others }, withOthers = true, all = models) {
     const counted = withOthers ? others : { ram: 0, npu: 0, domains: new Map() }
     const rooms = new Map(domains.map(({ id, limit }) => [id, limit - (counted.domains.get(id) ?? 0)]))
     const free = { ram: ram - counted.ram, npu: npu - counted.npu }
-    const layout = new Layout({ domains, models }, { ...free, rooms, placed: new Map() })
+    const layout = new Layout({ domains, models: all }, { ...free, rooms, placed: new Map() })
     for (const model of models) {
       const { reserved, pieces, state } = model
       const isPlaced = ['loading', 'ready', 'unloading', 'stuck'].includes(state)
@@ -240,4 +241,19 @@ class Layout {
   }
 }
 
-module.exports = { Layout }
+/**
+ * Spreads bytes over the domains of a model: each up to what it had, and the last the rest.
+ *
+ * @param {Piece[]} pieces
+ * @param {number} bytes
+ */
+function shares(pieces, bytes) {
+  let rest = bytes
+  return pieces.map(({ id, bytes: had }, at) => {
+    const share = at === pieces.length - 1 ? rest : Math.min(rest, had)
+    rest -= share
+    return { id, bytes: share }
+  })
+}
+
+module.exports = { Layout, shares }

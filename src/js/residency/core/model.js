@@ -11,6 +11,15 @@ const AGING_MS = 30_000
  * @typedef {{ id: number, at: number, deadline: number, priority: number, preload: boolean }} Request
  * @typedef {{ id: number, bytes: number }} Piece bytes in a domain
  *
+ * @typedef {'deadline' | 'cancelled' | 'never-fits' | 'failed' | 'died' | 'evicted'} RejectReason
+ * @typedef {{ type: 'load', name: string, domain: number | null, pieces: Piece[] }
+ *   | { type: 'cancel-load', name: string }
+ *   | { type: 'unload', name: string, reason: string }
+ *   | { type: 'grant', name: string, id: number }
+ *   | { type: 'preloaded', name: string, id: number }
+ *   | { type: 'reject', name: string, id: number, reason: RejectReason }
+ * } Command
+ *
  * @typedef {object} Definition
  * @property {string} name
  * @property {number} ram bytes

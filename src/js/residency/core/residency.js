@@ -4,7 +4,8 @@
 // I/O. A caller applies an event, carries out the commands, and calls `tick` at `wakeAt`.
 
 const { admit, maySee, planTogether } = require('./admission.js')
-const { Layout } = require('./layout.js')
+const { figuresOf } = require('./figures.js')
+const { Layout, shares } = require('./layout.js')
 const { Model, compare, first, isHeld, isIdle } = require('./model.js')
 const { POLICIES, pickVictims, recordUse } = require('./policy.js')
 
@@ -22,14 +23,8 @@ const NEW_LOAD_WEIGHT = 0.3
  * @typedef {import('./layout.js').Room} Room
  * @typedef {import('./policy.js').Policy<Model>} Policy
  *
- * @typedef {'deadline' | 'cancelled' | 'never-fits' | 'failed' | 'died' | 'evicted'} RejectReason
- * @typedef {{ type: 'load', name: string, domain: number | null, pieces: import('./model.js').Piece[] }
- *   | { type: 'cancel-load', name: string }
- *   | { type: 'unload', name: string, reason: string }
- *   | { type: 'grant', name: string, id: number }
- *   | { type: 'preloaded', name: string, id: number }
- *   | { type: 'reject', name: string, id: number, reason: RejectReason }
- * } Command
+ * @typedef {import('./model.js').RejectReason} RejectReason
+ * @typedef {import('./model.js').Command} Command
  *
  * @typedef {{ id: number, name: string, now: number, deadline?: number, priority?: number }} RequestEvent
  */
@@ -45,6 +40,8 @@ class ResidencyCore {
   #policy
   #msPerByte = MS_PER_BYTE
   #guardEnd = Infinity
+  /** @type {Map<Model, Model[]>} the ready models that queued ones wait for */
+  #claims = new Map()
   /** Whether more may be reserved than there is, since a model turned out to be larger. */
   #isOver = false
   /** @type {Command[]} */
@@ -297,9 +294,12 @@ class ResidencyCore {
   /** Does what is due once. Returns whether another pass may find more. @param {number} now */
   #pass(now) {
     let isQueued = false
+    /** @type {Layout | undefined} */
+    let bare
     for (const model of this.#models.values()) {
       this.#reject(model, (request) => request.deadline <= now, 'deadline')
-      if (model.state === 'queued' && !this.#couldFit(model)) this.#reject(model, () => true, 'never-fits')
+      if (model.state === 'queued' && (bare ??= this.#bareLayout()).domainsFor(model).length === 0)
+        this.#reject(model, () => true, 'never-fits')
       if (model.state === 'loading' && !model.cancelling && model.waiting.length === 0) {
         model.cancelling = true
         this.#commands.push({ type: 'cancel-load', name: model.name })
@@ -329,34 +329,7 @@ class ResidencyCore {
 
   /** Figures of every model, and reserved bytes. Those of RAM and domains contain what is stuck. */
   stats() {
-    const models = [...this.#models.values()].map((model) => ({
-      name: model.name,
-      state: model.state,
-      domain: model.domain,
-      group: model.group,
-      pinned: model.pinned,
-      estimated: { ...model.estimated },
-      measured: model.measured && { ...model.measured },
-      reserved: { ...model.reserved },
-      stuck: model.state === 'stuck' ? { ...model.reserved } : { ram: 0, npu: 0 },
-      leases: model.leases.size,
-      waiting: model.waiting.length,
-      waitingSince: model.waiting.length > 0 ? Math.min(...model.waiting.map(({ at }) => at)) : null,
-      idleSince: isIdle(model) ? model.idleSince : null,
-      loads: model.loads,
-      evictions: model.evictions,
-      loadMs: model.loads > 0 ? model.loadMs : null,
-    }))
-    const { others } = this.#room
-    const { rooms } = Layout.of([...this.#models.values()], this.#room, false)
-    const sumOf = (/** @type {'ram' | 'npu'} */ kind) => models.reduce((sum, { reserved }) => sum + reserved[kind], 0)
-    const ram = { limit: this.#room.ram, others: others.ram, reserved: sumOf('ram') }
-    const npu = { limit: this.#room.npu, others: others.npu, reserved: sumOf('npu') }
-    const domains = this.#room.domains.map(({ id, limit }) => {
-      return { id, limit, others: others.domains.get(id) ?? 0, reserved: limit - (rooms.get(id) ?? 0) }
-    })
-    const waiting = models.reduce((sum, model) => sum + model.waiting, 0)
-    return { ram, npu, domains, models, waiting }
+    return figuresOf([...this.#models.values()], this.#room)
   }
 
   /** @param {string} name */
@@ -374,6 +347,7 @@ class ResidencyCore {
     const model = this.#modelOf(name)
     this.#owners.set(id, model)
     model.waiting.push({ id, at: now, deadline, priority, preload })
+    recordUse(model, now)
     if (model.state === 'cold' || model.state === 'failed') model.state = 'queued'
     return this.tick(now)
   }
@@ -401,7 +375,8 @@ class ResidencyCore {
     const queue = ground.models
       .filter(({ state }) => state === 'queued')
       .sort((a, b) => compare(first(a), first(b)))
-    const { loads, evictions, going, wakeAt } = admit({ ...ground, queue })
+    const { loads, evictions, going, claims, wakeAt } = admit({ ...ground, queue, claims: this.#claims })
+    this.#claims = claims
     for (const model of evictions) this.#unload(model, 'room')
     for (const { model, domain } of loads) this.#load(model, domain, ground.layout)
     this.#guardEnd = wakeAt
@@ -420,38 +395,31 @@ class ResidencyCore {
     if (model.state !== 'ready') return
     for (const { id } of model.waiting.filter(({ preload }) => preload)) {
       model.idleSince = now
-      this.#serve(model, id, now, 'preloaded')
+      this.#serve(model, id, 'preloaded')
     }
     while (model.draining === null && model.leases.size < model.concurrency && model.waiting.length > 0) {
       const next = first(model)
-      if (since !== undefined && !maySee(next, since)) return
+      if (since !== undefined && !maySee(model, next, since)) return
       model.leases.add(next.id)
-      this.#serve(model, next.id, now, 'grant')
+      this.#serve(model, next.id, 'grant')
     }
   }
 
   /**
    * @param {Model} model
    * @param {number} id
-   * @param {number} now
    * @param {'grant' | 'preloaded'} type
    */
-  #serve(model, id, now, type) {
+  #serve(model, id, type) {
     model.waiting = model.waiting.filter((request) => request.id !== id)
     if (type === 'preloaded') this.#owners.delete(id)
-    recordUse(model, now)
     this.#commands.push({ type, name: model.name, id })
   }
 
-  /**
-   * Whether a model fits once all others are gone but those that are pinned, and once no other program holds anything.
-   *
-   * @param {Model} model
-   */
-  #couldFit(model) {
+  /** The layout once all models are gone but those that are pinned, and no other program holds anything. */
+  #bareLayout() {
     const models = [...this.#models.values()]
-    const layout = Layout.of(models, this.#room, false)
-    return layout.without(models.filter((other) => !isHeld(other))).domainsFor(model).length > 0
+    return Layout.of(models.filter(isHeld), this.#room, false, models)
   }
 
   /** Derives the load times of models that were never loaded from those that were. */
@@ -563,21 +531,6 @@ class ResidencyCore {
     }
     if (model.state === 'queued' && model.waiting.length === 0) model.state = 'cold'
   }
-}
-
-/**
- * Spreads bytes over the domains of a model: each up to what it had, and the last the rest.
- *
- * @param {import('./model.js').Piece[]} pieces
- * @param {number} bytes
- */
-function shares(pieces, bytes) {
-  let rest = bytes
-  return pieces.map(({ id, bytes: had }, at) => {
-    const share = at === pieces.length - 1 ? rest : Math.min(rest, had)
-    rest -= share
-    return { id, bytes: share }
-  })
 }
 
 module.exports = { ResidencyCore }
