@@ -207,6 +207,29 @@ export function session(manager: MemoryManager, run: (input: bigint, param: bigi
   manager.createInferenceBuffers({ maxToken: 1 })
 }
 
+export async function rknn(manager: MemoryManager, call: (name: string, args: readonly unknown[]) => bigint | number) {
+  const models = manager.createRknnMemory({
+    models: [
+      { name: 'encoder', file: 'vit.rknn', outputs: { features: { dtype: 'float32' } } },
+      { name: 'head', file: 'head.rknn', inputs: { x: { memory: { from: ['encoder', 'features'] } } } },
+    ],
+    via: 'fd',
+  })
+  const signal = AbortSignal.timeout(1000)
+  for await (const each of models.loadAsync({ signal })) each.done(call(each.name, each.args))
+  const [context] = models.models.encoder.contexts
+  const written: number | undefined = context?.inputs.pixels?.write(new Uint8Array(3))
+  // @ts-expect-error no such model
+  void models.models.decoder
+  // @ts-expect-error misspelt
+  manager.createRknnMemory({ models: [{ name: 'm', flie: 'x' }] })
+  // @ts-expect-error memory is of one kind
+  manager.createRknnMemory({ models: [{ name: 'm', file: 'x', inputs: { x: { memory: { physical: 1n } } } }] })
+  for (const each of models.unload()) each.done(call(each.name, each.args))
+  await models.disposeAsync()
+  return written
+}
+
 export function planning(config: Record<string, unknown>): void {
   const estimate: memory.ModelEstimate = memory.estimateModelMemory({
     config,

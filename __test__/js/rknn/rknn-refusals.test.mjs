@@ -8,7 +8,7 @@ import { after, test } from 'node:test'
 
 import { buildRknnUnderstudy } from '../../runtime/build.mjs'
 import {
-  KiB, assertNothingLeft, fdsAtMost, needsCommand, open, openFds, refuses, rejects, runtime,
+  KiB, assertNothingLeft, fdsAtMost, needsCommand, open, openFds, refuses, rejects, runChild, runtime,
 } from '../../support/helpers.mjs'
 import { loadRknn, writeRknnModel } from '../../support/rknn.mjs'
 
@@ -54,6 +54,13 @@ test('a spec that cannot be is refused before anything is allocated', (t) => {
     ['ERR_UNSUPPORTED', { models: [{ ...MODEL, sram: true, scratch: 'manager' }] }, /SRAM/],
     ['ERR_UNSUPPORTED', { models: [{ ...MODEL, sram: true, weights: 'runtime' }], header: '1.5.2' }, /ENABLE_SRAM/],
     ['ERR_INVALID_ARG_TYPE', { models: [{ ...MODEL, shareSram: true }] }, /needs sram/],
+    ['ERR_OUT_OF_RANGE', { models: [{ ...MODEL, scratchMemory: [] }] }, /0 buffers of scratchMemory for 1 contexts/],
+    ['ERR_INVALID_ARG_TYPE', { models: [{ ...MODEL, scratchMemory: [8] }] }, /scratchMemory\[0\]/],
+    [
+      'ERR_UNSUPPORTED',
+      { models: [{ ...MODEL, scratch: 'runtime', scratchMemory: [new ArrayBuffer(8)] }] },
+      /leave one/,
+    ],
     ['ERR_UNSUPPORTED', { models: [{ ...MODEL, flushInputs: false }], header: '1.6' }, /FLUSH_INPUT/],
     ['ERR_UNSUPPORTED', { models: [{ ...MODEL, contexts: ['all'] }], header: '1.6' }, /CORE_ALL/],
     ['ERR_INVALID_ARG_TYPE', { models: [{ ...MODEL, inputs: { pixels: { memory: {} } } }] }, /one of "buffer"/],
@@ -118,6 +125,11 @@ test('memory that is a byte short is refused, with the figures; a byte more is t
   const error = refuses(() => load(191), 'ERR_OUT_OF_RANGE')
   assert.deepEqual([error.requested, error.limit], [192, 191])
   load(192)
+  const scratch = manager.createRknnMemory({ models: [{ ...MODEL, scratchMemory: [buffer] }] })
+  const tooSmall = refuses(() => library.makeAll(scratch.load()), 'ERR_OUT_OF_RANGE')
+  assert.deepEqual([tooSmall.requested, tooSmall.limit], [32 * KiB, 4096])
+  library.makeAll(scratch.unload())
+  scratch.dispose()
   const system = manager.allocateSystemMemory(4096)
   const other = { pixels: { memory: { buffer: system } } }
   const rknn = manager.createRknnMemory({ models: [{ ...MODEL, inputs: other }] })
@@ -309,6 +321,11 @@ test('an asynchronous load makes the same calls, and an abort leaves what unload
   const late = manager.createRknnMemory({ models: [MODEL] }).loadAsync({ signal: controller.signal })
   await assert.rejects(late.next(), { message: 'enough' })
   assertNothingLeft(manager)
+})
+
+test('the collector frees nothing while contexts exist, and closes what was dropped after them', { skip }, () => {
+  const { result } = runChild('rknn-dropped.mjs', { flags: ['--expose-gc'], args: [file, buildRknnUnderstudy('2.1')] })
+  assert.deepEqual(result, { run: 0, faults: 0, hasMemory: true, isFreed: true, descriptors: 0 })
 })
 
 test('descriptors are closed with the memory', { skip }, async (t) => {

@@ -139,6 +139,29 @@ test('groups of scratch are apart', { skip }, async (t) => {
   end()
 })
 
+test('models that load apart share scratch memory of the program', { skip }, async (t) => {
+  const manager = open(t)
+  const library = await loadRknn(buildRknnUnderstudy(NEWEST))
+  library.reset()
+  const shared = manager.allocateNPUMemory(224 * KiB, { tag: 'scratch' })
+  const loaded = [encoder, detector].map((file) => {
+    const rknn = manager.createRknnMemory({ models: [{ name: 'm', file, scratchMemory: [shared] }] })
+    library.makeAll(rknn.load())
+    return rknn
+  })
+  assert.deepEqual(loaded.map(({ usage }) => usage.scratch), [0, 0])
+  assert.equal(library.counts().internalBytes, 224 * KiB)
+  for (const rknn of loaded) {
+    assert.equal(library.run(rknn.models.m.contexts[0]), 0)
+    library.makeAll(rknn.unload())
+    rknn.dispose()
+  }
+  assert.equal(library.counts().faults, 0)
+  assert.equal(shared.byteLength, 224 * KiB, 'it stays')
+  manager.deallocate(shared)
+  assertNothingLeft(manager)
+})
+
 for (const contextsBy of ['duplicate', 'init']) {
   for (const weights of weightsOf(NEWEST).filter((one) => one !== 'runtime')) {
     const title = `three contexts by ${contextsBy} have one copy of weights '${weights}', and scratch of their own`

@@ -302,12 +302,24 @@ function* weights(session, model, contexts) {
 }
 
 /**
- * Allocates the scratch memory: of each group, and of each number of a context, the largest.
+ * Hands over the scratch memory that the program gave, and allocates the others': of each group, and of each number of
+ * a context, the largest.
  *
  * @param {Session} session
  * @returns {Steps}
  */
 function* scratch(session) {
+  for (const model of session.models) {
+    const { spec, scratchBytes } = model
+    if (spec.scratchMemory === undefined || !scratchBytes) continue
+    for (const context of model.contexts) {
+      const what = `scratchMemory[${context.index}] of ${nameOf(model)}`
+      const region = session.regions.ofBuffer(what, spec.scratchMemory[context.index])
+      Regions.expect(what, region, scratchBytes)
+      const memory = yield* create(model, context, region, scratchBytes)
+      yield* call(model, context, 'rknn_set_internal_mem', context.handle, memory)
+    }
+  }
   for (const { bytes, users } of lanes(session.models)) {
     const buffer = yield { bytes: roundUp(bytes), role: 'scratch' }
     session.syncToDevice(buffer)
@@ -330,7 +342,7 @@ function lanes(models) {
   const found = new Map()
   for (const model of models) {
     const { spec, scratchBytes } = model
-    if (spec.scratch !== 'manager' || !scratchBytes) continue
+    if (spec.scratch !== 'manager' || spec.scratchMemory !== undefined || !scratchBytes) continue
     for (const context of model.contexts) {
       const key = JSON.stringify([spec.scratchGroup, context.index])
       const lane = found.get(key) ?? { bytes: 0, users: [] }

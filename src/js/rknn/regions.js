@@ -152,7 +152,7 @@ class Regions {
    */
   static expect(what, region, bytes) {
     if (region.bytes >= bytes) return
-    const message = `${what} needs ${bytes} bytes with its strides, and the memory for it has ${region.bytes}`
+    const message = `${what} needs ${bytes} bytes, and the memory for it has ${region.bytes}`
     throw outOfRange(message, {
       requested: bytes,
       limit: region.bytes,

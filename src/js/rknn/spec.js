@@ -103,6 +103,12 @@ function contexts(name, value) {
   return Array.from(value, (cores, at) => one(`${name}[${at}]`, cores))
 }
 
+/** @type {Validator<import('../types/allocations.js').Buf[]>} */
+function buffers(name, value) {
+  if (!Array.isArray(value)) throw invalid(`${name} must be an array of buffers, not ${formatValue(value)}`)
+  return Array.from(value, (one, at) => buffer(`${name}[${at}]`, one))
+}
+
 const modelSchema = {
   name: kinds.nonEmptyString,
   file: kinds.nonEmptyString,
@@ -111,6 +117,7 @@ const modelSchema = {
   weightsOf: kinds.nonEmptyString,
   scratch: kinds.oneOf('manager', 'runtime'),
   scratchGroup: kinds.nonEmptyString,
+  scratchMemory: buffers,
   contexts,
   contextsBy: kinds.oneOf('duplicate', 'init'),
   priority: kinds.oneOf('high', 'medium', 'low'),
@@ -194,6 +201,18 @@ function readModel(header, checked, at) {
   if (sram && scratch === 'manager') {
     throw unsupported(`${what}: SRAM is the runtime's to allocate`, "no dma-buf shows it: choose scratch: 'runtime'")
   }
+  const { scratchMemory } = checked
+  if (scratchMemory !== undefined) {
+    if (scratch === 'runtime') {
+      throw unsupported(`${what}: scratch is the runtime's, and scratchMemory is given`, 'leave one of them out')
+    }
+    if (checked.scratchGroup !== undefined) throw invalid(`${what} has scratchMemory and scratchGroup`)
+    if (scratchMemory.length !== cores.length) {
+      throw outOfRange(`${what} has ${scratchMemory.length} buffers of scratchMemory for ${cores.length} contexts`, {
+        hint: 'contexts may run at the same time: each needs a buffer',
+      })
+    }
+  }
   if (shareSram && !sram) throw invalid(`${what}: shareSram needs sram: true`)
   if (cores.includes('all') && !isSince(header, '2.0')) {
     throw unsupported(`${what}: rknn_api.h ${header} has no RKNN_NPU_CORE_ALL`, 'it came with 2.0')
@@ -228,6 +247,7 @@ function readModel(header, checked, at) {
     weightsOf,
     scratch,
     scratchGroup: checked.scratchGroup ?? 'shared',
+    scratchMemory,
     cores,
     contextsBy,
     flags,

@@ -455,7 +455,7 @@ export class MemoryManager extends EventEmitter {
    * @throws ERR_INVALID_ARG_TYPE, ERR_OUT_OF_RANGE; ERR_UNSUPPORTED: the header lacks a flag, or options contradict
    * each other.
    */
-  createRknnMemory(spec: RknnMemorySpec): RknnMemory
+  createRknnMemory<Name extends string>(spec: RknnMemorySpec<Name>): RknnMemory<Name>
 
   // ── Monitoring
 

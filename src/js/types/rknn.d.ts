@@ -39,9 +39,9 @@ export interface RknnTensorOptions {
 }
 
 /** One model. */
-export interface RknnModelSpec {
+export interface RknnModelSpec<Name extends string = string> {
   /** Unique in the spec. */
-  name: string
+  name: Name
   /** Path of the .rknn file. One of `file` and `buffer` is needed. */
   file?: string
   /** The file's bytes, in memory of this manager. The program owns it. */
@@ -70,6 +70,11 @@ export interface RknnModelSpec {
    * one model may run at the same time, so that each has its own. Default 'shared'.
    */
   scratchGroup?: string
+  /**
+   * Scratch memory of the program: NPU memory of this manager, one buffer a context, in place of the group's. So models
+   * of several `createRknnMemory`, which load and unload apart, share scratch too.
+   */
+  scratchMemory?: readonly Buf[]
   /** The cores of each context of the model: one context an entry. Default one, on 'auto': no call sets its cores. */
   contexts?: readonly RknnCores[]
   /**
@@ -94,10 +99,10 @@ export interface RknnModelSpec {
 }
 
 /** Models whose memory belongs together. */
-export interface RknnMemorySpec {
+export interface RknnMemorySpec<Name extends string = string> {
   /** Default '2.1'. */
   header?: RknnHeader
-  models: readonly RknnModelSpec[]
+  models: ReadonlyArray<RknnModelSpec<Name>>
   /** How memory of the manager is told to the runtime: as a dma-buf, or by its physical address. Default 'fd'. */
   via?: 'fd' | 'phys'
   /** Maps the memory CPU-cached. Default true. */
@@ -214,12 +219,12 @@ export interface RknnMemoryUsage {
  * The memory belongs to the thread and the manager that made it, and is freed by `dispose`, or with the manager; never
  * by the garbage collector while contexts exist.
  */
-export interface RknnMemory {
+export interface RknnMemory<Name extends string = string> {
   readonly header: RknnHeader
   /** 'new', 'loading', 'loaded', 'unloading', 'unloaded' or 'disposed'. */
   readonly state: 'new' | 'loading' | 'loaded' | 'unloading' | 'unloaded' | 'disposed'
   /** By name. */
-  readonly models: Readonly<Record<string, RknnModel>>
+  readonly models: Readonly<Record<Name, RknnModel>>
   /** The versions that the runtime tells; null before. */
   readonly runtime: { readonly api: string; readonly driver: string } | null
   readonly usage: RknnMemoryUsage
