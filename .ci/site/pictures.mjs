@@ -38,7 +38,7 @@ const terminalPage = (text) => `<!doctype html><meta charset="utf-8"><style>
 
 /** Runs the server, and returns the frame that `top` prints beside it. */
 async function topFrame() {
-  const server = spawn(process.execPath, [join(root, '.ci/site/pictures-server.mjs')], { cwd: root, env })
+  const server = spawn(process.execPath, [join(root, '.ci/site/server.mjs')], { cwd: root, env })
   try {
     await once(server.stdout, 'data')
     return node('src/js/cli/main.js', 'top', '--once')
