@@ -155,6 +155,10 @@ test('a package of a platform without a binary, or with an unfit one, cannot be 
   const entry = 'void *napi_register_module_v1(void *env, void *exports) { return exports; }\n'
   refused({ ...rest, [FILE]: build(entry, '-g') }, /not stripped/)
   refused({ ...rest, [FILE]: build('int other(void) { return 1; }', '-s') }, /no Node-API module/)
+  const threads = `#include <pthread.h>\n${entry}void *start = pthread_create;`
+  refused({ ...rest, [FILE]: build(threads, '-s') }, /needs GLIBC_2\.34; boards have 2\.28/)
+  const linked = build(entry, '-s', '-Wl,--no-as-needed', '-lgcc_s')
+  refused({ ...rest, [FILE]: linked }, /needs libgcc_s\.so\.1, which not every system has/)
   refused({ ...rest, [FILE]: build(`${entry}const char *path = "${root}src";`, '-s') }, /names the folder/)
 })
 

@@ -10,7 +10,7 @@ import library, { MemoryError, MemoryManager, probeDevices } from '../../../inde
 import checks from '../../../src/js/cli/selftest/checks.js'
 import runner from '../../../src/js/cli/selftest/run.js'
 import { command, STATUS } from '../../support/command.mjs'
-import { backend, openFds, simulated } from '../../support/helpers.mjs'
+import { backend, needsSimulated, openFds, simulated } from '../../support/helpers.mjs'
 
 const { CHECKS, runCheck } = checks
 const folder = mkdtempSync(join(tmpdir(), 'rkllm-selftest-'))
@@ -61,7 +61,9 @@ test('without an NPU it says so, and never takes the simulated device by itself'
   assert.match(stderr, /there is no NPU here\n.*--device simulated/)
 })
 
-// ── faults
+// ── faults, and the process of the checks: the same on every device, so that one run is enough
+
+const once = { skip: needsSimulated }
 
 /** Makes a library whose managers have a fault: `faults` replaces methods, and gets the right ones as `right`. */
 function faulty(faults) {
@@ -157,7 +159,7 @@ const FAULTS = {
 
 const OPENING = { backend: 'simulated', simulated: { caches: 'incoherent' }, seconds: 1 }
 for (const [fault, [ids, faults]] of Object.entries(FAULTS)) {
-  test(`a fault is found: ${fault}`, async () => {
+  test(`a fault is found: ${fault}`, once, async () => {
     for (const id of ids) {
       const result = await runCheck(CHECKS.find((check) => check.id === id), faulty(faults), OPENING)
       assert.equal(result.status, 'failed', `${id} does not find it: ${JSON.stringify(result)}`)
@@ -166,7 +168,7 @@ for (const [fault, [ids, faults]] of Object.entries(FAULTS)) {
   })
 }
 
-test('an error of the device is a result with its code', async () => {
+test('an error of the device is a result with its code', once, async () => {
   const broken = faulty({
     syncToDevice() {
       throw new MemoryError('the driver said EIO', { code: 'ERR_DEVICE_IO' })
@@ -176,7 +178,7 @@ test('an error of the device is a result with its code', async () => {
   assert.deepEqual([status, code, message], ['failed', 'ERR_DEVICE_IO', 'the driver said EIO'])
 })
 
-test('a device without an operation is no failure', async () => {
+test('a device without an operation is no failure', once, async () => {
   const poor = faulty({
     exportDmaBuf() {
       throw new MemoryError('this driver exports nothing', { code: 'ERR_UNSUPPORTED' })
@@ -186,8 +188,6 @@ test('a device without an operation is no failure', async () => {
   assert.deepEqual({ status, message }, { status: 'unsupported', message: 'this driver exports nothing' })
 })
 
-// ── the process of the checks
-
 /** Runs a program in place of the process of the checks. */
 function runProgram(name, source, limitMs = 60_000) {
   const program = join(folder, name)
@@ -195,7 +195,7 @@ function runProgram(name, source, limitMs = 60_000) {
   return runner.runChecks({ opening: { backend: 'simulated' }, seconds: 1 }, { limitMs, program })
 }
 
-test('a process that dies costs the check that ran; the others are named as not run', async () => {
+test('a process that dies costs the check that ran; the others are named as not run', once, async () => {
   const results = await runProgram('dies.cjs', `
     process.once('message', () => {
       process.send({ started: 'sizes' })
@@ -210,13 +210,13 @@ test('a process that dies costs the check that ran; the others are named as not 
   for (const { status } of rest) assert.equal(status, 'not run')
 })
 
-test('a process that does not start says why', async () => {
+test('a process that does not start says why', once, async () => {
   const [first] = await runProgram('throws.cjs', "throw new Error('no native part')")
   assert.equal(first.status, 'failed')
   assert.match(first.message, /ended with status 1: .*no native part/)
 })
 
-test('a process that hangs is ended, and the results so far are kept', async () => {
+test('a process that hangs is ended, and the results so far are kept', once, async () => {
   const results = await runProgram('hangs.cjs', `
     process.once('message', () => process.send({ started: 'sizes' }, () => { for (;;); }))`, 3000)
   assert.deepEqual([results[0].id, results[0].status], ['sizes', 'failed'])

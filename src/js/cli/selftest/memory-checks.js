@@ -2,7 +2,7 @@
 
 // Checks of allocations: sizes, contents, options, refusals, dma-bufs.
 
-const { CheckError, expect, fill, randomNumbers, refuses, verify } = require('./pattern.js')
+const { CheckError, expect, fill, randomNumbers, refuses, verify, verifyEqual } = require('./pattern.js')
 
 /** @typedef {import('./checks.js').Context} Context */
 
@@ -19,8 +19,7 @@ function sizes({ manager, largest }) {
   buffers.forEach((buffer, seed) => {
     const bytes = new Uint8Array(buffer)
     expect(bytes.length === wanted[seed], `a buffer of ${wanted[seed]} bytes has ${bytes.length}`)
-    const at = bytes.findIndex((byte) => byte !== 0)
-    expect(at === -1, `a new buffer of ${bytes.length} bytes has the byte ${bytes[at]} at ${at} in place of 0`)
+    verifyEqual(bytes, new Uint8Array(bytes.length), `a new buffer of ${bytes.length} bytes`)
     fill(bytes, seed)
   })
   buffers.forEach((buffer, seed) => verify(new Uint8Array(buffer), seed, `the buffer of ${wanted[seed]} bytes`))

@@ -2,6 +2,8 @@
 
 // Patterns that tell buffers, places and rounds apart, and the random numbers of the checks.
 
+const { Buffer } = require('../../core/runtime.js')
+
 /** A check that found a difference between what the library promises and what it saw. */
 class CheckError extends Error {}
 
@@ -51,6 +53,19 @@ function verify(bytes, seed, what, from = 0, to = bytes.length) {
 }
 
 /**
+ * Checks that bytes are equal to others.
+ *
+ * @param {Uint8Array} bytes
+ * @param {Uint8Array} wanted
+ * @param {string} what names the bytes in the message
+ */
+function verifyEqual(bytes, wanted, what) {
+  if (Buffer.compare(bytes, wanted) === 0) return
+  const at = bytes.findIndex((byte, place) => byte !== wanted[place])
+  throw new CheckError(`${what}: byte ${at} is ${bytes[at]} in place of ${wanted[at]}`)
+}
+
+/**
  * Calls `act`, and checks that it throws an error with one of these codes.
  *
  * @param {() => unknown} act
@@ -86,4 +101,4 @@ function randomNumbers(seed) {
   }
 }
 
-module.exports = { CheckError, byteOf, expect, fill, randomNumbers, refuses, verify }
+module.exports = { CheckError, byteOf, expect, fill, randomNumbers, refuses, verify, verifyEqual }

@@ -41,6 +41,7 @@ function pools({ manager, largest }) {
         refused++
       }
     }
+    if (step % 16 !== 0) continue
     const stats = pool.stats()
     expect(stats.requested === requested, `step ${step}: the pool counts ${stats.requested} bytes, not ${requested}`)
   }

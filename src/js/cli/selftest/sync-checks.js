@@ -4,7 +4,7 @@
 // lines that `syncToDevice` did not bring to memory come back with their old bytes when `syncFromDevice` drops them
 // from the cache.
 
-const { byteOf, expect, fill, randomNumbers, verify } = require('./pattern.js')
+const { byteOf, expect, fill, randomNumbers, verify, verifyEqual } = require('./pattern.js')
 
 /** @typedef {import('./checks.js').Context} Context */
 
@@ -22,7 +22,7 @@ function wholeBuffers({ manager, largest }) {
   for (const size of wanted) {
     const buffer = manager.allocateNPUMemory(size, { dedicated: true })
     const bytes = new Uint8Array(buffer)
-    for (let round = 1; round <= 4; round++) {
+    for (let round = 1; round <= 3; round++) {
       fill(bytes, round)
       manager.syncToDevice(buffer)
       manager.syncFromDevice(buffer)
@@ -46,10 +46,6 @@ function ranges({ manager }) {
   const model = new Uint8Array(size)
   const random = randomNumbers(21)
   const rounds = 400
-  const compare = (/** @type {string} */ what) => {
-    const at = bytes.findIndex((byte, place) => byte !== model[place])
-    expect(at === -1, `${what}: byte ${at} is ${bytes[at]} in place of ${model[at]}`)
-  }
   for (let round = 0; round < rounds; round++) {
     const from = random(size - 1)
     const length = 1 + random(Math.min(size - from, 3000))
@@ -57,7 +53,7 @@ function ranges({ manager }) {
     manager.syncToDevice(buffer, from, length)
     if (round % 2 === 0) manager.syncFromDevice(buffer)
     else manager.syncFromDevice(buffer, from, length)
-    compare(`round ${round}, after syncToDevice of ${length} bytes at ${from}`)
+    verifyEqual(bytes, model, `round ${round}, after syncToDevice of ${length} bytes at ${from}`)
   }
   manager.deallocate(buffer)
   return { rounds }
