@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define API __attribute__((visibility("default")))
 
@@ -439,6 +440,17 @@ static void write_output(char *bytes, const rknn_tensor_attr *attr, uint32_t see
   memset(bytes + (size_t)attr->n_elems * element, 0xa5, attr->size_with_stride - attr->n_elems * element);
 }
 
+static int begun;
+
+/* For tests: the runs that begin from here on count for UNDERSTUDY_RKNN_RUNS_MEET. */
+API void rknn_understudy_forget_runs(void) { __atomic_store_n(&begun, 0, __ATOMIC_SEQ_CST); }
+
+/* Waits until so many runs have begun as the setting says, so that they are under way at the same time. */
+static void meet_others(void) {
+  const char *setting = getenv("UNDERSTUDY_RKNN_RUNS_MEET");
+  while (setting != NULL && __atomic_load_n(&begun, __ATOMIC_SEQ_CST) < atoi(setting)) usleep(100);
+}
+
 API int rknn_run(rknn_context number, rknn_run_extend *extend) {
   (void)extend;
   pthread_mutex_lock(&lock);
@@ -457,7 +469,9 @@ API int rknn_run(rknn_context number, rknn_run_extend *extend) {
   if (error == SUCC && scratch != NULL && claim(scratch, 1) != 0)
     error = fault(FAIL, "another run uses the same scratch");
   pthread_mutex_unlock(&lock);
+  __atomic_add_fetch(&begun, 1, __ATOMIC_SEQ_CST);
   if (error != SUCC) return error;
+  meet_others();
 
   uint32_t seed = hash(2166136261u, weights, model->weights);
   if (model->outside_weights != NULL && seed != model->weights_hash)

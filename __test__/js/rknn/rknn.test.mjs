@@ -5,6 +5,7 @@ import { mkdtempSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
+import { promisify } from 'node:util'
 
 import { RKNN_HEADERS, buildRknnUnderstudy } from '../../runtime/build.mjs'
 import {
@@ -14,6 +15,8 @@ import { loadRknn, writeRknnModel } from '../../support/rknn.mjs'
 
 const noFfi = runtime === 'node' && !(await import('koffi').then(() => true, () => false)) && 'needs koffi'
 const skip = needsCommand('cc') || noFfi
+/** For tests that run contexts on threads of koffi. */
+const needsThreads = runtime === 'node' ? skip : 'needs the threads of koffi'
 const NEWEST = '2.1'
 
 const folder = mkdtempSync(join(tmpdir(), 'rknn-'))
@@ -191,6 +194,44 @@ for (const contextsBy of ['duplicate', 'init']) {
     })
   }
 }
+
+/** Runs contexts on threads, all at the same time. Returns their results. */
+async function runTogether(t, contexts) {
+  const { default: koffi } = await import('koffi')
+  const library = koffi.load(buildRknnUnderstudy(NEWEST))
+  library.func('rknn_understudy_forget_runs', 'void', [])()
+  process.env.UNDERSTUDY_RKNN_RUNS_MEET = String(contexts.length)
+  t.after(() => delete process.env.UNDERSTUDY_RKNN_RUNS_MEET)
+  const run = promisify(library.func('rknn_run', 'int', ['uint64_t', 'void *']).async)
+  const results = await Promise.all(contexts.map(({ handle }) => run(handle, 0n)))
+  delete process.env.UNDERSTUDY_RKNN_RUNS_MEET
+  return results
+}
+
+test('contexts of one model run at the same time', { skip: needsThreads }, async (t) => {
+  const models = [{ name: 'detector', file: detector, contexts: ['0', '1', '2'] }]
+  const { rknn, load, end } = await begin(t, { models })
+  load()
+  const { contexts } = rknn.models.detector
+  for (const [at, context] of contexts.entries()) context.inputs.image.array.fill(at)
+  assert.deepEqual(await runTogether(t, contexts), [0, 0, 0])
+  const outputs = contexts.map((context) => String(context.outputs.boxes.array))
+  assert.equal(new Set(outputs).size, 3, 'each has the answer to its own input')
+  end()
+})
+
+test('models of two groups run at the same time; those of one group would not', { skip: needsThreads }, async (t) => {
+  for (const [groups, results, faults] of [[['a', 'b'], [0, 0], 0], [['a', 'a'], [-1, 0], 1]]) {
+    const models = [encoder, detector].map((file, at) => ({ name: String(at), file, scratchGroup: groups[at] }))
+    const { library, rknn, load } = await begin(t, { models })
+    load()
+    const contexts = models.map(({ name }) => rknn.models[name].contexts[0])
+    assert.deepEqual((await runTogether(t, contexts)).sort(), results)
+    assert.equal(library.counts().faults, faults)
+    library.makeAll(rknn.unload())
+    rknn.dispose()
+  }
+})
 
 test('the peak of a load is at most 1.05 of the file', { skip }, async (t) => {
   const { manager, library, load, end } = await begin(t, { models: [{ name: 'large', file: large }] })

@@ -1,15 +1,25 @@
 /** Drops RKNN memory without `dispose`: first with contexts, which the runtime may use, then without. */
 
+import { readdirSync, readlinkSync } from 'node:fs'
 import { setImmediate as turn } from 'node:timers/promises'
 
 import { MemoryManager } from '../../../index.js'
-import { openFds } from './open.mjs'
 import { loadRknn } from '../rknn.mjs'
 
 const [file, path] = process.argv.slice(2)
 const manager = new MemoryManager({ backend: 'simulated', slabs: { threshold: 0 } })
 const library = await loadRknn(path)
 const live = () => manager.getMemoryStats().liveAllocations
+
+/** The descriptors of memory: a runtime opens others of its own. */
+const openFds = () =>
+  readdirSync('/proc/self/fd').filter((fd) => {
+    try {
+      return /memfd|dmabuf/.test(readlinkSync(`/proc/self/fd/${fd}`))
+    } catch {
+      return false // that of the folder
+    }
+  }).length
 
 async function collect(isDone) {
   for (let turns = 0; turns < 200 && !isDone(); turns++) {

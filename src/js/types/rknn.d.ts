@@ -13,15 +13,18 @@ export type RknnHeader = '1.3' | '1.4' | '1.5.2' | '1.6' | '2.0' | '2.1'
 /** Cores of the NPU on which a context runs; 'all' from header 2.0. */
 export type RknnCores = 'auto' | '0' | '1' | '2' | '0+1' | '0+1+2' | 'all'
 
-/** Memory that a tensor uses in place of memory that the manager allocates for it. */
+/**
+ * Memory that a tensor uses in place of memory that the manager allocates for it. The program keeps it until the
+ * contexts have ended.
+ */
 export type RknnTensorMemory =
-  /** NPU memory of this manager: a buffer or a view. The program owns it. */
+  /** NPU memory of this manager: a buffer or a view. */
   | { buffer: Buf }
   /** The output of another model of the same spec, by the names of model and output; of its context 0. */
   | { from: readonly [model: string, output: string] }
-  /** Memory at a physical address, by rknn_create_mem_from_phys. The program owns it. */
+  /** Memory at a physical address, by rknn_create_mem_from_phys. */
   | { physical: bigint; address: bigint; size: number }
-  /** An MB_BLK of the MPI, by rknn_create_mem_from_mb_blk: `size` bytes at `offset`. The program owns it. */
+  /** An MB_BLK of the MPI, by rknn_create_mem_from_mb_blk: `size` bytes at `offset`. */
   | { mbBlk: bigint; offset?: number; size: number }
 
 /** Wishes for one tensor. */
@@ -44,7 +47,7 @@ export interface RknnModelSpec<Name extends string = string> {
   name: Name
   /** Path of the .rknn file. One of `file` and `buffer` is needed. */
   file?: string
-  /** The file's bytes, in memory of this manager. The program owns it. */
+  /** The file's bytes, in memory of this manager. The program owns it, and keeps it until the contexts have ended. */
   buffer?: Buf
   /**
    * Where the weights are:
