@@ -73,7 +73,7 @@ test('the same program takes models and libraries by their paths', { skip }, () 
 
 test('an encoder that does not fit the session is refused, and nothing is left', { skip }, () => {
   for (const [args, message] of [
-    [['--tokens', '15', '--output', 'y'], /output "y" needs 4096 bytes .* has 3840;/],
+    [['--tokens', '15', '--output', 'y'], /output "y" needs 4096 bytes, .* has 3840;/],
     [['--tokens', '16'], /no output "features"; it has "y"/],
   ]) {
     const { status, stderr } = onBoard(...args, image('a', 1))
