@@ -28,7 +28,7 @@ const before = library.bytesOf(0)
 /** Bytes of resident memory, once garbage is collected. */
 const resident = () => {
   globalThis.gc?.()
-  return Number(/VmRSS: +(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))[1]) * 1024
+  return Number(/VmRSS:\s+(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))[1]) * 1024
 }
 
 let warm = 0
