@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url'
 
 import { runtimeVersion } from '../../../index.js'
 import { HEADERS, buildUnderstudy } from '../../runtime/build.mjs'
-import { inPiece } from '../../support/helpers.mjs'
+import { inPiece, runChild } from '../../support/helpers.mjs'
 import { ALL, CONTEXT, SPEC, WEIGHTS, all, begin, file, folder, skip, textOf } from '../../support/understudy.mjs'
 
 /** The versions that the libraries carry. */
@@ -255,27 +255,8 @@ for (const header of inPiece(HEADERS)) {
 }
 
 test('abort ends a run at once; a second run is refused meanwhile', { skip }, () => {
-  const source = `
-    const { MemoryManager } = require('./index.js')
-    import('./__test__/support/rkllm.mjs').then(async ({ loadRkllm }) => {
-      const manager = new MemoryManager({ backend: 'simulated' })
-      const session = manager.createInferenceBuffers({ header: '1.3', contextLength: 64, maxTokens: 16 })
-      const model = (await loadRkllm(${JSON.stringify(buildIfPossible())}, '1.3')).model(manager, session)
-      model.init(session.param({ model: ${JSON.stringify(file)}, maxNewTokens: 40 }))
-      const found = []
-      model.runAsync(session.promptInput('abc'), session.inferParam())
-      const second = model.runAsync(session.promptInput('abc'), session.inferParam())
-      const aborted = model.abort()
-      for await (const { state } of session.results()) found.push(state)
-      console.log(JSON.stringify({ second, aborted, found, destroyed: model.destroy() }))
-    })`
-  const root = fileURLToPath(new URL('../../..', import.meta.url))
   // One token in a quarter of an hour: only the abort ends the run.
-  const env = { ...process.env, UNDERSTUDY_HANG_AT: '', UNDERSTUDY_MS_PER_TOKEN: '900000' }
-  const { stdout, stderr } = spawnSync(process.execPath, ['-e', source], { cwd: root, encoding: 'utf8', env })
-  assert.deepEqual(JSON.parse(stdout), { second: -1, aborted: 0, found: ['finish'], destroyed: 0 }, stderr)
+  const env = { UNDERSTUDY_MS_PER_TOKEN: '900000' }
+  const { result } = runChild('abort-run.mjs', { args: [skip ? '' : buildUnderstudy('1.3'), file], env })
+  assert.deepEqual(result, { second: -1, aborted: 0, found: ['finish'], destroyed: 0 })
 })
-
-function buildIfPossible() {
-  return skip ? '' : buildUnderstudy('1.3')
-}
