@@ -115,6 +115,7 @@ export const engineDependent = [
   'reuse',
   'server',
   'sharing',
+  'understudy-callbacks',
 ]
 
 /** Returns the path of a suite. Throws if it does not exist. */
