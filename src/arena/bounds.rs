@@ -1,7 +1,7 @@
 //! Bounds of the offsets in a branch of the search: what the placed buffers leave to the others.
 //!
-//! Each buffer has a natural offset, the top of the highest placed one that lives with it, and a lowest offset, which no
-//! placement of the branch goes below. Each section of time has a floor, below which no unplaced buffer can lie. The
+//! Each buffer has a natural offset, the top of the highest placed one that lives with it, and a lowest offset, below
+//! which no placement of the branch goes. Each section of time has a floor, below which no unplaced buffer can lie. The
 //! three only rise along a branch; [`Bounds::take_back`] restores them at its end.
 
 use super::buffers::Lifetime;
@@ -39,7 +39,7 @@ pub struct Bounds<'a> {
     natural: Vec<u64>,
     /// The offset of each placed buffer, and the lowest offset of each unplaced one.
     lowest: Vec<u64>,
-    /// What each passed buffer rests on at its lowest offset, as far as it is known.
+    /// The support of each buffer whose turn has passed, as far as it is known.
     supports: Vec<Option<Support>>,
     floors: Vec<u64>,
     /// Unplaced bytes of each section.
