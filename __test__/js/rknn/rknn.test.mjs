@@ -1,12 +1,13 @@
 /** RKNN memory on the understudy of librknnrt: its counters say what the runtime holds, and what it was given. */
 
 import assert from 'node:assert/strict'
-import { mkdtempSync, rmSync, statSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { promisify } from 'node:util'
 
+import { MemoryManager, SimulatedNPU } from '../../../index.js'
 import { RKNN_HEADERS, buildRknnUnderstudy } from '../../runtime/build.mjs'
 import {
   KiB, MiB, assertNothingLeft, needsCommand, open, runtime,
@@ -128,6 +129,26 @@ test('models that run one after another share one scratch of the largest', { ski
   for (const { contexts } of Object.values(rknn.models)) assert.equal(library.run(contexts[0]), 0)
   assert.equal(library.counts().inside, 0, 'the runtime allocated nothing')
   end()
+})
+
+test('the NPU sees what the CPU wrote before the load: models, and memory of the program', { skip }, async (t) => {
+  const manager = new MemoryManager({ backend: 'simulated', simulated: { caches: 'incoherent' } })
+  t.after(() => manager.dispose())
+  const npu = new SimulatedNPU(manager)
+  const library = await loadRknn(buildRknnUnderstudy(NEWEST))
+  const file = readFileSync(encoder)
+  const [buffer, scratch, features] = [file.length, 96 * KiB, 256].map((size) => manager.allocateNPUMemory(size))
+  for (const [at, each] of [buffer, scratch, features].entries()) new Uint8Array(each).fill(at + 1)
+  new Uint8Array(buffer).set(file)
+  assert.notDeepEqual(Buffer.from(npu.read(buffer)), file)
+  const outputs = { features: { memory: { buffer: features } } }
+  const rknn = manager.createRknnMemory({ models: [{ name: 'm', buffer, scratchMemory: [scratch], outputs }] })
+  library.makeAll(rknn.load())
+  assert.deepEqual(Buffer.from(npu.read(buffer)), file)
+  assert.ok(npu.read(scratch).every((byte) => byte === 2))
+  assert.ok(npu.read(features).every((byte) => byte === 3))
+  library.makeAll(rknn.unload())
+  rknn.dispose()
 })
 
 test('groups of scratch are apart', { skip }, async (t) => {

@@ -28,7 +28,7 @@ const ROUNDING = 128
  */
 
 /**
- * A context: its number for the runtime, and the structs that it has. `undo` lists rknn_tensor_mem addresses.
+ * A context: its number for the runtime, and the addresses of the rknn_tensor_mem structs that were made for it.
  *
  * @typedef {object} Context
  * @property {number} index
@@ -62,7 +62,7 @@ const ROUNDING = 128
  * @property {Regions} regions
  * @property {{ api: string, driver: string } | null} runtime
  * @property {(buffer: import('../types/allocations.js').Buf) => { address: bigint, bytes: number }} locate
- * @property {(buffer: ArrayBuffer) => void} syncToDevice
+ * @property {(buffer: import('../types/allocations.js').Buf) => void} syncToDevice
  * @property {Context[]} created in the order of creation
  */
 
@@ -129,7 +129,7 @@ function* modelArguments({ header, desk, models, regions, locate, syncToDevice }
   const layout = headers[header].rknn_init_extend
   if (weights === 'file') {
     const buffer = given ?? (yield { path: /** @type {string} */ (file) })
-    if (given === undefined) syncToDevice(buffer)
+    syncToDevice(buffer)
     const what = `the buffer of ${nameOf(model)}`
     const { address, bytes, fd, offset } = regions.ofModel(what, buffer)
     const [place] = desk.take(layout.size, 1)
@@ -316,6 +316,7 @@ function* scratch(session) {
       const what = `scratchMemory[${context.index}] of ${nameOf(model)}`
       const region = session.regions.ofBuffer(what, spec.scratchMemory[context.index])
       Regions.expect(what, region, scratchBytes)
+      session.syncToDevice(spec.scratchMemory[context.index])
       const memory = yield* create(model, context, region, scratchBytes)
       yield* call(model, context, 'rknn_set_internal_mem', context.handle, memory)
     }
@@ -386,6 +387,8 @@ function* inputsAndOutputs(session, structs) {
         shared = placed.get(keyOf(source.model, 0, source.tensor))
       } else if (tensor.memory !== undefined && !('from' in tensor.memory)) {
         shared = session.regions.ofMemory(what, tensor.memory)
+        // Else a line that the CPU wrote before may be written back over what the NPU wrote.
+        if (shared.buffer !== null) session.syncToDevice(shared.buffer)
       }
       if (shared !== undefined) Regions.expect(what, shared, bytes)
       for (const context of model.contexts) {
