@@ -1,6 +1,7 @@
 /** Allocation, cache maintenance and frees off the JavaScript thread. */
 
 import assert from 'node:assert/strict'
+import { PerformanceObserver, constants } from 'node:perf_hooks'
 import { test } from 'node:test'
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 
@@ -8,6 +9,9 @@ import {
   assertNothingLeft, backend, device, GiB, MiB, needsCommand, needsOwnKernel, needsSimulated, notOn, open, rejects,
   runChild, settle, slow,
 } from '../../support/helpers.mjs'
+
+/** The flag of a collection that a program forced. */
+const FORCED = constants.NODE_PERFORMANCE_GC_FLAGS_FORCED
 
 test('asynchronous allocations equal synchronous ones', async (t) => {
   const manager = open(t, { slabs: {} })
@@ -156,6 +160,43 @@ test('an allocation waits for pending frees before it fails', { skip: needsSimul
 test('at a limit, dropped buffers are collected before an allocation is refused', () => {
   const { result } = runChild('async-at-the-limit.mjs', { args: [backend, device ?? ''] })
   assert.deepEqual(result, { refused: 'ERR_MEMORY_LIMIT', allocated: 20 })
+})
+
+const needsGcEntries = notOn({ bun: 'it reports no collections', deno: 'it reports no collections' })
+
+test('allocations that are refused at once share their collections', { skip: needsGcEntries }, async (t) => {
+  const manager = open(t, { limits: { npu: { max: 4096 } } })
+  const buffer = manager.allocateNPUMemory(4096)
+  let forced = 0
+  const observer = new PerformanceObserver((list) => {
+    for (const { detail } of list.getEntries()) forced += Number((detail.flags & FORCED) !== 0)
+  })
+  observer.observe({ entryTypes: ['gc'] })
+  const refused = (count) =>
+    Promise.all(Array.from({ length: count }, () => rejects(manager.allocateNPUMemoryAsync(1), 'ERR_MEMORY_LIMIT')))
+  await refused(1)
+  await sleep(20) // entries come later
+  const alone = forced
+  assert.ok(alone > 0)
+  await refused(100)
+  await sleep(20)
+  observer.disconnect()
+  assert.ok(forced - alone <= 2 * alone, `${forced - alone} collections for 100 refusals, ${alone} for one`)
+  manager.deallocate(buffer)
+})
+
+test('an abort does not wait for a collection', async (t) => {
+  const manager = open(t, { limits: { npu: { max: 4096 } } })
+  const buffer = manager.allocateNPUMemory(4096)
+  const refused = Array.from({ length: 3 }, () => rejects(manager.allocateNPUMemoryAsync(1), 'ERR_MEMORY_LIMIT'))
+  const abort = new AbortController()
+  const reason = new Error('enough')
+  const aborted = assert.rejects(manager.allocateNPUMemoryAsync(1, { signal: abort.signal }), reason)
+  await nextTurn()
+  abort.abort(reason)
+  await aborted
+  await Promise.all(refused)
+  manager.deallocate(buffer)
 })
 
 test('workers and processes may end while drivers are busy', { skip: needsSimulated }, () => {

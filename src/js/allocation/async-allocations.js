@@ -2,8 +2,7 @@
 
 // Allocations that wait for a driver on another thread. At a limit, all of them reclaim memory and try again.
 
-const { collectGarbage } = require('../core/gc.js')
-const { setImmediate } = require('../core/runtime.js')
+const { runFinalizers } = require('./finalizers.js')
 
 /** How often an asynchronous allocation is tried before exhaustion is an error. */
 const TRIES = 3
@@ -45,18 +44,10 @@ class AsyncAllocations {
         if (tries === TRIES || this.#handle.closed || !(await this.#reclaimer.reclaimFor(error, pool))) {
           throw this.#refusals.final(error, wanted, pool)
         }
-        await finalizers()
+        await runFinalizers(signal)
       }
     }
   }
-}
-
-/** Lets the finalizers of dropped buffers run: they come some turns of the event loop after a collection. */
-async function finalizers() {
-  // A turn first: a buffer stays that was made or looked at in this one.
-  await new Promise((resolve) => setImmediate(resolve))
-  collectGarbage()
-  for (let turn = 0; turn < 3; turn++) await new Promise((resolve) => setImmediate(resolve))
 }
 
 module.exports = { AsyncAllocations }
