@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #define FIRST_LINE "RKLLM understudy model\n"
 
@@ -49,6 +50,19 @@ static double now_ms(void) {
   return now.tv_sec * 1e3 + now.tv_nsec / 1e6;
 }
 
+static int is_aborted(struct engine *engine) {
+  pthread_mutex_lock(&engine->lock);
+  int aborted = engine->abort;
+  pthread_mutex_unlock(&engine->lock);
+  return aborted;
+}
+
+/* Waits while the file of UNDERSTUDY_HOLD exists, or for an abort. */
+static void hold(struct engine *engine) {
+  const char *file = getenv("UNDERSTUDY_HOLD");
+  while (file != NULL && access(file, F_OK) == 0 && !is_aborted(engine)) usleep(1000);
+}
+
 /* Waits for the time of a token since the run's begin, or for an abort. Returns whether the run goes on. */
 static int pace(struct engine *engine, int32_t token) {
   const uint64_t hang = setting("UNDERSTUDY_HANG_AT", UINT64_MAX);
@@ -59,6 +73,7 @@ static int pace(struct engine *engine, int32_t token) {
   uint64_t at = (uint64_t)until.tv_nsec + ns * ((uint64_t)token + 1);
   until.tv_sec += (time_t)(at / 1000000000);
   until.tv_nsec = (long)(at % 1000000000);
+  hold(engine);
   pthread_mutex_lock(&engine->lock);
   /* A submit that hangs never comes back, abort or not. */
   while ((uint64_t)token == hang) pthread_cond_wait(&engine->changed, &engine->lock);

@@ -2,6 +2,8 @@
 
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 
@@ -10,6 +12,8 @@ import OpenAI from 'openai'
 import { runtime } from './helpers.mjs'
 
 const MAIN = fileURLToPath(new URL('../../examples/server/main.mjs', import.meta.url))
+/** No test waits so long for an answer, except on a server that hangs. */
+const PATIENCE_MS = 300_000
 const FLAGS = runtime === 'deno' ? ['run', '--allow-all', '--no-check'] : []
 
 /**
@@ -41,7 +45,8 @@ export async function startServer(t, args = [], understudy = {}) {
     }
   })
   await Promise.race([listening, closed])
-  const json = async (path, options) => (await fetch(url + path, options)).json()
+  // A server that hangs fails its test.
+  const ask = (path) => fetch(url + path, { signal: AbortSignal.timeout(PATIENCE_MS) })
   return {
     url,
     pid: child.pid,
@@ -50,10 +55,10 @@ export async function startServer(t, args = [], understudy = {}) {
     client: (apiKey = 'none', options) => new OpenAI({ baseURL: `${url}/v1`, apiKey, maxRetries: 0, ...options }),
     post: (path, body, headers = {}) =>
       fetch(url + path, { method: 'POST', body: typeof body === 'string' ? body : JSON.stringify(body), headers }),
-    health: () => json('/healthz'),
+    health: async () => (await ask('/healthz')).json(),
     /** The value of a metric's sample, by the name with its labels. */
     async metric(sample) {
-      const text = await (await fetch(`${url}/metrics`)).text()
+      const text = await (await ask('/metrics')).text()
       const line = text.split('\n').find((one) => one.startsWith(`${sample} `))
       return line && Number(line.split(' ').at(-1))
     },
@@ -63,16 +68,22 @@ export async function startServer(t, args = [], understudy = {}) {
     async ended() {
       const [status, signal] = await closed
       const last = log.split('\n').findLast((line) => line.startsWith('{"left"'))
-      return { status: signal ?? status, left: last && JSON.parse(last).left }
+      return { status: signal ?? status, ...(last && JSON.parse(last)) }
     },
   }
 }
 
-/** Polls until `condition` holds; fails after ten seconds. */
+/** A file that holds the runs of an understudy, from `on` to `off`: tests need no timing. */
+export function makeHold(folder) {
+  const file = join(folder, 'hold')
+  return { settings: { HOLD: file }, on: () => writeFileSync(file, ''), off: () => rmSync(file, { force: true }) }
+}
+
+/** Polls until `condition` holds; fails after five minutes. */
 export async function until(condition, what) {
-  const deadline = Date.now() + 10_000
+  const deadline = Date.now() + PATIENCE_MS
   while (!(await condition())) {
-    if (Date.now() > deadline) throw new Error(`${what}: not within 10 s`)
+    if (Date.now() > deadline) throw new Error(`${what}: not within five minutes`)
     await new Promise((resolve) => setTimeout(resolve, 5))
   }
 }

@@ -8,7 +8,9 @@ import { join } from 'node:path'
 import { ApiError, toApiError } from './errors.mjs'
 import { embed, generate } from './jobs.mjs'
 import { chat, completion, embedding } from './requests.mjs'
+import { Turns } from './turns.mjs'
 
+const REQUESTS_A_TURN = 8
 /** Bytes of a body of unknown length that are read to be dropped. */
 const MAX_DROPPED_BYTES = 64 * 1024 * 1024
 
@@ -21,6 +23,7 @@ const MAX_DROPPED_BYTES = 64 * 1024 * 1024
 export function makeHandler(server) {
   const { model, queue, metrics, tenants, memory, options } = server
   const card = { id: model.id, object: 'model', created: model.created, owned_by: 'local' }
+  const turns = new Turns(REQUESTS_A_TURN)
   const limits = { maxTokens: Math.min(options.maxTokens, model.context) }
 
   const routes = {
@@ -34,8 +37,8 @@ export function makeHandler(server) {
       tenants.of(request.headers)
       return Response.json({ object: 'list', data: [card] })
     },
-    'POST /v1/chat/completions': (request, signal) => complete(request, signal, chat, CHAT),
-    'POST /v1/completions': (request, signal) => complete(request, signal, completion, TEXT),
+    'POST /v1/chat/completions': (request, controller) => complete(request, controller, chat, CHAT),
+    'POST /v1/completions': (request, controller) => complete(request, controller, completion, TEXT),
     'POST /v1/embeddings': embeddings,
   }
 
@@ -47,6 +50,8 @@ export function makeHandler(server) {
 
   async function read(request) {
     const { tag } = tenants.of(request.headers)
+    // A full server refuses before it reads: that costs it least.
+    queue.expectRoom()
     const text = await limitedText(request, options.maxBodyBytes)
     try {
       const body = JSON.parse(text)
@@ -64,20 +69,18 @@ export function makeHandler(server) {
     throw new ApiError(404, 'model_not_found', message, { param: 'model' })
   }
 
-  async function complete(request, client, readPlan, shape) {
+  async function complete(request, controller, readPlan, shape) {
     const { tag, body } = await read(request)
     const { stream, usage: wantsUsage, ...plan } = readPlan(body, model, limits)
-    // Ends the run when the client has gone, or has ended its stream.
-    const ended = new AbortController()
-    const signal = AbortSignal.any([client, ended.signal])
-    const { workspace, outcome } = await generate(server, plan, { tag, signal })
+    const { signal } = controller
+    const { workspace, outcome } = await generate(server, plan, { tag, controller })
     const head = { id: `${shape.prefix}-${randomUUID()}`, created: Math.floor(Date.now() / 1000), model: model.id }
     // The run writes into the memory up to its end, and a stream that was never read has no other end than this.
     const freed = () => outcome.catch(() => {}).finally(() => workspace.free())
     if (stream) {
       signal.addEventListener('abort', freed, { once: true })
       const events = eventsOf({ workspace, outcome, head, shape, wantsUsage, signal, toError, freed })
-      return sse(events, () => ended.abort(new Error('the client ended its stream')))
+      return sse(events, () => controller.abort(new Error('the client ended its stream')))
     }
     try {
       const { reason, usage } = await outcome
@@ -88,14 +91,14 @@ export function makeHandler(server) {
     }
   }
 
-  async function embeddings(request, signal) {
+  async function embeddings(request, controller) {
     const { tag, body } = await read(request)
     const { format, ...plan } = embedding(body, model)
     const shown = (vector) =>
       format === 'float'
         ? [...vector]
         : Buffer.from(vector.buffer, vector.byteOffset, vector.byteLength).toString('base64')
-    return await embed(server, plan, { tag, signal }, (vectors, rows) => {
+    return await embed(server, plan, { tag, controller }, (vectors, rows) => {
       const data = vectors.map((vector, index) => ({ object: 'embedding', index, embedding: shown(vector) }))
       const usage = { prompt_tokens: rows, total_tokens: rows }
       return Response.json({ object: 'list', model: model.id, data, usage })
@@ -104,10 +107,10 @@ export function makeHandler(server) {
 
   const toError = (error) => toApiError(error, (bytes) => queue.secondsUntilFree(bytes))
 
-  async function answer(request, signal) {
+  async function answer(request, controller) {
     const { pathname } = new URL(request.url)
     const name = `${request.method} ${pathname}`
-    if (Object.hasOwn(routes, name)) return [name, await routes[name](request, signal)]
+    if (Object.hasOwn(routes, name)) return [name, await routes[name](request, controller)]
     if (request.method === 'GET' && pathname.startsWith('/v1/models/')) {
       tenants.of(request.headers)
       expectModel(decodeURIComponent(pathname.slice('/v1/models/'.length)))
@@ -121,12 +124,20 @@ export function makeHandler(server) {
   return async function handle(request, { signal = request.signal } = {}) {
     let name = 'other'
     let response
+    // Aborts when the client has gone, ends its stream, or the server ends.
+    const controller = new AbortController()
+    const gone = () => controller.abort(signal.reason)
+    signal.addEventListener('abort', gone, { once: true })
+    if (signal.aborted) gone()
     try {
       const { pathname } = new URL(request.url)
       name = Object.keys(routes).find((route) => route === `${request.method} ${pathname}`) ?? name
-      ;[name, response] = await answer(request, signal)
+      // Health and metrics are wanted most when the server is full.
+      if (request.method !== 'GET') await turns.enter()
+      ;[name, response] = await answer(request, controller)
     } catch (error) {
-      const reply = hasGone(signal) ? new ApiError(499, 'client_closed', 'the client has gone') : toError(error)
+      const closed = () => new ApiError(499, 'client_closed', 'the client has gone')
+      const reply = hasGone(controller.signal) ? closed() : toError(error)
       if (reply.status === 500) console.error(`${name}: ${error?.stack ?? error}`)
       response = reply.toResponse()
     }

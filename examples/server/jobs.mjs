@@ -23,8 +23,8 @@ async function workspaceOf({ memory, queue, options }, request) {
 }
 
 /** Runs `task` in its turn. A run that hangs ends the server. */
-function inTurn({ queue, model, onStuck }, workspace, signal, task) {
-  return queue.run({ bytes: workspace.bytes, signal }, async () => {
+function inTurn({ queue, model, onStuck }, workspace, controller, task) {
+  return queue.run({ bytes: workspace.bytes, controller }, async () => {
     if (model.stuck) throw new ApiError(503, 'model_stuck', 'the model hangs: this server restarts', { retryAfter: 10 })
     try {
       return await task()
@@ -40,10 +40,11 @@ function inTurn({ queue, model, onStuck }, workspace, signal, task) {
  *
  * @param {Server} server
  * @param {{ prompts: (string | number[])[], maxTokens: number, stop: string[], sampling: object }} plan
- * @param {{ tag: string, signal: AbortSignal }} client
+ * @param {{ tag: string, controller: AbortController }} client
  */
-export async function generate(server, { prompts, maxTokens, stop, sampling }, { tag, signal }) {
+export async function generate(server, { prompts, maxTokens, stop, sampling }, { tag, controller }) {
   const { model } = server
+  const { signal } = controller
   const workspace = await workspaceOf(server, { tag, prompts, maxTokens, signal })
   const filter = new StopFilter(stop)
   let [tokens, reason, perf, begin] = [0, 'stop', null]
@@ -68,7 +69,7 @@ export async function generate(server, { prompts, maxTokens, stop, sampling }, {
     if (perf !== null) server.metrics.tokens.inc({ kind: 'prompt' }, perf.prefillTokens)
     return { reason, usage: usageOf(perf, tokens) }
   }
-  const outcome = inTurn(server, workspace, signal, run)
+  const outcome = inTurn(server, workspace, controller, run)
   outcome.then(
     () => workspace.end(),
     (error) => workspace.end(error),
@@ -94,13 +95,14 @@ function usageOf(perf, completion) {
  *
  * @param {Server} server
  * @param {{ prompts: (string | number[])[] }} plan
- * @param {{ tag: string, signal: AbortSignal }} client
+ * @param {{ tag: string, controller: AbortController }} client
  * @param {(vectors: Float32Array[], rows: number) => R} use reads the vectors, which are freed afterwards
  * @returns {Promise<R>}
  * @template R
  */
-export async function embed(server, { prompts }, { tag, signal }, use) {
+export async function embed(server, { prompts }, { tag, controller }, use) {
   const { model, options } = server
+  const { signal } = controller
   const { hidden } = model
   const workspace = await workspaceOf(server, { tag, prompts, floats: prompts.length * hidden, signal })
   let rows = 0
@@ -117,7 +119,7 @@ export async function embed(server, { prompts }, { tag, signal }, use) {
   }
   try {
     const vectors = prompts.map((_, at) => workspace.floats.subarray(at * hidden, (at + 1) * hidden))
-    await inTurn(server, workspace, signal, async () => {
+    await inTurn(server, workspace, controller, async () => {
       for (const [at, vector] of vectors.entries()) await one(vector, at)
     })
     server.metrics.tokens.inc({ kind: 'prompt' }, rows)
@@ -135,6 +137,6 @@ function pool(vector, rows, pooling) {
 }
 
 function normalize(vector) {
-  const length = Math.hypot(...vector)
+  const length = Math.sqrt(vector.reduce((sum, value) => sum + value * value, 0))
   if (length > 0) for (let at = 0; at < vector.length; at++) vector[at] /= length
 }

@@ -46,13 +46,8 @@ async function start(options) {
   const queue = new Queue(options.queue)
   const metrics = makeMetrics(memory, queue)
   const server = { memory, model, queue, metrics, tenants, options, onStuck: () => end.stuck() }
-  const runs = new AbortController()
-  const handle = makeHandler(server)
-  const listener = await serve(
-    (request, { signal }) => handle(request, { signal: AbortSignal.any([signal, runs.signal]) }),
-    options,
-  )
-  const end = makeEnd({ ...server, listener, runs })
+  const listener = await serve(makeHandler(server), options)
+  const end = makeEnd({ ...server, listener })
   for (const signal of ['SIGTERM', 'SIGINT']) process.on(signal, () => end.drain(signal))
 
   if (understudy) console.log('No model: the understudy of librkllmrt answers with text that means nothing.')
@@ -62,10 +57,10 @@ async function start(options) {
 }
 
 /** The ways in which the server ends. */
-function makeEnd({ memory, model, queue, metrics, options, listener, runs }) {
-  let ending = false
-  const abort = () => runs.abort(new ApiError(503, 'shutting_down', 'the server has ended', { retryAfter: 5 }))
-  const aborted = new Promise((resolve) => runs.signal.addEventListener('abort', resolve))
+function makeEnd({ memory, model, queue, metrics, options, listener }) {
+  let [ending, abort] = [false, () => {}]
+  const aborted = new Promise((resolve) => (abort = resolve))
+  aborted.then(() => queue.abort(new ApiError(503, 'shutting_down', 'the server has ended', { retryAfter: 5 })))
 
   async function drain(signal) {
     if (ending) return abort()

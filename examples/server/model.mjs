@@ -86,9 +86,11 @@ export class Model {
     const own = this.samplesByRun ? { sampling, maxNewTokens } : {}
     const infer = session.inferParam({ mode, ...own })
     const input = typeof prompt === 'string' ? session.promptInput(prompt) : this.#tokenInput(prompt)
-    const stall = new AbortController()
-    const watch = setTimeout(() => stall.abort(stalled(this.#stallMs)), this.#stallMs)
-    const results = session.results({ signal: AbortSignal.any([signal, stall.signal]) })
+    const stop = new AbortController()
+    const aborted = () => stop.abort(signal.reason)
+    signal.addEventListener('abort', aborted, { once: true })
+    const watch = setTimeout(() => stop.abort(stalled(this.#stallMs)), this.#stallMs)
+    const results = session.results({ signal: stop.signal })
     let finished = false
     try {
       if (this.#runtime.run(session, input, infer) !== 0) {
@@ -101,6 +103,7 @@ export class Model {
       }
     } finally {
       clearTimeout(watch)
+      signal.removeEventListener('abort', aborted)
       await results.return()
       await this.#end(finished)
     }

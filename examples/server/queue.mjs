@@ -6,8 +6,10 @@ import { ApiError } from './errors.mjs'
 const NEWEST = 0.2
 
 export class Queue {
+  /** @type {{ begin: () => void, controller: AbortController }[]} */
   #waiting = []
-  #running = false
+  /** @type {AbortController | undefined} */
+  #running
   #limit
   #idle = Promise.withResolvers?.() ?? withResolvers()
   /** Why no request is taken; undefined while the server serves. */
@@ -30,7 +32,7 @@ export class Queue {
   }
 
   get running() {
-    return this.#running
+    return this.#running !== undefined
   }
 
   /** Throws where a request would not be taken, before it costs memory. */
@@ -52,19 +54,19 @@ export class Queue {
   }
 
   /**
-   * Runs `task` when its turn comes, and returns its result. An abort of `signal` ends the wait; the task itself looks
-   * at the signal.
+   * Runs `task` when its turn comes, and returns its result. An abort ends the wait; the task itself looks at the
+   * signal.
    *
    * @template T
-   * @param {{ bytes: number, signal: AbortSignal }} request
+   * @param {{ bytes: number, controller: AbortController }} request
    * @param {() => Promise<T>} task
    * @returns {Promise<T>}
    */
-  async run({ bytes, signal }, task) {
+  async run({ bytes, controller }, task) {
     this.expectRoom()
-    signal.throwIfAborted()
-    if (this.#running) await this.#turn(signal)
-    this.#running = true
+    controller.signal.throwIfAborted()
+    if (this.running) await this.#turn(controller)
+    this.#running = controller
     const began = performance.now()
     try {
       return await task()
@@ -76,15 +78,20 @@ export class Queue {
       // The next one runs from here on: no request comes between.
       if (next !== undefined) next.begin()
       else {
-        this.#running = false
+        this.#running = undefined
         if (this.closed !== undefined) this.#idle.resolve()
       }
     }
   }
 
-  #turn(signal) {
+  #turn(controller) {
+    const { signal } = controller
     return new Promise((resolve, reject) => {
-      const place = { begin: () => (signal.removeEventListener('abort', leave), resolve()), leave: reject }
+      const begin = () => {
+        signal.removeEventListener('abort', leave)
+        resolve()
+      }
+      const place = { begin, controller }
       const leave = () => {
         this.#waiting.splice(this.#waiting.indexOf(place), 1)
         reject(signal.reason)
@@ -97,8 +104,14 @@ export class Queue {
   /** Takes no more requests. Resolves when those that wait or run have ended. */
   close(why) {
     this.closed ??= why
-    if (!this.#running) this.#idle.resolve()
+    if (!this.running) this.#idle.resolve()
     return this.#idle.promise
+  }
+
+  /** Ends the requests that wait and the one that runs. */
+  abort(reason) {
+    for (const { controller } of [...this.#waiting]) controller.abort(reason)
+    this.#running?.abort(reason)
   }
 }
 

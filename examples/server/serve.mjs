@@ -2,6 +2,9 @@
 
 import { createServer } from 'node:http'
 
+/** Longer than clients keep idle connections: else one may send a request just when the server closes. */
+const KEEP_ALIVE_MS = 75_000
+
 /**
  * @param {(request: Request, context: { signal: AbortSignal }) => Promise<Response>} handle
  * @param {{ host: string, port: number }} address
@@ -24,7 +27,7 @@ function withBun(handle, { host, port }) {
 async function withNode(handle, { host, port }) {
   /** Responses under way, and what to call when there is none. */
   let [responses, idle] = [0, undefined]
-  const server = createServer((incoming, outgoing) => {
+  const server = createServer({ keepAliveTimeout: KEEP_ALIVE_MS }, (incoming, outgoing) => {
     if (idle !== undefined) outgoing.setHeader('connection', 'close')
     responses++
     outgoing.once('close', () => --responses === 0 && idle?.())

@@ -12,20 +12,19 @@ import { needsCommand, runtime } from '../../support/helpers.mjs'
 const noFfi = runtime === 'node' && !(await import('koffi').then(() => true, () => false)) && 'needs koffi'
 const skip = needsCommand('cc') || noFfi
 // The client is a development package, which an emulated machine does not have.
-const { startServer, until } = skip ? {} : await import('../../support/server.mjs')
+const { makeHold, startServer, until } = skip ? {} : await import('../../support/server.mjs')
 
 const NOTHING = { liveAllocations: 0, npuUsed: 0, systemUsed: 0 }
 const HELLO = { model: 'understudy', messages: [{ role: 'user', content: 'Hello' }] }
-/** Slow enough that a test acts in the middle of a run. */
-const SLOW = { MS_PER_TOKEN: 25 }
-
 const folder = mkdtempSync(join(tmpdir(), 'server-'))
 after(() => rmSync(folder, { recursive: true, force: true }))
+const hold = makeHold?.(folder)
 
 /** Ends the server as a supervisor does, and checks that nothing is left. */
 async function end(server) {
   server.signal('SIGTERM')
-  assert.deepEqual(await server.ended(), { status: 0, left: NOTHING }, server.log())
+  const { status, left } = await server.ended()
+  assert.deepEqual({ status, left }, { status: 0, left: NOTHING }, server.log())
 }
 
 async function rejected(promise) {
@@ -150,7 +149,7 @@ for (const pooling of ['mean', 'last']) {
 }
 
 test('a client that goes away ends its run or its wait, and its memory comes back', { skip }, async (t) => {
-  const server = await startServer(t, [], SLOW)
+  const server = await startServer(t, [], { ...hold.settings, MS_PER_TOKEN: 5 })
   const { chat } = server.client()
   const used = () => server.metric('rkllm_memory_used_bytes{kind="system"}')
   const [before, answer] = [await used(), await chat.completions.create(HELLO)]
@@ -161,7 +160,11 @@ test('a client that goes away ends its run or its wait, and its memory comes bac
 
   // In the middle of its stream, by the client's own abort.
   const stream = await chat.completions.create({ ...HELLO, stream: true })
-  for await (const { choices: [{ delta }] } of stream) if (delta.content) stream.controller.abort()
+  for await (const { choices: [{ delta }] } of stream) {
+    if (!delta.content) continue
+    hold.on() // the run cannot end by itself any more
+    stream.controller.abort()
+  }
   await until(idle, 'the aborted stream')
 
   // Before the answer to a request that is not streamed; another one waits behind it.
@@ -177,6 +180,7 @@ test('a client that goes away ends its run or its wait, and its memory comes bac
   first.abort()
   await assert.rejects(running, /aborted/)
   await until(idle, 'the aborted request')
+  hold.off()
 
   const again = await chat.completions.create(HELLO)
   assert.equal(again.choices[0].message.content, answer.choices[0].message.content)
@@ -257,7 +261,8 @@ test('tenants: a key, a tag and a limit each', { skip }, async (t) => {
     { key: 'sk-small', tag: 'small', maxBytes: 12_288 },
     { key: 'sk-large', tag: 'large', admin: true },
   ]))
-  const server = await startServer(t, ['--tenants', tenants], SLOW)
+  const server = await startServer(t, ['--tenants', tenants], hold.settings)
+  hold.on()
   assert.deepEqual(await rejected(server.client('sk-none').chat.completions.create(HELLO)), {
     status: 401, code: 'invalid_api_key', param: null, type: 'authentication_error', name: 'AuthenticationError',
   })
@@ -280,6 +285,9 @@ test('tenants: a key, a tag and a limit each', { skip }, async (t) => {
   const other = large.chat.completions.create(request)
   // A client that obeys Retry-After is served in the end.
   const patient = server.client('sk-small', { maxRetries: 10 }).chat.completions.create(request)
+  const refusals = 'rkllm_server_requests_total{route="POST /v1/chat/completions",status="429"}'
+  await until(async () => (await server.metric(refusals)) >= 3, 'the refusal of the patient client')
+  hold.off()
   const texts = (await Promise.all([first, other, patient])).map(({ choices: [{ message }] }) => message.content)
   assert.equal(new Set(texts).size, 1)
 
@@ -292,7 +300,8 @@ test('tenants: a key, a tag and a limit each', { skip }, async (t) => {
 })
 
 test('a full queue is 503 with Retry-After, and those in it are served', { skip }, async (t) => {
-  const server = await startServer(t, ['--queue', '1'], SLOW)
+  const server = await startServer(t, ['--queue', '1'], hold.settings)
+  hold.on()
   const { chat } = server.client()
   const running = chat.completions.create(HELLO)
   await until(async () => (await server.health()).running, 'the run')
@@ -302,6 +311,7 @@ test('a full queue is 503 with Retry-After, and those in it are served', { skip 
   assert.equal(refused.status, 503)
   assert.match(refused.headers.get('retry-after'), /^[1-9]\d*$/)
   assert.equal((await refused.json()).error.code, 'overloaded')
+  hold.off()
   await Promise.all([running, waiting])
   assert.equal(await server.metric('rkllm_server_requests_total{route="POST /v1/chat/completions",status="503"}'), 1)
   await end(server)
@@ -309,7 +319,8 @@ test('a full queue is 503 with Retry-After, and those in it are served', { skip 
 
 test('a full device is 503 with Retry-After', { skip }, async (t) => {
   const board = JSON.stringify({ domainBytes: 128 * 1024, domains: 1 })
-  const server = await startServer(t, ['--memory', 'npu', '--simulated', board], SLOW)
+  const server = await startServer(t, ['--memory', 'npu', '--simulated', board], hold.settings)
+  hold.on()
   const ask = (tokens, prompt) => server.post('/v1/completions', { prompt, max_tokens: tokens })
   const running = ask(4096, 'x') // more than half of the domain
   await until(async () => (await server.health()).running, 'the run')
@@ -317,6 +328,7 @@ test('a full device is 503 with Retry-After', { skip }, async (t) => {
   assert.equal(refused.status, 503)
   assert.equal((await refused.json()).error.code, 'overloaded')
   assert.match(refused.headers.get('retry-after'), /^[1-9]\d*$/)
+  hold.off()
   assert.equal((await running).status, 200)
   // More than the device can ever hold.
   const { error } = await (await server.post('/v1/embeddings', { input: Array(600).fill('x') })).json()
@@ -325,24 +337,29 @@ test('a full device is 503 with Retry-After', { skip }, async (t) => {
 })
 
 test('SIGTERM: running and waiting requests are answered, new ones refused, nothing is left', { skip }, async (t) => {
-  const server = await startServer(t, [], SLOW)
+  const server = await startServer(t, [], hold.settings)
   const { chat } = server.client()
-  const stream = await chat.completions.create({ ...HELLO, stream: true })
+  hold.on()
+  const streaming = chat.completions.create({ ...HELLO, stream: true })
+  await until(async () => (await server.health()).running, 'the run')
   const waiting = chat.completions.create(HELLO)
   await until(async () => (await server.health()).waiting === 1, 'the wait')
   server.signal('SIGTERM')
   await until(() => /SIGTERM: 1 requests wait/.test(server.log()), 'the signal')
   const late = await chat.completions.create(HELLO).then(() => assert.fail('it was accepted'), (error) => error)
   assert.ok(late.status === 503 || late.name === 'APIConnectionError' || late.status === undefined, late)
-  const [{ text, reason }, whole] = await Promise.all([collect(stream), waiting])
+  hold.off()
+  const [{ text, reason }, whole] = await Promise.all([streaming.then(collect), waiting])
   assert.equal(reason, 'stop')
   assert.equal(whole.choices[0].message.content, text)
-  assert.deepEqual(await server.ended(), { status: 0, left: NOTHING }, server.log())
+  const { status, left } = await server.ended()
+  assert.deepEqual({ status, left }, { status: 0, left: NOTHING }, server.log())
 })
 
 test('SIGTERM: what takes too long is aborted, and nothing is left', { skip }, async (t) => {
-  const server = await startServer(t, ['--drain-seconds', '0'], { MS_PER_TOKEN: 60_000 })
+  const server = await startServer(t, ['--drain-seconds', '0'], hold.settings)
   const { chat } = server.client()
+  hold.on()
   const running = chat.completions.create(HELLO)
   await until(async () => (await server.health()).running, 'the run')
   const waiting = chat.completions.create({ ...HELLO, stream: true })
@@ -350,7 +367,9 @@ test('SIGTERM: what takes too long is aborted, and nothing is left', { skip }, a
   server.signal('SIGTERM')
   for (const { status, code } of await Promise.all([running, waiting].map(rejected)))
     assert.deepEqual([status, code], [503, 'shutting_down'])
-  assert.deepEqual(await server.ended(), { status: 0, left: NOTHING }, server.log())
+  hold.off()
+  const { status, left } = await server.ended()
+  assert.deepEqual({ status, left }, { status: 0, left: NOTHING }, server.log())
 })
 
 test('a run that hangs is 504; the server ends, and says so to those that wait', { skip }, async (t) => {
