@@ -163,65 +163,6 @@ test('groups of scratch are apart', { skip }, async (t) => {
   end()
 })
 
-/** A residency of models that share scratch, under a limit of NPU memory; the weights are the runtime's. */
-async function residencyOf(t, npu) {
-  const manager = open(t, { limits: { npu: { max: npu } } })
-  const library = await loadRknn(buildRknnUnderstudy(NEWEST))
-  library.reset()
-  const scratch = manager.allocateNPUMemory(224 * KiB, { tag: 'scratch' })
-  const unload = (rknn) => {
-    library.makeAll(rknn.unload())
-    rknn.dispose()
-  }
-  const definition = (file, ramBytes) => ({
-    ramBytes, // the runtime's; what the manager allocates counts by itself
-    unload,
-    async load({ name, signal }) {
-      const models = [{ name: 'm', file, weights: 'runtime', scratchMemory: [scratch] }]
-      const rknn = manager.createRknnMemory({ models, tag: name })
-      try {
-        await library.makeAllAsync(rknn.loadAsync({ signal }))
-        return rknn
-      } catch (error) {
-        unload(rknn)
-        throw error
-      }
-    },
-  })
-  const models = manager.createModelResidency({
-    models: { encoder: definition(encoder, 256 * KiB), detector: definition(detector, 128 * KiB) },
-  })
-  const run = (name) => models.use(name, (rknn) => assert.equal(library.run(rknn.models.m.contexts[0]), 0))
-  const loaded = () => models.stats().models.filter(({ state }) => state === 'ready').map(({ name }) => name)
-  return { manager, library, models, run, loaded, scratch }
-}
-
-test('a residency keeps both models where their one scratch and their weights fit', { skip }, async (t) => {
-  // 224 KiB of scratch, 256 and 128 of weights, 16 of tensors: 624. With scratch of their own it would be 720.
-  const { manager, library, models, run, loaded, scratch } = await residencyOf(t, 640 * KiB)
-  for (const name of ['encoder', 'detector', 'encoder']) await run(name)
-  assert.deepEqual(loaded(), ['encoder', 'detector'])
-  assert.equal(library.counts().internalBytes, 224 * KiB)
-  assert.equal(library.counts().inside, (256 + 128) * KiB)
-  await models.close()
-  manager.deallocate(scratch)
-  assert.deepEqual([library.counts().contexts, library.counts().faults], [0, 0])
-  assertNothingLeft(manager)
-})
-
-test('a residency evicts the idle model where both do not fit', { skip }, async (t) => {
-  const { manager, library, models, run, loaded, scratch } = await residencyOf(t, 500 * KiB)
-  await run('encoder')
-  await run('detector')
-  assert.deepEqual(loaded(), ['detector'])
-  await run('encoder')
-  assert.deepEqual(loaded(), ['encoder'])
-  await models.close()
-  manager.deallocate(scratch)
-  assert.deepEqual([library.counts().contexts, library.counts().faults], [0, 0])
-  assertNothingLeft(manager)
-})
-
 test('models that load apart share scratch memory of the program', { skip }, async (t) => {
   const manager = open(t)
   const library = await loadRknn(buildRknnUnderstudy(NEWEST))
