@@ -1,10 +1,8 @@
 /** How the rows of scale.mjs measure: samples of two sides in turn, and the longest turn of the event loop. */
 
-import { monitorEventLoopDelay } from 'node:perf_hooks'
+import { closeSync, openSync, readSync } from 'node:fs'
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 
-/** Milliseconds from tick to tick. A measured delay contains them. */
-const RESOLUTION = 1
 /** Turns of the event loop between rounds, in which finalizers and the driver's thread run. */
 const ROUNDS_BETWEEN_TURNS = 64
 
@@ -47,28 +45,59 @@ export async function inTurn({ rounds, update }, peer, subject) {
 }
 
 /**
- * Milliseconds of the longest turn of the event loop while `act` runs.
+ * Reads the processor time of this thread, in milliseconds. Without `process.threadCpuUsage` (Node before 23.9) from
+ * the scheduler, which counts up to its last tick: a turn may then show 4 ms more or less.
+ */
+function openProcessorClock() {
+  if (typeof process.threadCpuUsage === 'function') {
+    const read = () => {
+      const { user, system } = process.threadCpuUsage()
+      return (user + system) / 1000
+    }
+    return { read, close: () => {} }
+  }
+  const file = openSync('/proc/thread-self/schedstat', 'r')
+  const bytes = Buffer.alloc(64)
+  const read = () => parseInt(bytes.toString('latin1', 0, readSync(file, bytes, 0, 64, 0)), 10) / 1e6
+  return { read, close: () => closeSync(file) }
+}
+
+/**
+ * The longest turn of the event loop while `act` runs, in milliseconds: by the `clock`, and by the processor time that
+ * the loop's thread took in it (`ran`). A driver's latency is in the first alone, and so is other work on the machine.
  *
  * @param {() => unknown} act
  */
 export async function longestTurn(act) {
-  const delay = monitorEventLoopDelay({ resolution: RESOLUTION })
-  delay.enable()
+  const processor = openProcessorClock()
+  const longest = { clock: 0, ran: 0 }
+  let running = true
+  let last = { now: performance.now(), ran: processor.read() }
+  // With an immediate in each turn, the loop never waits for events.
+  const look = () => {
+    const next = { now: performance.now(), ran: processor.read() }
+    longest.clock = Math.max(longest.clock, next.now - last.now)
+    longest.ran = Math.max(longest.ran, next.ran - last.ran)
+    last = next
+    if (running) setImmediate(look)
+    else processor.close()
+  }
+  setImmediate(look)
   await sleep(20)
   await act()
   await sleep(20)
-  delay.disable()
-  return Math.max(0, delay.max / 1e6 - RESOLUTION)
+  running = false
+  return longest
 }
 
 /** Longest turns of `times` runs, each after its own `prepare`. */
 export async function longestTurns({ times, update }, prepare, act) {
-  const samples = []
+  const turns = []
   for (let run = 0; run < times; run++) {
     const prepared = await prepare()
-    samples.push(await longestTurn(() => act(prepared)))
+    turns.push(await longestTurn(() => act(prepared)))
     await prepared.end()
     update(run)
   }
-  return figuresOf(samples)
+  return { clock: figuresOf(turns.map(({ clock }) => clock)), ran: figuresOf(turns.map(({ ran }) => ran)) }
 }

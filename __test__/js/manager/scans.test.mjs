@@ -43,3 +43,24 @@ test('a new buffer visits two others, however many are live', (t) => {
   const visits = Array.from({ length: 1500 }, () => countCalls(native, 'isLive', allocate))
   assert.equal(Math.max(...visits), 2)
 })
+
+test('the statistics visit as many objects, however many buffers are live', (t) => {
+  const manager = open(t)
+  const live = []
+  const more = (count) => {
+    while (live.length < count) live.push(manager.allocateNPUMemory(4096), manager.allocateSystemMemory(4096))
+  }
+  const iterators = [new Map(), new Set()].map((of) => Object.getPrototypeOf(of.values()))
+  const visits = () => {
+    const stats = () => [manager.getMemoryStats(), manager.getMemoryUsage()]
+    return [...iterators.map((of) => countCalls(of, 'next', stats)), countCalls(WeakRef.prototype, 'deref', stats)]
+  }
+  more(20)
+  const few = visits()
+  more(2000)
+  assert.deepEqual(visits(), few)
+  assert.ok(manager.getMemoryStats().liveAllocations >= 2000)
+  // The counters count: a walk over a map of as many is seen.
+  const walk = () => [...new Map(live.entries()).values()]
+  assert.equal(countCalls(iterators[0], 'next', walk), live.length + 1)
+})

@@ -537,6 +537,9 @@ export class MemoryManager extends EventEmitter {
    *
    * Waits at most 2 s for the device; a slow driver completes the remaining frees in the background. A buffer that the
    * runtime refuses to detach, or whose bytes were moved, reads zeros afterwards.
+   *
+   * The event loop stands meanwhile, in proportion to the live buffers. {@link disposeAsync} works in slices of some
+   * milliseconds.
    */
   dispose(): void
   [Symbol.dispose](): void
