@@ -1,15 +1,17 @@
 /** Results of the RKLLM runtime, which native callbacks take on the runtime's thread. */
 
 import assert from 'node:assert/strict'
-import { test } from 'node:test'
+import { test as runTest } from 'node:test'
 import { setImmediate as turn } from 'node:timers/promises'
 
 import { needsUnderstudy } from '../../runtime/build.mjs'
 import {
-  assertNothingLeft, inPiece, needsSimulated, open, refuses, rejects, runChild, runtime,
+  assertNothingLeft, inPieces, needsSimulated, open, refuses, rejects, runChild, runtime,
 } from '../../support/helpers.mjs'
 import { loadResultThread } from '../../support/result-thread.mjs'
 
+/** In an emulated machine each piece has a share of the tests. */
+const test = inPieces(runTest)
 const HEADERS = ['1.1', '1.2.0', '1.2', '1.3']
 const SPEC = { contextLength: 32, hiddenSize: 8, vocabSize: 10, logits: { tokens: 2 }, hiddenStates: { tokens: 4 } }
 const noFfi = runtime === 'node' && !(await import('koffi').then(() => true, () => false)) && 'needs koffi'
@@ -30,7 +32,7 @@ async function all(results) {
   return found
 }
 
-for (const header of inPiece(HEADERS)) {
+for (const header of HEADERS) {
   test(`${header}: each result once, in order, from a foreign thread`, { skip }, async (t) => {
     const manager = open(t)
     const session = manager.createInferenceBuffers({ ...SPEC, header })
