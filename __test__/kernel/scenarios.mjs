@@ -279,7 +279,7 @@ export const scenarios = [
       module: { flavour: 'gem', version: '0.9.8', sram_bytes: 966656, dirty: 1 },
     },
     builtByHost,
-    ['understudy', 'understudy-callbacks'],
+    ['understudy-callbacks'],
   ),
   // Without an IOMMU memory is contiguous, there are no domains, and CMA runs out: every run has the suites that depend
   // on it.
