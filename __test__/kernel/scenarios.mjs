@@ -19,7 +19,7 @@ const needingSimulated = [
   'stats',
 ]
 /** Number of pieces of suites that exceed a scenario's limit under emulation (`inPiece` of helpers.mjs). */
-const pieces = { attacks: 16, 'bad-input': 4, exits: 4, results: 6, understudy: 8 }
+const pieces = { attacks: 16, 'bad-input': 4, exits: 4, results: 6, understudy: 16 }
 
 /** Makes one scenario for each suite on `board`. Every run has the suites of `always`; `--all` adds the others. */
 const withSuites = (board, names, always, runtime = 'node') =>
