@@ -373,7 +373,7 @@ test('SIGTERM: what takes too long is aborted, and nothing is left', { skip }, a
 })
 
 test('a run that hangs is 504; the server ends, and says so to those that wait', { skip }, async (t) => {
-  const server = await startServer(t, ['--stall-seconds', '1'], { HANG_AT: 0 })
+  const server = await startServer(t, ['--stall-seconds', '3'], { HANG_AT: 0 })
   const { chat } = server.client()
   const first = rejected(chat.completions.create(HELLO))
   await until(async () => (await server.health()).running, 'the run')
