@@ -3,8 +3,8 @@
 //! A placement that is pushed down as far as it goes has each buffer at 0 or on top of another one. So the search
 //! places buffers by their turns: in the order of their offsets, and of their ranks where offsets are equal. Each goes
 //! to its natural offset, which the placed ones leave. It misses no placement, and tries none in two orders: a buffer
-//! whose turn has passed can only rest on one that is placed later. A branch ends when the bounds (`bounds.rs`) leave no room
-//! for a buffer. Where no unplaced buffer is alive, the rest falls into parts, which are solved apart.
+//! whose turn has passed can only rest on one that is placed later. A branch ends when the bounds (`bounds.rs`) leave
+//! no room for a buffer. Where no unplaced buffer is alive, the rest falls into parts, which are solved apart.
 
 use std::ops::Range;
 
