@@ -116,6 +116,7 @@ export async function openReader() {
   }
   const patched = { ...api, MemoryManager }
   const library = buildUnderstudy('1.2')
+  const rknnLibrary = buildRknnUnderstudy('2.1')
   const memory = new MemoryManager()
   const buffer = memory.allocateNPUMemory(4096)
   const kv = memory.createMemoryPool({ name: 'reader', initialSize: MiB, maxSize: 64 * MiB })
@@ -141,7 +142,7 @@ export async function openReader() {
     handleRequests: async () => {},
     openChat: async () => ({ generate: async (text) => `${text} Because.`, close() {} }),
     openSpeech: async () => ({ close() {} }),
-    librknnrt: (await loadRknn(buildRknnUnderstudy('2.1'))).call,
+    librknnrt: (await loadRknn(rknnLibrary)).call,
     image: new Uint8Array(192),
     ...(await runtimeOf(library)),
   }
@@ -156,7 +157,10 @@ export async function openReader() {
   return {
     names,
     sourceOf: (code) =>
-      code.replaceAll('/usr/lib/librkllmrt.so', library).replaceAll(ABSOLUTE, (path) => `${folder}${path}`),
+      code
+        .replaceAll('/usr/lib/librknnrt.so', rknnLibrary)
+        .replaceAll('/usr/lib/librkllmrt.so', library)
+        .replaceAll(ABSOLUTE, (path) => `${folder}${path}`),
     async close() {
       http.createServer = createServer
       for (const close of closers) close()

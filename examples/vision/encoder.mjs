@@ -27,13 +27,13 @@ export class Encoder {
    * Loads an encoder whose output `output` is `features`, memory of the same manager.
    *
    * @param {import('../../index.js').MemoryManager} memory
-   * @param {{ encoder: string, rknn: string, header: any, weights?: any, cores: any, output: string }} options
+   * @param {{ encoder: string, rknn: string, header?: any, weights?: any, cores: any, output: string }} options
    * @param {Float32Array} features
    */
   static async load(memory, { encoder, rknn: library, header, weights, cores, output }, features) {
     const { call } = await open(library, FUNCTIONS)
     const rknn = memory.createRknnMemory({
-      header,
+      ...(header === undefined ? { library } : { header }),
       models: [
         {
           name: 'encoder',

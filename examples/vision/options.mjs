@@ -8,7 +8,7 @@ export const HELP = `Describes images: an encoder on librknnrt, a language model
   npm run vision -- --understudy                              anywhere: libraries for tests, which are no models
 
   --rknn PATH           librknnrt.so (default: /usr/lib/librknnrt.so)
-  --rknn-header V       its rknn_api.h: 1.3, 1.4, 1.5.2, 1.6, 2.0, 2.1 (default: 2.1)
+  --rknn-header V       its rknn_api.h: 1.3, 1.4, 1.5.2, 1.6, 2.0, 2.1 (default: by the library)
   --rkllm PATH          librkllmrt.so (default: /usr/lib/librkllmrt.so)
   --tokens N            tokens of an image: the rows of the encoder's output
   --hidden N            floats of a token: its columns
@@ -56,7 +56,7 @@ export function readOptions(args) {
     understudy, encoder, model,
     images: positionals,
     rknn: values.rknn ?? '/usr/lib/librknnrt.so',
-    header: choice('rknn-header', ['1.3', '1.4', '1.5.2', '1.6', '2.0', '2.1'], '2.1'),
+    header: choice('rknn-header', ['1.3', '1.4', '1.5.2', '1.6', '2.0', '2.1']),
     rkllm: values.rkllm ?? '/usr/lib/librkllmrt.so',
     tokens: number('tokens', understudy ? 16 : undefined),
     hidden: number('hidden', understudy ? 64 : undefined),

@@ -4,7 +4,7 @@
  * runs in a process of its own, since a library may crash; its outputs are compared with those of a context that has
  * all weights and scratch of the runtime.
  *
- *   npm run vision:selftest -- --model FILE.rknn [--rknn /usr/lib/librknnrt.so] [--header 2.1]
+ *   npm run vision:selftest -- --model FILE.rknn [--rknn /usr/lib/librknnrt.so] [--header V]
  *   npm run vision:selftest -- --understudy
  * Exit status 0: each way was taken, with the same outputs; 1: some were not; 2: wrong options, or no way works.
  */
@@ -35,7 +35,7 @@ const WAYS = {
 const OPTIONS = {
   model: { type: 'string' },
   rknn: { type: 'string', default: '/usr/lib/librknnrt.so' },
-  header: { type: 'string', default: '2.1' },
+  header: { type: 'string' },
   understudy: { type: 'boolean' },
   way: { type: 'string' },
 }
@@ -44,7 +44,8 @@ const OPTIONS = {
 async function tryWay({ model, rknn: library, header, way }) {
   const memory = new MemoryManager({ backend: process.env.RKLLM_BACKEND ?? 'auto' })
   const { call } = await open(library, FUNCTIONS)
-  const rknn = memory.createRknnMemory({ header, models: [{ name: 'model', file: model, ...WAYS[way] }] })
+  const models = [{ name: 'model', file: model, ...WAYS[way] }]
+  const rknn = memory.createRknnMemory({ ...(header === undefined ? { library } : { header }), models })
   try {
     for (const each of rknn.load()) each.done(call[each.name](...each.args))
     const hashes = rknn.models.model.contexts.map(({ handle, inputs, outputs }) => {
@@ -72,10 +73,11 @@ function fill({ buffer, byteOffset, byteLength }) {
 function tryAll({ model, rknn, header }, env) {
   const self = fileURLToPath(import.meta.url)
   const prefix = process.versions.deno === undefined ? [] : ['run', '-A']
+  const chosen = header === undefined ? [] : ['--header', header]
   let expected
   let refused = 0
   for (const way of Object.keys(WAYS)) {
-    const args = [...prefix, self, '--model', model, '--rknn', rknn, '--header', header, '--way', way]
+    const args = [...prefix, self, '--model', model, '--rknn', rknn, '--way', way, ...chosen]
     const { status, signal, stdout, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8', env })
     const verdict = verdictOf(status, signal, stdout, stderr, expected)
     if (expected === undefined && verdict.hashes === undefined) {
@@ -84,7 +86,7 @@ function tryAll({ model, rknn, header }, env) {
     }
     if (expected === undefined) {
       expected = verdict.hashes[0]
-      console.log(`librknnrt ${verdict.runtime.api}, driver ${verdict.runtime.driver}, header ${header}\n`)
+      console.log(`librknnrt ${verdict.runtime.api}, driver ${verdict.runtime.driver}\n`)
     }
     if (!verdict.isGood) refused++
     console.log(`${verdict.isGood ? 'yes' : 'NO '}  ${way}${verdict.text === '' ? '' : `: ${verdict.text}`}`)

@@ -10,9 +10,9 @@ import { writeRknnModel } from '../../__test__/support/rknn.mjs'
 const [WIDTH, HEIGHT] = [28, 28]
 
 /**
- * @param {{ header: string, tokens: number, hidden: number, output: string, images: string[] }} options
+ * @param {{ header?: string, tokens: number, hidden: number, output: string, images: string[] }} options
  */
-export function makeUnderstudies({ header, tokens, hidden, output, images }) {
+export function makeUnderstudies({ header = '2.1', tokens, hidden, output, images }) {
   const folder = mkdtempSync(join(tmpdir(), 'rkllm-vision-'))
   const encoder = join(folder, 'encoder.rknn')
   // Rows of 28 pixels in 32, as the NPU likes them.

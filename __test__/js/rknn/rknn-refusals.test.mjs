@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 
-import { buildRknnUnderstudy } from '../../runtime/build.mjs'
+import { RKNN_HEADERS, buildRknnUnderstudy } from '../../runtime/build.mjs'
 import {
   KiB, assertNothingLeft, fdsAtMost, needsCommand, open, openFds, refuses, rejects, runChild, runtime,
 } from '../../support/helpers.mjs'
@@ -200,6 +200,34 @@ test('a runtime of another header is refused after its first answer', { skip }, 
   const newer = await begin(t, [MODEL], { library: '2.1', header: '1.6' })
   newer.library.makeAll(newer.rknn.load())
   newer.library.makeAll(newer.rknn.unload())
+})
+
+test('the header is that of the library, and another is refused', { skip }, (t) => {
+  const manager = open(t)
+  const headerOf = (spec) => manager.createRknnMemory({ models: [{ ...MODEL, weights: 'runtime' }], ...spec }).header
+  for (const header of RKNN_HEADERS) assert.equal(headerOf({ library: buildRknnUnderstudy(header) }), header)
+  const library = (name, text) => {
+    const path = join(folder, name)
+    writeFileSync(path, text)
+    return path
+  }
+  // The text lies across two pieces.
+  const far = library('far', `${'x'.repeat((1 << 18) - 40)}librknnrt version: 2.9.1 (429f97ae6b@2027)\0`)
+  assert.equal(headerOf({ library: far }), '2.1')
+  const two = library('two', 'librknnrt version: 2.3.2 \0librknnrt version: 1.6.0 \0')
+  assert.equal(headerOf({ library: two, header: '1.6' }), '1.6')
+  for (const [spec, code, message] of [
+    [{ library: buildRknnUnderstudy('1.6'), header: '2.1' }, 'ERR_UNSUPPORTED', /header is 2.1, and .* 1.6.0: 1.6/],
+    [{ library: two }, 'ERR_UNSUPPORTED', /does not say its version/],
+    [{ library: library('old', 'librknnrt version: 1.2.0 ') }, 'ERR_UNSUPPORTED', /is version 1.2.0; 1.3 and later/],
+    [{ library: library('format', 'librknnrt version: %s') }, 'ERR_UNSUPPORTED', /does not say/],
+    [{ library: folder }, 'ERR_UNSUPPORTED', /is no runtime/],
+    [{ library: join(folder, 'missing') }, 'ERR_DEVICE_IO', /does not exist/],
+    [{ library: '' }, 'ERR_OUT_OF_RANGE', /must not be empty/],
+  ]) {
+    const error = refuses(() => headerOf(spec), code)
+    assert.match(error.message, message)
+  }
 })
 
 test('each failure of the runtime is a MemoryError, and unload undoes what was made', { skip }, async (t) => {

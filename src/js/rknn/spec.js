@@ -5,6 +5,8 @@
 const { memoryError } = require('../core/errors.js')
 const { check, formatValue, invalid, kinds, outOfRange } = require('../core/options.js')
 const { dtypes } = require('../inference/spec.js')
+const { libraryPath } = require('../inference/runtime-version.js')
+const { headerOfLibrary } = require('./library.js')
 const { CORES, FLAGS, HEADERS, isSince } = require('./numbers.js')
 
 const WHAT = 'createRknnMemory'
@@ -143,6 +145,7 @@ function models(name, value) {
 
 const schema = {
   header: kinds.oneOf(...HEADERS),
+  library: libraryPath,
   models,
   via: kinds.oneOf('fd', 'phys'),
   cacheable: kinds.boolean,
@@ -283,8 +286,9 @@ function checkNames(all) {
 function readSpec(options) {
   if (options === undefined) throw invalid(`${WHAT} needs a spec`)
   const checked = check(WHAT, options, schema)
-  const { header = NEWEST, via = 'fd', cacheable = true, iommuDomain } = checked
+  const { library, via = 'fd', cacheable = true, iommuDomain } = checked
   if (checked.models === undefined) throw invalid(`${WHAT} needs "models"`)
+  const header = library === undefined ? (checked.header ?? NEWEST) : headerOfLibrary(WHAT, library, checked.header)
   const all = checked.models.map((model, at) => readModel(header, model, at))
   checkNames(all)
   const tag = 'tag' in checked ? checked.tag : DEFAULT_TAG // null is no tag

@@ -452,8 +452,9 @@ export class MemoryManager extends EventEmitter {
    * inputs.pixels.write(image)
    * library.rknn_run(handle, 0n)
    *
-   * @throws ERR_INVALID_ARG_TYPE, ERR_OUT_OF_RANGE; ERR_UNSUPPORTED: the header lacks a flag, or options contradict
-   * each other.
+   * @throws ERR_INVALID_ARG_TYPE, ERR_OUT_OF_RANGE; ERR_UNSUPPORTED: the header lacks a flag, options contradict each
+   * other, or `library` does not say its version or contradicts `header`; ERR_DEVICE_IO, ERR_DEVICE_PERMISSION: it
+   * cannot be read.
    */
   createRknnMemory<Name extends string>(spec: RknnMemorySpec<Name>): RknnMemory<Name>
 

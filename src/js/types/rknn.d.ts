@@ -103,8 +103,10 @@ export interface RknnModelSpec<Name extends string = string> {
 
 /** Models whose memory belongs together. */
 export interface RknnMemorySpec<Name extends string = string> {
-  /** Default '2.1'. */
+  /** Default: that of `library`, or '2.1'. */
   header?: RknnHeader
+  /** Path of librknnrt.so. Its version chooses the header: it is read, not loaded. */
+  library?: string
   models: ReadonlyArray<RknnModelSpec<Name>>
   /** How memory of the manager is told to the runtime: as a dma-buf, or by its physical address. Default 'fd'. */
   via?: 'fd' | 'phys'
