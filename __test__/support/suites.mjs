@@ -74,6 +74,7 @@ export const driverless = [
   'understudy',
   'understudy-callbacks',
   'vision',
+  'workers',
 ]
 
 /** Suites that compile C: no emulated machine has a compiler. */
@@ -116,6 +117,7 @@ export const engineDependent = [
   'server',
   'sharing',
   'understudy-callbacks',
+  'workers',
 ]
 
 /** Returns the path of a suite. Throws if it does not exist. */

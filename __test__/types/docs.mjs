@@ -34,6 +34,7 @@ declare global {
   function rkllm_run(handle: bigint, input: bigint, param: bigint, userdata: null): number
   function rkllm_run_async(handle: bigint, input: bigint, param: bigint, userdata: bigint): number
   function rkllm_init(handle: bigint, param: bigint, callback: bigint): number
+  const models: api.ModelResidency<{ code: { worker: string } }>
   interface Engine { generate(prompt: string): Promise<string>; close(): Promise<void> }
   function openChat(options: { domain: number | null; signal: AbortSignal }): Promise<Engine>
   function openSpeech(): Promise<Engine>

@@ -19,6 +19,7 @@
 //! | `pools.rs`, `movable.rs`, `compaction.rs` | pools, movable blocks, compaction |
 //! | `limits.rs` | limits, reservations, warnings |
 //! | `pressure.rs` | notifications of memory pressure |
+//! | `processes.rs` | ends of worker processes |
 //! | `stats.rs` | statistics |
 //! | `profile.rs` | profiles, snapshots, leaks |
 //! | `sinks.rs` | results of the RKLLM runtime |
@@ -44,6 +45,7 @@ mod memory;
 mod movable;
 mod pools;
 mod pressure;
+mod processes;
 mod profile;
 mod refusals;
 mod registry;

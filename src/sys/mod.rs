@@ -23,6 +23,7 @@ pub mod page;
 pub mod poller;
 pub mod pressure;
 pub mod proc;
+pub mod process;
 pub mod quarantine;
 pub mod ram;
 pub mod reserve_fd;

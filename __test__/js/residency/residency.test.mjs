@@ -46,7 +46,7 @@ test('a definition that is wrong is refused at creation, with the model and the 
     [make({}), 'ERR_INVALID_ARG_TYPE', /models is empty/],
     [make([]), 'ERR_INVALID_ARG_TYPE', /models must be an object/],
     [make({ chat: null }), 'ERR_INVALID_ARG_TYPE', /models\.chat must be an object/],
-    [make({ chat: { ramBytes: 1 } }), 'ERR_INVALID_ARG_TYPE', /models\.chat has no load/],
+    [make({ chat: { ramBytes: 1 } }), 'ERR_INVALID_ARG_TYPE', /models\.chat has neither load nor worker/],
     [make({ chat: { ramBytes: 1, load: 'x' } }), 'ERR_INVALID_ARG_TYPE', /models\.chat: load must be a function/],
     [make({ chat: { ramBytes: 1, load, unload: 1 } }), 'ERR_INVALID_ARG_TYPE', /models\.chat: unload/],
     [make({ chat: { load } }), 'ERR_INVALID_ARG_TYPE', /models\.chat cannot be estimated/],

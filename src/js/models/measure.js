@@ -300,4 +300,4 @@ function endedEarly(command, code, killedBy, { sign, output, largest }) {
   )
 }
 
-module.exports = { measure, measureModel }
+module.exports = { measure, measureModel, startSchema }

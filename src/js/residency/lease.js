@@ -28,6 +28,10 @@ class Grant {
     this.name = name
     this.model = model
     this.release = release
+    /** Whether the model has ended under the lease. */
+    this.isOver = false
+    /** @type {unknown} */
+    this.reason = undefined
   }
 
   get signal() {
@@ -46,6 +50,8 @@ class Grant {
 
   /** @param {unknown} reason */
   end(reason) {
+    this.isOver = true
+    this.reason = reason
     this.warn(reason)
     this.onEnd?.(reason)
   }

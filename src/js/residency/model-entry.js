@@ -5,7 +5,7 @@
 const native = require('../core/binding.js')
 const { memoryError } = require('../core/errors.js')
 const { AbortController, clearTimeout, setTimeout } = require('../core/runtime.js')
-const { ownMemory } = require('./own-memory.js')
+const { InProcess, InWorker } = require('./engines.js')
 
 /**
  * @typedef {import('./options.js').Checked} Checked
@@ -19,22 +19,27 @@ const NOTHING = Object.freeze({ ram: 0, npu: 0 })
 
 class ModelEntry {
   #handle
+  /** @type {import('./engines.js').Engine} */
+  #engine
   /** @type {number[]} the manager's reservations for it */
   #reservations = []
   /** @type {AbortController | null} */
   #loading = null
-  /** Settles when a load that was given up on ends after all. @type {Promise<unknown> | null} */
+  /** Settles when stuck memory may be back. @type {Promise<unknown> | null} */
   #late = null
   #isUnloading = false
 
   /**
    * @param {Checked} definition
    * @param {import('../core/manager-handle.js').ManagerHandle} handle
+   * @param {(error: unknown, output: string) => void} onDeath is called when the process of a loaded model ends
    */
-  constructor(definition, handle) {
+  constructor(definition, handle, onDeath) {
     this.definition = definition
     this.name = definition.name
     this.#handle = handle
+    const { load, unload, worker } = definition
+    this.#engine = worker === null ? new InProcess(load, unload) : new InWorker(worker, this.name, onDeath)
     /** @type {any} */
     this.model = undefined
     this.isReady = false
@@ -48,14 +53,21 @@ class ModelEntry {
     this.stuck = NOTHING
     /** @type {number | null} */
     this.loadMs = null
-    /** @type {number | null} */
-    this.pid = null
     this.reserved = { npu: 0, system: 0, domains: /** @type {Map<number, number>} */ (new Map()) }
   }
 
   /** Whether a load or an unload runs, or the model is loaded. */
   get isBusy() {
     return this.#loading !== null || this.isReady || this.#isUnloading
+  }
+
+  get pid() {
+    return this.#engine.pid
+  }
+
+  /** The output of its process. */
+  get output() {
+    return this.#engine.output
   }
 
   /**
@@ -65,34 +77,28 @@ class ModelEntry {
    * @param {Piece[]} pieces what it takes of each domain
    */
   async load(domain, pieces) {
-    const { load, unload, core, figures, loadTimeoutMs } = this.definition
+    const { core, figures, loadTimeoutMs } = this.definition
     const { name } = this
+    const engine = this.#engine
     const controller = new AbortController()
     this.#loading = controller
     this.stuck = NOTHING
-    const change = { reserved: core.ram, held: 0, measured: this.#measured }
     try {
       // The core's commands are carried out first.
       await null
-      ownMemory.begin(change)
+      engine.begin(core.ram, this.#measured)
       this.#reserve(core, pieces)
-      const work = (async () => load({ name, domain, estimate: figures, signal: controller.signal }))()
+      const { signal } = controller
+      const work = engine.load({ name, domain, estimate: figures, signal })
       this.model = await this.#beforeDeadline(work, loadTimeoutMs, controller)
       this.isReady = true
     } catch (error) {
+      if (engine.canEnd && !engine.isGone) this.#late = engine.gone
       if (this.#late === null) this.#release()
-      else {
-        this.stuck = { ram: core.ram, npu: core.npu }
-        // The model that comes too late has no user.
-        this.#late = this.#late.then(
-          (model) => unload(model, { name, reason: 'asked' }),
-          () => {},
-        )
-        this.#late.catch(() => {})
-      }
+      else this.stuck = { ram: core.ram, npu: core.npu }
       throw error
     } finally {
-      ownMemory.end(change)
+      engine.end()
       this.#loading = null
     }
   }
@@ -109,8 +115,14 @@ class ModelEntry {
       const timer = setTimeout(() => {
         const hint = 'it was aborted, and its memory counts until it settles; raise loadTimeoutMs, or see its output'
         const error = memoryError('ERR_DEVICE_IO', `the load has not settled after ${ms} ms`, { hint })
-        this.#late = work
         controller.abort(error)
+        if (this.#engine.canEnd) return
+        // The model that comes too late has no user.
+        this.#late = work.then(
+          (model) => this.#engine.unload(0, model, { name: this.name, reason: 'asked' }),
+          () => {},
+        )
+        this.#late.catch(() => {})
         reject(error)
       }, ms)
       work.then(resolve, reject).finally(() => clearTimeout(timer))
@@ -123,35 +135,37 @@ class ModelEntry {
   }
 
   /**
-   * Unloads the model. Resolves with the error of an unload that failed; `stuck` then has the model's bytes.
+   * Unloads the model. Resolves with the error of an unload that failed; `stuck` then has the bytes that are not back.
    *
    * @param {EvictionReason} reason
    * @returns {Promise<{ error: unknown } | undefined>}
    */
   async unload(reason) {
-    const { definition, model, name } = this
-    const change = { reserved: 0, held: this.held, measured: () => {} }
+    const { definition, model, name, held } = this
+    const engine = this.#engine
     this.isReady = false
     this.#isUnloading = true
     try {
       await null
-      ownMemory.begin(change)
-      await definition.unload(model, { name, reason })
+      await engine.unload(held, model, { name, reason })
       this.#gone()
     } catch (error) {
-      this.stuck = { ram: definition.core.ram, npu: definition.core.npu }
+      if (engine.isGone) {
+        this.#gone()
+      } else {
+        this.stuck = { ram: definition.core.ram, npu: definition.core.npu }
+        this.#late = engine.gone
+      }
       return { error }
     } finally {
-      ownMemory.end(change)
       this.#isUnloading = false
     }
     return undefined
   }
 
-  /** Resolves when stuck memory may be back: a load that was given up on has ended. */
+  /** Resolves when stuck memory may be back: a load that was given up on, or a process, has ended. */
   async recovered() {
-    if (this.#late === null) return new Promise(() => {})
-    await this.#late.catch(() => {})
+    await this.#late?.catch(() => {})
     this.#gone()
   }
 
@@ -162,10 +176,10 @@ class ModelEntry {
     this.#release()
   }
 
-  #measured = (/** @type {number | null} */ bytes) => {
-    if (!this.isReady || bytes === null) return
-    this.measured = bytes
-    this.held = Math.min(bytes, this.definition.core.ram)
+  #measured = (/** @type {import('./own-memory.js').Measured | null} */ measured) => {
+    if (!this.isReady || measured === null) return
+    this.measured = measured.bytes
+    this.held = Math.min(measured.held, this.definition.core.ram)
   }
 
   /**

@@ -6,12 +6,15 @@ const { EventEmitter } = require('node:events')
 const { inspect } = require('node:util')
 const { publicClass, publicFunction } = require('../core/border.js')
 const { defineAsyncDispose } = require('../core/disposable.js')
+const { onDemand } = require('../core/on-demand.js')
 const { inspectNonInstance } = require('../core/inspect-non-instance.js')
 const { check, formatValue, invalid } = require('../core/options.js')
 const { makeLease } = require('./lease.js')
 const schemas = require('./options.js')
 const refusals = require('./refusals.js')
 const { Shell } = require('./shell.js')
+
+const lockFiles = onDemand(() => require('./workers/lock-files.js'))
 
 const kConstruct = Symbol('ModelResidency')
 
@@ -179,6 +182,8 @@ Object.defineProperty(ModelResidency.prototype, 'use', { value: use, configurabl
  */
 function whileAlive(grant, work) {
   return new Promise((resolve, reject) => {
+    // It may have ended since it was granted.
+    if (grant.isOver) return reject(grant.reason)
     grant.onEnd = reject
     const context = {
       get signal() {
@@ -190,6 +195,14 @@ function whileAlive(grant, work) {
   })
 }
 
+/** Ends the workers that a crashed process left: their memory would be missing. */
+function endLeftWorkers() {
+  const killed = lockFiles().endLeftWorkers()
+  if (killed.length === 0) return
+  const message = `ended ${killed.length} processes of models that a crashed program left: ${killed.join(', ')}`
+  process.emitWarning(message, { code: 'RKLLM_LEFT_WORKERS' })
+}
+
 /**
  * Implements `manager.createModelResidency`.
  *
@@ -198,7 +211,9 @@ function whileAlive(grant, work) {
  * @param {unknown} options
  */
 function makeResidency(host, device, options) {
-  return new ModelResidency(kConstruct, host, device, schemas.residencyOptions(options, device))
+  const checked = schemas.residencyOptions(options, device)
+  if (checked.models.some(({ worker }) => worker !== null)) endLeftWorkers()
+  return new ModelResidency(kConstruct, host, device, checked)
 }
 
 module.exports = { ModelResidency, makeResidency }

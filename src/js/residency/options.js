@@ -2,10 +2,14 @@
 
 // Checks the options of `createModelResidency`, and makes the core's definitions of them.
 
+const { statSync } = require('node:fs')
+const { resolve } = require('node:path')
+const { fileURLToPath } = require('node:url')
 const { memoryError } = require('../core/errors.js')
 const { formatBytes } = require('../core/format-bytes.js')
 const { check, formatValue, invalid, kinds, nearest, outOfRange } = require('../core/options.js')
 const { estimate, isMeasured } = require('../models/estimate.js')
+const { startSchema: start } = require('../models/measure.js')
 const specs = require('../models/options.js')
 const { hasOneDomain } = require('../models/plan-reasons.js')
 const { DOMAIN_WEIGHTS } = require('../models/terms.js')
@@ -28,6 +32,7 @@ const KEEP_FREE = 256 * 2 ** 20
  * @typedef {object} Checked a definition whose options were checked
  * @property {string} name
  * @property {(context: ModelLoadContext) => unknown} load
+ * @property {import('./workers/worker-process.js').WorkerOptions | null} worker in place of `load`
  * @property {(model: any, context: { name: string, reason: EvictionReason }) => unknown} unload
  * @property {number} loadTimeoutMs
  * @property {ModelEstimate} figures
@@ -50,7 +55,43 @@ const finite = (name, value) => {
 /** @type {Validator<number>} Infinity: for ever. */
 const keepAlive = kinds.milliseconds(Infinity)
 
+/** @type {(value: unknown) => string | undefined} Not `instanceof`: a test environment has a URL of its own. */
+const hrefOf = (value) => {
+  const { href, protocol } = /** @type {Partial<URL>} */ (Object(value))
+  return typeof href === 'string' && typeof protocol === 'string' ? href : undefined
+}
+
+/** @type {Validator<string>} */
+const moduleFile = (name, value) => {
+  const text = hrefOf(value) ?? kinds.nonEmptyString(name, value)
+  let path
+  try {
+    path = text.startsWith('file:') ? fileURLToPath(text) : resolve(text)
+  } catch (error) {
+    throw invalid(`${name} is no file: ${/** @type {Error} */ (error).message}`)
+  }
+  if (statSync(path, { throwIfNoEntry: false })?.isFile()) return path
+  const hint = 'a relative path begins at the working directory; pass new URL("./worker.mjs", import.meta.url)'
+  throw memoryError('ERR_DEVICE_IO', `${name}: ${path} is no file`, { path, hint })
+}
+
+const workerSchema = {
+  module: moduleFile,
+  args: start.args,
+  env: start.env,
+  execPath: kinds.nonEmptyString,
+}
+
+/** @type {Validator<import('./workers/worker-process.js').WorkerOptions>} */
+const worker = (name, value) => {
+  const given = typeof value === 'string' || hrefOf(value) !== undefined ? { module: value } : value
+  const { module: path, args = [], env = {}, execPath = process.execPath } = check(name, given ?? null, workerSchema)
+  if (path === undefined) throw invalid(`${name} has no module`, 'name the module that loads the model')
+  return { module: path, args, env, execPath }
+}
+
 const ownSchema = {
+  worker,
   load: callback,
   unload: callback,
   ramBytes: kinds.integer(1),
@@ -111,10 +152,18 @@ function definitionOf(name, definition, device, ownKeepAliveMs) {
   const what = `${WHAT}: models.${name}`
   const checked = check(what, definition ?? null, definitionSchema)
   const { load, unload, ramBytes, npuBytes, keepAliveMs = ownKeepAliveMs, loadTimeoutMs = LOAD_TIMEOUT_MS } = checked
-  const { priority, pinned, concurrency, group, ...spec } = checked
-  for (const own of /** @type {const} */ (['load', 'unload', 'ramBytes', 'npuBytes', 'keepAliveMs', 'loadTimeoutMs']))
-    delete spec[own]
-  if (load === undefined) throw invalid(`${what} has no load`, 'add load: async ({ domain, signal }) => …')
+  const { priority, pinned, concurrency, group, worker: inWorker = null } = checked
+  const own = Object.keys(ownSchema)
+  /** @type {import('../types/models.js').ModelSpec} */
+  const spec = Object.fromEntries(Object.entries(checked).filter(([field]) => !own.includes(field)))
+  if (load === undefined && inWorker === null) {
+    const hint = 'add load: async ({ domain, signal }) => …, or worker: the module that loads it in a process'
+    throw invalid(`${what} has neither load nor worker`, hint)
+  }
+  if (load !== undefined && inWorker !== null)
+    throw invalid(`${what} has both load and worker`, 'keep load for this process, or worker for one of its own')
+  if (unload !== undefined && inWorker !== null)
+    throw invalid(`${what} has unload beside worker`, 'export unload from the module of the worker')
   const { figures, ram, npu } = bytesOf(what, spec, { ramBytes, npuBytes }, device)
   // The RKNN API has no domain for a model: it allocates in domain 0.
   const inDomain0 = figures.architecture === 'rknn' && Object.keys(spec).length > 0
@@ -122,7 +171,8 @@ function definitionOf(name, definition, device, ownKeepAliveMs) {
     Reflect.apply(method, definition, args)
   return {
     name,
-    load: call(load),
+    load: load === undefined ? () => {} : call(load),
+    worker: inWorker,
     unload: unload === undefined ? () => {} : call(unload),
     loadTimeoutMs,
     figures,

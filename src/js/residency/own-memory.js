@@ -8,10 +8,12 @@ const { makeReader } = require('../devices/doctor/reader.js')
 const { sampleOf } = require('../models/process-memory.js')
 
 /**
+ * @typedef {{ bytes: number, held: number }} Measured bytes, and those that the kernel cannot take back
+ *
  * @typedef {object} Change a load or an unload under way
- * @property {number} reserved the most bytes that the model takes
+ * @property {number} reserved the most bytes that the model takes; 0 for an unload
  * @property {number} held bytes that it had before: an unload gives them back
- * @property {(bytes: number | null) => void} measured gets what the model has after it
+ * @property {(measured: Measured | null) => void} measured gets what the model has after it
  */
 
 class OwnMemory {
@@ -19,16 +21,21 @@ class OwnMemory {
   #running = new Set()
   /** @type {Change[]} */
   #ended = []
-  /** @type {number | null} */
+  /** @type {Measured | null} */
   #before = null
   /** @type {string[] | undefined} */
   #nodes
 
-  /** Returns the footprint of this process; null where the kernel does not tell. */
+  /**
+   * Returns the footprint of this process, without those that it started; null where the kernel does not tell.
+   *
+   * @returns {Measured | null}
+   */
   footprint() {
     const reader = makeReader()
     this.#nodes ??= factsOf(reader).nodes.map(({ path }) => path)
-    return sampleOf(reader, process.pid, this.#nodes, [process.pid])?.footprint ?? null
+    const sample = sampleOf(reader, process.pid, this.#nodes, [process.pid])
+    return sample === null ? null : { bytes: sample.footprint, held: sample.footprint - sample.file }
   }
 
   /** @param {Change} change */
@@ -48,13 +55,15 @@ class OwnMemory {
     if (this.#running.size > 0) return
     const ended = this.#ended
     this.#ended = []
-    const after = this.footprint()
+    const [before, after] = [this.#before, this.footprint()]
     const loads = ended.filter(({ reserved }) => reserved > 0)
-    const given = ended.reduce((sum, { reserved, held }) => sum + (reserved > 0 ? 0 : held), 0)
     const total = loads.reduce((sum, { reserved }) => sum + reserved, 0)
-    const grown = after === null || this.#before === null ? null : Math.max(0, after - this.#before + given)
-    for (const { measured, reserved } of ended)
-      measured(grown === null || reserved === 0 ? null : Math.floor((grown * reserved) / total))
+    const given = ended.reduce((sum, { reserved, held }) => sum + (reserved > 0 ? 0 : held), 0)
+    for (const { measured, reserved } of loads) {
+      const part = (/** @type {keyof Measured} */ of) =>
+        Math.floor((Math.max(0, (after?.[of] ?? 0) - (before?.[of] ?? 0) + given) * reserved) / total)
+      measured(before === null || after === null ? null : { bytes: part('bytes'), held: part('held') })
+    }
   }
 }
 

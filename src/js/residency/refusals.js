@@ -93,6 +93,21 @@ function loadFailed(name, cause, output = '') {
 }
 
 /**
+ * The error of a model whose process ended, for those that had it on lease.
+ *
+ * @param {string} name
+ * @param {unknown} cause
+ * @param {string} output
+ */
+function ended(name, cause, output) {
+  const known = explainError(output)
+  const { message, hint } = /** @type {MemoryError} */ (cause)
+  const figures = known === null ? (hint ? { hint } : {}) : { hint: known.remedy }
+  const text = known === null ? message : `the model ${quoted(name)} ended: ${known.cause}`
+  return memoryError('ERR_DEVICE_LOST', text, figures, { cause })
+}
+
+/**
  * The error of an unload that failed.
  *
  * @param {string} name
@@ -147,4 +162,4 @@ const busy = (name, leases, waiting) =>
     hint: 'wait for them, or pass { force: true }, which ends them with ERR_DEVICE_LOST',
   })
 
-module.exports = { busy, closed, died, loadFailed, neverFits, timedOut, unloadFailed }
+module.exports = { busy, closed, died, ended, loadFailed, neverFits, timedOut, unloadFailed }

@@ -61,7 +61,10 @@ class Shell {
   constructor({ handle, device }, emit, { models, limits, keepFree, policy }) {
     this.#emit = emit
     this.#machine = new Machine(handle, device, { limits, keepFree })
-    for (const model of models) this.#entries.set(model.name, new ModelEntry(model, handle))
+    for (const model of models) {
+      const { name } = model
+      this.#entries.set(name, new ModelEntry(model, handle, (error, output) => this.#died(name, error, output)))
+    }
     const { ram, npu, domains } = this.#machine.room(this.#ours())
     this.#core = new ResidencyCore({ models: models.map(({ core }) => core), ram, npu, domains, policy })
   }
@@ -360,7 +363,7 @@ class Shell {
       case 'evicted':
         return refusals.died(name, 'it was evicted by force')
       default:
-        return refusals.died(name, 'its engine ended', error)
+        return error ?? refusals.died(name, 'its engine ended')
     }
   }
 
@@ -386,7 +389,7 @@ class Shell {
         this.#after(() => this.#core.loaded(name, now(), ms))
       })
       .catch((cause) => {
-        entry.error = refusals.loadFailed(name, cause)
+        entry.error = refusals.loadFailed(name, cause, entry.output)
         this.#tell('fail', { name, error: entry.error })
         this.#after(() => this.#core.loadFailed(name, now(), entry.stuck, { retry: entry.stuck.ram === 0 }))
         this.#watchStuck(entry)
@@ -409,6 +412,20 @@ class Shell {
       this.#after(() => this.#core.unloaded(name, now(), entry.stuck))
       this.#watchStuck(entry)
     })
+  }
+
+  /**
+   * The process of a loaded model ended.
+   *
+   * @param {string} name
+   * @param {unknown} cause
+   * @param {string} output
+   */
+  #died(name, cause, output) {
+    const entry = this.#entryOf(name)
+    entry.error = refusals.ended(name, cause, output)
+    this.#tell('fail', { name, reason: 'died', error: entry.error })
+    this.#after(() => this.#core.died(name, now()))
   }
 
   /**

@@ -39,6 +39,14 @@ export interface ModelDefinition<Model = unknown> extends ModelSpec {
   load?(context: ModelLoadContext): Model | Promise<Model>
   /** Ends what `load` made. The model's memory counts until this has settled. */
   unload?(model: Model, context: { name: string; reason: EvictionReason }): void | Promise<void>
+  /**
+   * In place of `load`: the module that loads the model, run in a process of its own. A relative path begins at the
+   * working directory; `new URL('./worker.mjs', import.meta.url)` does not depend on it.
+   *
+   * The module exports `load(context)` and `unload({ name, reason })` where it needs them; `context` is
+   * {@link ModelLoadContext} with `args`. Its other functions are the methods of the model ({@link WorkerModel}).
+   */
+  worker?: string | URL | WorkerOptions
   /** The most RAM that the model takes, in place of the estimate; alone, for a model that cannot be estimated. */
   ramBytes?: number
   /** The most NPU memory that the model takes, in place of the estimate. Default beside `ramBytes` alone: the same. */
@@ -57,8 +65,32 @@ export interface ModelDefinition<Model = unknown> extends ModelSpec {
   loadTimeoutMs?: number
 }
 
+/** A worker with options. */
+export interface WorkerOptions {
+  module: string | URL
+  /** The `args` of the context of `load`. */
+  args?: string[]
+  /** Added to this process's environment. */
+  env?: Record<string, string>
+  /** The runtime that runs the module. Default: that of this process. */
+  execPath?: string
+}
+
+/**
+ * The model of a worker: each exported function of its module is a method, which returns a promise. A generator is one
+ * here too, with at most 64 items on their way.
+ *
+ * Arguments and results are data: JSON's values, bytes (ArrayBuffer and its views), bigint, undefined, NaN, Date, Map,
+ * Set and errors. An argument may contain an AbortSignal. A call whose process ends rejects with ERR_DEVICE_LOST.
+ */
+export interface WorkerModel {
+  readonly [method: string]: (...args: any[]) => any
+}
+
 /** The model that a definition loads. */
-export type ModelOf<D> = D extends { load: (context: ModelLoadContext) => infer Model }
+export type ModelOf<D> = D extends { worker: string | URL | WorkerOptions }
+  ? WorkerModel
+  : D extends { load: (context: ModelLoadContext) => infer Model }
   ? Awaited<Model>
   : D extends ModelDefinition<infer Model>
     ? Model
