@@ -38,7 +38,7 @@ class ManagerHost {
   #disposal
   /** Called when the disposal starts. */
   onDispose = () => {}
-  /** The model residencies that are open. @type {Set<{ abandon(): void }>} */
+  /** The model residencies that are open. @type {Set<import('./residency/shell.js').Shell>} */
   residencies = new Set()
   /** @type {import('./allocation/async-allocations.js').AsyncAllocations | undefined} */
   #asyncAllocations

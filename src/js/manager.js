@@ -186,7 +186,7 @@ class MemoryManager extends EventEmitter {
   /** @type {MemoryManagerType['createModelResidency']} */
   createModelResidency(options) {
     this.#open()
-    return /** @type {any} */ (load.residency().makeResidency(this.#host, this.#device, options))
+    return /** @type {any} */ (load.residency().makeResidency(/** @type {any} */ (this), this.#host, this.#device, options))
   }
 
   /** @param {import('./types/rknn.js').RknnMemorySpec} spec */
@@ -202,7 +202,8 @@ class MemoryManager extends EventEmitter {
   }
 
   getMemoryUsage() {
-    return load.usage().usageOf(this.#open(), this.getNPUMemoryStats(), this.getSystemMemoryStats())
+    const models = [...this.#host.residencies].flatMap((residency) => residency.modelStats())
+    return load.usage().usageOf(this.#open(), this.getNPUMemoryStats(), this.getSystemMemoryStats(), models)
   }
 
   /** @type {MemoryManagerType['enableMemoryProfiling']} */

@@ -77,6 +77,28 @@ test('cleanup first, then the event with the freed bytes', async (t) => {
   available(900)
 })
 
+test('idle models go first, the least valuable at some pressure and all at full; leased ones stay', async (t) => {
+  const manager = open(t)
+  const definition = { ramBytes: MiB, load: () => ({}) }
+  const models = manager.createModelResidency({
+    models: { used: definition, once: definition, often: { ...definition, priority: 1 } },
+    keepFree: 0,
+  })
+  await models.acquire('used')
+  await models.preload('once')
+  await models.preload('often')
+  const states = () => models.stats().models.map(({ state }) => state)
+  const gone = once(models, 'gone')
+  available(90)
+  const [event] = await gone
+  assert.deepEqual([event.name, event.reason, states()], ['once', 'pressure', ['ready', 'cold', 'ready']])
+  const last = once(models, 'gone')
+  available(9)
+  await last
+  assert.deepEqual(states(), ['ready', 'cold', 'cold'])
+  available(900)
+})
+
 test('onPressure: false: the event fires, and nothing is freed', async (t) => {
   const manager = open(t, { cleanup: { onPressure: false, defragmentAbove: null } })
   const { pool, kept } = scattered(manager)

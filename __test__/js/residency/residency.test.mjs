@@ -1,6 +1,7 @@
 /** `createModelResidency` with models of this process: arguments, leases, loads that fail, evictions, the end. */
 
 import assert from 'node:assert/strict'
+import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { once } from 'node:events'
 import { test } from 'node:test'
 
@@ -212,7 +213,7 @@ test('a load that never settles ends at its deadline, and its bytes stay account
   const models = residency(t, { chat, other: counted(4 * MiB) }, { limits: { ram: 6 * MiB } })
   const stuck = once(models, 'stuck')
   await rejects(models.use('chat', () => 1), 'ERR_DEVICE_IO')
-  assert.deepEqual(await stuck, [{ name: 'chat', bytes: 4 * MiB }])
+  assert.deepEqual(await stuck, [{ name: 'chat', bytes: 4 * MiB, keptBy: 'library' }])
   assert.deepEqual([statsOf(models, 'chat').state, statsOf(models, 'chat').bytes.stuck], ['stuck', 4 * MiB])
   assert.equal(reservedFor(models), 4 * MiB)
   await rejects(models.acquire('other', { timeoutMs: 5 }), 'ERR_POOL_BUSY')
@@ -366,4 +367,95 @@ test('a dropped lease is found by the collector, warned of and released', () => 
 
 test('an idle model keeps no process alive', () => {
   assert.deepEqual(runChild('idle-residency.mjs').result, { state: 'ready' })
+})
+
+const CYCLES = Number(process.env.RKLLM_TEST_CYCLES ?? 4)
+
+test(`memory that a library keeps is told from memory that is back, in ${CYCLES} cycles`, async (t) => {
+  const SIZE = 96 * MiB
+  // Stands for a library: what it keeps stays in the process, and its next load uses it again.
+  let library = null
+  let keeps = false
+  const load = () => {
+    library ??= Buffer.alloc(SIZE, 1)
+    return {}
+  }
+  const unload = () => {
+    if (!keeps) library = null
+  }
+  const models = residency(t, { chat: { ramBytes: 2 * SIZE, npuBytes: 0, load, unload } })
+  const stuck = []
+  models.on('stuck', (event) => stuck.push(event))
+  for (let cycle = 0; cycle < CYCLES; cycle++) {
+    keeps = cycle % 2 === 1
+    await models.use('chat', () => 1)
+    await models.evict('chat')
+    await new Promise((resolve) => setImmediate(resolve))
+    const { state, bytes } = statsOf(models, 'chat')
+    assert.equal(state, keeps ? 'stuck' : 'cold', `cycle ${cycle}`)
+    assert.equal(stuck.length, Math.floor((cycle + 1) / 2))
+    assert.equal(bytes.reserved, bytes.stuck)
+    if (!keeps) continue
+    const [{ name, keptBy }] = stuck.slice(-1)
+    assert.deepEqual([name, keptBy], ['chat', 'library'])
+    assert.ok(Math.abs(bytes.stuck - SIZE) < SIZE / 4, `${bytes.stuck} of ${SIZE} are kept`)
+    const { message } = await rejects(models.evict('chat'), 'ERR_DEVICE_IO')
+    assert.match(message, /its library keeps/)
+    // The next load uses it, and nothing is counted twice.
+    await models.preload('chat')
+    assert.equal(reservedFor(models), 2 * SIZE)
+    library = null
+    keeps = false
+    await models.evict('chat')
+    assert.equal(statsOf(models, 'chat').state, 'cold')
+  }
+})
+
+test('memory that comes back late ends the wait for it', async (t) => {
+  const library = { bytes: null }
+  const load = () => void (library.bytes = Buffer.alloc(96 * MiB, 1))
+  const models = residency(t, { chat: { ramBytes: 128 * MiB, load, unload: () => {} } })
+  await models.preload('chat')
+  await models.evict('chat')
+  assert.equal(statsOf(models, 'chat').state, 'stuck')
+  library.bytes = null
+  // The collector of the engine takes it at its time.
+  for (let turn = 0; turn < 100 && statsOf(models, 'chat').state === 'stuck'; turn++) {
+    models.manager.optimizeMemory()
+    await new Promise((resolve) => setTimeout(resolve, 100))
+  }
+  assert.equal(statsOf(models, 'chat').state, 'cold')
+  assert.equal(library.bytes, null)
+})
+
+test('every event is a message of the channel', async (t) => {
+  const models = residency(t, { chat: counted() })
+  const messages = []
+  const collect = ({ manager, event, name }) => manager === models.manager && messages.push([event, name])
+  subscribe('rkllm-memory:model', collect)
+  t.after(() => unsubscribe('rkllm-memory:model', collect))
+  await models.preload('chat')
+  await models.close()
+  await new Promise((resolve) => setImmediate(resolve))
+  assert.deepEqual(messages, ['load', 'ready', 'evict', 'gone'].map((event) => [event, 'chat']))
+})
+
+test('usage and metrics have every model', async (t) => {
+  const models = residency(t, { chat: counted(3 * MiB), cold: counted() })
+  const lease = await models.acquire('chat')
+  const { models: usage } = models.manager.getMemoryUsage()
+  const shown = usage.map(({ name, state, leases: count }) => [name, state, count])
+  assert.deepEqual(shown, [['chat', 'ready', 1], ['cold', 'cold', 0]])
+  const text = models.manager.metrics()
+  for (const line of [
+    `rkllm_memory_model_reserved_bytes{model_name="chat"} ${3 * MiB}`,
+    'rkllm_memory_model_state{model_name="chat",state="ready"} 1',
+    'rkllm_memory_model_leases{model_name="chat"} 1',
+    'rkllm_memory_model_loads_total{model_name="chat"} 1',
+    'rkllm_memory_model_loads_total{model_name="cold"} 0',
+  ])
+    assert.ok(text.includes(line), line)
+  lease.release()
+  await models.close()
+  assert.deepEqual(models.manager.getMemoryUsage().models, [])
 })

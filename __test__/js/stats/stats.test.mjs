@@ -232,7 +232,7 @@ test('getMemoryUsage has every figure', (t) => {
   manager.allocateNPUMemory(4096)
   const usage = manager.getMemoryUsage()
   assert.deepEqual(Object.keys(usage).sort(), [
-    'fragmentation', 'npu', 'pinned', 'pools', 'process', 'reservations', 'system', 'tags', 'total',
+    'fragmentation', 'models', 'npu', 'pinned', 'pools', 'process', 'reservations', 'system', 'tags', 'total',
   ])
   assert.deepEqual([usage.pools, usage.reservations, usage.fragmentation], [[], [], 0])
   assert.deepEqual(counters(usage.npu), counters(manager.getNPUMemoryStats()))

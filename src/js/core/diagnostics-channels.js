@@ -14,6 +14,7 @@ const channels = {
   free: channel('rkllm-memory:free'),
   fail: channel('rkllm-memory:fail'),
   warning: channel('rkllm-memory:warning'),
+  model: channel('rkllm-memory:model'),
 }
 
 /** Errors of the caller, which are no failed requests: a wrong argument, or a call after `dispose`. */

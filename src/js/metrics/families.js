@@ -366,7 +366,49 @@ const machine = [
   single('process_max_maps', '', 'Limit of memory mappings (vm.max_map_count).', ({ usage }) => usage.process.maxMaps),
 ]
 
-const families = [...kinds, ...pools, ...tags, ...device, ...machine, ...profiling]
+// ── By model of a residency.
+
+/** Not "model": that is a label of the program's own. */
+const MODEL = ['model_name']
+/** @type {(figure: (model: import('../types/residency.js').ModelStats) => number | null) => Samples} */
+const byModel =
+  (figure) =>
+  ({ usage }) =>
+    usage.models.map((model) => [figure(model), model.name])
+
+const models = [
+  gauge(
+    'model_reserved_bytes',
+    'bytes',
+    'RAM that counts for a model now.',
+    MODEL,
+    byModel(({ bytes }) => bytes.reserved),
+  ),
+  gauge('model_measured_bytes', 'bytes', 'RAM that its last load took.', MODEL, byModel(({ bytes }) => bytes.measured)),
+  gauge(
+    'model_stuck_bytes',
+    'bytes',
+    'RAM that did not come back after its last unload.',
+    MODEL,
+    byModel(({ bytes }) => bytes.stuck),
+  ),
+  gauge('model_state', '', 'The state of a model; always 1.', ['model_name', 'state'], ({ usage }) =>
+    usage.models.map(({ name, state }) => [1, name, state]),
+  ),
+  gauge('model_leases', '', 'Leases of a model.', MODEL, byModel(({ leases }) => leases)),
+  gauge('model_waiting', '', 'Requests that wait for a model.', MODEL, byModel(({ waiting }) => waiting)),
+  counter('model_loads_total', 'Loads of a model.', MODEL, byModel(({ loads }) => loads)),
+  counter('model_evictions_total', 'Unloads of a model.', MODEL, byModel(({ evictions }) => evictions)),
+  gauge(
+    'model_load_seconds',
+    'seconds',
+    'Duration of its last load.',
+    MODEL,
+    byModel(({ loadMs }) => (loadMs === null ? null : loadMs / 1000)),
+  ),
+]
+
+const families = [...kinds, ...pools, ...tags, ...models, ...device, ...machine, ...profiling]
 
 /**
  * Returns the known samples of a family as `[value, label values]`.

@@ -13,6 +13,7 @@ const tree = { root: '/' }
  * @property {import('../core/manager-handle.js').ManagerHandle} handle
  * @property {import('../core/manager-events.js').ManagerEvents} events
  * @property {import('./reclaimer.js').Reclaimer} reclaimer
+ * @property {Set<{ pressure(level: string, available: number): void }>} residencies
  */
 
 /**
@@ -33,6 +34,8 @@ function watch(host, handle) {
   const report = (level, available) => {
     const alive = weak.deref()
     if (alive === undefined || alive.handle.closed) return
+    // Idle models can be loaded again: they go before anything of the program's.
+    for (const residency of alive.residencies) residency.pressure(level, available)
     alive.reclaimer.onPressure((released) => alive.events.emit('pressure', { level, available, released }))
   }
   setImmediate(() => {

@@ -23,6 +23,8 @@ const { ownMemory } = require('./own-memory.js')
  * @property {(context: ModelLoadContext) => Promise<any>} load
  * @property {() => void} end after a load
  * @property {(held: number, model: any, context: UnloadContext) => Promise<void>} unload
+ * @property {(held: number) => Promise<number>} awaitReturn waits for the memory; returns the bytes that are kept
+ * @property {(held: number) => number} kept bytes that are not back now
  * @property {boolean} isGone whether the memory is back though the unload failed
  * @property {Promise<void>} gone resolves when it is back after all
  */
@@ -41,6 +43,8 @@ class InProcess {
   #unload
   /** @type {import('./own-memory.js').Change | null} */
   #change = null
+  /** @type {ReturnType<typeof ownMemory.mark> | null} */
+  #mark = null
 
   /**
    * @param {(context: ModelLoadContext) => unknown} load
@@ -78,11 +82,22 @@ class InProcess {
   async unload(held, model, context) {
     const change = { reserved: 0, held, measured: () => {} }
     ownMemory.begin(change)
+    this.#mark = ownMemory.mark()
     try {
       await this.#unload(model, context)
     } finally {
       ownMemory.end(change)
     }
+  }
+
+  /** @param {number} held */
+  async awaitReturn(held) {
+    return this.#mark === null ? 0 : ownMemory.awaitReturn(held, this.#mark)
+  }
+
+  /** @param {number} held */
+  kept(held) {
+    return this.#mark === null ? 0 : ownMemory.keptOf(held, this.#mark)
   }
 }
 
@@ -158,6 +173,15 @@ class InWorker {
    */
   async unload(_held, _model, context) {
     await this.#worker?.unload(context)
+  }
+
+  /** The memory of a process is back when the process is gone, which `unload` has waited for. */
+  async awaitReturn() {
+    return 0
+  }
+
+  kept() {
+    return 0
   }
 }
 

@@ -4,7 +4,7 @@
 
 const native = require('../core/binding.js')
 const { memoryError } = require('../core/errors.js')
-const { AbortController, clearTimeout, setTimeout } = require('../core/runtime.js')
+const { AbortController, clearInterval, clearTimeout, setInterval, setTimeout } = require('../core/runtime.js')
 const { InProcess, InWorker } = require('./engines.js')
 
 /**
@@ -14,6 +14,8 @@ const { InProcess, InWorker } = require('./engines.js')
  * @typedef {{ ram: number, npu: number }} Bytes
  */
 
+/** Memory that is kept is looked for so often. */
+const RETURN_MS = 1000
 /** @type {Bytes} */
 const NOTHING = Object.freeze({ ram: 0, npu: 0 })
 
@@ -28,6 +30,10 @@ class ModelEntry {
   /** Settles when stuck memory may be back. @type {Promise<unknown> | null} */
   #late = null
   #isUnloading = false
+  /** Whether the model was unloaded since it was loaded. */
+  #hasEnded = false
+  /** Whether its library keeps memory: a load uses that again. */
+  isKept = false
 
   /**
    * @param {Checked} definition
@@ -82,7 +88,11 @@ class ModelEntry {
     const engine = this.#engine
     const controller = new AbortController()
     this.#loading = controller
+    this.#hasEnded = false
+    this.isKept = false
+    this.#late = null
     this.stuck = NOTHING
+    this.#release()
     try {
       // The core's commands are carried out first.
       await null
@@ -141,14 +151,17 @@ class ModelEntry {
    * @returns {Promise<{ error: unknown } | undefined>}
    */
   async unload(reason) {
-    const { definition, model, name, held } = this
+    const { definition, held } = this
     const engine = this.#engine
     this.isReady = false
     this.#isUnloading = true
     try {
       await null
-      await engine.unload(held, model, { name, reason })
-      this.#gone()
+      await this.#end(reason)
+      // No frame has the model any more, so that the collector may take it.
+      const kept = await engine.awaitReturn(held)
+      if (kept > 0) this.#keep(kept)
+      else this.#gone()
     } catch (error) {
       if (engine.isGone) {
         this.#gone()
@@ -163,14 +176,49 @@ class ModelEntry {
     return undefined
   }
 
+  /** @param {EvictionReason} reason */
+  async #end(reason) {
+    if (this.#hasEnded) return
+    await this.#engine.unload(this.held, this.model, { name: this.name, reason })
+    this.model = undefined
+    this.#hasEnded = true
+  }
+
+  /**
+   * The model has ended, and the process has kept a part of its memory.
+   *
+   * @param {number} bytes
+   */
+  #keep(bytes) {
+    const { ram, npu } = this.definition.core
+    this.stuck = { ram: bytes, npu: Math.min(npu, bytes) }
+    const { held } = this
+    this.#late = new Promise((resolve) => {
+      const timer = setInterval(() => {
+        if (this.isKept && this.#engine.kept(held) > 0) return
+        clearInterval(timer)
+        resolve(undefined)
+      }, RETURN_MS)
+      timer.unref()
+    })
+    this.isKept = true
+    // The rest is back.
+    this.held = Math.min(bytes, ram)
+  }
+
   /** Resolves when stuck memory may be back: a load that was given up on, or a process, has ended. */
   async recovered() {
-    await this.#late?.catch(() => {})
+    const late = this.#late
+    await late?.catch(() => {})
+    // A load that has begun since then uses the memory.
+    if (late === null || this.#late !== late) return false
     this.#gone()
+    return true
   }
 
   #gone() {
     this.model = undefined
+    this.isKept = false
     this.#late = null
     this.stuck = NOTHING
     this.#release()

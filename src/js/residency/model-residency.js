@@ -8,6 +8,7 @@ const { publicClass, publicFunction } = require('../core/border.js')
 const { defineAsyncDispose } = require('../core/disposable.js')
 const { onDemand } = require('../core/on-demand.js')
 const { inspectNonInstance } = require('../core/inspect-non-instance.js')
+const { channels } = require('../core/diagnostics-channels.js')
 const { check, formatValue, invalid } = require('../core/options.js')
 const { makeLease } = require('./lease.js')
 const schemas = require('./options.js')
@@ -23,7 +24,7 @@ const kConstruct = Symbol('ModelResidency')
  *
  * @typedef {object} ResidencyHost the parts of a manager that a residency uses
  * @property {import('../core/manager-handle.js').ManagerHandle} handle
- * @property {Set<{ abandon(): void }>} residencies those that end with the manager
+ * @property {Set<Shell>} residencies those that end with the manager
  */
 
 class ModelResidency extends EventEmitter {
@@ -32,15 +33,19 @@ class ModelResidency extends EventEmitter {
 
   /**
    * @param {symbol} key
+   * @param {import('../types/manager.js').MemoryManager} manager
    * @param {ResidencyHost} host
    * @param {import('../types/devices.js').DeviceInfo} device
    * @param {ReturnType<typeof schemas.residencyOptions>} options
    */
-  constructor(key, host, device, options) {
+  constructor(key, manager, host, device, options) {
     if (key !== kConstruct) throw invalid('a ModelResidency is made by manager.createModelResidency')
     super()
     this.#host = host
-    const emit = (/** @type {string} */ name, /** @type {object} */ event) => void this.emit(name, event)
+    const emit = (/** @type {string} */ name, /** @type {import('../types/residency.js').ModelEvent} */ event) => {
+      if (channels.model.hasSubscribers) channels.model.publish({ manager, event: name, ...event })
+      this.emit(name, event)
+    }
     this.#shell = new Shell({ handle: host.handle, device }, emit, options)
     host.residencies.add(this.#shell)
   }
@@ -206,14 +211,15 @@ function endLeftWorkers() {
 /**
  * Implements `manager.createModelResidency`.
  *
+ * @param {import('../types/manager.js').MemoryManager} manager
  * @param {ResidencyHost} host
  * @param {import('../types/devices.js').DeviceInfo} device
  * @param {unknown} options
  */
-function makeResidency(host, device, options) {
+function makeResidency(manager, host, device, options) {
   const checked = schemas.residencyOptions(options, device)
   if (checked.models.some(({ worker }) => worker !== null)) endLeftWorkers()
-  return new ModelResidency(kConstruct, host, device, checked)
+  return new ModelResidency(kConstruct, manager, host, device, checked)
 }
 
 module.exports = { ModelResidency, makeResidency }

@@ -3,6 +3,9 @@
 // Measures what loads take in this process. One process has one footprint: loads and unloads that overlap are measured
 // together, and each gets its part by its size.
 
+const { getHeapStatistics } = require('node:v8')
+const { collectGarbage } = require('../core/gc.js')
+const { setTimeout } = require('../core/runtime.js')
 const { factsOf } = require('../devices/doctor/facts.js')
 const { makeReader } = require('../devices/doctor/reader.js')
 const { sampleOf } = require('../models/process-memory.js')
@@ -15,6 +18,12 @@ const { sampleOf } = require('../models/process-memory.js')
  * @property {number} held bytes that it had before: an unload gives them back
  * @property {(measured: Measured | null) => void} measured gets what the model has after it
  */
+
+/** Bytes that stay are told from those of other code and of caches by their size. */
+const MIN_KEPT = 32 * 2 ** 20
+const MIN_KEPT_SHARE = 0.15
+/** Memory comes back in the time of these waits, in ms; then it is kept. */
+const WAITS = [0, 50, 100, 200, 400, 800, 1600]
 
 class OwnMemory {
   /** @type {Set<Change>} */
@@ -38,10 +47,54 @@ class OwnMemory {
     return sample === null ? null : { bytes: sample.footprint, held: sample.footprint - sample.file }
   }
 
+  /** Number of changes that began: a measurement with others in between is none. */
+  #begun = 0
+
   /** @param {Change} change */
   begin(change) {
     if (this.#running.size === 0) this.#before = this.footprint()
     this.#running.add(change)
+    this.#begun++
+  }
+
+  /** The state before an unload, to compare with. */
+  mark() {
+    const before = this.#running.size === 1 ? this.#before : this.footprint()
+    return { before, heap: heapBytes(), begun: this.#begun }
+  }
+
+  /**
+   * Returns the bytes of `held` that the process still has; 0 if they are back or if it cannot be told.
+   *
+   * @param {number} held
+   * @param {ReturnType<OwnMemory['mark']>} mark
+   */
+  keptOf(held, { before, heap, begun }) {
+    const after = this.footprint()
+    if (before === null || after === null || begun !== this.#begun) return 0
+    // Growth of JavaScript's heap meanwhile is not the model's.
+    const grown = Math.max(0, heapBytes() - heap)
+    const kept = Math.floor(held - (before.held - (after.held - grown)))
+    return kept > Math.max(MIN_KEPT, MIN_KEPT_SHARE * held) ? Math.min(kept, held) : 0
+  }
+
+  /**
+   * Waits until the bytes of an unloaded model are back. Returns those that are kept.
+   *
+   * @param {number} held
+   * @param {ReturnType<OwnMemory['mark']>} mark
+   */
+  async awaitReturn(held, mark) {
+    if (held <= MIN_KEPT) return 0
+    let kept = 0
+    for (const [at, ms] of WAITS.entries()) {
+      if (ms > 0) await new Promise((resolve) => void setTimeout(resolve, ms))
+      kept = this.keptOf(held, mark)
+      if (kept === 0) return 0
+      // What JavaScript has dropped is back after a collection, and some turns of the event loop.
+      if (at < 2) collectGarbage()
+    }
+    return kept
   }
 
   /**
@@ -65,6 +118,12 @@ class OwnMemory {
       measured(before === null || after === null ? null : { bytes: part('bytes'), held: part('held') })
     }
   }
+}
+
+/** Bytes of JavaScript's heap, and of what it holds outside. */
+function heapBytes() {
+  const { total_heap_size: heap, external_memory: external } = getHeapStatistics()
+  return heap + external
 }
 
 /** All residencies of this thread measure the same process. */

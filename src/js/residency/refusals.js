@@ -129,6 +129,19 @@ const unloadFailed = (name, cause) =>
 const codeOf = (cause) => (cause instanceof MemoryError ? cause.code : undefined)
 
 /**
+ * The error of memory that an unload did not give back.
+ *
+ * @param {string} name
+ * @param {number} bytes
+ */
+const kept = (name, bytes) =>
+  memoryError(
+    'ERR_DEVICE_IO',
+    `the model ${quoted(name)} was unloaded, and its library keeps ${formatBytes(bytes)} in this process`,
+    { hint: 'run it as a worker, whose memory comes back with the end of its process' },
+  )
+
+/**
  * The text of anything that a caller's function threw.
  *
  * @param {unknown} cause
@@ -162,4 +175,4 @@ const busy = (name, leases, waiting) =>
     hint: 'wait for them, or pass { force: true }, which ends them with ERR_DEVICE_LOST',
   })
 
-module.exports = { busy, closed, died, ended, loadFailed, neverFits, timedOut, unloadFailed }
+module.exports = { busy, closed, died, ended, kept, loadFailed, neverFits, timedOut, unloadFailed }

@@ -34,6 +34,7 @@ const MAX_TIMER_MS = 2 ** 31 - 1
 
 class Shell {
   #core
+  #keepFree
   #machine
   /** @type {Map<string, ModelEntry>} */
   #entries = new Map()
@@ -60,6 +61,7 @@ class Shell {
    */
   constructor({ handle, device }, emit, { models, limits, keepFree, policy }) {
     this.#emit = emit
+    this.#keepFree = keepFree
     this.#machine = new Machine(handle, device, { limits, keepFree })
     for (const model of models) {
       const { name } = model
@@ -100,6 +102,8 @@ class Shell {
     this.#requests.set(id, request)
     // Reading the machine's figures costs more than a lease of a loaded model.
     if (!entry.isReady) this.#readMachine()
+    // The library that keeps its memory uses it for the next load.
+    if (entry.isKept) this.#perform(this.#core.recovered(name, now()))
     const time = now()
     const event = { id, name, now: time, deadline: time + timeoutMs, priority }
     if (signal === undefined && timeoutMs > 0) {
@@ -170,6 +174,7 @@ class Shell {
   async #unloadAgain(entry) {
     const failure = await entry.unload('asked')
     if (failure !== undefined) throw refusals.unloadFailed(entry.name, failure.error)
+    if (entry.isKept) throw refusals.kept(entry.name, entry.stuck.ram)
     this.#after(() => this.#core.recovered(entry.name, now()))
   }
 
@@ -182,9 +187,14 @@ class Shell {
 
   stats() {
     this.#readMachine()
+    const { ram, domains } = this.#core.stats()
+    return { ram, domains, models: this.modelStats(), waiting: this.#requests.size }
+  }
+
+  /** @returns {import('../types/residency.js').ModelStats[]} */
+  modelStats() {
     const time = now()
-    const { ram, domains, models } = this.#core.stats()
-    const each = models.map((model) => {
+    return this.#core.stats().models.map((model) => {
       const entry = /** @type {ModelEntry} */ (this.#entries.get(model.name))
       const { name, state, domain, reserved, leases, waiting, loads, evictions, idleSince } = model
       return {
@@ -206,7 +216,17 @@ class Shell {
         pid: entry.pid,
       }
     })
-    return { ram, domains, models: each, waiting: this.#requests.size }
+  }
+
+  /**
+   * The kernel reports memory pressure: idle models go, until `keepFree` is free, and at least one.
+   *
+   * @param {string} level
+   * @param {number} available
+   */
+  pressure(level, available) {
+    const bytes = level === 'full' ? Infinity : Math.max(1, this.#keepFree - available)
+    this.#perform(this.#core.pressure(bytes, now()))
   }
 
   /** Refuses requests, waits for leases to end, and unloads all models. */
@@ -408,7 +428,7 @@ class Shell {
     entry.unload(reason).then((failure) => {
       if (failure !== undefined)
         this.#tell('fail', { name, reason, error: refusals.unloadFailed(name, failure.error) })
-      else this.#tell('gone', { name, reason, ms: now() - began })
+      else if (!entry.isKept) this.#tell('gone', { name, reason, ms: now() - began })
       this.#after(() => this.#core.unloaded(name, now(), entry.stuck))
       this.#watchStuck(entry)
     })
@@ -436,8 +456,11 @@ class Shell {
   #watchStuck(entry) {
     const { name, stuck } = entry
     if (stuck.ram === 0 && stuck.npu === 0) return
-    this.#tell('stuck', { name, bytes: stuck.ram })
-    entry.recovered().then(() => this.#after(() => this.#core.recovered(name, now(), entry.stuck)))
+    const keptBy = entry.pid === null ? 'library' : 'kernel'
+    this.#tell('stuck', { name, bytes: stuck.ram, keptBy })
+    entry.recovered().then((isBack) => {
+      if (isBack) this.#after(() => this.#core.recovered(name, now(), entry.stuck))
+    })
   }
 
   /**

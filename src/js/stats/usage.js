@@ -48,9 +48,10 @@ function systemStats(handle) {
  * @param {number} handle
  * @param {NPUMemoryStats} npu
  * @param {SystemMemoryStats} system
+ * @param {MemoryUsage['models']} models of its residencies
  * @returns {MemoryUsage}
  */
-function usageOf(handle, npu, system) {
+function usageOf(handle, npu, system, models) {
   // Not process.memoryUsage(), which opens /proc: that fails when the process is out of descriptors.
   const { used_heap_size: heapUsed, external_memory: external } = getHeapStatistics()
   const gauges = native.processGauges(handle)
@@ -63,6 +64,7 @@ function usageOf(handle, npu, system) {
     total: { taken: npu.taken + system.taken, limit: native.totalLimit(handle) ?? null },
     pools,
     tags: Object.fromEntries(native.tags(handle).map(({ tag, limit, counters }) => [tag, { ...counters, limit }])),
+    models,
     pinned: pinnedOf(handle),
     reservations: /** @type {MemoryUsage['reservations']} */ (native.reservations(handle)),
     process: {

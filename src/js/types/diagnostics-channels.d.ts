@@ -5,9 +5,10 @@ import type { MemoryBlock } from './blocks.js'
 import type { MemoryError } from './errors.js'
 import type { MemoryWarning } from './limits.js'
 import type { MemoryManager } from './manager.js'
+import type { ModelEvent, ModelResidency } from './residency.js'
 
 /**
- * Message of `rkllm-memory:allocate`. The other channels are `rkllm-memory:free`, `:fail` and `:warning`;
+ * Message of `rkllm-memory:allocate`. The other channels are `rkllm-memory:free`, `:fail`, `:warning` and `:model`;
  * docs/metrics.md says when each publishes.
  *
  * `id` identifies an allocation from its allocation to its free.
@@ -42,6 +43,12 @@ export interface FailMessage {
   tag: string | null
   pool: string | null
   error: MemoryError
+}
+
+/** Message of `rkllm-memory:model`: an event of a residency ({@link ModelResidency}), and its name. */
+export type ModelMessage = ModelEvent & {
+  manager: MemoryManager
+  event: 'load' | 'ready' | 'evict' | 'gone' | 'fail' | 'stuck'
 }
 
 /** Message of `rkllm-memory:warning`. */

@@ -169,6 +169,8 @@ export interface ModelEvent {
   reason?: EvictionReason
   bytes?: number
   ms?: number
+  /** Of 'stuck': the library in this process, or the kernel, which holds a process that was killed. */
+  keptBy?: 'library' | 'kernel'
   error?: MemoryError
 }
 

@@ -5,6 +5,7 @@ import type { Backend } from './devices.js'
 import type { MemoryBlock, unpinDropped } from './blocks.js'
 import type { DebugOptions, MemoryManager } from './manager.js'
 import type { MemoryPoolOptions } from './pools.js'
+import type { ModelStats } from './residency.js'
 
 /** Usage counters. Bytes are those that memory occupies: whole pages, and the chunks of named pools. */
 export interface CounterStats {
@@ -207,6 +208,8 @@ export interface MemoryUsage {
   /** Usage by tag. Above 1024 tags, those without live allocations are dropped. */
   tags: Record<string, TagStats>
   pinned: PinnedStats
+  /** Models of {@link MemoryManager.createModelResidency}, of all open residencies. */
+  models: ModelStats[]
   /** Reservations of `reserve` that have not been released. */
   reservations: Array<{ tag: string | null; kind: MemoryKind; size: number }>
   /** Both kinds together, for the limit `total` of `setMemoryLimits`. */

@@ -270,9 +270,13 @@ function detail({ about, usage }, { paint, width, history = [] }) {
     ...(npu.limit === null ? [] : [`limit ${bytes(npu.limit)}`]),
   ]
   const shown = history.slice(-Math.max(2, width - 30))
-  const sections = [poolLines(usage), tagLines(usage), domainLines(usage, paint), reservationLines(usage)].filter(
-    (lines) => lines.length > 0,
-  )
+  const sections = [
+    modelLines(usage),
+    poolLines(usage),
+    tagLines(usage),
+    domainLines(usage, paint),
+    reservationLines(usage),
+  ].filter((lines) => lines.length > 0)
   return [
     '',
     paint.bold(clip(`${about.pid} ${nameOf(about)}`, Math.max(12, width - visible(device) - 5))) + `  on ${device}`,
@@ -308,6 +312,25 @@ function table(head, rows) {
   if (rows.length === 0) return []
   const [first, ...rest] = columns([head, ...rows])
   return [first, ...limited(rest)]
+}
+
+/** @param {MemoryUsage} usage of a manager of this version, or of an older one without models */
+function modelLines({ models = [] }) {
+  const known = (/** @type {number | null} */ figure) => (figure === null ? '–' : bytes(figure))
+  const rows = models.map(({ name, state, domain, bytes: of, leases, waiting, idleMs, loads, evictions }) => [
+    `  ${clip(plain(name), 20)}`,
+    of.stuck > 0 ? `${state} ${bytes(of.stuck)}` : state,
+    bytes(of.estimated),
+    bytes(of.reserved),
+    known(of.measured),
+    domain === null ? '–' : String(domain),
+    waiting > 0 ? `${leases} +${waiting}` : String(leases),
+    idleMs === null ? '–' : `${Math.round(idleMs / 1000)} s`,
+    String(loads),
+    String(evictions),
+  ])
+  const head = ['ESTIMATED', 'RESERVED', 'MEASURED', 'DOMAIN', 'LEASES', 'IDLE', 'LOADS', 'EVICTED']
+  return table(['  MODEL', 'STATE', ...head], rows)
 }
 
 /** @param {MemoryUsage} usage */

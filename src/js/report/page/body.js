@@ -73,6 +73,7 @@ const body = frame(
 ${section('timeline', 'Memory over time', '', timeline)}
 ${section('alive', 'Memory that was alive', '', alive)}
 ${section('limits', 'Limits and refusals', '', '<div id="limit-table"></div>')}
+${section('models', 'Models', '', '<div id="model-table"></div>')}
 ${section('reservations', 'Reservations', 'Bytes set aside by reserve()', '<div id="reservation-table"></div>')}
 ${section('domains', 'IOMMU domains', '', '<div id="domain-table"></div>')}
 ${section('pools', 'Pools', poolsNote, '<div id="pool-list"></div>')}

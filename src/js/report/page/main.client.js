@@ -7,6 +7,7 @@ drawAll(
   drawTimeline,
   drawAlive,
   drawLimits,
+  drawModels,
   drawReservations,
   drawDomains,
   drawPools,

@@ -1,4 +1,4 @@
-// Limits, refusals, reservations, domains, and the figures of the process and the machine.
+// Limits, refusals, models, reservations, domains, and the figures of the process and the machine.
 
 const known = (figure, shown = bytes) => (figure === null || figure === undefined ? '–' : shown(figure))
 const noUsage = () => empty('This report has no such figures: a process of an older version wrote it.')
@@ -52,6 +52,37 @@ function drawReservations() {
   const columns = [{ label: 'Tag' }, { label: 'Kind' }, { label: 'Size', end: true }]
   const cells = usage.reservations.map(({ tag, kind, size }) => [tag ?? '(no tag)', kind, bytes(size)])
   $('reservation-table').append(plainTable('Reservations', columns, cells))
+}
+
+/** Models of residencies. Figures of older managers have none. */
+function drawModels() {
+  const models = data.usage?.models ?? []
+  if (models.length === 0) return $('models').remove()
+  const loaded = models.filter(({ state }) => state === 'ready').length
+  $('models-note').textContent = `${count(models.length)} of createModelResidency, ${count(loaded)} loaded`
+  const columns = [
+    { label: 'Model' },
+    { label: 'State' },
+    { label: 'Domain', end: true, wide: true },
+    { label: 'Estimated', end: true, wide: true },
+    { label: 'Reserved', end: true },
+    { label: 'Measured', end: true },
+    { label: 'Leases', end: true },
+    { label: 'Loads', end: true },
+    { label: 'Unloads', end: true, wide: true },
+  ]
+  const cells = models.map((model) => [
+    model.name,
+    model.bytes.stuck > 0 ? `${model.state}, ${bytes(model.bytes.stuck)}` : model.state,
+    model.domain === null ? '–' : String(model.domain),
+    bytes(model.bytes.estimated),
+    bytes(model.bytes.reserved),
+    known(model.bytes.measured),
+    count(model.leases),
+    count(model.loads),
+    count(model.evictions),
+  ])
+  $('model-table').append(plainTable('Models', columns, cells))
 }
 
 function drawDomains() {
