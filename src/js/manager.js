@@ -186,7 +186,8 @@ class MemoryManager extends EventEmitter {
   /** @type {MemoryManagerType['createModelResidency']} */
   createModelResidency(options) {
     this.#open()
-    return /** @type {any} */ (load.residency().makeResidency(/** @type {any} */ (this), this.#host, this.#device, options))
+    const { makeResidency } = load.residency()
+    return /** @type {any} */ (makeResidency(/** @type {any} */ (this), this.#host, this.#device, options))
   }
 
   /** @param {import('./types/rknn.js').RknnMemorySpec} spec */
