@@ -571,6 +571,23 @@ test('a model that was loaded late serves before it goes: no load is in vain', (
   assert.equal(world.leases.get(4), 'b')
 })
 
+test('a model that has to go serves what it was loaded for, also behind a later request of a higher priority', () => {
+  const models = [['a', 6], ['b', 6]].map(([name, ram]) => ({ name, ram, npu: 0 }))
+  const world = new World({ ram: 10, models })
+  world.request(1, 'a')
+  world.now = 90_000
+  world.request(2, 'a')
+  world.now = 95_000
+  world.request(3, 'b', { priority: 3 })
+  world.now = 100_000
+  world.loaded('a')
+  world.now = 110_000
+  world.request(4, 'a', { priority: 1 })
+  world.release(1)
+  world.drain()
+  assert.deepEqual([world.waiting.size, world.counts.grant], [0, 4])
+})
+
 test('a busy set of models that has to go stays chosen, however busy the others are', () => {
   const models = [['a', 5], ['b', 5], ['c', 6]].map(([name, ram]) => ({ name, ram, npu: 0, concurrency: 9 }))
   const world = new World({ ram: 10, models })

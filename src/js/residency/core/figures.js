@@ -26,7 +26,7 @@ function figuresOf(all, room) {
     idleSince: isIdle(model) ? model.idleSince : null,
     loads: model.loads,
     evictions: model.evictions,
-    loadMs: model.loads > 0 ? model.loadMs : null,
+    loadMs: model.lastLoadMs === null ? null : model.isTimed ? model.loadMs : model.lastLoadMs,
   }))
   const { others } = room
   const { rooms } = Layout.of(all, room, false)

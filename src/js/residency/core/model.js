@@ -73,6 +73,12 @@ class Model {
     this.idleSince = 0
     this.readyAt = 0
     this.loads = 0
+    /** @type {number | null} of the last load, as measured */
+    this.lastLoadMs = null
+    /** Whether the load that runs, or ran last, had others beside it. */
+    this.loadedBeside = false
+    /** Whether a measured load time counts in `loadMs`. */
+    this.isTimed = false
     this.evictions = 0
     /** @type {Bytes} */
     this.estimated = { ram, npu }
@@ -95,7 +101,9 @@ const rank = ({ at, priority }) => at - priority * AGING_MS
 /** @type {(a: Request, b: Request) => number} The request that comes first: their order never changes. */
 const compare = (a, b) => rank(a) - rank(b) || a.at - b.at || a.id - b.id
 
-/** @type {(model: Model) => Request} */
-const first = (model) => model.waiting.reduce((best, next) => (compare(next, best) < 0 ? next : best))
+/** @type {(requests: Request[]) => Request | undefined} */
+const firstOf = ([one, ...others]) => others.reduce((best, next) => (compare(next, best) < 0 ? next : best), one)
+/** @type {(model: Model) => Request} The first request of a model that has some. */
+const first = ({ waiting }) => /** @type {Request} */ (firstOf(waiting))
 
-module.exports = { Model, compare, first, isHeld, isIdle, rank }
+module.exports = { Model, compare, first, firstOf, isHeld, isIdle, rank }

@@ -19,7 +19,7 @@
  */
 
 /** Requests count half after so many milliseconds. */
-const HALF_LIFE_MS = 600_000
+const HALF_LIFE_MS = 300_000
 /** A model that was never used is worth so many uses: of two such models the one that loads faster goes. */
 const UNUSED = 0.01
 /** More candidates than these are taken in order of cost by byte: the exact search tries every subset. */

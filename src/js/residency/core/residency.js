@@ -6,7 +6,7 @@
 const { admit, maySee, planTogether } = require('./admission.js')
 const { figuresOf } = require('./figures.js')
 const { Layout, shares } = require('./layout.js')
-const { Model, compare, first, isHeld, isIdle } = require('./model.js')
+const { Model, compare, first, firstOf, isHeld, isIdle } = require('./model.js')
 const { POLICIES, pickVictims, recordUse } = require('./policy.js')
 
 /** The load time of a byte before any load was measured: an eMMC's 200 MB/s. */
@@ -108,8 +108,7 @@ class ResidencyCore {
   loaded(name, now, ms) {
     const model = this.#modelOf(name)
     if (model.state !== 'loading') return this.tick(now)
-    this.#msPerByte += NEW_LOAD_WEIGHT * (ms / Math.max(1, model.bytes) - this.#msPerByte)
-    model.loadMs = model.loads === 0 ? ms : model.loadMs + NEW_LOAD_WEIGHT * (ms - model.loadMs)
+    this.#learnLoadMs(model, ms)
     model.loads += 1
     model.idleSince = now
     model.readyAt = now
@@ -397,9 +396,9 @@ class ResidencyCore {
       model.idleSince = now
       this.#serve(model, id, 'preloaded')
     }
-    while (model.draining === null && model.leases.size < model.concurrency && model.waiting.length > 0) {
-      const next = first(model)
-      if (since !== undefined && !maySee(model, next, since)) return
+    while (model.draining === null && model.leases.size < model.concurrency) {
+      const next = firstOf(model.waiting.filter((request) => since === undefined || maySee(model, request, since)))
+      if (next === undefined) return
       model.leases.add(next.id)
       this.#serve(model, next.id, 'grant')
     }
@@ -422,11 +421,26 @@ class ResidencyCore {
     return Layout.of(models.filter(isHeld), this.#room, false, models)
   }
 
+  /**
+   * Smooths a measured load time. A load beside others takes longer than alone, so that it counts only if it was faster
+   * than expected.
+   *
+   * @param {Model} model
+   * @param {number} ms
+   */
+  #learnLoadMs(model, ms) {
+    model.lastLoadMs = ms
+    if (model.loadedBeside && ms > model.loadMs) return
+    this.#msPerByte += NEW_LOAD_WEIGHT * (ms / Math.max(1, model.bytes) - this.#msPerByte)
+    model.loadMs = model.isTimed ? model.loadMs + NEW_LOAD_WEIGHT * (ms - model.loadMs) : ms
+    model.isTimed = true
+  }
+
   /** Derives the load times of models that were never loaded from those that were. */
   #expectLoads() {
     for (const model of this.#models.values()) {
       model.bytes = Math.max(model.ram, model.npu)
-      if (model.loads === 0) model.loadMs = model.bytes * this.#msPerByte
+      if (!model.isTimed) model.loadMs = model.bytes * this.#msPerByte
     }
   }
 
@@ -473,6 +487,9 @@ class ResidencyCore {
    * @param {Layout} layout
    */
   #load(model, domain, layout) {
+    const beside = [...this.#models.values()].filter(({ state }) => state === 'loading')
+    for (const other of beside) other.loadedBeside = true
+    model.loadedBeside = beside.length > 0
     model.state = 'loading'
     model.domain = domain
     model.pieces = layout.piecesAt(model, domain) ?? []
