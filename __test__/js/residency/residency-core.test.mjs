@@ -98,6 +98,12 @@ class World {
     if (this.ready.has(name)) {
       Object.assign(place, bytes)
       if (domains.length > 0 && place.pieces.size < 2) place.pieces = new Map([[place.domain, bytes.npu]])
+      let rest = bytes.npu
+      const last = [...place.pieces.keys()].at(-1)
+      for (const [id, had] of place.pieces) {
+        place.pieces.set(id, id === last ? rest : Math.min(rest, had))
+        rest -= place.pieces.get(id)
+      }
     }
     this.apply(this.core.measured(name, bytes, this.now))
   }
