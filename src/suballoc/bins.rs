@@ -32,11 +32,14 @@ pub(super) fn bin_of(size: u64) -> usize {
 /// Number of members at which a list of several sizes is divided.
 pub(super) const CROWDED: u32 = 128;
 
-/// The ends of a list.
+/// A list: its ends and its form.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Ends {
+pub(super) struct List {
     pub(super) head: u32,
     pub(super) tail: u32,
+    /// The number of the members, plus [`UNIFORM`] for a list of one size that was crowded. Or [`DIVIDED`] plus a
+    /// group's number: the lists of the group have the members.
+    pub(super) form: u32,
 }
 
 /// Added to the form of a list whose members all have one size, so that no test counts them again.
@@ -45,7 +48,7 @@ pub(super) const UNIFORM: u32 = 1 << 30;
 /// Added to the number of the group that divides a list.
 pub(super) const DIVIDED: u32 = 1 << 31;
 
-/// Sixteen lists that divide a crowded one. The lists lie in [`Bins::ends`], after the bins, in the order of the
+/// Sixteen lists that divide a crowded one. The lists lie in [`Bins::lists`], after the bins, in the order of the
 /// groups.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Group {
@@ -63,11 +66,8 @@ pub(super) struct Bins {
     /// The offset, in granules, below which freed regions join their list at the head.
     low: u64,
     occupied: Box<[u64]>,
-    /// The ends of one list a bin, then those of the groups.
-    pub(super) ends: Vec<Ends>,
-    /// For each list, the number of its members, plus [`UNIFORM`] for a list of one size that was crowded. Or
-    /// [`DIVIDED`] plus a group's number: the lists of the group have the members.
-    pub(super) forms: Vec<u32>,
+    /// One list a bin, then those of the groups.
+    pub(super) lists: Vec<List>,
     pub(super) groups: Vec<Group>,
     /// The head of the list of groups out of use, as a form; 0 if there is none.
     pub(super) unused_group: u32,
@@ -81,8 +81,7 @@ impl Bins {
             words: 0,
             low: 0,
             occupied: vec![0; words].into_boxed_slice(),
-            ends: vec![Ends::default(); words << 6],
-            forms: vec![0; words << 6],
+            lists: vec![List::default(); words << 6],
             groups: Vec::new(),
             unused_group: 0,
         }
@@ -92,10 +91,8 @@ impl Bins {
         self.words = 0;
         self.low = 0;
         self.occupied.fill(0);
-        self.ends.truncate(self.bins());
-        self.ends.fill(Ends::default());
-        self.forms.truncate(self.bins());
-        self.forms.fill(0);
+        self.lists.truncate(self.bins());
+        self.lists.fill(List::default());
         self.groups.clear();
         self.unused_group = 0;
     }
@@ -108,8 +105,7 @@ impl Bins {
 
     pub(super) fn bytes(&self) -> usize {
         size_of_val(&*self.occupied)
-            + self.ends.capacity() * size_of::<Ends>()
-            + self.forms.capacity() * size_of::<u32>()
+            + self.lists.capacity() * size_of::<List>()
             + self.groups.capacity() * size_of::<Group>()
     }
 
@@ -128,7 +124,7 @@ impl Bins {
 
     /// Returns whether all members of a list have one size.
     pub(super) fn is_uniform(&self, list: usize) -> bool {
-        list < SINGLE_SIZE || self.forms[list] >= UNIFORM
+        list < SINGLE_SIZE || self.lists[list].form >= UNIFORM
     }
 
     /// Returns the first bin at or above `bin` that has a member.
@@ -151,28 +147,28 @@ impl Bins {
     /// Returns the first member of a list, or 0 if it has none. An occupied bin without one is divided.
     #[inline(always)]
     pub(super) fn head(&self, list: usize) -> u32 {
-        self.ends[list].head
+        self.lists[list].head
     }
 
     /// Iterates over the members of a list, from the head.
     pub(super) fn members<'a>(&self, nodes: &'a [Node], list: usize) -> impl Iterator<Item = u32> + 'a {
         let some = |index: u32| (index != 0).then_some(index);
-        std::iter::successors(some(self.ends[list].head), move |&index| some(nodes[index as usize].next_free))
+        std::iter::successors(some(self.lists[list].head), move |&index| some(nodes[index as usize].next_free))
     }
 
     /// Adds a free node at the tail of the list of `size`, for the rest of a divided region.
     #[inline(always)]
     pub(super) fn push(&mut self, nodes: &mut [Node], index: u32, size: u64) {
         let bin = bin_of(size);
-        let form = &mut self.forms[bin];
-        if *form >= CROWDED - 1 {
-            let one_size = *form & UNIFORM != 0 && nodes[self.ends[bin].tail as usize].size() == size;
+        let list = &mut self.lists[bin];
+        if list.form >= CROWDED - 1 {
+            let one_size = list.form & UNIFORM != 0 && nodes[list.tail as usize].size() == size;
             if !one_size {
                 return self.push_crowded(nodes, index, bin);
             }
         }
-        *form += 1;
-        self.ends[bin].append(nodes, index);
+        list.form += 1;
+        list.append(nodes, index);
         self.mark_bin(bin);
     }
 
@@ -183,15 +179,15 @@ impl Bins {
             return self.push(nodes, index, size);
         }
         let bin = bin_of(size);
-        let form = &mut self.forms[bin];
-        if *form >= CROWDED - 1 {
-            let one_size = *form & UNIFORM != 0 && nodes[self.ends[bin].tail as usize].size() == size;
+        let list = &mut self.lists[bin];
+        if list.form >= CROWDED - 1 {
+            let one_size = list.form & UNIFORM != 0 && nodes[list.tail as usize].size() == size;
             if !one_size {
                 return self.push_crowded(nodes, index, bin);
             }
         }
-        *form += 1;
-        self.ends[bin].prepend(nodes, index);
+        list.form += 1;
+        list.prepend(nodes, index);
         self.mark_bin(bin);
     }
 
@@ -201,11 +197,11 @@ impl Bins {
     fn push_crowded(&mut self, nodes: &mut [Node], index: u32, bin: usize) {
         let node = nodes[index as usize];
         let list = self.list_to_join(nodes, bin, node.size());
-        self.forms[list] += 1;
+        self.lists[list].form += 1;
         if node.offset() < self.low {
-            self.ends[list].prepend(nodes, index);
+            self.lists[list].prepend(nodes, index);
         } else {
-            self.ends[list].append(nodes, index);
+            self.lists[list].append(nodes, index);
         }
         if list < self.bins() {
             self.mark_bin(list);
@@ -228,16 +224,16 @@ impl Bins {
         nodes[prev_free as usize].next_free = next_free;
         nodes[next_free as usize].prev_free = prev_free;
         let mut list = bin;
-        if self.forms[bin] >= DIVIDED {
+        if self.lists[bin].form >= DIVIDED {
             list = self.list_in_divided(bin, size);
             if prev_free | next_free == 0 {
                 return self.mark_empty_in_group(list);
             }
         }
-        self.forms[list] -= 1;
-        let ends = &mut self.ends[list];
-        ends.head = select_unpredictable(prev_free == 0, next_free, ends.head);
-        ends.tail = select_unpredictable(next_free == 0, prev_free, ends.tail);
+        let list = &mut self.lists[list];
+        list.form -= 1;
+        list.head = select_unpredictable(prev_free == 0, next_free, list.head);
+        list.tail = select_unpredictable(next_free == 0, prev_free, list.tail);
         if prev_free | next_free == 0 {
             self.mark_bin_empty(bin);
         }
@@ -248,11 +244,11 @@ impl Bins {
     pub(super) fn pop(&mut self, nodes: &mut [Node], index: u32, bin: usize) {
         let next = nodes[index as usize].next_free;
         nodes[next as usize].prev_free = 0;
-        self.forms[bin] -= 1;
-        let ends = &mut self.ends[bin];
-        ends.head = next;
+        let list = &mut self.lists[bin];
+        list.form -= 1;
+        list.head = next;
         if next == 0 {
-            ends.tail = 0;
+            list.tail = 0;
             self.mark_bin_empty(bin);
         }
     }
@@ -266,7 +262,7 @@ impl Bins {
 
     /// Checks that the bitmaps agree with a bin.
     pub(super) fn check_bitmaps(&self, bin: usize) -> Result<(), String> {
-        let (head, form) = (self.ends[bin].head, self.forms[bin]);
+        let List { head, form, .. } = self.lists[bin];
         let bit = self.occupied[bin >> 6] >> (bin & 63) & 1 == 1;
         let word = self.words >> (bin >> 6) & 1 == 1;
         if bit != (head != 0 || form >= DIVIDED) || word != (self.occupied[bin >> 6] != 0) {
@@ -276,7 +272,7 @@ impl Bins {
     }
 }
 
-impl Ends {
+impl List {
     /// Adds a member at the tail.
     #[inline(always)]
     pub(super) fn append(&mut self, nodes: &mut [Node], index: u32) {
@@ -327,10 +323,10 @@ mod tests {
     #[test]
     fn check_finds_ends_and_bitmaps_that_disagree_with_the_list() {
         let damages: &[fn(&mut Bins)] = &[
-            |bins| bins.ends[5].tail = 2,
-            |bins| bins.ends[5].head = 0,
-            |bins| bins.forms[5] = 0,
-            |bins| bins.forms[6] = 1,
+            |bins| bins.lists[5].tail = 2,
+            |bins| bins.lists[5].head = 0,
+            |bins| bins.lists[5].form = 0,
+            |bins| bins.lists[6].form = 1,
             // Another bin of the word has members, and this one has none.
             |bins| bins.occupied[0] = 1 << 7,
             |bins| bins.words = 0,

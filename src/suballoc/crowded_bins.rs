@@ -8,7 +8,7 @@
 //! A group without members goes out of use at once. If there is no memory for a group, its list stays as it is, and a
 //! search of it takes longer.
 
-use super::bins::{bin_of, Bins, Ends, Group, CROWDED, DIVIDED, SINGLE_SIZE, UNIFORM};
+use super::bins::{bin_of, Bins, Group, List, CROWDED, DIVIDED, SINGLE_SIZE, UNIFORM};
 use super::node::Node;
 
 /// log2 of the number of lists in a group.
@@ -24,7 +24,7 @@ struct Position {
 
 impl Bins {
     fn group_of(&self, list: usize) -> Option<usize> {
-        self.forms[list].checked_sub(DIVIDED).map(|group| group as usize)
+        self.lists[list].form.checked_sub(DIVIDED).map(|group| group as usize)
     }
 
     fn form_of(group: usize) -> u32 {
@@ -110,20 +110,20 @@ impl Bins {
     /// Returns the list that a new member of `size` joins under the crowded `list`.
     pub(super) fn list_to_join(&mut self, nodes: &mut [Node], mut list: usize, size: u64) -> usize {
         loop {
-            let (form, head) = (self.forms[list], self.ends[list].head);
+            let List { form, head, .. } = self.lists[list];
             if form >= DIVIDED {
                 list = self.list_at((form - DIVIDED) as usize, self.digit_of((form - DIVIDED) as usize, size));
             } else if form < CROWDED - 1 || form >= UNIFORM && nodes[head as usize].size() == size {
                 return list;
             } else if (UNIFORM..UNIFORM + CROWDED - 1).contains(&form) {
                 // It is not crowded any more.
-                self.forms[list] -= UNIFORM;
+                self.lists[list].form -= UNIFORM;
                 return list;
             } else if self.members(nodes, list).all(|index| nodes[index as usize].size() == size) {
-                self.forms[list] |= UNIFORM;
+                self.lists[list].form |= UNIFORM;
                 return list;
             } else if !self.divide(nodes, list) {
-                self.forms[list] &= !UNIFORM;
+                self.lists[list].form &= !UNIFORM;
                 return list;
             }
         }
@@ -137,12 +137,11 @@ impl Bins {
             Some(_) => u32::from(self.groups[self.position(list).group].shift),
         };
         let Some(group) = self.take_group(list, bits.saturating_sub(GROUP_BITS) as u8) else { return false };
-        let form = std::mem::replace(&mut self.forms[list], Self::form_of(group));
-        let whole = std::mem::take(&mut self.ends[list]);
-        if form >= UNIFORM {
+        let divided = List { form: Self::form_of(group), ..List::default() };
+        let whole = std::mem::replace(&mut self.lists[list], divided);
+        if whole.form >= UNIFORM {
             let only = self.list_at(group, self.digit_of(group, nodes[whole.head as usize].size()));
-            self.forms[only] = form;
-            self.ends[only] = whole;
+            self.lists[only] = whole;
             self.mark_in_group(only);
             return true;
         }
@@ -150,8 +149,8 @@ impl Bins {
         while index != 0 {
             let Node { next_free, .. } = nodes[index as usize];
             let part = self.list_at(group, self.digit_of(group, nodes[index as usize].size()));
-            self.forms[part] += 1;
-            self.ends[part].append(nodes, index);
+            self.lists[part].form += 1;
+            self.lists[part].append(nodes, index);
             self.mark_in_group(part);
             index = next_free;
         }
@@ -170,14 +169,12 @@ impl Bins {
         }
         let group = self.groups.len();
         // Every list needs an index of 32 bits, and every group a form.
-        let lists = self.ends.len() + GROUP_LISTS;
+        let lists = self.lists.len() + GROUP_LISTS;
         u32::try_from(lists).ok()?;
         self.groups.try_reserve(1).ok()?;
-        self.ends.try_reserve(GROUP_LISTS).ok()?;
-        self.forms.try_reserve(GROUP_LISTS).ok()?;
+        self.lists.try_reserve(GROUP_LISTS).ok()?;
         self.groups.push(new);
-        self.ends.resize(lists, Ends::default());
-        self.forms.resize(lists, 0);
+        self.lists.resize(lists, List::default());
         Some(group)
     }
 
@@ -191,8 +188,7 @@ impl Bins {
     #[inline(never)]
     pub(super) fn mark_empty_in_group(&mut self, mut list: usize) {
         while list >= self.bins() {
-            self.forms[list] = 0;
-            self.ends[list] = Ends::default();
+            self.lists[list] = List::default();
             let Position { group, digit } = self.position(list);
             let of = &mut self.groups[group];
             of.occupied &= !(1 << digit);
@@ -203,8 +199,7 @@ impl Bins {
             of.parent = self.unused_group;
             self.unused_group = Self::form_of(group);
         }
-        self.forms[list] = 0;
-        self.ends[list] = Ends::default();
+        self.lists[list] = List::default();
         self.mark_bin_empty(list);
     }
 
@@ -215,7 +210,7 @@ impl Bins {
             if occupied != 0 {
                 in_use += 1;
                 if self.group_of(parent as usize) != Some(group) {
-                    return Err(format!("group {group}: its list {parent} has form {:?}", self.ends[parent as usize]));
+                    return Err(format!("group {group}: its list {parent} has form {:?}", self.lists[parent as usize]));
                 }
             }
         }
@@ -231,14 +226,14 @@ impl Bins {
             return Err(format!("{} groups, but {in_use} in use and {unused} not", self.groups.len()));
         }
         let mut listed = 0;
-        for list in 0..self.ends.len() {
+        for list in 0..self.lists.len() {
             if list < self.bins() {
                 self.check_bitmaps(list)?;
             } else {
                 let Position { group, digit } = self.position(list);
                 let bit = self.groups[group].occupied >> digit & 1 == 1;
-                if bit != (self.ends[list].head != 0 || self.group_of(list).is_some()) {
-                    return Err(format!("list {digit} of group {group}: {:?}, bit {bit}", self.ends[list]));
+                if bit != (self.lists[list].head != 0 || self.group_of(list).is_some()) {
+                    return Err(format!("list {digit} of group {group}: {:?}, bit {bit}", self.lists[list]));
                 }
             }
             listed += self.check_list(nodes, list, free_regions)?;
@@ -250,7 +245,7 @@ impl Bins {
     /// true. Returns the number of members.
     fn check_list(&self, nodes: &[Node], list: usize, free_regions: u64) -> Result<u64, String> {
         let (mut last, mut members, mut uniform) = (0, 0, true);
-        let (Ends { head, tail }, form) = (self.ends[list], self.forms[list]);
+        let List { head, tail, form } = self.lists[list];
         for index in self.members(nodes, list) {
             let node = &nodes[index as usize];
             let size = node.size();
@@ -366,12 +361,12 @@ mod tests {
             assert_eq!(bins.groups.len(), groups);
         }
         bins.clear();
-        assert_eq!((bins.groups.len(), bins.ends.len()), (0, bins.bins()));
+        assert_eq!((bins.groups.len(), bins.lists.len()), (0, bins.bins()));
     }
 
-    fn of_first_group(bins: &mut Bins, digit: u32) -> (&mut Ends, &mut u32) {
+    fn of_first_group(bins: &mut Bins, digit: u32) -> &mut List {
         let list = bins.list_at(0, digit);
-        (&mut bins.ends[list], &mut bins.forms[list])
+        &mut bins.lists[list]
     }
 
     /// Each line breaks one rule that `check` checks.
@@ -382,9 +377,9 @@ mod tests {
             |bins| bins.groups[0].occupied = 0,
             |bins| bins.groups[0].parent += 1,
             |bins| bins.unused_group = Bins::form_of(0),
-            |bins| *of_first_group(bins, 0).1 += 1,
-            |bins| *of_first_group(bins, 1).1 += 1,
-            |bins| of_first_group(bins, 1).0.tail = 0,
+            |bins| of_first_group(bins, 0).form += 1,
+            |bins| of_first_group(bins, 1).form += 1,
+            |bins| of_first_group(bins, 1).tail = 0,
         ];
         let sizes = crowd();
         for (number, damage) in damages.iter().enumerate() {

@@ -1,17 +1,23 @@
 //! Blocks of one size: no fragmentation, constant time, the lowest free block first.
 //!
-//! A tree of bitmaps has a 1 for each free block. 64 blocks are one word of level 0, and a bit of level k+1 is set when
-//! its word of level k is not zero. Each level takes one bit scan, and four levels are enough for 16 million blocks.
-//! The lowest free block is taken first, which keeps used blocks together at the front, so that the chunks behind them
-//! become free and can be returned to the device.
+//! A tree of bitmaps has a 1 for each free block (see [`super::bit_tree`]). The lowest free block is taken first, which
+//! keeps used blocks together at the front, so that the chunks behind them become free and can be returned to the
+//! device.
 //!
 //! Invariants:
 //!
-//! - a bit of level 0 is set exactly when its block is free, a bit above exactly when its word below is not zero;
+//! - a bit of the tree is set exactly when its block is free;
+//! - a tree of [`Aligned`] blocks has exactly the free ones among them;
 //! - the generation of a block's slot carries [`RegionId::USED`] exactly when the block is used.
 //!
 //! In the walk, a run of free blocks is one free region with the id of its first block.
+//!
+//! Note: alignments above that of every block. A search of the bitmap for one free block among the aligned ones takes
+//! time in proportion to the arena. So the first request with such an alignment makes a tree of the blocks that have
+//! it, which each later free and allocation of such a block updates. All these trees together have at most as many bits
+//! as the arena has blocks.
 
+use super::bit_tree::BitTree;
 use super::{LayoutError, Region, RegionId, StaleRegion, SubAllocator};
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,10 +52,28 @@ impl BlockSlot {
 pub struct Fixed {
     /// One slot a block, of 12 bytes.
     slots: Vec<BlockSlot>,
-    /// The bitmaps, from one bit a block up to a single word.
-    levels: Vec<Vec<u64>>,
+    /// The free blocks.
+    tree: BitTree,
+    /// The free blocks of each larger alignment that a request has had.
+    aligned: Vec<Aligned>,
     block: u64,
     free: u64,
+}
+
+/// The free ones among the blocks whose number is a multiple of 2^`shift`.
+#[derive(Debug)]
+struct Aligned {
+    shift: u32,
+    /// By the number of the block, divided by 2^`shift`.
+    tree: BitTree,
+}
+
+impl Aligned {
+    /// The number in the tree of a block, if the block is aligned.
+    #[inline]
+    fn number(&self, block: usize) -> Option<usize> {
+        (block & ((1 << self.shift) - 1) == 0).then_some(block >> self.shift)
+    }
 }
 
 impl Fixed {
@@ -72,16 +96,7 @@ impl Fixed {
         let mut slots = Vec::new();
         slots.try_reserve_exact(blocks).map_err(|_no_detail| LayoutError::NoMemory)?;
         slots.resize(blocks, BlockSlot::default());
-        let mut levels = Vec::new();
-        let mut bits = blocks;
-        loop {
-            levels.push(vec![0; bits.div_ceil(64)]);
-            if bits <= 64 {
-                break;
-            }
-            bits = bits.div_ceil(64);
-        }
-        let mut arena = Self { slots, levels, block, free: 0 };
+        let mut arena = Self { slots, tree: BitTree::new(blocks), aligned: Vec::new(), block, free: 0 };
         arena.fill();
         Ok(arena)
     }
@@ -100,14 +115,11 @@ impl Fixed {
         slot.generation |= RegionId::USED;
         slot.set_user_data(user_data);
         let id = RegionId::new(block, slot.generation);
-        let mut bit = block as usize;
-        for level in &mut self.levels {
-            let word = &mut level[bit >> 6];
-            *word &= !(1 << (bit & 63));
-            if *word != 0 {
-                break;
+        self.tree.remove(block as usize);
+        for aligned in &mut self.aligned {
+            if let Some(number) = aligned.number(block as usize) {
+                aligned.tree.remove(number);
             }
-            bit >>= 6;
         }
         self.free -= 1;
         Some(Region { id, offset: u64::from(block) * self.block, size: self.block, user_data, used: true })
@@ -115,28 +127,16 @@ impl Fixed {
 
     /// Marks all blocks free in the bitmaps.
     fn fill(&mut self) {
-        let mut bits = self.slots.len();
-        for level in &mut self.levels {
-            let full = bits >> 6;
-            level[..full].fill(!0);
-            if let Some(last) = level.get_mut(full) {
-                *last = (1 << (bits & 63)) - 1;
-            }
-            bits = bits.div_ceil(64);
+        self.tree.fill(self.slots.len());
+        for Aligned { shift, tree } in &mut self.aligned {
+            tree.fill(self.slots.len().div_ceil(1 << *shift));
         }
         self.free = self.slots.len() as u64;
     }
 
     /// Returns the lowest free block.
     fn lowest(&self) -> Option<u32> {
-        if self.free == 0 {
-            return None;
-        }
-        let mut bit = 0;
-        for level in self.levels.iter().rev() {
-            bit = bit << 6 | level[bit].trailing_zeros() as usize;
-        }
-        Some(bit as u32)
+        self.tree.lowest().map(|block| block as u32)
     }
 
     /// Returns whether a block can serve the request, and `block`'s offset is aligned.
@@ -152,13 +152,27 @@ impl Fixed {
 
     /// Returns the lowest free block whose offset is a multiple of `align`, for an `align` above the natural one.
     #[cold]
-    fn lowest_aligned(&self, align: u64) -> Option<u32> {
-        // Offsets are multiples of the block size, so every `stride`th block is aligned. The bitmap shows 64 at a time.
-        let stride = usize::try_from(align / self.natural_align()).ok()?;
-        let aligned_bits = (0..64).step_by(stride).fold(0_u64, |bits, bit| bits | 1 << bit);
-        let words = self.levels[0].iter().enumerate().step_by((stride >> 6).max(1));
-        let found = words.map(|(word, free)| (word, free & aligned_bits)).find(|(_, free)| *free != 0);
-        found.map(|(word, free)| (word << 6 | free.trailing_zeros() as usize) as u32)
+    fn lowest_aligned(&mut self, align: u64) -> Option<u32> {
+        // Offsets are multiples of the block size, so every 2^`shift`th block is aligned.
+        let shift = (align / self.natural_align()).trailing_zeros();
+        if self.slots.len() as u64 >> shift.min(63) == 0 {
+            // The first block alone has that alignment.
+            return self.tree.has(0).then_some(0);
+        }
+        let at = match self.aligned.iter().position(|aligned| aligned.shift == shift) {
+            Some(at) => at,
+            None => self.add_aligned(shift),
+        };
+        self.aligned[at].tree.lowest().map(|number| (number << shift) as u32)
+    }
+
+    /// Makes the tree of an alignment. Returns its place.
+    fn add_aligned(&mut self, shift: u32) -> usize {
+        let count = self.slots.len().div_ceil(1 << shift);
+        let mut tree = BitTree::new(count);
+        (0..count).filter(|number| self.tree.has(number << shift)).for_each(|number| tree.insert(number));
+        self.aligned.push(Aligned { shift, tree });
+        self.aligned.len() - 1
     }
 
     fn resolve(&self, id: RegionId) -> Result<usize, StaleRegion> {
@@ -183,7 +197,7 @@ impl Fixed {
 
     /// Counts the free blocks from `block` to the next used one, a word at a time.
     fn free_run(&self, block: usize) -> usize {
-        let words = &self.levels[0];
+        let words = &self.tree.levels[0];
         let mut at = block;
         while at < self.slots.len() {
             let taken = !words[at >> 6] >> (at & 63);
@@ -227,15 +241,11 @@ impl SubAllocator for Fixed {
         }
         let region = self.view(block);
         self.slots[block].retire();
-        let mut bit = block;
-        for level in &mut self.levels {
-            let word = &mut level[bit >> 6];
-            let was = *word;
-            *word |= 1 << (bit & 63);
-            if was != 0 {
-                break;
+        self.tree.insert(block);
+        for aligned in &mut self.aligned {
+            if let Some(number) = aligned.number(block) {
+                aligned.tree.insert(number);
             }
-            bit >>= 6;
         }
         self.free += 1;
         Ok(region)
@@ -311,7 +321,7 @@ impl SubAllocator for Fixed {
     }
 
     fn metadata_bytes(&self) -> u64 {
-        let bitmaps: usize = self.levels.iter().map(|level| level.capacity() * size_of::<u64>()).sum();
+        let bitmaps = self.tree.bytes() + self.aligned.iter().map(|aligned| aligned.tree.bytes()).sum::<usize>();
         (size_of::<Self>() + self.slots.capacity() * size_of::<BlockSlot>() + bitmaps) as u64
     }
 
@@ -321,19 +331,19 @@ impl SubAllocator for Fixed {
             return Err(format!("{free} blocks are free, but the counter has {}", self.free));
         }
         for (block, slot) in self.slots.iter().enumerate() {
-            if (self.levels[0][block >> 6] >> (block & 63) & 1 == 1) == slot.used() {
+            if self.tree.has(block) == slot.used() {
                 return Err(format!("block {block} is free in one table and used in the other"));
             }
         }
-        let ones: u32 = self.levels[0].iter().map(|word| word.count_ones()).sum();
-        if u64::from(ones) != free {
+        let ones = self.tree.check()?;
+        if ones != free {
             return Err(format!("level 0 has {ones} bits for {free} free blocks"));
         }
-        for (number, pair) in self.levels.windows(2).enumerate() {
-            for (bit, below) in pair[0].iter().enumerate() {
-                if (pair[1][bit >> 6] >> (bit & 63) & 1 == 1) != (*below != 0) {
-                    return Err(format!("level {} bit {bit} disagrees with its word below", number + 1));
-                }
+        for Aligned { shift, tree } in &self.aligned {
+            let count = self.slots.len().div_ceil(1 << shift);
+            let agree = (0..count).all(|number| tree.has(number) == self.tree.has(number << shift));
+            if tree.check()? > count as u64 || !agree {
+                return Err(format!("the tree of every {}th block disagrees with that of all", 1_u64 << shift));
             }
         }
         Ok(())
@@ -350,13 +360,16 @@ mod tests {
             |a| a.free -= 1,
             |a| a.slots[0].retire(),
             |a| a.slots[70].generation |= RegionId::USED,
-            |a| a.levels[0][0] |= 1,
-            |a| a.levels[0][1] |= 1 << 63,
-            |a| a.levels[1][0] = 1,
+            |a| a.tree.levels[0][0] |= 1,
+            |a| a.tree.levels[0][1] |= 1 << 63,
+            |a| a.tree.levels[1][0] = 1,
+            |a| a.aligned[0].tree.remove(3),
+            |a| a.aligned[0].tree.insert(0),
         ];
         for (number, damage) in damages.iter().enumerate() {
             let mut arena = Fixed::new(100 * 4096, 4096).expect("valid layout");
             arena.allocate(4096, 4096, 0).expect("free");
+            assert_eq!(arena.lowest_aligned(8192), Some(2));
             assert_eq!(arena.validate(), Ok(()));
             damage(&mut arena);
             assert!(arena.validate().is_err(), "damage {number} went unnoticed");
@@ -380,6 +393,36 @@ mod tests {
                 assert_eq!(arena.validate(), Ok(()));
             }
         }
+    }
+
+    /// The tree of an alignment is made by its first request, and follows the frees and allocations after that.
+    #[test]
+    fn an_aligned_block_is_found_again_after_its_free_and_after_a_reset() {
+        let mut arena = Fixed::new(1000 * 4096, 4096).expect("valid layout");
+        let take = |arena: &mut Fixed| arena.allocate(4096, 64 * 4096, 0);
+        let blocks: Vec<_> = std::iter::from_fn(|| take(&mut arena)).collect();
+        assert_eq!(
+            blocks.iter().map(|block| block.offset / 4096).collect::<Vec<_>>(),
+            (0..1000).step_by(64).collect::<Vec<_>>()
+        );
+        for at in [9, 3, 12] {
+            arena.free(blocks[at].id).expect("live");
+            assert_eq!(arena.validate(), Ok(()));
+        }
+        assert_eq!(
+            [0; 4].map(|_| take(&mut arena).map(|block| block.offset / 4096)),
+            [Some(192), Some(576), Some(768), None]
+        );
+        assert_eq!(
+            arena.allocate(4096, 1 << 40, 0),
+            None,
+            "beyond the arena, block 0 alone is aligned, and it is used"
+        );
+        arena.reset();
+        assert_eq!(arena.validate(), Ok(()));
+        assert_eq!(arena.allocate(4096, 1 << 40, 0).map(|block| block.offset), Some(0));
+        assert_eq!(take(&mut arena).map(|block| block.offset / 4096), Some(64));
+        assert_eq!((arena.validate(), arena.aligned.len()), (Ok(()), 1));
     }
 
     #[test]

@@ -40,11 +40,14 @@
 #![forbid(unsafe_code)]
 
 mod bins;
+mod bit_tree;
 mod crowded_bins;
 mod fixed;
 mod node;
+mod refused;
 mod tlsf;
 mod tlsf_check;
+mod tlsf_find;
 
 pub use fixed::Fixed;
 pub use tlsf::Tlsf;

@@ -12,25 +12,14 @@
 //!   the free nodes' sizes;
 //! - a node without a region is on the list of unused nodes and has size 0; its generation advanced when it left the
 //!   regions, so ids to it are stale.
-//!
-//! Note: the choice of a region. Rounding a request up to the next bin, as TLSF does, is fast and wastes memory: a pool
-//! of N bytes would refuse N. `find` tries the head of the request's own list, then the head of the next list above,
-//! where every member fits. If every list above is empty, it searches the request's own list, which is short or uniform
-//! (see [`super::crowded_bins`]), so that it refuses no request that some free region could hold. A search for an
-//! alignment can be long; `Refused` makes its repetition take constant time until the next free. An alternative was
-//! measured: comparing the first members of a bin, and taking the smallest and lowest. Four members cost a fifth of the
-//! time on 20,000 live regions, in cache misses, and lower the highest address from 1.066 to 1.061 times the peak. The
-//! order of the lists gains more (see [`super::bins`]).
 
-use super::bins::{bin_of, Bins};
+use super::bins::Bins;
 use super::node::{Node, COUNT, NIL, USED};
+use super::refused::Refused;
 use super::{LayoutError, Region, RegionId, StaleRegion, SubAllocator};
 
 /// The low part of the used span whose free regions are used first, as a fraction.
 const LOW_END: (u64, u64) = (3, 32);
-
-/// The number of members of the first bin that are tried for an alignment before a larger region is divided.
-const ALIGNED_TRIES: usize = 4;
 
 /// The number of nodes that one request adds at most.
 const NODES_AT_ONCE: usize = 62;
@@ -52,34 +41,6 @@ pub struct Tlsf {
     pub(super) refused: Refused,
     /// The granules of the region that the last free has made.
     last_freed: u64,
-}
-
-/// The aligned requests that were refused since the last free.
-#[derive(Debug)]
-pub(super) struct Refused {
-    /// Whether `sizes` holds any.
-    pub(super) any: bool,
-    /// For each log2 of an alignment, the smallest size refused with it or with a smaller alignment, in granules.
-    pub(super) sizes: [u64; 64],
-}
-
-impl Refused {
-    const NONE: Self = Self { any: false, sizes: [u64::MAX; 64] };
-
-    /// Returns whether a request that was no harder was refused.
-    fn covers(&self, need: u64, align: u64) -> bool {
-        self.any && self.sizes[align.trailing_zeros() as usize & 63] <= need
-    }
-
-    #[cold]
-    pub(super) fn add(&mut self, need: u64, align: u64) {
-        if !self.any {
-            *self = Self { any: true, ..Self::NONE };
-        }
-        for size in &mut self.sizes[align.trailing_zeros() as usize & 63..] {
-            *size = need.min(*size);
-        }
-    }
 }
 
 impl Tlsf {
@@ -213,92 +174,6 @@ impl Tlsf {
         let granules = bytes.wrapping_sub(1) >> self.shift;
         // 0 bytes wrapped to u64::MAX, and with a granularity of 1 the addition must not wrap back to 0.
         (granules < self.total).then_some(granules.wrapping_add(1))
-    }
-
-    /// Removes a free node of at least `need` granules from its list.
-    #[inline(always)]
-    fn find(&mut self, need: u64) -> Option<u32> {
-        let own = bin_of(need);
-        let mut bin = self.bins.occupied_from(own)?;
-        let mut head = self.bins.head(bin);
-        if self.nodes[head as usize].size() < need {
-            // The head of the request's own bin is too small, or the bin is divided.
-            bin = match self.bins.occupied_from(own + 1) {
-                Some(above) if head != NIL => above,
-                _ => return self.find_in_lists(need),
-            };
-            head = self.bins.head(bin);
-            if head == NIL {
-                return self.find_in_lists(need);
-            }
-        }
-        self.bins.pop(&mut self.nodes, head, bin);
-        Some(head)
-    }
-
-    /// Does the work of `find` where a bin is divided, and where all bins above the request's own are empty: then it
-    /// searches the request's own list for the best fit.
-    #[cold]
-    #[inline(never)]
-    fn find_in_lists(&mut self, need: u64) -> Option<u32> {
-        let list = self.bins.first_from(need)?;
-        let head = self.bins.head(list);
-        let index = if self.nodes[head as usize].size() >= need {
-            head
-        } else if let Some(above) = self.bins.next_above(list) {
-            self.bins.head(above)
-        } else if self.bins.is_uniform(list) {
-            return None;
-        } else {
-            let place = |index: u32| (self.nodes[index as usize].size(), self.nodes[index as usize].offset());
-            let fits = |&index: &u32| self.nodes[index as usize].size() >= need;
-            self.bins.members(&self.nodes, list).filter(fits).min_by_key(|&index| place(index))?
-        };
-        let size = self.nodes[index as usize].size();
-        self.bins.remove(&mut self.nodes, index, size);
-        Some(index)
-    }
-
-    /// Finds a free node for an alignment above the granularity, and the granules to skip in front.
-    #[inline(never)]
-    fn find_aligned(&mut self, need: u64, align: u64) -> Option<(u32, u64)> {
-        if self.refused.covers(need, align) {
-            return None;
-        }
-        let found = self.search_aligned(need, align);
-        if found.is_none() {
-            self.refused.add(need, align);
-        }
-        found
-    }
-
-    fn search_aligned(&self, need: u64, align: u64) -> Option<(u32, u64)> {
-        let skip_of = |index: u32| {
-            let node = &self.nodes[index as usize];
-            let skip = node.offset().wrapping_neg() & (align - 1);
-            (need.checked_add(skip)? <= node.size()).then_some(skip)
-        };
-        // First, some members of the first list: often aligned already, as all regions of a pool of pages are.
-        let first = self.bins.first_from(need)?;
-        let near = self.bins.members(&self.nodes, first).take(ALIGNED_TRIES);
-        let best = near
-            .filter_map(|index| Some((index, skip_of(index)?)))
-            .min_by_key(|&(index, _)| (self.nodes[index as usize].size(), self.nodes[index as usize].offset()));
-        if best.is_some() {
-            return best;
-        }
-        // Second, a list whose members are large enough at any offset. Last, all members one by one.
-        let sure = need.saturating_add(align - 1);
-        if let Some(list) = (sure <= self.total).then(|| self.bins.first_from(sure)).flatten() {
-            let fits = |list: usize| Some((self.bins.head(list), skip_of(self.bins.head(list))?));
-            let found = fits(list).or_else(|| self.bins.next_above(list).and_then(fits));
-            if found.is_some() {
-                return found;
-            }
-        }
-        std::iter::successors(Some(first), |&list| self.bins.next_above(list))
-            .flat_map(|list| self.bins.members(&self.nodes, list))
-            .find_map(|index| Some((index, skip_of(index)?)))
     }
 
     /// Allocates the first `need` granules of free node `index`, which is in no bin. Needs an unused node.
