@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Counts the instructions of the suballocator's two workloads, and of requests beside 100,000 holes, by callgrind, and
-# compares them with the committed baseline. It shows a regression of three per cent on a shared machine; a clock would
-# not.
+# Counts the instructions of the suballocator's two workloads, of requests beside 100,000 holes, and of a pool's pairs
+# of allocation and free, by callgrind, and compares them with the committed baseline. It shows a regression of three
+# per cent on a shared machine; a clock would not.
 #
 #   benchmark/suballoc-instructions.sh            check: exit status 1 if a count is off by more than TOLERANCE per cent
 #   benchmark/suballoc-instructions.sh --update   write a new baseline
@@ -15,15 +15,16 @@ tolerance=${TOLERANCE:-3}
 [ "$(uname -m)" = x86_64 ] || { echo "the baseline is for x86_64: nothing checked"; exit 0; }
 command -v valgrind >/dev/null || { echo "valgrind is not installed" >&2; exit 2; }
 
-built=$(cargo bench --locked --no-default-features --bench suballoc --bench suballoc-extremes --no-run \
-  --message-format=json 2>/dev/null)
+built=$(cargo bench --locked --no-default-features --bench suballoc --bench suballoc-extremes \
+  --bench pool-pairs --no-run --message-format=json 2>/dev/null)
 # executable NAME: the path of a benchmark
 executable() {
   sed -n "s/.*\"executable\":\"\([^\"]*\/$1-[0-9a-f]*\)\".*/\1/p" <<<"$built" | tail -n 1
 }
 bench=$(executable suballoc)
 extremes=$(executable suballoc_extremes)
-[ -x "$bench" ] && [ -x "$extremes" ] || { echo "the benchmarks did not build" >&2; exit 2; }
+pairs=$(executable pool_pairs)
+[ -x "$bench" ] && [ -x "$extremes" ] && [ -x "$pairs" ] || { echo "the benchmarks did not build" >&2; exit 2; }
 
 # count COMMAND...
 count() {
@@ -31,8 +32,9 @@ count() {
     sed -n 's/.*Collected : \([0-9]*\).*/\1/p'
 }
 empty=$(count "$extremes" --once none)
+no_pairs=$(count "$pairs" --once none)
 
-# instructions WORKLOAD: of the suballocator alone
+# instructions WORKLOAD: of the suballocator alone, or of 10,000 of the pool's pairs
 instructions() {
   case $1 in
     trace | random)
@@ -40,6 +42,7 @@ instructions() {
       all=$(count "$bench" --once tlsf --workload "$1")
       echo $((all - $(count "$bench" --once none --workload "$1")))
       ;;
+    pair-*) echo $(($(count "$pairs" --once "${1#pair-}") - no_pairs)) ;;
     *) echo $(($(count "$extremes" --once "$1") - empty)) ;;
   esac
 }
@@ -47,7 +50,7 @@ instructions() {
 compiler=$(rustc --version)
 lines="# compiler: $compiler"
 status=0
-for workload in trace random served refused aligned; do
+for workload in trace random served refused aligned pair-plain pair-tag pair-seen; do
   now=$(instructions "$workload")
   lines+=$'\n'"$workload $now"
   [ "${1:-}" = --update ] && continue

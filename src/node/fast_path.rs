@@ -77,17 +77,25 @@ impl FastCalls {
     // merging them.
 
     /// Reads the request of `allocate`: pool, size, alignment.
-    fn allocate_request(&self) -> (f64, u64, u64) {
+    #[inline(always)]
+    fn allocate_request(&self) -> crate::error::Result<(f64, u64, u64)> {
         let buffer = self.buffer;
         // SAFETY: the aliased buffer has the size and alignment of its type, is never freed, and any bytes are valid.
         // Only this environment's thread reads and writes it: its JavaScript, and its native calls.
-        unsafe {
+        let (pool, size, alignment) = unsafe {
             (
                 (&raw const (*buffer).pool).read_volatile(),
-                (&raw const (*buffer).size).read_volatile() as u64,
-                (&raw const (*buffer).alignment).read_volatile() as u64,
+                (&raw const (*buffer).size).read_volatile(),
+                (&raw const (*buffer).alignment).read_volatile(),
             )
-        }
+        };
+        // The alignment of nearly all requests needs no conversion and no check. A negative size becomes one that no
+        // pool has.
+        let alignment = match alignment == MIN_ALIGNMENT as f64 {
+            true => MIN_ALIGNMENT,
+            false => checked(Some(alignment as u64), MIN_ALIGNMENT)?,
+        };
+        Ok((pool, size as i64 as u64, alignment))
     }
 
     /// Reads the tag and the flags of `allocateWith`.
@@ -126,15 +134,18 @@ impl FastCalls {
     }
 
     /// Writes the response of `allocate`.
+    #[inline(always)]
     fn respond(&self, slice: &Slice) {
         let buffer = self.buffer;
+        // Addresses and ids are below 2^63, and a signed conversion is one instruction.
+        let number = |number: u64| number as i64 as f64;
         // SAFETY: as in `allocate_request`. No Rust reference to the aliased buffer exists.
         unsafe {
-            (&raw mut (*buffer).address).write(slice.address as f64);
-            (&raw mut (*buffer).device_address).write(slice.device_address.map_or(-1.0, |address| address as f64));
+            (&raw mut (*buffer).address).write(number(slice.address as u64));
+            (&raw mut (*buffer).device_address).write(slice.device_address.map_or(-1.0, number));
             (&raw mut (*buffer).chunk).write(halves(slice.chunk.get()));
             (&raw mut (*buffer).region).write(halves(slice.region.to_raw()));
-            (&raw mut (*buffer).id).write(slice.id.get() as f64);
+            (&raw mut (*buffer).id).write(number(slice.id.get()));
         }
     }
 }
@@ -167,9 +178,11 @@ unsafe extern "C" fn allocate(env: sys::napi_env, info: sys::napi_callback_info)
     // SAFETY: this is a callback that `function` registered, called with its `env` and `info`.
     unsafe {
         run(env, info, |calls| {
-            let (pool, size, alignment) = calls.allocate_request();
-            let alignment = checked(Some(alignment), MIN_ALIGNMENT)?;
-            calls.last.with(pool, open, |pool| pool.allocate(size, alignment).map(|slice| calls.respond(&slice)))
+            let (pool, size, alignment) = calls.allocate_request()?;
+            calls.last.with(pool, open, |pool| {
+                calls.respond(&pool.allocate(size, alignment)?);
+                Ok(())
+            })
         })
     }
 }
@@ -179,9 +192,8 @@ unsafe extern "C" fn allocate_with(env: sys::napi_env, info: sys::napi_callback_
     // SAFETY: this is a callback that `function` registered, called with its `env` and `info`.
     unsafe {
         run(env, info, |calls| {
-            let (pool, size, alignment) = calls.allocate_request();
+            let (pool, size, alignment) = calls.allocate_request()?;
             let (tag, clearing, resident) = calls.options();
-            let alignment = checked(Some(alignment), MIN_ALIGNMENT)?;
             let mut request = SliceRequest::new(size, alignment);
             (request.tag, request.clearing) = (tag, clearing);
             calls.last.with(pool, open, |pool| {

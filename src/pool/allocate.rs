@@ -15,8 +15,8 @@ use crate::sync::MutexGuard;
 use crate::sys::page::page_size;
 use crate::units::format_bytes;
 
-/// The work that a new slice leaves for outside the lock. Mostly there is none.
-#[derive(Debug, Default)]
+/// The work that a new slice leaves for outside the lock.
+#[derive(Debug)]
 pub(super) struct Later {
     /// The bytes in use, for a warning that little of the maximum is left.
     near: Option<u64>,
@@ -30,19 +30,13 @@ pub(super) struct Later {
     stale: Option<ToClear>,
 }
 
-impl Later {
-    #[inline(always)]
-    fn is_nothing(&self) -> bool {
-        self.near.is_none() && self.near_tag.is_none() && !self.sampled && !self.ahead && self.stale.is_none()
-    }
-}
-
 impl Pool {
     /// Allocates `size` bytes at a multiple of `alignment`. Bytes of owners with a tag are cleared; others are as their
     /// previous owner left them.
     ///
     /// Errors: `ERR_OUT_OF_RANGE` beyond the pool's maximum, `ERR_POOL_EXHAUSTED`, `ERR_POOL_DESTROYED`, and those of
     /// [`Source::allocate`] if the pool has to grow.
+    #[inline]
     pub fn allocate(&self, size: u64, alignment: u64) -> Result<Slice> {
         self.request(SliceRequest::new(size, alignment))
     }
@@ -51,12 +45,19 @@ impl Pool {
     ///
     /// Errors: those of [`allocate`](Self::allocate) and [`zero`](Self::zero); `ERR_MEMORY_LIMIT` beyond the tag's
     /// limit.
-    #[inline]
+    #[inline(always)]
     pub fn request(&self, request: SliceRequest) -> Result<Slice> {
-        self.timed(|| self.place(&request)).map_err(|error| {
-            let own = request.tag.and_then(|tag| self.state().tags.name(tag).cloned());
-            self.refused(request.size, own.as_ref(), error)
-        })
+        let began = self.start_timing();
+        match self.place(&request) {
+            Ok(slice) => {
+                self.end_timing(began, true);
+                Ok(slice)
+            }
+            Err(error) => {
+                self.end_timing(began, false);
+                Err(self.request_refused(&request, error))
+            }
+        }
     }
 
     /// Like [`request`](Self::request), for a holder that records the slice's events itself. It counts a refusal
@@ -68,14 +69,43 @@ impl Pool {
         self.timed(|| self.place(&request))
     }
 
+    /// Allocates from the chunk of the last allocation, where nearly all requests end. Inlined with its parts, so that
+    /// the slice is never passed through memory: a wide copy of fields that were just written makes the processor wait.
+    #[inline(always)]
     fn place(&self, request: &SliceRequest) -> Result<Slice> {
         let alignment = self.aligned(request.size, request.alignment)?;
-        let mut later = Later::default();
-        match self.take(request, alignment, None, false, &mut later)? {
-            Some(slice) if later.is_nothing() => Ok(slice),
-            Some(slice) => self.finish(slice, later),
+        {
+            let mut state = self.state.lock();
+            let peak = state.chunks.peak_allocated;
+            if !state.destroyed && !state.waiting.is_due(&self.reuse) {
+                if let Some(slice) = state.take_front(request.size, alignment) {
+                    let later = self.taken(&mut state, request, slice, peak)?;
+                    drop(state);
+                    return match later {
+                        None => Ok(slice),
+                        Some(later) => self.finish(slice, later),
+                    };
+                }
+            }
+        }
+        self.place_anywhere(request, alignment)
+    }
+
+    /// Allocates from any chunk, or makes room.
+    #[inline(never)]
+    fn place_anywhere(&self, request: &SliceRequest, alignment: u64) -> Result<Slice> {
+        match self.take(request, alignment, false)? {
+            Some((slice, None)) => Ok(slice),
+            Some((slice, Some(later))) => self.finish(slice, later),
             None => self.make_room(request, alignment),
         }
+    }
+
+    /// Like [`refused`](Self::refused), for a request of the pool's own.
+    #[cold]
+    pub(super) fn request_refused(&self, request: &SliceRequest, error: Error) -> Error {
+        let own = request.tag.and_then(|tag| self.state().tags.name(tag).cloned());
+        self.refused(request.size, own.as_ref(), error)
     }
 
     /// Counts that a request for `size` bytes was refused with `error`, unless the caller counts it. Returns the error.
@@ -100,7 +130,15 @@ impl Pool {
     }
 
     /// Raises `alignment` to the pool's own. Refuses one beyond that of the chunks.
+    #[inline(always)]
     pub(super) fn aligned(&self, size: u64, alignment: u64) -> Result<u64> {
+        match alignment == self.layout.alignment {
+            true => Ok(alignment),
+            false => self.aligned_other(size, alignment),
+        }
+    }
+
+    fn aligned_other(&self, size: u64, alignment: u64) -> Result<u64> {
         let coarsest = self.layout.alignment.max(page_size());
         if !alignment.is_power_of_two() {
             let message = format!("alignment is {alignment}; it must be a power of two");
@@ -118,21 +156,14 @@ impl Pool {
         Err(Error::new(ErrorCode::OutOfRange, message).requested(size).hint("give the pool that alignment"))
     }
 
-    /// Takes a slice of the chunks, of `grown` first. `None` if none has room, or if `resident` and the slice might
-    /// have to be cleared.
-    ///
-    /// The slice is written once, outside the lock's scope: a wide copy of fields that were just written makes the
-    /// processor wait, a tenth of an allocation's time.
-    #[inline(always)]
+    /// Takes a slice of the chunks, with what it leaves for outside the lock. `None` if none has room, or if `resident`
+    /// and the slice might have to be cleared.
     pub(super) fn take(
         &self,
         request: &SliceRequest,
         alignment: u64,
-        grown: Option<Handle>,
         resident: bool,
-        later: &mut Later,
-    ) -> Result<Option<Slice>> {
-        let size = request.size;
+    ) -> Result<Option<(Slice, Option<Later>)>> {
         let mut state = self.state();
         state.alive(self.name())?;
         if state.waiting.is_due(&self.reuse) && self.layout.delay == 0 {
@@ -142,25 +173,49 @@ impl Pool {
             return Ok(None);
         }
         let peak = state.chunks.peak_allocated;
-        let slice = match grown.and_then(|chunk| state.take_from(chunk, size, alignment)) {
-            None => state.take(size, alignment),
+        let Some(slice) = state.take(request.size, alignment) else { return Ok(None) };
+        let later = self.taken(&mut state, request, slice, peak)?;
+        Ok(Some((slice, later)))
+    }
+
+    /// Like [`take`](Self::take), of a chunk that was just added first.
+    fn take_grown(
+        &self,
+        request: &SliceRequest,
+        alignment: u64,
+        grown: Handle,
+    ) -> Result<Option<(Slice, Option<Later>)>> {
+        let mut state = self.state();
+        state.alive(self.name())?;
+        let peak = state.chunks.peak_allocated;
+        let slice = match state.take_from(grown, request.size, alignment) {
+            None => state.take(request.size, alignment),
             slice => slice,
         };
         let Some(slice) = slice else { return Ok(None) };
-        let mut owner = request.owner;
+        let later = self.taken(&mut state, request, slice, peak)?;
+        Ok(Some((slice, later)))
+    }
+
+    /// Counts and records a new slice. Returns the work that is left for outside the lock; mostly there is none.
+    #[inline(always)]
+    fn taken(&self, state: &mut PoolState, request: &SliceRequest, slice: Slice, peak: u64) -> Result<Option<Later>> {
+        let (mut owner, mut near_tag) = (request.owner, None);
         if let Some(tag) = request.tag {
-            let counted = state.count_tag(tag, &slice, peak)?;
+            let counted = state.count_tag(tag, slice, peak)?;
             owner = counted.owner;
-            later.near_tag = counted.near.map(|near| (tag, near));
+            near_tag = counted.near.map(|near| (tag, near));
         }
-        later.sampled = state.record_slice(&slice, request);
-        if state.must_clear(&slice, owner, request.clearing) {
-            later.stale = self.stale(&slice).and_then(|bytes| state.begin_clearing(&slice, bytes));
+        let sampled = state.record_slice(slice, request);
+        let mut stale = None;
+        if state.must_clear(slice, owner, request.clearing) {
+            stale = self.stale(&slice).and_then(|bytes| state.begin_clearing(&slice, bytes));
         }
         let used = state.chunks.allocated;
-        later.near = state.near.observe(used).then_some(used);
-        later.ahead = self.ahead.is_due(&state, &self.layout);
-        Ok(Some(slice))
+        let is_near = state.near.observe(used);
+        let ahead = self.ahead.is_due(state, &self.layout);
+        let nothing = !(is_near | sampled | ahead) && near_tag.is_none() && stale.is_none();
+        Ok((!nothing).then(|| Later { near: is_near.then_some(used), near_tag, sampled, ahead, stale }))
     }
 
     /// Ends waits for a request of `size`; returns whether there were any. Slices whose wait is not over end it only
@@ -221,9 +276,14 @@ impl Pool {
                     Err(error) => return Err(error),
                 }
             }
-            let mut later = Later::default();
-            if let Some(slice) = self.take(request, alignment, grown, false, &mut later)? {
-                return self.finish(slice, later);
+            let taken = match grown {
+                Some(grown) => self.take_grown(request, alignment, grown)?,
+                None => self.take(request, alignment, false)?,
+            };
+            match taken {
+                Some((slice, None)) => return Ok(slice),
+                Some((slice, Some(later))) => return self.finish(slice, later),
+                None => {}
             }
         }
     }
@@ -256,7 +316,7 @@ impl Pool {
     }
 
     /// The bytes at the start of a slice that may hold a previous owner's bytes; `None` if there are none.
-    #[inline]
+    #[inline(always)]
     fn stale(&self, slice: &Slice) -> Option<u64> {
         // A source that keeps the driver's bytes leaves stale ones in the whole slice.
         let stale = match self.source {

@@ -8,7 +8,8 @@ use super::chunk_set::HasArena;
 use super::movable_table::SlicePlace;
 use super::owners::LastOwners;
 use super::slice::Slice;
-use super::slice_tags::SlotTags;
+use super::slice_tags::TagId;
+use super::slot_map::SlotMap;
 use crate::device::memory::Memory;
 use crate::device::unretired;
 use crate::handle::Handle;
@@ -27,8 +28,8 @@ pub struct ChunkMemory {
     base: usize,
     state: Mutex<ChunkMemoryState>,
     addresses: Arc<HeldAddresses>,
-    /// The number and the bytes of lost slices.
-    lost: (AtomicU64, AtomicU64),
+    /// The lost slices of the pool.
+    lost_of_pool: Arc<LostSlices>,
 }
 
 #[derive(Debug)]
@@ -39,15 +40,42 @@ struct ChunkMemoryState {
     holds: usize,
     /// Set once the pool has ended the memory.
     ending: bool,
+    /// The number and the bytes of this chunk's lost slices.
+    lost: (u64, u64),
+}
+
+/// The slices of a pool's chunks that are never used again.
+#[derive(Debug, Default)]
+pub(super) struct LostSlices {
+    slices: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl LostSlices {
+    fn add(&self, slices: u64, bytes: u64) {
+        self.slices.fetch_add(slices, Relaxed);
+        self.bytes.fetch_add(bytes, Relaxed);
+    }
+
+    fn subtract(&self, (slices, bytes): (u64, u64)) {
+        self.slices.fetch_sub(slices, Relaxed);
+        self.bytes.fetch_sub(bytes, Relaxed);
+    }
+
+    /// Their number and their bytes.
+    pub(super) fn get(&self) -> (u64, u64) {
+        (self.slices.load(Relaxed), self.bytes.load(Relaxed))
+    }
 }
 
 impl ChunkMemory {
-    fn new(memory: &Arc<Memory>) -> Arc<Self> {
+    fn new(memory: &Arc<Memory>, lost_of_pool: &Arc<LostSlices>) -> Arc<Self> {
+        let state = ChunkMemoryState { memory: Some(Arc::clone(memory)), holds: 0, ending: false, lost: (0, 0) };
         Arc::new(Self {
             base: memory.mapping().address() as usize,
-            state: Mutex::new(ChunkMemoryState { memory: Some(Arc::clone(memory)), holds: 0, ending: false }),
+            state: Mutex::new(state),
             addresses: Arc::default(),
-            lost: Default::default(),
+            lost_of_pool: Arc::clone(lost_of_pool),
         })
     }
 
@@ -67,6 +95,7 @@ impl ChunkMemory {
         let memory = {
             let mut state = self.state();
             state.ending = true;
+            self.lost_of_pool.subtract(std::mem::take(&mut state.lost));
             match state.holds {
                 0 => state.memory.take(),
                 _ => None,
@@ -109,16 +138,17 @@ impl ChunkMemory {
         self.addresses.quarantine_forever();
     }
 
-    /// Like [`quarantine_forever`](Self::quarantine_forever), for a slice of `bytes` that its pool never gets back.
+    /// Like [`quarantine_forever`](Self::quarantine_forever), for a slice of `bytes` that its pool never gets back. The
+    /// pool counts it until the chunk ends.
     pub fn lose_slice(&self, bytes: u64) {
-        self.lost.0.fetch_add(1, Relaxed);
-        self.lost.1.fetch_add(bytes, Relaxed);
+        {
+            let mut state = self.state();
+            if !state.ending {
+                state.lost = (state.lost.0 + 1, state.lost.1 + bytes);
+                self.lost_of_pool.add(1, bytes);
+            }
+        }
         self.quarantine_forever();
-    }
-
-    /// The number and the bytes of lost slices.
-    pub fn lost(&self) -> (u64, u64) {
-        (self.lost.0.load(Relaxed), self.lost.1.load(Relaxed))
     }
 
     fn state(&self) -> MutexGuard<'_, ChunkMemoryState> {
@@ -150,7 +180,8 @@ pub(super) struct Chunk {
     /// The number and the bytes of freed slices that wait.
     pub(super) waiting: (u64, u64),
     pub(super) owners: LastOwners,
-    pub(super) tags: SlotTags,
+    /// The tags of the slices, by the slots of their regions.
+    pub(super) tags: SlotMap<TagId>,
     pub(super) cleared: Arc<ClearedMemory>,
 }
 
@@ -165,15 +196,15 @@ pub(super) struct ClearedMemory {
 }
 
 impl Chunk {
-    pub(super) fn new(memory: Memory, arena: Box<dyn SubAllocator>) -> Self {
+    pub(super) fn new(memory: Memory, arena: Box<dyn SubAllocator>, lost: &Arc<LostSlices>) -> Self {
         let device_address = memory.object().and_then(|object| object.device_address);
         let memory = Arc::new(memory);
-        let chunk_memory = ChunkMemory::new(&memory);
+        let chunk_memory = ChunkMemory::new(&memory, lost);
         Self {
             number: 0,
             cleared: Arc::new(ClearedMemory { memory, _addresses: Arc::clone(&chunk_memory) }),
             chunk_memory,
-            tags: SlotTags::default(),
+            tags: SlotMap::default(),
             arena,
             touched: 0,
             device_address,
@@ -349,7 +380,7 @@ mod tests {
 
     fn chunk_memory() -> Arc<ChunkMemory> {
         let source = Source::System(PageOptions { alignment: page_size(), ..PageOptions::default() });
-        ChunkMemory::new(&Arc::new(source.allocate(1 << 16).unwrap()))
+        ChunkMemory::new(&Arc::new(source.allocate(1 << 16).unwrap()), &Arc::default())
     }
 
     #[test]

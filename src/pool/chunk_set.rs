@@ -55,6 +55,20 @@ struct Member<C> {
     in_idle: bool,
 }
 
+impl<C: HasArena> Member<C> {
+    /// Lists the chunk, which is idle.
+    #[cold]
+    fn list(&mut self, handle: Handle, empty: &mut Vec<Handle>, idle: &mut Vec<Handle>) {
+        let (list, listed) = match self.chunk.is_empty() {
+            true => (empty, &mut self.in_empty),
+            false => (idle, &mut self.in_idle),
+        };
+        if !std::mem::replace(listed, true) {
+            list.push(handle);
+        }
+    }
+}
+
 /// The chunks of one pool and their counts. Sizes are in bytes.
 #[derive(Debug)]
 pub(super) struct ChunkSet<C> {
@@ -133,10 +147,6 @@ impl<C: HasArena> ChunkSet<C> {
         self.chunks.iter().map(|(handle, member)| (handle, &member.chunk))
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (Handle, &mut C)> {
-        self.chunks.iter_mut().map(|(handle, member)| (handle, &mut member.chunk))
-    }
-
     /// The chunks in the order of trying.
     pub(super) fn handles(&self) -> impl Iterator<Item = Handle> + '_ {
         self.order.handles()
@@ -173,7 +183,23 @@ impl<C: HasArena> ChunkSet<C> {
                 }
             });
         }
+        for list in [&mut self.empty, &mut self.idle] {
+            if list.len() > MIN_LISTED + 2 * self.chunks.len() {
+                list.retain(|handle| self.chunks.get(*handle).is_some());
+            }
+        }
         Some(chunk)
+    }
+
+    /// Allocates from the chunk of the last allocation. Returns the result of `found`.
+    #[inline(always)]
+    pub(super) fn take_front<T>(
+        &mut self,
+        size: u64,
+        alignment: u64,
+        found: impl FnMut(Handle, &mut C, Region) -> T,
+    ) -> Option<T> {
+        self.allocate_in(self.front?, size, alignment, found)
     }
 
     /// Allocates from the chunk of the last allocation, or else from the first one that has room. Returns the result of
@@ -185,12 +211,10 @@ impl<C: HasArena> ChunkSet<C> {
         alignment: u64,
         mut found: impl FnMut(Handle, &mut C, Region) -> T,
     ) -> Option<T> {
-        if let Some(front) = self.front {
-            if let Some(taken) = self.allocate_in(front, size, alignment, &mut found) {
-                return Some(taken);
-            }
+        match self.take_front(size, alignment, &mut found) {
+            None => self.take_in_order(size, alignment, found),
+            taken => taken,
         }
-        self.take_in_order(size, alignment, found)
     }
 
     fn take_in_order<T>(
@@ -243,7 +267,7 @@ impl<C: HasArena> ChunkSet<C> {
         Some(taken)
     }
 
-    #[inline]
+    #[inline(always)]
     fn allocate_in<T>(
         &mut self,
         handle: Handle,
@@ -265,7 +289,7 @@ impl<C: HasArena> ChunkSet<C> {
 
     /// Frees a region. Returns its chunk, the region as it was, and whether the chunk has become idle; `None` for a
     /// stale name.
-    #[inline]
+    #[inline(always)]
     pub(super) fn free(&mut self, handle: Handle, id: RegionId) -> Option<(&mut C, Region, bool)> {
         let member = self.chunks.get_mut(handle)?;
         let region = member.chunk.arena_mut().free(id).ok()?;
@@ -277,9 +301,9 @@ impl<C: HasArena> ChunkSet<C> {
         }
         let idle = member.chunk.is_idle();
         if idle {
-            self.list(handle);
+            member.list(handle, &mut self.empty, &mut self.idle);
         }
-        Some((&mut self.chunks.get_mut(handle)?.chunk, region, idle))
+        Some((&mut member.chunk, region, idle))
     }
 
     /// Updates the index for a chunk in which regions were freed.
@@ -299,16 +323,8 @@ impl<C: HasArena> ChunkSet<C> {
     /// Lists a chunk if it is idle, because its last slice may have started to wait.
     #[cold]
     pub(super) fn list(&mut self, handle: Handle) {
-        let Some(member) = self.chunks.get_mut(handle).filter(|member| member.chunk.is_idle()) else { return };
-        let (list, listed) = match member.chunk.is_empty() {
-            true => (&mut self.empty, &mut member.in_empty),
-            false => (&mut self.idle, &mut member.in_idle),
-        };
-        if !std::mem::replace(listed, true) {
-            list.push(handle);
-        }
-        if list.len() > MIN_LISTED + 2 * self.chunks.len() {
-            list.retain(|handle| self.chunks.get(*handle).is_some());
+        if let Some(member) = self.chunks.get_mut(handle).filter(|member| member.chunk.is_idle()) {
+            member.list(handle, &mut self.empty, &mut self.idle);
         }
     }
 

@@ -17,7 +17,6 @@ mod pass;
 mod slide;
 mod survey;
 mod target;
-mod visits;
 
 use super::Pool;
 pub(super) use moves::CopyJob;

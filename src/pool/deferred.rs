@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use super::allocate::Later;
 use super::slice::{EventOwner, Slice, SliceRequest};
 use super::Pool;
 use crate::accounting::Account;
@@ -19,10 +18,7 @@ impl Pool {
     ///
     /// Errors: those of [`request`](Self::request), but for those of a growth.
     pub fn request_resident(&self, request: SliceRequest) -> Result<Option<Slice>> {
-        self.timed(|| self.place_resident(request)).map_err(|error| {
-            let own = request.tag.and_then(|tag| self.state().tags.name(tag).cloned());
-            self.refused(request.size, own.as_ref(), error)
-        })
+        self.timed(|| self.place_resident(request)).map_err(|error| self.request_refused(&request, error))
     }
 
     /// Like [`request_resident`](Self::request_resident), for a holder that records the slice's events, and its
@@ -49,9 +45,10 @@ impl Pool {
 
     fn place_resident(&self, request: SliceRequest) -> Result<Option<Slice>> {
         let alignment = self.aligned(request.size, request.alignment)?;
-        let mut later = Later::default();
-        let taken = self.take(&request, alignment, None, true, &mut later)?;
-        taken.map(|slice| self.finish(slice, later)).transpose()
+        match self.take(&request, alignment, true)? {
+            Some((slice, Some(later))) => self.finish(slice, later).map(Some),
+            taken => Ok(taken.map(|(slice, _)| slice)),
+        }
     }
 }
 

@@ -78,7 +78,7 @@ impl Pool {
     fn grow(&self, reserved: ReservedGrowth<'_>) -> Result<Handle> {
         let admission = self.account.as_ref().map(|account| account.admit(reserved.bytes)).transpose()?;
         let memory = self.source.allocate(reserved.bytes)?;
-        let mut chunk = self.layout.chunk(memory, reserved.bytes)?;
+        let mut chunk = self.layout.chunk(memory, reserved.bytes, &self.lost)?;
         let handle = {
             let mut state = self.state();
             state.alive(self.name())?;

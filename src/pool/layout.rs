@@ -1,6 +1,8 @@
 //! The layout of a pool: sizes, checked and rounded, and the arenas that they make.
 
-use super::chunk::Chunk;
+use std::sync::Arc;
+
+use super::chunk::{Chunk, LostSlices};
 use crate::device::memory::Memory;
 use crate::error::{Error, ErrorCode, Result};
 use crate::suballoc::{Fixed, LayoutError, SubAllocator, Tlsf};
@@ -95,8 +97,8 @@ impl Layout {
     }
 
     /// Creates a chunk from `capacity` bytes of `memory`, which may have been rounded up to pages.
-    pub(super) fn chunk(&self, memory: Memory, capacity: u64) -> Result<Chunk> {
-        Ok(Chunk::new(memory, self.arena(capacity)?))
+    pub(super) fn chunk(&self, memory: Memory, capacity: u64, lost: &Arc<LostSlices>) -> Result<Chunk> {
+        Ok(Chunk::new(memory, self.arena(capacity)?, lost))
     }
 }
 

@@ -56,9 +56,11 @@ mod reuse;
 mod slabs;
 mod slice;
 mod slice_tags;
+mod slot_map;
 mod state;
 mod stats;
 mod tags;
+mod visits;
 mod waiting;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
@@ -72,8 +74,8 @@ use crate::profile::Action;
 use crate::suballoc::RegionId;
 use crate::sync::{Mutex, MutexGuard};
 use crate::units::MemoryKind;
-use chunk::Chunk;
 pub use chunk::ChunkMemory;
+use chunk::{Chunk, LostSlices};
 use chunk_set::ChunkSet;
 pub use compaction::{Location, Move, Moved, Pass, SearchStep};
 pub use compactor::{Compaction, CompactionLimits, CompactionOutcome, Compactor, DetachView, Detachment};
@@ -110,6 +112,7 @@ pub struct Pool {
     timer: AtomicU32,
     ahead: GrowthAhead,
     exposed: Arc<Exposed>,
+    lost: Arc<LostSlices>,
     state: Mutex<PoolState>,
 }
 
@@ -131,8 +134,8 @@ impl Pool {
         let near = Limit::new(Some(layout.max), &WARN_AT);
         let state = Mutex::new(PoolState { near, chunks: ChunkSet::new(layout.alignment), ..PoolState::default() });
         let (reuse, next_slab) = (ReuseDelay::default(), AtomicU64::new(layout.chunk));
-        let (timer, ahead, exposed) = (AtomicU32::new(0), GrowthAhead::default(), Arc::default());
-        let pool = Self { name, source, layout, reuse, account, next_slab, timer, ahead, exposed, state };
+        let (timer, ahead, exposed, lost) = (AtomicU32::new(0), GrowthAhead::default(), Arc::default(), Arc::default());
+        let pool = Self { name, source, layout, reuse, account, next_slab, timer, ahead, exposed, lost, state };
         if layout.initial > 0 {
             let first = pool.grow_first()?;
             pool.state().chunks.first = Some(first);
@@ -297,7 +300,7 @@ impl Pool {
 
     /// The number and the bytes of slices that are never used again.
     pub fn lost(&self) -> (u64, u64) {
-        self.state().lost()
+        self.lost.get()
     }
 
     /// Computes the exact figures, which takes a look at every chunk and at every slice that waits.
@@ -321,7 +324,7 @@ impl Pool {
             late_writes: state.waiting.late_writes,
             grown_ahead: state.ahead.grown,
             failed_ahead: state.ahead.failed,
-            lost: state.lost(),
+            lost: self.lost.get(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::owners::Owner;
 use super::slice::freed;
+use super::slot_map::SlotMap;
 use crate::accounting::CountedBytes;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::{Handle, Table};
@@ -61,30 +62,18 @@ pub(super) struct Movables {
 
 /// The movable slices of one chunk, by the slots of their regions. A walk over the regions finds them without a search.
 #[derive(Debug, Default)]
-pub(super) struct InChunk {
-    slots: Vec<Option<(RegionId, Handle)>>,
-    live: usize,
-}
+pub(super) struct InChunk(SlotMap<(RegionId, Handle)>);
 
 impl InChunk {
     /// The movable slice of that region.
     pub(super) fn at(&self, region: RegionId) -> Option<Handle> {
-        let (id, handle) = (*self.slots.get(region.slot() as usize)?)?;
+        let (id, handle) = self.0.get(region.slot())?;
         (id == region).then_some(handle)
-    }
-
-    fn put(&mut self, region: RegionId, id: Handle) {
-        let slot = region.slot() as usize;
-        if slot >= self.slots.len() {
-            self.slots.resize(slot + 1, None);
-        }
-        self.live += usize::from(self.slots[slot].replace((region, id)).is_none());
     }
 
     fn take(&mut self, region: RegionId) -> Option<Handle> {
         let id = self.at(region)?;
-        self.slots[region.slot() as usize] = None;
-        self.live -= 1;
+        self.0.take(region.slot());
         Some(id)
     }
 }
@@ -105,13 +94,13 @@ impl Movables {
     }
 
     fn put(&mut self, (chunk, region): SlicePlace, id: Handle) {
-        self.by_place.entry(chunk).or_default().put(region, id);
+        self.by_place.entry(chunk).or_default().0.put(region.slot(), (region, id));
     }
 
     fn take(&mut self, (chunk, region): SlicePlace) -> Option<Handle> {
         let in_chunk = self.by_place.get_mut(&chunk)?;
         let id = in_chunk.take(region);
-        if in_chunk.live == 0 {
+        if in_chunk.0.len() == 0 {
             self.by_place.remove(&chunk);
         }
         id
@@ -219,7 +208,7 @@ impl Movables {
     pub(super) fn clear(&mut self) {
         // A new table would start its generations again, and stale ids would name new slices.
         for (_, chunk) in self.by_place.drain() {
-            for (_, id) in chunk.slots.into_iter().flatten() {
+            for (_, id) in chunk.0.values() {
                 self.table.remove(id);
             }
         }
@@ -230,10 +219,10 @@ impl Movables {
             self.table.get(id).is_some_and(|movable| movable.place == (chunk, region))
         };
         let agree = |(chunk, in_chunk): (&Handle, &InChunk)| {
-            let mut live = in_chunk.slots.iter().flatten();
-            live.clone().count() == in_chunk.live && live.all(|(region, id)| placed((*chunk, *region), *id))
+            in_chunk.0.values().count() == in_chunk.0.len()
+                && in_chunk.0.values().all(|(region, id)| placed((*chunk, region), id))
         };
-        let places: usize = self.by_place.values().map(|chunk| chunk.live).sum();
+        let places: usize = self.by_place.values().map(|chunk| chunk.0.len()).sum();
         match self.table.len() == places && self.by_place.iter().all(agree) {
             true => Ok(()),
             false => Err("the movable slices by id and by place disagree".to_owned()),
@@ -268,9 +257,11 @@ mod tests {
             |movables, [first, _]| drop(movables.table.remove(first)),
             |movables, [first, _]| movables.table.get_mut(first).unwrap().place = place(3),
             // As many as there are names, but for one that is in no slot, and one that has another name's slot.
-            |movables, _| movables.by_place.get_mut(&Handle::from_raw(CHUNK)).unwrap().slots[1] = None,
+            |movables, _| {
+                movables.by_place.get_mut(&Handle::from_raw(CHUNK)).unwrap().0.take(1);
+            },
             |movables, [first, _]| {
-                movables.by_place.get_mut(&Handle::from_raw(CHUNK)).unwrap().slots[2] = Some((place(2).1, first));
+                movables.by_place.get_mut(&Handle::from_raw(CHUNK)).unwrap().0.put(2, (place(2).1, first));
             },
         ];
         for (number, damage) in damages.iter().enumerate() {

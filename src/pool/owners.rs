@@ -36,11 +36,13 @@ pub(super) struct Owners {
     next: u32,
     /// The only owner so far.
     only: Owner,
+    /// The only owner before the second one came.
+    first: Owner,
 }
 
 impl Default for Owners {
     fn default() -> Self {
-        Self { names: HashMap::new(), next: Owner::FIRST, only: Owner::NOBODY }
+        Self { names: HashMap::new(), next: Owner::FIRST, only: Owner::NOBODY, first: Owner::NOBODY }
     }
 }
 
@@ -77,14 +79,17 @@ impl Owners {
         false
     }
 
-    /// Records a second owner. Returns the first one on the first call.
-    pub(super) fn mix(&mut self) -> Option<Owner> {
-        let first = std::mem::replace(&mut self.only, Owner::MIXED);
-        (first != Owner::MIXED).then_some(first)
+    /// Records that there is a second owner. Returns the first one.
+    pub(super) fn mix(&mut self) -> Owner {
+        let only = std::mem::replace(&mut self.only, Owner::MIXED);
+        if only != Owner::MIXED || self.first == Owner::NOBODY {
+            self.first = only;
+        }
+        self.first
     }
 }
 
-/// The last owners of a chunk's segments. Empty while the pool has one owner.
+/// The last owners of a chunk's segments. Empty until the chunk serves a request of a pool with a second owner.
 #[derive(Debug, Default)]
 pub(super) struct LastOwners {
     /// The binary logarithm of a segment's size.
@@ -93,6 +98,12 @@ pub(super) struct LastOwners {
 }
 
 impl LastOwners {
+    /// Reports whether the owners are remembered.
+    #[inline]
+    pub(super) fn is_started(&self) -> bool {
+        !self.segments.is_empty()
+    }
+
     /// Starts to remember: the first `touched` bytes are those of `owner`.
     pub(super) fn start(&mut self, capacity: u64, touched: u64, owner: Owner) {
         let segment = capacity.div_ceil(MAX_SEGMENTS).next_power_of_two().max(MIN_SEGMENT);
@@ -105,10 +116,6 @@ impl LastOwners {
     /// Reports whether bytes of another owner lie in `offset..end`, and gives them to `owner`. `cleared`: a slice with
     /// such bytes is cleared.
     pub(super) fn give(&mut self, owner: Owner, offset: u64, end: u64, capacity: u64, cleared: bool) -> bool {
-        if self.segments.is_empty() {
-            // A chunk that the pool added after its second owner.
-            self.start(capacity, 0, Owner::NOBODY);
-        }
         let (first, last) = ((offset >> self.shift) as usize, (end.saturating_sub(1) >> self.shift) as usize);
         let Some(segments) = self.segments.get_mut(first..=last) else { return true };
         if owner != Owner::MIXED && segments.iter().all(|segment| *segment == owner) {
@@ -177,7 +184,7 @@ mod tests {
         let mut owners = Owners::default();
         assert!(owners.are_only(A) && owners.are_only(A));
         assert!(!owners.are_only(B));
-        assert_eq!((owners.mix(), owners.mix()), (Some(A), None));
+        assert_eq!((owners.mix(), owners.mix()), (A, A));
         assert!(!owners.are_only(A));
     }
 

@@ -37,9 +37,12 @@ pub struct PinnedSlice {
 impl Pool {
     /// Pins a slice until as many calls of [`unpin_slice`](Self::unpin_slice): only a reset or a destroy ends it.
     ///
-    /// Errors: `ERR_BUFFER_FREED`.
+    /// Errors: `ERR_BUFFER_FREED`; `ERR_BUFFER_BUSY` for a movable slice that another thread moves.
     pub fn pin_slice(&self, chunk: Handle, region: RegionId) -> Result<()> {
         let mut state = self.state();
+        if let Some(id) = state.movables.at((chunk, region)) {
+            state.movables.unmoving(id)?;
+        }
         let bytes = state.live_region((chunk, region)).ok_or_else(freed)?.size;
         state.pins.pin((chunk, region), bytes)
     }
@@ -58,17 +61,21 @@ impl Pool {
         all: bool,
         find: impl FnOnce(&mut PoolState) -> Result<SlicePlace>,
     ) -> Result<bool> {
-        let (place, last) = {
-            let mut state = self.state();
-            let place = find(&mut state)?;
+        let mut others = None;
+        // One critical section: a compaction could move a slice that was unpinned and not freed yet.
+        let freed = self.free_where(Action::Collect, true, |state| {
+            let place = find(state)?;
             state.live_region(place).ok_or_else(freed)?;
-            (place, state.pins.unpin(place, all)?)
-        };
-        match last {
-            Some(Pin { dropped: true, unseen: true, .. }) => {
-                self.free_seen(place.0, place.1, Action::Collect).map(|()| false)
+            let last = state.pins.unpin(place, all)?;
+            if let Some(Pin { dropped: true, unseen: true, .. }) = last {
+                return Ok(place);
             }
-            last => Ok(last.is_none()),
+            others = Some(last.is_none());
+            Err(freed())
+        });
+        match others {
+            Some(others) => Ok(others),
+            None => freed.map(|()| false),
         }
     }
 
@@ -259,6 +266,23 @@ mod tests {
             pool.destroy(true).unwrap();
             assert_eq!(pool.pin_stats(), PinStats::default());
         }
+    }
+
+    #[test]
+    fn a_slice_in_a_move_is_not_pinned_by_its_place() {
+        let pool = pool(0);
+        let below = pool.allocate(256, 64).unwrap();
+        let (id, slice) = pool.allocate_movable(100, 64, None).unwrap();
+        pool.free(below.chunk, below.region).unwrap();
+        let mut pass = pool.start_pass().unwrap();
+        let step = pool.next_move(&mut pass).unwrap();
+        assert_eq!(code(pool.pin_slice(slice.chunk, slice.region)), Some(ErrorCode::BufferBusy));
+        assert_eq!(code(pool.pin(id)), Some(ErrorCode::BufferBusy));
+        step.commit().unwrap().unwrap();
+        let moved = pool.movable(id).unwrap().0;
+        pool.pin_slice(moved.chunk, moved.region).unwrap();
+        assert!(moved.offset < slice.offset && pool.next_move(&mut pool.start_pass().unwrap()).is_none());
+        assert_eq!(pool.validate(), Ok(()));
     }
 
     /// The block and its ArrayBuffer may go in either order, and the pin before, between or after them.

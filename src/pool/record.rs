@@ -156,38 +156,60 @@ impl Pool {
     /// Times one call in [`TIMING_INTERVAL`] while the pool is recorded.
     #[inline]
     pub(super) fn timed<T>(&self, allocate: impl FnOnce() -> Result<T>) -> Result<T> {
+        let began = self.start_timing();
+        let result = allocate();
+        self.end_timing(began, result.is_ok());
+        result
+    }
+
+    /// Starts to time a call, if it is the one in [`TIMING_INTERVAL`].
+    #[inline(always)]
+    pub(super) fn start_timing(&self) -> Option<Instant> {
         match self.timer.load(Relaxed) {
-            0 => allocate(),
-            1 => self.time(allocate),
-            // Two threads may count one step together: the interval is approximate.
-            left => {
-                self.timer.store(left - 1, Relaxed);
-                allocate()
-            }
+            0 => None,
+            left => self.count_down(left),
         }
     }
 
+    /// Records the time of a call since `began`.
+    #[inline(always)]
+    pub(super) fn end_timing(&self, began: Option<Instant>, succeeded: bool) {
+        if let Some(began) = began {
+            self.record_latency(began, succeeded);
+        }
+    }
+
+    /// Counts a call of a pool that is recorded. Returns the time if the call is timed.
     #[cold]
-    fn time<T>(&self, allocate: impl FnOnce() -> Result<T>) -> Result<T> {
-        self.timer.store(TIMING_INTERVAL, Relaxed);
-        let began = Instant::now();
-        let result = allocate();
+    fn count_down(&self, left: u32) -> Option<Instant> {
+        // Two threads may count one step together: the interval is approximate.
+        let is_timed = left == 1;
+        self.timer.store(if is_timed { TIMING_INTERVAL } else { left - 1 }, Relaxed);
+        is_timed.then(Instant::now)
+    }
+
+    #[cold]
+    fn record_latency(&self, began: Instant, succeeded: bool) {
         let took = began.elapsed();
         let profiler = self.state().recorder.as_ref().map(|recorder| Arc::clone(recorder.profiler()));
         match profiler {
-            Some(profiler) if result.is_ok() => profiler.record_latency(took.as_nanos() as u64, TIMING_INTERVAL.into()),
+            Some(profiler) if succeeded => profiler.record_latency(took.as_nanos() as u64, TIMING_INTERVAL.into()),
             Some(_) => {}
             // The recording stopped in between.
             None => self.timer.store(0, Relaxed),
         }
-        result
     }
 }
 
 impl PoolState {
     /// Records a new slice. Returns whether it is sampled.
-    #[inline]
-    pub(super) fn record_slice(&mut self, slice: &Slice, request: &SliceRequest) -> bool {
+    #[inline(always)]
+    pub(super) fn record_slice(&mut self, slice: Slice, request: &SliceRequest) -> bool {
+        // The call gets a copy, so that the slice itself has no address and stays in registers.
+        self.recorder.is_some() && self.record_new(&{ slice }, request)
+    }
+
+    fn record_new(&mut self, slice: &Slice, request: &SliceRequest) -> bool {
         let size = request.size;
         match &mut self.recorder {
             None => false,

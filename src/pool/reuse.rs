@@ -12,6 +12,7 @@ use crate::handle::Handle;
 use crate::id::AllocationId;
 use crate::profile::Action;
 use crate::suballoc::{regions_from, Region, RegionId};
+use crate::sync::MutexGuard;
 
 /// The slabs' worth of slices that may wait before slabs grow for others. The maximum of a named pool is its own bound.
 const MAX_WAITING_SLABS: u64 = 16;
@@ -32,8 +33,9 @@ impl Pool {
     /// Frees a slice, and the chunks that the pool no longer needs.
     ///
     /// Errors: `ERR_BUFFER_FREED` for a stale name, `ERR_BUFFER_BUSY` for a pinned slice.
+    #[inline]
     pub fn free(&self, chunk: Handle, region: RegionId) -> Result<()> {
-        self.free_as(chunk, region, Action::Free)
+        self.free_where(Action::Free, false, |state| state.pins.check((chunk, region)).map(|()| (chunk, region)))
     }
 
     /// Like [`free`](Self::free), with the action to record.
@@ -53,26 +55,41 @@ impl Pool {
 
     /// Frees the slice that `find` finds. Both are one critical section: a compaction may move the slice at any other
     /// time.
-    #[inline]
+    #[inline(always)]
     pub(super) fn free_where(
         &self,
         how: Action,
         seen: bool,
         find: impl FnOnce(&mut PoolState) -> Result<SlicePlace>,
     ) -> Result<()> {
-        let delayed = self.layout.delay > 0;
-        if !(delayed || seen && self.reuse.waits()) {
-            let empty = {
-                let mut state = self.state();
-                let (chunk, region) = find(&mut state)?;
-                state.check_owned((chunk, region))?;
-                state.free_region(chunk, region, &self.layout, Some(how))?
-            };
-            if !empty.is_empty() {
-                self.end(empty);
-            }
-            return Ok(());
+        if self.layout.delay > 0 || seen && self.reuse.waits() {
+            return self.free_later(how, seen, find);
         }
+        let mut state = self.state.lock();
+        let place = find(&mut state)?;
+        state.check_owned(place)?;
+        if state.free_region(place, Some(how))? {
+            self.end_leftover(state);
+        }
+        Ok(())
+    }
+
+    /// Ends the empty chunks that the pool no longer needs, outside the lock.
+    #[cold]
+    fn end_leftover(&self, mut state: MutexGuard<'_, PoolState>) {
+        let empty = state.take_leftover(&self.layout);
+        drop(state);
+        self.end(empty);
+    }
+
+    /// Does the work of [`free_where`](Self::free_where) for a slice that waits.
+    #[inline(never)]
+    fn free_later(
+        &self,
+        how: Action,
+        seen: bool,
+        find: impl FnOnce(&mut PoolState) -> Result<SlicePlace>,
+    ) -> Result<()> {
         let now = self.reuse.now();
         // A finalizer runs in a turn of its own.
         let since = if how == Action::Collect || !seen { now.without_turns() } else { now };
@@ -80,7 +97,7 @@ impl Pool {
             let mut state = self.state();
             let place = find(&mut state)?;
             let slice = state.start_wait(place, how)?;
-            if !delayed {
+            if self.layout.delay == 0 {
                 state.waiting.push(WaitingSlice { place, since, poisoned: false });
                 return Ok(());
             }
@@ -345,7 +362,10 @@ impl PoolState {
         // `start_wait` has subtracted it.
         self.chunks.live += 1;
         self.chunks.allocated += region.size;
-        self.free_region(handle, id, layout, None).ok()
+        match self.free_region((handle, id), None).ok()? {
+            true => Some(self.take_leftover(layout)),
+            false => Some(Vec::new()),
+        }
     }
 }
 

@@ -171,31 +171,3 @@ impl SliceTags {
         *self = Self::default();
     }
 }
-
-/// The tags of one chunk's slices, by the slots of their regions. Empty unless a slice has a tag.
-#[derive(Debug, Default)]
-pub(super) struct SlotTags(Vec<Option<TagId>>);
-
-impl SlotTags {
-    #[inline]
-    pub(super) fn put(&mut self, slot: u32, tag: TagId) {
-        let at = slot as usize;
-        if at >= self.0.len() {
-            self.0.resize(at + 1, None);
-        }
-        self.0[at] = Some(tag);
-    }
-
-    #[inline]
-    pub(super) fn take(&mut self, slot: u32) -> Option<TagId> {
-        self.0.get_mut(slot as usize).and_then(Option::take)
-    }
-
-    pub(super) fn get(&self, slot: u32) -> Option<TagId> {
-        self.0.get(slot as usize).copied().flatten()
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
-    }
-}

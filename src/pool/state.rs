@@ -10,14 +10,15 @@ use super::movable_table::{Movables, SlicePlace};
 use super::owners::{Owner, Owners};
 use super::pin_table::Pins;
 use super::slice::{freed, Clearing, Slice, SliceRequest};
-use super::slice_tags::SliceTags;
+use super::slice_tags::{SliceTags, TagId};
+use super::visits;
 use super::waiting::WaitingSlices;
 use crate::accounting::Limit;
 use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
 use crate::id::Ids;
 use crate::profile::{Action, Recorder};
-use crate::suballoc::{Region, RegionId};
+use crate::suballoc::Region;
 
 #[derive(Debug, Default)]
 pub(super) struct PoolState {
@@ -59,7 +60,7 @@ pub(super) struct ToClear {
 }
 
 impl PoolState {
-    #[inline]
+    #[inline(always)]
     pub(super) fn alive(&self, name: &str) -> Result<()> {
         match self.destroyed {
             false => Ok(()),
@@ -67,8 +68,14 @@ impl PoolState {
         }
     }
 
+    /// Allocates from the chunk of the last allocation.
+    #[inline(always)]
+    pub(super) fn take_front(&mut self, size: u64, alignment: u64) -> Option<Slice> {
+        let Self { chunks, ids, .. } = self;
+        chunks.take_front(size, alignment, |handle, chunk, region| chunk.touch(handle, &region, ids.next()))
+    }
+
     /// Allocates from the first chunk that has room ([`ChunkSet::take`]).
-    #[inline]
     pub(super) fn take(&mut self, size: u64, alignment: u64) -> Option<Slice> {
         let Self { chunks, ids, .. } = self;
         chunks.take(size, alignment, |handle, chunk, region| chunk.touch(handle, &region, ids.next()))
@@ -95,9 +102,9 @@ impl PoolState {
     }
 
     /// Reports whether a new slice has to be cleared, and records its owner.
-    #[inline]
-    pub(super) fn must_clear(&mut self, slice: &Slice, owner: Owner, clearing: Clearing) -> bool {
-        let foreign = !self.owners.are_only(owner) && self.give(owner, slice, clearing != Clearing::None);
+    #[inline(always)]
+    pub(super) fn must_clear(&mut self, slice: Slice, owner: Owner, clearing: Clearing) -> bool {
+        let foreign = !self.owners.are_only(owner) && self.give(owner, &{ slice }, clearing != Clearing::None);
         match clearing {
             Clearing::All => true,
             Clearing::OtherTags => foreign,
@@ -124,59 +131,59 @@ impl PoolState {
 
     /// Reports whether bytes of another owner are in a new slice, and gives them to `owner`.
     pub(super) fn give(&mut self, owner: Owner, slice: &Slice, cleared: bool) -> bool {
-        if let Some(first) = self.owners.mix() {
-            self.remember_owners(first, slice);
-        }
+        let first = self.owners.mix();
         let Some(chunk) = self.chunks.get_mut(slice.chunk) else { return true };
+        if !chunk.owners.is_started() {
+            visits::add(1);
+            // All bytes that were allocated before this slice are the first owner's. Each chunk starts with its own
+            // next slice, so that the second owner's first request does not pay for all chunks.
+            let is_new_end = slice.used_before < slice.padded;
+            let touched = if is_new_end { slice.offset + slice.used_before } else { chunk.touched };
+            chunk.owners.start(chunk.arena.capacity(), touched, first);
+        }
         let end = slice.offset + slice.padded;
         chunk.owners.give(owner, slice.offset, end, chunk.arena.capacity(), cleared) && slice.used_before > 0
     }
 
-    /// Starts to remember the last owners of each chunk: so far there was `first` only, beside the owner of `slice`.
-    #[cold]
-    fn remember_owners(&mut self, first: Owner, slice: &Slice) {
-        for (handle, chunk) in self.chunks.iter_mut() {
-            let is_new_end = handle == slice.chunk && slice.used_before < slice.padded;
-            let touched = if is_new_end { slice.offset + slice.used_before } else { chunk.touched };
-            chunk.owners.start(chunk.arena.capacity(), touched, first);
-        }
-    }
-
-    /// Frees a region; returns the chunks that are no longer needed. `how` is recorded, unless the wait's start
-    /// has recorded it.
-    pub(super) fn free_region(
-        &mut self,
-        handle: Handle,
-        id: RegionId,
-        layout: &Layout,
-        how: Option<Action>,
-    ) -> Result<Vec<Chunk>> {
+    /// Frees a region. Returns whether its chunk is empty now: then the caller [takes](Self::take_leftover) those that
+    /// are no longer needed. `how` is recorded, unless the wait's start has recorded it.
+    #[inline(always)]
+    pub(super) fn free_region(&mut self, place: SlicePlace, how: Option<Action>) -> Result<bool> {
+        let (handle, id) = place;
         // Destructured, because reading whole a struct that was just written in several words makes the processor wait.
         let (chunk, Region { size, user_data: requested, .. }, idle) =
             self.chunks.free(handle, id).ok_or_else(freed)?;
-        let movable = self.movables.forget((handle, id));
-        let tag = chunk.tags.take(id.slot());
         let is_empty = idle && chunk.is_empty();
-        if let (Some(recorder), Some(how)) = (&mut self.recorder, how) {
+        let tag = chunk.tags.take(id.slot());
+        if tag.is_some() || self.recorder.is_some() || self.movables.len() > 0 {
+            self.end_names_of_freed(place, (size, requested), tag, how);
+        }
+        Ok(is_empty)
+    }
+
+    /// Ends the names of a region that was freed, and records that.
+    fn end_names_of_freed(
+        &mut self,
+        place: SlicePlace,
+        (size, requested): (u64, u64),
+        tag: Option<TagId>,
+        how: Option<Action>,
+    ) {
+        let movable = self.movables.forget(place);
+        if let (Some(recorder), Some(how), Some(chunk)) = (&mut self.recorder, how, self.chunks.get_mut(place.0)) {
             let tag = movable.map_or_else(|| tag.and_then(|tag| self.tags.name(tag).cloned()), |(_, tag)| tag);
-            chunk.record_ended(recorder, (handle, id), requested, tag, how);
+            chunk.record_ended(recorder, place, requested, tag, how);
         }
         if let Some(tag) = tag {
             self.tags.freed(tag, size);
         }
-        match is_empty {
-            true => {
-                let gone = self.chunks.take_leftover(layout.initial);
-                Ok(self.record_trimmed(gone))
-            }
-            false => Ok(Vec::new()),
-        }
     }
 
-    /// The number and the bytes of slices that are never used again.
-    pub(super) fn lost(&self) -> (u64, u64) {
-        let each = self.chunks.iter().map(|(_, chunk)| chunk.chunk_memory.lost());
-        each.fold((0, 0), |sum, lost| (sum.0 + lost.0, sum.1 + lost.1))
+    /// Removes the empty chunks that are no longer needed.
+    #[cold]
+    pub(super) fn take_leftover(&mut self, layout: &Layout) -> Vec<Chunk> {
+        let gone = self.chunks.take_leftover(layout.initial);
+        self.record_trimmed(gone)
     }
 
     /// Removes all empty chunks, down to the initial size.

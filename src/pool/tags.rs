@@ -56,8 +56,8 @@ impl Pool {
 
 impl PoolState {
     /// Counts a new slice under its tag. A refusal frees the slice again.
-    #[inline]
-    pub(super) fn count_tag(&mut self, id: TagId, slice: &Slice, peak_before: u64) -> Result<Counted> {
+    #[inline(always)]
+    pub(super) fn count_tag(&mut self, id: TagId, slice: Slice, peak_before: u64) -> Result<Counted> {
         match self.tags.add(id, slice.padded) {
             Ok(counted) => {
                 if let Some(chunk) = self.chunks.get_mut(slice.chunk) {
@@ -65,7 +65,7 @@ impl PoolState {
                 }
                 Ok(counted)
             }
-            Err(refused) => Err(self.untake(id, slice, peak_before, refused)),
+            Err(refused) => Err(self.untake(id, &{ slice }, peak_before, refused)),
         }
     }
 
@@ -79,5 +79,44 @@ impl PoolState {
             Some(name) => refused.error(name, slice.padded),
             None => freed(),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::device::memory::{PageOptions, Source};
+    use crate::pool::{visits, Layout, SliceRequest};
+    use crate::sys::page::page_size;
+    use crate::units::MIB;
+
+    /// Counts chunks, not time.
+    #[test]
+    fn the_second_owner_of_a_pool_does_not_pay_for_all_chunks_and_meets_no_byte_of_the_first() {
+        const CHUNKS: u64 = 40;
+        let source = Source::System(PageOptions { alignment: page_size(), ..PageOptions::default() });
+        let layout = Layout { initial: 0, max: CHUNKS * MIB, chunk: MIB, block: None, alignment: 64, delay: 0 };
+        let pool = Pool::new(None, source, layout, None).unwrap();
+        let slices: Vec<_> = (0..2 * CHUNKS).map(|_| pool.allocate(MIB / 2, 64).unwrap()).collect();
+        for slice in &slices {
+            pool.memory_of(slice).unwrap().mapping().fill(slice.offset..slice.offset + slice.padded, 7);
+        }
+        // A half of each chunk is free, the upper and the lower one in turn.
+        slices.iter().step_by(3).for_each(|slice| pool.free(slice.chunk, slice.region).unwrap());
+        let tag = pool.tag_id(&"kv".into()).unwrap();
+        let mut request = SliceRequest::new(MIB / 4, 64);
+        request.tag = Some(tag);
+        visits::take();
+        let mut found = Vec::new();
+        while let Ok(slice) = pool.request(request) {
+            assert!(visits::take() <= 2, "of {CHUNKS} chunks");
+            let mut bytes = vec![1; slice.padded as usize];
+            pool.memory_of(&slice).unwrap().mapping().read(slice.offset, &mut bytes);
+            assert!(bytes.iter().all(|byte| *byte == 0), "bytes of the first owner in {slice:?}");
+            found.push(slice);
+        }
+        assert_eq!(found.len() as u64, 2 * (2 * CHUNKS).div_ceil(3));
+        assert_eq!(pool.validate(), Ok(()));
     }
 }

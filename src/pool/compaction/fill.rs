@@ -1,9 +1,9 @@
 //! Filling: the movable slices of the last chunks, from the top, go into the first holes that are large enough.
 
 use super::pass::{Pass, SearchStep, SEARCH_STEP};
-use super::visits;
 use crate::handle::Handle;
 use crate::pool::state::PoolState;
+use crate::pool::visits;
 use crate::pool::Pool;
 use crate::suballoc::{Region, RegionId};
 
@@ -22,7 +22,7 @@ impl Pool {
         let mut left = SEARCH_STEP;
         while let Some(candidate) = pass.candidates.pop() {
             left = left.saturating_sub(1);
-            visits::add();
+            visits::add(1);
             let slice = state.unpinned(candidate.id).filter(|(source, _)| source.user_data <= pass.largest);
             while let Some((source, alignment)) = slice {
                 let Some((at, hole)) = pass.holes.first_of(source.size) else { break };

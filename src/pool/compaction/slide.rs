@@ -1,9 +1,9 @@
 //! Sliding: slices too large for any hole move down in their chunk, over their own bytes if necessary.
 
 use super::pass::{Pass, SearchStep, Slides, SEARCH_STEP};
-use super::visits;
 use crate::handle::Handle;
 use crate::pool::state::PoolState;
+use crate::pool::visits;
 use crate::pool::Pool;
 use crate::suballoc::Region;
 
@@ -63,7 +63,7 @@ impl PoolState {
         }
         loop {
             *left = left.checked_sub(1)?;
-            visits::add();
+            visits::add(1);
             let next = match slides.last_fixed {
                 None => Some(arena.first()),
                 // The region was freed meanwhile; a later pass slides the rest of this chunk.

@@ -2,7 +2,7 @@
 
 use super::holes::{Hole, Holes};
 use super::pass::{Candidate, Pass, SEARCH_STEP};
-use super::visits;
+use crate::pool::visits;
 use crate::pool::Pool;
 use crate::suballoc::{regions_from, Region, RegionId, SubAllocator};
 
@@ -31,7 +31,7 @@ impl Pool {
                     if left == 0 {
                         return false;
                     }
-                    visits::add();
+                    visits::add(1);
                     if !region.used {
                         survey.holes.push((Hole { rank, id: region.id, offset: region.offset }, region.size));
                         continue;

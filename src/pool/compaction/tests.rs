@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::device::memory::{PageOptions, Source};
+use crate::pool::visits;
 use crate::pool::Layout;
 use crate::sys::page::page_size;
 
