@@ -41,6 +41,7 @@ pub mod handle;
 pub mod hash;
 pub mod id;
 pub mod manager;
+pub mod owned_table;
 pub mod pool;
 pub mod profile;
 pub mod session;

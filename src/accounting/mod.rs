@@ -49,7 +49,7 @@ use crate::units::MemoryKind;
 
 pub use accounts::Accounts;
 use accounts::{AccountingState, GlobalLimits, View};
-pub use budget::{Budget, Charge};
+pub use budget::{Budget, Charge, Refused};
 pub use counters::Counters;
 pub use limit::{Limit, Limits, Scope, Warning, WARN_AT};
 pub use tag_account::{TagAccount, TagRefused};

@@ -1,6 +1,7 @@
 //! The directory: finds the allocations of this process by address and by handle.
 
 use std::collections::hash_map::Entry;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use once_cell::sync::Lazy;
@@ -8,6 +9,7 @@ use once_cell::sync::Lazy;
 use super::{visits, Allocation};
 use crate::handle::{Handle, Table};
 use crate::hash::NumberMap;
+use crate::id::AllocationId;
 use crate::sync::{Mutex, MutexGuard};
 
 /// All allocations of this process.
@@ -15,8 +17,8 @@ use crate::sync::{Mutex, MutexGuard};
 pub(super) struct Directory {
     pub(super) table: Table<Arc<Allocation>>,
     by_address: NumberMap<usize, Handle>,
-    /// The further allocations at an address of shared memory.
-    others: NumberMap<usize, Vec<Handle>>,
+    /// The further allocations at an address of shared memory, oldest first.
+    others: NumberMap<usize, BTreeSet<(AllocationId, Handle)>>,
 }
 
 impl Directory {
@@ -28,8 +30,9 @@ impl Directory {
     }
 
     pub(super) fn remember_address(&mut self, address: usize, handle: Handle) {
-        if let Some(shares_with) = self.by_address.insert(address, handle) {
-            self.others.entry(address).or_default().push(shares_with);
+        let before = self.by_address.insert(address, handle).filter(|before| *before != handle);
+        if let Some(shares_with) = before.and_then(|before| Some((self.table.get(before)?.id, before))) {
+            self.others.entry(address).or_default().insert(shares_with);
         }
     }
 
@@ -44,15 +47,14 @@ impl Directory {
             return;
         }
         let is_first = self.by_address.get(address) == Some(&handle);
-        let next = self.others.get_mut(address).and_then(|others| {
-            others.retain(|other| *other != handle);
-            if is_first {
-                others.pop()
-            } else {
+        let next = self.others.get_mut(address).and_then(|others| match is_first {
+            true => others.pop_last().map(|(_, next)| next),
+            false => {
+                others.remove(&(allocation.id, handle));
                 None
             }
         });
-        if self.others.get(address).is_some_and(Vec::is_empty) {
+        if self.others.get(address).is_some_and(BTreeSet::is_empty) {
             self.others.remove(address);
         }
         match next {
@@ -77,7 +79,7 @@ impl Allocation {
         let others = directory.others.get(&address).cloned().unwrap_or_default();
         let found = |id: Handle| directory.table.get(id).cloned();
         let first = first.and_then(found);
-        let others: Vec<_> = others.into_iter().filter_map(found).collect();
+        let others: Vec<_> = others.into_iter().rev().filter_map(|(_, other)| found(other)).collect();
         first.into_iter().chain(others)
     }
 

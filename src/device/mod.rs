@@ -38,7 +38,7 @@ use std::time::Duration;
 use once_cell::sync::Lazy;
 use reaper::{PendingFrees, LINGER, REAPERS};
 
-use crate::accounting::{Budget, Charge};
+use crate::accounting::{Budget, Charge, Refused};
 use crate::backend::errno::no_domain;
 use crate::backend::{identity, Backend, DeviceInfo, Identity, Kind, Object, Placement, Request};
 use crate::error::{Error, ErrorCode, Result};
@@ -243,17 +243,8 @@ impl Device {
     /// Errors: those of [`Backend::import`], and `ERR_IOVA_EXHAUSTED` if domain 0 has no room in the ledger.
     pub fn import(&self, fd: BorrowedFd<'_>, size: Option<u64>) -> Result<(Object, Arc<Charges>)> {
         let object = self.backend.import(fd, size)?;
-        let known = self.live_charges().get(&object.handle).and_then(Weak::upgrade);
-        if let Some(charges) = known {
-            return Ok((object, charges));
-        }
-        // Another owner has paid for the RAM of imported memory: only its addresses are charged.
-        let domain = object.domain.unwrap_or(0);
-        match self.domain(domain).and_then(|budget| self.charge(budget, domain, object.size)) {
-            Ok(charge) => {
-                let charges = self.record_charges(object.handle, Charges { _domain: charge, _ram: None, _rest: None });
-                Ok((object, charges))
-            }
+        match self.charge_import(&object) {
+            Ok(charges) => Ok((object, charges)),
             Err(error) => {
                 let destroyed = self.backend.destroy(object.handle);
                 self.backend.end_of_destroys();
@@ -261,6 +252,29 @@ impl Device {
                 Err(error)
             }
         }
+    }
+
+    /// Charges an imported object, unless it is charged already. Look-up and charge are one critical section: threads
+    /// that import an object at the same time pay for it once.
+    fn charge_import(&self, object: &Object) -> Result<Arc<Charges>> {
+        // Another owner has paid for the RAM of imported memory: only its addresses are charged.
+        let (id, size) = (object.domain.unwrap_or(0), object.size);
+        let domain = self.domain(id)?;
+        let refused = {
+            let mut live = self.live_charges();
+            if let Some(known) = live.get(&object.handle).and_then(Weak::upgrade) {
+                return Ok(known);
+            }
+            match domain.reserve(size) {
+                Ok(charge) => {
+                    let charges = Arc::new(Charges { _domain: charge, _ram: None, _rest: None });
+                    live.insert(object.handle, Arc::downgrade(&charges));
+                    return Ok(charges);
+                }
+                Err(refused) => refused,
+            }
+        };
+        Err(self.does_not_fit(domain, id, size, &refused))
     }
 
     /// Hands an unmapped object to the reaper's thread, which destroys it soon.
@@ -400,25 +414,27 @@ impl Device {
     }
 
     fn charge(&self, budget: &Arc<Budget>, domain: u32, size: u64) -> Result<Charge> {
-        budget.reserve(size).map_err(|refused| {
-            let message = format!(
-                "IOMMU domain {domain} holds {} of its {}: {} more do not fit",
-                format_bytes(budget.used()),
-                format_bytes(refused.limit),
-                format_bytes(size)
-            );
-            Error::new(ErrorCode::IovaExhausted, message)
-                .requested(size)
-                .available(refused.available)
-                .limit(format!("domain:{domain}"), refused.limit)
-                .hint(match self.info().domains {
-                    0 | 1 => "deallocate what is no longer used (dropped buffers go when the event loop turns)",
-                    _ => {
-                        "deallocate what is no longer used (dropped buffers go when the event loop turns), \
-                         or use another iommuDomain"
-                    }
-                })
-        })
+        budget.reserve(size).map_err(|refused| self.does_not_fit(budget, domain, size, &refused))
+    }
+
+    fn does_not_fit(&self, budget: &Budget, domain: u32, size: u64, refused: &Refused) -> Error {
+        let message = format!(
+            "IOMMU domain {domain} holds {} of its {}: {} more do not fit",
+            format_bytes(budget.used()),
+            format_bytes(refused.limit),
+            format_bytes(size)
+        );
+        Error::new(ErrorCode::IovaExhausted, message)
+            .requested(size)
+            .available(refused.available)
+            .limit(format!("domain:{domain}"), refused.limit)
+            .hint(match self.info().domains {
+                0 | 1 => "deallocate what is no longer used (dropped buffers go when the event loop turns)",
+                _ => {
+                    "deallocate what is no longer used (dropped buffers go when the event loop turns), or use another \
+                     iommuDomain"
+                }
+            })
     }
 }
 

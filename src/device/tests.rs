@@ -112,6 +112,63 @@ fn an_object_that_comes_back_is_charged_once() {
     assert_eq!(device.domains()[0].used(), 0);
     assert!(device.live_charges().is_empty());
 }
+
+/// A backend whose imports return together, two at a time.
+#[derive(Debug)]
+struct ImportsMeet(Simulated, std::sync::Barrier);
+
+impl Backend for ImportsMeet {
+    fn import(&self, fd: BorrowedFd<'_>, size: Option<u64>) -> Result<Object> {
+        let imported = self.0.import(fd, size);
+        self.1.wait();
+        imported
+    }
+    fn info(&self) -> &DeviceInfo {
+        self.0.info()
+    }
+    fn create(&self, request: &Request) -> Result<Object> {
+        self.0.create(request)
+    }
+    fn map(&self, object: Handle, alignment: u64) -> Result<crate::sys::mapping::Mapping> {
+        self.0.map(object, alignment)
+    }
+    fn sync(&self, object: Handle, to: crate::backend::Direction, range: std::ops::Range<u64>) -> Result<()> {
+        self.0.sync(object, to, range)
+    }
+    fn export(&self, object: Handle) -> Result<std::os::fd::OwnedFd> {
+        self.0.export(object)
+    }
+    fn destroy(&self, object: Handle) -> Result<()> {
+        self.0.destroy(object)
+    }
+    fn gauges(&self, domain: u32) -> crate::backend::Gauges {
+        self.0.gauges(domain)
+    }
+    fn live(&self) -> usize {
+        self.0.live()
+    }
+}
+
+#[test]
+fn a_dma_buf_that_two_threads_import_at_once_is_charged_once() {
+    let exporter = device(Options::default());
+    let (object, charges) = exporter.create(&Request::plain(MIB)).unwrap();
+    let fd = exporter.backend().export(object.handle).unwrap();
+    let backend = ImportsMeet(Simulated::new(Options::default()).unwrap(), std::sync::Barrier::new(2));
+    let importer = Device::new(Arc::new(backend));
+    for round in 0..100 {
+        let import = || importer.import(fd.as_fd(), None).unwrap();
+        let both =
+            std::thread::scope(|scope| [scope.spawn(import), scope.spawn(import)].map(|one| one.join().unwrap()));
+        assert_eq!(importer.domains()[0].used(), MIB, "round {round}");
+        both.into_iter().for_each(|(object, charges)| importer.free_later(object, charges));
+        assert!(importer.wait_for_frees(FREE_TIMEOUT));
+        assert_eq!(importer.domains()[0].used(), 0, "round {round}");
+    }
+    assert!(importer.live_charges().is_empty());
+    exporter.free_later(object, charges);
+}
+
 /// A backend that refuses a create and completes a free meanwhile, so that there is room once the caller gets the
 /// error.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use crate::device::unretired;
 use crate::pool::{PinStats, PoolCounts, PoolStats};
 use crate::sys::cgroup::Cgroup;
 use crate::sys::proc::{Gauge, MemInfo, Pressure};
-use crate::sys::ram::Ram;
+use crate::sys::ram::{self, Ram};
 use crate::units::MemoryKind;
 
 /// Statistics of NPU memory, in bytes.
@@ -226,7 +226,7 @@ impl Manager {
             lost: unretired::lost(None),
             memory: memory.unwrap_or_default(),
             rss: self.proc.rss(),
-            cgroup: self.proc.cgroup(),
+            cgroup: ram::cgroup(),
             pressure: self.proc.pressure(),
         }
     }

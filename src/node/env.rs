@@ -18,7 +18,7 @@ use crate::error::{Details, Error};
 use crate::sync::{Mutex, MutexGuard};
 
 /// Identifies an environment within the process. An integer: an exit hook may run when the environment is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EnvId(usize);
 
 /// Data of one JavaScript environment.

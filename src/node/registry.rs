@@ -5,6 +5,7 @@
 //!
 //! No lock is held while a removed value is dropped: its drop may wait for a driver.
 
+use std::hash::Hash;
 use std::sync::Arc;
 
 use once_cell::sync::Lazy;
@@ -12,15 +13,16 @@ use once_cell::sync::Lazy;
 use super::env::{at_exit, EnvId};
 use super::last_pool;
 use crate::error::{Error, ErrorCode, Result};
-use crate::handle::{Handle, Table};
+use crate::handle::Handle;
 use crate::manager::Manager;
+use crate::owned_table::OwnedTable;
 use crate::pool::{Compactor, Pool};
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::pressure::Subscription;
 
 /// Values by generation-checked handle, each with its owner.
 pub struct Registry<O, T> {
-    entries: Mutex<Table<(O, T)>>,
+    entries: Mutex<OwnedTable<O, T>>,
 }
 
 impl<T> Registry<EnvId, T> {
@@ -31,40 +33,38 @@ impl<T> Registry<EnvId, T> {
     }
 }
 
-impl<O: Copy + PartialEq, T> Registry<O, T> {
+impl<O: Copy + Eq + Hash, T> Registry<O, T> {
     fn new() -> Self {
         Self { entries: Mutex::default() }
     }
 
-    fn entries(&self) -> MutexGuard<'_, Table<(O, T)>> {
+    fn entries(&self) -> MutexGuard<'_, OwnedTable<O, T>> {
         self.entries.lock()
     }
 
     /// Adds `value` and returns its handle.
     pub fn insert(&self, owner: O, value: T) -> Handle {
-        self.entries().insert((owner, value))
+        self.entries().insert(owner, value)
     }
 
     /// Calls `use_value` with the value of `handle`, under the lock; `None` when it was removed.
     pub fn with<R>(&self, handle: Handle, use_value: impl FnOnce(&mut T) -> R) -> Option<R> {
-        self.entries().get_mut(handle).map(|(_, value)| use_value(value))
+        self.entries().get_mut(handle).map(use_value)
     }
 
     /// Removes and returns the value of `handle`.
     pub fn remove(&self, handle: Handle) -> Option<T> {
-        self.entries().remove(handle).map(|(_, value)| value)
+        self.entries().remove(handle)
     }
 
     /// Maps all values, under the lock.
     fn map<R>(&self, of: impl Fn(&T) -> R) -> Vec<R> {
-        self.entries().iter().map(|(_, (_, value))| of(value)).collect()
+        self.entries().values().map(of).collect()
     }
 
-    /// Removes and returns every value of `owner`, with its handle.
+    /// Removes and returns every value of `owner`, with its handle. Visits those alone.
     pub fn remove_of(&self, owner: O) -> Vec<(Handle, T)> {
-        let mut entries = self.entries();
-        let owned: Vec<_> = entries.iter().filter(|(_, (of, _))| *of == owner).map(|(handle, _)| handle).collect();
-        owned.into_iter().filter_map(|handle| Some((handle, entries.remove(handle)?.1))).collect()
+        self.entries().remove_of(owner)
     }
 }
 

@@ -164,6 +164,17 @@ impl Groups {
         binding
     }
 
+    /// Reads the group with the fewest bytes left; without any limit, this process's own group. `None` outside a memory
+    /// controller, and if the groups cannot be read any more.
+    pub fn figures(&self) -> Option<Cgroup> {
+        self.read(u64::MAX).group.or_else(|| self.members.iter().find_map(Group::unlimited))
+    }
+
+    /// Reports whether a memory controller has this process.
+    pub fn is_controlled(&self) -> bool {
+        !self.members.is_empty()
+    }
+
     /// The folder of this process's own v2 group, which has its PSI files.
     pub fn own(&self) -> Option<&Path> {
         self.own.as_deref()
@@ -206,13 +217,6 @@ impl<'a> Relative<'a> {
 }
 
 impl Proc {
-    /// Reads the group with the fewest bytes left; without any limit, this process's own group. `None` outside a memory
-    /// controller.
-    pub fn cgroup(&self) -> Option<Cgroup> {
-        let groups = self.groups();
-        groups.read(u64::MAX).group.or_else(|| groups.members.iter().find_map(Group::unlimited))
-    }
-
     /// Finds the cgroups of this process that have a memory controller. Finding them costs more than reading them.
     pub fn groups(&self) -> Groups {
         let texts = self.text("proc/self/cgroup").zip(self.text("proc/self/mountinfo"));

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use once_cell::sync::Lazy;
 
-use super::cgroup::Groups;
+use super::cgroup::{Cgroup, Groups};
 use super::proc::{MemInfo, Proc};
 use crate::accounting::{Budget, Charge};
 use crate::error::{Error, ErrorCode, Result};
@@ -40,12 +40,25 @@ const MAX_GROUPS_AGE: Duration = Duration::from_secs(1);
 /// Returns the cgroups of this process.
 pub(super) fn groups() -> Arc<Groups> {
     let known = GROUPS.lock().clone();
-    if let Some((_, groups)) = known.filter(|(at, _)| at.elapsed() < MAX_GROUPS_AGE) {
-        return groups;
+    match known.filter(|(at, _)| at.elapsed() < MAX_GROUPS_AGE) {
+        Some((_, groups)) => groups,
+        None => find_groups(),
     }
+}
+
+fn find_groups() -> Arc<Groups> {
     let groups = Arc::new(Proc::default().groups());
     *GROUPS.lock() = Some((Instant::now(), Arc::clone(&groups)));
     groups
+}
+
+/// Reads the figures of this process's cgroup ([`Groups::figures`]). Finds the groups again if they cannot be read.
+pub fn cgroup() -> Option<Cgroup> {
+    let groups = groups();
+    match groups.figures() {
+        None if groups.is_controlled() => find_groups().figures(),
+        figures => figures,
+    }
 }
 
 impl Ram {

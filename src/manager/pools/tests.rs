@@ -58,6 +58,28 @@ fn a_slice_goes_whose_finalizer_came_while_a_compaction_had_it() {
 
 /// Counts look-ups, not time.
 #[test]
+fn the_statistics_visit_no_buffer() {
+    let (manager, pool) = pool();
+    let live = || {
+        let npu = manager.allocate_npu(4096, &NpuOptions::default()).unwrap();
+        (npu, manager.allocate_from(&pool, slice(8)).unwrap())
+    };
+    let live: Vec<_> = (0..500).map(|_| live()).collect();
+    let visits = visits::of(|| {
+        let summary = manager.summary();
+        assert_eq!((summary.npu.live, summary.system.live), (500, 500));
+        assert_eq!(manager.npu_stats().counters.live, 500);
+        assert!(manager.system_stats().memory.total > 0);
+    });
+    assert_eq!(visits, 0);
+    for (npu, system) in &live {
+        npu.finalize(Reachability::Unreachable);
+        system.finalize(Reachability::Unreachable);
+    }
+}
+
+/// Counts look-ups, not time.
+#[test]
 fn ending_a_pool_visits_its_own_buffers_alone() {
     let (manager, pool) = pool();
     let others: Vec<_> = (0..2_000).map(|_| manager.allocate_npu(4096, &NpuOptions::default()).unwrap()).collect();

@@ -102,7 +102,7 @@ fn without_a_limit_the_machine_binds_and_the_own_group_is_shown() {
     tree.v2("sys/fs/cgroup/a/b", None, None, 7);
     tree.v2("sys/fs/cgroup/a", None, None, 9);
     assert_eq!(tree.ram(), MACHINE);
-    assert_eq!(tree.proc().cgroup(), Some(Cgroup { limit: None, current: 7, cache: 0 }));
+    assert_eq!(tree.proc().groups().figures(), Some(Cgroup { limit: None, current: 7, cache: 0 }));
     tree.v2("sys/fs/cgroup/a", Some(64 * GIB), None, GIB);
     assert_eq!(tree.ram(), MACHINE, "a limit beyond the machine");
     assert_eq!(tree.proc().groups().binding_folder().unwrap().file_name().unwrap(), "a");
@@ -239,7 +239,7 @@ fn figures_that_cannot_be_read_are_left_out() {
     ] {
         let tree = Tree::new(name, membership, mounts);
         assert_eq!(tree.ram(), MACHINE, "{name}");
-        assert_eq!(tree.proc().cgroup(), None, "{name}");
+        assert_eq!(tree.proc().groups().figures(), None, "{name}");
     }
     let tree = Tree::new("unreadable", "0::/slice/app\n", &[V2_MOUNT]);
     tree.v2("sys/fs/cgroup/slice/app", Some(GIB), None, 900 * MIB);
