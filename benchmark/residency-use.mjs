@@ -1,5 +1,5 @@
-// What a lease of a loaded model costs beside a call of an async function. Counts the processor's time, so that other
-// work on the machine matters less.
+// Measures a lease of a loaded model beside a call of an async function. Counts the processor's time, so that other work
+// on the machine matters less.
 //   node benchmark/residency-use.mjs [CALLS]
 
 import { MemoryManager } from '../index.js'
@@ -7,7 +7,7 @@ import { MemoryManager } from '../index.js'
 const CALLS = Number(process.argv[2] ?? 20_000)
 const MODELS = 8
 const ROUNDS = 5
-/** The goal, in µs. */
+/** The goal, in µs. */
 const GOAL = 20
 
 const memory = new MemoryManager({ backend: 'simulated' })

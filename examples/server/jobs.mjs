@@ -5,7 +5,7 @@ import { StopFilter } from './stop-filter.mjs'
 import { Workspace } from './workspace.mjs'
 
 /**
- * What all jobs share.
+ * The parts that all jobs share.
  *
  * @typedef {object} Server
  * @property {import('../../index.js').MemoryManager} memory

@@ -23,7 +23,7 @@ impl Owner {
     /// The owner of slices without a tag.
     pub const UNTAGGED: Self = Self(0);
     /// No bytes were written.
-    const NOBODY: Self = Self(1);
+    const UNOWNED: Self = Self(1);
     /// Several owners.
     const MIXED: Self = Self(2);
     const FIRST: u32 = 3;
@@ -42,7 +42,7 @@ pub(super) struct Owners {
 
 impl Default for Owners {
     fn default() -> Self {
-        Self { names: HashMap::new(), next: Owner::FIRST, only: Owner::NOBODY, first: Owner::NOBODY }
+        Self { names: HashMap::new(), next: Owner::FIRST, only: Owner::UNOWNED, first: Owner::UNOWNED }
     }
 }
 
@@ -63,7 +63,7 @@ impl Owners {
 
     /// Reports whether bytes of an owner other than `owner` may be in the pool. Records nothing.
     pub(super) fn may_have_others(&self, owner: Owner) -> bool {
-        self.only != Owner::NOBODY && (self.only != owner || owner == Owner::MIXED)
+        self.only != Owner::UNOWNED && (self.only != owner || owner == Owner::MIXED)
     }
 
     /// Reports whether the pool's bytes have been those of `owner` only, from now on too.
@@ -72,7 +72,7 @@ impl Owners {
         if self.only == owner && owner != Owner::MIXED {
             return true;
         }
-        if self.only == Owner::NOBODY {
+        if self.only == Owner::UNOWNED {
             self.only = owner;
             return true;
         }
@@ -82,7 +82,7 @@ impl Owners {
     /// Records that there is a second owner. Returns the first one.
     pub(super) fn mix(&mut self) -> Owner {
         let only = std::mem::replace(&mut self.only, Owner::MIXED);
-        if only != Owner::MIXED || self.first == Owner::NOBODY {
+        if only != Owner::MIXED || self.first == Owner::UNOWNED {
             self.first = only;
         }
         self.first
@@ -109,7 +109,7 @@ impl LastOwners {
         let segment = capacity.div_ceil(MAX_SEGMENTS).next_power_of_two().max(MIN_SEGMENT);
         self.shift = segment.ilog2();
         let owned = touched.div_ceil(segment) as usize;
-        self.segments = vec![Owner::NOBODY; capacity.div_ceil(segment) as usize];
+        self.segments = vec![Owner::UNOWNED; capacity.div_ceil(segment) as usize];
         self.segments[..owned].fill(owner);
     }
 
@@ -121,7 +121,7 @@ impl LastOwners {
         if owner != Owner::MIXED && segments.iter().all(|segment| *segment == owner) {
             return false;
         }
-        let is_own = |segment: &Owner| *segment == owner || *segment == Owner::NOBODY;
+        let is_own = |segment: &Owner| *segment == owner || *segment == Owner::UNOWNED;
         let foreign = owner == Owner::MIXED || !segments.iter().all(is_own);
         let covered = |at: usize| {
             let start = ((first + at) as u64) << self.shift;

@@ -91,7 +91,7 @@ class OwnMemory {
       if (ms > 0) await new Promise((resolve) => void setTimeout(resolve, ms))
       kept = this.keptOf(held, mark)
       if (kept === 0) return 0
-      // What JavaScript has dropped is back after a collection, and some turns of the event loop.
+      // Memory that JavaScript has dropped is back after a collection, and some turns of the event loop.
       if (at < 2) collectGarbage()
     }
     return kept

@@ -23,7 +23,7 @@ const WIDTH = 2
  */
 
 /**
- * What a tensor needs, by the runtime's answer and the wishes of the spec.
+ * The needs of a tensor, by the runtime's answer and the wishes of the spec.
  *
  * @typedef {object} Need
  * @property {Attributes} attributes

@@ -140,8 +140,8 @@ export interface ModelStats {
 export interface ResidencyOptions<Models extends Record<string, ModelDefinition<any>>> {
   models: Models
   /**
-   * What the models may take together. Default: what the machine, its cgroup and the device have, less `keepFree`. What
-   * other processes, tags and pools hold is subtracted in any case.
+   * Bytes that the models may take together. Default: those of the machine, its cgroup and the device, less `keepFree`.
+   * The bytes of other processes, tags and pools are subtracted in any case.
    */
   limits?: { ram?: number; npu?: number }
   /** RAM to leave to other processes. Default 256 MiB. */

@@ -64,7 +64,7 @@ export interface RknnModelSpec<Name extends string = string> {
   /** The name of an earlier model whose weights a model without weights uses (SHARE_WEIGHT_MEM). */
   weightsOf?: string
   /**
-   * Who allocates the scratch memory of the layers: the manager (INTERNAL_ALLOC_OUTSIDE, or MEM_ALLOC_OUTSIDE with the
+   * The owner of the scratch memory of the layers: the manager (INTERNAL_ALLOC_OUTSIDE, or MEM_ALLOC_OUTSIDE with the
    * weights), or the runtime. Default 'manager'; 'runtime' with `sram`, and where the header cannot do otherwise.
    */
   scratch?: 'manager' | 'runtime'

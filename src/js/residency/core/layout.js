@@ -166,7 +166,7 @@ class Layout {
   }
 
   /**
-   * What a model takes of each domain if it starts in `domain`; null where it cannot be.
+   * The bytes that a model takes of each domain if it starts in `domain`; null where it cannot be.
    *
    * @param {Model} model
    * @param {number | null} domain

@@ -1,7 +1,7 @@
 'use strict'
 
-// What a parent that crashed leaves: one file in the runtime directory for each worker, which the next residency with
-// workers reads.
+// Lock files: one in the runtime directory for each worker. A parent that crashed leaves them, and the next residency
+// with workers reads them.
 //
 // A worker ends with its parent by itself (src/sys/process.rs). A process that it started in a group of its own does
 // not, and neither does a worker whose binary part did not load. Each has the worker's token in its environment, so
