@@ -1,5 +1,5 @@
-// Measures a lease of a loaded model beside a call of an async function. Counts the processor's time, so that other work
-// on the machine matters less.
+// Measures a lease of a loaded model beside a call of an async function. Counts the processor's time, so that other
+// work on the machine matters less.
 //   node benchmark/residency-use.mjs [CALLS]
 
 import { MemoryManager } from '../index.js'
