@@ -39,8 +39,19 @@ const channel = new Channel(socket, (message) => void handlers[message.type]?.(m
 })
 socket.on('connect', () => channel.send({ type: 'hello', token }))
 // The parent has ended, or has given up on this process.
-socket.on('error', () => process.exit(1))
-socket.on('close', () => process.exit(isUnloaded ? 0 : 1))
+socket.on('error', end)
+socket.on('close', end)
+
+/** Ends this process, and those that it started if its parent does not see to them. */
+function end() {
+  if (isUnloaded) process.exit(0)
+  try {
+    process.kill(-process.pid, 'SIGKILL')
+  } catch {
+    // It leads no group.
+  }
+  process.exit(1)
+}
 
 /** @type {Record<string, (message: any) => unknown>} */
 const handlers = {
