@@ -62,6 +62,7 @@ async function makeFolder() {
   for (const path of ['config.json', 'qwen.json', 'Qwen3-0.6B/config.json']) write(path, JSON.stringify(QWEN3))
   write('qwen.rkllm', Buffer.alloc(4096, 1))
   truncateSync(join(folder, 'qwen.rkllm'), 986 * MiB)
+  write('coder.rkllm', Buffer.alloc(MiB, 1))
   for (const path of ['vision.rknn', 'srv/models/vision.rknn']) write(path, rknn(2 * MiB))
   for (const path of ['models/qwen3.rkllm', 'srv/models/Qwen3-1.7B.rkllm', 'srv/models/sql.rkllm'])
     write(path, UNDERSTUDY_MODEL)

@@ -1,8 +1,8 @@
 /**
  * Reads the project's Markdown: pages, blocks of code, headings as GitHub anchors, and links.
  *
- * Convention: a JavaScript block is run by the suite `docs`. A block whose first line is `// Not run here: REASON` is
- * only compiled.
+ * Conventions: a JavaScript block is run by the suite `docs`. A block whose first line is `// Not run here: REASON` is
+ * only compiled. One whose first line is `// NAME.mjs` is a module of that name, which other blocks of the page use.
  */
 
 import { existsSync, readFileSync, readdirSync } from 'node:fs'
@@ -34,7 +34,8 @@ export const exists = (path) => existsSync(join(root, path))
 /**
  * The fenced blocks of a page, also those inside lists, in order.
  *
- * @returns {Array<{ page: string, line: number, language: string, code: string, notRun: string | null }>}
+ * @returns {Array<{ page: string, line: number, language: string, code: string, notRun: string | null,
+ *   file: string | null }>}
  */
 export function blocksOf(page) {
   const lines = read(page).split('\n')
@@ -47,7 +48,8 @@ export function blocksOf(page) {
     } else if (open !== null && fence !== null && fence[2] === '') {
       const { indent, lines: code, ...rest } = open
       const notRun = /^\/\/ Not run here: (.+)$/.exec(code[0] ?? '')?.[1] ?? null
-      blocks.push({ ...rest, code: `${code.join('\n')}\n`, notRun })
+      const file = /^\/\/ ([\w-]+\.mjs)$/.exec(code[0] ?? '')?.[1] ?? null
+      blocks.push({ ...rest, code: `${code.join('\n')}\n`, notRun, file })
       open = null
     } else if (open !== null) {
       open.lines.push(text.slice(open.indent))

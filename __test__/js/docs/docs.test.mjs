@@ -1,7 +1,10 @@
 /** The JavaScript of README and docs/: every block runs, and each line with `// => value` has that value. */
 
 import assert from 'node:assert/strict'
+import { writeFileSync } from 'node:fs'
+import { resolve } from 'node:path'
 import { after, before, describe, test } from 'node:test'
+import { pathToFileURL } from 'node:url'
 
 import ts from 'typescript'
 
@@ -47,13 +50,20 @@ for (const page of pages) {
     let reader
     before(async () => {
       reader = await openReader()
+      for (const { file, code } of blocks) if (file !== null) writeFileSync(file, code)
     })
     after(() => reader.close())
-    for (const { line, code, notRun } of blocks) {
+    for (const { line, code, notRun, file } of blocks) {
       if (notRun !== null) {
         test(`the block at line ${line} is a program: ${notRun}`, () => {
           const { diagnostics } = ts.transpileModule(code, { reportDiagnostics: true })
           assert.deepEqual(diagnostics.map(({ messageText }) => messageText), [])
+        })
+        continue
+      }
+      if (file !== null) {
+        test(`the module ${file} at line ${line} loads`, async () => {
+          assert.notDeepEqual(Object.keys(await import(pathToFileURL(resolve(file)).href)), [])
         })
         continue
       }
