@@ -84,7 +84,7 @@ test('idle models go first, the least valuable at some pressure and all at full;
     models: { used: definition, once: definition, often: { ...definition, priority: 1 } },
     keepFree: 0,
   })
-  await models.acquire('used')
+  const lease = await models.acquire('used')
   await models.preload('once')
   await models.preload('often')
   const states = () => models.stats().models.map(({ state }) => state)
@@ -96,6 +96,7 @@ test('idle models go first, the least valuable at some pressure and all at full;
   available(9)
   await last
   assert.deepEqual(states(), ['ready', 'cold', 'cold'])
+  lease.release()
   available(900)
 })
 

@@ -80,6 +80,7 @@ class InProcess {
    * @param {UnloadContext} context
    */
   async unload(held, model, context) {
+    await ownMemory.settle(held)
     const change = { reserved: 0, held, measured: () => {} }
     ownMemory.begin(change)
     this.#mark = ownMemory.mark()
