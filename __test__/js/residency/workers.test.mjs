@@ -360,8 +360,8 @@ test('what a crashed parent left is ended by the next residency, and no other pr
 
 test('an idle worker keeps no process alive, and ends with it', async () => {
   const script = `
-    import { MemoryManager } from ${JSON.stringify(String(new URL('../../../index.js', import.meta.url)))}
-    const memory = new MemoryManager({ backend: 'simulated' })
+    import api from ${JSON.stringify(String(new URL('../../../index.js', import.meta.url)))}
+    const memory = new api.MemoryManager({ backend: 'simulated' })
     const worker = ${JSON.stringify(fileURLToPath(module))}
     const models = memory.createModelResidency({ models: { chat: { ramBytes: 1, worker } } })
     console.log((await models.use('chat', (model) => model.echo(5)))[0])`
