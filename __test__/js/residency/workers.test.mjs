@@ -359,9 +359,11 @@ test('what a crashed parent left is ended by the next residency, and no other pr
 })
 
 test('an idle worker keeps no process alive, and ends with it', async () => {
+  const index = fileURLToPath(new URL('../../../index.js', import.meta.url))
   const script = `
-    import api from ${JSON.stringify(String(new URL('../../../index.js', import.meta.url)))}
-    const memory = new api.MemoryManager({ backend: 'simulated' })
+    import { createRequire } from 'node:module'
+    const { MemoryManager } = createRequire(import.meta.url)(${JSON.stringify(index)})
+    const memory = new MemoryManager({ backend: 'simulated' })
     const worker = ${JSON.stringify(fileURLToPath(module))}
     const models = memory.createModelResidency({ models: { chat: { ramBytes: 1, worker } } })
     console.log((await models.use('chat', (model) => model.echo(5)))[0])`
