@@ -8,7 +8,7 @@ const pools = require('./pool-checks.js')
 const { expect } = require('./pattern.js')
 const { soak } = require('./soak.js')
 const sync = require('./sync-checks.js')
-const { now, setImmediate } = require('../../core/runtime.js')
+const { now, setTimeout } = require('../../core/runtime.js')
 
 const MiB = 2 ** 20
 
