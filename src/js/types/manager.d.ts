@@ -133,8 +133,8 @@ export class MemoryManager extends EventEmitter {
   /** The version of this package. */
   static readonly version: string
   /**
-   * The build of the native part. It contains no time and no folder, so that another build of the same revision with the
-   * same compiler can be compared byte by byte (`npm run test:reproducible`).
+   * The build of the native part. It contains no time and no folder, so that another build of the same revision with
+   * the same compiler can be compared byte by byte (`npm run test:reproducible`).
    *
    * @example
    * MemoryManager.buildInfo.version === MemoryManager.version // => true
