@@ -11,13 +11,13 @@ import { fileURLToPath } from 'node:url'
 
 export const root = fileURLToPath(new URL('../..', import.meta.url))
 
-const SKIPPED = new Set(['node_modules', 'target', 'site'])
+const SKIPPED = new Set(['node_modules', 'target', 'site', 'dist'])
 
 /** Paths of the Markdown files below `folder`, from the repository's root. */
 function markdownIn(folder) {
   return readdirSync(join(root, folder), { withFileTypes: true }).flatMap((entry) => {
     const path = folder === '' ? entry.name : `${folder}/${entry.name}`
-    if (entry.isDirectory()) return SKIPPED.has(entry.name) ? [] : markdownIn(path)
+    if (entry.isDirectory()) return SKIPPED.has(entry.name) || entry.name.startsWith('.') ? [] : markdownIn(path)
     return entry.name.endsWith('.md') ? [path] : []
   })
 }
