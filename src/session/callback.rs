@@ -127,7 +127,7 @@ unsafe fn text_of<'a>(text: *const c_char, most: usize) -> &'a [u8] {
     unsafe { std::slice::from_raw_parts(text.cast(), libc::strnlen(text, most)) }
 }
 
-/// `LLMGetEmbedCallback` of 1.3: writes the rows of `count` tokens, and returns 0. Else it returns −1, and the results
+/// `LLMGetEmbedCallback` of 1.3: writes the rows of `count` tokens, and returns 0. Else it returns -1, and the results
 /// of the run end with the reason.
 ///
 /// # Safety
