@@ -36,6 +36,8 @@ async function start(options) {
   const { library, file, hidden } = understudy || { ...options, file: options.model }
   const memory = new MemoryManager({
     limits: tenants.limits,
+    // Requests free their memory themselves: a forced collection would find nothing, and stop the event loop.
+    cleanup: { onExhaustion: false },
     ...(understudy && { backend: 'simulated', simulated: options.simulated }),
   })
   const model = await Model.load(memory, {

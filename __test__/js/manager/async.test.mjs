@@ -185,6 +185,17 @@ test('allocations that are refused at once share their collections', { skip: nee
   manager.deallocate(buffer)
 })
 
+test('with onExhaustion off, no refusal forces a collection', () => {
+  const { result } = runChild('counted-collections.mjs', { args: [backend, device ?? ''] })
+  for (const [onExhaustion, requests] of Object.entries(result)) {
+    for (const [name, [code, collections]] of Object.entries(requests)) {
+      assert.equal(code, name === 'poolAsync' ? 'ERR_POOL_EXHAUSTED' : 'ERR_MEMORY_LIMIT', name)
+      // A synchronous request forces none in any case: finalizers run when the event loop turns.
+      assert.equal(collections > 0, onExhaustion === 'true' && name.endsWith('Async'), `${name}: ${collections}`)
+    }
+  }
+})
+
 test('an abort does not wait for a collection', async (t) => {
   const manager = open(t, { limits: { npu: { max: 4096 } } })
   const buffer = manager.allocateNPUMemory(4096)

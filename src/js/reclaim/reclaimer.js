@@ -81,14 +81,14 @@ class Reclaimer {
 
   /**
    * Reclaims memory if `error` is exhaustion, and lets the event loop turn meanwhile. Returns whether another try may
-   * succeed: also if nothing was reclaimed, because finalizers may still free something.
+   * succeed: also if nothing was reclaimed, because finalizers may still free something. With `onExhaustion: false`
+   * nothing is tried, so that no collection is forced.
    *
    * @param {unknown} error
    * @param {number} [pool] the native pool that the allocation is for
    */
   async reclaimFor(error, pool) {
-    if (!isExhaustion(error)) return false
-    if (!this.#onExhaustion) return true
+    if (!this.#onExhaustion || !isExhaustion(error)) return false
     const { pools, others } = this.#concerned(error, pool)
     if (others) native.trimSlabs(this.#handle.value)
     for (const handle of pools) {

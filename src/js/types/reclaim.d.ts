@@ -24,7 +24,9 @@ export interface CleanupOptions {
   onPressure?: boolean
   /**
    * Before an allocation fails for lack of memory, releases empty slabs and chunks, compacts, and retries once. If the
-   * retry fails too, the `hint` of the error names the attempts. Default true.
+   * retry fails too, the `hint` of the error names the attempts. An asynchronous allocation also forces a garbage
+   * collection, for the buffers that the program dropped, and is tried three times in all. With false, allocations of
+   * both kinds are refused at once: nothing is compacted, and no collection is forced. Default true.
    */
   onExhaustion?: boolean
   /**
