@@ -15,6 +15,15 @@ export function footprint() {
   }
 }
 
+/**
+ * Milliseconds that this thread ran on a processor, and that it waited for one because others had them: the machine's
+ * load as the event loop meets it.
+ */
+export function processorTime() {
+  const [ran, waited] = readFileSync('/proc/thread-self/schedstat', 'utf8').split(' ').map(Number)
+  return { ran: ran / 1e6, waited: waited / 1e6 }
+}
+
 /** Collects garbage until finalizers have run; needs `--expose-gc`. */
 export async function collected() {
   for (let i = 0; i < 20; i++) {

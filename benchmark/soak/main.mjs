@@ -6,13 +6,14 @@
  */
 
 import { appendFileSync, writeFileSync } from 'node:fs'
+import { loadavg } from 'node:os'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 import args from '../../src/js/cli/args.js'
 import progress from '../../src/js/cli/progress.js'
 import { given, machine, number, optionsOf } from '../options.mjs'
-import { collected, footprint } from './footprint.mjs'
+import { collected, footprint, processorTime } from './footprint.mjs'
 import { verdictOf } from './verdict.mjs'
 import { Workload } from './workload.mjs'
 
@@ -53,6 +54,9 @@ const COLUMNS = [
   ['loop p50', 8, ({ p50 }) => p50.toFixed(2)],
   ['p99 ms', 7, ({ p99 }) => p99.toFixed(2)],
   ['max ms', 7, ({ max }) => max.toFixed(1)],
+  ['ran s', 6, ({ ran }) => (ran / 1000).toFixed(1)],
+  ['queued s', 8, ({ waited }) => (waited / 1000).toFixed(1)],
+  ['load', 5, ({ load }) => load.toFixed(1)],
 ]
 const line = (cells) => cells.map((cell, at) => String(cell).padStart(COLUMNS[at][1])).join('  ')
 
@@ -79,6 +83,7 @@ const running = workload.run().catch((error) => {
   workload.stop()
 })
 delay.enable()
+let processor = processorTime()
 for (let next = every * 1000; failure === undefined && performance.now() - began < total; next += every * 1000) {
   const until = Math.min(next, total)
   while (failure === undefined && performance.now() - began < until) {
@@ -132,6 +137,7 @@ function shown(figure, value) {
 function addRow() {
   const ms = (nanoseconds) => Math.max(0, nanoseconds / 1e6 - RESOLUTION)
   const [p50, p99, max] = [ms(delay.percentile(50)), ms(delay.percentile(99)), ms(delay.max)]
+  const now = processorTime()
   const row = {
     minute: (performance.now() - began) / 60_000,
     replaced: workload.operations,
@@ -141,7 +147,11 @@ function addRow() {
     p50,
     p99,
     max,
+    ran: now.ran - processor.ran,
+    waited: now.waited - processor.waited,
+    load: loadavg()[0],
   }
+  processor = now
   workload.operations = 0
   rows.push(row)
   console.log(line(COLUMNS.map(([, , cell]) => cell(row))))
