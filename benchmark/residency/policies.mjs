@@ -7,8 +7,11 @@ import { DOMAINS, SPREAD } from './boards.mjs'
 
 const { ResidencyCore } = createRequire(import.meta.url)('../../src/js/residency/core/residency.js')
 
-/** Drives the core through its events and commands. `policyOf` is given the requests that will come. */
-export const core = ({ policyOf, keepAliveMs = Infinity }) => (world, { requests, models, board }) => {
+/**
+ * Drives the core through its events and commands. `policyOf` is given the requests that will come. Without
+ * `keepAliveMs`, models have the default of the library.
+ */
+export const core = ({ policyOf, keepAliveMs }) => (world, { requests, models, board }) => {
   const definitions = models.map(({ name, bytes }) => ({ name, ram: bytes, npu: bytes, spread: SPREAD, keepAliveMs }))
   const policy = policyOf(requests)
   const residency = new ResidencyCore({ models: definitions, ram: board.bytes, domains: DOMAINS, policy })

@@ -427,6 +427,19 @@ test('a model that is preloaded is loaded once, without a lease, and stays for i
   assert.equal(world.leases.get(3), 'a')
 })
 
+test('without a keep-alive an idle model stays until its memory is needed', () => {
+  const world = two()
+  world.request(1, 'a')
+  world.loaded('a')
+  world.release(1)
+  assert.equal(world.core.wakeAt, Infinity)
+  world.now = 1e9
+  world.apply(world.core.tick(world.now))
+  assert.ok(world.ready.has('a'))
+  world.apply(world.core.pressure(1, world.now))
+  assert.ok(world.unloading.has('a'))
+})
+
 test('a forced eviction rejects leases and waiting requests; a draining one waits for the leases', () => {
   const world = two()
   for (const id of [1, 2]) world.request(id, 'a')

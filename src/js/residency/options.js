@@ -16,7 +16,6 @@ const { DOMAIN_WEIGHTS } = require('../models/terms.js')
 
 /** The longest time of a timer. */
 const MAX_MS = 2 ** 31 - 1
-const KEEP_ALIVE_MS = 300_000
 const LOAD_TIMEOUT_MS = 600_000
 const KEEP_FREE = 256 * 2 ** 20
 
@@ -131,7 +130,7 @@ const WHAT = 'createModelResidency'
 function residencyOptions(options, device) {
   if (options === undefined) throw invalid(`${WHAT} needs options`, 'e.g. { models: { chat: { path, load } } }')
   const checked = check(WHAT, options, residencySchema)
-  const { limits = {}, keepFree = KEEP_FREE, keepAliveMs = KEEP_ALIVE_MS, policy = 'cost' } = checked
+  const { limits = {}, keepFree = KEEP_FREE, keepAliveMs, policy = 'cost' } = checked
   if (checked.models === undefined) throw invalid(`${WHAT}: models is missing`)
   const models = Object.entries(checked.models).map(([name, definition]) =>
     definitionOf(name, definition, device, keepAliveMs),
@@ -145,7 +144,7 @@ function residencyOptions(options, device) {
  * @param {string} name
  * @param {unknown} definition
  * @param {import('../types/devices.js').DeviceInfo} device
- * @param {number} ownKeepAliveMs of the residency
+ * @param {number | undefined} ownKeepAliveMs of the residency
  * @returns {Checked}
  */
 function definitionOf(name, definition, device, ownKeepAliveMs) {

@@ -51,7 +51,7 @@ export interface ModelDefinition<Model = unknown> extends ModelSpec {
   ramBytes?: number
   /** The most NPU memory that the model takes, in place of the estimate. Default beside `ramBytes` alone: the same. */
   npuBytes?: number
-  /** For how long the model stays loaded after its last lease. 0: not at all. Default: the residency's. */
+  /** The model is unloaded when it was idle for so long. 0: after its last lease. Default: the residency's. */
   keepAliveMs?: number
   /** Higher goes later. Default 0. */
   priority?: number
@@ -146,7 +146,10 @@ export interface ResidencyOptions<Models extends Record<string, ModelDefinition<
   limits?: { ram?: number; npu?: number }
   /** RAM to leave to other processes. Default 256 MiB. */
   keepFree?: number
-  /** {@link ModelDefinition.keepAliveMs} of models that have none. Default 300,000. */
+  /**
+   * {@link ModelDefinition.keepAliveMs} of models that have none. Default Infinity: an idle model stays until another
+   * model or memory pressure needs its bytes.
+   */
   keepAliveMs?: number
   /**
    * Which idle model goes first: the one whose load costs least for its bytes and that is used least ('cost'), or the

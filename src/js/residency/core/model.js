@@ -28,7 +28,7 @@ const AGING_MS = 30_000
  * @property {string | null} [group] models of a group are in one domain
  * @property {number | null} [spread] a model that no domain holds fills up to so many bytes of each of several
  * neighbouring ones; null if it cannot
- * @property {number} [keepAliveMs]
+ * @property {number} [keepAliveMs] idle models are unloaded after so long; by default only for others
  * @property {number} [priority]
  * @property {boolean} [pinned]
  * @property {number} [concurrency]
@@ -39,7 +39,7 @@ class Model {
   /** @param {Definition} definition */
   constructor(definition) {
     const { name, ram, npu, domain = null, group = null, spread = null } = definition
-    const { keepAliveMs = 300_000, priority = 0, pinned = false, concurrency = 1 } = definition
+    const { keepAliveMs = Infinity, priority = 0, pinned = false, concurrency = 1 } = definition
     this.name = name
     this.ram = ram
     this.npu = npu
