@@ -62,9 +62,10 @@ function recordWorker(pid, { token, model }) {
 }
 
 /**
- * Kills the processes that have a worker's token. Returns their ids.
+ * Kills the processes that have a worker's token, and returns them.
  *
  * @param {string} token
+ * @returns {Process[]}
  */
 function killProcessesOf(token) {
   const mark = `${TOKEN}=${token}\0`
@@ -75,7 +76,7 @@ function killProcessesOf(token) {
     const start = startOf(pid)
     // The start first: an environment that is read later is that of this process, or of one that is not killed.
     if (start === null || !`${textOf(`/proc/${pid}/environ`) ?? ''}\0`.includes(mark)) continue
-    if (native.killProcess(pid, start)) killed.push(pid)
+    if (native.killProcess(pid, start)) killed.push({ pid, start })
   }
   return killed
 }
@@ -100,7 +101,7 @@ function endLeftWorkers() {
     if (typeof token === 'string' && typeof parent?.pid === 'number') {
       // A parent that lives sees to its workers; a thread of it that ended has left the file.
       if (startOf(parent.pid) === parent.start && isAlive(name)) continue
-      killed.push(...killProcessesOf(token))
+      killed.push(...killProcessesOf(token).map(({ pid }) => pid))
     } else if (isAlive(name)) continue
     rmSync(file, { force: true })
   }

@@ -9,12 +9,12 @@ const { rmSync } = require('node:fs')
 const net = require('node:net')
 const { basename, join } = require('node:path')
 const { memoryError } = require('../../core/errors.js')
-const { clearTimeout, setTimeout } = require('../../core/runtime.js')
+const { clearTimeout, now, setTimeout } = require('../../core/runtime.js')
 const { systemError } = require('../../core/system-errors.js')
 const { makeReader } = require('../../devices/doctor/reader.js')
 const { ownDirectory } = require('../../inspect/socket-path.js')
 const { treeOf } = require('../../models/process-memory.js')
-const { TOKEN, killProcessesOf, recordWorker } = require('./lock-files.js')
+const { TOKEN, killProcessesOf, recordWorker, startOf } = require('./lock-files.js')
 const { RemoteModel } = require('./remote-model.js')
 
 const HOST = join(__dirname, 'host.js')
@@ -26,7 +26,10 @@ const DRAIN_MS = 200
 const UNLOAD_MS = 10_000
 /** A process that was killed and is not gone by then hangs in the kernel. */
 const KILL_MS = 10_000
+/** The time between looks for processes that are not children of this one. */
+const GONE_POLL_MS = 2
 
+/** @typedef {import('./lock-files.js').Process} Process */
 /**
  * @typedef {object} WorkerOptions
  * @property {string} module path
@@ -134,39 +137,43 @@ class WorkerProcess {
     }
   }
 
-  /** Kills the process and those that it started. Resolves when it is gone. */
+  /** Kills the process and those that it started. Resolves when they are gone. */
   async kill() {
     this.#isEnding = true
-    this.killNow()
-    if (this.#child?.pid !== undefined) {
+    const killed = this.killNow()
+    const pid = this.#child?.pid
+    if (pid !== undefined) {
       let timer
-      const late = new Promise((_resolve, reject) => {
-        const hint = 'it waits for a driver; its memory counts until it is gone. Look at dmesg, or restart the board'
-        const message = `the process ${this.#child?.pid} was killed, and the kernel holds it`
-        const error = memoryError('ERR_DEVICE_IO', message, { hint })
-        timer = setTimeout(() => reject(error), KILL_MS)
-      })
+      const late = new Promise((resolve) => (timer = setTimeout(() => resolve(true), KILL_MS)))
       try {
-        await Promise.race([this.#exited, late])
+        if (await Promise.race([this.#exited, late])) throw heldByKernel(pid)
+        // Others end some time after the signal too, and hold their memory until then.
+        await gone([...killed, ...killProcessesOf(this.#token)])
       } finally {
         clearTimeout(timer)
       }
-      killProcessesOf(this.#token)
     }
     this.#close()
   }
 
-  /** Sends the signals, and does not wait. */
+  /**
+   * Sends the signals, and does not wait. Returns the processes that were there.
+   *
+   * @returns {Process[]}
+   */
   killNow() {
     const pid = this.pid
-    if (pid === null) return
-    for (const target of [...treeOf(makeReader(), pid), -pid]) {
+    if (pid === null) return []
+    const tree = treeOf(makeReader(), pid)
+    const found = tree.map((id) => ({ pid: id, start: startOf(id) })).filter(({ start }) => start !== null)
+    for (const target of [...tree, -pid]) {
       try {
         process.kill(target, 'SIGKILL')
       } catch {
         // It has ended by itself, or has no group of its own yet.
       }
     }
+    return /** @type {Process[]} */ (found)
   }
 
   /** Waits for the process on a socket that only this user can reach. */
@@ -308,6 +315,26 @@ class WorkerProcess {
     this.#stopListening()
     this.#forget()
     running.delete(this)
+  }
+}
+
+/** @param {number} pid */
+const heldByKernel = (pid) =>
+  memoryError('ERR_DEVICE_IO', `the process ${pid} was killed, and the kernel holds it`, {
+    hint: 'it waits for a driver; its memory counts until it is gone. Look at dmesg, or restart the board',
+  })
+
+/**
+ * Waits until killed processes are gone.
+ *
+ * @param {Process[]} killed
+ */
+async function gone(killed) {
+  const end = now() + KILL_MS
+  const isHere = (/** @type {Process} */ { pid, start }) => startOf(pid) === start
+  for (let left = killed.filter(isHere); left.length > 0; left = left.filter(isHere)) {
+    if (now() > end) throw heldByKernel(left[0].pid)
+    await new Promise((resolve) => setTimeout(() => resolve(undefined), GONE_POLL_MS))
   }
 }
 
