@@ -55,7 +55,6 @@ const app = await Application.bootstrapWithPlugins({
   groupOrder: ['Guides', 'Project', 'Design', '*'],
   sort: ['documents-first', 'alphabetical'],
   sortEntryPoints: false,
-  ignoredHighlightLanguages: ['mermaid'],
   highlightLanguages: ['console', 'csv', 'ini', 'javascript', 'json', 'rust', 'sh', 'typescript', 'yaml'],
   validation: { notExported: false, invalidLink: true, notDocumented: false },
   blockTags: ['@example', '@param', '@returns', '@throws', '@default', '@deprecated', '@see'],
