@@ -149,6 +149,17 @@ export const media = [
     ],
   },
   {
+    kind: 'heap',
+    code: 'ERR_OUT_OF_MEMORY',
+    cause: /DMA heap for the 2D engine/,
+    remedy: /\/dev\/dma_heap/,
+    logs: [
+      'E image_processor_rga.h:114] Failed to allocate DMA buffer: -1',
+      'Failed to allocate RGA buffer',
+      "terminate called after throwing an instance of 'std::runtime_error'\n  what():  RGA buffer allocation failed",
+    ],
+  },
+  {
     kind: 'mpp-buffers',
     code: 'ERR_OUT_OF_MEMORY',
     cause: /no buffer/,
@@ -156,10 +167,8 @@ export const media = [
     logs: [
       'mpp[5488]: mpp_buffer: mpp_buffer_create failed to create buffer with size 1024',
       'mpp[5488]: mpp_dma_heap: os_allocator_dma_heap_alloc dma_heap_alloc failed ret -1',
-      'E image_processor_rga.h:114] Failed to allocate DMA buffer: -1',
       'mpp_dma_heap: DMA_HEAP_IOCTL_ALLOC failed',
       'RK_DMA_HEAP_ALLOC_BUFFER failed',
-      'Failed to allocate RGA buffer',
       'mpp_dma_heap: DMA_HEAP_IOCTL_ALLOC: Cannot allocate memory',
       '[ERROR][rockchip_memory.cc:112 ] Malloc mpp buffer fail, size = 8388608',
       'mpp[5488]: mpp_dma_heap: ioctl alloc failed for Bad file descriptor',

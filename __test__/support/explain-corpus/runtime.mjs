@@ -265,12 +265,22 @@ export const runtime = [
   {
     kind: 'model',
     code: null,
+    cause: /rknn_tensor_attr has 372 bytes, the library wants 376/,
+    remedy: /rknn_api\.h/,
+    logs: [
+      'E RKNN: [07:13:44.229] rknn_query, info_len(372) < sizeof(rknn_tensor_attr)(376)!\nrknn_init error ret=-5',
+    ],
+  },
+  {
+    kind: 'model',
+    code: null,
     cause: /\.rkllm|\.rknn|converted|format/,
     remedy: /[Cc]onvert|Install|LFS/,
     logs: [
       'E RKNN: [08:48:14.826] invalid rknn llm model magic',
       'Warning: The model version is too old, please use the latest toolkit to reconvert the model!',
       'The model target_platform does not match!',
+      'E RKNN    : The rknn model does not match the RKNPU hardware version!',
       'RKNN_ERR_TARGET_PLATFORM_UNMATCH',
       'E RKNN: Invalid RKNN fromat!',
       'E RKNN: [14:34:00.922] Invalid RKNN model version 6',

@@ -187,6 +187,15 @@ module.exports = [
     source: 'rockchip-linux/mpp#556',
   },
   {
+    kind: 'heap',
+    patterns: [/Failed to allocate (?:DMA buffer: -?\d+|RGA buffer)/, /RGA buffer allocation failed/],
+    weight: 2,
+    code: 'ERR_OUT_OF_MEMORY',
+    cause: 'A program got no buffer from a DMA heap for the 2D engine (RGA); a line before it may name the heap.',
+    remedy: 'Check that /dev/dma_heap has the heap, that this user may open it, and that RAM below 4 GiB is free.',
+    source: 'HyperInspire/InspireFace#210',
+  },
+  {
     kind: 'mpp-buffers',
     patterns: [
       /mpp_buffer_create failed to create buffer with size (?<bytes>\d+)/,
@@ -195,7 +204,6 @@ module.exports = [
       /mpp.*DMA_HEAP_IOCTL_ALLOC\b.*(?:failed|ENOMEM|Cannot allocate memory)/i,
       /[Mm]alloc mpp buffer fail\w*, size = (?<bytes>\d+)/,
       /\bRK_DMA_HEAP_ALLOC_BUFFER failed/,
-      /Failed to allocate (?:DMA buffer: -?\d+|RGA buffer)/,
     ],
     weight: 2,
     code: 'ERR_OUT_OF_MEMORY',

@@ -66,11 +66,15 @@ module.exports = [
   },
   {
     kind: 'model',
-    patterns: [/model target_platform does not match/i, /RKNN_ERR_TARGET_PLATFORM_UNMATCH/i],
+    patterns: [
+      /model target_platform does not match/i,
+      /RKNN_ERR_TARGET_PLATFORM_UNMATCH/i,
+      /model does not match the RKNPU hardware version/i,
+    ],
     weight: 3,
     code: null,
     cause: 'The model was converted for another chip[ than {platform}].',
-    remedy: "Convert it with target_platform set to this board's chip (rk3588, rk3576, rk3562, rv1126b).",
+    remedy: "Convert it with target_platform set to this board's chip (such as rk3588, rk3576, rk3568, rk3562).",
     source: 'av1d/rk3588_npu_llm_server#2',
   },
   {
@@ -94,6 +98,17 @@ module.exports = [
       'Check that it was copied completely (often it is a Git LFS pointer), and that its length was passed to ' +
       'rknn_init.',
     source: 'airockchip/rknn-toolkit2#405',
+  },
+  {
+    kind: 'model',
+    patterns: [/info_len\((?<given>\d+)\) ?< ?sizeof\((?<struct>\w+)\)\((?<wanted>\d+)\)/],
+    weight: 3,
+    code: null,
+    cause:
+      "The program and the installed librknnrt[ ({rknn})] are of different releases: the program's {struct} has " +
+      '{given} bytes, the library wants {wanted}.',
+    remedy: "Compile the program with the rknn_api.h of the installed library, or install that header's library.",
+    source: 'rockchip-linux/rknn-toolkit#440',
   },
   {
     kind: 'context',
