@@ -50,8 +50,8 @@ const board = (options) => ['--memory', 'npu', '--simulated', JSON.stringify(opt
 const REFUSALS = [400, 429, 503]
 /** Phases: their share of the time, the faults, and statuses that are answers besides 200. */
 const PHASES = [
-  { name: 'a queue for all', share: 0.3, args: ['--queue', '512'], faults: {}, allowed: [400, 429] },
-  { name: 'a full queue, asked again at once', share: 0.2, args: [], faults: {}, allowed: REFUSALS },
+  { name: 'a queue for all', share: 0.25, args: ['--queue', '512'], faults: {}, allowed: [400, 429] },
+  { name: 'a full queue, asked again at once', share: 0.15, args: [], faults: {}, allowed: REFUSALS },
   {
     name: 'a slow driver, a full domain', share: 0.15, faults: { TOKENS_PER_SECOND: 4000 }, allowed: [...REFUSALS, 413],
     args: board({ domainBytes: 256 * 1024, domains: 1, latencyMs: 2 }),
@@ -61,7 +61,11 @@ const PHASES = [
     args: board({ maxObjects: 3, domainBytes: 2 ** 20 }),
   },
   {
-    name: 'runs that fail', share: 0.2, faults: { TOKENS_PER_SECOND: 2000 }, allowed: [...REFUSALS, 500], args: [],
+    name: 'two models, room for one', share: 0.15, faults: {}, allowed: REFUSALS, models: ['a', 'b'],
+    args: ['--model', 'a', '--model', 'b', '--ram', String(2 ** 26), '--models-ram', String(1.5 * 2 ** 26)],
+  },
+  {
+    name: 'runs that fail', share: 0.15, faults: { TOKENS_PER_SECOND: 2000 }, allowed: [...REFUSALS, 500], args: [],
     more: [BEYOND_CONTEXT],
   },
 ]
@@ -102,7 +106,7 @@ async function cancel(url, stop) {
   return cancelled
 }
 
-async function phase({ name, share, args, faults, allowed, more = [] }) {
+async function phase({ name, share, args, faults, allowed, models = [undefined], more = [] }) {
   const ends = []
   const server = await startServer({ after: (end) => ends.push(end) }, ['--tenants', tenants, ...args], faults)
   const wrong = (what) => expect(false, `${name}: ${what}\n${server.log().slice(-2000)}`)
@@ -117,7 +121,8 @@ async function phase({ name, share, args, faults, allowed, more = [] }) {
     const before = await live()
     const stop = new AbortController()
     const cancelling = Array.from({ length: CANCELLING }, () => cancel(server.url, stop.signal))
-    const found = await fire(server.url, Math.max(1, Math.round(seconds * share)), [...ASKED, ...more])
+    const asked = models.flatMap((model) => [...ASKED, ...more].map(([path, body]) => [path, { ...body, model }]))
+    const found = await fire(server.url, Math.max(1, Math.round(seconds * share)), asked)
     stop.abort()
     const cancelled = (await Promise.all(cancelling)).reduce((sum, count) => sum + count)
 
@@ -130,9 +135,14 @@ async function phase({ name, share, args, faults, allowed, more = [] }) {
     for (const code of allowed.filter((one) => one === 500)) if (!statuses[code]) wrong(`no answer has status ${code}`)
     await until(async () => {
       const { running, waiting } = await server.health()
-      return !running && waiting === 0
+      return running + waiting === 0
     }, `${name}: requests still wait or run`)
     await until(async () => (await live()) === before, `${name}: live allocations, ${before} before`)
+
+    for (const model of models.filter(Boolean)) {
+      const loads = await server.metric(`rkllm_memory_model_loads_total{model_name="${model}"}`)
+      if (!(loads > 0)) wrong(`${model} was never loaded`)
+    }
 
     server.signal('SIGTERM')
     const { status, left, eventLoopDelayP99Ms } = await server.ended()

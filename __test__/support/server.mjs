@@ -1,5 +1,6 @@
 /** Starts examples/server on the understudy, in a process of the runtime under test. */
 
+import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { rmSync, writeFileSync } from 'node:fs'
@@ -12,6 +13,10 @@ import OpenAI from 'openai'
 import { runtime } from './helpers.mjs'
 
 const MAIN = fileURLToPath(new URL('../../examples/server/main.mjs', import.meta.url))
+/** Live allocations of a server that has ended. */
+export const NOTHING = { liveAllocations: 0, npuUsed: 0, systemUsed: 0 }
+export const HELLO = { model: 'understudy', messages: [{ role: 'user', content: 'Hello' }] }
+
 /** No test waits so long for an answer, except on a server that hangs. */
 const PATIENCE_MS = 300_000
 const FLAGS = runtime === 'deno' ? ['run', '--allow-all', '--no-check'] : []
@@ -71,6 +76,20 @@ export async function startServer(t, args = [], understudy = {}) {
       return { status: signal ?? status, ...(last && JSON.parse(last)) }
     },
   }
+}
+
+/** Ends the server as a supervisor does, and checks that nothing is left. */
+export async function end(server) {
+  server.signal('SIGTERM')
+  const { status, left } = await server.ended()
+  assert.deepEqual({ status, left }, { status: 0, left: NOTHING }, server.log())
+}
+
+/** The fields of the error of a request that is refused. */
+export async function rejected(promise) {
+  const error = await promise.then(() => assert.fail('it was accepted'), (reason) => reason)
+  const { status, code, param, type, message, headers } = error
+  return { status, code, param, type, message, name: error.constructor.name, retryAfter: headers?.get('retry-after') }
 }
 
 /** A file that holds the runs of an understudy, from `on` to `off`: tests need no timing. */

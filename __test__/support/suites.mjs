@@ -68,6 +68,7 @@ export const driverless = [
   'scale',
   'scans',
   'server',
+  'server-models',
   'snapshot-diff',
   'soak',
   'top',
@@ -79,8 +80,8 @@ export const driverless = [
 
 /** Suites that compile C: no emulated machine has a compiler. */
 export const needingCompiler = [
-  'layouts', 'results', 'rknn', 'rknn-layouts', 'rknn-refusals', 'server', 'understudy', 'understudy-callbacks',
-  'vision',
+  'layouts', 'results', 'rknn', 'rknn-layouts', 'rknn-refusals', 'server', 'server-models',
+  'understudy', 'understudy-callbacks', 'vision',
 ]
 
 /** Suites with engine-dependent outcomes: the collector, ArrayBuffers, threads, events, modules. */
@@ -115,6 +116,7 @@ export const engineDependent = [
   'results',
   'reuse',
   'server',
+  'server-models',
   'sharing',
   'understudy-callbacks',
   'workers',

@@ -1,41 +1,42 @@
-/** The routes of OpenAI's API, as one function from Request to Response. */
+/** The routes of OpenAI's API, as one function from a request to a reply. */
 
 import { randomUUID } from 'node:crypto'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
-import { ApiError, toApiError } from './errors.mjs'
+import { ApiError, json, toApiError } from './errors.mjs'
 import { embed, generate } from './jobs.mjs'
 import { chat, completion, embedding } from './requests.mjs'
-import { Turns } from './turns.mjs'
+import { makeTurns } from './turns.mjs'
 
 const REQUESTS_A_TURN = 8
 /** Bytes of a body of unknown length that are read to be dropped. */
 const MAX_DROPPED_BYTES = 64 * 1024 * 1024
 
 /**
- * Returns the handler. `context.signal` aborts when the client has gone.
- *
  * @param {import('./jobs.mjs').Server & { tenants: import('./tenants.mjs').Tenants }} server
- * @returns {(request: Request, context?: { signal?: AbortSignal }) => Promise<Response>}
+ * @returns {import('./serve.mjs').Handler}
  */
 export function makeHandler(server) {
-  const { model, queue, metrics, tenants, memory, options } = server
-  const card = { id: model.id, object: 'model', created: model.created, owned_by: 'local' }
-  const turns = new Turns(REQUESTS_A_TURN)
-  const limits = { maxTokens: Math.min(options.maxTokens, model.context) }
+  const { models, metrics, tenants, memory, options } = server
+  const begin = makeTurns(REQUESTS_A_TURN)
 
   const routes = {
-    'GET /healthz': () => health(),
-    'GET /metrics': async () => answerOf(await metrics.text(), metrics.contentType),
-    'GET /debug/memory.html': (request) => {
-      tenants.expectAdmin(request.headers)
-      return memoryReport(memory)
+    'GET /healthz': health,
+    'GET /metrics': async () => textReply(await metrics.text(), metrics.contentType),
+    'GET /debug/memory.html': async ({ headers }) => {
+      tenants.expectAdmin(headers)
+      return textReply(await memoryReport(memory), 'text/html; charset=utf-8')
     },
-    'GET /v1/models': (request) => {
-      tenants.of(request.headers)
-      return Response.json({ object: 'list', data: [card] })
+    'GET /v1/models': ({ headers }) => {
+      tenants.of(headers)
+      return json({ object: 'list', data: models.cards() })
+    },
+    'GET /v1/models/:id': ({ headers, path }) => {
+      tenants.of(headers)
+      const { name } = models.find(decodeURIComponent(path.slice('/v1/models/'.length)))
+      return json(models.cards().find(({ id }) => id === name))
     },
     'POST /v1/chat/completions': (request, controller) => complete(request, controller, chat, CHAT),
     'POST /v1/completions': (request, controller) => complete(request, controller, completion, TEXT),
@@ -43,122 +44,106 @@ export function makeHandler(server) {
   }
 
   function health() {
-    const state = model.stuck ? 'stuck' : (queue.closed ?? 'ok')
-    const body = { status: state, model: model.id, running: queue.running, waiting: queue.waiting }
-    return Response.json(body, { status: state === 'ok' ? 200 : 503 })
+    const { running, waiting, closed } = models
+    const states = Object.fromEntries(models.cards().map(({ id, state }) => [id, state]))
+    return json({ status: closed ?? 'ok', models: states, running, waiting }, closed === undefined ? 200 : 503)
   }
 
-  async function read(request) {
-    const { tag } = tenants.of(request.headers)
+  /** Reads a request's tenant, and the plan that `readPlan` makes of its body. */
+  async function read({ headers, body }, readPlan) {
+    const { tag } = tenants.of(headers)
     // A full server refuses before it reads: that costs it least.
-    queue.expectRoom()
-    const text = await limitedText(request, options.maxBodyBytes)
+    models.expectRoom()
+    const text = await limitedText(headers, body, options.maxBodyBytes)
+    let fields
     try {
-      const body = JSON.parse(text)
-      if (body?.model !== undefined) expectModel(body.model)
-      return { tag, body }
+      fields = JSON.parse(text)
     } catch (error) {
-      if (error instanceof ApiError) throw error
       throw new ApiError(400, 'invalid_json', `the body is not JSON: ${error.message}`)
     }
-  }
-
-  function expectModel(id) {
-    if (id === model.id) return
-    const message = `there is no model ${JSON.stringify(id)}; this server has ${JSON.stringify(model.id)}`
-    throw new ApiError(404, 'model_not_found', message, { param: 'model' })
+    const model = models.find(fields?.model ?? undefined)
+    return { tag, plan: { model, ...readPlan(fields, model, Math.min(options.maxTokens, model.context)) } }
   }
 
   async function complete(request, controller, readPlan, shape) {
-    const { tag, body } = await read(request)
-    const { stream, usage: wantsUsage, ...plan } = readPlan(body, model, limits)
+    const { tag, plan } = await read(request, readPlan)
     const { signal } = controller
     const { workspace, outcome } = await generate(server, plan, { tag, controller })
-    const head = { id: `${shape.prefix}-${randomUUID()}`, created: Math.floor(Date.now() / 1000), model: model.id }
+    const head = { id: `${shape.prefix}-${randomUUID()}`, created: Math.floor(Date.now() / 1000) }
+    Object.assign(head, { model: plan.model.name })
     // The run writes into the memory up to its end, and a stream that was never read has no other end than this.
     const freed = () => outcome.catch(() => {}).finally(() => workspace.free())
-    if (stream) {
+    if (plan.stream) {
       signal.addEventListener('abort', freed, { once: true })
-      const events = eventsOf({ workspace, outcome, head, shape, wantsUsage, signal, toError, freed })
-      return sse(events, () => controller.abort(new Error('the client ended its stream')))
+      const { usage: wantsUsage } = plan
+      const body = eventsOf({ workspace, outcome, head, shape, wantsUsage, signal, toError, freed })
+      return { status: 200, headers: { 'content-type': 'text/event-stream', 'cache-control': 'no-cache' }, body }
     }
     try {
       const { reason, usage } = await outcome
       const text = (await workspace.read()) ?? ''
-      return Response.json({ ...head, object: shape.object, choices: [shape.whole(text, reason)], usage })
+      return json({ ...head, object: shape.object, choices: [shape.whole(text, reason)], usage })
     } finally {
       workspace.free()
     }
   }
 
   async function embeddings(request, controller) {
-    const { tag, body } = await read(request)
-    const { format, ...plan } = embedding(body, model)
+    const { tag, plan } = await read(request, embedding)
     const shown = (vector) =>
-      format === 'float'
+      plan.format === 'float'
         ? [...vector]
         : Buffer.from(vector.buffer, vector.byteOffset, vector.byteLength).toString('base64')
     return await embed(server, plan, { tag, controller }, (vectors, rows) => {
       const data = vectors.map((vector, index) => ({ object: 'embedding', index, embedding: shown(vector) }))
       const usage = { prompt_tokens: rows, total_tokens: rows }
-      return Response.json({ object: 'list', model: model.id, data, usage })
+      return json({ object: 'list', model: plan.model.name, data, usage })
     })
   }
 
-  const toError = (error) => toApiError(error, (bytes) => queue.secondsUntilFree(bytes))
+  const toError = (error) => toApiError(error, (bytes) => models.secondsUntilFree(bytes))
 
-  async function answer(request, controller) {
-    const { pathname } = new URL(request.url)
-    const name = `${request.method} ${pathname}`
-    if (Object.hasOwn(routes, name)) return [name, await routes[name](request, controller)]
-    if (request.method === 'GET' && pathname.startsWith('/v1/models/')) {
-      tenants.of(request.headers)
-      expectModel(decodeURIComponent(pathname.slice('/v1/models/'.length)))
-      return ['GET /v1/models/:id', Response.json(card)]
-    }
-    const methods = Object.keys(routes).filter((route) => route.endsWith(` ${pathname}`))
-    if (methods.length === 0) throw new ApiError(404, 'not_found', `there is no ${pathname}`)
-    throw new ApiError(405, 'method_not_allowed', `${pathname} takes ${methods[0].split(' ')[0]}`)
+  /** The name of a request's route. */
+  function routeOf({ method, path }) {
+    const known = path.startsWith('/v1/models/') ? '/v1/models/:id' : path
+    if (Object.hasOwn(routes, `${method} ${known}`)) return `${method} ${known}`
+    const other = Object.keys(routes).find((route) => route.endsWith(` ${known}`))
+    if (other === undefined) throw new ApiError(404, 'not_found', `there is no ${path}`)
+    throw new ApiError(405, 'method_not_allowed', `${path} takes ${other.split(' ')[0]}`)
   }
 
-  return async function handle(request, { signal = request.signal } = {}) {
-    let name = 'other'
-    let response
-    // Aborts when the client has gone, ends its stream, or the server ends.
-    const controller = new AbortController()
-    const gone = () => controller.abort(signal.reason)
-    signal.addEventListener('abort', gone, { once: true })
-    if (signal.aborted) gone()
+  return async function handle(request, controller) {
+    let route = 'other'
+    let reply
     try {
-      const { pathname } = new URL(request.url)
-      name = Object.keys(routes).find((route) => route === `${request.method} ${pathname}`) ?? name
+      route = routeOf(request)
       // Health and metrics are wanted most when the server is full.
-      if (request.method !== 'GET') await turns.enter()
-      ;[name, response] = await answer(request, controller)
+      if (request.method !== 'GET') await begin()
+      reply = await routes[route](request, controller)
     } catch (error) {
       const closed = () => new ApiError(499, 'client_closed', 'the client has gone')
-      const reply = hasGone(controller.signal) ? closed() : toError(error)
-      if (reply.status === 500) console.error(`${name}: ${error?.stack ?? error}`)
-      response = reply.toResponse()
+      const found = hasGone(controller.signal) ? closed() : toError(error)
+      if (found.status === 500) console.error(`${route}: ${error?.stack ?? error}`)
+      reply = found.toReply()
     }
-    metrics.requests.inc({ route: name, status: response.status })
-    return response
+    metrics.requests.inc({ route, status: reply.status })
+    return reply
   }
 }
 
 /** Reads a body of at most `most` bytes. Drops the rest of a longer one, so that its sender reads the answer. */
-async function limitedText(request, most) {
+async function limitedText(headers, body, most) {
   const tooLarge = () => new ApiError(413, 'request_too_large', `the body has more than ${most} bytes`)
-  if (Number(request.headers.get('content-length')) > most) throw tooLarge()
+  if (Number(headers['content-length']) > most) throw tooLarge()
   const pieces = []
   let size = 0
-  for await (const piece of request.body ?? []) {
+  for await (const piece of body) {
     size += piece.byteLength
     if (size <= most) pieces.push(piece)
     if (size > MAX_DROPPED_BYTES) break
   }
   if (size > most) throw tooLarge()
-  return new TextDecoder().decode(pieces.length === 1 ? pieces[0] : Buffer.concat(pieces))
+  return Buffer.concat(pieces).toString()
 }
 
 const choice = (content, reason) => ({ index: 0, ...content, logprobs: null, finish_reason: reason })
@@ -167,17 +152,17 @@ const CHAT = {
   object: 'chat.completion',
   chunk: 'chat.completion.chunk',
   whole: (content, reason) => choice({ message: { role: 'assistant', content } }, reason),
-  first: { role: 'assistant', content: '' },
-  part: (delta, reason) => choice({ delta }, reason),
-  delta: (content) => ({ content }),
+  first: [choice({ delta: { role: 'assistant', content: '' } }, null)],
+  part: (content) => choice({ delta: { content } }, null),
+  last: (reason) => choice({ delta: {} }, reason),
 }
 const TEXT = {
   prefix: 'cmpl',
   object: 'text_completion',
   chunk: 'text_completion',
   whole: (text, reason) => choice({ text }, reason),
-  part: (text, reason) => choice({ text }, reason),
-  delta: (text) => text ?? '',
+  part: (text) => choice({ text }, null),
+  last: (reason) => choice({ text: '' }, reason),
 }
 
 /** Whether the client has gone. The server's own end has an error for it. */
@@ -185,48 +170,31 @@ const hasGone = (signal) => signal.aborted && !(signal.reason instanceof ApiErro
 
 /** The events of a streamed completion. The memory is freed at the end, or when the client has gone. */
 async function* eventsOf({ workspace, outcome, head, shape, wantsUsage, signal, toError, freed }) {
-  const chunk = (choices, more) => ({ ...head, object: shape.chunk, choices, ...more })
+  const event = (value) => `data: ${JSON.stringify(value)}\n\n`
+  const chunk = (choices, more) => event({ ...head, object: shape.chunk, choices, ...more })
   try {
-    if (shape.first !== undefined) yield chunk([shape.part(shape.first, null)])
+    if (shape.first !== undefined) yield chunk(shape.first)
     for (let text = await workspace.read(); text !== undefined; text = await workspace.read())
-      yield chunk([shape.part(shape.delta(text), null)])
+      yield chunk([shape.part(text)])
     const { reason, usage } = await outcome
-    yield chunk([shape.part(shape.first === undefined ? '' : {}, reason)])
+    yield chunk([shape.last(reason)])
     if (wantsUsage) yield chunk([], { usage })
-    yield '[DONE]'
+    yield 'data: [DONE]\n\n'
   } catch (error) {
-    if (!hasGone(signal)) yield toError(error)
+    if (!hasGone(signal)) yield event(toError(error))
   } finally {
     freed()
   }
 }
 
-/** Server-sent events of `items`; `cancel` is called when the client ends the stream. */
-function sse(items, cancel) {
-  const encoder = new TextEncoder()
-  const body = new ReadableStream({
-    async pull(controller) {
-      const { value, done } = await items.next()
-      if (done) return controller.close()
-      const text = typeof value === 'string' ? value : JSON.stringify(value)
-      controller.enqueue(encoder.encode(`data: ${text}\n\n`))
-    },
-    async cancel() {
-      cancel()
-      await items.return()
-    },
-  })
-  return new Response(body, { headers: { 'content-type': 'text/event-stream', 'cache-control': 'no-cache' } })
-}
-
-const answerOf = (body, type) => new Response(body, { headers: { 'content-type': type } })
+const textReply = (body, type) => ({ status: 200, headers: { 'content-type': type }, body })
 
 async function memoryReport(memory) {
   const folder = await mkdtemp(join(tmpdir(), 'memory-report-'))
   try {
     const path = join(folder, 'memory.html')
     await memory.writeReport(path)
-    return answerOf(await readFile(path), 'text/html; charset=utf-8')
+    return await readFile(path, 'utf8')
   } finally {
     await rm(folder, { recursive: true })
   }

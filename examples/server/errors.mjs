@@ -8,9 +8,9 @@ export class ApiError extends Error {
    * @param {string} message
    * @param {{ param?: string, retryAfter?: number, cause?: unknown }} [details] `retryAfter` in seconds
    */
-  constructor(status, code, message, { param, retryAfter, cause } = {}) {
+  constructor(status, code, message, { param = null, retryAfter, cause } = {}) {
     super(message, { cause })
-    Object.assign(this, { status, code, param: param ?? null, retryAfter })
+    Object.assign(this, { status, code, param, retryAfter })
   }
 
   get type() {
@@ -23,11 +23,15 @@ export class ApiError extends Error {
     return { error: { message: this.message, type: this.type, param: this.param, code: this.code } }
   }
 
-  toResponse() {
-    const headers = this.retryAfter === undefined ? {} : { 'retry-after': String(this.retryAfter) }
-    return Response.json(this, { status: this.status, headers })
+  toReply() {
+    return json(this, this.status, this.retryAfter && { 'retry-after': String(this.retryAfter) })
   }
 }
+
+/** The reply that has `value` as JSON. */
+export const json = (value, status = 200, headers = {}) => ({
+  status, headers: { 'content-type': 'application/json', ...headers }, body: JSON.stringify(value),
+})
 
 /** A request that asks for something wrong. */
 export const invalid = (param, message, code = 'invalid_value') => new ApiError(400, code, message, { param })
@@ -48,16 +52,17 @@ const FULL = new Set([
 export function toApiError(error, secondsUntilFree) {
   if (error instanceof ApiError) return error
   const { code, message, requested, available = 0, limit, scope } = error ?? {}
+  const ofTenant = scope?.startsWith('tag:')
+  // The session and the device state what they can ever hold.
+  if (code === 'ERR_OUT_OF_RANGE' || (ofTenant && requested > limit))
+    return new ApiError(413, 'request_too_large', message, { cause: error })
   if (!FULL.has(code)) {
-    // The session and the device state what they can ever hold.
-    if (code === 'ERR_OUT_OF_RANGE') return new ApiError(413, 'request_too_large', message, { cause: error })
-    const said = typeof code === 'string' ? message : 'the server failed'
+    const said = typeof code === 'string' ? message : 'the server failed: its log says why'
     return new ApiError(500, 'server_error', said, { cause: error })
   }
-  const ofTenant = scope?.startsWith('tag:')
-  if (ofTenant && requested > limit) return new ApiError(413, 'request_too_large', message, { cause: error })
   const missing = requested === undefined ? 0 : Math.max(0, requested - available)
   const details = { retryAfter: secondsUntilFree(missing), cause: error }
-  if (ofTenant) return new ApiError(429, 'memory_limit_exceeded', message, details)
-  return new ApiError(503, 'overloaded', message, details)
+  return ofTenant
+    ? new ApiError(429, 'memory_limit_exceeded', message, details)
+    : new ApiError(503, 'overloaded', message, details)
 }

@@ -11,9 +11,10 @@ const RESOLUTION = 1
 
 /**
  * @param {import('../../index.js').MemoryManager} memory
- * @param {import('./queue.mjs').Queue} queue
+ * @param {import('./models.mjs').Models} models
+ * @param {number} limit of waiting requests
  */
-export function makeMetrics(memory, queue) {
+export function makeMetrics(memory, models, limit) {
   const registry = new client.Registry()
   const make = (Class, name, help, more) =>
     new Class({ name: `rkllm_server_${name}`, help, registers: [registry], ...more })
@@ -21,9 +22,9 @@ export function makeMetrics(memory, queue) {
   const unregister = prometheus.registerMetrics(client, memory, { registry })
   const delay = watchEventLoop()
 
-  gauge('queue_waiting', 'Requests that wait.', () => queue.waiting)
-  gauge('queue_limit', 'Requests that may wait.', () => queue.limit)
-  gauge('running', 'Whether a run is under way.', () => Number(queue.running))
+  gauge('queue_waiting', 'Requests that wait.', () => models.waiting)
+  gauge('queue_limit', 'Requests that may wait.', () => limit)
+  gauge('running', 'Runs under way.', () => models.running)
   if (delay !== undefined) {
     const help = 'The 99th percentile of the delay of the event loop since the start.'
     gauge('event_loop_delay_p99_seconds', help, () => (delay.p99() ?? NaN) / 1e3)

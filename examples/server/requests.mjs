@@ -1,4 +1,16 @@
-/** Reads the bodies of requests. A field that would change the answer and is not supported is refused, by its name. */
+/**
+ * Reads the bodies of requests. A field that would change the answer and is not supported is refused, by its name.
+ *
+ * @typedef {object} Plan what a request asks for
+ * @property {import('./options.mjs').Model} model
+ * @property {(string | number[])[]} prompts
+ * @property {number} maxTokens
+ * @property {string[]} stop
+ * @property {object} sampling
+ * @property {boolean} stream
+ * @property {boolean} usage whether a stream ends with the numbers of tokens
+ * @property {'float' | 'base64'} format
+ */
 
 import { invalid } from './errors.mjs'
 
@@ -36,25 +48,21 @@ function fields(body, known) {
 }
 
 /** The fields that both kinds of completions have. */
-function generation(body, model, limits) {
-  const max = body.max_completion_tokens ?? body.max_tokens ?? limits.maxTokens
+function generation(body, model, most) {
+  const max = body.max_completion_tokens ?? body.max_tokens ?? most
   const name = body.max_completion_tokens === undefined ? 'max_tokens' : 'max_completion_tokens'
   if (!isCount(max, 1)) throw invalid(name, `${name} must be a whole number from 1 up, not ${shown(max)}`)
   if (max > model.context) {
     const why = `${name} is ${max}, and the model's context has ${model.context} tokens`
     throw invalid(name, why, 'context_length_exceeded')
   }
-  for (const [flag, value] of [
-    ['stream', body.stream ?? false],
-    ['stream_options.include_usage', body.stream_options?.include_usage ?? false],
-  ]) {
+  const { stream = false, stream_options: { include_usage: usage = false } = {} } = body
+  for (const [flag, value] of Object.entries({ stream, 'stream_options.include_usage': usage }))
     if (typeof value !== 'boolean') throw invalid(flag, `${flag} must be true or false, not ${shown(value)}`)
-  }
   const stop = [body.stop ?? []].flat()
   if (stop.length > 4 || stop.some((text) => typeof text !== 'string' || text === ''))
     throw invalid('stop', `stop must be at most four texts, not ${shown(body.stop)}`)
-  const usage = body.stream_options?.include_usage ?? false
-  return { maxTokens: max, stop, stream: body.stream ?? false, usage, sampling: sampling(body, model) }
+  return { maxTokens: max, stop, stream, usage, sampling: sampling(body, model) }
 }
 
 function sampling(body, model) {
@@ -65,7 +73,7 @@ function sampling(body, model) {
     if (typeof value !== 'number' || !(value >= least && value <= most))
       throw invalid(name, `${name} must be a number from ${least} to ${most}, not ${shown(value)}`)
     if (!model.samplesByRun) {
-      const why = `the runtime has rkllm.h ${model.header}, which takes sampling when the model is loaded`
+      const why = `version ${model.version} of the runtime takes sampling when the model is loaded`
       throw invalid(name, `${name} cannot be chosen by request: ${why}`, 'unsupported_parameter')
     }
     chosen[option] = value
@@ -74,7 +82,7 @@ function sampling(body, model) {
 }
 
 /** Reads /v1/chat/completions. The prompt is ChatML, which Qwen and others were trained with. */
-export function chat(body, model, limits) {
+export function chat(body, model, most) {
   const known = [...SHARED, ...Object.keys(SAMPLING), 'max_completion_tokens', 'messages']
   const present = fields(body, known)
   const { messages } = present
@@ -89,7 +97,7 @@ export function chat(body, model, limits) {
     return `<|im_start|>${speaker}\n${contentOf(content, `${where}.content`)}<|im_end|>\n`
   })
   const prompt = fitting(`${turns.join('')}<|im_start|>assistant\n`, model, 'messages')
-  return { prompts: [prompt], ...generation(present, model, limits) }
+  return { prompts: [prompt], ...generation(present, model, most) }
 }
 
 function contentOf(content, where) {
@@ -104,11 +112,11 @@ function contentOf(content, where) {
 }
 
 /** Reads /v1/completions: one prompt, as text or tokens. */
-export function completion(body, model, limits) {
+export function completion(body, model, most) {
   const present = fields(body, [...SHARED, ...Object.keys(SAMPLING), 'prompt'])
   const prompts = inputs(present.prompt, 'prompt', model)
   if (prompts.length !== 1) throw invalid('prompt', `one prompt a request, not ${prompts.length}`)
-  return { prompts, ...generation(present, model, limits) }
+  return { prompts, ...generation(present, model, most) }
 }
 
 /** Reads /v1/embeddings: texts, or tokens. */
@@ -116,11 +124,11 @@ export function embedding(body, model) {
   const present = fields(body, ['input', 'encoding_format', 'dimensions'])
   const { input, encoding_format: format = 'float', dimensions } = present
   if (model.hidden === undefined)
-    throw invalid('model', `${model.id} has no embeddings here: start the server with --hidden`, 'unsupported_model')
+    throw invalid('model', `${model.name} has no embeddings here: start the server with --hidden`, 'unsupported_model')
   if (format !== 'float' && format !== 'base64')
     throw invalid('encoding_format', `encoding_format must be "float" or "base64", not ${shown(format)}`)
   if (dimensions !== undefined && dimensions !== model.hidden)
-    throw invalid('dimensions', `embeddings of ${model.id} have ${model.hidden} dimensions, not ${shown(dimensions)}`)
+    throw invalid('dimensions', `embeddings of ${model.name} have ${model.hidden} dimensions, not ${shown(dimensions)}`)
   return { prompts: inputs(input, 'input', model), format }
 }
 

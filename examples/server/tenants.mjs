@@ -40,17 +40,17 @@ export class Tenants {
     return { tags: Object.fromEntries(limited.map(({ tag, maxBytes }) => [tag, { max: maxBytes }])) }
   }
 
-  /** @param {Headers} headers */
+  /** @param {Record<string, string>} headers */
   of(headers) {
     if (this.#byKey.size === 0) return EVERY
-    const [, key] = /^Bearer +(\S+)$/i.exec(headers.get('authorization') ?? '') ?? []
+    const [, key] = /^Bearer +(\S+)$/i.exec(headers.authorization ?? '') ?? []
     if (key === undefined) throw new ApiError(401, 'invalid_api_key', 'give an API key: "Authorization: Bearer KEY"')
     const tenant = this.#byKey.get(hashOf(key))
     if (tenant === undefined) throw new ApiError(401, 'invalid_api_key', 'this API key is not known')
     return tenant
   }
 
-  /** @param {Headers} headers */
+  /** @param {Record<string, string>} headers */
   expectAdmin(headers) {
     if (this.of(headers).admin) return
     throw new ApiError(403, 'forbidden', 'this needs the key of a tenant with "admin": true')

@@ -1,19 +1,16 @@
 /**
- * The memory of one request, under its tenant's tag: the prompt while it waits, then the reply until the client has it.
- * A run writes the reply at the speed of the NPU and a client reads it at its own: a slow client costs its tenant
+ * The memory of one request, under its tenant's tag: the prompts while it waits, then the reply until the client has
+ * it. A run writes the reply at the speed of the NPU and a client reads it at its own: a slow client costs its tenant
  * memory, and no other tenant time.
  */
 
 const encoder = new TextEncoder()
 const decoder = new TextDecoder()
 
-/** Room for the text of a reply: bytes for each token. */
-const BYTES_PER_TOKEN = 16
-
 export class Workspace {
   #memory
   #buffer
-  #prompt
+  #promptBytes
   #reply
   #written = 0
   #read = 0
@@ -22,61 +19,53 @@ export class Workspace {
   #wake = () => {}
 
   /**
-   * Takes memory for a prompt, and for a reply of `maxTokens` tokens or `floats` numbers.
+   * Takes memory for prompts, and for a reply of `bytes`.
    *
    * @param {import('../../index.js').MemoryManager} memory
-   * @param {{ kind: 'npu' | 'system', tag: string, prompts: (string | number[])[], maxTokens?: number,
-   * floats?: number, signal: AbortSignal }} request
+   * @param {{ kind: 'npu' | 'system', tag: string, prompts: (string | number[])[], bytes: number,
+   * signal: AbortSignal }} request
    */
-  static async take(memory, { kind, tag, prompts, maxTokens = 0, floats = 0, signal }) {
-    const bytesOf = (prompt) => (typeof prompt === 'string' ? encoder.encode(prompt) : Int32Array.from(prompt))
-    const bytes = prompts.map(bytesOf)
-    const size = bytes.reduce((sum, { byteLength }) => sum + byteLength, 0)
-    const begin = Math.ceil(size / 4) * 4
-    const total = begin + maxTokens * BYTES_PER_TOKEN + 4 * floats
+  static async take(memory, { kind, tag, prompts, bytes, signal }) {
+    const text = encoder.encode(JSON.stringify(prompts))
+    const begin = Math.ceil(text.length / 4) * 4
     // A driver may block for seconds; system memory takes microseconds.
     const buffer =
       kind === 'npu'
-        ? await memory.allocateNPUMemoryAsync(total, { tag, signal })
-        : memory.allocateSystemMemory(total, { tag })
-    return new Workspace(memory, buffer, bytes, begin)
+        ? await memory.allocateNPUMemoryAsync(begin + bytes, { tag, signal })
+        : memory.allocateSystemMemory(begin + bytes, { tag })
+    new Uint8Array(buffer).set(text)
+    return new Workspace(memory, buffer, text.length, begin)
   }
 
-  constructor(memory, buffer, prompts, begin) {
+  constructor(memory, buffer, promptBytes, begin) {
     this.#memory = memory
     this.#buffer = buffer
+    this.#promptBytes = promptBytes
     this.#reply = new Uint8Array(buffer, begin)
-    const all = new Uint8Array(buffer)
-    let at = 0
-    this.#prompt = prompts.map((bytes) => {
-      all.set(new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength), at)
-      at += bytes.byteLength
-      return { begin: at - bytes.byteLength, end: at, tokens: bytes instanceof Int32Array }
-    })
   }
 
   get bytes() {
     return this.#buffer.byteLength
   }
 
-  /** The prompt at `index`, as text or as tokens. */
-  prompt(index) {
-    const { begin, end, tokens } = this.#prompt[index]
-    const bytes = this.#buffer.slice(begin, end)
-    return tokens ? [...new Int32Array(bytes)] : decoder.decode(bytes)
+  /** Bytes for the reply. */
+  get room() {
+    return this.#reply.length
+  }
+
+  prompts() {
+    return JSON.parse(decoder.decode(this.#buffer.slice(0, this.#promptBytes)))
   }
 
   /** The room for numbers. */
   get floats() {
-    return new Float32Array(this.#buffer, this.#reply.byteOffset, Math.floor(this.#reply.byteLength / 4))
+    return new Float32Array(this.#buffer, this.#reply.byteOffset, Math.floor(this.room / 4))
   }
 
-  /** Appends text to the reply. Returns false where it does not fit. */
+  /** Appends text to the reply. */
   append(text) {
-    const { read, written } = encoder.encodeInto(text, this.#reply.subarray(this.#written))
-    this.#written += written
+    this.#written += encoder.encodeInto(text, this.#reply.subarray(this.#written)).written
     this.#wake()
-    return read === text.length
   }
 
   /** Ends the reply, with the error of a run that failed. */
