@@ -82,7 +82,7 @@ test('a request whose model gets no room in time is 503 with Retry-After', { ski
   await gone
   await until(async () => (await server.health()).running === 0, 'the end of the lease')
   hold.off()
-  assert.equal((await chat.completions.create(to('b'))).choices[0].finish_reason, 'stop')
+  assert.equal((await chat.completions.create(to('a'))).choices[0].finish_reason, 'stop')
   await end(server)
 })
 
