@@ -179,10 +179,10 @@ class World {
     this.ready.add(name)
     this.apply(this.core.loaded(name, this.now, ms))
   }
-  loadFailed(name, retry = true) {
+  loadFailed(name, retry = true, lacks = 0) {
     this.loading.delete(name)
     this.leave(name)
-    this.apply(this.core.loadFailed(name, this.now, undefined, { retry }))
+    this.apply(this.core.loadFailed(name, this.now, undefined, { retry, lacks }))
   }
   unloaded(name, stuck) {
     this.unloading.delete(name)
@@ -270,7 +270,7 @@ function possible(world, random, id) {
     [30, any, () => world.request(id, any, more)],
     [4, any, () => world.preload(id, any, more)],
     [20, loading, () => world.loaded(loading, random(1000))],
-    [4, loading, () => world.loadFailed(loading, random(4) > 0)],
+    [4, loading, () => world.loadFailed(loading, random(4) > 0, random(3) * random(60))],
     [15, unloading, () => world.unloaded(unloading, random(10) === 0 ? { ram: 1, npu: 0 } : undefined)],
     [25, lease, () => world.release(lease)],
     [4, stuck, () => world.recovered(stuck)],
@@ -544,6 +544,23 @@ test('a failed load is tried again once, after idle models went', () => {
   world.request(3, 'c')
   world.loadFailed('c', false)
   assert.deepEqual([world.counts.failed, world.unloading.size], [2, 0], 'a load that more room does not help')
+})
+
+test('a load that lacked bytes is tried again after idle models with as many went, though it seemed to fit', () => {
+  const models = [['a', 2], ['b', 3], ['c', 1]].map(([name, ram]) => ({ name, ram, npu: 0 }))
+  for (const [lacks, unloading] of [[0, 0], [1, 1], [4, 2], [100, 2]]) {
+    const world = new World({ ram: 100, models })
+    for (const [id, name] of ['a', 'b'].entries()) {
+      world.request(id, name)
+      world.loaded(name)
+      world.release(id)
+    }
+    world.request(2, 'c')
+    world.loadFailed('c', true, lacks)
+    assert.equal(world.unloading.size, unloading, `for ${lacks} bytes`)
+    world.drain()
+    assert.equal(world.counts.grant, 3)
+  }
 })
 
 test('memory of others delays a load, and refuses none', () => {

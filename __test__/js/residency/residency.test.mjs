@@ -208,6 +208,21 @@ test('a load that fails is tried again once, then its requests are refused with 
   assert.equal(loads, 4, 'the next request tries again')
 })
 
+test('a load that allocates with the manager, and finds no room, is tried again without the idle models', async (t) => {
+  const buffers = (manager) => ({
+    ramBytes: 1,
+    load: () => manager.allocateNPUMemory(6 * MiB),
+    unload: (buffer) => manager.deallocate(buffer),
+  })
+  const manager = open(t)
+  manager.setMemoryLimits({ npu: { max: 10 * MiB } })
+  const models = manager.createModelResidency({ models: { a: buffers(manager), b: buffers(manager) } })
+  await models.preload('a')
+  assert.equal(await models.use('b', ({ byteLength }) => byteLength), 6 * MiB)
+  assert.deepEqual(models.stats().models.map(({ state, loads }) => [state, loads]), [['cold', 1], ['ready', 1]])
+  await models.close()
+})
+
 test('a load that never settles ends at its deadline, and its bytes stay accounted until it settles', async (t) => {
   const loading = deferred()
   const chat = counted(4 * MiB, { load: () => loading.promise, loadTimeoutMs: 5 })

@@ -5,6 +5,7 @@
 const { MemoryError, memoryError } = require('../core/errors.js')
 const { formatBytes } = require('../core/format-bytes.js')
 const { explainError } = require('../explain/explain.js')
+const { isExhaustion } = require('../reclaim/exhaustion.js')
 
 /**
  * @typedef {ReturnType<import('./core/residency.js').ResidencyCore['stats']>} CoreStats
@@ -93,6 +94,19 @@ function loadFailed(name, cause, output = '') {
 }
 
 /**
+ * The bytes that a load lacked: those that the manager refused, at least one for another shortage, and 0 for an error
+ * that more memory does not help.
+ *
+ * @param {MemoryError} error of `loadFailed`
+ * @param {unknown} cause
+ */
+function lackOf(error, cause) {
+  if (!isExhaustion(error)) return 0
+  const { requested } = /** @type {Partial<MemoryError>} */ (Object(cause))
+  return typeof requested === 'number' && requested > 0 ? requested : 1
+}
+
+/**
  * The error of a model whose process ended, for those that had it on lease.
  *
  * @param {string} name
@@ -175,4 +189,4 @@ const busy = (name, leases, waiting) =>
     hint: 'wait for them, or pass { force: true }, which ends them with ERR_DEVICE_LOST',
   })
 
-module.exports = { busy, closed, died, ended, kept, loadFailed, neverFits, timedOut, unloadFailed }
+module.exports = { busy, closed, died, ended, kept, lackOf, loadFailed, neverFits, timedOut, unloadFailed }

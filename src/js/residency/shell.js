@@ -411,7 +411,8 @@ class Shell {
       .catch((cause) => {
         entry.error = refusals.loadFailed(name, cause, entry.output)
         this.#tell('fail', { name, error: entry.error })
-        this.#after(() => this.#core.loadFailed(name, now(), entry.stuck, { retry: entry.stuck.ram === 0 }))
+        const how = { retry: entry.stuck.ram === 0, lacks: refusals.lackOf(entry.error, cause) }
+        this.#after(() => this.#core.loadFailed(name, now(), entry.stuck, how))
         this.#watchStuck(entry)
       })
     this.#tell('load', { name, bytes: entry.definition.core.ram })

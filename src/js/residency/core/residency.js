@@ -29,6 +29,9 @@ const NEW_LOAD_WEIGHT = 0.3
  * @typedef {{ id: number, name: string, now: number, deadline?: number, priority?: number }} RequestEvent
  */
 
+/** @type {(models: Model[]) => number} */
+const ramOf = (models) => models.reduce((sum, { reserved }) => sum + reserved.ram, 0)
+
 class ResidencyCore {
   /** @type {Map<string, Model>} */
   #models = new Map()
@@ -124,21 +127,22 @@ class ResidencyCore {
 
   /**
    * A load failed or was cancelled. `stuck` bytes have not come back. Unless `retry` is false, idle models go, and the
-   * load is tried again, once.
+   * load is tried again, once. `lacks` are the bytes that it did not get, 0 if it failed for something else: models
+   * may allocate beside what they reserve, so that idle ones go for it even if all of them seem to fit.
    *
    * @param {string} name
    * @param {number} now
    * @param {Bytes} [stuck]
-   * @param {{ retry?: boolean }} [options]
+   * @param {{ retry?: boolean, lacks?: number }} [options]
    */
-  loadFailed(name, now, stuck = { ram: 0, npu: 0 }, { retry = true } = {}) {
+  loadFailed(name, now, stuck = { ram: 0, npu: 0 }, { retry = true, lacks = 0 } = {}) {
     const model = this.#modelOf(name)
     if (model.state !== 'loading') return this.tick(now)
     const isFinal = !model.cancelling && (model.retried || !retry)
     if (isFinal) this.#reject(model, () => true, 'failed')
     this.#gone(model, stuck, isFinal ? 'failed' : 'cold')
     model.retried = !model.cancelling && !isFinal
-    model.awaits = model.retried && model.waiting.length > 0 ? this.#makeMoreRoom(model, now) : []
+    model.awaits = model.retried && model.waiting.length > 0 ? this.#makeMoreRoom(model, now, lacks) : []
     model.cancelling = false
     return this.tick(now)
   }
@@ -212,7 +216,6 @@ class ResidencyCore {
    */
   pressure(bytes, now) {
     const all = [...this.#models.values()]
-    const ramOf = (/** @type {Model[]} */ models) => models.reduce((sum, { reserved }) => sum + reserved.ram, 0)
     const wanted = bytes - ramOf(all.filter(({ state }) => state === 'unloading'))
     this.#evictIdle(now, (gone) => ramOf(gone) >= wanted, 'pressure')
     return this.tick(now)
@@ -469,16 +472,19 @@ class ResidencyCore {
   }
 
   /**
-   * Unloads idle models for a load that failed, as it may take more than estimated: so many that it would fit twice.
+   * Unloads idle models for a load that failed, as it may take more than estimated: so many that it would fit twice,
+   * and that they have the bytes that it lacked.
    *
    * @param {Model} model
    * @param {number} now
+   * @param {number} lacks
    */
-  #makeMoreRoom(model, now) {
+  #makeMoreRoom(model, now, lacks) {
     const { layout, models } = this.#ground(now)
     const then = layout.without(models.filter(({ state }) => state === 'unloading'))
     const twice = Object.assign(Object.create(model), { ram: 2 * model.ram, npu: 2 * model.npu })
-    return this.#evictIdle(now, (gone) => then.without(gone).domainsFor(twice).length > 0, 'room')
+    const fits = (/** @type {Model[]} */ gone) => then.without(gone).domainsFor(twice).length > 0
+    return this.#evictIdle(now, (gone) => ramOf(gone) >= lacks && fits(gone), 'room')
   }
 
   /**
