@@ -14,6 +14,7 @@ import { Worker } from 'node:worker_threads'
 
 import { MemoryError, MemoryManager } from '../../../index.js'
 import { MiB, open, rejects, refuses } from '../../support/helpers.mjs'
+import { randomOf } from '../../support/residency-world.mjs'
 
 const { decode, encode } = createRequire(import.meta.url)('../../../src/js/residency/workers/codec.js')
 
@@ -223,17 +224,6 @@ test('processes that a worker started end with it, also those in a session of th
   }
 })
 
-/** Mulberry32: random numbers that a seed repeats. */
-function randomOf(seed) {
-  let state = seed >>> 0
-  return (below) => {
-    state = (state + 0x6d2b79f5) >>> 0
-    let t = Math.imul(state ^ (state >>> 15), state | 1)
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61)
-    return ((t ^ (t >>> 14)) >>> 0) % below
-  }
-}
-
 test(`${KILLS} kills of workers at random moments: every request settles, nothing is left`, async (t) => {
   const names = ['a', 'b', 'c']
   const models = residency(t, Object.fromEntries(names.map((name) => [name, { concurrency: 2 }])))
@@ -303,7 +293,7 @@ test(`${PARENT_KILLS} kills of parents at random moments: no worker outlives its
   await models.close()
 })
 
-test('a worker outlives no thread that made it, and stays when another thread ends', async () => {
+test('a worker outlives no thread that made it, and stays when another thread ends (rkllama#145)', async () => {
   const script = `
     const { parentPort, workerData } = require('node:worker_threads')
     const { MemoryManager } = require(workerData.index)

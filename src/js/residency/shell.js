@@ -6,30 +6,23 @@
 // No function of the caller runs inside a core's event: loads and unloads start in a later microtask, listeners in the
 // next tick.
 
-const { now, setTimeout, clearTimeout, nextTick } = require('../core/runtime.js')
+const { now, nextTick } = require('../core/runtime.js')
 const { ResidencyCore } = require('./core/residency.js')
 const { Grant } = require('./lease.js')
 const { Machine } = require('./machine.js')
 const { ModelEntry } = require('./model-entry.js')
 const refusals = require('./refusals.js')
+const { Requests } = require('./requests.js')
+const { WakeTimer } = require('./wake-timer.js')
 
 /** While a model waits for memory, the machine's figures are read so often. */
 const POLL_MS = 250
-/** The longest time of a timer. */
-const MAX_TIMER_MS = 2 ** 31 - 1
 
 /**
  * @typedef {import('./options.js').Checked} Checked
- * @typedef {import('./core/residency.js').Command} Command
+ * @typedef {import('./core/model.js').Command} Command
  * @typedef {import('../types/residency.js').EvictionReason} EvictionReason
  * @typedef {import('../types/residency.js').ModelEvent} ModelEvent
- *
- * @typedef {object} Request
- * @property {number} timeoutMs
- * @property {Grant | true | null} result a lease, or true for a model that was preloaded
- * @property {unknown} error of a request that was refused
- * @property {((result: any) => void) | undefined} resolve
- * @property {((error: unknown) => void) | undefined} reject
  */
 
 class Shell {
@@ -38,17 +31,13 @@ class Shell {
   #machine
   /** @type {Map<string, ModelEntry>} */
   #entries = new Map()
-  /** @type {Map<number, Request>} those that wait */
-  #requests = new Map()
-  /** @type {Map<number, Grant>} */
-  #grants = new Map()
-  #ids = 0
+  #requests = new Requests()
   #emit
   #isClosed = false
-  /** @type {any} */
-  #timer
-  #timerAt = Infinity
-  #isRef = false
+  #timer = new WakeTimer(() => {
+    if (this.#requests.waiting > 0) this.#readMachine()
+    this.#perform(this.#core.tick(now()))
+  })
   /** Called after each event, until it returns true. @type {Set<() => boolean>} */
   #watchers = new Set()
 
@@ -96,48 +85,21 @@ class Shell {
     if (this.#isClosed) throw refusals.closed()
     if (signal?.aborted) throw signal.reason
     const entry = this.#entryOf(name)
-    const id = ++this.#ids
-    /** @type {Request} */
-    const request = { timeoutMs, result: null, error: null, resolve: undefined, reject: undefined }
-    this.#requests.set(id, request)
+    const { id, request } = this.#requests.add(timeoutMs)
     // Reading the machine's figures costs more than a lease of a loaded model.
     if (!entry.isReady) this.#readMachine()
     // The library that keeps its memory uses it for the next load.
     if (entry.isKept) this.#perform(this.#core.recovered(name, now()))
     const time = now()
     const event = { id, name, now: time, deadline: time + timeoutMs, priority }
+    const start = () => this.#perform(preload ? this.#core.preload(event) : this.#core.request(event))
     if (signal === undefined && timeoutMs > 0) {
-      this.#perform(preload ? this.#core.preload(event) : this.#core.request(event))
+      start()
       if (request.result !== null) return request.result
       if (request.error !== null) throw request.error
       return new Promise((resolve, reject) => Object.assign(request, { resolve, reject }))
     }
-    return this.#askCancellably(id, request, signal, () =>
-      preload ? this.#core.preload(event) : this.#core.request(event),
-    )
-  }
-
-  /**
-   * @param {number} id
-   * @param {Request} request
-   * @param {AbortSignal | undefined} signal
-   * @param {() => Command[]} start
-   */
-  #askCancellably(id, request, signal, start) {
-    return new Promise((resolve, reject) => {
-      const aborted = () => {
-        Object.assign(request, { resolve: undefined, reject: undefined })
-        this.#perform(this.#core.cancel(id, now()))
-        reject(signal?.reason)
-      }
-      const done = (/** @type {(value: any) => void} */ settle) => (/** @type {any} */ value) => {
-        signal?.removeEventListener('abort', aborted)
-        settle(value)
-      }
-      Object.assign(request, { resolve: done(resolve), reject: done(reject) })
-      signal?.addEventListener('abort', aborted, { once: true })
-      this.#perform(start())
-    })
+    return this.#requests.askCancellably(request, signal, start, () => this.#perform(this.#core.cancel(id, now())))
   }
 
   /**
@@ -146,8 +108,8 @@ class Shell {
    * @param {number} id
    */
   #release(id) {
-    if (!this.#grants.delete(id)) return
-    if (this.#requests.size > 0) this.#readMachine()
+    if (!this.#requests.release(id)) return
+    if (this.#requests.waiting > 0) this.#readMachine()
     this.#perform(this.#core.release(id, now()))
   }
 
@@ -188,7 +150,7 @@ class Shell {
   stats() {
     this.#readMachine()
     const { ram, domains } = this.#core.stats()
-    return { ram, domains, models: this.modelStats(), waiting: this.#requests.size }
+    return { ram, domains, models: this.modelStats(), waiting: this.#requests.waiting }
   }
 
   /** @returns {import('../types/residency.js').ModelStats[]} */
@@ -232,35 +194,23 @@ class Shell {
   /** Refuses requests, waits for leases to end, and unloads all models. */
   async close() {
     this.#refuseAll()
-    for (const grant of this.#grants.values()) grant.warn(refusals.closed())
+    this.#requests.warnLeases(refusals.closed())
     for (const name of this.names) this.#perform(this.#core.evict(name, now(), 'closed', { drain: true }))
-    await this.#until(() => this.#grants.size === 0 && [...this.#entries.values()].every(({ isBusy }) => !isBusy))
-    this.#end()
+    await this.#until(() => this.#requests.leases === 0 && [...this.#entries.values()].every(({ isBusy }) => !isBusy))
+    this.#timer.end()
   }
 
   /** Ends without waiting: the manager is being disposed. */
   abandon() {
     this.#refuseAll()
-    for (const [id, grant] of [...this.#grants]) {
-      grant.end(refusals.closed())
-      this.#grants.delete(id)
-    }
+    this.#requests.endLeases(refusals.closed())
     for (const name of this.names) this.#perform(this.#core.evict(name, now(), 'closed', { force: true }))
-    this.#end()
+    this.#timer.end()
   }
 
   #refuseAll() {
     this.#isClosed = true
-    for (const [id, { reject }] of [...this.#requests]) {
-      reject?.(refusals.closed())
-      this.#requests.delete(id)
-      this.#perform(this.#core.cancel(id, now()))
-    }
-  }
-
-  #end() {
-    clearTimeout(this.#timer)
-    this.#timerAt = -Infinity
+    this.#requests.refuseWaiting(refusals.closed(), (id) => this.#perform(this.#core.cancel(id, now())))
   }
 
   /**
@@ -312,7 +262,7 @@ class Shell {
    */
   #after(event) {
     this.#perform(event())
-    if (this.#requests.size > 0) this.#readMachine()
+    if (this.#requests.waiting > 0) this.#readMachine()
   }
 
   /** @param {Command[]} commands */
@@ -322,46 +272,23 @@ class Shell {
       if (command.type === 'load') this.#load(entry, command.domain, command.pieces)
       else if (command.type === 'unload') this.#unload(entry, /** @type {EvictionReason} */ (command.reason))
       else if (command.type === 'cancel-load') entry.cancelLoad()
-      else if (command.type === 'reject') this.#reject(entry, command.id, command.reason)
-      else this.#grant(entry, command.id, command.type === 'grant')
+      else if (command.type === 'reject')
+        this.#requests.refuse(command.id, (timeoutMs) => this.#errorOf(entry, command.reason, timeoutMs))
+      else if (command.type === 'grant') this.#requests.serve(command.id, this.#grantOf(entry, command.id))
+      else this.#requests.serve(command.id, true)
     }
-    this.#arm()
+    const waits = this.#requests.waiting > 0
+    // A keep-alive keeps no process alive; a request that waits does.
+    this.#timer.arm(Math.min(this.#core.wakeAt, waits ? now() + POLL_MS : Infinity), waits)
     for (const watcher of this.#watchers) if (watcher()) this.#watchers.delete(watcher)
   }
 
   /**
    * @param {ModelEntry} entry
    * @param {number} id
-   * @param {boolean} leased
    */
-  #grant(entry, id, leased) {
-    const request = /** @type {Request} */ (this.#requests.get(id))
-    this.#requests.delete(id)
-    if (leased) {
-      const grant = new Grant(entry.name, entry.model, () => this.#release(id))
-      this.#grants.set(id, grant)
-      request.result = grant
-    } else {
-      request.result = true
-    }
-    request.resolve?.(request.result)
-  }
-
-  /**
-   * @param {ModelEntry} entry
-   * @param {number} id
-   * @param {string} reason
-   */
-  #reject(entry, id, reason) {
-    const grant = this.#grants.get(id)
-    const request = this.#requests.get(id)
-    this.#grants.delete(id)
-    this.#requests.delete(id)
-    const error = this.#errorOf(entry, reason, request?.timeoutMs ?? 0)
-    grant?.end(error)
-    if (request === undefined) return
-    request.error = error
-    request.reject?.(error)
+  #grantOf({ name, model }, id) {
+    return new Grant(name, model, () => this.#release(id))
   }
 
   /**
@@ -455,9 +382,9 @@ class Shell {
    * @param {ModelEntry} entry
    */
   #watchStuck(entry) {
-    const { name, stuck } = entry
+    const { name, stuck, definition } = entry
     if (stuck.ram === 0 && stuck.npu === 0) return
-    const keptBy = entry.pid === null ? 'library' : 'kernel'
+    const keptBy = definition.worker === null ? 'library' : 'kernel'
     this.#tell('stuck', { name, bytes: stuck.ram, keptBy })
     entry.recovered().then((isBack) => {
       if (isBack) this.#after(() => this.#core.recovered(name, now(), entry.stuck))
@@ -470,31 +397,6 @@ class Shell {
    */
   #tell(event, payload) {
     nextTick(() => this.#emit(event, payload))
-  }
-
-  /** Sets the timer to the next time at which the core has something to do. */
-  #arm() {
-    const waits = this.#requests.size > 0
-    const at = Math.min(this.#core.wakeAt, waits ? now() + POLL_MS : Infinity)
-    // A timer that fires early costs less than a new one for each lease.
-    if (at < this.#timerAt) {
-      clearTimeout(this.#timer)
-      this.#timerAt = at
-      this.#timer = setTimeout(
-        () => {
-          this.#timerAt = Infinity
-          if (this.#requests.size > 0) this.#readMachine()
-          this.#perform(this.#core.tick(now()))
-        },
-        Math.min(MAX_TIMER_MS, Math.max(1, Math.ceil(at - now()))),
-      )
-      this.#isRef = true
-    }
-    // A keep-alive keeps no process alive; a request that waits does.
-    if (this.#isRef === waits) return
-    this.#isRef = waits
-    if (waits) this.#timer?.ref()
-    else this.#timer?.unref()
   }
 }
 

@@ -6,49 +6,37 @@
 const { admit, maySee, planTogether } = require('./admission.js')
 const { figuresOf } = require('./figures.js')
 const { Layout, shares } = require('./layout.js')
+const { LoadTimes } = require('./load-times.js')
 const { Model, compare, first, firstOf, isHeld, isIdle } = require('./model.js')
-const { POLICIES, pickVictims, recordUse } = require('./policy.js')
-
-/** The load time of a byte before any load was measured: an eMMC's 200 MB/s. */
-const MS_PER_BYTE = 1 / 200_000
-/** A measured load time counts so much; the smoothed one before it counts the rest. */
-const NEW_LOAD_WEIGHT = 0.3
+const { POLICIES, recordUse } = require('./policy.js')
+const { victimsForBytes, victimsForRetry, victimsToFit } = require('./shortage.js')
+const { Transitions } = require('./transitions.js')
 
 /**
  * @typedef {import('./model.js').Definition} Definition
  * @typedef {import('./model.js').Request} Request
- * @typedef {import('./model.js').State} State
  * @typedef {import('./model.js').Bytes} Bytes
  * @typedef {import('./layout.js').Domain} Domain
  * @typedef {import('./layout.js').Room} Room
  * @typedef {import('./policy.js').Policy<Model>} Policy
  *
- * @typedef {import('./model.js').RejectReason} RejectReason
- * @typedef {import('./model.js').Command} Command
- *
  * @typedef {{ id: number, name: string, now: number, deadline?: number, priority?: number }} RequestEvent
  */
-
-/** @type {(models: Model[]) => number} */
-const ramOf = (models) => models.reduce((sum, { reserved }) => sum + reserved.ram, 0)
 
 class ResidencyCore {
   /** @type {Map<string, Model>} */
   #models = new Map()
   /** @type {Room} */
   #room
-  /** @type {Map<number, Model>} of each waiting request and lease */
-  #owners = new Map()
+  #transitions = new Transitions()
+  #loadTimes = new LoadTimes()
   /** @type {Policy} */
   #policy
-  #msPerByte = MS_PER_BYTE
   #guardEnd = Infinity
   /** @type {Map<Model, Model[]>} the ready models that queued ones wait for */
   #claims = new Map()
   /** Whether more may be reserved than there is, since a model turned out to be larger. */
   #isOver = false
-  /** @type {Command[]} */
-  #commands = []
 
   /**
    * @param {{
@@ -59,7 +47,7 @@ class ResidencyCore {
     for (const definition of models) this.#models.set(definition.name, new Model(definition))
     this.#room = { ram, npu, domains, others: { ram: 0, npu: 0, domains: new Map() } }
     this.#policy = typeof policy === 'string' ? POLICIES[policy] : policy
-    this.#expectLoads()
+    this.#loadTimes.expect(this.#models.values())
   }
 
   /** @param {RequestEvent} request */
@@ -83,10 +71,10 @@ class ResidencyCore {
    * @param {number} now
    */
   cancel(id, now) {
-    const model = this.#owners.get(id)
+    const model = this.#transitions.ownerOf(id)
     if (model === undefined) return this.tick(now)
     if (model.leases.has(id)) return this.release(id, now)
-    this.#reject(model, (request) => request.id === id, 'cancelled')
+    this.#transitions.reject(model, (request) => request.id === id, 'cancelled')
     return this.tick(now)
   }
 
@@ -95,11 +83,7 @@ class ResidencyCore {
    * @param {number} now
    */
   release(id, now) {
-    const model = this.#owners.get(id)
-    if (model?.leases.delete(id)) {
-      this.#owners.delete(id)
-      if (model.leases.size === 0) model.idleSince = now
-    }
+    this.#transitions.release(id, now)
     return this.tick(now)
   }
 
@@ -111,16 +95,16 @@ class ResidencyCore {
   loaded(name, now, ms) {
     const model = this.#modelOf(name)
     if (model.state !== 'loading') return this.tick(now)
-    this.#learnLoadMs(model, ms)
+    this.#loadTimes.learn(model, ms)
     model.loads += 1
     model.idleSince = now
     model.readyAt = now
     model.retried = false
     model.awaits = []
     model.state = 'ready'
-    this.#expectLoads()
+    this.#loadTimes.expect(this.#models.values())
     // The load won the race against its cancellation.
-    if (model.cancelling && model.waiting.length === 0) this.#unload(model, 'asked')
+    if (model.cancelling && model.waiting.length === 0) this.#transitions.unload(model, 'asked')
     model.cancelling = false
     return this.tick(now)
   }
@@ -139,10 +123,11 @@ class ResidencyCore {
     const model = this.#modelOf(name)
     if (model.state !== 'loading') return this.tick(now)
     const isFinal = !model.cancelling && (model.retried || !retry)
-    if (isFinal) this.#reject(model, () => true, 'failed')
-    this.#gone(model, stuck, isFinal ? 'failed' : 'cold')
+    if (isFinal) this.#transitions.reject(model, () => true, 'failed')
+    this.#transitions.end(model, stuck, isFinal ? 'failed' : 'cold')
     model.retried = !model.cancelling && !isFinal
-    model.awaits = model.retried && model.waiting.length > 0 ? this.#makeMoreRoom(model, now, lacks) : []
+    const isTried = model.retried && model.waiting.length > 0
+    model.awaits = isTried ? this.#evict(victimsForRetry(this.#ground(now), model, lacks), 'room') : []
     model.cancelling = false
     return this.tick(now)
   }
@@ -156,7 +141,7 @@ class ResidencyCore {
    */
   unloaded(name, now, stuck = { ram: 0, npu: 0 }) {
     const model = this.#modelOf(name)
-    if (model.state === 'unloading') this.#gone(model, stuck, 'cold')
+    if (model.state === 'unloading') this.#transitions.end(model, stuck, 'cold')
     return this.tick(now)
   }
 
@@ -169,7 +154,7 @@ class ResidencyCore {
    */
   recovered(name, now, stuck = { ram: 0, npu: 0 }) {
     const model = this.#modelOf(name)
-    if (model.state === 'stuck') this.#gone(model, stuck, 'cold')
+    if (model.state === 'stuck') this.#transitions.end(model, stuck, 'cold')
     return this.tick(now)
   }
 
@@ -182,8 +167,8 @@ class ResidencyCore {
   died(name, now) {
     const model = this.#modelOf(name)
     if (model.state !== 'ready') return this.tick(now)
-    this.#endLeases(model, 'died')
-    this.#unload(model, 'died')
+    this.#transitions.endLeases(model, 'died')
+    this.#transitions.unload(model, 'died')
     return this.tick(now)
   }
 
@@ -199,10 +184,10 @@ class ResidencyCore {
   evict(name, now, reason = 'asked', { drain = false, force = false } = {}) {
     const model = this.#modelOf(name)
     if (force) {
-      this.#reject(model, () => true, 'evicted')
-      this.#endLeases(model, 'evicted')
+      this.#transitions.reject(model, () => true, 'evicted')
+      this.#transitions.endLeases(model, 'evicted')
     }
-    if (isIdle(model)) this.#unload(model, reason)
+    if (isIdle(model)) this.#transitions.unload(model, reason)
     else if (drain && model.state === 'ready') model.draining = reason
     return this.tick(now)
   }
@@ -215,9 +200,7 @@ class ResidencyCore {
    * @param {number} now
    */
   pressure(bytes, now) {
-    const all = [...this.#models.values()]
-    const wanted = bytes - ramOf(all.filter(({ state }) => state === 'unloading'))
-    this.#evictIdle(now, (gone) => ramOf(gone) >= wanted, 'pressure')
+    this.#evict(victimsForBytes(this.#ground(now), bytes), 'pressure')
     return this.tick(now)
   }
 
@@ -251,7 +234,7 @@ class ResidencyCore {
     model.ram = bytes.ram
     model.npu = bytes.npu
     this.#isOver = true
-    this.#expectLoads()
+    this.#loadTimes.expect(this.#models.values())
     return this.tick(now)
   }
 
@@ -284,13 +267,11 @@ class ResidencyCore {
   tick(now) {
     // A grant or an unload changes what queued models may do.
     let before = -1
-    while (this.#commands.length > before) {
-      before = this.#commands.length
+    while (this.#transitions.count > before) {
+      before = this.#transitions.count
       if (!this.#pass(now)) break
     }
-    const commands = this.#commands
-    this.#commands = []
-    return commands
+    return this.#transitions.take()
   }
 
   /** Does what is due once. Returns whether another pass may find more. @param {number} now */
@@ -299,14 +280,12 @@ class ResidencyCore {
     /** @type {Layout | undefined} */
     let bare
     for (const model of this.#models.values()) {
-      this.#reject(model, (request) => request.deadline <= now, 'deadline')
+      this.#transitions.reject(model, (request) => request.deadline <= now, 'deadline')
       if (model.state === 'queued' && (bare ??= this.#bareLayout()).domainsFor(model).length === 0)
-        this.#reject(model, () => true, 'never-fits')
-      if (model.state === 'loading' && !model.cancelling && model.waiting.length === 0) {
-        model.cancelling = true
-        this.#commands.push({ type: 'cancel-load', name: model.name })
-      }
-      if (model.draining !== null && model.leases.size === 0) this.#unload(model, model.draining)
+        this.#transitions.reject(model, () => true, 'never-fits')
+      if (model.state === 'loading' && !model.cancelling && model.waiting.length === 0)
+        this.#transitions.cancelLoad(model)
+      if (model.draining !== null && model.leases.size === 0) this.#transitions.unload(model, model.draining)
       isQueued ||= model.state === 'queued'
     }
     if (this.#isOver) this.#fitLimits(now)
@@ -314,7 +293,8 @@ class ResidencyCore {
     if (!isQueued) this.#guardEnd = Infinity
     for (const model of this.#models.values()) {
       this.#grant(model, now, going.get(model))
-      if (isIdle(model) && !model.pinned && now >= model.idleSince + model.keepAliveMs) this.#unload(model, 'idle')
+      if (isIdle(model) && !model.pinned && now >= model.idleSince + model.keepAliveMs)
+        this.#transitions.unload(model, 'idle')
     }
     return isQueued || this.#isOver
   }
@@ -347,20 +327,21 @@ class ResidencyCore {
    */
   #ask({ id, name, now, deadline = Infinity, priority = 0 }, preload) {
     const model = this.#modelOf(name)
-    this.#owners.set(id, model)
-    model.waiting.push({ id, at: now, deadline, priority, preload })
+    this.#transitions.enqueue(model, { id, at: now, deadline, priority, preload })
     recordUse(model, now)
-    if (model.state === 'cold' || model.state === 'failed') model.state = 'queued'
     return this.tick(now)
   }
 
-  /** @param {number} now */
-  #ground(now) {
+  /**
+   * @param {number} now
+   * @param {boolean} [withOthers] whether the bytes of others are taken
+   */
+  #ground(now, withOthers = true) {
     const models = [...this.#models.values()]
     const { costOf, ordered } = this.#policy
     return {
       models,
-      layout: Layout.of(models, this.#room),
+      layout: Layout.of(models, this.#room, withOthers),
       now,
       costOf: (/** @type {Model} */ model) => costOf(model, now),
       ordered,
@@ -379,7 +360,7 @@ class ResidencyCore {
       .sort((a, b) => compare(first(a), first(b)))
     const { loads, evictions, going, claims, wakeAt } = admit({ ...ground, queue, claims: this.#claims })
     this.#claims = claims
-    for (const model of evictions) this.#unload(model, 'room')
+    this.#evict(evictions, 'room')
     for (const { model, domain } of loads) this.#load(model, domain, ground.layout)
     this.#guardEnd = wakeAt
     return going
@@ -397,25 +378,13 @@ class ResidencyCore {
     if (model.state !== 'ready') return
     for (const { id } of model.waiting.filter(({ preload }) => preload)) {
       model.idleSince = now
-      this.#serve(model, id, 'preloaded')
+      this.#transitions.finishPreload(model, id)
     }
     while (model.draining === null && model.leases.size < model.concurrency) {
       const next = firstOf(model.waiting.filter((request) => since === undefined || maySee(model, request, since)))
       if (next === undefined) return
-      model.leases.add(next.id)
-      this.#serve(model, next.id, 'grant')
+      this.#transitions.grant(model, next.id)
     }
-  }
-
-  /**
-   * @param {Model} model
-   * @param {number} id
-   * @param {'grant' | 'preloaded'} type
-   */
-  #serve(model, id, type) {
-    model.waiting = model.waiting.filter((request) => request.id !== id)
-    if (type === 'preloaded') this.#owners.delete(id)
-    this.#commands.push({ type, name: model.name, id })
   }
 
   /** The layout once all models are gone but those that are pinned, and no other program holds anything. */
@@ -425,66 +394,22 @@ class ResidencyCore {
   }
 
   /**
-   * Smooths a measured load time. A load beside others takes longer than alone, so that it counts only if it was faster
-   * than expected.
+   * Unloads models. Returns them.
    *
-   * @param {Model} model
-   * @param {number} ms
-   */
-  #learnLoadMs(model, ms) {
-    model.lastLoadMs = ms
-    if (model.loadedBeside && ms > model.loadMs) return
-    this.#msPerByte += NEW_LOAD_WEIGHT * (ms / Math.max(1, model.bytes) - this.#msPerByte)
-    model.loadMs = model.isTimed ? model.loadMs + NEW_LOAD_WEIGHT * (ms - model.loadMs) : ms
-    model.isTimed = true
-  }
-
-  /** Derives the load times of models that were never loaded from those that were. */
-  #expectLoads() {
-    for (const model of this.#models.values()) {
-      model.bytes = Math.max(model.ram, model.npu)
-      if (!model.isTimed) model.loadMs = model.bytes * this.#msPerByte
-    }
-  }
-
-  /**
-   * Unloads the idle models that make `enough` true at least cost, or all of them. Returns them.
-   *
-   * @param {number} now
-   * @param {(gone: Model[]) => boolean} enough
+   * @template {Iterable<Model>} Victims
+   * @param {Victims} victims
    * @param {string} reason
    */
-  #evictIdle(now, enough, reason) {
-    const { models, costOf, ordered } = this.#ground(now)
-    const idle = models.filter((model) => isIdle(model) && !model.pinned)
-    const victims = pickVictims(idle, costOf, ordered, enough) ?? idle
-    for (const victim of victims) this.#unload(victim, reason)
+  #evict(victims, reason) {
+    for (const victim of victims) this.#transitions.unload(victim, reason)
     return victims
   }
 
   /** Unloads idle models while more is reserved than there is. @param {number} now */
   #fitLimits(now) {
-    const models = [...this.#models.values()]
-    const layout = Layout.of(models, this.#room, false)
-    const then = layout.without(models.filter(({ state }) => state === 'unloading'))
-    if (then.isWithin) this.#isOver = !layout.isWithin
-    else this.#evictIdle(now, (gone) => then.without(gone).isWithin, 'pressure')
-  }
-
-  /**
-   * Unloads idle models for a load that failed, as it may take more than estimated: so many that it would fit twice,
-   * and that they have the bytes that it lacked.
-   *
-   * @param {Model} model
-   * @param {number} now
-   * @param {number} lacks
-   */
-  #makeMoreRoom(model, now, lacks) {
-    const { layout, models } = this.#ground(now)
-    const then = layout.without(models.filter(({ state }) => state === 'unloading'))
-    const twice = Object.assign(Object.create(model), { ram: 2 * model.ram, npu: 2 * model.npu })
-    const fits = (/** @type {Model[]} */ gone) => then.without(gone).domainsFor(twice).length > 0
-    return this.#evictIdle(now, (gone) => ramOf(gone) >= lacks && fits(gone), 'room')
+    const victims = victimsToFit(this.#ground(now, false))
+    this.#isOver = victims !== null
+    this.#evict(victims ?? [], 'pressure')
   }
 
   /**
@@ -493,66 +418,8 @@ class ResidencyCore {
    * @param {Layout} layout
    */
   #load(model, domain, layout) {
-    const beside = [...this.#models.values()].filter(({ state }) => state === 'loading')
-    for (const other of beside) other.loadedBeside = true
-    model.loadedBeside = beside.length > 0
-    model.state = 'loading'
-    model.domain = domain
-    model.pieces = layout.piecesAt(model, domain) ?? []
-    model.reserved = { ram: model.ram, npu: model.npu }
-    this.#commands.push({ type: 'load', name: model.name, domain, pieces: model.pieces })
-  }
-
-  /**
-   * @param {Model} model
-   * @param {string} reason
-   */
-  #unload(model, reason) {
-    model.evictions += 1
-    model.draining = null
-    model.state = 'unloading'
-    this.#commands.push({ type: 'unload', name: model.name, reason })
-  }
-
-  /**
-   * @param {Model} model
-   * @param {'died' | 'evicted'} reason
-   */
-  #endLeases(model, reason) {
-    for (const id of model.leases) {
-      this.#owners.delete(id)
-      this.#commands.push({ type: 'reject', name: model.name, id, reason })
-    }
-    model.leases.clear()
-  }
-
-  /**
-   * @param {Model} model
-   * @param {Bytes} stuck
-   * @param {State} state
-   */
-  #gone(model, stuck, state) {
-    const isStuck = stuck.ram > 0 || stuck.npu > 0
-    model.reserved = { ...stuck }
-    model.pieces = isStuck ? shares(model.pieces, stuck.npu) : []
-    if (!isStuck) model.domain = null
-    model.state = isStuck ? 'stuck' : model.waiting.length > 0 ? 'queued' : state
-  }
-
-  /**
-   * @param {Model} model
-   * @param {(request: Request) => boolean} which
-   * @param {RejectReason} reason
-   */
-  #reject(model, which, reason) {
-    const rejected = model.waiting.filter(which)
-    if (rejected.length === 0) return
-    model.waiting = model.waiting.filter((request) => !rejected.includes(request))
-    for (const { id } of rejected) {
-      this.#owners.delete(id)
-      this.#commands.push({ type: 'reject', name: model.name, id, reason })
-    }
-    if (model.state === 'queued' && model.waiting.length === 0) model.state = 'cold'
+    this.#loadTimes.begin(model, [...this.#models.values()].filter(({ state }) => state === 'loading'))
+    this.#transitions.load(model, domain, layout.piecesAt(model, domain) ?? [])
   }
 }
 
