@@ -35,7 +35,7 @@ export function makeHandler(server) {
     },
     'GET /v1/models/:id': ({ headers, path }) => {
       tenants.of(headers)
-      const { name } = models.find(decodeURIComponent(path.slice('/v1/models/'.length)))
+      const { name } = models.find(decoded(path.slice('/v1/models/'.length)))
       return json(models.cards().find(({ id }) => id === name))
     },
     'POST /v1/chat/completions': (request, controller) => complete(request, controller, chat, CHAT),
@@ -144,6 +144,15 @@ async function limitedText(headers, body, most) {
   }
   if (size > most) throw tooLarge()
   return Buffer.concat(pieces).toString()
+}
+
+/** A part of a path as text: as it is, where its encoding is wrong. */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part)
+  } catch {
+    return part
+  }
 }
 
 const choice = (content, reason) => ({ index: 0, ...content, logprobs: null, finish_reason: reason })

@@ -122,7 +122,7 @@ test('a process that ends under a run is 502; those that wait are served by the 
 })
 
 test('a run that hangs ends its process, and the next request is served', { skip }, async (t) => {
-  const server = await startServer(t, ['--stall-seconds', '1'], { HANG_AT: 8 })
+  const server = await startServer(t, ['--stall-seconds', '2'], { HANG_AT: 8 })
   const { completions } = server.client()
   const ask = (tokens) => completions.create({ model: 'understudy', prompt: 'Hello', max_tokens: tokens })
   const { status, code } = await rejected(ask(64))

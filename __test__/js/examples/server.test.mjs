@@ -237,6 +237,7 @@ test('bad requests are named in the shape of OpenAI', { skip }, async (t) => {
   const long = new Blob(['x'.repeat(100_000)]).stream()
   const { status } = await fetch(`${server.url}/v1/completions`, { method: 'POST', body: long, duplex: 'half' })
   assert.equal(status, 413)
+  assert.equal((await fetch(`${server.url}/v1/models/%ff`)).status, 404)
   const { chat } = server.client()
   assert.equal((await rejected(chat.completions.create({ ...HELLO, temperature: 9 }))).name, 'BadRequestError')
   assert.equal(await server.metric('rkllm_server_tokens_total{kind="generated"}'), undefined)
