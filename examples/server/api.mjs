@@ -54,7 +54,7 @@ export function makeHandler(server) {
     const { tag } = tenants.of(headers)
     // A full server refuses before it reads: that costs it least.
     models.expectRoom()
-    const text = await limitedText(headers, body, options.maxBodyBytes)
+    const text = await limitedText(headers, body, options.maxBody)
     let fields
     try {
       fields = JSON.parse(text)
@@ -67,24 +67,27 @@ export function makeHandler(server) {
 
   async function complete(request, controller, readPlan, shape) {
     const { tag, plan } = await read(request, readPlan)
-    const { signal } = controller
     const { workspace, outcome } = await generate(server, plan, { tag, controller })
-    const head = { id: `${shape.prefix}-${randomUUID()}`, created: Math.floor(Date.now() / 1000) }
-    Object.assign(head, { model: plan.model.name })
-    // The run writes into the memory up to its end, and a stream that was never read has no other end than this.
-    const freed = () => outcome.catch(() => {}).finally(() => workspace.free())
-    if (plan.stream) {
-      signal.addEventListener('abort', freed, { once: true })
-      const { usage: wantsUsage } = plan
-      const body = eventsOf({ workspace, outcome, head, shape, wantsUsage, signal, toError, freed })
-      return { status: 200, headers: { 'content-type': 'text/event-stream', 'cache-control': 'no-cache' }, body }
-    }
+    const created = Math.floor(Date.now() / 1000)
+    const head = { id: `${shape.prefix}-${randomUUID()}`, created, model: plan.model.name }
+    // The run writes into the memory up to its end.
+    const free = () => outcome.catch(() => {}).finally(() => workspace.free())
     try {
+      // Waits for the first text: an error before it has a status of its own.
+      const first = await workspace.read()
+      if (plan.stream) {
+        // A stream that was never read has no other end than this.
+        controller.signal.addEventListener('abort', free, { once: true })
+        const body = eventsOf({ first, workspace, outcome, free, head, shape, plan, controller, toError })
+        return { status: 200, headers: { 'content-type': 'text/event-stream', 'cache-control': 'no-cache' }, body }
+      }
       const { reason, usage } = await outcome
-      const text = (await workspace.read()) ?? ''
+      const text = `${first ?? ''}${(await workspace.read()) ?? ''}`
+      free()
       return json({ ...head, object: shape.object, choices: [shape.whole(text, reason)], usage })
-    } finally {
-      workspace.free()
+    } catch (error) {
+      free()
+      throw error
     }
   }
 
@@ -94,11 +97,9 @@ export function makeHandler(server) {
       plan.format === 'float'
         ? [...vector]
         : Buffer.from(vector.buffer, vector.byteOffset, vector.byteLength).toString('base64')
-    return await embed(server, plan, { tag, controller }, (vectors, rows) => {
-      const data = vectors.map((vector, index) => ({ object: 'embedding', index, embedding: shown(vector) }))
-      const usage = { prompt_tokens: rows, total_tokens: rows }
-      return json({ object: 'list', model: plan.model.name, data, usage })
-    })
+    const { vectors, rows } = await embed(server, plan, { tag, controller }, shown)
+    const data = vectors.map((vector, index) => ({ object: 'embedding', index, embedding: vector }))
+    return json({ object: 'list', model: plan.model.name, data, usage: { prompt_tokens: rows, total_tokens: rows } })
   }
 
   const toError = (error) => toApiError(error, (bytes) => models.secondsUntilFree(bytes))
@@ -178,21 +179,20 @@ const TEXT = {
 const hasGone = (signal) => signal.aborted && !(signal.reason instanceof ApiError)
 
 /** The events of a streamed completion. The memory is freed at the end, or when the client has gone. */
-async function* eventsOf({ workspace, outcome, head, shape, wantsUsage, signal, toError, freed }) {
+async function* eventsOf({ first, workspace, outcome, free, head, shape, plan, controller, toError }) {
   const event = (value) => `data: ${JSON.stringify(value)}\n\n`
   const chunk = (choices, more) => event({ ...head, object: shape.chunk, choices, ...more })
   try {
     if (shape.first !== undefined) yield chunk(shape.first)
-    for (let text = await workspace.read(); text !== undefined; text = await workspace.read())
-      yield chunk([shape.part(text)])
+    for (let text = first; text !== undefined; text = await workspace.read()) yield chunk([shape.part(text)])
     const { reason, usage } = await outcome
     yield chunk([shape.last(reason)])
-    if (wantsUsage) yield chunk([], { usage })
+    if (plan.usage) yield chunk([], { usage })
     yield 'data: [DONE]\n\n'
   } catch (error) {
-    if (!hasGone(signal)) yield event(toError(error))
+    if (!hasGone(controller.signal)) yield event(toError(error))
   } finally {
-    freed()
+    free()
   }
 }
 

@@ -98,7 +98,7 @@ async function* run({ prompt, options, signal }) {
   const infer = session.inferParam(options)
   const input = typeof prompt === 'string' ? session.promptInput(prompt) : tokenInput(prompt)
   const results = session.results({ signal })
-  const watch = setTimeout(hang, settings.stallMs)
+  const watch = setTimeout(hang, 1000 * settings.stallSeconds)
   let finished = false
   try {
     if (runtime.run(session, input, infer) !== 0) throw new Error('rkllm_run_async refused the request')
@@ -125,13 +125,13 @@ function tokenInput(ids) {
 async function untilIdle() {
   for (let turns = 0; turns < 100 && runtime.isRunning(); turns++) await turn()
   for (let waited = 0; runtime.isRunning(); waited += 2) {
-    if (waited > settings.stallMs) hang()
+    if (waited > 1000 * settings.stallSeconds) hang()
     await sleep(2)
   }
 }
 
 /** Nothing but the end of its process ends a run that hangs. The next request starts another. */
 function hang() {
-  console.error(`no result for ${settings.stallMs / 1000} s: the run hangs`)
+  console.error(`no result for ${settings.stallSeconds} s: the run hangs`)
   process.exit(1)
 }

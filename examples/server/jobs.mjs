@@ -8,8 +8,7 @@ import { Workspace } from './workspace.mjs'
  * @typedef {object} Server
  * @property {import('../../index.js').MemoryManager} memory
  * @property {import('./models.mjs').Models} models
- * @property {{ memoryKind: 'npu' | 'system', pooling: 'mean' | 'last', maxTokens: number,
- * maxBodyBytes: number }} options
+ * @property {{ memory: 'npu' | 'system', pooling: 'mean' | 'last', maxTokens: number, maxBody: number }} options
  * @property {ReturnType<typeof import('./metrics.mjs').makeMetrics>} metrics
  *
  * @typedef {{ tag: string, controller: AbortController }} Client
@@ -21,12 +20,11 @@ const BYTES_PER_TOKEN = 16
 /** Takes the memory of a request, once there is room in the queue. */
 async function workspaceOf({ memory, models, options }, prompts, bytes, { tag, controller }) {
   models.expectRoom()
-  return await Workspace.take(memory, { kind: options.memoryKind, tag, prompts, bytes, signal: controller.signal })
+  return await Workspace.take(memory, { kind: options.memory, tag, prompts, bytes, signal: controller.signal })
 }
 
 /**
- * Begins a completion. Resolves at its first text or its end, so that an error before it has a status of its own; the
- * run goes on. `outcome` resolves at the end of the run.
+ * Begins a completion. `outcome` resolves at the end of its run; the text is in the workspace.
  *
  * @param {Server} server
  * @param {import('./requests.mjs').Plan} plan
@@ -35,18 +33,13 @@ async function workspaceOf({ memory, models, options }, prompts, bytes, { tag, c
 export async function generate(server, { model, prompts, maxTokens, stop, sampling }, client) {
   const { models, metrics } = server
   const workspace = await workspaceOf(server, prompts, maxTokens * BYTES_PER_TOKEN, client)
-  let begin
-  const begun = new Promise((resolve) => (begin = resolve))
-
   const outcome = models.run(model, { ...client, bytes: workspace.bytes }, async (engine) => {
     const { signal } = client.controller
     const request = { prompt: workspace.prompts()[0], sampling, maxTokens, maxBytes: workspace.room, stop }
     let end
-    for await (const item of engine.generate(request, { signal })) {
-      begin()
+    for await (const item of engine.generate(request, { signal }))
       if (typeof item === 'string') workspace.append(item)
       else end = item
-    }
     metrics.tokens.inc({ kind: 'generated' }, end.tokens)
     metrics.tokens.inc({ kind: 'prompt' }, end.read)
     return end
@@ -55,26 +48,20 @@ export async function generate(server, { model, prompts, maxTokens, stop, sampli
     () => workspace.end(),
     (error) => workspace.end(error),
   )
-  try {
-    await Promise.race([begun, outcome])
-  } catch (error) {
-    workspace.free()
-    throw error
-  }
   return { workspace, outcome }
 }
 
 /**
- * Returns an embedding of each prompt, and the number of rows that they were made of.
+ * Returns an embedding of each prompt as `shown` makes it, and the number of rows that they were made of.
  *
  * @param {Server} server
  * @param {import('./requests.mjs').Plan} plan
  * @param {Client} client
- * @param {(vectors: Float32Array[], rows: number) => R} use reads the vectors, which are freed afterwards
- * @returns {Promise<R>}
- * @template R
+ * @param {(vector: Float32Array) => T} shown reads a vector, which is freed afterwards
+ * @returns {Promise<{ vectors: T[], rows: number }>}
+ * @template T
  */
-export async function embed(server, { model, prompts }, client, use) {
+export async function embed(server, { model, prompts }, client, shown) {
   const { models, metrics, options: { pooling } } = server
   const { hidden } = model
   const workspace = await workspaceOf(server, prompts, 4 * prompts.length * hidden, client)
@@ -85,12 +72,12 @@ export async function embed(server, { model, prompts }, client, use) {
       const { signal } = client.controller
       for (const [at, prompt] of workspace.prompts().entries()) {
         const one = await engine.embed({ prompt, pooling }, { signal })
-          vectors[at].set(one.vector)
+        vectors[at].set(one.vector)
         rows += one.rows
       }
     })
     metrics.tokens.inc({ kind: 'prompt' }, rows)
-    return use(vectors, rows)
+    return { vectors: vectors.map(shown), rows }
   } finally {
     workspace.free()
   }

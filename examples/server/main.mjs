@@ -68,8 +68,8 @@ function makeStop({ memory, models, metrics, options, listener }) {
   return async function stop(signal) {
     if (stopping) return abort()
     stopping = true
-    console.log(`${signal}: ${models.waiting} requests wait; they may take ${options.drainMs / 1000} s`)
-    const timer = setTimeout(abort, options.drainMs)
+    console.log(`${signal}: ${models.waiting} requests wait; they may take ${options.drainSeconds} s`)
+    const timer = setTimeout(abort, 1000 * options.drainSeconds)
     const sent = listener.close()
     await models.close('the server is shutting down')
     // A client that does not read its answer may have a second more after the deadline.
@@ -78,7 +78,7 @@ function makeStop({ memory, models, metrics, options, listener }) {
     await models.unload()
     const { liveAllocations, npuUsed, systemUsed } = memory.getMemoryStats()
     const left = { liveAllocations, npuUsed, systemUsed }
-    const eventLoopDelayP99Ms = metrics.delayP99() ?? null
+    const eventLoopDelayP99Ms = metrics.delayP99()
     metrics.end()
     await memory.disposeAsync()
     console.log(JSON.stringify({ left, eventLoopDelayP99Ms }))

@@ -16,43 +16,31 @@ const RESOLUTION = 1
  */
 export function makeMetrics(memory, models, limit) {
   const registry = new client.Registry()
+  const unregister = prometheus.registerMetrics(client, memory, { registry })
   const make = (Class, name, help, more) =>
     new Class({ name: `rkllm_server_${name}`, help, registers: [registry], ...more })
   const gauge = (name, help, read) => make(client.Gauge, name, help, { collect() { this.set(read()) } })
-  const unregister = prometheus.registerMetrics(client, memory, { registry })
-  const delay = watchEventLoop()
+  const counter = (name, help, labelNames) => make(client.Counter, name, help, { labelNames })
+
+  const histogram = monitorEventLoopDelay({ resolution: RESOLUTION })
+  histogram.enable()
+  /** Milliseconds. A sample is the time between two timers: with no delay it is the resolution. */
+  const delayP99 = () => Math.max(0, histogram.percentile(99) / 1e6 - RESOLUTION)
 
   gauge('queue_waiting', 'Requests that wait.', () => models.waiting)
   gauge('queue_limit', 'Requests that may wait.', () => limit)
   gauge('running', 'Runs under way.', () => models.running)
-  if (delay !== undefined) {
-    const help = 'The 99th percentile of the delay of the event loop since the start.'
-    gauge('event_loop_delay_p99_seconds', help, () => (delay.p99() ?? NaN) / 1e3)
-  }
-  const counter = (name, help, labelNames) => make(client.Counter, name, help, { labelNames })
+  const help = 'The 99th percentile of the delay of the event loop since the start.'
+  gauge('event_loop_delay_p99_seconds', help, () => delayP99() / 1e3)
   return {
     requests: counter('requests_total', 'Responses, by route and status.', ['route', 'status']),
     tokens: counter('tokens_total', 'Tokens of prompts and of replies.', ['kind']),
     contentType: registry.contentType,
     text: () => registry.metrics(),
-    /** The 99th percentile in ms; undefined where the runtime does not measure it. */
-    delayP99: () => delay?.p99(),
+    delayP99,
     end() {
-      delay?.end()
+      histogram.disable()
       unregister()
     },
-  }
-}
-
-/** The delay of the event loop. Not every runtime can measure it. */
-function watchEventLoop() {
-  try {
-    const histogram = monitorEventLoopDelay({ resolution: RESOLUTION })
-    histogram.enable()
-    // A sample is the time between two timers: with no delay it is the resolution.
-    const p99 = () => (histogram.count > 0 ? Math.max(0, histogram.percentile(99) / 1e6 - RESOLUTION) : undefined)
-    return { p99, end: () => histogram.disable() }
-  } catch {
-    return undefined
   }
 }

@@ -25,8 +25,8 @@ export class Models {
 
   /**
    * @param {import('../../index.js').MemoryManager} memory
-   * @param {{ models: import('./options.mjs').Model[], queue: number, waitMs: number, stallMs: number,
-   * keepAliveMs: number, modelsRam?: number, started: number }} options
+   * @param {{ models: import('./options.mjs').Model[], queue: number, waitSeconds: number,
+   * stallSeconds: number, keepAliveSeconds: number, modelsRam?: number, started: number }} options
    */
   constructor(memory, options) {
     this.#options = options
@@ -34,7 +34,7 @@ export class Models {
     const definitions = options.models.map((model) => [model.name, definitionOf(model, options)])
     this.#residency = memory.createModelResidency({
       models: Object.fromEntries(definitions),
-      keepAliveMs: options.keepAliveMs,
+      keepAliveMs: 1000 * options.keepAliveSeconds,
       limits: { ram: options.modelsRam },
     })
   }
@@ -108,7 +108,7 @@ export class Models {
     }
     this.#requests.add(controller)
     try {
-      return await this.#residency.use(name, work, { signal, timeoutMs: this.#options.waitMs })
+      return await this.#residency.use(name, work, { signal, timeoutMs: 1000 * this.#options.waitSeconds })
     } catch (error) {
       signal.throwIfAborted()
       if (began === undefined) throw this.#notLoaded(name, error)
@@ -155,9 +155,9 @@ export class Models {
   }
 }
 
-function definitionOf({ name, file, context, hidden, ram, library, understudy }, { models, stallMs }) {
+function definitionOf({ name, file, context, hidden, ram, library, understudy }, { models, stallSeconds }) {
   const backend = understudy ? 'simulated' : undefined
-  const settings = { name, file, library, context, hidden, backend, stallMs }
+  const settings = { name, file, library, context, hidden, backend, stallSeconds }
   return {
     worker: { module: ENGINE, args: [JSON.stringify(settings)] },
     ...(ram === undefined ? { path: file, contextLength: context } : { ramBytes: ram }),
