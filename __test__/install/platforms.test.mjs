@@ -7,7 +7,8 @@ import { test } from 'node:test'
 
 import ts from 'typescript'
 
-import { arch, emptyFolder, MAIN, OWN_BINARY, root, startRegistry } from './support.mjs'
+import { install, root as emulatedRoot } from '../kernel/packages.mjs'
+import { arch, emptyFolder, MAIN, OWN_BINARY, root, startRegistry, version } from './support.mjs'
 
 const { url } = await startRegistry()
 
@@ -135,12 +136,40 @@ test('Alpine: npm installs no binary, and the error names musl', async () => {
   assert.match(hint, /bookworm-slim/)
 })
 
-test('the other processor: npm picks its binary alone', async () => {
+/** Uses NPU memory, a pool and a refusal, and prints what the native part says of itself. */
+const WORKLOAD = `
+  const { MemoryManager } = require('${MAIN}')
+  const memory = new MemoryManager({ backend: 'simulated' })
+  memory.setMemoryLimits({ npu: { max: 1 << 20 } })
+  const bytes = new Uint8Array(memory.allocateNPUMemory(65536))
+  bytes.fill(7)
+  const block = memory.createMemoryPool({ name: 'p', initialSize: 65536 }).allocate(4096)
+  const sum = bytes.reduce((a, b) => a + b) + new Uint8Array(block.buffer).length
+  let code
+  try {
+    memory.allocateNPUMemory(2 << 20)
+  } catch (error) {
+    code = error.code
+  }
+  memory.dispose()
+  console.log(JSON.stringify({ sum, code, target: MemoryManager.buildInfo.target, version: MemoryManager.version }))`
+
+test('the other processor: npm picks its binary alone, and under emulation it works', async () => {
   const other = arch === 'x64' ? 'arm64' : 'x64'
   const place = emptyFolder(url)
   await place.script('npm', ['install', MAIN, '--os=linux', `--cpu=${other}`, '--libc=glibc'])
   const names = readdirSync(join(place.folder, 'node_modules/@rkllmjs')).sort()
   assert.deepEqual(names, ['memory', `memory-linux-${other}-gnu`])
+  if (other !== 'arm64') return
+
+  install({ 'qemu-aarch64-static': ['qemu-user-static'] })
+  const system = emulatedRoot(other)
+  place.write('workload.cjs', WORKLOAD)
+  const emulator = ['/usr/bin/qemu-aarch64-static', '-L', system, join(system, 'bin/node')]
+  const { stdout } = await place.program(emulator[0], [...emulator.slice(1), 'workload.cjs'])
+  assert.deepEqual(JSON.parse(stdout), {
+    sum: 7 * 65536 + 4096, code: 'ERR_MEMORY_LIMIT', target: 'aarch64-unknown-linux-gnu', version,
+  })
 })
 
 test('without its optional dependency the package says which one to install', async () => {
