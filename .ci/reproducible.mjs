@@ -13,12 +13,16 @@ import { cache } from '../__test__/kernel/packages.mjs'
 const root = fileURLToPath(new URL('..', import.meta.url))
 const base = mkdtempSync(join(tmpdir(), 'rkllm-reproducible-'))
 
+// Both builds have this commit, also if another one is made meanwhile.
+const commit = execFileSync('git', ['rev-parse', 'HEAD'], { cwd: root, encoding: 'utf8' }).trim()
+
 /** Clones and packs into a folder, and returns the checksums. */
 function pack(folder, variables) {
   mkdirSync(folder, { recursive: true })
   const run = (command, args, options) =>
     execFileSync(command, args, { stdio: ['ignore', 'ignore', 'inherit'], ...options })
-  run('git', ['clone', '--quiet', '--no-hardlinks', root, folder])
+  run('git', ['clone', '--quiet', '--no-hardlinks', '--no-checkout', root, folder])
+  run('git', ['checkout', '--quiet', '--detach', commit], { cwd: folder })
   // The linker is an input, as the compiler is: both builds take the same.
   mkdirSync(join(folder, '__test__/kernel'), { recursive: true })
   run('ln', ['-s', cache, join(folder, '__test__/kernel/.cache')])
