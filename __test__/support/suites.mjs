@@ -60,6 +60,7 @@ export const driverless = [
   'reports',
   'residency',
   'residency-core',
+  'residency-progress',
   'residency-proof',
   'residency-random',
   'results',

@@ -18,7 +18,7 @@ const { statSync, symlinkSync, truncateSync, writeFileSync } = fs
 const require = createRequire(import.meta.url)
 const { readCalibration, saveMeasurement } = require('../../../src/js/models/calibration.js')
 const { measure } = require('../../../src/js/models/measure.js')
-const { machineMemory, sampleOf } = require('../../../src/js/models/process-memory.js')
+const { driverMemory, machineMemory, sampleOf } = require('../../../src/js/models/process-memory.js')
 const { makeReader } = require('../../../src/js/devices/doctor/reader.js')
 const LOADS = fileURLToPath(new URL('../../support/child/loads-model.mjs', import.meta.url))
 const needsEval = notOn({ deno: 'its eval has no require' })
@@ -368,6 +368,19 @@ test('a process tree: resident bytes by kind, dma-bufs once, mapped objects once
 test("the page cache that borrows from CMA is not the model's", (t) => {
   assert.deepEqual(machineMemory(machine(t)), { available: 9000 * 1024, cmaUsed: 200 * 1024 })
   assert.deepEqual(machineMemory(makeReader(folderOf(t).folder)), { available: null, cmaUsed: null })
+})
+
+test("the drivers' counters, where they can be read", (t) => {
+  const { folder } = folderOf(t)
+  assert.deepEqual(driverMemory(makeReader(folder)), { sramUsed: null, heapUsed: null })
+  for (const [path, text] of [
+    ['proc/rknpu/mm', 'SRAM bitmap: "*" - used, "." - free (1bit = 4KB)\nSRAM total size: 9, used: 8192, free: 1\n'],
+    ['proc/rk_dma_heap/alloc_bitmap', 'Total: 65536 KiB\n Used: 1392 KiB\n'],
+  ]) {
+    fs.mkdirSync(dirname(join(folder, path)), { recursive: true })
+    writeFileSync(join(folder, path), text)
+  }
+  assert.deepEqual(driverMemory(makeReader(folder)), { sramUsed: 8192, heapUsed: 1392 * 1024 })
 })
 
 test('the command line: measures, says what it stored, passes the command its options', async (t) => {

@@ -15,7 +15,7 @@ async function settle() {
   }
 }
 
-const CYCLES = Number(process.env.RKLLM_TEST_CYCLES ?? 4)
+const CYCLES = Number(process.env.RKLLM_TEST_CYCLES ?? 3)
 
 const skip = notOn({ bun: 'it gives memory back late' })
 
@@ -35,28 +35,30 @@ test(`memory that a library keeps is told from memory that is back, in ${CYCLES}
   const models = residency(t, { chat: { ramBytes: 2 * SIZE, npuBytes: 0, load, unload } })
   const stuck = []
   models.on('stuck', (event) => stuck.push(event))
+  let expected = 0
+  // The library keeps its memory at the first unload and at the next, at which the load took nothing new. Then it
+  // drops the memory in use, and before that unload frees nothing. Last it keeps none.
+  const kinds = ['keeps', 'keeps', 'drops', 'keeps', 'gives', 'drops', 'gives', 'gives']
   for (let cycle = 0; cycle < CYCLES; cycle++) {
-    keeps = cycle % 2 === 1
+    const kind = kinds[cycle % kinds.length]
+    keeps = kind === 'keeps'
     await models.use('chat', () => 1)
+    if (kind === 'drops') library = null
     await models.evict('chat')
     await new Promise((resolve) => setImmediate(resolve))
     const { state, bytes } = statsOf(models, 'chat')
-    assert.equal(state, keeps ? 'stuck' : 'cold', `cycle ${cycle}`)
-    assert.equal(stuck.length, Math.floor((cycle + 1) / 2))
+    assert.equal(state, keeps ? 'stuck' : 'cold', `cycle ${cycle}: ${kind}`)
+    assert.equal(stuck.length, keeps ? ++expected : expected)
     assert.equal(bytes.reserved, bytes.stuck)
     if (!keeps) continue
-    const [{ name, keptBy }] = stuck.slice(-1)
-    assert.deepEqual([name, keptBy], ['chat', 'library'])
+    assert.deepEqual([stuck.at(-1).name, stuck.at(-1).keptBy], ['chat', 'library'])
     assert.ok(Math.abs(bytes.stuck - SIZE) < SIZE / 4, `${bytes.stuck} of ${SIZE} are kept`)
+    if (cycle > 0) continue
     const { message } = await rejects(models.evict('chat'), 'ERR_DEVICE_IO')
     assert.match(message, /its library keeps/)
     // The next load uses it, and nothing is counted twice.
     await models.preload('chat')
     assert.equal(reservedFor(models), 2 * SIZE)
-    library = null
-    keeps = false
-    await models.evict('chat')
-    assert.equal(statsOf(models, 'chat').state, 'cold')
   }
 })
 

@@ -75,8 +75,11 @@ test('a model is loaded once for all that ask, and its bytes are reserved until 
   const { tags, npu } = models.manager.getMemoryUsage()
   assert.equal(tags['model:chat'].taken, 8 * MiB)
   if (npu.domains.length > 0) assert.equal(npu.domains[domains[0]].reservedForOthers, 3 * MiB)
+  const gone = once(models, 'gone')
   await models.evict('chat')
   assert.deepEqual([chat.counts.unloads, reservedFor(models), statsOf(models, 'chat').state], [1, 0, 'cold'])
+  const [{ machine }] = await gone
+  assert.deepEqual(Object.keys(machine), ['availableDrop', 'cma', 'sram', 'heap'])
 })
 
 test('two models that fit alone take turns, and the events tell of it', async (t) => {

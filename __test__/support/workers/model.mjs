@@ -1,12 +1,19 @@
 // A worker's module for tests: its methods return, stream, fail, hang, end the process, and start others.
 
 import { spawn } from 'node:child_process'
+import { readFileSync } from 'node:fs'
 
 let context
 
 export async function load(given) {
   context = given
-  const { args, signal } = given
+  const { args, signal, progress } = given
+  if (args[0] === 'report') progress(...JSON.parse(args[1]))
+  // Reads its file, and then hangs.
+  if (args[0] === 'read') {
+    readFileSync(args[1])
+    await new Promise(() => setInterval(() => {}, 1000))
+  }
   if (args.includes('throw')) throw new Error('E RKNN: failed to malloc npu memory, size: 4022272000, flags: 0x2')
   if (args.includes('exit')) {
     console.error('[ 12.345] Out of memory: Killed process 4711 (llm_demo) total-vm:9000000kB, anon-rss:7000000kB')

@@ -133,4 +133,20 @@ function machineMemory(reader) {
   return { available: available ?? null, cmaUsed }
 }
 
-module.exports = { machineMemory, sampleOf, treeOf }
+/**
+ * Reads the counters of the NPU's drivers (rknpu.md §6.1 and §6.3), which have no figures by process: bytes of SRAM,
+ * and of the vendor's heap. Null where a counter cannot be read.
+ *
+ * @param {Reader} reader
+ */
+function driverMemory(reader) {
+  const mm = reader.text('/proc/rknpu/mm') ?? reader.text('/sys/kernel/debug/rknpu/mm') ?? ''
+  const [, sram] = /SRAM total size: \d+, used: (\d+)/.exec(mm) ?? []
+  const [, heap] = /^\s*Used: (\d+) KiB/m.exec(reader.text('/proc/rk_dma_heap/alloc_bitmap') ?? '') ?? []
+  return {
+    sramUsed: sram === undefined ? null : Number(sram),
+    heapUsed: heap === undefined ? null : Number(heap) * KIB,
+  }
+}
+
+module.exports = { driverMemory, machineMemory, sampleOf, treeOf }

@@ -6,6 +6,8 @@ const native = require('../core/binding.js')
 const { memoryError } = require('../core/errors.js')
 const { AbortController, clearInterval, clearTimeout, setInterval, setTimeout } = require('../core/runtime.js')
 const { InProcess, InWorker } = require('./engines.js')
+const { LoadProgress } = require('./load-progress.js')
+const { machineChange, readMachine } = require('./machine-change.js')
 
 /**
  * @typedef {import('./options.js').Checked} Checked
@@ -60,6 +62,10 @@ class ModelEntry {
     /** @type {number | null} */
     this.loadMs = null
     this.reserved = { npu: 0, system: 0, domains: /** @type {Map<number, number>} */ (new Map()) }
+    /** The machine before its load. @type {ReturnType<typeof readMachine> | null} */
+    this.before = null
+    /** What the machine has taken since then. @type {import('../types/residency.js').MachineChange | undefined} */
+    this.machine = undefined
   }
 
   /** Whether a load or an unload runs, or the model is loaded. */
@@ -81,12 +87,18 @@ class ModelEntry {
    *
    * @param {number | null} domain
    * @param {Piece[]} pieces what it takes of each domain
+   * @param {{ isWanted: () => boolean, tell: (progress: { bytes: number, ms: number }) => void }} listeners
    */
-  async load(domain, pieces) {
-    const { core, figures, loadTimeoutMs } = this.definition
+  async load(domain, pieces, { isWanted, tell }) {
+    const { core, figures, loadTimeoutMs, path } = this.definition
     const { name } = this
     const engine = this.#engine
     const controller = new AbortController()
+    const { isKept } = this
+    const source = { pid: () => (engine.canEnd ? engine.pid : process.pid), isOwn: engine.canEnd, isWanted }
+    const progress = new LoadProgress(path, source, tell)
+    this.before = readMachine()
+    this.machine = undefined
     this.#loading = controller
     this.#hasEnded = false
     this.isKept = false
@@ -96,10 +108,11 @@ class ModelEntry {
     try {
       // The core's commands are carried out first.
       await null
-      engine.begin(core.ram, this.#measured)
+      engine.begin(core.ram, isKept, this.#measured)
       this.#reserve(core, pieces)
       const { signal } = controller
-      const work = engine.load({ name, domain, estimate: figures, signal })
+      const report = (/** @type {number} */ bytes, /** @type {number} */ total) => progress.report(bytes, total)
+      const work = engine.load({ name, domain, estimate: figures, signal, progress: report }, () => progress.begin())
       this.model = await this.#beforeDeadline(work, loadTimeoutMs, controller)
       this.isReady = true
     } catch (error) {
@@ -108,6 +121,7 @@ class ModelEntry {
       else this.stuck = { ram: core.ram, npu: core.npu }
       throw error
     } finally {
+      progress.end()
       engine.end()
       this.#loading = null
     }
@@ -151,7 +165,7 @@ class ModelEntry {
    * @returns {Promise<{ error: unknown } | undefined>}
    */
   async unload(reason) {
-    const { definition, held } = this
+    const { definition } = this
     const engine = this.#engine
     this.isReady = false
     this.#isUnloading = true
@@ -159,7 +173,7 @@ class ModelEntry {
       await null
       await this.#end(reason)
       // No frame has the model any more, so that the collector may take it.
-      const kept = await engine.awaitReturn(held)
+      const kept = await engine.awaitReturn()
       if (kept > 0) this.#keep(kept)
       else this.#gone()
     } catch (error) {
@@ -171,6 +185,7 @@ class ModelEntry {
       }
       return { error }
     } finally {
+      this.machine = this.before === null ? undefined : machineChange(this.before, readMachine())
       this.#isUnloading = false
     }
     return undefined
@@ -192,10 +207,9 @@ class ModelEntry {
   #keep(bytes) {
     const { ram, npu } = this.definition.core
     this.stuck = { ram: bytes, npu: Math.min(npu, bytes) }
-    const { held } = this
     this.#late = new Promise((resolve) => {
       const timer = setInterval(() => {
-        if (this.isKept && this.#engine.kept(held) > 0) return
+        if (this.isKept && this.#engine.kept() > 0) return
         clearInterval(timer)
         resolve(undefined)
       }, RETURN_MS)

@@ -46,7 +46,8 @@ class ModelResidency extends EventEmitter {
       if (channels.model.hasSubscribers) channels.model.publish({ manager, event: name, ...event })
       this.emit(name, event)
     }
-    this.#shell = new Shell({ handle: host.handle, device }, emit, options)
+    const wants = (/** @type {string} */ name) => this.listenerCount(name) > 0 || channels.model.hasSubscribers
+    this.#shell = new Shell({ handle: host.handle, device }, { emit, wants }, options)
     host.residencies.add(this.#shell)
   }
 

@@ -34,6 +34,7 @@ const KEEP_FREE = 256 * 2 ** 20
  * @property {import('./workers/worker-process.js').WorkerOptions | null} worker in place of `load`
  * @property {(model: any, context: { name: string, reason: EvictionReason }) => unknown} unload
  * @property {number} loadTimeoutMs
+ * @property {string | undefined} path of the model's file
  * @property {ModelEstimate} figures
  * @property {import('./core/residency.js').Definition} core
  */
@@ -174,6 +175,7 @@ function definitionOf(name, definition, device, ownKeepAliveMs) {
     worker: inWorker,
     unload: unload === undefined ? () => {} : call(unload),
     loadTimeoutMs,
+    path: spec.path,
     figures,
     core: {
       name,

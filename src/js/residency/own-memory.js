@@ -15,8 +15,10 @@ const { sampleOf } = require('../models/process-memory.js')
  *
  * @typedef {object} Change a load or an unload under way
  * @property {number} reserved the most bytes that the model takes; 0 for an unload
- * @property {number} held bytes that it had before: an unload gives them back
+ * @property {number} held bytes that it had before: an unload gives them back, a load has them already
  * @property {(measured: Measured | null) => void} measured gets what the model has after it
+ *
+ * @typedef {{ before: Measured | null, heap: number, begun: number }} Mark a state to compare with
  */
 
 /** Bytes that stay are told from those of other code and of caches by their size. */
@@ -73,24 +75,42 @@ class OwnMemory {
     this.#begun++
   }
 
-  /** The state before an unload, to compare with. */
+  /** Whether no load and no unload runs. */
+  get isQuiet() {
+    return this.#running.size === 0
+  }
+
+  /** The present state, to compare with: before an unload, and after a load. */
   mark() {
     const before = this.#running.size === 1 ? this.#before : this.footprint()
     return { before, heap: heapBytes(), begun: this.#begun }
   }
 
   /**
+   * Returns the bytes that the process has lost since a mark, also by the mark of an unload that began; null if that
+   * cannot be told.
+   *
+   * @param {Mark} mark
+   * @param {Mark} [to] of the unload
+   */
+  lostSince(mark, to) {
+    const after = to === undefined ? this.footprint() : to.before
+    // One footprint ends this span and begins the next: memory that goes between two would be in neither.
+    const begun = to === undefined ? this.#begun : to.begun - 1
+    if (mark.before === null || after === null || mark.begun !== begun) return null
+    // Growth of JavaScript's heap meanwhile is not the model's.
+    const grown = Math.max(0, (to?.heap ?? heapBytes()) - mark.heap)
+    return mark.before.held - (after.held - grown)
+  }
+
+  /**
    * Returns the bytes of `held` that the process still has; 0 if they are back or if it cannot be told.
    *
    * @param {number} held
-   * @param {ReturnType<OwnMemory['mark']>} mark
+   * @param {Mark} mark
    */
-  keptOf(held, { before, heap, begun }) {
-    const after = this.footprint()
-    if (before === null || after === null || begun !== this.#begun) return 0
-    // Growth of JavaScript's heap meanwhile is not the model's.
-    const grown = Math.max(0, heapBytes() - heap)
-    const kept = Math.floor(held - (before.held - (after.held - grown)))
+  keptOf(held, mark) {
+    const kept = Math.floor(held - (this.lostSince(mark) ?? held))
     return kept > Math.max(MIN_KEPT, MIN_KEPT_SHARE * held) ? Math.min(kept, held) : 0
   }
 
@@ -98,7 +118,7 @@ class OwnMemory {
    * Waits until the bytes of an unloaded model are back. Returns those that are kept.
    *
    * @param {number} held
-   * @param {ReturnType<OwnMemory['mark']>} mark
+   * @param {Mark} mark
    */
   async awaitReturn(held, mark) {
     if (held <= MIN_KEPT || !isTold) return 0
@@ -128,9 +148,9 @@ class OwnMemory {
     const loads = ended.filter(({ reserved }) => reserved > 0)
     const total = loads.reduce((sum, { reserved }) => sum + reserved, 0)
     const given = ended.reduce((sum, { reserved, held }) => sum + (reserved > 0 ? 0 : held), 0)
-    for (const { measured, reserved } of loads) {
+    for (const { measured, reserved, held } of loads) {
       const part = (/** @type {keyof Measured} */ of) =>
-        Math.floor((Math.max(0, (after?.[of] ?? 0) - (before?.[of] ?? 0) + given) * reserved) / total)
+        Math.floor(Math.max(0, held + (((after?.[of] ?? 0) - (before?.[of] ?? 0) + given) * reserved) / total))
       measured(before === null || after === null ? null : { bytes: part('bytes'), held: part('held') })
     }
   }

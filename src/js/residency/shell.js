@@ -32,7 +32,7 @@ class Shell {
   /** @type {Map<string, ModelEntry>} */
   #entries = new Map()
   #requests = new Requests()
-  #emit
+  #listeners
   #isClosed = false
   #timer = new WakeTimer(() => {
     if (this.#requests.waiting > 0) this.#readMachine()
@@ -45,11 +45,11 @@ class Shell {
    * @param {object} parts
    * @param {import('../core/manager-handle.js').ManagerHandle} parts.handle
    * @param {import('../types/devices.js').DeviceInfo} parts.device
-   * @param {(name: string, event: ModelEvent) => void} emit
+   * @param {{ emit: (name: string, event: ModelEvent) => void, wants: (name: string) => boolean }} listeners
    * @param {ReturnType<typeof import('./options.js').residencyOptions>} options
    */
-  constructor({ handle, device }, emit, { models, limits, keepFree, policy }) {
-    this.#emit = emit
+  constructor({ handle, device }, listeners, { models, limits, keepFree, policy }) {
+    this.#listeners = listeners
     this.#keepFree = keepFree
     this.#machine = new Machine(handle, device, { limits, keepFree })
     for (const model of models) {
@@ -327,8 +327,12 @@ class Shell {
   #load(entry, domain, pieces) {
     const { name } = entry
     const began = now()
+    const progress = {
+      isWanted: () => this.#listeners.wants('progress'),
+      tell: (/** @type {{ bytes: number, ms: number }} */ read) => this.#tell('progress', { name, ...read }),
+    }
     entry
-      .load(domain, pieces)
+      .load(domain, pieces, progress)
       .then(() => {
         const ms = now() - began
         entry.loadMs = ms
@@ -356,7 +360,7 @@ class Shell {
     entry.unload(reason).then((failure) => {
       if (failure !== undefined)
         this.#tell('fail', { name, reason, error: refusals.unloadFailed(name, failure.error) })
-      else if (!entry.isKept) this.#tell('gone', { name, reason, ms: now() - began })
+      else if (!entry.isKept) this.#tell('gone', { name, reason, ms: now() - began, machine: entry.machine })
       this.#after(() => this.#core.unloaded(name, now(), entry.stuck))
       this.#watchStuck(entry)
     })
@@ -382,10 +386,10 @@ class Shell {
    * @param {ModelEntry} entry
    */
   #watchStuck(entry) {
-    const { name, stuck, definition } = entry
+    const { name, stuck, definition, machine } = entry
     if (stuck.ram === 0 && stuck.npu === 0) return
     const keptBy = definition.worker === null ? 'library' : 'kernel'
-    this.#tell('stuck', { name, bytes: stuck.ram, keptBy })
+    this.#tell('stuck', { name, bytes: stuck.ram, keptBy, ...(machine && { machine }) })
     entry.recovered().then((isBack) => {
       if (isBack) this.#after(() => this.#core.recovered(name, now(), entry.stuck))
     })
@@ -396,7 +400,7 @@ class Shell {
    * @param {ModelEvent} payload
    */
   #tell(event, payload) {
-    nextTick(() => this.#emit(event, payload))
+    nextTick(() => this.#listeners.emit(event, payload))
   }
 }
 

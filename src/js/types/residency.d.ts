@@ -26,6 +26,11 @@ export interface ModelLoadContext {
   estimate: ModelEstimate
   /** Aborts when no request waits for the model any more, at `loadTimeoutMs`, and at `close`. */
   signal: AbortSignal
+  /**
+   * Tells how many bytes are loaded ('progress'). Without a call, the bytes of the model's file that the process has
+   * read or mapped are told.
+   */
+  progress(bytes: number, total?: number): void
 }
 
 /**
@@ -166,14 +171,33 @@ export interface ModelRequestOptions extends Cancellable {
   priority?: number
 }
 
+/**
+ * Bytes of the whole machine that are taken after an unload, and were not before the load; null where the kernel does
+ * not tell. Other programs change these figures too: they prove nothing by themselves.
+ */
+export interface MachineChange {
+  /** MemAvailable is lower by so much. */
+  availableDrop: number | null
+  /** The CMA area. */
+  cma: number | null
+  /** The NPU's SRAM, by its driver. */
+  sram: number | null
+  /** The vendor's DMA heap. */
+  heap: number | null
+}
+
 /** Argument of a residency's listeners. */
 export interface ModelEvent {
   name: string
   reason?: EvictionReason
   bytes?: number
+  /** Of 'progress': the size of the model's file, or what its load reports; absent if neither is known. */
+  total?: number
   ms?: number
   /** Of 'stuck': the library in this process, or the kernel, which holds a process that was killed. */
   keptBy?: 'library' | 'kernel'
+  /** Of 'gone' and 'stuck': what else is taken since the load. */
+  machine?: MachineChange
   error?: MemoryError
 }
 
@@ -197,9 +221,9 @@ export interface ResidencyPlan {
  * Keeps models in memory: loads them on demand where they fit, evicts idle ones for others, and unloads those that were
  * not used for their keep-alive. Made by {@link MemoryManager.createModelResidency}; docs/residency.md has the rules.
  *
- * Events: 'load' when a load starts (`bytes` are reserved), 'ready' (`ms`), 'evict' when an unload starts (`reason`),
- * 'gone' when its memory is back (`ms`), 'fail' when a load failed or an engine ended (`error`), 'stuck' when memory
- * did not come back (`bytes`).
+ * Events: 'load' when a load starts (`bytes` are reserved), 'progress' (`bytes` of `total` are read), 'ready' (`ms`),
+ * 'evict' when an unload starts (`reason`), 'gone' when its memory is back (`ms`), 'fail' when a load failed or an
+ * engine ended (`error`), 'stuck' when memory did not come back (`bytes`).
  *
  * @example
  * const memory = new MemoryManager({ backend: 'simulated' })
@@ -271,5 +295,8 @@ export class ModelResidency<
   close(): Promise<void>
   [Symbol.asyncDispose](): Promise<void>
 
-  on(event: 'load' | 'ready' | 'evict' | 'gone' | 'fail' | 'stuck', listener: (event: ModelEvent) => void): this
+  on(
+    event: 'load' | 'progress' | 'ready' | 'evict' | 'gone' | 'fail' | 'stuck',
+    listener: (event: ModelEvent) => void,
+  ): this
 }

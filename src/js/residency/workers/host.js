@@ -10,6 +10,7 @@ const net = require('node:net')
 const { pathToFileURL } = require('node:url')
 const native = require('../../core/binding.js')
 const { AbortController } = require('../../core/runtime.js')
+const { checkReport } = require('../load-progress.js')
 const { Channel } = require('./channel.js')
 
 /** Items of a stream that are on their way at a time. */
@@ -82,7 +83,9 @@ async function load({ context }) {
   try {
     const { default: whole, ...named } = await import(pathToFileURL(module_).href)
     exported = typeof whole === 'object' && whole !== null ? { ...whole, ...named } : named
-    await exported.load?.({ ...context, args, signal: loading.signal })
+    const progress = (/** @type {unknown} */ bytes, /** @type {unknown} */ total) =>
+      void channel.send({ type: 'progress', ...checkReport(bytes, total) })
+    await exported.load?.({ ...context, args, signal: loading.signal, progress })
     const methods = Object.keys(exported).filter((name) => typeof exported[name] === 'function')
     const isStream = (/** @type {string} */ name) => /Generator/.test(exported[name].constructor?.name)
     channel.send({

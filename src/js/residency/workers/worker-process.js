@@ -66,6 +66,8 @@ class WorkerProcess {
   /** @type {() => void} */
   #exit = () => {}
   #hasExited = false
+  /** @type {(bytes: number, total?: number) => void} */
+  #progress = () => {}
   /** @type {{ resolve: (message: any) => void, reject: (error: unknown) => void } | null} waits for an answer */
   #waiting = null
 
@@ -97,10 +99,14 @@ class WorkerProcess {
   /**
    * Starts the process, and loads its model. Rejects if either fails; the process is gone then.
    *
-   * @param {{ signal: AbortSignal, [field: string]: unknown }} context
+   * @param {{
+   *   signal: AbortSignal, progress: (bytes: number, total?: number) => void, [field: string]: unknown
+   * }} context
+   * @param {() => void} begin is called when the process is there
    * @returns {Promise<any>}
    */
-  async load({ signal, ...context }) {
+  async load({ signal, progress, ...context }, begin) {
+    this.#progress = progress
     const aborted = () => this.#fail(signal.reason)
     signal.addEventListener('abort', aborted, { once: true })
     try {
@@ -108,7 +114,9 @@ class WorkerProcess {
       const answer = new Promise((resolve, reject) => (this.#waiting = { resolve, reject }))
       await this.#listen()
       this.#start()
-      const { methods } = await answer.then((connected) => connected ?? this.#ask({ type: 'load', context }))
+      await answer
+      begin()
+      const { methods } = await this.#ask({ type: 'load', context })
       this.#setBusy(false)
       return /** @type {RemoteModel} */ (this.#remote).model(methods)
     } catch (error) {
@@ -230,6 +238,8 @@ class WorkerProcess {
     const remote = new RemoteModel(
       socket,
       (message) => {
+        if (this.#socket === socket && message.type === 'progress')
+          return this.#progress(message.bytes, message.total)
         if (this.#socket === socket) return this.#answered(message)
         if (message.type !== 'hello' || message.token !== this.#token || this.#socket !== null) return socket.destroy()
         this.#socket = socket
