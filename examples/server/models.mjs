@@ -26,16 +26,17 @@ export class Models {
   /**
    * @param {import('../../index.js').MemoryManager} memory
    * @param {{ models: import('./options.mjs').Model[], queue: number, waitSeconds: number,
-   * stallSeconds: number, keepAliveSeconds: number, modelsRam?: number, started: number }} options
+   * stallSeconds: number, keepAliveSeconds?: number, modelsRam?: number, started: number }} options
    */
   constructor(memory, options) {
+    const { keepAliveSeconds, modelsRam } = options
     this.#options = options
     this.#models = new Map(options.models.map((model) => [model.name, model]))
     const definitions = options.models.map((model) => [model.name, definitionOf(model, options)])
     this.#residency = memory.createModelResidency({
       models: Object.fromEntries(definitions),
-      keepAliveMs: 1000 * options.keepAliveSeconds,
-      limits: { ram: options.modelsRam },
+      ...(keepAliveSeconds !== undefined && { keepAliveMs: 1000 * keepAliveSeconds }),
+      limits: { ram: modelsRam },
     })
   }
 
@@ -159,7 +160,8 @@ function definitionOf({ name, file, context, hidden, ram, library, understudy },
   const backend = understudy ? 'simulated' : undefined
   const settings = { name, file, library, context, hidden, backend, stallSeconds }
   return {
-    worker: { module: ENGINE, args: [JSON.stringify(settings)] },
+    // The runtime's log.
+    worker: { module: ENGINE, args: [JSON.stringify(settings)], onOutput: (text) => process.stderr.write(text) },
     ...(ram === undefined ? { path: file, contextLength: context } : { ramBytes: ram }),
     // The understudy takes no memory of a device.
     ...(understudy && { npuBytes: 0 }),

@@ -28,7 +28,7 @@ const json = (value, name) => {
 const OPTIONS = {
   library: [text, '/usr/lib/librkllmrt.so', 'PATH', 'librkllmrt.so'],
   'models-ram': [whole(1, MAX), undefined, 'BYTES', 'RAM that all models may take together; else what the machine has'],
-  'keep-alive-seconds': [whole(0, 86_400), '300', 'N', 'an idle model of several stays in memory for so long'],
+  'keep-alive-seconds': [whole(0, 86_400), undefined, 'N', 'an idle model of several goes then; else for another'],
   pooling: [oneOf('mean', 'last'), 'mean', 'KIND', 'embeddings by these hidden states: mean, last'],
   'max-tokens': [whole(1, 2 ** 20), '512', 'N', 'tokens of a reply that asks for no number'],
   host: [text, '127.0.0.1', 'HOST', 'the address to listen on'],

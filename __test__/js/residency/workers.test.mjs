@@ -86,6 +86,7 @@ test('a worker that is wrong is refused at creation, with the model and the fiel
     [{ worker: {} }, 'ERR_INVALID_ARG_TYPE', /models\.chat: worker has no module/],
     [{ worker: 5 }, 'ERR_INVALID_ARG_TYPE', /models\.chat: worker/],
     [{ worker: { module, arguments: [] } }, 'ERR_INVALID_ARG_TYPE', /no option "arguments"/],
+    [{ worker: { module, onOutput: 1 } }, 'ERR_INVALID_ARG_TYPE', /onOutput must be a function/],
     [{ worker: { module, args: [1] } }, 'ERR_INVALID_ARG_TYPE', /args must be an array of strings/],
     [{ worker: { module, env: { A: 1 } } }, 'ERR_INVALID_ARG_TYPE', /env\.A must be a string/],
     [{ worker: module, load: () => 1 }, 'ERR_INVALID_ARG_TYPE', /models\.chat has both load and worker/],
@@ -185,6 +186,16 @@ test('a load that fails in a worker is explained by its error and by its output'
   assert.doesNotMatch(exited.message, /status 7/, 'the cause is explained')
   await models.close()
   assert.deepEqual([processes(), leftFiles()], [[], []])
+})
+
+test('onOutput gets what the process writes', async (t) => {
+  const texts = []
+  const worker = { module, args: ['exit'], onOutput: (text) => texts.push(text) }
+  const models = residency(t, { exits: { worker } })
+  await rejects(models.preload('exits'), 'ERR_DEVICE_LOST')
+  // A load that fails is tried once more.
+  assert.equal(texts.join('').match(/Out of memory: Killed process 4711/g)?.length, 2)
+  await models.close()
 })
 
 test('a runtime that cannot be started fails the load', async (t) => {

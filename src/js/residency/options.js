@@ -80,14 +80,17 @@ const workerSchema = {
   args: start.args,
   env: start.env,
   execPath: kinds.nonEmptyString,
+  onOutput: callback,
 }
 
 /** @type {Validator<import('./workers/worker-process.js').WorkerOptions>} */
 const worker = (name, value) => {
   const given = typeof value === 'string' || hrefOf(value) !== undefined ? { module: value } : value
-  const { module: path, args = [], env = {}, execPath = process.execPath } = check(name, given ?? null, workerSchema)
+  const checked = check(name, given ?? null, workerSchema)
+  const { module: path, args = [], env = {}, execPath = process.execPath } = checked
   if (path === undefined) throw invalid(`${name} has no module`, 'name the module that loads the model')
-  return { module: path, args, env, execPath }
+  const onOutput = /** @type {((text: string) => void) | undefined} */ (checked.onOutput)
+  return { module: path, args, env, execPath, onOutput }
 }
 
 const ownSchema = {

@@ -79,6 +79,8 @@ export interface WorkerOptions {
   env?: Record<string, string>
   /** The runtime that runs the module. Default: that of this process. */
   execPath?: string
+  /** Gets what the process writes, as it comes. The last 64 KiB are kept for messages in any case. */
+  onOutput?: (text: string) => void
 }
 
 /**

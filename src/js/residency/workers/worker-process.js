@@ -36,6 +36,7 @@ const GONE_POLL_MS = 2
  * @property {string[]} args
  * @property {Record<string, string>} env
  * @property {string} execPath
+ * @property {(text: string) => void} [onOutput]
  */
 
 /** Workers that run, to be killed when this process ends. @type {Set<WorkerProcess>} */
@@ -197,7 +198,7 @@ class WorkerProcess {
   }
 
   #start() {
-    const { module: path, args, env, execPath } = this.#options
+    const { module: path, args, env, execPath, onOutput } = this.#options
     const run = /^deno/.test(basename(execPath)) ? ['run', '--allow-all'] : []
     const child = spawn(execPath, [...run, HOST, this.#path, path, ...args], {
       env: { ...process.env, ELECTRON_RUN_AS_NODE: '1', ...env, [TOKEN]: this.#token },
@@ -216,7 +217,12 @@ class WorkerProcess {
     killAtExit()
     this.#forget = recordWorker(child.pid, { token: this.#token, model: this.#name })
     for (const stream of [child.stdout, child.stderr]) {
-      stream.on('data', (data) => (this.#output = (this.#output + String(data)).slice(-MAX_OUTPUT)))
+      // Characters may be split over pieces.
+      stream.setEncoding('utf8')
+      stream.on('data', (/** @type {string} */ text) => {
+        this.#output = (this.#output + text).slice(-MAX_OUTPUT)
+        onOutput?.(text)
+      })
       unref(stream)
     }
     child.stdin.on('error', () => {})
