@@ -71,7 +71,7 @@ const js = (...files) => ({ name: 'js', seconds: 110, needs: 'addon', js: files 
 
 const all = [...suites.keys()]
 /** The suites that need a compiler, but not where the host has built their libraries (`compiled` of a scenario). */
-const builtByHost = ['layouts', 'results', 'understudy', 'understudy-callbacks']
+const builtByHost = ['layouts', 'residency-runtime', 'results', 'understudy', 'understudy-callbacks']
 /** The suites that call a driver. */
 const onDriver = all.filter(name => !driverless.includes(name))
 

@@ -63,6 +63,7 @@ export const driverless = [
   'residency-progress',
   'residency-proof',
   'residency-random',
+  'residency-runtime',
   'results',
   'rknn',
   'rknn-layouts',
@@ -83,7 +84,7 @@ export const driverless = [
 
 /** Suites that compile C: no emulated machine has a compiler. */
 export const needingCompiler = [
-  'layouts', 'results', 'rknn', 'rknn-layouts', 'rknn-refusals', 'server', 'server-models',
+  'layouts', 'residency-runtime', 'results', 'rknn', 'rknn-layouts', 'rknn-refusals', 'server', 'server-models',
   'understudy', 'understudy-callbacks', 'vision',
 ]
 

@@ -3,11 +3,11 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { after, test } from 'node:test'
+import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
@@ -15,6 +15,7 @@ import { Worker } from 'node:worker_threads'
 import { MemoryError, MemoryManager } from '../../../index.js'
 import { MiB, open, rejects, refuses } from '../../support/helpers.mjs'
 import { randomOf } from '../../support/residency-world.mjs'
+import { leftFiles, noProcess, processes, runtime, until } from '../../support/worker-processes.mjs'
 
 const { decode, encode } = createRequire(import.meta.url)('../../../src/js/residency/workers/codec.js')
 
@@ -24,43 +25,6 @@ const module = new URL('../../support/workers/model.mjs', import.meta.url)
 
 /** Arguments of this runtime before a program. */
 const run = process.versions.deno === undefined ? [] : ['run', '--allow-all']
-
-/** A runtime directory of these tests, and a mark in the environment of every process that they start. */
-const runtime = mkdtempSync(join(tmpdir(), 'rkllm-run-'))
-process.env.XDG_RUNTIME_DIR = runtime
-const mark = `RKLLM_TEST_MARK=${(process.env.RKLLM_TEST_MARK = randomBytes(8).toString('hex'))}\0`
-after(() => rmSync(runtime, { recursive: true, force: true }))
-
-/** Records of workers, and sockets. */
-const leftFiles = () => (existsSync(`${runtime}/rkllm-memory`) ? readdirSync(`${runtime}/rkllm-memory`) : [])
-
-/** The ids of the processes that these tests started, without zombies. */
-function processes(sign = mark) {
-  return readdirSync('/proc')
-    .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
-    .filter((pid) => {
-      try {
-        const isZombie = /\) Z /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'))
-        return !isZombie && readFileSync(`/proc/${pid}/environ`, 'utf8').includes(sign)
-      } catch {
-        return false
-      }
-    })
-    .map(Number)
-}
-
-/** Waits until `isDone`; fails after a minute. Returns the milliseconds. */
-async function until(isDone, what) {
-  const began = performance.now()
-  while (!isDone()) {
-    if (performance.now() - began > 60_000) assert.fail(`after a minute: ${what()}`)
-    await sleep(5)
-  }
-  return performance.now() - began
-}
-
-const noProcess = (sign) =>
-  until(() => processes(sign).length === 0, () => `processes ${processes(sign).join(', ')} are left`)
 
 function residency(t, models = { chat: {} }, options = {}) {
   const manager = open(t)
