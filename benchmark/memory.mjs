@@ -8,7 +8,7 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
 
 import { MemoryManager } from '../index.js'
-import { countsOf, machine } from './options.mjs'
+import { countsOf, machine, roundsOf } from './options.mjs'
 
 const MiB = 1024 * 1024
 const { rounds: ROUNDS } = countsOf('memory.mjs', { rounds: { fallback: 300, text: 'measurements of each case' } })
@@ -69,7 +69,7 @@ manager.dispose()
 async function compare(title, contestants) {
   const samples = Object.values(contestants).map(() => [])
   const functions = Object.values(contestants).map((run) => run.calls ?? run)
-  for (let round = -WARM_UP; round < ROUNDS; round++) {
+  for (const round of roundsOf(-WARM_UP, ROUNDS, title)) {
     // The order alternates too.
     for (let i = 0; i < functions.length; i++) {
       const which = (i + round + WARM_UP) % functions.length

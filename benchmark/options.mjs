@@ -3,6 +3,7 @@
 import { cpus } from 'node:os'
 
 import args from '../src/js/cli/args.js'
+import { makeProgress } from '../src/js/cli/progress.js'
 
 const { UsageError, expectWords, parse, wholeNumber } = args
 
@@ -55,6 +56,18 @@ export function countsOf(name, counts, others = {}) {
   const values = optionsOf(command, `The benchmark ${name}; its head says what it measures.`, options)
   for (const [option, { fallback }] of Object.entries(counts)) values[option] ??= fallback
   return values
+}
+
+/**
+ * Rounds from `first` to `count` with a bar on a terminal, of which the rounds before 0 warm up. `what` is measured.
+ */
+export function* roundsOf(first, count, what) {
+  const progress = makeProgress(process.stderr, count - first)
+  for (let round = first; round < count; round++) {
+    progress.update(round - first, what)
+    yield round
+  }
+  progress.clear()
 }
 
 /** A parser of numbers that may have a fraction. */

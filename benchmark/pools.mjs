@@ -15,7 +15,7 @@ import { createRequire } from 'node:module'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 
 import { MemoryManager } from '../index.js'
-import { countsOf, machine } from './options.mjs'
+import { countsOf, machine, roundsOf } from './options.mjs'
 
 // Only the peers need the binding: applications use index.js.
 const native = createRequire(import.meta.url)('../src/js/core/binding.js')
@@ -100,7 +100,7 @@ async function measure(contestants) {
     run: loop(call),
     samples: [],
   }))
-  for (let round = -WARM_UP; round < ROUNDS; round++) {
+  for (const round of roundsOf(-WARM_UP, ROUNDS, Object.keys(contestants)[0])) {
     // The order alternates too.
     for (let i = 0; i < all.length; i++) {
       const { calls, run, samples } = all[(i + round + WARM_UP) % all.length]

@@ -17,7 +17,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 import { MemoryManager } from '../index.js'
-import { countsOf, machine } from './options.mjs'
+import { countsOf, machine, roundsOf } from './options.mjs'
 
 const KiB = 1024
 const values = countsOf(
@@ -48,7 +48,7 @@ const loops = pools.map((pool) => {
 })
 for (let warm = 0; warm < 1500; warm++) loops.forEach((loop) => loop())
 const times = loops.map(() => [])
-for (let round = 0; round < ROUNDS; round++) {
+for (const round of roundsOf(0, ROUNDS, 'pairs, profiled and not')) {
   for (let turn = 0; turn < loops.length; turn++) {
     const at = (round + turn) % loops.length
     const began = performance.now()
@@ -84,8 +84,10 @@ const report = join(directory, 'report.prom')
 async function run(...options) {
   const began = performance.now()
   const child = spawn(process.execPath, [demo, ...(values.trace ? ['--trace', values.trace] : []), ...options], {
-    stdio: ['ignore', 'ignore', 'inherit'],
+    // Not the terminal itself: the demos' bars would be written over each other.
+    stdio: ['ignore', 'ignore', 'pipe'],
   })
+  child.stderr.pipe(process.stderr, { end: false })
   const [status] = await once(child, 'exit')
   if (status !== 0) throw new Error(`the demo ended with ${status}`)
   return (performance.now() - began) / 1000
@@ -93,7 +95,7 @@ async function run(...options) {
 // Runs two at once: the machine's speed changes by more from minute to minute than profiling costs.
 const twoOf = (...options) => Promise.all([run(), run(...options)])
 const seconds = { same: [], profiled: [] }
-for (let at = 0; at < values.runs; at++) {
+for (const _ of roundsOf(0, values.runs, 'demos, two at once')) {
   seconds.same.push(await twoOf())
   seconds.profiled.push(await twoOf('--report', report))
 }
