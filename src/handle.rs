@@ -142,9 +142,20 @@ impl<T> Table<T> {
 
     /// Iterates over all values with their handles, in slot order.
     pub fn iter(&self) -> impl Iterator<Item = (Handle, &T)> {
-        self.slots.iter().enumerate().filter_map(|(index, slot)| {
+        self.iter_from(0, usize::MAX)
+    }
+
+    /// Iterates over the values of `most` slots from slot `from` on. Steps over all slots find each value that lives
+    /// throughout once, whatever is inserted and removed between two steps.
+    pub fn iter_from(&self, from: usize, most: usize) -> impl Iterator<Item = (Handle, &T)> {
+        self.slots.iter().enumerate().skip(from).take(most).filter_map(|(index, slot)| {
             slot.value.as_ref().map(|value| (Handle::new(index as u32, slot.generation), value))
         })
+    }
+
+    /// Returns the number of slots, vacant ones included.
+    pub fn slots(&self) -> usize {
+        self.slots.len()
     }
 }
 
@@ -163,6 +174,20 @@ mod tests {
         assert_eq!(table.remove(first), None);
         assert_eq!(table.get(second), Some(&"b"));
         assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn steps_find_each_value_that_lives_throughout() {
+        let mut table = Table::new();
+        let handles: Vec<_> = (0..10).map(|value| table.insert(value)).collect();
+        let mut found = Vec::new();
+        for from in (0..).step_by(3).take_while(|from| *from < 12) {
+            found.extend(table.iter_from(from, 3).map(|(_, value)| *value));
+            table.remove(handles[from / 3]);
+            table.insert(100 + from);
+        }
+        found.retain(|value| (4..10).contains(value));
+        assert_eq!((found, table.slots()), ((4..10).collect(), 10));
     }
 
     #[test]

@@ -77,6 +77,15 @@ impl Condvar {
         (guard, result.timed_out())
     }
 
+    /// Waits while `condition` holds. Returns the lock.
+    pub fn wait_while<'a, T>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        condition: impl FnMut(&mut T) -> bool,
+    ) -> MutexGuard<'a, T> {
+        self.0.wait_while(guard, condition).unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Waits while `condition` holds, at most `timeout`. Returns the lock.
     pub fn wait_timeout_while<'a, T>(
         &self,

@@ -161,11 +161,11 @@ fn pin(slices: &[(Arc<Pool>, Slice)]) -> crate::error::Result<Pin> {
         }
     }
     let live = pinned.clone();
-    // The pool's reset and destroy wait for the write.
+    // The pool's reset and destroy wait for the write, and so does the last unpin of the slice.
     let while_live = move |address: usize, write: &mut dyn FnMut()| {
         let at = |slice: &Slice| (slice.address..slice.address + slice.padded as usize).contains(&address);
         let Some((pool, slice)) = live.iter().find(|(_, slice)| at(slice)) else { return false };
-        pool.while_pinned([slice], write)
+        pool.while_pinned(slice, write)
     };
     Ok(Pin::new(while_live, move || unpin_all(pinned)))
 }

@@ -206,6 +206,7 @@ impl Pool {
             owner = counted.owner;
             near_tag = counted.near.map(|near| (tag, near));
         }
+        state.run_taken(slice);
         let sampled = state.record_slice(slice, request);
         let mut stale = None;
         if state.must_clear(slice, owner, request.clearing) {

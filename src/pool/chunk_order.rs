@@ -104,6 +104,11 @@ impl ChunkOrder {
         }
     }
 
+    /// Lowers the bounds of a chunk in which no more than `room` bytes are free in one piece.
+    pub(super) fn lower_all(&mut self, at: usize, room: u64) {
+        (0..self.bounds.len()).for_each(|class| self.lower(class, at, room));
+    }
+
     /// Raises the bounds of a chunk in which a region of `room` bytes is free.
     #[inline]
     pub(super) fn raise(&mut self, at: usize, room: u64) {

@@ -7,14 +7,13 @@
 //! and lists name those that became empty.
 #![forbid(unsafe_code)]
 
-use std::cmp::Reverse;
+mod leftover;
 
 use super::chunk_order::ChunkOrder;
+use super::visits;
 use crate::handle::{Handle, Table};
 use crate::suballoc::{Region, RegionId, SubAllocator};
-
-/// The most empty chunks that one free looks at.
-const MAX_LEFTOVER: usize = 8;
+pub(super) use leftover::Leftover;
 
 /// The length from which on a list drops the names of chunks that ended, if they are the majority.
 const MIN_LISTED: usize = 32;
@@ -147,6 +146,16 @@ impl<C: HasArena> ChunkSet<C> {
         self.chunks.iter().map(|(handle, member)| (handle, &member.chunk))
     }
 
+    /// The chunks of `most` slots from slot `from` on, so that a walk over all of them can pause.
+    pub(super) fn iter_from(&self, from: usize, most: usize) -> impl Iterator<Item = (Handle, &C)> {
+        self.chunks.iter_from(from, most).map(|(handle, member)| (handle, &member.chunk))
+    }
+
+    /// The number of slots of chunks, vacant ones included.
+    pub(super) fn slots(&self) -> usize {
+        self.chunks.slots()
+    }
+
     /// The chunks in the order of trying.
     pub(super) fn handles(&self) -> impl Iterator<Item = Handle> + '_ {
         self.order.handles()
@@ -242,11 +251,15 @@ impl<C: HasArena> ChunkSet<C> {
         None
     }
 
-    /// Lowers the bound of a chunk that refused a request of `size` bytes.
+    /// Lowers the bounds of a chunk that refused a request of `size` bytes. Those of other alignments too: they would
+    /// stay too high for as long as no request has theirs, and [`largest_free`](Self::largest_free) looks at each
+    /// chunk whose bound is too high.
     fn refused(&mut self, handle: Handle, class: usize, size: u64) {
         let Some(Member { chunk, at, .. }) = self.chunks.get(handle) else { return };
         if self.order.bound(class, *at) >= size {
-            self.order.lower(class, *at, chunk.arena().largest_free().min(size - 1));
+            let room = chunk.arena().largest_free();
+            self.order.lower_all(*at, room);
+            self.order.lower(class, *at, room.min(size - 1));
         }
     }
 
@@ -314,6 +327,13 @@ impl<C: HasArena> ChunkSet<C> {
         self.list(handle);
     }
 
+    /// Updates the index for a chunk in which a region was allocated without a request.
+    pub(super) fn lower(&mut self, handle: Handle) {
+        if self.order.len() > 1 {
+            self.refresh(handle);
+        }
+    }
+
     fn refresh(&mut self, handle: Handle) {
         if let Some(Member { chunk, at, .. }) = self.chunks.get(handle) {
             self.order.set(*at, chunk.arena().largest_free());
@@ -326,61 +346,6 @@ impl<C: HasArena> ChunkSet<C> {
         if let Some(member) = self.chunks.get_mut(handle).filter(|member| member.chunk.is_idle()) {
             member.list(handle, &mut self.empty, &mut self.idle);
         }
-    }
-
-    /// Removes the empty chunks that a free has left over. Keeps one, so that the next request does not ask the driver
-    /// again. Looks at [`MAX_LEFTOVER`] at most: after a reset, no single free pays for the end of all chunks.
-    pub(super) fn take_leftover(&mut self, initial: u64) -> Vec<C> {
-        if self.order.len() < 2 {
-            return Vec::new();
-        }
-        let listed = self.empty.split_off(self.empty.len().saturating_sub(MAX_LEFTOVER));
-        let mut empty = self.unlist(&listed, |member| (&mut member.in_empty, member.chunk.is_empty()));
-        empty.sort_unstable_by_key(|(at, ..)| *at);
-        self.remove_all(empty, 1, initial)
-    }
-
-    /// Removes the empty and the idle chunks, down to `initial` bytes.
-    pub(super) fn take_empty(&mut self, initial: u64) -> Vec<C> {
-        let (empty, idle) = (std::mem::take(&mut self.empty), std::mem::take(&mut self.idle));
-        let mut all = self.unlist(&empty, |member| (&mut member.in_empty, member.chunk.is_idle()));
-        all.extend(self.unlist(&idle, |member| (&mut member.in_idle, member.chunk.is_idle())));
-        // Sorts small chunks last, so that one large chunk does not stay for the whole initial size.
-        all.sort_unstable_by_key(|(at, _, bytes)| (Reverse(*bytes), *at));
-        all.dedup();
-        self.remove_all(all, 0, initial)
-    }
-
-    /// Takes chunks out of a list. Returns place, name and bytes of those that may go.
-    fn unlist(
-        &mut self,
-        listed: &[Handle],
-        entry: impl Fn(&mut Member<C>) -> (&mut bool, bool),
-    ) -> Vec<(usize, Handle, u64)> {
-        let mut found = Vec::with_capacity(listed.len());
-        for handle in listed {
-            let Some(member) = self.chunks.get_mut(*handle) else { continue };
-            let (listed, goes) = entry(member);
-            *listed = false;
-            if goes && Some(*handle) != self.first {
-                found.push((member.at, *handle, member.chunk.arena().capacity()));
-            }
-        }
-        found
-    }
-
-    /// Removes empty chunks but the first `keep` of them, down to `initial` bytes.
-    fn remove_all(&mut self, empty: Vec<(usize, Handle, u64)>, keep: usize, initial: u64) -> Vec<C> {
-        let mut gone = Vec::new();
-        for (number, (_, handle, bytes)) in empty.into_iter().enumerate() {
-            if number < keep || self.reserved - bytes < initial {
-                self.list(handle);
-                continue;
-            }
-            self.reserved -= bytes;
-            gone.extend(self.remove(handle));
-        }
-        gone
     }
 
     /// Removes the chunks that `keep` does not keep, which it may change.
@@ -399,7 +364,10 @@ impl<C: HasArena> ChunkSet<C> {
 
     /// The largest free region of any chunk.
     pub(super) fn largest_free(&self) -> u64 {
-        let largest = |handle| self.get(handle).map_or(0, |chunk| chunk.arena().largest_free());
+        let largest = |handle| {
+            visits::add(1);
+            self.get(handle).map_or(0, |chunk| chunk.arena().largest_free())
+        };
         match self.order.len() > 1 {
             true => self.order.largest(largest),
             false => self.order.handles().next().map_or(0, largest),

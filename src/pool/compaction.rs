@@ -41,6 +41,7 @@ impl Pool {
     /// Finds the next move down, over the slice's own bytes if necessary. Requires that no hole can be filled any more
     /// and that all earlier moves are complete.
     pub fn next_slide<'a>(&'a self, pass: &mut Pass) -> Option<Move<'a>> {
+        while !self.survey(pass, SEARCH_STEP) {}
         search(|| self.search_slide(pass))
     }
 }

@@ -34,13 +34,8 @@ impl Pool {
     pub fn free_unclaimed(&self, slice: &Slice) {
         // Fails if the pool's end or a reset has freed the slice.
         if self.free(slice.chunk, slice.region).is_ok() {
-            self.free_empty_chunks();
+            self.free_idle_chunks();
         }
-    }
-
-    fn free_empty_chunks(&self) {
-        let empty = self.state().take_empty_chunks(&self.layout);
-        self.end(empty);
     }
 
     fn place_resident(&self, request: SliceRequest) -> Result<Option<Slice>> {
@@ -138,7 +133,7 @@ impl Drop for UnclaimedMovable {
     fn drop(&mut self) {
         if let Some((handle, _)) = self.made.take() {
             if self.pool.free_movable(handle).is_ok() {
-                self.pool.free_empty_chunks();
+                self.pool.free_idle_chunks();
             }
         }
     }

@@ -68,7 +68,7 @@ impl Pool {
         let mut state = self.state();
         state.alive(self.name())?;
         let Some(bytes) = self.layout.growth(state.chunks.reserved, least, most) else {
-            return Err(self.exhausted(&state, size));
+            return Err(self.exhausted(&mut state, size));
         };
         state.chunks.reserved += bytes;
         Ok(ReservedGrowth { pool: self, bytes })
@@ -98,7 +98,7 @@ impl Pool {
         self.state().cannot_grow(&self.layout, size)
     }
 
-    fn exhausted(&self, state: &PoolState, size: u64) -> Error {
+    fn exhausted(&self, state: &mut PoolState, size: u64) -> Error {
         let (max, largest) = (self.layout.max, state.largest_free(&self.layout));
         let message = format!(
             "pool \"{}\" has no {} left: {} of its {} are allocated, the largest free piece is {}",

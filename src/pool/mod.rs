@@ -43,16 +43,19 @@ mod copy_queue;
 mod deferred;
 mod exposed;
 mod growth;
+mod largest_free;
 mod layout;
 mod max_tree;
 mod movable;
 mod movable_table;
 mod owners;
 mod pin_table;
+mod pin_writes;
 mod pins;
 mod record;
 pub mod replay;
 mod reuse;
+mod runs;
 mod slabs;
 mod slice;
 mod slice_tags;
@@ -60,6 +63,7 @@ mod slot_map;
 mod state;
 mod stats;
 mod tags;
+mod trim;
 mod visits;
 mod waiting;
 
@@ -72,7 +76,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::handle::Handle;
 use crate::profile::Action;
 use crate::suballoc::RegionId;
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::units::MemoryKind;
 pub use chunk::ChunkMemory;
 use chunk::{Chunk, LostSlices};
@@ -114,6 +118,8 @@ pub struct Pool {
     exposed: Arc<Exposed>,
     lost: Arc<LostSlices>,
     state: Mutex<PoolState>,
+    /// Signalled when a write to a pinned slice has ended.
+    written: Condvar,
 }
 
 /// The growth ahead of one pool.
@@ -135,7 +141,9 @@ impl Pool {
         let state = Mutex::new(PoolState { near, chunks: ChunkSet::new(layout.alignment), ..PoolState::default() });
         let (reuse, next_slab) = (ReuseDelay::default(), AtomicU64::new(layout.chunk));
         let (timer, ahead, exposed, lost) = (AtomicU32::new(0), GrowthAhead::default(), Arc::default(), Arc::default());
-        let pool = Self { name, source, layout, reuse, account, next_slab, timer, ahead, exposed, lost, state };
+        let written = Condvar::new();
+        let pool =
+            Self { name, source, layout, reuse, account, next_slab, timer, ahead, exposed, lost, state, written };
         if layout.initial > 0 {
             let first = pool.grow_first()?;
             pool.state().chunks.first = Some(first);
@@ -203,7 +211,7 @@ impl Pool {
     pub fn reset(&self, keep: impl Fn(&Arc<ChunkMemory>) -> bool) -> Result<()> {
         let gone;
         {
-            let mut state = self.state();
+            let mut state = self.state_without_writes();
             state.alive(self.name())?;
             state.record_all_freed();
             gone = state.chunks.retain(|chunk| {
@@ -216,6 +224,7 @@ impl Pool {
             });
             gone.iter().for_each(|chunk| state.chunk_gone(chunk));
             (state.chunks.live, state.chunks.requested, state.chunks.allocated) = (0, 0, 0);
+            state.drop_runs();
             state.movables.clear();
             state.pins.clear();
             state.tags.all_freed();
@@ -224,29 +233,12 @@ impl Pool {
         Ok(())
     }
 
-    /// Frees empty chunks, down to the initial size; returns the bytes.
-    /// A chunk whose slices all wait is empty: operations in flight then read zeros.
-    pub fn trim(&self) -> u64 {
-        let mut freed = 0;
-        while let (1.., bytes) = self.end_some_waits() {
-            freed += bytes;
-        }
-        freed + self.trim_chunks()
-    }
-
-    /// Like [`trim`](Self::trim), but ends no wait.
-    fn trim_chunks(&self) -> u64 {
-        let freed = self.end_idle_waits();
-        let empty = self.state().take_empty_chunks(&self.layout);
-        freed + self.end(empty)
-    }
-
     /// Frees all memory, that of live slices included, whose ArrayBuffers then read zeros.
     ///
     /// Errors: `ERR_POOL_BUSY` while slices are live, unless `force`; `ERR_POOL_DESTROYED` for a destroyed pool.
     pub fn destroy(&self, force: bool) -> Result<()> {
         let (gone, recorder): (Vec<Chunk>, _) = {
-            let mut state = self.state();
+            let mut state = self.state_without_writes();
             state.alive(self.name())?;
             if state.chunks.live > 0 && !force {
                 let message = format!("{} allocations of pool \"{}\" are live", state.chunks.live, self.name());
@@ -258,6 +250,7 @@ impl Pool {
             let gone = state.chunks.retain(|_| false);
             (state.chunks.live, state.chunks.requested, state.chunks.allocated, state.chunks.reserved) = (0, 0, 0, 0);
             state.waiting.clear();
+            state.drop_runs();
             state.movables.clear();
             state.pins.clear();
             state.tags.clear();
@@ -269,18 +262,6 @@ impl Pool {
         }
         self.end(gone);
         Ok(())
-    }
-
-    /// Frees the chunks' memory outside the lock; returns the bytes.
-    fn end(&self, chunks: Vec<Chunk>) -> u64 {
-        let bytes = chunks.iter().map(|chunk| chunk.arena.capacity()).sum();
-        for chunk in chunks {
-            chunk.chunk_memory.end();
-        }
-        if let (Some(account), true) = (&self.account, bytes > 0) {
-            account.chunk_freed(bytes);
-        }
-        bytes
     }
 
     /// Returns the counts.
@@ -303,9 +284,9 @@ impl Pool {
         self.lost.get()
     }
 
-    /// Computes the exact figures, which takes a look at every chunk and at every slice that waits.
+    /// Returns the exact figures. The first call while slices wait looks at each of them, later ones do not.
     pub fn stats(&self) -> PoolStats {
-        let state = self.state();
+        let mut state = self.state();
         let reserved = state.chunks.capacity;
         PoolStats {
             chunks: state.chunks.len() as u64,
@@ -334,6 +315,7 @@ impl Pool {
         state.chunks.check()?;
         state.movables.check()?;
         state.pins.check_stats()?;
+        state.check_runs()?;
         let (mut live, mut allocated, mut requested, mut all_waiting) = (0, 0, 0, 0);
         for (handle, chunk) in state.chunks.iter() {
             chunk.arena.validate()?;
@@ -371,7 +353,9 @@ impl Pool {
     }
 
     fn state(&self) -> MutexGuard<'_, PoolState> {
-        self.state.lock()
+        let state = self.state.lock();
+        visits::begin_section();
+        state
     }
 }
 

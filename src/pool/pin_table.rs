@@ -47,6 +47,8 @@ pub(super) struct Pin {
 pub(super) struct Pins {
     by_place: HashMap<SlicePlace, Pin>,
     stats: PinStats,
+    /// The slices that [`while_pinned`](super::Pool::while_pinned) writes now: a few at most. Their pins stay.
+    written: Vec<SlicePlace>,
 }
 
 impl Pins {
@@ -86,6 +88,11 @@ impl Pins {
             Error::new(ErrorCode::OutOfRange, format!("this block is pinned {} times already", u32::MAX))
         })?;
         Ok(())
+    }
+
+    /// Reports whether the removal of one pin, or of all, ends the slice's last.
+    pub(super) fn is_last(&self, place: SlicePlace, all: bool) -> bool {
+        self.get(place).is_some_and(|pin| all || pin.count == 1)
     }
 
     /// Removes one pin, or all of them. Returns the slice's last pin.
@@ -133,6 +140,33 @@ impl Pins {
         }
     }
 
+    /// Starts a write to a slice. Returns false if the slice is not pinned.
+    pub(super) fn begin_write(&mut self, place: SlicePlace) -> bool {
+        let pinned = self.get(place).is_some();
+        if pinned {
+            self.written.push(place);
+        }
+        pinned
+    }
+
+    /// Ends one write to a slice.
+    pub(super) fn end_write(&mut self, place: SlicePlace) {
+        if let Some(at) = self.written.iter().position(|written| *written == place) {
+            self.written.swap_remove(at);
+        }
+    }
+
+    /// Reports whether a slice is being written.
+    pub(super) fn is_written(&self, place: SlicePlace) -> bool {
+        self.written.contains(&place)
+    }
+
+    /// Reports whether any slice is being written.
+    pub(super) fn is_any_written(&self) -> bool {
+        !self.written.is_empty()
+    }
+
+    /// Ends all pins. The caller has waited for the writes.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }

@@ -56,26 +56,32 @@ impl Pool {
     }
 
     /// Like [`unpin_slice`](Self::unpin_slice), for the slice that `find` finds in the same critical section.
-    pub(super) fn unpin_where(
-        &self,
-        all: bool,
-        find: impl FnOnce(&mut PoolState) -> Result<SlicePlace>,
-    ) -> Result<bool> {
-        let mut others = None;
-        // One critical section: a compaction could move a slice that was unpinned and not freed yet.
-        let freed = self.free_where(Action::Collect, true, |state| {
-            let place = find(state)?;
-            state.live_region(place).ok_or_else(freed)?;
-            let last = state.pins.unpin(place, all)?;
-            if let Some(Pin { dropped: true, unseen: true, .. }) = last {
-                return Ok(place);
+    pub(super) fn unpin_where(&self, all: bool, find: impl Fn(&mut PoolState) -> Result<SlicePlace>) -> Result<bool> {
+        loop {
+            let (mut others, mut written) = (None, None);
+            // One critical section: a compaction could move a slice that was unpinned and not freed yet.
+            let freed = self.free_where(Action::Collect, true, |state| {
+                let place = find(state)?;
+                state.live_region(place).ok_or_else(freed)?;
+                if state.pins.is_written(place) && state.pins.is_last(place, all) {
+                    written = Some(place);
+                    return Err(freed());
+                }
+                let last = state.pins.unpin(place, all)?;
+                if let Some(Pin { dropped: true, unseen: true, .. }) = last {
+                    return Ok(place);
+                }
+                others = Some(last.is_none());
+                Err(freed())
+            });
+            match (written, others) {
+                (Some(place), _) => {
+                    let written = |state: &mut PoolState| state.pins.is_written(place);
+                    drop(self.written.wait_while(self.state(), written));
+                }
+                (None, Some(others)) => return Ok(others),
+                (None, None) => return freed.map(|()| false),
             }
-            others = Some(last.is_none());
-            Err(freed())
-        });
-        match others {
-            Some(others) => Ok(others),
-            None => freed.map(|()| false),
         }
     }
 
@@ -129,17 +135,6 @@ impl Pool {
         self.state().pins.get((slice.chunk, slice.region)).map(|pin| pin.dropped)
     }
 
-    /// Runs `write` while all `slices` of this pool are pinned; a reset and a destroy wait for it. Returns false, and
-    /// does not run it, if a slice is pinned no longer.
-    pub fn while_pinned<'a>(&self, slices: impl IntoIterator<Item = &'a Slice>, write: impl FnOnce()) -> bool {
-        let state = self.state();
-        let pinned = slices.into_iter().all(|slice| state.pins.get((slice.chunk, slice.region)).is_some());
-        if pinned {
-            write();
-        }
-        pinned
-    }
-
     /// Counts the pinned slices.
     pub fn pin_stats(&self) -> PinStats {
         self.state().pins.stats()
@@ -190,10 +185,6 @@ impl PoolState {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::sync::mpsc::channel;
-    use std::thread;
-
     use super::*;
     use crate::device::memory::{PageOptions, Source};
     use crate::error::ErrorCode;
@@ -219,34 +210,6 @@ mod tests {
 
     fn code<T>(result: Result<T>) -> Option<ErrorCode> {
         result.err().map(|error| error.code())
-    }
-
-    #[test]
-    fn a_reset_and_a_destroy_wait_for_a_write_to_a_pinned_slice() {
-        let ends: [fn(&Pool); 2] = [|pool| pool.reset(|_| true).unwrap(), |pool| pool.destroy(true).unwrap()];
-        for end in ends {
-            let pool = pool(0);
-            let slice = pool.allocate(100, 64).unwrap();
-            pool.pin_slice(slice.chunk, slice.region).unwrap();
-            let written = AtomicBool::new(false);
-            let (begin, begun) = channel();
-            thread::scope(|scope| {
-                let (pool, written) = (&pool, &written);
-                scope.spawn(move || {
-                    begun.recv().unwrap();
-                    end(pool);
-                    assert!(written.load(Ordering::SeqCst), "the pool ended under the write");
-                });
-                let write = || {
-                    begin.send(()).unwrap();
-                    (0..1000).for_each(|_| thread::yield_now());
-                    written.store(true, Ordering::SeqCst);
-                };
-                assert!(pool.while_pinned([&slice], write));
-            });
-            assert!(!pool.while_pinned([&slice], || written.store(false, Ordering::SeqCst)));
-            assert!(written.load(Ordering::SeqCst), "nothing is written to memory that was reset");
-        }
     }
 
     #[test]

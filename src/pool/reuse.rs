@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::handle::Handle;
 use crate::id::AllocationId;
 use crate::profile::Action;
-use crate::suballoc::{regions_from, Region, RegionId};
+use crate::suballoc::RegionId;
 use crate::sync::MutexGuard;
 
 /// The slabs' worth of slices that may wait before slabs grow for others. The maximum of a named pool is its own bound.
@@ -270,40 +270,6 @@ impl PoolState {
         self.waiting.take_where(|slice| chunks.get(slice.place.0).is_none_or(HasArena::is_idle))
     }
 
-    /// The largest slice that the chunks have room for once all waits have ended. Looks at the slices that wait and at
-    /// their neighbours, not at every region.
-    pub(super) fn largest_free(&self, layout: &super::Layout) -> u64 {
-        let largest = self.chunks.largest_free();
-        match layout.block {
-            _ if self.waiting.bytes == 0 => largest,
-            // Fixed blocks do not merge.
-            Some(block) => block,
-            None => self.waiting.places().filter_map(|place| self.run_from(place)).fold(largest, u64::max),
-        }
-    }
-
-    /// The bytes of the run of free and waiting regions that starts with the slice at that place, or with the free
-    /// region below it; `None` if the run starts elsewhere, and for a stale name.
-    fn run_from(&self, (handle, id): SlicePlace) -> Option<u64> {
-        let chunk = self.chunks.get(handle)?;
-        let arena = &*chunk.arena;
-        let waits = |region: &Region| region.used && chunk.flags.waiting.has(region.id.slot());
-        let first = arena.get(id).ok().filter(waits)?;
-        let below = arena.previous(id).ok()?;
-        if below.is_some_and(|below| waits(&below)) {
-            return None;
-        }
-        let free = below.filter(|below| !below.used);
-        if let Some(free) = free {
-            let end = arena.previous(free.id).ok()?;
-            if end.is_some_and(|end| waits(&end)) {
-                return None;
-            }
-        }
-        let run = regions_from(arena, first).take_while(|region| !region.used || waits(region));
-        Some(free.map_or(0, |free| free.size) + run.map(|region| region.size).sum::<u64>())
-    }
-
     /// Refuses the name of a slice that was freed.
     #[inline]
     pub(super) fn check_owned(&self, (chunk, region): SlicePlace) -> Result<()> {
@@ -347,6 +313,7 @@ impl PoolState {
         (chunk.waiting.0, chunk.waiting.1) = (chunk.waiting.0 + 1, chunk.waiting.1 + bytes);
         self.waiting.bytes += bytes;
         self.chunks.list(handle);
+        self.run_waits((handle, id));
         self.waiting_slice((handle, id))
     }
 
@@ -376,7 +343,7 @@ mod tests {
 
     use super::*;
     use crate::device::memory::{PageOptions, Source};
-    use crate::pool::{Layout, SliceRequest};
+    use crate::pool::Layout;
     use crate::sys::page::page_size;
     use crate::units::MIB;
 
@@ -400,36 +367,5 @@ mod tests {
         assert_eq!(pool.waiting(), (2_000 - WAITS_OF_A_REQUEST as u64) * 64);
         assert_eq!(pool.sweep_waits(), ((2_000 - WAITS_OF_A_REQUEST - WAITS_AT_ONCE) as u64 * 64, true));
         assert_eq!((pool.sweep_waits(), pool.validate()), ((0, false), Ok(())));
-    }
-
-    /// The figure is that of a walk over all regions.
-    #[test]
-    fn the_largest_run_of_free_and_waiting_regions_is_found() {
-        let pool = pool(Duration::from_secs(1000));
-        let mut seed = 5_u64;
-        let mut random = |below: u64| {
-            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (seed >> 33) % below
-        };
-        let slices: Vec<_> = (0..300).map(|_| pool.request(SliceRequest::new(64 + random(900), 64)).unwrap()).collect();
-        for slice in &slices {
-            match random(4) {
-                0 => pool.free(slice.chunk, slice.region).unwrap(),
-                1 => pool.free_seen(slice.chunk, slice.region, Action::Free).unwrap(),
-                _ => {}
-            }
-            let walked = {
-                let state = pool.state();
-                let (_, chunk) = state.chunks.iter().next().unwrap();
-                let (mut largest, mut run) = (0, 0);
-                for region in crate::suballoc::regions(&*chunk.arena) {
-                    let is_free = !region.used || chunk.flags.waiting.has(region.id.slot());
-                    run = if is_free { run + region.size } else { 0 };
-                    largest = largest.max(run);
-                }
-                largest
-            };
-            assert_eq!(pool.stats().largest_free, walked);
-        }
     }
 }

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::chunk::{Chunk, ClearedMemory};
-use super::chunk_set::{ChunkSet, HasArena};
+use super::chunk_set::{ChunkSet, HasArena, Leftover};
 use super::layout::Layout;
 use super::movable_table::{Movables, SlicePlace};
 use super::owners::{Owner, Owners};
 use super::pin_table::Pins;
+use super::runs::Runs;
 use super::slice::{freed, Clearing, Slice, SliceRequest};
 use super::slice_tags::{SliceTags, TagId};
 use super::visits;
@@ -26,6 +27,8 @@ pub(super) struct PoolState {
     pub(super) failures: u64,
     pub(super) ahead: AheadCounts,
     pub(super) waiting: WaitingSlices,
+    /// `None` until the statistics need them.
+    pub(super) runs: Option<Box<Runs>>,
     pub(super) owners: Owners,
     /// Slices that compaction may move.
     pub(super) movables: Movables,
@@ -150,13 +153,17 @@ impl PoolState {
     #[inline(always)]
     pub(super) fn free_region(&mut self, place: SlicePlace, how: Option<Action>) -> Result<bool> {
         let (handle, id) = place;
+        let below = self.below(place);
         // Destructured, because reading whole a struct that was just written in several words makes the processor wait.
-        let (chunk, Region { size, user_data: requested, .. }, idle) =
+        let (chunk, Region { size, user_data: requested, offset, .. }, idle) =
             self.chunks.free(handle, id).ok_or_else(freed)?;
         let is_empty = idle && chunk.is_empty();
         let tag = chunk.tags.take(id.slot());
         if tag.is_some() || self.recorder.is_some() || self.movables.len() > 0 {
             self.end_names_of_freed(place, (size, requested), tag, how);
+        }
+        if let Some(below) = below {
+            self.run_freed(handle, offset..offset + size, below);
         }
         Ok(is_empty)
     }
@@ -186,15 +193,18 @@ impl PoolState {
         self.record_trimmed(gone)
     }
 
-    /// Removes all empty chunks, down to the initial size.
-    pub(super) fn take_empty_chunks(&mut self, layout: &Layout) -> Vec<Chunk> {
-        let gone = self.chunks.take_empty(layout.initial);
+    /// Removes those chunks that are idle, down to the initial size.
+    pub(super) fn remove_idle(&mut self, leftover: &[Leftover], layout: &Layout) -> Vec<Chunk> {
+        let gone = self.chunks.remove_idle(leftover, layout.initial);
         self.record_trimmed(gone)
     }
 
     /// Records the end of a chunk, and that of its slices' waits.
     pub(super) fn chunk_gone(&mut self, chunk: &Chunk) {
         self.waiting.bytes -= chunk.waiting.1;
+        if chunk.waiting.0 > 0 {
+            self.drop_runs();
+        }
         self.note(Action::Trim, chunk.number, chunk.arena.capacity());
     }
 

@@ -80,7 +80,40 @@ fn one_empty_chunk_is_kept_and_a_free_visits_no_other() {
         assert_eq!(set.take_leftover(0).len(), usize::from(number > 0));
     }
     assert_eq!((set.len(), set.reserved, set.capacity, set.check()), (1, CHUNK, CHUNK, Ok(())));
-    assert_eq!((set.take_empty(0).len(), set.len(), set.check()), (1, 0, Ok(())));
+    let listed = set.take_listed();
+    let idle = set.idle_of(&listed);
+    assert_eq!((set.remove_idle(&idle, 0).len(), set.len(), set.check()), (1, 0, Ok(())));
+}
+
+/// Between the steps of a trim the lock is free.
+#[test]
+fn a_chunk_that_is_used_again_while_a_trim_pauses_stays() {
+    let mut set = set(3);
+    let listed = set.take_listed();
+    let idle = set.idle_of(&listed);
+    let (used, region) = take(&mut set, 64, 64).unwrap();
+    assert_eq!((set.remove_idle(&idle, 0).len(), set.len(), set.reserved), (2, 1, CHUNK));
+    set.free(used, region).unwrap();
+    let listed = set.take_listed();
+    assert_eq!(listed, [used]);
+    let idle = set.idle_of(&listed);
+    set.take_leftover(0);
+    assert_eq!((set.remove_idle(&idle, CHUNK).len(), set.check()), (0, Ok(())), "the initial size stays");
+    assert_eq!((set.remove_idle(&[idle[0], idle[0]], 0).len(), set.reserved), (1, 0), "a chunk goes once");
+}
+
+/// Requests of one alignment leave no bound of another too high. Counts visits, not time.
+#[test]
+fn the_largest_free_region_is_found_without_a_look_at_each_chunk() {
+    let mut set = set(2_000);
+    while take(&mut set, 1024, 1024).is_some() {}
+    for handle in set.handles().collect::<Vec<_>>() {
+        assert!(set.get(handle).unwrap().arena().largest_free() < 1024);
+    }
+    visits::take();
+    assert_eq!((set.largest_free(), set.check()), (0, Ok(())));
+    let visits = visits::take();
+    assert!(visits < 4, "{visits} chunks");
 }
 
 /// A chunk whose slices wait.

@@ -18,6 +18,8 @@ pub(in crate::pool) const SEARCH_STEP: usize = 256;
 pub struct Pass {
     /// The number of the pass in its pool.
     pub(super) number: u64,
+    /// The progress of the list of chunks; `None` once `chunks` has them.
+    pub(super) listing: Option<Listing>,
     /// The chunks, from those that fill up to those that empty.
     pub(super) chunks: Vec<Handle>,
     pub(super) survey: Survey,
@@ -42,6 +44,19 @@ pub(super) struct Candidate {
     pub(super) rank: usize,
     pub(super) offset: u64,
 }
+
+/// The progress of the list of a pool's chunks.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// The next slot of the pool's table of chunks.
+    pub(super) next: usize,
+    /// The chunks, each after its rank.
+    pub(super) found: Vec<(ChunkRank, Handle)>,
+}
+
+/// The initial chunk (false) always stays, so it is filled first; then the fullest chunk, which would cost most to
+/// empty.
+pub(super) type ChunkRank = (bool, Reverse<u64>);
 
 /// The progress of the survey.
 #[derive(Debug, Default)]
@@ -79,20 +94,16 @@ impl Pool {
     ///
     /// Errors: `ERR_POOL_DESTROYED`.
     pub fn start_pass(&self) -> Result<Pass> {
-        let (number, mut chunks): (_, Vec<_>) = {
+        let number = {
             let mut state = self.state();
             state.alive(self.name())?;
             state.passes += 1;
-            // The initial chunk always stays, so it is filled first; then the fullest chunk, which would cost most to
-            // empty.
-            let filled = |handle: Handle| state.chunks.get(handle).map_or(0, |chunk| chunk.arena.allocated());
-            let key = |handle| (Some(handle) != state.chunks.first, Reverse(filled(handle)), handle);
-            (state.passes, state.chunks.handles().map(key).collect())
+            state.passes
         };
-        chunks.sort_unstable();
         Ok(Pass {
             number,
-            chunks: chunks.into_iter().map(|(_, _, handle)| handle).collect(),
+            listing: Some(Listing::default()),
+            chunks: Vec::new(),
             survey: Survey::default(),
             holes: Holes::default(),
             candidates: Vec::new(),

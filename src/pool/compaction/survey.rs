@@ -1,7 +1,9 @@
-//! The survey: lists the movable slices of a pool and the holes between them, some at a time.
+//! The survey: lists the chunks of a pool, its movable slices and the holes between them, some at a time.
+
+use std::cmp::Reverse;
 
 use super::holes::{Hole, Holes};
-use super::pass::{Candidate, Pass, SEARCH_STEP};
+use super::pass::{Candidate, Listing, Pass, SEARCH_STEP};
 use crate::pool::visits;
 use crate::pool::Pool;
 use crate::suballoc::{regions_from, Region, RegionId, SubAllocator};
@@ -10,6 +12,14 @@ impl Pool {
     /// Surveys `most` more slices of the pool and the holes between them; returns true once all are surveyed. The
     /// survey may miss concurrent changes, so every move checks again.
     pub fn survey(&self, pass: &mut Pass, most: usize) -> bool {
+        if let Some(mut listing) = pass.listing.take() {
+            if !self.list_chunks(&mut listing) {
+                pass.listing = Some(listing);
+                return false;
+            }
+            listing.found.sort_unstable();
+            pass.chunks = listing.found.into_iter().map(|(_, handle)| handle).collect();
+        }
         let Pass { chunks, survey, candidates, .. } = pass;
         if survey.rank == chunks.len() {
             return true;
@@ -47,6 +57,20 @@ impl Pool {
         }
         pass.holes = Holes::new(std::mem::take(&mut survey.holes));
         true
+    }
+
+    /// Lists the chunks of [`SEARCH_STEP`] more slots; returns true once all are listed.
+    fn list_chunks(&self, listing: &mut Listing) -> bool {
+        // Outside the lock: a long list takes long to grow.
+        listing.found.reserve(SEARCH_STEP);
+        let state = self.state();
+        for (handle, chunk) in state.chunks.iter_from(listing.next, SEARCH_STEP) {
+            visits::add(1);
+            let rank = (Some(handle) != state.chunks.first, Reverse(chunk.arena.allocated()));
+            listing.found.push((rank, handle));
+        }
+        listing.next += SEARCH_STEP;
+        listing.next >= state.chunks.slots()
     }
 }
 

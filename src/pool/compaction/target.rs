@@ -32,6 +32,8 @@ impl PoolState {
         // The slice keeps its id at the old place until the move is complete.
         let slice = chunk.touch(handle, &target, AllocationId::default());
         chunk.flags.targets.put(target.id.slot());
+        self.chunks.lower(handle);
+        self.run_taken(slice);
         // The copy does not reach the padding.
         if !self.owners.are_only(owner) {
             self.give(owner, &slice, false);
@@ -40,11 +42,15 @@ impl PoolState {
     }
 
     pub(super) fn cancel_target(&mut self, (handle, region): SlicePlace) {
+        let below = self.below((handle, region));
         // A reset or destroy of the pool has freed the target already.
         if let Some(chunk) = self.chunks.get_mut(handle).filter(|chunk| chunk.arena.get(region).is_ok()) {
             chunk.flags.targets.take(region.slot());
-            let _ = chunk.arena.free(region);
+            let target = chunk.arena.free(region);
             self.chunks.changed(handle);
+            if let (Ok(target), Some(below)) = (target, below) {
+                self.run_freed(handle, target.offset..target.end(), below);
+            }
         }
     }
 
@@ -57,10 +63,16 @@ impl PoolState {
 
     /// Frees the source of a move and keeps its target. `seen`: the source waits before its bytes are used again.
     pub(super) fn swap(&mut self, from: SlicePlace, to: SlicePlace, seen: Option<Moment>) -> Option<SlicePlace> {
+        let below = self.below(from);
         let chunk = self.chunks.get_mut(from.0)?;
         let source = chunk.arena.get(from.1).ok()?;
         match seen {
-            None => drop(chunk.arena.free(from.1).ok()?),
+            None => {
+                chunk.arena.free(from.1).ok()?;
+                if let Some(below) = below {
+                    self.run_freed(from.0, source.offset..source.end(), below);
+                }
+            }
             Some(since) => {
                 self.keep_waiting(from, source.size)?;
                 self.waiting.push(WaitingSlice { place: from, since, poisoned: false });
@@ -71,6 +83,7 @@ impl PoolState {
 
     /// Exchanges the hole below a slice and the slice. Their neighbours may have changed since the move started.
     pub(super) fn swap_down(&mut self, from: SlicePlace, hole: SlicePlace) -> Option<SlicePlace> {
+        self.drop_runs();
         let arena = &mut self.chunks.get_mut(from.0)?.arena;
         // Both regions are checked before either is freed: the bytes have moved already.
         let (source, gap) = (arena.get(from.1).ok()?, arena.get(hole.1).ok()?);
