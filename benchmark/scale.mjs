@@ -41,6 +41,10 @@ function rowWith(_name, word) {
   throw new args.UsageError(`no row has "${word}" in its name`, `the rows: ${ROWS.map(({ name }) => name).join('; ')}`)
 }
 
+if (!values.json) {
+  console.log(`${machine()}\n${given(COMMAND)}\n`)
+  console.log('| what | peer : subject | median | p99.9 | ratio of medians | to reach |\n|---|---|---|---|---|---|')
+}
 const results = []
 for (const { name, sizes: size, sides, unit, reach, rounds, run } of chosen) {
   const least = Math.min(rounds, 3)
@@ -53,25 +57,25 @@ for (const { name, sizes: size, sides, unit, reach, rounds, run } of chosen) {
   const [peer, subject] = measured
   results.push({ name, size: asked, sides, unit, reach, peer, subject, ratio: subject.median / peer.median })
   if (measured.note !== undefined) results.at(-1).note = measured.note
+  if (!values.json) printRow(results.at(-1))
 }
 
-if (values.json) {
-  console.log(JSON.stringify({ machine: machine(), command: given(COMMAND), results }, null, 2))
-} else {
-  console.log(`${machine()}\n${given(COMMAND)}\n`)
-  console.log('| what | peer : subject | median | p99.9 | ratio of medians | to reach |\n|---|---|---|---|---|---|')
-  for (const { name, size, sides, unit, reach, peer, subject, ratio, note } of results) {
-    const between = sides ?? (/twentieth/.test(name) ? `${grouped(size / 20)} : ${grouped(size)}` : tenth(size))
-    const both = (figure) => `${shown(peer[figure])} : ${shown(subject[figure])} ${unit}`
-    const cells = [name, between, both('median'), both('p999'), ratio.toFixed(2), reach]
-    console.log(`| ${cells.join(' | ')} |`)
-    if (note !== undefined) console.log(`| | | ${note} | | | |`)
-  }
+if (values.json) console.log(JSON.stringify({ machine: machine(), command: given(COMMAND), results }, null, 2))
+else
   console.log(`
 The rows of the suballocator and of compaction are Rust's:
   cargo bench --no-default-features --bench suballoc-extremes   requests beside 400,000 holes; tightness of placement
   cargo bench --no-default-features --bench pool                the pool's lock and counters, compaction
+  cargo bench --no-default-features --bench scans               steps of a compaction among 500,000 slices
   benchmark/suballoc-instructions.sh                            instruction counts, which CI compares`)
+
+/** Prints a row as soon as it is measured: a later one may fail. */
+function printRow({ name, size, sides, unit, reach, peer, subject, ratio, note }) {
+  const between = sides ?? (/twentieth/.test(name) ? `${grouped(size / 20)} : ${grouped(size)}` : tenth(size))
+  const both = (figure) => `${shown(peer[figure])} : ${shown(subject[figure])} ${unit}`
+  const cells = [name, between, both('median'), both('p999'), ratio.toFixed(2), reach]
+  console.log(`| ${cells.join(' | ')} |`)
+  if (note !== undefined) console.log(`| | | ${note} | | | |`)
 }
 
 function grouped(count) {

@@ -9,14 +9,18 @@ import { figuresOf } from './measure.mjs'
 const run = promisify(execFile)
 const path = (name) => JSON.stringify(fileURLToPath(new URL(`../../${name}`, import.meta.url)))
 
-/** Prints the milliseconds of processor time and the modules. The adapters need other packages. */
+/**
+ * Prints the milliseconds of processor time and the modules. The adapters need other packages, and the programs of
+ * workers another process.
+ */
 const program = (all) => `
   const { readdirSync } = require('node:fs')
   const before = process.cpuUsage()
   require(${path('index.js')})
   if (${all}) {
+    const others = /^cli|^metrics.(prom|open)|client|^residency.workers/
     for (const name of readdirSync(${path('src/js')}, { recursive: true }))
-      if (/^(?!cli|metrics.(prom|open)|.*client).*\\.js$/.test(name)) require(${path('src/js/')} + name)
+      if (/\\.js$/.test(name) && !others.test(name)) require(${path('src/js/')} + name)
   }
   const { user, system } = process.cpuUsage(before)
   console.log(JSON.stringify([(user + system) / 1000, Object.keys(require.cache).length]))`
