@@ -13,7 +13,7 @@ import { file, skip } from '../../support/understudy.mjs'
 import { noProcess, until } from '../../support/worker-processes.mjs'
 
 /** An emulated machine starts a process in seconds. */
-const KILLS = Number(process.env.RKLLM_TEST_KILLS ?? (simulated ? 6 : 3))
+const KILLS = Number(process.env.RKLLM_TEST_KILLS ?? (simulated ? 6 : 2))
 const HEADER = '1.2'
 const module = new URL('../../support/workers/understudy.mjs', import.meta.url)
 

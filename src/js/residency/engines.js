@@ -78,6 +78,7 @@ class InProcess {
    * @param {(measured: Measured | null) => void} measured
    */
   begin(reserved, isKept, measured) {
+    clearInterval(this.#timer)
     this.#carried = isKept ? this.kept() : 0
     this.#change = { reserved, held: this.#carried, measured }
     ownMemory.begin(this.#change)
@@ -89,7 +90,12 @@ class InProcess {
    */
   async load(context, begin) {
     begin()
-    return this.#load(context)
+    try {
+      return await this.#load(context)
+    } catch (error) {
+      this.#carried = 0
+      throw error
+    }
   }
 
   end() {
