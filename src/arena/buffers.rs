@@ -32,6 +32,12 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Takes other offsets of `buffers`.
+    pub(super) fn replace(&mut self, offsets: Vec<u64>, buffers: &[Lifetime]) {
+        self.size = offsets.iter().zip(buffers).map(|(offset, buffer)| offset + buffer.size).max().unwrap_or(0);
+        self.offsets = offsets;
+    }
+
     /// Returns whether no smaller arena exists.
     pub fn is_least(&self) -> bool {
         self.size == self.lower_bound

@@ -1,4 +1,7 @@
-//! Time, cut where a lifetime starts or ends: between two cuts the same buffers are alive.
+//! Time, cut into sections: after the first end that follows beginnings, before the next beginning.
+//!
+//! Two buffers share a section if and only if they are alive together, and every other set of buffers that are alive
+//! at one moment is a part of a section's.
 
 use std::ops::Range;
 
@@ -14,18 +17,30 @@ pub struct Sections {
 
 impl Sections {
     pub fn new(buffers: &[Lifetime]) -> Self {
-        let mut cuts: Vec<i64> = buffers.iter().flat_map(|buffer| [buffer.lower, buffer.upper]).collect();
-        cuts.sort_unstable();
-        cuts.dedup();
-        let section = |moment: i64| cuts.partition_point(|&cut| cut < moment);
-        let ranges: Vec<_> = buffers.iter().map(|buffer| section(buffer.lower)..section(buffer.upper)).collect();
+        // A lifetime ends just before `upper`: ends come before beginnings of the same moment.
+        let ends = buffers.iter().enumerate().map(|(at, buffer)| (buffer.upper, false, at));
+        let beginnings = buffers.iter().enumerate().map(|(at, buffer)| (buffer.lower, true, at));
+        let mut events: Vec<(i64, bool, usize)> = ends.chain(beginnings).collect();
+        events.sort_unstable();
+        let mut ranges = vec![0..0; buffers.len()];
+        let (mut section, mut has_begun) = (0, false);
+        for (_, begins, at) in events {
+            if begins {
+                has_begun = true;
+                ranges[at].start = section;
+            } else {
+                section += usize::from(has_begun);
+                has_begun = false;
+                ranges[at].end = section;
+            }
+        }
         // Differences first: a buffer may span all sections.
-        let mut changes = vec![0_i64; cuts.len()];
+        let mut changes = vec![0_i64; section + 1];
         for (range, buffer) in ranges.iter().zip(buffers) {
             changes[range.start] += buffer.size as i64;
             changes[range.end] -= buffer.size as i64;
         }
-        let alive = changes.iter().scan(0_i64, |alive, change| {
+        let alive = changes[..section].iter().scan(0_i64, |alive, change| {
             *alive += change;
             Some(*alive as u64)
         });
