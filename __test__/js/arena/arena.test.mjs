@@ -1,6 +1,7 @@
 /** Plans of arenas: valid, as small as known, and every wrong list refused. */
 
 import assert from 'node:assert/strict'
+import { createHash } from 'node:crypto'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -87,11 +88,20 @@ test('rkllm-memory arena: a table, JSON, a picture, and what is wrong with a fil
   try {
     const list = file('list.csv', 'size, id, upper, lower, alignment\r\n64, a<b, 2, 0, 64\r\n32, b, 3, 1,\r\n')
     const svg = join(folder, 'plan.svg')
-    const { status, stdout } = await command(['arena', list, '--svg', svg])
+    const html = join(folder, 'plan.html')
+    const { status, stdout } = await command(['arena', list, '--svg', svg, '--html', html])
     assert.equal(status, 0)
     assert.match(stdout, /2 buffers lie in 96 B/)
     assert.match(stdout, /96: no arena is smaller/)
     assert.match(readFileSync(svg, 'utf8'), /^<svg[^]*<title>a&#60;b: 64 bytes at 0[^]*<\/svg>\n$/)
+    const page = readFileSync(html, 'utf8')
+    assert.ok(page.includes(readFileSync(svg, 'utf8')), 'the page has the picture')
+    assert.match(page, /<h1>2 buffers in 96 bytes<\/h1>[^]*no arena is smaller[^]*Without sharing: 96 bytes/)
+    assert.match(page, /<tr><td>a&#60;b<\/td><td>64<\/td><td>0<\/td><td>0<\/td><td>2<\/td><td>64<\/td><\/tr>/)
+    const style = /<style>([^]*)<\/style>/.exec(page)[1]
+    const hash = createHash('sha256').update(style).digest('base64')
+    assert.ok(page.includes(`content="default-src 'none'; style-src 'sha256-${hash}'"`), 'the policy allows the style')
+    assert.doesNotMatch(page, /<script|<link|<img|style=/)
     const json = JSON.parse((await command(['arena', list, '--json'])).stdout)
     assert.deepEqual(json.placements.map(({ offset }) => offset), [0, 64])
     assert.equal((await command(['arena', list, '--capacity', '95', '--max-ms', '0'])).status, 1)

@@ -186,6 +186,58 @@ test('models that load apart share scratch memory of the program', { skip }, asy
   assertNothingLeft(manager)
 })
 
+test('in a residency, shared scratch and weights count once, and idle models go for others', { skip }, async (t) => {
+  const manager = open(t)
+  const library = await loadRknn(buildRknnUnderstudy(NEWEST))
+  library.reset()
+  const scratch = [1, 2, 3].map(() => manager.allocateNPUMemory(224 * KiB, { tag: 'scratch' }))
+  const unload = (rknn) => {
+    library.makeAll(rknn.unload())
+    rknn.dispose()
+  }
+  const definition = (spec) => ({
+    ramBytes: KiB,
+    load: () => {
+      const rknn = manager.createRknnMemory({ models: [{ name: 'm', scratchMemory: scratch, ...spec }] })
+      try {
+        library.makeAll(rknn.load())
+      } catch (error) {
+        unload(rknn)
+        throw error
+      }
+      return rknn
+    },
+    unload,
+  })
+  const models = manager.createModelResidency({
+    models: {
+      detector: definition({ file: detector, contexts: ['0', '1', '2'] }),
+      encoder: definition({ file: encoder, scratchMemory: scratch.slice(0, 1) }),
+      large: definition({ file: large, scratchMemory: scratch.slice(0, 1) }),
+    },
+  })
+  const run = (rknn) => rknn.models.m.contexts.map((context) => library.run(context))
+  const { tags } = manager.getMemoryUsage()
+  assert.equal(tags.scratch.used, 3 * 224 * KiB)
+  assert.deepEqual(await models.use('detector', run), [0, 0, 0])
+  assert.deepEqual(await models.use('encoder', run), [0])
+  const both = manager.getMemoryUsage()
+  const weights = statSync(detector).size + statSync(encoder).size
+  const rest = both.tags.rknn.used - weights
+  assert.ok(rest >= 0 && rest < 128 * KiB, `${rest} bytes of tensors, structs and whole pages beside the weights`)
+  assert.equal(both.tags.scratch.used, 3 * 224 * KiB, 'models and contexts add nothing to it')
+
+  manager.setMemoryLimits({ total: { max: both.total.taken + 8 * MiB } })
+  assert.deepEqual(await models.use('large', run), [0], 'those that are idle make room')
+  const left = models.stats().models.filter(({ state }) => state === 'ready').map(({ name }) => name)
+  assert.ok(left.includes('large') && left.length < 3, left.join())
+  await models.close()
+  const { contexts, memories, faults } = library.counts()
+  assert.deepEqual({ contexts, memories, faults }, { contexts: 0, memories: 0, faults: 0 })
+  scratch.forEach((buffer) => manager.deallocate(buffer))
+  assertNothingLeft(manager)
+})
+
 for (const contextsBy of ['duplicate', 'init']) {
   for (const weights of weightsOf(NEWEST).filter((one) => one !== 'runtime')) {
     const title = `three contexts by ${contextsBy} have one copy of weights '${weights}', and scratch of their own`

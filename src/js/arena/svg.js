@@ -43,4 +43,4 @@ const escape = (text) =>
     .toWellFormed()
     .replace(/[&<>"]/g, (character) => `&#${character.charCodeAt(0)};`)
 
-module.exports = { drawPlan }
+module.exports = { drawPlan, escape }

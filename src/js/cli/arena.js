@@ -4,6 +4,7 @@
 
 const { readFileSync, writeFileSync } = require('node:fs')
 const { readLifetimes } = require('../arena/csv.js')
+const { pageOfPlan } = require('../arena/page.js')
 const { drawPlan } = require('../arena/svg.js')
 const { expectWords, parseSize, wholeNumber } = require('./args.js')
 const { bytes, columns, grouped } = require('./style.js')
@@ -24,6 +25,7 @@ const command = {
       parse: wholeNumber(0),
     },
     svg: { type: 'string', value: 'FILE', text: 'draw the placement' },
+    html: { type: 'string', value: 'FILE', text: 'the figures, the picture and a table as a page' },
     json: { type: 'boolean', text: 'the placements as JSON' },
   },
   notes: [
@@ -40,6 +42,7 @@ const command = {
     const maxMs = values['max-ms'] ?? DEFAULT_MS
     const plan = planArena(readLifetimes(readFileSync(path, 'utf8')), { capacity: values.capacity, maxMs })
     if (values.svg !== undefined) writeFileSync(values.svg, drawPlan(plan))
+    if (values.html !== undefined) writeFileSync(values.html, pageOfPlan(plan))
     if (values.json) json(plan)
     else {
       const { size, lowerBound, isLeast, placements } = plan
