@@ -75,7 +75,10 @@ test('wrong lists and options are refused, with the buffer', () => {
   assert.match(refuses(() => planArena([good], { maxMS: 1 }), 'ERR_INVALID_ARG_TYPE').hint, /maxMs/)
   refuses(() => planArena([good], { capacity: 0 }), 'ERR_OUT_OF_RANGE')
   const huge = Array.from({ length: 3 }, (_, id) => buffer(id, 0, 1, 2 ** 52))
-  refuses(() => planArena(huge), 'ERR_OUT_OF_RANGE')
+  const { message, hint, requested, limit } = refuses(() => planArena(huge), 'ERR_OUT_OF_RANGE')
+  assert.match(message, /buffers\[1\]: the sizes and alignments/)
+  assert.match(hint, /larger units/)
+  assert.ok(requested > limit)
   refuses(() => planArena(Array.from({ length: 20_001 }, (_, id) => buffer(id, 0, 1, 1))), 'ERR_OUT_OF_RANGE')
 })
 
