@@ -479,7 +479,7 @@ export class MemoryManager extends EventEmitter {
 
   /**
    * Starts profiling, and discards the profile of an earlier run. Profiling costs a pool some nanoseconds an allocation
-   * (benchmark/README.md). The option `profiling` starts it with the manager.
+   * (benchmark/RESULTS.md). The option `profiling` starts it with the manager.
    */
   enableMemoryProfiling(options?: ProfilingOptions): void
   /** Stops profiling and keeps the profile. Does nothing if profiling is off. */
