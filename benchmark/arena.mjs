@@ -4,7 +4,8 @@
  *   node benchmark/arena.mjs [--max-ms N] [--rounds N] [--scale N] [FILE.csv ...]
  *
  * The buffers of a file NAME.CAPACITY.csv are known to fit into that capacity, as those of the public minimalloc
- * collection are. From the second round on they are in a random order, in which the search takes another course.
+ * collection are. `--max-ms` is elapsed time: beside other work it must be longer than the processor time that is
+ * allowed. From the second round on they are in a random order, in which the search takes another course.
  * `--scale` multiplies sizes and capacity. Without files the lists are random.
  */
 
