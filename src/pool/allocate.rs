@@ -69,15 +69,16 @@ impl Pool {
         self.timed(|| self.place(&request))
     }
 
-    /// Allocates from the chunk of the last allocation, where nearly all requests end. Inlined with its parts, so that
-    /// the slice is never passed through memory: a wide copy of fields that were just written makes the processor wait.
+    /// Allocates from the chunk of the last allocation, where nearly all requests end, unless runs are kept. Inlined
+    /// with its parts, so that the slice is never passed through memory: a wide copy of fields that were just written
+    /// makes the processor wait.
     #[inline(always)]
     fn place(&self, request: &SliceRequest) -> Result<Slice> {
         let alignment = self.aligned(request.size, request.alignment)?;
         {
             let mut state = self.state.lock();
             let peak = state.chunks.peak_allocated;
-            if !state.destroyed && !state.waiting.is_due(&self.reuse) {
+            if !state.destroyed && state.runs.is_none() && !state.waiting.is_due(&self.reuse) {
                 if let Some(slice) = state.take_front(request.size, alignment) {
                     let later = self.taken(&mut state, request, slice, peak)?;
                     drop(state);
@@ -175,6 +176,7 @@ impl Pool {
         let peak = state.chunks.peak_allocated;
         let Some(slice) = state.take(request.size, alignment) else { return Ok(None) };
         let later = self.taken(&mut state, request, slice, peak)?;
+        state.run_taken(slice);
         Ok(Some((slice, later)))
     }
 
@@ -194,6 +196,7 @@ impl Pool {
         };
         let Some(slice) = slice else { return Ok(None) };
         let later = self.taken(&mut state, request, slice, peak)?;
+        state.run_taken(slice);
         Ok(Some((slice, later)))
     }
 
@@ -206,7 +209,6 @@ impl Pool {
             owner = counted.owner;
             near_tag = counted.near.map(|near| (tag, near));
         }
-        state.run_taken(slice);
         let sampled = state.record_slice(slice, request);
         let mut stale = None;
         if state.must_clear(slice, owner, request.clearing) {

@@ -1,7 +1,7 @@
 //! The largest free piece of a pool once all waits have ended, by the [`Runs`] of its state.
 //!
 //! The first request for it makes the runs, in time linear in the slices that wait; from then on each change of a
-//! region updates them. What happens rarely, as a reset, drops them instead, until the next request.
+//! region updates them while slices wait. What happens rarely, as a reset, drops them instead, until the next request.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -12,7 +12,9 @@ use super::runs::Runs;
 use super::slice::Slice;
 use super::state::PoolState;
 use super::visits;
+use crate::error::Result;
 use crate::handle::Handle;
+use crate::profile::Action;
 use crate::suballoc::{regions_from, Region};
 
 /// The region below one that is about to be freed.
@@ -28,6 +30,7 @@ impl PoolState {
             // Fixed blocks do not merge.
             Some(block) => block,
             None => {
+                self.keeps_runs = true;
                 let runs = self.runs.take().unwrap_or_else(|| Box::new(self.find_runs()));
                 self.runs.insert(runs).largest().max(largest)
             }
@@ -69,11 +72,13 @@ impl PoolState {
     #[inline(always)]
     pub(super) fn run_taken(&mut self, slice: Slice) {
         if self.runs.is_some() {
+            // The call gets a copy, so that the slice itself has no address and stays in registers.
             self.update_taken(&{ slice });
         }
     }
 
     #[cold]
+    #[inline(never)]
     fn update_taken(&mut self, slice: &Slice) {
         let (Some(runs), Some(chunk)) = (&mut self.runs, self.chunks.get(slice.chunk)) else { return };
         if let (1.., Ok(region)) = (chunk.waiting.0, chunk.arena.get(slice.region)) {
@@ -81,31 +86,51 @@ impl PoolState {
         }
     }
 
-    /// Updates the runs, if there are any, after a slice started to wait.
-    pub(super) fn run_waits(&mut self, (handle, id): SlicePlace) {
+    /// Updates the runs, if there are any, after a slice of `bytes` started to wait.
+    #[inline(always)]
+    pub(super) fn run_waits(&mut self, place: SlicePlace, bytes: u64) {
+        if self.keeps_runs {
+            self.add_wait(place, bytes);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn add_wait(&mut self, (handle, id): SlicePlace, bytes: u64) {
+        if self.waiting.bytes == bytes {
+            // The first slice that waits.
+            self.runs = Some(Box::default());
+        }
         let (Some(runs), Some(chunk)) = (&mut self.runs, self.chunks.get(handle)) else { return };
         if let Ok(region) = chunk.arena.get(id) {
             runs.waits(handle, &region, &*chunk.arena);
         }
     }
 
-    /// The region below one that is about to be freed, for [`run_freed`](Self::run_freed); `None` without runs.
-    #[inline(always)]
-    pub(super) fn below(&self, place: SlicePlace) -> Option<Below> {
-        match self.runs.is_some() {
-            true => self.find_below(place),
-            false => None,
+    /// Like [`free_region`](Self::free_region), where runs are kept.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn free_in_run(&mut self, place: SlicePlace, how: Option<Action>) -> Result<bool> {
+        let region = self.chunks.get(place.0).and_then(|chunk| chunk.arena.get(place.1).ok());
+        let below = self.below(place);
+        let is_empty = self.free_untracked(place, how)?;
+        if let (Some(region), Some(below)) = (region, below) {
+            self.run_freed(place.0, region.offset..region.end(), below);
         }
+        if self.waiting.bytes == 0 {
+            self.drop_runs();
+        }
+        Ok(is_empty)
     }
 
-    #[cold]
-    fn find_below(&self, (handle, id): SlicePlace) -> Option<Below> {
+    /// The region below one that is about to be freed, for [`run_freed`](Self::run_freed); `None` without runs.
+    pub(super) fn below(&self, (handle, id): SlicePlace) -> Option<Below> {
+        self.runs.as_ref()?;
         let arena = &*self.chunks.get(handle)?.arena;
         arena.previous(id).ok().map(Below)
     }
 
     /// Updates the runs after a region was freed. `below`: the one below it before.
-    #[cold]
     pub(super) fn run_freed(&mut self, handle: Handle, region: Range<u64>, Below(below): Below) {
         let (Some(runs), Some(chunk)) = (&mut self.runs, self.chunks.get(handle)) else { return };
         let arena = &*chunk.arena;
@@ -126,7 +151,7 @@ impl PoolState {
     }
 
     /// Checks the runs against the regions.
-    pub(super) fn check_runs(&self) -> Result<(), String> {
+    pub(super) fn check_runs(&self) -> std::result::Result<(), String> {
         match &self.runs {
             Some(runs) if **runs != self.find_runs() => Err(format!("{runs:?} are kept, not {:?}", self.find_runs())),
             _ => Ok(()),

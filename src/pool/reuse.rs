@@ -313,7 +313,7 @@ impl PoolState {
         (chunk.waiting.0, chunk.waiting.1) = (chunk.waiting.0 + 1, chunk.waiting.1 + bytes);
         self.waiting.bytes += bytes;
         self.chunks.list(handle);
-        self.run_waits((handle, id));
+        self.run_waits((handle, id), bytes);
         self.waiting_slice((handle, id))
     }
 

@@ -27,8 +27,10 @@ pub(super) struct PoolState {
     pub(super) failures: u64,
     pub(super) ahead: AheadCounts,
     pub(super) waiting: WaitingSlices,
-    /// `None` until the statistics need them.
+    /// `None` while no slice waits, and until the statistics need them.
     pub(super) runs: Option<Box<Runs>>,
+    /// Whether the statistics have needed the runs: the next wait starts to keep them.
+    pub(super) keeps_runs: bool,
     pub(super) owners: Owners,
     /// Slices that compaction may move.
     pub(super) movables: Movables,
@@ -152,18 +154,23 @@ impl PoolState {
     /// are no longer needed. `how` is recorded, unless the wait's start has recorded it.
     #[inline(always)]
     pub(super) fn free_region(&mut self, place: SlicePlace, how: Option<Action>) -> Result<bool> {
+        match self.runs.is_some() {
+            true => self.free_in_run(place, how),
+            false => self.free_untracked(place, how),
+        }
+    }
+
+    /// Does the work of [`free_region`](Self::free_region), but for the runs.
+    #[inline(always)]
+    pub(super) fn free_untracked(&mut self, place: SlicePlace, how: Option<Action>) -> Result<bool> {
         let (handle, id) = place;
-        let below = self.below(place);
         // Destructured, because reading whole a struct that was just written in several words makes the processor wait.
-        let (chunk, Region { size, user_data: requested, offset, .. }, idle) =
+        let (chunk, Region { size, user_data: requested, .. }, idle) =
             self.chunks.free(handle, id).ok_or_else(freed)?;
         let is_empty = idle && chunk.is_empty();
         let tag = chunk.tags.take(id.slot());
         if tag.is_some() || self.recorder.is_some() || self.movables.len() > 0 {
             self.end_names_of_freed(place, (size, requested), tag, how);
-        }
-        if let Some(below) = below {
-            self.run_freed(handle, offset..offset + size, below);
         }
         Ok(is_empty)
     }
