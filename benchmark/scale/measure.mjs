@@ -2,6 +2,11 @@
 
 import { closeSync, openSync, readSync } from 'node:fs'
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
+
+setFlagsFromString('--expose-gc')
+const collect = runInNewContext('gc')
 
 /** Turns of the event loop between rounds, in which finalizers and the driver's thread run. */
 const ROUNDS_BETWEEN_TURNS = 64
@@ -45,20 +50,16 @@ export async function inTurn({ rounds, update }, peer, subject) {
 }
 
 /**
- * Reads the processor time of this thread, in milliseconds. Without `process.threadCpuUsage` (Node before 23.9) from
- * the scheduler, which counts up to its last tick: a turn may then show 4 ms more or less.
+ * Reads the processor time of this thread, in milliseconds. The scheduler's figure alone counts up to its last tick,
+ * and so does `process.threadCpuUsage`: a turn would show 4 ms more or less. `process.cpuUsage` brings it up to date.
  */
 function openProcessorClock() {
-  if (typeof process.threadCpuUsage === 'function') {
-    const read = () => {
-      const { user, system } = process.threadCpuUsage()
-      return (user + system) / 1000
-    }
-    return { read, close: () => {} }
-  }
   const file = openSync('/proc/thread-self/schedstat', 'r')
   const bytes = Buffer.alloc(64)
-  const read = () => parseInt(bytes.toString('latin1', 0, readSync(file, bytes, 0, 64, 0)), 10) / 1e6
+  const read = () => {
+    process.cpuUsage()
+    return parseInt(bytes.toString('latin1', 0, readSync(file, bytes, 0, 64, 0)), 10) / 1e6
+  }
   return { read, close: () => closeSync(file) }
 }
 
@@ -75,12 +76,13 @@ export async function longestTurn(act) {
   let last = { now: performance.now(), ran: processor.read() }
   // With an immediate in each turn, the loop never waits for events.
   const look = () => {
+    // What comes after the end is not a turn of this run.
+    if (!running) return processor.close()
     const next = { now: performance.now(), ran: processor.read() }
     longest.clock = Math.max(longest.clock, next.now - last.now)
     longest.ran = Math.max(longest.ran, next.ran - last.ran)
     last = next
-    if (running) setImmediate(look)
-    else processor.close()
+    setImmediate(look)
   }
   setImmediate(look)
   await sleep(20)
@@ -90,11 +92,18 @@ export async function longestTurn(act) {
   return longest
 }
 
-/** Longest turns of `times` runs, each after its own `prepare`. */
+/**
+ * Longest turns of `times` runs, each after its own `prepare`, and after the buffers of earlier runs were collected:
+ * the finalizers of 100,000 of them would take a second of a turn.
+ */
 export async function longestTurns({ times, update }, prepare, act) {
   const turns = []
   for (let run = 0; run < times; run++) {
     const prepared = await prepare()
+    for (let i = 0; i < 2; i++) {
+      collect()
+      await sleep(200)
+    }
     turns.push(await longestTurn(() => act(prepared)))
     await prepared.end()
     update(run)
