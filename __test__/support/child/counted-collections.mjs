@@ -18,7 +18,8 @@ for (const onExhaustion of [true, false]) {
   const held = manager.allocateNPUMemory(PAGE)
   const pool = manager.createMemoryPool({ name: 'p', kind: 'system', initialSize: PAGE, maxSize: PAGE })
   const full = pool.allocate(PAGE)
-  const token = other.share(other.allocateNPUMemory(PAGE))
+  const shared = other.allocateNPUMemory(PAGE)
+  const token = other.share(shared)
   const requests = {
     npu: () => manager.allocateNPUMemory(1),
     system: () => manager.allocateSystemMemory(1),
@@ -41,6 +42,8 @@ for (const onExhaustion of [true, false]) {
   }
   full.free()
   manager.deallocate(held)
+  // Held until here: a collection would end what the token stands for.
+  other.deallocate(shared)
   manager.dispose()
   other.dispose()
 }
