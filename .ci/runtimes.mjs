@@ -13,7 +13,9 @@ const AT_ONCE = 2
 
 /** The Node versions with other V8s run only the suites about ArrayBuffers, the collector and threads. */
 const BUFFERS = ['attacks', 'collected', 'exits', 'lifetime', 'results']
-const FEWER = { node22: BUFFERS, node24: BUFFERS }
+/** Slow suites whose outcomes do not depend on V8: the newest Node runs the others. */
+const SLOW = ['async-twins', 'demo', 'measure', 'pressure', 'residency-proof', 'server', 'server-models']
+const FEWER = { node22: BUFFERS, node24: BUFFERS, node26: engineDependent.filter((name) => !SLOW.includes(name)) }
 
 const words = process.argv.slice(2)
 const split = words.includes('--') ? words.indexOf('--') : words.length

@@ -88,7 +88,10 @@ export const needingCompiler = [
   'understudy', 'understudy-callbacks', 'vision',
 ]
 
-/** Suites with engine-dependent outcomes: the collector, ArrayBuffers, threads, events, modules. */
+/**
+ * Suites with engine-dependent outcomes: the collector, ArrayBuffers, threads, events, modules. `.ci/fuzz.mjs` runs the
+ * programs of `fuzz` on every runtime.
+ */
 export const engineDependent = [
   'async',
   'async-twins',
@@ -102,7 +105,6 @@ export const engineDependent = [
   'dispose',
   'errors',
   'exits',
-  'fuzz',
   'globals',
   'inbox',
   'inspect',
