@@ -143,17 +143,14 @@ impl Drop for UnclaimedMovable {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::device::memory::{PageOptions, Source};
     use crate::error::ErrorCode;
+    use crate::pool::testing::{pool_of, ONE_MIB};
     use crate::pool::{Clearing, Layout};
-    use crate::sys::page::page_size;
     use crate::units::MIB;
 
     /// An empty pool that grows by chunks of 1 MiB.
     fn pool() -> Arc<Pool> {
-        let source = Source::System(PageOptions { alignment: page_size(), ..PageOptions::default() });
-        let layout = Layout { initial: 0, max: 8 * MIB, chunk: MIB, block: None, alignment: 64, delay: 0 };
-        Arc::new(Pool::new(None, source, layout, None).unwrap())
+        Arc::new(pool_of(Layout { initial: 0, max: 8 * MIB, ..ONE_MIB }))
     }
 
     fn tagged(pool: &Pool, tag: &str) -> SliceRequest {

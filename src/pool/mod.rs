@@ -63,6 +63,8 @@ mod slot_map;
 mod state;
 mod stats;
 mod tags;
+#[cfg(test)]
+mod testing;
 mod trim;
 mod visits;
 mod waiting;
@@ -363,14 +365,9 @@ impl Pool {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::device::memory::PageOptions;
-    use crate::sys::page::page_size;
-    use crate::units::MIB;
 
     fn pool() -> Pool {
-        let source = Source::System(PageOptions { alignment: page_size(), ..PageOptions::default() });
-        let layout = Layout { initial: MIB, max: MIB, chunk: MIB, block: None, alignment: 64, delay: 0 };
-        let pool = Pool::new(None, source, layout, None).unwrap();
+        let pool = testing::pool_of_1_mib();
         pool.allocate(100, 64).unwrap();
         pool.allocate_movable(200, 64, None).unwrap();
         assert_eq!(pool.validate(), Ok(()));

@@ -48,16 +48,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::device::memory::{PageOptions, Source};
-    use crate::pool::Layout;
-    use crate::sys::page::page_size;
-    use crate::units::MIB;
-
-    fn pool() -> Pool {
-        let source = Source::System(PageOptions { alignment: page_size(), ..PageOptions::default() });
-        let layout = Layout { initial: MIB, max: MIB, chunk: MIB, block: None, alignment: 64, delay: 0 };
-        Pool::new(None, source, layout, None).unwrap()
-    }
+    use crate::pool::testing::pool_of_1_mib;
 
     /// Whatever would end the pin waits; what has nothing to do with it does not.
     #[test]
@@ -69,7 +60,7 @@ mod tests {
             |pool, slice| assert!(!pool.unpin_slice(slice.chunk, slice.region, true).unwrap()),
         ];
         for end in ends {
-            let pool = pool();
+            let pool = pool_of_1_mib();
             let [slice, other] = [(); 2].map(|()| pool.allocate(100, 64).unwrap());
             for slice in [&slice, &other] {
                 pool.pin_slice(slice.chunk, slice.region).unwrap();
@@ -103,7 +94,7 @@ mod tests {
 
     #[test]
     fn a_write_that_panics_has_ended() {
-        let pool = pool();
+        let pool = pool_of_1_mib();
         let slice = pool.allocate(100, 64).unwrap();
         pool.pin_slice(slice.chunk, slice.region).unwrap();
         let write = || pool.while_pinned(&slice, || panic!("in the write"));

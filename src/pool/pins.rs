@@ -186,16 +186,12 @@ impl PoolState {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::device::memory::{PageOptions, Source};
     use crate::error::ErrorCode;
+    use crate::pool::testing::{pool_of, ONE_MIB};
     use crate::pool::{Layout, SliceRequest};
-    use crate::sys::page::page_size;
-    use crate::units::MIB;
 
     fn pool(delay: usize) -> Pool {
-        let source = Source::System(PageOptions { alignment: page_size(), ..PageOptions::default() });
-        let layout = Layout { initial: MIB, max: MIB, chunk: MIB, block: None, alignment: 64, delay };
-        Pool::new(None, source, layout, None).unwrap()
+        pool_of(Layout { delay, ..ONE_MIB })
     }
 
     /// A pinned slice, movable or not.

@@ -342,15 +342,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::device::memory::{PageOptions, Source};
-    use crate::pool::Layout;
-    use crate::sys::page::page_size;
-    use crate::units::MIB;
+    use crate::pool::testing::pool_of_1_mib;
 
     fn pool(after: Duration) -> Pool {
-        let source = Source::System(PageOptions { alignment: page_size(), ..PageOptions::default() });
-        let layout = Layout { initial: MIB, max: MIB, chunk: MIB, block: None, alignment: 64, delay: 0 };
-        Pool::new(None, source, layout, None).unwrap().with_reuse(ReuseDelay { after, turns: None })
+        pool_of_1_mib().with_reuse(ReuseDelay { after, turns: None })
     }
 
     /// Counts waits, not time.

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::device::memory::{PageOptions, Source};
 use crate::handle::Handle;
+use crate::pool::testing::{pool_of, ONE_MIB};
 use crate::pool::visits;
 use crate::pool::Layout;
 use crate::sys::page::page_size;
@@ -11,10 +11,8 @@ use crate::sys::page::page_size;
 /// A pool of one chunk with `fixed` slices that cannot move, of which every second one was freed, and movable ones
 /// above them, which fit into no hole.
 fn scattered(fixed: u64, movable: u64) -> Pool {
-    let source = Source::System(PageOptions { alignment: page_size(), ..PageOptions::default() });
     let size = ((fixed + 4 * movable) * 64).next_multiple_of(page_size());
-    let layout = Layout { initial: size, max: size, chunk: size, block: None, alignment: 64, delay: 0 };
-    let pool = Pool::new(None, source, layout, None).unwrap();
+    let pool = pool_of(Layout { initial: size, max: size, chunk: size, ..ONE_MIB });
     let slices: Vec<_> = (0..fixed).map(|_| pool.allocate(64, 64).unwrap()).collect();
     for _ in 0..movable {
         pool.allocate_movable(128, 64, None).unwrap();
@@ -53,10 +51,8 @@ fn no_step_visits_more_than_its_share_of_a_large_pool() {
 
 /// A pool of `chunks` chunks of one page, each with a movable slice and a hole.
 fn of_chunks(chunks: u64) -> Pool {
-    let source = Source::System(PageOptions { alignment: page_size(), ..PageOptions::default() });
     let page = page_size();
-    let layout = Layout { initial: 0, max: chunks * page, chunk: page, block: None, alignment: 64, delay: 0 };
-    let pool = Pool::new(None, source, layout, None).unwrap();
+    let pool = pool_of(Layout { initial: 0, max: chunks * page, chunk: page, ..ONE_MIB });
     // Pairs that fill a chunk each, of which one ends.
     let pairs: Vec<_> = (0..chunks)
         .map(|_| [pool.allocate(page / 4, 64).unwrap(), pool.allocate_movable(3 * page / 4, 64, None).unwrap().1])

@@ -3,16 +3,13 @@
 use std::time::Duration;
 
 use super::*;
-use crate::device::memory::{PageOptions, Source};
+use crate::pool::testing::{pool_of, ONE_MIB};
 use crate::pool::{visits, Layout, Pool, ReuseDelay, SliceRequest};
 use crate::profile::Action;
-use crate::sys::page::page_size;
 use crate::units::MIB;
 
 fn pool(chunk: u64, after: Duration) -> Pool {
-    let source = Source::System(PageOptions { alignment: page_size(), ..PageOptions::default() });
-    let layout = Layout { initial: chunk, max: 4 * chunk, chunk, block: None, alignment: 64, delay: 0 };
-    Pool::new(None, source, layout, None).unwrap().with_reuse(ReuseDelay { after, turns: None })
+    pool_of(Layout { initial: chunk, max: 4 * chunk, chunk, ..ONE_MIB }).with_reuse(ReuseDelay { after, turns: None })
 }
 
 const LONG: Duration = Duration::from_secs(1000);
