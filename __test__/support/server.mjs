@@ -11,14 +11,15 @@ import { fileURLToPath } from 'node:url'
 import OpenAI from 'openai'
 
 import { runtime } from './helpers.mjs'
+import { until as poll } from './until.mjs'
 
 const MAIN = fileURLToPath(new URL('../../examples/server/main.mjs', import.meta.url))
+/** No test waits so long for an answer, except on a server that hangs. */
+const PATIENCE_MS = 300_000
 /** Live allocations of a server that has ended. */
 export const NOTHING = { liveAllocations: 0, npuUsed: 0, systemUsed: 0 }
 export const HELLO = { model: 'understudy', messages: [{ role: 'user', content: 'Hello' }] }
 
-/** No test waits so long for an answer, except on a server that hangs. */
-const PATIENCE_MS = 300_000
 const FLAGS = runtime === 'deno' ? ['run', '--allow-all', '--no-check'] : []
 
 /**
@@ -99,10 +100,4 @@ export function makeHold(folder) {
 }
 
 /** Polls until `condition` holds; fails after five minutes. */
-export async function until(condition, what) {
-  const deadline = Date.now() + PATIENCE_MS
-  while (!(await condition())) {
-    if (Date.now() > deadline) throw new Error(`${what}: not within five minutes`)
-    await new Promise((resolve) => setTimeout(resolve, 5))
-  }
-}
+export const until = (condition, what) => poll(condition, () => `${what} has not come`, PATIENCE_MS)

@@ -8,10 +8,9 @@ import { after } from 'node:test'
 import { setImmediate as turn } from 'node:timers/promises'
 
 import { buildUnderstudy, needsUnderstudy } from '../runtime/build.mjs'
-import { assertNothingLeft, open, runtime } from './helpers.mjs'
+import { noFfi } from './ffi.mjs'
+import { assertNothingLeft, open } from './helpers.mjs'
 import { loadRkllm } from './rkllm.mjs'
-
-const noFfi = runtime === 'node' && !(await import('koffi').then(() => true, () => false)) && 'needs koffi'
 
 /** The reason why the understudy cannot be used here, or false. */
 export const skip = needsUnderstudy() || noFfi

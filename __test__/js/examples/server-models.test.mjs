@@ -6,13 +6,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 
-import { MiB, needsCommand, runtime } from '../../support/helpers.mjs'
-
-const noFfi = runtime === 'node' && !(await import('koffi').then(() => true, () => false)) && 'needs koffi'
-const skip = needsCommand('cc') || noFfi
-const { end, HELLO, makeHold, NOTHING, rejected, startServer, until } = skip
-  ? {}
-  : await import('../../support/server.mjs')
+import { MiB } from '../../support/helpers.mjs'
+import {
+  end, HELLO, makeHold, NOTHING, rejected, skip, startServer, until,
+} from '../../support/server-if-possible.mjs'
 
 const folder = mkdtempSync(join(tmpdir(), 'server-models-'))
 after(() => rmSync(folder, { recursive: true, force: true }))

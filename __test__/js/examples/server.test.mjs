@@ -7,14 +7,9 @@ import { join } from 'node:path'
 import { after, test } from 'node:test'
 
 import { StopFilter } from '../../../examples/server/stop-filter.mjs'
-import { needsCommand, runtime } from '../../support/helpers.mjs'
-
-const noFfi = runtime === 'node' && !(await import('koffi').then(() => true, () => false)) && 'needs koffi'
-const skip = needsCommand('cc') || noFfi
-// The client is a development package, which an emulated machine does not have.
-const { end, HELLO, makeHold, NOTHING, rejected, startServer, until } = skip
-  ? {}
-  : await import('../../support/server.mjs')
+import {
+  end, HELLO, makeHold, NOTHING, rejected, skip, startServer, until,
+} from '../../support/server-if-possible.mjs'
 
 const folder = mkdtempSync(join(tmpdir(), 'server-'))
 after(() => rmSync(folder, { recursive: true, force: true }))

@@ -9,11 +9,10 @@ import { after, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 
 import { makeUnderstudies } from '../../../examples/vision/understudies.mjs'
+import { noFfi } from '../../support/ffi.mjs'
 import { needsCommand, runtime } from '../../support/helpers.mjs'
 
-const noFfi = runtime === 'node' && !(await import('koffi').then(() => true, () => false)) && 'needs koffi'
 const skip = needsCommand('cc') || noFfi
-
 const MAIN = fileURLToPath(new URL('../../../examples/vision/main.mjs', import.meta.url))
 const DENO = runtime === 'deno' ? ['run', '-A'] : []
 const vision = (...args) => spawnSync(process.execPath, [...DENO, MAIN, ...args], { encoding: 'utf8' })

@@ -7,6 +7,7 @@ import { createRequire } from 'node:module'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 
+import { noFfi } from '../../support/ffi.mjs'
 import { assertNothingLeft, needsCommand, needsTransfer, open, refuses, runtime } from '../../support/helpers.mjs'
 
 const require = createRequire(import.meta.url)
@@ -240,14 +241,6 @@ test('the collector frees a session dropped with all its arrays; one array keeps
 // ── The C side
 
 const MAIN = fileURLToPath(new URL('../../../examples/inference/main.mjs', import.meta.url))
-const canRequire = (name) => {
-  try {
-    return Boolean(require.resolve(name))
-  } catch {
-    return false
-  }
-}
-const noFfi = runtime === 'node' && !canRequire('koffi') && 'needs koffi'
 const skip = needsCommand('cc') || (!existsSync(MAIN) && 'needs examples/') || noFfi
 const args = runtime === 'deno' ? ['run', '--allow-all', MAIN] : [MAIN]
 const example = (...options) =>

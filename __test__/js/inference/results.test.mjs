@@ -5,8 +5,9 @@ import { test as runTest } from 'node:test'
 import { setImmediate as turn } from 'node:timers/promises'
 
 import { needsUnderstudy } from '../../runtime/build.mjs'
+import { noFfi } from '../../support/ffi.mjs'
 import {
-  assertNothingLeft, inPieces, needsSimulated, open, refuses, rejects, runChild, runtime,
+  assertNothingLeft, inPieces, needsSimulated, open, refuses, rejects, runChild,
 } from '../../support/helpers.mjs'
 import { loadResultThread } from '../../support/result-thread.mjs'
 
@@ -14,7 +15,6 @@ import { loadResultThread } from '../../support/result-thread.mjs'
 const test = inPieces(runTest)
 const HEADERS = ['1.1', '1.2.0', '1.2', '1.3']
 const SPEC = { contextLength: 32, hiddenSize: 8, vocabSize: 10, logits: { tokens: 2 }, hiddenStates: { tokens: 4 } }
-const noFfi = runtime === 'node' && !(await import('koffi').then(() => true, () => false)) && 'needs koffi'
 const skip = needsUnderstudy() || noFfi
 const thread = skip ? undefined : await loadResultThread()
 

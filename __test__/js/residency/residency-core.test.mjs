@@ -5,6 +5,17 @@ import { test } from 'node:test'
 
 import { ResidencyCore, World, two } from '../../support/residency-world.mjs'
 
+/** Two models with room for one: `b` waits until the idle `a` is unloaded. */
+function swapping() {
+  const world = two()
+  world.request(1, 'a')
+  world.loaded('a')
+  world.release(1)
+  world.now = 100
+  world.request(2, 'b')
+  return world
+}
+
 test('two models that take turns do not evict each other before they served (ollama#18282)', () => {
   const world = two()
   for (let id = 0; id < 20; id++) world.request(id, id % 2 ? 'b' : 'a')
@@ -42,12 +53,7 @@ test('a queued model does not hold up requests for a loaded one that stays', () 
 })
 
 test('memory that did not come back stays accounted, and is not given out (omlx#1785, ollama#18264)', () => {
-  const world = two()
-  world.request(1, 'a')
-  world.loaded('a')
-  world.release(1)
-  world.now = 100
-  world.request(2, 'b')
+  const world = swapping()
   world.unloaded('a', { ram: 3, npu: 0 })
   assert.equal(world.core.stats().ram.reserved, 3)
   assert.equal(world.loading.size, 0)
@@ -56,12 +62,7 @@ test('memory that did not come back stays accounted, and is not given out (omlx#
 })
 
 test('no load starts before the memory it waits for is back, however long that takes (sleep(1) of rkllama)', () => {
-  const world = two()
-  world.request(1, 'a')
-  world.loaded('a')
-  world.release(1)
-  world.now = 100
-  world.request(2, 'b')
+  const world = swapping()
   for (const ms of [250, 1000, 60_000]) {
     world.now += ms
     world.apply(world.core.tick(world.now))

@@ -2,7 +2,6 @@
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { setTimeout as sleep } from 'node:timers/promises'
 
 import { MemoryError } from '../../../index.js'
 import { alive } from '../../kernel/guest/driver.mjs'
@@ -10,7 +9,8 @@ import { buildUnderstudy } from '../../runtime/build.mjs'
 import { MiB, open, simulated } from '../../support/helpers.mjs'
 import { randomOf } from '../../support/residency-world.mjs'
 import { file, skip } from '../../support/understudy.mjs'
-import { noProcess, until } from '../../support/worker-processes.mjs'
+import { until } from '../../support/until.mjs'
+import { killAtRandom, noProcess } from '../../support/worker-processes.mjs'
 
 /** An emulated machine starts a process in seconds. */
 const KILLS = Number(process.env.RKLLM_TEST_KILLS ?? (simulated ? 6 : 2))
@@ -47,17 +47,7 @@ test(`${KILLS} kills of workers with librkllmrt: requests settle, the driver has
     }
   }
   const requests = [request(), request(), request()]
-  while (kills < KILLS) {
-    await sleep(random(100))
-    const { pid } = models.stats().models[random(3)]
-    if (pid === null) continue
-    try {
-      process.kill(pid, 'SIGKILL')
-      kills++
-    } catch {
-      // It ended between the two calls.
-    }
-  }
+  await killAtRandom(models, { kills: KILLS, everyMs: 100, random, killed: () => kills++ })
   await Promise.all(requests)
   const { models: each, waiting } = models.stats()
   assert.deepEqual([waiting, each.map(({ leases }) => leases)], [0, [0, 0, 0]])

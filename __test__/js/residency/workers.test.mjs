@@ -15,7 +15,8 @@ import { Worker } from 'node:worker_threads'
 import { MemoryError, MemoryManager } from '../../../index.js'
 import { MiB, open, rejects, refuses } from '../../support/helpers.mjs'
 import { randomOf } from '../../support/residency-world.mjs'
-import { leftFiles, noProcess, processes, runtime, until } from '../../support/worker-processes.mjs'
+import { until } from '../../support/until.mjs'
+import { killAtRandom, leftFiles, noProcess, processes, runtimeDirectory } from '../../support/worker-processes.mjs'
 
 const { decode, encode } = createRequire(import.meta.url)('../../../src/js/residency/workers/codec.js')
 
@@ -219,17 +220,7 @@ test(`${KILLS} kills of workers at random moments: every request settles, nothin
     }
   }
   const requests = Array.from({ length: 6 }, request)
-  while (kills < KILLS) {
-    await sleep(random(150))
-    const { pid } = models.stats().models[random(names.length)]
-    if (pid === null) continue
-    try {
-      process.kill(pid, 'SIGKILL')
-      kills++
-    } catch {
-      // It ended between the two calls.
-    }
-  }
+  await killAtRandom(models, { kills: KILLS, everyMs: 150, random, killed: () => kills++ })
   await Promise.all(requests)
   const { waiting, models: each } = models.stats()
   assert.deepEqual([waiting, each.map(({ leases }) => leases)], [0, [0, 0, 0]])
@@ -292,7 +283,7 @@ test('a worker outlives no thread that made it, and stays when another thread en
 })
 
 test('what a crashed parent left is ended by the next residency, and no other process', async (t) => {
-  const folder = join(runtime, 'rkllm-memory')
+  const folder = join(runtimeDirectory, 'rkllm-memory')
   const warnings = []
   const warned = ({ code }) => warnings.push(code)
   process.on('warning', warned)
@@ -332,7 +323,7 @@ test('an idle worker keeps no process alive, and ends with it', async () => {
     const worker = ${JSON.stringify(fileURLToPath(module))}
     const models = memory.createModelResidency({ models: { chat: { ramBytes: 1, worker } } })
     console.log((await models.use('chat', (model) => model.echo(5)))[0])`
-  const program = join(runtime, 'idle.mjs')
+  const program = join(runtimeDirectory, 'idle.mjs')
   writeFileSync(program, script)
   const child = spawn(process.execPath, [...run, program], { stdio: ['ignore', 'pipe', 'inherit'] })
   let output = ''
