@@ -10,18 +10,15 @@ import { MemoryManager } from '../../index.js'
 import { loadRuntime } from './runtime.mjs'
 import { StopFilter } from './stop-filter.mjs'
 
-/** Room for a prompt: bytes for each token of the context. */
-const BYTES_PER_TOKEN = 8
-
 let [memory, session, runtime, settings] = []
 
 /** Loads the model. `args` has one JSON text of its settings. */
 export async function load({ domain, args }) {
   settings = JSON.parse(args[0])
-  const { name, file, library, context, hidden, backend } = settings
+  const { name, file, library, context, promptBytes, hidden, backend } = settings
   memory = new MemoryManager({ backend })
   session = memory.createInferenceBuffers({
-    library, name, tag: name, contextLength: context, promptBytes: context * BYTES_PER_TOKEN,
+    library, name, tag: name, contextLength: context, promptBytes,
     ...(hidden !== undefined && { hiddenSize: hidden, hiddenStates: true, embeddings: false }),
   })
   runtime = await loadRuntime(library, session.header, memory)

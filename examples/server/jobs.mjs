@@ -15,7 +15,7 @@ import { Workspace } from './workspace.mjs'
  */
 
 /** Room for the text of a reply: bytes for each token. */
-const BYTES_PER_TOKEN = 16
+const REPLY_BYTES_PER_TOKEN = 16
 
 /** Takes the memory of a request, once there is room in the queue. */
 async function workspaceOf({ memory, models, options }, prompts, bytes, { tag, controller }) {
@@ -32,7 +32,7 @@ async function workspaceOf({ memory, models, options }, prompts, bytes, { tag, c
  */
 export async function generate(server, { model, prompts, maxTokens, stop, sampling }, client) {
   const { models, metrics } = server
-  const workspace = await workspaceOf(server, prompts, maxTokens * BYTES_PER_TOKEN, client)
+  const workspace = await workspaceOf(server, prompts, maxTokens * REPLY_BYTES_PER_TOKEN, client)
   const outcome = models.run(model, { ...client, bytes: workspace.bytes }, async (engine) => {
     const { signal } = client.controller
     const request = { prompt: workspace.prompts()[0], sampling, maxTokens, maxBytes: workspace.room, stop }

@@ -156,9 +156,10 @@ export class Models {
   }
 }
 
-function definitionOf({ name, file, context, hidden, ram, library, understudy }, { models, stallSeconds }) {
+function definitionOf(model, { models, stallSeconds }) {
+  const { name, file, context, promptBytes, hidden, ram, library, understudy } = model
   const backend = understudy ? 'simulated' : undefined
-  const settings = { name, file, library, context, hidden, backend, stallSeconds }
+  const settings = { name, file, library, context, promptBytes, hidden, backend, stallSeconds }
   return {
     // The runtime's log.
     worker: { module: ENGINE, args: [JSON.stringify(settings)], onOutput: (text) => process.stderr.write(text) },

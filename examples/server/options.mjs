@@ -49,6 +49,7 @@ const PER_MODEL = {
   hidden: [whole(1, 2 ** 20), undefined, '[NAME=]N', 'floats of a hidden state; without it there are no embeddings'],
   ram: [whole(1, MAX), undefined, '[NAME=]BYTES', 'the most RAM that the model takes; else estimated from the file'],
 }
+/** Room for a prompt: bytes for each token of the context. */
 const BYTES_PER_TOKEN = 8
 
 const lineOf = ([name, [, otherwise, value, help]]) =>
@@ -65,7 +66,7 @@ ${linesOf(PER_MODEL)}${linesOf(OPTIONS)}  --help                     print this 
 `
 
 /**
- * @typedef {{ name: string, file?: string, context: number, hidden?: number, ram?: number, maxPromptBytes: number,
+ * @typedef {{ name: string, file?: string, context: number, hidden?: number, ram?: number, promptBytes: number,
  * library?: string, version?: string, samplesByRun?: boolean, understudy?: boolean }} Model
  */
 
@@ -86,7 +87,10 @@ export function readOptions(args) {
 /** @returns {Model[]} */
 function modelsOf(given, understudy) {
   const files = (given.model ?? (understudy ? ['understudy'] : [])).map((value) => {
-    if (understudy) return [value, undefined]
+    if (understudy) {
+      if (!value.includes('=')) return [value, undefined]
+      throw new UsageError(`--model takes a name beside --understudy, not "${value}"`)
+    }
     const [, name = basename(value, '.rkllm'), file] = /^(?:([^/=]+)=)?(.*)$/s.exec(value)
     return [name, file]
   })
@@ -94,16 +98,16 @@ function modelsOf(given, understudy) {
   if (names.length === 0) throw new UsageError('give --model NAME=FILE or --understudy')
   if (new Set(names).size < names.length) throw new UsageError(`two models have the same name: ${names.join(', ')}`)
   const numberOf = (model) => ([name, [kind, otherwise]]) => {
-    const values = (given[name] ?? []).map((value) => (value.includes('=') ? value.split('=') : ['', value]))
-    const [stranger] = values.find(([one]) => one !== '' && !names.includes(one)) ?? []
+    const values = (given[name] ?? []).map((value) => /^(?:([^=]*)=)?(.*)$/s.exec(value).slice(1))
+    const [stranger] = values.find(([one]) => one !== undefined && !names.includes(one)) ?? []
     if (stranger !== undefined) throw new UsageError(`--${name}: there is no model "${stranger}"`)
     const of = (owner) => values.findLast(([one]) => one === owner)?.[1]
-    const value = of(model) ?? of('') ?? otherwise
+    const value = of(model) ?? of(undefined) ?? otherwise
     return [name, value === undefined ? undefined : kind(value, name)]
   }
   return files.map(([name, file]) => {
     const numbers = Object.fromEntries(Object.entries(PER_MODEL).map(numberOf(name)))
-    return { name, file, ...numbers, maxPromptBytes: numbers.context * BYTES_PER_TOKEN - 1 }
+    return { name, file, ...numbers, promptBytes: numbers.context * BYTES_PER_TOKEN }
   })
 }
 

@@ -146,9 +146,10 @@ function inputs(value, param, model) {
 
 /** Refuses a prompt that cannot fit the context. The runtime counts the tokens of others. */
 function fitting(prompt, model, param) {
+  // The runtime's text ends with a NUL.
   const [length, most, unit] =
     typeof prompt === 'string'
-      ? [Buffer.byteLength(prompt), model.maxPromptBytes, 'bytes']
+      ? [Buffer.byteLength(prompt), model.promptBytes - 1, 'bytes']
       : [prompt.length, model.context, 'tokens']
   if (length > most)
     throw invalid(param, `the prompt has ${length} ${unit}, and there is room for ${most}`, 'context_length_exceeded')

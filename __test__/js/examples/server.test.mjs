@@ -378,6 +378,8 @@ test('a model that does not load, and wrong options: a message and a status', { 
     [['--model', 'a', '--model', 'a'], /two models have the same name: a, a/],
     [['--hidden', 'b=64'], /--hidden: there is no model "b"/],
     [['--context', 'understudy=0'], /--context must be a whole number from 1/],
+    [['--context', 'understudy=64=9'], /--context must be a whole number.* not "64=9"/],
+    [['--model', 'a=b'], /--model takes a name beside --understudy, not "a=b"/],
     [['--simulated', '{'], /--simulated is not JSON/],
     [['--qeue', '1'], /--qeue/],
   ]) {
