@@ -1,7 +1,8 @@
 /** 'progress' of loads: bytes of the model's file, the load's own report, in this process and in a worker. */
 
 import assert from 'node:assert/strict'
-import { closeSync, mkdtempSync, openSync, readSync, rmSync, writeFileSync } from 'node:fs'
+import { closeSync, mkdtempSync, openSync, readFileSync, readSync, rmSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -9,6 +10,7 @@ import { test } from 'node:test'
 import { MiB, rejects } from '../../support/helpers.mjs'
 import { residency } from '../../support/residency.mjs'
 
+const { residentOf } = createRequire(import.meta.url)('../../../src/js/residency/load-progress.js')
 const worker = new URL('../../support/workers/model.mjs', import.meta.url)
 const SIZE = 4 * MiB
 
@@ -100,4 +102,14 @@ test('a worker reports its progress, and is told of by what its process reads', 
   assert.equal(total, SIZE)
   controller.abort()
   await assert.rejects(loading, { name: 'AbortError' })
+})
+
+test('of mappings the resident bytes of the file count, and of no other file', () => {
+  const mapping = (path, kib) =>
+    `7f00-7f10 r--p 00000000 fe:00 42    ${path}\nSize:   9 kB\nRss:    ${kib} kB\nPss:  1 kB\n`
+  const smaps = [['/m/a.rkllm', 8], ['', 100], ['/m/a.rkllm', 4], ['/m/a.rkllm.bak', 16], ['/other /m/b', 32]]
+  const text = smaps.map(([path, kib]) => mapping(path, kib)).join('')
+  assert.equal(residentOf(text, '/m/a.rkllm'), 12 * 1024)
+  assert.equal(residentOf(text, '/m/c'), 0)
+  assert.equal(residentOf(readFileSync('/proc/self/smaps', 'utf8'), '/m/a.rkllm'), 0)
 })

@@ -4,6 +4,7 @@
 // mapped, while a listener wants to know.
 
 const { realpathSync, statSync } = require('node:fs')
+const { readFile } = require('node:fs/promises')
 const { invalid, formatValue, outOfRange } = require('../core/options.js')
 const { clearInterval, now, setInterval } = require('../core/runtime.js')
 const { makeReader } = require('../devices/doctor/reader.js')
@@ -23,6 +24,7 @@ class LoadProgress {
   #bytes = 0
   #isReported = false
   #isOver = false
+  #isLooking = false
   /** What its process had read before the load. */
   #base = 0
   /** @type {any} */
@@ -46,7 +48,7 @@ class LoadProgress {
   /** The process is there, and begins to load. */
   begin() {
     this.#base = this.#readByProcess()
-    this.#timer = setInterval(() => this.#look(), LOOK_MS)
+    this.#timer = setInterval(() => void this.#look(), LOOK_MS)
     this.#timer.unref()
   }
 
@@ -69,13 +71,15 @@ class LoadProgress {
     clearInterval(this.#timer)
   }
 
-  #look() {
+  async #look() {
     const pid = this.#source.pid()
-    if (this.#isReported || pid === null || !this.#source.isWanted()) return
+    if (this.#isLooking || this.#isReported || pid === null || !this.#source.isWanted()) return
+    this.#isLooking = true
     const reader = makeReader()
-    const ofFile = this.#file === null ? 0 : bytesOfFile(reader, pid, this.#file.path)
+    const ofFile = this.#file === null ? 0 : await bytesOfFile(reader, pid, this.#file.path)
     const read = Math.max(ofFile, this.#readByProcess(reader) - this.#base)
-    this.#advance(Math.min(this.#total ?? Infinity, read))
+    this.#isLooking = false
+    if (!this.#isReported) this.#advance(Math.min(this.#total ?? Infinity, read))
   }
 
   /** Returns the bytes that the process has read, if it does nothing else than to load. */
@@ -131,21 +135,38 @@ function fileOf(path) {
  * @param {number} pid
  * @param {string} path
  */
-function bytesOfFile(reader, pid, path) {
+async function bytesOfFile(reader, pid, path) {
   let most = 0
   for (const fd of reader.list(`/proc/${pid}/fd`) ?? []) {
     if (reader.link(`/proc/${pid}/fd/${fd}`) !== path) continue
     const [, at = 0] = /^pos:\s+(\d+)$/m.exec(reader.text(`/proc/${pid}/fdinfo/${fd}`) ?? '') ?? []
     most = Math.max(most, Number(at))
   }
-  if (!(reader.text(`/proc/${pid}/maps`) ?? '').includes(` ${path}\n`)) return most
-  let isFile = false
-  let resident = 0
-  for (const line of (reader.text(`/proc/${pid}/smaps`) ?? '').split('\n')) {
-    if (/^[\da-f]+-[\da-f]+ /.test(line)) isFile = line.endsWith(` ${path}`)
-    else if (isFile && line.startsWith('Rss:')) resident += parseInt(line.slice(4), 10) * 1024
-  }
-  return Math.max(most, resident)
+  const maps = await textOf(`/proc/${pid}/maps`)
+  return maps.includes(` ${path}\n`) ? Math.max(most, residentOf(await textOf(`/proc/${pid}/smaps`), path)) : most
 }
 
-module.exports = { LoadProgress, checkReport }
+/**
+ * Reads a file of /proc on another thread: the kernel walks over each page of a process for its smaps.
+ *
+ * @param {string} path
+ */
+const textOf = (path) => readFile(path, 'utf8').catch(() => '')
+
+/**
+ * Returns the bytes of a file that are resident in its mappings.
+ *
+ * @param {string} smaps
+ * @param {string} path
+ */
+function residentOf(smaps, path) {
+  let resident = 0
+  const name = ` ${path}\n`
+  for (let at = smaps.indexOf(name); at !== -1; at = smaps.indexOf(name, at + 1)) {
+    const rss = smaps.indexOf('\nRss:', at)
+    if (rss !== -1) resident += parseInt(smaps.slice(rss + '\nRss:'.length), 10) * 1024
+  }
+  return resident
+}
+
+module.exports = { LoadProgress, checkReport, residentOf }
